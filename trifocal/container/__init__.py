@@ -1,0 +1,6 @@
+"""Bytes ⇄ file. FORMAT.md is the law; nothing here needs more than Python's own library."""
+
+from trifocal.container.bitstream import Bitstream, Layer, describe
+from trifocal.container.fields import MAX_PIXELS, MAX_SIDE, Header, Tag
+
+__all__ = ["MAX_PIXELS", "MAX_SIDE", "Bitstream", "Header", "Layer", "Tag", "describe"]

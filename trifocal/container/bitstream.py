@@ -1,0 +1,250 @@
+"""A header and layers of bytes, as a file. FORMAT.md says what each byte means and why."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from zlib import crc32
+
+from trifocal.container.fields import (
+    FIRST_OPTIONAL_TAG,
+    LAST_TAG,
+    MAX_CHUNKS,
+    MAX_LAYERS,
+    Header,
+    Reader,
+    Tag,
+    check_magic,
+    read_header,
+    show_header,
+    varint,
+    write_header,
+)
+from trifocal.errors import Damaged, OptionError, Truncated, Unsupported
+from trifocal.files import replacing
+
+CRC_BYTES = 4
+KNOWN_TAGS = frozenset(Tag)
+SNIFF_BYTES = 4096  # enough to refuse a foreign file before the rest of it is read
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A tag and its chunks. A layer in tiles has one chunk per tile; None is a chunk whose bytes are damaged."""
+
+    tag: Tag | int
+    chunks: tuple[bytes | None, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tag <= LAST_TAG:
+            raise OptionError(f"A layer's tag is 1 to {LAST_TAG}, not {self.tag}.")
+        if not 1 <= len(self.chunks) <= MAX_CHUNKS:
+            raise OptionError(f"A layer has 1 to {MAX_CHUNKS} chunks, not {len(self.chunks)}.")
+        if self.tag in KNOWN_TAGS:
+            object.__setattr__(self, "tag", Tag(self.tag))
+
+    @property
+    def name(self) -> str:
+        return self.tag.name if isinstance(self.tag, Tag) else f"layer {self.tag}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of its chunks, those that are damaged not counted."""
+        return sum(len(chunk or b"") for chunk in self.chunks)
+
+    @property
+    def damaged(self) -> tuple[int, ...]:
+        """Numbers of the chunks that are damaged."""
+        return tuple(number for number, chunk in enumerate(self.chunks) if chunk is None)
+
+
+@dataclass(frozen=True)
+class Bitstream:
+    """One .tri file. Layers are kept in the order of their tags, one per tag, and LATENT is always there."""
+
+    header: Header
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        tags = sorted(layer.tag for layer in self.layers)
+        if len(set(tags)) < len(tags):
+            raise OptionError("A Trifocal file has at most one layer of each tag.")
+        if Tag.LATENT not in tags or len(tags) > MAX_LAYERS:
+            raise OptionError(f"A Trifocal file has a LATENT layer, and at most {MAX_LAYERS} layers in all.")
+        object.__setattr__(self, "layers", tuple(sorted(self.layers, key=lambda layer: layer.tag)))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file, damaged chunks not counted."""
+        return len(_front(self)) + sum(layer.size for layer in self.layers)
+
+    def layer(self, tag: Tag | int) -> Layer | None:
+        return next((layer for layer in self.layers if layer.tag == tag), None)
+
+    def with_layer(self, layer: Layer) -> "Bitstream":
+        """The same with `layer` added, or put in the place of the one that has its tag."""
+        others = tuple(other for other in self.layers if other.tag != layer.tag)
+        return replace(self, layers=(*others, layer))
+
+    def to_bytes(self) -> bytes:
+        """The one way to write this stream. Raises Damaged where a chunk is lost."""
+        _refuse_damaged(self.layers, "This stream")
+        return _front(self) + b"".join(chunk or b"" for layer in self.layers for chunk in layer.chunks)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file at once or not at all. Raises OSError, or Damaged where a chunk is lost."""
+        data = self.to_bytes()
+        with replacing(path) as stream:
+            stream.write(data)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], best_effort: bool = False) -> "Bitstream":
+        """Reads a file; see from_bytes. Raises FormatError with a sentence that names the file, and OSError."""
+        name = Path(path).name
+        with open(path, "rb") as stream:
+            start = stream.read(SNIFF_BYTES)
+            check_magic(start, name)
+            return cls.from_bytes(start + stream.read(), best_effort, name)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, best_effort: bool = False, name: str = "This file") -> "Bitstream":
+        """Reads and checks all bytes; accepts only what to_bytes would write. `name` begins the sentences of errors.
+
+        With best_effort, a chunk that is damaged or missing becomes None as long as the header and the table of
+        layers are sound. Raises FormatError: NotTrifocal, Truncated, Damaged, Unsupported.
+        """
+        reader = Reader(bytes(data), name)
+        header, short = read_header(reader)
+        layers = _read_short(reader) if short else _read_long(reader, best_effort)
+        if not best_effort:
+            _refuse_damaged(layers, name)
+        return cls(header, layers)
+
+
+def _front(stream: Bitstream) -> bytes:
+    """All that stands before the first chunk."""
+    only = stream.layers[0]
+    if len(stream.layers) == 1 and len(only.chunks) == 1:
+        head = write_header(stream.header, short=True)
+        return head + crc32(only.chunks[0] or b"", crc32(head)).to_bytes(CRC_BYTES, "big")
+    front = write_header(stream.header, short=False) + varint(len(stream.layers))
+    front += b"".join(_table_of(layer) for layer in stream.layers)
+    return front + crc32(front).to_bytes(CRC_BYTES, "big")
+
+
+def _table_of(layer: Layer) -> bytes:
+    rows = (
+        varint(len(chunk or b"")) + crc32(chunk or b"").to_bytes(CRC_BYTES, "big") for chunk in layer.chunks
+    )
+    return bytes([layer.tag]) + varint(len(layer.chunks)) + b"".join(rows)
+
+
+def _read_short(reader: Reader) -> tuple[Layer, ...]:
+    head = reader.data[: reader.at]
+    expected = reader.number(CRC_BYTES)
+    chunk = reader.take(reader.left)
+    return (Layer(Tag.LATENT, (chunk if crc32(chunk, crc32(head)) == expected else None,)),)
+
+
+def _read_long(reader: Reader, best_effort: bool) -> tuple[Layer, ...]:
+    table = _read_table(reader)
+    size = sum(length for _, rows in table for length, _ in rows)
+    if not best_effort and reader.left < size:
+        raise Truncated(
+            f"{reader.name} is cut short: {size - reader.left} of its {reader.at + size} bytes are missing;"
+            " best effort shows what is left."
+        )
+    if not best_effort and reader.left > size:
+        raise Damaged(f"{reader.name} is damaged: {reader.left - size} bytes follow its end.")
+    layers = tuple(Layer(tag, tuple(_read_chunk(reader, *row) for row in rows)) for tag, rows in table)
+    return layers
+
+
+def _read_table(reader: Reader) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Per layer the tag, and per chunk its length and CRC-32; checked before any of it is believed."""
+    layer_count = _count(reader, MAX_LAYERS, "layers", least_bytes=7)
+    table = [_read_rows(reader) for _ in range(layer_count)]
+    end = reader.at
+    if reader.number(CRC_BYTES) != crc32(reader.data[:end]):
+        raise Damaged(
+            f"{reader.name} is damaged: its header or table of layers does not match its check sum."
+        )
+    _check_tags([tag for tag, _ in table], reader.name)
+    if len(table) == 1 and len(table[0][1]) == 1:
+        raise Damaged(f"{reader.name} is not well formed: a single chunk belongs in the short form.")
+    return table
+
+
+def _read_rows(reader: Reader) -> tuple[int, list[tuple[int, int]]]:
+    tag = reader.number(1)
+    chunk_count = _count(reader, MAX_CHUNKS, "chunks", least_bytes=1 + CRC_BYTES)
+    return tag, [(reader.varint(), reader.number(CRC_BYTES)) for _ in range(chunk_count)]
+
+
+def _count(reader: Reader, most: int, what: str, least_bytes: int) -> int:
+    """How many entries follow; refused at once where the rest of the file has no room for them."""
+    count = reader.varint()
+    if not 1 <= count <= most:
+        raise Damaged(f"{reader.name} is damaged: it claims {count} {what}, and 1 to {most} are allowed.")
+    if count * least_bytes > reader.left:
+        raise Truncated(
+            f"{reader.name} is cut short or damaged: it ends before its table of {count} {what} does."
+        )
+    return count
+
+
+def _check_tags(tags: Sequence[int], name: str) -> None:
+    if any(later <= earlier for earlier, later in pairwise(tags)) or min(tags) < 1:
+        raise Damaged(f"{name} is not well formed: its layers do not stand in the order of their tags.")
+    unknown = [tag for tag in tags if tag not in KNOWN_TAGS and tag < FIRST_OPTIONAL_TAG]
+    if unknown:
+        raise Unsupported(
+            f"{name} needs a newer Trifocal: it has a layer with tag {unknown[0]}, which cannot be skipped."
+        )
+    if Tag.LATENT not in tags:
+        raise Damaged(f"{name} is not well formed: it has no LATENT layer.")
+
+
+def _read_chunk(reader: Reader, length: int, expected: int) -> bytes | None:
+    if length > reader.left:
+        reader.take(reader.left)
+        return None
+    chunk = reader.take(length)
+    return chunk if crc32(chunk) == expected else None
+
+
+def _refuse_damaged(layers: Sequence[Layer], name: str) -> None:
+    """Raises Damaged, with the tiles that are lost, where a chunk is None."""
+    hit = [layer for layer in layers if layer.damaged]
+    if not hit:
+        return
+    if len(layers) == 1 and len(layers[0].chunks) == 1:
+        raise Damaged(f"{name} is damaged or cut short: its bytes do not match their check sum.", tiles=(0,))
+    tiles = sorted({number for layer in hit if layer.tag < FIRST_OPTIONAL_TAG for number in layer.damaged})
+    parts = " and ".join(_damage_of(layer) for layer in hit)
+    raise Damaged(f"{name} is damaged in {parts}; best effort shows the rest.", tiles=tuple(tiles))
+
+
+def _damage_of(layer: Layer) -> str:
+    if len(layer.chunks) == 1:
+        return f"its {layer.name} layer"
+    numbers = ", ".join(map(str, layer.damaged[:20])) + (", ..." if len(layer.damaged) > 20 else "")
+    return f"its {layer.name} layer (tile {numbers} of {len(layer.chunks)})"
+
+
+def describe(stream: Bitstream) -> dict[str, object]:
+    """What `info` prints, ready for JSON: the header's fields, sizes in bytes, and a row per layer."""
+    header = stream.header
+    rows = [
+        {"tag": int(layer.tag), "name": layer.name, "chunks": len(layer.chunks), "bytes": layer.size}
+        | ({"damaged": list(layer.damaged)} if layer.damaged else {})
+        for layer in stream.layers
+    ]
+    return show_header(header) | {
+        "quality": header.quality,
+        "bytes": stream.size,
+        "overhead": stream.size - sum(layer.size for layer in stream.layers),
+        "bits per pixel": 8 * stream.size / (header.width * header.height),
+        "layers": rows,
+    }
