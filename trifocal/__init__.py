@@ -1,0 +1,117 @@
+"""Trifocal, a learned image codec. The front door: everything here loads on first use, so `import trifocal` is instant.
+
+    codec = trifocal.load("compact")
+    stream = codec.encode(trifocal.Picture.open("photo.jpg"), quality=60)
+    stream.save("photo.tri")
+    codec.decode(trifocal.Bitstream.open("photo.tri")).picture.save("photo.png")
+
+or in one line each: `trifocal.encode("photo.jpg", bpp=0.25).save("photo.tri")` and
+`trifocal.decode("photo.tri").picture.save("photo.png")`.
+"""
+
+from importlib import import_module
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+    from numpy.typing import NDArray
+
+    from trifocal import errors as errors
+    from trifocal import presets as presets
+    from trifocal.codec import Decoded as Decoded
+    from trifocal.container import Bitstream as Bitstream
+    from trifocal.errors import TrifocalError as TrifocalError
+    from trifocal.pictures import Picture as Picture
+    from trifocal.presets import load as load
+
+    Pictured = Picture | PIL.Image.Image | NDArray[np.uint8] | str | PathLike[str]
+    Source = Bitstream | bytes | str | PathLike[str]
+
+__all__ = [
+    "Bitstream",
+    "Decoded",
+    "Picture",
+    "TrifocalError",
+    "decode",
+    "encode",
+    "errors",
+    "load",
+    "presets",
+]
+
+_HOME = {
+    "Bitstream": "container",
+    "Decoded": "codec",
+    "Picture": "pictures",
+    "TrifocalError": "errors",
+    "errors": "",
+    "load": "presets",
+    "presets": "",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'trifocal' has no attribute {name!r}")
+    module = import_module(f"trifocal.{_HOME[name] or name}")
+    return getattr(module, name) if _HOME[name] else module
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
+
+
+def encode(
+    image: "Pictured",
+    preset: str = "compact",
+    *,
+    quality: float | None = None,
+    bpp: float | None = None,
+    size: int | None = None,
+) -> "Bitstream":
+    """A picture (a Picture, a Pillow image, a uint8 array [H, W] or [H, W, 3 or 4], or a path) becomes a Bitstream.
+
+    At most one of `quality` (0..100, 50 if none is given), `bpp` (bits per pixel) and `size` (bytes of the whole file).
+    Raises PictureError, PresetError, WeightsError, OptionError, RateError, and OSError for a path.
+    """
+    import trifocal.presets
+
+    codec = trifocal.presets.load(preset)
+    return codec.encode(_picture(image), quality=quality, bpp=bpp, size=size)
+
+
+def decode(
+    source: "Source",
+    *,
+    region: tuple[int, int, int, int] | None = None,
+    best_effort: bool = False,
+) -> "Decoded":
+    """A Bitstream, the bytes of a .tri file, or a path becomes Decoded: `.picture`, and `.damaged` tile numbers.
+
+    `region` is x, y, width, height in pixels. Raises FormatError, WeightsError, OptionError, and OSError for a path.
+    """
+    import trifocal.presets
+    from trifocal.container import Bitstream
+
+    if isinstance(source, bytes):
+        source = Bitstream.from_bytes(source, best_effort=best_effort)
+    elif not isinstance(source, Bitstream):
+        source = Bitstream.open(source, best_effort=best_effort)
+    codec = trifocal.presets.load_for(source.header)
+    return codec.decode(source, region=region, best_effort=best_effort)
+
+
+def _picture(image: "Pictured") -> "Picture":
+    import PIL.Image
+
+    from trifocal.pictures import Picture
+
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, (str, PathLike)):
+        return Picture.open(image)
+    if not isinstance(image, PIL.Image.Image):
+        image = PIL.Image.fromarray(image)
+    return Picture.from_pil(image)

@@ -1,0 +1,5 @@
+"""`python -m trifocal` is the command `trifocal`."""
+
+from trifocal.cli import app
+
+app(prog_name="trifocal")
