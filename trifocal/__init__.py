@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from trifocal import errors as errors
     from trifocal import presets as presets
-    from trifocal.codec import Decoded as Decoded
     from trifocal.container import Bitstream as Bitstream
     from trifocal.errors import TrifocalError as TrifocalError
     from trifocal.pictures import Picture as Picture
     from trifocal.presets import load as load
+    from trifocal.types import Decoded as Decoded
 
     Pictured = Picture | PIL.Image.Image | NDArray[np.uint8] | str | PathLike[str]
     Source = Bitstream | bytes | str | PathLike[str]
@@ -43,7 +43,7 @@ __all__ = [
 
 _HOME = {
     "Bitstream": "container",
-    "Decoded": "codec",
+    "Decoded": "types",
     "Picture": "pictures",
     "TrifocalError": "errors",
     "errors": "",
