@@ -1,0 +1,310 @@
+"""The command `trifocal`: one verb, one function, one library call. Imports that take time stand inside the verbs."""
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from trifocal.errors import TrifocalError
+
+UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+class Verbs(TyperGroup):
+    """Errors that were to be expected become one sentence on stderr and exit status 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (TrifocalError, OSError) as error:
+            from trifocal.console import Desk
+
+            Desk().complain(error)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False, help="Trifocal, a learned image codec."
+)
+
+
+class Metadata(StrEnum):
+    colour = "colour"
+    all = "all"
+
+
+def size_of(text: str) -> int:
+    """`20k` is 20,000 bytes and `1.5M` 1,500,000; Ki, Mi and Gi count in 1,024s."""
+    number = text.strip().lower().removesuffix("b")
+    digits = number.rstrip("kmgi")
+    try:
+        size = round(float(digits) * UNITS[number[len(digits) :]])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size < 1:
+        raise typer.BadParameter(f"{text!r} is not a number of bytes; write it like 20000, 20k or 1.5M.")
+    return size
+
+
+def region_of(text: str) -> tuple[int, int, int, int]:
+    """`x,y,w,h` in pixels, from the left upper corner."""
+    try:
+        x, y, width, height = map(int, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a region; write it as x,y,w,h in pixels.") from None
+    return x, y, width, height
+
+
+def qualities_of(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of qualities; write it like 10,30,50.") from None
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"trifocal {version('trifocal')}")
+        raise typer.Exit()
+
+
+Out = Annotated[str | None, typer.Option("--out", "-o", help="A file; a folder where there are several.")]
+Preset = Annotated[str, typer.Option(help="Which model; see `trifocal presets`.")]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", "-r", help="Also take what is in folders in folders.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads to use; all, if not said.")]
+Wide = Annotated[
+    bool, typer.Option("--version", callback=show_version, is_eager=True, help="Say which version.")
+]
+
+
+@app.callback()
+def main(version: Wide = False) -> None:
+    pass
+
+
+@app.command()
+def encode(
+    inputs: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
+    preset: Preset = "compact",
+    quality: Annotated[
+        float | None, typer.Option("--quality", "-q", min=0, max=100, help="50 if nothing is said.")
+    ] = None,
+    bpp: Annotated[
+        float | None, typer.Option(help="Bits per pixel to stay at or under, such as 0.25.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--bytes", parser=size_of, metavar="SIZE", help="Bytes to stay at or under, such as 20k."
+        ),
+    ] = None,
+    out: Out = None,
+    metadata: Annotated[
+        Metadata, typer.Option(help="What to keep beside the pixels: the colour profile, or also EXIF.")
+    ] = Metadata.colour,
+    recursive: Recursive = False,
+    threads: Threads = None,
+) -> None:
+    """Pictures become .tri files: photo.jpg becomes photo.tri beside it, in the place of one that is there."""
+    if sum(rate is not None for rate in (quality, bpp, size)) > 1:
+        raise typer.BadParameter("say only one of --quality, --bpp and --bytes.")
+    from trifocal import console
+    from trifocal.pictures import PICTURE_SUFFIXES, Picture
+    from trifocal.presets import load
+
+    desk = console.Desk()
+    jobs = console.plan(console.find(inputs, recursive, PICTURE_SUFFIXES), out, ".tri")
+    use_threads(threads)
+    codec = load(preset)
+
+    def work(job: console.Job, advance: console.Advance) -> None:
+        picture = Picture.open(job.source, metadata=metadata.value)
+        stream = codec.encode(picture, quality=quality, bpp=bpp, size=size, progress=advance)
+        stream.save(job.target)
+        for note in picture.notes:
+            desk.note(f"{job.source.name}: {note}")
+        bits = 8 * stream.size / (stream.header.width * stream.header.height)
+        desk.say(f"{job.target}  {stream.size:,} bytes  {bits:.3f} bpp  quality {stream.header.quality:g}")
+
+    raise typer.Exit(console.work_through(desk, jobs, work))
+
+
+@app.command()
+def decode(
+    inputs: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
+    out: Out = None,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="png, jpg, webp, ...; -o with a file's name says it too.")
+    ] = "png",
+    region: Annotated[
+        Any, typer.Option(parser=region_of, metavar="X,Y,W,H", help="Only this part, in pixels.")
+    ] = None,
+    best_effort: Annotated[
+        bool, typer.Option("--best-effort", help="Grey out what is damaged, and decode the rest.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace pictures that are there, without -o.")
+    ] = False,
+    recursive: Recursive = False,
+    threads: Threads = None,
+) -> None:
+    """.tri files become pictures: photo.tri becomes photo.png beside it, unless there is one (it may be the original)."""
+    from trifocal import console
+    from trifocal.container import Bitstream
+    from trifocal.presets import load_for
+
+    desk = console.Desk()
+    jobs = console.plan(console.find(inputs, recursive, [".tri"]), out, f".{format.lstrip('.').lower()}")
+    if out is None and not force:
+        console.refuse_to_replace(jobs)
+    use_threads(threads)
+
+    def work(job: console.Job, advance: console.Advance) -> None:
+        stream = Bitstream.open(job.source, best_effort=best_effort)
+        codec = load_for(stream.header)
+        decoded = codec.decode(stream, region=region, best_effort=best_effort, progress=advance)
+        decoded.picture.save(job.target)
+        if decoded.damaged:
+            tiles = ", ".join(map(str, decoded.damaged))
+            desk.note(f"{job.source.name} is damaged; greyed out: tile {tiles}.")
+        height, width = decoded.picture.rgb.shape[:2]
+        desk.say(f"{job.target}  {width}×{height}")
+
+    raise typer.Exit(console.work_through(desk, jobs, work))
+
+
+@app.command()
+def info(
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", show_default=False)],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per file, each on a line.")
+    ] = False,
+) -> None:
+    """Says what a .tri file holds: its header, its layers and their bytes. Loads no network."""
+    from trifocal.console import Desk
+    from trifocal.container import Bitstream, describe
+
+    desk = Desk()
+    status = 0
+    for name in files:
+        try:
+            stream = Bitstream.open(name, best_effort=True)
+            facts = {"file": name} | describe(stream)
+            desk.say(json.dumps(facts) if as_json else table_of(facts))
+            if any(layer.damaged for layer in stream.layers):
+                Bitstream.open(name)  # raises the sentence that says what is damaged
+        except BrokenPipeError:
+            raise
+        except (TrifocalError, OSError) as error:
+            desk.complain(error)
+            status = 1
+    raise typer.Exit(status)
+
+
+def table_of(facts: dict[str, Any]) -> str:
+    rows = [(key, str(value)) for key, value in facts.items() if key != "layers"]
+    rows += [(f"layer {layer['name']}", f"{layer['bytes']} bytes") for layer in facts["layers"]]
+    return "\n".join(f"{key:<16}{value}" for key, value in rows)
+
+
+@app.command()
+def presets() -> None:
+    """Lists the models that can be named with --preset."""
+    from rich.table import Table
+
+    from trifocal.console import Desk
+    from trifocal.presets import PRESETS
+
+    table = Table("preset", "id", "method", "parameters", "what it is", box=None, header_style="bold")
+    for preset in PRESETS.values():
+        size = f"{preset.parameters / 1e6:.1f} M"
+        table.add_row(preset.name, str(preset.id), preset.method, size, preset.summary)
+    Desk().out.print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option("--out", "-o", help="The folder for demo.tri and demo.png.")] = ".",
+    preset: Preset = "compact",
+    threads: Threads = None,
+) -> None:
+    """A photograph becomes demo.tri and comes back as demo.png, beside other formats at the same bytes."""
+    from trifocal.console import Desk, table_of_rows
+    from trifocal.demo import run
+
+    use_threads(threads)
+    report = run(out, preset)
+    desk = Desk()
+    desk.out.print(table_of_rows(report.rows))
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Argument(show_default=False)],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[MORE_DATA]...", show_default=False)] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="A folder of pictures, or tar files of them; may be said again.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="The folder for checkpoints and log.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps in all.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so many minutes of this run.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Crops per step.")] = 8,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")
+    ] = False,
+    seed: int = 0,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, ...; the best there is, if not said.")
+    ] = None,
+) -> None:
+    """Trains a preset's network on pictures; needs the extra `train`."""
+    from trifocal import training
+
+    training.train(
+        preset,
+        [*(data or []), *(more or [])],
+        out=out,
+        steps=steps,
+        minutes=minutes,
+        batch=batch,
+        resume=resume,
+        seed=seed,
+        device=device,
+    )
+
+
+@app.command()
+def evaluate(
+    presets: Annotated[list[str], typer.Argument(metavar="PRESETS...", show_default=False)],
+    data: Annotated[str, typer.Option(help="A folder of pictures.", show_default=False)],
+    out: Annotated[str, typer.Option("--out", "-o", help="The table to write.")] = "results.csv",
+    qualities: Annotated[
+        Any, typer.Option(parser=qualities_of, metavar="Q,Q,...", help="Each 0 to 100.")
+    ] = "10,30,50,70,90",
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that are there.")] = False,
+    threads: Threads = None,
+) -> None:
+    """Measures presets on real files: bytes, PSNR, MS-SSIM and times, a row per picture and quality; needs the extra `evaluate`."""
+    from trifocal import evaluation
+
+    use_threads(threads)
+    evaluation.evaluate(presets, data, out, qualities=qualities, resume=resume)
+
+
+def use_threads(count: int | None) -> None:
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)

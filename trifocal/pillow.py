@@ -1,0 +1,81 @@
+"""After `import trifocal.pillow`, Pillow reads and writes .tri files.
+
+    image = Image.open("photo.tri")             # size and mode at once; pixels when they are needed
+    image.save("photo.tri", quality=60)         # or bpp=0.25, or size=20_000 (bytes), and preset="compact"
+
+Errors come as Pillow's own: UnidentifiedImageError from open, OSError from load and save; the sentence is the same.
+"""
+
+from typing import IO
+
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from trifocal.container import Bitstream, Tag
+from trifocal.container.fields import MAGIC
+from trifocal.errors import FormatError, TrifocalError
+from trifocal.pictures import Picture, metadata_from_bytes
+
+INFO_KEYS = {Tag.ICC: "icc_profile", Tag.EXIF: "exif"}
+
+
+class TriImageFile(ImageFile.ImageFile):
+    """An opened .tri file, all of whose bytes are checked and none of whose pixels are decoded."""
+
+    format = "TRI"
+    format_description = "Trifocal learned image"
+    _stream: Bitstream | None = None
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        try:
+            stream = Bitstream.from_bytes(self.fp.read())
+            self.info |= {key: data for tag, key in INFO_KEYS.items() if (data := metadata_of(stream, tag))}
+        except FormatError as error:
+            raise UnidentifiedImageError(str(error)) from error
+        self._stream = stream
+        self._size = stream.header.width, stream.header.height
+        self._mode = ("L" if stream.header.grey else "RGB") + ("A" if stream.layer(Tag.ALPHA) else "")
+        self.info["quality"] = stream.header.quality
+
+    def load(self) -> Image.core.PixelAccess | None:
+        if self._stream is not None:
+            from trifocal import decode
+
+            try:
+                image = decode(self._stream).picture.to_pil()
+            except TrifocalError as error:
+                raise OSError(str(error)) from error
+            self.im = image.convert(self.mode).im
+            self._stream = None
+            if self._exclusive_fp and self.fp is not None:
+                self.fp.close()
+                self.fp = None
+        return super().load()
+
+
+def metadata_of(stream: Bitstream, tag: Tag) -> bytes | None:
+    layer = stream.layer(tag)
+    return metadata_from_bytes(layer.chunks[0]) if layer and layer.chunks[0] else None
+
+
+def save(image: Image.Image, stream: IO[bytes], name: str | bytes) -> None:
+    """What image.save calls. EXIF and another ICC profile are kept when they are given, as for Pillow's own formats."""
+    from trifocal import encode
+
+    options = image.encoderinfo
+    given = {key: options[key] for key in ("icc_profile", "exif") if key in options}
+    if given:
+        image = image.copy()
+        image.info |= given
+    rate = {key: options[key] for key in ("quality", "bpp", "size") if key in options}
+    try:
+        picture = Picture.from_pil(image, metadata="all" if options.get("exif") else "colour")
+        stream.write(encode(picture, options.get("preset", "compact"), **rate).to_bytes())
+    except TrifocalError as error:
+        raise OSError(str(error)) from error
+
+
+Image.register_open(TriImageFile.format, TriImageFile, lambda start: start.startswith(MAGIC))
+Image.register_save(TriImageFile.format, save)
+Image.register_extension(TriImageFile.format, ".tri")
+Image.register_mime(TriImageFile.format, "image/x-trifocal")
