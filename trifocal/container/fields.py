@@ -176,8 +176,15 @@ def read_header(reader: Reader) -> tuple[Header, bool]:
         value = word >> left & (1 << field.bits) - 1 if field.bits else reader.varint() + field.low
         field.check(value, reader.name)
         values[field.name] = value
-    names = ("width", "height", "preset", "level", "fingerprint")
-    return Header(*(values[name] for name in names), grey=bool(values["grey"])), bool(values["short"])
+    header = Header(
+        values["width"],
+        values["height"],
+        values["preset"],
+        values["level"],
+        values["fingerprint"],
+        bool(values["grey"]),
+    )
+    return header, bool(values["short"])
 
 
 def show_header(header: Header) -> dict[str, object]:

@@ -1,0 +1,32 @@
+"""Files ⇄ RGB arrays: what people have becomes 8-bit RGB with notes of what changed, and goes back into their formats."""
+
+from trifocal.pictures.attachments import (
+    MAX_METADATA,
+    alpha_from_bytes,
+    alpha_to_bytes,
+    metadata_from_bytes,
+    metadata_to_bytes,
+)
+from trifocal.pictures.folders import PICTURE_SUFFIXES, is_picture, list_pictures
+from trifocal.pictures.limits import MAX_PIXELS, MAX_SIDE
+from trifocal.pictures.picture import Picture
+from trifocal.pictures.tiles import Tile, check_region, pad, tiles, tiles_of_region
+
+__all__ = [
+    "MAX_METADATA",
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "PICTURE_SUFFIXES",
+    "Picture",
+    "Tile",
+    "alpha_from_bytes",
+    "alpha_to_bytes",
+    "check_region",
+    "is_picture",
+    "list_pictures",
+    "metadata_from_bytes",
+    "metadata_to_bytes",
+    "pad",
+    "tiles",
+    "tiles_of_region",
+]

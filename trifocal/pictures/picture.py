@@ -1,0 +1,195 @@
+"""A picture as the codec takes it and gives it back, and its way from and to files."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from trifocal.errors import OptionError, PictureError
+from trifocal.files import replacing
+from trifocal.pictures.limits import check_size, no_limit_of_pillow
+from trifocal.pictures.reading import Reading, read, turned
+from trifocal.pictures.writing import fit, format_of
+
+Metadata = Literal["colour", "all"]
+
+STRANGERS = (
+    (0, b"\xf3TF", "it is a Trifocal file: decode it first"),
+    (0, b"\xff\x0a", 'it seems to be JPEG XL: pip install "pillow-jxl-plugin"'),
+    (0, b"\0\0\0\x0cJXL ", 'it seems to be JPEG XL: pip install "pillow-jxl-plugin"'),
+    (4, b"ftyphe", 'it seems to be HEIC: pip install "pillow-heif"'),
+    (4, b"ftypmif1", 'it seems to be HEIC: pip install "pillow-heif"'),
+    (4, b"ftypavi", "it seems to be AVIF that is damaged, or this Pillow was built without it"),
+    (4, b"ftyp", "it seems to be a video"),
+    (0, b"%PDF", "it seems to be a PDF document"),
+    (0, b"<svg", "it seems to be an SVG drawing"),
+    (0, b"PK\x03\x04", "it seems to be a ZIP archive"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What people look at, in 8 bits.
+
+    rgb: uint8 [H, W, 3], sRGB unless `icc` says otherwise; the three channels are equal where `grey`.
+    alpha: uint8 [H, W], 0 clear to 255 opaque, or None where all is opaque.
+    exif: as in a JPEG, without its orientation, which is applied to the pixels.
+    notes: a sentence for each thing that was converted or left out when the picture was read.
+    Raises PictureError where shapes and types do not fit, or the picture is too large.
+    """
+
+    rgb: NDArray[np.uint8]
+    alpha: NDArray[np.uint8] | None = None
+    grey: bool = False
+    icc: bytes | None = None
+    exif: bytes | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.rgb.shape, self.rgb.dtype
+        if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
+            raise PictureError(f"A picture's rgb is uint8 [H, W, 3], not {dtype} {list(shape)}.")
+        if self.alpha is not None and (self.alpha.dtype != np.uint8 or self.alpha.shape != shape[:2]):
+            raise PictureError("A picture's alpha is uint8 [H, W], with the H and W of its rgb.")
+        with errors_about("This picture", "used"):
+            check_size(self.width, self.height)
+
+    @property
+    def width(self) -> int:
+        return int(self.rgb.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.rgb.shape[0])
+
+    @classmethod
+    def from_pil(cls, image: Image.Image, metadata: Metadata = "colour") -> "Picture":
+        """Reads an image of any of Pillow's modes; `metadata` "all" keeps EXIF beside the ICC profile.
+
+        Raises PictureError for what is damaged or cannot be an 8-bit picture.
+        """
+        with errors_about("This image", "read"):
+            return cls._of(read(image, keeps_exif(metadata)))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], metadata: Metadata = "colour") -> "Picture":
+        """Reads a file; see from_pil. Raises PictureError that names the file, and OSError where there is none."""
+        keep_exif = keeps_exif(metadata)
+        with open(path, "rb") as stream, errors_about(Path(path).name, "read"):
+            return cls._of(read_file(stream, keep_exif))
+
+    @classmethod
+    def _of(cls, reading: Reading) -> "Picture":
+        reading.rgb = turned(reading.rgb, reading.orientation)
+        alpha = None if reading.alpha is None else turned(reading.alpha, reading.orientation)
+        return cls(reading.rgb, alpha, reading.grey, reading.icc, reading.exif, tuple(reading.notes))
+
+    def to_pil(self) -> Image.Image:
+        """A Pillow image of mode L, LA, RGB or RGBA, ICC profile and EXIF in its info."""
+        image = Image.fromarray(np.ascontiguousarray(self.rgb[..., 0] if self.grey else self.rgb))
+        if self.alpha is not None:
+            image.putalpha(Image.fromarray(np.ascontiguousarray(self.alpha)))
+        image.info |= {
+            key: value for key, value in (("icc_profile", self.icc), ("exif", self.exif)) if value is not None
+        }
+        return image
+
+    def save(self, path: str | os.PathLike[str], **options: Any) -> tuple[str, ...]:
+        """Writes the file at once or not at all, in the format of its suffix, with Pillow's own options for it.
+
+        Lossy formats are written at quality 95 unless told otherwise. Gives a sentence for each thing that the format
+        cannot hold. Raises PictureError that names the file, and OSError of the file system.
+        """
+        target = format_of(path)
+        with errors_about(Path(path).name, "written"):
+            image, known, notes = fit(self.to_pil(), target)
+            check_writer(target.name)
+            with replacing(path) as stream:
+                image.save(stream, format=target.name, **known | options)
+        return notes
+
+
+def keeps_exif(metadata: str) -> bool:
+    if metadata not in ("colour", "all"):
+        raise OptionError(f'metadata is "colour" or "all", not {metadata!r}.')
+    return metadata == "all"
+
+
+def read_file(stream: BinaryIO, keep_exif: bool) -> Reading:
+    """The image is gone when this returns, so that it and a turned copy never lie in memory together."""
+    with no_limit_of_pillow():
+        image = open_or_say(stream)
+    return read(image, keep_exif)
+
+
+def open_or_say(stream: BinaryIO) -> Image.Image:
+    """Image.open, with plug-ins where they are needed. Raises PictureError that says what the file seems to be."""
+    with suppress(UnidentifiedImageError):
+        return Image.open(stream)
+    use_plug_ins()
+    stream.seek(0)
+    with suppress(UnidentifiedImageError):
+        return Image.open(stream)
+    stream.seek(0)
+    raise PictureError(stranger(stream.read(512)))
+
+
+def stranger(start: bytes) -> str:
+    """The end of a sentence: what a file that Pillow does not know looks like."""
+    if not start:
+        return "it is empty"
+    for offset, mark, what in STRANGERS:
+        if start[offset : offset + len(mark)] == mark:
+            return what
+    if start.isascii() and all(chr(byte).isprintable() or chr(byte).isspace() for byte in start):
+        return "it seems to be text"
+    return "it is damaged, or no picture of a kind that is known here"
+
+
+def use_plug_ins() -> None:
+    """HEIC and JPEG XL are opened by packages of their own, where they are installed."""
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+    with suppress(ImportError):
+        import_module("pillow_jxl")
+
+
+def check_writer(name: str) -> None:
+    """Raises PictureError where neither Pillow nor a plug-in writes the format of this name."""
+    Image.preinit()
+    if name not in Image.SAVE:
+        use_plug_ins()
+        Image.init()
+    if name not in Image.SAVE:
+        raise PictureError(
+            f"this Pillow does not write {name}; choose another format, or install a plug-in for it"
+        )
+
+
+@contextmanager
+def errors_about(name: str, done: str) -> Iterator[None]:
+    """Makes a PictureError with a sentence about `name` of what Pillow raises; errors of the disk stay as they are."""
+    try:
+        yield
+    except PictureError as error:
+        raise PictureError(f"{name} cannot be {done}: {error}.") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise PictureError(f"{name} cannot be {done}: {symptom(error)}.") from error
+
+
+def symptom(error: Exception) -> str:
+    """The end of a sentence, of an exception of Pillow."""
+    said = str(error).strip().rstrip(".") or type(error).__name__
+    cut = any(word in said.lower() for word in ("truncated", "unexpected end", "eof", "not enough"))
+    return f"it is cut short or damaged ({said})" if cut else f"Pillow says: {said}"

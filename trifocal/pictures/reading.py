@@ -1,0 +1,286 @@
+"""A Pillow image of any mode → 8-bit arrays, with a sentence for each thing that changed on the way."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trifocal.errors import PictureError
+from trifocal.pictures.attachments import MAX_METADATA
+from trifocal.pictures.colour import is_srgb, space_of, to_srgb
+from trifocal.pictures.limits import check_size, no_limit_of_pillow
+
+BAND_PIXELS = 1 << 22  # converted at a time, so that only one whole copy of the picture is made
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_CHANNELS, EXIF_ORIENTATION = 258, 262, 277, 274
+# Tags of a TIFF that describe how its pixels lie in the file, or are kept by other means; no part of its EXIF.
+TIFF_STRUCTURE = frozenset(
+    {254, 255, *range(256, 260), 262, 266, 273, 277, 278, 279, 284, 317, *range(320, 326)}
+)
+TIFF_STRUCTURE |= {330, 332, 333, 334, 336, 337, 338, 339, 347, 512, 513, 514, 530, 700, 33723, 34377, 34675}
+SRGB_GAMMA = 0.45455
+
+Array = NDArray[np.uint8]
+ToArray = Callable[
+    [Image.Image], Array
+]  # of a band: [h, w, 1..4], the last channel alpha where there are 2 or 4
+
+# Pillow's mode: the mode that it becomes, and what is to say about that.
+MODES = {
+    "1": ("L", "Its 1 bit per pixel was widened to 8."),
+    "L": ("L", ""),
+    "LA": ("LA", ""),
+    "La": ("LA", "Its premultiplied transparency was made independent of the colours."),
+    "P": ("RGB", "Its palette was replaced by RGB colours."),
+    "PA": ("RGBA", "Its palette was replaced by RGB colours."),
+    "RGB": ("RGB", ""),
+    "RGBA": ("RGBA", ""),
+    "RGBX": ("RGB", "Its unused fourth channel was left out."),
+    "RGBa": ("RGBA", "Its premultiplied transparency was made independent of the colours."),
+    "YCbCr": ("RGB", "Its YCbCr colours were converted to RGB."),
+    "HSV": ("RGB", "Its HSV colours were converted to RGB."),
+}
+
+
+@dataclass
+class Reading:
+    """What was read so far: rgb [H, W, 3], alpha [H, W]; `orientation` is EXIF's 1..8, still to be applied."""
+
+    rgb: Array = field(default_factory=lambda: np.zeros((1, 1, 3), np.uint8))
+    alpha: Array | None = None
+    grey: bool = False
+    icc: bytes | None = None
+    exif: bytes | None = None
+    orientation: int = 1
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, sentence: str) -> None:
+        if sentence and sentence not in self.notes:
+            self.notes.append(sentence)
+
+
+def read(image: Image.Image, keep_exif: bool) -> Reading:
+    """Unpacks the image. Raises whatever Pillow raises, and PictureError for what cannot be an 8-bit picture.
+
+    The messages of PictureError say why, as the end of a sentence.
+    """
+    check_size(*image.size)
+    reading = Reading()
+    bits = bits_of(image)
+    if bits > 8:
+        reading.note(f"Its {bits} bits per channel were reduced to 8.")
+    note_frames(image, reading)
+    turned_by_pillow = getattr(image, "tag_v2", {}).get(EXIF_ORIENTATION, 1) != 1
+    with no_limit_of_pillow() if image.width * image.height > BAND_PIXELS else nullcontext():
+        image.load()
+    read_pixels(image, converter(image, bits, reading), reading)
+    read_profile(image, reading)
+    read_exif(image, reading, keep_exif)
+    if turned_by_pillow or reading.orientation != 1:
+        reading.note("It was turned as its orientation tag says.")
+    note_the_rest(image, reading)
+    return reading
+
+
+def bits_of(image: Image.Image) -> int:
+    """Bits per channel in the file, as far as it still tells; Pillow itself gives 16-bit RGB as 8 without a word."""
+    tags = getattr(image, "tag_v2", {})
+    if TIFF_BITS in tags:
+        return max(tags[TIFF_BITS])
+    if isinstance(image.info.get("bit_depth"), int):  # pillow-heif
+        return int(image.info["bit_depth"])
+    if image.mode.startswith("I;16") or image.format == "PPM" and image.mode == "I":
+        return 16
+    return bits_of_start(start_of(image))
+
+
+def start_of(image: Image.Image, count: int = 1 << 16) -> bytes:
+    """The first bytes of the file, as long as the image has it open."""
+    stream = getattr(image, "fp", None)
+    if stream is None:
+        return b""
+    place = stream.tell()
+    stream.seek(0)
+    start: bytes = stream.read(count)
+    stream.seek(place)
+    return start
+
+
+def bits_of_start(start: bytes) -> int:
+    """From the first bytes of a PNG, PPM, AVIF, HEIC or JPEG 2000 file; 8 where they do not say."""
+    if start.startswith(b"\x89PNG") and len(start) > 24:
+        return start[24]
+    if start[:2] == b"P6":
+        numbers = [word for line in start[2:1024].split(b"\n") for word in line.split(b"#")[0].split()]
+        return 16 if len(numbers) > 2 and numbers[2].isdigit() and int(numbers[2]) > 255 else 8
+    box = start.find(b"pixi")
+    if start[4:8] == b"ftyp" and 0 <= box < len(start) - 10 and start[box + 8]:
+        return start[box + 9]
+    size = start.find(b"\xff\x4f\xff\x51")  # JPEG 2000: start of codestream, then its SIZ segment
+    return (start[size + 42] & 127) + 1 if 0 <= size < len(start) - 42 else 8
+
+
+def note_frames(image: Image.Image, reading: Reading) -> None:
+    if getattr(image, "is_animated", False):
+        count = getattr(image, "n_frames", 2)
+        reading.note(f"Only the first of its {count} pictures was read.")
+
+
+def converter(image: Image.Image, bits: int, reading: Reading) -> ToArray:
+    """The way from a band of the image to its array. Raises PictureError where there is none."""
+    mode = image.mode
+    if mode in MODES:
+        target, sentence = MODES[mode]
+        reading.note(sentence)
+        return plain_converter(target + alpha_of_key(image, target, bits, reading))
+    if mode in ("CMYK", "LAB"):
+        return profile_converter(image, reading)
+    if mode.startswith("I;16") or mode == "I" and image.format in ("PPM", "PNG"):
+        return deep_converter(image, bits)
+    if mode in ("I", "F"):
+        kind = "floating-point numbers" if mode == "F" else "32-bit or signed integers"
+        raise PictureError(
+            f"its pixels are {kind} of unknown range; convert it to 8 or 16 bits per channel first"
+        )
+    raise PictureError(f"its pixels are of a kind that is not known here (Pillow's mode {mode})")
+
+
+def alpha_of_key(image: Image.Image, target: str, bits: int, reading: Reading) -> str:
+    """ "A" where a colour or palette entries stand for transparency; a 16-bit colour cannot be found among 8-bit ones."""
+    if target.endswith("A") or not image.has_transparency_data:
+        return ""
+    if bits > 8:
+        reading.note("Its transparent colour was left out.")
+        return ""
+    reading.note("Its transparent colours became an alpha channel.")
+    return "A"
+
+
+def plain_converter(target: str) -> ToArray:
+    return lambda band: as_array(band.convert(target))
+
+
+def profile_converter(image: Image.Image, reading: Reading) -> ToArray:
+    """CMYK and LAB to sRGB, through the picture's profile where it has one that works."""
+    icc = image.info.get("icc_profile") if image.mode == "CMYK" else None
+    convert = to_srgb(icc, image.mode) if icc or image.mode == "LAB" else None
+    if convert:
+        through = " through its ICC profile" if icc else ""
+        reading.note(f"Its {image.mode} colours were converted to sRGB{through}.")
+        return lambda band: as_array(convert(band))
+    if image.mode == "LAB":
+        raise PictureError("its LAB colours cannot be converted by this Pillow; convert it to RGB first")
+    why = "its ICC profile does not work" if icc else "it has no ICC profile"
+    reading.note(f"Its CMYK colours were converted to RGB by a plain formula, as {why}.")
+    return plain_converter("RGB")
+
+
+def deep_converter(image: Image.Image, bits: int) -> ToArray:
+    """16-bit grey, rounded to 8 bits; one of its values may stand for transparency."""
+    white = (1 << bits) - 1
+    inverted = getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == 0  # white is zero; Pillow leaves it so
+    key = image.info.get("transparency")
+
+    def convert(band: Image.Image) -> Array:
+        deep = np.asarray(band).astype(np.uint32)
+        value = np.minimum((deep * 255 + white // 2) // white, 255).astype(np.uint8)
+        grey = 255 - value if inverted else value
+        if not isinstance(key, int):
+            return grey[..., None]
+        return np.stack([grey, np.where(deep == key, 0, 255).astype(np.uint8)], axis=-1)
+
+    return convert
+
+
+def as_array(band: Image.Image) -> Array:
+    array = np.asarray(band)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def read_pixels(image: Image.Image, convert: ToArray, reading: Reading) -> None:
+    """Fills rgb, alpha and grey band by band; the image itself stays as it is."""
+    width, height = image.size
+    rows = max(1, BAND_PIXELS // width)
+    rgb = np.empty((height, width, 3), np.uint8)
+    alpha = None
+    for top in range(0, height, rows):
+        block = convert(image.crop((0, top, width, min(height, top + rows))))
+        channels = block.shape[-1]
+        rgb[top : top + rows] = block[..., : max(1, channels - 1 + channels % 2)]
+        if channels in (2, 4):
+            alpha = np.empty((height, width), np.uint8) if alpha is None else alpha
+            alpha[top : top + rows] = block[..., -1]
+        reading.grey = channels < 3
+    if alpha is not None and alpha.min() == 255:
+        reading.note("Its alpha channel is opaque everywhere and was left out.")
+        alpha = None
+    reading.rgb, reading.alpha = rgb, alpha
+
+
+def read_profile(image: Image.Image, reading: Reading) -> None:
+    """Keeps the ICC profile where it says something about the pixels as they are now."""
+    icc = image.info.get("icc_profile")
+    if not icc or image.mode in ("CMYK", "LAB"):
+        return
+    space = space_of(icc)
+    if space is None or len(icc) > MAX_METADATA:
+        reading.note("Its ICC profile is damaged or of an unknown kind, and was left out.")
+    elif is_srgb(icc):
+        reading.note("Its ICC profile is that of sRGB, the default, and was left out.")
+    elif space != ("L" if reading.grey else "RGB"):
+        reading.note("Its ICC profile is made for other kinds of pixels, and was left out.")
+    else:
+        reading.icc = icc
+
+
+def read_exif(image: Image.Image, reading: Reading, keep: bool) -> None:
+    """Takes the orientation out of EXIF, and keeps the rest where that is asked."""
+    try:
+        exif = image.getexif()
+        reading.orientation = exif.pop(EXIF_ORIENTATION, 1)
+        for tag in TIFF_STRUCTURE.intersection(exif) if hasattr(image, "tag_v2") else ():
+            del exif[tag]
+        data = exif.tobytes() if len(exif) else b""
+    except Exception:  # noqa: BLE001  Pillow's reader of EXIF raises nearly anything on damaged bytes
+        reading.note("Its EXIF data is damaged and was left out.")
+        return
+    if reading.orientation not in range(1, 9):
+        reading.orientation = 1
+    if len(data) > MAX_METADATA or data and not keep:
+        reading.note('Its EXIF data was left out (metadata="all" keeps up to 16 MiB of it).')
+    elif data:
+        reading.exif = data
+
+
+def note_the_rest(image: Image.Image, reading: Reading) -> None:
+    """Says what else the file holds that is left behind."""
+    tags = getattr(image, "tag_v2", {})
+    extra = tags.get(TIFF_CHANNELS, 0) - len(image.getbands())
+    if extra > 0 and image.mode != "P":
+        reading.note(f"Its {extra} further channels were left out.")
+    gamma = image.info.get("gamma")
+    if gamma and abs(gamma - SRGB_GAMMA) > 0.001 and "srgb" not in image.info and not reading.icc:
+        reading.note(f"Its gamma value {gamma:.4f} was left out; it is shown as sRGB.")
+    kinds = {
+        "xmp": "XMP data",
+        "XML:com.adobe.xmp": "XMP data",
+        "photoshop": "Photoshop data",
+        "comment": "comment",
+    }
+    found = [what for key, what in kinds.items() if image.info.get(key) and image.format != "JPEG2000"]
+    found += ["text"] if any(isinstance(value, str) for value in getattr(image, "text", {}).values()) else []
+    for what in dict.fromkeys(found):
+        reading.note(f"Its {what} was left out.")
+
+
+def turned(array: Array, orientation: int) -> Array:
+    """[H, W, ...] as it should be seen, for EXIF's orientation 1..8."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
