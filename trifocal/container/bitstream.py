@@ -15,7 +15,6 @@ from trifocal.container.fields import (
     Header,
     Reader,
     Tag,
-    check_magic,
     read_header,
     show_header,
     varint,
@@ -26,7 +25,7 @@ from trifocal.files import replacing
 
 CRC_BYTES = 4
 KNOWN_TAGS = frozenset(Tag)
-SNIFF_BYTES = 4096  # enough to refuse a foreign file before the rest of it is read
+START_BYTES = 4096  # enough to refuse a foreign file or an absurd header before the rest is read
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ class Bitstream:
         """Reads a file; see from_bytes. Raises FormatError with a sentence that names the file, and OSError."""
         name = Path(path).name
         with open(path, "rb") as stream:
-            start = stream.read(SNIFF_BYTES)
-            check_magic(start, name)
+            start = stream.read(START_BYTES)
+            read_header(Reader(start, name))
             return cls.from_bytes(start + stream.read(), best_effort, name)
 
     @classmethod
@@ -157,8 +156,7 @@ def _read_long(reader: Reader, best_effort: bool) -> tuple[Layer, ...]:
         )
     if not best_effort and reader.left > size:
         raise Damaged(f"{reader.name} is damaged: {reader.left - size} bytes follow its end.")
-    layers = tuple(Layer(tag, tuple(_read_chunk(reader, *row) for row in rows)) for tag, rows in table)
-    return layers
+    return tuple(Layer(tag, tuple(_read_chunk(reader, *row) for row in rows)) for tag, rows in table)
 
 
 def _read_table(reader: Reader) -> list[tuple[int, list[tuple[int, int]]]]:
@@ -227,10 +225,12 @@ def _refuse_damaged(layers: Sequence[Layer], name: str) -> None:
 
 
 def _damage_of(layer: Layer) -> str:
+    name = f"its {layer.name}" + (" layer" if isinstance(layer.tag, Tag) else "")
     if len(layer.chunks) == 1:
-        return f"its {layer.name} layer"
+        return name
+    part = "tile" if layer.tag < FIRST_OPTIONAL_TAG else "part"
     numbers = ", ".join(map(str, layer.damaged[:20])) + (", ..." if len(layer.damaged) > 20 else "")
-    return f"its {layer.name} layer (tile {numbers} of {len(layer.chunks)})"
+    return f"{name} ({part}{'s' if len(layer.damaged) > 1 else ''} {numbers} of {len(layer.chunks)})"
 
 
 def describe(stream: Bitstream) -> dict[str, object]:

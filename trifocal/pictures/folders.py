@@ -30,7 +30,7 @@ PICTURE_SUFFIXES = frozenset(
         ".tif",
         ".tiff",
         ".webp",
-    }  # fmt: skip
+    }
 )
 
 

@@ -9,6 +9,8 @@ from PIL import Image
 
 from trifocal.errors import PictureError
 
+BAND_ROWS = 256
+
 
 @dataclass(frozen=True)
 class Format:
@@ -85,6 +87,9 @@ def fit(image: Image.Image, target: Format) -> tuple[Image.Image, dict[str, Any]
 
 
 def over_white(image: Image.Image) -> Image.Image:
+    """In bands, so that there is only one whole copy."""
     background = Image.new(image.mode.removesuffix("A"), image.size, "white")
-    background.paste(image.convert(background.mode), mask=image.getchannel("A"))
+    for top in range(0, image.height, BAND_ROWS):
+        band = image.crop((0, top, image.width, min(image.height, top + BAND_ROWS)))
+        background.paste(band.convert(background.mode), (0, top), band.getchannel("A"))
     return background

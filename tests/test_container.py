@@ -1,0 +1,484 @@
+"""The file: golden bytes, canonical form, damage of every kind, and saving that never leaves half a file."""
+
+import errno
+import os
+import random
+import re
+import stat
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+from trifocal.container import Bitstream, Header, Layer, Tag, describe
+from trifocal.container.fields import FIELDS, Reader, varint
+from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
+from trifocal.files import replacing
+
+GOLDEN = Path(__file__).parent / "golden"
+FORMAT = Path(__file__).parent.parent / "trifocal/container/FORMAT.md"
+KODAK = Header(width=768, height=512, preset=1, level=400, fingerprint=0xBEEF)
+SHORT = Bitstream(KODAK, (Layer(Tag.LATENT, (b"payload",)),))
+TILED = Bitstream(
+    Header(width=3000, height=2000, preset=5, level=333, fingerprint=0x00FF, grey=True),
+    (
+        Layer(Tag.LATENT, (b"tile zero", b"", b"tile two", bytes(130), b"tile four", b"tile five")),
+        Layer(Tag.ALPHA, (b"a PNG",)),
+        Layer(200, (b"from", b"the", b"future")),
+    ),
+)
+SHORT_FLAG = 8 * 3 + 1  # the bit, counted from the least significant one of each byte
+GOLDENS = {"container-short.tri": SHORT, "container-tiled.tri": TILED}
+
+
+def front_of(stream: Bitstream) -> int:
+    """Bytes before the first chunk."""
+    return stream.size - sum(layer.size for layer in stream.layers)
+
+
+def sealed(front: bytes, body: bytes = b"") -> bytes:
+    """A long form whose check sum is right, whatever it says."""
+    return front + crc32(front).to_bytes(4, "big") + body
+
+
+def refuses(data: bytes, kind: type[FormatError] = FormatError, name: str = "photo.tri") -> str:
+    """The sentence, after a look at whether it is one."""
+    with pytest.raises(kind) as caught:
+        Bitstream.from_bytes(data, name=name)
+    return sentence(caught.value, name)
+
+
+def sentence(error: Exception, name: str) -> str:
+    said = str(error)
+    assert said.startswith(name) and said.endswith(".") and "\n" not in said and len(said) < 400, said
+    return said
+
+
+# ── the form ──
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden_files_are_read_and_written_as_ever(name: str) -> None:
+    data = (GOLDEN / name).read_bytes()
+    assert Bitstream.from_bytes(data) == GOLDENS[name]
+    assert GOLDENS[name].to_bytes() == data
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_the_law_explains_the_golden_file_byte_by_byte(name: str) -> None:
+    section = FORMAT.read_text("utf-8").split(f"### `{name}`")[1].split("###")[0]
+    rows = re.findall(r"^\| `([0-9A-F ]+)`(?: × (\d+))? \|", section, re.MULTILINE)
+    explained = b"".join(bytes.fromhex(digits) * int(times or 1) for digits, times in rows)
+    assert explained == (GOLDEN / name).read_bytes()
+
+
+def test_the_law_names_every_field_and_tag() -> None:
+    law = FORMAT.read_text("utf-8")
+    assert all(f"| {tag.value} | {tag.name} |" in law for tag in Tag)
+    assert all(field.name in law for field in FIELDS)
+
+
+def test_an_ordinary_picture_has_16_bytes_on_top() -> None:
+    assert SHORT.size == len(SHORT.to_bytes()) == 16 + len(b"payload")
+
+
+def random_stream(rng: random.Random) -> Bitstream:
+    tags = rng.sample([Tag.ALPHA, Tag.ICC, Tag.EXIF, 131, 255], rng.choice((0, 0, 1, 3)))
+    layers = [Layer(tag, random_chunks(rng)) for tag in (Tag.LATENT, *tags)]
+    rng.shuffle(layers)
+    side = rng.choice((1, 100, 1 << 16))
+    header = Header(
+        rng.randint(1, side),
+        side,
+        rng.randint(1, 62),
+        rng.randint(0, 800),
+        rng.getrandbits(16),
+        rng.random() < 0.5,
+    )
+    return Bitstream(header, tuple(layers))
+
+
+def random_chunks(rng: random.Random) -> tuple[bytes, ...]:
+    return tuple(
+        rng.randbytes(rng.choice((0, 1, 20, 127, 128, 300))) for _ in range(rng.choice((1, 1, 2, 40)))
+    )
+
+
+def test_what_is_written_is_read() -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        stream = random_stream(rng)
+        data = stream.to_bytes()
+        assert Bitstream.from_bytes(data) == stream
+        assert stream.size == len(data)
+
+
+def test_numbers_are_written_in_one_way() -> None:
+    for value in (0, 1, 127, 128, 300, (1 << 14) - 1, 1 << 14, (1 << 35) - 1):
+        assert Reader(varint(value), "x").varint() == value
+    for data in (b"\x80\x00", b"\xff\x80\x00", b"\xff\xff\xff\xff\xff\x01"):
+        with pytest.raises(Damaged):
+            Reader(data, "x").varint()
+
+
+def test_layers_are_found_added_and_replaced() -> None:
+    assert SHORT.layer(Tag.ALPHA) is None
+    more = SHORT.with_layer(Layer(Tag.EXIF, (b"e",))).with_layer(Layer(Tag.ALPHA, (b"a",)))
+    assert [layer.tag for layer in more.layers] == [Tag.LATENT, Tag.ALPHA, Tag.EXIF]
+    again = more.with_layer(Layer(Tag.ALPHA, (b"b",)))
+    alpha = again.layer(128)
+    assert alpha is not None and alpha.tag is Tag.ALPHA and alpha.chunks == (b"b",) and len(again.layers) == 3
+    assert Bitstream.from_bytes(again.to_bytes()) == again
+
+
+def test_unknown_layers_are_kept_if_optional_and_refused_if_not() -> None:
+    assert Bitstream.from_bytes(TILED.to_bytes()).layer(200) == TILED.layers[-1]
+    data = SHORT.with_layer(Layer(77, (b"?",))).to_bytes()
+    assert "newer Trifocal" in refuses(data, Unsupported) and "77" in refuses(data, Unsupported)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"width": 0}, {"height": 65537}, {"preset": 0}, {"preset": 63}, {"level": 801}, {"fingerprint": 65536}],
+)
+def test_headers_that_cannot_be_are_not_made(change: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(change))):
+        replace(KODAK, **change)
+
+
+def test_streams_that_cannot_be_are_not_made() -> None:
+    latent = Layer(Tag.LATENT, (b"",))
+    for layers in (
+        (),
+        (Layer(Tag.ALPHA, (b"",)),),
+        (latent, latent),
+        (latent, *(Layer(t, (b"",)) for t in range(128, 160))),
+    ):
+        with pytest.raises(OptionError):
+            Bitstream(KODAK, layers)
+    for tag, chunks in ((0, (b"",)), (256, (b"",)), (1, ())):
+        with pytest.raises(OptionError):
+            Layer(tag, chunks)
+
+
+def test_quality_and_pixels() -> None:
+    assert KODAK.quality == 50.0
+    KODAK.check_pixels()
+    with pytest.raises(Unsupported, match="megapixels"):
+        replace(KODAK, width=65536, height=65536).check_pixels()
+
+
+def test_describe_is_what_info_prints() -> None:
+    told = describe(TILED)
+    assert (
+        told["preset"] == 5
+        and told["quality"] == 333 / 8
+        and told["grey"] is True
+        and told["fingerprint"] == "00ff"
+    )
+    assert told["bytes"] == TILED.size and told["overhead"] == front_of(TILED)
+    assert told["layers"] == [
+        {"tag": 1, "name": "LATENT", "chunks": 6, "bytes": 165},
+        {"tag": 128, "name": "ALPHA", "chunks": 1, "bytes": 5},
+        {"tag": 200, "name": "layer 200", "chunks": 3, "bytes": 13},
+    ]
+
+
+# ── damage ──
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "empty"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "PNG"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "WebP"),
+        (b"GIF89a", "GIF"),
+        (b"\0\0\0\x20ftypavif", "AVIF"),
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"\0\0\0\x18ftypisom", "video"),
+        (b"II*\0\x08\0\0\0", "TIFF"),
+        (b"PK\x03\x04", "ZIP"),
+        (b"Dear reader,\nthis is no picture.\n", "text"),
+        ("Liebe Leserin, schöne Grüße".encode(), "text"),
+        (bytes(100), "zero"),
+        (bytes(range(128, 256)), "does not begin"),
+        (b"\xf3TG" + SHORT.to_bytes()[3:], "damaged"),
+    ],
+)
+def test_foreign_files_are_named(data: bytes, what: str) -> None:
+    assert what in refuses(data, NotTrifocal)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "kind", "word"),
+    [
+        (3, 0x22, Unsupported, "version 2"),
+        (3, 0x16, Unsupported, "reserved flags"),
+        (4, 0x01, Unsupported, "preset 0"),
+        (4, 0xFD, Unsupported, "preset 63"),
+        (4, 0x07, Damaged, "level 912"),
+    ],
+)
+def test_fields_out_of_range_are_named(at: int, value: int, kind: type[FormatError], word: str) -> None:
+    data = bytearray(SHORT.to_bytes())
+    data[at] = value
+    assert word in refuses(bytes(data), kind)
+
+
+def test_a_header_of_absurd_size_is_refused_before_anything_is_made() -> None:
+    start = SHORT.to_bytes()[:8]
+    for size in (varint(1 << 16) + varint(0), varint(0) + varint((1 << 35) - 1)):
+        assert "65536" in refuses(start + size + bytes(4), Damaged)
+
+
+@pytest.mark.parametrize("stream", GOLDENS.values(), ids=GOLDENS)
+def test_files_cut_anywhere_are_refused(stream: Bitstream) -> None:
+    data = stream.to_bytes()
+    for length in range(1, len(data)):
+        kinds = (Truncated, Damaged) if stream is SHORT else Truncated
+        with pytest.raises(kinds) as caught:
+            Bitstream.from_bytes(data[:length], name="cut.tri")
+        assert "cut short" in sentence(caught.value, "cut.tri")
+
+
+def test_best_effort_gives_what_is_there_of_a_file_cut_short() -> None:
+    data = TILED.to_bytes()
+    stream = Bitstream.from_bytes(
+        data[: front_of(TILED) + len("tile zero" + "tile two") + 3], best_effort=True
+    )
+    assert stream.layers[0].chunks == (b"tile zero", b"", b"tile two", None, None, None)
+    assert [layer.damaged for layer in stream.layers] == [(3, 4, 5), (0,), (0, 1, 2)]
+    assert stream.layers[0].size == 17
+    with pytest.raises(Damaged) as caught:
+        stream.to_bytes()
+    assert caught.value.tiles == (3, 4, 5)
+
+
+def test_a_short_file_that_is_damaged_keeps_its_header_at_best() -> None:
+    data = SHORT.to_bytes()[:-1] + b"D"
+    assert "check sum" in refuses(data, Damaged)
+    assert Bitstream.from_bytes(data, best_effort=True) == Bitstream(KODAK, (Layer(Tag.LATENT, (None,)),))
+
+
+def test_any_flipped_bit_of_a_short_file_is_refused() -> None:
+    for data in flips(SHORT.to_bytes()):
+        refuses(data)
+
+
+def test_any_flipped_bit_of_a_tiled_file_is_refused_and_its_tile_is_named() -> None:
+    data = TILED.to_bytes()
+    owners = [
+        (layer.tag, number)
+        for layer in TILED.layers
+        for number, chunk in enumerate(layer.chunks)
+        for _ in chunk or b""
+    ]
+    for place, flipped in enumerate(flips(data)):
+        refuses(flipped)
+        byte = place // 8 - front_of(TILED)
+        if byte < 0:
+            assert outcome(flipped, best_effort=True) is not Bitstream or place == SHORT_FLAG
+            continue
+        hit = Bitstream.from_bytes(flipped, best_effort=True)
+        lost = [(layer.tag, number) for layer in hit.layers for number in layer.damaged]
+        assert lost == [owners[byte]]
+
+
+def flips(data: bytes) -> Iterator[bytes]:
+    for place in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        yield bytes(flipped)
+
+
+def test_damage_is_told_by_layer_and_tile() -> None:
+    data = bytearray(TILED.to_bytes())
+    for at in (0, 20, -len("afromthefuture"), -1):
+        data[front_of(TILED) + at if at >= 0 else at] ^= 1
+    with pytest.raises(Damaged) as caught:
+        Bitstream.from_bytes(bytes(data), name="t.tri")
+    assert caught.value.tiles == (0, 3)
+    said = sentence(caught.value, "t.tri")
+    assert "LATENT layer (tiles 0, 3 of 6)" in said and "ALPHA" in said and "layer 200 (part 2 of 3)" in said
+
+
+@pytest.mark.parametrize(
+    ("layers", "word"),
+    [
+        (b"\x00", "0 layers"),
+        (b"\x21" + bytes(300), "33 layers"),
+        (b"\x01\x01\x00" + bytes(9), "0 chunks"),
+        (b"\x01\x01\x81\x80\x04" + bytes(9), "65537 chunks"),
+        (b"\x01\x01\x01\x00" + bytes(4), "short form"),
+        (b"\x02\x80\x01\x00" + bytes(4) + b"\x01\x01\x00" + bytes(4), "order"),
+        (b"\x02\x01\x01\x00" + bytes(4) + b"\x01\x01\x00" + bytes(4), "order"),
+        (b"\x02\x00\x01\x00" + bytes(4) + b"\x01\x01\x00" + bytes(4), "order"),
+        (b"\x01\x80\x02\x00" + bytes(4) + b"\x00" + bytes(4), "LATENT"),
+        (b"\x01\x01\x02\x80\x00" + bytes(4) + b"\x00" + bytes(4), "shortest"),
+    ],
+)
+def test_tables_that_are_not_well_formed_are_refused(layers: bytes, word: str) -> None:
+    start = TILED.to_bytes()[:12]
+    assert word in refuses(sealed(start + layers), Damaged)
+
+
+def test_nothing_may_follow_the_end() -> None:
+    data = TILED.to_bytes() + b"!"
+    assert "1 bytes follow" in refuses(data, Damaged)
+    assert Bitstream.from_bytes(data, best_effort=True) == TILED
+
+
+def test_a_table_makes_room_only_for_what_the_file_holds() -> None:
+    start = TILED.to_bytes()[:12]
+    front = start + b"\x01\x01" + varint(1 << 16) + bytes(1000)
+    huge = sealed(start + b"\x01\x01\x02" + (varint((1 << 35) - 1) + bytes(4)) * 2, b"tail")
+    tracemalloc.start()
+    for data in (front, huge):
+        refuses(data, Truncated)
+    assert Bitstream.from_bytes(huge, best_effort=True).layers[0].chunks == (None, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000
+
+
+def mutated(rng: random.Random, data: bytes) -> bytes:
+    """The bytes with one to three small accidents."""
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(out) + 1)
+        kind = rng.randrange(6)
+        if kind == 0:
+            out[at : at + 1] = rng.randbytes(1)
+        elif kind == 1 and at < len(out):
+            out[at] ^= 1 << rng.randrange(8)
+        elif kind == 2:
+            del out[at:]
+        elif kind == 3:
+            del out[at : at + rng.randint(1, 8)]
+        elif kind == 4:
+            out[at:at] = rng.randbytes(rng.randint(1, 8))
+        else:
+            out[at : at + 4] = rng.choice((b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x80\x80\x80\x80"))
+    return bytes(out)
+
+
+@pytest.mark.parametrize("mended", [False, True], ids=["as they are", "check sum of the table mended"])
+def test_thousands_of_accidents_end_in_a_sentence_or_in_the_same_bytes(mended: bool) -> None:
+    rng = random.Random(2)
+    streams = [SHORT, TILED, *(random_stream(rng) for _ in range(8))]
+    kinds: set[type] = set()
+    for turn in range(5000):
+        stream = streams[turn % len(streams)]
+        data = mutated(rng, stream.to_bytes())
+        if mended:
+            end = max(0, front_of(stream) - 4)
+            data = data[:end] + crc32(data[:end]).to_bytes(4, "big") + data[end + 4 :]
+        kinds |= {outcome(data, best_effort) for best_effort in (False, True)}
+    assert {NotTrifocal, Truncated, Damaged, Unsupported, Bitstream} <= kinds
+
+
+def outcome(data: bytes, best_effort: bool) -> type:
+    try:
+        stream = Bitstream.from_bytes(data, best_effort, name="fuzz.tri")
+    except FormatError as error:
+        sentence(error, "fuzz.tri")
+        return type(error)
+    if not best_effort:
+        assert stream.to_bytes() == data
+    describe(stream)
+    return type(stream)
+
+
+# ── files ──
+
+
+def test_open_and_save(tmp_path: Path) -> None:
+    path = tmp_path / "photo.tri"
+    TILED.save(path)
+    assert path.read_bytes() == TILED.to_bytes() and Bitstream.open(path) == TILED
+    path.write_bytes(TILED.to_bytes()[:-1])
+    with pytest.raises(Truncated, match=r"^photo.tri is cut short: 1 of its \d+ bytes are missing"):
+        Bitstream.open(str(path))
+    assert Bitstream.open(path, best_effort=True).layers[-1].chunks == (b"from", b"the", None)
+    with pytest.raises(FileNotFoundError):
+        Bitstream.open(tmp_path / "nowhere.tri")
+
+
+def test_a_vast_foreign_file_is_refused_by_its_first_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "vast.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    os.truncate(path, 1 << 34)
+    start = time.perf_counter()
+    with pytest.raises(
+        NotTrifocal, match=r"^vast.png is not a Trifocal file; it seems to be a PNG picture\.$"
+    ):
+        Bitstream.open(path)
+    assert time.perf_counter() - start < 1
+
+
+def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "photo.tri"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), replacing(path) as stream:
+        stream.write(b"half of the new")
+        raise RuntimeError
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["photo.tri"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "photo.tri"
+    path.write_bytes(b"old")
+    code = (
+        "import os, signal, sys; from trifocal.files import replacing\n"
+        "with replacing(sys.argv[1]) as stream:\n"
+        "    stream.write(bytes(1 << 20)); stream.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert run.returncode == -9 and path.read_bytes() == b"old"
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "photo.tri"
+    SHORT.save(path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="space"):
+        TILED.save(path)
+    assert Bitstream.open(path) == SHORT and len(os.listdir(tmp_path)) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions and devices")
+def test_saving_keeps_permissions_links_and_devices(tmp_path: Path) -> None:
+    path, link = tmp_path / "photo.tri", tmp_path / "link.tri"
+    SHORT.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask()
+    path.chmod(0o640)
+    link.symlink_to(path)
+    TILED.save(link)
+    assert link.is_symlink() and Bitstream.open(path) == TILED and stat.S_IMODE(path.stat().st_mode) == 0o640
+    SHORT.save(os.devnull)
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_saving_into_no_folder_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        SHORT.save(tmp_path / "nowhere" / "photo.tri")
