@@ -171,7 +171,8 @@ def decode(
         stream = Bitstream.open(job.source, best_effort=best_effort)
         codec = load_for(stream.header)
         decoded = codec.decode(stream, region=region, best_effort=best_effort, progress=advance)
-        decoded.picture.save(job.target)
+        for note in decoded.picture.save(job.target):
+            desk.note(f"{job.target.name}: {note}")
         if decoded.damaged:
             tiles = ", ".join(map(str, decoded.damaged))
             desk.note(f"{job.source.name} is damaged; greyed out: tile {tiles}.")
@@ -191,13 +192,15 @@ def info(
     """Says what a .tri file holds: its header, its layers and their bytes. Loads no network."""
     from trifocal.console import Desk
     from trifocal.container import Bitstream, describe
+    from trifocal.presets import PRESETS
 
     desk = Desk()
+    preset_name = {preset.id: preset.name for preset in PRESETS}
     status = 0
     for name in files:
         try:
             stream = Bitstream.open(name, best_effort=True)
-            facts = {"file": name} | describe(stream)
+            facts = {"file": name, "preset name": preset_name.get(stream.header.preset)} | describe(stream)
             desk.say(json.dumps(facts) if as_json else table_of(facts))
             if any(layer.damaged for layer in stream.layers):
                 Bitstream.open(name)  # raises the sentence that says what is damaged
@@ -223,10 +226,9 @@ def presets() -> None:
     from trifocal.console import Desk
     from trifocal.presets import PRESETS
 
-    table = Table("preset", "id", "method", "parameters", "what it is", box=None, header_style="bold")
-    for preset in PRESETS.values():
-        size = f"{preset.parameters / 1e6:.1f} M"
-        table.add_row(preset.name, str(preset.id), preset.method, size, preset.summary)
+    table = Table("preset", "id", "what it is", box=None, header_style="bold")
+    for preset in PRESETS:
+        table.add_row(preset.name, str(preset.id), preset.summary)
     Desk().out.print(table)
 
 
@@ -237,13 +239,17 @@ def demo(
     threads: Threads = None,
 ) -> None:
     """A photograph becomes demo.tri and comes back as demo.png, beside other formats at the same bytes."""
-    from trifocal.console import Desk, table_of_rows
+    from rich.table import Table
+
+    from trifocal.console import Desk
     from trifocal.demo import run
 
     use_threads(threads)
-    report = run(out, preset)
-    desk = Desk()
-    desk.out.print(table_of_rows(report.rows))
+    table = Table("", "bytes", "bpp", "PSNR", "encode", "decode", box=None, header_style="bold")
+    for row in run(out, preset):
+        seconds = f"{row.encode_s:.2f} s", f"{row.decode_s:.2f} s"
+        table.add_row(row.name, f"{row.size:,}", f"{row.bpp:.3f}", f"{row.psnr:.2f} dB", *seconds)
+    Desk().out.print(table)
 
 
 @app.command()
@@ -254,40 +260,49 @@ def train(
         list[str] | None, typer.Option(help="A folder of pictures, or tar files of them; may be said again.")
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="The folder for checkpoints and log.")
+        str | None, typer.Option("--out", "-o", help="The folder of the run; runs/PRESET, if not said.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps in all.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop after so many minutes of this run.")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Crops per step.")] = 8,
+    steps: Annotated[int | None, typer.Option(min=1, help="How long to train, in steps,")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="or in minutes.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Crops per step, not the recipe's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Not the recipe's.")] = None,
+    start: Annotated[str | None, typer.Option(help="Weights (.safetensors) to begin from.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")
     ] = False,
-    seed: int = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ...; the best there is, if not said.")
-    ] = None,
+    every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 5.0,
+    threads: Threads = None,
 ) -> None:
     """Trains a preset's network on pictures; needs the extra `train`."""
-    from trifocal import training
+    from trifocal import console, training
 
-    training.train(
-        preset,
-        [*(data or []), *(more or [])],
-        out=out,
-        steps=steps,
-        minutes=minutes,
-        batch=batch,
-        resume=resume,
-        seed=seed,
-        device=device,
-    )
+    use_threads(threads)
+    desk = console.Desk()
+    with console.reporting(desk) as report:
+        weights = training.train(
+            preset,
+            [*(data or []), *(more or [])],
+            out or f"runs/{preset}",
+            steps=steps,
+            minutes=minutes,
+            batch=batch,
+            learning_rate=learning_rate,
+            start=start,
+            resume=resume,
+            every=every,
+            report=report,
+        )
+    desk.say(str(weights))
 
 
 @app.command()
 def evaluate(
-    presets: Annotated[list[str], typer.Argument(metavar="PRESETS...", show_default=False)],
+    presets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PRESETS...", show_default=False, help="Also avif, webp and jpeg, to compare."
+        ),
+    ],
     data: Annotated[str, typer.Option(help="A folder of pictures.", show_default=False)],
     out: Annotated[str, typer.Option("--out", "-o", help="The table to write.")] = "results.csv",
     qualities: Annotated[
@@ -296,11 +311,25 @@ def evaluate(
     resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that are there.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Measures presets on real files: bytes, PSNR, MS-SSIM and times, a row per picture and quality; needs the extra `evaluate`."""
-    from trifocal import evaluation
+    """Measures presets on real files, a row per picture and quality; needs the extra `evaluate`.
+
+    A row has bytes, bits per pixel, PSNR, MS-SSIM and the seconds of encoding and decoding.
+    """
+    from trifocal import console, evaluation
 
     use_threads(threads)
-    evaluation.evaluate(presets, data, out, qualities=qualities, resume=resume)
+    desk = console.Desk()
+    with console.reporting(desk) as report:
+        rows = evaluation.evaluate(
+            presets,
+            data,
+            out,
+            qualities,
+            resume,
+            progress=lambda fraction: report(fraction, ""),
+            note=desk.note,
+        )
+    desk.say(f"{out}  {len(rows)} rows")
 
 
 def use_threads(count: int | None) -> None:

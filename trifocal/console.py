@@ -21,6 +21,7 @@ from rich.progress import (
 from trifocal.errors import OptionError, TrifocalError
 
 PATIENCE = 2.0  # seconds of one picture's work before a bar appears
+BETWEEN_LINES = 60.0  # seconds, where a log is written and not a terminal
 
 Advance = Callable[[float], None]
 
@@ -173,3 +174,22 @@ def bar_over(desk: Desk, jobs: Sequence[Job]) -> Iterator[Callable[[int], Advanc
         yield advance_of
     finally:
         bar.stop()
+
+
+@contextmanager
+def reporting(desk: Desk) -> Iterator[Callable[[float, str], None]]:
+    """Gives what a long run calls with its fraction done and a line of text: a bar, or now and then a line in a log."""
+    columns = [BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
+    last = -BETWEEN_LINES
+
+    def report(fraction: float, text: str) -> None:
+        nonlocal last
+        bar.update(task, completed=fraction, description=text)
+        now = time.monotonic()
+        if not desk.screen.is_terminal and (now - last >= BETWEEN_LINES or fraction >= 1):
+            last = now
+            desk.note(f"{fraction:4.0%}  {text}", style="")
+
+    with Progress(*columns, console=desk.screen, disable=not desk.screen.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+        yield report

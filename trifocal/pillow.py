@@ -28,7 +28,7 @@ class TriImageFile(ImageFile.ImageFile):
     def _open(self) -> None:
         assert self.fp is not None
         try:
-            stream = Bitstream.from_bytes(self.fp.read())
+            stream = Bitstream.from_bytes(self.fp.read(), best_effort=ImageFile.LOAD_TRUNCATED_IMAGES)
             self.info |= {key: data for tag, key in INFO_KEYS.items() if (data := metadata_of(stream, tag))}
         except FormatError as error:
             raise UnidentifiedImageError(str(error)) from error
@@ -42,10 +42,10 @@ class TriImageFile(ImageFile.ImageFile):
             from trifocal import decode
 
             try:
-                image = decode(self._stream).picture.to_pil()
+                decoded = decode(self._stream, best_effort=ImageFile.LOAD_TRUNCATED_IMAGES)
             except TrifocalError as error:
                 raise OSError(str(error)) from error
-            self.im = image.convert(self.mode).im
+            self.im = decoded.picture.to_pil().im
             self._stream = None
             if self._exclusive_fp and self.fp is not None:
                 self.fp.close()
@@ -63,10 +63,11 @@ def save(image: Image.Image, stream: IO[bytes], name: str | bytes) -> None:
     from trifocal import encode
 
     options = image.encoderinfo
-    given = {key: options[key] for key in ("icc_profile", "exif") if key in options}
-    if given:
+    if "icc_profile" in options or "exif" in options:
         image = image.copy()
-        image.info |= given
+        image.info["icc_profile"] = options.get("icc_profile", image.info.get("icc_profile"))
+        exif = options.get("exif") or b""
+        image.info["exif"] = exif.tobytes() if isinstance(exif, Image.Exif) else exif
     rate = {key: options[key] for key in ("quality", "bpp", "size") if key in options}
     try:
         picture = Picture.from_pil(image, metadata="all" if options.get("exif") else "colour")

@@ -1,0 +1,345 @@
+"""The command line: what it writes where, what it says, and its exit status whenever something failed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import trifocal
+from trifocal.cli import app, qualities_of, region_of, size_of
+from trifocal.console import Job, find, plan, refuse_to_replace
+from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.demo import PHOTOGRAPH
+from trifocal.errors import OptionError
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The real program in a process of its own."""
+    line = [sys.executable, "-m", "trifocal", *map(str, words)]
+    return subprocess.run(line, check=False, capture_output=True, text=True, timeout=120)
+
+
+def one_sentence(text: str) -> bool:
+    return len(text.strip().splitlines()) == 1 and text.strip().endswith(".") and "Traceback" not in text
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    with Image.open(PHOTOGRAPH) as image:
+        image.crop((200, 100, 360, 220)).save(path)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A sound .tri file as far as the container knows."""
+    path = tmp_path / "sound.tri"
+    layers = (Layer(Tag.LATENT, (b"abc", b"defgh")), Layer(Tag.ICC, (b"profile",)))
+    Bitstream(Header(768, 512, preset=1, level=400, fingerprint=0x1234), layers).save(path)
+    return path
+
+
+# ── encode and decode ──
+
+
+def test_a_picture_becomes_a_tri_file_and_comes_back(photo: Path) -> None:
+    encoded = run("encode", photo)
+    stream = Bitstream.open(photo.with_suffix(".tri"))
+    assert encoded.exit_code == 0
+    assert encoded.stdout.split() == [
+        str(photo.with_suffix(".tri")),
+        f"{stream.size:,}",
+        "bytes",
+        f"{8 * stream.size / (160 * 120):.3f}",
+        "bpp",
+        "quality",
+        "50",
+    ]
+    photo.unlink()
+    assert run("decode", photo.with_suffix(".tri")).exit_code == 0
+    with Image.open(photo) as image:
+        assert image.size == (160, 120)
+
+
+def test_rates_and_formats(photo: Path, tmp_path: Path) -> None:
+    small, low = tmp_path / "small.tri", tmp_path / "low.tri"
+    assert run("encode", photo, "--bytes", "1.5k", "-o", small).exit_code == 0
+    assert 1500 * 0.97 - 1 <= small.stat().st_size <= 1500
+    assert run("encode", photo, "--bpp", "0.5", "-o", low).exit_code == 0
+    assert low.stat().st_size <= 0.5 * 160 * 120 / 8
+    part = tmp_path / "part.webp"
+    assert run("decode", low, "--region", "10,20,70,50", "-o", part).exit_code == 0
+    with Image.open(part) as image:
+        assert (image.format, image.size) == ("WEBP", (70, 50))
+
+
+def test_a_rate_that_cannot_be_reached_is_said(photo: Path) -> None:
+    result = run("encode", photo, "--bytes", "20")
+    assert result.exit_code == 1
+    assert one_sentence(result.stderr)
+    assert not photo.with_suffix(".tri").exists()
+
+
+def test_threads_do_not_change_the_file(photo: Path, tmp_path: Path) -> None:
+    for threads in "1", "2":
+        done = command("encode", photo, "--threads", threads, "-o", tmp_path / f"{threads}.tri")
+        assert done.returncode == 0, done.stderr
+    assert run("decode", tmp_path / "1.tri", tmp_path / "2.tri").exit_code == 0
+    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+
+
+def test_folders_go_into_folders_and_failures_are_named(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in "a.png", "b.png", "deep/c.png":
+        (tmp_path / "in" / name).write_bytes(photo.read_bytes())
+    (tmp_path / "in" / "broken.png").write_bytes(photo.read_bytes()[:100])
+    done = command("encode", tmp_path / "in", "-r", "-o", tmp_path / "out")
+    assert done.returncode == 1
+    made = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.tri")}
+    assert made == {"a.tri", "b.tri", "deep/c.tri"}
+    assert len(done.stdout.splitlines()) == 3
+    assert f"1 of 4 failed: {tmp_path / 'in' / 'broken.png'}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_decode_replaces_nothing_that_was_not_named(photo: Path, tmp_path: Path) -> None:
+    before = photo.read_bytes()
+    run("encode", photo)
+    refused = run("decode", photo.with_suffix(".tri"))
+    assert refused.exit_code == 1
+    assert one_sentence(refused.stderr)
+    assert photo.read_bytes() == before
+    assert run("decode", photo.with_suffix(".tri"), "--force").exit_code == 0
+    assert photo.read_bytes() != before
+    assert run("decode", photo.with_suffix(".tri"), "-o", photo).exit_code == 0
+
+
+def test_encode_takes_the_place_of_an_older_file(photo: Path) -> None:
+    assert run("encode", photo, "-q", "80").exit_code == 0
+    larger = photo.with_suffix(".tri").stat().st_size
+    assert run("encode", photo, "-q", "10").exit_code == 0
+    assert photo.with_suffix(".tri").stat().st_size < larger
+
+
+def test_what_was_changed_in_a_picture_is_said_on_stderr(tmp_path: Path) -> None:
+    Image.new("CMYK", (40, 30), (0, 100, 200, 20)).save(tmp_path / "print.tif")
+    result = run("encode", tmp_path / "print.tif")
+    assert result.exit_code == 0
+    assert "print.tif" in result.stderr and "CMYK" in result.stderr
+    assert "CMYK" not in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["truncated", "flipped", "foreign", "empty", "missing"])
+def test_damaged_files_are_one_sentence(photo: Path, tmp_path: Path, kind: str) -> None:
+    run("encode", photo)
+    data = photo.with_suffix(".tri").read_bytes()
+    bad = tmp_path / "bad.tri"
+    spoilt = {"truncated": data[:-9], "flipped": data[:-9] + bytes([data[-9] ^ 4]) + data[-8:]}
+    if kind != "missing":
+        bad.write_bytes(spoilt.get(kind, b"hello, this is text\n" if kind == "foreign" else b""))
+    for verb in "decode", "info":
+        done = command(verb, bad)
+        assert done.returncode == 1
+        assert one_sentence(done.stderr)
+        assert "bad.tri" in done.stderr
+    assert not bad.with_suffix(".png").exists()
+
+
+# ── info, presets, demo ──
+
+
+def test_info_says_what_a_file_holds(file: Path) -> None:
+    result = run("info", file)
+    assert result.exit_code == 0
+    for fact in "sound.tri", "compact", "768", "512", "50.0", "1234", "LATENT", "8 bytes", "ICC":
+        assert fact in result.stdout
+
+
+def test_info_as_json_is_one_object_a_line(file: Path) -> None:
+    result = run("info", "--json", file, file)
+    facts = [json.loads(line) for line in result.stdout.splitlines()]
+    assert facts[0] == facts[1]
+    assert (facts[0]["width"], facts[0]["bytes"]) == (768, file.stat().st_size)
+    assert [layer["name"] for layer in facts[0]["layers"]] == ["LATENT", "ICC"]
+
+
+def test_info_shows_a_damaged_file_and_fails(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-8] ^= 1  # the last byte of the latent's second chunk
+    file.write_bytes(data)
+    result = run("info", file)
+    assert result.exit_code == 1
+    assert "768" in result.stdout
+    assert one_sentence(result.stderr) and "tile 1" in result.stderr
+
+
+def test_info_loads_neither_torch_nor_numpy(file: Path) -> None:
+    line = [sys.executable, "-X", "importtime", "-m", "trifocal", "info", str(file)]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    loaded = {row.rpartition("|")[2].strip() for row in done.stderr.splitlines()}
+    assert "trifocal.container.bitstream" in loaded
+    assert not {"torch", "numpy", "PIL", "PIL.Image"} & loaded
+
+
+def test_presets_are_listed() -> None:
+    result = run("presets")
+    assert result.exit_code == 0
+    for preset in trifocal.presets.PRESETS:
+        assert preset.name in result.stdout
+
+
+def test_the_demo_shows_a_photograph_in_trifocal_and_other_formats(tmp_path: Path) -> None:
+    result = run("demo", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"demo.tri", "demo.png"}
+    names = [line.split()[0] for line in result.stdout.splitlines()[1:]]
+    assert names[0] == "Trifocal" and "JPEG" in names
+    with Image.open(tmp_path / "demo.png") as image:
+        assert image.size == (600, 400)
+
+
+# ── options ──
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("encode",),
+        ("encode", "a.png", "--quality", "101"),
+        ("encode", "a.png", "--quality", "50", "--bpp", "0.25"),
+        ("encode", "a.png", "--bytes", "many"),
+        ("encode", "a.png", "--threads", "0"),
+        ("encode", "a.png", "--nonsense"),
+        ("decode", "a.tri", "--region", "1,2,3"),
+        ("evaluate", "compact", "--data", ".", "--qualities", "ten"),
+        ("nonsense",),
+    ],
+)
+def test_wrong_usage_exits_with_2(words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    assert result.stderr
+    assert not result.stdout
+
+
+def test_an_unknown_preset_is_one_sentence(photo: Path) -> None:
+    result = run("encode", photo, "--preset", "nonsense")
+    assert result.exit_code == 1
+    assert one_sentence(result.stderr)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    assert run("--version").stdout.strip() == f"trifocal {version('trifocal')}"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("20000", 20_000), ("20k", 20_000), ("1.5M", 1_500_000), ("20kB", 20_000), ("4Ki", 4096), ("2 k", 2000)],
+)
+def test_sizes_as_people_write_them(text: str, size: int) -> None:
+    assert size_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "k", "-3", "0", "20q", "nan", "inf", "1e999"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        size_of(text)
+
+
+def test_lists_of_numbers() -> None:
+    assert region_of("1,2, 3,4") == (1, 2, 3, 4)
+    assert qualities_of("10,30.5 50") == [10, 30.5, 50]
+
+
+# ── names ──
+
+
+def names_of(jobs: list[Job]) -> list[str]:
+    return [job.target.as_posix() for job in jobs]
+
+
+def test_outputs_stand_beside_their_inputs_or_where_out_says(tmp_path: Path) -> None:
+    one = {Path("a/x.jpg"): Path("a")}
+    two = one | {Path("b/y.png"): Path("b")}
+    assert names_of(plan(one, None, ".tri")) == ["a/x.tri"]
+    assert names_of(plan(one, "z.tri", ".tri")) == ["z.tri"]
+    assert names_of(plan(one, "new/", ".tri")) == ["new/x.tri"]
+    assert names_of(plan(one, str(tmp_path), ".tri")) == [f"{tmp_path.as_posix()}/x.tri"]
+    assert names_of(plan(two, "out", ".tri")) == ["out/x.tri", "out/y.tri"]
+    assert names_of(plan({Path("a/deep/x.jpg"): Path("a")}, "out", ".tri")) == ["out/deep/x.tri"]
+
+
+def test_names_that_would_be_the_same_are_told_apart() -> None:
+    found = dict.fromkeys([Path("a/x.jpg"), Path("a/X.png"), Path("a/y.png")], Path("a"))
+    assert names_of(plan(found, None, ".tri")) == ["a/x.jpg.tri", "a/X.png.tri", "a/y.tri"]
+    with pytest.raises(OptionError, match="two runs"):
+        plan({Path("a/x.jpg"): Path("a"), Path("b/x.jpg"): Path("b")}, "out", ".tri")
+
+
+def test_no_input_is_written_over() -> None:
+    with pytest.raises(OptionError, match="written over"):
+        plan({Path("a/x.tri"): Path("a")}, None, ".tri")
+    with pytest.raises(OptionError, match="written over"):
+        plan({Path("x.png"): Path(".")}, "../" + Path.cwd().name + "/x.png", ".tri")
+
+
+def test_folders_give_what_is_wanted_of_them(tmp_path: Path) -> None:
+    for name in "b.JPG", "a.png", "notes.txt", ".hidden.png", "deep/c.png":
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [path.name for path in find([str(tmp_path)], False, [".png", ".jpg"])]
+    assert names == ["a.png", "b.JPG"]
+    assert len(find([str(tmp_path), str(tmp_path / "a.png")], True, [".png", ".jpg"])) == 3
+    with pytest.raises(OptionError, match="nothing to take"):
+        find([str(tmp_path)], False, [".tri"])
+
+
+def test_what_is_there_is_named_before_anything_is_done(tmp_path: Path) -> None:
+    jobs = [Job(Path("x.tri"), tmp_path / name) for name in ("x.png", "y.png", "z.png")]
+    refuse_to_replace(jobs)
+    jobs[1].target.touch()
+    with pytest.raises(OptionError, match="y.png is there already; use --force"):
+        refuse_to_replace(jobs)
+
+
+# ── the process ──
+
+
+def test_a_closed_pipe_is_no_traceback(file: Path) -> None:
+    script = f"{sys.executable} -m trifocal info {' '.join([str(file)] * 50)} | head -n 1"
+    done = subprocess.run(script, shell=True, check=False, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_is_clean(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(200):
+        (tmp_path / "in" / f"{number:03}.png").write_bytes(photo.read_bytes())
+    line = [sys.executable, "-m", "trifocal", "encode", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "001.tri").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    made = list((tmp_path / "out").iterdir())
+    assert 0 < len(made) < 200
+    assert all(Bitstream.open(path).size == path.stat().st_size for path in made)
