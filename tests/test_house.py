@@ -16,12 +16,12 @@ HOUSE = ROOT / "trifocal"
 
 # A room imports only from rooms on lower steps. The front door (`import trifocal`) stands below the four rooms above it.
 STAIRCASE = (
-    ("types", "errors", "files"),
+    ("types", "errors", "files", "clock"),
     ("container", "pictures"),
     ("layers",),
     ("transforms",),
     ("entropy", "text", "machine"),
-    ("losses",),
+    ("losses", "rate", "sidecar"),
     ("codec",),
     ("methods",),
     ("weights",),

@@ -37,7 +37,7 @@ class TriImageFile(ImageFile.ImageFile):
         self._mode = ("L" if stream.header.grey else "RGB") + ("A" if stream.layer(Tag.ALPHA) else "")
         self.info["quality"] = stream.header.quality
 
-    def load(self) -> Image.core.PixelAccess | None:
+    def load(self) -> "Image.core.PixelAccess | None":
         if self._stream is not None:
             from trifocal import decode
 
