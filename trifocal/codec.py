@@ -1,0 +1,229 @@
+"""The road on one page: image → analysis → y → entropy ⇄ bytes → y_hat → synthesis → image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trifocal.clock import Clock
+from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.entropy import Coder, EntropyModel, Meter, Reader, TrainingMeter, Writer
+from trifocal.errors import Damaged
+from trifocal.pictures import Picture
+from trifocal.pictures.canvas import LATENT_STRIDE, Canvas, window
+from trifocal.pictures.tiles import Box, Tile, check_region
+from trifocal.rate import rate_of, search
+from trifocal.sidecar import picture_of, side_layers
+from trifocal.types import Decoded, Output
+
+GREY = 128
+SEARCH_BEGINS = 0.3  # of the progress, where a size was asked for
+
+Progress = Callable[[float], None]
+T = TypeVar("T")
+
+
+class Codec(nn.Module):
+    """A picture ⇄ a stream of bytes. A method overrides what its paper changes.
+
+    Args:
+        analysis: x → y.
+        entropy: y ⇄ coder ⇄ y_hat.
+        synthesis: y_hat, level → x_hat.
+        reach: pixels to each side that analysis and synthesis look at, a multiple of 16.
+    """
+
+    preset_id = 0
+    fingerprint = 0
+
+    def __init__(self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, reach: int) -> None:
+        super().__init__()
+        self.analysis = analysis
+        self.entropy = entropy
+        self.synthesis = synthesis
+        self.reach = reach
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M]."""
+        y: Tensor = self.analysis(x.to(dtype_of(self.analysis)))
+        return y.float()
+
+    def walk(self, coder: Coder, y: Tensor | None, level: Tensor, size: tuple[int, int]) -> Tensor:
+        """y, or the coder's bytes → y_hat [B, h, w, M]; the only entropy road there is."""
+        return self.entropy.walk(coder, y, level, size)
+
+    def synthesise(self, y_hat: Tensor, level: Tensor) -> Tensor:
+        """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w]."""
+        x_hat: Tensor = self.synthesis(y_hat.to(dtype_of(self.synthesis)), level)
+        return x_hat.float()
+
+    def forward(self, x: Tensor, level: Tensor) -> Output:
+        """x [B, 3, H, W] in 0..1, H and W multiples of 64; level [B] → Output. A meter walks."""
+        y = self.analyse(x)
+        meter = TrainingMeter(len(x), x.device) if self.training else Meter(self.entropy.cost(), len(x))
+        y_hat = self.walk(meter, y, level, (y.shape[1], y.shape[2]))
+        return Output(self.synthesise(y_hat, level), y_hat, meter.bits)
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        picture: Picture,
+        quality: float | None = None,
+        bpp: float | None = None,
+        size: int | None = None,
+        progress: Progress | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> Bitstream:
+        """A Writer walks each tile.
+
+        Args:
+            picture: what to encode.
+            quality: 0..100, kept to 1/8; 50 if none of the three is given.
+            bpp: bits of the whole file per pixel, to stay at or under.
+            size: bytes of the whole file, to stay at or under. A size that quality 100 does not fill is not an error.
+            progress: called with the fraction done, 0..1.
+            timings: gets the seconds spent in analysis, walk (the networks) and coding (the range coder).
+
+        Raises:
+            OptionError: for more than one of quality, bpp and size, or one out of its range.
+            RateError: if quality 0 is larger than bpp or size allow.
+        """
+        clock = Clock(timings)
+        rate = rate_of(picture.width * picture.height, quality, bpp, size)
+        canvas = Canvas(picture.width, picture.height, self.reach)
+        side = side_layers(picture)
+        tiles = track(canvas.tiles(), progress, (0.0, 1.0 if rate.size is None else SEARCH_BEGINS))
+        latents: Iterable[Tensor] = (self._latent(picture.rgb, canvas, tile, clock) for tile in tiles)
+
+        def write(level: int) -> Bitstream:
+            return stream(level, tuple(self._write(y, level, clock) for y in latents))
+
+        def stream(level: int, chunks: tuple[bytes, ...]) -> Bitstream:
+            header = Header(
+                picture.width, picture.height, self.preset_id, level, self.fingerprint, picture.grey
+            )
+            return Bitstream(header, (Layer(Tag.LATENT, chunks), *side))
+
+        if rate.level is not None:
+            return write(rate.level)
+        assert rate.size is not None
+        latents = kept = list(latents)
+        front = stream(0, (b"",) * len(latents)).size
+        return search(
+            rate.size, lambda level: front + sum(self._bits(y, level, clock) for y in kept) / 8, write
+        )
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        bitstream: Bitstream,
+        region: Box | None = None,
+        best_effort: bool = False,
+        progress: Progress | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> Decoded:
+        """A Reader walks each tile that the region needs.
+
+        Args:
+            bitstream: what `encode` made.
+            region: x, y, width, height in pixels; the whole picture if None.
+            best_effort: grey out tiles that are damaged, instead of refusing.
+            progress: called with the fraction done, 0..1.
+            timings: gets the seconds spent in walk, coding and synthesis.
+
+        Raises:
+            Damaged: if a tile is damaged, or the layer has not a chunk for each tile.
+            OptionError: if the region is empty or leaves the picture.
+            Unsupported: if the picture is above the limit of pixels.
+        """
+        clock = Clock(timings)
+        header = bitstream.header
+        header.check_pixels()
+        canvas = Canvas(header.width, header.height, self.reach)
+        region = check_region(header.width, header.height, region or (0, 0, header.width, header.height))
+        layer = bitstream.layer(Tag.LATENT)
+        if layer is None or len(layer.chunks) != len(canvas.tiles()):
+            raise Damaged("The file is damaged: it has not one piece of data for each tile of its picture.")
+        y_hat = torch.zeros(1, *canvas.latent_shape, self.entropy.latent_channels)
+        lost = set()
+        for tile in track(canvas.tiles_around(region), progress, (0.0, 0.6)):
+            rows, columns = window(canvas.core(tile))
+            try:
+                y_hat[:, rows, columns] = self._read(
+                    layer.chunks[tile.index], y_hat[:, rows, columns], header.level, clock
+                )
+            except Damaged as error:
+                if not best_effort:
+                    raise Damaged(f"{error} It is tile {tile.index}.", (tile.index,)) from error
+                lost.add(tile.index)
+        rgb = np.empty((region[3], region[2], 3), dtype=np.uint8)
+        for tile in track(canvas.tiles_of(region), progress, (0.6, 1.0)):
+            pixels = GREY if tile.index in lost else self._pixels(y_hat, canvas, tile, header.level, clock)
+            canvas.paste(rgb, region, tile, pixels)
+        return Decoded(picture_of(rgb, bitstream, region), tuple(sorted(lost)))
+
+    def _latent(self, rgb: NDArray[np.uint8], canvas: Canvas, tile: Tile, clock: Clock) -> Tensor:
+        """y of one tile, [1, h, w, M], from its pixels and the real ones around them."""
+        with clock("analysis"):
+            pixels = torch.from_numpy(canvas.crop(rgb, tile)).to(self._device())
+            y = self.analyse(pixels.permute(2, 0, 1)[None].float() / 255)
+            rows, columns = canvas.within_halo(tile, LATENT_STRIDE)
+            return y[:, rows, columns].contiguous()
+
+    def _write(self, y: Tensor, level: int, clock: Clock) -> bytes:
+        writer = Writer(self.entropy.models())
+        with clock("walk"):
+            self.walk(writer, y, self._level(level), (y.shape[1], y.shape[2]))
+        clock.move("walk", "coding", writer.seconds)
+        return writer.bytes()
+
+    def _bits(self, y: Tensor, level: int, clock: Clock) -> float:
+        meter = Meter(self.entropy.cost())
+        with clock("walk"):
+            self.walk(meter, y, self._level(level), (y.shape[1], y.shape[2]))
+        return float(meter.bits)
+
+    def _read(self, data: bytes | None, place: Tensor, level: int, clock: Clock) -> Tensor:
+        """y_hat of one tile, of the shape of `place`."""
+        if data is None:
+            raise Damaged("The coded latent of a tile does not match its check sum.")
+        reader = Reader(self.entropy.models(), data)
+        with clock("walk"):
+            y_hat = self.walk(reader, None, self._level(level), (place.shape[1], place.shape[2]))
+        clock.move("walk", "coding", reader.seconds)
+        return y_hat
+
+    def _pixels(
+        self, y_hat: Tensor, canvas: Canvas, tile: Tile, level: int, clock: Clock
+    ) -> NDArray[np.uint8]:
+        """A tile's pixels, uint8 [H, W, 3], from its latent and the latents around it."""
+        with clock("synthesis"):
+            rows, columns = window(canvas.halo(tile))
+            x_hat = self.synthesise(y_hat[:, rows, columns].to(self._device()), self._level(level))
+            rows, columns = canvas.within_halo(tile)
+            x_hat = x_hat[0, :, rows, columns].permute(1, 2, 0)
+            return x_hat.mul(255).round_().clamp_(0, 255).byte().cpu().numpy()
+
+    def _level(self, level: int) -> Tensor:
+        return torch.tensor([level], device=self._device())
+
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The precision of a transform; analysis and synthesis may run in bfloat16."""
+    return next(module.parameters()).dtype
+
+
+def track(items: Sequence[T], progress: Progress | None, between: tuple[float, float]) -> Iterator[T]:
+    """The items, and after each the progress between the two fractions."""
+    for number, item in enumerate(items, start=1):
+        yield item
+        if progress:
+            progress(between[0] + (between[1] - between[0]) * number / len(items))

@@ -1,0 +1,107 @@
+"""The context model: four passes, each of which sees everything that the passes before it decoded.
+
+In every pass, each position of a 2×2 neighbourhood codes another quarter of the channels, so that a value is
+predicted from its neighbours in space and from other channels at its own place. Form after the four-step spatial prior
+of DCVC's image model; the order of the positions is 0, 3, 1, 2 (the diagonal first), turned for each channel group.
+"""
+
+from math import pi, sqrt
+
+import torch
+from torch import Tensor, nn
+
+from trifocal.entropy.exact import Snap
+from trifocal.entropy.tables import ROWS, ROWS_PER_OCTAVE, SMALLEST_SCALE
+from trifocal.layers import Block, Depthwise, Knots
+
+PASSES = 4
+ORDER = (0, 3, 1, 2)
+MEAN_BITS = 4
+
+
+def take(y: Tensor, step: int) -> Tensor:
+    """What pass `step` codes of a full tensor: [B, h, w, M] → [B, h/2, w/2, 4, M/4], h and w even."""
+    b, h, w, m = y.shape
+    y = y.reshape(b, h // 2, 2, w // 2, 2, m // 4, 4)
+    places = [y[:, :, p // 2, :, p % 2, :, ORDER[step] ^ p] for p in range(4)]
+    return torch.stack(places, dim=3)
+
+
+def put(part: Tensor, step: int) -> Tensor:
+    """The inverse of `take`, zero where pass `step` codes nothing: [B, h/2, w/2, 4, M/4] → [B, h, w, M]."""
+    b, h, w, _, m = part.shape
+    y = part.new_zeros(b, h, 2, w, 2, m, 4)
+    for p in range(4):
+        y[:, :, p // 2, :, p % 2, :, ORDER[step] ^ p] = part[:, :, :, p]
+    return y.reshape(b, 2 * h, 2 * w, 4 * m)
+
+
+class Context(nn.Module):
+    """Mean and scale index of the values of one pass, from the hyper features and what is decoded already.
+
+    Args:
+        latent_channels: M, a multiple of 4.
+        width: W of the hyper features and the blocks.
+        blocks: how many blocks, shared by the passes.
+        spread: initial standard deviation of each scaled latent channel at each quality knot, [K, M].
+        linear_channels: the first channels whose mean is also predicted linearly from their 3×3 neighbours.
+    """
+
+    def __init__(
+        self, latent_channels: int, width: int, blocks: int, spread: Tensor, linear_channels: int = 32
+    ) -> None:
+        super().__init__()
+        quarter = latent_channels // 4
+        self.linear_channels = linear_channels
+        self.normalise = Knots(1 / spread)
+        self.mean_scale = Knots(spread)
+        self.index = Knots(_index_of(spread))
+        self.start = Knots(torch.zeros(len(spread), width))
+        self.compress = Snap(bound=8.0)
+        self.adapt = nn.ModuleList([nn.Linear(latent_channels, width) for _ in range(PASSES - 1)])
+        self.blocks = nn.Sequential(*[Block(width) for _ in range(blocks)])
+        self.heads = nn.ModuleList([nn.Linear(width, 2 * quarter) for _ in range(4 * PASSES)])
+        self.neighbours = nn.ModuleList([Depthwise(linear_channels, bias=False) for _ in range(PASSES - 1)])
+        self.snap_mean = Snap(MEAN_BITS, bound=2.0**14)
+        for head in self.heads:
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        for layer in self.neighbours:
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """features [B, h, w, W], y_hat [B, h, w, M] with zeros where nothing is decoded, level [B] →
+        mean and scale index (real-valued, within the tables), each [B, h/2, w/2, 4, M/4].
+        """
+        hidden = features + self.start(level)
+        if step > 0:
+            hidden = hidden + self.adapt[step - 1](self.compress(y_hat * self.normalise(level)))
+        hidden = self.blocks(hidden)
+        raw_mean, raw_index = self._heads(step, hidden)
+        mean = raw_mean * self._of_step(self.mean_scale(level), step)
+        if step > 0:
+            mean = mean + self._linear_mean(step, y_hat, raw_mean.shape[-1])
+        scale_index = raw_index * ROWS_PER_OCTAVE + self._of_step(self.index(level), step)
+        return self.snap_mean(mean), scale_index.clamp(0, ROWS - 1)
+
+    def _heads(self, step: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        b, h, w, c = hidden.shape
+        places = hidden.reshape(b, h // 2, 2, w // 2, 2, c)
+        heads = self.heads[4 * step : 4 * step + 4]
+        raw = torch.stack([head(places[:, :, p // 2, :, p % 2]) for p, head in enumerate(heads)], dim=3)
+        mean, index = raw.chunk(2, dim=-1)
+        return mean, index
+
+    def _of_step(self, values: Tensor, step: int) -> Tensor:
+        """[B, 1, 1, M] → [B, 1, 1, 4, M/4] in the order of `take`."""
+        groups = values.reshape(*values.shape[:3], -1, 4)
+        return torch.stack([groups[..., ORDER[step] ^ p] for p in range(4)], dim=3)
+
+    def _linear_mean(self, step: int, y_hat: Tensor, quarter: int) -> Tensor:
+        linear = take(self.neighbours[step - 1](y_hat[..., : self.linear_channels]), step)
+        return torch.nn.functional.pad(linear, (0, quarter - linear.shape[-1]))
+
+
+def _index_of(spread: Tensor) -> Tensor:
+    """Row of the table whose logistic has this standard deviation (π/√3 times its scale), real-valued."""
+    return torch.log2(spread * sqrt(3) / pi / SMALLEST_SCALE).mul(ROWS_PER_OCTAVE).clamp(0, ROWS - 1)

@@ -1,0 +1,141 @@
+"""The entropy model: hyperprior, context, gains and tables, and the walk over them that is written once."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from trifocal.entropy.coder import Coder, Model, cost_table, models_of
+from trifocal.entropy.context import MEAN_BITS, PASSES, Context, put, take
+from trifocal.entropy.exact import Snap, exact_twin
+from trifocal.entropy.quantise import Gain
+from trifocal.entropy.tables import ROWS, logistic_frequencies
+from trifocal.layers import Knots
+from trifocal.transforms.dct import BLOCK, ordered_std
+from trifocal.transforms.hyper import HyperAnalysis, HyperSynthesis
+
+
+class Prior(nn.Module):
+    """Mean and scale index of the hyper-latent: a vector each for every quality, the same at all places."""
+
+    def __init__(self, channels: int, knots: int) -> None:
+        super().__init__()
+        self.mean = Knots(torch.zeros(knots, channels))
+        self.index = Knots(torch.full((knots, channels), 30.0))
+        self.snap = Snap(MEAN_BITS)
+
+    def forward(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """[B] → mean and scale index, each [B, 1, 1, Z]."""
+        return self.snap(self.mean(level)), self.index(level).clamp(0, ROWS - 1)
+
+
+class ExactSide(nn.Module):
+    """The networks between z_hat and the coder: all that both sides must compute alike."""
+
+    def __init__(self, prior: Prior, hyper_synthesis: HyperSynthesis, context: Context) -> None:
+        super().__init__()
+        self.prior = prior
+        self.hyper_synthesis = hyper_synthesis
+        self.context = context
+
+
+class EntropyModel(nn.Module):
+    """y ⇄ coder ⇄ y_hat.
+
+    Args:
+        latent_channels: M, a multiple of 4.
+        hyper_channels: Z.
+        width: width of the context model.
+        blocks: blocks of the context model.
+        steps: quantiser step at each quality knot, [K]: where the gains start.
+    """
+
+    def __init__(
+        self, latent_channels: int, hyper_channels: int, width: int, blocks: int, steps: Tensor
+    ) -> None:
+        super().__init__()
+        spread = (ordered_std(BLOCK, latent_channels)[None] / steps[:, None]).clamp(min=0.02)
+        self.gain = Gain(steps, latent_channels)
+        self.hyper_analysis = HyperAnalysis(latent_channels, 128, hyper_channels)
+        self.exact_side = ExactSide(
+            Prior(hyper_channels, len(steps)),
+            HyperSynthesis(hyper_channels, 128, width),
+            Context(latent_channels, width, blocks, spread),
+        )
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
+        self._twin: ExactSide | None = None
+        self._models: list[Model] | None = None
+        self._cost: Tensor | None = None
+        self.latent_channels = latent_channels
+
+    def walk(self, coder: Coder, y: Tensor | None, level: Tensor, size: tuple[int, int]) -> Tensor:
+        """The only road between latent and coder.
+
+        Args:
+            coder: a Meter, a Writer or a Reader.
+            y: latent, [B, h, w, M], or None for a Reader.
+            level: [B].
+            size: h and w, multiples of 4.
+
+        Returns:
+            y_hat, [B, h, w, M], in the units of y.
+        """
+        side = self.exact_side if self.training else self.twin()
+        gain = self.gain(level)
+        scaled = None if y is None else y * gain
+        z = None if scaled is None else self.hyper_analysis(scaled * self.exact_side.context.normalise(level))
+        z_hat = coder.code(_as(z, side), *_everywhere(side.prior(level), size))
+        features = side.hyper_synthesis(z_hat)
+        y_hat = self._passes(coder, side, _as(scaled, side), features, level)
+        return y_hat.to(gain.dtype) / gain
+
+    def _passes(
+        self, coder: Coder, side: ExactSide, y: Tensor | None, features: Tensor, level: Tensor
+    ) -> Tensor:
+        y_hat = features.new_zeros(*features.shape[:3], self.latent_channels)
+        for step in range(PASSES):
+            mean, scale_index = side.context(step, features, y_hat, level)
+            part = coder.code(None if y is None else take(y, step), mean, scale_index)
+            y_hat = y_hat + put(part, step)
+        return y_hat
+
+    def twin(self) -> ExactSide:
+        """The exact twin, built once after the weights were last set."""
+        if self._twin is None:
+            self._twin = cast(
+                ExactSide, exact_twin(self.exact_side, (ExactSide, Prior, HyperSynthesis, Context))
+            )
+        return self._twin
+
+    def models(self) -> list[Model]:
+        """The range coder's models, built once."""
+        if self._models is None:
+            self._models = models_of(self.frequencies.cpu().numpy())
+        return self._models
+
+    def cost(self) -> Tensor:
+        """The Meter's table, built once."""
+        if self._cost is None:
+            self._cost = torch.from_numpy(cost_table(self.frequencies.cpu().numpy()))
+        return self._cost
+
+    def train(self, mode: bool = True) -> EntropyModel:
+        """Besides `nn.Module.train`, forgets what was built from the weights, since they may change."""
+        self._twin = None
+        self._models = None
+        self._cost = None
+        return super().train(mode)
+
+
+def _as(y: Tensor | None, side: ExactSide) -> Tensor | None:
+    """y in the precision of the side that codes it: float64 where that is the exact twin."""
+    return y if y is None or side.training else y.double()
+
+
+def _everywhere(parameters: tuple[Tensor, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """[B, 1, 1, Z] → [B, h/4, w/4, Z]."""
+    mean, index = (p.expand(-1, size[0] // 4, size[1] // 4, -1) for p in parameters)
+    return mean, index

@@ -1,0 +1,105 @@
+"""Blocks that the networks share. Feature maps are channels-last: [B, H, W, C]."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def space_to_depth(x: Tensor, factor: int) -> Tensor:
+    """[B, H, W, C] → [B, H/f, W/f, f·f·C]; the new channels run over (row, column, old channel)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // factor, factor, w // factor, factor, c)
+    return x.transpose(2, 3).reshape(b, h // factor, w // factor, factor * factor * c)
+
+
+def depth_to_space(x: Tensor, factor: int) -> Tensor:
+    """The inverse of `space_to_depth`: [B, H, W, f·f·C] → [B, f·H, f·W, C]."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, factor, factor, c // factor**2)
+    return x.transpose(2, 3).reshape(b, h * factor, w * factor, c // factor**2)
+
+
+class SpaceToDepth(nn.Module):
+    """`space_to_depth` as a layer."""
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return space_to_depth(x, self.factor)
+
+
+class DepthToSpace(nn.Module):
+    """`depth_to_space` as a layer."""
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depth_to_space(x, self.factor)
+
+
+class Depthwise(nn.Module):
+    """A 3×3 convolution of each channel by itself, zero-padded: [B, H, W, C] → [B, H, W, C]."""
+
+    def __init__(self, channels: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        nn.init.uniform_(self.weight, -1 / 3, 1 / 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 3, 1, 2)
+        x = F.conv2d(x, self.weight.to(x.dtype), self._bias(x), padding=1, groups=x.shape[1])
+        return x.permute(0, 2, 3, 1)
+
+    def _bias(self, x: Tensor) -> Tensor | None:
+        return None if self.bias is None else self.bias.to(x.dtype)
+
+
+class Block(nn.Module):
+    """x + project(relu(expand(depthwise(x)))): the residual block of both sides. Starts as the identity.
+
+    The depthwise–pointwise form follows DCVC's image model (see MODEL_CARD); it has no normalisation and no
+    attention, so its receptive field is one step to each side and tiles with a halo are exact.
+    """
+
+    def __init__(self, channels: int, expansion: int = 2) -> None:
+        super().__init__()
+        self.depthwise = Depthwise(channels)
+        self.expand = nn.Linear(channels, expansion * channels)
+        self.activation = nn.ReLU()
+        self.project = zero_init(nn.Linear(expansion * channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(self.activation(self.expand(self.depthwise(x))))
+
+
+class Knots(nn.Module):
+    """A vector for each quality level, linear between learned knots.
+
+    Args:
+        initial: values at the knots, [K, C]. Knot k stands at level k·SPACING.
+    """
+
+    SPACING = 128
+
+    def __init__(self, initial: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(initial.clone())
+
+    def forward(self, level: Tensor) -> Tensor:
+        """[B] integer levels in 0..(K-1)·SPACING-1 → [B, 1, 1, C]."""
+        low = level // self.SPACING
+        fraction = ((level % self.SPACING) / self.SPACING).to(self.table.dtype)[:, None]
+        value = self.table[low] * (1 - fraction) + self.table[low + 1] * fraction
+        return value[:, None, None, :]
+
+
+def zero_init(layer: nn.Linear) -> nn.Linear:
+    """The layer with weight and bias set to zero, so that what it feeds starts without it."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,37 @@
+"""What training minimises."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from trifocal.types import MAX_LEVEL, Output
+
+LAMBDA_RANGE = (0.0012, 0.25)
+
+
+def lambda_of(level: Tensor, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:
+    """The trade of a quality level, [B] → [B]: log-spaced over the levels (DCVC-UF, training recipe)."""
+    low, high = (math.log(limit) for limit in limits)
+    return torch.exp(low + (high - low) * level / MAX_LEVEL)
+
+
+def bits_per_pixel(output: Output, x: Tensor) -> Tensor:
+    """[B]."""
+    return output.bits / (x.shape[-2] * x.shape[-1])
+
+
+def mean_squared_error(output: Output, x: Tensor) -> Tensor:
+    """On the 0..255 scale, over pixels and colours, [B]."""
+    return 255**2 * (output.x_hat.float() - x).square().flatten(1).mean(1)
+
+
+def rate_distortion(output: Output, x: Tensor, level: Tensor) -> Tensor:
+    """bpp + λ · MSE for each picture, [B]; λ as printed by Ballé 2018 and since, the MSE on the 0..255 scale."""
+    return bits_per_pixel(output, x) + lambda_of(level) * mean_squared_error(output, x)
+
+
+def balance(level: Tensor, exponent: float = 0.45) -> Tensor:
+    """λ^−exponent, 1 in the middle: the rate–distortion cost grows about so, and each quality should weigh alike."""
+    middle = lambda_of(torch.full_like(level, MAX_LEVEL // 2))
+    return (lambda_of(level) / middle) ** -exponent

@@ -1,0 +1,100 @@
+"""A picture as the networks see it: padded, cut into tiles, each with a halo, on the latent's grid."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trifocal.pictures.tiles import Box, Tile, tiles, tiles_of_region
+
+TILE = 1024
+PADDING = 64
+LATENT_STRIDE = 16
+Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A picture's size in pixels, and how far the transforms look to each side (a multiple of 16 pixels).
+
+    The canvas is the picture with its last row and column repeated up to a multiple of 64. Windows are (rows, columns).
+    """
+
+    width: int
+    height: int
+    reach: int
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Width and height of the canvas."""
+        return self.width + -self.width % PADDING, self.height + -self.height % PADDING
+
+    def tiles(self) -> tuple[Tile, ...]:
+        """All tiles, in the order of the file's chunks."""
+        return tiles(self.width, self.height, TILE)
+
+    def tiles_of(self, region: Box) -> tuple[Tile, ...]:
+        """The tiles that hold a pixel of the region."""
+        return tiles_of_region(self.width, self.height, TILE, region)
+
+    def tiles_around(self, region: Box) -> tuple[Tile, ...]:
+        """The tiles whose latents the region's own tiles need: theirs, and those that their halos touch."""
+        inner = self.tiles_of(region)
+        first, last = inner[0], inner[-1]
+        left, top = max(0, first.x - self.reach), max(0, first.y - self.reach)
+        right = min(self.width, last.x + last.width + self.reach)
+        bottom = min(self.height, last.y + last.height + self.reach)
+        return self.tiles_of((left, top, right - left, bottom - top))
+
+    def core(self, tile: Tile) -> Box:
+        """The tile with its share of the padding: x, y, width, height, multiples of 64."""
+        wide, high = self.padded
+        return tile.x, tile.y, min(TILE, wide - tile.x), min(TILE, high - tile.y)
+
+    def halo(self, tile: Tile) -> Box:
+        """The core and `reach` pixels on each side, as far as there is canvas."""
+        x, y, width, height = self.core(tile)
+        wide, high = self.padded
+        left, top = max(0, x - self.reach), max(0, y - self.reach)
+        return (
+            left,
+            top,
+            min(wide, x + width + self.reach) - left,
+            min(high, y + height + self.reach) - top,
+        )
+
+    def crop(self, rgb: NDArray[np.uint8], tile: Tile) -> NDArray[np.uint8]:
+        """The pixels of a tile's halo, [H, W, 3]."""
+        x, y, width, height = self.halo(tile)
+        inside = rgb[y : y + height, x : x + width]
+        below, right = height - inside.shape[0], width - inside.shape[1]
+        return np.pad(inside, ((0, below), (0, right), (0, 0)), mode="edge")
+
+    def within_halo(self, tile: Tile, stride: int = 1) -> Window:
+        """Where the core lies within the halo, in steps of `stride` pixels."""
+        x, y, width, height = self.core(tile)
+        left, top, _, _ = self.halo(tile)
+        return window((x - left, y - top, width, height), stride)
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """Rows and columns of the whole latent."""
+        wide, high = self.padded
+        return high // LATENT_STRIDE, wide // LATENT_STRIDE
+
+    def paste(
+        self, into: NDArray[np.uint8], region: Box, tile: Tile, pixels: NDArray[np.uint8] | int
+    ) -> None:
+        """Puts a tile's core pixels, or one value for all, where they belong in the picture of a region."""
+        x, y, width, height = region
+        left, top = max(x, tile.x), max(y, tile.y)
+        right, bottom = min(x + width, tile.x + tile.width), min(y + height, tile.y + tile.height)
+        if not isinstance(pixels, int):
+            pixels = pixels[top - tile.y : bottom - tile.y, left - tile.x : right - tile.x]
+        into[top - y : bottom - y, left - x : right - x] = pixels
+
+
+def window(box: Box, stride: int = LATENT_STRIDE) -> Window:
+    """Rows and columns of a box whose numbers are multiples of the stride."""
+    x, y, width, height = (number // stride for number in box)
+    return slice(y, y + height), slice(x, x + width)

@@ -1,0 +1,42 @@
+"""A training run on disk: DIR/checkpoint.pt is replaced as a whole, DIR/log.csv grows."""
+
+import csv
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Progress:
+    """How far a run is; `seconds` counts the time spent in steps over all its sessions."""
+
+    step: int = 0
+    seconds: float = 0.0
+    spent: float = 0.0
+    best: float = field(default=float("inf"))
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes beside the old checkpoint and then takes its place."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def restore(path: Path, device: torch.device) -> dict[str, Any]:
+    """What `save` wrote; only tensors and plain values are read, no code."""
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state
+
+
+def append_row(path: Path, row: dict[str, object]) -> None:
+    """One more line of a CSV file; the first brings the heading."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)

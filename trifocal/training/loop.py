@@ -1,0 +1,254 @@
+"""The training loop, to be read from top to bottom.
+
+    pictures ── crops ── codec(x, level) ── bpp + λ(level)·MSE ── Adam ── averaged weights ── held-out loss ── checkpoint
+
+Every picture of a batch draws its own quality, so that one model learns all rates. The run is bounded by steps or by
+minutes; the learning rate follows the part of that bound which is used up, whichever machine it runs on.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from trifocal.codec import Codec
+from trifocal.data import Crops, TrainingPicture, read_pictures, split
+from trifocal.data.images import centre_crop
+from trifocal.errors import OptionError
+from trifocal.losses import balance, bits_per_pixel, mean_squared_error, rate_distortion
+from trifocal.presets import Recipe, find
+from trifocal.training.checkpoint import Progress, append_row, restore, save
+from trifocal.types import MAX_LEVEL
+
+VALIDATION_LEVELS = (80, 240, 400, 560, 720)
+VALIDATION_PICTURES = 32
+Report = Callable[[float, str], None]
+
+
+def train(
+    preset: str,
+    data: Sequence[str | Path],
+    out: str | Path,
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch: int | None = None,
+    learning_rate: float | None = None,
+    start: str | Path | None = None,
+    resume: bool = False,
+    every: float = 5.0,
+    report: Report | None = None,
+) -> Path:
+    """Trains a preset by its recipe.
+
+    Args:
+        preset: its name.
+        data: folders, pictures and WebDataset shards; one picture in forty is held out.
+        out: folder of the run: checkpoint.pt, log.csv, and NAME.safetensors at the end.
+        steps, minutes: the run's length; one of them.
+        batch, learning_rate: instead of the recipe's.
+        start: weights (.safetensors) to begin from.
+        resume: go on from the checkpoint in `out`, with its optimiser and its place in the schedule.
+        every: minutes between checkpoints.
+        report: called after each step with the fraction done and a line of text.
+
+    Returns:
+        The exported weights.
+
+    Raises:
+        OptionError: for a run without an end, without data, or without the checkpoint that it should resume.
+        PresetError: if there is no such preset.
+    """
+    if (steps is None) == (minutes is None):
+        raise OptionError("Say how long to train: either steps or minutes.")
+    chosen = find(preset)
+    changes = {"batch": batch, "learning_rate": learning_rate}
+    recipe = replace(chosen.recipe, **{k: v for k, v in changes.items() if v is not None})
+    set_seed(recipe.seed)
+    run = Run(chosen.build(), recipe, Path(out), steps, minutes)
+    training, held_out = split(read_pictures(data, recipe.crop))
+    if start is not None:
+        run.start_from(start)
+    if resume:
+        run.resume()
+    run.go(training, held_out, every, report or (lambda fraction, text: None))
+    return run.export(chosen.weights)
+
+
+class Run:
+    """One training run: model, averaged model, optimiser and how far they are."""
+
+    def __init__(
+        self, codec: Codec, recipe: Recipe, out: Path, steps: int | None, minutes: float | None
+    ) -> None:
+        self.accelerator = Accelerator()
+        self.recipe = recipe
+        self.out = out
+        self.steps = steps
+        self.minutes = minutes
+        self.progress = Progress()
+        out.mkdir(parents=True, exist_ok=True)
+        optimiser = torch.optim.Adam(groups(codec, recipe), betas=(0.9, 0.99), fused=True)
+        self.codec, self.optimiser = self.accelerator.prepare(codec, optimiser)
+        self.averaged = AveragedModel(
+            self.bare, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=False
+        )
+
+    @property
+    def bare(self) -> Codec:
+        """The codec without what accelerate wraps around it."""
+        codec: Codec = self.accelerator.unwrap_model(self.codec)
+        return codec
+
+    @property
+    def average(self) -> Codec:
+        """The averaged weights, as a codec."""
+        codec = self.averaged.module
+        assert isinstance(codec, Codec)
+        return codec
+
+    def go(
+        self, training: list[TrainingPicture], held_out: list[TrainingPicture], every: float, report: Report
+    ) -> None:
+        """Steps until the run's length is reached; validates and saves every few minutes and at the end."""
+        device = self.accelerator.device
+        seed = self.recipe.seed + 1000 * self.progress.step + self.accelerator.process_index
+        crops = Crops(training, self.recipe.batch, self.recipe.crop, seed)
+        validation = validation_batch(held_out, self.recipe.crop)
+        saved = self.progress.seconds
+        losses: list[float] = []
+        self.codec.train()
+        for crop in crops:
+            if self.fraction >= 1:
+                break
+            began = time.monotonic()
+            losses.append(self.step(to_tensor(crop).to(device)))
+            self.progress.step += 1
+            self.progress.seconds += time.monotonic() - began
+            recent = float(np.mean(losses[-100:]))
+            report(self.fraction, f"step {self.progress.step}  loss {recent:.3f}")
+            if self.progress.seconds - saved > 60 * every:
+                self.checkpoint(validation, recent)
+                saved = self.progress.seconds
+        self.checkpoint(validation, float(np.mean(losses[-100:])) if losses else math.nan)
+
+    @property
+    def fraction(self) -> float:
+        """The part of the run that is done, 0..1."""
+        if self.steps is not None:
+            return self.progress.step / self.steps
+        return self.progress.seconds / (60 * (self.minutes or 1))
+
+    def step(self, x: Tensor) -> float:
+        """One optimiser step on [B, 3, H, W]; a step without a finite gradient is left out."""
+        rate = self.recipe.learning_rate * schedule(self.progress.step, self.fraction, self.recipe)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        level = torch.randint(0, MAX_LEVEL + 1, (len(x),), device=x.device)
+        with self.accelerator.autocast():
+            output = self.codec(x, level)
+        loss = (rate_distortion(output, x, level) * balance(level)).mean()
+        self.optimiser.zero_grad()
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.codec.parameters(), self.recipe.clip)
+        if norm is not None and math.isfinite(float(norm)):
+            self.optimiser.step()
+            self.averaged.update_parameters(self.bare)
+        return loss.item()
+
+    def checkpoint(self, validation: Tensor, loss: float) -> None:
+        """Validates the averaged weights, writes a log row and the checkpoint."""
+        if not self.accelerator.is_main_process:
+            return
+        row = {
+            "step": self.progress.step,
+            "minutes": round(self.progress.seconds / 60, 2),
+            "loss": round(loss, 4),
+        }
+        append_row(self.out / "log.csv", row | validate(self.average, validation))
+        state = {
+            "codec": self.bare.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        save(self.out / "checkpoint.pt", state)
+
+    def resume(self) -> None:
+        """Goes on where `checkpoint` left off."""
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            raise OptionError(
+                f"There is no checkpoint in {self.out} to resume; leave --resume out to begin anew."
+            )
+        state = restore(path, self.accelerator.device)
+        self.bare.load_state_dict(state["codec"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.progress = Progress(**state["progress"])
+
+    def start_from(self, weights: str | Path) -> None:
+        """Begins with trained weights and a fresh optimiser."""
+        from trifocal.weights import read_weights
+
+        self.bare.load_state_dict(read_weights(Path(weights)))
+        self.average.load_state_dict(self.bare.state_dict())
+
+    def export(self, name: str) -> Path:
+        """Writes the averaged weights as they ship, float16 safetensors."""
+        from trifocal.weights import write_weights
+
+        path = self.out / name
+        write_weights(self.average, path)
+        return path
+
+
+def groups(codec: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
+    """Parameters by their learning-rate factor: the linear paths start right and move slowly."""
+    linear = [p for name, p in codec.named_parameters() if ".linear." in name]
+    other = [p for name, p in codec.named_parameters() if ".linear." not in name]
+    return [{"params": linear, "factor": recipe.linear_factor}, {"params": other, "factor": 1.0}]
+
+
+def schedule(step: int, fraction: float, recipe: Recipe) -> float:
+    """Warm-up, a plateau, then a straight line down to a fiftieth; of the height, 0..1."""
+    rising = min(1.0, (step + 1) / recipe.warmup)
+    return rising * max(0.02, min(1.0, (1 - fraction) / recipe.cooldown))
+
+
+def to_tensor(crops: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Tensor:
+    """[B, H, W, 3] uint8 → [B, 3, H, W] float 0..1."""
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+
+
+def validation_batch(held_out: list[TrainingPicture], crop: int) -> Tensor:
+    """Centre crops of held-out pictures, [N, 3, crop, crop]."""
+    chosen = held_out[:: max(1, len(held_out) // VALIDATION_PICTURES)][:VALIDATION_PICTURES]
+    return to_tensor(np.stack([centre_crop(p.rgb, crop) for p in chosen]))
+
+
+@torch.no_grad()
+def validate(codec: Codec, x: Tensor) -> dict[str, float]:
+    """Rounded latents and table bits at five qualities: bpp and PSNR at each, and the geometric mean of the costs."""
+    codec.eval()
+    x = x.to(next(codec.parameters()).device)
+    row: dict[str, float] = {}
+    costs = []
+    for number in VALIDATION_LEVELS:
+        level = torch.full((len(x),), number, device=x.device)
+        output = codec(x, level)
+        error = mean_squared_error(output, x)
+        row[f"bpp_{number}"] = round(float(bits_per_pixel(output, x).mean()), 4)
+        row[f"psnr_{number}"] = round(float((10 * torch.log10(255**2 / error)).mean()), 3)
+        costs.append(math.log(float(rate_distortion(output, x, level).mean())))
+    row["held_out"] = round(math.exp(float(np.mean(costs))), 5)
+    codec.train()
+    return row

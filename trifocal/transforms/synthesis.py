@@ -1,0 +1,52 @@
+"""latent → image."""
+
+import torch
+from torch import Tensor, nn
+
+from trifocal.layers import Block, DepthToSpace, Knots, depth_to_space, space_to_depth, zero_init
+from trifocal.transforms.dct import BLOCK, block_transform, ordered_std
+
+
+class Synthesis(nn.Module):
+    """y_hat [B, h, w, M] in amplitudes of the 0..255 scale → x_hat [B, 3, 16·h, 16·w], not clamped.
+
+        y_hat ─┬─ linear (starts as inverse DCT) ── depth to space 16 ─────────────────────── + ── x_hat
+               └─ linear ── depth to space 2 ── · scale(level) + shift(level) ── Block × N ── linear ── depth to space 8 ┘
+
+    Args:
+        channels: width of the blocks at 1/8.
+        latent_channels: M, at most 768.
+        blocks: how many blocks at 1/8.
+        knots: number of quality knots for the scale and shift.
+    """
+
+    def __init__(self, channels: int, latent_channels: int, blocks: int, knots: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(latent_channels, 3 * BLOCK**2)
+        self.stem = nn.Linear(latent_channels, 4 * channels)
+        self.up = DepthToSpace(2)
+        self.scale = Knots(torch.ones(knots, channels))
+        self.shift = Knots(torch.zeros(knots, channels))
+        self.blocks = nn.Sequential(*[Block(channels) for _ in range(blocks)])
+        self.head = zero_init(nn.Linear(channels, 192))
+        self.register_buffer("std", ordered_std(BLOCK, latent_channels), persistent=False)
+        self._start_from_dct(channels, latent_channels)
+
+    def _start_from_dct(self, channels: int, latent_channels: int) -> None:
+        """The stem starts as the whitened 8×8 coefficients of the picture that the linear path makes."""
+        with torch.no_grad():
+            inverse = block_transform(BLOCK)[:latent_channels].T
+            self.linear.weight.copy_(inverse)
+            nn.init.zeros_(self.linear.bias)
+            quarters = space_to_depth(depth_to_space(inverse.T[:, None, None, :], BLOCK), 8)
+            coefficients = quarters @ block_transform(8)[:channels].T / ordered_std(8, channels)
+            self.stem.weight.copy_(
+                (coefficients.reshape(latent_channels, 4 * channels) * self.std[:, None]).T
+            )
+            nn.init.zeros_(self.stem.bias)
+
+    def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
+        features = self.up(self.stem(y_hat / self.std))
+        features = self.blocks(features * self.scale(level) + self.shift(level))
+        pixels = depth_to_space(self.linear(y_hat / 255), BLOCK) + depth_to_space(self.head(features), 8)
+        return (pixels + 0.5).permute(0, 3, 1, 2)

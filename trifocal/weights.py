@@ -1,0 +1,72 @@
+"""Find, read, verify and write the weights that ship: float16 safetensors under trifocal/weights/."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trifocal.errors import WeightsError
+
+FOLDER = Path(__file__).with_name("weights")
+Weights = dict[str, Tensor]
+
+
+def load_weights(codec: nn.Module, name: str) -> int:
+    """Puts the weights of that file name into a codec, strictly, and returns their fingerprint, 0..65535.
+
+    Raises:
+        WeightsError: if the file is missing, is not a whole safetensors file, or does not fit the codec.
+    """
+    weights = read_weights(FOLDER / name)
+    try:
+        codec.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"The weights {name} do not fit this version; install Trifocal again.") from error
+    return fingerprint(weights)
+
+
+def read_weights(path: Path) -> Weights:
+    """Tensors of a safetensors file; floats come as float32."""
+    if not path.exists():
+        raise WeightsError(
+            f"The weights {path.name} are not installed; install Trifocal again, or train them."
+        )
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"The weights {path.name} are damaged; install Trifocal again.") from error
+    return {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
+
+
+def write_weights(codec: nn.Module, path: Path) -> None:
+    """Writes the codec's state as float16 safetensors; integer tables stay integers."""
+    weights = {name: w.detach().cpu() for name, w in codec.state_dict().items()}
+    halved = {name: w.half().contiguous() if w.is_floating_point() else w for name, w in weights.items()}
+    for name, w in halved.items():
+        if not torch.isfinite(w).all():
+            raise WeightsError(f"The weights of {name} do not fit into float16; the run has diverged.")
+    save_file(halved, path, metadata={"format": "pt"})
+
+
+def fingerprint(weights: Weights) -> int:
+    """The first 16 bits of the SHA-256 over names, shapes and float16 bytes of all tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        w = weights[name]
+        digest.update(f"{name}{tuple(w.shape)}".encode())
+        digest.update((w.half() if w.is_floating_point() else w).contiguous().numpy().tobytes())
+    return int.from_bytes(digest.digest()[:2], "big")
+
+
+def check_fingerprint(have: int, wanted: int, preset: str) -> None:
+    """Raises WeightsError if a file was made with other weights than those at hand."""
+    if have != wanted:
+        raise WeightsError(
+            f"The file was made with weights {wanted:04x} of the preset {preset}, but {have:04x} are installed; "
+            "install the version of Trifocal that made the file."
+        )
