@@ -190,6 +190,6 @@ def errors_about(name: str, done: str) -> Iterator[None]:
 
 def symptom(error: Exception) -> str:
     """The end of a sentence, of an exception of Pillow."""
-    said = str(error).strip().rstrip(".") or type(error).__name__
+    said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
     cut = any(word in said.lower() for word in ("truncated", "unexpected end", "eof", "not enough"))
     return f"it is cut short or damaged ({said})" if cut else f"Pillow says: {said}"

@@ -23,12 +23,12 @@ class Format:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-PNG = Format("PNG")
+PNG = Format("PNG", options={"compress_level": 1})  # for photographs quicker than 6, and smaller
 JPEG = Format("JPEG", alpha=False, options={"quality": 95})
 WEBP = Format("WEBP", grey=False, options={"quality": 95})
 AVIF = Format("AVIF", grey=False, options={"quality": 95})
 HEIF = Format("HEIF", grey=False, options={"quality": 95})
-TIFF = Format("TIFF", options={"compression": "tiff_adobe_deflate"})
+TIFF = Format("TIFF")  # not compressed: Pillow cannot write EXIF with GPS beside its compressions
 JPEG_XL = Format("JXL", grey=False)
 JPEG_2000 = Format("JPEG2000", metadata=False)
 BMP = Format("BMP", alpha=False, metadata=False)

@@ -1,0 +1,98 @@
+"""Pictures and colour profiles that Pillow does not write, made for the tests."""
+
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLOUR_TYPES = {1: 0, 3: 2, 2: 4, 4: 6}  # of PNG, by the number of channels
+D50 = (0.9642, 1.0, 0.8249)
+P3 = ((0.5151, 0.2412, -0.0011), (0.2919, 0.6922, 0.0419), (0.1572, 0.0666, 0.7841))
+
+
+def png(
+    pixels: NDArray[np.uint8] | NDArray[np.uint16], key: tuple[int, ...] = (), text: bytes = b""
+) -> bytes:
+    """[H, W, 1..4] of 8 or 16 bits as PNG; `key` is its transparent colour, `text` a comment."""
+    height, width, channels = pixels.shape
+    rows = pixels.astype(pixels.dtype.newbyteorder(">"))
+    head = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, COLOUR_TYPES[channels], 0, 0, 0)
+    parts = [(b"IHDR", head)]
+    parts += [(b"tRNS", struct.pack(f">{len(key)}H", *key))] if key else []
+    parts += [(b"tEXt", b"Comment\0" + text)] if text else []
+    parts += [(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data) for name, data in parts)
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def tiff(
+    pixels: NDArray[np.generic], photometric: int, sample_format: int = 1, orientation: int = 1
+) -> bytes:
+    """[H, W, C] of any type as an uncompressed TIFF; photometric 0 white is zero, 1 grey, 2 RGB, 5 CMYK."""
+    height, width, channels = pixels.shape
+    data = pixels.tobytes()
+    entries = [(256, 4, width), (257, 4, height), (259, 3, 1), (262, 3, photometric), (274, 3, orientation)]
+    entries += [(277, 3, channels), (279, 4, len(data))]
+    count = len(entries) + 3
+    bits_at = 8 + 2 + 12 * count + 4
+    shorts = struct.pack(f"<{channels}H", *[8 * pixels.itemsize] * channels)
+    shorts += struct.pack(f"<{channels}H", *[sample_format] * channels)
+    rows = [struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries]
+    rows.append(struct.pack("<HHII", 273, 4, 1, bits_at + len(shorts)))
+    for tag, value, at in ((258, 8 * pixels.itemsize, bits_at), (339, sample_format, bits_at + 2 * channels)):
+        rows.append(struct.pack("<HHII", tag, 3, channels, at if channels > 2 else value))
+    rows.sort(key=lambda row: struct.unpack("<H", row[:2]))
+    return b"II*\0" + struct.pack("<IH", 8, count) + b"".join(rows) + bytes(4) + shorts + data
+
+
+def rgb_profile(gamma: float = 2.2, primaries: tuple[tuple[float, float, float], ...] = P3) -> bytes:
+    """An ICC profile of Display P3's primaries with a plain gamma."""
+    tags = {name: xyz(value) for name, value in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)}
+    return icc(b"mntr", b"RGB ", b"XYZ ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve(gamma)))
+
+
+def grey_profile(gamma: float) -> bytes:
+    return icc(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": curve(gamma)})
+
+
+def cmyk_profile() -> bytes:
+    """One where all inks are greys: L falls in equal steps with the sum of inks."""
+    nodes = [node.bit_count() for node in range(16)]
+    colours = b"".join(bytes([255 - 63 * inks, 128, 128]) for inks in nodes)
+    line = bytes(range(256))
+    matrix = struct.pack(">9i", *[65536 if i in (0, 4, 8) else 0 for i in range(9)])
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + line * 4 + colours + line * 3
+    return icc(b"prtr", b"CMYK", b"Lab ", dict.fromkeys((b"A2B0", b"A2B1", b"A2B2"), table))
+
+
+def icc(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    tags = {
+        b"desc": described(b"made for a test"),
+        b"cprt": b"text" + bytes(4) + b"none\0",
+        b"wtpt": xyz(D50),
+    } | tags
+    at = 128 + 4 + 12 * len(tags)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", at + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    size = at + len(body)
+    start = struct.pack(">I4sI4s4s4s", size, bytes(4), 0x02400000, kind, space, connection)
+    head = start + struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + xyz(D50)[8:] + bytes(48)
+    return head + table + body
+
+
+def xyz(value: tuple[float, float, float]) -> bytes:
+    return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(65536 * part) for part in value))
+
+
+def curve(gamma: float) -> bytes:
+    return b"curv" + bytes(4) + struct.pack(">IH", 1, round(256 * gamma))
+
+
+def described(name: bytes) -> bytes:
+    return b"desc" + bytes(4) + struct.pack(">I", len(name) + 1) + name + b"\0" + bytes(78)

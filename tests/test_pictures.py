@@ -1,0 +1,597 @@
+"""Pictures as people have them: each is kept, converted with a note, or refused with a sentence."""
+
+import io
+import os
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from making import cmyk_profile, grey_profile, png, rgb_profile, tiff
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, features
+
+from trifocal.errors import Damaged, OptionError, PictureError
+from trifocal.pictures import (
+    MAX_METADATA,
+    Picture,
+    alpha_from_bytes,
+    alpha_to_bytes,
+    check_region,
+    is_picture,
+    list_pictures,
+    metadata_from_bytes,
+    metadata_to_bytes,
+    pad,
+    tiles,
+    tiles_of_region,
+)
+from trifocal.pictures.reading import bits_of_start
+
+Array = NDArray[np.uint8]
+RNG = np.random.default_rng(0)
+RGB: Array = RNG.integers(0, 256, (11, 7, 3), dtype=np.uint8)
+GREY: Array = RGB[..., 0]
+ALPHA: Array = RNG.integers(0, 256, (11, 7), dtype=np.uint8)
+RGBA: Array = np.dstack([RGB, ALPHA])
+
+
+def file(tmp_path: Path, data: bytes, name: str = "photo.png") -> Path:
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+
+def saved(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def refuses(path: Path) -> str:
+    """The sentence, after a look at whether it is one and names the file."""
+    with pytest.raises(PictureError) as caught:
+        Picture.open(path)
+    said = str(caught.value)
+    assert said.startswith(path.name) and said.endswith(".") and "\n" not in said and len(said) < 300, said
+    return said
+
+
+def is_grey_of(picture: Picture, grey: Array) -> bool:
+    return picture.grey and all(np.array_equal(picture.rgb[..., i], grey) for i in range(3))
+
+
+# ── kept ──
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (255, 3), (16, 16), (641, 427)])
+def test_rgb_comes_back_in_all_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+    rgb = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+    picture = Picture.open(file(tmp_path, png(rgb)))
+    assert np.array_equal(picture.rgb, rgb) and (picture.height, picture.width) == size
+    assert picture.notes == () and picture.alpha is None and not picture.grey
+    picture.save(tmp_path / "again.png")
+    assert np.array_equal(Picture.open(tmp_path / "again.png").rgb, rgb)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "ppm", "bmp", "jp2"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_what_is_saved_is_opened(tmp_path: Path, mode: str, suffix: str) -> None:
+    picture = Picture.from_pil(Image.fromarray(RGBA).convert(mode))
+    assert picture.to_pil().mode == mode and picture.notes == ()
+    path = tmp_path / f"photo.{suffix}"
+    notes = picture.save(path)
+    again = Picture.open(path)
+    assert again.grey == picture.grey == (mode in ("L", "LA"))
+    if mode.endswith("A") and suffix in ("ppm", "bmp"):
+        assert notes == (f"Its transparency was laid over white, as {suffix.upper()} holds none.",)
+        return
+    assert notes == () and np.array_equal(again.rgb, picture.rgb)
+    assert np.array_equal(again.alpha, picture.alpha) if mode.endswith("A") else again.alpha is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "avif", "heic"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_lossy_formats_are_written_well(tmp_path: Path, mode: str, suffix: str) -> None:
+    need(suffix)
+    smooth = np.linspace(20, 230, 64).astype(np.uint8)
+    image = Image.merge(
+        "RGBA", [Image.fromarray(np.tile(smooth, (64, 1)))] * 3 + [Image.new("L", (64, 64), 99)]
+    )
+    picture = Picture.from_pil(image.convert(mode), "all")
+    path = tmp_path / f"photo.{suffix}"
+    notes = picture.save(path)
+    again = Picture.open(path)
+    assert again.notes == ()
+    if suffix == "jpg" and mode.endswith("A"):
+        assert notes == ("Its transparency was laid over white, as JPEG holds none.",) and again.alpha is None
+        over_white = 255 + (picture.rgb.astype(int) - 255) * 99 // 255
+        assert np.abs(again.rgb.astype(int) - over_white).max() < 6
+    else:
+        assert notes == () and np.abs(again.rgb.astype(int) - picture.rgb).max() < 12
+        assert (again.alpha is not None) == mode.endswith("A")
+
+
+def need(suffix: str) -> None:
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif")
+    elif suffix in ("avif", "webp") and not features.check(suffix):
+        pytest.skip(f"this Pillow has no {suffix}")
+
+
+def test_options_of_pillow_are_handed_on(tmp_path: Path) -> None:
+    picture = Picture(np.repeat(np.repeat(RGB, 9, 0), 9, 1))
+    sizes = []
+    for quality in (10, 90):
+        picture.save(tmp_path / "photo.jpg", quality=quality)
+        sizes.append((tmp_path / "photo.jpg").stat().st_size)
+    assert sizes[0] < sizes[1] / 2
+
+
+def test_views_of_arrays_are_pictures(tmp_path: Path) -> None:
+    picture = Picture(RGB[::-1, ::2], ALPHA[::-1, ::2])
+    picture.save(tmp_path / "view.png")
+    again = Picture.open(tmp_path / "view.png")
+    assert np.array_equal(again.rgb, picture.rgb) and np.array_equal(again.alpha, ALPHA[::-1, ::2])  # type: ignore[arg-type]
+
+
+# ── converted, and said ──
+
+
+def test_sixteen_bits_are_reduced_and_said(tmp_path: Path) -> None:
+    note = ("Its 16 bits per channel were reduced to 8.",)
+    deep = RNG.integers(0, 65536, (11, 7, 4), dtype=np.uint16)
+    rounded = np.rint(deep / 257).astype(np.uint8)
+    for channels in (1, 3, 2, 4):
+        layers = deep[..., [0, 3]] if channels == 2 else deep[..., :channels]
+        picture = Picture.open(file(tmp_path, png(layers)))
+        assert picture.notes == note and picture.grey == (channels == 1)  # Pillow makes RGBA of 16-bit LA
+        assert np.abs(picture.rgb.astype(int) - rounded[..., : 1 if channels < 3 else 3]).max() <= 1
+        assert (picture.alpha is not None) == (channels in (2, 4))
+        assert Picture.from_pil(Image.open(io.BytesIO(png(layers)))).notes == note
+    grey = Picture.open(file(tmp_path, png(deep[..., :1])))
+    assert is_grey_of(grey, rounded[..., 0])
+
+
+def test_sixteen_bits_in_other_formats(tmp_path: Path) -> None:
+    note = ("Its 16 bits per channel were reduced to 8.",)
+    deep = RNG.integers(0, 65536, (11, 7, 3), dtype=np.uint16)
+    rounded = np.rint(deep / 257).astype(np.uint8)
+    colour = Picture.open(file(tmp_path, tiff(deep, 2), "deep.tif"))
+    assert colour.notes == note and np.abs(colour.rgb.astype(int) - rounded).max() <= 1
+    grey = Picture.open(file(tmp_path, tiff(deep[..., :1], 1), "deep.tif"))
+    assert grey.notes == note and is_grey_of(grey, rounded[..., 0])
+    negative = Picture.open(file(tmp_path, tiff(deep[..., :1], 0), "deep.tif"))
+    assert negative.notes == note and is_grey_of(negative, 255 - rounded[..., 0])
+    array = Picture.from_pil(Image.fromarray(deep[..., 0]))
+    assert array.notes == note and is_grey_of(array, rounded[..., 0])
+    pgm = b"P5 7 11 65535\n" + deep[..., 0].astype(">u2").tobytes()
+    assert is_grey_of(Picture.open(file(tmp_path, pgm, "deep.pgm")), rounded[..., 0])
+    ppm = b"P6\n# a comment\n7 11\n65535\n" + deep.astype(">u2").tobytes()
+    assert Picture.open(file(tmp_path, ppm, "deep.ppm")).notes == note
+    assert Picture.open(file(tmp_path, b"P6 7 11 255\n" + RGB.tobytes(), "flat.ppm")).notes == ()
+    jp2 = Picture.open(file(tmp_path, saved(Image.fromarray(deep[..., 0]), "JPEG2000"), "deep.jp2"))
+    assert jp2.notes == note and is_grey_of(jp2, rounded[..., 0])
+
+
+def test_ten_bits_of_heic_are_said(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    deep = heif.from_bytes("RGB;16", (64, 64), RNG.integers(0, 65536, (64, 64, 3), dtype=np.uint16).tobytes())
+    for suffix, options in (("heic", {}), ("avif", {"format": "AVIF"})):
+        path = tmp_path / f"deep.{suffix}"
+        try:
+            deep.save(path, quality=50, **options)
+        except (RuntimeError, ValueError, KeyError):
+            continue
+        assert "bits per channel were reduced to 8." in Picture.open(path).notes[0], suffix
+
+
+def test_bits_are_found_at_the_start_of_avif_and_jpeg_2000() -> None:
+    need("avif")
+    avif = bytearray(saved(Image.fromarray(RGB), "AVIF"))
+    jp2 = bytearray(saved(Image.fromarray(RGB), "JPEG2000"))
+    assert bits_of_start(bytes(avif)) == bits_of_start(bytes(jp2)) == 8
+    avif[avif.find(b"pixi") + 9] = 12
+    jp2[jp2.find(b"\xff\x4f\xff\x51") + 42] = 12 - 1
+    assert bits_of_start(bytes(avif)) == bits_of_start(bytes(jp2)) == 12
+
+
+def test_one_bit_is_widened(tmp_path: Path) -> None:
+    image = Image.fromarray(GREY > 99)
+    picture = Picture.open(file(tmp_path, saved(image)))
+    assert is_grey_of(picture, np.where(GREY > 99, 255, 0).astype(np.uint8))
+    assert picture.notes == ("Its 1 bit per pixel was widened to 8.",)
+
+
+def test_palettes_become_colours(tmp_path: Path) -> None:
+    image = Image.fromarray(RGB).quantize(16)
+    picture = Picture.open(file(tmp_path, saved(image)))
+    assert np.array_equal(picture.rgb, np.asarray(image.convert("RGB"))) and picture.alpha is None
+    assert picture.notes == ("Its palette was replaced by RGB colours.",)
+    entries = bytes([0, 128] + [255] * 14)
+    clear = Picture.open(file(tmp_path, saved(image, transparency=entries)))
+    assert np.array_equal(clear.rgb, picture.rgb)
+    assert np.array_equal(clear.alpha, np.frombuffer(entries, np.uint8)[np.asarray(image)])  # type: ignore[arg-type]
+    assert clear.notes == (*picture.notes, "Its transparent colours became an alpha channel.")
+    one = Picture.open(file(tmp_path, saved(image, "GIF", transparency=3), "one.gif"))
+    assert one.alpha is not None and set(np.unique(one.alpha)) == {0, 255}
+
+
+def test_transparent_colours_become_alpha(tmp_path: Path) -> None:
+    key = tuple(int(value) for value in RGB[4, 5])
+    picture = Picture.open(file(tmp_path, png(RGB, key)))
+    assert np.array_equal(picture.alpha, np.where((RGB == key).all(-1), 0, 255))  # type: ignore[arg-type]
+    grey = Picture.open(file(tmp_path, png(GREY[..., None], (int(GREY[2, 2]),))))
+    assert grey.grey and np.array_equal(grey.alpha, np.where(GREY == GREY[2, 2], 0, 255))  # type: ignore[arg-type]
+    deep = RGB.astype(np.uint16) * 256 + 7
+    deep_grey = Picture.open(file(tmp_path, png(deep[..., :1], (int(deep[2, 2, 0]),))))
+    assert np.array_equal(deep_grey.alpha, grey.alpha)  # type: ignore[arg-type]
+    deep_colour = Picture.open(file(tmp_path, png(deep, tuple(int(value) for value in deep[4, 5]))))
+    assert deep_colour.alpha is None and "Its transparent colour was left out." in deep_colour.notes
+
+
+def test_opaque_alpha_is_left_out(tmp_path: Path) -> None:
+    picture = Picture.from_pil(Image.fromarray(RGB).convert("RGBA"))
+    assert picture.alpha is None and picture.notes == (
+        "Its alpha channel is opaque everywhere and was left out.",
+    )
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB", "CMYK", "RGBX", "RGBa", "La", "PA"])
+def test_other_modes_are_converted(mode: str) -> None:
+    image = Image.fromarray(RGBA)
+    if mode == "LAB":
+        image = lab_of(image.convert("RGB"))
+    elif mode == "La":
+        image = image.convert("LA").convert("La")
+    elif mode == "PA":
+        image = image.convert("P").convert("PA")
+    else:
+        image = image.convert("RGB" if mode in ("YCbCr", "HSV", "CMYK", "RGBX") else "RGBA").convert(mode)
+    picture = Picture.from_pil(image)
+    assert len(picture.notes) >= 1 and picture.notes[0].endswith(".")
+    if mode in ("YCbCr", "HSV", "LAB", "CMYK", "RGBX"):
+        assert np.abs(picture.rgb.astype(int) - RGB).mean() < 6
+
+
+def lab_of(image: Image.Image) -> Image.Image:
+    to_lab = ImageCms.buildTransform(
+        ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"
+    )
+    out = ImageCms.applyTransform(image, to_lab)
+    assert out is not None
+    return out
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_cmyk_goes_through_its_profile(tmp_path: Path, form: str) -> None:
+    inks = Image.new("CMYK", (32, 16), (255, 0, 0, 0))
+    plain = Picture.open(file(tmp_path, saved(inks, form)))
+    assert plain.rgb[8, 8].tolist() == [0, 255, 255] and plain.icc is None
+    assert plain.notes == (
+        "Its CMYK colours were converted to RGB by a plain formula, as it has no ICC profile.",
+    )
+    profiled = Picture.open(file(tmp_path, saved(inks, form, icc_profile=cmyk_profile())))
+    assert profiled.notes == ("Its CMYK colours were converted to sRGB through its ICC profile.",)
+    assert (
+        np.ptp(profiled.rgb[8, 8].astype(int)) < 8 and 150 < profiled.rgb[8, 8, 0] < 220
+    )  # this profile's cyan is grey
+    assert profiled.icc is None
+    broken = Picture.open(file(tmp_path, saved(inks, form, icc_profile=b"broken" * 99)))
+    assert "its ICC profile does not work" in broken.notes[0] and broken.rgb[8, 8].tolist() == [0, 255, 255]
+
+
+def test_colour_profiles_are_kept(tmp_path: Path) -> None:
+    for array, icc in ((RGB, rgb_profile()), (GREY, grey_profile(1.8))):
+        picture = Picture.open(file(tmp_path, saved(Image.fromarray(array), icc_profile=icc)))
+        assert picture.icc == icc and picture.notes == ()
+        assert picture.to_pil().info["icc_profile"] == icc
+        for suffix in ("png", "jpg", "tif"):
+            assert picture.save(tmp_path / f"out.{suffix}") == ()
+            assert Picture.open(tmp_path / f"out.{suffix}").icc == icc
+        assert picture.save(tmp_path / "out.bmp") == ("Its ICC profile was left out, as BMP holds none.",)
+    assert picture.save(tmp_path / "out.webp") == (
+        "Its grey ICC profile was left out, as WEBP holds it as RGB.",
+    )
+
+
+def test_profiles_that_say_nothing_are_left_out() -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for icc, word in ((srgb, "sRGB"), (b"nonsense" * 50, "damaged"), (grey_profile(1.8), "other kinds")):
+        image = Image.fromarray(RGB)
+        image.info["icc_profile"] = icc
+        picture = Picture.from_pil(image)
+        assert picture.icc is None and len(picture.notes) == 1 and word in picture.notes[0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_orientation_is_applied(tmp_path: Path, form: str, orientation: int) -> None:
+    image = Image.fromarray(
+        np.kron(np.arange(0, 240, 40, dtype=np.uint8).reshape(2, 3), np.ones((16, 16), np.uint8))
+    )
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"lossless": True} if form == "WEBP" else {}
+    path = file(tmp_path, saved(image, form, exif=exif, **options), "turned." + form.lower())
+    picture = Picture.open(path, "all")
+    turns: dict[int, Callable[[Array], Array]] = {
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.T,
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).T,
+        8: np.rot90,
+    }
+    expected = turns[orientation](np.asarray(image))
+    assert (
+        picture.rgb.shape[:2] == expected.shape
+        and np.abs(picture.rgb[..., 0].astype(int) - expected).max() < 4
+    )
+    assert picture.notes == (("It was turned as its orientation tag says.",) if orientation > 1 else ())
+    assert picture.exif is None
+
+
+def test_exif_is_kept_if_asked(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[271], exif[274] = "Camera & Sons", 6
+    exif.get_ifd(0x8825)[1] = "N"
+    path = file(tmp_path, saved(Image.fromarray(RGB), "JPEG", exif=exif), "photo.jpg")
+    assert Picture.open(path).exif is None
+    assert any(note.startswith("Its EXIF data was left out") for note in Picture.open(path).notes)
+    picture = Picture.open(path, metadata="all")
+    assert picture.exif is not None and picture.notes == ("It was turned as its orientation tag says.",)
+    for suffix in ("jpg", "png", "tif"):
+        assert picture.save(tmp_path / f"out.{suffix}") == ()
+        with Image.open(tmp_path / f"out.{suffix}") as image:
+            kept = image.getexif()
+            assert kept[271] == "Camera & Sons" and kept.get(274, 1) == 1 and kept.get_ifd(0x8825)[1] == "N"
+        again = Picture.open(tmp_path / f"out.{suffix}", metadata="all")
+        assert again.rgb.shape == picture.rgb.shape and again.exif is not None
+    assert picture.save(tmp_path / "out.bmp") == ("Its EXIF data was left out, as BMP holds none.",)
+    with pytest.raises(OptionError, match="metadata"):
+        Picture.open(path, metadata="some")  # type: ignore[arg-type]
+
+
+def test_other_metadata_is_named(tmp_path: Path) -> None:
+    picture = Picture.open(file(tmp_path, png(RGB, text=b"taken at noon")))
+    assert picture.notes == ("Its text was left out.",)
+    jpeg = saved(Image.fromarray(RGB), "JPEG", comment=b"at noon", xmp=b"<x:xmpmeta/>")
+    assert Picture.open(file(tmp_path, jpeg, "photo.jpg")).notes == (
+        "Its XMP data was left out.",
+        "Its comment was left out.",
+    )
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "PNG", "AVIF"])
+def test_moving_pictures_show_their_first(tmp_path: Path, form: str) -> None:
+    need(form.lower())
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
+    data = saved(frames[0], form, save_all=True, append_images=frames[1:])
+    picture = Picture.open(file(tmp_path, data, f"moving.{form.lower()}"))
+    assert "Only the first of its 3 pictures was read." in picture.notes
+    assert picture.rgb[8, 8, 0] > 240 and picture.rgb[8, 8, 1:].max() < 20
+
+
+# ── refused ──
+
+
+def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
+    values = RNG.normal(size=(11, 7, 1))
+    assert "floating-point" in refuses(file(tmp_path, tiff(values.astype(np.float32), 1, 3), "float.tif"))
+    assert "integers" in refuses(file(tmp_path, tiff((values * 1e6).astype(np.int32), 1, 2), "signed.tif"))
+    assert "integers" in refuses(file(tmp_path, tiff((values * 999).astype(np.int16), 1, 2), "short.tif"))
+    with pytest.raises(PictureError, match=r"^This image cannot be read: its pixels are floating-point"):
+        Picture.from_pil(Image.new("F", (4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "empty"),
+        (b"\xf3TF\x12", "Trifocal"),
+        (b"Dear reader", "text"),
+        (b"%PDF-1.7 \x80", "PDF"),
+        (b"\xff\x0a\xff", "JPEG XL"),
+        (bytes(99), "damaged"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "video"),
+    ],
+)
+def test_files_that_are_no_pictures_are_named(tmp_path: Path, data: bytes, what: str) -> None:
+    assert what in refuses(file(tmp_path, data, "strange.png"))
+
+
+def test_files_that_are_not_there_are_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Picture.open(tmp_path / "nowhere.png")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000"])
+def test_pictures_cut_short_are_refused(tmp_path: Path, form: str) -> None:
+    need(form.lower())
+    noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    options = {"compression": "tiff_lzw"} if form == "TIFF" else {}
+    data = saved(Image.fromarray(noise), form, **options)
+    for length in (len(data) // 2, 40, 9, 2):
+        refuses(file(tmp_path, data[:length], f"cut.{form.lower()}"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_pictures_end_in_a_sentence(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    exif = Image.Exif()
+    exif[271] = "Camera"
+    image = Image.fromarray(RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    sources = [saved(image, form, exif=exif) for form in ("PNG", "JPEG", "WEBP", "TIFF")] + [
+        saved(image, "GIF")
+    ]
+    refused = 0
+    for turn in range(600):
+        data = bytearray(sources[turn % len(sources)])
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randrange(len(data) if turn % 2 else 60)] = rng.randrange(256)
+        path = file(tmp_path, bytes(data), "photo.bin")
+        try:
+            Picture.open(path)
+        except PictureError as error:
+            refused += 1
+            assert str(error).startswith("photo.bin") and str(error).endswith(".")
+    assert refused > 100
+
+
+def test_pictures_above_the_limit_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    for width, height in ((1 << 14, (1 << 13) + 1), (65537, 1), (60000, 60000)):
+        start = bytearray(png(RGB))
+        start[16:24] = struct.pack(">II", width, height)
+        start[29:33] = struct.pack(">I", zlib.crc32(start[12:29]))
+        assert f"{width} x {height}" in refuses(file(tmp_path, bytes(start), "huge.png"))
+    assert Image.MAX_IMAGE_PIXELS is not None
+
+
+def test_arrays_that_are_no_pictures_are_refused() -> None:
+    for rgb in (RGB[..., 0], RGBA, RGB.astype(float), RGB[:0], np.zeros((65537, 1, 3), np.uint8)):
+        with pytest.raises(PictureError, match=r"\.$"):
+            Picture(rgb)
+    with pytest.raises(PictureError, match="alpha"):
+        Picture(RGB, ALPHA[1:])
+
+
+# ── written ──
+
+
+def test_names_without_a_known_suffix_are_refused(tmp_path: Path) -> None:
+    for name in ("photo", "photo.xyz", "photo.gif"):
+        with pytest.raises(PictureError, match=rf"^{name} cannot be written.*\.png"):
+            Picture(RGB).save(tmp_path / name)
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "photo.webp"
+    Picture(RGB).save(path)
+    before = path.read_bytes()
+    with pytest.raises(PictureError, match=r"^photo.webp cannot be written: "):
+        Picture(np.zeros((1, 16384, 3), np.uint8)).save(path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["photo.webp"]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Picture(RGB).save(tmp_path / "nowhere" / "photo.png")
+
+
+# ── beside the picture ──
+
+
+def test_alpha_becomes_bytes_and_comes_back() -> None:
+    data = alpha_to_bytes(ALPHA)
+    assert np.array_equal(alpha_from_bytes(data, 7, 11), ALPHA)
+    for bad in (b"", data[:40], data[:-40], saved(Image.fromarray(RGB)), alpha_to_bytes(ALPHA[1:])):
+        with pytest.raises(Damaged):
+            alpha_from_bytes(bad, 7, 11)
+
+
+def test_metadata_becomes_bytes_and_comes_back() -> None:
+    icc = rgb_profile()
+    data = metadata_to_bytes(icc)
+    assert metadata_from_bytes(data) == icc and metadata_from_bytes(metadata_to_bytes(b"")) == b""
+    assert metadata_from_bytes(metadata_to_bytes(bytes(MAX_METADATA))) == bytes(MAX_METADATA)
+    bomb = zlib.compress(bytes(MAX_METADATA + 1))
+    for bad in (b"", data[:-1], data + b"x", b"nonsense", bomb):
+        with pytest.raises(Damaged, match=r"\.$"):
+            metadata_from_bytes(bad)
+    with pytest.raises(PictureError):
+        metadata_to_bytes(bytes(MAX_METADATA + 1))
+
+
+# ── tiles ──
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"), [(1, 1, 512), (768, 512, 512), (1000, 513, 256), (7, 11, 3)]
+)
+def test_tiles_cover_each_pixel_once(width: int, height: int, size: int) -> None:
+    count = np.zeros((height, width), int)
+    cut = tiles(width, height, size)
+    assert [tile.index for tile in cut] == list(range(len(cut)))
+    for tile in cut:
+        assert count[tile.window].shape == (tile.height, tile.width)
+        count[tile.window] += 1
+        x, y, wide, high = tile.with_halo(5, width, height)
+        assert (x, y) == (max(0, tile.x - 5), max(0, tile.y - 5))
+        assert (x + wide, y + high) == (
+            min(width, tile.x + tile.width + 5),
+            min(height, tile.y + tile.height + 5),
+        )
+    assert (count == 1).all()
+
+
+def test_a_region_needs_the_tiles_that_it_touches() -> None:
+    every = tiles(100, 70, 16)
+    rng = random.Random(4)
+    for _ in range(200):
+        x, y = rng.randrange(100), rng.randrange(70)
+        region = x, y, rng.randint(1, 100 - x), rng.randint(1, 70 - y)
+        touched = [
+            t
+            for t in every
+            if t.x < x + region[2] and t.x + t.width > x and t.y < y + region[3] and t.y + t.height > y
+        ]
+        assert list(tiles_of_region(100, 70, 16, region)) == touched
+
+
+@pytest.mark.parametrize(
+    "region", [(-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 101, 1), (99, 69, 1, 2), (100, 0, 1, 1)]
+)
+def test_regions_outside_are_refused(region: tuple[int, int, int, int]) -> None:
+    with pytest.raises(OptionError, match="100 x 70"):
+        check_region(100, 70, region)
+
+
+def test_padding_repeats_the_edge() -> None:
+    padded = pad(RGB, 8)
+    assert padded.shape == (16, 8, 3) and np.array_equal(padded[:11, :7], RGB)
+    assert (padded[11:] == padded[10]).all() and (padded[:, 7] == padded[:, 6]).all()
+    assert pad(padded, 8) is padded
+
+
+# ── folders ──
+
+
+def test_folders_become_their_pictures(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "notes.txt", ".hidden.png", "sub/c.webp", "sub/d.tri"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    top = [tmp_path / "a.jpg", tmp_path / "b.PNG"]
+    assert list_pictures([tmp_path]) == top
+    assert list_pictures([tmp_path], recursive=True) == [*top, tmp_path / "sub/c.webp"]
+    assert list_pictures([tmp_path], recursive=True, suffixes=[".tri"]) == [tmp_path / "sub/d.tri"]
+    named = [tmp_path / "notes.txt", tmp_path / "gone.png", tmp_path / "a.jpg"]
+    assert list_pictures([*named, tmp_path]) == [*named, tmp_path / "b.PNG"]
+    assert is_picture("x.HEIC") and not is_picture("x.txt") and not is_picture("._x.jpg")
+
+
+# ── large ──
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="measures with getrusage")
+def test_a_hundred_megapixels_are_opened_and_saved_in_a_gibibyte(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys, numpy as np; from trifocal.pictures import Picture\n"
+        "picture = Picture.open(sys.argv[1]); assert picture.rgb.shape == (12000, 8334, 3), picture.rgb.shape\n"
+        "picture.save(sys.argv[2])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    exif = Image.Exif()
+    exif[274] = 6
+    source = tmp_path / "large.jpg"
+    Image.new("RGB", (12000, 8334), "teal").save(source, exif=exif)
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "out.png")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(run.stdout) * unit < 1 << 30
