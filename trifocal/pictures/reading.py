@@ -23,9 +23,7 @@ TIFF_STRUCTURE |= {330, 332, 333, 334, 336, 337, 338, 339, 347, 512, 513, 514, 5
 SRGB_GAMMA = 0.45455
 
 Array = NDArray[np.uint8]
-ToArray = Callable[
-    [Image.Image], Array
-]  # of a band: [h, w, 1..4], the last channel alpha where there are 2 or 4
+ToArray = Callable[[Image.Image], Array]  # of a band: [h, w, 1..4]; of 2 or 4 channels the last is alpha
 
 # Pillow's mode: the mode that it becomes, and what is to say about that.
 MODES = {
