@@ -159,10 +159,13 @@ def decode(
     """.tri files become pictures: photo.tri becomes photo.png beside it, unless there is one (it may be the original)."""
     from trifocal import console
     from trifocal.container import Bitstream
+    from trifocal.pictures.writing import format_of
     from trifocal.presets import load_for
 
     desk = console.Desk()
     jobs = console.plan(console.find(inputs, recursive, [".tri"]), out, f".{format.lstrip('.').lower()}")
+    for job in jobs:
+        format_of(job.target)  # refuses, before anything is done, what cannot be written
     if out is None and not force:
         console.refuse_to_replace(jobs)
     use_threads(threads)

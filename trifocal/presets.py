@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -23,7 +23,8 @@ class Recipe:
 
     Attributes:
         learning_rate: Adam's, at its height.
-        linear_factor: of it, for the linear paths that start as a DCT.
+        factors: of it, for parameters with this in their name: the linear paths that start as a DCT move slowly,
+            scale indices (in sixths of an octave) and gains fast.
         warmup: steps until the height.
         cooldown: the last part of the run, 0..1, in which the rate falls linearly to a fiftieth.
         batch, crop: pictures a step and their side in pixels.
@@ -33,7 +34,7 @@ class Recipe:
     """
 
     learning_rate: float
-    linear_factor: float
+    factors: Mapping[str, float]
     warmup: int
     cooldown: float
     batch: int
@@ -91,10 +92,10 @@ PRESETS = (
         build=compact,
         recipe=Recipe(
             learning_rate=1.5e-3,
-            linear_factor=0.03,
+            factors={".linear.": 0.03, "index.table": 20.0, "log_gain": 3.0},
             warmup=100,
             cooldown=0.4,
-            batch=8,
+            batch=4,
             crop=256,
             clip=2.0,
             ema=0.998,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +121,10 @@ class EntropyModel(nn.Module):
         if self._cost is None:
             self._cost = torch.from_numpy(cost_table(self.frequencies.cpu().numpy()))
         return self._cost
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without the range coder's models, which are built again when they are needed."""
+        return {**self.__dict__, "_models": None}
 
     def train(self, mode: bool = True) -> EntropyModel:
         """Besides `nn.Module.train`, forgets what was built from the weights, since they may change."""

@@ -67,8 +67,8 @@ def normalise(weights: npt.NDArray[np.float64]) -> Frequencies:
         outside = weights[row, radius + 1 :].sum() * 2
         total = 2 * inside.sum() - inside[0] + outside
         room = 2**PRECISION - (2 * radius + 2)
-        table[row, 1 : radius + 1] = 1 + np.floor(inside[1:] / total * room)
-        table[row, -1] = 1 + np.floor(outside / total * room)
+        table[row, 1 : radius + 1] = 1 + np.rint(inside[1:] / total * room)
+        table[row, -1] = 1 + np.rint(outside / total * room)
         table[row, 0] = 2**PRECISION - 2 * table[row, 1 : radius + 1].sum() - table[row, -1]
     return table
 

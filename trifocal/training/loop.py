@@ -152,7 +152,7 @@ class Run:
         rate = self.recipe.learning_rate * schedule(self.progress.step, self.fraction, self.recipe)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        level = torch.randint(0, MAX_LEVEL + 1, (len(x),), device=x.device)
+        level = spread_levels(len(x), x.device)
         with self.accelerator.autocast():
             output = self.codec(x, level)
         loss = (rate_distortion(output, x, level) * balance(level)).mean()
@@ -212,10 +212,18 @@ class Run:
 
 
 def groups(codec: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    """Parameters by their learning-rate factor: the linear paths start right and move slowly."""
-    linear = [p for name, p in codec.named_parameters() if ".linear." in name]
-    other = [p for name, p in codec.named_parameters() if ".linear." not in name]
-    return [{"params": linear, "factor": recipe.linear_factor}, {"params": other, "factor": 1.0}]
+    """Parameters by their learning-rate factor; each goes to the first group whose key is part of its name."""
+    factors = {**recipe.factors, "": 1.0}
+    parts: dict[str, list[nn.Parameter]] = {key: [] for key in factors}
+    for name, parameter in codec.named_parameters():
+        parts[next(key for key in factors if key in name)].append(parameter)
+    return [{"params": parts[key], "factor": factor} for key, factor in factors.items() if parts[key]]
+
+
+def spread_levels(count: int, device: torch.device) -> Tensor:
+    """Random quality levels, one from each of `count` equal parts of the range, in random order, [count]."""
+    place = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
+    return (place * (MAX_LEVEL + 1)).long().clamp(max=MAX_LEVEL)
 
 
 def schedule(step: int, fraction: float, recipe: Recipe) -> float:

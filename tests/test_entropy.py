@@ -1,0 +1,158 @@
+"""Tables, coders and the order of the context model."""
+
+import numpy as np
+import pytest
+import torch
+
+from trifocal.entropy import Meter, Reader, TrainingMeter, Writer
+from trifocal.entropy.coder import (
+    LARGEST_SYMBOL,
+    cost_table,
+    escape_from_bits,
+    escape_to_bits,
+    models_of,
+)
+from trifocal.entropy.context import PASSES, put, take
+from trifocal.entropy.tables import (
+    PRECISION,
+    RADIUS,
+    ROWS,
+    calibrated_frequencies,
+    logistic_bits,
+    logistic_frequencies,
+    probabilities,
+    radii,
+)
+from trifocal.errors import Damaged
+
+TABLES = logistic_frequencies()
+
+
+def values(seed: int, count: int = 4000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    random = np.random.default_rng(seed)
+    rows = random.integers(0, ROWS, count)
+    scale = 0.05 * 2 ** (rows / 6) * random.choice([1, 8], count, p=[0.95, 0.05])
+    mean = np.round(random.normal(size=count) * 160) / 16
+    y = mean + random.logistic(size=count) * scale
+    return torch.tensor(y)[None], torch.tensor(mean)[None], torch.tensor(rows)[None].double()
+
+
+def test_rows_fill_the_range_exactly():
+    for row in range(ROWS):
+        p = probabilities(TABLES, row)
+        assert p.sum() == 1 and p.min() >= 2.0**-PRECISION
+        assert len(p) == 2 * radii()[row] + 2
+        assert np.array_equal(p[:-1], p[-2::-1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_reader_reads_what_writer_wrote(seed):
+    y, mean, rows = values(seed)
+    writer, meter = Writer(models_of(TABLES)), Meter(torch.from_numpy(cost_table(TABLES)))
+    written = writer.code(y, mean, rows)
+    assert torch.equal(meter.code(y, mean, rows), written)
+    data = writer.bytes()
+    assert torch.equal(Reader(models_of(TABLES), data).code(None, mean, rows), written)
+    assert abs(len(data) - float(meter.bits.sum()) / 8) < 8
+    coded = rows > 0
+    assert (written - y)[coded].abs().max() <= 0.5
+    assert torch.equal(written[~coded], mean[~coded])
+
+
+def test_extremes():
+    y = torch.tensor([1e9, -1e9, 0.0, 500.0, -401.0], dtype=torch.float64)
+    mean, rows = torch.zeros(5, dtype=torch.float64), torch.full((5,), 5.0, dtype=torch.float64)
+    writer = Writer(models_of(TABLES))
+    written = writer.code(y, mean, rows)
+    assert written.tolist() == [LARGEST_SYMBOL, -LARGEST_SYMBOL, 0.0, 500.0, -401.0]
+    assert torch.equal(Reader(models_of(TABLES), writer.bytes()).code(None, mean, rows), written)
+
+
+def test_golden_bytes():
+    """The format of the stream: these bytes must never change, or old files are lost."""
+    y = torch.tensor([0.0, 1.0, -2.0, 3.0, 0.0, 0.0, 17.0, -1.0, 90.0], dtype=torch.float64)
+    rows = torch.tensor([20, 30, 30, 40, 1, 0, 40, 20, 12], dtype=torch.float64)
+    writer = Writer(models_of(TABLES))
+    writer.code(y, torch.zeros(9, dtype=torch.float64), rows)
+    assert writer.bytes().hex() == GOLDEN
+
+
+GOLDEN = "d9fff3ffa595aa07"
+
+
+def test_escape_codes():
+    for extra in (0, 1, 2, 3, 100, LARGEST_SYMBOL):
+        for negative in (False, True):
+            assert escape_from_bits(iter(escape_to_bits(extra, negative))) == (extra, negative)
+    with pytest.raises(ValueError, match="too long"):
+        escape_from_bits(iter([0] * 40))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_reading_noise_ends(seed):
+    data = np.random.default_rng(seed).bytes(seed * 7)
+    _, mean, rows = values(seed)
+    try:
+        y_hat = Reader(models_of(TABLES), data).code(None, mean, rows)
+    except Damaged:
+        return
+    assert (y_hat - mean).abs().max() <= 2 * LARGEST_SYMBOL + RADIUS
+
+
+def test_logistic_bits_are_those_of_the_formula():
+    v, row = torch.tensor([0.0, 1.0, -3.0], dtype=torch.float64), torch.tensor([30.0, 33.5, 40.0]).double()
+    s = 0.05 * 2 ** (row / 6)
+    p = torch.sigmoid((v + 0.5) / s) - torch.sigmoid((v - 0.5) / s)
+    assert torch.allclose(logistic_bits(v, row), -torch.log2(p))
+    far = torch.tensor([300.0], dtype=torch.float64, requires_grad=True)
+    bits = logistic_bits(far, torch.tensor([0.0], dtype=torch.float64))
+    bits.backward()
+    assert torch.isfinite(bits) and torch.isfinite(far.grad) and far.grad > 0
+
+
+def test_tables_agree_with_the_training_meter():
+    row = torch.full((2001,), 35.0, dtype=torch.float64)
+    v = torch.arange(-2, 3).double().repeat_interleave(10)
+    exact = cost_table(TABLES)[35][v.abs().long()]
+    assert torch.allclose(logistic_bits(v, row[: len(v)]), torch.from_numpy(exact), atol=0.02)
+
+
+def test_calibration_follows_the_counts():
+    counts = np.zeros((ROWS, RADIUS + 1))
+    counts[30, 0], counts[30, 1], counts[30, 2] = 1e6, 2e6, 1e6
+    cost = cost_table(calibrated_frequencies(counts))
+    assert cost[30, 0] == pytest.approx(2.0, abs=0.01) and cost[30, 1] == pytest.approx(2.0, abs=0.01)
+    assert cost[30, 2] == pytest.approx(3.0, abs=0.01)
+    assert np.abs(cost_table(TABLES) - cost)[40, :9].max() < 0.01
+
+
+def test_training_meter_estimates_the_bits():
+    torch.manual_seed(0)
+    y, mean, rows = values(9, 20000)
+    rows = rows.clamp(min=24)
+    training, meter = TrainingMeter(1), Meter(torch.from_numpy(cost_table(TABLES)))
+    training.code(y.float(), mean.float(), rows.float())
+    meter.code(y, mean, rows)
+    assert float(training.bits) == pytest.approx(float(meter.bits), rel=0.08)
+
+
+def test_passes_cover_each_value_once():
+    y = torch.arange(1, 1 + 2 * 4 * 6 * 8).reshape(2, 4, 6, 8).float()
+    parts = [put(take(y, step), step) for step in range(PASSES)]
+    assert torch.equal(sum(parts), y)
+    assert sum((part != 0).sum() for part in parts) == y.numel()
+
+
+def test_context_sees_only_what_is_decoded(codec):
+    """Values of later passes must not change what the model says of an earlier one."""
+    context = codec.entropy.twin().context
+    torch.manual_seed(0)
+    features, level = torch.randn(1, 4, 4, 16).double(), torch.tensor([300])
+    y = torch.round(torch.randn(1, 4, 4, 48) * 3).double()
+    for step in range(PASSES):
+        decoded = sum(put(take(y, s), s) for s in range(step)) + torch.zeros_like(y)
+        mean, index = context(step, features, decoded, level)
+        assert mean.shape == take(y, step).shape == index.shape
+        if step:
+            other = context(step, features, decoded * 2, level)
+            assert not torch.equal(other[0], mean)

@@ -1,0 +1,200 @@
+"""Two sides that sum in another order, on other threads, in another precision, must still agree to the last bit."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb, small_codec
+from torch import nn
+
+from trifocal.codec import Codec
+from trifocal.entropy import Meter, Reader, Writer, exact_twin
+from trifocal.entropy.exact import ExactDepthwise, ExactLinear, to_grid
+from trifocal.errors import Damaged
+from trifocal.layers import Block, Depthwise, Knots
+
+
+class AnotherOrder(nn.Module):
+    """A linear layer that adds its input channels up in another order, one block of channels at a time."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, seed: int) -> None:
+        super().__init__()
+        self.order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(seed))
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(self.bias)
+        for part in self.order.split(5):
+            total = total + x[..., part] @ self.weight[part]
+        return total + self.bias
+
+
+class AnotherExactOrder(AnotherOrder):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return to_grid(super().forward(x).clamp(-4096, 4096), 12)
+
+
+def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[AnotherOrder]) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, kind):
+            weight = child.weight if kind is ExactLinear else child.weight.T
+            setattr(module, name, make(weight.detach(), child.bias.detach(), seed=len(name)))
+        else:
+            replace_linear(child, kind, make)
+
+
+def with_another_order(codec: Codec) -> Codec:
+    """The same codec, whose exact side adds up in another order."""
+    other = copy.deepcopy(codec)
+    replace_linear(other.entropy.twin(), ExactLinear, AnotherExactOrder)
+    return other
+
+
+@torch.inference_mode()
+def latents(codec: Codec, rgb: np.ndarray, level: int) -> tuple[torch.Tensor, bytes, float]:
+    """y_hat on the writing side, the bytes, and the bits that a Meter counts."""
+    x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+    y, q = codec.analyse(x), torch.tensor([level])
+    size = (y.shape[1], y.shape[2])
+    writer, meter = Writer(codec.entropy.models()), Meter(codec.entropy.cost())
+    y_hat = codec.walk(writer, y, q, size)
+    assert torch.equal(codec.walk(meter, y, q, size), y_hat)
+    return y_hat, writer.bytes(), float(meter.bits)
+
+
+@torch.inference_mode()
+def read(codec: Codec, data: bytes, y_hat: torch.Tensor, level: int) -> torch.Tensor:
+    size = (y_hat.shape[1], y_hat.shape[2])
+    return codec.walk(Reader(codec.entropy.models(), data), None, torch.tensor([level]), size)
+
+
+def disagreements(writing: Codec, reading: Codec, count: int) -> int:
+    failures = 0
+    for seed in range(count):
+        level = seed * 37 % 801
+        y_hat, data, _ = latents(writing, random_rgb(128, 64, seed), level)
+        try:
+            failures += not torch.equal(read(reading, data, y_hat, level), y_hat)
+        except Damaged:
+            failures += 1
+    return failures
+
+
+def test_another_summation_order(codec):
+    assert disagreements(codec, with_another_order(codec), 20) == 0
+
+
+class InFloat(nn.Module):
+    """A network of the exact side as every other codec runs it: in float32, nothing rounded to a grid."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *args):
+        args = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
+        result = self.network(*args)
+        return tuple(r.double() for r in result) if isinstance(result, tuple) else result.double()
+
+
+def in_float(codec: Codec, another_order: bool) -> Codec:
+    other = copy.deepcopy(codec)
+    side = copy.deepcopy(other.entropy.exact_side)
+    if another_order:
+        replace_linear(side, nn.Linear, AnotherOrder)
+    for name, network in list(side.named_children()):
+        setattr(side, name, InFloat(network))
+    other.entropy._twin = side.eval()
+    return other
+
+
+def test_the_test_above_can_fail(codec):
+    """In float32 the same change of order does lose streams: this is what the exact side is for."""
+    assert disagreements(in_float(codec, False), in_float(codec, False), 20) == 0
+    assert disagreements(in_float(codec, False), in_float(codec, True), 20) > 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_thread_counts(codec, threads):
+    before = torch.get_num_threads()
+    y_hat, data, _ = latents(codec, random_rgb(256, 192, 3), 500)
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(read(codec, data, y_hat, 500), y_hat)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_analysis_and_synthesis_in_bfloat16(codec):
+    rounded = copy.deepcopy(codec)
+    rounded.analysis.bfloat16()
+    rounded.synthesis.bfloat16()
+    with torch.inference_mode():
+        y_hat, data, _ = latents(rounded, random_rgb(128, 128, 4), 400)
+        assert torch.equal(read(codec, data, y_hat, 400), y_hat)
+        x_hat = rounded.synthesise(y_hat, torch.tensor([400]))
+    assert (x_hat - codec.synthesise(y_hat, torch.tensor([400]))).abs().max() < 0.1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_the_other_device(codec):
+    other = copy.deepcopy(codec).cuda()
+    y_hat, data, _ = latents(codec, random_rgb(128, 128, 5), 300)
+    read_there = other.walk(Reader(other.entropy.models(), data), None, torch.tensor([300]).cuda(), (8, 8))
+    assert torch.equal(read_there.cpu(), y_hat)
+
+
+def test_bytes_are_what_the_meter_says(codec):
+    for seed, level in enumerate((0, 250, 500, 800)):
+        _, data, bits = latents(codec, random_rgb(256, 256, seed), level)
+        assert abs(len(data) - bits / 8) <= 0.005 * bits / 8 + 16
+
+
+@pytest.mark.slow
+def test_a_thousand_pictures(codec):
+    assert disagreements(codec, with_another_order(codec), 1000) == 0
+
+
+def test_exact_layers_stay_on_the_grid():
+    torch.manual_seed(0)
+    x = to_grid(torch.randn(1, 5, 7, 12, dtype=torch.float64), 12)
+    for layer in (nn.Linear(12, 8), Depthwise(12), Block(12)):
+        y = exact_twin(layer)(x)
+        assert torch.equal(y, to_grid(y, 12))
+        assert (y - layer.double()(x)).abs().max() < 1e-2
+
+
+def test_exact_depthwise_is_a_convolution():
+    torch.manual_seed(0)
+    layer = Depthwise(6).double()
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    assert (ExactDepthwise(layer)(x) - layer(x)).abs().max() < 1e-3
+
+
+def test_exact_knots():
+    knots = Knots(torch.tensor([[0.0, 1.0], [1.0, -1.0], [4.0, 4.0]]))
+    exact = exact_twin(knots)(torch.tensor([0, 64, 128, 255]))
+    assert exact[:3, 0, 0].tolist() == [[0.0, 1.0], [0.5, 0.0], [1.0, -1.0]]
+    assert torch.allclose(exact.float(), knots(torch.tensor([0, 64, 128, 255])), atol=1e-3)
+
+
+def test_what_has_no_exact_form_is_refused():
+    with pytest.raises(TypeError, match="Sigmoid has no exact form"):
+        exact_twin(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()))
+
+
+def test_a_sum_that_could_be_rounded_is_refused():
+    layer = nn.Linear(4, 2)
+    with torch.no_grad():
+        layer.weight.fill_(2.0**40)
+    with pytest.raises(OverflowError, match="2\\^53"):
+        ExactLinear(layer)
+
+
+def test_weights_may_change_only_in_training():
+    codec = small_codec(seed=1)
+    twin = codec.entropy.twin()
+    assert codec.entropy.twin() is twin
+    codec.train().eval()
+    assert codec.entropy.twin() is not twin

@@ -1,0 +1,245 @@
+"""The whole road: pictures of any size to bytes and back; tiles, regions, damage, rate."""
+
+import dataclasses
+from zlib import crc32
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb, small_codec
+
+from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.errors import Damaged, FormatError, OptionError, RateError, Unsupported
+from trifocal.pictures import Picture, canvas
+from trifocal.rate import search
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of 128 pixels, so that a small picture has several."""
+    monkeypatch.setattr(canvas, "TILE", 128)
+
+
+@pytest.fixture
+def tiled(small_tiles, codec):
+    picture = Picture(random_rgb(300, 270, seed=5))
+    return picture, codec.encode(picture, quality=60)
+
+
+def test_forward_is_what_decode_gives(codec):
+    rgb = random_rgb(192, 128, seed=2)
+    x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+    for quality in (0, 37.5, 100):
+        with torch.inference_mode():
+            output = codec(x, torch.tensor([round(8 * quality)]))
+        stream = codec.encode(Picture(rgb), quality=quality)
+        pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
+        assert np.array_equal(codec.decode(stream).picture.rgb, pixels)
+        payload, bits = len(stream.layers[0].chunks[0]), float(output.bits)
+        assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 77), (77, 1), (63, 65), (64, 64), (200, 130)])
+def test_any_size(codec, size):
+    picture = Picture(random_rgb(*size))
+    stream = Bitstream.from_bytes(codec.encode(picture).to_bytes())
+    assert codec.decode(stream).picture.rgb.shape == picture.rgb.shape
+
+
+def test_overhead_is_sixteen_bytes(codec):
+    stream = codec.encode(Picture(random_rgb(768, 512)), quality=20)
+    assert stream.size - len(stream.layers[0].chunks[0]) <= 16
+
+
+def test_what_travels_beside_the_pixels(codec):
+    rgb = np.repeat(random_rgb(70, 50)[..., :1], 3, axis=2)
+    alpha = random_rgb(70, 50, seed=1)[..., 0]
+    picture = Picture(rgb, alpha=alpha, grey=True, icc=b"profile", exif=b"Exif\0\0data")
+    back = codec.decode(codec.encode(picture), region=(10, 5, 30, 20)).picture
+    assert back.grey and back.icc == b"profile" and back.exif == b"Exif\0\0data"
+    assert np.array_equal(back.alpha, alpha[5:25, 10:40])
+    assert (back.rgb == back.rgb[..., :1]).all()
+
+
+def test_tiles_leave_no_seams(tiled, codec, monkeypatch):
+    """Synthesis of all latents at once and tile by tile differ by at most one level."""
+    picture, stream = tiled
+    assert len(stream.layers[0].chunks) == 9
+    by_tile = codec.decode(stream).picture.rgb
+    monkeypatch.setattr(codec, "_pixels", whole_at_once(codec))
+    at_once = codec.decode(stream).picture.rgb
+    assert np.abs(by_tile.astype(int) - at_once).max() <= 1
+
+
+def whole_at_once(codec):
+    def pixels(y_hat, canvas_, tile, level, clock):
+        x_hat = codec.synthesise(y_hat, torch.tensor([level]))
+        x, y, width, height = canvas_.core(tile)
+        part = x_hat[0, :, y : y + height, x : x + width].permute(1, 2, 0)
+        return part.mul(255).round().clamp(0, 255).byte().numpy()
+
+    return pixels
+
+
+def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
+    rgb = random_rgb(256, 320, seed=7)
+    shape = canvas.Canvas(256, 320, codec.reach)
+    whole = codec.analyse(torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255)
+    for tile in shape.tiles():
+        crop = torch.from_numpy(shape.crop(rgb, tile)).permute(2, 0, 1)[None].float() / 255
+        rows, columns = shape.within_halo(tile, 16)
+        there = canvas.window(shape.core(tile))
+        assert torch.allclose(codec.analyse(crop)[:, rows, columns], whole[:, there[0], there[1]], atol=1e-2)
+
+
+@pytest.mark.parametrize("region", [(0, 0, 300, 270), (5, 7, 1, 1), (120, 120, 20, 20), (200, 0, 100, 270)])
+def test_a_region_is_a_part_of_the_whole(tiled, codec, region):
+    _, stream = tiled
+    x, y, width, height = region
+    whole = codec.decode(stream).picture.rgb[y : y + height, x : x + width]
+    assert np.array_equal(codec.decode(stream, region=region).picture.rgb, whole)
+
+
+def test_a_region_reads_only_the_tiles_it_needs(tiled, codec, monkeypatch):
+    _, stream = tiled
+    read = []
+    monkeypatch.setattr(codec, "_read", lambda data, *rest: read.append(data) or rest[0])
+    codec.decode(stream, region=(10, 10, 20, 20))
+    assert len(read) == 4  # its own tile, and the three that the halo touches
+
+
+@pytest.mark.parametrize("region", [(0, 0, 0, 5), (-1, 0, 5, 5), (290, 0, 20, 5)])
+def test_a_region_outside_is_refused(tiled, codec, region):
+    with pytest.raises(OptionError, match="region"):
+        codec.decode(tiled[1], region=region)
+
+
+def test_best_effort_greys_out_a_damaged_tile(tiled, codec):
+    _, stream = tiled
+    data = bytearray(stream.to_bytes())
+    data[-2] ^= 0x55  # in the last tile
+    with pytest.raises(Damaged) as refusal:
+        Bitstream.from_bytes(bytes(data))
+    assert refusal.value.tiles == (8,)
+    damaged = codec.decode(Bitstream.from_bytes(bytes(data), best_effort=True), best_effort=True)
+    assert damaged.damaged == (8,)
+    whole = codec.decode(stream).picture.rgb
+    assert (damaged.picture.rgb[256:, 256:] == 128).all()
+    reach = codec.reach
+    assert np.array_equal(damaged.picture.rgb[: 256 - reach], whole[: 256 - reach])
+    assert np.array_equal(damaged.picture.rgb[:, : 256 - reach], whole[:, : 256 - reach])
+
+
+def with_payload(stream: Bitstream, payload: bytes) -> Bitstream:
+    return dataclasses.replace(stream, layers=(Layer(Tag.LATENT, (payload,)),))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_forged_payload_never_crashes(codec, picture, seed):
+    """Bytes with a right check sum and wrong content: some picture, or one of our errors."""
+    random = np.random.default_rng(seed)
+    stream = codec.encode(picture, quality=40)
+    payload = bytearray(stream.layers[0].chunks[0])
+    for place in random.integers(0, len(payload), 1 + seed % 5):
+        payload[place] = random.integers(256)
+    forged = [bytes(payload), bytes(payload[: random.integers(len(payload))]), random.bytes(seed * 30)]
+    for content in forged:
+        data = with_payload(stream, content).to_bytes()
+        try:
+            decoded = codec.decode(Bitstream.from_bytes(data))
+            assert decoded.picture.rgb.shape == picture.rgb.shape
+        except FormatError as error:
+            assert str(error).endswith(".")
+
+
+def test_thousands_of_accidents(codec, picture):
+    """One byte changed, cut off or added, anywhere: refused, and nothing but our errors."""
+    data = codec.encode(picture, quality=10).to_bytes()
+    random = np.random.default_rng(0)
+    for number in range(3000):
+        at = number % len(data)
+        changed = bytearray(data)
+        if number % 3 == 0:
+            changed = changed[:at]
+        elif number % 3 == 1:
+            changed[at] ^= 1 << random.integers(8)
+        else:
+            changed[at:at] = random.bytes(1 + number % 4)
+        with pytest.raises(FormatError):
+            Bitstream.from_bytes(bytes(changed))
+
+
+def test_a_header_that_claims_too_much_is_refused_first(codec, picture):
+    stream = codec.encode(picture)
+    huge = dataclasses.replace(stream.header, width=65536, height=65536)
+    with pytest.raises(Unsupported, match="megapixels"):
+        codec.decode(dataclasses.replace(stream, header=huge))
+    wide = dataclasses.replace(stream.header, width=60000, height=2000)
+    with pytest.raises(Damaged, match="each tile"):
+        codec.decode(dataclasses.replace(stream, header=wide))
+
+
+def test_quality_is_kept_and_bytes_grow_with_it(codec, picture):
+    sizes = []
+    for quality in range(0, 101, 10):
+        stream = codec.encode(picture, quality=quality)
+        assert stream.header.quality == quality
+        sizes.append(stream.size)
+    assert sizes == sorted(sizes)
+    assert codec.encode(picture, quality=33.3).header.quality == 33.25
+
+
+@pytest.mark.parametrize("part", [0.15, 0.5, 0.9])
+def test_a_size_is_met(codec, picture, part):
+    low, high = (codec.encode(picture, quality=q).size for q in (0, 100))
+    target = round(low + part * (high - low))
+    stream = codec.encode(picture, size=target)
+    assert 0.97 * target <= stream.size <= target
+    bpp = 8 * target / (picture.width * picture.height)
+    assert 0.97 * target <= codec.encode(picture, bpp=bpp).size <= target
+
+
+def test_sizes_that_cannot_be_met(codec, picture):
+    with pytest.raises(RateError, match="needs at least"):
+        codec.encode(picture, size=30)
+    assert codec.encode(picture, size=10**7).header.quality == 100
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 101},
+        {"quality": -1},
+        {"bpp": 0},
+        {"size": 0},
+        {"quality": 5, "bpp": 1},
+        {"bpp": float("nan")},
+    ],
+)
+def test_rates_out_of_range(codec, picture, options):
+    with pytest.raises(OptionError):
+        codec.encode(picture, **options)
+
+
+def test_search_survives_an_estimate_that_is_too_low():
+    header = Header(8, 8, 1, 0, 0)
+
+    def write(level: int) -> Bitstream:
+        return Bitstream(header, (Layer(Tag.LATENT, (bytes(10 * level),)),))
+
+    stream = search(4000, lambda level: 9.9 * level + 1, write)
+    assert 3800 <= stream.size <= 4000
+
+
+def test_progress_and_timings(codec, picture):
+    seen, timings = [], {}
+    stream = codec.encode(picture, size=4000, progress=seen.append, timings=timings)
+    codec.decode(stream, progress=seen.append, timings=timings)
+    assert seen and all(0 <= fraction <= 1 for fraction in seen) and seen[-1] == 1
+    assert set(timings) == {"analysis", "walk", "coding", "synthesis"} and min(timings.values()) >= 0
+
+
+def test_encoding_is_deterministic():
+    picture = Picture(random_rgb(90, 90))
+    first, second = (small_codec(seed=3).encode(picture).to_bytes() for _ in range(2))
+    assert first == second and crc32(first) == crc32(second)
