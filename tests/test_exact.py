@@ -18,10 +18,10 @@ from trifocal.layers import Block, Depthwise, Knots
 class AnotherOrder(nn.Module):
     """A linear layer that adds its input channels up in another order, one block of channels at a time."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, seed: int) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, low: float | None, seed: int) -> None:
         super().__init__()
         self.order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(seed))
-        self.weight, self.bias = weight, bias
+        self.weight, self.bias, self.low = weight, bias, low
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         total = torch.zeros_like(self.bias)
@@ -32,14 +32,18 @@ class AnotherOrder(nn.Module):
 
 class AnotherExactOrder(AnotherOrder):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return to_grid(super().forward(x).clamp(-4096, 4096), 12)
+        return to_grid(super().forward(x), 12).clamp(-4096 if self.low is None else self.low, 4096)
 
 
 def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[AnotherOrder]) -> None:
     for name, child in module.named_children():
         if isinstance(child, kind):
             weight = child.weight if kind is ExactLinear else child.weight.T
-            setattr(module, name, make(weight.detach(), child.bias.detach(), seed=len(name)))
+            setattr(
+                module,
+                name,
+                make(weight.detach(), child.bias.detach(), getattr(child, "low", None), seed=len(name)),
+            )
         else:
             replace_linear(child, kind, make)
 

@@ -63,7 +63,7 @@ def test_what_travels_beside_the_pixels(codec):
 
 def test_tiles_leave_no_seams(tiled, codec, monkeypatch):
     """Synthesis of all latents at once and tile by tile differ by at most one level."""
-    picture, stream = tiled
+    _, stream = tiled
     assert len(stream.layers[0].chunks) == 9
     by_tile = codec.decode(stream).picture.rgb
     monkeypatch.setattr(codec, "_pixels", whole_at_once(codec))

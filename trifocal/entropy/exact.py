@@ -26,10 +26,20 @@ def to_grid(x: Tensor, bits: int) -> Tensor:
     return torch.round(x * 2.0**bits) * 2.0**-bits
 
 
-def settle_(x: Tensor, bits: int = ACTIVATION_BITS, bound: float = ACTIVATION_BOUND) -> Tensor:
-    """`to_grid` and clamp, in place. Adding and taking away 1.5·2^(52−bits) rounds, since that is float64's last place."""
+def settle_(
+    x: Tensor,
+    bits: int = ACTIVATION_BITS,
+    bound: float = ACTIVATION_BOUND,
+    bias: Tensor | float = 0.0,
+    low: float | None = None,
+) -> Tensor:
+    """Adds the bias, rounds to multiples of 2^−bits and clamps to ±bound (or low … bound); in place.
+
+    Adding and taking away 1.5·2^(52−bits) rounds, half to even, since 2^−bits is then the last place of a float64.
+    The bias must be on the same grid, so that adding it together with that number rounds only once.
+    """
     shift = 1.5 * 2.0 ** (52 - bits)
-    return x.clamp_(-bound, bound).add_(shift).sub_(shift)
+    return x.add_(bias + shift).sub_(shift).clamp_(-bound if low is None else low, bound)
 
 
 class Snap(nn.Module):
@@ -57,19 +67,25 @@ class ExactSnap(nn.Module):
 
 
 class ExactLinear(nn.Module):
-    """The twin of `nn.Linear` over the last axis: [..., I] → [..., O], float64."""
+    """The twin of `nn.Linear` over the last axis: [..., I] → [..., O], float64.
 
-    def __init__(self, layer: nn.Linear) -> None:
+    Args:
+        layer: what it is the twin of.
+        low: lower end of the clamp; 0 makes it the twin of a linear layer and the ReLU behind it.
+    """
+
+    def __init__(self, layer: nn.Linear, low: float | None = None) -> None:
         super().__init__()
         weight = to_grid(layer.weight.detach().double(), WEIGHT_BITS)
-        bias = to_grid(layer.bias.detach().double(), WEIGHT_BITS)
+        bias = to_grid(layer.bias.detach().double(), ACTIVATION_BITS)
         _check_bound(weight.abs().sum(1), bias)
+        self.low = low
         self.register_buffer("weight", weight.T.contiguous(), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
-        return settle_(y).reshape(*x.shape[:-1], -1)
+        y = x.reshape(-1, x.shape[-1]) @ self.weight
+        return settle_(y, bias=self.bias, low=self.low).reshape(*x.shape[:-1], -1)
 
 
 class ExactDepthwise(nn.Module):
@@ -80,20 +96,34 @@ class ExactDepthwise(nn.Module):
         weight = to_grid(layer.weight.detach().double(), WEIGHT_BITS).reshape(-1, 9)
         bias = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
         if layer.bias is not None:
-            bias = to_grid(layer.bias.detach().double(), WEIGHT_BITS)
+            bias = to_grid(layer.bias.detach().double(), ACTIVATION_BITS)
         _check_bound(weight.abs().sum(1), bias)
         self.register_buffer("weight", weight.T.contiguous(), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
-        padded = x.new_zeros(b, h + 2, w + 2, c)
-        padded[:, 1:-1, 1:-1] = x
-        y = self.bias.expand(b, h, w, c).clone()
-        for tap in range(9):
-            row, column = divmod(tap, 3)
-            y.addcmul_(padded[:, row : row + h, column : column + w], self.weight[tap])
-        return settle_(y)
+        h, w = x.shape[1:3]
+        y = x * self.weight[4]
+        for tap in (0, 1, 2, 3, 5, 6, 7, 8):
+            row, column = tap // 3 - 1, tap % 3 - 1
+            there = y[:, max(0, -row) : h - max(0, row), max(0, -column) : w - max(0, column)]
+            from_here = x[:, max(0, row) : h - max(0, -row), max(0, column) : w - max(0, -column)]
+            there.addcmul_(from_here, self.weight[tap])
+        return settle_(y, bias=self.bias)
+
+
+class ExactBlock(nn.Module):
+    """The twin of `Block`."""
+
+    def __init__(self, layer: Block) -> None:
+        super().__init__()
+        self.depthwise = ExactDepthwise(layer.depthwise)
+        self.expand = ExactLinear(layer.expand, low=0.0)
+        self.project = ExactLinear(layer.project)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual: Tensor = self.project(self.expand(self.depthwise(x)))
+        return residual.add_(x)
 
 
 class ExactKnots(nn.Module):
@@ -111,8 +141,14 @@ class ExactKnots(nn.Module):
         return settle_(value / Knots.SPACING, WEIGHT_BITS)[:, None, None, :]
 
 
-TWINS = {nn.Linear: ExactLinear, Depthwise: ExactDepthwise, Knots: ExactKnots, Snap: ExactSnap}
-EXACT_AS_THEY_ARE = (nn.Sequential, nn.ModuleList, nn.ReLU, SpaceToDepth, DepthToSpace, Block)
+TWINS = {
+    nn.Linear: ExactLinear,
+    Depthwise: ExactDepthwise,
+    Block: ExactBlock,
+    Knots: ExactKnots,
+    Snap: ExactSnap,
+}
+EXACT_AS_THEY_ARE = (nn.Sequential, nn.ModuleList, nn.ReLU, SpaceToDepth, DepthToSpace)
 
 
 def exact_twin(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ()) -> nn.Module:
