@@ -1,0 +1,57 @@
+"""The rivals that people would pick instead, through Pillow: real bytes, and what a viewer makes of them."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trifocal.errors import OptionError, PictureError
+from trifocal.pictures import Picture
+
+__all__ = ["RIVALS", "Rival", "rivals"]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A format of Pillow with the options that it is measured with; `quality` is the format's own 0..100."""
+
+    name: str
+    format: str  # Pillow's name of it
+    title: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    weights: str = ""
+
+    def encode(self, picture: Picture, quality: float) -> bytes:
+        """The bytes of a whole file. Raises PictureError, and OptionError where quality is no whole number."""
+        if quality != int(quality):
+            raise OptionError(f"{self.title} takes whole qualities, not {quality:g}.")
+        stream = io.BytesIO()
+        try:
+            picture.to_pil().save(stream, self.format, quality=int(quality), **self.options)
+        except (OSError, ValueError) as error:
+            raise PictureError(f"{self.title} cannot hold this picture: {error}.") from error
+        return stream.getvalue()
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3]."""
+        with Image.open(io.BytesIO(data), formats=[self.format]) as image:
+            return np.asarray(image.convert("RGB"))
+
+
+RIVALS = {
+    rival.name: rival
+    for rival in (
+        Rival("avif", "AVIF", "AVIF (Pillow, speed 4)", {"speed": 4}),
+        Rival("webp", "WEBP", "WebP (Pillow, method 6)", {"method": 6}),
+        Rival("jpeg", "JPEG", "JPEG (Pillow, progressive, 4:2:0)", {"progressive": True, "optimize": True}),
+    )
+}
+
+
+def rivals() -> tuple[Rival, ...]:
+    """Those of RIVALS that this Pillow can write."""
+    Image.init()
+    return tuple(rival for rival in RIVALS.values() if rival.format in Image.SAVE)

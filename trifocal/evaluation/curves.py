@@ -1,0 +1,111 @@
+"""Rate–distortion curves and Bjøntegaard's differences between them.
+
+A curve is interpolated by PCHIP through (metric, log rate), as CompressAI and the field's papers do, and compared with
+an anchor where both are known and nowhere else: no curve is extended past its ends.
+"""
+
+import csv
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trifocal.errors import MissingExtra, OptionError
+
+__all__ = ["ANCHORS", "SCALES", "Curve", "Delta", "anchors", "bd_metric", "bd_rate"]
+
+ANCHORS = Path(__file__).with_name("anchors_kodak.csv")
+
+
+def decibels(similarity: float) -> float:
+    """MS-SSIM is compared as -10·log10(1 - MS-SSIM), since it crowds near 1."""
+    return -10 * math.log10(1 - similarity) if similarity < 1 else math.inf
+
+
+SCALES: dict[str, Callable[[float], float]] = {"psnr": float, "ms_ssim": decibels}
+"""What is interpolated of a metric: larger is better, in dB for these two."""
+COLUMNS = {"psnr": "psnr_db"}  # in a table of anchors, where it is not the metric's name
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of a codec by increasing rate (bits per pixel, or anything else that counts) and increasing metric."""
+
+    name: str
+    rates: tuple[float, ...]
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, name: str, points: Iterable[tuple[float, float]]) -> "Curve":
+        """From (rate, value) in any order. A point that costs more and is no better than another is left out, as
+        is one that is not finite. Raises OptionError for a rate that is not above 0."""
+        kept: list[tuple[float, float]] = []
+        for rate, value in sorted(points, key=lambda point: (point[0], -point[1])):
+            if rate <= 0:
+                raise OptionError(f"A rate is above 0, and {name} has {rate:g}.")
+            if math.isfinite(value) and (not kept or value > kept[-1][1]):
+                kept.append((rate, value))
+        return cls(name, tuple(rate for rate, _ in kept), tuple(value for _, value in kept))
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A mean difference, and the interval (of the metric, or of the rate) that it was taken over; None where the
+    curves do not overlap or one has fewer than two points."""
+
+    value: float | None
+    overlap: tuple[float, float] | None
+
+
+def bd_rate(anchor: Curve, test: Curve) -> Delta:
+    """Mean difference of the rate at equal metric in percent: -10 says that `test` needs 10 % less than `anchor`.
+
+    The overlap is of the metric. Raises MissingExtra.
+    """
+    logs = [[math.log(rate) for rate in curve.rates] for curve in (anchor, test)]
+    delta = _mean_gap(anchor.values, logs[0], test.values, logs[1])
+    return delta if delta.value is None else Delta(100 * math.expm1(delta.value), delta.overlap)
+
+
+def bd_metric(anchor: Curve, test: Curve) -> Delta:
+    """Mean difference of the metric at equal rate, over the logarithm of the rate: 0.5 says that `test` is better
+    by 0.5 dB. The overlap is of the rate. Raises MissingExtra."""
+    logs = [[math.log(rate) for rate in curve.rates] for curve in (anchor, test)]
+    delta = _mean_gap(logs[0], anchor.values, logs[1], test.values)
+    if delta.overlap is None:
+        return delta
+    return Delta(delta.value, (math.exp(delta.overlap[0]), math.exp(delta.overlap[1])))
+
+
+def anchors(metric: str = "psnr", path: str | os.PathLike[str] = ANCHORS) -> dict[str, Curve]:
+    """The curves of a table with the columns codec, bpp, psnr_db, ms_ssim, ..., source, by codec; those without the
+    metric are left out. Values are on the scale of SCALES. Raises OptionError, OSError."""
+    column = COLUMNS.get(metric, metric)
+    points: dict[str, list[tuple[float, float]]] = {}
+    with open(path, encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        if not {"codec", "bpp", column} <= set(reader.fieldnames or ()):
+            raise OptionError(f"{path} is no table of anchors: it needs the columns codec, bpp and {column}.")
+        for line in reader:
+            if line[column]:
+                value = SCALES[metric](float(line[column]))
+                points.setdefault(line["codec"], []).append((float(line["bpp"]), value))
+    return {codec: Curve.of(codec, pairs) for codec, pairs in points.items()}
+
+
+def _mean_gap(
+    x: Sequence[float], y: Sequence[float], other_x: Sequence[float], other_y: Sequence[float]
+) -> Delta:
+    """Mean of other_y - y over the x that both have."""
+    try:
+        from scipy.interpolate import PchipInterpolator
+    except ImportError:
+        raise MissingExtra("evaluate", "Comparing curves") from None
+    if min(len(x), len(other_x)) < 2:
+        return Delta(None, None)
+    low, high = max(x[0], other_x[0]), min(x[-1], other_x[-1])
+    if low >= high:
+        return Delta(None, None)
+    areas = [float(PchipInterpolator(*pair).integrate(low, high)) for pair in ((x, y), (other_x, other_y))]
+    return Delta((areas[1] - areas[0]) / (high - low), (low, high))
