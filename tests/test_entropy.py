@@ -107,7 +107,7 @@ def test_logistic_bits_are_those_of_the_formula():
     far = torch.tensor([300.0], dtype=torch.float64, requires_grad=True)
     bits = logistic_bits(far, torch.tensor([0.0], dtype=torch.float64))
     bits.backward()
-    assert torch.isfinite(bits) and torch.isfinite(far.grad) and far.grad > 0
+    assert torch.isfinite(bits) and far.grad is not None and 0 < far.grad < 100
 
 
 def test_tables_agree_with_the_training_meter():
@@ -139,7 +139,7 @@ def test_training_meter_estimates_the_bits():
 def test_passes_cover_each_value_once():
     y = torch.arange(1, 1 + 2 * 4 * 6 * 8).reshape(2, 4, 6, 8).float()
     parts = [put(take(y, step), step) for step in range(PASSES)]
-    assert torch.equal(sum(parts), y)
+    assert torch.equal(torch.stack(parts).sum(0), y)
     assert sum((part != 0).sum() for part in parts) == y.numel()
 
 

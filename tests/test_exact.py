@@ -38,7 +38,7 @@ class AnotherExactOrder(AnotherOrder):
 def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[AnotherOrder]) -> None:
     for name, child in module.named_children():
         if isinstance(child, kind):
-            weight = child.weight if kind is ExactLinear else child.weight.T
+            weight = child.weight if isinstance(child, ExactLinear) else child.weight.T  # type: ignore[operator]
             setattr(
                 module,
                 name,
@@ -97,8 +97,8 @@ class InFloat(nn.Module):
         self.network = network
 
     def forward(self, *args):
-        args = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
-        result = self.network(*args)
+        as_float = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
+        result = self.network(*as_float)
         return tuple(r.double() for r in result) if isinstance(result, tuple) else result.double()
 
 

@@ -1,8 +1,12 @@
 """Blocks that the networks share. Feature maps are channels-last: [B, H, W, C]."""
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def space_to_depth(x: Tensor, factor: int) -> Tensor:
@@ -98,8 +102,8 @@ class Knots(nn.Module):
         return value[:, None, None, :]
 
 
-def zero_init(layer: nn.Linear) -> nn.Linear:
+def zero_init(layer: Layer) -> Layer:
     """The layer with weight and bias set to zero, so that what it feeds starts without it."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer

@@ -6,7 +6,7 @@ have. Values are coded in the order of their scale index, so that the range code
 
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import constriction
 import numpy as np
@@ -26,7 +26,7 @@ from trifocal.entropy.tables import (
 )
 from trifocal.errors import Damaged
 
-Model = constriction.stream.model.Categorical
+Model: TypeAlias = Any  # constriction.stream.model.Categorical, which has no type stubs
 Integers = npt.NDArray[np.int32]
 
 LARGEST_SYMBOL = 2**13 - 1
@@ -186,7 +186,10 @@ RADII = radii()
 
 def models_of(frequencies: Frequencies) -> list[Model]:
     """A range-coder model for each row."""
-    return [Model(probabilities(frequencies, row), perfect=False) for row in range(ROWS)]
+    return [
+        constriction.stream.model.Categorical(probabilities(frequencies, row), perfect=False)
+        for row in range(ROWS)
+    ]
 
 
 def symbols_of(y: Tensor, mean: Tensor, rows: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trifocal.entropy.exact import Snap
 from trifocal.entropy.tables import ROWS, ROWS_PER_OCTAVE, SMALLEST_SCALE
-from trifocal.layers import Block, Depthwise, Knots
+from trifocal.layers import Block, Depthwise, Knots, zero_init
 
 PASSES = 4
 ORDER = (0, 3, 1, 2)
@@ -60,14 +60,11 @@ class Context(nn.Module):
         self.compress = Snap(bound=8.0)
         self.adapt = nn.ModuleList([nn.Linear(latent_channels, width) for _ in range(PASSES - 1)])
         self.blocks = nn.Sequential(*[Block(width) for _ in range(blocks)])
-        self.heads = nn.ModuleList([nn.Linear(width, 2 * quarter) for _ in range(4 * PASSES)])
-        self.neighbours = nn.ModuleList([Depthwise(linear_channels, bias=False) for _ in range(PASSES - 1)])
+        self.heads = nn.ModuleList([zero_init(nn.Linear(width, 2 * quarter)) for _ in range(4 * PASSES)])
+        self.neighbours = nn.ModuleList(
+            [zero_init(Depthwise(linear_channels, bias=False)) for _ in range(PASSES - 1)]
+        )
         self.snap_mean = Snap(MEAN_BITS, bound=2.0**14)
-        for head in self.heads:
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
-        for layer in self.neighbours:
-            nn.init.zeros_(layer.weight)
 
     def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """features [B, h, w, W], y_hat [B, h, w, M] with zeros where nothing is decoded, level [B] →

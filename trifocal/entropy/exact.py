@@ -74,6 +74,9 @@ class ExactLinear(nn.Module):
         low: lower end of the clamp; 0 makes it the twin of a linear layer and the ReLU behind it.
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, layer: nn.Linear, low: float | None = None) -> None:
         super().__init__()
         weight = to_grid(layer.weight.detach().double(), WEIGHT_BITS)
@@ -90,6 +93,9 @@ class ExactLinear(nn.Module):
 
 class ExactDepthwise(nn.Module):
     """The twin of `Depthwise`: nine shifted products, [B, H, W, C], float64."""
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, layer: Depthwise) -> None:
         super().__init__()
@@ -128,6 +134,8 @@ class ExactBlock(nn.Module):
 
 class ExactKnots(nn.Module):
     """The twin of `Knots`: the interpolation weights are multiples of 1/SPACING, a power of two."""
+
+    table: Tensor
 
     def __init__(self, layer: Knots) -> None:
         super().__init__()

@@ -1,12 +1,14 @@
 """A training run on disk: DIR/checkpoint.pt is replaced as a whole, DIR/log.csv grows."""
 
 import csv
-import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from trifocal.files import replacing
 
 
 @dataclass
@@ -15,15 +17,12 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
-    spent: float = 0.0
-    best: float = field(default=float("inf"))
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes beside the old checkpoint and then takes its place."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as stream:
+        torch.save(state, stream)
 
 
 def restore(path: Path, device: torch.device) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def restore(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def append_row(path: Path, row: dict[str, object]) -> None:
+def append_row(path: Path, row: Mapping[str, object]) -> None:
     """One more line of a CSV file; the first brings the heading."""
     new = not path.exists()
     with path.open("a", newline="") as file:

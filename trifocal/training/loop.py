@@ -6,6 +6,7 @@ Every picture of a batch draws its own quality, so that one model learns all rat
 minutes; the learning rate follows the part of that bound which is used up, whichever machine it runs on.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,11 +23,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from trifocal.codec import Codec
 from trifocal.data import Crops, TrainingPicture, read_pictures, split
 from trifocal.data.images import centre_crop
+from trifocal.entropy import Meter
+from trifocal.entropy.tables import calibrated_frequencies
 from trifocal.errors import OptionError
 from trifocal.losses import balance, bits_per_pixel, mean_squared_error, rate_distortion
-from trifocal.presets import Recipe, find
+from trifocal.presets import Preset, Recipe, find
 from trifocal.training.checkpoint import Progress, append_row, restore, save
 from trifocal.types import MAX_LEVEL
+from trifocal.weights import read_weights, write_weights
 
 VALIDATION_LEVELS = (80, 240, 400, 560, 720)
 VALIDATION_PICTURES = 32
@@ -70,8 +74,11 @@ def train(
     if (steps is None) == (minutes is None):
         raise OptionError("Say how long to train: either steps or minutes.")
     chosen = find(preset)
-    changes = {"batch": batch, "learning_rate": learning_rate}
-    recipe = replace(chosen.recipe, **{k: v for k, v in changes.items() if v is not None})
+    recipe = replace(
+        chosen.recipe,
+        batch=batch or chosen.recipe.batch,
+        learning_rate=learning_rate or chosen.recipe.learning_rate,
+    )
     set_seed(recipe.seed)
     run = Run(chosen.build(), recipe, Path(out), steps, minutes)
     training, held_out = split(read_pictures(data, recipe.crop))
@@ -80,7 +87,8 @@ def train(
     if resume:
         run.resume()
     run.go(training, held_out, every, report or (lambda fraction, text: None))
-    return run.export(chosen.weights)
+    names = [Path(source).name for source in data]
+    return run.export(chosen, training, validation_batch(held_out, recipe.crop), names)
 
 
 class Run:
@@ -197,17 +205,33 @@ class Run:
 
     def start_from(self, weights: str | Path) -> None:
         """Begins with trained weights and a fresh optimiser."""
-        from trifocal.weights import read_weights
-
         self.bare.load_state_dict(read_weights(Path(weights)))
         self.average.load_state_dict(self.bare.state_dict())
 
-    def export(self, name: str) -> Path:
-        """Writes the averaged weights as they ship, float16 safetensors."""
-        from trifocal.weights import write_weights
-
-        path = self.out / name
+    def export(
+        self, preset: Preset, training: list[TrainingPicture], validation: Tensor, sources: list[str]
+    ) -> Path:
+        """Calibrates the tables, then writes what ships: NAME.safetensors (float16), NAME.json and NAME.csv beside it."""
+        path = self.out / preset.weights
+        before = validate(self.average, validation)
+        calibrate(self.average, training, self.recipe)
         write_weights(self.average, path)
+        self.average.load_state_dict(read_weights(path))
+        record = {
+            "preset": preset.name,
+            "date": time.strftime("%Y-%m-%d"),
+            "recipe": asdict(self.recipe),
+            "steps": self.progress.step,
+            "minutes": round(self.progress.seconds / 60, 1),
+            "parameters": sum(p.numel() for p in self.average.parameters()),
+            "data": sources,
+            "pictures": len(training),
+            "machine": f"{self.accelerator.device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+            "held_out_before_calibration": before["held_out"],
+            "held_out": validate(self.average, validation),
+        }
+        path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+        path.with_suffix(".csv").write_bytes((self.out / "log.csv").read_bytes())
         return path
 
 
@@ -260,3 +284,18 @@ def validate(codec: Codec, x: Tensor) -> dict[str, float]:
     row["held_out"] = round(math.exp(float(np.mean(costs))), 5)
     codec.train()
     return row
+
+
+@torch.no_grad()
+def calibrate(codec: Codec, pictures: Sequence[TrainingPicture], recipe: Recipe, batches: int = 24) -> None:
+    """Sets the frequency tables to what training crops of all qualities really hold in each row."""
+    codec.eval()
+    device = next(codec.parameters()).device
+    crops = iter(Crops(pictures, 8, recipe.crop, recipe.seed + 1))
+    meter = Meter(codec.entropy.cost(), 8, count=True)
+    for _ in range(batches):
+        y = codec.analyse(to_tensor(next(crops)).to(device))
+        codec.walk(meter, y, spread_levels(len(y), device), (y.shape[1], y.shape[2]))
+    assert meter.counts is not None
+    codec.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(meter.counts)))
+    codec.train()

@@ -19,6 +19,8 @@ class Analysis(nn.Module):
         blocks: how many blocks at 1/8; the receptive field grows by 8 pixels to each side with each.
     """
 
+    std: Tensor
+
     def __init__(self, channels: int, latent_channels: int, blocks: int) -> None:
         super().__init__()
         self.linear = nn.Linear(3 * BLOCK**2, latent_channels)

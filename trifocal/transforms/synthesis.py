@@ -20,6 +20,8 @@ class Synthesis(nn.Module):
         knots: number of quality knots for the scale and shift.
     """
 
+    std: Tensor
+
     def __init__(self, channels: int, latent_channels: int, blocks: int, knots: int) -> None:
         super().__init__()
         self.linear = nn.Linear(latent_channels, 3 * BLOCK**2)

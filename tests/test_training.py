@@ -1,0 +1,162 @@
+"""A small network learns something in a minute, stops, goes on, and what it exports encodes a picture."""
+
+import csv
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb, small_codec
+from PIL import Image
+
+from trifocal import presets
+from trifocal.data import Crops, read_pictures, split
+from trifocal.data.images import TrainingPicture
+from trifocal.errors import OptionError, PresetError, WeightsError
+from trifocal.losses import LAMBDA_RANGE, balance, lambda_of
+from trifocal.pictures import Picture
+from trifocal.training import train
+from trifocal.training.loop import schedule, spread_levels
+from trifocal.weights import check_fingerprint, fingerprint, load_weights, read_weights
+
+
+@pytest.fixture
+def small_preset(monkeypatch):
+    recipe = replace(presets.find("compact").recipe, batch=2, crop=64, warmup=2, ema=0.5)
+    preset = presets.Preset(
+        "small", 9, "for tests", lambda: small_codec().train(), recipe, "small.safetensors"
+    )
+    monkeypatch.setattr(presets, "PRESETS", (preset,))
+    return preset
+
+
+@pytest.fixture
+def folder(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(48):
+        Image.fromarray(random_rgb(80, 72, seed=number)).save(data / f"{number}.png")
+    return data
+
+
+def held_out(run: Path) -> list[float]:
+    with (run / "log.csv").open() as file:
+        return [float(row["held_out"]) for row in csv.DictReader(file)]
+
+
+def test_training_lowers_the_loss_and_exports(small_preset, folder, tmp_path):
+    seen: list[float] = []
+    out = tmp_path / "run"
+    weights = train("small", [folder], out, steps=1, every=99)
+    train(
+        "small",
+        [folder],
+        out,
+        steps=60,
+        every=99,
+        resume=True,
+        report=lambda fraction, text: seen.append(fraction),
+    )
+    first, last = held_out(out)
+    assert last < 0.97 * first
+    assert len(seen) == 59 and seen[-1] == 1
+    record = json.loads(weights.with_suffix(".json").read_text())
+    assert record["steps"] == 60 and record["data"] == ["data"]
+    assert record["held_out"]["held_out"] < record["held_out_before_calibration"]
+
+    codec = small_codec()
+    codec.load_state_dict(read_weights(weights))
+    picture = Picture(random_rgb(100, 90, seed=99))
+    decoded = codec.decode(codec.encode(picture, quality=50)).picture
+    assert decoded.rgb.shape == picture.rgb.shape
+
+
+def test_training_can_start_from_weights(small_preset, folder, tmp_path):
+    weights = train("small", [folder], tmp_path / "one", steps=3, every=99)
+    train("small", [folder], tmp_path / "two", steps=1, every=99, start=weights)
+    there = json.loads(weights.with_suffix(".json").read_text())["held_out"]["held_out"]
+    assert held_out(tmp_path / "two")[0] == pytest.approx(there, rel=0.02)
+
+
+@pytest.mark.parametrize("length", [{}, {"steps": 1, "minutes": 1}])
+def test_a_run_needs_one_length(small_preset, folder, tmp_path, length):
+    with pytest.raises(OptionError, match="either steps or minutes"):
+        train("small", [folder], tmp_path, **length)
+
+
+def test_what_is_not_there_is_said(small_preset, folder, tmp_path):
+    with pytest.raises(OptionError, match="no checkpoint"):
+        train("small", [folder], tmp_path / "new", steps=1, resume=True)
+    with pytest.raises(OptionError, match="There is no"):
+        train("small", [tmp_path / "missing"], tmp_path / "new", steps=1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OptionError, match="No picture"):
+        train("small", [tmp_path / "empty"], tmp_path / "new", steps=1)
+    with pytest.raises(PresetError, match="there are: small"):
+        train("large", [folder], tmp_path / "new", steps=1)
+
+
+def test_shards_and_folders_hold_the_same_pictures(folder, tmp_path):
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as archive:
+        for path in sorted(folder.iterdir()):
+            for name, content in ((path.name, path.read_bytes()), (f"{path.stem}.json", b"{}")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    one, other = read_pictures([folder], 64), read_pictures([shard], 64)
+    assert {p.key for p in one} == {p.key for p in other} and len(one) == 48
+    assert np.array_equal(one[0].rgb, next(p for p in other if p.key == one[0].key).rgb)
+
+
+def test_the_split_is_by_key():
+    pictures = [TrainingPicture(str(n), random_rgb(8, 8)) for n in range(400)]
+    training, held = split(pictures)
+    assert len(training) + len(held) == 400 and 2 <= len(held) <= 25
+    assert {p.key for p in split(pictures[::-1])[1]} == {p.key for p in held}
+
+
+def test_crops_lie_in_their_pictures():
+    picture = TrainingPicture("a", random_rgb(70, 66))
+    batch = next(iter(Crops([picture], batch=6, size=64, seed=0)))
+    assert batch.shape == (6, 64, 64, 3)
+    windows = np.lib.stride_tricks.sliding_window_view(picture.rgb, (64, 64), axis=(0, 1)).transpose(
+        0, 1, 3, 4, 2
+    )
+    places = windows.reshape(-1, 64, 64, 3)
+    for crop in batch:
+        assert any(np.array_equal(p, crop) or np.array_equal(p[:, ::-1], crop) for p in places)
+
+
+def test_schedule_and_levels():
+    recipe = presets.find("compact").recipe
+    assert schedule(0, 0.0, recipe) < 0.05 and schedule(10**4, 0.3, recipe) == 1
+    assert schedule(10**4, 0.999, recipe) == 0.02
+    torch.manual_seed(0)
+    levels = spread_levels(8, torch.device("cpu"))
+    assert sorted((levels // 100.2).long().tolist()) == list(range(8))
+    ends = lambda_of(torch.tensor([0, 800]))
+    assert ends.tolist() == pytest.approx(LAMBDA_RANGE)
+    assert balance(torch.tensor([400])).item() == 1
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
+    with pytest.raises(WeightsError, match="not installed"):
+        load_weights(small_codec(), "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"\x10" * 40)
+    with pytest.raises(WeightsError, match="damaged"):
+        load_weights(small_codec(), "bad.safetensors")
+
+
+def test_fingerprints():
+    state = small_codec(seed=1).state_dict()
+    assert fingerprint(state) == fingerprint(dict(reversed(state.items())))
+    assert fingerprint(state) != fingerprint(small_codec(seed=2).state_dict())
+    check_fingerprint(7, 7, "small")
+    with pytest.raises(WeightsError, match="0007 of the preset small, but 0008"):
+        check_fingerprint(8, 7, "small")
