@@ -37,13 +37,10 @@ class AnotherExactOrder(AnotherOrder):
 
 def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[AnotherOrder]) -> None:
     for name, child in module.named_children():
-        if isinstance(child, kind):
-            weight = child.weight if isinstance(child, ExactLinear) else child.weight.T  # type: ignore[operator]
-            setattr(
-                module,
-                name,
-                make(weight.detach(), child.bias.detach(), getattr(child, "low", None), seed=len(name)),
-            )
+        if isinstance(child, ExactLinear) and kind is ExactLinear:
+            setattr(module, name, make(child.weight, child.bias, child.low, seed=len(name)))
+        elif isinstance(child, nn.Linear) and kind is nn.Linear:
+            setattr(module, name, make(child.weight.detach().T, child.bias.detach(), None, seed=len(name)))
         else:
             replace_linear(child, kind, make)
 

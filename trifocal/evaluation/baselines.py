@@ -24,13 +24,16 @@ class Rival:
     options: Mapping[str, object] = field(default_factory=dict)
     weights: str = ""
 
-    def encode(self, picture: Picture, quality: float) -> bytes:
-        """The bytes of a whole file. Raises PictureError, and OptionError where quality is no whole number."""
+    def encode(self, picture: Picture, quality: float, **options: object) -> bytes:
+        """The bytes of a whole file, with more options of Pillow's if any are given.
+
+        Raises PictureError, and OptionError where quality is no whole number.
+        """
         if quality != int(quality):
             raise OptionError(f"{self.title} takes whole qualities, not {quality:g}.")
         stream = io.BytesIO()
         try:
-            picture.to_pil().save(stream, self.format, quality=int(quality), **self.options)
+            picture.to_pil().save(stream, self.format, quality=int(quality), **{**self.options, **options})
         except (OSError, ValueError) as error:
             raise PictureError(f"{self.title} cannot hold this picture: {error}.") from error
         return stream.getvalue()
