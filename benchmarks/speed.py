@@ -1,0 +1,268 @@
+#!/usr/bin/env python3
+"""Times the encoding and decoding of one 768×512 photograph, beside CompressAI and AVIF, all in one run.
+
+    python benchmarks/speed.py [--threads 2] [--repeats 7] [--picture P] [--compressai-python VENV/bin/python]
+
+Contenders take turns, so that a busy minute of the machine hits all of them; figures are medians over the turns after
+one to warm up, and ratios are medians of the ratios within a turn. CompressAI needs an older numpy, so it may live in
+an environment of its own. Writes speed.csv and speed.md into results/.
+"""
+
+import argparse
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from trifocal.container import Bitstream
+from trifocal.demo import PHOTOGRAPH
+from trifocal.errors import TrifocalError
+from trifocal.evaluation.baselines import RIVALS, rivals
+from trifocal.pictures import Picture
+from trifocal.presets import load
+
+HERE = Path(__file__).resolve().parent
+SIZE = (768, 512)
+ANCHOR = "CompressAI hyperprior, quality 3"
+COMPRESSAI = {"hyperprior": ANCHOR, "elic": "CompressAI Elic2022Official"}
+ABSENT = "not measured: pip install compressai"
+PARTS = ("analysis", "walk", "coding", "synthesis")
+WAYS = ("encode", "decode")
+LOAD = "import trifocal; trifocal.load({preset!r})"
+LOADS = 3
+HAS_COMPRESSAI = "import importlib.util as i; raise SystemExit(i.find_spec('compressai') is None)"
+
+Lap = dict[str, Any]
+"""Of one turn: encode and decode, each a dictionary of seconds by part with "total", and "bytes"."""
+
+
+@dataclass
+class Contender:
+    """A codec, and what its turns took. `turn` is None where it is not installed."""
+
+    name: str
+    turn: Callable[[], Lap] | None
+    laps: list[Lap] = field(default_factory=list)
+
+    def seconds(self, way: str, part: str = "total") -> float | None:
+        """The median; None where it has no such part."""
+        found = [lap[way][part] for lap in self.laps if part in lap[way]]
+        return statistics.median(found) if found else None
+
+    def ratio(self, way: str, anchor: "Contender") -> float | None:
+        """Of the anchor's seconds in the same turn, the median."""
+        pairs = list(zip(self.laps, anchor.laps))
+        return statistics.median(a[way]["total"] / b[way]["total"] for a, b in pairs) if pairs else None
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        picture = photograph(arguments.picture, Path(folder) / "photograph.png")
+        contenders = [ours(arguments.preset, picture, arguments.quality)]
+        for model, name in COMPRESSAI.items():
+            command = [arguments.compressai_python, str(HERE / "compressai_worker.py")]
+            command += [model, str(Path(folder) / "photograph.png"), str(arguments.threads)]
+            contenders.append(Contender(name, stack.enter_context(worker(command))))
+        contenders.append(avif(picture, arguments.threads))
+        take_turns(contenders, arguments.repeats)
+    facts = machine(arguments) | {"load_s": f"{load_time(arguments.preset):.2f}"}
+    rows = table(contenders)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with open(arguments.out / "speed.csv", "w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [*rows[0], *facts], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | facts for row in rows)
+    text = markdown(rows, facts)
+    (arguments.out / "speed.md").write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Times encode and decode of one 768×512 photograph.")
+    parser.add_argument("--preset", default="compact")
+    parser.add_argument("--quality", type=float, default=50)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--repeats", type=int, default=7, help="turns after the one to warm up")
+    parser.add_argument("--picture", default=PHOTOGRAPH, help="resized to 768×512 where it has another size")
+    parser.add_argument("--compressai-python", default=sys.executable, help="a Python that has CompressAI")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "results", help="folder of the tables")
+    return parser.parse_args()
+
+
+def photograph(source: str | Path, copy: Path) -> Picture:
+    """The picture at SIZE; a copy for CompressAI is written to `copy`."""
+    image = Picture.open(source).to_pil().convert("RGB")
+    if image.size != SIZE:
+        image = image.resize(SIZE, Image.Resampling.LANCZOS)
+    image.save(copy)
+    return Picture.from_pil(image)
+
+
+def ours(preset: str, picture: Picture, quality: float) -> Contender:
+    codec = load(preset)
+
+    def turn() -> Lap:
+        encode: dict[str, float] = {}
+        decode: dict[str, float] = {}
+        begun = time.perf_counter()
+        data = codec.encode(picture, quality=quality, timings=encode).to_bytes()
+        encoded = time.perf_counter()
+        codec.decode(Bitstream.from_bytes(data), timings=decode)
+        done = time.perf_counter()
+        return {
+            "encode": encode | {"total": encoded - begun},
+            "decode": decode | {"total": done - encoded},
+            "bytes": len(data),
+        }
+
+    return Contender(f"Trifocal {preset}, quality {quality:g}", turn)
+
+
+def avif(picture: Picture, threads: int, quality: int = 50) -> Contender:
+    rival = RIVALS["avif"]
+    name = f"{rival.title}, quality {quality}"
+    if rival not in rivals():
+        return Contender(name, None)
+
+    def turn() -> Lap:
+        begun = time.perf_counter()
+        data = rival.encode(picture, quality, max_threads=threads)
+        encoded = time.perf_counter()
+        rival.decode(data)
+        done = time.perf_counter()
+        return {"encode": {"total": encoded - begun}, "decode": {"total": done - encoded}, "bytes": len(data)}
+
+    return Contender(name, turn)
+
+
+@contextmanager
+def worker(command: Sequence[str]) -> Iterator[Callable[[], Lap] | None]:
+    """A process that does a turn whenever it is asked; gives None where its Python has no CompressAI."""
+    if subprocess.run([command[0], "-c", HAS_COMPRESSAI], check=False).returncode:
+        yield None
+        return
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        stdin, stdout = process.stdin, process.stdout
+
+        def turn() -> Lap:
+            stdin.write("go\n")
+            stdin.flush()
+            lap: Lap = json.loads(stdout.readline())
+            return lap
+
+        stdout.readline()  # it is ready
+        yield turn
+        stdin.close()
+
+
+def take_turns(contenders: Sequence[Contender], repeats: int) -> None:
+    for number in range(repeats + 1):
+        for contender in contenders:
+            if contender.turn is not None:
+                lap = contender.turn()
+                contender.laps += [lap] * (number > 0)
+
+
+def load_time(preset: str) -> float:
+    """Seconds of a fresh process that starts Python, imports the library and loads the weights; median of LOADS."""
+    times = []
+    for _ in range(LOADS):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-c", LOAD.format(preset=preset)], check=True)
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def table(contenders: Sequence[Contender]) -> list[dict[str, str]]:
+    anchor = next(contender for contender in contenders if contender.name == ANCHOR)
+    rows = []
+    for contender in contenders:
+        row = {"codec": contender.name}
+        for way in WAYS:
+            row[f"{way}_s"] = figure(contender.seconds(way))
+            row |= {f"{way}_{part}_s": figure(contender.seconds(way, part)) for part in PARTS}
+            row[f"{way}_ratio"] = figure(contender.ratio(way, anchor), 3)
+        row["bytes"] = str(contender.laps[0]["bytes"]) if contender.laps else ""
+        row["note"] = "" if contender.turn else ABSENT if "CompressAI" in contender.name else "not installed"
+        rows.append(row)
+    return rows
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def machine(arguments: argparse.Namespace) -> dict[str, str]:
+    """What the figures depend on."""
+    return {
+        "machine": processor(),
+        "cores": str(os.cpu_count()),
+        "threads": str(arguments.threads),
+        "repeats": str(arguments.repeats),
+        "torch": importlib.metadata.version("torch"),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def markdown(rows: Sequence[dict[str, str]], facts: dict[str, str]) -> str:
+    """A line for each codec and way."""
+    where = (
+        f"{facts['threads']} threads on {facts['cores']} cores of {facts['machine']}, torch {facts['torch']}"
+    )
+    lines = [
+        f"768×512, {where}, {facts['date']}: medians of {facts['repeats']} turns, in milliseconds.",
+        f"The ratio is to {ANCHOR}.",
+        "",
+        "| codec | way | total | analysis | walk | coding | synthesis | ratio |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        for way in WAYS if not row["note"] else ():
+            cells = [milliseconds(row[f"{way}_{part}"]) for part in ("s", *(f"{part}_s" for part in PARTS))]
+            lines.append(f"| {row['codec']} | {way} | {' | '.join(cells)} | {row[f'{way}_ratio']} |")
+        if row["note"]:
+            lines.append(f"| {row['codec']} | {row['note']} | | | | | | |")
+    shares = [
+        f"{float(rows[0][f'{way}_coding_s']) / float(rows[0][f'{way}_s']):.1%} of {way}" for way in WAYS
+    ]
+    lines += ["", f"Trifocal's range coder takes {' and '.join(shares)}."]
+    lines += [f"A fresh process imports the library and loads the weights in {facts['load_s']} s.", ""]
+    return "\n".join(lines)
+
+
+def milliseconds(seconds: str) -> str:
+    return f"{1000 * float(seconds):.1f}" if seconds else ""
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (TrifocalError, OSError) as error:
+        sys.exit(str(error))

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""The command behind results/kodak*.csv: a preset on the 24 Kodak pictures, from real files, against the anchors.
+
+    python scripts/kodak_results.py KODAK_FOLDER [--preset compact] [--resume]
+
+Writes kodak.csv (a row per picture and quality), kodak_summary.csv (means over pictures) and kodak_bd.csv (mean
+differences to each anchor of trifocal/evaluation/anchors_kodak.csv), and prints the last two.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from trifocal import evaluation
+from trifocal.errors import TrifocalError
+from trifocal.evaluation import Curve, Mean
+from trifocal.evaluation.curves import SCALES
+
+QUALITIES = [float(quality) for quality in range(0, 101, 10)]
+PICTURES = 24
+BD_COLUMNS = (
+    "preset",
+    "anchor",
+    "metric",
+    "bd_rate_percent",
+    "bd_metric_db",
+    "overlap_low_db",
+    "overlap_high_db",
+)
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+
+
+def main() -> None:
+    arguments = parse()
+    out = arguments.out
+    rows = evaluation.evaluate(
+        [arguments.preset],
+        arguments.folder,
+        out / "kodak.csv",
+        QUALITIES,
+        arguments.resume,
+        progress=show_progress,
+        note=lambda sentence: print(f"\n{sentence}", file=sys.stderr),
+    )
+    table = evaluation.means(rows)
+    evaluation.write_means(out / "kodak_summary.csv", table)
+    differences = list(compare(arguments.preset, table))
+    with open(out / "kodak_bd.csv", "w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([BD_COLUMNS, *differences])
+    report(table, differences)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Measures a preset on Kodak and compares it with the anchors."
+    )
+    parser.add_argument("folder", help="the folder of the 24 pictures")
+    parser.add_argument("--preset", default="compact")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the three tables")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
+    return parser.parse_args()
+
+
+def compare(preset: str, table: Sequence[Mean]) -> Iterator[tuple[str, ...]]:
+    """A row of BD_COLUMNS per metric and anchor; figures are empty where the curves do not overlap."""
+    for metric, scale in SCALES.items():
+        points = [(mean.bpp, getattr(mean, metric)) for mean in table]
+        ours = Curve.of(preset, [(bpp, scale(value)) for bpp, value in points if value is not None])
+        for name, anchor in evaluation.anchors(metric).items():
+            rate, gain = evaluation.bd_rate(anchor, ours), evaluation.bd_metric(anchor, ours)
+            overlap = rate.overlap or (None, None)
+            yield preset, name, metric, *map(figure, (rate.value, gain.value, *overlap))
+
+
+def figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def report(table: Sequence[Mean], differences: Sequence[Sequence[str]]) -> None:
+    print("quality    bpp     PSNR   MS-SSIM  encode  decode")
+    for mean in table:
+        similarity = "" if mean.ms_ssim is None else f"{mean.ms_ssim:.5f}"
+        times = f"{mean.encode_s:.2f} s  {mean.decode_s:.2f} s"
+        print(f"{mean.quality:7g}  {mean.bpp:6.4f}  {mean.psnr:6.3f}  {similarity:8}  {times}")
+    pictures = min((mean.pictures for mean in table), default=0)
+    print(f"means over {pictures} pictures" + (", not all of Kodak" if pictures != PICTURES else ""))
+    for _, anchor, metric, rate, gain, low, high in differences:
+        where = (
+            f"{float(rate):+7.2f} %  {float(gain):+6.2f} dB  over {low}..{high} dB" if rate else "no overlap"
+        )
+        print(f"{metric:8} against {anchor:36} {where}")
+
+
+def show_progress(fraction: float) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{fraction:4.0%}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (TrifocalError, OSError) as error:
+        sys.exit(str(error))
