@@ -54,7 +54,7 @@ class Context(nn.Module):
         quarter = latent_channels // 4
         self.linear_channels = linear_channels
         self.normalise = Knots(1 / spread)
-        self.mean_scale = Knots(spread)
+        self.mean_scale = Knots(spread / spread.log().mean(0).exp().sqrt())
         self.index = Knots(_index_of(spread))
         self.start = Knots(torch.zeros(len(spread), width))
         self.compress = Snap(bound=8.0)

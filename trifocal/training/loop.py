@@ -81,12 +81,14 @@ def train(
     )
     set_seed(recipe.seed)
     run = Run(chosen.build(), recipe, Path(out), steps, minutes)
-    training, held_out = split(read_pictures(data, recipe.crop))
     if start is not None:
         run.start_from(start)
     if resume:
         run.resume()
-    run.go(training, held_out, every, report or (lambda fraction, text: None))
+    report = report or (lambda fraction, text: None)
+    pictures = read_pictures(data, recipe.crop, lambda key: report(run.fraction, f"reading {key}"))
+    training, held_out = split(pictures)
+    run.go(training, held_out, every, report)
     names = [Path(source).name for source in data]
     return run.export(chosen, training, validation_batch(held_out, recipe.crop), names)
 

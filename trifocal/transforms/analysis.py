@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from trifocal.layers import Block, SpaceToDepth, space_to_depth, zero_init
 from trifocal.transforms.dct import BLOCK, block_transform, ordered_std
 
+RESIDUAL_UNIT = 8.0  # of y, about the finest quantiser step: Adam's steps must be small against it
+
 
 class Analysis(nn.Module):
     """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M] in amplitudes of the 0..255 scale.
@@ -19,8 +21,6 @@ class Analysis(nn.Module):
         blocks: how many blocks at 1/8; the receptive field grows by 8 pixels to each side with each.
     """
 
-    std: Tensor
-
     def __init__(self, channels: int, latent_channels: int, blocks: int) -> None:
         super().__init__()
         self.linear = nn.Linear(3 * BLOCK**2, latent_channels)
@@ -28,7 +28,6 @@ class Analysis(nn.Module):
         self.blocks = nn.Sequential(*[Block(channels) for _ in range(blocks)])
         self.down = SpaceToDepth(2)
         self.head = zero_init(nn.Linear(4 * channels, latent_channels))
-        self.register_buffer("std", ordered_std(BLOCK, latent_channels), persistent=False)
         self._start_from_dct(channels, latent_channels)
 
     def _start_from_dct(self, channels: int, latent_channels: int) -> None:
@@ -42,4 +41,4 @@ class Analysis(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.permute(0, 2, 3, 1) - 0.5
         residual = self.down(self.blocks(self.stem(space_to_depth(pixels, 8))))
-        return 255 * self.linear(space_to_depth(pixels, BLOCK)) + self.std * self.head(residual)
+        return 255 * self.linear(space_to_depth(pixels, BLOCK)) + RESIDUAL_UNIT * self.head(residual)

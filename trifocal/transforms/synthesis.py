@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from trifocal.layers import Block, DepthToSpace, Knots, depth_to_space, space_to_depth, zero_init
 from trifocal.transforms.dct import BLOCK, block_transform, ordered_std
 
+RESIDUAL_UNIT = 0.05  # of x_hat: Adam's steps must be small against a grey level
+
 
 class Synthesis(nn.Module):
     """y_hat [B, h, w, M] in amplitudes of the 0..255 scale → x_hat [B, 3, 16·h, 16·w], not clamped.
@@ -50,5 +52,7 @@ class Synthesis(nn.Module):
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
         features = self.up(self.stem(y_hat / self.std))
         features = self.blocks(features * self.scale(level) + self.shift(level))
-        pixels = depth_to_space(self.linear(y_hat / 255), BLOCK) + depth_to_space(self.head(features), 8)
+        pixels = depth_to_space(self.linear(y_hat / 255), BLOCK) + RESIDUAL_UNIT * depth_to_space(
+            self.head(features), 8
+        )
         return (pixels + 0.5).permute(0, 3, 1, 2)
