@@ -78,8 +78,8 @@ def test_rates_and_formats(photo: Path, tmp_path: Path) -> None:
     small, low = tmp_path / "small.tri", tmp_path / "low.tri"
     assert run("encode", photo, "--bytes", "1.5k", "-o", small).exit_code == 0
     assert 1500 * 0.97 - 1 <= small.stat().st_size <= 1500
-    assert run("encode", photo, "--bpp", "0.5", "-o", low).exit_code == 0
-    assert low.stat().st_size <= 0.5 * 160 * 120 / 8
+    assert run("encode", photo, "--bpp", "1.5", "-o", low).exit_code == 0
+    assert low.stat().st_size <= 1.5 * 160 * 120 / 8
     part = tmp_path / "part.webp"
     assert run("decode", low, "--region", "10,20,70,50", "-o", part).exit_code == 0
     with Image.open(part) as image:

@@ -98,7 +98,7 @@ def encode(
         float | None, typer.Option("--quality", "-q", min=0, max=100, help="50 if nothing is said.")
     ] = None,
     bpp: Annotated[
-        float | None, typer.Option(help="Bits per pixel to stay at or under, such as 0.25.")
+        float | None, typer.Option(min=0, help="Bits per pixel to stay at or under, such as 0.25.")
     ] = None,
     size: Annotated[
         int | None,
