@@ -1,0 +1,369 @@
+"""Measuring: metrics against values by hand, curves against known pairs, and a run that keeps what it has."""
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from trifocal import evaluation
+from trifocal.errors import OptionError, PictureError, PresetError
+from trifocal.evaluation import Curve, Row, anchors, bd_metric, bd_rate, evaluate, ms_ssim, psnr
+from trifocal.evaluation.evaluate import PresetSubject
+from trifocal.pictures import Picture
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = "results.csv"
+
+
+class Posteriser:
+    """Stands in for a codec: quality is the number of grey levels, and the bytes are a PNG."""
+
+    name = "posteriser"
+    weights = "0001"
+
+    def __init__(self) -> None:
+        self.encoded = 0
+
+    def encode(self, picture: Picture, quality: float) -> bytes:
+        self.encoded += 1
+        step = max(1, round(100 - quality))
+        coarse = np.minimum(picture.rgb // step * step + step // 2, 255).astype(np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(coarse).save(stream, "PNG")
+        return stream.getvalue()
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image)
+
+
+def photograph(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth, with some grain."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = 127 + 80 * np.sin(columns / 17 + seed) * np.cos(rows / 23)
+    return np.clip(waves[..., None] + rng.normal(0, 6, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "pictures"
+    (place / "more").mkdir(parents=True)
+    Image.fromarray(photograph(200, 180)).save(place / "a.png")
+    Image.fromarray(photograph(40, 30, 1)).save(place / "more" / "b.png")
+    return place
+
+
+# ── metrics ──
+
+
+def test_psnr_by_hand() -> None:
+    black = np.zeros((2, 2, 3), np.uint8)
+    grey = black.copy()
+    grey[0, 0] = (3, 0, 255)  # squared error (9 + 255²) / 12
+    assert psnr(grey, black) == pytest.approx(10 * math.log10(255**2 * 12 / (9 + 255**2)))
+    assert psnr(black, grey) == psnr(grey, black)
+    assert psnr(np.full_like(black, 255), black) == 0
+    assert psnr(black, black) == math.inf
+
+
+def test_ms_ssim_of_equal_pictures_is_one() -> None:
+    picture = photograph(192, 180)
+    assert ms_ssim(picture, picture) == pytest.approx(1, abs=1e-6)
+
+
+def test_ms_ssim_of_two_greys_by_hand() -> None:
+    """Constant pictures have no contrast: what is left is SSIM's luminance at the coarsest scale, to its exponent."""
+    dark, light = np.full((176, 200, 3), 60, np.uint8), np.full((176, 200, 3), 200, np.uint8)
+    c1 = (0.01 * 255) ** 2
+    luminance = (2 * 60 * 200 + c1) / (60**2 + 200**2 + c1)
+    assert ms_ssim(dark, light) == pytest.approx(luminance**0.1333, abs=1e-3)
+
+
+def test_ms_ssim_of_a_small_picture_is_not_measured() -> None:
+    for width, height in ((175, 400), (400, 175), (1, 1)):
+        picture = photograph(width, height)
+        assert ms_ssim(picture, picture) is None
+    assert ms_ssim(photograph(176, 176), photograph(176, 176)) is not None
+
+
+def test_only_pictures_of_one_size_are_compared() -> None:
+    with pytest.raises(OptionError, match="one size"):
+        psnr(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 3, 3), np.uint8))
+    with pytest.raises(OptionError, match="8-bit"):
+        ms_ssim(np.zeros((2, 2, 3)), np.zeros((2, 2, 3), np.uint8))  # type: ignore[arg-type]
+
+
+# ── curves ──
+
+PLAIN = Curve.of("plain", [(0.1, 28.0), (0.2, 31.0), (0.4, 33.5), (0.8, 35.0)])
+
+
+def scaled(curve: Curve, rate: float = 1.0, value: float = 0.0) -> Curve:
+    return replace(
+        curve, rates=tuple(rate * r for r in curve.rates), values=tuple(v + value for v in curve.values)
+    )
+
+
+def test_a_curve_against_itself_is_zero() -> None:
+    delta = bd_rate(PLAIN, PLAIN)
+    assert delta.value == pytest.approx(0, abs=1e-9) and delta.overlap == (28.0, 35.0)
+    gain = bd_metric(PLAIN, PLAIN)
+    assert gain.value == pytest.approx(0, abs=1e-9) and gain.overlap == pytest.approx((0.1, 0.8))
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.25, 2.0])
+def test_rates_times_a_factor(factor: float) -> None:
+    assert bd_rate(PLAIN, scaled(PLAIN, rate=factor)).value == pytest.approx(100 * (factor - 1))
+
+
+def test_a_shifted_metric() -> None:
+    assert bd_metric(PLAIN, scaled(PLAIN, value=0.75)).value == pytest.approx(0.75)
+
+
+def test_straight_lines_by_hand() -> None:
+    """log2(rate) is value for one, value / 2 + 1 for the other: over 0..4 they differ by 1 - value / 2, 0 in the mean."""
+    one = Curve.of("one", [(2.0**v, v) for v in (0.0, 1.0, 2.0, 4.0)])
+    other = Curve.of("other", [(2.0 ** (v / 2 + 1), v) for v in (-2.0, 1.0, 3.0, 4.0)])
+    assert bd_rate(one, other).value == pytest.approx(0, abs=1e-9)
+    assert bd_rate(one, other).overlap == (0.0, 4.0)
+    shorter = Curve.of("shorter", [(2.0 ** (v / 2 + 1), v) for v in (-2.0, 1.0, 2.0)])
+    assert bd_rate(one, shorter).value == pytest.approx(100 * (2**0.5 - 1))  # 1/2 in the mean over 0..2
+
+
+@pytest.mark.parametrize(
+    ("codec", "percent"),
+    [("bmshj2018-hyperprior", 30.5), ("hyperprior, one variable-rate model", 30.6)],
+)
+def test_published_pairs(codec: str, percent: float) -> None:
+    """Against VTM 9.1 on Kodak, as computed elsewhere from the same published points."""
+    curves = anchors("psnr")
+    assert bd_rate(curves["VTM 9.1"], curves[codec]).value == pytest.approx(percent, abs=0.1)
+
+
+def test_no_figure_where_curves_do_not_overlap() -> None:
+    far = scaled(PLAIN, value=10)
+    assert bd_rate(PLAIN, far) == evaluation.Delta(None, None)
+    assert bd_metric(PLAIN, scaled(PLAIN, rate=100)) == evaluation.Delta(None, None)
+    assert bd_rate(PLAIN, scaled(PLAIN, value=7)).value is None  # they touch in one point
+    assert bd_rate(PLAIN, Curve.of("a point", [(0.3, 32.0)])).value is None
+    assert bd_rate(PLAIN, Curve.of("nothing", [])).value is None
+
+
+def test_points_that_cost_more_for_less_are_left_out() -> None:
+    curve = Curve.of("noisy", [(0.4, 33.5), (0.1, 28.0), (0.3, 27.0), (0.4, 33.0), (0.9, math.inf)])
+    assert curve.rates == (0.1, 0.4) and curve.values == (28.0, 33.5)
+    with pytest.raises(OptionError, match="above 0"):
+        Curve.of("free", [(0.0, 30.0)])
+
+
+def test_every_anchor_has_both_metrics_and_a_source() -> None:
+    for metric in ("psnr", "ms_ssim"):
+        curves = anchors(metric)
+        assert {"VTM 9.1", "bmshj2018-hyperprior", "AVIF (Pillow, speed 4)"} <= curves.keys()
+        assert all(len(curve.rates) >= 5 for curve in curves.values())
+    with open(evaluation.curves.ANCHORS, encoding="utf-8", newline="") as stream:
+        assert all(line["source"] for line in csv.DictReader(stream))
+
+
+def test_a_table_that_is_none_of_anchors(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(OptionError, match="columns codec, bpp and psnr_db"):
+        anchors("psnr", tmp_path / "x.csv")
+
+
+# ── evaluate ──
+
+
+def test_rows_come_from_real_files(folder: Path, tmp_path: Path) -> None:
+    seen: list[float] = []
+    out = tmp_path / "new" / TABLE
+    subject = Posteriser()
+    rows = evaluate([subject], folder, out, [60, 90], progress=seen.append)
+    assert [(row.picture, row.quality) for row in rows] == [
+        ("a.png", 60), ("a.png", 90), ("more/b.png", 60), ("more/b.png", 90)
+    ]  # fmt: skip
+    picture = Picture.open(folder / "a.png")
+    first = subject.encode(picture, 60)
+    assert rows[0].bytes == len(first) and rows[0].bpp == pytest.approx(8 * len(first) / (200 * 180))
+    assert rows[0].psnr == pytest.approx(psnr(subject.decode(first), picture.rgb))
+    assert rows[0].psnr < rows[1].psnr and rows[0].ms_ssim is not None and rows[0].ms_ssim < 1
+    assert rows[2].ms_ssim is None and "176" in rows[2].note and rows[0].note == ""
+    assert seen == sorted(seen) and seen[-1] == 1
+    read = evaluation.read_rows(out)
+    assert [row.key for row in read] == [row.key for row in rows]
+    assert [row.psnr for row in read] == pytest.approx([row.psnr for row in rows], abs=1e-4)
+    assert read[2].ms_ssim is None
+
+
+def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / TABLE
+    evaluate([Posteriser()], folder, out, [60])
+    text = out.read_text()
+    out.write_text(text + "posteriser,a.png,200,180,90,12")  # a dying run's last line
+    subject = Posteriser()
+    rows = evaluate([subject], folder, out, [60, 90], resume=True)
+    assert subject.encoded == 2 and len(rows) == 4
+    assert out.read_text().startswith(text) and len(evaluation.read_rows(out)) == 4
+    evaluate([subject], folder, out, [60, 90], resume=True)
+    assert subject.encoded == 2
+
+
+def test_without_resume_an_old_table_is_replaced_only_by_rows(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / TABLE
+    evaluate([Posteriser()], folder, out, [60])
+    before = out.read_bytes()
+    with pytest.raises(PictureError, match="nonsense"):
+        evaluate(["nonsense"], folder, out, [90])
+    assert out.read_bytes() == before
+    evaluate([Posteriser()], folder, out, [90])
+    assert {row.quality for row in evaluation.read_rows(out)} == {90}
+
+
+def test_rows_of_other_weights_are_measured_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / TABLE
+    evaluate([Posteriser()], folder, out, [60])
+    trained = Posteriser()
+    trained.weights = "0002"
+    said: list[str] = []
+    evaluate([trained], folder, out, [60], resume=True, note=said.append)
+    assert trained.encoded == 2 and "other weights" in said[0]
+    assert {row.weights for row in evaluation.read_rows(out)} == {"0002"}
+
+
+def test_a_broken_picture_is_a_sentence_and_the_rest_goes_on(folder: Path, tmp_path: Path) -> None:
+    (folder / "a-broken.png").write_bytes((folder / "a.png").read_bytes()[:300])
+    (folder / "empty.jpg").write_bytes(b"")
+    out = tmp_path / TABLE
+    said: list[str] = []
+    with pytest.raises(PictureError, match="2 failed. All other rows are in"):
+        evaluate([Posteriser(), "jpeg"], folder, out, [60, 90], note=said.append)
+    assert len(evaluation.read_rows(out)) == 8
+    assert len(said) == 2 and all(sentence.endswith(".") for sentence in said)
+    with pytest.raises(PictureError, match=r"a-broken\.png.*empty\.jpg.*All other rows are in"):
+        evaluate([Posteriser(), "jpeg"], folder, out, [60, 90], resume=True)
+
+
+def test_a_codec_that_fails_is_named_with_picture_and_quality(folder: Path, tmp_path: Path) -> None:
+    class Picky(Posteriser):
+        def decode(self, data: bytes) -> NDArray[np.uint8]:
+            pixels = super().decode(data)
+            if pixels.shape[0] == 30:
+                raise PictureError("It is too small.")
+            return pixels
+
+    with pytest.raises(PictureError, match=r"posteriser, more/b\.png, quality 60: It is too small"):
+        evaluate([Picky()], folder, tmp_path / TABLE, [60])
+    assert [row.picture for row in evaluation.read_rows(tmp_path / TABLE)] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"qualities": [50, 101]}, "0 to 100, not 101"),
+        ({"qualities": []}, "at least one"),
+        ({"presets": []}, "at least one"),
+        ({"data": "empty"}, "no picture in the folder"),
+    ],
+)
+def test_what_cannot_be_done_is_said_first(
+    change: dict[str, object], sentence: str, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    change = {key: tmp_path / "empty" if value == "empty" else value for key, value in change.items()}
+    asked = {"presets": [Posteriser()], "data": folder, "out": tmp_path / TABLE, "qualities": [50]} | change
+    with pytest.raises(OptionError, match=sentence):
+        evaluate(**asked)  # type: ignore[arg-type]
+    assert not (tmp_path / TABLE).exists()
+
+
+def test_a_foreign_table_is_not_resumed(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / TABLE
+    out.write_text("name,price\nbread,2\n")
+    with pytest.raises(OptionError, match="is not a table"):
+        evaluate([Posteriser()], folder, out, [50], resume=True)
+    assert out.read_text() == "name,price\nbread,2\n"
+
+
+def test_a_damaged_line_is_named(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / TABLE
+    evaluate([Posteriser()], folder, out, [60])
+    out.write_text(out.read_text() + "posteriser,c.png,wide\n")
+    with pytest.raises(OptionError, match="Line 4"):
+        evaluation.read_rows(out)
+
+
+def test_alpha_is_noted(tmp_path: Path) -> None:
+    rgba = np.dstack([photograph(180, 180), np.full((180, 180), 128, np.uint8)])
+    Image.fromarray(rgba).save(tmp_path / "clear.png")
+    rows = evaluate(["webp"], tmp_path, tmp_path / TABLE, [80])
+    assert rows[0].note == "alpha is coded, not compared"
+
+
+@pytest.mark.parametrize("rival", evaluation.rivals(), ids=lambda rival: rival.name)
+def test_rivals_make_real_files(rival: evaluation.Rival, tmp_path: Path) -> None:
+    picture = Picture(photograph(200, 180))
+    sizes = [len(rival.encode(picture, quality)) for quality in (20, 80)]
+    assert 100 < sizes[0] < sizes[1]
+    assert psnr(rival.decode(rival.encode(picture, 80)), picture.rgb) > 25
+    with pytest.raises(OptionError, match="whole qualities"):
+        rival.encode(picture, 12.5)
+
+
+def test_means_are_over_pictures() -> None:
+    row = Row("p", "a", 10, 10, 50.0, 20, 1.6, 30.0, 0.9, 1.0, 2.0, "beef", "")
+    rows = [row, replace(row, picture="b", bpp=0.4, psnr=40.0, ms_ssim=0.7), replace(row, quality=20.0)]
+    low, high = evaluation.means(rows)
+    assert (low.quality, low.pictures, low.bpp) == (20, 1, 1.6)
+    assert (high.pictures, high.bpp, high.psnr, high.weights) == (2, 1.0, 35.0, "beef")
+    assert high.ms_ssim == pytest.approx(0.8)
+    assert evaluation.means([row, replace(row, picture="b", ms_ssim=None)])[0].ms_ssim is None
+
+
+def test_a_preset_that_is_not_there_does_not_stop_the_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: PresetSubject, name: str) -> None:
+        raise PresetError(f"There is no preset {name}.")
+
+    monkeypatch.setattr(PresetSubject, "__init__", refuse)
+    with pytest.raises(PictureError, match="There is no preset nonsense"):
+        evaluate(["nonsense", Posteriser()], folder, tmp_path / TABLE, [60])
+    assert len(evaluation.read_rows(tmp_path / TABLE)) == 2
+
+
+# ── the room ──
+
+
+def test_measuring_loads_no_training_and_no_torch_until_it_is_needed() -> None:
+    code = (
+        "import json, sys, trifocal.evaluation; print(json.dumps([n for n in"
+        " ('torch', 'accelerate', 'trifocal.training', 'torchmetrics', 'scipy') if n in sys.modules]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert json.loads(run.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "work"),
+    [
+        ("torchmetrics", lambda: ms_ssim(photograph(180, 180), photograph(180, 180))),
+        ("scipy.interpolate", lambda: bd_rate(PLAIN, PLAIN)),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    package: str, work: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(evaluation.metrics.MissingExtra, match=r'pip install "trifocal\[evaluate\]"'):
+        work()
