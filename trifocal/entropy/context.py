@@ -58,7 +58,7 @@ class Context(nn.Module):
         self.index = Knots(_index_of(spread))
         self.start = Knots(torch.zeros(len(spread), width))
         self.compress = Snap(bound=8.0)
-        self.adapt = nn.ModuleList([nn.Linear(latent_channels, width) for _ in range(PASSES - 1)])
+        self.adapt = nn.ModuleList([nn.Linear(2 * latent_channels, width) for _ in range(PASSES - 1)])
         self.blocks = nn.Sequential(*[Block(width) for _ in range(blocks)])
         self.heads = nn.ModuleList([zero_init(nn.Linear(width, 2 * quarter)) for _ in range(4 * PASSES)])
         self.neighbours = nn.ModuleList(
@@ -67,12 +67,15 @@ class Context(nn.Module):
         self.snap_mean = Snap(MEAN_BITS, bound=2.0**14)
 
     def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """features [B, h, w, W], y_hat [B, h, w, M] with zeros where nothing is decoded, level [B] →
+        """The blocks see magnitudes beside the signed values, since the sign of a coefficient says nothing of the scale.
+
+        features [B, h, w, W], y_hat [B, h, w, M] with zeros where nothing is decoded, level [B] →
         mean and scale index (real-valued, within the tables), each [B, h/2, w/2, 4, M/4].
         """
         hidden = features + self.start(level)
         if step > 0:
-            hidden = hidden + self.adapt[step - 1](self.compress(y_hat * self.normalise(level)))
+            known = self.compress(y_hat * self.normalise(level))
+            hidden = hidden + self.adapt[step - 1](torch.cat([known, known.abs()], dim=-1))
         hidden = self.blocks(hidden)
         raw_mean, raw_index = self._heads(step, hidden)
         mean = raw_mean * self._of_step(self.mean_scale(level), step)
