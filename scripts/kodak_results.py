@@ -19,7 +19,7 @@ from trifocal.evaluation import Curve, Mean
 from trifocal.evaluation.curves import SCALES
 
 QUALITIES = [float(quality) for quality in range(0, 101, 10)]
-PICTURES = 24
+PICTURES = 24  # that the anchors are means over
 BD_COLUMNS = (
     "preset",
     "anchor",
@@ -46,7 +46,8 @@ def main() -> None:
     )
     table = evaluation.means(rows)
     evaluation.write_means(out / "kodak_summary.csv", table)
-    differences = list(compare(arguments.preset, table))
+    whole = all(mean.pictures == PICTURES for mean in table)
+    differences = list(compare(arguments.preset, table)) if whole else []
     with open(out / "kodak_bd.csv", "w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, lineterminator="\n").writerows([BD_COLUMNS, *differences])
     report(table, differences)
@@ -84,8 +85,8 @@ def report(table: Sequence[Mean], differences: Sequence[Sequence[str]]) -> None:
         similarity = "" if mean.ms_ssim is None else f"{mean.ms_ssim:.5f}"
         times = f"{mean.encode_s:.2f} s  {mean.decode_s:.2f} s"
         print(f"{mean.quality:7g}  {mean.bpp:6.4f}  {mean.psnr:6.3f}  {similarity:8}  {times}")
-    pictures = min((mean.pictures for mean in table), default=0)
-    print(f"means over {pictures} pictures" + (", not all of Kodak" if pictures != PICTURES else ""))
+    if not differences:
+        print(f"The anchors are means over {PICTURES} pictures: with fewer there is nothing to compare.")
     for _, anchor, metric, rate, gain, low, high in differences:
         where = (
             f"{float(rate):+7.2f} %  {float(gain):+6.2f} dB  over {low}..{high} dB" if rate else "no overlap"

@@ -37,8 +37,7 @@ def test_an_anchor_as_our_result_is_equal_to_itself(capsys: pytest.CaptureFixtur
         assert abs(float(rows["VTM 9.1", metric][3])) < 0.001
     assert float(rows["bmshj2018-hyperprior", "psnr"][3]) == pytest.approx(100 / 1.305 - 100, abs=0.1)
     script.report(table, list(rows.values()))
-    said = capsys.readouterr().out
-    assert "means over 24 pictures\n" in said and "+0.00 %" in said
+    assert "+0.00 %" in capsys.readouterr().out
 
 
 def test_no_overlap_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,8 +46,9 @@ def test_no_overlap_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     rows = list(script.compare("us", table))
     assert {row[3] for row in rows} == {""}
     script.report(table, rows)
-    said = capsys.readouterr().out
-    assert "no overlap" in said and "not all of Kodak" in said
+    assert "no overlap" in capsys.readouterr().out
+    script.report(table, [])
+    assert "with fewer there is nothing to compare" in capsys.readouterr().out
 
 
 def lap(total: float, **parts: float) -> dict[str, Any]:
