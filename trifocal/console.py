@@ -17,6 +17,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from trifocal.errors import OptionError, TrifocalError
 
@@ -53,7 +54,7 @@ class Desk:
         self.out.print(text)
 
     def note(self, text: str, style: str = "yellow") -> None:
-        (self.screen if self.err.is_terminal else self.err).print(text, style=style)
+        (self.screen if self.err.is_terminal else self.err).print(Text(text, style))
 
     def complain(self, error: Exception, name: str = "") -> None:
         text = sentence(error)
@@ -137,6 +138,7 @@ def work_through(desk: Desk, jobs: Sequence[Job], work: Callable[[Job, Advance],
     failed: list[Job] = []
     with bar_over(desk, jobs) as advance_of:
         for number, job in enumerate(jobs):
+            advance_of(number)(0.0)
             try:
                 job.target.parent.mkdir(parents=True, exist_ok=True)
                 work(job, advance_of(number))
