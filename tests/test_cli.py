@@ -91,6 +91,8 @@ def test_a_rate_that_cannot_be_reached_is_said(photo: Path) -> None:
     assert result.exit_code == 1
     assert one_sentence(result.stderr)
     assert not photo.with_suffix(".tri").exists()
+    result = run("encode", photo, "--bytes", "50M")
+    assert result.exit_code == 0 and "fewer bytes than were allowed" in result.stderr
 
 
 def test_threads_do_not_change_the_file(photo: Path, tmp_path: Path) -> None:

@@ -131,6 +131,8 @@ def encode(
         stream.save(job.target)
         for note in picture.notes:
             desk.note(f"{job.source.name}: {note}")
+        if (bpp or size) and stream.header.quality == 100:
+            desk.note(f"{job.source.name}: the best quality takes fewer bytes than were allowed.")
         bits = 8 * stream.size / (stream.header.width * stream.header.height)
         desk.say(f"{job.target}  {stream.size:,} bytes  {bits:.3f} bpp  quality {stream.header.quality:g}")
 

@@ -18,6 +18,7 @@ from trifocal.layers import Block, DepthToSpace, Depthwise, Knots, SpaceToDepth
 ACTIVATION_BITS = 12
 ACTIVATION_BOUND = 2.0**12
 WEIGHT_BITS = 14
+LARGEST_INPUT = 2.0**16  # of a layer: a sum of up to sixteen activations (residuals), or a decoded value
 LARGEST_EXACT = 2.0**53
 
 
@@ -183,6 +184,6 @@ def exact_twin(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ())
 def _check_bound(weight_sums: Tensor, bias: Tensor) -> None:
     """weight_sums: Σ|w| for each output channel, [O]."""
     units = 2.0 ** (ACTIVATION_BITS + WEIGHT_BITS)
-    largest = float(((weight_sums * ACTIVATION_BOUND + bias.abs()) * units).max())
+    largest = float(((weight_sums * LARGEST_INPUT + bias.abs()) * units).max())
     if largest >= LARGEST_EXACT:
         raise OverflowError(f"A sum may reach {largest:.3g} units and would be rounded; 2^53 is the limit.")

@@ -89,8 +89,11 @@ def train(
     pictures = read_pictures(data, recipe.crop, lambda key: report(run.fraction, f"reading {key}"))
     training, held_out = split(pictures)
     run.go(training, held_out, every, report)
-    names = [Path(source).name for source in data]
-    return run.export(chosen, training, validation_batch(held_out, recipe.crop), names)
+    begun: dict[str, object] = {
+        "data": [Path(source).name for source in data],
+        "start": None if start is None else Path(start).name,
+    }
+    return run.export(chosen, training, validation_batch(held_out, recipe.crop), begun)
 
 
 class Run:
@@ -211,7 +214,11 @@ class Run:
         self.average.load_state_dict(self.bare.state_dict())
 
     def export(
-        self, preset: Preset, training: list[TrainingPicture], validation: Tensor, sources: list[str]
+        self,
+        preset: Preset,
+        training: list[TrainingPicture],
+        validation: Tensor,
+        begun: dict[str, object],
     ) -> Path:
         """Calibrates the tables, then writes what ships: NAME.safetensors (float16), NAME.json and NAME.csv beside it."""
         path = self.out / preset.weights
@@ -226,7 +233,7 @@ class Run:
             "steps": self.progress.step,
             "minutes": round(self.progress.seconds / 60, 1),
             "parameters": sum(p.numel() for p in self.average.parameters()),
-            "data": sources,
+            **begun,
             "pictures": len(training),
             "machine": f"{self.accelerator.device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
             "held_out_before_calibration": before["held_out"],
