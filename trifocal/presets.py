@@ -88,7 +88,7 @@ PRESETS = (
     Preset(
         name="compact",
         id=1,
-        summary="variable rate, 3.4 M parameters, for people who look at a picture",
+        summary="variable rate, 3.6 M parameters, for people who look at a picture",
         build=compact,
         recipe=Recipe(
             learning_rate=2e-3,

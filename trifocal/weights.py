@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from trifocal.errors import WeightsError
+from trifocal.files import replacing
 
 FOLDER = Path(__file__).with_name("weights")
 Weights = dict[str, Tensor]
@@ -50,7 +51,8 @@ def write_weights(codec: nn.Module, path: Path) -> None:
     for name, w in halved.items():
         if not torch.isfinite(w).all():
             raise WeightsError(f"The weights of {name} do not fit into float16; the run has diverged.")
-    save_file(halved, path, metadata={"format": "pt"})
+    with replacing(path) as stream:
+        stream.write(save(halved, metadata={"format": "pt"}))
 
 
 def fingerprint(weights: Weights) -> int:

@@ -1,0 +1,93 @@
+"""The weights that ship, on the photograph that ships."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import trifocal
+from trifocal.codec import Codec
+from trifocal.demo import PHOTOGRAPH
+from trifocal.entropy import Meter
+from trifocal.evaluation import psnr
+from trifocal.pictures import Picture
+from trifocal.presets import PRESETS, Preset
+from trifocal.weights import FOLDER
+
+
+@pytest.fixture(scope="module")
+def compact() -> Codec:
+    return trifocal.load("compact")
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Picture:
+    return Picture.open(PHOTOGRAPH)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_what_ships_is_complete(preset: Preset):
+    """float16 weights, a record of how they were made, and a log whose last figure is the record's."""
+    path = FOLDER / preset.weights
+    weights = load_file(path)
+    floats = [w for w in weights.values() if w.is_floating_point()]
+    assert all(w.dtype == torch.float16 for w in floats)
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["preset"] == preset.name and record["steps"] > 0 and record["data"]
+    assert record["parameters"] == sum(w.numel() for w in floats) <= 7_000_000
+    assert set(record["recipe"]) >= {"learning_rate", "batch", "crop", "seed"}
+    log = path.with_suffix(".csv").read_text().splitlines()
+    assert float(log[-1].split(",")[-1]) == record["held_out_before_calibration"]
+
+
+def test_presets_are_told_apart():
+    assert len({p.id for p in PRESETS}) == len({p.name for p in PRESETS}) == len(PRESETS)
+    assert all(1 <= p.id <= 62 and p.summary for p in PRESETS)
+
+
+def test_the_photograph_comes_back(compact: Codec, photograph: Picture):
+    """Far better than the DCT that training started from, at rates that people use."""
+    figures = []
+    for quality in (10, 50, 90):
+        stream = compact.encode(photograph, quality=quality)
+        decoded = compact.decode(trifocal.Bitstream.from_bytes(stream.to_bytes())).picture
+        figures.append((8 * stream.size / photograph.rgb[..., 0].size, psnr(decoded.rgb, photograph.rgb)))
+    bpps, psnrs = zip(*figures, strict=True)
+    assert bpps[0] < 0.30 and bpps[1] < 0.90 and bpps[2] < 2.0
+    assert psnrs[0] > 27 and psnrs[1] > 33 and psnrs[2] > 38
+
+
+@torch.inference_mode()
+def test_forward_decode_and_bytes_agree(compact: Codec, photograph: Picture):
+    rgb = photograph.rgb[:256, :320]
+    x = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float() / 255
+    output = compact(x, torch.tensor([480]))
+    stream = compact.encode(Picture(rgb.copy()), quality=60)
+    pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
+    assert np.array_equal(compact.decode(stream).picture.rgb, pixels)
+    payload, bits = len(stream.layers[0].chunks[0] or b""), float(output.bits)
+    assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
+
+
+@torch.inference_mode()
+def test_bytes_grow_with_every_step_of_quality(compact: Codec, photograph: Picture):
+    x = torch.from_numpy(photograph.rgb[:192, :192].copy()).permute(2, 0, 1)[None].float() / 255
+    y = compact.analyse(x)
+    bits = []
+    for level in range(0, 801, 8):
+        meter = Meter(compact.entropy.cost())
+        compact.walk(meter, y, torch.tensor([level]), (12, 12))
+        bits.append(float(meter.bits))
+    steps = np.diff(np.log(bits))
+    assert steps.min() > -0.005 and steps.max() < 0.2, (
+        "one step of quality changes the bytes by a few per cent"
+    )
+    assert np.diff(bits[::4]).min() > 0
+
+
+@pytest.mark.parametrize("bpp", [0.2, 0.7])
+def test_a_rate_is_met(compact: Codec, photograph: Picture, bpp: float):
+    size = 8 * compact.encode(photograph, bpp=bpp).size / photograph.rgb[..., 0].size
+    assert 0.97 * bpp <= size <= bpp
