@@ -49,7 +49,7 @@ def held_out(run: Path) -> list[float]:
 
 
 def test_training_lowers_the_loss_and_exports(small_preset, folder, tmp_path):
-    seen: list[float] = []
+    seen: list[tuple[float, str]] = []
     out = tmp_path / "run"
     weights = train("small", [folder], out, steps=1, every=99)
     train(
@@ -59,11 +59,12 @@ def test_training_lowers_the_loss_and_exports(small_preset, folder, tmp_path):
         steps=60,
         every=99,
         resume=True,
-        report=lambda fraction, text: seen.append(fraction),
+        report=lambda *said: seen.append(said),
     )
     first, last = held_out(out)
     assert last < 0.98 * first
-    assert len(seen) == 59 and seen[-1] == 1
+    assert sum(text.startswith("step") for _, text in seen) == 59 and seen[-1][0] == 1
+    assert sum(text.startswith("reading") for _, text in seen) == 48
     record = json.loads(weights.with_suffix(".json").read_text())
     assert record["steps"] == 60 and record["data"] == ["data"]
     assert record["held_out"]["held_out"] < record["held_out_before_calibration"]
