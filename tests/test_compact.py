@@ -28,7 +28,7 @@ def photograph() -> Picture:
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
-def test_what_ships_is_complete(preset: Preset):
+def test_what_ships_is_complete(preset: Preset) -> None:
     """float16 weights, a record of how they were made, and a log whose last figure is the record's."""
     path = FOLDER / preset.weights
     weights = load_file(path)
@@ -42,12 +42,12 @@ def test_what_ships_is_complete(preset: Preset):
     assert float(log[-1].split(",")[-1]) == record["held_out_before_calibration"]
 
 
-def test_presets_are_told_apart():
+def test_presets_are_told_apart() -> None:
     assert len({p.id for p in PRESETS}) == len({p.name for p in PRESETS}) == len(PRESETS)
     assert all(1 <= p.id <= 62 and p.summary for p in PRESETS)
 
 
-def test_the_photograph_comes_back(compact: Codec, photograph: Picture):
+def test_the_photograph_comes_back(compact: Codec, photograph: Picture) -> None:
     """Far better than the DCT that training started from, at rates that people use."""
     figures = []
     for quality in (10, 50, 90):
@@ -60,7 +60,7 @@ def test_the_photograph_comes_back(compact: Codec, photograph: Picture):
 
 
 @torch.inference_mode()
-def test_forward_decode_and_bytes_agree(compact: Codec, photograph: Picture):
+def test_forward_decode_and_bytes_agree(compact: Codec, photograph: Picture) -> None:
     rgb = photograph.rgb[:256, :320]
     x = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float() / 255
     output = compact(x, torch.tensor([480]))
@@ -72,7 +72,7 @@ def test_forward_decode_and_bytes_agree(compact: Codec, photograph: Picture):
 
 
 @torch.inference_mode()
-def test_bytes_grow_with_every_step_of_quality(compact: Codec, photograph: Picture):
+def test_bytes_grow_with_every_step_of_quality(compact: Codec, photograph: Picture) -> None:
     x = torch.from_numpy(photograph.rgb[:192, :192].copy()).permute(2, 0, 1)[None].float() / 255
     y = compact.analyse(x)
     bits = []
@@ -88,6 +88,6 @@ def test_bytes_grow_with_every_step_of_quality(compact: Codec, photograph: Pictu
 
 
 @pytest.mark.parametrize("bpp", [0.2, 0.7])
-def test_a_rate_is_met(compact: Codec, photograph: Picture, bpp: float):
+def test_a_rate_is_met(compact: Codec, photograph: Picture, bpp: float) -> None:
     size = 8 * compact.encode(photograph, bpp=bpp).size / photograph.rgb[..., 0].size
     assert 0.97 * bpp <= size <= bpp
