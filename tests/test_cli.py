@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -210,6 +211,64 @@ def test_the_demo_shows_a_photograph_in_trifocal_and_other_formats(tmp_path: Pat
     assert names[0] == "Trifocal" and "JPEG" in names
     with Image.open(tmp_path / "demo.png") as image:
         assert image.size == (600, 400)
+
+
+# ── train and evaluate ──
+
+
+class Recorder:
+    """Stands where a library call would, and keeps what it was given."""
+
+    def __init__(self, result: object) -> None:
+        self.result = result
+        self.words: tuple[object, ...] = ()
+        self.options: dict[str, Any] = {}
+
+    def __call__(self, *words: object, **options: object) -> object:
+        self.words, self.options = words, options
+        return self.result
+
+
+def test_train_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = Recorder(Path("runs/compact/compact.safetensors"))
+    monkeypatch.setattr("trifocal.training.train", train)
+    result = run("train", "compact", "--data", "a.tar", "b.tar", "--data", "c", "--steps", "9", "--resume")
+    assert result.exit_code == 0
+    assert result.stdout.split() == ["runs/compact/compact.safetensors"]
+    assert train.words == ("compact", ["a.tar", "c", "b.tar"], "runs/compact")
+    assert (train.options["steps"], train.options["minutes"], train.options["resume"]) == (9, None, True)
+    train.options["report"](0.5, "step 5")
+
+
+def test_a_training_without_an_end_is_one_sentence(tmp_path: Path) -> None:
+    result = run("train", "compact", "--data", tmp_path)
+    assert result.exit_code == 1
+    assert one_sentence(result.stderr)
+
+
+def test_evaluate_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    evaluate = Recorder([1, 2])
+    monkeypatch.setattr("trifocal.evaluation.evaluate", evaluate)
+    result = run("evaluate", "compact", "avif", "--data", "pictures", "-o", "out.csv")
+    assert result.exit_code == 0
+    assert result.stdout.split() == ["out.csv", "2", "rows"]
+    assert evaluate.words == (["compact", "avif"], "pictures", "out.csv", [10, 30, 50, 70, 90], False)
+
+
+def test_evaluate_without_pictures_is_one_sentence(tmp_path: Path) -> None:
+    result = run("evaluate", "compact", "--data", tmp_path, "-o", tmp_path / "out.csv")
+    assert result.exit_code == 1
+    assert one_sentence(result.stderr)
+
+
+def test_what_an_extra_is_missing_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in "trifocal.training", "trifocal.training.loop":
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delattr(trifocal, "training", raising=False)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    result = run("train", "compact", "--steps", "1")
+    assert result.exit_code == 1
+    assert result.stderr.strip().endswith('pip install "trifocal[train]"')
 
 
 # ── options ──

@@ -121,6 +121,14 @@ def test_the_split_is_by_key():
     assert {p.key for p in split(pictures[::-1])[1]} == {p.key for p in held}
 
 
+def test_a_few_pictures_are_split_too():
+    few = [TrainingPicture(f"picture {number}", np.zeros((1, 1, 3), np.uint8)) for number in range(5)]
+    training, held = split(few)
+    assert len(held) == 1 and len(training) == 4
+    with pytest.raises(OptionError, match="held out"):
+        split(few[:1])
+
+
 def test_crops_lie_in_their_pictures():
     picture = TrainingPicture("a", random_rgb(70, 66))
     batch = next(iter(Crops([picture], batch=6, size=64, seed=0)))

@@ -149,10 +149,12 @@ class Codec(nn.Module):
         layer = bitstream.layer(Tag.LATENT)
         if layer is None or len(layer.chunks) != len(canvas.tiles()):
             raise Damaged("The file is damaged: it has not one piece of data for each tile of its picture.")
-        y_hat = torch.zeros(1, *canvas.latent_shape, self.entropy.latent_channels)
+        needed = canvas.tiles_around(region)
+        frame = canvas.frame(needed)
+        y_hat = torch.zeros(1, *latent_size(frame), self.entropy.latent_channels)
         lost = set()
-        for tile in track(canvas.tiles_around(region), progress, (0.0, 0.6)):
-            rows, columns = window(canvas.core(tile))
+        for tile in track(needed, progress, (0.0, 0.6)):
+            rows, columns = window(canvas.core(tile), frame=frame)
             try:
                 y_hat[:, rows, columns] = self._read(
                     layer.chunks[tile.index], y_hat[:, rows, columns], header.level, clock
@@ -163,7 +165,9 @@ class Codec(nn.Module):
                 lost.add(tile.index)
         rgb = np.empty((region[3], region[2], 3), dtype=np.uint8)
         for tile in track(canvas.tiles_of(region), progress, (0.6, 1.0)):
-            pixels = GREY if tile.index in lost else self._pixels(y_hat, canvas, tile, header.level, clock)
+            rows, columns = window(canvas.halo(tile), frame=frame)
+            near = y_hat[:, rows, columns]
+            pixels = GREY if tile.index in lost else self._pixels(near, canvas, tile, header.level, clock)
             canvas.paste(rgb, region, tile, pixels)
         return Decoded(picture_of(rgb, bitstream, region), tuple(sorted(lost)))
 
@@ -201,10 +205,9 @@ class Codec(nn.Module):
     def _pixels(
         self, y_hat: Tensor, canvas: Canvas, tile: Tile, level: int, clock: Clock
     ) -> NDArray[np.uint8]:
-        """A tile's pixels, uint8 [H, W, 3], from its latent and the latents around it."""
+        """A tile's pixels, uint8 [H, W, 3], from the latents of its halo, [1, h, w, M]."""
         with clock("synthesis"):
-            rows, columns = window(canvas.halo(tile))
-            x_hat = self.synthesise(y_hat[:, rows, columns].to(self._device()), self._level(level))
+            x_hat = self.synthesise(y_hat.to(self._device()), self._level(level))
             rows, columns = canvas.within_halo(tile)
             x_hat = x_hat[0, :, rows, columns].permute(1, 2, 0)
             return x_hat.mul(255).round_().clamp_(0, 255).byte().cpu().numpy()
@@ -214,6 +217,11 @@ class Codec(nn.Module):
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def latent_size(frame: Box) -> tuple[int, int]:
+    """Rows and columns of the latent of a frame."""
+    return frame[3] // LATENT_STRIDE, frame[2] // LATENT_STRIDE
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

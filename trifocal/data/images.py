@@ -54,9 +54,20 @@ def read_pictures(
 
 
 def split(pictures: Sequence[TrainingPicture]) -> tuple[list[TrainingPicture], list[TrainingPicture]]:
-    """(for training, held out): one in HELD_OUT_ONE_IN by a hash of the key, the same on every machine."""
-    held = [p for p in pictures if _hash(p.key) % HELD_OUT_ONE_IN == 0]
-    return [p for p in pictures if _hash(p.key) % HELD_OUT_ONE_IN], held
+    """(for training, held out): one in HELD_OUT_ONE_IN by a hash of the key, the same on every machine.
+
+    Of a few pictures, among which that finds none, it is those with the lowest remainder.
+
+    Raises:
+        OptionError: if none is left for training.
+    """
+    remainders = [_hash(p.key) % HELD_OUT_ONE_IN for p in pictures]
+    lowest = min(remainders)
+    held = [p for p, remainder in zip(pictures, remainders) if remainder == lowest]
+    training = [p for p, remainder in zip(pictures, remainders) if remainder > lowest]
+    if not training:
+        raise OptionError("Training needs more pictures, since one at least is held out to measure on.")
+    return training, held
 
 
 class Crops:

@@ -1,5 +1,6 @@
 """A picture as the networks see it: padded, cut into tiles, each with a halo, on the latent's grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,11 +77,11 @@ class Canvas:
         left, top, _, _ = self.halo(tile)
         return window((x - left, y - top, width, height), stride)
 
-    @property
-    def latent_shape(self) -> tuple[int, int]:
-        """Rows and columns of the whole latent."""
-        wide, high = self.padded
-        return high // LATENT_STRIDE, wide // LATENT_STRIDE
+    def frame(self, among: Sequence[Tile]) -> Box:
+        """The box of all cores among tiles that are in reading order and fill a rectangle."""
+        x, y, _, _ = self.core(among[0])
+        right, bottom, width, height = self.core(among[-1])
+        return x, y, right + width - x, bottom + height - y
 
     def paste(
         self, into: NDArray[np.uint8], region: Box, tile: Tile, pixels: NDArray[np.uint8] | int
@@ -94,7 +95,8 @@ class Canvas:
         into[top - y : bottom - y, left - x : right - x] = pixels
 
 
-def window(box: Box, stride: int = LATENT_STRIDE) -> Window:
-    """Rows and columns of a box whose numbers are multiples of the stride."""
+def window(box: Box, stride: int = LATENT_STRIDE, frame: Box = (0, 0, 0, 0)) -> Window:
+    """Rows and columns of a box that lies in a frame, in steps of `stride` pixels from the frame's corner."""
     x, y, width, height = (number // stride for number in box)
-    return slice(y, y + height), slice(x, x + width)
+    left, top = (number // stride for number in frame[:2])
+    return slice(y - top, y - top + height), slice(x - left, x - left + width)
