@@ -166,7 +166,17 @@ def test_damaged_files_are_one_sentence(photo: Path, tmp_path: Path, kind: str) 
 def test_info_says_what_a_file_holds(file: Path) -> None:
     result = run("info", file)
     assert result.exit_code == 0
-    for fact in "sound.tri", "compact", "768", "512", "50.0", "1234", "LATENT", "8 bytes", "ICC":
+    for fact in (
+        "sound.tri",
+        "compact",
+        "768",
+        "512",
+        "quality         50\n",
+        "1234",
+        "LATENT",
+        "8 bytes",
+        "ICC",
+    ):
         assert fact in result.stdout
 
 

@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -218,7 +219,8 @@ def info(
 
 
 def table_of(facts: dict[str, Any]) -> str:
-    rows = [(key, str(value)) for key, value in facts.items() if key != "layers"]
+    shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in facts.items()}
+    rows = [(key, value) for key, value in shown.items() if key != "layers"]
     rows += [(f"layer {layer['name']}", f"{layer['bytes']} bytes") for layer in facts["layers"]]
     return "\n".join(f"{key:<16}{value}" for key, value in rows)
 
@@ -254,7 +256,9 @@ def demo(
     for row in run(out, preset):
         seconds = f"{row.encode_s:.2f} s", f"{row.decode_s:.2f} s"
         table.add_row(row.name, f"{row.size:,}", f"{row.bpp:.3f}", f"{row.psnr:.2f} dB", *seconds)
-    Desk().out.print(table)
+    desk = Desk()
+    desk.out.print(table)
+    desk.say(f"The files are {Path(out, 'demo.tri')} and {Path(out, 'demo.png')}.")
 
 
 @app.command()
