@@ -69,6 +69,8 @@ class Canvas:
         x, y, width, height = self.halo(tile)
         inside = rgb[y : y + height, x : x + width]
         below, right = height - inside.shape[0], width - inside.shape[1]
+        if not below and not right:
+            return np.ascontiguousarray(inside)
         return np.pad(inside, ((0, below), (0, right), (0, 0)), mode="edge")
 
     def within_halo(self, tile: Tile, stride: int = 1) -> Window:
