@@ -82,7 +82,10 @@ def main() -> None:
             contenders.append(Contender(name, stack.enter_context(worker(command))))
         contenders.append(avif(picture, arguments.threads))
         take_turns(contenders, arguments.repeats)
-    facts = machine(arguments) | {"load_s": f"{load_time(arguments.preset):.2f}"}
+    facts = machine(arguments) | {
+        "load_s": f"{fresh_process(LOAD.format(preset=arguments.preset)):.2f}",
+        "torch_s": f"{fresh_process('import torch'):.2f}",
+    }
     rows = table(contenders)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with open(arguments.out / "speed.csv", "w", encoding="utf-8", newline="") as stream:
@@ -181,12 +184,12 @@ def take_turns(contenders: Sequence[Contender], repeats: int) -> None:
                 contender.laps += [lap] * (number > 0)
 
 
-def load_time(preset: str) -> float:
-    """Seconds of a fresh process that starts Python, imports the library and loads the weights; median of LOADS."""
+def fresh_process(code: str) -> float:
+    """Seconds in which a new Python starts and does this; median of LOADS."""
     times = []
     for _ in range(LOADS):
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", LOAD.format(preset=preset)], check=True)
+        subprocess.run([sys.executable, "-c", code], check=True)
         times.append(time.perf_counter() - begun)
     return statistics.median(times)
 
@@ -253,8 +256,11 @@ def markdown(rows: Sequence[dict[str, str]], facts: dict[str, str]) -> str:
         f"{float(rows[0][f'{way}_coding_s']) / float(rows[0][f'{way}_s']):.1%} of {way}" for way in WAYS
     ]
     lines += ["", f"Trifocal's range coder takes {' and '.join(shares)}."]
-    lines += [f"A fresh process imports the library and loads the weights in {facts['load_s']} s.", ""]
-    return "\n".join(lines)
+    lines.append(
+        f"A fresh process imports the library and loads the weights in {facts['load_s']} s; one that only imports torch"
+        f" takes {facts['torch_s']} s."
+    )
+    return "\n".join([*lines, ""])
 
 
 def milliseconds(seconds: str) -> str:

@@ -65,7 +65,8 @@ def test_speed_is_told_by_medians_within_turns() -> None:
     rows = speed.table([ours, anchor, absent])
     assert (rows[0]["encode_ratio"], rows[1]["decode_ratio"]) == ("0.500", "1.000")
     facts = dict.fromkeys(("machine", "cores", "threads", "repeats", "torch", "date"), "?") | {
-        "load_s": "1.00"
+        "load_s": "1.00",
+        "torch_s": "0.90",
     }
     text = speed.markdown(rows, facts)
     assert "| Trifocal | encode | 2000.0 |  |  | 300.0 |  | 0.500 |" in text
