@@ -54,15 +54,7 @@ class Canvas:
 
     def halo(self, tile: Tile) -> Box:
         """The core and `reach` pixels on each side, as far as there is canvas."""
-        x, y, width, height = self.core(tile)
-        wide, high = self.padded
-        left, top = max(0, x - self.reach), max(0, y - self.reach)
-        return (
-            left,
-            top,
-            min(wide, x + width + self.reach) - left,
-            min(high, y + height + self.reach) - top,
-        )
+        return Tile(tile.index, *self.core(tile)).with_halo(self.reach, *self.padded)
 
     def crop(self, rgb: NDArray[np.uint8], tile: Tile) -> NDArray[np.uint8]:
         """The pixels of a tile's halo, [H, W, 3]."""
