@@ -15,7 +15,7 @@ from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.entropy import Coder, EntropyModel, Meter, Reader, TrainingMeter, Writer
 from trifocal.errors import Damaged
 from trifocal.pictures import Picture
-from trifocal.pictures.canvas import LATENT_STRIDE, Canvas, window
+from trifocal.pictures.canvas import LATENT_STRIDE, Canvas, paste, window
 from trifocal.pictures.tiles import Box, Tile, check_region
 from trifocal.rate import rate_of, search
 from trifocal.sidecar import picture_of, side_layers
@@ -165,18 +165,20 @@ class Codec(nn.Module):
                 lost.add(tile.index)
         rgb = np.empty((region[3], region[2], 3), dtype=np.uint8)
         for tile in track(canvas.tiles_of(region), progress, (0.6, 1.0)):
-            rows, columns = window(canvas.halo(tile), frame=frame)
+            box = canvas.shown(tile, region)
+            rows, columns = window(canvas.halo(box), frame=frame)
             near = y_hat[:, rows, columns]
-            pixels = GREY if tile.index in lost else self._pixels(near, canvas, tile, header.level, clock)
-            canvas.paste(rgb, region, tile, pixels)
+            pixels = GREY if tile.index in lost else self._pixels(near, canvas, box, header.level, clock)
+            paste(rgb, region, box, pixels)
         return Decoded(picture_of(rgb, bitstream, region), tuple(sorted(lost)))
 
     def _latent(self, rgb: NDArray[np.uint8], canvas: Canvas, tile: Tile, clock: Clock) -> Tensor:
         """y of one tile, [1, h, w, M], from its pixels and the real ones around them."""
         with clock("analysis"):
-            pixels = torch.from_numpy(canvas.crop(rgb, tile)).to(self._device())
+            core = canvas.core(tile)
+            pixels = torch.from_numpy(canvas.crop(rgb, canvas.halo(core))).to(self._device())
             y = self.analyse(pixels.permute(2, 0, 1)[None].float() / 255)
-            rows, columns = canvas.within_halo(tile, LATENT_STRIDE)
+            rows, columns = canvas.within_halo(core, LATENT_STRIDE)
             return y[:, rows, columns].contiguous()
 
     def _write(self, y: Tensor, level: int, clock: Clock) -> bytes:
@@ -202,13 +204,11 @@ class Codec(nn.Module):
         clock.move("walk", "coding", reader.seconds)
         return y_hat
 
-    def _pixels(
-        self, y_hat: Tensor, canvas: Canvas, tile: Tile, level: int, clock: Clock
-    ) -> NDArray[np.uint8]:
-        """A tile's pixels, uint8 [H, W, 3], from the latents of its halo, [1, h, w, M]."""
+    def _pixels(self, y_hat: Tensor, canvas: Canvas, box: Box, level: int, clock: Clock) -> NDArray[np.uint8]:
+        """A box's pixels, uint8 [H, W, 3], from the latents of its halo, [1, h, w, M]."""
         with clock("synthesis"):
             x_hat = self.synthesise(y_hat.to(self._device()), self._level(level))
-            rows, columns = canvas.within_halo(tile)
+            rows, columns = canvas.within_halo(box)
             x_hat = x_hat[0, :, rows, columns].permute(1, 2, 0)
             return x_hat.mul(255).round_().clamp_(0, 255).byte().cpu().numpy()
 

@@ -10,7 +10,7 @@ from trifocal.pictures.attachments import (
 from trifocal.pictures.folders import PICTURE_SUFFIXES, is_picture, list_pictures
 from trifocal.pictures.limits import MAX_PIXELS, MAX_SIDE
 from trifocal.pictures.picture import Picture
-from trifocal.pictures.tiles import Tile, check_region, pad, tiles, tiles_of_region
+from trifocal.pictures.tiles import Tile, check_region, tiles, tiles_of_region
 
 __all__ = [
     "MAX_METADATA",
@@ -26,7 +26,6 @@ __all__ = [
     "list_pictures",
     "metadata_from_bytes",
     "metadata_to_bytes",
-    "pad",
     "tiles",
     "tiles_of_region",
 ]

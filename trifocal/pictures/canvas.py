@@ -39,37 +39,37 @@ class Canvas:
         return tiles_of_region(self.width, self.height, TILE, region)
 
     def tiles_around(self, region: Box) -> tuple[Tile, ...]:
-        """The tiles whose latents the region's own tiles need: theirs, and those that their halos touch."""
-        inner = self.tiles_of(region)
-        first, last = inner[0], inner[-1]
-        left, top = max(0, first.x - self.reach), max(0, first.y - self.reach)
-        right = min(self.width, last.x + last.width + self.reach)
-        bottom = min(self.height, last.y + last.height + self.reach)
-        return self.tiles_of((left, top, right - left, bottom - top))
+        """The tiles whose latents the region needs: those that its latents and `reach` around them touch."""
+        x, y, width, height = self.halo(snapped(region))
+        return self.tiles_of((x, y, min(width, self.width - x), min(height, self.height - y)))
 
     def core(self, tile: Tile) -> Box:
         """The tile with its share of the padding: x, y, width, height, multiples of 64."""
         wide, high = self.padded
         return tile.x, tile.y, min(TILE, wide - tile.x), min(TILE, high - tile.y)
 
-    def halo(self, tile: Tile) -> Box:
-        """The core and `reach` pixels on each side, as far as there is canvas."""
-        return Tile(tile.index, *self.core(tile)).with_halo(self.reach, *self.padded)
+    def shown(self, tile: Tile, region: Box) -> Box:
+        """The part of the core that shows a region, a whole number of latents."""
+        return intersection(self.core(tile), snapped(region))
 
-    def crop(self, rgb: NDArray[np.uint8], tile: Tile) -> NDArray[np.uint8]:
-        """The pixels of a tile's halo, [H, W, 3]."""
-        x, y, width, height = self.halo(tile)
+    def halo(self, box: Box) -> Box:
+        """The box and `reach` pixels on each side, as far as there is canvas."""
+        x, y, width, height = box
+        wider = x - self.reach, y - self.reach, width + 2 * self.reach, height + 2 * self.reach
+        return intersection(wider, (0, 0, *self.padded))
+
+    def crop(self, rgb: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+        """The pixels of a box of the canvas, [H, W, 3]."""
+        x, y, width, height = box
         inside = rgb[y : y + height, x : x + width]
         below, right = height - inside.shape[0], width - inside.shape[1]
         if not below and not right:
             return np.ascontiguousarray(inside)
         return np.pad(inside, ((0, below), (0, right), (0, 0)), mode="edge")
 
-    def within_halo(self, tile: Tile, stride: int = 1) -> Window:
-        """Where the core lies within the halo, in steps of `stride` pixels."""
-        x, y, width, height = self.core(tile)
-        left, top, _, _ = self.halo(tile)
-        return window((x - left, y - top, width, height), stride)
+    def within_halo(self, box: Box, stride: int = 1) -> Window:
+        """Where the box lies within its halo, in steps of `stride` pixels."""
+        return window(box, stride, frame=self.halo(box))
 
     def frame(self, among: Sequence[Tile]) -> Box:
         """The box of all cores among tiles that are in reading order and fill a rectangle."""
@@ -77,20 +77,32 @@ class Canvas:
         right, bottom, width, height = self.core(among[-1])
         return x, y, right + width - x, bottom + height - y
 
-    def paste(
-        self, into: NDArray[np.uint8], region: Box, tile: Tile, pixels: NDArray[np.uint8] | int
-    ) -> None:
-        """Puts a tile's core pixels, or one value for all, where they belong in the picture of a region."""
-        x, y, width, height = region
-        left, top = max(x, tile.x), max(y, tile.y)
-        right, bottom = min(x + width, tile.x + tile.width), min(y + height, tile.y + tile.height)
-        if not isinstance(pixels, int):
-            pixels = pixels[top - tile.y : bottom - tile.y, left - tile.x : right - tile.x]
-        into[top - y : bottom - y, left - x : right - x] = pixels
+
+def paste(into: NDArray[np.uint8], region: Box, box: Box, pixels: NDArray[np.uint8] | int) -> None:
+    """Puts a box's pixels, or one value for all, where they belong in the picture of a region."""
+    common = intersection(box, region)
+    if not isinstance(pixels, int):
+        pixels = pixels[window(common, 1, frame=box)]
+    into[window(common, 1, frame=region)] = pixels
+
+
+def snapped(box: Box) -> Box:
+    """The smallest box of whole latents around a box."""
+    x, y, width, height = box
+    left, top = x - x % LATENT_STRIDE, y - y % LATENT_STRIDE
+    right, bottom = x + width, y + height
+    return left, top, right + -right % LATENT_STRIDE - left, bottom + -bottom % LATENT_STRIDE - top
+
+
+def intersection(a: Box, b: Box) -> Box:
+    """What two boxes that meet have in common."""
+    left, top = max(a[0], b[0]), max(a[1], b[1])
+    right, bottom = min(a[0] + a[2], b[0] + b[2]), min(a[1] + a[3], b[1] + b[3])
+    return left, top, right - left, bottom - top
 
 
 def window(box: Box, stride: int = LATENT_STRIDE, frame: Box = (0, 0, 0, 0)) -> Window:
     """Rows and columns of a box that lies in a frame, in steps of `stride` pixels from the frame's corner."""
-    x, y, width, height = (number // stride for number in box)
-    left, top = (number // stride for number in frame[:2])
-    return slice(y - top, y - top + height), slice(x - left, x - left + width)
+    x, y, width, height = box
+    left, top = (x - frame[0]) // stride, (y - frame[1]) // stride
+    return slice(top, top + height // stride), slice(left, left + width // stride)

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trifocal.errors import OptionError
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
@@ -19,21 +16,6 @@ class Tile:
     y: int
     width: int
     height: int
-
-    @property
-    def box(self) -> Box:
-        return self.x, self.y, self.width, self.height
-
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """Rows and columns, for array[tile.window]."""
-        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
-
-    def with_halo(self, halo: int, width: int, height: int) -> Box:
-        """The tile and `halo` pixels on each side, clipped to a picture of width x height pixels."""
-        left, top = max(0, self.x - halo), max(0, self.y - halo)
-        right, bottom = min(width, self.x + self.width + halo), min(height, self.y + self.height + halo)
-        return left, top, right - left, bottom - top
 
 
 def tiles(width: int, height: int, size: int) -> tuple[Tile, ...]:
@@ -69,11 +51,3 @@ def check_region(width: int, height: int, region: Box) -> Box:
             f" {width} x {height} pixels."
         )
     return region
-
-
-def pad(rgb: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
-    """[H, W, C] whose H and W are multiples: the last row and column are repeated. The same array if none is missing."""
-    below, right = -rgb.shape[0] % multiple, -rgb.shape[1] % multiple
-    if not below and not right:
-        return rgb
-    return np.pad(rgb, ((0, below), (0, right), (0, 0)), mode="edge")

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from trifocal.layers import Block, SpaceToDepth, space_to_depth, zero_init
 from trifocal.transforms.dct import BLOCK, block_transform, ordered_std
+from trifocal.transforms.lapped import Lapping
 
 RESIDUAL_UNIT = 8.0  # of y, about the finest quantiser step: Adam's steps must be small against it
 
@@ -12,7 +13,7 @@ RESIDUAL_UNIT = 8.0  # of y, about the finest quantiser step: Adam's steps must 
 class Analysis(nn.Module):
     """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M] in amplitudes of the 0..255 scale.
 
-        x ─┬─ space to depth 16 ── linear (starts as DCT) ──────────────────────────────── + ── y
+        x ─┬─ lapping ── space to depth 16 ── linear (starts as DCT) ───────────────────── + ── y
            └─ space to depth 8 ── linear ── Block × N at 1/8 ── space to depth 2 ── linear ┘  (starts at zero)
 
     Args:
@@ -23,6 +24,7 @@ class Analysis(nn.Module):
 
     def __init__(self, channels: int, latent_channels: int, blocks: int) -> None:
         super().__init__()
+        self.lapping = Lapping()
         self.linear = nn.Linear(3 * BLOCK**2, latent_channels)
         self.stem = nn.Linear(192, channels)
         self.blocks = nn.Sequential(*[Block(channels) for _ in range(blocks)])
@@ -41,4 +43,5 @@ class Analysis(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.permute(0, 2, 3, 1) - 0.5
         residual = self.down(self.blocks(self.stem(space_to_depth(pixels, 8))))
-        return 255 * self.linear(space_to_depth(pixels, BLOCK)) + RESIDUAL_UNIT * self.head(residual)
+        lapped = space_to_depth(self.lapping(pixels), BLOCK)
+        return 255 * self.linear(lapped) + RESIDUAL_UNIT * self.head(residual)

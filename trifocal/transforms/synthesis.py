@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from trifocal.layers import Block, DepthToSpace, Knots, depth_to_space, space_to_depth, zero_init
 from trifocal.transforms.dct import BLOCK, block_transform, ordered_std
+from trifocal.transforms.lapped import Lapping
 
 RESIDUAL_UNIT = 0.05  # of x_hat: Adam's steps must be small against a grey level
 
@@ -12,7 +13,7 @@ RESIDUAL_UNIT = 0.05  # of x_hat: Adam's steps must be small against a grey leve
 class Synthesis(nn.Module):
     """y_hat [B, h, w, M] in amplitudes of the 0..255 scale → x_hat [B, 3, 16·h, 16·w], not clamped.
 
-        y_hat ─┬─ linear (starts as inverse DCT) ── depth to space 16 ─────────────────────── + ── x_hat
+        y_hat ─┬─ linear (starts as inverse DCT) ── depth to space 16 ── lapping undone ───── + ── x_hat
                └─ linear ── depth to space 2 ── · scale(level) + shift(level) ── Block × N ── linear ── depth to space 8 ┘
 
     Args:
@@ -26,6 +27,7 @@ class Synthesis(nn.Module):
 
     def __init__(self, channels: int, latent_channels: int, blocks: int, knots: int) -> None:
         super().__init__()
+        self.lapping = Lapping(inverse=True)
         self.linear = nn.Linear(latent_channels, 3 * BLOCK**2)
         self.stem = nn.Linear(latent_channels, 4 * channels)
         self.up = DepthToSpace(2)
@@ -52,7 +54,6 @@ class Synthesis(nn.Module):
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
         features = self.up(self.stem(y_hat / self.std))
         features = self.blocks(features * self.scale(level) + self.shift(level))
-        pixels = depth_to_space(self.linear(y_hat / 255), BLOCK) + RESIDUAL_UNIT * depth_to_space(
-            self.head(features), 8
-        )
-        return (pixels + 0.5).permute(0, 3, 1, 2)
+        pixels = self.lapping(depth_to_space(self.linear(y_hat / 255), BLOCK))
+        residual = RESIDUAL_UNIT * depth_to_space(self.head(features), 8)
+        return (pixels + residual + 0.5).permute(0, 3, 1, 2)

@@ -1,0 +1,66 @@
+"""Across the edges of blocks: the pre-filter and post-filter that turn a block transform into a lapped one."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from trifocal.transforms.dct import BLOCK, dct_matrix
+
+REACH = BLOCK // 2
+
+
+class Lapping(nn.Module):
+    """A matrix over the 16 samples around each edge of a block, along rows and columns: [B, H, W, C] → same.
+
+    Before a DCT and undone after the inverse DCT it makes of the two a lapped transform: neighbouring blocks share
+    their basis functions, so that nothing is left for blocks to be seen by, and a smooth signal needs fewer bits
+    (coding gain 9.93 dB for a first-order signal of correlation 0.95, where the DCT of 16 has 9.46 dB).
+
+    The start is the pre-filter of Tran, Liang and Tu, "Lapped transform via time-domain pre- and post-filtering" (IEEE
+    Transactions on Signal Processing 51, 2003), type III with the scaling √2, or its inverse. Edges of the
+    picture are mirrored, under which the filter and its inverse commute with cutting.
+
+    Args:
+        inverse: start as the post-filter.
+    """
+
+    def __init__(self, inverse: bool = False) -> None:
+        super().__init__()
+        start = prefilter()
+        if inverse:
+            start = torch.linalg.inv(start).contiguous()
+        self.down = nn.Parameter(start.clone())
+        self.across = nn.Parameter(start.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """H and W multiples of 16."""
+        b, h, w, c = x.shape
+        x = mirrored(x, 1).reshape(b, -1, BLOCK, w * c)
+        x = (self.down @ x).reshape(b, -1, w, c)[:, REACH : REACH + h]
+        x = mirrored(x, 2).reshape(b, h, -1, BLOCK * c)
+        across = torch.kron(self.across, torch.eye(c, dtype=x.dtype, device=x.device))
+        return (x @ across.T).reshape(b, h, -1, c)[:, :, REACH : REACH + w]
+
+
+def mirrored(x: Tensor, axis: int) -> Tensor:
+    """With `REACH` mirrored samples before and after."""
+    before = x.narrow(axis, 0, REACH).flip(axis)
+    after = x.narrow(axis, x.shape[axis] - REACH, REACH).flip(axis)
+    return torch.cat([before, x, after], dim=axis)
+
+
+def prefilter(scaling: float = math.sqrt(2)) -> Tensor:
+    """W · diag(I, V) · W with W the butterflies of the two halves and V = J · C₂ᵀ · S · C₄ · J, [16, 16]."""
+    half = BLOCK // 2
+    one, flip = torch.eye(half), torch.eye(half).flip(0)
+    butterflies = torch.cat([torch.cat([one, flip], 1), torch.cat([flip, -one], 1)]) / math.sqrt(2)
+    scale = torch.diag(torch.tensor([scaling] + [1.0] * (half - 1)))
+    v = flip @ dct_matrix(half).T @ scale @ dct4_matrix(half) @ flip
+    return butterflies @ torch.block_diag(one, v) @ butterflies
+
+
+def dct4_matrix(size: int) -> Tensor:
+    """The orthonormal DCT-IV, [size, size], a row for each frequency."""
+    n = torch.arange(size)
+    return torch.cos(math.pi * (2 * n[None, :] + 1) * (2 * n[:, None] + 1) / (4 * size)) * math.sqrt(2 / size)
