@@ -114,6 +114,19 @@ def test_shards_and_folders_hold_the_same_pictures(folder, tmp_path):
     assert np.array_equal(one[0].rgb, next(p for p in other if p.key == one[0].key).rgb)
 
 
+def test_pictures_are_read_as_the_codec_reads_them(folder):
+    """Turned as their EXIF says; what cannot be read is left out and named."""
+    wide = random_rgb(100, 70)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(wide).save(folder / "turned.png", exif=exif)
+    (folder / "broken.png").write_bytes((folder / "turned.png").read_bytes()[:500])
+    said: list[str] = []
+    pictures = {p.key: p.rgb for p in read_pictures([folder], 64, said.append)}
+    assert np.array_equal(pictures["turned"], np.rot90(wide, -1))
+    assert "broken" not in pictures and any("broken, left out" in text for text in said)
+
+
 def test_the_split_is_by_key():
     pictures = [TrainingPicture(str(n), random_rgb(8, 8)) for n in range(400)]
     training, held = split(pictures)

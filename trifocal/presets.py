@@ -66,7 +66,7 @@ class Preset:
 
 
 def compact() -> Codec:
-    """DESIGN section 9: one variable-rate model, 16×16 DCT start, four-pass context, latent of 384 channels at 1/16."""
+    """DESIGN section 9: one variable-rate model, lapped 16×16 DCT start, four-pass context, latent of 384 channels at 1/16."""
     import torch
 
     from trifocal.codec import Codec

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from trifocal.errors import OptionError
+from trifocal.errors import OptionError, PictureError
+from trifocal.pictures import Picture, is_picture
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".ppm", ".tif", ".tiff"}
 HELD_OUT_ONE_IN = 40
 
 
@@ -32,20 +31,23 @@ def read_pictures(
 
     Args:
         sources: folders (searched recursively), picture files, .tar shards.
-        smallest: pictures with a shorter side than this, in pixels, are left out.
-        progress: called with the key of each picture that was read.
+        smallest: pictures with a shorter side than this, in pixels, are left out; so are those that cannot be read.
+        progress: called with the key of each picture that was read, or with why it was not.
 
     Raises:
         OptionError: if a source does not exist or no picture is left.
     """
     pictures = []
     for key, data in _files(sources):
-        with Image.open(io.BytesIO(data)) as image:
-            if min(image.size) < smallest:
-                continue
-            pictures.append(TrainingPicture(key, np.asarray(image.convert("RGB"))))
+        said = key
+        try:
+            picture = Picture.open(io.BytesIO(data))
+            if min(picture.width, picture.height) >= smallest:
+                pictures.append(TrainingPicture(key, picture.rgb))
+        except PictureError as error:
+            said = f"{key}, left out: {error}"
         if progress:
-            progress(key)
+            progress(said)
     if not pictures:
         raise OptionError(
             f"No picture of at least {smallest} pixels a side was found in {', '.join(map(str, sources))}."
@@ -109,7 +111,7 @@ def _files(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
         for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
             if path.suffix == ".tar":
                 yield from _shard(path)
-            elif path.suffix.lower() in SUFFIXES:
+            elif is_picture(path):
                 yield path.stem, path.read_bytes()
 
 
@@ -117,7 +119,7 @@ def _shard(path: Path) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path) as archive:
         for member in archive:
             name = Path(member.name)
-            content = archive.extractfile(member) if name.suffix.lower() in SUFFIXES else None
+            content = archive.extractfile(member) if is_picture(name) else None
             if content is not None:
                 yield name.stem, content.read()
 

@@ -79,11 +79,18 @@ class Picture:
             return cls._of(read(image, keeps_exif(metadata)))
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], metadata: Metadata = "colour") -> "Picture":
-        """Reads a file; see from_pil. Raises PictureError that names the file, and OSError where there is none."""
+    def open(cls, source: str | os.PathLike[str] | BinaryIO, metadata: Metadata = "colour") -> "Picture":
+        """Reads a file, or a stream of one's bytes; see from_pil.
+
+        Raises PictureError that names the file, and OSError where there is none.
+        """
         keep_exif = keeps_exif(metadata)
-        with open(path, "rb") as stream, errors_about(Path(path).name, "read"):
-            return cls._of(read_file(stream, keep_exif))
+        if isinstance(source, str | os.PathLike):
+            with open(source, "rb") as stream:
+                return cls.open(stream, metadata)
+        name = getattr(source, "name", None)
+        with errors_about(Path(name).name if isinstance(name, str) else "This picture", "read"):
+            return cls._of(read_file(source, keep_exif))
 
     @classmethod
     def _of(cls, reading: Reading) -> "Picture":
