@@ -16,9 +16,10 @@ from pathlib import Path
 from trifocal import evaluation
 from trifocal.errors import TrifocalError
 from trifocal.evaluation import Curve, Mean
-from trifocal.evaluation.curves import SCALES
 
 QUALITIES = [float(quality) for quality in range(0, 101, 10)]
+METRICS = ("psnr", "ms-ssim", "ssimulacra2")
+ANCHORED = ("psnr", "ms-ssim")  # that the anchors have
 PICTURES = 24  # that the anchors are means over
 BD_COLUMNS = (
     "preset",
@@ -35,17 +36,16 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 def main() -> None:
     arguments = parse()
     out = arguments.out
-    rows = evaluation.evaluate(
+    table = evaluation.evaluate(
         [arguments.preset],
         arguments.folder,
         out / "kodak.csv",
         QUALITIES,
         arguments.resume,
+        METRICS,
         progress=show_progress,
         note=lambda sentence: print(f"\n{sentence}", file=sys.stderr),
-    )
-    table = evaluation.means(rows)
-    evaluation.write_means(out / "kodak_summary.csv", table)
+    ).means
     whole = all(mean.pictures == PICTURES for mean in table)
     differences = list(compare(arguments.preset, table)) if whole else []
     with open(out / "kodak_bd.csv", "w", encoding="utf-8", newline="") as stream:
@@ -66,13 +66,13 @@ def parse() -> argparse.Namespace:
 
 def compare(preset: str, table: Sequence[Mean]) -> Iterator[tuple[str, ...]]:
     """A row of BD_COLUMNS per metric and anchor; figures are empty where the curves do not overlap."""
-    for metric, scale in SCALES.items():
-        points = [(mean.bpp, getattr(mean, metric)) for mean in table]
-        ours = Curve.of(preset, [(bpp, scale(value)) for bpp, value in points if value is not None])
-        for name, anchor in evaluation.anchors(metric).items():
+    for metric in map(evaluation.metric_of, ANCHORED):
+        points = [(mean.bpp, mean.values.get(metric.column)) for mean in table]
+        ours = Curve.of(preset, [(bpp, metric.scaled(value)) for bpp, value in points if value is not None])
+        for name, anchor in evaluation.anchors(metric.name).items():
             rate, gain = evaluation.bd_rate(anchor, ours), evaluation.bd_metric(anchor, ours)
             overlap = rate.overlap or (None, None)
-            yield preset, name, metric, *map(figure, (rate.value, gain.value, *overlap))
+            yield preset, name, metric.column, *map(figure, (rate.value, gain.value, *overlap))
 
 
 def figure(value: float | None) -> str:
@@ -80,11 +80,13 @@ def figure(value: float | None) -> str:
 
 
 def report(table: Sequence[Mean], differences: Sequence[Sequence[str]]) -> None:
-    print("quality    bpp     PSNR   MS-SSIM  encode  decode")
+    print(
+        "quality    bpp  encode  decode  " + "  ".join(evaluation.metric_of(name).title for name in METRICS)
+    )
     for mean in table:
-        similarity = "" if mean.ms_ssim is None else f"{mean.ms_ssim:.5f}"
         times = f"{mean.encode_s:.2f} s  {mean.decode_s:.2f} s"
-        print(f"{mean.quality:7g}  {mean.bpp:6.4f}  {mean.psnr:6.3f}  {similarity:8}  {times}")
+        values = ["" if value is None else f"{value:.4f}" for value in mean.values.values()]
+        print(f"{mean.quality:7g}  {mean.bpp:6.4f}  {times}  {'  '.join(values)}")
     if not differences:
         print(f"The anchors are means over {PICTURES} pictures: with fewer there is nothing to compare.")
     for _, anchor, metric, rate, gain, low, high in differences:

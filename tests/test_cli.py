@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import trifocal
+from trifocal import evaluation
 from trifocal.cli import app, qualities_of, region_of, size_of
 from trifocal.console import Job, find, plan, refuse_to_replace
 from trifocal.container import Bitstream, Header, Layer, Tag
@@ -257,12 +258,17 @@ def test_a_training_without_an_end_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_evaluate_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    evaluate = Recorder([1, 2])
+    row = evaluation.Row("compact", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25})
+    evaluate = Recorder(evaluation.Results([row], evaluation.means([row])))
     monkeypatch.setattr("trifocal.evaluation.evaluate", evaluate)
-    result = run("evaluate", "compact", "avif", "--data", "pictures", "-o", "out.csv")
+    words = "evaluate", "compact", "avif", "--data", "pictures", "-o", "out.csv"
+    result = run(*words)
     assert result.exit_code == 0
-    assert result.stdout.split() == ["out.csv", "2", "rows"]
-    assert evaluate.words == (["compact", "avif"], "pictures", "out.csv", [10, 30, 50, 70, 90], False)
+    assert result.stdout.split()[-3:] == ["out.csv", "1", "rows"] and "31.25" in result.stdout
+    asked = ["compact", "avif"], "pictures", "out.csv", [10, 30, 50, 70, 90], False
+    assert evaluate.words[:-1] == asked and evaluate.words[-1] == ("psnr", "ms-ssim")
+    assert run(*words, "--metrics", "psnr", "lpips", "--resume", "--metrics", "dists").exit_code == 0
+    assert evaluate.words[-2:] == (True, ["psnr", "lpips", "dists"])
 
 
 def test_evaluate_without_pictures_is_one_sentence(tmp_path: Path) -> None:

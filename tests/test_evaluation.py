@@ -189,21 +189,30 @@ def test_rows_come_from_real_files(folder: Path, tmp_path: Path) -> None:
     seen: list[float] = []
     out = tmp_path / "new" / TABLE
     subject = Posteriser()
-    rows = evaluate([subject], folder, out, [60, 90], progress=seen.append)
+    results = evaluate([subject], folder, out, [60, 90], progress=seen.append)
+    rows = results.rows
     assert [(row.picture, row.quality) for row in rows] == [
-        ("a.png", 60), ("a.png", 90), ("more/b.png", 60), ("more/b.png", 90)
+        ("a.png", 60), ("more/b.png", 60), ("a.png", 90), ("more/b.png", 90)
     ]  # fmt: skip
     picture = Picture.open(folder / "a.png")
     first = subject.encode(picture, 60)
     assert rows[0].bytes == len(first) and rows[0].bpp == pytest.approx(8 * len(first) / (200 * 180))
-    assert rows[0].psnr == pytest.approx(psnr(subject.decode(first), picture.rgb))
-    assert rows[0].psnr < rows[1].psnr and rows[0].ms_ssim is not None and rows[0].ms_ssim < 1
-    assert rows[2].ms_ssim is None and "176" in rows[2].note and rows[0].note == ""
+    values = rows[0].values
+    assert values["psnr"] == pytest.approx(psnr(subject.decode(first), picture.rgb))
+    better = rows[2].values
+    assert values["psnr"] and better["psnr"] and values["psnr"] < better["psnr"]
+    assert values["ms_ssim"] and 0 < values["ms_ssim"] < 1
+    assert rows[1].values["ms_ssim"] is None and "176" in rows[1].note and rows[0].note == ""
     assert seen == sorted(seen) and seen[-1] == 1
     read = evaluation.read_rows(out)
     assert [row.key for row in read] == [row.key for row in rows]
-    assert [row.psnr for row in read] == pytest.approx([row.psnr for row in rows], abs=1e-4)
-    assert read[2].ms_ssim is None
+    assert [row.values["psnr"] for row in read] == pytest.approx(
+        [row.values["psnr"] for row in rows], abs=1e-5
+    )
+    assert read[1].values["ms_ssim"] is None
+    assert [(mean.quality, mean.pictures) for mean in results.means] == [(60, 2), (90, 2)]
+    written = evaluation.read_means(out.with_name("results_summary.csv"))
+    assert [mean.bpp for mean in written] == pytest.approx([mean.bpp for mean in results.means], abs=1e-5)
 
 
 def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> None:
@@ -212,11 +221,13 @@ def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> N
     text = out.read_text()
     out.write_text(text + "posteriser,a.png,200,180,90,12")  # a dying run's last line
     subject = Posteriser()
-    rows = evaluate([subject], folder, out, [60, 90], resume=True)
+    rows = evaluate([subject], folder, out, [60, 90], resume=True).rows
     assert subject.encoded == 2 and len(rows) == 4
     assert out.read_text().startswith(text) and len(evaluation.read_rows(out)) == 4
     evaluate([subject], folder, out, [60, 90], resume=True)
     assert subject.encoded == 2
+    rows = evaluate([subject], folder, out, [60, 90], resume=True, metrics=["psnr", "ssimulacra2"]).rows
+    assert subject.encoded == 6 and all(row.values["ssimulacra2"] is not None for row in rows)
 
 
 def test_without_resume_an_old_table_is_replaced_only_by_rows(folder: Path, tmp_path: Path) -> None:
@@ -306,7 +317,7 @@ def test_a_damaged_line_is_named(folder: Path, tmp_path: Path) -> None:
 def test_alpha_is_noted(tmp_path: Path) -> None:
     rgba = np.dstack([photograph(180, 180), np.full((180, 180), 128, np.uint8)])
     Image.fromarray(rgba).save(tmp_path / "clear.png")
-    rows = evaluate(["webp"], tmp_path, tmp_path / TABLE, [80])
+    rows = evaluate(["webp"], tmp_path, tmp_path / TABLE, [80]).rows
     assert rows[0].note == "alpha is coded, not compared"
 
 
@@ -321,13 +332,15 @@ def test_rivals_make_real_files(rival: evaluation.Rival, tmp_path: Path) -> None
 
 
 def test_means_are_over_pictures() -> None:
-    row = Row("p", "a", 10, 10, 50.0, 20, 1.6, 30.0, 0.9, 1.0, 2.0, "beef", "")
-    rows = [row, replace(row, picture="b", bpp=0.4, psnr=40.0, ms_ssim=0.7), replace(row, quality=20.0)]
+    row = Row("p", "a", 10, 10, 50.0, 20, 1.6, 1.0, 2.0, "beef", "", {"psnr": 30.0, "ms_ssim": 0.9})
+    other = replace(row, picture="b", bpp=0.4, values={"psnr": 40.0, "ms_ssim": 0.7})
+    rows = [row, other, replace(row, quality=20.0)]
     low, high = evaluation.means(rows)
     assert (low.quality, low.pictures, low.bpp) == (20, 1, 1.6)
-    assert (high.pictures, high.bpp, high.psnr, high.weights) == (2, 1.0, 35.0, "beef")
-    assert high.ms_ssim == pytest.approx(0.8)
-    assert evaluation.means([row, replace(row, picture="b", ms_ssim=None)])[0].ms_ssim is None
+    assert (high.pictures, high.bpp, high.values["psnr"], high.weights) == (2, 1.0, 35.0, "beef")
+    assert high.values["ms_ssim"] == pytest.approx(0.8)
+    unknown = replace(row, picture="b", values={"psnr": 1.0, "ms_ssim": None})
+    assert evaluation.means([row, unknown])[0].values == {"psnr": 15.5, "ms_ssim": None}
 
 
 def test_a_preset_that_is_not_there_does_not_stop_the_others(
@@ -357,7 +370,7 @@ def test_measuring_loads_no_training_and_no_torch_until_it_is_needed() -> None:
 @pytest.mark.parametrize(
     ("package", "work"),
     [
-        ("torchmetrics", lambda: ms_ssim(photograph(180, 180), photograph(180, 180))),
+        ("torchmetrics.functional.image", lambda: ms_ssim(photograph(180, 180), photograph(180, 180))),
         ("scipy.interpolate", lambda: bd_rate(PLAIN, PLAIN)),
     ],
 )

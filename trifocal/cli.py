@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from trifocal.errors import TrifocalError
+from trifocal.options import SpreadOptions
 
 UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
@@ -304,41 +305,92 @@ def train(
     desk.say(str(weights))
 
 
-@app.command()
+Qualities = Annotated[Any, typer.Option(parser=qualities_of, metavar="Q,Q,...", help="Each 0 to 100.")]
+KeepRows = Annotated[bool, typer.Option("--resume", help="Keep the rows that are there.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="psnr ms-ssim ssimulacra2 lpips lpips-vgg dists clip-score ref-clip-score nima:FILE, and of all pictures "
+        "together fid fid-whole kid kid-whole is; psnr and ms-ssim, if not said."
+    ),
+]
+
+
+@app.command(cls=SpreadOptions)
 def evaluate(
     presets: Annotated[
         list[str],
         typer.Argument(
-            metavar="PRESETS...", show_default=False, help="Also avif, webp and jpeg, to compare."
+            metavar="PRESETS...", show_default=False, help="Also avif, webp, jpeg, jxl and heic, to compare."
         ),
     ],
     data: Annotated[str, typer.Option(help="A folder of pictures.", show_default=False)],
     out: Annotated[str, typer.Option("--out", "-o", help="The table to write.")] = "results.csv",
-    qualities: Annotated[
-        Any, typer.Option(parser=qualities_of, metavar="Q,Q,...", help="Each 0 to 100.")
-    ] = "10,30,50,70,90",
-    resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that are there.")] = False,
+    qualities: Qualities = "10,30,50,70,90",
+    metrics: Metrics = None,
+    resume: KeepRows = False,
     threads: Threads = None,
 ) -> None:
     """Measures presets on real files, a row per picture and quality; needs the extra `evaluate`.
 
-    A row has bytes, bits per pixel, PSNR, MS-SSIM and the seconds of encoding and decoding.
+    A row has bytes, bits per pixel, the metrics and seconds; the means over pictures are printed, and written too.
     """
     from trifocal import console, evaluation
 
     use_threads(threads)
     desk = console.Desk()
     with console.reporting(desk) as report:
-        rows = evaluation.evaluate(
+        results = evaluation.evaluate(
             presets,
             data,
             out,
             qualities,
             resume,
+            metrics or evaluation.DEFAULT_METRICS,
             progress=lambda fraction: report(fraction, ""),
             note=desk.note,
         )
-    desk.say(f"{out}  {len(rows)} rows")
+    desk.out.print(console.table_of_means(results.means))
+    desk.say(f"{out}  {len(results.rows)} rows")
+
+
+@app.command(cls=SpreadOptions)
+def compare(
+    subjects: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PRESETS...", show_default=False, help="Presets, and avif webp jpeg jxl heic."
+        ),
+    ],
+    data: Annotated[str, typer.Option(help="A folder of pictures.", show_default=False)],
+    out: Annotated[str, typer.Option("--out", "-o", help="The folder of the report.")] = "report",
+    qualities: Qualities = "10,30,50,70,90",
+    metrics: Metrics = None,
+    resume: KeepRows = False,
+    threads: Threads = None,
+) -> None:
+    """Measures presets and other formats, and writes a page with curves, tables and crops; needs the extra `evaluate`.
+
+    The first preset is the one that is looked at: its worst picture is shown beside its best.
+    """
+    from trifocal import console
+    from trifocal.evaluation import DEFAULT_METRICS
+    from trifocal.evaluation.compare import compare
+
+    use_threads(threads)
+    desk = console.Desk()
+    with console.reporting(desk) as report:
+        page = compare(
+            subjects,
+            data,
+            out,
+            qualities,
+            resume,
+            metrics or DEFAULT_METRICS,
+            progress=lambda fraction: report(fraction, ""),
+            note=desk.note,
+        )
+    desk.say(str(page))
 
 
 def use_threads(count: int | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -17,9 +18,13 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from trifocal.errors import OptionError, TrifocalError
+
+if TYPE_CHECKING:
+    from trifocal.evaluation import Mean
 
 PATIENCE = 2.0  # seconds of one picture's work before a bar appears
 BETWEEN_LINES = 60.0  # seconds, where a log is written and not a terminal
@@ -40,6 +45,18 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:].rstrip('.')}."
     return str(error)
+
+
+def table_of_means(means: Sequence["Mean"]) -> Table:
+    """A line for each codec and quality."""
+    columns = list(dict.fromkeys(column for mean in means for column in mean.values))
+    table = Table("codec", "quality", "bpp", *columns, "encode", "decode", box=None, header_style="bold")
+    for mean in means:
+        values = [mean.values.get(column) for column in columns]
+        shown = ["" if value is None else f"{value:.4g}" for value in values]
+        seconds = f"{mean.encode_s:.2f} s", f"{mean.decode_s:.2f} s"
+        table.add_row(mean.preset, f"{mean.quality:g}", f"{mean.bpp:.4f}", *shown, *seconds)
+    return table
 
 
 class Desk:

@@ -10,6 +10,7 @@ TrifocalError
 ├── PresetError           there is no such preset, or it cannot do what was asked
 ├── WeightsError          weights are missing, damaged, or not the ones that the file was made with
 ├── MissingExtra          an optional part is not installed
+├── NotMeasured           a metric whose weights or package are not on this machine
 ├── RateError             the asked number of bytes cannot be reached
 └── OptionError           an argument is out of its range, or contradicts another
 
@@ -20,6 +21,7 @@ __all__ = [
     "Damaged",
     "FormatError",
     "MissingExtra",
+    "NotMeasured",
     "NotTrifocal",
     "OptionError",
     "PictureError",
@@ -87,6 +89,17 @@ class MissingExtra(TrifocalError, ImportError):
 
     def __reduce__(self) -> tuple[type["MissingExtra"], tuple[str, str]]:
         return type(self), (self.extra, self.need)
+
+
+class NotMeasured(TrifocalError):
+    """A metric cannot be measured on this machine: NotMeasured("DISTS", "its weights are missing", "run it once online")."""
+
+    def __init__(self, what: str, why: str, remedy: str) -> None:
+        super().__init__(f"{what} is not measured: {why}; {remedy}.")
+        self.what, self.why, self.remedy = what, why, remedy
+
+    def __reduce__(self) -> tuple[type["NotMeasured"], tuple[str, str, str]]:
+        return type(self), (self.what, self.why, self.remedy)
 
 
 class RateError(TrifocalError):

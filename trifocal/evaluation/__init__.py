@@ -2,14 +2,20 @@
 
 from trifocal.evaluation.baselines import Rival, rivals
 from trifocal.evaluation.curves import Curve, Delta, anchors, bd_metric, bd_rate
-from trifocal.evaluation.evaluate import Subject, evaluate
-from trifocal.evaluation.metrics import ms_ssim, psnr
-from trifocal.evaluation.rows import Mean, Row, means, read_rows, write_means
+from trifocal.evaluation.evaluate import DEFAULT_METRICS, Results, Subject, evaluate
+from trifocal.evaluation.metrics import METRICS, Metric, metric_of, ms_ssim, psnr, ssimulacra2
+from trifocal.evaluation.rows import Mean, Row, means, read_means, read_rows, write_means
+from trifocal.evaluation.sets import SETS
 
 __all__ = [
+    "DEFAULT_METRICS",
+    "METRICS",
+    "SETS",
     "Curve",
     "Delta",
     "Mean",
+    "Metric",
+    "Results",
     "Rival",
     "Row",
     "Subject",
@@ -18,9 +24,12 @@ __all__ = [
     "bd_rate",
     "evaluate",
     "means",
+    "metric_of",
     "ms_ssim",
     "psnr",
+    "read_means",
     "read_rows",
     "rivals",
+    "ssimulacra2",
     "write_means",
 ]

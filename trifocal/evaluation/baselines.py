@@ -10,6 +10,7 @@ from PIL import Image
 
 from trifocal.errors import OptionError, PictureError
 from trifocal.pictures import Picture
+from trifocal.pictures.picture import use_plug_ins
 
 __all__ = ["RIVALS", "Rival", "rivals"]
 
@@ -23,6 +24,7 @@ class Rival:
     title: str
     options: Mapping[str, object] = field(default_factory=dict)
     weights: str = ""
+    package: str = "--upgrade pillow"  # what pip installs to have it
 
     def encode(self, picture: Picture, quality: float, **options: object) -> bytes:
         """The bytes of a whole file, with more options of Pillow's if any are given.
@@ -50,11 +52,14 @@ RIVALS = {
         Rival("avif", "AVIF", "AVIF (Pillow, speed 4)", {"speed": 4}),
         Rival("webp", "WEBP", "WebP (Pillow, method 6)", {"method": 6}),
         Rival("jpeg", "JPEG", "JPEG (Pillow, progressive, 4:2:0)", {"progressive": True, "optimize": True}),
+        Rival("jxl", "JXL", "JPEG XL (pillow-jxl, effort 7)", {"effort": 7}, package="pillow-jxl-plugin"),
+        Rival("heic", "HEIF", "HEIC (pillow-heif, x265)", package="pillow-heif"),
     )
 }
 
 
 def rivals() -> tuple[Rival, ...]:
-    """Those of RIVALS that this Pillow can write."""
+    """Those of RIVALS that Pillow and the plug-ins at hand can write."""
     Image.init()
+    use_plug_ins()
     return tuple(rival for rival in RIVALS.values() if rival.format in Image.SAVE)

@@ -7,25 +7,19 @@ an anchor where both are known and nowhere else: no curve is extended past its e
 import csv
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trifocal.errors import MissingExtra, OptionError
+from trifocal.evaluation.metrics import metric_of
 
-__all__ = ["ANCHORS", "SCALES", "Curve", "Delta", "anchors", "bd_metric", "bd_rate"]
+__all__ = ["ANCHORS", "Curve", "Delta", "anchors", "bd_metric", "bd_rate"]
 
 ANCHORS = Path(__file__).with_name("anchors_kodak.csv")
 
 
-def decibels(similarity: float) -> float:
-    """MS-SSIM is compared as -10·log10(1 - MS-SSIM), since it crowds near 1."""
-    return -10 * math.log10(1 - similarity) if similarity < 1 else math.inf
-
-
-SCALES: dict[str, Callable[[float], float]] = {"psnr": float, "ms_ssim": decibels}
-"""What is interpolated of a metric: larger is better, in dB for these two."""
-COLUMNS = {"psnr": "psnr_db"}  # in a table of anchors, where it is not the metric's name
+COLUMNS = {"psnr": "psnr_db"}  # in a table of anchors, where it is not the metric's own
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ def bd_rate(anchor: Curve, test: Curve) -> Delta:
 
 def bd_metric(anchor: Curve, test: Curve) -> Delta:
     """Mean difference of the metric at equal rate, over the logarithm of the rate: 0.5 says that `test` is better
-    by 0.5 dB. The overlap is of the rate. Raises MissingExtra."""
+    by 0.5 on the scale of the curves. The overlap is of the rate. Raises MissingExtra."""
     logs = [[math.log(rate) for rate in curve.rates] for curve in (anchor, test)]
     delta = _mean_gap(logs[0], anchor.values, logs[1], test.values)
     if delta.overlap is None:
@@ -80,8 +74,9 @@ def bd_metric(anchor: Curve, test: Curve) -> Delta:
 
 def anchors(metric: str = "psnr", path: str | os.PathLike[str] = ANCHORS) -> dict[str, Curve]:
     """The curves of a table with the columns codec, bpp, psnr_db, ms_ssim, ..., source, by codec; those without the
-    metric are left out. Values are on the scale of SCALES. Raises OptionError, OSError."""
-    column = COLUMNS.get(metric, metric)
+    metric are left out. Values are as `Metric.scaled` makes them. Raises OptionError, OSError."""
+    chosen = metric_of(metric)
+    column = COLUMNS.get(chosen.name, chosen.column)
     points: dict[str, list[tuple[float, float]]] = {}
     with open(path, encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
@@ -89,7 +84,7 @@ def anchors(metric: str = "psnr", path: str | os.PathLike[str] = ANCHORS) -> dic
             raise OptionError(f"{path} is no table of anchors: it needs the columns codec, bpp and {column}.")
         for line in reader:
             if line[column]:
-                value = SCALES[metric](float(line[column]))
+                value = chosen.scaled(float(line[column]))
                 points.setdefault(line["codec"], []).append((float(line["bpp"]), value))
     return {codec: Curve.of(codec, pairs) for codec, pairs in points.items()}
 

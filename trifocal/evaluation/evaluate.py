@@ -1,9 +1,11 @@
 """Every number from real files: a picture is coded to a file, the file is read back, decoded and compared."""
 
+import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -11,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.container import Bitstream
-from trifocal.errors import OptionError, PictureError, TrifocalError
-from trifocal.evaluation import metrics
+from trifocal.errors import MissingExtra, NotMeasured, OptionError, PictureError, TrifocalError
 from trifocal.evaluation.baselines import RIVALS, rivals
-from trifocal.evaluation.rows import Row, Table
+from trifocal.evaluation.metrics import Measure, Metric, Pair, Pixels, metric_of
+from trifocal.evaluation.rows import Mean, Row, Table, means, read_means, write_means
+from trifocal.evaluation.sets import SETS, Set, SetMetric
 from trifocal.pictures import Picture, list_pictures
 
-__all__ = ["QUALITIES", "Subject", "evaluate"]
+__all__ = ["DEFAULT_METRICS", "QUALITIES", "Results", "Subject", "captions_of", "evaluate"]
 
 QUALITIES = (10.0, 30.0, 50.0, 70.0, 90.0)
-SMALL = f"MS-SSIM needs {metrics.MS_SSIM_SIDE} pixels a side"
+DEFAULT_METRICS = ("psnr", "ms-ssim")
+CAPTIONS = "captions.json"
 Result = TypeVar("Result")
 CLEAR = "alpha is coded, not compared"
 
@@ -53,37 +57,47 @@ class PresetSubject:
         return self.codec.decode(Bitstream.from_bytes(data)).picture.rgb
 
 
+@dataclass(frozen=True)
+class Results:
+    """What was asked for, old and new: a row per picture and quality, and their means with what looks at whole sets."""
+
+    rows: list[Row]
+    means: list[Mean]
+
+
 def evaluate(
     presets: Sequence[str | Subject],
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     qualities: Sequence[float] = QUALITIES,
     resume: bool = False,
+    metrics: Sequence[str] = DEFAULT_METRICS,
     progress: Callable[[float], None] | None = None,
     note: Callable[[str], None] | None = None,
-) -> list[Row]:
-    """Measures each preset (or rival: avif, webp, jpeg) on each picture of the folder `data` at each quality.
+) -> Results:
+    """Measures each preset (or rival: avif, webp, jpeg ...) on each picture of the folder `data` at each quality.
 
-    Rows are appended to the CSV file `out` as they come; with `resume`, those that are there are kept, unless the
-    preset's weights have changed since. `progress` is called with the fraction done, 0..1, `note` with a sentence
-    for each thing that failed. Gives the rows that were asked for, old and new. What fails does not stop the rest;
-    PictureError is raised in the end, with those sentences where there is no `note`. Raises OptionError and
-    MissingExtra before anything is done.
+    Rows are appended to the CSV file `out` as they come, and the means go into the file beside it whose name ends in
+    _summary.csv. With `resume`, rows that are there are kept, unless the preset's weights have changed since.
+    `metrics` are names of METRICS and SETS; what cannot be measured on this machine is left out and said. `progress` is
+    called with the fraction done, 0..1, `note` with a sentence for each thing that failed or was left out. What fails does
+    not stop the rest; PictureError is raised in the end, with those sentences where there is no `note`. Raises OptionError
+    before anything is done.
     """
-    metrics.check_installed()
     presets = list(dict.fromkeys(presets))
     names = list_pictures([data], recursive=True)
     check_request(presets, names, data, qualities)
-    table = Table(out, resume)
-    run = Run(Path(data), names, sorted(set(map(float, qualities))), table, note or (lambda sentence: None))
+    gauge = Gauge(metrics, captions_of(data), note or (lambda sentence: None))
+    run = Run(Path(data), names, sorted(set(map(float, qualities))), gauge, Path(out), resume)
     for number, preset in enumerate(presets):
         for fraction in run.preset(preset):
             if progress is not None:
                 progress((number + fraction) / len(presets))
+    results = run.results()
     if run.failures:
         said = run.failures if note is None else [f"{len(run.failures)} failed."]
-        raise PictureError(f"{' '.join(said)} All other rows are in {table.path}.")
-    return run.rows
+        raise PictureError(f"{' '.join(said)} All other rows are in {out}.")
+    return results
 
 
 def check_request(
@@ -98,6 +112,39 @@ def check_request(
         raise OptionError(f"A quality is 0 to 100, not {wrong[0]:g}.")
 
 
+class Gauge:
+    """The metrics of a run, loaded once; those that cannot be had are named through `note` and left out."""
+
+    def __init__(
+        self, names: Sequence[str], captions: Mapping[str, tuple[str, ...]], note: Callable[[str], None]
+    ) -> None:
+        self.note, self.captions = note, captions
+        self.metrics: dict[Metric, Measure] = {}
+        self.sets: dict[SetMetric, Set] = {}
+        chosen = [SETS[name] if name in SETS else metric_of(name) for name in dict.fromkeys(names)]
+        for metric in chosen:
+            try:
+                if isinstance(metric, SetMetric):
+                    self.sets[metric] = metric.load()
+                else:
+                    self.metrics[metric] = metric.load()
+            except (MissingExtra, NotMeasured) as error:
+                note(str(error))
+
+    def of(self, decoded: Pixels, original: Pixels, name: str) -> tuple[dict[str, float | None], list[str]]:
+        """The values by column, and why there is None among them."""
+        pair = Pair(decoded, original, self.captions.get(Path(name).name, ()))
+        values = {metric.column: measure(pair) for metric, measure in self.metrics.items()}
+        return values, [metric.why_none for metric in self.metrics if values[metric.column] is None]
+
+    def is_whole(self, row: Row) -> bool:
+        """Whether an old row has every metric, or says why it has not."""
+        return all(
+            row.values.get(metric.column) is not None or bool(metric.why_none) and metric.why_none in row.note
+            for metric in self.metrics
+        )
+
+
 class Run:
     """One call of `evaluate`: what it was asked, and what became of it."""
 
@@ -106,18 +153,22 @@ class Run:
         root: Path,
         names: Sequence[Path],
         qualities: Sequence[float],
-        table: Table,
-        note: Callable[[str], None],
+        gauge: Gauge,
+        out: Path,
+        resume: bool,
     ) -> None:
-        self.root, self.names, self.qualities = root, names, qualities
-        self.table, self.note = table, note
+        self.root, self.names, self.qualities, self.gauge = root, names, qualities, gauge
+        self.table = Table(out, resume, [metric.column for metric in gauge.metrics])
+        self.summary = out.with_name(f"{out.stem}_summary.csv")
+        self.old_means = read_means(self.summary) if resume and self.summary.exists() else []
         self.rows: list[Row] = []
+        self.of_sets: dict[tuple[str, float], dict[str, float | None]] = {}
         self.failures: list[str] = []
 
     def fail(self, sentence: str) -> None:
         if sentence not in self.failures:
             self.failures.append(sentence)
-            self.note(sentence)
+            self.gauge.note(sentence)
 
     def preset(self, preset: str | Subject) -> Iterator[float]:
         """Measures one preset, and gives the fraction done after each picture."""
@@ -126,35 +177,95 @@ class Run:
             yield 1.0
             return
         known = self.known(subject)
+        total = len(self.qualities) * len(self.names)
         with tempfile.TemporaryDirectory(prefix="trifocal-") as folder:
-            for number, path in enumerate(self.names):
-                self.picture(subject, path, known, Path(folder) / "file")
-                yield (number + 1) / len(self.names)
+            for place, quality in enumerate(self.qualities):
+                sets = self.sets_to_measure(subject, quality, known)
+                for number, path in enumerate(self.names, start=place * len(self.names) + 1):
+                    self.picture(subject, path, quality, known, sets, Path(folder) / "file")
+                    yield number / total
+                values = self.of_sets.setdefault((subject.name, quality), {})
+                values |= {metric.column: whole.result() for metric, whole in sets.items()}
 
     def known(self, subject: Subject) -> dict[tuple[str, float], Row]:
         """Rows of this subject that are there already and that its present weights would give again."""
         mine = [row for row in self.table.rows if row.preset == subject.name]
         stale = [row for row in mine if row.weights != subject.weights]
         if stale:
-            self.note(f"{subject.name} has other weights than {len(stale)} rows were measured with; they go.")
-            self.table.drop(stale)
-        return {(row.picture, row.quality): row for row in mine if row not in stale}
+            self.gauge.note(
+                f"{subject.name} has other weights than {len(stale)} rows were measured with; they go."
+            )
+        partial = [row for row in mine if row not in stale and not self.gauge.is_whole(row)]
+        if stale or partial:
+            self.table.drop([*stale, *partial])
+        return {(row.picture, row.quality): row for row in mine if row in self.table.rows}
 
-    def picture(self, subject: Subject, path: Path, known: dict[tuple[str, float], Row], file: Path) -> None:
-        name = path.relative_to(self.root).as_posix() if path != self.root else path.name
-        self.rows += [known[name, quality] for quality in self.qualities if (name, quality) in known]
-        missing = [quality for quality in self.qualities if (name, quality) not in known]
-        if not missing:
+    def sets_to_measure(
+        self, subject: Subject, quality: float, known: Mapping[tuple[str, float], Row]
+    ) -> dict[SetMetric, Set]:
+        """Those that the old summary does not have of the same pictures; begun anew."""
+        whole = all((self.name_of(path), quality) in known for path in self.names)
+        old: Mapping[str, float | None] = next(
+            (
+                mean.values
+                for mean in self.old_means
+                if whole
+                and (mean.preset, mean.quality, mean.weights) == (subject.name, quality, subject.weights)
+                and mean.pictures == len(self.names)
+            ),
+            {},
+        )
+        sets = {}
+        for metric, measured in self.gauge.sets.items():
+            value = old.get(metric.column)
+            if value is not None:
+                self.of_sets.setdefault((subject.name, quality), {})[metric.column] = value
+                continue
+            measured.begin()
+            sets[metric] = measured
+        return sets
+
+    def picture(
+        self,
+        subject: Subject,
+        path: Path,
+        quality: float,
+        known: Mapping[tuple[str, float], Row],
+        sets: Mapping[SetMetric, Set],
+        file: Path,
+    ) -> None:
+        name = self.name_of(path)
+        old = known.get((name, quality))
+        if old is not None:
+            self.rows.append(old)
+        if old is not None and not sets:
             return
         picture = self.attempt(name, Picture.open, path)
         if picture is None:
             return
-        for quality in missing:
-            what = f"{subject.name}, {name}, quality {quality:g}"
-            row = self.attempt(what, measure, subject, picture, name, quality, file)
-            if row is not None:
-                self.table.add(row)
-                self.rows.append(row)
+        what = f"{subject.name}, {name}, quality {quality:g}"
+        measured = self.attempt(what, measure, subject, picture, name, quality, file, self.gauge, old)
+        if measured is None:
+            return
+        row, decoded = measured
+        if old is None:
+            self.table.add(row)
+            self.rows.append(row)
+        for whole in sets.values():
+            whole.add(decoded, picture.rgb)
+
+    def name_of(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix() if path != self.root else path.name
+
+    def results(self) -> Results:
+        """The rows and their means, which are written too."""
+        table = [
+            replace(mean, values={**mean.values, **self.of_sets.get((mean.preset, mean.quality), {})})
+            for mean in means(self.rows)
+        ]
+        if table:
+            write_means(self.summary, table)
+        return Results(self.rows, table)
 
     def attempt(self, name: str, work: Callable[..., Result], *arguments: object) -> Result | None:
         """What is expected to go wrong in `work` becomes a sentence among the failures, and None."""
@@ -170,12 +281,20 @@ def subject_of(name: str) -> Subject:
     if name not in RIVALS:
         return PresetSubject(name)
     if RIVALS[name] not in rivals():
-        raise OptionError(f"This Pillow does not write {name}; pip install --upgrade pillow.")
+        raise NotMeasured(RIVALS[name].title, "nothing here writes it", f"pip install {RIVALS[name].package}")
     return RIVALS[name]
 
 
-def measure(subject: Subject, picture: Picture, name: str, quality: float, file: Path) -> Row:
-    """One row: to a real file, and back from it."""
+def measure(
+    subject: Subject,
+    picture: Picture,
+    name: str,
+    quality: float,
+    file: Path,
+    gauge: Gauge,
+    old: Row | None = None,
+) -> tuple[Row, Pixels]:
+    """One row, to a real file and back from it, and the decoded picture. An old row stays as it is."""
     begun = time.perf_counter()
     data = subject.encode(picture, quality)
     encoded = time.perf_counter()
@@ -185,9 +304,10 @@ def measure(subject: Subject, picture: Picture, name: str, quality: float, file:
     reading = time.perf_counter()
     decoded = subject.decode(read)
     done = time.perf_counter()
-    similarity = metrics.ms_ssim(decoded, picture.rgb)
-    notes = [SMALL] * (similarity is None) + [CLEAR] * (picture.alpha is not None)
-    return Row(
+    if old is not None:
+        return old, decoded
+    values, notes = gauge.of(decoded, picture.rgb, name)
+    row = Row(
         preset=subject.name,
         picture=name,
         width=picture.width,
@@ -195,13 +315,38 @@ def measure(subject: Subject, picture: Picture, name: str, quality: float, file:
         quality=quality,
         bytes=size,
         bpp=8 * size / (picture.width * picture.height),
-        psnr=metrics.psnr(decoded, picture.rgb),
-        ms_ssim=similarity,
         encode_s=encoded - begun,
         decode_s=done - reading,
         weights=subject.weights,
-        note="; ".join(notes),
+        note="; ".join(notes + [CLEAR] * (picture.alpha is not None)),
+        values=values,
     )
+    return row, decoded
+
+
+def captions_of(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
+    """The captions by file name from a captions.json in the folder or above it, in COCO's layout or as {name: text}.
+
+    Empty where there is none. Raises OptionError for one of another layout.
+    """
+    folder = Path(data)
+    path = next((p for p in (folder / CAPTIONS, folder.parent / CAPTIONS) if p.is_file()), None)
+    if path is None:
+        return {}
+    try:
+        table = json.loads(path.read_text("utf-8"))
+        if "annotations" not in table:
+            return {name: (said,) if isinstance(said, str) else tuple(said) for name, said in table.items()}
+        names = {image["id"]: image["file_name"] for image in table["images"]}
+        captions: dict[str, tuple[str, ...]] = {}
+        for entry in table["annotations"]:
+            name = names[entry["image_id"]]
+            captions[name] = (*captions.get(name, ()), entry["caption"])
+        return captions
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise OptionError(
+            f"{path} is no table of captions: neither COCO's layout nor {{file name: caption}}."
+        ) from None
 
 
 def sentence_of(error: Exception, name: str) -> str:

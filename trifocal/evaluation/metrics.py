@@ -1,31 +1,86 @@
-"""How far a decoded picture is from the original: both uint8 [H, W, 3], the peak 255, one number per picture.
+"""How far a decoded picture is from the original, or how good it is by itself: one number per picture.
 
-The mean over pictures is the mean of these numbers (of the PSNRs, that is, not the PSNR of a mean error), as
-CompressAI's published tables have it. torchmetrics and pytorch-msssim, with which the published rows were measured,
-were compared on decoded Kodak pictures: their MS-SSIMs differ by at most 0.0001.
+Pictures are uint8 [H, W, 3], the peak 255. The mean over pictures is the mean of these numbers (of the PSNRs, that is,
+not the PSNR of a mean error), as CompressAI's published tables have it. torchmetrics and pytorch-msssim, with which the
+published rows were measured, were compared on decoded Kodak pictures: their MS-SSIMs differ by at most 0.0001.
+
+`METRICS` is the whole list; what looks at all pictures together (FID, KID, IS) is in `sets`.
 """
 
+from __future__ import annotations
+
+import io
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from trifocal.errors import MissingExtra, OptionError
+from trifocal.evaluation import perceptual
 
-__all__ = ["MS_SSIM_SIDE", "check_installed", "ms_ssim", "psnr"]
+__all__ = ["METRICS", "MS_SSIM_SIDE", "Metric", "Pair", "metric_of", "ms_ssim", "psnr", "ssimulacra2"]
 
 PEAK = 255.0
 MS_SSIM_SIDE = 176  # pixels: torchmetrics wants 11 at its coarsest scale, the fifth
+SSIMULACRA2_SIDE = 8
 
 Pixels = NDArray[np.uint8]
+Measure = Callable[["Pair"], float | None]
 
 
-def check_installed() -> None:
-    """Raises MissingExtra where measuring would fail later."""
-    try:
-        import torchmetrics  # noqa: F401
-    except ImportError:
-        raise MissingExtra("evaluate", "Measuring MS-SSIM") from None
+@dataclass(frozen=True)
+class Pair:
+    """A decoded picture, its original, both uint8 [H, W, 3], and the captions that are known of it."""
+
+    decoded: Pixels
+    original: Pixels
+    captions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_pair(self.decoded, self.original)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number for each picture.
+
+    Attributes:
+        name: of the option and, with `_` for `-`, of the column.
+        title: as a plot names it.
+        unit: "dB", or nothing.
+        better: which way is up.
+        load: makes the measure, once; raises MissingExtra or NotMeasured. The measure gives None for a picture that it
+            cannot judge.
+        why_none: what such a picture lacks.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["higher", "lower"]
+    load: Callable[[], Measure]
+    why_none: str = ""
+
+    @property
+    def column(self) -> str:
+        return self.name.replace("-", "_")
+
+    def scaled(self, value: float) -> float:
+        """The value on the scale that curves are interpolated on: larger is better, MS-SSIM as -10·log10(1 - x)."""
+        if self.name == "ms-ssim":
+            return -10 * math.log10(1 - value) if value < 1 else math.inf
+        return value if self.better == "higher" else -value
+
+    def natural(self, scaled: float) -> float:
+        """The inverse of `scaled`."""
+        if self.name == "ms-ssim":
+            return 1 - 10 ** (-scaled / 10)
+        return scaled if self.better == "higher" else -scaled
 
 
 def psnr(decoded: Pixels, original: Pixels) -> float:
@@ -41,15 +96,25 @@ def ms_ssim(decoded: Pixels, original: Pixels) -> float | None:
     check_pair(decoded, original)
     if min(original.shape[:2]) < MS_SSIM_SIDE:
         return None
-    check_installed()
-    import torch
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
+    return _load_ms_ssim()(Pair(decoded, original))
 
-    x_hat, x = (
-        torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] for pixels in (decoded, original)
-    )
-    with torch.inference_mode():
-        return float(measure(x_hat, x, data_range=PEAK))
+
+def ssimulacra2(decoded: Pixels, original: Pixels) -> float | None:
+    """Up to 100, which says that nobody sees a difference; 70 is high quality, 50 medium, 30 low (Sneyers 2022).
+
+    None where a side is shorter than 8 pixels. Raises OptionError, MissingExtra.
+    """
+    return _load_ssimulacra2()(Pair(decoded, original))
+
+
+def metric_of(name: str) -> Metric:
+    """By name; `lpips` is LPIPS with AlexNet, `nima:FILE` NIMA with the weights of that file. Raises OptionError."""
+    known = ALIASES.get(name, name).replace("_", "-")
+    if name.startswith("nima:"):
+        return Metric("nima", "NIMA", "", "higher", partial(perceptual.load_nima, name[5:]))
+    if known not in METRICS:
+        raise OptionError(f"There is no metric {name!r}; there are: {', '.join(METRICS)}.")
+    return METRICS[known]
 
 
 def check_pair(decoded: Pixels, original: Pixels) -> None:
@@ -58,3 +123,77 @@ def check_pair(decoded: Pixels, original: Pixels) -> None:
             f"Only 8-bit pictures of one size can be compared, not {decoded.dtype} {list(decoded.shape)}"
             f" and {original.dtype} {list(original.shape)}."
         )
+
+
+def _load_ms_ssim() -> Measure:
+    try:
+        import torch
+        from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
+    except ImportError:
+        raise MissingExtra("evaluate", "Measuring MS-SSIM") from None
+
+    def of(pair: Pair) -> float | None:
+        if min(pair.original.shape[:2]) < MS_SSIM_SIDE:
+            return None
+        x_hat, x = (perceptual.tensor(pixels, PEAK) for pixels in (pair.decoded, pair.original))
+        with torch.inference_mode():
+            return float(measure(x_hat, x, data_range=PEAK))
+
+    return of
+
+
+def _load_ssimulacra2() -> Measure:
+    try:
+        from ssimulacra2 import compute_ssimulacra2
+    except ImportError:
+        raise MissingExtra("evaluate", "Measuring SSIMULACRA2") from None
+
+    def of(pair: Pair) -> float | None:
+        if min(pair.original.shape[:2]) < SSIMULACRA2_SIDE:
+            return None
+        return float(compute_ssimulacra2(as_file(pair.original), as_file(pair.decoded)))
+
+    return of
+
+
+def as_file(pixels: Pixels) -> io.BytesIO:
+    """A lossless file in memory, for a library that reads files only."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PPM")
+    stream.seek(0)
+    return stream
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("psnr", "PSNR", "dB", "higher", lambda: lambda pair: psnr(pair.decoded, pair.original)),
+        Metric(
+            "ms-ssim", "MS-SSIM", "", "higher", _load_ms_ssim, f"MS-SSIM needs {MS_SSIM_SIDE} pixels a side"
+        ),
+        Metric(
+            "ssimulacra2", "SSIMULACRA2", "", "higher", _load_ssimulacra2, "SSIMULACRA2 needs 8 pixels a side"
+        ),
+        Metric("lpips-alex", "LPIPS (AlexNet)", "", "lower", partial(perceptual.load_lpips, "alex")),
+        Metric("lpips-vgg", "LPIPS (VGG)", "", "lower", partial(perceptual.load_lpips, "vgg")),
+        Metric("dists", "DISTS", "", "lower", perceptual.load_dists),
+        Metric(
+            "clip-score",
+            "CLIP score",
+            "",
+            "higher",
+            partial(perceptual.load_clip_score, False),
+            "a CLIP score needs a caption",
+        ),
+        Metric(
+            "ref-clip-score",
+            "reference CLIP score",
+            "",
+            "higher",
+            partial(perceptual.load_clip_score, True),
+            "a reference CLIP score needs two captions",
+        ),
+        Metric("nima", "NIMA", "", "higher", perceptual.load_nima),
+    )
+}
+ALIASES = {"lpips": "lpips-alex"}

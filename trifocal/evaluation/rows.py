@@ -1,25 +1,31 @@
 """The table of measurements: a row per codec, picture and quality, written as it comes; and its means."""
 
+from __future__ import annotations
+
 import csv
 import io
 import os
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trifocal.errors import OptionError
 from trifocal.files import replacing
 
-__all__ = ["Mean", "Row", "Table", "means", "read_rows", "write_means"]
+__all__ = ["Mean", "Row", "Table", "columns_of", "means", "read_means", "read_rows", "write_means"]
 
-DIGITS = {"bpp": 6, "psnr": 4, "ms_ssim": 6, "encode_s": 4, "decode_s": 4}
+DIGITS = {"bpp": 6, "encode_s": 4, "decode_s": 4}
+VALUE_DIGITS = 6
 
 
 @dataclass(frozen=True)
 class Row:
-    """One picture at one quality. `bytes` are those of the file, headers and all; `bpp` is per pixel of the picture."""
+    """One picture at one quality. `bytes` are those of the file, headers and all; `bpp` is per pixel of the picture.
+
+    `values` are the metrics by column; None for one that cannot judge this picture, and `note` says why.
+    """
 
     preset: str
     picture: str  # relative to the folder, with forward slashes
@@ -28,12 +34,11 @@ class Row:
     quality: float
     bytes: int
     bpp: float
-    psnr: float  # dB
-    ms_ssim: float | None
     encode_s: float  # from pixels in memory to the file's bytes
     decode_s: float  # and back
     weights: str  # the fingerprint of the weights in hexadecimal; empty for a codec that has none
     note: str
+    values: Mapping[str, float | None]
 
     @property
     def key(self) -> tuple[str, str, float]:
@@ -42,20 +47,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Mean:
-    """One codec at one quality, over pictures: bpp, PSNR and MS-SSIM are means, times are medians.
+    """One codec at one quality, over pictures: bpp and metrics are means, times are medians.
 
-    `ms_ssim` is None as soon as one picture has none, since a mean over other pictures than bpp's would mislead.
+    A metric is None as soon as one picture has none, since a mean over other pictures than bpp's would mislead. Beside the
+    metrics of pictures, `values` holds those of the whole set (FID, AP ...), where they were measured.
     """
 
     preset: str
     quality: float
     pictures: int
     bpp: float
-    psnr: float
-    ms_ssim: float | None
     encode_s: float
     decode_s: float
     weights: str
+    values: Mapping[str, float | None]
+
+
+Line = TypeVar("Line", Row, Mean)
 
 
 class Table:
@@ -63,22 +71,28 @@ class Table:
 
     An old file is read if `resume`, and replaced otherwise; not before the first new row is there to be written.
     Raises OptionError where the old file is no such table.
+
+    Args:
+        path: the file.
+        resume: whether its rows are kept.
+        columns: the metrics of the rows to come. Old rows keep theirs; what one lacks of the columns stays empty.
     """
 
-    def __init__(self, path: str | os.PathLike[str], resume: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str], resume: bool, columns: Sequence[str] = ()) -> None:
         self.path = Path(path)
         self.rows = read_rows(self.path) if resume and self.path.exists() else []
+        self.columns = list(dict.fromkeys([*columns_of(self.rows), *columns]))
         self._begun = False
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
         if not self._begun:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _write(self.path, Row, self.rows)
+            _write(self.path, Row, self.rows, self.columns)
             self._begun = True
             return
         with open(self.path, "a", encoding="utf-8", newline="") as stream:
-            _writer(stream, Row).writerow(_cells(row))
+            _writer(stream, Row, self.columns).writerow(_cells(row))
 
     def drop(self, rows: Sequence[Row]) -> None:
         """Takes rows out; the file follows when the next row is added."""
@@ -88,16 +102,12 @@ class Table:
 
 def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     """The rows of a table; a last line that a dying run left unfinished is dropped. Raises OptionError, OSError."""
-    text = Path(path).read_text("utf-8")
-    complete = text[: text.rfind("\n") + 1]
-    reader = csv.DictReader(io.StringIO(complete, newline=""))
-    names = [field.name for field in fields(Row)]
-    if text and reader.fieldnames != names:
-        raise OptionError(f"{path} is not a table of `trifocal evaluate`; name another with --out.")
-    try:
-        return [_row(cells) for cells in reader]
-    except (ValueError, TypeError):
-        raise OptionError(f"Line {reader.line_num} of {path} is damaged; mend or delete it.") from None
+    return _read(path, Row)
+
+
+def read_means(path: str | os.PathLike[str]) -> list[Mean]:
+    """What `write_means` wrote. Raises OptionError, OSError."""
+    return _read(path, Mean)
 
 
 def means(rows: Iterable[Row]) -> list[Mean]:
@@ -113,63 +123,81 @@ def means(rows: Iterable[Row]) -> list[Mean]:
 
 def write_means(path: str | os.PathLike[str], table: Sequence[Mean]) -> None:
     """Writes the file at once or not at all."""
-    _write(Path(path), Mean, table)
+    _write(Path(path), Mean, table, columns_of(table))
+
+
+def columns_of(table: Iterable[Row | Mean]) -> list[str]:
+    """The metrics that any of them has, in order of appearance."""
+    return list(dict.fromkeys(column for row in table for column in row.values))
+
+
+def plain_fields(kind: type) -> list[str]:
+    """The columns that come before those of the metrics."""
+    return [field.name for field in fields(kind) if field.name != "values"]
 
 
 def _mean(key: tuple[str, float, str], rows: Sequence[Row]) -> Mean:
     preset, quality, weights = key
-    similarities = [row.ms_ssim for row in rows if row.ms_ssim is not None]
     return Mean(
         preset=preset,
         quality=quality,
         pictures=len(rows),
         bpp=statistics.fmean(row.bpp for row in rows),
-        psnr=statistics.fmean(row.psnr for row in rows),
-        ms_ssim=statistics.fmean(similarities) if len(similarities) == len(rows) else None,
         encode_s=statistics.median(row.encode_s for row in rows),
         decode_s=statistics.median(row.decode_s for row in rows),
         weights=weights,
+        values={column: _mean_of([row.values.get(column) for row in rows]) for column in columns_of(rows)},
     )
 
 
-def _write(path: Path, kind: type, table: Sequence[Row] | Sequence[Mean]) -> None:
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def _write(path: Path, kind: type, table: Sequence[Row] | Sequence[Mean], columns: Sequence[str]) -> None:
     text = io.StringIO(newline="")
-    writer = _writer(text, kind)
+    writer = _writer(text, kind, columns)
     writer.writeheader()
     writer.writerows(map(_cells, table))
     with replacing(path) as stream:
         stream.write(text.getvalue().encode())
 
 
-def _writer(stream: Any, kind: type) -> "csv.DictWriter[str]":
-    return csv.DictWriter(stream, [field.name for field in fields(kind)], lineterminator="\n")
+def _writer(stream: Any, kind: type, columns: Sequence[str]) -> csv.DictWriter[str]:
+    return csv.DictWriter(stream, [*plain_fields(kind), *columns], lineterminator="\n")
 
 
 def _cells(row: Row | Mean) -> dict[str, str]:
-    return {name: _cell(name, value) for name, value in asdict(row).items()}
+    cells = {name: _cell(name, getattr(row, name)) for name in plain_fields(type(row))}
+    return cells | {
+        name: "" if value is None else f"{value:.{VALUE_DIGITS}f}" for name, value in row.values.items()
+    }
 
 
 def _cell(name: str, value: object) -> str:
-    if value is None:
-        return ""
     if name in DIGITS:
         return f"{value:.{DIGITS[name]}f}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _row(cells: dict[str, str]) -> Row:
-    return Row(
-        preset=cells["preset"],
-        picture=cells["picture"],
-        width=int(cells["width"]),
-        height=int(cells["height"]),
-        quality=float(cells["quality"]),
-        bytes=int(cells["bytes"]),
-        bpp=float(cells["bpp"]),
-        psnr=float(cells["psnr"]),
-        ms_ssim=float(cells["ms_ssim"]) if cells["ms_ssim"] else None,
-        encode_s=float(cells["encode_s"]),
-        decode_s=float(cells["decode_s"]),
-        weights=cells["weights"],
-        note=cells["note"],
-    )
+def _read(path: str | os.PathLike[str], kind: type[Line]) -> list[Line]:
+    text = Path(path).read_text("utf-8")
+    complete = text[: text.rfind("\n") + 1]
+    reader = csv.DictReader(io.StringIO(complete, newline=""))
+    names = plain_fields(kind)
+    if text and list(reader.fieldnames or ())[: len(names)] != names:
+        raise OptionError(f"{path} is not a table of `trifocal evaluate`; name another with --out.")
+    try:
+        return [_line(kind, cells) for cells in reader]
+    except (ValueError, TypeError):
+        raise OptionError(f"Line {reader.line_num} of {path} is damaged; mend or delete it.") from None
+
+
+def _line(kind: type[Line], cells: dict[str, str]) -> Line:
+    plain = {field.name: _KINDS[str(field.type)] for field in fields(kind) if field.name != "values"}
+    values = {name: float(cell) if cell else None for name, cell in cells.items() if name not in plain}
+    return kind(**{name: of(cells[name]) for name, of in plain.items()}, values=values)
+
+
+_KINDS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float}

@@ -1,0 +1,231 @@
+"""Each metric against a value that was come by in another way: by hand, by formula, or from the reference package."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb
+from torch import nn
+
+from trifocal.errors import NotMeasured, OptionError
+from trifocal.evaluation import METRICS, SETS, metric_of, perceptual, ssimulacra2
+from trifocal.evaluation.metrics import Pair
+from trifocal.evaluation.sets import Set, patches, whole
+
+
+@pytest.fixture
+def pair() -> Pair:
+    original = random_rgb(96, 80, seed=1)
+    noise = np.random.default_rng(2).normal(0, 20, original.shape)
+    return Pair(np.clip(original + noise, 0, 255).astype(np.uint8), original, ("a red door", "a door"))
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without network and without any cache."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(
+        "torchvision._internally_replaced_utils.load_state_dict_from_url", refuse, raising=False
+    )
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+
+
+@pytest.fixture
+def made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's backbones with random weights, the same for every caller, where it would fetch trained ones."""
+    torchvision = pytest.importorskip("torchvision")
+
+    def state(self: Any, *_: object, **__: object) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        name = type(self).__name__.removesuffix("_Weights").lower()
+        return getattr(torchvision.models, name)(weights=None).state_dict()
+
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", state)
+
+
+@pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight enum")
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_lpips_is_that_of_its_authors_package(net: str, pair: Pair, made_up_weights: None) -> None:
+    lpips = pytest.importorskip("lpips")
+    theirs = lpips.LPIPS(net=net, verbose=False).eval()
+    scaled = [perceptual.tensor(pixels, 2.0) - 1 for pixels in (pair.decoded, pair.original)]
+    with torch.inference_mode():
+        expected = float(theirs(*scaled))
+    value = METRICS[f"lpips-{net}"].load()(pair)
+    assert expected > 0.001 and value == pytest.approx(expected, rel=1e-3)
+    assert METRICS[f"lpips-{net}"].load()(Pair(pair.original, pair.original)) == pytest.approx(0, abs=1e-6)
+
+
+def test_dists_by_its_formula(pair: Pair, made_up_weights: None) -> None:
+    """One minus the weighted texture and structure similarities of six stages (Ding et al. 2020, equation 7)."""
+    from torchmetrics.functional.image.dists import DISTSNetwork
+
+    torch.manual_seed(0)
+    network = DISTSNetwork().eval().requires_grad_(False)
+    similarity, weight = 0.0, float(network.alpha.sum() + network.beta.sum())
+    with torch.inference_mode():
+        stages = [network.forward_once(perceptual.tensor(p)) for p in (pair.decoded, pair.original)]
+    place = 0
+    for x, y in zip(*stages):
+        count = x.shape[1]
+        alpha, beta = (v.flatten()[place : place + count].double() for v in (network.alpha, network.beta))
+        x, y = x[0].flatten(1).double(), y[0].flatten(1).double()
+        texture = (2 * x.mean(1) * y.mean(1) + 1e-6) / (x.mean(1) ** 2 + y.mean(1) ** 2 + 1e-6)
+        covariance = (x * y).mean(1) - x.mean(1) * y.mean(1)
+        spread = x.var(1, correction=0) + y.var(1, correction=0)
+        structure = (2 * covariance + 1e-6) / (spread + 1e-6)
+        similarity += float((alpha * texture + beta * structure).sum()) / weight
+        place += count
+    assert METRICS["dists"].load()(pair) == pytest.approx(1 - similarity, abs=1e-4)
+
+
+def test_ssimulacra2_knows_equal_from_bad(pair: Pair) -> None:
+    assert ssimulacra2(pair.original, pair.original) == 100
+    slightly = np.clip(pair.original.astype(int) + 1, 0, 255).astype(np.uint8)
+    near, far = ssimulacra2(slightly, pair.original), ssimulacra2(pair.decoded, pair.original)
+    assert near is not None and far is not None and 100 > near > far
+    assert ssimulacra2(pair.original[:7], pair.original[:7]) is None
+
+
+def test_clip_scores_are_cosines(pair: Pair, tmp_path: Path) -> None:
+    """Of a small CLIP with random weights in a folder of its own, loaded as the published one is."""
+    transformers = pytest.importorskip("transformers")
+    words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "red</w>", "door</w>", *"aredo", "d</w>", "r</w>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "vocab_size": len(words)}
+    size = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            text_config={**size, **tokens},
+            vision_config={**size, "image_size": 32, "patch_size": 16},
+            projection_dim=4,
+        )
+    ).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer = transformers.CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    small = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    processor = transformers.CLIPProcessor(transformers.CLIPImageProcessor(**small), tokenizer)
+    processor.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        seen = processor(images=pair.decoded, return_tensors="pt")["pixel_values"]
+        picture = model.visual_projection(model.vision_model(seen).pooler_output)[0]
+        texts = [tokenizer(caption, return_tensors="pt")["input_ids"] for caption in pair.captions]
+        text = [model.text_projection(model.text_model(ids).pooler_output)[0] for ids in texts]
+    picture, *text = (vector / vector.norm() for vector in (picture, *text))
+    cosines = float(100 * picture @ text[0]), float(100 * text[0] @ text[1])
+    plain, nearest = (max(0.0, cosine) for cosine in cosines)
+    name = str(tmp_path)
+    assert perceptual.load_clip_score(False, name)(pair) == pytest.approx(plain, abs=0.01)
+    expected = 2 * plain * nearest / (plain + nearest) if plain + nearest else 0
+    assert perceptual.load_clip_score(True, name)(pair) == pytest.approx(expected, abs=0.01)
+    assert perceptual.load_clip_score(False, name)(Pair(pair.decoded, pair.original)) is None
+
+
+def test_nima_is_the_mean_of_its_ratings(pair: Pair, tmp_path: Path) -> None:
+    """With a last layer that knows only two ratings, 3 and 8, a third and two thirds."""
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    state = {k: v for k, v in torchvision.models.vgg16(weights=None).state_dict().items() if "features" in k}
+    state["classifier.1.weight"] = torch.zeros(10, 25088)
+    state["classifier.1.bias"] = torch.full((10,), -1e4)
+    state["classifier.1.bias"][[2, 7]] = torch.tensor([0.0, math.log(2)])
+    torch.save(state, tmp_path / "nima.pth")
+    assert metric_of(f"nima:{tmp_path / 'nima.pth'}").load()(pair) == pytest.approx(
+        3 / 3 + 8 * 2 / 3, abs=1e-4
+    )
+    (tmp_path / "no.pth").write_bytes(b"nonsense")
+    for bad in ("no.pth", "none.pth"):
+        with pytest.raises(NotMeasured, match=bad):
+            metric_of(f"nima:{tmp_path / bad}").load()
+
+
+@pytest.mark.parametrize("name", ["lpips-alex", "dists"])
+def test_without_weights_it_is_said_and_no_number_given(name: str, offline: None) -> None:
+    with pytest.raises(NotMeasured, match=r"is not measured: .*; run it once .*\.$"):
+        METRICS[name].load()
+
+
+def test_a_metric_that_is_not_there() -> None:
+    assert metric_of("lpips") is METRICS["lpips-alex"] and metric_of("ms_ssim") is METRICS["ms-ssim"]
+    with pytest.raises(OptionError, match="there are: psnr, ms-ssim"):
+        metric_of("vmaf")
+
+
+# ── of all pictures together ──
+
+
+class Brightness(nn.Module):
+    """Stands in for Inception: three numbers of a picture."""
+
+    num_features = 3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float().mean((2, 3)) / 255
+
+
+@pytest.fixture
+def pictures() -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(3)
+    levels = rng.integers(30, 220, (12, 2, 3))
+    return [tuple(np.broadcast_to(level, (20, 20, 3)).astype(np.uint8) for level in pair) for pair in levels]  # type: ignore[misc]
+
+
+def features(pictures: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    return [np.array([p[side].mean((0, 1)) / 255 for p in pictures]) for side in (0, 1)]
+
+
+def test_fid_by_its_formula(pictures: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """|m1 - m2|² + tr(C1 + C2 - 2·(C1·C2)^½), Heusel et al. 2017, equation 6."""
+    from scipy.linalg import sqrtm
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    fid = Set(FrechetInceptionDistance(feature=Brightness()), whole, compares=True)
+    for decoded, original in pictures:
+        fid.add(decoded, original)
+    one, other = features(pictures)
+    c1, c2 = np.cov(one.T), np.cov(other.T)
+    expected = np.square(one.mean(0) - other.mean(0)).sum() + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
+    assert fid.result() == pytest.approx(expected, rel=1e-3)
+    fid.begin()
+    assert fid.result() is None
+
+
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
+def test_kid_by_its_formula(pictures: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """The unbiased squared MMD with the kernel (x·y/d + 1)³, Bińkowski et al. 2018, section 4."""
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    kid = Set(KernelInceptionDistance(feature=Brightness()), whole, compares=True)
+    for decoded, original in pictures:
+        kid.add(decoded, original)
+    one, other = features(pictures)
+    n = len(pictures)
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a @ b.T / 3 + 1) ** 3
+
+    within = sum((kernel(a, a).sum() - np.trace(kernel(a, a))) / (n * (n - 1)) for a in (one, other))
+    assert kid.result() == pytest.approx(within - 2 * kernel(one, other).mean(), rel=1e-3)
+
+
+def test_patches_are_256_pixels_and_shifted_by_half() -> None:
+    rgb = np.zeros((512, 700, 3), np.uint8)
+    rgb[128, 128] = 7
+    cut = list(patches(rgb))
+    assert len(cut) == 2 * 2 + 1 * 2 and all(part.shape == (256, 256, 3) for part in cut)
+    assert cut[4][0, 0, 0] == 7
+    assert list(patches(np.zeros((255, 999, 3), np.uint8))) == []
+
+
+def test_every_set_is_named_by_how_it_is_fed() -> None:
+    assert {"fid", "fid-whole", "kid", "kid-whole", "is"} == set(SETS)
+    assert all("patches" in m.title or "whole" in m.title for m in SETS.values())
