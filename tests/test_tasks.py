@@ -1,0 +1,686 @@
+"""Machine tasks: every measure against values by hand, fake networks in place of real ones, and no network at all."""
+
+import json
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trifocal.errors import MissingExtra, NotMeasured, OptionError
+from trifocal.evaluation import detection, detectors, networks, tasks
+from trifocal.evaluation.detection import Annotations, Detection, protocol_pixels, protocol_size
+from trifocal.evaluation.detectors import COCO_IDS, Found, OnnxDetector, TorchvisionDetector
+from trifocal.evaluation.matching import Truth
+from trifocal.evaluation.tasks import Classification, Segmentation, read_classes, task_of
+
+INSTANCES = "instances.json"
+Boxes = Sequence[tuple[float, float, float, float]]
+
+
+@pytest.fixture(params=["faster_coco_eval", "pycocotools"])
+def coco(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One of the two packages that measure average precision, the other hidden."""
+    pytest.importorskip(request.param)
+    for other in {"faster_coco_eval", "pycocotools"} - {request.param}:
+        monkeypatch.setitem(sys.modules, other, None)
+    return request.param
+
+
+def picture(number: int, width: int = 100, height: int = 80) -> np.ndarray:
+    """One that a fake network knows by its value."""
+    return np.full((height, width, 3), number, np.uint8)
+
+
+class Fake:
+    """Finds in the picture of value n what `answers[n]` says: (label, score, x0 y0 x1 y1), and masks."""
+
+    def __init__(self, answers: dict[int, list[tuple[int, float, Any]]], masks: Any = None) -> None:
+        self.answers, self.outlines, self.masks = answers, masks, masks is not None
+        self.categories: Sequence[int] | None = COCO_IDS
+        self.seen: list[tuple[int, ...]] = []
+
+    def find(self, pixels: np.ndarray) -> Found:
+        self.seen.append(pixels.shape)
+        answer = self.answers[int(pixels[0, 0, 0])]
+        boxes = np.array([box for _, _, box in answer], np.float64).reshape(-1, 4)
+        labels, scores = [label for label, _, _ in answer], [score for _, score, _ in answer]
+        return Found(boxes, np.array(labels, np.int64), np.array(scores, np.float64), self.outlines)
+
+
+def item(image: int, box: Sequence[float], category: int = 1, **more: object) -> dict[str, object]:
+    """One annotation; box is x y width height."""
+    return {"id": 0, "image_id": image, "category_id": category, "bbox": list(box), **more}
+
+
+def annotations(
+    folder: Path, items: list[dict[str, object]], names: Sequence[str] = ("a.png", "b.png")
+) -> Path:
+    images = [{"id": n, "file_name": name, "width": 100, "height": 80} for n, name in enumerate(names)]
+    categories = [{"id": category, "name": str(category)} for category in (1, 2)]
+    text = json.dumps({"images": images, "annotations": items, "categories": categories})
+    (folder / INSTANCES).write_text(text)
+    return folder / INSTANCES
+
+
+# ── average precision ──
+
+
+def test_average_precision_by_hand(coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Found: right at 0.9, wrong at 0.8, right at 0.7; one of three is missed.
+
+    Precision is 1 up to recall 1/3, which 34 of 101 recalls are, and 2/3 up to 2/3, which 33 are.
+    """
+    known = annotations(
+        tmp_path, [item(0, (10, 10, 20, 20)), item(0, (50, 10, 20, 20)), item(1, (0, 0, 9, 9))]
+    )
+    fake = Fake({1: [(1, 0.9, (10, 10, 30, 30)), (1, 0.8, (60, 60, 70, 70))], 2: [(1, 0.7, (0, 0, 9, 9))]})
+    task = Detection(fake, Annotations.read(known))
+    task.add(picture(1), "a.png")
+    task.add(picture(2), "b.png")
+    expected = (34 + 33 * 2 / 3) / 101
+    assert task.columns == ("ap", "ap50", "ap75")
+    assert task.result() == pytest.approx(dict.fromkeys(task.columns, expected))
+    assert capsys.readouterr().out == "" and task.notes == []
+
+    task.begin()
+    task.add(picture(2), "b.png")  # only what was added counts
+    assert task.result() == pytest.approx(dict.fromkeys(task.columns, 1.0))
+
+
+def test_a_box_that_is_nearly_right(coco: str, tmp_path: Path) -> None:
+    """It shares 0.72 with the object: right at 0.50, 0.55 … 0.70, five of the ten overlaps. Then a second category."""
+    known = annotations(tmp_path, [item(0, (0, 0, 10, 100)), item(1, (0, 0, 10, 10), category=2)])
+    fake = Fake({1: [(1, 0.9, (0, 0, 10, 72))], 2: []})
+    task = Detection(fake, Annotations.read(known))
+    task.add(picture(1), "a.png")
+    assert task.result() == pytest.approx({"ap": 0.5, "ap50": 1.0, "ap75": 0.0})
+    task.add(picture(2), "b.png")
+    assert task.result() == pytest.approx({"ap": 0.25, "ap50": 0.5, "ap75": 0.0})
+
+
+@pytest.mark.parametrize(("crowd", "expected"), [(1, 1.0), (0, (51 * 0.5) / 101)])
+def test_boxes_in_a_crowd_are_not_wrong(coco: str, crowd: int, expected: float, tmp_path: Path) -> None:
+    """Without the flag: wrong at 0.9, right at 0.8, and of two objects one is missed."""
+    known = annotations(tmp_path, [item(0, (0, 0, 60, 60), iscrowd=crowd), item(0, (70, 0, 10, 10))])
+    task = Detection(
+        Fake({1: [(1, 0.9, (5, 5, 15, 15)), (1, 0.8, (70, 0, 80, 10))]}), Annotations.read(known)
+    )
+    task.add(picture(1), "a.png")
+    assert task.result()["ap"] == pytest.approx(expected)
+
+
+def test_nothing_found_and_nothing_to_find(coco: str, tmp_path: Path) -> None:
+    known = Annotations.read(annotations(tmp_path, [item(0, (0, 0, 9, 9))]))
+    task = Detection(Fake({1: [], 2: [(1, 0.9, (0, 0, 9, 9))]}), known)
+    task.add(picture(1), "a.png")
+    assert task.result() == {"ap": 0.0, "ap50": 0.0, "ap75": 0.0}
+    task.begin()
+    task.add(picture(2), "b.png")
+    assert all(np.isnan(value) for value in task.result().values())
+
+
+def test_masks_are_measured_where_there_are_outlines(coco: str, tmp_path: Path) -> None:
+    """The box is right, the mask has 36 of the 50 rows, and so shares 0.72; the outline is a polygon."""
+    outline = [[0, 0, 10, 0, 10, 50, 0, 50]]
+    known = annotations(tmp_path, [item(0, (0, 0, 10, 50), segmentation=outline)])
+    mask = np.zeros((1, 80, 100), bool)
+    mask[0, :36, :10] = True
+    task = Detection(Fake({1: [(1, 0.9, (0, 0, 10, 50))]}, mask), Annotations.read(known))
+    task.add(picture(1), "a.png")
+    result = task.result()
+    assert tuple(result) == task.columns == ("ap", "ap50", "ap75", "mask_ap", "mask_ap50")
+    assert result == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1, "mask_ap": 0.5, "mask_ap50": 1})
+
+    bare = Detection(task.detector, Annotations.read(annotations(tmp_path, [item(0, (0, 0, 10, 50))])))
+    assert "mask_ap" not in bare.columns and bare.notes == [
+        "Masks are not measured: instances.json has no outlines."
+    ]
+
+
+def test_the_detector_may_see_a_resized_picture(coco: str, tmp_path: Path) -> None:
+    mask = np.zeros((1, 160, 200), bool)
+    mask[0, :100, :20] = True
+    outline = [[0, 0, 10, 0, 10, 50, 0, 50]]
+    known = annotations(tmp_path, [item(0, (0, 0, 10, 50), segmentation=outline)])
+    fake = Fake({1: [(1, 0.9, (0, 0, 20, 100))]}, mask)
+    task = Detection(fake, Annotations.read(known), short_side=160)
+    task.add(picture(1), "a.png")
+    assert fake.seen == [(160, 200, 3)]
+    assert task.result() == pytest.approx(dict.fromkeys(task.columns, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((640, 480), (1067, 800)), ((480, 640), (800, 1067)), ((2000, 500), (1333, 333))]
+)
+def test_sizes_of_the_800_pixel_protocol(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    """As detectron2's ResizeShortestEdge(800, 1333) has them."""
+    assert protocol_size(*size, 800) == expected
+    assert protocol_pixels(*size, 800) == expected[0] * expected[1]
+    assert protocol_pixels(*size, None) == size[0] * size[1]
+    with pytest.raises(OptionError, match="1 to 1333 pixels, not 1400"):
+        protocol_pixels(*size, 1400)
+
+
+def test_pictures_that_cannot_be_judged_are_left_out(tmp_path: Path) -> None:
+    known = Annotations.read(annotations(tmp_path, [item(0, (0, 0, 9, 9))]))
+    task = Detection(Fake({}), known)
+    for _ in range(2):
+        task.begin()
+        task.add(picture(1), "c.png")
+        task.add(picture(1, width=50), "a.png")
+    assert task.notes == [
+        "1 picture left out, not in instances.json: c.png.",
+        "1 picture left out, of another size than in instances.json: a.png.",
+    ]
+    with pytest.raises(OptionError, match="No picture was added that instances.json knows"):
+        task.result()
+
+
+def test_categories_must_be_the_detectors(tmp_path: Path) -> None:
+    path = annotations(tmp_path, [])
+    path.write_text(path.read_text().replace('"id": 2', '"id": 12'))
+    fake = Fake({1: [(12, 0.9, (0, 0, 9, 9)), (0, 0.8, (0, 0, 9, 9))]})
+    with pytest.raises(OptionError, match="a category 12, and the detector knows COCO's ids only"):
+        Detection(fake, Annotations.read(path))
+    fake.categories = None
+    task = Detection(fake, Annotations.read(path))
+    task.add(picture(1), "a.png")
+    assert task.notes == ["The detector gives labels that are no category of instances.json: [0]."]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [{"id": 1}]}', '{"images": 3}'])
+def test_annotations_in_another_form(text: str, tmp_path: Path) -> None:
+    (tmp_path / INSTANCES).write_text(text)
+    with pytest.raises(OptionError, match="is not in COCO's form"):
+        Annotations.read(tmp_path / INSTANCES)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("faster_coco_eval", "pycocotools", "torchvision", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, None)
+    works: list[Callable[[], object]] = [
+        detection.check_installed,
+        lambda: networks.load("segmentation", "fcn_resnet50"),
+        lambda: detectors.detector_of("a.onnx"),
+    ]
+    for work in works:
+        with pytest.raises(MissingExtra, match=r'pip install "trifocal\['):
+            work()
+
+
+# ── names ──
+
+
+def test_pictures_are_found_by_path_or_else_by_a_name_that_only_one_has() -> None:
+    truth = Truth("x.json", {"one/a.png": 1, "two/a.png": 2, "b.png": 3})
+    assert truth.take("one/a.png") == 1 and truth.take("a.png") is None
+    assert truth.take("images/b.png") == 3 and truth.take("thumbs/b.png") is None
+    assert [note.split(",")[1] for note in truth.notes] == [
+        " not in x.json: a.png.",
+        " of which x.json cannot tell the folder: thumbs/b.png.",
+    ]
+    truth.begin()
+    assert truth.take("thumbs/b.png") == 3
+    for number in range(5):
+        truth.take(f"{number}.png")
+    assert truth.notes[0] == "6 pictures left out, not in x.json: a.png, 0.png, 1.png, …"
+
+
+def test_annotations_of_other_pictures() -> None:
+    truth = Truth("x.json", {"a.png": 1})
+    truth.check_any(["z.png", "a.png"])
+    with pytest.raises(OptionError, match="other pictures: it names a.png, for instance, and here is z.jpg"):
+        truth.check_any(["z.jpg"])
+    with pytest.raises(OptionError, match="says nothing of any picture"):
+        Truth("x.json", {})
+
+
+# ── detectors ──
+
+
+def picodet_outputs(side: int = 64) -> list[np.ndarray]:
+    cells = [(-(-side // stride)) ** 2 for stride in detectors.STRIDES]
+    scores = [np.zeros((1, count, 80), np.float32) for count in cells]
+    return scores + [np.zeros((1, count, 32), np.float32) for count in cells]
+
+
+def test_picodet_by_hand() -> None:
+    """Of 64 x 64: stride 8, row 2, column 3, whose middle is (27.5, 19.5); and the one cell of stride 64."""
+    outputs = picodet_outputs()
+    outputs[0][0, 2 * 8 + 3, 0] = 0.5
+    for side, bins in enumerate((1, 2, 1, 0)):
+        outputs[4][0, 2 * 8 + 3, 8 * side + bins] = 60
+    outputs[3][0, 0, 79] = 0.9  # bins are equally likely: 3.5 strides to each side, which leaves the picture
+    outputs[1][0, 0, 11] = 0.024  # too little
+    found = detectors.decode_picodet(outputs, width=128, height=32)
+    assert found.boxes == pytest.approx(np.array([[0, 0, 128, 32], [39, 1.75, 71, 9.75]]))
+    assert found.labels.tolist() == [90, 1]
+    assert found.scores == pytest.approx([0.9, 0.5])
+    assert len(detectors.decode_picodet(picodet_outputs(), 128, 32).boxes) == 0
+
+
+def test_picodet_keeps_the_best_hundred() -> None:
+    outputs = picodet_outputs(128)
+    outputs[0][0, :, :2] = np.linspace(0.1, 0.9, 256)[:, None]
+    outputs[4].reshape(1, 256, 4, 8)[..., 0] = 60  # boxes without extent overlap nothing
+    found = detectors.decode_picodet(outputs, 128, 128)
+    assert len(found.scores) == 100 and found.scores[0] == pytest.approx(0.9)
+    assert (np.diff(found.scores) <= 0).all()
+
+
+def test_picodet_outputs_that_do_not_fit() -> None:
+    with pytest.raises(OptionError, match="eight outputs"):
+        detectors.decode_picodet(picodet_outputs()[:7], 64, 64)
+    outputs = picodet_outputs()
+    outputs[4] = outputs[4][:, 1:]
+    with pytest.raises(OptionError, match="do not fit"):
+        detectors.decode_picodet(outputs, 64, 64)
+
+
+def test_of_boxes_that_overlap_the_best_stays() -> None:
+    boxes = np.array([[0, 0, 10, 5], [0, 0, 10, 9], [0, 0, 10, 10], [0, 0, 10, 10]], np.float64)
+    found = Found(boxes, np.array([1, 1, 1, 2]), np.array([0.3, 0.8, 0.9, 0.5]))
+    assert detectors.suppress(found).tolist() == [2, 3, 0]
+    assert detectors.overlaps(boxes[2], boxes) == pytest.approx([0.5, 0.9, 1, 1])
+
+
+def test_what_picodet_sees() -> None:
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    pixels[:] = (10, 120, 250)
+    x = detectors.preprocess(pixels, 8, 6)
+    assert x.shape == (1, 3, 6, 8) and x.dtype == np.float32
+    expected = [(10 - 123.675) / 58.395, (120 - 116.28) / 57.12, (250 - 103.53) / 57.375]
+    assert x[0, :, 2, 5] == pytest.approx(expected)
+    ramp = np.broadcast_to(np.arange(0, 240, 2, dtype=np.uint8)[:, None, None], (120, 8, 3))
+    assert (np.diff(detectors.preprocess(ramp, 4, 60)[0, 0, :, 0]) > 0).all()  # rows stay rows
+
+
+def test_classes_of_coco_have_gaps() -> None:
+    assert len(COCO_IDS) == 80 and COCO_IDS[:12] == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13)
+    assert COCO_IDS[-1] == 90
+
+
+class Session:
+    """Stands in for onnxruntime's."""
+
+    def __init__(self, inputs: list[list[Any]], outputs: dict[str, np.ndarray]) -> None:
+        self.inputs = [SimpleNamespace(name="image", shape=shape, type="tensor(float)") for shape in inputs]
+        self.outputs = outputs
+        self.fed: list[np.ndarray] = []
+
+    def get_inputs(self) -> list[Any]:
+        return self.inputs
+
+    def get_outputs(self) -> list[Any]:
+        kinds = {"i": "tensor(int64)", "f": "tensor(float)"}
+        return [
+            SimpleNamespace(name=name, shape=list(value.shape), type=kinds[value.dtype.kind])
+            for name, value in self.outputs.items()
+        ]
+
+    def run(self, _: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.fed.append(feed["image"])
+        return list(self.outputs.values())
+
+
+THREE: dict[str, np.ndarray] = {
+    "boxes": np.array([[0, 0, 10, 20]], np.float32),
+    "scores": np.array([0.5], np.float32),
+    "labels": np.array([18], np.int64),
+}
+
+
+def onnx(monkeypatch: pytest.MonkeyPatch, session: Session) -> OnnxDetector:
+    monkeypatch.setattr(detectors, "session_of", lambda path: session)
+    return OnnxDetector("x.onnx")
+
+
+def test_an_onnx_file_that_is_picodet(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = picodet_outputs()
+    outputs[3][0, 0, 0] = 0.9
+    session = Session([[1, 3, 64, 64]], {str(number): output for number, output in enumerate(outputs)})
+    detector = onnx(monkeypatch, session)
+    found = detector.find(picture(1))
+    assert detector.categories == COCO_IDS and session.fed[0].shape == (1, 3, 64, 64)
+    assert found.labels.tolist() == [1] and found.boxes.tolist() == [[0, 0, 100, 80]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "fed", "box"),
+    [
+        ([3, "h", "w"], (3, 80, 100), [0, 0, 10, 20]),
+        ([1, 3, 40, 200], (1, 3, 40, 200), [0, 0, 5, 40]),
+    ],
+)
+def test_an_onnx_file_that_gives_boxes(
+    shape: list[Any], fed: tuple[int, ...], box: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session([shape], THREE)
+    detector = onnx(monkeypatch, session)
+    found = detector.find(picture(51))
+    assert session.fed[0].shape == fed and session.fed[0] == pytest.approx(0.2) and not detector.masks
+    assert found.labels.tolist() == [18] and found.scores.tolist() == [0.5] and found.boxes.tolist() == [box]
+    with pytest.raises(OptionError, match=r"gave float32 \[1, 4\], int64 \[1\]\."):
+        detectors.decode_boxes([THREE["boxes"], THREE["labels"]], 1, 1)
+
+
+def test_an_onnx_file_that_is_something_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"this one gives logits \[1, 1000\] tensor\(float\)"):
+        onnx(monkeypatch, Session([[1, 3, 64, 64]], {"logits": np.zeros((1, 1000), np.float32)}))
+    parts = [SimpleNamespace(name=str(n), shape=[1, "n", 80 if n < 4 else "m"], type="f") for n in range(8)]
+    with pytest.raises(OptionError, match="this one gives 0 "):
+        detectors.is_picodet(parts)
+    with pytest.raises(OptionError, match="should take one picture"):
+        onnx(monkeypatch, Session([[1, 3, 64, 64], [2]], THREE))
+    monkeypatch.undo()
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(FileNotFoundError):
+        OnnxDetector(tmp_path / "missing.onnx")
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(OptionError, match="is no ONNX file that onnxruntime can read"):
+        OnnxDetector(tmp_path / "text.onnx")
+
+
+class Model(torch.nn.Module):
+    """Says of each input what it was told to say."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Any) -> Any:
+        return self.answer(x)
+
+
+def as_float(x: torch.Tensor) -> torch.Tensor:
+    return x / 255
+
+
+def test_a_detector_of_torchvisions_form() -> None:
+    def answer(pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        assert pictures[0].shape == (3, 80, 100) and float(pictures[0][0, 0, 0]) == pytest.approx(0.2)
+        boxes = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+        return [{"boxes": boxes, "labels": torch.tensor([7]), "scores": torch.tensor([0.5])}]
+
+    detector = TorchvisionDetector(Model(answer), as_float)
+    pixels = picture(51)
+    pixels.setflags(write=False)
+    found = detector.find(pixels)
+    assert found.boxes.tolist() == [[1, 2, 3, 4]] and found.labels.tolist() == [7] and found.masks is None
+    assert not detector.masks
+    with pytest.raises(OptionError, match="cannot compute on the device 'abacus'"):
+        TorchvisionDetector(Model(answer), as_float, "abacus")
+
+
+def test_a_small_mask_rcnn_of_torchvision() -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 16, stride=16))
+    backbone.out_channels = 8  # type: ignore[assignment]
+    anchors = models.detection.anchor_utils.AnchorGenerator(((32,),), ((1.0,),))
+    model = models.detection.MaskRCNN(
+        backbone, 91, min_size=64, max_size=96, rpn_anchor_generator=anchors, box_score_thresh=0.0,
+        box_detections_per_img=3, rpn_post_nms_top_n_test=5,
+    )  # fmt: skip
+    detector = TorchvisionDetector(model, as_float)
+    found = detector.find(np.random.default_rng(0).integers(0, 256, (80, 100, 3)).astype(np.uint8))
+    assert detector.masks and found.masks is not None and found.masks.dtype == bool
+    assert found.masks.shape == (len(found.boxes), 80, 100) and 0 < len(found.boxes) <= 3
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float | None]:
+    """torchvision as on a machine that is offline; gives the timeouts that downloads would have had."""
+    models = pytest.importorskip("torchvision.models")
+    timeouts: list[float | None] = []
+
+    def refuse(name: str, **options: object) -> None:
+        timeouts.append(socket.getdefaulttimeout())
+        print("Downloading ...")
+        raise URLError("no network")
+
+    monkeypatch.setattr(models, "get_model", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    return timeouts
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [("detection", "ssd300_vgg16"), ("segmentation", "fcn_resnet50"), ("classification", "resnet18")],
+)
+def test_weights_that_are_not_on_this_machine(
+    kind: str, model: str, no_weights: list[float | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = socket.getdefaulttimeout()
+    with pytest.raises(
+        NotMeasured, match=rf"{model} is not measured.*curl --create-dirs -o .*cache.*\.pth http"
+    ):
+        networks.load(kind, model)
+    assert no_weights == [networks.PATIENCE] and socket.getdefaulttimeout() == before
+    assert capsys.readouterr().out == ""
+    with pytest.raises(OptionError, match=f"no model resnet1 for {kind}; it has .*{model}"):
+        networks.load(kind, "resnet1")
+
+
+def test_a_damaged_download_is_no_weights_but_other_failures_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = pytest.importorskip("torchvision.models")
+    failures = iter([RuntimeError('invalid hash value (expected "a")'), RuntimeError("out of memory")])
+
+    def fail(name: str, **options: object) -> None:
+        raise next(failures)
+
+    monkeypatch.setattr(models, "get_model", fail)
+    with pytest.raises(NotMeasured):
+        networks.load("classification", "resnet18")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        networks.load("classification", "resnet18")
+
+
+# ── regions ──
+
+
+def label_map(path: Path, labels: list[list[int]], mode: str = "L") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    image = Image.fromarray(np.array(labels, np.uint8))
+    if mode == "P":
+        image.putpalette(list(range(256)) * 3)
+    (image.convert(mode) if mode == "RGB" else image).save(path)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_intersection_over_union_by_hand(mode: str, tmp_path: Path) -> None:
+    """Class 0: one of three pixels, 1: two of three, 2: none of one; the pixel of 255 does not count."""
+    label_map(tmp_path / "labels" / "a.png", [[0, 0, 1], [1, 255, 2]], mode)
+    maps = tasks.find_maps(tmp_path / "labels")
+    task = Segmentation(lambda pixels: np.array([[0, 1, 1], [1, 2, 0]]), maps)
+    task.add(picture(1, 3, 2), "images/a.jpg")
+    assert task.columns == ("miou",) and task.result() == pytest.approx({"miou": 1 / 3})
+    task.begin()
+    task.add(picture(1, 3, 2), "b.jpg")
+    task.add(picture(1, 4, 2), "a.jpg")
+    assert [note.split(",")[1].split(":")[0] for note in task.notes] == [
+        f" not in {tmp_path / 'labels'}",
+        f" of another size than in {tmp_path / 'labels'}",
+    ]
+    with pytest.raises(OptionError, match="No picture was added that has a label map"):
+        task.result()
+
+
+def test_intersection_over_union_is_over_all_pictures_together(tmp_path: Path) -> None:
+    for name, labels in (("a", [[0, 0, 0, 0]]), ("b", [[0, 1, 1, 1]])):
+        label_map(tmp_path / f"{name}.png", labels)
+    answers = {1: [[0, 0, 0, 1]], 2: [[0, 1, 1, 1]]}
+    task = Segmentation(lambda pixels: np.array(answers[int(pixels[0, 0, 0])]), tasks.find_maps(tmp_path))
+    task.add(picture(1, 4, 1), "a.png")
+    task.add(picture(2, 4, 1), "b.png")
+    assert task.result() == pytest.approx({"miou": (4 / 5 + 3 / 4) / 2})
+
+
+def test_a_label_map_that_is_none(tmp_path: Path) -> None:
+    label_map(tmp_path / "a.png", [[0, 1]], "RGB")
+    task = Segmentation(lambda pixels: np.zeros((1, 2), np.int64), tasks.find_maps(tmp_path))
+    with pytest.raises(OptionError, match="its mode is RGB"):
+        task.add(picture(1, 2, 1), "a.png")
+    with pytest.raises(OptionError, match="says nothing of any picture"):
+        tasks.find_maps(tmp_path / "nowhere")
+
+
+def test_scores_of_regions_are_brought_back_to_the_pictures_size() -> None:
+    """The network sees a quarter of the pixels, and says class 1 on the right."""
+
+    def answer(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        assert x.shape == (1, 3, 2, 4)
+        scores = torch.zeros(1, 2, 2, 4)
+        scores[:, 1, :, 2:], scores[:, 0, :, :2] = 1, 1
+        return {"out": scores}
+
+    segment = networks.Segmenter(Model(answer), lambda x: as_float(x)[:, ::2, ::2])
+    assert segment(picture(1, 8, 4)).tolist() == [[0] * 4 + [1] * 4] * 4
+
+
+# ── classes ──
+
+
+def scores_of(rows: list[list[float]]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda pixels: np.array(rows[int(pixels[0, 0, 0])])
+
+
+def test_top1_and_top5_by_hand() -> None:
+    classify = scores_of([[9, 1, 2, 3, 4, 5], [1, 9, 8, 7, 6, 5], [1, 9, 8, 7, 6, 5], [0, 0, 0, 0, 0, 1]])
+    task = Classification(classify, Truth("x.csv", {"a": 0, "b": 5, "c": 0, "d": 5, "e": 3}))
+    for number, name in enumerate("abcd"):  # first; fifth; sixth; first
+        task.add(picture(number), name)
+    assert task.result() == {"top1": 0.5, "top5": 0.75}
+    task.begin()
+    task.add(picture(1), "f")
+    assert task.notes == ["1 picture left out, not in x.csv: f."]
+    with pytest.raises(OptionError, match="No picture was added that x.csv knows"):
+        task.result()
+
+
+def test_average_precision_of_several_classes_by_hand() -> None:
+    """Class 0: ranks 1 and 3 of 3 are right, (1 + 2/3) / 2. Class 1: rank 2, 1/2. Class 2 is in no picture."""
+    classify = scores_of([[0.9, 0.1, 0.5], [0.8, 0.3, 0.5], [0.7, 0.2, 0.5]])
+    classes: Truth[int | tuple[int, ...]] = Truth("x.json", {"a": (0,), "b": (), "c": (0, 1)})
+    task = Classification(classify, classes)
+    for number, name in enumerate("abc"):
+        task.add(picture(number), name)
+    assert task.columns == ("map",) and task.result() == pytest.approx({"map": (5 / 6 + 1 / 2) / 2})
+    task.begin()
+    task.add(picture(1), "b")
+    assert np.isnan(task.result()["map"])
+    equal = tasks.average_precision(np.array([0.5, 0.5]), np.array([True, False]))
+    assert equal == pytest.approx(0.5)  # whichever stands first
+
+
+def test_a_class_that_the_network_does_not_have() -> None:
+    task = Classification(scores_of([[0.1, 0.2]]), Truth("x.json", {"a": 2}))
+    with pytest.raises(OptionError, match="has a as class 2; the network's are 0 to 1"):
+        task.add(picture(0), "a")
+
+
+def test_a_classifier() -> None:
+    network = networks.Classifier(Model(lambda x: x.mean(dim=(2, 3))), as_float)
+    assert network(picture(51)) == pytest.approx([0.2, 0.2, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("x.json", '{"a": 3, "b": 0}', {"a": 3, "b": 0}),
+        ("x.json", '{"a": [3, 1], "b": []}', {"a": (3, 1), "b": ()}),
+        ("x.csv", "name,class\na,3\nb,0\n", {"a": 3, "b": 0}),
+        ("x.csv", "a,3\n\nb,0", {"a": 3, "b": 0}),
+        ("x.csv", "a,3 1\nb,0\nc,\n", {"a": (3, 1), "b": (0,), "c": ()}),
+    ],
+)
+def test_classes_are_read(name: str, text: str, expected: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_classes(tmp_path / name).known == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("x.json", "[3]"), ("x.json", '{"a": "cat"}'), ("x.json", '{"a": [[3]]}'), ("x.json", '{"a": -1}')]
+    + [("x.csv", "a,3\nb,cat"), ("x.csv", "a,3,4"), ("x.json", "")],
+)
+def test_classes_in_another_form(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(OptionError, match="does not give each file name its class"):
+        read_classes(tmp_path / name)
+
+
+# ── task_of ──
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "images"
+    place.mkdir()
+    for number, name in enumerate(("a.png", "b.png")):
+        Image.fromarray(picture(number)).save(place / name)
+    return place
+
+
+def test_each_kind_of_task_finds_its_annotations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(lambda x: torch.zeros(1, 4))
+    monkeypatch.setattr(tasks, "load", lambda kind, name: (model, as_float))
+    monkeypatch.setattr(tasks, "detector_of", lambda name, device: Fake({0: []}))
+    monkeypatch.setattr(tasks, "check_installed", lambda: None)
+    annotations(folder.parent, [item(0, (0, 0, 9, 9))])
+    label_map(folder.parent / "labels" / "a.png", [[0]])
+    (folder.parent / "labels.csv").write_text("a.png,1\n")
+    found = [task_of(kind, "any", None, folder) for kind in tasks.KINDS]
+    assert [type(task) for task in found] == [Detection, Segmentation, Classification]
+    assert [task.columns for task in found] == [("ap", "ap50", "ap75"), ("miou",), ("top1", "top5")]
+    found[2].add(picture(0), "a.png")
+    assert found[2].result() == {"top1": 0.0, "top5": 1.0}
+    assert task_of("detection", "any", None, folder / "a.png", short_side=800).columns
+    assert task_of("detection", "any", None, folder.parent).columns  # the pictures are images/a.png here
+
+
+def test_annotations_are_named_where_they_cannot_be_found(folder: Path) -> None:
+    with pytest.raises(
+        OptionError, match=r"Name the annotations of .*images: beside it is no instances\.json or"
+    ):
+        task_of("detection", "any", None, folder)
+    place = folder.parent / "annotations"
+    place.mkdir()
+    for name in ("instances_train.json", "instances_val.json"):
+        (place / name).write_text("{}")
+    with pytest.raises(OptionError, match=r"has instances_train\.json, instances_val\.json\."):
+        task_of("detection", "any", None, folder)
+    (place / "instances_train.json").unlink()
+    assert tasks.find_annotations("detection", folder) == place / "instances_val.json"
+    with pytest.raises(FileNotFoundError):
+        task_of("classification", "any", folder / "no.csv", folder)
+
+
+def test_what_cannot_be_asked_is_said_before_a_network_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(tasks, "load", load)
+    monkeypatch.setattr(tasks, "detector_of", load)
+    monkeypatch.setattr(tasks, "check_installed", lambda: None)
+    other = annotations(folder.parent, [], names=["z.jpg"])
+    with pytest.raises(OptionError, match=r"instances\.json is about other pictures: it names z\.jpg"):
+        task_of("detection", "any", other, folder)
+    with pytest.raises(
+        OptionError, match="no task poetry; there are detection, segmentation, classification"
+    ):
+        task_of("poetry", "any", None, folder)
+    for kind, model, side in (("segmentation", "x.onnx", None), ("classification", "resnet18", 800)):
+        with pytest.raises(OptionError, match=f"are for detection, not for {kind}"):
+            task_of(kind, model, None, folder, side)

@@ -1,0 +1,251 @@
+"""Object detection as COCO measures it: average precision over classes, recalls and overlaps."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from trifocal.errors import MissingExtra, OptionError
+from trifocal.evaluation.detectors import Detector, Found, resized
+from trifocal.evaluation.matching import Truth
+from trifocal.evaluation.networks import EXTRA, Pixels
+
+__all__ = ["LONG_SIDE", "Annotations", "Detection", "check_installed", "protocol_pixels", "protocol_size"]
+
+LONG_SIDE = 1333  # pixels, of detectron2's test pictures, whose short side is 800
+BOXES, MASKS = ("ap", "ap50", "ap75"), ("mask_ap", "mask_ap50")
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """COCO's `instances.json`: its images by file name, the objects of each by image id, and its categories."""
+
+    images: Truth[dict[str, int]]
+    objects: Mapping[int, list[dict[str, Any]]]
+    categories: list[dict[str, int]]
+    outlined: bool  # each object has an outline or mask, not just a box
+
+    @property
+    def ids(self) -> set[int]:
+        return {category["id"] for category in self.categories}
+
+    @classmethod
+    def read(cls, path: str | Path) -> Annotations:
+        """Raises OptionError where the file is something else, and OSError."""
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+            images = {
+                image["file_name"]: {key: int(image[key]) for key in ("id", "width", "height")}
+                for image in data["images"]
+            }
+            objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images.values()}
+            for item in data["annotations"]:
+                if item["image_id"] in objects:
+                    objects[item["image_id"]].append(object_of(item))
+            categories = [{"id": int(category["id"])} for category in data["categories"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise OptionError(
+                f"{path} is not in COCO's form, with images, annotations and categories ({error!r})."
+            ) from None
+        outlined = all("segmentation" in item for items in objects.values() for item in items)
+        return cls(Truth(Path(path).name, images), objects, categories, outlined)
+
+
+def object_of(item: Mapping[str, Any]) -> dict[str, Any]:
+    """What measuring needs of one annotation; `bbox` is x y width height. Crowds match any number of boxes, or none."""
+    box = [float(value) for value in item["bbox"]]
+    kept = {"image_id": item["image_id"], "category_id": item["category_id"], "bbox": box}
+    outline = {"segmentation": item["segmentation"]} if item.get("segmentation") else {}
+    area = item.get("area", box[2] * box[3])
+    return {**kept, **outline, "area": area, "iscrowd": int(item.get("iscrowd", 0))}
+
+
+class Detection:
+    """Average precision, 0..1, of the boxes that a detector finds (and of masks, where there are outlines).
+
+    `ap` is the mean over the overlaps 0.50, 0.55 … 0.95, `ap50` and `ap75` are at one; nan where the pictures show no
+    object. Only the pictures that were added count. With `short_side`, pictures are resized (bilinear) as detectron2
+    does before the detector sees them, and boxes are brought back to native pixels; bits per pixel in such a protocol
+    are those of the resized picture, see `protocol_pixels`. Raises OptionError where the detector cannot know the
+    annotations' categories.
+    """
+
+    def __init__(self, detector: Detector, annotations: Annotations, short_side: int | None = None) -> None:
+        strange = annotations.ids - set(detector.categories or annotations.ids)
+        if strange:
+            source = annotations.images.source
+            raise OptionError(
+                f"{source} has a category {min(strange)}, and the detector knows COCO's ids only."
+            )
+        self.masks = detector.masks and annotations.outlined
+        self.columns = BOXES + MASKS * self.masks
+        self.detector, self.annotations, self.short_side = detector, annotations, short_side
+        self.found: dict[int, list[dict[str, Any]]] = {}
+        self.strange: set[int] = set()
+        if short_side is not None:
+            protocol_size(1, 1, short_side)
+
+    @property
+    def notes(self) -> list[str]:
+        bare = self.detector.masks and not self.masks
+        source = self.annotations.images.source
+        said = [f"Masks are not measured: {source} has no outlines."] * bare
+        if self.strange:
+            said.append(
+                f"The detector gives labels that are no category of {source}: {sorted(self.strange)}."
+            )
+        return said + self.annotations.images.notes
+
+    def begin(self) -> None:
+        self.found = {}
+        self.annotations.images.begin()
+
+    def add(self, decoded: Pixels, name: str) -> None:
+        """Pictures that are not annotated, or not at this size, are left out with a note."""
+        image = self.annotations.images.take(name)
+        if image is None:
+            return
+        if (image["height"], image["width"]) != decoded.shape[:2]:
+            self.annotations.images.leave_out(
+                name, f"of another size than in {self.annotations.images.source}"
+            )
+            return
+        found = self.find(decoded)
+        if self.detector.categories is None:
+            self.strange |= {int(label) for label in found.labels} - self.annotations.ids
+        masks = (
+            [{}] * len(found.boxes) if not self.masks or found.masks is None else map(encoded, found.masks)
+        )
+        self.found[image["id"]] = [
+            {
+                "image_id": image["id"],
+                "category_id": int(label),
+                "bbox": [float(value) for value in (box[0], box[1], box[2] - box[0], box[3] - box[1])],
+                "area": float((box[2] - box[0]) * (box[3] - box[1])),
+                "iscrowd": 0,
+                "score": float(score),
+                **mask,
+            }
+            for box, label, score, mask in zip(found.boxes, found.labels, found.scores, masks, strict=True)
+        ]
+
+    def find(self, decoded: Pixels) -> Found:
+        """In native pixels, whatever the detector was shown."""
+        if self.short_side is None:
+            return self.detector.find(decoded)
+        height, width = decoded.shape[:2]
+        size = protocol_size(width, height, self.short_side)
+        found = self.detector.find(resized(decoded, size, Image.Resampling.BILINEAR))
+        scale = np.array([width / size[0], height / size[1]] * 2)
+        masks = found.masks
+        if masks is not None:
+            rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in ((height, size[1]), (width, size[0])))
+            masks = masks[:, rows.astype(int)[:, None], columns.astype(int)]
+        return Found(found.boxes * scale, found.labels, found.scores, masks)
+
+    def result(self) -> dict[str, float]:
+        """Raises OptionError where no picture was measured."""
+        if not self.found:
+            raise OptionError(f"No picture was added that {self.annotations.images.source} knows.")
+        values = self.precision("bbox")
+        if self.masks:
+            values += self.precision("segm")[:2]
+        return dict(zip(self.columns, values, strict=True))
+
+    def precision(self, what: str) -> tuple[float, ...]:
+        """AP, AP50 and AP75 of "bbox" or "segm"."""
+        images = [image for image in self.annotations.images.known.values() if image["id"] in self.found]
+        truth = numbered(item for image in images for item in self.annotations.objects[image["id"]])
+        found = numbered(item for image in images for item in self.found[image["id"]])
+        with silence():
+            precision = evaluated(images, self.annotations.categories, truth, found, what)
+        parts = (precision, precision[0], precision[5])
+        return tuple(float(part[part >= 0].mean()) if (part >= 0).any() else math.nan for part in parts)
+
+
+def protocol_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) after detectron2's resizing: the short side as asked, the long one at most LONG_SIDE.
+
+    Raises OptionError where the short side is above LONG_SIDE, or below 1.
+    """
+    if not 1 <= short_side <= LONG_SIDE:
+        raise OptionError(f"The short side is 1 to {LONG_SIDE} pixels, not {short_side}.")
+    scale = min(short_side / min(width, height), LONG_SIDE / max(width, height))
+    return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+
+
+def protocol_pixels(width: int, height: int, short_side: int | None) -> int:
+    """What a file's bits are divided by to compare with papers that code the resized picture; native pixels for None.
+
+    Papers after TransTIC resize to a short side of 800 before they code, and count bits per pixel of that picture: a
+    640 x 480 picture has 2.8 times the pixels there. Raises OptionError.
+    """
+    if short_side is None:
+        return width * height
+    return math.prod(protocol_size(width, height, short_side))
+
+
+def check_installed() -> None:
+    """Raises MissingExtra where measuring would fail later."""
+    tools()
+
+
+def tools() -> tuple[Any, Any, Any]:
+    """COCO, its evaluation and its masks, of faster-coco-eval or of pycocotools. Raises MissingExtra."""
+    try:
+        import faster_coco_eval as faster
+
+        return faster.COCO, faster.COCOeval_faster, faster.mask
+    except ImportError:
+        pass
+    try:
+        from pycocotools import coco, cocoeval, mask
+
+        return coco.COCO, cocoeval.COCOeval, mask
+    except ImportError:
+        raise MissingExtra(EXTRA, "Measuring average precision") from None
+
+
+def evaluated(
+    images: Sequence[dict[str, int]],
+    categories: Sequence[dict[str, int]],
+    truth: Sequence[dict[str, Any]],
+    found: Sequence[dict[str, Any]],
+    what: str,
+) -> Any:
+    """Precision [overlap, recall, category] over objects of every size; -1 where a category has no object."""
+    coco, evaluation, _ = tools()
+    sides = []
+    for items in (truth, found):
+        side = coco()
+        side.dataset = {"info": {}, "images": images, "categories": categories, "annotations": items}
+        side.createIndex()
+        sides.append(side)
+    run = evaluation(*sides, what)
+    run.evaluate()
+    run.accumulate()
+    return run.eval["precision"][:, :, :, 0, -1]
+
+
+def numbered(items: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Copies, since measuring writes into them, with ids from 1: an object with id 0 would count as never matched."""
+    return [{**item, "id": number} for number, item in enumerate(items, 1)]
+
+
+def encoded(mask: Any) -> dict[str, Any]:
+    _, _, masks = tools()
+    return {"segmentation": masks.encode(np.asfortranarray(mask, np.uint8))}
+
+
+def silence() -> contextlib.AbstractContextManager[Any]:
+    """pycocotools prints what it does."""
+    return contextlib.redirect_stdout(io.StringIO())
