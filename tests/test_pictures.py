@@ -404,7 +404,8 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_are_no_pictures_are_named(tmp_path: Path, data: bytes, what: str) -> None:
-    assert what in refuses(file(tmp_path, data, "strange.png"))
+    said = refuses(file(tmp_path, data, "strange.png"))
+    assert what in said or what == "JPEG XL" and "libjxl" in said  # where a plug-in takes it for one
 
 
 def test_files_that_are_not_there_are_an_error_of_the_system(tmp_path: Path) -> None:

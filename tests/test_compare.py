@@ -1,0 +1,73 @@
+"""The report of a comparison, on small pictures and rivals that every Pillow has."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trifocal.errors import OptionError, PictureError
+from trifocal.evaluation.baselines import RIVALS
+from trifocal.evaluation.compare import compare, place_of_error, within
+from trifocal.pictures import Picture
+
+
+def photograph(seed: int) -> np.ndarray:
+    """Smooth, with some grain."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:200, 0:220]
+    waves = 127 + 80 * np.sin(columns / (9 + 4 * seed)) * np.cos(rows / 23)
+    return np.clip(waves[..., None] + rng.normal(0, 6, (200, 220, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "pictures"
+    place.mkdir()
+    for seed in range(3):
+        Image.fromarray(photograph(seed)).save(place / f"{seed}.png")
+    return place
+
+
+def test_a_comparison_becomes_a_page(folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.png").write_bytes(b"\x89PNG")
+    said: list[str] = []
+    page = compare(["webp", "jpeg"], folder, tmp_path / "report", [20, 50, 80], note=said.append)
+    text = page.read_text("utf-8")
+    assert page == tmp_path / "report" / "index.html" and "worst" in text and "best" in text
+    assert any("broken.png" in sentence for sentence in said) and "broken.png" in text
+    figures = json.loads((tmp_path / "report" / "report.json").read_text())["differences"]
+    by_pair = {(entry["codec"], entry["anchor"], entry["metric"]): entry["bd_rate"] for entry in figures}
+    webp, jpeg = RIVALS["webp"].title, RIVALS["jpeg"].title
+    there, back = by_pair[webp, jpeg, "psnr"], by_pair[jpeg, webp, "psnr"]
+    assert (1 + there / 100) * (1 + back / 100) == pytest.approx(1, abs=1e-6)
+    assert {entry["metric"] for entry in figures} == {"psnr", "ms-ssim"}
+    before = (tmp_path / "report" / "results.csv").read_bytes()
+    compare(["webp", "jpeg"], folder, tmp_path / "report", [20, 50, 80], resume=True)
+    assert (tmp_path / "report" / "results.csv").read_bytes() == before
+
+
+def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no picture"):
+        compare(["webp"], tmp_path, tmp_path / "report")
+    Image.fromarray(photograph(0)).save(tmp_path / "a.png")
+    with pytest.raises(PictureError, match="no preset 'nonsense'"):
+        compare(["nonsense"], tmp_path, tmp_path / "report")
+
+
+def test_a_rival_is_brought_to_the_same_bytes() -> None:
+    picture = Picture(photograph(1))
+    sizes = [len(RIVALS["jpeg"].encode(picture, quality)) for quality in (40, 41)]
+    kept = within(RIVALS["jpeg"], picture, sizes[1] - 1)
+    assert kept is not None and len(kept) == sizes[0] < sizes[1]
+    assert within(RIVALS["jpeg"], picture, 10) is None
+
+
+def test_the_crop_is_where_the_error_is() -> None:
+    original = np.zeros((400, 600, 3), np.uint8)
+    decoded = original.copy()
+    decoded[350, 500] = 255
+    left, top, right, bottom = place_of_error(decoded, original)
+    assert left <= 500 < right and top <= 350 < bottom and (right - left, bottom - top) == (192, 144)
+    assert place_of_error(decoded[:50, :60], original[:50, :60]) == (0, 0, 60, 50)
