@@ -217,6 +217,20 @@ def test_kid_by_its_formula(pictures: list[tuple[np.ndarray, np.ndarray]]) -> No
     assert kid.result() == pytest.approx(within - 2 * kernel(one, other).mean(), rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save")
+def test_the_inception_score_by_its_formula(pictures: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """exp of the mean KL divergence of p(y|x) from p(y), Salimans et al. 2016, section 4."""
+    from torchmetrics.image.inception import InceptionScore
+
+    score = Set(InceptionScore(feature=Brightness(), splits=1), whole, compares=False)
+    for decoded, original in pictures:
+        score.add(decoded, original)
+    odds = np.exp(features(pictures)[0])
+    given = odds / odds.sum(1, keepdims=True)
+    divergence = (given * np.log(given / given.mean(0))).sum(1).mean()
+    assert score.result() == pytest.approx(math.exp(divergence), rel=1e-4)
+
+
 def test_patches_are_256_pixels_and_shifted_by_half() -> None:
     rgb = np.zeros((512, 700, 3), np.uint8)
     rgb[128, 128] = 7
