@@ -1,5 +1,7 @@
 """Tables, coders and the order of the context model."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from trifocal.entropy.coder import (
     models_of,
 )
 from trifocal.entropy.context import PASSES, put, take
+from trifocal.entropy.quantise import ZERO_BELOW, quantise
 from trifocal.entropy.tables import (
     PRECISION,
     RADIUS,
@@ -55,7 +58,9 @@ def test_reader_reads_what_writer_wrote(seed):
     assert torch.equal(Reader(models_of(TABLES), data).code(None, mean, rows), written)
     assert abs(len(data) - float(meter.bits.sum()) / 8) < 8
     coded = rows > 0
-    assert (written - y)[coded].abs().max() <= 0.5
+    error, symbols = (written - y)[coded].abs(), torch.round(written - mean)[coded]
+    assert error[symbols != 0].max() <= 0.5
+    assert (error < ZERO_BELOW[rows[coded].long()]).all()
     assert torch.equal(written[~coded], mean[~coded])
 
 
@@ -124,6 +129,30 @@ def test_calibration_follows_the_counts():
     assert cost[30, 0] == pytest.approx(2.0, abs=0.01) and cost[30, 1] == pytest.approx(2.0, abs=0.01)
     assert cost[30, 2] == pytest.approx(3.0, abs=0.01)
     assert np.abs(cost_table(TABLES) - cost)[40, :9].max() < 0.01
+
+
+def test_the_dead_zone_grows_with_the_price_of_one():
+    """Rows of small scale, where ±1 is dear, keep 0 for longer; wide rows round to the nearest."""
+    assert (ZERO_BELOW.diff() < 0).all() and ZERO_BELOW[-1] - 0.5 < 1e-3
+    price = -math.log2(1 / (1 + math.exp(0.5 / 0.1)) - 1 / (1 + math.exp(1.5 / 0.1)))
+    price += math.log2(math.tanh(0.5 / 0.1 / 2))
+    assert ZERO_BELOW[6] == pytest.approx(0.5 + 0.025 * price)
+    below, above = ZERO_BELOW[6] - 0.01, ZERO_BELOW[6] + 0.01
+    values = torch.stack([below, -below, above, -above, torch.tensor(1.6)])
+    assert quantise(values, torch.full((5,), 6)).tolist() == [0, 0, 1, -1, 2]
+
+
+def test_gradients_pass_the_rounding():
+    residual = torch.tensor([0.3, 0.7, -1.2], requires_grad=True)
+    mean, index = torch.zeros(3), torch.full((3,), 20.0, requires_grad=True)
+    meter = TrainingMeter(1, noisy=False)
+    coded = meter.code(residual[None], mean[None], index[None])
+    assert coded.tolist() == [[0, 1, -1]]
+    coded.sum().backward(retain_graph=True)
+    assert residual.grad is not None and torch.equal(residual.grad, torch.ones(3))
+    assert torch.allclose(meter.bits, logistic_bits(coded, index).sum())
+    meter.bits.sum().backward()
+    assert index.grad is not None and index.grad[0] > 0 > index.grad[1]
 
 
 def test_training_meter_estimates_the_bits():

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trifocal.entropy.quantise import add_noise, round_through
+from trifocal.entropy.quantise import add_noise, quantise, quantise_through
 from trifocal.entropy.tables import (
     PRECISION,
     RADIUS,
@@ -38,26 +38,34 @@ class Coder(Protocol):
     """Meter, Writer and Reader."""
 
     def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
-        """Codes round(y − mean) and returns y_hat, of mean's shape. A Reader needs no y."""
+        """Codes y − mean, rounded, and returns y_hat, of mean's shape. A Reader needs no y."""
         ...
 
 
 class TrainingMeter:
-    """Adds up differentiable bits: noise for the rate, straight-through rounding for what is returned.
+    """Adds up differentiable bits; what it returns is rounded, straight through.
+
+    Args:
+        batch: B.
+        device: where the pictures are.
+        noisy: take the bits of values with noise, whose gradient is smooth, and not of the rounded ones, which are
+            those that a file holds.
 
     Attributes:
         bits: bits of each picture so far, [B].
     """
 
-    def __init__(self, batch: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, batch: int, device: torch.device | str = "cpu", noisy: bool = True) -> None:
         self.bits = torch.zeros(batch, device=device)
+        self._noisy = noisy
 
     def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
         assert y is not None
         residual = y - mean
-        bits = logistic_bits(add_noise(residual), scale_index)
+        quantised = quantise_through(residual, torch.round(scale_index).long())
+        bits = logistic_bits(add_noise(residual) if self._noisy else quantised, scale_index)
         self.bits = self.bits + bits.flatten(1).sum(1)
-        return round_through(residual) + mean
+        return quantised + mean
 
 
 class Meter:
@@ -193,9 +201,8 @@ def models_of(frequencies: Frequencies) -> list[Model]:
 
 
 def symbols_of(y: Tensor, mean: Tensor, rows: Tensor) -> Tensor:
-    """round(y − mean), within ±LARGEST_SYMBOL, and 0 in row 0, which is not coded at all."""
-    symbols = torch.round(y - mean).clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL)
-    return symbols * (rows > 0)
+    """What is coded of y, within ±LARGEST_SYMBOL, and 0 in row 0, which is not coded at all."""
+    return quantise(y - mean, rows).clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL) * (rows > 0)
 
 
 def escape_to_bits(extra: int, negative: bool) -> list[int]:
