@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +48,22 @@ def folder(tmp_path):
 def held_out(run: Path) -> list[float]:
     with (run / "log.csv").open() as file:
         return [float(row["held_out"]) for row in csv.DictReader(file)]
+
+
+def test_training_needs_no_range_coder():
+    """A machine that only trains may lack it."""
+    script = """
+import sys
+sys.modules["constriction"] = None
+import torch
+from trifocal.losses import rate_distortion
+from trifocal.presets import find
+from trifocal.training import train
+codec, x, level = find("compact").build(), torch.rand(1, 3, 64, 64), torch.tensor([300])
+rate_distortion(codec(x, level), x, level).sum().backward()
+assert float(codec.eval()(x, level).bits) > 0
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_training_lowers_the_loss_and_exports(small_preset, folder, tmp_path):

@@ -2,13 +2,13 @@
 
 A walk hands a coder the values of one step with what the model says of them; all three return what the decoder will
 have. Values are coded in the order of their scale index, so that the range coder gets long runs of one table.
+The range coder is imported where it is used: a machine that only trains does without it.
 """
 
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol, TypeAlias
 
-import constriction
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -31,7 +31,6 @@ Integers = npt.NDArray[np.int32]
 
 LARGEST_SYMBOL = 2**13 - 1
 ESCAPE_BITS = 13
-BIT = constriction.stream.model.Uniform(2)
 
 
 class Coder(Protocol):
@@ -107,8 +106,11 @@ class Writer:
     """
 
     def __init__(self, models: list[Model]) -> None:
+        import constriction
+
         self.seconds = 0.0
         self._models = models
+        self._bit = constriction.stream.model.Uniform(2)
         self._encoder = constriction.stream.queue.RangeEncoder()
 
     def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
@@ -135,7 +137,7 @@ class Writer:
 
     def _write_escape(self, value: int, radius: int) -> None:
         bits = escape_to_bits(abs(value) - radius - 1, value < 0)
-        self._encoder.encode(np.array(bits, dtype=np.int32), BIT)
+        self._encoder.encode(np.array(bits, dtype=np.int32), self._bit)
 
     def bytes(self) -> bytes:
         """The stream so far; trailing zero bytes are left out, a Reader puts them back."""
@@ -153,8 +155,11 @@ class Reader:
     """
 
     def __init__(self, models: list[Model], data: bytes) -> None:
+        import constriction
+
         self.seconds = 0.0
         self._models = models
+        self._bit = constriction.stream.model.Uniform(2)
         words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype="<u4").astype(np.uint32)
         self._decoder = constriction.stream.queue.RangeDecoder(words)
 
@@ -186,7 +191,7 @@ class Reader:
 
     def _bits(self) -> Iterator[int]:
         while True:
-            yield int(self._decoder.decode(BIT, 1)[0])
+            yield int(self._decoder.decode(self._bit, 1)[0])
 
 
 RADII = radii()
@@ -194,6 +199,8 @@ RADII = radii()
 
 def models_of(frequencies: Frequencies) -> list[Model]:
     """A range-coder model for each row."""
+    import constriction
+
     return [
         constriction.stream.model.Categorical(probabilities(frequencies, row), perfect=False)
         for row in range(ROWS)
