@@ -16,7 +16,7 @@ from PIL import Image
 
 from trifocal.errors import MissingExtra, NotMeasured, OptionError
 from trifocal.evaluation import detection, detectors, networks, tasks
-from trifocal.evaluation.detection import Annotations, Detection, protocol_pixels, protocol_size
+from trifocal.evaluation.detection import Annotations, Detection, protocol_size
 from trifocal.evaluation.detectors import COCO_IDS, Found, OnnxDetector, TorchvisionDetector
 from trifocal.evaluation.matching import Truth
 from trifocal.evaluation.tasks import Classification, Segmentation, read_classes, task_of
@@ -145,14 +145,17 @@ def test_masks_are_measured_where_there_are_outlines(coco: str, tmp_path: Path) 
     ]
 
 
-def test_the_detector_may_see_a_resized_picture(coco: str, tmp_path: Path) -> None:
+def test_the_detector_may_see_a_picture_that_was_resized(coco: str, tmp_path: Path) -> None:
     mask = np.zeros((1, 160, 200), bool)
     mask[0, :100, :20] = True
     outline = [[0, 0, 10, 0, 10, 50, 0, 50]]
     known = annotations(tmp_path, [item(0, (0, 0, 10, 50), segmentation=outline)])
     fake = Fake({1: [(1, 0.9, (0, 0, 20, 100))]}, mask)
     task = Detection(fake, Annotations.read(known), short_side=160)
-    task.add(picture(1), "a.png")
+    task.add(picture(1), "a.png")  # not of the protocol's size
+    assert fake.seen == [] and task.notes[-1].startswith("1 picture left out, of another size")
+    task.begin()
+    task.add(picture(1, 200, 160), "a.png")
     assert fake.seen == [(160, 200, 3)]
     assert task.result() == pytest.approx(dict.fromkeys(task.columns, 1.0))
 
@@ -163,10 +166,8 @@ def test_the_detector_may_see_a_resized_picture(coco: str, tmp_path: Path) -> No
 def test_sizes_of_the_800_pixel_protocol(size: tuple[int, int], expected: tuple[int, int]) -> None:
     """As detectron2's ResizeShortestEdge(800, 1333) has them."""
     assert protocol_size(*size, 800) == expected
-    assert protocol_pixels(*size, 800) == expected[0] * expected[1]
-    assert protocol_pixels(*size, None) == size[0] * size[1]
     with pytest.raises(OptionError, match="1 to 1333 pixels, not 1400"):
-        protocol_pixels(*size, 1400)
+        protocol_size(*size, 1400)
 
 
 def test_pictures_that_cannot_be_judged_are_left_out(tmp_path: Path) -> None:

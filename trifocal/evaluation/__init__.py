@@ -6,6 +6,7 @@ from trifocal.evaluation.evaluate import DEFAULT_METRICS, Results, Subject, eval
 from trifocal.evaluation.metrics import METRICS, Metric, metric_of, ms_ssim, psnr, ssimulacra2
 from trifocal.evaluation.rows import Mean, Row, means, read_means, read_rows, write_means
 from trifocal.evaluation.sets import SETS
+from trifocal.evaluation.tasks import Task, task_of
 
 __all__ = [
     "DEFAULT_METRICS",
@@ -19,6 +20,7 @@ __all__ = [
     "Rival",
     "Row",
     "Subject",
+    "Task",
     "anchors",
     "bd_metric",
     "bd_rate",
@@ -31,5 +33,6 @@ __all__ = [
     "read_rows",
     "rivals",
     "ssimulacra2",
+    "task_of",
     "write_means",
 ]

@@ -12,12 +12,18 @@ from trifocal.errors import OptionError, PictureError
 from trifocal.pictures import Picture
 from trifocal.pictures.picture import use_plug_ins
 
-__all__ = ["RIVALS", "Rival", "rivals"]
+__all__ = ["LOSSLESS", "RIVALS", "Rival", "rivals"]
+
+
+LOSSLESS = "png"
 
 
 @dataclass(frozen=True)
 class Rival:
-    """A format of Pillow with the options that it is measured with; `quality` is the format's own 0..100."""
+    """A format of Pillow with the options that it is measured with; `quality` is the format's own 0..100.
+
+    PNG has no qualities: it stands for the pictures themselves.
+    """
 
     name: str
     format: str  # Pillow's name of it
@@ -53,6 +59,7 @@ RIVALS = {
         Rival("webp", "WEBP", "WebP (Pillow, method 6)", {"method": 6}),
         Rival("jpeg", "JPEG", "JPEG (Pillow, progressive, 4:2:0)", {"progressive": True, "optimize": True}),
         Rival("jxl", "JXL", "JPEG XL (pillow-jxl, effort 7)", {"effort": 7}, package="pillow-jxl-plugin"),
+        Rival(LOSSLESS, "PNG", "the original (PNG)"),
         Rival("heic", "HEIF", "HEIC (pillow-heif, x265)", package="pillow-heif"),
     )
 }

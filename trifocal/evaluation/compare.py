@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from trifocal.container import Bitstream, describe
 from trifocal.errors import PictureError, RateError, TrifocalError
-from trifocal.evaluation.baselines import RIVALS, Rival
+from trifocal.evaluation.baselines import LOSSLESS, RIVALS, Rival
 from trifocal.evaluation.curves import Curve, anchors, bd_metric, bd_rate
 from trifocal.evaluation.evaluate import (
     DEFAULT_METRICS,
@@ -27,6 +28,7 @@ from trifocal.evaluation.evaluate import (
     evaluate,
     subject_of,
 )
+from trifocal.evaluation.gauge import is_protocol
 from trifocal.evaluation.metrics import METRICS, Metric, Pixels, metric_of, psnr
 from trifocal.evaluation.report import (
     Crop,
@@ -40,6 +42,7 @@ from trifocal.evaluation.report import (
 )
 from trifocal.evaluation.rows import Mean, Row, read_means, read_rows
 from trifocal.evaluation.sets import SETS
+from trifocal.evaluation.tasks import TITLES, Task
 from trifocal.pictures import Picture, list_pictures
 
 __all__ = ["compare"]
@@ -55,6 +58,7 @@ def compare(
     qualities: Sequence[float] = QUALITIES,
     resume: bool = False,
     metrics: Sequence[str] = DEFAULT_METRICS,
+    task: Task | None = None,
     progress: Callable[[float], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Path:
@@ -74,16 +78,15 @@ def compare(
 
     table = folder / "results.csv"
     try:
-        evaluate(subjects, data, table, qualities, resume, metrics, progress, keep)
+        evaluate(subjects, data, table, qualities, resume, metrics, task, progress, keep)
     except PictureError:
         if not table.exists():
             raise PictureError(" ".join(said)) from None
-    asked = set(subjects)
-    rows = [
-        row for row in read_rows(table) if row.preset in asked and row.quality in set(map(float, qualities))
-    ]
+    asked = {*subjects, LOSSLESS} if task is not None else set(subjects)
+    points = {*map(float, qualities), *([100.0] if LOSSLESS in asked else [])}
+    rows = [row for row in read_rows(table) if row.preset in asked and row.quality in points]
     means = [mean for mean in read_means(folder / "results_summary.csv") if mean.preset in asked]
-    study = study_of(subjects, Path(data), rows, means, said)
+    study = study_of(list(dict.fromkeys([*subjects, *sorted(asked)])), Path(data), rows, means, said)
     return write_report(study, folder)
 
 
@@ -122,21 +125,27 @@ def study_of(
         ],
         speeds=speeds(order, rows, titles),
         layers=[entry for name in order if name not in RIVALS for entry in layers(name, data, titles[name])],
-        crops=crops(order, data, rows, titles),
+        crops=crops([name for name in order if name != LOSSLESS], data, rows, titles),
         notes=list(notes),
         own=tuple(titles[name] for name in order if name not in RIVALS),
     )
 
 
 def gauges_of(means: Sequence[Mean]) -> list[Metric]:
-    """The metrics of pictures and sets that were measured."""
+    """The metrics of pictures, sets and tasks that were measured."""
     columns = dict.fromkeys(column for mean in means for column in mean.values)
-    names = [column.replace("_", "-") for column in columns]
     kept: list[Metric] = []
-    for name in names:
+    for column in filterfalse(is_protocol, columns):
+        name = column.replace("_", "-")
+        task, *network = column.split(":")
         if name in SETS:
             whole = SETS[name]
             kept.append(Metric(whole.name, whole.title, "", whole.better, METRICS["psnr"].load))
+        elif task in TITLES:
+            ceiling = next((mean.values.get(column) for mean in means if mean.preset == LOSSLESS), None)
+            said = "" if ceiling is None else f"; {ceiling:.3f} on the originals"
+            title = f"{TITLES[task]} ({', '.join(network)}{said})"
+            kept.append(Metric(column, title, "", "higher", METRICS["psnr"].load))
         else:
             kept.append(metric_of(name))
     return kept

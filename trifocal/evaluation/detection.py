@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from trifocal.errors import MissingExtra, OptionError
-from trifocal.evaluation.detectors import Detector, Found, resized
+from trifocal.evaluation.detectors import Detector, Found
 from trifocal.evaluation.matching import Truth
 from trifocal.evaluation.networks import EXTRA, Pixels
 
-__all__ = ["LONG_SIDE", "Annotations", "Detection", "check_installed", "protocol_pixels", "protocol_size"]
+__all__ = ["LONG_SIDE", "Annotations", "Detection", "check_installed", "protocol_size"]
 
 LONG_SIDE = 1333  # pixels, of detectron2's test pictures, whose short side is 800
 BOXES, MASKS = ("ap", "ap50", "ap75"), ("mask_ap", "mask_ap50")
@@ -73,13 +72,14 @@ class Detection:
     """Average precision, 0..1, of the boxes that a detector finds (and of masks, where there are outlines).
 
     `ap` is the mean over the overlaps 0.50, 0.55 … 0.95, `ap50` and `ap75` are at one; nan where the pictures show no
-    object. Only the pictures that were added count. With `short_side`, pictures are resized (bilinear) as detectron2
-    does before the detector sees them, and boxes are brought back to native pixels; bits per pixel in such a protocol
-    are those of the resized picture, see `protocol_pixels`. Raises OptionError where the detector cannot know the
+    object. Only the pictures that were added count. With `short_side`, pictures come resized to `protocol_size`, as
+    they were before they were coded, and boxes are brought back to the annotations' pixels. Raises OptionError where the detector cannot know the
     annotations' categories.
     """
 
-    def __init__(self, detector: Detector, annotations: Annotations, short_side: int | None = None) -> None:
+    def __init__(
+        self, detector: Detector, annotations: Annotations, short_side: int | None = None, model: str = ""
+    ) -> None:
         strange = annotations.ids - set(detector.categories or annotations.ids)
         if strange:
             source = annotations.images.source
@@ -88,6 +88,7 @@ class Detection:
             )
         self.masks = detector.masks and annotations.outlined
         self.columns = BOXES + MASKS * self.masks
+        self.model = model
         self.detector, self.annotations, self.short_side = detector, annotations, short_side
         self.found: dict[int, list[dict[str, Any]]] = {}
         self.strange: set[int] = set()
@@ -114,12 +115,14 @@ class Detection:
         image = self.annotations.images.take(name)
         if image is None:
             return
-        if (image["height"], image["width"]) != decoded.shape[:2]:
+        size = image["width"], image["height"]
+        shown = size if self.short_side is None else protocol_size(*size, self.short_side)
+        if decoded.shape[:2] != shown[::-1]:
             self.annotations.images.leave_out(
                 name, f"of another size than in {self.annotations.images.source}"
             )
             return
-        found = self.find(decoded)
+        found = self.find(decoded, size)
         if self.detector.categories is None:
             self.strange |= {int(label) for label in found.labels} - self.annotations.ids
         masks = (
@@ -138,18 +141,18 @@ class Detection:
             for box, label, score, mask in zip(found.boxes, found.labels, found.scores, masks, strict=True)
         ]
 
-    def find(self, decoded: Pixels) -> Found:
-        """In native pixels, whatever the detector was shown."""
-        if self.short_side is None:
-            return self.detector.find(decoded)
-        height, width = decoded.shape[:2]
-        size = protocol_size(width, height, self.short_side)
-        found = self.detector.find(resized(decoded, size, Image.Resampling.BILINEAR))
-        scale = np.array([width / size[0], height / size[1]] * 2)
-        masks = found.masks
+    def find(self, decoded: Pixels, size: tuple[int, int]) -> Found:
+        """In the pixels of a picture of that (width, height), whatever the detector was shown."""
+        found = self.detector.find(decoded)
+        (height, width), masks = decoded.shape[:2], found.masks
+        if (width, height) == size:
+            return found
+        scale = np.array([size[0] / width, size[1] / height] * 2)
         if masks is not None:
-            rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in ((height, size[1]), (width, size[0])))
-            masks = masks[:, rows.astype(int)[:, None], columns.astype(int)]
+            rows, columns = (
+                ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in ((size[1], height), (size[0], width))
+            )
+            masks = masks[:, rows[:, None], columns]
         return Found(found.boxes * scale, found.labels, found.scores, masks)
 
     def result(self) -> dict[str, float]:
@@ -175,23 +178,13 @@ class Detection:
 def protocol_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """(width, height) after detectron2's resizing: the short side as asked, the long one at most LONG_SIDE.
 
-    Raises OptionError where the short side is above LONG_SIDE, or below 1.
+    TransTIC and Adapt-ICMH resize so, to 800, before they code, and count bits per pixel of that picture, which are 2.8
+    times as many pixels as a 640×480 picture has. Raises OptionError where the short side is above LONG_SIDE, or below 1.
     """
     if not 1 <= short_side <= LONG_SIDE:
         raise OptionError(f"The short side is 1 to {LONG_SIDE} pixels, not {short_side}.")
     scale = min(short_side / min(width, height), LONG_SIDE / max(width, height))
     return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
-
-
-def protocol_pixels(width: int, height: int, short_side: int | None) -> int:
-    """What a file's bits are divided by to compare with papers that code the resized picture; native pixels for None.
-
-    Papers after TransTIC resize to a short side of 800 before they code, and count bits per pixel of that picture: a
-    640 x 480 picture has 2.8 times the pixels there. Raises OptionError.
-    """
-    if short_side is None:
-        return width * height
-    return math.prod(protocol_size(width, height, short_side))
 
 
 def check_installed() -> None:

@@ -1,6 +1,5 @@
 """Every number from real files: a picture is coded to a file, the file is read back, decoded and compared."""
 
-import json
 import os
 import tempfile
 import time
@@ -13,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.container import Bitstream
-from trifocal.errors import MissingExtra, NotMeasured, OptionError, PictureError, TrifocalError
-from trifocal.evaluation.baselines import RIVALS, rivals
-from trifocal.evaluation.metrics import Measure, Metric, Pair, Pixels, metric_of
+from trifocal.errors import NotMeasured, OptionError, PictureError, TrifocalError
+from trifocal.evaluation.baselines import LOSSLESS, RIVALS, rivals
+from trifocal.evaluation.gauge import Gauge, Whole, captions_of
+from trifocal.evaluation.metrics import Pixels
 from trifocal.evaluation.rows import Mean, Row, Table, means, read_means, write_means
-from trifocal.evaluation.sets import SETS, Set, SetMetric
+from trifocal.evaluation.tasks import Task
 from trifocal.pictures import Picture, list_pictures
 
-__all__ = ["DEFAULT_METRICS", "QUALITIES", "Results", "Subject", "captions_of", "evaluate"]
+__all__ = ["DEFAULT_METRICS", "QUALITIES", "Results", "Subject", "evaluate"]
 
 QUALITIES = (10.0, 30.0, 50.0, 70.0, 90.0)
 DEFAULT_METRICS = ("psnr", "ms-ssim")
-CAPTIONS = "captions.json"
 Result = TypeVar("Result")
 CLEAR = "alpha is coded, not compared"
 
@@ -72,6 +71,7 @@ def evaluate(
     qualities: Sequence[float] = QUALITIES,
     resume: bool = False,
     metrics: Sequence[str] = DEFAULT_METRICS,
+    task: Task | None = None,
     progress: Callable[[float], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Results:
@@ -79,15 +79,16 @@ def evaluate(
 
     Rows are appended to the CSV file `out` as they come, and the means go into the file beside it whose name ends in
     _summary.csv. With `resume`, rows that are there are kept, unless the preset's weights have changed since.
-    `metrics` are names of METRICS and SETS; what cannot be measured on this machine is left out and said. `progress` is
+    `metrics` are names of METRICS and SETS; what cannot be measured on this machine is left out and said. A `task` (see
+    `task_of`) is measured too, and also on the pictures themselves, as PNG files at quality 100. `progress` is
     called with the fraction done, 0..1, `note` with a sentence for each thing that failed or was left out. What fails does
     not stop the rest; PictureError is raised in the end, with those sentences where there is no `note`. Raises OptionError
     before anything is done.
     """
-    presets = list(dict.fromkeys(presets))
+    presets = list(dict.fromkeys([*presets, *([LOSSLESS] if task is not None else [])]))
     names = list_pictures([data], recursive=True)
     check_request(presets, names, data, qualities)
-    gauge = Gauge(metrics, captions_of(data), note or (lambda sentence: None))
+    gauge = Gauge(metrics, task, captions_of(data), note or (lambda sentence: None))
     run = Run(Path(data), names, sorted(set(map(float, qualities))), gauge, Path(out), resume)
     for number, preset in enumerate(presets):
         for fraction in run.preset(preset):
@@ -112,39 +113,6 @@ def check_request(
         raise OptionError(f"A quality is 0 to 100, not {wrong[0]:g}.")
 
 
-class Gauge:
-    """The metrics of a run, loaded once; those that cannot be had are named through `note` and left out."""
-
-    def __init__(
-        self, names: Sequence[str], captions: Mapping[str, tuple[str, ...]], note: Callable[[str], None]
-    ) -> None:
-        self.note, self.captions = note, captions
-        self.metrics: dict[Metric, Measure] = {}
-        self.sets: dict[SetMetric, Set] = {}
-        chosen = [SETS[name] if name in SETS else metric_of(name) for name in dict.fromkeys(names)]
-        for metric in chosen:
-            try:
-                if isinstance(metric, SetMetric):
-                    self.sets[metric] = metric.load()
-                else:
-                    self.metrics[metric] = metric.load()
-            except (MissingExtra, NotMeasured) as error:
-                note(str(error))
-
-    def of(self, decoded: Pixels, original: Pixels, name: str) -> tuple[dict[str, float | None], list[str]]:
-        """The values by column, and why there is None among them."""
-        pair = Pair(decoded, original, self.captions.get(Path(name).name, ()))
-        values = {metric.column: measure(pair) for metric, measure in self.metrics.items()}
-        return values, [metric.why_none for metric in self.metrics if values[metric.column] is None]
-
-    def is_whole(self, row: Row) -> bool:
-        """Whether an old row has every metric, or says why it has not."""
-        return all(
-            row.values.get(metric.column) is not None or bool(metric.why_none) and metric.why_none in row.note
-            for metric in self.metrics
-        )
-
-
 class Run:
     """One call of `evaluate`: what it was asked, and what became of it."""
 
@@ -158,17 +126,24 @@ class Run:
         resume: bool,
     ) -> None:
         self.root, self.names, self.qualities, self.gauge = root, names, qualities, gauge
-        self.table = Table(out, resume, [metric.column for metric in gauge.metrics])
+        self.table = Table(out, resume, gauge.columns)
         self.summary = out.with_name(f"{out.stem}_summary.csv")
         self.old_means = read_means(self.summary) if resume and self.summary.exists() else []
         self.rows: list[Row] = []
-        self.of_sets: dict[tuple[str, float], dict[str, float | None]] = {}
+        self.of_all: dict[tuple[str, float], dict[str, float | None]] = {}
         self.failures: list[str] = []
+        self.remarks: list[str] = []
+
+    def remark(self, sentence: str) -> None:
+        """Says it once."""
+        if sentence not in self.remarks:
+            self.remarks.append(sentence)
+            self.gauge.note(sentence)
 
     def fail(self, sentence: str) -> None:
         if sentence not in self.failures:
             self.failures.append(sentence)
-            self.gauge.note(sentence)
+            self.remark(sentence)
 
     def preset(self, preset: str | Subject) -> Iterator[float]:
         """Measures one preset, and gives the fraction done after each picture."""
@@ -177,15 +152,19 @@ class Run:
             yield 1.0
             return
         known = self.known(subject)
-        total = len(self.qualities) * len(self.names)
+        qualities = [100.0] if subject.name == LOSSLESS else self.qualities
+        total = len(qualities) * len(self.names)
         with tempfile.TemporaryDirectory(prefix="trifocal-") as folder:
-            for place, quality in enumerate(self.qualities):
-                sets = self.sets_to_measure(subject, quality, known)
+            for place, quality in enumerate(qualities):
+                wholes = self.wholes_to_measure(subject, quality, known)
                 for number, path in enumerate(self.names, start=place * len(self.names) + 1):
-                    self.picture(subject, path, quality, known, sets, Path(folder) / "file")
+                    self.picture(subject, path, quality, known, wholes, Path(folder) / "file")
                     yield number / total
-                values = self.of_sets.setdefault((subject.name, quality), {})
-                values |= {metric.column: whole.result() for metric, whole in sets.items()}
+                for whole in wholes:
+                    values = self.attempt(f"{subject.name}, quality {quality:g}", whole.result)
+                    self.of_all.setdefault((subject.name, quality), {}).update(values or {})
+                    for sentence in whole.notes():
+                        self.remark(sentence)
 
     def known(self, subject: Subject) -> dict[tuple[str, float], Row]:
         """Rows of this subject that are there already and that its present weights would give again."""
@@ -200,30 +179,30 @@ class Run:
             self.table.drop([*stale, *partial])
         return {(row.picture, row.quality): row for row in mine if row in self.table.rows}
 
-    def sets_to_measure(
+    def wholes_to_measure(
         self, subject: Subject, quality: float, known: Mapping[tuple[str, float], Row]
-    ) -> dict[SetMetric, Set]:
+    ) -> list[Whole]:
         """Those that the old summary does not have of the same pictures; begun anew."""
-        whole = all((self.name_of(path), quality) in known for path in self.names)
+        all_known = all((self.name_of(path), quality) in known for path in self.names)
         old: Mapping[str, float | None] = next(
             (
                 mean.values
                 for mean in self.old_means
-                if whole
+                if all_known
                 and (mean.preset, mean.quality, mean.weights) == (subject.name, quality, subject.weights)
                 and mean.pictures == len(self.names)
             ),
             {},
         )
-        sets = {}
-        for metric, measured in self.gauge.sets.items():
-            value = old.get(metric.column)
-            if value is not None:
-                self.of_sets.setdefault((subject.name, quality), {})[metric.column] = value
+        wanted = []
+        for whole in self.gauge.wholes:
+            values = {column: old.get(column) for column in whole.columns}
+            if None not in values.values():
+                self.of_all.setdefault((subject.name, quality), {}).update(values)
                 continue
-            measured.begin()
-            sets[metric] = measured
-        return sets
+            whole.begin()
+            wanted.append(whole)
+        return wanted
 
     def picture(
         self,
@@ -231,14 +210,14 @@ class Run:
         path: Path,
         quality: float,
         known: Mapping[tuple[str, float], Row],
-        sets: Mapping[SetMetric, Set],
+        wholes: Sequence[Whole],
         file: Path,
     ) -> None:
         name = self.name_of(path)
         old = known.get((name, quality))
         if old is not None:
             self.rows.append(old)
-        if old is not None and not sets:
+        if old is not None and not wholes:
             return
         picture = self.attempt(name, Picture.open, path)
         if picture is None:
@@ -247,12 +226,12 @@ class Run:
         measured = self.attempt(what, measure, subject, picture, name, quality, file, self.gauge, old)
         if measured is None:
             return
-        row, decoded = measured
+        row, decoded, original = measured
         if old is None:
             self.table.add(row)
             self.rows.append(row)
-        for whole in sets.values():
-            whole.add(decoded, picture.rgb)
+        for whole in wholes:
+            self.attempt(what, whole.add, decoded, original, name)
 
     def name_of(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix() if path != self.root else path.name
@@ -260,7 +239,7 @@ class Run:
     def results(self) -> Results:
         """The rows and their means, which are written too."""
         table = [
-            replace(mean, values={**mean.values, **self.of_sets.get((mean.preset, mean.quality), {})})
+            replace(mean, values={**mean.values, **self.of_all.get((mean.preset, mean.quality), {})})
             for mean in means(self.rows)
         ]
         if table:
@@ -293,10 +272,11 @@ def measure(
     file: Path,
     gauge: Gauge,
     old: Row | None = None,
-) -> tuple[Row, Pixels]:
-    """One row, to a real file and back from it, and the decoded picture. An old row stays as it is."""
+) -> tuple[Row, Pixels, Pixels]:
+    """One row, to a real file and back from it, the decoded picture and what was coded. An old row stays as it is."""
+    coded = gauge.prepared(picture)
     begun = time.perf_counter()
-    data = subject.encode(picture, quality)
+    data = subject.encode(coded, quality)
     encoded = time.perf_counter()
     file.write_bytes(data)
     size = file.stat().st_size
@@ -305,8 +285,8 @@ def measure(
     decoded = subject.decode(read)
     done = time.perf_counter()
     if old is not None:
-        return old, decoded
-    values, notes = gauge.of(decoded, picture.rgb, name)
+        return old, decoded, coded.rgb
+    values, notes = gauge.of(decoded, coded.rgb, name, size)
     row = Row(
         preset=subject.name,
         picture=name,
@@ -321,32 +301,7 @@ def measure(
         note="; ".join(notes + [CLEAR] * (picture.alpha is not None)),
         values=values,
     )
-    return row, decoded
-
-
-def captions_of(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
-    """The captions by file name from a captions.json in the folder or above it, in COCO's layout or as {name: text}.
-
-    Empty where there is none. Raises OptionError for one of another layout.
-    """
-    folder = Path(data)
-    path = next((p for p in (folder / CAPTIONS, folder.parent / CAPTIONS) if p.is_file()), None)
-    if path is None:
-        return {}
-    try:
-        table = json.loads(path.read_text("utf-8"))
-        if "annotations" not in table:
-            return {name: (said,) if isinstance(said, str) else tuple(said) for name, said in table.items()}
-        names = {image["id"]: image["file_name"] for image in table["images"]}
-        captions: dict[str, tuple[str, ...]] = {}
-        for entry in table["annotations"]:
-            name = names[entry["image_id"]]
-            captions[name] = (*captions.get(name, ()), entry["caption"])
-        return captions
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise OptionError(
-            f"{path} is no table of captions: neither COCO's layout nor {{file name: caption}}."
-        ) from None
+    return row, decoded, coded.rgb
 
 
 def sentence_of(error: Exception, name: str) -> str:

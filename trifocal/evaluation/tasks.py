@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.errors import NotMeasured, OptionError
-from trifocal.evaluation.detection import Annotations, Detection, check_installed, protocol_pixels
+from trifocal.evaluation.detection import Annotations, Detection, check_installed
 from trifocal.evaluation.detectors import detector_of
 from trifocal.evaluation.matching import Truth
 from trifocal.evaluation.networks import Classifier, Pixels, Segmenter, load
@@ -32,6 +32,8 @@ from trifocal.pictures import list_pictures
 
 __all__ = [
     "KINDS",
+    "NETWORKS",
+    "TITLES",
     "Classification",
     "Detection",
     "NotMeasured",
@@ -39,7 +41,6 @@ __all__ = [
     "Task",
     "average_precision",
     "mean_iou",
-    "protocol_pixels",
     "read_classes",
     "task_of",
 ]
@@ -50,16 +51,40 @@ KINDS = {
     "segmentation": ("labels", "annotations"),
     "classification": ("labels.json", "labels.csv"),
 }
+NETWORKS = {
+    "detection": "fasterrcnn_resnet50_fpn",
+    "segmentation": "deeplabv3_resnet50",
+    "classification": "resnet50",
+}
+TITLES = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "mask_ap": "mask AP",
+    "mask_ap50": "mask AP50",
+    "miou": "mIoU",
+    "top1": "top-1",
+    "top5": "top-5",
+    "map": "mAP",
+}
 UNLABELLED = 255  # in a label map: a pixel that does not count
 
 Floats = NDArray[np.float64]
 
 
 class Task(Protocol):
-    """`columns` are the keys of `result`, all of them 0..1, or nan; `notes` are sentences on what was left out."""
+    """What is measured of all pictures together.
+
+    `columns` are the keys of `result`, all of them 0..1, or nan; `model` is the network's short name; `notes` are
+    sentences on what was left out; with a `short_side`, pictures are resized so before they are coded.
+    """
 
     @property
     def columns(self) -> tuple[str, ...]: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def short_side(self) -> int | None: ...
     @property
     def notes(self) -> list[str]: ...
     def begin(self) -> None: ...
@@ -69,7 +94,7 @@ class Task(Protocol):
 
 def task_of(
     kind: str,
-    model: str,
+    model: str | None,
     annotations: str | os.PathLike[str] | None,
     data: str | os.PathLike[str],
     short_side: int | None = None,
@@ -77,15 +102,17 @@ def task_of(
 ) -> Task:
     """The task of a kind (one of KINDS) on the pictures of the folder `data`, named by their paths in it.
 
-    `model` is a name of torchvision's, or a path to a detector that ends in .onnx. Without `annotations`, they are
-    looked for beside the pictures. `short_side` is for detection: see `Detection`. Raises OptionError where something
+    `model` is a name of torchvision's (NETWORKS, if None), or a path to a detector that ends in .onnx. Without `annotations`, they are
+    looked for beside the pictures. `short_side`, in pixels, is for detection: see `Detection`. Raises OptionError where something
     cannot be asked, or the annotations are of other pictures, NotMeasured where the weights are not to be had,
     MissingExtra, OSError.
     """
     if kind not in KINDS:
         raise OptionError(f"There is no task {kind}; there are {', '.join(KINDS)}.")
+    model = model or NETWORKS[kind]
     if kind != "detection" and (short_side is not None or model.lower().endswith(".onnx")):
         raise OptionError(f"ONNX files and a short side are for detection, not for {kind}.")
+    label = Path(model).stem if model.lower().endswith(".onnx") else model
     truth = find_annotations(kind, Path(data)) if annotations is None else Path(annotations)
     names = [path.relative_to(data).as_posix() for path in list_pictures([data], True) if path != Path(data)]
     names = names or [Path(data).name]
@@ -93,14 +120,14 @@ def task_of(
         check_installed()
         known = Annotations.read(truth)
         known.images.check_any(names)
-        return Detection(detector_of(model, device), known, short_side)
+        return Detection(detector_of(model, device), known, short_side, label)
     if kind == "segmentation":
         maps = find_maps(truth)
         maps.check_any(names)
-        return Segmentation(Segmenter(*load(kind, model), device), maps)
+        return Segmentation(Segmenter(*load(kind, model), device), maps, label)
     classes = read_classes(truth)
     classes.check_any(names)
-    return Classification(Classifier(*load(kind, model), device), classes)
+    return Classification(Classifier(*load(kind, model), device), classes, label)
 
 
 def find_annotations(kind: str, data: Path) -> Path:
@@ -125,9 +152,12 @@ class Segmentation:
     """
 
     columns = ("miou",)
+    short_side = None
 
-    def __init__(self, segment: Callable[[Pixels], NDArray[np.int64]], maps: Truth[Path]) -> None:
-        self.segment, self.maps = segment, maps
+    def __init__(
+        self, segment: Callable[[Pixels], NDArray[np.int64]], maps: Truth[Path], model: str = ""
+    ) -> None:
+        self.segment, self.maps, self.model = segment, maps, model
         self.begin()
 
     @property
@@ -189,8 +219,12 @@ class Classification:
     some picture has. `classify` gives a score for each class, [classes].
     """
 
-    def __init__(self, classify: Callable[[Pixels], Floats], classes: Truth[int | tuple[int, ...]]) -> None:
-        self.classify, self.classes = classify, classes
+    short_side = None
+
+    def __init__(
+        self, classify: Callable[[Pixels], Floats], classes: Truth[int | tuple[int, ...]], model: str = ""
+    ) -> None:
+        self.classify, self.classes, self.model = classify, classes, model
         self.several = any(isinstance(value, tuple) for value in classes.known.values())
         self.columns: tuple[str, ...] = ("map",) if self.several else ("top1", "top5")
         self.begin()

@@ -1,4 +1,4 @@
-"""The command `trifocal`: one verb, one function, one library call. Imports that take time stand inside the verbs."""
+"""Pictures to files and back, and what the files and the models are."""
 
 import json
 from enum import StrEnum
@@ -6,32 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from trifocal.cli.main import Out, Preset, Recursive, Threads, app, use_threads
 from trifocal.errors import TrifocalError
-from trifocal.options import SpreadOptions
 
 UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-
-
-class Verbs(TyperGroup):
-    """Errors that were to be expected become one sentence on stderr and exit status 1."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
-        except (TrifocalError, OSError) as error:
-            from trifocal.console import Desk
-
-            Desk().complain(error)
-            raise typer.Exit(1) from error
-
-
-app = typer.Typer(
-    cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False, help="Trifocal, a learned image codec."
-)
 
 
 class Metadata(StrEnum):
@@ -59,37 +38,6 @@ def region_of(text: str) -> tuple[int, int, int, int]:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a region; write it as x,y,w,h in pixels.") from None
     return x, y, width, height
-
-
-def qualities_of(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.replace(",", " ").split()]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of qualities; write it like 10,30,50.") from None
-
-
-def show_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"trifocal {version('trifocal')}")
-        raise typer.Exit()
-
-
-Out = Annotated[str | None, typer.Option("--out", "-o", help="A file; a folder where there are several.")]
-Preset = Annotated[str, typer.Option(help="Which model; see `trifocal presets`.")]
-Recursive = Annotated[
-    bool, typer.Option("--recursive", "-r", help="Also take what is in folders in folders.")
-]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads to use; all, if not said.")]
-Wide = Annotated[
-    bool, typer.Option("--version", callback=show_version, is_eager=True, help="Say which version.")
-]
-
-
-@app.callback()
-def main(version: Wide = False) -> None:
-    pass
 
 
 @app.command()
@@ -260,141 +208,3 @@ def demo(
     desk = Desk()
     desk.out.print(table)
     desk.say(f"The files are {Path(out, 'demo.tri')} and {Path(out, 'demo.png')}.")
-
-
-@app.command()
-def train(
-    preset: Annotated[str, typer.Argument(show_default=False)],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[MORE_DATA]...", show_default=False)] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(help="A folder of pictures, or tar files of them; may be said again.")
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option("--out", "-o", help="The folder of the run; runs/PRESET, if not said.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="How long to train, in steps,")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="or in minutes.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Crops per step, not the recipe's.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="Not the recipe's.")] = None,
-    start: Annotated[str | None, typer.Option(help="Weights (.safetensors) to begin from.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")
-    ] = False,
-    every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 5.0,
-    threads: Threads = None,
-) -> None:
-    """Trains a preset's network on pictures; needs the extra `train`."""
-    from trifocal import console, training
-
-    use_threads(threads)
-    desk = console.Desk()
-    with console.reporting(desk) as report:
-        weights = training.train(
-            preset,
-            [*(data or []), *(more or [])],
-            out or f"runs/{preset}",
-            steps=steps,
-            minutes=minutes,
-            batch=batch,
-            learning_rate=learning_rate,
-            start=start,
-            resume=resume,
-            every=every,
-            report=report,
-        )
-    desk.say(str(weights))
-
-
-Qualities = Annotated[Any, typer.Option(parser=qualities_of, metavar="Q,Q,...", help="Each 0 to 100.")]
-KeepRows = Annotated[bool, typer.Option("--resume", help="Keep the rows that are there.")]
-Metrics = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="psnr ms-ssim ssimulacra2 lpips lpips-vgg dists clip-score ref-clip-score nima:FILE, and of all pictures "
-        "together fid fid-whole kid kid-whole is; psnr and ms-ssim, if not said."
-    ),
-]
-
-
-@app.command(cls=SpreadOptions)
-def evaluate(
-    presets: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PRESETS...", show_default=False, help="Also avif, webp, jpeg, jxl and heic, to compare."
-        ),
-    ],
-    data: Annotated[str, typer.Option(help="A folder of pictures.", show_default=False)],
-    out: Annotated[str, typer.Option("--out", "-o", help="The table to write.")] = "results.csv",
-    qualities: Qualities = "10,30,50,70,90",
-    metrics: Metrics = None,
-    resume: KeepRows = False,
-    threads: Threads = None,
-) -> None:
-    """Measures presets on real files, a row per picture and quality; needs the extra `evaluate`.
-
-    A row has bytes, bits per pixel, the metrics and seconds; the means over pictures are printed, and written too.
-    """
-    from trifocal import console, evaluation
-
-    use_threads(threads)
-    desk = console.Desk()
-    with console.reporting(desk) as report:
-        results = evaluation.evaluate(
-            presets,
-            data,
-            out,
-            qualities,
-            resume,
-            metrics or evaluation.DEFAULT_METRICS,
-            progress=lambda fraction: report(fraction, ""),
-            note=desk.note,
-        )
-    desk.out.print(console.table_of_means(results.means))
-    desk.say(f"{out}  {len(results.rows)} rows")
-
-
-@app.command(cls=SpreadOptions)
-def compare(
-    subjects: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PRESETS...", show_default=False, help="Presets, and avif webp jpeg jxl heic."
-        ),
-    ],
-    data: Annotated[str, typer.Option(help="A folder of pictures.", show_default=False)],
-    out: Annotated[str, typer.Option("--out", "-o", help="The folder of the report.")] = "report",
-    qualities: Qualities = "10,30,50,70,90",
-    metrics: Metrics = None,
-    resume: KeepRows = False,
-    threads: Threads = None,
-) -> None:
-    """Measures presets and other formats, and writes a page with curves, tables and crops; needs the extra `evaluate`.
-
-    The first preset is the one that is looked at: its worst picture is shown beside its best.
-    """
-    from trifocal import console
-    from trifocal.evaluation import DEFAULT_METRICS
-    from trifocal.evaluation.compare import compare
-
-    use_threads(threads)
-    desk = console.Desk()
-    with console.reporting(desk) as report:
-        page = compare(
-            subjects,
-            data,
-            out,
-            qualities,
-            resume,
-            metrics or DEFAULT_METRICS,
-            progress=lambda fraction: report(fraction, ""),
-            note=desk.note,
-        )
-    desk.say(str(page))
-
-
-def use_threads(count: int | None) -> None:
-    if count is not None:
-        import torch
-
-        torch.set_num_threads(count)

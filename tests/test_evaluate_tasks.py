@@ -1,0 +1,175 @@
+"""Tasks beside metrics in one run: `evaluate`, `compare` and their options, with tasks and detectors made here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from trifocal.cli import app
+from trifocal.errors import OptionError, PictureError
+from trifocal.evaluation import evaluate, psnr, read_means, tasks
+from trifocal.evaluation.baselines import LOSSLESS, RIVALS
+from trifocal.evaluation.compare import compare
+from trifocal.evaluation.detectors import COCO_IDS, Found
+from trifocal.pictures import Picture
+
+BOX = (8, 8, 40, 32)  # of the bright square in each picture: left, top, right, bottom
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three noisy pictures of 80 × 60 with a bright square, and what COCO would say of them."""
+    rng = np.random.default_rng(0)
+    place = tmp_path / "pictures"
+    place.mkdir()
+    images, items = [], []
+    for number in range(3):
+        rgb = rng.normal(60, 15, (60, 80, 3))
+        rgb[BOX[1] : BOX[3], BOX[0] : BOX[2]] += 120
+        Image.fromarray(rgb.clip(0, 255).astype(np.uint8)).save(place / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 80, "height": 60})
+        box = [BOX[0], BOX[1], BOX[2] - BOX[0], BOX[3] - BOX[1]]
+        items.append({"id": number, "image_id": number, "category_id": 1, "bbox": box})
+    text = json.dumps({"images": images, "annotations": items, "categories": [{"id": 1, "name": "square"}]})
+    (tmp_path / "instances.json").write_text(text)
+    return place
+
+
+class Bright:
+    """Finds the box around what is brighter than the middle of the range; sees nothing in dull pictures."""
+
+    masks = False
+    categories = COCO_IDS
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def find(self, pixels: np.ndarray) -> Found:
+        self.seen.append(pixels.shape[:2])
+        rows, columns = np.nonzero(pixels.mean(axis=2) > 130)
+        box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float64)
+        return Found(box, np.array([1]), np.array([0.9]), None)
+
+
+class Agreement:
+    """A task that says how many pictures it was given, and can be told to fail."""
+
+    columns = ("count",)
+    model, short_side = "counter", None
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails, self.notes, self.runs = fails, ["One thing was left out."], 0
+
+    def begin(self) -> None:
+        self.names: list[str] = []
+        self.runs += 1
+
+    def add(self, decoded: np.ndarray, name: str) -> None:
+        self.names.append(name)
+
+    def result(self) -> dict[str, float]:
+        if self.fails:
+            raise OptionError("Nothing was counted.")
+        return {"count": float(len(self.names))}
+
+
+@pytest.fixture
+def bright(monkeypatch: pytest.MonkeyPatch) -> Bright:
+    pytest.importorskip("faster_coco_eval")
+    detector = Bright()
+    monkeypatch.setattr(tasks, "detector_of", lambda name, device: detector)
+    return detector
+
+
+def test_a_task_is_measured_beside_the_metrics_and_on_the_originals(folder: Path, tmp_path: Path) -> None:
+    task = Agreement()
+    said: list[str] = []
+    results = evaluate(["webp"], folder, tmp_path / "r.csv", [20, 80], task=task, note=said.append)
+    assert [(mean.preset, mean.quality, mean.values["count:counter"]) for mean in results.means] == [
+        ("webp", 20, 3), ("webp", 80, 3), (LOSSLESS, 100, 3)
+    ]  # fmt: skip
+    assert all("count:counter" not in row.values for row in results.rows) and len(results.rows) == 9
+    assert said.count("One thing was left out.") == 1
+    again = evaluate(["webp"], folder, tmp_path / "r.csv", [20, 80], resume=True, task=task)
+    assert task.runs == 3 and [mean.values["count:counter"] for mean in again.means] == [3, 3, 3]
+    other = Agreement()
+    other.model = "other"
+    evaluate(["webp"], folder, tmp_path / "r.csv", [20, 80], resume=True, task=other)
+    assert other.runs == 3, "another network's figures are not this one's"
+
+
+def test_a_task_that_fails_is_named_and_costs_nothing_else(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="webp, quality 20: Nothing was counted"):
+        evaluate(["webp"], folder, tmp_path / "r.csv", [20], task=Agreement(fails=True))
+    means = read_means(tmp_path / "r_summary.csv")
+    assert [mean.preset for mean in means] == ["webp", LOSSLESS] and all(
+        mean.values["psnr"] is not None for mean in means
+    )
+
+
+def test_png_gives_the_pixels_back_at_one_quality(folder: Path, tmp_path: Path) -> None:
+    picture = Picture.open(folder / "0.png")
+    decoded = RIVALS[LOSSLESS].decode(RIVALS[LOSSLESS].encode(picture, 100))
+    assert np.array_equal(decoded, picture.rgb) and psnr(decoded, picture.rgb) == np.inf
+    rows = evaluate([LOSSLESS], folder, tmp_path / "r.csv", [20, 80]).rows
+    assert [(row.picture, row.quality) for row in rows] == [(f"{number}.png", 100) for number in range(3)]
+
+
+def test_detection_from_the_command_line(folder: Path, tmp_path: Path, bright: Bright) -> None:
+    out = tmp_path / "r.csv"
+    words = ["evaluate", "jpeg", "--data", folder, "--task", "detection", "--detector", "some/square.onnx"]
+    run = CliRunner().invoke(app, [*map(str, words), "--out", str(out), "--qualities", "90"])
+    assert run.exit_code == 0, run.output
+    means = {mean.preset: mean for mean in read_means(tmp_path / "r_summary.csv")}
+    assert means[LOSSLESS].values["ap:square"] == 1 and means["jpeg"].values["ap50:square"] == 1
+    assert set(bright.seen) == {(60, 80)}
+
+
+def test_the_protocol_with_a_short_side_codes_larger_pictures(
+    folder: Path, tmp_path: Path, bright: Bright
+) -> None:
+    out = tmp_path / "r.csv"
+    words = ["evaluate", "jpeg", "--data", folder, "--task", "detection", "--short-side", "120"]
+    run = CliRunner().invoke(app, [*map(str, words), "--out", str(out), "--qualities", "90"])
+    assert run.exit_code == 0, run.output
+    assert set(bright.seen) == {(120, 160)}
+    rows = evaluate(["jpeg"], folder, tmp_path / "native.csv", [90]).rows
+    means = {mean.preset: mean for mean in read_means(tmp_path / "r_summary.csv")}
+    mean = means["jpeg"]
+    assert mean.values["ap50:fasterrcnn_resnet50_fpn:120"] == 1
+    assert mean.values["bpp_120"] == pytest.approx(
+        mean.bpp / 4, rel=1e-4
+    )  # a quarter of the pixels are native
+    assert mean.bpp > rows[0].bpp
+    native = evaluate(["jpeg"], folder, out, [90], resume=True)  # rows of another protocol do not count
+    assert native.means[0].bpp == pytest.approx(np.mean([row.bpp for row in rows]), rel=1e-4)
+
+
+def test_a_page_shows_the_task_and_what_the_originals_give(
+    folder: Path, tmp_path: Path, bright: Bright
+) -> None:
+    task = tasks.task_of("detection", "square.onnx", None, folder)
+    page = compare(["webp", "jpeg"], folder, tmp_path / "report", [20, 50, 80], task=task)
+    text = page.read_text("utf-8")
+    assert "AP (square; 1.000 on the originals)" in text and "AP50 (square" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--detector", "x.onnx"], "--task"),
+        (["--task", "smelling"], "no task smelling"),
+        (["--task", "segmentation", "--short-side", "800"], "for detection, not for segmentation"),
+        (["--task", "detection", "--annotations", "nowhere.json"], "nowhere.json"),
+        (["--task", "detection", "--short-side", "4000"], "1 to 1333 pixels"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(
+    words: list[str], sentence: str, folder: Path, tmp_path: Path, bright: Bright
+) -> None:
+    out = tmp_path / "r.csv"
+    run = CliRunner().invoke(app, ["evaluate", "jpeg", "--data", str(folder), "-o", str(out), *words])
+    assert run.exit_code in (1, 2) and sentence in " ".join(run.output.split()) and not out.exists()
