@@ -10,6 +10,7 @@ from PIL import Image
 from trifocal.errors import OptionError, PictureError
 from trifocal.evaluation.baselines import RIVALS
 from trifocal.evaluation.compare import compare, place_of_error, within
+from trifocal.evaluation.exchange import read_results
 from trifocal.pictures import Picture
 
 
@@ -33,13 +34,19 @@ def folder(tmp_path: Path) -> Path:
 def test_a_comparison_becomes_a_page(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.png").write_bytes(b"\x89PNG")
     said: list[str] = []
-    page = compare(["webp", "jpeg"], folder, tmp_path / "report", [20, 50, 80], note=said.append)
+    other = tmp_path / "other.json"
+    other.write_text('{"name": "Another", "results": {"bpp": [0.5, 1, 9], "psnr-rgb": [20, 25, 40]}}')
+    page = compare(
+        ["webp", "jpeg"], folder, tmp_path / "report", [20, 50, 80], published=[other], note=said.append
+    )
     text = page.read_text("utf-8")
     assert page == tmp_path / "report" / "index.html" and "worst" in text and "best" in text
     assert any("broken.png" in sentence for sentence in said) and "broken.png" in text
     figures = json.loads((tmp_path / "report" / "report.json").read_text())["differences"]
     by_pair = {(entry["codec"], entry["anchor"], entry["metric"]): entry["bd_rate"] for entry in figures}
     webp, jpeg = RIVALS["webp"].title, RIVALS["jpeg"].title
+    assert (webp, "Another", "psnr") in by_pair and (webp, "Another", "ms-ssim") not in by_pair
+    assert read_results(tmp_path / "report" / "webp.json").keys() == {"psnr", "ms-ssim"}
     there, back = by_pair[webp, jpeg, "psnr"], by_pair[jpeg, webp, "psnr"]
     assert (1 + there / 100) * (1 + back / 100) == pytest.approx(1, abs=1e-6)
     assert {entry["metric"] for entry in figures} == {"psnr", "ms-ssim"}

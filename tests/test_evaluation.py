@@ -179,7 +179,7 @@ def test_every_anchor_has_both_metrics_and_a_source() -> None:
 
 def test_a_table_that_is_none_of_anchors(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(OptionError, match="columns codec, bpp and psnr_db"):
+    with pytest.raises(OptionError, match="needs the columns codec and bpp"):
         anchors("psnr", tmp_path / "x.csv")
 
 

@@ -147,6 +147,10 @@ def compare(
     detector: Network = None,
     annotations: Annotations = None,
     short_side: ShortSide = None,
+    published: Annotated[
+        list[str] | None,
+        typer.Option(help="More curves: CompressAI's result files, or tables with codec, bpp and metrics."),
+    ] = None,
     resume: KeepRows = False,
     threads: Threads = None,
 ) -> None:
@@ -171,6 +175,7 @@ def compare(
             resume,
             metrics or DEFAULT_METRICS,
             judge,
+            published or (),
             progress=lambda fraction: report(fraction, ""),
             note=desk.note,
         )

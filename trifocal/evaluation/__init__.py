@@ -3,6 +3,7 @@
 from trifocal.evaluation.baselines import Rival, rivals
 from trifocal.evaluation.curves import Curve, Delta, anchors, bd_metric, bd_rate
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, Results, Subject, evaluate
+from trifocal.evaluation.exchange import published_curves, read_results, write_results
 from trifocal.evaluation.metrics import METRICS, Metric, metric_of, ms_ssim, psnr, ssimulacra2
 from trifocal.evaluation.rows import Mean, Row, means, read_means, read_rows, write_means
 from trifocal.evaluation.sets import SETS
@@ -29,10 +30,13 @@ __all__ = [
     "metric_of",
     "ms_ssim",
     "psnr",
+    "published_curves",
     "read_means",
+    "read_results",
     "read_rows",
     "rivals",
     "ssimulacra2",
     "task_of",
     "write_means",
+    "write_results",
 ]

@@ -19,7 +19,7 @@ import numpy as np
 from trifocal.container import Bitstream, describe
 from trifocal.errors import PictureError, RateError, TrifocalError
 from trifocal.evaluation.baselines import LOSSLESS, RIVALS, Rival
-from trifocal.evaluation.curves import Curve, anchors, bd_metric, bd_rate
+from trifocal.evaluation.curves import ANCHORS, Curve, bd_metric, bd_rate
 from trifocal.evaluation.evaluate import (
     DEFAULT_METRICS,
     QUALITIES,
@@ -28,6 +28,7 @@ from trifocal.evaluation.evaluate import (
     evaluate,
     subject_of,
 )
+from trifocal.evaluation.exchange import published_curves, write_results
 from trifocal.evaluation.gauge import is_protocol
 from trifocal.evaluation.metrics import METRICS, Metric, Pixels, metric_of, psnr
 from trifocal.evaluation.report import (
@@ -59,15 +60,19 @@ def compare(
     resume: bool = False,
     metrics: Sequence[str] = DEFAULT_METRICS,
     task: Task | None = None,
+    published: Sequence[str | os.PathLike[str]] = (),
     progress: Callable[[float], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Path:
-    """Evaluates presets and rivals, and writes the report: index.html, plots, crops, results.csv, bd.csv, report.json.
+    """Evaluates presets and rivals, and writes the report: index.html, plots, crops, results.csv, bd.csv, report.json, and
+    each codec's curve in CompressAI's form, CODEC.json.
 
     The first subject is the one that is looked at: speeds are ratios to its rivals', crops are taken where it does worst, about
-    as usual and best against the first of the others. On the 24 Kodak pictures the published anchors are drawn too.
-    Arguments and errors are those of `evaluate`; a subject that cannot be measured is named in the report.
+    as usual and best against the first of the others. On the 24 Kodak pictures the published anchors are drawn too,
+    and the curves of the files `published` (see `published_curves`) always. Other arguments and errors are those of `evaluate`; a subject that cannot be measured is named in the report.
     """
+    for path in published:
+        published_curves("psnr", [path])  # raises before the long work
     folder = Path(out)
     said: list[str] = []
 
@@ -86,12 +91,22 @@ def compare(
     points = {*map(float, qualities), *([100.0] if LOSSLESS in asked else [])}
     rows = [row for row in read_rows(table) if row.preset in asked and row.quality in points]
     means = [mean for mean in read_means(folder / "results_summary.csv") if mean.preset in asked]
-    study = study_of(list(dict.fromkeys([*subjects, *sorted(asked)])), Path(data), rows, means, said)
+    order = list(dict.fromkeys([*subjects, *sorted(asked)]))
+    study = study_of(order, Path(data), rows, means, said, published)
+    for name in {mean.preset for mean in means} - {LOSSLESS}:
+        curve = [mean for mean in means if mean.preset == name]
+        description = f"{study.pictures} pictures of {study.folder}, {study.date}: {study.command}"
+        write_results(folder / f"{name}.json", title_of(name), description, curve)
     return write_report(study, folder)
 
 
 def study_of(
-    subjects: Sequence[str], data: Path, rows: Sequence[Row], means: Sequence[Mean], notes: Sequence[str]
+    subjects: Sequence[str],
+    data: Path,
+    rows: Sequence[Row],
+    means: Sequence[Mean],
+    notes: Sequence[str],
+    extra: Sequence[str | os.PathLike[str]] = (),
 ) -> Study:
     """The report's contents, from what was measured."""
     order = [name for name in dict.fromkeys(subjects) if any(row.preset == name for row in rows)]
@@ -100,7 +115,9 @@ def study_of(
     scaled = {metric: scaled_curves(metric, order, means) for metric in gauges}
     whole = {Path(name).stem for name in pictures} == KODAK
     published = {
-        metric: list(anchors(metric.name).values()) if whole and metric.name in ("psnr", "ms-ssim") else []
+        metric: published_curves(metric.name, [*([ANCHORS] if whole else []), *extra])
+        if metric.name in METRICS
+        else []
         for metric in gauges
     }
     titles = {name: title_of(name) for name in order}

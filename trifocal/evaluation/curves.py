@@ -80,11 +80,14 @@ def anchors(metric: str = "psnr", path: str | os.PathLike[str] = ANCHORS) -> dic
     points: dict[str, list[tuple[float, float]]] = {}
     with open(path, encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
-        if not {"codec", "bpp", column} <= set(reader.fieldnames or ()):
-            raise OptionError(f"{path} is no table of anchors: it needs the columns codec, bpp and {column}.")
+        if not {"codec", "bpp"} <= set(reader.fieldnames or ()):
+            raise OptionError(
+                f"{path} is no table of anchors: it needs the columns codec and bpp, and the metrics'."
+            )
         for line in reader:
-            if line[column]:
-                value = chosen.scaled(float(line[column]))
+            cell = line.get(column) or line.get(chosen.column)
+            if cell:
+                value = chosen.scaled(float(cell))
                 points.setdefault(line["codec"], []).append((float(line["bpp"]), value))
     return {codec: Curve.of(codec, pairs) for codec, pairs in points.items()}
 
