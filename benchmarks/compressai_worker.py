@@ -63,6 +63,15 @@ def count(strings):
     return len(strings) if isinstance(strings, bytes) else sum(map(count, strings))
 
 
+def peak():
+    """Resident bytes at most so far, as Linux counts them; None elsewhere."""
+    try:
+        with open("/proc/self/status") as lines:
+            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return None
+
+
 def main(name, path, threads):
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
@@ -76,7 +85,7 @@ def main(name, path, threads):
         with torch.inference_mode():
             coded, encode = watch.lap(partial(model.compress, x))
             _, decode = watch.lap(partial(model.decompress, coded["strings"], coded["shape"]))
-        answer = {"encode": encode, "decode": decode, "bytes": count(coded["strings"])}
+        answer = {"encode": encode, "decode": decode, "bytes": count(coded["strings"]), "peak": peak()}
         print(json.dumps(answer), flush=True)
 
 

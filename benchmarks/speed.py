@@ -32,6 +32,7 @@ from trifocal.container import Bitstream
 from trifocal.demo import PHOTOGRAPH
 from trifocal.errors import TrifocalError
 from trifocal.evaluation.baselines import RIVALS, rivals
+from trifocal.evaluation.memory import peak_of
 from trifocal.pictures import Picture
 from trifocal.presets import load
 
@@ -57,6 +58,7 @@ class Contender:
     name: str
     turn: Callable[[], Lap] | None
     laps: list[Lap] = field(default_factory=list)
+    peak: int | None = None
 
     def seconds(self, way: str, part: str = "total") -> float | None:
         """The median; None where it has no such part."""
@@ -82,6 +84,7 @@ def main() -> None:
             contenders.append(Contender(name, stack.enter_context(worker(command))))
         contenders.append(avif(picture, arguments.threads))
         take_turns(contenders, arguments.repeats)
+        measure_memory(contenders, arguments, Path(folder) / "photograph.png")
     facts = machine(arguments) | {
         "load_s": f"{fresh_process(LOAD.format(preset=arguments.preset)):.2f}",
         "torch_s": f"{fresh_process('import torch'):.2f}",
@@ -184,6 +187,15 @@ def take_turns(contenders: Sequence[Contender], repeats: int) -> None:
                 contender.laps += [lap] * (number > 0)
 
 
+def measure_memory(contenders: Sequence[Contender], arguments: argparse.Namespace, copy: Path) -> None:
+    """Peaks of processes that do nothing but one codec: CompressAI's workers say their own."""
+    for contender in contenders:
+        if contender.laps:
+            contender.peak = contender.laps[-1].get("peak")
+    contenders[0].peak = peak_of(arguments.preset, copy, arguments.quality)
+    contenders[-1].peak = peak_of("avif", copy, 50)
+
+
 def fresh_process(code: str) -> float:
     """Seconds in which a new Python starts and does this; median of LOADS."""
     times = []
@@ -203,6 +215,7 @@ def table(contenders: Sequence[Contender]) -> list[dict[str, str]]:
             row[f"{way}_s"] = figure(contender.seconds(way))
             row |= {f"{way}_{part}_s": figure(contender.seconds(way, part)) for part in PARTS}
             row[f"{way}_ratio"] = figure(contender.ratio(way, anchor), 3)
+        row["peak_mib"] = "" if contender.peak is None else str(contender.peak >> 20)
         row["bytes"] = str(contender.laps[0]["bytes"]) if contender.laps else ""
         row["note"] = "" if contender.turn else ABSENT if "CompressAI" in contender.name else "not installed"
         rows.append(row)
@@ -243,17 +256,23 @@ def markdown(rows: Sequence[dict[str, str]], facts: dict[str, str]) -> str:
         f"768×512, {where}, {facts['date']}: medians of {facts['repeats']} turns, in milliseconds.",
         f"The ratio is to {ANCHOR}.",
         "",
-        "| codec | way | total | analysis | walk | coding | synthesis | ratio |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| codec | way | total | analysis | walk | coding | synthesis | ratio | peak MiB |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         for way in WAYS if not row["note"] else ():
             cells = [milliseconds(row[f"{way}_{part}"]) for part in ("s", *(f"{part}_s" for part in PARTS))]
-            lines.append(f"| {row['codec']} | {way} | {' | '.join(cells)} | {row[f'{way}_ratio']} |")
+            lines.append(
+                f"| {row['codec']} | {way} | {' | '.join(cells)} | {row[f'{way}_ratio']} | {row['peak_mib']} |"
+            )
         if row["note"]:
-            lines.append(f"| {row['codec']} | {row['note']} | | | | | | |")
+            lines.append(f"| {row['codec']} | {row['note']} | | | | | | | |")
     shares = [
         f"{float(rows[0][f'{way}_coding_s']) / float(rows[0][f'{way}_s']):.1%} of {way}" for way in WAYS
+    ]
+    lines += [
+        "",
+        "The peak is the resident memory of a process that does one codec's encode and decode, libraries and all.",
     ]
     lines += ["", f"Trifocal's range coder takes {' and '.join(shares)}."]
     lines.append(

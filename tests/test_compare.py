@@ -11,6 +11,7 @@ from trifocal.errors import OptionError, PictureError
 from trifocal.evaluation.baselines import RIVALS
 from trifocal.evaluation.compare import compare, place_of_error, within
 from trifocal.evaluation.exchange import read_results
+from trifocal.evaluation.memory import own_peak
 from trifocal.pictures import Picture
 
 
@@ -43,6 +44,8 @@ def test_a_comparison_becomes_a_page(folder: Path, tmp_path: Path) -> None:
     assert page == tmp_path / "report" / "index.html" and "worst" in text and "best" in text
     assert any("broken.png" in sentence for sentence in said) and "broken.png" in text
     figures = json.loads((tmp_path / "report" / "report.json").read_text())["differences"]
+    speeds = json.loads((tmp_path / "report" / "report.json").read_text())["speeds"]
+    assert own_peak() is None or all(speed["peak_bytes"] > 10 << 20 for speed in speeds)
     by_pair = {(entry["codec"], entry["anchor"], entry["metric"]): entry["bd_rate"] for entry in figures}
     webp, jpeg = RIVALS["webp"].title, RIVALS["jpeg"].title
     assert (webp, "Another", "psnr") in by_pair and (webp, "Another", "ms-ssim") not in by_pair

@@ -30,6 +30,7 @@ from trifocal.evaluation.evaluate import (
 )
 from trifocal.evaluation.exchange import published_curves, write_results
 from trifocal.evaluation.gauge import is_protocol
+from trifocal.evaluation.memory import peak_of
 from trifocal.evaluation.metrics import METRICS, Metric, Pixels, metric_of, psnr
 from trifocal.evaluation.report import (
     Crop,
@@ -140,7 +141,7 @@ def study_of(
             for metric in gauges
             for difference in differences(metric, scaled[metric], published[metric])
         ],
-        speeds=speeds(order, rows, titles),
+        speeds=speeds(order, data, rows, titles),
         layers=[entry for name in order if name not in RIVALS for entry in layers(name, data, titles[name])],
         crops=crops([name for name in order if name != LOSSLESS], data, rows, titles),
         notes=list(notes),
@@ -199,8 +200,10 @@ def differences(
             yield Difference(curve.name, anchor.name, metric.name, rate.value, gain.value, rate.overlap)
 
 
-def speeds(order: Sequence[str], rows: Sequence[Row], titles: Mapping[str, str]) -> list[Speed]:
-    """Medians over pictures and qualities, and ratios to the first subject's."""
+def speeds(order: Sequence[str], data: Path, rows: Sequence[Row], titles: Mapping[str, str]) -> list[Speed]:
+    """Medians over pictures and qualities, ratios to the first subject's, and the peak memory on the largest picture."""
+    largest = max(rows, key=lambda row: row.width * row.height)
+    path = data / largest.picture if data.is_dir() else data
     medians = {
         name: tuple(
             statistics.median(getattr(row, way) for row in rows if row.preset == name)
@@ -210,7 +213,7 @@ def speeds(order: Sequence[str], rows: Sequence[Row], titles: Mapping[str, str])
     }
     first = medians[order[0]]
     return [
-        Speed(titles[name], encode, decode, encode / first[0], decode / first[1], None)
+        Speed(titles[name], encode, decode, encode / first[0], decode / first[1], peak_of(name, path, 50))
         for name, (encode, decode) in medians.items()
     ]
 
