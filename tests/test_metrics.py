@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_rgb
+from PIL import Image
 from torch import nn
 
+from trifocal.demo import PHOTOGRAPH
 from trifocal.errors import NotMeasured, OptionError
 from trifocal.evaluation import METRICS, SETS, metric_of, perceptual, ssimulacra2
 from trifocal.evaluation.metrics import Pair
@@ -92,6 +94,23 @@ def test_ssimulacra2_knows_equal_from_bad(pair: Pair) -> None:
     near, far = ssimulacra2(slightly, pair.original), ssimulacra2(pair.decoded, pair.original)
     assert near is not None and far is not None and 100 > near > far
     assert ssimulacra2(pair.original[:7], pair.original[:7]) is None
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "authors", "within"),
+    [
+        (lambda o: o // 4 * 4 + 2, 93.6445, 0.5),
+        (lambda o: o // 6 * 6 + 3, 89.6713, 0.5),
+        (lambda o: o // 12 * 12 + 6, 16.4271, 0.5),
+        (lambda o: np.roll(o, 1, axis=1), 16.7523, 2),
+    ],
+    ids=["steps of 4", "steps of 6", "steps of 12", "moved"],
+)
+def test_ssimulacra2_is_near_that_of_its_authors_tool(spoiled: Any, authors: float, within: float) -> None:
+    """`ssimulacra2` of libjxl 0.11.1 on the same pixels, a part of the photograph that ships, as PNG files."""
+    with Image.open(PHOTOGRAPH) as image:
+        original = np.asarray(image.convert("RGB"))[100:356, 200:488]
+    assert ssimulacra2(spoiled(original), original) == pytest.approx(authors, abs=within)
 
 
 def test_clip_scores_are_cosines(pair: Pair, tmp_path: Path) -> None:
