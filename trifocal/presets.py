@@ -28,7 +28,7 @@ class Recipe:
         warmup: steps until the height.
         cooldown: the last part of the run, 0..1, in which the rate falls linearly to a fiftieth.
         noise: the first part of the run, 0..1, in which the rate is that of values with noise; after it, of rounded
-            ones ("Soft then Hard", Guo et al. 2021, where the encoder then stands still; here it goes on).
+            ones ("Soft then Hard", Guo et al. 2021; their encoder then stands still, here it goes on).
         batch, crop: pictures a step and their side in pixels.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, which are the ones that ship.
