@@ -50,7 +50,9 @@ def sentence(error: Exception) -> str:
 def table_of_means(means: Sequence["Mean"]) -> Table:
     """A line for each codec and quality."""
     columns = list(dict.fromkeys(column for mean in means for column in mean.values))
-    table = Table("codec", "quality", "bpp", *columns, "encode", "decode", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for name in ("codec", "quality", "bpp", *columns, "encode", "decode"):
+        table.add_column(name, overflow="fold", no_wrap=name not in columns)
     for mean in means:
         values = [mean.values.get(column) for column in columns]
         shown = ["" if value is None else f"{value:.4g}" for value in values]
