@@ -50,9 +50,14 @@ def sentence(error: Exception) -> str:
 def table_of_means(means: Sequence["Mean"]) -> Table:
     """A line for each codec and quality."""
     columns = list(dict.fromkeys(column for mean in means for column in mean.values))
-    table = Table(box=None, header_style="bold")
-    for name in ("codec", "quality", "bpp", *columns, "encode", "decode"):
-        table.add_column(name, overflow="fold", no_wrap=name not in columns)
+    short = [column.partition(":")[0] for column in columns]
+    judges = dict.fromkeys(column.partition(":")[2].replace(":", ", short side ") for column in columns)
+    if len(set(short)) < len(columns):  # of several networks
+        short = columns
+    caption = "" if short is columns else "; ".join(filter(None, judges))
+    table = Table(box=None, header_style="bold", caption=caption, pad_edge=False, collapse_padding=True)
+    for name in ("codec", "quality", "bpp", *short, "encode", "decode"):
+        table.add_column(name)
     for mean in means:
         values = [mean.values.get(column) for column in columns]
         shown = ["" if value is None else f"{value:.4g}" for value in values]
