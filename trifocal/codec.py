@@ -62,12 +62,10 @@ class Codec(nn.Module):
         x_hat: Tensor = self.synthesis(y_hat.to(dtype_of(self.synthesis)), level)
         return x_hat.float()
 
-    def forward(self, x: Tensor, level: Tensor, noisy: bool = True) -> Output:
-        """x [B, 3, H, W] in 0..1, H and W multiples of 64; level [B] → Output. A meter walks, in training a `noisy` one."""
+    def forward(self, x: Tensor, level: Tensor) -> Output:
+        """x [B, 3, H, W] in 0..1, H and W multiples of 64; level [B] → Output. A meter walks."""
         y = self.analyse(x)
-        meter = (
-            TrainingMeter(len(x), x.device, noisy) if self.training else Meter(self.entropy.cost(), len(x))
-        )
+        meter = TrainingMeter(len(x), x.device) if self.training else Meter(self.entropy.cost(), len(x))
         y_hat = self.walk(meter, y, level, (y.shape[1], y.shape[2]))
         return Output(self.synthesise(y_hat, level), y_hat, meter.bits)
 

@@ -27,8 +27,6 @@ class Recipe:
             scale indices (in sixths of an octave) and gains fast.
         warmup: steps until the height.
         cooldown: the last part of the run, 0..1, in which the rate falls linearly to a fiftieth.
-        noise: the first part of the run, 0..1, in which the rate is that of values with noise; after it, of rounded
-            ones ("Soft then Hard", Guo et al. 2021; their encoder then stands still, here it goes on).
         batch, crop: pictures a step and their side in pixels.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, which are the ones that ship.
@@ -39,7 +37,6 @@ class Recipe:
     factors: Mapping[str, float]
     warmup: int
     cooldown: float
-    noise: float
     batch: int
     crop: int
     clip: float
@@ -98,7 +95,6 @@ PRESETS = (
             factors={".linear.": 0.03, ".lapping.": 0.1, "index.table": 20.0, "log_gain": 3.0},
             warmup=100,
             cooldown=0.5,
-            noise=0.85,
             batch=4,
             crop=256,
             clip=2.0,

@@ -167,7 +167,7 @@ class Run:
             group["lr"] = rate * group["factor"]
         level = spread_levels(len(x), x.device)
         with self.accelerator.autocast():
-            output = self.codec(x, level, noisy=self.fraction < self.recipe.noise)
+            output = self.codec(x, level)
         loss = (rate_distortion(output, x, level) * balance(level)).mean()
         self.optimiser.zero_grad()
         self.accelerator.backward(loss)
