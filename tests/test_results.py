@@ -12,12 +12,12 @@ SAMPLE = "grace_hopper.jpg"  # 512×600, comes with matplotlib
 
 
 @pytest.mark.parametrize("preset", [preset.name for preset in PRESETS])
-@pytest.mark.parametrize("table", ["kodak", "sample"])
-def test_rows_are_of_the_weights_that_ship(preset: str, table: str) -> None:
+@pytest.mark.parametrize(("table", "pictures"), [("kodak", 24), ("coco", 160), ("sample", 1)])
+def test_rows_are_of_the_weights_that_ship(preset: str, table: str, pictures: int) -> None:
     rows = [row for row in read_rows(RESULTS / f"{table}.csv") if row.preset == preset]
     assert {row.weights for row in rows} == {f"{load(preset).fingerprint:04x}"}
     whole = {row.picture for row in rows}
-    assert len(whole) == (24 if table == "kodak" else 1)
+    assert len(whole) == pictures
     for quality in {row.quality for row in rows}:
         assert {row.picture for row in rows if row.quality == quality} == whole
 
