@@ -92,8 +92,7 @@ def compare(
     points = {*map(float, qualities), *([100.0] if LOSSLESS in asked else [])}
     rows = [row for row in read_rows(table) if row.preset in asked and row.quality in points]
     means = [mean for mean in read_means(folder / "results_summary.csv") if mean.preset in asked]
-    order = list(dict.fromkeys([*subjects, *sorted(asked)]))
-    study = study_of(order, Path(data), rows, means, said, published)
+    study = study_of([*subjects, *sorted(asked)], Path(data), rows, means, said, published)
     for name in {mean.preset for mean in means} - {LOSSLESS}:
         curve = [mean for mean in means if mean.preset == name]
         description = f"{study.pictures} pictures of {study.folder}, {study.date}: {study.command}"
@@ -129,7 +128,7 @@ def study_of(
         date=time.strftime("%Y-%m-%d"),
         pictures=len(pictures),
         folder=data.name,
-        metrics=tuple(MetricInfo(m.name, m.title, getattr(m, "unit", ""), m.better) for m in gauges),
+        metrics=tuple(MetricInfo(m.name, m.title, m.unit, m.better) for m in gauges),
         curves={m.name: [natural(m, curve, titles) for curve in scaled[m]] for m in gauges},
         published={m.name: [natural(m, curve, {}) for curve in published[m]] for m in gauges},
         differences=[

@@ -22,6 +22,7 @@ from trifocal.pictures import Picture
 __all__ = ["Gauge", "Whole", "captions_of"]
 
 CAPTIONS = "captions.json"
+PROTOCOL = "bpp_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +90,12 @@ class Gauge:
     @property
     def columns(self) -> list[str]:
         """Of a row."""
-        extra = [] if self.short_side is None else [f"bpp_{self.short_side}"]
-        return [metric.column for metric in self.metrics] + extra
+        return [metric.column for metric in self.metrics] + self.protocol
+
+    @property
+    def protocol(self) -> list[str]:
+        """The column of bits per resized pixel, in a protocol with a short side."""
+        return [] if self.short_side is None else [f"{PROTOCOL}{self.short_side}"]
 
     def prepared(self, picture: Picture) -> Picture:
         """What is coded: the picture, or in a protocol with a short side the picture in that size."""
@@ -106,15 +111,13 @@ class Gauge:
         pair = Pair(decoded, original, self.captions.get(Path(name).name, ()))
         values = {metric.column: measure(pair) for metric, measure in self.metrics.items()}
         notes = [metric.why_none for metric in self.metrics if values[metric.column] is None]
-        if self.short_side is not None:
-            height, width = original.shape[:2]
-            values[f"bpp_{self.short_side}"] = 8 * size / (width * height)
-        return values, notes
+        height, width = original.shape[:2]
+        return values | dict.fromkeys(self.protocol, 8 * size / (width * height)), notes
 
     def is_whole(self, row: Row) -> bool:
         """Whether an old row is of this protocol and has every metric, or says why it has not."""
         protocol = {column for column in row.values if is_protocol(column) and row.values[column] is not None}
-        return protocol == set(filter(is_protocol, self.columns)) and all(
+        return protocol == set(self.protocol) and all(
             row.values.get(metric.column) is not None or bool(metric.why_none) and metric.why_none in row.note
             for metric in self.metrics
         )
@@ -122,7 +125,7 @@ class Gauge:
 
 def is_protocol(column: str) -> bool:
     """Bits per pixel of the resized picture: no metric, but the mark of rows measured so."""
-    return column.startswith("bpp_")
+    return column.startswith(PROTOCOL)
 
 
 def captions_of(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
