@@ -19,7 +19,7 @@ from trifocal.pictures.canvas import LATENT_STRIDE, Canvas, paste, window
 from trifocal.pictures.tiles import Box, Tile, check_region
 from trifocal.rate import rate_of, search
 from trifocal.sidecar import picture_of, side_layers
-from trifocal.types import Decoded, Output
+from trifocal.types import Condition, Decoded, Output
 
 GREY = 128
 SEARCH_BEGINS = 0.3  # of the progress, where a size was asked for
@@ -48,8 +48,8 @@ class Codec(nn.Module):
         self.synthesis = synthesis
         self.reach = reach
 
-    def analyse(self, x: Tensor) -> Tensor:
-        """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M]."""
+    def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
+        """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M]. A method may let the condition steer; here nothing does."""
         y: Tensor = self.analysis(x.to(dtype_of(self.analysis)))
         return y.float()
 
@@ -57,17 +57,17 @@ class Codec(nn.Module):
         """y, or the coder's bytes → y_hat [B, h, w, M]; the only entropy road there is."""
         return self.entropy.walk(coder, y, level, size)
 
-    def synthesise(self, y_hat: Tensor, level: Tensor) -> Tensor:
-        """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w]."""
+    def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
+        """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w]. A method may let the condition steer; here nothing does."""
         x_hat: Tensor = self.synthesis(y_hat.to(dtype_of(self.synthesis)), level)
         return x_hat.float()
 
-    def forward(self, x: Tensor, level: Tensor) -> Output:
+    def forward(self, x: Tensor, level: Tensor, condition: Condition | None = None) -> Output:
         """x [B, 3, H, W] in 0..1, H and W multiples of 64; level [B] → Output. A meter walks."""
-        y = self.analyse(x)
+        y = self.analyse(x, condition)
         meter = TrainingMeter(len(x), x.device) if self.training else Meter(self.entropy.cost(), len(x))
         y_hat = self.walk(meter, y, level, (y.shape[1], y.shape[2]))
-        return Output(self.synthesise(y_hat, level), y_hat, meter.bits)
+        return Output(self.synthesise(y_hat, level, condition), y_hat, meter.bits)
 
     @torch.inference_mode()
     def encode(
@@ -76,6 +76,8 @@ class Codec(nn.Module):
         quality: float | None = None,
         bpp: float | None = None,
         size: int | None = None,
+        condition: Condition | None = None,
+        layers: Sequence[Layer] = (),
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
     ) -> Bitstream:
@@ -86,6 +88,8 @@ class Codec(nn.Module):
             quality: 0..100, kept to 1/8; 50 if none of the three is given.
             bpp: bits of the whole file per pixel, to stay at or under.
             size: bytes of the whole file, to stay at or under. A size that quality 100 does not fill is not an error.
+            condition: what steers the analysis, of one picture.
+            layers: further layers that the file shall carry; their bytes count.
             progress: called with the fraction done, 0..1.
             timings: gets the seconds spent in analysis, walk (the networks) and coding (the range coder).
 
@@ -96,9 +100,11 @@ class Codec(nn.Module):
         clock = Clock(timings)
         rate = rate_of(picture.width * picture.height, quality, bpp, size)
         canvas = Canvas(picture.width, picture.height, self.reach)
-        side = side_layers(picture)
+        side = (*side_layers(picture), *layers)
         tiles = track(canvas.tiles(), progress, (0.0, 1.0 if rate.size is None else SEARCH_BEGINS))
-        latents: Iterable[Tensor] = (self._latent(picture.rgb, canvas, tile, clock) for tile in tiles)
+        latents: Iterable[Tensor] = (
+            self._latent(picture.rgb, canvas, tile, condition, clock) for tile in tiles
+        )
 
         def write(level: int) -> Bitstream:
             return stream(level, tuple(self._write(y, level, clock) for y in latents))
@@ -124,6 +130,7 @@ class Codec(nn.Module):
         bitstream: Bitstream,
         region: Box | None = None,
         best_effort: bool = False,
+        condition: Condition | None = None,
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
     ) -> Decoded:
@@ -133,6 +140,7 @@ class Codec(nn.Module):
             bitstream: what `encode` made.
             region: x, y, width, height in pixels; the whole picture if None.
             best_effort: grey out tiles that are damaged, instead of refusing.
+            condition: what steers the synthesis, of one picture.
             progress: called with the fraction done, 0..1.
             timings: gets the seconds spent in walk, coding and synthesis.
 
@@ -168,16 +176,22 @@ class Codec(nn.Module):
             box = canvas.shown(tile, region)
             rows, columns = window(canvas.halo(box), frame=frame)
             near = y_hat[:, rows, columns]
-            pixels = GREY if tile.index in lost else self._pixels(near, canvas, box, header.level, clock)
+            pixels = (
+                GREY
+                if tile.index in lost
+                else self._pixels(near, canvas, box, header.level, condition, clock)
+            )
             paste(rgb, region, box, pixels)
         return Decoded(picture_of(rgb, bitstream, region), tuple(sorted(lost)))
 
-    def _latent(self, rgb: NDArray[np.uint8], canvas: Canvas, tile: Tile, clock: Clock) -> Tensor:
+    def _latent(
+        self, rgb: NDArray[np.uint8], canvas: Canvas, tile: Tile, condition: Condition | None, clock: Clock
+    ) -> Tensor:
         """y of one tile, [1, h, w, M], from its pixels and the real ones around them."""
         with clock("analysis"):
             core = canvas.core(tile)
             pixels = torch.from_numpy(canvas.crop(rgb, canvas.halo(core))).to(self._device())
-            y = self.analyse(pixels.permute(2, 0, 1)[None].float() / 255)
+            y = self.analyse(pixels.permute(2, 0, 1)[None].float() / 255, condition)
             rows, columns = canvas.within_halo(core, LATENT_STRIDE)
             return y[:, rows, columns].contiguous()
 
@@ -204,10 +218,18 @@ class Codec(nn.Module):
         clock.move("walk", "coding", reader.seconds)
         return y_hat
 
-    def _pixels(self, y_hat: Tensor, canvas: Canvas, box: Box, level: int, clock: Clock) -> NDArray[np.uint8]:
+    def _pixels(
+        self,
+        y_hat: Tensor,
+        canvas: Canvas,
+        box: Box,
+        level: int,
+        condition: Condition | None,
+        clock: Clock,
+    ) -> NDArray[np.uint8]:
         """A box's pixels, uint8 [H, W, 3], from the latents of its halo, [1, h, w, M]."""
         with clock("synthesis"):
-            x_hat = self.synthesise(y_hat.to(self._device()), self._level(level))
+            x_hat = self.synthesise(y_hat.to(self._device()), self._level(level), condition)
             rows, columns = canvas.within_halo(box)
             x_hat = x_hat[0, :, rows, columns].permute(1, 2, 0)
             return x_hat.mul(255).round_().clamp_(0, 255).byte().cpu().numpy()

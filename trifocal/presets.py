@@ -12,6 +12,7 @@ from trifocal.errors import PresetError
 if TYPE_CHECKING:
     from trifocal.codec import Codec
     from trifocal.container import Header
+    from trifocal.losses import Objective
 
 KNOTS = 8
 FIRST_STEP = 4.1
@@ -31,6 +32,7 @@ class Recipe:
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, which are the ones that ship.
         seed: of weights, crops and noise.
+        betas: Adam's.
     """
 
     learning_rate: float
@@ -42,6 +44,14 @@ class Recipe:
     clip: float
     ema: float
     seed: int
+    betas: tuple[float, float] = (0.9, 0.99)
+
+
+def rate_distortion() -> Objective:
+    """bpp + λ · MSE."""
+    from trifocal.losses import Objective
+
+    return Objective()
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Preset:
         build: makes the codec with untrained weights.
         recipe: how it is trained.
         weights: file name under trifocal/weights/.
+        objective: makes what training minimises.
     """
 
     name: str
@@ -63,6 +74,7 @@ class Preset:
     build: Callable[[], Codec]
     recipe: Recipe
     weights: str
+    objective: Callable[[], Objective] = rate_distortion
 
 
 def compact() -> Codec:

@@ -6,6 +6,8 @@
     mean, scale_index   what the entropy model says of a latent: mean, and row of the frequency tables
     level   quality · 8, an integer in 0..800, [B]
 
+    condition   what steers a transform, or None: words and later more; always allowed to be absent
+
 Feature maps and latents are channels-last, since every network of the road is made of matrix products over channels.
 """
 
@@ -15,12 +17,63 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from trifocal.pictures import Picture
 
 MAX_LEVEL = 800
 LEVELS_PER_QUALITY = 8
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a text tower says of B texts, padded to the longest of them.
+
+    Attributes:
+        tokens: a vector for each token, [B, T, D].
+        mask: True where there is a token and not padding, [B, T]. The first token is always there, so that a text
+            without words has something to attend to as well.
+        pooled: a vector for the whole text, [B, D], not normalised.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+    def to(self, device: torch.device | str) -> Words:
+        return Words(self.tokens.to(device), self.mask.to(device), self.pooled.to(device))
+
+    def rolled(self) -> Words:
+        """Each picture of a batch gets the words of the one before it: words that do not match."""
+        return Words(self.tokens.roll(1, 0), self.mask.roll(1, 0), self.pooled.roll(1, 0))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What steers a transform. Whatever is None is not said."""
+
+    words: Words | None = None
+
+    def to(self, device: torch.device | str) -> Condition:
+        return Condition(None if self.words is None else self.words.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step sees.
+
+    Attributes:
+        x: crops, [B, 3, H, W], 0..1.
+        level: [B].
+        condition: what steers, or None.
+        focus: where the words point, [B, 1, H, W], 0..1, or None.
+    """
+
+    x: Tensor
+    level: Tensor
+    condition: Condition | None = None
+    focus: Tensor | None = None
 
 
 @dataclass(frozen=True)

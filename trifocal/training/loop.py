@@ -1,6 +1,9 @@
 """The training loop, to be read from top to bottom.
 
-    pictures ── crops ── codec(x, level) ── bpp + λ(level)·MSE ── Adam ── averaged weights ── held-out loss ── checkpoint
+    pictures ── crops ── codec(x, level, condition) ── objective ── Adam ── averaged weights ── held-out loss ── checkpoint
+
+An objective's losses come in turns, and each part that learns has its own optimiser: the codec, and an objective's
+partners such as a discriminator.
 
 Every picture of a batch draws its own quality, so that one model learns all rates. The run is bounded by steps or by
 minutes; the learning rate follows the part of that bound which is used up, whichever machine it runs on.
@@ -26,10 +29,10 @@ from trifocal.data.images import centre_crop
 from trifocal.entropy import Meter
 from trifocal.entropy.tables import calibrated_frequencies
 from trifocal.errors import OptionError
-from trifocal.losses import balance, bits_per_pixel, mean_squared_error, rate_distortion
+from trifocal.losses import Objective, bits_per_pixel, mean_squared_error, rate_distortion
 from trifocal.presets import Preset, Recipe, find
 from trifocal.training.checkpoint import Progress, append_row, restore, save
-from trifocal.types import MAX_LEVEL
+from trifocal.types import MAX_LEVEL, Batch
 from trifocal.weights import read_weights, write_weights
 
 VALIDATION_LEVELS = (80, 240, 400, 560, 720)
@@ -80,7 +83,7 @@ def train(
         learning_rate=learning_rate or chosen.recipe.learning_rate,
     )
     set_seed(recipe.seed)
-    run = Run(chosen.build(), recipe, Path(out), steps, minutes)
+    run = Run(chosen.build(), chosen.objective(), recipe, Path(out), steps, minutes)
     if start is not None:
         run.start_from(start)
     if resume:
@@ -97,10 +100,16 @@ def train(
 
 
 class Run:
-    """One training run: model, averaged model, optimiser and how far they are."""
+    """One training run: model, averaged model, objective, optimisers and how far they are."""
 
     def __init__(
-        self, codec: Codec, recipe: Recipe, out: Path, steps: int | None, minutes: float | None
+        self,
+        codec: Codec,
+        objective: Objective,
+        recipe: Recipe,
+        out: Path,
+        steps: int | None,
+        minutes: float | None,
     ) -> None:
         self.accelerator = Accelerator()
         self.recipe = recipe
@@ -109,8 +118,12 @@ class Run:
         self.minutes = minutes
         self.progress = Progress()
         out.mkdir(parents=True, exist_ok=True)
-        optimiser = torch.optim.Adam(groups(codec, recipe), betas=(0.9, 0.99), fused=True)
-        self.codec, self.optimiser = self.accelerator.prepare(codec, optimiser)
+        self.objective = objective.to(self.accelerator.device)
+        self.parts: dict[str, nn.Module] = {"codec": codec, **objective.partners()}
+        self.optimisers = {}
+        for name, part in self.parts.items():
+            optimiser = torch.optim.Adam(groups(part, recipe), betas=recipe.betas, fused=True)
+            self.parts[name], self.optimisers[name] = self.accelerator.prepare(part, optimiser)
         self.averaged = AveragedModel(
             self.bare, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=False
         )
@@ -118,7 +131,7 @@ class Run:
     @property
     def bare(self) -> Codec:
         """The codec without what accelerate wraps around it."""
-        codec: Codec = self.accelerator.unwrap_model(self.codec)
+        codec: Codec = self.accelerator.unwrap_model(self.parts["codec"])
         return codec
 
     @property
@@ -138,7 +151,7 @@ class Run:
         validation = validation_batch(held_out, self.recipe.crop)
         saved = self.progress.seconds
         losses: list[float] = []
-        self.codec.train()
+        self.parts["codec"].train()
         for crop in crops:
             if self.fraction >= 1:
                 break
@@ -161,21 +174,33 @@ class Run:
         return self.progress.seconds / (60 * (self.minutes or 1))
 
     def step(self, x: Tensor) -> float:
-        """One optimiser step on [B, 3, H, W]; a step without a finite gradient is left out."""
+        """Each part's optimiser step on [B, 3, H, W], and the codec's loss."""
         rate = self.recipe.learning_rate * schedule(self.progress.step, self.fraction, self.recipe)
-        for group in self.optimiser.param_groups:
+        batch = Batch(x, spread_levels(len(x), x.device))
+        codec_loss = math.nan
+        turns = self.objective.turns(self.parts["codec"], batch, self.progress.step)
+        while True:
+            with self.accelerator.autocast():
+                turn = next(turns, None)
+            if turn is None:
+                break
+            part, loss = turn
+            self.learn(part, loss, rate)
+            if part == "codec":
+                codec_loss = loss.item()
+        self.averaged.update_parameters(self.bare)
+        return codec_loss
+
+    def learn(self, part: str, loss: Tensor, rate: float) -> None:
+        """One optimiser step of a part; one without a finite gradient is left out."""
+        optimiser = self.optimisers[part]
+        for group in optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        level = spread_levels(len(x), x.device)
-        with self.accelerator.autocast():
-            output = self.codec(x, level)
-        loss = (rate_distortion(output, x, level) * balance(level)).mean()
-        self.optimiser.zero_grad()
+        optimiser.zero_grad()
         self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.codec.parameters(), self.recipe.clip)
+        norm = self.accelerator.clip_grad_norm_(self.parts[part].parameters(), self.recipe.clip)
         if norm is not None and math.isfinite(float(norm)):
-            self.optimiser.step()
-            self.averaged.update_parameters(self.bare)
-        return loss.item()
+            optimiser.step()
 
     def checkpoint(self, validation: Tensor, loss: float) -> None:
         """Validates the averaged weights, writes a log row and the checkpoint."""
@@ -190,7 +215,8 @@ class Run:
         state = {
             "codec": self.bare.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "partners": {name: part.state_dict() for name, part in self.objective.partners().items()},
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "progress": asdict(self.progress),
         }
         save(self.out / "checkpoint.pt", state)
@@ -205,7 +231,10 @@ class Run:
         state = restore(path, self.accelerator.device)
         self.bare.load_state_dict(state["codec"])
         self.averaged.load_state_dict(state["averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for name, part in self.objective.partners().items():
+            part.load_state_dict(state["partners"][name])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
         self.progress = Progress(**state["progress"])
 
     def start_from(self, weights: str | Path) -> None:
@@ -244,11 +273,11 @@ class Run:
         return path
 
 
-def groups(codec: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
+def groups(part: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
     """Parameters by their learning-rate factor; each goes to the first group whose key is part of its name."""
     factors = {**recipe.factors, "": 1.0}
     parts: dict[str, list[nn.Parameter]] = {key: [] for key in factors}
-    for name, parameter in codec.named_parameters():
+    for name, parameter in part.named_parameters():
         parts[next(key for key in factors if key in name)].append(parameter)
     return [{"params": parts[key], "factor": factor} for key, factor in factors.items() if parts[key]]
 

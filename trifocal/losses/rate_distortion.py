@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""The rate, the squared error, and the trade between them."""
 
 import math
 

@@ -1,0 +1,33 @@
+"""What a training step minimises."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from trifocal.losses.rate_distortion import balance, rate_distortion
+from trifocal.types import Batch
+
+
+class Objective(nn.Module):
+    """bpp + λ(level) · MSE, each quality weighing alike. A method's objective overrides `turns`.
+
+    An objective may own networks: those that judge and stay as they are have no gradient; those that train beside the
+    codec (a discriminator) are its partners, each with an optimiser of its own.
+    """
+
+    def partners(self) -> dict[str, nn.Module]:
+        """Networks that train beside the codec, by the name of their turn; none here."""
+        return {}
+
+    def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
+        """The losses of one step, in turn: the part that learns from it ("codec" or a partner's name), and the loss.
+
+        The part's optimiser steps on a loss before the next is asked for.
+
+        Args:
+            codec: called as `codec(x, level, condition)`, which gives an Output; it may be wrapped for many GPUs.
+            batch: crops, levels, and what steers.
+            step: optimiser steps that were done before this one, over all sessions of the run.
+        """
+        output = codec(batch.x, batch.level, batch.condition)
+        yield "codec", (rate_distortion(output, batch.x, batch.level) * balance(batch.level)).mean()
