@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trifocal.errors import PresetError
 
@@ -66,6 +66,8 @@ class Preset:
         recipe: how it is trained.
         weights: file name under trifocal/weights/.
         objective: makes what training minimises.
+        words: who reads them: "encoder", "decoder", or "" where nobody does.
+        tower: the text tower that makes vectors of them: "compact", or a name or folder for transformers' CLIP.
     """
 
     name: str
@@ -75,6 +77,8 @@ class Preset:
     recipe: Recipe
     weights: str
     objective: Callable[[], Objective] = rate_distortion
+    words: Literal["", "encoder", "decoder"] = ""
+    tower: str = ""
 
 
 def compact() -> Codec:
