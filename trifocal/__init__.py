@@ -14,6 +14,8 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import PIL.Image
     from numpy.typing import NDArray
@@ -70,16 +72,26 @@ def encode(
     quality: float | None = None,
     bpp: float | None = None,
     size: int | None = None,
+    text: str | None = None,
+    send_text: bool = False,
+    weights: "str | PathLike[str] | None" = None,
+    note: "Callable[[str], None] | None" = None,
 ) -> "Bitstream":
     """A picture (a Picture, a Pillow image, a uint8 array [H, W] or [H, W, 3 or 4], or a path) becomes a Bitstream.
 
     At most one of `quality` (0..100, 50 if none is given), `bpp` (bits per pixel) and `size` (bytes of the whole file).
-    Raises PictureError, PresetError, WeightsError, OptionError, RateError, and OSError for a path.
+    `text` says what the picture shows, for presets that take words; `send_text` puts it into the file, for their decoder.
+    `weights` is a .safetensors file of your own training. `note` is called with a sentence for what is done otherwise
+    than one may think. Raises PictureError, PresetError, WeightsError, MissingExtra, OptionError, RateError, and OSError
+    for a path.
     """
     import trifocal.presets
+    from trifocal.words import for_encoding
 
-    codec = trifocal.presets.load(preset)
-    return codec.encode(_picture(image), quality=quality, bpp=bpp, size=size)
+    codec = trifocal.presets.load(preset, weights=weights)
+    condition, layers = for_encoding(preset, text, send_text, note)
+    picture = _picture(image)
+    return codec.encode(picture, quality=quality, bpp=bpp, size=size, condition=condition, layers=layers)
 
 
 def decode(
@@ -87,20 +99,27 @@ def decode(
     *,
     region: tuple[int, int, int, int] | None = None,
     best_effort: bool = False,
+    text: str | None = None,
+    weights: "str | PathLike[str] | None" = None,
+    note: "Callable[[str], None] | None" = None,
 ) -> "Decoded":
     """A Bitstream, the bytes of a .tri file, or a path becomes Decoded: `.picture`, and `.damaged` tile numbers.
 
-    `region` is x, y, width, height in pixels. Raises FormatError, WeightsError, OptionError, and OSError for a path.
+    `region` is x, y, width, height in pixels. `text` says what the picture shows, for presets whose decoder reads words, in
+    the place of words that the file carries; without either it decodes too. `weights` and `note` are those of `encode`.
+    Raises FormatError, PresetError, WeightsError, MissingExtra, OptionError, and OSError for a path.
     """
     import trifocal.presets
     from trifocal.container import Bitstream
+    from trifocal.words import for_decoding
 
     if isinstance(source, bytes):
         source = Bitstream.from_bytes(source, best_effort=best_effort)
     elif not isinstance(source, Bitstream):
         source = Bitstream.open(source, best_effort=best_effort)
-    codec = trifocal.presets.load_for(source.header)
-    return codec.decode(source, region=region, best_effort=best_effort)
+    codec = trifocal.presets.load_for(source.header, weights=weights)
+    condition = for_decoding(source, text, best_effort, note)
+    return codec.decode(source, region=region, best_effort=best_effort, condition=condition)
 
 
 def _picture(image: "Pictured") -> "Picture":

@@ -2,19 +2,26 @@
 
     image = Image.open("photo.tri")             # size and mode at once; pixels when they are needed
     image.save("photo.tri", quality=60)         # or bpp=0.25, or size=20_000 (bytes), and preset="compact"
+    image.save("photo.tri", preset=NAME, text="a brown dog", send_text=True)  # where the preset takes words
+
+Words that a file carries are in image.info["text"], and a preset that reads words decodes with them. `weights=FILE` names
+your own weights for save; open has no way to be told of them.
 
 Errors come as Pillow's own: UnidentifiedImageError from open, OSError from load and save; the sentence is the same.
 """
 
+from contextlib import suppress
 from typing import IO
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import MAGIC
+from trifocal.container.text import text_of
 from trifocal.errors import FormatError, TrifocalError
 from trifocal.pictures import Picture, metadata_from_bytes
 
+OPTIONS = ("quality", "bpp", "size", "text", "send_text", "weights")
 INFO_KEYS = {Tag.ICC: "icc_profile", Tag.EXIF: "exif"}
 
 
@@ -36,6 +43,8 @@ class TriImageFile(ImageFile.ImageFile):
         self._size = stream.header.width, stream.header.height
         self._mode = ("L" if stream.header.grey else "RGB") + ("A" if stream.layer(Tag.ALPHA) else "")
         self.info["quality"] = stream.header.quality
+        with suppress(FormatError):  # words that cannot be read matter only to a preset that reads them
+            self.info |= {} if (text := text_of(stream)) is None else {"text": text}
 
     def load(self) -> "Image.core.PixelAccess | None":
         if self._stream is not None:
@@ -68,10 +77,10 @@ def save(image: Image.Image, stream: IO[bytes], name: str | bytes) -> None:
         image.info["icc_profile"] = options.get("icc_profile", image.info.get("icc_profile"))
         exif = options.get("exif") or b""
         image.info["exif"] = exif.tobytes() if isinstance(exif, Image.Exif) else exif
-    rate = {key: options[key] for key in ("quality", "bpp", "size") if key in options}
+    said = {key: options[key] for key in OPTIONS if key in options}
     try:
         picture = Picture.from_pil(image, metadata="all" if options.get("exif") else "colour")
-        stream.write(encode(picture, options.get("preset", "compact"), **rate).to_bytes())
+        stream.write(encode(picture, options.get("preset", "compact"), **said).to_bytes())
     except TrifocalError as error:
         raise OSError(str(error)) from error
 

@@ -23,6 +23,7 @@ class Tag(IntEnum):
     ALPHA = 128
     ICC = 129
     EXIF = 130
+    TEXT = 131
 
 
 FIRST_OPTIONAL_TAG = 128

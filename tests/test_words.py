@@ -1,0 +1,578 @@
+"""Words beside a picture: their bytes, the roads that they take, and what is said where nobody reads them."""
+
+import hashlib
+import io
+import json
+import random
+import re
+import sys
+import tracemalloc
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb, small_codec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_cli import one_sentence, run
+
+import trifocal
+import trifocal.pillow
+from trifocal.codec import Codec
+from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.container.text import (
+    MAX_TEXT,
+    dictionary,
+    text_from_bytes,
+    text_layer,
+    text_of,
+    text_to_bytes,
+    tidy,
+)
+from trifocal.errors import (
+    Damaged,
+    FormatError,
+    OptionError,
+    PresetError,
+    Unsupported,
+    WeightsError,
+)
+from trifocal.pictures import Picture
+from trifocal.presets import PRESETS, check_words, condition_for, load
+from trifocal.types import Condition, Words
+from trifocal.weights import write_weights
+from trifocal.words import texts_from
+
+GOLDEN = Path(__file__).parent / "golden" / "container-text.tri"
+LAW = Path(__file__).parent.parent / "trifocal/container/FORMAT.md"
+DOG = "a brown dog catches a red frisbee"
+CAPTIONS = (
+    DOG,
+    "Two children are playing in the snow next to a wooden fence.",
+    "a bowl of soup and a spoon on a kitchen table",
+    "An old man with a hat is reading a newspaper on a park bench",
+    "several boats in the harbour of a small town at night",
+)
+
+
+# ── bytes ──
+
+
+@pytest.mark.parametrize("text", CAPTIONS)
+def test_a_caption_takes_clearly_less_than_its_letters(text: str) -> None:
+    data = text_to_bytes(text)
+    assert len(data) <= 0.75 * len(text)
+    assert text_from_bytes(data) == text
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=100, deadline=None)
+def test_any_text_comes_back_tidy_in_at_most_a_byte_more(text: str) -> None:
+    data = text_to_bytes(text)
+    assert text_from_bytes(data) == tidy(text) == tidy(tidy(text))
+    assert len(data) <= len(tidy(text).encode()) + 1
+
+
+def test_what_tidy_means() -> None:
+    assert tidy(" a\n\tdog \x1b[2J ") == "a dog [2J"
+    assert tidy("cafe\u0301") == "caf\u00e9"
+    assert tidy("") == tidy(" \0 ") == ""
+    with pytest.raises(OptionError, match="Unicode"):
+        tidy("half \ud83d of a letter")
+
+
+@pytest.mark.parametrize("letter", ["a", "\u72d7"])
+def test_long_words_have_a_limit(letter: str) -> None:
+    most = MAX_TEXT // len(letter.encode())
+    assert text_from_bytes(text_to_bytes(letter * most)) == letter * most
+    with pytest.raises(
+        OptionError, match=f"{(most + 1) * len(letter.encode())} bytes are above .* {MAX_TEXT}"
+    ):
+        text_to_bytes(letter * (most + 1))
+
+
+def deflated(text: bytes) -> bytes:
+    deflate = zlib.compressobj(9, wbits=-15, zdict=dictionary())
+    return b"\x01" + deflate.compress(text) + deflate.flush()
+
+
+def test_inflation_is_bounded() -> None:
+    bomb = deflated(bytes(1 << 25))
+    tracemalloc.start()
+    with pytest.raises(Damaged, match=str(MAX_TEXT)):
+        text_from_bytes(bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "word"),
+    [
+        (b"", Damaged, "empty"),
+        (b"\x07dog", Unsupported, "number 7"),
+        (b"\x00\xff\xfe", Damaged, "UTF-8"),
+        (b"\x00" + bytes(MAX_TEXT + 1), Damaged, str(MAX_TEXT)),
+        (deflated(b"\xff"), Damaged, "UTF-8"),
+        (deflated(DOG.encode())[:-2], Damaged, "end"),
+        (deflated(DOG.encode()) + b"!", Damaged, "end"),
+        (b"\x01\xff\xff", Damaged, "unpacked"),
+        (b"\x01", Damaged, "end"),
+    ],
+)
+def test_words_that_cannot_be_read_are_one_sentence(data: bytes, kind: type[FormatError], word: str) -> None:
+    with pytest.raises(kind, match=word) as caught:
+        text_from_bytes(data)
+    assert one_sentence(str(caught.value))
+
+
+def test_thousands_of_accidents_end_in_a_text_or_a_sentence() -> None:
+    rng = random.Random(4)
+    kinds: set[type] = set()
+    for turn in range(3000):
+        data = bytearray(text_to_bytes(CAPTIONS[turn % len(CAPTIONS)]))
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(data) or 1)
+            data[at : at + rng.randint(0, 2)] = rng.randbytes(rng.randint(0, 2))
+        try:
+            text = text_from_bytes(bytes(data))
+            assert len(text.encode()) <= MAX_TEXT
+            kinds.add(str)
+        except FormatError as error:
+            assert one_sentence(str(error))
+            kinds.add(type(error))
+    assert kinds == {str, Damaged, Unsupported}
+
+
+def test_the_golden_file_is_read_as_ever() -> None:
+    stream = Bitstream.open(GOLDEN)
+    assert stream.to_bytes() == GOLDEN.read_bytes()
+    assert text_of(stream) == DOG
+    assert stream.header == Header(640, 480, preset=3, level=400, fingerprint=0xCAFE)
+
+
+def test_the_law_explains_the_golden_file_and_pins_the_dictionary() -> None:
+    law = LAW.read_text("utf-8")
+    section = law.split(f"### `{GOLDEN.name}`")[1].split("###")[0]
+    rows = re.findall(r"^\| `([0-9A-F ]+)` \|", section, re.MULTILINE)
+    assert b"".join(map(bytes.fromhex, rows)) == GOLDEN.read_bytes()
+    assert hashlib.sha256(dictionary()).hexdigest() in law
+    assert f"{len(dictionary())} bytes of ASCII" in law and dictionary().isascii()
+
+
+def test_the_layer_is_one_sound_piece_or_there_are_no_words() -> None:
+    stream = Bitstream.open(GOLDEN)
+    assert text_of(replace(stream, layers=stream.layers[:1])) is None
+    assert text_of(stream.with_layer(text_layer(""))) == ""
+    for chunks in (None,), (b"\0a", b"\0b"):
+        with pytest.raises(Damaged, match="words"):
+            text_of(stream.with_layer(Layer(Tag.TEXT, chunks)))
+
+
+# ── small presets that read words ──
+
+
+class Steered(Codec):
+    """The small codec, brightened by its words where `reads` says so."""
+
+    reads = ""
+
+    def brightness(self, condition: Condition | None, reader: str) -> torch.Tensor | float:
+        if self.reads != reader or condition is None or condition.words is None:
+            return 0.0
+        return condition.words.pooled.mean()
+
+    def analyse(self, x: torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
+        return super().analyse(x) + 20 * self.brightness(condition, "encoder")
+
+    def synthesise(
+        self, y_hat: torch.Tensor, level: torch.Tensor, condition: Condition | None = None
+    ) -> torch.Tensor:
+        return super().synthesise(y_hat, level) + self.brightness(condition, "decoder")
+
+
+class Letters:
+    """A tower that knows how many of the letters are vowels, and reads eight words."""
+
+    name, width, length = "letters", 4, 8
+
+    def __call__(self, texts: Sequence[str]) -> Words:
+        share = [sum(letter in "aeiou" for letter in text) / (len(text) + 1) for text in texts]
+        pooled = torch.tensor(share)[:, None].expand(-1, 4)
+        return Words(pooled[:, None], torch.ones(len(texts), 1, dtype=torch.bool), pooled)
+
+    def notes(self, texts: Sequence[str]) -> list[str]:
+        longest = max(len(text.split()) for text in texts)
+        return [f"The text has {longest} words; the first 8 count."] if longest > 8 else []
+
+
+def steered(reads: str, seed: int = 0) -> Steered:
+    parts = small_codec(seed)
+    codec = Steered(parts.analysis, parts.entropy, parts.synthesis, parts.reach)
+    codec.reads = reads
+    return codec
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Of three small presets' weights: `plain`, `early` (its encoder reads words), `late` (its decoder does)."""
+    made = []
+    for number, (name, reads) in enumerate((("plain", ""), ("early", "encoder"), ("late", "decoder"))):
+        write_weights(steered(reads), tmp_path / f"{name}.safetensors")
+        changes: dict[str, Any] = {"id": 60 + number, "weights": f"{name}.safetensors", "words": reads}
+        changes["build"] = partial(steered, reads)
+        made.append(replace(PRESETS[0], name=name, tower="letters", **changes))
+    monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
+    monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
+    monkeypatch.setattr("trifocal.text.encoder.load_tower", lambda name, device: Letters())
+    return tmp_path
+
+
+@pytest.fixture
+def rgb() -> np.ndarray:
+    return random_rgb(100, 70)
+
+
+@pytest.fixture
+def photo(folder: Path, rgb: np.ndarray) -> Path:
+    Image.fromarray(rgb).save(folder / "dog.png")
+    return folder / "dog.png"
+
+
+# ── the front door ──
+
+
+def test_words_that_steer_the_encoder_need_no_words_to_decode(folder: Path, rgb: np.ndarray) -> None:
+    plain, dog, cat = (trifocal.encode(rgb, "early", text=text) for text in (None, DOG, "aaa"))
+    assert len({stream.layers[0].chunks for stream in (plain, dog, cat)}) == 3
+    assert all(len(stream.layers) == 1 for stream in (plain, dog, cat))
+    codec = load("early")
+    assert dog == codec.encode(Picture(rgb), condition=condition_for("early", [DOG]))
+    assert np.array_equal(trifocal.decode(dog).picture.rgb, codec.decode(dog).picture.rgb)
+    with pytest.raises(PresetError, match="The decoder of early needs no words"):
+        trifocal.decode(dog, text=DOG)
+
+
+def test_words_reach_the_decoder_in_the_file_or_by_another_road(folder: Path, rgb: np.ndarray) -> None:
+    notes: list[str] = []
+    kept = trifocal.encode(rgb, "late", text=DOG, note=notes.append)
+    assert notes == [
+        "The words are not in the file; send them with --send-text, or give them again when you decode it."
+    ]
+    assert kept == trifocal.encode(rgb, "late")
+    sent = trifocal.encode(rgb, "late", text=f"  {DOG}\n", send_text=True)
+    assert text_of(sent) == DOG
+    with_words = trifocal.decode(sent).picture.rgb
+    assert np.array_equal(with_words, trifocal.decode(kept, text=DOG).picture.rgb)
+    assert not np.array_equal(with_words, trifocal.decode(sent, text="zzz").picture.rgb)
+    without = trifocal.decode(kept, note=notes.append).picture.rgb
+    assert not np.array_equal(with_words, without)
+    assert notes[1:] == ["Decoded without words: the file carries none, and --text gave none."]
+    empty = trifocal.decode(trifocal.encode(rgb, "late", text="", send_text=True), note=notes.append)
+    assert np.array_equal(empty.picture.rgb, without) and len(notes) == 2  # no vowels, and yet words
+
+
+def test_sent_words_are_bytes_of_the_file_like_all_others(folder: Path, rgb: np.ndarray) -> None:
+    plain, sent = (trifocal.encode(rgb, "late", text=DOG, send_text=send) for send in (False, True))
+    assert sent.layers[0] == plain.layers[0]
+    assert sent.size == len(sent.to_bytes()) > plain.size + len(text_to_bytes(DOG))
+    tight = trifocal.encode(rgb, "late", text=DOG, send_text=True, size=plain.size)
+    assert tight.size <= plain.size and text_of(tight) == DOG
+
+
+def test_what_the_tower_leaves_out_is_noted(folder: Path, rgb: np.ndarray) -> None:
+    notes: list[str] = []
+    trifocal.encode(rgb, "early", text="dog " * 9, note=notes.append)
+    assert notes == ["The text has 9 words; the first 8 count."]
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "kind", "said"),
+    [
+        ("plain", {"text": DOG}, PresetError, "plain takes no words; early and late do."),
+        ("plain", {"send_text": True}, PresetError, "plain takes no words; early and late do."),
+        ("early", {"text": DOG, "send_text": True}, PresetError, "The decoder of early reads no words"),
+        ("late", {"send_text": True}, OptionError, "no words to send"),
+        ("late", {"text": "a" * (MAX_TEXT + 1), "send_text": True}, OptionError, "65537 bytes"),
+        ("early", {"text": "\ud83d"}, OptionError, "Unicode"),
+    ],
+)
+def test_words_that_nobody_reads_are_refused(
+    folder: Path, rgb: np.ndarray, preset: str, options: dict[str, Any], kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=said) as caught:
+        trifocal.encode(rgb, preset, **options)
+    assert one_sentence(str(caught.value))
+
+
+def test_the_presets_that_take_words_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, early, late = list(trifocal.presets.PRESETS)
+    for others, said in (
+        ((), "no preset does"),
+        ((late,), "late does"),
+        ((early, late), "early and late do"),
+    ):
+        monkeypatch.setattr("trifocal.presets.PRESETS", (plain, *others))
+        with pytest.raises(PresetError, match=rf"^plain takes no words; {said}\.$"):
+            check_words(plain)
+
+
+@pytest.mark.parametrize("name", ["plain", "early"])
+def test_words_in_a_file_whose_decoder_reads_none_are_passed_over(
+    folder: Path, rgb: np.ndarray, name: str
+) -> None:
+    plain = trifocal.encode(rgb, name)
+    notes: list[str] = []
+    for layer in text_layer(DOG), Layer(Tag.TEXT, (b"\x07",)):
+        decoded = trifocal.decode(plain.with_layer(layer), note=notes.append)
+        assert np.array_equal(decoded.picture.rgb, trifocal.decode(plain).picture.rgb)
+    assert notes == [f"The file carries words, and the decoder of {name} does not read them."] * 2
+
+
+@pytest.mark.parametrize("chunk", [None, b"\x07", b"\x01\xff\xff"])
+def test_words_that_are_damaged_stop_a_decoder_unless_it_does_its_best(
+    folder: Path, rgb: np.ndarray, chunk: bytes | None
+) -> None:
+    stream = trifocal.encode(rgb, "late").with_layer(Layer(Tag.TEXT, (chunk,)))
+    with pytest.raises(FormatError, match="words of this file"):
+        trifocal.decode(stream)
+    notes: list[str] = []
+    trifocal.decode(stream, best_effort=True, note=notes.append)
+    assert len(notes) == 1 and notes[0].endswith("It was decoded without them.")
+    trifocal.decode(stream, text=DOG)
+
+
+# ── weights of one's own ──
+
+
+def test_weights_of_ones_own_are_asked_for_again_when_decoding(folder: Path, rgb: np.ndarray) -> None:
+    own = folder / "runs.safetensors"
+    write_weights(steered("encoder", seed=1), own)
+    stream = trifocal.encode(rgb, "early", weights=own)
+    assert stream.header.fingerprint != load("early").fingerprint
+    assert trifocal.decode(stream, weights=str(own)).picture.rgb.shape == rgb.shape
+    with pytest.raises(WeightsError, match="are at hand; name its weights with --weights"):
+        trifocal.decode(stream)
+    assert load("early", weights=own) is load("early", weights=own)
+    write_weights(steered("encoder", seed=2), own)
+    with pytest.raises(WeightsError, match="--weights"):
+        trifocal.decode(stream, weights=own)
+
+
+def test_weights_that_are_not_there_are_asked_for(folder: Path, rgb: np.ndarray) -> None:
+    (folder / "late.safetensors").unlink()
+    with pytest.raises(
+        WeightsError, match="late has no trained weights that ship; train it with `trifocal train late"
+    ):
+        trifocal.encode(rgb, "late")
+    with pytest.raises(WeightsError, match="no weights at none.safetensors"):
+        trifocal.encode(rgb, "late", weights="none.safetensors")
+    with pytest.raises(WeightsError, match="do not fit"):
+        write_weights(small_codec().analysis, folder / "part.safetensors")
+        trifocal.encode(rgb, "late", weights=folder / "part.safetensors")
+
+
+# ── the command line ──
+
+
+def test_words_on_the_command_line(photo: Path) -> None:
+    file = photo.with_suffix(".tri")
+    done = run("encode", photo, "--preset", "late", "--text", DOG, "--send-text")
+    assert done.exit_code == 0 and done.stdout.rstrip().endswith(f"{len(text_to_bytes(DOG))} bytes of words")
+    assert not done.stderr
+    assert f"text            '{DOG}'\n" in run("info", file).stdout
+    facts = json.loads(run("info", file, "--json").stdout)
+    assert facts["text"] == DOG
+    assert facts["layers"][1] == {"tag": 131, "name": "TEXT", "chunks": 1, "bytes": len(text_to_bytes(DOG))}
+    pixels = []
+    for words in (), ("--text", DOG), ("--text", "zzz"):
+        assert run("decode", file, "-o", photo.with_name("back.png"), *words).exit_code == 0
+        pixels.append(photo.with_name("back.png").read_bytes())
+    assert pixels[0] == pixels[1] != pixels[2]
+
+
+@pytest.mark.parametrize(
+    ("preset", "words", "said"),
+    [
+        ("plain", ("--text", DOG), "plain takes no words; early and late do."),
+        ("plain", ("--caption", "auto"), "plain takes no words; early and late do."),
+        ("late", ("--send-text",), "There are no words to send"),
+        ("early", ("--text", DOG, "--send-text"), "reads no words"),
+        ("early", ("--weights", "none.safetensors"), "no weights at none.safetensors"),
+        ("early", ("--text-file", "none.txt"), "no such file"),
+    ],
+)
+def test_wrong_words_are_one_sentence(photo: Path, preset: str, words: tuple[str, ...], said: str) -> None:
+    done = run("encode", photo, "--preset", preset, *words)
+    assert done.exit_code == 1
+    assert one_sentence(done.stderr) and said in done.stderr
+    assert not photo.with_suffix(".tri").exists()
+
+
+def test_words_for_the_decoder_of_another_preset_are_one_sentence(photo: Path) -> None:
+    for preset, said in (("plain", "plain takes no words"), ("early", "The decoder of early needs no words")):
+        assert run("encode", photo, "--preset", preset).exit_code == 0
+        done = run("decode", photo.with_suffix(".tri"), "--force", "--text", DOG)
+        assert done.exit_code == 1 and one_sentence(done.stderr) and said in done.stderr
+
+
+def test_a_missing_tower_is_said_once(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise WeightsError("The tower is not here.")
+
+    monkeypatch.setattr("trifocal.text.encoder.load_tower", refuse)
+    (photo.parent / "cat.png").write_bytes(photo.read_bytes())
+    (photo.parent / "words.json").write_text(json.dumps({"cat.png": "a cat", "dog.png": DOG}))
+    for words in ("--text", DOG), ("--text-file", photo.parent / "words.json"):
+        done = run("encode", photo.parent, "--preset", "early", *words)
+        assert (done.exit_code, done.stderr.strip()) == (1, "The tower is not here.")
+
+
+def test_words_from_a_file(photo: Path) -> None:
+    cat = photo.with_name("cat.png")
+    cat.write_bytes(photo.read_bytes())
+    texts = photo.with_name("words.json")
+    texts.write_text(json.dumps({"cat.png": "a cat", cat.as_posix(): "that cat", "dog.png": "dog " * 9}))
+    encode = "encode", photo, cat, "--preset", "late", "--send-text", "--text-file"
+    assert run(*encode, texts).exit_code == 0
+    files = [path.with_suffix(".tri") for path in (cat, photo)]
+    assert [text_of(Bitstream.open(file)) for file in files] == ["that cat", ("dog " * 9).strip()]
+    plain = photo.with_name("words.txt")
+    plain.write_text("\ufeff" + DOG + "\n", "utf-8")
+    assert run(*encode, plain).exit_code == 0
+    assert [text_of(Bitstream.open(file)) for file in files] == [DOG, DOG]
+    done = run("encode", photo, cat, "--preset", "early", "--text", "dog " * 9)
+    assert done.stderr.splitlines() == ["The text has 9 words; the first 8 count."]
+    done = run("encode", photo, cat, "--preset", "early", "--text-file", texts)
+    assert done.stderr.splitlines() == ["dog.png: The text has 9 words; the first 8 count."]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "not JSON"),
+        (b'["a dog"]', "not an object"),
+        (b'{"dog.png": 5}', "not an object"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b'{"fish.png": "a fish"}', "no words for dog.png and 1 more"),
+    ],
+)
+def test_files_of_words_that_are_none(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "words.json").write_bytes(content)
+    with pytest.raises(OptionError, match=f"^words.json .*{said}") as caught:
+        texts_from(tmp_path / "words.json", [Path("dog.png"), Path("cat.png")])
+    assert one_sentence(str(caught.value))
+
+
+def test_only_one_source_of_words() -> None:
+    assert run("encode", "a.png", "--text", DOG, "--caption", "auto").exit_code == 2
+
+
+def test_info_shows_foreign_words_so_that_they_do_nothing(folder: Path, rgb: np.ndarray) -> None:
+    file = folder / "odd.tri"
+    plain = trifocal.encode(rgb, "plain")
+    plain.with_layer(Layer(Tag.TEXT, (b"\0\x1b[2Jred",))).save(file)
+    done = run("info", file)
+    assert done.exit_code == 0
+    assert "'\\x1b[2Jred'" in done.stdout and "\x1b" not in done.stdout
+    assert done.stderr == "odd.tri: The file carries words, and the decoder of plain does not read them.\n"
+    plain.with_layer(Layer(Tag.TEXT, (b"\x07",))).save(file)
+    done = run("info", file)
+    assert done.exit_code == 1
+    assert "TEXT" in done.stdout and one_sentence(done.stderr) and done.stderr.startswith("odd.tri: ")
+
+
+# ── Pillow ──
+
+
+def test_words_through_pillow(folder: Path, rgb: np.ndarray) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(rgb).save(stream, format="TRI", preset="late", text=DOG, send_text=True)
+    assert stream.getvalue() == trifocal.encode(rgb, "late", text=DOG, send_text=True).to_bytes()
+    with Image.open(stream) as image:
+        assert image.info["text"] == DOG
+        assert np.array_equal(np.asarray(image), trifocal.decode(stream.getvalue()).picture.rgb)
+    with pytest.raises(OSError, match="plain takes no words"):
+        Image.fromarray(rgb).save(stream, format="TRI", preset="plain", text=DOG)
+    odd = trifocal.encode(rgb, "late").with_layer(Layer(Tag.TEXT, (b"\x07",)))
+    with Image.open(io.BytesIO(odd.to_bytes())) as image:
+        assert "text" not in image.info
+        with pytest.raises(OSError, match="number 7"):
+            image.load()
+
+
+# ── the captioner ──
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small BLIP with random weights, in a folder of its own as the published one is."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("blip")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "brown", "dog", "red", "frisbee"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"), additional_special_tokens=["[DEC]"])
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {
+        "vocab_size": len(words),
+        "bos_token_id": 5,
+        "eos_token_id": 3,
+        "sep_token_id": 3,
+        "pad_token_id": 0,
+    }
+    torch.manual_seed(0)
+    network = transformers.BlipForConditionalGeneration(
+        transformers.BlipConfig(
+            text_config={**size, **tokens, "encoder_hidden_size": 16, "max_position_embeddings": 64},
+            vision_config={**size, "image_size": 32, "patch_size": 16},
+        )
+    )
+    network.generation_config.max_length = 20
+    network.save_pretrained(folder)
+    images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
+    transformers.BlipProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_a_captioner_says_what_its_network_says(blip: Path, rgb: np.ndarray) -> None:
+    from transformers import BlipForConditionalGeneration, BlipProcessor
+
+    from trifocal.text.captions import Captioner
+
+    captioner = Captioner(str(blip))
+    processor = BlipProcessor.from_pretrained(blip)
+    network = BlipForConditionalGeneration.from_pretrained(blip).eval()
+    for pixels in rgb, rgb[:3, :1]:  # a height that could be taken for channels too
+        seen = processor(images=Image.fromarray(pixels), return_tensors="pt")
+        tokens = network.generate(**seen, num_beams=3, do_sample=False, max_new_tokens=40)[0]
+        sentence = processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert captioner(pixels) == sentence.strip() != ""
+
+
+def test_a_captioner_writes_the_words(blip: Path, photo: Path, rgb: np.ndarray) -> None:
+    from trifocal.text.captions import Captioner
+
+    done = run("encode", photo, "--preset", "late", "--send-text", "--caption", blip)
+    assert done.exit_code == 0
+    sentence = Captioner(str(blip))(rgb)
+    assert text_of(Bitstream.open(photo.with_suffix(".tri"))) == sentence
+    assert done.stderr == f"dog.png: {sentence}\n"
+
+
+def test_a_captioner_that_is_not_there_is_one_sentence(
+    blip: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    encode = "encode", photo, "--preset", "late", "--send-text", "--caption"
+    done = run(*encode, photo.parent / "nowhere")
+    assert done.exit_code == 1 and one_sentence(done.stderr) and "nowhere" in done.stderr
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    done = run(*encode, blip)
+    assert done.exit_code == 1 and done.stderr.strip().endswith('pip install "trifocal[text]"')
