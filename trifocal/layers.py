@@ -63,6 +63,38 @@ class Depthwise(nn.Module):
         return None if self.bias is None else self.bias.to(x.dtype)
 
 
+class Conv(nn.Conv2d):
+    """A square convolution, zero-padded by half of its kernel: [B, H, W, I] → [B, ⌈H/stride⌉, ⌈W/stride⌉, O].
+
+    Args:
+        inputs, outputs: I and O.
+        kernel: its side, odd.
+        stride: in places.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Deconv(nn.ConvTranspose2d):
+    """A square transposed convolution: [B, H, W, I] → [B, stride·H, stride·W, O].
+
+    Args:
+        inputs, outputs: I and O.
+        kernel: its side, odd.
+        stride: how many times larger the result is.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 2) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, output_padding=stride - 1)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return super().forward(input.permute(0, 3, 1, 2), output_size).permute(0, 2, 3, 1)
+
+
 class Block(nn.Module):
     """x + project(relu(expand(depthwise(x)))): the residual block of both sides. Starts as the identity.
 

@@ -1,11 +1,15 @@
-"""The context model: four passes, each of which sees everything that the passes before it decoded.
+"""Context models: what the hyper features and the passes before it say of the values of a pass.
 
-In every pass, each position of a 2×2 neighbourhood codes another quarter of the channels, so that a value is
-predicted from its neighbours in space and from other channels at its own place. Form after the four-step spatial prior
-of DCVC's image model; the order of the positions is 0, 3, 1, 2 (the diagonal first), turned for each channel group.
+`Context` is that of the compact network, four passes: in every pass, each position of a 2×2 neighbourhood codes another
+quarter of the channels, so that a value is predicted from its neighbours in space and from other channels at its own
+place. Form after the four-step spatial prior of DCVC's image model; the order of the positions is 0, 3, 1, 2 (the
+diagonal first), turned for each channel group. `SinglePass` is none at all: the mean–scale hyperprior. ELIC's is in
+`groups.py`.
 """
 
+from abc import ABC, abstractmethod
 from math import pi, sqrt
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +40,97 @@ def put(part: Tensor, step: int) -> Tensor:
     return y.reshape(b, 2 * h, 2 * w, 4 * m)
 
 
-class Context(nn.Module):
+class ContextModel(nn.Module, ABC):
+    """What an entropy model asks of its context.
+
+    `forward` also runs on the exact twins of its children, in float64. It may only add, multiply by grid values, move values
+    about, and take the larger of two; what it returns has been through a `Snap` (the mean) or a clamp (the index).
+
+    Attributes:
+        passes: how many.
+        normalise: a factor for each quality and channel that brings values in quantiser steps to about the size that the
+            networks like; the hyper analysis sees the latent so as well.
+    """
+
+    passes: int
+    normalise: Knots
+
+    @abstractmethod
+    def take(self, y: Tensor, step: int) -> Tensor:
+        """What pass `step` codes of a full tensor: [B, h, w, M] → a part of any shape, B first."""
+
+    @abstractmethod
+    def put(self, part: Tensor, step: int) -> Tensor:
+        """The inverse of `take`, [B, h, w, M], zero where pass `step` codes nothing."""
+
+    @abstractmethod
+    def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean, in quantiser steps, and the scale index of the values of a pass.
+
+        Args:
+            step: which pass.
+            features: of the hyper synthesis, [B, h, w, W].
+            y_hat: what the passes before this one decoded, in quantiser steps, zero elsewhere, [B, h, w, M].
+            level: [B].
+
+        Returns:
+            Mean, and scale index (real-valued, 0..ROWS-1), each of the shape of `take`.
+        """
+
+
+class StepsOfLevel(nn.Module):
+    """From what a network says in units of y to mean and scale index in quantiser steps, which vary with the quality.
+
+    The published models have one network for each rate and need none of this.
+
+    Args:
+        steps: quantiser step at each quality knot, [K], in units of y.
+        channels: M.
+    """
+
+    def __init__(self, steps: Tensor, channels: int) -> None:
+        super().__init__()
+        spread = (1 / steps)[:, None].expand(-1, channels)
+        self.mean_scale = Knots(spread)
+        self.index = Knots(_index_of(spread))
+        self.snap = Snap(MEAN_BITS, bound=2.0**14)
+
+    def forward(self, raw: Tensor, level: Tensor, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """raw [B, h, w, 2·C], mean and log₂ of the scale; of the latent's channels that the slice names, C in number."""
+        raw_mean, raw_index = raw.chunk(2, dim=-1)
+        mean = raw_mean * self.mean_scale(level)[..., channels]
+        scale_index = raw_index * ROWS_PER_OCTAVE + self.index(level)[..., channels]
+        return self.snap(mean), scale_index.clamp(0, ROWS - 1)
+
+
+class SinglePass(ContextModel):
+    """No context: the mean–scale hyperprior (Minnen et al. 2018, without its autoregressive part; HiFiC's too).
+
+    The hyper features are the answer: [B, h, w, 2·M], mean and log₂ of the scale in units of y.
+
+    Args:
+        latent_channels: M.
+        steps: quantiser step at each quality knot, [K], in units of y.
+    """
+
+    passes = 1
+
+    def __init__(self, latent_channels: int, steps: Tensor) -> None:
+        super().__init__()
+        self.normalise = Knots(steps[:, None].expand(-1, latent_channels))
+        self.of_level = StepsOfLevel(steps, latent_channels)
+
+    def take(self, y: Tensor, step: int) -> Tensor:
+        return y
+
+    def put(self, part: Tensor, step: int) -> Tensor:
+        return part
+
+    def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        return cast(tuple[Tensor, Tensor], self.of_level(features, level))
+
+
+class Context(ContextModel):
     """Mean and scale index of the values of one pass, from the hyper features and what is decoded already.
 
     Args:
@@ -46,6 +140,8 @@ class Context(nn.Module):
         spread: initial standard deviation of each scaled latent channel at each quality knot, [K, M].
         linear_channels: the first channels whose mean is also predicted linearly from their 3×3 neighbours.
     """
+
+    passes = PASSES
 
     def __init__(
         self, latent_channels: int, width: int, blocks: int, spread: Tensor, linear_channels: int = 32
@@ -65,6 +161,12 @@ class Context(nn.Module):
             [zero_init(Depthwise(linear_channels, bias=False)) for _ in range(PASSES - 1)]
         )
         self.snap_mean = Snap(MEAN_BITS, bound=2.0**14)
+
+    def take(self, y: Tensor, step: int) -> Tensor:
+        return take(y, step)
+
+    def put(self, part: Tensor, step: int) -> Tensor:
+        return put(part, step)
 
     def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """The blocks see magnitudes beside the signed values, since the sign of a coefficient says nothing of the scale.

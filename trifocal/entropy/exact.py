@@ -9,11 +9,14 @@ kernels would leave the grid.
 """
 
 import copy
+from collections.abc import Iterator
+from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.layers import Block, DepthToSpace, Depthwise, Knots, SpaceToDepth
+from trifocal.layers import Block, Conv, Deconv, DepthToSpace, Depthwise, Knots, SpaceToDepth
 
 ACTIVATION_BITS = 12
 ACTIVATION_BOUND = 2.0**12
@@ -119,6 +122,56 @@ class ExactDepthwise(nn.Module):
         return settle_(y, bias=self.bias)
 
 
+class ExactConv(nn.Module):
+    """The twin of `Conv`: a matrix product for each tap of the kernel, added up, float64."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: Conv) -> None:
+        super().__init__()
+        weight, bias = _grid_of(layer)
+        _check_bound(weight.abs().sum((1, 2, 3)), bias)
+        self.stride, self.padding = layer.stride[0], layer.kernel_size[0] // 2
+        self.register_buffer("weight", weight.permute(2, 3, 1, 0).contiguous(), persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, h, w, c = x.shape
+        rows, columns = ((side - 1) // self.stride + 1 for side in (h, w))
+        x = F.pad(x, (0, 0) + 4 * (self.padding,))
+        y = x.new_zeros(b * rows * columns, len(self.bias))
+        for i, j in _taps(self.weight):
+            there = x[:, _every(self.stride, i, rows), _every(self.stride, j, columns)]
+            y.addmm_(there.reshape(-1, c), self.weight[i, j])
+        return settle_(y.reshape(b, rows, columns, -1), bias=self.bias)
+
+
+class ExactDeconv(nn.Module):
+    """The twin of `Deconv`: each tap's matrix product is added where the tap puts it, float64."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: Deconv) -> None:
+        super().__init__()
+        weight, bias = _grid_of(layer)
+        _check_bound(weight.abs().sum((0, 2, 3)), bias)
+        self.stride, self.padding = layer.stride[0], layer.kernel_size[0] // 2
+        self.register_buffer("weight", weight.permute(2, 3, 0, 1).contiguous(), persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, h, w, c = x.shape
+        rows, columns = self.stride * h, self.stride * w
+        y = x.new_zeros(b, rows + 2 * self.padding, columns + 2 * self.padding, len(self.bias))
+        for i, j in _taps(self.weight):
+            part = x.reshape(-1, c) @ self.weight[i, j]
+            y[:, _every(self.stride, i, h), _every(self.stride, j, w)] += part.reshape(b, h, w, -1)
+        inside = slice(self.padding, self.padding + rows), slice(self.padding, self.padding + columns)
+        return settle_(y[:, inside[0], inside[1]].contiguous(), bias=self.bias)
+
+
 class ExactBlock(nn.Module):
     """The twin of `Block`."""
 
@@ -153,6 +206,8 @@ class ExactKnots(nn.Module):
 TWINS = {
     nn.Linear: ExactLinear,
     Depthwise: ExactDepthwise,
+    Conv: ExactConv,
+    Deconv: ExactDeconv,
     Block: ExactBlock,
     Knots: ExactKnots,
     Snap: ExactSnap,
@@ -164,7 +219,8 @@ def exact_twin(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ())
     """Builds the exact twin of an entropy network.
 
     Args:
-        module: a network of `nn.Linear`, `Depthwise`, `Knots`, `Snap`, `nn.ReLU`, `Block` and the space–depth layers.
+        module: a network of `nn.Linear`, `Conv`, `Deconv`, `Depthwise`, `Knots`, `Snap`, `nn.ReLU`, `Block` and the
+            space–depth layers.
         composed_of: further classes whose own `forward` only adds, multiplies by grid values and snaps, and whose
             children are twinned in turn. Their forward must take the twin's float64 tensors.
 
@@ -175,10 +231,29 @@ def exact_twin(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ())
     if type(module) in TWINS:
         return TWINS[type(module)](module)
     if not isinstance(module, EXACT_AS_THEY_ARE + composed_of):
-        raise TypeError(f"{type(module).__name__} has no exact form; use linear, depthwise, ReLU and knots.")
+        raise TypeError(
+            f"{type(module).__name__} has no exact form; use linear, convolution, ReLU and knots."
+        )
     twin = copy.copy(module)
     twin._modules = {name: exact_twin(child, composed_of) for name, child in module.named_children()}
     return twin.eval()
+
+
+def _grid_of(layer: Conv | Deconv) -> tuple[Tensor, Tensor]:
+    """Weight and bias on their grids, float64."""
+    weight = to_grid(layer.weight.detach().double(), WEIGHT_BITS)
+    assert layer.bias is not None
+    return weight, to_grid(layer.bias.detach().double(), ACTIVATION_BITS)
+
+
+def _taps(weight: Tensor) -> Iterator[tuple[int, int]]:
+    """Row and column of each tap of a kernel, [k, k, I, O]."""
+    return product(range(weight.shape[0]), range(weight.shape[1]))
+
+
+def _every(stride: int, first: int, count: int) -> slice:
+    """`count` places from the first on."""
+    return slice(first, first + stride * (count - 1) + 1, stride)
 
 
 def _check_bound(weight_sums: Tensor, bias: Tensor) -> None:

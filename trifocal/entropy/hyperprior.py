@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trifocal.entropy.coder import Coder, Model, cost_table, models_of
-from trifocal.entropy.context import MEAN_BITS, PASSES, Context, put, take
+from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, StepsOfLevel
 from trifocal.entropy.exact import Snap, exact_twin
 from trifocal.entropy.quantise import Gain
 from trifocal.entropy.tables import ROWS, logistic_frequencies
@@ -32,9 +32,15 @@ class Prior(nn.Module):
 
 
 class ExactSide(nn.Module):
-    """The networks between z_hat and the coder: all that both sides must compute alike."""
+    """The networks between z_hat and the coder: all that both sides must compute alike.
 
-    def __init__(self, prior: Prior, hyper_synthesis: HyperSynthesis, context: Context) -> None:
+    Args:
+        prior: of z.
+        hyper_synthesis: z_hat [B, h/4, w/4, Z] → features [B, h, w, W], of layers that have exact twins.
+        context: features and what is decoded → mean and scale index.
+    """
+
+    def __init__(self, prior: Prior, hyper_synthesis: nn.Module, context: ContextModel) -> None:
         super().__init__()
         self.prior = prior
         self.hyper_synthesis = hyper_synthesis
@@ -42,7 +48,9 @@ class ExactSide(nn.Module):
 
 
 class EntropyModel(nn.Module):
-    """y ⇄ coder ⇄ y_hat.
+    """y ⇄ coder ⇄ y_hat: gain, hyper analysis, and the exact side (prior, hyper synthesis, context).
+
+    The constructor makes that of the compact network; `of_parts` makes one of any parts.
 
     Args:
         latent_channels: M, a multiple of 4.
@@ -57,19 +65,40 @@ class EntropyModel(nn.Module):
     ) -> None:
         super().__init__()
         spread = (ordered_std(BLOCK, latent_channels)[None] / steps[:, None]).clamp(min=0.02)
-        self.gain = Gain(steps, latent_channels)
-        self.hyper_analysis = HyperAnalysis(latent_channels, 128, hyper_channels)
-        self.exact_side = ExactSide(
-            Prior(hyper_channels, len(steps)),
-            HyperSynthesis(hyper_channels, 128, width),
-            Context(latent_channels, width, blocks, spread),
+        self._take_parts(
+            Gain(steps, latent_channels),
+            HyperAnalysis(latent_channels, 128, hyper_channels),
+            ExactSide(
+                Prior(hyper_channels, len(steps)),
+                HyperSynthesis(hyper_channels, 128, width),
+                Context(latent_channels, width, blocks, spread),
+            ),
         )
+
+    @classmethod
+    def of_parts(cls, gain: Gain, hyper_analysis: nn.Module, exact_side: ExactSide) -> EntropyModel:
+        """Any other entropy model: ELIC's (`groups.py`), a mean–scale hyperprior (`SinglePass`).
+
+        Args:
+            gain: quality and channel → the factor before the quantiser.
+            hyper_analysis: y in units of its spread [B, h, w, M] → z [B, h/4, w/4, Z], in ordinary floats.
+            exact_side: prior, hyper synthesis and context.
+        """
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._take_parts(gain, hyper_analysis, exact_side)
+        return model
+
+    def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, exact_side: ExactSide) -> None:
+        self.gain = gain
+        self.hyper_analysis = hyper_analysis
+        self.exact_side = exact_side
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
         self._twin: ExactSide | None = None
         self._models: list[Model] | None = None
         self._cost: Tensor | None = None
-        self.latent_channels = latent_channels
+        self.latent_channels = gain.log_gain.table.shape[1]
 
     def walk(self, coder: Coder, y: Tensor | None, level: Tensor, size: tuple[int, int]) -> Tensor:
         """The only road between latent and coder.
@@ -96,18 +125,18 @@ class EntropyModel(nn.Module):
         self, coder: Coder, side: ExactSide, y: Tensor | None, features: Tensor, level: Tensor
     ) -> Tensor:
         y_hat = features.new_zeros(*features.shape[:3], self.latent_channels)
-        for step in range(PASSES):
+        order = self.exact_side.context
+        for step in range(order.passes):
             mean, scale_index = side.context(step, features, y_hat, level)
-            part = coder.code(None if y is None else take(y, step), mean, scale_index)
-            y_hat = y_hat + put(part, step)
+            part = coder.code(None if y is None else order.take(y, step), mean, scale_index)
+            y_hat = y_hat + order.put(part, step)
         return y_hat
 
     def twin(self) -> ExactSide:
         """The exact twin, built once after the weights were last set."""
         if self._twin is None:
-            self._twin = cast(
-                ExactSide, exact_twin(self.exact_side, (ExactSide, Prior, HyperSynthesis, Context))
-            )
+            composed = (ExactSide, Prior, HyperSynthesis, ContextModel, StepsOfLevel)
+            self._twin = cast(ExactSide, exact_twin(self.exact_side, composed))
         return self._twin
 
     def models(self) -> list[Model]:

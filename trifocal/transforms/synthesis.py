@@ -52,8 +52,16 @@ class Synthesis(nn.Module):
             nn.init.zeros_(self.stem.bias)
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
+        return self.picture(y_hat, self.head(self.features(y_hat, level)))
+
+    def features(self, y_hat: Tensor, level: Tensor) -> Tensor:
+        """What the blocks make of the latent, [B, 2·h, 2·w, channels]."""
         features = self.up(self.stem(y_hat / self.std))
         features = self.blocks(features * self.scale(level) + self.shift(level))
+        return features
+
+    def picture(self, y_hat: Tensor, residual: Tensor) -> Tensor:
+        """The linear path, and the residual of each 8×8 block, [B, 2·h, 2·w, 192]."""
         pixels = self.lapping(depth_to_space(self.linear(y_hat / 255), BLOCK))
-        residual = RESIDUAL_UNIT * depth_to_space(self.head(features), 8)
-        return (pixels + residual + 0.5).permute(0, 3, 1, 2)
+        pixels = pixels + RESIDUAL_UNIT * depth_to_space(residual, 8)
+        return (pixels + 0.5).permute(0, 3, 1, 2)

@@ -1,0 +1,295 @@
+"""Cross-modal on the real road: bytes, tiles, damage, and words that only the decoder has."""
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb
+from torch import nn
+
+from trifocal import codec as codec_module
+from trifocal.container import Bitstream, Layer, Tag
+from trifocal.entropy import Meter, Reader, Writer
+from trifocal.errors import FormatError
+from trifocal.methods.cross_modal import CrossModal, cross_modal, cross_modal_cheng2020
+from trifocal.pictures import Picture, canvas
+from trifocal.transforms.ssa import SemanticSpatialBlock, WordNorm
+from trifocal.types import Condition, Words
+
+WORD_CHANNELS = 8
+
+
+def words_of(count: int, seed: int = 0) -> Words:
+    random = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(count, 3, WORD_CHANNELS, generator=random)
+    return Words(tokens, torch.ones(count, 3, dtype=torch.bool), 2 * tokens.mean(1))
+
+
+def condition_of(seed: int = 0) -> Condition:
+    return Condition(words_of(1, seed))
+
+
+def shaken(codec: CrossModal, seed: int = 0) -> CrossModal:
+    """Weights moved at random so that no path is zero, latents of several steps, and statistics that were really gathered."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in codec.named_parameters():
+            if "strength" in name:
+                parameter.fill_(0.5)
+            elif "entropy" not in name:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+            elif "hyper_synthesis" in name:
+                parameter.mul_(2)
+        for layer in (last_convolution(codec.analysis), last_convolution(codec.entropy.hyper_analysis)):
+            layer.weight.mul_(6)
+    codec.train()
+    with torch.no_grad():
+        for _ in range(20):
+            codec(torch.rand(2, 3, 64, 64), torch.tensor([100, 700]), Condition(words_of(2)))
+    codec.preset_id = 1
+    return codec.eval()
+
+
+def last_convolution(network: nn.Module) -> nn.Conv2d:
+    return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)][-1]
+
+
+def small_hific() -> CrossModal:
+    return shaken(
+        cross_modal(
+            width=3, latent_channels=12, hyper_channels=6, residual_blocks=1, word_channels=WORD_CHANNELS
+        )
+    )
+
+
+def small_cheng() -> CrossModal:
+    return shaken(cross_modal_cheng2020(channels=8, hyper_channels=6, word_channels=WORD_CHANNELS))
+
+
+@pytest.fixture(scope="module", params=[small_hific, small_cheng], ids=["hific", "cheng2020"])
+def codec(request):
+    return request.param()
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(canvas, "TILE", 128)
+
+
+def as_x(rgb: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+
+
+def as_rgb(x_hat: torch.Tensor) -> np.ndarray:
+    return x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
+
+
+@pytest.mark.parametrize("condition", [None, condition_of()], ids=["without", "with words"])
+def test_forward_is_what_decode_gives(codec, condition):
+    rgb = random_rgb(192, 128, seed=2)
+    for quality in (0, 37.5, 100):
+        with torch.inference_mode():
+            output = codec(as_x(rgb), torch.tensor([round(8 * quality)]), condition)
+        stream = codec.encode(Picture(rgb), quality=quality, condition=condition)
+        decoded = codec.decode(Bitstream.from_bytes(stream.to_bytes()), condition=condition)
+        assert np.array_equal(decoded.picture.rgb, as_rgb(output.x_hat))
+        payload, bits = len(stream.layers[0].chunks[0]), float(output.bits)
+        assert payload > 100 and abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
+
+
+def test_the_file_does_not_know_the_words(codec):
+    """Bits are the encoder's, words the decoder's (section 4.4): one file, as many pictures as texts."""
+    picture = Picture(random_rgb(100, 80))
+    plain = codec.encode(picture, quality=50)
+    assert codec.encode(picture, quality=50, condition=condition_of()).to_bytes() == plain.to_bytes()
+    pictures = [
+        codec.decode(plain, condition=c).picture.rgb for c in (None, condition_of(1), condition_of(2))
+    ]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not np.array_equal(pictures[one], pictures[other])
+
+
+def test_words_act_only_through_the_blocks(codec):
+    """With γ0 zero, as at the start of training, the words change nothing; with it, they do."""
+    deaf = copy.deepcopy(codec)
+    with torch.no_grad():
+        for name, parameter in deaf.named_parameters():
+            if "strength" in name:
+                parameter.zero_()
+        y_hat, level = torch.randn(1, 4, 4, codec.entropy.latent_channels), torch.tensor([400])
+        said = [model.synthesise(y_hat, level, condition_of()) for model in (deaf, codec)]
+        unsaid = [model.synthesise(y_hat, level) for model in (deaf, codec)]
+    assert torch.equal(said[0], unsaid[0])
+    assert (said[1] - unsaid[1]).abs().max() > 0.01
+
+
+def test_words_for_one_picture_serve_a_batch(codec):
+    y_hat, level = torch.randn(3, 4, 4, codec.entropy.latent_channels), torch.tensor([400] * 3)
+    one, many = words_of(1), words_of(3)
+    with torch.no_grad():
+        for words, parts in (
+            (one, [one] * 3),
+            (many, [Words(*(p[i : i + 1] for p in vars(many).values())) for i in range(3)]),
+        ):
+            whole = codec.synthesise(y_hat, level, Condition(words))
+            for number, part in enumerate(parts):
+                alone = codec.synthesise(y_hat[number : number + 1], level[:1], Condition(part))
+                assert torch.allclose(whole[number], alone[0], atol=1e-4)
+
+
+def test_both_sides_walk_alike_whatever_the_order_of_sums(codec):
+    """The reader's hyper synthesis has its hidden channels in another order, so every sum behind them runs differently."""
+    other = copy.deepcopy(codec)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for branch in other.entropy.exact_side.hyper_synthesis:
+            for layer, following in ((branch[0], branch[2]), (branch[2], branch[4])):
+                order = torch.randperm(layer.weight.shape[1])
+                layer.weight.copy_(layer.weight[:, order])
+                layer.bias.copy_(layer.bias[order])
+                axis = 0 if isinstance(following, nn.ConvTranspose2d) else 1
+                following.weight.copy_(following.weight.index_select(axis, order))
+    other.train().eval()  # forgets the twin that was built
+    for seed, number in enumerate((0, 300, 800)):
+        level = torch.tensor([number])
+        with torch.inference_mode():
+            y = codec.analyse(as_x(random_rgb(128, 64, seed)))
+            writer, meter = Writer(codec.entropy.models()), Meter(codec.entropy.cost())
+            y_hat = codec.walk(writer, y, level, (4, 8))
+            assert torch.equal(codec.walk(meter, y, level, (4, 8)), y_hat)
+            read = other.walk(Reader(other.entropy.models(), writer.bytes()), None, level, (4, 8))
+        assert torch.equal(read, y_hat) and y_hat.abs().max() > 0
+
+
+def test_tiles_leave_no_seams(codec, small_tiles, monkeypatch):
+    """Synthesis of all latents at once and tile by tile differ by at most one level, with words too."""
+    picture, condition = Picture(random_rgb(300, 270, seed=5)), condition_of()
+    stream = codec.encode(picture, quality=60)
+    assert len(stream.layers[0].chunks) == 9
+    by_tile = codec.decode(stream, condition=condition).picture.rgb
+    kept: list[tuple[canvas.Box, torch.Tensor]] = []
+    monkeypatch.setattr(codec, "_pixels", lambda near, *rest: near)
+    monkeypatch.setattr(codec_module, "paste", lambda into, region, box, near: kept.append((box, near)))
+    codec.decode(stream)
+    whole = torch.zeros(1, 20, 20, codec.entropy.latent_channels)
+    for (x, y, _, _), near in kept:
+        top, left = max(0, y - codec.reach) // 16, max(0, x - codec.reach) // 16
+        whole[:, top : top + near.shape[1], left : left + near.shape[2]] = near
+    with torch.inference_mode():
+        at_once = as_rgb(codec.synthesise(whole, torch.tensor([480]), condition))[:270, :300]
+    assert at_once.std() > 5
+    assert np.abs(by_tile.astype(int) - at_once).max() <= 1
+
+
+def test_reach_is_far_enough(codec):
+    """A latent beyond the reach changes no pixel; the farthest that may is within it."""
+    places = codec.reach // 16
+    far = torch.zeros(1, 2 * places + 3, 4, codec.entropy.latent_channels)
+    near = far.clone()
+    near[:, places + 1] = 3 * torch.randn(near.shape[-1])
+    with torch.inference_mode():
+        pictures = [codec.synthesise(y, torch.tensor([400]), condition_of()) for y in (far, near)]
+    changed = (pictures[0] != pictures[1]).any(dim=1).any(dim=2)[0].nonzero().flatten()
+    middle = 16 * (places + 1)
+    assert middle - codec.reach <= int(changed.min()) <= middle - codec.reach + 48
+    assert middle + codec.reach - 48 <= int(changed.max()) < middle + 16 + codec.reach
+
+
+def test_analysis_of_a_tile_is_analysis_of_the_whole(codec, small_tiles):
+    rgb = random_rgb(256, 192, seed=8)
+    stream = codec.encode(Picture(rgb), quality=80)
+    with torch.inference_mode():
+        y = codec.analyse(as_x(rgb))
+        for index, (rows, columns) in enumerate(
+            [(slice(0, 8), slice(0, 8)), (slice(0, 8), slice(8, 16)), (slice(8, 12), slice(0, 8))]
+        ):
+            tile = y[:, rows, columns].contiguous()
+            writer = Writer(codec.entropy.models())
+            codec.walk(writer, tile, torch.tensor([640]), (tile.shape[1], tile.shape[2]))
+            size = len(stream.layers[0].chunks[index])
+            assert abs(len(writer.bytes()) - size) <= 4 + 0.001 * size
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_forged_payload_never_crashes(codec, seed):
+    random = np.random.default_rng(seed)
+    picture = Picture(random_rgb(100, 70))
+    stream = codec.encode(picture, quality=40)
+    payload = bytearray(stream.layers[0].chunks[0])
+    for place in random.integers(0, len(payload), 1 + seed % 5):
+        payload[place] = random.integers(256)
+    for content in (bytes(payload), bytes(payload[: len(payload) // 2]), random.bytes(seed * 30)):
+        forged = dataclasses.replace(stream, layers=(Layer(Tag.LATENT, (content,)),))
+        try:
+            decoded = codec.decode(Bitstream.from_bytes(forged.to_bytes()), condition=condition_of())
+            assert decoded.picture.rgb.shape == picture.rgb.shape
+        except FormatError as error:
+            assert str(error).endswith(".")
+    damaged = bytearray(stream.to_bytes())
+    damaged[-1 - seed] ^= 1
+    with pytest.raises(FormatError):
+        Bitstream.from_bytes(bytes(damaged))
+
+
+def test_quality_grows_with_bytes(codec):
+    sizes = [codec.encode(Picture(random_rgb(128, 128)), quality=q).size for q in (0, 25, 50, 75, 100)]
+    assert sizes == sorted(sizes) and sizes[0] < 0.8 * sizes[-1]
+
+
+def test_words_move_what_the_mask_shows():
+    torch.manual_seed(0)
+    layer = WordNorm(4, WORD_CHANNELS).eval()
+    x, words, mask = torch.randn(2, 3, 3, 4), torch.randn(2, WORD_CHANNELS), torch.rand(2, 3, 3, 1)
+    mask[:, 0] = 0
+    assert torch.equal(layer(x, words, mask), layer(x, None, None)), "γ and β start at zero"
+    for network in (layer.gamma, layer.beta):
+        nn.init.normal_(last_linear(network).weight)
+    layer.norm.load_state_dict(
+        {"running_mean": torch.full((4,), 0.5), "running_var": torch.full((4,), 4.0)}, strict=False
+    )
+    normal = (x - 0.5) / math.sqrt(4 + 1e-5)
+    gamma, beta = (network(words)[:, None, None] for network in (layer.gamma, layer.beta))
+    moved = layer(x, words, mask)
+    assert torch.allclose(moved, mask * (gamma * normal + beta) + normal, atol=1e-5)
+    assert torch.allclose(moved[:, 0], normal[:, 0]), "outside the mask the signal stays"
+    assert (moved[:, 1:] - normal[:, 1:]).abs().min() > 0
+
+
+def test_a_block_starts_as_the_identity_and_learns():
+    torch.manual_seed(0)
+    block = SemanticSpatialBlock(6, WORD_CHANNELS)
+    x, words = torch.randn(2, 5, 5, 6), torch.randn(2, WORD_CHANNELS)
+    assert torch.equal(block(x, words), x)
+    mask = block.mask(x).detach()
+    assert mask.shape == (2, 5, 5, 1) and 0 < float(mask.min()) < float(mask.max()) < 1
+    optimiser = torch.optim.Adam(block.parameters(), 0.02)
+    for _ in range(2):
+        optimiser.zero_grad()
+        (block(x, words) - words.mean()).square().mean().backward()
+        optimiser.step()
+    # The strength moves first, then γ and β, and only then what lies before their last layers.
+    assert block.strength.item() != 0
+    for norm in block.norms:
+        assert isinstance(norm, WordNorm)
+        for network in (norm.gamma, norm.beta):
+            assert last_linear(network).weight.any()
+
+
+def last_linear(network: nn.Module) -> nn.Linear:
+    return [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
+
+
+def test_in_evaluation_a_tile_is_normalised_as_the_whole():
+    torch.manual_seed(0)
+    block = SemanticSpatialBlock(6, WORD_CHANNELS)
+    nn.init.constant_(block.strength, 1.0)
+    for _ in range(5):
+        block(3 * torch.randn(4, 6, 6, 6) + 1, torch.randn(4, WORD_CHANNELS))
+    x, words = torch.randn(1, 20, 8, 6), torch.randn(1, WORD_CHANNELS)
+    for training in (False, True):
+        block.train(training)
+        whole, tile = block(x, words)[:, :10], block(x[:, : 10 + block.REACH], words)[:, :10]
+        assert torch.allclose(whole, tile, atol=1e-5) != training

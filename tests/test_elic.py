@@ -1,0 +1,288 @@
+"""ELIC on the real road: exact convolutions, ten passes over groups and checkerboards, tiles, bytes, and learning."""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import test_exact
+import test_road
+import torch
+import torch.nn.functional as F
+from conftest import random_rgb
+from torch import nn
+
+from trifocal.codec import Codec
+from trifocal.container import Bitstream
+from trifocal.entropy import EntropyModel, ExactSide, Gain, Groups, Prior, SinglePass, exact_twin
+from trifocal.entropy.exact import ExactConv, ExactDeconv, ExactLinear, to_grid
+from trifocal.entropy.groups import elic_hyperprior, on_board, one_colour
+from trifocal.layers import Conv, Deconv
+from trifocal.losses import balance, rate_distortion
+from trifocal.methods.taco import GROUPS
+from trifocal.pictures import Picture, canvas
+from trifocal.transforms.elic import (
+    ElicAnalysis,
+    ElicSynthesis,
+    elic_hyper_analysis,
+    elic_hyper_synthesis,
+    elic_reach,
+)
+
+SIZES = (4, 4, 6, 8, 10)
+STEPS = torch.logspace(0.6, -0.6, 8)
+
+
+def lively(codec: Codec, seed: int) -> Codec:
+    """Random weights that make latents of several steps and pictures around grey, so that all paths carry something."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in codec.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        y = codec.analyse(torch.rand(1, 3, 128, 128))
+        codec.entropy.gain.log_gain.table.sub_(y.std().log())
+        codec.entropy.exact_side.context.normalise.table.mul_(y.std())
+    codec.preset_id = 1
+    return codec.eval()
+
+
+def small_elic(seed: int = 0, odd_anchors: bool = True) -> Codec:
+    torch.manual_seed(seed)
+    codec = Codec(
+        analysis=ElicAnalysis(12, sum(SIZES), bottlenecks=1),
+        entropy=elic_hyperprior(12, SIZES, STEPS, hidden=(12, 8), odd_anchors=odd_anchors),
+        synthesis=ElicSynthesis(12, sum(SIZES), bottlenecks=1),
+        reach=elic_reach(bottlenecks=1),
+    )
+    return lively(codec, seed)
+
+
+@pytest.fixture(scope="module")
+def elic() -> Codec:
+    return small_elic()
+
+
+@pytest.fixture(scope="module")
+def mean_scale() -> Codec:
+    """The same transforms with a mean–scale hyperprior made of parts: two channels of features for each of the latent."""
+    torch.manual_seed(3)
+    m = 12
+    side = ExactSide(Prior(m, len(STEPS)), elic_hyper_synthesis(m), SinglePass(m, STEPS))
+    entropy = EntropyModel.of_parts(Gain(STEPS, m), elic_hyper_analysis(m, m), side)
+    codec = Codec(ElicAnalysis(8, m, 1), entropy, ElicSynthesis(8, m, 1), elic_reach(1))
+    return lively(codec, 3)
+
+
+@pytest.fixture(params=["elic", "mean_scale"])
+def either(request: pytest.FixtureRequest) -> Codec:
+    codec: Codec = request.getfixturevalue(request.param)
+    return codec
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (5, 1), (7, 1), (3, 2), (5, 2)])
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 3)])
+def test_exact_convolutions_are_convolutions_on_the_grid(kernel, stride, size):
+    torch.manual_seed(0)
+    x = to_grid(torch.randn(2, *size, 5, dtype=torch.float64), 12)
+    for layer in (Conv(5, 3, kernel, stride), Deconv(5, 3, kernel, stride)):
+        y, expected = exact_twin(layer)(x), layer.double()(x)
+        assert y.shape == expected.shape and y.is_contiguous()
+        assert torch.equal(y, to_grid(y, 12)) and (y - expected).abs().max() < 2e-3
+
+
+def test_convolutions_know_their_size():
+    x = torch.randn(1, 6, 10, 4)
+    assert Conv(4, 7, 5, stride=2)(x).shape == (1, 3, 5, 7)
+    assert Deconv(4, 7, 5)(x).shape == (1, 12, 20, 7)
+
+
+def test_a_sum_of_a_convolution_that_could_be_rounded_is_refused():
+    for layer in (Conv(4, 2, 3), Deconv(4, 2, 3)):
+        nn.init.constant_(layer.weight, 2.0**36)
+        with pytest.raises(OverflowError, match="2\\^53"):
+            exact_twin(layer)
+
+
+@pytest.mark.parametrize("odd", [True, False])
+def test_a_checkerboard_has_two_colours(odd):
+    y = torch.arange(1, 1 + 2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    there = on_board(one_colour(y, odd), odd)
+    row, column = torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
+    coloured = ((row + column) % 2 == odd)[None, :, :, None]
+    assert torch.equal(there, torch.where(coloured, y, 0))
+
+
+@pytest.mark.parametrize("odd", [True, False])
+def test_ten_passes_cover_each_value_once(odd):
+    context = Groups(SIZES, 24, STEPS, hidden=(4, 4), odd_anchors=odd)
+    y = torch.arange(1, 1 + 2 * 4 * 6 * sum(SIZES)).reshape(2, 4, 6, sum(SIZES)).float()
+    parts = [context.put(context.take(y, step), step) for step in range(context.passes)]
+    assert len(parts) == 10 and torch.equal(torch.stack(parts).sum(0), y)
+    assert sum((part != 0).sum() for part in parts) == y.numel()
+    assert parts[0][0, 0, 1, 0] == (y[0, 0, 1, 0] if odd else 0), "the anchors' colour"
+
+
+def test_each_pass_uses_all_that_is_decoded_near_it():
+    """All channels of all groups before and, between the anchors, those of its own group."""
+    torch.manual_seed(1)
+    context = Groups(SIZES, 24, STEPS, hidden=(12, 8))
+    for step in range(1, context.passes):
+        known = torch.randn(1, 8, 8, sum(SIZES), requires_grad=True)
+        decoded = torch.stack([context.put(context.take(known, s), s) for s in range(step)]).sum(0)
+        mean, index = context(step, torch.randn(1, 8, 8, 24), decoded, torch.tensor([400]))
+        assert mean.shape == index.shape == context.take(known, step).shape
+        (mean.sum() + index.sum()).backward()
+        assert known.grad is not None
+        used = (known.grad != 0).any(dim=(0, 1)).any(dim=0)
+        begin, end = context.ranges[step // 2]
+        assert used[: end if step % 2 else begin].all() and not used[end if step % 2 else begin :].any()
+
+
+class AnotherConvolution(nn.Module):
+    """torch's own convolution in float64, with the channels in another order, in the place of a sum over taps."""
+
+    def __init__(self, twin: ExactConv | ExactDeconv) -> None:
+        super().__init__()
+        self.twin = twin
+        self.order = torch.randperm(twin.weight.shape[2], generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[..., self.order].permute(0, 3, 1, 2).contiguous()
+        weight, stride, padding = self.twin.weight[:, :, self.order], self.twin.stride, self.twin.padding
+        if isinstance(self.twin, ExactConv):
+            y = F.conv2d(x, weight.permute(3, 2, 0, 1), self.twin.bias, stride, padding)
+        else:
+            y = F.conv_transpose2d(x, weight.permute(2, 3, 0, 1), self.twin.bias, stride, padding, stride - 1)
+        return to_grid(y.permute(0, 2, 3, 1), 12).clamp(-4096, 4096)
+
+
+def with_another_order(codec: Codec) -> Codec:
+    other = copy.deepcopy(codec)
+    twin = other.entropy.twin()
+    test_exact.replace_linear(twin, ExactLinear, test_exact.AnotherExactOrder)
+    replaced = 0
+    for module in list(twin.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, (ExactConv, ExactDeconv)) and not isinstance(module, AnotherConvolution):
+                setattr(module, name, AnotherConvolution(child))
+                replaced += 1
+    assert replaced >= 3
+    return other
+
+
+def test_another_summation_order_and_another_convolution(either):
+    assert test_exact.disagreements(either, with_another_order(either), test_exact.random_pictures(4)) == 0
+
+
+def test_the_test_above_can_fail(elic):
+    """In float32 streams are lost: this is what the exact side is for."""
+    writing, reading = test_exact.in_float(elic, False), test_exact.in_float(elic, True)
+    assert test_exact.disagreements(writing, reading, test_exact.random_pictures(3)) > 0
+
+
+def test_forward_is_what_decode_gives_and_bytes_are_what_is_estimated(either):
+    test_road.test_forward_is_what_decode_gives(either)
+
+
+@torch.inference_mode()
+def decoded_by_forward(codec: Codec, picture: Picture) -> np.ndarray:
+    x = torch.from_numpy(picture.rgb).permute(2, 0, 1)[None].float() / 255
+    x_hat = codec(x, torch.tensor([400])).x_hat[0]
+    return x_hat.permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
+
+
+def test_even_anchors_work_too_and_make_another_stream(elic):
+    even, picture = small_elic(odd_anchors=False), Picture(random_rgb(64, 64))
+    stream = even.encode(picture)
+    assert np.array_equal(even.decode(stream).picture.rgb, decoded_by_forward(even, picture))
+    assert stream.to_bytes() != elic.encode(picture).to_bytes()
+
+
+def test_bytes_grow_with_quality(elic, picture):
+    sizes = [elic.encode(picture, quality=quality).size for quality in (0, 25, 50, 75, 100)]
+    assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_forged_payload_never_crashes(elic, seed):
+    test_road.test_a_forged_payload_never_crashes(elic, Picture(random_rgb(64, 64)), seed)
+
+
+@pytest.fixture(scope="module")
+def tiled(elic: Codec) -> Iterator[tuple[Picture, Bitstream]]:
+    """A picture of nine tiles."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(canvas, "TILE", 128)
+        picture = Picture(random_rgb(300, 270, seed=5))
+        yield picture, elic.encode(picture, quality=60)
+
+
+def test_a_damaged_tile_is_said_and_greyed_out(tiled, elic):
+    test_road.test_best_effort_greys_out_a_damaged_tile(tiled, elic)
+
+
+def test_tiles_leave_no_seams(tiled, elic, monkeypatch):
+    test_road.test_tiles_leave_no_seams(tiled, elic, monkeypatch)
+
+
+def test_analysis_of_a_tile_is_analysis_of_the_whole(tiled, elic):
+    test_road.test_analysis_of_a_tile_is_analysis_of_the_whole(None, elic)
+
+
+def positive(network: nn.Module) -> nn.Module:
+    """With weights under which no influence is hidden by a ReLU."""
+    for parameter in network.double().parameters():
+        nn.init.constant_(parameter, 0.1)
+    return network
+
+
+@pytest.mark.parametrize("bottlenecks", [1, 3])
+def test_reach_is_how_far_the_transforms_look(bottlenecks):
+    size, middle = 320, 160
+    x = torch.rand(1, 3, size, size, dtype=torch.float64, requires_grad=True)
+    analysis = positive(ElicAnalysis(2, 2, bottlenecks))
+    analysis(x)[0, middle // 16, middle // 16].sum().backward()
+    assert x.grad is not None
+    rows = x.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    y = torch.rand(1, 20, 20, 2, dtype=torch.float64, requires_grad=True)
+    synthesis = positive(ElicSynthesis(2, 2, bottlenecks))
+    synthesis(y, torch.tensor([0]))[0, :, middle, middle].sum().backward()
+    assert y.grad is not None
+    latents = 16 * y.grad.abs().sum((0, 2, 3)).nonzero().flatten()
+    reach = elic_reach(bottlenecks)
+    for seen in (rows, latents):
+        furthest = int((seen - middle).abs().max())
+        assert reach - 16 <= furthest <= reach
+
+
+def test_the_published_sizes(monkeypatch):
+    """Parameters as CompressAI's `elic2022-official` has them: 32 074 200 with its entropy bottleneck for z."""
+
+    def count(network: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    for draw in ("kaiming_uniform_", "uniform_"):
+        monkeypatch.setattr(nn.init, draw, lambda tensor, *args, **options: tensor)
+    analysis, synthesis, context = ElicAnalysis(), ElicSynthesis(), Groups(GROUPS, 384, torch.ones(8))
+    hyper = count(elic_hyper_analysis()) + count(elic_hyper_synthesis())
+    of_quality = count(context.normalise) + count(context.of_level)
+    assert (count(analysis), count(synthesis)) == (7_337_792, 7_337_475)
+    assert count(context.channel) == 6_158_816
+    assert count(context.spatial) + count(context.aggregation) == 5_531_477
+    total = count(analysis) + count(synthesis) + count(context) - of_quality + hyper
+    assert 32_000_000 < total < 32_074_200 and elic_reach() == 144
+
+
+def test_a_few_steps_lower_the_loss():
+    codec = small_elic(seed=7).train()
+    x = torch.from_numpy(np.stack([random_rgb(64, 64, seed) for seed in range(2)]))
+    x, level = x.permute(0, 3, 1, 2).float() / 255, torch.tensor([250, 550])
+    optimiser = torch.optim.Adam(codec.parameters(), 3e-3)
+    losses = []
+    for _ in range(25):
+        loss = (rate_distortion(codec(x, level), x, level) * balance(level)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]

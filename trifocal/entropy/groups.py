@@ -1,0 +1,159 @@
+"""ELIC's context: uneven groups of channels, each coded in the two colours of a checkerboard.
+
+D. He et al., "ELIC: Efficient Learned Image Compression with Unevenly Grouped Space-Channel Contextual Adaptive Coding"
+(CVPR 2022), sections 3.1 to 3.3 and figure 3; sizes as in CompressAI's `elic2022-official`.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trifocal.entropy.context import ContextModel, StepsOfLevel
+from trifocal.entropy.exact import Snap
+from trifocal.entropy.hyperprior import EntropyModel, ExactSide, Prior
+from trifocal.entropy.quantise import Gain
+from trifocal.layers import Conv, Knots
+from trifocal.transforms.elic import elic_hyper_analysis, elic_hyper_synthesis
+
+
+def one_colour(y: Tensor, odd: bool) -> Tensor:
+    """The places whose row + column is odd (or even), in reading order: [B, h, w, C] → [B, h, w/2, C], h and w even."""
+    b, h, w, c = y.shape
+    pairs = y.reshape(b, h // 2, 2, w // 2, 2, c)
+    rows = [pairs[:, :, row, :, row ^ odd] for row in (0, 1)]
+    return torch.stack(rows, dim=2).reshape(b, h, w // 2, c)
+
+
+def on_board(part: Tensor, odd: bool) -> Tensor:
+    """The inverse of `one_colour`, zero at the other places: [B, h, w/2, C] → [B, h, w, C]."""
+    b, h, half, c = part.shape
+    rows = part.reshape(b, h // 2, 2, half, c)
+    board = part.new_zeros(b, h // 2, 2, half, 2, c)
+    for row in (0, 1):
+        board[:, :, row, :, row ^ odd] = rows[:, :, row]
+    return board.reshape(b, h, 2 * half, c)
+
+
+class Groups(ContextModel):
+    """Two passes for each group: its anchors, then the places between them.
+
+        anchors            features ──────────────────────────────── cat ── three layers ── mean, scale index
+        and non-anchors    all groups before ── 5×5, 5×5, 5×5 ───────┤
+        non-anchors only   this group's anchors ── 5×5 ──────────────┘ (zero for the anchors)
+
+    The checkerboard's mask of the 5×5 kernel needs no code: what it hides is zero, since nothing is decoded there. So
+    the weights at those taps never learn; they are counted, as they are in the published models.
+
+    Choices where this departs from the paper, or where paper and code differ:
+        - A logistic and a row of the integer tables instead of a Gaussian: the last layer gives the mean and log₂ of
+          the scale in units of y, and `StepsOfLevel` makes steps and a scale index of them.
+        - One model for all rates: the paper has one for each, and so neither `normalise` nor `StepsOfLevel`.
+        - Which colour comes first: in TACO's code the places whose row + column is odd, in CompressAI's the even ones.
+        - Channel context from all groups before (the paper); the Chandelier re-implementation takes the first and the
+          one before.
+        - Nothing is kept from one pass to the next, so a group's channel context is computed for each of its passes.
+
+    Args:
+        sizes: channels of each group; their sum is M.
+        width: W of the hyper features, 2·N in the paper, and the least width inside the three aggregation layers.
+        steps: quantiser step at each quality knot, [K], in units of y.
+        hidden: widths inside the channel context.
+        odd_anchors: whether row + column of the anchors is odd.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        width: int,
+        steps: Tensor,
+        hidden: tuple[int, int] = (224, 128),
+        odd_anchors: bool = True,
+    ) -> None:
+        super().__init__()
+        self.passes = 2 * len(sizes)
+        self.odd_anchors = odd_anchors
+        self.ranges = list(pairwise(accumulate(sizes, initial=0)))
+        channels = sum(sizes)
+        self.normalise = Knots(steps[:, None].expand(-1, channels))
+        self.compress = Snap()
+        self.channel = nn.ModuleList(
+            channel_context(begin, *hidden, 2 * (end - begin)) for begin, end in self.ranges[1:]
+        )
+        self.spatial = nn.ModuleList(Conv(size, 2 * size, 5) for size in sizes)
+        self.aggregation = nn.ModuleList(
+            ramp(width + (4 if begin else 2) * (end - begin), 2 * (end - begin), least=width)
+            for begin, end in self.ranges
+        )
+        self.of_level = StepsOfLevel(steps, channels)
+
+    def take(self, y: Tensor, step: int) -> Tensor:
+        """[B, h, w, M] → [B, h, w/2, G] with G the size of the group, h and w even."""
+        begin, end = self.ranges[step // 2]
+        return one_colour(y[..., begin:end], self._odd(step))
+
+    def put(self, part: Tensor, step: int) -> Tensor:
+        begin, end = self.ranges[step // 2]
+        return F.pad(on_board(part, self._odd(step)), (begin, self.ranges[-1][1] - end))
+
+    def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        group, between = divmod(step, 2)
+        begin, end = self.ranges[group]
+        known = self.compress(y_hat[..., :end] * self.normalise(level)[..., :end])
+        seen = [features]
+        if group > 0:
+            seen.append(self.channel[group - 1](known[..., :begin]))
+        if between:
+            seen.append(self.spatial[group](known[..., begin:]))
+        there = one_colour(torch.cat(seen, dim=-1), self._odd(step))
+        if not between:
+            there = F.pad(there, (0, 2 * (end - begin)))
+        raw = self.aggregation[group](there)
+        return cast(tuple[Tensor, Tensor], self.of_level(raw, level, slice(begin, end)))
+
+    def _odd(self, step: int) -> bool:
+        return self.odd_anchors ^ bool(step % 2)
+
+
+def channel_context(inputs: int, first: int, second: int, outputs: int) -> nn.Sequential:
+    """What the groups before say of this one: three 5×5 convolutions."""
+    return nn.Sequential(
+        Conv(inputs, first, 5), nn.ReLU(), Conv(first, second, 5), nn.ReLU(), Conv(second, outputs, 5)
+    )
+
+
+def ramp(inputs: int, outputs: int, least: int) -> nn.Sequential:
+    """Three layers at each place, whose widths fall on a straight line from inputs to outputs, but inside not below `least`."""
+    first, second = (max(least, inputs + (outputs - inputs) * part // 3) for part in (1, 2))
+    return nn.Sequential(
+        nn.Linear(inputs, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, outputs)
+    )
+
+
+def elic_hyperprior(
+    channels: int,
+    sizes: Sequence[int],
+    steps: Tensor,
+    hidden: tuple[int, int] = (224, 128),
+    odd_anchors: bool = True,
+) -> EntropyModel:
+    """ELIC's entropy model: its hyperprior, with N channels of z, and `Groups`.
+
+    The prior of z is a mean and a scale for each channel and quality, where the paper has an entropy bottleneck.
+
+    Args:
+        channels: N.
+        sizes, steps, hidden, odd_anchors: as `Groups` has them.
+    """
+    return EntropyModel.of_parts(
+        Gain(steps, sum(sizes)),
+        elic_hyper_analysis(channels, sum(sizes)),
+        ExactSide(
+            Prior(channels, len(steps)),
+            elic_hyper_synthesis(channels),
+            Groups(sizes, 2 * channels, steps, hidden, odd_anchors),
+        ),
+    )

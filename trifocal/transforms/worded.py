@@ -1,0 +1,78 @@
+"""latent and words → image, on the compact trunk."""
+
+import torch
+from torch import Tensor, nn
+
+from trifocal.layers import Depthwise, zero_init
+from trifocal.transforms.synthesis import Synthesis
+from trifocal.types import Words
+
+__all__ = ["WordedBlock", "WordedSynthesis"]
+
+
+class WordedBlock(nn.Module):
+    """The residual block of the trunk with a semantic–spatial affine map inside: [B, H, W, C] → same.
+
+        x ─┬────────────────────────────────────────────────────────────── + ── x'
+           └─ depthwise ─┬─ linear ── (m·γ + 1)·h + m·β ── ReLU ── linear ─┘
+                         └─ linear ── sigmoid ── m, one for each place
+
+    γ and β are a perceptron of the pooled words, zero at the start (SSA-GAN's form with the "+ 1", Liao et al. 2022,
+    section 3.3). There is no batch normalisation: the trunk has none, and tiles stay exact.
+
+    Args:
+        channels: C.
+        word_channels: D of the pooled words.
+        expansion: of the features that are moved.
+    """
+
+    def __init__(self, channels: int, word_channels: int, expansion: int = 2) -> None:
+        super().__init__()
+        width = expansion * channels
+        self.depthwise = Depthwise(channels)
+        self.expand = nn.Linear(channels, width)
+        self.mask = nn.Linear(channels, 1)
+        self.affine = nn.Sequential(
+            nn.LayerNorm(word_channels),
+            nn.Linear(word_channels, 128),
+            nn.ReLU(),
+            zero_init(nn.Linear(128, 2 * width)),
+        )
+        self.project = zero_init(nn.Linear(width, channels))
+
+    def forward(self, x: Tensor, pooled: Tensor | None) -> Tensor:
+        """x [B, H, W, C], pooled [B, D] or None."""
+        features = self.depthwise(x)
+        hidden: Tensor = self.expand(features)
+        if pooled is not None:
+            gamma, beta = self.affine(pooled)[:, None, None, :].chunk(2, dim=-1)
+            mask = torch.sigmoid(self.mask(features))
+            hidden = hidden + mask * (gamma * hidden + beta)
+        return x + self.project(torch.relu(hidden))
+
+
+class WordedSynthesis(Synthesis):
+    """`Synthesis`, and beside its last layer a second way with words: what it adds starts at zero.
+
+        ... Block × N ─┬─ linear ── depth to space 8 ───────────────────────── + ── x_hat
+                       └─ WordedBlock × K (words) ── linear ── depth to space 8 ┘
+
+    Args:
+        channels, latent_channels, blocks, knots: as in `Synthesis`.
+        word_channels: D of the pooled words.
+        worded: how many blocks with words; the receptive field grows by 8 pixels to each side with each.
+    """
+
+    def __init__(
+        self, channels: int, latent_channels: int, blocks: int, knots: int, word_channels: int, worded: int
+    ) -> None:
+        super().__init__(channels, latent_channels, blocks, knots)
+        self.worded = nn.ModuleList([WordedBlock(channels, word_channels) for _ in range(worded)])
+        self.detail = zero_init(nn.Linear(channels, 192))
+
+    def forward(self, y_hat: Tensor, level: Tensor, words: Words | None = None) -> Tensor:
+        features = self.features(y_hat, level)
+        detail = features
+        for block in self.worded:
+            detail = block(detail, None if words is None else words.pooled.to(features.dtype))
+        return self.picture(y_hat, self.head(features) + self.detail(detail))
