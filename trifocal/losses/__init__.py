@@ -1,6 +1,17 @@
 """What training minimises."""
 
+from trifocal.losses.adversary import Discriminator, discriminator_loss, generator_loss
+from trifocal.losses.cross_modal import CrossModalObjective, PerceptualObjective
+from trifocal.losses.hific import RateTarget
+from trifocal.losses.image_text import (
+    contrastive,
+    cosine_distance,
+    frobenius_distance,
+    joint_image_text,
+    squared_distance,
+)
 from trifocal.losses.objective import Objective
+from trifocal.losses.perceptual import Lpips, MsSsim, Perceptual, TowerDistance, find_perceptual
 from trifocal.losses.rate_distortion import (
     LAMBDA_RANGE,
     balance,
@@ -9,13 +20,31 @@ from trifocal.losses.rate_distortion import (
     mean_squared_error,
     rate_distortion,
 )
+from trifocal.losses.taco import TacoObjective
 
 __all__ = [
     "LAMBDA_RANGE",
+    "CrossModalObjective",
+    "Discriminator",
+    "Lpips",
+    "MsSsim",
     "Objective",
+    "Perceptual",
+    "PerceptualObjective",
+    "RateTarget",
+    "TacoObjective",
+    "TowerDistance",
     "balance",
     "bits_per_pixel",
+    "contrastive",
+    "cosine_distance",
+    "discriminator_loss",
+    "find_perceptual",
+    "frobenius_distance",
+    "generator_loss",
+    "joint_image_text",
     "lambda_of",
     "mean_squared_error",
     "rate_distortion",
+    "squared_distance",
 ]

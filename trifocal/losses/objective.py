@@ -19,6 +19,16 @@ class Objective(nn.Module):
         """Networks that train beside the codec, by the name of their turn; none here."""
         return {}
 
+    def description(self) -> dict[str, object]:
+        """What the record of a run says of it: its class, and the title of each network that judges."""
+        titles = {name: getattr(part, "title", None) for name, part in self.named_children()}
+        return {"objective": type(self).__name__} | {name: title for name, title in titles.items() if title}
+
+    def notes(self) -> list[str]:
+        """Sentences to be said before a run: which network judges in the place of another, and why."""
+        said = [getattr(part, "note", "") for part in self.children()]
+        return [note for note in said if note]
+
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         """The losses of one step, in turn: the part that learns from it ("codec" or a partner's name), and the loss.
 

@@ -1,0 +1,202 @@
+"""CLIP behind the towers' interface: a small one with random weights, in a folder, loaded as the published one is."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb
+from safetensors.torch import load_file, save_file
+
+from trifocal.errors import MissingExtra, OptionError, WeightsError
+from trifocal.text import Tower, load_tower
+from trifocal.text import clip as module
+from trifocal.text.clip import ClipImages, ClipTower
+
+transformers = pytest.importorskip("transformers")
+TEXTS = ["a dog catches a red frisbee", "", "dog"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clips") / "small")
+
+
+def make_clip(folder: Path, projection: int = 16) -> Path:
+    """Of width 16, with every byte as a token and the word "dog" as one."""
+    from tokenizers import pre_tokenizers
+
+    folder.mkdir()
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *[a + "</w>" for a in letters], "do", "dog</w>"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\nd o\ndo g</w>\n")
+    tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    tokenizer.save_pretrained(folder)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "vocab_size": len(words)}
+    torch.manual_seed(0)
+    transformers.CLIPModel(
+        transformers.CLIPConfig(
+            text_config={**size, **tokens},
+            vision_config={**size, "image_size": 32, "patch_size": 16},
+            projection_dim=projection,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tower(folder: Path) -> ClipTower:
+    return ClipTower(str(folder))
+
+
+def test_words_are_what_the_model_says_of_each_text_alone(tower: ClipTower, folder: Path) -> None:
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    words = tower(TEXTS)
+    assert words.tokens.shape == (3, words.mask.shape[1], tower.width) and words.pooled.shape == (3, 16)
+    assert words.mask.dtype == torch.bool and words.mask[:, 0].all()
+    assert words.mask.sum(1).tolist()[1:] == [
+        2,
+        3,
+    ]  # an empty text is its start and end, "dog" one token more
+    for number, text in enumerate(TEXTS):
+        ids = tower.tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            alone = model.text_model(ids)
+            pooled = model.text_projection(alone.pooler_output)
+        count = ids.shape[1]
+        assert int(words.mask[number].sum()) == count
+        torch.testing.assert_close(words.tokens[number, :count], alone.last_hidden_state[0])
+        torch.testing.assert_close(words.pooled[number], pooled[0])
+    assert not words.tokens.requires_grad
+    assert not any(p.requires_grad for p in (*tower.network.parameters(), *tower.projection.parameters()))
+
+
+def test_long_texts_are_cut_and_it_is_said(tower: ClipTower) -> None:
+    text = "dog " * 10_000
+    words = tower([text, "dog"])
+    assert tower.length == 77 and words.tokens.shape == (2, 77, 16)
+    assert words.mask.sum(1).tolist() == [77, 3]
+    torch.testing.assert_close(words.tokens[0], tower(["dog " * 75]).tokens[0])
+    assert tower.notes([text, text]) == ["The text has 10000 tokens; the first 75 count."]
+    assert tower.notes(["dog " * 75, ""]) == []
+
+
+def test_other_scripts_and_broken_characters_are_read_and_it_is_said(tower: ClipTower) -> None:
+    assert tower(["犬がフリスビーを捕る", "🐕", "a\udcffb", "\0"]).tokens.isfinite().all()
+    (note,) = tower.notes(["собака", "犬"])
+    assert "not Latin" in note
+    assert tower.notes(["un chien très sûr, 3 × ½ – 🐕"]) == []
+    (note,) = tower.notes(["a\udcffb"])
+    assert "broken" in note
+    torch.testing.assert_close(tower(["a\udcffb"]).pooled, tower(["a?b"]).pooled)
+
+
+def test_padding_as_published(folder: Path, tower: ClipTower) -> None:
+    padded = ClipTower(str(folder), pad_to=38)
+    words, plain = padded(TEXTS), tower(TEXTS)
+    assert words.tokens.shape == (3, 38, 16) and padded(["dog"]).tokens.shape == (1, 38, 16)
+    assert words.mask.sum(1).tolist() == plain.mask.sum(1).tolist()
+    longest = plain.mask.shape[1]
+    torch.testing.assert_close(words.tokens[:, :longest], plain.tokens)
+    torch.testing.assert_close(words.pooled, plain.pooled)
+    assert padded.notes(["dog " * 37]) == ["The text has 37 tokens; the first 36 count."]
+    for wrong in (2, 78):
+        with pytest.raises(OptionError, match="can be padded to 3 to 77 tokens"):
+            ClipTower(str(folder), pad_to=wrong)
+
+
+def test_pictures_are_seen_as_clips_own_preparation_shows_them(folder: Path) -> None:
+    rgb = random_rgb(90, 70)
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    small = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    shown = transformers.CLIPImageProcessor(**small)(images=rgb, return_tensors="pt")["pixel_values"]
+    images = ClipImages(str(folder))
+    assert images.title == "small"
+    x = (torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255).requires_grad_()
+    assert (images.prepared(x) - shown).abs().max() < 2 / 255 / 0.26  # theirs is rounded to 8 bits
+    vectors = images(x)
+    with torch.inference_mode():
+        expected = model.visual_projection(model.vision_model(shown).pooler_output)
+    assert torch.cosine_similarity(vectors, expected).item() > 0.999
+    vectors.sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in images.parameters())
+
+
+def test_the_centre_is_what_counts(folder: Path) -> None:
+    images = ClipImages(str(folder))
+    x = torch.rand(1, 3, 32, 64)
+    border = x.clone()
+    border[..., :16], border[..., 48:] = 0, 1
+    torch.testing.assert_close(images(x), images(border))
+    assert not torch.allclose(images(x), images(1 - x))
+
+
+def test_a_pair_shares_its_space(folder: Path, tower: ClipTower) -> None:
+    """Cosines of pictures and texts are the library's own."""
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    x = torch.rand(2, 3, 32, 32)
+    images = ClipImages(str(folder))
+    encoded = tower.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        both = model(**encoded, pixel_values=images.prepared(x))
+        cosines = torch.cosine_similarity(images(x)[:, None], tower(TEXTS).pooled[None], dim=-1)
+    torch.testing.assert_close(cosines, both.logits_per_image / model.logit_scale.exp().detach())
+
+
+def test_a_clip_of_two_widths_is_refused(tmp_path: Path) -> None:
+    folder = make_clip(tmp_path / "two", projection=8)
+    with pytest.raises(WeightsError, match="tokens of 16 numbers and pooled vectors of 8"):
+        ClipTower(str(folder))
+    assert ClipImages(str(folder))(torch.rand(1, 3, 40, 32)).shape == (1, 8)
+
+
+def test_what_cannot_be_loaded_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = str(tmp_path / "no" / "folder")
+    with pytest.raises(WeightsError, match=r"could not be loaded; .*put it in a folder, and name that\.$"):
+        ClipTower(missing)
+    damaged = make_clip(tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(WeightsError, match="could not be loaded"):
+        ClipImages(str(damaged))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtra, match=r"CLIP needs packages.*trifocal\[text\]"):
+        ClipImages(str(folder))
+
+
+def test_half_a_clip_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """transformers itself would go on with random weights for what is missing."""
+    weights = make_clip(tmp_path / "half") / "model.safetensors"
+    kept = {name: w for name, w in load_file(weights).items() if "final_layer_norm" not in name}
+    save_file(kept, weights, {"format": "pt"})
+    capfd.readouterr()
+    with pytest.raises(WeightsError, match="it lacks text_model.final_layer_norm.bias"):
+        ClipTower(str(tmp_path / "half"))
+    assert not any(capfd.readouterr())
+
+
+def test_what_is_here_is_used_before_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Kind:
+        @staticmethod
+        def from_pretrained(name: str, **options: Any) -> str:
+            asked.append(options)
+            if options.get("local_files_only") and name == "elsewhere":
+                raise OSError("not cached")
+            return name
+
+    assert module.fetch(Kind, "here") == "here" and module.fetch(Kind, "elsewhere") == "elsewhere"
+    assert asked == [{"local_files_only": True}, {"local_files_only": True}, {}]
+
+
+def test_towers_by_their_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower: Tower = load_tower(str(folder))
+    assert isinstance(tower, ClipTower) and tower.name == str(folder)
+    assert load_tower(str(folder)) is tower
+    np.testing.assert_allclose(tower(["dog"]).pooled, ClipTower(str(folder))(["dog"]).pooled)

@@ -1,0 +1,57 @@
+"""Words → where they are in the picture: each place picks the words that fit it best, and says how well they do."""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trifocal.types import Words
+from trifocal.weights import FOLDER, load_part
+
+
+class Ground(nn.Module):
+    """Features of places and words → for each place, the logit that it is what the words name.
+
+    The places ask, the tokens answer (cross-attention with padding masked, as in TACO's injector); what is answered is
+    compared with the place itself, channel by channel.
+
+    Args:
+        width: D of places and tokens.
+        heads: of the attention.
+        hidden: width of the comparison.
+    """
+
+    def __init__(self, width: int = 256, heads: int = 4, hidden: int = 128) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ask = nn.Linear(width, width)
+        self.answer = nn.Linear(width, 2 * width)
+        self.place = nn.Linear(width, width)
+        answer = nn.Linear(hidden, 1)
+        self.compare = nn.Sequential(nn.Linear(2 * width, hidden), nn.GELU(), answer)
+        self.place_norm = nn.LayerNorm(width)
+        self.token_norm = nn.LayerNorm(width)
+        nn.init.constant_(answer.bias, -2.0)
+
+    def forward(self, places: Tensor, words: Words) -> Tensor:
+        """places [B, h, w, D] and words of B texts → logits [B, h, w]."""
+        b, h, w, _ = places.shape
+        x = self.place_norm(places).flatten(1, 2)
+        keys, values = self.answer(self.token_norm(words.tokens)).chunk(2, dim=-1)
+        query, keys, values = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.ask(x), keys, values)
+        )
+        answered = F.scaled_dot_product_attention(query, keys, values, attn_mask=words.mask[:, None, None])
+        answered = answered.transpose(1, 2).flatten(2)
+        match = F.layer_norm(self.place(x), x.shape[-1:]) * F.layer_norm(answered, x.shape[-1:])
+        logits: Tensor = self.compare(torch.cat([match, answered], dim=-1))
+        return logits.reshape(b, h, w)
+
+
+@lru_cache(maxsize=2)
+def load_ground(device: str = "cpu") -> Ground:
+    """With its trained weights, frozen. Raises WeightsError if they are missing or damaged."""
+    ground = Ground()
+    ground.load_state_dict(load_part(FOLDER / "towers.safetensors", "ground."))
+    return ground.to(device).eval().requires_grad_(False)
