@@ -48,6 +48,10 @@ class Codec(nn.Module):
         self.synthesis = synthesis
         self.reach = reach
 
+    def prepare(self, picture: Picture, condition: Condition | None) -> Condition | None:
+        """What of the condition needs the whole picture, before its tiles are analysed; here nothing does."""
+        return condition
+
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M]. A method may let the condition steer; here nothing does."""
         y: Tensor = self.analysis(x.to(dtype_of(self.analysis)))
@@ -101,6 +105,7 @@ class Codec(nn.Module):
         rate = rate_of(picture.width * picture.height, quality, bpp, size)
         canvas = Canvas(picture.width, picture.height, self.reach)
         side = (*side_layers(picture), *layers)
+        condition = self.prepare(picture, condition)
         tiles = track(canvas.tiles(), progress, (0.0, 1.0 if rate.size is None else SEARCH_BEGINS))
         latents: Iterable[Tensor] = (
             self._latent(picture.rgb, canvas, tile, condition, clock) for tile in tiles
@@ -190,8 +195,10 @@ class Codec(nn.Module):
         """y of one tile, [1, h, w, M], from its pixels and the real ones around them."""
         with clock("analysis"):
             core = canvas.core(tile)
-            pixels = torch.from_numpy(canvas.crop(rgb, canvas.halo(core))).to(self._device())
-            y = self.analyse(pixels.permute(2, 0, 1)[None].float() / 255, condition)
+            halo = canvas.halo(core)
+            pixels = torch.tensor(canvas.crop(rgb, halo), device=self._device())
+            part = None if condition is None else condition.within(*window(halo))
+            y = self.analyse(pixels.permute(2, 0, 1)[None].float() / 255, part)
             rows, columns = canvas.within_halo(core, LATENT_STRIDE)
             return y[:, rows, columns].contiguous()
 

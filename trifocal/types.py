@@ -13,7 +13,7 @@ Feature maps and latents are channels-last, since every network of the road is m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class Words:
     def to(self, device: torch.device | str) -> Words:
         return Words(self.tokens.to(device), self.mask.to(device), self.pooled.to(device))
 
+    def of(self, rows: slice) -> Words:
+        """Those of some of the texts."""
+        return Words(self.tokens[rows], self.mask[rows], self.pooled[rows])
+
     def rolled(self) -> Words:
         """Each picture of a batch gets the words of the one before it: words that do not match."""
         return Words(self.tokens.roll(1, 0), self.mask.roll(1, 0), self.pooled.roll(1, 0))
@@ -51,12 +55,26 @@ class Words:
 
 @dataclass(frozen=True)
 class Condition:
-    """What steers a transform. Whatever is None is not said."""
+    """What steers a transform. Whatever is None is not said.
+
+    Attributes:
+        words: what a text tower says of texts.
+        fineness: how much finer the picture is to be coded at each latent than on the whole, in octaves of the
+            quantiser's step, [B, H/16, W/16]; positive where it matters more.
+    """
 
     words: Words | None = None
+    fineness: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Condition:
-        return Condition(None if self.words is None else self.words.to(device))
+        words, fineness = self.words, self.fineness
+        return Condition(
+            None if words is None else words.to(device), None if fineness is None else fineness.to(device)
+        )
+
+    def within(self, rows: slice, columns: slice) -> Condition:
+        """For a part of the picture, in latents."""
+        return replace(self, fineness=None if self.fineness is None else self.fineness[:, rows, columns])
 
 
 @dataclass(frozen=True)
@@ -67,13 +85,11 @@ class Batch:
         x: crops, [B, 3, H, W], 0..1.
         level: [B].
         condition: what steers, or None.
-        focus: where the words point, [B, 1, H, W], 0..1, or None.
     """
 
     x: Tensor
     level: Tensor
     condition: Condition | None = None
-    focus: Tensor | None = None
 
 
 @dataclass(frozen=True)

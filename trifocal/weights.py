@@ -17,17 +17,23 @@ FOLDER = Path(__file__).with_name("weights")
 Weights = dict[str, Tensor]
 
 
-def load_weights(codec: nn.Module, name: str) -> int:
-    """Puts the weights of that file name into a codec, strictly, and returns their fingerprint, 0..65535.
+def load_weights(codec: nn.Module, name: str | Path) -> int:
+    """Puts weights into a codec, strictly, and returns their fingerprint, 0..65535.
+
+    Args:
+        name: a file of those that ship, or the whole path of another.
 
     Raises:
         WeightsError: if the file is missing, is not a whole safetensors file, or does not fit the codec.
     """
-    weights = read_weights(FOLDER / name)
+    path = FOLDER / name
+    weights = read_weights(path)
     try:
         codec.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise WeightsError(f"The weights {name} do not fit this version; install Trifocal again.") from error
+        raise WeightsError(
+            f"The weights {path.name} do not fit this preset in this version; name others, or install Trifocal again."
+        ) from error
     return fingerprint(weights)
 
 
@@ -40,8 +46,15 @@ def read_weights(path: Path) -> Weights:
     try:
         weights = load_file(path)
     except SafetensorError as error:
-        raise WeightsError(f"The weights {path.name} are damaged; install Trifocal again.") from error
+        raise WeightsError(
+            f"The weights {path.name} are damaged, or no safetensors file; name others, or install Trifocal again."
+        ) from error
     return {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
+
+
+def load_part(path: Path, prefix: str) -> Weights:
+    """Those tensors of a file whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): w for name, w in read_weights(path).items() if name.startswith(prefix)}
 
 
 def write_weights(codec: nn.Module, path: Path) -> None:
@@ -69,6 +82,6 @@ def check_fingerprint(have: int, wanted: int, preset: str) -> None:
     """Raises WeightsError if a file was made with other weights than those at hand."""
     if have != wanted:
         raise WeightsError(
-            f"The file was made with weights {wanted:04x} of the preset {preset}, but {have:04x} are installed; "
-            "install the version of Trifocal that made the file."
+            f"The file was made with weights {wanted:04x} of the preset {preset}, but {have:04x} are at hand; "
+            "name its weights with --weights, or install the version of Trifocal that made the file."
         )

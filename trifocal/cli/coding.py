@@ -1,16 +1,30 @@
 """Pictures to files and back, and what the files and the models are."""
 
 import json
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trifocal.cli.main import Out, Preset, Recursive, Threads, app, use_threads
-from trifocal.errors import TrifocalError
+from trifocal.errors import FormatError, TrifocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trifocal.console import Desk, Job
+    from trifocal.container import Layer
+    from trifocal.pictures import Picture
+    from trifocal.text.captions import Captioner
+    from trifocal.types import Condition
 
 UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Your own .safetensors of the preset; in place of those that ship."),
+]
 
 
 class Metadata(StrEnum):
@@ -60,33 +74,112 @@ def encode(
     metadata: Annotated[
         Metadata, typer.Option(help="What to keep beside the pixels: the colour profile, or also EXIF.")
     ] = Metadata.colour,
+    text: Annotated[
+        str | None, typer.Option(help="What the pictures show, for a preset that takes words.")
+    ] = None,
+    text_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='A file of these words; a .json file has each picture\'s: {"dog.jpg": "a dog"}.',
+        ),
+    ] = None,
+    caption: Annotated[
+        str | None,
+        typer.Option(metavar="auto|MODEL", help="Let a network write the words; needs the extra `text`."),
+    ] = None,
+    send_text: Annotated[
+        bool, typer.Option("--send-text", help="Put the words into the file, for a decoder that reads them.")
+    ] = False,
+    attention: Annotated[
+        str | None,
+        typer.Option(metavar="MAP.png", help="Also draw where the words send the bits; for one picture."),
+    ] = None,
+    weights: Weights = None,
     recursive: Recursive = False,
     threads: Threads = None,
 ) -> None:
     """Pictures become .tri files: photo.jpg becomes photo.tri beside it, in the place of one that is there."""
     if sum(rate is not None for rate in (quality, bpp, size)) > 1:
         raise typer.BadParameter("say only one of --quality, --bpp and --bytes.")
+    if sum(words is not None for words in (text, text_file, caption)) > 1:
+        raise typer.BadParameter("say only one of --text, --text-file and --caption.")
     from trifocal import console
+    from trifocal.attention import attention_map
+    from trifocal.container import Tag
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
     from trifocal.presets import load
 
     desk = console.Desk()
     jobs = console.plan(console.find(inputs, recursive, PICTURE_SUFFIXES), out, ".tri")
+    if attention is not None and len(jobs) > 1:
+        raise typer.BadParameter("--attention draws one map; name one picture.")
     use_threads(threads)
-    codec = load(preset)
+    codec = load(preset, weights=weights)
+    words_of = source_of_words(desk, jobs, preset, text, text_file, caption, send_text)
 
     def work(job: console.Job, advance: console.Advance) -> None:
         picture = Picture.open(job.source, metadata=metadata.value)
-        stream = codec.encode(picture, quality=quality, bpp=bpp, size=size, progress=advance)
+        condition, layers = words_of(job, picture)
+        if attention is not None:
+            attention_map(codec, picture, condition).save(attention)
+        stream = codec.encode(
+            picture, quality=quality, bpp=bpp, size=size, condition=condition, layers=layers, progress=advance
+        )
         stream.save(job.target)
         for note in picture.notes:
             desk.note(f"{job.source.name}: {note}")
         if (bpp or size) and stream.header.quality == 100:
             desk.note(f"{job.source.name}: the best quality takes fewer bytes than were allowed.")
         bits = 8 * stream.size / (stream.header.width * stream.header.height)
-        desk.say(f"{job.target}  {stream.size:,} bytes  {bits:.3f} bpp  quality {stream.header.quality:g}")
+        words = stream.layer(Tag.TEXT)
+        part = f"  {words.size} bytes of words" if words else ""
+        desk.say(
+            f"{job.target}  {stream.size:,} bytes  {bits:.3f} bpp  quality {stream.header.quality:g}{part}"
+        )
 
     raise typer.Exit(console.work_through(desk, jobs, work))
+
+
+def source_of_words(
+    desk: "Desk",
+    jobs: "Sequence[Job]",
+    preset: str,
+    text: str | None,
+    text_file: str | None,
+    caption: str | None,
+    send: bool,
+) -> "Callable[[Job, Picture], tuple[Condition | None, tuple[Layer, ...]]]":
+    """Gives a function from a job and its picture to what steers the codec, and the layers that carry the words.
+
+    What can be wrong for all pictures is raised here, once.
+    """
+    from trifocal.presets import find, tower_for
+    from trifocal.words import check, for_encoding, texts_from
+
+    given = any(words is not None for words in (text, text_file, caption))
+    check(find(preset), given, send)
+    texts = {} if text_file is None else texts_from(text_file, [job.source for job in jobs])
+    if caption is None and len({*texts.values()}) <= 1:
+        same = for_encoding(preset, next(iter(texts.values()), text), send, desk.note)
+        return lambda job, picture: same
+    if find(preset).words == "encoder":
+        tower_for(preset)
+    captioner = None if caption is None else captioner_of(caption)
+
+    def words_of(job: "Job", picture: "Picture") -> "tuple[Condition | None, tuple[Layer, ...]]":
+        said = captioner(picture.rgb) if captioner else texts[job.source]
+        if captioner:
+            desk.note(f"{job.source.name}: {said}", style="")
+        return for_encoding(preset, said, send, lambda note: desk.note(f"{job.source.name}: {note}"))
+
+    return words_of
+
+
+def captioner_of(name: str) -> "Captioner":
+    from trifocal.text.captions import CAPTIONER, Captioner
+
+    return Captioner(CAPTIONER if name == "auto" else name)
 
 
 @app.command()
@@ -105,6 +198,13 @@ def decode(
     force: Annotated[
         bool, typer.Option("--force", help="Replace pictures that are there, without -o.")
     ] = False,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="What the picture shows, for a decoder that reads words; not the file's own words."
+        ),
+    ] = None,
+    weights: Weights = None,
     recursive: Recursive = False,
     threads: Threads = None,
 ) -> None:
@@ -113,6 +213,7 @@ def decode(
     from trifocal.container import Bitstream
     from trifocal.pictures.writing import format_of
     from trifocal.presets import load_for
+    from trifocal.words import for_decoding
 
     desk = console.Desk()
     jobs = console.plan(console.find(inputs, recursive, [".tri"]), out, f".{format.lstrip('.').lower()}")
@@ -124,8 +225,13 @@ def decode(
 
     def work(job: console.Job, advance: console.Advance) -> None:
         stream = Bitstream.open(job.source, best_effort=best_effort)
-        codec = load_for(stream.header)
-        decoded = codec.decode(stream, region=region, best_effort=best_effort, progress=advance)
+        codec = load_for(stream.header, weights=weights)
+        condition = for_decoding(
+            stream, text, best_effort, lambda note: desk.note(f"{job.source.name}: {note}")
+        )
+        decoded = codec.decode(
+            stream, region=region, best_effort=best_effort, condition=condition, progress=advance
+        )
         for note in decoded.picture.save(job.target):
             desk.note(f"{job.target.name}: {note}")
         if decoded.damaged:
@@ -146,29 +252,40 @@ def info(
 ) -> None:
     """Says what a .tri file holds: its header, its layers and their bytes. Loads no network."""
     from trifocal.console import Desk
-    from trifocal.container import Bitstream, describe
+    from trifocal.container import Bitstream, Tag, describe
+    from trifocal.container.text import text_of
     from trifocal.presets import PRESETS
+    from trifocal.words import unread
 
     desk = Desk()
-    preset_name = {preset.id: preset.name for preset in PRESETS}
+    preset_of = {preset.id: preset for preset in PRESETS}
     status = 0
     for name in files:
         try:
             stream = Bitstream.open(name, best_effort=True)
-            facts = {"file": name, "preset name": preset_name.get(stream.header.preset)} | describe(stream)
+            preset = preset_of.get(stream.header.preset)
+            facts: dict[str, Any] = {"file": name, "preset name": preset.name if preset else None}
+            facts |= describe(stream)
+            with suppress(FormatError):
+                facts |= {"text": text_of(stream)} if stream.layer(Tag.TEXT) else {}
             desk.say(json.dumps(facts) if as_json else table_of(facts))
             if any(layer.damaged for layer in stream.layers):
                 Bitstream.open(name)  # raises the sentence that says what is damaged
+            text_of(stream)  # and this, why the words cannot be read
+            if preset and (note := unread(preset, stream)):
+                desk.note(f"{Path(name).name}: {note}")
         except BrokenPipeError:
             raise
         except (TrifocalError, OSError) as error:
-            desk.complain(error)
+            desk.complain(error, Path(name).name)
             status = 1
     raise typer.Exit(status)
 
 
 def table_of(facts: dict[str, Any]) -> str:
     shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in facts.items()}
+    if "text" in facts:
+        shown["text"] = repr(facts["text"])  # so that nothing in it moves a terminal's cursor
     rows = [(key, value) for key, value in shown.items() if key != "layers"]
     rows += [(f"layer {layer['name']}", f"{layer['bytes']} bytes") for layer in facts["layers"]]
     return "\n".join(f"{key:<16}{value}" for key, value in rows)
@@ -182,9 +299,9 @@ def presets() -> None:
     from trifocal.console import Desk
     from trifocal.presets import PRESETS
 
-    table = Table("preset", "id", "what it is", box=None, header_style="bold")
+    table = Table("preset", "id", "weights", "what it is", box=None, header_style="bold")
     for preset in PRESETS:
-        table.add_row(preset.name, str(preset.id), preset.summary)
+        table.add_row(preset.name, str(preset.id), "ship" if preset.ships else "to train", preset.summary)
     Desk().out.print(table)
 
 

@@ -1,11 +1,17 @@
 """Training a model, and measuring what it is worth."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trifocal.cli.main import Threads, app, use_threads
 from trifocal.cli.options import SpreadOptions
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from trifocal.evaluation import Effect
 
 
 def qualities_of(text: str) -> list[float]:
@@ -25,6 +31,10 @@ def train(
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="The folder of the run; runs/PRESET, if not said.")
     ] = None,
+    stage: Annotated[
+        int,
+        typer.Option(min=1, help="Of a preset with several; 2 goes on with --start from the weights of 1."),
+    ] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="How long to train, in steps,")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="or in minutes.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Crops per step, not the recipe's.")] = None,
@@ -33,19 +43,47 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")
     ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="For `towers`: PicoDet as .onnx, whose class scores teach the image tower."),
+    ] = None,
     every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 5.0,
     threads: Threads = None,
 ) -> None:
-    """Trains a preset's network on pictures; needs the extra `train`."""
+    """Trains a preset's network on pictures; needs the extra `train`.
+
+    `towers` names the compact text and image towers, which learn from pictures with captions and boxes beside them.
+    """
     from trifocal import console, training
 
     use_threads(threads)
     desk = console.Desk()
+    sources = [*(data or []), *(more or [])]
     with console.reporting(desk) as report:
+        if preset == "towers":
+            if start is not None or learning_rate is not None or stage > 1:
+                raise typer.BadParameter("towers take no --start, --learning-rate or --stage.")
+            desk.say(
+                str(
+                    training.train_towers(
+                        sources,
+                        out or "runs/towers",
+                        steps=steps,
+                        minutes=minutes,
+                        teacher=teacher,
+                        resume=resume,
+                        every=every,
+                        batch=batch,
+                        report=report,
+                    )
+                )
+            )
+            return
         weights = training.train(
             preset,
-            [*(data or []), *(more or [])],
-            out or f"runs/{preset}",
+            sources,
+            out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else ""),
+            stage=stage,
             steps=steps,
             minutes=minutes,
             batch=batch,
@@ -63,8 +101,16 @@ KeepRows = Annotated[bool, typer.Option("--resume", help="Keep the rows that are
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
-        help="psnr ms-ssim ssimulacra2 lpips lpips-vgg dists clip-score ref-clip-score nima:FILE, and of all pictures "
-        "together fid fid-whole kid kid-whole is; psnr and ms-ssim, if not said."
+        help="psnr ms-ssim ssimulacra2 lpips lpips-vgg dists tower clip-score ref-clip-score nima:FILE, psnr-named and "
+        "psnr-rest (inside and outside of the boxes of what the captions name), and of all pictures together fid fid-whole kid kid-whole is; psnr and ms-ssim, if not said."
+    ),
+]
+Text = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND...",
+        help="What words change: measure presets that take words with those of the captions.json beside the pictures "
+        "(true), an empty text, those of another picture (mismatched), or none.",
     ),
 ]
 TaskKind = Annotated[
@@ -98,6 +144,7 @@ def evaluate(
     out: Annotated[str, typer.Option("--out", "-o", help="The table to write.")] = "results.csv",
     qualities: Qualities = "10,30,50,70,90",
     metrics: Metrics = None,
+    text: Text = None,
     task: TaskKind = None,
     detector: Network = None,
     annotations: Annotations = None,
@@ -107,7 +154,8 @@ def evaluate(
 ) -> None:
     """Measures presets on real files, a row per picture and quality; needs the extra `evaluate`.
 
-    A row has bytes, bits per pixel, the metrics and seconds; the means over pictures are printed, and written too.
+    A row has bytes, bits per pixel, the metrics and seconds; the means over pictures are printed, and written too. After
+    --text, so is what the words change: at equal bytes, the mean over pictures with its 95 % interval.
     """
     check_task(task, detector, annotations, short_side)
     from trifocal import console, evaluation
@@ -124,10 +172,13 @@ def evaluate(
             resume,
             metrics or evaluation.DEFAULT_METRICS,
             judge,
+            text=text or (),
             progress=lambda fraction: report(fraction, ""),
             note=desk.note,
         )
     desk.out.print(console.table_of_means(results.means))
+    if results.effects:
+        desk.out.print(table_of_effects(results.effects))
     desk.say(f"{out}  {len(results.rows)} rows")
 
 
@@ -143,6 +194,7 @@ def compare(
     out: Annotated[str, typer.Option("--out", "-o", help="The folder of the report.")] = "report",
     qualities: Qualities = "10,30,50,70,90",
     metrics: Metrics = None,
+    text: Text = None,
     task: TaskKind = None,
     detector: Network = None,
     annotations: Annotations = None,
@@ -175,11 +227,34 @@ def compare(
             resume,
             metrics or DEFAULT_METRICS,
             judge,
+            text or (),
             published or (),
             progress=lambda fraction: report(fraction, ""),
             note=desk.note,
         )
     desk.say(str(page))
+
+
+def table_of_effects(effects: Sequence["Effect"]) -> "Table":
+    """A line for each preset, metric and two kinds of words."""
+    from rich.table import Table
+
+    caption = "better at equal bytes, by so much; 95 % bootstrap interval over pictures; * excludes zero"
+    table = Table(box=None, header_style="bold", caption=caption, pad_edge=False, collapse_padding=True)
+    for name in ("preset", "metric", "words", "against", "sent words", "difference", "interval", "pictures"):
+        table.add_column(name)
+    for one in effects:
+        paired = one.paired
+        mean = "" if paired.mean is None else f"{paired.mean:+.4g}"
+        interval = ""
+        if paired.low is not None and paired.high is not None:
+            star = "" if paired.low <= 0 <= paired.high else " *"
+            interval = f"{paired.low:+.4g} to {paired.high:+.4g}{star}"
+        counted = "counted" if one.counted else "left out"
+        table.add_row(
+            one.preset, one.metric, one.words, one.against, counted, mean, interval, str(paired.pictures)
+        )
+    return table
 
 
 def check_task(task: str | None, *its_options: object) -> None:

@@ -2,32 +2,48 @@
 
 import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from trifocal.data.words import seen_within, words_of
 from trifocal.errors import OptionError, PictureError
 from trifocal.pictures import Picture, is_picture
 
 HELD_OUT_ONE_IN = 40
+MOST_OF_IT = 0.45  # of a picture's area: then its captions are taken to be true of a crop
 
 
 @dataclass(frozen=True)
 class TrainingPicture:
-    """key: file name without its suffix; rgb: uint8, [H, W, 3]."""
+    """A picture, and what its record says of it, if it has one.
+
+    Attributes:
+        key: file name without its suffix.
+        rgb: uint8, [H, W, 3].
+        captions: sentences.
+        boxes: x0, y0, x1, y1 in pixels, [N, 4].
+        labels: COCO's category ids, [N].
+    """
 
     key: str
     rgb: npt.NDArray[np.uint8]
+    captions: tuple[str, ...] = ()
+    boxes: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def read_pictures(
     sources: Sequence[str | Path], smallest: int, progress: Callable[[str], None] | None = None
 ) -> list[TrainingPicture]:
-    """Decodes every picture of the folders, files and tar shards (WebDataset: KEY.jpg, KEY.png …).
+    """Decodes every picture of the folders, files and tar shards (WebDataset: KEY.jpg, KEY.png …, and KEY.json).
+
+    KEY.json is a picture's record: any of captions, boxes and labels, as in TrainingPicture.
 
     Args:
         sources: folders (searched recursively), picture files, .tar shards.
@@ -38,13 +54,13 @@ def read_pictures(
         OptionError: if a source does not exist or no picture is left.
     """
     pictures = []
-    for key, data in _files(sources):
+    for key, data, record in _files(sources):
         said = key
         try:
             picture = Picture.open(io.BytesIO(data))
             if min(picture.width, picture.height) >= smallest:
-                pictures.append(TrainingPicture(key, picture.rgb))
-        except PictureError as error:
+                pictures.append(TrainingPicture(key, picture.rgb, *_read_record(record)))
+        except (PictureError, ValueError, TypeError) as error:
             said = f"{key}, left out: {error}"
         if progress:
             progress(said)
@@ -72,27 +88,42 @@ def split(pictures: Sequence[TrainingPicture]) -> tuple[list[TrainingPicture], l
     return training, held
 
 
+@dataclass(frozen=True)
+class CropBatch:
+    """Crops, uint8 [B, size, size, 3], and words for each; "" where nothing is known."""
+
+    rgb: npt.NDArray[np.uint8]
+    texts: tuple[str, ...]
+
+
 class Crops:
-    """Random crops with random flips, [B, size, size, 3] uint8, without end."""
+    """Random crops with random flips, without end. Each has words of its own: a caption of the picture where the crop is
+    most of it, names of what is in the crop, or both in turn."""
 
     def __init__(self, pictures: Sequence[TrainingPicture], batch: int, size: int, seed: int) -> None:
         self.pictures = pictures
         self.batch = batch
         self.size = size
         self.random = np.random.default_rng(seed)
+        self.saying = np.random.default_rng(seed + 1)  # apart, so that words change no crop
         areas = np.array([p.rgb.shape[0] * p.rgb.shape[1] for p in pictures], dtype=np.float64)
         self.weights = np.sqrt(areas) / np.sqrt(areas).sum()
 
-    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+    def __iter__(self) -> Iterator[CropBatch]:
         while True:
             chosen = self.random.choice(len(self.pictures), self.batch, p=self.weights)
-            yield np.stack([self._crop(self.pictures[i].rgb) for i in chosen])
+            crops = [self._crop(self.pictures[i]) for i in chosen]
+            yield CropBatch(np.stack([rgb for rgb, _ in crops]), tuple(text for _, text in crops))
 
-    def _crop(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        top = self.random.integers(rgb.shape[0] - self.size + 1)
-        left = self.random.integers(rgb.shape[1] - self.size + 1)
-        crop = rgb[top : top + self.size, left : left + self.size]
-        return crop[:, ::-1] if self.random.random() < 0.5 else crop
+    def _crop(self, picture: TrainingPicture) -> tuple[npt.NDArray[np.uint8], str]:
+        height, width = picture.rgb.shape[:2]
+        top = int(self.random.integers(height - self.size + 1))
+        left = int(self.random.integers(width - self.size + 1))
+        crop = picture.rgb[top : top + self.size, left : left + self.size]
+        _, seen = seen_within(picture.boxes, (left, top, left + self.size, top + self.size))
+        most = self.size**2 > MOST_OF_IT * height * width or not len(picture.labels)
+        text = words_of(picture.captions if most else (), picture.labels[seen], self.saying)
+        return (crop[:, ::-1] if self.random.random() < 0.5 else crop), text
 
 
 def centre_crop(rgb: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
@@ -101,7 +132,8 @@ def centre_crop(rgb: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
     return rgb[top : top + size, left : left + size]
 
 
-def _files(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
+def _files(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes, bytes]]:
+    """Key, picture and record (empty where there is none)."""
     for source in map(Path, sources):
         if not source.exists():
             raise OptionError(f"There is no {source}; name a folder, a picture or a .tar shard.")
@@ -112,16 +144,40 @@ def _files(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
             if path.suffix == ".tar":
                 yield from _shard(path)
             elif is_picture(path):
-                yield path.stem, path.read_bytes()
+                record = path.with_suffix(".json")
+                yield path.stem, path.read_bytes(), record.read_bytes() if record.exists() else b""
 
 
-def _shard(path: Path) -> Iterator[tuple[str, bytes]]:
+def _shard(path: Path) -> Iterator[tuple[str, bytes, bytes]]:
+    """WebDataset's order: the files of a key follow each other."""
     with tarfile.open(path) as archive:
+        picture, record, last = b"", b"", ""
         for member in archive:
             name = Path(member.name)
-            content = archive.extractfile(member) if is_picture(name) else None
-            if content is not None:
-                yield name.stem, content.read()
+            content = archive.extractfile(member)
+            if content is None:
+                continue
+            if name.stem != last and picture:
+                yield last, picture, record
+            if name.stem != last:
+                picture, record, last = b"", b"", name.stem
+            if is_picture(name):
+                picture = content.read()
+            elif name.suffix == ".json":
+                record = content.read()
+        if picture:
+            yield last, picture, record
+
+
+def _read_record(
+    data: bytes,
+) -> tuple[tuple[str, ...], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    record = json.loads(data) if data else {}
+    boxes = np.asarray(record.get("boxes", ()), np.float32).reshape(-1, 4)
+    labels = np.asarray(record.get("labels", ()), np.int64)
+    if len(boxes) != len(labels):
+        raise ValueError(f"its record has {len(boxes)} boxes and {len(labels)} labels.")
+    return tuple(map(str, record.get("captions", ()))), boxes, labels
 
 
 def _hash(key: str) -> int:

@@ -19,24 +19,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trifocal.codec import Codec
-from trifocal.data import Crops, TrainingPicture, read_pictures, split
+from trifocal.data import CropBatch, Crops, TrainingPicture, read_pictures, split
 from trifocal.data.images import centre_crop
 from trifocal.entropy import Meter
 from trifocal.entropy.tables import calibrated_frequencies
-from trifocal.errors import OptionError
+from trifocal.errors import OptionError, WeightsError
 from trifocal.losses import Objective, bits_per_pixel, mean_squared_error, rate_distortion
-from trifocal.presets import Preset, Recipe, find
+from trifocal.presets import Preset, Recipe, find, objective_of
+from trifocal.text.encoder import Tower, load_tower
 from trifocal.training.checkpoint import Progress, append_row, restore, save
-from trifocal.types import MAX_LEVEL, Batch
+from trifocal.types import MAX_LEVEL, Batch, Condition
 from trifocal.weights import read_weights, write_weights
 
 VALIDATION_LEVELS = (80, 240, 400, 560, 720)
 VALIDATION_PICTURES = 32
+WITHOUT_WORDS = 0.1  # of the steps
 Report = Callable[[float, str], None]
 
 
@@ -45,6 +47,7 @@ def train(
     data: Sequence[str | Path],
     out: str | Path,
     *,
+    stage: int = 1,
     steps: int | None = None,
     minutes: float | None = None,
     batch: int | None = None,
@@ -60,6 +63,7 @@ def train(
         preset: its name.
         data: folders, pictures and WebDataset shards; one picture in forty is held out.
         out: folder of the run: checkpoint.pt, log.csv, and NAME.safetensors at the end.
+        stage: of a preset that is trained in several; each is a run of its own, and goes on from the weights of the last.
         steps, minutes: the run's length; one of them.
         batch, learning_rate: instead of the recipe's.
         start: weights (.safetensors) to begin from.
@@ -71,24 +75,34 @@ def train(
         The exported weights.
 
     Raises:
-        OptionError: for a run without an end, without data, or without the checkpoint that it should resume.
+        OptionError: for a run without an end, without data, or without the checkpoint that it should resume; for a stage
+            that the preset has not, or a later one without weights to go on from.
         PresetError: if there is no such preset.
+        WeightsError, MissingExtra: if the preset's text tower is not on this machine.
     """
     if (steps is None) == (minutes is None):
         raise OptionError("Say how long to train: either steps or minutes.")
     chosen = find(preset)
+    objective = objective_of(chosen, stage)
+    if stage > 1 and start is None and not resume:
+        raise OptionError(
+            f"Stage {stage} goes on from what stage {stage - 1} trained; name its weights with --start."
+        )
     recipe = replace(
         chosen.recipe,
         batch=batch or chosen.recipe.batch,
         learning_rate=learning_rate or chosen.recipe.learning_rate,
     )
     set_seed(recipe.seed)
-    run = Run(chosen.build(), chosen.objective(), recipe, Path(out), steps, minutes)
+    tower = load_tower(chosen.tower) if chosen.words else None
+    run = Run(chosen.build(), objective(), recipe, Path(out), steps, minutes, tower)
     if start is not None:
         run.start_from(start)
     if resume:
         run.resume()
     report = report or (lambda fraction, text: None)
+    for sentence in run.objective.notes():
+        report(run.fraction, sentence)
     pictures = read_pictures(data, recipe.crop, lambda key: report(run.fraction, f"reading {key}"))
     training, held_out = split(pictures)
     run.go(training, held_out, every, report)
@@ -110,9 +124,14 @@ class Run:
         out: Path,
         steps: int | None,
         minutes: float | None,
+        tower: Tower | None,
     ) -> None:
-        self.accelerator = Accelerator()
+        # On many GPUs: networks that read words have no gradient in a step without any.
+        self.accelerator = Accelerator(
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        )
         self.recipe = recipe
+        self.tower = tower
         self.out = out
         self.steps = steps
         self.minutes = minutes
@@ -123,7 +142,10 @@ class Run:
         self.optimisers = {}
         for name, part in self.parts.items():
             optimiser = torch.optim.Adam(groups(part, recipe), betas=recipe.betas, fused=True)
-            self.parts[name], self.optimisers[name] = self.accelerator.prepare(part, optimiser)
+            if name == "codec":
+                self.parts[name], self.optimisers[name] = self.accelerator.prepare(part, optimiser)
+            else:
+                self.optimisers[name] = self.accelerator.prepare(optimiser)
         self.averaged = AveragedModel(
             self.bare, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=False
         )
@@ -145,7 +167,6 @@ class Run:
         self, training: list[TrainingPicture], held_out: list[TrainingPicture], every: float, report: Report
     ) -> None:
         """Steps until the run's length is reached; validates and saves every few minutes and at the end."""
-        device = self.accelerator.device
         seed = self.recipe.seed + 1000 * self.progress.step + self.accelerator.process_index
         crops = Crops(training, self.recipe.batch, self.recipe.crop, seed)
         validation = validation_batch(held_out, self.recipe.crop)
@@ -156,7 +177,7 @@ class Run:
             if self.fraction >= 1:
                 break
             began = time.monotonic()
-            losses.append(self.step(to_tensor(crop).to(device)))
+            losses.append(self.step(crop))
             self.progress.step += 1
             self.progress.seconds += time.monotonic() - began
             recent = float(np.mean(losses[-100:]))
@@ -173,10 +194,11 @@ class Run:
             return self.progress.step / self.steps
         return self.progress.seconds / (60 * (self.minutes or 1))
 
-    def step(self, x: Tensor) -> float:
-        """Each part's optimiser step on [B, 3, H, W], and the codec's loss."""
+    def step(self, crops: CropBatch) -> float:
+        """Each part's optimiser step, and the codec's loss."""
         rate = self.recipe.learning_rate * schedule(self.progress.step, self.fraction, self.recipe)
-        batch = Batch(x, spread_levels(len(x), x.device))
+        x = to_tensor(crops.rgb).to(self.accelerator.device)
+        batch = Batch(x, spread_levels(len(x), x.device), self.condition(crops.texts))
         codec_loss = math.nan
         turns = self.objective.turns(self.parts["codec"], batch, self.progress.step)
         while True:
@@ -191,6 +213,12 @@ class Run:
         self.averaged.update_parameters(self.bare)
         return codec_loss
 
+    def condition(self, texts: Sequence[str]) -> Condition | None:
+        """The words of a step; now and then none, for a preset that reads words must do without too."""
+        if self.tower is None or float(torch.rand(())) < WITHOUT_WORDS:
+            return None
+        return Condition(self.tower(texts)).to(self.accelerator.device)
+
     def learn(self, part: str, loss: Tensor, rate: float) -> None:
         """One optimiser step of a part; one without a finite gradient is left out."""
         optimiser = self.optimisers[part]
@@ -198,9 +226,20 @@ class Run:
             group["lr"] = rate * group["factor"]
         optimiser.zero_grad()
         self.accelerator.backward(loss)
+        if part != "codec":
+            self.share_gradients(part)
         norm = self.accelerator.clip_grad_norm_(self.parts[part].parameters(), self.recipe.clip)
         if norm is not None and math.isfinite(float(norm)):
             optimiser.step()
+
+    def share_gradients(self, part: str) -> None:
+        """The mean of a partner's gradients over all processes; the codec's wrapper has done it for the codec.
+
+        A partner has no wrapper, since the objective calls it several times, and for two parts, between its steps.
+        """
+        for parameter in self.parts[part].parameters():
+            if parameter.grad is not None:
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
     def checkpoint(self, validation: Tensor, loss: float) -> None:
         """Validates the averaged weights, writes a log row and the checkpoint."""
@@ -229,6 +268,10 @@ class Run:
                 f"There is no checkpoint in {self.out} to resume; leave --resume out to begin anew."
             )
         state = restore(path, self.accelerator.device)
+        if state["partners"].keys() != self.objective.partners().keys():
+            raise OptionError(
+                f"The checkpoint in {self.out} is of another stage; say which with --stage, or take another folder."
+            )
         self.bare.load_state_dict(state["codec"])
         self.averaged.load_state_dict(state["averaged"])
         for name, part in self.objective.partners().items():
@@ -238,8 +281,12 @@ class Run:
         self.progress = Progress(**state["progress"])
 
     def start_from(self, weights: str | Path) -> None:
-        """Begins with trained weights and a fresh optimiser."""
-        self.bare.load_state_dict(read_weights(Path(weights)))
+        """Begins with trained weights and a fresh optimiser; parts that they do not have begin untrained."""
+        found = self.bare.load_state_dict(read_weights(Path(weights)), strict=False)
+        if found.unexpected_keys:
+            raise WeightsError(
+                f"The weights {weights} do not fit: there is no {found.unexpected_keys[0]} here."
+            )
         self.average.load_state_dict(self.bare.state_dict())
 
     def export(
@@ -259,6 +306,7 @@ class Run:
             "preset": preset.name,
             "date": time.strftime("%Y-%m-%d"),
             "recipe": asdict(self.recipe),
+            **self.objective.description(),
             "steps": self.progress.step,
             "minutes": round(self.progress.seconds / 60, 1),
             "parameters": sum(p.numel() for p in self.average.parameters()),
@@ -274,12 +322,19 @@ class Run:
 
 
 def groups(part: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    """Parameters by their learning-rate factor; each goes to the first group whose key is part of its name."""
+    """Parameters by their learning-rate factor; each goes to the first group whose key is part of its name. Those with
+    a factor of 0 stay as they are, and no gradient is computed for them."""
     factors = {**recipe.factors, "": 1.0}
     parts: dict[str, list[nn.Parameter]] = {key: [] for key in factors}
     for name, parameter in part.named_parameters():
-        parts[next(key for key in factors if key in name)].append(parameter)
-    return [{"params": parts[key], "factor": factor} for key, factor in factors.items() if parts[key]]
+        key = next(key for key in factors if key in name)
+        parameter.requires_grad_(factors[key] > 0)
+        parts[key].append(parameter)
+    return [
+        {"params": parts[key], "factor": factor}
+        for key, factor in factors.items()
+        if parts[key] and factor > 0
+    ]
 
 
 def spread_levels(count: int, device: torch.device) -> Tensor:
@@ -332,7 +387,7 @@ def calibrate(codec: Codec, pictures: Sequence[TrainingPicture], recipe: Recipe,
     crops = iter(Crops(pictures, 8, recipe.crop, recipe.seed + 1))
     meter = Meter(codec.entropy.cost(), 8, count=True)
     for _ in range(batches):
-        y = codec.analyse(to_tensor(next(crops)).to(device))
+        y = codec.analyse(to_tensor(next(crops).rgb).to(device))
         codec.walk(meter, y, spread_levels(len(y), device), (y.shape[1], y.shape[2]))
     assert meter.counts is not None
     codec.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(meter.counts)))

@@ -1,0 +1,153 @@
+"""Words steer the encoder of taco-compact: where the bits go, what that costs, and that no decoder needs the words."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb, small_codec
+from PIL import Image, ImageFilter
+
+from trifocal.container import Bitstream
+from trifocal.entropy import Meter, Reader, Writer
+from trifocal.entropy.allocation import LARGEST, QUARTERS, code_allocation
+from trifocal.errors import Damaged
+from trifocal.methods.taco_compact import TacoCompact, fineness_of
+from trifocal.pictures import Picture, canvas
+from trifocal.types import Condition, Words
+
+
+def words(count: int = 1) -> Words:
+    return Words(torch.zeros(count, 3, 256), torch.ones(count, 3, dtype=torch.bool), torch.zeros(count, 256))
+
+
+def left_half(x: torch.Tensor, words: Words) -> torch.Tensor:
+    """A tower that finds the words in the left half of every picture."""
+    p = torch.full((len(x), x.shape[2] // 16, x.shape[3] // 16), 0.02)
+    p[:, :, : p.shape[2] // 2] = 0.98
+    return p
+
+
+@pytest.fixture(scope="module")
+def taco():
+    plain = small_codec(noise=0.0)
+    codec = TacoCompact(plain.analysis, plain.entropy, plain.synthesis, plain.reach)
+    codec.look = left_half
+    codec.preset_id = 1
+    return codec.eval()
+
+
+def smooth_rgb(width: int, height: int) -> np.ndarray:
+    """Nothing that the small codec's few coefficients cannot hold: its errors are the quantiser's."""
+    return np.asarray(Image.fromarray(random_rgb(width, height, seed=3)).filter(ImageFilter.GaussianBlur(8)))
+
+
+def error(decoded: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    return (decoded.astype(float) - rgb) ** 2
+
+
+def test_allocation_comes_back_from_the_bytes(taco):
+    """Coarse as it is sent, it is the same on both sides, and the meter knows its price."""
+    torch.manual_seed(0)
+    fineness = torch.randn(1, 16, 24, 1).cumsum(1) / 3
+    writer, meter = Writer(taco.entropy.models()), Meter(taco.entropy.cost())
+    sent = code_allocation(writer, fineness, (16, 24))
+    assert torch.equal(code_allocation(meter, fineness, (16, 24)), sent)
+    data = writer.bytes()
+    assert torch.equal(code_allocation(Reader(taco.entropy.models(), data), None, (16, 24)), sent)
+    assert abs(len(data) - float(meter.bits) / 8) < 8
+    limit = 2.0 ** (LARGEST / QUARTERS)
+    assert sent.max() <= limit and sent.min() >= 1 / limit and sent.shape == (1, 16, 24, 1)
+
+
+def test_no_words_cost_less_than_a_byte(taco):
+    meter = Meter(taco.entropy.cost())
+    factor = code_allocation(meter, torch.zeros(1, 32, 48, 1), (32, 48))
+    assert torch.equal(factor, torch.ones_like(factor)) and float(meter.bits) < 8
+
+
+def test_a_box_costs_a_few_bytes(taco):
+    fineness = torch.full((1, 32, 48, 1), -0.25)
+    fineness[:, 8:20, 12:32] = 0.75
+    meter = Meter(taco.entropy.cost())
+    code_allocation(meter, fineness, (32, 48))
+    assert 8 < float(meter.bits) < 8 * 30
+
+
+def test_words_move_bits_to_what_they_name(taco):
+    """At no more bytes the named half is better and the rest is worse; the decoder has no words."""
+    picture = Picture(smooth_rgb(256, 192))
+    plain = taco.encode(picture, quality=30)
+    steered = taco.encode(picture, size=plain.size, condition=Condition(words()))
+    assert steered.size <= plain.size
+    before, after = (error(taco.decode(s).picture.rgb, picture.rgb) for s in (plain, steered))
+    assert after[:, :112].mean() < 0.9 * before[:, :112].mean()
+    assert after[:, 144:].mean() > before[:, 144:].mean()
+
+
+def test_fineness_follows_the_weights():
+    """Importance 4 halves the step, and the whole stays what it was."""
+    p = torch.zeros(1, 4, 4)
+    p[:, :2] = 1.0
+    fineness = fineness_of(p, importance=4.0)
+    assert fineness[0, 0, 0] - fineness[0, 3, 0] == pytest.approx(1.0)
+    weight = 1 + 3 * p
+    assert torch.allclose(torch.exp2(2 * fineness) * weight.mean(), weight)
+    assert fineness_of(torch.full((1, 4, 4), 0.3)).abs().max() < 1e-6
+
+
+def test_forward_is_what_decode_gives(taco):
+    rgb = random_rgb(192, 128, seed=2)
+    x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+    condition = Condition(fineness=fineness_of(torch.rand(1, 8, 12, generator=torch.manual_seed(1))))
+    with torch.inference_mode():
+        output = taco(x, torch.tensor([400]), condition)
+    stream = taco.encode(Picture(rgb), quality=50, condition=condition)
+    pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
+    assert np.array_equal(taco.decode(stream).picture.rgb, pixels)
+    payload, bits = len(stream.layers[0].chunks[0]), float(output.bits)
+    assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
+
+
+def test_without_words_it_is_the_trunk(taco):
+    """The same picture, for a byte at most."""
+    picture = Picture(random_rgb(192, 128))
+    trunk = small_codec(noise=0.0)
+    stream, plain = taco.encode(picture), trunk.encode(picture)
+    assert 0 <= stream.size - plain.size <= 1
+    assert np.array_equal(taco.decode(stream).picture.rgb, trunk.decode(plain).picture.rgb)
+
+
+def test_tiles_have_their_part_of_the_map(taco, monkeypatch):
+    """A picture in tiles is steered as a whole, and a region decodes alone."""
+    monkeypatch.setattr(canvas, "TILE", 128)
+    picture = Picture(smooth_rgb(300, 270))
+    stream = Bitstream.from_bytes(taco.encode(picture, quality=30, condition=Condition(words())).to_bytes())
+    assert len(stream.layers[0].chunks) == 9
+    whole = taco.decode(stream).picture.rgb
+    errors = error(whole, picture.rgb)
+    assert errors[:, :100].mean() < 0.8 * errors[:, 200:].mean()
+    region = taco.decode(stream, region=(150, 100, 60, 70)).picture.rgb
+    assert np.abs(region.astype(int) - whole[100:170, 150:210]).max() <= 1
+
+
+def test_training_sees_the_words(taco):
+    """`forward` alone looks for them in its crops, and its loss has gradients."""
+    taco.train()
+    x = torch.from_numpy(random_rgb(128, 64)).permute(2, 0, 1)[None].float() / 255
+    output = taco(x.repeat(2, 1, 1, 1), torch.tensor([300, 500]), Condition(words(2)))
+    output.bits.sum().backward()
+    gradient = taco.analysis.linear.weight.grad
+    taco.zero_grad()
+    taco.eval()
+    assert gradient is not None and torch.isfinite(gradient).all() and output.bits.shape == (2,)
+
+
+def test_damage_is_said(taco):
+    picture = Picture(random_rgb(192, 128))
+    stream = taco.encode(picture, condition=Condition(words()))
+    chunk = stream.layers[0].chunks[0]
+    for length in (0, 1, len(chunk) // 2):
+        broken = stream.with_layer(type(stream.layers[0])(stream.layers[0].tag, (chunk[:length],)))
+        try:
+            taco.decode(broken)
+        except Damaged as failure:
+            assert "tile 0" in str(failure)

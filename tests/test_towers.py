@@ -1,0 +1,200 @@
+"""The compact towers: texts of any kind become vectors, pictures become features, and training brings them together."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb
+from PIL import Image
+
+from trifocal.data import Crops, read_pictures
+from trifocal.data.images import TrainingPicture
+from trifocal.data.words import CATEGORIES, focus_of, name_of, named_in, phrase, seen_within, words_of
+from trifocal.errors import OptionError
+from trifocal.machine.tower import ImageTower
+from trifocal.text.compact import LENGTH, CompactTower, TextTransformer, tokens_of, train_tokenizer
+from trifocal.text.ground import Ground
+from trifocal.training.towers import ranks, soft, train_towers
+from trifocal.training.views import GRID, SIDE, TowerBatches, views_of
+from trifocal.types import Words
+
+CAPTIONS = [
+    "a brown dog on the grass",
+    "two cats and a red ball",
+    "a man rides a horse",
+    "the dog and the ball",
+] * 3
+
+
+@pytest.fixture(scope="module")
+def tower():
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(CAPTIONS, vocabulary=300)
+    network = TextTransformer(tokenizer.get_vocab_size(), width=16, layers=1, heads=2, embedding=8)
+    return CompactTower(tokenizer, network.eval())
+
+
+def test_texts_of_any_kind(tower):
+    """Empty, long, in other scripts, with emoji or control characters: vectors, and a sentence where it says little."""
+    texts = ["", "a dog", "word " * 10_000, "犬が走る", "🐕\x00\x07", "Ein Hund läuft über die Wiese"]
+    words = tower(texts)
+    assert words.tokens.shape == (6, LENGTH, 8) and words.pooled.shape == (6, 8)
+    assert torch.isfinite(words.tokens[words.mask]).all() and torch.isfinite(words.pooled).all()
+    assert words.mask[:, 0].all() and words.mask[0].sum() == 2
+    assert tower.notes(["a dog"]) == [] and tower.notes([""]) == []
+    assert "the first 62 count" in tower.notes([texts[2]])[0]
+    assert "English" in tower.notes([texts[3]])[-1]
+
+
+def test_padding_changes_nothing(tower):
+    alone, among = tower(["a dog"]), tower(["a dog", "two cats and a red ball on the grass"])
+    length = int(alone.mask.sum())
+    assert torch.allclose(alone.tokens[0], among.tokens[0, :length], atol=1e-5)
+    assert torch.allclose(alone.pooled[0], among.pooled[0], atol=1e-5)
+
+
+def test_case_and_width_of_letters_do_not_matter(tower):
+    assert torch.equal(tower(["A Dog"]).pooled, tower(["ａ dog"]).pooled)
+
+
+def test_every_byte_has_a_token(tower):
+    ids, _ = tokens_of(tower.tokenizer, ["".join(map(chr, range(1, 0x250)))])
+    assert None not in ids.flatten().tolist()
+
+
+@pytest.mark.parametrize("size", [(64, 48), (50, 70), (1, 1)])
+def test_the_image_tower_takes_any_size(size):
+    torch.manual_seed(0)
+    tower = ImageTower((4, 8, 12), (1, 1, 1), embedding=6).eval()
+    seen = tower(torch.rand(2, 3, *size))
+    h, w = -(-size[0] // 16), -(-size[1] // 16)
+    assert [tuple(stage.shape[1:]) for stage in seen.stages] == [
+        (4 * h, 4 * w, 4),
+        (2 * h, 2 * w, 8),
+        (h, w, 12),
+    ]
+    assert seen.places.shape == (2, h, w, 6)
+    assert torch.allclose(seen.pooled.norm(dim=-1), torch.ones(2))
+
+
+def test_sizes_that_ship():
+    text = sum(p.numel() for p in TextTransformer(4096).parameters())
+    image = sum(p.numel() for p in ImageTower().parameters())
+    assert text < 4_000_000 and image < 3_000_000
+
+
+def test_ground_does_not_see_padding():
+    torch.manual_seed(0)
+    ground = Ground(width=16, heads=2, hidden=8)
+    tokens, places = torch.randn(1, 5, 16), torch.randn(1, 3, 4, 16)
+    mask = torch.tensor([[True, True, True, False, False]])
+    short = ground(places, Words(tokens[:, :3], mask[:, :3], torch.zeros(1, 16)))
+    assert torch.allclose(ground(places, Words(tokens, mask, torch.zeros(1, 16))), short, atol=1e-6)
+    assert short.shape == (1, 3, 4)
+
+
+def test_names_in_a_text():
+    assert named_in("Two hot dogs beside a teddy bear, and men on buses") == {58, 88, 1, 6}
+    assert named_in("a dog bears a wine glass") == {18, 23, 46}
+    assert named_in("nothing much") == frozenset()
+    random = np.random.default_rng(0)
+    assert {name_of(1, random) for _ in range(20)} == {"person"}
+    for number in CATEGORIES:
+        assert named_in(phrase([name_of(number, random)], random)) == {number}
+
+
+def test_where_what_is_named_stands():
+    boxes, labels = np.array([[2, 3, 6, 5], [0, 0, 1, 1]], np.float32), np.array([18, 17])
+    mask = focus_of(boxes, labels, frozenset({18}), 8, 10)
+    assert mask.shape == (8, 10) and mask.sum() == 8 and mask[3:5, 2:6].all()
+    clipped, seen = seen_within(boxes, (4, 0, 10, 8))
+    assert seen.tolist() == [True, False] and clipped[0].tolist() == [0, 3, 2, 5]
+
+
+def test_a_crop_has_words_of_its_own():
+    """A crop without the dog is not said to show one."""
+    boxes, labels = np.array([[0, 0, 60, 60], [140, 140, 200, 200]], np.float32), np.array([18, 53])
+    picture = TrainingPicture("a", random_rgb(200, 200), ("a dog and an apple",), boxes, labels)
+    said: set[frozenset[int]] = set()
+    crops = iter(Crops([picture], batch=16, size=64, seed=0))
+    for _ in range(4):
+        said |= {named_in(text) for text in next(crops).texts}
+    assert said == {frozenset(), frozenset({18}), frozenset({53})}
+    assert words_of((), np.array([], np.int64), np.random.default_rng(0)) == ""
+
+
+def shard(path: Path, count: int = 48, captions: bool = True) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for number in range(count):
+            stream = io.BytesIO()
+            Image.fromarray(random_rgb(96, 80, seed=number)).save(stream, "JPEG")
+            record = {"boxes": [[5, 5, 50, 60]], "labels": [18 if number % 2 else 17]}
+            if captions:
+                record["captions"] = [CAPTIONS[number % len(CAPTIONS)]]
+            for suffix, data in ((".jpg", stream.getvalue()), (".json", json.dumps(record).encode())):
+                member = tarfile.TarInfo(f"{number:04d}{suffix}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_records_are_read_with_their_pictures(tmp_path):
+    pictures = read_pictures([shard(tmp_path / "a.tar", 3)], 64)
+    assert [p.key for p in pictures] == ["0000", "0001", "0002"]
+    assert pictures[1].captions == (CAPTIONS[1],) and pictures[1].labels.tolist() == [18]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    Image.fromarray(random_rgb(70, 70)).save(folder / "x.png")
+    (folder / "x.json").write_text('{"captions": ["a thing"]}')
+    Image.fromarray(random_rgb(70, 70)).save(folder / "y.png")
+    (folder / "y.json").write_text('{"boxes": [[1, 2, 3, 4]], "labels": []}')
+    said: list[str] = []
+    (picture,) = read_pictures([folder], 64, said.append)
+    assert picture.captions == ("a thing",) and any("1 boxes and 0 labels" in sentence for sentence in said)
+
+
+def test_views_and_their_words(tmp_path):
+    views = views_of(read_pictures([shard(tmp_path / "a.tar", 12)], 64), None)
+    assert len(views) == 48 and all(view.rgb.shape == (SIDE, SIDE, 3) for view in views)
+    assert all(view.captions for view in views[::4])
+    batch = TowerBatches(views, 8, seed=0).next()
+    assert batch.x.shape == (8, 3, SIDE, SIDE) and batch.where.shape == (8, GRID, GRID) and batch.seen is None
+    for text, where in zip(batch.phrases, batch.where):
+        assert bool(where.any()) == bool(named_in(text) & {17, 18})
+
+
+def test_losses_by_hand():
+    target = torch.tensor([[0.3, 0.0]])
+    assert soft(torch.logit(target, eps=1e-7), target).item() == pytest.approx(0, abs=1e-5)
+    assert ranks(torch.tensor([[0.9, 0.1], [0.8, 0.2]])).tolist() == [0, 1]
+
+
+def test_a_few_steps_and_what_they_leave(tmp_path, monkeypatch):
+    """Two steps and a checkpoint, resumed for more; the export is what the towers load."""
+    from trifocal.training import towers
+
+    monkeypatch.setattr(towers, "ImageTower", lambda: ImageTower((8, 8, 256), (1, 1, 1), expansion=1))
+    data = [shard(tmp_path / "a.tar")]
+    train_towers(data, tmp_path / "run", steps=1, batch=4)
+    path = train_towers(data, tmp_path / "run", steps=3, batch=4, resume=True)
+    assert [row.split(",")[0] for row in (tmp_path / "run" / "log.csv").read_text().splitlines()[1:]] == [
+        "1",
+        "3",
+    ]
+    record = json.loads((tmp_path / "run" / "towers.json").read_text())
+    assert record["steps"] == 3 and record["teacher"] is None and "teacher" not in record["terms"]
+    from safetensors.torch import load_file
+
+    names = {name.split(".")[0] for name in load_file(path)}
+    assert names == {"image", "text", "ground", "bag"}
+
+
+def test_towers_need_captions(tmp_path):
+    with pytest.raises(OptionError, match="captions"):
+        train_towers([shard(tmp_path / "a.tar", captions=False)], tmp_path / "run", steps=1)
+    with pytest.raises(OptionError, match="no checkpoint"):
+        train_towers([shard(tmp_path / "b.tar")], tmp_path / "other", steps=1, resume=True)

@@ -1,0 +1,50 @@
+"""A picture of where words point: `trifocal encode --attention map.png`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from trifocal.codec import Codec
+from trifocal.errors import PresetError
+from trifocal.pictures import Picture
+from trifocal.types import Condition
+
+__all__ = ["attention_map"]
+
+LONGEST = 1024  # pixels of a side that is looked at
+DARKEST = 0.25  # of the light that is left where the words do not point
+
+
+@torch.inference_mode()
+def attention_map(codec: Codec, picture: Picture, condition: Condition | None) -> Picture:
+    """The picture in its colours where the words point most, and darker and greyer the less they do.
+
+    The scale is the map's own, from its least to its largest value.
+
+    Raises:
+        PresetError: for a codec whose encoder reads no words, or without words.
+    """
+    attention = getattr(codec, "attention", None)
+    if attention is None or condition is None or condition.words is None:
+        raise PresetError(
+            "--attention shows where words steer an encoder: name a preset such as taco-compact, and words."
+        )
+    device = next(codec.parameters()).device
+    x = torch.tensor(picture.rgb, device=device).permute(2, 0, 1)[None].float() / 255
+    scale = min(1.0, LONGEST / max(x.shape[2:]))
+    small = F.interpolate(x, scale_factor=scale, mode="bilinear", antialias=True) if scale < 1 else x
+    map_ = attention(small, condition.to(device))[:, None].float()
+    span = map_.amax() - map_.amin()
+    map_ = (map_ - map_.amin()) / span.clamp(min=1e-6)
+    wide = F.interpolate(map_, size=x.shape[2:], mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
+    return Picture(drawn(picture.rgb, wide))
+
+
+def drawn(rgb: NDArray[np.uint8], map_: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """rgb [H, W, 3], map 0..1 [H, W] → [H, W, 3]."""
+    weight = map_[..., None]
+    grey = rgb.mean(axis=2, keepdims=True) * DARKEST
+    return np.rint(weight * rgb + (1 - weight) * grey).astype(np.uint8)

@@ -1,0 +1,99 @@
+"""What words name: the 80 categories of COCO, the words that people write for them, and where those are in a picture."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+# COCO's category ids have gaps; after each, how captions speak of it, the first being COCO's own name.
+CATEGORIES: dict[int, tuple[str, ...]] = {
+    1: ("person", "man", "woman", "boy", "girl", "child", "kid", "lady", "guy", "baby", "player", "rider", "skier",
+        "surfer", "snowboarder", "skateboarder", "people", "men", "women", "children", "crowd", "toddler", "skater"),
+    2: ("bicycle", "bike", "cyclist"), 3: ("car", "suv", "sedan"), 4: ("motorcycle", "motorbike", "scooter"),
+    5: ("airplane", "plane", "jet", "aircraft", "airliner"), 6: ("bus",), 7: ("train", "locomotive"),
+    8: ("truck", "pickup"), 9: ("boat", "ship", "sailboat", "canoe", "kayak"), 10: ("traffic light", "stoplight"),
+    11: ("fire hydrant", "hydrant"), 13: ("stop sign",), 14: ("parking meter",), 15: ("bench",),
+    16: ("bird", "seagull", "pigeon", "parrot", "duck"), 17: ("cat", "kitten"), 18: ("dog", "puppy"),
+    19: ("horse", "pony"), 20: ("sheep", "lamb", "goat"), 21: ("cow", "cattle", "bull", "calf"), 22: ("elephant",),
+    23: ("bear",), 24: ("zebra",), 25: ("giraffe",), 27: ("backpack",), 28: ("umbrella", "parasol"),
+    31: ("handbag", "purse"), 32: ("tie", "necktie"), 33: ("suitcase", "luggage"), 34: ("frisbee",), 35: ("skis", "ski"),
+    36: ("snowboard",), 37: ("sports ball", "ball", "soccer ball", "baseball", "basketball"), 38: ("kite",),
+    39: ("baseball bat", "bat"), 40: ("baseball glove", "glove", "mitt"), 41: ("skateboard",), 42: ("surfboard",),
+    43: ("tennis racket", "racket", "racquet"), 44: ("bottle",), 46: ("wine glass",), 47: ("cup", "mug"), 48: ("fork",),
+    49: ("knife",), 50: ("spoon",), 51: ("bowl",), 52: ("banana",), 53: ("apple",), 54: ("sandwich", "burger"),
+    55: ("orange",), 56: ("broccoli",), 57: ("carrot",), 58: ("hot dog", "hotdog"), 59: ("pizza",),
+    60: ("donut", "doughnut"), 61: ("cake", "cupcake"), 62: ("chair",), 63: ("couch", "sofa"),
+    64: ("potted plant", "plant", "flower pot"), 65: ("bed",), 67: ("dining table", "table"), 70: ("toilet",),
+    72: ("tv", "television", "monitor", "screen"), 73: ("laptop",), 74: ("mouse",), 75: ("remote", "controller"),
+    76: ("keyboard",), 77: ("cell phone", "phone", "cellphone"), 78: ("microwave",), 79: ("oven", "stove"),
+    80: ("toaster",), 81: ("sink",), 82: ("refrigerator", "fridge"), 84: ("book",), 85: ("clock",), 86: ("vase",),
+    87: ("scissors",), 88: ("teddy bear", "teddy"), 89: ("hair drier", "hair dryer"), 90: ("toothbrush",),
+}  # fmt: skip
+PERSON = 1
+NAMES_AT_MOST = 2
+_NUMBER = {name: number for number, names in CATEGORIES.items() for name in names}
+_LONGEST_FIRST = sorted(_NUMBER, key=len, reverse=True)
+_NAMES = re.compile(rf"\b({'|'.join(map(re.escape, _LONGEST_FIRST))})(?:e?s)?\b")
+
+
+def named_in(text: str) -> frozenset[int]:
+    """Category ids of what the text names; "hot dog" names no dog."""
+    return frozenset(_NUMBER[name] for name in _NAMES.findall(text.lower()))
+
+
+def focus_of(
+    boxes: NDArray[np.float32], labels: NDArray[np.int64], named: frozenset[int], height: int, width: int
+) -> NDArray[np.bool_]:
+    """True inside the boxes of the categories that are named, [height, width].
+
+    Args:
+        boxes: x0, y0, x1, y1 in pixels, [N, 4].
+        labels: category ids, [N].
+    """
+    mask = np.zeros((height, width), dtype=bool)
+    for (x0, y0, x1, y1), label in zip(boxes, labels):
+        if int(label) in named:
+            mask[max(0, int(y0)) : int(np.ceil(y1)), max(0, int(x0)) : int(np.ceil(x1))] = True
+    return mask
+
+
+def seen_within(
+    boxes: NDArray[np.float32], part: tuple[int, int, int, int], least: float = 0.25
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Boxes in a part of a picture (x0, y0, x1, y1), from its corner and clipped to it, [N, 4]; and which of them
+    are seen there: at least that share of their area."""
+    x0, y0, x1, y1 = part
+    moved = boxes - np.array([x0, y0, x0, y0], np.float32)
+    clipped = moved.clip(0, np.array([x1 - x0, y1 - y0] * 2, np.float32))
+    return clipped, _areas(clipped) > least * np.maximum(_areas(moved), 1)
+
+
+def words_of(
+    captions: Sequence[str], labels: NDArray[np.int64], random: np.random.Generator, caption_in: float = 0.5
+) -> str:
+    """Words for a part of a picture: one of the captions, if there are any, or the names of a few of the things in it,
+    or "" where neither is known. `caption_in` is how often it is a caption where both are."""
+    there = sorted(set(labels.tolist()) & set(CATEGORIES))
+    if captions and (not there or random.random() < caption_in):
+        return str(random.choice(captions))
+    if not there:
+        return ""
+    chosen = random.choice(there, min(len(there), int(random.integers(1, NAMES_AT_MOST + 1))), replace=False)
+    return phrase([name_of(int(number), random) for number in chosen], random)
+
+
+def name_of(number: int, random: np.random.Generator) -> str:
+    """A name of the category that is true of each of its members: people are not told apart."""
+    return CATEGORIES[number][0] if number == PERSON else str(random.choice(CATEGORIES[number]))
+
+
+def phrase(names: Sequence[str], random: np.random.Generator) -> str:
+    """A short text that names them, one of several ways to say so."""
+    articled = [f"{random.choice(['a', 'the'])} {name}" for name in names]
+    listed = " and ".join([", ".join(articled[:-1]), articled[-1]] if len(articled) > 1 else articled)
+    return str(random.choice(["{}", "{}", "a photo of {}", "there is {}", "look at {}"])).format(listed)
+
+
+def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (boxes[:, 2] - boxes[:, 0]).clip(0) * (boxes[:, 3] - boxes[:, 1]).clip(0)
