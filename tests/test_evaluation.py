@@ -19,7 +19,7 @@ from trifocal import evaluation
 from trifocal.errors import OptionError, PictureError, PresetError
 from trifocal.evaluation import Curve, Row, anchors, bd_metric, bd_rate, evaluate, ms_ssim, psnr
 from trifocal.evaluation.baselines import LOSSLESS
-from trifocal.evaluation.evaluate import PresetSubject
+from trifocal.evaluation.subjects import PresetSubject
 from trifocal.pictures import Picture
 
 ROOT = Path(__file__).resolve().parent.parent

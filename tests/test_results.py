@@ -11,10 +11,25 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 SAMPLE = "grace_hopper.jpg"  # 512×600, comes with matplotlib
 
 
-@pytest.mark.parametrize("preset", [preset.name for preset in PRESETS])
+PLAIN = [preset.name for preset in PRESETS if preset.ships and not preset.words]
+WORDED = [preset.name for preset in PRESETS if preset.ships and preset.words]
+
+
+@pytest.mark.parametrize("preset", PLAIN)
 @pytest.mark.parametrize(("table", "pictures"), [("kodak", 24), ("coco", 160), ("sample", 1)])
 def test_rows_are_of_the_weights_that_ship(preset: str, table: str, pictures: int) -> None:
-    rows = [row for row in read_rows(RESULTS / f"{table}.csv") if row.preset == preset]
+    check_rows(preset, preset, table, pictures)
+
+
+@pytest.mark.parametrize("preset", WORDED)
+@pytest.mark.parametrize("kind", ["true", "empty", "mismatched"])
+@pytest.mark.parametrize(("table", "pictures"), [("words_kodak", 24), ("words_coco", 160)])
+def test_rows_with_words_are_too(preset: str, kind: str, table: str, pictures: int) -> None:
+    check_rows(preset, f"{preset}:{kind}", table, pictures)
+
+
+def check_rows(preset: str, name: str, table: str, pictures: int) -> None:
+    rows = [row for row in read_rows(RESULTS / f"{table}.csv") if row.preset == name]
     assert {row.weights for row in rows} == {f"{load(preset).fingerprint:04x}"}
     whole = {row.picture for row in rows}
     assert len(whole) == pictures
@@ -32,7 +47,7 @@ def test_the_summary_has_the_means_of_the_rows() -> None:
         assert mean.values["psnr"] == pytest.approx(of_rows.values["psnr"], abs=1e-4)
 
 
-@pytest.mark.parametrize("preset", [preset.name for preset in PRESETS])
+@pytest.mark.parametrize("preset", PLAIN)
 def test_rows_of_a_photograph_that_everybody_has_come_out_again(preset: str, tmp_path: Path) -> None:
     """`trifocal evaluate PRESET --data grace_hopper.jpg --out results/sample.csv` made them.
 

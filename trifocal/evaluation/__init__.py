@@ -2,12 +2,14 @@
 
 from trifocal.evaluation.baselines import Rival, rivals
 from trifocal.evaluation.curves import Curve, Delta, anchors, bd_metric, bd_rate
-from trifocal.evaluation.evaluate import DEFAULT_METRICS, Results, Subject, evaluate
+from trifocal.evaluation.evaluate import DEFAULT_METRICS, Results, evaluate
 from trifocal.evaluation.exchange import published_curves, read_results, write_results
 from trifocal.evaluation.metrics import METRICS, Metric, metric_of, ms_ssim, psnr, ssimulacra2
 from trifocal.evaluation.rows import Mean, Row, means, read_means, read_rows, write_means
 from trifocal.evaluation.sets import SETS
+from trifocal.evaluation.subjects import Subject
 from trifocal.evaluation.tasks import Task, task_of
+from trifocal.evaluation.wording import Effect, Paired, paired
 
 __all__ = [
     "DEFAULT_METRICS",
@@ -15,8 +17,10 @@ __all__ = [
     "SETS",
     "Curve",
     "Delta",
+    "Effect",
     "Mean",
     "Metric",
+    "Paired",
     "Results",
     "Rival",
     "Row",
@@ -29,6 +33,7 @@ __all__ = [
     "means",
     "metric_of",
     "ms_ssim",
+    "paired",
     "psnr",
     "published_curves",
     "read_means",

@@ -10,26 +10,19 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trifocal.container import Bitstream, describe
-from trifocal.errors import PictureError, RateError, TrifocalError
+from trifocal.container.text import tidy
+from trifocal.errors import OptionError, PictureError, RateError, TrifocalError
 from trifocal.evaluation.baselines import LOSSLESS, RIVALS, Rival
 from trifocal.evaluation.curves import ANCHORS, Curve, bd_metric, bd_rate
-from trifocal.evaluation.evaluate import (
-    DEFAULT_METRICS,
-    QUALITIES,
-    PresetSubject,
-    Subject,
-    evaluate,
-    subject_of,
-)
+from trifocal.evaluation.evaluate import DEFAULT_METRICS, QUALITIES, evaluate
 from trifocal.evaluation.exchange import published_curves, write_results
-from trifocal.evaluation.gauge import is_protocol
+from trifocal.evaluation.gauge import captions_of, is_metric, name_of
 from trifocal.evaluation.memory import peak_of
 from trifocal.evaluation.metrics import METRICS, Metric, Pixels, metric_of, psnr
 from trifocal.evaluation.report import (
@@ -44,7 +37,9 @@ from trifocal.evaluation.report import (
 )
 from trifocal.evaluation.rows import Mean, Row, read_means, read_rows
 from trifocal.evaluation.sets import SETS
+from trifocal.evaluation.subjects import PresetSubject, Subject, for_picture, subject_of, worded
 from trifocal.evaluation.tasks import TITLES, Task
+from trifocal.evaluation.wording import Wording, curves_of, effects_of
 from trifocal.pictures import Picture, list_pictures
 
 __all__ = ["compare"]
@@ -61,12 +56,13 @@ def compare(
     resume: bool = False,
     metrics: Sequence[str] = DEFAULT_METRICS,
     task: Task | None = None,
+    text: Sequence[str] = (),
     published: Sequence[str | os.PathLike[str]] = (),
     progress: Callable[[float], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Path:
     """Evaluates presets and rivals, and writes the report: index.html, plots, crops, results.csv, bd.csv, report.json, and
-    each codec's curve in CompressAI's form, CODEC.json.
+    each codec's curve in CompressAI's form, CODEC.json (taco-compact-true.json for taco-compact:true).
 
     The first subject is the one that is looked at: speeds are ratios to its rivals', crops are taken where it does worst, about
     as usual and best against the first of the others. On the 24 Kodak pictures the published anchors are drawn too,
@@ -84,19 +80,20 @@ def compare(
 
     table = folder / "results.csv"
     try:
-        evaluate(subjects, data, table, qualities, resume, metrics, task, progress, keep)
+        evaluate(subjects, data, table, qualities, resume, metrics, task, text, progress, keep)
     except PictureError:
         if not table.exists():
             raise PictureError(" ".join(said)) from None
-    asked = {*subjects, LOSSLESS} if task is not None else set(subjects)
+    names = worded(subjects, text)
+    asked = {*names, LOSSLESS} if task is not None else set(names)
     points = {*map(float, qualities), *([100.0] if LOSSLESS in asked else [])}
     rows = [row for row in read_rows(table) if row.preset in asked and row.quality in points]
     means = [mean for mean in read_means(folder / "results_summary.csv") if mean.preset in asked]
-    study = study_of([*subjects, *sorted(asked)], Path(data), rows, means, said, published)
+    study = study_of([*names, *sorted(asked)], Path(data), rows, means, said, published)
     for name in {mean.preset for mean in means} - {LOSSLESS}:
         curve = [mean for mean in means if mean.preset == name]
         description = f"{study.pictures} pictures of {study.folder}, {study.date}: {study.command}"
-        write_results(folder / f"{name}.json", title_of(name), description, curve)
+        write_results(folder / f"{name.replace(':', '-')}.json", title_of(name), description, curve)
     return write_report(study, folder)
 
 
@@ -121,6 +118,9 @@ def study_of(
         for metric in gauges
     }
     titles = {name: title_of(name) for name in order}
+    wording = Wording(
+        captions_of(data), [name_of(path, data) for path in list_pictures([data], recursive=True)]
+    )
     return Study(
         title=f"{titles[order[0]]} and {len(order) - 1} others" if len(order) > 1 else titles[order[0]],
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -140,11 +140,17 @@ def study_of(
             for metric in gauges
             for difference in differences(metric, scaled[metric], published[metric])
         ],
-        speeds=speeds(order, data, rows, titles),
-        layers=[entry for name in order if name not in RIVALS for entry in layers(name, data, titles[name])],
-        crops=crops([name for name in order if name != LOSSLESS], data, rows, titles),
+        speeds=speeds(order, data, rows, titles, wording),
+        layers=[
+            entry
+            for name in order
+            if name not in RIVALS
+            for entry in layers(name, data, titles[name], wording)
+        ],
+        crops=crops([name for name in order if name != LOSSLESS], data, rows, titles, wording),
         notes=list(notes),
         own=tuple(titles[name] for name in order if name not in RIVALS),
+        words=tuple(replace(effect, preset=title_of(effect.preset)) for effect in effects_of(rows, gauges)),
     )
 
 
@@ -152,7 +158,7 @@ def gauges_of(means: Sequence[Mean]) -> list[Metric]:
     """The metrics of pictures, sets and tasks that were measured."""
     columns = dict.fromkeys(column for mean in means for column in mean.values)
     kept: list[Metric] = []
-    for column in filterfalse(is_protocol, columns):
+    for column in filter(is_metric, columns):
         name = column.replace("_", "-")
         task, *network = column.split(":")
         if name in SETS:
@@ -177,7 +183,7 @@ def scaled_curves(metric: Metric, order: Sequence[str], means: Sequence[Mean]) -
     ]
 
 
-def points_of(metric: Metric, lines: Iterable[Mean | Row]) -> Iterator[tuple[float, float]]:
+def points_of(metric: Metric, lines: Iterable[Mean]) -> Iterator[tuple[float, float]]:
     for line in lines:
         value = line.values.get(metric.column)
         if value is not None:
@@ -199,10 +205,11 @@ def differences(
             yield Difference(curve.name, anchor.name, metric.name, rate.value, gain.value, rate.overlap)
 
 
-def speeds(order: Sequence[str], data: Path, rows: Sequence[Row], titles: Mapping[str, str]) -> list[Speed]:
+def speeds(
+    order: Sequence[str], data: Path, rows: Sequence[Row], titles: Mapping[str, str], wording: Wording
+) -> list[Speed]:
     """Medians over pictures and qualities, ratios to the first subject's, and the peak memory on the largest picture."""
     largest = max(rows, key=lambda row: row.width * row.height)
-    path = data / largest.picture if data.is_dir() else data
     medians = {
         name: tuple(
             statistics.median(getattr(row, way) for row in rows if row.preset == name)
@@ -212,18 +219,42 @@ def speeds(order: Sequence[str], data: Path, rows: Sequence[Row], titles: Mappin
     }
     first = medians[order[0]]
     return [
-        Speed(titles[name], encode, decode, encode / first[0], decode / first[1], peak_of(name, path, 50))
+        Speed(
+            titles[name],
+            encode,
+            decode,
+            encode / first[0],
+            decode / first[1],
+            peak(name, data, largest, wording),
+        )
         for name, (encode, decode) in medians.items()
     ]
 
 
-def layers(name: str, data: Path, title: str, quality: float = 50.0, most: int = 24) -> list[LayerBytes]:
+def peak(name: str, data: Path, row: Row, wording: Wording) -> int | None:
+    """The peak memory on the picture of a row, in bytes."""
+    preset, _, kind = name.partition(":")
+    try:
+        words = wording.text(kind, row.picture) if kind else None
+        text = None if words is None else tidy(words)
+    except OptionError:
+        return None
+    return peak_of(preset, path_of(data, row.picture), 50, text)
+
+
+def path_of(data: Path, picture: str) -> Path:
+    return data / picture if data.is_dir() else data
+
+
+def layers(
+    name: str, data: Path, title: str, wording: Wording, quality: float = 50.0, most: int = 24
+) -> list[LayerBytes]:
     """Mean bytes of the header and of each layer of a preset's files, over the first pictures."""
-    subject = PresetSubject(name)
+    subject = subject_of(name, wording)
     found: dict[str, list[int]] = {}
     for path in list_pictures([data], recursive=True)[:most]:
         try:
-            encoded = subject.encode(Picture.open(path), quality)
+            encoded = for_picture(subject, name_of(path, data)).encode(Picture.open(path), quality)
         except (TrifocalError, OSError):
             continue  # `evaluate` has named it
         entries: Any = describe(Bitstream.from_bytes(encoded))["layers"]
@@ -235,31 +266,32 @@ def layers(name: str, data: Path, title: str, quality: float = 50.0, most: int =
     return [LayerBytes(title, quality, {layer: statistics.fmean(sizes) for layer, sizes in found.items()})]
 
 
-def crops(order: Sequence[str], data: Path, rows: Sequence[Row], titles: Mapping[str, str]) -> list[Crop]:
+def crops(
+    order: Sequence[str], data: Path, rows: Sequence[Row], titles: Mapping[str, str], wording: Wording
+) -> list[Crop]:
     """The pictures where the first subject does worst, about as usual and best against the second, at equal bytes."""
     if len(order) < 2:
         return []
     metric = metric_of("ssimulacra2" if any("ssimulacra2" in row.values for row in rows) else "psnr")
-    gains: list[tuple[float, str]] = []
-    for picture in sorted({row.picture for row in rows}):
-        ours, theirs = (
-            Curve.of(name, points_of(metric, [r for r in rows if (r.preset, r.picture) == (name, picture)]))
-            for name in order[:2]
-        )
-        gain = bd_metric(theirs, ours).value
-        if gain is not None:
-            gains.append((gain, picture))
-    gains.sort()
+    ours, theirs = (curves_of(rows, metric, name) for name in order[:2])
+    found = [(bd_metric(theirs[name], ours[name]).value, name) for name in ours if name in theirs]
+    gains = sorted((gain, name) for gain, name in found if gain is not None)
     chosen = {0: "worst", len(gains) - 1: "best", len(gains) // 2: "median"} if gains else {}
     if len(gains) < 3:
         chosen = {place: f"{place + 1} of {len(gains)}" for place in range(len(gains))}
-    subjects = [subject_of(name) for name in order]
-    return [crop_of(subjects, data, gains[place][1], why, titles) for place, why in sorted(chosen.items())]
+    subjects = [subject_of(name, wording) for name in order]
+    shown = []
+    for place, why in sorted(chosen.items()):
+        name = gains[place][1]
+        coded = {row.preset for row in rows if row.picture == name}
+        told = [for_picture(subject, name) for subject in subjects if subject.name in coded]
+        shown.append(crop_of(told, data, name, why, titles))
+    return shown
 
 
 def crop_of(subjects: Sequence[Subject], data: Path, name: str, why: str, titles: Mapping[str, str]) -> Crop:
     """All subjects at the bytes of the first one's quality 30, and the place where it errs most."""
-    picture = Picture.open(data / name if data.is_dir() else data)
+    picture = Picture.open(path_of(data, name))
     first = subjects[0].encode(picture, 30)
     decoded: list[tuple[str, int, Pixels]] = []
     for subject in subjects:
@@ -281,7 +313,7 @@ def within(subject: Subject, picture: Picture, size: int) -> bytes | None:
     """The subject's best file of at most so many bytes; None where its smallest is larger."""
     if isinstance(subject, PresetSubject):
         try:
-            return subject.codec.encode(picture, size=size).to_bytes()
+            return subject.stream(picture, size=size).to_bytes()
         except RateError:
             return None
     best, low, high = None, 0, 100

@@ -4,23 +4,21 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from trifocal.container import Bitstream
-from trifocal.errors import NotMeasured, OptionError, PictureError, TrifocalError
-from trifocal.evaluation.baselines import LOSSLESS, RIVALS, rivals
-from trifocal.evaluation.gauge import Gauge, Whole, captions_of
+from trifocal.errors import OptionError, PictureError, TrifocalError
+from trifocal.evaluation.baselines import LOSSLESS
+from trifocal.evaluation.gauge import Gauge, Whole, name_of
 from trifocal.evaluation.metrics import Pixels
 from trifocal.evaluation.rows import Mean, Row, Table, means, read_means, write_means
+from trifocal.evaluation.subjects import Subject, WordedSubject, for_picture, subject_of, text_bytes, worded
 from trifocal.evaluation.tasks import Task
+from trifocal.evaluation.wording import TEXT_BYTES, TEXTLESS_BPP, Effect, Wording, effects_of, write_effects
 from trifocal.pictures import Picture, list_pictures
 
-__all__ = ["DEFAULT_METRICS", "QUALITIES", "Results", "Subject", "evaluate"]
+__all__ = ["DEFAULT_METRICS", "QUALITIES", "Results", "evaluate"]
 
 QUALITIES = (10.0, 30.0, 50.0, 70.0, 90.0)
 DEFAULT_METRICS = ("psnr", "ms-ssim")
@@ -28,40 +26,16 @@ Result = TypeVar("Result")
 CLEAR = "alpha is coded, not compared"
 
 
-class Subject(Protocol):
-    """What can be measured: a name, the fingerprint of its weights ("" without), and a way to bytes and back."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def weights(self) -> str: ...
-    def encode(self, picture: Picture, quality: float) -> bytes: ...
-    def decode(self, data: bytes) -> NDArray[np.uint8]: ...
-
-
-class PresetSubject:
-    """One of our own presets. Raises PresetError, WeightsError, when it is made."""
-
-    def __init__(self, name: str) -> None:
-        from trifocal.presets import load
-
-        self.name = name
-        self.codec = load(name)
-        self.weights = f"{self.codec.fingerprint:04x}"
-
-    def encode(self, picture: Picture, quality: float) -> bytes:
-        return self.codec.encode(picture, quality=quality).to_bytes()
-
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        return self.codec.decode(Bitstream.from_bytes(data)).picture.rgb
-
-
 @dataclass(frozen=True)
 class Results:
-    """What was asked for, old and new: a row per picture and quality, and their means with what looks at whole sets."""
+    """What was asked for, old and new: a row per picture and quality, and their means with what looks at whole sets.
+
+    `effects` say what words change, where several kinds of them were measured.
+    """
 
     rows: list[Row]
     means: list[Mean]
+    effects: list[Effect] = field(default_factory=list)
 
 
 def evaluate(
@@ -72,6 +46,7 @@ def evaluate(
     resume: bool = False,
     metrics: Sequence[str] = DEFAULT_METRICS,
     task: Task | None = None,
+    text: Sequence[str] = (),
     progress: Callable[[float], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Results:
@@ -80,20 +55,28 @@ def evaluate(
     Rows are appended to the CSV file `out` as they come, and the means go into the file beside it whose name ends in
     _summary.csv. With `resume`, rows that are there are kept, unless the preset's weights have changed since.
     `metrics` are names of METRICS and SETS; what cannot be measured on this machine is left out and said. A `task` (see
-    `task_of`) is measured too, and also on the pictures themselves, as PNG files at quality 100. `progress` is
-    called with the fraction done, 0..1, `note` with a sentence for each thing that failed or was left out. What fails does
-    not stop the rest; PictureError is raised in the end, with those sentences where there is no `note`. Raises OptionError
-    before anything is done.
+    `task_of`) is measured too, and also on the pictures themselves, as PNG files at quality 100.
+
+    `text` are kinds of words (see `Wording`): a preset that takes words is measured with each of them, as preset:kind; a
+    decoder's words are sent and counted. Of several kinds and qualities the `Effect`s go into a file that ends in _words.csv.
+
+    `progress` is called with the fraction done, 0..1, `note` with a sentence for each thing that failed or was left out. What
+    fails does not stop the rest; PictureError is raised in the end, with those sentences where there is no `note`. Raises
+    OptionError before anything is done.
     """
-    presets = list(dict.fromkeys([*presets, *([LOSSLESS] if task is not None else [])]))
+    subjects = list(dict.fromkeys([*worded(presets, text), *([LOSSLESS] if task is not None else [])]))
     names = list_pictures([data], recursive=True)
     check_request(presets, names, data, qualities)
-    gauge = Gauge(metrics, task, captions_of(data), note or (lambda sentence: None))
+    gauge = Gauge(metrics, task, data, note or (lambda sentence: None), counts_text=bool(text))
     run = Run(Path(data), names, sorted(set(map(float, qualities))), gauge, Path(out), resume)
-    for number, preset in enumerate(presets):
-        for fraction in run.preset(preset):
+    if len(set(text)) > 1 and len(run.qualities) == 1:
+        run.remark(
+            "What words change is a difference of curves: measure at two qualities or more to have it."
+        )
+    for number, subject in enumerate(subjects):
+        for fraction in run.subject(subject):
             if progress is not None:
-                progress((number + fraction) / len(presets))
+                progress((number + fraction) / len(subjects))
     results = run.results()
     if run.failures:
         said = run.failures if note is None else [f"{len(run.failures)} failed."]
@@ -126,8 +109,12 @@ class Run:
         resume: bool,
     ) -> None:
         self.root, self.names, self.qualities, self.gauge = root, names, qualities, gauge
+        self.wording = (
+            Wording(gauge.captions, [name_of(path, root) for path in names]) if gauge.counts_text else None
+        )
         self.table = Table(out, resume, gauge.columns)
         self.summary = out.with_name(f"{out.stem}_summary.csv")
+        self.words = out.with_name(f"{out.stem}_words.csv")
         self.old_means = read_means(self.summary) if resume and self.summary.exists() else []
         self.rows: list[Row] = []
         self.of_all: dict[tuple[str, float], dict[str, float | None]] = {}
@@ -145,9 +132,9 @@ class Run:
             self.failures.append(sentence)
             self.remark(sentence)
 
-    def preset(self, preset: str | Subject) -> Iterator[float]:
-        """Measures one preset, and gives the fraction done after each picture."""
-        subject = self.attempt(preset, subject_of, preset) if isinstance(preset, str) else preset
+    def subject(self, named: str | Subject) -> Iterator[float]:
+        """Measures one subject, and gives the fraction done after each picture."""
+        subject = self.attempt(named, subject_of, named, self.wording) if isinstance(named, str) else named
         if subject is None:
             yield 1.0
             return
@@ -166,7 +153,7 @@ class Run:
                     for sentence in whole.notes():
                         self.remark(sentence)
 
-    def known(self, subject: Subject) -> dict[tuple[str, float], Row]:
+    def known(self, subject: Subject | WordedSubject) -> dict[tuple[str, float], Row]:
         """Rows of this subject that are there already and that its present weights would give again."""
         mine = [row for row in self.table.rows if row.preset == subject.name]
         stale = [row for row in mine if row.weights != subject.weights]
@@ -180,10 +167,10 @@ class Run:
         return {(row.picture, row.quality): row for row in mine if row in self.table.rows}
 
     def wholes_to_measure(
-        self, subject: Subject, quality: float, known: Mapping[tuple[str, float], Row]
+        self, subject: Subject | WordedSubject, quality: float, known: Mapping[tuple[str, float], Row]
     ) -> list[Whole]:
         """Those that the old summary does not have of the same pictures; begun anew."""
-        all_known = all((self.name_of(path), quality) in known for path in self.names)
+        all_known = all((name_of(path, self.root), quality) in known for path in self.names)
         old: Mapping[str, float | None] = next(
             (
                 mean.values
@@ -206,24 +193,24 @@ class Run:
 
     def picture(
         self,
-        subject: Subject,
+        subject: Subject | WordedSubject,
         path: Path,
         quality: float,
         known: Mapping[tuple[str, float], Row],
         wholes: Sequence[Whole],
         file: Path,
     ) -> None:
-        name = self.name_of(path)
+        name = name_of(path, self.root)
         old = known.get((name, quality))
         if old is not None:
             self.rows.append(old)
         if old is not None and not wholes:
             return
-        picture = self.attempt(name, Picture.open, path)
-        if picture is None:
+        picture, told = self.attempt(name, Picture.open, path), self.attempt(name, for_picture, subject, name)
+        if picture is None or told is None:
             return
         what = f"{subject.name}, {name}, quality {quality:g}"
-        measured = self.attempt(what, measure, subject, picture, name, quality, file, self.gauge, old)
+        measured = self.attempt(what, measure, told, picture, name, quality, file, self.gauge, old)
         if measured is None:
             return
         row, decoded, original = measured
@@ -233,18 +220,18 @@ class Run:
         for whole in wholes:
             self.attempt(what, whole.add, decoded, original, name)
 
-    def name_of(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix() if path != self.root else path.name
-
     def results(self) -> Results:
-        """The rows and their means, which are written too."""
+        """The rows, their means and the effects of words, which are written too."""
         table = [
             replace(mean, values={**mean.values, **self.of_all.get((mean.preset, mean.quality), {})})
             for mean in means(self.rows)
         ]
         if table:
             write_means(self.summary, table)
-        return Results(self.rows, table)
+        effects = effects_of(self.rows, list(self.gauge.metrics))
+        if effects:
+            write_effects(self.words, effects)
+        return Results(self.rows, table, effects)
 
     def attempt(self, name: str, work: Callable[..., Result], *arguments: object) -> Result | None:
         """What is expected to go wrong in `work` becomes a sentence among the failures, and None."""
@@ -253,15 +240,6 @@ class Run:
         except (TrifocalError, OSError) as error:
             self.fail(sentence_of(error, name))
             return None
-
-
-def subject_of(name: str) -> Subject:
-    """By name: a rival, or else a preset."""
-    if name not in RIVALS:
-        return PresetSubject(name)
-    if RIVALS[name] not in rivals():
-        raise NotMeasured(RIVALS[name].title, "nothing here writes it", f"pip install {RIVALS[name].package}")
-    return RIVALS[name]
 
 
 def measure(
@@ -287,6 +265,10 @@ def measure(
     if old is not None:
         return old, decoded, coded.rgb
     values, notes = gauge.of(decoded, coded.rgb, name, size)
+    pixels = picture.width * picture.height
+    if gauge.counts_text:
+        words = text_bytes(subject, read)
+        values |= {TEXT_BYTES: words, TEXTLESS_BPP: 8 * (size - words) / pixels}
     row = Row(
         preset=subject.name,
         picture=name,
@@ -294,7 +276,7 @@ def measure(
         height=picture.height,
         quality=quality,
         bytes=size,
-        bpp=8 * size / (picture.width * picture.height),
+        bpp=8 * size / pixels,
         encode_s=encoded - begun,
         decode_s=done - reading,
         weights=subject.weights,

@@ -8,20 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.errors import MissingExtra, NotMeasured, OptionError
-from trifocal.evaluation.detection import protocol_size
+from trifocal.evaluation.detection import Annotations, protocol_size
 from trifocal.evaluation.detectors import resized
 from trifocal.evaluation.metrics import Measure, Metric, Pair, Pixels, metric_of
 from trifocal.evaluation.rows import Row
 from trifocal.evaluation.sets import SETS, SetMetric
 from trifocal.evaluation.tasks import Task
+from trifocal.evaluation.wording import TEXT_BYTES, TEXTLESS_BPP
 from trifocal.pictures import Picture
 
-__all__ = ["Gauge", "Whole", "captions_of"]
+__all__ = ["Gauge", "Whole", "captions_of", "is_metric", "name_of"]
 
-CAPTIONS = "captions.json"
+CAPTIONS, INSTANCES = "captions.json", "instances.json"
 PROTOCOL = "bpp_"
 
 
@@ -68,10 +71,13 @@ class Gauge:
         self,
         names: Sequence[str],
         task: Task | None,
-        captions: Mapping[str, tuple[str, ...]],
+        data: str | os.PathLike[str],
         note: Callable[[str], None],
+        counts_text: bool = False,
     ) -> None:
-        self.note, self.captions = note, captions
+        self.note, self.counts_text = note, counts_text
+        self.captions = captions_of(data)
+        self.instances: Annotations | None = None
         self.short_side = None if task is None else task.short_side
         self.metrics: dict[Metric, Measure] = {}
         self.wholes: list[Whole] = []
@@ -80,8 +86,10 @@ class Gauge:
             try:
                 if isinstance(metric, SetMetric):
                     self.wholes.append(Whole.of_set(metric))
-                else:
-                    self.metrics[metric] = metric.load()
+                    continue
+                if metric.places and self.instances is None:
+                    self.instances = self.instances_of(data, metric)
+                self.metrics[metric] = metric.load()
             except (MissingExtra, NotMeasured) as error:
                 note(str(error))
         if task is not None:
@@ -90,7 +98,8 @@ class Gauge:
     @property
     def columns(self) -> list[str]:
         """Of a row."""
-        return [metric.column for metric in self.metrics] + self.protocol
+        counts = [TEXT_BYTES, TEXTLESS_BPP] if self.counts_text else []
+        return [metric.column for metric in self.metrics] + self.protocol + counts
 
     @property
     def protocol(self) -> list[str]:
@@ -108,11 +117,36 @@ class Gauge:
         self, decoded: Pixels, original: Pixels, name: str, size: int
     ) -> tuple[dict[str, float | None], list[str]]:
         """The values by column, and why there is None among them; `size` is the file's, in bytes."""
-        pair = Pair(decoded, original, self.captions.get(Path(name).name, ()))
+        named = None if self.instances is None else self.named(self.instances, name, *original.shape[:2])
+        pair = Pair(decoded, original, self.captions.get(Path(name).name, ()), named)
         values = {metric.column: measure(pair) for metric, measure in self.metrics.items()}
         notes = [metric.why_none for metric in self.metrics if values[metric.column] is None]
         height, width = original.shape[:2]
         return values | dict.fromkeys(self.protocol, 8 * size / (width * height)), notes
+
+    def instances_of(self, data: str | os.PathLike[str], metric: Metric) -> Annotations:
+        """What is where in the pictures. Raises NotMeasured, and OptionError for a file of another layout."""
+        path = beside(data, INSTANCES)
+        if path is None or not self.captions:
+            missing = CAPTIONS if path else INSTANCES
+            remedy = f"put both {CAPTIONS} and {INSTANCES} there, in COCO's layout"
+            raise NotMeasured(metric.title, f"there is no {missing} in {data} or above it", remedy)
+        return Annotations.read(path)
+
+    def named(self, instances: Annotations, name: str, height: int, width: int) -> NDArray[np.bool_] | None:
+        """Where the boxes are of what the picture's first caption names, [height, width]; None where there is none."""
+        from trifocal.data.words import focus_of, named_in
+
+        image, captions = instances.images.find(name), self.captions.get(Path(name).name)
+        if image is None or not captions:
+            return None
+        items = instances.objects[image["id"]]
+        boxes = np.array([item["bbox"] for item in items], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes *= np.array([width / image["width"], height / image["height"]] * 2, np.float32)
+        labels = np.array([item["category_id"] for item in items], np.int64)
+        mask = focus_of(boxes, labels, named_in(captions[0]), height, width)
+        return mask if mask.any() else None
 
     def is_whole(self, row: Row) -> bool:
         """Whether an old row is of this protocol and has every metric, or says why it has not."""
@@ -128,13 +162,27 @@ def is_protocol(column: str) -> bool:
     return column.startswith(PROTOCOL)
 
 
+def is_metric(column: str) -> bool:
+    """Whether a column has a metric, and not only counts bits or bytes in another way."""
+    return not is_protocol(column) and column not in (TEXT_BYTES, TEXTLESS_BPP)
+
+
+def name_of(path: Path, data: Path) -> str:
+    """A picture's, as rows have it."""
+    return path.relative_to(data).as_posix() if path != data else path.name
+
+
+def beside(data: str | os.PathLike[str], name: str) -> Path | None:
+    """The file of that name in the folder or above it."""
+    return next((p for p in (Path(data) / name, Path(data).parent / name) if p.is_file()), None)
+
+
 def captions_of(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     """The captions by file name from a captions.json in the folder or above it, in COCO's layout or as {name: text}.
 
     Empty where there is none. Raises OptionError for one of another layout.
     """
-    folder = Path(data)
-    path = next((p for p in (folder / CAPTIONS, folder.parent / CAPTIONS) if p.is_file()), None)
+    path = beside(data, CAPTIONS)
     if path is None:
         return {}
     try:

@@ -1,6 +1,6 @@
 """The peak memory of a codec: one picture to a file and back in a process of its own, which does nothing else.
 
-    python -m trifocal.evaluation.memory CODEC PICTURE QUALITY    # prints bytes
+    python -m trifocal.evaluation.memory CODEC PICTURE QUALITY [TEXT]    # prints bytes
 
 It is what the operating system counts as resident: the interpreter and its libraries are among it, as they are for whoever
 runs the codec.
@@ -15,9 +15,12 @@ from pathlib import Path
 __all__ = ["own_peak", "peak_of"]
 
 
-def peak_of(codec: str, picture: str | os.PathLike[str], quality: float) -> int | None:
-    """Bytes; None where the system does not say, or the codec fails on the picture."""
-    command = [sys.executable, "-m", "trifocal.evaluation.memory", codec, os.fspath(picture), str(quality)]
+def peak_of(
+    codec: str, picture: str | os.PathLike[str], quality: float, text: str | None = None
+) -> int | None:
+    """Bytes; None where the system does not say, or the codec fails on the picture. `text` is for a preset that takes words."""
+    words = [codec, os.fspath(picture), str(quality), *([] if text is None else [text])]
+    command = [sys.executable, "-m", "trifocal.evaluation.memory", *words]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(run.stdout) if run.returncode == 0 and run.stdout.strip().isdecimal() else None
 
@@ -38,12 +41,12 @@ def own_peak() -> int | None:
     return most if sys.platform == "darwin" else most << 10
 
 
-def main(codec: str, path: str, quality: str) -> None:
-    from trifocal.evaluation.evaluate import subject_of
+def main(codec: str, path: str, quality: str, text: str | None = None) -> None:
+    from trifocal.evaluation.subjects import PresetSubject, for_picture, subject_of
     from trifocal.pictures import Picture
 
-    subject, picture = subject_of(codec), Picture.open(path)
-    subject.decode(subject.encode(picture, float(quality)))
+    subject = for_picture(subject_of(codec), path) if text is None else PresetSubject(codec, text)
+    subject.decode(subject.encode(Picture.open(path), float(quality)))
     print(own_peak() or "")
 
 

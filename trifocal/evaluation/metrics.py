@@ -37,11 +37,17 @@ Measure = Callable[["Pair"], float | None]
 
 @dataclass(frozen=True)
 class Pair:
-    """A decoded picture, its original, both uint8 [H, W, 3], and the captions that are known of it."""
+    """A decoded picture, its original, both uint8 [H, W, 3], and what is known of it.
+
+    Attributes:
+        captions: the first is its true one.
+        named: True inside the boxes of what that caption names, [H, W]; None where there is no such box.
+    """
 
     decoded: Pixels
     original: Pixels
     captions: tuple[str, ...] = ()
+    named: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         check_pair(self.decoded, self.original)
@@ -59,6 +65,7 @@ class Metric:
         load: makes the measure, once; raises MissingExtra or NotMeasured. The measure gives None for a picture that it
             cannot judge.
         why_none: what such a picture lacks.
+        places: whether the measure needs `Pair.named`.
     """
 
     name: str
@@ -67,6 +74,7 @@ class Metric:
     better: Literal["higher", "lower"]
     load: Callable[[], Measure]
     why_none: str = ""
+    places: bool = False
 
     @property
     def column(self) -> str:
@@ -91,6 +99,14 @@ def psnr(decoded: Pixels, original: Pixels) -> float:
     difference = decoded.astype(np.int32) - original
     error = float(np.mean(np.square(difference), dtype=np.float64))
     return 10 * math.log10(PEAK**2 / error) if error else math.inf
+
+
+def psnr_where(pair: Pair, named: bool) -> float | None:
+    """PSNR of the pixels that are named, or of the rest; None where there are none, or nothing is named."""
+    if pair.named is None:
+        return None
+    chosen = pair.named == named
+    return psnr(pair.decoded[chosen], pair.original[chosen]) if chosen.any() else None
 
 
 def ms_ssim(decoded: Pixels, original: Pixels) -> float | None:
@@ -196,6 +212,25 @@ METRICS = {
             "a reference CLIP score needs two captions",
         ),
         Metric("nima", "NIMA", "", "higher", perceptual.load_nima),
+        Metric(
+            "psnr-named",
+            "PSNR of what the caption names",
+            "dB",
+            "higher",
+            lambda: lambda pair: psnr_where(pair, True),
+            "psnr-named needs a box of something that the caption names",
+            places=True,
+        ),
+        Metric(
+            "psnr-rest",
+            "PSNR of the rest",
+            "dB",
+            "higher",
+            lambda: lambda pair: psnr_where(pair, False),
+            "psnr-rest needs pixels outside the boxes of what the caption names",
+            places=True,
+        ),
+        Metric("tower", "distance in the image tower", "", "lower", perceptual.load_tower),
     )
 }
 ALIASES = {"lpips": "lpips-alex"}

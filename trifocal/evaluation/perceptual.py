@@ -1,4 +1,4 @@
-"""Metrics that need a trained network: LPIPS, DISTS, CLIP scores and NIMA, through torchmetrics and torchvision.
+"""Metrics that need a trained network: LPIPS, DISTS, CLIP scores and NIMA, through torchmetrics and torchvision; our tower.
 
 Where the network's weights are neither on this machine nor to be had, loading raises NotMeasured, and nothing is
 measured with random ones. Pictures go in at their own size, with 0..1 scaled as each network was trained.
@@ -14,14 +14,23 @@ from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
-from trifocal.errors import MissingExtra, NotMeasured
+from trifocal.errors import MissingExtra, NotMeasured, WeightsError
 
 if TYPE_CHECKING:
     import torch
 
     from trifocal.evaluation.metrics import Measure, Pair, Pixels
 
-__all__ = ["CLIP", "load_clip_score", "load_dists", "load_lpips", "load_nima", "loading", "tensor"]
+__all__ = [
+    "CLIP",
+    "load_clip_score",
+    "load_dists",
+    "load_lpips",
+    "load_nima",
+    "load_tower",
+    "loading",
+    "tensor",
+]
 
 CLIP = "openai/clip-vit-base-patch32"
 ONLINE = "run it once on a machine that is online and has {}, or copy its cache here"
@@ -144,6 +153,21 @@ def load_nima(weights: str | None = None) -> Measure:
             return float((rating * torch.arange(1, 11)).sum())
 
     return of
+
+
+def load_tower() -> Measure:
+    """`losses.perceptual.TowerDistance`: of the features of the project's own image tower, on 0..1. 0 is equal, 4 the most.
+
+    Raises:
+        NotMeasured: if the tower's weights are missing or damaged.
+    """
+    from trifocal.losses.perceptual import TowerDistance
+
+    try:
+        return _of_both(TowerDistance())
+    except WeightsError as error:
+        why, _, remedy = str(error).rstrip(".").partition("; ")
+        raise NotMeasured("The distance in the image tower", why[0].lower() + why[1:], remedy) from error
 
 
 def _of_both(distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Measure:

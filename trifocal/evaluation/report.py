@@ -20,6 +20,7 @@ from PIL import Image
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.curves import Curve
 from trifocal.evaluation.plots import DARK, LIGHT, Line, MetricInfo, draw, is_near_one, lines_of, unscaled
+from trifocal.evaluation.wording import Effect
 from trifocal.files import replacing
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class Study:
         curves, published: by the metric's name, values on its natural scale (MS-SSIM 0..1).
         notes: whole sentences: what failed, what was not measured, and how to get it.
         own: the codecs of `curves` that are drawn most prominently; empty for those that begin with "Trifocal".
+        words: what kinds of words change.
     """
 
     title: str
@@ -135,6 +137,7 @@ class Study:
     crops: list[Crop]
     notes: list[str]
     own: tuple[str, ...] = ()
+    words: tuple[Effect, ...] = ()
 
     def is_own(self, codec: str) -> bool:
         return codec in self.own if self.own else codec.startswith("Trifocal")
@@ -189,9 +192,9 @@ def write_report(study: Study, folder: str | os.PathLike[str]) -> Path:
 def check(study: Study) -> None:
     known = {metric.name for metric in study.metrics}
     panels = [panel for crop in study.crops for panel in crop.panels]
-    used = {*study.curves, *study.published, *(difference.metric for difference in study.differences)}
-    strangers = used.union(*(panel.values for panel in panels)) - known
-    if strangers:
+    used = {*study.curves, *study.published, *(one.metric for one in study.differences)}
+    used.update((effect.metric for effect in study.words), *(panel.values for panel in panels))
+    if strangers := used - known:
         raise OptionError(f"The study uses metrics that it does not list: {', '.join(sorted(strangers))}.")
     for metric in filter(is_near_one, study.metrics):
         for curve in [*study.curves.get(metric.name, []), *study.published.get(metric.name, [])]:
@@ -285,10 +288,8 @@ def template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        number=number, percent=percent, signed=signed, interval=interval, times=times, seconds=seconds
-    )
-    environment.filters.update(size=size, direction_of=direction_of)
+    for one in (number, percent, signed, interval, times, seconds, size, direction_of):
+        environment.filters[one.__name__] = one
     return environment.get_template(TEMPLATE.name)
 
 

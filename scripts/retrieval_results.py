@@ -1,0 +1,26 @@
+"""Captions → pictures by the compact towers, as results/retrieval.csv: python scripts/retrieval_results.py coco-val/images"""
+
+import csv
+import sys
+from pathlib import Path
+
+from trifocal.console import Desk, reporting
+from trifocal.evaluation.retrieval import RANKS, retrieval
+
+OUT = Path(__file__).parent.parent / "results" / "retrieval.csv"
+
+
+def main() -> None:
+    desk = Desk()
+    with reporting(desk) as report:
+        found = retrieval(sys.argv[1], lambda fraction: report(fraction, "looking"))
+    with OUT.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["", *(f"recall@{rank}" for rank in RANKS)])
+        for line in found:
+            writer.writerow([line.name, *(f"{line.at[rank]:.4f}" for rank in RANKS)])
+            desk.say(f"{line.name:<14}" + "".join(f"  @{rank} {line.at[rank]:6.1%}" for rank in RANKS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,492 @@
+"""Does the text do anything? Kinds of words, the paired answer by hand, and runs of small presets that read words."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import random_rgb, small_codec
+from PIL import Image
+from test_cli import Recorder, run
+from test_taco_compact import left_half
+from test_words import Letters, steered
+
+from trifocal import evaluation
+from trifocal.container import Bitstream
+from trifocal.container.text import text_of
+from trifocal.errors import NotMeasured, OptionError, PictureError, WeightsError
+from trifocal.evaluation import METRICS, Effect, Paired, Row, compare, evaluate, memory, paired, psnr
+from trifocal.evaluation.metrics import Pair
+from trifocal.evaluation.subjects import PresetSubject, WordedSubject, worded
+from trifocal.evaluation.wording import Wording, effects_of, interval
+from trifocal.machine.tower import ImageTower
+from trifocal.methods.taco_compact import TacoCompact
+from trifocal.pictures import Picture
+from trifocal.presets import PRESETS
+from trifocal.types import Words
+from trifocal.weights import read_weights, write_weights
+
+DOG, CAT, EMU = "a brown dog catches a red frisbee", "a cat sleeps on a bed", "an emu looks at you"
+PSNR, LPIPS = METRICS["psnr"], METRICS["lpips-alex"]
+
+
+# ── words ──
+
+
+def test_each_kind_of_words() -> None:
+    captions = {"a.png": (DOG, "a dog"), "b.png": (DOG,), "c.png": (CAT, DOG), "d.png": (EMU,)}
+    wording = Wording(captions, ["more/d.png", "c.png", "b.png", "a.png"])
+    assert [wording.text("true", name) for name in ("a.png", "c.png", "more/d.png")] == [DOG, CAT, EMU]
+    assert wording.text("empty", "a.png") == "" and wording.text("none", "a.png") is None
+    mismatched = {
+        name: wording.text("mismatched", name) for name in ("a.png", "b.png", "c.png", "more/d.png")
+    }
+    assert mismatched == {"a.png": CAT, "b.png": CAT, "c.png": EMU, "more/d.png": DOG}
+
+
+@pytest.mark.parametrize(
+    ("captions", "kind", "said"),
+    [
+        ({"b.png": [DOG]}, "true", "a.png has no caption"),
+        ({"b.png": [DOG]}, "mismatched", "a.png has no caption"),
+        ({"a.png": [DOG], "b.png": [DOG]}, "mismatched", "no other picture has another caption"),
+    ],
+)
+def test_words_that_a_picture_has_not(captions: dict[str, list[str]], kind: str, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        Wording(captions, ["a.png", "b.png"]).text(kind, "a.png")
+
+
+def test_presets_that_take_words_are_measured_once_for_each_kind(room: Path) -> None:
+    assert worded(["early", "jpeg", "plain"], ["true", "none", "true"]) == [
+        "early:true", "early:none", "jpeg", "plain"
+    ]  # fmt: skip
+    assert worded(["jpeg"], []) == ["jpeg"]
+    with pytest.raises(OptionError, match="no words of the kind 'wrong'; there are: true, empty, mismatched"):
+        worded(["early"], ["true", "wrong"])
+    with pytest.raises(OptionError, match="no preset to be measured takes any; these do: early, late, taco"):
+        worded(["jpeg", "plain"], ["true"])
+
+
+# ── the paired answer, by hand ──
+
+
+def rows_of(codec: str, picture: str, above: float, metric: str = "psnr", factor: float = 1.0) -> list[Row]:
+    """A straight line in log rate, moved up; `textless_bpp` is twice `bpp`, no matter how that may be."""
+    rates = [factor * rate for rate in (0.25, 0.5, 1.0)]
+    return [
+        Row(
+            codec, picture, 8, 8, q, 9, rate, 1, 1, "", "", {metric: 30 + q + above, "textless_bpp": 2 * rate}
+        )
+        for q, rate in enumerate(rates)
+    ]
+
+
+def test_the_paired_answer_of_two_pictures() -> None:
+    """Differences of 0.5 and 1.5: a resample's mean is 0.5, 1 or 1.5 with odds of 1 : 2 : 1."""
+    rows = [
+        *rows_of("p:true", "a", 0.5),
+        *rows_of("p:true", "b", 2.5),
+        *rows_of("p:empty", "b", 1.0),
+        *rows_of("p:empty", "a", 0.0),
+        *rows_of("p:empty", "only there", 9.0),
+    ]
+    found = paired(rows, PSNR, "p:true", "p:empty")
+    assert found.mean == pytest.approx(1) and found.pictures == 2
+    assert found.low == pytest.approx(0.5) and found.high == pytest.approx(1.5)
+    back = paired(rows, PSNR, "p:empty", "p:true")
+    assert back.mean == pytest.approx(-1) and back.high == pytest.approx(-0.5)
+
+
+def test_where_less_is_better_the_sign_turns() -> None:
+    rows = [
+        replace(row, values={"lpips_alex": 100 - row.values["psnr"]})  # type: ignore[operator]
+        for codec, above in (("p:true", 0.2), ("p:empty", 0.0))
+        for row in rows_of(codec, "a", above)
+    ]
+    assert paired(rows, LPIPS, "p:true", "p:empty") == Paired(pytest.approx(0.2), None, None, 1)  # type: ignore[arg-type]
+
+
+def test_the_same_files_are_no_difference() -> None:
+    rows = [row for codec in ("p:true", "p:empty") for name in "abc" for row in rows_of(codec, name, 0.0)]
+    effect = Effect("p", "psnr", "true", "empty", True, paired(rows, PSNR, "p:true", "p:empty"))
+    assert effect.paired == Paired(0, 0, 0, 3)
+    assert (
+        effect.sentence
+        == "The interval includes zero: no difference of true words from empty words is shown."
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.1, 0.3, "The interval excludes zero: true words are better than no words."),
+        (-0.3, -0.1, "The interval excludes zero: true words are worse than no words."),
+        (None, None, "Nothing can be said of true words against no words: fewer than two pictures"),
+    ],
+)
+def test_what_an_interval_says(low: float | None, high: float | None, said: str) -> None:
+    assert Effect("p", "psnr", "true", "none", True, Paired(0.2, low, high, 9)).sentence.startswith(said)
+
+
+def test_pictures_whose_curves_do_not_overlap_are_not_counted() -> None:
+    rows = [*rows_of("p:true", "a", 1.0), *rows_of("p:empty", "a", 0.0, factor=100)]
+    assert paired(rows, PSNR, "p:true", "p:empty") == Paired(None, None, None, 0)
+    unknown = [replace(row, values={"psnr": None}) for row in rows]
+    assert paired(unknown, PSNR, "p:true", "p:empty") == Paired(None, None, None, 0)
+
+
+def test_bytes_of_words_count_or_not() -> None:
+    """The metric rises by 1 as the rate doubles, so what costs twice as much is 1 behind; without words both cost as much."""
+    rows = [*rows_of("p:true", "a", 0.0, factor=2), *rows_of("p:empty", "a", 0.0)]
+    assert paired(rows, PSNR, "p:true", "p:empty").mean == pytest.approx(-1)
+    rows = [
+        replace(row, values={**row.values, "text_bytes": 5.0 * ("true" in row.preset), "textless_bpp": rate})
+        for row, rate in zip(rows, (0.25, 0.5, 1.0) * 2)
+    ]
+    assert paired(rows, PSNR, "p:true", "p:empty", counted=False).mean == pytest.approx(0)
+    found = effects_of([*rows, *rows_of("jpeg", "a", 0.0)], [PSNR])
+    assert [(e.preset, e.words, e.against, e.counted) for e in found] == [
+        ("p", "true", "empty", True), ("p", "true", "empty", False)
+    ]  # fmt: skip
+    assert effects_of([row for row in rows if row.quality == 0], [PSNR]) == []
+
+
+def test_the_interval_of_many_is_that_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    low, high = interval(values)
+    error = values.std() / 20
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.08 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.08 * error)
+    assert interval(values) == (low, high)
+
+
+# ── runs ──
+
+
+class Faint(Letters):
+    """Letters, so quiet that a picture that is a little brighter is still the better the more bytes it has."""
+
+    def __call__(self, texts: Sequence[str]) -> Words:
+        words = super().__call__(texts)
+        return replace(words, pooled=words.pooled / 40)
+
+
+def taco() -> TacoCompact:
+    """One whose look finds any words but empty ones in the left half of the picture."""
+    parts = small_codec(noise=0.0)
+    codec = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.reach)
+    codec.look = lambda x, words: left_half(x, words) * (words.pooled.mean() > 0)
+    return codec
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Small presets (`plain`, `early`: words for the encoder, `late`: for the decoder, `taco`); three pictures with captions."""
+    made = []
+    builds: dict[str, tuple[Callable[[], Any], str]] = {
+        "plain": (partial(steered, ""), ""),
+        "early": (partial(steered, "encoder"), "encoder"),
+        "late": (partial(steered, "decoder"), "decoder"),
+        "taco": (taco, "encoder"),
+    }
+    for number, (name, (build, reads)) in enumerate(builds.items(), start=50):
+        write_weights(build(), tmp_path / f"{name}.safetensors")
+        changes: dict[str, Any] = {"id": number, "weights": f"{name}.safetensors", "words": reads}
+        made.append(replace(PRESETS[0], name=name, tower="letters", build=build, **changes))
+    monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
+    monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
+    monkeypatch.setattr("trifocal.text.encoder.load_tower", lambda name, device: Faint())
+    (tmp_path / "pictures").mkdir()
+    for seed, name in enumerate(("a.png", "b.png", "c.png")):
+        Image.fromarray(random_rgb(96, 64, seed)).save(tmp_path / "pictures" / name)
+    said = {"a.png": [DOG, "a dog"], "b.png": CAT, "c.png": EMU}
+    (tmp_path / "captions.json").write_text(json.dumps(said))
+    return tmp_path
+
+
+def annotate(room: Path, boxes: dict[str, tuple[int, list[float]]]) -> None:
+    """instances.json with one object of a category in each picture."""
+    images = [{"id": n, "file_name": name, "width": 96, "height": 64} for n, name in enumerate(boxes)]
+    items = [{"image_id": n, "category_id": c, "bbox": box} for n, (c, box) in enumerate(boxes.values())]
+    kinds = [{"id": category} for category in sorted({c for c, _ in boxes.values()})]
+    (room / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": items, "categories": kinds})
+    )
+
+
+def test_sent_words_are_counted_both_ways(room: Path) -> None:
+    kinds = ("true", "empty", "mismatched", "none")
+    results = evaluate(
+        ["late", "jpeg"], room / "pictures", room / "out.csv", [20, 80], metrics=["psnr"], text=kinds
+    )
+    rows = {row.key: row for row in results.rows}
+    assert len(rows) == 3 * 2 * 5
+    file = PresetSubject("late", CAT).encode(Picture.open(room / "pictures" / "b.png"), 20)
+    bare = PresetSubject("late").encode(Picture.open(room / "pictures" / "b.png"), 20)
+    assert text_of(Bitstream.from_bytes(file)) == CAT
+    true, none = (rows[f"late:{kind}", "b.png", 20.0] for kind in ("true", "none"))
+    assert true.bytes == len(file) and none.bytes == len(bare)
+    assert true.values["text_bytes"] == len(file) - len(bare) and none.values["text_bytes"] == 0
+    assert true.values["textless_bpp"] == none.values["textless_bpp"] == none.bpp < true.bpp
+    assert true.values["psnr"] != none.values["psnr"] == rows["late:empty", "b.png", 20.0].values["psnr"]
+    assert rows["jpeg", "b.png", 20.0].values["text_bytes"] == 0
+    mean = next(mean for mean in results.means if mean.preset == "late:true")
+    assert mean.values["textless_bpp"] == pytest.approx(
+        np.mean([rows["late:none", name, mean.quality].bpp for name in ("a.png", "b.png", "c.png")])
+    )
+    assert [(e.words, e.against) for e in results.effects if e.counted] == [
+        ("true", "empty"), ("true", "mismatched"), ("true", "none"),
+        ("empty", "mismatched"), ("empty", "none"), ("mismatched", "none"),
+    ]  # fmt: skip
+    same = {e.counted: e.paired for e in results.effects if (e.words, e.against) == ("empty", "none")}
+    assert same[False].mean == pytest.approx(0, abs=1e-9), "Letters finds no vowels in an empty text"
+    assert (same[True].mean or 0) < 0
+    with open(room / "out_words.csv", encoding="utf-8", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert len(lines) == len(results.effects) and lines[0]["preset"] == "late"
+    assert [line["text_counted"] for line in lines[:2]] == ["yes", "no"]
+    assert float(lines[0]["mean"]) == pytest.approx(results.effects[0].paired.mean, rel=1e-4)
+
+
+def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate(["early"], room / "pictures", room / "out.csv", [40], metrics=["psnr"], text=["true"])
+    assert all(row.values["text_bytes"] == 0 and row.values["textless_bpp"] == row.bpp for row in first.rows)
+    encoded: list[tuple[str, str | None]] = []
+    encode = PresetSubject.encode
+
+    def counting(self: PresetSubject, picture: Picture, quality: float) -> bytes:
+        encoded.append((self.name, self.text))
+        return encode(self, picture, quality)
+
+    monkeypatch.setattr(PresetSubject, "encode", counting)
+    said: list[str] = []
+    again = evaluate(
+        ["early"],
+        room / "pictures",
+        room / "out.csv",
+        [40],
+        True,
+        ["psnr"],
+        text=["true", "mismatched"],
+        note=said.append,
+    )
+    assert encoded == [("early:mismatched", text) for text in (CAT, EMU, DOG)]
+    assert again.rows[:3] == evaluation.read_rows(room / "out.csv")[:3] and len(again.rows) == 6
+    assert again.effects == [] and not (room / "out_words.csv").exists()
+    assert said == [
+        "What words change is a difference of curves: measure at two qualities or more to have it."
+    ]
+
+
+def test_without_captions_the_other_words_are_measured(room: Path) -> None:
+    (room / "captions.json").unlink()
+    said: list[str] = []
+    with pytest.raises(PictureError, match="2 failed"):
+        evaluate(
+            ["early"],
+            room / "pictures",
+            room / "o.csv",
+            [40],
+            metrics=["psnr"],
+            text=["true", "empty", "mismatched"],
+            note=said.append,
+        )
+    assert {row.preset for row in evaluation.read_rows(room / "o.csv")} == {"early:empty"}
+    assert len(said) == 3 and all("come from a captions.json" in sentence for sentence in said[1:])
+
+
+def test_a_picture_without_a_caption_is_one_sentence(room: Path) -> None:
+    (room / "captions.json").write_text(json.dumps({"a.png": DOG, "c.png": EMU}))
+    said: list[str] = []
+    with pytest.raises(PictureError, match="1 failed"):
+        evaluate(
+            ["early"],
+            room / "pictures",
+            room / "o.csv",
+            [20, 40],
+            metrics=["psnr"],
+            text=["true", "mismatched"],
+            note=said.append,
+        )
+    assert said == ["b.png has no caption in captions.json, so no true or mismatched words."]
+    rows = evaluation.read_rows(room / "o.csv")
+    assert len(rows) == 2 * 2 * 2 and {row.picture for row in rows} == {"a.png", "c.png"}
+
+
+def test_a_missing_text_tower_is_said_once(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, device: str) -> None:
+        raise WeightsError("The tower is not here.")
+
+    monkeypatch.setattr("trifocal.text.encoder.load_tower", missing)
+    said: list[str] = []
+    with pytest.raises(PictureError, match="1 failed"):
+        evaluate(
+            ["early"],
+            room / "pictures",
+            room / "o.csv",
+            [40],
+            metrics=["psnr"],
+            text=["true", "none"],
+            note=said.append,
+        )
+    assert said[1:] == ["early:true: The tower is not here."]
+    assert {row.preset for row in evaluation.read_rows(room / "o.csv")} == {"early:none"}
+
+
+def test_what_words_name_gets_better_and_the_rest_pays(room: Path) -> None:
+    """The words find the left half, where the dog, the cat and, says its box, a bird are."""
+    (room / "captions.json").write_text(
+        json.dumps({"a.png": DOG, "b.png": CAT, "c.png": "a bird looks at you"})
+    )
+    left: list[float] = [0, 0, 48, 64]
+    annotate(room, {"a.png": (18, left), "b.png": (17, left), "c.png": (16, left)})
+    metrics = ["psnr-named", "psnr-rest"]
+    results = evaluate(
+        ["taco"], room / "pictures", room / "o.csv", [20, 50, 80], metrics=metrics, text=["true", "empty"]
+    )
+    named, rest = (next(e for e in results.effects if e.metric == metric) for metric in metrics)
+    assert named.paired.low is not None and named.paired.low > 0 and "are better than" in named.sentence
+    assert rest.paired.high is not None and rest.paired.high < 0 and "are worse than" in rest.sentence
+
+
+# ── metrics ──
+
+
+def test_psnr_of_what_is_named_by_hand() -> None:
+    black = np.zeros((2, 4, 3), np.uint8)
+    decoded = black.copy()
+    decoded[:, :2], decoded[:, 2:] = 2, 10
+    named = np.zeros((2, 4), bool)
+    named[:, :2] = True
+    pair = Pair(decoded, black, (DOG,), named)
+    assert METRICS["psnr-named"].load()(pair) == pytest.approx(10 * math.log10(255**2 / 4))
+    assert METRICS["psnr-rest"].load()(pair) == pytest.approx(10 * math.log10(255**2 / 100))
+    whole = Pair(decoded, black, (DOG,), np.ones((2, 4), bool))
+    assert METRICS["psnr-named"].load()(whole) == pytest.approx(psnr(decoded, black))
+    assert METRICS["psnr-rest"].load()(whole) is None
+    assert METRICS["psnr-named"].load()(Pair(decoded, black, (DOG,))) is None
+
+
+def test_boxes_are_those_of_the_first_caption_at_the_size_of_the_picture(room: Path) -> None:
+    annotate(room, {"a.png": (18, [24, 16, 24, 16]), "b.png": (3, [0, 0, 9, 9])})
+    said: list[str] = []
+    gauge = evaluation.gauge.Gauge(["psnr-named"], None, room / "pictures", said.append)
+    assert gauge.instances is not None and not said
+    mask = gauge.named(gauge.instances, "a.png", 64, 96)
+    assert mask is not None and mask.sum() == 24 * 16 and mask[16:32, 24:48].all()
+    twice = gauge.named(gauge.instances, "a.png", 128, 192)
+    assert twice is not None and twice.sum() == 4 * 24 * 16 and twice[32:64, 48:96].all()
+    assert gauge.named(gauge.instances, "b.png", 64, 96) is None, "its caption names a cat and a bed, no car"
+    assert gauge.named(gauge.instances, "c.png", 64, 96) is None, "instances.json has no such picture"
+    row = evaluate(["jpeg"], room / "pictures", room / "o.csv", [50], metrics=["psnr-named"]).rows[1]
+    assert row.values["psnr_named"] is None and "a box of something that the caption names" in row.note
+
+
+def test_without_boxes_what_is_named_is_not_measured(room: Path) -> None:
+    said: list[str] = []
+    rows = evaluate(
+        ["jpeg"], room / "pictures", room / "o.csv", [50], metrics=["psnr-named", "psnr"], note=said.append
+    ).rows
+    assert rows[0].values.keys() == {"psnr"} and "there is no instances.json in" in said[0]
+    (room / "instances.json").write_text("[]")
+    with pytest.raises(OptionError, match="not in COCO's form"):
+        evaluate(["jpeg"], room / "pictures", room / "o.csv", [50], metrics=["psnr-named"])
+
+
+def test_the_distance_in_the_tower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "towers.safetensors"
+    monkeypatch.setattr("trifocal.losses.perceptual.load_image_tower", lambda: read_weights(path))
+    with pytest.raises(NotMeasured, match="the weights towers.safetensors are not installed; .*train them"):
+        METRICS["tower"].load()
+    small = ImageTower((4, 8, 8), (1, 1, 1), embedding=8)
+    monkeypatch.setattr("trifocal.losses.perceptual.load_image_tower", lambda: small)
+    measure = METRICS["tower"].load()
+    original = random_rgb(40, 33)
+    near, far = (np.clip(original.astype(int) + step, 0, 255).astype(np.uint8) for step in (3, 60))
+    same, little, much = (measure(Pair(pixels, original)) for pixels in (original, near, far))
+    assert same == 0 and little is not None and much is not None and 0 < little < much <= 4
+
+
+# ── the report and the command line ──
+
+
+def test_the_report_says_what_words_change(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr("trifocal.evaluation.compare.peak_of", lambda *words: asked.append(words))
+    page = compare.compare(
+        ["late", "jpeg"],
+        room / "pictures",
+        room / "report",
+        [20, 80],
+        metrics=["psnr"],
+        text=["true", "none"],
+    )
+    text = page.read_text("utf-8")
+    assert '<section id="words">' in text and "95 % interval" in text
+    assert "true words" in text and ">left out<" in text and ">counted<" in text
+    assert asked == [
+        ("late", room / "pictures" / "a.png", 50, DOG),
+        ("late", room / "pictures" / "a.png", 50, None),
+        ("jpeg", room / "pictures" / "a.png", 50, None),
+    ]
+    assert (page.parent / "late-true.json").exists()
+    read = json.loads((page.parent / "report.json").read_text())
+    assert [(one["words"], one["counted"]) for one in read["words"]] == [("true", True), ("true", False)]
+    assert read["words"][0]["preset"] == "Trifocal late" and read["words"][0]["paired"]["pictures"] == 3
+    layers = {one["codec"]: one["layers"] for one in read["layers"]}
+    assert "TEXT" in str(layers["Trifocal late:true"]) and "TEXT" not in str(layers["Trifocal late:none"])
+    assert {panel["title"] for panel in read["crops"][0]["panels"]} >= {
+        "Trifocal late:true",
+        "Trifocal late:none",
+    }
+
+
+def test_the_peak_memory_is_that_of_a_preset_with_its_words(
+    room: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+    encode = PresetSubject.encode
+
+    def watched(self: PresetSubject, picture: Picture, quality: float) -> bytes:
+        seen.append(self.text)
+        return encode(self, picture, quality)
+
+    monkeypatch.setattr(PresetSubject, "encode", watched)
+    for words in ([], [DOG]):
+        memory.main("late", str(room / "pictures" / "a.png"), "50", *words)
+    assert seen == [None, DOG] and all(line.isdecimal() for line in capsys.readouterr().out.split())
+
+
+def test_the_command_line_hands_the_kinds_over_and_prints_the_effects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = Row("p:true", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25})
+    effects = [
+        Effect("p", "psnr", "true", "empty", True, Paired(0.25, 0.125, 0.5, 7)),
+        Effect("p", "psnr", "true", "none", True, Paired(None, None, None, 0)),
+    ]
+    asked = Recorder(evaluation.Results([row], evaluation.means([row]), effects))
+    monkeypatch.setattr("trifocal.evaluation.evaluate", asked)
+    result = run("evaluate", "p", "--data", "pictures", "--text", "true", "empty", "--text", "none")
+    assert result.exit_code == 0 and asked.options["text"] == ["true", "empty", "none"]
+    assert "+0.125 to +0.5 *" in result.stdout and "+0.25" in result.stdout
+    page = Recorder(Path("report/index.html"))
+    monkeypatch.setattr("trifocal.evaluation.compare.compare", page)
+    assert run("compare", "p", "jpeg", "--data", "pictures", "--text", "true", "empty").exit_code == 0
+    assert ["true", "empty"] in page.words
+
+
+def test_a_worded_subject_is_no_subject_until_it_has_a_picture(room: Path) -> None:
+    subject = WordedSubject("early:true", Wording({"a.png": (DOG,)}, ["a.png"]))
+    told = subject.for_picture("a.png")
+    assert (told.name, told.text, told.weights) == ("early:true", DOG, subject.weights)
+    assert not told.sends and not hasattr(subject, "encode")
