@@ -13,7 +13,6 @@ import csv
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from trifocal.container import Bitstream
 from trifocal.demo import PHOTOGRAPH
 from trifocal.errors import TrifocalError
 from trifocal.evaluation.baselines import RIVALS, rivals
-from trifocal.evaluation.memory import peak_of
+from trifocal.evaluation.memory import peak_of, processor
 from trifocal.pictures import Picture
 from trifocal.presets import load
 
@@ -236,15 +235,6 @@ def machine(arguments: argparse.Namespace) -> dict[str, str]:
         "torch": importlib.metadata.version("torch"),
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def markdown(rows: Sequence[dict[str, str]], facts: dict[str, str]) -> str:

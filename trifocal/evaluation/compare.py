@@ -23,7 +23,7 @@ from trifocal.evaluation.curves import ANCHORS, Curve, bd_metric, bd_rate
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, QUALITIES, evaluate
 from trifocal.evaluation.exchange import published_curves, write_results
 from trifocal.evaluation.gauge import captions_of, is_metric, name_of
-from trifocal.evaluation.memory import peak_of
+from trifocal.evaluation.memory import peak_of, processor
 from trifocal.evaluation.metrics import METRICS, Metric, Pixels, metric_of, psnr
 from trifocal.evaluation.report import (
     Crop,
@@ -347,5 +347,4 @@ def title_of(name: str) -> str:
 
 
 def machine() -> str:
-    processor = platform.processor() or platform.machine()
-    return f"{os.cpu_count()} cores, {processor}, {platform.system()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores of {processor()}, {platform.system()}, Python {platform.python_version()}"

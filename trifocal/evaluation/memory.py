@@ -7,12 +7,13 @@ runs the codec.
 """
 
 import os
+import platform
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["own_peak", "peak_of"]
+__all__ = ["own_peak", "peak_of", "processor"]
 
 
 def peak_of(
@@ -39,6 +40,16 @@ def own_peak() -> int | None:
         return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most << 10
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main(codec: str, path: str, quality: str, text: str | None = None) -> None:
