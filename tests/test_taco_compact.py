@@ -5,11 +5,14 @@ import pytest
 import torch
 from conftest import random_rgb, small_codec
 from PIL import Image, ImageFilter
+from typer.testing import CliRunner
 
+from trifocal.attention import attention_map
+from trifocal.cli import app
 from trifocal.container import Bitstream
 from trifocal.entropy import Meter, Reader, Writer
 from trifocal.entropy.allocation import LARGEST, QUARTERS, code_allocation
-from trifocal.errors import Damaged
+from trifocal.errors import Damaged, PresetError
 from trifocal.methods.taco_compact import TacoCompact, fineness_of
 from trifocal.pictures import Picture, canvas
 from trifocal.types import Condition, Words
@@ -151,3 +154,38 @@ def test_damage_is_said(taco):
             taco.decode(broken)
         except Damaged as failure:
             assert "tile 0" in str(failure)
+
+
+def test_a_map_of_where_the_words_point(taco):
+    """Colours stay where they point; elsewhere it is grey and dark. Size and picture are the original's."""
+    picture = Picture(smooth_rgb(200, 136))
+    drawn = attention_map(taco, picture, Condition(words())).rgb
+    assert drawn.shape == picture.rgb.shape
+    assert np.abs(drawn[:, :60].astype(int) - picture.rgb[:, :60]).max() <= 4
+    assert drawn[:, 160:].mean() < 0.3 * picture.rgb[:, 160:].mean()
+    assert (
+        np.ptp(drawn[:, 160:].astype(int), axis=2).mean()
+        < 0.1 * np.ptp(picture.rgb[:, 160:].astype(int), axis=2).mean()
+    )
+
+
+@pytest.mark.parametrize("condition", [None, Condition()])
+def test_no_map_without_words(taco, codec, condition):
+    with pytest.raises(PresetError, match="taco-compact"):
+        attention_map(taco, Picture(random_rgb(64, 64)), condition)
+    with pytest.raises(PresetError, match="taco-compact"):
+        attention_map(codec, Picture(random_rgb(64, 64)), Condition(words()))
+
+
+def test_the_command_line_draws_it(tmp_path):
+    """With the towers that ship; for one picture, and a preset that reads words."""
+    photo, drawn = tmp_path / "photo.png", tmp_path / "map.png"
+    Image.fromarray(smooth_rgb(120, 90)).save(photo)
+    arguments = ["encode", str(photo), "--text", "a dog", "--attention", str(drawn), "--preset"]
+    result = CliRunner().invoke(app, [*arguments, "taco-compact"])
+    assert result.exit_code == 0, result.output
+    assert Picture.open(drawn).rgb.shape == (90, 120, 3) and (tmp_path / "photo.tri").exists()
+    refused = CliRunner().invoke(app, ["encode", str(photo), "--attention", str(drawn)])
+    assert refused.exit_code == 1 and "name a preset such as taco-compact" in " ".join(refused.output.split())
+    both = CliRunner().invoke(app, [*arguments, "taco-compact", str(drawn)])
+    assert both.exit_code == 2 and "one picture" in both.output

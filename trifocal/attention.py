@@ -20,9 +20,9 @@ DARKEST = 0.25  # of the light that is left where the words do not point
 
 @torch.inference_mode()
 def attention_map(codec: Codec, picture: Picture, condition: Condition | None) -> Picture:
-    """The picture in its colours where the words point most, and darker and greyer the less they do.
+    """The picture in its colours where the words point, and darker and greyer the less they do.
 
-    The scale is the map's own, from its least to its largest value.
+    The scale is that of the codec's `attention`, 0..1: words that name nothing in the picture leave it dark.
 
     Raises:
         PresetError: for a codec whose encoder reads no words, or without words.
@@ -37,8 +37,6 @@ def attention_map(codec: Codec, picture: Picture, condition: Condition | None) -
     scale = min(1.0, LONGEST / max(x.shape[2:]))
     small = F.interpolate(x, scale_factor=scale, mode="bilinear", antialias=True) if scale < 1 else x
     map_ = attention(small, condition.to(device))[:, None].float()
-    span = map_.amax() - map_.amin()
-    map_ = (map_ - map_.amin()) / span.clamp(min=1e-6)
     wide = F.interpolate(map_, size=x.shape[2:], mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
     return Picture(drawn(picture.rgb, wide))
 
