@@ -157,6 +157,40 @@ def test_records_are_read_with_their_pictures(tmp_path):
     assert picture.captions == ("a thing",) and any("1 boxes and 0 labels" in sentence for sentence in said)
 
 
+def test_records_in_cocos_layout(tmp_path):
+    """As COCO lies on a disk: train2014/ beside annotations/, crowds left out."""
+    folder = tmp_path / "train2014"
+    folder.mkdir()
+    (tmp_path / "annotations").mkdir()
+    Image.fromarray(random_rgb(90, 80)).save(folder / "x.png")
+    images = [{"id": 7, "file_name": "x.png", "width": 90, "height": 80}]
+    said = [{"image_id": 7, "caption": "a dog"}, {"image_id": 7, "caption": "it runs"}]
+    there = [
+        {"image_id": 7, "bbox": [10, 20, 30, 40], "category_id": 18, "iscrowd": 0},
+        {"image_id": 7, "bbox": [0, 0, 90, 80], "category_id": 1, "iscrowd": 1},
+    ]
+    for name, annotations in (("captions", said), ("instances", there)):
+        path = tmp_path / "annotations" / f"{name}_train2014.json"
+        path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    (picture,) = read_pictures([folder], 64)
+    assert picture.captions == ("a dog", "it runs") and picture.labels.tolist() == [18]
+    assert picture.boxes.tolist() == [[10, 20, 40, 60]]
+    (tmp_path / "annotations" / "captions_train2014.json").write_text("[]")
+    with pytest.raises(OptionError, match="no table of captions"):
+        read_pictures([folder], 64)
+
+
+def test_more_pictures_than_memory_holds_are_kept_as_files(tmp_path, monkeypatch):
+    """The crops are the same."""
+    pictures = read_pictures([shard(tmp_path / "a.tar", 6)], 64)
+    monkeypatch.setattr("trifocal.data.images.DECODED", 3 * pictures[0].rgb.nbytes)
+    some = read_pictures([tmp_path / "a.tar"], 64)
+    assert [isinstance(picture.kept, bytes) for picture in some] == [False] * 3 + [True] * 3
+    assert [picture.area for picture in some] == [picture.area for picture in pictures]
+    both = [next(iter(Crops(each, batch=12, size=64, seed=0))) for each in (pictures, some)]
+    assert np.array_equal(both[0].rgb, both[1].rgb) and both[0].texts == both[1].texts
+
+
 def test_views_and_their_words(tmp_path):
     views = views_of(read_pictures([shard(tmp_path / "a.tar", 12)], 64), None)
     assert len(views) == 48 and all(view.rgb.shape == (SIDE, SIDE, 3) for view in views)

@@ -1,4 +1,4 @@
-"""Training pictures: read once, kept decoded in memory, served as random crops."""
+"""Training pictures: read once, kept in memory, served as random crops with words of their own."""
 
 import hashlib
 import io
@@ -10,12 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
+from trifocal.data.coco import boxes_of, captions_of
 from trifocal.data.words import seen_within, words_of
 from trifocal.errors import OptionError, PictureError
 from trifocal.pictures import Picture, is_picture
 
+Said = tuple[tuple[str, ...], npt.NDArray[np.float32], npt.NDArray[np.int64]]  # captions, boxes, labels
+Record = bytes | Said  # KEY.json as it is, or what it would say
+
+NO_BOXES = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
 HELD_OUT_ONE_IN = 40
+DECODED = 4 << 30  # bytes of pictures that are kept decoded; more are kept as their files have them
 MOST_OF_IT = 0.45  # of a picture's area: then its captions are taken to be true of a crop
 
 
@@ -25,25 +32,39 @@ class TrainingPicture:
 
     Attributes:
         key: file name without its suffix.
-        rgb: uint8, [H, W, 3].
+        kept: uint8, [H, W, 3], or a picture file's bytes, which are decoded anew each time.
         captions: sentences.
         boxes: x0, y0, x1, y1 in pixels, [N, 4].
         labels: COCO's category ids, [N].
     """
 
     key: str
-    rgb: npt.NDArray[np.uint8]
+    kept: npt.NDArray[np.uint8] | bytes
     captions: tuple[str, ...] = ()
     boxes: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def rgb(self) -> npt.NDArray[np.uint8]:
+        """uint8, [H, W, 3]."""
+        return Picture.open(io.BytesIO(self.kept)).rgb if isinstance(self.kept, bytes) else self.kept
+
+    @property
+    def area(self) -> int:
+        """Pixels; of a file only its header is read."""
+        if isinstance(self.kept, bytes):
+            with Image.open(io.BytesIO(self.kept)) as image:
+                return image.width * image.height
+        return self.kept.shape[0] * self.kept.shape[1]
 
 
 def read_pictures(
     sources: Sequence[str | Path], smallest: int, progress: Callable[[str], None] | None = None
 ) -> list[TrainingPicture]:
-    """Decodes every picture of the folders, files and tar shards (WebDataset: KEY.jpg, KEY.png …, and KEY.json).
+    """Reads every picture of the folders, files and tar shards (WebDataset: KEY.jpg, KEY.png …, and KEY.json).
 
-    KEY.json is a picture's record: any of captions, boxes and labels, as in TrainingPicture.
+    KEY.json is a picture's record: any of captions, boxes and labels, as in TrainingPicture. Where a folder's pictures have
+    none, it may be in captions.json and instances.json, see `trifocal.data.coco`.
 
     Args:
         sources: folders (searched recursively), picture files, .tar shards.
@@ -51,15 +72,19 @@ def read_pictures(
         progress: called with the key of each picture that was read, or with why it was not.
 
     Raises:
-        OptionError: if a source does not exist or no picture is left.
+        OptionError: if a source does not exist or no picture is left, or for captions.json in another layout.
     """
     pictures = []
+    room = DECODED
     for key, data, record in _files(sources):
         said = key
         try:
             picture = Picture.open(io.BytesIO(data))
             if min(picture.width, picture.height) >= smallest:
-                pictures.append(TrainingPicture(key, picture.rgb, *_read_record(record)))
+                room -= picture.rgb.nbytes
+                pictures.append(
+                    TrainingPicture(key, picture.rgb if room >= 0 else data, *_read_record(record))
+                )
         except (PictureError, ValueError, TypeError) as error:
             said = f"{key}, left out: {error}"
         if progress:
@@ -106,7 +131,7 @@ class Crops:
         self.size = size
         self.random = np.random.default_rng(seed)
         self.saying = np.random.default_rng(seed + 1)  # apart, so that words change no crop
-        areas = np.array([p.rgb.shape[0] * p.rgb.shape[1] for p in pictures], dtype=np.float64)
+        areas = np.array([picture.area for picture in pictures], dtype=np.float64)
         self.weights = np.sqrt(areas) / np.sqrt(areas).sum()
 
     def __iter__(self) -> Iterator[CropBatch]:
@@ -116,10 +141,11 @@ class Crops:
             yield CropBatch(np.stack([rgb for rgb, _ in crops]), tuple(text for _, text in crops))
 
     def _crop(self, picture: TrainingPicture) -> tuple[npt.NDArray[np.uint8], str]:
-        height, width = picture.rgb.shape[:2]
+        rgb = picture.rgb
+        height, width = rgb.shape[:2]
         top = int(self.random.integers(height - self.size + 1))
         left = int(self.random.integers(width - self.size + 1))
-        crop = picture.rgb[top : top + self.size, left : left + self.size]
+        crop = rgb[top : top + self.size, left : left + self.size]
         _, seen = seen_within(picture.boxes, (left, top, left + self.size, top + self.size))
         most = self.size**2 > MOST_OF_IT * height * width or not len(picture.labels)
         text = words_of(picture.captions if most else (), picture.labels[seen], self.saying)
@@ -132,23 +158,28 @@ def centre_crop(rgb: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
     return rgb[top : top + size, left : left + size]
 
 
-def _files(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes, bytes]]:
-    """Key, picture and record (empty where there is none)."""
+def _files(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes, Record]]:
+    """Key and bytes of each picture, and what reads its record."""
     for source in map(Path, sources):
         if not source.exists():
             raise OptionError(f"There is no {source}; name a folder, a picture or a .tar shard.")
         if source.suffix == ".tar":
             yield from _shard(source)
             continue
+        folder = source if source.is_dir() else source.parent
+        captions, boxes = captions_of(folder), boxes_of(folder)
         for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            own = path.with_suffix(".json")
             if path.suffix == ".tar":
                 yield from _shard(path)
+            elif is_picture(path) and own.exists():
+                yield path.stem, path.read_bytes(), own.read_bytes()
             elif is_picture(path):
-                record = path.with_suffix(".json")
-                yield path.stem, path.read_bytes(), record.read_bytes() if record.exists() else b""
+                said = captions.get(path.name, ()), *boxes.get(path.name, NO_BOXES)
+                yield path.stem, path.read_bytes(), said
 
 
-def _shard(path: Path) -> Iterator[tuple[str, bytes, bytes]]:
+def _shard(path: Path) -> Iterator[tuple[str, bytes, Record]]:
     """WebDataset's order: the files of a key follow each other."""
     with tarfile.open(path) as archive:
         picture, record, last = b"", b"", ""
@@ -169,10 +200,11 @@ def _shard(path: Path) -> Iterator[tuple[str, bytes, bytes]]:
             yield last, picture, record
 
 
-def _read_record(
-    data: bytes,
-) -> tuple[tuple[str, ...], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    record = json.loads(data) if data else {}
+def _read_record(given: Record) -> Said:
+    """Raises ValueError and TypeError for one that is not as it should be."""
+    if not isinstance(given, bytes):
+        return given
+    record = json.loads(given) if given else {}
     boxes = np.asarray(record.get("boxes", ()), np.float32).reshape(-1, 4)
     labels = np.asarray(record.get("labels", ()), np.int64)
     if len(boxes) != len(labels):

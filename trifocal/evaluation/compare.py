@@ -17,12 +17,13 @@ import numpy as np
 
 from trifocal.container import Bitstream, describe
 from trifocal.container.text import tidy
+from trifocal.data.coco import captions_of
 from trifocal.errors import OptionError, PictureError, RateError, TrifocalError
 from trifocal.evaluation.baselines import LOSSLESS, RIVALS, Rival
 from trifocal.evaluation.curves import ANCHORS, Curve, bd_metric, bd_rate
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, QUALITIES, evaluate
 from trifocal.evaluation.exchange import published_curves, write_results
-from trifocal.evaluation.gauge import captions_of, is_metric, name_of
+from trifocal.evaluation.gauge import is_metric, name_of
 from trifocal.evaluation.memory import peak_of, processor
 from trifocal.evaluation.metrics import METRICS, Metric, Pixels, metric_of, psnr
 from trifocal.evaluation.report import (

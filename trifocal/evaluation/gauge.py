@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trifocal.errors import MissingExtra, NotMeasured, OptionError
+from trifocal.data.coco import CAPTIONS, INSTANCES, beside, captions_of
+from trifocal.data.words import focus_of, named_in
+from trifocal.errors import MissingExtra, NotMeasured
 from trifocal.evaluation.detection import Annotations, protocol_size
 from trifocal.evaluation.detectors import resized
 from trifocal.evaluation.metrics import Measure, Metric, Pair, Pixels, metric_of
@@ -22,9 +23,8 @@ from trifocal.evaluation.tasks import Task
 from trifocal.evaluation.wording import TEXT_BYTES, TEXTLESS_BPP
 from trifocal.pictures import Picture
 
-__all__ = ["Gauge", "Whole", "captions_of", "is_metric", "name_of"]
+__all__ = ["Gauge", "Whole", "is_metric", "name_of"]
 
-CAPTIONS, INSTANCES = "captions.json", "instances.json"
 PROTOCOL = "bpp_"
 
 
@@ -135,8 +135,6 @@ class Gauge:
 
     def named(self, instances: Annotations, name: str, height: int, width: int) -> NDArray[np.bool_] | None:
         """Where the boxes are of what the picture's first caption names, [height, width]; None where there is none."""
-        from trifocal.data.words import focus_of, named_in
-
         image, captions = instances.images.find(name), self.captions.get(Path(name).name)
         if image is None or not captions:
             return None
@@ -170,32 +168,3 @@ def is_metric(column: str) -> bool:
 def name_of(path: Path, data: Path) -> str:
     """A picture's, as rows have it."""
     return path.relative_to(data).as_posix() if path != data else path.name
-
-
-def beside(data: str | os.PathLike[str], name: str) -> Path | None:
-    """The file of that name in the folder or above it."""
-    return next((p for p in (Path(data) / name, Path(data).parent / name) if p.is_file()), None)
-
-
-def captions_of(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
-    """The captions by file name from a captions.json in the folder or above it, in COCO's layout or as {name: text}.
-
-    Empty where there is none. Raises OptionError for one of another layout.
-    """
-    path = beside(data, CAPTIONS)
-    if path is None:
-        return {}
-    try:
-        table = json.loads(path.read_text("utf-8"))
-        if "annotations" not in table:
-            return {name: (said,) if isinstance(said, str) else tuple(said) for name, said in table.items()}
-        names = {image["id"]: image["file_name"] for image in table["images"]}
-        captions: dict[str, tuple[str, ...]] = {}
-        for entry in table["annotations"]:
-            name = names[entry["image_id"]]
-            captions[name] = (*captions.get(name, ()), entry["caption"])
-        return captions
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise OptionError(
-            f"{path} is no table of captions: neither COCO's layout nor {{file name: caption}}."
-        ) from None

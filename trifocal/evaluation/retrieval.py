@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trifocal.data.coco import captions_of
 from trifocal.errors import OptionError
-from trifocal.evaluation.gauge import captions_of
 from trifocal.evaluation.metrics import Pixels
 from trifocal.pictures import Picture, list_pictures
 
