@@ -18,7 +18,8 @@ from trifocal.errors import OptionError
 from trifocal.machine.tower import ImageTower
 from trifocal.text.compact import LENGTH, CompactTower, TextTransformer, tokens_of, train_tokenizer
 from trifocal.text.ground import Ground
-from trifocal.training.towers import ranks, soft, train_towers
+from trifocal.training.ground import train_ground
+from trifocal.training.towers import Towers, ranks, soft, train_towers
 from trifocal.training.views import GRID, SIDE, TowerBatches, views_of
 from trifocal.types import Words
 
@@ -225,6 +226,46 @@ def test_a_few_steps_and_what_they_leave(tmp_path, monkeypatch):
 
     names = {name.split(".")[0] for name in load_file(path)}
     assert names == {"image", "text", "ground", "bag"}
+
+
+def test_the_second_stage_trains_ground_alone(tmp_path, monkeypatch):
+    """The towers stay as they are, and the record has both stages."""
+    from safetensors.torch import load_file
+
+    from trifocal.training import towers
+
+    monkeypatch.setattr(towers, "ImageTower", lambda: ImageTower((8, 8, 256), (1, 1, 1), expansion=1))
+    losses = [0.9, 1.0]
+    monkeypatch.setattr("trifocal.training.ground.held_out_loss", lambda *_: losses.pop())
+    data = [shard(tmp_path / "a.tar")]
+    first = train_towers(data, tmp_path / "one", steps=1, batch=4)
+    second = train_towers(data, tmp_path / "two", steps=2, stage=2, start=first)
+    before, after = load_file(first), load_file(second)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"ground"}
+    record = json.loads((tmp_path / "two" / "towers.json").read_text())
+    assert (
+        record["start"]["steps"] == 1 and record["ground_steps"] == 2 and record["terms"] == {"ground": 1.0}
+    )
+    assert (tmp_path / "two" / "tokenizer.json").read_text() == (
+        tmp_path / "one" / "tokenizer.json"
+    ).read_text()
+    with pytest.raises(OptionError, match="--start"):
+        train_towers(data, tmp_path / "three", steps=1, stage=2)
+
+
+def test_a_worse_ground_is_not_kept(tmp_path):
+    """Nor does the run say that it is better."""
+    torch.manual_seed(0)
+    views = views_of(read_pictures([shard(tmp_path / "a.tar", 8)], 64), None, ("whole",))
+    tokenizer = train_tokenizer(CAPTIONS, vocabulary=300)
+    pair = Towers(tokenizer.get_vocab_size())
+    pair.image = ImageTower((8, 8, 256), (1, 1, 1), expansion=1)
+    start = {name: w.clone() for name, w in pair.ground.state_dict().items()}
+    found = train_ground(pair, tokenizer, views, views[:2], 0.0, 1, 0, lambda fraction, text: None)
+    better = found["ground_held_out"] < found["ground_held_out_before"]
+    same = all(torch.equal(w, start[name]) for name, w in pair.ground.state_dict().items())
+    assert same != better
 
 
 def test_towers_need_captions(tmp_path):

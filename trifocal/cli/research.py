@@ -61,8 +61,8 @@ def train(
     sources = [*(data or []), *(more or [])]
     with console.reporting(desk) as report:
         if preset == "towers":
-            if start is not None or learning_rate is not None or stage > 1:
-                raise typer.BadParameter("towers take no --start, --learning-rate or --stage.")
+            if learning_rate is not None:
+                raise typer.BadParameter("towers take no --learning-rate.")
             desk.say(
                 str(
                     training.train_towers(
@@ -70,6 +70,8 @@ def train(
                         out or "runs/towers",
                         steps=steps,
                         minutes=minutes,
+                        stage=stage,
+                        start=start,
                         teacher=teacher,
                         resume=resume,
                         every=every,

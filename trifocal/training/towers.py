@@ -8,6 +8,8 @@
                  ├─ ground(places, tokens of the phrase) ── the same
                  └─ places, finer places ── linear ── cross-entropy with a detector's soft class scores (the teacher)
 
+The second stage is `ground.py`'s.
+
 A bag of words, the mean of an embedding of each token, learns the same beside it, to be compared with.
 """
 
@@ -29,15 +31,17 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trifocal.data import TrainingPicture, read_pictures, split
-from trifocal.errors import OptionError
+from trifocal.errors import OptionError, WeightsError
 from trifocal.files import replacing
 from trifocal.losses import contrastive
 from trifocal.machine.tower import ImageTower
 from trifocal.text.compact import TextTransformer, tokens_of, train_tokenizer
 from trifocal.text.ground import Ground
 from trifocal.training.checkpoint import Progress, append_row, restore, save
+from trifocal.training.ground import train_ground
 from trifocal.training.views import Teacher, TowerBatch, TowerBatches, View, collate, views_of
 from trifocal.types import Words
+from trifocal.weights import read_weights
 
 __all__ = ["Towers", "train_towers"]
 
@@ -111,6 +115,8 @@ def train_towers(
     *,
     steps: int | None = None,
     minutes: float | None = None,
+    stage: int = 1,
+    start: str | Path | None = None,
     teacher: str | Path | None = None,
     resume: bool = False,
     every: float = 5.0,
@@ -123,6 +129,8 @@ def train_towers(
         data: shards or folders of pictures with records: captions, boxes, labels (see `read_pictures`).
         out: folder of the run: checkpoint.pt, log.csv, and towers.safetensors, tokenizer.json, towers.json at the end.
         steps, minutes: the run's length; one of them.
+        stage: 1 for all of it, 2 for `ground` alone.
+        start: towers.safetensors to begin from, with its tokenizer.json beside it; the second stage needs it.
         teacher: PicoDet as ONNX, whose class scores teach the image tower; without it that term is left out.
         resume: go on from the checkpoint in `out`.
         every: minutes between checkpoints.
@@ -133,10 +141,15 @@ def train_towers(
         The weights.
 
     Raises:
-        OptionError: for a run without an end, pictures without captions, or no checkpoint to resume.
+        OptionError: for a run without an end, pictures without captions, no checkpoint to resume, a second stage without
+            towers to begin from.
     """
     if (steps is None) == (minutes is None):
         raise OptionError("Say how long to train: either steps or minutes.")
+    if stage not in (1, 2) or stage == 2 and start is None:
+        raise OptionError(
+            "Towers have stages 1 and 2, and 2 begins --start from the towers.safetensors of 1."
+        )
     set_seed(SEED)
     batch = batch or BATCH
     report = report or (lambda fraction, text: None)
@@ -146,13 +159,22 @@ def train_towers(
     captions = [caption for picture in training for caption in picture.captions]
     if not captions or not any(picture.captions for picture in held_out):
         raise OptionError("Towers need captions: shards or folders where KEY.json stands beside KEY.jpg.")
-    tokenizer = train_tokenizer(captions)
+    if start is None:
+        tokenizer = train_tokenizer(captions)
+    else:
+        tokenizer = Tokenizer.from_str(Path(start).with_name("tokenizer.json").read_text("utf-8"))
     seer = None if teacher is None else Teacher(teacher)
     views = views_of(training, seer, progress=lambda f: report(0.0, f"the teacher looks, {f:.0%}"))
     run = TowerRun(tokenizer, folder, steps, minutes)
+    if start is not None:
+        run.start_from(Path(start))
     if resume:
         run.resume()
-    run.go(views, views_of(captioned(held_out), None, ("whole",)), every, batch, report)
+    others = views_of(captioned(held_out), None, ("whole",))
+    if stage == 1:
+        run.go(views, others, every, batch, report)
+    else:
+        run.second(views, others, report)
     record: dict[str, object] = {
         "date": time.strftime("%Y-%m-%d"),
         "data": [Path(source).name for source in data],
@@ -162,10 +184,18 @@ def train_towers(
         "batch": batch,
         "learning_rate": LEARNING_RATE,
         "weight_decay": WEIGHT_DECAY,
-        "terms": WEIGHTS if teacher else {k: v for k, v in WEIGHTS.items() if k != "teacher"},
+        "stage": stage,
+        "start": None if start is None else record_of(Path(start)),
+        "terms": run.weights,
         "seed": SEED,
     }
     return run.export(record)
+
+
+def record_of(start: Path) -> object:
+    """The record of the run that these weights are from, or their name where there is none."""
+    record = start.with_suffix(".json")
+    return json.loads(record.read_text("utf-8")) if record.exists() else start.name
 
 
 def captioned(pictures: Sequence[TrainingPicture]) -> list[TrainingPicture]:
@@ -179,8 +209,8 @@ class TowerRun:
         self.accelerator = Accelerator()
         self.tokenizer, self.out, self.steps, self.minutes = tokenizer, out, steps, minutes
         towers = Towers(tokenizer.get_vocab_size())
-        decayed = [p for p in towers.parameters() if p.ndim > 1]
-        plain = [p for p in towers.parameters() if p.ndim <= 1]
+        learning = list(towers.parameters())
+        decayed, plain = ([p for p in learning if (p.ndim > 1) == wide] for wide in (True, False))
         optimiser = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}],
             lr=LEARNING_RATE,
@@ -189,6 +219,8 @@ class TowerRun:
         self.towers, self.optimiser = self.accelerator.prepare(towers, optimiser)
         self.averaged = AveragedModel(self.bare, multi_avg_fn=get_ema_multi_avg_fn(EMA))
         self.progress = Progress()
+        self.terms: list[str] = []
+        self.found: dict[str, float] = {}
 
     @property
     def bare(self) -> Towers:
@@ -227,6 +259,14 @@ class TowerRun:
                 self.checkpoint(held_out, mean)
                 saved = self.progress.seconds
 
+    def second(self, views: Sequence[View], held_out: Sequence[View], report: Report) -> None:
+        """Trains `ground` alone, on the averaged towers."""
+        self.terms = ["ground"]
+        seconds = 60 * (self.minutes or 0)
+        self.found = train_ground(
+            self.average, self.tokenizer, views, held_out, seconds, self.steps, SEED, report
+        )
+
     def step(self, batch: TowerBatch) -> dict[str, float]:
         rising = min(1.0, (self.progress.step + 1) / WARMUP)
         rate = LEARNING_RATE * rising * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.fraction)))
@@ -240,6 +280,7 @@ class TowerRun:
         self.accelerator.clip_grad_norm_(self.towers.parameters(), 1.0)
         self.optimiser.step()
         self.averaged.update_parameters(self.bare)
+        self.terms = list(terms)
         return {name: term.item() for name, term in terms.items()}
 
     def checkpoint(self, held_out: Sequence[View], terms: dict[str, float]) -> None:
@@ -259,6 +300,18 @@ class TowerRun:
             "progress": asdict(self.progress),
         }
         save(self.out / "checkpoint.pt", state)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the terms that were in the last step's loss."""
+        return {name: WEIGHTS[name] for name in self.terms}
+
+    def start_from(self, path: Path) -> None:
+        """Begins with trained towers; what only training needs begins anew."""
+        found = self.bare.load_state_dict(read_weights(path), strict=False)
+        if found.unexpected_keys:
+            raise WeightsError(f"The weights {path} do not fit: there is no {found.unexpected_keys[0]} here.")
+        self.average.load_state_dict(self.bare.state_dict())
 
     def resume(self) -> None:
         path = self.out / "checkpoint.pt"
@@ -280,6 +333,7 @@ class TowerRun:
         with replacing(path) as stream:
             stream.write(to_safetensors({k: v.half().cpu().contiguous() for k, v in weights.items()}))
         (self.out / "tokenizer.json").write_text(self.tokenizer.to_str(), "utf-8")
+        record |= self.found
         record |= {
             "steps": self.progress.step,
             "minutes": round(self.progress.seconds / 60, 1),
@@ -295,7 +349,8 @@ class TowerRun:
 
 def on(batch: TowerBatch, device: torch.device) -> TowerBatch:
     seen = None if batch.seen is None else (batch.seen[0].to(device), batch.seen[1].to(device))
-    return TowerBatch(batch.x.to(device), batch.captions, batch.phrases, batch.where.to(device), seen)
+    x, where, other = (t.to(device) for t in (batch.x, batch.where, batch.where_other))
+    return TowerBatch(x, batch.captions, batch.phrases, where, other, seen)
 
 
 @torch.no_grad()

@@ -39,13 +39,22 @@ class View:
 
 @dataclass(frozen=True)
 class TowerBatch:
-    """x [B, 3, SIDE, SIDE]; a caption for each ("" where there is none); a phrase for each and where it points,
-    [B, GRID, GRID], 0..1, with an absent thing for every fourth; the teacher's scores, [B, ..., 80], or None."""
+    """What a step sees.
+
+    Attributes:
+        x: [B, 3, SIDE, SIDE].
+        captions: one for each, "" where there is none.
+        phrases: words for each, which name an absent thing in every fourth.
+        where: where they point, [B, GRID, GRID], 0..1.
+        where_other: where the words of the view before point in each, which is nowhere for the most part.
+        seen: the teacher's scores, [B, ..., 80], or None.
+    """
 
     x: Tensor
     captions: list[str]
     phrases: list[str]
     where: Tensor
+    where_other: Tensor
     seen: tuple[Tensor, Tensor] | None
 
 
@@ -95,10 +104,11 @@ class TowerBatches:
         return collate([self.views[i] for i in chosen], self.random)
 
 
-def collate(views: Sequence[View], random: np.random.Generator) -> TowerBatch:
-    flips = random.random(len(views)) < 0.5
+def collate(views: Sequence[View], random: np.random.Generator, mirrored: float = 0.5) -> TowerBatch:
+    """Views with words of their own, each mirrored with that probability."""
+    flips = random.random(len(views)) < mirrored
     said = [_say(view, random, absent=place % 4 == 3) for place, view in enumerate(views)]
-    where = [focus_of(v.boxes, v.labels, named, SIDE, SIDE) for v, (_, named) in zip(views, said)]
+    named = [names for _, names in said]
     seen = None
     if all(view.seen is not None for view in views):
         fine, coarse = (
@@ -106,12 +116,12 @@ def collate(views: Sequence[View], random: np.random.Generator) -> TowerBatch:
             for k in (0, 1)
         )
         seen = fine.float() / 255, coarse.float() / 255
-    masks = torch.stack([_flipped(mask, flip) for mask, flip in zip(where, flips)]).float()
     return TowerBatch(
         x=torch.stack([_flipped(v.rgb, flip) for v, flip in zip(views, flips)]).permute(0, 3, 1, 2) / 255.0,
         captions=[str(random.choice(v.captions)) if v.captions else "" for v in views],
         phrases=[text for text, _ in said],
-        where=torch.nn.functional.avg_pool2d(masks[:, None], SIDE // GRID)[:, 0],
+        where=_where(views, named, flips),
+        where_other=_where(views, [named[-1], *named[:-1]], flips),
         seen=seen,
     )
 
@@ -124,6 +134,13 @@ def _say(view: View, random: np.random.Generator, absent: bool) -> tuple[str, fr
         return phrase([name_of(number, random)], random), frozenset({number})
     text = words_of(view.captions, view.labels, random, caption_in=0.4)
     return text, named_in(text)
+
+
+def _where(views: Sequence[View], named: Sequence[frozenset[int]], flips: NDArray[np.bool_]) -> Tensor:
+    """The share of each place that lies in a box of what is named, [B, GRID, GRID]."""
+    masks = [focus_of(view.boxes, view.labels, names, SIDE, SIDE) for view, names in zip(views, named)]
+    stacked = torch.stack([_flipped(mask, flip) for mask, flip in zip(masks, flips)]).float()
+    return torch.nn.functional.avg_pool2d(stacked[:, None], SIDE // GRID)[:, 0]
 
 
 def _flipped(values: NDArray[np.generic], flip: bool) -> Tensor:
