@@ -1,0 +1,153 @@
+"""Words help the decoder of cross-modal-compact: only there, only by their way, and not where they are absent."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb, small_codec
+
+import trifocal
+from trifocal.codec import Codec
+from trifocal.container import Bitstream, Layer
+from trifocal.errors import Damaged
+from trifocal.losses import PerceptualObjective
+from trifocal.methods.cross_modal_compact import CrossModalCompact
+from trifocal.pictures import Picture, canvas
+from trifocal.presets import find
+from trifocal.training.loop import groups
+from trifocal.transforms.worded import WordedSynthesis
+from trifocal.types import Batch, Condition, Words
+
+
+def words(seed: int = 0, count: int = 1) -> Condition:
+    pooled = torch.randn(count, 8, generator=torch.manual_seed(seed))
+    return Condition(Words(pooled[:, None], torch.ones(count, 1, dtype=torch.bool), pooled))
+
+
+def small(noise: float = 0.05) -> CrossModalCompact:
+    """The classes of the preset at a fraction of its size; its way of words moved at random."""
+    plain = small_codec(noise=0.0)
+    torch.manual_seed(3)
+    synthesis = WordedSynthesis(16, 48, 2, 8, word_channels=8, worded=1)
+    synthesis.load_state_dict(plain.synthesis.state_dict(), strict=False)
+    codec = CrossModalCompact(plain.analysis, plain.entropy, synthesis, reach=32)
+    with torch.no_grad():
+        for part in (synthesis.worded, synthesis.detail):
+            for parameter in part.parameters():
+                parameter.add_(noise * torch.randn_like(parameter))
+    codec.preset_id = 1
+    return codec.eval()
+
+
+@pytest.fixture(scope="module")
+def codec() -> CrossModalCompact:
+    return small()
+
+
+def test_it_starts_as_the_trunk():
+    """What the words add starts at zero."""
+    picture = Picture(random_rgb(120, 90))
+    plain, new = small_codec(noise=0.0), small(noise=0.0)
+    stream = plain.encode(picture)
+    assert new.encode(picture).to_bytes() == stream.to_bytes()
+    for condition in (None, words()):
+        assert np.array_equal(
+            new.decode(stream, condition=condition).picture.rgb, plain.decode(stream).picture.rgb
+        )
+
+
+def test_words_change_the_picture_and_not_the_bytes(codec):
+    picture = Picture(random_rgb(192, 128))
+    stream = codec.encode(picture, condition=words(0))
+    assert stream.to_bytes() == codec.encode(picture).to_bytes()
+    with_words, with_others, without = (
+        codec.decode(stream, condition=condition).picture.rgb for condition in (words(0), words(1), None)
+    )
+    assert (with_words != with_others).any() and (with_words != without).any()
+
+
+@pytest.mark.parametrize("condition", [None, words(0)])
+def test_forward_is_what_decode_gives(codec, condition):
+    rgb = random_rgb(192, 128, seed=2)
+    x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        output = codec(x, torch.tensor([400]), condition)
+    stream = codec.encode(Picture(rgb), quality=50)
+    pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
+    assert np.array_equal(codec.decode(stream, condition=condition).picture.rgb, pixels)
+    payload, bits = len(stream.layers[0].chunks[0]), float(output.bits)
+    assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
+
+
+def test_tiles_leave_no_seams(codec, monkeypatch):
+    """With words too: what they add looks no further than the halo."""
+    picture = Picture(random_rgb(300, 200, seed=5))
+    monkeypatch.setattr(canvas, "TILE", 128)
+    stream = codec.encode(picture, quality=60)
+    assert len(stream.layers[0].chunks) == 6
+    latents: list[torch.Tensor] = []
+    walk = codec.walk
+
+    def kept(*given):
+        latents.append(walk(*given))
+        return latents[-1]
+
+    monkeypatch.setattr(codec, "walk", kept)
+    by_tile = codec.decode(stream, condition=words(0)).picture.rgb
+    rows = [torch.cat(latents[at : at + 3], dim=2) for at in (0, 3)]
+    with torch.inference_mode():
+        at_once = codec.synthesise(torch.cat(rows, dim=1), torch.tensor([480]), words(0))[0, :, :200, :300]
+    assert np.abs(at_once.permute(1, 2, 0).mul(255).round().clamp(0, 255).numpy() - by_tile).max() <= 1
+
+
+def test_damage_is_said(codec):
+    stream = codec.encode(Picture(random_rgb(120, 90)))
+    layer = stream.layers[0]
+    forged = bytes([255]) * 9
+    broken = Bitstream(stream.header, (Layer(layer.tag, (forged,)),))
+    try:
+        codec.decode(broken, condition=words())
+    except Damaged as failure:
+        assert "tile 0" in str(failure)
+
+
+def test_only_the_synthesis_learns():
+    """A few steps of the recipe lower the loss; analysis and entropy model stay, so that files stay as they were."""
+    torch.manual_seed(0)
+    codec = small().train()
+    recipe = find("cross-modal-compact").recipe
+    before = {name: w.clone() for name, w in codec.state_dict().items()}
+    optimiser = torch.optim.Adam(groups(codec, recipe), lr=2e-3)
+    objective = PerceptualObjective(perceptual=Halved(), perceptual_weight=6.0)
+    x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
+    batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]), words(0, 2))
+    losses = []
+    for step in range(12):
+        torch.manual_seed(1)
+        ((part, loss),) = objective.turns(codec, batch, step)
+        assert part == "codec"
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    changed = {
+        name.split(".")[0] for name, w in codec.state_dict().items() if not torch.equal(w, before[name])
+    }
+    assert changed == {"synthesis"} and losses[-1] < losses[0]
+
+
+class Halved(torch.nn.Module):
+    """A distance of the pictures at half of their size."""
+
+    def forward(self, x_hat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        half = torch.nn.functional.avg_pool2d(x_hat - x, 2)
+        return half.square().flatten(1).mean(1)
+
+
+def test_what_ships_shares_its_latents_with_compact():
+    """The same analysis and gains; only the frequency tables were counted anew."""
+    plain, worded = (trifocal.load(name) for name in ("compact", "cross-modal-compact"))
+    assert isinstance(plain, Codec) and isinstance(worded, CrossModalCompact)
+    ours, theirs = worded.state_dict(), plain.state_dict()
+    other = {name for name in theirs if not torch.equal(ours[name], theirs[name])}
+    assert {name.split(".")[0] for name in other} == {"synthesis", "entropy"}
+    assert {name for name in other if name.startswith("entropy.")} == {"entropy.frequencies"}
