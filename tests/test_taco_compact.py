@@ -169,6 +169,15 @@ def test_a_map_of_where_the_words_point(taco):
     )
 
 
+def test_large_pictures_are_looked_at_small(taco):
+    """The map of 2 megapixels is a thumbnail, and the fineness has a value for each latent all the same."""
+    picture = Picture(np.tile(smooth_rgb(500, 400), (3, 4, 1)))
+    assert attention_map(taco, picture, Condition(words())).rgb.shape == (614, 1024, 3)
+    prepared = taco.prepare(picture, Condition(words()))
+    assert prepared.fineness.shape == (1, 76, 128)
+    assert picture.thumbnail(4000) is picture
+
+
 @pytest.mark.parametrize("condition", [None, Condition()])
 def test_no_map_without_words(taco, codec, condition):
     with pytest.raises(PresetError, match="taco-compact"):

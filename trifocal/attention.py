@@ -14,13 +14,13 @@ from trifocal.types import Condition
 
 __all__ = ["attention_map"]
 
-LONGEST = 1024  # pixels of a side that is looked at
+LONGEST = 1024  # pixels of the map's longer side
 DARKEST = 0.25  # of the light that is left where the words do not point
 
 
 @torch.inference_mode()
 def attention_map(codec: Codec, picture: Picture, condition: Condition | None) -> Picture:
-    """The picture in its colours where the words point, and darker and greyer the less they do.
+    """The picture in its colours where the words point, and darker and greyer the less they do; at most 1024 pixels a side.
 
     The scale is that of the codec's `attention`, 0..1: words that name nothing in the picture leave it dark.
 
@@ -33,12 +33,11 @@ def attention_map(codec: Codec, picture: Picture, condition: Condition | None) -
             "--attention shows where words steer an encoder: name a preset such as taco-compact, and words."
         )
     device = next(codec.parameters()).device
-    x = torch.tensor(picture.rgb, device=device).permute(2, 0, 1)[None].float() / 255
-    scale = min(1.0, LONGEST / max(x.shape[2:]))
-    small = F.interpolate(x, scale_factor=scale, mode="bilinear", antialias=True) if scale < 1 else x
-    map_ = attention(small, condition.to(device))[:, None].float()
+    small = picture.thumbnail(LONGEST)
+    x = torch.tensor(small.rgb, device=device).permute(2, 0, 1)[None].float() / 255
+    map_ = attention(x, condition.to(device))[:, None].float()
     wide = F.interpolate(map_, size=x.shape[2:], mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
-    return Picture(drawn(picture.rgb, wide))
+    return Picture(drawn(small.rgb, wide))
 
 
 def drawn(rgb: NDArray[np.uint8], map_: NDArray[np.float32]) -> NDArray[np.uint8]:

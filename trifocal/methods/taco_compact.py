@@ -69,7 +69,8 @@ class TacoCompact(Codec):
 
     def places(self, picture: Picture, words: Words) -> Tensor:
         """The probability that the words name it, for each latent of the padded picture, [1, h, w], 0..1."""
-        x = torch.tensor(picture.rgb, device=self._device()).permute(2, 0, 1)[None]
+        small = picture.thumbnail(4 * LOOKED_AT)
+        x = torch.tensor(small.rgb, device=self._device()).permute(2, 0, 1)[None]
         p = self.attention(x.float() / 255, Condition(words.to(self._device())))
         latents = -(-picture.height // LATENT_STRIDE), -(-picture.width // LATENT_STRIDE)
         p = F.interpolate(p[:, None], size=latents, mode="bilinear", align_corners=False)

@@ -108,6 +108,14 @@ class Picture:
         }
         return image
 
+    def thumbnail(self, longest: int) -> "Picture":
+        """The opaque pixels, no side longer than that: made smaller if need be, else the picture itself."""
+        if max(self.width, self.height) <= longest:
+            return self
+        image = Image.fromarray(self.rgb)
+        image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
+        return Picture(np.array(image))
+
     def save(self, path: str | os.PathLike[str], **options: Any) -> tuple[str, ...]:
         """Writes the file at once or not at all, in the format of its suffix, with Pillow's own options for it.
 
