@@ -194,7 +194,7 @@ PRESETS = (
     Preset(
         name="cross-modal-compact",
         id=5,
-        summary="words help the decoder; the trunk of compact, 4.0 M parameters",
+        summary="the decoder may know words; the trunk of compact, 4.0 M parameters",
         build=later("methods.cross_modal_compact", "cross_modal_compact"),
         recipe=replace(
             COMPACT, factors={"analysis.": 0.0, "entropy.": 0.0, ".linear.": 0.03, ".lapping.": 0.1}
