@@ -105,7 +105,7 @@ class Codec(nn.Module):
         rate = rate_of(picture.width * picture.height, quality, bpp, size)
         canvas = Canvas(picture.width, picture.height, self.reach)
         side = (*side_layers(picture), *layers)
-        condition = self.prepare(picture, condition)
+        condition = self.prepare(picture, self._here(condition))
         tiles = track(canvas.tiles(), progress, (0.0, 1.0 if rate.size is None else SEARCH_BEGINS))
         latents: Iterable[Tensor] = (
             self._latent(picture.rgb, canvas, tile, condition, clock) for tile in tiles
@@ -159,6 +159,7 @@ class Codec(nn.Module):
         header.check_pixels()
         canvas = Canvas(header.width, header.height, self.reach)
         region = check_region(header.width, header.height, region or (0, 0, header.width, header.height))
+        condition = self._here(condition)
         layer = bitstream.layer(Tag.LATENT)
         if layer is None or len(layer.chunks) != len(canvas.tiles()):
             raise Damaged("The file is damaged: it has not one piece of data for each tile of its picture.")
@@ -243,6 +244,10 @@ class Codec(nn.Module):
 
     def _level(self, level: int) -> Tensor:
         return torch.tensor([level], device=self._device())
+
+    def _here(self, condition: Condition | None) -> Condition | None:
+        """The condition where the networks are."""
+        return None if condition is None else condition.to(self._device())
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device

@@ -105,7 +105,6 @@ def encode(
     if sum(words is not None for words in (text, text_file, caption)) > 1:
         raise typer.BadParameter("say only one of --text, --text-file and --caption.")
     from trifocal import console
-    from trifocal.attention import attention_map
     from trifocal.container import Tag
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
     from trifocal.presets import load
@@ -122,6 +121,8 @@ def encode(
         picture = Picture.open(job.source, metadata=metadata.value)
         condition, layers = words_of(job, picture)
         if attention is not None:
+            from trifocal.attention import attention_map
+
             attention_map(codec, picture, condition).save(attention)
         stream = codec.encode(
             picture, quality=quality, bpp=bpp, size=size, condition=condition, layers=layers, progress=advance

@@ -63,38 +63,34 @@ def train(
         if preset == "towers":
             if learning_rate is not None:
                 raise typer.BadParameter("towers take no --learning-rate.")
-            desk.say(
-                str(
-                    training.train_towers(
-                        sources,
-                        out or "runs/towers",
-                        steps=steps,
-                        minutes=minutes,
-                        stage=stage,
-                        start=start,
-                        teacher=teacher,
-                        resume=resume,
-                        every=every,
-                        batch=batch,
-                        report=report,
-                    )
-                )
+            weights = training.train_towers(
+                sources,
+                out or "runs/towers",
+                steps=steps,
+                minutes=minutes,
+                stage=stage,
+                start=start,
+                teacher=teacher,
+                resume=resume,
+                every=every,
+                batch=batch,
+                report=report,
             )
-            return
-        weights = training.train(
-            preset,
-            sources,
-            out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else ""),
-            stage=stage,
-            steps=steps,
-            minutes=minutes,
-            batch=batch,
-            learning_rate=learning_rate,
-            start=start,
-            resume=resume,
-            every=every,
-            report=report,
-        )
+        else:
+            weights = training.train(
+                preset,
+                sources,
+                out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else ""),
+                stage=stage,
+                steps=steps,
+                minutes=minutes,
+                batch=batch,
+                learning_rate=learning_rate,
+                start=start,
+                resume=resume,
+                every=every,
+                report=report,
+            )
     desk.say(str(weights))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trifocal.errors import OptionError
 
-__all__ = ["CAPTIONS", "INSTANCES", "beside", "boxes_of", "captions_of"]
+__all__ = ["CAPTIONS", "INSTANCES", "beside", "boxes_of", "captions_of", "corners_of"]
 
 CAPTIONS, INSTANCES = "captions.json", "instances.json"
 
@@ -67,7 +67,7 @@ def boxes_of(data: str | os.PathLike[str]) -> dict[str, Boxes]:
         for name, entry in _entries(json.loads(path.read_text("utf-8"))):
             if not entry.get("iscrowd"):
                 found.setdefault(name, []).append(entry)
-        return {name: _arrays(entries) for name, entries in found.items()}
+        return {name: corners_of(entries) for name, entries in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise OptionError(f"{path} is not in COCO's layout, with images and annotations.") from None
 
@@ -77,7 +77,8 @@ def _entries(table: Any) -> list[tuple[str, dict[str, Any]]]:
     return [(names[entry["image_id"]], entry) for entry in table["annotations"]]
 
 
-def _arrays(entries: list[dict[str, Any]]) -> Boxes:
+def corners_of(entries: list[dict[str, Any]]) -> Boxes:
+    """COCO's objects (bbox as x, y, width, height) as boxes x0, y0, x1, y1, [N, 4], and category ids, [N]."""
     boxes = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes, np.array([entry["category_id"] for entry in entries], np.int64)

@@ -20,13 +20,16 @@ OCTAVES = 7
 MEAN_TO_ROW = 4.0  # octave o stands for a mean magnitude of about 2^(o−4)
 
 
-def code_allocation(coder: Coder, fineness: Tensor | None, size: tuple[int, int]) -> Tensor:
+def code_allocation(
+    coder: Coder, fineness: Tensor | None, size: tuple[int, int], device: torch.device | str = "cpu"
+) -> Tensor:
     """Codes the map and gives the factor that both sides put around the quantiser.
 
     Args:
         coder: a Meter, a Writer or a Reader.
         fineness: octaves, [B, h, w, 1], or None for a Reader.
         size: h and w, multiples of 4.
+        device: where the factor is wanted, and the fineness is.
 
     Returns:
         2^fineness as the decoder knows it, smooth between the cells, [B, h, w, 1], positive.
@@ -34,9 +37,7 @@ def code_allocation(coder: Coder, fineness: Tensor | None, size: tuple[int, int]
     batch = 1 if fineness is None else len(fineness)
     shape = (batch, size[0] // CELL, size[1] // CELL, 1)
     differences = None if fineness is None else _differences(_quarters(fineness))
-    zero = torch.zeros(
-        batch, 1, 1, 1, dtype=torch.float64, device=None if fineness is None else fineness.device
-    )
+    zero = torch.zeros(batch, 1, 1, 1, dtype=torch.float64, device=device)
     name = None if differences is None else _name(differences)
     octave = coder.code(name, zero, zero + ROW_OF_NAME)
     row = (octave.clamp(0, OCTAVES) * ROWS_PER_OCTAVE).expand(shape)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trifocal.data.coco import CAPTIONS, INSTANCES, beside, captions_of
+from trifocal.data.coco import CAPTIONS, INSTANCES, beside, captions_of, corners_of
 from trifocal.data.words import focus_of, named_in
 from trifocal.errors import MissingExtra, NotMeasured
 from trifocal.evaluation.detection import Annotations, protocol_size
@@ -138,11 +138,8 @@ class Gauge:
         image, captions = instances.images.find(name), self.captions.get(Path(name).name)
         if image is None or not captions:
             return None
-        items = instances.objects[image["id"]]
-        boxes = np.array([item["bbox"] for item in items], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        boxes, labels = corners_of(instances.objects[image["id"]])
         boxes *= np.array([width / image["width"], height / image["height"]] * 2, np.float32)
-        labels = np.array([item["category_id"] for item in items], np.int64)
         mask = focus_of(boxes, labels, named_in(captions[0]), height, width)
         return mask if mask.any() else None
 

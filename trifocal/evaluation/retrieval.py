@@ -14,12 +14,13 @@ from PIL import Image
 from trifocal.data.coco import captions_of
 from trifocal.errors import OptionError
 from trifocal.evaluation.metrics import Pixels
+from trifocal.machine.tower import SIDE, load_image_tower
 from trifocal.pictures import Picture, list_pictures
+from trifocal.text.compact import load_bag, load_compact
 
 __all__ = ["RANKS", "Recall", "recall", "retrieval"]
 
 RANKS = (1, 5, 10)
-SIDE = 208  # pixels: as the towers saw whole pictures in training
 
 Progress = Callable[[float], None]
 
@@ -41,9 +42,6 @@ def retrieval(data: str | os.PathLike[str], progress: Progress | None = None) ->
     """
     import torch
     import torch.nn.functional as F
-
-    from trifocal.machine.tower import load_image_tower
-    from trifocal.text.compact import load_bag, load_compact
 
     captions = captions_of(data)
     paths = [path for path in list_pictures([data], recursive=True) if captions.get(path.name)]

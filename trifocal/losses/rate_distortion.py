@@ -31,7 +31,7 @@ def rate_distortion(output: Output, x: Tensor, level: Tensor) -> Tensor:
     return bits_per_pixel(output, x) + lambda_of(level) * mean_squared_error(output, x)
 
 
-def balance(level: Tensor, exponent: float = 0.45) -> Tensor:
+def balance(level: Tensor, exponent: float = 0.45, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:
     """λ^−exponent, 1 in the middle: the rate–distortion cost grows about so, and each quality should weigh alike."""
-    middle = lambda_of(torch.full_like(level, MAX_LEVEL // 2))
-    return (lambda_of(level) / middle) ** -exponent
+    middle = lambda_of(torch.full_like(level, MAX_LEVEL // 2), limits)
+    return (lambda_of(level, limits) / middle) ** -exponent

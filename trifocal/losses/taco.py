@@ -1,7 +1,6 @@
 """What TACO minimises (Lee et al. 2024, arXiv 2403.02944)."""
 
 import copy
-import math
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -9,12 +8,11 @@ from torch import Tensor, nn
 from trifocal.losses.image_text import joint_image_text
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import find_perceptual
-from trifocal.losses.rate_distortion import bits_per_pixel, lambda_of, mean_squared_error
+from trifocal.losses.rate_distortion import balance, bits_per_pixel, lambda_of, mean_squared_error
 from trifocal.machine.tower import ImageTower, load_image_tower
 from trifocal.types import Batch
 
 LAMBDAS = (0.0004, 0.016)
-BALANCE = 0.45
 
 
 class TowerImages(nn.Module):
@@ -93,7 +91,7 @@ class TacoObjective(Objective):
             + trade * mean_squared_error(output, batch.x)
             + self.perceptual_weight * self.perceptual(output.x_hat, batch.x)
         )
-        balanced = each * (trade / math.sqrt(math.prod(self.lambdas))) ** -BALANCE
+        balanced = each * balance(batch.level, limits=self.lambdas)
         joint = joint_image_text(
             self.images(output.x_hat.float()),
             self.images(batch.x),

@@ -16,6 +16,7 @@ from trifocal.weights import FOLDER, load_part
 
 EMBEDDING = 256
 STRIDE = 16
+SIDE = 208  # pixels of the squares that it was trained on: parts of pictures, and whole ones
 MEAN, DEVIATION = 0.45, 0.27  # of photographs' values in 0..1, roughly
 
 

@@ -71,7 +71,7 @@ class TacoCompact(Codec):
         """The probability that the words name it, for each latent of the padded picture, [1, h, w], 0..1."""
         small = picture.thumbnail(4 * LOOKED_AT)
         x = torch.tensor(small.rgb, device=self._device()).permute(2, 0, 1)[None]
-        p = self.attention(x.float() / 255, Condition(words.to(self._device())))
+        p = self.attention(x.float() / 255, Condition(words))
         latents = -(-picture.height // LATENT_STRIDE), -(-picture.width // LATENT_STRIDE)
         p = F.interpolate(p[:, None], size=latents, mode="bilinear", align_corners=False)
         canvas = Canvas(picture.width, picture.height, self.reach)
@@ -101,7 +101,7 @@ class TacoCompact(Codec):
 
     def walk(self, coder: Coder, y: Tensor | None, level: Tensor, size: tuple[int, int]) -> Tensor:
         """The fineness first, then the latent in steps that it makes finer or coarser."""
-        factor = code_allocation(coder, None if y is None else y[..., -1:], size)
+        factor = code_allocation(coder, None if y is None else y[..., -1:], size, level.device)
         y_hat = self.entropy.walk(coder, None if y is None else y[..., :-1] * factor, level, size)
         return y_hat / factor
 

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from trifocal.errors import OptionError, WeightsError
 from trifocal.files import replacing
+from trifocal.weights import read_weights
 
 
 @dataclass
@@ -18,6 +21,12 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
 
+    def fraction(self, steps: int | None, minutes: float | None) -> float:
+        """The part that is done of a run of so many steps, or else minutes; 0..1, and a little over at its end."""
+        if steps is not None:
+            return self.step / steps
+        return self.seconds / (60 * (minutes or 1))
+
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes beside the old checkpoint and then takes its place."""
@@ -26,9 +35,30 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def restore(path: Path, device: torch.device) -> dict[str, Any]:
-    """What `save` wrote; only tensors and plain values are read, no code."""
+    """What `save` wrote; only tensors and plain values are read, no code. Raises OptionError where there is nothing."""
+    if not path.exists():
+        raise OptionError(
+            f"There is no checkpoint in {path.parent} to resume; leave --resume out to begin anew."
+        )
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return state
+
+
+def begin_with(network: nn.Module, weights: str | Path) -> None:
+    """Puts trained weights into a network; parts that they do not have begin untrained.
+
+    Raises:
+        WeightsError: if they are missing or damaged, or have parts that the network has not.
+    """
+    found = network.load_state_dict(read_weights(Path(weights)), strict=False)
+    if found.unexpected_keys:
+        raise WeightsError(f"The weights {weights} do not fit: there is no {found.unexpected_keys[0]} here.")
+
+
+def check_length(steps: int | None, minutes: float | None) -> None:
+    """Raises OptionError unless a run is as long as one of them says."""
+    if (steps is None) == (minutes is None):
+        raise OptionError("Say how long to train: either steps or minutes.")
 
 
 def append_row(path: Path, row: Mapping[str, object]) -> None:

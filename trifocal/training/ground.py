@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from trifocal.text.compact import tokens_of
-from trifocal.training.views import TowerBatch, View, collate
+from trifocal.training.views import View, collate, where_of
 
 if TYPE_CHECKING:
     from trifocal.training.towers import Towers
@@ -59,8 +59,8 @@ def train_ground(
     begun, step, fraction = time.monotonic(), 0, 0.0
     while fraction < 1:
         chosen = random.choice(len(views), min(BATCH, len(views)), replace=False)
-        batch = collate([views[i] for i in chosen], random, mirrored=0.0)
-        loss = found_loss(towers, tokenizer, features[torch.from_numpy(chosen)].float(), batch)
+        batch = [views[i] for i in chosen]
+        loss = found_loss(towers, tokenizer, features[torch.from_numpy(chosen)].float(), batch, random)
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * fraction))
         optimiser.zero_grad()
@@ -75,14 +75,23 @@ def train_ground(
     return {"ground_steps": step, "ground_held_out_before": before, "ground_held_out": after}
 
 
-def found_loss(towers: Towers, tokenizer: Tokenizer, features: Tensor, batch: TowerBatch) -> Tensor:
+def found_loss(
+    towers: Towers,
+    tokenizer: Tokenizer,
+    features: Tensor,
+    views: Sequence[View],
+    random: np.random.Generator,
+) -> Tensor:
     """Each view with its own words, and with those of the view before."""
+    batch = collate(views, random, mirrored=0.0)
+    named_before = [batch.named[-1], *batch.named[:-1]]
     device = features.device
     with torch.no_grad():
         words = towers.text(*(t.to(device) for t in tokens_of(tokenizer, batch.phrases)))
     own = F.binary_cross_entropy_with_logits(towers.ground(features, words), batch.where.to(device))
     away = towers.ground(features, words.rolled())
-    other = F.binary_cross_entropy_with_logits(away, batch.where_other.to(device))
+    elsewhere = where_of(views, named_before, np.zeros(len(views), bool)).to(device)
+    other = F.binary_cross_entropy_with_logits(away, elsewhere)
     return (own + other) / 2
 
 
@@ -94,8 +103,7 @@ def held_out_loss(
     random = np.random.default_rng(0)
     losses = []
     for _ in range(rounds):
-        batch = collate(views, random, mirrored=0.0)
-        losses.append(float(found_loss(towers, tokenizer, features.float(), batch)))
+        losses.append(float(found_loss(towers, tokenizer, features.float(), views, random)))
     return round(float(np.mean(losses)), 5)
 
 

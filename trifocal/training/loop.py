@@ -28,11 +28,18 @@ from trifocal.data import CropBatch, Crops, TrainingPicture, read_pictures, spli
 from trifocal.data.images import centre_crop
 from trifocal.entropy import Meter
 from trifocal.entropy.tables import calibrated_frequencies
-from trifocal.errors import OptionError, WeightsError
+from trifocal.errors import OptionError
 from trifocal.losses import Objective, bits_per_pixel, mean_squared_error, rate_distortion
 from trifocal.presets import Preset, Recipe, find, objective_of
 from trifocal.text.encoder import Tower, load_tower
-from trifocal.training.checkpoint import Progress, append_row, restore, save
+from trifocal.training.checkpoint import (
+    Progress,
+    append_row,
+    begin_with,
+    check_length,
+    restore,
+    save,
+)
 from trifocal.types import MAX_LEVEL, Batch, Condition
 from trifocal.weights import read_weights, write_weights
 
@@ -80,8 +87,7 @@ def train(
         PresetError: if there is no such preset.
         WeightsError, MissingExtra: if the preset's text tower is not on this machine.
     """
-    if (steps is None) == (minutes is None):
-        raise OptionError("Say how long to train: either steps or minutes.")
+    check_length(steps, minutes)
     chosen = find(preset)
     objective = objective_of(chosen, stage)
     if stage > 1 and start is None and not resume:
@@ -190,9 +196,7 @@ class Run:
     @property
     def fraction(self) -> float:
         """The part of the run that is done, 0..1."""
-        if self.steps is not None:
-            return self.progress.step / self.steps
-        return self.progress.seconds / (60 * (self.minutes or 1))
+        return self.progress.fraction(self.steps, self.minutes)
 
     def step(self, crops: CropBatch) -> float:
         """Each part's optimiser step, and the codec's loss."""
@@ -262,12 +266,7 @@ class Run:
 
     def resume(self) -> None:
         """Goes on where `checkpoint` left off."""
-        path = self.out / "checkpoint.pt"
-        if not path.exists():
-            raise OptionError(
-                f"There is no checkpoint in {self.out} to resume; leave --resume out to begin anew."
-            )
-        state = restore(path, self.accelerator.device)
+        state = restore(self.out / "checkpoint.pt", self.accelerator.device)
         if state["partners"].keys() != self.objective.partners().keys():
             raise OptionError(
                 f"The checkpoint in {self.out} is of another stage; say which with --stage, or take another folder."
@@ -282,11 +281,7 @@ class Run:
 
     def start_from(self, weights: str | Path) -> None:
         """Begins with trained weights and a fresh optimiser; parts that they do not have begin untrained."""
-        found = self.bare.load_state_dict(read_weights(Path(weights)), strict=False)
-        if found.unexpected_keys:
-            raise WeightsError(
-                f"The weights {weights} do not fit: there is no {found.unexpected_keys[0]} here."
-            )
+        begin_with(self.bare, weights)
         self.average.load_state_dict(self.bare.state_dict())
 
     def export(

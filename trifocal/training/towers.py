@@ -17,7 +17,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +31,23 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trifocal.data import TrainingPicture, read_pictures, split
-from trifocal.errors import OptionError, WeightsError
+from trifocal.errors import OptionError
 from trifocal.files import replacing
 from trifocal.losses import contrastive
 from trifocal.machine.tower import ImageTower
 from trifocal.text.compact import TextTransformer, tokens_of, train_tokenizer
 from trifocal.text.ground import Ground
-from trifocal.training.checkpoint import Progress, append_row, restore, save
+from trifocal.training.checkpoint import (
+    Progress,
+    append_row,
+    begin_with,
+    check_length,
+    restore,
+    save,
+)
 from trifocal.training.ground import train_ground
 from trifocal.training.views import Teacher, TowerBatch, TowerBatches, View, collate, views_of
 from trifocal.types import Words
-from trifocal.weights import read_weights
 
 __all__ = ["Towers", "train_towers"]
 
@@ -144,8 +150,7 @@ def train_towers(
         OptionError: for a run without an end, pictures without captions, no checkpoint to resume, a second stage without
             towers to begin from.
     """
-    if (steps is None) == (minutes is None):
-        raise OptionError("Say how long to train: either steps or minutes.")
+    check_length(steps, minutes)
     if stage not in (1, 2) or stage == 2 and start is None:
         raise OptionError(
             "Towers have stages 1 and 2, and 2 begins --start from the towers.safetensors of 1."
@@ -236,9 +241,7 @@ class TowerRun:
     @property
     def fraction(self) -> float:
         """The part of the run that is done, 0..1."""
-        if self.steps is not None:
-            return min(1.0, self.progress.step / self.steps)
-        return min(1.0, self.progress.seconds / (60 * (self.minutes or 1)))
+        return min(1.0, self.progress.fraction(self.steps, self.minutes))
 
     def go(
         self, views: Sequence[View], held_out: Sequence[View], every: float, batch: int, report: Report
@@ -308,18 +311,11 @@ class TowerRun:
 
     def start_from(self, path: Path) -> None:
         """Begins with trained towers; what only training needs begins anew."""
-        found = self.bare.load_state_dict(read_weights(path), strict=False)
-        if found.unexpected_keys:
-            raise WeightsError(f"The weights {path} do not fit: there is no {found.unexpected_keys[0]} here.")
+        begin_with(self.bare, path)
         self.average.load_state_dict(self.bare.state_dict())
 
     def resume(self) -> None:
-        path = self.out / "checkpoint.pt"
-        if not path.exists():
-            raise OptionError(
-                f"There is no checkpoint in {self.out} to resume; leave --resume out to begin anew."
-            )
-        state = restore(path, self.accelerator.device)
+        state = restore(self.out / "checkpoint.pt", self.accelerator.device)
         self.bare.load_state_dict(state["towers"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -349,8 +345,7 @@ class TowerRun:
 
 def on(batch: TowerBatch, device: torch.device) -> TowerBatch:
     seen = None if batch.seen is None else (batch.seen[0].to(device), batch.seen[1].to(device))
-    x, where, other = (t.to(device) for t in (batch.x, batch.where, batch.where_other))
-    return TowerBatch(x, batch.captions, batch.phrases, where, other, seen)
+    return replace(batch, x=batch.x.to(device), where=batch.where.to(device), seen=seen)
 
 
 @torch.no_grad()

@@ -13,9 +13,9 @@ from torch import Tensor
 from trifocal.data import TrainingPicture
 from trifocal.data.words import CATEGORIES, focus_of, name_of, named_in, phrase, seen_within, words_of
 from trifocal.evaluation.detectors import PICODET_SIDE, preprocess, session_of
+from trifocal.machine.tower import SIDE, STRIDE
 
-SIDE = 208  # pixels of a view: half of the teacher's, so that its strides 16 and 32 are the tower's 8 and 16
-GRID = SIDE // 16
+GRID = SIDE // STRIDE  # the teacher sees twice the side: its strides 16 and 32 are the tower's 8 and 16
 ROLES = ("whole", "square", "part", "part")
 
 
@@ -46,7 +46,7 @@ class TowerBatch:
         captions: one for each, "" where there is none.
         phrases: words for each, which name an absent thing in every fourth.
         where: where they point, [B, GRID, GRID], 0..1.
-        where_other: where the words of the view before point in each, which is nowhere for the most part.
+        named: the categories that the words name, for each.
         seen: the teacher's scores, [B, ..., 80], or None.
     """
 
@@ -54,7 +54,7 @@ class TowerBatch:
     captions: list[str]
     phrases: list[str]
     where: Tensor
-    where_other: Tensor
+    named: list[frozenset[int]]
     seen: tuple[Tensor, Tensor] | None
 
 
@@ -120,8 +120,8 @@ def collate(views: Sequence[View], random: np.random.Generator, mirrored: float 
         x=torch.stack([_flipped(v.rgb, flip) for v, flip in zip(views, flips)]).permute(0, 3, 1, 2) / 255.0,
         captions=[str(random.choice(v.captions)) if v.captions else "" for v in views],
         phrases=[text for text, _ in said],
-        where=_where(views, named, flips),
-        where_other=_where(views, [named[-1], *named[:-1]], flips),
+        where=where_of(views, named, flips),
+        named=named,
         seen=seen,
     )
 
@@ -136,7 +136,7 @@ def _say(view: View, random: np.random.Generator, absent: bool) -> tuple[str, fr
     return text, named_in(text)
 
 
-def _where(views: Sequence[View], named: Sequence[frozenset[int]], flips: NDArray[np.bool_]) -> Tensor:
+def where_of(views: Sequence[View], named: Sequence[frozenset[int]], flips: NDArray[np.bool_]) -> Tensor:
     """The share of each place that lies in a box of what is named, [B, GRID, GRID]."""
     masks = [focus_of(view.boxes, view.labels, names, SIDE, SIDE) for view, names in zip(views, named)]
     stacked = torch.stack([_flipped(mask, flip) for mask, flip in zip(masks, flips)]).float()
