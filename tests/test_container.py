@@ -34,8 +34,22 @@ TILED = Bitstream(
         Layer(200, (b"from", b"the", b"future")),
     ),
 )
+LAYERED = Bitstream(
+    Header(width=1100, height=700, preset=8, level=480, fingerprint=0xD0A1),
+    (
+        Layer(Tag.BASE, (b"\x1ebase",)),
+        Layer(Tag.ENHANCEMENT, (b"left", b"right")),
+        Layer(Tag.ICC, (b"profile",)),
+    ),
+)
+BASE = replace(LAYERED, layers=(LAYERED.layers[0], Layer(Tag.PART, (b"\xbc\x77\xae\x04",))))
 SHORT_FLAG = 8 * 3 + 1  # the bit, counted from the least significant one of each byte
-GOLDENS = {"container-short.tri": SHORT, "container-tiled.tri": TILED}
+GOLDENS = {
+    "container-short.tri": SHORT,
+    "container-tiled.tri": TILED,
+    "container-layers.tri": LAYERED,
+    "container-base.tri": BASE,
+}
 
 
 def front_of(stream: Bitstream) -> int:
@@ -90,8 +104,11 @@ def test_an_ordinary_picture_has_16_bytes_on_top() -> None:
 
 
 def random_stream(rng: random.Random) -> Bitstream:
-    tags = rng.sample([Tag.ALPHA, Tag.ICC, Tag.EXIF, 131, 255], rng.choice((0, 0, 1, 3)))
-    layers = [Layer(tag, random_chunks(rng)) for tag in (Tag.LATENT, *tags)]
+    tags = rng.sample([Tag.ALPHA, Tag.ICC, Tag.EXIF, 131, Tag.PART, 255], rng.choice((0, 0, 1, 3)))
+    coded = rng.choice(
+        [[Tag.LATENT], [Tag.LATENT], [Tag.BASE], [Tag.ENHANCEMENT], [Tag.BASE, Tag.ENHANCEMENT]]
+    )
+    layers = [Layer(tag, random_chunks(rng)[: 1 if tag == Tag.BASE else None]) for tag in (*coded, *tags)]
     rng.shuffle(layers)
     side = rng.choice((1, 100, 1 << 16))
     header = Header(
@@ -160,10 +177,11 @@ def test_streams_that_cannot_be_are_not_made() -> None:
         (Layer(Tag.ALPHA, (b"",)),),
         (latent, latent),
         (latent, *(Layer(t, (b"",)) for t in range(128, 160))),
+        (Layer(Tag.PART, (b"1234",)), Layer(77, (b"",))),
     ):
         with pytest.raises(OptionError):
             Bitstream(KODAK, layers)
-    for tag, chunks in ((0, (b"",)), (256, (b"",)), (1, ())):
+    for tag, chunks in ((0, (b"",)), (256, (b"",)), (1, ()), (Tag.BASE, (b"", b""))):
         with pytest.raises(OptionError):
             Layer(tag, chunks)
 
@@ -269,22 +287,54 @@ def test_a_short_file_that_is_damaged_keeps_its_header_at_best() -> None:
     assert Bitstream.from_bytes(data, best_effort=True) == Bitstream(KODAK, (Layer(Tag.LATENT, (None,)),))
 
 
+def test_damage_to_a_base_is_no_tile_and_leaves_nothing_to_show() -> None:
+    data = bytearray(LAYERED.to_bytes())
+    data[front_of(LAYERED)] ^= 1
+    with pytest.raises(Damaged) as caught:
+        Bitstream.from_bytes(bytes(data), name="l.tri")
+    assert caught.value.tiles == ()
+    assert (
+        sentence(caught.value, "l.tri")
+        == "l.tri is damaged in its BASE layer; nothing can be shown without its base."
+    )
+    hit = Bitstream.from_bytes(bytes(data), best_effort=True)
+    assert hit.layers[0].chunks == (None,) and hit.layers[1:] == LAYERED.layers[1:]
+
+
+def test_a_base_alone_is_written_in_the_long_form() -> None:
+    alone = replace(LAYERED, layers=LAYERED.layers[:1])
+    data = alone.to_bytes()
+    assert not data[3] & 2 and Bitstream.from_bytes(data) == alone
+    assert "short form" in refuses(sealed(front_as_latent(data)), Damaged)
+    with pytest.raises(Damaged, match="check sum") as caught:
+        Bitstream.from_bytes(data[:-1] + b"E")
+    assert caught.value.tiles == ()
+
+
+def front_as_latent(data: bytes) -> bytes:
+    """Header and table of a file with a BASE alone, as if it were a LATENT."""
+    front = bytearray(data[: len(data) - len(b"\x1ebase") - 4])
+    front[-7] = Tag.LATENT
+    return bytes(front)
+
+
 def test_any_flipped_bit_of_a_short_file_is_refused() -> None:
     for data in flips(SHORT.to_bytes()):
         refuses(data)
 
 
-def test_any_flipped_bit_of_a_tiled_file_is_refused_and_its_tile_is_named() -> None:
-    data = TILED.to_bytes()
+@pytest.mark.parametrize("stream", [TILED, LAYERED, BASE], ids=["tiled", "layers", "base"])
+def test_any_flipped_bit_of_a_long_file_is_refused_and_its_chunk_is_named(stream: Bitstream) -> None:
+    data = stream.to_bytes()
     owners = [
         (layer.tag, number)
-        for layer in TILED.layers
+        for layer in stream.layers
         for number, chunk in enumerate(layer.chunks)
         for _ in chunk or b""
     ]
     for place, flipped in enumerate(flips(data)):
         refuses(flipped)
-        byte = place // 8 - front_of(TILED)
+        byte = place // 8 - front_of(stream)
         if byte < 0:
             assert outcome(flipped, best_effort=True) is not Bitstream or place == SHORT_FLAG
             continue
@@ -322,7 +372,8 @@ def test_damage_is_told_by_layer_and_tile() -> None:
         (b"\x02\x80\x01\x00" + bytes(4) + b"\x01\x01\x00" + bytes(4), "order"),
         (b"\x02\x01\x01\x00" + bytes(4) + b"\x01\x01\x00" + bytes(4), "order"),
         (b"\x02\x00\x01\x00" + bytes(4) + b"\x01\x01\x00" + bytes(4), "order"),
-        (b"\x01\x80\x02\x00" + bytes(4) + b"\x00" + bytes(4), "LATENT"),
+        (b"\x01\x80\x02\x00" + bytes(4) + b"\x00" + bytes(4), "no LATENT, BASE or ENHANCEMENT"),
+        (b"\x01\x02\x02\x00" + bytes(4) + b"\x00" + bytes(4), "more than one chunk"),
         (b"\x01\x01\x02\x80\x00" + bytes(4) + b"\x00" + bytes(4), "shortest"),
     ],
 )
@@ -374,7 +425,7 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
 @pytest.mark.parametrize("mended", [False, True], ids=["as they are", "check sum of the table mended"])
 def test_thousands_of_accidents_end_in_a_sentence_or_in_the_same_bytes(mended: bool) -> None:
     rng = random.Random(2)
-    streams = [SHORT, TILED, *(random_stream(rng) for _ in range(8))]
+    streams = [SHORT, TILED, LAYERED, BASE, *(random_stream(rng) for _ in range(8))]
     kinds: set[type] = set()
     for turn in range(5000):
         stream = streams[turn % len(streams)]

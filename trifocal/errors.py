@@ -5,6 +5,7 @@ TrifocalError
 │   ├── NotTrifocal       it is something else
 │   ├── Truncated         its end is missing
 │   ├── Damaged           its bytes changed; `tiles` says which, where only tiles are hit
+│   ├── MissingLayer      it is a part of a whole, and what was asked for lies in another
 │   └── Unsupported       it needs a newer Trifocal, or is above a limit
 ├── PictureError          a picture that cannot be read, written or coded
 ├── PresetError           there is no such preset, or it cannot do what was asked
@@ -21,6 +22,7 @@ __all__ = [
     "Damaged",
     "FormatError",
     "MissingExtra",
+    "MissingLayer",
     "NotMeasured",
     "NotTrifocal",
     "OptionError",
@@ -59,6 +61,10 @@ class Damaged(FormatError):
 
     def __reduce__(self) -> tuple[type["Damaged"], tuple[str, tuple[int, ...]]]:
         return type(self), (str(self), self.tiles)
+
+
+class MissingLayer(FormatError):
+    """The file is sound, but has not the layer that is needed; the message says where to find it."""
 
 
 class Unsupported(FormatError):

@@ -8,10 +8,12 @@ from pathlib import Path
 from zlib import crc32
 
 from trifocal.container.fields import (
+    CODED_TAGS,
     FIRST_OPTIONAL_TAG,
     LAST_TAG,
     MAX_CHUNKS,
     MAX_LAYERS,
+    TILED_TAGS,
     Header,
     Reader,
     Tag,
@@ -26,6 +28,10 @@ from trifocal.files import replacing
 CRC_BYTES = 4
 KNOWN_TAGS = frozenset(Tag)
 START_BYTES = 4096  # enough to refuse a foreign file or an absurd header before the rest is read
+
+Table = list[
+    tuple[int, list[tuple[int, int]]]
+]  # of layers: the tag, and for each chunk its length and CRC-32
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Layer:
             raise OptionError(f"A layer has 1 to {MAX_CHUNKS} chunks, not {len(self.chunks)}.")
         if self.tag in KNOWN_TAGS:
             object.__setattr__(self, "tag", Tag(self.tag))
+        if self.tag == Tag.BASE and len(self.chunks) != 1:
+            raise OptionError(f"A BASE layer has one chunk for the whole picture, not {len(self.chunks)}.")
 
     @property
     def name(self) -> str:
@@ -60,7 +68,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Bitstream:
-    """One .tri file. Layers are kept in the order of their tags, one per tag, and LATENT is always there."""
+    """One .tri file. Layers are kept in the order of their tags, one per tag; one of CODED_TAGS is always there."""
 
     header: Header
     layers: tuple[Layer, ...]
@@ -69,14 +77,16 @@ class Bitstream:
         tags = sorted(layer.tag for layer in self.layers)
         if len(set(tags)) < len(tags):
             raise OptionError("A Trifocal file has at most one layer of each tag.")
-        if Tag.LATENT not in tags or len(tags) > MAX_LAYERS:
-            raise OptionError(f"A Trifocal file has a LATENT layer, and at most {MAX_LAYERS} layers in all.")
+        if {*tags}.isdisjoint(CODED_TAGS) or len(tags) > MAX_LAYERS:
+            raise OptionError(
+                f"A Trifocal file has a LATENT, BASE or ENHANCEMENT layer, and at most {MAX_LAYERS} layers in all."
+            )
         object.__setattr__(self, "layers", tuple(sorted(self.layers, key=lambda layer: layer.tag)))
 
     @property
     def size(self) -> int:
         """Bytes of the whole file, damaged chunks not counted."""
-        return len(_front(self)) + sum(layer.size for layer in self.layers)
+        return len(front_of(self)) + sum(layer.size for layer in self.layers)
 
     def layer(self, tag: Tag | int) -> Layer | None:
         return next((layer for layer in self.layers if layer.tag == tag), None)
@@ -88,8 +98,8 @@ class Bitstream:
 
     def to_bytes(self) -> bytes:
         """The one way to write this stream. Raises Damaged where a chunk is lost."""
-        _refuse_damaged(self.layers, "This stream")
-        return _front(self) + b"".join(chunk or b"" for layer in self.layers for chunk in layer.chunks)
+        refuse_damaged(self.layers, "This stream")
+        return front_of(self) + b"".join(chunk or b"" for layer in self.layers for chunk in layer.chunks)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the file at once or not at all. Raises OSError, or Damaged where a chunk is lost."""
@@ -117,19 +127,24 @@ class Bitstream:
         header, short = read_header(reader)
         layers = _read_short(reader) if short else _read_long(reader, best_effort)
         if not best_effort:
-            _refuse_damaged(layers, name)
+            refuse_damaged(layers, name)
         return cls(header, layers)
 
 
-def _front(stream: Bitstream) -> bytes:
+def front_of(stream: Bitstream) -> bytes:
     """All that stands before the first chunk."""
     only = stream.layers[0]
-    if len(stream.layers) == 1 and len(only.chunks) == 1:
+    if is_short(only.tag, len(stream.layers), len(only.chunks)):
         head = write_header(stream.header, short=True)
         return head + crc32(only.chunks[0] or b"", crc32(head)).to_bytes(CRC_BYTES, "big")
     front = write_header(stream.header, short=False) + varint(len(stream.layers))
     front += b"".join(_table_of(layer) for layer in stream.layers)
     return front + crc32(front).to_bytes(CRC_BYTES, "big")
+
+
+def is_short(first_tag: int, layers: int, chunks: int) -> bool:
+    """Whether a file is written in the short form: a LATENT layer alone, in one chunk."""
+    return first_tag == Tag.LATENT and layers == 1 and chunks == 1
 
 
 def _table_of(layer: Layer) -> bytes:
@@ -147,7 +162,7 @@ def _read_short(reader: Reader) -> tuple[Layer, ...]:
 
 
 def _read_long(reader: Reader, best_effort: bool) -> tuple[Layer, ...]:
-    table = _read_table(reader)
+    table = read_table(reader)
     size = sum(length for _, rows in table for length, _ in rows)
     if not best_effort and reader.left < size:
         raise Truncated(
@@ -159,8 +174,8 @@ def _read_long(reader: Reader, best_effort: bool) -> tuple[Layer, ...]:
     return tuple(Layer(tag, tuple(_read_chunk(reader, *row) for row in rows)) for tag, rows in table)
 
 
-def _read_table(reader: Reader) -> list[tuple[int, list[tuple[int, int]]]]:
-    """Per layer the tag, and per chunk its length and CRC-32; checked before any of it is believed."""
+def read_table(reader: Reader) -> Table:
+    """The table of layers, checked before any of it is believed."""
     layer_count = _count(reader, MAX_LAYERS, "layers", least_bytes=7)
     table = [_read_rows(reader) for _ in range(layer_count)]
     end = reader.at
@@ -169,8 +184,10 @@ def _read_table(reader: Reader) -> list[tuple[int, list[tuple[int, int]]]]:
             f"{reader.name} is damaged: its header or table of layers does not match its check sum."
         )
     _check_tags([tag for tag, _ in table], reader.name)
-    if len(table) == 1 and len(table[0][1]) == 1:
-        raise Damaged(f"{reader.name} is not well formed: a single chunk belongs in the short form.")
+    if is_short(table[0][0], len(table), len(table[0][1])):
+        raise Damaged(f"{reader.name} is not well formed: a LATENT chunk alone belongs in the short form.")
+    if any(tag == Tag.BASE and len(rows) != 1 for tag, rows in table):
+        raise Damaged(f"{reader.name} is not well formed: its BASE layer has more than one chunk.")
     return table
 
 
@@ -200,8 +217,8 @@ def _check_tags(tags: Sequence[int], name: str) -> None:
         raise Unsupported(
             f"{name} needs a newer Trifocal: it has a layer with tag {unknown[0]}, which cannot be skipped."
         )
-    if Tag.LATENT not in tags:
-        raise Damaged(f"{name} is not well formed: it has no LATENT layer.")
+    if {*tags}.isdisjoint(CODED_TAGS):
+        raise Damaged(f"{name} is not well formed: it has no LATENT, BASE or ENHANCEMENT layer.")
 
 
 def _read_chunk(reader: Reader, length: int, expected: int) -> bytes | None:
@@ -212,23 +229,26 @@ def _read_chunk(reader: Reader, length: int, expected: int) -> bytes | None:
     return chunk if crc32(chunk) == expected else None
 
 
-def _refuse_damaged(layers: Sequence[Layer], name: str) -> None:
+def refuse_damaged(layers: Sequence[Layer], name: str) -> None:
     """Raises Damaged, with the tiles that are lost, where a chunk is None."""
     hit = [layer for layer in layers if layer.damaged]
     if not hit:
         return
     if len(layers) == 1 and len(layers[0].chunks) == 1:
-        raise Damaged(f"{name} is damaged or cut short: its bytes do not match their check sum.", tiles=(0,))
-    tiles = sorted({number for layer in hit if layer.tag < FIRST_OPTIONAL_TAG for number in layer.damaged})
+        tiles = (0,) if layers[0].tag in TILED_TAGS else ()
+        raise Damaged(f"{name} is damaged or cut short: its bytes do not match their check sum.", tiles)
+    lost = {number for layer in hit if layer.tag in TILED_TAGS for number in layer.damaged}
     parts = " and ".join(_damage_of(layer) for layer in hit)
-    raise Damaged(f"{name} is damaged in {parts}; best effort shows the rest.", tiles=tuple(tiles))
+    base = any(layer.tag == Tag.BASE for layer in hit)
+    rest = "nothing can be shown without its base" if base else "best effort shows the rest"
+    raise Damaged(f"{name} is damaged in {parts}; {rest}.", tuple(sorted(lost)))
 
 
 def _damage_of(layer: Layer) -> str:
     name = f"its {layer.name}" + (" layer" if isinstance(layer.tag, Tag) else "")
     if len(layer.chunks) == 1:
         return name
-    part = "tile" if layer.tag < FIRST_OPTIONAL_TAG else "part"
+    part = "tile" if layer.tag in TILED_TAGS else "part"
     numbers = ", ".join(map(str, layer.damaged[:20])) + (", ..." if len(layer.damaged) > 20 else "")
     return f"{name} ({part}{'s' if len(layer.damaged) > 1 else ''} {numbers} of {len(layer.chunks)})"
 

@@ -20,12 +20,17 @@ class Tag(IntEnum):
     """What a layer holds. Below 128: nobody who does not know it can read the file. From 128: it may be skipped."""
 
     LATENT = 1
+    BASE = 2
+    ENHANCEMENT = 3
     ALPHA = 128
     ICC = 129
     EXIF = 130
     TEXT = 131
+    PART = 132
 
 
+TILED_TAGS = (Tag.LATENT, Tag.ENHANCEMENT)  # a chunk per tile
+CODED_TAGS = (Tag.LATENT, Tag.BASE, Tag.ENHANCEMENT)  # of the picture itself; a file has at least one
 FIRST_OPTIONAL_TAG = 128
 LAST_TAG = 255
 
