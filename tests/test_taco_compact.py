@@ -7,13 +7,14 @@ from conftest import random_rgb, small_codec
 from PIL import Image, ImageFilter
 from typer.testing import CliRunner
 
+from trifocal.allocated import fineness_of
 from trifocal.attention import attention_map
 from trifocal.cli import app
 from trifocal.container import Bitstream
 from trifocal.entropy import Meter, Reader, Writer
 from trifocal.entropy.allocation import LARGEST, QUARTERS, code_allocation
 from trifocal.errors import Damaged, PresetError
-from trifocal.methods.taco_compact import TacoCompact, fineness_of
+from trifocal.methods.taco_compact import TacoCompact
 from trifocal.pictures import Picture, canvas
 from trifocal.types import Condition, Words
 

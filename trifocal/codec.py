@@ -40,6 +40,7 @@ class Codec(nn.Module):
 
     preset_id = 0
     fingerprint = 0
+    layer = Tag.LATENT  # that holds the latents' tiles
 
     def __init__(self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, reach: int) -> None:
         super().__init__()
@@ -66,12 +67,21 @@ class Codec(nn.Module):
         x_hat: Tensor = self.synthesis(y_hat.to(dtype_of(self.synthesis)), level)
         return x_hat.float()
 
-    def forward(self, x: Tensor, level: Tensor, condition: Condition | None = None) -> Output:
-        """x [B, 3, H, W] in 0..1, H and W multiples of 64; level [B] → Output. A meter walks."""
+    def forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        condition: Condition | None = None,
+        meter: Meter | TrainingMeter | None = None,
+    ) -> Output:
+        """x [B, 3, H, W] in 0..1, H and W multiples of 64; level [B] → Output. The meter walks, or one that is made here."""
         y = self.analyse(x, condition)
-        meter = TrainingMeter(len(x), x.device) if self.training else Meter(self.entropy.cost(), len(x))
+        meter = meter or self._meter(x)
         y_hat = self.walk(meter, y, level, (y.shape[1], y.shape[2]))
         return Output(self.synthesise(y_hat, level, condition), y_hat, meter.bits)
+
+    def _meter(self, x: Tensor) -> Meter | TrainingMeter:
+        return TrainingMeter(len(x), x.device) if self.training else Meter(self.entropy.cost(), len(x))
 
     @torch.inference_mode()
     def encode(
@@ -118,7 +128,7 @@ class Codec(nn.Module):
             header = Header(
                 picture.width, picture.height, self.preset_id, level, self.fingerprint, picture.grey
             )
-            return Bitstream(header, (Layer(Tag.LATENT, chunks), *side))
+            return Bitstream(header, (Layer(self.layer, chunks), *side))
 
         if rate.level is not None:
             return write(rate.level)
@@ -160,7 +170,7 @@ class Codec(nn.Module):
         canvas = Canvas(header.width, header.height, self.reach)
         region = check_region(header.width, header.height, region or (0, 0, header.width, header.height))
         condition = self._here(condition)
-        layer = bitstream.layer(Tag.LATENT)
+        layer = bitstream.layer(self.layer)
         if layer is None or len(layer.chunks) != len(canvas.tiles()):
             raise Damaged("The file is damaged: it has not one piece of data for each tile of its picture.")
         needed = canvas.tiles_around(region)
@@ -182,10 +192,9 @@ class Codec(nn.Module):
             box = canvas.shown(tile, region)
             rows, columns = window(canvas.halo(box), frame=frame)
             near = y_hat[:, rows, columns]
+            part = None if condition is None else condition.within(*window(canvas.halo(box)))
             pixels = (
-                GREY
-                if tile.index in lost
-                else self._pixels(near, canvas, box, header.level, condition, clock)
+                GREY if tile.index in lost else self._pixels(near, canvas, box, header.level, part, clock)
             )
             paste(rgb, region, box, pixels)
         return Decoded(picture_of(rgb, bitstream, region), tuple(sorted(lost)))

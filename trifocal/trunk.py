@@ -12,7 +12,7 @@ from trifocal.entropy import EntropyModel
 from trifocal.transforms import Analysis, Synthesis
 from trifocal.transforms.worded import WordedSynthesis
 
-__all__ = ["compact", "plain", "worded"]
+__all__ = ["compact", "parts", "plain", "worded"]
 
 KNOTS = 8
 COARSEST, OCTAVES = (
@@ -33,8 +33,13 @@ def compact() -> Codec:
 
 def plain(kind: type[Kind]) -> Kind:
     """A codec of that class with untrained weights, 3.6 M."""
+    return kind(*parts())
+
+
+def parts() -> tuple[Analysis, EntropyModel, Synthesis, int]:
+    """Analysis, entropy model, synthesis and reach of the trunk, untrained."""
     synthesis = Synthesis(CHANNELS, LATENT_CHANNELS, BLOCKS, KNOTS)
-    return kind(_analysis(), _entropy(), synthesis, reach=BLOCKS * BLOCK_REACH)
+    return _analysis(), _entropy(), synthesis, BLOCKS * BLOCK_REACH
 
 
 def worded(kind: type[Kind]) -> Kind:

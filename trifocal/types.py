@@ -5,6 +5,7 @@
     z       hyper-latent, [B, H/64, W/64, Z]           z_hat   the same, rounded
     mean, scale_index   what the entropy model says of a latent: mean, and row of the frequency tables
     level   quality · 8, an integer in 0..800, [B]
+    h       what a detector makes of x in its middle     h_hat   what the base layer keeps of it
 
     condition   what steers a transform, or None: words and later more; always allowed to be absent
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_LEVEL = 800
 LEVELS_PER_QUALITY = 8
+LATENT_STRIDE = 16  # pixels
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,41 @@ class Words:
 
 
 @dataclass(frozen=True)
+class First:
+    """The first picture, which a base layer gives: small, and sampled where it is asked for.
+
+    Attributes:
+        picture: [B, 3, h, w], about 0..1.
+        size: width and height in pixels of the whole that it stands for.
+        window: x, y, width, height of the part that is asked for, in those pixels; beyond the whole its edge is repeated.
+    """
+
+    picture: Tensor
+    size: tuple[int, int]
+    window: tuple[int, int, int, int]
+
+    def pixels(self) -> Tensor:
+        """The part at its own size, [B, 3, height, width]; the same values whatever window they are in."""
+        import torch
+        from torch.nn.functional import grid_sample
+
+        x, y, width, height = self.window
+        across, down = (
+            (2 * (start + 0.5 + torch.arange(count, device=self.picture.device)) / whole - 1)
+            for start, count, whole in ((x, width, self.size[0]), (y, height, self.size[1]))
+        )
+        places = torch.stack(torch.broadcast_tensors(across[None], down[:, None]), dim=-1)
+        places = places.expand(len(self.picture), -1, -1, -1).to(self.picture.dtype)
+        return grid_sample(self.picture, places, mode="bicubic", padding_mode="border", align_corners=False)
+
+    def within(self, rows: slice, columns: slice) -> First:
+        """For a part of the window, in latents."""
+        x, y = self.window[0] + LATENT_STRIDE * columns.start, self.window[1] + LATENT_STRIDE * rows.start
+        width, height = (LATENT_STRIDE * (part.stop - part.start) for part in (columns, rows))
+        return replace(self, window=(x, y, width, height))
+
+
+@dataclass(frozen=True)
 class Condition:
     """What steers a transform. Whatever is None is not said.
 
@@ -61,20 +98,28 @@ class Condition:
         words: what a text tower says of texts.
         fineness: how much finer the picture is to be coded at each latent than on the whole, in octaves of the
             quantiser's step, [B, H/16, W/16]; positive where it matters more.
+        first: what a base layer shows of the picture already.
     """
 
     words: Words | None = None
     fineness: Tensor | None = None
+    first: First | None = None
 
     def to(self, device: torch.device | str) -> Condition:
-        words, fineness = self.words, self.fineness
+        words, fineness, first = self.words, self.fineness, self.first
         return Condition(
-            None if words is None else words.to(device), None if fineness is None else fineness.to(device)
+            None if words is None else words.to(device),
+            None if fineness is None else fineness.to(device),
+            None if first is None else replace(first, picture=first.picture.to(device)),
         )
 
     def within(self, rows: slice, columns: slice) -> Condition:
         """For a part of the picture, in latents."""
-        return replace(self, fineness=None if self.fineness is None else self.fineness[:, rows, columns])
+        return replace(
+            self,
+            fineness=None if self.fineness is None else self.fineness[:, rows, columns],
+            first=None if self.first is None else self.first.within(rows, columns),
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -136,8 +137,9 @@ class EntropyModel(nn.Module):
         """The exact twin, built once after the weights were last set."""
         if self._twin is None:
             composed = (ExactSide, Prior, HyperSynthesis, ContextModel, StepsOfLevel)
-            self._twin = cast(ExactSide, exact_twin(self.exact_side, composed))
-        return self._twin
+            # Not as a child: it is no part of the state, of a copy's buffers, or of what is trained.
+            object.__setattr__(self, "_twin", exact_twin(self.exact_side, composed))
+        return cast(ExactSide, self._twin)
 
     def models(self) -> list[Model]:
         """The range coder's models, built once."""
@@ -154,6 +156,11 @@ class EntropyModel(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without the range coder's models, which are built again when they are needed."""
         return {**self.__dict__, "_models": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EntropyModel:
+        """To another device or precision: the twin is built again there."""
+        self._twin = None
+        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> EntropyModel:
         """Besides `nn.Module.train`, forgets what was built from the weights, since they may change."""

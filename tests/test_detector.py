@@ -1,0 +1,222 @@
+"""Detectors that can be fed in their middle: the cut network finds what the uncut one does, at any size of picture."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from trifocal.errors import WeightsError
+from trifocal.machine import detector as room
+from trifocal.machine.detector import (
+    COCO_IDS,
+    Objects,
+    SplitDetector,
+    compact_detector,
+    load_detector,
+    split_faster_rcnn,
+)
+from trifocal.weights import write_weights
+
+LEAST, MOST = 96, 160  # sides at which the small network looks at a picture
+SIZES = [(128, 96), (148, 96), (96, 117), (200, 60), (50, 71), (1, 1)]  # width, height
+
+
+def small_network() -> FasterRCNN:
+    """torchvision's Faster R-CNN on a thin ResNet with a pyramid, of five classes; random weights."""
+    torch.manual_seed(0)
+    body = ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=8)
+    stages = {f"layer{n}": str(n - 1) for n in (1, 2, 3, 4)}
+    backbone = BackboneWithFPN(body, stages, [256, 512, 1024, 2048], 16)
+    network = FasterRCNN(backbone, 6, min_size=LEAST, max_size=MOST, rpn_post_nms_top_n_test=60)
+    with torch.no_grad():
+        network.rpn.head.bbox_pred.weight.mul_(20)  # so that no box is an anchor as it stands
+        network.roi_heads.box_predictor.bbox_pred.weight.mul_(20)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def uncut() -> FasterRCNN:
+    return small_network()
+
+
+@pytest.fixture(scope="module")
+def cut(uncut: FasterRCNN) -> SplitDetector:
+    return split_faster_rcnn(copy.deepcopy(uncut))
+
+
+@pytest.fixture(scope="module")
+def compact() -> SplitDetector:
+    """With random weights, and scores that differ enough for something to be found."""
+    torch.manual_seed(0)
+    detector = compact_detector().eval()
+    with torch.no_grad():
+        detector.network.roi_heads.box_predictor.score.weight.mul_(8)
+    return detector
+
+
+def pictures(count: int, width: int, height: int) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(width + height))
+
+
+def same(found: Objects, wanted: dict[str, Tensor]) -> bool:
+    there = len(found.boxes) > 0
+    labels, scores = torch.equal(found.labels, wanted["labels"]), torch.equal(found.scores, wanted["scores"])
+    return there and labels and scores and torch.equal(found.boxes, wanted["boxes"])
+
+
+# ── the cut ──
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@torch.inference_mode()
+def test_front_and_rest_find_what_the_uncut_network_does(
+    uncut: FasterRCNN, cut: SplitDetector, width: int, height: int
+) -> None:
+    """After torchvision's own transform: the same boxes, labels and scores to the last bit."""
+    (x,) = pictures(1, width, height)
+    seen, _ = cut.network.transform([x])
+    found = cut.rest(cut.backbone.front(seen.tensors), seen.image_sizes[0])[0]
+    result: list[dict[str, Tensor]] = [{"boxes": found.boxes}]
+    (back,) = cut.network.transform.postprocess(result, seen.image_sizes, [(height, width)])
+    assert same(Objects(back["boxes"], found.labels, found.scores), uncut([x])[0])
+
+
+@pytest.mark.parametrize(("width", "height"), [(128, 96), (148, 96), (96, 117), (160, 48)])
+@torch.inference_mode()
+def test_a_picture_of_the_size_that_is_looked_at(
+    uncut: FasterRCNN, cut: SplitDetector, width: int, height: int
+) -> None:
+    """Without torchvision's transform, also where the sides are no multiples of 32: it fills up after it normalises."""
+    x = pictures(1, width, height)
+    assert cut.looked_at(width, height) == (width, height)
+    assert same(cut(x)[0], uncut([x[0]])[0])
+
+
+@pytest.mark.parametrize(("width", "height"), [*SIZES, (640, 480), (481, 640), (97, 3001), (2, 3)])
+def test_looked_at_is_what_torchvision_makes_of_a_picture(
+    cut: SplitDetector, width: int, height: int
+) -> None:
+    if width * height > 1:
+        seen, _ = cut.network.transform([torch.zeros(3, height, width)])
+        assert cut.looked_at(width, height) == seen.image_sizes[0][::-1]
+    assert min(cut.looked_at(width, height)) >= 1
+
+
+@torch.inference_mode()
+def test_the_latent_of_the_cut_is_layer1_channels_last(cut: SplitDetector) -> None:
+    h = cut.front(pictures(2, 128, 96))
+    assert h.shape == (2, 24, 32, 256)
+    backbone = cut.backbone
+    assert (backbone.channels, backbone.stride, backbone.out_channels) == (256, 4, 16)
+
+
+def test_the_cut_leaves_no_parameter_behind_and_copies_none() -> None:
+    network = small_network()
+    before = {id(p) for p in network.parameters()}
+    assert {id(p) for p in split_faster_rcnn(network).parameters()} == before
+
+
+# ── the compact detector ──
+
+
+def test_the_compact_detector_is_small(compact: SplitDetector) -> None:
+    assert sum(p.numel() for p in compact.parameters()) <= 6_000_000
+    front = sum(p.numel() for p in compact.backbone.front.parameters())
+    assert front < 200_000  # what a camera runs before its base layer
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(1, 1), (2, 1), (31, 33), (333, 501), (640, 480), (10_000, 10_000), (1, 4000)]
+)
+@torch.inference_mode()
+def test_pictures_of_any_size(compact: SplitDetector, width: int, height: int) -> None:
+    """At the size that it looks at: everything found lies in it, and has a category of COCO's."""
+    wide, high = compact.looked_at(width, height)
+    assert wide % 32 == high % 32 == 0
+    assert wide * high <= 1.25 * room.AREA or min(wide, high) == 32
+    (found,) = compact(pictures(1, wide, high))
+    assert found.boxes.shape == (len(found.labels), 4) and len(found.scores) == len(found.labels) <= 100
+    assert found.boxes.isfinite().all() and (found.boxes[:, 2:] >= found.boxes[:, :2]).all()
+    assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([wide, high, wide, high])).all()
+    assert ((found.scores > 0.02) & (found.scores <= 1)).all()
+    assert set(found.labels.tolist()) <= {*COCO_IDS}
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (480, 640), (500, 333), (1000, 990), (3000, 1000)])
+def test_the_aspect_is_kept(compact: SplitDetector, width: int, height: int) -> None:
+    """As well as multiples of 32 allow."""
+    wide, high = compact.looked_at(width, height)
+    assert abs(wide / high / (width / height) - 1) < 0.12
+
+
+@torch.inference_mode()
+def test_rest_of_a_batch_is_rest_of_each(compact: SplitDetector) -> None:
+    x = pictures(3, 160, 128)
+    h = compact.front(x)
+    assert h.shape == (3, 16, 20, compact.backbone.channels) and compact.backbone.stride == 8
+    together = compact.rest(h, (128, 160))
+    assert len(together) == 3
+    for one, found in zip(h, together):
+        (alone,) = compact.rest(one[None], (128, 160))
+        assert len(found.boxes) == len(alone.boxes) > 0
+        assert torch.allclose(found.boxes, alone.boxes, atol=0.01)
+        assert torch.allclose(found.scores, alone.scores, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_boxes_end_where_the_picture_does(compact: SplitDetector) -> None:
+    """h may cover more than the picture; what lies beyond it is not in it."""
+    h = compact.front(pictures(1, 160, 128))
+    (found,) = compact.rest(h, (90, 100))
+    assert len(found.boxes) and (found.boxes <= torch.tensor([100.0, 90.0, 100.0, 90.0])).all()
+
+
+@torch.inference_mode()
+def test_labels_are_cocos_numbers_not_the_networks(compact: SplitDetector) -> None:
+    """Its 12th class is the category 13: COCO has no 12."""
+    sure = copy.deepcopy(compact)
+    sure.network.roi_heads.box_predictor.score.bias[12] = 100.0
+    (found,) = sure(pictures(1, 160, 128))
+    assert found.labels[0] == 13 and found.scores[0] > 0.99
+
+
+@torch.inference_mode()
+def test_the_backbone_is_front_and_then_rest(compact: SplitDetector) -> None:
+    x = pictures(1, 96, 64)
+    pyramid = compact.backbone(x)
+    apart = compact.backbone.rest(compact.backbone.front(x))
+    assert list(pyramid) == ["0", "1", "2", "pool"]
+    assert [tuple(level.shape[2:]) for level in pyramid.values()] == [(8, 12), (4, 6), (2, 3), (1, 2)]
+    assert all(torch.equal(pyramid[name], apart[name]) for name in pyramid)
+
+
+# ── its weights ──
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where weights are looked for."""
+    monkeypatch.setattr(room, "FOLDER", tmp_path)
+    load_detector.cache_clear()
+    yield tmp_path
+    load_detector.cache_clear()
+
+
+@torch.inference_mode()
+def test_weights_come_back_frozen(folder: Path, compact: SplitDetector) -> None:
+    write_weights(compact, folder / "detector.safetensors")
+    loaded = load_detector()
+    assert loaded is load_detector() and not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert all(torch.equal(a, b.half().float()) for a, b in zip(loaded.parameters(), compact.parameters()))
+
+
+def test_missing_weights_are_one_sentence(folder: Path) -> None:
+    with pytest.raises(WeightsError, match=r"detector\.safetensors are not installed"):
+        load_detector()

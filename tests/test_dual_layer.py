@@ -1,0 +1,653 @@
+"""The dual-layer codec at a fraction of its size: windows in tiles, conditions, words, the road of both layers, and learning."""
+
+import copy
+from collections.abc import Iterator
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import test_exact
+import test_road
+import torch
+import torch.nn.functional as F
+from conftest import random_rgb
+from test_elic import lively, with_another_order
+from torch import Tensor, nn
+from torchvision.models import detection as tv
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.ops import MultiScaleRoIAlign
+
+from trifocal import codec as codec_module
+from trifocal import layered
+from trifocal.container import Bitstream, Tag
+from trifocal.errors import FormatError, WeightsError
+from trifocal.layers import Conv
+from trifocal.losses import balance, bits_per_pixel, lambda_of
+from trifocal.losses.dual_layer import DualLayerObjective
+from trifocal.machine import faster_rcnn
+from trifocal.machine.detector import SplitBackbone, SplitDetector
+from trifocal.methods.dual_layer import TextGuided, dual_layer
+from trifocal.pictures import Picture, canvas
+from trifocal.transforms import swin
+from trifocal.transforms.extractor import ConditionedSynthesis, UNet, conditioned_reach
+from trifocal.transforms.swin import SwinAnalysis, WindowAttention, swin_reach
+from trifocal.types import Batch, Condition, First, Output, Words
+
+D = 8
+KNOWN = (4, 4, 8)
+SIDE = 96  # the root of the area at which the small detector looks
+
+
+class OneLevel(nn.Module):
+    """h as a pyramid of one level."""
+
+    def forward(self, h: Tensor) -> dict[str, Tensor]:
+        return {"0": h.permute(0, 3, 1, 2)}
+
+
+def small_detector(device: str = "cpu") -> SplitDetector:
+    """A Faster R-CNN of two classes whose backbone is one convolution; random weights."""
+    torch.manual_seed(1)
+    backbone = SplitBackbone(Channelled(), OneLevel(), channels=8, stride=4, out_channels=8)
+    network = tv.FasterRCNN(
+        backbone,
+        rpn_anchor_generator=AnchorGenerator(((16,),), ((1.0,),)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 2, 1),
+        box_head=TwoMLPHead(8 * 4, 8),
+        box_predictor=FastRCNNPredictor(8, 3),
+        box_score_thresh=0.0,
+    )
+    return SplitDetector(network, (1, 2), SIDE**2).eval().requires_grad_(False)
+
+
+class Channelled(nn.Module):
+    """x [B, 3, H, W] → h [B, H/4, W/4, 8]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Conv(3, 8, 3, stride=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.stem(x.permute(0, 2, 3, 1))
+        return h
+
+
+DETECTOR = small_detector()
+
+
+def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> TextGuided:
+    """A fraction of the codec, with gates that are open and a base that says something."""
+    torch.manual_seed(seed)
+    codec = dual_layer(
+        channels=8,
+        sizes=(4, 4, 4),
+        hidden=(4, 4),
+        bottlenecks=1,
+        known=KNOWN,
+        swin_channels=8,
+        depths=(2, 1, 2),
+        window=4,
+        word_channels=D,
+        heads=2,
+        features=8,
+    )
+    codec.find_detector = lambda device: DETECTOR
+    with torch.no_grad():
+        for injector in (codec.inject_quarter, codec.inject_eighth):
+            injector.gamma.fill_(gamma)
+        lively(codec, seed)
+        y = codec.base.analysis(torch.rand(1, 3, 128, 128), DETECTOR)
+        codec.base.entropy.gain.log_gain.table.sub_(y.std().log())
+        codec.base.entropy.exact_side.context.normalise.table.mul_(y.std())
+    return codec
+
+
+def random_words(count: int = 1, tokens: int = 5, padding: int = 0, seed: int = 0) -> Words:
+    there = torch.randn(count, tokens, D, generator=torch.Generator().manual_seed(seed))
+    mask = torch.arange(tokens + padding).expand(count, -1) < tokens
+    return Words(F.pad(there, (0, 0, 0, padding), value=3.0), mask, there[:, -1])
+
+
+def first_of(width: int, height: int, seed: int = 3, count: int = 1) -> First:
+    small = torch.from_numpy(np.stack([random_rgb(24, 20, seed + n) for n in range(count)]))
+    return First(small.permute(0, 3, 1, 2).float() / 255, (width, height), (0, 0, width, height))
+
+
+def as_x(rgb: np.ndarray) -> Tensor:
+    return torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+
+
+def as_rgb(x_hat: Tensor) -> np.ndarray:
+    rgb: np.ndarray = x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
+    return rgb
+
+
+def fed_by(stream: Bitstream, codec: TextGuided) -> First:
+    """The first picture that both sides take from a file's base layer."""
+    _, y_hat, size = codec._base_of(stream)
+    _, small = codec.base.synthesise(y_hat, size)
+    return layered.whole(small, stream.header.width, stream.header.height)
+
+
+@pytest.fixture(scope="module")
+def codec() -> TextGuided:
+    return small_dual_layer()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return as_x(random_rgb(64, 64))
+
+
+# ── windows ──
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@torch.inference_mode()
+def test_a_place_attends_to_its_window_and_to_nothing_else(shifted):
+    """Against attention written out place by place; beyond the edge there are places of zeros."""
+    torch.manual_seed(0)
+    window, heads, channels = 4, 2, 6
+    attention = WindowAttention(channels, heads, window, shifted)
+    x = torch.randn(1, 8, 8, channels)
+    shift = window // 2 if shifted else 0
+    wide = F.pad(x, (0, 0, *[shift] * 4))[0]
+    query, key, value = (
+        part.unflatten(-1, (heads, -1)) for part in attention.project_in(wide).chunk(3, dim=-1)
+    )
+    out = torch.empty(8, 8, channels)
+    for row in range(8):
+        for column in range(8):
+            top, left = ((p + shift) // window * window for p in (row, column))
+            there = [(r, c) for r in range(top, top + window) for c in range(left, left + window)]
+            own = (row + shift, column + shift)
+            numbers = [(own[0] - r + 3) * 7 + own[1] - c + 3 for r, c in there]
+            scores = torch.stack([(query[own] * key[p]).sum(-1) for p in there]) * 3**-0.5
+            weights = (scores + attention.distance[numbers]).softmax(0)
+            attended = (weights[..., None] * torch.stack([value[p] for p in there])).sum(0)
+            out[row, column] = attention.project_out(attended.flatten())
+    assert torch.allclose(attention(x)[0], out, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_windows_a_few_at_a_time_change_nothing(monkeypatch):
+    torch.manual_seed(0)
+    attention, x = WindowAttention(8, 2, 4, True), torch.randn(2, 16, 12, 8)
+    whole = attention(x)
+    monkeypatch.setattr(swin, "PLACES", 7 * 16)
+    assert torch.allclose(attention(x), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize(("depths", "window"), [((2, 1, 2), 2), ((1, 2, 3), 4), ((2, 2, 2), 8)])
+def test_reach_is_how_far_the_windows_look(depths, window):
+    """From a square of the grid: something at the reach matters, and nothing beyond it."""
+    torch.manual_seed(0)
+    begins = swin_reach(depths, window) // 64 * 64 + 64
+    width = begins + 64
+    analysis = SwinAnalysis((1, 1, 1), 4, 4, depths, heads=2, window=window).double()
+    residual = torch.rand(1, 64, width, 3, dtype=torch.float64, requires_grad=True)
+    known = [torch.rand(1, 64 // s, width // s, 1, dtype=torch.float64) for s in (1, 2, 4)]
+    y = analysis.latent(analysis.eighth(analysis.quarter(residual, known)))
+    y[:, :, begins // 16 :].square().sum().backward()
+    assert residual.grad is not None
+    columns = residual.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    assert begins - int(columns.min()) == swin_reach(depths, window)
+
+
+def test_the_reach_of_the_published_sizes():
+    assert swin_reach((2, 4, 6), 8) == 273 and conditioned_reach(3) == 122
+
+
+# ── conditions ──
+
+
+def positive(network: nn.Module) -> nn.Module:
+    """With weights under which no influence is hidden by a ReLU, and none cancels another."""
+    for parameter in network.double().parameters():
+        nn.init.constant_(parameter, 0.1)
+    return network
+
+
+@torch.inference_mode()
+def test_conditions_are_there_at_three_scales():
+    known = UNet(KNOWN)(torch.rand(2, 64, 32, 3))
+    assert [c.shape for c in known] == [(2, 64, 32, 4), (2, 32, 16, 4), (2, 16, 8, 8)]
+
+
+@pytest.mark.parametrize("scale", [0, 1, 2])
+def test_reach_of_the_conditions(scale):
+    furthest = 0
+    for place in range(4):
+        first = torch.rand(1, 4, 160, 3, dtype=torch.float64, requires_grad=True)
+        middle = 80 + place
+        known = positive(UNet((2, 2, 2)))(first + 1)
+        known[scale][:, :, middle >> scale].sum().backward()
+        assert first.grad is not None
+        columns = first.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+        furthest = max(furthest, int((columns - middle).abs().max()))
+    assert furthest == UNet.REACH if scale == 0 else 0 < furthest < UNet.REACH
+
+
+@pytest.mark.parametrize("bottlenecks", [1, 2])
+def test_reach_of_the_synthesis_with_the_conditions_before_it(bottlenecks):
+    torch.manual_seed(0)
+    size, middle = 320, 160
+    unet, synthesis = positive(UNet((2, 2, 2))), positive(ConditionedSynthesis((2, 2, 2), 2, 2, bottlenecks))
+    first = torch.rand(1, 64, size, 3, dtype=torch.float64, requires_grad=True)
+    y_hat = torch.rand(1, 4, size // 16, 2, dtype=torch.float64, requires_grad=True)
+    synthesis(y_hat, unet(first + 1))[:, :, middle].sum().backward()
+    assert first.grad is not None and y_hat.grad is not None
+    pixels = first.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    latents = 16 * y_hat.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    assert int((pixels - middle).abs().max()) <= conditioned_reach(bottlenecks)
+    assert conditioned_reach(bottlenecks) - 16 <= int((latents - middle).abs().max())
+    assert int((latents - middle).abs().max()) <= conditioned_reach(bottlenecks)
+
+
+@torch.inference_mode()
+def test_conditions_matter_at_each_scale_on_both_sides(codec, x):
+    condition = Condition(first=first_of(64, 64))
+    y = codec.analyse(x, condition)
+    x_hat = codec.synthesise(y, torch.tensor([400]), condition)
+    for scale in range(3):
+        other = copy.deepcopy(codec)
+        known = other.conditions.forward
+        other.conditions.forward = lambda f: [c * (n != scale) for n, c in enumerate(known(f))]  # noqa: B023
+        assert not torch.allclose(other.analyse(x, condition), y, atol=1e-4)
+        assert not torch.allclose(other.synthesise(y, torch.tensor([400]), condition), x_hat, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_without_a_first_picture_grey_stands_in(codec, x):
+    grey = Condition(first=First(torch.full((1, 3, 4, 4), 0.5), (64, 64), (0, 0, 64, 64)))
+    y = codec.analyse(x)
+    assert torch.allclose(codec.analyse(x, grey), y, atol=1e-5)
+    level = torch.tensor([400])
+    assert torch.allclose(codec.synthesise(y, level, grey), codec.synthesise(y, level), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_before_training_the_first_picture_is_what_comes_out(x):
+    codec = dual_layer(8, (4, 4), (4, 4), 1, KNOWN, 8, (1, 1, 1), 2, D, 2, features=8).eval()
+    condition = Condition(first=first_of(64, 64))
+    x_hat = codec.synthesise(codec.analyse(x, condition), torch.tensor([400]), condition)
+    assert torch.allclose(x_hat, first_of(64, 64).pixels(), atol=1e-6)
+
+
+# ── words ──
+
+
+@torch.inference_mode()
+def test_words_change_the_latent_through_either_injector_and_nothing_else(codec, x):
+    words = Condition(random_words(), first=first_of(64, 64))
+    for open_gates in ((), ("quarter",), ("eighth",), ("quarter", "eighth")):
+        other = copy.deepcopy(codec)
+        other.inject_quarter.gamma *= "quarter" in open_gates
+        other.inject_eighth.gamma *= "eighth" in open_gates
+        without = other.analyse(x, Condition(first=first_of(64, 64)))
+        assert torch.equal(other.analyse(x, words), without) == (not open_gates)
+
+
+@torch.inference_mode()
+def test_the_third_attention_reads_words_that_have_seen_the_picture(codec, x):
+    other = copy.deepcopy(codec)
+    other.inject_quarter.gamma.zero_()
+    before = other.analyse(x, Condition(random_words()))
+    other.extract.attention.out.weight.zero_()
+    other.extract.attention.out.bias.zero_()
+    assert not torch.equal(other.analyse(x, Condition(random_words())), before)
+
+
+def test_gates_start_closed_and_the_reach_is_on_the_grid():
+    """113 pixels of windows and 27 of conditions before them, rounded up to squares of 64."""
+    codec = dual_layer(8, (4, 4), (4, 4), 1, KNOWN, 8, (2, 2, 2), 8, D, 2, features=8)
+    assert not codec.inject_quarter.gamma.any() and not codec.inject_eighth.gamma.any()
+    assert swin_reach((2, 2, 2), 8) == 113 and codec.reach == 192
+
+
+@torch.inference_mode()
+def test_padding_of_words_changes_nothing(codec, x):
+    y = codec.analyse(x, Condition(random_words()))
+    assert torch.allclose(codec.analyse(x, Condition(random_words(padding=33))), y, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_each_picture_of_a_batch_has_its_words_or_all_have_the_same(codec, x):
+    both, words = torch.cat([x, x.flip(3)]), random_words(2)
+    y = codec.analyse(both, Condition(words))
+    for number in range(2):
+        part = slice(number, number + 1)
+        assert torch.allclose(codec.analyse(both[part], Condition(words.of(part))), y[part], atol=1e-4)
+    for_all = codec.analyse(both, Condition(words.of(slice(1))))
+    assert torch.allclose(for_all[0], y[0], atol=1e-4) and not torch.allclose(for_all[1], y[1], atol=1e-3)
+
+
+# ── the road ──
+
+
+@pytest.mark.parametrize("words", [None, random_words()], ids=["wordless", "worded"])
+@torch.inference_mode()
+def test_forward_is_what_decode_gives(codec, words):
+    rgb = random_rgb(192, 128, seed=2)
+    made = codec.encode(Picture(rgb), quality=60, condition=Condition(words))
+    stream = Bitstream.from_bytes(made.to_bytes())
+    output = codec(as_x(rgb), torch.tensor([480]), Condition(words, first=fed_by(stream, codec)))
+    assert np.array_equal(codec.decode(stream).picture.rgb, as_rgb(output.x_hat))
+    other = Condition(random_words(seed=9))
+    assert np.array_equal(codec.decode(stream, condition=other).picture.rgb, as_rgb(output.x_hat))
+    enhancement = stream.layer(Tag.ENHANCEMENT)
+    assert enhancement is not None and enhancement.chunks[0] is not None
+    bits = float(output.bits)
+    assert abs(len(enhancement.chunks[0]) - bits / 8) <= 0.005 * bits / 8 + 16
+
+
+@torch.inference_mode()
+def test_both_sides_have_the_same_latents_in_both_layers(codec, monkeypatch):
+    picture = Picture(random_rgb(128, 64, seed=4))
+    stream = codec.encode(picture, quality=40, base_quality=70)
+    data, y_hat = codec.base.encode(layered.small(picture, DETECTOR, torch.device("cpu")), 70, DETECTOR)
+    base = stream.layer(Tag.BASE)
+    assert base is not None and base.chunks == (bytes([70]) + data,)
+    assert torch.equal(codec._base_of(stream)[1], y_hat) and y_hat.abs().max() > 0
+    condition = Condition(first=fed_by(stream, codec))
+    written = codec(as_x(picture.rgb), torch.tensor([320]), condition).y_hat
+    read: list[Tensor] = []
+
+    def synthesise(y_hat: Tensor, level: Tensor, condition: Condition | None) -> Tensor:
+        read.append(y_hat)
+        return TextGuided.synthesise(codec, y_hat, level, condition)
+
+    monkeypatch.setattr(codec, "synthesise", synthesise)
+    codec.decode(stream)
+    assert torch.equal(read[0], written)
+
+
+def test_another_summation_order_reads_the_same(codec):
+    assert test_exact.disagreements(codec, with_another_order(codec), test_exact.random_pictures(3)) == 0
+
+
+@torch.inference_mode()
+def test_the_first_picture_helps_both_sides_or_neither(codec):
+    picture = Picture(random_rgb(128, 64, seed=4))
+    alone, fed = (codec.encode(picture, conditions=c) for c in (False, True))
+    chunks = [stream.layer(Tag.ENHANCEMENT).chunks for stream in (alone, fed)]
+    assert chunks[0] != chunks[1]
+    x_hat = codec(as_x(picture.rgb), torch.tensor([400]), Condition(first=fed_by(fed, codec))).x_hat
+    assert np.array_equal(codec.decode(fed).picture.rgb, as_rgb(x_hat))
+    y_hat, _, _ = test_exact.latents(codec, picture.rgb, 400)
+    x_hat = codec.synthesise(y_hat, torch.tensor([400]))
+    assert np.array_equal(codec.decode(alone).picture.rgb, as_rgb(x_hat))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 77), (63, 65), (200, 130)])
+def test_any_size(codec, size):
+    picture = Picture(random_rgb(*size))
+    stream = Bitstream.from_bytes(codec.encode(picture, condition=Condition(random_words())).to_bytes())
+    assert codec.decode(stream).picture.rgb.shape == picture.rgb.shape
+    assert codec.first_picture(stream).rgb.shape == picture.rgb.shape
+    assert codec.detect(stream).boxes.shape[1] == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_forged_payload_never_crashes(codec, seed):
+    picture, random = Picture(random_rgb(64, 64)), np.random.default_rng(seed)
+    stream = codec.encode(picture, quality=40)
+    for number, layer in enumerate(stream.layers):
+        payload = bytearray(layer.chunks[0])
+        for place in random.integers(0, len(payload), 1 + seed):
+            payload[place] = random.integers(256)
+        for content in (bytes(payload), bytes(payload[: random.integers(len(payload))]), random.bytes(90)):
+            layers = list(stream.layers)
+            layers[number] = type(layer)(layer.tag, (content,))
+            data = type(stream)(stream.header, tuple(layers)).to_bytes()
+            try:
+                assert codec.decode(Bitstream.from_bytes(data)).picture.rgb.shape == picture.rgb.shape
+            except FormatError as error:
+                assert str(error).endswith(".")
+
+
+def test_transforms_in_bfloat16(codec):
+    rounded = copy.deepcopy(codec)
+    for part in (rounded.analysis, rounded.synthesis):
+        part.bfloat16()
+    condition = Condition(random_words(), first=first_of(64, 64))
+    with torch.inference_mode():
+        x = torch.rand(1, 3, 64, 64)
+        near, y = rounded.analyse(x, condition), codec.analyse(x, condition)
+        assert near.dtype == torch.float32 and 0 < (near - y).abs().max() < 0.2 * y.abs().max()
+        assert rounded.synthesise(y, torch.tensor([400]), condition).dtype == torch.float32
+    test_exact.test_thread_counts(rounded, 1)
+
+
+# ── tiles ──
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(canvas, "TILE", 128)
+
+
+@torch.inference_mode()
+def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
+    """Without words: windows of a tile are windows of the whole picture."""
+    rgb = random_rgb(512, 192, seed=7)
+    shape = canvas.Canvas(512, 192, codec.reach)
+    condition = Condition(first=first_of(512, 192))
+    whole = codec.analyse(as_x(rgb), condition)
+    for tile in shape.tiles():
+        core = shape.core(tile)
+        halo = shape.halo(core)
+        y = codec.analyse(as_x(shape.crop(rgb, halo)), condition.within(*canvas.window(halo)))
+        rows, columns = shape.within_halo(core, 16)
+        there = canvas.window(core)
+        assert torch.allclose(y[:, rows, columns], whole[:, there[0], there[1]], atol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_test_above_can_fail(codec):
+    """A halo that is not on the grid moves the windows."""
+    rgb, condition = random_rgb(384, 64, seed=7), Condition(first=first_of(384, 64))
+    whole = codec.analyse(as_x(rgb), condition)
+    part = condition.within(slice(0, 4), slice(1, 21))
+    moved = codec.analyse(as_x(rgb[:, 16:336].copy()), part)
+    assert (moved[:, :, 9:11] - whole[:, :, 10:12]).abs().max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def tiled(codec: TextGuided) -> Iterator[Bitstream]:
+    """A picture of nine tiles, with words."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(canvas, "TILE", 128)
+        picture = Picture(random_rgb(300, 270, seed=5))
+        yield codec.encode(picture, quality=60, condition=Condition(random_words()))
+
+
+@torch.inference_mode()
+def test_tiles_leave_no_seams(small_tiles, tiled, codec, monkeypatch):
+    """Synthesis of all latents at once and tile by tile differ by at most one level, with words and conditions."""
+    by_tile = codec.decode(tiled).picture.rgb
+    kept: list[tuple[canvas.Box, Tensor]] = []
+    monkeypatch.setattr(codec, "_pixels", lambda near, *rest: near)
+    monkeypatch.setattr(codec_module, "paste", lambda into, region, box, near: kept.append((box, near)))
+    codec.decode(tiled)
+    assert len(kept) == 9
+    condition = Condition(first=fed_by(tiled, codec)).within(slice(0, 20), slice(0, 20))
+    at_once = codec.synthesise(test_road.joined(kept, codec.reach), torch.tensor([480]), condition)
+    whole = as_rgb(at_once)[:270, :300].astype(int)
+    assert np.abs(by_tile - whole).max() <= 1 and whole.std() > 3
+
+
+@pytest.mark.parametrize("region", [(5, 7, 1, 1), (200, 0, 100, 270)])
+def test_a_region_is_a_part_of_the_whole(small_tiles, tiled, codec, region):
+    """Also where it does not begin on the grid of 64 pixels."""
+    x, y, width, height = region
+    whole = codec.decode(tiled).picture.rgb[y : y + height, x : x + width].astype(int)
+    assert np.abs(codec.decode(tiled, region=region).picture.rgb - whole).max() <= 1
+
+
+# ── learning ──
+
+
+class Alike(nn.Module):
+    """The squared difference of means: a stand-in for a network that judges."""
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        return (x_hat.mean((2, 3)) - x.mean((2, 3))).square().sum(1)
+
+
+class Given(nn.Module):
+    """A codec that always gives the same."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x: Tensor, level: Tensor, condition: Condition | None) -> Output:
+        return self.output
+
+
+class Means(nn.Module):
+    """The mean colour as a picture's vector."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) + 0.1
+
+
+def objective() -> DualLayerObjective:
+    return DualLayerObjective(perceptual=Alike(), images=Means())
+
+
+def test_five_steps_lower_the_loss_and_leave_the_base_as_it_is():
+    codec = small_dual_layer(seed=7, gamma=0.0)
+    codec.train()
+    base = {name: value.clone() for name, value in codec.base.state_dict().items()}
+    x = torch.cat([as_x(random_rgb(64, 64, seed)) for seed in range(2)])
+    batch = Batch(x, torch.tensor([250, 550]), Condition(random_words(2, padding=2)))
+    parameters = [p for name, p in codec.named_parameters() if not name.startswith("base.")]
+    optimiser = torch.optim.Adam(parameters, 5e-3)
+    losses, goal = [], objective()
+    for step in range(6):
+        torch.manual_seed(0)
+        ((part, loss),) = goal.turns(codec, batch, step)
+        assert part == "codec"
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.95 * losses[0]
+    assert codec.inject_quarter.gamma.any() and codec.inject_eighth.gamma.any()
+    assert all(p.grad is not None for p in codec.conditions.parameters())
+    assert all(p.grad is None for p in codec.base.parameters())
+    assert all(torch.equal(value, base[name]) for name, value in codec.base.state_dict().items())
+
+
+def test_it_learns_without_words_too():
+    codec = small_dual_layer(seed=7)
+    codec.train()
+    ((_, loss),) = objective().turns(codec, Batch(torch.rand(2, 3, 64, 64), torch.tensor([0, 800])), 0)
+    loss.backward()
+    assert torch.isfinite(loss) and all(p.grad is None for p in codec.extract.parameters())
+    assert all(p.grad is not None for p in codec.analysis.parameters())
+
+
+def test_the_objective_by_hand():
+    x, level = torch.rand(2, 3, 64, 64), torch.tensor([0, 800])
+    x_hat = x + torch.tensor([0.1, 0.01])[:, None, None, None]
+    output = Output(x_hat, torch.zeros(1), torch.tensor([4096.0, 8192.0]))
+    ((_, loss),) = objective().turns(Given(output), Batch(x, level), 0)
+    assert bits_per_pixel(output, x).tolist() == [1, 2]
+    means = [F.normalize(picture.mean((2, 3)) + 0.1, dim=1) for picture in (x_hat, x)]
+    apart = (means[0] - means[1]).square().sum(1)
+    change = torch.tensor([0.01, 0.0001])
+    terms = torch.tensor([1.0, 2.0]) + (150 * change + 3 * change + apart) / torch.tensor([2.0, 0.01])
+    assert torch.allclose(lambda_of(level, (2.0, 0.01)), torch.tensor([2.0, 0.01]))
+    assert torch.allclose(loss, (terms * balance(level, limits=(0.5, 100))).mean(), rtol=1e-4)
+    said = objective().description()
+    assert (said["objective"], said["mse_weight"], said["lambdas"]) == (
+        "DualLayerObjective",
+        150.0,
+        [2.0, 0.01],
+    )
+
+
+# ── the detector of the paper's size, and the sizes ──
+
+
+def thin_network(**options: object) -> tv.FasterRCNN:
+    """torchvision's Faster R-CNN on a thin ResNet with a pyramid; random weights."""
+    torch.manual_seed(0)
+    body = ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=8)
+    stages = {f"layer{n}": str(n - 1) for n in (1, 2, 3, 4)}
+    backbone = BackboneWithFPN(body, stages, [256, 512, 1024, 2048], 16)
+    return tv.FasterRCNN(backbone, 91, min_size=96, max_size=128, rpn_post_nms_top_n_test=50).eval()
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """torchvision's builder gives the thin network, and remembers what it was asked for."""
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(
+        faster_rcnn, "fasterrcnn_resnet50_fpn", lambda **options: asked.update(options) or thin_network()
+    )
+    faster_rcnn.load_faster_rcnn.cache_clear()
+    yield asked
+    faster_rcnn.load_faster_rcnn.cache_clear()
+
+
+@torch.inference_mode()
+def test_the_split_network_finds_what_the_uncut_one_does(fetched):
+    cut, uncut = faster_rcnn.load_faster_rcnn(), thin_network()
+    for network in (cut.network, uncut):
+        network.roi_heads.score_thresh = 0.0
+    x = as_x(random_rgb(128, 96))
+    found, wanted = cut(x)[0], uncut([x[0]])[0]
+    assert len(found.boxes) == 100 and torch.equal(found.boxes, wanted["boxes"])
+    assert torch.equal(found.labels, wanted["labels"]) and torch.equal(found.scores, wanted["scores"])
+    assert cut.front(x).shape == (
+        1,
+        96 // faster_rcnn.STRIDE,
+        128 // faster_rcnn.STRIDE,
+        faster_rcnn.CHANNELS,
+    )
+
+
+def test_the_detector_is_torchvisions_with_its_coco_weights(fetched):
+    detector = faster_rcnn.load_faster_rcnn()
+    assert fetched["weights"] is tv.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    assert fetched["box_score_thresh"] == 0.02
+    assert not detector.training and not any(p.requires_grad for p in detector.parameters())
+    assert detector is faster_rcnn.load_faster_rcnn()
+    assert TextGuided.find_detector is faster_rcnn.load_faster_rcnn
+
+
+def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch):
+    def refuse(**options: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(faster_rcnn, "fasterrcnn_resnet50_fpn", refuse)
+    faster_rcnn.load_faster_rcnn.cache_clear()
+    with pytest.raises(WeightsError, match="fasterrcnn_resnet50_fpn"):
+        faster_rcnn.load_faster_rcnn()
+
+
+def test_the_published_sizes(monkeypatch):
+    """Building it draws nothing and fetches nothing."""
+    for draw in ("kaiming_uniform_", "uniform_", "kaiming_normal_", "xavier_uniform_", "trunc_normal_"):
+        monkeypatch.setattr(nn.init, draw, lambda tensor, *args, **options: tensor)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
+    codec = dual_layer()
+
+    def counted(module: nn.Module) -> dict[str, int]:
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_children()}
+
+    sizes = counted(codec)
+    assert (
+        sum(sizes.values()) == 52_687_101 and sizes["entropy"] == counted(codec.base)["entropy"] == 17_400_533
+    )
+    assert (sizes["analysis"], sizes["synthesis"], sizes["conditions"]) == (2_373_536, 6_850_147, 624_800)
+    assert codec.reach == 320
+    assert codec.entropy.latent_channels == codec.base.entropy.latent_channels == 320
+    assert codec.entropy.exact_side.context.passes == codec.base.entropy.exact_side.context.passes == 10

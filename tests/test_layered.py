@@ -1,0 +1,191 @@
+"""Two layers in one file: the base alone detects, both give the picture, and nothing inexact feeds a walk."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb, small_codec
+
+from trifocal.codec import Codec
+from trifocal.container import Bitstream, Layer, Tag
+from trifocal.container.parts import merge, strip
+from trifocal.entropy import EntropyModel
+from trifocal.errors import Damaged, MissingLayer, OptionError
+from trifocal.layered import ALONE, BaseLayer, objects_in
+from trifocal.machine.bridge import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
+from trifocal.machine.detector import compact_detector
+from trifocal.methods.dual_layer_compact import DualLayerCompact
+from trifocal.pictures import Picture, canvas
+from trifocal.types import Condition, First
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(5)
+    return compact_detector().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def dual(detector):
+    plain = small_codec(noise=0.0)
+    torch.manual_seed(6)
+    base = BaseLayer(
+        CompactBaseAnalysis(96, 192, 24, 32, 1),
+        EntropyModel(32, hyper_channels=8, width=16, blocks=1, steps=torch.logspace(0.3, -0.6, 8)),
+        CompactBaseSynthesis(32, 24, 96, 1),
+        Extractor(96, 8, 24, 1),
+    )
+    codec = DualLayerCompact(base, plain.analysis, plain.entropy, plain.synthesis, plain.reach)
+    codec.find_detector = lambda device: detector
+    codec.preset_id = 8
+    return codec.eval()
+
+
+def test_base_comes_first_and_alone_detects(dual):
+    picture = Picture(random_rgb(300, 200))
+    stream = Bitstream.from_bytes(dual.encode(picture, quality=30, base_quality=70).to_bytes())
+    assert [layer.tag for layer in stream.layers] == [Tag.BASE, Tag.ENHANCEMENT]
+    assert stream.layers[0].chunks[0][0] == 70
+    base = Bitstream.from_bytes(strip(stream, "base").to_bytes())
+    found, alone = dual.detect(stream), dual.detect(base)
+    assert torch.equal(found.boxes, alone.boxes) and torch.equal(found.scores, alone.scores)
+    assert (found.boxes[:, 2::4] <= 300 + 1e-3).all() and (found.boxes >= 0).all()
+    first = dual.first_picture(base)
+    assert (first.width, first.height) == (300, 200)
+
+
+def test_missing_layers_are_said(dual):
+    stream = dual.encode(Picture(random_rgb(96, 64)))
+    base, rest = strip(stream, "base"), strip(stream, "enhancement")
+    with pytest.raises(MissingLayer, match="only a base layer"):
+        dual.decode(base)
+    for ask in (dual.decode, dual.detect, dual.first_picture):
+        with pytest.raises(MissingLayer, match="merge"):
+            ask(rest)
+    again = merge(base, rest)
+    assert again.to_bytes() == stream.to_bytes()
+    assert np.array_equal(dual.decode(again).picture.rgb, dual.decode(stream).picture.rgb)
+
+
+@pytest.mark.parametrize("conditions", [True, False])
+def test_forward_is_what_decode_gives(dual, conditions):
+    """One walk for each layer; the base of the file is the base of the forward pass."""
+    rgb = random_rgb(192, 128, seed=2)
+    stream = dual.encode(Picture(rgb), quality=50, base_quality=40, conditions=conditions)
+    flags, y_hat, size = dual._base_of(stream)
+    assert bool(flags & ALONE) is not conditions
+    x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+    first = First(dual.base.synthesise(y_hat, size)[1], (192, 128), (0, 0, 192, 128))
+    with torch.inference_mode():
+        if conditions:
+            output = dual(x, torch.tensor([400]), Condition(first=first))
+        else:
+            output = Codec.forward(dual, x, torch.tensor([400]))
+    pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
+    assert np.array_equal(dual.decode(stream).picture.rgb, pixels)
+    payload, bits = len(stream.layers[1].chunks[0]), float(output.bits)
+    assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
+
+
+def test_base_estimate_is_its_bytes(dual, detector):
+    """And the meter's y_hat is the reader's."""
+    x = torch.from_numpy(random_rgb(320, 256, seed=4)).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        output = dual.base(x, torch.tensor([8 * 60]), detector)
+        data, y_hat = dual.base.encode(x, 60, detector)
+        read = dual.base.decode(data, 60, (256, 320), torch.device("cpu"))
+        h_hat, _ = dual.base.synthesise(read, (256, 320))
+    assert torch.equal(read, y_hat) and y_hat.abs().max() > 0
+    assert torch.allclose(h_hat, output.h_hat, atol=1e-5)
+    assert abs(len(data) - float(output.bits) / 8) <= 0.005 * len(data) + 16
+
+
+def test_the_first_picture_is_taken_off(dual):
+    """Where it is right, little is left to say; the picture that comes of it is the same."""
+    rgb = random_rgb(192, 128, seed=3)
+    x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+    told = Condition(first=First(x, (192, 128), (0, 0, 192, 128)))
+    with torch.inference_mode():
+        left, all_of_it = dual.analyse(x, told), dual.analyse(x)
+        assert left[..., :-1].abs().sum() < 1e-3 * all_of_it[..., :-1].abs().sum()
+        level = torch.tensor([400])
+        back = dual.synthesise(left[..., :-1], level, told), dual.synthesise(all_of_it[..., :-1], level)
+    assert torch.allclose(*back, atol=1e-4)
+
+
+def test_tiles_agree_with_the_whole(dual, monkeypatch):
+    picture = Picture(random_rgb(300, 270))
+    whole = dual.decode(dual.encode(picture, quality=60)).picture.rgb
+    monkeypatch.setattr(canvas, "TILE", 128)
+    stream = dual.encode(picture, quality=60)
+    assert len(stream.layer(Tag.ENHANCEMENT).chunks) == 9
+    tiled = dual.decode(stream).picture.rgb
+    assert (
+        np.abs(tiled.astype(int) - whole) <= 1
+    ).mean() > 0.98  # what is coded differs a little at the tiles' edges
+    region = dual.decode(stream, region=(150, 100, 60, 70)).picture.rgb
+    assert np.abs(region.astype(int) - tiled[100:170, 150:210]).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (33, 65)])
+def test_odd_pictures(dual, size):
+    picture = Picture(random_rgb(*size))
+    stream = Bitstream.from_bytes(dual.encode(picture, quality=80).to_bytes())
+    assert dual.decode(stream).picture.rgb.shape == picture.rgb.shape
+    assert dual.first_picture(stream).rgb.shape == picture.rgb.shape
+    assert len(dual.detect(stream).boxes) <= 100
+
+
+def test_a_large_picture_is_seen_small(dual):
+    """The base layer's bytes do not grow with the picture."""
+    small, large = (Picture(np.kron(random_rgb(384, 288), np.ones((n, n, 1), np.uint8))) for n in (1, 4))
+    sizes = [dual.encode(p, quality=0, base_quality=50).layers[0].size for p in (small, large)]
+    assert sizes[1] < 1.3 * sizes[0]
+    assert dual.detector.looked_at(65536, 1024)[0] * dual.detector.looked_at(65536, 1024)[1] < 2 * 384 * 288
+
+
+def test_damage_in_the_base_is_said(dual):
+    stream = dual.encode(Picture(random_rgb(96, 64)))
+    chunk = stream.layers[0].chunks[0]
+    for wrong in (b"", bytes([101]) + chunk[1:], chunk[:1]):
+        broken = stream.with_layer(Layer(Tag.BASE, (wrong,)))
+        for ask in (dual.decode, dual.detect):
+            try:
+                ask(broken)
+            except Damaged as failure:
+                assert "base" in str(failure) or "latent" in str(failure)
+            else:
+                assert wrong == chunk[:1]  # a range coder may read zeros past its end
+    random = np.random.default_rng(1)
+    for _ in range(20):
+        forged = bytearray(chunk)
+        forged[random.integers(1, len(forged))] ^= 1 << random.integers(8)
+        try:
+            dual.detect(stream.with_layer(Layer(Tag.BASE, (bytes(forged),))))
+        except Damaged:
+            pass
+
+
+def test_rate_control_counts_both_layers(dual):
+    picture = Picture(random_rgb(256, 192))
+    stream = dual.encode(picture, size=20_000)
+    assert stream.size <= 20_000 and len(stream.to_bytes()) == stream.size
+    with pytest.raises(OptionError, match="base layer"):
+        dual.encode(picture, base_quality=101)
+
+
+def test_the_base_learns_by_itself(dual):
+    """Training the enhancement leaves it in evaluation, and gives it no gradient."""
+    dual.train()
+    assert not dual.base.training and dual.analysis.training
+    x = torch.from_numpy(random_rgb(128, 128)).permute(2, 0, 1)[None].float() / 255
+    output = dual(x.repeat(2, 1, 1, 1), torch.tensor([300, 500]))
+    (output.bits.sum() + output.x_hat.square().sum()).backward()
+    assert dual.trust.grad is not None and dual.trust.grad.abs().sum() > 0
+    assert all(p.grad is None for p in dual.base.parameters())
+    dual.zero_grad()
+    dual.eval()
+
+
+def test_objects_of_a_picture(detector):
+    found = objects_in(Picture(random_rgb(500, 40)), detector)
+    assert found.boxes.shape[1] == 4 and found.boxes.shape[0] == len(found.labels) == len(found.scores)

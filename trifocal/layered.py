@@ -1,0 +1,312 @@
+"""Two layers: a base that a detector reads, and on it an enhancement for people. What the dual-layer methods share.
+
+    picture ── small ── base ⇄ BASE ─┬─ h_hat ── the detector's rest ── objects
+                                     └─ first picture ─┐
+    picture ─────────────────────────── codec ⇄ ENHANCEMENT ── picture
+
+The base layer looks at the whole picture at the size at which its detector does, so its bytes hardly depend on the picture's
+size, and it has one chunk. What it says of the enhancement's latents stands outside the walk (DESIGN section 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from trifocal.codec import Codec, Progress
+from trifocal.container import Bitstream, Layer, Tag
+from trifocal.entropy import EntropyModel, Meter, Reader, TrainingMeter, Writer
+from trifocal.errors import Damaged, MissingLayer, OptionError
+from trifocal.machine.detector import Objects, SplitDetector, load_detector
+from trifocal.pictures import Picture
+from trifocal.pictures.tiles import Box
+from trifocal.types import LEVELS_PER_QUALITY, MAX_LEVEL, Condition, Decoded, First, Output
+
+__all__ = ["BaseLayer", "BaseOutput", "DualLayer", "objects_in"]
+
+PADDING = 64  # pixels: four latents to a hyper-latent
+DETECTOR_STEP = 32  # pixels; detectors look at whole multiples of it
+ALONE = 128  # in the first byte of BASE: the enhancement does not use the first picture
+BASE_QUALITY = 50
+
+
+@dataclass(frozen=True)
+class BaseOutput:
+    """What `BaseLayer.forward` returns.
+
+    Attributes:
+        h, h_hat: the detector's features of x, and what is left of them, [B, h, w, C].
+        first: the first picture, [B, 3, H, W], about 0..1.
+        bits: for each picture, [B].
+    """
+
+    h: Tensor
+    h_hat: Tensor
+    first: Tensor
+    bits: Tensor
+
+
+class BaseLayer(nn.Module):
+    """A small picture ⇄ bytes ⇄ a detector's features. The detector is no part of it, and never trained with it.
+
+    Args:
+        analysis: x, detector, h → y_obj [B, H/16, W/16, M].
+        entropy: y_obj ⇄ coder ⇄ y_obj_hat.
+        synthesis: y_obj_hat → h_hat.
+        extractor: h_hat → the first picture.
+    """
+
+    def __init__(
+        self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, extractor: nn.Module
+    ) -> None:
+        super().__init__()
+        self.analysis, self.entropy = analysis, entropy
+        self.synthesis, self.extractor = synthesis, extractor
+
+    def forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        detector: SplitDetector,
+        meter: Meter | TrainingMeter | None = None,
+    ) -> BaseOutput:
+        """x [B, 3, H, W] in 0..1, H and W multiples of 32; level [B]. A meter walks."""
+        if meter is None:
+            meter = TrainingMeter(len(x), x.device) if self.training else Meter(self.entropy.cost(), len(x))
+        wide = padded(x)
+        h = detector.front(wide)
+        y = self.analysis(wide, detector, h)
+        y_hat = self.entropy.walk(meter, y, level, (y.shape[1], y.shape[2]))
+        h_hat, first = self.synthesise(y_hat, (x.shape[2], x.shape[3]))
+        return BaseOutput(h[:, : h_hat.shape[1], : h_hat.shape[2]], h_hat, first, meter.bits)
+
+    def synthesise(self, y_hat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """y_obj_hat → h_hat and the first picture of a small picture of that height and width."""
+        h_hat: Tensor = self.synthesis(y_hat)
+        stride = 16 * y_hat.shape[1] // h_hat.shape[1]
+        rows, columns = (-(-side // DETECTOR_STEP) * DETECTOR_STEP // stride for side in size)
+        h_hat = h_hat[:, :rows, :columns]
+        first: Tensor = self.extractor(h_hat)
+        return h_hat, first[:, :, : size[0], : size[1]]
+
+    def encode(self, x: Tensor, quality: int, detector: SplitDetector) -> tuple[bytes, Tensor]:
+        """A small picture x [1, 3, H, W] → the bytes, and y_obj_hat."""
+        wide = padded(x)
+        y = self.analysis(wide, detector)
+        writer = Writer(self.entropy.models())
+        y_hat = self.entropy.walk(writer, y, level_of(quality, x.device), (y.shape[1], y.shape[2]))
+        return writer.bytes(), y_hat
+
+    def decode(self, data: bytes, quality: int, size: tuple[int, int], device: torch.device) -> Tensor:
+        """The inverse of `encode`, for a small picture of that height and width → y_obj_hat. Raises Damaged."""
+        rows, columns = ((side + -side % PADDING) // 16 for side in size)
+        reader = Reader(self.entropy.models(), data)
+        return self.entropy.walk(reader, None, level_of(quality, device), (rows, columns))
+
+
+class DualLayer(Codec):
+    """A codec on a base layer. A method overrides what it makes of `condition.first` in `analyse` and `synthesise`.
+
+    Attributes:
+        base: the base layer.
+        find_detector: a device's name → the detector that the base layer serves.
+        scales: how much smaller than they are, or larger, the base sees crops in training; the first of them in validation.
+    """
+
+    layer = Tag.ENHANCEMENT
+    scales: tuple[float, ...] = (0.625, 0.5, 0.75)
+    find_detector: Callable[[str], SplitDetector] = staticmethod(load_detector)
+
+    def __init__(
+        self, base: BaseLayer, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, reach: int
+    ) -> None:
+        super().__init__(analysis, entropy, synthesis, reach)
+        self.base = base
+
+    def train(self, mode: bool = True) -> DualLayer:
+        """The base layer is trained by itself, and is used as it is while the enhancement learns."""
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    @property
+    def detector(self) -> SplitDetector:
+        return self.find_detector(str(self._device()))
+
+    def forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        condition: Condition | None = None,
+        meter: Meter | TrainingMeter | None = None,
+    ) -> Output:
+        """As the codec's, on a base layer of its own where the condition brings none; its bits count, and it is not trained.
+
+        The base sees a crop at another size than its own, as it sees pictures.
+        """
+        bits = x.new_zeros(len(x))
+        if condition is None or condition.first is None:
+            first, bits = self.below(x, level)
+            condition = replace(condition or Condition(), first=first)
+        output = super().forward(x, level, condition, meter)
+        return replace(output, bits=output.bits + bits.to(output.bits))
+
+    @torch.no_grad()
+    def below(self, x: Tensor, level: Tensor) -> tuple[First, Tensor]:
+        """The first picture of crops, at a scale that is drawn in training, and the bits of their base layers, [B]."""
+        scale = self.scales[int(torch.randint(len(self.scales), ()))] if self.training else self.scales[0]
+        size = [
+            max(DETECTOR_STEP, round(side * scale / DETECTOR_STEP) * DETECTOR_STEP) for side in x.shape[2:]
+        ]
+        small = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
+        output = self.base(small.clamp(0, 1), base_level(level), self.detector)
+        height, width = x.shape[2:]
+        return First(output.first, (width, height), (0, 0, width, height)), output.bits
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        picture: Picture,
+        quality: float | None = None,
+        bpp: float | None = None,
+        size: int | None = None,
+        condition: Condition | None = None,
+        layers: Sequence[Layer] = (),
+        progress: Progress | None = None,
+        timings: dict[str, float] | None = None,
+        base_quality: int | None = None,
+        conditions: bool = True,
+    ) -> Bitstream:
+        """As `Codec.encode`, and a base layer under it.
+
+        Args:
+            base_quality: of the base layer, 0..100; follows the quality if None, and is BASE_QUALITY where a size is asked for.
+            conditions: whether the enhancement uses what the base layer shows of the picture.
+
+        Raises:
+            OptionError: for a base quality out of its range, and as `Codec.encode`.
+        """
+        if base_quality is None:
+            base_quality = BASE_QUALITY if quality is None else base_quality_of(quality)
+        if not 0 <= base_quality <= 100:
+            raise OptionError(f"The base layer's quality goes from 0 to 100, not {base_quality}.")
+        x = self._small(picture)
+        data, y_hat = self.base.encode(x, base_quality, self.detector)
+        flags = base_quality if conditions else base_quality | ALONE
+        base = Layer(Tag.BASE, (bytes([flags]) + data,))
+        if conditions:
+            _, first = self.base.synthesise(y_hat, (x.shape[2], x.shape[3]))
+            condition = replace(condition or Condition(), first=whole(first, picture.width, picture.height))
+        return super().encode(picture, quality, bpp, size, condition, (base, *layers), progress, timings)
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        bitstream: Bitstream,
+        region: Box | None = None,
+        best_effort: bool = False,
+        condition: Condition | None = None,
+        progress: Progress | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> Decoded:
+        """As `Codec.decode`. Raises MissingLayer where base or enhancement are not there."""
+        if bitstream.layer(Tag.BASE) is None:
+            raise MissingLayer(
+                "The file has no base layer, on which all else stands; bring it with `trifocal merge`."
+            )
+        if bitstream.layer(Tag.ENHANCEMENT) is None:
+            raise MissingLayer(
+                "The file has only a base layer: `trifocal detect` says what is in the picture, `trifocal decode --layers base` "
+                "shows what the base layer knows of it, and `trifocal merge` brings the rest."
+            )
+        flags, y_hat, size = self._base_of(bitstream)
+        if not flags & ALONE:
+            _, first = self.base.synthesise(y_hat, size)
+            header = bitstream.header
+            condition = replace(condition or Condition(), first=whole(first, header.width, header.height))
+        return super().decode(bitstream, region, best_effort, condition, progress, timings)
+
+    @torch.inference_mode()
+    def detect(self, bitstream: Bitstream) -> Objects:
+        """What the detector finds in the base layer; boxes in pixels of the picture. Raises MissingLayer, Damaged."""
+        _, y_hat, size = self._base_of(bitstream)
+        h_hat, _ = self.base.synthesise(y_hat, size)
+        return enlarged(
+            self.detector.rest(h_hat, size)[0], size, bitstream.header.width, bitstream.header.height
+        )
+
+    @torch.inference_mode()
+    def first_picture(self, bitstream: Bitstream) -> Picture:
+        """What the base layer shows of the picture, at the picture's size. Raises MissingLayer, Damaged."""
+        _, y_hat, size = self._base_of(bitstream)
+        _, first = self.base.synthesise(y_hat, size)
+        small = first[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().cpu().numpy()
+        whole_size = bitstream.header.width, bitstream.header.height
+        rgb = np.asarray(Image.fromarray(small).resize(whole_size, Image.Resampling.BICUBIC))
+        return Picture(rgb)
+
+    def _base_of(self, bitstream: Bitstream) -> tuple[int, Tensor, tuple[int, int]]:
+        """The first byte, y_obj_hat, and height and width of the small picture."""
+        layer = bitstream.layer(Tag.BASE)
+        if layer is None:
+            raise MissingLayer("The file has no base layer for a detector; bring it with `trifocal merge`.")
+        bitstream.header.check_pixels()
+        chunk = layer.chunks[0]
+        if not chunk or len(layer.chunks) != 1 or chunk[0] & ~ALONE > 100:
+            raise Damaged("The file is damaged in its base layer, on which all else stands.")
+        width, height = self.detector.looked_at(bitstream.header.width, bitstream.header.height)
+        y_hat = self.base.decode(chunk[1:], chunk[0] & ~ALONE, (height, width), self._device())
+        return chunk[0], y_hat, (height, width)
+
+    def _small(self, picture: Picture) -> Tensor:
+        return small(picture, self.detector, self._device())
+
+
+def objects_in(picture: Picture, detector: SplitDetector | None = None) -> Objects:
+    """What a detector (the compact one that ships, if None) finds in a picture; boxes in its pixels."""
+    detector = detector or load_detector()
+    with torch.inference_mode():
+        x = small(picture, detector, next(detector.parameters()).device)
+        return enlarged(detector(x)[0], (x.shape[2], x.shape[3]), picture.width, picture.height)
+
+
+def small(picture: Picture, detector: SplitDetector, device: torch.device) -> Tensor:
+    """The picture as the detector looks at it, [1, 3, H, W] in 0..1."""
+    size = detector.looked_at(picture.width, picture.height)
+    rgb = np.array(Image.fromarray(picture.rgb).resize(size, Image.Resampling.BICUBIC))
+    return torch.from_numpy(rgb).to(device).permute(2, 0, 1)[None].float() / 255
+
+
+def enlarged(found: Objects, size: tuple[int, int], width: int, height: int) -> Objects:
+    """Boxes of a small picture (height, width) in pixels of the whole."""
+    scale = found.boxes.new_tensor([width / size[1], height / size[0]] * 2)
+    return replace(found, boxes=found.boxes * scale)
+
+
+def whole(first: Tensor, width: int, height: int) -> First:
+    return First(first, (width, height), (0, 0, width, height))
+
+
+def padded(x: Tensor) -> Tensor:
+    """With the last row and column repeated up to multiples of PADDING."""
+    return F.pad(x, (0, -x.shape[3] % PADDING, 0, -x.shape[2] % PADDING), mode="replicate")
+
+
+def level_of(quality: int, device: torch.device) -> Tensor:
+    return torch.tensor([quality * LEVELS_PER_QUALITY], device=device)
+
+
+def base_level(level: Tensor) -> Tensor:
+    """The base layer's level for that of the enhancement, [B] → [B]."""
+    return (level.clamp(max=MAX_LEVEL) // LEVELS_PER_QUALITY) * LEVELS_PER_QUALITY
+
+
+def base_quality_of(quality: float) -> int:
+    """The base layer's quality where only the whole's is said."""
+    return int(min(max(quality, 0), 100))

@@ -1,0 +1,114 @@
+"""The base layer's objective: what a detector loses by the bytes that its features went through.
+
+Shen et al., "Dual-layer image codec with text guidance", equation (1): rate, squared error of the features, Kullback–Leibler
+divergence of the class probabilities, binary cross-entropy, squared error of the boxes, the teacher being the same detector on
+the picture itself, frozen. Their weights are not printed. Added here, and named so in the recipe: the squared error of the
+pyramid, which is where the features end up, and of the first picture, which the enhancement stands on.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from trifocal.losses.detection import Target
+from trifocal.machine.detector import SplitDetector, framed
+from trifocal.types import MAX_LEVEL
+
+__all__ = ["detector_terms", "task_weight"]
+
+TASK_RANGE = (0.03, 1.0)
+PROPOSALS = 64  # of the teacher's, of each picture
+LEAST_OVERLAP = 0.5  # of a proposal and the box that is its truth
+SURE = 0.05  # objectness from which an anchor counts
+
+
+def task_weight(level: Tensor, limits: tuple[float, float] = TASK_RANGE) -> Tensor:
+    """What the detector's loss weighs against a bit for each pixel, [B] → [B]: log-spaced over the levels."""
+    low, high = (math.log(limit) for limit in limits)
+    return torch.exp(low + (high - low) * level / MAX_LEVEL)
+
+
+def detector_terms(
+    detector: SplitDetector, x: Tensor, h: Tensor, h_hat: Tensor, targets: Sequence[Target]
+) -> dict[str, Tensor]:
+    """The terms "features", "pyramid", "classes" (KL), "objectness" (BCE) and "boxes" of each picture, [B].
+
+    Args:
+        detector: frozen, in evaluation mode.
+        x: small pictures, [B, 3, H, W]. h, h_hat: the detector's features of them, and what is left, [B, h, w, C].
+        targets: what is true of each; in the detector's numbers.
+    """
+    network = detector.network
+    images = framed(x)
+    with torch.no_grad():
+        wanted = detector.backbone.rest(h)
+        sure, _ = network.rpn.head(list(wanted.values()))
+        proposals = [p[:PROPOSALS] for p in network.rpn(images, wanted)[0]]
+        said, _ = regions(network, wanted, proposals, images)
+    found = detector.backbone.rest(h_hat)
+    unsure, _ = network.rpn.head(list(found.values()))
+    scores, moved = regions(network, found, proposals, images)
+    counts = [len(p) for p in proposals]
+    divergence = F.kl_div(scores.log_softmax(1), said.softmax(1), reduction="none").sum(1)
+    return {
+        "features": relative_error(h_hat.permute(0, 3, 1, 2), h.permute(0, 3, 1, 2)),
+        "pyramid": torch.stack([relative_error(found[name], wanted[name]) for name in wanted]).mean(0),
+        "classes": means(divergence, counts),
+        "objectness": objectness_error(unsure, sure),
+        "boxes": torch.stack(
+            [
+                box_error(network.roi_heads.box_coder, m, p, t)
+                for m, p, t in zip(moved.split(counts), proposals, targets)
+            ]
+        ),
+    }
+
+
+def regions(
+    network: Any, pyramid: dict[str, Tensor], proposals: list[Tensor], images: Any
+) -> tuple[Tensor, Tensor]:
+    """Scores of the classes and offsets of the boxes, for all proposals of all pictures."""
+    heads = network.roi_heads
+    pooled = heads.box_head(heads.box_roi_pool(pyramid, proposals, images.image_sizes))
+    scores, moved = heads.box_predictor(pooled)
+    return scores, moved
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error over the variance of each channel in the batch: [B, C, h, w] twice → [B]."""
+    variance = wanted.var(dim=(0, 2, 3), keepdim=True) + 1e-6
+    return ((found - wanted).square() / variance).mean(dim=(1, 2, 3))
+
+
+def objectness_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Binary cross-entropy with the teacher's objectness less its least value, over the anchors that it is not sure are
+    nothing: levels of logits [B, A, h, w] twice → [B]."""
+    logits, target = (torch.cat([t.flatten(1) for t in levels], 1) for levels in (found, wanted))
+    p = target.sigmoid()
+    error = F.binary_cross_entropy_with_logits(logits, p, reduction="none")
+    error = error - F.binary_cross_entropy(p, p, reduction="none")
+    return error.sum(1) / (p > SURE).sum(1).clamp(min=16)
+
+
+def box_error(coder: Any, moved: Tensor, proposals: Tensor, target: Target) -> Tensor:
+    """Squared error of the predicted boxes against the true ones, where a proposal has one, in the coder's units: scalar."""
+    if not len(target.boxes) or not len(proposals):
+        return moved.new_zeros(())
+    overlap, nearest = box_iou(proposals, target.boxes).max(dim=1)
+    there = torch.nonzero(overlap >= LEAST_OVERLAP)[:, 0]
+    if not len(there):
+        return moved.new_zeros(())
+    nearest = nearest[there]
+    own = moved.reshape(len(moved), -1, 4)[there, target.labels[nearest]]
+    truth = coder.encode_single(target.boxes[nearest], proposals[there])
+    return F.mse_loss(own, truth)
+
+
+def means(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """The mean of each run of values, [len(counts)]; 0 of an empty one."""
+    return torch.stack([v.mean() if len(v) else v.new_zeros(()) for v in values.split(list(counts))])

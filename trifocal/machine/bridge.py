@@ -1,0 +1,127 @@
+"""Between a picture and a detector's middle: the transforms of a base layer.
+
+    x ── BaseAnalysis ── y_obj  ⇄ bytes ⇄  y_obj_hat ── BaseSynthesis ── h_hat ── Extractor ── the first picture
+
+Shen et al., "Dual-layer image codec with text guidance" (section III-B) say what the parts do and leave their sizes open. The
+large ones are plain convolutions; the compact ones are the trunk's blocks, and their analysis listens to the detector itself,
+which has seen what is in the picture before anything must be thrown away.
+"""
+
+from torch import Tensor, nn
+
+from trifocal.layers import Block, Conv, Deconv, DepthToSpace, space_to_depth
+from trifocal.machine.detector import CompactRest, SplitDetector
+
+__all__ = ["BaseAnalysis", "BaseSynthesis", "CompactBaseAnalysis", "CompactBaseSynthesis", "Extractor"]
+
+
+class CompactBaseAnalysis(nn.Module):
+    """x [B, 3, H, W] in 0..1, H and W multiples of 64 → y_obj [B, H/16, W/16, M].
+
+        x ── the detector's front ─┬─ h at 1/8 ── space to depth 2 ── norm ── linear ── + ── Block × N ── linear ── y_obj
+                                   └─ its stage at 1/16 ─────────── norm ── linear ────┘
+
+    Args:
+        fine, deep: channels of the detector at 1/8 and 1/16.
+        channels: width of the blocks.
+        latent_channels: M.
+        blocks: N.
+    """
+
+    def __init__(self, fine: int, deep: int, channels: int, latent_channels: int, blocks: int) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(nn.LayerNorm(4 * fine), nn.Linear(4 * fine, channels))
+        self.deep = nn.Sequential(nn.LayerNorm(deep), nn.Linear(deep, channels))
+        self.blocks = nn.Sequential(*[Block(channels) for _ in range(blocks)])
+        self.head = nn.Linear(channels, latent_channels)
+
+    def forward(self, x: Tensor, detector: SplitDetector, h: Tensor | None = None) -> Tensor:
+        """`h` is what the detector's front makes of x, where that is known already."""
+        rest = detector.backbone.rest
+        assert isinstance(rest, CompactRest)
+        h = detector.front(x) if h is None else h
+        y: Tensor = self.head(self.blocks(self.fine(space_to_depth(h, 2)) + self.deep(rest.deeper(h))))
+        return y
+
+
+class CompactBaseSynthesis(nn.Module):
+    """y_obj_hat [B, h, w, M] → h_hat [B, 2·h, 2·w, C]: blocks at 1/16, then at 1/8.
+
+    Args:
+        latent_channels: M. channels: width of the blocks at 1/16. fine: C. blocks: how many at each.
+    """
+
+    def __init__(self, latent_channels: int, channels: int, fine: int, blocks: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(latent_channels, channels),
+            *[Block(channels) for _ in range(blocks)],
+            nn.Linear(channels, 4 * fine),
+            DepthToSpace(2),
+            *[Block(fine) for _ in range(blocks)],
+            nn.Linear(fine, fine),
+        )
+
+    def forward(self, y_hat: Tensor) -> Tensor:
+        h_hat: Tensor = self.body(y_hat)
+        return h_hat
+
+
+class BaseAnalysis(nn.Module):
+    """x [B, 3, H, W] in 0..1 → y_obj [B, H/16, W/16, M]: four convolutions of stride 2 (Ballé et al. 2018, with ReLU)."""
+
+    def __init__(self, channels: int, latent_channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            Conv(3, channels, 5, 2),
+            nn.ReLU(),
+            Conv(channels, channels, 5, 2),
+            nn.ReLU(),
+            Conv(channels, channels, 5, 2),
+            nn.ReLU(),
+            Conv(channels, latent_channels, 5, 2),
+        )
+
+    def forward(self, x: Tensor, detector: SplitDetector, h: Tensor | None = None) -> Tensor:
+        y: Tensor = self.body(x.permute(0, 2, 3, 1))
+        return y
+
+
+class BaseSynthesis(nn.Module):
+    """y_obj_hat [B, h, w, M] → h_hat at 1/4, [B, 4·h, 4·w, C]: two transposed convolutions of stride 2, and one of 3×3."""
+
+    def __init__(self, latent_channels: int, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            Deconv(latent_channels, channels, 5),
+            nn.ReLU(),
+            Deconv(channels, channels, 5),
+            nn.ReLU(),
+            Conv(channels, outputs, 3),
+        )
+
+    def forward(self, y_hat: Tensor) -> Tensor:
+        h_hat: Tensor = self.body(y_hat)
+        return h_hat
+
+
+class Extractor(nn.Module):
+    """h_hat [B, H/s, W/s, C] → the first picture, [B, 3, H, W], about 0..1.
+
+    Args:
+        inputs: C. stride: s. channels: width of the blocks. blocks: how many, at 1/s.
+    """
+
+    def __init__(self, inputs: int, stride: int, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LayerNorm(inputs),
+            nn.Linear(inputs, channels),
+            *[Block(channels) for _ in range(blocks)],
+            nn.Linear(channels, 3 * stride**2),
+            DepthToSpace(stride),
+        )
+
+    def forward(self, h_hat: Tensor) -> Tensor:
+        x: Tensor = self.body(h_hat)
+        return x.permute(0, 3, 1, 2) + 0.5

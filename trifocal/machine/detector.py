@@ -1,0 +1,244 @@
+"""Detectors that can be fed in their middle: `front` makes of a picture what the base layer codes, `rest` finds the objects.
+
+    picture ── resize ── x ── front ── h ─┬─ rest: pyramid ── proposals ── boxes, labels, scores
+                                          │
+                base layer ── bytes ── h_hat
+
+Faster R-CNN (Ren et al. 2015) from torchvision's parts, in two sizes: torchvision's own with ResNet-50 and a feature
+pyramid, cut after `layer1` (Shen et al., "Dual-layer image codec", section III-B), with COCO weights that torchvision
+fetches; and a compact one of 3.0 M parameters. h is channels-last, as every latent of the house.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection as tv
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from trifocal.machine.backbone import CHANNELS, Stem, stage
+from trifocal.weights import FOLDER, read_weights
+
+COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+AREA = 384 * 288  # pixels to which a larger picture is shrunk for the compact detector
+STEP = 32  # its sides are multiples of this
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
+PYRAMID = 96  # channels of the compact detector's pyramid
+REGION, HIDDEN = 5, 256  # places a side that a proposal is pooled to; channels of the head
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What is in a picture: boxes [N, 4] as x0 y0 x1 y1 in its pixels, COCO's category ids [N], scores [N], 0..1."""
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+
+
+class SplitBackbone(nn.Module):
+    """A backbone with a pyramid, in two halves.
+
+    Args:
+        front: x [B, 3, H, W], normalised → h [B, H/s, W/s, C].
+        rest: h → the pyramid by name, each [B, P, h, w].
+        channels: C. stride: s. out_channels: P.
+    """
+
+    def __init__(
+        self, front: nn.Module, rest: nn.Module, channels: int, stride: int, out_channels: int
+    ) -> None:
+        super().__init__()
+        self.front, self.rest = front, rest
+        self.channels, self.stride, self.out_channels = channels, stride, out_channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        pyramid: dict[str, Tensor] = self.rest(self.front(x))
+        return pyramid
+
+
+class SplitDetector(nn.Module):
+    """A Faster R-CNN of torchvision's whose backbone is a `SplitBackbone`.
+
+    Args:
+        network: it.
+        categories: COCO's ids of the network's labels 1, 2, …
+        area: pixels at which it looks at a larger picture; None where the network's own transform decides.
+    """
+
+    def __init__(self, network: tv.FasterRCNN, categories: Sequence[int], area: int | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.area = area
+        self.categories = tuple(categories)
+
+    @property
+    def backbone(self) -> SplitBackbone:
+        backbone = self.network.backbone
+        assert isinstance(backbone, SplitBackbone)
+        return backbone
+
+    def looked_at(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height at which the detector looks at a picture of that size."""
+        if self.area is not None:
+            scale = min(1.0, math.sqrt(self.area / (width * height)))
+            wide, high = (max(STEP, STEP * round(side * scale / STEP)) for side in (width, height))
+            return wide, high
+        least, most = self.network.transform.min_size[-1], self.network.transform.max_size
+        scale = min(least / min(width, height), most / max(width, height))
+        return max(1, int(width * scale)), max(1, int(height * scale))
+
+    def front(self, x: Tensor) -> Tensor:
+        """x [B, 3, H, W] in 0..1 → h [B, H/s, W/s, C]."""
+        mean, std = (x.new_tensor(v)[:, None, None] for v in self._normal())
+        h: Tensor = self.backbone.front((x - mean) / std)
+        return h
+
+    def _normal(self) -> tuple[Sequence[float], Sequence[float]]:
+        return self.network.transform.image_mean, self.network.transform.image_std
+
+    def rest(self, h: Tensor, size: tuple[int, int]) -> list[Objects]:
+        """h [B, h, w, C] of pictures of that height and width → what is in them, in their pixels."""
+        pyramid = self.backbone.rest(h)
+        b, rows, columns, _ = h.shape
+        shape = (b, 3, rows * self.backbone.stride, columns * self.backbone.stride)
+        images = framed(h.new_zeros(1).expand(shape), size)
+        proposals, _ = self.network.rpn(images, pyramid)
+        found, _ = self.network.roi_heads(pyramid, proposals, images.image_sizes)
+        ids = torch.tensor((0, *self.categories), device=h.device)
+        return [Objects(f["boxes"], ids[f["labels"]], f["scores"]) for f in found]
+
+    def forward(self, x: Tensor) -> list[Objects]:
+        """x [B, 3, H, W] in 0..1 → what is in them: `rest` of `front`."""
+        return self.rest(self.front(x), (x.shape[2], x.shape[3]))
+
+
+def framed(x: Tensor, size: tuple[int, int] | None = None) -> ImageList:
+    """x [B, 3, H, W] as torchvision's parts want it; `size` is the height and width that is not padding."""
+    return ImageList(x, [size or (x.shape[2], x.shape[3])] * len(x))
+
+
+class CompactFront(nn.Module):
+    """The stem and the stage at 1/8: x [B, 3, H, W] normalised → h [B, H/8, W/8, 96]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stage = Stem(CHANNELS[0]), stage(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.stage(self.stem(x))
+        return h
+
+
+class CompactRest(nn.Module):
+    """The stages at 1/16 and 1/32, and the pyramid: h [B, H/8, W/8, 96] → {"0".."2", "pool"}, 1/8 to 1/64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle, self.last = stage(1), stage(2)
+        self.norms = nn.ModuleList([nn.LayerNorm(c) for c in CHANNELS[1:]])
+        self.pyramid = FeaturePyramidNetwork(list(CHANNELS[1:]), PYRAMID, extra_blocks=LastLevelMaxPool())
+
+    def deeper(self, h: Tensor) -> Tensor:
+        """The stage at 1/16: h → [B, H/16, W/16, 192]."""
+        y: Tensor = self.middle(h)
+        return y
+
+    def forward(self, h: Tensor) -> dict[str, Tensor]:
+        middle = self.deeper(h)
+        stages = [norm(s).permute(0, 3, 1, 2) for norm, s in zip(self.norms, (h, middle, self.last(middle)))]
+        pyramid: dict[str, Tensor] = self.pyramid(OrderedDict(zip("012", stages)))
+        return pyramid
+
+
+class Predictor(nn.Module):
+    """[N, HIDDEN] → scores of the classes [N, K], and the same four offsets of the box for each of them [N, 4·K]."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.score, self.box = nn.Linear(channels, classes), nn.Linear(channels, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores: Tensor = self.score(x)
+        return scores, self.box(x).repeat(1, scores.shape[1])
+
+
+def compact_detector() -> SplitDetector:
+    """With untrained weights."""
+    backbone = SplitBackbone(CompactFront(), CompactRest(), CHANNELS[1], 8, PYRAMID)
+    classes = len(COCO_IDS) + 1
+    network = tv.FasterRCNN(
+        backbone,
+        image_mean=MEAN,
+        image_std=DEVIATION,
+        rpn_anchor_generator=AnchorGenerator(((24,), (56,), (120,), (240,)), ((0.5, 1.0, 2.0),) * 4),
+        rpn_pre_nms_top_n_train=600,
+        rpn_pre_nms_top_n_test=400,
+        rpn_post_nms_top_n_train=300,
+        rpn_post_nms_top_n_test=200,
+        rpn_batch_size_per_image=128,
+        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=REGION, sampling_ratio=2),
+        box_head=TwoMLPHead(PYRAMID * REGION**2, HIDDEN),
+        box_predictor=Predictor(HIDDEN, classes),
+        box_batch_size_per_image=96,
+        box_score_thresh=0.02,
+    )
+    return SplitDetector(network, COCO_IDS, AREA)
+
+
+class ResNetFront(nn.Module):
+    """ResNet's stem and `layer1`: x → h [B, H/4, W/4, 256]."""
+
+    def __init__(self, body: nn.ModuleDict) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*[body[n] for n in ("conv1", "bn1", "relu", "maxpool", "layer1")])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.stem(x)
+        return h.permute(0, 2, 3, 1)
+
+
+class ResNetRest(nn.Module):
+    """`layer2` to `layer4` and the pyramid."""
+
+    def __init__(self, body: nn.ModuleDict, pyramid: FeaturePyramidNetwork) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([body[n] for n in ("layer2", "layer3", "layer4")])
+        self.pyramid = pyramid
+
+    def forward(self, h: Tensor) -> dict[str, Tensor]:
+        stages = [h.permute(0, 3, 1, 2)]
+        for layer in self.layers:
+            stages.append(layer(stages[-1]))
+        pyramid: dict[str, Tensor] = self.pyramid(OrderedDict(zip("0123", stages)))
+        return pyramid
+
+
+def split_faster_rcnn(network: tv.FasterRCNN) -> SplitDetector:
+    """torchvision's Faster R-CNN with a ResNet and a pyramid, cut after `layer1`. The network is not copied: it is cut."""
+    body, pyramid = network.backbone.body, network.backbone.fpn
+    backbone = SplitBackbone(ResNetFront(body), ResNetRest(body, pyramid), 256, 4, pyramid_channels(pyramid))
+    network.backbone = backbone
+    return SplitDetector(network, range(1, 91))
+
+
+def pyramid_channels(pyramid: FeaturePyramidNetwork) -> int:
+    return int(pyramid.layer_blocks[0][0].out_channels)
+
+
+@lru_cache(maxsize=2)
+def load_detector(device: str = "cpu") -> SplitDetector:
+    """The compact detector with its trained weights, frozen. Raises WeightsError if they are missing or damaged."""
+    detector = compact_detector()
+    detector.load_state_dict(read_weights(FOLDER / "detector.safetensors"))
+    return detector.to(device).eval().requires_grad_(False)

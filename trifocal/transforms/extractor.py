@@ -1,0 +1,119 @@
+"""What the first picture says to both sides: conditions at three scales, and the synthesis that takes them.
+
+T. Shen, J. Quan and Y. Liu, "Dual-Layer Image Codec with Text Guidance for Hybrid Visual Perception", figure 2. Its extractor
+makes the first picture from the base layer's features (here `machine/bridge.py`), and of that the conditions, by a U-Net.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trifocal.layers import Conv, Deconv, DepthToSpace, zero_init
+from trifocal.transforms.cheng import residual_block
+from trifocal.transforms.elic import ATTENTION_UNITS, Bottleneck, GatedAttention
+
+__all__ = ["ConditionedSynthesis", "UNet", "conditioned_reach"]
+
+Known = tuple[Tensor, Tensor, Tensor]  # c1, c½ and c¼
+
+
+class UNet(nn.Module):
+    """The first picture → conditions c1, c½ and c¼, [B, H, W, C1], [B, H/2, W/2, C2], [B, H/4, W/4, C3].
+
+        first ── conv 3×3, block ──┬───────────────────────────────────────────── with ── block ── c1
+                                   └─ conv 3×3 stride 2, block ──┬───── with ── block ─┬─ up ┘
+                                                                 │        up           └──────────── c½
+                                                                 └─ conv 3×3 stride 2, block ─┴───── c¼
+
+    A block is two 3×3 convolutions and a skip (the figure's ResBlock); "with" is a concatenation and a linear layer; up is a
+    linear layer and depth to space. All of it looks a bounded way.
+
+    Args:
+        channels: C1, C2 and C3.
+    """
+
+    REACH = 27  # pixels to each side: two places for a block, one for a convolution, rounded up where a scale begins
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        whole, half, quarter = channels
+        self.down = nn.ModuleList(
+            [
+                nn.Sequential(Conv(3, whole, 3), residual_block(whole)),
+                nn.Sequential(Conv(whole, half, 3, stride=2), residual_block(half)),
+                nn.Sequential(Conv(half, quarter, 3, stride=2), residual_block(quarter)),
+            ]
+        )
+        self.up = nn.ModuleList([doubling(half, whole), doubling(quarter, half)])
+        self.join = nn.ModuleList(
+            nn.Sequential(nn.Linear(2 * width, width), residual_block(width)) for width in (whole, half)
+        )
+
+    def forward(self, first: Tensor) -> Known:
+        """first [B, H, W, 3] in 0..1, H and W multiples of 4."""
+        whole = self.down[0](first - 0.5)
+        half = self.down[1](whole)
+        quarter: Tensor = self.down[2](half)
+        half = self.join[1](torch.cat([half, self.up[1](quarter)], dim=-1))
+        whole = self.join[0](torch.cat([whole, self.up[0](half)], dim=-1))
+        return whole, half, quarter
+
+
+def doubling(inputs: int, outputs: int) -> nn.Sequential:
+    """[B, H, W, I] → [B, 2·H, 2·W, O], each place by itself."""
+    return nn.Sequential(nn.Linear(inputs, 4 * outputs), DepthToSpace(2))
+
+
+class ConditionedSynthesis(nn.Module):
+    """y_hat [B, h, w, M], and c1, c½, c¼ → what is to be added to the first picture, [B, 16·h, 16·w, 3].
+
+        y_hat ── attention ── ×2, bottlenecks ── ×2, with c¼, bottlenecks ── ×2, with c½, bottlenecks ── ×2, with c1, block ── 3
+
+    ELIC's parts (×2 is a transposed 5×5 convolution), all of which look a bounded way; windows would have to begin at the
+    canvas's squares of 64 pixels, and a region's latents do not. "With" is a concatenation and a linear layer. What it adds
+    starts at zero.
+
+    Args:
+        known: channels of c1, c½ and c¼.
+        channels: N, of the features at 1/8, 1/4 and 1/2; at 1 there are as many as in c1.
+        latent_channels: M.
+        bottlenecks: at each of 1/8, 1/4 and 1/2.
+    """
+
+    def __init__(
+        self, known: Sequence[int], channels: int = 192, latent_channels: int = 320, bottlenecks: int = 3
+    ) -> None:
+        super().__init__()
+        n, whole = channels, known[0]
+        self.attention = GatedAttention(latent_channels)
+        self.up = nn.ModuleList(
+            Deconv(inputs, outputs, 5)
+            for inputs, outputs in ((latent_channels, n), (n, n), (n, n), (n, whole))
+        )
+        self.join = nn.ModuleList(
+            nn.Linear(width + extra, width) for width, extra in zip((whole, n, n), known, strict=True)
+        )
+        self.bottlenecks = nn.ModuleList(
+            nn.Sequential(*[Bottleneck(n) for _ in range(bottlenecks)]) for _ in range(3)
+        )
+        self.finish = nn.Sequential(residual_block(whole), zero_init(nn.Linear(whole, 3)))
+
+    def forward(self, y_hat: Tensor, known: Known) -> Tensor:
+        features = self.bottlenecks[0](self.up[0](self.attention(y_hat)))
+        for scale in (2, 1):
+            features = self.join[scale](torch.cat([self.up[3 - scale](features), known[scale]], dim=-1))
+            features = self.bottlenecks[3 - scale](features)
+        features = self.join[0](torch.cat([self.up[3](features), known[0]], dim=-1))
+        added: Tensor = self.finish(features)
+        return added
+
+
+def conditioned_reach(bottlenecks: int) -> int:
+    """Pixels to each side that `ConditionedSynthesis` and the U-Net before it look at; 122 with three bottlenecks.
+
+    The latent's own way is the longest: attention at 1/16, and at each scale a transposed 5×5 kernel (one coarser place) and
+    what stands behind it.
+    """
+    kernels = sum(stride * bottlenecks for stride in (8, 4, 2))
+    return 16 * ATTENTION_UNITS + (16 + 8 + 4 + 2) + kernels + 2

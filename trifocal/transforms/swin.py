@@ -1,0 +1,158 @@
+"""Attention within windows that move (Liu et al., "Swin Transformer", 2021), made so that tiles with a halo are exact.
+
+Windows divide squares of 64 pixels, or are shifted by their half. Pictures are padded to such squares, and tiles and their
+halos begin at them, so that a tile's windows are the whole picture's, and `swin_reach` says how far they look together.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trifocal.layers import Conv, depth_to_space, space_to_depth
+
+__all__ = ["SwinAnalysis", "SwinBlock", "WindowAttention", "swin_reach"]
+
+GRID = 64  # pixels: tiles and their halos begin at multiples
+HALVINGS = (2, 4, 8)  # strides of the scales that have blocks
+WIDEN = 2  # inside a block's perceptron
+PLACES = 2**18  # whose queries, keys and values are there at a time
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention of the places of a window to each other: [B, H, W, C] → same, H and W multiples of the window.
+
+    Each head has a learned number for each distance of two places. Where windows are shifted by their half, those at the edge
+    hang over; the places beyond are zeros that can be looked at, as the house's convolutions have it (Swin hides them).
+
+    Args:
+        channels: C, a multiple of `heads`.
+        heads: how many.
+        window: its side in places, even.
+        shifted: by half of the window, to the right and down.
+    """
+
+    index: Tensor
+
+    def __init__(self, channels: int, heads: int, window: int, shifted: bool) -> None:
+        super().__init__()
+        self.heads, self.window, self.shift = heads, window, window // 2 if shifted else 0
+        self.project_in = nn.Linear(channels, 3 * channels)
+        self.project_out = nn.Linear(channels, channels)
+        self.distance = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.distance, std=0.02)
+        self.register_buffer("index", distances(window), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = F.pad(x, (0, 0, *[self.shift] * 4))
+        windows = space_to_depth(wide, self.window)
+        places = windows.reshape(-1, self.window**2, x.shape[-1])
+        bias = self.distance[self.index].permute(2, 0, 1)[None].to(x.dtype)
+        attended = [self._attend(part, bias) for part in places.split(max(1, PLACES // self.window**2))]
+        wide = depth_to_space(torch.cat(attended).view_as(windows), self.window)
+        s = self.shift
+        return wide[:, s : s + x.shape[1], s : s + x.shape[2]]
+
+    def _attend(self, places: Tensor, bias: Tensor) -> Tensor:
+        """places [N, w², C], bias [1, heads, w², w²] → [N, w², C]."""
+        query, key, value = self.project_in(places).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, bias)
+        out: Tensor = self.project_out(attended.transpose(1, 2).flatten(2))
+        return out
+
+
+def distances(window: int) -> Tensor:
+    """The number of the distance, in rows and columns, of each two places of a window, [w², w²]."""
+    row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+    rows, columns = ((p.flatten()[:, None] - p.flatten()) + window - 1 for p in (row, column))
+    return rows * (2 * window - 1) + columns
+
+
+class SwinBlock(nn.Module):
+    """x + attention(norm(x)), and to that + perceptron(norm(·)): [B, H, W, C] → same; arguments as of `WindowAttention`."""
+
+    def __init__(self, channels: int, heads: int, window: int, shifted: bool) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(channels)
+        self.attention = WindowAttention(channels, heads, window, shifted)
+        self.norm_perceptron = nn.LayerNorm(channels)
+        self.perceptron = nn.Sequential(
+            nn.Linear(channels, WIDEN * channels), nn.GELU(), nn.Linear(WIDEN * channels, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm_attention(x))
+        return x + self.perceptron(self.norm_perceptron(x))
+
+
+def swin_blocks(channels: int, heads: int, window: int, depth: int) -> nn.Sequential:
+    """Every second block's windows are shifted."""
+    return nn.Sequential(*[SwinBlock(channels, heads, window, bool(block % 2)) for block in range(depth)])
+
+
+class SwinAnalysis(nn.Module):
+    """What is left of a picture, and what is known of it at three scales → y [B, H/16, W/16, M].
+
+        residual, c1 ── conv 3×3 stride 2, with c½, blocks ── conv 3×3 stride 2, with c¼, blocks ── 1/4   (`quarter`)
+          ── conv 3×3 stride 2, blocks ── 1/8                                                             (`eighth`)
+          ── conv 3×3 stride 2 to M ── y                                                                  (`latent`)
+
+    "With" is a concatenation and a linear layer. Depths, heads, window and width are those of Lu et al.'s "Transformer-based
+    image compression" (2022), whose analysis has this form.
+
+    Args:
+        known: channels of c1, c½ and c¼.
+        channels: of the features at 1/2, 1/4 and 1/8.
+        latent_channels: M.
+        depths: blocks at each of them.
+        heads: of the attentions.
+        window: side of the windows in places: 2, 4 or 8, so that at 1/8 it divides the grid of 64 pixels.
+    """
+
+    def __init__(
+        self,
+        known: Sequence[int],
+        channels: int = 128,
+        latent_channels: int = 320,
+        depths: Sequence[int] = (2, 4, 6),
+        heads: int = 8,
+        window: int = 8,
+    ) -> None:
+        super().__init__()
+        n = channels
+        self.to_half = Conv(3 + known[0], n, 3, stride=2)
+        self.with_half = nn.Linear(n + known[1], n)
+        self.to_quarter = Conv(n, n, 3, stride=2)
+        self.with_quarter = nn.Linear(n + known[2], n)
+        self.to_eighth = Conv(n, n, 3, stride=2)
+        self.blocks = nn.ModuleList(swin_blocks(n, heads, window, depth) for depth in depths)
+        self.latent = Conv(n, latent_channels, 3, stride=2)
+
+    def quarter(self, residual: Tensor, known: Sequence[Tensor]) -> Tensor:
+        """residual [B, H, W, 3], H and W multiples of 64, and c1, c½, c¼ → features at 1/4."""
+        whole, half, quarter = known
+        features = self.to_half(torch.cat([residual, whole], dim=-1))
+        features = self.blocks[0](self.with_half(torch.cat([features, half], dim=-1)))
+        features = self.with_quarter(torch.cat([self.to_quarter(features), quarter], dim=-1))
+        features = self.blocks[1](features)
+        return features
+
+    def eighth(self, features: Tensor) -> Tensor:
+        """Features at 1/4 → at 1/8."""
+        eighth: Tensor = self.blocks[2](self.to_eighth(features))
+        return eighth
+
+
+def swin_reach(depths: Sequence[int], window: int) -> int:
+    """Pixels to each side of a box on the grid that `SwinAnalysis` looks at for the box's latents; 273 at its own sizes.
+
+    From the latents back to the pixels: a convolution looks one place of the finer scale further, windows to their edges.
+    """
+    pixels = 0
+    for stride, depth in reversed(list(zip(HALVINGS, depths, strict=True))):
+        pixels += stride
+        for block in reversed(range(depth)):
+            offset = stride * (window // 2 if block % 2 else 0)
+            pixels += (offset - pixels) % (stride * window)
+    return pixels + 1
