@@ -21,9 +21,13 @@ def qualities_of(text: str) -> list[float]:
         raise typer.BadParameter(f"{text!r} is not a list of qualities; write it like 10,30,50.") from None
 
 
+# What is trained and is no preset, and the function of `trifocal.training` that does it.
+APART = {"towers": "train_towers", "detector": "train_detector", "base": "train_base"}
+
+
 @app.command()
 def train(
-    preset: Annotated[str, typer.Argument(show_default=False)],
+    preset: Annotated[str, typer.Argument(show_default=False, help="Or towers, detector or base.")],
     more: Annotated[list[str] | None, typer.Argument(metavar="[MORE_DATA]...", show_default=False)] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="A folder of pictures, or tar files of them; may be said again.")
@@ -33,7 +37,7 @@ def train(
     ] = None,
     stage: Annotated[
         int,
-        typer.Option(min=1, help="Of a preset with several; 2 goes on with --start from the weights of 1."),
+        typer.Option(min=1, help="Of what has several; 2 goes on with --start from the weights of 1."),
     ] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="How long to train, in steps,")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="or in minutes.")] = None,
@@ -45,42 +49,45 @@ def train(
     ] = False,
     teacher: Annotated[
         str | None,
-        typer.Option(help="For `towers`: PicoDet as .onnx, whose class scores teach the image tower."),
+        typer.Option(help="For towers, detector and base: PicoDet as .onnx, and what it sees is learned."),
     ] = None,
     every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 5.0,
     threads: Threads = None,
 ) -> None:
     """Trains a preset's network on pictures; needs the extra `train`.
 
-    `towers` names the compact text and image towers, which learn from pictures with captions and boxes beside them.
+    `towers` names the compact text and image towers, which learn from pictures with captions and boxes beside them;
+    `detector` the compact detector, which learns from a teacher, and then from boxes too; `base` the base layer of
+    dual-layer-compact, which learns from that detector, and `dual-layer-compact --start` then goes on from its weights.
     """
+    check_training(preset, stage, learning_rate, teacher)
     from trifocal import console, training
 
     use_threads(threads)
     desk = console.Desk()
     sources = [*(data or []), *(more or [])]
+    folder = out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else "")
     with console.reporting(desk) as report:
-        if preset == "towers":
-            if learning_rate is not None:
-                raise typer.BadParameter("towers take no --learning-rate.")
-            weights = training.train_towers(
+        if preset in APART:
+            staged = {} if preset == "base" else {"stage": stage}
+            weights = getattr(training, APART[preset])(
                 sources,
-                out or "runs/towers",
+                folder,
                 steps=steps,
                 minutes=minutes,
-                stage=stage,
                 start=start,
                 teacher=teacher,
                 resume=resume,
                 every=every,
                 batch=batch,
                 report=report,
+                **staged,
             )
         else:
             weights = training.train(
                 preset,
                 sources,
-                out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else ""),
+                folder,
                 stage=stage,
                 steps=steps,
                 minutes=minutes,
@@ -118,7 +125,9 @@ TaskKind = Annotated[
 Network = Annotated[
     str | None,
     typer.Option(
-        "--detector", "--network", help="A network of torchvision's by its name, or a detector's .onnx file."
+        "--detector",
+        "--network",
+        help="A network of torchvision's by its name, a detector's .onnx file, or compact: our own.",
     ),
 ]
 Annotations = Annotated[
@@ -127,6 +136,16 @@ Annotations = Annotated[
 ShortSide = Annotated[
     int | None,
     typer.Option(help="For detection: code each picture resized so, such as 800; see the README on bpp."),
+]
+
+
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="base",
+        help="Measure presets with layers by their base layer alone, at base qualities. With --detector compact that reads "
+        "the layer, and looks at what others decoded; avif:small codes pictures as small as it looks at them.",
+    ),
 ]
 
 
@@ -143,6 +162,7 @@ def evaluate(
     qualities: Qualities = "10,30,50,70,90",
     metrics: Metrics = None,
     text: Text = None,
+    layers: Layers = None,
     task: TaskKind = None,
     detector: Network = None,
     annotations: Annotations = None,
@@ -173,6 +193,7 @@ def evaluate(
             text=text or (),
             progress=lambda fraction: report(fraction, ""),
             note=desk.note,
+            layers=layers,
         )
     desk.out.print(console.table_of_means(results.means))
     if results.effects:
@@ -193,6 +214,7 @@ def compare(
     qualities: Qualities = "10,30,50,70,90",
     metrics: Metrics = None,
     text: Text = None,
+    layers: Layers = None,
     task: TaskKind = None,
     detector: Network = None,
     annotations: Annotations = None,
@@ -229,6 +251,7 @@ def compare(
             published or (),
             progress=lambda fraction: report(fraction, ""),
             note=desk.note,
+            layers=layers,
         )
     desk.say(str(page))
 
@@ -253,6 +276,16 @@ def table_of_effects(effects: Sequence["Effect"]) -> "Table":
             one.preset, one.metric, one.words, one.against, counted, mean, interval, str(paired.pictures)
         )
     return table
+
+
+def check_training(preset: str, stage: int, learning_rate: float | None, teacher: str | None) -> None:
+    """Refuses what this kind of training would pass over in silence."""
+    if preset not in APART and teacher is not None:
+        raise typer.BadParameter(f"{preset} takes no --teacher; {', '.join(APART)} do.")
+    if preset in APART and learning_rate is not None:
+        raise typer.BadParameter(f"{preset} takes no --learning-rate; its own is tried and stays.")
+    if preset == "base" and stage != 1:
+        raise typer.BadParameter("base has one stage; leave --stage out.")
 
 
 def check_task(task: str | None, *its_options: object) -> None:

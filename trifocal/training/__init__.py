@@ -1,8 +1,10 @@
-"""Training: one loop, its checkpoints, and the export of what ships."""
+"""Training: the loops, their checkpoints, and the export of what ships."""
 
 from trifocal.errors import MissingExtra
 
 try:
+    from trifocal.training.base import train_base
+    from trifocal.training.detector import train_detector
     from trifocal.training.loop import train
     from trifocal.training.towers import train_towers
 except ModuleNotFoundError as error:
@@ -10,4 +12,4 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtra("train", "Training") from error
 
-__all__ = ["train", "train_towers"]
+__all__ = ["train", "train_base", "train_detector", "train_towers"]

@@ -1,6 +1,7 @@
 """A training run on disk: DIR/checkpoint.pt is replaced as a whole, DIR/log.csv grows."""
 
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,3 +70,9 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
         if new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def record_of(start: Path) -> object:
+    """The record of the run that these weights are from, or their name where there is none."""
+    record = start.with_suffix(".json")
+    return json.loads(record.read_text("utf-8")) if record.exists() else start.name

@@ -382,8 +382,7 @@ def calibrate(codec: Codec, pictures: Sequence[TrainingPicture], recipe: Recipe,
     crops = iter(Crops(pictures, 8, recipe.crop, recipe.seed + 1))
     meter = Meter(codec.entropy.cost(), 8, count=True)
     for _ in range(batches):
-        y = codec.analyse(to_tensor(next(crops).rgb).to(device))
-        codec.walk(meter, y, spread_levels(len(y), device), (y.shape[1], y.shape[2]))
+        codec(to_tensor(next(crops).rgb).to(device), spread_levels(8, device), meter=meter)
     assert meter.counts is not None
     codec.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(meter.counts)))
     codec.train()

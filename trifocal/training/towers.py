@@ -42,6 +42,7 @@ from trifocal.training.checkpoint import (
     append_row,
     begin_with,
     check_length,
+    record_of,
     restore,
     save,
 )
@@ -195,12 +196,6 @@ def train_towers(
         "seed": SEED,
     }
     return run.export(record)
-
-
-def record_of(start: Path) -> object:
-    """The record of the run that these weights are from, or their name where there is none."""
-    record = start.with_suffix(".json")
-    return json.loads(record.read_text("utf-8")) if record.exists() else start.name
 
 
 def captioned(pictures: Sequence[TrainingPicture]) -> list[TrainingPicture]:

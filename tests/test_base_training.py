@@ -1,0 +1,210 @@
+"""The base layer's objective by hand, and a run of a few steps: the detector stays as it is, and what is exported loads."""
+
+import copy
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import small_codec
+from test_detection_losses import pictures_in
+from torch import Tensor
+
+from trifocal.entropy import EntropyModel
+from trifocal.errors import OptionError
+from trifocal.layered import BaseLayer
+from trifocal.losses.base_layer import (
+    box_error,
+    detector_terms,
+    means,
+    objectness_error,
+    relative_error,
+    task_weight,
+)
+from trifocal.losses.detection import Target
+from trifocal.machine.bridge import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
+from trifocal.machine.detector import SplitDetector, compact_detector
+from trifocal.methods.dual_layer_compact import DEEP, FINE, STRIDE, DualLayerCompact
+from trifocal.presets import find
+from trifocal.training import base as lesson
+from trifocal.training import scenes
+from trifocal.transforms import Analysis, Synthesis
+from trifocal.types import MAX_LEVEL
+from trifocal.weights import FOLDER, read_weights, write_weights
+
+NOTHING = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+
+
+@pytest.fixture(scope="module")
+def detector() -> SplitDetector:
+    torch.manual_seed(5)
+    return compact_detector().eval().requires_grad_(False)
+
+
+def small_dual(detector: SplitDetector) -> DualLayerCompact:
+    """The classes of `dual-layer-compact` at a fraction of its size."""
+    plain = small_codec(noise=0.0)
+    torch.manual_seed(6)
+    base = BaseLayer(
+        CompactBaseAnalysis(FINE, DEEP, 24, 32, 1),
+        EntropyModel(32, hyper_channels=8, width=16, blocks=1, steps=torch.logspace(0.3, -0.6, 8)),
+        CompactBaseSynthesis(32, 24, FINE, 1),
+        Extractor(FINE, STRIDE, 24, 1),
+    )
+    assert isinstance(plain.analysis, Analysis) and isinstance(plain.synthesis, Synthesis)
+    codec = DualLayerCompact(base, plain.analysis, plain.entropy, plain.synthesis, plain.reach)
+    codec.find_detector = lambda device: detector
+    return codec
+
+
+# ── equation (1), by hand ──
+
+
+def test_the_weight_of_the_task_rises_with_the_quality() -> None:
+    level = torch.tensor([0, MAX_LEVEL // 2, MAX_LEVEL])
+    low, middle, high = task_weight(level, (0.01, 1.0)).tolist()
+    assert (low, middle, high) == pytest.approx((0.01, 0.1, 1.0))
+
+
+def test_an_error_counts_by_how_much_a_channel_varies() -> None:
+    """Twice the values, twice the error: the same; and each picture has its own."""
+    wanted = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    found = wanted.clone()
+    found[1] += 0.5
+    error = relative_error(found, wanted)
+    assert error[0] == 0
+    assert error[1] == pytest.approx(float((0.25 / wanted.var(dim=(0, 2, 3))).mean()), rel=1e-3)
+    assert torch.allclose(relative_error(7 * found, 7 * wanted), error, rtol=1e-3)
+    assert torch.allclose(relative_error(torch.zeros_like(wanted), wanted), torch.ones(2), atol=0.6)
+
+
+def test_objectness_where_the_teacher_is_not_sure_of_nothing() -> None:
+    """Of 20 anchors that count each is off by log 2 less the entropy at 0.5, which is nothing; then all the way off."""
+    wanted = [torch.full((1, 2, 3, 4), -9.0), torch.zeros(1, 20, 1, 1)]
+    assert objectness_error(wanted, wanted).item() == pytest.approx(0, abs=1e-5)
+    found = [wanted[0], torch.full((1, 20, 1, 1), 2.0)]
+    expected = torch.nn.functional.softplus(torch.tensor(2.0)) - 1 - torch.log(torch.tensor(2.0))
+    assert objectness_error(found, wanted).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_boxes_count_where_a_proposal_has_one(detector: SplitDetector) -> None:
+    """Right offsets cost nothing, of the wrong class they do not count; a proposal beside every box is left out."""
+    coder = detector.network.roi_heads.box_coder
+    proposals = torch.tensor([[0.0, 0, 10, 10], [50, 50, 70, 70]])
+    target = Target(torch.tensor([[0.0, 0, 10, 12]]), torch.tensor([3]))
+    moved = torch.full((2, 4 * 5), 9.0)
+    moved[0, 12:16] = coder.encode_single(target.boxes, proposals[:1])[0]
+    assert box_error(coder, moved, proposals, target) == pytest.approx(0, abs=1e-6)
+    moved[0, 12] += 2
+    assert box_error(coder, moved, proposals, target) == pytest.approx(1.0)  # 2² over four offsets
+    assert box_error(coder, moved, proposals, NOTHING) == 0
+    assert box_error(coder, moved, proposals[1:], target) == 0
+
+
+def test_means_of_runs() -> None:
+    assert means(torch.tensor([1.0, 3, 5]), [2, 0, 1]).tolist() == [2, 0, 5]
+
+
+def test_features_that_went_through_unharmed_cost_nothing(detector: SplitDetector) -> None:
+    x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    targets = [NOTHING, Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]))]
+    with torch.no_grad():
+        h = detector.front(x)
+        right = detector_terms(detector, x, h, h, targets)
+        wrong = detector_terms(detector, x, h, torch.zeros_like(h), targets)
+    assert right.keys() == {"features", "pyramid", "classes", "objectness", "boxes"}
+    for name in right.keys() - {"boxes"}:
+        assert right[name].shape == wrong[name].shape == (2,)
+        assert right[name].abs().max() < 1e-5 and (wrong[name] > 100 * right[name].abs()).all(), name
+    assert right["boxes"][0] == 0
+
+
+def test_a_gradient_reaches_the_features_and_not_the_detector(detector: SplitDetector) -> None:
+    x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    h = detector.front(x)
+    h_hat = (h + 0.1).requires_grad_()
+    terms = detector_terms(detector, x, h, h_hat, [NOTHING, NOTHING])
+    for name in ("features", "pyramid", "classes", "objectness"):
+        (slope,) = torch.autograd.grad(terms[name].sum(), h_hat, retain_graph=True)
+        assert slope.isfinite().all() and slope.any(), name
+
+
+# ── a run ──
+
+
+@pytest.fixture
+def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[DualLayerCompact]:
+    """Small scenes, few of them, and an average that follows at once; the small codecs that are built."""
+    shapes = ((64, 128), (128, 64), (96, 96))
+    monkeypatch.setattr(scenes, "SHAPES", shapes)
+    monkeypatch.setattr(lesson, "CALIBRATION", 1)
+    for name, value in (("held_out", 1), ("warmup", 1), ("ema", 0.0)):
+        monkeypatch.setattr(lesson.Foundation, name, value)
+    monkeypatch.setattr(lesson, "load_detector", lambda *device: detector)
+    built: list[DualLayerCompact] = []
+
+    def build(start: Path | None) -> DualLayerCompact:
+        built.append(small_dual(detector))
+        return built[-1]
+
+    monkeypatch.setattr(lesson, "whole_codec", build)
+    return built
+
+
+def log_of(run: Path) -> list[dict[str, float]]:
+    with (run / "log.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_steps_lower_the_loss_and_leave_the_detector_alone(
+    quick: list[DualLayerCompact], detector: SplitDetector, tmp_path: Path
+) -> None:
+    """Then the run is resumed, and what it leaves is the whole preset: base trained and calibrated, the rest as it was."""
+    before, fresh = copy.deepcopy(detector.state_dict()), small_dual(detector)
+    data, run = pictures_in(tmp_path), tmp_path / "run"
+    lesson.train_base([data], run, steps=1, batch=4)
+    path = lesson.train_base([data], run, steps=6, batch=4, resume=True)
+    first, last = log_of(run)
+    assert (first["step"], last["step"]) == (1, 6)
+    assert last["loss"] < 0.9 * first["loss"] and last["picture"] < first["picture"]
+    assert {f"held_out_{name}" for name in (*lesson.TASK, "rate", "loss")} <= last.keys()
+    assert same(before, detector.state_dict()) and not detector.training
+    *_, made = quick
+    assert same(fresh.synthesis.state_dict(), made.synthesis.state_dict())
+    assert not torch.equal(fresh.base.entropy.frequencies, made.base.entropy.frequencies)
+    assert ((made.trust >= 0) & (made.trust <= 1)).all()
+    assert path.name == find("dual-layer-compact").weights
+    fresh.load_state_dict(read_weights(path))
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["steps"] == 6 and record["preset"] == "dual-layer-compact" and record["task"] == lesson.TASK
+    assert record["parameters"] == sum(p.numel() for p in made.base.parameters())
+    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert all(name.startswith("base.") for name in checkpoint["lesson"])
+
+
+def test_pictures_without_boxes_need_a_teacher(quick: list[DualLayerCompact], tmp_path: Path) -> None:
+    data = pictures_in(tmp_path)
+    for record in data.glob("*.json"):
+        record.unlink()
+    with pytest.raises(OptionError, match="or a teacher"):
+        lesson.train_base([data], tmp_path / "run", steps=1)
+    with pytest.raises(OptionError, match="either steps or minutes"):
+        lesson.train_base([data], tmp_path / "run", steps=1, minutes=1)
+
+
+def test_it_begins_with_the_trunk_of_compact(tmp_path: Path) -> None:
+    """And with all that other weights of its own have, where they are named."""
+    codec, compact = lesson.whole_codec(None), read_weights(FOLDER / "compact.safetensors")
+    own = codec.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in compact.items())
+    with torch.no_grad():
+        for parameter in codec.base.parameters():
+            parameter.fill_(0.25)
+    write_weights(codec, tmp_path / "w.safetensors")
+    again = lesson.whole_codec(tmp_path / "w.safetensors")
+    assert same(codec.base.state_dict(), again.base.state_dict())

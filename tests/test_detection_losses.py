@@ -1,0 +1,422 @@
+"""What a detector learns from, by hand: a proposal's classes, its offsets, and a teacher's maps; then a run of a few steps."""
+
+import copy
+import csv
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_detector import small_network
+from test_scenes import BLUE, RED, Fake, painted, seen_as
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from trifocal import training
+from trifocal.cli import app
+from trifocal.errors import OptionError, WeightsError
+from trifocal.losses.detection import (
+    Seen,
+    Target,
+    box_loss,
+    detection_losses,
+    resized,
+    soft_classes,
+    soft_cross_entropy,
+)
+from trifocal.machine.detector import (
+    COCO_IDS,
+    CompactFront,
+    CompactRest,
+    SplitBackbone,
+    SplitDetector,
+    compact_detector,
+)
+from trifocal.training import detector as lesson
+from trifocal.training import scenes
+from trifocal.weights import read_weights, write_weights
+
+# ── by hand ──
+
+
+def one_hot(*numbers: int, classes: int = 81) -> Tensor:
+    return torch.eye(classes)[list(numbers)]
+
+
+def test_a_proposal_gets_what_the_teacher_says_of_its_box() -> None:
+    """The box that overlaps it most speaks, with half of the weight; the second proposal has none, and is nothing."""
+    seen = seen_as([[0, 0, 10, 10], [1, 0, 11, 10]], [{3: 0.6, 5: 0.2}, {3: 0.9}])
+    proposals = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60]])
+    wanted = soft_classes(proposals, one_hot(4, 0), seen, 0.5)
+    expected = torch.zeros(2, 81)
+    expected[0, 4], expected[0, 6], expected[0, 0] = 0.5 + 0.3, 0.1, 0.1
+    expected[1, 0] = 1
+    assert torch.allclose(wanted, expected)
+
+
+def test_a_teacher_alone_says_it_all() -> None:
+    seen = seen_as([[0, 0, 10, 10]], [{3: 0.6}])
+    (wanted,) = soft_classes(torch.tensor([[0.0, 0, 10, 10]]), one_hot(0), seen, 1.0)
+    assert wanted[4] == pytest.approx(0.6) and wanted[0] == pytest.approx(0.4)
+
+
+def test_scores_that_are_more_than_one_in_all_are_shared_out() -> None:
+    """And half an overlap is not enough."""
+    seen = seen_as([[0, 0, 10, 10]], [{0: 0.9, 1: 0.6}])
+    wanted = soft_classes(torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 20]]), one_hot(0, 0), seen, 1.0)
+    assert wanted[0, :3].tolist() == pytest.approx([0, 0.6, 0.4])
+    assert wanted[1].tolist() == one_hot(0)[0].tolist()
+    assert torch.allclose(wanted.sum(1), torch.ones(2))
+
+
+def test_a_teacher_that_saw_nothing() -> None:
+    wanted = soft_classes(torch.rand(3, 4), one_hot(7, 0, 0), seen_as([], []), 0.5)
+    assert wanted[0, 7] == wanted[0, 0] == 0.5 and torch.equal(wanted[1:], one_hot(0, 0))
+
+
+def test_offsets_count_where_there_is_something() -> None:
+    """Of the class that is there: |2| - 1/18 far from the truth, 4.5 · 0.1² near it; nothing for the background; over all three."""
+    moved = torch.full((3, 4 * 6), 7.0)
+    moved[0, 8:12] = torch.tensor([2.0, 0, 0, 0])
+    moved[1, 20:24] = torch.tensor([0.0, 0, 0.1, 0])
+    labels, offsets = torch.tensor([2, 5, 0]), torch.zeros(3, 4)
+    expected = ((2 - 1 / 18) + 4.5 * 0.01) / 3
+    assert box_loss(moved, labels, offsets).item() == pytest.approx(expected)
+    assert box_loss(moved, torch.zeros(3, dtype=torch.int64), offsets) == 0
+
+
+def test_the_least_soft_cross_entropy_is_zero() -> None:
+    target = torch.tensor([0.0, 0.3, 1.0]).reshape(1, 3, 1, 1)
+    assert soft_cross_entropy(torch.logit(target, eps=1e-7), target).item() == pytest.approx(0, abs=1e-5)
+    found = soft_cross_entropy(torch.zeros(1, 3, 1, 1), target).item()
+    entropy = -(0.3 * np.log(0.3) + 0.7 * np.log(0.7))
+    assert found == pytest.approx(3 * np.log(2) - entropy, rel=1e-5)  # summed over classes
+    assert soft_cross_entropy(torch.zeros(2, 3, 1, 5), target.expand(2, 3, 1, 5)).item() == pytest.approx(
+        found
+    )
+
+
+def test_a_teachers_maps_lie_on_the_pictures() -> None:
+    """It saw the picture stretched to a square; a step from left to right stays in the middle."""
+    step = torch.zeros(2, 4, 4)
+    step[:, :, 2:] = 1
+    wide = resized([step, step], torch.zeros(2, 7, 3, 8))
+    assert wide.shape == (2, 2, 3, 8)
+    assert torch.equal(wide[0, 0], wide[1, 1]) and wide[0, 0, 0].tolist() == [0, 0, 0, 0.25, 0.75, 1, 1, 1]
+
+
+# ── a network's ──
+
+
+def test_without_a_teacher_they_are_torchvisions() -> None:
+    """The same four numbers, proposals being chosen by the same chance."""
+    network = small_network().train()
+    detector = SplitDetector(network, range(1, 6))
+    x = torch.rand(2, 3, 96, 128)
+    targets = [
+        Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([2])),
+        Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)),
+    ]
+    boxes = [{"boxes": target.boxes, "labels": target.labels} for target in targets]
+    torch.manual_seed(1)
+    wanted = network(list(x), boxes)
+    torch.manual_seed(1)
+    seen, _ = network.transform(list(x))  # it draws too
+    found = detection_losses(detector, seen.tensors, network.backbone(seen.tensors), targets, None)
+    names = {
+        "objectness": "loss_objectness",
+        "proposals": "loss_rpn_box_reg",
+        "classes": "loss_classifier",
+        "boxes": "loss_box_reg",
+    }
+    assert found.keys() == names.keys()
+    for name, theirs in names.items():
+        assert found[name].item() == pytest.approx(wanted[theirs].item(), rel=1e-4), name
+
+
+def test_a_gradient_reaches_every_part_of_the_compact_detector() -> None:
+    torch.manual_seed(0)
+    pupil = lesson.Pupil(compact_detector()).train()
+    targets = [Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]), certain=False)]
+    terms = pupil.losses(torch.rand(1, 3, 64, 96), targets, [whole(seen_as([[8, 8, 60, 50]], [{1: 0.8}]))])
+    assert terms.keys() == pupil.weights.keys() and all(term.isfinite() for term in terms.values())
+    sum(terms.values(), torch.zeros(())).backward()
+    without = [name for name, p in pupil.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+def whole(seen: Seen) -> Seen:
+    """With maps and features of PicoDet's sizes at each level."""
+    random = torch.Generator().manual_seed(0)
+    sides = (52, 26, 13)
+    maps = tuple(0.1 * torch.rand(len(COCO_IDS), side, side, generator=random) for side in sides)
+    features = tuple(torch.randn(lesson.TEACHER_CHANNELS, side, side, generator=random) for side in sides)
+    return Seen(seen.boxes, seen.scores, maps, features)
+
+
+def test_the_teachers_features_are_standardised() -> None:
+    pupil = lesson.Pupil(compact_detector())
+    seen = [whole(seen_as([], [])) for _ in range(2)]
+    pupil.look_at([(torch.zeros(2, 3, 64, 64), [], seen)])
+    values = torch.stack([s.features[1] for s in seen])
+    standard = (values - pupil.mean[1, :, None, None]) / pupil.deviation[1, :, None, None]
+    assert standard.mean().abs() < 1e-4 and standard.std() == pytest.approx(1, abs=1e-2)
+    pupil.look_at([(torch.zeros(2, 3, 64, 64), [], None)])  # without a teacher it stays as it is
+    assert torch.isfinite(pupil.mean).all()
+
+
+# ── a run ──
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small scenes, few of them, and an average that follows at once."""
+    monkeypatch.setattr(scenes, "SHAPES", ((64, 96), (96, 64), (64, 64)))
+    for kind in (lesson.Pupil, lesson.Imitation):
+        for name, value in (("held_out", 1), ("warmup", 1), ("ema", 0.0)):
+            monkeypatch.setattr(kind, name, value)
+
+
+def pictures_in(folder: Path) -> Path:
+    """A folder of pictures with a red or a blue rectangle, and records beside them."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for number in range(6):
+        left, top = 10 + 6 * number, 8 + 5 * number
+        box, colour = (left, top, left + 50, top + 40), BLUE if number % 2 else RED
+        picture = painted(str(number), 128, 96, box, colour)
+        Image.fromarray(picture.rgb).save(pictures / f"{number}.png")
+        record = {"boxes": picture.boxes.tolist(), "labels": picture.labels.tolist()}
+        (pictures / f"{number}.json").write_text(json.dumps(record))
+    return pictures
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return pictures_in(tmp_path)
+
+
+def log_of(run: Path) -> list[dict[str, float]]:
+    with (run / "log.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def loss_of(row: dict[str, float]) -> float:
+    """Of the last steps, as it was trained on."""
+    return sum(weight * row.get(name, 0.0) for name, weight in lesson.Pupil.weights.items())
+
+
+def test_steps_lower_the_loss_resume_and_leave_weights(quick: None, folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    said: list[str] = []
+    train = partial(lesson.train_detector, [folder], stage=2, batch=2)
+    train(run, steps=1)
+    path = train(run, steps=3, resume=True, report=lambda _, text: said.append(text))
+    first, last = log_of(run)
+    assert (first["step"], last["step"]) == (1, 3)
+    assert loss_of(last) < 0.75 * loss_of(first)
+    assert last["held_out_objectness"] < first["held_out_objectness"]
+    assert said[-1].startswith("step 3  objectness")
+    record = json.loads((run / "detector.json").read_text())
+    assert record["steps"] == 3 and record["teacher"] is None and record["pictures"] == 5
+    assert record["start"] is None and record["parameters"] < 6_000_000 and record["stage"] == 2
+    compact_detector().load_state_dict(read_weights(path))
+    again = json.loads(train(tmp_path / "again", steps=1, start=path).with_suffix(".json").read_text())
+    assert again["start"]["steps"] == 3  # the record of what it began with
+
+
+def test_the_backbone_learns_more_slowly_than_what_stands_on_it() -> None:
+    pupil = lesson.Pupil(compact_detector())
+    backbone = pupil.detector.backbone
+    rest = backbone.rest
+    assert isinstance(rest, CompactRest)
+    begun = [*backbone.front.parameters(), *rest.middle.parameters(), *rest.last.parameters()]
+    slow = {id(p) for name, p in pupil.named_parameters() if pupil.factor(name) < 1}
+    assert slow == {id(p) for p in begun}
+
+
+# ── the first stage ──
+
+
+class Blocks:
+    """Batches as `Answers` gives them, whose answers are those of another backbone."""
+
+    def __init__(self, *given: Any) -> None:
+        torch.manual_seed(7)
+        self.backbone = compact_detector().backbone
+        self.random = torch.Generator().manual_seed(8)
+
+    @torch.no_grad()
+    def next(self) -> tuple[Tensor, list[Tensor]]:
+        y = x = torch.rand(2, 3, 64, 64, generator=self.random) - 0.5
+        answers = []
+        for block in blocks_of(self.backbone):
+            y = block(y)
+            answers.append(y)
+        return x, answers
+
+
+def blocks_of(backbone: SplitBackbone) -> list[nn.Module]:
+    front, rest = backbone.front, backbone.rest
+    assert isinstance(front, CompactFront) and isinstance(rest, CompactRest)
+    return [front.stem, *front.stage, *rest.middle, *rest.last]
+
+
+def test_every_block_learns_what_a_teachers_does(
+    quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The errors fall, also after the run is resumed, and what is no backbone stays as it was."""
+    monkeypatch.setattr(lesson, "Answers", Blocks)
+    torch.manual_seed(0)
+    start = tmp_path / "start.safetensors"
+    write_weights(compact_detector(), start)
+    train = partial(lesson.train_detector, [folder], teacher="some/pico.onnx", start=start)
+    train(tmp_path / "one", steps=1)
+    path = train(tmp_path / "one", steps=6, resume=True)
+    first, last = log_of(tmp_path / "one")
+    blocks = [name for name in first if name.startswith("block")]
+    assert len(blocks) == len(blocks_of(compact_detector().backbone)) == 14
+    assert sum(last[name] for name in blocks) < 0.9 * sum(first[name] for name in blocks)
+    assert len({last[f"held_out_{name}"] for name in blocks}) == 14
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["stage"] == 1 and record["steps"] == 6
+    lesson.train_detector([folder], tmp_path / "two", steps=1, stage=2, batch=2, start=path)
+    one, two = (read_weights(tmp_path / run / "detector.safetensors") for run in ("one", "two"))
+    begun = read_weights(start)
+    assert not equal(one, begun, "front") and not equal(one, begun, "middle")
+    assert equal(one, begun, "pyramid") and equal(one, begun, "rpn") and equal(one, begun, "roi_heads")
+    assert not equal(one, two, "roi_heads")
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor], part: str) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items() if f".{part}." in name)
+
+
+def test_blocks_that_are_the_teachers_have_no_error() -> None:
+    """Alone, and standing on each other."""
+    source = Blocks()
+    imitation = lesson.Imitation(compact_detector())
+    imitation.detector.network.backbone = source.backbone
+    given = source.next()
+    imitation.look_at([given])
+    for fraction, training_now in ((0.0, True), (1.0, True), (0.0, False)):
+        imitation.fraction = fraction
+        imitation.train(training_now)
+        assert all(term < 1e-9 for term in imitation.losses(*given).values())
+
+
+def test_blocks_stand_on_each_other_at_the_end() -> None:
+    """A wrong stem spoils only itself at first, and then what follows."""
+    source = Blocks()
+    imitation = lesson.Imitation(compact_detector())
+    imitation.detector.network.backbone = backbone = copy.deepcopy(source.backbone)
+    with torch.no_grad():
+        for parameter in backbone.front.stem.parameters():
+            parameter.mul_(1.5)
+    given = source.next()
+    imitation.look_at([given])
+    wrong = []
+    for fraction in (0.0, 1.0):
+        imitation.fraction = fraction
+        terms = imitation.train().losses(*given)
+        wrong.append([bool(term.detach() > 1e-6) for term in terms.values()])
+    assert wrong == [[True] + 13 * [False], 14 * [True]]
+
+
+# ── with a teacher ──
+
+
+class Whole(Fake):
+    """A teacher with maps and features too."""
+
+    def __call__(self, rgb: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Seen:
+        return whole(super().__call__(rgb))
+
+
+def test_a_teacher_teaches(
+    quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no picture has a box; its terms are in the log, and its name is in the record."""
+    for record in folder.glob("*.json"):
+        record.unlink()
+    with pytest.raises(OptionError, match="or a teacher"):
+        lesson.train_detector([folder], tmp_path / "without", steps=1, stage=2)
+    monkeypatch.setattr(lesson, "DetectionTeacher", lambda path: Whole())
+    path = lesson.train_detector(
+        [folder], tmp_path / "run", steps=2, stage=2, batch=2, teacher="some/pico.onnx"
+    )
+    (row,) = log_of(tmp_path / "run")
+    assert row["places"] > 0 and row["held_out_features"] > 0 and loss_of(row) > 0
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["teacher"] == "pico.onnx" and record["terms"]["places"] == 0.5
+
+
+def test_a_run_that_cannot_begin_is_one_sentence(quick: None, folder: Path, tmp_path: Path) -> None:
+    train = partial(lesson.train_detector, [folder], tmp_path / "run", steps=1)
+    with pytest.raises(OptionError, match="either steps or minutes"):
+        train(minutes=1)
+    for stage in 1, 3:  # the first is a teacher's
+        with pytest.raises(OptionError, match="stages 1 and 2"):
+            train(stage=stage)
+    with pytest.raises(OptionError, match="no checkpoint"):
+        train(stage=2, resume=True)
+    with pytest.raises(WeightsError, match="not installed"):
+        train(stage=2, start=tmp_path / "none.safetensors")
+
+
+# ── the verb ──
+
+
+def said(*words: str) -> Any:
+    return CliRunner().invoke(app, ["train", *words])
+
+
+@pytest.mark.parametrize(("name", "function"), [("detector", "train_detector"), ("base", "train_base")])
+def test_train_hands_over_what_it_was_told(name: str, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def stand_in(*words: Any, **options: Any) -> Path:
+        calls.append((words, options))
+        return Path("w.safetensors")
+
+    monkeypatch.setattr(training, function, stand_in, raising=False)
+    line = (
+        "--data a.tar b.tar --teacher t.onnx --minutes 5 --batch 4 --every 2 --start s.safetensors --resume"
+    )
+    result = said(name, *line.split())
+    assert result.exit_code == 0 and result.stdout.split() == ["w.safetensors"]
+    (words, options), *_ = calls
+    assert words == (["a.tar", "b.tar"], f"runs/{name}")
+    report = options.pop("report")
+    report(0.5, "step 5")
+    assert options == {
+        "steps": None,
+        "minutes": 5,
+        "start": "s.safetensors",
+        "teacher": "t.onnx",
+        "resume": True,
+        "every": 2,
+        "batch": 4,
+    } | ({} if name == "base" else {"stage": 1})
+    assert said(name, "--data", "a.tar", "-o", "elsewhere", "--steps", "3").exit_code == 0
+    assert calls[1][0] == (["a.tar"], "elsewhere") and calls[1][1]["resume"] is False
+    if name != "base":
+        said(name, "--stage", "2", "--steps", "3")
+        assert calls[2][0] == ([], f"runs/{name}-stage2") and calls[2][1]["stage"] == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("detector --steps 1 --learning-rate 0.1", "--learning-rate"),
+        ("base --steps 1 --stage 2", "--stage"),
+        ("compact --steps 1 --teacher t.onnx", "--teacher"),
+    ],
+)
+def test_options_that_a_run_has_not_are_refused(line: str, named: str) -> None:
+    result = said(*line.split())
+    assert result.exit_code == 2 and named in result.stderr

@@ -1,0 +1,297 @@
+"""What detectors train on: boxes stay on their objects whatever is done to a picture, and a teacher says what it sees."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from trifocal.data.images import TrainingPicture
+from trifocal.errors import OptionError
+from trifocal.losses.detection import Seen
+from trifocal.training import scenes as room
+from trifocal.training.scenes import (
+    COCO_IDS,
+    FEATURES,
+    NUMBER_OF,
+    PICODET_SIDE,
+    SHAPES,
+    STRIDES,
+    DetectionTeacher,
+    Scenes,
+    candidates,
+    cut,
+    mirrored,
+    sure_of,
+    target_of,
+)
+
+GREY, RED, BLUE = (110, 110, 110), (230, 40, 40), (40, 40, 230)
+PERSON, BRUSH = 1, 90  # COCO's first category and its last: the network's 1 and 80
+Box = tuple[int, int, int, int]
+
+
+def painted(key: str, width: int, height: int, box: Box, colour: tuple[int, int, int]) -> TrainingPicture:
+    """A grey picture with one rectangle, whose label goes by its colour."""
+    rgb = np.full((height, width, 3), GREY, np.uint8)
+    rgb[box[1] : box[3], box[0] : box[2]] = colour
+    label = PERSON if colour == RED else BRUSH
+    return TrainingPicture(key, rgb, (), np.array([box], np.float32), np.array([label]))
+
+
+PICTURES = [
+    painted("a", 200, 150, (60, 40, 130, 110), RED),
+    painted("b", 150, 200, (10, 20, 90, 150), BLUE),
+    painted("c", 320, 256, (0, 0, 320, 256), RED),
+    painted("d", 400, 90, (300, 5, 399, 85), BLUE),
+    painted("e", 64, 64, (30, 30, 64, 64), RED),
+]
+
+
+def coloured(rgb: NDArray[np.uint8], label: int) -> NDArray[np.bool_]:
+    """Where a picture is red, or blue; [H, W]. At the edge of an enlarged rectangle the middle of the slope counts."""
+    own, other = (0, 2) if label == PERSON else (2, 0)
+    difference = rgb[..., own].astype(float) - rgb[..., other]
+    mask: NDArray[np.bool_] = difference > max(20.0, difference.max() / 2)
+    return mask
+
+
+def extent(mask: NDArray[np.bool_]) -> list[int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+def as_pixels(x: torch.Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = x.permute(1, 2, 0).mul(255).round().byte().numpy()
+    return pixels
+
+
+# ── one picture ──
+
+
+@pytest.mark.parametrize("part", [(0, 0, 200, 150), (30, 20, 180, 140), (70, 50, 125, 105), (0, 0, 100, 90)])
+@pytest.mark.parametrize(("height", "width"), [(96, 128), (300, 200)])
+def test_a_box_stays_on_its_object_in_a_cut(part: Box, height: int, width: int) -> None:
+    rgb, objects = cut(PICTURES[0], part, height, width)
+    assert rgb.shape == (height, width, 3) and objects is not None
+    boxes, labels = objects
+    assert labels.tolist() == [PERSON]
+    assert np.abs(boxes[0] - extent(coloured(rgb, PERSON))).max() <= 1.5
+
+
+def test_what_is_hardly_there_is_not_there() -> None:
+    """Less than three tenths of the object, or fewer than four pixels of a side in the scene."""
+    picture = PICTURES[0]
+    for part, height, width in (((0, 0, 79, 150), 96, 96), ((0, 0, 200, 150), 8, 96)):
+        _, objects = cut(picture, part, height, width)
+        assert objects is not None and len(objects[0]) == len(objects[1]) == 0
+    _, objects = cut(picture, (0, 0, 82, 150), 96, 96)
+    assert objects is not None and len(objects[0]) == 1
+
+
+def test_where_nobody_said_what_is_there_nothing_is_said() -> None:
+    picture = TrainingPicture("x", PICTURES[0].rgb)
+    rgb, objects = cut(picture, (0, 0, 100, 100), 32, 32)
+    assert objects is None and mirrored(rgb, None)[1] is None
+
+
+def test_a_mirror_takes_the_boxes_along() -> None:
+    rgb, objects = cut(PICTURES[0], (0, 0, 200, 150), 150, 200)
+    flipped, moved = mirrored(rgb, objects)
+    assert moved is not None and objects is not None
+    assert np.array_equal(flipped, rgb[:, ::-1])
+    assert moved[0].tolist() == [[70, 40, 140, 110]] == [[*map(float, extent(coloured(flipped, PERSON)))]]
+    again, back = mirrored(flipped, moved)
+    assert back is not None and np.array_equal(again, rgb) and np.array_equal(back[0], objects[0])
+
+
+def test_labels_become_the_networks_numbers() -> None:
+    assert sorted(NUMBER_OF.values()) == [*range(1, 81)] and NUMBER_OF[PERSON] == 1 and NUMBER_OF[BRUSH] == 80
+    target = target_of((np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32), np.array([BRUSH, 13])))
+    assert target.labels.tolist() == [80, 12] and target.boxes.shape == (2, 4) and target.certain
+    nothing = target_of((np.zeros((0, 4), np.float32), np.zeros(0, np.int64)))
+    assert nothing.boxes.shape == (0, 4) and nothing.boxes.dtype == torch.float32
+
+
+# ── scenes ──
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+def test_boxes_stay_on_their_objects_in_scenes(mosaic: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut, mirrored, coloured, one picture or four; each box has its own colour in it, and ends where that ends."""
+    monkeypatch.setattr(room, "MOSAIC", mosaic)
+    scenes = Scenes(PICTURES, None, 6, seed=3)
+    found = 0
+    for _ in range(4):
+        x, targets, seen = scenes.next()
+        assert seen is None and x.shape[0] == len(targets) == 6
+        assert tuple(x.shape[2:]) in SHAPES and 0 <= x.min() and x.max() <= 1
+        for rgb, target in zip(map(as_pixels, x), targets):
+            found += len(target.labels)
+            assert target.certain
+            check_boxes(rgb, target.boxes.numpy(), target.labels.tolist(), tiles=2 if mosaic else 1)
+    assert found > 24 * (3 if mosaic else 1) * 0.6
+
+
+def check_boxes(rgb: NDArray[np.uint8], boxes: NDArray[np.float32], labels: list[int], tiles: int) -> None:
+    """Each box against what has its colour in the tile where its middle is."""
+    high, wide = rgb.shape[0] // tiles, rgb.shape[1] // tiles
+    for box, label in zip(boxes, labels):
+        x, y = (wide * int((box[0] + box[2]) / 2 // wide), high * int((box[1] + box[3]) / 2 // high))
+        tile = rgb[y : y + high, x : x + wide]
+        there = extent(coloured(tile, {1: PERSON, 80: BRUSH}[label]))
+        assert np.abs(box - np.array(there) - [x, y, x, y]).max() <= 2.5
+
+
+def test_the_same_seed_makes_the_same_scenes() -> None:
+    one, two, other = (Scenes(PICTURES, None, 3, seed).next() for seed in (5, 5, 6))
+    assert torch.equal(one[0], two[0]) and torch.equal(one[1][0].boxes, two[1][0].boxes)
+    assert one[0].shape != other[0].shape or not torch.equal(one[0], other[0])
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (64, 900), (900, 64), (1000, 700)])
+@pytest.mark.parametrize("aspect", [192 / 256, 1.0, 320 / 256])
+def test_parts_lie_in_their_picture(width: int, height: int, aspect: float) -> None:
+    scenes = Scenes(PICTURES, None, 1, seed=0)
+    picture = TrainingPicture("x", np.zeros((height, width, 3), np.uint8))
+    for _ in range(50):
+        x0, y0, x1, y1 = scenes._part(picture, aspect)
+        assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+        assert min(x1 - x0, y1 - y0) >= 16
+        assert 0.6 < (x1 - x0) / (y1 - y0) / aspect < 1.5
+
+
+# ── a teacher ──
+
+
+def seen_as(boxes: Sequence[Sequence[float]], scores: Sequence[dict[int, float]]) -> Seen:
+    """What a teacher might say: boxes, and for each the scores of some of the 80 classes."""
+    rows = torch.zeros(len(boxes), 80)
+    for row, said in zip(rows, scores):
+        for number, score in said.items():
+            row[number] = score
+    return Seen(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), rows, (), ())
+
+
+class Fake:
+    """Sees a person in the middle of everything."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> Seen:
+        self.asked += 1
+        height, width = rgb.shape[:2]
+        return seen_as([[width / 4, height / 4, width / 2, height / 2]], [{0: 0.9}])
+
+
+def test_a_teacher_speaks_where_nobody_else_did() -> None:
+    """And is asked about every scene; pictures without boxes are shown only where there is one."""
+    bare = [TrainingPicture(str(number), PICTURES[0].rgb) for number in range(3)]
+    fake = Fake()
+    scenes = Scenes([*bare, PICTURES[1]], fake, 8, seed=0)  # type: ignore[arg-type]
+    assert len(scenes.pictures) == 4 and len(Scenes([*bare, PICTURES[1]], None, 1, 0).pictures) == 1
+    x, targets, seen = scenes.next()
+    assert seen is not None and len(seen) == 8 and fake.asked >= 8
+    assert {target.certain for target in targets} == {True, False}
+    height, width = x.shape[2:]
+    for target in targets:
+        if not target.certain:
+            assert target.labels.tolist() == [1]
+            assert target.boxes.tolist() == [[width / 4, height / 4, width / 2, height / 2]]
+
+
+def test_pictures_without_boxes_need_a_teacher() -> None:
+    with pytest.raises(OptionError, match="needs pictures with boxes, or a teacher"):
+        Scenes([TrainingPicture("x", PICTURES[0].rgb)], None, 1, 0)
+
+
+def test_what_a_teacher_is_sure_of() -> None:
+    """Of two boxes of one class in one place the surer; another class beside it; nothing at all of what it doubts."""
+    near, far = [10.0, 10, 50, 50], [60.0, 60, 90, 90]
+    seen = seen_as(
+        [near, [11.0, 10, 51, 50], near, far, far], [{4: 0.6}, {4: 0.8}, {7: 0.5}, {4: 0.39}, {4: 0.41}]
+    )
+    target = sure_of(seen)
+    assert not target.certain
+    assert target.labels.tolist() == [5, 8, 5] and target.boxes[0].tolist() == [11, 10, 51, 50]
+    assert target.boxes[2].tolist() == far
+    assert len(sure_of(seen_as([], [])).labels) == 0
+
+
+def picodet_outputs() -> list[NDArray[np.float32]]:
+    """PicoDet's eight outputs with one object: at 1/16, row 4, column 6; 1, 2, 3 and 4 strides to its four sides."""
+    scores, distances = [], []
+    for stride in STRIDES:
+        places = (PICODET_SIDE // stride) ** 2
+        scores.append(np.zeros((1, places, 80), np.float32))
+        distances.append(np.zeros((1, places, 32), np.float32))
+    place = 4 * (PICODET_SIDE // 16) + 6
+    scores[1][0, place, 79] = 0.75
+    for side, bin_of_it in enumerate((1, 2, 3, 4)):
+        distances[1][0, place, 8 * side + bin_of_it] = 50
+    return scores + distances
+
+
+def test_candidates_by_hand() -> None:
+    """The object's place is at (6 · 16 + 7.5, 4 · 16 + 7.5); the picture is twice as wide as the teacher's square."""
+    boxes, scores = candidates(picodet_outputs(), 2 * PICODET_SIDE, PICODET_SIDE)
+    x, y = 6 * 16 + 7.5, 4 * 16 + 7.5
+    assert boxes.tolist() == [pytest.approx([2 * (x - 16), y - 32, 2 * (x + 48), y + 64], abs=1e-3)]
+    assert scores.shape == (1, 80) and scores[0, 79] == 0.75 and scores.sum() == 0.75
+
+
+def onnx_file(path: Path, features: Sequence[str] = FEATURES) -> Path:
+    """An ONNX file with PicoDet's eight outputs, whose features are means of the picture over each stride."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    make, number = onnx.helper, onnx.TensorProto.FLOAT
+    nodes, outputs = [], []
+    for name, stride in zip(features, STRIDES):
+        sides = [stride, stride]
+        nodes.append(
+            make.make_node("AveragePool", ["image"], [name], name=name, kernel_shape=sides, strides=sides)
+        )
+    for place, values in enumerate(picodet_outputs()):
+        value = onnx.numpy_helper.from_array(values, f"value{place}")
+        nodes.append(make.make_node("Constant", [], [f"out{place}"], name=f"out{place}", value=value))
+        outputs.append(make.make_tensor_value_info(f"out{place}", number, list(values.shape)))
+    picture = make.make_tensor_value_info("image", number, [1, 3, PICODET_SIDE, PICODET_SIDE])
+    graph = make.make_graph(nodes, "picodet", [picture], outputs)
+    opset = make.make_opsetid("", 13)
+    onnx.save(make.make_model(graph, opset_imports=[opset], ir_version=8), str(path))
+    return path
+
+
+def test_a_teacher_in_an_onnx_file(tmp_path: Path) -> None:
+    """What it says of each place stands where the place is, and its pyramid comes with it."""
+    rgb = np.zeros((50, 100, 3), np.uint8)
+    rgb[:, 50:] = 255
+    seen = DetectionTeacher(onnx_file(tmp_path / "t.onnx"))(rgb)
+    assert [tuple(m.shape) for m in seen.maps] == [(80, 52, 52), (80, 26, 26), (80, 13, 13)]
+    assert [tuple(f.shape) for f in seen.features] == [(3, 52, 52), (3, 26, 26), (3, 13, 13)]
+    assert seen.maps[1][79, 4, 6] == 0.75 and sum(float(m.sum()) for m in seen.maps) == 0.75
+    assert seen.features[2][0, 6, 0] < 0 < seen.features[2][0, 6, 12]
+    x, y = (6 * 16 + 7.5) * 100 / PICODET_SIDE, (4 * 16 + 7.5) * 50 / PICODET_SIDE
+    x0, y0, x1, y1 = seen.boxes[0].tolist()
+    assert x0 < x < x1 and y0 < y < y1 and sure_of(seen).labels.tolist() == [len(COCO_IDS)]
+
+
+@pytest.mark.parametrize("kind", ["without its pyramid", "text"])
+def test_another_file_is_no_teacher(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    if kind == "text":
+        pytest.importorskip("onnx")
+        path.write_text("hello, this is no ONNX")
+    else:
+        onnx_file(path, ["a", "b", "c"])
+    with pytest.raises(OptionError, match=r"x\.onnx"):
+        DetectionTeacher(path)
+
+
+def test_a_label_that_coco_has_not_is_one_sentence() -> None:
+    """12 is one of its gaps."""
+    with pytest.raises(OptionError, match="12"):
+        target_of((np.zeros((1, 4), np.float32), np.array([12])))

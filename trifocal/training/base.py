@@ -1,0 +1,168 @@
+"""How the base layer of `dual-layer-compact` is trained, against the detector that ships and that stays as it is.
+
+    scene ── detector's front ── h ── base analysis ── y_obj ── noise ── base synthesis ── h_hat ─┬─ detector's rest
+                                 └────────────── losses of equation (1) ──────────────────────────┘  extractor ── first picture
+
+Each scene draws its own quality, so one base layer serves all rates.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from trifocal.data import read_pictures, split
+from trifocal.entropy import Meter
+from trifocal.entropy.tables import calibrated_frequencies
+from trifocal.layered import BaseLayer
+from trifocal.losses.base_layer import detector_terms, task_weight
+from trifocal.losses.detection import Seen, Target
+from trifocal.machine.detector import SplitDetector, load_detector
+from trifocal.methods.dual_layer_compact import DualLayerCompact
+from trifocal.presets import find
+from trifocal.training.checkpoint import begin_with, check_length
+from trifocal.training.lesson import SEED, Lesson, LessonRun, Report
+from trifocal.training.loop import spread_levels
+from trifocal.training.scenes import DetectionTeacher, Scenes
+from trifocal.types import MAX_LEVEL, Condition
+from trifocal.weights import write_weights
+
+__all__ = ["train_base"]
+
+PRESET, TRUNK = "dual-layer-compact", "compact"
+BATCH = 8
+CALIBRATION = 24  # batches
+TASK = {"features": 0.5, "pyramid": 1.0, "classes": 2.0, "objectness": 0.5, "boxes": 0.1, "picture": 5.0}
+BALANCE = 0.4  # a quality's cost grows about as this power of its task weight
+
+
+class Foundation(Lesson):
+    """The base layer; the detector looks on."""
+
+    weights = {"loss": 1.0} | dict.fromkeys(
+        ("rate", *TASK), 0.0
+    )  # the parts are said, and are in the loss already
+    learning_rate = 2e-3
+    weight_decay = 0.0
+    ema = 0.997
+
+    def __init__(self, base: BaseLayer, detector: SplitDetector) -> None:
+        super().__init__()
+        self.base = base
+        self.detector = (detector,)  # in a tuple, so that it is no part of what learns
+
+    def factor(self, name: str) -> float:
+        """Scale indices are in sixths of an octave, gains in octaves."""
+        return 20.0 if "index.table" in name else 3.0 if "log_gain" in name else 1.0
+
+    def losses(self, x: Tensor, targets: Sequence[Target], seen: Sequence[Seen] | None) -> dict[str, Tensor]:
+        level = spread_levels(len(x), x.device)
+        output = self.base(x, level, self.detector[0])
+        rate = output.bits / (x.shape[2] * x.shape[3])
+        terms = detector_terms(self.detector[0], x, output.h, output.h_hat, targets)
+        terms["picture"] = (output.first - x).square().mean(dim=(1, 2, 3))
+        task = sum((TASK[name] * term for name, term in terms.items()), torch.zeros_like(rate))
+        weight = task_weight(level)
+        middle = task_weight(torch.full_like(level, MAX_LEVEL // 2))
+        cost = (rate + weight * task) * (weight / middle) ** -BALANCE
+        return {"loss": cost.mean(), "rate": rate.mean()} | {n: t.mean() for n, t in terms.items()}
+
+
+def train_base(
+    data: Sequence[str | Path],
+    out: str | Path,
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    start: str | Path | None = None,
+    teacher: str | Path | None = None,
+    resume: bool = False,
+    every: float = 5.0,
+    batch: int | None = None,
+    report: Report | None = None,
+) -> Path:
+    """Trains the base layer of dual-layer-compact, and puts it under the trunk of compact.
+
+    Args:
+        data: shards or folders of pictures with records; those without boxes need the teacher.
+        out: folder of the run: checkpoint.pt, log.csv, and dual-layer-compact.safetensors and .json at the end.
+        steps, minutes: the run's length; one of them.
+        start: dual-layer-compact.safetensors to begin from.
+        teacher: PicoDet as ONNX, which says what is in pictures that have no boxes.
+        resume: go on from the checkpoint in `out`.
+        every: minutes between checkpoints.
+        batch: scenes a step; 8 if not said.
+        report: called after each step with the fraction done and a line of text.
+
+    Returns:
+        Weights of the whole preset, whose enhancement is still that of compact: `trifocal train dual-layer-compact --start` goes on.
+
+    Raises:
+        OptionError: for a run without an end, pictures without boxes and no teacher, no checkpoint to resume.
+        WeightsError: if the detector's or compact's weights are not installed.
+    """
+    check_length(steps, minutes)
+    set_seed(SEED)
+    report = report or (lambda fraction, text: None)
+    training, held_out = split(read_pictures(data, 64, lambda key: report(0.0, f"reading {key}")))
+    seer = None if teacher is None else DetectionTeacher(teacher)
+    codec = whole_codec(start)
+    run = LessonRun(Foundation(codec.base, load_detector()), Path(out), steps, minutes)
+    if resume:
+        run.resume()
+    seed = SEED + run.progress.step + run.accelerator.process_index
+    scenes = Scenes(training, seer, batch or BATCH, seed)
+    run.go(scenes, Scenes(held_out, seer, 8, SEED), every, report)
+    average = run.average
+    assert isinstance(average, Foundation)
+    codec.base.load_state_dict(average.base.state_dict())
+    finish(codec, average.detector[0], scenes)
+    path = run.out / find(PRESET).weights
+    write_weights(codec, path)
+    record = run.record() | {
+        "preset": PRESET,
+        "data": [Path(source).name for source in data],
+        "teacher": None if teacher is None else Path(teacher).name,
+        "task": TASK,
+        "pictures": len(training),
+        "batch": batch or BATCH,
+        "start": None if start is None else Path(start).name,
+        "parameters": sum(p.numel() for p in average.base.parameters()),
+    }
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    return path
+
+
+def whole_codec(start: str | Path | None) -> DualLayerCompact:
+    """The preset, its enhancement as compact's that ships, or all of it as in `start`."""
+    from trifocal.weights import FOLDER
+
+    codec = find(PRESET).build()
+    assert isinstance(codec, DualLayerCompact)
+    begin_with(codec, FOLDER / find(TRUNK).weights if start is None else start)
+    return codec
+
+
+@torch.no_grad()
+def finish(codec: DualLayerCompact, detector: SplitDetector, scenes: Scenes) -> None:
+    """Sets the base's frequency tables to what scenes hold, and then how much the enhancement trusts the first picture."""
+    codec.eval()
+    base = codec.base
+    meter = Meter(base.entropy.cost(), scenes.batch, count=True)
+    for _ in range(CALIBRATION):
+        x = scenes.next()[0]
+        base(x, spread_levels(len(x), x.device), detector, meter)
+    assert meter.counts is not None
+    base.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(meter.counts)))
+    codec.trust.fill_(1.0)
+    shared = power = torch.zeros_like(codec.trust)
+    for _ in range(CALIBRATION):
+        x = scenes.next()[0]
+        first, _ = codec.below(x, spread_levels(len(x), x.device))
+        y, p = codec.analysis(x), codec.predict(Condition(first=first))
+        assert p is not None
+        shared, power = shared + (y * p).sum((0, 1, 2)), power + p.square().sum((0, 1, 2))
+    codec.trust.copy_((shared / power.clamp(min=1e-9)).clamp(0, 1))

@@ -1,0 +1,154 @@
+"""How the compact detector is trained: boxes, and a teacher's soft scores, boxes and features.
+
+    scene ── front ── rest: pyramid ┬─ proposals, regions ── boxes; classes of the boxes and of the teacher
+      │                             ├─ linear ── the teacher's features, standardised (1/8 to 1/32)
+      └── teacher ──────────────────┴─ linear ── the teacher's class scores at each place
+
+Before that, in the first stage, the backbone's blocks learn one by one what the teacher's blocks do (`imitation.py`).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from trifocal.data import read_pictures, split
+from trifocal.errors import OptionError
+from trifocal.losses.detection import Seen, Target, detection_losses, resized, soft_cross_entropy
+from trifocal.machine.detector import COCO_IDS, PYRAMID, SplitDetector, compact_detector
+from trifocal.training.checkpoint import begin_with, check_length, record_of
+from trifocal.training.imitation import Answers, Imitation
+from trifocal.training.lesson import SEED, Given, Lesson, LessonRun, Report
+from trifocal.training.scenes import DetectionTeacher, Scenes
+from trifocal.weights import write_weights
+
+__all__ = ["train_detector"]
+
+BACKBONE_FACTOR = 0.3  # of the learning rate, for what begins trained
+BATCHES = (4, 8)
+TEACHER_CHANNELS, LEVELS = 96, 3
+TERMS = {"objectness": 1.0, "proposals": 2.0, "classes": 1.0, "boxes": 2.0, "features": 1.0, "places": 0.5}
+
+
+class Pupil(Lesson):
+    """The detector, and what learns beside it from the teacher."""
+
+    weights = TERMS
+    learning_rate = 1.5e-3
+
+    def __init__(self, detector: SplitDetector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.features = nn.ModuleList([nn.Conv2d(PYRAMID, TEACHER_CHANNELS, 1) for _ in range(LEVELS)])
+        self.places = nn.ModuleList([nn.Conv2d(PYRAMID, len(COCO_IDS), 1) for _ in range(LEVELS)])
+        for layer in self.places:
+            assert isinstance(layer.bias, Tensor)
+            nn.init.constant_(layer.bias, -5.0)
+        self.register_buffer("mean", torch.zeros(LEVELS, TEACHER_CHANNELS))
+        self.register_buffer("deviation", torch.ones(LEVELS, TEACHER_CHANNELS))
+        self.mean: Tensor
+        self.deviation: Tensor
+
+    def factor(self, name: str) -> float:
+        begun = ".front." in name or ".rest.middle." in name or ".rest.last." in name
+        return BACKBONE_FACTOR if begun else 1.0
+
+    def losses(self, x: Tensor, targets: Sequence[Target], seen: Sequence[Seen] | None) -> dict[str, Tensor]:
+        detector = self.detector
+        pyramid = detector.backbone.rest(detector.front(x))
+        terms = detection_losses(detector, x, pyramid, targets, seen)
+        if seen is not None:
+            terms |= {"features": x.new_zeros(()), "places": x.new_zeros(())}
+            for level in range(LEVELS):
+                own = pyramid[str(level)]
+                wanted = resized([s.features[level] for s in seen], own)
+                wanted = (wanted - self.mean[level, :, None, None]) / self.deviation[level, :, None, None]
+                terms["features"] = terms["features"] + F.mse_loss(self.features[level](own), wanted)
+                scores = resized([s.maps[level] for s in seen], own)
+                terms["places"] = terms["places"] + soft_cross_entropy(self.places[level](own), scores)
+        return terms
+
+    def look_at(self, batches: Sequence[Given]) -> None:
+        """Sets what the teacher's features are divided by."""
+        seen = [said for _, _, batch in batches for said in batch or ()]
+        for level in range(LEVELS if seen else 0):
+            values = torch.stack([s.features[level] for s in seen]).transpose(0, 1).flatten(1)
+            self.mean[level], self.deviation[level] = values.mean(1), values.std(1).clamp(min=1e-3)
+
+
+def train_detector(
+    data: Sequence[str | Path],
+    out: str | Path,
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    stage: int = 1,
+    start: str | Path | None = None,
+    teacher: str | Path | None = None,
+    resume: bool = False,
+    every: float = 5.0,
+    batch: int | None = None,
+    report: Report | None = None,
+) -> Path:
+    """Trains the compact detector.
+
+    Args:
+        data: shards or folders of pictures with records (see `read_pictures`); those without boxes need the teacher.
+        out: folder of the run: checkpoint.pt, log.csv, and detector.safetensors and detector.json at the end.
+        steps, minutes: the run's length; one of them.
+        stage: 1 for the backbone, which learns from the teacher alone; 2 for all of it.
+        start: detector.safetensors to begin from, as the first stage or an earlier run left it.
+        teacher: PicoDet as ONNX; without it only boxes teach, and there is no first stage.
+        resume: go on from the checkpoint in `out`.
+        every: minutes between checkpoints.
+        batch: pictures a step; 4 in the first stage and 8 in the second if not said.
+        report: called after each step with the fraction done and a line of text.
+
+    Returns:
+        The weights.
+
+    Raises:
+        OptionError: for a run without an end, pictures without boxes and no teacher, no checkpoint to resume.
+    """
+    check_length(steps, minutes)
+    if stage not in (1, 2) or stage == 1 and teacher is None:
+        raise OptionError(
+            "A detector has stages 1 and 2, and 1 needs a --teacher; without one, train --stage 2."
+        )
+    set_seed(SEED)
+    report = report or (lambda fraction, text: None)
+    training, held_out = split(read_pictures(data, 64, lambda key: report(0.0, f"reading {key}")))
+    detector = compact_detector()
+    if start is not None:
+        begin_with(detector, start)
+    batch = batch or BATCHES[stage - 1]
+    lesson = Imitation(detector) if stage == 1 else Pupil(detector)
+    run = LessonRun(lesson, Path(out), steps, minutes)
+    if resume:
+        run.resume()
+    seed = SEED + run.progress.step + run.accelerator.process_index
+    if isinstance(lesson, Imitation):
+        assert teacher is not None
+        run.go(Answers(training, teacher, batch, seed), Answers(held_out, teacher, 4, SEED), every, report)
+    else:
+        seer = None if teacher is None else DetectionTeacher(teacher)
+        run.go(Scenes(training, seer, batch, seed), Scenes(held_out, seer, 8, SEED), every, report)
+    path = run.out / "detector.safetensors"
+    average = run.average
+    assert isinstance(average, Imitation | Pupil)
+    write_weights(average.detector, path)
+    record = run.record() | {
+        "data": [Path(source).name for source in data],
+        "teacher": None if teacher is None else Path(teacher).name,
+        "pictures": len(training),
+        "batch": batch,
+        "stage": stage,
+        "start": None if start is None else record_of(Path(start)),
+        "parameters": sum(p.numel() for p in average.detector.parameters()),
+    }
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    return path

@@ -1,0 +1,199 @@
+"""The loop of what learns beside a detector: its backbone, the detector itself, and the base layer."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from trifocal.training.checkpoint import Progress, append_row, restore, save
+
+__all__ = ["SEED", "Lesson", "LessonRun", "Report", "Source"]
+
+SEED, HELD_OUT_BATCHES = 1, 12
+Report = Callable[[float, str], None]
+Given = tuple[Any, ...]
+"""A batch: the arguments of `Lesson.losses`."""
+
+
+class Source(Protocol):
+    """Batches without end."""
+
+    def next(self) -> Given: ...
+
+
+class Lesson(nn.Module, ABC):
+    """What learns, with all that only training needs.
+
+    Attributes:
+        weights: of each term in the loss.
+        learning_rate, weight_decay, warmup, ema: AdamW's, the steps until its height, and the decay of the averaged weights.
+        held_out: batches that are measured on.
+        fraction: of the run that is done, 0..1.
+    """
+
+    weights: Mapping[str, float]
+    fraction = 0.0
+    learning_rate = 1e-3
+    weight_decay = 0.05
+    warmup = 100
+    ema = 0.998
+    held_out = HELD_OUT_BATCHES
+
+    @abstractmethod
+    def losses(self, *given: Any) -> dict[str, Tensor]:
+        """Each term by its name, before its weight; a mean over the batch."""
+
+    def factor(self, name: str) -> float:
+        """Of the learning rate, for the parameter of that name."""
+        return 1.0
+
+    def look_at(self, batches: Sequence[Given]) -> None:
+        """Sets, before the first step, what depends on the data; the same for every copy of the lesson."""
+
+
+class LessonRun:
+    """One run: a lesson, its average, optimiser, and how far they are."""
+
+    def __init__(self, lesson: Lesson, out: Path, steps: int | None, minutes: float | None) -> None:
+        self.accelerator = Accelerator()
+        self.out, self.steps, self.minutes = out, steps, minutes
+        out.mkdir(parents=True, exist_ok=True)
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in lesson.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            groups.setdefault((lesson.factor(name), parameter.ndim > 1), []).append(parameter)
+        optimiser = torch.optim.AdamW(
+            [
+                {
+                    "params": parameters,
+                    "weight_decay": lesson.weight_decay if wide else 0.0,
+                    "factor": factor,
+                }
+                for (factor, wide), parameters in groups.items()
+            ],
+            lr=lesson.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        self.lesson, self.optimiser = self.accelerator.prepare(lesson, optimiser)
+        self.averaged = AveragedModel(
+            self.bare, multi_avg_fn=get_ema_multi_avg_fn(lesson.ema), use_buffers=False
+        )
+        self.progress = Progress()
+
+    @property
+    def bare(self) -> Lesson:
+        lesson: Lesson = self.accelerator.unwrap_model(self.lesson)
+        return lesson
+
+    @property
+    def average(self) -> Lesson:
+        lesson = self.averaged.module
+        assert isinstance(lesson, Lesson)
+        return lesson
+
+    @property
+    def fraction(self) -> float:
+        """The part of the run that is done, 0..1."""
+        return min(1.0, self.progress.fraction(self.steps, self.minutes))
+
+    def go(self, source: Source, held_out: Source, every: float, report: Report) -> None:
+        others = [held_out.next() for _ in range(self.bare.held_out)]
+        for lesson in (self.bare, self.average):
+            lesson.look_at(others)
+        saved = self.progress.seconds
+        terms: list[dict[str, float]] = []
+        self.lesson.train()
+        while self.fraction < 1:
+            began = time.monotonic()
+            terms.append(self.step(source.next()))
+            self.progress.step += 1
+            self.progress.seconds += time.monotonic() - began
+            mean = {name: float(np.mean([t[name] for t in terms[-50:]])) for name in terms[-1]}
+            said = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
+            report(self.fraction, f"step {self.progress.step}  {said}")
+            if self.progress.seconds - saved > 60 * every or self.fraction >= 1:
+                self.checkpoint(others, mean)
+                saved = self.progress.seconds
+
+    def step(self, given: Given) -> dict[str, float]:
+        lesson = self.bare
+        lesson.fraction = self.fraction
+        rising = min(1.0, (self.progress.step + 1) / lesson.warmup)
+        rate = lesson.learning_rate * rising * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.fraction)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        with self.accelerator.autocast():
+            terms = lesson.losses(*moved(given, self.accelerator.device))
+        loss = sum((lesson.weights[name] * term for name, term in terms.items()), torch.zeros(()))
+        self.optimiser.zero_grad()
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.lesson.parameters(), 2.0)
+        if norm is not None and math.isfinite(float(norm)):
+            self.optimiser.step()
+        self.averaged.update_parameters(lesson)
+        return {name: term.item() for name, term in terms.items()}
+
+    @torch.no_grad()
+    def checkpoint(self, held_out: Sequence[Given], terms: dict[str, float]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        self.average.train()  # torchvision's parts give losses only so
+        self.average.fraction = 1.0
+        with torch.random.fork_rng():
+            torch.manual_seed(SEED)
+            rows = [self.average.losses(*moved(given, self.accelerator.device)) for given in held_out]
+        row: dict[str, object] = {
+            "step": self.progress.step,
+            "minutes": round(self.progress.seconds / 60, 2),
+            **{name: round(value, 4) for name, value in terms.items()},
+            **{f"held_out_{n}": round(float(np.mean([float(r[n]) for r in rows])), 4) for n in rows[0]},
+        }
+        append_row(self.out / "log.csv", row)
+        state = {
+            "lesson": self.bare.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        save(self.out / "checkpoint.pt", state)
+
+    def resume(self) -> None:
+        state = restore(self.out / "checkpoint.pt", self.accelerator.device)
+        self.bare.load_state_dict(state["lesson"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.progress = Progress(**state["progress"])
+
+    def record(self) -> dict[str, object]:
+        """What a run can say of itself, for the file beside its weights."""
+        lesson = self.bare
+        return {
+            "date": time.strftime("%Y-%m-%d"),
+            "learning_rate": lesson.learning_rate,
+            "weight_decay": lesson.weight_decay,
+            "ema": lesson.ema,
+            "terms": dict(lesson.weights),
+            "seed": SEED,
+            "steps": self.progress.step,
+            "minutes": round(self.progress.seconds / 60, 1),
+            "machine": f"{self.accelerator.device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        }
+
+
+def moved(given: Any, device: torch.device) -> Any:
+    """The batch where the networks are."""
+    if device.type == "cpu" or given is None:
+        return given
+    if isinstance(given, tuple | list):
+        return type(given)(moved(part, device) for part in given)
+    return given.to(device)

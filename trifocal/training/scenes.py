@@ -1,0 +1,222 @@
+"""What detectors train on: scenes of one shape, cut from pictures or put together from four, with their boxes, and what a
+teacher sees in them."""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from trifocal.data import TrainingPicture
+from trifocal.data.words import seen_within
+from trifocal.errors import MissingExtra, OptionError
+from trifocal.evaluation.detectors import (
+    COCO_IDS,
+    OVERLAP,
+    PICODET_SIDE,
+    STRIDES,
+    is_picodet,
+    preprocess,
+    session_of,
+)
+from trifocal.losses.detection import Seen, Target
+
+SHAPES = ((288, 384), (384, 288), (320, 352))  # of scenes: about the area at which the compact detector looks
+SHARES = (0.6, 0.25, 0.15)
+WHOLE, MOSAIC = 0.4, 0.25  # how often a scene is a whole picture, and how often four of them
+LEAST_PIXELS = 4  # of a box's sides
+LEAST_SCORE = 0.4  # of what the teacher finds where nobody said what is there
+CANDIDATES, LEAST_CANDIDATE = 300, 0.05
+FEATURES = (
+    "hardswish_14.tmp_0",
+    "hardswish_22.tmp_0",
+    "hardswish_30.tmp_0",
+)  # PicoDet's pyramid at 1/8 to 1/32
+NUMBER_OF = {category: number for number, category in enumerate(COCO_IDS, start=1)}
+
+Rgb = NDArray[np.uint8]
+Objects = tuple[NDArray[np.float32], NDArray[np.int64]]  # boxes [N, 4], category ids [N]
+Scene = tuple[Tensor, list[Target], list[Seen] | None]
+"""Pictures x [B, 3, H, W] in 0..1, what is true of each, and what the teacher says."""
+
+
+def listening(teacher: str | Path, names: Sequence[str]) -> Any:
+    """PicoDet, ready to run in one thread (beside the networks that learn), with more of its inside to be asked for.
+
+    Raises OptionError for another file or another PicoDet, MissingExtra.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise MissingExtra("train", "A teacher in an ONNX file") from None
+    if not is_picodet(session_of(Path(teacher)).get_outputs()):
+        raise OptionError(f"{teacher} is not PicoDet, which is the teacher that is known here.")
+    model = onnx.load(str(teacher))
+    there = {name for node in model.graph.node for name in node.output}
+    if missing := [name for name in names if name not in there]:
+        raise OptionError(
+            f"{teacher} is another PicoDet than the one that is known here: it has no {missing[0]}."
+        )
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return session_of(model.SerializeToString(), threads=1)
+
+
+class DetectionTeacher:
+    """PicoDet, with what it says before its boxes are sorted out. Raises OptionError for another file, MissingExtra."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.session = listening(path, FEATURES)
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, rgb: Rgb) -> Seen:
+        """What it says of a picture, uint8 [H, W, 3]."""
+        outputs = self.session.run(None, {self.input: preprocess(rgb, PICODET_SIDE, PICODET_SIDE)})
+        boxes, scores = candidates(outputs[:8], rgb.shape[1], rgb.shape[0])
+        maps = []
+        for values, stride in zip(outputs[: len(FEATURES)], STRIDES):
+            side = PICODET_SIDE // stride
+            maps.append(torch.from_numpy(values[0].T.reshape(-1, side, side).copy()))
+        return Seen(boxes, scores, tuple(maps), tuple(torch.from_numpy(f[0]) for f in outputs[8:]))
+
+
+def candidates(outputs: Sequence[NDArray[np.float32]], width: int, height: int) -> tuple[Tensor, Tensor]:
+    """PicoDet's best boxes in pixels of a picture of that size, [N, 4], and their scores, [N, 80]."""
+    boxes, scores = [], []
+    for stride, score, distance in zip(STRIDES, outputs[:4], outputs[4:]):
+        side = math.isqrt(len(score[0]))
+        bins = torch.from_numpy(distance[0]).reshape(side**2, 4, -1).softmax(2)
+        reach = stride * (bins @ torch.arange(bins.shape[2], dtype=bins.dtype))
+        cells = torch.arange(side**2)
+        x, y = (p * stride + (stride - 1) / 2 for p in (cells % side, cells // side))
+        boxes.append(torch.stack([x - reach[:, 0], y - reach[:, 1], x + reach[:, 2], y + reach[:, 3]], 1))
+        scores.append(torch.from_numpy(score[0]))
+    all_boxes, all_scores = torch.cat(boxes), torch.cat(scores)
+    sure, chosen = all_scores.max(1).values.topk(CANDIDATES)
+    chosen = chosen[sure > LEAST_CANDIDATE]
+    scale = torch.tensor([width, height, width, height]) / PICODET_SIDE
+    return all_boxes[chosen] * scale, all_scores[chosen]
+
+
+class Scenes:
+    """Batches of scenes without end, all of one shape in a batch."""
+
+    def __init__(
+        self, pictures: Sequence[TrainingPicture], teacher: DetectionTeacher | None, batch: int, seed: int
+    ) -> None:
+        self.labelled = [p for p in pictures if len(p.labels)]
+        self.pictures = list(pictures) if teacher else self.labelled
+        if not self.pictures:
+            raise OptionError("A detector needs pictures with boxes, or a teacher.")
+        self.teacher, self.batch = teacher, batch
+        self.random = np.random.default_rng(seed)
+        self.ahead = ThreadPoolExecutor(1)
+        self.coming = self.ahead.submit(self._make)
+
+    def next(self) -> Scene:
+        """The next batch, while the one after it is begun."""
+        scene = self.coming.result()
+        self.coming = self.ahead.submit(self._make)
+        return scene
+
+    def _make(self) -> Scene:
+        height, width = SHAPES[self.random.choice(len(SHAPES), p=SHARES)]
+        scenes = [self._scene(height, width) for _ in range(self.batch)]
+        x = torch.from_numpy(np.stack([rgb for rgb, _ in scenes])).permute(0, 3, 1, 2) / 255.0
+        targets, seen = [], []
+        for rgb, objects in scenes:
+            if self.teacher is not None:
+                seen.append(self.teacher(rgb))
+            targets.append(sure_of(seen[-1]) if objects is None else target_of(objects))
+        return x, targets, seen if self.teacher else None
+
+    def _scene(self, height: int, width: int) -> tuple[Rgb, Objects | None]:
+        objects: Objects | None
+        if self.labelled and self.random.random() < MOSAIC:
+            rgb, objects = self._mosaic(height, width)
+        else:
+            picture = self.pictures[self.random.integers(len(self.pictures))]
+            rgb, objects = cut(picture, self._part(picture, width / height), height, width)
+        if self.random.random() < 0.5:
+            rgb, objects = mirrored(rgb, objects)
+        return self._coloured(rgb), objects
+
+    def _mosaic(self, height: int, width: int) -> tuple[Rgb, Objects]:
+        rgb = np.empty((height, width, 3), np.uint8)
+        boxes, labels = [], []
+        for top in (0, height // 2):
+            for left in (0, width // 2):
+                picture = self.labelled[self.random.integers(len(self.labelled))]
+                part = self._part(picture, width / height)
+                small, objects = cut(picture, part, height // 2, width // 2)
+                assert objects is not None
+                rgb[top : top + height // 2, left : left + width // 2] = small
+                boxes.append(objects[0] + np.array([left, top, left, top], np.float32))
+                labels.append(objects[1])
+        return rgb, (np.concatenate(boxes), np.concatenate(labels))
+
+    def _part(self, picture: TrainingPicture, aspect: float) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1: the whole where its aspect is near enough, or a part of about that aspect."""
+        height, width = picture.rgb.shape[:2]
+        if 0.75 < width / height / aspect < 1.34 and self.random.random() < WHOLE:
+            return 0, 0, width, height
+        aspect *= self.random.uniform(0.8, 1.25)
+        largest = min(width, height * aspect)
+        wide = max(32.0, largest * self.random.uniform(0.4, 1.0))
+        high = int(min(height, wide / aspect))
+        x = int(self.random.integers(width - int(wide) + 1))
+        y = int(self.random.integers(height - high + 1))
+        return x, y, x + int(wide), y + high
+
+    def _coloured(self, rgb: Rgb) -> Rgb:
+        image = Image.fromarray(rgb)
+        for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            image = change(image).enhance(float(self.random.uniform(0.75, 1.3)))
+        return np.asarray(image)
+
+
+def cut(
+    picture: TrainingPicture, part: tuple[int, int, int, int], height: int, width: int
+) -> tuple[Rgb, Objects | None]:
+    """A part of a picture at another size, and what is in it; None where nobody said."""
+    x0, y0, x1, y1 = part
+    crop = Image.fromarray(picture.rgb[y0:y1, x0:x1])
+    rgb = np.asarray(crop.resize((width, height), Image.Resampling.BICUBIC))
+    if not len(picture.labels):
+        return rgb, None
+    boxes, kept = seen_within(picture.boxes, part, 0.3)
+    boxes = boxes * np.array([width / (x1 - x0), height / (y1 - y0)] * 2, np.float32)
+    kept &= (boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= LEAST_PIXELS
+    return rgb, (boxes[kept], picture.labels[kept])
+
+
+def mirrored(rgb: Rgb, objects: Objects | None) -> tuple[Rgb, Objects | None]:
+    """Left and right exchanged."""
+    flipped = np.ascontiguousarray(rgb[:, ::-1])
+    if objects is None:
+        return flipped, None
+    boxes = objects[0].copy()
+    boxes[:, [0, 2]] = rgb.shape[1] - boxes[:, [2, 0]]
+    return flipped, (boxes, objects[1])
+
+
+def target_of(objects: Objects) -> Target:
+    """With the numbers of the network's labels."""
+    boxes, labels = objects
+    numbers = torch.tensor([NUMBER_OF[int(label)] for label in labels], dtype=torch.int64)
+    return Target(torch.from_numpy(boxes.astype(np.float32)).reshape(-1, 4), numbers)
+
+
+def sure_of(seen: Seen) -> Target:
+    """What a teacher is sure to find."""
+    scores, numbers = seen.scores.max(1)
+    kept = batched_nms(seen.boxes, scores, numbers, OVERLAP)
+    kept = kept[scores[kept] > LEAST_SCORE]
+    return Target(seen.boxes[kept], numbers[kept] + 1, certain=False)
