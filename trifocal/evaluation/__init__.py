@@ -1,7 +1,7 @@
 """Measuring: bytes counted from files, metrics that the field trusts, curves against named anchors."""
 
 from trifocal.evaluation.baselines import Rival, rivals
-from trifocal.evaluation.curves import Curve, Delta, anchors, bd_metric, bd_rate
+from trifocal.evaluation.curves import Curve, Delta, anchors, bd_metric, bd_rate, rate_at
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, Results, evaluate
 from trifocal.evaluation.exchange import published_curves, read_results, write_results
 from trifocal.evaluation.metrics import METRICS, Metric, metric_of, ms_ssim, psnr, ssimulacra2
@@ -36,6 +36,7 @@ __all__ = [
     "paired",
     "psnr",
     "published_curves",
+    "rate_at",
     "read_means",
     "read_results",
     "read_rows",

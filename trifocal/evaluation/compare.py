@@ -19,11 +19,12 @@ from trifocal.container import Bitstream, describe
 from trifocal.container.text import tidy
 from trifocal.data.coco import captions_of
 from trifocal.errors import OptionError, PictureError, RateError, TrifocalError
-from trifocal.evaluation.baselines import LOSSLESS, RIVALS, Rival
+from trifocal.evaluation.baselines import LOSSLESS
 from trifocal.evaluation.curves import ANCHORS, Curve, bd_metric, bd_rate
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, QUALITIES, evaluate
 from trifocal.evaluation.exchange import published_curves, write_results
 from trifocal.evaluation.gauge import is_metric, name_of
+from trifocal.evaluation.layering import layered
 from trifocal.evaluation.memory import peak_of, processor
 from trifocal.evaluation.metrics import METRICS, Metric, Pixels, metric_of, psnr
 from trifocal.evaluation.report import (
@@ -38,9 +39,18 @@ from trifocal.evaluation.report import (
 )
 from trifocal.evaluation.rows import Mean, Row, read_means, read_rows
 from trifocal.evaluation.sets import SETS
-from trifocal.evaluation.subjects import PresetSubject, Subject, for_picture, subject_of, worded
+from trifocal.evaluation.subjects import (
+    PresetSubject,
+    Subject,
+    for_picture,
+    is_rival,
+    outcome_of,
+    subject_of,
+    title_of,
+    worded,
+)
 from trifocal.evaluation.tasks import TITLES, Task
-from trifocal.evaluation.wording import Wording, curves_of, effects_of
+from trifocal.evaluation.wording import KINDS, Wording, curves_of, effects_of
 from trifocal.pictures import Picture, list_pictures
 
 __all__ = ["compare"]
@@ -61,6 +71,7 @@ def compare(
     published: Sequence[str | os.PathLike[str]] = (),
     progress: Callable[[float], None] | None = None,
     note: Callable[[str], None] | None = None,
+    layers: str | None = None,
 ) -> Path:
     """Evaluates presets and rivals, and writes the report: index.html, plots, crops, results.csv, bd.csv, report.json, and
     each codec's curve in CompressAI's form, CODEC.json (taco-compact-true.json for taco-compact:true).
@@ -81,11 +92,11 @@ def compare(
 
     table = folder / "results.csv"
     try:
-        evaluate(subjects, data, table, qualities, resume, metrics, task, text, progress, keep)
+        evaluate(subjects, data, table, qualities, resume, metrics, task, text, progress, keep, layers)
     except PictureError:
         if not table.exists():
             raise PictureError(" ".join(said)) from None
-    names = worded(subjects, text)
+    names = worded(layered(subjects, layers), text)
     asked = {*names, LOSSLESS} if task is not None else set(names)
     points = {*map(float, qualities), *([100.0] if LOSSLESS in asked else [])}
     rows = [row for row in read_rows(table) if row.preset in asked and row.quality in points]
@@ -145,12 +156,12 @@ def study_of(
         layers=[
             entry
             for name in order
-            if name not in RIVALS
-            for entry in layers(name, data, titles[name], wording)
+            if not is_rival(name)
+            for entry in layers_of(name, data, titles[name], wording)
         ],
         crops=crops([name for name in order if name != LOSSLESS], data, rows, titles, wording),
         notes=list(notes),
-        own=tuple(titles[name] for name in order if name not in RIVALS),
+        own=tuple(titles[name] for name in order if not is_rival(name)),
         words=tuple(replace(effect, preset=title_of(effect.preset)) for effect in effects_of(rows, gauges)),
     )
 
@@ -235,8 +246,10 @@ def speeds(
 def peak(name: str, data: Path, row: Row, wording: Wording) -> int | None:
     """The peak memory on the picture of a row, in bytes."""
     preset, _, kind = name.partition(":")
+    if kind not in KINDS:
+        return peak_of(name, path_of(data, row.picture), 50, None)
     try:
-        words = wording.text(kind, row.picture) if kind else None
+        words = wording.text(kind, row.picture)
         text = None if words is None else tidy(words)
     except OptionError:
         return None
@@ -247,7 +260,7 @@ def path_of(data: Path, picture: str) -> Path:
     return data / picture if data.is_dir() else data
 
 
-def layers(
+def layers_of(
     name: str, data: Path, title: str, wording: Wording, quality: float = 50.0, most: int = 24
 ) -> list[LayerBytes]:
     """Mean bytes of the header and of each layer of a preset's files, over the first pictures."""
@@ -298,7 +311,8 @@ def crop_of(subjects: Sequence[Subject], data: Path, name: str, why: str, titles
     for subject in subjects:
         file = first if subject is subjects[0] else within(subject, picture, len(first))
         if file is not None:
-            decoded.append((titles[subject.name], len(file), subject.decode(file)))
+            outcome = outcome_of(subject, file, subject.decode(file), picture, name)
+            decoded.append((titles[subject.name], len(file), outcome.decoded))
     box = place_of_error(decoded[0][2], picture.rgb)
     left, top, right, bottom = box
     pixels = picture.width * picture.height
@@ -340,11 +354,6 @@ def place_of_error(decoded: Pixels, original: Pixels) -> tuple[int, int, int, in
     ]
     _, left, top = max(corners)
     return left, top, left + wide, top + high
-
-
-def title_of(name: str) -> str:
-    rival: Rival | None = RIVALS.get(name)
-    return f"Trifocal {name}" if rival is None else rival.title
 
 
 def machine() -> str:

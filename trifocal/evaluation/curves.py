@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.metrics import metric_of
 
-__all__ = ["ANCHORS", "Curve", "Delta", "anchors", "bd_metric", "bd_rate"]
+__all__ = ["ANCHORS", "Curve", "Delta", "anchors", "bd_metric", "bd_rate", "rate_at"]
 
 ANCHORS = Path(__file__).with_name("anchors_kodak.csv")
 
@@ -72,6 +73,19 @@ def bd_metric(anchor: Curve, test: Curve) -> Delta:
     return Delta(delta.value, (math.exp(delta.overlap[0]), math.exp(delta.overlap[1])))
 
 
+def rate_at(curve: Curve, value: float) -> float | None:
+    """The rate at which a curve reaches a value, interpolated as in `bd_rate`; None where it begins above it or ends below.
+
+    Raises MissingExtra.
+    """
+    if not curve.values or not curve.values[0] <= value <= curve.values[-1]:
+        return None
+    if len(curve.values) == 1:
+        return curve.rates[0]
+    logs = [math.log(rate) for rate in curve.rates]
+    return math.exp(float(_interpolated(curve.values, logs)(value)))
+
+
 def anchors(metric: str = "psnr", path: str | os.PathLike[str] = ANCHORS) -> dict[str, Curve]:
     """The curves of a table with the columns codec, bpp, psnr_db, ms_ssim, ..., source, by codec; those without the
     metric are left out. Values are as `Metric.scaled` makes them. Raises OptionError, OSError."""
@@ -96,14 +110,19 @@ def _mean_gap(
     x: Sequence[float], y: Sequence[float], other_x: Sequence[float], other_y: Sequence[float]
 ) -> Delta:
     """Mean of other_y - y over the x that both have."""
-    try:
-        from scipy.interpolate import PchipInterpolator
-    except ImportError:
-        raise MissingExtra("evaluate", "Comparing curves") from None
     if min(len(x), len(other_x)) < 2:
         return Delta(None, None)
     low, high = max(x[0], other_x[0]), min(x[-1], other_x[-1])
     if low >= high:
         return Delta(None, None)
-    areas = [float(PchipInterpolator(*pair).integrate(low, high)) for pair in ((x, y), (other_x, other_y))]
+    areas = [float(_interpolated(*pair).integrate(low, high)) for pair in ((x, y), (other_x, other_y))]
     return Delta((areas[1] - areas[0]) / (high - low), (low, high))
+
+
+def _interpolated(x: Sequence[float], y: Sequence[float]) -> Any:
+    """scipy's function through the points."""
+    try:
+        from scipy.interpolate import PchipInterpolator
+    except ImportError:
+        raise MissingExtra("evaluate", "Comparing curves") from None
+    return PchipInterpolator(x, y)

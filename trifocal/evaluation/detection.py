@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trifocal.errors import MissingExtra, OptionError
-from trifocal.evaluation.detectors import Detector, Found
+from trifocal.evaluation.detectors import Detector, Found, rescaled
 from trifocal.evaluation.matching import Truth
 from trifocal.evaluation.networks import EXTRA, Pixels
 
@@ -110,8 +110,12 @@ class Detection:
         self.found = {}
         self.annotations.images.begin()
 
-    def add(self, decoded: Pixels, name: str) -> None:
-        """Pictures that are not annotated, or not at this size, are left out with a note."""
+    def add(self, decoded: Pixels, name: str, look: Callable[[str, Detector], Found] | None = None) -> None:
+        """Pictures that are not annotated, or not at this size, are left out with a note.
+
+        `look` finds the objects, in the pixels of `decoded`, for the detector's name and itself; without it the detector is
+        shown `decoded`.
+        """
         image = self.annotations.images.take(name)
         if image is None:
             return
@@ -122,7 +126,8 @@ class Detection:
                 name, f"of another size than in {self.annotations.images.source}"
             )
             return
-        found = self.find(decoded, size)
+        seen = self.detector.find(decoded) if look is None else look(self.model, self.detector)
+        found = rescaled(seen, decoded.shape[:2], size)
         if self.detector.categories is None:
             self.strange |= {int(label) for label in found.labels} - self.annotations.ids
         masks = (
@@ -140,20 +145,6 @@ class Detection:
             }
             for box, label, score, mask in zip(found.boxes, found.labels, found.scores, masks, strict=True)
         ]
-
-    def find(self, decoded: Pixels, size: tuple[int, int]) -> Found:
-        """In the pixels of a picture of that (width, height), whatever the detector was shown."""
-        found = self.detector.find(decoded)
-        (height, width), masks = decoded.shape[:2], found.masks
-        if (width, height) == size:
-            return found
-        scale = np.array([size[0] / width, size[1] / height] * 2)
-        if masks is not None:
-            rows, columns = (
-                ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in ((size[1], height), (size[0], width))
-            )
-            masks = masks[:, rows[:, None], columns]
-        return Found(found.boxes * scale, found.labels, found.scores, masks)
 
     def result(self) -> dict[str, float]:
         """Raises OptionError where no picture was measured."""

@@ -1,12 +1,13 @@
-"""Networks that find objects: those of torchvision, PicoDet as ONNX, and ONNX files that give boxes themselves."""
+"""Networks that find objects: our own compact one, torchvision's, PicoDet as ONNX, and ONNX files that give boxes themselves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,15 @@ from PIL import Image
 
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.networks import EXTRA, Network, Pixels, load
+from trifocal.pictures import Picture
+
+if TYPE_CHECKING:
+    from trifocal.machine.detector import Objects, SplitDetector
 
 __all__ = [
     "COCO_IDS",
+    "COMPACT",
+    "CompactDetector",
     "Detector",
     "Found",
     "OnnxDetector",
@@ -24,10 +31,14 @@ __all__ = [
     "decode_boxes",
     "decode_picodet",
     "detector_of",
+    "found_of",
+    "looked_at",
     "preprocess",
+    "rescaled",
 ]
 
 COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+COMPACT = "compact"
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, R G B, 0..255
 STRIDES = (8, 16, 32, 64)
 PICODET_SIDE = 416  # pixels, where the file leaves it open
@@ -56,6 +67,34 @@ class Detector(Protocol):
     @property
     def masks(self) -> bool: ...
     def find(self, pixels: Pixels) -> Found: ...
+
+
+class CompactDetector:
+    """Our own detector, whose second half reads base layers, shown a picture instead.
+
+    It resizes the picture itself (see `looked_at`), and its boxes back. Raises WeightsError.
+    """
+
+    categories: Sequence[int] | None = COCO_IDS
+    masks = False
+
+    def __init__(self) -> None:
+        from trifocal.machine.detector import load_detector
+
+        self.network = load_detector()
+
+    def find(self, pixels: Pixels) -> Found:
+        from trifocal.layered import objects_in
+
+        return found_of(objects_in(Picture(pixels), self.network))
+
+    def look(self, pixels: Pixels) -> Found:
+        """The same, of a picture that has the size of `looked_at` already: it is not resized again."""
+        import torch
+
+        x = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
+        with torch.inference_mode():
+            return found_of(self.network(x)[0])
 
 
 class TorchvisionDetector(Network):
@@ -118,27 +157,71 @@ class OnnxDetector:
 
 
 def detector_of(model: str, device: str = "cpu") -> Detector:
-    """A path that ends in .onnx, or a name of torchvision's. Raises OptionError, NotMeasured, MissingExtra, OSError."""
+    """COMPACT, a path that ends in .onnx, or a name of torchvision's.
+
+    Raises OptionError, NotMeasured, WeightsError, MissingExtra, OSError.
+    """
     if model.lower().endswith(".onnx"):
         return OnnxDetector(model)
+    if model == COMPACT:
+        return CompactDetector()
     return TorchvisionDetector(*load("detection", model), device)
 
 
-def session_of(path: Path) -> Any:
+def found_of(objects: Objects) -> Found:
+    """What one of the house's own detectors found."""
+    boxes, labels, scores = (
+        part.detach().cpu().numpy() for part in (objects.boxes, objects.labels, objects.scores)
+    )
+    return Found(boxes.astype(np.float64), labels.astype(np.int64), scores.astype(np.float64))
+
+
+def looked_at(width: int, height: int) -> tuple[int, int]:
+    """The width and height at which the compact detector, and so a base layer, looks at a picture of that size."""
+    return _untrained().looked_at(width, height)
+
+
+@lru_cache(maxsize=1)
+def _untrained() -> SplitDetector:
+    from trifocal.machine.detector import compact_detector
+
+    return compact_detector()
+
+
+def rescaled(found: Found, shape: tuple[int, int], size: tuple[int, int]) -> Found:
+    """Of a picture of that (height, width), in the pixels of one of that (width, height)."""
+    (height, width), masks = shape, found.masks
+    if (width, height) == size:
+        return found
+    scale = np.array([size[0] / width, size[1] / height] * 2)
+    if masks is not None:
+        rows, columns = (
+            ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in ((size[1], height), (size[0], width))
+        )
+        masks = masks[:, rows[:, None], columns]
+    return Found(found.boxes * scale, found.labels, found.scores, masks)
+
+
+def session_of(model: Path | bytes, threads: int | None = None) -> Any:
+    """A file, or what would be in it, ready to run on the CPU, in as many threads as torch if none are said.
+
+    Raises OptionError, OSError, MissingExtra.
+    """
     try:
         import onnxruntime
     except ImportError:
         raise MissingExtra(EXTRA, "A detector in an ONNX file") from None
     import torch
 
-    path.stat()
+    if isinstance(model, Path):
+        model.stat()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  onnxruntime's exceptions have no other class in common
-        raise OptionError(f"{path} is no ONNX file that onnxruntime can read: {error}") from None
+        raise OptionError(f"{model!s:.200} is no ONNX file that onnxruntime can read: {error}") from None
 
 
 def is_picodet(outputs: Sequence[Any]) -> bool:

@@ -10,10 +10,18 @@ from typing import TypeVar
 
 from trifocal.errors import OptionError, PictureError, TrifocalError
 from trifocal.evaluation.baselines import LOSSLESS
-from trifocal.evaluation.gauge import Gauge, Whole, name_of
-from trifocal.evaluation.metrics import Pixels
+from trifocal.evaluation.gauge import Gauge, Outcome, Whole, name_of
+from trifocal.evaluation.layering import layered
 from trifocal.evaluation.rows import Mean, Row, Table, means, read_means, write_means
-from trifocal.evaluation.subjects import Subject, WordedSubject, for_picture, subject_of, text_bytes, worded
+from trifocal.evaluation.subjects import (
+    Subject,
+    WordedSubject,
+    for_picture,
+    outcome_of,
+    subject_of,
+    text_bytes,
+    worded,
+)
 from trifocal.evaluation.tasks import Task
 from trifocal.evaluation.wording import TEXT_BYTES, TEXTLESS_BPP, Effect, Wording, effects_of, write_effects
 from trifocal.pictures import Picture, list_pictures
@@ -42,15 +50,18 @@ def evaluate(
     presets: Sequence[str | Subject],
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    qualities: Sequence[float] = QUALITIES,
+    qualities: Sequence[float] | Mapping[str, Sequence[float]] = QUALITIES,
     resume: bool = False,
     metrics: Sequence[str] = DEFAULT_METRICS,
     task: Task | None = None,
     text: Sequence[str] = (),
     progress: Callable[[float], None] | None = None,
     note: Callable[[str], None] | None = None,
+    layers: str | None = None,
 ) -> Results:
     """Measures each preset (or rival: avif, webp, jpeg ...) on each picture of the folder `data` at each quality.
+
+    `qualities` are the same for all, or are said for each by its name, as rows have it.
 
     Rows are appended to the CSV file `out` as they come, and the means go into the file beside it whose name ends in
     _summary.csv. With `resume`, rows that are there are kept, unless the preset's weights have changed since.
@@ -60,16 +71,21 @@ def evaluate(
     `text` are kinds of words (see `Wording`): a preset that takes words is measured with each of them, as preset:kind; a
     decoder's words are sent and counted. Of several kinds and qualities the `Effect`s go into a file that ends in _words.csv.
 
+    With `layers` "base", presets with layers are measured by their base layer alone, as preset:base, at base qualities; more
+    such names are in `layering`.
+
     `progress` is called with the fraction done, 0..1, `note` with a sentence for each thing that failed or was left out. What
     fails does not stop the rest; PictureError is raised in the end, with those sentences where there is no `note`. Raises
     OptionError before anything is done.
     """
-    subjects = list(dict.fromkeys([*worded(presets, text), *([LOSSLESS] if task is not None else [])]))
+    chosen = worded(layered(presets, layers), text)
+    subjects = list(dict.fromkeys([*chosen, *([LOSSLESS] if task is not None else [])]))
     names = list_pictures([data], recursive=True)
-    check_request(presets, names, data, qualities)
+    points = points_of(subjects, qualities)
+    check_request(presets, names, data, points)
     gauge = Gauge(metrics, task, data, note or (lambda sentence: None), counts_text=bool(text))
-    run = Run(Path(data), names, sorted(set(map(float, qualities))), gauge, Path(out), resume)
-    if len(set(text)) > 1 and len(run.qualities) == 1:
+    run = Run(Path(data), names, points, gauge, Path(out), resume)
+    if len(set(text)) > 1 and max(map(len, points.values())) == 1:
         run.remark(
             "What words change is a difference of curves: measure at two qualities or more to have it."
         )
@@ -84,14 +100,30 @@ def evaluate(
     return results
 
 
+def points_of(
+    subjects: Sequence[str | Subject], qualities: Sequence[float] | Mapping[str, Sequence[float]]
+) -> dict[str, list[float]]:
+    """The qualities of each subject by its name, rising. Raises OptionError where none are said of one."""
+    points = {}
+    for name in (subject if isinstance(subject, str) else subject.name for subject in subjects):
+        said = qualities.get(name, ()) if isinstance(qualities, Mapping) else qualities
+        points[name] = [100.0] if name == LOSSLESS else sorted(set(map(float, said)))
+    return points
+
+
 def check_request(
-    presets: Sequence[str | Subject], names: Sequence[Path], data: object, qualities: Sequence[float]
+    presets: Sequence[str | Subject],
+    names: Sequence[Path],
+    data: object,
+    points: Mapping[str, Sequence[float]],
 ) -> None:
-    if not presets or not qualities:
-        raise OptionError("Name at least one preset and one quality to measure.")
+    bare = [name for name, qualities in points.items() if not qualities]
+    if not presets or bare:
+        whom = f" for {bare[0]}" if bare else ""
+        raise OptionError(f"Name at least one preset, and at least one quality to measure{whom}.")
     if not names:
         raise OptionError(f"There is no picture in the folder {data}.")
-    wrong = [quality for quality in qualities if not 0 <= quality <= 100]
+    wrong = [quality for qualities in points.values() for quality in qualities if not 0 <= quality <= 100]
     if wrong:
         raise OptionError(f"A quality is 0 to 100, not {wrong[0]:g}.")
 
@@ -103,12 +135,12 @@ class Run:
         self,
         root: Path,
         names: Sequence[Path],
-        qualities: Sequence[float],
+        points: Mapping[str, Sequence[float]],
         gauge: Gauge,
         out: Path,
         resume: bool,
     ) -> None:
-        self.root, self.names, self.qualities, self.gauge = root, names, qualities, gauge
+        self.root, self.names, self.points, self.gauge = root, names, points, gauge
         self.wording = (
             Wording(gauge.captions, [name_of(path, root) for path in names]) if gauge.counts_text else None
         )
@@ -139,7 +171,7 @@ class Run:
             yield 1.0
             return
         known = self.known(subject)
-        qualities = [100.0] if subject.name == LOSSLESS else self.qualities
+        qualities = self.points[subject.name]
         total = len(qualities) * len(self.names)
         with tempfile.TemporaryDirectory(prefix="trifocal-") as folder:
             for place, quality in enumerate(qualities):
@@ -213,12 +245,12 @@ class Run:
         measured = self.attempt(what, measure, told, picture, name, quality, file, self.gauge, old)
         if measured is None:
             return
-        row, decoded, original = measured
+        row, outcome = measured
         if old is None:
             self.table.add(row)
             self.rows.append(row)
         for whole in wholes:
-            self.attempt(what, whole.add, decoded, original, name)
+            self.attempt(what, whole.add, outcome)
 
     def results(self) -> Results:
         """The rows, their means and the effects of words, which are written too."""
@@ -250,8 +282,8 @@ def measure(
     file: Path,
     gauge: Gauge,
     old: Row | None = None,
-) -> tuple[Row, Pixels, Pixels]:
-    """One row, to a real file and back from it, the decoded picture and what was coded. An old row stays as it is."""
+) -> tuple[Row, Outcome]:
+    """One row, to a real file and back from it, and what became of the picture. An old row stays as it is."""
     coded = gauge.prepared(picture)
     begun = time.perf_counter()
     data = subject.encode(coded, quality)
@@ -262,9 +294,10 @@ def measure(
     reading = time.perf_counter()
     decoded = subject.decode(read)
     done = time.perf_counter()
+    outcome = outcome_of(subject, read, decoded, coded, name)
     if old is not None:
-        return old, decoded, coded.rgb
-    values, notes = gauge.of(decoded, coded.rgb, name, size)
+        return old, outcome
+    values, notes = gauge.of(outcome.decoded, coded.rgb, name, size)
     pixels = picture.width * picture.height
     if gauge.counts_text:
         words = text_bytes(subject, read)
@@ -283,7 +316,7 @@ def measure(
         note="; ".join(notes + [CLEAR] * (picture.alpha is not None)),
         values=values,
     )
-    return row, decoded, coded.rgb
+    return row, outcome
 
 
 def sentence_of(error: Exception, name: str) -> str:

@@ -14,8 +14,8 @@ from PIL import Image
 from trifocal.data.coco import CAPTIONS, INSTANCES, beside, captions_of, corners_of
 from trifocal.data.words import focus_of, named_in
 from trifocal.errors import MissingExtra, NotMeasured
-from trifocal.evaluation.detection import Annotations, protocol_size
-from trifocal.evaluation.detectors import resized
+from trifocal.evaluation.detection import Annotations, Detection, protocol_size
+from trifocal.evaluation.detectors import Detector, Found, resized
 from trifocal.evaluation.metrics import Measure, Metric, Pair, Pixels, metric_of
 from trifocal.evaluation.rows import Row
 from trifocal.evaluation.sets import SETS, SetMetric
@@ -23,9 +23,26 @@ from trifocal.evaluation.tasks import Task
 from trifocal.evaluation.wording import TEXT_BYTES, TEXTLESS_BPP
 from trifocal.pictures import Picture
 
-__all__ = ["Gauge", "Whole", "is_metric", "name_of"]
+__all__ = ["Gauge", "Outcome", "Whole", "is_metric", "name_of"]
 
 PROTOCOL = "bpp_"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one picture.
+
+    Attributes:
+        decoded, original: uint8 [H, W, 3].
+        name: as rows have it.
+        look: how a detector (its name, and itself) finds objects in the file, in the pixels of `decoded`; None where it is
+            shown `decoded`.
+    """
+
+    decoded: Pixels
+    original: Pixels
+    name: str
+    look: Callable[[str, Detector], Found] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +51,7 @@ class Whole:
 
     columns: tuple[str, ...]
     begin: Callable[[], None]
-    add: Callable[[Pixels, Pixels, str], None]  # decoded, original, name
+    add: Callable[[Outcome], None]
     result: Callable[[], Mapping[str, float | None]]
     notes: Callable[[], Sequence[str]]
 
@@ -45,7 +62,7 @@ class Whole:
         return cls(
             columns=(metric.column,),
             begin=measured.begin,
-            add=lambda decoded, original, name: measured.add(decoded, original),
+            add=lambda outcome: measured.add(outcome.decoded, outcome.original),
             result=lambda: {metric.column: measured.result()},
             notes=lambda: (),
         )
@@ -55,10 +72,17 @@ class Whole:
         """Its columns say of whom they are: ap:fasterrcnn_resnet50_fpn, ap:picodet:800."""
         parts = [part for part in (task.model, task.short_side) if part]
         column = {name: ":".join(map(str, [name, *parts])) for name in task.columns}
+
+        def add(outcome: Outcome) -> None:
+            if isinstance(task, Detection):
+                task.add(outcome.decoded, outcome.name, outcome.look)
+            else:
+                task.add(outcome.decoded, outcome.name)
+
         return cls(
             columns=tuple(column.values()),
             begin=task.begin,
-            add=lambda decoded, original, name: task.add(decoded, name),
+            add=add,
             result=lambda: {column[name]: value for name, value in task.result().items()},
             notes=lambda: task.notes,
         )

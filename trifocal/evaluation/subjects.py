@@ -1,22 +1,38 @@
-"""What can be measured: our presets, with words and without, and the rivals."""
+"""What can be measured: our presets, with words and without, whole and by layers, and the rivals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from trifocal.container import Bitstream, Tag
 from trifocal.errors import NotMeasured, OptionError
 from trifocal.evaluation.baselines import RIVALS, rivals
+from trifocal.evaluation.detectors import resized
+from trifocal.evaluation.gauge import Outcome
+from trifocal.evaluation.layering import APART, BASE, SMALL, TITLES, ApartSubject, BaseSubject, SmallSubject
 from trifocal.evaluation.wording import KINDS, Wording
 from trifocal.pictures import Picture
 from trifocal.words import for_decoding, for_encoding
 
-__all__ = ["PresetSubject", "Subject", "WordedSubject", "for_picture", "subject_of", "text_bytes", "worded"]
+__all__ = [
+    "PresetSubject",
+    "Subject",
+    "WordedSubject",
+    "for_picture",
+    "is_rival",
+    "outcome_of",
+    "subject_of",
+    "text_bytes",
+    "title_of",
+    "worded",
+]
 
 
 class Subject(Protocol):
@@ -115,9 +131,19 @@ def worded(presets: Sequence[Name], kinds: Sequence[str]) -> list[Name | str]:
 
 
 def subject_of(name: str, wording: Wording | None = None) -> Subject | WordedSubject:
-    """By name: a rival, a preset, or with a wording a preset:kind. Raises what making it raises, and NotMeasured."""
-    if wording is not None and name.partition(":")[2] in KINDS:
+    """By name: a rival, a preset, one of the names of `layering`, or with a wording a preset:kind. Raises what making it
+    raises, and NotMeasured."""
+    plain, _, kind = name.partition(":")
+    if wording is not None and kind in KINDS:
         return WordedSubject(name, wording)
+    if kind == SMALL:
+        return SmallSubject(_codec_of(plain))
+    if kind in (BASE, APART):
+        return BaseSubject(plain) if kind == BASE else ApartSubject(plain)
+    return _codec_of(name)
+
+
+def _codec_of(name: str) -> Subject:
     if name not in RIVALS:
         return PresetSubject(name)
     if RIVALS[name] not in rivals():
@@ -128,6 +154,29 @@ def subject_of(name: str, wording: Wording | None = None) -> Subject | WordedSub
 def for_picture(subject: Subject | WordedSubject, picture: str) -> Subject:
     """The subject, with words for this picture where it takes some. Raises OptionError where there are none."""
     return subject.for_picture(picture) if isinstance(subject, WordedSubject) else subject
+
+
+def outcome_of(
+    subject: Subject, data: bytes, decoded: NDArray[np.uint8], original: Picture, name: str
+) -> Outcome:
+    """What became of a picture. What was decoded at another size is brought to the picture's; a detector is not shown that."""
+    size = original.width, original.height
+    if decoded.shape[1::-1] != size:
+        decoded = resized(decoded, size, Image.Resampling.BICUBIC)
+    look = partial(subject.look, data, size) if isinstance(subject, (BaseSubject, SmallSubject)) else None
+    return Outcome(decoded, original.rgb, name, look)
+
+
+def is_rival(name: str) -> bool:
+    """Whether somebody else's codec is so named."""
+    return name.partition(":")[0] in RIVALS
+
+
+def title_of(name: str) -> str:
+    """As tables and legends have it."""
+    plain, _, kind = name.partition(":")
+    plain, told = (plain, f", {TITLES[kind]}") if kind in TITLES else (name, "")
+    return (RIVALS[plain].title if plain in RIVALS else f"Trifocal {plain}") + told
 
 
 def text_bytes(subject: Subject, file: bytes) -> int:

@@ -1,0 +1,385 @@
+"""The base layer alone, layers apart and rivals at the detector's size, measured with a small codec in layers made here."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_codec
+from PIL import Image
+from test_cli import Recorder, run
+from torch import nn
+
+from trifocal import evaluation
+from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.errors import OptionError, PictureError, PresetError
+from trifocal.evaluation import Curve, detectors, evaluate, rate_at, read_means
+from trifocal.evaluation.baselines import RIVALS
+from trifocal.evaluation.compare import compare
+from trifocal.evaluation.detection import Annotations, Detection
+from trifocal.evaluation.detectors import CompactDetector, Found, detector_of, looked_at, rescaled
+from trifocal.evaluation.layering import OWN_DETECTOR, ApartSubject, BaseSubject, SmallSubject, layered
+from trifocal.evaluation.subjects import outcome_of, subject_of, title_of
+from trifocal.layered import DualLayer
+from trifocal.machine.detector import Objects, SplitDetector, compact_detector
+from trifocal.pictures import Picture
+from trifocal.presets import PRESETS
+from trifocal.types import Decoded
+
+WIDTH, HEIGHT = 480, 360
+BOX = (120, 90, 360, 270)  # of the bright rectangle in each picture
+
+
+def as_jpeg(rgb: np.ndarray, quality: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(rgb).save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def pixels_of(data: bytes | None) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data or b"")))
+
+
+def bright_box(rgb: np.ndarray) -> np.ndarray:
+    """Around what is bright, [1, 4]; around everything where nothing is."""
+    rows, columns = np.nonzero(rgb.mean(axis=2) > 130)
+    if not rows.size:
+        return np.array([[0, 0, rgb.shape[1], rgb.shape[0]]], np.float64)
+    return np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float64)
+
+
+class TwoJpegs(DualLayer):
+    """A small JPEG as the base layer and a large one as the enhancement; its detector finds what is bright."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.fingerprint = 0xBEEF
+        self.asked: list[dict[str, Any]] = []
+        self.detected = 0
+
+    def encode(self, picture: Picture, quality: float | None = None, **options: Any) -> Bitstream:  # type: ignore[override]
+        self.asked.append({"quality": quality, **options})
+        size = looked_at(picture.width, picture.height)
+        small = np.asarray(Image.fromarray(picture.rgb).resize(size))
+        base_quality = int(
+            (quality or 50) if options.get("base_quality") is None else options["base_quality"]
+        )
+        level = int(8 * (50 if quality is None else quality))
+        header = Header(picture.width, picture.height, 60, level, self.fingerprint)
+        base = bytes([base_quality]) + as_jpeg(small, base_quality)
+        return Bitstream(
+            header, (Layer(Tag.BASE, (base,)), Layer(Tag.ENHANCEMENT, (as_jpeg(picture.rgb, level // 8),)))
+        )
+
+    def decode(self, bitstream: Bitstream, *args: Any, **more: Any) -> Decoded:
+        layer = bitstream.layer(Tag.ENHANCEMENT)
+        assert layer is not None
+        return Decoded(Picture(pixels_of(layer.chunks[0])))
+
+    def first_picture(self, bitstream: Bitstream) -> Picture:
+        size = bitstream.header.width, bitstream.header.height
+        return Picture(np.asarray(Image.fromarray(self.base_of(bitstream)).resize(size)))
+
+    def detect(self, bitstream: Bitstream) -> Objects:
+        self.detected += 1
+        small = self.base_of(bitstream)
+        scale = bitstream.header.width / small.shape[1], bitstream.header.height / small.shape[0]
+        box = torch.from_numpy(bright_box(small) * np.array(scale * 2))
+        return Objects(box, torch.tensor([1]), torch.tensor([0.9]))
+
+    def base_of(self, bitstream: Bitstream) -> np.ndarray:
+        layer = bitstream.layer(Tag.BASE)
+        assert layer is not None
+        return pixels_of((layer.chunks[0] or b"")[1:])
+
+
+class Bright:
+    """Finds the box around what is bright, and keeps what sizes it was shown."""
+
+    masks = False
+    categories = None
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def find(self, pixels: np.ndarray) -> Found:
+        self.seen.append(pixels.shape[:2])
+        return Found(bright_box(pixels), np.array([1]), np.array([0.9]))
+
+
+def with_layers(monkeypatch: pytest.MonkeyPatch) -> TwoJpegs:
+    """The preset `two`, in layers, which the detector `bright` reads, beside an untrained `compact` without any."""
+    codec, plain = TwoJpegs(), small_codec()
+    presets = replace(PRESETS[0], name="two", id=60, layers=True), PRESETS[0]
+    monkeypatch.setattr("trifocal.presets.PRESETS", presets)
+    monkeypatch.setattr("trifocal.presets.load", lambda name: codec if name == "two" else plain)
+    monkeypatch.setitem(OWN_DETECTOR, "two", "bright")
+    return codec
+
+
+def picture(seed: int) -> np.ndarray:
+    rgb = np.random.default_rng(seed).normal(60, 8, (HEIGHT, WIDTH, 3))
+    rgb[BOX[1] : BOX[3], BOX[0] : BOX[2]] += 120
+    return rgb.clip(0, 255).astype(np.uint8)
+
+
+def annotated(tmp_path: Path) -> Path:
+    """Two pictures with a bright rectangle, and what COCO would say of them."""
+    place = tmp_path / "pictures"
+    place.mkdir()
+    images, items = [], []
+    for number in range(2):
+        Image.fromarray(picture(number)).save(place / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": WIDTH, "height": HEIGHT})
+        box = [BOX[0], BOX[1], BOX[2] - BOX[0], BOX[3] - BOX[1]]
+        items.append({"id": number, "image_id": number, "category_id": 1, "bbox": box})
+    text = json.dumps({"images": images, "annotations": items, "categories": [{"id": 1, "name": "square"}]})
+    (tmp_path / "instances.json").write_text(text)
+    return place
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> TwoJpegs:
+    return with_layers(monkeypatch)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return annotated(tmp_path)
+
+
+def detection(folder: Path, detector: Bright, name: str) -> Detection:
+    pytest.importorskip("faster_coco_eval")
+    return Detection(detector, Annotations.read(folder.parent / "instances.json"), model=name)
+
+
+# ── subjects ──
+
+
+def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
+    shown = Picture(picture(0))
+    subject = BaseSubject("two")
+    file = subject.encode(shown, 30)
+    stream = Bitstream.from_bytes(file)
+    assert two.asked == [{"quality": None, "base_quality": 30}]
+    assert [layer.tag for layer in stream.layers] == [Tag.BASE, Tag.PART] and stream.layers[0].chunks[0]
+    assert stream.layers[0].chunks[0][0] == 30 and len(file) < len(stream.layers[0].chunks[0]) + 60
+    assert (subject.name, subject.weights) == ("two:base", "beef")
+    with pytest.raises(OptionError, match=r"takes whole qualities, not 12\.5"):
+        subject.encode(shown, 12.5)
+
+
+def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: TwoJpegs) -> None:
+    shown, subject, judge = Picture(picture(0)), BaseSubject("two"), Bright()
+    file = subject.encode(shown, 80)
+    outcome = outcome_of(subject, file, subject.decode(file), shown, "a.png")
+    assert outcome.look is not None and outcome.decoded.shape == (HEIGHT, WIDTH, 3)
+    own = outcome.look("bright", judge)
+    assert two.detected == 1 and judge.seen == [] and np.abs(own.boxes - BOX).max() < 4
+    other = outcome.look("another", judge)
+    assert two.detected == 1 and judge.seen == [(HEIGHT, WIDTH)] and np.abs(other.boxes - BOX).max() < 4
+
+
+def test_layers_apart_use_no_first_picture(two: TwoJpegs) -> None:
+    shown, subject = Picture(picture(0)), ApartSubject("two")
+    file = subject.encode(shown, 40)
+    assert two.asked == [{"quality": 40, "conditions": False}]
+    assert subject.decode(file).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) -> None:
+    shown, subject, judge = Picture(picture(0)), SmallSubject(RIVALS["jpeg"]), Bright()
+    width, height = looked_at(WIDTH, HEIGHT)
+    assert width % 32 == height % 32 == 0 and width < WIDTH
+    file = subject.encode(shown, 60)
+    assert pixels_of(file).shape == (height, width, 3)
+    outcome = outcome_of(subject, file, subject.decode(file), shown, "a.png")
+    assert outcome.decoded.shape == outcome.original.shape and outcome.look is not None
+    found = outcome.look("bright", judge)
+    assert judge.seen == [(height, width)] and np.abs(found.boxes - BOX).max() < 4
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("compact:base", "compact makes no base layer; take two"),
+        ("compact:apart", "compact makes no base layer"),
+        ("jpeg:base", "no preset 'jpeg'"),
+    ],
+)
+def test_what_has_no_layers_is_one_sentence(name: str, said: str, two: TwoJpegs) -> None:
+    with pytest.raises(PresetError, match=said):
+        subject_of(name)
+
+
+def test_presets_with_layers_are_measured_by_their_base(two: TwoJpegs) -> None:
+    assert layered(["two", "compact", "jpeg"], "base") == ["two:base", "compact", "jpeg"]
+    assert layered(["two:base", "jpeg"], "base") == ["two:base", "jpeg"]
+    assert layered(["compact"], None) == ["compact"]
+    with pytest.raises(OptionError, match="nothing to be measured has one; these have: two"):
+        layered(["compact", "jpeg"], "base")
+    with pytest.raises(OptionError, match="no layers 'enhancement'"):
+        layered(["two"], "enhancement")
+
+
+def test_every_preset_with_layers_has_a_detector_that_reads_them() -> None:
+    assert {preset.name for preset in PRESETS if preset.layers} <= OWN_DETECTOR.keys()
+
+
+def test_titles_say_what_was_measured() -> None:
+    assert title_of("dual-layer-compact:base") == "Trifocal dual-layer-compact, base layer"
+    assert title_of("webp:small") == "WebP (Pillow, method 6), at the detector's size"
+    assert title_of("taco-compact:true") == "Trifocal taco-compact:true"
+
+
+# ── runs ──
+
+
+def test_precision_of_the_base_layer_beside_rivals(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
+    judge = Bright()
+    results = evaluate(
+        ["two", "jpeg", "jpeg:small"],
+        folder,
+        tmp_path / "r.csv",
+        {"two:base": [20, 80], "jpeg": [50], "jpeg:small": [60]},
+        metrics=["psnr"],
+        task=detection(folder, judge, "bright"),
+        layers="base",
+    )
+    means = {(mean.preset, mean.quality): mean for mean in results.means}
+    assert set(means) == {("two:base", 20), ("two:base", 80), ("jpeg", 50), ("jpeg:small", 60), ("png", 100)}
+    assert all(mean.values["ap50:bright"] == 1 for mean in means.values())
+    width, height = looked_at(WIDTH, HEIGHT)
+    assert two.detected == 4 and judge.seen == 2 * [(HEIGHT, WIDTH)] + 2 * [(height, width)] + 2 * [
+        (HEIGHT, WIDTH)
+    ]
+    row = next(row for row in results.rows if row.preset == "jpeg:small")
+    assert row.bpp == pytest.approx(8 * row.bytes / (WIDTH * HEIGHT)) and (row.width, row.height) == (
+        WIDTH,
+        HEIGHT,
+    )
+    assert 15 < (means["two:base", 80].values["psnr"] or 0) < 50
+
+
+def test_a_detector_of_another_name_is_shown_the_first_picture(
+    two: TwoJpegs, folder: Path, tmp_path: Path
+) -> None:
+    judge = Bright()
+    task = detection(folder, judge, "another")
+    means = evaluate(["two:base"], folder, tmp_path / "r.csv", [80], task=task, metrics=["psnr"]).means
+    assert two.detected == 0 and len(judge.seen) == 4 and means[0].values["ap50:another"] == 1
+
+
+def test_qualities_are_said_of_each_or_it_is_a_sentence(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="at least one quality to measure for jpeg"):
+        evaluate(["two:base", "jpeg"], folder, tmp_path / "r.csv", {"two:base": [20]}, metrics=["psnr"])
+    with pytest.raises(OptionError, match="0 to 100, not 101"):
+        evaluate(["jpeg"], folder, tmp_path / "r.csv", {"jpeg": [101]}, metrics=["psnr"])
+    assert not (tmp_path / "r.csv").exists()
+    rows = evaluate(["png"], folder, tmp_path / "r.csv", {}, metrics=["psnr"]).rows
+    assert {row.quality for row in rows} == {100}
+
+
+def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
+    two: TwoJpegs, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("trifocal.evaluation.compare.peak_of", lambda *words: asked.append(words[0]))
+    task = detection(folder, Bright(), "bright")
+    page = compare(
+        ["two", "jpeg:small", "jpeg"],
+        folder,
+        tmp_path / "report",
+        [10, 90],
+        metrics=["psnr"],
+        task=task,
+        layers="base",
+    )
+    text = page.read_text("utf-8")
+    assert "AP (bright; 1.000 on the originals)" in text and "Trifocal two, base layer" in text
+    assert "JPEG (Pillow, progressive, 4:2:0), at the detector&#39;s size" in text
+    assert list(page.parent.glob("plot-*-ap-bright-light.png")) and asked[:2] == ["two:base", "jpeg:small"]
+    study = json.loads((page.parent / "report.json").read_text())
+    assert [(one["codec"], sorted(one["layers"])) for one in study["layers"]] == [
+        ("Trifocal two, base layer", ["BASE", "PART", "header"])
+    ]
+    assert study["own"] == ["Trifocal two, base layer"] and (page.parent / "two-base.json").exists()
+
+
+def test_no_layers_are_said_before_anything_is_done(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="has one; these have: two"):
+        evaluate(["jpeg"], folder, tmp_path / "r.csv", [50], layers="base")
+    with pytest.raises(PictureError, match="compact has no base layer"):
+        evaluate(["compact:base", "jpeg"], folder, tmp_path / "r.csv", [50], metrics=["psnr"])
+    assert {mean.preset for mean in read_means(tmp_path / "r_summary.csv")} == {"jpeg"}
+
+
+def test_the_command_line_hands_the_layers_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, page = Recorder(evaluation.Results([], [])), Recorder(Path("report/index.html"))
+    monkeypatch.setattr("trifocal.evaluation.evaluate", asked)
+    monkeypatch.setattr("trifocal.evaluation.compare.compare", page)
+    for verb, recorder in (("evaluate", asked), ("compare", page)):
+        result = run(verb, "two", "avif:small", "--data", "pictures", "--layers", "base")
+        assert result.exit_code == 0 and recorder.options["layers"] == "base"
+
+
+# ── the compact detector as a judge ──
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> SplitDetector:
+    """A compact detector that finds a hundred things everywhere."""
+    torch.manual_seed(0)
+    network = compact_detector().eval().requires_grad_(False)
+    network.network.roi_heads.score_thresh = 0.0
+    monkeypatch.setattr("trifocal.machine.detector.load_detector", lambda: network)
+    return network
+
+
+def test_the_compact_detector_gives_boxes_in_the_pictures_pixels(
+    untrained: SplitDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = picture(0)
+    judge = detector_of("compact")
+    assert isinstance(judge, CompactDetector) and judge.categories == detectors.COCO_IDS and not judge.masks
+    found = judge.find(rgb)
+    assert found.boxes.shape == (100, 4) and found.boxes.dtype == found.scores.dtype == np.float64
+    assert found.boxes[:, 2].max() > 0.8 * WIDTH and np.all(found.boxes <= [WIDTH, HEIGHT] * 2)
+    assert set(found.labels) <= set(detectors.COCO_IDS)
+    size = looked_at(WIDTH, HEIGHT)
+    small = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
+    seen = rescaled(judge.look(small), small.shape[:2], (WIDTH, HEIGHT))
+    assert np.allclose(seen.boxes, found.boxes, atol=1e-2) and np.array_equal(seen.labels, found.labels)
+
+
+def test_what_is_small_already_is_not_resized_again(untrained: SplitDetector) -> None:
+    """There are sizes at which the detector would look at its own small picture at yet another size."""
+    sizes: Callable[[int, int], tuple[int, int]] = untrained.looked_at
+    width, height = next((w, 427) for w in range(97, 900) if sizes(*sizes(w, 427)) != sizes(w, 427))
+    shapes: list[tuple[int, ...]] = []
+    front = untrained.backbone.front
+    front.register_forward_pre_hook(lambda module, inputs: shapes.append(inputs[0].shape[2:]))
+    subject = SmallSubject(RIVALS["png"])
+    shown = Picture(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+    file = subject.encode(shown, 100)
+    look = partial(subject.look, file, (width, height))
+    found = look("compact", detector_of("compact"))
+    assert shapes == [sizes(width, height)[::-1]] and np.all(
+        found.boxes <= np.array([width, height] * 2) + 1e-3
+    )
+
+
+# ── curves ──
+
+
+def test_the_rate_at_a_value_by_hand() -> None:
+    line = Curve.of("line", [(0.1, 0.2), (0.2, 0.3), (0.4, 0.4)])  # straight in log rate
+    assert rate_at(line, 0.25) == pytest.approx(0.1 * 2**0.5) and rate_at(line, 0.4) == pytest.approx(0.4)
+    assert rate_at(line, 0.19) is None and rate_at(line, 0.41) is None
+    assert rate_at(Curve.of("one", [(0.1, 0.2)]), 0.2) == 0.1 and rate_at(Curve.of("none", []), 0.2) is None

@@ -1,0 +1,136 @@
+"""The script behind results/machine_*: what it computes, by hand, and all of it on two pictures with a small codec in layers."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_layering import Bright, annotated, bright_box, with_layers
+from test_reports import module_at
+
+from trifocal.evaluation import Mean, read_means, read_rows, tasks
+from trifocal.machine.detector import Objects
+from trifocal.pictures import Picture
+
+
+@pytest.fixture
+def script() -> Any:
+    return module_at("scripts/machine_results.py")
+
+
+def line(name: str, points: dict[float, tuple[float, float]], column: str = "ap:d") -> list[Mean]:
+    """A codec's means from (bpp, value) by quality."""
+    return [
+        Mean(name, quality, 9, bpp, 0.1, 0.2, "", {column: value, "ap50:d": None})
+        for quality, (bpp, value) in points.items()
+    ]
+
+
+def made() -> list[Mean]:
+    """The base layer needs a quarter of AVIF's bits for each AP; WebP begins above all that is asked, JPEG stays below."""
+    return [
+        *line("p:base", {0: (0.02, 0.20), 50: (0.04, 0.25), 100: (0.08, 0.30)}),
+        *line("avif", {10: (0.08, 0.20), 20: (0.16, 0.25), 30: (0.32, 0.30)}),
+        *line("webp", {10: (0.50, 0.31), 20: (0.60, 0.32)}),
+        *line("jpeg", {10: (0.30, 0.10), 20: (0.40, 0.12)}),
+        *line("png", {100: (14.0, 0.31)}),
+    ]
+
+
+def test_how_many_bits_the_same_precision_takes(script: Any) -> None:
+    curves = script.curves_of(made(), "ap:d")
+    assert set(curves) == {"p:base", "avif", "webp", "jpeg"} and script.ceiling(made(), "ap:d") == 0.31
+    rows = {row[0]: row[1:] for row in script.equal_precision("p:base", curves, 0.31)}
+    assert rows[""][0] == "AP 0.300 (−0.01)" and len(rows[""]) == len(script.LOSSES)
+    assert rows["Trifocal p, base layer"][0] == "0.0800"
+    assert {cell.partition(" ")[2] for cell in rows["AVIF (Pillow, speed 4)"]} == {"(4.00×)"}
+    assert rows["WebP (Pillow, method 6)"][0] == "≤ 0.5000 (6.25×)"
+    assert set(rows["JPEG (Pillow, progressive, 4:2:0)"]) == {"not reached"}
+
+
+def test_what_is_reached_is_said(script: Any) -> None:
+    curves = script.curves_of(made(), "ap:d")
+    assert script.reach("p:base", curves, 0.31) == (
+        "The base layer is within one AP point of 0.310 at 0.0800 bpp, and AVIF at 0.3200 bpp, 4.0 times as many."
+    )
+    less = {name: curve for name, curve in curves.items() if name != "avif"}
+    assert script.reach("p:base", less, 0.31).endswith("and AVIF at none of its qualities here.")
+    assert script.reach("p:base", curves, 0.5).endswith("of 0.500: its best is 0.300.")
+
+
+def test_the_base_layer_against_each(script: Any) -> None:
+    rows = {row[0]: row[1:] for row in script.differences("p:base", script.curves_of(made(), "ap:d"))}
+    assert rows["AVIF (Pillow, speed 4)"][0] == "−75.0 %"
+    assert rows["JPEG (Pillow, progressive, 4:2:0)"] == ["—", "—"]
+    text = script.layer_section("p:base", "d", made())
+    assert "## AP of d against bits: 9 pictures, 0.310 on the originals" in text
+    assert "| the original (PNG) | 100 | 14.0000 | 0.3100 | — |" in text
+
+
+def test_pictures_are_compared_in_each_metric(script: Any) -> None:
+    both = [
+        *line("p", {10: (0.1, 30.0), 90: (0.4, 40.0)}, "psnr"),
+        *line("p:apart", {10: (0.2, 30.0), 90: (0.8, 40.0)}, "psnr"),
+        *line("png", {100: (14.0, 0.31)}),
+    ]
+    text = script.picture_section("p", "d", both)
+    assert "| Trifocal p, layers apart | psnr | −50.0 % | +5.0000 |" in text
+    assert "| Trifocal p | 10 | 0.1000 | 30.0000 | — | — | — |" in text
+
+
+def test_times_are_medians_and_parts_of_the_references(script: Any) -> None:
+    laps = [
+        {"a": 1.0, script.REFERENCE: 2.0},
+        {"a": 9.0, script.REFERENCE: 8.0},
+        {"a": 2.0, script.REFERENCE: 4.0},
+    ]
+    ways = {way.name: way for way in script.ways_of(laps)}
+    assert ways["a"].seconds == 2 and ways["a"].ratio == 0.5 and ways[script.REFERENCE].ratio == 1
+    assert ways["a"].pictures == 3
+    assert "| a | 2000 ms | 0.50 |" in script.time_section(list(ways.values()))
+    calls: list[str] = []
+    ran = script.lap({name: lambda name=name: calls.append(name) for name in ("x", "y")})
+    assert calls == ["x", "y"] and min(ran.values()) >= 0
+
+
+def test_all_of_it_and_again(
+    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faster_coco_eval")
+    codec, folder, out = with_layers(monkeypatch), annotated(tmp_path), tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(tasks, "detector_of", lambda name, device: Bright())
+    monkeypatch.setattr(script, "BASE_QUALITIES", (20, 80))
+    monkeypatch.setattr(script, "QUALITIES", {"jpeg": (20, 60), "jpeg:small": (60,), "compact": (50,)})
+    monkeypatch.setattr(script, "PICTURE_QUALITIES", (40, 80))
+    monkeypatch.setattr(script, "PICTURE_METRICS", ("psnr",))
+    monkeypatch.setattr(type(codec), "detector", property(lambda self: None))
+
+    def objects_in(picture: Picture, detector: object) -> Objects:
+        box = torch.from_numpy(bright_box(picture.rgb))
+        return Objects(box, torch.tensor([1]), torch.tensor([0.9]))
+
+    monkeypatch.setattr("trifocal.layered.objects_in", objects_in)
+    words = ["s.py", str(folder), "--preset", "two", "--detector", "bright", "--judge", "x/other.onnx"]
+    monkeypatch.setattr(sys, "argv", [*words, "--timed", "2", "--out", str(out)])
+    script.main()
+    means = {(mean.preset, mean.quality): mean for mean in read_means(out / "machine_coco_summary.csv")}
+    assert ("two:base", 80) in means and ("jpeg:small", 60) in means and ("png", 100) in means
+    assert means["two:base", 80].values["ap50:bright"] == 1
+    decoded = read_rows(out / "machine_decoded.csv")
+    assert {row.preset for row in decoded} == {"two", "two:apart", "compact", "avif", "png"}
+    assert np.isfinite([row.values["psnr"] or 0 for row in decoded if row.preset != "png"]).all()
+    with open(out / "machine_times.csv", encoding="utf-8", newline="") as stream:
+        times = {row["way"]: float(row["ratio"]) for row in csv.DictReader(stream)}
+    assert times[script.REFERENCE] == 1 and len(times) == 5 and min(times.values()) > 0
+    page = (out / "machine.md").read_text("utf-8")
+    assert f"two on {folder.parent.name}/pictures, 20" in page and str(tmp_path) not in page
+    assert page in capsys.readouterr().out and "AP of other, 1.000 on the originals" in page
+    before, asked = (out / "machine_coco.csv").read_bytes(), len(codec.asked)
+    monkeypatch.setattr(sys, "argv", [*words, "--timed", "0", "--out", str(out), "--resume"])
+    script.main()
+    assert (out / "machine_coco.csv").read_bytes() == before and len(codec.asked) == asked
+    assert "Times" not in (out / "machine.md").read_text("utf-8")
