@@ -43,7 +43,7 @@ ABSENT = "not measured: pip install compressai"
 PARTS = ("analysis", "walk", "coding", "synthesis")
 WAYS = ("encode", "decode")
 LOAD = "import trifocal; trifocal.load({preset!r})"
-LOADS = 3
+LOADS = 5
 HAS_COMPRESSAI = "import importlib.util as i; raise SystemExit(i.find_spec('compressai') is None)"
 
 Lap = dict[str, Any]
@@ -196,12 +196,17 @@ def measure_memory(contenders: Sequence[Contender], arguments: argparse.Namespac
 
 
 def fresh_process(code: str) -> float:
-    """Seconds in which a new Python starts and does this; median of LOADS."""
+    """Seconds until a new Python has started and done this; median of LOADS. How long it takes to leave is not counted."""
     times = []
     for _ in range(LOADS):
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True)
-        times.append(time.perf_counter() - begun)
+        command = [sys.executable, "-c", f"{code}; print('done', flush=True)"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            done = process.stdout.readline()
+            times.append(time.perf_counter() - begun)
+        if done != b"done\n":
+            raise SystemExit(f"{code!r} failed in a fresh process.")
     return statistics.median(times)
 
 

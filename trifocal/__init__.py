@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trifocal import presets as presets
     from trifocal.container import Bitstream as Bitstream
     from trifocal.errors import TrifocalError as TrifocalError
+    from trifocal.machine.detector import Objects as Objects
     from trifocal.pictures import Picture as Picture
     from trifocal.presets import load as load
     from trifocal.types import Decoded as Decoded
@@ -37,6 +38,7 @@ __all__ = [
     "Picture",
     "TrifocalError",
     "decode",
+    "detect",
     "encode",
     "errors",
     "load",
@@ -74,12 +76,14 @@ def encode(
     size: int | None = None,
     text: str | None = None,
     send_text: bool = False,
+    base_quality: int | None = None,
     weights: "str | PathLike[str] | None" = None,
     note: "Callable[[str], None] | None" = None,
 ) -> "Bitstream":
     """A picture (a Picture, a Pillow image, a uint8 array [H, W] or [H, W, 3 or 4], or a path) becomes a Bitstream.
 
     At most one of `quality` (0..100, 50 if none is given), `bpp` (bits per pixel) and `size` (bytes of the whole file).
+    `base_quality` (0..100) is that of the layer for detectors, for presets that have one.
     `text` says what the picture shows, for presets that take words; `send_text` puts it into the file, for their decoder.
     `weights` is a .safetensors file of your own training. `note` is called with a sentence for what is done otherwise
     than one may think. Raises PictureError, PresetError, WeightsError, MissingExtra, OptionError, RateError, and OSError
@@ -90,8 +94,13 @@ def encode(
 
     codec = trifocal.presets.load(preset, weights=weights)
     condition, layers = for_encoding(preset, text, send_text, note)
-    picture = _picture(image)
-    return codec.encode(picture, quality=quality, bpp=bpp, size=size, condition=condition, layers=layers)
+    options: dict[str, Any] = {}
+    if base_quality is not None:
+        trifocal.presets.check_layers(trifocal.presets.find(preset))
+        options["base_quality"] = base_quality
+    return codec.encode(
+        _picture(image), quality=quality, bpp=bpp, size=size, condition=condition, layers=layers, **options
+    )
 
 
 def decode(
@@ -120,6 +129,26 @@ def decode(
     codec = trifocal.presets.load_for(source.header, weights=weights)
     condition = for_decoding(source, text, best_effort, note)
     return codec.decode(source, region=region, best_effort=best_effort, condition=condition)
+
+
+def detect(
+    source: "str | PathLike[str]",
+    *,
+    weights: "str | PathLike[str] | None" = None,
+    note: "Callable[[str], None] | None" = None,
+) -> "Objects":
+    """The objects in a .tri file or an ordinary picture: `.boxes` [N, 4] in its pixels, `.labels` (COCO's category ids), `.scores`.
+
+    Of a file in layers only the base layer is read; others are decoded first. `weights` and `note` are those of `encode`.
+    Raises FormatError (MissingLayer where the base layer is not there), PictureError, PresetError, WeightsError and OSError.
+    """
+    from pathlib import Path
+
+    from trifocal.seeing import look_at
+
+    return look_at(
+        Path(source), None if weights is None else str(weights), note or (lambda said: None)
+    ).objects
 
 
 def _picture(image: "Pictured") -> "Picture":

@@ -70,8 +70,8 @@ class Desk:
     """Where a verb says things: results on stdout, all else on stderr, and a bar on whichever of them is a terminal."""
 
     def __init__(self) -> None:
-        self.out = Console(soft_wrap=True, highlight=False, markup=False)
-        self.err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
+        self.out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+        self.err = Console(soft_wrap=True, highlight=False, markup=False, emoji=False, stderr=True)
         self.screen = self.out if self.out.is_terminal else self.err
 
     def say(self, text: str) -> None:

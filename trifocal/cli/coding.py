@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trifocal.cli.main import Out, Preset, Recursive, Threads, app, use_threads
+from trifocal.cli.main import Out, Preset, Recursive, Threads, Weights, app, use_threads
 from trifocal.errors import FormatError, TrifocalError
 
 if TYPE_CHECKING:
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from trifocal.types import Condition
 
 UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-Weights = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="Your own .safetensors of the preset; in place of those that ship."),
-]
 
 
 class Metadata(StrEnum):
     colour = "colour"
+    all = "all"
+
+
+class Shown(StrEnum):
+    base = "base"
     all = "all"
 
 
@@ -70,6 +71,14 @@ def encode(
             "--bytes", parser=size_of, metavar="SIZE", help="Bytes to stay at or under, such as 20k."
         ),
     ] = None,
+    base_quality: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Of the part that detectors read, for a preset in layers; as --quality, if not said.",
+        ),
+    ] = None,
     out: Out = None,
     metadata: Annotated[
         Metadata, typer.Option(help="What to keep beside the pixels: the colour profile, or also EXIF.")
@@ -107,8 +116,10 @@ def encode(
     from trifocal import console
     from trifocal.container import Tag
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
-    from trifocal.presets import load
+    from trifocal.presets import check_layers, find, load
 
+    if base_quality is not None:
+        check_layers(find(preset))
     desk = console.Desk()
     jobs = console.plan(console.find(inputs, recursive, PICTURE_SUFFIXES), out, ".tri")
     if attention is not None and len(jobs) > 1:
@@ -116,6 +127,8 @@ def encode(
     use_threads(threads)
     codec = load(preset, weights=weights)
     words_of = source_of_words(desk, jobs, preset, text, text_file, caption, send_text)
+    rates: dict[str, Any] = {"quality": quality, "bpp": bpp, "size": size}
+    rates |= {} if base_quality is None else {"base_quality": base_quality}
 
     def work(job: console.Job, advance: console.Advance) -> None:
         picture = Picture.open(job.source, metadata=metadata.value)
@@ -124,17 +137,16 @@ def encode(
             from trifocal.attention import attention_map
 
             attention_map(codec, picture, condition).save(attention)
-        stream = codec.encode(
-            picture, quality=quality, bpp=bpp, size=size, condition=condition, layers=layers, progress=advance
-        )
+        stream = codec.encode(picture, condition=condition, layers=layers, progress=advance, **rates)
         stream.save(job.target)
         for note in picture.notes:
             desk.note(f"{job.source.name}: {note}")
         if (bpp or size) and stream.header.quality == 100:
             desk.note(f"{job.source.name}: the best quality takes fewer bytes than were allowed.")
         bits = 8 * stream.size / (stream.header.width * stream.header.height)
-        words = stream.layer(Tag.TEXT)
-        part = f"  {words.size} bytes of words" if words else ""
+        base, words = stream.layer(Tag.BASE), stream.layer(Tag.TEXT)
+        part = f"  {base.size:,} bytes of base layer" if base else ""
+        part += f"  {words.size} bytes of words" if words else ""
         desk.say(
             f"{job.target}  {stream.size:,} bytes  {bits:.3f} bpp  quality {stream.header.quality:g}{part}"
         )
@@ -196,6 +208,9 @@ def decode(
     best_effort: Annotated[
         bool, typer.Option("--best-effort", help="Grey out what is damaged, and decode the rest.")
     ] = False,
+    layers: Annotated[
+        Shown, typer.Option(help="base: the coarse picture that is in the base layer of a file in layers.")
+    ] = Shown.all,
     force: Annotated[
         bool, typer.Option("--force", help="Replace pictures that are there, without -o.")
     ] = False,
@@ -210,10 +225,13 @@ def decode(
     threads: Threads = None,
 ) -> None:
     """.tri files become pictures: photo.tri becomes photo.png beside it, unless there is one (it may be the original)."""
+    if layers is Shown.base and (region is not None or best_effort or text is not None):
+        raise typer.BadParameter("with --layers base leave --region, --best-effort and --text out.")
     from trifocal import console
     from trifocal.container import Bitstream
     from trifocal.pictures.writing import format_of
     from trifocal.presets import load_for
+    from trifocal.types import Decoded
     from trifocal.words import for_decoding
 
     desk = console.Desk()
@@ -224,15 +242,22 @@ def decode(
         console.refuse_to_replace(jobs)
     use_threads(threads)
 
-    def work(job: console.Job, advance: console.Advance) -> None:
+    def decoded_of(job: console.Job, advance: console.Advance) -> Decoded:
+        if layers is Shown.base:
+            from trifocal.seeing import first_picture_of
+
+            return Decoded(first_picture_of(job.source, weights))
         stream = Bitstream.open(job.source, best_effort=best_effort)
         codec = load_for(stream.header, weights=weights)
         condition = for_decoding(
             stream, text, best_effort, lambda note: desk.note(f"{job.source.name}: {note}")
         )
-        decoded = codec.decode(
+        return codec.decode(
             stream, region=region, best_effort=best_effort, condition=condition, progress=advance
         )
+
+    def work(job: console.Job, advance: console.Advance) -> None:
+        decoded = decoded_of(job, advance)
         for note in decoded.picture.save(job.target):
             desk.note(f"{job.target.name}: {note}")
         if decoded.damaged:
@@ -254,6 +279,7 @@ def info(
     """Says what a .tri file holds: its header, its layers and their bytes. Loads no network."""
     from trifocal.console import Desk
     from trifocal.container import Bitstream, Tag, describe
+    from trifocal.container.parts import mark_of
     from trifocal.container.text import text_of
     from trifocal.presets import PRESETS
     from trifocal.words import unread
@@ -269,10 +295,13 @@ def info(
             facts |= describe(stream)
             with suppress(FormatError):
                 facts |= {"text": text_of(stream)} if stream.layer(Tag.TEXT) else {}
+            with suppress(FormatError):
+                facts |= {"part of a whole": mark.hex()} if (mark := mark_of(stream)) else {}
             desk.say(json.dumps(facts) if as_json else table_of(facts))
             if any(layer.damaged for layer in stream.layers):
                 Bitstream.open(name)  # raises the sentence that says what is damaged
-            text_of(stream)  # and this, why the words cannot be read
+            text_of(stream)  # and this, why the words cannot be read,
+            mark_of(stream)  # or of what it is a part
             if preset and (note := unread(preset, stream)):
                 desk.note(f"{Path(name).name}: {note}")
         except BrokenPipeError:
@@ -289,7 +318,8 @@ def table_of(facts: dict[str, Any]) -> str:
         shown["text"] = repr(facts["text"])  # so that nothing in it moves a terminal's cursor
     rows = [(key, value) for key, value in shown.items() if key != "layers"]
     rows += [(f"layer {layer['name']}", f"{layer['bytes']} bytes") for layer in facts["layers"]]
-    return "\n".join(f"{key:<16}{value}" for key, value in rows)
+    wide = max(16, *(len(key) + 1 for key, _ in rows))
+    return "\n".join(f"{key:<{wide}}{value}" for key, value in rows)
 
 
 @app.command()

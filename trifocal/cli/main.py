@@ -42,6 +42,10 @@ Recursive = Annotated[
     bool, typer.Option("--recursive", "-r", help="Also take what is in folders in folders.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads to use; all, if not said.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Your own .safetensors of the preset; in place of those that ship."),
+]
 Wide = Annotated[
     bool, typer.Option("--version", callback=show_version, is_eager=True, help="Say which version.")
 ]

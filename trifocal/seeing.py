@@ -1,0 +1,119 @@
+"""What is in files: through a base layer, in the picture that is decoded from them, or in an ordinary picture itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from trifocal.container import Bitstream, Header, Tag
+from trifocal.container.fields import MAGIC
+from trifocal.container.parts import read_base
+from trifocal.errors import Damaged, MissingLayer, OptionError
+from trifocal.pictures import Picture
+from trifocal.presets import preset_of
+
+if TYPE_CHECKING:
+    from trifocal.layered import DualLayer
+    from trifocal.machine.detector import Objects
+
+__all__ = ["Seen", "first_picture_of", "look_at"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a detector found in a file of `width` × `height` pixels, of which it took so many bytes.
+
+    `preset` is None for an ordinary picture. `show` gives the picture to draw on.
+    """
+
+    width: int
+    height: int
+    preset: str | None
+    read: int
+    objects: Objects
+    show: Callable[[], Picture]
+
+
+def look_at(path: Path, weights: str | None, note: Callable[[str], None]) -> Seen:
+    """What is in a file: through its base layer, through the picture that is decoded from it, or in the picture itself.
+
+    Raises:
+        MissingLayer: for a file in layers without a base layer.
+        TrifocalError: for one that cannot be read, as its codec does.
+        OSError: if it is not there.
+    """
+    if not is_tri(path):
+        return in_picture(path, weights)
+    try:
+        base, read = read_base(path)
+    except MissingLayer:
+        stream = Bitstream.open(path)
+        if preset_of(stream.header).layers:
+            raise
+        return in_decoded(stream, weights, note)
+    return in_base(path, base, read, weights)
+
+
+def is_tri(path: Path) -> bool:
+    """By its name, or else its first bytes."""
+    if path.suffix.lower() == ".tri":
+        return True
+    with open(path, "rb") as stream:
+        return stream.read(len(MAGIC)) == MAGIC
+
+
+def in_base(path: Path, base: Bitstream, read: int, weights: str | None) -> Seen:
+    """What the base layer of the file at `path` says is in it."""
+    codec = layered_codec(base.header, weights)
+
+    def show() -> Picture:
+        stream = Bitstream.open(path)
+        if stream.layer(Tag.ENHANCEMENT) is None:
+            return codec.first_picture(base)
+        return codec.decode(stream).picture
+
+    return seen_of(base.header, read, codec.detect(base), show)
+
+
+def in_decoded(stream: Bitstream, weights: str | None, note: Callable[[str], None]) -> Seen:
+    """What is in the picture of a file without layers."""
+    from trifocal.layered import objects_in
+    from trifocal.presets import load_for
+    from trifocal.words import for_decoding
+
+    codec = load_for(stream.header, weights=weights)
+    picture = codec.decode(stream, condition=for_decoding(stream, note=note)).picture
+    note(f"The preset {preset_of(stream.header).name} has no base layer; it was decoded, and then looked at.")
+    return seen_of(stream.header, stream.size, objects_in(picture), lambda: picture)
+
+
+def in_picture(path: Path, weights: str | None) -> Seen:
+    """What is in an ordinary picture."""
+    from trifocal.layered import objects_in
+
+    if weights is not None:
+        raise OptionError(f"{path.name} is not a .tri file, for whose preset --weights are; leave them out.")
+    picture = Picture.open(path)
+    objects = objects_in(picture)
+    return Seen(picture.width, picture.height, None, path.stat().st_size, objects, lambda: picture)
+
+
+def seen_of(header: Header, read: int, objects: Objects, show: Callable[[], Picture]) -> Seen:
+    return Seen(header.width, header.height, preset_of(header).name, read, objects, show)
+
+
+def layered_codec(header: Header, weights: str | None) -> DualLayer:
+    """The codec of a file that has a base layer. Raises Damaged where its preset makes none, and as `load_for`."""
+    from trifocal.presets import load_for
+
+    if not (preset := preset_of(header)).layers:
+        raise Damaged(f"The file is damaged: it has a base layer, and its preset {preset.name} makes none.")
+    return cast("DualLayer", load_for(header, weights=weights))
+
+
+def first_picture_of(path: Path, weights: str | None) -> Picture:
+    """What the base layer of a file shows. Raises as `look_at`."""
+    base, _ = read_base(path)
+    return layered_codec(base.header, weights).first_picture(base)
