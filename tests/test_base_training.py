@@ -74,7 +74,7 @@ def test_an_error_counts_by_how_much_a_channel_varies() -> None:
     found[1] += 0.5
     error = relative_error(found, wanted)
     assert error[0] == 0
-    assert error[1] == pytest.approx(float((0.25 / wanted.var(dim=(0, 2, 3))).mean()), rel=1e-3)
+    assert error[1] == pytest.approx(float((0.25 / wanted.var(dim=(0, 2, 3), correction=0)).mean()), rel=1e-3)
     assert torch.allclose(relative_error(7 * found, 7 * wanted), error, rtol=1e-3)
     assert torch.allclose(relative_error(torch.zeros_like(wanted), wanted), torch.ones(2), atol=0.6)
 

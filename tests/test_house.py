@@ -211,7 +211,7 @@ def test_type_checkers_see_the_names_that_the_front_door_gives() -> None:
         for alias in node.names
         if alias.asname == alias.name
     }
-    assert seen | {"encode", "decode"} == set(trifocal.__all__)
+    assert seen | {"encode", "decode", "detect"} == set(trifocal.__all__)
 
 
 @pytest.mark.parametrize("path", files_of_house(), ids=lambda path: str(path.relative_to(HOUSE)))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Bitstream",
     "Decoded",
+    "Objects",
     "Picture",
     "TrifocalError",
     "decode",
@@ -48,6 +49,7 @@ __all__ = [
 _HOME = {
     "Bitstream": "container",
     "Decoded": "types",
+    "Objects": "machine.detector",
     "Picture": "pictures",
     "TrifocalError": "errors",
     "errors": "",

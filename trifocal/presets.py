@@ -151,20 +151,8 @@ HIFIC = Recipe(
     betas=(0.9, 0.999),
 )
 
-# Shen, Quan and Liu name no schedule. Adam as TACO's and as transformer codecs have it, with a warm-up for the attentions; base
-# and first picture stay as they were trained before; ten times the rate for the prior of z.
-DUAL_LAYER = Recipe(
-    learning_rate=1e-4,
-    factors={"base.": 0.0, "index.table": 20.0, "log_gain": 3.0, "prior.mean": 10.0},
-    warmup=1000,
-    cooldown=0.1,
-    batch=8,
-    crop=256,
-    clip=1.0,
-    ema=0.999,
-    seed=1,
-    betas=(0.9, 0.999),
-)
+# Shen, Quan and Liu name no schedule. TACO's, with a warm-up for the attentions; the base stays as it was trained before.
+DUAL_LAYER = replace(TACO, factors={"base.": 0.0, **TACO.factors}, warmup=1000, ema=0.999)
 
 PRESETS = (
     Preset(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from trifocal.losses.detection import Target
+from trifocal.losses.detection import Target, entropy
 from trifocal.machine.detector import SplitDetector, framed
 from trifocal.types import MAX_LEVEL
 
@@ -81,7 +81,7 @@ def regions(
 
 def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
     """Squared error over the variance of each channel in the batch: [B, C, h, w] twice → [B]."""
-    variance = wanted.var(dim=(0, 2, 3), keepdim=True) + 1e-6
+    variance = wanted.var(dim=(0, 2, 3), correction=0, keepdim=True) + 1e-6
     return ((found - wanted).square() / variance).mean(dim=(1, 2, 3))
 
 
@@ -91,8 +91,7 @@ def objectness_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tenso
     logits, target = (torch.cat([t.flatten(1) for t in levels], 1) for levels in (found, wanted))
     p = target.sigmoid()
     error = F.binary_cross_entropy_with_logits(logits, p, reduction="none")
-    error = error - F.binary_cross_entropy(p, p, reduction="none")
-    return error.sum(1) / (p > SURE).sum(1).clamp(min=16)
+    return (error - entropy(p)).sum(1) / (p > SURE).sum(1).clamp(min=16)
 
 
 def box_error(coder: Any, moved: Tensor, proposals: Tensor, target: Target) -> Tensor:

@@ -115,9 +115,13 @@ def box_loss(moved: Tensor, labels: Tensor, offsets: Tensor) -> Tensor:
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Binary, summed over classes, less its least value; mean over places: [B, K, h, w] twice → scalar."""
-    least = F.binary_cross_entropy(target, target, reduction="sum")
     found = F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
-    return (found - least) / target[:, 0].numel()
+    return (found - entropy(target).sum()) / target[:, 0].numel()
+
+
+def entropy(p: Tensor) -> Tensor:
+    """Of a choice between two, in nats, for each probability."""
+    return -torch.xlogy(p, p) - torch.xlogy(1 - p, 1 - p)
 
 
 def resized(maps: Sequence[Tensor], like: Tensor) -> Tensor:

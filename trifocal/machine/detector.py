@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import detection as tv
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -27,7 +28,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from trifocal.machine.backbone import CHANNELS, Stem, stage
-from trifocal.weights import FOLDER, read_weights
+from trifocal.weights import FOLDER, load_weights
 
 COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 AREA = 384 * 288  # pixels to which a larger picture is shrunk for the compact detector
@@ -99,9 +100,12 @@ class SplitDetector(nn.Module):
         return max(1, int(width * scale)), max(1, int(height * scale))
 
     def front(self, x: Tensor) -> Tensor:
-        """x [B, 3, H, W] in 0..1 → h [B, H/s, W/s, C]."""
+        """x [B, 3, H, W] in 0..1 → h [B, H/s, W/s, C]; H and W are filled up as torchvision does it."""
         mean, std = (x.new_tensor(v)[:, None, None] for v in self._normal())
-        h: Tensor = self.backbone.front((x - mean) / std)
+        step = self.network.transform.size_divisible
+        h: Tensor = self.backbone.front(
+            F.pad((x - mean) / std, (0, -x.shape[3] % step, 0, -x.shape[2] % step))
+        )
         return h
 
     def _normal(self) -> tuple[Sequence[float], Sequence[float]]:
@@ -240,5 +244,5 @@ def pyramid_channels(pyramid: FeaturePyramidNetwork) -> int:
 def load_detector(device: str = "cpu") -> SplitDetector:
     """The compact detector with its trained weights, frozen. Raises WeightsError if they are missing or damaged."""
     detector = compact_detector()
-    detector.load_state_dict(read_weights(FOLDER / "detector.safetensors"))
+    load_weights(detector, FOLDER / "detector.safetensors")
     return detector.to(device).eval().requires_grad_(False)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
@@ -110,7 +111,9 @@ def train_base(
     training, held_out = split(read_pictures(data, 64, lambda key: report(0.0, f"reading {key}")))
     seer = None if teacher is None else DetectionTeacher(teacher)
     codec = whole_codec(start)
-    run = LessonRun(Foundation(codec.base, load_detector()), Path(out), steps, minutes)
+    device = Accelerator().device
+    detector = load_detector(str(device))
+    run = LessonRun(Foundation(codec.base, detector), Path(out), steps, minutes)
     if resume:
         run.resume()
     seed = SEED + run.progress.step + run.accelerator.process_index
@@ -119,7 +122,7 @@ def train_base(
     average = run.average
     assert isinstance(average, Foundation)
     codec.base.load_state_dict(average.base.state_dict())
-    finish(codec, average.detector[0], scenes)
+    finish(codec.to(device), detector, scenes)
     path = run.out / find(PRESET).weights
     write_weights(codec, path)
     record = run.record() | {
@@ -153,14 +156,14 @@ def finish(codec: DualLayerCompact, detector: SplitDetector, scenes: Scenes) -> 
     base = codec.base
     meter = Meter(base.entropy.cost(), scenes.batch, count=True)
     for _ in range(CALIBRATION):
-        x = scenes.next()[0]
+        x = scenes.next()[0].to(codec.trust.device)
         base(x, spread_levels(len(x), x.device), detector, meter)
     assert meter.counts is not None
     base.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(meter.counts)))
     codec.trust.fill_(1.0)
     shared = power = torch.zeros_like(codec.trust)
     for _ in range(CALIBRATION):
-        x = scenes.next()[0]
+        x = scenes.next()[0].to(codec.trust.device)
         first, _ = codec.below(x, spread_levels(len(x), x.device))
         y, p = codec.analysis(x), codec.predict(Condition(first=first))
         assert p is not None

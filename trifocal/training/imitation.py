@@ -6,7 +6,7 @@
 Between a teacher's own features the problems are local, so a few thousand pictures teach every block (few-sample knowledge
 distillation, Li et al. 2020, arXiv 1812.01839). As the run goes on, blocks stand on each other more and more often, and at its end
 always. Then they learn on as a detector (`detector.py`). The teacher is PicoDet (Yu et al. 2021, arXiv 2111.00902): its weights are read by nobody, only
-what it answers, and the backbone's blocks are of another form.
+what it answers. The backbone's blocks are the house's own, and wide enough to do what the teacher's do.
 """
 
 from collections.abc import Sequence

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from trifocal.errors import OptionError
 from trifocal.training.checkpoint import Progress, append_row, restore, save
 
 __all__ = ["SEED", "Lesson", "LessonRun", "Report", "Source"]
@@ -52,6 +54,10 @@ class Lesson(nn.Module, ABC):
     def losses(self, *given: Any) -> dict[str, Tensor]:
         """Each term by its name, before its weight; a mean over the batch."""
 
+    def forward(self, *given: Any) -> dict[str, Tensor]:
+        """`losses`, through whatever accelerate wraps around the lesson: on many GPUs gradients are shared there."""
+        return self.losses(*given)
+
     def factor(self, name: str) -> float:
         """Of the learning rate, for the parameter of that name."""
         return 1.0
@@ -64,7 +70,10 @@ class LessonRun:
     """One run: a lesson, its average, optimiser, and how far they are."""
 
     def __init__(self, lesson: Lesson, out: Path, steps: int | None, minutes: float | None) -> None:
-        self.accelerator = Accelerator()
+        # On many GPUs: what only a teacher teaches has no gradient without one.
+        self.accelerator = Accelerator(
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        )
         self.out, self.steps, self.minutes = out, steps, minutes
         out.mkdir(parents=True, exist_ok=True)
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
@@ -133,7 +142,7 @@ class LessonRun:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         with self.accelerator.autocast():
-            terms = lesson.losses(*moved(given, self.accelerator.device))
+            terms = self.lesson(*moved(given, self.accelerator.device))
         loss = sum((lesson.weights[name] * term for name, term in terms.items()), torch.zeros(()))
         self.optimiser.zero_grad()
         self.accelerator.backward(loss)
@@ -169,6 +178,10 @@ class LessonRun:
 
     def resume(self) -> None:
         state = restore(self.out / "checkpoint.pt", self.accelerator.device)
+        if state.get("lesson", {}).keys() != self.bare.state_dict().keys():
+            raise OptionError(
+                f"The checkpoint in {self.out} is of another stage or network; name it, or take another folder."
+            )
         self.bare.load_state_dict(state["lesson"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])

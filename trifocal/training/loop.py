@@ -94,6 +94,10 @@ def train(
         raise OptionError(
             f"Stage {stage} goes on from what stage {stage - 1} trained; name its weights with --start."
         )
+    if chosen.layers and start is None and not resume:
+        raise OptionError(
+            f"{preset} stands on a base layer that is trained before and stays as it is; name its weights with --start."
+        )
     recipe = replace(
         chosen.recipe,
         batch=batch or chosen.recipe.batch,

@@ -31,6 +31,7 @@ from trifocal.losses.detection import Seen, Target
 SHAPES = ((288, 384), (384, 288), (320, 352))  # of scenes: about the area at which the compact detector looks
 SHARES = (0.6, 0.25, 0.15)
 WHOLE, MOSAIC = 0.4, 0.25  # how often a scene is a whole picture, and how often four of them
+MUCH = 0.2  # of a scene, that a part of a large object covers: then it is seen, however small a part it is
 LEAST_PIXELS = 4  # of a box's sides
 LEAST_SCORE = 0.4  # of what the teacher finds where nobody said what is there
 CANDIDATES, LEAST_CANDIDATE = 300, 0.05
@@ -192,6 +193,8 @@ def cut(
     if not len(picture.labels):
         return rgb, None
     boxes, kept = seen_within(picture.boxes, part, 0.3)
+    shares = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1) / ((x1 - x0) * (y1 - y0))
+    kept |= shares > MUCH
     boxes = boxes * np.array([width / (x1 - x0), height / (y1 - y0)] * 2, np.float32)
     kept &= (boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= LEAST_PIXELS
     return rgb, (boxes[kept], picture.labels[kept])
@@ -210,6 +213,8 @@ def mirrored(rgb: Rgb, objects: Objects | None) -> tuple[Rgb, Objects | None]:
 def target_of(objects: Objects) -> Target:
     """With the numbers of the network's labels."""
     boxes, labels = objects
+    if unknown := [int(label) for label in labels if int(label) not in NUMBER_OF]:
+        raise OptionError(f"A record has an object of category {unknown[0]}, which is none of COCO's 80.")
     numbers = torch.tensor([NUMBER_OF[int(label)] for label in labels], dtype=torch.int64)
     return Target(torch.from_numpy(boxes.astype(np.float32)).reshape(-1, 4), numbers)
 

@@ -81,6 +81,10 @@ class Towers(nn.Module):
         """[B, T] → [B, D], of length 1."""
         return F.normalize((self.bag(ids) * mask[..., None]).sum(1), dim=-1)
 
+    def forward(self, batch: TowerBatch, tokenizer: Tokenizer) -> dict[str, Tensor]:
+        """`losses`, through whatever accelerate wraps around the towers: on many GPUs gradients are shared there."""
+        return self.losses(batch, tokenizer)
+
     def losses(self, batch: TowerBatch, tokenizer: Tokenizer) -> dict[str, Tensor]:
         """Each term by its name, before its weight."""
         seen = self.image(batch.x)
@@ -271,7 +275,7 @@ class TowerRun:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with self.accelerator.autocast():
-            terms = self.bare.losses(on(batch, self.accelerator.device), self.tokenizer)
+            terms = self.towers(on(batch, self.accelerator.device), self.tokenizer)
         loss = sum((WEIGHTS[name] * term for name, term in terms.items()), torch.zeros(()))
         self.optimiser.zero_grad()
         self.accelerator.backward(loss)
