@@ -6,7 +6,6 @@ the picture itself, frozen. Their weights are not printed. Added here, and named
 pyramid, which is where the features end up, and of the first picture, which the enhancement stands on.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +15,10 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from trifocal.losses.detection import Target, entropy
+from trifocal.losses.rate_distortion import lambda_of
 from trifocal.machine.detector import SplitDetector, framed
-from trifocal.types import MAX_LEVEL
 
-__all__ = ["detector_terms", "task_weight"]
+__all__ = ["TASK_RANGE", "detector_terms", "task_weight"]
 
 TASK_RANGE = (0.03, 1.0)
 PROPOSALS = 64  # of the teacher's, of each picture
@@ -29,8 +28,7 @@ SURE = 0.05  # objectness from which an anchor counts
 
 def task_weight(level: Tensor, limits: tuple[float, float] = TASK_RANGE) -> Tensor:
     """What the detector's loss weighs against a bit for each pixel, [B] → [B]: log-spaced over the levels."""
-    low, high = (math.log(limit) for limit in limits)
-    return torch.exp(low + (high - low) * level / MAX_LEVEL)
+    return lambda_of(level, limits)
 
 
 def detector_terms(

@@ -19,8 +19,9 @@ from trifocal.data import read_pictures, split
 from trifocal.entropy import Meter
 from trifocal.entropy.tables import calibrated_frequencies
 from trifocal.layered import BaseLayer
-from trifocal.losses.base_layer import detector_terms, task_weight
+from trifocal.losses.base_layer import TASK_RANGE, detector_terms, task_weight
 from trifocal.losses.detection import Seen, Target
+from trifocal.losses.rate_distortion import balance
 from trifocal.machine.detector import SplitDetector, load_detector
 from trifocal.methods.dual_layer_compact import DualLayerCompact
 from trifocal.presets import find
@@ -28,7 +29,7 @@ from trifocal.training.checkpoint import begin_with, check_length
 from trifocal.training.lesson import SEED, Lesson, LessonRun, Report
 from trifocal.training.loop import spread_levels
 from trifocal.training.scenes import DetectionTeacher, Scenes
-from trifocal.types import MAX_LEVEL, Condition
+from trifocal.types import Condition
 from trifocal.weights import write_weights
 
 __all__ = ["train_base"]
@@ -66,9 +67,7 @@ class Foundation(Lesson):
         terms = detector_terms(self.detector[0], x, output.h, output.h_hat, targets)
         terms["picture"] = (output.first - x).square().mean(dim=(1, 2, 3))
         task = sum((TASK[name] * term for name, term in terms.items()), torch.zeros_like(rate))
-        weight = task_weight(level)
-        middle = task_weight(torch.full_like(level, MAX_LEVEL // 2))
-        cost = (rate + weight * task) * (weight / middle) ** -BALANCE
+        cost = (rate + task_weight(level) * task) * balance(level, BALANCE, TASK_RANGE)
         return {"loss": cost.mean(), "rate": rate.mean()} | {n: t.mean() for n, t in terms.items()}
 
 
