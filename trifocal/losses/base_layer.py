@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from trifocal.losses.detection import Target, entropy
+from trifocal.losses.detection import Target, entropy, regions
 from trifocal.losses.rate_distortion import lambda_of
 from trifocal.machine.detector import SplitDetector, framed
 
@@ -65,16 +65,6 @@ def detector_terms(
             ]
         ),
     }
-
-
-def regions(
-    network: Any, pyramid: dict[str, Tensor], proposals: list[Tensor], images: Any
-) -> tuple[Tensor, Tensor]:
-    """Scores of the classes and offsets of the boxes, for all proposals of all pictures."""
-    heads = network.roi_heads
-    pooled = heads.box_head(heads.box_roi_pool(pyramid, proposals, images.image_sizes))
-    scores, moved = heads.box_predictor(pooled)
-    return scores, moved
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ All terms take a `SplitDetector` and what its pyramid says; nothing here is spec
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,10 +73,8 @@ def detection_losses(
     images, network = framed(x), detector.network
     truth = [{"boxes": t.boxes, "labels": t.labels} for t in targets]
     proposals, found = network.rpn(images, pyramid, truth)
-    heads = network.roi_heads
-    proposals, _, labels, offsets = heads.select_training_samples(proposals, truth)
-    regions = heads.box_head(heads.box_roi_pool(pyramid, proposals, images.image_sizes))
-    scores, moved = heads.box_predictor(regions)
+    proposals, _, labels, offsets = network.roi_heads.select_training_samples(proposals, truth)
+    scores, moved = regions(network, pyramid, proposals, images)
     wanted = F.one_hot(torch.cat(labels), scores.shape[1]).float()
     if seen is not None:
         wanted = torch.cat(
@@ -90,6 +89,16 @@ def detection_losses(
         "classes": F.kl_div(scores.log_softmax(1), wanted, reduction="batchmean"),
         "boxes": box_loss(moved, torch.cat(labels), torch.cat(offsets)),
     }
+
+
+def regions(
+    network: Any, pyramid: dict[str, Tensor], proposals: list[Tensor], images: Any
+) -> tuple[Tensor, Tensor]:
+    """Scores of the classes and offsets of the boxes, for all proposals of all pictures."""
+    heads = network.roi_heads
+    pooled = heads.box_head(heads.box_roi_pool(pyramid, proposals, images.image_sizes))
+    scores, moved = heads.box_predictor(pooled)
+    return scores, moved
 
 
 def soft_classes(proposals: Tensor, labels: Tensor, seen: Seen, share: float) -> Tensor:

@@ -10,7 +10,6 @@ what it answers. The backbone's blocks are the house's own, and wide enough to d
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import Tensor
 from trifocal.data import TrainingPicture
 from trifocal.evaluation.detectors import PICODET_SIDE, preprocess
 from trifocal.machine.detector import CompactFront, CompactRest, SplitDetector
-from trifocal.training.lesson import Given, Lesson
+from trifocal.training.lesson import Ahead, Given, Lesson
 from trifocal.training.scenes import listening
 
 __all__ = ["ANSWERS", "Answers", "Imitation"]
@@ -37,7 +36,7 @@ WHOLE = 0.4  # how often the teacher is shown a whole picture
 SOFTEST = 0.02  # of the mean variance, added to each channel's
 
 
-class Answers:
+class Answers(Ahead):
     """Batches without end of what the teacher is shown, [B, 3, 416, 416], and its blocks' answers, each [B, h, w, C].
 
     Raises OptionError for a file that is not this teacher, MissingExtra.
@@ -49,14 +48,7 @@ class Answers:
         self.pictures, self.batch = pictures, batch
         self.random = np.random.default_rng(seed)
         self.session = listening(teacher, ANSWERS)
-        self.ahead = ThreadPoolExecutor(1)
-        self.coming = self.ahead.submit(self._make)
-
-    def next(self) -> Given:
-        """The next batch, while the one after it is begun."""
-        given = self.coming.result()
-        self.coming = self.ahead.submit(self._make)
-        return given
+        super().__init__()
 
     def _make(self) -> Given:
         shown = [self._view() for _ in range(self.batch)]

@@ -4,6 +4,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from trifocal.errors import OptionError
 from trifocal.training.checkpoint import Progress, append_row, restore, save
 
-__all__ = ["SEED", "Lesson", "LessonRun", "Report", "Source"]
+__all__ = ["SEED", "Ahead", "Lesson", "LessonRun", "Report", "Source"]
 
 SEED, HELD_OUT_BATCHES = 1, 12
 Report = Callable[[float, str], None]
@@ -30,6 +31,23 @@ class Source(Protocol):
     """Batches without end."""
 
     def next(self) -> Given: ...
+
+
+class Ahead(ABC):
+    """A source that makes its next batch, in a thread of its own, while the one before it is learned from."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._coming = self._thread.submit(self._make)
+
+    def next(self) -> Given:
+        given = self._coming.result()
+        self._coming = self._thread.submit(self._make)
+        return given
+
+    @abstractmethod
+    def _make(self) -> Given:
+        """A batch."""
 
 
 class Lesson(nn.Module, ABC):

@@ -3,7 +3,6 @@ teacher sees in them."""
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from trifocal.evaluation.detectors import (
     session_of,
 )
 from trifocal.losses.detection import Seen, Target
+from trifocal.training.lesson import Ahead
 
 SHAPES = ((288, 384), (384, 288), (320, 352))  # of scenes: about the area at which the compact detector looks
 SHARES = (0.6, 0.25, 0.15)
@@ -106,7 +106,7 @@ def candidates(outputs: Sequence[NDArray[np.float32]], width: int, height: int) 
     return all_boxes[chosen] * scale, all_scores[chosen]
 
 
-class Scenes:
+class Scenes(Ahead):
     """Batches of scenes without end, all of one shape in a batch."""
 
     def __init__(
@@ -118,14 +118,7 @@ class Scenes:
             raise OptionError("A detector needs pictures with boxes, or a teacher.")
         self.teacher, self.batch = teacher, batch
         self.random = np.random.default_rng(seed)
-        self.ahead = ThreadPoolExecutor(1)
-        self.coming = self.ahead.submit(self._make)
-
-    def next(self) -> Scene:
-        """The next batch, while the one after it is begun."""
-        scene = self.coming.result()
-        self.coming = self.ahead.submit(self._make)
-        return scene
+        super().__init__()
 
     def _make(self) -> Scene:
         height, width = SHAPES[self.random.choice(len(SHAPES), p=SHARES)]

@@ -34,6 +34,7 @@ from trifocal.data import TrainingPicture, read_pictures, split
 from trifocal.errors import OptionError
 from trifocal.files import replacing
 from trifocal.losses import contrastive
+from trifocal.losses.detection import soft_cross_entropy
 from trifocal.machine.tower import ImageTower
 from trifocal.text.compact import TextTransformer, tokens_of, train_tokenizer
 from trifocal.text.ground import Ground
@@ -114,10 +115,7 @@ class Towers(nn.Module):
 
 def soft(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross-entropy with soft targets, summed over classes, less its least value; mean over places."""
-    least = F.binary_cross_entropy(target, target, reduction="sum")
-    return (F.binary_cross_entropy_with_logits(logits, target, reduction="sum") - least) / target[
-        ..., 0
-    ].numel()
+    return soft_cross_entropy(logits.movedim(-1, 1), target.movedim(-1, 1))
 
 
 def train_towers(
