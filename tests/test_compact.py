@@ -1,5 +1,6 @@
 """The weights that ship, on the photograph that ships."""
 
+import gc
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ import trifocal
 from trifocal.codec import Codec
 from trifocal.demo import PHOTOGRAPH
 from trifocal.entropy import Meter
+from trifocal.errors import PresetError
 from trifocal.evaluation import psnr
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, Preset
@@ -52,6 +54,20 @@ def test_every_compact_preset_ships() -> None:
     """But for those whose training is under way."""
     compact = {preset.name for preset in PRESETS if "compact" in preset.name}
     assert {preset.name for preset in PRESETS if preset.ships} == compact - IN_TRAINING
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_loading_leaves_the_garbage_collector_as_it_was(collecting: bool) -> None:
+    """It rests while torch is imported, and also where loading fails."""
+    (gc.enable if collecting else gc.disable)()
+    try:
+        trifocal.load("compact")
+        assert gc.isenabled() == collecting
+        with pytest.raises(PresetError):
+            trifocal.load("none")
+        assert gc.isenabled() == collecting
+    finally:
+        gc.enable()
 
 
 def test_presets_are_told_apart() -> None:

@@ -1,5 +1,6 @@
-"""Where the seconds go."""
+"""Where the seconds go, and fewer of them for a start."""
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,3 +25,15 @@ class Clock:
         """Of the seconds of `source`, these belong to `target`."""
         self.add(source, -seconds)
         self.add(target, seconds)
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Importing torch makes 200,000 objects that all stay; to search them for garbage is a sixth of the time that it takes."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from trifocal.clock import without_collecting
 from trifocal.errors import OptionError, PresetError, WeightsError
 
 if TYPE_CHECKING:
@@ -273,6 +274,7 @@ def preset_of(header: Header) -> Preset:
     )
 
 
+@without_collecting()
 def load(name: str = "compact", device: str = "cpu", weights: str | PathLike[str] | None = None) -> Codec:
     """A codec with its trained weights, ready to encode and decode. The same object is returned for the same arguments.
 
@@ -311,6 +313,7 @@ def _load(name: str, device: str, path: Path, changed: int) -> Codec:
     return codec.to(device).eval()
 
 
+@without_collecting()
 def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] | None = None) -> Codec:
     """The codec that a file was made with, as `load` gives it.
 

@@ -58,6 +58,8 @@ def main(version: Wide = False) -> None:
 
 def use_threads(count: int | None) -> None:
     if count is not None:
-        import torch
+        from trifocal.clock import without_collecting
 
+        with without_collecting():
+            import torch
         torch.set_num_threads(count)
