@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from urllib.error import URLError
 
 import numpy as np
@@ -29,6 +30,7 @@ from trifocal.losses import balance, bits_per_pixel, lambda_of
 from trifocal.losses.dual_layer import DualLayerObjective
 from trifocal.machine import faster_rcnn
 from trifocal.machine.detector import SplitBackbone, SplitDetector
+from trifocal.machine.looking import compact_size, torchvision_size
 from trifocal.methods.dual_layer import TextGuided, dual_layer
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms import swin
@@ -38,7 +40,7 @@ from trifocal.types import Batch, Condition, First, Output, Words
 
 D = 8
 KNOWN = (4, 4, 8)
-SIDE = 96  # the root of the area at which the small detector looks
+SIZES = partial(compact_size, area=96 * 96)  # at which the small detector looks
 
 
 class OneLevel(nn.Module):
@@ -60,7 +62,7 @@ def small_detector(device: str = "cpu") -> SplitDetector:
         box_predictor=FastRCNNPredictor(8, 3),
         box_score_thresh=0.0,
     )
-    return SplitDetector(network, (1, 2), SIDE**2).eval().requires_grad_(False)
+    return SplitDetector(network, (1, 2), SIZES).eval().requires_grad_(False)
 
 
 class Channelled(nn.Module):
@@ -95,6 +97,7 @@ def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> TextGuided:
         features=8,
     )
     codec.find_detector = lambda device: DETECTOR
+    codec.looked_at = SIZES
     with torch.no_grad():
         for injector in (codec.inject_quarter, codec.inject_eighth):
             injector.gamma.fill_(gamma)
@@ -348,7 +351,7 @@ def test_forward_is_what_decode_gives(codec, words):
 def test_both_sides_have_the_same_latents_in_both_layers(codec, monkeypatch):
     picture = Picture(random_rgb(128, 64, seed=4))
     stream = codec.encode(picture, quality=40, base_quality=70)
-    data, y_hat = codec.base.encode(layered.small(picture, DETECTOR, torch.device("cpu")), 70, DETECTOR)
+    data, y_hat = codec.base.encode(layered.small(picture, SIZES(128, 64), torch.device("cpu")), 70, DETECTOR)
     base = stream.layer(Tag.BASE)
     assert base is not None and base.chunks == (bytes([70]) + data,)
     assert torch.equal(codec._base_of(stream)[1], y_hat) and y_hat.abs().max() > 0
@@ -621,6 +624,7 @@ def test_the_detector_is_torchvisions_with_its_coco_weights(fetched):
     assert not detector.training and not any(p.requires_grad for p in detector.parameters())
     assert detector is faster_rcnn.load_faster_rcnn()
     assert TextGuided.find_detector is faster_rcnn.load_faster_rcnn
+    assert TextGuided.looked_at is torchvision_size
 
 
 def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch):

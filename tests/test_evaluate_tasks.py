@@ -13,7 +13,8 @@ from trifocal.errors import OptionError, PictureError
 from trifocal.evaluation import evaluate, psnr, read_means, tasks
 from trifocal.evaluation.baselines import LOSSLESS, RIVALS
 from trifocal.evaluation.compare import compare
-from trifocal.evaluation.detectors import COCO_IDS, Found
+from trifocal.evaluation.detectors import Found
+from trifocal.machine.looking import COCO_IDS
 from trifocal.pictures import Picture
 
 BOX = (8, 8, 40, 32)  # of the bright square in each picture: left, top, right, bottom

@@ -143,7 +143,16 @@ def test_a_large_picture_is_seen_small(dual):
     small, large = (Picture(np.kron(random_rgb(384, 288), np.ones((n, n, 1), np.uint8))) for n in (1, 4))
     sizes = [dual.encode(p, quality=0, base_quality=50).layers[0].size for p in (small, large)]
     assert sizes[1] < 1.3 * sizes[0]
-    assert dual.detector.looked_at(65536, 1024)[0] * dual.detector.looked_at(65536, 1024)[1] < 2 * 384 * 288
+
+
+def test_people_need_no_detector(dual, monkeypatch):
+    """Not its weights either: only what detects, or encodes, asks for them."""
+    stream = dual.encode(Picture(random_rgb(96, 64)))
+    monkeypatch.setattr(dual, "find_detector", None)
+    assert dual.decode(stream).picture.rgb.shape == (64, 96, 3)
+    assert dual.first_picture(stream).rgb.shape == (64, 96, 3)
+    with pytest.raises(TypeError):
+        dual.detect(stream)
 
 
 def test_damage_in_the_base_is_said(dual):

@@ -19,15 +19,16 @@ from torch import nn
 from trifocal import evaluation
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.errors import OptionError, PictureError, PresetError
-from trifocal.evaluation import Curve, detectors, evaluate, rate_at, read_means
+from trifocal.evaluation import Curve, evaluate, rate_at, read_means
 from trifocal.evaluation.baselines import RIVALS
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.detection import Annotations, Detection
-from trifocal.evaluation.detectors import CompactDetector, Found, detector_of, looked_at, rescaled
+from trifocal.evaluation.detectors import CompactDetector, Found, detector_of, rescaled
 from trifocal.evaluation.layering import OWN_DETECTOR, ApartSubject, BaseSubject, SmallSubject, layered
 from trifocal.evaluation.subjects import outcome_of, subject_of, title_of
 from trifocal.layered import DualLayer
 from trifocal.machine.detector import Objects, SplitDetector, compact_detector
+from trifocal.machine.looking import COCO_IDS, compact_size
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
 from trifocal.types import Decoded
@@ -65,7 +66,7 @@ class TwoJpegs(DualLayer):
 
     def encode(self, picture: Picture, quality: float | None = None, **options: Any) -> Bitstream:  # type: ignore[override]
         self.asked.append({"quality": quality, **options})
-        size = looked_at(picture.width, picture.height)
+        size = compact_size(picture.width, picture.height)
         small = np.asarray(Image.fromarray(picture.rgb).resize(size))
         base_quality = int(
             (quality or 50) if options.get("base_quality") is None else options["base_quality"]
@@ -195,7 +196,7 @@ def test_layers_apart_use_no_first_picture(two: TwoJpegs) -> None:
 
 def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) -> None:
     shown, subject, judge = Picture(picture(0)), SmallSubject(RIVALS["jpeg"]), Bright()
-    width, height = looked_at(WIDTH, HEIGHT)
+    width, height = compact_size(WIDTH, HEIGHT)
     assert width % 32 == height % 32 == 0 and width < WIDTH
     file = subject.encode(shown, 60)
     assert pixels_of(file).shape == (height, width, 3)
@@ -255,7 +256,7 @@ def test_precision_of_the_base_layer_beside_rivals(two: TwoJpegs, folder: Path, 
     means = {(mean.preset, mean.quality): mean for mean in results.means}
     assert set(means) == {("two:base", 20), ("two:base", 80), ("jpeg", 50), ("jpeg:small", 60), ("png", 100)}
     assert all(mean.values["ap50:bright"] == 1 for mean in means.values())
-    width, height = looked_at(WIDTH, HEIGHT)
+    width, height = compact_size(WIDTH, HEIGHT)
     assert two.detected == 4 and judge.seen == 2 * [(HEIGHT, WIDTH)] + 2 * [(height, width)] + 2 * [
         (HEIGHT, WIDTH)
     ]
@@ -347,12 +348,12 @@ def test_the_compact_detector_gives_boxes_in_the_pictures_pixels(
 ) -> None:
     rgb = picture(0)
     judge = detector_of("compact")
-    assert isinstance(judge, CompactDetector) and judge.categories == detectors.COCO_IDS and not judge.masks
+    assert isinstance(judge, CompactDetector) and judge.categories == COCO_IDS and not judge.masks
     found = judge.find(rgb)
     assert found.boxes.shape == (100, 4) and found.boxes.dtype == found.scores.dtype == np.float64
     assert found.boxes[:, 2].max() > 0.8 * WIDTH and np.all(found.boxes <= [WIDTH, HEIGHT] * 2)
-    assert set(found.labels) <= set(detectors.COCO_IDS)
-    size = looked_at(WIDTH, HEIGHT)
+    assert set(found.labels) <= set(COCO_IDS)
+    size = compact_size(WIDTH, HEIGHT)
     small = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
     seen = rescaled(judge.look(small), small.shape[:2], (WIDTH, HEIGHT))
     assert np.allclose(seen.boxes, found.boxes, atol=1e-2) and np.array_equal(seen.labels, found.labels)

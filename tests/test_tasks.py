@@ -17,9 +17,10 @@ from PIL import Image
 from trifocal.errors import MissingExtra, NotMeasured, OptionError
 from trifocal.evaluation import detection, detectors, networks, tasks
 from trifocal.evaluation.detection import Annotations, Detection, protocol_size
-from trifocal.evaluation.detectors import COCO_IDS, Found, OnnxDetector, TorchvisionDetector
+from trifocal.evaluation.detectors import Found, OnnxDetector, TorchvisionDetector
 from trifocal.evaluation.matching import Truth
 from trifocal.evaluation.tasks import Classification, Segmentation, read_classes, task_of
+from trifocal.machine.looking import COCO_IDS
 
 INSTANCES = "instances.json"
 Boxes = Sequence[tuple[float, float, float, float]]

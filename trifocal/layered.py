@@ -24,6 +24,7 @@ from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy import EntropyModel, Meter, Reader, TrainingMeter, Writer
 from trifocal.errors import Damaged, MissingLayer, OptionError
 from trifocal.machine.detector import Objects, SplitDetector, load_detector
+from trifocal.machine.looking import compact_size
 from trifocal.pictures import Picture
 from trifocal.pictures.tiles import Box
 from trifocal.types import LEVELS_PER_QUALITY, MAX_LEVEL, Condition, Decoded, First, Output
@@ -116,12 +117,14 @@ class DualLayer(Codec):
     Attributes:
         base: the base layer.
         find_detector: a device's name → the detector that the base layer serves.
+        looked_at: a picture's width and height → those at which it looks at it; known without it.
         scales: how much smaller than they are, or larger, the base sees crops in training; the first of them in validation.
     """
 
     layer = Tag.ENHANCEMENT
     scales: tuple[float, ...] = (0.625, 0.5, 0.75)
     find_detector: Callable[[str], SplitDetector] = staticmethod(load_detector)
+    looked_at: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)
 
     def __init__(
         self, base: BaseLayer, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, reach: int
@@ -260,25 +263,25 @@ class DualLayer(Codec):
         chunk = layer.chunks[0]
         if not chunk or len(layer.chunks) != 1 or chunk[0] & ~ALONE > 100:
             raise Damaged("The file is damaged in its base layer, on which all else stands.")
-        width, height = self.detector.looked_at(bitstream.header.width, bitstream.header.height)
+        width, height = self.looked_at(bitstream.header.width, bitstream.header.height)
         y_hat = self.base.decode(chunk[1:], chunk[0] & ~ALONE, (height, width), self._device())
         return chunk[0], y_hat, (height, width)
 
     def _small(self, picture: Picture) -> Tensor:
-        return small(picture, self.detector, self._device())
+        return small(picture, self.looked_at(picture.width, picture.height), self._device())
 
 
 def objects_in(picture: Picture, detector: SplitDetector | None = None) -> Objects:
     """What a detector (the compact one that ships, if None) finds in a picture; boxes in its pixels."""
     detector = detector or load_detector()
     with torch.inference_mode():
-        x = small(picture, detector, next(detector.parameters()).device)
+        size = detector.looked_at(picture.width, picture.height)
+        x = small(picture, size, next(detector.parameters()).device)
         return enlarged(detector(x)[0], (x.shape[2], x.shape[3]), picture.width, picture.height)
 
 
-def small(picture: Picture, detector: SplitDetector, device: torch.device) -> Tensor:
-    """The picture as the detector looks at it, [1, 3, H, W] in 0..1."""
-    size = detector.looked_at(picture.width, picture.height)
+def small(picture: Picture, size: tuple[int, int], device: torch.device) -> Tensor:
+    """The picture at that width and height, as a detector looks at it, [1, 3, H, W] in 0..1."""
     rgb = np.array(Image.fromarray(picture.rgb).resize(size, Image.Resampling.BICUBIC))
     return torch.from_numpy(rgb).to(device).permute(2, 0, 1)[None].float() / 255
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,13 +14,13 @@ from PIL import Image
 
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.networks import EXTRA, Network, Pixels, load
+from trifocal.machine.looking import COCO_IDS
 from trifocal.pictures import Picture
 
 if TYPE_CHECKING:
-    from trifocal.machine.detector import Objects, SplitDetector
+    from trifocal.machine.detector import Objects
 
 __all__ = [
-    "COCO_IDS",
     "COMPACT",
     "CompactDetector",
     "Detector",
@@ -32,12 +31,11 @@ __all__ = [
     "decode_picodet",
     "detector_of",
     "found_of",
-    "looked_at",
+    "picodet_cells",
     "preprocess",
     "rescaled",
 ]
 
-COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 COMPACT = "compact"
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, R G B, 0..255
 STRIDES = (8, 16, 32, 64)
@@ -72,7 +70,7 @@ class Detector(Protocol):
 class CompactDetector:
     """Our own detector, whose second half reads base layers, shown a picture instead.
 
-    It resizes the picture itself (see `looked_at`), and its boxes back. Raises WeightsError.
+    It resizes the picture itself (see `compact_size`), and its boxes back. Raises WeightsError.
     """
 
     categories: Sequence[int] | None = COCO_IDS
@@ -89,7 +87,7 @@ class CompactDetector:
         return found_of(objects_in(Picture(pixels), self.network))
 
     def look(self, pixels: Pixels) -> Found:
-        """The same, of a picture that has the size of `looked_at` already: it is not resized again."""
+        """The same, of a picture that has the size of `compact_size` already: it is not resized again."""
         import torch
 
         x = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
@@ -176,18 +174,6 @@ def found_of(objects: Objects) -> Found:
     return Found(boxes.astype(np.float64), labels.astype(np.int64), scores.astype(np.float64))
 
 
-def looked_at(width: int, height: int) -> tuple[int, int]:
-    """The width and height at which the compact detector, and so a base layer, looks at a picture of that size."""
-    return _untrained().looked_at(width, height)
-
-
-@lru_cache(maxsize=1)
-def _untrained() -> SplitDetector:
-    from trifocal.machine.detector import compact_detector
-
-    return compact_detector()
-
-
 def rescaled(found: Found, shape: tuple[int, int], size: tuple[int, int]) -> Found:
     """Of a picture of that (height, width), in the pixels of one of that (width, height)."""
     (height, width), masks = shape, found.masks
@@ -254,7 +240,20 @@ def preprocess(pixels: Pixels, width: int, height: int) -> NDArray[np.float32]:
 
 
 def decode_picodet(outputs: Sequence[NDArray[np.float32]], width: int, height: int) -> Found:
-    """What PicoDet found, in pixels of a picture of that size. Raises OptionError where shapes do not fit together.
+    """What PicoDet found, in pixels of a picture of that size. Raises OptionError where shapes do not fit together."""
+    boxes, scores = picodet_cells(outputs, width, height)
+    cell, number = np.nonzero(scores > LEAST_SCORE)
+    labels: NDArray[np.int64] = np.array(COCO_IDS)[number]
+    sure: Floats = scores[cell, number]
+    candidates = Found(np.clip(boxes, 0, [width, height, width, height])[cell], labels, sure)
+    stays = suppress(candidates)[:KEPT]
+    return Found(candidates.boxes[stays], labels.take(stays), sure.take(stays))
+
+
+def picodet_cells(outputs: Sequence[NDArray[np.float32]], width: int, height: int) -> tuple[Floats, Floats]:
+    """A box from each cell in pixels of a picture of that size, [N, 4], and its scores, [N, 80].
+
+    Raises OptionError where shapes do not fit together.
 
     Outputs are class scores, 1 x n² x 80, for each of the STRIDES, then distances, 1 x n² x 32, from a cell's middle
     to the four sides: softmax over 8 bins each, and the expected bin is the distance in strides.
@@ -277,13 +276,7 @@ def decode_picodet(outputs: Sequence[NDArray[np.float32]], width: int, height: i
         scores.append(np.float64(score[0]))
     seen = STRIDES[0] * math.isqrt(outputs[0].shape[1])  # pixels a side of the network's input
     scale = np.array([width, height, width, height]) / seen
-    everywhere = np.clip(np.concatenate(boxes) * scale, 0, [width, height, width, height])
-    cell, number = np.nonzero(np.concatenate(scores) > LEAST_SCORE)
-    labels: NDArray[np.int64] = np.array(COCO_IDS)[number]
-    sure: Floats = np.concatenate(scores)[cell, number]
-    candidates = Found(everywhere[cell], labels, sure)
-    stays = suppress(candidates)[:KEPT]
-    return Found(candidates.boxes[stays], labels.take(stays), sure.take(stays))
+    return np.concatenate(boxes) * scale, np.concatenate(scores)
 
 
 def decode_boxes(outputs: Sequence[NDArray[Any]], scale_x: float, scale_y: float) -> Found:

@@ -23,10 +23,10 @@ from trifocal.evaluation.detectors import (
     Detector,
     Found,
     found_of,
-    looked_at,
     rescaled,
     resized,
 )
+from trifocal.machine.looking import compact_size
 from trifocal.pictures import Picture
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class SmallSubject:
         self.codec = codec
 
     def encode(self, picture: Picture, quality: float) -> bytes:
-        size = looked_at(picture.width, picture.height)
+        size = compact_size(picture.width, picture.height)
         return self.codec.encode(Picture(resized(picture.rgb, size, Image.Resampling.BICUBIC)), quality)
 
     def decode(self, data: bytes) -> Pixels:

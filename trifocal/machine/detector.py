@@ -11,11 +11,10 @@ fetches; and a compact one of 3.0 M parameters. h is channels-last, as every lat
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +27,9 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from trifocal.machine.backbone import CHANNELS, Stem, stage
+from trifocal.machine.looking import COCO_IDS, compact_size, torchvision_size
 from trifocal.weights import FOLDER, load_weights
 
-COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
-AREA = 384 * 288  # pixels to which a larger picture is shrunk for the compact detector
-STEP = 32  # its sides are multiples of this
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
 PYRAMID = 96  # channels of the compact detector's pyramid
 REGION, HIDDEN = 5, 256  # places a side that a proposal is pooled to; channels of the head
@@ -74,30 +71,26 @@ class SplitDetector(nn.Module):
     Args:
         network: it.
         categories: COCO's ids of the network's labels 1, 2, …
-        area: pixels at which it looks at a larger picture; None where the network's own transform decides.
+        looked_at: a picture's width and height → those at which the detector looks at it; None for torchvision's own.
     """
 
-    def __init__(self, network: tv.FasterRCNN, categories: Sequence[int], area: int | None = None) -> None:
+    def __init__(
+        self,
+        network: tv.FasterRCNN,
+        categories: Sequence[int],
+        looked_at: Callable[[int, int], tuple[int, int]] | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
-        self.area = area
         self.categories = tuple(categories)
+        least, most = network.transform.min_size[-1], network.transform.max_size
+        self.looked_at = looked_at or partial(torchvision_size, least=least, most=most)
 
     @property
     def backbone(self) -> SplitBackbone:
         backbone = self.network.backbone
         assert isinstance(backbone, SplitBackbone)
         return backbone
-
-    def looked_at(self, width: int, height: int) -> tuple[int, int]:
-        """The width and height at which the detector looks at a picture of that size."""
-        if self.area is not None:
-            scale = min(1.0, math.sqrt(self.area / (width * height)))
-            wide, high = (max(STEP, STEP * round(side * scale / STEP)) for side in (width, height))
-            return wide, high
-        least, most = self.network.transform.min_size[-1], self.network.transform.max_size
-        scale = min(least / min(width, height), most / max(width, height))
-        return max(1, int(width * scale)), max(1, int(height * scale))
 
     def front(self, x: Tensor) -> Tensor:
         """x [B, 3, H, W] in 0..1 → h [B, H/s, W/s, C]; H and W are filled up as torchvision does it."""
@@ -197,7 +190,7 @@ def compact_detector() -> SplitDetector:
         box_batch_size_per_image=96,
         box_score_thresh=0.02,
     )
-    return SplitDetector(network, COCO_IDS, AREA)
+    return SplitDetector(network, COCO_IDS, compact_size)
 
 
 class ResNetFront(nn.Module):

@@ -46,6 +46,7 @@ from trifocal.machine.bridge import BaseAnalysis, BaseSynthesis
 from trifocal.machine.bridge import Extractor as FirstPicture
 from trifocal.machine.detector import SplitDetector
 from trifocal.machine.faster_rcnn import CHANNELS, STRIDE, load_faster_rcnn
+from trifocal.machine.looking import torchvision_size
 from trifocal.transforms.adapters import Extractor, Injector
 from trifocal.transforms.extractor import ConditionedSynthesis, UNet, conditioned_reach
 from trifocal.transforms.swin import GRID, SwinAnalysis, swin_reach
@@ -71,6 +72,7 @@ class TextGuided(DualLayer):
 
     analysis: SwinAnalysis
     find_detector: Callable[[str], SplitDetector] = staticmethod(load_faster_rcnn)
+    looked_at: Callable[[int, int], tuple[int, int]] = staticmethod(torchvision_size)
     scales = (1.33, 1.0, 1.67)  # a short side of 800 pixels is mostly more than the picture has
 
     def __init__(
