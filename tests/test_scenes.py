@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from trifocal.data.images import TrainingPicture
 from trifocal.errors import OptionError
 from trifocal.losses.detection import Seen
+from trifocal.machine.looking import COCO_IDS
 from trifocal.training import scenes as room
 from trifocal.training.scenes import (
-    COCO_IDS,
     FEATURES,
     NUMBER_OF,
     PICODET_SIDE,

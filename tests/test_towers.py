@@ -196,7 +196,7 @@ def test_views_and_their_words(tmp_path):
     views = views_of(read_pictures([shard(tmp_path / "a.tar", 12)], 64), None)
     assert len(views) == 48 and all(view.rgb.shape == (SIDE, SIDE, 3) for view in views)
     assert all(view.captions for view in views[::4])
-    batch = TowerBatches(views, 8, seed=0).next()
+    (batch,) = TowerBatches(views, 8, seed=0).next()
     assert batch.x.shape == (8, 3, SIDE, SIDE) and batch.where.shape == (8, GRID, GRID) and batch.seen is None
     for text, where in zip(batch.phrases, batch.where):
         assert bool(where.any()) == bool(named_in(text) & {17, 18})
@@ -259,10 +259,10 @@ def test_a_worse_ground_is_not_kept(tmp_path):
     torch.manual_seed(0)
     views = views_of(read_pictures([shard(tmp_path / "a.tar", 8)], 64), None, ("whole",))
     tokenizer = train_tokenizer(CAPTIONS, vocabulary=300)
-    pair = Towers(tokenizer.get_vocab_size())
+    pair = Towers(tokenizer)
     pair.image = ImageTower((8, 8, 256), (1, 1, 1), expansion=1)
     start = {name: w.clone() for name, w in pair.ground.state_dict().items()}
-    found = train_ground(pair, tokenizer, views, views[:2], 0.0, 1, 0, lambda fraction, text: None)
+    found = train_ground(pair, views, views[:2], 0.0, 1, 0, lambda fraction, text: None)
     better = found["ground_held_out"] < found["ground_held_out_before"]
     same = all(torch.equal(w, start[name]) for name, w in pair.ground.state_dict().items())
     assert same != better

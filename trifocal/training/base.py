@@ -6,16 +6,13 @@
 Each scene draws its own quality, so one base layer serves all rates.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import Tensor
 
-from trifocal.data import read_pictures, split
 from trifocal.entropy import Meter
 from trifocal.entropy.tables import calibrated_frequencies
 from trifocal.layered import BaseLayer
@@ -25,8 +22,8 @@ from trifocal.losses.rate_distortion import balance
 from trifocal.machine.detector import SplitDetector, load_detector
 from trifocal.methods.dual_layer_compact import DualLayerCompact
 from trifocal.presets import find
-from trifocal.training.checkpoint import begin_with, check_length
-from trifocal.training.lesson import SEED, Lesson, LessonRun, Report
+from trifocal.training.checkpoint import begin_with
+from trifocal.training.lesson import SEED, Lesson, LessonRun, Report, pictures_of, silent
 from trifocal.training.loop import spread_levels
 from trifocal.training.scenes import DetectionTeacher, Scenes
 from trifocal.types import Condition
@@ -82,13 +79,13 @@ def train_base(
     resume: bool = False,
     every: float = 5.0,
     batch: int | None = None,
-    report: Report | None = None,
+    report: Report = silent,
 ) -> Path:
     """Trains the base layer of dual-layer-compact, and puts it under the trunk of compact.
 
     Args:
         data: shards or folders of pictures with records; those without boxes need the teacher.
-        out: folder of the run: checkpoint.pt, log.csv, and dual-layer-compact.safetensors and .json at the end.
+        out: folder of the run: checkpoint.pt, log.csv, and dual-layer-compact.safetensors, .json and .csv at the end.
         steps, minutes: the run's length; one of them.
         start: dual-layer-compact.safetensors to begin from.
         teacher: PicoDet as ONNX, which says what is in pictures that have no boxes.
@@ -104,19 +101,16 @@ def train_base(
         OptionError: for a run without an end, pictures without boxes and no teacher, no checkpoint to resume.
         WeightsError: if the detector's or compact's weights are not installed.
     """
-    check_length(steps, minutes)
-    set_seed(SEED)
-    report = report or (lambda fraction, text: None)
-    training, held_out = split(read_pictures(data, 64, lambda key: report(0.0, f"reading {key}")))
+    training, held_out = pictures_of(data, steps, minutes, report)
     seer = None if teacher is None else DetectionTeacher(teacher)
-    codec = whole_codec(start)
+    codec, batch = whole_codec(start), batch or BATCH
     device = Accelerator().device
     detector = load_detector(str(device))
     run = LessonRun(Foundation(codec.base, detector), Path(out), steps, minutes)
     if resume:
         run.resume()
     seed = SEED + run.progress.step + run.accelerator.process_index
-    scenes = Scenes(training, seer, batch or BATCH, seed)
+    scenes = Scenes(training, seer, batch, seed)
     run.go(scenes, Scenes(held_out, seer, 8, SEED), every, report)
     average = run.average
     assert isinstance(average, Foundation)
@@ -124,17 +118,18 @@ def train_base(
     finish(codec.to(device), detector, scenes)
     path = run.out / find(PRESET).weights
     write_weights(codec, path)
-    record = run.record() | {
-        "preset": PRESET,
-        "data": [Path(source).name for source in data],
-        "teacher": None if teacher is None else Path(teacher).name,
-        "task": TASK,
-        "pictures": len(training),
-        "batch": batch or BATCH,
-        "start": None if start is None else Path(start).name,
-        "parameters": sum(p.numel() for p in average.base.parameters()),
-    }
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    parameters = sum(p.numel() for p in average.base.parameters())
+    run.describe(
+        path,
+        data,
+        teacher,
+        start,
+        preset=PRESET,
+        task=TASK,
+        pictures=len(training),
+        batch=batch,
+        parameters=parameters,
+    )
     return path
 
 

@@ -7,22 +7,20 @@
 Before that, in the first stage, the backbone's blocks learn one by one what the teacher's blocks do (`imitation.py`).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from trifocal.data import read_pictures, split
 from trifocal.errors import OptionError
 from trifocal.losses.detection import Seen, Target, detection_losses, resized, soft_cross_entropy
-from trifocal.machine.detector import COCO_IDS, PYRAMID, SplitDetector, compact_detector
-from trifocal.training.checkpoint import begin_with, check_length, record_of
+from trifocal.machine.detector import PYRAMID, SplitDetector, compact_detector
+from trifocal.machine.looking import COCO_IDS
+from trifocal.training.checkpoint import begin_with
 from trifocal.training.imitation import Answers, Imitation
-from trifocal.training.lesson import SEED, Given, Lesson, LessonRun, Report
+from trifocal.training.lesson import SEED, Given, Lesson, LessonRun, Report, pictures_of, silent
 from trifocal.training.scenes import DetectionTeacher, Scenes
 from trifocal.weights import write_weights
 
@@ -92,13 +90,13 @@ def train_detector(
     resume: bool = False,
     every: float = 5.0,
     batch: int | None = None,
-    report: Report | None = None,
+    report: Report = silent,
 ) -> Path:
     """Trains the compact detector.
 
     Args:
         data: shards or folders of pictures with records (see `read_pictures`); those without boxes need the teacher.
-        out: folder of the run: checkpoint.pt, log.csv, and detector.safetensors and detector.json at the end.
+        out: folder of the run: checkpoint.pt, log.csv, and detector.safetensors, .json and .csv at the end.
         steps, minutes: the run's length; one of them.
         stage: 1 for the backbone, which learns from the teacher alone; 2 for all of it.
         start: detector.safetensors to begin from, as the first stage or an earlier run left it.
@@ -114,14 +112,11 @@ def train_detector(
     Raises:
         OptionError: for a run without an end, pictures without boxes and no teacher, no checkpoint to resume.
     """
-    check_length(steps, minutes)
     if stage not in (1, 2) or stage == 1 and teacher is None:
         raise OptionError(
             "A detector has stages 1 and 2, and 1 needs a --teacher; without one, train --stage 2."
         )
-    set_seed(SEED)
-    report = report or (lambda fraction, text: None)
-    training, held_out = split(read_pictures(data, 64, lambda key: report(0.0, f"reading {key}")))
+    training, held_out = pictures_of(data, steps, minutes, report)
     detector = compact_detector()
     if start is not None:
         begin_with(detector, start)
@@ -141,14 +136,8 @@ def train_detector(
     average = run.average
     assert isinstance(average, Imitation | Pupil)
     write_weights(average.detector, path)
-    record = run.record() | {
-        "data": [Path(source).name for source in data],
-        "teacher": None if teacher is None else Path(teacher).name,
-        "pictures": len(training),
-        "batch": batch,
-        "stage": stage,
-        "start": None if start is None else record_of(Path(start)),
-        "parameters": sum(p.numel() for p in average.detector.parameters()),
-    }
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    parameters = sum(p.numel() for p in average.detector.parameters())
+    run.describe(
+        path, data, teacher, start, pictures=len(training), batch=batch, stage=stage, parameters=parameters
+    )
     return path

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from trifocal.text.compact import tokens_of
@@ -37,7 +36,6 @@ Report = Callable[[float, str], None]
 
 def train_ground(
     towers: Towers,
-    tokenizer: Tokenizer,
     views: Sequence[View],
     held_out: Sequence[View],
     seconds: float,
@@ -53,14 +51,14 @@ def train_ground(
     features = features_of(towers, views, lambda fraction: report(0.0, f"the tower looks, {fraction:.0%}"))
     others = features_of(towers, held_out, lambda fraction: None)
     first = copy.deepcopy(towers.ground.state_dict())
-    before = held_out_loss(towers, tokenizer, held_out, others)
+    before = held_out_loss(towers, held_out, others)
     optimiser = torch.optim.AdamW(towers.ground.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     random = np.random.default_rng(seed)
     begun, step, fraction = time.monotonic(), 0, 0.0
     while fraction < 1:
         chosen = random.choice(len(views), min(BATCH, len(views)), replace=False)
         batch = [views[i] for i in chosen]
-        loss = found_loss(towers, tokenizer, features[torch.from_numpy(chosen)].float(), batch, random)
+        loss = found_loss(towers, features[torch.from_numpy(chosen)].float(), batch, random)
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * fraction))
         optimiser.zero_grad()
@@ -69,7 +67,7 @@ def train_ground(
         step += 1
         fraction = step / steps if steps is not None else (time.monotonic() - begun) / seconds
         report(min(1.0, fraction), f"step {step}  ground {loss.item():.3f}")
-    after = held_out_loss(towers, tokenizer, held_out, others)
+    after = held_out_loss(towers, held_out, others)
     if after >= before:
         towers.ground.load_state_dict(first)
     return {"ground_steps": step, "ground_held_out_before": before, "ground_held_out": after}
@@ -77,7 +75,6 @@ def train_ground(
 
 def found_loss(
     towers: Towers,
-    tokenizer: Tokenizer,
     features: Tensor,
     views: Sequence[View],
     random: np.random.Generator,
@@ -87,7 +84,7 @@ def found_loss(
     named_before = [batch.named[-1], *batch.named[:-1]]
     device = features.device
     with torch.no_grad():
-        words = towers.text(*(t.to(device) for t in tokens_of(tokenizer, batch.phrases)))
+        words = towers.text(*(t.to(device) for t in tokens_of(towers.tokenizer, batch.phrases)))
     own = F.binary_cross_entropy_with_logits(towers.ground(features, words), batch.where.to(device))
     away = towers.ground(features, words.rolled())
     elsewhere = where_of(views, named_before, np.zeros(len(views), bool)).to(device)
@@ -96,14 +93,12 @@ def found_loss(
 
 
 @torch.no_grad()
-def held_out_loss(
-    towers: Towers, tokenizer: Tokenizer, views: Sequence[View], features: Tensor, rounds: int = 8
-) -> float:
+def held_out_loss(towers: Towers, views: Sequence[View], features: Tensor, rounds: int = 8) -> float:
     """The mean over several draws of words."""
     random = np.random.default_rng(0)
     losses = []
     for _ in range(rounds):
-        losses.append(float(found_loss(towers, tokenizer, features.float(), views, random)))
+        losses.append(float(found_loss(towers, features.float(), views, random)))
     return round(float(np.mean(losses)), 5)
 
 

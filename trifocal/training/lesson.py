@@ -1,5 +1,6 @@
-"""The loop of what learns beside a detector: its backbone, the detector itself, and the base layer."""
+"""The loop of what serves codecs: the towers, the detector and its backbone, and the base layer. Codecs have `loop.py`'s."""
 
+import json
 import math
 import time
 from abc import ABC, abstractmethod
@@ -12,14 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from trifocal.data import TrainingPicture, read_pictures, split
 from trifocal.errors import OptionError
-from trifocal.training.checkpoint import Progress, append_row, restore, save
+from trifocal.training.checkpoint import Progress, append_row, check_length, record_of, restore, save
 
-__all__ = ["SEED", "Ahead", "Lesson", "LessonRun", "Report", "Source"]
+__all__ = ["SEED", "Ahead", "Lesson", "LessonRun", "Report", "Source", "pictures_of", "silent"]
 
 SEED, HELD_OUT_BATCHES = 1, 12
 Report = Callable[[float, str], None]
@@ -56,6 +58,7 @@ class Lesson(nn.Module, ABC):
     Attributes:
         weights: of each term in the loss.
         learning_rate, weight_decay, warmup, ema: AdamW's, the steps until its height, and the decay of the averaged weights.
+        clip: the norm above which a gradient is shortened to it.
         held_out: batches that are measured on.
         fraction: of the run that is done, 0..1.
     """
@@ -66,6 +69,7 @@ class Lesson(nn.Module, ABC):
     weight_decay = 0.05
     warmup = 100
     ema = 0.998
+    clip = 2.0
     held_out = HELD_OUT_BATCHES
 
     @abstractmethod
@@ -82,6 +86,14 @@ class Lesson(nn.Module, ABC):
 
     def look_at(self, batches: Sequence[Given]) -> None:
         """Sets, before the first step, what depends on the data; the same for every copy of the lesson."""
+
+    def measure(self, batches: Sequence[Given]) -> dict[str, float]:
+        """What the log says of held-out batches: the mean of each loss, as `held_out_NAME`."""
+        self.train()  # torchvision's parts give losses only so
+        with torch.random.fork_rng():
+            torch.manual_seed(SEED)
+            rows = [self.losses(*batch) for batch in batches]
+        return {f"held_out_{n}": round(float(np.mean([float(r[n]) for r in rows])), 4) for n in rows[0]}
 
 
 class LessonRun:
@@ -164,7 +176,7 @@ class LessonRun:
         loss = sum((lesson.weights[name] * term for name, term in terms.items()), torch.zeros(()))
         self.optimiser.zero_grad()
         self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.lesson.parameters(), 2.0)
+        norm = self.accelerator.clip_grad_norm_(self.lesson.parameters(), lesson.clip)
         if norm is not None and math.isfinite(float(norm)):
             self.optimiser.step()
         self.averaged.update_parameters(lesson)
@@ -174,16 +186,12 @@ class LessonRun:
     def checkpoint(self, held_out: Sequence[Given], terms: dict[str, float]) -> None:
         if not self.accelerator.is_main_process:
             return
-        self.average.train()  # torchvision's parts give losses only so
         self.average.fraction = 1.0
-        with torch.random.fork_rng():
-            torch.manual_seed(SEED)
-            rows = [self.average.losses(*moved(given, self.accelerator.device)) for given in held_out]
         row: dict[str, object] = {
             "step": self.progress.step,
             "minutes": round(self.progress.seconds / 60, 2),
             **{name: round(value, 4) for name, value in terms.items()},
-            **{f"held_out_{n}": round(float(np.mean([float(r[n]) for r in rows])), 4) for n in rows[0]},
+            **self.average.measure([moved(given, self.accelerator.device) for given in held_out]),
         }
         append_row(self.out / "log.csv", row)
         state = {
@@ -205,8 +213,26 @@ class LessonRun:
         self.optimiser.load_state_dict(state["optimiser"])
         self.progress = Progress(**state["progress"])
 
+    def describe(
+        self,
+        weights: Path,
+        data: Sequence[str | Path],
+        teacher: str | Path | None,
+        start: str | Path | None,
+        **facts: object,
+    ) -> None:
+        """Writes what the run was beside its weights, NAME.json, and its log, NAME.csv."""
+        record = self.record() | {
+            "data": [Path(source).name for source in data],
+            "teacher": None if teacher is None else Path(teacher).name,
+            "start": None if start is None else record_of(Path(start)),
+        }
+        weights.with_suffix(".json").write_text(json.dumps(record | facts, indent=2) + "\n", "utf-8")
+        if (self.out / "log.csv").exists():
+            weights.with_suffix(".csv").write_bytes((self.out / "log.csv").read_bytes())
+
     def record(self) -> dict[str, object]:
-        """What a run can say of itself, for the file beside its weights."""
+        """What it can say of itself."""
         lesson = self.bare
         return {
             "date": time.strftime("%Y-%m-%d"),
@@ -219,6 +245,19 @@ class LessonRun:
             "minutes": round(self.progress.seconds / 60, 1),
             "machine": f"{self.accelerator.device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         }
+
+
+def pictures_of(
+    data: Sequence[str | Path], steps: int | None, minutes: float | None, report: Report
+) -> tuple[list[TrainingPicture], list[TrainingPicture]]:
+    """What every run begins with: its pictures for training, and those held out. Raises OptionError for a run without an end."""
+    check_length(steps, minutes)
+    set_seed(SEED)
+    return split(read_pictures(data, 64, lambda key: report(0.0, f"reading {key}")))
+
+
+def silent(fraction: float, said: str) -> None:
+    """A report to nobody."""
 
 
 def moved(given: Any, device: torch.device) -> Any:

@@ -1,7 +1,6 @@
 """What detectors train on: scenes of one shape, cut from pictures or put together from four, with their boxes, and what a
 teacher sees in them."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,16 @@ from trifocal.data import TrainingPicture
 from trifocal.data.words import seen_within
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.detectors import (
-    COCO_IDS,
     OVERLAP,
     PICODET_SIDE,
     STRIDES,
     is_picodet,
+    picodet_cells,
     preprocess,
     session_of,
 )
 from trifocal.losses.detection import Seen, Target
+from trifocal.machine.looking import COCO_IDS
 from trifocal.training.lesson import Ahead
 
 SHAPES = ((288, 384), (384, 288), (320, 352))  # of scenes: about the area at which the compact detector looks
@@ -90,20 +90,10 @@ class DetectionTeacher:
 
 def candidates(outputs: Sequence[NDArray[np.float32]], width: int, height: int) -> tuple[Tensor, Tensor]:
     """PicoDet's best boxes in pixels of a picture of that size, [N, 4], and their scores, [N, 80]."""
-    boxes, scores = [], []
-    for stride, score, distance in zip(STRIDES, outputs[:4], outputs[4:]):
-        side = math.isqrt(len(score[0]))
-        bins = torch.from_numpy(distance[0]).reshape(side**2, 4, -1).softmax(2)
-        reach = stride * (bins @ torch.arange(bins.shape[2], dtype=bins.dtype))
-        cells = torch.arange(side**2)
-        x, y = (p * stride + (stride - 1) / 2 for p in (cells % side, cells // side))
-        boxes.append(torch.stack([x - reach[:, 0], y - reach[:, 1], x + reach[:, 2], y + reach[:, 3]], 1))
-        scores.append(torch.from_numpy(score[0]))
-    all_boxes, all_scores = torch.cat(boxes), torch.cat(scores)
-    sure, chosen = all_scores.max(1).values.topk(CANDIDATES)
+    boxes, scores = (torch.from_numpy(part).float() for part in picodet_cells(outputs, width, height))
+    sure, chosen = scores.max(1).values.topk(CANDIDATES)
     chosen = chosen[sure > LEAST_CANDIDATE]
-    scale = torch.tensor([width, height, width, height]) / PICODET_SIDE
-    return all_boxes[chosen] * scale, all_scores[chosen]
+    return boxes[chosen], scores[chosen]
 
 
 class Scenes(Ahead):

@@ -1,7 +1,9 @@
 """What the towers train on: views of pictures with their words, boxes, and what a teacher sees in them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,10 @@ class TowerBatch:
     named: list[frozenset[int]]
     seen: tuple[Tensor, Tensor] | None
 
+    def to(self, device: torch.device) -> TowerBatch:
+        seen = None if self.seen is None else (self.seen[0].to(device), self.seen[1].to(device))
+        return replace(self, x=self.x.to(device), where=self.where.to(device), seen=seen)
+
 
 class Teacher:
     """PicoDet's class scores of a square view. Raises OptionError for another file."""
@@ -97,11 +103,21 @@ class TowerBatches:
         self.random = np.random.default_rng(seed)
         self.order: list[int] = []
 
-    def next(self) -> TowerBatch:
+    def next(self) -> tuple[TowerBatch]:
         if len(self.order) < self.batch:
             self.order += self.random.permutation(len(self.views)).tolist()
         chosen, self.order = self.order[: self.batch], self.order[self.batch :]
-        return collate([self.views[i] for i in chosen], self.random)
+        return (collate([self.views[i] for i in chosen], self.random),)
+
+
+class AllViews:
+    """All views as one batch, always the same."""
+
+    def __init__(self, views: Sequence[View]) -> None:
+        self.views = views
+
+    def next(self) -> tuple[TowerBatch]:
+        return (collate(self.views, np.random.default_rng(0)),)
 
 
 def collate(views: Sequence[View], random: np.random.Generator, mirrored: float = 0.5) -> TowerBatch:
