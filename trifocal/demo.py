@@ -1,18 +1,26 @@
 """What `trifocal demo` does: a photograph that ships goes through the codec, and through Pillow's formats at equal bytes."""
 
+from __future__ import annotations
+
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trifocal.container import Bitstream
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from trifocal.container import Bitstream, Tag
 from trifocal.evaluation import Rival, psnr, rivals
 from trifocal.pictures import Picture
-from trifocal.presets import load
+from trifocal.presets import find, load
+from trifocal.seeing import drawn, listed, look_at
 
 PHOTOGRAPH = Path(__file__).parent / "demo" / "coffee.png"
 FULL = 0.99  # of the bytes that a rival may take
 GROWTH = 0.04  # of the logarithm of a rival's bytes with its quality, roughly; a guess that saves encodings
+MARGIN, LETTERS = 12, 16  # pixels: around panels, and of what stands under them
 
 
 @dataclass(frozen=True)
@@ -27,23 +35,34 @@ class Row:
     decode_s: float
 
 
-def run(out: str | Path = ".", preset: str = "compact", quality: float = 50.0) -> list[Row]:
+@dataclass(frozen=True)
+class Demo:
+    """What was measured, the bytes of each layer, and the files that were written."""
+
+    rows: list[Row]
+    layers: list[tuple[str, int]]
+    files: list[Path]
+
+
+def run(out: str | Path = ".", preset: str = "compact", quality: float = 50.0) -> Demo:
     """Writes demo.tri and demo.png into the folder `out` (made if it is not there), and measures.
 
-    The first row is Trifocal's, from the files written; each other has the best quality that takes no more bytes, or
-    its lowest where even that takes more. Raises PresetError, WeightsError, OptionError and OSError.
+    For a preset with layers also demo-layers.png: the photograph with what a detector finds in the base layer, and the decoded
+    picture. The first row is Trifocal's, from the files written; each other has the best quality that takes no more bytes,
+    or its lowest where even that takes more. Raises PresetError, WeightsError, OptionError and OSError.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     photograph = Picture.open(PHOTOGRAPH)
     codec = load(preset)
+    files = [folder / "demo.tri", folder / "demo.png"]
     begun = time.perf_counter()
-    codec.encode(photograph, quality=quality).save(folder / "demo.tri")
+    codec.encode(photograph, quality=quality).save(files[0])
     encoded = time.perf_counter()
-    stream = Bitstream.open(folder / "demo.tri")
+    stream = Bitstream.open(files[0])
     decoded = codec.decode(stream).picture
     ended = time.perf_counter()
-    decoded.save(folder / "demo.png")
+    decoded.save(files[1])
     bpp = 8 * stream.size / (photograph.width * photograph.height)
     ours = Row(
         f"Trifocal {preset}",
@@ -53,7 +72,42 @@ def run(out: str | Path = ".", preset: str = "compact", quality: float = 50.0) -
         encoded - begun,
         ended - encoded,
     )
-    return [ours, *(within(rival, photograph, stream.size) for rival in rivals())]
+    if find(preset).layers:
+        files.append(folder / "demo-layers.png")
+        layers_of(stream, files[0], photograph, decoded).save(files[-1])
+    layers = [(layer.name, layer.size) for layer in stream.layers]
+    return Demo([ours, *(within(rival, photograph, stream.size) for rival in rivals())], layers, files)
+
+
+def layers_of(stream: Bitstream, file: Path, photograph: Picture, decoded: Picture) -> Picture:
+    """Side by side: the photograph, what a detector finds in the file's base layer, and the decoded picture."""
+    base = stream.layer(Tag.BASE)
+    assert base is not None
+    seen = look_at(file, None, lambda said: None)
+    found = listed(seen.objects)
+    objects = f"{len(found)} object{'s' * (len(found) != 1)}"
+    return side_by_side(
+        [photograph, drawn(photograph, found), decoded],
+        [
+            f"the photograph, {3 * photograph.width * photograph.height:,} bytes",
+            f"what a detector finds in the base layer's {base.size:,} bytes: {objects}",
+            f"the decoded picture: all {stream.size:,} bytes of the file",
+        ],
+    )
+
+
+def side_by_side(pictures: Sequence[Picture], texts: Sequence[str]) -> Picture:
+    """Pictures of one size in a row, each with its text under it."""
+    wide, high = pictures[0].width, pictures[0].height
+    sheet = Image.new(
+        "RGB", (MARGIN + len(pictures) * (wide + MARGIN), high + 2 * LETTERS + 2 * MARGIN), "white"
+    )
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(LETTERS)
+    for number, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+        left = MARGIN + number * (wide + MARGIN)
+        sheet.paste(Image.fromarray(picture.rgb), (left, MARGIN))
+        draw.text((left, high + MARGIN + LETTERS // 2), text, fill="black", font=font)
+    return Picture(np.asarray(sheet))
 
 
 def within(rival: Rival, picture: Picture, size: int) -> Row:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from trifocal.container import Bitstream, Header, Tag
 from trifocal.container.fields import MAGIC
 from trifocal.container.parts import read_base
+from trifocal.data.words import CATEGORIES
 from trifocal.errors import Damaged, MissingLayer, OptionError
 from trifocal.pictures import Picture
+from trifocal.pictures.boxes import with_boxes
 from trifocal.presets import preset_of
 
 if TYPE_CHECKING:
     from trifocal.layered import DualLayer
     from trifocal.machine.detector import Objects
 
-__all__ = ["Seen", "first_picture_of", "look_at"]
+__all__ = ["Seen", "drawn", "first_picture_of", "listed", "look_at"]
 
 
 @dataclass(frozen=True)
@@ -117,3 +119,26 @@ def first_picture_of(path: Path, weights: str | None) -> Picture:
     """What the base layer of a file shows. Raises as `look_at`."""
     base, _ = read_base(path)
     return layered_codec(base.header, weights).first_picture(base)
+
+
+def listed(objects: Objects, threshold: float = 0.5) -> list[dict[str, Any]]:
+    """Those that are as sure as `threshold`, the surest first: label, category, score and box of each."""
+    found = [
+        {
+            "label": CATEGORIES.get(category, (f"category {category}",))[0],
+            "category": category,
+            "score": round(score, 4),
+            "box": [round(place, 2) for place in box],
+        }
+        for box, category, score in zip(
+            objects.boxes.tolist(), objects.labels.tolist(), objects.scores.tolist(), strict=True
+        )
+        if score >= threshold
+    ]
+    return sorted(found, key=lambda one: -one["score"])
+
+
+def drawn(picture: Picture, objects: Sequence[dict[str, Any]]) -> Picture:
+    """The picture with what `listed` gave on it."""
+    names = [f"{one['label']} {one['score']:.2f}" for one in objects]
+    return with_boxes(picture, [one["box"] for one in objects], names, [one["category"] for one in objects])

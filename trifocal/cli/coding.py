@@ -338,11 +338,14 @@ def presets() -> None:
 
 @app.command()
 def demo(
-    out: Annotated[str, typer.Option("--out", "-o", help="The folder for demo.tri and demo.png.")] = ".",
+    out: Annotated[str, typer.Option("--out", "-o", help="The folder for the files.")] = ".",
     preset: Preset = "compact",
     threads: Threads = None,
 ) -> None:
-    """A photograph becomes demo.tri and comes back as demo.png, beside other formats at the same bytes."""
+    """A photograph becomes demo.tri and comes back as demo.png, beside other formats at the same bytes.
+
+    A preset with layers also leaves demo-layers.png: what a detector finds in the base layer alone.
+    """
     from rich.table import Table
 
     from trifocal.console import Desk
@@ -350,9 +353,14 @@ def demo(
 
     use_threads(threads)
     table = Table("", "bytes", "bpp", "PSNR", "encode", "decode", box=None, header_style="bold")
-    for row in run(out, preset):
+    shown = run(out, preset)
+    for row in shown.rows:
         seconds = f"{row.encode_s:.2f} s", f"{row.decode_s:.2f} s"
         table.add_row(row.name, f"{row.size:,}", f"{row.bpp:.3f}", f"{row.psnr:.2f} dB", *seconds)
     desk = Desk()
     desk.out.print(table)
-    desk.say(f"The files are {Path(out, 'demo.tri')} and {Path(out, 'demo.png')}.")
+    if len(shown.layers) > 1:
+        parts = ", ".join(f"{name} {size:,}" for name, size in shown.layers)
+        desk.say(f"Bytes of each layer: {parts}.")
+    *others, last = map(str, shown.files)
+    desk.say(f"The files are {', '.join(others)} and {last}.")

@@ -12,7 +12,6 @@ from trifocal.cli.main import Out, Recursive, Threads, Weights, app, use_threads
 from trifocal.errors import OptionError
 
 if TYPE_CHECKING:
-    from trifocal.machine.detector import Objects
     from trifocal.seeing import Seen
 
 NOWHERE = Path("-")  # where results go to stdout, and no file is made
@@ -54,7 +53,6 @@ def detect(
     from trifocal import console, seeing
     from trifocal.files import replacing
     from trifocal.pictures import PICTURE_SUFFIXES
-    from trifocal.pictures.boxes import with_boxes
     from trifocal.pictures.writing import FORMATS, format_of
 
     desk = console.Desk()
@@ -68,7 +66,7 @@ def detect(
 
     def work(job: console.Job, advance: console.Advance) -> None:
         seen = seeing.look_at(job.source, weights, lambda note: desk.note(f"{job.source.name}: {note}"))
-        objects = listed(seen.objects, threshold)
+        objects = seeing.listed(seen.objects, threshold)
         said = json.dumps(facts_of(job.source, seen, objects))
         if job.target is NOWHERE:
             desk.say(said)
@@ -78,9 +76,7 @@ def detect(
             desk.say(f"{job.target}  {len(objects)} objects")
         if drawing := drawings.get(job.source):
             drawing.parent.mkdir(parents=True, exist_ok=True)
-            names = [f"{one['label']} {one['score']:.2f}" for one in objects]
-            boxes, kinds = [one["box"] for one in objects], [one["category"] for one in objects]
-            notes = with_boxes(seen.show(), boxes, names, kinds).save(drawing)
+            notes = seeing.drawn(seen.show(), objects).save(drawing)
             for note in (f"{drawing}", *notes):
                 desk.note(note, style="")
 
@@ -100,25 +96,6 @@ def targets(
     if is_file and Path(out) not in planned.values():
         raise typer.BadParameter(f"{option} {out} is one file, and there are several; name a folder.")
     return planned
-
-
-def listed(objects: "Objects", threshold: float) -> list[dict[str, Any]]:
-    """Those that are as sure as `threshold`, the surest first."""
-    from trifocal.data.words import CATEGORIES
-
-    found = [
-        {
-            "label": CATEGORIES.get(category, (f"category {category}",))[0],
-            "category": category,
-            "score": round(score, 4),
-            "box": [round(place, 2) for place in box],
-        }
-        for box, category, score in zip(
-            objects.boxes.tolist(), objects.labels.tolist(), objects.scores.tolist(), strict=True
-        )
-        if score >= threshold
-    ]
-    return sorted(found, key=lambda one: -one["score"])
 
 
 def facts_of(path: Path, seen: "Seen", objects: list[dict[str, Any]]) -> dict[str, Any]:
