@@ -9,10 +9,12 @@ import pytest
 import torch
 from conftest import small_codec
 from test_detection_losses import pictures_in
+from test_dual_layer import small_dual_layer
+from test_scenes import BRUSH, PERSON
 from torch import Tensor
 
 from trifocal.entropy import EntropyModel
-from trifocal.errors import OptionError
+from trifocal.errors import OptionError, PresetError
 from trifocal.layered import BaseLayer
 from trifocal.losses.base_layer import (
     box_error,
@@ -136,15 +138,13 @@ def test_a_gradient_reaches_the_features_and_not_the_detector(detector: SplitDet
 @pytest.fixture
 def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[DualLayerCompact]:
     """Small scenes, few of them, and an average that follows at once; the small codecs that are built."""
-    shapes = ((64, 128), (128, 64), (96, 96))
-    monkeypatch.setattr(scenes, "SHAPES", shapes)
+    monkeypatch.setattr(scenes, "PROPORTIONS", ((128, 64), (64, 128), (96, 96)))
     monkeypatch.setattr(lesson, "CALIBRATION", 1)
     for name, value in (("held_out", 1), ("warmup", 1), ("ema", 0.0)):
         monkeypatch.setattr(lesson.Foundation, name, value)
-    monkeypatch.setattr(lesson, "load_detector", lambda *device: detector)
     built: list[DualLayerCompact] = []
 
-    def build(start: Path | None) -> DualLayerCompact:
+    def build(of: str, start: Path | None) -> DualLayerCompact:
         built.append(small_dual(detector))
         return built[-1]
 
@@ -187,6 +187,24 @@ def test_steps_lower_the_loss_and_leave_the_detector_alone(
     assert all(name.startswith("base.") for name in checkpoint["lesson"])
 
 
+def test_the_base_of_the_papers_size_learns_from_its_own_detector(
+    quick: list[DualLayerCompact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same command: at the sizes at which that looks, in its numbers; of the rest nothing is trained."""
+    codec, fresh = small_dual_layer(), small_dual_layer()
+    own = copy.deepcopy(codec.detector)
+    own.categories = (PERSON, BRUSH)
+    codec.find_detector = lambda device: own
+    monkeypatch.setattr(lesson, "whole_codec", lambda of, start: codec)
+    run = tmp_path / "run"
+    path = lesson.train_base([pictures_in(tmp_path)], run, of="dual-layer", steps=4, batch=2, every=0)
+    first, *_, last = log_of(run)
+    assert last["held_out_loss"] < first["held_out_loss"]
+    assert path.name == "dual-layer.safetensors" and path.with_suffix(".csv").exists()
+    assert same(fresh.synthesis.state_dict(), codec.synthesis.state_dict())
+    assert not torch.equal(fresh.base.entropy.frequencies, codec.base.entropy.frequencies)
+
+
 def test_pictures_without_boxes_need_a_teacher(quick: list[DualLayerCompact], tmp_path: Path) -> None:
     data = pictures_in(tmp_path)
     for record in data.glob("*.json"):
@@ -199,12 +217,17 @@ def test_pictures_without_boxes_need_a_teacher(quick: list[DualLayerCompact], tm
 
 def test_it_begins_with_the_trunk_of_compact(tmp_path: Path) -> None:
     """And with all that other weights of its own have, where they are named."""
-    codec, compact = lesson.whole_codec(None), read_weights(FOLDER / "compact.safetensors")
+    codec, compact = (
+        lesson.whole_codec("dual-layer-compact", None),
+        read_weights(FOLDER / "compact.safetensors"),
+    )
     own = codec.state_dict()
     assert all(torch.equal(own[name], value) for name, value in compact.items())
     with torch.no_grad():
         for parameter in codec.base.parameters():
             parameter.fill_(0.25)
     write_weights(codec, tmp_path / "w.safetensors")
-    again = lesson.whole_codec(tmp_path / "w.safetensors")
+    again = lesson.whole_codec("dual-layer-compact", tmp_path / "w.safetensors")
     assert same(codec.base.state_dict(), again.base.state_dict())
+    with pytest.raises(PresetError, match="compact makes no base layer"):
+        lesson.whole_codec("compact", None)

@@ -175,7 +175,7 @@ def test_the_teachers_features_are_standardised() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small scenes, few of them, and an average that follows at once."""
-    monkeypatch.setattr(scenes, "SHAPES", ((64, 96), (96, 64), (64, 64)))
+    monkeypatch.setattr(scenes, "PROPORTIONS", ((96, 64), (64, 96), (64, 64)))
     for kind in (lesson.Pupil, lesson.Imitation):
         for name, value in (("held_out", 1), ("warmup", 1), ("ema", 0.0)):
             monkeypatch.setattr(kind, name, value)

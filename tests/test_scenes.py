@@ -1,6 +1,7 @@
 """What detectors train on: boxes stay on their objects whatever is done to a picture, and a teacher says what it sees."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,18 @@ from numpy.typing import NDArray
 from trifocal.data.images import TrainingPicture
 from trifocal.errors import OptionError
 from trifocal.losses.detection import Seen
-from trifocal.machine.looking import COCO_IDS
+from trifocal.machine.looking import COCO_IDS, compact_size, torchvision_size
 from trifocal.training import scenes as room
 from trifocal.training.scenes import (
     FEATURES,
-    NUMBER_OF,
     PICODET_SIDE,
-    SHAPES,
     STRIDES,
     DetectionTeacher,
     Scenes,
     candidates,
     cut,
     mirrored,
+    numbered,
     sure_of,
     target_of,
 )
@@ -41,6 +41,7 @@ def painted(key: str, width: int, height: int, box: Box, colour: tuple[int, int,
     return TrainingPicture(key, rgb, (), np.array([box], np.float32), np.array([label]))
 
 
+NUMBERS = numbered(COCO_IDS)
 PICTURES = [
     painted("a", 200, 150, (60, 40, 130, 110), RED),
     painted("b", 150, 200, (10, 20, 90, 150), BLUE),
@@ -108,10 +109,12 @@ def test_a_mirror_takes_the_boxes_along() -> None:
 
 
 def test_labels_become_the_networks_numbers() -> None:
-    assert sorted(NUMBER_OF.values()) == [*range(1, 81)] and NUMBER_OF[PERSON] == 1 and NUMBER_OF[BRUSH] == 80
-    target = target_of((np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32), np.array([BRUSH, 13])))
+    assert sorted(NUMBERS.values()) == [*range(1, 81)] and NUMBERS[PERSON] == 1 and NUMBERS[BRUSH] == 80
+    objects = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32), np.array([BRUSH, 13])
+    target = target_of(objects, NUMBERS)
     assert target.labels.tolist() == [80, 12] and target.boxes.shape == (2, 4) and target.certain
-    nothing = target_of((np.zeros((0, 4), np.float32), np.zeros(0, np.int64)))
+    assert target_of(objects, numbered(range(1, 91))).labels.tolist() == [BRUSH, 13]
+    nothing = target_of((np.zeros((0, 4), np.float32), np.zeros(0, np.int64)), NUMBERS)
     assert nothing.boxes.shape == (0, 4) and nothing.boxes.dtype == torch.float32
 
 
@@ -127,7 +130,7 @@ def test_boxes_stay_on_their_objects_in_scenes(mosaic: float, monkeypatch: pytes
     for _ in range(4):
         x, targets, seen = scenes.next()
         assert seen is None and x.shape[0] == len(targets) == 6
-        assert tuple(x.shape[2:]) in SHAPES and 0 <= x.min() and x.max() <= 1
+        assert tuple(x.shape[2:]) in ((288, 384), (384, 288), (320, 352)) and 0 <= x.min() and x.max() <= 1
         for rgb, target in zip(map(as_pixels, x), targets):
             found += len(target.labels)
             assert target.certain
@@ -143,6 +146,15 @@ def check_boxes(rgb: NDArray[np.uint8], boxes: NDArray[np.float32], labels: list
         tile = rgb[y : y + high, x : x + wide]
         there = extent(coloured(tile, {1: PERSON, 80: BRUSH}[label]))
         assert np.abs(box - np.array(there) - [x, y, x, y]).max() <= 2.5
+
+
+def test_scenes_are_as_large_as_the_detector_looks() -> None:
+    """In whole steps, and labels are its own."""
+    scenes = Scenes(PICTURES, None, 1, 0, range(1, 91), torchvision_size)
+    assert scenes.shapes == [[800, 1056], [1056, 800], [800, 864]]
+    small = Scenes(PICTURES, None, 4, 0, range(1, 91), partial(compact_size, area=96 * 96))
+    _, targets, _ = small.next()
+    assert {label for target in targets for label in target.labels.tolist()} <= {PERSON, BRUSH}
 
 
 def test_the_same_seed_makes_the_same_scenes() -> None:
@@ -214,11 +226,12 @@ def test_what_a_teacher_is_sure_of() -> None:
     seen = seen_as(
         [near, [11.0, 10, 51, 50], near, far, far], [{4: 0.6}, {4: 0.8}, {7: 0.5}, {4: 0.39}, {4: 0.41}]
     )
-    target = sure_of(seen)
+    target = sure_of(seen, NUMBERS)
     assert not target.certain
     assert target.labels.tolist() == [5, 8, 5] and target.boxes[0].tolist() == [11, 10, 51, 50]
     assert target.boxes[2].tolist() == far
-    assert len(sure_of(seen_as([], [])).labels) == 0
+    assert sure_of(seen, numbered(range(1, 91))).labels.tolist() == [5, 8, 5]
+    assert len(sure_of(seen_as([], []), NUMBERS).labels) == 0
 
 
 def picodet_outputs() -> list[NDArray[np.float32]]:
@@ -276,7 +289,7 @@ def test_a_teacher_in_an_onnx_file(tmp_path: Path) -> None:
     assert seen.features[2][0, 6, 0] < 0 < seen.features[2][0, 6, 12]
     x, y = (6 * 16 + 7.5) * 100 / PICODET_SIDE, (4 * 16 + 7.5) * 50 / PICODET_SIDE
     x0, y0, x1, y1 = seen.boxes[0].tolist()
-    assert x0 < x < x1 and y0 < y < y1 and sure_of(seen).labels.tolist() == [len(COCO_IDS)]
+    assert x0 < x < x1 and y0 < y < y1 and sure_of(seen, NUMBERS).labels.tolist() == [len(COCO_IDS)]
 
 
 @pytest.mark.parametrize("kind", ["without its pyramid", "text"])
@@ -294,4 +307,4 @@ def test_another_file_is_no_teacher(kind: str, tmp_path: Path) -> None:
 def test_a_label_that_coco_has_not_is_one_sentence() -> None:
     """12 is one of its gaps."""
     with pytest.raises(OptionError, match="12"):
-        target_of((np.zeros((1, 4), np.float32), np.array([12])))
+        target_of((np.zeros((1, 4), np.float32), np.array([12])), NUMBERS)

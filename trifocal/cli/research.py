@@ -51,25 +51,30 @@ def train(
         str | None,
         typer.Option(help="For towers, detector and base: PicoDet as .onnx, and what it sees is learned."),
     ] = None,
+    of: Annotated[
+        str | None, typer.Option(help="For base: the preset that it is of; dual-layer-compact, if not said.")
+    ] = None,
     every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 5.0,
     threads: Threads = None,
 ) -> None:
     """Trains a preset's network on pictures; needs the extra `train`.
 
     `towers` names the compact text and image towers, which learn from pictures with captions and boxes beside them;
-    `detector` the compact detector, which learns from a teacher, and then from boxes too; `base` the base layer of
-    dual-layer-compact, which learns from that detector, and `dual-layer-compact --start` then goes on from its weights.
+    `detector` the compact detector, which learns from a teacher, and then from boxes too; `base` a base layer, which learns
+    from the detector that it serves, and `dual-layer-compact --start` (or `dual-layer`) then goes on from its weights.
     """
-    check_training(preset, stage, learning_rate, teacher)
+    check_training(preset, stage, learning_rate, teacher, of)
     from trifocal import console, training
 
     use_threads(threads)
     desk = console.Desk()
     sources = [*(data or []), *(more or [])]
-    folder = out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else "")
+    folder = out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else "") + (f"-{of}" if of else "")
     with console.reporting(desk) as report:
         if preset in APART:
-            staged = {} if preset == "base" else {"stage": stage}
+            own: dict[str, Any] = {"stage": stage}
+            if preset == "base":
+                own = {} if of is None else {"of": of}
             weights = getattr(training, APART[preset])(
                 sources,
                 folder,
@@ -81,7 +86,7 @@ def train(
                 every=every,
                 batch=batch,
                 report=report,
-                **staged,
+                **own,
             )
         else:
             weights = training.train(
@@ -278,12 +283,16 @@ def table_of_effects(effects: Sequence["Effect"]) -> "Table":
     return table
 
 
-def check_training(preset: str, stage: int, learning_rate: float | None, teacher: str | None) -> None:
+def check_training(
+    preset: str, stage: int, learning_rate: float | None, teacher: str | None, of: str | None
+) -> None:
     """Refuses what this kind of training would pass over in silence."""
     if preset not in APART and teacher is not None:
         raise typer.BadParameter(f"{preset} takes no --teacher; {', '.join(APART)} do.")
     if preset in APART and learning_rate is not None:
         raise typer.BadParameter(f"{preset} takes no --learning-rate; its own is tried and stays.")
+    if preset != "base" and of is not None:
+        raise typer.BadParameter(f"--of is for base, not for {preset}.")
     if preset == "base" and stage != 1:
         raise typer.BadParameter("base has one stage; leave --stage out.")
 

@@ -1,4 +1,4 @@
-"""How the base layer of `dual-layer-compact` is trained, against the detector that ships and that stays as it is.
+"""How base layers are trained, each against the detector that it serves and that stays as it is.
 
     scene ── detector's front ── h ── base analysis ── y_obj ── noise ── base synthesis ── h_hat ─┬─ detector's rest
                                  └────────────── losses of equation (1) ──────────────────────────┘  extractor ── first picture
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from trifocal.entropy import Meter
 from trifocal.entropy.tables import calibrated_frequencies
-from trifocal.layered import BaseLayer
+from trifocal.layered import BaseLayer, DualLayer
 from trifocal.losses.base_layer import TASK_RANGE, detector_terms, task_weight
 from trifocal.losses.detection import Seen, Target
 from trifocal.losses.rate_distortion import balance
-from trifocal.machine.detector import SplitDetector, load_detector
+from trifocal.machine.detector import SplitDetector
 from trifocal.methods.dual_layer_compact import DualLayerCompact
-from trifocal.presets import find
+from trifocal.presets import check_layers, find
 from trifocal.training.checkpoint import begin_with
 from trifocal.training.lesson import SEED, Lesson, LessonRun, Report, pictures_of, silent
 from trifocal.training.loop import spread_levels
@@ -72,6 +72,7 @@ def train_base(
     data: Sequence[str | Path],
     out: str | Path,
     *,
+    of: str = PRESET,
     steps: int | None = None,
     minutes: float | None = None,
     start: str | Path | None = None,
@@ -81,13 +82,14 @@ def train_base(
     batch: int | None = None,
     report: Report = silent,
 ) -> Path:
-    """Trains the base layer of dual-layer-compact, and puts it under the trunk of compact.
+    """Trains the base layer of a preset with layers; that of dual-layer-compact is put under the trunk of compact.
 
     Args:
         data: shards or folders of pictures with records; those without boxes need the teacher.
-        out: folder of the run: checkpoint.pt, log.csv, and dual-layer-compact.safetensors, .json and .csv at the end.
+        out: folder of the run: checkpoint.pt, log.csv, and PRESET.safetensors, .json and .csv at the end.
+        of: the preset.
         steps, minutes: the run's length; one of them.
-        start: dual-layer-compact.safetensors to begin from.
+        start: weights of the preset to begin from.
         teacher: PicoDet as ONNX, which says what is in pictures that have no boxes.
         resume: go on from the checkpoint in `out`.
         every: minutes between checkpoints.
@@ -95,28 +97,31 @@ def train_base(
         report: called after each step with the fraction done and a line of text.
 
     Returns:
-        Weights of the whole preset, whose enhancement is still that of compact: `trifocal train dual-layer-compact --start` goes on.
+        Weights of the whole preset, whose enhancement is still that of compact, or untrained: `trifocal train PRESET --start`
+        goes on.
 
     Raises:
+        PresetError: if there is no such preset, or it has no base layer.
         OptionError: for a run without an end, pictures without boxes and no teacher, no checkpoint to resume.
-        WeightsError: if the detector's or compact's weights are not installed.
+        WeightsError: if the detector's or compact's weights are not to be had.
     """
     training, held_out = pictures_of(data, steps, minutes, report)
     seer = None if teacher is None else DetectionTeacher(teacher)
-    codec, batch = whole_codec(start), batch or BATCH
+    codec, batch = whole_codec(of, start), batch or BATCH
     device = Accelerator().device
-    detector = load_detector(str(device))
+    detector = codec.find_detector(str(device))
     run = LessonRun(Foundation(codec.base, detector), Path(out), steps, minutes)
     if resume:
         run.resume()
     seed = SEED + run.progress.step + run.accelerator.process_index
-    scenes = Scenes(training, seer, batch, seed)
-    run.go(scenes, Scenes(held_out, seer, 8, SEED), every, report)
+    seen_by = detector.categories, codec.looked_at
+    scenes = Scenes(training, seer, batch, seed, *seen_by)
+    run.go(scenes, Scenes(held_out, seer, batch, SEED, *seen_by), every, report)
     average = run.average
     assert isinstance(average, Foundation)
     codec.base.load_state_dict(average.base.state_dict())
     finish(codec.to(device), detector, scenes)
-    path = run.out / find(PRESET).weights
+    path = run.out / find(of).weights
     write_weights(codec, path)
     parameters = sum(p.numel() for p in average.base.parameters())
     run.describe(
@@ -124,7 +129,7 @@ def train_base(
         data,
         teacher,
         start,
-        preset=PRESET,
+        preset=of,
         task=TASK,
         pictures=len(training),
         batch=batch,
@@ -133,27 +138,33 @@ def train_base(
     return path
 
 
-def whole_codec(start: str | Path | None) -> DualLayerCompact:
-    """The preset, its enhancement as compact's that ships, or all of it as in `start`."""
+def whole_codec(of: str, start: str | Path | None) -> DualLayer:
+    """The preset as in `start`; without it untrained, but for a compact one's enhancement, which is compact's that ships."""
     from trifocal.weights import FOLDER
 
-    codec = find(PRESET).build()
-    assert isinstance(codec, DualLayerCompact)
-    begin_with(codec, FOLDER / find(TRUNK).weights if start is None else start)
+    check_layers(find(of))
+    codec = find(of).build()
+    assert isinstance(codec, DualLayer)
+    if start is None and isinstance(codec, DualLayerCompact):
+        start = FOLDER / find(TRUNK).weights
+    if start is not None:
+        begin_with(codec, start)
     return codec
 
 
 @torch.no_grad()
-def finish(codec: DualLayerCompact, detector: SplitDetector, scenes: Scenes) -> None:
-    """Sets the base's frequency tables to what scenes hold, and then how much the enhancement trusts the first picture."""
+def finish(codec: DualLayer, detector: SplitDetector, scenes: Scenes) -> None:
+    """Sets the base's frequency tables to what scenes hold, and then how much a compact enhancement trusts the first picture."""
     codec.eval()
     base = codec.base
     meter = Meter(base.entropy.cost(), scenes.batch, count=True)
     for _ in range(CALIBRATION):
-        x = scenes.next()[0].to(codec.trust.device)
+        x = scenes.next()[0].to(base.entropy.frequencies.device)
         base(x, spread_levels(len(x), x.device), detector, meter)
     assert meter.counts is not None
     base.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(meter.counts)))
+    if not isinstance(codec, DualLayerCompact):
+        return
     codec.trust.fill_(1.0)
     shared = power = torch.zeros_like(codec.trust)
     for _ in range(CALIBRATION):

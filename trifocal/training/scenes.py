@@ -1,7 +1,7 @@
 """What detectors train on: scenes of one shape, cut from pictures or put together from four, with their boxes, and what a
 teacher sees in them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,14 @@ from trifocal.evaluation.detectors import (
     session_of,
 )
 from trifocal.losses.detection import Seen, Target
-from trifocal.machine.looking import COCO_IDS
+from trifocal.machine.looking import COCO_IDS, STEP, compact_size
 from trifocal.training.lesson import Ahead
 
-SHAPES = ((288, 384), (384, 288), (320, 352))  # of scenes: about the area at which the compact detector looks
+PROPORTIONS = (
+    (640, 480),
+    (480, 640),
+    (640, 582),
+)  # widths and heights of pictures as which scenes are looked at
 SHARES = (0.6, 0.25, 0.15)
 WHOLE, MOSAIC = 0.4, 0.25  # how often a scene is a whole picture, and how often four of them
 MUCH = 0.2  # of a scene, that a part of a large object covers: then it is seen, however small a part it is
@@ -40,7 +44,6 @@ FEATURES = (
     "hardswish_22.tmp_0",
     "hardswish_30.tmp_0",
 )  # PicoDet's pyramid at 1/8 to 1/32
-NUMBER_OF = {category: number for number, category in enumerate(COCO_IDS, start=1)}
 
 Rgb = NDArray[np.uint8]
 Objects = tuple[NDArray[np.float32], NDArray[np.int64]]  # boxes [N, 4], category ids [N]
@@ -97,28 +100,45 @@ def candidates(outputs: Sequence[NDArray[np.float32]], width: int, height: int) 
 
 
 class Scenes(Ahead):
-    """Batches of scenes without end, all of one shape in a batch."""
+    """Batches of scenes without end, all of one shape in a batch.
+
+    Args:
+        pictures: those without boxes need the teacher.
+        categories: COCO's ids of the detector's labels 1, 2, …
+        looked_at: a picture's width and height → those at which the detector looks at it.
+    """
 
     def __init__(
-        self, pictures: Sequence[TrainingPicture], teacher: DetectionTeacher | None, batch: int, seed: int
+        self,
+        pictures: Sequence[TrainingPicture],
+        teacher: DetectionTeacher | None,
+        batch: int,
+        seed: int,
+        categories: Sequence[int] = COCO_IDS,
+        looked_at: Callable[[int, int], tuple[int, int]] = compact_size,
     ) -> None:
         self.labelled = [p for p in pictures if len(p.labels)]
         self.pictures = list(pictures) if teacher else self.labelled
         if not self.pictures:
             raise OptionError("A detector needs pictures with boxes, or a teacher.")
         self.teacher, self.batch = teacher, batch
+        self.numbers = numbered(categories)
+        self.shapes = [[side // STEP * STEP for side in looked_at(*size)[::-1]] for size in PROPORTIONS]
         self.random = np.random.default_rng(seed)
         super().__init__()
 
     def _make(self) -> Scene:
-        height, width = SHAPES[self.random.choice(len(SHAPES), p=SHARES)]
+        height, width = self.shapes[self.random.choice(len(self.shapes), p=SHARES)]
         scenes = [self._scene(height, width) for _ in range(self.batch)]
         x = torch.from_numpy(np.stack([rgb for rgb, _ in scenes])).permute(0, 3, 1, 2) / 255.0
         targets, seen = [], []
         for rgb, objects in scenes:
             if self.teacher is not None:
                 seen.append(self.teacher(rgb))
-            targets.append(sure_of(seen[-1]) if objects is None else target_of(objects))
+            if objects is None:
+                targets.append(sure_of(seen[-1], self.numbers))
+            else:
+                targets.append(target_of(objects, self.numbers))
         return x, targets, seen if self.teacher else None
 
     def _scene(self, height: int, width: int) -> tuple[Rgb, Objects | None]:
@@ -193,18 +213,24 @@ def mirrored(rgb: Rgb, objects: Objects | None) -> tuple[Rgb, Objects | None]:
     return flipped, (boxes, objects[1])
 
 
-def target_of(objects: Objects) -> Target:
-    """With the numbers of the network's labels."""
+def numbered(categories: Sequence[int]) -> dict[int, int]:
+    """A detector's labels by category."""
+    return {category: number for number, category in enumerate(categories, start=1)}
+
+
+def target_of(objects: Objects, numbers: Mapping[int, int]) -> Target:
+    """With the numbers of the network's labels, by category."""
     boxes, labels = objects
-    if unknown := [int(label) for label in labels if int(label) not in NUMBER_OF]:
+    if unknown := [int(label) for label in labels if int(label) not in numbers]:
         raise OptionError(f"A record has an object of category {unknown[0]}, which is none of COCO's 80.")
-    numbers = torch.tensor([NUMBER_OF[int(label)] for label in labels], dtype=torch.int64)
-    return Target(torch.from_numpy(boxes.astype(np.float32)).reshape(-1, 4), numbers)
+    known = torch.tensor([numbers[int(label)] for label in labels], dtype=torch.int64)
+    return Target(torch.from_numpy(boxes.astype(np.float32)).reshape(-1, 4), known)
 
 
-def sure_of(seen: Seen) -> Target:
+def sure_of(seen: Seen, numbers: Mapping[int, int]) -> Target:
     """What a teacher is sure to find."""
-    scores, numbers = seen.scores.max(1)
-    kept = batched_nms(seen.boxes, scores, numbers, OVERLAP)
+    scores, classes = seen.scores.max(1)
+    kept = batched_nms(seen.boxes, scores, classes, OVERLAP)
     kept = kept[scores[kept] > LEAST_SCORE]
-    return Target(seen.boxes[kept], numbers[kept] + 1, certain=False)
+    labels = torch.tensor([numbers[COCO_IDS[int(number)]] for number in classes[kept]], dtype=torch.int64)
+    return Target(seen.boxes[kept], labels, certain=False)
