@@ -1,4 +1,4 @@
-"""What a detector learns from, by hand: a proposal's classes, its offsets, and a teacher's maps; then a run of a few steps."""
+"""What a detector learns from, by hand: anchors and boxes, a proposal's classes, and a teacher's maps; then a run of a few steps."""
 
 import copy
 import csv
@@ -14,16 +14,22 @@ from PIL import Image
 from test_detector import small_network
 from test_scenes import BLUE, RED, Fake, painted, seen_as
 from torch import Tensor, nn
+from torchvision.models.detection.rpn import concat_box_prediction_layers
 from typer.testing import CliRunner
 
 from trifocal import training
 from trifocal.cli import app
 from trifocal.errors import OptionError, WeightsError
+from trifocal.losses import detection as losses
 from trifocal.losses.detection import (
     Seen,
     Target,
+    anchors_of,
     box_loss,
     detection_losses,
+    paired_iou,
+    proposal_losses,
+    quality_focal_loss,
     resized,
     soft_classes,
     soft_cross_entropy,
@@ -34,6 +40,7 @@ from trifocal.machine.detector import (
     SplitBackbone,
     SplitDetector,
     compact_detector,
+    framed,
 )
 from trifocal.machine.looking import COCO_IDS
 from trifocal.training import detector as lesson
@@ -78,15 +85,35 @@ def test_a_teacher_that_saw_nothing() -> None:
     assert wanted[0, 7] == wanted[0, 0] == 0.5 and torch.equal(wanted[1:], one_hot(0, 0))
 
 
-def test_offsets_count_where_there_is_something() -> None:
-    """Of the class that is there: |2| - 1/18 far from the truth, 4.5 · 0.1² near it; nothing for the background; over all three."""
-    moved = torch.full((3, 4 * 6), 7.0)
-    moved[0, 8:12] = torch.tensor([2.0, 0, 0, 0])
-    moved[1, 20:24] = torch.tensor([0.0, 0, 0.1, 0])
-    labels, offsets = torch.tensor([2, 5, 0]), torch.zeros(3, 4)
-    expected = ((2 - 1 / 18) + 4.5 * 0.01) / 3
-    assert box_loss(moved, labels, offsets).item() == pytest.approx(expected)
-    assert box_loss(moved, torch.zeros(3, dtype=torch.int64), offsets) == 0
+def test_boxes_by_how_they_overlap() -> None:
+    """Half of it and no hull around: a half. Beside it, two of three parts of the hull: 1 + 1/3. Of nothing: nothing."""
+    found = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [1, 2, 3, 4]])
+    wanted = torch.tensor([[0.0, 0, 10, 5], [20, 0, 30, 10], [1, 2, 3, 4]])
+    assert box_loss(found, wanted).item() == pytest.approx((1 / 2 + 4 / 3 + 0) / 3)
+    assert paired_iou(found, wanted).tolist() == pytest.approx([0.5, 0, 1])
+    assert box_loss(found[:0], wanted[:0]) == 0 and len(paired_iou(found[:0], wanted[:0])) == 0
+
+
+def test_a_quality_that_is_met_costs_least() -> None:
+    """Far off by 0.6 at 0.5: 0.36 of the cross-entropy; what is nothing and is sure of it, nothing."""
+    quality = torch.tensor([0.0, 1.0, 0.9])
+    assert quality_focal_loss(torch.tensor([-30.0, 30, torch.logit(quality[2])]), quality) < 1e-9
+    logit, target = torch.logit(torch.tensor(0.3)), torch.tensor(0.9)
+    expected = 0.36 * -(0.9 * np.log(0.3) + 0.1 * np.log(0.7))
+    assert quality_focal_loss(logit, target).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_box_is_learned_by_the_anchors_nearest_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best two of each; one that both want goes to the nearer; one that hardly touches goes to nobody."""
+    monkeypatch.setattr(losses, "ANCHORS", 2)
+    boxes = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [80, 80, 90, 90]])
+    anchors = torch.tensor(
+        [[0.0, 0, 10, 10], [3, 0, 13, 10], [5, 0, 15, 10], [50, 50, 60, 60], [89, 89, 99, 99]]
+    )
+    there, whose = anchors_of(boxes, anchors)
+    assert (there.tolist(), whose.tolist()) == ([0, 1, 2], [0, 1, 1])
+    there, whose = anchors_of(boxes[:0], anchors)
+    assert len(there) == len(whose) == 0
 
 
 def test_the_least_soft_cross_entropy_is_zero() -> None:
@@ -112,30 +139,64 @@ def test_a_teachers_maps_lie_on_the_pictures() -> None:
 # ── a network's ──
 
 
-def test_without_a_teacher_they_are_torchvisions() -> None:
-    """The same four numbers, proposals being chosen by the same chance."""
-    network = small_network().train()
-    detector = SplitDetector(network, range(1, 6))
-    x = torch.rand(2, 3, 96, 128)
+def small_scene() -> tuple[SplitDetector, Tensor, list[Target]]:
+    """A network in training mode, two pictures, and what is in them: an object, and nothing."""
+    detector = SplitDetector(small_network().train(), range(1, 6))
     targets = [
         Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([2])),
         Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)),
     ]
-    boxes = [{"boxes": target.boxes, "labels": target.labels} for target in targets]
-    torch.manual_seed(1)
-    wanted = network(list(x), boxes)
-    torch.manual_seed(1)
-    seen, _ = network.transform(list(x))  # it draws too
-    found = detection_losses(detector, seen.tensors, network.backbone(seen.tensors), targets, None)
-    names = {
-        "objectness": "loss_objectness",
-        "proposals": "loss_rpn_box_reg",
-        "classes": "loss_classifier",
-        "boxes": "loss_box_reg",
-    }
-    assert found.keys() == names.keys()
-    for name, theirs in names.items():
-        assert found[name].item() == pytest.approx(wanted[theirs].item(), rel=1e-4), name
+    return detector, torch.rand(2, 3, 96, 128), targets
+
+
+def test_proposals_are_torchvisions() -> None:
+    detector, x, targets = small_scene()
+    images, network = framed(x), detector.network
+    pyramid = network.backbone(x)
+    wanted, _ = network.rpn(images, pyramid, [{"boxes": t.boxes} for t in targets])
+    found, _ = proposal_losses(network, images, pyramid, targets)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_a_first_stage_that_knows_it_all_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each anchor of the object gives its box and is sure of it, and no other is; one that is sure of nothing costs much."""
+    detector, x, targets = small_scene()
+    images, network = framed(x), detector.network
+    pyramid = network.backbone(x)
+    anchors = network.rpn.anchor_generator(images, list(pyramid.values()))
+    there, _ = anchors_of(targets[0].boxes, anchors[0])
+    heads = network.rpn.head(list(pyramid.values()))
+    sure, moves = ([torch.zeros_like(t) for t in part] for part in heads)
+    flat_sure, flat_moves = concat_box_prediction_layers(sure, moves)
+    assert len(there) > 1 and len(flat_sure) == 2 * len(anchors[0])
+    flat_sure.fill_(-30)
+    flat_sure[there] = 30
+    truth = targets[0].boxes.expand(len(there), 4)
+    flat_moves[there] = network.rpn.box_coder.encode_single(truth, anchors[0][there])
+    monkeypatch.setattr(losses, "concat_box_prediction_layers", lambda *given: (flat_sure, flat_moves))
+    _, terms = proposal_losses(network, images, pyramid, targets)
+    assert terms["objectness"] < 1e-4 and terms["proposals"] < 1e-4
+    flat_sure.fill_(-30)
+    _, terms = proposal_losses(network, images, pyramid, targets)
+    assert terms["objectness"] > 20 and terms["proposals"] < 1e-4
+
+
+def test_a_class_is_as_sure_as_the_box_fits() -> None:
+    """Scores that are all alike have a divergence that says what was wanted: of one class by the overlap, the rest nothing."""
+    detector, x, targets = small_scene()
+    heads = detector.network.roi_heads
+    for layer in heads.box_predictor.children():
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    box = targets[0].boxes
+    sampled = [torch.cat([box, box + torch.tensor([0.0, 0, 0, 20]), box + 60]), torch.rand(1, 4)]
+    labels = [torch.tensor([2, 2, 0]), torch.tensor([0])]
+    matched = [torch.tensor([0, 0, 0]), torch.tensor([0])]
+    heads.select_training_samples = lambda proposals, truth: (sampled, matched, labels, None)
+    terms = detection_losses(detector, x, detector.network.backbone(x), targets, None)
+    surprise = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert terms["classes"].item() == pytest.approx(np.log(6) - surprise / 4, rel=1e-4)
+    assert terms["boxes"].item() == pytest.approx((0 + 0.25) / 2, rel=1e-4)
 
 
 def test_a_gradient_reaches_every_part_of_the_compact_detector() -> None:

@@ -1,7 +1,7 @@
 """What a detector learns from: boxes, and a teacher's soft scores and features.
 
-    proposals (Ren et al. 2015, section 3.1.2)         objectness, offsets
-    regions (section 3.2, and Hinton et al. 2015)      class, from the boxes and from the teacher; offsets
+    proposals (Ren et al. 2015, section 3.1.2)         objectness, which is how well the box will fit (Li et al. 2020); boxes
+    regions (section 3.2, and Hinton et al. 2015)      class, as sure as the box fits, and from the teacher; boxes
     pyramid (FitNets, Romero et al. 2015)              the teacher's features, its class scores at each place
 
 All terms take a `SplitDetector` and what its pyramid says; nothing here is specific to one size of it.
@@ -14,11 +14,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.ops import box_area, box_iou, generalized_box_iou_loss
 
 from trifocal.machine.detector import SplitDetector, framed
 
 TEACHER_SHARE = 0.5  # of a region's target, where there are boxes as well
+ANCHORS, LEAST_ANCHOR = 10, 0.2  # that learn each box, and their least overlap with it
 LEAST_OVERLAP = 0.5  # of a proposal and the teacher's box whose scores it gets
 
 
@@ -71,11 +73,18 @@ def detection_losses(
         seen: the same, or None without a teacher.
     """
     images, network = framed(x), detector.network
+    proposals, terms = proposal_losses(network, images, pyramid, targets)
     truth = [{"boxes": t.boxes, "labels": t.labels} for t in targets]
-    proposals, found = network.rpn(images, pyramid, truth)
-    proposals, _, labels, offsets = network.roi_heads.select_training_samples(proposals, truth)
+    proposals, matched, labels, _ = network.roi_heads.select_training_samples(proposals, truth)
     scores, moved = regions(network, pyramid, proposals, images)
-    wanted = F.one_hot(torch.cat(labels), scores.shape[1]).float()
+    numbers, there = torch.cat(labels), torch.nonzero(torch.cat(labels) > 0)[:, 0]
+    true_boxes = torch.cat([boxes_at(t.boxes, at) for t, at in zip(targets, matched)])[there]
+    own = moved.reshape(len(moved), -1, 4)[there, numbers[there]]
+    boxes = network.roi_heads.box_coder.decode_single(own, torch.cat(proposals)[there])
+    quality = torch.ones_like(scores[:, 0])
+    quality[there] = paired_iou(boxes.detach(), true_boxes)
+    wanted = F.one_hot(numbers, scores.shape[1]) * quality[:, None]
+    wanted[:, 0] += 1 - quality
     if seen is not None:
         wanted = torch.cat(
             [
@@ -83,12 +92,65 @@ def detection_losses(
                 for p, w, s, t in zip(proposals, wanted.split([len(p) for p in proposals]), seen, targets)
             ]
         )
-    return {
-        "objectness": found["loss_objectness"],
-        "proposals": found["loss_rpn_box_reg"],
+    return terms | {
         "classes": F.kl_div(scores.log_softmax(1), wanted, reduction="batchmean"),
-        "boxes": box_loss(moved, torch.cat(labels), torch.cat(offsets)),
+        "boxes": box_loss(boxes, true_boxes),
     }
+
+
+def proposal_losses(
+    network: Any, images: Any, pyramid: dict[str, Tensor], targets: Sequence[Target]
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """What the first stage proposes, and its terms: over all anchors, where torchvision's own draws a few.
+
+    An anchor's objectness is to be the overlap of its box with the true one, which is 0 for all but the anchors of that box.
+    """
+    rpn, features = network.rpn, list(pyramid.values())
+    logits, offsets = rpn.head(features)
+    anchors = rpn.anchor_generator(images, features)
+    counts = [level[0].numel() for level in logits]
+    flat_logits, flat_offsets = concat_box_prediction_layers(logits, offsets)
+    boxes = rpn.box_coder.decode(flat_offsets, anchors).reshape(len(anchors), -1, 4)
+    proposals, _ = rpn.filter_proposals(boxes.detach(), flat_logits.detach(), images.image_sizes, counts)
+    quality = torch.zeros_like(boxes[..., 0])
+    found, true = [], []
+    for number, (target, place) in enumerate(zip(targets, anchors)):
+        there, whose = anchors_of(target.boxes, place)
+        found.append(boxes[number, there])
+        true.append(target.boxes[whose])
+        quality[number, there] = paired_iou(found[-1].detach(), true[-1])
+    all_found, all_true = torch.cat(found), torch.cat(true)
+    return proposals, {
+        "objectness": quality_focal_loss(flat_logits.reshape(quality.shape), quality) / max(1, len(all_true)),
+        "proposals": box_loss(all_found, all_true),
+    }
+
+
+def anchors_of(boxes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """The ANCHORS that overlap each box most, and whose they are; an anchor of several is of the one that it overlaps most.
+
+    [N, 4], [A, 4] → places in the anchors and in the boxes, [K] each.
+    """
+    if not len(boxes):
+        nowhere = torch.zeros(0, dtype=torch.int64, device=anchors.device)
+        return nowhere, nowhere
+    overlap = box_iou(boxes, anchors)
+    best, places = overlap.topk(min(ANCHORS, len(anchors)), dim=1)
+    near = torch.zeros_like(overlap).scatter_(1, places, best)
+    share, whose = near.max(0)
+    there = torch.nonzero(share > LEAST_ANCHOR)[:, 0]
+    return there, whose[there]
+
+
+def quality_focal_loss(logits: Tensor, quality: Tensor) -> Tensor:
+    """Binary cross-entropy with a quality of 0..1, weighted by how far off it is squared, summed (Li et al. 2020, eq. 3)."""
+    error = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
+    return ((quality - logits.detach().sigmoid()).square() * error).sum()
+
+
+def boxes_at(boxes: Tensor, places: Tensor) -> Tensor:
+    """Of no boxes, as many that are nothing: torchvision then gives the place 0."""
+    return boxes[places] if len(boxes) else boxes.new_zeros(len(places), 4)
 
 
 def regions(
@@ -115,11 +177,19 @@ def soft_classes(proposals: Tensor, labels: Tensor, seen: Seen, share: float) ->
     return (1 - share) * labels + share * teacher
 
 
-def box_loss(moved: Tensor, labels: Tensor, offsets: Tensor) -> Tensor:
-    """Smooth L1 of the offsets where there is something, over all proposals: [N, 4·K], [N], [N, 4] → scalar."""
-    there = torch.nonzero(labels > 0)[:, 0]
-    own = moved.reshape(len(moved), -1, 4)[there, labels[there]]
-    return F.smooth_l1_loss(own, offsets[there], beta=1 / 9, reduction="sum") / max(1, len(labels))
+def box_loss(found: Tensor, wanted: Tensor) -> Tensor:
+    """1 less the generalised overlap (Rezatofighi et al. 2019), [N, 4] twice → the mean, 0 of nothing."""
+    loss: Tensor = generalized_box_iou_loss(found, wanted, reduction="sum")
+    return loss / max(1, len(found))
+
+
+def paired_iou(found: Tensor, wanted: Tensor) -> Tensor:
+    """The overlap of each box with its own, [N, 4] twice → [N]."""
+    both = (torch.minimum(found[:, 2:], wanted[:, 2:]) - torch.maximum(found[:, :2], wanted[:, :2])).clamp(
+        min=0
+    )
+    shared = both.prod(1)
+    return shared / (box_area(found) + box_area(wanted) - shared).clamp(min=1e-6)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
