@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from PIL import Image
 from test_detector import small_network
 from test_scenes import BLUE, RED, Fake, painted, seen_as
 from torch import Tensor, nn
-from torchvision.models.detection.rpn import concat_box_prediction_layers
 from typer.testing import CliRunner
 
 from trifocal import training
@@ -41,6 +41,7 @@ from trifocal.machine.detector import (
     SplitDetector,
     compact_detector,
     framed,
+    propose,
 )
 from trifocal.machine.looking import COCO_IDS
 from trifocal.training import detector as lesson
@@ -154,30 +155,28 @@ def test_proposals_are_torchvisions() -> None:
     images, network = framed(x), detector.network
     pyramid = network.backbone(x)
     wanted, _ = network.rpn(images, pyramid, [{"boxes": t.boxes} for t in targets])
-    found, _ = proposal_losses(network, images, pyramid, targets)
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    found = propose(network, images, pyramid)
+    assert all(torch.equal(a, b) for a, b in zip(found.chosen, wanted, strict=True))
+    assert (
+        found.objectness.shape == (2, len(found.anchors[0]))
+        and found.boxes.shape[1:] == found.anchors[0].shape
+    )
 
 
-def test_a_first_stage_that_knows_it_all_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_stage_that_knows_it_all_costs_nothing() -> None:
     """Each anchor of the object gives its box and is sure of it, and no other is; one that is sure of nothing costs much."""
     detector, x, targets = small_scene()
     images, network = framed(x), detector.network
-    pyramid = network.backbone(x)
-    anchors = network.rpn.anchor_generator(images, list(pyramid.values()))
-    there, _ = anchors_of(targets[0].boxes, anchors[0])
-    heads = network.rpn.head(list(pyramid.values()))
-    sure, moves = ([torch.zeros_like(t) for t in part] for part in heads)
-    flat_sure, flat_moves = concat_box_prediction_layers(sure, moves)
-    assert len(there) > 1 and len(flat_sure) == 2 * len(anchors[0])
-    flat_sure.fill_(-30)
-    flat_sure[there] = 30
-    truth = targets[0].boxes.expand(len(there), 4)
-    flat_moves[there] = network.rpn.box_coder.encode_single(truth, anchors[0][there])
-    monkeypatch.setattr(losses, "concat_box_prediction_layers", lambda *given: (flat_sure, flat_moves))
-    _, terms = proposal_losses(network, images, pyramid, targets)
+    first = propose(network, images, network.backbone(x))
+    there, _ = anchors_of(targets[0].boxes, first.anchors[0])
+    assert len(there) > 1
+    boxes, sure = first.boxes.detach().clone(), torch.full_like(first.objectness, -30)
+    boxes[0, there] = targets[0].boxes
+    unsure = sure.clone()
+    sure[0, there] = 30
+    terms = proposal_losses(replace(first, objectness=sure, boxes=boxes), targets)
     assert terms["objectness"] < 1e-4 and terms["proposals"] < 1e-4
-    flat_sure.fill_(-30)
-    _, terms = proposal_losses(network, images, pyramid, targets)
+    terms = proposal_losses(replace(first, objectness=unsure, boxes=boxes), targets)
     assert terms["objectness"] > 20 and terms["proposals"] < 1e-4
 
 

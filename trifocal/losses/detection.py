@@ -14,10 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import box_area, box_iou, generalized_box_iou_loss
 
-from trifocal.machine.detector import SplitDetector, framed
+from trifocal.machine.detector import Proposed, SplitDetector, framed, propose
 
 TEACHER_SHARE = 0.5  # of a region's target, where there are boxes as well
 ANCHORS, LEAST_ANCHOR = 10, 0.2  # that learn each box, and their least overlap with it
@@ -73,9 +72,9 @@ def detection_losses(
         seen: the same, or None without a teacher.
     """
     images, network = framed(x), detector.network
-    proposals, terms = proposal_losses(network, images, pyramid, targets)
+    first = propose(network, images, pyramid)
     truth = [{"boxes": t.boxes, "labels": t.labels} for t in targets]
-    proposals, matched, labels, _ = network.roi_heads.select_training_samples(proposals, truth)
+    proposals, matched, labels, _ = network.roi_heads.select_training_samples(first.chosen, truth)
     scores, moved = regions(network, pyramid, proposals, images)
     numbers, there = torch.cat(labels), torch.nonzero(torch.cat(labels) > 0)[:, 0]
     true_boxes = torch.cat([boxes_at(t.boxes, at) for t, at in zip(targets, matched)])[there]
@@ -92,36 +91,27 @@ def detection_losses(
                 for p, w, s, t in zip(proposals, wanted.split([len(p) for p in proposals]), seen, targets)
             ]
         )
-    return terms | {
+    return proposal_losses(first, targets) | {
         "classes": F.kl_div(scores.log_softmax(1), wanted, reduction="batchmean"),
         "boxes": box_loss(boxes, true_boxes),
     }
 
 
-def proposal_losses(
-    network: Any, images: Any, pyramid: dict[str, Tensor], targets: Sequence[Target]
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """What the first stage proposes, and its terms: over all anchors, where torchvision's own draws a few.
+def proposal_losses(first: Proposed, targets: Sequence[Target]) -> dict[str, Tensor]:
+    """The terms of the first stage: over all anchors, where torchvision's own draws a few.
 
     An anchor's objectness is to be the overlap of its box with the true one, which is 0 for all but the anchors of that box.
     """
-    rpn, features = network.rpn, list(pyramid.values())
-    logits, offsets = rpn.head(features)
-    anchors = rpn.anchor_generator(images, features)
-    counts = [level[0].numel() for level in logits]
-    flat_logits, flat_offsets = concat_box_prediction_layers(logits, offsets)
-    boxes = rpn.box_coder.decode(flat_offsets, anchors).reshape(len(anchors), -1, 4)
-    proposals, _ = rpn.filter_proposals(boxes.detach(), flat_logits.detach(), images.image_sizes, counts)
-    quality = torch.zeros_like(boxes[..., 0])
+    quality = torch.zeros_like(first.objectness)
     found, true = [], []
-    for number, (target, place) in enumerate(zip(targets, anchors)):
-        there, whose = anchors_of(target.boxes, place)
-        found.append(boxes[number, there])
+    for number, (target, anchors) in enumerate(zip(targets, first.anchors)):
+        there, whose = anchors_of(target.boxes, anchors)
+        found.append(first.boxes[number, there])
         true.append(target.boxes[whose])
         quality[number, there] = paired_iou(found[-1].detach(), true[-1])
     all_found, all_true = torch.cat(found), torch.cat(true)
-    return proposals, {
-        "objectness": quality_focal_loss(flat_logits.reshape(quality.shape), quality) / max(1, len(all_true)),
+    return {
+        "objectness": quality_focal_loss(first.objectness, quality) / max(1, len(all_true)),
         "proposals": box_loss(all_found, all_true),
     }
 

@@ -23,6 +23,7 @@ from torchvision.models import detection as tv
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -118,6 +119,29 @@ class SplitDetector(nn.Module):
     def forward(self, x: Tensor) -> list[Objects]:
         """x [B, 3, H, W] in 0..1 → what is in them: `rest` of `front`."""
         return self.rest(self.front(x), (x.shape[2], x.shape[3]))
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """What a first stage says of B pictures: of A anchors [A, 4] in each the objectness, logits [B, A], and the boxes
+    [B, A, 4], both with a gradient; and the boxes that are looked at further, [N, 4] of each picture."""
+
+    anchors: list[Tensor]
+    objectness: Tensor
+    boxes: Tensor
+    chosen: list[Tensor]
+
+
+def propose(network: tv.FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Proposed:
+    """What torchvision's first stage does, with what it does not tell."""
+    rpn, features = network.rpn, list(pyramid.values())
+    logits, offsets = rpn.head(features)
+    anchors = rpn.anchor_generator(images, features)
+    counts = [level[0].numel() for level in logits]
+    flat_logits, flat_offsets = concat_box_prediction_layers(logits, offsets)
+    boxes = rpn.box_coder.decode(flat_offsets, anchors).reshape(len(anchors), -1, 4)
+    chosen, _ = rpn.filter_proposals(boxes.detach(), flat_logits.detach(), images.image_sizes, counts)
+    return Proposed(anchors, flat_logits.reshape(len(anchors), -1), boxes, chosen)
 
 
 def framed(x: Tensor, size: tuple[int, int] | None = None) -> ImageList:
