@@ -2,7 +2,9 @@
 
 import gc
 import json
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,10 @@ from trifocal.demo import PHOTOGRAPH
 from trifocal.entropy import Meter
 from trifocal.errors import PresetError
 from trifocal.evaluation import psnr
+from trifocal.machine.detector import load_detector
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, Preset
+from trifocal.seeing import listed
 from trifocal.weights import FOLDER
 
 
@@ -54,6 +58,28 @@ def test_every_compact_preset_ships() -> None:
     """But for those whose training is under way."""
     compact = {preset.name for preset in PRESETS if "compact" in preset.name}
     assert {preset.name for preset in PRESETS if preset.ships} == compact - IN_TRAINING
+
+
+def test_the_detector_ships_with_its_record() -> None:
+    """float16, what it was trained on, and what it is worth."""
+    weights = load_file(FOLDER / "detector.safetensors")
+    assert all(w.dtype == torch.float16 for w in weights.values() if w.is_floating_point())
+    record = json.loads((FOLDER / "detector.json").read_text())
+    assert record["parameters"] == sum(p.numel() for p in load_detector().parameters()) <= 6_000_000
+    assert record["data"] and record["teacher"] and record["stage"] == 2 and record["start"]["stage"] == 2
+    assert 0 < record["coco-val"]["ap"] < record["coco-val"]["ap50"] < 1
+    log = (FOLDER / "detector.csv").read_text().splitlines()
+    assert log[-1].split(",")[0] == str(record["steps"])
+
+
+def test_the_detector_finds_a_person() -> None:
+    """In a portrait that comes with matplotlib, 512×600: the surest object is the person, who fills most of it."""
+    (portrait,) = (Path(matplotlib.get_data_path()) / "sample_data").glob("grace_hopper.jpg")
+    found = listed(trifocal.detect(portrait))
+    assert found[0]["label"] == "person" and found[0]["score"] > 0.4
+    x0, y0, x1, y1 = found[0]["box"]
+    assert (x1 - x0) * (y1 - y0) > 0.7 * 512 * 600
+    assert {one["label"] for one in found} <= {"person", "tie"}
 
 
 @pytest.mark.parametrize("collecting", [True, False])
