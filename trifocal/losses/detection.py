@@ -76,7 +76,8 @@ def detection_losses(
     truth = [{"boxes": t.boxes, "labels": t.labels} for t in targets]
     proposals, matched, labels, _ = network.roi_heads.select_training_samples(first.chosen, truth)
     scores, moved = regions(network, pyramid, proposals, images)
-    numbers, there = torch.cat(labels), torch.nonzero(torch.cat(labels) > 0)[:, 0]
+    numbers = torch.cat(labels)
+    there = torch.nonzero(numbers > 0)[:, 0]
     true_boxes = torch.cat([boxes_at(t.boxes, at) for t, at in zip(targets, matched)])[there]
     own = moved.reshape(len(moved), -1, 4)[there, numbers[there]]
     boxes = network.roi_heads.box_coder.decode_single(own, torch.cat(proposals)[there])
