@@ -12,7 +12,6 @@ from conftest import random_rgb
 from PIL import Image
 from torch import nn
 
-from trifocal.demo import PHOTOGRAPH
 from trifocal.errors import NotMeasured, OptionError
 from trifocal.evaluation import METRICS, SETS, metric_of, perceptual, ssimulacra2
 from trifocal.evaluation.metrics import Pair
@@ -107,9 +106,9 @@ def test_ssimulacra2_knows_equal_from_bad(pair: Pair) -> None:
     ids=["steps of 4", "steps of 6", "steps of 12", "moved"],
 )
 def test_ssimulacra2_is_near_that_of_its_authors_tool(spoiled: Any, authors: float, within: float) -> None:
-    """`ssimulacra2` of libjxl 0.11.1 on the same pixels, a part of the photograph that ships, as PNG files."""
-    with Image.open(PHOTOGRAPH) as image:
-        original = np.asarray(image.convert("RGB"))[100:356, 200:488]
+    """`ssimulacra2` of libjxl 0.11.1 on the same pixels as PNG files: a part of scikit-image's coffee.png (Rachel Michetti, CC0)."""
+    with Image.open(Path(__file__).parent / "golden" / "coffee.png") as image:
+        original = np.asarray(image)
     assert ssimulacra2(spoiled(original), original) == pytest.approx(authors, abs=within)
 
 

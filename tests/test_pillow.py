@@ -12,11 +12,12 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 import trifocal
 import trifocal.pillow
 from trifocal.container import Bitstream
+from trifocal.demo import PHOTOGRAPH
 
 
 @pytest.fixture
 def photo() -> Image.Image:
-    with Image.open(Path(trifocal.__file__).parent / "demo" / "coffee.png") as image:
+    with Image.open(PHOTOGRAPH) as image:
         return image.crop((200, 100, 360, 220))
 
 
@@ -50,12 +51,12 @@ def test_profile_and_exif_are_kept_as_for_other_formats(photo: Image.Image) -> N
     where = int.from_bytes(profile[red + 4 : red + 8], "big")
     profile[where + 8 : where + 12] = (0x00009C12).to_bytes(4, "big")  # a wider red, so that it is not sRGB
     exif = Image.Exif()
-    exif[0x010E] = "coffee"
+    exif[0x010E] = "astronaut"
     stream = io.BytesIO()
     photo.save(stream, format="TRI", size=2000, icc_profile=bytes(profile), exif=exif)
     with Image.open(stream) as again:
         assert again.info["icc_profile"] == profile
-        assert again.getexif()[0x010E] == "coffee"
+        assert again.getexif()[0x010E] == "astronaut"
 
 
 def test_no_pixel_is_decoded_before_it_is_needed(photo: Image.Image, tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from trifocal.container import Bitstream, Tag
 from trifocal.evaluation import Rival, psnr, rivals
+from trifocal.layered import DualLayer
 from trifocal.pictures import Picture
-from trifocal.presets import find, load
-from trifocal.seeing import drawn, listed, look_at
+from trifocal.presets import load
+from trifocal.seeing import drawn, listed
 
-PHOTOGRAPH = Path(__file__).parent / "demo" / "coffee.png"
+PHOTOGRAPH = Path(__file__).parent / "demo" / "astronaut.png"
 FULL = 0.99  # of the bytes that a rival may take
 GROWTH = 0.04  # of the logarithm of a rival's bytes with its quality, roughly; a guess that saves encodings
 MARGIN, LETTERS = 12, 16  # pixels: around panels, and of what stands under them
@@ -72,19 +73,18 @@ def run(out: str | Path = ".", preset: str = "compact", quality: float = 50.0) -
         encoded - begun,
         ended - encoded,
     )
-    if find(preset).layers:
+    if isinstance(codec, DualLayer):
         files.append(folder / "demo-layers.png")
-        layers_of(stream, files[0], photograph, decoded).save(files[-1])
+        layers_of(codec, stream, photograph, decoded).save(files[-1])
     layers = [(layer.name, layer.size) for layer in stream.layers]
     return Demo([ours, *(within(rival, photograph, stream.size) for rival in rivals())], layers, files)
 
 
-def layers_of(stream: Bitstream, file: Path, photograph: Picture, decoded: Picture) -> Picture:
+def layers_of(codec: DualLayer, stream: Bitstream, photograph: Picture, decoded: Picture) -> Picture:
     """Side by side: the photograph, what a detector finds in the file's base layer, and the decoded picture."""
     base = stream.layer(Tag.BASE)
     assert base is not None
-    seen = look_at(file, None, lambda said: None)
-    found = listed(seen.objects)
+    found = listed(codec.detect(stream))
     objects = f"{len(found)} object{'s' * (len(found) != 1)}"
     return side_by_side(
         [photograph, drawn(photograph, found), decoded],
