@@ -37,18 +37,18 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 BASE_QUALITIES = (0, 20, 40, 60, 80, 100)
 # Where detection begins to suffer, at the pictures' own size and at the detector's.
 QUALITIES: dict[str, Sequence[float]] = {
-    "avif": (0, 10, 20, 30, 40, 50),
-    "heic": (0, 5, 10, 15, 20, 30),
-    "webp": (0, 5, 10, 20, 30, 50),
-    "jpeg": (2, 5, 10, 20, 30, 50),
-    "compact": (0, 10, 20, 30, 40, 60),
-    "avif:small": (0, 10, 20, 30, 40, 60),
-    "heic:small": (0, 10, 15, 20, 30, 40),
-    "webp:small": (0, 5, 10, 20, 40, 70),
-    "jpeg:small": (2, 5, 10, 20, 40, 70),
-    "compact:small": (0, 10, 20, 30, 40, 60),
+    "avif": (0, 10, 25, 45),
+    "heic": (0, 10, 20, 30),
+    "webp": (0, 10, 25, 50),
+    "jpeg": (5, 10, 20, 40),
+    "compact": (0, 20, 40, 60),
+    "avif:small": (0, 15, 30, 55),
+    "heic:small": (0, 12, 25, 40),
+    "webp:small": (0, 10, 30, 60),
+    "jpeg:small": (5, 15, 35, 70),
+    "compact:small": (0, 20, 40, 60),
 }
-PICTURE_QUALITIES = (10, 30, 50, 70, 90)
+PICTURE_QUALITIES = (10, 35, 60, 85)
 PICTURE_METRICS: Sequence[str] = ("psnr", "ms-ssim")
 LOSSES = (0.01, 0.02, 0.03, 0.05)  # of AP, that are asked what they save
 REFERENCE = "decode, then detect"

@@ -111,6 +111,23 @@ def test_a_task_that_fails_is_named_and_costs_nothing_else(folder: Path, tmp_pat
     )
 
 
+def test_what_was_measured_of_all_pictures_outlives_an_interruption(folder: Path, tmp_path: Path) -> None:
+    class Interrupted(Agreement):
+        def begin(self) -> None:
+            if self.runs == 2:
+                raise KeyboardInterrupt
+            super().begin()
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(["webp"], folder, tmp_path / "r.csv", [20, 50, 80], task=Interrupted())
+    kept = read_means(tmp_path / "r_summary.csv")
+    assert [(mean.quality, mean.values["count:counter"]) for mean in kept] == [(20, 3), (50, 3)]
+    task = Agreement()
+    results = evaluate(["webp"], folder, tmp_path / "r.csv", [20, 50, 80], resume=True, task=task)
+    assert task.runs == 2, "the third quality and the originals"
+    assert [mean.values["count:counter"] for mean in results.means] == [3, 3, 3, 3]
+
+
 def test_png_gives_the_pixels_back_at_one_quality(folder: Path, tmp_path: Path) -> None:
     picture = Picture.open(folder / "0.png")
     decoded = RIVALS[LOSSLESS].decode(RIVALS[LOSSLESS].encode(picture, 100))

@@ -184,6 +184,8 @@ class Run:
                     self.of_all.setdefault((subject.name, quality), {}).update(values or {})
                     for sentence in whole.notes():
                         self.remark(sentence)
+                if wholes:
+                    self.keep_means()
 
     def known(self, subject: Subject | WordedSubject) -> dict[tuple[str, float], Row]:
         """Rows of this subject that are there already and that its present weights would give again."""
@@ -252,12 +254,25 @@ class Run:
         for whole in wholes:
             self.attempt(what, whole.add, outcome)
 
-    def results(self) -> Results:
-        """The rows, their means and the effects of words, which are written too."""
-        table = [
+    def summarised(self) -> list[Mean]:
+        """Of the rows so far, with what was measured of all pictures together."""
+        return [
             replace(mean, values={**mean.values, **self.of_all.get((mean.preset, mean.quality), {})})
             for mean in means(self.rows)
         ]
+
+    def keep_means(self) -> None:
+        """Writes them, and the old ones of what is yet to come: what was measured of all pictures stands nowhere else."""
+        table = self.summarised()
+        done = {(mean.preset, mean.quality) for mean in table}
+        write_means(
+            self.summary,
+            [*table, *(mean for mean in self.old_means if (mean.preset, mean.quality) not in done)],
+        )
+
+    def results(self) -> Results:
+        """The rows, their means and the effects of words, which are written too."""
+        table = self.summarised()
         if table:
             write_means(self.summary, table)
         effects = effects_of(self.rows, list(self.gauge.metrics))

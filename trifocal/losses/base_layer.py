@@ -20,7 +20,7 @@ from trifocal.machine.detector import SplitDetector, framed
 
 __all__ = ["TASK_RANGE", "detector_terms", "task_weight"]
 
-TASK_RANGE = (0.03, 1.0)
+TASK_RANGE = (0.1, 10.0)
 PROPOSALS = 64  # of the teacher's, of each picture
 LEAST_OVERLAP = 0.5  # of a proposal and the box that is its truth
 SURE = 0.05  # objectness from which an anchor counts
