@@ -49,6 +49,7 @@ QUALITIES: dict[str, Sequence[float]] = {
     "compact:small": (0, 20, 40, 60),
 }
 PICTURE_QUALITIES = (10, 35, 60, 85)
+OTHER_QUALITIES = (10, 30, 50, 70, 90)  # of one layer and of AVIF, as in results/coco.csv
 PICTURE_METRICS: Sequence[str] = ("psnr", "ms-ssim")
 LOSSES = (0.01, 0.02, 0.03, 0.05)  # of AP, that are asked what they save
 REFERENCE = "decode, then detect"
@@ -120,8 +121,10 @@ class Request:
         return self.measure("machine_coco.csv", points, self.detector, ("psnr",))
 
     def measure_pictures(self, judge: str) -> list[Mean]:
-        names = (self.preset, f"{self.preset}:apart", "compact", "avif")
-        points = at_hand(dict.fromkeys(names, PICTURE_QUALITIES))
+        points: dict[str, Sequence[float]] = dict.fromkeys(
+            (self.preset, f"{self.preset}:apart"), PICTURE_QUALITIES
+        )
+        points |= at_hand(dict.fromkeys(("compact", "avif"), OTHER_QUALITIES))
         return self.measure("machine_decoded.csv", points, judge, PICTURE_METRICS)
 
     def measure(

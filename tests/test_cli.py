@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -223,7 +224,19 @@ def test_the_demo_shows_a_photograph_in_trifocal_and_other_formats(tmp_path: Pat
     names = [line.split()[0] for line in result.stdout.splitlines()[1:]]
     assert names[0] == "Trifocal" and "JPEG" in names
     with Image.open(tmp_path / "demo.png") as image:
-        assert image.size == (600, 400)
+        assert image.size == (512, 512)
+
+
+def test_the_demo_of_a_preset_in_layers_shows_what_a_detector_finds(tmp_path: Path) -> None:
+    result = run("demo", "--preset", "dual-layer-compact", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"demo.tri", "demo.png", "demo-layers.png"}
+    found = json.loads(run("detect", tmp_path / "demo.tri").stdout)["objects"]
+    assert [one["label"] for one in found][:1] == ["person"]
+    with Image.open(tmp_path / "demo-layers.png") as image, Image.open(PHOTOGRAPH) as photograph:
+        assert image.width > 3 * photograph.width
+        shown = np.asarray(image)[12 : 12 + photograph.height, 12 : 12 + photograph.width]
+        assert (shown == np.asarray(photograph)).all()
 
 
 # ── train and evaluate ──

@@ -298,6 +298,18 @@ def test_boxes_that_leave_the_picture_or_are_empty_are_drawn_as_far_as_they_can_
     assert max(drawn.width, drawn.height) >= LEAST and (drawn.rgb != FIRST).any()
 
 
+def test_what_stands_at_a_box_is_not_covered_by_what_stands_at_another() -> None:
+    """A second text moves down from the first, and where nothing has room it is left out."""
+    picture, box = plain(400, 400, FIRST), (100, 100, 300, 300)
+    one = with_boxes(picture, [box], ["person 0.90"], [1]).rgb
+    both = with_boxes(picture, [box, box], ["person 0.90", "dog 0.40"], [1, 18]).rgb
+    changed = np.argwhere((one != both).any(axis=2))
+    plate = np.argwhere((one != with_boxes(picture, [box], [""], [1]).rgb).any(axis=2))
+    assert len(changed) and changed[:, 0].min() > plate[:, 0].max()
+    many = with_boxes(picture, [box] * 200, ["person 0.90"] * 200, [1] * 200).rgb
+    assert (many[plate[:, 0], plate[:, 1]] == one[plate[:, 0], plate[:, 1]]).all()
+
+
 def test_words_on_small_and_large_pictures_are_of_a_size_that_can_be_read() -> None:
     for size in (40, 30), (640, 480), (3000, 2000):
         drawn = with_boxes(plain(*size, FIRST), [(0, 0, 1, 1)], ["dog 0.87"], [18]).rgb

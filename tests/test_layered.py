@@ -56,6 +56,20 @@ def test_base_comes_first_and_alone_detects(dual):
     assert (first.width, first.height) == (300, 200)
 
 
+@pytest.mark.parametrize(
+    ("asked", "base"),
+    [
+        ({"quality": 30}, 30),
+        ({"quality": 90}, 60),
+        ({"quality": 99.5, "base_quality": 99}, 99),
+        ({"bpp": 3.0}, 50),
+    ],
+)
+def test_the_base_layer_is_as_good_as_asked_or_as_detectors_need(dual, asked, base):
+    stream = dual.encode(Picture(random_rgb(96, 64)), **asked)
+    assert stream.layers[0].chunks[0][0] == base
+
+
 def test_missing_layers_are_said(dual):
     stream = dual.encode(Picture(random_rgb(96, 64)))
     base, rest = strip(stream, "base"), strip(stream, "enhancement")

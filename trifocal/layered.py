@@ -27,14 +27,15 @@ from trifocal.machine.detector import Objects, SplitDetector, load_detector
 from trifocal.machine.looking import compact_size
 from trifocal.pictures import Picture
 from trifocal.pictures.tiles import Box
-from trifocal.types import LEVELS_PER_QUALITY, MAX_LEVEL, Condition, Decoded, First, Output
+from trifocal.types import LEVELS_PER_QUALITY, Condition, Decoded, First, Output
 
 __all__ = ["BaseLayer", "BaseOutput", "DualLayer", "objects_in"]
 
 PADDING = 64  # pixels: four latents to a hyper-latent
 DETECTOR_STEP = 32  # pixels; detectors look at whole multiples of it
 ALONE = 128  # in the first byte of BASE: the enhancement does not use the first picture
-BASE_QUALITY = 50
+BASE_QUALITY = 50  # where a size is asked for
+ENOUGH = 60  # of the base layer's quality, unless more is asked for: detectors see hardly more above it
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,8 @@ class DualLayer(Codec):
         """As `Codec.encode`, and a base layer under it.
 
         Args:
-            base_quality: of the base layer, 0..100; follows the quality if None, and is BASE_QUALITY where a size is asked for.
+            base_quality: of the base layer, 0..100; follows the quality up to ENOUGH if None, and is BASE_QUALITY where a size is
+                asked for.
             conditions: whether the enhancement uses what the base layer shows of the picture.
 
         Raises:
@@ -307,9 +309,9 @@ def level_of(quality: int, device: torch.device) -> Tensor:
 
 def base_level(level: Tensor) -> Tensor:
     """The base layer's level for that of the enhancement, [B] → [B]."""
-    return (level.clamp(max=MAX_LEVEL) // LEVELS_PER_QUALITY) * LEVELS_PER_QUALITY
+    return (level.clamp(max=ENOUGH * LEVELS_PER_QUALITY) // LEVELS_PER_QUALITY) * LEVELS_PER_QUALITY
 
 
 def base_quality_of(quality: float) -> int:
     """The base layer's quality where only the whole's is said."""
-    return int(min(max(quality, 0), 100))
+    return int(min(max(quality, 0), ENOUGH))

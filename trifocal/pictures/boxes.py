@@ -19,6 +19,7 @@ GOLDEN_RATIO = 0.618  # of the circle of hues, between one kind and the next: ne
 
 Box = Sequence[float]
 Ink = tuple[int, int, int]
+Plate = tuple[int, int, int, int]  # left, top, right and bottom; the last two are the first pixels outside
 
 
 def with_boxes(picture: Picture, boxes: Sequence[Box], texts: Sequence[str], kinds: Sequence[int]) -> Picture:
@@ -26,7 +27,7 @@ def with_boxes(picture: Picture, boxes: Sequence[Box], texts: Sequence[str], kin
 
     Args:
         boxes: x0, y0, x1, y1 in pixels; those that come first are drawn over the others.
-        texts: what stands at each.
+        texts: what stands at each; a text moves down from those that come before it, and is left out where it has no room.
         kinds: a number for each; boxes of one kind have one colour.
     """
     factor = max(1, -(-LEAST // max(picture.width, picture.height)))
@@ -39,8 +40,9 @@ def with_boxes(picture: Picture, boxes: Sequence[Box], texts: Sequence[str], kin
     placed = [(fitted(box, factor, image.size), ink_of(kind)) for box, kind in zip(boxes, kinds, strict=True)]
     for box, ink in reversed(placed):
         draw.rectangle(box, outline=ink, width=max(1, size // 6))
-    for (box, ink), text in reversed(list(zip(placed, texts, strict=True))):
-        label(draw, font, box, ink, text)
+    plates: list[Plate] = []
+    for (box, ink), text in zip(placed, texts, strict=True):
+        label(draw, font, box, ink, text, plates)
     return Picture(np.asarray(image), icc=None if picture.grey else picture.icc)
 
 
@@ -69,13 +71,28 @@ def label(
     box: tuple[int, int, int, int],
     ink: Ink,
     text: str,
+    plates: list[Plate],
 ) -> None:
-    """The text on a plate of the box's colour, above the box or, at the picture's upper edge, in it."""
+    """The text on a plate of the box's colour, above the box or, at the picture's upper edge, in it; below other plates."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     margin = max(2, round((bottom - top) / 4))
     wide, high = round(right - left) + 2 * margin, round(bottom - top) + 2 * margin
     x = max(0, min(box[0], draw.im.size[0] - wide))
     y = max(0, min(box[1] - high if box[1] >= high else box[1], draw.im.size[1] - high))
+    while (under := covered(plates, (x, y, x + wide, y + high))) is not None:
+        y = under[3]
+    if plates and y + high > draw.im.size[1]:
+        return
+    plates.append((x, y, x + wide, y + high))
     draw.rectangle((x, y, x + wide - 1, y + high - 1), fill=ink)
     dark = 299 * ink[0] + 587 * ink[1] + 114 * ink[2] > 1000 * 110
     draw.text((x + margin - left, y + margin - top), text, fill="black" if dark else "white", font=font)
+
+
+def covered(plates: Sequence[Plate], plate: Plate) -> Plate | None:
+    """The first of the plates that this one would cover a part of."""
+    left, top, right, bottom = plate
+    for other in plates:
+        if left < other[2] and other[0] < right and top < other[3] and other[1] < bottom:
+            return other
+    return None

@@ -37,6 +37,7 @@ from trifocal.training.checkpoint import (
     append_row,
     begin_with,
     check_length,
+    record_of,
     restore,
     save,
 )
@@ -118,7 +119,7 @@ def train(
     run.go(training, held_out, every, report)
     begun: dict[str, object] = {
         "data": [Path(source).name for source in data],
-        "start": None if start is None else Path(start).name,
+        "start": None if start is None else record_of(Path(start)),
     }
     return run.export(chosen, training, validation_batch(held_out, recipe.crop), begun)
 
