@@ -52,6 +52,7 @@ PICTURE_QUALITIES = (10, 35, 60, 85)
 OTHER_QUALITIES = (10, 30, 50, 70, 90)  # of one layer and of AVIF, as in results/coco.csv
 PICTURE_METRICS: Sequence[str] = ("psnr", "ms-ssim")
 LOSSES = (0.01, 0.02, 0.03, 0.05)  # of AP, that are asked what they save
+LEAST_POINTS = 3  # of a curve that is compared; two make a straight line, which no codec follows
 REFERENCE = "decode, then detect"
 NONE = "—"
 
@@ -289,7 +290,7 @@ def equal_precision(base: str, curves: Mapping[str, Curve], whole: float) -> Tab
 def differences(base: str, curves: Mapping[str, Curve]) -> Table:
     rows = [["against", "bits for the same AP", "AP for the same bits"]]
     for name, curve in curves.items():
-        if name != base and base in curves:
+        if name != base and base in curves and len(curve.values) >= LEAST_POINTS:
             rate, gain = bd_rate(curve, curves[base]).value, bd_metric(curve, curves[base]).value
             rows.append([title_of(name), signed(rate, "+.1f", " %"), signed(gain, "+.4f")])
     return rows
@@ -316,7 +317,7 @@ def picture_section(preset: str, judge: str, means: Sequence[Mean]) -> str:
     for column in ("psnr", "ms_ssim", ap):
         curves = curves_of(means, column)
         for name, curve in curves.items():
-            if name != preset and preset in curves:
+            if name != preset and preset in curves and len(curve.values) >= LEAST_POINTS:
                 rate, gain = bd_rate(curve, curves[preset]).value, bd_metric(curve, curves[preset]).value
                 rows.append([title_of(name), column, signed(rate, "+.1f", " %"), signed(gain, "+.4f")])
     return "\n\n".join(
