@@ -1,4 +1,5 @@
-"""The base layer's objective by hand, and a run of a few steps: the detector stays as it is, and what is exported loads."""
+"""The base layer's objective by hand, and a run of a few steps: the detector stays as it is, and what is exported loads.
+Then the detector's third stage: what stands behind the split learns from base layers, and the front stays as it is."""
 
 import copy
 import csv
@@ -27,10 +28,12 @@ from trifocal.losses.base_layer import (
 from trifocal.losses.detection import Target
 from trifocal.machine.bridge import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
 from trifocal.machine.detector import SplitDetector, compact_detector
-from trifocal.methods.dual_layer_compact import DEEP, FINE, STRIDE, DualLayerCompact
+from trifocal.methods.dual_layer_compact import FINE, STRIDE, DualLayerCompact
 from trifocal.presets import find
 from trifocal.training import base as lesson
+from trifocal.training import detector as later
 from trifocal.training import scenes
+from trifocal.training.lesson import Again
 from trifocal.transforms import Analysis, Synthesis
 from trifocal.types import MAX_LEVEL
 from trifocal.weights import FOLDER, read_weights, write_weights
@@ -49,7 +52,7 @@ def small_dual(detector: SplitDetector) -> DualLayerCompact:
     plain = small_codec(noise=0.0)
     torch.manual_seed(6)
     base = BaseLayer(
-        CompactBaseAnalysis(FINE, DEEP, 24, 32, 1),
+        CompactBaseAnalysis(24, 32, 1),
         EntropyModel(32, hyper_channels=8, width=16, blocks=1, steps=torch.logspace(0.3, -0.6, 8)),
         CompactBaseSynthesis(32, 24, FINE, 1),
         Extractor(FINE, STRIDE, 24, 1),
@@ -57,6 +60,8 @@ def small_dual(detector: SplitDetector) -> DualLayerCompact:
     assert isinstance(plain.analysis, Analysis) and isinstance(plain.synthesis, Synthesis)
     codec = DualLayerCompact(base, plain.analysis, plain.entropy, plain.synthesis, plain.reach)
     codec.find_detector = lambda device: detector
+    assert isinstance(codec.base.analysis, CompactBaseAnalysis)
+    codec.base.analysis.begin_like(detector)
     return codec
 
 
@@ -225,9 +230,73 @@ def test_it_begins_with_the_trunk_of_compact(tmp_path: Path) -> None:
     assert all(torch.equal(own[name], value) for name, value in compact.items())
     with torch.no_grad():
         for parameter in codec.base.parameters():
-            parameter.fill_(0.25)
+            if parameter.requires_grad:  # the front is the detector's
+                parameter.fill_(0.25)
     write_weights(codec, tmp_path / "w.safetensors")
     again = lesson.whole_codec("dual-layer-compact", tmp_path / "w.safetensors")
     assert same(codec.base.state_dict(), again.base.state_dict())
     with pytest.raises(PresetError, match="compact makes no base layer"):
         lesson.whole_codec("compact", None)
+
+
+# ── the detector's third stage ──
+
+
+def test_what_is_behind_the_split_learns_on_and_the_front_stays(
+    detector: SplitDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So every base layer and every file that was made for it stays good."""
+    monkeypatch.setattr(scenes, "PROPORTIONS", ((128, 64), (64, 128), (96, 96)))
+    for name, value in (("held_out", 1), ("warmup", 1), ("ema", 0.0)):
+        monkeypatch.setattr(later.Pupil, name, value)
+    codec = small_dual(detector)
+    before = copy.deepcopy(codec.state_dict())
+    monkeypatch.setattr(later, "load", lambda preset: codec.eval())
+    start = tmp_path / "start.safetensors"
+    write_weights(detector, start)
+    run = tmp_path / "run"
+    train = later.train_detector
+    train([pictures_in(tmp_path)], run, stage=3, steps=1, batch=2, start=start)
+    path = train([tmp_path / "pictures"], run, stage=3, steps=4, batch=2, start=start, resume=True)
+    first, last = log_of(run)
+    terms = later.TERMS.keys() - {"features", "places"}
+    assert sum(last[f"held_out_{name}"] for name in terms) < sum(first[f"held_out_{name}"] for name in terms)
+    old, new = read_weights(start), read_weights(path)
+    assert all(torch.equal(old[name], new[name]) for name in old if ".front." in name)
+    assert not all(torch.equal(old[name], new[name]) for name in old if ".front." not in name)
+    assert same(before, codec.state_dict())
+    assert json.loads(path.with_suffix(".json").read_text())["stage"] == 3
+
+
+def test_half_of_the_scenes_went_through_the_base_layer(detector: SplitDetector) -> None:
+    x = torch.rand(4, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+    class Same:
+        def next(self) -> tuple[Tensor, list[Target], None]:
+            return x, [NOTHING] * 4, None
+
+    source = later.Middles(Same(), detector, small_dual(detector).base.eval())
+    _, _, _, h = source.next()
+    whole = detector.front(x)
+    assert h.shape == whole.shape
+    assert sum(bool(torch.equal(one, other)) for one, other in zip(h, whole)) == 2
+
+
+def test_batches_come_again() -> None:
+    """As often as was asked for on average, the newest at once, and only those that are kept."""
+
+    class Counting:
+        number = -1
+
+        def next(self) -> tuple[int]:
+            self.number += 1
+            return (self.number,)
+
+    slow = Counting()
+    source = Again(slow, 3, seed=0)
+    came = [source.next()[0] for _ in range(Again.kept + 3000)]
+    assert came[: Again.kept] == list(range(Again.kept))
+    assert slow.number == pytest.approx(Again.kept + 1000, rel=0.1)
+    assert max(came) == slow.number and len(source.pool) == Again.kept
+    assert len(set(came)) == slow.number + 1
+    assert [Again(Counting(), 1, seed=0).next()[0] for _ in range(3)] == [0, 0, 0]

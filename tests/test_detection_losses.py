@@ -34,8 +34,8 @@ from trifocal.losses.detection import (
     soft_classes,
     soft_cross_entropy,
 )
+from trifocal.machine.backbone import CompactFront
 from trifocal.machine.detector import (
-    CompactFront,
     CompactRest,
     SplitBackbone,
     SplitDetector,
@@ -419,8 +419,8 @@ def test_a_run_that_cannot_begin_is_one_sentence(quick: None, folder: Path, tmp_
     train = partial(lesson.train_detector, [folder], tmp_path / "run", steps=1)
     with pytest.raises(OptionError, match="either steps or minutes"):
         train(stage=2, minutes=1)
-    for stage in 1, 3:  # the first is a teacher's
-        with pytest.raises(OptionError, match="stages 1 and 2"):
+    for stage in 1, 4:  # the first is a teacher's
+        with pytest.raises(OptionError, match="stages 1 to 3"):
             train(stage=stage)
     with pytest.raises(OptionError, match="no checkpoint"):
         train(stage=2, resume=True)

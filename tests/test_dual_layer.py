@@ -102,7 +102,7 @@ def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> TextGuided:
         for injector in (codec.inject_quarter, codec.inject_eighth):
             injector.gamma.fill_(gamma)
         lively(codec, seed)
-        y = codec.base.analysis(torch.rand(1, 3, 128, 128), DETECTOR)
+        y = codec.base.analysis(torch.rand(1, 3, 128, 128))
         codec.base.entropy.gain.log_gain.table.sub_(y.std().log())
         codec.base.entropy.exact_side.context.normalise.table.mul_(y.std())
     return codec
@@ -351,7 +351,7 @@ def test_forward_is_what_decode_gives(codec, words):
 def test_both_sides_have_the_same_latents_in_both_layers(codec, monkeypatch):
     picture = Picture(random_rgb(128, 64, seed=4))
     stream = codec.encode(picture, quality=40, base_quality=70)
-    data, y_hat = codec.base.encode(layered.small(picture, SIZES(128, 64), torch.device("cpu")), 70, DETECTOR)
+    data, y_hat = codec.base.encode(layered.small(picture, SIZES(128, 64), torch.device("cpu")), 70)
     base = stream.layer(Tag.BASE)
     assert base is not None and base.chunks == (bytes([70]) + data,)
     assert torch.equal(codec._base_of(stream)[1], y_hat) and y_hat.abs().max() > 0

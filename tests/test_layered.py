@@ -29,8 +29,10 @@ def detector():
 def dual(detector):
     plain = small_codec(noise=0.0)
     torch.manual_seed(6)
+    listening = CompactBaseAnalysis(24, 32, 1)
+    listening.begin_like(detector)
     base = BaseLayer(
-        CompactBaseAnalysis(96, 192, 24, 32, 1),
+        listening,
         EntropyModel(32, hyper_channels=8, width=16, blocks=1, steps=torch.logspace(0.3, -0.6, 8)),
         CompactBaseSynthesis(32, 24, 96, 1),
         Extractor(96, 8, 24, 1),
@@ -62,7 +64,7 @@ def test_base_comes_first_and_alone_detects(dual):
         ({"quality": 30}, 30),
         ({"quality": 90}, 60),
         ({"quality": 99.5, "base_quality": 99}, 99),
-        ({"bpp": 3.0}, 50),
+        ({"bpp": 60.0}, 50),
     ],
 )
 def test_the_base_layer_is_as_good_as_asked_or_as_detectors_need(dual, asked, base):
@@ -107,8 +109,8 @@ def test_base_estimate_is_its_bytes(dual, detector):
     """And the meter's y_hat is the reader's."""
     x = torch.from_numpy(random_rgb(320, 256, seed=4)).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        output = dual.base(x, torch.tensor([8 * 60]), detector)
-        data, y_hat = dual.base.encode(x, 60, detector)
+        output = dual.base(x, torch.tensor([8 * 60]))
+        data, y_hat = dual.base.encode(x, 60)
         read = dual.base.decode(data, 60, (256, 320), torch.device("cpu"))
         h_hat, _ = dual.base.synthesise(read, (256, 320))
     assert torch.equal(read, y_hat) and y_hat.abs().max() > 0
@@ -160,13 +162,25 @@ def test_a_large_picture_is_seen_small(dual):
 
 
 def test_people_need_no_detector(dual, monkeypatch):
-    """Not its weights either: only what detects, or encodes, asks for them."""
-    stream = dual.encode(Picture(random_rgb(96, 64)))
+    """Not its weights either: only what detects asks for them."""
     monkeypatch.setattr(dual, "find_detector", None)
+    stream = dual.encode(Picture(random_rgb(96, 64)))
     assert dual.decode(stream).picture.rgb.shape == (64, 96, 3)
     assert dual.first_picture(stream).rgb.shape == (64, 96, 3)
     with pytest.raises(TypeError):
         dual.detect(stream)
+
+
+def test_a_small_file_has_a_small_base(dual):
+    """Where a size is asked for, the base layer takes a share of it, or as little as it can."""
+    picture = Picture(random_rgb(192, 128))
+    least, best = (dual.encode(picture, quality=0, base_quality=q).layers[0].size for q in (0, 50))
+    front = dual.encode(picture, quality=0, base_quality=0).size
+    sizes = (front + 40, 8 * front, 100 * front)
+    bases = [dual.encode(picture, size=size).layers[0] for size in sizes]
+    assert bases[0].size == least and bases[2].size == best
+    assert all(base.size <= max(least, 0.15 * size + 1) for base, size in zip(bases, sizes))
+    assert [(base.chunks[0] or b"")[0] for base in bases[::2]] == [0, 50]
 
 
 def test_damage_in_the_base_is_said(dual):

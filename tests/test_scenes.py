@@ -308,3 +308,18 @@ def test_a_label_that_coco_has_not_is_one_sentence() -> None:
     """12 is one of its gaps."""
     with pytest.raises(OptionError, match="12"):
         target_of((np.zeros((1, 4), np.float32), np.array([12])), NUMBERS)
+
+
+def test_worn_scenes_are_shown_to_the_detector_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As files of JPEG, WebP and AVIF leave them; the teacher sees what was there."""
+    clean: list[NDArray[np.uint8]] = []
+    worn = room.Scenes._worn
+
+    def noted(self: Scenes, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        clean.append(rgb)
+        return worn(self, rgb)
+
+    monkeypatch.setattr(room.Scenes, "_worn", noted)
+    x, *_ = Scenes(PICTURES, None, 8, 0, worn=0.5).next()
+    errors = [np.abs(as_pixels(one).astype(int) - rgb).mean() for one, rgb in zip(x, clean)]
+    assert 1 <= sum(error == 0 for error in errors) <= 7 and 0 < max(errors) < 30

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -200,3 +202,56 @@ def test_fingerprints():
     check_fingerprint(7, 7, "small")
     with pytest.raises(WeightsError, match="0007 of the preset small, but 0008"):
         check_fingerprint(8, 7, "small")
+
+
+TOGETHER = """
+import sys, time
+from pathlib import Path
+import torch
+from torch import nn
+from trifocal.training.lesson import Lesson, LessonRun
+
+class Line(Lesson):
+    weights, learning_rate, weight_decay, warmup, held_out = {"error": 1.0}, 0.3, 0.0, 1, 1
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Linear(1, 1, bias=False)
+
+    def losses(self, x, y):
+        return {"error": (self.slope(x) - y).square().mean()}
+
+class Own:
+    rank = 0
+
+    def next(self):
+        time.sleep(0.02 * self.rank)
+        return torch.ones(4, 1), torch.full((4, 1), 1.0 + 2 * self.rank)
+
+torch.manual_seed(0)
+run = LessonRun(Line(), Path(sys.argv[1]), None, 0.05)
+Own.rank = run.accelerator.process_index
+run.go(Own(), Own(), 1.0, lambda fraction, said: None)
+said = f"{run.accelerator.num_processes} {run.progress.step} {float(run.bare.slope.weight):.5f}"
+Path(sys.argv[1], f"{Own.rank}.txt").write_text(said)
+"""
+
+
+def test_two_processes_learn_as_one(tmp_path):
+    """Without a GPU too: their gradients are shared, and a run of so many minutes ends at the same step in both."""
+    script = tmp_path / "script.py"
+    script.write_text(TOGETHER)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1"]
+    subprocess.run(
+        [sys.executable, *launch, f"--master_port={port}", script, tmp_path],
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
+    one, two = ((tmp_path / f"{rank}.txt").read_text().split() for rank in (0, 1))
+    assert one == two and one[0] == "2" and int(one[1]) > 20
+    assert float(one[2]) == pytest.approx(2.0, abs=0.2)  # between what each of them was shown

@@ -204,7 +204,13 @@ def bar_over(desk: Desk, jobs: Sequence[Job]) -> Iterator[Callable[[int], Advanc
 
 @contextmanager
 def reporting(desk: Desk) -> Iterator[Callable[[float, str], None]]:
-    """Gives what a long run calls with its fraction done and a line of text: a bar, or now and then a line in a log."""
+    """Gives what a long run calls with its fraction done and a line of text: a bar, or now and then a line in a log.
+
+    Of several processes that train together (torchrun, accelerate) the first one reports.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield lambda fraction, text: None
+        return
     columns = [BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
     last = -BETWEEN_LINES
 

@@ -15,7 +15,7 @@ from trifocal.container import Bitstream, Tag
 from trifocal.evaluation import Rival, psnr, rivals
 from trifocal.layered import DualLayer
 from trifocal.pictures import Picture
-from trifocal.presets import load
+from trifocal.presets import DEFAULT, load
 from trifocal.seeing import drawn, listed
 
 PHOTOGRAPH = Path(__file__).parent / "demo" / "astronaut.png"
@@ -45,7 +45,7 @@ class Demo:
     files: list[Path]
 
 
-def run(out: str | Path = ".", preset: str = "compact", quality: float = 50.0) -> Demo:
+def run(out: str | Path = ".", preset: str = DEFAULT, quality: float = 50.0) -> Demo:
     """Writes demo.tri and demo.png into the folder `out` (made if it is not there), and measures.
 
     For a preset with layers also demo-layers.png: the photograph with what a detector finds in the base layer, and the decoded

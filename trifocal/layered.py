@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,18 +24,21 @@ from trifocal.codec import Codec, Progress
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy import EntropyModel, Meter, Reader, TrainingMeter, Writer
 from trifocal.errors import Damaged, MissingLayer, OptionError
-from trifocal.machine.detector import Objects, SplitDetector, load_detector
 from trifocal.machine.looking import compact_size
 from trifocal.pictures import Picture
 from trifocal.pictures.tiles import Box
+from trifocal.rate import rate_of
 from trifocal.types import LEVELS_PER_QUALITY, Condition, Decoded, First, Output
+
+if TYPE_CHECKING:
+    from trifocal.machine.detector import Objects, SplitDetector
 
 __all__ = ["BaseLayer", "BaseOutput", "DualLayer", "objects_in"]
 
 PADDING = 64  # pixels: four latents to a hyper-latent
 DETECTOR_STEP = 32  # pixels; detectors look at whole multiples of it
 ALONE = 128  # in the first byte of BASE: the enhancement does not use the first picture
-BASE_QUALITY = 50  # where a size is asked for
+BASE_QUALITIES, BASE_SHARE = (50, 30, 15, 0), 0.15  # where a size is asked for, and of it
 ENOUGH = 60  # of the base layer's quality, unless more is asked for: detectors see hardly more above it
 
 
@@ -43,12 +47,11 @@ class BaseOutput:
     """What `BaseLayer.forward` returns.
 
     Attributes:
-        h, h_hat: the detector's features of x, and what is left of them, [B, h, w, C].
+        h_hat: what is left of the detector's features of x, [B, h, w, C].
         first: the first picture, [B, 3, H, W], about 0..1.
         bits: for each picture, [B].
     """
 
-    h: Tensor
     h_hat: Tensor
     first: Tensor
     bits: Tensor
@@ -58,7 +61,7 @@ class BaseLayer(nn.Module):
     """A small picture ⇄ bytes ⇄ a detector's features. The detector is no part of it, and never trained with it.
 
     Args:
-        analysis: x, detector, h → y_obj [B, H/16, W/16, M].
+        analysis: x → y_obj [B, H/16, W/16, M].
         entropy: y_obj ⇄ coder ⇄ y_obj_hat.
         synthesis: y_obj_hat → h_hat.
         extractor: h_hat → the first picture.
@@ -71,22 +74,14 @@ class BaseLayer(nn.Module):
         self.analysis, self.entropy = analysis, entropy
         self.synthesis, self.extractor = synthesis, extractor
 
-    def forward(
-        self,
-        x: Tensor,
-        level: Tensor,
-        detector: SplitDetector,
-        meter: Meter | TrainingMeter | None = None,
-    ) -> BaseOutput:
+    def forward(self, x: Tensor, level: Tensor, meter: Meter | TrainingMeter | None = None) -> BaseOutput:
         """x [B, 3, H, W] in 0..1, H and W multiples of 32; level [B]. A meter walks."""
         if meter is None:
             meter = TrainingMeter(len(x), x.device) if self.training else Meter(self.entropy.cost(), len(x))
-        wide = padded(x)
-        h = detector.front(wide)
-        y = self.analysis(wide, detector, h)
+        y = self.analysis(padded(x))
         y_hat = self.entropy.walk(meter, y, level, (y.shape[1], y.shape[2]))
         h_hat, first = self.synthesise(y_hat, (x.shape[2], x.shape[3]))
-        return BaseOutput(h[:, : h_hat.shape[1], : h_hat.shape[2]], h_hat, first, meter.bits)
+        return BaseOutput(h_hat, first, meter.bits)
 
     def synthesise(self, y_hat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """y_obj_hat → h_hat and the first picture of a small picture of that height and width."""
@@ -97,10 +92,9 @@ class BaseLayer(nn.Module):
         first: Tensor = self.extractor(h_hat)
         return h_hat, first[:, :, : size[0], : size[1]]
 
-    def encode(self, x: Tensor, quality: int, detector: SplitDetector) -> tuple[bytes, Tensor]:
+    def encode(self, x: Tensor, quality: int) -> tuple[bytes, Tensor]:
         """A small picture x [1, 3, H, W] → the bytes, and y_obj_hat."""
-        wide = padded(x)
-        y = self.analysis(wide, detector)
+        y = self.analysis(padded(x))
         writer = Writer(self.entropy.models())
         y_hat = self.entropy.walk(writer, y, level_of(quality, x.device), (y.shape[1], y.shape[2]))
         return writer.bytes(), y_hat
@@ -112,19 +106,26 @@ class BaseLayer(nn.Module):
         return self.entropy.walk(reader, None, level_of(quality, device), (rows, columns))
 
 
+def compact_detector(device: str) -> SplitDetector:
+    """The one that ships; torchvision is imported only now. Raises WeightsError."""
+    from trifocal.machine.detector import load_detector
+
+    return load_detector(device)
+
+
 class DualLayer(Codec):
     """A codec on a base layer. A method overrides what it makes of `condition.first` in `analyse` and `synthesise`.
 
     Attributes:
         base: the base layer.
-        find_detector: a device's name → the detector that the base layer serves.
+        find_detector: a device's name → the detector that the base layer serves; nobody needs it to encode or decode.
         looked_at: a picture's width and height → those at which it looks at it; known without it.
         scales: how much smaller than they are, or larger, the base sees crops in training; the first of them in validation.
     """
 
     layer = Tag.ENHANCEMENT
     scales: tuple[float, ...] = (0.625, 0.5, 0.75)
-    find_detector: Callable[[str], SplitDetector] = staticmethod(load_detector)
+    find_detector: Callable[[str], SplitDetector] = staticmethod(compact_detector)
     looked_at: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)
 
     def __init__(
@@ -169,7 +170,7 @@ class DualLayer(Codec):
             max(DETECTOR_STEP, round(side * scale / DETECTOR_STEP) * DETECTOR_STEP) for side in x.shape[2:]
         ]
         small = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
-        output = self.base(small.clamp(0, 1), base_level(level), self.detector)
+        output = self.base(small.clamp(0, 1), base_level(level))
         height, width = x.shape[2:]
         return First(output.first, (width, height), (0, 0, width, height)), output.bits
 
@@ -190,25 +191,35 @@ class DualLayer(Codec):
         """As `Codec.encode`, and a base layer under it.
 
         Args:
-            base_quality: of the base layer, 0..100; follows the quality up to ENOUGH if None, and is BASE_QUALITY where a size is
-                asked for.
+            base_quality: of the base layer, 0..100; if None it follows the quality up to ENOUGH, and where a size is asked for it
+                is the first of BASE_QUALITIES that leaves the picture its share.
             conditions: whether the enhancement uses what the base layer shows of the picture.
 
         Raises:
             OptionError: for a base quality out of its range, and as `Codec.encode`.
         """
-        if base_quality is None:
-            base_quality = BASE_QUALITY if quality is None else base_quality_of(quality)
-        if not 0 <= base_quality <= 100:
+        rate = rate_of(picture.width * picture.height, quality, bpp, size)
+        if base_quality is not None and not 0 <= base_quality <= 100:
             raise OptionError(f"The base layer's quality goes from 0 to 100, not {base_quality}.")
+        if base_quality is None and rate.level is not None:
+            base_quality = base_quality_of(rate.level / LEVELS_PER_QUALITY)
         x = self._small(picture)
-        data, y_hat = self.base.encode(x, base_quality, self.detector)
-        flags = base_quality if conditions else base_quality | ALONE
+        chosen, data, y_hat = self._base_within(x, base_quality, rate.size)
+        flags = chosen if conditions else chosen | ALONE
         base = Layer(Tag.BASE, (bytes([flags]) + data,))
         if conditions:
             _, first = self.base.synthesise(y_hat, (x.shape[2], x.shape[3]))
             condition = replace(condition or Condition(), first=whole(first, picture.width, picture.height))
         return super().encode(picture, quality, bpp, size, condition, (base, *layers), progress, timings)
+
+    def _base_within(self, x: Tensor, quality: int | None, size: int | None) -> tuple[int, bytes, Tensor]:
+        """A small picture's base layer at a quality, or at that which suits a file of so many bytes: the quality, bytes, y_obj_hat."""
+        *more, last = BASE_QUALITIES if quality is None else (quality,)
+        for tried in more:
+            data, y_hat = self.base.encode(x, tried)
+            if size is None or len(data) <= BASE_SHARE * size:
+                return tried, data, y_hat
+        return last, *self.base.encode(x, last)
 
     @torch.inference_mode()
     def decode(
@@ -275,7 +286,7 @@ class DualLayer(Codec):
 
 def objects_in(picture: Picture, detector: SplitDetector | None = None) -> Objects:
     """What a detector (the compact one that ships, if None) finds in a picture; boxes in its pixels."""
-    detector = detector or load_detector()
+    detector = detector or compact_detector("cpu")
     with torch.inference_mode():
         size = detector.looked_at(picture.width, picture.height)
         x = small(picture, size, next(detector.parameters()).device)

@@ -1,8 +1,8 @@
 """After `import trifocal.pillow`, Pillow reads and writes .tri files.
 
     image = Image.open("photo.tri")             # size and mode at once; pixels when they are needed
-    image.save("photo.tri", quality=60)         # or bpp=0.25, or size=20_000 (bytes), and preset="compact"
-    image.save("photo.tri", preset=NAME, text="a brown dog", send_text=True)  # where the preset takes words
+    image.save("photo.tri", quality=60)         # or bpp=0.25, or size=20_000 (bytes), and preset=NAME
+    image.save("photo.tri", preset=NAME, text="a brown dog", send_text=True)  # the last where a decoder reads words
 
 Words that a file carries are in image.info["text"], and a preset that reads words decodes with them. `weights=FILE` names
 your own weights for save; open has no way to be told of them.
@@ -80,7 +80,7 @@ def save(image: Image.Image, stream: IO[bytes], name: str | bytes) -> None:
     said = {key: options[key] for key in OPTIONS if key in options}
     try:
         picture = Picture.from_pil(image, metadata="all" if options.get("exif") else "colour")
-        stream.write(encode(picture, options.get("preset", "compact"), **said).to_bytes())
+        stream.write(encode(picture, options.get("preset"), **said).to_bytes())
     except TrifocalError as error:
         raise OSError(str(error)) from error
 

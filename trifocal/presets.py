@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trifocal.text import Tower
     from trifocal.types import Condition
 
+DEFAULT = "dual-layer-compact"
 CLIP = "openai/clip-vit-base-patch32"
 
 
@@ -275,7 +276,7 @@ def preset_of(header: Header) -> Preset:
 
 
 @without_collecting()
-def load(name: str = "compact", device: str = "cpu", weights: str | PathLike[str] | None = None) -> Codec:
+def load(name: str = DEFAULT, device: str = "cpu", weights: str | PathLike[str] | None = None) -> Codec:
     """A codec with its trained weights, ready to encode and decode. The same object is returned for the same arguments.
 
     Args:

@@ -10,6 +10,7 @@ import typer
 
 from trifocal.cli.main import Out, Preset, Recursive, Threads, Weights, app, use_threads
 from trifocal.errors import FormatError, TrifocalError
+from trifocal.presets import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ def region_of(text: str) -> tuple[int, int, int, int]:
 @app.command()
 def encode(
     inputs: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
-    preset: Preset = "compact",
+    preset: Preset = DEFAULT,
     quality: Annotated[
         float | None, typer.Option("--quality", "-q", min=0, max=100, help="50 if nothing is said.")
     ] = None,
@@ -339,7 +340,7 @@ def presets() -> None:
 @app.command()
 def demo(
     out: Annotated[str, typer.Option("--out", "-o", help="The folder for the files.")] = ".",
-    preset: Preset = "compact",
+    preset: Preset = DEFAULT,
     threads: Threads = None,
 ) -> None:
     """A photograph becomes demo.tri and comes back as demo.png, beside other formats at the same bytes.

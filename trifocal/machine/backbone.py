@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BLOCKS", "CHANNELS", "Down", "Mix", "Stem", "stage"]
+__all__ = ["BLOCKS", "CHANNELS", "CompactFront", "Down", "Mix", "Stem", "normalised", "stage"]
 
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
 CHANNELS = (24, 96, 192, 384)  # of the stem and at 1/8, 1/16, 1/32
 BLOCKS = (2, 6, 2)  # Mix, at 1/8, 1/16, 1/32
 HIDDEN = (32, 64, 96)
@@ -109,3 +110,21 @@ def stage(number: int) -> nn.Sequential:
     return nn.Sequential(
         Down(inputs, channels, DOWN_HIDDEN[number]), *[Mix(channels, hidden) for _ in range(BLOCKS[number])]
     )
+
+
+class CompactFront(nn.Module):
+    """The stem and the stage at 1/8: x [B, 3, H, W] normalised → h [B, H/8, W/8, 96]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stage = Stem(CHANNELS[0]), stage(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.stage(self.stem(x))
+        return h
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Pixels in 0..1 → as the compact detector takes them, [B, 3, H, W]."""
+    mean, deviation = (x.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
+    return (x - mean) / deviation

@@ -3,14 +3,22 @@
     x ── BaseAnalysis ── y_obj  ⇄ bytes ⇄  y_obj_hat ── BaseSynthesis ── h_hat ── Extractor ── the first picture
 
 Shen et al., "Dual-layer image codec with text guidance" (section III-B) say what the parts do and leave their sizes open. The
-large ones are plain convolutions; the compact ones are the trunk's blocks, and their analysis listens to the detector itself,
-which has seen what is in the picture before anything must be thrown away.
+large ones are plain convolutions; the compact ones are the trunk's blocks, and their analysis begins as the detector does, which
+has seen what is in the picture before anything must be thrown away. It has those stages as its own: nobody needs the detector to
+encode, and what stands behind the split may go on learning while base layers and their files stay as they are.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from trifocal.layers import Block, Conv, Deconv, DepthToSpace, space_to_depth
-from trifocal.machine.detector import CompactRest, SplitDetector
+from trifocal.machine.backbone import CHANNELS, CompactFront, normalised, stage
+
+if TYPE_CHECKING:
+    from trifocal.machine.detector import SplitDetector
 
 __all__ = ["BaseAnalysis", "BaseSynthesis", "CompactBaseAnalysis", "CompactBaseSynthesis", "Extractor"]
 
@@ -18,30 +26,36 @@ __all__ = ["BaseAnalysis", "BaseSynthesis", "CompactBaseAnalysis", "CompactBaseS
 class CompactBaseAnalysis(nn.Module):
     """x [B, 3, H, W] in 0..1, H and W multiples of 64 → y_obj [B, H/16, W/16, M].
 
-        x ── the detector's front ─┬─ h at 1/8 ── space to depth 2 ── norm ── linear ── + ── Block × N ── linear ── y_obj
-                                   └─ its stage at 1/16 ─────────── norm ── linear ────┘
+        x ── front ─┬─ h at 1/8 ── space to depth 2 ── norm ── linear ── + ── Block × N ── linear ── y_obj
+                    └─ middle, at 1/16 ───────────── norm ── linear ────┘
+
+    `front` is the detector's, and is not trained; `middle` begins as the detector's.
 
     Args:
-        fine, deep: channels of the detector at 1/8 and 1/16.
         channels: width of the blocks.
         latent_channels: M.
         blocks: N.
     """
 
-    def __init__(self, fine: int, deep: int, channels: int, latent_channels: int, blocks: int) -> None:
+    def __init__(self, channels: int, latent_channels: int, blocks: int) -> None:
         super().__init__()
+        _, fine, deep, _ = CHANNELS
+        self.front = CompactFront().requires_grad_(False)
+        self.middle = stage(1)
         self.fine = nn.Sequential(nn.LayerNorm(4 * fine), nn.Linear(4 * fine, channels))
         self.deep = nn.Sequential(nn.LayerNorm(deep), nn.Linear(deep, channels))
         self.blocks = nn.Sequential(*[Block(channels) for _ in range(blocks)])
         self.head = nn.Linear(channels, latent_channels)
 
-    def forward(self, x: Tensor, detector: SplitDetector, h: Tensor | None = None) -> Tensor:
-        """`h` is what the detector's front makes of x, where that is known already."""
-        rest = detector.backbone.rest
-        assert isinstance(rest, CompactRest)
-        h = detector.front(x) if h is None else h
-        y: Tensor = self.head(self.blocks(self.fine(space_to_depth(h, 2)) + self.deep(rest.deeper(h))))
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.front(normalised(x))
+        y: Tensor = self.head(self.blocks(self.fine(space_to_depth(h, 2)) + self.deep(self.middle(h))))
         return y
+
+    def begin_like(self, detector: SplitDetector) -> None:
+        """Takes over the compact detector's first stages."""
+        self.front.load_state_dict(detector.backbone.front.state_dict())
+        self.middle.load_state_dict(detector.backbone.rest.get_submodule("middle").state_dict())
 
 
 class CompactBaseSynthesis(nn.Module):
@@ -82,7 +96,7 @@ class BaseAnalysis(nn.Module):
             Conv(channels, latent_channels, 5, 2),
         )
 
-    def forward(self, x: Tensor, detector: SplitDetector, h: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.body(x.permute(0, 2, 3, 1))
         return y
 

@@ -27,11 +27,10 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from trifocal.machine.backbone import CHANNELS, Stem, stage
+from trifocal.machine.backbone import CHANNELS, DEVIATION, MEAN, CompactFront, stage
 from trifocal.machine.looking import COCO_IDS, compact_size, torchvision_size
 from trifocal.weights import FOLDER, load_weights
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
 PYRAMID = 96  # channels of the compact detector's pyramid
 REGION, HIDDEN = 5, 256  # places a side that a proposal is pooled to; channels of the head
 
@@ -149,18 +148,6 @@ def framed(x: Tensor, size: tuple[int, int] | None = None) -> ImageList:
     return ImageList(x, [size or (x.shape[2], x.shape[3])] * len(x))
 
 
-class CompactFront(nn.Module):
-    """The stem and the stage at 1/8: x [B, 3, H, W] normalised → h [B, H/8, W/8, 96]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.stage = Stem(CHANNELS[0]), stage(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.stage(self.stem(x))
-        return h
-
-
 class CompactRest(nn.Module):
     """The stages at 1/16 and 1/32, and the pyramid: h [B, H/8, W/8, 96] → {"0".."2", "pool"}, 1/8 to 1/64."""
 
@@ -170,13 +157,8 @@ class CompactRest(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(c) for c in CHANNELS[1:]])
         self.pyramid = FeaturePyramidNetwork(list(CHANNELS[1:]), PYRAMID, extra_blocks=LastLevelMaxPool())
 
-    def deeper(self, h: Tensor) -> Tensor:
-        """The stage at 1/16: h → [B, H/16, W/16, 192]."""
-        y: Tensor = self.middle(h)
-        return y
-
     def forward(self, h: Tensor) -> dict[str, Tensor]:
-        middle = self.deeper(h)
+        middle = self.middle(h)
         stages = [norm(s).permute(0, 3, 1, 2) for norm, s in zip(self.norms, (h, middle, self.last(middle)))]
         pyramid: dict[str, Tensor] = self.pyramid(OrderedDict(zip("012", stages)))
         return pyramid

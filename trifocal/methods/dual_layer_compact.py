@@ -31,7 +31,7 @@ from trifocal.types import Condition
 __all__ = ["DualLayerCompact", "dual_layer_compact"]
 
 LAPPING_REACH = 16  # pixels: the prediction's lapped transform, on top of the trunk's blocks
-FINE, DEEP, STRIDE = 96, 192, 8  # of the compact detector: channels at 1/8 and 1/16, where h is
+FINE, STRIDE = 96, 8  # of the compact detector's h: channels, and pixels from place to place
 CHANNELS, LATENT_CHANNELS, BLOCKS = 192, 96, 2
 HYPER_CHANNELS, HYPER_WIDTH, WIDTH = 32, 96, 128
 KNOTS, COARSEST, OCTAVES = 8, 2.0, 0.45  # quantiser steps: 2 at quality 0, 0.23 at the last knot
@@ -91,7 +91,7 @@ def compact_base() -> BaseLayer:
     )
     hyper_analysis = HyperAnalysis(LATENT_CHANNELS, HYPER_WIDTH, HYPER_CHANNELS)
     return BaseLayer(
-        CompactBaseAnalysis(FINE, DEEP, CHANNELS, LATENT_CHANNELS, BLOCKS),
+        CompactBaseAnalysis(CHANNELS, LATENT_CHANNELS, BLOCKS),
         EntropyModel.of_parts(Gain(steps, LATENT_CHANNELS), hyper_analysis, exact_side),
         CompactBaseSynthesis(LATENT_CHANNELS, CHANNELS, FINE, BLOCKS),
         Extractor(FINE, STRIDE, FINE, BLOCKS),

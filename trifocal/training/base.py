@@ -15,10 +15,11 @@ from torch import Tensor
 
 from trifocal.entropy import Meter
 from trifocal.entropy.tables import calibrated_frequencies
-from trifocal.layered import BaseLayer, DualLayer
+from trifocal.layered import BaseLayer, DualLayer, padded
 from trifocal.losses.base_layer import TASK_RANGE, detector_terms, task_weight
 from trifocal.losses.detection import Seen, Target
 from trifocal.losses.rate_distortion import balance
+from trifocal.machine.bridge import CompactBaseAnalysis
 from trifocal.machine.detector import SplitDetector
 from trifocal.methods.dual_layer_compact import DualLayerCompact
 from trifocal.presets import check_layers, find
@@ -59,9 +60,11 @@ class Foundation(Lesson):
 
     def losses(self, x: Tensor, targets: Sequence[Target], seen: Sequence[Seen] | None) -> dict[str, Tensor]:
         level = spread_levels(len(x), x.device)
-        output = self.base(x, level, self.detector[0])
+        output = self.base(x, level)
+        rows, columns = output.h_hat.shape[1:3]
+        h = self.detector[0].front(padded(x))[:, :rows, :columns]
         rate = output.bits / (x.shape[2] * x.shape[3])
-        terms = detector_terms(self.detector[0], x, output.h, output.h_hat, targets)
+        terms = detector_terms(self.detector[0], x, h, output.h_hat, targets)
         terms["picture"] = (output.first - x).square().mean(dim=(1, 2, 3))
         task = sum((TASK[name] * term for name, term in terms.items()), torch.zeros_like(rate))
         cost = (rate + task_weight(level) * task) * balance(level, BALANCE, TASK_RANGE)
@@ -120,7 +123,7 @@ def train_base(
     average = run.average
     assert isinstance(average, Foundation)
     codec.base.load_state_dict(average.base.state_dict())
-    finish(codec.to(device), detector, scenes)
+    finish(codec.to(device), scenes)
     path = run.out / find(of).weights
     write_weights(codec, path)
     parameters = sum(p.numel() for p in average.base.parameters())
@@ -147,20 +150,24 @@ def whole_codec(of: str, start: str | Path | None) -> DualLayer:
     assert isinstance(codec, DualLayer)
     if start is None and isinstance(codec, DualLayerCompact):
         start = FOLDER / find(TRUNK).weights
+        assert isinstance(codec.base.analysis, CompactBaseAnalysis)
+        codec.base.analysis.begin_like(codec.detector)
     if start is not None:
         begin_with(codec, start)
+    if isinstance(codec.base.analysis, CompactBaseAnalysis):
+        codec.base.analysis.front.load_state_dict(codec.detector.backbone.front.state_dict())
     return codec
 
 
 @torch.no_grad()
-def finish(codec: DualLayer, detector: SplitDetector, scenes: Scenes) -> None:
+def finish(codec: DualLayer, scenes: Scenes) -> None:
     """Sets the base's frequency tables to what scenes hold, and then how much a compact enhancement trusts the first picture."""
     codec.eval()
     base = codec.base
     meter = Meter(base.entropy.cost(), scenes.batch, count=True)
     for _ in range(CALIBRATION):
         x = scenes.next()[0].to(base.entropy.frequencies.device)
-        base(x, spread_levels(len(x), x.device), detector, meter)
+        base(x, spread_levels(len(x), x.device), meter)
     assert meter.counts is not None
     base.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(meter.counts)))
     if not isinstance(codec, DualLayerCompact):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from trifocal.errors import OptionError, WeightsError
@@ -27,6 +28,13 @@ class Progress:
         if steps is not None:
             return self.step / steps
         return self.seconds / (60 * (minutes or 1))
+
+
+def together(accelerator: Accelerator, seconds: float) -> float:
+    """Their mean over all processes, so that all of them end a run of so many minutes at the same step."""
+    if accelerator.num_processes == 1:
+        return seconds
+    return float(accelerator.reduce(torch.tensor(seconds, device=accelerator.device), "mean"))
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

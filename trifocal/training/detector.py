@@ -4,7 +4,9 @@
       │                             ├─ linear ── the teacher's features, standardised (1/8 to 1/32)
       └── teacher ──────────────────┴─ linear ── the teacher's class scores at each place
 
-Before that, in the first stage, the backbone's blocks learn one by one what the teacher's blocks do (`imitation.py`).
+Before that, in the first stage, the backbone's blocks learn one by one what the teacher's blocks do (`imitation.py`). After it, in
+the third, the front stays as it is, and with it every base layer that was made for it and every file: what stands behind the
+split goes on learning, from the features of pictures, of pictures that were files of other codecs before, and of base layers.
 """
 
 from collections.abc import Sequence
@@ -15,25 +17,42 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.errors import OptionError
+from trifocal.layered import BaseLayer, DualLayer
 from trifocal.losses.detection import Seen, Target, detection_losses, resized, soft_cross_entropy
 from trifocal.machine.detector import PYRAMID, SplitDetector, compact_detector
 from trifocal.machine.looking import COCO_IDS
+from trifocal.presets import load
 from trifocal.training.checkpoint import begin_with
 from trifocal.training.imitation import Answers, Imitation
-from trifocal.training.lesson import SEED, Given, Lesson, LessonRun, Report, pictures_of, silent
+from trifocal.training.lesson import (
+    SEED,
+    Again,
+    Given,
+    Lesson,
+    LessonRun,
+    Report,
+    Source,
+    pictures_of,
+    silent,
+)
+from trifocal.training.loop import spread_levels
 from trifocal.training.scenes import DetectionTeacher, Scenes
-from trifocal.weights import write_weights
+from trifocal.weights import FOLDER, write_weights
 
 __all__ = ["train_detector"]
 
 BACKBONE_FACTOR = 0.3  # of the learning rate, for what begins trained
-BATCHES = (4, 8)
+LATER_FACTOR = 0.7  # of it, for all that learns in the third stage
+WORN = 0.25  # of the scenes, in the third stage: files of other codecs before
+TIMES = 3  # that a scene comes there
+BATCHES = (4, 8, 8)
 TEACHER_CHANNELS, LEVELS = 96, 3
+PRESET = "dual-layer-compact"
 TERMS = {"objectness": 1.0, "proposals": 2.0, "classes": 1.0, "boxes": 2.0, "features": 1.0, "places": 0.5}
 
 
 class Pupil(Lesson):
-    """The detector, and what learns beside it from the teacher."""
+    """The detector, and what learns beside it from the teacher; its front only if that has gradients."""
 
     weights = TERMS
     learning_rate = 1.5e-3
@@ -52,12 +71,17 @@ class Pupil(Lesson):
         self.deviation: Tensor
 
     def factor(self, name: str) -> float:
+        if not next(self.detector.backbone.front.parameters()).requires_grad:
+            return LATER_FACTOR
         begun = ".front." in name or ".rest.middle." in name or ".rest.last." in name
         return BACKBONE_FACTOR if begun else 1.0
 
-    def losses(self, x: Tensor, targets: Sequence[Target], seen: Sequence[Seen] | None) -> dict[str, Tensor]:
+    def losses(
+        self, x: Tensor, targets: Sequence[Target], seen: Sequence[Seen] | None, h: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """`h` is what the front makes of x, or what is left of that, where it is known already."""
         detector = self.detector
-        pyramid = detector.backbone.rest(detector.front(x))
+        pyramid = detector.backbone.rest(detector.front(x) if h is None else h)
         terms = detection_losses(detector, x, pyramid, targets, seen)
         if seen is not None:
             terms |= {"features": x.new_zeros(()), "places": x.new_zeros(())}
@@ -76,6 +100,23 @@ class Pupil(Lesson):
         for level in range(LEVELS if seen else 0):
             values = torch.stack([s.features[level] for s in seen]).transpose(0, 1).flatten(1)
             self.mean[level], self.deviation[level] = values.mean(1), values.std(1).clamp(min=1e-3)
+
+
+class Middles:
+    """Scenes with the features at the split, of half of them what a base layer leaves, at any quality."""
+
+    def __init__(self, scenes: Source, detector: SplitDetector, base: BaseLayer) -> None:
+        self.scenes, self.detector, self.base = scenes, detector, base
+
+    @torch.no_grad()
+    def next(self) -> Given:
+        x, targets, seen = self.scenes.next()
+        x = x.to(self.base.entropy.frequencies.device)
+        h = self.detector.front(x)
+        coded = torch.randperm(len(x), device=x.device)[: len(x) // 2]
+        if len(coded):
+            h[coded] = self.base(x[coded], spread_levels(len(coded), x.device)).h_hat
+        return x, targets, seen, h
 
 
 def train_detector(
@@ -98,12 +139,14 @@ def train_detector(
         data: shards or folders of pictures with records (see `read_pictures`); those without boxes need the teacher.
         out: folder of the run: checkpoint.pt, log.csv, and detector.safetensors, .json and .csv at the end.
         steps, minutes: the run's length; one of them.
-        stage: 1 for the backbone, which learns from the teacher alone; 2 for all of it.
-        start: detector.safetensors to begin from, as the first stage or an earlier run left it.
+        stage: 1 for the backbone, which learns from the teacher alone; 2 for all of it; 3 for what stands behind the split, on
+            base layers as well, those of the installed dual-layer-compact.
+        start: detector.safetensors to begin from, as the first stage or an earlier run left it; the third begins with the
+            installed one, if not said.
         teacher: PicoDet as ONNX; without it only boxes teach, and there is no first stage.
         resume: go on from the checkpoint in `out`.
         every: minutes between checkpoints.
-        batch: pictures a step; 4 in the first stage and 8 in the second if not said.
+        batch: pictures a step; 4 in the first stage and 8 later if not said.
         report: called after each step with the fraction done and a line of text.
 
     Returns:
@@ -111,16 +154,22 @@ def train_detector(
 
     Raises:
         OptionError: for a run without an end, pictures without boxes and no teacher, no checkpoint to resume.
+        WeightsError: in the third stage, if there is no base layer.
     """
-    if stage not in (1, 2) or stage == 1 and teacher is None:
+    if stage not in (1, 2, 3) or stage == 1 and teacher is None:
         raise OptionError(
-            "A detector has stages 1 and 2, and 1 needs a --teacher; without one, train --stage 2."
+            "A detector has stages 1 to 3, and 1 needs a --teacher; without one, train --stage 2."
         )
     training, held_out = pictures_of(data, steps, minutes, report)
-    detector = compact_detector()
+    detector, base = compact_detector(), None
+    if stage == 3:
+        codec = load(PRESET)
+        assert isinstance(codec, DualLayer)
+        base, start = codec.base, start or FOLDER / "detector.safetensors"
     if start is not None:
         begin_with(detector, start)
     batch = batch or BATCHES[stage - 1]
+    detector.backbone.front.requires_grad_(base is None)
     lesson = Imitation(detector) if stage == 1 else Pupil(detector)
     run = LessonRun(lesson, Path(out), steps, minutes)
     if resume:
@@ -131,7 +180,10 @@ def train_detector(
         run.go(Answers(training, teacher, batch, seed), Answers(held_out, teacher, 4, SEED), every, report)
     else:
         seer = None if teacher is None else DetectionTeacher(teacher)
-        run.go(Scenes(training, seer, batch, seed), Scenes(held_out, seer, 8, SEED), every, report)
+        source: Source = Scenes(training, seer, batch, seed, worn=0.0 if base is None else WORN)
+        if base is not None:
+            source = Again(Middles(source, detector, base.to(run.accelerator.device)), TIMES, seed)
+        run.go(source, Scenes(held_out, seer, 8, SEED), every, report)
     path = run.out / "detector.safetensors"
     average = run.average
     assert isinstance(average, Imitation | Pupil)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from trifocal.data import TrainingPicture
 from trifocal.evaluation.detectors import PICODET_SIDE, preprocess
-from trifocal.machine.detector import CompactFront, CompactRest, SplitDetector
+from trifocal.machine.backbone import CompactFront
+from trifocal.machine.detector import CompactRest, SplitDetector
 from trifocal.training.lesson import Ahead, Given, Lesson
 from trifocal.training.scenes import listening
 

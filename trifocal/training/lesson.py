@@ -19,9 +19,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trifocal.data import TrainingPicture, read_pictures, split
 from trifocal.errors import OptionError
-from trifocal.training.checkpoint import Progress, append_row, check_length, record_of, restore, save
+from trifocal.training.checkpoint import (
+    Progress,
+    append_row,
+    check_length,
+    record_of,
+    restore,
+    save,
+    together,
+)
 
-__all__ = ["SEED", "Ahead", "Lesson", "LessonRun", "Report", "Source", "pictures_of", "silent"]
+__all__ = ["SEED", "Again", "Ahead", "Lesson", "LessonRun", "Report", "Source", "pictures_of", "silent"]
 
 SEED, HELD_OUT_BATCHES = 1, 12
 Report = Callable[[float, str], None]
@@ -50,6 +58,34 @@ class Ahead(ABC):
     @abstractmethod
     def _make(self) -> Given:
         """A batch."""
+
+
+class Again:
+    """Batches of a source that is slower than what learns from it: each comes several times, others in between.
+
+    "Data echoing" (Choi et al. 2019, "Faster neural network training with data echoing").
+
+    Args:
+        times: that a batch comes, on average. seed: of the choice.
+    """
+
+    kept = 64
+    """Batches, of which one is drawn."""
+
+    def __init__(self, source: Source, times: int, seed: int) -> None:
+        self.source, self.times = source, times
+        self.random = np.random.default_rng(seed)
+        self.pool: list[Given] = []
+
+    def next(self) -> Given:
+        if len(self.pool) == self.kept and self.random.integers(self.times):
+            return self.pool[self.random.integers(self.kept)]
+        fresh = self.source.next()
+        if len(self.pool) < self.kept:
+            self.pool.append(fresh)
+        else:
+            self.pool[self.random.integers(self.kept)] = fresh
+        return fresh
 
 
 class Lesson(nn.Module, ABC):
@@ -156,7 +192,7 @@ class LessonRun:
             began = time.monotonic()
             terms.append(self.step(source.next()))
             self.progress.step += 1
-            self.progress.seconds += time.monotonic() - began
+            self.progress.seconds += together(self.accelerator, time.monotonic() - began)
             mean = {name: float(np.mean([t[name] for t in terms[-50:]])) for name in terms[-1]}
             said = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
             report(self.fraction, f"step {self.progress.step}  {said}")

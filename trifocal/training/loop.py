@@ -40,6 +40,7 @@ from trifocal.training.checkpoint import (
     record_of,
     restore,
     save,
+    together,
 )
 from trifocal.types import MAX_LEVEL, Batch, Condition
 from trifocal.weights import read_weights, write_weights
@@ -190,7 +191,7 @@ class Run:
             began = time.monotonic()
             losses.append(self.step(crop))
             self.progress.step += 1
-            self.progress.seconds += time.monotonic() - began
+            self.progress.seconds += together(self.accelerator, time.monotonic() - began)
             recent = float(np.mean(losses[-100:]))
             report(self.fraction, f"step {self.progress.step}  loss {recent:.3f}")
             if self.progress.seconds - saved > 60 * every:

@@ -1,6 +1,7 @@
 """What detectors train on: scenes of one shape, cut from pictures or put together from four, with their boxes, and what a
 teacher sees in them."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ WHOLE, MOSAIC = 0.4, 0.25  # how often a scene is a whole picture, and how often
 MUCH = 0.2  # of a scene, that a part of a large object covers: then it is seen, however small a part it is
 LEAST_PIXELS = 4  # of a box's sides
 LEAST_SCORE = 0.4  # of what the teacher finds where nobody said what is there
+CODECS = (
+    ("JPEG", 8, 60),
+    ("WEBP", 2, 60),
+    ("AVIF", 10, 60),
+)  # with Pillow's least and highest quality
 CANDIDATES, LEAST_CANDIDATE = 300, 0.05
 FEATURES = (
     "hardswish_14.tmp_0",
@@ -106,6 +112,7 @@ class Scenes(Ahead):
         pictures: those without boxes need the teacher.
         categories: COCO's ids of the detector's labels 1, 2, …
         looked_at: a picture's width and height → those at which the detector looks at it.
+        worn: how often the detector, and not the teacher, sees a scene as a file of another codec left it.
     """
 
     def __init__(
@@ -116,12 +123,13 @@ class Scenes(Ahead):
         seed: int,
         categories: Sequence[int] = COCO_IDS,
         looked_at: Callable[[int, int], tuple[int, int]] = compact_size,
+        worn: float = 0.0,
     ) -> None:
         self.labelled = [p for p in pictures if len(p.labels)]
         self.pictures = list(pictures) if teacher else self.labelled
         if not self.pictures:
             raise OptionError("A detector needs pictures with boxes, or a teacher.")
-        self.teacher, self.batch = teacher, batch
+        self.teacher, self.batch, self.worn = teacher, batch, worn
         self.numbers = numbered(categories)
         self.shapes = [[side // STEP * STEP for side in looked_at(*size)[::-1]] for size in PROPORTIONS]
         self.random = np.random.default_rng(seed)
@@ -130,7 +138,7 @@ class Scenes(Ahead):
     def _make(self) -> Scene:
         height, width = self.shapes[self.random.choice(len(self.shapes), p=SHARES)]
         scenes = [self._scene(height, width) for _ in range(self.batch)]
-        x = torch.from_numpy(np.stack([rgb for rgb, _ in scenes])).permute(0, 3, 1, 2) / 255.0
+        x = torch.from_numpy(np.stack([self._worn(rgb) for rgb, _ in scenes])).permute(0, 3, 1, 2) / 255.0
         targets, seen = [], []
         for rgb, objects in scenes:
             if self.teacher is not None:
@@ -184,6 +192,14 @@ class Scenes(Ahead):
         for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = change(image).enhance(float(self.random.uniform(0.75, 1.3)))
         return np.asarray(image)
+
+    def _worn(self, rgb: Rgb) -> Rgb:
+        if self.random.random() >= self.worn:
+            return rgb
+        form, least, most = CODECS[self.random.integers(len(CODECS))]
+        with io.BytesIO() as file:
+            Image.fromarray(rgb).save(file, form, quality=int(self.random.integers(least, most + 1)))
+            return np.asarray(Image.open(file).convert("RGB"))
 
 
 def cut(
