@@ -5,18 +5,26 @@ from pathlib import Path
 import pytest
 
 from trifocal.evaluation import evaluate, means, read_means, read_rows
-from trifocal.presets import PRESETS, load
+from trifocal.presets import DEFAULT, PRESETS, load
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 SAMPLE = "grace_hopper.jpg"  # 512×600, comes with matplotlib
 
 
 PLAIN = [preset.name for preset in PRESETS if preset.ships and not preset.words]
+WHOLE = {"kodak": 24, "coco": 160, "sample": 1}  # tables, and their pictures
 WORDED = [preset.name for preset in PRESETS if preset.ships and preset.words]
 
 
-@pytest.mark.parametrize("preset", PLAIN)
-@pytest.mark.parametrize(("table", "pictures"), [("kodak", 24), ("coco", 160), ("sample", 1)])
+@pytest.mark.parametrize(
+    ("preset", "table", "pictures"),
+    [
+        *((preset, table, pictures) for preset in PLAIN for table, pictures in WHOLE.items()),
+        (DEFAULT, "kodak", WHOLE["kodak"]),
+        (DEFAULT, "machine_decoded", WHOLE["coco"]),
+        (DEFAULT, "sample", WHOLE["sample"]),
+    ],
+)
 def test_rows_are_of_the_weights_that_ship(preset: str, table: str, pictures: int) -> None:
     check_rows(preset, preset, table, pictures)
 
@@ -47,7 +55,7 @@ def test_the_summary_has_the_means_of_the_rows() -> None:
         assert mean.values["psnr"] == pytest.approx(of_rows.values["psnr"], abs=1e-4)
 
 
-@pytest.mark.parametrize("preset", PLAIN)
+@pytest.mark.parametrize("preset", [*PLAIN, DEFAULT])
 def test_rows_of_a_photograph_that_everybody_has_come_out_again(preset: str, tmp_path: Path) -> None:
     """`trifocal evaluate PRESET --data grace_hopper.jpg --out results/sample.csv` made them.
 

@@ -238,7 +238,7 @@ PRESETS = (
     Preset(
         name="dual-layer-compact",
         id=8,
-        summary="a base layer for the compact detector, and the trunk of compact on it for people; 5.3 M parameters",
+        summary="the default: a base layer for the compact detector, and on it the trunk of compact for people; 6.0 M parameters",
         build=later("methods.dual_layer_compact", "dual_layer_compact"),
         recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
         weights="dual-layer-compact.safetensors",

@@ -37,7 +37,10 @@ def train(
     ] = None,
     stage: Annotated[
         int,
-        typer.Option(min=1, help="Of what has several; 2 goes on with --start from the weights of 1, and 3 of the detector from the installed ones."),
+        typer.Option(
+            min=1,
+            help="Of what has several; 2 goes on with --start from the weights of 1, and 3 of the detector from the installed ones.",
+        ),
     ] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="How long to train, in steps,")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="or in minutes.")] = None,
