@@ -1,6 +1,6 @@
 """Trifocal, a learned image codec. The front door: everything here loads on first use, so `import trifocal` is instant.
 
-    codec = trifocal.load("compact")
+    codec = trifocal.load()
     stream = codec.encode(trifocal.Picture.open("photo.jpg"), quality=60)
     stream.save("photo.tri")
     codec.decode(trifocal.Bitstream.open("photo.tri")).picture.save("photo.png")
