@@ -73,7 +73,10 @@ def test_a_picture_becomes_a_tri_file_and_comes_back(photo: Path) -> None:
         "quality",
         "50",
         f"{stream.layers[0].size:,}",
-        *["bytes", "of", "base", "layer"],
+        "bytes",
+        "of",
+        "base",
+        "layer",
     ]
     photo.unlink()
     assert run("decode", photo.with_suffix(".tri")).exit_code == 0

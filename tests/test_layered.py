@@ -64,6 +64,7 @@ def test_base_comes_first_and_alone_detects(dual):
         ({"quality": 30}, 30),
         ({"quality": 90}, 60),
         ({"quality": 99.5, "base_quality": 99}, 99),
+        ({"bpp": 3.0}, 0),
         ({"bpp": 60.0}, 50),
     ],
 )
@@ -105,7 +106,7 @@ def test_forward_is_what_decode_gives(dual, conditions):
     assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
 
 
-def test_base_estimate_is_its_bytes(dual, detector):
+def test_base_estimate_is_its_bytes(dual):
     """And the meter's y_hat is the reader's."""
     x = torch.from_numpy(random_rgb(320, 256, seed=4)).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():

@@ -106,8 +106,8 @@ class BaseLayer(nn.Module):
         return self.entropy.walk(reader, None, level_of(quality, device), (rows, columns))
 
 
-def compact_detector(device: str) -> SplitDetector:
-    """The one that ships; torchvision is imported only now. Raises WeightsError."""
+def shipped_detector(device: str) -> SplitDetector:
+    """The compact one; torchvision is imported only now. Raises WeightsError."""
     from trifocal.machine.detector import load_detector
 
     return load_detector(device)
@@ -125,7 +125,7 @@ class DualLayer(Codec):
 
     layer = Tag.ENHANCEMENT
     scales: tuple[float, ...] = (0.625, 0.5, 0.75)
-    find_detector: Callable[[str], SplitDetector] = staticmethod(compact_detector)
+    find_detector: Callable[[str], SplitDetector] = staticmethod(shipped_detector)
     looked_at: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)
 
     def __init__(
@@ -202,7 +202,7 @@ class DualLayer(Codec):
         if base_quality is not None and not 0 <= base_quality <= 100:
             raise OptionError(f"The base layer's quality goes from 0 to 100, not {base_quality}.")
         if base_quality is None and rate.level is not None:
-            base_quality = base_quality_of(rate.level / LEVELS_PER_QUALITY)
+            base_quality = min(rate.level // LEVELS_PER_QUALITY, ENOUGH)
         x = self._small(picture)
         chosen, data, y_hat = self._base_within(x, base_quality, rate.size)
         flags = chosen if conditions else chosen | ALONE
@@ -286,7 +286,7 @@ class DualLayer(Codec):
 
 def objects_in(picture: Picture, detector: SplitDetector | None = None) -> Objects:
     """What a detector (the compact one that ships, if None) finds in a picture; boxes in its pixels."""
-    detector = detector or compact_detector("cpu")
+    detector = detector or shipped_detector("cpu")
     with torch.inference_mode():
         size = detector.looked_at(picture.width, picture.height)
         x = small(picture, size, next(detector.parameters()).device)
@@ -321,8 +321,3 @@ def level_of(quality: int, device: torch.device) -> Tensor:
 def base_level(level: Tensor) -> Tensor:
     """The base layer's level for that of the enhancement, [B] → [B]."""
     return (level.clamp(max=ENOUGH * LEVELS_PER_QUALITY) // LEVELS_PER_QUALITY) * LEVELS_PER_QUALITY
-
-
-def base_quality_of(quality: float) -> int:
-    """The base layer's quality where only the whole's is said."""
-    return int(min(max(quality, 0), ENOUGH))

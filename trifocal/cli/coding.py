@@ -10,7 +10,6 @@ import typer
 
 from trifocal.cli.main import Out, Preset, Recursive, Threads, Weights, app, use_threads
 from trifocal.errors import FormatError, TrifocalError
-from trifocal.presets import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +58,7 @@ def region_of(text: str) -> tuple[int, int, int, int]:
 @app.command()
 def encode(
     inputs: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
-    preset: Preset = DEFAULT,
+    preset: Preset = None,
     quality: Annotated[
         float | None, typer.Option("--quality", "-q", min=0, max=100, help="50 if nothing is said.")
     ] = None,
@@ -117,8 +116,9 @@ def encode(
     from trifocal import console
     from trifocal.container import Tag
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
-    from trifocal.presets import check_layers, find, load
+    from trifocal.presets import DEFAULT, check_layers, find, load
 
+    preset = preset or DEFAULT
     if base_quality is not None:
         check_layers(find(preset))
     desk = console.Desk()
@@ -340,7 +340,7 @@ def presets() -> None:
 @app.command()
 def demo(
     out: Annotated[str, typer.Option("--out", "-o", help="The folder for the files.")] = ".",
-    preset: Preset = DEFAULT,
+    preset: Preset = None,
     threads: Threads = None,
 ) -> None:
     """A photograph becomes demo.tri and comes back as demo.png, beside other formats at the same bytes.
@@ -351,10 +351,11 @@ def demo(
 
     from trifocal.console import Desk
     from trifocal.demo import run
+    from trifocal.presets import DEFAULT
 
     use_threads(threads)
     table = Table("", "bytes", "bpp", "PSNR", "encode", "decode", box=None, header_style="bold")
-    shown = run(out, preset)
+    shown = run(out, preset or DEFAULT)
     for row in shown.rows:
         seconds = f"{row.encode_s:.2f} s", f"{row.decode_s:.2f} s"
         table.add_row(row.name, f"{row.size:,}", f"{row.bpp:.3f}", f"{row.psnr:.2f} dB", *seconds)

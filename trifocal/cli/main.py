@@ -37,7 +37,9 @@ def show_version(wanted: bool) -> None:
 
 
 Out = Annotated[str | None, typer.Option("--out", "-o", help="A file; a folder where there are several.")]
-Preset = Annotated[str, typer.Option(help="Which model; see `trifocal presets`.")]
+Preset = Annotated[
+    str | None, typer.Option(help="Which model; see `trifocal presets`. dual-layer-compact, if not said.")
+]
 Recursive = Annotated[
     bool, typer.Option("--recursive", "-r", help="Also take what is in folders in folders.")
 ]

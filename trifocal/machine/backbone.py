@@ -8,6 +8,8 @@ linear path. There is no normalisation, so pictures of a batch and places of a p
          24                 96                           192                      384 channels
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -124,7 +126,6 @@ class CompactFront(nn.Module):
         return h
 
 
-def normalised(x: Tensor) -> Tensor:
-    """Pixels in 0..1 → as the compact detector takes them, [B, 3, H, W]."""
-    mean, deviation = (x.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
-    return (x - mean) / deviation
+def normalised(x: Tensor, mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION) -> Tensor:
+    """Pixels in 0..1, [B, 3, H, W] → as a detector takes them; the compact one, if nothing else is said."""
+    return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(deviation)[:, None, None]

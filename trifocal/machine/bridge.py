@@ -52,10 +52,11 @@ class CompactBaseAnalysis(nn.Module):
         y: Tensor = self.head(self.blocks(self.fine(space_to_depth(h, 2)) + self.deep(self.middle(h))))
         return y
 
-    def begin_like(self, detector: SplitDetector) -> None:
-        """Takes over the compact detector's first stages."""
+    def begin_like(self, detector: SplitDetector, front_only: bool = False) -> None:
+        """Takes over the compact detector's first stages, or its front where `middle` has learned already."""
         self.front.load_state_dict(detector.backbone.front.state_dict())
-        self.middle.load_state_dict(detector.backbone.rest.get_submodule("middle").state_dict())
+        if not front_only:
+            self.middle.load_state_dict(detector.backbone.rest.get_submodule("middle").state_dict())
 
 
 class CompactBaseSynthesis(nn.Module):

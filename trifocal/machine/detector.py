@@ -27,7 +27,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from trifocal.machine.backbone import CHANNELS, DEVIATION, MEAN, CompactFront, stage
+from trifocal.machine.backbone import CHANNELS, DEVIATION, MEAN, CompactFront, normalised, stage
 from trifocal.machine.looking import COCO_IDS, compact_size, torchvision_size
 from trifocal.weights import FOLDER, load_weights
 
@@ -94,15 +94,11 @@ class SplitDetector(nn.Module):
 
     def front(self, x: Tensor) -> Tensor:
         """x [B, 3, H, W] in 0..1 → h [B, H/s, W/s, C]; H and W are filled up as torchvision does it."""
-        mean, std = (x.new_tensor(v)[:, None, None] for v in self._normal())
-        step = self.network.transform.size_divisible
-        h: Tensor = self.backbone.front(
-            F.pad((x - mean) / std, (0, -x.shape[3] % step, 0, -x.shape[2] % step))
-        )
+        transform = self.network.transform
+        normal = normalised(x, transform.image_mean, transform.image_std)
+        step = transform.size_divisible
+        h: Tensor = self.backbone.front(F.pad(normal, (0, -x.shape[3] % step, 0, -x.shape[2] % step)))
         return h
-
-    def _normal(self) -> tuple[Sequence[float], Sequence[float]]:
-        return self.network.transform.image_mean, self.network.transform.image_std
 
     def rest(self, h: Tensor, size: tuple[int, int]) -> list[Objects]:
         """h [B, h, w, C] of pictures of that height and width → what is in them, in their pixels."""

@@ -148,14 +148,12 @@ def whole_codec(of: str, start: str | Path | None) -> DualLayer:
     check_layers(find(of))
     codec = find(of).build()
     assert isinstance(codec, DualLayer)
-    if start is None and isinstance(codec, DualLayerCompact):
-        start = FOLDER / find(TRUNK).weights
-        assert isinstance(codec.base.analysis, CompactBaseAnalysis)
-        codec.base.analysis.begin_like(codec.detector)
-    if start is not None:
+    analysis = codec.base.analysis
+    if isinstance(analysis, CompactBaseAnalysis):
+        begin_with(codec, start or FOLDER / find(TRUNK).weights)
+        analysis.begin_like(codec.detector, front_only=start is not None)
+    elif start is not None:
         begin_with(codec, start)
-    if isinstance(codec.base.analysis, CompactBaseAnalysis):
-        codec.base.analysis.front.load_state_dict(codec.detector.backbone.front.state_dict())
     return codec
 
 

@@ -22,6 +22,7 @@ from trifocal.losses.detection import Seen, Target, detection_losses, resized, s
 from trifocal.machine.detector import PYRAMID, SplitDetector, compact_detector
 from trifocal.machine.looking import COCO_IDS
 from trifocal.presets import load
+from trifocal.training.base import PRESET
 from trifocal.training.checkpoint import begin_with
 from trifocal.training.imitation import Answers, Imitation
 from trifocal.training.lesson import (
@@ -47,7 +48,6 @@ WORN = 0.25  # of the scenes, in the third stage: files of other codecs before
 TIMES = 3  # that a scene comes there
 BATCHES = (4, 8, 8)
 TEACHER_CHANNELS, LEVELS = 96, 3
-PRESET = "dual-layer-compact"
 TERMS = {"objectness": 1.0, "proposals": 2.0, "classes": 1.0, "boxes": 2.0, "features": 1.0, "places": 0.5}
 
 
