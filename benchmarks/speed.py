@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times the encoding and decoding of one 768×512 photograph, beside CompressAI and AVIF, all in one run.
 
-    python benchmarks/speed.py [--threads 2] [--repeats 7] [--picture P] [--compressai-python VENV/bin/python]
+    python benchmarks/speed.py [--presets NAMES] [--threads 2] [--picture P] [--compressai-python VENV/bin/python]
 
 Contenders take turns, so that a busy minute of the machine hits all of them; figures are medians over the turns after
 one to warm up, and ratios are medians of the ratios within a turn. CompressAI needs an older numpy, so it may live in
@@ -33,16 +33,16 @@ from trifocal.errors import TrifocalError
 from trifocal.evaluation.baselines import RIVALS, rivals
 from trifocal.evaluation.memory import peak_of, processor
 from trifocal.pictures import Picture
-from trifocal.presets import load
+from trifocal.presets import DEFAULT, load
 
 HERE = Path(__file__).resolve().parent
 SIZE = (768, 512)
 ANCHOR = "CompressAI hyperprior, quality 3"
 COMPRESSAI = {"hyperprior": ANCHOR, "elic": "CompressAI Elic2022Official"}
 ABSENT = "not measured: pip install compressai"
-PARTS = ("analysis", "walk", "coding", "synthesis")
+PARTS = ("base", "analysis", "walk", "coding", "synthesis")
 WAYS = ("encode", "decode")
-LOAD = "import trifocal; trifocal.load({preset!r})"
+LOAD = "import trifocal; trifocal.load()"
 LOADS = 5
 HAS_COMPRESSAI = "import importlib.util as i; raise SystemExit(i.find_spec('compressai') is None)"
 
@@ -76,7 +76,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         picture = photograph(arguments.picture, Path(folder) / "photograph.png")
-        contenders = [ours(arguments.preset, picture, arguments.quality)]
+        contenders = [ours(preset, picture, arguments.quality) for preset in arguments.presets]
         for model, name in COMPRESSAI.items():
             command = [arguments.compressai_python, str(HERE / "compressai_worker.py")]
             command += [model, str(Path(folder) / "photograph.png"), str(arguments.threads)]
@@ -85,7 +85,7 @@ def main() -> None:
         take_turns(contenders, arguments.repeats)
         measure_memory(contenders, arguments, Path(folder) / "photograph.png")
     facts = machine(arguments) | {
-        "load_s": f"{fresh_process(LOAD.format(preset=arguments.preset)):.2f}",
+        "load_s": f"{fresh_process(LOAD):.2f}",
         "torch_s": f"{fresh_process('import torch'):.2f}",
     }
     rows = table(contenders)
@@ -101,7 +101,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Times encode and decode of one 768×512 photograph.")
-    parser.add_argument("--preset", default="compact")
+    parser.add_argument("--presets", nargs="+", default=["compact", DEFAULT])
     parser.add_argument("--quality", type=float, default=50)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=7, help="turns after the one to warm up")
@@ -191,7 +191,8 @@ def measure_memory(contenders: Sequence[Contender], arguments: argparse.Namespac
     for contender in contenders:
         if contender.laps:
             contender.peak = contender.laps[-1].get("peak")
-    contenders[0].peak = peak_of(arguments.preset, copy, arguments.quality)
+    for contender, preset in zip(contenders, arguments.presets):
+        contender.peak = peak_of(preset, copy, arguments.quality)
     contenders[-1].peak = peak_of("avif", copy, 50)
 
 
@@ -251,8 +252,8 @@ def markdown(rows: Sequence[dict[str, str]], facts: dict[str, str]) -> str:
         f"768×512, {where}, {facts['date']}: medians of {facts['repeats']} turns, in milliseconds.",
         f"The ratio is to {ANCHOR}.",
         "",
-        "| codec | way | total | analysis | walk | coding | synthesis | ratio | peak MiB |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| codec | way | total | {' | '.join(PARTS)} | ratio | peak MiB |",
+        f"|---|---|---:|{'---:|' * len(PARTS)}---:|---:|",
     ]
     for row in rows:
         for way in WAYS if not row["note"] else ():
@@ -261,7 +262,7 @@ def markdown(rows: Sequence[dict[str, str]], facts: dict[str, str]) -> str:
                 f"| {row['codec']} | {way} | {' | '.join(cells)} | {row[f'{way}_ratio']} | {row['peak_mib']} |"
             )
         if row["note"]:
-            lines.append(f"| {row['codec']} | {row['note']} | | | | | | | |")
+            lines.append(f"| {row['codec']} | {row['note']} | | |{' |' * len(PARTS)} |")
     shares = [
         f"{float(rows[0][f'{way}_coding_s']) / float(rows[0][f'{way}_s']):.1%} of {way}" for way in WAYS
     ]
@@ -269,9 +270,9 @@ def markdown(rows: Sequence[dict[str, str]], facts: dict[str, str]) -> str:
         "",
         "The peak is the resident memory of a process that does one codec's encode and decode, libraries and all.",
     ]
-    lines += ["", f"Trifocal's range coder takes {' and '.join(shares)}."]
+    lines += ["", f"The range coder of {rows[0]['codec']} takes {' and '.join(shares)}."]
     lines.append(
-        f"A fresh process imports the library and loads the weights in {facts['load_s']} s; one that only imports torch"
+        f"A fresh process imports the library and loads the weights of {DEFAULT} in {facts['load_s']} s; one that only imports torch"
         f" takes {facts['torch_s']} s."
     )
     return "\n".join([*lines, ""])

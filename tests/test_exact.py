@@ -13,9 +13,9 @@ import trifocal
 from trifocal.codec import Codec
 from trifocal.demo import PHOTOGRAPH
 from trifocal.entropy import Meter, Reader, Writer, exact_twin
-from trifocal.entropy.exact import ExactDepthwise, ExactLinear, to_grid
+from trifocal.entropy.exact import ExactDepthwise, ExactLinear, ExactPlacedLinear, to_grid
 from trifocal.errors import Damaged
-from trifocal.layers import Block, Depthwise, Knots
+from trifocal.layers import Block, Depthwise, Knots, PlacedLinear
 from trifocal.pictures import Picture
 
 
@@ -39,9 +39,27 @@ class AnotherExactOrder(AnotherOrder):
         return to_grid(super().forward(x), 12).clamp(-4096 if self.low is None else self.low, 4096)
 
 
+class AtEachPlace(nn.Module):
+    """A `PlacedLinear` of one layer for each place."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([layer(x[..., place, :]) for place, layer in enumerate(self.layers)], dim=-2)
+
+
 def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[AnotherOrder]) -> None:
     for name, child in module.named_children():
-        if isinstance(child, ExactLinear) and kind is ExactLinear:
+        if isinstance(child, ExactPlacedLinear) and kind is ExactLinear:
+            setattr(
+                module, name, AtEachPlace(make(w, child.bias, None, seed=len(name)) for w in child.weight)
+            )
+        elif isinstance(child, PlacedLinear) and kind is nn.Linear:
+            weights, bias = child.weight.detach().T[child.columns], child.bias.detach()
+            setattr(module, name, AtEachPlace(make(w, bias, None, seed=len(name)) for w in weights))
+        elif isinstance(child, ExactLinear) and kind is ExactLinear:
             setattr(module, name, make(child.weight, child.bias, child.low, seed=len(name)))
         elif isinstance(child, nn.Linear) and kind is nn.Linear:
             setattr(module, name, make(child.weight.detach().T, child.bias.detach(), None, seed=len(name)))
@@ -189,6 +207,19 @@ def test_exact_depthwise_is_a_convolution():
     layer = Depthwise(6).double()
     x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
     assert (ExactDepthwise(layer)(x) - layer(x)).abs().max() < 1e-3
+
+
+def test_a_placed_linear_layer_is_the_whole_one_on_zeros():
+    torch.manual_seed(0)
+    columns = torch.stack([torch.randperm(12)[:5] for _ in range(4)])
+    layer = PlacedLinear(12, 8, columns)
+    parts = to_grid(torch.randn(3, 4, 5, dtype=torch.float64), 12)
+    whole = parts.new_zeros(3, 4, 12).scatter(-1, columns.expand(3, 4, 5), parts)
+    twin = exact_twin(layer)
+    assert isinstance(twin, ExactPlacedLinear) and torch.equal(twin(parts), ExactLinear(layer)(whole))
+    layer.double()
+    assert torch.allclose(layer(parts), nn.functional.linear(whole, layer.weight, layer.bias), atol=1e-12)
+    assert layer.state_dict().keys() == {"weight", "bias"}
 
 
 def test_exact_knots():

@@ -206,6 +206,15 @@ def test_damage_in_the_base_is_said(dual):
             pass
 
 
+def test_the_seconds_of_the_base_are_its_own(dual):
+    encode: dict[str, float] = {}
+    decode: dict[str, float] = {}
+    stream = dual.encode(Picture(random_rgb(64, 48)), quality=30, timings=encode)
+    dual.decode(stream, timings=decode)
+    assert encode.keys() == {"base", "analysis", "walk", "coding"} and min(encode.values()) > 0
+    assert decode.keys() == {"base", "walk", "coding", "synthesis"} and min(decode.values()) > 0
+
+
 def test_rate_control_counts_both_layers(dual):
     picture = Picture(random_rgb(256, 192))
     stream = dual.encode(picture, size=20_000)

@@ -72,7 +72,7 @@ def test_speed_is_told_by_medians_within_turns() -> None:
         "torch_s": "0.90",
     }
     text = speed.markdown(rows, facts)
-    assert "| Trifocal | encode | 2000.0 |  |  | 300.0 |  | 0.500 | 3 |" in text
+    assert "| Trifocal | encode | 2000.0 |  |  |  | 300.0 |  | 0.500 | 3 |" in text
     assert "not measured: pip install compressai" in text
     assert "15.0% of encode and 7.5% of decode" in text
 

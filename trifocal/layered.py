@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from trifocal.clock import Clock
 from trifocal.codec import Codec, Progress
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy import EntropyModel, Meter, Reader, TrainingMeter, Writer
@@ -194,6 +195,7 @@ class DualLayer(Codec):
             base_quality: of the base layer, 0..100; if None it follows the quality up to ENOUGH, and where a size is asked for it
                 is the first of BASE_QUALITIES that leaves the picture its share.
             conditions: whether the enhancement uses what the base layer shows of the picture.
+            timings: gets the seconds of the base layer too, whole.
 
         Raises:
             OptionError: for a base quality out of its range, and as `Codec.encode`.
@@ -203,13 +205,16 @@ class DualLayer(Codec):
             raise OptionError(f"The base layer's quality goes from 0 to 100, not {base_quality}.")
         if base_quality is None and rate.level is not None:
             base_quality = min(rate.level // LEVELS_PER_QUALITY, ENOUGH)
-        x = self._small(picture)
-        chosen, data, y_hat = self._base_within(x, base_quality, rate.size)
-        flags = chosen if conditions else chosen | ALONE
-        base = Layer(Tag.BASE, (bytes([flags]) + data,))
-        if conditions:
-            _, first = self.base.synthesise(y_hat, (x.shape[2], x.shape[3]))
-            condition = replace(condition or Condition(), first=whole(first, picture.width, picture.height))
+        with Clock(timings)("base"):
+            x = self._small(picture)
+            chosen, data, y_hat = self._base_within(x, base_quality, rate.size)
+            flags = chosen if conditions else chosen | ALONE
+            base = Layer(Tag.BASE, (bytes([flags]) + data,))
+            if conditions:
+                _, first = self.base.synthesise(y_hat, (x.shape[2], x.shape[3]))
+                condition = replace(
+                    condition or Condition(), first=whole(first, picture.width, picture.height)
+                )
         return super().encode(picture, quality, bpp, size, condition, (base, *layers), progress, timings)
 
     def _base_within(self, x: Tensor, quality: int | None, size: int | None) -> tuple[int, bytes, Tensor]:
@@ -231,7 +236,7 @@ class DualLayer(Codec):
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
     ) -> Decoded:
-        """As `Codec.decode`. Raises MissingLayer where base or enhancement are not there."""
+        """As `Codec.decode`, with the seconds of the base layer in `timings` too. Raises MissingLayer where base or enhancement are not there."""
         if bitstream.layer(Tag.BASE) is None:
             raise MissingLayer(
                 "The file has no base layer, on which all else stands; bring it with `trifocal merge`."
@@ -241,11 +246,12 @@ class DualLayer(Codec):
                 "The file has only a base layer: `trifocal detect` says what is in the picture, `trifocal decode --layers base` "
                 "shows what the base layer knows of it, and `trifocal merge` brings the rest."
             )
-        flags, y_hat, size = self._base_of(bitstream)
-        if not flags & ALONE:
-            _, first = self.base.synthesise(y_hat, size)
-            header = bitstream.header
-            condition = replace(condition or Condition(), first=whole(first, header.width, header.height))
+        with Clock(timings)("base"):
+            flags, y_hat, size = self._base_of(bitstream)
+            if not flags & ALONE:
+                _, first = self.base.synthesise(y_hat, size)
+                header = bitstream.header
+                condition = replace(condition or Condition(), first=whole(first, header.width, header.height))
         return super().decode(bitstream, region, best_effort, condition, progress, timings)
 
     @torch.inference_mode()

@@ -63,6 +63,27 @@ class Depthwise(nn.Module):
         return None if self.bias is None else self.bias.to(x.dtype)
 
 
+class PlacedLinear(nn.Linear):
+    """A linear layer for neighbourhoods whose places have other inputs each: [..., P, I'] → [..., P, O].
+
+    What a linear layer of all inputs gives where the rest of them is zero, without the work for it.
+
+    Args:
+        inputs, outputs: I and O of the whole layer.
+        columns: which I' inputs each of the P places has, [P, I'].
+    """
+
+    columns: Tensor
+
+    def __init__(self, inputs: int, outputs: int, columns: Tensor) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        places = zip(input.unbind(-2), self.columns)
+        return torch.stack([F.linear(x, self.weight[:, own], self.bias) for x, own in places], dim=-2)
+
+
 class Conv(nn.Conv2d):
     """A square convolution, zero-padded by half of its kernel: [B, H, W, I] → [B, ⌈H/stride⌉, ⌈W/stride⌉, O].
 

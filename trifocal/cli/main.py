@@ -1,5 +1,8 @@
 """What the verbs share: the command they belong to, how errors are said, and the options that several of them have."""
 
+import atexit
+import gc
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -55,7 +58,16 @@ Wide = Annotated[
 
 @app.callback()
 def main(version: Wide = False) -> None:
-    pass
+    atexit.register(leave_at_once)
+
+
+def leave_at_once() -> None:
+    """Python searches all that torch imported for garbage when it leaves: half a second after the answer is there.
+
+    Not where triton is loaded, which complains of each object that stays.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def use_threads(count: int | None) -> None:

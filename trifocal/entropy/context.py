@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trifocal.entropy.exact import Snap
 from trifocal.entropy.tables import ROWS, ROWS_PER_OCTAVE, SMALLEST_SCALE
-from trifocal.layers import Block, Depthwise, Knots, zero_init
+from trifocal.layers import Block, Depthwise, Knots, PlacedLinear, zero_init
 
 PASSES = 4
 ORDER = (0, 3, 1, 2)
@@ -38,6 +38,19 @@ def put(part: Tensor, step: int) -> Tensor:
     for p in range(4):
         y[:, :, p // 2, :, p % 2, :, ORDER[step] ^ p] = part[:, :, :, p]
     return y.reshape(b, 2 * h, 2 * w, 4 * m)
+
+
+def known(channels: int, step: int) -> Tensor:
+    """Which channels, and behind them which magnitudes, pass `step` knows at each of the four places, [4, 2·step·M/4]."""
+    quarter = 4 * torch.arange(channels // 4)
+    places = [torch.cat([quarter + (ORDER[s] ^ p) for s in range(step)]) for p in range(4)]
+    return torch.stack([torch.cat([own, channels + own]) for own in places])
+
+
+def together(parts: Tensor) -> Tensor:
+    """The four places of each neighbourhood in their places: [B, h/2, w/2, 4, C] → [B, h, w, C]."""
+    b, h, w, _, c = parts.shape
+    return parts.reshape(b, h, w, 2, 2, c).transpose(2, 3).reshape(b, 2 * h, 2 * w, c)
 
 
 class ContextModel(nn.Module, ABC):
@@ -154,7 +167,9 @@ class Context(ContextModel):
         self.index = Knots(_index_of(spread))
         self.start = Knots(torch.zeros(len(spread), width))
         self.compress = Snap(bound=8.0)
-        self.adapt = nn.ModuleList([nn.Linear(2 * latent_channels, width) for _ in range(PASSES - 1)])
+        self.adapt = nn.ModuleList(
+            [PlacedLinear(2 * latent_channels, width, known(latent_channels, s)) for s in range(1, PASSES)]
+        )
         self.blocks = nn.Sequential(*[Block(width) for _ in range(blocks)])
         self.heads = nn.ModuleList([zero_init(nn.Linear(width, 2 * quarter)) for _ in range(4 * PASSES)])
         self.neighbours = nn.ModuleList(
@@ -176,8 +191,14 @@ class Context(ContextModel):
         """
         hidden = features + self.start(level)
         if step > 0:
-            known = self.compress(y_hat * self.normalise(level))
-            hidden = hidden + self.adapt[step - 1](torch.cat([known, known.abs()], dim=-1))
+            before = range(step)
+            decoded = torch.cat([take(y_hat, earlier) for earlier in before], dim=-1)
+            normalise = self.normalise(level)
+            decoded = self.compress(
+                decoded * torch.cat([self._of_step(normalise, earlier) for earlier in before], dim=-1)
+            )
+            news = self.adapt[step - 1](torch.cat([decoded, decoded.abs()], dim=-1))
+            hidden = hidden + together(news)
         hidden = self.blocks(hidden)
         raw_mean, raw_index = self._heads(step, hidden)
         mean = raw_mean * self._of_step(self.mean_scale(level), step)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.layers import Block, Conv, Deconv, DepthToSpace, Depthwise, Knots, SpaceToDepth
+from trifocal.layers import Block, Conv, Deconv, DepthToSpace, Depthwise, Knots, PlacedLinear, SpaceToDepth
 
 ACTIVATION_BITS = 12
 ACTIVATION_BOUND = 2.0**12
@@ -93,6 +93,25 @@ class ExactLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x.reshape(-1, x.shape[-1]) @ self.weight
         return settle_(y, bias=self.bias, low=self.low).reshape(*x.shape[:-1], -1)
+
+
+class ExactPlacedLinear(nn.Module):
+    """The twin of `PlacedLinear`: [..., P, I'] → [..., P, O], float64."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: PlacedLinear) -> None:
+        super().__init__()
+        whole = ExactLinear(layer)
+        self.register_buffer("weight", whole.weight[layer.columns], persistent=False)
+        self.register_buffer("bias", whole.bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.new_empty(*x.shape[:-1], len(self.bias))
+        for place, weight in enumerate(self.weight):
+            y[..., place, :] = x[..., place, :] @ weight
+        return settle_(y, bias=self.bias)
 
 
 class ExactDepthwise(nn.Module):
@@ -205,6 +224,7 @@ class ExactKnots(nn.Module):
 
 TWINS = {
     nn.Linear: ExactLinear,
+    PlacedLinear: ExactPlacedLinear,
     Depthwise: ExactDepthwise,
     Conv: ExactConv,
     Deconv: ExactDeconv,
