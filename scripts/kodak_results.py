@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trifocal import evaluation
+from trifocal.console import Desk, reporting
 from trifocal.errors import TrifocalError
 from trifocal.evaluation import Curve, Mean
 from trifocal.presets import DEFAULT
@@ -37,16 +38,18 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 def main() -> None:
     arguments = parse()
     out = arguments.out
-    table = evaluation.evaluate(
-        arguments.presets,
-        arguments.folder,
-        out / "kodak.csv",
-        QUALITIES,
-        arguments.resume,
-        METRICS,
-        progress=show_progress,
-        note=lambda sentence: print(f"\n{sentence}", file=sys.stderr),
-    ).means
+    desk = Desk()
+    with reporting(desk) as report_progress:
+        table = evaluation.evaluate(
+            arguments.presets,
+            arguments.folder,
+            out / "kodak.csv",
+            QUALITIES,
+            arguments.resume,
+            METRICS,
+            progress=lambda fraction: report_progress(fraction, "kodak.csv"),
+            note=desk.note,
+        ).means
     whole = all(mean.pictures == PICTURES for mean in table)
     differences = [row for preset in arguments.presets for row in compare(preset, table)] if whole else []
     with open(out / "kodak_bd.csv", "w", encoding="utf-8", newline="") as stream:
@@ -96,11 +99,6 @@ def report(table: Sequence[Mean], differences: Sequence[Sequence[str]]) -> None:
             f"{float(rate):+7.2f} %  {float(gain):+6.2f} dB  over {low}..{high} dB" if rate else "no overlap"
         )
         print(f"{preset:20} {metric:8} against {anchor:36} {where}")
-
-
-def show_progress(fraction: float) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{fraction:4.0%}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trifocal import evaluation
+from trifocal.console import Desk, reporting
 from trifocal.container import Bitstream
 from trifocal.container.parts import read_base, strip
 from trifocal.errors import TrifocalError
@@ -135,17 +136,19 @@ class Request:
         detector: str,
         metrics: Sequence[str],
     ) -> list[Mean]:
-        return evaluation.evaluate(
-            list(points),
-            self.folder,
-            self.out / table,
-            points,
-            self.resume,
-            metrics,
-            task_of("detection", detector, None, self.folder),
-            progress=show_progress,
-            note=lambda sentence: print(f"\n{sentence}", file=sys.stderr),
-        ).means
+        desk = Desk()
+        with reporting(desk) as report_progress:
+            return evaluation.evaluate(
+                list(points),
+                self.folder,
+                self.out / table,
+                points,
+                self.resume,
+                metrics,
+                task_of("detection", detector, None, self.folder),
+                progress=lambda fraction: report_progress(fraction, table),
+                note=desk.note,
+            ).means
 
     def measure_times(self) -> list[Way]:
         from trifocal.layered import objects_in
@@ -153,7 +156,7 @@ class Request:
 
         codec, single = dual_layer(self.preset), load("compact")
         laps: list[dict[str, float]] = []
-        with tempfile.TemporaryDirectory(prefix="trifocal-") as place:
+        with tempfile.TemporaryDirectory(prefix="trifocal-") as place, reporting(Desk()) as report_progress:
             whole, base, one, avif = (Path(place) / name for name in ("w.tri", "b.tri", "one.tri", "a.avif"))
             ways: dict[str, Callable[[], object]] = {
                 "detect, base layer's own file": lambda: codec.detect(Bitstream.open(base)),
@@ -175,7 +178,7 @@ class Request:
                 if not number:
                     lap(ways)  # the first of all is slower
                 laps.append(lap(ways))
-                show_progress((number + 1) / len(paths))
+                report_progress((number + 1) / len(paths), path.name)
         return ways_of(laps)
 
 
@@ -353,11 +356,6 @@ def grid(rows: Table) -> str:
                 yield "|---" + "|---:" * (len(row) - 1) + "|"
 
     return "\n".join(lines())
-
-
-def show_progress(fraction: float) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{fraction:4.0%}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ STAIRCASE = (
     ("codec",),
     ("trunk", "allocated", "layered"),
     ("methods",),
+    ("recipes",),
     ("presets",),
     ("data", "words"),
     ("seeing",),

@@ -11,7 +11,8 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 SAMPLE = "grace_hopper.jpg"  # 512×600, comes with matplotlib
 
 
-PLAIN = [preset.name for preset in PRESETS if preset.ships and not preset.words]
+PLAIN = [preset.name for preset in PRESETS if preset.ships and not preset.words and not preset.preference]
+PREFERRING = [preset.name for preset in PRESETS if preset.ships and preset.preference]
 WHOLE = {"kodak": 24, "coco": 160, "sample": 1}  # tables, and their pictures
 WORDED = [preset.name for preset in PRESETS if preset.ships and preset.words]
 
@@ -34,6 +35,15 @@ def test_rows_are_of_the_weights_that_ship(preset: str, table: str, pictures: in
 @pytest.mark.parametrize(("table", "pictures"), [("words_kodak", 24), ("words_coco", 160)])
 def test_rows_with_words_are_too(preset: str, kind: str, table: str, pictures: int) -> None:
     check_rows(preset, f"{preset}:{kind}", table, pictures)
+
+
+@pytest.mark.parametrize("preset", PREFERRING)
+@pytest.mark.parametrize("preference", ["0", "0.5", "1"])
+@pytest.mark.parametrize(("table", "pictures"), [("preference_kodak", 24), ("preference_coco", 160)])
+def test_rows_for_people_and_machines_are_too(
+    preset: str, preference: str, table: str, pictures: int
+) -> None:
+    check_rows(preset, f"{preset}:{preference}", table, pictures)
 
 
 def check_rows(preset: str, name: str, table: str, pictures: int) -> None:

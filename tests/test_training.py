@@ -21,10 +21,10 @@ from trifocal import presets
 from trifocal.data import Crops, read_pictures, split
 from trifocal.data.images import TrainingPicture
 from trifocal.errors import OptionError, PresetError, WeightsError
-from trifocal.losses import LAMBDA_RANGE, balance, lambda_of
+from trifocal.losses import LAMBDA_RANGE, balance, lambda_of, spread_levels
 from trifocal.pictures import Picture
 from trifocal.training import train
-from trifocal.training.loop import schedule, spread_levels
+from trifocal.training.loop import schedule
 from trifocal.weights import check_fingerprint, fingerprint, load_weights, read_weights
 
 

@@ -113,13 +113,15 @@ def decode(
     region: tuple[int, int, int, int] | None = None,
     best_effort: bool = False,
     text: str | None = None,
+    preference: float | None = None,
     weights: "str | PathLike[str] | None" = None,
     note: "Callable[[str], None] | None" = None,
 ) -> "Decoded":
     """A Bitstream, the bytes of a .tri file, or a path becomes Decoded: `.picture`, and `.damaged` tile numbers.
 
     `region` is x, y, width, height in pixels. `text` says what the picture shows, for presets whose decoder reads words, in
-    the place of words that the file carries; without either it decodes too. `weights` and `note` are those of `encode`.
+    the place of words that the file carries; without either it decodes too. `preference` says for whom, 0 for people (as if it is None) … 1
+    for machines, for presets whose decoder knows it. `weights` and `note` are those of `encode`.
     Raises FormatError, PresetError, WeightsError, MissingExtra, OptionError, and OSError for a path.
     """
     import trifocal.presets
@@ -132,6 +134,8 @@ def decode(
         source = Bitstream.open(source, best_effort=best_effort)
     codec = trifocal.presets.load_for(source.header, weights=weights)
     condition = for_decoding(source, text, best_effort, note)
+    preset = trifocal.presets.preset_of(source.header)
+    condition = trifocal.presets.with_preference(preset, condition, preference)
     return codec.decode(source, region=region, best_effort=best_effort, condition=condition)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import import_module
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trifocal.clock import without_collecting
 from trifocal.errors import OptionError, PresetError, WeightsError
+from trifocal.recipes import COMPACT, DUAL_LAYER, HIFIC, TACO, Recipe
 
 if TYPE_CHECKING:
     from trifocal.codec import Codec
@@ -22,35 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "dual-layer-compact"
 CLIP = "openai/clip-vit-base-patch32"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a preset is trained; `trifocal train` reads it.
-
-    Attributes:
-        learning_rate: Adam's, at its height.
-        factors: of it, for parameters with this in their name: the linear paths that start as a DCT move slowly,
-            scale indices (in sixths of an octave) and gains fast.
-        warmup: steps until the height.
-        cooldown: the last part of the run, 0..1, in which the rate falls linearly to a fiftieth.
-        batch, crop: pictures a step and their side in pixels.
-        clip: largest norm of the gradient.
-        ema: decay of the averaged weights, which are the ones that ship.
-        seed: of weights, crops and noise.
-        betas: Adam's.
-    """
-
-    learning_rate: float
-    factors: Mapping[str, float]
-    warmup: int
-    cooldown: float
-    batch: int
-    crop: int
-    clip: float
-    ema: float
-    seed: int
-    betas: tuple[float, float] = (0.9, 0.99)
 
 
 def later(module: str, name: str) -> Callable[[], Any]:
@@ -81,6 +53,8 @@ class Preset:
         words: who reads them: "encoder", "decoder", or "" where nobody does.
         tower: the text tower that makes vectors of them: "compact", or a name or folder for transformers' CLIP.
         layers: whether a base layer for detectors stands under the picture.
+        preference: whether who decodes a file may say that it is for people, for machines, or between.
+        shared: file name of the weights that it has in common with another preset; its own are the rest.
     """
 
     name: str
@@ -94,6 +68,8 @@ class Preset:
     words: Literal["", "encoder", "decoder"] = ""
     tower: str = ""
     layers: bool = False
+    preference: bool = False
+    shared: str = ""
 
     @property
     def ships(self) -> bool:
@@ -107,54 +83,6 @@ def hific_game(latent_channels: int, word_channels: int = 512) -> Objective:
 
     return CrossModalObjective(Discriminator(latent_channels, word_channels))
 
-
-COMPACT = Recipe(
-    learning_rate=2e-3,
-    factors={".linear.": 0.03, ".lapping.": 0.1, "index.table": 20.0, "log_gain": 3.0},
-    warmup=100,
-    cooldown=0.5,
-    batch=4,
-    crop=256,
-    clip=2.0,
-    ema=0.998,
-    seed=1,
-)
-
-# TACO's code: Adam at 1e-4, a tenth of it after 45 of 50 epochs and a hundredth after 48, which is a straight line here, since
-# the loop has only `cooldown`; ten times the rate for what its auxiliary loss trains, the prior of z. COCO's train2014
-# pictures of at least 256 pixels with their captions: 50 epochs in batches of 8 are about 516 000 steps. The house's own
-# tables of indices and gains have its own factors.
-TACO = Recipe(
-    learning_rate=1e-4,
-    factors={"index.table": 20.0, "log_gain": 3.0, "prior.mean": 10.0},
-    warmup=1,
-    cooldown=0.1,
-    batch=8,
-    crop=256,
-    clip=1.0,
-    ema=0.0,
-    seed=1,
-    betas=(0.9, 0.999),
-)
-
-# HiFiC's: Adam at 1e-4, a tenth of it in the second half, which is a straight line here, and two million steps. Its weight
-# decay of 1e-6 is left out, and its gradients are not clipped, which here only catches accidents. Cross-modal: 200 epochs of
-# COCO's training pictures for each stage, batches of 8 and then of 16 (`--batch 16`).
-HIFIC = Recipe(
-    learning_rate=1e-4,
-    factors={},
-    warmup=1,
-    cooldown=0.5,
-    batch=8,
-    crop=256,
-    clip=10.0,
-    ema=0.999,
-    seed=1,
-    betas=(0.9, 0.999),
-)
-
-# Shen, Quan and Liu name no schedule. TACO's, with a warm-up for the attentions; the base stays as it was trained before.
-DUAL_LAYER = replace(TACO, factors={"base.": 0.0, **TACO.factors}, warmup=1000, ema=0.999)
 
 PRESETS = (
     Preset(
@@ -246,6 +174,17 @@ PRESETS = (
         tower="compact",
         layers=True,
     ),
+    Preset(
+        name="ug-icm-compact",
+        id=9,
+        summary="one file, decoded for people or for machines; files as compact's, 4.0 M parameters",
+        build=later("methods.ug_icm_compact", "ug_icm_compact"),
+        recipe=replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
+        weights="ug-icm-compact.safetensors",
+        objective=later("losses.ug_icm", "UgIcmObjective"),
+        preference=True,
+        shared="compact.safetensors",
+    ),
 )
 
 
@@ -310,7 +249,7 @@ def _load(name: str, device: str, path: Path, changed: int) -> Codec:
     preset = find(name)
     codec = preset.build()
     codec.preset_id = preset.id
-    codec.fingerprint = load_weights(codec, path)
+    codec.fingerprint = load_weights(codec, path, preset.shared)
     return codec.to(device).eval()
 
 
@@ -390,6 +329,34 @@ def check_words(preset: Preset) -> None:
     *most, last = names or ["no preset"]
     able = f"{', '.join(most)} and {last} do" if most else f"{last} does"
     raise PresetError(f"{preset.name} takes no words; {able}.")
+
+
+def with_preference(
+    preset: Preset, condition: Condition | None, preference: float | None
+) -> Condition | None:
+    """What steers the decoding of a file, and for whom: 0 for people … 1 for machines; None says nothing.
+
+    Raises:
+        PresetError: where the decoder knows no preference; the message names the presets whose decoders do.
+        OptionError: for a number out of 0..1.
+    """
+    if preference is None:
+        return condition
+    check_preference(preset)
+    if not 0 <= preference <= 1:
+        raise OptionError(f"A preference goes from 0, for people, to 1, for machines, not {preference:g}.")
+    import torch
+
+    from trifocal.types import Condition
+
+    return replace(condition or Condition(), preference=torch.tensor([float(preference)]))
+
+
+def check_preference(preset: Preset) -> None:
+    """Raises PresetError where a decoder knows no preference; the message names the presets whose decoders do."""
+    if not preset.preference:
+        able = [other.name for other in PRESETS if other.preference] or ["no preset"]
+        raise PresetError(f"{preset.name} knows no preference; take {' or '.join(able)}.")
 
 
 def check_layers(preset: Preset) -> None:

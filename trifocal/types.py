@@ -7,7 +7,7 @@
     level   quality · 8, an integer in 0..800, [B]
     h       what a detector makes of x in its middle     h_hat   what the base layer keeps of it
 
-    condition   what steers a transform, or None: words and later more; always allowed to be absent
+    condition   what steers a transform, or None: words, a preference and more; always allowed to be absent
 
 Feature maps and latents are channels-last, since every network of the road is made of matrix products over channels.
 """
@@ -99,18 +99,21 @@ class Condition:
         fineness: how much finer the picture is to be coded at each latent than on the whole, in octaves of the
             quantiser's step, [B, H/16, W/16]; positive where it matters more.
         first: what a base layer shows of the picture already.
+        preference: for whom the picture is decoded, [B]: 0 for people … 1 for machines.
     """
 
     words: Words | None = None
     fineness: Tensor | None = None
     first: First | None = None
+    preference: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Condition:
-        words, fineness, first = self.words, self.fineness, self.first
+        words, fineness, first, preference = self.words, self.fineness, self.first, self.preference
         return Condition(
             None if words is None else words.to(device),
             None if fineness is None else fineness.to(device),
             None if first is None else replace(first, picture=first.picture.to(device)),
+            None if preference is None else preference.to(device),
         )
 
     def within(self, rows: slice, columns: slice) -> Condition:

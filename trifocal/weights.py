@@ -17,17 +17,18 @@ FOLDER = Path(__file__).with_name("weights")
 Weights = dict[str, Tensor]
 
 
-def load_weights(codec: nn.Module, name: str | Path) -> int:
+def load_weights(codec: nn.Module, name: str | Path, shared: str = "") -> int:
     """Puts weights into a codec, strictly, and returns their fingerprint, 0..65535.
 
     Args:
         name: a file of those that ship, or the whole path of another.
+        shared: a file of those that ship, which has what `name` has not.
 
     Raises:
         WeightsError: if the file is missing, is not a whole safetensors file, or does not fit the codec.
     """
     path = FOLDER / name
-    weights = read_weights(path)
+    weights = (read_weights(FOLDER / shared) if shared else {}) | read_weights(path)
     try:
         codec.load_state_dict(weights, strict=True)
     except RuntimeError as error:
@@ -57,10 +58,18 @@ def load_part(path: Path, prefix: str) -> Weights:
     return {name.removeprefix(prefix): w for name, w in read_weights(path).items() if name.startswith(prefix)}
 
 
-def write_weights(codec: nn.Module, path: Path) -> None:
-    """Writes the codec's state as float16 safetensors; integer tables stay integers."""
+def write_weights(codec: nn.Module, path: Path, shared: str = "") -> None:
+    """Writes the codec's state as float16 safetensors; integer tables stay integers. What is in `shared`, a file of those
+    that ship, is left out."""
     weights = {name: w.detach().cpu() for name, w in codec.state_dict().items()}
     halved = {name: w.half().contiguous() if w.is_floating_point() else w for name, w in weights.items()}
+    if shared:
+        there = read_weights(FOLDER / shared)
+        halved = {
+            name: w
+            for name, w in halved.items()
+            if name not in there or not torch.equal(w, there[name].to(w))
+        }
     for name, w in halved.items():
         if not torch.isfinite(w).all():
             raise WeightsError(f"The weights of {name} do not fit into float16; the run has diverged.")

@@ -221,17 +221,25 @@ def decode(
             help="What the picture shows, for a decoder that reads words; not the file's own words."
         ),
     ] = None,
+    preference: Annotated[
+        float | None,
+        typer.Option(
+            help="For people (0), for machines (1), or between, for a decoder that knows it; 0, if not said."
+        ),
+    ] = None,
     weights: Weights = None,
     recursive: Recursive = False,
     threads: Threads = None,
 ) -> None:
     """.tri files become pictures: photo.tri becomes photo.png beside it, unless there is one (it may be the original)."""
-    if layers is Shown.base and (region is not None or best_effort or text is not None):
-        raise typer.BadParameter("with --layers base leave --region, --best-effort and --text out.")
+    if layers is Shown.base and (best_effort or any(o is not None for o in (region, text, preference))):
+        raise typer.BadParameter(
+            "with --layers base leave --region, --best-effort, --text and --preference out."
+        )
     from trifocal import console
     from trifocal.container import Bitstream
     from trifocal.pictures.writing import format_of
-    from trifocal.presets import load_for
+    from trifocal.presets import load_for, preset_of, with_preference
     from trifocal.types import Decoded
     from trifocal.words import for_decoding
 
@@ -253,6 +261,7 @@ def decode(
         condition = for_decoding(
             stream, text, best_effort, lambda note: desk.note(f"{job.source.name}: {note}")
         )
+        condition = with_preference(preset_of(stream.header), condition, preference)
         return codec.decode(
             stream, region=region, best_effort=best_effort, condition=condition, progress=advance
         )

@@ -157,6 +157,15 @@ Layers = Annotated[
 ]
 
 
+Preferences = Annotated[
+    list[float] | None,
+    typer.Option(
+        metavar="P...",
+        help="For presets whose decoder knows it: decode files for people (0), for machines (1), or between.",
+    ),
+]
+
+
 @app.command(cls=SpreadOptions)
 def evaluate(
     presets: Annotated[
@@ -171,6 +180,7 @@ def evaluate(
     metrics: Metrics = None,
     text: Text = None,
     layers: Layers = None,
+    preference: Preferences = None,
     task: TaskKind = None,
     detector: Network = None,
     annotations: Annotations = None,
@@ -202,6 +212,7 @@ def evaluate(
             progress=lambda fraction: report(fraction, ""),
             note=desk.note,
             layers=layers,
+            preferences=preference or (),
         )
     desk.out.print(console.table_of_means(results.means))
     if results.effects:
@@ -223,6 +234,7 @@ def compare(
     metrics: Metrics = None,
     text: Text = None,
     layers: Layers = None,
+    preference: Preferences = None,
     task: TaskKind = None,
     detector: Network = None,
     annotations: Annotations = None,
@@ -260,6 +272,7 @@ def compare(
             progress=lambda fraction: report(fraction, ""),
             note=desk.note,
             layers=layers,
+            preferences=preference or (),
         )
     desk.say(str(page))
 

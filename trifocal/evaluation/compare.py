@@ -24,7 +24,6 @@ from trifocal.evaluation.curves import ANCHORS, Curve, bd_metric, bd_rate
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, QUALITIES, evaluate
 from trifocal.evaluation.exchange import published_curves, write_results
 from trifocal.evaluation.gauge import is_metric, name_of
-from trifocal.evaluation.layering import layered
 from trifocal.evaluation.memory import peak_of, processor
 from trifocal.evaluation.metrics import METRICS, Metric, Pixels, metric_of, psnr
 from trifocal.evaluation.report import (
@@ -47,7 +46,7 @@ from trifocal.evaluation.subjects import (
     outcome_of,
     subject_of,
     title_of,
-    worded,
+    variants,
 )
 from trifocal.evaluation.tasks import TITLES, Task
 from trifocal.evaluation.wording import KINDS, Wording, curves_of, effects_of
@@ -72,6 +71,7 @@ def compare(
     progress: Callable[[float], None] | None = None,
     note: Callable[[str], None] | None = None,
     layers: str | None = None,
+    preferences: Sequence[float] = (),
 ) -> Path:
     """Evaluates presets and rivals, and writes the report: index.html, plots, crops, results.csv, bd.csv, report.json, and
     each codec's curve in CompressAI's form, CODEC.json (taco-compact-true.json for taco-compact:true).
@@ -92,11 +92,13 @@ def compare(
 
     table = folder / "results.csv"
     try:
-        evaluate(subjects, data, table, qualities, resume, metrics, task, text, progress, keep, layers)
+        evaluate(
+            subjects, data, table, qualities, resume, metrics, task, text, progress, keep, layers, preferences
+        )
     except PictureError:
         if not table.exists():
             raise PictureError(" ".join(said)) from None
-    names = worded(layered(subjects, layers), text)
+    names = variants(subjects, text, layers, preferences)
     asked = {*names, LOSSLESS} if task is not None else set(names)
     points = {*map(float, qualities), *([100.0] if LOSSLESS in asked else [])}
     rows = [row for row in read_rows(table) if row.preset in asked and row.quality in points]

@@ -11,7 +11,6 @@ from typing import TypeVar
 from trifocal.errors import OptionError, PictureError, TrifocalError
 from trifocal.evaluation.baselines import LOSSLESS
 from trifocal.evaluation.gauge import Gauge, Outcome, Whole, name_of
-from trifocal.evaluation.layering import layered
 from trifocal.evaluation.rows import Mean, Row, Table, means, read_means, write_means
 from trifocal.evaluation.subjects import (
     Subject,
@@ -20,7 +19,7 @@ from trifocal.evaluation.subjects import (
     outcome_of,
     subject_of,
     text_bytes,
-    worded,
+    variants,
 )
 from trifocal.evaluation.tasks import Task
 from trifocal.evaluation.wording import TEXT_BYTES, TEXTLESS_BPP, Effect, Wording, effects_of, write_effects
@@ -58,6 +57,7 @@ def evaluate(
     progress: Callable[[float], None] | None = None,
     note: Callable[[str], None] | None = None,
     layers: str | None = None,
+    preferences: Sequence[float] = (),
 ) -> Results:
     """Measures each preset (or rival: avif, webp, jpeg ...) on each picture of the folder `data` at each quality.
 
@@ -72,13 +72,13 @@ def evaluate(
     decoder's words are sent and counted. Of several kinds and qualities the `Effect`s go into a file that ends in _words.csv.
 
     With `layers` "base", presets with layers are measured by their base layer alone, as preset:base, at base qualities; more
-    such names are in `layering`.
+    such names are in `layering`. With `preferences`, those whose decoder knows one are measured with each, as preset:0.5.
 
     `progress` is called with the fraction done, 0..1, `note` with a sentence for each thing that failed or was left out. What
     fails does not stop the rest; PictureError is raised in the end, with those sentences where there is no `note`. Raises
     OptionError before anything is done.
     """
-    chosen = worded(layered(presets, layers), text)
+    chosen = variants(presets, text, layers, preferences)
     subjects = list(dict.fromkeys([*chosen, *([LOSSLESS] if task is not None else [])]))
     names = list_pictures([data], recursive=True)
     points = points_of(subjects, qualities)

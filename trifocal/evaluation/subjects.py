@@ -16,9 +16,19 @@ from trifocal.errors import NotMeasured, OptionError
 from trifocal.evaluation.baselines import RIVALS, rivals
 from trifocal.evaluation.detectors import resized
 from trifocal.evaluation.gauge import Outcome
-from trifocal.evaluation.layering import APART, BASE, SMALL, TITLES, ApartSubject, BaseSubject, SmallSubject
+from trifocal.evaluation.layering import (
+    APART,
+    BASE,
+    SMALL,
+    TITLES,
+    ApartSubject,
+    BaseSubject,
+    SmallSubject,
+    layered,
+)
 from trifocal.evaluation.wording import KINDS, Wording
 from trifocal.pictures import Picture
+from trifocal.presets import find, with_preference
 from trifocal.words import for_decoding, for_encoding
 
 __all__ = [
@@ -31,7 +41,7 @@ __all__ = [
     "subject_of",
     "text_bytes",
     "title_of",
-    "worded",
+    "variants",
 ]
 
 
@@ -53,12 +63,17 @@ class PresetSubject:
         name: of the preset.
         text: what the picture shows; None for no words. A decoder that reads words finds them in the file.
         title: its name in tables, if not the preset's.
+        preference: for whom files are decoded, 0 for people … 1 for machines; None says nothing.
     """
 
-    def __init__(self, name: str, text: str | None = None, title: str = "") -> None:
-        from trifocal.presets import find, load
+    def __init__(
+        self, name: str, text: str | None = None, title: str = "", preference: float | None = None
+    ) -> None:
+        from trifocal.presets import load
 
         self.name, self.preset, self.text = title or name, name, text
+        self.preference = preference
+        with_preference(find(name), None, preference)
         self.codec = load(name)
         self.weights = f"{self.codec.fingerprint:04x}"
         self.sends = text is not None and find(name).words == "decoder"
@@ -73,7 +88,8 @@ class PresetSubject:
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         stream = Bitstream.from_bytes(data)
-        return self.codec.decode(stream, condition=for_decoding(stream)).picture.rgb
+        condition = with_preference(find(self.preset), for_decoding(stream), self.preference)
+        return self.codec.decode(stream, condition=condition).picture.rgb
 
 
 class WordedSubject:
@@ -102,6 +118,43 @@ class WordedSubject:
 
 
 Name = TypeVar("Name", bound=str | Subject)
+
+
+def variants(
+    presets: Sequence[Name],
+    text: Sequence[str] = (),
+    layers: str | None = None,
+    preferences: Sequence[float] = (),
+) -> list[Name | str]:
+    """Each preset as often as it is to be measured: with each of these kinds of words, by these layers, for whom.
+
+    Raises OptionError where nothing that is to be measured has what is asked for.
+    """
+    return preferred(worded(layered(presets, layers), text), preferences)
+
+
+def preferred(presets: Sequence[Name], preferences: Sequence[float]) -> list[Name | str]:
+    """Each preset that knows a preference once for each of these, as preset:0.5; all others as they are.
+
+    Raises OptionError for one out of 0..1, and where there are some and no preset knows any.
+    """
+    from trifocal.presets import PRESETS
+
+    if not preferences:
+        return [*presets]
+    able = {preset.name: preset for preset in PRESETS if preset.preference}
+    if not any(preset in able for preset in presets if isinstance(preset, str)):
+        raise OptionError(
+            f"There are preferences to compare, and no preset to be measured knows any; these do: {', '.join(able)}."
+        )
+    for preference in preferences:
+        with_preference(next(iter(able.values())), None, preference)
+    chosen = dict.fromkeys(f"{preference:g}" for preference in preferences)
+    return [
+        name
+        for preset in presets
+        for name in ([f"{preset}:{kind}" for kind in chosen] if preset in able else [preset])
+    ]
 
 
 def worded(presets: Sequence[Name], kinds: Sequence[str]) -> list[Name | str]:
@@ -140,7 +193,17 @@ def subject_of(name: str, wording: Wording | None = None) -> Subject | WordedSub
         return SmallSubject(_codec_of(plain))
     if kind in (BASE, APART):
         return BaseSubject(plain) if kind == BASE else ApartSubject(plain)
+    if preference_in(kind) is not None:
+        return PresetSubject(plain, title=name, preference=preference_in(kind))
     return _codec_of(name)
+
+
+def preference_in(kind: str) -> float | None:
+    """Of ug-icm-compact:0.5."""
+    try:
+        return float(kind)
+    except ValueError:
+        return None
 
 
 def _codec_of(name: str) -> Subject:
@@ -176,6 +239,8 @@ def title_of(name: str) -> str:
     """As tables and legends have it."""
     plain, _, kind = name.partition(":")
     plain, told = (plain, f", {TITLES[kind]}") if kind in TITLES else (name, "")
+    if preference_in(kind) is not None:
+        plain, told = name.partition(":")[0], f", preference {kind}"
     return (RIVALS[plain].title if plain in RIVALS else f"Trifocal {plain}") + told
 
 

@@ -19,6 +19,7 @@ from trifocal.losses.rate_distortion import (
     lambda_of,
     mean_squared_error,
     rate_distortion,
+    spread_levels,
 )
 from trifocal.losses.taco import TacoObjective
 
@@ -46,5 +47,6 @@ __all__ = [
     "lambda_of",
     "mean_squared_error",
     "rate_distortion",
+    "spread_levels",
     "squared_distance",
 ]

@@ -29,6 +29,10 @@ class Objective(nn.Module):
         said = [getattr(part, "note", "") for part in self.children()]
         return [note for note in said if note]
 
+    def judge(self, codec: nn.Module, x: Tensor, level: Tensor) -> dict[str, Tensor]:
+        """What a run's log says of held-out pictures besides rate and error, each [B]; here nothing."""
+        return {}
+
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         """The losses of one step, in turn: the part that learns from it ("codec" or a partner's name), and the loss.
 

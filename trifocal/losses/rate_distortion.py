@@ -35,3 +35,9 @@ def balance(level: Tensor, exponent: float = 0.45, limits: tuple[float, float] =
     """λ^−exponent, 1 in the middle: the rate–distortion cost grows about so, and each quality should weigh alike."""
     middle = lambda_of(torch.full_like(level, MAX_LEVEL // 2), limits)
     return (lambda_of(level, limits) / middle) ** -exponent
+
+
+def spread_levels(count: int, device: torch.device) -> Tensor:
+    """Random quality levels, one from each of `count` equal parts of the range, in random order, [count]."""
+    place = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
+    return (place * (MAX_LEVEL + 1)).long().clamp(max=MAX_LEVEL)

@@ -18,14 +18,13 @@ from trifocal.entropy.tables import calibrated_frequencies
 from trifocal.layered import BaseLayer, DualLayer, padded
 from trifocal.losses.base_layer import TASK_RANGE, detector_terms, task_weight
 from trifocal.losses.detection import Seen, Target
-from trifocal.losses.rate_distortion import balance
+from trifocal.losses.rate_distortion import balance, spread_levels
 from trifocal.machine.bridge import CompactBaseAnalysis
 from trifocal.machine.detector import SplitDetector
 from trifocal.methods.dual_layer_compact import DualLayerCompact
 from trifocal.presets import check_layers, find
 from trifocal.training.checkpoint import begin_with
 from trifocal.training.lesson import SEED, Lesson, LessonRun, Report, pictures_of, silent
-from trifocal.training.loop import spread_levels
 from trifocal.training.scenes import DetectionTeacher, Scenes
 from trifocal.types import Condition
 from trifocal.weights import write_weights

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from trifocal.errors import OptionError
 from trifocal.layered import BaseLayer, DualLayer
 from trifocal.losses.detection import Seen, Target, detection_losses, resized, soft_cross_entropy
+from trifocal.losses.rate_distortion import spread_levels
 from trifocal.machine.detector import PYRAMID, SplitDetector, compact_detector
 from trifocal.machine.looking import COCO_IDS
 from trifocal.presets import load
@@ -36,7 +37,6 @@ from trifocal.training.lesson import (
     pictures_of,
     silent,
 )
-from trifocal.training.loop import spread_levels
 from trifocal.training.scenes import DetectionTeacher, Scenes
 from trifocal.weights import FOLDER, write_weights
 

@@ -25,12 +25,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trifocal.codec import Codec
 from trifocal.data import CropBatch, Crops, TrainingPicture, read_pictures, split
-from trifocal.data.images import centre_crop
-from trifocal.entropy import Meter
-from trifocal.entropy.tables import calibrated_frequencies
 from trifocal.errors import OptionError
-from trifocal.losses import Objective, bits_per_pixel, mean_squared_error, rate_distortion
-from trifocal.presets import Preset, Recipe, find, objective_of
+from trifocal.losses import Objective, spread_levels
+from trifocal.presets import Preset, find, objective_of
+from trifocal.recipes import Recipe
 from trifocal.text.encoder import Tower, load_tower
 from trifocal.training.checkpoint import (
     Progress,
@@ -42,11 +40,10 @@ from trifocal.training.checkpoint import (
     save,
     together,
 )
-from trifocal.types import MAX_LEVEL, Batch, Condition
-from trifocal.weights import read_weights, write_weights
+from trifocal.training.validation import calibrate, to_tensor, validate, validation_batch
+from trifocal.types import Batch, Condition
+from trifocal.weights import FOLDER, load_weights, write_weights
 
-VALIDATION_LEVELS = (80, 240, 400, 560, 720)
-VALIDATION_PICTURES = 32
 WITHOUT_WORDS = 0.1  # of the steps
 Report = Callable[[float, str], None]
 
@@ -75,7 +72,7 @@ def train(
         stage: of a preset that is trained in several; each is a run of its own, and goes on from the weights of the last.
         steps, minutes: the run's length; one of them.
         batch, learning_rate: instead of the recipe's.
-        start: weights (.safetensors) to begin from.
+        start: weights (.safetensors) to begin from; those that the preset shares with another, if None.
         resume: go on from the checkpoint in `out`, with its optimiser and its place in the schedule.
         every: minutes between checkpoints.
         report: called after each step with the fraction done and a line of text.
@@ -108,6 +105,7 @@ def train(
     set_seed(recipe.seed)
     tower = load_tower(chosen.tower) if chosen.words else None
     run = Run(chosen.build(), objective(), recipe, Path(out), steps, minutes, tower)
+    start = start or (FOLDER / chosen.shared if chosen.shared else None)
     if start is not None:
         run.start_from(start)
     if resume:
@@ -260,7 +258,7 @@ class Run:
             "minutes": round(self.progress.seconds / 60, 2),
             "loss": round(loss, 4),
         }
-        append_row(self.out / "log.csv", row | validate(self.average, validation))
+        append_row(self.out / "log.csv", row | validate(self.average, validation, self.objective))
         state = {
             "codec": self.bare.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -297,12 +295,13 @@ class Run:
         validation: Tensor,
         begun: dict[str, object],
     ) -> Path:
-        """Calibrates the tables, then writes what ships: NAME.safetensors (float16), NAME.json and NAME.csv beside it."""
+        """Calibrates the tables where what they count has learned, then writes what ships: NAME.safetensors (float16), NAME.json and NAME.csv beside it."""
         path = self.out / preset.weights
-        before = validate(self.average, validation)
-        calibrate(self.average, training, self.recipe)
-        write_weights(self.average, path)
-        self.average.load_state_dict(read_weights(path))
+        before = validate(self.average, validation, self.objective)
+        if any(parameter.requires_grad for parameter in self.average.entropy.parameters()):
+            calibrate(self.average, training, self.recipe)
+        write_weights(self.average, path, preset.shared)
+        load_weights(self.average, path, preset.shared)
         record = {
             "preset": preset.name,
             "date": time.strftime("%Y-%m-%d"),
@@ -315,7 +314,7 @@ class Run:
             "pictures": len(training),
             "machine": f"{self.accelerator.device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
             "held_out_before_calibration": before["held_out"],
-            "held_out": validate(self.average, validation),
+            "held_out": validate(self.average, validation, self.objective),
         }
         path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
         path.with_suffix(".csv").write_bytes((self.out / "log.csv").read_bytes())
@@ -338,57 +337,7 @@ def groups(part: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
     ]
 
 
-def spread_levels(count: int, device: torch.device) -> Tensor:
-    """Random quality levels, one from each of `count` equal parts of the range, in random order, [count]."""
-    place = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
-    return (place * (MAX_LEVEL + 1)).long().clamp(max=MAX_LEVEL)
-
-
 def schedule(step: int, fraction: float, recipe: Recipe) -> float:
     """Warm-up, a plateau, then a straight line down to a fiftieth; of the height, 0..1."""
     rising = min(1.0, (step + 1) / recipe.warmup)
     return rising * max(0.02, min(1.0, (1 - fraction) / recipe.cooldown))
-
-
-def to_tensor(crops: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Tensor:
-    """[B, H, W, 3] uint8 → [B, 3, H, W] float 0..1."""
-    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
-
-
-def validation_batch(held_out: list[TrainingPicture], crop: int) -> Tensor:
-    """Centre crops of held-out pictures, [N, 3, crop, crop]."""
-    chosen = held_out[:: max(1, len(held_out) // VALIDATION_PICTURES)][:VALIDATION_PICTURES]
-    return to_tensor(np.stack([centre_crop(p.rgb, crop) for p in chosen]))
-
-
-@torch.no_grad()
-def validate(codec: Codec, x: Tensor) -> dict[str, float]:
-    """Rounded latents and table bits at five qualities: bpp and PSNR at each, and the geometric mean of the costs."""
-    codec.eval()
-    x = x.to(next(codec.parameters()).device)
-    row: dict[str, float] = {}
-    costs = []
-    for number in VALIDATION_LEVELS:
-        level = torch.full((len(x),), number, device=x.device)
-        output = codec(x, level)
-        error = mean_squared_error(output, x)
-        row[f"bpp_{number}"] = round(float(bits_per_pixel(output, x).mean()), 4)
-        row[f"psnr_{number}"] = round(float((10 * torch.log10(255**2 / error)).mean()), 3)
-        costs.append(math.log(float(rate_distortion(output, x, level).mean())))
-    row["held_out"] = round(math.exp(float(np.mean(costs))), 5)
-    codec.train()
-    return row
-
-
-@torch.no_grad()
-def calibrate(codec: Codec, pictures: Sequence[TrainingPicture], recipe: Recipe, batches: int = 24) -> None:
-    """Sets the frequency tables to what training crops of all qualities really hold in each row."""
-    codec.eval()
-    device = next(codec.parameters()).device
-    crops = iter(Crops(pictures, 8, recipe.crop, recipe.seed + 1))
-    meter = Meter(codec.entropy.cost(), 8, count=True)
-    for _ in range(batches):
-        codec(to_tensor(next(crops).rgb).to(device), spread_levels(8, device), meter=meter)
-    assert meter.counts is not None
-    codec.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(meter.counts)))
-    codec.train()

@@ -1,0 +1,288 @@
+"""One file for people and for machines: who decodes it says which, and nothing else changes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb, small_codec
+from test_cli import Recorder, one_sentence, run
+
+import trifocal
+from trifocal import evaluation
+from trifocal.codec import Codec
+from trifocal.container import Bitstream
+from trifocal.errors import OptionError, PresetError
+from trifocal.evaluation import read_rows
+from trifocal.evaluation.subjects import subject_of, title_of, variants
+from trifocal.losses.perceptual import Perceptual
+from trifocal.losses.ug_icm import UgIcmObjective, preferring
+from trifocal.methods.ug_icm_compact import UgIcmCompact
+from trifocal.pictures import Picture, canvas
+from trifocal.presets import PRESETS, find, with_preference
+from trifocal.training import train
+from trifocal.training.loop import groups
+from trifocal.transforms.preferred import PreferredSynthesis
+from trifocal.types import Batch, Condition
+from trifocal.weights import load_weights, read_weights, write_weights
+
+
+def small(noise: float = 0.05) -> UgIcmCompact:
+    """The classes of the preset at a fraction of its size; its way for machines moved at random."""
+    plain = small_codec(noise=0.0)
+    torch.manual_seed(3)
+    synthesis = PreferredSynthesis(16, 48, 2, 8, preferring=1)
+    synthesis.load_state_dict(plain.synthesis.state_dict(), strict=False)
+    codec = UgIcmCompact(plain.analysis, plain.entropy, synthesis, reach=32)
+    with torch.no_grad():
+        for part in (synthesis.preferring, synthesis.detail):
+            for parameter in part.parameters():
+                parameter.add_(noise * torch.randn_like(parameter))
+    codec.preset_id = 9
+    return codec.eval()
+
+
+@pytest.fixture(scope="module")
+def codec() -> UgIcmCompact:
+    return small()
+
+
+def wanting(preference: float) -> Condition:
+    return Condition(preference=torch.tensor([preference]))
+
+
+def test_people_get_the_picture_of_the_trunk(codec):
+    picture = Picture(random_rgb(120, 90))
+    plain = small_codec(noise=0.0)
+    stream = plain.encode(picture)
+    assert codec.encode(picture).layers == stream.layers
+    for condition in (None, wanting(0.0)):
+        assert np.array_equal(
+            codec.decode(stream, condition=condition).picture.rgb, plain.decode(stream).picture.rgb
+        )
+    assert (
+        codec.decode(stream, condition=wanting(1.0)).picture.rgb != plain.decode(stream).picture.rgb
+    ).any()
+
+
+def test_between_lies_the_line(codec):
+    y_hat, level = torch.randn(2, 4, 4, 48) * 20, torch.tensor([100, 700])
+    with torch.inference_mode():
+        people, half, machines = (
+            codec.synthesise(y_hat, level, Condition(preference=torch.tensor(p)))
+            for p in ([0.0, 0.0], [0.5, 0.5], [1.0, 1.0])
+        )
+        mixed = codec.synthesise(y_hat, level, Condition(preference=torch.tensor([1.0, 0.0])))
+    assert torch.allclose(half, (people + machines) / 2, atol=1e-5) and not torch.allclose(people, machines)
+    assert torch.allclose(mixed[0], machines[0], atol=1e-5) and torch.allclose(mixed[1], people[1], atol=1e-5)
+
+
+def test_forward_is_what_decode_gives(codec):
+    rgb = random_rgb(192, 128, seed=2)
+    x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        output = codec(x, torch.tensor([400]), wanting(1.0))
+    stream = codec.encode(Picture(rgb), quality=50)
+    pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
+    assert np.array_equal(codec.decode(stream, condition=wanting(1.0)).picture.rgb, pixels)
+
+
+def test_tiles_leave_no_seams(codec, monkeypatch):
+    """What is added for machines looks no further than the halo."""
+    picture = Picture(random_rgb(300, 200, seed=5))
+    monkeypatch.setattr(canvas, "TILE", 128)
+    stream = codec.encode(picture, quality=60)
+    assert len(stream.layers[0].chunks) == 6
+    latents: list[torch.Tensor] = []
+    walk = codec.walk
+
+    def kept(*given):
+        latents.append(walk(*given))
+        return latents[-1]
+
+    monkeypatch.setattr(codec, "walk", kept)
+    by_tile = codec.decode(stream, condition=wanting(1.0)).picture.rgb
+    rows = [torch.cat(latents[at : at + 3], dim=2) for at in (0, 3)]
+    with torch.inference_mode():
+        at_once = codec.synthesise(torch.cat(rows, dim=1), torch.tensor([480]), wanting(1.0))[
+            0, :, :200, :300
+        ]
+    assert np.abs(at_once.permute(1, 2, 0).mul(255).round().clamp(0, 255).numpy() - by_tile).max() <= 1
+
+
+class Halved(Perceptual):
+    """A distance of the pictures at half of their size."""
+
+    title = "half the size"
+
+    def forward(self, x_hat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        half = torch.nn.functional.avg_pool2d(x_hat - x, 2)
+        return half.square().flatten(1).mean(1)
+
+
+def test_only_the_way_for_machines_learns():
+    torch.manual_seed(0)
+    codec = small().train()
+    before = {name: w.clone() for name, w in codec.state_dict().items()}
+    optimiser = torch.optim.Adam(groups(codec, find("ug-icm-compact").recipe), lr=2e-3)
+    objective = UgIcmObjective(Halved())
+    x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
+    batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]))
+    losses = []
+    for step in range(12):
+        ((part, loss),) = objective.turns(codec, batch, step)
+        assert part == "codec"
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    changed = {name for name, w in codec.state_dict().items() if not torch.equal(w, before[name])}
+    assert {name.split(".")[1] for name in changed} == {"preferring", "detail"} and losses[-1] < losses[0]
+    judged = objective.judge(codec.eval(), batch.x, batch.level)
+    assert judged.keys() == {"distance", "distance_machine", "psnr_machine"}
+    people = codec(batch.x, batch.level, preferring(0.0, batch.x)).x_hat
+    assert torch.equal(judged["distance"], Halved()(people, batch.x))
+
+
+def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
+    """`ug-icm-compact` is the small codec, and `compact` a small one beside it."""
+    plain = small_codec()
+    monkeypatch.setattr(
+        "trifocal.presets.load", lambda name="compact", *rest, **more: codec if "ug" in name else plain
+    )
+    monkeypatch.setattr("trifocal.presets.load_for", lambda header, *rest, **more: codec)
+
+
+def test_the_preset_ships_on_the_weights_of_compact():
+    plain, ours = trifocal.load("compact"), trifocal.load("ug-icm-compact")
+    assert isinstance(ours, UgIcmCompact)
+    mine, theirs = ours.state_dict(), plain.state_dict()
+    assert all(torch.equal(mine[name], w) for name, w in theirs.items())
+    folder = Path(trifocal.__file__).with_name("weights")
+    assert not read_weights(folder / find("ug-icm-compact").weights).keys() & theirs.keys()
+
+
+def test_weights_that_are_shared_are_not_written_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
+    plain, codec = small_codec(noise=0.0), small()
+    write_weights(plain, tmp_path / "plain.safetensors")
+    load_weights(plain, "plain.safetensors")
+    codec.load_state_dict(plain.state_dict(), strict=False)
+    write_weights(codec, tmp_path / "own.safetensors", shared="plain.safetensors")
+    own = read_weights(tmp_path / "own.safetensors")
+    assert own and all(name.startswith(("synthesis.preferring.", "synthesis.detail.")) for name in own)
+    again = small(noise=0.0)
+    mark = load_weights(again, "own.safetensors", "plain.safetensors")
+    write_weights(codec, tmp_path / "whole.safetensors")
+    assert mark == load_weights(small(noise=0.0), "whole.safetensors")
+    assert all(
+        torch.equal(w.half(), again.state_dict()[name].half()) for name, w in codec.state_dict().items()
+    )
+
+
+def test_a_run_begins_with_the_shared_weights_and_ships_its_own(tmp_path, monkeypatch):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for place in ("weights", "training.loop"):
+        monkeypatch.setattr(f"trifocal.{place}.FOLDER", folder)
+    write_weights(small_codec(), folder / "compact.safetensors")
+    recipe = replace(find("ug-icm-compact").recipe, crop=64, batch=2, warmup=1)
+    tiny = replace(
+        find("ug-icm-compact"),
+        build=lambda: small(0.0),
+        recipe=recipe,
+        objective=lambda: UgIcmObjective(Halved()),
+    )
+    monkeypatch.setattr("trifocal.presets.PRESETS", (tiny,))
+    for number in range(3):
+        Picture(random_rgb(80, 72, seed=number)).save(tmp_path / f"{number}.png")
+    path = train("ug-icm-compact", [tmp_path], tmp_path / "run", steps=3)
+    own = read_weights(path)
+    assert own and all(name.startswith(("synthesis.preferring.", "synthesis.detail.")) for name in own)
+    assert "distance_machine" in (tmp_path / "run" / "ug-icm-compact.csv").read_text().splitlines()[0]
+
+
+def test_preferences_out_of_range_and_out_of_place_are_said():
+    ours, plain = find("ug-icm-compact"), find("compact")
+    assert with_preference(plain, None, None) is None
+    with pytest.raises(PresetError, match="compact knows no preference; take ug-icm-compact"):
+        with_preference(plain, None, 0.5)
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(OptionError, match="from 0, for people, to 1"):
+            with_preference(ours, None, wrong)
+
+
+def test_decode_asks_for_whom(monkeypatch, tmp_path, codec):
+    with_preset(monkeypatch, codec)
+    stream = codec.encode(Picture(random_rgb(64, 48)))
+    stream.save(tmp_path / "a.tri")
+    for preference in ("0", "1"):
+        done = run(
+            "decode", tmp_path / "a.tri", "--preference", preference, "-o", tmp_path / f"{preference}.png"
+        )
+        assert done.exit_code == 0, done.stderr
+    people, machines = (Picture.open(tmp_path / f"{p}.png").rgb for p in "01")
+    assert (people != machines).any()
+    assert np.array_equal(trifocal.decode(stream, preference=1).picture.rgb, machines)
+    assert np.array_equal(trifocal.decode(stream).picture.rgb, people)
+    for words, said in (
+        (("--preference", "2"), "to 1"),
+        (("--preference", "1", "--layers", "base"), "leave"),
+    ):
+        failed = run("decode", tmp_path / "a.tri", *words, "-o", tmp_path / "x.png")
+        assert failed.exit_code != 0 and said in failed.stderr and not (tmp_path / "x.png").exists()
+
+
+def test_decode_refuses_a_preference_that_nobody_knows(tmp_path):
+    trifocal.encode(Picture(random_rgb(32, 32)), "compact").save(tmp_path / "a.tri")
+    done = run("decode", tmp_path / "a.tri", "--preference", "1")
+    assert done.exit_code == 1 and one_sentence(done.stderr) and "ug-icm-compact" in done.stderr
+
+
+def test_preferences_are_measured_side_by_side(monkeypatch, tmp_path, codec):
+    with_preset(monkeypatch, codec)
+    Picture(random_rgb(64, 48)).save(tmp_path / "a.png")
+    results = evaluation.evaluate(
+        ["ug-icm-compact", "compact"], tmp_path, tmp_path / "out.csv", (20, 60), preferences=(0, 1)
+    )
+    named = [row.preset for row in results.rows]
+    assert named == 2 * ["ug-icm-compact:0"] + 2 * ["ug-icm-compact:1"] + 2 * ["compact"]
+    people, machines = results.rows[0], results.rows[2]
+    assert people.bytes == machines.bytes and people.values["psnr"] != machines.values["psnr"]
+    assert [row.preset for row in read_rows(tmp_path / "out.csv")] == named
+
+
+def test_what_has_no_preference_cannot_be_compared_by_it():
+    with pytest.raises(OptionError, match="no preset to be measured knows any; these do: ug-icm-compact"):
+        variants(["compact"], preferences=(0, 1))
+    with pytest.raises(OptionError, match="from 0, for people"):
+        variants(["ug-icm-compact"], preferences=(0, 3))
+    assert variants(["ug-icm-compact", "avif"], preferences=(0, 0.5, 0)) == [
+        "ug-icm-compact:0",
+        "ug-icm-compact:0.5",
+        "avif",
+    ]
+    assert title_of("ug-icm-compact:0.5") == "Trifocal ug-icm-compact, preference 0.5"
+    with pytest.raises(PresetError, match="knows no preference"):
+        subject_of("compact:0.5")
+
+
+def test_the_verbs_hand_over_preferences(monkeypatch):
+    for verb, place, given in (
+        ("evaluate", "trifocal.evaluation.evaluate", evaluation.Results([], [])),
+        ("compare", "trifocal.evaluation.compare.compare", Path("report/index.html")),
+    ):
+        recorder = Recorder(given)
+        monkeypatch.setattr(place, recorder)
+        words = ("--preference", "0", "0.5", "1")
+        done = run(verb, "ug-icm-compact", "--data", "pictures", *words)
+        assert done.exit_code == 0, done.stderr
+        assert recorder.options["preferences"] == [0, 0.5, 1]
+
+
+def test_the_file_says_nothing_of_it(codec):
+    stream = Bitstream.from_bytes(codec.encode(Picture(random_rgb(64, 48))).to_bytes())
+    assert len(stream.layers) == 1 and stream.header.preset == 9 == next(
+        p.id for p in PRESETS if p.preference
+    )
