@@ -197,7 +197,8 @@ def test_a_run_begins_with_the_shared_weights_and_ships_its_own(tmp_path, monkey
     monkeypatch.setattr("trifocal.presets.PRESETS", (tiny,))
     for number in range(3):
         Picture(random_rgb(80, 72, seed=number)).save(tmp_path / f"{number}.png")
-    path = train("ug-icm-compact", [tmp_path], tmp_path / "run", steps=3)
+    monkeypatch.chdir(tmp_path)
+    path = train("ug-icm-compact", [tmp_path], "run", steps=3)
     own = read_weights(path)
     assert own and all(name.startswith(("synthesis.preferring.", "synthesis.detail.")) for name in own)
     assert "distance_machine" in (tmp_path / "run" / "ug-icm-compact.csv").read_text().splitlines()[0]

@@ -301,7 +301,7 @@ class Run:
         if any(parameter.requires_grad for parameter in self.average.entropy.parameters()):
             calibrate(self.average, training, self.recipe)
         write_weights(self.average, path, preset.shared)
-        load_weights(self.average, path, preset.shared)
+        load_weights(self.average, path.absolute(), preset.shared)
         record = {
             "preset": preset.name,
             "date": time.strftime("%Y-%m-%d"),
