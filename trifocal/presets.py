@@ -177,7 +177,7 @@ PRESETS = (
     Preset(
         name="ug-icm-compact",
         id=9,
-        summary="one file, decoded for people or for machines; files as compact's, 4.0 M parameters",
+        summary="one file, decoded for people or for machines; files as compact's, 3.9 M parameters",
         build=later("methods.ug_icm_compact", "ug_icm_compact"),
         recipe=replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
         weights="ug-icm-compact.safetensors",
