@@ -133,6 +133,9 @@ def test_only_the_synthesis_learns():
         name.split(".")[0] for name, w in codec.state_dict().items() if not torch.equal(w, before[name])
     }
     assert changed == {"synthesis"} and losses[-1] < losses[0]
+    plain = codec.eval()(batch.x, batch.level).x_hat
+    judged = objective.judge(codec, batch.x, batch.level)["distance"]
+    assert torch.equal(judged, Halved()(plain, batch.x))
 
 
 class Halved(torch.nn.Module):

@@ -111,7 +111,7 @@ def test_base_estimate_is_its_bytes(dual):
     x = torch.from_numpy(random_rgb(320, 256, seed=4)).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         output = dual.base(x, torch.tensor([8 * 60]))
-        data, y_hat = dual.base.encode(x, 60)
+        data, y_hat = dual.base.encode(dual.base.analyse(x), 60)
         read = dual.base.decode(data, 60, (256, 320), torch.device("cpu"))
         h_hat, _ = dual.base.synthesise(read, (256, 320))
     assert torch.equal(read, y_hat) and y_hat.abs().max() > 0

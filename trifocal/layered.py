@@ -79,7 +79,7 @@ class BaseLayer(nn.Module):
         """x [B, 3, H, W] in 0..1, H and W multiples of 32; level [B]. A meter walks."""
         if meter is None:
             meter = TrainingMeter(len(x), x.device) if self.training else Meter(self.entropy.cost(), len(x))
-        y = self.analysis(padded(x))
+        y = self.analyse(x)
         y_hat = self.entropy.walk(meter, y, level, (y.shape[1], y.shape[2]))
         h_hat, first = self.synthesise(y_hat, (x.shape[2], x.shape[3]))
         return BaseOutput(h_hat, first, meter.bits)
@@ -93,11 +93,15 @@ class BaseLayer(nn.Module):
         first: Tensor = self.extractor(h_hat)
         return h_hat, first[:, :, : size[0], : size[1]]
 
-    def encode(self, x: Tensor, quality: int) -> tuple[bytes, Tensor]:
-        """A small picture x [1, 3, H, W] → the bytes, and y_obj_hat."""
-        y = self.analysis(padded(x))
+    def analyse(self, x: Tensor) -> Tensor:
+        """Small pictures x [B, 3, H, W] in 0..1 → y_obj."""
+        y: Tensor = self.analysis(padded(x))
+        return y
+
+    def encode(self, y: Tensor, quality: int) -> tuple[bytes, Tensor]:
+        """y_obj of one picture → the bytes, and y_obj_hat."""
         writer = Writer(self.entropy.models())
-        y_hat = self.entropy.walk(writer, y, level_of(quality, x.device), (y.shape[1], y.shape[2]))
+        y_hat = self.entropy.walk(writer, y, level_of(quality, y.device), (y.shape[1], y.shape[2]))
         return writer.bytes(), y_hat
 
     def decode(self, data: bytes, quality: int, size: tuple[int, int], device: torch.device) -> Tensor:
@@ -220,11 +224,12 @@ class DualLayer(Codec):
     def _base_within(self, x: Tensor, quality: int | None, size: int | None) -> tuple[int, bytes, Tensor]:
         """A small picture's base layer at a quality, or at that which suits a file of so many bytes: the quality, bytes, y_obj_hat."""
         *more, last = BASE_QUALITIES if quality is None else (quality,)
+        y = self.base.analyse(x)
         for tried in more:
-            data, y_hat = self.base.encode(x, tried)
+            data, y_hat = self.base.encode(y, tried)
             if size is None or len(data) <= BASE_SHARE * size:
                 return tried, data, y_hat
-        return last, *self.base.encode(x, last)
+        return last, *self.base.encode(y, last)
 
     @torch.inference_mode()
     def decode(

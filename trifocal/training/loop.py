@@ -295,7 +295,8 @@ class Run:
         validation: Tensor,
         begun: dict[str, object],
     ) -> Path:
-        """Calibrates the tables where what they count has learned, then writes what ships: NAME.safetensors (float16), NAME.json and NAME.csv beside it."""
+        """Calibrates the tables where what they count has learned, then writes what ships: NAME.safetensors (float16), and
+        NAME.json and NAME.csv beside it."""
         path = self.out / preset.weights
         before = validate(self.average, validation, self.objective)
         if any(parameter.requires_grad for parameter in self.average.entropy.parameters()):
