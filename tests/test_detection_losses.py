@@ -40,10 +40,9 @@ from trifocal.machine.detector import (
     SplitBackbone,
     SplitDetector,
     compact_detector,
-    framed,
-    propose,
 )
 from trifocal.machine.looking import COCO_IDS
+from trifocal.machine.stages import framed, propose
 from trifocal.training import detector as lesson
 from trifocal.training import scenes
 from trifocal.weights import read_weights, write_weights

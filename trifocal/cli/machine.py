@@ -28,7 +28,7 @@ def detect(
     inputs: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out what is less sure; 0.02 is all there is.")
-    ] = 0.3,
+    ] = 0.35,
     draw: Annotated[
         str | None,
         typer.Option(

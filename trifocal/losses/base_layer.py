@@ -16,7 +16,8 @@ from torchvision.ops import box_iou
 
 from trifocal.losses.detection import Target, entropy, regions
 from trifocal.losses.rate_distortion import lambda_of
-from trifocal.machine.detector import SplitDetector, framed
+from trifocal.machine.detector import SplitDetector
+from trifocal.machine.stages import framed
 
 __all__ = ["TASK_RANGE", "detector_terms", "task_weight"]
 

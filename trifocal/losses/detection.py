@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_area, box_iou, generalized_box_iou_loss
 
-from trifocal.machine.detector import Proposed, SplitDetector, framed, propose
+from trifocal.machine.detector import SplitDetector
+from trifocal.machine.stages import Proposed, framed, propose
 
 TEACHER_SHARE = 0.5  # of a region's target, where there are boxes as well
 ANCHORS, LEAST_ANCHOR = 10, 0.2  # that learn each box, and their least overlap with it

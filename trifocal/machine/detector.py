@@ -22,13 +22,12 @@ from torch import Tensor, nn
 from torchvision.models import detection as tv
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from trifocal.machine.backbone import CHANNELS, DEVIATION, MEAN, CompactFront, normalised, stage
 from trifocal.machine.looking import COCO_IDS, compact_size, torchvision_size
+from trifocal.machine.stages import Find, find_once, find_twice, framed
 from trifocal.weights import FOLDER, load_weights
 
 PYRAMID = 96  # channels of the compact detector's pyramid
@@ -72,6 +71,7 @@ class SplitDetector(nn.Module):
         network: it.
         categories: COCO's ids of the network's labels 1, 2, …
         looked_at: a picture's width and height → those at which the detector looks at it; None for torchvision's own.
+        find: what makes boxes of the pyramid; torchvision's own two stages, unless another is named.
     """
 
     def __init__(
@@ -79,9 +79,11 @@ class SplitDetector(nn.Module):
         network: tv.FasterRCNN,
         categories: Sequence[int],
         looked_at: Callable[[int, int], tuple[int, int]] | None = None,
+        find: Find = find_once,
     ) -> None:
         super().__init__()
         self.network = network
+        self.find = find
         self.categories = tuple(categories)
         least, most = network.transform.min_size[-1], network.transform.max_size
         self.looked_at = looked_at or partial(torchvision_size, least=least, most=most)
@@ -106,42 +108,13 @@ class SplitDetector(nn.Module):
         b, rows, columns, _ = h.shape
         shape = (b, 3, rows * self.backbone.stride, columns * self.backbone.stride)
         images = framed(h.new_zeros(1).expand(shape), size)
-        proposals, _ = self.network.rpn(images, pyramid)
-        found, _ = self.network.roi_heads(pyramid, proposals, images.image_sizes)
+        found = self.find(self.network, images, pyramid)
         ids = torch.tensor((0, *self.categories), device=h.device)
         return [Objects(f["boxes"], ids[f["labels"]], f["scores"]) for f in found]
 
     def forward(self, x: Tensor) -> list[Objects]:
         """x [B, 3, H, W] in 0..1 → what is in them: `rest` of `front`."""
         return self.rest(self.front(x), (x.shape[2], x.shape[3]))
-
-
-@dataclass(frozen=True)
-class Proposed:
-    """What a first stage says of B pictures: of A anchors [A, 4] in each the objectness, logits [B, A], and the boxes
-    [B, A, 4], both with a gradient; and the boxes that are looked at further, [N, 4] of each picture."""
-
-    anchors: list[Tensor]
-    objectness: Tensor
-    boxes: Tensor
-    chosen: list[Tensor]
-
-
-def propose(network: tv.FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Proposed:
-    """What torchvision's first stage does, with what it does not tell."""
-    rpn, features = network.rpn, list(pyramid.values())
-    logits, offsets = rpn.head(features)
-    anchors = rpn.anchor_generator(images, features)
-    counts = [level[0].numel() for level in logits]
-    flat_logits, flat_offsets = concat_box_prediction_layers(logits, offsets)
-    boxes = rpn.box_coder.decode(flat_offsets, anchors).reshape(len(anchors), -1, 4)
-    chosen, _ = rpn.filter_proposals(boxes.detach(), flat_logits.detach(), images.image_sizes, counts)
-    return Proposed(anchors, flat_logits.reshape(len(anchors), -1), boxes, chosen)
-
-
-def framed(x: Tensor, size: tuple[int, int] | None = None) -> ImageList:
-    """x [B, 3, H, W] as torchvision's parts want it; `size` is the height and width that is not padding."""
-    return ImageList(x, [size or (x.shape[2], x.shape[3])] * len(x))
 
 
 class CompactRest(nn.Module):
@@ -192,7 +165,7 @@ def compact_detector() -> SplitDetector:
         box_batch_size_per_image=96,
         box_score_thresh=0.02,
     )
-    return SplitDetector(network, COCO_IDS, compact_size)
+    return SplitDetector(network, COCO_IDS, compact_size, find_twice)
 
 
 class ResNetFront(nn.Module):
