@@ -1,4 +1,6 @@
-"""A small codec with random weights, and pictures to give it."""
+"""A small codec with random weights, pictures to give it, and what several tests ask of such codecs."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,8 +8,10 @@ import torch
 
 from trifocal.codec import Codec
 from trifocal.entropy import EntropyModel
-from trifocal.pictures import Picture
+from trifocal.losses.perceptual import Perceptual
+from trifocal.pictures import Picture, canvas
 from trifocal.transforms import Analysis, Synthesis
+from trifocal.types import Condition
 
 
 def small_codec(seed: int = 0, noise: float = 0.05) -> Codec:
@@ -40,6 +44,37 @@ def random_rgb(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.clip(128 + 30 * waves + edges + random.normal(size=(height, width, 3)) * 6, 0, 255).astype(
         np.uint8
     )
+
+
+def largest_seam(codec: Codec, condition: Condition, monkeypatch: pytest.MonkeyPatch) -> int:
+    """By how many levels a picture that is decoded in six tiles differs from the same latents decoded at once."""
+    picture = Picture(random_rgb(300, 200, seed=5))
+    monkeypatch.setattr(canvas, "TILE", 128)
+    stream = codec.encode(picture, quality=60)
+    assert len(stream.layers[0].chunks) == 6
+    latents: list[torch.Tensor] = []
+    walk = codec.walk
+
+    def kept(*given: Any) -> torch.Tensor:
+        latents.append(walk(*given))
+        return latents[-1]
+
+    monkeypatch.setattr(codec, "walk", kept)
+    by_tile = codec.decode(stream, condition=condition).picture.rgb
+    rows = [torch.cat(latents[at : at + 3], dim=2) for at in (0, 3)]
+    with torch.inference_mode():
+        at_once = codec.synthesise(torch.cat(rows, dim=1), torch.tensor([480]), condition)[0, :, :200, :300]
+    return int(np.abs(at_once.permute(1, 2, 0).mul(255).round().clamp(0, 255).numpy() - by_tile).max())
+
+
+class Halved(Perceptual):
+    """A distance of the pictures at half of their size."""
+
+    title = "half the size"
+
+    def forward(self, x_hat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        half = torch.nn.functional.avg_pool2d(x_hat - x, 2)
+        return half.square().flatten(1).mean(1)
 
 
 @pytest.fixture(scope="session")

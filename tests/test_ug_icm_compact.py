@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, small_codec
+from conftest import Halved, largest_seam, random_rgb, small_codec
 from test_cli import Recorder, one_sentence, run
 
 import trifocal
@@ -16,10 +16,9 @@ from trifocal.container import Bitstream
 from trifocal.errors import OptionError, PresetError
 from trifocal.evaluation import read_rows
 from trifocal.evaluation.subjects import subject_of, title_of, variants
-from trifocal.losses.perceptual import Perceptual
-from trifocal.losses.ug_icm import UgIcmObjective, preferring
+from trifocal.losses.ug_icm import UgIcmObjective
 from trifocal.methods.ug_icm_compact import UgIcmCompact
-from trifocal.pictures import Picture, canvas
+from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, find, with_preference
 from trifocal.training import train
 from trifocal.training.loop import groups
@@ -90,35 +89,7 @@ def test_forward_is_what_decode_gives(codec):
 
 def test_tiles_leave_no_seams(codec, monkeypatch):
     """What is added for machines looks no further than the halo."""
-    picture = Picture(random_rgb(300, 200, seed=5))
-    monkeypatch.setattr(canvas, "TILE", 128)
-    stream = codec.encode(picture, quality=60)
-    assert len(stream.layers[0].chunks) == 6
-    latents: list[torch.Tensor] = []
-    walk = codec.walk
-
-    def kept(*given):
-        latents.append(walk(*given))
-        return latents[-1]
-
-    monkeypatch.setattr(codec, "walk", kept)
-    by_tile = codec.decode(stream, condition=wanting(1.0)).picture.rgb
-    rows = [torch.cat(latents[at : at + 3], dim=2) for at in (0, 3)]
-    with torch.inference_mode():
-        at_once = codec.synthesise(torch.cat(rows, dim=1), torch.tensor([480]), wanting(1.0))[
-            0, :, :200, :300
-        ]
-    assert np.abs(at_once.permute(1, 2, 0).mul(255).round().clamp(0, 255).numpy() - by_tile).max() <= 1
-
-
-class Halved(Perceptual):
-    """A distance of the pictures at half of their size."""
-
-    title = "half the size"
-
-    def forward(self, x_hat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        half = torch.nn.functional.avg_pool2d(x_hat - x, 2)
-        return half.square().flatten(1).mean(1)
+    assert largest_seam(codec, wanting(1.0), monkeypatch) <= 1
 
 
 def test_only_the_way_for_machines_learns():
@@ -139,10 +110,11 @@ def test_only_the_way_for_machines_learns():
         losses.append(loss.item())
     changed = {name for name, w in codec.state_dict().items() if not torch.equal(w, before[name])}
     assert {name.split(".")[1] for name in changed} == {"preferring", "detail"} and losses[-1] < losses[0]
-    judged = objective.judge(codec.eval(), batch.x, batch.level)
+    people = codec.eval()(batch.x, batch.level)
+    judged = objective.judge(codec, batch.x, batch.level, people)
     assert judged.keys() == {"distance", "distance_machine", "psnr_machine"}
-    people = codec(batch.x, batch.level, preferring(0.0, batch.x)).x_hat
-    assert torch.equal(judged["distance"], Halved()(people, batch.x))
+    for_people = codec(batch.x, batch.level, Condition(preference=torch.zeros(2))).x_hat
+    assert torch.equal(judged["distance"], Halved()(for_people, batch.x))
 
 
 def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:

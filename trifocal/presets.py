@@ -340,11 +340,9 @@ def with_preference(
         PresetError: where the decoder knows no preference; the message names the presets whose decoders do.
         OptionError: for a number out of 0..1.
     """
+    check_preference(preset, preference)
     if preference is None:
         return condition
-    check_preference(preset)
-    if not 0 <= preference <= 1:
-        raise OptionError(f"A preference goes from 0, for people, to 1, for machines, not {preference:g}.")
     import torch
 
     from trifocal.types import Condition
@@ -352,11 +350,15 @@ def with_preference(
     return replace(condition or Condition(), preference=torch.tensor([float(preference)]))
 
 
-def check_preference(preset: Preset) -> None:
-    """Raises PresetError where a decoder knows no preference; the message names the presets whose decoders do."""
+def check_preference(preset: Preset, preference: float | None) -> None:
+    """Raises as `with_preference` does; None is right everywhere."""
+    if preference is None:
+        return
     if not preset.preference:
         able = [other.name for other in PRESETS if other.preference] or ["no preset"]
         raise PresetError(f"{preset.name} knows no preference; take {' or '.join(able)}.")
+    if not 0 <= preference <= 1:
+        raise OptionError(f"A preference goes from 0, for people, to 1, for machines, not {preference:g}.")
 
 
 def check_layers(preset: Preset) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -28,7 +28,7 @@ from trifocal.evaluation.layering import (
 )
 from trifocal.evaluation.wording import KINDS, Wording
 from trifocal.pictures import Picture
-from trifocal.presets import find, with_preference
+from trifocal.presets import check_preference, find, with_preference
 from trifocal.words import for_decoding, for_encoding
 
 __all__ = [
@@ -73,7 +73,7 @@ class PresetSubject:
 
         self.name, self.preset, self.text = title or name, name, text
         self.preference = preference
-        with_preference(find(name), None, preference)
+        check_preference(find(name), preference)
         self.codec = load(name)
         self.weights = f"{self.codec.fingerprint:04x}"
         self.sends = text is not None and find(name).words == "decoder"
@@ -148,13 +148,8 @@ def preferred(presets: Sequence[Name], preferences: Sequence[float]) -> list[Nam
             f"There are preferences to compare, and no preset to be measured knows any; these do: {', '.join(able)}."
         )
     for preference in preferences:
-        with_preference(next(iter(able.values())), None, preference)
-    chosen = dict.fromkeys(f"{preference:g}" for preference in preferences)
-    return [
-        name
-        for preset in presets
-        for name in ([f"{preset}:{kind}" for kind in chosen] if preset in able else [preset])
-    ]
+        check_preference(next(iter(able.values())), preference)
+    return each(presets, able, [f"{preference:g}" for preference in preferences])
 
 
 def worded(presets: Sequence[Name], kinds: Sequence[str]) -> list[Name | str]:
@@ -175,6 +170,11 @@ def worded(presets: Sequence[Name], kinds: Sequence[str]) -> list[Name | str]:
         raise OptionError(
             f"There are kinds of words to compare, and no preset to be measured takes any{others}."
         )
+    return each(presets, able, kinds)
+
+
+def each(presets: Sequence[Name], able: Container[object], kinds: Sequence[str]) -> list[Name | str]:
+    """Those that are able once for each of these kinds, as preset:kind; all others as they are."""
     chosen = dict.fromkeys(kinds)
     return [
         name
@@ -193,9 +193,8 @@ def subject_of(name: str, wording: Wording | None = None) -> Subject | WordedSub
         return SmallSubject(_codec_of(plain))
     if kind in (BASE, APART):
         return BaseSubject(plain) if kind == BASE else ApartSubject(plain)
-    if preference_in(kind) is not None:
-        return PresetSubject(plain, title=name, preference=preference_in(kind))
-    return _codec_of(name)
+    preference = preference_in(kind)
+    return _codec_of(name) if preference is None else PresetSubject(plain, None, name, preference)
 
 
 def preference_in(kind: str) -> float | None:
@@ -238,9 +237,10 @@ def is_rival(name: str) -> bool:
 def title_of(name: str) -> str:
     """As tables and legends have it."""
     plain, _, kind = name.partition(":")
-    plain, told = (plain, f", {TITLES[kind]}") if kind in TITLES else (name, "")
     if preference_in(kind) is not None:
-        plain, told = name.partition(":")[0], f", preference {kind}"
+        told = f", preference {kind}"
+    else:
+        plain, told = (plain, f", {TITLES[kind]}") if kind in TITLES else (name, "")
     return (RIVALS[plain].title if plain in RIVALS else f"Trifocal {plain}") + told
 
 

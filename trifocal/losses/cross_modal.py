@@ -124,9 +124,9 @@ class PerceptualObjective(Objective):
     def description(self) -> dict[str, object]:
         return super().description() | {"perceptual_weight": self.perceptual_weight}
 
-    def judge(self, codec: nn.Module, x: Tensor, level: Tensor) -> dict[str, Tensor]:
+    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
         """The distance of what is decoded without words."""
-        return {"distance": self.perceptual(codec(x, level).x_hat, x)}
+        return {"distance": self.perceptual(output.x_hat, x)}
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, batch.condition)

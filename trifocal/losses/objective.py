@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from trifocal.losses.rate_distortion import balance, rate_distortion
-from trifocal.types import Batch
+from trifocal.types import Batch, Output
 
 
 class Objective(nn.Module):
@@ -29,8 +29,9 @@ class Objective(nn.Module):
         said = [getattr(part, "note", "") for part in self.children()]
         return [note for note in said if note]
 
-    def judge(self, codec: nn.Module, x: Tensor, level: Tensor) -> dict[str, Tensor]:
-        """What a run's log says of held-out pictures besides rate and error, each [B]; here nothing."""
+    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
+        """What a run's log says of held-out pictures besides rate and error, each [B]; here nothing. `output` is the codec's without a
+        condition."""
         return {}
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import Perceptual, TowerDistance
 from trifocal.losses.rate_distortion import balance, lambda_of, mean_squared_error
-from trifocal.types import Batch, Condition
+from trifocal.types import Batch, Condition, Output
 
 
 class UgIcmObjective(Objective):
@@ -40,18 +40,18 @@ class UgIcmObjective(Objective):
             "error_weight": self.error_weight,
         }
 
-    def judge(self, codec: nn.Module, x: Tensor, level: Tensor) -> dict[str, Tensor]:
+    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
         """The tower's distance and the PSNR of what is decoded for machines, and the distance of what is for people."""
-        people, machines = (codec(x, level, preferring(beta, x)) for beta in (0.0, 1.0))
+        machines = codec(x, level, for_machines(x))
         error = mean_squared_error(machines, x)
         return {
-            "distance": self.perceptual(people.x_hat, x),
+            "distance": self.perceptual(output.x_hat, x),
             "distance_machine": self.perceptual(machines.x_hat, x),
             "psnr_machine": 10 * torch.log10(255**2 / error),
         }
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
-        output = codec(batch.x, batch.level, preferring(1.0, batch.x))
+        output = codec(batch.x, batch.level, for_machines(batch.x))
         error = lambda_of(batch.level) * mean_squared_error(output, batch.x) * balance(batch.level)
         yield (
             "codec",
@@ -61,6 +61,6 @@ class UgIcmObjective(Objective):
         )
 
 
-def preferring(preference: float, x: Tensor) -> Condition:
-    """The same preference for each picture of a batch."""
-    return Condition(preference=torch.full((len(x),), preference, device=x.device))
+def for_machines(x: Tensor) -> Condition:
+    """Preference 1 for each picture of a batch."""
+    return Condition(preference=torch.ones(len(x), device=x.device))

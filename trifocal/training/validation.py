@@ -53,7 +53,7 @@ def validate(codec: Codec, x: Tensor, objective: Objective) -> dict[str, float]:
         row[f"bpp_{number}"] = round(float(bits_per_pixel(output, x).mean()), 4)
         row[f"psnr_{number}"] = round(float((10 * torch.log10(255**2 / error)).mean()), 3)
         costs.append(math.log(float(rate_distortion(output, x, level).mean())))
-        for name, values in objective.judge(codec, x, level).items():
+        for name, values in objective.judge(codec, x, level, output).items():
             more.setdefault(name, []).append(float(values.mean()))
     row["held_out"] = round(math.exp(float(np.mean(costs))), 5)
     row |= {name: round(float(np.mean(values)), 5) for name, values in more.items()}
