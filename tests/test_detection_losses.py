@@ -42,7 +42,7 @@ from trifocal.machine.detector import (
     compact_detector,
 )
 from trifocal.machine.looking import COCO_IDS
-from trifocal.machine.stages import framed, propose
+from trifocal.machine.stages import Find, find_once, find_twice, framed, propose
 from trifocal.training import detector as lesson
 from trifocal.training import scenes
 from trifocal.weights import read_weights, write_weights
@@ -179,8 +179,9 @@ def test_a_first_stage_that_knows_it_all_costs_nothing() -> None:
     assert terms["objectness"] > 20 and terms["proposals"] < 1e-4
 
 
-def test_a_class_is_as_sure_as_the_box_fits() -> None:
-    """Scores that are all alike have a divergence that says what was wanted: of one class by the overlap, the rest nothing."""
+def blank_scene() -> tuple[SplitDetector, Tensor, list[Target]]:
+    """The same, with a second stage that says the same of everything, and is always shown the object, a box that has three
+    quarters of it, and two of nothing."""
     detector, x, targets = small_scene()
     heads = detector.network.roi_heads
     for layer in heads.box_predictor.children():
@@ -191,10 +192,33 @@ def test_a_class_is_as_sure_as_the_box_fits() -> None:
     labels = [torch.tensor([2, 2, 0]), torch.tensor([0])]
     matched = [torch.tensor([0, 0, 0]), torch.tensor([0])]
     heads.select_training_samples = lambda proposals, truth: (sampled, matched, labels, None)
+    return detector, x, targets
+
+
+def test_a_class_is_as_sure_as_the_box_fits() -> None:
+    """Scores that are all alike have a divergence that says what was wanted: of one class by the overlap, the rest nothing."""
+    detector, x, targets = blank_scene()
     terms = detection_losses(detector, x, detector.network.backbone(x), targets, None)
     surprise = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert terms["classes"].item() == pytest.approx(np.log(6) - surprise / 4, rel=1e-4)
     assert terms["boxes"].item() == pytest.approx((0 + 0.25) / 2, rel=1e-4)
+
+
+def test_a_second_look_learns_where_the_first_put_the_boxes() -> None:
+    """Where they stay it learns the same; where the first throws them out of the picture there is nothing left to frame."""
+    detector, x, targets = blank_scene()
+
+    def terms(find: Find) -> dict[str, float]:
+        detector.find = find
+        found = detection_losses(detector, x, detector.network.backbone(x), targets, None)
+        return {name: found[name].item() for name in ("classes", "boxes")}
+
+    assert terms(find_twice) == pytest.approx(terms(find_once), rel=1e-3)
+    with torch.no_grad():
+        detector.network.roi_heads.box_predictor.bbox_pred.bias[0::4] = 40.0  # tenths of a width to the right
+    once, twice = terms(find_once), terms(find_twice)
+    assert twice["boxes"] == pytest.approx(once["boxes"] / 2, rel=1e-3) and once["boxes"] > 1
+    assert twice["classes"] == pytest.approx(np.log(6), rel=1e-3) == once["classes"]
 
 
 def test_a_gradient_reaches_every_part_of_the_compact_detector() -> None:
@@ -349,6 +373,31 @@ def test_every_block_learns_what_a_teachers_does(
     assert not equal(one, begun, "front") and not equal(one, begun, "middle")
     assert equal(one, begun, "pyramid") and equal(one, begun, "rpn") and equal(one, begun, "roi_heads")
     assert not equal(one, two, "roi_heads")
+
+
+def test_what_is_behind_the_split_learns_and_the_front_stays(
+    quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From what the front that stays makes of pictures; in the second stage too. Without a front there is none to keep."""
+    monkeypatch.setattr(lesson, "Answers", Blocks)
+    start, run = tmp_path / "start.safetensors", tmp_path / "run"
+    torch.manual_seed(0)
+    write_weights(compact_detector(), start)
+    train = partial(lesson.train_detector, [folder], teacher="some/pico.onnx", keep_front=True)
+    with pytest.raises(OptionError, match="--start"):
+        train(run, steps=1)
+    train(run, steps=1, start=start)
+    path = train(run, steps=6, start=start, resume=True)
+    first, last = log_of(run)
+    blocks = [f"block {number}" for number in range(4, 14)]
+    assert [name for name in first if name.startswith("block")] == blocks
+    assert sum(last[name] for name in blocks) < 0.9 * sum(first[name] for name in blocks)
+    begun, made = read_weights(start), read_weights(path)
+    assert equal(made, begun, "front") and not equal(made, begun, "middle") and not equal(made, begun, "last")
+    path = lesson.train_detector([folder], run / "2", steps=1, stage=2, batch=2, start=path, keep_front=True)
+    assert equal(read_weights(path), begun, "front") and not equal(read_weights(path), begun, "roi_heads")
+    told = CliRunner().invoke(app, ["train", "towers", str(folder), "--steps", "1", "--keep-front"])
+    assert told.exit_code == 2 and "--keep-front" in told.output
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor], part: str) -> bool:

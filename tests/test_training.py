@@ -10,12 +10,14 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import random_rgb, small_codec
 from PIL import Image
+from torch import Tensor, nn
 
 from trifocal import presets
 from trifocal.data import Crops, read_pictures, split
@@ -24,6 +26,7 @@ from trifocal.errors import OptionError, PresetError, WeightsError
 from trifocal.losses import LAMBDA_RANGE, balance, lambda_of, spread_levels
 from trifocal.pictures import Picture
 from trifocal.training import train
+from trifocal.training.lesson import Lesson, optimisers_of
 from trifocal.training.loop import schedule
 from trifocal.weights import check_fingerprint, fingerprint, load_weights, read_weights
 
@@ -202,6 +205,39 @@ def test_fingerprints():
     check_fingerprint(7, 7, "small")
     with pytest.raises(WeightsError, match="0007 of the preset small, but 0008"):
         check_fingerprint(8, 7, "small")
+
+
+class Square(Lesson):
+    """Two layers, the second slower."""
+
+    weights, learning_rate, matrix_rate, weight_decay = {"error": 1.0}, 0.01, 0.04, 0.1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.look = nn.Linear(4, 4), nn.Linear(4, 4), nn.Conv2d(1, 1, 3)
+        self.second.bias.requires_grad_(False)
+
+    def factor(self, name: str) -> float:
+        return 0.5 if "second" in name else 1.0
+
+    def losses(self, *given: Any) -> dict[str, Tensor]:
+        return {}
+
+
+def test_matrices_have_an_optimiser_of_their_own(monkeypatch):
+    """What is no matrix has AdamW, which may have all; biases do not decay, and what is frozen is not there."""
+    lesson = Square()
+    adam, muon = optimisers_of(lesson)
+    rows = [(g["factor"], g["weight_decay"], [*map(id, g["params"])]) for g in muon.param_groups]
+    assert rows == [(4.0, 0.1, [id(lesson.first.weight)]), (2.0, 0.1, [id(lesson.second.weight)])]
+    rows = [(g["factor"], g["weight_decay"], [*map(id, g["params"])]) for g in adam.param_groups]
+    assert rows == [
+        (1.0, 0.0, [id(lesson.first.bias), id(lesson.look.bias)]),
+        (1.0, 0.1, [id(lesson.look.weight)]),
+    ]
+    monkeypatch.setattr(Square, "matrix_rate", None)
+    (adam,) = optimisers_of(lesson)
+    assert sum(len(group["params"]) for group in adam.param_groups) == 5
 
 
 TOGETHER = """

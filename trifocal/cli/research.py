@@ -57,6 +57,12 @@ def train(
     of: Annotated[
         str | None, typer.Option(help="For base: the preset that it is of; dual-layer-compact, if not said.")
     ] = None,
+    keep_front: Annotated[
+        bool,
+        typer.Option(
+            "--keep-front", help="For detector: only what stands behind the split learns; files stay valid."
+        ),
+    ] = False,
     every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 5.0,
     threads: Threads = None,
 ) -> None:
@@ -67,6 +73,8 @@ def train(
     from the detector that it serves, and `dual-layer-compact --start` (or `dual-layer`) then goes on from its weights.
     """
     check_training(preset, stage, learning_rate, teacher, of)
+    if keep_front and preset != "detector":
+        raise typer.BadParameter(f"--keep-front is for detector, not for {preset}.")
     from trifocal import console, training
 
     use_threads(threads)
@@ -78,6 +86,8 @@ def train(
             own: dict[str, Any] = {"stage": stage}
             if preset == "base":
                 own = {} if of is None else {"of": of}
+            if keep_front:
+                own["keep_front"] = True
             weights = getattr(training, APART[preset])(
                 sources,
                 folder,

@@ -1,7 +1,8 @@
 """What a detector learns from: boxes, and a teacher's soft scores and features.
 
     proposals (Ren et al. 2015, section 3.1.2)         objectness, which is how well the box will fit (Li et al. 2020); boxes
-    regions (section 3.2, and Hinton et al. 2015)      class, as sure as the box fits, and from the teacher; boxes
+    regions (section 3.2, and Hinton et al. 2015)      class, as sure as the box fits, and from the teacher; boxes; as often as
+                                                       the detector looks, of the boxes that it then looks at (Cai and Vasconcelos 2018)
     pyramid (FitNets, Romero et al. 2015)              the teacher's features, its class scores at each place
 
 All terms take a `SplitDetector` and what its pyramid says; nothing here is specific to one size of it.
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import box_area, box_iou, generalized_box_iou_loss
+from torchvision.ops import box_area, box_iou, clip_boxes_to_image, generalized_box_iou_loss
 
 from trifocal.machine.detector import SplitDetector
 from trifocal.machine.stages import Proposed, framed, propose
@@ -76,27 +77,59 @@ def detection_losses(
     first = propose(network, images, pyramid)
     truth = [{"boxes": t.boxes, "labels": t.labels} for t in targets]
     proposals, matched, labels, _ = network.roi_heads.select_training_samples(first.chosen, truth)
-    scores, moved = regions(network, pyramid, proposals, images)
+    looks, moved = [], proposals
+    for look in range(detector.looks):
+        if look:
+            proposals = [clip_boxes_to_image(own, size) for own, size in zip(moved, images.image_sizes)]
+            matched, labels = network.roi_heads.assign_targets_to_proposals(
+                proposals, [t.boxes for t in targets], [t.labels for t in targets]
+            )
+        terms, moved = region_losses(network, pyramid, images, proposals, matched, labels, targets, seen)
+        looks.append(terms)
+    return proposal_losses(first, targets) | {
+        name: torch.stack([terms[name] for terms in looks]).mean() for name in looks[0]
+    }
+
+
+def region_losses(
+    network: Any,
+    pyramid: dict[str, Tensor],
+    images: Any,
+    proposals: list[Tensor],
+    matched: list[Tensor],
+    labels: list[Tensor],
+    targets: Sequence[Target],
+    seen: Sequence[Seen] | None,
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The terms of the second stage, one look, and where it moves the proposals, without a gradient.
+
+    Args:
+        proposals: of each picture, [N, 4]. matched: whose they are, [N]. labels: and what, 0 for nothing, [N].
+    """
+    scores, offsets = regions(network, pyramid, proposals, images)
     numbers = torch.cat(labels)
+    places = torch.arange(len(numbers), device=numbers.device)
+    own = offsets.reshape(len(offsets), -1, 4)[places, numbers]
+    moved = network.roi_heads.box_coder.decode_single(own, torch.cat(proposals))
     there = torch.nonzero(numbers > 0)[:, 0]
     true_boxes = torch.cat([boxes_at(t.boxes, at) for t, at in zip(targets, matched)])[there]
-    own = moved.reshape(len(moved), -1, 4)[there, numbers[there]]
-    boxes = network.roi_heads.box_coder.decode_single(own, torch.cat(proposals)[there])
+    boxes = moved[there]
     quality = torch.ones_like(scores[:, 0])
     quality[there] = paired_iou(boxes.detach(), true_boxes)
     wanted = F.one_hot(numbers, scores.shape[1]) * quality[:, None]
     wanted[:, 0] += 1 - quality
+    counts = [len(p) for p in proposals]
     if seen is not None:
         wanted = torch.cat(
             [
                 soft_classes(p, w, s, TEACHER_SHARE if t.certain else 1.0)
-                for p, w, s, t in zip(proposals, wanted.split([len(p) for p in proposals]), seen, targets)
+                for p, w, s, t in zip(proposals, wanted.split(counts), seen, targets)
             ]
         )
-    return proposal_losses(first, targets) | {
+    return {
         "classes": F.kl_div(scores.log_softmax(1), wanted, reduction="batchmean"),
         "boxes": box_loss(boxes, true_boxes),
-    }
+    }, list(moved.detach().split(counts))
 
 
 def proposal_losses(first: Proposed, targets: Sequence[Target]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from trifocal.machine.backbone import CHANNELS, DEVIATION, MEAN, CompactFront, normalised, stage
 from trifocal.machine.looking import COCO_IDS, compact_size, torchvision_size
-from trifocal.machine.stages import Find, find_once, find_twice, framed
+from trifocal.machine.stages import LOOKS, Find, find_once, find_twice, framed
 from trifocal.weights import FOLDER, load_weights
 
 PYRAMID = 96  # channels of the compact detector's pyramid
@@ -87,6 +87,11 @@ class SplitDetector(nn.Module):
         self.categories = tuple(categories)
         least, most = network.transform.min_size[-1], network.transform.max_size
         self.looked_at = looked_at or partial(torchvision_size, least=least, most=most)
+
+    @property
+    def looks(self) -> int:
+        """How often the second stage is done."""
+        return LOOKS if self.find is find_twice else 1
 
     @property
     def backbone(self) -> SplitBackbone:

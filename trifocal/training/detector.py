@@ -25,7 +25,7 @@ from trifocal.machine.looking import COCO_IDS
 from trifocal.presets import load
 from trifocal.training.base import PRESET
 from trifocal.training.checkpoint import begin_with
-from trifocal.training.imitation import Answers, Imitation
+from trifocal.training.imitation import Answers, Behind, Imitation
 from trifocal.training.lesson import (
     SEED,
     Again,
@@ -43,19 +43,19 @@ from trifocal.weights import FOLDER, write_weights
 __all__ = ["train_detector"]
 
 BACKBONE_FACTOR = 0.3  # of the learning rate, for what begins trained
-LATER_FACTOR = 0.7  # of it, for all that learns in the third stage
 WORN = 0.25  # of the scenes, in the third stage: files of other codecs before
-TIMES = 3  # that a scene comes there
+TIMES = 3  # that a scene comes where the front is kept
 BATCHES = (4, 8, 8)
 TEACHER_CHANNELS, LEVELS = 96, 3
 TERMS = {"objectness": 1.0, "proposals": 2.0, "classes": 1.0, "boxes": 2.0, "features": 1.0, "places": 0.5}
 
 
 class Pupil(Lesson):
-    """The detector, and what learns beside it from the teacher; its front only if that has gradients."""
+    """The detector, and what learns beside it from the teacher."""
 
     weights = TERMS
     learning_rate = 1.5e-3
+    matrix_rate = 4e-3
 
     def __init__(self, detector: SplitDetector) -> None:
         super().__init__()
@@ -71,8 +71,6 @@ class Pupil(Lesson):
         self.deviation: Tensor
 
     def factor(self, name: str) -> float:
-        if not next(self.detector.backbone.front.parameters()).requires_grad:
-            return LATER_FACTOR
         begun = ".front." in name or ".rest.middle." in name or ".rest.last." in name
         return BACKBONE_FACTOR if begun else 1.0
 
@@ -126,6 +124,7 @@ def train_detector(
     steps: int | None = None,
     minutes: float | None = None,
     stage: int = 1,
+    keep_front: bool = False,
     start: str | Path | None = None,
     teacher: str | Path | None = None,
     resume: bool = False,
@@ -141,6 +140,8 @@ def train_detector(
         steps, minutes: the run's length; one of them.
         stage: 1 for the backbone, which learns from the teacher alone; 2 for all of it; 3 for what stands behind the split, on
             base layers as well, those of the installed dual-layer-compact.
+        keep_front: only what stands behind the split learns, from what the front of `start` makes of pictures, so that base
+            layers and files that were made for it stay valid; in the third stage always so.
         start: detector.safetensors to begin from, as the first stage or an earlier run left it; the third begins with the
             installed one, if not said.
         teacher: PicoDet as ONNX; without it only boxes teach, and there is no first stage.
@@ -166,18 +167,25 @@ def train_detector(
         codec = load(PRESET)
         assert isinstance(codec, DualLayer)
         base, start = codec.base, start or FOLDER / "detector.safetensors"
+    keep_front = keep_front or stage == 3
+    if keep_front and start is None:
+        raise OptionError("To keep a front there must be one: say which with --start.")
     if start is not None:
         begin_with(detector, start)
     batch = batch or BATCHES[stage - 1]
-    detector.backbone.front.requires_grad_(base is None)
-    lesson = Imitation(detector) if stage == 1 else Pupil(detector)
+    detector.backbone.front.requires_grad_(not keep_front)
+    lesson = Imitation(detector, keep_front) if stage == 1 else Pupil(detector)
     run = LessonRun(lesson, Path(out), steps, minutes)
     if resume:
         run.resume()
     seed = SEED + run.progress.step + run.accelerator.process_index
     if isinstance(lesson, Imitation):
         assert teacher is not None
-        run.go(Answers(training, teacher, batch, seed), Answers(held_out, teacher, 4, SEED), every, report)
+        answers: Source = Answers(training, teacher, batch, seed)
+        others: Source = Answers(held_out, teacher, 4, SEED)
+        if keep_front:
+            answers, others = Again(Behind(answers, detector), TIMES, seed), Behind(others, detector)
+        run.go(answers, others, every, report)
     else:
         seer = None if teacher is None else DetectionTeacher(teacher)
         source: Source = Scenes(training, seer, batch, seed, worn=0.0 if base is None else WORN)

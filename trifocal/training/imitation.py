@@ -21,10 +21,10 @@ from trifocal.data import TrainingPicture
 from trifocal.evaluation.detectors import PICODET_SIDE, preprocess
 from trifocal.machine.backbone import CompactFront
 from trifocal.machine.detector import CompactRest, SplitDetector
-from trifocal.training.lesson import Ahead, Given, Lesson
+from trifocal.training.lesson import Ahead, Given, Lesson, Source
 from trifocal.training.scenes import listening
 
-__all__ = ["ANSWERS", "Answers", "Imitation"]
+__all__ = ["ANSWERS", "Answers", "Behind", "Imitation"]
 
 ANSWERS = (
     "pool2d_0.tmp_0",
@@ -33,6 +33,7 @@ ANSWERS = (
     "batch_norm_45.tmp_4", "reshape2_17.tmp_0", "reshape2_19.tmp_0",
 )  # fmt: skip
 """Names of the outputs of PicoDet's stem and blocks, in order."""
+FRONT_BLOCKS = 4
 WHOLE = 0.4  # how often the teacher is shown a whole picture
 SOFTEST = 0.02  # of the mean variance, added to each channel's
 
@@ -73,22 +74,37 @@ class Answers(Ahead):
         return preprocess(rgb, PICODET_SIDE, PICODET_SIDE)
 
 
+class Behind:
+    """The answers of the blocks behind the split, and instead of pictures what the detector's own front makes of them."""
+
+    def __init__(self, answers: Source, detector: SplitDetector) -> None:
+        self.answers, self.front = answers, detector.backbone.front
+
+    @torch.no_grad()
+    def next(self) -> Given:
+        x, said = self.answers.next()
+        return self.front(x.to(next(self.front.parameters()).device)), said[FRONT_BLOCKS:]
+
+
 class Imitation(Lesson):
-    """The backbone's blocks, in order."""
+    """The backbone's blocks, in order; where the front is kept as it is, those behind the split."""
 
     learning_rate = 4e-3
+    matrix_rate = 1e-2
     weight_decay = 0.0
     ema = 0.995
     held_out = 4
-    weights = {f"block {number}": 1.0 for number in range(len(ANSWERS))}  # noqa: RUF012
 
-    def __init__(self, detector: SplitDetector) -> None:
+    def __init__(self, detector: SplitDetector, keep_front: bool = False) -> None:
         super().__init__()
         self.detector = detector
         self.variances: list[Tensor] = []
         self.fraction = 0.0
+        self.first = FRONT_BLOCKS if keep_front else 0
+        learns = LATER if keep_front else (FRONT, *LATER)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(("detector.network.backbone.front", *LATER)))
+            parameter.requires_grad_(name.startswith(learns))
+        self.weights = {f"block {number}": 1.0 for number in range(self.first, len(ANSWERS))}
 
     def factor(self, name: str) -> float:
         """What stands on the stem suffers most from it, and it has the fewest parameters."""
@@ -98,22 +114,24 @@ class Imitation(Lesson):
         """Squared error over the variance, a mean over channels, of every block."""
         front, rest = self.detector.backbone.front, self.detector.backbone.rest
         assert isinstance(front, CompactFront) and isinstance(rest, CompactRest)
-        blocks = [front.stem, *front.stage, *rest.middle, *rest.last]
+        blocks = [front.stem, *front.stage, *rest.middle, *rest.last][self.first :]
         terms = {}
         y = x
         for number, (block, answer) in enumerate(zip(blocks, answers, strict=True)):
             if number and self.training and float(torch.rand(())) > self.fraction:
                 y = answers[number - 1]
             y = block(y)
-            terms[f"block {number}"] = ((y - answer).square() / self.variances[number].to(y)).mean()
+            error = (y - answer).square() / self.variances[number].to(y)
+            terms[f"block {self.first + number}"] = error.mean()
         return terms
 
     def look_at(self, batches: Sequence[Given]) -> None:
         """Sets what the errors are divided by."""
         self.variances = []
-        for number in range(len(ANSWERS)):
-            variance = torch.cat([answers[number].flatten(0, 2) for _, answers in batches]).var(0)
+        for answers in zip(*(answers for _, answers in batches), strict=True):
+            variance = torch.cat([answer.flatten(0, 2) for answer in answers]).var(0)
             self.variances.append(variance + SOFTEST * variance.mean())
 
 
+FRONT = "detector.network.backbone.front"
 LATER = ("detector.network.backbone.rest.middle", "detector.network.backbone.rest.last")

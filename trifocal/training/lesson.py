@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trifocal.data import TrainingPicture, read_pictures, split
@@ -94,6 +95,8 @@ class Lesson(nn.Module, ABC):
     Attributes:
         weights: of each term in the loss.
         learning_rate, weight_decay, warmup, ema: AdamW's, the steps until its height, and the decay of the averaged weights.
+        matrix_rate: Muon's learning rate, for all that are matrices, where it is used (Jordan et al. 2024, "Muon: an optimizer
+            for hidden layers in neural networks"; scaled as Liu et al. 2025, arXiv 2502.16982, section 2.2).
         clip: the norm above which a gradient is shortened to it.
         held_out: batches that are measured on.
         fraction: of the run that is done, 0..1.
@@ -102,6 +105,7 @@ class Lesson(nn.Module, ABC):
     weights: Mapping[str, float]
     fraction = 0.0
     learning_rate = 1e-3
+    matrix_rate: float | None = None
     weight_decay = 0.05
     warmup = 100
     ema = 0.998
@@ -142,24 +146,7 @@ class LessonRun:
         )
         self.out, self.steps, self.minutes = out, steps, minutes
         out.mkdir(parents=True, exist_ok=True)
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for name, parameter in lesson.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            groups.setdefault((lesson.factor(name), parameter.ndim > 1), []).append(parameter)
-        optimiser = torch.optim.AdamW(
-            [
-                {
-                    "params": parameters,
-                    "weight_decay": lesson.weight_decay if wide else 0.0,
-                    "factor": factor,
-                }
-                for (factor, wide), parameters in groups.items()
-            ],
-            lr=lesson.learning_rate,
-            betas=(0.9, 0.98),
-        )
-        self.lesson, self.optimiser = self.accelerator.prepare(lesson, optimiser)
+        self.lesson, *self.optimisers = self.accelerator.prepare(lesson, *optimisers_of(lesson))
         self.averaged = AveragedModel(
             self.bare, multi_avg_fn=get_ema_multi_avg_fn(lesson.ema), use_buffers=False
         )
@@ -205,16 +192,19 @@ class LessonRun:
         lesson.fraction = self.fraction
         rising = min(1.0, (self.progress.step + 1) / lesson.warmup)
         rate = lesson.learning_rate * rising * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.fraction)))
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["factor"]
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["factor"]
         with self.accelerator.autocast():
             terms = self.lesson(*moved(given, self.accelerator.device))
         loss = sum((lesson.weights[name] * term for name, term in terms.items()), torch.zeros(()))
-        self.optimiser.zero_grad()
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.lesson.parameters(), lesson.clip)
         if norm is not None and math.isfinite(float(norm)):
-            self.optimiser.step()
+            for optimiser in self.optimisers:
+                optimiser.step()
         self.averaged.update_parameters(lesson)
         return {name: term.item() for name, term in terms.items()}
 
@@ -233,7 +223,7 @@ class LessonRun:
         state = {
             "lesson": self.bare.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "progress": asdict(self.progress),
         }
         save(self.out / "checkpoint.pt", state)
@@ -246,7 +236,8 @@ class LessonRun:
             )
         self.bare.load_state_dict(state["lesson"])
         self.averaged.load_state_dict(state["averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         self.progress = Progress(**state["progress"])
 
     def describe(
@@ -273,6 +264,7 @@ class LessonRun:
         return {
             "date": time.strftime("%Y-%m-%d"),
             "learning_rate": lesson.learning_rate,
+            "matrix_rate": lesson.matrix_rate,
             "weight_decay": lesson.weight_decay,
             "ema": lesson.ema,
             "terms": dict(lesson.weights),
@@ -281,6 +273,25 @@ class LessonRun:
             "minutes": round(self.progress.seconds / 60, 1),
             "machine": f"{self.accelerator.device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         }
+
+
+def optimisers_of(lesson: Lesson) -> list[Optimizer]:
+    """For what learns of it; each group's `factor` is of the lesson's learning rate. Muon is the second, where it is used."""
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in lesson.named_parameters():
+        if parameter.requires_grad:
+            turned = lesson.matrix_rate is not None and parameter.ndim == 2
+            groups.setdefault((turned, lesson.factor(name), parameter.ndim > 1), []).append(parameter)
+    of_both: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for (turned, factor, wide), parameters in groups.items():
+        decay = lesson.weight_decay if wide else 0.0
+        if turned:
+            factor *= (lesson.matrix_rate or 0) / lesson.learning_rate
+        of_both[turned].append({"params": parameters, "weight_decay": decay, "factor": factor})
+    optimisers: list[Optimizer] = [AdamW(of_both[False], lr=lesson.learning_rate, betas=(0.9, 0.98))]
+    if of_both[True]:
+        optimisers.append(Muon(of_both[True], lr=lesson.learning_rate, adjust_lr_fn="match_rms_adamw"))
+    return optimisers
 
 
 def pictures_of(
