@@ -293,6 +293,18 @@ def loss_of(row: dict[str, float]) -> float:
     return sum(weight * row.get(name, 0.0) for name, weight in lesson.Pupil.weights.items())
 
 
+def test_a_checkpoint_of_an_older_version_is_refused(quick: None, folder: Path, tmp_path: Path) -> None:
+    """It had one optimiser, and another name for it."""
+    train = partial(lesson.train_detector, [folder], tmp_path / "run", stage=2, batch=2)
+    train(steps=1)
+    path = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    state["optimiser"] = state.pop("optimisers")[0]
+    torch.save(state, path)
+    with pytest.raises(OptionError, match="or version"):
+        train(steps=2, resume=True)
+
+
 def test_steps_lower_the_loss_resume_and_leave_weights(quick: None, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     said: list[str] = []

@@ -230,9 +230,10 @@ class LessonRun:
 
     def resume(self) -> None:
         state = restore(self.out / "checkpoint.pt", self.accelerator.device)
-        if state.get("lesson", {}).keys() != self.bare.state_dict().keys():
+        same = state.get("lesson", {}).keys() == self.bare.state_dict().keys()
+        if not same or len(state.get("optimisers", ())) != len(self.optimisers):
             raise OptionError(
-                f"The checkpoint in {self.out} is of another stage or network; name it, or take another folder."
+                f"The checkpoint in {self.out} is of another stage, network or version; name it, or take another folder."
             )
         self.bare.load_state_dict(state["lesson"])
         self.averaged.load_state_dict(state["averaged"])
