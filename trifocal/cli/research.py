@@ -72,9 +72,7 @@ def train(
     `detector` the compact detector, which learns from a teacher, and then from boxes too; `base` a base layer, which learns
     from the detector that it serves, and `dual-layer-compact --start` (or `dual-layer`) then goes on from its weights.
     """
-    check_training(preset, stage, learning_rate, teacher, of)
-    if keep_front and preset != "detector":
-        raise typer.BadParameter(f"--keep-front is for detector, not for {preset}.")
+    check_training(preset, stage, learning_rate, teacher, of, keep_front)
     from trifocal import console, training
 
     use_threads(threads)
@@ -310,7 +308,12 @@ def table_of_effects(effects: Sequence["Effect"]) -> "Table":
 
 
 def check_training(
-    preset: str, stage: int, learning_rate: float | None, teacher: str | None, of: str | None
+    preset: str,
+    stage: int,
+    learning_rate: float | None,
+    teacher: str | None,
+    of: str | None,
+    keep_front: bool,
 ) -> None:
     """Refuses what this kind of training would pass over in silence."""
     if preset not in APART and teacher is not None:
@@ -319,6 +322,8 @@ def check_training(
         raise typer.BadParameter(f"{preset} takes no --learning-rate; its own is tried and stays.")
     if preset != "base" and of is not None:
         raise typer.BadParameter(f"--of is for base, not for {preset}.")
+    if preset != "detector" and keep_front:
+        raise typer.BadParameter(f"--keep-front is for detector, not for {preset}.")
     if preset == "base" and stage != 1:
         raise typer.BadParameter("base has one stage; leave --stage out.")
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from trifocal.losses.detection import Target, entropy, regions
+from trifocal.losses.detection import Target, entropy
 from trifocal.losses.rate_distortion import lambda_of
 from trifocal.machine.detector import SplitDetector
-from trifocal.machine.stages import framed
+from trifocal.machine.stages import framed, regions
 
 __all__ = ["TASK_RANGE", "detector_terms", "task_weight"]
 

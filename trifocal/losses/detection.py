@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.ops import box_area, box_iou, clip_boxes_to_image, generalized_box_iou_loss
 
 from trifocal.machine.detector import SplitDetector
-from trifocal.machine.stages import Proposed, framed, propose
+from trifocal.machine.stages import Proposed, framed, propose, regions
 
 TEACHER_SHARE = 0.5  # of a region's target, where there are boxes as well
 ANCHORS, LEAST_ANCHOR = 10, 0.2  # that learn each box, and their least overlap with it
@@ -176,16 +176,6 @@ def quality_focal_loss(logits: Tensor, quality: Tensor) -> Tensor:
 def boxes_at(boxes: Tensor, places: Tensor) -> Tensor:
     """Of no boxes, as many that are nothing: torchvision then gives the place 0."""
     return boxes[places] if len(boxes) else boxes.new_zeros(len(places), 4)
-
-
-def regions(
-    network: Any, pyramid: dict[str, Tensor], proposals: list[Tensor], images: Any
-) -> tuple[Tensor, Tensor]:
-    """Scores of the classes and offsets of the boxes, for all proposals of all pictures."""
-    heads = network.roi_heads
-    pooled = heads.box_head(heads.box_roi_pool(pyramid, proposals, images.image_sizes))
-    scores, moved = heads.box_predictor(pooled)
-    return scores, moved
 
 
 def soft_classes(proposals: Tensor, labels: Tensor, seen: Seen, share: float) -> Tensor:

@@ -47,6 +47,16 @@ def propose(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) 
     return Proposed(anchors, flat_logits.reshape(len(anchors), -1), boxes, chosen, sure)
 
 
+def regions(
+    network: FasterRCNN, pyramid: dict[str, Tensor], proposals: list[Tensor], images: ImageList
+) -> tuple[Tensor, Tensor]:
+    """One look: scores of the classes and offsets of the boxes, for all proposals of all pictures."""
+    heads = network.roi_heads
+    pooled = heads.box_head(heads.box_roi_pool(pyramid, proposals, images.image_sizes))
+    scores, offsets = heads.box_predictor(pooled)
+    return scores, offsets
+
+
 def framed(x: Tensor, size: tuple[int, int] | None = None) -> ImageList:
     """x [B, 3, H, W] as torchvision's parts want it; `size` is the height and width that is not padding."""
     return ImageList(x, [size or (x.shape[2], x.shape[3])] * len(x))
@@ -71,8 +81,7 @@ def find_twice(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor
     proposed = propose(network, images, pyramid)
     boxes = proposed.chosen
     for _ in range(LOOKS):
-        regions = heads.box_head(heads.box_roi_pool(pyramid, boxes, sizes))
-        logits, offsets = heads.box_predictor(regions)
+        logits, offsets = regions(network, pyramid, boxes, images)
         counts = [len(own) for own in boxes]
         moved = heads.box_coder.decode(offsets[:, :4], boxes)[:, 0].split(counts)
         boxes = [clip_boxes_to_image(own, size) for own, size in zip(moved, sizes)]

@@ -44,7 +44,7 @@ __all__ = ["train_detector"]
 
 BACKBONE_FACTOR = 0.3  # of the learning rate, for what begins trained
 WORN = 0.25  # of the scenes, in the third stage: files of other codecs before
-TIMES = 3  # that a scene comes where the front is kept
+TIMES = 3  # that a batch comes where the front's features are made beforehand
 BATCHES = (4, 8, 8)
 TEACHER_CHANNELS, LEVELS = 96, 3
 TERMS = {"objectness": 1.0, "proposals": 2.0, "classes": 1.0, "boxes": 2.0, "features": 1.0, "places": 0.5}
@@ -154,7 +154,7 @@ def train_detector(
         The weights.
 
     Raises:
-        OptionError: for a run without an end, pictures without boxes and no teacher, no checkpoint to resume.
+        OptionError: for a run without an end, pictures without boxes and no teacher, no front to keep, no checkpoint to resume.
         WeightsError: in the third stage, if there is no base layer.
     """
     if stage not in (1, 2, 3) or stage == 1 and teacher is None:
