@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from trifocal.data.images import TrainingPicture
@@ -14,8 +15,8 @@ from trifocal.errors import OptionError
 from trifocal.losses.detection import Seen
 from trifocal.machine.looking import COCO_IDS, compact_size, torchvision_size
 from trifocal.training import scenes as room
+from trifocal.training.imitation import ANSWERS, Answers
 from trifocal.training.scenes import (
-    FEATURES,
     PICODET_SIDE,
     STRIDES,
     DetectionTeacher,
@@ -184,7 +185,7 @@ def seen_as(boxes: Sequence[Sequence[float]], scores: Sequence[dict[int, float]]
     for row, said in zip(rows, scores):
         for number, score in said.items():
             row[number] = score
-    return Seen(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), rows, (), ())
+    return Seen(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), rows, ())
 
 
 class Fake:
@@ -256,16 +257,15 @@ def test_candidates_by_hand() -> None:
     assert scores.shape == (1, 80) and scores[0, 79] == 0.75 and scores.sum() == 0.75
 
 
-def onnx_file(path: Path, features: Sequence[str] = FEATURES) -> Path:
-    """An ONNX file with PicoDet's eight outputs, whose features are means of the picture over each stride."""
+def onnx_file(path: Path, inside: Sequence[str] = ()) -> Path:
+    """An ONNX file with PicoDet's eight outputs, and inside of it means of the picture over each 8×8 pixels, by these names."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     make, number = onnx.helper, onnx.TensorProto.FLOAT
     nodes, outputs = [], []
-    for name, stride in zip(features, STRIDES):
-        sides = [stride, stride]
+    for name in inside:
         nodes.append(
-            make.make_node("AveragePool", ["image"], [name], name=name, kernel_shape=sides, strides=sides)
+            make.make_node("AveragePool", ["image"], [name], name=name, kernel_shape=[8, 8], strides=[8, 8])
         )
     for place, values in enumerate(picodet_outputs()):
         value = onnx.numpy_helper.from_array(values, f"value{place}")
@@ -279,47 +279,37 @@ def onnx_file(path: Path, features: Sequence[str] = FEATURES) -> Path:
 
 
 def test_a_teacher_in_an_onnx_file(tmp_path: Path) -> None:
-    """What it says of each place stands where the place is, and its pyramid comes with it."""
+    """What it says of each place stands where the place is."""
     rgb = np.zeros((50, 100, 3), np.uint8)
     rgb[:, 50:] = 255
     seen = DetectionTeacher(onnx_file(tmp_path / "t.onnx"))(rgb)
-    assert [tuple(m.shape) for m in seen.maps] == [(80, 52, 52), (80, 26, 26), (80, 13, 13)]
-    assert [tuple(f.shape) for f in seen.features] == [(3, 52, 52), (3, 26, 26), (3, 13, 13)]
+    assert [tuple(m.shape) for m in seen.maps] == [(80, 52, 52), (80, 26, 26), (80, 13, 13), (80, 6, 6)]
     assert seen.maps[1][79, 4, 6] == 0.75 and sum(float(m.sum()) for m in seen.maps) == 0.75
-    assert seen.features[2][0, 6, 0] < 0 < seen.features[2][0, 6, 12]
     x, y = (6 * 16 + 7.5) * 100 / PICODET_SIDE, (4 * 16 + 7.5) * 50 / PICODET_SIDE
     x0, y0, x1, y1 = seen.boxes[0].tolist()
     assert x0 < x < x1 and y0 < y < y1 and sure_of(seen, NUMBERS).labels.tolist() == [len(COCO_IDS)]
 
 
-@pytest.mark.parametrize("kind", ["without its pyramid", "text"])
-def test_another_file_is_no_teacher(kind: str, tmp_path: Path) -> None:
+def test_another_file_is_no_teacher(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
     path = tmp_path / "x.onnx"
-    if kind == "text":
-        pytest.importorskip("onnx")
-        path.write_text("hello, this is no ONNX")
-    else:
-        onnx_file(path, ["a", "b", "c"])
+    path.write_text("hello, this is no ONNX")
     with pytest.raises(OptionError, match=r"x\.onnx"):
         DetectionTeacher(path)
+
+
+def test_answers_are_those_of_the_teachers_inside(tmp_path: Path) -> None:
+    """Channels last, a batch of what it was shown; a PicoDet that has them not is another one."""
+    answers = Answers(PICTURES, onnx_file(tmp_path / "t.onnx", ANSWERS), 2, seed=0)
+    x, said = answers.next()
+    assert x.shape == (2, 3, PICODET_SIDE, PICODET_SIDE) and len(said) == len(ANSWERS)
+    means = F.avg_pool2d(x, 8).permute(0, 2, 3, 1)
+    assert all(torch.allclose(answer, means, atol=1e-4) for answer in said)
+    with pytest.raises(OptionError, match=f"it has no {ANSWERS[-1]}"):
+        Answers(PICTURES, onnx_file(tmp_path / "other.onnx", ANSWERS[:-1]), 2, seed=0)
 
 
 def test_a_label_that_coco_has_not_is_one_sentence() -> None:
     """12 is one of its gaps."""
     with pytest.raises(OptionError, match="12"):
         target_of((np.zeros((1, 4), np.float32), np.array([12])), NUMBERS)
-
-
-def test_worn_scenes_are_shown_to_the_detector_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As files of JPEG, WebP and AVIF leave them; the teacher sees what was there."""
-    clean: list[NDArray[np.uint8]] = []
-    worn = room.Scenes._worn
-
-    def noted(self: Scenes, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        clean.append(rgb)
-        return worn(self, rgb)
-
-    monkeypatch.setattr(room.Scenes, "_worn", noted)
-    x, *_ = Scenes(PICTURES, None, 8, 0, worn=0.5).next()
-    errors = [np.abs(as_pixels(one).astype(int) - rgb).mean() for one, rgb in zip(x, clean)]
-    assert 1 <= sum(error == 0 for error in errors) <= 7 and 0 < max(errors) < 30

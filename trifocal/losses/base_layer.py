@@ -17,7 +17,7 @@ from torchvision.ops import box_iou
 from trifocal.losses.detection import Target, entropy
 from trifocal.losses.rate_distortion import lambda_of
 from trifocal.machine.detector import SplitDetector
-from trifocal.machine.stages import framed, regions
+from trifocal.machine.stages import framed, judged, propose
 
 __all__ = ["TASK_RANGE", "detector_terms", "task_weight"]
 
@@ -46,19 +46,19 @@ def detector_terms(
     images = framed(x)
     with torch.no_grad():
         wanted = detector.backbone.rest(h)
-        sure, _ = network.rpn.head(list(wanted.values()))
-        proposals = [p[:PROPOSALS] for p in network.rpn(images, wanted)[0]]
-        said, _ = regions(network, wanted, proposals, images)
+        sure = propose(network, images, wanted)
+        proposals, places = ([p[:PROPOSALS] for p in part] for part in (sure.chosen, sure.places))
+        said, _ = judged(network, wanted, sure, proposals, places, images)
     found = detector.backbone.rest(h_hat)
-    unsure, _ = network.rpn.head(list(found.values()))
-    scores, moved = regions(network, found, proposals, images)
+    unsure = propose(network, images, found)
+    scores, moved = judged(network, found, unsure, proposals, places, images)
     counts = [len(p) for p in proposals]
-    divergence = F.kl_div(scores.log_softmax(1), said.softmax(1), reduction="none").sum(1)
+    divergence = class_divergence(scores, said, each=sure.dense is not None)
     return {
         "features": relative_error(h_hat.permute(0, 3, 1, 2), h.permute(0, 3, 1, 2)),
         "pyramid": torch.stack([relative_error(found[name], wanted[name]) for name in wanted]).mean(0),
         "classes": means(divergence, counts),
-        "objectness": objectness_error(unsure, sure),
+        "objectness": objectness_error(unsure.objectness, sure.objectness),
         "boxes": torch.stack(
             [
                 box_error(network.roi_heads.box_coder, m, p, t)
@@ -74,13 +74,20 @@ def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
     return ((found - wanted).square() / variance).mean(dim=(1, 2, 3))
 
 
-def objectness_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+def objectness_error(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross-entropy with the teacher's objectness less its least value, over the anchors that it is not sure are
-    nothing: levels of logits [B, A, h, w] twice → [B]."""
-    logits, target = (torch.cat([t.flatten(1) for t in levels], 1) for levels in (found, wanted))
+    nothing: logits [B, A] twice → [B]."""
     p = target.sigmoid()
     error = F.binary_cross_entropy_with_logits(logits, p, reduction="none")
     return (error - entropy(p)).sum(1) / (p > SURE).sum(1).clamp(min=16)
+
+
+def class_divergence(found: Tensor, wanted: Tensor, each: bool) -> Tensor:
+    """Kullback–Leibler's, of a softmax, or the sum of those of `each` class by itself: logits [N, K] twice → [N]."""
+    if not each:
+        return F.kl_div(found.log_softmax(1), wanted.softmax(1), reduction="none").sum(1)
+    p = wanted.sigmoid()
+    return (F.binary_cross_entropy_with_logits(found, p, reduction="none") - entropy(p)).sum(1)
 
 
 def box_error(coder: Any, moved: Tensor, proposals: Tensor, target: Target) -> Tensor:

@@ -1,28 +1,21 @@
-"""What a detector learns from: boxes, and a teacher's soft scores and features.
+"""What the compact detector learns from: boxes, and a teacher's soft scores.
 
-    proposals (Ren et al. 2015, section 3.1.2)         objectness, which is how well the box will fit (Li et al. 2020); boxes
-    regions (section 3.2, and Hinton et al. 2015)      class, as sure as the box fits, and from the teacher; boxes; as often as
-                                                       the detector looks, of the boxes that it then looks at (Cai and Vasconcelos 2018)
-    pyramid (FitNets, Romero et al. 2015)              the teacher's features, its class scores at each place
-
-All terms take a `SplitDetector` and what its pyramid says; nothing here is specific to one size of it.
+scores: of each class at each place, as sure as the place's box will fit (Li et al. 2020, "Generalized focal loss"), and the teacher's
+boxes:  of the places that suit an object best (Feng et al. 2021, "TOOD", section 3.3), by generalised overlap
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import box_area, box_iou, clip_boxes_to_image, generalized_box_iou_loss
+from torchvision.ops import box_area, box_iou, generalized_box_iou_loss
 
-from trifocal.machine.detector import SplitDetector
-from trifocal.machine.stages import Proposed, framed, propose, regions
+from trifocal.machine.proposals import Dense
 
-TEACHER_SHARE = 0.5  # of a region's target, where there are boxes as well
-ANCHORS, LEAST_ANCHOR = 10, 0.2  # that learn each box, and their least overlap with it
-LEAST_OVERLAP = 0.5  # of a proposal and the teacher's box whose scores it gets
+TEACHER_SHARE = 0.5  # of a target, where there are boxes as well
+PLACES, FIT = 10, 6.0  # that learn each box, and the power of how well theirs fits, beside how sure they are
 
 
 @dataclass(frozen=True)
@@ -33,17 +26,14 @@ class Seen:
         boxes: its candidates, before any suppression, x0, y0, x1, y1 in the picture's pixels, [N, 4].
         scores: of each class, 0..1, [N, K].
         maps: scores at each place, by level of the pyramid, finest first, each [K, h, w].
-        features: its pyramid, each [C, h, w].
     """
 
     boxes: Tensor
     scores: Tensor
     maps: tuple[Tensor, ...]
-    features: tuple[Tensor, ...]
 
     def to(self, device: torch.device | str) -> "Seen":
-        maps, features = (tuple(t.to(device) for t in part) for part in (self.maps, self.features))
-        return Seen(self.boxes.to(device), self.scores.to(device), maps, features)
+        return Seen(self.boxes.to(device), self.scores.to(device), tuple(t.to(device) for t in self.maps))
 
 
 @dataclass(frozen=True)
@@ -59,112 +49,61 @@ class Target:
 
 
 def detection_losses(
-    detector: SplitDetector,
-    x: Tensor,
-    pyramid: dict[str, Tensor],
-    targets: Sequence[Target],
-    seen: Sequence[Seen] | None,
+    first: Dense, targets: Sequence[Target], maps: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The terms "objectness", "proposals", "classes" and "boxes" of a detector in training mode.
+    """The terms "scores" and "boxes".
+
+    A place's score is to be the overlap of its box with the true one, of that one's class, which is 0 for all but the places of
+    an object; or half of that and half of what the teacher says; or that alone, where it is all that is known.
 
     Args:
-        x: pictures, [B, 3, H, W].
-        pyramid: what the backbone, or a base layer, says of them.
-        targets: for each.
-        seen: the same, or None without a teacher.
+        first: what the detector says of pictures. targets: what is true of each.
+        maps: what the teacher says at each place, [B, A, K].
     """
-    images, network = framed(x), detector.network
-    first = propose(network, images, pyramid)
-    truth = [{"boxes": t.boxes, "labels": t.labels} for t in targets]
-    proposals, matched, labels, _ = network.roi_heads.select_training_samples(first.chosen, truth)
-    looks, moved = [], proposals
-    for look in range(detector.looks):
-        if look:
-            proposals = [clip_boxes_to_image(own, size) for own, size in zip(moved, images.image_sizes)]
-            matched, labels = network.roi_heads.assign_targets_to_proposals(
-                proposals, [t.boxes for t in targets], [t.labels for t in targets]
-            )
-        terms, moved = region_losses(network, pyramid, images, proposals, matched, labels, targets, seen)
-        looks.append(terms)
-    return proposal_losses(first, targets) | {
-        name: torch.stack([terms[name] for terms in looks]).mean() for name in looks[0]
-    }
-
-
-def region_losses(
-    network: Any,
-    pyramid: dict[str, Tensor],
-    images: Any,
-    proposals: list[Tensor],
-    matched: list[Tensor],
-    labels: list[Tensor],
-    targets: Sequence[Target],
-    seen: Sequence[Seen] | None,
-) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The terms of the second stage, one look, and where it moves the proposals, without a gradient.
-
-    Args:
-        proposals: of each picture, [N, 4]. matched: whose they are, [N]. labels: and what, 0 for nothing, [N].
-    """
-    scores, offsets = regions(network, pyramid, proposals, images)
-    numbers = torch.cat(labels)
-    places = torch.arange(len(numbers), device=numbers.device)
-    own = offsets.reshape(len(offsets), -1, 4)[places, numbers]
-    moved = network.roi_heads.box_coder.decode_single(own, torch.cat(proposals))
-    there = torch.nonzero(numbers > 0)[:, 0]
-    true_boxes = torch.cat([boxes_at(t.boxes, at) for t, at in zip(targets, matched)])[there]
-    boxes = moved[there]
-    quality = torch.ones_like(scores[:, 0])
-    quality[there] = paired_iou(boxes.detach(), true_boxes)
-    wanted = F.one_hot(numbers, scores.shape[1]) * quality[:, None]
-    wanted[:, 0] += 1 - quality
-    counts = [len(p) for p in proposals]
-    if seen is not None:
-        wanted = torch.cat(
-            [
-                soft_classes(p, w, s, TEACHER_SHARE if t.certain else 1.0)
-                for p, w, s, t in zip(proposals, wanted.split(counts), seen, targets)
-            ]
-        )
-    return {
-        "classes": F.kl_div(scores.log_softmax(1), wanted, reduction="batchmean"),
-        "boxes": box_loss(boxes, true_boxes),
-    }, list(moved.detach().split(counts))
-
-
-def proposal_losses(first: Proposed, targets: Sequence[Target]) -> dict[str, Tensor]:
-    """The terms of the first stage: over all anchors, where torchvision's own draws a few.
-
-    An anchor's objectness is to be the overlap of its box with the true one, which is 0 for all but the anchors of that box.
-    """
-    quality = torch.zeros_like(first.objectness)
+    wanted = torch.zeros_like(first.classes)
     found, true = [], []
-    for number, (target, anchors) in enumerate(zip(targets, first.anchors)):
-        there, whose = anchors_of(target.boxes, anchors)
+    for number, target in enumerate(targets):
+        sure = first.classes[number].detach().sigmoid()
+        there, whose = places_of(target, sure, first.boxes[number].detach(), first.places)
         found.append(first.boxes[number, there])
         true.append(target.boxes[whose])
-        quality[number, there] = paired_iou(found[-1].detach(), true[-1])
+        wanted[number, there, target.labels[whose] - 1] = paired_iou(found[-1].detach(), true[-1])
+        if maps is not None:
+            wanted[number] = torch.lerp(
+                wanted[number], maps[number], TEACHER_SHARE if target.certain else 1.0
+            )
     all_found, all_true = torch.cat(found), torch.cat(true)
     return {
-        "objectness": quality_focal_loss(first.objectness, quality) / max(1, len(all_true)),
-        "proposals": box_loss(all_found, all_true),
+        "scores": quality_focal_loss(first.classes, wanted) / max(1, len(all_true)),
+        "boxes": box_loss(all_found, all_true),
     }
 
 
-def anchors_of(boxes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-    """The ANCHORS that overlap each box most, and whose they are; an anchor of several is of the one that it overlaps most.
+def places_of(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Which places learn which box: of those inside of it the PLACES that are surest of its class and whose own box fits best; a
+    place of several boxes is of the one that it fits best.
 
-    [N, 4], [A, 4] → places in the anchors and in the boxes, [K] each.
+    Scores [A, K], boxes [A, 4], places [A, 3] → places and numbers of boxes, [N] each.
     """
-    if not len(boxes):
-        nowhere = torch.zeros(0, dtype=torch.int64, device=anchors.device)
+    if not len(target.boxes):
+        nowhere = torch.zeros(0, dtype=torch.int64, device=boxes.device)
         return nowhere, nowhere
-    overlap = box_iou(boxes, anchors)
-    best, places = overlap.topk(min(ANCHORS, len(anchors)), dim=1)
-    near = torch.zeros_like(overlap).scatter_(1, places, best)
-    share, whose = near.max(0)
-    there = torch.nonzero(share > LEAST_ANCHOR)[:, 0]
+    x, y = places[:, 0], places[:, 1]
+    left, top, right, bottom = target.boxes.T[:, :, None]
+    inside = (x > left) & (x < right) & (y > top) & (y < bottom)
+    overlap = box_iou(target.boxes, boxes)
+    suits = sure.T[target.labels - 1] * overlap**FIT * inside
+    best, where = suits.topk(min(PLACES, len(boxes)), dim=1)
+    taken = torch.zeros_like(overlap).scatter_(1, where, overlap.gather(1, where) * (best > 0))
+    fit, whose = taken.max(0)
+    there = torch.nonzero(fit > 0)[:, 0]
     return there, whose[there]
+
+
+def maps_of(seen: Sequence[Seen], pyramid: dict[str, Tensor]) -> Tensor:
+    """What the teacher says at each place of all levels, [B, A, K]."""
+    levels = zip(zip(*(s.maps for s in seen), strict=True), pyramid.values(), strict=True)
+    return torch.cat([resized(maps, level).flatten(2).transpose(1, 2) for maps, level in levels], 1)
 
 
 def quality_focal_loss(logits: Tensor, quality: Tensor) -> Tensor:
@@ -173,23 +112,9 @@ def quality_focal_loss(logits: Tensor, quality: Tensor) -> Tensor:
     return ((quality - logits.detach().sigmoid()).square() * error).sum()
 
 
-def boxes_at(boxes: Tensor, places: Tensor) -> Tensor:
-    """Of no boxes, as many that are nothing: torchvision then gives the place 0."""
-    return boxes[places] if len(boxes) else boxes.new_zeros(len(places), 4)
-
-
-def soft_classes(proposals: Tensor, labels: Tensor, seen: Seen, share: float) -> Tensor:
-    """What the classes of proposals should be: [N, 4], one-hot [N, K + 1] with nothing first → [N, K + 1].
-
-    A proposal gets the scores of the teacher's box that overlaps it most; where it has none, nothing.
-    """
-    teacher = torch.zeros_like(labels)
-    if len(seen.boxes):
-        overlap, nearest = box_iou(proposals, seen.boxes).max(dim=1)
-        scores = seen.scores[nearest] * (overlap > LEAST_OVERLAP)[:, None]
-        teacher[:, 1:] = scores / scores.sum(1, keepdim=True).clamp(min=1.0)
-    teacher[:, 0] = (1 - teacher[:, 1:].sum(1)).clamp(min=0.0)
-    return (1 - share) * labels + share * teacher
+def share_of(target: Target) -> float:
+    """The teacher's, of what is learned."""
+    return TEACHER_SHARE if target.certain else 1.0
 
 
 def box_loss(found: Tensor, wanted: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ __all__ = ["BLOCKS", "CHANNELS", "CompactFront", "Down", "Mix", "Stem", "normali
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
 CHANNELS = (24, 96, 192, 384)  # of the stem and at 1/8, 1/16, 1/32
 BLOCKS = (2, 6, 2)  # Mix, at 1/8, 1/16, 1/32
-HIDDEN = (32, 64, 96)
-DOWN_HIDDEN = (64, 64, 96)
+HIDDEN = (32, 64, 160)
+DOWN_HIDDEN = (64, 64, 192)
 
 
 class Gate(nn.Module):
@@ -37,10 +37,10 @@ class Gate(nn.Module):
 
 
 class Look(nn.Conv2d):
-    """A 3×3 convolution of each channel by itself: [B, H, W, C] → [B, ⌈H/stride⌉, ⌈W/stride⌉, C]."""
+    """A convolution of each channel by itself, side×side: [B, H, W, C] → [B, ⌈H/stride⌉, ⌈W/stride⌉, C]."""
 
-    def __init__(self, channels: int, stride: int = 1) -> None:
-        super().__init__(channels, channels, 3, stride, padding=1, groups=channels)
+    def __init__(self, channels: int, stride: int = 1, side: int = 3) -> None:
+        super().__init__(channels, channels, side, stride, padding=side // 2, groups=channels)
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

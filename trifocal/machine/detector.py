@@ -4,9 +4,9 @@
                                           │
                 base layer ── bytes ── h_hat
 
-Faster R-CNN (Ren et al. 2015) from torchvision's parts, in two sizes: torchvision's own with ResNet-50 and a feature
-pyramid, cut after `layer1` (Shen et al., "Dual-layer image codec", section III-B), with COCO weights that torchvision
-fetches; and a compact one of 3.0 M parameters. h is channels-last, as every latent of the house.
+Two of them: torchvision's Faster R-CNN (Ren et al. 2015) with ResNet-50 and a feature pyramid, cut after `layer1` (Shen et al.,
+"Dual-layer image codec", section III-B), with COCO weights that torchvision fetches; and a compact one of 2.7 M parameters in the same
+frame, whose first stage says box and class of each place and is its only one. h is channels-last, as every latent of the house.
 """
 
 from __future__ import annotations
@@ -20,18 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import detection as tv
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops import FeaturePyramidNetwork
 
 from trifocal.machine.backbone import CHANNELS, DEVIATION, MEAN, CompactFront, normalised, stage
 from trifocal.machine.looking import COCO_IDS, compact_size, torchvision_size
-from trifocal.machine.stages import LOOKS, Find, find_once, find_twice, framed
+from trifocal.machine.proposals import CompactProposals
+from trifocal.machine.pyramid import Pyramid
+from trifocal.machine.stages import Find, find_dense, find_once, framed
 from trifocal.weights import FOLDER, load_weights
 
 PYRAMID = 96  # channels of the compact detector's pyramid
-REGION, HIDDEN = 5, 256  # places a side that a proposal is pooled to; channels of the head
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,6 @@ class SplitDetector(nn.Module):
         self.looked_at = looked_at or partial(torchvision_size, least=least, most=most)
 
     @property
-    def looks(self) -> int:
-        """How often the second stage is done."""
-        return LOOKS if self.find is find_twice else 1
-
-    @property
     def backbone(self) -> SplitBackbone:
         backbone = self.network.backbone
         assert isinstance(backbone, SplitBackbone)
@@ -123,54 +116,32 @@ class SplitDetector(nn.Module):
 
 
 class CompactRest(nn.Module):
-    """The stages at 1/16 and 1/32, and the pyramid: h [B, H/8, W/8, 96] → {"0".."2", "pool"}, 1/8 to 1/64."""
+    """The stages at 1/16 and 1/32, and the pyramid: h [B, H/8, W/8, 96] → {"0".."3"}, 1/8 to 1/64."""
 
     def __init__(self) -> None:
         super().__init__()
         self.middle, self.last = stage(1), stage(2)
-        self.norms = nn.ModuleList([nn.LayerNorm(c) for c in CHANNELS[1:]])
-        self.pyramid = FeaturePyramidNetwork(list(CHANNELS[1:]), PYRAMID, extra_blocks=LastLevelMaxPool())
+        self.pyramid = Pyramid(CHANNELS[1:], PYRAMID)
 
     def forward(self, h: Tensor) -> dict[str, Tensor]:
         middle = self.middle(h)
-        stages = [norm(s).permute(0, 3, 1, 2) for norm, s in zip(self.norms, (h, middle, self.last(middle)))]
-        pyramid: dict[str, Tensor] = self.pyramid(OrderedDict(zip("012", stages)))
-        return pyramid
-
-
-class Predictor(nn.Module):
-    """[N, HIDDEN] → scores of the classes [N, K], and the same four offsets of the box for each of them [N, 4·K]."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.score, self.box = nn.Linear(channels, classes), nn.Linear(channels, 4)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        scores: Tensor = self.score(x)
-        return scores, self.box(x).repeat(1, scores.shape[1])
+        levels: dict[str, Tensor] = self.pyramid([h, middle, self.last(middle)])
+        return levels
 
 
 def compact_detector() -> SplitDetector:
     """With untrained weights."""
     backbone = SplitBackbone(CompactFront(), CompactRest(), CHANNELS[1], 8, PYRAMID)
-    classes = len(COCO_IDS) + 1
     network = tv.FasterRCNN(
         backbone,
         image_mean=MEAN,
         image_std=DEVIATION,
-        rpn_anchor_generator=AnchorGenerator(((24,), (56,), (120,), (240,)), ((0.5, 1.0, 2.0),) * 4),
-        rpn_pre_nms_top_n_train=600,
-        rpn_pre_nms_top_n_test=400,
-        rpn_post_nms_top_n_train=300,
-        rpn_post_nms_top_n_test=200,
-        rpn_batch_size_per_image=128,
-        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=REGION, sampling_ratio=2),
-        box_head=TwoMLPHead(PYRAMID * REGION**2, HIDDEN),
-        box_predictor=Predictor(HIDDEN, classes),
-        box_batch_size_per_image=96,
+        box_head=nn.Identity(),  # it has no second stage, only its limits
+        box_predictor=nn.Identity(),
         box_score_thresh=0.02,
     )
-    return SplitDetector(network, COCO_IDS, compact_size, find_twice)
+    network.rpn = CompactProposals(PYRAMID, len(COCO_IDS))
+    return SplitDetector(network, COCO_IDS, compact_size, find_dense)
 
 
 class ResNetFront(nn.Module):

@@ -1,9 +1,10 @@
-"""The two stages of a Faster R-CNN: torchvision's own, with what it does not tell, and the second of them done twice.
+"""How boxes are made of a pyramid: by the two stages of torchvision's Faster R-CNN, with what it does not tell, or by the compact
+detector's one, which says boxes and classes of places at once.
 
-pyramid ── proposals, objectness ── regions ── boxes ── regions again ── boxes, classes ── score ── the best
+pyramid ── proposals, objectness ── regions ── boxes, classes ── the best
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-LOOKS = 2
-TEMPERATURE = 0.7  # of the classes' softmax
-OBJECTNESS = 0.5  # its power beside the class's
+from trifocal.machine.proposals import CompactProposals, Dense
+
 SMALLEST = 0.01  # pixels
 
 Found = list[dict[str, Tensor]]
@@ -25,36 +25,72 @@ Find = Callable[[FasterRCNN, ImageList, dict[str, Tensor]], Found]
 
 @dataclass(frozen=True)
 class Proposed:
-    """What a first stage says of B pictures: of A anchors [A, 4] in each the objectness, logits [B, A], and the boxes
-    [B, A, 4], both with a gradient; and of each picture the boxes that are looked at further, [N, 4], and how sure it is of them, [N], 0..1."""
+    """What a first stage says of B pictures.
 
-    anchors: list[Tensor]
+    Attributes:
+        objectness: of each anchor or place, logits, [B, A].
+        chosen: of each picture the boxes that are looked at further, the surest first, [N, 4], without a gradient.
+        dense: all that it says, where it is the compact one's.
+        places: then, where in `dense` the chosen boxes are, [N].
+    """
+
     objectness: Tensor
-    boxes: Tensor
     chosen: list[Tensor]
-    sure: list[Tensor]
+    dense: Dense | None = None
+    places: Sequence[Tensor] = ()
+
+
+def chosen_of(dense: Dense, images: ImageList) -> Proposed:
+    """What is looked at further of what the compact one's first stage says."""
+    places = [dense.chosen(number, size) for number, size in enumerate(images.image_sizes)]
+    boxes = [
+        clip_boxes_to_image(own[where].detach(), size)
+        for own, where, size in zip(dense.boxes, places, images.image_sizes)
+    ]
+    return Proposed(dense.objectness, boxes, dense, places)
 
 
 def propose(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Proposed:
-    """What torchvision's first stage does, with what it does not tell."""
-    rpn, features = network.rpn, list(pyramid.values())
+    """What the first stage does, torchvision's or the compact one's, with what torchvision's does not tell."""
+    rpn = network.rpn
+    if isinstance(rpn, CompactProposals):
+        return chosen_of(rpn(pyramid), images)
+    features = list(pyramid.values())
     logits, offsets = rpn.head(features)
     anchors = rpn.anchor_generator(images, features)
     counts = [level[0].numel() for level in logits]
     flat_logits, flat_offsets = concat_box_prediction_layers(logits, offsets)
-    boxes = rpn.box_coder.decode(flat_offsets, anchors).reshape(len(anchors), -1, 4)
-    chosen, sure = rpn.filter_proposals(boxes.detach(), flat_logits.detach(), images.image_sizes, counts)
-    return Proposed(anchors, flat_logits.reshape(len(anchors), -1), boxes, chosen, sure)
+    moved = rpn.box_coder.decode(flat_offsets.detach(), anchors).reshape(len(anchors), -1, 4)
+    chosen, _ = rpn.filter_proposals(moved, flat_logits.detach(), images.image_sizes, counts)
+    return Proposed(flat_logits.reshape(len(anchors), -1), chosen)
 
 
 def regions(
     network: FasterRCNN, pyramid: dict[str, Tensor], proposals: list[Tensor], images: ImageList
 ) -> tuple[Tensor, Tensor]:
-    """One look: scores of the classes and offsets of the boxes, for all proposals of all pictures."""
+    """torchvision's second stage: scores of the classes and offsets of the boxes, for all proposals of all pictures."""
     heads = network.roi_heads
     pooled = heads.box_head(heads.box_roi_pool(pyramid, proposals, images.image_sizes))
     scores, offsets = heads.box_predictor(pooled)
     return scores, offsets
+
+
+def judged(
+    network: FasterRCNN,
+    pyramid: dict[str, Tensor],
+    first: Proposed,
+    proposals: list[Tensor],
+    places: Sequence[Tensor],
+    images: ImageList,
+) -> tuple[Tensor, Tensor]:
+    """What the detector says in the end of all proposals of all pictures: scores of the classes, logits, and offsets of the boxes, by
+    its second stage, or by the compact one's only one at those places."""
+    if first.dense is None:
+        return regions(network, pyramid, proposals, images)
+    scores = torch.cat([own[where] for own, where in zip(first.dense.classes, places)])
+    boxes = torch.cat([own[where] for own, where in zip(first.dense.boxes, places)])
+    offsets = network.roi_heads.box_coder.encode_single(boxes, torch.cat(proposals))
+    return scores, offsets.repeat(1, scores.shape[1] + 1)
 
 
 def framed(x: Tensor, size: tuple[int, int] | None = None) -> ImageList:
@@ -70,26 +106,12 @@ def find_once(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]
     return found
 
 
-def find_twice(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Found:
-    """Boxes of a first look are looked at again, better framed; the score is a mean of what both stages say.
-
-    Iterated localisation, after Gidaris and Komodakis 2015, of a network that was trained for one look; class and objectness
-    are weighed as factors, since both learned how well a box fits. LOOKS, TEMPERATURE and OBJECTNESS were chosen on 400 training
-    photographs, where they bring the compact detector's AP from 0.107 to 0.123. The predictor gives all classes one box.
-    """
-    heads, sizes = network.roi_heads, images.image_sizes
+def find_dense(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Found:
+    """As the compact one's first stage says it, which knows boxes and classes."""
     proposed = propose(network, images, pyramid)
-    boxes = proposed.chosen
-    for _ in range(LOOKS):
-        logits, offsets = regions(network, pyramid, boxes, images)
-        counts = [len(own) for own in boxes]
-        moved = heads.box_coder.decode(offsets[:, :4], boxes)[:, 0].split(counts)
-        boxes = [clip_boxes_to_image(own, size) for own, size in zip(moved, sizes)]
-    classes = (logits / TEMPERATURE).softmax(-1)[:, 1:].split(counts)
-    return [
-        best(network, own, (p * sure[:, None] ** OBJECTNESS) ** (1 / (1 + OBJECTNESS)))
-        for own, p, sure in zip(boxes, classes, proposed.sure)
-    ]
+    assert proposed.dense is not None
+    classes = [own[where].sigmoid() for own, where in zip(proposed.dense.classes, proposed.places)]
+    return [best(network, boxes, scores) for boxes, scores in zip(proposed.chosen, classes)]
 
 
 def best(network: FasterRCNN, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:

@@ -1,45 +1,100 @@
-"""How the compact detector's backbone begins: each of its blocks learns, by itself, what a teacher's block does.
+"""How the compact detector begins: each of its parts learns, by itself, what a teacher's part does.
 
-    picture ── teacher ── t₀ ── t₁ ── … ── t₁₃        what the teacher's stem and blocks answer
-                 block k of the backbone: tₖ₋₁ → tₖ     a small regression each, all of them in one step
+    picture ── teacher ── t₀ ── t₁ ── … ── t₃₃          what the teacher's stem, blocks, pyramid and first heads answer
+                 part k of ours: tₐ, t_b → tₖ             a small regression each, all of them in one step
 
-Between a teacher's own features the problems are local, so a few thousand pictures teach every block (few-sample knowledge
-distillation, Li et al. 2020, arXiv 1812.01839). As the run goes on, blocks stand on each other more and more often, and at its end
+Between a teacher's own features the problems are local, so a few thousand pictures teach every part (few-sample knowledge
+distillation, Li et al. 2020, arXiv 1812.01839). As the run goes on, parts stand on each other more and more often, and at its end
 always. Then they learn on as a detector (`detector.py`). The teacher is PicoDet (Yu et al. 2021, arXiv 2111.00902): its weights are read by nobody, only
-what it answers. The backbone's blocks are the house's own, and wide enough to do what the teacher's do.
+what it answers. The parts are the house's own, and wide enough to do what the teacher's do.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from trifocal.data import TrainingPicture
-from trifocal.evaluation.detectors import PICODET_SIDE, preprocess
-from trifocal.machine.backbone import CompactFront
+from trifocal.errors import MissingExtra, OptionError
+from trifocal.evaluation.detectors import PICODET_SIDE, preprocess, session_of
+from trifocal.layered import BaseLayer
+from trifocal.losses.detection import entropy
+from trifocal.losses.rate_distortion import spread_levels
+from trifocal.machine.backbone import DEVIATION, MEAN, CompactFront
 from trifocal.machine.detector import CompactRest, SplitDetector
+from trifocal.machine.proposals import BINS, CompactProposals
 from trifocal.training.lesson import Ahead, Given, Lesson, Source
-from trifocal.training.scenes import listening
+from trifocal.training.scenes import (
+    DetectionTeacher,
+)
 
-__all__ = ["ANSWERS", "Answers", "Behind", "Imitation"]
+__all__ = ["ANSWERS", "PARTS", "Answers", "Behind", "Imitation"]
 
-ANSWERS = (
+BLOCKS = (
     "pool2d_0.tmp_0",
     "batch_norm_7.tmp_4", "reshape2_1.tmp_0", "reshape2_3.tmp_0",
     "batch_norm_20.tmp_4", *(f"reshape2_{n}.tmp_0" for n in (5, 7, 9, 11, 13, 15)),
     "batch_norm_45.tmp_4", "reshape2_17.tmp_0", "reshape2_19.tmp_0",
 )  # fmt: skip
 """Names of the outputs of PicoDet's stem and blocks, in order."""
+PARTS = {
+    **{f"block {n}": (answer, (f"block {n - 1}" if n else "picture",)) for n, answer in enumerate(BLOCKS)},
+    "lateral 8": ("hardswish_0.tmp_0", ("block 3",)),
+    "lateral 16": ("hardswish_1.tmp_0", ("block 10",)),
+    "lateral 32": ("hardswish_2.tmp_0", ("block 13",)),
+    "top-down 16": ("hardswish_8.tmp_0", ("lateral 32", "lateral 16")),
+    "top-down 8": ("hardswish_14.tmp_0", ("top-down 16", "lateral 8")),
+    "bottom-up 16": ("hardswish_22.tmp_0", ("top-down 8", "top-down 16")),
+    "bottom-up 32": ("hardswish_30.tmp_0", ("bottom-up 16", "lateral 32")),
+    "extra 64": ("tmp_0", ("lateral 32", "bottom-up 32")),
+    "first 8": ("hardswish_36.tmp_0", ("top-down 8",)),
+    "second 8": ("hardswish_38.tmp_0", ("first 8",)),
+    "say 8": ("conv2d_223.tmp_0", ("second 8",)),
+    "first 16": ("hardswish_40.tmp_0", ("bottom-up 16",)),
+    "second 16": ("hardswish_42.tmp_0", ("first 16",)),
+    "say 16": ("conv2d_226.tmp_0", ("second 16",)),
+    "first 32": ("hardswish_44.tmp_0", ("bottom-up 32",)),
+    "second 32": ("hardswish_46.tmp_0", ("first 32",)),
+    "say 32": ("conv2d_229.tmp_0", ("second 32",)),
+    "first 64": ("hardswish_48.tmp_0", ("extra 64",)),
+    "second 64": ("hardswish_50.tmp_0", ("first 64",)),
+    "say 64": ("conv2d_232.tmp_0", ("second 64",)),
+}
+"""Our parts in order: the name of the teacher's output that each learns, and what it stands on."""
+ANSWERS = tuple(answer for answer, _ in PARTS.values())
 FRONT_BLOCKS = 4
 WHOLE = 0.4  # how often the teacher is shown a whole picture
 SOFTEST = 0.02  # of the mean variance, added to each channel's
 
 
+def listening(teacher: str | Path, names: Sequence[str]) -> Any:
+    """PicoDet, ready to run in one thread (beside the networks that learn), with more of its inside to be asked for.
+
+    Raises OptionError for another file or another PicoDet, MissingExtra.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise MissingExtra("train", "A teacher in an ONNX file") from None
+    DetectionTeacher(teacher)
+    model = onnx.load(str(teacher))
+    there = {name for node in model.graph.node for name in node.output}
+    if missing := [name for name in names if name not in there]:
+        raise OptionError(
+            f"{teacher} is another PicoDet than the one that is known here: it has no {missing[0]}."
+        )
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return session_of(model.SerializeToString(), threads=1)
+
+
 class Answers(Ahead):
-    """Batches without end of what the teacher is shown, [B, 3, 416, 416], and its blocks' answers, each [B, h, w, C].
+    """Batches without end of what the teacher is shown, [B, 3, 416, 416], and its parts' answers, each [B, h, w, C].
 
     Raises OptionError for a file that is not this teacher, MissingExtra.
     """
@@ -75,19 +130,31 @@ class Answers(Ahead):
 
 
 class Behind:
-    """The answers of the blocks behind the split, and instead of pictures what the detector's own front makes of them."""
+    """The answers of the parts behind the split, and instead of pictures what the detector's own front makes of them; of half of
+    them what a base layer leaves of that, at any quality, where there is one."""
 
-    def __init__(self, answers: Source, detector: SplitDetector) -> None:
-        self.answers, self.front = answers, detector.backbone.front
+    def __init__(self, answers: Source, detector: SplitDetector, base: BaseLayer | None = None) -> None:
+        self.answers, self.front, self.base = answers, detector.backbone.front, base
 
     @torch.no_grad()
     def next(self) -> Given:
         x, said = self.answers.next()
-        return self.front(x.to(next(self.front.parameters()).device)), said[FRONT_BLOCKS:]
+        x = x.to(next(self.front.parameters()).device)
+        h = self.front(x)
+        coded = torch.randperm(len(x), device=x.device)[: len(x) // 2]
+        if self.base is not None and len(coded):
+            h[coded] = self.base(pixels_of(x[coded]), spread_levels(len(coded), x.device)).h_hat
+        return h, said[FRONT_BLOCKS:]
+
+
+def pixels_of(x: Tensor) -> Tensor:
+    """What was normalised for a detector, [B, 3, H, W] → in 0..1."""
+    mean, deviation = (x.new_tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+    return (x * deviation + mean).clamp(0, 1)
 
 
 class Imitation(Lesson):
-    """The backbone's blocks, in order; where the front is kept as it is, those behind the split."""
+    """The detector's parts in order; where the front is kept as it is, those behind the split."""
 
     learning_rate = 4e-3
     matrix_rate = 1e-2
@@ -100,30 +167,34 @@ class Imitation(Lesson):
         self.detector = detector
         self.variances: list[Tensor] = []
         self.fraction = 0.0
-        self.first = FRONT_BLOCKS if keep_front else 0
+        self.first, self.given = (FRONT_BLOCKS, "block 3") if keep_front else (0, "picture")
+        self.names = list(PARTS)[self.first :]
         learns = LATER if keep_front else (FRONT, *LATER)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(learns))
-        self.weights = {f"block {number}": 1.0 for number in range(self.first, len(ANSWERS))}
+        self.weights = dict.fromkeys(self.names, 1.0)
 
     def factor(self, name: str) -> float:
         """What stands on the stem suffers most from it, and it has the fewest parameters."""
         return 6.0 if ".stem." in name else 1.0
 
     def losses(self, x: Tensor, answers: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Squared error over the variance, a mean over channels, of every block."""
-        front, rest = self.detector.backbone.front, self.detector.backbone.rest
-        assert isinstance(front, CompactFront) and isinstance(rest, CompactRest)
-        blocks = [front.stem, *front.stage, *rest.middle, *rest.last][self.first :]
-        terms = {}
-        y = x
-        for number, (block, answer) in enumerate(zip(blocks, answers, strict=True)):
-            if number and self.training and float(torch.rand(())) > self.fraction:
-                y = answers[number - 1]
-            y = block(y)
-            error = (y - answer).square() / self.variances[number].to(y)
-            terms[f"block {self.first + number}"] = error.mean()
+        """Squared error over the variance, a mean over channels, of every part; of what is said, `said_error`."""
+        true, own, terms = dict(zip(self.names, answers, strict=True)), {self.given: x}, {}
+        parts = parts_of(self.detector)[self.first :]
+        for name, part, variance in zip(self.names, parts, self.variances, strict=True):
+            _, sources = PARTS[name]
+            own[name] = part(*[self.either(own[source], true.get(source)) for source in sources])
+            if name.startswith("say"):
+                terms[name] = said_error(own[name], true[name])
+            else:
+                terms[name] = ((own[name] - true[name]).square() / variance.to(x)).mean()
         return terms
+
+    def either(self, own: Tensor, true: Tensor | None) -> Tensor:
+        """What a part stands on: our own, or the teacher's, which is rarer as the run goes on."""
+        borrowed = self.training and true is not None and float(torch.rand(())) > self.fraction**0.5
+        return true if borrowed and true is not None else own
 
     def look_at(self, batches: Sequence[Given]) -> None:
         """Sets what the errors are divided by."""
@@ -133,5 +204,39 @@ class Imitation(Lesson):
             self.variances.append(variance + SOFTEST * variance.mean())
 
 
+def parts_of(detector: SplitDetector) -> list[nn.Module]:
+    """Those that `PARTS` names."""
+    front, rest, proposals = detector.backbone.front, detector.backbone.rest, detector.network.rpn
+    assert isinstance(front, CompactFront) and isinstance(rest, CompactRest)
+    assert isinstance(proposals, CompactProposals)
+    up = rest.pyramid
+    heads = [part for level in proposals.levels for part in (level.first, level.second, level.say)]
+    return [
+        front.stem,
+        *front.stage,
+        *rest.middle,
+        *rest.last,
+        *up.lateral,
+        *up.top_down,
+        *up.bottom_up,
+        up.extra,
+        *heads,
+    ]
+
+
+def said_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """Of classes and distances, logits [B, h, w, K + 4·BINS] twice: cross-entropy less its least value, that of the distances
+    as much as there is something; over all that is there."""
+    (scores, bins), (true_scores, true_bins) = (
+        part.split([part.shape[-1] - 4 * BINS, 4 * BINS], dim=-1) for part in (found, wanted)
+    )
+    p = true_scores.sigmoid()
+    sure = p.amax(-1)
+    classes = F.binary_cross_entropy_with_logits(scores, p, reduction="none") - entropy(p)
+    own, true = (part.unflatten(-1, (4, BINS)).log_softmax(-1) for part in (bins, true_bins))
+    distances = F.kl_div(own, true, reduction="none", log_target=True).sum(-1).mean(-1)
+    return (classes.sum() + (sure * distances).sum()) / sure.sum().clamp(min=1.0)
+
+
 FRONT = "detector.network.backbone.front"
-LATER = ("detector.network.backbone.rest.middle", "detector.network.backbone.rest.last")
+LATER = ("detector.network.backbone.rest", "detector.network.rpn")

@@ -1,10 +1,9 @@
 """What detectors train on: scenes of one shape, cut from pictures or put together from four, with their boxes, and what a
 teacher sees in them."""
 
-import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torchvision.ops import batched_nms
 
 from trifocal.data import TrainingPicture
 from trifocal.data.words import seen_within
-from trifocal.errors import MissingExtra, OptionError
+from trifocal.errors import OptionError
 from trifocal.evaluation.detectors import (
     OVERLAP,
     PICODET_SIDE,
@@ -39,17 +38,7 @@ WHOLE, MOSAIC = 0.4, 0.25  # how often a scene is a whole picture, and how often
 MUCH = 0.2  # of a scene, that a part of a large object covers: then it is seen, however small a part it is
 LEAST_PIXELS = 4  # of a box's sides
 LEAST_SCORE = 0.4  # of what the teacher finds where nobody said what is there
-CODECS = (
-    ("JPEG", 8, 60),
-    ("WEBP", 2, 60),
-    ("AVIF", 10, 60),
-)  # with Pillow's least and highest quality
 CANDIDATES, LEAST_CANDIDATE = 300, 0.05
-FEATURES = (
-    "hardswish_14.tmp_0",
-    "hardswish_22.tmp_0",
-    "hardswish_30.tmp_0",
-)  # PicoDet's pyramid at 1/8 to 1/32
 
 Rgb = NDArray[np.uint8]
 Objects = tuple[NDArray[np.float32], NDArray[np.int64]]  # boxes [N, 4], category ids [N]
@@ -57,44 +46,24 @@ Scene = tuple[Tensor, list[Target], list[Seen] | None]
 """Pictures x [B, 3, H, W] in 0..1, what is true of each, and what the teacher says."""
 
 
-def listening(teacher: str | Path, names: Sequence[str]) -> Any:
-    """PicoDet, ready to run in one thread (beside the networks that learn), with more of its inside to be asked for.
-
-    Raises OptionError for another file or another PicoDet, MissingExtra.
-    """
-    try:
-        import onnx
-    except ImportError:
-        raise MissingExtra("train", "A teacher in an ONNX file") from None
-    if not is_picodet(session_of(Path(teacher)).get_outputs()):
-        raise OptionError(f"{teacher} is not PicoDet, which is the teacher that is known here.")
-    model = onnx.load(str(teacher))
-    there = {name for node in model.graph.node for name in node.output}
-    if missing := [name for name in names if name not in there]:
-        raise OptionError(
-            f"{teacher} is another PicoDet than the one that is known here: it has no {missing[0]}."
-        )
-    for name in names:
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return session_of(model.SerializeToString(), threads=1)
-
-
 class DetectionTeacher:
     """PicoDet, with what it says before its boxes are sorted out. Raises OptionError for another file, MissingExtra."""
 
     def __init__(self, path: str | Path) -> None:
-        self.session = listening(path, FEATURES)
+        self.session = session_of(Path(path), threads=1)  # the other is for what learns
+        if not is_picodet(self.session.get_outputs()):
+            raise OptionError(f"{path} is not PicoDet, which is the teacher that is known here.")
         self.input = self.session.get_inputs()[0].name
 
     def __call__(self, rgb: Rgb) -> Seen:
         """What it says of a picture, uint8 [H, W, 3]."""
         outputs = self.session.run(None, {self.input: preprocess(rgb, PICODET_SIDE, PICODET_SIDE)})
-        boxes, scores = candidates(outputs[:8], rgb.shape[1], rgb.shape[0])
+        boxes, scores = candidates(outputs, rgb.shape[1], rgb.shape[0])
         maps = []
-        for values, stride in zip(outputs[: len(FEATURES)], STRIDES):
-            side = PICODET_SIDE // stride
+        for values in outputs[: len(STRIDES)]:
+            side = math.isqrt(values.shape[1])
             maps.append(torch.from_numpy(values[0].T.reshape(-1, side, side).copy()))
-        return Seen(boxes, scores, tuple(maps), tuple(torch.from_numpy(f[0]) for f in outputs[8:]))
+        return Seen(boxes, scores, tuple(maps))
 
 
 def candidates(outputs: Sequence[NDArray[np.float32]], width: int, height: int) -> tuple[Tensor, Tensor]:
@@ -112,7 +81,6 @@ class Scenes(Ahead):
         pictures: those without boxes need the teacher.
         categories: COCO's ids of the detector's labels 1, 2, …
         looked_at: a picture's width and height → those at which the detector looks at it.
-        worn: how often the detector, and not the teacher, sees a scene as a file of another codec left it.
     """
 
     def __init__(
@@ -123,13 +91,12 @@ class Scenes(Ahead):
         seed: int,
         categories: Sequence[int] = COCO_IDS,
         looked_at: Callable[[int, int], tuple[int, int]] = compact_size,
-        worn: float = 0.0,
     ) -> None:
         self.labelled = [p for p in pictures if len(p.labels)]
         self.pictures = list(pictures) if teacher else self.labelled
         if not self.pictures:
             raise OptionError("A detector needs pictures with boxes, or a teacher.")
-        self.teacher, self.batch, self.worn = teacher, batch, worn
+        self.teacher, self.batch = teacher, batch
         self.numbers = numbered(categories)
         self.shapes = [[side // STEP * STEP for side in looked_at(*size)[::-1]] for size in PROPORTIONS]
         self.random = np.random.default_rng(seed)
@@ -138,7 +105,7 @@ class Scenes(Ahead):
     def _make(self) -> Scene:
         height, width = self.shapes[self.random.choice(len(self.shapes), p=SHARES)]
         scenes = [self._scene(height, width) for _ in range(self.batch)]
-        x = torch.from_numpy(np.stack([self._worn(rgb) for rgb, _ in scenes])).permute(0, 3, 1, 2) / 255.0
+        x = torch.from_numpy(np.stack([rgb for rgb, _ in scenes])).permute(0, 3, 1, 2) / 255.0
         targets, seen = [], []
         for rgb, objects in scenes:
             if self.teacher is not None:
@@ -192,14 +159,6 @@ class Scenes(Ahead):
         for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = change(image).enhance(float(self.random.uniform(0.75, 1.3)))
         return np.asarray(image)
-
-    def _worn(self, rgb: Rgb) -> Rgb:
-        if self.random.random() >= self.worn:
-            return rgb
-        form, least, most = CODECS[self.random.integers(len(CODECS))]
-        with io.BytesIO() as file:
-            Image.fromarray(rgb).save(file, form, quality=int(self.random.integers(least, most + 1)))
-            return np.asarray(Image.open(file).convert("RGB"))
 
 
 def cut(
