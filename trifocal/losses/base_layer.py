@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, remove_small_boxes
 
 from trifocal.losses.detection import Target, entropy
 from trifocal.losses.rate_distortion import lambda_of
@@ -23,6 +23,7 @@ __all__ = ["TASK_RANGE", "detector_terms", "task_weight"]
 
 TASK_RANGE = (0.1, 10.0)
 PROPOSALS = 64  # of the teacher's, of each picture
+LEAST_SIDE = 1.0  # of a proposal, in pixels
 LEAST_OVERLAP = 0.5  # of a proposal and the box that is its truth
 SURE = 0.05  # objectness from which an anchor counts
 
@@ -47,7 +48,8 @@ def detector_terms(
     with torch.no_grad():
         wanted = detector.backbone.rest(h)
         sure = propose(network, images, wanted)
-        proposals, places = ([p[:PROPOSALS] for p in part] for part in (sure.chosen, sure.places))
+        kept = [remove_small_boxes(own, LEAST_SIDE)[:PROPOSALS] for own in sure.chosen]
+        proposals, places = ([p[k] for p, k in zip(part, kept)] for part in (sure.chosen, sure.places))
         said, _ = judged(network, wanted, sure, proposals, places, images)
     found = detector.backbone.rest(h_hat)
     unsure = propose(network, images, found)

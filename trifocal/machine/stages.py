@@ -40,21 +40,17 @@ class Proposed:
     places: Sequence[Tensor] = ()
 
 
-def chosen_of(dense: Dense, images: ImageList) -> Proposed:
-    """What is looked at further of what the compact one's first stage says."""
-    places = [dense.chosen(number, size) for number, size in enumerate(images.image_sizes)]
-    boxes = [
-        clip_boxes_to_image(own[where].detach(), size)
-        for own, where, size in zip(dense.boxes, places, images.image_sizes)
-    ]
-    return Proposed(dense.objectness, boxes, dense, places)
-
-
 def propose(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Proposed:
     """What the first stage does, torchvision's or the compact one's, with what torchvision's does not tell."""
     rpn = network.rpn
     if isinstance(rpn, CompactProposals):
-        return chosen_of(rpn(pyramid), images)
+        dense: Dense = rpn(pyramid)
+        places = [dense.chosen(number, size) for number, size in enumerate(images.image_sizes)]
+        boxes = [
+            clip_boxes_to_image(own[where].detach(), size)
+            for own, where, size in zip(dense.boxes, places, images.image_sizes)
+        ]
+        return Proposed(dense.objectness, boxes, dense, places)
     features = list(pyramid.values())
     logits, offsets = rpn.head(features)
     anchors = rpn.anchor_generator(images, features)

@@ -1,11 +1,11 @@
 """How the compact detector begins: each of its parts learns, by itself, what a teacher's part does.
 
-    picture ── teacher ── t₀ ── t₁ ── … ── t₃₃          what the teacher's stem, blocks, pyramid and first heads answer
+    picture ── teacher ── t₀ ── t₁ ── … ── t₃₃          what the teacher's stem, blocks, pyramid and heads answer
                  part k of ours: tₐ, t_b → tₖ             a small regression each, all of them in one step
 
 Between a teacher's own features the problems are local, so a few thousand pictures teach every part (few-sample knowledge
 distillation, Li et al. 2020, arXiv 1812.01839). As the run goes on, parts stand on each other more and more often, and at its end
-always. Then they learn on as a detector (`detector.py`). The teacher is PicoDet (Yu et al. 2021, arXiv 2111.00902): its weights are read by nobody, only
+always. The teacher is PicoDet (Yu et al. 2021, arXiv 2111.00902): its weights are read by nobody, only
 what it answers. The parts are the house's own, and wide enough to do what the teacher's do.
 """
 
@@ -29,9 +29,7 @@ from trifocal.machine.backbone import DEVIATION, MEAN, CompactFront
 from trifocal.machine.detector import CompactRest, SplitDetector
 from trifocal.machine.proposals import BINS, CompactProposals
 from trifocal.training.lesson import Ahead, Given, Lesson, Source
-from trifocal.training.scenes import (
-    DetectionTeacher,
-)
+from trifocal.training.scenes import DetectionTeacher
 
 __all__ = ["ANSWERS", "PARTS", "Answers", "Behind", "Imitation"]
 
@@ -81,7 +79,7 @@ def listening(teacher: str | Path, names: Sequence[str]) -> Any:
         import onnx
     except ImportError:
         raise MissingExtra("train", "A teacher in an ONNX file") from None
-    DetectionTeacher(teacher)
+    DetectionTeacher(teacher)  # which says if it is none
     model = onnx.load(str(teacher))
     there = {name for node in model.graph.node for name in node.output}
     if missing := [name for name in names if name not in there]:
