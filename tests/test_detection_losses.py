@@ -36,7 +36,7 @@ from trifocal.losses.detection import (
 from trifocal.machine.detector import SplitDetector, compact_detector
 from trifocal.machine.looking import COCO_IDS
 from trifocal.machine.proposals import BINS, Dense, boxes_of, places
-from trifocal.machine.stages import framed, propose
+from trifocal.machine.stages import framed, objectness_of, propose
 from trifocal.training import detector as lesson
 from trifocal.training import imitation, scenes
 from trifocal.weights import read_weights, write_weights
@@ -152,6 +152,8 @@ def test_proposals_are_torchvisions() -> None:
     found = propose(network, images, pyramid)
     assert all(torch.equal(a, b) for a, b in zip(found.chosen, wanted, strict=True))
     assert found.objectness.shape[0] == 2 and found.dense is None
+    objectness, nothing = objectness_of(network, pyramid)
+    assert torch.equal(objectness, found.objectness) and nothing is None
 
 
 OBJECT = Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([2]))

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou, remove_small_boxes
 
-from trifocal.losses.detection import Target, entropy
+from trifocal.losses.detection import Target, excess_cross_entropy
 from trifocal.losses.rate_distortion import lambda_of
 from trifocal.machine.detector import SplitDetector
-from trifocal.machine.stages import framed, judged, propose
+from trifocal.machine.stages import framed, judged, objectness_of, propose
 
 __all__ = ["TASK_RANGE", "detector_terms", "task_weight"]
 
@@ -50,17 +50,17 @@ def detector_terms(
         sure = propose(network, images, wanted)
         kept = [remove_small_boxes(own, LEAST_SIDE)[:PROPOSALS] for own in sure.chosen]
         proposals, places = ([p[k] for p, k in zip(part, kept)] for part in (sure.chosen, sure.places))
-        said, _ = judged(network, wanted, sure, proposals, places, images)
+        said, _ = judged(network, wanted, sure.dense, proposals, places, images)
     found = detector.backbone.rest(h_hat)
-    unsure = propose(network, images, found)
-    scores, moved = judged(network, found, unsure, proposals, places, images)
+    objectness, dense = objectness_of(network, found)
+    scores, moved = judged(network, found, dense, proposals, places, images)
     counts = [len(p) for p in proposals]
-    divergence = class_divergence(scores, said, each=sure.dense is not None)
+    divergence = class_divergence(scores, said, each=dense is not None)
     return {
         "features": relative_error(h_hat.permute(0, 3, 1, 2), h.permute(0, 3, 1, 2)),
         "pyramid": torch.stack([relative_error(found[name], wanted[name]) for name in wanted]).mean(0),
         "classes": means(divergence, counts),
-        "objectness": objectness_error(unsure.objectness, sure.objectness),
+        "objectness": objectness_error(objectness, sure.objectness),
         "boxes": torch.stack(
             [
                 box_error(network.roi_heads.box_coder, m, p, t)
@@ -80,16 +80,14 @@ def objectness_error(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross-entropy with the teacher's objectness less its least value, over the anchors that it is not sure are
     nothing: logits [B, A] twice → [B]."""
     p = target.sigmoid()
-    error = F.binary_cross_entropy_with_logits(logits, p, reduction="none")
-    return (error - entropy(p)).sum(1) / (p > SURE).sum(1).clamp(min=16)
+    return excess_cross_entropy(logits, p).sum(1) / (p > SURE).sum(1).clamp(min=16)
 
 
 def class_divergence(found: Tensor, wanted: Tensor, each: bool) -> Tensor:
     """Kullback–Leibler's, of a softmax, or the sum of those of `each` class by itself: logits [N, K] twice → [N]."""
     if not each:
         return F.kl_div(found.log_softmax(1), wanted.softmax(1), reduction="none").sum(1)
-    p = wanted.sigmoid()
-    return (F.binary_cross_entropy_with_logits(found, p, reduction="none") - entropy(p)).sum(1)
+    return excess_cross_entropy(found, wanted.sigmoid()).sum(1)
 
 
 def box_error(coder: Any, moved: Tensor, proposals: Tensor, target: Target) -> Tensor:

@@ -134,8 +134,12 @@ def paired_iou(found: Tensor, wanted: Tensor) -> Tensor:
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Binary, summed over classes, less its least value; mean over places: [B, K, h, w] twice → scalar."""
-    found = F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
-    return (found - entropy(target).sum()) / target[:, 0].numel()
+    return excess_cross_entropy(logits, target).sum() / target[:, 0].numel()
+
+
+def excess_cross_entropy(logits: Tensor, p: Tensor) -> Tensor:
+    """Binary, of each logit with its own probability, less its least value."""
+    return F.binary_cross_entropy_with_logits(logits, p, reduction="none") - entropy(p)
 
 
 def entropy(p: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BLOCKS", "CHANNELS", "CompactFront", "Down", "Mix", "Stem", "normalised", "stage"]
+__all__ = ["BLOCKS", "CHANNELS", "CompactFront", "Down", "Mix", "Stem", "normalised", "pixels_of", "stage"]
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
 CHANNELS = (24, 96, 192, 384)  # of the stem and at 1/8, 1/16, 1/32
@@ -129,3 +129,8 @@ class CompactFront(nn.Module):
 def normalised(x: Tensor, mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION) -> Tensor:
     """Pixels in 0..1, [B, 3, H, W] → as a detector takes them; the compact one, if nothing else is said."""
     return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(deviation)[:, None, None]
+
+
+def pixels_of(x: Tensor) -> Tensor:
+    """What was `normalised` for the compact detector, [B, 3, H, W] → in 0..1."""
+    return (x * x.new_tensor(DEVIATION)[:, None, None] + x.new_tensor(MEAN)[:, None, None]).clamp(0, 1)

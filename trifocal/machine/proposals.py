@@ -16,7 +16,7 @@ from torchvision.ops import clip_boxes_to_image, nms
 
 from trifocal.machine.pyramid import STRIDES, Separable, awake
 
-__all__ = ["BINS", "CompactProposals", "Dense", "LevelHead", "places", "read"]
+__all__ = ["BINS", "CompactProposals", "Dense", "LevelHead", "places"]
 
 BINS = 8  # of a distance, in strides: 0, 1, …
 OVERLAP = 0.8  # of two proposals that share more of their union, the better one stays
@@ -78,16 +78,13 @@ class CompactProposals(nn.Module):
         self.levels = nn.ModuleList([LevelHead(channels, classes) for _ in STRIDES])
 
     def forward(self, pyramid: dict[str, Tensor]) -> Dense:
-        levels = zip(self.levels, pyramid.values(), strict=True)
-        return read([head(level.permute(0, 2, 3, 1)) for head, level in levels], self.classes)
-
-
-def read(said: Sequence[Tensor], classes: int) -> Dense:
-    """What heads say, level by level, [B, h, w, K + 4·BINS] each."""
-    where = torch.cat([places(level.shape[1:3], stride) for level, stride in zip(said, STRIDES, strict=True)])
-    where = where.to(said[0])
-    scores, bins = torch.cat([level.flatten(1, 2) for level in said], 1).split([classes, 4 * BINS], dim=2)
-    return Dense(scores, boxes_of(bins, where), where)
+        said, where = [], []
+        for head, stride, level in zip(self.levels, STRIDES, pyramid.values(), strict=True):
+            said.append(head(level.permute(0, 2, 3, 1)).flatten(1, 2))
+            where.append(places(level.shape[2:], stride).to(level))
+        scores, bins = torch.cat(said, 1).split([self.classes, 4 * BINS], dim=2)
+        middles = torch.cat(where)
+        return Dense(scores, boxes_of(bins, middles), middles)
 
 
 def places(sides: Sequence[int], stride: int) -> Tensor:

@@ -61,6 +61,15 @@ def propose(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) 
     return Proposed(flat_logits.reshape(len(anchors), -1), chosen)
 
 
+def objectness_of(network: FasterRCNN, pyramid: dict[str, Tensor]) -> tuple[Tensor, Dense | None]:
+    """What the first stage says before anything is chosen: `Proposed.objectness` and `.dense`."""
+    if isinstance(network.rpn, CompactProposals):
+        dense: Dense = network.rpn(pyramid)
+        return dense.objectness, dense
+    logits, _ = concat_box_prediction_layers(*network.rpn.head(list(pyramid.values())))
+    return logits.reshape(len(next(iter(pyramid.values()))), -1), None
+
+
 def regions(
     network: FasterRCNN, pyramid: dict[str, Tensor], proposals: list[Tensor], images: ImageList
 ) -> tuple[Tensor, Tensor]:
@@ -74,17 +83,17 @@ def regions(
 def judged(
     network: FasterRCNN,
     pyramid: dict[str, Tensor],
-    first: Proposed,
+    dense: Dense | None,
     proposals: list[Tensor],
     places: Sequence[Tensor],
     images: ImageList,
 ) -> tuple[Tensor, Tensor]:
     """What the detector says in the end of all proposals of all pictures: scores of the classes, logits, and offsets of the boxes, by
-    its second stage, or by the compact one's only one at those places."""
-    if first.dense is None:
+    its second stage, or by the compact one's only one, `dense`, at those places."""
+    if dense is None:
         return regions(network, pyramid, proposals, images)
-    scores = torch.cat([own[where] for own, where in zip(first.dense.classes, places)])
-    boxes = torch.cat([own[where] for own, where in zip(first.dense.boxes, places)])
+    scores = torch.cat([own[where] for own, where in zip(dense.classes, places)])
+    boxes = torch.cat([own[where] for own, where in zip(dense.boxes, places)])
     offsets = network.roi_heads.box_coder.encode_single(boxes, torch.cat(proposals))
     return scores, offsets.repeat(1, scores.shape[1] + 1)
 

@@ -23,9 +23,9 @@ from trifocal.data import TrainingPicture
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.detectors import PICODET_SIDE, preprocess, session_of
 from trifocal.layered import BaseLayer
-from trifocal.losses.detection import entropy
+from trifocal.losses.detection import excess_cross_entropy
 from trifocal.losses.rate_distortion import spread_levels
-from trifocal.machine.backbone import DEVIATION, MEAN, CompactFront
+from trifocal.machine.backbone import CompactFront, pixels_of
 from trifocal.machine.detector import CompactRest, SplitDetector
 from trifocal.machine.proposals import BINS, CompactProposals
 from trifocal.training.lesson import Ahead, Given, Lesson, Source
@@ -145,12 +145,6 @@ class Behind:
         return h, said[FRONT_BLOCKS:]
 
 
-def pixels_of(x: Tensor) -> Tensor:
-    """What was normalised for a detector, [B, 3, H, W] → in 0..1."""
-    mean, deviation = (x.new_tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
-    return (x * deviation + mean).clamp(0, 1)
-
-
 class Imitation(Lesson):
     """The detector's parts in order; where the front is kept as it is, those behind the split."""
 
@@ -230,7 +224,7 @@ def said_error(found: Tensor, wanted: Tensor) -> Tensor:
     )
     p = true_scores.sigmoid()
     sure = p.amax(-1)
-    classes = F.binary_cross_entropy_with_logits(scores, p, reduction="none") - entropy(p)
+    classes = excess_cross_entropy(scores, p)
     own, true = (part.unflatten(-1, (4, BINS)).log_softmax(-1) for part in (bins, true_bins))
     distances = F.kl_div(own, true, reduction="none", log_target=True).sum(-1).mean(-1)
     return (classes.sum() + (sure * distances).sum()) / sure.sum().clamp(min=1.0)
