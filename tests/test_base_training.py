@@ -86,7 +86,7 @@ def test_an_error_counts_by_how_much_a_channel_varies() -> None:
     found[1] += 0.5
     error = relative_error(found, wanted)
     assert error[0] == 0
-    assert error[1] == pytest.approx(float((0.25 / wanted.var(dim=(0, 2, 3), correction=0)).mean()), rel=1e-3)
+    assert error[1] == pytest.approx(float((0.25 / wanted.var(dim=(0, 1, 2), correction=0)).mean()), rel=1e-3)
     assert torch.allclose(relative_error(7 * found, 7 * wanted), error, rtol=1e-3)
     assert torch.allclose(relative_error(torch.zeros_like(wanted), wanted), torch.ones(2), atol=0.6)
 
@@ -136,10 +136,10 @@ def test_features_that_went_through_unharmed_cost_nothing(detector: SplitDetecto
         h = detector.front(x)
         right = detector_terms(detector, x, h, h, targets)
         wrong = detector_terms(detector, x, h, torch.zeros_like(h), targets)
-    assert right.keys() == {"features", "pyramid", "classes", "objectness", "boxes"}
+    assert right.keys() == lesson.TASK.keys() - {"picture"}
     for name in right.keys() - {"boxes"}:
         assert right[name].shape == wrong[name].shape == (2,)
-        assert right[name].abs().max() < 1e-5 and (wrong[name] > 20 * right[name].abs()).all(), name
+        assert right[name].abs().max() < 1e-4 and (wrong[name] > 20 * right[name].abs()).all(), name
     assert right["boxes"][0] == 0
 
 
@@ -148,9 +148,24 @@ def test_a_gradient_reaches_the_features_and_not_the_detector(detector: SplitDet
     h = detector.front(x)
     h_hat = (h + 0.1).requires_grad_()
     terms = detector_terms(detector, x, h, h_hat, [NOTHING, NOTHING])
-    for name in ("features", "pyramid", "classes", "objectness"):
+    for name in ("features", "stages", "pyramid", "classes", "objectness", "places"):
         (slope,) = torch.autograd.grad(terms[name].sum(), h_hat, retain_graph=True)
         assert slope.isfinite().all() and slope.any(), name
+
+
+def test_half_precision_rounds_transforms_and_not_rates(detector: SplitDetector) -> None:
+    """Under autocast the bits of a base layer are those of y_obj, to the precision that the analysis leaves it."""
+    base = small_dual(detector).base.eval()
+    x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    level = torch.tensor([200, 600])
+    seen: list[torch.dtype] = []
+    base.entropy.hyper_analysis.register_forward_hook(lambda module, given, y: seen.append(y.dtype))
+    with torch.no_grad():
+        whole = base(x, level)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = base(x, level)
+    assert seen == [torch.float32] * 2 and half.h_hat.dtype == torch.bfloat16
+    assert torch.allclose(half.bits, whole.bits, rtol=0.05)
 
 
 # ── a run ──
@@ -193,7 +208,7 @@ def test_steps_lower_the_loss_and_leave_the_detector_alone(
     first, last = log_of(run)
     assert (first["step"], last["step"]) == (1, 6)
     for name in ("loss", "picture", "pyramid"):
-        assert last[f"held_out_{name}"] < 0.9 * first[f"held_out_{name}"]
+        assert last[f"held_out_{name}"] < 0.95 * first[f"held_out_{name}"]
     assert {f"held_out_{name}" for name in (*lesson.TASK, "rate", "loss")} <= last.keys()
     assert same(before, detector.state_dict()) and not detector.training
     *_, made = quick

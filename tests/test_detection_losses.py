@@ -164,7 +164,8 @@ def knowing(classes: int = 5) -> Dense:
     """A first stage that knows the first of two pictures by heart, and nothing of it anywhere else."""
     where = torch.cat([places((12, 16), 8), places((6, 8), 16)])
     boxes = torch.cat([where[:, :2] - 4, where[:, :2] + 4], 1).repeat(2, 1, 1)
-    dense = Dense(torch.full((2, len(where), classes), -30.0), boxes, where)
+    bins = torch.zeros(2, len(where), 4 * BINS)
+    dense = Dense(torch.full((2, len(where), classes), -30.0), boxes, bins, where)
     inside = ((where[:, :2] > 10) & (where[:, :2] < torch.tensor([60.0, 70]))).all(1)
     dense.boxes[0, inside] = OBJECT.boxes
     there = inside.nonzero()[: losses.PLACES, 0]

@@ -1,7 +1,7 @@
 """The dual-layer codec at a fraction of its size: windows in tiles, conditions, words, the road of both layers, and learning."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from urllib.error import URLError
 
@@ -29,7 +29,7 @@ from trifocal.layers import Conv
 from trifocal.losses import balance, bits_per_pixel, lambda_of
 from trifocal.losses.dual_layer import DualLayerObjective
 from trifocal.machine import faster_rcnn
-from trifocal.machine.detector import SplitBackbone, SplitDetector
+from trifocal.machine.detector import Rest, SplitBackbone, SplitDetector
 from trifocal.machine.looking import compact_size, torchvision_size
 from trifocal.methods.dual_layer import TextGuided, dual_layer
 from trifocal.pictures import Picture, canvas
@@ -43,11 +43,18 @@ KNOWN = (4, 4, 8)
 SIZES = partial(compact_size, area=96 * 96)  # at which the small detector looks
 
 
-class OneLevel(nn.Module):
-    """h as a pyramid of one level."""
+class OneLevel(Rest):
+    """One convolution behind the split, and a pyramid of one level."""
 
-    def forward(self, h: Tensor) -> dict[str, Tensor]:
-        return {"0": h.permute(0, 3, 1, 2)}
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage = Conv(8, 8, 3)
+
+    def stages(self, h: Tensor) -> list[Tensor]:
+        return [h, self.stage(h)]
+
+    def levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {"0": stages[-1].permute(0, 3, 1, 2)}
 
 
 def small_detector(device: str = "cpu") -> SplitDetector:

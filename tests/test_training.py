@@ -268,13 +268,17 @@ torch.manual_seed(0)
 run = LessonRun(Line(), Path(sys.argv[1]), None, 0.05)
 Own.rank = run.accelerator.process_index
 run.go(Own(), Own(), 1.0, lambda fraction, said: None)
+run.accelerator.wait_for_everyone()
+again = LessonRun(Line(), Path(sys.argv[1]), None, 0.05)
+again.resume()
+assert again.progress == run.progress and again.bare.slope.weight == run.bare.slope.weight
 said = f"{run.accelerator.num_processes} {run.progress.step} {float(run.bare.slope.weight):.5f}"
 Path(sys.argv[1], f"{Own.rank}.txt").write_text(said)
 """
 
 
 def test_two_processes_learn_as_one(tmp_path):
-    """Without a GPU too: their gradients are shared, and a run of so many minutes ends at the same step in both."""
+    """Without a GPU too: their gradients are shared, a run of so many minutes ends at the same step in both, and both resume it."""
     script = tmp_path / "script.py"
     script.write_text(TOGETHER)
     with socket.socket() as free:

@@ -80,7 +80,8 @@ class BaseLayer(nn.Module):
         if meter is None:
             meter = TrainingMeter(len(x), x.device) if self.training else Meter(self.entropy.cost(), len(x))
         y = self.analyse(x)
-        y_hat = self.entropy.walk(meter, y, level, (y.shape[1], y.shape[2]))
+        with torch.autocast(x.device.type, enabled=False):  # rates need their digits
+            y_hat = self.entropy.walk(meter, y.float(), level, (y.shape[1], y.shape[2]))
         h_hat, first = self.synthesise(y_hat, (x.shape[2], x.shape[3]))
         return BaseOutput(h_hat, first, meter.bits)
 

@@ -3,7 +3,8 @@
 Shen et al., "Dual-layer image codec with text guidance", equation (1): rate, squared error of the features, Kullback–Leibler
 divergence of the class probabilities, binary cross-entropy, squared error of the boxes, the teacher being the same detector on
 the picture itself, frozen. Their weights are not printed. Added here, and named so in the recipe: the squared error of the
-pyramid, which is where the features end up, and of the first picture, which the enhancement stands on.
+stages and the pyramid, which is where the features end up, and of the first picture, which the enhancement stands on; and, where
+the detector says box and class of every place, what it says there.
 """
 
 from collections.abc import Sequence
@@ -14,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou, remove_small_boxes
 
-from trifocal.losses.detection import Target, excess_cross_entropy
+from trifocal.losses.detection import Target, excess_cross_entropy, place_errors
 from trifocal.losses.rate_distortion import lambda_of
 from trifocal.machine.detector import SplitDetector
 from trifocal.machine.stages import framed, judged, objectness_of, propose
 
 __all__ = ["TASK_RANGE", "detector_terms", "task_weight"]
 
-TASK_RANGE = (0.1, 10.0)
+TASK_RANGE = (0.03, 10.0)
 PROPOSALS = 64  # of the teacher's, of each picture
 LEAST_SIDE = 1.0  # of a proposal, in pixels
 LEAST_OVERLAP = 0.5  # of a proposal and the box that is its truth
@@ -36,29 +37,37 @@ def task_weight(level: Tensor, limits: tuple[float, float] = TASK_RANGE) -> Tens
 def detector_terms(
     detector: SplitDetector, x: Tensor, h: Tensor, h_hat: Tensor, targets: Sequence[Target]
 ) -> dict[str, Tensor]:
-    """The terms "features", "pyramid", "classes" (KL), "objectness" (BCE) and "boxes" of each picture, [B].
+    """The terms "features", "stages", "pyramid", "classes" (KL), "objectness" (BCE) and "boxes" of each picture, [B]; and "places",
+    of a detector that says box and class of each.
 
     Args:
         detector: frozen, in evaluation mode.
         x: small pictures, [B, 3, H, W]. h, h_hat: the detector's features of them, and what is left, [B, h, w, C].
         targets: what is true of each; in the detector's numbers.
     """
-    network = detector.network
+    network, rest = detector.network, detector.backbone.rest
     images = framed(x)
     with torch.no_grad():
-        wanted = detector.backbone.rest(h)
+        wanted_stages = rest.stages(h)
+        wanted = rest.levels(wanted_stages)
         sure = propose(network, images, wanted)
         kept = [remove_small_boxes(own, LEAST_SIDE)[:PROPOSALS] for own in sure.chosen]
         proposals, places = ([p[k] for p, k in zip(part, kept)] for part in (sure.chosen, sure.places))
         said, _ = judged(network, wanted, sure.dense, proposals, places, images)
-    found = detector.backbone.rest(h_hat)
+    stages = rest.stages(h_hat)
+    found = rest.levels(stages)
     objectness, dense = objectness_of(network, found)
     scores, moved = judged(network, found, dense, proposals, places, images)
     counts = [len(p) for p in proposals]
     divergence = class_divergence(scores, said, each=dense is not None)
-    return {
-        "features": relative_error(h_hat.permute(0, 3, 1, 2), h.permute(0, 3, 1, 2)),
-        "pyramid": torch.stack([relative_error(found[name], wanted[name]) for name in wanted]).mean(0),
+    of_stages = [relative_error(*pair) for pair in zip(stages, wanted_stages)]
+    of_pyramid = [
+        relative_error(found[name].permute(0, 2, 3, 1), wanted[name].permute(0, 2, 3, 1)) for name in wanted
+    ]
+    terms = {
+        "features": of_stages[0],
+        "stages": torch.stack(of_stages[1:]).mean(0),
+        "pyramid": torch.stack(of_pyramid).mean(0),
         "classes": means(divergence, counts),
         "objectness": objectness_error(objectness, sure.objectness),
         "boxes": torch.stack(
@@ -68,12 +77,17 @@ def detector_terms(
             ]
         ),
     }
+    if dense is not None and sure.dense is not None:
+        errors, there = place_errors(dense.classes, dense.bins, sure.dense.classes, sure.dense.bins)
+        terms["places"] = errors.sum(1) / there.sum(1).mean().clamp(min=1.0)
+    return terms
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """Squared error over the variance of each channel in the batch: [B, C, h, w] twice → [B]."""
-    variance = wanted.var(dim=(0, 2, 3), correction=0, keepdim=True) + 1e-6
-    return ((found - wanted).square() / variance).mean(dim=(1, 2, 3))
+    """Squared error over the variance of each channel in the batch: [B, h, w, C] twice → [B]."""
+    wanted = wanted.float()
+    variance = wanted.var(dim=(0, 1, 2), correction=0, keepdim=True) + 1e-6
+    return ((found.float() - wanted).square() / variance).mean(dim=(1, 2, 3))
 
 
 def objectness_error(logits: Tensor, target: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_area, box_iou, generalized_box_iou_loss
 
-from trifocal.machine.proposals import Dense
+from trifocal.machine.proposals import BINS, Dense
 
 TEACHER_SHARE = 0.5  # of a target, where there are boxes as well
 PLACES, FIT = 10, 6.0  # that learn each box, and the power of how well theirs fits, beside how sure they are
@@ -140,6 +140,20 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def excess_cross_entropy(logits: Tensor, p: Tensor) -> Tensor:
     """Binary, of each logit with its own probability, less its least value."""
     return F.binary_cross_entropy_with_logits(logits, p, reduction="none") - entropy(p)
+
+
+def place_errors(
+    scores: Tensor, bins: Tensor, true_scores: Tensor, true_bins: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What a detector says of places against what a teacher says of them: scores [..., K] and the distances' distributions
+    [..., 4·BINS], logits. Cross-entropy of the classes less its least value, and the divergence of the distances as much as there
+    is something; and how sure the teacher is of that, both [...]."""
+    p = true_scores.sigmoid()
+    sure = p.amax(-1)
+    classes = excess_cross_entropy(scores, p).sum(-1)
+    own, true = (part.unflatten(-1, (4, BINS)).log_softmax(-1) for part in (bins, true_bins))
+    distances = F.kl_div(own, true, reduction="none", log_target=True).sum(-1).mean(-1)
+    return classes + sure * distances, sure
 
 
 def entropy(p: Tensor) -> Tensor:

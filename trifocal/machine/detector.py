@@ -11,6 +11,7 @@ frame, whose first stage says box and class of each place and is its only one. h
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,21 @@ class Objects:
     scores: Tensor
 
 
+class Rest(nn.Module, ABC):
+    """What stands behind a split: h [B, H/s, W/s, C] → the pyramid by name, each [B, P, h, w]."""
+
+    @abstractmethod
+    def stages(self, h: Tensor) -> list[Tensor]:
+        """What the pyramid is made of, each [B, h, w, C']; the first is h."""
+
+    @abstractmethod
+    def levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The pyramid of these stages."""
+
+    def forward(self, h: Tensor) -> dict[str, Tensor]:
+        return self.levels(self.stages(h))
+
+
 class SplitBackbone(nn.Module):
     """A backbone with a pyramid, in two halves.
 
@@ -51,7 +67,7 @@ class SplitBackbone(nn.Module):
     """
 
     def __init__(
-        self, front: nn.Module, rest: nn.Module, channels: int, stride: int, out_channels: int
+        self, front: nn.Module, rest: Rest, channels: int, stride: int, out_channels: int
     ) -> None:
         super().__init__()
         self.front, self.rest = front, rest
@@ -115,7 +131,7 @@ class SplitDetector(nn.Module):
         return self.rest(self.front(x), (x.shape[2], x.shape[3]))
 
 
-class CompactRest(nn.Module):
+class CompactRest(Rest):
     """The stages at 1/16 and 1/32, and the pyramid: h [B, H/8, W/8, 96] → {"0".."3"}, 1/8 to 1/64."""
 
     def __init__(self) -> None:
@@ -123,9 +139,12 @@ class CompactRest(nn.Module):
         self.middle, self.last = stage(1), stage(2)
         self.pyramid = Pyramid(CHANNELS[1:], PYRAMID)
 
-    def forward(self, h: Tensor) -> dict[str, Tensor]:
+    def stages(self, h: Tensor) -> list[Tensor]:
         middle = self.middle(h)
-        levels: dict[str, Tensor] = self.pyramid([h, middle, self.last(middle)])
+        return [h, middle, self.last(middle)]
+
+    def levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
+        levels: dict[str, Tensor] = self.pyramid(stages)
         return levels
 
 
@@ -156,7 +175,7 @@ class ResNetFront(nn.Module):
         return h.permute(0, 2, 3, 1)
 
 
-class ResNetRest(nn.Module):
+class ResNetRest(Rest):
     """`layer2` to `layer4` and the pyramid."""
 
     def __init__(self, body: nn.ModuleDict, pyramid: FeaturePyramidNetwork) -> None:
@@ -164,12 +183,16 @@ class ResNetRest(nn.Module):
         self.layers = nn.ModuleList([body[n] for n in ("layer2", "layer3", "layer4")])
         self.pyramid = pyramid
 
-    def forward(self, h: Tensor) -> dict[str, Tensor]:
-        stages = [h.permute(0, 3, 1, 2)]
+    def stages(self, h: Tensor) -> list[Tensor]:
+        stages = [h]
         for layer in self.layers:
-            stages.append(layer(stages[-1]))
-        pyramid: dict[str, Tensor] = self.pyramid(OrderedDict(zip("0123", stages)))
-        return pyramid
+            stages.append(layer(stages[-1].permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return stages
+
+    def levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
+        named = OrderedDict((name, stage.permute(0, 3, 1, 2)) for name, stage in zip("0123", stages))
+        levels: dict[str, Tensor] = self.pyramid(named)
+        return levels
 
 
 def split_faster_rcnn(network: tv.FasterRCNN) -> SplitDetector:

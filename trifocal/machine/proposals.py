@@ -32,11 +32,13 @@ class Dense:
     Attributes:
         classes: logits, [B, A, K].
         boxes: x0, y0, x1, y1 in pixels, [B, A, 4].
+        bins: what they are made of, the distributions of the distances, logits, [B, A, 4·BINS].
         places: where that is: x and y of the place's middle, and its level's stride, in pixels, [A, 3].
     """
 
     classes: Tensor
     boxes: Tensor
+    bins: Tensor
     places: Tensor
 
     @property
@@ -80,11 +82,11 @@ class CompactProposals(nn.Module):
     def forward(self, pyramid: dict[str, Tensor]) -> Dense:
         said, where = [], []
         for head, stride, level in zip(self.levels, STRIDES, pyramid.values(), strict=True):
-            said.append(head(level.permute(0, 2, 3, 1)).flatten(1, 2))
-            where.append(places(level.shape[2:], stride).to(level))
+            said.append(head(level.permute(0, 2, 3, 1)).flatten(1, 2).float())  # boxes need their digits
+            where.append(places(level.shape[2:], stride).to(level.device))
         scores, bins = torch.cat(said, 1).split([self.classes, 4 * BINS], dim=2)
         middles = torch.cat(where)
-        return Dense(scores, boxes_of(bins, middles), middles)
+        return Dense(scores, boxes_of(bins, middles), bins, middles)
 
 
 def places(sides: Sequence[int], stride: int) -> Tensor:

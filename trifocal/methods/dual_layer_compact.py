@@ -33,6 +33,7 @@ __all__ = ["DualLayerCompact", "dual_layer_compact"]
 LAPPING_REACH = 16  # pixels: the prediction's lapped transform, on top of the trunk's blocks
 FINE, STRIDE = 96, 8  # of the compact detector's h: channels, and pixels from place to place
 CHANNELS, LATENT_CHANNELS, BLOCKS = 192, 96, 2
+SYNTHESIS_BLOCKS = 4  # at each of its two scales
 HYPER_CHANNELS, HYPER_WIDTH, WIDTH = 32, 96, 128
 KNOTS, COARSEST, OCTAVES = 8, 2.0, 0.45  # quantiser steps: 2 at quality 0, 0.23 at the last knot
 
@@ -93,6 +94,6 @@ def compact_base() -> BaseLayer:
     return BaseLayer(
         CompactBaseAnalysis(CHANNELS, LATENT_CHANNELS, BLOCKS),
         EntropyModel.of_parts(Gain(steps, LATENT_CHANNELS), hyper_analysis, exact_side),
-        CompactBaseSynthesis(LATENT_CHANNELS, CHANNELS, FINE, BLOCKS),
+        CompactBaseSynthesis(LATENT_CHANNELS, CHANNELS, FINE, SYNTHESIS_BLOCKS),
         Extractor(FINE, STRIDE, FINE, BLOCKS),
     )

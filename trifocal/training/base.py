@@ -34,7 +34,16 @@ __all__ = ["train_base"]
 PRESET, TRUNK = "dual-layer-compact", "compact"
 BATCH = 8
 CALIBRATION = 24  # batches
-TASK = {"features": 0.5, "pyramid": 1.0, "classes": 2.0, "objectness": 0.5, "boxes": 0.1, "picture": 5.0}
+TASK = {
+    "features": 0.3,
+    "stages": 0.5,
+    "pyramid": 1.0,
+    "places": 0.7,
+    "classes": 0.5,
+    "objectness": 0.5,
+    "boxes": 0.1,
+    "picture": 5.0,
+}
 BALANCE = 0.4  # a quality's cost grows about as this power of its task weight
 
 
@@ -44,9 +53,10 @@ class Foundation(Lesson):
     weights = {"loss": 1.0} | dict.fromkeys(
         ("rate", *TASK), 0.0
     )  # the parts are said, and are in the loss already
-    learning_rate = 2e-3
+    learning_rate = 1.5e-3
     weight_decay = 0.0
     ema = 0.997
+    matrix_rate = 3e-3
 
     def __init__(self, base: BaseLayer, detector: SplitDetector) -> None:
         super().__init__()

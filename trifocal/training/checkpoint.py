@@ -43,13 +43,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, stream)
 
 
-def restore(path: Path, device: torch.device) -> dict[str, Any]:
-    """What `save` wrote; only tensors and plain values are read, no code. Raises OptionError where there is nothing."""
+def restore(path: Path) -> dict[str, Any]:
+    """What `save` wrote, on the processor; only tensors and plain values are read, no code. Raises OptionError where there is nothing."""
     if not path.exists():
         raise OptionError(
             f"There is no checkpoint in {path.parent} to resume; leave --resume out to begin anew."
         )
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 

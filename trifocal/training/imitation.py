@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -23,7 +22,7 @@ from trifocal.data import TrainingPicture
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.detectors import PICODET_SIDE, preprocess, session_of
 from trifocal.layered import BaseLayer
-from trifocal.losses.detection import excess_cross_entropy
+from trifocal.losses.detection import place_errors
 from trifocal.losses.rate_distortion import spread_levels
 from trifocal.machine.backbone import CompactFront, pixels_of
 from trifocal.machine.detector import CompactRest, SplitDetector
@@ -217,17 +216,10 @@ def parts_of(detector: SplitDetector) -> list[nn.Module]:
 
 
 def said_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """Of classes and distances, logits [B, h, w, K + 4·BINS] twice: cross-entropy less its least value, that of the distances
-    as much as there is something; over all that is there."""
-    (scores, bins), (true_scores, true_bins) = (
-        part.split([part.shape[-1] - 4 * BINS, 4 * BINS], dim=-1) for part in (found, wanted)
-    )
-    p = true_scores.sigmoid()
-    sure = p.amax(-1)
-    classes = excess_cross_entropy(scores, p)
-    own, true = (part.unflatten(-1, (4, BINS)).log_softmax(-1) for part in (bins, true_bins))
-    distances = F.kl_div(own, true, reduction="none", log_target=True).sum(-1).mean(-1)
-    return (classes.sum() + (sure * distances).sum()) / sure.sum().clamp(min=1.0)
+    """`place_errors` of classes and distances, logits [B, h, w, K + 4·BINS] twice, over all that is there."""
+    split = [found.shape[-1] - 4 * BINS, 4 * BINS]
+    errors, sure = place_errors(*found.split(split, dim=-1), *wanted.split(split, dim=-1))
+    return errors.sum() / sure.sum().clamp(min=1.0)
 
 
 FRONT = "detector.network.backbone.front"

@@ -229,7 +229,7 @@ class LessonRun:
         save(self.out / "checkpoint.pt", state)
 
     def resume(self) -> None:
-        state = restore(self.out / "checkpoint.pt", self.accelerator.device)
+        state = restore(self.out / "checkpoint.pt")
         same = state.get("lesson", {}).keys() == self.bare.state_dict().keys()
         if not same or len(state.get("optimisers", ())) != len(self.optimisers):
             raise OptionError(

@@ -270,7 +270,7 @@ class Run:
 
     def resume(self) -> None:
         """Goes on where `checkpoint` left off."""
-        state = restore(self.out / "checkpoint.pt", self.accelerator.device)
+        state = restore(self.out / "checkpoint.pt")
         if state["partners"].keys() != self.objective.partners().keys():
             raise OptionError(
                 f"The checkpoint in {self.out} is of another stage; say which with --stage, or take another folder."
