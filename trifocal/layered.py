@@ -39,8 +39,8 @@ __all__ = ["BaseLayer", "BaseOutput", "DualLayer", "objects_in"]
 PADDING = 64  # pixels: four latents to a hyper-latent
 DETECTOR_STEP = 32  # pixels; detectors look at whole multiples of it
 ALONE = 128  # in the first byte of BASE: the enhancement does not use the first picture
-BASE_QUALITIES, BASE_SHARE = (50, 30, 15, 0), 0.15  # where a size is asked for, and of it
-ENOUGH = 60  # of the base layer's quality, unless more is asked for: detectors see hardly more above it
+BASE_QUALITIES, BASE_SHARE = (30, 15, 0), 0.15  # where a size is asked for, and of it
+ENOUGH = 30  # of the base layer's quality, unless more is asked for: detectors see little more above it
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,8 @@ class DualLayer(Codec):
         """As `Codec.encode`, and a base layer under it.
 
         Args:
-            base_quality: of the base layer, 0..100; if None it follows the quality up to ENOUGH, and where a size is asked for it
-                is the first of BASE_QUALITIES that leaves the picture its share.
+            base_quality: of the base layer, 0..100; if None it is half of the quality up to ENOUGH, and where a size is asked for the
+                first of BASE_QUALITIES that leaves the picture its share.
             conditions: whether the enhancement uses what the base layer shows of the picture.
             timings: gets the seconds of the base layer too, whole.
 
@@ -209,7 +209,7 @@ class DualLayer(Codec):
         if base_quality is not None and not 0 <= base_quality <= 100:
             raise OptionError(f"The base layer's quality goes from 0 to 100, not {base_quality}.")
         if base_quality is None and rate.level is not None:
-            base_quality = min(rate.level // LEVELS_PER_QUALITY, ENOUGH)
+            base_quality = min(rate.level // (2 * LEVELS_PER_QUALITY), ENOUGH)
         with Clock(timings)("base"):
             x = self._small(picture)
             chosen, data, y_hat = self._base_within(x, base_quality, rate.size)
@@ -331,5 +331,5 @@ def level_of(quality: int, device: torch.device) -> Tensor:
 
 
 def base_level(level: Tensor) -> Tensor:
-    """The base layer's level for that of the enhancement, [B] → [B]."""
-    return (level.clamp(max=ENOUGH * LEVELS_PER_QUALITY) // LEVELS_PER_QUALITY) * LEVELS_PER_QUALITY
+    """The base layer's level for that of the enhancement, [B] → [B]; as `DualLayer.encode` chooses its quality."""
+    return (level // (2 * LEVELS_PER_QUALITY)).clamp(max=ENOUGH) * LEVELS_PER_QUALITY

@@ -267,6 +267,7 @@ class LessonRun:
             "learning_rate": lesson.learning_rate,
             "matrix_rate": lesson.matrix_rate,
             "weight_decay": lesson.weight_decay,
+            "precision": str(self.accelerator.mixed_precision),
             "ema": lesson.ema,
             "terms": dict(lesson.weights),
             "seed": SEED,
