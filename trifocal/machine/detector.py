@@ -66,9 +66,7 @@ class SplitBackbone(nn.Module):
         channels: C. stride: s. out_channels: P.
     """
 
-    def __init__(
-        self, front: nn.Module, rest: Rest, channels: int, stride: int, out_channels: int
-    ) -> None:
+    def __init__(self, front: nn.Module, rest: Rest, channels: int, stride: int, out_channels: int) -> None:
         super().__init__()
         self.front, self.rest = front, rest
         self.channels, self.stride, self.out_channels = channels, stride, out_channels
