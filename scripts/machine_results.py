@@ -38,7 +38,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 BASE_QUALITIES = (0, 20, 40, 60, 80, 100)
 # Where detection begins to suffer, at the pictures' own size and at the detector's.
 QUALITIES: dict[str, Sequence[float]] = {
-    "avif": (0, 10, 25, 45),
+    "avif": (0, 10, 25, 45, 70),
     "heic": (0, 10, 20, 30),
     "webp": (0, 10, 25, 50),
     "jpeg": (5, 10, 20, 40),
