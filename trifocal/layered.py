@@ -209,7 +209,7 @@ class DualLayer(Codec):
         if base_quality is not None and not 0 <= base_quality <= 100:
             raise OptionError(f"The base layer's quality goes from 0 to 100, not {base_quality}.")
         if base_quality is None and rate.level is not None:
-            base_quality = min(rate.level // (2 * LEVELS_PER_QUALITY), ENOUGH)
+            base_quality = int(base_level(torch.tensor(rate.level))) // LEVELS_PER_QUALITY
         with Clock(timings)("base"):
             x = self._small(picture)
             chosen, data, y_hat = self._base_within(x, base_quality, rate.size)
@@ -331,5 +331,5 @@ def level_of(quality: int, device: torch.device) -> Tensor:
 
 
 def base_level(level: Tensor) -> Tensor:
-    """The base layer's level for that of the enhancement, [B] → [B]; as `DualLayer.encode` chooses its quality."""
+    """The base layer's level for that of the enhancement, [B] → [B]: half of it up to ENOUGH, in whole qualities."""
     return (level // (2 * LEVELS_PER_QUALITY)).clamp(max=ENOUGH) * LEVELS_PER_QUALITY

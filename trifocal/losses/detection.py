@@ -112,11 +112,6 @@ def quality_focal_loss(logits: Tensor, quality: Tensor) -> Tensor:
     return ((quality - logits.detach().sigmoid()).square() * error).sum()
 
 
-def share_of(target: Target) -> float:
-    """The teacher's, of what is learned."""
-    return TEACHER_SHARE if target.certain else 1.0
-
-
 def box_loss(found: Tensor, wanted: Tensor) -> Tensor:
     """1 less the generalised overlap (Rezatofighi et al. 2019), [N, 4] twice → the mean, 0 of nothing."""
     loss: Tensor = generalized_box_iou_loss(found, wanted, reduction="sum")
