@@ -6,6 +6,7 @@
 COCO_VAL is a folder of pictures with COCO's instances.json in it or above it. Each part has its tables:
 
     machine_coco*.csv       AP of one detector: the base layer at base qualities, and rivals, at their own size and at the detector's
+    machine_certainty.csv   how far the AP of so many pictures is sure
     machine_decoded*.csv    AP of another detector (--judge) on decoded pictures, and PSNR: layers, layers apart, one layer, AVIF
     machine_times.csv       seconds from an opened file to boxes: out of the base layer, and after decoding
     machine.md              what follows from them
@@ -28,6 +29,7 @@ from trifocal.container.parts import read_base, strip
 from trifocal.errors import TrifocalError
 from trifocal.evaluation import Curve, Mean, bd_metric, bd_rate, metric_of, rate_at, task_of
 from trifocal.evaluation.baselines import LOSSLESS, RIVALS
+from trifocal.evaluation.certainty import Sure, certainty
 from trifocal.evaluation.compare import machine
 from trifocal.evaluation.layering import dual_layer
 from trifocal.evaluation.subjects import title_of
@@ -53,6 +55,7 @@ PICTURE_QUALITIES = (10, 35, 60, 85)
 OTHER_QUALITIES = (10, 30, 50, 70, 90)  # of one layer and of AVIF, as in results/coco.csv
 PICTURE_METRICS: Sequence[str] = ("psnr", "ms-ssim")
 LOSSES = (0.01, 0.02, 0.03, 0.05)  # of AP, that are asked what they save
+CERTAIN = {"avif": (45, 70)}  # of rivals, whose certainty is asked too
 LEAST_POINTS = 3  # of a curve that is compared; two make a straight line, which no codec follows
 REFERENCE = "decode, then detect"
 NONE = "—"
@@ -75,6 +78,10 @@ def main() -> None:
     asked = Request(**vars(arguments))
     judged = asked.measure_layers()
     sections = [layer_section(f"{asked.preset}:base", label_of(asked.detector), judged)]
+    if asked.draws:
+        certain = asked.measure_certainty()
+        write_certainty(asked.out / "machine_certainty.csv", certain, asked.draws)
+        sections.append(certainty_section(certain, asked.draws))
     if asked.judge is not None:
         means = asked.measure_pictures(asked.judge)
         sections.append(picture_section(asked.preset, label_of(asked.judge), means))
@@ -101,6 +108,9 @@ def parse() -> argparse.Namespace:
         "--judge", help="another detector for decoded pictures: a name of torchvision's, or an .onnx file"
     )
     parser.add_argument("--timed", type=int, default=40, help="pictures to take times on; 0 for no times")
+    parser.add_argument(
+        "--draws", type=int, default=200, help="bootstrap samples of the pictures; 0 for none"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the tables")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     return parser.parse_args()
@@ -115,12 +125,18 @@ class Request:
     detector: str
     judge: str | None
     timed: int
+    draws: int
     out: Path
     resume: bool
 
     def measure_layers(self) -> list[Mean]:
         points = {f"{self.preset}:base": BASE_QUALITIES, **at_hand(QUALITIES)}
         return self.measure("machine_coco.csv", points, self.detector, ("psnr",))
+
+    def measure_certainty(self) -> list[Sure]:
+        points = {f"{self.preset}:base": BASE_QUALITIES, **at_hand(CERTAIN)}
+        with reporting(Desk()) as report_progress:
+            return certainty(points, self.folder, self.detector, self.draws, report_progress)
 
     def measure_pictures(self, judge: str) -> list[Mean]:
         points: dict[str, Sequence[float]] = dict.fromkeys(
@@ -217,6 +233,23 @@ def write_times(path: Path, ways: Iterable[Way]) -> None:
         writer.writerow(["way", "median_s", "ratio", "pictures", "machine", "threads", "torch", "date"])
         for way in ways:
             writer.writerow([way.name, f"{way.seconds:.4f}", f"{way.ratio:.3f}", way.pictures, *facts])
+
+
+def write_certainty(path: Path, certain: Iterable[Sure], draws: int) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["preset", "quality", "ap", "ap_error", "loss", "loss_error", "draws"])
+        for one in certain:
+            values = (one.ap, one.ap_error, one.loss, one.loss_error)
+            writer.writerow([one.name, f"{one.quality:g}", *(f"{value:.4f}" for value in values), draws])
+
+
+def certainty_section(certain: Sequence[Sure], draws: int) -> str:
+    rows = [["", "quality", "AP", "standard error", "less than on the originals", "standard error"]]
+    for one in certain:
+        loss = [f"{one.loss:.4f}", f"{one.loss_error:.4f}"] if one.name != LOSSLESS else [NONE, NONE]
+        rows.append([title_of(one.name), f"{one.quality:g}", f"{one.ap:.4f}", f"{one.ap_error:.4f}", *loss])
+    return f"### How sure these pictures make it: {draws} bootstrap samples of them, the same for all rows\n\n{grid(rows)}"
 
 
 def curves_of(means: Iterable[Mean], column: str) -> dict[str, Curve]:

@@ -117,7 +117,7 @@ def test_all_of_it_and_again(
 
     monkeypatch.setattr("trifocal.layered.objects_in", objects_in)
     words = ["s.py", str(folder), "--preset", "two", "--detector", "bright", "--judge", "x/other.onnx"]
-    monkeypatch.setattr(sys, "argv", [*words, "--timed", "2", "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", [*words, "--timed", "2", "--draws", "3", "--out", str(out)])
     script.main()
     means = {(mean.preset, mean.quality): mean for mean in read_means(out / "machine_coco_summary.csv")}
     assert ("two:base", 80) in means and ("jpeg:small", 60) in means and ("png", 100) in means
@@ -128,11 +128,23 @@ def test_all_of_it_and_again(
     with open(out / "machine_times.csv", encoding="utf-8", newline="") as stream:
         times = {row["way"]: float(row["ratio"]) for row in csv.DictReader(stream)}
     assert times[script.REFERENCE] == 1 and len(times) == 5 and min(times.values()) > 0
+    with open(out / "machine_certainty.csv", encoding="utf-8", newline="") as stream:
+        certain = [(row["preset"], row["quality"], row["loss"]) for row in csv.DictReader(stream)]
+    assert certain[:3] == [
+        ("png", "100", "0.0000"),
+        ("two:base", "20", "0.0000"),
+        ("two:base", "80", "0.0000"),
+    ]
     page = (out / "machine.md").read_text("utf-8")
+    assert (
+        "3 bootstrap samples" in page
+        and "| Trifocal two, base layer | 80 | 1.0000 | 0.0000 | 0.0000 |" in page
+    )
     assert f"two on {folder.parent.name}/pictures, 20" in page and str(tmp_path) not in page
     assert page in capsys.readouterr().out and "AP of other, 1.000 on the originals" in page
     before, asked = (out / "machine_coco.csv").read_bytes(), len(codec.asked)
-    monkeypatch.setattr(sys, "argv", [*words, "--timed", "0", "--out", str(out), "--resume"])
+    monkeypatch.setattr(sys, "argv", [*words, "--timed", "0", "--draws", "0", "--out", str(out), "--resume"])
     script.main()
     assert (out / "machine_coco.csv").read_bytes() == before and len(codec.asked) == asked
+    assert "bootstrap" not in (out / "machine.md").read_text("utf-8")
     assert "Times" not in (out / "machine.md").read_text("utf-8")

@@ -155,11 +155,15 @@ class Detection:
             values += self.precision("segm")[:2]
         return dict(zip(self.columns, values, strict=True))
 
-    def precision(self, what: str) -> tuple[float, ...]:
-        """AP, AP50 and AP75 of "bbox" or "segm"."""
-        images = [image for image in self.annotations.images.known.values() if image["id"] in self.found]
-        truth = numbered(item for image in images for item in self.annotations.objects[image["id"]])
-        found = numbered(item for image in images for item in self.found[image["id"]])
+    def precision(self, what: str, ids: Sequence[int] | None = None) -> tuple[float, ...]:
+        """AP, AP50 and AP75 of "bbox" or "segm"; of these pictures, as often as each is named, or of all that were added."""
+        known = {image["id"]: image for image in self.annotations.images.known.values()}
+        places = list(enumerate(sorted(self.found) if ids is None else ids))
+        images = [{**known[own], "id": place} for place, own in places]
+        truth = numbered(
+            {**item, "image_id": place} for place, own in places for item in self.annotations.objects[own]
+        )
+        found = numbered({**item, "image_id": place} for place, own in places for item in self.found[own])
         with silence():
             precision = evaluated(images, self.annotations.categories, truth, found, what)
         parts = (precision, precision[0], precision[5])
@@ -215,6 +219,8 @@ def evaluated(
         side.createIndex()
         sides.append(side)
     run = evaluation(*sides, what)
+    run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
+    run.params.maxDets = run.params.maxDets[-1:]
     run.evaluate()
     run.accumulate()
     return run.eval["precision"][:, :, :, 0, -1]

@@ -1,0 +1,85 @@
+"""How sure an average precision is, with a detector whose faults are known."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_layering import BOX, HEIGHT, WIDTH, Bright, annotated, detection, with_layers
+
+from trifocal.errors import OptionError
+from trifocal.evaluation import tasks
+from trifocal.evaluation.certainty import bootstrapped, certainty
+from trifocal.evaluation.detection import Detection
+from trifocal.evaluation.detectors import Detector, Found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return annotated(tmp_path)
+
+
+def showing(seen: Found, name: str, detector: Detector) -> Found:
+    return seen
+
+
+def finding(folder: Path, *right: bool) -> Detection:
+    """What finds the square of a picture, or is less sure of something else beside it."""
+    way = detection(folder, Bright(), "bright")
+    for number, found in enumerate(right):
+        box = np.array([BOX if found else (0, 0, 20, 20)], np.float64)
+        seen = Found(box, np.array([1]), np.array([0.9 if found else 0.5]))
+        way.add(np.zeros((HEIGHT, WIDTH, 3), np.uint8), f"{number}.png", partial(showing, seen))
+    return way
+
+
+def test_samples_are_of_pictures_and_the_same_for_all(folder: Path) -> None:
+    """Of two pictures a sample has the first twice, the second twice, or each once."""
+    both, first, none = (
+        finding(folder, True, True),
+        finding(folder, True, False),
+        finding(folder, False, False),
+    )
+    table = bootstrapped([both, first, first, none], 60)
+    assert table.shape == (60, 4)
+    assert (table[:, 0] == 1).all() and (table[:, 3] == 0).all()
+    assert np.array_equal(table[:, 1], table[:, 2])
+    once = first.result()["ap"]
+    assert 0 < once < 1 and {round(float(value), 6) for value in table[:, 1]} == {0.0, round(once, 6), 1.0}
+    assert np.isclose(np.mean(table[:, 1] == 1), 0.25, atol=0.15)
+    assert np.array_equal(table, bootstrapped([both, first, first, none], 60))
+
+
+def test_a_picture_counts_as_often_as_it_is_named(folder: Path) -> None:
+    way = finding(folder, True, False)
+    assert way.precision("bbox") == way.precision("bbox", [0, 1])
+    assert way.precision("bbox", [0, 0, 0])[0] == 1 and way.precision("bbox", [1, 1])[0] == 0
+    assert way.precision("bbox", [0, 0, 1])[0] > way.precision("bbox", [0, 1])[0]
+
+
+def test_nothing_in_common(folder: Path) -> None:
+    with pytest.raises(OptionError, match="No picture was added to all"):
+        bootstrapped([finding(folder, True), detection(folder, Bright(), "bright")], 5)
+
+
+def test_from_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The originals come first, and lose nothing."""
+    pytest.importorskip("faster_coco_eval")
+    with_layers(monkeypatch)
+    monkeypatch.setattr(tasks, "detector_of", lambda name, device: Bright())
+    said: list[tuple[float, str]] = []
+    sure = certainty(
+        {"two:base": (20, 80), "jpeg": (50,)}, folder, "bright", 5, lambda *told: said.append(told)
+    )
+    assert [(one.name, one.quality) for one in sure] == [
+        ("png", 100),
+        ("two:base", 20),
+        ("two:base", 80),
+        ("jpeg", 50),
+    ]
+    assert sure[0].loss == sure[0].loss_error == 0
+    assert all(one.ap == sure[0].ap - one.loss and one.ap_error >= 0 for one in sure)
+    fractions = [fraction for fraction, _ in said]
+    assert fractions == sorted(fractions) and fractions[-1] == 1 and said[0][1] == "png, quality 100"
+    with pytest.raises(OptionError, match="two bootstrap samples or more, not 1"):
+        certainty({}, folder, "bright", 1)
