@@ -279,7 +279,7 @@ def test_what_is_behind_the_split_learns_on_and_the_front_stays(
 ) -> None:
     """So every base layer and every file that was made for it stays good."""
     for name, value in (("held_out", 1), ("warmup", 1), ("ema", 0.0)):
-        monkeypatch.setattr(later.Imitation, name, value)
+        monkeypatch.setattr(later.Refinement, name, value)
     monkeypatch.setattr(later, "Answers", Blocks)
     codec = small_dual(detector)
     before = copy.deepcopy(codec.state_dict())

@@ -424,6 +424,23 @@ def test_blocks_stand_on_each_other_at_the_end() -> None:
     assert wrong[0] == [True] + 33 * [False] and wrong[1][:3] == [True, True, True]
 
 
+def test_what_has_learned_already_stands_on_itself_and_what_it_says_counts_twice() -> None:
+    source = Blocks()
+    own = imitation.Refinement(copy.deepcopy(source.detector))
+    with torch.no_grad():
+        for lateral in imitation.parts_of(own.detector)[14:17]:
+            for parameter in lateral.parameters():
+                parameter.mul_(1.5)
+    h, said = imitation.Behind(source, own.detector).next()
+    own.look_at([(h, said)])
+    own.fraction = 0.0
+    terms = own.train().losses(h, said)
+    errors = {name: float(term.detach()) for name, term in terms.items() if not name.startswith("say")}
+    assert [name for name, error in errors.items() if error < 1e-4] == list(imitation.PARTS)[4:14]
+    assert {name for name in terms if own.weights[name] == 2} == {f"say {side}" for side in (8, 16, 32, 64)}
+    assert all(weight in (1, 2) for weight in own.weights.values())
+
+
 # ── with a teacher ──
 
 

@@ -8,7 +8,7 @@ what base layers leave of that. In the second all of it learns from boxes, and f
       └── teacher ── its classes there
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -20,7 +20,7 @@ from trifocal.machine.detector import SplitDetector, compact_detector
 from trifocal.presets import load
 from trifocal.training.base import PRESET
 from trifocal.training.checkpoint import begin_with
-from trifocal.training.imitation import Answers, Behind, Imitation
+from trifocal.training.imitation import Answers, Behind, Imitation, Refinement
 from trifocal.training.lesson import (
     SEED,
     Again,
@@ -83,8 +83,8 @@ def train_detector(
         data: shards or folders of pictures with records (see `read_pictures`); those without boxes need the teacher.
         out: folder of the run: checkpoint.pt, log.csv, and detector.safetensors, .json and .csv at the end.
         steps, minutes: the run's length; one of them.
-        stage: 1 for what the teacher's parts do; 2 for boxes, and what the teacher says; 3 as 1, for what stands behind the split, and
-            on base layers as well, those of the installed dual-layer-compact.
+        stage: 1 for what the teacher's parts do; 2 for boxes, and what the teacher says; 3 as 1, more slowly and each part standing on our
+            own, for what stands behind the split, and on base layers as well, those of the installed dual-layer-compact.
         keep_front: only what stands behind the split learns, from what the front of `start` makes of pictures, so that base
             layers and files that were made for it stay valid; in the third stage always so.
         start: detector.safetensors to begin from, as the first stage or an earlier run left it; the third begins with the
@@ -119,7 +119,12 @@ def train_detector(
         begin_with(detector, start)
     batch = batch or BATCHES[stage - 1]
     detector.backbone.front.requires_grad_(not keep_front)
-    lesson = Pupil(detector, start is not None) if stage == 2 else Imitation(detector, keep_front)
+    lessons: dict[int, Callable[[], Lesson]] = {
+        1: lambda: Imitation(detector, keep_front),
+        2: lambda: Pupil(detector, start is not None),
+        3: lambda: Refinement(detector),
+    }
+    lesson = lessons[stage]()
     run = LessonRun(lesson, Path(out), steps, minutes)
     if resume:
         run.resume()

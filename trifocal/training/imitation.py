@@ -30,7 +30,7 @@ from trifocal.machine.proposals import BINS, CompactProposals
 from trifocal.training.lesson import Ahead, Given, Lesson, Source
 from trifocal.training.scenes import DetectionTeacher
 
-__all__ = ["ANSWERS", "PARTS", "Answers", "Behind", "Imitation"]
+__all__ = ["ANSWERS", "PARTS", "Answers", "Behind", "Imitation", "Refinement"]
 
 BLOCKS = (
     "pool2d_0.tmp_0",
@@ -193,6 +193,23 @@ class Imitation(Lesson):
         for answers in zip(*(answers for _, answers in batches), strict=True):
             variance = torch.cat([answer.flatten(0, 2) for answer in answers]).var(0)
             self.variances.append(variance + SOFTEST * variance.mean())
+
+
+class Refinement(Imitation):
+    """The lesson of a detector that has learned already: each part stands on those before it from the first step, what is said
+    counts twice, and all of it learns at a fifth of the rate."""
+
+    learning_rate = 8e-4
+    matrix_rate = 2e-3
+    ema = 0.998
+
+    def __init__(self, detector: SplitDetector) -> None:
+        super().__init__(detector, keep_front=True)
+        self.weights = {name: 2.0 if name.startswith("say") else 1.0 for name in self.names}
+
+    def either(self, own: Tensor, true: Tensor | None) -> Tensor:
+        """Our own."""
+        return own
 
 
 def parts_of(detector: SplitDetector) -> list[nn.Module]:
