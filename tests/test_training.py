@@ -245,6 +245,7 @@ import sys, time
 from pathlib import Path
 import torch
 from torch import nn
+from trifocal.training.checkpoint import by_one
 from trifocal.training.lesson import Lesson, LessonRun
 
 class Line(Lesson):
@@ -274,11 +275,19 @@ again.resume()
 assert again.progress == run.progress and again.bare.slope.weight == run.bare.slope.weight
 said = f"{run.accelerator.num_processes} {run.progress.step} {float(run.bare.slope.weight):.5f}"
 Path(sys.argv[1], f"{Own.rank}.txt").write_text(said)
+
+def export():
+    time.sleep(0.5)
+    Path(sys.argv[1], f"{Own.rank}.weights").touch()
+
+by_one(run.accelerator, export)
+assert Path(sys.argv[1], "0.weights").exists()
 """
 
 
 def test_two_processes_learn_as_one(tmp_path):
-    """Without a GPU too: their gradients are shared, a run of so many minutes ends at the same step in both, and both resume it."""
+    """Without a GPU too: their gradients are shared, a run of so many minutes ends at the same step in both, both resume it, and one
+    writes what ships while the other waits."""
     script = tmp_path / "script.py"
     script.write_text(TOGETHER)
     with socket.socket() as free:
@@ -295,3 +304,4 @@ def test_two_processes_learn_as_one(tmp_path):
     one, two = ((tmp_path / f"{rank}.txt").read_text().split() for rank in (0, 1))
     assert one == two and one[0] == "2" and int(one[1]) > 20
     assert float(one[2]) == pytest.approx(2.0, abs=0.2)  # between what each of them was shown
+    assert not (tmp_path / "1.weights").exists()

@@ -23,7 +23,7 @@ from trifocal.machine.bridge import CompactBaseAnalysis
 from trifocal.machine.detector import SplitDetector
 from trifocal.methods.dual_layer_compact import DualLayerCompact
 from trifocal.presets import check_layers, find
-from trifocal.training.checkpoint import begin_with
+from trifocal.training.checkpoint import begin_with, by_one
 from trifocal.training.lesson import SEED, Lesson, LessonRun, Report, pictures_of, silent
 from trifocal.training.scenes import DetectionTeacher, Scenes
 from trifocal.types import Condition
@@ -132,21 +132,24 @@ def train_base(
     average = run.average
     assert isinstance(average, Foundation)
     codec.base.load_state_dict(average.base.state_dict())
-    finish(codec.to(device), scenes)
     path = run.out / find(of).weights
-    write_weights(codec, path)
-    parameters = sum(p.numel() for p in average.base.parameters())
-    run.describe(
-        path,
-        data,
-        teacher,
-        start,
-        preset=of,
-        task=TASK,
-        pictures=len(training),
-        batch=batch,
-        parameters=parameters,
-    )
+
+    def export() -> None:
+        finish(codec.to(device), scenes)
+        write_weights(codec, path)
+        run.describe(
+            path,
+            data,
+            teacher,
+            start,
+            preset=of,
+            task=TASK,
+            pictures=len(training),
+            batch=batch,
+            parameters=sum(p.numel() for p in average.base.parameters()),
+        )
+
+    by_one(run.accelerator, export)
     return path
 
 

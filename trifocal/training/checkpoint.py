@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,13 @@ def together(accelerator: Accelerator, seconds: float) -> float:
     if accelerator.num_processes == 1:
         return seconds
     return float(accelerator.reduce(torch.tensor(seconds, device=accelerator.device), "mean"))
+
+
+def by_one(accelerator: Accelerator, work: Callable[[], object]) -> None:
+    """Work that one process does, while the others wait for it: several would write the same files."""
+    if accelerator.is_main_process:
+        work()
+    accelerator.wait_for_everyone()
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from trifocal.losses.detection import Seen, Target, detection_losses, maps_of
 from trifocal.machine.detector import SplitDetector, compact_detector
 from trifocal.presets import load
 from trifocal.training.base import PRESET
-from trifocal.training.checkpoint import begin_with
+from trifocal.training.checkpoint import begin_with, by_one
 from trifocal.training.imitation import Answers, Behind, Imitation, Refinement
 from trifocal.training.lesson import (
     SEED,
@@ -146,9 +146,12 @@ def train_detector(
     path = run.out / "detector.safetensors"
     average = run.average
     assert isinstance(average, Imitation | Pupil)
-    write_weights(average.detector, path)
-    parameters = sum(p.numel() for p in average.detector.parameters())
-    run.describe(
-        path, data, teacher, start, pictures=len(training), batch=batch, stage=stage, parameters=parameters
-    )
+
+    def export() -> None:
+        write_weights(average.detector, path)
+        parameters = sum(p.numel() for p in average.detector.parameters())
+        facts = {"pictures": len(training), "batch": batch, "stage": stage, "parameters": parameters}
+        run.describe(path, data, teacher, start, **facts)
+
+    by_one(run.accelerator, export)
     return path

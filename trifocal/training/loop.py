@@ -34,6 +34,7 @@ from trifocal.training.checkpoint import (
     Progress,
     append_row,
     begin_with,
+    by_one,
     check_length,
     record_of,
     restore,
@@ -120,7 +121,12 @@ def train(
         "data": [Path(source).name for source in data],
         "start": None if start is None else record_of(Path(start)),
     }
-    return run.export(chosen, training, validation_batch(held_out, recipe.crop), begun)
+    path = run.out / chosen.weights
+    by_one(
+        run.accelerator,
+        lambda: run.export(path, chosen, training, validation_batch(held_out, recipe.crop), begun),
+    )
+    return path
 
 
 class Run:
@@ -290,14 +296,14 @@ class Run:
 
     def export(
         self,
+        path: Path,
         preset: Preset,
         training: list[TrainingPicture],
         validation: Tensor,
         begun: dict[str, object],
-    ) -> Path:
+    ) -> None:
         """Calibrates the tables where what they count has learned, then writes what ships: NAME.safetensors (float16), and
         NAME.json and NAME.csv beside it."""
-        path = self.out / preset.weights
         before = validate(self.average, validation, self.objective)
         if any(parameter.requires_grad for parameter in self.average.entropy.parameters()):
             calibrate(self.average, training, self.recipe)
@@ -319,7 +325,6 @@ class Run:
         }
         path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
         path.with_suffix(".csv").write_bytes((self.out / "log.csv").read_bytes())
-        return path
 
 
 def groups(part: nn.Module, recipe: Recipe) -> list[dict[str, object]]:

@@ -31,7 +31,7 @@ from trifocal.losses.detection import soft_cross_entropy
 from trifocal.machine.tower import ImageTower
 from trifocal.text.compact import TextTransformer, tokens_of, train_tokenizer
 from trifocal.text.ground import Ground
-from trifocal.training.checkpoint import begin_with
+from trifocal.training.checkpoint import begin_with, by_one
 from trifocal.training.ground import train_ground
 from trifocal.training.lesson import SEED, Given, Lesson, LessonRun, Report, pictures_of, silent
 from trifocal.training.views import AllViews, Teacher, TowerBatch, TowerBatches, views_of
@@ -195,18 +195,12 @@ def train_towers(
         found = {"terms": {"ground": WEIGHTS["ground"]}}
         found |= train_ground(average, views, others, 60 * (minutes or 0), steps, SEED, report)
     path = run.out / "towers.safetensors"
-    found["parameters"] = write_towers(average, path)
-    run.describe(
-        path,
-        data,
-        teacher,
-        start,
-        pictures=len(training),
-        views=len(views),
-        batch=batch,
-        stage=stage,
-        **found,
-    )
+
+    def export() -> None:
+        facts = {"pictures": len(training), "views": len(views), "batch": batch, "stage": stage, **found}
+        run.describe(path, data, teacher, start, parameters=write_towers(average, path), **facts)
+
+    by_one(run.accelerator, export)
     return path
 
 
