@@ -518,6 +518,8 @@ def test_train_hands_over_what_it_was_told(name: str, function: str, monkeypatch
     } | ({} if name == "base" else {"stage": 1})
     assert said(name, "--data", "a.tar", "-o", "elsewhere", "--steps", "3").exit_code == 0
     assert calls[1][0] == (["a.tar"], "elsewhere") and calls[1][1]["resume"] is False
+    assert said(name, "--data", "a.tar", "--steps", "3", "--learning-rate", "4e-4").exit_code == 0
+    assert calls.pop()[1]["learning_rate"] == 4e-4
     if name != "base":
         said(name, "--stage", "2", "--steps", "3")
         assert calls[2][0] == ([], f"runs/{name}-stage2") and calls[2][1]["stage"] == 2
@@ -526,7 +528,7 @@ def test_train_hands_over_what_it_was_told(name: str, function: str, monkeypatch
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("detector --steps 1 --learning-rate 0.1", "--learning-rate"),
+        ("towers --steps 1 --learning-rate 0.1", "--learning-rate"),
         ("base --steps 1 --stage 2", "--stage"),
         ("compact --steps 1 --teacher t.onnx", "--teacher"),
     ],

@@ -26,7 +26,7 @@ from trifocal.errors import OptionError, PresetError, WeightsError
 from trifocal.losses import LAMBDA_RANGE, balance, lambda_of, spread_levels
 from trifocal.pictures import Picture
 from trifocal.training import train
-from trifocal.training.lesson import Lesson, optimisers_of
+from trifocal.training.lesson import Lesson, LessonRun, optimisers_of
 from trifocal.training.loop import schedule
 from trifocal.weights import check_fingerprint, fingerprint, load_weights, read_weights
 
@@ -238,6 +238,14 @@ def test_matrices_have_an_optimiser_of_their_own(monkeypatch):
     monkeypatch.setattr(Square, "matrix_rate", None)
     (adam,) = optimisers_of(lesson)
     assert sum(len(group["params"]) for group in adam.param_groups) == 5
+
+
+def test_another_learning_rate_moves_both_optimisers(tmp_path):
+    run = LessonRun(Square(), tmp_path, 1, None, learning_rate=0.002)
+    assert run.record()["learning_rate"] == 0.002 and run.record()["matrix_rate"] == pytest.approx(0.008)
+    assert Square.learning_rate == 0.01
+    factors = [group["factor"] for optimiser in run.optimisers for group in optimiser.param_groups]
+    assert factors == [1.0, 1.0, 4.0, 2.0]
 
 
 TOGETHER = """

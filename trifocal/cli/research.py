@@ -86,6 +86,8 @@ def train(
                 own = {} if of is None else {"of": of}
             if keep_front:
                 own["keep_front"] = True
+            if learning_rate is not None:
+                own["learning_rate"] = learning_rate
             weights = getattr(training, APART[preset])(
                 sources,
                 folder,
@@ -318,8 +320,8 @@ def check_training(
     """Refuses what this kind of training would pass over in silence."""
     if preset not in APART and teacher is not None:
         raise typer.BadParameter(f"{preset} takes no --teacher; {', '.join(APART)} do.")
-    if preset in APART and learning_rate is not None:
-        raise typer.BadParameter(f"{preset} takes no --learning-rate; its own is tried and stays.")
+    if preset == "towers" and learning_rate is not None:
+        raise typer.BadParameter("towers take no --learning-rate; each of their stages has its own.")
     if preset != "base" and of is not None:
         raise typer.BadParameter(f"--of is for base, not for {preset}.")
     if preset != "detector" and keep_front:

@@ -92,6 +92,7 @@ def train_base(
     resume: bool = False,
     every: float = 5.0,
     batch: int | None = None,
+    learning_rate: float | None = None,
     report: Report = silent,
 ) -> Path:
     """Trains the base layer of a preset with layers; that of dual-layer-compact is put under the trunk of compact.
@@ -106,6 +107,8 @@ def train_base(
         resume: go on from the checkpoint in `out`.
         every: minutes between checkpoints.
         batch: scenes a step; 8 if not said.
+        learning_rate: AdamW's, not the lesson's, and Muon's in proportion; where a run goes on from weights that have learned
+            already, a full one undoes more than minutes bring back.
         report: called after each step with the fraction done and a line of text.
 
     Returns:
@@ -122,7 +125,7 @@ def train_base(
     codec, batch = whole_codec(of, start), batch or BATCH
     device = Accelerator().device
     detector = codec.find_detector(str(device))
-    run = LessonRun(Foundation(codec.base, detector), Path(out), steps, minutes)
+    run = LessonRun(Foundation(codec.base, detector), Path(out), steps, minutes, learning_rate)
     if resume:
         run.resume()
     seed = SEED + run.progress.step + run.accelerator.process_index

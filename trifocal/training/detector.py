@@ -75,6 +75,7 @@ def train_detector(
     resume: bool = False,
     every: float = 5.0,
     batch: int | None = None,
+    learning_rate: float | None = None,
     report: Report = silent,
 ) -> Path:
     """Trains the compact detector.
@@ -93,6 +94,8 @@ def train_detector(
         resume: go on from the checkpoint in `out`.
         every: minutes between checkpoints.
         batch: pictures a step; 8 in the second stage and 4 in the others if not said.
+        learning_rate: AdamW's, not the lesson's, and Muon's in proportion; where a run goes on from weights that have learned
+            already, a full one undoes more than minutes bring back.
         report: called after each step with the fraction done and a line of text.
 
     Returns:
@@ -125,7 +128,7 @@ def train_detector(
         3: lambda: Refinement(detector),
     }
     lesson = lessons[stage]()
-    run = LessonRun(lesson, Path(out), steps, minutes)
+    run = LessonRun(lesson, Path(out), steps, minutes, learning_rate)
     if resume:
         run.resume()
     seed = SEED + run.progress.step + run.accelerator.process_index

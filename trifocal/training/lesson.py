@@ -137,9 +137,21 @@ class Lesson(nn.Module, ABC):
 
 
 class LessonRun:
-    """One run: a lesson, its average, optimiser, and how far they are."""
+    """One run: a lesson, its average, optimiser, and how far they are. A learning rate takes the place of the lesson's, and its matrix
+    rate goes along."""
 
-    def __init__(self, lesson: Lesson, out: Path, steps: int | None, minutes: float | None) -> None:
+    def __init__(
+        self,
+        lesson: Lesson,
+        out: Path,
+        steps: int | None,
+        minutes: float | None,
+        learning_rate: float | None = None,
+    ) -> None:
+        if learning_rate is not None:
+            if lesson.matrix_rate is not None:
+                lesson.matrix_rate *= learning_rate / lesson.learning_rate
+            lesson.learning_rate = learning_rate
         # On many GPUs: what only a teacher teaches has no gradient without one.
         self.accelerator = Accelerator(
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
