@@ -27,9 +27,8 @@ from trifocal.console import Desk, reporting
 from trifocal.container import Bitstream
 from trifocal.container.parts import read_base, strip
 from trifocal.errors import TrifocalError
-from trifocal.evaluation import Curve, Mean, bd_metric, bd_rate, metric_of, rate_at, task_of
+from trifocal.evaluation import Curve, Mean, Sure, bd_metric, bd_rate, certainty, metric_of, rate_at, task_of
 from trifocal.evaluation.baselines import LOSSLESS, RIVALS
-from trifocal.evaluation.certainty import Sure, certainty
 from trifocal.evaluation.compare import machine
 from trifocal.evaluation.layering import dual_layer
 from trifocal.evaluation.subjects import title_of
@@ -55,7 +54,8 @@ PICTURE_QUALITIES = (10, 35, 60, 85)
 OTHER_QUALITIES = (10, 30, 50, 70, 90)  # of one layer and of AVIF, as in results/coco.csv
 PICTURE_METRICS: Sequence[str] = ("psnr", "ms-ssim")
 LOSSES = (0.01, 0.02, 0.03, 0.05)  # of AP, that are asked what they save
-CERTAIN = {"avif": (45, 70)}  # of rivals, whose certainty is asked too
+CERTAIN_QUALITIES = (20, 60, 80)  # of the base layer, where it is asked how sure an AP is, and of a rival
+CERTAIN = {"avif": (45,)}
 LEAST_POINTS = 3  # of a curve that is compared; two make a straight line, which no codec follows
 REFERENCE = "decode, then detect"
 NONE = "—"
@@ -134,7 +134,7 @@ class Request:
         return self.measure("machine_coco.csv", points, self.detector, ("psnr",))
 
     def measure_certainty(self) -> list[Sure]:
-        points = {f"{self.preset}:base": BASE_QUALITIES, **at_hand(CERTAIN)}
+        points = {f"{self.preset}:base": CERTAIN_QUALITIES, **at_hand(CERTAIN)}
         with reporting(Desk()) as report_progress:
             return certainty(points, self.folder, self.detector, self.draws, report_progress)
 

@@ -33,7 +33,7 @@ from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
 from trifocal.types import Decoded
 
-WIDTH, HEIGHT = 480, 360
+WIDTH, HEIGHT = 640, 480
 BOX = (120, 90, 360, 270)  # of the bright rectangle in each picture
 
 

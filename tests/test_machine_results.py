@@ -105,6 +105,7 @@ def test_all_of_it_and_again(
     out.mkdir()
     monkeypatch.setattr(tasks, "detector_of", lambda name, device: Bright())
     monkeypatch.setattr(script, "BASE_QUALITIES", (20, 80))
+    monkeypatch.setattr(script, "CERTAIN_QUALITIES", (20, 80))
     monkeypatch.setattr(script, "QUALITIES", {"jpeg": (20, 60), "jpeg:small": (60,), "compact": (50,)})
     monkeypatch.setattr(script, "PICTURE_QUALITIES", (40, 80))
     monkeypatch.setattr(script, "OTHER_QUALITIES", (40, 80))

@@ -131,7 +131,7 @@ def test_boxes_stay_on_their_objects_in_scenes(mosaic: float, monkeypatch: pytes
     for _ in range(4):
         x, targets, seen = scenes.next()
         assert seen is None and x.shape[0] == len(targets) == 6
-        assert tuple(x.shape[2:]) in ((288, 384), (384, 288), (320, 352)) and 0 <= x.min() and x.max() <= 1
+        assert tuple(x.shape[2:]) in ((352, 480), (480, 352), (384, 448)) and 0 <= x.min() and x.max() <= 1
         for rgb, target in zip(map(as_pixels, x), targets):
             found += len(target.labels)
             assert target.certain

@@ -86,7 +86,7 @@ def encode(
 
     `preset` is one of `trifocal presets`; dual-layer-compact if None. At most one of `quality` (0..100, 50 if none is given),
     `bpp` (bits per pixel) and `size` (bytes of the whole file).
-    `base_quality` (0..100) is that of the layer for detectors, for presets that have one; half of `quality`, 30 at most, if not given.
+    `base_quality` (0..100) is that of the layer for detectors, for presets that have one; half of `quality`, 20 at most, if not given.
     `text` says what the picture shows, for presets that take words; `send_text` puts it into the file, for their decoder.
     `weights` is a .safetensors file of your own training. `note` is called with a sentence for what is done otherwise
     than one may think. Raises PictureError, PresetError, WeightsError, MissingExtra, OptionError, RateError, and OSError

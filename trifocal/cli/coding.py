@@ -76,7 +76,7 @@ def encode(
         typer.Option(
             min=0,
             max=100,
-            help="Of the part that detectors read, for a preset in layers; half of --quality, 30 at most, if not said.",
+            help="Of the part that detectors read, for a preset in layers; half of --quality, 20 at most, if not said.",
         ),
     ] = None,
     out: Out = None,

@@ -1,6 +1,7 @@
 """Measuring: bytes counted from files, metrics that the field trusts, curves against named anchors."""
 
 from trifocal.evaluation.baselines import Rival, rivals
+from trifocal.evaluation.certainty import Sure, certainty
 from trifocal.evaluation.curves import Curve, Delta, anchors, bd_metric, bd_rate, rate_at
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, Results, evaluate
 from trifocal.evaluation.exchange import published_curves, read_results, write_results
@@ -25,10 +26,12 @@ __all__ = [
     "Rival",
     "Row",
     "Subject",
+    "Sure",
     "Task",
     "anchors",
     "bd_metric",
     "bd_rate",
+    "certainty",
     "evaluate",
     "means",
     "metric_of",
