@@ -247,8 +247,9 @@ def write_certainty(path: Path, certain: Iterable[Sure], draws: int) -> None:
 def certainty_section(certain: Sequence[Sure], draws: int) -> str:
     rows = [["", "quality", "AP", "standard error", "less than on the originals", "standard error"]]
     for one in certain:
-        loss = [f"{one.loss:.4f}", f"{one.loss_error:.4f}"] if one.name != LOSSLESS else [NONE, NONE]
-        rows.append([title_of(one.name), f"{one.quality:g}", f"{one.ap:.4f}", f"{one.ap_error:.4f}", *loss])
+        loss = (one.loss, one.loss_error) if one.name != LOSSLESS else (None, None)
+        cells = [signed(value, ".4f") for value in (one.ap, one.ap_error, *loss)]
+        rows.append([title_of(one.name), f"{one.quality:g}", *cells])
     return f"### How sure these pictures make it: {draws} bootstrap samples of them, the same for all rows\n\n{grid(rows)}"
 
 

@@ -40,7 +40,7 @@ PADDING = 64  # pixels: four latents to a hyper-latent
 DETECTOR_STEP = 32  # pixels; detectors look at whole multiples of it
 ALONE = 128  # in the first byte of BASE: the enhancement does not use the first picture
 BASE_QUALITIES, BASE_SHARE = (20, 10, 0), 0.15  # where a size is asked for, and of it
-ENOUGH = 20  # of the base layer's quality, unless more is asked for: detectors see little more above it
+ENOUGH = 20  # of the base layer's quality, unless more is asked for: people pay its bytes
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ import math
 __all__ = ["AREA", "COCO_IDS", "STEP", "compact_size", "torchvision_size"]
 
 COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
-AREA = (
-    416 * 416
-)  # pixels to which a larger picture is shrunk for the compact detector: as many as its teacher looks at
+AREA = 416 * 416  # pixels to which a larger picture is shrunk for the compact detector: its teacher's
 STEP = 32  # its sides are multiples of this
 
 

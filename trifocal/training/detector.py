@@ -8,7 +8,7 @@ what base layers leave of that. In the second all of it learns from boxes, and f
       └── teacher ── its classes there
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -122,12 +122,13 @@ def train_detector(
         begin_with(detector, start)
     batch = batch or BATCHES[stage - 1]
     detector.backbone.front.requires_grad_(not keep_front)
-    lessons: dict[int, Callable[[], Lesson]] = {
-        1: lambda: Imitation(detector, keep_front),
-        2: lambda: Pupil(detector, start is not None),
-        3: lambda: Refinement(detector),
-    }
-    lesson = lessons[stage]()
+    lesson: Imitation | Pupil
+    if stage == 1:
+        lesson = Imitation(detector, keep_front)
+    elif stage == 2:
+        lesson = Pupil(detector, start is not None)
+    else:
+        lesson = Refinement(detector)
     run = LessonRun(lesson, Path(out), steps, minutes, learning_rate)
     if resume:
         run.resume()
