@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """The command behind results/machine_*: what machines see in a base layer's bytes, and in what others need to show as much.
 
-    python scripts/machine_results.py COCO_VAL [--judge picodet.onnx] [--preset dual-layer-compact] [--resume]
+    python scripts/machine_results.py COCO_VAL [--judge picodet.onnx] [--own-judge faces.onnx] [--resume]
 
 COCO_VAL is a folder of pictures with COCO's instances.json in it or above it. Each part has its tables:
 
     machine_coco*.csv       AP of one detector: the base layer at base qualities, and rivals, at their own size and at the detector's
     machine_certainty.csv   how far the AP of so many pictures is sure
     machine_decoded*.csv    AP of another detector (--judge) on decoded pictures, and PSNR: layers, layers apart, one layer, AVIF
+    machine_own*.csv        AP of one more (--own-judge) on decoded pictures, where what it finds in the originals is the truth
     machine_times.csv       seconds from an opened file to boxes: out of the base layer, and after decoding
     machine.md              what follows from them
 """
@@ -32,6 +33,7 @@ from trifocal.evaluation.baselines import LOSSLESS, RIVALS
 from trifocal.evaluation.compare import machine
 from trifocal.evaluation.layering import dual_layer
 from trifocal.evaluation.subjects import title_of
+from trifocal.evaluation.tasks import OWN
 from trifocal.files import replacing
 from trifocal.pictures import Picture, list_pictures
 
@@ -83,8 +85,11 @@ def main() -> None:
         write_certainty(asked.out / "machine_certainty.csv", certain, asked.draws)
         sections.append(certainty_section(certain, asked.draws))
     if asked.judge is not None:
-        means = asked.measure_pictures(asked.judge)
+        means = asked.measure_pictures("machine_decoded.csv", asked.judge, PICTURE_METRICS)
         sections.append(picture_section(asked.preset, label_of(asked.judge), means))
+    if asked.own_judge is not None:
+        means = asked.measure_pictures("machine_own.csv", asked.own_judge, (), OWN)
+        sections.append(own_section(asked.preset, label_of(asked.own_judge), means))
     if asked.timed:
         ways = asked.measure_times()
         write_times(asked.out / "machine_times.csv", ways)
@@ -107,6 +112,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--judge", help="another detector for decoded pictures: a name of torchvision's, or an .onnx file"
     )
+    parser.add_argument(
+        "--own-judge", help="another, for whom what it finds in the originals is what is there to be found"
+    )
     parser.add_argument("--timed", type=int, default=40, help="pictures to take times on; 0 for no times")
     parser.add_argument(
         "--draws", type=int, default=200, help="bootstrap samples of the pictures; 0 for none"
@@ -124,6 +132,7 @@ class Request:
     preset: str
     detector: str
     judge: str | None
+    own_judge: str | None
     timed: int
     draws: int
     out: Path
@@ -138,12 +147,14 @@ class Request:
         with reporting(Desk()) as report_progress:
             return certainty(points, self.folder, self.detector, self.draws, report_progress)
 
-    def measure_pictures(self, judge: str) -> list[Mean]:
+    def measure_pictures(
+        self, table: str, judge: str, metrics: Sequence[str], annotations: str | None = None
+    ) -> list[Mean]:
         points: dict[str, Sequence[float]] = dict.fromkeys(
             (self.preset, f"{self.preset}:apart"), PICTURE_QUALITIES
         )
         points |= at_hand(dict.fromkeys(("compact", "avif"), OTHER_QUALITIES))
-        return self.measure("machine_decoded.csv", points, judge, PICTURE_METRICS)
+        return self.measure(table, points, judge, metrics, annotations)
 
     def measure(
         self,
@@ -151,9 +162,11 @@ class Request:
         points: Mapping[str, Sequence[float]],
         detector: str,
         metrics: Sequence[str],
+        annotations: str | None = None,
     ) -> list[Mean]:
         desk = Desk()
         with reporting(desk) as report_progress:
+            task = task_of("detection", detector, annotations, self.folder, report=report_progress)
             return evaluation.evaluate(
                 list(points),
                 self.folder,
@@ -161,7 +174,7 @@ class Request:
                 points,
                 self.resume,
                 metrics,
-                task_of("detection", detector, None, self.folder),
+                task,
                 progress=lambda fraction: report_progress(fraction, table),
                 note=desk.note,
             ).means
@@ -349,23 +362,41 @@ def all_points(means: Sequence[Mean], *columns: str) -> Table:
 
 
 def picture_section(preset: str, judge: str, means: Sequence[Mean]) -> str:
-    ap, whole = f"ap:{judge}", ceiling(means, f"ap:{judge}")
+    columns = ("psnr", "ms_ssim", f"ap:{judge}")
+    whole = ceiling(means, columns[-1])
+    return "\n\n".join(
+        [
+            f"## Decoded pictures: both layers' bytes; AP of {judge}, {whole:.3f} on the originals",
+            f"### {title_of(preset)} against each (MS-SSIM in dB)",
+            grid(picture_differences(preset, means, columns)),
+            "### All points",
+            grid(all_points(means, *columns, f"ap50:{judge}")),
+        ]
+    )
+
+
+def own_section(preset: str, judge: str, means: Sequence[Mean]) -> str:
+    columns = (f"ap:{judge}-own", f"ap50:{judge}-own")
+    return "\n\n".join(
+        [
+            f"## Decoded pictures for {judge}, which no training saw: AP against what it finds in the originals",
+            f"### {title_of(preset)} against each",
+            grid(picture_differences(preset, means, columns)),
+            "### All points",
+            grid(all_points(means, *columns)),
+        ]
+    )
+
+
+def picture_differences(preset: str, means: Sequence[Mean], columns: Iterable[str]) -> Table:
     rows = [["against", "metric", "bits for the same quality", "quality for the same bits"]]
-    for column in ("psnr", "ms_ssim", ap):
+    for column in columns:
         curves = curves_of(means, column)
         for name, curve in curves.items():
             if name != preset and preset in curves and len(curve.values) >= LEAST_POINTS:
                 rate, gain = bd_rate(curve, curves[preset]).value, bd_metric(curve, curves[preset]).value
                 rows.append([title_of(name), column, signed(rate, "+.1f", " %"), signed(gain, "+.4f")])
-    return "\n\n".join(
-        [
-            f"## Decoded pictures: both layers' bytes; AP of {judge}, {whole:.3f} on the originals",
-            f"### {title_of(preset)} against each (MS-SSIM in dB)",
-            grid(rows),
-            "### All points",
-            grid(all_points(means, "psnr", "ms_ssim", ap, f"ap50:{judge}")),
-        ]
-    )
+    return rows
 
 
 def time_section(ways: Sequence[Way]) -> str:

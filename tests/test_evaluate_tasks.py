@@ -146,6 +146,18 @@ def test_detection_from_the_command_line(folder: Path, tmp_path: Path, bright: B
     assert set(bright.seen) == {(60, 80)}
 
 
+def test_detection_in_pictures_that_nobody_labelled(folder: Path, tmp_path: Path, bright: Bright) -> None:
+    (tmp_path / "instances.json").unlink()
+    out = tmp_path / "r.csv"
+    words = ["evaluate", "jpeg", "--data", folder, "--task", "detection", "--detector", "some/square.onnx"]
+    words += ["--annotations", "own", "--out", out, "--qualities", "90"]
+    run = CliRunner().invoke(app, [*map(str, words)])
+    assert run.exit_code == 0, run.output
+    means = {mean.preset: mean for mean in read_means(tmp_path / "r_summary.csv")}
+    assert means[LOSSLESS].values["ap:square-own"] == 1 and means["jpeg"].values["ap50:square-own"] == 1
+    assert len(bright.seen) == 9, "three originals twice: for the truth, and measured"
+
+
 def test_the_protocol_with_a_short_side_codes_larger_pictures(
     folder: Path, tmp_path: Path, bright: Bright
 ) -> None:

@@ -118,6 +118,7 @@ def test_all_of_it_and_again(
 
     monkeypatch.setattr("trifocal.layered.objects_in", objects_in)
     words = ["s.py", str(folder), "--preset", "two", "--detector", "bright", "--judge", "x/other.onnx"]
+    words += ["--own-judge", "x/faces.onnx"]
     monkeypatch.setattr(sys, "argv", [*words, "--timed", "2", "--draws", "3", "--out", str(out)])
     script.main()
     means = {(mean.preset, mean.quality): mean for mean in read_means(out / "machine_coco_summary.csv")}
@@ -126,6 +127,11 @@ def test_all_of_it_and_again(
     decoded = read_rows(out / "machine_decoded.csv")
     assert {row.preset for row in decoded} == {"two", "two:apart", "compact", "avif", "png"}
     assert np.isfinite([row.values["psnr"] or 0 for row in decoded if row.preset != "png"]).all()
+    own = {(mean.preset, mean.quality): mean for mean in read_means(out / "machine_own_summary.csv")}
+    assert set(own) == {
+        (mean.preset, mean.quality) for mean in read_means(out / "machine_decoded_summary.csv")
+    }
+    assert own["png", 100].values == {"ap:faces-own": 1, "ap50:faces-own": 1, "ap75:faces-own": 1}
     with open(out / "machine_times.csv", encoding="utf-8", newline="") as stream:
         times = {row["way"]: float(row["ratio"]) for row in csv.DictReader(stream)}
     assert times[script.REFERENCE] == 1 and len(times) == 5 and min(times.values()) > 0
@@ -143,6 +149,7 @@ def test_all_of_it_and_again(
     )
     assert f"two on {folder.parent.name}/pictures, 20" in page and str(tmp_path) not in page
     assert page in capsys.readouterr().out and "AP of other, 1.000 on the originals" in page
+    assert "## Decoded pictures for faces, which no training saw" in page
     before, asked = (out / "machine_coco.csv").read_bytes(), len(codec.asked)
     monkeypatch.setattr(sys, "argv", [*words, "--timed", "0", "--draws", "0", "--out", str(out), "--resume"])
     script.main()

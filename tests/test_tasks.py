@@ -621,6 +621,41 @@ def test_classes_in_another_form(name: str, text: str, tmp_path: Path) -> None:
         read_classes(tmp_path / name)
 
 
+# ── a detector's own answers ──
+
+
+def test_what_a_detector_finds_itself_is_the_truth(coco: str, tmp_path: Path) -> None:
+    """In picture 1 it is sure of one box and not of another; of a decoded one it finds it again, moved, or not at all."""
+    sure, unsure = (1, 0.9, (10, 10, 30, 50)), (2, 0.4, (50, 10, 70, 30))
+    fake = Fake({1: [sure, unsure], 2: [], 3: [(1, 0.3, (10, 10, 30, 50))], 4: [(1, 0.9, (10, 10, 30, 39))]})
+    for number, name in ((1, "a.png"), (2, "b.png")):
+        Image.fromarray(picture(number)).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    paths = {name: tmp_path / name for name in ("a.png", "b.png", "broken.png")}
+    said: list[tuple[float, str]] = []
+    known = Annotations.found_by(fake, paths, lambda fraction, text: said.append((fraction, text)))
+    assert said == [(0, "looking at a.png"), (1 / 3, "looking at b.png"), (2 / 3, "looking at broken.png")]
+    assert [item["bbox"] for item in known.objects[0]] == [[10, 10, 20, 40]] and known.objects[1] == []
+    task = Detection(fake, known, model="fake")
+    assert task.model == "fake-own" and not task.masks
+    for decoded, expected in ((1, 1.0), (3, 1.0), (4, 0.5), (2, 0.0)):
+        task.begin()
+        task.add(picture(decoded), "a.png")
+        assert task.result()["ap"] == pytest.approx(expected), decoded
+    task.add(picture(2), "broken.png")
+    assert "broken.png" in task.notes[0]
+    with pytest.raises(OptionError, match=r"finds nothing in these pictures with a score of 0\.5"):
+        Annotations.found_by(fake, {"b.png": tmp_path / "b.png"}, lambda fraction, text: None)
+
+
+def test_labels_of_a_detector_that_does_not_say_which_it_knows(tmp_path: Path) -> None:
+    fake = Fake({1: [(7, 0.9, (10, 10, 30, 50)), (9, 0.1, (0, 0, 5, 5))]})
+    fake.categories = None
+    Image.fromarray(picture(1)).save(tmp_path / "a.png")
+    known = Annotations.found_by(fake, {"a.png": tmp_path / "a.png"}, lambda fraction, text: None)
+    assert known.ids == {7, 9}
+
+
 # ── task_of ──
 
 
@@ -683,6 +718,9 @@ def test_what_cannot_be_asked_is_said_before_a_network_is_loaded(
         OptionError, match="no task poetry; there are detection, segmentation, classification"
     ):
         task_of("poetry", "any", None, folder)
+    for kind, side in (("segmentation", None), ("detection", 800)):
+        with pytest.raises(OptionError, match="own annotations are a detector's"):
+            task_of(kind, "any", "own", folder, side)
     for kind, model, side in (("segmentation", "x.onnx", None), ("classification", "resnet18", 800)):
         with pytest.raises(OptionError, match=f"are for detection, not for {kind}"):
             task_of(kind, model, None, folder, side)

@@ -149,7 +149,11 @@ Network = Annotated[
     ),
 ]
 Annotations = Annotated[
-    str | None, typer.Option(help="What is to be seen; looked for beside the pictures, if not said.")
+    str | None,
+    typer.Option(
+        help="What is to be seen; looked for beside the pictures, if not said. own: what the detector finds itself in the "
+        "originals, of pictures that nobody labelled."
+    ),
 ]
 ShortSide = Annotated[
     int | None,
@@ -208,8 +212,10 @@ def evaluate(
 
     use_threads(threads)
     desk = console.Desk()
-    judge = evaluation.task_of(task, detector, annotations, data, short_side) if task else None
     with console.reporting(desk) as report:
+        judge = (
+            evaluation.task_of(task, detector, annotations, data, short_side, report=report) if task else None
+        )
         results = evaluation.evaluate(
             presets,
             data,
@@ -267,8 +273,8 @@ def compare(
 
     use_threads(threads)
     desk = console.Desk()
-    judge = task_of(task, detector, annotations, data, short_side) if task else None
     with console.reporting(desk) as report:
+        judge = task_of(task, detector, annotations, data, short_side, report=report) if task else None
         page = compare(
             subjects,
             data,

@@ -23,7 +23,8 @@ from trifocal.evaluation.baselines import LOSSLESS
 from trifocal.evaluation.curves import ANCHORS, Curve, bd_metric, bd_rate
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, QUALITIES, evaluate
 from trifocal.evaluation.exchange import published_curves, write_results
-from trifocal.evaluation.gauge import is_metric, name_of
+from trifocal.evaluation.gauge import is_metric
+from trifocal.evaluation.matching import name_of
 from trifocal.evaluation.memory import peak_of, processor
 from trifocal.evaluation.metrics import METRICS, Metric, Pixels, metric_of, psnr
 from trifocal.evaluation.report import (

@@ -12,26 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from trifocal.errors import MissingExtra, OptionError
+from trifocal.errors import MissingExtra, OptionError, PictureError
 from trifocal.evaluation.detectors import Detector, Found, rescaled
 from trifocal.evaluation.matching import Truth
 from trifocal.evaluation.networks import EXTRA, Pixels
+from trifocal.pictures import Picture
 
 __all__ = ["LONG_SIDE", "Annotations", "Detection", "check_installed", "protocol_size"]
 
+SURE = 0.5  # the least score of what counts as an object where a detector's own answers are the truth
 LONG_SIDE = 1333  # pixels, of detectron2's test pictures, whose short side is 800
 BOXES, MASKS = ("ap", "ap50", "ap75"), ("mask_ap", "mask_ap50")
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """COCO's `instances.json`: its images by file name, the objects of each by image id, and its categories."""
+    """COCO's `instances.json`: its images by file name, the objects of each by image id, and its categories; or the same of
+    what a detector found itself."""
 
     images: Truth[dict[str, int]]
     objects: Mapping[int, list[dict[str, Any]]]
     categories: list[dict[str, int]]
     outlined: bool  # each object has an outline or mask, not just a box
+    own: bool = False  # a detector's answers, and nobody's labels
 
     @property
     def ids(self) -> set[int]:
@@ -58,6 +63,36 @@ class Annotations:
         outlined = all("segmentation" in item for items in objects.values() for item in items)
         return cls(Truth(Path(path).name, images), objects, categories, outlined)
 
+    @classmethod
+    def found_by(
+        cls, detector: Detector, paths: Mapping[str, Path], report: Callable[[float, str], None]
+    ) -> Annotations:
+        """What a detector finds in pictures, by name, with a score of SURE or more: of pictures that nobody labelled, whether
+        coding them changes its mind.
+
+        Pictures that cannot be opened are passed over. Raises OptionError where it finds nothing, OSError.
+        """
+        images, objects, labels = {}, {}, set(detector.categories or ())
+        for number, (name, path) in enumerate(paths.items()):
+            report(number / len(paths), f"looking at {name}")
+            try:
+                pixels = Picture.open(path).rgb
+            except PictureError:
+                continue  # said by whoever codes it
+            height, width = pixels.shape[:2]
+            images[name] = {"id": number, "width": width, "height": height}
+            found = detector.find(pixels)
+            labels |= {int(label) for label in found.labels}
+            objects[number] = [
+                object_of({"image_id": number, "category_id": int(label), "bbox": width_and_height(box)})
+                for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True)
+                if score >= SURE
+            ]
+        if not any(objects.values()):
+            raise OptionError(f"The detector finds nothing in these pictures with a score of {SURE} or more.")
+        categories = [{"id": label} for label in sorted(labels)]
+        return cls(Truth("what it found in the originals", images), objects, categories, False, own=True)
+
 
 def object_of(item: Mapping[str, Any]) -> dict[str, Any]:
     """What measuring needs of one annotation; `bbox` is x y width height. Crowds match any number of boxes, or none."""
@@ -68,13 +103,19 @@ def object_of(item: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **outline, "area": area, "iscrowd": int(item.get("iscrowd", 0))}
 
 
+def width_and_height(box: NDArray[np.float64]) -> list[float]:
+    """x0 y0 x1 y1 as COCO writes boxes, x y width height."""
+    return [float(value) for value in (box[0], box[1], box[2] - box[0], box[3] - box[1])]
+
+
 class Detection:
     """Average precision, 0..1, of the boxes that a detector finds (and of masks, where there are outlines).
 
     `ap` is the mean over the overlaps 0.50, 0.55 … 0.95, `ap50` and `ap75` are at one; nan where the pictures show no
     object. Only the pictures that were added count. With `short_side`, pictures come resized to `protocol_size`, as
-    they were before they were coded, and boxes are brought back to the annotations' pixels. Raises OptionError where the detector cannot know the
-    annotations' categories.
+    they were before they were coded, and boxes are brought back to the annotations' pixels. `model` names the detector in
+    columns, with -own behind it where its own answers are the truth. Raises OptionError where the detector cannot know
+    the annotations' categories.
     """
 
     def __init__(
@@ -88,7 +129,7 @@ class Detection:
             )
         self.masks = detector.masks and annotations.outlined
         self.columns = BOXES + MASKS * self.masks
-        self.model = model
+        self.name, self.model = model, f"{model}-own" if annotations.own else model
         self.detector, self.annotations, self.short_side = detector, annotations, short_side
         self.found: dict[int, list[dict[str, Any]]] = {}
         self.strange: set[int] = set()
@@ -126,7 +167,7 @@ class Detection:
                 name, f"of another size than in {self.annotations.images.source}"
             )
             return
-        seen = self.detector.find(decoded) if look is None else look(self.model, self.detector)
+        seen = self.detector.find(decoded) if look is None else look(self.name, self.detector)
         found = rescaled(seen, decoded.shape[:2], size)
         if self.detector.categories is None:
             self.strange |= {int(label) for label in found.labels} - self.annotations.ids
@@ -137,7 +178,7 @@ class Detection:
             {
                 "image_id": image["id"],
                 "category_id": int(label),
-                "bbox": [float(value) for value in (box[0], box[1], box[2] - box[0], box[3] - box[1])],
+                "bbox": width_and_height(box),
                 "area": float((box[2] - box[0]) * (box[3] - box[1])),
                 "iscrowd": 0,
                 "score": float(score),

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from trifocal.errors import OptionError, PictureError, TrifocalError
 from trifocal.evaluation.baselines import LOSSLESS
-from trifocal.evaluation.gauge import Gauge, Outcome, Whole, name_of
+from trifocal.evaluation.gauge import Gauge, Outcome, Whole
+from trifocal.evaluation.matching import name_of
 from trifocal.evaluation.rows import Mean, Row, Table, means, read_means, write_means
 from trifocal.evaluation.subjects import (
     Subject,

@@ -23,7 +23,7 @@ from trifocal.evaluation.tasks import Task
 from trifocal.evaluation.wording import TEXT_BYTES, TEXTLESS_BPP
 from trifocal.pictures import Picture
 
-__all__ = ["Gauge", "Outcome", "Whole", "is_metric", "name_of"]
+__all__ = ["Gauge", "Outcome", "Whole", "is_metric"]
 
 PROTOCOL = "bpp_"
 
@@ -184,8 +184,3 @@ def is_protocol(column: str) -> bool:
 def is_metric(column: str) -> bool:
     """Whether a column has a metric, and not only counts bits or bytes in another way."""
     return not is_protocol(column) and column not in (TEXT_BYTES, TEXTLESS_BPP)
-
-
-def name_of(path: Path, data: Path) -> str:
-    """A picture's, as rows have it."""
-    return path.relative_to(data).as_posix() if path != data else path.name

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Generic, TypeVar
 
 from trifocal.errors import OptionError
 
-__all__ = ["Truth"]
+__all__ = ["Truth", "name_of"]
 
 Value = TypeVar("Value")
 
@@ -76,3 +76,8 @@ class Truth(Generic[Value]):
     def _path(self, name: str) -> str | None:
         key = self._key(name)
         return key if key in self.known else self.paths.get(PurePosixPath(key).name)
+
+
+def name_of(path: Path, data: Path) -> str:
+    """A picture's, as rows have it."""
+    return path.relative_to(data).as_posix() if path != data else path.name

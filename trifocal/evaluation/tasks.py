@@ -26,13 +26,14 @@ from PIL import Image
 from trifocal.errors import NotMeasured, OptionError
 from trifocal.evaluation.detection import Annotations, Detection, check_installed
 from trifocal.evaluation.detectors import detector_of
-from trifocal.evaluation.matching import Truth
+from trifocal.evaluation.matching import Truth, name_of
 from trifocal.evaluation.networks import Classifier, Pixels, Segmenter, load
 from trifocal.pictures import list_pictures
 
 __all__ = [
     "KINDS",
     "NETWORKS",
+    "OWN",
     "TITLES",
     "Classification",
     "Detection",
@@ -67,6 +68,7 @@ TITLES = {
     "top5": "top-5",
     "map": "mAP",
 }
+OWN = "own"  # annotations that are the detector's own answers
 UNLABELLED = 255  # in a label map: a pixel that does not count
 
 Floats = NDArray[np.float64]
@@ -99,11 +101,13 @@ def task_of(
     data: str | os.PathLike[str],
     short_side: int | None = None,
     device: str = "cpu",
+    report: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> Task:
     """The task of a kind (one of KINDS) on the pictures of the folder `data`, named by their paths in it.
 
     `model` is a name of torchvision's (NETWORKS, if None), or a path to a detector that ends in .onnx. Without `annotations`, they are
-    looked for beside the pictures. `short_side`, in pixels, is for detection: see `Detection`. Raises OptionError where something
+    looked for beside the pictures; OWN, of a detector, is what it finds itself in the pictures, which it is shown here, with `report`
+    called before each. `short_side`, in pixels, is for detection: see `Detection`. Raises OptionError where something
     cannot be asked, or the annotations are of other pictures, NotMeasured where the weights are not to be had,
     MissingExtra, OSError.
     """
@@ -112,10 +116,16 @@ def task_of(
     model = model or NETWORKS[kind]
     if kind != "detection" and (short_side is not None or model.lower().endswith(".onnx")):
         raise OptionError(f"ONNX files and a short side are for detection, not for {kind}.")
+    if annotations == OWN and (kind != "detection" or short_side is not None):
+        raise OptionError(f"{OWN} annotations are a detector's, of pictures as they are: no --short-side.")
     label = Path(model).stem if model.lower().endswith(".onnx") else model
+    paths = {name_of(path, Path(data)): path for path in list_pictures([data], True)}
+    if annotations == OWN:
+        check_installed()
+        detector = detector_of(model, device)
+        return Detection(detector, Annotations.found_by(detector, paths, report), model=label)
     truth = find_annotations(kind, Path(data)) if annotations is None else Path(annotations)
-    names = [path.relative_to(data).as_posix() for path in list_pictures([data], True) if path != Path(data)]
-    names = names or [Path(data).name]
+    names = list(paths)
     if kind == "detection":
         check_installed()
         known = Annotations.read(truth)
