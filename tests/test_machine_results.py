@@ -1,4 +1,4 @@
-"""The script behind results/machine_*: what it computes, by hand, and all of it on two pictures with a small codec in layers."""
+"""The scripts behind results/machine_*: what follows from tables, by hand, and all of it on two pictures with a small codec in layers."""
 
 import csv
 import sys
@@ -17,7 +17,12 @@ from trifocal.pictures import Picture
 
 
 @pytest.fixture
-def script() -> Any:
+def page() -> Any:
+    return module_at("scripts/machine_page.py")
+
+
+@pytest.fixture
+def script(page: Any) -> Any:
     return module_at("scripts/machine_results.py")
 
 
@@ -40,49 +45,49 @@ def made() -> list[Mean]:
     ]
 
 
-def test_how_many_bits_the_same_precision_takes(script: Any) -> None:
-    curves = script.curves_of(made(), "ap:d")
-    assert set(curves) == {"p:base", "avif", "webp", "jpeg"} and script.ceiling(made(), "ap:d") == 0.31
-    rows = {row[0]: row[1:] for row in script.equal_precision("p:base", curves, 0.31)}
-    assert rows[""][0] == "AP 0.300 (−0.01)" and len(rows[""]) == len(script.LOSSES)
+def test_how_many_bits_the_same_precision_takes(page: Any) -> None:
+    curves = page.curves_of(made(), "ap:d")
+    assert set(curves) == {"p:base", "avif", "webp", "jpeg"} and page.ceiling(made(), "ap:d") == 0.31
+    rows = {row[0]: row[1:] for row in page.equal_precision("p:base", curves, 0.31)}
+    assert rows[""][0] == "AP 0.300 (−0.01)" and len(rows[""]) == len(page.LOSSES)
     assert rows["Trifocal p, base layer"][0] == "0.0800"
     assert {cell.partition(" ")[2] for cell in rows["AVIF (Pillow, speed 4)"]} == {"(4.00×)"}
     assert rows["WebP (Pillow, method 6)"][0] == "≤ 0.5000 (6.25×)"
     assert set(rows["JPEG (Pillow, progressive, 4:2:0)"]) == {"not reached"}
 
 
-def test_what_is_reached_is_said(script: Any) -> None:
-    curves = script.curves_of(made(), "ap:d")
-    assert script.reach("p:base", curves, 0.31) == (
+def test_what_is_reached_is_said(page: Any) -> None:
+    curves = page.curves_of(made(), "ap:d")
+    assert page.reach("p:base", curves, 0.31) == (
         "The base layer is within one AP point of 0.310 at 0.0800 bpp, and AVIF at 0.3200 bpp, 4.0 times as many."
     )
     less = {name: curve for name, curve in curves.items() if name != "avif"}
-    assert script.reach("p:base", less, 0.31).endswith("and AVIF at none of its qualities here.")
-    assert script.reach("p:base", curves, 0.5).endswith("of 0.500: its best is 0.300.")
+    assert page.reach("p:base", less, 0.31).endswith("and AVIF at none of its qualities here.")
+    assert page.reach("p:base", curves, 0.5).endswith("of 0.500: its best is 0.300.")
 
 
-def test_the_base_layer_against_each(script: Any) -> None:
-    rows = {row[0]: row[1:] for row in script.differences("p:base", script.curves_of(made(), "ap:d"))}
+def test_the_base_layer_against_each(page: Any) -> None:
+    rows = {row[0]: row[1:] for row in page.differences("p:base", page.curves_of(made(), "ap:d"))}
     assert rows["AVIF (Pillow, speed 4)"][0] == "−75.0 %"
     assert rows["JPEG (Pillow, progressive, 4:2:0)"] == ["—", "—"]
     assert "WebP (Pillow, method 6)" not in rows, "two points are no curve"
-    text = script.layer_section("p:base", "d", made())
+    text = page.layer_section("p:base", "d", made())
     assert "## AP of d against bits: 9 pictures, 0.310 on the originals" in text
     assert "| the original (PNG) | 100 | 14.0000 | 0.3100 | — |" in text
 
 
-def test_pictures_are_compared_in_each_metric(script: Any) -> None:
+def test_pictures_are_compared_in_each_metric(page: Any) -> None:
     both = [
         *line("p", {10: (0.1, 30.0), 50: (0.2, 35.0), 90: (0.4, 40.0)}, "psnr"),
         *line("p:apart", {10: (0.2, 30.0), 50: (0.4, 35.0), 90: (0.8, 40.0)}, "psnr"),
         *line("png", {100: (14.0, 0.31)}),
     ]
-    text = script.picture_section("p", "d", both)
+    text = page.picture_section("p", "d", both)
     assert "| Trifocal p, layers apart | psnr | −50.0 % | +5.0000 |" in text
     assert "| Trifocal p | 10 | 0.1000 | 30.0000 | — | — | — |" in text
 
 
-def test_times_are_medians_and_parts_of_the_references(script: Any) -> None:
+def test_times_are_medians_and_parts_of_the_references(script: Any, page: Any, tmp_path: Path) -> None:
     laps = [
         {"a": 1.0, script.REFERENCE: 2.0},
         {"a": 9.0, script.REFERENCE: 8.0},
@@ -91,7 +96,8 @@ def test_times_are_medians_and_parts_of_the_references(script: Any) -> None:
     ways = {way.name: way for way in script.ways_of(laps)}
     assert ways["a"].seconds == 2 and ways["a"].ratio == 0.5 and ways[script.REFERENCE].ratio == 1
     assert ways["a"].pictures == 3
-    assert "| a | 2000 ms | 0.50 |" in script.time_section(list(ways.values()))
+    script.write_times(tmp_path / "t.csv", ways.values())
+    assert "| a | 2000 ms | 0.50 |" in page.time_section(page.rows_of(tmp_path / "t.csv"))
     calls: list[str] = []
     ran = script.lap({name: lambda name=name: calls.append(name) for name in ("x", "y")})
     assert calls == ["x", "y"] and min(ran.values()) >= 0
@@ -142,17 +148,18 @@ def test_all_of_it_and_again(
         ("two:base", "20", "0.0000"),
         ("two:base", "80", "0.0000"),
     ]
-    page = (out / "machine.md").read_text("utf-8")
-    assert (
-        "3 bootstrap samples" in page
-        and "| Trifocal two, base layer | 80 | 1.0000 | 0.0000 | 0.0000 |" in page
-    )
-    assert f"two on {folder.parent.name}/pictures, 20" in page and str(tmp_path) not in page
-    assert page in capsys.readouterr().out and "AP of other, 1.000 on the originals" in page
-    assert "## Decoded pictures for faces, which no training saw" in page
+    text = (out / "machine.md").read_text("utf-8")
+    assert text.startswith("# What machines see: two\n") and text in capsys.readouterr().out
+    assert "3 bootstrap samples" in text
+    assert "| Trifocal two, base layer | 80 | 1.0000 | 0.0000 | 0.0000 |" in text
+    assert "AP of other, 1.000 on the originals" in text
+    assert "## Decoded pictures for faces, which no training saw" in text
+    assert "## Times: medians over 2 pictures" in text
     before, asked = (out / "machine_coco.csv").read_bytes(), len(codec.asked)
+    for table in ("times", "certainty"):
+        (out / f"machine_{table}.csv").unlink()
     monkeypatch.setattr(sys, "argv", [*words, "--timed", "0", "--draws", "0", "--out", str(out), "--resume"])
     script.main()
     assert (out / "machine_coco.csv").read_bytes() == before and len(codec.asked) == asked
-    assert "bootstrap" not in (out / "machine.md").read_text("utf-8")
-    assert "Times" not in (out / "machine.md").read_text("utf-8")
+    again = (out / "machine.md").read_text("utf-8")
+    assert "bootstrap" not in again and "Times" not in again and "AP of other" in again

@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""Writes results/machine.md, what follows from the tables that scripts/machine_results.py leaves beside it.
+
+    python scripts/machine_page.py [FOLDER]
+
+A part whose table is not there is left out; of codecs, all that are in a table are compared.
+"""
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from trifocal.errors import TrifocalError
+from trifocal.evaluation import Curve, Mean, bd_metric, bd_rate, metric_of, rate_at, read_means
+from trifocal.evaluation.baselines import LOSSLESS
+from trifocal.evaluation.subjects import title_of
+from trifocal.evaluation.tasks import OWN
+from trifocal.files import replacing
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+LAYERS, CERTAINTY, DECODED, OWN_DECODED, TIMES = (
+    f"machine_{name}.csv" for name in ("coco", "certainty", "decoded", "own", "times")
+)
+BASE = ":base"
+LOSSES = (0.01, 0.02, 0.03, 0.05)  # of AP, that are asked what they save
+LEAST_POINTS = 3  # of a curve that is compared; two make a straight line, which no codec follows
+REFERENCE = "decode, then detect"  # the way to boxes that the others are parts of
+NONE = "—"
+
+Table = list[list[str]]
+Rows = Sequence[Mapping[str, str]]
+
+
+def main() -> None:
+    print(write_page(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS))
+
+
+def write_page(folder: Path) -> str:
+    """Raises OptionError where there is no table of layers, OSError."""
+    layers = read_means(summary(folder / LAYERS))
+    base = next(mean.preset for mean in layers if mean.preset.endswith(BASE))
+    preset = base.removesuffix(BASE)
+    certain, times = (rows_of(folder / name) for name in (CERTAINTY, TIMES))
+    sections = [layer_section(base, judge_of(layers), layers)]
+    if certain:
+        sections.append(certainty_section(certain))
+    for name, section in ((DECODED, picture_section), (OWN_DECODED, own_section)):
+        if (path := summary(folder / name)).exists():
+            means = read_means(path)
+            sections.append(section(preset, judge_of(means), means))
+    if times:
+        sections.append(time_section(times))
+    page = "\n\n".join([f"# What machines see: {preset}", *sections]) + "\n"
+    with replacing(folder / "machine.md") as stream:
+        stream.write(page.encode())
+    return page
+
+
+def summary(table: Path) -> Path:
+    """Where `evaluate` puts the means of a table's rows."""
+    return table.with_name(f"{table.stem}_summary.csv")
+
+
+def rows_of(table: Path) -> Rows:
+    """None of a table that is not there."""
+    if not table.exists():
+        return []
+    with table.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def judge_of(means: Sequence[Mean]) -> str:
+    """The detector whose AP a table has."""
+    return next(
+        name for mean in means for column in mean.values if (name := column.removeprefix("ap:")) != column
+    )
+
+
+def layer_section(base: str, detector: str, means: Sequence[Mean]) -> str:
+    column = f"ap:{detector}"
+    whole = ceiling(means, column)
+    curves = curves_of(means, column)
+    pictures = max(mean.pictures for mean in means)
+    return "\n\n".join(
+        [
+            f"## AP of {detector} against bits: {pictures} pictures, {whole:.3f} on the originals",
+            reach(base, curves, whole),
+            "### The fewest bits per pixel for an AP, and how many times the base layer's those are",
+            grid(equal_precision(base, curves, whole)),
+            "### The base layer against each, where both curves are known",
+            grid(differences(base, curves)),
+            "### All points",
+            grid(all_points(means, column, f"ap50:{detector}")),
+        ]
+    )
+
+
+def ceiling(means: Iterable[Mean], column: str) -> float:
+    """What the detector reaches on the originals."""
+    return next(value for m in means if m.preset == LOSSLESS and (value := m.values.get(column)) is not None)
+
+
+def reach(base: str, curves: Mapping[str, Curve], whole: float) -> str:
+    """The sentence on what is asked first: an AP within one point of the originals', and at how much of AVIF's bytes."""
+    ours, theirs = (fewest(curves.get(name), whole - 0.01) for name in (base, "avif"))
+    if ours is None:
+        best = max(
+            (value for curve in curves.values() if curve.name == base for value in curve.values), default=0
+        )
+        return f"The base layer does not come within one AP point of {whole:.3f}: its best is {best:.3f}."
+    said = f"The base layer is within one AP point of {whole:.3f} at {ours:.4f} bpp"
+    if theirs is None:
+        return f"{said}, and AVIF at none of its qualities here."
+    return f"{said}, and AVIF at {theirs:.4f} bpp, {theirs / ours:.1f} times as many."
+
+
+def fewest(curve: Curve | None, value: float) -> float | None:
+    """The rate at which a curve reaches a value, or its least rate if it begins above; None where it stays below."""
+    if curve is None or not curve.values:
+        return None
+    return rate_at(curve, max(value, curve.values[0]))
+
+
+def equal_precision(base: str, curves: Mapping[str, Curve], whole: float) -> Table:
+    goals = [whole - loss for loss in LOSSES]
+    rows = [["", *(f"AP {goal:.3f} (−{loss:.2f})" for goal, loss in zip(goals, LOSSES))]]
+    ours = [fewest(curves.get(base), goal) for goal in goals]
+    for name, curve in curves.items():
+        cells = []
+        for goal, own in zip(goals, ours):
+            rate = fewest(curve, goal)
+            under = "≤ " if rate is not None and curve.values[0] >= goal else ""
+            ratio = f" ({rate / own:.2f}×)" if rate is not None and own is not None and name != base else ""
+            cells.append("not reached" if rate is None else f"{under}{rate:.4f}{ratio}")
+        rows.append([title_of(name), *cells])
+    return rows
+
+
+def differences(base: str, curves: Mapping[str, Curve]) -> Table:
+    rows = [["against", "bits for the same AP", "AP for the same bits"]]
+    for name, curve in curves.items():
+        if name != base and base in curves and len(curve.values) >= LEAST_POINTS:
+            rate, gain = bd_rate(curve, curves[base]).value, bd_metric(curve, curves[base]).value
+            rows.append([title_of(name), signed(rate, "+.1f", " %"), signed(gain, "+.4f")])
+    return rows
+
+
+def all_points(means: Sequence[Mean], *columns: str) -> Table:
+    rows = [["", "quality", "bpp", *columns]]
+    for mean in means:
+        values = (mean.values.get(column) for column in columns)
+        rows.append(
+            [
+                title_of(mean.preset),
+                f"{mean.quality:g}",
+                f"{mean.bpp:.4f}",
+                *(signed(v, ".4f") for v in values),
+            ]
+        )
+    return rows
+
+
+def curves_of(means: Iterable[Mean], column: str) -> dict[str, Curve]:
+    """A curve for each codec, from bits per pixel to what the column has; metrics as they are compared."""
+    scaled = metric_of(column.replace("_", "-")).scaled if ":" not in column else float
+    points: dict[str, list[tuple[float, float]]] = {}
+    for mean in means:
+        value = mean.values.get(column)
+        if mean.preset != LOSSLESS and value is not None:
+            points.setdefault(mean.preset, []).append((mean.bpp, scaled(value)))
+    return {name: Curve.of(name, pairs) for name, pairs in points.items()}
+
+
+def certainty_section(rows: Rows) -> str:
+    cells = [["", "quality", "AP", "standard error", "less than on the originals", "standard error"]]
+    for row in rows:
+        loss = (NONE, NONE) if row["preset"] == LOSSLESS else (row["loss"], row["loss_error"])
+        values = [value.replace("-", "−") for value in (row["ap"], row["ap_error"], *loss)]
+        cells.append([title_of(row["preset"]), row["quality"], *values])
+    draws = rows[0]["draws"]
+    return f"### How sure these pictures make it: {draws} bootstrap samples of them, the same for all rows\n\n{grid(cells)}"
+
+
+def picture_section(preset: str, judge: str, means: Sequence[Mean]) -> str:
+    columns = ("psnr", "ms_ssim", f"ap:{judge}")
+    whole = ceiling(means, columns[-1])
+    return "\n\n".join(
+        [
+            f"## Decoded pictures: both layers' bytes; AP of {judge}, {whole:.3f} on the originals",
+            f"### {title_of(preset)} against each (MS-SSIM in dB)",
+            grid(picture_differences(preset, means, columns)),
+            "### All points",
+            grid(all_points(means, *columns, f"ap50:{judge}")),
+        ]
+    )
+
+
+def own_section(preset: str, judge: str, means: Sequence[Mean]) -> str:
+    columns = (f"ap:{judge}", f"ap50:{judge}")
+    return "\n\n".join(
+        [
+            f"## Decoded pictures for {judge.removesuffix(f'-{OWN}')}, which no training saw: AP against what it finds in the originals",
+            f"### {title_of(preset)} against each",
+            grid(picture_differences(preset, means, columns)),
+            "### All points",
+            grid(all_points(means, *columns)),
+        ]
+    )
+
+
+def picture_differences(preset: str, means: Sequence[Mean], columns: Iterable[str]) -> Table:
+    rows = [["against", "metric", "bits for the same quality", "quality for the same bits"]]
+    for column in columns:
+        curves = curves_of(means, column)
+        for name, curve in curves.items():
+            if name != preset and preset in curves and len(curve.values) >= LEAST_POINTS:
+                rate, gain = bd_rate(curve, curves[preset]).value, bd_metric(curve, curves[preset]).value
+                rows.append([title_of(name), column, signed(rate, "+.1f", " %"), signed(gain, "+.4f")])
+    return rows
+
+
+def time_section(rows: Rows) -> str:
+    cells = [["from an opened file to boxes", "median", f"of “{REFERENCE}”"]]
+    cells += [
+        [row["way"], f"{1000 * float(row['median_s']):.0f} ms", f"{float(row['ratio']):.2f}"] for row in rows
+    ]
+    about = (
+        f"medians over {rows[0]['pictures']} pictures, one way after the other on each; {rows[0]['machine']}"
+    )
+    return f"## Times: {about}\n\n{grid(cells)}"
+
+
+def signed(value: float | None, form: str, unit: str = "") -> str:
+    return NONE if value is None else f"{value:{form}}{unit}".replace("-", "−")
+
+
+def grid(rows: Table) -> str:
+    """A table in Markdown."""
+
+    def lines() -> Iterator[str]:
+        for number, row in enumerate(rows):
+            yield f"| {' | '.join(row)} |"
+            if not number:
+                yield "|---" + "|---:" * (len(row) - 1) + "|"
+
+    return "\n".join(lines())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (TrifocalError, OSError) as error:
+        sys.exit(str(error))
