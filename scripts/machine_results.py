@@ -75,9 +75,9 @@ def main() -> None:
     if asked.draws:
         write_certainty(asked.out / CERTAINTY, asked.measure_certainty(), asked.draws)
     if asked.judge is not None:
-        asked.measure_pictures(DECODED, asked.judge, PICTURE_METRICS)
+        asked.measure_pictures(asked.judge)
     if asked.own_judge is not None:
-        asked.measure_pictures(OWN_DECODED, asked.own_judge, (), OWN)
+        asked.measure_with_own_truth(asked.own_judge)
     if asked.timed:
         write_times(asked.out / TIMES, asked.measure_times())
     print(write_page(asked.out))
@@ -128,14 +128,12 @@ class Request:
         with reporting(Desk()) as report_progress:
             return certainty(points, self.folder, self.detector, self.draws, report_progress)
 
-    def measure_pictures(
-        self, table: str, judge: str, metrics: Sequence[str], annotations: str | None = None
-    ) -> None:
-        points: dict[str, Sequence[float]] = dict.fromkeys(
-            (self.preset, f"{self.preset}:apart"), PICTURE_QUALITIES
-        )
-        points |= at_hand(dict.fromkeys(("compact", "avif"), OTHER_QUALITIES))
-        self.measure(table, points, judge, metrics, annotations)
+    def measure_pictures(self, judge: str) -> None:
+        points = points_of_pictures(self.preset, f"{self.preset}:apart")
+        self.measure(DECODED, points, judge, PICTURE_METRICS)
+
+    def measure_with_own_truth(self, judge: str) -> None:
+        self.measure(OWN_DECODED, points_of_pictures(self.preset), judge, (), OWN)
 
     def measure(
         self,
@@ -190,6 +188,12 @@ class Request:
                 laps.append(lap(ways))
                 report_progress((number + 1) / len(paths), path.name)
         return ways_of(laps)
+
+
+def points_of_pictures(*layered: str) -> dict[str, Sequence[float]]:
+    """Of codecs with layers, and of those beside them."""
+    beside = at_hand(dict.fromkeys(("compact", "avif"), OTHER_QUALITIES))
+    return {**dict.fromkeys(layered, PICTURE_QUALITIES), **beside}
 
 
 def at_hand(points: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:

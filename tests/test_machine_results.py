@@ -134,9 +134,7 @@ def test_all_of_it_and_again(
     assert {row.preset for row in decoded} == {"two", "two:apart", "compact", "avif", "png"}
     assert np.isfinite([row.values["psnr"] or 0 for row in decoded if row.preset != "png"]).all()
     own = {(mean.preset, mean.quality): mean for mean in read_means(out / "machine_own_summary.csv")}
-    assert set(own) == {
-        (mean.preset, mean.quality) for mean in read_means(out / "machine_decoded_summary.csv")
-    }
+    assert {name for name, _ in own} == {"two", "compact", "avif", "png"}
     assert own["png", 100].values == {"ap:faces-own": 1, "ap50:faces-own": 1, "ap75:faces-own": 1}
     with open(out / "machine_times.csv", encoding="utf-8", newline="") as stream:
         times = {row["way"]: float(row["ratio"]) for row in csv.DictReader(stream)}
