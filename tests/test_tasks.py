@@ -719,7 +719,7 @@ def test_what_cannot_be_asked_is_said_before_a_network_is_loaded(
     ):
         task_of("poetry", "any", None, folder)
     for kind, side in (("segmentation", None), ("detection", 800)):
-        with pytest.raises(OptionError, match="own annotations are a detector's"):
+        with pytest.raises(OptionError, match="Annotations own are for detection"):
             task_of(kind, "any", "own", folder, side)
     for kind, model, side in (("segmentation", "x.onnx", None), ("classification", "resnet18", 800)):
         with pytest.raises(OptionError, match=f"are for detection, not for {kind}"):

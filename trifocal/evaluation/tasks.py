@@ -117,7 +117,9 @@ def task_of(
     if kind != "detection" and (short_side is not None or model.lower().endswith(".onnx")):
         raise OptionError(f"ONNX files and a short side are for detection, not for {kind}.")
     if annotations == OWN and (kind != "detection" or short_side is not None):
-        raise OptionError(f"{OWN} annotations are a detector's, of pictures as they are: no --short-side.")
+        raise OptionError(
+            f"Annotations {OWN} are for detection, in pictures as they are; leave --short-side out."
+        )
     label = Path(model).stem if model.lower().endswith(".onnx") else model
     paths = {name_of(path, Path(data)): path for path in list_pictures([data], True)}
     if annotations == OWN:
