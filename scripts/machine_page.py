@@ -14,6 +14,7 @@ from pathlib import Path
 from trifocal.errors import TrifocalError
 from trifocal.evaluation import Curve, Mean, bd_metric, bd_rate, metric_of, rate_at, read_means
 from trifocal.evaluation.baselines import LOSSLESS
+from trifocal.evaluation.rows import summary_of
 from trifocal.evaluation.subjects import title_of
 from trifocal.evaluation.tasks import OWN
 from trifocal.files import replacing
@@ -37,8 +38,8 @@ def main() -> None:
 
 
 def write_page(folder: Path) -> str:
-    """Raises OptionError where there is no table of layers, OSError."""
-    layers = read_means(summary(folder / LAYERS))
+    """Raises OptionError where a table is of another form, OSError where there is none of layers."""
+    layers = read_means(summary_of(folder / LAYERS))
     base = next(mean.preset for mean in layers if mean.preset.endswith(BASE))
     preset = base.removesuffix(BASE)
     certain, times = (rows_of(folder / name) for name in (CERTAINTY, TIMES))
@@ -46,7 +47,7 @@ def write_page(folder: Path) -> str:
     if certain:
         sections.append(certainty_section(certain))
     for name, section in ((DECODED, picture_section), (OWN_DECODED, own_section)):
-        if (path := summary(folder / name)).exists():
+        if (path := summary_of(folder / name)).exists():
             means = read_means(path)
             sections.append(section(preset, judge_of(means), means))
     if times:
@@ -55,11 +56,6 @@ def write_page(folder: Path) -> str:
     with replacing(folder / "machine.md") as stream:
         stream.write(page.encode())
     return page
-
-
-def summary(table: Path) -> Path:
-    """Where `evaluate` puts the means of a table's rows."""
-    return table.with_name(f"{table.stem}_summary.csv")
 
 
 def rows_of(table: Path) -> Rows:
@@ -105,9 +101,7 @@ def reach(base: str, curves: Mapping[str, Curve], whole: float) -> str:
     """The sentence on what is asked first: an AP within one point of the originals', and at how much of AVIF's bytes."""
     ours, theirs = (fewest(curves.get(name), whole - 0.01) for name in (base, "avif"))
     if ours is None:
-        best = max(
-            (value for curve in curves.values() if curve.name == base for value in curve.values), default=0
-        )
+        best = max(curves[base].values, default=0) if base in curves else 0
         return f"The base layer does not come within one AP point of {whole:.3f}: its best is {best:.3f}."
     said = f"The base layer is within one AP point of {whole:.3f} at {ours:.4f} bpp"
     if theirs is None:
@@ -138,12 +132,15 @@ def equal_precision(base: str, curves: Mapping[str, Curve], whole: float) -> Tab
 
 
 def differences(base: str, curves: Mapping[str, Curve]) -> Table:
-    rows = [["against", "bits for the same AP", "AP for the same bits"]]
+    return [["against", "bits for the same AP", "AP for the same bits"], *against_each(base, curves)]
+
+
+def against_each(ours: str, curves: Mapping[str, Curve]) -> Iterator[list[str]]:
+    """The other's title, the bits that ours takes more for the same value, and what it has more for the same bits."""
     for name, curve in curves.items():
-        if name != base and base in curves and len(curve.values) >= LEAST_POINTS:
-            rate, gain = bd_rate(curve, curves[base]).value, bd_metric(curve, curves[base]).value
-            rows.append([title_of(name), signed(rate, "+.1f", " %"), signed(gain, "+.4f")])
-    return rows
+        if name != ours and ours in curves and len(curve.values) >= LEAST_POINTS:
+            rate, gain = bd_rate(curve, curves[ours]).value, bd_metric(curve, curves[ours]).value
+            yield [title_of(name), signed(rate, "+.1f", " %"), signed(gain, "+.4f")]
 
 
 def all_points(means: Sequence[Mean], *columns: str) -> Table:
@@ -212,11 +209,8 @@ def own_section(preset: str, judge: str, means: Sequence[Mean]) -> str:
 def picture_differences(preset: str, means: Sequence[Mean], columns: Iterable[str]) -> Table:
     rows = [["against", "metric", "bits for the same quality", "quality for the same bits"]]
     for column in columns:
-        curves = curves_of(means, column)
-        for name, curve in curves.items():
-            if name != preset and preset in curves and len(curve.values) >= LEAST_POINTS:
-                rate, gain = bd_rate(curve, curves[preset]).value, bd_metric(curve, curves[preset]).value
-                rows.append([title_of(name), column, signed(rate, "+.1f", " %"), signed(gain, "+.4f")])
+        each = against_each(preset, curves_of(means, column))
+        rows += [[title, column, *values] for title, *values in each]
     return rows
 
 

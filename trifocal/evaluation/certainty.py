@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from trifocal.errors import OptionError
 from trifocal.evaluation.baselines import LOSSLESS
 from trifocal.evaluation.detection import Detection
+from trifocal.evaluation.matching import name_of
 from trifocal.evaluation.subjects import for_picture, outcome_of, subject_of
 from trifocal.evaluation.tasks import task_of
 from trifocal.pictures import Picture, list_pictures
@@ -62,7 +64,7 @@ def certainty(
         subject = subject_of(name)
         for place, path in enumerate(paths):
             progress((number + place / len(paths)) / len(named) / 2, f"{name}, quality {quality:g}")
-            picture, known = Picture.open(path), path.relative_to(data).as_posix()
+            picture, known = Picture.open(path), name_of(path, Path(data))
             told = for_picture(subject, known)
             file = told.encode(picture, quality)
             outcome = outcome_of(told, file, told.decode(file), picture, known)

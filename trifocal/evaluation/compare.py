@@ -37,7 +37,7 @@ from trifocal.evaluation.report import (
     Study,
     write_report,
 )
-from trifocal.evaluation.rows import Mean, Row, read_means, read_rows
+from trifocal.evaluation.rows import Mean, Row, read_means, read_rows, summary_of
 from trifocal.evaluation.sets import SETS
 from trifocal.evaluation.subjects import (
     PresetSubject,
@@ -103,7 +103,7 @@ def compare(
     asked = {*names, LOSSLESS} if task is not None else set(names)
     points = {*map(float, qualities), *([100.0] if LOSSLESS in asked else [])}
     rows = [row for row in read_rows(table) if row.preset in asked and row.quality in points]
-    means = [mean for mean in read_means(folder / "results_summary.csv") if mean.preset in asked]
+    means = [mean for mean in read_means(summary_of(table)) if mean.preset in asked]
     study = study_of([*names, *sorted(asked)], Path(data), rows, means, said, published)
     for name in {mean.preset for mean in means} - {LOSSLESS}:
         curve = [mean for mean in means if mean.preset == name]

@@ -20,8 +20,9 @@ from trifocal.evaluation.matching import Truth
 from trifocal.evaluation.networks import EXTRA, Pixels
 from trifocal.pictures import Picture
 
-__all__ = ["LONG_SIDE", "Annotations", "Detection", "check_installed", "protocol_size"]
+__all__ = ["LONG_SIDE", "OWN", "Annotations", "Detection", "check_installed", "protocol_size"]
 
+OWN = "own"  # annotations that are the detector's own answers
 SURE = 0.5  # the least score of what counts as an object where a detector's own answers are the truth
 LONG_SIDE = 1333  # pixels, of detectron2's test pictures, whose short side is 800
 BOXES, MASKS = ("ap", "ap50", "ap75"), ("mask_ap", "mask_ap50")
@@ -129,7 +130,7 @@ class Detection:
             )
         self.masks = detector.masks and annotations.outlined
         self.columns = BOXES + MASKS * self.masks
-        self.name, self.model = model, f"{model}-own" if annotations.own else model
+        self.name, self.model = model, f"{model}-{OWN}" if annotations.own else model
         self.detector, self.annotations, self.short_side = detector, annotations, short_side
         self.found: dict[int, list[dict[str, Any]]] = {}
         self.strange: set[int] = set()

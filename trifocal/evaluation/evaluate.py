@@ -12,7 +12,7 @@ from trifocal.errors import OptionError, PictureError, TrifocalError
 from trifocal.evaluation.baselines import LOSSLESS
 from trifocal.evaluation.gauge import Gauge, Outcome, Whole
 from trifocal.evaluation.matching import name_of
-from trifocal.evaluation.rows import Mean, Row, Table, means, read_means, write_means
+from trifocal.evaluation.rows import Mean, Row, Table, means, read_means, summary_of, write_means
 from trifocal.evaluation.subjects import (
     Subject,
     WordedSubject,
@@ -146,7 +146,7 @@ class Run:
             Wording(gauge.captions, [name_of(path, root) for path in names]) if gauge.counts_text else None
         )
         self.table = Table(out, resume, gauge.columns)
-        self.summary = out.with_name(f"{out.stem}_summary.csv")
+        self.summary = summary_of(out)
         self.words = out.with_name(f"{out.stem}_words.csv")
         self.old_means = read_means(self.summary) if resume and self.summary.exists() else []
         self.rows: list[Row] = []

@@ -14,7 +14,17 @@ from typing import Any, TypeVar
 from trifocal.errors import OptionError
 from trifocal.files import replacing
 
-__all__ = ["Mean", "Row", "Table", "columns_of", "means", "read_means", "read_rows", "write_means"]
+__all__ = [
+    "Mean",
+    "Row",
+    "Table",
+    "columns_of",
+    "means",
+    "read_means",
+    "read_rows",
+    "summary_of",
+    "write_means",
+]
 
 DIGITS = {"bpp": 6, "encode_s": 4, "decode_s": 4}
 VALUE_DIGITS = 6
@@ -103,6 +113,11 @@ class Table:
 def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     """The rows of a table; a last line that a dying run left unfinished is dropped. Raises OptionError, OSError."""
     return _read(path, Row)
+
+
+def summary_of(table: Path) -> Path:
+    """Where the means of a table's rows are."""
+    return table.with_name(f"{table.stem}_summary.csv")
 
 
 def read_means(path: str | os.PathLike[str]) -> list[Mean]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.errors import NotMeasured, OptionError
-from trifocal.evaluation.detection import Annotations, Detection, check_installed
+from trifocal.evaluation.detection import OWN, Annotations, Detection, check_installed
 from trifocal.evaluation.detectors import detector_of
 from trifocal.evaluation.matching import Truth, name_of
 from trifocal.evaluation.networks import Classifier, Pixels, Segmenter, load
@@ -68,7 +68,6 @@ TITLES = {
     "top5": "top-5",
     "map": "mAP",
 }
-OWN = "own"  # annotations that are the detector's own answers
 UNLABELLED = 255  # in a label map: a pixel that does not count
 
 Floats = NDArray[np.float64]
