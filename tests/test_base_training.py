@@ -295,7 +295,8 @@ def test_what_is_behind_the_split_learns_on_and_the_front_stays(
     assert sum(last[name] for name in terms) < 0.9 * sum(first[name] for name in terms)
     old, new = read_weights(start), read_weights(path)
     assert all(torch.equal(old[name], new[name]) for name in old if ".front." in name)
-    assert not all(torch.equal(old[name], new[name]) for name in old if ".front." not in name)
+    for part in (".middle.", ".pyramid.", ".rpn.", ".box_head.", ".box_predictor."):
+        assert not all(torch.equal(old[name], new[name]) for name in old if part in name), part
     assert same(before, codec.state_dict())
     assert json.loads(path.with_suffix(".json").read_text())["stage"] == 3
 
@@ -303,7 +304,7 @@ def test_what_is_behind_the_split_learns_on_and_the_front_stays(
 def test_half_of_the_pictures_went_through_the_base_layer(detector: SplitDetector) -> None:
     """As the pixels that they are; what the teacher answers is of the whole picture."""
     pixels = torch.rand(4, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    answers = [torch.full((4, 2), float(number)) for number in range(34)]
+    answers = [torch.full((4, 2), float(number)) for number in range(3)]
 
     class Same:
         def next(self) -> tuple[Tensor, list[Tensor]]:
@@ -314,7 +315,7 @@ def test_half_of_the_pictures_went_through_the_base_layer(detector: SplitDetecto
     base.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     h, said = source.next()
     whole = detector.front(pixels)
-    assert h.shape == whole.shape and said == answers[4:]
+    assert h.shape == whole.shape and said == answers
     kept = [bool(torch.allclose(one, other, atol=1e-5)) for one, other in zip(h, whole)]
     assert sum(kept) == 2
     assert all((pixels - one).abs().amax((1, 2, 3)).min() < 1e-5 for one in seen[0])

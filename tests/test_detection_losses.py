@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -209,15 +210,16 @@ def test_what_a_teacher_says_lies_where_the_places_are() -> None:
     )
 
 
-def test_a_gradient_reaches_every_part_of_the_compact_detector() -> None:
+def test_a_gradient_of_boxes_reaches_all_but_the_second_stage() -> None:
     torch.manual_seed(0)
     pupil = lesson.Pupil(compact_detector(), False).train()
     targets = [Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]), certain=False)]
     terms = pupil.losses(torch.rand(1, 3, 64, 96), targets, [whole(seen_as([[8, 8, 60, 50]], [{1: 0.8}]))])
     assert terms.keys() == pupil.weights.keys() and all(term.isfinite() for term in terms.values())
     sum(terms.values(), torch.zeros(())).backward()
-    without = [name for name, p in pupil.named_parameters() if p.grad is None or not p.grad.any()]
-    assert without == []
+    without = {name for name, p in pupil.named_parameters() if p.grad is None or not p.grad.any()}
+    assert without == {name for name, p in pupil.named_parameters() if ".roi_heads." in name}
+    assert not any(p.requires_grad for p in pupil.detector.network.roi_heads.parameters())
 
 
 def whole(seen: Seen) -> Seen:
@@ -307,11 +309,20 @@ def test_what_begins_trained_learns_more_slowly() -> None:
 
 # ── the first stage ──
 
+BEHIND = tuple(imitation.PARTS)[imitation.FRONT_BLOCKS :]
+
 
 class Blocks:
     """Batches as `Answers` gives them, whose answers are those of another detector."""
 
-    def __init__(self, *given: Any) -> None:
+    def __init__(
+        self,
+        pictures: Any = None,
+        teacher: Any = None,
+        parts: Sequence[str] = tuple(imitation.PARTS),
+        *given: Any,
+    ) -> None:
+        self.parts = parts
         torch.manual_seed(7)
         self.detector = compact_detector()
         self.random = torch.Generator().manual_seed(8)
@@ -322,13 +333,13 @@ class Blocks:
         answers = {"picture": x}
         for (name, (_, sources)), part in zip(imitation.PARTS.items(), imitation.parts_of(self.detector)):
             answers[name] = part(*[answers[source] for source in sources])
-        return x, [answers[name] for name in imitation.PARTS]
+        return x, [answers[name] for name in self.parts]
 
 
 def test_parts_names_and_answers_belong_together() -> None:
     detector = compact_detector()
     parts = imitation.parts_of(detector)
-    assert len(parts) == len(imitation.PARTS) == len(set(imitation.ANSWERS)) == 34
+    assert len(parts) == len(imitation.PARTS) == len({answer for answer, _ in imitation.PARTS.values()}) == 34
     learned = {id(p) for part in parts for p in part.parameters()}
     assert len(learned) == len([*detector.backbone.parameters(), *detector.network.rpn.parameters()])
     x, answers = Blocks().next()
@@ -425,7 +436,7 @@ def test_blocks_stand_on_each_other_at_the_end() -> None:
 
 
 def test_what_has_learned_already_stands_on_itself_and_what_it_says_counts_twice() -> None:
-    source = Blocks()
+    source = Blocks(parts=BEHIND)
     own = imitation.Refinement(copy.deepcopy(source.detector))
     with torch.no_grad():
         for lateral in imitation.parts_of(own.detector)[14:17]:
@@ -435,10 +446,56 @@ def test_what_has_learned_already_stands_on_itself_and_what_it_says_counts_twice
     own.look_at([(h, said)])
     own.fraction = 0.0
     terms = own.train().losses(h, said)
-    errors = {name: float(term.detach()) for name, term in terms.items() if not name.startswith("say")}
+    assert terms.keys() == own.weights.keys() == {*BEHIND, *imitation.REGIONS}
+    errors = {name: float(terms[name].detach()) for name in BEHIND if not name.startswith("say")}
     assert [name for name, error in errors.items() if error < 1e-4] == list(imitation.PARTS)[4:14]
-    assert {name for name in terms if own.weights[name] == 2} == {f"say {side}" for side in (8, 16, 32, 64)}
+    assert {name for name in BEHIND if own.weights[name] == 2} == {f"say {side}" for side in (8, 16, 32, 64)}
     assert all(weight in (1, 2) for weight in own.weights.values())
+
+
+def test_regions_that_are_met_cost_nothing() -> None:
+    """One of two classes half off costs a cross-entropy, over how sure the teacher is in all; a box that has nothing in it, nothing."""
+    scores = torch.logit(torch.tensor([[0.8, 0.1], [1e-6, 1e-6]]))
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 4, 4]])
+    right = imitation.region_errors(scores, boxes, scores, boxes)
+    assert right.keys() == imitation.REGIONS.keys()
+    assert all(float(term) == pytest.approx(0, abs=1e-5) for term in right.values())
+    half = scores.clone()
+    half[0, 0] = 0.0
+    wrong = imitation.region_errors(half, boxes * torch.tensor([1.0, 1, 1, 0.5]), scores, boxes)
+    expected = np.log(2) + 0.8 * np.log(0.8) + 0.2 * np.log(0.2)
+    assert float(wrong["region classes"]) == pytest.approx(expected / 1.0, rel=1e-4)
+    assert float(wrong["region boxes"]) == pytest.approx(0.8 * 0.5, rel=1e-4)
+
+
+def test_the_second_stage_learns_in_the_third_stage_alone() -> None:
+    """It corrects a first stage that is not the teacher's; a gradient reaches every part of it, and through it the pyramid."""
+    source = Blocks(parts=BEHIND)
+    perfect = imitation.Refinement(copy.deepcopy(source.detector))
+    h, said = imitation.Behind(source, source.detector).next()
+    perfect.look_at([(h, said)])
+    assert all(perfect.losses(h, said)[name] < 1e-4 for name in imitation.REGIONS)
+    own = imitation.Refinement(copy.deepcopy(source.detector))
+    own.look_at([(h, said)])
+    heads = own.detector.network.roi_heads
+    with torch.no_grad():
+        for level in own.detector.network.rpn.levels:
+            level.say.bias.add_(0.5)
+        for last in (heads.box_predictor.scores, heads.box_predictor.offsets):
+            last.weight.normal_(std=0.1)
+    terms = own.losses(h, said)
+    assert all(terms[name] > 0.01 for name in imitation.REGIONS)
+    sum((terms[name] for name in imitation.REGIONS), torch.zeros(())).backward()
+    reached = {name for name, p in own.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {name for name, _ in own.named_parameters() if ".roi_heads." in name} <= reached
+    assert any(".pyramid." in name for name in reached) and not any(".front." in name for name in reached)
+    assert (
+        own.factor("detector.network.roi_heads.box_head.whole.weight")
+        > own.factor("detector.network.rpn")
+        == 1
+    )
+    first = lesson.Imitation(copy.deepcopy(source.detector), keep_front=True)
+    assert not any(p.requires_grad for p in first.detector.network.roi_heads.parameters())
 
 
 # ── with a teacher ──

@@ -1,6 +1,7 @@
 """Detectors that can be fed in their middle: the cut network finds what the uncut one does, at any size of picture."""
 
 import copy
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from trifocal.machine.detector import (
     split_faster_rcnn,
 )
 from trifocal.machine.looking import AREA, COCO_IDS
-from trifocal.machine.stages import find_dense, framed, propose
+from trifocal.machine.regions import Correction, geometry
+from trifocal.machine.stages import corrected, find_corrected, framed, judged, propose
 from trifocal.weights import write_weights
 
 LEAST, MOST = 96, 160  # sides at which the small network looks at a picture
@@ -197,11 +199,11 @@ def test_labels_are_cocos_numbers_not_the_networks(compact: SplitDetector) -> No
 
 
 @torch.inference_mode()
-def test_what_is_found_is_what_places_say(compact: SplitDetector) -> None:
+def test_what_is_found_is_what_places_say_where_nothing_is_corrected(compact: SplitDetector) -> None:
     """The surest class of all places, with that place's box, cut off at the picture's sides; of one class no two that overlap much."""
     network, x = compact.network, pictures(1, 160, 128)
     images, pyramid = framed(x), network.backbone(x)
-    (found,) = find_dense(network, images, pyramid)
+    (found,) = find_corrected(network, images, pyramid)
     dense = network.rpn(pyramid)
     assert found["scores"][0] == dense.classes.sigmoid().max()
     place, label = divmod(int(dense.classes[0].argmax()), 80)
@@ -223,6 +225,80 @@ def test_of_proposals_that_are_much_the_same_the_surest_stays(compact: SplitDete
     assert (sure.diff() <= 0).all() and 1 < len(boxes) <= proposals.AFTER
     overlap = box_iou(boxes, boxes).fill_diagonal_(0)
     assert overlap.max() <= proposals.OVERLAP
+
+
+@torch.inference_mode()
+def test_the_second_stage_corrects_what_the_first_says(compact: SplitDetector) -> None:
+    """Untrained it adds nothing; then one more score everywhere, and all boxes half as wide again, of all proposals of two pictures. What
+    the base layer's objective asks for are the same, as offsets from the proposals."""
+    network, x = copy.deepcopy(compact.network), pictures(2, 160, 128)
+    images, pyramid = framed(x), network.backbone(x)
+    first = propose(network, images, pyramid)
+    assert first.dense is not None
+    given = (network, pyramid, first.dense, first.chosen, first.places, images)
+    scores, boxes, _ = first.dense.at(first.places)
+    assert len(scores) == sum(len(chosen) for chosen in first.chosen) and len(first.chosen) == 2
+    same_scores, same_boxes = corrected(*given)
+    assert torch.equal(same_scores, scores) and torch.allclose(same_boxes, boxes, atol=1e-4)
+    coder = network.roi_heads.box_coder
+    with torch.no_grad():
+        network.roi_heads.box_predictor.scores.bias[7] = 3.0
+        network.roi_heads.box_predictor.offsets.bias[2] = coder.weights[2] * math.log(1.5)
+    more, wider = corrected(*given)
+    assert torch.allclose(more - scores, torch.eye(80)[7] * 3, atol=1e-5)
+    widths, heights = (boxes[:, 2:] - boxes[:, :2]).T
+    assert torch.allclose(
+        (wider[:, 2:] - wider[:, :2]).T, torch.stack([1.5 * widths, heights]), rtol=1e-3, atol=1e-3
+    )
+    judged_scores, offsets = judged(*given)
+    assert torch.equal(judged_scores, more) and offsets.shape == (len(more), 4 * 81)
+    back = coder.decode_single(offsets[:, 4:8], torch.cat(first.chosen))
+    whole = torch.cat([(own[:, 2:] - own[:, :2]).amin(1) > 1 for own in first.chosen])
+    assert torch.allclose(back[whole], wider[whole], atol=0.05)
+    network.roi_heads.box_predictor.scores.bias[7] = 1000.0
+    found = find_corrected(network, images, pyramid)
+    assert all(set(one["labels"][one["scores"] == 1].tolist()) == {8} for one in found)
+    assert all((one["boxes"] >= 0).all() and (one["boxes"] <= 160).all() for one in found)
+
+
+@torch.inference_mode()
+def test_the_second_stage_looks_at_the_regions(compact: SplitDetector) -> None:
+    """What it adds hangs on the pyramid there, not only on what the first stage said."""
+    network, x = copy.deepcopy(compact.network), pictures(1, 160, 128)
+    network.roi_heads.box_predictor.scores.weight.normal_(generator=torch.Generator().manual_seed(3))
+    images, pyramid = framed(x), network.backbone(x)
+    first = propose(network, images, pyramid)
+    assert first.dense is not None
+    rest = (first.dense, first.chosen, first.places, images)
+    one, _ = corrected(network, pyramid, *rest)
+    other, _ = corrected(network, {name: 2 * level for name, level in pyramid.items()}, *rest)
+    assert (one - other).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+def test_nothing_proposed_is_nothing_found(compact: SplitDetector) -> None:
+    network, x = copy.deepcopy(compact.network), pictures(2, 96, 64)
+    for level in network.rpn.levels:
+        level.say.bias[:80] = -1000.0
+        level.say.weight[:80] = 0.0
+    found = find_corrected(network, framed(x), network.backbone(x))
+    assert [len(one["boxes"]) for one in found] == [0, 0]
+
+
+def test_a_first_stage_that_is_sure_of_nothing_has_a_gradient_too() -> None:
+    correction = Correction(80)
+    torch.nn.init.normal_(correction.scores.weight)
+    scores = torch.full((3, 80), -1000.0, requires_grad=True)
+    boxes, places = torch.tensor([[5.0, 5, 5, 5]]).repeat(3, 1), torch.tensor([[4.0, 4, 8]]).repeat(3, 1)
+    more, offsets = correction(torch.zeros(3, 256), scores, boxes, places)
+    (more.sum() + offsets.sum()).backward()
+    assert more.isfinite().all() and scores.grad is not None and scores.grad.isfinite().all()
+
+
+def test_where_a_place_is_in_its_box() -> None:
+    """A box of two by one strides, its place a quarter of its width right of its middle and at its lower side; the stride's scale."""
+    found = geometry(torch.tensor([[0.0, 0, 32, 16]]), torch.tensor([[24.0, 16, 16]]))
+    assert found[0].tolist() == pytest.approx([math.log(2) / 2, 0, 0.25, 0.5, 0])
 
 
 @torch.inference_mode()

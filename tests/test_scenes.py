@@ -15,7 +15,7 @@ from trifocal.errors import OptionError
 from trifocal.losses.detection import Seen
 from trifocal.machine.looking import COCO_IDS, compact_size, torchvision_size
 from trifocal.training import scenes as room
-from trifocal.training.imitation import ANSWERS, Answers
+from trifocal.training.imitation import PARTS, Answers
 from trifocal.training.scenes import (
     PICODET_SIDE,
     STRIDES,
@@ -299,14 +299,16 @@ def test_another_file_is_no_teacher(tmp_path: Path) -> None:
 
 
 def test_answers_are_those_of_the_teachers_inside(tmp_path: Path) -> None:
-    """Channels last, a batch of what it was shown; a PicoDet that has them not is another one."""
-    answers = Answers(PICTURES, onnx_file(tmp_path / "t.onnx", ANSWERS), 2, seed=0)
+    """Of those that are asked for: channels last, a batch of what it was shown; a PicoDet that has them not is another one."""
+    names = ["block 3", "extra 64", "say 64"]
+    asked = [PARTS[name][0] for name in names]
+    answers = Answers(PICTURES, onnx_file(tmp_path / "t.onnx", asked), names, 2, seed=0)
     x, said = answers.next()
-    assert x.shape == (2, 3, PICODET_SIDE, PICODET_SIDE) and len(said) == len(ANSWERS)
+    assert x.shape == (2, 3, PICODET_SIDE, PICODET_SIDE) and len(said) == 3
     means = F.avg_pool2d(x, 8).permute(0, 2, 3, 1)
     assert all(torch.allclose(answer, means, atol=1e-4) for answer in said)
-    with pytest.raises(OptionError, match=f"it has no {ANSWERS[-1]}"):
-        Answers(PICTURES, onnx_file(tmp_path / "other.onnx", ANSWERS[:-1]), 2, seed=0)
+    with pytest.raises(OptionError, match=f"it has no {asked[-1]}"):
+        Answers(PICTURES, onnx_file(tmp_path / "other.onnx", asked[:-1]), names, 2, seed=0)
 
 
 def test_a_label_that_coco_has_not_is_one_sentence() -> None:

@@ -46,6 +46,14 @@ class Dense:
         """Logits, [B, A]: of the class that is there most surely."""
         return self.classes.amax(2)
 
+    def at(self, places: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [N, K] and boxes [N, 4] at those places of each picture, all in one, and the places [N, 3]."""
+        classes, boxes = (
+            torch.cat([own[where] for own, where in zip(said, places, strict=True)])
+            for said in (self.classes, self.boxes)
+        )
+        return classes, boxes, self.places[torch.cat(list(places))]
+
     def chosen(self, number: int, size: tuple[int, int]) -> Tensor:
         """Which places of a picture of that height and width are looked at further, the surest first, [N]."""
         sure = self.objectness[number].detach().sigmoid()
@@ -80,11 +88,16 @@ class CompactProposals(nn.Module):
         self.levels = nn.ModuleList([LevelHead(channels, classes) for _ in STRIDES])
 
     def forward(self, pyramid: dict[str, Tensor]) -> Dense:
-        said, where = [], []
-        for head, stride, level in zip(self.levels, STRIDES, pyramid.values(), strict=True):
-            said.append(head(level.permute(0, 2, 3, 1)).flatten(1, 2).float())  # boxes need their digits
-            where.append(places(level.shape[2:], stride).to(level.device))
-        scores, bins = torch.cat(said, 1).split([self.classes, 4 * BINS], dim=2)
+        levels = zip(self.levels, pyramid.values(), strict=True)
+        return self.dense([head(level.permute(0, 2, 3, 1)) for head, level in levels])
+
+    def dense(self, said: Sequence[Tensor]) -> Dense:
+        """What its heads say of the levels, each [B, h, w, K + 4·BINS], as one."""
+        where = [
+            places(own.shape[1:3], stride).to(own.device) for own, stride in zip(said, STRIDES, strict=True)
+        ]
+        flat = torch.cat([own.flatten(1, 2).float() for own in said], 1)  # boxes need their digits
+        scores, bins = flat.split([self.classes, 4 * BINS], dim=2)
         middles = torch.cat(where)
         return Dense(scores, boxes_of(bins, middles), bins, middles)
 

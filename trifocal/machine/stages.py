@@ -1,5 +1,5 @@
 """How boxes are made of a pyramid: by the two stages of torchvision's Faster R-CNN, with what it does not tell, or by the compact
-detector's one, which says boxes and classes of places at once.
+detector's, whose first says boxes and classes of places already, and whose second corrects them.
 
 pyramid ── proposals, objectness ── regions ── boxes, classes ── the best
 """
@@ -44,13 +44,7 @@ def propose(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) 
     """What the first stage does, torchvision's or the compact one's, with what torchvision's does not tell."""
     rpn = network.rpn
     if isinstance(rpn, CompactProposals):
-        dense: Dense = rpn(pyramid)
-        places = [dense.chosen(number, size) for number, size in enumerate(images.image_sizes)]
-        boxes = [
-            clip_boxes_to_image(own[where].detach(), size)
-            for own, where, size in zip(dense.boxes, places, images.image_sizes)
-        ]
-        return Proposed(dense.objectness, boxes, dense, places)
+        return proposed_by(rpn(pyramid), images)
     features = list(pyramid.values())
     logits, offsets = rpn.head(features)
     anchors = rpn.anchor_generator(images, features)
@@ -59,6 +53,16 @@ def propose(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) 
     moved = rpn.box_coder.decode(flat_offsets.detach(), anchors).reshape(len(anchors), -1, 4)
     chosen, _ = rpn.filter_proposals(moved, flat_logits.detach(), images.image_sizes, counts)
     return Proposed(flat_logits.reshape(len(anchors), -1), chosen)
+
+
+def proposed_by(dense: Dense, images: ImageList) -> Proposed:
+    """What the compact one's first stage proposes where it says that."""
+    places = [dense.chosen(number, size) for number, size in enumerate(images.image_sizes)]
+    boxes = [
+        clip_boxes_to_image(own[where].detach(), size)
+        for own, where, size in zip(dense.boxes, places, images.image_sizes)
+    ]
+    return Proposed(dense.objectness, boxes, dense, places)
 
 
 def objectness_of(network: FasterRCNN, pyramid: dict[str, Tensor]) -> tuple[Tensor, Dense | None]:
@@ -70,14 +74,29 @@ def objectness_of(network: FasterRCNN, pyramid: dict[str, Tensor]) -> tuple[Tens
     return logits.reshape(len(next(iter(pyramid.values()))), -1), None
 
 
-def regions(
+def pooled(
     network: FasterRCNN, pyramid: dict[str, Tensor], proposals: list[Tensor], images: ImageList
-) -> tuple[Tensor, Tensor]:
-    """torchvision's second stage: scores of the classes and offsets of the boxes, for all proposals of all pictures."""
+) -> Tensor:
+    """What the second stage sees of all proposals of all pictures."""
     heads = network.roi_heads
-    pooled = heads.box_head(heads.box_roi_pool(pyramid, proposals, images.image_sizes))
-    scores, offsets = heads.box_predictor(pooled)
-    return scores, offsets
+    seen: Tensor = heads.box_head(heads.box_roi_pool(pyramid, proposals, images.image_sizes))
+    return seen
+
+
+def corrected(
+    network: FasterRCNN,
+    pyramid: dict[str, Tensor],
+    dense: Dense,
+    proposals: list[Tensor],
+    places: Sequence[Tensor],
+    images: ImageList,
+) -> tuple[Tensor, Tensor]:
+    """What the compact detector says in the end of all proposals of all pictures: its first stage's scores and boxes at those places,
+    and what its second stage, which looks at the proposals, adds to them. Logits [N, K] and boxes [N, 4]."""
+    scores, boxes, where = dense.at(places)
+    seen = pooled(network, pyramid, proposals, images)
+    more, offsets = network.roi_heads.box_predictor(seen, scores, boxes, where)
+    return scores + more, network.roi_heads.box_coder.decode_single(offsets, boxes)
 
 
 def judged(
@@ -88,12 +107,14 @@ def judged(
     places: Sequence[Tensor],
     images: ImageList,
 ) -> tuple[Tensor, Tensor]:
-    """What the detector says in the end of all proposals of all pictures: scores of the classes, logits, and offsets of the boxes, by
-    its second stage, or by the compact one's only one, `dense`, at those places."""
+    """What the detector says in the end of all proposals of all pictures: scores of the classes, logits, and offsets of the boxes from
+    the proposals; `dense` and `places` are the compact one's."""
     if dense is None:
-        return regions(network, pyramid, proposals, images)
-    scores = torch.cat([own[where] for own, where in zip(dense.classes, places)])
-    boxes = torch.cat([own[where] for own, where in zip(dense.boxes, places)])
+        said: tuple[Tensor, Tensor] = network.roi_heads.box_predictor(
+            pooled(network, pyramid, proposals, images)
+        )
+        return said
+    scores, boxes = corrected(network, pyramid, dense, proposals, places, images)
     offsets = network.roi_heads.box_coder.encode_single(boxes, torch.cat(proposals))
     return scores, offsets.repeat(1, scores.shape[1] + 1)
 
@@ -111,12 +132,16 @@ def find_once(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]
     return found
 
 
-def find_dense(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Found:
-    """As the compact one's first stage says it, which knows boxes and classes."""
+def find_corrected(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Found:
+    """As the compact detector does it: classes are not exclusive, and none of them is the background."""
     proposed = propose(network, images, pyramid)
     assert proposed.dense is not None
-    classes = [own[where].sigmoid() for own, where in zip(proposed.dense.classes, proposed.places)]
-    return [best(network, boxes, scores) for boxes, scores in zip(proposed.chosen, classes)]
+    scores, boxes = corrected(network, pyramid, proposed.dense, proposed.chosen, proposed.places, images)
+    counts = [len(where) for where in proposed.places]
+    return [
+        best(network, clip_boxes_to_image(own, size), sure)
+        for own, sure, size in zip(boxes.split(counts), scores.sigmoid().split(counts), images.image_sizes)
+    ]
 
 
 def best(network: FasterRCNN, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 Where there is a teacher all parts learn one by one what the teacher's do (`imitation.py`): in the first stage from pictures, in the third,
 where the front stays as it is, and with it every base layer that was made for it and every file, from what the front makes of pictures and from
-what base layers leave of that. In the second all of it learns from boxes, and from what a teacher says, if there is one:
+what base layers leave of that; there its regions learn as well what the teacher says in the end. In the second all but them of it learns from boxes, and from what a teacher says, if there is one:
 
     scene ── front ── rest: pyramid ── each place's boxes and classes
       └── teacher ── its classes there
@@ -52,6 +52,7 @@ class Pupil(Lesson):
     def __init__(self, detector: SplitDetector, begun: bool) -> None:
         super().__init__()
         self.detector, self.begun = detector, begun
+        detector.network.roi_heads.requires_grad_(False)
 
     def factor(self, name: str) -> float:
         return BEGUN_FACTOR if self.begun else 1.0
@@ -111,11 +112,11 @@ def train_detector(
         )
     training, held_out = pictures_of(data, steps, minutes, report)
     detector, base = compact_detector(), None
-    if stage == 3:
+    if stage > 2:
         codec = load(PRESET)
         assert isinstance(codec, DualLayer)
         base, start = codec.base, start or FOLDER / "detector.safetensors"
-    keep_front = keep_front or stage == 3
+    keep_front = keep_front or stage > 2
     if keep_front and start is None:
         raise OptionError("To keep a front there must be one: say which with --start.")
     if start is not None:
@@ -135,8 +136,8 @@ def train_detector(
     seed = SEED + run.progress.step + run.accelerator.process_index
     if isinstance(lesson, Imitation):
         assert teacher is not None
-        answers: Source = Answers(training, teacher, batch, seed)
-        others: Source = Answers(held_out, teacher, 4, SEED)
+        answers: Source = Answers(training, teacher, lesson.names, batch, seed)
+        others: Source = Answers(held_out, teacher, lesson.names, 4, SEED)
         if keep_front:
             base = None if base is None else base.to(run.accelerator.device)
             answers, others = (

@@ -9,7 +9,7 @@ always. The teacher is PicoDet (Yu et al. 2021, arXiv 2111.00902): its weights a
 what it answers. The parts are the house's own, and wide enough to do what the teacher's do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss
 
 from trifocal.data import TrainingPicture
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.detectors import PICODET_SIDE, preprocess, session_of
 from trifocal.layered import BaseLayer
-from trifocal.losses.detection import place_errors
+from trifocal.losses.detection import excess_cross_entropy, place_errors
 from trifocal.losses.rate_distortion import spread_levels
 from trifocal.machine.backbone import CompactFront, pixels_of
 from trifocal.machine.detector import CompactRest, SplitDetector
 from trifocal.machine.proposals import BINS, CompactProposals
+from trifocal.machine.stages import corrected, framed, proposed_by
 from trifocal.training.lesson import Ahead, Given, Lesson, Source
 from trifocal.training.scenes import DetectionTeacher
 
-__all__ = ["ANSWERS", "PARTS", "Answers", "Behind", "Imitation", "Refinement"]
+__all__ = ["PARTS", "Answers", "Behind", "Imitation", "Refinement"]
 
 BLOCKS = (
     "pool2d_0.tmp_0",
@@ -63,10 +65,13 @@ PARTS = {
     "say 64": ("conv2d_232.tmp_0", ("second 64",)),
 }
 """Our parts in order: the name of the teacher's output that each learns, and what it stands on."""
-ANSWERS = tuple(answer for answer, _ in PARTS.values())
+LEVELS = ("top-down 8", "bottom-up 16", "bottom-up 32", "extra 64")
+SAYS = tuple(name for name in PARTS if name.startswith("say"))
 FRONT_BLOCKS = 4
 WHOLE = 0.4  # how often the teacher is shown a whole picture
 SOFTEST = 0.02  # of the mean variance, added to each channel's
+REGIONS = {"region classes": 1.0, "region boxes": 2.0}
+NEW_FACTOR = 3.0  # of the learning rate
 
 
 def listening(teacher: str | Path, names: Sequence[str]) -> Any:
@@ -91,23 +96,29 @@ def listening(teacher: str | Path, names: Sequence[str]) -> Any:
 
 
 class Answers(Ahead):
-    """Batches without end of what the teacher is shown, [B, 3, 416, 416], and its parts' answers, each [B, h, w, C].
+    """Batches without end of what the teacher is shown, [B, 3, 416, 416], and the answers of its parts of those names, each [B, h, w, C].
 
     Raises OptionError for a file that is not this teacher, MissingExtra.
     """
 
     def __init__(
-        self, pictures: Sequence[TrainingPicture], teacher: str | Path, batch: int, seed: int
+        self,
+        pictures: Sequence[TrainingPicture],
+        teacher: str | Path,
+        parts: Sequence[str],
+        batch: int,
+        seed: int,
     ) -> None:
         self.pictures, self.batch = pictures, batch
         self.random = np.random.default_rng(seed)
-        self.session = listening(teacher, ANSWERS)
+        self.asked = [PARTS[name][0] for name in parts]
+        self.session = listening(teacher, self.asked)
         super().__init__()
 
     def _make(self) -> Given:
         shown = [self._view() for _ in range(self.batch)]
         name = self.session.get_inputs()[0].name
-        said = [self.session.run(list(ANSWERS), {name: view}) for view in shown]
+        said = [self.session.run(self.asked, {name: view}) for view in shown]
         answers = [torch.from_numpy(np.concatenate(parts)).permute(0, 2, 3, 1) for parts in zip(*said)]
         return torch.from_numpy(np.concatenate(shown)), answers
 
@@ -127,8 +138,8 @@ class Answers(Ahead):
 
 
 class Behind:
-    """The answers of the parts behind the split, and instead of pictures what the detector's own front makes of them; of half of
-    them what a base layer leaves of that, at any quality, where there is one."""
+    """The same answers, and instead of pictures what the detector's own front makes of them; of half of them what a base layer
+    leaves of that, at any quality, where there is one."""
 
     def __init__(self, answers: Source, detector: SplitDetector, base: BaseLayer | None = None) -> None:
         self.answers, self.front, self.base = answers, detector.backbone.front, base
@@ -141,7 +152,7 @@ class Behind:
         coded = torch.randperm(len(x), device=x.device)[: len(x) // 2]
         if self.base is not None and len(coded):
             h[coded] = self.base(pixels_of(x[coded]), spread_levels(len(coded), x.device)).h_hat
-        return h, said[FRONT_BLOCKS:]
+        return h, said
 
 
 class Imitation(Lesson):
@@ -171,15 +182,23 @@ class Imitation(Lesson):
 
     def losses(self, x: Tensor, answers: Sequence[Tensor]) -> dict[str, Tensor]:
         """Squared error over the variance, a mean over channels, of every part; of what is said, `said_error`."""
-        true, own, terms = dict(zip(self.names, answers, strict=True)), {self.given: x}, {}
-        parts = parts_of(self.detector)[self.first :]
-        for name, part, variance in zip(self.names, parts, self.variances, strict=True):
-            _, sources = PARTS[name]
-            own[name] = part(*[self.either(own[source], true.get(source)) for source in sources])
+        return self.errors(self.answers(x, answers), answers)
+
+    def answers(self, x: Tensor, answers: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What our parts say, by their names, where the teacher's say that."""
+        true, own = dict(zip(self.names, answers, strict=True)), {self.given: x}
+        for name, part in zip(self.names, parts_of(self.detector)[self.first :], strict=True):
+            own[name] = part(*[self.either(own[source], true.get(source)) for source in PARTS[name][1]])
+        return own
+
+    def errors(self, own: Mapping[str, Tensor], answers: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The term of each part."""
+        terms = {}
+        for name, true, variance in zip(self.names, answers, self.variances, strict=True):
             if name.startswith("say"):
-                terms[name] = said_error(own[name], true[name])
+                terms[name] = said_error(own[name], true)
             else:
-                terms[name] = ((own[name] - true[name]).square() / variance.to(x)).mean()
+                terms[name] = ((own[name] - true).square() / variance.to(true)).mean()
         return terms
 
     def either(self, own: Tensor, true: Tensor | None) -> Tensor:
@@ -197,7 +216,8 @@ class Imitation(Lesson):
 
 class Refinement(Imitation):
     """The lesson of a detector that has learned already: each part stands on those before it from the first step, what is said
-    counts twice, and all of it learns at a fifth of the rate."""
+    counts twice, and all of it learns at a fifth of the rate; but for the second stage, which learns only here, of each region what the
+    teacher says at the place that proposed it."""
 
     learning_rate = 8e-4
     matrix_rate = 2e-3
@@ -205,7 +225,26 @@ class Refinement(Imitation):
 
     def __init__(self, detector: SplitDetector) -> None:
         super().__init__(detector, keep_front=True)
-        self.weights = {name: 2.0 if name.startswith("say") else 1.0 for name in self.names}
+        detector.network.roi_heads.requires_grad_(True)
+        self.weights = {name: 2.0 if name.startswith("say") else 1.0 for name in self.names} | REGIONS
+
+    def factor(self, name: str) -> float:
+        """What begins at nothing may hurry."""
+        return NEW_FACTOR if ".roi_heads." in name else 1.0
+
+    def losses(self, x: Tensor, answers: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Those of the parts, and of `region_errors`."""
+        own, true = self.answers(x, answers), dict(zip(self.names, answers, strict=True))
+        network, stride = self.detector.network, self.detector.backbone.stride
+        images = framed(x.new_zeros(1).expand(len(x), 3, *(stride * side for side in x.shape[1:3])))
+        pyramid = {str(number): own[name].permute(0, 3, 1, 2) for number, name in enumerate(LEVELS)}
+        rpn = network.rpn
+        assert isinstance(rpn, CompactProposals)
+        first = proposed_by(rpn.dense([own[name] for name in SAYS]), images)
+        assert first.dense is not None
+        found = corrected(network, pyramid, first.dense, first.chosen, first.places, images)
+        wanted_scores, wanted_boxes, _ = rpn.dense([true[name] for name in SAYS]).at(first.places)
+        return self.errors(own, answers) | region_errors(*found, wanted_scores, wanted_boxes)
 
     def either(self, own: Tensor, true: Tensor | None) -> Tensor:
         """Our own."""
@@ -237,6 +276,18 @@ def said_error(found: Tensor, wanted: Tensor) -> Tensor:
     split = [found.shape[-1] - 4 * BINS, 4 * BINS]
     errors, sure = place_errors(*found.split(split, dim=-1), *wanted.split(split, dim=-1))
     return errors.sum() / sure.sum().clamp(min=1.0)
+
+
+def region_errors(
+    scores: Tensor, boxes: Tensor, true_scores: Tensor, true_boxes: Tensor
+) -> dict[str, Tensor]:
+    """The terms of `REGIONS`: of the classes cross-entropy less its least value, of the boxes 1 less the generalised overlap where there
+    is something; both over how sure the teacher is in all. Logits [N, K] and boxes [N, 4] twice."""
+    p = true_scores.sigmoid()
+    sure = p.amax(1)
+    apart = generalized_box_iou_loss(boxes, true_boxes, reduction="none")
+    classes = excess_cross_entropy(scores, p).sum()
+    return dict(zip(REGIONS, (part / sure.sum().clamp(min=1.0) for part in (classes, (sure * apart).sum()))))
 
 
 FRONT = "detector.network.backbone.front"
