@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 __all__ = ["Correction", "RegionHead"]
 
-SIDE = 7  # of a region, in places
+SIDE = 7  # of a region, in places: as torchvision's Faster R-CNN cuts them out
 NARROW, HIDDEN = 48, 256
-GEOMETRY = 5
+GEOMETRY = 5  # what `geometry` says
 
 
 class RegionHead(nn.Module):

@@ -2,7 +2,8 @@
 
 Where there is a teacher all parts learn one by one what the teacher's do (`imitation.py`): in the first stage from pictures, in the third,
 where the front stays as it is, and with it every base layer that was made for it and every file, from what the front makes of pictures and from
-what base layers leave of that; there its regions learn as well what the teacher says in the end. In the second all but them of it learns from boxes, and from what a teacher says, if there is one:
+what base layers leave of that; there its regions learn as well what the teacher says in the end. In the second all
+but the regions learns from boxes, and from what a teacher says, if there is one:
 
     scene ── front ── rest: pyramid ── each place's boxes and classes
       └── teacher ── its classes there
@@ -112,11 +113,11 @@ def train_detector(
         )
     training, held_out = pictures_of(data, steps, minutes, report)
     detector, base = compact_detector(), None
-    if stage > 2:
+    if stage == 3:
         codec = load(PRESET)
         assert isinstance(codec, DualLayer)
         base, start = codec.base, start or FOLDER / "detector.safetensors"
-    keep_front = keep_front or stage > 2
+    keep_front = keep_front or stage == 3
     if keep_front and start is None:
         raise OptionError("To keep a front there must be one: say which with --start.")
     if start is not None:
