@@ -235,7 +235,7 @@ def test_the_second_stage_corrects_what_the_first_says(compact: SplitDetector) -
     images, pyramid = framed(x), network.backbone(x)
     first = propose(network, images, pyramid)
     assert first.dense is not None
-    given = (network, pyramid, first.dense, first.chosen, first.places, images)
+    given = (network, pyramid, first, images)
     scores, boxes, _ = first.dense.at(first.places)
     assert len(scores) == sum(len(chosen) for chosen in first.chosen) and len(first.chosen) == 2
     same_scores, same_boxes = corrected(*given)
@@ -268,10 +268,8 @@ def test_the_second_stage_looks_at_the_regions(compact: SplitDetector) -> None:
     network.roi_heads.box_predictor.scores.weight.normal_(generator=torch.Generator().manual_seed(3))
     images, pyramid = framed(x), network.backbone(x)
     first = propose(network, images, pyramid)
-    assert first.dense is not None
-    rest = (first.dense, first.chosen, first.places, images)
-    one, _ = corrected(network, pyramid, *rest)
-    other, _ = corrected(network, {name: 2 * level for name, level in pyramid.items()}, *rest)
+    one, _ = corrected(network, pyramid, first, images)
+    other, _ = corrected(network, {name: 2 * level for name, level in pyramid.items()}, first, images)
     assert (one - other).abs().max() > 1e-3
 
 

@@ -8,6 +8,7 @@ the detector says box and class of every place, what it says there.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,11 +54,12 @@ def detector_terms(
         sure = propose(network, images, wanted)
         kept = [remove_small_boxes(own, LEAST_SIDE)[:PROPOSALS] for own in sure.chosen]
         proposals, places = ([p[k] for p, k in zip(part, kept)] for part in (sure.chosen, sure.places))
-        said, _ = judged(network, wanted, sure.dense, proposals, places, images)
+        regions = replace(sure, chosen=proposals, places=places)
+        said, _ = judged(network, wanted, regions, images)
     stages = rest.stages(h_hat)
     found = rest.levels(stages)
     objectness, dense = objectness_of(network, found)
-    scores, moved = judged(network, found, dense, proposals, places, images)
+    scores, moved = judged(network, found, replace(regions, dense=dense), images)
     counts = [len(p) for p in proposals]
     divergence = class_divergence(scores, said, each=dense is not None)
     of_stages = [relative_error(*pair) for pair in zip(stages, wanted_stages)]

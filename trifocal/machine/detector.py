@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import detection as tv
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork
 
 from trifocal.machine.backbone import CHANNELS, DEVIATION, MEAN, CompactFront, normalised, stage
@@ -117,13 +118,14 @@ class SplitDetector(nn.Module):
 
     def rest(self, h: Tensor, size: tuple[int, int]) -> list[Objects]:
         """h [B, h, w, C] of pictures of that height and width → what is in them, in their pixels."""
-        pyramid = self.backbone.rest(h)
-        b, rows, columns, _ = h.shape
-        shape = (b, 3, rows * self.backbone.stride, columns * self.backbone.stride)
-        images = framed(h.new_zeros(1).expand(shape), size)
-        found = self.find(self.network, images, pyramid)
+        found = self.find(self.network, self.framed(h, size), self.backbone.rest(h))
         ids = torch.tensor((0, *self.categories), device=h.device)
         return [Objects(f["boxes"], ids[f["labels"]], f["scores"]) for f in found]
+
+    def framed(self, h: Tensor, size: tuple[int, int] | None = None) -> ImageList:
+        """The pictures that h is of, as torchvision's parts want them: their sizes alone."""
+        sides = (self.backbone.stride * side for side in h.shape[1:3])
+        return framed(h.new_zeros(1).expand(len(h), 3, *sides), size)
 
     def forward(self, x: Tensor) -> list[Objects]:
         """x [B, 3, H, W] in 0..1 → what is in them: `rest` of `front`."""

@@ -84,38 +84,29 @@ def pooled(
 
 
 def corrected(
-    network: FasterRCNN,
-    pyramid: dict[str, Tensor],
-    dense: Dense,
-    proposals: list[Tensor],
-    places: Sequence[Tensor],
-    images: ImageList,
+    network: FasterRCNN, pyramid: dict[str, Tensor], proposed: Proposed, images: ImageList
 ) -> tuple[Tensor, Tensor]:
-    """What the compact detector says in the end of all proposals of all pictures: its first stage's scores and boxes at those places,
-    and what its second stage, which looks at the proposals, adds to them. Logits [N, K] and boxes [N, 4]."""
-    scores, boxes, where = dense.at(places)
-    seen = pooled(network, pyramid, proposals, images)
+    """What the compact detector says in the end of all that its first stage has chosen: that stage's scores and boxes at those places,
+    and what its second stage, which looks at the regions, adds to them. Logits [N, K] and boxes [N, 4]."""
+    assert proposed.dense is not None
+    scores, boxes, where = proposed.dense.at(proposed.places)
+    seen = pooled(network, pyramid, proposed.chosen, images)
     more, offsets = network.roi_heads.box_predictor(seen, scores, boxes, where)
     return scores + more, network.roi_heads.box_coder.decode_single(offsets, boxes)
 
 
 def judged(
-    network: FasterRCNN,
-    pyramid: dict[str, Tensor],
-    dense: Dense | None,
-    proposals: list[Tensor],
-    places: Sequence[Tensor],
-    images: ImageList,
+    network: FasterRCNN, pyramid: dict[str, Tensor], proposed: Proposed, images: ImageList
 ) -> tuple[Tensor, Tensor]:
-    """What the detector says in the end of all proposals of all pictures: scores of the classes, logits, and offsets of the boxes from
-    the proposals; `dense` and `places` are the compact one's."""
-    if dense is None:
+    """What the detector says in the end of all that its first stage has chosen: scores of the classes, logits, and offsets of the boxes
+    from the chosen ones."""
+    if proposed.dense is None:
         said: tuple[Tensor, Tensor] = network.roi_heads.box_predictor(
-            pooled(network, pyramid, proposals, images)
+            pooled(network, pyramid, proposed.chosen, images)
         )
         return said
-    scores, boxes = corrected(network, pyramid, dense, proposals, places, images)
-    offsets = network.roi_heads.box_coder.encode_single(boxes, torch.cat(proposals))
+    scores, boxes = corrected(network, pyramid, proposed, images)
+    offsets = network.roi_heads.box_coder.encode_single(boxes, torch.cat(proposed.chosen))
     return scores, offsets.repeat(1, scores.shape[1] + 1)
 
 
@@ -135,8 +126,7 @@ def find_once(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]
 def find_corrected(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Found:
     """As the compact detector does it: classes are not exclusive, and none of them is the background."""
     proposed = propose(network, images, pyramid)
-    assert proposed.dense is not None
-    scores, boxes = corrected(network, pyramid, proposed.dense, proposed.chosen, proposed.places, images)
+    scores, boxes = corrected(network, pyramid, proposed, images)
     counts = [len(where) for where in proposed.places]
     return [
         best(network, clip_boxes_to_image(own, size), sure)

@@ -28,7 +28,7 @@ from trifocal.losses.rate_distortion import spread_levels
 from trifocal.machine.backbone import CompactFront, pixels_of
 from trifocal.machine.detector import CompactRest, SplitDetector
 from trifocal.machine.proposals import BINS, CompactProposals
-from trifocal.machine.stages import corrected, framed, proposed_by
+from trifocal.machine.stages import corrected, proposed_by
 from trifocal.training.lesson import Ahead, Given, Lesson, Source
 from trifocal.training.scenes import DetectionTeacher
 
@@ -235,14 +235,12 @@ class Refinement(Imitation):
     def losses(self, x: Tensor, answers: Sequence[Tensor]) -> dict[str, Tensor]:
         """Those of the parts, and of `region_errors`."""
         own, true = self.answers(x, answers), dict(zip(self.names, answers, strict=True))
-        network, stride = self.detector.network, self.detector.backbone.stride
-        images = framed(x.new_zeros(1).expand(len(x), 3, *(stride * side for side in x.shape[1:3])))
+        network, images = self.detector.network, self.detector.framed(x)
         pyramid = {str(number): own[name].permute(0, 3, 1, 2) for number, name in enumerate(LEVELS)}
         rpn = network.rpn
         assert isinstance(rpn, CompactProposals)
         first = proposed_by(rpn.dense([own[name] for name in SAYS]), images)
-        assert first.dense is not None
-        found = corrected(network, pyramid, first.dense, first.chosen, first.places, images)
+        found = corrected(network, pyramid, first, images)
         wanted_scores, wanted_boxes, _ = rpn.dense([true[name] for name in SAYS]).at(first.places)
         return self.errors(own, answers) | region_errors(*found, wanted_scores, wanted_boxes)
 
