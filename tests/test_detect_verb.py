@@ -391,18 +391,23 @@ def test_what_does_not_belong_together_is_one_sentence(street: Path, parts: tupl
 # ── layers in the other verbs ──
 
 
-def test_encode_hands_over_the_quality_of_the_base(photo: Path, codec: Fake) -> None:
+def test_encode_hands_over_what_is_said_of_the_base(photo: Path, codec: Fake) -> None:
     result = run("encode", photo, "--preset", LAYERED.name, "--base-quality", "30", "-q", "60")
     assert result.exit_code == 0, result.output
     assert (codec.options["base_quality"], codec.options["quality"]) == (30, 60)
+    assert "refinement" not in codec.options
+    assert run("encode", photo, "--preset", LAYERED.name, "--refinement", "0").exit_code == 0
+    assert codec.options["refinement"] == 0
+    assert run("encode", photo, "--preset", LAYERED.name, "--refinement", "-1").exit_code == 2
     assert "5 bytes of base layer" in result.stdout
     assert run("encode", photo, "--preset", LAYERED.name).exit_code == 0
     assert "base_quality" not in codec.options
     assert run("encode", photo, "--preset", LAYERED.name, "--base-quality", "101").exit_code == 2
 
 
-def test_a_preset_without_layers_has_no_base_quality(photo: Path) -> None:
-    result = run("encode", photo, "--preset", "compact", "--base-quality", "30")
+@pytest.mark.parametrize("option", ["--base-quality", "--refinement"])
+def test_a_preset_without_layers_has_no_base_quality(photo: Path, option: str) -> None:
+    result = run("encode", photo, "--preset", "compact", option, "30")
     assert result.exit_code == 1 and one_sentence(result.stderr)
     assert "compact makes no base layer" in result.stderr and LAYERED.name in result.stderr
 

@@ -22,7 +22,7 @@ STAIRCASE = (
     ("transforms",),
     ("entropy", "text", "machine"),
     ("losses", "rate", "sidecar"),
-    ("codec",),
+    ("codec", "refinement"),
     ("trunk", "allocated", "layered"),
     ("methods",),
     ("recipes",),

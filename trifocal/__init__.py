@@ -79,6 +79,7 @@ def encode(
     text: str | None = None,
     send_text: bool = False,
     base_quality: int | None = None,
+    refinement: int | None = None,
     weights: "str | PathLike[str] | None" = None,
     note: "Callable[[str], None] | None" = None,
 ) -> "Bitstream":
@@ -87,6 +88,7 @@ def encode(
     `preset` is one of `trifocal presets`; dual-layer-compact if None. At most one of `quality` (0..100, 50 if none is given),
     `bpp` (bits per pixel) and `size` (bytes of the whole file).
     `base_quality` (0..100) is that of the layer for detectors, for presets that have one; half of `quality`, 20 at most, if not given.
+    `refinement` is the number of steps that fit that layer to the picture: 4 for dual-layer-compact if not given, 0 is faster.
     `text` says what the picture shows, for presets that take words; `send_text` puts it into the file, for their decoder.
     `weights` is a .safetensors file of your own training. `note` is called with a sentence for what is done otherwise
     than one may think. Raises PictureError, PresetError, WeightsError, MissingExtra, OptionError, RateError, and OSError
@@ -99,9 +101,10 @@ def encode(
     codec = trifocal.presets.load(preset, weights=weights)
     condition, layers = for_encoding(preset, text, send_text, note)
     options: dict[str, Any] = {}
-    if base_quality is not None:
-        trifocal.presets.check_layers(trifocal.presets.find(preset))
-        options["base_quality"] = base_quality
+    for name, value in (("base_quality", base_quality), ("refinement", refinement)):
+        if value is not None:
+            trifocal.presets.check_layers(trifocal.presets.find(preset))
+            options[name] = value
     return codec.encode(
         _picture(image), quality=quality, bpp=bpp, size=size, condition=condition, layers=layers, **options
     )

@@ -25,7 +25,7 @@ from trifocal.codec import Codec, Progress
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy import EntropyModel, Meter, Reader, TrainingMeter, Writer
 from trifocal.errors import Damaged, MissingLayer, OptionError
-from trifocal.machine.looking import compact_size
+from trifocal.machine.looking import PADDING, STEP, compact_size, padded, trimmed
 from trifocal.pictures import Picture
 from trifocal.pictures.tiles import Box
 from trifocal.rate import rate_of
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BaseLayer", "BaseOutput", "DualLayer", "objects_in"]
 
-PADDING = 64  # pixels: four latents to a hyper-latent
-DETECTOR_STEP = 32  # pixels; detectors look at whole multiples of it
 ALONE = 128  # in the first byte of BASE: the enhancement does not use the first picture
 BASE_QUALITIES, BASE_SHARE = (20, 10, 0), 0.15  # where a size is asked for, and of it
 ENOUGH = 20  # of the base layer's quality, unless more is asked for: people pay its bytes
@@ -88,9 +86,7 @@ class BaseLayer(nn.Module):
     def synthesise(self, y_hat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """y_obj_hat → h_hat and the first picture of a small picture of that height and width."""
         h_hat: Tensor = self.synthesis(y_hat)
-        stride = 16 * y_hat.shape[1] // h_hat.shape[1]
-        rows, columns = (-(-side // DETECTOR_STEP) * DETECTOR_STEP // stride for side in size)
-        h_hat = h_hat[:, :rows, :columns]
+        h_hat = trimmed(h_hat, 16 * y_hat.shape[1] // h_hat.shape[1], size)
         first: Tensor = self.extractor(h_hat)
         return h_hat, first[:, :, : size[0], : size[1]]
 
@@ -124,13 +120,15 @@ class DualLayer(Codec):
 
     Attributes:
         base: the base layer.
-        find_detector: a device's name → the detector that the base layer serves; nobody needs it to encode or decode.
+        find_detector: a device's name → the detector that the base layer serves; who decodes does not need it.
         looked_at: a picture's width and height → those at which it looks at it; known without it.
+        refinement: steps that fit a base layer to its picture, where nothing else is said; for them the detector must be at hand.
         scales: how much smaller than they are, or larger, the base sees crops in training; the first of them in validation.
     """
 
     layer = Tag.ENHANCEMENT
     scales: tuple[float, ...] = (0.625, 0.5, 0.75)
+    refinement = 4
     find_detector: Callable[[str], SplitDetector] = staticmethod(shipped_detector)
     looked_at: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)
 
@@ -172,9 +170,7 @@ class DualLayer(Codec):
     def below(self, x: Tensor, level: Tensor) -> tuple[First, Tensor]:
         """The first picture of crops, at a scale that is drawn in training, and the bits of their base layers, [B]."""
         scale = self.scales[int(torch.randint(len(self.scales), ()))] if self.training else self.scales[0]
-        size = [
-            max(DETECTOR_STEP, round(side * scale / DETECTOR_STEP) * DETECTOR_STEP) for side in x.shape[2:]
-        ]
+        size = [max(STEP, round(side * scale / STEP) * STEP) for side in x.shape[2:]]
         small = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
         output = self.base(small.clamp(0, 1), base_level(level))
         height, width = x.shape[2:]
@@ -192,6 +188,7 @@ class DualLayer(Codec):
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
         base_quality: int | None = None,
+        refinement: int | None = None,
         conditions: bool = True,
     ) -> Bitstream:
         """As `Codec.encode`, and a base layer under it.
@@ -199,20 +196,26 @@ class DualLayer(Codec):
         Args:
             base_quality: of the base layer, 0..100; if None it is half of the quality up to ENOUGH, and where a size is asked for the
                 first of BASE_QUALITIES that leaves the picture its share.
+            refinement: steps that fit the base layer to the picture (`refinement.py`), 0 for none; if None as many as the
+                method takes.
             conditions: whether the enhancement uses what the base layer shows of the picture.
             timings: gets the seconds of the base layer too, whole.
 
         Raises:
-            OptionError: for a base quality out of its range, and as `Codec.encode`.
+            OptionError: for a base quality out of its range, fewer steps than none, and as `Codec.encode`.
+            WeightsError: if the base layer is to be refined, and its detector is not to be had.
         """
         rate = rate_of(picture.width * picture.height, quality, bpp, size)
         if base_quality is not None and not 0 <= base_quality <= 100:
             raise OptionError(f"The base layer's quality goes from 0 to 100, not {base_quality}.")
+        steps = self.refinement if refinement is None else refinement
+        if steps < 0:
+            raise OptionError(f"A base layer is refined in 0 steps or more, not {steps}.")
         if base_quality is None and rate.level is not None:
             base_quality = int(base_level(torch.tensor(rate.level))) // LEVELS_PER_QUALITY
         with Clock(timings)("base"):
             x = self._small(picture)
-            chosen, data, y_hat = self._base_within(x, base_quality, rate.size)
+            chosen, data, y_hat = self._base_within(x, base_quality, rate.size, steps)
             flags = chosen if conditions else chosen | ALONE
             base = Layer(Tag.BASE, (bytes([flags]) + data,))
             if conditions:
@@ -222,15 +225,19 @@ class DualLayer(Codec):
                 )
         return super().encode(picture, quality, bpp, size, condition, (base, *layers), progress, timings)
 
-    def _base_within(self, x: Tensor, quality: int | None, size: int | None) -> tuple[int, bytes, Tensor]:
+    def _base_within(
+        self, x: Tensor, quality: int | None, size: int | None, steps: int
+    ) -> tuple[int, bytes, Tensor]:
         """A small picture's base layer at a quality, or at that which suits a file of so many bytes: the quality, bytes, y_obj_hat."""
         *more, last = BASE_QUALITIES if quality is None else (quality,)
         y = self.base.analyse(x)
-        for tried in more:
-            data, y_hat = self.base.encode(y, tried)
-            if size is None or len(data) <= BASE_SHARE * size:
-                return tried, data, y_hat
-        return last, *self.base.encode(y, last)
+        fitting = (q for q in more if size is None or len(self.base.encode(y, q)[0]) <= BASE_SHARE * size)
+        chosen = next(fitting, last)
+        if steps:
+            from trifocal.refinement import refined
+
+            y = refined(self.base, self.detector, x, y, level_of(chosen, y.device), steps)
+        return chosen, *self.base.encode(y, chosen)
 
     @torch.inference_mode()
     def decode(
@@ -319,11 +326,6 @@ def enlarged(found: Objects, size: tuple[int, int], width: int, height: int) -> 
 
 def whole(first: Tensor, width: int, height: int) -> First:
     return First(first, (width, height), (0, 0, width, height))
-
-
-def padded(x: Tensor) -> Tensor:
-    """With the last row and column repeated up to multiples of PADDING."""
-    return F.pad(x, (0, -x.shape[3] % PADDING, 0, -x.shape[2] % PADDING), mode="replicate")
 
 
 def level_of(quality: int, device: torch.device) -> Tensor:

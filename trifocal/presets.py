@@ -244,13 +244,16 @@ def load(name: str = DEFAULT, device: str = "cpu", weights: str | PathLike[str] 
 @lru_cache(maxsize=4)
 def _load(name: str, device: str, path: Path, changed: int) -> Codec:
     """`changed` is when the file was, in ns, so that weights that were trained further are read again."""
+    import torch
+
     from trifocal.weights import load_weights
 
     preset = find(name)
-    codec = preset.build()
-    codec.preset_id = preset.id
-    codec.fingerprint = load_weights(codec, path, preset.shared)
-    return codec.to(device).eval()
+    with torch.inference_mode(False):  # who encodes may need a gradient
+        codec = preset.build()
+        codec.preset_id = preset.id
+        codec.fingerprint = load_weights(codec, path, preset.shared)
+        return codec.to(device).eval()
 
 
 @without_collecting()

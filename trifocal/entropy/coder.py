@@ -34,7 +34,7 @@ ESCAPE_BITS = 13
 
 
 class Coder(Protocol):
-    """Meter, Writer and Reader."""
+    """Meter, Listener, Writer and Reader."""
 
     def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
         """Codes y − mean, rounded, and returns y_hat, of mean's shape. A Reader needs no y."""
@@ -91,6 +91,22 @@ class Meter:
             flat = (rows * (RADIUS + 1) + magnitude.clamp(max=RADIUS)).flatten().cpu().numpy()
             self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
         return symbols + mean
+
+
+class Listener:
+    """Codes nothing; it rounds, and keeps what the model says.
+
+    Attributes:
+        heard: mean and scale index of each step so far.
+    """
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Tensor, Tensor]] = []
+
+    def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
+        assert y is not None
+        self.heard.append((mean, scale_index))
+        return symbols_of(y, mean, torch.round(scale_index).long()) + mean
 
 
 class Writer:

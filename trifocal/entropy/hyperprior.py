@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from trifocal.entropy.coder import Coder, Model, cost_table, models_of
+from trifocal.entropy.coder import Coder, Listener, Model, cost_table, models_of
 from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, StepsOfLevel
 from trifocal.entropy.exact import Snap, exact_twin
 from trifocal.entropy.quantise import Gain
@@ -132,6 +132,15 @@ class EntropyModel(nn.Module):
             part = coder.code(None if y is None else order.take(y, step), mean, scale_index)
             y_hat = y_hat + order.put(part, step)
         return y_hat
+
+    def expected(self, y: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """What the model says of each value when y [B, h, w, M] is coded: mean and scale index in the units of gain · y, both of y's shape."""
+        listener = Listener()
+        self.walk(listener, y, level, (y.shape[1], y.shape[2]))
+        put = self.exact_side.context.put
+        _, *passes = ((mean.to(y), index.to(y)) for mean, index in listener.heard)
+        means, indices = ([put(part, step) for step, part in enumerate(parts)] for parts in zip(*passes))
+        return torch.stack(means).sum(0), torch.stack(indices).sum(0)
 
     def twin(self) -> ExactSide:
         """The exact twin, built once after the weights were last set."""

@@ -7,7 +7,7 @@ stages and the pyramid, which is where the features end up, and of the first pic
 the detector says box and class of every place, what it says there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +19,22 @@ from torchvision.ops import box_iou, remove_small_boxes
 from trifocal.losses.detection import Target, excess_cross_entropy, place_errors
 from trifocal.losses.rate_distortion import lambda_of
 from trifocal.machine.detector import SplitDetector
+from trifocal.machine.looking import padded, trimmed
 from trifocal.machine.stages import framed, judged, objectness_of, propose
 
-__all__ = ["TASK_RANGE", "detector_terms", "task_weight"]
+__all__ = ["TASK", "TASK_RANGE", "Original", "task_cost", "task_weight"]
 
 TASK_RANGE = (0.03, 10.0)
+TASK = {
+    "features": 0.3,
+    "stages": 0.5,
+    "pyramid": 1.0,
+    "places": 0.7,
+    "classes": 0.5,
+    "objectness": 0.5,
+    "boxes": 0.1,
+    "picture": 5.0,
+}
 PROPOSALS = 64  # of the teacher's, of each picture
 LEAST_SIDE = 1.0  # of a proposal, in pixels
 LEAST_OVERLAP = 0.5  # of a proposal and the box that is its truth
@@ -35,54 +46,73 @@ def task_weight(level: Tensor, limits: tuple[float, float] = TASK_RANGE) -> Tens
     return lambda_of(level, limits)
 
 
-def detector_terms(
-    detector: SplitDetector, x: Tensor, h: Tensor, h_hat: Tensor, targets: Sequence[Target]
-) -> dict[str, Tensor]:
-    """The terms "features", "stages", "pyramid", "classes" (KL), "objectness" (BCE) and "boxes" of each picture, [B]; and "places",
-    of a detector that says box and class of each.
+def task_cost(terms: Mapping[str, Tensor]) -> Tensor:
+    """The terms together, each [B] → [B]."""
+    return torch.stack([TASK[name] * term for name, term in terms.items()]).sum(0)
+
+
+class Original:
+    """What a detector says of pictures themselves, which is what it is to say of what is left of them.
 
     Args:
         detector: frozen, in evaluation mode.
-        x: small pictures, [B, 3, H, W]. h, h_hat: the detector's features of them, and what is left, [B, h, w, C].
-        targets: what is true of each; in the detector's numbers.
+        x: small pictures, [B, 3, H, W] in 0..1.
     """
-    network, rest = detector.network, detector.backbone.rest
-    images = framed(x)
-    with torch.no_grad():
-        wanted_stages = rest.stages(h)
-        wanted = rest.levels(wanted_stages)
-        sure = propose(network, images, wanted)
-        kept = [remove_small_boxes(own, LEAST_SIDE)[:PROPOSALS] for own in sure.chosen]
-        proposals, places = ([p[k] for p, k in zip(part, kept)] for part in (sure.chosen, sure.places))
-        regions = replace(sure, chosen=proposals, places=places)
-        said, _ = judged(network, wanted, regions, images)
-    stages = rest.stages(h_hat)
-    found = rest.levels(stages)
-    objectness, dense = objectness_of(network, found)
-    scores, moved = judged(network, found, replace(regions, dense=dense), images)
-    counts = [len(p) for p in proposals]
-    divergence = class_divergence(scores, said, each=dense is not None)
-    of_stages = [relative_error(*pair) for pair in zip(stages, wanted_stages)]
-    of_pyramid = [
-        relative_error(found[name].permute(0, 2, 3, 1), wanted[name].permute(0, 2, 3, 1)) for name in wanted
-    ]
-    terms = {
-        "features": of_stages[0],
-        "stages": torch.stack(of_stages[1:]).mean(0),
-        "pyramid": torch.stack(of_pyramid).mean(0),
-        "classes": means(divergence, counts),
-        "objectness": objectness_error(objectness, sure.objectness),
-        "boxes": torch.stack(
-            [
-                box_error(network.roi_heads.box_coder, m, p, t)
-                for m, p, t in zip(moved.split(counts), proposals, targets)
-            ]
-        ),
-    }
-    if dense is not None and sure.dense is not None:
-        errors, there = place_errors(dense.classes, dense.bins, sure.dense.classes, sure.dense.bins)
-        terms["places"] = errors.sum(1) / there.sum(1).mean().clamp(min=1.0)
-    return terms
+
+    def __init__(self, detector: SplitDetector, x: Tensor) -> None:
+        self.x, self.network, self.rest = x, detector.network, detector.backbone.rest
+        self.images = framed(x)
+        with torch.no_grad():
+            h = detector.front(padded(x))
+            self.stages = self.rest.stages(trimmed(h, detector.backbone.stride, (x.shape[2], x.shape[3])))
+            self.pyramid = self.rest.levels(self.stages)
+            proposed = propose(self.network, self.images, self.pyramid)
+            kept = [remove_small_boxes(own, LEAST_SIDE)[:PROPOSALS] for own in proposed.chosen]
+            chosen, places = (
+                [p[k] for p, k in zip(part, kept)] for part in (proposed.chosen, proposed.places)
+            )
+            self.proposed = replace(proposed, chosen=chosen, places=places)
+            self.scores, _ = judged(self.network, self.pyramid, self.proposed, self.images)
+
+    def terms(
+        self, h_hat: Tensor, first: Tensor, targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor]:
+        """The terms "features", "stages", "pyramid", "classes" (KL), "objectness" (BCE), "picture" and "boxes" of each picture, [B]; and
+        "places", of a detector that says box and class of each.
+
+        Args:
+            h_hat: what is left of the detector's features of them, [B, h, w, C].
+            first: of the pictures, [B, 3, H, W].
+            targets: what is true of each, in the detector's numbers; without them there is no term "boxes".
+        """
+        stages = self.rest.stages(h_hat)
+        pyramid = self.rest.levels(stages)
+        objectness, dense = objectness_of(self.network, pyramid)
+        scores, moved = judged(self.network, pyramid, replace(self.proposed, dense=dense), self.images)
+        counts = [len(boxes) for boxes in self.proposed.chosen]
+        divergence = class_divergence(scores, self.scores, each=dense is not None)
+        of_stages = [relative_error(*pair) for pair in zip(stages, self.stages)]
+        of_pyramid = [
+            relative_error(pyramid[name].permute(0, 2, 3, 1), wanted.permute(0, 2, 3, 1))
+            for name, wanted in self.pyramid.items()
+        ]
+        terms = {
+            "features": of_stages[0],
+            "stages": torch.stack(of_stages[1:]).mean(0),
+            "pyramid": torch.stack(of_pyramid).mean(0),
+            "classes": means(divergence, counts),
+            "objectness": objectness_error(objectness, self.proposed.objectness),
+            "picture": (first - self.x).square().mean(dim=(1, 2, 3)),
+        }
+        if targets is not None:
+            coder, chosen = self.network.roi_heads.box_coder, self.proposed.chosen
+            of_boxes = [box_error(coder, *own) for own in zip(moved.split(counts), chosen, targets)]
+            terms["boxes"] = torch.stack(of_boxes)
+        known = self.proposed.dense
+        if dense is not None and known is not None:
+            errors, there = place_errors(dense.classes, dense.bins, known.classes, known.bins)
+            terms["places"] = errors.sum(1) / there.sum(1).mean().clamp(min=1.0)
+        return terms
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> Tensor:

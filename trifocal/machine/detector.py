@@ -209,6 +209,7 @@ def pyramid_channels(pyramid: FeaturePyramidNetwork) -> int:
 
 
 @lru_cache(maxsize=2)
+@torch.inference_mode(False)
 def load_detector(device: str = "cpu") -> SplitDetector:
     """The compact detector with its trained weights, frozen. Raises WeightsError if they are missing or damaged."""
     detector = compact_detector()

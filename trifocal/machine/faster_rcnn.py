@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import torch
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, fasterrcnn_resnet50_fpn
 
 from trifocal.errors import WeightsError
@@ -17,6 +18,7 @@ LEAST_SCORE = 0.02  # torchvision's own is 0.05
 
 
 @lru_cache(maxsize=2)
+@torch.inference_mode(False)
 def load_faster_rcnn(device: str = "cpu") -> SplitDetector:
     """The network with its COCO weights, frozen, cut after `layer1`; torchvision fetches the weights where they are not here.
 

@@ -73,6 +73,7 @@ class TextGuided(DualLayer):
     analysis: SwinAnalysis
     find_detector: Callable[[str], SplitDetector] = staticmethod(load_faster_rcnn)
     looked_at: Callable[[int, int], tuple[int, int]] = staticmethod(torchvision_size)
+    refinement = 0  # the detector has ten times the codec's work to do, and its weights are fetched
     scales = (1.33, 1.0, 1.67)  # a short side of 800 pixels is mostly more than the picture has
 
     def __init__(

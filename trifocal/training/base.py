@@ -15,8 +15,8 @@ from torch import Tensor
 
 from trifocal.entropy import Meter
 from trifocal.entropy.tables import calibrated_frequencies
-from trifocal.layered import BaseLayer, DualLayer, padded
-from trifocal.losses.base_layer import TASK_RANGE, detector_terms, task_weight
+from trifocal.layered import BaseLayer, DualLayer
+from trifocal.losses.base_layer import TASK, TASK_RANGE, Original, task_cost, task_weight
 from trifocal.losses.detection import Seen, Target
 from trifocal.losses.rate_distortion import balance, spread_levels
 from trifocal.machine.bridge import CompactBaseAnalysis
@@ -34,16 +34,6 @@ __all__ = ["train_base"]
 PRESET, TRUNK = "dual-layer-compact", "compact"
 BATCH = 8
 CALIBRATION = 24  # batches
-TASK = {
-    "features": 0.3,
-    "stages": 0.5,
-    "pyramid": 1.0,
-    "places": 0.7,
-    "classes": 0.5,
-    "objectness": 0.5,
-    "boxes": 0.1,
-    "picture": 5.0,
-}
 BALANCE = 0.4  # a quality's cost grows about as this power of its task weight
 
 
@@ -70,13 +60,9 @@ class Foundation(Lesson):
     def losses(self, x: Tensor, targets: Sequence[Target], seen: Sequence[Seen] | None) -> dict[str, Tensor]:
         level = spread_levels(len(x), x.device)
         output = self.base(x, level)
-        rows, columns = output.h_hat.shape[1:3]
-        h = self.detector[0].front(padded(x))[:, :rows, :columns]
         rate = output.bits / (x.shape[2] * x.shape[3])
-        terms = detector_terms(self.detector[0], x, h, output.h_hat, targets)
-        terms["picture"] = (output.first - x).square().mean(dim=(1, 2, 3))
-        task = sum((TASK[name] * term for name, term in terms.items()), torch.zeros_like(rate))
-        cost = (rate + task_weight(level) * task) * balance(level, BALANCE, TASK_RANGE)
+        terms = Original(self.detector[0], x).terms(output.h_hat, output.first, targets)
+        cost = (rate + task_weight(level) * task_cost(terms)) * balance(level, BALANCE, TASK_RANGE)
         return {"loss": cost.mean(), "rate": rate.mean()} | {n: t.mean() for n, t in terms.items()}
 
 

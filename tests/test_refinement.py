@@ -1,0 +1,128 @@
+"""A base layer's latent is fitted to its picture: fewer bits and more of what the detector says, and a file like any other."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb
+from test_base_training import small_dual
+
+import trifocal
+from trifocal.container import Bitstream
+from trifocal.entropy import Meter
+from trifocal.entropy.quantise import quantise
+from trifocal.errors import OptionError, PresetError, WeightsError
+from trifocal.layered import DualLayer, level_of, objects_in
+from trifocal.losses.base_layer import Original, task_cost, task_weight
+from trifocal.machine.detector import SplitDetector, compact_detector
+from trifocal.methods.dual_layer import TextGuided
+from trifocal.pictures import Picture
+from trifocal.presets import load
+from trifocal.refinement import refined
+
+
+@pytest.fixture(scope="module")
+def shipped() -> DualLayer:
+    codec = load("dual-layer-compact")
+    assert isinstance(codec, DualLayer)
+    return codec
+
+
+@pytest.fixture(scope="module")
+def detector() -> SplitDetector:
+    torch.manual_seed(5)
+    return compact_detector().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("quality", [0, 30, 80])
+def test_a_refined_latent_costs_less(shipped: DualLayer, quality: int) -> None:
+    """By the objective, of what the decoder gets and the bytes of its tables; most of it is what the detector says."""
+    base, x = shipped.base, shipped._small(Picture(random_rgb(320, 240, seed=3)))
+    level, original = level_of(quality, x.device), Original(shipped.detector, x)
+    costs, places = [], []
+    for steps in (0, 2, 6):
+        with torch.no_grad():
+            y = refined(base, shipped.detector, x, base.analyse(x), level, steps)
+            meter = Meter(base.entropy.cost())
+            y_hat = base.entropy.walk(meter, y, level, (y.shape[1], y.shape[2]))
+            terms = original.terms(*base.synthesise(y_hat, (x.shape[2], x.shape[3])))
+        rate = float(meter.bits) / (x.shape[2] * x.shape[3])
+        costs.append(rate + float(task_weight(level) * task_cost(terms)))
+        places.append(float(terms["places"]))
+    assert costs[2] < costs[1] < costs[0] and places[2] < 0.8 * places[0]
+
+
+def test_no_step_leaves_a_latent_as_it_is(shipped: DualLayer) -> None:
+    x = shipped._small(Picture(random_rgb(96, 64)))
+    with torch.inference_mode():
+        y = shipped.base.analyse(x)
+        assert torch.equal(refined(shipped.base, shipped.detector, x, y, level_of(20, x.device), 0), y)
+
+
+def test_what_is_expected_is_what_the_walk_is_told(detector: SplitDetector) -> None:
+    """Rounded around the means it is what the walk gives back, and no table is finer than the coder's."""
+    base = small_dual(detector).base.eval()
+    x = torch.rand(2, 3, 128, 192, generator=torch.Generator().manual_seed(1))
+    level = torch.tensor([160, 560])
+    with torch.no_grad():
+        y = base.analyse(x)
+        mean, index = base.entropy.expected(y, level)
+        gain = base.entropy.gain(level)
+        rounded = quantise(y * gain - mean, torch.round(index).long()) + mean
+        y_hat = base.entropy.walk(Meter(base.entropy.cost(), 2), y, level, (y.shape[1], y.shape[2]))
+    assert mean.shape == index.shape == y.shape
+    assert torch.allclose(rounded / gain, y_hat, atol=1e-5) and index.std() > 0
+
+
+def test_the_same_picture_makes_the_same_file(shipped: DualLayer) -> None:
+    """Whoever calls, and however often; another than without refinement, which every reader reads as well."""
+    rgb = random_rgb(160, 120, seed=1)
+    with torch.inference_mode():
+        inside = trifocal.encode(rgb).to_bytes()
+    assert trifocal.encode(rgb).to_bytes() == inside
+    assert trifocal.encode(rgb, refinement=4).to_bytes() == inside
+    plain = trifocal.encode(rgb, refinement=0)
+    assert plain.to_bytes() != inside
+    first, second = (trifocal.decode(data).picture.rgb.astype(float) for data in (plain.to_bytes(), inside))
+    assert np.abs(first - second).mean() < 3
+
+
+def test_a_refined_base_layer_detects_what_is_in_the_picture(shipped: DualLayer) -> None:
+    """Scores of what the detector finds in the picture itself come nearer to what it says there."""
+    rgb = random_rgb(320, 240, seed=3)
+    original = objects_in(Picture(rgb)).scores[:5]
+    off = []
+    for steps in (0, 8):
+        stream = Bitstream.from_bytes(
+            shipped.encode(Picture(rgb), base_quality=20, refinement=steps).to_bytes()
+        )
+        off.append(float((shipped.detect(stream).scores[: len(original)] - original).abs().mean()))
+    assert len(original) and off[1] < off[0]
+
+
+def test_who_does_not_refine_needs_no_detector(
+    detector: SplitDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(device: str) -> SplitDetector:
+        raise WeightsError("no weights")
+
+    codec = small_dual(detector).eval()
+    codec.find_detector, codec.preset_id = absent, 8
+    picture = Picture(random_rgb(96, 64))
+    with pytest.raises(WeightsError, match="no weights"):
+        codec.encode(picture)
+    stream = codec.encode(picture, refinement=0)
+    assert codec.decode(stream).picture.rgb.shape == (64, 96, 3)
+    assert TextGuided.refinement == 0
+
+
+def test_a_size_is_kept_with_a_refined_base(shipped: DualLayer) -> None:
+    stream = shipped.encode(Picture(random_rgb(320, 240, seed=3)), size=6000)
+    assert stream.size <= 6000
+
+
+def test_steps_that_cannot_be(shipped: DualLayer) -> None:
+    picture = Picture(random_rgb(32, 32))
+    with pytest.raises(OptionError, match="0 steps or more, not -1"):
+        shipped.encode(picture, refinement=-1)
+    with pytest.raises(PresetError, match="compact makes no base layer"):
+        trifocal.encode(picture, "compact", refinement=2)
