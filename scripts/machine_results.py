@@ -120,7 +120,8 @@ class Request:
     resume: bool
 
     def measure_layers(self) -> None:
-        points = {f"{self.preset}:base": BASE_QUALITIES, **at_hand(QUALITIES)}
+        layers = {f"{self.preset}:base": BASE_QUALITIES, f"{self.preset}:unfitted": BASE_QUALITIES}
+        points = {**layers, **at_hand(QUALITIES)}
         self.measure(LAYERS, points, self.detector, ("psnr",))
 
     def measure_certainty(self) -> list[Sure]:

@@ -163,9 +163,9 @@ def test_a_large_picture_is_seen_small(dual):
 
 
 def test_people_need_no_detector(dual, monkeypatch):
-    """Not its weights either: only what detects asks for them."""
+    """Not its weights either: only what detects asks for them, and who fits a base layer to its picture."""
     monkeypatch.setattr(dual, "find_detector", None)
-    stream = dual.encode(Picture(random_rgb(96, 64)))
+    stream = dual.encode(Picture(random_rgb(96, 64)), refinement=0)
     assert dual.decode(stream).picture.rgb.shape == (64, 96, 3)
     assert dual.first_picture(stream).rgb.shape == (64, 96, 3)
     with pytest.raises(TypeError):

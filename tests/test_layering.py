@@ -168,12 +168,22 @@ def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
     subject = BaseSubject("two")
     file = subject.encode(shown, 30)
     stream = Bitstream.from_bytes(file)
-    assert two.asked == [{"quality": None, "base_quality": 30}]
+    assert two.asked == [{"quality": None, "base_quality": 30, "refinement": None}]
     assert [layer.tag for layer in stream.layers] == [Tag.BASE, Tag.PART] and stream.layers[0].chunks[0]
     assert stream.layers[0].chunks[0][0] == 30 and len(file) < len(stream.layers[0].chunks[0]) + 60
     assert (subject.name, subject.weights) == ("two:base", "beef")
     with pytest.raises(OptionError, match=r"takes whole qualities, not 12\.5"):
         subject.encode(shown, 12.5)
+
+
+def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegs) -> None:
+    subject = subject_of("two:unfitted")
+    subject.encode(Picture(picture(0)), 30)
+    assert two.asked == [{"quality": None, "base_quality": 30, "refinement": 0}]
+    assert (subject.name, title_of(subject.name)) == (
+        "two:unfitted",
+        "Trifocal two, base layer without refinement",
+    )
 
 
 def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: TwoJpegs) -> None:
@@ -211,6 +221,7 @@ def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) 
     [
         ("compact:base", "compact makes no base layer; take two"),
         ("compact:apart", "compact makes no base layer"),
+        ("compact:unfitted", "compact makes no base layer"),
         ("jpeg:base", "no preset 'jpeg'"),
     ],
 )

@@ -1,6 +1,7 @@
 """What layers are worth: the base layer alone, layers that know nothing of each other, and rivals that code small pictures.
 
 NAME:base     the base layer's file; the detector that it serves reads it, and people see the first picture
+NAME:unfitted the same, as analysis makes it for all pictures alike: without what the encoder does for this one
 NAME:apart    both layers, the enhancement without what the base layer shows
 NAME:small    any codec, given the picture as small as the detector looks at it
 """
@@ -38,6 +39,7 @@ __all__ = [
     "BASE",
     "SMALL",
     "TITLES",
+    "UNFITTED",
     "ApartSubject",
     "BaseSubject",
     "SmallSubject",
@@ -45,8 +47,13 @@ __all__ = [
     "layered",
 ]
 
-BASE, APART, SMALL = "base", "apart", "small"
-TITLES = {BASE: "base layer", APART: "layers apart", SMALL: "at the detector's size"}
+BASE, UNFITTED, APART, SMALL = "base", "unfitted", "apart", "small"
+TITLES = {
+    BASE: "base layer",
+    UNFITTED: "base layer without refinement",
+    APART: "layers apart",
+    SMALL: "at the detector's size",
+}
 OWN_DETECTOR = {
     "dual-layer": "fasterrcnn_resnet50_fpn",
     "dual-layer-compact": COMPACT,
@@ -59,12 +66,13 @@ Name = TypeVar("Name")
 class BaseSubject:
     """The base layer alone of a preset with layers: the file that `trifocal strip --layers base` makes.
 
-    Qualities are base qualities, whole numbers. The whole picture is encoded for it, and `encode_s` is of that. Raises
-    PresetError, WeightsError.
+    Qualities are base qualities, whole numbers. The whole picture is encoded for it, and `encode_s` is of that. `kind` is BASE
+    or UNFITTED. Raises PresetError, WeightsError.
     """
 
-    def __init__(self, preset: str) -> None:
-        self.name = f"{preset}:{BASE}"
+    def __init__(self, preset: str, kind: str = BASE) -> None:
+        self.name = f"{preset}:{kind}"
+        self.refinement = 0 if kind == UNFITTED else None
         self.codec = dual_layer(preset)
         self.weights = f"{self.codec.fingerprint:04x}"
         self.detector = OWN_DETECTOR.get(preset)
@@ -72,7 +80,8 @@ class BaseSubject:
     def encode(self, picture: Picture, quality: float) -> bytes:
         if quality != int(quality):
             raise OptionError(f"A base layer takes whole qualities, not {quality:g}.")
-        return strip(self.codec.encode(picture, base_quality=int(quality)), "base").to_bytes()
+        stream = self.codec.encode(picture, base_quality=int(quality), refinement=self.refinement)
+        return strip(stream, "base").to_bytes()
 
     def decode(self, data: bytes) -> Pixels:
         """The first picture."""

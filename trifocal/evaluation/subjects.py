@@ -21,6 +21,7 @@ from trifocal.evaluation.layering import (
     BASE,
     SMALL,
     TITLES,
+    UNFITTED,
     ApartSubject,
     BaseSubject,
     SmallSubject,
@@ -191,8 +192,10 @@ def subject_of(name: str, wording: Wording | None = None) -> Subject | WordedSub
         return WordedSubject(name, wording)
     if kind == SMALL:
         return SmallSubject(_codec_of(plain))
-    if kind in (BASE, APART):
-        return BaseSubject(plain) if kind == BASE else ApartSubject(plain)
+    if kind in (BASE, UNFITTED):
+        return BaseSubject(plain, kind)
+    if kind == APART:
+        return ApartSubject(plain)
     preference = preference_in(kind)
     return _codec_of(name) if preference is None else PresetSubject(plain, None, name, preference)
 
