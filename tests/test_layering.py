@@ -178,6 +178,7 @@ def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
 
 def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegs) -> None:
     subject = subject_of("two:unfitted")
+    assert isinstance(subject, BaseSubject)
     subject.encode(Picture(picture(0)), 30)
     assert two.asked == [{"quality": None, "base_quality": 30, "refinement": 0}]
     assert (subject.name, title_of(subject.name)) == (

@@ -25,7 +25,8 @@ from trifocal.codec import Codec, Progress
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy import EntropyModel, Meter, Reader, TrainingMeter, Writer
 from trifocal.errors import Damaged, MissingLayer, OptionError
-from trifocal.machine.looking import PADDING, STEP, compact_size, padded, trimmed
+from trifocal.machine.bridge import PADDING, padded, trimmed
+from trifocal.machine.looking import STEP, compact_size
 from trifocal.pictures import Picture
 from trifocal.pictures.tiles import Box
 from trifocal.rate import rate_of

@@ -18,8 +18,8 @@ from torchvision.ops import box_iou, remove_small_boxes
 
 from trifocal.losses.detection import Target, excess_cross_entropy, place_errors
 from trifocal.losses.rate_distortion import lambda_of
+from trifocal.machine.bridge import padded, trimmed
 from trifocal.machine.detector import SplitDetector
-from trifocal.machine.looking import padded, trimmed
 from trifocal.machine.stages import framed, judged, objectness_of, propose
 
 __all__ = ["TASK", "TASK_RANGE", "Original", "task_cost", "task_weight"]

@@ -4,23 +4,35 @@
 
 Shen et al., "Dual-layer image codec with text guidance" (section III-B) say what the parts do and leave their sizes open. The
 large ones are plain convolutions; the compact ones are the trunk's blocks, and their analysis begins as the detector does, which
-has seen what is in the picture before anything must be thrown away. It has those stages as its own: nobody needs the detector to
-encode, and what stands behind the split may go on learning while base layers and their files stay as they are.
+has seen what is in the picture before anything must be thrown away. It has those stages as its own: nobody needs the detector for
+them, and what stands behind the split may go on learning while base layers and their files stay as they are.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.layers import Block, Conv, Deconv, DepthToSpace, space_to_depth
 from trifocal.machine.backbone import CHANNELS, CompactFront, normalised, stage
+from trifocal.machine.looking import STEP
 
 if TYPE_CHECKING:
     from trifocal.machine.detector import SplitDetector
 
-__all__ = ["BaseAnalysis", "BaseSynthesis", "CompactBaseAnalysis", "CompactBaseSynthesis", "Extractor"]
+__all__ = [
+    "BaseAnalysis",
+    "BaseSynthesis",
+    "CompactBaseAnalysis",
+    "CompactBaseSynthesis",
+    "Extractor",
+    "padded",
+    "trimmed",
+]
+
+PADDING = 64  # pixels: four latents to a hyper-latent
 
 
 class CompactBaseAnalysis(nn.Module):
@@ -140,3 +152,14 @@ class Extractor(nn.Module):
     def forward(self, h_hat: Tensor) -> Tensor:
         x: Tensor = self.body(h_hat)
         return x.permute(0, 3, 1, 2) + 0.5
+
+
+def padded(x: Tensor) -> Tensor:
+    """With the last row and column repeated up to multiples of PADDING."""
+    return F.pad(x, (0, -x.shape[3] % PADDING, 0, -x.shape[2] % PADDING), mode="replicate")
+
+
+def trimmed(h: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Features [B, h, w, C] of padded pictures of that height and width, without the padding, but for whole STEPs."""
+    rows, columns = (-(-side // STEP) * STEP // stride for side in size)
+    return h[:, :rows, :columns]
