@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from trifocal.clock import Clock
+from trifocal.clock import Clock, without_collecting
 from trifocal.codec import Codec, Progress
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy import EntropyModel, Meter, Reader, TrainingMeter, Writer
@@ -109,6 +109,7 @@ class BaseLayer(nn.Module):
         return self.entropy.walk(reader, None, level_of(quality, device), (rows, columns))
 
 
+@without_collecting()
 def shipped_detector(device: str) -> SplitDetector:
     """The compact one; torchvision is imported only now. Raises WeightsError."""
     from trifocal.machine.detector import load_detector
@@ -235,9 +236,10 @@ class DualLayer(Codec):
         fitting = (q for q in more if size is None or len(self.base.encode(y, q)[0]) <= BASE_SHARE * size)
         chosen = next(fitting, last)
         if steps:
-            from trifocal.refinement import refined
+            detector = self.detector
+            from trifocal.refinement import refined  # brings what the detector has brought already
 
-            y = refined(self.base, self.detector, x, y, level_of(chosen, y.device), steps)
+            y = refined(self.base, detector, x, y, level_of(chosen, y.device), steps)
         return chosen, *self.base.encode(y, chosen)
 
     @torch.inference_mode()
