@@ -120,7 +120,7 @@ class Request:
     resume: bool
 
     def measure_layers(self) -> None:
-        layers = {f"{self.preset}:base": BASE_QUALITIES, f"{self.preset}:unfitted": BASE_QUALITIES}
+        layers = dict.fromkeys((f"{self.preset}:base", f"{self.preset}:unfitted"), BASE_QUALITIES)
         points = {**layers, **at_hand(QUALITIES)}
         self.measure(LAYERS, points, self.detector, ("psnr",))
 

@@ -99,9 +99,7 @@ def test_a_refined_base_layer_detects_what_is_in_the_picture(shipped: DualLayer)
     assert len(original) and off[1] < off[0]
 
 
-def test_who_does_not_refine_needs_no_detector(
-    detector: SplitDetector, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_does_not_refine_needs_no_detector(detector: SplitDetector) -> None:
     def absent(device: str) -> SplitDetector:
         raise WeightsError("no weights")
 

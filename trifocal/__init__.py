@@ -100,11 +100,9 @@ def encode(
     preset = preset or trifocal.presets.DEFAULT
     codec = trifocal.presets.load(preset, weights=weights)
     condition, layers = for_encoding(preset, text, send_text, note)
-    options: dict[str, Any] = {}
-    for name, value in (("base_quality", base_quality), ("refinement", refinement)):
-        if value is not None:
-            trifocal.presets.check_layers(trifocal.presets.find(preset))
-            options[name] = value
+    options: dict[str, Any] = trifocal.presets.said_of_base(
+        trifocal.presets.find(preset), base_quality=base_quality, refinement=refinement
+    )
     return codec.encode(
         _picture(image), quality=quality, bpp=bpp, size=size, condition=condition, layers=layers, **options
     )

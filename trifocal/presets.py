@@ -369,3 +369,11 @@ def check_layers(preset: Preset) -> None:
     if not preset.layers:
         able = [other.name for other in PRESETS if other.layers] or ["no preset"]
         raise PresetError(f"{preset.name} makes no base layer; take {' or '.join(able)}.")
+
+
+def said_of_base(preset: Preset, **options: int | None) -> dict[str, int]:
+    """Those options of a base layer that are not None. Raises PresetError where there are some and the preset makes none."""
+    said = {name: value for name, value in options.items() if value is not None}
+    if said:
+        check_layers(preset)
+    return said

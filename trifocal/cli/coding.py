@@ -123,13 +123,10 @@ def encode(
     from trifocal import console
     from trifocal.container import Tag
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
-    from trifocal.presets import DEFAULT, check_layers, find, load
+    from trifocal.presets import DEFAULT, find, load, said_of_base
 
     preset = preset or DEFAULT
-    of_base = {"base_quality": base_quality, "refinement": refinement}
-    of_base = {name: value for name, value in of_base.items() if value is not None}
-    if of_base:
-        check_layers(find(preset))
+    of_base = said_of_base(find(preset), base_quality=base_quality, refinement=refinement)
     desk = console.Desk()
     jobs = console.plan(console.find(inputs, recursive, PICTURE_SUFFIXES), out, ".tri")
     if attention is not None and len(jobs) > 1:
