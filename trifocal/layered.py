@@ -39,6 +39,7 @@ __all__ = ["BaseLayer", "BaseOutput", "DualLayer", "objects_in"]
 
 ALONE = 128  # in the first byte of BASE: the enhancement does not use the first picture
 BASE_QUALITIES, BASE_SHARE = (20, 10, 0), 0.15  # where a size is asked for, and of it
+ANY_BASE_QUALITY = 0.5  # of training steps
 ENOUGH = 20  # of the base layer's quality, unless more is asked for: people pay its bytes
 
 
@@ -170,11 +171,15 @@ class DualLayer(Codec):
 
     @torch.no_grad()
     def below(self, x: Tensor, level: Tensor) -> tuple[First, Tensor]:
-        """The first picture of crops, at a scale that is drawn in training, and the bits of their base layers, [B]."""
+        """The first picture of crops and the bits of their base layers, [B]. Training draws the scale, and in half of the steps base
+        qualities from all of 0..100, since users may choose any."""
         scale = self.scales[int(torch.randint(len(self.scales), ()))] if self.training else self.scales[0]
         size = [max(STEP, round(side * scale / STEP) * STEP) for side in x.shape[2:]]
         small = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
-        output = self.base(small.clamp(0, 1), base_level(level))
+        below = base_level(level)
+        if self.training and float(torch.rand(())) < ANY_BASE_QUALITY:
+            below = LEVELS_PER_QUALITY * torch.randint_like(level, 101)
+        output = self.base(small.clamp(0, 1), below)
         height, width = x.shape[2:]
         return First(output.first, (width, height), (0, 0, width, height)), output.bits
 

@@ -2,6 +2,7 @@
 
 from trifocal.losses.adversary import Discriminator, discriminator_loss, generator_loss
 from trifocal.losses.cross_modal import CrossModalObjective, PerceptualObjective
+from trifocal.losses.cvvdp import Cvvdp
 from trifocal.losses.hific import RateTarget
 from trifocal.losses.image_text import (
     contrastive,
@@ -21,11 +22,14 @@ from trifocal.losses.rate_distortion import (
     rate_distortion,
     spread_levels,
 )
+from trifocal.losses.ssimulacra2 import Ssimulacra2, ssimulacra2_score
 from trifocal.losses.taco import TacoObjective
+from trifocal.losses.visual import VisualObjective
 
 __all__ = [
     "LAMBDA_RANGE",
     "CrossModalObjective",
+    "Cvvdp",
     "Discriminator",
     "Lpips",
     "MsSsim",
@@ -33,8 +37,10 @@ __all__ = [
     "Perceptual",
     "PerceptualObjective",
     "RateTarget",
+    "Ssimulacra2",
     "TacoObjective",
     "TowerDistance",
+    "VisualObjective",
     "balance",
     "bits_per_pixel",
     "contrastive",
@@ -49,4 +55,5 @@ __all__ = [
     "rate_distortion",
     "spread_levels",
     "squared_distance",
+    "ssimulacra2_score",
 ]

@@ -1,0 +1,67 @@
+"""ColorVideoVDP (Mantiuk et al. 2024) as a differentiable loss, by its authors' package `cvvdp`."""
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trifocal.errors import MissingExtra
+
+__all__ = ["Cvvdp"]
+
+DISPLAY = "standard_4k"
+
+
+class Cvvdp(nn.Module):
+    """10 − JOD: just-objectionable differences below a perfect image, on a 30-inch 4K display seen from 75 cm.
+
+    Raises:
+        MissingExtra: if the package is not installed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            import pycvvdp  # noqa: F401
+        except ImportError:
+            raise MissingExtra("train", "ColorVideoVDP as a loss") from None
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in 0..1, sRGB → 10 − JOD [B], 0 for equal images. x_hat is clamped to 0..1."""
+        with torch.autocast(x.device.type, enabled=False):
+            test, reference = x_hat.float().clamp(0, 1)[:, :, None], x.float()[:, :, None]
+            loss: Tensor = metric_on(x.device).loss(test, reference, dim_order="BCFHW")
+            return loss.reshape(-1)
+
+
+@cache
+def metric_on(device: torch.device) -> Any:
+    """The package's metric, which belongs to a device."""
+    from pycvvdp import cvvdp
+
+    metric = cvvdp(display_name=DISPLAY, device=device, quiet=True)
+    metric.train(True)
+    metric.pu_blur = SeparableBlur(int(4 * metric.pu_dilate) + 1, metric.pu_dilate)
+    return metric
+
+
+class SeparableBlur:
+    """The package's Gaussian blur, one axis after the other and all planes at once, which halves the time of the metric.
+
+    Args:
+        size: taps, odd.
+        sigma: in pixels.
+    """
+
+    def __init__(self, size: int, sigma: float) -> None:
+        taps = torch.exp(-(torch.arange(size) - size // 2).square() / (2 * sigma**2))
+        self.taps, self.radius = taps / taps.sum(), size // 2
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """[N, 1, H, W] → the same, blurred; borders are mirrored."""
+        count = len(planes)
+        taps = self.taps.to(planes).expand(count, 1, 1, -1)
+        padded = F.pad(planes[:, 0][None], (self.radius,) * 4, mode="reflect")
+        return F.conv2d(F.conv2d(padded, taps, groups=count), taps.mT, groups=count)[0][:, None]

@@ -1,0 +1,99 @@
+"""Training for perceived quality: squared error and two perceptual metrics of different make.
+
+A codec that learns one metric learns its weaknesses; SSIMULACRA2 compares local structure, ColorVideoVDP models contrast
+sensitivity. Each is converted to squared error at its exchange rate: what the metric is worth in bits along a codec's own
+rate curve, −dR/dD, divided by λ. Bits per quality level therefore stay where they are. `scripts/exchange_rates.py` measures the rates.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from trifocal.losses.cvvdp import Cvvdp
+from trifocal.losses.objective import Objective
+from trifocal.losses.rate_distortion import balance, bits_per_pixel, lambda_of, mean_squared_error
+from trifocal.losses.ssimulacra2 import Ssimulacra2, ssimulacra2_score
+from trifocal.types import Batch, Output
+
+__all__ = ["VisualObjective"]
+
+SSIMULACRA2_RATE = 11.0  # squared error per unit of S
+CVVDP_RATE = 95.0  # squared error per JOD
+
+
+class VisualObjective(Objective):
+    """bpp + λ · (a · MSE + b · 11 · S + c · 95 · (10 − JOD)), each quality level weighted alike.
+
+    Args:
+        error_weight: a, of the squared error on the 0..255 scale.
+        ssimulacra2_weight: b, of SSIMULACRA2's weighted sum S.
+        cvvdp_weight: c, of ColorVideoVDP.
+        ssimulacra2_rate, cvvdp_rate: exchange rates: squared error per unit of S and per JOD.
+        cvvdp_share: fraction of each batch on which ColorVideoVDP is computed, since it is the slowest term.
+
+    Raises:
+        MissingExtra: if the package `cvvdp` is not installed and c is not 0.
+    """
+
+    def __init__(
+        self,
+        error_weight: float = 0.25,
+        ssimulacra2_weight: float = 0.375,
+        cvvdp_weight: float = 0.375,
+        ssimulacra2_rate: float = SSIMULACRA2_RATE,
+        cvvdp_rate: float = CVVDP_RATE,
+        cvvdp_share: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.ssimulacra2 = Ssimulacra2()
+        self.cvvdp: nn.Module | None = Cvvdp() if cvvdp_weight else None
+        self.error_weight = error_weight
+        self.ssimulacra2_weight = ssimulacra2_weight
+        self.cvvdp_weight = cvvdp_weight
+        self.ssimulacra2_rate = ssimulacra2_rate
+        self.cvvdp_rate = cvvdp_rate
+        self.cvvdp_share = cvvdp_share
+
+    def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
+        output = codec(batch.x, batch.level, batch.condition)
+        distortion = self.distortion(output, batch.x, self.cvvdp_share)
+        yield "codec", self.weighted(output, batch.x, batch.level, distortion).mean()
+
+    def distortion(self, output: Output, x: Tensor, share: float = 1.0) -> Tensor:
+        """a · MSE + b · 11 · S + c · 95 · (10 − JOD), [B]; the last on the first crops of the batch, a fraction `share` of them, and
+        weighted by its inverse."""
+        x_hat = output.x_hat.float()
+        total = self.error_weight * mean_squared_error(output, x)
+        total = total + self.ssimulacra2_weight * self.ssimulacra2_rate * self.ssimulacra2(x_hat, x)
+        if self.cvvdp is None:
+            return total
+        count = max(1, round(share * len(x)))
+        weight = self.cvvdp_weight * self.cvvdp_rate * len(x) / count
+        below = self.cvvdp(x_hat[:count], x[:count])
+        return total + weight * torch.cat([below, below.new_zeros(len(x) - count)])
+
+    def weighted(self, output: Output, x: Tensor, level: Tensor, distortion: Tensor) -> Tensor:
+        """bpp + λ · distortion, weighted so that every quality level counts alike, [B]."""
+        return (bits_per_pixel(output, x) + lambda_of(level) * distortion) * balance(level)
+
+    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
+        """The objective itself, SSIMULACRA2's score and JOD of held-out crops, each [B]."""
+        s = self.ssimulacra2(output.x_hat, x)
+        judged = {
+            "objective": self.weighted(output, x, level, self.distortion(output, x)),
+            "ssimulacra2": ssimulacra2_score(s),
+        }
+        return judged if self.cvvdp is None else judged | {"jod": 10 - self.cvvdp(output.x_hat, x)}
+
+    def description(self) -> dict[str, object]:
+        """The weights and exchange rates too."""
+        return super().description() | {
+            "error_weight": self.error_weight,
+            "ssimulacra2_weight": self.ssimulacra2_weight,
+            "cvvdp_weight": self.cvvdp_weight,
+            "ssimulacra2_rate": self.ssimulacra2_rate,
+            "cvvdp_rate": self.cvvdp_rate,
+            "cvvdp_share": self.cvvdp_share,
+            "exchange_rates_by": "python scripts/exchange_rates.py compact-psnr --data TRAINING_DATA",
+        }
