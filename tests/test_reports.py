@@ -1,14 +1,19 @@
 """The scripts that make the tables in results/: what they compute, without measuring anything."""
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from trifocal.evaluation import Mean, anchors
+from trifocal.losses import lambda_of
+from trifocal.types import Output
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,3 +88,24 @@ def test_turns_after_the_first_count() -> None:
     contenders = [speed.Contender("one", lambda: next(turns)), speed.Contender("absent", None)]
     speed.take_turns(contenders, 3)
     assert contenders[0].laps == [1, 2, 3] and contenders[1].laps == []
+
+
+def test_exchange_rates_are_slopes_of_the_rate_curve() -> None:
+    """Of a codec with a known curve: R = log2(1/D), so −dR/dD is 1 / (D · ln 2)."""
+    script = module_at("scripts/exchange_rates.py")
+
+    class Known(torch.nn.Module):
+        def forward(self, x: Tensor, level: Tensor) -> Output:
+            d = torch.exp2(-level / 100.0)
+            return Output(x + d[:, None, None, None], x, torch.log2(1 / d) * x.shape[-1] * x.shape[-2])
+
+    x = torch.zeros(2, 3, 16, 16)
+    (row,) = script.exchange_rates(
+        Known(),
+        x,
+        {"d": lambda a, b: (a - b).mean((1, 2, 3))},
+        lambda fraction: None,
+        levels=(400,),
+    )
+    slope = 1 / (2.0**-4 * math.log(2)) / float(lambda_of(torch.tensor(400.0)))
+    assert row[0] == pytest.approx(slope, rel=0.02)

@@ -75,7 +75,7 @@ class Ssimulacra2(nn.Module):
             raise OptionError(
                 f"SSIMULACRA2 needs images of {SMALLEST_SIDE} pixels a side, not {min(x.shape[-2:])}."
             )
-        errors = []
+        errors: list[Tensor] = []
         with torch.autocast(x.device.type, enabled=False):  # differences of squares need their digits
             test, reference = linear_light(x_hat.float().clamp(0, 1)), linear_light(x.float())
             while len(errors) < SCALES and min(reference.shape[-2:]) >= SMALLEST_SIDE:
