@@ -124,7 +124,7 @@ def test_only_the_synthesis_learns():
 
 def test_what_ships_shares_its_latents_with_compact():
     """The same analysis and gains; only the frequency tables were counted anew."""
-    plain, worded = (trifocal.load(name) for name in ("compact", "cross-modal-compact"))
+    plain, worded = (trifocal.load(name) for name in ("compact-psnr", "cross-modal-compact"))
     assert isinstance(plain, Codec) and isinstance(worded, CrossModalCompact)
     ours, theirs = worded.state_dict(), plain.state_dict()
     other = {name for name in theirs if not torch.equal(ours[name], theirs[name])}

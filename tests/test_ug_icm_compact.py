@@ -126,8 +126,8 @@ def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
     monkeypatch.setattr("trifocal.presets.load_for", lambda header, *rest, **more: codec)
 
 
-def test_the_preset_ships_on_the_weights_of_compact():
-    plain, ours = trifocal.load("compact"), trifocal.load("ug-icm-compact")
+def test_the_preset_ships_on_the_weights_of_compact_psnr():
+    plain, ours = trifocal.load("compact-psnr"), trifocal.load("ug-icm-compact")
     assert isinstance(ours, UgIcmCompact)
     mine, theirs = ours.state_dict(), plain.state_dict()
     assert all(torch.equal(mine[name], w) for name, w in theirs.items())
@@ -158,7 +158,7 @@ def test_a_run_begins_with_the_shared_weights_and_ships_its_own(tmp_path, monkey
     folder.mkdir()
     for place in ("weights", "training.loop"):
         monkeypatch.setattr(f"trifocal.{place}.FOLDER", folder)
-    write_weights(small_codec(), folder / "compact.safetensors")
+    write_weights(small_codec(), folder / "compact-psnr.safetensors")
     recipe = replace(find("ug-icm-compact").recipe, crop=64, batch=2, warmup=1)
     tiny = replace(
         find("ug-icm-compact"),

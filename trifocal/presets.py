@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from importlib import import_module
 from os import PathLike
@@ -35,6 +35,10 @@ def later(module: str, name: str) -> Callable[[], Any]:
 
 
 RATE_DISTORTION = later("losses.objective", "Objective")
+VISUAL = later("losses", "VisualObjective")
+BEFORE_VISUAL = {
+    0x1B77: "compact-psnr.safetensors"
+}  # compact and taco-compact until they were trained for perceived quality
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Preset:
         layers: whether a base layer for detectors stands under the picture.
         preference: whether who decodes a file may say that it is for people, for machines, or between.
         shared: file name of the weights that it has in common with another preset; its own are the rest.
+        earlier: file names of the weights that wrote older files of this preset, by fingerprint.
     """
 
     name: str
@@ -70,6 +75,7 @@ class Preset:
     layers: bool = False
     preference: bool = False
     shared: str = ""
+    earlier: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def ships(self) -> bool:
@@ -88,10 +94,12 @@ PRESETS = (
     Preset(
         name="compact",
         id=1,
-        summary="variable rate, 3.6 M parameters, for people who look at a picture",
+        summary="one layer, variable rate, trained for perceived quality; 3.6 M parameters",
         build=later("trunk", "compact"),
         recipe=COMPACT,
         weights="compact.safetensors",
+        objective=VISUAL,
+        earlier=BEFORE_VISUAL,
     ),
     Preset(
         name="taco",
@@ -111,8 +119,10 @@ PRESETS = (
         build=later("methods.taco_compact", "taco_compact"),
         recipe=COMPACT,
         weights="compact.safetensors",
+        objective=VISUAL,
         words="encoder",
         tower="compact",
+        earlier=BEFORE_VISUAL,
     ),
     Preset(
         name="cross-modal",
@@ -170,6 +180,7 @@ PRESETS = (
         build=later("methods.dual_layer_compact", "dual_layer_compact"),
         recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
         weights="dual-layer-compact.safetensors",
+        objective=VISUAL,
         words="encoder",
         tower="compact",
         layers=True,
@@ -177,13 +188,21 @@ PRESETS = (
     Preset(
         name="ug-icm-compact",
         id=9,
-        summary="one file, decoded for people or for machines; files as compact's, 3.9 M parameters",
+        summary="one file, decoded for people or for machines; files as those of compact-psnr, 3.9 M parameters",
         build=later("methods.ug_icm_compact", "ug_icm_compact"),
         recipe=replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
         weights="ug-icm-compact.safetensors",
         objective=later("losses.ug_icm", "UgIcmObjective"),
         preference=True,
-        shared="compact.safetensors",
+        shared="compact-psnr.safetensors",
+    ),
+    Preset(
+        name="compact-psnr",
+        id=10,
+        summary="the network of compact trained for squared error, for comparison with published tables",
+        build=later("trunk", "compact"),
+        recipe=COMPACT,
+        weights="compact-psnr.safetensors",
     ),
 )
 
@@ -258,15 +277,17 @@ def _load(name: str, device: str, path: Path, changed: int) -> Codec:
 
 @without_collecting()
 def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] | None = None) -> Codec:
-    """The codec that a file was made with, as `load` gives it.
+    """The codec that a file was made with, as `load` gives it; for an older file with the weights that wrote it.
 
     Raises:
         PresetError: if this version of Trifocal does not know the preset.
         WeightsError: if the weights at hand are not those that the file was made with.
     """
-    from trifocal.weights import check_fingerprint
+    from trifocal.weights import FOLDER, check_fingerprint
 
     preset = preset_of(header)
+    if weights is None and header.fingerprint in preset.earlier:
+        weights = FOLDER / preset.earlier[header.fingerprint]
     codec = load(preset.name, device, weights)
     check_fingerprint(codec.fingerprint, header.fingerprint, preset.name)
     return codec
