@@ -167,7 +167,8 @@ def test_a_few_pictures_are_split_too():
 
 def test_crops_lie_in_their_pictures():
     picture = TrainingPicture("a", random_rgb(70, 66))
-    batch = next(iter(Crops([picture], batch=6, size=64, seed=0))).rgb
+    with Crops([picture], batch=6, size=64, seed=0) as crops:
+        batch = crops.next().rgb
     assert batch.shape == (6, 64, 64, 3)
     windows = np.lib.stride_tricks.sliding_window_view(picture.rgb, (64, 64), axis=(0, 1)).transpose(
         0, 1, 3, 4, 2
