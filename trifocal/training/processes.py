@@ -124,6 +124,8 @@ def run_one(
         tell("result")(train(*args, report=tell("report"), note=tell("note"), **options))
     except (TrifocalError, OSError) as error:
         messages.put(("error", (error,)))
+    except SystemExit:
+        os._exit(1)  # without waiting for the others, which torch.distributed would
     else:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

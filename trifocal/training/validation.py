@@ -63,11 +63,13 @@ def validate(codec: Codec, x: Tensor, objective: Objective) -> dict[str, float]:
 
 @torch.no_grad()
 def calibrate(codec: Codec, pictures: Sequence[TrainingPicture], recipe: Recipe, batches: int = 24) -> None:
-    """Sets the frequency tables to what training crops of all qualities really hold in each row."""
+    """Sets the frequency tables to what training crops of all qualities really hold in each row. The same weights and pictures
+    give the same tables."""
     codec.eval()
     device = next(codec.parameters()).device
     meter = Meter(codec.entropy.cost(), 8, count=True)
-    with Crops(pictures, 8, recipe.crop, recipe.seed + 1) as crops:
+    with Crops(pictures, 8, recipe.crop, recipe.seed + 1) as crops, torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
         for _ in range(batches):
             codec(to_tensor(crops.next().rgb).to(device), spread_levels(8, device), meter=meter)
     assert meter.counts is not None
