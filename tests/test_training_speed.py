@@ -1,10 +1,10 @@
-"""What makes training faster: bfloat16 in residual blocks, batches made ahead, several processes."""
+"""What else makes training faster: batches made ahead, several processes; and runs of several sessions."""
 
 import csv
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, small_codec
-from PIL import Image
+from conftest import random_rgb, small_codec, tiny_preset
 from test_reports import module_at
-from torch import nn
 from typer.testing import CliRunner
 
 from trifocal import presets
@@ -24,198 +22,9 @@ from trifocal.data import Crops
 from trifocal.data.ahead import Ahead
 from trifocal.data.images import TrainingPicture
 from trifocal.errors import OptionError, PictureError
-from trifocal.layers import Block, ResidualBlock, branches_in
-from trifocal.training import in_processes, loop, precision, processes, train
+from trifocal.training import in_processes, loop, processes, train
 from trifocal.training.loop import Run, schedule
-from trifocal.training.precision import choose_precision
-from trifocal.transforms.cheng import ConvolutionBlock
-from trifocal.transforms.elic import Bottleneck
-from trifocal.transforms.hific import NormalisedBlock
-from trifocal.transforms.worded import WordedBlock
 from trifocal.weights import read_weights
-
-CPU = torch.device("cpu")
-
-
-def small_preset() -> presets.Preset:
-    recipe = replace(presets.find("compact").recipe, batch=2, crop=64, warmup=2, ema=0.5)
-    return presets.Preset("small", 9, "for tests", lambda: small_codec().train(), recipe, "small.safetensors")
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> presets.Preset:
-    monkeypatch.setattr(presets, "PRESETS", (preset := small_preset(),))
-    return preset
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    data = tmp_path / "data"
-    data.mkdir()
-    for number in range(48):
-        Image.fromarray(random_rgb(80, 72, seed=number)).save(data / f"{number}.png")
-    return data
-
-
-# ── bfloat16 ──
-
-
-def wakened(block: nn.Module) -> nn.Module:
-    """The block with random weights, also where it starts at zero."""
-    with torch.no_grad():
-        for parameter in block.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return block.train()
-
-
-def results(block: nn.Module, x: torch.Tensor, *more: torch.Tensor) -> list[torch.Tensor]:
-    """Output, gradient of x, and gradients of the parameters."""
-    x = x.clone().requires_grad_()
-    y = block(x, *more)
-    block.zero_grad()
-    y.square().mean().backward()
-    assert x.grad is not None
-    return [y.detach(), x.grad, *(p.grad for p in block.parameters() if p.grad is not None)]
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda: Block(32),
-        lambda: WordedBlock(32, 16),
-        lambda: Bottleneck(32),
-        lambda: ConvolutionBlock(32),
-        lambda: NormalisedBlock(32),
-    ],
-)
-def test_a_block_in_bfloat16_is_nearly_the_block_in_float32(build: Callable[[], nn.Module]) -> None:
-    torch.manual_seed(0)
-    block = wakened(build())
-    x, more = torch.randn(2, 8, 8, 32), [torch.randn(2, 16)] if isinstance(block, WordedBlock) else []
-    whole = results(block, x, *more)
-    with branches_in(torch.bfloat16, block):
-        half = results(block, x, *more)
-        inference = block.eval()(x, *more)
-    assert all(value.dtype == torch.float32 for value in half) and len(half) == len(whole)
-    assert not torch.equal(half[0], whole[0])
-    for one, other, tolerance in zip(half, whole, [0.005, *[0.06] * len(whole)]):
-        assert (one - other).norm() < tolerance * other.norm()
-    assert torch.equal(inference, whole[0])
-    assert all(torch.equal(a, b) for a, b in zip(results(block.train(), x, *more), whole, strict=True))
-
-
-def test_the_mode_ends_with_its_context_also_after_an_error() -> None:
-    codec = small_codec()
-    codec.analysis.requires_grad_(False)
-    blocks = [block for block in codec.modules() if isinstance(block, ResidualBlock)]
-    frozen = [block for block in codec.analysis.modules() if isinstance(block, ResidualBlock)]
-    with pytest.raises(ZeroDivisionError), branches_in(torch.bfloat16, codec):
-        assert {block for block in blocks if block.branch_dtype is None} == set(frozen) and frozen
-        raise ZeroDivisionError
-    assert all(block.branch_dtype is None for block in blocks)
-
-
-def test_only_what_is_inside_of_blocks_is_in_bfloat16() -> None:
-    """Heads, linear paths, means, scale indices and bits are float32, and bits and picture are nearly the same."""
-    codec = small_codec().train()
-    x, level = torch.rand(2, 3, 64, 64), torch.tensor([200, 600])
-    seen: dict[str, set[torch.dtype]] = {}
-
-    def note(name: str) -> Callable[..., None]:
-        return lambda module, given, y: seen.setdefault(name, set()).update(
-            part.dtype for part in (y if isinstance(y, tuple) else (y,))
-        )
-
-    for name, module in codec.named_modules():
-        module.register_forward_hook(note(name)) if name else None
-    torch.manual_seed(0)
-    whole = codec(x, level)
-    seen.clear()
-    with branches_in(torch.bfloat16, codec):
-        torch.manual_seed(0)
-        half = codec(x, level)
-    lower = {name for name, dtypes in seen.items() if dtypes != {torch.float32}}
-    inside = (".depthwise", ".expand", ".activation", ".project")
-    blocks = [name for name, module in codec.named_modules() if isinstance(module, Block)]
-    assert lower == {block + part for block in blocks for part in inside}
-    assert half.bits.dtype == half.x_hat.dtype == torch.float32
-    assert torch.allclose(half.bits, whole.bits, rtol=0.01) and not torch.equal(half.bits, whole.bits)
-    assert (half.x_hat - whole.x_hat).abs().mean() < 0.01
-
-
-def test_a_compiled_block_follows_the_mode() -> None:
-    torch.manual_seed(0)
-    block, x = wakened(Block(8)), torch.randn(1, 4, 4, 8)
-    compiled = torch.compile(block, backend="eager", fullgraph=True)
-    whole = compiled(x)
-    with branches_in(torch.bfloat16, block):
-        assert torch.equal(compiled(x), block(x)) and not torch.equal(compiled(x), whole)
-    assert torch.equal(compiled(x), whole)
-
-
-@pytest.mark.parametrize(
-    ("asked", "unit", "name", "why"),
-    [
-        (
-            "auto",
-            "AMX-BF16",
-            "bfloat16",
-            "Blocks train in bfloat16, the rest in float32: this processor has AMX-BF16.",
-        ),
-        ("auto", "", "float32", "Everything trains in float32: this processor has no bfloat16 instructions."),
-        ("bfloat16", "", "bfloat16", "slowly: this processor has no bfloat16 instructions"),
-        ("float32", "AMX-BF16", "float32", "as --precision says"),
-    ],
-)
-def test_the_precision_is_chosen_by_option_and_processor(
-    monkeypatch: pytest.MonkeyPatch, asked: str, unit: str, name: str, why: str
-) -> None:
-    monkeypatch.setattr(precision, "bfloat16_unit", lambda device: unit)
-    chosen = choose_precision(asked, CPU, "Blocks")
-    assert chosen.name == name and why in chosen.reason
-    assert chosen.lower == (torch.bfloat16 if name == "bfloat16" else None)
-
-
-def test_the_processor_is_asked_for_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = {"avx512_bf16": True, "amx_bf16": True, "avx2": True}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
-    assert precision.bfloat16_unit(CPU) == "AVX-512 BF16 and AMX-BF16"
-    flags.update(avx512_bf16=False, amx_bf16=False)
-    assert precision.bfloat16_unit(CPU) == ""
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
-    assert (
-        precision.bfloat16_unit(torch.device("cuda")) == "" == precision.bfloat16_unit(torch.device("meta"))
-    )
-
-
-def test_there_is_one_way_to_ask_for_a_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OptionError, match="one of auto, bfloat16, float32, not 'half'"):
-        choose_precision("half", CPU, "Blocks")
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    choose_precision("auto", CPU, "Blocks")
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(OptionError, match="choose the precision with --precision"):
-        choose_precision("auto", CPU, "Blocks")
-
-
-def test_a_run_in_bfloat16_says_so_and_exports_float16(
-    small: presets.Preset, folder: Path, tmp_path: Path
-) -> None:
-    said: list[str] = []
-    options: dict[str, Any] = {"steps": 3, "every": 99, "note": said.append}
-    weights = train("small", [folder], tmp_path / "half", precision="bfloat16", **options)
-    other = train("small", [folder], tmp_path / "whole", precision="float32", **options)
-    assert ["bfloat16, as --precision says" in said[0], "float32, as --precision says" in said[1]] == [
-        True,
-        True,
-    ]
-    records = [json.loads(path.with_suffix(".json").read_text()) for path in (weights, other)]
-    assert [record["precision"] for record in records] == ["bfloat16", "float32"]
-    assert records[0]["held_out"]["held_out"] == pytest.approx(records[1]["held_out"]["held_out"], rel=0.02)
-    one, two = read_weights(weights), read_weights(other)
-    assert {n: t.dtype for n, t in one.items()} == {n: t.dtype for n, t in two.items()}
-    assert any(not torch.equal(one[name], two[name]) for name in one)
-
 
 # ── batches ahead ──
 
@@ -256,8 +65,8 @@ def test_crops_are_made_ahead_and_are_the_same_again() -> None:
     assert np.array_equal(rounds[0], rounds[1]) and not np.array_equal(rounds[0], rounds[2])
 
 
-def test_a_picture_that_cannot_be_read_ends_the_run(small: presets.Preset, tmp_path: Path) -> None:
-    run = Run(small_codec(), loop.objective_of(small, 1)(), small.recipe, tmp_path, 9, None)
+def test_a_picture_that_cannot_be_read_ends_the_run(small_preset: presets.Preset, tmp_path: Path) -> None:
+    run = Run(small_codec(), loop.objective_of(small_preset, 1)(), small_preset.recipe, tmp_path, 9, None)
     broken = replace(TrainingPicture("a", random_rgb(80, 72)), kept=random_rgb(8, 8))
     threads = threading.active_count()
     with pytest.raises(ValueError, match="high <= 0"):
@@ -270,7 +79,7 @@ def test_a_picture_that_cannot_be_read_ends_the_run(small: presets.Preset, tmp_p
 
 def in_one_of_two(out: Path, *args: Any, report: Any, note: Any, **options: Any) -> str:
     """Trains the small preset, and writes down what this process drew, and its weights in the end."""
-    presets.PRESETS = (small_preset(),)  # type: ignore[assignment]
+    presets.PRESETS = (tiny_preset(),)  # type: ignore[assignment]
     drawn: list[Any] = []
     spread, make = loop.spread_levels, Crops._make
 
@@ -382,7 +191,7 @@ def test_without_a_cooldown_the_rate_stays_level() -> None:
 
 
 def test_a_plateau_is_resumed_and_cooled_down(
-    small: presets.Preset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_preset: presets.Preset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
 
@@ -401,7 +210,7 @@ def test_a_plateau_is_resumed_and_cooled_down(
 
 
 def test_a_run_that_is_long_enough_is_exported_at_once(
-    small: presets.Preset, folder: Path, tmp_path: Path
+    small_preset: presets.Preset, folder: Path, tmp_path: Path
 ) -> None:
     """Without a step, a row or another checkpoint."""
     weights = train("small", [folder], tmp_path, steps=4, cooldown=0.0, every=99)
@@ -441,7 +250,7 @@ def test_the_command_hands_all_of_it_over(monkeypatch: pytest.MonkeyPatch) -> No
     assert refused.exit_code == 2 and "takes no --cooldown" in " ".join(refused.output.split())
 
 
-def test_the_benchmark_measures_and_writes_its_table(small: presets.Preset, tmp_path: Path) -> None:
+def test_the_benchmark_measures_and_writes_its_table(small_preset: presets.Preset, tmp_path: Path) -> None:
     script = module_at("benchmarks/training_speed.py")
     page = tmp_path / "page.md"
     page.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
@@ -452,6 +261,8 @@ def test_the_benchmark_measures_and_writes_its_table(small: presets.Preset, tmp_
         script.main()
     lines = page.read_text().splitlines()
     assert [lines[0], lines[-1]] == ["before", "after"] and "old" not in lines
+    rows = [line.split()[1].strip(",") for line in lines if line.startswith(("| float32", "| bfloat16"))]
+    assert rows == ["float32", "bfloat16"]
     assert [line.split(" | ")[0] for line in lines if "float" in line and "|" in line] == [
         "| float32",
         "| bfloat16",
