@@ -14,6 +14,7 @@ from trifocal import presets
 from trifocal.errors import OptionError
 from trifocal.layers import Block, ResidualBlock, branches_in
 from trifocal.training import precision, train
+from trifocal.training.lesson import Lesson, LessonRun
 from trifocal.training.precision import choose_precision
 from trifocal.transforms.cheng import ConvolutionBlock
 from trifocal.transforms.elic import Bottleneck
@@ -179,3 +180,36 @@ def test_a_run_in_bfloat16_says_so_and_exports_float16(
     one, two = read_weights(weights), read_weights(other)
     assert {n: t.dtype for n, t in one.items()} == {n: t.dtype for n, t in two.items()}
     assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+class Line(Lesson):
+    """A matrix product, and what precision it was in."""
+
+    weights, held_out, warmup = {"error": 1.0}, 1, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Linear(4, 1)
+        self.seen: list[torch.dtype] = []
+
+    def losses(self, *given: Any) -> dict[str, torch.Tensor]:
+        y = self.slope(given[0])
+        self.seen.append(y.dtype)
+        return {"error": y.square().mean()}
+
+
+class Ones:
+    def next(self) -> tuple[torch.Tensor]:
+        return (torch.ones(2, 4),)
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_a_lesson_is_in_bfloat16_as_a_whole_and_is_measured_in_float32(
+    tmp_path: Path, asked: str, dtype: torch.dtype
+) -> None:
+    said: list[str] = []
+    run = LessonRun(Line(), tmp_path, 1, None, precision=asked, note=said.append)
+    run.go(Ones(), Ones(), 1.0, lambda *words: None)
+    assert run.bare.seen == [dtype] and run.average.seen == [torch.float32]
+    assert run.record()["precision"] == asked and asked in said[0]
+    assert all(parameter.dtype == torch.float32 for parameter in run.bare.parameters())

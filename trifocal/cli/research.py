@@ -45,7 +45,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="How long to train, in steps,")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="or in minutes.")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Crops per step of each process. [default: the recipe's]")
+        int | None, typer.Option(min=1, help="Crops per step of each process; the recipe's, if not given.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Not the recipe's.")] = None,
     cooldown: Annotated[
@@ -54,7 +54,7 @@ def train(
             min=0,
             max=1,
             help="Last part of the run in which the learning rate falls; 0 keeps it level, for a run to be resumed with more "
-            "steps or minutes. [default: the recipe's]",
+            "steps or minutes. The recipe's, if not given.",
         ),
     ] = None,
     precision: Annotated[
