@@ -129,7 +129,7 @@ def train(
     for sentence in (*run.objective.notes(), run.precision.reason):
         if run.accelerator.is_main_process:
             note(sentence)
-    pictures = read_pictures(data, recipe.crop, lambda key: report(run.fraction, f"reading {key}"))
+    pictures = read_pictures(data, recipe.crop, lambda key: report(0.0, f"reading {key}"))
     training, held_out = split(pictures)
     run.go(training, held_out, every, report)
     begun: dict[str, object] = {
