@@ -1,11 +1,15 @@
 """A small codec with random weights, pictures to give it, and what several tests ask of such codecs."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from trifocal import presets
 from trifocal.codec import Codec
 from trifocal.entropy import EntropyModel
 from trifocal.losses.perceptual import Perceptual
@@ -85,3 +89,27 @@ def codec() -> Codec:
 @pytest.fixture(scope="session")
 def picture() -> Picture:
     return Picture(random_rgb(200, 136))
+
+
+def tiny_preset() -> presets.Preset:
+    """The small codec with the recipe of `compact` for small crops."""
+    recipe = replace(presets.find("compact").recipe, batch=2, crop=64, warmup=2, ema=0.5)
+    return presets.Preset("small", 9, "for tests", lambda: small_codec().train(), recipe, "small.safetensors")
+
+
+@pytest.fixture
+def small_preset(monkeypatch: pytest.MonkeyPatch) -> presets.Preset:
+    """`tiny_preset` as the only one there is."""
+    preset = tiny_preset()
+    monkeypatch.setattr(presets, "PRESETS", (preset,))
+    return preset
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """48 pictures of 80×72 pixels."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(48):
+        Image.fromarray(random_rgb(80, 72, seed=number)).save(data / f"{number}.png")
+    return data

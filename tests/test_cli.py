@@ -298,7 +298,7 @@ def test_evaluate_without_pictures_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_what_an_extra_is_missing_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in "trifocal.training", "trifocal.training.loop":
+    for module in "trifocal.training", "trifocal.training.loop", "trifocal.training.precision":
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.delattr(trifocal, "training", raising=False)
     monkeypatch.setitem(sys.modules, "accelerate", None)

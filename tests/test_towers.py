@@ -121,9 +121,9 @@ def test_a_crop_has_words_of_its_own():
     boxes, labels = np.array([[0, 0, 60, 60], [140, 140, 200, 200]], np.float32), np.array([18, 53])
     picture = TrainingPicture("a", random_rgb(200, 200), ("a dog and an apple",), boxes, labels)
     said: set[frozenset[int]] = set()
-    crops = iter(Crops([picture], batch=16, size=64, seed=0))
-    for _ in range(4):
-        said |= {named_in(text) for text in next(crops).texts}
+    with Crops([picture], batch=16, size=64, seed=0) as crops:
+        for _ in range(4):
+            said |= {named_in(text) for text in crops.next().texts}
     assert said == {frozenset(), frozenset({18}), frozenset({53})}
     assert words_of((), np.array([], np.int64), np.random.default_rng(0)) == ""
 
@@ -188,7 +188,7 @@ def test_more_pictures_than_memory_holds_are_kept_as_files(tmp_path, monkeypatch
     some = read_pictures([tmp_path / "a.tar"], 64)
     assert [isinstance(picture.kept, bytes) for picture in some] == [False] * 3 + [True] * 3
     assert [picture.area for picture in some] == [picture.area for picture in pictures]
-    both = [next(iter(Crops(each, batch=12, size=64, seed=0))) for each in (pictures, some)]
+    both = [Crops(each, batch=12, size=64, seed=0).next() for each in (pictures, some)]
     assert np.array_equal(both[0].rgb, both[1].rgb) and both[0].texts == both[1].texts
 
 

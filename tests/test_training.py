@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +28,6 @@ from trifocal.training import train
 from trifocal.training.lesson import Lesson, LessonRun, optimisers_of
 from trifocal.training.loop import schedule
 from trifocal.weights import check_fingerprint, fingerprint, load_weights, read_weights
-
-
-@pytest.fixture
-def small_preset(monkeypatch):
-    recipe = replace(presets.find("compact").recipe, batch=2, crop=64, warmup=2, ema=0.5)
-    preset = presets.Preset(
-        "small", 9, "for tests", lambda: small_codec().train(), recipe, "small.safetensors"
-    )
-    monkeypatch.setattr(presets, "PRESETS", (preset,))
-    return preset
-
-
-@pytest.fixture
-def folder(tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
-    for number in range(48):
-        Image.fromarray(random_rgb(80, 72, seed=number)).save(data / f"{number}.png")
-    return data
 
 
 def held_out(run: Path) -> list[float]:
@@ -167,7 +147,8 @@ def test_a_few_pictures_are_split_too():
 
 def test_crops_lie_in_their_pictures():
     picture = TrainingPicture("a", random_rgb(70, 66))
-    batch = next(iter(Crops([picture], batch=6, size=64, seed=0))).rgb
+    with Crops([picture], batch=6, size=64, seed=0) as crops:
+        batch = crops.next().rgb
     assert batch.shape == (6, 64, 64, 3)
     windows = np.lib.stride_tricks.sliding_window_view(picture.rgb, (64, 64), axis=(0, 1)).transpose(
         0, 1, 3, 4, 2

@@ -1,5 +1,7 @@
 """Blocks that the networks share. Feature maps are channels-last: [B, H, W, C]."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -116,7 +118,43 @@ class Deconv(nn.ConvTranspose2d):
         return super().forward(input.permute(0, 3, 1, 2), output_size).permute(0, 2, 3, 1)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
+    """A block x + branch(x) whose branch can train in a lower precision than the rest of the network.
+
+    Parameters, their gradients and the sum keep the precision of x.
+
+    Attributes:
+        branch_dtype: the branch's precision in training mode; None is that of x. `branches_in` sets it.
+    """
+
+    branch_dtype: torch.dtype | None = None
+
+    def branch_precision(self, x: Tensor) -> AbstractContextManager[object]:
+        """The context in which `forward` computes the branch."""
+        if self.branch_dtype is None or not self.training:
+            return nullcontext()
+        return torch.autocast(x.device.type, self.branch_dtype)
+
+
+@contextmanager
+def branches_in(dtype: torch.dtype | None, network: nn.Module) -> Iterator[None]:
+    """Until it ends, residual blocks of the network that have parameters to train compute their branches in `dtype` while in
+    training mode; None changes nothing."""
+    blocks = [
+        block
+        for block in network.modules()
+        if isinstance(block, ResidualBlock) and any(p.requires_grad for p in block.parameters())
+    ]
+    try:
+        for block in blocks:
+            block.branch_dtype = dtype
+        yield
+    finally:
+        for block in blocks:
+            block.branch_dtype = None
+
+
+class Block(ResidualBlock):
     """x + project(relu(expand(depthwise(x)))): the residual block of both sides. Starts as the identity.
 
     The depthwise–pointwise form follows DCVC's image model (see MODEL_CARD); it has no normalisation and no
@@ -131,7 +169,9 @@ class Block(nn.Module):
         self.project = zero_init(nn.Linear(expansion * channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(self.activation(self.expand(self.depthwise(x))))
+        with self.branch_precision(x):
+            branch = self.project(self.activation(self.expand(self.depthwise(x))))
+        return x + branch
 
 
 class Knots(nn.Module):

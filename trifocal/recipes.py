@@ -15,7 +15,7 @@ class Recipe:
         factors: of it, for parameters with this in their name: the linear paths that start as a DCT move slowly,
             scale indices (in sixths of an octave) and gains fast.
         warmup: steps until the height.
-        cooldown: the last part of the run, 0..1, in which the rate falls linearly to a fiftieth.
+        cooldown: the last part of the run, 0..1, in which the rate falls linearly to a fiftieth; with 0 it stays level.
         batch, crop: pictures a step and their side in pixels.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, which are the ones that ship.

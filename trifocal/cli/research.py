@@ -44,8 +44,34 @@ def train(
     ] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="How long to train, in steps,")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="or in minutes.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Crops per step, not the recipe's.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Crops per step of each process; the recipe's, if not given.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Not the recipe's.")] = None,
+    cooldown: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Last part of the run in which the learning rate falls; 0 keeps it level, for a run to be resumed with more "
+            "steps or minutes. The recipe's, if not given.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|bfloat16|float32",
+            help="Of the branches of residual blocks (for towers, detector and base: of all convolutions and matrix products); "
+            "auto is bfloat16 where the processor or GPU computes in it. Exported weights and decoding are the same.",
+        ),
+    ] = "auto",
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes on this machine that average their gradients; they share --threads, or have a GPU each.",
+        ),
+    ] = 1,
     start: Annotated[str | None, typer.Option(help="Weights (.safetensors) to begin from.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")
@@ -72,7 +98,10 @@ def train(
     `detector` the compact detector, which learns from a teacher, and then from boxes too; `base` a base layer, which learns
     from the detector that it serves, and `dual-layer-compact --start` (or `dual-layer`) then goes on from its weights.
     """
-    check_training(preset, stage, learning_rate, teacher, of, keep_front)
+    own: dict[str, Any] = {"stage": None if preset == "base" else stage, "keep_front": keep_front or None}
+    own |= {"learning_rate": learning_rate, "cooldown": cooldown, "teacher": teacher, "of": of}
+    own = {name: value for name, value in own.items() if value is not None}
+    check_training(preset, stage, learning_rate, cooldown, teacher, of, keep_front)
     from trifocal import console, training
 
     use_threads(threads)
@@ -80,42 +109,23 @@ def train(
     sources = [*(data or []), *(more or [])]
     folder = out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else "") + (f"-{of}" if of else "")
     with console.reporting(desk) as report:
-        if preset in APART:
-            own: dict[str, Any] = {"stage": stage}
-            if preset == "base":
-                own = {} if of is None else {"of": of}
-            if keep_front:
-                own["keep_front"] = True
-            if learning_rate is not None:
-                own["learning_rate"] = learning_rate
-            weights = getattr(training, APART[preset])(
-                sources,
-                folder,
-                steps=steps,
-                minutes=minutes,
-                start=start,
-                teacher=teacher,
-                resume=resume,
-                every=every,
-                batch=batch,
-                report=report,
-                **own,
-            )
-        else:
-            weights = training.train(
-                preset,
-                sources,
-                folder,
-                stage=stage,
-                steps=steps,
-                minutes=minutes,
-                batch=batch,
-                learning_rate=learning_rate,
-                start=start,
-                resume=resume,
-                every=every,
-                report=report,
-            )
+        weights = training.in_processes(
+            processes,
+            getattr(training, APART.get(preset, "train")),
+            *(() if preset in APART else (preset,)),
+            sources,
+            folder,
+            steps=steps,
+            minutes=minutes,
+            batch=batch,
+            precision=precision,
+            start=start,
+            resume=resume,
+            every=every,
+            report=report,
+            note=desk.note,
+            **own,
+        )
     desk.say(str(weights))
 
 
@@ -320,6 +330,7 @@ def check_training(
     preset: str,
     stage: int,
     learning_rate: float | None,
+    cooldown: float | None,
     teacher: str | None,
     of: str | None,
     keep_front: bool,
@@ -329,6 +340,10 @@ def check_training(
         raise typer.BadParameter(f"{preset} takes no --teacher; {', '.join(APART)} do.")
     if preset == "towers" and learning_rate is not None:
         raise typer.BadParameter("towers take no --learning-rate; each of their stages has its own.")
+    if preset in APART and cooldown is not None:
+        raise typer.BadParameter(
+            f"{preset} takes no --cooldown; its learning rate falls from the first step to the last."
+        )
     if preset != "base" and of is not None:
         raise typer.BadParameter(f"--of is for base, not for {preset}.")
     if preset != "detector" and keep_front:

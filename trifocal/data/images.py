@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from trifocal.data.ahead import Ahead
 from trifocal.data.coco import boxes_of, captions_of
 from trifocal.data.words import seen_within, words_of
 from trifocal.errors import OptionError, PictureError
@@ -23,6 +24,7 @@ Record = bytes | Said  # KEY.json as it is, or what it would say
 NO_BOXES = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
 HELD_OUT_ONE_IN = 40
 DECODED = 4 << 30  # bytes of pictures that are kept decoded; more are kept as their files have them
+CROPS_AHEAD = 4  # batches
 MOST_OF_IT = 0.45  # of a picture's area: then its captions are taken to be true of a crop
 
 
@@ -121,9 +123,16 @@ class CropBatch:
     texts: tuple[str, ...]
 
 
-class Crops:
+class Crops(Ahead[CropBatch]):
     """Random crops with random flips, without end. Each has words of its own: a caption of the picture where the crop is
-    most of it, names of what is in the crop, or both in turn."""
+    most of it, names of what is in the crop, or both in turn. The same arguments give the same batches in the same order.
+
+    Args:
+        pictures: drawn with a probability that grows as the root of their area.
+        batch: crops in a batch.
+        size: of a crop's sides, in pixels; no picture may be smaller.
+        seed: of pictures, places, flips and words.
+    """
 
     def __init__(self, pictures: Sequence[TrainingPicture], batch: int, size: int, seed: int) -> None:
         self.pictures = pictures
@@ -133,12 +142,12 @@ class Crops:
         self.saying = np.random.default_rng(seed + 1)  # apart, so that words change no crop
         areas = np.array([picture.area for picture in pictures], dtype=np.float64)
         self.weights = np.sqrt(areas) / np.sqrt(areas).sum()
+        super().__init__(CROPS_AHEAD)
 
-    def __iter__(self) -> Iterator[CropBatch]:
-        while True:
-            chosen = self.random.choice(len(self.pictures), self.batch, p=self.weights)
-            crops = [self._crop(self.pictures[i]) for i in chosen]
-            yield CropBatch(np.stack([rgb for rgb, _ in crops]), tuple(text for _, text in crops))
+    def _make(self) -> CropBatch:
+        chosen = self.random.choice(len(self.pictures), self.batch, p=self.weights)
+        crops = [self._crop(self.pictures[i]) for i in chosen]
+        return CropBatch(np.stack([rgb for rgb, _ in crops]), tuple(text for _, text in crops))
 
     def _crop(self, picture: TrainingPicture) -> tuple[npt.NDArray[np.uint8], str]:
         rgb = picture.rgb

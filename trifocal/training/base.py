@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from trifocal.entropy import Meter
@@ -24,7 +23,8 @@ from trifocal.machine.detector import SplitDetector
 from trifocal.methods.dual_layer_compact import DualLayerCompact
 from trifocal.presets import check_layers, find
 from trifocal.training.checkpoint import begin_with, by_one
-from trifocal.training.lesson import SEED, Lesson, LessonRun, Report, pictures_of, silent
+from trifocal.training.lesson import SEED, Lesson, LessonRun, Note, Report, pictures_of, silent
+from trifocal.training.precision import new_accelerator
 from trifocal.training.scenes import DetectionTeacher, Scenes
 from trifocal.types import Condition
 from trifocal.weights import write_weights
@@ -79,7 +79,9 @@ def train_base(
     every: float = 5.0,
     batch: int | None = None,
     learning_rate: float | None = None,
+    precision: str = "auto",
     report: Report = silent,
+    note: Note = silent,
 ) -> Path:
     """Trains the base layer of a preset with layers; that of dual-layer-compact is put under the trunk of compact.
 
@@ -95,7 +97,9 @@ def train_base(
         batch: scenes a step; 8 if not said.
         learning_rate: AdamW's, not the lesson's, and Muon's in proportion; where a run goes on from weights that have learned
             already, a full one undoes more than minutes bring back.
+        precision: "auto", "bfloat16" or "float32"; see `choose_precision`.
         report: called after each step with the fraction done and a line of text.
+        note: called with a sentence that is to stay on the screen.
 
     Returns:
         Weights of the whole preset, whose enhancement is still that of compact, or untrained: `trifocal train PRESET --start`
@@ -109,9 +113,11 @@ def train_base(
     training, held_out = pictures_of(data, steps, minutes, report)
     seer = None if teacher is None else DetectionTeacher(teacher)
     codec, batch = whole_codec(of, start), batch or BATCH
-    device = Accelerator().device
+    device = new_accelerator().device
     detector = codec.find_detector(str(device))
-    run = LessonRun(Foundation(codec.base, detector), Path(out), steps, minutes, learning_rate)
+    run = LessonRun(
+        Foundation(codec.base, detector), Path(out), steps, minutes, learning_rate, precision, note
+    )
     if resume:
         run.resume()
     seed = SEED + run.progress.step + run.accelerator.process_index

@@ -24,7 +24,7 @@ class Progress:
     seconds: float = 0.0
 
     def fraction(self, steps: int | None, minutes: float | None) -> float:
-        """The part that is done of a run of so many steps, or else minutes; 0..1, and a little over at its end."""
+        """The part that is done of a run of so many steps, or else minutes; 0..1, and over 1 behind its end."""
         if steps is not None:
             return self.step / steps
         return self.seconds / (60 * (minutes or 1))

@@ -27,6 +27,7 @@ from trifocal.training.lesson import (
     Again,
     Lesson,
     LessonRun,
+    Note,
     Report,
     Source,
     pictures_of,
@@ -78,7 +79,9 @@ def train_detector(
     every: float = 5.0,
     batch: int | None = None,
     learning_rate: float | None = None,
+    precision: str = "auto",
     report: Report = silent,
+    note: Note = silent,
 ) -> Path:
     """Trains the compact detector.
 
@@ -98,7 +101,9 @@ def train_detector(
         batch: pictures a step; 8 in the second stage and 4 in the others if not said.
         learning_rate: AdamW's, not the lesson's, and Muon's in proportion; where a run goes on from weights that have learned
             already, a full one undoes more than minutes bring back.
+        precision: "auto", "bfloat16" or "float32"; see `choose_precision`.
         report: called after each step with the fraction done and a line of text.
+        note: called with a sentence that is to stay on the screen.
 
     Returns:
         The weights.
@@ -131,7 +136,7 @@ def train_detector(
         lesson = Pupil(detector, start is not None)
     else:
         lesson = Refinement(detector)
-    run = LessonRun(lesson, Path(out), steps, minutes, learning_rate)
+    run = LessonRun(lesson, Path(out), steps, minutes, learning_rate, precision, note)
     if resume:
         run.resume()
     seed = SEED + run.progress.step + run.accelerator.process_index

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from trifocal.data import TrainingPicture
+from trifocal.data.ahead import Ahead
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.detectors import PICODET_SIDE, preprocess, session_of
 from trifocal.layered import BaseLayer
@@ -29,7 +30,7 @@ from trifocal.machine.backbone import CompactFront, pixels_of
 from trifocal.machine.detector import CompactRest, SplitDetector
 from trifocal.machine.proposals import BINS, CompactProposals
 from trifocal.machine.stages import corrected, proposed_by
-from trifocal.training.lesson import Ahead, Given, Lesson, Source
+from trifocal.training.lesson import Given, Lesson, Source
 from trifocal.training.scenes import DetectionTeacher
 
 __all__ = ["PARTS", "Answers", "Behind", "Imitation", "Refinement"]
@@ -95,7 +96,7 @@ def listening(teacher: str | Path, names: Sequence[str]) -> Any:
     return session_of(model.SerializeToString(), threads=1)
 
 
-class Answers(Ahead):
+class Answers(Ahead[Given]):
     """Batches without end of what the teacher is shown, [B, 3, 416, 416], and the answers of its parts of those names, each [B, h, w, C].
 
     Raises OptionError for a file that is not this teacher, MissingExtra.

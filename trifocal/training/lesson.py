@@ -5,15 +5,13 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -29,11 +27,13 @@ from trifocal.training.checkpoint import (
     save,
     together,
 )
+from trifocal.training.precision import choose_precision, new_accelerator
 
-__all__ = ["SEED", "Again", "Ahead", "Lesson", "LessonRun", "Report", "Source", "pictures_of", "silent"]
+__all__ = ["SEED", "Again", "Lesson", "LessonRun", "Note", "Report", "Source", "pictures_of", "silent"]
 
 SEED, HELD_OUT_BATCHES = 1, 12
 Report = Callable[[float, str], None]
+Note = Callable[[str], object]
 Given = tuple[Any, ...]
 """A batch: the arguments of `Lesson.losses`."""
 
@@ -42,23 +42,6 @@ class Source(Protocol):
     """Batches without end."""
 
     def next(self) -> Given: ...
-
-
-class Ahead(ABC):
-    """A source that makes its next batch, in a thread of its own, while the one before it is learned from."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._coming = self._thread.submit(self._make)
-
-    def next(self) -> Given:
-        given = self._coming.result()
-        self._coming = self._thread.submit(self._make)
-        return given
-
-    @abstractmethod
-    def _make(self) -> Given:
-        """A batch."""
 
 
 class Again:
@@ -138,7 +121,7 @@ class Lesson(nn.Module, ABC):
 
 class LessonRun:
     """One run: a lesson, its average, optimiser, and how far they are. A learning rate takes the place of the lesson's, and its matrix
-    rate goes along."""
+    rate goes along. In bfloat16 all of the lesson is under autocast, but for what needs its digits and says so."""
 
     def __init__(
         self,
@@ -147,15 +130,19 @@ class LessonRun:
         steps: int | None,
         minutes: float | None,
         learning_rate: float | None = None,
+        precision: str = "float32",
+        note: Note | None = None,
     ) -> None:
         if learning_rate is not None:
             if lesson.matrix_rate is not None:
                 lesson.matrix_rate *= learning_rate / lesson.learning_rate
             lesson.learning_rate = learning_rate
-        # On many GPUs: what only a teacher teaches has no gradient without one.
-        self.accelerator = Accelerator(
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        self.accelerator = new_accelerator()
+        self.precision = choose_precision(
+            precision, self.accelerator.device, "Convolutions and matrix products"
         )
+        if note is not None and self.accelerator.is_main_process:
+            note(self.precision.reason)
         self.out, self.steps, self.minutes = out, steps, minutes
         out.mkdir(parents=True, exist_ok=True)
         self.lesson, *self.optimisers = self.accelerator.prepare(lesson, *optimisers_of(lesson))
@@ -184,6 +171,7 @@ class LessonRun:
         others = [held_out.next() for _ in range(self.bare.held_out)]
         for lesson in (self.bare, self.average):
             lesson.look_at(others)
+        torch.manual_seed(SEED + self.progress.step + self.accelerator.process_index)  # levels and noise
         saved = self.progress.seconds
         terms: list[dict[str, float]] = []
         self.lesson.train()
@@ -207,8 +195,10 @@ class LessonRun:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
-        with self.accelerator.autocast():
-            terms = self.lesson(*moved(given, self.accelerator.device))
+        device, lower = self.accelerator.device, self.precision.lower
+        with torch.autocast(device.type, lower, enabled=lower is not None):
+            terms = self.lesson(*moved(given, device))
+        terms = {name: term.float() for name, term in terms.items()}
         loss = sum((lesson.weights[name] * term for name, term in terms.items()), torch.zeros(()))
         for optimiser in self.optimisers:
             optimiser.zero_grad()
@@ -279,7 +269,8 @@ class LessonRun:
             "learning_rate": lesson.learning_rate,
             "matrix_rate": lesson.matrix_rate,
             "weight_decay": lesson.weight_decay,
-            "precision": str(self.accelerator.mixed_precision),
+            "precision": self.precision.name,
+            "processes": self.accelerator.num_processes,
             "ema": lesson.ema,
             "terms": dict(lesson.weights),
             "seed": SEED,
@@ -317,8 +308,8 @@ def pictures_of(
     return split(read_pictures(data, 64, lambda key: report(0.0, f"reading {key}")))
 
 
-def silent(fraction: float, said: str) -> None:
-    """A report to nobody."""
+def silent(*said: object) -> None:
+    """A report or a note to nobody."""
 
 
 def moved(given: Any, device: torch.device) -> Any:

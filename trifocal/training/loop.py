@@ -6,26 +6,30 @@ An objective's losses come in turns, and each part that learns has its own optim
 partners such as a discriminator.
 
 Every picture of a batch draws its own quality, so that one model learns all rates. The run is bounded by steps or by
-minutes; the learning rate follows the part of that bound which is used up, whichever machine it runs on.
+minutes; the learning rate follows the part of that bound which is used up, whichever machine it runs on. The branches of
+residual blocks may train in bfloat16, all else trains in float32. Several processes average their gradients; each has crops,
+levels and noise of its own.
 """
 
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trifocal.codec import Codec
 from trifocal.data import CropBatch, Crops, TrainingPicture, read_pictures, split
 from trifocal.errors import OptionError
+from trifocal.layers import branches_in
 from trifocal.losses import Objective, spread_levels
 from trifocal.presets import Preset, find, objective_of
 from trifocal.recipes import Recipe
@@ -41,12 +45,13 @@ from trifocal.training.checkpoint import (
     save,
     together,
 )
+from trifocal.training.lesson import Note, Report, silent
+from trifocal.training.precision import choose_precision, new_accelerator
 from trifocal.training.validation import calibrate, to_tensor, validate, validation_batch
 from trifocal.types import Batch, Condition
 from trifocal.weights import FOLDER, load_weights, write_weights
 
 WITHOUT_WORDS = 0.1  # of the steps
-Report = Callable[[float, str], None]
 
 
 def train(
@@ -59,12 +64,15 @@ def train(
     minutes: float | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,
+    cooldown: float | None = None,
+    precision: str = "auto",
     start: str | Path | None = None,
     resume: bool = False,
     every: float = 5.0,
-    report: Report | None = None,
+    report: Report = silent,
+    note: Note = silent,
 ) -> Path:
-    """Trains a preset by its recipe.
+    """Trains a preset by its recipe. `in_processes` runs it in several processes.
 
     Args:
         preset: its name.
@@ -72,18 +80,22 @@ def train(
         out: folder of the run: checkpoint.pt, log.csv, and NAME.safetensors at the end.
         stage: of a preset that is trained in several; each is a run of its own, and goes on from the weights of the last.
         steps, minutes: the run's length; one of them.
-        batch, learning_rate: instead of the recipe's.
+        batch, learning_rate, cooldown: instead of the recipe's. The batch is that of one process. The cooldown is the last part of
+            the run, 0..1, in which the learning rate falls; 0 keeps it level, for a run that `resume` makes longer later.
+        precision: of the branches of residual blocks, "auto", "bfloat16" or "float32"; see `choose_precision`.
         start: weights (.safetensors) to begin from; those that the preset shares with another, if None.
-        resume: go on from the checkpoint in `out`, with its optimiser and its place in the schedule.
+        resume: go on from the checkpoint in `out`, with its optimiser and its place in the schedule; a run whose length is used
+            up already is exported without a further step.
         every: minutes between checkpoints.
         report: called after each step with the fraction done and a line of text.
+        note: called with a sentence that is to stay on the screen.
 
     Returns:
         The exported weights.
 
     Raises:
         OptionError: for a run without an end, without data, or without the checkpoint that it should resume; for a stage
-            that the preset has not, or a later one without weights to go on from.
+            that the preset has not, or a later one without weights to go on from; for a cooldown or precision that is none.
         PresetError: if there is no such preset.
         WeightsError, MissingExtra: if the preset's text tower is not on this machine.
     """
@@ -98,23 +110,26 @@ def train(
         raise OptionError(
             f"{preset} stands on a base layer that is trained before and stays as it is; name its weights with --start."
         )
+    if cooldown is not None and not 0 <= cooldown <= 1:
+        raise OptionError(f"The cooldown is a part of the run, from 0 to 1, not {cooldown}.")
     recipe = replace(
         chosen.recipe,
         batch=batch or chosen.recipe.batch,
         learning_rate=learning_rate or chosen.recipe.learning_rate,
+        cooldown=chosen.recipe.cooldown if cooldown is None else cooldown,
     )
     set_seed(recipe.seed)
     tower = load_tower(chosen.tower) if chosen.words else None
-    run = Run(chosen.build(), objective(), recipe, Path(out), steps, minutes, tower)
+    run = Run(chosen.build(), objective(), recipe, Path(out), steps, minutes, tower, precision)
     start = start or (FOLDER / chosen.shared if chosen.shared else None)
     if start is not None:
         run.start_from(start)
     if resume:
         run.resume()
-    report = report or (lambda fraction, text: None)
-    for sentence in run.objective.notes():
-        report(run.fraction, sentence)
-    pictures = read_pictures(data, recipe.crop, lambda key: report(run.fraction, f"reading {key}"))
+    for sentence in (*run.objective.notes(), run.precision.reason):
+        if run.accelerator.is_main_process:
+            note(sentence)
+    pictures = read_pictures(data, recipe.crop, lambda key: report(0.0, f"reading {key}"))
     training, held_out = split(pictures)
     run.go(training, held_out, every, report)
     begun: dict[str, object] = {
@@ -140,12 +155,11 @@ class Run:
         out: Path,
         steps: int | None,
         minutes: float | None,
-        tower: Tower | None,
+        tower: Tower | None = None,
+        precision: str = "float32",
     ) -> None:
-        # On many GPUs: networks that read words have no gradient in a step without any.
-        self.accelerator = Accelerator(
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
-        )
+        self.accelerator = new_accelerator(unused=tower is not None or bool(objective.partners()))
+        self.precision = choose_precision(precision, self.accelerator.device, "Residual blocks")
         self.recipe = recipe
         self.tower = tower
         self.out = out
@@ -183,30 +197,36 @@ class Run:
         self, training: list[TrainingPicture], held_out: list[TrainingPicture], every: float, report: Report
     ) -> None:
         """Steps until the run's length is reached; validates and saves every few minutes and at the end."""
-        seed = self.recipe.seed + 1000 * self.progress.step + self.accelerator.process_index
-        crops = Crops(training, self.recipe.batch, self.recipe.crop, seed)
         validation = validation_batch(held_out, self.recipe.crop)
         saved = self.progress.seconds
         losses: list[float] = []
+        with closing(self.train(training)) as steps:
+            for loss in steps:
+                losses.append(loss)
+                recent = float(np.mean(losses[-100:]))
+                report(self.fraction, f"step {self.progress.step}  loss {recent:.3f}")
+                if self.progress.seconds - saved > 60 * every or self.fraction >= 1:
+                    by_one(self.accelerator, partial(self.checkpoint, validation, recent))
+                    saved = self.progress.seconds
+
+    def train(self, training: list[TrainingPicture]) -> Generator[float, None, None]:
+        """Trains until the run's length is reached, and yields the codec's loss after each step."""
+        seed = self.recipe.seed + 1000 * self.progress.step + self.accelerator.process_index
+        torch.manual_seed(seed)  # levels and noise, other ones in each process
         self.parts["codec"].train()
-        for crop in crops:
-            if self.fraction >= 1:
-                break
-            began = time.monotonic()
-            losses.append(self.step(crop))
-            self.progress.step += 1
-            self.progress.seconds += together(self.accelerator, time.monotonic() - began)
-            recent = float(np.mean(losses[-100:]))
-            report(self.fraction, f"step {self.progress.step}  loss {recent:.3f}")
-            if self.progress.seconds - saved > 60 * every:
-                self.checkpoint(validation, recent)
-                saved = self.progress.seconds
-        self.checkpoint(validation, float(np.mean(losses[-100:])) if losses else math.nan)
+        crops = Crops(training, self.recipe.batch, self.recipe.crop, seed)
+        with crops, branches_in(self.precision.lower, self.bare):
+            while self.fraction < 1:
+                began = time.monotonic()
+                loss = self.step(crops.next())
+                self.progress.step += 1
+                self.progress.seconds += together(self.accelerator, time.monotonic() - began)
+                yield loss
 
     @property
     def fraction(self) -> float:
         """The part of the run that is done, 0..1."""
-        return self.progress.fraction(self.steps, self.minutes)
+        return min(1.0, self.progress.fraction(self.steps, self.minutes))
 
     def step(self, crops: CropBatch) -> float:
         """Each part's optimiser step, and the codec's loss."""
@@ -214,13 +234,7 @@ class Run:
         x = to_tensor(crops.rgb).to(self.accelerator.device)
         batch = Batch(x, spread_levels(len(x), x.device), self.condition(crops.texts))
         codec_loss = math.nan
-        turns = self.objective.turns(self.parts["codec"], batch, self.progress.step)
-        while True:
-            with self.accelerator.autocast():
-                turn = next(turns, None)
-            if turn is None:
-                break
-            part, loss = turn
+        for part, loss in self.objective.turns(self.parts["codec"], batch, self.progress.step):
             self.learn(part, loss, rate)
             if part == "codec":
                 codec_loss = loss.item()
@@ -256,9 +270,7 @@ class Run:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
     def checkpoint(self, validation: Tensor, loss: float) -> None:
-        """Validates the averaged weights, writes a log row and the checkpoint."""
-        if not self.accelerator.is_main_process:
-            return
+        """Validates the averaged weights, writes a log row and the checkpoint; in one process."""
         row = {
             "step": self.progress.step,
             "minutes": round(self.progress.seconds / 60, 2),
@@ -313,6 +325,8 @@ class Run:
             "preset": preset.name,
             "date": time.strftime("%Y-%m-%d"),
             "recipe": asdict(self.recipe),
+            "precision": self.precision.name,
+            "processes": self.accelerator.num_processes,
             **self.objective.description(),
             "steps": self.progress.step,
             "minutes": round(self.progress.seconds / 60, 1),
@@ -346,4 +360,5 @@ def groups(part: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
 def schedule(step: int, fraction: float, recipe: Recipe) -> float:
     """Warm-up, a plateau, then a straight line down to a fiftieth; of the height, 0..1."""
     rising = min(1.0, (step + 1) / recipe.warmup)
-    return rising * max(0.02, min(1.0, (1 - fraction) / recipe.cooldown))
+    falling = max(0.02, min(1.0, (1 - fraction) / recipe.cooldown)) if recipe.cooldown else 1.0
+    return rising * falling

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from trifocal.data import TrainingPicture
+from trifocal.data.ahead import Ahead
 from trifocal.data.words import seen_within
 from trifocal.errors import OptionError
 from trifocal.evaluation.detectors import (
@@ -26,7 +27,6 @@ from trifocal.evaluation.detectors import (
 )
 from trifocal.losses.detection import Seen, Target
 from trifocal.machine.looking import COCO_IDS, STEP, compact_size
-from trifocal.training.lesson import Ahead
 
 PROPORTIONS = (
     (640, 480),
@@ -74,7 +74,7 @@ def candidates(outputs: Sequence[NDArray[np.float32]], width: int, height: int) 
     return boxes[chosen], scores[chosen]
 
 
-class Scenes(Ahead):
+class Scenes(Ahead[Scene]):
     """Batches of scenes without end, all of one shape in a batch.
 
     Args:

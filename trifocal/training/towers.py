@@ -33,7 +33,7 @@ from trifocal.text.compact import TextTransformer, tokens_of, train_tokenizer
 from trifocal.text.ground import Ground
 from trifocal.training.checkpoint import begin_with, by_one
 from trifocal.training.ground import train_ground
-from trifocal.training.lesson import SEED, Given, Lesson, LessonRun, Report, pictures_of, silent
+from trifocal.training.lesson import SEED, Given, Lesson, LessonRun, Note, Report, pictures_of, silent
 from trifocal.training.views import AllViews, Teacher, TowerBatch, TowerBatches, views_of
 from trifocal.types import Words
 
@@ -140,7 +140,9 @@ def train_towers(
     resume: bool = False,
     every: float = 5.0,
     batch: int | None = None,
+    precision: str = "auto",
     report: Report = silent,
+    note: Note = silent,
 ) -> Path:
     """Trains the compact text tower and image tower.
 
@@ -154,7 +156,9 @@ def train_towers(
         resume: go on from the checkpoint in `out`.
         every: minutes between checkpoints.
         batch: views a step; 32 if not said.
+        precision: "auto", "bfloat16" or "float32"; see `choose_precision`. The second stage is in float32.
         report: called after each step with the fraction done and a line of text.
+        note: called with a sentence that is to stay on the screen.
 
     Returns:
         The weights.
@@ -178,7 +182,11 @@ def train_towers(
     towers = Towers(tokenizer)
     if start is not None:
         begin_with(towers, start)
-    run = LessonRun(towers, Path(out), steps, minutes)
+    if stage == 2 and precision == "bfloat16":
+        raise OptionError("The second stage of towers trains in float32; leave --precision out.")
+    run = LessonRun(
+        towers, Path(out), steps, minutes, precision=precision if stage == 1 else "float32", note=note
+    )
     if resume:
         run.resume()
     seer = None if teacher is None else Teacher(teacher)

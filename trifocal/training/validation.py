@@ -63,13 +63,15 @@ def validate(codec: Codec, x: Tensor, objective: Objective) -> dict[str, float]:
 
 @torch.no_grad()
 def calibrate(codec: Codec, pictures: Sequence[TrainingPicture], recipe: Recipe, batches: int = 24) -> None:
-    """Sets the frequency tables to what training crops of all qualities really hold in each row."""
+    """Sets the frequency tables to what training crops of all qualities really hold in each row. The same weights and pictures
+    give the same tables."""
     codec.eval()
     device = next(codec.parameters()).device
-    crops = iter(Crops(pictures, 8, recipe.crop, recipe.seed + 1))
     meter = Meter(codec.entropy.cost(), 8, count=True)
-    for _ in range(batches):
-        codec(to_tensor(next(crops).rgb).to(device), spread_levels(8, device), meter=meter)
+    with Crops(pictures, 8, recipe.crop, recipe.seed + 1) as crops, torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        for _ in range(batches):
+            codec(to_tensor(crops.next().rgb).to(device), spread_levels(8, device), meter=meter)
     assert meter.counts is not None
     codec.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(meter.counts)))
     codec.train()

@@ -7,7 +7,7 @@ Its transforms with residual blocks and sub-pixel convolutions, in the form with
 import torch
 from torch import Tensor, nn
 
-from trifocal.layers import Conv, DepthToSpace
+from trifocal.layers import Conv, DepthToSpace, ResidualBlock
 from trifocal.transforms.ssa import SemanticSpatialBlock
 
 CHANNELS = 192
@@ -51,15 +51,22 @@ class Residual(nn.Module):
         return y
 
 
-def residual_block(channels: int) -> Residual:
-    """Two 3×3 convolutions, each with a leaky ReLU."""
-    body = [
-        Conv(channels, channels, 3),
-        nn.LeakyReLU(SLOPE),
-        Conv(channels, channels, 3),
-        nn.LeakyReLU(SLOPE),
-    ]
-    return Residual(nn.Sequential(*body), nn.Identity())
+class ConvolutionBlock(ResidualBlock):
+    """x + two 3×3 convolutions, each with a leaky ReLU: [B, H, W, C] → same; looks two places to each side."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            Conv(channels, channels, 3),
+            nn.LeakyReLU(SLOPE),
+            Conv(channels, channels, 3),
+            nn.LeakyReLU(SLOPE),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.branch_precision(x):
+            branch = self.body(x)
+        return x + branch
 
 
 def halving(inputs: int, channels: int) -> Residual:
@@ -91,7 +98,7 @@ class ChengAnalysis(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for inputs in (3, channels, channels):
-            layers += [halving(inputs, channels), residual_block(channels)]
+            layers += [halving(inputs, channels), ConvolutionBlock(channels)]
         self.body = nn.Sequential(*layers, Conv(channels, channels, 3, stride=2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,8 +127,8 @@ class ChengSynthesis(nn.Module):
 
     def __init__(self, channels: int, word_channels: int) -> None:
         super().__init__()
-        stages = [nn.Sequential(residual_block(channels), doubling(channels)) for _ in range(STAGES - 1)]
-        stages.append(nn.Sequential(residual_block(channels), subpixel(channels, 3)))
+        stages = [nn.Sequential(ConvolutionBlock(channels), doubling(channels)) for _ in range(STAGES - 1)]
+        stages.append(nn.Sequential(ConvolutionBlock(channels), subpixel(channels, 3)))
         self.stages = nn.ModuleList(stages)
         self.aware = nn.ModuleList(
             SemanticSpatialBlock(c, word_channels) for c in (*[channels] * (STAGES - 1), 3)

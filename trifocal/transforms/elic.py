@@ -9,12 +9,12 @@ convolutions, without a sum over the picture. So all of it looks a bounded way, 
 import torch
 from torch import Tensor, nn
 
-from trifocal.layers import Conv, Deconv
+from trifocal.layers import Conv, Deconv, ResidualBlock
 
 ATTENTION_UNITS = 3
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """x + 1×1, 3×3, 1×1 with ReLU between, half as wide inside: [B, H, W, C] → same; looks one place to each side."""
 
     def __init__(self, channels: int) -> None:
@@ -25,7 +25,9 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        with self.branch_precision(x):
+            branch = self.body(x)
+        return x + branch
 
 
 class GatedAttention(nn.Module):

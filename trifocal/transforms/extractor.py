@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trifocal.layers import Conv, Deconv, DepthToSpace, zero_init
-from trifocal.transforms.cheng import residual_block
+from trifocal.transforms.cheng import ConvolutionBlock
 from trifocal.transforms.elic import ATTENTION_UNITS, Bottleneck, GatedAttention
 
 __all__ = ["ConditionedSynthesis", "UNet", "conditioned_reach"]
@@ -40,14 +40,14 @@ class UNet(nn.Module):
         whole, half, quarter = channels
         self.down = nn.ModuleList(
             [
-                nn.Sequential(Conv(3, whole, 3), residual_block(whole)),
-                nn.Sequential(Conv(whole, half, 3, stride=2), residual_block(half)),
-                nn.Sequential(Conv(half, quarter, 3, stride=2), residual_block(quarter)),
+                nn.Sequential(Conv(3, whole, 3), ConvolutionBlock(whole)),
+                nn.Sequential(Conv(whole, half, 3, stride=2), ConvolutionBlock(half)),
+                nn.Sequential(Conv(half, quarter, 3, stride=2), ConvolutionBlock(quarter)),
             ]
         )
         self.up = nn.ModuleList([doubling(half, whole), doubling(quarter, half)])
         self.join = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * width, width), residual_block(width)) for width in (whole, half)
+            nn.Sequential(nn.Linear(2 * width, width), ConvolutionBlock(width)) for width in (whole, half)
         )
 
     def forward(self, first: Tensor) -> Known:
@@ -97,7 +97,7 @@ class ConditionedSynthesis(nn.Module):
         self.bottlenecks = nn.ModuleList(
             nn.Sequential(*[Bottleneck(n) for _ in range(bottlenecks)]) for _ in range(3)
         )
-        self.finish = nn.Sequential(residual_block(whole), zero_init(nn.Linear(whole, 3)))
+        self.finish = nn.Sequential(ConvolutionBlock(whole), zero_init(nn.Linear(whole, 3)))
 
     def forward(self, y_hat: Tensor, known: Known) -> Tensor:
         features = self.bottlenecks[0](self.up[0](self.attention(y_hat)))

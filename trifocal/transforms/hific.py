@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from trifocal.layers import Conv, Deconv
+from trifocal.layers import Conv, Deconv, ResidualBlock
 from trifocal.transforms.ssa import SemanticSpatialBlock
 
 WIDTH = 60
@@ -58,7 +58,7 @@ class HificAnalysis(nn.Module):
         return y
 
 
-class ResidualBlock(nn.Module):
+class NormalisedBlock(ResidualBlock):
     """x + conv, norm, ReLU, conv, norm: [B, H, W, C] → same; looks two places to each side."""
 
     REACH = 2
@@ -74,7 +74,9 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        with self.branch_precision(x):
+            branch = self.body(x)
+        return x + branch
 
 
 class Upsampling(nn.Module):
@@ -122,7 +124,7 @@ class HificSynthesis(nn.Module):
         self.head = nn.Sequential(
             channel_norm(latent_channels), Conv(latent_channels, widths[0], 3), channel_norm(widths[0])
         )
-        self.residual = nn.Sequential(*[ResidualBlock(widths[0]) for _ in range(residual_blocks)])
+        self.residual = nn.Sequential(*[NormalisedBlock(widths[0]) for _ in range(residual_blocks)])
         self.upsampling = nn.ModuleList(Upsampling(i, o) for i, o in pairwise(widths))
         self.tail = Conv(widths[-1], 3, 7)
         self.aware = nn.ModuleList(
@@ -145,7 +147,7 @@ class HificSynthesis(nn.Module):
     @property
     def reach(self) -> int:
         """Pixels to each side that this looks at, rounded up to whole latents: 432 with nine blocks and words."""
-        pixels = LATENT_STRIDE * (1 + ResidualBlock.REACH * len(self.residual)) + 3
+        pixels = LATENT_STRIDE * (1 + NormalisedBlock.REACH * len(self.residual)) + 3
         for stage in range(HALVINGS + 1):
             place = LATENT_STRIDE // 2**stage
             pixels += place * SemanticSpatialBlock.REACH if len(self.aware) else 0

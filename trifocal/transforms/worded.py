@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from trifocal.layers import Depthwise, zero_init
+from trifocal.layers import Depthwise, ResidualBlock, zero_init
 from trifocal.transforms.synthesis import Synthesis
 from trifocal.types import Words
 
 __all__ = ["WordedBlock", "WordedSynthesis"]
 
 
-class WordedBlock(nn.Module):
+class WordedBlock(ResidualBlock):
     """The residual block of the trunk with a semantic–spatial affine map inside: [B, H, W, C] → same.
 
         x ─┬────────────────────────────────────────────────────────────── + ── x'
@@ -42,13 +42,15 @@ class WordedBlock(nn.Module):
 
     def forward(self, x: Tensor, pooled: Tensor | None) -> Tensor:
         """x [B, H, W, C], pooled [B, D] or None."""
-        features = self.depthwise(x)
-        hidden: Tensor = self.expand(features)
-        if pooled is not None:
-            gamma, beta = self.affine(pooled)[:, None, None, :].chunk(2, dim=-1)
-            mask = torch.sigmoid(self.mask(features))
-            hidden = hidden + mask * (gamma * hidden + beta)
-        return x + self.project(torch.relu(hidden))
+        with self.branch_precision(x):
+            features = self.depthwise(x)
+            hidden: Tensor = self.expand(features)
+            if pooled is not None:
+                gamma, beta = self.affine(pooled)[:, None, None, :].chunk(2, dim=-1)
+                mask = torch.sigmoid(self.mask(features))
+                hidden = hidden + mask * (gamma * hidden + beta)
+            branch = self.project(torch.relu(hidden))
+        return x + branch
 
 
 class WordedSynthesis(Synthesis):

@@ -1,0 +1,323 @@
+"""What else makes training faster: batches made ahead, several processes; and runs of several sessions."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb, small_codec, tiny_preset
+from test_reports import module_at
+from typer.testing import CliRunner
+
+from trifocal import presets
+from trifocal.cli import app
+from trifocal.data import Crops
+from trifocal.data.ahead import Ahead
+from trifocal.data.images import TrainingPicture
+from trifocal.errors import OptionError, PictureError
+from trifocal.training import in_processes, loop, processes, train
+from trifocal.training.loop import Run, schedule
+from trifocal.weights import read_weights
+
+# ── batches ahead ──
+
+
+class Counted(Ahead[int]):
+    """0, 1, 2 … and an error in the place of 3; keeps the threads that made them."""
+
+    def __init__(self, depth: int) -> None:
+        self.made, self.threads = 0, set[threading.Thread]()
+        super().__init__(depth)
+
+    def _make(self) -> int:
+        self.threads.add(threading.current_thread())
+        self.made += 1
+        if self.made == 4:
+            raise PictureError("The fourth cannot be read.")
+        return self.made - 1
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_batches_are_made_in_order_by_one_thread_and_errors_come_in_their_place(depth: int) -> None:
+    with Counted(depth) as source:
+        assert [source.next() for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(PictureError, match="fourth"):
+            source.next()
+        assert source.next() == 4
+    (thread,) = source.threads
+    assert thread is not threading.current_thread() and not thread.is_alive()
+    assert source.made <= 5 + depth
+
+
+def test_crops_are_made_ahead_and_are_the_same_again() -> None:
+    pictures = [TrainingPicture(str(n), random_rgb(90, 80, seed=n)) for n in range(5)]
+    rounds = []
+    for seed in (0, 0, 1):
+        with Crops(pictures, batch=3, size=64, seed=seed) as crops:
+            rounds.append(np.stack([crops.next().rgb for _ in range(6)]))
+    assert np.array_equal(rounds[0], rounds[1]) and not np.array_equal(rounds[0], rounds[2])
+
+
+def test_a_picture_that_cannot_be_read_ends_the_run(small_preset: presets.Preset, tmp_path: Path) -> None:
+    run = Run(small_codec(), loop.objective_of(small_preset, 1)(), small_preset.recipe, tmp_path, 9, None)
+    broken = replace(TrainingPicture("a", random_rgb(80, 72)), kept=random_rgb(8, 8))
+    threads = threading.active_count()
+    with pytest.raises(ValueError, match="high <= 0"):
+        list(run.train([broken]))
+    assert threading.active_count() == threads
+
+
+# ── several processes ──
+
+
+def in_one_of_two(out: Path, *args: Any, report: Any, note: Any, **options: Any) -> str:
+    """Trains the small preset, and writes down what this process drew, and its weights in the end."""
+    presets.PRESETS = (tiny_preset(),)  # type: ignore[assignment]
+    drawn: list[Any] = []
+    spread, make = loop.spread_levels, Crops._make
+
+    def levels(*given: Any) -> torch.Tensor:
+        drawn.append(spread(*given).tolist())
+        return torch.tensor(drawn[-1])
+
+    def crops(self: Crops) -> Any:
+        made = make(self)
+        drawn.append(made.rgb.astype(int).sum((1, 2, 3)).tolist())
+        return made
+
+    loop.spread_levels, Crops._make = levels, crops  # type: ignore[assignment, method-assign]
+    ends = []
+    go = Run.go
+
+    def gone(self: Run, *given: Any) -> None:
+        go(self, *given)
+        ends.extend([self.progress.step, *(float(p.detach().double().sum()) for p in self.bare.parameters())])
+
+    Run.go = gone  # type: ignore[assignment, method-assign]
+    weights = train("small", *args, report=report, note=note, **options)
+    facts = {"drawn": drawn, "ends": ends, "threads": torch.get_num_threads()}
+    (out / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(facts))
+    return str(weights)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_two_processes_share_gradients_and_draw_their_own(
+    folder: Path, tmp_path: Path, two_threads: None
+) -> None:
+    """Other crops and levels in each, the same weights; one of them writes; both resume, and the command's threads are shared."""
+    run, said, notes = tmp_path / "run", list[float](), list[str]()
+    for steps in (3, 5):
+        weights = in_processes(
+            2,
+            in_one_of_two,
+            tmp_path,
+            [folder],
+            run,
+            steps=steps,
+            every=99.0,
+            resume=steps == 5,
+            report=lambda fraction, text: said.append(fraction) if text.startswith("step") else None,
+            note=notes.append,
+        )
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one["threads"] == two["threads"] == 1
+    assert not {tuple(row) for row in one["drawn"]} & {tuple(row) for row in two["drawn"]}
+    assert one["ends"][0] == 5 and one["ends"] == two["ends"]
+    assert said == [1 / 3, 2 / 3, 1, 4 / 5, 1] and len(notes) == 2
+    assert weights == str(run / "small.safetensors") and len(list(run.glob("*.safetensors"))) == 1
+    record = json.loads((run / "small.json").read_text())
+    assert (record["processes"], record["steps"], record["recipe"]["batch"]) == (2, 5, 2)
+    with (run / "log.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["3", "5"]
+
+
+def failing(error: Exception | None, *, report: Any, note: Any) -> None:
+    if error is None:
+        raise SystemExit(3)
+    report(0.5, "half")
+    raise error
+
+
+@pytest.mark.slow
+def test_an_error_in_a_process_is_the_error_of_all() -> None:
+    said: list[object] = []
+    with pytest.raises(OptionError, match="^No pictures.$"):
+        in_processes(2, failing, OptionError("No pictures."), report=lambda *words: said.append(words))
+    assert said in ([], [(0.5, "half")])  # the second may be the first to fail
+    with pytest.raises(torch.multiprocessing.ProcessExitedException):
+        in_processes(2, failing, None)
+
+
+SLEEPERS = """
+import os, sys, time
+from pathlib import Path
+from trifocal.training import in_processes
+
+def sleep(folder, report, note):
+    Path(folder, os.environ["RANK"]).write_text(str(os.getpid()))
+    time.sleep(300)
+
+if __name__ == "__main__":
+    in_processes(2, sleep, sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path, number: signal.Signals) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SLEEPERS)
+    pids: list[int] = []
+    with subprocess.Popen([sys.executable, script, tmp_path], stderr=subprocess.DEVNULL) as parent:
+        try:
+            wait_for(
+                lambda: all((tmp_path / rank).exists() and (tmp_path / rank).read_text() for rank in "01")
+            )
+            pids = [int((tmp_path / rank).read_text()) for rank in "01"]
+            parent.send_signal(number)
+            assert parent.wait(60) != 0
+            wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        finally:
+            parent.kill()
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    """At most two minutes."""
+    end = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match="one process or more, not 0"):
+        processes.check_count(0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    processes.check_count(1)
+    with pytest.raises(OptionError, match="set --processes to 1 at most"):
+        processes.check_count(2)
+    assert "ACCELERATE_USE_CPU" not in processes.surroundings(2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    processes.check_count(2)
+    assert processes.surroundings(2)["ACCELERATE_USE_CPU"] == "1"
+    monkeypatch.setenv("RANK", "0")
+    processes.check_count(1)
+    with pytest.raises(OptionError, match="leave --processes"):
+        processes.check_count(2)
+
+
+# ── cooldown, and a run that is long enough already ──
+
+
+def test_without_a_cooldown_the_rate_stays_level() -> None:
+    recipe = replace(presets.find("compact").recipe, cooldown=0.0)
+    assert [schedule(10**4, fraction, recipe) for fraction in (0.0, 0.5, 0.999, 1.0)] == [1.0] * 4
+    assert schedule(0, 0.0, recipe) < 0.05
+    assert schedule(10**4, 0.95, replace(recipe, cooldown=0.1)) == pytest.approx(0.5)
+
+
+def test_a_plateau_is_resumed_and_cooled_down(
+    small_preset: presets.Preset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+
+    def noted(*given: Any) -> float:
+        rates.append(schedule(*given))
+        return rates[-1]
+
+    monkeypatch.setattr(loop, "schedule", noted)
+    options: dict[str, Any] = {"every": 99}
+    train("small", [folder], tmp_path, steps=4, cooldown=0.0, **options)
+    weights = train("small", [folder], tmp_path, steps=8, cooldown=0.25, resume=True, **options)
+    assert rates == pytest.approx([0.5, *[1.0] * 6, 0.5])
+    assert json.loads(weights.with_suffix(".json").read_text())["recipe"]["cooldown"] == 0.25
+    with pytest.raises(OptionError, match="from 0 to 1, not 1.5"):
+        train("small", [folder], tmp_path, steps=8, cooldown=1.5)
+
+
+def test_a_run_that_is_long_enough_is_exported_at_once(
+    small_preset: presets.Preset, folder: Path, tmp_path: Path
+) -> None:
+    """Without a step, a row or another checkpoint."""
+    weights = train("small", [folder], tmp_path, steps=4, cooldown=0.0, every=99)
+    record, log = json.loads(weights.with_suffix(".json").read_text()), (tmp_path / "log.csv").read_text()
+    before, written = (tmp_path / "checkpoint.pt").stat().st_mtime_ns, read_weights(weights)
+    weights.unlink()
+    said: list[tuple[float, str]] = []
+    train("small", [folder], tmp_path, steps=2, resume=True, report=lambda *words: said.append(words))
+    assert not any(text.startswith("step") for _, text in said) and max(said)[0] == 0
+    assert (tmp_path / "log.csv").read_text() == log == weights.with_suffix(".csv").read_text()
+    assert (tmp_path / "checkpoint.pt").stat().st_mtime_ns == before
+    again = json.loads(weights.with_suffix(".json").read_text())
+    assert again["steps"] == 4 and again["held_out"] == record["held_out"]
+    assert all(torch.equal(written[name], value) for name, value in read_weights(weights).items())
+
+
+# ── the command, and the benchmark ──
+
+
+def test_the_command_hands_all_of_it_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(
+        "trifocal.training.in_processes", lambda *words, **options: given.append((words, options))
+    )
+    words = ["train", "compact", "--data", "a", "--steps", "9", "--processes", "2", "--precision", "bfloat16"]
+    assert CliRunner().invoke(app, [*words, "--cooldown", "0"]).exit_code == 0
+    assert CliRunner().invoke(app, ["train", "base", "--data", "a", "--steps", "9"]).exit_code == 0
+    (one, options), (two, others) = given
+    assert (
+        one == (2, train, "compact", ["a"], "runs/compact")
+        and two[0] == 1
+        and two[2:] == (["a"], "runs/base")
+    )
+    assert (options["precision"], options["cooldown"], options["stage"]) == ("bfloat16", 0.0, 1)
+    assert others["precision"] == "auto" and not {"cooldown", "stage", "teacher"} & others.keys()
+    refused = CliRunner().invoke(app, ["train", "detector", "--steps", "9", "--cooldown", "0.1"])
+    assert refused.exit_code == 2 and "takes no --cooldown" in " ".join(refused.output.split())
+
+
+def test_the_benchmark_measures_and_writes_its_table(small_preset: presets.Preset, tmp_path: Path) -> None:
+    script = module_at("benchmarks/training_speed.py")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
+    words = ["--preset", "small", "--threads", "1", "--steps", "2", "--warmup", "1", "--page", str(page)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["training_speed.py", *words, "--objective", "mse"])
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        script.main()
+    lines = page.read_text().splitlines()
+    assert [lines[0], lines[-1]] == ["before", "after"] and "old" not in lines
+    rows = [line.split()[1].strip(",") for line in lines if line.startswith(("| float32", "| bfloat16"))]
+    assert rows == ["float32", "bfloat16"]
+    rows = [line.split()[1].strip(",") for line in lines if line.startswith(("| float32", "| bfloat16"))]
+    assert rows == ["float32", "bfloat16"]
+    assert "| ×1.00 |" in page.read_text() and "objective mse, 2 steps after 1" in page.read_text()
+    with pytest.raises(OptionError, match="needs a line"):
+        script.with_table("nothing", "table")
+
+
+def test_the_benchmark_counts_the_crops_of_all_processes() -> None:
+    script = module_at("benchmarks/training_speed.py")
+    timings = [script.Timing("float32", 1, 2, 4, 30.0), script.Timing("float32", 2, 1, 4, 22.5)]
+    assert script.table(timings)[2:] == [
+        "| float32 | 1 | 2 | 4 | 30.0 | 120 | ×1.00 |",
+        "| float32 | 2 | 1 | 4 | 22.5 | 180 | ×1.50 |",
+    ]
