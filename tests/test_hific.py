@@ -13,7 +13,7 @@ from test_cross_modal import WORD_CHANNELS, words_of
 from torch import nn
 from typer.testing import CliRunner
 
-from trifocal import presets
+from trifocal import presets, recipes
 from trifocal.cli import app
 from trifocal.errors import OptionError
 from trifocal.losses import (
@@ -312,7 +312,7 @@ def test_a_perceptual_network_is_not_trained(judge):
 @pytest.fixture
 def staged(monkeypatch, tmp_path):
     """A preset with two stages, and a folder of pictures to train it on."""
-    recipe = replace(presets.HIFIC, batch=2, crop=64, learning_rate=1e-3)
+    recipe = replace(recipes.HIFIC, batch=2, crop=64, learning_rate=1e-3)
     preset = presets.Preset(
         "small",
         9,

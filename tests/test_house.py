@@ -26,6 +26,7 @@ STAIRCASE = (
     ("trunk", "allocated", "layered"),
     ("methods",),
     ("recipes",),
+    ("preset_table",),
     ("presets",),
     ("data", "words"),
     ("seeing",),

@@ -5,7 +5,7 @@
 
 "Perceptual image compression with cooperative cross-modal side information" puts semantic–spatial aware blocks into
 HiFiC's generator (the preset `cross-modal`). Here they stand beside the compact synthesis' last layer
-(`transforms/worded.py`). Analysis and entropy model are those of `compact` and stay as they are in training, so that a file
+(`transforms/worded.py`). Analysis and entropy model are those of `compact-psnr` and stay as they are in training, so that a file
 of both presets holds the same latent. Without words the blocks work too.
 
 What this form leaves out: the adversary, and with it the text-conditional discriminator.

@@ -5,7 +5,7 @@
 
 "Unified Coding for Both Human Perception and Generalized Machine Analytics with CLIP Supervision" (Yin et al. 2024). Its second
 stage of training is what this form has: analysis and entropy model stay as they are, so that a file of this preset
-holds the same latent as one of `compact`, and with preference 0 the same picture comes out of it.
+holds the same latent as one of `compact-psnr`, and with preference 0 the same picture comes out of it.
 
 What this form leaves out or does otherwise: the first stage, in which encoder and entropy model learn for machines too; the
 perceptron of the preference in each block (see `transforms/preferred.py`); CLIP, in whose place the project's image tower

@@ -136,7 +136,7 @@ def train(
         "data": [Path(source).name for source in data],
         "start": None if start is None else record_of(Path(start)),
     }
-    path = run.out / chosen.weights
+    path = run.out / f"{chosen.name}.safetensors"
     by_one(
         run.accelerator,
         lambda: run.export(path, chosen, training, validation_batch(held_out, recipe.crop), begun),

@@ -1,0 +1,200 @@
+"""The presets: what each is built from, how it is trained, and which weights it has. `PRESETS` is the whole list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trifocal.recipes import COMPACT, DUAL_LAYER, HIFIC, TACO, Recipe
+
+if TYPE_CHECKING:
+    from trifocal.codec import Codec
+    from trifocal.losses import Objective
+
+DEFAULT = "dual-layer-compact"
+CLIP = "openai/clip-vit-base-patch32"
+
+
+def later(module: str, name: str) -> Callable[[], Any]:
+    """A function that calls `name` of trifocal's `module`, imported only then: torch takes two seconds."""
+
+    def call() -> Any:
+        return getattr(import_module(f"trifocal.{module}"), name)()
+
+    return call
+
+
+RATE_DISTORTION = later("losses.objective", "Objective")
+VISUAL = later("losses", "VisualObjective")
+SQUARED_ERROR = "compact-0.1.safetensors"  # compact as 0.1 had it, trained for squared error; never replaced
+EARLIER_COMPACT = {0x1B77: SQUARED_ERROR}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model by its name.
+
+    Attributes:
+        name: as the user writes it.
+        id: as the file's header has it, 1..62; given by hand, never reused.
+        summary: one line.
+        build: makes the codec with untrained weights.
+        recipe: how it is trained.
+        weights: file name under trifocal/weights/.
+        objective: makes what training minimises.
+        stages: the same for the stages of training that follow, where there is more than one.
+        words: who reads them: "encoder", "decoder", or "" where nobody does.
+        tower: the text tower that makes vectors of them: "compact", or a name or folder for transformers' CLIP.
+        layers: whether a base layer for detectors stands under the picture.
+        preference: whether who decodes a file may say that it is for people, for machines, or between.
+        shared: file name of the weights that it has in common with another preset; its own are the rest.
+        earlier: weights that this preset had before, whose files are still decoded: fingerprint → file name under trifocal/weights/.
+    """
+
+    name: str
+    id: int
+    summary: str
+    build: Callable[[], Codec]
+    recipe: Recipe
+    weights: str
+    objective: Callable[[], Objective] = RATE_DISTORTION
+    stages: tuple[Callable[[], Objective], ...] = ()
+    words: Literal["", "encoder", "decoder"] = ""
+    tower: str = ""
+    layers: bool = False
+    preference: bool = False
+    shared: str = ""
+    earlier: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def ships(self) -> bool:
+        """Whether trained weights are installed."""
+        return (Path(__file__).with_name("weights") / self.weights).exists()
+
+
+def hific_game(latent_channels: int, word_channels: int = 512) -> Objective:
+    """The same and the adversary: the second stage."""
+    from trifocal.losses import CrossModalObjective, Discriminator
+
+    return CrossModalObjective(Discriminator(latent_channels, word_channels))
+
+
+PRESETS = (
+    Preset(
+        name="compact",
+        id=1,
+        summary="one layer, variable rate, trained for perceived quality; 3.6 M parameters",
+        build=later("trunk", "compact"),
+        recipe=COMPACT,
+        weights="compact.safetensors",
+        objective=VISUAL,
+        earlier=EARLIER_COMPACT,
+    ),
+    Preset(
+        name="taco",
+        id=2,
+        summary="words steer the encoder, 34 M parameters, after Lee et al. on ELIC",
+        build=later("methods.taco", "taco"),
+        recipe=TACO,
+        weights="taco.safetensors",
+        objective=later("losses", "TacoObjective"),
+        words="encoder",
+        tower=CLIP,
+    ),
+    Preset(
+        name="taco-compact",
+        id=3,
+        summary="words say where the bits go; the trunk and the weights of compact",
+        build=later("methods.taco_compact", "taco_compact"),
+        recipe=COMPACT,
+        weights="compact.safetensors",
+        objective=VISUAL,
+        words="encoder",
+        tower="compact",
+        earlier=EARLIER_COMPACT,
+    ),
+    Preset(
+        name="cross-modal",
+        id=4,
+        summary="words help the decoder, 210 M parameters, after Qin et al. on HiFiC",
+        build=later("methods.cross_modal", "cross_modal"),
+        recipe=HIFIC,
+        weights="cross-modal.safetensors",
+        objective=later("losses", "CrossModalObjective"),
+        stages=(partial(hific_game, latent_channels=220),),
+        words="decoder",
+        tower=CLIP,
+    ),
+    Preset(
+        name="cross-modal-compact",
+        id=5,
+        summary="the decoder may know words; the trunk of compact, 4.0 M parameters",
+        build=later("methods.cross_modal_compact", "cross_modal_compact"),
+        recipe=replace(
+            COMPACT, factors={"analysis.": 0.0, "entropy.": 0.0, ".linear.": 0.03, ".lapping.": 0.1}
+        ),
+        weights="cross-modal-compact.safetensors",
+        objective=later("losses", "PerceptualObjective"),
+        words="decoder",
+        tower="compact",
+    ),
+    Preset(
+        name="cross-modal-cheng2020",
+        id=6,
+        summary="words help the decoder, after Qin et al. on Cheng2020's transforms",
+        build=later("methods.cross_modal", "cross_modal_cheng2020"),
+        recipe=HIFIC,
+        weights="cross-modal-cheng2020.safetensors",
+        objective=later("losses", "CrossModalObjective"),
+        stages=(partial(hific_game, latent_channels=192),),
+        words="decoder",
+        tower=CLIP,
+    ),
+    Preset(
+        name="dual-layer",
+        id=7,
+        summary="a base layer for Faster R-CNN, words steer the encoder on it, 53 M parameters, after Shen et al.",
+        build=later("methods.dual_layer", "dual_layer"),
+        recipe=DUAL_LAYER,
+        weights="dual-layer.safetensors",
+        objective=later("losses.dual_layer", "DualLayerObjective"),
+        words="encoder",
+        tower=CLIP,
+        layers=True,
+    ),
+    Preset(
+        name="dual-layer-compact",
+        id=8,
+        summary="the default: a base layer for the compact detector, and on it the trunk of compact for people; 6.0 M parameters",
+        build=later("methods.dual_layer_compact", "dual_layer_compact"),
+        recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
+        weights="dual-layer-compact.safetensors",
+        objective=VISUAL,
+        words="encoder",
+        tower="compact",
+        layers=True,
+    ),
+    Preset(
+        name="ug-icm-compact",
+        id=9,
+        summary="one file, decoded for people or for machines; files as those of compact-psnr, 3.9 M parameters",
+        build=later("methods.ug_icm_compact", "ug_icm_compact"),
+        recipe=replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
+        weights="ug-icm-compact.safetensors",
+        objective=later("losses.ug_icm", "UgIcmObjective"),
+        preference=True,
+        shared=SQUARED_ERROR,
+    ),
+    Preset(
+        name="compact-psnr",
+        id=10,
+        summary="the network of compact trained for squared error, for comparison with published tables",
+        build=later("trunk", "compact"),
+        recipe=COMPACT,
+        weights=SQUARED_ERROR,
+    ),
+)
