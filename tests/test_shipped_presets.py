@@ -1,0 +1,56 @@
+"""Every preset with trained weights: files come back, regions are parts of the whole, damage is refused or greyed out."""
+
+import numpy as np
+import pytest
+from conftest import random_rgb
+
+import trifocal
+from trifocal.container import Tag
+from trifocal.errors import Damaged
+from trifocal.evaluation import psnr
+from trifocal.pictures import Picture, canvas
+from trifocal.presets import PRESETS, load
+
+SHIPPED = [preset.name for preset in PRESETS if preset.ships]
+REGION = (100, 90, 60, 70)  # touches four tiles
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 128 pixels, so that a small picture has several."""
+    monkeypatch.setattr(canvas, "TILE", 128)
+
+
+@pytest.fixture(params=SHIPPED)
+def file(request: pytest.FixtureRequest) -> tuple[str, Picture, bytes]:
+    """A preset, a picture of 3 × 2 tiles, and its file."""
+    preset, picture = request.param, Picture(random_rgb(300, 200, seed=5))
+    return preset, picture, trifocal.encode(picture, preset, quality=60).to_bytes()
+
+
+def test_files_come_back_in_parts_and_damaged(file: tuple[str, Picture, bytes]) -> None:
+    preset, picture, data = file
+    stream = trifocal.Bitstream.from_bytes(data)
+    assert stream.header.fingerprint == load(preset).fingerprint
+    whole = trifocal.decode(data).picture.rgb
+    assert whole.shape == picture.rgb.shape and psnr(whole, picture.rgb) > 25
+    x, y, width, height = REGION
+    part = trifocal.decode(data, region=REGION).picture.rgb.astype(int)
+    assert np.abs(part - whole[y : y + height, x : x + width]).max() <= 1
+
+    damaged = bytearray(data)
+    damaged[-2] ^= 0x55  # in the last tile
+    with pytest.raises(Damaged) as refusal:
+        trifocal.decode(bytes(damaged))
+    assert refusal.value.tiles == (5,)
+    rest = trifocal.decode(bytes(damaged), best_effort=True)
+    assert rest.damaged == (5,) and (rest.picture.rgb[128:, 256:] == 128).all()
+    reach = load(preset).reach
+    assert np.array_equal(rest.picture.rgb[:, : 256 - reach], whole[:, : 256 - reach])
+
+
+def test_layers_of_the_presets_are_those_of_their_kind(file: tuple[str, Picture, bytes]) -> None:
+    preset, _, data = file
+    layers = {layer.tag for layer in trifocal.Bitstream.from_bytes(data).layers}
+    layered = {Tag.BASE, Tag.ENHANCEMENT} <= layers
+    assert layered == trifocal.presets.find(preset).layers
