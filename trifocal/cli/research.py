@@ -124,8 +124,9 @@ KeepRows = Annotated[bool, typer.Option("--resume", help="Keep the rows that are
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
-        help="psnr ms-ssim ssimulacra2 lpips lpips-vgg dists tower clip-score ref-clip-score nima:FILE, psnr-named and "
-        "psnr-rest (inside and outside of the boxes of what the captions name), and of all pictures together fid fid-whole kid kid-whole is; psnr and ms-ssim, if not said."
+        help="psnr ms-ssim ssimulacra2 butteraugli cvvdp flip lpips lpips-vgg dists tower clip-score ref-clip-score "
+        "nima:FILE, psnr-named and psnr-rest (inside and outside of the boxes of what the captions name), "
+        "and of all pictures together fid fid-whole kid kid-whole is; psnr and ms-ssim, if not said."
     ),
 ]
 Text = Annotated[

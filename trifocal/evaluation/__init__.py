@@ -2,7 +2,7 @@
 
 from trifocal.evaluation.baselines import Rival, rivals
 from trifocal.evaluation.certainty import Sure, certainty
-from trifocal.evaluation.curves import Curve, Delta, anchors, bd_metric, bd_rate, rate_at
+from trifocal.evaluation.curves import Curve, Delta, anchors, bd_metric, bd_rate, bd_rate_by, rate_at
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, Results, evaluate
 from trifocal.evaluation.exchange import published_curves, read_results, write_results
 from trifocal.evaluation.metrics import METRICS, Metric, metric_of, ms_ssim, psnr, ssimulacra2
@@ -32,6 +32,7 @@ __all__ = [
     "anchors",
     "bd_metric",
     "bd_rate",
+    "bd_rate_by",
     "certainty",
     "evaluate",
     "labelled",

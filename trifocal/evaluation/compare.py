@@ -234,7 +234,7 @@ def differences(
     """Every measured codec against every other and every published one."""
     for curve in measured:
         for anchor in [*(other for other in measured if other is not curve), *published]:
-            rate, gain = bd_rate(anchor, curve), bd_metric(anchor, curve)
+            rate, gain = bd_rate(anchor, curve, metric.scaled_limits), bd_metric(anchor, curve)
             yield Difference(curve.name, anchor.name, metric.name, rate.value, gain.value, rate.overlap)
 
 

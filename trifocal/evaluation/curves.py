@@ -15,11 +15,10 @@ from typing import Any
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.metrics import metric_of
 
-__all__ = ["ANCHORS", "Curve", "Delta", "anchors", "bd_metric", "bd_rate", "rate_at"]
+__all__ = ["ANCHORS", "Curve", "Delta", "anchors", "bd_metric", "bd_rate", "bd_rate_by", "rate_at"]
 
 ANCHORS = Path(__file__).with_name("anchors_kodak.csv")
-
-
+Points = Iterable[tuple[float, float]]
 COLUMNS = {"psnr": "psnr_db"}  # in a table of anchors, where it is not the metric's own
 
 
@@ -32,7 +31,7 @@ class Curve:
     values: tuple[float, ...]
 
     @classmethod
-    def of(cls, name: str, points: Iterable[tuple[float, float]]) -> "Curve":
+    def of(cls, name: str, points: Points) -> "Curve":
         """From (rate, value) in any order. A point that costs more and is no better than another is left out, as
         is one that is not finite. Raises OptionError for a rate that is not above 0."""
         kept: list[tuple[float, float]] = []
@@ -53,14 +52,45 @@ class Delta:
     overlap: tuple[float, float] | None
 
 
-def bd_rate(anchor: Curve, test: Curve) -> Delta:
+def bd_rate(anchor: Curve, test: Curve, limits: tuple[float, float] | None = None) -> Delta:
     """Mean difference of the rate at equal metric in percent: -10 says that `test` needs 10 % less than `anchor`.
 
-    The overlap is of the metric. Raises MissingExtra.
+    The overlap is of the metric, and lies within `limits` (lowest, highest) where they are given. Raises MissingExtra.
     """
     logs = [[math.log(rate) for rate in curve.rates] for curve in (anchor, test)]
-    delta = _mean_gap(anchor.values, logs[0], test.values, logs[1])
+    delta = _mean_gap(anchor.values, logs[0], test.values, logs[1], limits)
     return delta if delta.value is None else Delta(100 * math.expm1(delta.value), delta.overlap)
+
+
+def bd_rate_by(metric: str, anchor: Points, test: Points) -> Delta:
+    """BD-rate of `test` against `anchor` by a metric of `METRICS`, with the conventions of that metric.
+
+    Curves are interpolated on the scale of `Metric.scaled`: metrics that are better when lower (Butteraugli, FLIP, LPIPS)
+    are negated, MS-SSIM is -10·log10(1 - x), others are as they are. The overlap is cut to `Metric.limits`: SSIMULACRA2
+    is compared from 30 to 90 only. Points outside the limits still shape the curves.
+
+    Args:
+        metric: its name, such as "ssimulacra2".
+        anchor, test: (rate, value) in any order, the rate above 0, the value as the metric measures it.
+
+    Returns:
+        The difference in percent, negative where `test` needs less, and the overlap in values of the metric, the lower
+        one first; None for both where the curves have no overlap within the limits.
+
+    Raises:
+        OptionError: if there is no such metric, or a rate is not above 0.
+        MissingExtra: without scipy.
+    """
+    chosen = metric_of(metric)
+    one, other = (
+        Curve.of(name, [(rate, chosen.scaled(value)) for rate, value in points])
+        for name, points in (("anchor", anchor), ("test", test))
+    )
+    delta = bd_rate(one, other, chosen.scaled_limits)
+    if delta.overlap is None:
+        return delta
+    low, high = sorted(map(chosen.natural, delta.overlap))
+    return Delta(delta.value, (low, high))
 
 
 def bd_metric(anchor: Curve, test: Curve) -> Delta:
@@ -107,12 +137,17 @@ def anchors(metric: str = "psnr", path: str | os.PathLike[str] = ANCHORS) -> dic
 
 
 def _mean_gap(
-    x: Sequence[float], y: Sequence[float], other_x: Sequence[float], other_y: Sequence[float]
+    x: Sequence[float],
+    y: Sequence[float],
+    other_x: Sequence[float],
+    other_y: Sequence[float],
+    limits: tuple[float, float] | None = None,
 ) -> Delta:
-    """Mean of other_y - y over the x that both have."""
+    """Mean of other_y - y over the x that both have, within `limits`."""
     if min(len(x), len(other_x)) < 2:
         return Delta(None, None)
-    low, high = max(x[0], other_x[0]), min(x[-1], other_x[-1])
+    least, most = limits or (-math.inf, math.inf)
+    low, high = max(x[0], other_x[0], least), min(x[-1], other_x[-1], most)
     if low >= high:
         return Delta(None, None)
     areas = [float(_interpolated(*pair).integrate(low, high)) for pair in ((x, y), (other_x, other_y))]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.errors import MissingExtra, OptionError
-from trifocal.evaluation import perceptual
+from trifocal.evaluation import perceptual, visual
 
 __all__ = ["METRICS", "MS_SSIM_SIDE", "Metric", "Pair", "metric_of", "ms_ssim", "psnr", "ssimulacra2"]
 
@@ -60,12 +60,13 @@ class Metric:
     Attributes:
         name: of the option and, with `_` for `-`, of the column.
         title: as a plot names it.
-        unit: "dB", or nothing.
+        unit: "dB", "JOD", or nothing.
         better: which way is up.
         load: makes the measure, once; raises MissingExtra or NotMeasured. The measure gives None for a picture that it
             cannot judge.
         why_none: what such a picture lacks.
         places: whether the measure needs `Pair.named`.
+        limits: the lowest and the highest value that a BD-rate is taken over; None for all that both curves reach.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Metric:
     load: Callable[[], Measure]
     why_none: str = ""
     places: bool = False
+    limits: tuple[float, float] | None = None
 
     @property
     def column(self) -> str:
@@ -91,6 +93,14 @@ class Metric:
         if self.name == "ms-ssim":
             return 1 - 10 ** (-scaled / 10)
         return scaled if self.better == "higher" else -scaled
+
+    @property
+    def scaled_limits(self) -> tuple[float, float] | None:
+        """`limits` on the scale of `scaled`, the lower one first."""
+        if self.limits is None:
+            return None
+        one, other = map(self.scaled, self.limits)
+        return min(one, other), max(one, other)
 
 
 def psnr(decoded: Pixels, original: Pixels) -> float:
@@ -190,8 +200,31 @@ METRICS = {
             "ms-ssim", "MS-SSIM", "", "higher", _load_ms_ssim, f"MS-SSIM needs {MS_SSIM_SIDE} pixels a side"
         ),
         Metric(
-            "ssimulacra2", "SSIMULACRA2", "", "higher", _load_ssimulacra2, "SSIMULACRA2 needs 8 pixels a side"
+            "ssimulacra2",
+            "SSIMULACRA2",
+            "",
+            "higher",
+            _load_ssimulacra2,
+            f"SSIMULACRA2 needs {SSIMULACRA2_SIDE} pixels a side",
+            limits=(30, 90),
         ),
+        Metric(
+            "butteraugli",
+            "Butteraugli (3-norm)",
+            "",
+            "lower",
+            visual.load_butteraugli,
+            f"Butteraugli needs {visual.BUTTERAUGLI_SIDE} pixels a side",
+        ),
+        Metric(
+            "cvvdp",
+            "ColorVideoVDP",
+            "JOD",
+            "higher",
+            visual.load_cvvdp,
+            f"ColorVideoVDP needs {visual.CVVDP_SIDE} pixels a side",
+        ),
+        Metric("flip", "FLIP", "", "lower", visual.load_flip),
         Metric("lpips-alex", "LPIPS (AlexNet)", "", "lower", partial(perceptual.load_lpips, "alex")),
         Metric("lpips-vgg", "LPIPS (VGG)", "", "lower", partial(perceptual.load_lpips, "vgg")),
         Metric("dists", "DISTS", "", "lower", perceptual.load_dists),

@@ -366,7 +366,7 @@ def signed(value: float, metric: MetricInfo) -> str:
 def interval(overlap: tuple[float, float], metric: MetricInfo) -> str:
     """On the metric's natural scale, the lower value first."""
     low, high = sorted(unscaled(metric, value) for value in overlap)
-    digits = 3 if high <= 2 else 1
+    digits = 3 if high <= 2 else 2 if high <= 10 else 1
     unit = f"{THIN}{metric.unit}" if metric.unit else ""
     return f"{low:.{digits}f}–{high:.{digits}f}{unit}".replace("-", MINUS)
 
