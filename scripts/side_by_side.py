@@ -17,6 +17,7 @@ import trifocal
 from trifocal.demo import PHOTOGRAPH
 from trifocal.evaluation import ssimulacra2
 from trifocal.evaluation.baselines import RIVALS
+from trifocal.evaluation.compare import within
 from trifocal.pictures import Picture
 
 CAPTION = 26
@@ -50,9 +51,9 @@ def ours(picture: Picture, bpp: float) -> tuple[str, NDArray[np.uint8]]:
 
 
 def avif(picture: Picture, bpp: float) -> tuple[str, NDArray[np.uint8]]:
-    limit = bpp * picture.width * picture.height / 8
-    files = (RIVALS["avif"].encode(picture, quality) for quality in range(100, -1, -1))
-    data = next(file for file in files if len(file) <= limit)
+    data = within(RIVALS["avif"], picture, int(bpp * picture.width * picture.height / 8))
+    if data is None:
+        raise SystemExit(f"AVIF has no file of {bpp:g} bits per pixel; ask for more with --bpp.")
     rgb = RIVALS["avif"].decode(data)
     return caption("AVIF", len(data), rgb, picture), rgb
 
