@@ -25,9 +25,7 @@ GAP = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Draw a photograph beside Trifocal and AVIF at equal bytes."
-    )
+    parser = argparse.ArgumentParser(description="Draw a photograph beside Trifocal and AVIF at equal bytes.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--photograph", default=str(PHOTOGRAPH))
     parser.add_argument("--bpp", type=float, default=0.4)
