@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The picture in the README: a photograph, Trifocal and AVIF at equal bytes, side by side, enlarged.
+"""The first figure of the README: crops of a photograph, Trifocal and AVIF at equal bytes, side by side, enlarged.
 
     python scripts/side_by_side.py docs/side_by_side.png [--photograph FILE] [--bpp 0.4] [--crop x,y,w,h]
 
@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 import trifocal
 from trifocal.demo import PHOTOGRAPH
-from trifocal.evaluation import psnr
+from trifocal.evaluation import ssimulacra2
 from trifocal.evaluation.baselines import RIVALS
+from trifocal.evaluation.compare import within
 from trifocal.pictures import Picture
 
 CAPTION = 26
@@ -24,9 +25,7 @@ GAP = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Draws a photograph beside Trifocal and AVIF at equal bytes."
-    )
+    parser = argparse.ArgumentParser(description="Draw a photograph beside Trifocal and AVIF at equal bytes.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--photograph", default=str(PHOTOGRAPH))
     parser.add_argument("--bpp", type=float, default=0.4)
@@ -34,7 +33,7 @@ def main() -> None:
     parser.add_argument("--zoom", type=int, default=2)
     arguments = parser.parse_args()
     picture = Picture.open(arguments.photograph)
-    panels = [("the photograph", picture.rgb), ours(picture, arguments.bpp), avif(picture, arguments.bpp)]
+    panels = [("original", picture.rgb), ours(picture, arguments.bpp), avif(picture, arguments.bpp)]
     x, y, width, height = map(int, arguments.crop.split(","))
     cut = [(text, rgb[y : y + height, x : x + width]) for text, rgb in panels]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -50,15 +49,15 @@ def ours(picture: Picture, bpp: float) -> tuple[str, NDArray[np.uint8]]:
 
 
 def avif(picture: Picture, bpp: float) -> tuple[str, NDArray[np.uint8]]:
-    limit = bpp * picture.width * picture.height / 8
-    files = (RIVALS["avif"].encode(picture, quality) for quality in range(100, -1, -1))
-    data = next(file for file in files if len(file) <= limit)
+    data = within(RIVALS["avif"], picture, int(bpp * picture.width * picture.height / 8))
+    if data is None:
+        raise SystemExit(f"AVIF has no file of {bpp:g} bits per pixel; ask for more with --bpp.")
     rgb = RIVALS["avif"].decode(data)
     return caption("AVIF", len(data), rgb, picture), rgb
 
 
 def caption(name: str, size: int, rgb: NDArray[np.uint8], picture: Picture) -> str:
-    return f"{name}  {size:,} bytes  {psnr(rgb, picture.rgb):.2f} dB"
+    return f"{name}  {size:,} bytes  SSIMULACRA2 {ssimulacra2(rgb, picture.rgb):.1f}"
 
 
 def side_by_side(panels: list[tuple[str, NDArray[np.uint8]]], zoom: int) -> Image.Image:

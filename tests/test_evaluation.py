@@ -19,6 +19,7 @@ from trifocal import evaluation
 from trifocal.errors import OptionError, PictureError, PresetError
 from trifocal.evaluation import Curve, Row, anchors, bd_metric, bd_rate, evaluate, ms_ssim, psnr
 from trifocal.evaluation.baselines import LOSSLESS
+from trifocal.evaluation.models import Model
 from trifocal.evaluation.subjects import PresetSubject
 from trifocal.pictures import Picture
 
@@ -359,8 +360,8 @@ def test_means_are_over_pictures() -> None:
 def test_a_preset_that_is_not_there_does_not_stop_the_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: PresetSubject, name: str) -> None:
-        raise PresetError(f"There is no preset {name}.")
+    def refuse(self: PresetSubject, model: Model) -> None:
+        raise PresetError(f"There is no preset {model.name}.")
 
     monkeypatch.setattr(PresetSubject, "__init__", refuse)
     with pytest.raises(PictureError, match="There is no preset nonsense"):

@@ -25,6 +25,7 @@ from trifocal.evaluation.compare import compare
 from trifocal.evaluation.detection import Annotations, Detection
 from trifocal.evaluation.detectors import CompactDetector, Found, detector_of, rescaled
 from trifocal.evaluation.layering import OWN_DETECTOR, ApartSubject, BaseSubject, SmallSubject, layered
+from trifocal.evaluation.models import Model
 from trifocal.evaluation.subjects import outcome_of, subject_of, title_of
 from trifocal.layered import DualLayer
 from trifocal.machine.detector import Objects, SplitDetector, compact_detector
@@ -119,7 +120,7 @@ def with_layers(monkeypatch: pytest.MonkeyPatch) -> TwoJpegs:
     codec, plain = TwoJpegs(), small_codec()
     presets = replace(PRESETS[0], name="two", id=60, layers=True), PRESETS[0]
     monkeypatch.setattr("trifocal.presets.PRESETS", presets)
-    monkeypatch.setattr("trifocal.presets.load", lambda name: codec if name == "two" else plain)
+    monkeypatch.setattr("trifocal.presets.load", lambda name, *rest: codec if name == "two" else plain)
     monkeypatch.setitem(OWN_DETECTOR, "two", "bright")
     return codec
 
@@ -165,7 +166,7 @@ def detection(folder: Path, detector: Bright, name: str) -> Detection:
 
 def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
     shown = Picture(picture(0))
-    subject = BaseSubject("two")
+    subject = BaseSubject(Model("two"))
     file = subject.encode(shown, 30)
     stream = Bitstream.from_bytes(file)
     assert two.asked == [{"quality": None, "base_quality": 30, "refinement": None}]
@@ -188,7 +189,7 @@ def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegs) -> Non
 
 
 def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: TwoJpegs) -> None:
-    shown, subject, judge = Picture(picture(0)), BaseSubject("two"), Bright()
+    shown, subject, judge = Picture(picture(0)), BaseSubject(Model("two")), Bright()
     file = subject.encode(shown, 80)
     outcome = outcome_of(subject, file, subject.decode(file), shown, "a.png")
     assert outcome.look is not None and outcome.decoded.shape == (HEIGHT, WIDTH, 3)
@@ -199,7 +200,7 @@ def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: 
 
 
 def test_layers_apart_use_no_first_picture(two: TwoJpegs) -> None:
-    shown, subject = Picture(picture(0)), ApartSubject("two")
+    shown, subject = Picture(picture(0)), ApartSubject(Model("two"))
     file = subject.encode(shown, 40)
     assert two.asked == [{"quality": 40, "conditions": False}]
     assert subject.decode(file).shape == (HEIGHT, WIDTH, 3)

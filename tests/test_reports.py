@@ -1,21 +1,33 @@
 """The scripts that make the tables in results/: what they compute, without measuring anything."""
 
+import csv
 import importlib.util
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from trifocal.evaluation import Mean, anchors
+from trifocal.demo import PHOTOGRAPH
+from trifocal.evaluation import Mean, anchors, read_means
+from trifocal.evaluation.curves import ANCHORS
 from trifocal.losses import lambda_of
+from trifocal.pictures import Picture
 from trifocal.types import Output
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def photograph() -> NDArray[np.uint8]:
+    """uint8 [512, 512, 3]."""
+    return Picture.open(PHOTOGRAPH).rgb
 
 
 def module_at(path: str) -> ModuleType:
@@ -28,34 +40,70 @@ def module_at(path: str) -> ModuleType:
     return module
 
 
-def test_an_anchor_as_our_result_is_equal_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    script = module_at("scripts/kodak_results.py")
-    vtm, similar = anchors("psnr")["VTM 9.1"], anchors("ms_ssim")["VTM 9.1"]
-    table = [
-        Mean("us", number, 24, rate, 0.1, 0.2, "beef", {"psnr": psnr, "ms_ssim": 1 - 10 ** (-decibels / 10)})
-        for number, (rate, psnr, decibels) in enumerate(zip(vtm.rates, vtm.values, similar.values))
+def as_measured(preset: str, metric: str, points: list[tuple[float, float]]) -> list[Mean]:
+    """Means of a preset that has only this metric, at rates and values."""
+    return [
+        Mean(preset, float(number), 24, rate, 0.1, 0.2, "beef", {metric: value})
+        for number, (rate, value) in enumerate(points)
     ]
-    rows = {(row[1], row[2]): row for row in script.compare("us", table)}
-    assert len(rows) == sum(len(anchors(metric)) for metric in script.ANCHORED)
-    for metric in ("psnr", "ms_ssim"):
-        assert abs(float(rows["VTM 9.1", metric][3])) < 0.001
-    assert float(rows["bmshj2018-hyperprior", "psnr"][3]) == pytest.approx(100 / 1.305 - 100, abs=0.1)
-    script.report(table, list(rows.values()))
+
+
+def test_an_anchor_as_our_result_is_equal_to_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = module_at("scripts/results.py")
+    table = as_measured("us", "psnr", script.anchor_points(ANCHORS, "psnr")["VTM 9.1"])
+    script.write_differences(table, [ANCHORS], tmp_path / "bd.csv")
+    with open(tmp_path / "bd.csv", encoding="utf-8", newline="") as stream:
+        rows = {row["anchor"]: row for row in csv.DictReader(stream)}
+    assert rows.keys() == anchors("psnr").keys()
+    assert abs(float(rows["VTM 9.1"]["bd_rate_percent"])) < 0.01 and rows["VTM 9.1"]["weights"] == "beef"
+    hyperprior = float(rows["bmshj2018-hyperprior"]["bd_rate_percent"])
+    assert hyperprior == pytest.approx(100 / 1.305 - 100, abs=0.1)
     assert "+0.00 %" in capsys.readouterr().out
 
 
-def test_no_overlap_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    script = module_at("scripts/kodak_results.py")
-    table = [
-        Mean("us", q, 2, 0.1 + q / 100, 0.1, 0.2, "", {"psnr": 5 + q / 10, "ms_ssim": None})
-        for q in (0.0, 50.0)
-    ]
-    rows = list(script.compare("us", table))
-    assert {row[3] for row in rows} == {""}
-    script.report(table, rows)
-    assert "no overlap" in capsys.readouterr().out
-    script.report(table, [])
-    assert "with fewer there is nothing to compare" in capsys.readouterr().out
+def test_no_overlap_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = module_at("scripts/results.py")
+    table = as_measured("us", "psnr", [(0.1, 5.0), (0.6, 10.0)])
+    script.write_differences(table, [ANCHORS], tmp_path / "bd.csv")
+    assert "no overlap %  ..  against VTM 9.1" in capsys.readouterr().out
+
+
+def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From measuring to README's table, on two small pictures, with two rivals and a curve of ours that is JPEG's at nine tenths of the rate."""
+    script = module_at("scripts/results.py")
+    for number in range(2):
+        shown = Picture(photograph()[64 * number : 64 * number + 192, 100:292])
+        shown.save(tmp_path / f"{number}.png")
+    monkeypatch.setattr(script, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(script, "METRICS", ("psnr", "ssimulacra2"))
+    monkeypatch.setattr(script, "TABLE", ("psnr", "ssimulacra2"))
+    monkeypatch.setattr(script, "PRESETS", ("ours",))
+    monkeypatch.setattr(script, "MEASURED", tmp_path / "anchors.csv")
+    script.measure_rivals(str(tmp_path), ["avif", "jpeg"])
+    script.write_anchors(tmp_path / "anchors.csv")
+    rows = (tmp_path / "anchors.csv").read_text("utf-8").splitlines()
+    assert rows[0] == "codec,quality,bpp,psnr,ssimulacra2,source" and len(rows) == 1 + 8 + 8
+    assert "libavif" in rows[1] and "libavif" not in rows[-1]
+    avif = read_means(tmp_path / "results" / "rivals" / "avif_summary.csv")
+    ours = [replace(mean, preset="ours", bpp=0.9 * mean.bpp, weights="beef") for mean in avif]
+    script.write_differences(ours, [script.MEASURED], tmp_path / "results" / "kodak_bd.csv")
+    table = script.kodak_table().splitlines()
+    assert table[2] == "| `ours` (beef) | −10.0 % | −10.0 % |"
+    assert table[3].startswith("| JPEG (Pillow, progressive, 4:2:0) | +")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n", "utf-8")
+    script.write_readme(readme)
+    assert readme.read_text("utf-8").splitlines() == ["before", script.BEGIN, *table, script.END, "after"]
+
+
+def test_the_first_pictures_of_a_folder(tmp_path: Path) -> None:
+    script = module_at("scripts/results.py")
+    for name in "cab":
+        Picture(photograph()[:16, :16]).save(tmp_path / f"{name}.png")
+    with script.first_pictures(str(tmp_path), 2) as folder:
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["a.png", "b.png"]
 
 
 def lap(total: float, **parts: float) -> dict[str, Any]:

@@ -3,56 +3,46 @@
 from pathlib import Path
 
 import pytest
+from test_reports import module_at
 
 from trifocal.evaluation import evaluate, means, read_means, read_rows
-from trifocal.presets import DEFAULT, PRESETS, load
+from trifocal.presets import DEFAULT, load
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 SAMPLE = "grace_hopper.jpg"  # 512×600, comes with matplotlib
 
 
-PLAIN = [preset.name for preset in PRESETS if preset.ships and not preset.words and not preset.preference]
-PREFERRING = [preset.name for preset in PRESETS if preset.ships and preset.preference]
-WHOLE = {"kodak": 24, "coco": 160, "sample": 1}  # tables, and their pictures
-WORDED = [preset.name for preset in PRESETS if preset.ships and preset.words]
+KODAK = ("compact", DEFAULT, "compact-psnr")  # in README's table
+WHOLE = {"kodak": 24, "coco": 160, "words_kodak": 24, "words_coco": 160, "preference_kodak": 24}
+WHOLE |= {"preference_coco": 160, "machine_decoded": 160, "machine_coco": 160, "machine_own": 160}
 
 
-@pytest.mark.parametrize(
-    ("preset", "table", "pictures"),
-    [
-        *((preset, table, pictures) for preset in PLAIN for table, pictures in WHOLE.items()),
-        (DEFAULT, "kodak", WHOLE["kodak"]),
-        (DEFAULT, "machine_decoded", WHOLE["coco"]),
-        (DEFAULT, "sample", WHOLE["sample"]),
-    ],
-)
-def test_rows_are_of_the_weights_that_ship(preset: str, table: str, pictures: int) -> None:
-    check_rows(preset, preset, table, pictures)
-
-
-@pytest.mark.parametrize("preset", WORDED)
-@pytest.mark.parametrize("kind", ["true", "empty", "mismatched"])
-@pytest.mark.parametrize(("table", "pictures"), [("words_kodak", 24), ("words_coco", 160)])
-def test_rows_with_words_are_too(preset: str, kind: str, table: str, pictures: int) -> None:
-    check_rows(preset, f"{preset}:{kind}", table, pictures)
-
-
-@pytest.mark.parametrize("preset", PREFERRING)
-@pytest.mark.parametrize("preference", ["0", "0.5", "1"])
-@pytest.mark.parametrize(("table", "pictures"), [("preference_kodak", 24), ("preference_coco", 160)])
-def test_rows_for_people_and_machines_are_too(
-    preset: str, preference: str, table: str, pictures: int
-) -> None:
-    check_rows(preset, f"{preset}:{preference}", table, pictures)
-
-
-def check_rows(preset: str, name: str, table: str, pictures: int) -> None:
-    rows = [row for row in read_rows(RESULTS / f"{table}.csv") if row.preset == name]
+@pytest.mark.parametrize("preset", KODAK)
+@pytest.mark.parametrize("table", ["kodak", "sample"])
+def test_rows_are_of_the_weights_that_ship(preset: str, table: str) -> None:
+    rows = [row for row in read_rows(RESULTS / f"{table}.csv") if row.preset == preset]
     assert {row.weights for row in rows} == {f"{load(preset).fingerprint:04x}"}
-    whole = {row.picture for row in rows}
-    assert len(whole) == pictures
-    for quality in {row.quality for row in rows}:
-        assert {row.picture for row in rows if row.quality == quality} == whole
+
+
+@pytest.mark.parametrize("table", WHOLE)
+def test_tables_are_whole(table: str) -> None:
+    """Each preset with one set of weights, at each quality on all pictures."""
+    rows = read_rows(RESULTS / f"{table}.csv")
+    for preset in {row.preset for row in rows}:
+        mine = [row for row in rows if row.preset == preset]
+        assert len({row.weights for row in mine}) == 1
+        whole = {row.picture for row in mine}
+        assert len(whole) == WHOLE[table]
+        for quality in {row.quality for row in mine}:
+            assert {row.picture for row in mine if row.quality == quality} == whole
+
+
+def test_the_table_in_readme_is_that_of_the_results() -> None:
+    """`python scripts/results.py readme` writes it."""
+    script = module_at("scripts/results.py")
+    text = (RESULTS.parent / "README.md").read_text("utf-8")
+    shown = text.partition(f"{script.BEGIN}\n")[2].partition(script.END)[0]
+    assert shown == script.kodak_table()
 
 
 def test_the_summary_has_the_means_of_the_rows() -> None:
@@ -65,7 +55,7 @@ def test_the_summary_has_the_means_of_the_rows() -> None:
         assert mean.values["psnr"] == pytest.approx(of_rows.values["psnr"], abs=1e-4)
 
 
-@pytest.mark.parametrize("preset", [*PLAIN, DEFAULT])
+@pytest.mark.parametrize("preset", KODAK)
 def test_rows_of_a_photograph_that_everybody_has_come_out_again(preset: str, tmp_path: Path) -> None:
     """`trifocal evaluate PRESET --data grace_hopper.jpg --out results/sample.csv` made them.
 

@@ -421,7 +421,7 @@ def test_the_distance_in_the_tower(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_the_report_says_what_words_change(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
-    monkeypatch.setattr("trifocal.evaluation.compare.peak_of", lambda *words: asked.append(words))
+    monkeypatch.setattr("trifocal.evaluation.compare.peak_of", lambda *words: asked.append(words[:4]))
     page = compare.compare(
         ["late", "jpeg"],
         room / "pictures",
@@ -461,8 +461,8 @@ def test_the_peak_memory_is_that_of_a_preset_with_its_words(
         return encode(self, picture, quality)
 
     monkeypatch.setattr(PresetSubject, "encode", watched)
-    for words in ([], [DOG]):
-        memory.main("late", str(room / "pictures" / "a.png"), "50", *words)
+    for text in (None, DOG):
+        memory.main("late", str(room / "pictures" / "a.png"), 50, text)
     assert seen == [None, DOG] and all(line.isdecimal() for line in capsys.readouterr().out.split())
 
 

@@ -77,7 +77,11 @@ def run(out: str | Path = ".", preset: str = DEFAULT, quality: float = 50.0) -> 
         files.append(folder / "demo-layers.png")
         layers_of(codec, stream, photograph, decoded).save(files[-1])
     layers = [(layer.name, layer.size) for layer in stream.layers]
-    return Demo([ours, *(within(rival, photograph, stream.size) for rival in rivals())], layers, files)
+    return Demo(
+        [ours, *(within(rival, photograph, stream.size) for rival in rivals() if not rival.slower)],
+        layers,
+        files,
+    )
 
 
 def layers_of(codec: DualLayer, stream: Bitstream, photograph: Picture, decoded: Picture) -> Picture:

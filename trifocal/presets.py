@@ -64,7 +64,7 @@ def load(name: str = DEFAULT, device: str = "cpu", weights: str | PathLike[str] 
 
     preset = find(name)
     path = FOLDER / preset.weights if weights is None else Path(weights).absolute()
-    if not path.exists():
+    if not path.is_file():
         raise WeightsError(
             f"The preset {name} has no trained weights that ship; train it with `trifocal train {name} --data PICTURES`, "
             "and name them with --weights."

@@ -191,13 +191,19 @@ Preferences = Annotated[
 ]
 
 
+Device = Annotated[str, typer.Option(help="Where presets run: cpu, cuda, or another device of torch.")]
+
+SUBJECTS = (
+    "Presets; other formats (avif, webp, jpeg, jxl, heic); and presets with your own weights as LABEL=PRESET:WEIGHTS, "
+    "such as mine=compact:mine.safetensors."
+)
+
+
 @app.command(cls=SpreadOptions)
 def evaluate(
     presets: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PRESETS...", show_default=False, help="Also avif, webp, jpeg, jxl and heic, to compare."
-        ),
+        typer.Argument(metavar="PRESETS...", show_default=False, help=SUBJECTS),
     ],
     data: Annotated[str, typer.Option(help="A folder of pictures.", show_default=False)],
     out: Annotated[str, typer.Option("--out", "-o", help="The table to write.")] = "results.csv",
@@ -206,6 +212,7 @@ def evaluate(
     text: Text = None,
     layers: Layers = None,
     preference: Preferences = None,
+    device: Device = "cpu",
     task: TaskKind = None,
     detector: Network = None,
     annotations: Annotations = None,
@@ -224,6 +231,7 @@ def evaluate(
     use_threads(threads)
     desk = console.Desk()
     with console.reporting(desk) as report:
+        evaluation.labelled(presets, device)  # before a task loads its detector
         judge = (
             evaluation.task_of(task, detector, annotations, data, short_side, report=report) if task else None
         )
@@ -240,6 +248,7 @@ def evaluate(
             note=desk.note,
             layers=layers,
             preferences=preference or (),
+            device=device,
         )
     desk.out.print(console.table_of_means(results.means))
     if results.effects:
@@ -251,9 +260,7 @@ def evaluate(
 def compare(
     subjects: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PRESETS...", show_default=False, help="Presets, and avif webp jpeg jxl heic."
-        ),
+        typer.Argument(metavar="PRESETS...", show_default=False, help=SUBJECTS),
     ],
     data: Annotated[str, typer.Option(help="A folder of pictures.", show_default=False)],
     out: Annotated[str, typer.Option("--out", "-o", help="The folder of the report.")] = "report",
@@ -262,6 +269,7 @@ def compare(
     text: Text = None,
     layers: Layers = None,
     preference: Preferences = None,
+    device: Device = "cpu",
     task: TaskKind = None,
     detector: Network = None,
     annotations: Annotations = None,
@@ -279,12 +287,13 @@ def compare(
     """
     check_task(task, detector, annotations, short_side)
     from trifocal import console
-    from trifocal.evaluation import DEFAULT_METRICS, task_of
+    from trifocal.evaluation import DEFAULT_METRICS, labelled, task_of
     from trifocal.evaluation.compare import compare
 
     use_threads(threads)
     desk = console.Desk()
     with console.reporting(desk) as report:
+        labelled(subjects, device)  # before a task loads its detector
         judge = task_of(task, detector, annotations, data, short_side, report=report) if task else None
         page = compare(
             subjects,
@@ -300,6 +309,7 @@ def compare(
             note=desk.note,
             layers=layers,
             preferences=preference or (),
+            device=device,
         )
     desk.say(str(page))
 

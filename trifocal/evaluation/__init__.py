@@ -6,6 +6,7 @@ from trifocal.evaluation.curves import Curve, Delta, anchors, bd_metric, bd_rate
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, Results, evaluate
 from trifocal.evaluation.exchange import published_curves, read_results, write_results
 from trifocal.evaluation.metrics import METRICS, Metric, metric_of, ms_ssim, psnr, ssimulacra2
+from trifocal.evaluation.models import labelled
 from trifocal.evaluation.rows import Mean, Row, means, read_means, read_rows, write_means
 from trifocal.evaluation.sets import SETS
 from trifocal.evaluation.subjects import Subject
@@ -34,6 +35,7 @@ __all__ = [
     "bd_rate_by",
     "certainty",
     "evaluate",
+    "labelled",
     "means",
     "metric_of",
     "ms_ssim",

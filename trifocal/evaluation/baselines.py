@@ -23,14 +23,26 @@ class Rival:
     """A format of Pillow with the options that it is measured with; `quality` is the format's own 0..100.
 
     PNG has no qualities: it stands for the pictures themselves.
+
+    Attributes:
+        name: of the command line and of tables.
+        format: Pillow's name of the format.
+        title: for tables and legends.
+        options: of Pillow's writer.
+        weights: always empty; presets have a fingerprint here.
+        package: what pip installs to have it.
+        qualities: those of the published tables, about 0.1 to 2.5 bits per pixel on Kodak.
+        slower: whether it is a slower setting of another rival, which `trifocal demo` leaves out.
     """
 
     name: str
-    format: str  # Pillow's name of it
+    format: str
     title: str
     options: Mapping[str, object] = field(default_factory=dict)
     weights: str = ""
-    package: str = "--upgrade pillow"  # what pip installs to have it
+    package: str = "--upgrade pillow"
+    qualities: tuple[float, ...] = ()
+    slower: bool = False
 
     def encode(self, picture: Picture, quality: float, **options: object) -> bytes:
         """The bytes of a whole file, with more options of Pillow's if any are given.
@@ -52,15 +64,49 @@ class Rival:
             return np.asarray(image.convert("RGB"))
 
 
+AVIF_QUALITIES = (10, 20, 30, 40, 50, 62, 75, 86)
+AVIF_444 = {"speed": 4, "subsampling": "4:4:4", "advanced": {"tune": "ssimulacra2"}}
+EVEN = (10, 20, 30, 40, 50, 60, 70, 80)
+
 RIVALS = {
     rival.name: rival
     for rival in (
-        Rival("avif", "AVIF", "AVIF (Pillow, speed 4)", {"speed": 4}),
-        Rival("webp", "WEBP", "WebP (Pillow, method 6)", {"method": 6}),
-        Rival("jpeg", "JPEG", "JPEG (Pillow, progressive, 4:2:0)", {"progressive": True, "optimize": True}),
-        Rival("jxl", "JXL", "JPEG XL (pillow-jxl, effort 7)", {"effort": 7}, package="pillow-jxl-plugin"),
+        Rival("avif", "AVIF", "AVIF (Pillow, speed 4)", {"speed": 4}, qualities=AVIF_QUALITIES),
+        Rival(
+            "avif-444",
+            "AVIF",
+            "AVIF (Pillow, speed 4, 4:4:4, tune=ssimulacra2)",
+            AVIF_444,
+            qualities=EVEN,
+            slower=True,
+        ),
+        Rival(
+            "avif-slow", "AVIF", "AVIF (Pillow, speed 0)", {"speed": 0}, qualities=AVIF_QUALITIES, slower=True
+        ),
+        Rival(
+            "webp",
+            "WEBP",
+            "WebP (Pillow, method 6)",
+            {"method": 6},
+            qualities=(5, 15, 30, 50, 70, 82, 90, 95),
+        ),
+        Rival(
+            "jpeg",
+            "JPEG",
+            "JPEG (Pillow, progressive, 4:2:0)",
+            {"progressive": True, "optimize": True},
+            qualities=(8, 15, 25, 40, 60, 78, 88, 94),
+        ),
+        Rival(
+            "jxl",
+            "JXL",
+            "JPEG XL (pillow-jxl, effort 7)",
+            {"effort": 7},
+            package="pillow-jxl-plugin",
+            qualities=(10, 25, 40, 55, 70, 80, 88, 93),
+        ),
         Rival(LOSSLESS, "PNG", "the original (PNG)"),
-        Rival("heic", "HEIF", "HEIC (pillow-heif, x265)", package="pillow-heif"),
+        Rival("heic", "HEIF", "HEIC (pillow-heif, x265)", package="pillow-heif", qualities=EVEN),
     )
 }
 

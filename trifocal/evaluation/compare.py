@@ -27,6 +27,7 @@ from trifocal.evaluation.gauge import is_metric
 from trifocal.evaluation.matching import name_of
 from trifocal.evaluation.memory import peak_of, processor
 from trifocal.evaluation.metrics import METRICS, Metric, Pixels, metric_of, psnr
+from trifocal.evaluation.models import BUNDLED, Models, labelled
 from trifocal.evaluation.report import (
     Crop,
     Difference,
@@ -73,6 +74,7 @@ def compare(
     note: Callable[[str], None] | None = None,
     layers: str | None = None,
     preferences: Sequence[float] = (),
+    device: str = "cpu",
 ) -> Path:
     """Evaluates presets and rivals, and writes the report: index.html, plots, crops, results.csv, bd.csv, report.json, and
     each codec's curve in CompressAI's form, CODEC.json (taco-compact-true.json for taco-compact:true).
@@ -94,21 +96,34 @@ def compare(
     table = folder / "results.csv"
     try:
         evaluate(
-            subjects, data, table, qualities, resume, metrics, task, text, progress, keep, layers, preferences
+            subjects,
+            data,
+            table,
+            qualities,
+            resume,
+            metrics,
+            task,
+            text,
+            progress,
+            keep,
+            layers,
+            preferences,
+            device,
         )
     except PictureError:
         if not table.exists():
             raise PictureError(" ".join(said)) from None
-    names = variants(subjects, text, layers, preferences)
+    labels, models = labelled(subjects, device)
+    names = variants(labels, text, layers, preferences, models)
     asked = {*names, LOSSLESS} if task is not None else set(names)
     points = {*map(float, qualities), *([100.0] if LOSSLESS in asked else [])}
     rows = [row for row in read_rows(table) if row.preset in asked and row.quality in points]
     means = [mean for mean in read_means(summary_of(table)) if mean.preset in asked]
-    study = study_of([*names, *sorted(asked)], Path(data), rows, means, said, published)
+    study = study_of([*names, *sorted(asked)], Path(data), rows, means, said, published, models)
     for name in {mean.preset for mean in means} - {LOSSLESS}:
         curve = [mean for mean in means if mean.preset == name]
         description = f"{study.pictures} pictures of {study.folder}, {study.date}: {study.command}"
-        write_results(folder / f"{name.replace(':', '-')}.json", title_of(name), description, curve)
+        write_results(folder / f"{name.replace(':', '-')}.json", title_of(name, models), description, curve)
     return write_report(study, folder)
 
 
@@ -119,6 +134,7 @@ def study_of(
     means: Sequence[Mean],
     notes: Sequence[str],
     extra: Sequence[str | os.PathLike[str]] = (),
+    models: Models = BUNDLED,
 ) -> Study:
     """The report's contents, from what was measured."""
     order = [name for name in dict.fromkeys(subjects) if any(row.preset == name for row in rows)]
@@ -132,7 +148,7 @@ def study_of(
         else []
         for metric in gauges
     }
-    titles = {name: title_of(name) for name in order}
+    titles = {name: title_of(name, models) for name in order}
     wording = Wording(
         captions_of(data), [name_of(path, data) for path in list_pictures([data], recursive=True)]
     )
@@ -155,17 +171,19 @@ def study_of(
             for metric in gauges
             for difference in differences(metric, scaled[metric], published[metric])
         ],
-        speeds=speeds(order, data, rows, titles, wording),
+        speeds=speeds(order, data, rows, titles, wording, models),
         layers=[
             entry
             for name in order
             if not is_rival(name)
-            for entry in layers_of(name, data, titles[name], wording)
+            for entry in layers_of(name, data, titles[name], wording, models)
         ],
-        crops=crops([name for name in order if name != LOSSLESS], data, rows, titles, wording),
+        crops=crops([name for name in order if name != LOSSLESS], data, rows, titles, wording, models),
         notes=list(notes),
         own=tuple(titles[name] for name in order if not is_rival(name)),
-        words=tuple(replace(effect, preset=title_of(effect.preset)) for effect in effects_of(rows, gauges)),
+        words=tuple(
+            replace(effect, preset=title_of(effect.preset, models)) for effect in effects_of(rows, gauges)
+        ),
     )
 
 
@@ -221,7 +239,12 @@ def differences(
 
 
 def speeds(
-    order: Sequence[str], data: Path, rows: Sequence[Row], titles: Mapping[str, str], wording: Wording
+    order: Sequence[str],
+    data: Path,
+    rows: Sequence[Row],
+    titles: Mapping[str, str],
+    wording: Wording,
+    models: Models,
 ) -> list[Speed]:
     """Medians over pictures and qualities, ratios to the first subject's, and the peak memory on the largest picture."""
     largest = max(rows, key=lambda row: row.width * row.height)
@@ -240,23 +263,23 @@ def speeds(
             decode,
             encode / first[0],
             decode / first[1],
-            peak(name, data, largest, wording),
+            peak(name, data, largest, wording, models),
         )
         for name, (encode, decode) in medians.items()
     ]
 
 
-def peak(name: str, data: Path, row: Row, wording: Wording) -> int | None:
+def peak(name: str, data: Path, row: Row, wording: Wording, models: Models) -> int | None:
     """The peak memory on the picture of a row, in bytes."""
-    preset, _, kind = name.partition(":")
+    plain, _, kind = name.partition(":")
     if kind not in KINDS:
-        return peak_of(name, path_of(data, row.picture), 50, None)
+        return peak_of(name, path_of(data, row.picture), 50, None, models)
     try:
         words = wording.text(kind, row.picture)
         text = None if words is None else tidy(words)
     except OptionError:
         return None
-    return peak_of(preset, path_of(data, row.picture), 50, text)
+    return peak_of(plain, path_of(data, row.picture), 50, text, models)
 
 
 def path_of(data: Path, picture: str) -> Path:
@@ -264,10 +287,16 @@ def path_of(data: Path, picture: str) -> Path:
 
 
 def layers_of(
-    name: str, data: Path, title: str, wording: Wording, quality: float = 50.0, most: int = 24
+    name: str,
+    data: Path,
+    title: str,
+    wording: Wording,
+    models: Models,
+    quality: float = 50.0,
+    most: int = 24,
 ) -> list[LayerBytes]:
     """Mean bytes of the header and of each layer of a preset's files, over the first pictures."""
-    subject = subject_of(name, wording)
+    subject = subject_of(name, wording, models)
     found: dict[str, list[int]] = {}
     for path in list_pictures([data], recursive=True)[:most]:
         try:
@@ -284,7 +313,12 @@ def layers_of(
 
 
 def crops(
-    order: Sequence[str], data: Path, rows: Sequence[Row], titles: Mapping[str, str], wording: Wording
+    order: Sequence[str],
+    data: Path,
+    rows: Sequence[Row],
+    titles: Mapping[str, str],
+    wording: Wording,
+    models: Models,
 ) -> list[Crop]:
     """The pictures where the first subject does worst, about as usual and best against the second, at equal bytes."""
     if len(order) < 2:
@@ -296,7 +330,7 @@ def crops(
     chosen = {0: "worst", len(gains) - 1: "best", len(gains) // 2: "median"} if gains else {}
     if len(gains) < 3:
         chosen = {place: f"{place + 1} of {len(gains)}" for place in range(len(gains))}
-    subjects = [subject_of(name, wording) for name in order]
+    subjects = [subject_of(name, wording, models) for name in order]
     shown = []
     for place, why in sorted(chosen.items()):
         name = gains[place][1]

@@ -12,6 +12,7 @@ from trifocal.errors import OptionError, PictureError, TrifocalError
 from trifocal.evaluation.baselines import LOSSLESS
 from trifocal.evaluation.gauge import Gauge, Outcome, Whole
 from trifocal.evaluation.matching import name_of
+from trifocal.evaluation.models import BUNDLED, Models, labelled
 from trifocal.evaluation.rows import Mean, Row, Table, means, read_means, summary_of, write_means
 from trifocal.evaluation.subjects import (
     Subject,
@@ -59,8 +60,12 @@ def evaluate(
     note: Callable[[str], None] | None = None,
     layers: str | None = None,
     preferences: Sequence[float] = (),
+    device: str = "cpu",
 ) -> Results:
     """Measures each preset (or rival: avif, webp, jpeg ...) on each picture of the folder `data` at each quality.
+
+    "LABEL=PRESET:WEIGHTS" measures a preset with the weights of a .safetensors file, and rows have the label for its name.
+    Presets run on `device`, torch's name of it.
 
     `qualities` are the same for all, or are said for each by its name, as rows have it.
 
@@ -77,15 +82,16 @@ def evaluate(
 
     `progress` is called with the fraction done, 0..1, `note` with a sentence for each thing that failed or was left out. What
     fails does not stop the rest; PictureError is raised in the end, with those sentences where there is no `note`. Raises
-    OptionError before anything is done.
+    OptionError, and for labels PresetError and WeightsError, before anything is done.
     """
-    chosen = variants(presets, text, layers, preferences)
+    named, models = labelled(presets, device)
+    chosen = variants(named, text, layers, preferences, models)
     subjects = list(dict.fromkeys([*chosen, *([LOSSLESS] if task is not None else [])]))
     names = list_pictures([data], recursive=True)
     points = points_of(subjects, qualities)
     check_request(presets, names, data, points)
     gauge = Gauge(metrics, task, data, note or (lambda sentence: None), counts_text=bool(text))
-    run = Run(Path(data), names, points, gauge, Path(out), resume)
+    run = Run(Path(data), names, points, gauge, Path(out), resume, models)
     if len(set(text)) > 1 and max(map(len, points.values())) == 1:
         run.remark(
             "What words change is a difference of curves: measure at two qualities or more to have it."
@@ -140,8 +146,10 @@ class Run:
         gauge: Gauge,
         out: Path,
         resume: bool,
+        models: Models = BUNDLED,
     ) -> None:
         self.root, self.names, self.points, self.gauge = root, names, points, gauge
+        self.models = models
         self.wording = (
             Wording(gauge.captions, [name_of(path, root) for path in names]) if gauge.counts_text else None
         )
@@ -167,7 +175,11 @@ class Run:
 
     def subject(self, named: str | Subject) -> Iterator[float]:
         """Measures one subject, and gives the fraction done after each picture."""
-        subject = self.attempt(named, subject_of, named, self.wording) if isinstance(named, str) else named
+        subject = (
+            self.attempt(named, subject_of, named, self.wording, self.models)
+            if isinstance(named, str)
+            else named
+        )
         if subject is None:
             yield 1.0
             return

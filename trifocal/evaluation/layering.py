@@ -27,6 +27,7 @@ from trifocal.evaluation.detectors import (
     rescaled,
     resized,
 )
+from trifocal.evaluation.models import BUNDLED, Model, Models
 from trifocal.machine.looking import compact_size
 from trifocal.pictures import Picture
 
@@ -70,12 +71,12 @@ class BaseSubject:
     or UNFITTED. Raises PresetError, WeightsError.
     """
 
-    def __init__(self, preset: str, kind: str = BASE) -> None:
-        self.name = f"{preset}:{kind}"
+    def __init__(self, model: Model, kind: str = BASE) -> None:
+        self.name = f"{model.name}:{kind}"
         self.refinement = 0 if kind == UNFITTED else None
-        self.codec = dual_layer(preset)
+        self.codec = loaded(model)
         self.weights = f"{self.codec.fingerprint:04x}"
-        self.detector = OWN_DETECTOR.get(preset)
+        self.detector = OWN_DETECTOR.get(model.preset)
 
     def encode(self, picture: Picture, quality: float) -> bytes:
         if quality != int(quality):
@@ -98,9 +99,9 @@ class BaseSubject:
 class ApartSubject:
     """A preset with layers whose enhancement does without the first picture. Raises PresetError, WeightsError."""
 
-    def __init__(self, preset: str) -> None:
-        self.name = f"{preset}:{APART}"
-        self.codec = dual_layer(preset)
+    def __init__(self, model: Model) -> None:
+        self.name = f"{model.name}:{APART}"
+        self.codec = loaded(model)
         self.weights = f"{self.codec.fingerprint:04x}"
 
     def encode(self, picture: Picture, quality: float) -> bytes:
@@ -134,7 +135,7 @@ class SmallSubject:
         return rescaled(found, small.shape[:2], size)
 
 
-def layered(subjects: Sequence[Name], layers: str | None) -> list[Name | str]:
+def layered(subjects: Sequence[Name], layers: str | None, models: Models = BUNDLED) -> list[Name | str]:
     """Each preset with layers by its base layer alone, as preset:base, where `layers` is "base"; as they are where it is None.
 
     Raises OptionError for other layers, and where no subject has layers.
@@ -146,18 +147,24 @@ def layered(subjects: Sequence[Name], layers: str | None) -> list[Name | str]:
     if layers != BASE:
         raise OptionError(f"A {BASE} layer can be measured alone, and no layers {layers!r}.")
     able = [preset.name for preset in PRESETS if preset.layers]
-    if not any(isinstance(subject, str) and subject.partition(":")[0] in able for subject in subjects):
+    named = models.named(able)
+    if not any(isinstance(subject, str) and subject.partition(":")[0] in named for subject in subjects):
         others = f"; these have: {', '.join(able)}" if able else ""
         raise OptionError(f"A base layer is to be measured, and nothing to be measured has one{others}.")
-    return [f"{subject}:{BASE}" if subject in able else subject for subject in subjects]
+    return [f"{subject}:{BASE}" if subject in named else subject for subject in subjects]
 
 
 def dual_layer(preset: str) -> DualLayer:
     """The codec of a preset with layers. Raises PresetError for another, WeightsError."""
-    from trifocal.layered import DualLayer
-    from trifocal.presets import check_layers, find, load
+    return loaded(Model(preset))
 
-    check_layers(find(preset))
-    codec = load(preset)
+
+def loaded(model: Model) -> DualLayer:
+    """Raises PresetError for a preset without layers, WeightsError."""
+    from trifocal.layered import DualLayer
+    from trifocal.presets import check_layers, find
+
+    check_layers(find(model.preset))
+    codec = model.load()
     assert isinstance(codec, DualLayer)
     return codec

@@ -1,11 +1,14 @@
 """The peak memory of a codec: one picture to a file and back in a process of its own, which does nothing else.
 
-    python -m trifocal.evaluation.memory CODEC PICTURE QUALITY [TEXT]    # prints bytes
+    python -m trifocal.evaluation.memory CODEC PICTURE QUALITY [--text TEXT] [--own LABEL=PRESET:WEIGHTS] [--device DEVICE]
+
+prints bytes. CODEC is a name as in tables.
 
 It is what the operating system counts as resident: the interpreter and its libraries are among it, as they are for whoever
 runs the codec.
 """
 
+import argparse
 import os
 import platform
 import re
@@ -13,14 +16,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+from trifocal.evaluation.models import BUNDLED, Models, labelled
+
 __all__ = ["own_peak", "peak_of", "processor"]
 
 
 def peak_of(
-    codec: str, picture: str | os.PathLike[str], quality: float, text: str | None = None
+    codec: str,
+    picture: str | os.PathLike[str],
+    quality: float,
+    text: str | None = None,
+    models: Models = BUNDLED,
 ) -> int | None:
     """Bytes; None where the system does not say, or the codec fails on the picture. `text` is for a preset that takes words."""
-    words = [codec, os.fspath(picture), str(quality), *([] if text is None else [text])]
+    label = codec.partition(":")[0]
+    options = [] if text is None else [f"--text={text}"]
+    options += [f"--own={models[label].spec}"] if label in models.own else []
+    words = [codec, os.fspath(picture), str(quality), f"--device={models.device}", *options]
     command = [sys.executable, "-m", "trifocal.evaluation.memory", *words]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(run.stdout) if run.returncode == 0 and run.stdout.strip().isdecimal() else None
@@ -52,14 +64,34 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def main(codec: str, path: str, quality: str, text: str | None = None) -> None:
+def main(
+    codec: str,
+    path: str,
+    quality: float,
+    text: str | None = None,
+    own: str | None = None,
+    device: str = "cpu",
+) -> None:
     from trifocal.evaluation.subjects import PresetSubject, for_picture, subject_of
     from trifocal.pictures import Picture
 
-    subject = for_picture(subject_of(codec), path) if text is None else PresetSubject(codec, text)
-    subject.decode(subject.encode(Picture.open(path), float(quality)))
+    _, models = labelled([own] if own else [], device)
+    plain = subject_of(codec, models=models) if text is None else PresetSubject(models[codec], text)
+    subject = for_picture(plain, path)
+    subject.decode(subject.encode(Picture.open(path), quality))
     print(own_peak() or "")
 
 
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Print the peak memory of a codec in bytes.")
+    parser.add_argument("codec", help="name as in tables")
+    parser.add_argument("path", metavar="PICTURE")
+    parser.add_argument("quality", type=float)
+    parser.add_argument("--text")
+    parser.add_argument("--own", metavar="LABEL=PRESET:WEIGHTS", help="what a label in CODEC stands for")
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(**vars(parse()))

@@ -27,6 +27,7 @@ from trifocal.evaluation.layering import (
     SmallSubject,
     layered,
 )
+from trifocal.evaluation.models import BUNDLED, Model, Models
 from trifocal.evaluation.wording import KINDS, Wording
 from trifocal.pictures import Picture
 from trifocal.presets import check_preference, find, with_preference
@@ -61,23 +62,22 @@ class PresetSubject:
     """One of our own presets. Raises PresetError, WeightsError, when it is made.
 
     Args:
-        name: of the preset.
+        model: the preset, or its name for the bundled weights.
         text: what the picture shows; None for no words. A decoder that reads words finds them in the file.
-        title: its name in tables, if not the preset's.
+        title: its name in tables, if not the model's.
         preference: for whom files are decoded, 0 for people … 1 for machines; None says nothing.
     """
 
     def __init__(
-        self, name: str, text: str | None = None, title: str = "", preference: float | None = None
+        self, model: str | Model, text: str | None = None, title: str = "", preference: float | None = None
     ) -> None:
-        from trifocal.presets import load
-
-        self.name, self.preset, self.text = title or name, name, text
+        model = Model(model) if isinstance(model, str) else model
+        self.name, self.preset, self.text = title or model.name, model.preset, text
         self.preference = preference
-        check_preference(find(name), preference)
-        self.codec = load(name)
+        check_preference(find(model.preset), preference)
+        self.codec = model.load()
         self.weights = f"{self.codec.fingerprint:04x}"
-        self.sends = text is not None and find(name).words == "decoder"
+        self.sends = text is not None and find(model.preset).words == "decoder"
 
     def encode(self, picture: Picture, quality: float) -> bytes:
         return self.stream(picture, quality=quality).to_bytes()
@@ -99,23 +99,25 @@ class WordedSubject:
     Raises PresetError, WeightsError, MissingExtra (of the text tower too) and OptionError, when it is made.
 
     Args:
-        name: preset:kind, the kind being one of KINDS.
+        name: preset:kind or label:kind, the kind being one of KINDS.
         wording: the words of the pictures.
+        models: what labels stand for.
     """
 
-    def __init__(self, name: str, wording: Wording) -> None:
+    def __init__(self, name: str, wording: Wording, models: Models = BUNDLED) -> None:
         from trifocal.presets import tower_for
 
         self.name, self.wording = name, wording
-        self.preset, _, self.kind = name.partition(":")
+        plain, _, self.kind = name.partition(":")
+        self.model = models[plain]
         wording.check(self.kind)
-        self.weights = PresetSubject(self.preset).weights
+        self.weights = PresetSubject(self.model).weights
         if self.kind != "none":
-            tower_for(self.preset)
+            tower_for(self.model.preset)
 
     def for_picture(self, picture: str) -> PresetSubject:
         """Raises OptionError where the picture has no such words."""
-        return PresetSubject(self.preset, self.wording.text(self.kind, picture), self.name)
+        return PresetSubject(self.model, self.wording.text(self.kind, picture), self.name)
 
 
 Name = TypeVar("Name", bound=str | Subject)
@@ -126,15 +128,18 @@ def variants(
     text: Sequence[str] = (),
     layers: str | None = None,
     preferences: Sequence[float] = (),
+    models: Models = BUNDLED,
 ) -> list[Name | str]:
     """Each preset as often as it is to be measured: with each of these kinds of words, by these layers, for whom.
 
-    Raises OptionError where nothing that is to be measured has what is asked for.
+    Labels of `models` count as their presets. Raises OptionError where nothing that is to be measured has what is asked for.
     """
-    return preferred(worded(layered(presets, layers), text), preferences)
+    return preferred(worded(layered(presets, layers, models), text, models), preferences, models)
 
 
-def preferred(presets: Sequence[Name], preferences: Sequence[float]) -> list[Name | str]:
+def preferred(
+    presets: Sequence[Name], preferences: Sequence[float], models: Models = BUNDLED
+) -> list[Name | str]:
     """Each preset that knows a preference once for each of these, as preset:0.5; all others as they are.
 
     Raises OptionError for one out of 0..1, and where there are some and no preset knows any.
@@ -144,16 +149,17 @@ def preferred(presets: Sequence[Name], preferences: Sequence[float]) -> list[Nam
     if not preferences:
         return [*presets]
     able = {preset.name: preset for preset in PRESETS if preset.preference}
-    if not any(preset in able for preset in presets if isinstance(preset, str)):
+    named = models.named(able)
+    if not any(preset in named for preset in presets if isinstance(preset, str)):
         raise OptionError(
             f"There are preferences to compare, and no preset to be measured knows any; these do: {', '.join(able)}."
         )
     for preference in preferences:
         check_preference(next(iter(able.values())), preference)
-    return each(presets, able, [f"{preference:g}" for preference in preferences])
+    return each(presets, named, [f"{preference:g}" for preference in preferences])
 
 
-def worded(presets: Sequence[Name], kinds: Sequence[str]) -> list[Name | str]:
+def worded(presets: Sequence[Name], kinds: Sequence[str], models: Models = BUNDLED) -> list[Name | str]:
     """Each preset that takes words once for each of these kinds, as preset:kind; all others as they are.
 
     Raises OptionError for a kind that is none of KINDS, and where there are kinds and no preset takes words.
@@ -166,12 +172,13 @@ def worded(presets: Sequence[Name], kinds: Sequence[str]) -> list[Name | str]:
     if strange:
         raise OptionError(f"There are no words of the kind {strange[0]!r}; there are: {', '.join(KINDS)}.")
     able = [preset.name for preset in PRESETS if preset.words]
-    if not any(preset in able for preset in presets if isinstance(preset, str)):
+    named = models.named(able)
+    if not any(preset in named for preset in presets if isinstance(preset, str)):
         others = f"; these do: {', '.join(able)}" if able else ""
         raise OptionError(
             f"There are kinds of words to compare, and no preset to be measured takes any{others}."
         )
-    return each(presets, able, kinds)
+    return each(presets, named, kinds)
 
 
 def each(presets: Sequence[Name], able: Container[object], kinds: Sequence[str]) -> list[Name | str]:
@@ -184,20 +191,26 @@ def each(presets: Sequence[Name], able: Container[object], kinds: Sequence[str])
     ]
 
 
-def subject_of(name: str, wording: Wording | None = None) -> Subject | WordedSubject:
-    """By name: a rival, a preset, one of the names of `layering`, or with a wording a preset:kind. Raises what making it
-    raises, and NotMeasured."""
+def subject_of(
+    name: str, wording: Wording | None = None, models: Models = BUNDLED
+) -> Subject | WordedSubject:
+    """By name: a rival, a preset, a label, one of the names of `layering`, or with a wording a preset:kind.
+
+    Raises what making it raises, and NotMeasured.
+    """
     plain, _, kind = name.partition(":")
     if wording is not None and kind in KINDS:
-        return WordedSubject(name, wording)
+        return WordedSubject(name, wording, models)
     if kind == SMALL:
-        return SmallSubject(_codec_of(plain))
+        return SmallSubject(_codec_of(plain, models))
     if kind in (BASE, UNFITTED):
-        return BaseSubject(plain, kind)
+        return BaseSubject(models[plain], kind)
     if kind == APART:
-        return ApartSubject(plain)
+        return ApartSubject(models[plain])
     preference = preference_in(kind)
-    return _codec_of(name) if preference is None else PresetSubject(plain, None, name, preference)
+    if preference is None:
+        return _codec_of(name, models)
+    return PresetSubject(models[plain], None, name, preference)
 
 
 def preference_in(kind: str) -> float | None:
@@ -208,9 +221,9 @@ def preference_in(kind: str) -> float | None:
         return None
 
 
-def _codec_of(name: str) -> Subject:
+def _codec_of(name: str, models: Models) -> Subject:
     if name not in RIVALS:
-        return PresetSubject(name)
+        return PresetSubject(models[name])
     if RIVALS[name] not in rivals():
         raise NotMeasured(RIVALS[name].title, "nothing here writes it", f"pip install {RIVALS[name].package}")
     return RIVALS[name]
@@ -237,14 +250,16 @@ def is_rival(name: str) -> bool:
     return name.partition(":")[0] in RIVALS
 
 
-def title_of(name: str) -> str:
+def title_of(name: str, models: Models = BUNDLED) -> str:
     """As tables and legends have it."""
     plain, _, kind = name.partition(":")
     if preference_in(kind) is not None:
         told = f", preference {kind}"
+    elif kind in TITLES:
+        told = f", {TITLES[kind]}"
     else:
-        plain, told = (plain, f", {TITLES[kind]}") if kind in TITLES else (name, "")
-    return (RIVALS[plain].title if plain in RIVALS else f"Trifocal {plain}") + told
+        told = f":{kind}" if kind else ""
+    return (RIVALS[plain].title if plain in RIVALS else models[plain].title) + told
 
 
 def text_bytes(subject: Subject, file: bytes) -> int:

@@ -1,0 +1,250 @@
+#!/usr/bin/env python3
+"""One resumable command for the tables of what people see; every figure comes from real files.
+
+    python scripts/results.py rivals KODAK [--only avif webp]   results/rivals/*.csv, then trifocal/evaluation/anchors_measured.csv
+    python scripts/results.py kodak KODAK                       results/kodak.csv, kodak_summary.csv and kodak_bd.csv
+    python scripts/results.py coco COCO_IMAGES                  results/coco.csv, coco_summary.csv and coco_bd.csv
+    python scripts/results.py readme                            the Kodak table of README.md, from kodak_bd.csv
+
+Rows that are already there are kept unless the weights of their preset have changed since, so a run that was stopped goes on. Rivals
+have a file each, so several processes can share them (`--only`). Mean curves of the rivals ship as anchors; they need to be measured
+once. BD-rates follow `evaluation.bd_rate_by`: by SSIMULACRA2 over scores of 30 to 90, by metrics that are better when lower on the
+negated scale.
+"""
+
+import argparse
+import csv
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from PIL import features
+
+from trifocal import evaluation
+from trifocal.console import Desk, reporting
+from trifocal.errors import TrifocalError
+from trifocal.evaluation import Mean
+from trifocal.evaluation.baselines import LOSSLESS, RIVALS
+from trifocal.evaluation.curves import ANCHORS, MEASURED
+from trifocal.files import replacing
+from trifocal.pictures import list_pictures
+from trifocal.presets import DEFAULT
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+PRESETS = ("compact", DEFAULT, "compact-psnr")
+METRICS = ("psnr", "ms-ssim", "ssimulacra2", "cvvdp", "flip", "butteraugli")
+QUALITIES = tuple(float(quality) for quality in range(0, 101, 10))
+COCO_QUALITIES, COCO_PICTURES = (10.0, 30.0, 50.0, 70.0, 90.0), 40
+RIVAL_NAMES = [name for name in RIVALS if name != LOSSLESS]
+BD_COLUMNS = ("preset", "anchor", "metric", "bd_rate_percent", "overlap_low", "overlap_high", "weights")
+TABLE = ("ssimulacra2", "butteraugli", "cvvdp", "flip", "ms-ssim", "psnr")  # columns of README's table
+BEGIN, END = "<!-- results.py readme -->", "<!-- end -->"
+Points = list[tuple[float, float]]
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.step == "rivals":
+        measure_rivals(arguments.data, arguments.only or RIVAL_NAMES)
+        write_anchors(MEASURED)
+    elif arguments.step == "kodak":
+        table = measure(PRESETS, arguments.data, RESULTS / "kodak.csv", QUALITIES)
+        write_differences(table, [MEASURED, ANCHORS], RESULTS / "kodak_bd.csv")
+    elif arguments.step == "coco":
+        with first_pictures(arguments.data, COCO_PICTURES) as folder:
+            table = measure([*PRESETS, "avif"], folder, RESULTS / "coco.csv", COCO_QUALITIES)
+        write_differences_to_avif(table, RESULTS / "coco_bd.csv")
+    else:
+        write_readme(ROOT / "README.md")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    steps = parser.add_subparsers(dest="step", required=True)
+    rivals = steps.add_parser("rivals", help="measure other codecs on Kodak")
+    rivals.add_argument("data", help="folder of the 24 Kodak pictures")
+    rivals.add_argument("--only", nargs="+", choices=RIVAL_NAMES, help="some of the rivals")
+    steps.add_parser("kodak", help="measure our presets on Kodak").add_argument("data")
+    steps.add_parser("coco", help="measure our presets and AVIF on COCO").add_argument("data")
+    steps.add_parser("readme", help="write the Kodak table of README.md")
+    return parser.parse_args()
+
+
+def measure(
+    names: Sequence[str],
+    data: str | Path,
+    out: Path,
+    qualities: Sequence[float] | Mapping[str, Sequence[float]],
+) -> list[Mean]:
+    """Rows of `names` in `out`, and their means; rows that are there already are kept."""
+    desk = Desk()
+    with reporting(desk) as report:
+        return evaluation.evaluate(
+            names,
+            data,
+            out,
+            qualities,
+            True,
+            METRICS,
+            progress=lambda fraction: report(fraction, out.name),
+            note=desk.note,
+        ).means
+
+
+def measure_rivals(data: str, names: Sequence[str]) -> None:
+    for name in names:
+        measure([name], data, RESULTS / "rivals" / f"{name}.csv", {name: RIVALS[name].qualities})
+
+
+class first_pictures(tempfile.TemporaryDirectory[str]):
+    """A folder of links to the first pictures of another, by name."""
+
+    def __init__(self, data: str, count: int) -> None:
+        super().__init__(prefix="trifocal-")
+        for path in sorted(list_pictures([data], recursive=True))[:count]:
+            Path(self.name, path.name).symlink_to(path.resolve())
+
+
+def write_anchors(path: Path) -> None:
+    """The means of all rivals that were measured, with the versions that wrote their files."""
+    rows = []
+    for name in RIVAL_NAMES:
+        summary = RESULTS / "rivals" / f"{name}_summary.csv"
+        for mean in evaluation.read_means(summary) if summary.exists() else ():
+            values = [mean.values[evaluation.metric_of(metric).column] for metric in METRICS]
+            cells = ["" if value is None else f"{value:.6f}" for value in values]
+            rows.append([RIVALS[name].title, f"{mean.quality:g}", f"{mean.bpp:.6f}", *cells, source_of(name)])
+    columns = [evaluation.metric_of(metric).column for metric in METRICS]
+    with replacing(path) as stream:
+        text = "\n".join(map(csv_line, [["codec", "quality", "bpp", *columns, "source"], *rows])) + "\n"
+        stream.write(text.encode())
+
+
+def csv_line(cells: Sequence[str]) -> str:
+    return ",".join(f'"{cell}"' if "," in cell else cell for cell in cells)
+
+
+def source_of(name: str) -> str:
+    """The command, and the versions of what wrote the files."""
+    parts = [f"Pillow {version('pillow')}"]
+    if RIVALS[name].format == "AVIF":
+        parts.append(f"libavif {features.version_module('avif')}")
+    if RIVALS[name].package in ("pillow-jxl-plugin", "pillow-heif"):
+        parts.append(f"{RIVALS[name].package} {installed(RIVALS[name].package)}")
+    return f"scripts/results.py rivals; {', '.join(parts)}"
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def write_differences(table: Sequence[Mean], anchor_files: Sequence[Path], out: Path) -> None:
+    """A row of BD_COLUMNS for each preset, metric and anchor that has it."""
+    rows = [
+        row
+        for preset in dict.fromkeys(mean.preset for mean in table)
+        for metric in METRICS
+        for path in anchor_files
+        for anchor, points in anchor_points(path, metric).items()
+        for row in difference(table, preset, anchor, points, metric)
+    ]
+    write_rows(out, rows)
+
+
+def write_differences_to_avif(table: Sequence[Mean], out: Path) -> None:
+    rows = [
+        row
+        for preset in dict.fromkeys(mean.preset for mean in table if mean.preset != "avif")
+        for metric in METRICS
+        for row in difference(table, preset, "avif", points_of(table, "avif", metric), metric)
+    ]
+    write_rows(out, rows)
+
+
+def write_rows(out: Path, rows: Sequence[Sequence[str]]) -> None:
+    with replacing(out) as stream:
+        stream.write(("\n".join(map(csv_line, [BD_COLUMNS, *rows])) + "\n").encode())
+    for preset, anchor, metric, rate, low, high, _ in rows:
+        print(f"{preset:20} {metric:12} {rate or 'no overlap':>8} %  {low}..{high}  against {anchor}")
+
+
+def difference(
+    table: Sequence[Mean], preset: str, anchor: str, theirs: Points, metric: str
+) -> Iterator[tuple[str, ...]]:
+    ours = points_of(table, preset, metric)
+    if not ours or not theirs:
+        return
+    delta = evaluation.bd_rate_by(metric, theirs, ours)
+    low, high = ("", "") if delta.overlap is None else (f"{value:.4g}" for value in delta.overlap)
+    rate = "" if delta.value is None else f"{delta.value:+.2f}"
+    weights = next(mean.weights for mean in table if mean.preset == preset)
+    yield preset, anchor, evaluation.metric_of(metric).column, rate, low, high, weights
+
+
+def points_of(table: Sequence[Mean], preset: str, metric: str) -> Points:
+    column = evaluation.metric_of(metric).column
+    pairs = ((mean.bpp, mean.values.get(column)) for mean in table if mean.preset == preset)
+    return [(bpp, value) for bpp, value in pairs if value is not None]
+
+
+def anchor_points(path: Path, metric: str) -> dict[str, Points]:
+    """Natural values, by codec."""
+    chosen = evaluation.metric_of(metric)
+    return {
+        name: [(rate, chosen.natural(value)) for rate, value in zip(curve.rates, curve.values)]
+        for name, curve in evaluation.anchors(metric, path).items()
+    }
+
+
+def write_readme(path: Path) -> None:
+    """Puts the Kodak table between its two marks."""
+    text = path.read_text("utf-8")
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    with replacing(path) as stream:
+        stream.write(f"{head}{BEGIN}\n{kodak_table()}{END}{tail}".encode())
+
+
+def kodak_table() -> str:
+    """BD-rate against AVIF by each metric: of our presets as the Kodak tables have it, of other codecs from their anchors."""
+    avif = RIVALS["avif"].title
+    with open(RESULTS / "kodak_bd.csv", encoding="utf-8", newline="") as stream:
+        ours = {
+            (row["preset"], row["metric"]): row for row in csv.DictReader(stream) if row["anchor"] == avif
+        }
+    columns = [evaluation.metric_of(metric).column for metric in TABLE]
+    lines = ["| | " + " | ".join(evaluation.metric_of(metric).title for metric in TABLE) + " |"]
+    lines.append("|---" * (len(TABLE) + 1) + "|")
+    for preset in PRESETS:
+        cells = [percent(ours[preset, column]["bd_rate_percent"]) for column in columns]
+        mark = ours[preset, columns[0]]["weights"]
+        lines.append(f"| `{preset}` ({mark}) | " + " | ".join(cells) + " |")
+    for name in RIVAL_NAMES:
+        if (title := RIVALS[name].title) != avif and title in anchor_points(MEASURED, "psnr"):
+            lines.append(f"| {title} | " + " | ".join(against_avif(title, metric) for metric in TABLE) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def against_avif(title: str, metric: str) -> str:
+    points = anchor_points(MEASURED, metric)
+    delta = evaluation.bd_rate_by(metric, points[RIVALS["avif"].title], points[title])
+    return percent("" if delta.value is None else f"{delta.value:.2f}")
+
+
+def percent(rate: str) -> str:
+    return f"{float(rate):+.1f} %".replace("-", "−") if rate else "no overlap"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (TrifocalError, OSError) as error:
+        sys.exit(str(error))
