@@ -379,9 +379,7 @@ def test_a_run_says_what_judges_and_writes_it_down(tmp_path: Path, monkeypatch: 
     )
     monkeypatch.setattr(presets, "PRESETS", (preset,))
     said: list[str] = []
-    weights = train(
-        "small", [tmp_path], tmp_path / "run", steps=1, every=99, report=lambda _, text: said.append(text)
-    )
+    weights = train("small", [tmp_path], tmp_path / "run", steps=1, every=99, note=said.append)
     assert said[0] == "Far takes the place of LPIPS." and said.count(said[0]) == 1
     record = json.loads(weights.with_suffix(".json").read_text())
     assert record["objective"] == "Substitute" and record["perceptual"] == "mean distance"
