@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from trifocal.container import Bitstream, Tag
 from trifocal.evaluation import Rival, psnr, rivals
+from trifocal.evaluation.baselines import LOSSLESS
 from trifocal.layered import DualLayer
+from trifocal.losses import Ssimulacra2, ssimulacra2_score
 from trifocal.pictures import Picture
 from trifocal.presets import DEFAULT, load
 from trifocal.seeing import drawn, listed
@@ -26,11 +30,13 @@ MARGIN, LETTERS = 12, 16  # pixels: around panels, and of what stands under them
 
 @dataclass(frozen=True)
 class Row:
-    """One format's file of the photograph: size in bytes, bits per pixel, PSNR in dB, seconds each way."""
+    """One format's file of the photograph: size in bytes, bits per pixel, SSIMULACRA2 (100 is the original),
+    PSNR in dB, seconds each way."""
 
     name: str
     size: int
     bpp: float
+    ssimulacra2: float
     psnr: float
     encode_s: float
     decode_s: float
@@ -69,7 +75,7 @@ def run(out: str | Path = ".", preset: str = DEFAULT, quality: float = 50.0) -> 
         f"Trifocal {preset}",
         stream.size,
         bpp,
-        psnr(decoded.rgb, photograph.rgb),
+        *seen(decoded.rgb, photograph.rgb),
         encoded - begun,
         ended - encoded,
     )
@@ -77,11 +83,22 @@ def run(out: str | Path = ".", preset: str = DEFAULT, quality: float = 50.0) -> 
         files.append(folder / "demo-layers.png")
         layers_of(codec, stream, photograph, decoded).save(files[-1])
     layers = [(layer.name, layer.size) for layer in stream.layers]
+    shown = [rival for rival in rivals() if rival.name != LOSSLESS and not rival.slower]
     return Demo(
-        [ours, *(within(rival, photograph, stream.size) for rival in rivals() if not rival.slower)],
+        [ours, *(within(rival, photograph, stream.size) for rival in shown)],
         layers,
         files,
     )
+
+
+def seen(decoded: NDArray[np.uint8], original: NDArray[np.uint8]) -> tuple[float, float]:
+    """SSIMULACRA2 and PSNR of a decoded picture."""
+    x_hat, x = (
+        torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float() / 255 for rgb in (decoded, original)
+    )
+    with torch.inference_mode():
+        score = float(ssimulacra2_score(Ssimulacra2()(x_hat, x)))
+    return score, psnr(decoded, original)
 
 
 def layers_of(codec: DualLayer, stream: Bitstream, photograph: Picture, decoded: Picture) -> Picture:
@@ -133,4 +150,4 @@ def within(rival: Rival, picture: Picture, size: int) -> Row:
     decoded = rival.decode(best)
     decode_s = time.perf_counter() - begun
     bpp = 8 * len(best) / (picture.width * picture.height)
-    return Row(rival.title, len(best), bpp, psnr(decoded, picture.rgb), encode_s, decode_s)
+    return Row(rival.title, len(best), bpp, *seen(decoded, picture.rgb), encode_s, decode_s)

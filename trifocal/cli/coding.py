@@ -368,11 +368,20 @@ def demo(
     from trifocal.presets import DEFAULT
 
     use_threads(threads)
-    table = Table("", "bytes", "bpp", "PSNR", "encode", "decode", box=None, header_style="bold")
+    table = Table(
+        "", "bytes", "bpp", "SSIMULACRA2", "PSNR", "encode", "decode", box=None, header_style="bold"
+    )
     shown = run(out, preset or DEFAULT)
     for row in shown.rows:
         seconds = f"{row.encode_s:.2f} s", f"{row.decode_s:.2f} s"
-        table.add_row(row.name, f"{row.size:,}", f"{row.bpp:.3f}", f"{row.psnr:.2f} dB", *seconds)
+        table.add_row(
+            row.name,
+            f"{row.size:,}",
+            f"{row.bpp:.3f}",
+            f"{row.ssimulacra2:.1f}",
+            f"{row.psnr:.2f} dB",
+            *seconds,
+        )
     desk = Desk()
     desk.out.print(table)
     if len(shown.layers) > 1:
