@@ -564,6 +564,7 @@ def test_train_hands_over_what_it_was_told(name: str, function: str, monkeypatch
     assert words == (["a.tar", "b.tar"], f"runs/{name}")
     report = options.pop("report")
     report(0.5, "step 5")
+    options.pop("note")("trains in float32")
     assert options == {
         "steps": None,
         "minutes": 5,
@@ -572,6 +573,7 @@ def test_train_hands_over_what_it_was_told(name: str, function: str, monkeypatch
         "resume": True,
         "every": 2,
         "batch": 4,
+        "precision": "auto",
     } | ({} if name == "base" else {"stage": 1})
     assert said(name, "--data", "a.tar", "-o", "elsewhere", "--steps", "3").exit_code == 0
     assert calls[1][0] == (["a.tar"], "elsewhere") and calls[1][1]["resume"] is False
