@@ -147,15 +147,15 @@ def installed(package: str) -> str:
 
 
 def write_differences(table: Sequence[Mean], anchor_files: Sequence[Path], out: Path) -> None:
-    """A row of BD_COLUMNS for each preset, metric and anchor that has it."""
-    rows = [
-        row
-        for preset in dict.fromkeys(mean.preset for mean in table)
-        for metric in METRICS
-        for path in anchor_files
-        for anchor, points in anchor_points(path, metric).items()
-        for row in difference(table, preset, anchor, points, metric)
-    ]
+    """A row of BD_COLUMNS for each preset, metric and anchor that has it. Of files that have the same anchor the first counts."""
+    rows = []
+    for metric in METRICS:
+        known: dict[str, Points] = {}
+        for path in anchor_files:
+            known = anchor_points(path, metric) | known
+        for preset in dict.fromkeys(mean.preset for mean in table):
+            for anchor, points in known.items():
+                rows += difference(table, preset, anchor, points, metric)
     write_rows(out, rows)
 
 
