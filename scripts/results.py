@@ -148,7 +148,7 @@ def installed(package: str) -> str:
 
 def write_differences(table: Sequence[Mean], anchor_files: Sequence[Path], out: Path) -> None:
     """A row of BD_COLUMNS for each preset, metric and anchor that has it. Of files that have the same anchor the first counts."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for metric in METRICS:
         known: dict[str, Points] = {}
         for path in anchor_files:

@@ -1,6 +1,9 @@
 """ColorVideoVDP (Mantiuk et al. 2024) as a differentiable loss, by its authors' package `cvvdp`."""
 
+import logging
+import warnings
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -23,10 +26,8 @@ class Cvvdp(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            import pycvvdp  # noqa: F401
-        except ImportError:
-            raise MissingExtra("train", "ColorVideoVDP as a loss") from None
+        if find_spec("pycvvdp") is None:
+            raise MissingExtra("train", "ColorVideoVDP as a loss")
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] in 0..1, sRGB → 10 − JOD [B], 0 for equal images. x_hat is clamped to 0..1."""
@@ -39,8 +40,10 @@ class Cvvdp(nn.Module):
 @cache
 def metric_on(device: torch.device) -> Any:
     """The package's metric, which belongs to a device."""
-    from pycvvdp import cvvdp
-
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing GPU
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # escape sequences in its source, where it was not compiled before
+        from pycvvdp import cvvdp
     metric = cvvdp(display_name=DISPLAY, device=device, quiet=True)
     metric.train(True)
     metric.pu_blur = SeparableBlur(int(4 * metric.pu_dilate) + 1, metric.pu_dilate)
