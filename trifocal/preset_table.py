@@ -47,10 +47,10 @@ class Preset:
         weights: file name under trifocal/weights/.
         objective: makes what training minimises.
         stages: the same for the stages of training that follow, where there is more than one.
-        words: who reads them: "encoder", "decoder", or "" where nobody does.
+        words: the side that takes text: "encoder", "decoder", or "" for neither.
         tower: the text tower that makes vectors of them: "compact", or a name or folder for transformers' CLIP.
         layers: whether a base layer for detectors stands under the picture.
-        preference: whether who decodes a file may say that it is for people, for machines, or between.
+        preference: whether the decoder takes a preference: for people, for machines, or between.
         shared: file name of the weights that it has in common with another preset; its own are the rest.
         earlier: weights that this preset had before, whose files are still decoded: fingerprint → file name under trifocal/weights/.
     """
