@@ -19,7 +19,7 @@ from trifocal.codec import Codec
 from trifocal.console import Desk, reporting
 from trifocal.data import read_pictures, split
 from trifocal.errors import TrifocalError
-from trifocal.losses import Cvvdp, Ssimulacra2, bits_per_pixel, lambda_of
+from trifocal.losses import Cvvdp, Ssimulacra2, bits_per_pixel, lambda_of, mean_squared_error
 from trifocal.presets import load
 from trifocal.training.validation import validation_batch
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=32, help="held-out crops, 32 at most")
     arguments = parser.parse_args()
     terms: dict[str, Term] = {
-        "mse": squared_error,
+        "mse": mean_squared_error,
         "ssimulacra2 (S)": Ssimulacra2(),
         "cvvdp (10 - JOD)": Cvvdp(),
     }
@@ -83,11 +83,6 @@ def operating_point(codec: Codec, x: Tensor, level: int, terms: dict[str, Term])
         rates.append(bits_per_pixel(output, crop))
         values.append(torch.stack([term(output.x_hat, crop) for term in terms.values()], dim=1))
     return float(torch.cat(rates).mean()), torch.cat(values).mean(0).tolist()
-
-
-def squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
-    """On the 0..255 scale, [B]."""
-    return 255**2 * (x_hat - x).square().flatten(1).mean(1)
 
 
 if __name__ == "__main__":

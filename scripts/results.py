@@ -14,6 +14,7 @@ negated scale.
 
 import argparse
 import csv
+import io
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -120,13 +121,14 @@ def write_anchors(path: Path) -> None:
             cells = ["" if value is None else f"{value:.6f}" for value in values]
             rows.append([RIVALS[name].title, f"{mean.quality:g}", f"{mean.bpp:.6f}", *cells, source_of(name)])
     columns = [evaluation.metric_of(metric).column for metric in METRICS]
+    write_csv(path, [["codec", "quality", "bpp", *columns, "source"], *rows])
+
+
+def write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     with replacing(path) as stream:
-        text = "\n".join(map(csv_line, [["codec", "quality", "bpp", *columns, "source"], *rows])) + "\n"
-        stream.write(text.encode())
-
-
-def csv_line(cells: Sequence[str]) -> str:
-    return ",".join(f'"{cell}"' if "," in cell else cell for cell in cells)
+        stream.write(text.getvalue().encode())
 
 
 def source_of(name: str) -> str:
@@ -170,8 +172,7 @@ def write_differences_to_avif(table: Sequence[Mean], out: Path) -> None:
 
 
 def write_rows(out: Path, rows: Sequence[Sequence[str]]) -> None:
-    with replacing(out) as stream:
-        stream.write(("\n".join(map(csv_line, [BD_COLUMNS, *rows])) + "\n").encode())
+    write_csv(out, [BD_COLUMNS, *rows])
     for preset, anchor, metric, rate, low, high, _ in rows:
         print(f"{preset:20} {metric:12} {rate or 'no overlap':>8} %  {low}..{high}  against {anchor}")
 

@@ -17,7 +17,7 @@ import trifocal
 from trifocal.demo import PHOTOGRAPH
 from trifocal.evaluation import ssimulacra2
 from trifocal.evaluation.baselines import RIVALS
-from trifocal.evaluation.compare import within
+from trifocal.evaluation.crops import within
 from trifocal.pictures import Picture
 
 CAPTION = 26

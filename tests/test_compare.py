@@ -9,7 +9,8 @@ from PIL import Image
 
 from trifocal.errors import OptionError, PictureError
 from trifocal.evaluation.baselines import RIVALS
-from trifocal.evaluation.compare import compare, place_of_error, within
+from trifocal.evaluation.compare import compare
+from trifocal.evaluation.crops import place_of_error, places_of, within
 from trifocal.evaluation.exchange import read_results
 from trifocal.evaluation.memory import own_peak
 from trifocal.pictures import Picture
@@ -81,3 +82,33 @@ def test_the_crop_is_where_the_error_is() -> None:
     left, top, right, bottom = place_of_error(decoded, original)
     assert left <= 500 < right and top <= 350 < bottom and (right - left, bottom - top) == (192, 144)
     assert place_of_error(decoded[:50, :60], original[:50, :60]) == (0, 0, 60, 50)
+
+
+def test_crops_are_shown_where_they_are_asked_for_at_three_rates(folder: Path, tmp_path: Path) -> None:
+    compare(["webp", "jpeg"], folder, tmp_path / "report", [20, 80], crop=["1.png:20,30,50,40", "2.png"])
+    shown = json.loads((tmp_path / "report" / "report.json").read_text())["crops"]
+    assert [(crop["picture"], crop["why"]) for crop in shown] == [
+        (picture, f"chosen, {rate}")
+        for picture in ("1.png", "2.png")
+        for rate in ("low rate", "middle rate", "high rate")
+    ]
+    assert {tuple(crop["box"]) for crop in shown[:3]} == {(20, 30, 70, 70)}
+    assert len({tuple(crop["box"]) for crop in shown[3:]}) == 1
+    for crop in shown:
+        _, webp, *jpeg = crop["panels"]
+        assert all(other["bytes"] <= webp["bytes"] for other in jpeg)
+    sizes = [crop["panels"][1]["bytes"] for crop in shown[:3]]
+    assert sizes == sorted(set(sizes))
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("none.png:0,0,9,9", "no picture 'none.png'"),
+        ("1.png:200,0,30,9", "220×200"),
+        ("1.png:0,0,0,9", "220×200"),
+    ],
+)
+def test_a_crop_that_is_not_there_is_refused_before_the_work(folder: Path, written: str, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        places_of([written], folder)

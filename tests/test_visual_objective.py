@@ -151,7 +151,7 @@ def test_the_objective_is_the_sum_it_is_said_to_be() -> None:
     output = Output(x_hat, torch.zeros(0), torch.full((4,), 5000.0))
     level = torch.tensor([0, 100, 400, 800])
     parts = (
-        0.2 * mean_squared_error(output, x),
+        0.2 * mean_squared_error(x_hat, x),
         0.3 * 10 * Ssimulacra2()(x_hat, x),
         0.5 * 90 * Cvvdp()(x_hat, x),
     )

@@ -274,6 +274,14 @@ def compare(
     detector: Network = None,
     annotations: Annotations = None,
     short_side: ShortSide = None,
+    crop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PICTURE:X,Y,WIDTH,HEIGHT",
+            help="A place to look at, in pixels; may be said again. By default those pictures where the first preset is worst, "
+            "as usual and best, where it errs most.",
+        ),
+    ] = None,
     published: Annotated[
         list[str] | None,
         typer.Option(help="More curves: CompressAI's result files, or tables with codec, bpp and metrics."),
@@ -283,7 +291,8 @@ def compare(
 ) -> None:
     """Measures presets and other formats, and writes a page with curves, tables and crops; needs the extra `evaluate`.
 
-    The first preset is the one that is looked at: its worst picture is shown beside its best.
+    The first preset is the one that is looked at: crops of its files stand beside those of the others at equal bytes, at low,
+    middle and high rate.
     """
     check_task(task, detector, annotations, short_side)
     from trifocal import console
@@ -310,6 +319,7 @@ def compare(
             layers=layers,
             preferences=preference or (),
             device=device,
+            crop=crop or (),
         )
     desk.say(str(page))
 

@@ -13,27 +13,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trifocal.container import Bitstream, describe
 from trifocal.container.text import tidy
 from trifocal.data.coco import captions_of
-from trifocal.errors import OptionError, PictureError, RateError, TrifocalError
+from trifocal.errors import OptionError, PictureError, TrifocalError
 from trifocal.evaluation.baselines import LOSSLESS
+from trifocal.evaluation.crops import Place, crops, path_of, places_of
 from trifocal.evaluation.curves import ANCHORS, Curve, bd_metric, bd_rate
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, QUALITIES, evaluate
 from trifocal.evaluation.exchange import published_curves, write_results
 from trifocal.evaluation.gauge import is_metric
 from trifocal.evaluation.matching import name_of
 from trifocal.evaluation.memory import peak_of, processor
-from trifocal.evaluation.metrics import METRICS, Metric, Pixels, metric_of, psnr
+from trifocal.evaluation.metrics import METRICS, Metric, metric_of
 from trifocal.evaluation.models import BUNDLED, Models, labelled
 from trifocal.evaluation.report import (
-    Crop,
     Difference,
     LayerBytes,
     MetricInfo,
-    Panel,
     Speed,
     Study,
     write_report,
@@ -41,23 +38,19 @@ from trifocal.evaluation.report import (
 from trifocal.evaluation.rows import Mean, Row, read_means, read_rows, summary_of
 from trifocal.evaluation.sets import SETS
 from trifocal.evaluation.subjects import (
-    PresetSubject,
-    Subject,
     for_picture,
     is_rival,
-    outcome_of,
     subject_of,
     title_of,
     variants,
 )
 from trifocal.evaluation.tasks import TITLES, Task
-from trifocal.evaluation.wording import KINDS, Wording, curves_of, effects_of
+from trifocal.evaluation.wording import KINDS, Wording, effects_of
 from trifocal.pictures import Picture, list_pictures
 
 __all__ = ["compare"]
 
 KODAK = frozenset(f"kodim{number:02}" for number in range(1, 25))
-CROP = 192, 144  # pixels, width and height
 
 
 def compare(
@@ -75,16 +68,18 @@ def compare(
     layers: str | None = None,
     preferences: Sequence[float] = (),
     device: str = "cpu",
+    crop: Sequence[str] = (),
 ) -> Path:
     """Evaluates presets and rivals, and writes the report: index.html, plots, crops, results.csv, bd.csv, report.json, and
     each codec's curve in CompressAI's form, CODEC.json (taco-compact-true.json for taco-compact:true).
 
     The first subject is the one that is looked at: speeds are ratios to its rivals', crops are taken where it does worst, about
-    as usual and best against the first of the others. On the 24 Kodak pictures the published anchors are drawn too,
+    as usual and best against the first of the others, or at the places `crop` (PICTURE:X,Y,WIDTH,HEIGHT). On the 24 Kodak pictures the published anchors are drawn too,
     and the curves of the files `published` (see `published_curves`) always. Other arguments and errors are those of `evaluate`; a subject that cannot be measured is named in the report.
     """
     for path in published:
         published_curves("psnr", [path])  # raises before the long work
+    places = places_of(crop, Path(data))
     folder = Path(out)
     said: list[str] = []
 
@@ -119,7 +114,7 @@ def compare(
     points = {*map(float, qualities), *([100.0] if LOSSLESS in asked else [])}
     rows = [row for row in read_rows(table) if row.preset in asked and row.quality in points]
     means = [mean for mean in read_means(summary_of(table)) if mean.preset in asked]
-    study = study_of([*names, *sorted(asked)], Path(data), rows, means, said, published, models)
+    study = study_of([*names, *sorted(asked)], Path(data), rows, means, said, published, models, places)
     for name in {mean.preset for mean in means} - {LOSSLESS}:
         curve = [mean for mean in means if mean.preset == name]
         description = f"{study.pictures} pictures of {study.folder}, {study.date}: {study.command}"
@@ -135,6 +130,7 @@ def study_of(
     notes: Sequence[str],
     extra: Sequence[str | os.PathLike[str]] = (),
     models: Models = BUNDLED,
+    places: Sequence[Place] = (),
 ) -> Study:
     """The report's contents, from what was measured."""
     order = [name for name in dict.fromkeys(subjects) if any(row.preset == name for row in rows)]
@@ -178,7 +174,9 @@ def study_of(
             if not is_rival(name)
             for entry in layers_of(name, data, titles[name], wording, models)
         ],
-        crops=crops([name for name in order if name != LOSSLESS], data, rows, titles, wording, models),
+        crops=crops(
+            [name for name in order if name != LOSSLESS], data, rows, titles, wording, models, places
+        ),
         notes=list(notes),
         own=tuple(titles[name] for name in order if not is_rival(name)),
         words=tuple(
@@ -282,10 +280,6 @@ def peak(name: str, data: Path, row: Row, wording: Wording, models: Models) -> i
     return peak_of(plain, path_of(data, row.picture), 50, text, models)
 
 
-def path_of(data: Path, picture: str) -> Path:
-    return data / picture if data.is_dir() else data
-
-
 def layers_of(
     name: str,
     data: Path,
@@ -310,87 +304,6 @@ def layers_of(
     if not found:
         return []
     return [LayerBytes(title, quality, {layer: statistics.fmean(sizes) for layer, sizes in found.items()})]
-
-
-def crops(
-    order: Sequence[str],
-    data: Path,
-    rows: Sequence[Row],
-    titles: Mapping[str, str],
-    wording: Wording,
-    models: Models,
-) -> list[Crop]:
-    """The pictures where the first subject does worst, about as usual and best against the second, at equal bytes."""
-    if len(order) < 2:
-        return []
-    metric = metric_of("ssimulacra2" if any("ssimulacra2" in row.values for row in rows) else "psnr")
-    ours, theirs = (curves_of(rows, metric, name) for name in order[:2])
-    found = [(bd_metric(theirs[name], ours[name]).value, name) for name in ours if name in theirs]
-    gains = sorted((gain, name) for gain, name in found if gain is not None)
-    chosen = {0: "worst", len(gains) - 1: "best", len(gains) // 2: "median"} if gains else {}
-    if len(gains) < 3:
-        chosen = {place: f"{place + 1} of {len(gains)}" for place in range(len(gains))}
-    subjects = [subject_of(name, wording, models) for name in order]
-    shown = []
-    for place, why in sorted(chosen.items()):
-        name = gains[place][1]
-        coded = {row.preset for row in rows if row.picture == name}
-        told = [for_picture(subject, name) for subject in subjects if subject.name in coded]
-        shown.append(crop_of(told, data, name, why, titles))
-    return shown
-
-
-def crop_of(subjects: Sequence[Subject], data: Path, name: str, why: str, titles: Mapping[str, str]) -> Crop:
-    """All subjects at the bytes of the first one's quality 30, and the place where it errs most."""
-    picture = Picture.open(path_of(data, name))
-    first = subjects[0].encode(picture, 30)
-    decoded: list[tuple[str, int, Pixels]] = []
-    for subject in subjects:
-        file = first if subject is subjects[0] else within(subject, picture, len(first))
-        if file is not None:
-            outcome = outcome_of(subject, file, subject.decode(file), picture, name)
-            decoded.append((titles[subject.name], len(file), outcome.decoded))
-    box = place_of_error(decoded[0][2], picture.rgb)
-    left, top, right, bottom = box
-    pixels = picture.width * picture.height
-    panels = [Panel("the original", 0, 0.0, {}, picture.rgb[top:bottom, left:right])]
-    panels += [
-        Panel(title, size, 8 * size / pixels, {"psnr": psnr(rgb, picture.rgb)}, rgb[top:bottom, left:right])
-        for title, size, rgb in decoded
-    ]
-    return Crop(name, why, box, tuple(panels))
-
-
-def within(subject: Subject, picture: Picture, size: int) -> bytes | None:
-    """The subject's best file of at most so many bytes; None where its smallest is larger."""
-    if isinstance(subject, PresetSubject):
-        try:
-            return subject.stream(picture, size=size).to_bytes()
-        except RateError:
-            return None
-    best, low, high = None, 0, 100
-    while low <= high:
-        middle = (low + high) // 2
-        file = subject.encode(picture, middle)
-        if len(file) <= size:
-            best, low = file, middle + 1
-        else:
-            high = middle - 1
-    return best
-
-
-def place_of_error(decoded: Pixels, original: Pixels) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the window of CROP whose squared error is largest, on a grid of half windows."""
-    height, width = original.shape[:2]
-    wide, high = min(CROP[0], width), min(CROP[1], height)
-    error = np.square(decoded.astype(np.int32) - original).sum(2)
-    corners = [
-        (int(error[top : top + high, left : left + wide].sum()), left, top)
-        for top in range(0, height - high + 1, max(1, high // 2))
-        for left in range(0, width - wide + 1, max(1, wide // 2))
-    ]
-    _, left, top = max(corners)
-    return left, top, left + wide, top + high
 
 
 def machine() -> str:

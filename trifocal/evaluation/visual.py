@@ -5,11 +5,9 @@ All three run on the CPU and read the pixels as sRGB. Their viewing conditions a
 
 from __future__ import annotations
 
-import logging
 import shutil
 import subprocess
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,16 +68,15 @@ def load_cvvdp() -> Measure:
     Raises:
         MissingExtra: without the package cvvdp.
     """
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing GPU
+    import torch
+
+    from trifocal.losses.cvvdp import new_metric
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # compiling its source warns of escape sequences
-            import torch
-            from pycvvdp import cvvdp
-            from pycvvdp.video_source import video_source_array
+        model = new_metric(torch.device("cpu"))
+        from pycvvdp.video_source import video_source_array
     except ImportError:
         raise MissingExtra("evaluate", "Measuring CVVDP") from None
-    model = cvvdp(display_name="standard_4k", quiet=True, device=torch.device("cpu"))
 
     def of(pair: Pair) -> float | None:
         if min(pair.original.shape[:2]) < CVVDP_SIDE:

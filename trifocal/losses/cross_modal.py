@@ -93,7 +93,7 @@ class CrossModalObjective(Objective):
         perceptual: Tensor = self.perceptual(output.x_hat, batch.x)
         return (
             self.rate.weight(bpp, batch.level, step) * bpp
-            + self.mse_weight * mean_squared_error(output, batch.x)
+            + self.mse_weight * mean_squared_error(output.x_hat, batch.x)
             + self.perceptual_weight * perceptual
         )
 

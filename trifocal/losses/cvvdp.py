@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.errors import MissingExtra
+from trifocal.losses.blur import convolve, gaussian
 
 __all__ = ["Cvvdp"]
 
@@ -39,32 +40,29 @@ class Cvvdp(nn.Module):
 
 @cache
 def metric_on(device: torch.device) -> Any:
-    """The package's metric, which belongs to a device."""
+    """The package's metric for training, which belongs to a device."""
+    metric = new_metric(device)
+    metric.train(True)
+    metric.pu_blur = Blur(metric.pu_dilate)
+    return metric
+
+
+def new_metric(device: torch.device) -> Any:
+    """The package's metric for the display DISPLAY. Raises ImportError if it is not installed."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing GPU
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # escape sequences in its source, where it was not compiled before
         from pycvvdp import cvvdp
-    metric = cvvdp(display_name=DISPLAY, device=device, quiet=True)
-    metric.train(True)
-    metric.pu_blur = SeparableBlur(int(4 * metric.pu_dilate) + 1, metric.pu_dilate)
-    return metric
+    return cvvdp(display_name=DISPLAY, device=device, quiet=True)
 
 
-class SeparableBlur:
-    """The package's Gaussian blur, one axis after the other and all planes at once, which halves the time of the metric.
+class Blur:
+    """Stands in for the package's Gaussian blur, which it halves the metric's time by; borders are mirrored."""
 
-    Args:
-        size: taps, odd.
-        sigma: in pixels.
-    """
-
-    def __init__(self, size: int, sigma: float) -> None:
-        taps = torch.exp(-(torch.arange(size) - size // 2).square() / (2 * sigma**2))
-        self.taps, self.radius = taps / taps.sum(), size // 2
+    def __init__(self, sigma: float) -> None:
+        self.radius = int(4 * sigma) // 2
+        self.taps = gaussian(sigma, self.radius)
 
     def forward(self, planes: Tensor) -> Tensor:
-        """[N, 1, H, W] → the same, blurred; borders are mirrored."""
-        count = len(planes)
-        taps = self.taps.to(planes).expand(count, 1, 1, -1)
-        padded = F.pad(planes[:, 0][None], (self.radius,) * 4, mode="reflect")
-        return F.conv2d(F.conv2d(padded, taps, groups=count), taps.mT, groups=count)[0][:, None]
+        """[N, 1, H, W] → the same, blurred."""
+        return convolve(F.pad(planes, (self.radius,) * 4, mode="reflect"), self.taps)

@@ -21,14 +21,14 @@ def bits_per_pixel(output: Output, x: Tensor) -> Tensor:
     return output.bits / (x.shape[-2] * x.shape[-1])
 
 
-def mean_squared_error(output: Output, x: Tensor) -> Tensor:
-    """On the 0..255 scale, over pixels and colours, [B]."""
-    return 255**2 * (output.x_hat.float() - x).square().flatten(1).mean(1)
+def mean_squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in 0..1 → their error on the 0..255 scale, over pixels and colours, [B]."""
+    return 255**2 * (x_hat.float() - x).square().flatten(1).mean(1)
 
 
 def rate_distortion(output: Output, x: Tensor, level: Tensor) -> Tensor:
     """bpp + λ · MSE for each picture, [B]; λ as printed by Ballé 2018 and since, the MSE on the 0..255 scale."""
-    return bits_per_pixel(output, x) + lambda_of(level) * mean_squared_error(output, x)
+    return bits_per_pixel(output, x) + lambda_of(level) * mean_squared_error(output.x_hat, x)
 
 
 def balance(level: Tensor, exponent: float = 0.45, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:

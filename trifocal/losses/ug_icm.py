@@ -43,7 +43,7 @@ class UgIcmObjective(Objective):
     def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
         """The tower's distance and the PSNR of what is decoded for machines, and the distance of what is for people."""
         machines = codec(x, level, for_machines(x))
-        error = mean_squared_error(machines, x)
+        error = mean_squared_error(machines.x_hat, x)
         return {
             "distance": self.perceptual(output.x_hat, x),
             "distance_machine": self.perceptual(machines.x_hat, x),
@@ -52,7 +52,7 @@ class UgIcmObjective(Objective):
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, for_machines(batch.x))
-        error = lambda_of(batch.level) * mean_squared_error(output, batch.x) * balance(batch.level)
+        error = lambda_of(batch.level) * mean_squared_error(output.x_hat, batch.x) * balance(batch.level)
         yield (
             "codec",
             (

@@ -64,7 +64,7 @@ class VisualObjective(Objective):
         """a · MSE + b · 11 · S + c · 95 · (10 − JOD), [B]; the last on the first crops of the batch, a fraction `share` of them, and
         weighted by its inverse."""
         x_hat = output.x_hat.float()
-        total = self.error_weight * mean_squared_error(output, x)
+        total = self.error_weight * mean_squared_error(x_hat, x)
         total = total + self.ssimulacra2_weight * self.ssimulacra2_rate * self.ssimulacra2(x_hat, x)
         if self.cvvdp is None:
             return total

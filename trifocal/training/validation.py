@@ -49,7 +49,7 @@ def validate(codec: Codec, x: Tensor, objective: Objective) -> dict[str, float]:
     for number in LEVELS:
         level = torch.full((len(x),), number, device=x.device)
         output = codec(x, level)
-        error = mean_squared_error(output, x)
+        error = mean_squared_error(output.x_hat, x)
         row[f"bpp_{number}"] = round(float(bits_per_pixel(output, x).mean()), 4)
         row[f"psnr_{number}"] = round(float((10 * torch.log10(255**2 / error)).mean()), 3)
         costs.append(math.log(float(rate_distortion(output, x, level).mean())))
