@@ -18,16 +18,17 @@ from zlib import crc32
 import pytest
 
 from trifocal.container import Bitstream, Header, Layer, Tag, describe
-from trifocal.container.fields import FIELDS, Reader, varint
+from trifocal.container.fields import FIELDS, VERSIONS, Reader, varint
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
 from trifocal.files import replacing
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMAT = Path(__file__).parent.parent / "trifocal/container/FORMAT.md"
-KODAK = Header(width=768, height=512, preset=1, level=400, fingerprint=0xBEEF)
+KODAK = Header(width=768, height=512, preset=1, level=400, fingerprint=0xBEEF, version=1)
 SHORT = Bitstream(KODAK, (Layer(Tag.LATENT, (b"payload",)),))
+SECOND = replace(SHORT, header=replace(KODAK, fingerprint=0xC0FFEE11, version=2))
 TILED = Bitstream(
-    Header(width=3000, height=2000, preset=5, level=333, fingerprint=0x00FF, grey=True),
+    Header(width=3000, height=2000, preset=5, level=333, fingerprint=0x00FF, grey=True, version=1),
     (
         Layer(Tag.LATENT, (b"tile zero", b"", b"tile two", bytes(130), b"tile four", b"tile five")),
         Layer(Tag.ALPHA, (b"a PNG",)),
@@ -35,7 +36,7 @@ TILED = Bitstream(
     ),
 )
 LAYERED = Bitstream(
-    Header(width=1100, height=700, preset=8, level=480, fingerprint=0xD0A1),
+    Header(width=1100, height=700, preset=8, level=480, fingerprint=0xD0A1, version=1),
     (
         Layer(Tag.BASE, (b"\x1ebase",)),
         Layer(Tag.ENHANCEMENT, (b"left", b"right")),
@@ -49,6 +50,7 @@ GOLDENS = {
     "container-tiled.tri": TILED,
     "container-layers.tri": LAYERED,
     "container-base.tri": BASE,
+    "container-version-2.tri": SECOND,
 }
 
 
@@ -96,11 +98,12 @@ def test_the_law_explains_the_golden_file_byte_by_byte(name: str) -> None:
 def test_the_law_names_every_field_and_tag() -> None:
     law = FORMAT.read_text("utf-8")
     assert all(f"| {tag.value} | {tag.name} |" in law for tag in Tag)
-    assert all(field.name in law for field in FIELDS)
+    assert all(field.name in law for field in FIELDS[2])
 
 
-def test_an_ordinary_picture_has_16_bytes_on_top() -> None:
-    assert SHORT.size == len(SHORT.to_bytes()) == 16 + len(b"payload")
+@pytest.mark.parametrize(("stream", "most"), [(SHORT, 16), (SECOND, 18)])
+def test_an_ordinary_picture_has_few_bytes_on_top(stream: Bitstream, most: int) -> None:
+    assert stream.size == len(stream.to_bytes()) == most + len(b"payload")
 
 
 def random_stream(rng: random.Random) -> Bitstream:
@@ -111,13 +114,15 @@ def random_stream(rng: random.Random) -> Bitstream:
     layers = [Layer(tag, random_chunks(rng)[: 1 if tag == Tag.BASE else None]) for tag in (*coded, *tags)]
     rng.shuffle(layers)
     side = rng.choice((1, 100, 1 << 16))
+    version = rng.choice(VERSIONS)
     header = Header(
         rng.randint(1, side),
         side,
         rng.randint(1, 62),
         rng.randint(0, 800),
-        rng.getrandbits(16),
+        rng.getrandbits(16 * version),
         rng.random() < 0.5,
+        version,
     )
     return Bitstream(header, tuple(layers))
 
@@ -163,7 +168,15 @@ def test_unknown_layers_are_kept_if_optional_and_refused_if_not() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"width": 0}, {"height": 65537}, {"preset": 0}, {"preset": 63}, {"level": 801}, {"fingerprint": 65536}],
+    [
+        {"width": 0},
+        {"height": 65537},
+        {"preset": 0},
+        {"preset": 63},
+        {"level": 801},
+        {"fingerprint": 65536},
+        {"version": 3},
+    ],
 )
 def test_headers_that_cannot_be_are_not_made(change: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(change))):
@@ -239,7 +252,7 @@ def test_foreign_files_are_named(data: bytes, what: str) -> None:
 @pytest.mark.parametrize(
     ("at", "value", "kind", "word"),
     [
-        (3, 0x22, Unsupported, "version 2"),
+        (3, 0x32, Unsupported, "version 3"),
         (3, 0x16, Unsupported, "reserved flags"),
         (4, 0x01, Unsupported, "preset 0"),
         (4, 0xFD, Unsupported, "preset 63"),
@@ -262,7 +275,7 @@ def test_a_header_of_absurd_size_is_refused_before_anything_is_made() -> None:
 def test_files_cut_anywhere_are_refused(stream: Bitstream) -> None:
     data = stream.to_bytes()
     for length in range(1, len(data)):
-        kinds = (Truncated, Damaged) if stream is SHORT else Truncated
+        kinds = (Truncated, Damaged) if stream in (SHORT, SECOND) else Truncated
         with pytest.raises(kinds) as caught:
             Bitstream.from_bytes(data[:length], name="cut.tri")
         assert "cut short" in sentence(caught.value, "cut.tri")

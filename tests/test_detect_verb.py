@@ -78,7 +78,7 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
         return fake
 
     monkeypatch.setattr("trifocal.presets.load_for", load_for)
-    monkeypatch.setattr("trifocal.presets.load", lambda name, device="cpu", weights=None: fake)
+    monkeypatch.setattr("trifocal.presets.shared_codec", lambda name, device="cpu", weights=None: fake)
     yield fake
 
 

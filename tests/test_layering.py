@@ -59,9 +59,10 @@ def bright_box(rgb: np.ndarray) -> np.ndarray:
 class TwoJpegs(DualLayer):
     """A small JPEG as the base layer and a large one as the enhancement; its detector finds what is bright."""
 
+    fingerprint = 0xBEEF
+
     def __init__(self) -> None:
         nn.Module.__init__(self)
-        self.fingerprint = 0xBEEF
         self.asked: list[dict[str, Any]] = []
         self.detected = 0
 
@@ -120,7 +121,9 @@ def with_layers(monkeypatch: pytest.MonkeyPatch) -> TwoJpegs:
     codec, plain = TwoJpegs(), small_codec()
     presets = replace(PRESETS[0], name="two", id=60, layers=True), PRESETS[0]
     monkeypatch.setattr("trifocal.presets.PRESETS", presets)
-    monkeypatch.setattr("trifocal.presets.load", lambda name, *rest: codec if name == "two" else plain)
+    monkeypatch.setattr(
+        "trifocal.presets.shared_codec", lambda name, *rest: codec if name == "two" else plain
+    )
     monkeypatch.setitem(OWN_DETECTOR, "two", "bright")
     return codec
 
@@ -172,7 +175,7 @@ def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
     assert two.asked == [{"quality": None, "base_quality": 30, "refinement": None}]
     assert [layer.tag for layer in stream.layers] == [Tag.BASE, Tag.PART] and stream.layers[0].chunks[0]
     assert stream.layers[0].chunks[0][0] == 30 and len(file) < len(stream.layers[0].chunks[0]) + 60
-    assert (subject.name, subject.weights) == ("two:base", "beef")
+    assert (subject.name, subject.weights) == ("two:base", "0000beef")
     with pytest.raises(OptionError, match=r"takes whole qualities, not 12\.5"):
         subject.encode(shown, 12.5)
 

@@ -71,7 +71,7 @@ def test_own_weights_are_measured_under_their_labels(room: Path) -> None:
     assert len(set(weights.values())) == 4 and weights["jpeg"] == ""
     rows = {row.key: row for row in read_rows(room / "out.csv")}
     codec = labelled(subjects)[1]["mine"].load()
-    assert weights["mine"] == f"{codec.fingerprint:04x}"
+    assert weights["mine"] == f"{codec.fingerprint:08x}"
     assert rows["mine", "a.png", 20].values != rows["plain", "a.png", 20].values
     assert {mean.preset: mean.weights for mean in read_means(room / "out_summary.csv")} == weights
 
@@ -120,7 +120,7 @@ def test_a_label_has_words_and_preferences_where_its_preset_has_them(room: Path)
 def test_a_label_is_measured_by_its_base_layer(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_layers(monkeypatch)
     evaluate(["mine=two:any.safetensors"], "pictures", "out.csv", [40], metrics=["psnr"], layers="base")
-    assert measured(room / "out.csv") == {"mine:base": "beef"}
+    assert measured(room / "out.csv") == {"mine:base": "0000beef"}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_what_the_preset_of_a_label_has_not_is_refused(
         (["mine=plain:gone.safetensors"], WeightsError, "mine: There are no weights at gone"),
         (["mine=both:mine.safetensors"], WeightsError, "mine: The weights mine.safetensors do not fit"),
         (["mine=plain:captions.json"], WeightsError, "mine: The weights captions.json are damaged"),
-        (["mine=plain:pictures"], WeightsError, "mine: There are no weights at pictures"),
+        (["mine=plain:pictures"], WeightsError, "mine: pictures is a folder"),
     ],
 )
 def test_what_is_wrong_with_a_label_is_said_before_anything_is_measured(
@@ -214,15 +214,15 @@ def test_names_and_titles_of_variants(room: Path) -> None:
 
 
 def test_presets_run_on_the_device_that_was_asked_for(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trifocal.presets import load
+    from trifocal.presets import shared_codec
 
     asked: list[str] = []
 
     def watched(name: str, device: str = "cpu", weights: Path | None = None) -> object:
         asked.append(device)
-        return load(name, device, weights)
+        return shared_codec(name, device, weights)
 
-    monkeypatch.setattr("trifocal.presets.load", watched)
+    monkeypatch.setattr("trifocal.presets.shared_codec", watched)
     evaluate(["plain", "mine=plain:mine.safetensors"], "pictures", "out.csv", [50], device="cpu:0")
     assert set(asked) == {"cpu:0"} and len(asked) >= 3
 

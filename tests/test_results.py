@@ -21,7 +21,7 @@ WHOLE |= {"preference_coco": 160, "machine_decoded": 160, "machine_coco": 160, "
 @pytest.mark.parametrize("table", ["kodak", "sample"])
 def test_rows_are_of_the_weights_that_ship(preset: str, table: str) -> None:
     rows = [row for row in read_rows(RESULTS / f"{table}.csv") if row.preset == preset]
-    assert {row.weights for row in rows} == {f"{load(preset).fingerprint:04x}"}
+    assert {row.weights for row in rows} == {f"{load(preset).fingerprint:08x}"}
 
 
 @pytest.mark.parametrize("table", WHOLE)

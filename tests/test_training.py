@@ -27,7 +27,7 @@ from trifocal.pictures import Picture
 from trifocal.training import train
 from trifocal.training.lesson import Lesson, LessonRun, optimisers_of
 from trifocal.training.loop import schedule
-from trifocal.weights import check_fingerprint, fingerprint, load_weights, read_weights
+from trifocal.weights import load_weights, read_weights
 
 
 def held_out(run: Path) -> list[float]:
@@ -177,15 +177,6 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
     (tmp_path / "bad.safetensors").write_bytes(b"\x10" * 40)
     with pytest.raises(WeightsError, match="damaged"):
         load_weights(small_codec(), "bad.safetensors")
-
-
-def test_fingerprints():
-    state = small_codec(seed=1).state_dict()
-    assert fingerprint(state) == fingerprint(dict(reversed(state.items())))
-    assert fingerprint(state) != fingerprint(small_codec(seed=2).state_dict())
-    check_fingerprint(7, 7, "small")
-    with pytest.raises(WeightsError, match="0007 of the preset small, but 0008"):
-        check_fingerprint(8, 7, "small")
 
 
 class Square(Lesson):

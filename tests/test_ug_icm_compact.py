@@ -54,15 +54,12 @@ def wanting(preference: float) -> Condition:
 def test_people_get_the_picture_of_the_trunk(codec):
     picture = Picture(random_rgb(120, 90))
     plain = small_codec(noise=0.0)
-    stream = plain.encode(picture)
-    assert codec.encode(picture).layers == stream.layers
+    stream, same = codec.encode(picture), plain.encode(picture)
+    assert stream.layers == same.layers
+    expected = plain.decode(same).picture.rgb
     for condition in (None, wanting(0.0)):
-        assert np.array_equal(
-            codec.decode(stream, condition=condition).picture.rgb, plain.decode(stream).picture.rgb
-        )
-    assert (
-        codec.decode(stream, condition=wanting(1.0)).picture.rgb != plain.decode(stream).picture.rgb
-    ).any()
+        assert np.array_equal(codec.decode(stream, condition=condition).picture.rgb, expected)
+    assert (codec.decode(stream, condition=wanting(1.0)).picture.rgb != expected).any()
 
 
 def test_between_lies_the_line(codec):
@@ -121,7 +118,8 @@ def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
     """`ug-icm-compact` is the small codec, and `compact` a small one beside it."""
     plain = small_codec()
     monkeypatch.setattr(
-        "trifocal.presets.load", lambda name="compact", *rest, **more: codec if "ug" in name else plain
+        "trifocal.presets.shared_codec",
+        lambda name="compact", *rest, **more: codec if "ug" in name else plain,
     )
     monkeypatch.setattr("trifocal.presets.load_for", lambda header, *rest, **more: codec)
 
@@ -129,7 +127,7 @@ def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
 def test_the_preset_ships_on_the_earlier_weights_of_compact():
     plain = trifocal.load("compact", weights=FOLDER / find("ug-icm-compact").shared)
     ours = trifocal.load("ug-icm-compact")
-    assert ours.fingerprint == 0xE160  # its files from before are still its own
+    assert ours.fingerprint_in(1) == 0xE160  # its files from before are still its own
     assert isinstance(ours, UgIcmCompact)
     mine, theirs = ours.state_dict(), plain.state_dict()
     assert all(torch.equal(mine[name], w) for name, w in theirs.items())
@@ -147,9 +145,10 @@ def test_weights_that_are_shared_are_not_written_twice(tmp_path, monkeypatch):
     own = read_weights(tmp_path / "own.safetensors")
     assert own and all(name.startswith(("synthesis.preferring.", "synthesis.detail.")) for name in own)
     again = small(noise=0.0)
-    mark = load_weights(again, "own.safetensors", "plain.safetensors")
+    load_weights(again, "own.safetensors", "plain.safetensors")
     write_weights(codec, tmp_path / "whole.safetensors")
-    assert mark == load_weights(small(noise=0.0), "whole.safetensors")
+    load_weights(whole := small(noise=0.0), "whole.safetensors")
+    assert again.fingerprint == whole.fingerprint
     assert all(
         torch.equal(w.half(), again.state_dict()[name].half()) for name, w in codec.state_dict().items()
     )

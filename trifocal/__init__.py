@@ -98,7 +98,7 @@ def encode(
     from trifocal.words import for_encoding
 
     preset = preset or trifocal.presets.DEFAULT
-    codec = trifocal.presets.load(preset, weights=weights)
+    codec = trifocal.presets.shared_codec(preset, weights=weights)
     condition, layers = for_encoding(preset, text, send_text, note)
     options: dict[str, Any] = trifocal.presets.said_of_base(
         trifocal.presets.find(preset), base_quality=base_quality, refinement=refinement

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from trifocal.clock import Clock
 from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.container.fields import VERSION
 from trifocal.entropy import Coder, EntropyModel, Meter, Reader, TrainingMeter, Writer
-from trifocal.errors import Damaged
+from trifocal.entropy.exact import ARITHMETIC
+from trifocal.errors import Damaged, WeightsError
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import LATENT_STRIDE, Canvas, paste, window
 from trifocal.pictures.tiles import Box, Tile, check_region
 from trifocal.rate import rate_of, search
 from trifocal.sidecar import picture_of, side_layers
 from trifocal.types import Condition, Decoded, Output
+from trifocal.weights import checksum, fingerprint
 
 GREY = 128
 SEARCH_BEGINS = 0.3  # of the progress, where a size was asked for
@@ -39,7 +42,6 @@ class Codec(nn.Module):
     """
 
     preset_id = 0
-    fingerprint = 0
     layer = Tag.LATENT  # that holds the latents' tiles
 
     def __init__(self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, reach: int) -> None:
@@ -48,6 +50,38 @@ class Codec(nn.Module):
         self.entropy = entropy
         self.synthesis = synthesis
         self.reach = reach
+        self._checksum: tuple[int, ...] = ()
+        self._fingerprints: dict[int, int | None] = {}
+
+    @property
+    def fingerprint(self) -> int:
+        """Of the weights as they are, as files name it."""
+        mark = self.fingerprint_in(VERSION)
+        assert mark is not None
+        return mark
+
+    def fingerprint_in(self, version: int) -> int | None:
+        """That of a version of the file format; see `weights.fingerprint`."""
+        now = checksum(self)
+        if now != self._checksum:
+            self._checksum, self._fingerprints = now, {}
+        if version not in self._fingerprints:
+            self._fingerprints[version] = fingerprint(self.state_dict(), version, ARITHMETIC)
+        return self._fingerprints[version]
+
+    def check_header(self, header: Header) -> None:
+        """Raises WeightsError where a file was not made with this preset and these weights."""
+        if header.preset != self.preset_id:
+            raise WeightsError(
+                f"The file is of preset number {header.preset} and this codec is number {self.preset_id}; "
+                "`trifocal.decode` finds the codec of a file."
+            )
+        have = self.fingerprint_in(header.version)
+        if have != header.fingerprint:
+            raise WeightsError(
+                f"The file was made with weights {header.mark}, and this codec has {self.fingerprint:08x}; "
+                "`trifocal.decode` finds the weights of a file."
+            )
 
     def prepare(self, picture: Picture, condition: Condition | None) -> Condition | None:
         """What of the condition needs the whole picture, before its tiles are analysed; here nothing does."""
@@ -112,6 +146,7 @@ class Codec(nn.Module):
             RateError: if quality 0 is larger than bpp or size allow.
         """
         clock = Clock(timings)
+        mark = self.fingerprint
         rate = rate_of(picture.width * picture.height, quality, bpp, size)
         canvas = Canvas(picture.width, picture.height, self.reach)
         side = (*side_layers(picture), *layers)
@@ -125,9 +160,7 @@ class Codec(nn.Module):
             return stream(level, tuple(self._write(y, level, clock) for y in latents))
 
         def stream(level: int, chunks: tuple[bytes, ...]) -> Bitstream:
-            header = Header(
-                picture.width, picture.height, self.preset_id, level, self.fingerprint, picture.grey
-            )
+            header = Header(picture.width, picture.height, self.preset_id, level, mark, picture.grey)
             return Bitstream(header, (Layer(self.layer, chunks), *side))
 
         if rate.level is not None:
@@ -160,12 +193,14 @@ class Codec(nn.Module):
             timings: gets the seconds spent in walk, coding and synthesis.
 
         Raises:
+            WeightsError: if the file was made with another preset or other weights.
             Damaged: if a tile is damaged, or the layer has not a chunk for each tile.
             OptionError: if the region is empty or leaves the picture.
             Unsupported: if the picture is above the limit of pixels.
         """
         clock = Clock(timings)
         header = bitstream.header
+        self.check_header(header)
         header.check_pixels()
         canvas = Canvas(header.width, header.height, self.reach)
         region = check_region(header.width, header.height, region or (0, 0, header.width, header.height))

@@ -19,7 +19,7 @@ from trifocal.evaluation.baselines import LOSSLESS
 from trifocal.layered import DualLayer
 from trifocal.losses import Ssimulacra2, ssimulacra2_score
 from trifocal.pictures import Picture
-from trifocal.presets import DEFAULT, load
+from trifocal.presets import DEFAULT, shared_codec
 from trifocal.seeing import drawn, listed
 
 PHOTOGRAPH = Path(__file__).parent / "demo" / "astronaut.png"
@@ -61,7 +61,7 @@ def run(out: str | Path = ".", preset: str = DEFAULT, quality: float = 50.0) -> 
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     photograph = Picture.open(PHOTOGRAPH)
-    codec = load(preset)
+    codec = shared_codec(preset)
     files = [folder / "demo.tri", folder / "demo.png"]
     begun = time.perf_counter()
     codec.encode(photograph, quality=quality).save(files[0])

@@ -299,6 +299,7 @@ class DualLayer(Codec):
         layer = bitstream.layer(Tag.BASE)
         if layer is None:
             raise MissingLayer("The file has no base layer for a detector; bring it with `trifocal merge`.")
+        self.check_header(bitstream.header)
         bitstream.header.check_pixels()
         chunk = layer.chunks[0]
         if not chunk or len(layer.chunks) != 1 or chunk[0] & ~ALONE > 100:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +31,6 @@ def later(module: str, name: str) -> Callable[[], Any]:
 RATE_DISTORTION = later("losses.objective", "Objective")
 VISUAL = later("losses", "VisualObjective")
 SQUARED_ERROR = "compact-0.1.safetensors"  # compact as 0.1 had it, trained for squared error; never replaced
-EARLIER_COMPACT = {0x1B77: SQUARED_ERROR}
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Preset:
         layers: whether a base layer for detectors stands under the picture.
         preference: whether the decoder takes a preference: for people, for machines, or between.
         shared: file name of the weights that it has in common with another preset; its own are the rest.
-        earlier: weights that this preset had before, whose files are still decoded: fingerprint → file name under trifocal/weights/.
+        earlier: file names under trifocal/weights/ of weights that this preset had before, whose files are still decoded.
     """
 
     name: str
@@ -68,7 +67,7 @@ class Preset:
     layers: bool = False
     preference: bool = False
     shared: str = ""
-    earlier: Mapping[int, str] = field(default_factory=dict)
+    earlier: tuple[str, ...] = ()
 
     @property
     def ships(self) -> bool:
@@ -92,7 +91,7 @@ PRESETS = (
         recipe=COMPACT,
         weights="compact.safetensors",
         objective=VISUAL,
-        earlier=EARLIER_COMPACT,
+        earlier=(SQUARED_ERROR,),
     ),
     Preset(
         name="taco",
@@ -115,7 +114,7 @@ PRESETS = (
         objective=VISUAL,
         words="encoder",
         tower="compact",
-        earlier=EARLIER_COMPACT,
+        earlier=(SQUARED_ERROR,),
     ),
     Preset(
         name="cross-modal",

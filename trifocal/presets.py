@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+import csv
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from os import PathLike
@@ -12,6 +15,8 @@ from typing import TYPE_CHECKING
 from trifocal.clock import without_collecting
 from trifocal.errors import OptionError, PresetError, WeightsError
 from trifocal.preset_table import DEFAULT, PRESETS, Preset
+
+GENERATIONS = Path(__file__).with_name("weights") / "generations.csv"
 
 if TYPE_CHECKING:
     from trifocal.codec import Codec
@@ -47,9 +52,8 @@ def preset_of(header: Header) -> Preset:
     )
 
 
-@without_collecting()
 def load(name: str = DEFAULT, device: str = "cpu", weights: str | PathLike[str] | None = None) -> Codec:
-    """A codec with its trained weights, ready to encode and decode. The same object is returned for the same arguments.
+    """A codec with its trained weights, ready to encode and decode. It is the caller's own, to be trained or changed.
 
     Args:
         name: of the preset.
@@ -60,10 +64,20 @@ def load(name: str = DEFAULT, device: str = "cpu", weights: str | PathLike[str] 
         PresetError: if there is no such preset.
         WeightsError: if its weights are missing or damaged, or do not fit it.
     """
+    return copy.deepcopy(shared_codec(name, device, weights))
+
+
+@without_collecting()
+def shared_codec(
+    name: str = DEFAULT, device: str = "cpu", weights: str | PathLike[str] | None = None
+) -> Codec:
+    """As `load`, the same object for the same arguments; not to be changed."""
     from trifocal.weights import FOLDER
 
     preset = find(name)
     path = FOLDER / preset.weights if weights is None else Path(weights).absolute()
+    if path.is_dir():
+        raise WeightsError(f"{weights} is a folder; name the .safetensors file in it that is to be used.")
     if not path.is_file():
         raise WeightsError(
             f"The preset {name} has no trained weights that ship; train it with `trifocal train {name} --data PICTURES`, "
@@ -85,28 +99,78 @@ def _load(name: str, device: str, path: Path, changed: int) -> Codec:
     with torch.inference_mode(False):  # who encodes may need a gradient
         codec = preset.build()
         codec.preset_id = preset.id
-        codec.fingerprint = load_weights(codec, path, preset.shared)
+        load_weights(codec, path, preset.shared)
         return codec.to(device).eval()
 
 
 @without_collecting()
 def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] | None = None) -> Codec:
-    """The codec that a file was made with, as `load` gives it.
+    """The codec that a file was made with, by the fingerprint in its header; not to be changed.
 
-    A file that the preset's earlier weights wrote gets a codec with those weights, unless `weights` is given.
+    Args:
+        header: of the file.
+        device: torch's name of it.
+        weights: a file (.safetensors), or a folder of them in which the right ones are looked for. If None, those that ship are looked
+            through, then the folder that the environment variable TRIFOCAL_WEIGHTS names.
 
     Raises:
         PresetError: if this version of Trifocal does not know the preset.
-        WeightsError: if the weights at hand are not those that the file was made with.
+        WeightsError: if the weights at hand are not those that the file was made with; the message says where they are.
     """
-    from trifocal.weights import FOLDER, check_fingerprint
+    from trifocal.weights import FOLDER
 
     preset = preset_of(header)
-    if weights is None and header.fingerprint in preset.earlier:
-        weights = FOLDER / preset.earlier[header.fingerprint]
-    codec = load(preset.name, device, weights)
-    check_fingerprint(codec.fingerprint, header.fingerprint, preset.name)
-    return codec
+    folder = os.environ.get("TRIFOCAL_WEIGHTS") if weights is None else weights
+    named = None if weights is None or Path(weights).is_dir() else weights
+    have = "none"
+    if named is not None or (FOLDER / preset.weights).exists():
+        codec = shared_codec(preset.name, device, named)
+        mark = codec.fingerprint_in(header.version)
+        if mark == header.fingerprint:
+            return codec
+        have = "others" if mark is None else replace(header, fingerprint=mark).mark
+    if named is None:
+        for path in earlier_weights(preset, folder):
+            if mark_of(path, path.stat().st_mtime_ns, preset.shared, header.version) == header.fingerprint:
+                return shared_codec(preset.name, device, path)
+    raise WeightsError(
+        f"The file was made with weights {header.mark} of the preset {preset.name}, but {have} are at hand; "
+        f"{where_weights_are(preset.name, header)}"
+    )
+
+
+def earlier_weights(preset: Preset, folder: str | PathLike[str] | None) -> Iterator[Path]:
+    """Files of weights that may be a preset's: its earlier ones that ship, then all in the folder."""
+    from trifocal.weights import FOLDER
+
+    yield from (path for name in preset.earlier if (path := FOLDER / name).exists())
+    if folder:
+        yield from sorted(Path(folder).glob("*.safetensors"))
+
+
+@lru_cache(maxsize=256)
+def mark_of(path: Path, changed: int, shared: str, version: int) -> int | None:
+    """The fingerprint of a file of weights; None where it is none. `changed` is that of `_load`."""
+    from trifocal.entropy.exact import ARITHMETIC
+    from trifocal.weights import FOLDER, fingerprint, read_weights
+
+    try:
+        weights = (read_weights(FOLDER / shared) if shared else {}) | read_weights(path)
+    except WeightsError:
+        return None
+    return fingerprint(weights, version, ARITHMETIC)
+
+
+def where_weights_are(preset: str, header: Header) -> str:
+    """The end of a sentence: which version of Trifocal had the weights of a file, by generations.csv."""
+    with open(GENERATIONS, encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row["preset"] == preset and row[f"fingerprint_{header.version}"] == header.mark:
+                return (
+                    f"they are trifocal/weights/{row['file']} of Trifocal {row['release']} (commit {row['commit']}, SHA-256 "
+                    f"{row['sha256']}); name that file with --weights, or its folder with TRIFOCAL_WEIGHTS."
+                )
+    return "name its weights with --weights, or install the version of Trifocal that made the file."
 
 
 def condition_for(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MethodType
 
 import torch
 from safetensors import SafetensorError
@@ -15,31 +17,48 @@ from trifocal.files import replacing
 
 FOLDER = Path(__file__).with_name("weights")
 Weights = dict[str, Tensor]
+FINGERPRINT_BYTES = {1: 2, 2: 4}  # by the version of the file format
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def load_weights(codec: nn.Module, name: str | Path, shared: str = "") -> int:
-    """Puts weights into a codec, strictly, and returns their fingerprint, 0..65535.
+def load_weights(codec: nn.Module, name: str | Path, shared: str = "") -> None:
+    """Puts weights into a codec, strictly.
 
     Args:
         name: a file of those that ship, or the whole path of another.
         shared: a file of those that ship, which has what `name` has not.
 
     Raises:
-        WeightsError: if the file is missing, is not a whole safetensors file, or does not fit the codec.
+        WeightsError: if the file is missing, is not a whole safetensors file, does not fit the codec, or holds values that are not
+            finite or tables that no coder can use.
     """
     path = FOLDER / name
     weights = (read_weights(FOLDER / shared) if shared else {}) | read_weights(path)
+    check_kinds(weights, codec.state_dict(), path.name)
     try:
         codec.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise WeightsError(
             f"The weights {path.name} do not fit this preset in this version; name others, or install Trifocal again."
         ) from error
-    return fingerprint(weights)
+    for module in codec.modules():
+        if isinstance(check := getattr(module, "check_weights", None), MethodType):
+            check()
+
+
+def check_kinds(weights: Weights, wanted: Mapping[str, Tensor], file_name: str) -> None:
+    """Raises WeightsError where numbers are whole that should not be, or the other way round."""
+    for name in weights.keys() & wanted.keys():
+        if weights[name].is_floating_point() != wanted[name].is_floating_point():
+            kinds = ("whole numbers", "floating-point numbers")
+            has, should = kinds[weights[name].is_floating_point()], kinds[wanted[name].is_floating_point()]
+            raise WeightsError(
+                f"The weights {file_name} hold {has} in {name} instead of {should}; name others."
+            )
 
 
 def read_weights(path: Path) -> Weights:
-    """Tensors of a safetensors file; floats come as float32."""
+    """Tensors of a safetensors file; floats come as float32. Raises WeightsError where one is not finite."""
     if not path.exists():
         raise WeightsError(
             f"The weights {path.name} are not installed; install Trifocal again, or train them."
@@ -50,6 +69,11 @@ def read_weights(path: Path) -> Weights:
         raise WeightsError(
             f"The weights {path.name} are damaged, or no safetensors file; name others, or install Trifocal again."
         ) from error
+    for name, w in weights.items():
+        if w.is_floating_point() and not torch.isfinite(w.float()).all():
+            raise WeightsError(
+                f"The weights {path.name} hold values in {name} that are not finite; name others."
+            )
     return {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
 
 
@@ -77,20 +101,42 @@ def write_weights(codec: nn.Module, path: Path, shared: str = "") -> None:
         stream.write(save(halved, metadata={"format": "pt"}))
 
 
-def fingerprint(weights: Weights) -> int:
-    """The first 16 bits of the SHA-256 over names, shapes and float16 bytes of all tensors."""
+def fingerprint(weights: Mapping[str, Tensor], version: int, arithmetic: int) -> int | None:
+    """What a file says of the weights that wrote it: the first bits of a SHA-256 over names, shapes and values of all tensors.
+
+    Args:
+        version: of the file format. In version 1 there are 16 bits, over values as float16; in version 2 there are 32, over values as
+            float32 or int32 and the id of the arithmetic.
+        arithmetic: `entropy.exact.ARITHMETIC`.
+
+    Returns:
+        None in version 1 for weights that float16 does not hold exactly, which no file of it can name.
+    """
     digest = hashlib.sha256()
+    if version > 1:
+        digest.update(f"arithmetic {arithmetic}".encode())
     for name in sorted(weights):
-        w = weights[name]
+        w = weights[name].detach().cpu()
         digest.update(f"{name}{tuple(w.shape)}".encode())
-        digest.update((w.half() if w.is_floating_point() else w).contiguous().numpy().tobytes())
-    return int.from_bytes(digest.digest()[:2], "big")
+        if version == 1:
+            halved = w.half() if w.is_floating_point() else w
+            if not torch.equal(halved.to(w.dtype), w):
+                return None
+            digest.update(halved.contiguous().numpy().tobytes())
+        else:
+            kept = w.float() if w.is_floating_point() else w.int()
+            digest.update(kept.contiguous().numpy().tobytes())
+    return int.from_bytes(digest.digest()[: FINGERPRINT_BYTES[version]], "big")
 
 
-def check_fingerprint(have: int, wanted: int, preset: str) -> None:
-    """Raises WeightsError if a file was made with other weights than those at hand."""
-    if have != wanted:
-        raise WeightsError(
-            f"The file was made with weights {wanted:04x} of the preset {preset}, but {have:04x} are at hand; "
-            "name its weights with --weights, or install the version of Trifocal that made the file."
-        )
+def checksum(module: nn.Module) -> tuple[int, ...]:
+    """Changes when a weight does, also by an optimiser that leaves no trace of it in the tensor's version; a few milliseconds."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return tuple(torch.stack([checksum_of(w) for w in tensors]).tolist()) if tensors else ()
+
+
+def checksum_of(w: Tensor) -> Tensor:
+    """Of the bits of a tensor, an int64 scalar."""
+    if w.is_floating_point():
+        w = w.detach().contiguous().view(BITS[w.element_size()])
+    return w.sum(dtype=torch.int64)

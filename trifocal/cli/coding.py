@@ -123,7 +123,7 @@ def encode(
     from trifocal import console
     from trifocal.container import Tag
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
-    from trifocal.presets import DEFAULT, find, load, said_of_base
+    from trifocal.presets import DEFAULT, find, said_of_base, shared_codec
 
     preset = preset or DEFAULT
     of_base = said_of_base(find(preset), base_quality=base_quality, refinement=refinement)
@@ -132,7 +132,7 @@ def encode(
     if attention is not None and len(jobs) > 1:
         raise typer.BadParameter("--attention draws one map; name one picture.")
     use_threads(threads)
-    codec = load(preset, weights=weights)
+    codec = shared_codec(preset, weights=weights)
     words_of = source_of_words(desk, jobs, preset, text, text_file, caption, send_text)
     rates: dict[str, Any] = {"quality": quality, "bpp": bpp, "size": size} | of_base
 

@@ -7,7 +7,8 @@ from enum import IntEnum
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
 
 MAGIC = b"\xf3TF"
-VERSION = 1
+VERSIONS = (1, 2)  # that are read
+VERSION = 2  # that is written, unless a file of another is written again
 MAX_SIDE = 1 << 16  # pixels
 MAX_PIXELS = 1 << 27  # what a decoder accepts unless it is told otherwise; the format itself allows more
 MAX_LAYERS = 32
@@ -105,18 +106,27 @@ class Field:
         raise self.refusal(f"{file_name} is damaged: {facts}.")
 
 
-FIELDS = (
-    Field("version", 4, VERSION, VERSION, Unsupported),
-    Field("reserved flags", 2, 0, 0, Unsupported),
-    Field("short", 1, 0, 1, show=bool),
-    Field("grey", 1, 0, 1, show=bool),
-    Field("preset", 6, 1, 62, Unsupported),
-    Field("level", 10, 0, 100 * LEVELS_PER_QUALITY),
-    Field("fingerprint", 16, 0, 0xFFFF, show="{:04x}".format),
-    Field("width", 0, 1, MAX_SIDE),
-    Field("height", 0, 1, MAX_SIDE),
-)
-FIXED_BITS = sum(field.bits for field in FIELDS)
+def fields_of(version: int) -> tuple[Field, ...]:
+    mark = (
+        Field("fingerprint", 16, 0, (1 << 16) - 1, show="{:04x}".format)
+        if version == 1
+        else Field("fingerprint", 32, 0, (1 << 32) - 1, show="{:08x}".format)
+    )
+    return (
+        Field("version", VERSION_BITS, VERSIONS[0], VERSIONS[-1], Unsupported),
+        Field("reserved flags", 2, 0, 0, Unsupported),
+        Field("short", 1, 0, 1, show=bool),
+        Field("grey", 1, 0, 1, show=bool),
+        Field("preset", 6, 1, 62, Unsupported),
+        Field("level", 10, 0, 100 * LEVELS_PER_QUALITY),
+        mark,
+        Field("width", 0, 1, MAX_SIDE),
+        Field("height", 0, 1, MAX_SIDE),
+    )
+
+
+VERSION_BITS = 4
+FIELDS = {version: fields_of(version) for version in VERSIONS}
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,8 @@ class Header:
     """What a reader must know before it makes room for a picture.
 
     width, height: pixels, 1..65536.  preset: 1..62.  level: 0..800, which is quality times 8.
-    fingerprint: 16 bits of the weights' hash.  grey: the picture has one channel.  Raises OptionError.
+    fingerprint: of the weights, 16 bits in version 1 and 32 in version 2.  grey: the picture has one channel.
+    version: of the file format, 1 or 2.  Raises OptionError.
     """
 
     width: int
@@ -133,14 +144,22 @@ class Header:
     level: int
     fingerprint: int
     grey: bool = False
+    version: int = VERSION
 
     def __post_init__(self) -> None:
+        if self.version not in FIELDS:
+            raise OptionError(f"A header's version is 1 or 2, not {self.version}.")
         values = asdict(self)
-        for field in FIELDS:
+        for field in FIELDS[self.version]:
             if field.name in values and not field.low <= values[field.name] <= field.high:
                 raise OptionError(
                     f"A header's {field.name} is {field.low} to {field.high}, not {values[field.name]}."
                 )
+
+    @property
+    def mark(self) -> str:
+        """The fingerprint in hexadecimal, 4 digits in version 1 and 8 in version 2."""
+        return f"{self.fingerprint:0{4 * self.version}x}"
 
     @property
     def quality(self) -> float:
@@ -159,25 +178,29 @@ class Header:
 
 def write_header(header: Header, short: bool) -> bytes:
     """Magic and fields; `short` says which of the two forms follows."""
-    values = asdict(header) | {"version": VERSION, "reserved flags": 0, "short": short}
-    word = 0
+    values = asdict(header) | {"reserved flags": 0, "short": short}
+    word, bits = 0, 0
     tail = b""
-    for field in FIELDS:
+    for field in FIELDS[header.version]:
         if field.bits:
-            word = word << field.bits | int(values[field.name])
+            word, bits = word << field.bits | int(values[field.name]), bits + field.bits
         else:
             tail += varint(values[field.name] - field.low)
-    return MAGIC + word.to_bytes(FIXED_BITS // 8, "big") + tail
+    return MAGIC + word.to_bytes(bits // 8, "big") + tail
 
 
 def read_header(reader: Reader) -> tuple[Header, bool]:
     """The header and whether the short form follows. Raises FormatError."""
     check_magic(reader.data, reader.name)
     reader.take(len(MAGIC))
-    word = reader.number(FIXED_BITS // 8)
-    left = FIXED_BITS
+    word = reader.number(1)
+    version, left = word >> 8 - VERSION_BITS, 8
+    fields = FIELDS.get(version, FIELDS[VERSION])
+    fields[0].check(version, reader.name)
     values: dict[str, int] = {}
-    for field in FIELDS:
+    for field in fields:
+        while left < field.bits:
+            word, left = word << 8 | reader.number(1), left + 8
         left -= field.bits
         value = word >> left & (1 << field.bits) - 1 if field.bits else reader.varint() + field.low
         field.check(value, reader.name)
@@ -189,6 +212,7 @@ def read_header(reader: Reader) -> tuple[Header, bool]:
         values["level"],
         values["fingerprint"],
         bool(values["grey"]),
+        version,
     )
     return header, bool(values["short"])
 
@@ -196,7 +220,9 @@ def read_header(reader: Reader) -> tuple[Header, bool]:
 def show_header(header: Header) -> dict[str, object]:
     """Field names and what a person wants to see of them, in the order of the file."""
     values = asdict(header)
-    return {field.name: field.show(values[field.name]) for field in FIELDS if field.name in values}
+    return {
+        field.name: field.show(values[field.name]) for field in FIELDS[header.version] if field.name in values
+    }
 
 
 def check_magic(data: bytes, name: str) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trifocal.layers import Block, Conv, Deconv, DepthToSpace, Depthwise, Knots, PlacedLinear, SpaceToDepth
 
+ARITHMETIC = 1  # counts up whenever the same weights would give other integers; part of every fingerprint
 ACTIVATION_BITS = 12
 ACTIVATION_BOUND = 2.0**12
 WEIGHT_BITS = 14

@@ -8,14 +8,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from trifocal.entropy.coder import Coder, Listener, Model, cost_table, models_of
+from trifocal.entropy.coder import Coder, Listener, Model, TrainingMeter, cost_table, models_of
 from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, StepsOfLevel
 from trifocal.entropy.exact import Snap, exact_twin
 from trifocal.entropy.quantise import Gain
-from trifocal.entropy.tables import ROWS, logistic_frequencies
+from trifocal.entropy.tables import ROWS, is_table, logistic_frequencies
+from trifocal.errors import WeightsError
 from trifocal.layers import Knots
 from trifocal.transforms.dct import BLOCK, ordered_std
 from trifocal.transforms.hyper import HyperAnalysis, HyperSynthesis
+from trifocal.weights import checksum, checksum_of
 
 
 class Prior(nn.Module):
@@ -97,8 +99,10 @@ class EntropyModel(nn.Module):
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
         self._twin: ExactSide | None = None
+        self._twin_of: tuple[int, ...] = ()
         self._models: list[Model] | None = None
         self._cost: Tensor | None = None
+        self._tables_of = 0
         self.latent_channels = gain.log_gain.table.shape[1]
 
     def walk(self, coder: Coder, y: Tensor | None, level: Tensor, size: tuple[int, int]) -> Tensor:
@@ -113,13 +117,14 @@ class EntropyModel(nn.Module):
         Returns:
             y_hat, [B, h, w, M], in the units of y.
         """
-        side = self.exact_side if self.training else self.twin()
+        learning = self.training and isinstance(coder, (TrainingMeter, Listener))
+        side = self.exact_side if learning else self.twin()
         gain = self.gain(level)
         scaled = None if y is None else y * gain
         z = None if scaled is None else self.hyper_analysis(scaled * self.exact_side.context.normalise(level))
-        z_hat = coder.code(_as(z, side), *_everywhere(side.prior(level), size))
+        z_hat = coder.code(_as(z, not learning), *_everywhere(side.prior(level), size))
         features = side.hyper_synthesis(z_hat)
-        y_hat = self._passes(coder, side, _as(scaled, side), features, level)
+        y_hat = self._passes(coder, side, _as(scaled, not learning), features, level)
         return y_hat.to(gain.dtype) / gain
 
     def _passes(
@@ -143,24 +148,44 @@ class EntropyModel(nn.Module):
         return torch.stack(means).sum(0), torch.stack(indices).sum(0)
 
     def twin(self) -> ExactSide:
-        """The exact twin, built once after the weights were last set."""
-        if self._twin is None:
+        """The exact twin of the weights as they are. Raises WeightsError where they are too large to be computed exactly."""
+        weights = checksum(self.exact_side)
+        if self._twin is None or self._twin_of != weights:
             composed = (ExactSide, Prior, HyperSynthesis, ContextModel, StepsOfLevel)
+            try:
+                with torch.inference_mode(False), torch.no_grad():  # a later gradient may pass through it
+                    twin = exact_twin(self.exact_side, composed)
+            except OverflowError as error:
+                raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
             # Not as a child: it is no part of the state, of a copy's buffers, or of what is trained.
-            object.__setattr__(self, "_twin", exact_twin(self.exact_side, composed))
+            object.__setattr__(self, "_twin", twin)
+            self._twin_of = weights
         return cast(ExactSide, self._twin)
 
     def models(self) -> list[Model]:
-        """The range coder's models, built once."""
+        """The range coder's models of the frequencies as they are."""
+        self._forget_other_frequencies()
         if self._models is None:
             self._models = models_of(self.frequencies.cpu().numpy())
         return self._models
 
     def cost(self) -> Tensor:
-        """The Meter's table, built once."""
+        """The Meter's table of the frequencies as they are."""
+        self._forget_other_frequencies()
         if self._cost is None:
-            self._cost = torch.from_numpy(cost_table(self.frequencies.cpu().numpy()))
+            with torch.inference_mode(False):
+                self._cost = torch.from_numpy(cost_table(self.frequencies.cpu().numpy()))
         return self._cost
+
+    def check_weights(self) -> None:
+        """Raises WeightsError unless the frequencies are those of a table."""
+        if not is_table(self.frequencies.cpu().numpy()):
+            raise WeightsError("The weights hold frequencies that the range coder cannot use; name others.")
+
+    def _forget_other_frequencies(self) -> None:
+        total = int(checksum_of(self.frequencies))
+        if self._tables_of != total:
+            self._models, self._cost, self._tables_of = None, None, total
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without the range coder's models, which are built again when they are needed."""
@@ -171,17 +196,10 @@ class EntropyModel(nn.Module):
         self._twin = None
         return super()._apply(fn, recurse)
 
-    def train(self, mode: bool = True) -> EntropyModel:
-        """Besides `nn.Module.train`, forgets what was built from the weights, since they may change."""
-        self._twin = None
-        self._models = None
-        self._cost = None
-        return super().train(mode)
 
-
-def _as(y: Tensor | None, side: ExactSide) -> Tensor | None:
+def _as(y: Tensor | None, exact: bool) -> Tensor | None:
     """y in the precision of the side that codes it: float64 where that is the exact twin."""
-    return y if y is None or side.training else y.double()
+    return y.double() if y is not None and exact else y
 
 
 def _everywhere(parameters: tuple[Tensor, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:

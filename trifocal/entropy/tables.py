@@ -73,6 +73,19 @@ def normalise(weights: npt.NDArray[np.float64]) -> Frequencies:
     return table
 
 
+def is_table(frequencies: npt.NDArray[np.generic]) -> bool:
+    """Whether an array is what `normalise` makes: whole numbers, each symbol possible, each row's total 2^PRECISION."""
+    if frequencies.shape != (ROWS, RADIUS + 2) or not np.issubdtype(frequencies.dtype, np.integer):
+        return False
+    inside = np.arange(RADIUS + 1) <= radii()[:, None]
+    symbols, escapes = frequencies[:, :-1].astype(np.int64), frequencies[:, -1].astype(np.int64)
+    possible = (symbols >= 1) == inside
+    totals = 2 * symbols.sum(1) - symbols[:, 0] + escapes
+    return bool(
+        possible.all() and (symbols >= 0).all() and (escapes >= 1).all() and (totals == 2**PRECISION).all()
+    )
+
+
 def probabilities(frequencies: Frequencies, row: int) -> npt.NDArray[np.float64]:
     """What the range coder takes for a row: the probabilities of −R … R and of the escape, exact multiples of 2^−16."""
     radius = radii()[row]

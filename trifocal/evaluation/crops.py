@@ -81,7 +81,7 @@ def crops(
     if len(order) < 2:
         return []
     subjects = [subject_of(name, wording, models) for name in order]
-    shown = []
+    shown: list[Crop] = []
     for place in places or chosen_by_gain(order, rows):
         coded = {row.preset for row in rows if row.picture == place.picture}
         told = [for_picture(subject, place.picture) for subject in subjects if subject.name in coded]

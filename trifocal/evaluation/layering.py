@@ -75,7 +75,7 @@ class BaseSubject:
         self.name = f"{model.name}:{kind}"
         self.refinement = 0 if kind == UNFITTED else None
         self.codec = loaded(model)
-        self.weights = f"{self.codec.fingerprint:04x}"
+        self.weights = f"{self.codec.fingerprint:08x}"
         self.detector = OWN_DETECTOR.get(model.preset)
 
     def encode(self, picture: Picture, quality: float) -> bytes:
@@ -102,7 +102,7 @@ class ApartSubject:
     def __init__(self, model: Model) -> None:
         self.name = f"{model.name}:{APART}"
         self.codec = loaded(model)
-        self.weights = f"{self.codec.fingerprint:04x}"
+        self.weights = f"{self.codec.fingerprint:08x}"
 
     def encode(self, picture: Picture, quality: float) -> bytes:
         return self.codec.encode(picture, quality=quality, conditions=False).to_bytes()

@@ -55,10 +55,10 @@ class Model:
 
     def load(self) -> Codec:
         """Raises PresetError and WeightsError, with the label if there is one."""
-        from trifocal.presets import load
+        from trifocal.presets import shared_codec
 
         try:
-            return load(self.preset, self.device, self.weights)
+            return shared_codec(self.preset, self.device, self.weights)
         except (PresetError, WeightsError) as error:
             if not self.label:
                 raise

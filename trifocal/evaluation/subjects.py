@@ -76,7 +76,7 @@ class PresetSubject:
         self.preference = preference
         check_preference(find(model.preset), preference)
         self.codec = model.load()
-        self.weights = f"{self.codec.fingerprint:04x}"
+        self.weights = f"{self.codec.fingerprint:08x}"
         self.sends = text is not None and find(model.preset).words == "decoder"
 
     def encode(self, picture: Picture, quality: float) -> bytes:

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Write trifocal/weights/generations.csv: which commit holds the weights of every fingerprint that ever shipped.
+
+    python scripts/generations.py
+
+Each commit that changed trifocal/weights/ is unpacked beside the checkout, and its own table of presets says which files a preset
+takes. Fingerprints of both versions of the file format are computed from those files.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from trifocal.console import Desk, reporting
+from trifocal.entropy.exact import ARITHMETIC
+from trifocal.files import replacing
+from trifocal.presets import GENERATIONS
+from trifocal.weights import fingerprint, read_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = ("preset", "fingerprint_1", "fingerprint_2", "release", "commit", "file", "sha256")
+TABLE = """
+import json
+from pathlib import Path
+from trifocal.presets import PRESETS
+there = [p for p in PRESETS if Path("trifocal/weights", p.weights).exists()]
+print(json.dumps([[p.name, p.weights, getattr(p, "shared", "")] for p in there]))
+"""
+Row = tuple[str, ...]
+
+
+def main() -> None:
+    rows: dict[tuple[str, str], Row] = {}
+    commits = git("log", "--reverse", "--format=%h", "--", "trifocal/weights").decode().split()
+    with reporting(Desk()) as report:
+        for number, commit in enumerate(commits, start=1):
+            report(number / len(commits), commit)
+            for row in rows_of(commit):
+                rows.setdefault((row[0], row[2]), row)
+    with replacing(GENERATIONS) as stream:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *sorted(rows.values())])
+        stream.write(text.getvalue().encode())
+    print(f"{GENERATIONS}  {len(rows)} generations of {len(commits)} commits")
+
+
+def rows_of(commit: str) -> list[Row]:
+    """A row for each preset that shipped weights at a commit."""
+    with tempfile.TemporaryDirectory(prefix="trifocal-") as folder:
+        with tarfile.open(
+            fileobj=io.BytesIO(git("archive", commit, "trifocal", "pyproject.toml"))
+        ) as archive:
+            archive.extractall(folder, filter="data")
+        table = subprocess.run(
+            [sys.executable, "-c", TABLE], cwd=folder, capture_output=True, check=False, text=True
+        )
+        if table.returncode:
+            print(f"{commit}: {table.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+            return []
+        project = Path(folder, "pyproject.toml").read_text("utf-8")
+        release = project.split('version = "')[1].split('"')[0]
+        place = Path(folder, "trifocal", "weights")
+        rows: list[Row] = []
+        for preset, file, shared in json.loads(table.stdout):
+            weights = (read_weights(place / shared) if shared else {}) | read_weights(place / file)
+            marks = [fingerprint(weights, version, ARITHMETIC) for version in (1, 2)]
+            if marks[0] is not None and marks[1] is not None:
+                digest = hashlib.sha256((place / file).read_bytes()).hexdigest()
+                rows.append((preset, f"{marks[0]:04x}", f"{marks[1]:08x}", release, commit, file, digest))
+        return rows
+
+
+def git(*words: str) -> bytes:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    main()

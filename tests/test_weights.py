@@ -1,0 +1,273 @@
+"""Weights: their values are checked, a file names exactly those that wrote it, and they are found again."""
+
+import copy
+import csv
+import hashlib
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rgb, small_codec
+from safetensors.torch import load_file, save_file
+from test_earlier_weights import drawing
+from torch import Tensor
+
+import trifocal
+from trifocal.codec import Codec
+from trifocal.entropy.exact import ARITHMETIC
+from trifocal.errors import PresetError, WeightsError
+from trifocal.pictures import Picture
+from trifocal.presets import GENERATIONS, PRESETS, load, load_for, shared_codec
+from trifocal.weights import FOLDER, fingerprint, write_weights
+
+ROOT = Path(__file__).parent.parent
+OLDER = (
+    Path(__file__).parent / "golden" / "dual-layer-797a.tri"
+)  # `drawing` by dual-layer-compact of c2e9311, quality 40
+COMMIT, FILE = "c2e9311", "dual-layer-compact.safetensors"
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The preset `compact` is a small codec; its weights."""
+    tiny = replace(PRESETS[0], build=small_codec, earlier=())
+    monkeypatch.setattr("trifocal.presets.PRESETS", (tiny,))
+    monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
+    write_weights(small_codec(seed=1), tmp_path / "compact.safetensors")
+    return tmp_path / "compact.safetensors"
+
+
+def picture(seed: int = 0) -> Picture:
+    return Picture(random_rgb(64, 48, seed=seed))
+
+
+# ── values ──
+
+
+def spoil(weights: dict[str, Tensor], part: str, value: float) -> str:
+    name = next(name for name, w in weights.items() if part in name and w.is_floating_point())
+    weights[name].view(-1)[0] = value
+    return name
+
+
+@pytest.mark.parametrize("part", ["analysis", "synthesis", "context", "gain"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(small: Path, part: str, value: float) -> None:
+    weights = load_file(small)
+    name = spoil(weights, part, value)
+    save_file(weights, small)
+    with pytest.raises(WeightsError, match=f"values in {name} that are not finite"):
+        load("compact")
+
+
+def test_whole_numbers_in_the_place_of_others_are_refused(small: Path) -> None:
+    weights = load_file(small)
+    name = next(name for name in weights if "synthesis" in name)
+    save_file({**weights, name: weights[name].to(torch.int32)}, small)
+    with pytest.raises(WeightsError, match=f"hold whole numbers in {name} instead of floating-point numbers"):
+        load("compact")
+    save_file({**weights, "entropy.frequencies": weights["entropy.frequencies"].float()}, small)
+    with pytest.raises(WeightsError, match="floating-point numbers in entropy.frequencies"):
+        load("compact")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.fill_(0),
+        lambda table: table[3, 1:3].copy_(torch.tensor([0, table[3, 1] + table[3, 2]])),
+        lambda table: table[:, 0].add_(1),
+        lambda table: table[0, -1].neg_(),
+        lambda table: table[0, 300].add_(1),
+    ],
+    ids=["zeros", "an impossible symbol", "another total", "a negative escape", "beyond the radius"],
+)
+def test_tables_that_no_coder_can_use_are_refused(small: Path, change: Callable[[Tensor], None]) -> None:
+    weights = load_file(small)
+    change(weights["entropy.frequencies"])
+    save_file(weights, small)
+    with pytest.raises(WeightsError, match="frequencies that the range coder cannot use"):
+        load("compact")
+
+
+def test_weights_too_large_for_exact_sums_are_refused(small: Path) -> None:
+    weights = load_file(small)
+    weights = {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
+    name = next(name for name in weights if "hyper_synthesis" in name and name.endswith("weight"))
+    weights[name] += 1e12
+    save_file(weights, small)
+    with pytest.raises(WeightsError, match="entropy model cannot be used"):
+        load("compact").encode(picture())
+
+
+# ── fingerprints ──
+
+
+def test_a_fingerprint_covers_names_shapes_values_and_arithmetic() -> None:
+    state = small_codec(seed=1).state_dict()
+
+    def mark(weights: dict[str, Tensor], arithmetic: int = ARITHMETIC) -> int | None:
+        return fingerprint(weights, 2, arithmetic)
+
+    assert mark(state) == mark(dict(reversed(state.items())))
+    name = next(name for name in state if "synthesis" in name)
+    others = [
+        state | {name: state[name] + 2**-20},
+        state | {"entropy.frequencies": state["entropy.frequencies"] + 1},
+        {**{n: w for n, w in state.items() if n != name}, name + "x": state[name]},
+        state | {name: state[name][None]},
+    ]
+    marks = [mark(state), mark(state, ARITHMETIC + 1), *map(mark, others)]
+    assert len(set(marks)) == len(marks) and all(m is not None and m < 1 << 32 for m in marks)
+
+
+def test_weights_off_the_float16_grid_have_no_fingerprint_of_version_1(small: Path) -> None:
+    """In version 1 such a file had the fingerprint of the weights that it rounds to, and decoded to other pixels."""
+    codec = load("compact")
+    mark = codec.fingerprint_in(1)
+    assert mark is not None
+    weights = {name: w.float() if w.is_floating_point() else w for name, w in load_file(small).items()}
+    name = next(name for name in weights if "synthesis" in name)
+    weights[name] *= 1 + 2**-20
+    own = small.with_name("own.safetensors")
+    save_file(weights, own)
+    stream = codec.encode(picture())
+    old = replace(stream, header=replace(stream.header, version=1, fingerprint=mark))
+    assert load_for(old.header).fingerprint == codec.fingerprint
+    with pytest.raises(WeightsError, match="others are at hand"):
+        load_for(old.header, weights=own)
+    with pytest.raises(WeightsError, match="are at hand"):
+        load_for(stream.header, weights=own)
+
+
+# ── what is written can be read ──
+
+
+def train_a_little(codec: Codec) -> None:
+    """By an optimiser that changes weights without a trace in their version."""
+    optimiser = torch.optim.Adam(codec.parameters(), lr=1e-2, fused=True)
+    codec.train()
+    output = codec(torch.rand(1, 3, 64, 64), torch.tensor([400]))
+    (output.bits.sum() / 1000 + output.x_hat.square().mean()).backward()
+    optimiser.step()
+
+
+def test_training_a_loaded_codec_changes_nothing_for_others(small: Path) -> None:
+    before = trifocal.encode(picture().rgb, "compact").to_bytes()
+    codec = load("compact")
+    train_a_little(codec)
+    assert codec is not load("compact") and shared_codec("compact") is shared_codec("compact")
+    assert trifocal.encode(picture().rgb, "compact").to_bytes() == before
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_codec_that_learned_writes_what_its_weights_read(small: Path, training: bool) -> None:
+    codec = load("compact")
+    codec.encode(picture())
+    mark = codec.fingerprint
+    train_a_little(codec)
+    codec.train(training)
+    stream = codec.encode(picture())
+    assert stream.header.fingerprint == codec.fingerprint != mark
+    with pytest.raises(WeightsError):
+        trifocal.decode(stream)
+    fresh = load("compact")
+    fresh.load_state_dict(codec.state_dict())
+    assert np.array_equal(fresh.decode(stream).picture.rgb, codec.decode(stream).picture.rgb)
+
+
+def test_weights_changed_in_place_are_taken_as_they_are(small: Path) -> None:
+    codec = load("compact")
+    before = codec.decode(codec.encode(picture())).picture.rgb
+    for parameter in codec.entropy.parameters():
+        parameter.data.add_(torch.randn_like(parameter) / 30)
+    stream = codec.encode(picture())
+    fresh = load("compact")
+    fresh.load_state_dict(codec.state_dict())
+    after = fresh.decode(stream).picture.rgb
+    assert np.array_equal(after, codec.decode(stream).picture.rgb) and not np.array_equal(after, before)
+
+
+def test_gradients_pass_after_an_encode(small: Path) -> None:
+    codec = load("compact")
+    codec.encode(picture())
+    x = torch.rand(1, 3, 64, 64, requires_grad=True)
+    codec(x, torch.tensor([400])).x_hat.sum().backward()
+    train_a_little(codec)
+    assert all(torch.isfinite(p.grad).all() for p in codec.parameters() if p.grad is not None)
+
+
+def test_a_codec_refuses_files_of_other_weights_and_presets(small: Path) -> None:
+    codec = load("compact")
+    stream = codec.encode(picture())
+    other = copy.deepcopy(codec)
+    with torch.no_grad():
+        next(other.synthesis.parameters()).mul_(1.5)
+    with pytest.raises(WeightsError, match=f"weights {stream.header.mark}, and this codec has"):
+        other.decode(stream)
+    with pytest.raises(WeightsError, match="preset number 9"):
+        codec.decode(replace(stream, header=replace(stream.header, preset=9)))
+    with pytest.raises(PresetError):
+        trifocal.decode(replace(stream, header=replace(stream.header, preset=9)))
+
+
+# ── weights are found ──
+
+
+def test_weights_are_found_in_a_folder(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "broken.safetensors").write_bytes(b"\x10" * 40)
+    for seed in (2, 3):
+        write_weights(small_codec(seed=seed), folder / f"{seed}.safetensors")
+    stream = load("compact", weights=folder / "3.safetensors").encode(picture())
+    with pytest.raises(WeightsError, match="are at hand; name its weights"):
+        trifocal.decode(stream)
+    expected = trifocal.decode(stream, weights=folder / "3.safetensors").picture.rgb
+    assert np.array_equal(trifocal.decode(stream, weights=folder).picture.rgb, expected)
+    with pytest.raises(WeightsError, match="is a folder"):
+        load("compact", weights=folder)
+    monkeypatch.setenv("TRIFOCAL_WEIGHTS", str(folder))
+    assert np.array_equal(trifocal.decode(stream).picture.rgb, expected)
+
+
+def test_every_preset_that_ships_is_in_the_table_of_generations() -> None:
+    """`python scripts/generations.py` writes it, once new weights are committed."""
+    with open(GENERATIONS, encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for preset in PRESETS:
+        if preset.ships:
+            codec = shared_codec(preset.name)
+            (row,) = [
+                row
+                for row in rows
+                if row["preset"] == preset.name and row["fingerprint_2"] == f"{codec.fingerprint:08x}"
+            ]
+            assert row["fingerprint_1"] == f"{codec.fingerprint_in(1):04x}"
+            assert row["sha256"] == hashlib.sha256((FOLDER / preset.weights).read_bytes()).hexdigest()
+
+
+def test_a_file_of_weights_that_ship_no_more_is_said_to_need_them() -> None:
+    with pytest.raises(
+        WeightsError, match=rf"weights 797a of .*{FILE} of Trifocal 0.1.0 \(commit {COMMIT}, SHA-256 0cbff68"
+    ):
+        trifocal.decode(OLDER)
+
+
+def test_a_file_of_an_earlier_generation_is_decoded_with_the_weights_of_its_day(tmp_path: Path) -> None:
+    name = f"{COMMIT}:trifocal/weights/{FILE}"
+    try:
+        shown = subprocess.run(["git", "show", name], cwd=ROOT, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("git is not installed")
+    if shown.returncode:
+        pytest.skip(f"the history of this checkout does not reach {COMMIT}")
+    (tmp_path / FILE).write_bytes(shown.stdout)
+    decoded = trifocal.decode(OLDER, weights=tmp_path).picture.rgb
+    assert np.abs(decoded.astype(int) - drawing()).mean() == pytest.approx(11.121, abs=0.01)
+    expected = [[128, 0, 0], [75, 0, 98], [244, 253, 176], [0, 3, 225]]
+    assert np.abs(decoded[0, ::33].astype(int) - expected).max() <= 1
