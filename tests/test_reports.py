@@ -157,3 +157,11 @@ def test_exchange_rates_are_slopes_of_the_rate_curve() -> None:
     )
     slope = 1 / (2.0**-4 * math.log(2)) / float(lambda_of(torch.tensor(400.0)))
     assert row[0] == pytest.approx(slope, rel=0.02)
+
+
+def test_detection_is_compared_at_equal_bytes() -> None:
+    """Between the other's points at 0.1 and 0.4 bpp, 0.2 is the middle of the logarithm."""
+    script = module_at("scripts/detection_difference.py")
+    aps = np.array([[0.30, 0.20, 0.26], [0.25, 0.20, 0.30]])
+    found = script.differences(aps, [0.2, 0.1, 0.4], 1)
+    assert found[:, 0].tolist() == pytest.approx([0.07, 0.0])

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""What a detector finds in the decoded pictures of one codec, against another at equal bytes, with a paired interval.
+
+    python scripts/detection_difference.py compact compact-psnr COCO_VAL --detector picodet.onnx
+
+At each quality of the first codec the other's AP at the same bits per pixel is interpolated linearly over the logarithm of its rate. The
+interval is that of bootstrap samples of the pictures, the same for both (Efron 1979). COCO_VAL is a folder of pictures with COCO's
+instances.json in it or above it; codecs are named as in `trifocal evaluate`, also LABEL=PRESET:WEIGHTS.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trifocal.console import Desk, reporting
+from trifocal.errors import TrifocalError
+from trifocal.evaluation.certainty import bootstrapped
+from trifocal.evaluation.detection import Detection
+from trifocal.evaluation.matching import name_of
+from trifocal.evaluation.models import BUNDLED, Models, labelled
+from trifocal.evaluation.subjects import for_picture, outcome_of, subject_of
+from trifocal.evaluation.tasks import task_of
+from trifocal.pictures import Picture, list_pictures
+
+QUALITIES = {"first": (10, 30, 60), "other": (0, 10, 20, 35, 60)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("first")
+    parser.add_argument("other")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--detector", required=True, help="as `trifocal evaluate --detector`")
+    parser.add_argument("--qualities", type=float, nargs="+", default=QUALITIES["first"], help="of the first")
+    parser.add_argument(
+        "--other-qualities", type=float, nargs="+", default=QUALITIES["other"], help="of the other"
+    )
+    parser.add_argument("--draws", type=int, default=200, help="bootstrap samples")
+    arguments = parser.parse_args()
+    names, models = labelled([arguments.first, arguments.other], "cpu")
+    first, other = map(str, names)
+    points = [(first, q) for q in arguments.qualities] + [(other, q) for q in arguments.other_qualities]
+    with reporting(Desk()) as report:
+        ways, rates = [], []
+        for number, (name, quality) in enumerate(points):
+            report(0.9 * number / len(points), f"{name}, quality {quality:g}")
+            way, rate = seen(name, quality, arguments.data, arguments.detector, models)
+            ways.append(way)
+            rates.append(rate)
+        table = bootstrapped(ways, arguments.draws, progress=lambda part: report(0.9 + 0.1 * part, "samples"))
+    count = len(arguments.qualities)
+    measured = np.array([[way.precision("bbox")[0] for way in ways]])
+    values, draws = (differences(aps, rates, count) for aps in (measured, table))
+    print(
+        f"AP of {first}, and how far it is above that of {other} at equal bits per pixel, with 95 % interval"
+    )
+    for number in range(count):
+        low, high = np.percentile(draws[:, number], [2.5, 97.5])
+        print(
+            f"quality {points[number][1]:4g}  {rates[number]:.4f} bpp  AP {measured[0, number]:.4f}  "
+            f"{values[0, number]:+.4f}  [{low:+.4f}, {high:+.4f}]"
+        )
+    low, high = np.percentile(draws.mean(1), [2.5, 97.5])
+    print(f"mean {values.mean():+.4f}  [{low:+.4f}, {high:+.4f}]")
+
+
+def seen(
+    name: str, quality: float, data: Path, detector: str, models: Models = BUNDLED
+) -> tuple[Detection, float]:
+    """What the detector finds in all decoded pictures, and their mean bits per pixel."""
+    way = task_of("detection", detector, None, data)
+    assert isinstance(way, Detection)
+    paths = list_pictures([data], recursive=True)
+    subject = subject_of(name, models=models)
+    rates = []
+    for path in paths:
+        picture, known = Picture.open(path), name_of(path, data)
+        told = for_picture(subject, known)
+        file = told.encode(picture, quality)
+        outcome = outcome_of(told, file, told.decode(file), picture, known)
+        way.add(outcome.decoded, known, outcome.look)
+        rates.append(8 * len(file) / (picture.width * picture.height))
+    return way, float(np.mean(rates))
+
+
+def differences(aps: NDArray[np.float64], rates: Sequence[float], count: int) -> NDArray[np.float64]:
+    """AP of each of the first `count` points less that of the others at the same rate; aps [draws, points] → [draws, count]."""
+    at = np.log(rates)
+    return np.stack([row[:count] - np.interp(at[:count], at[count:], row[count:]) for row in aps])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (TrifocalError, OSError) as error:
+        sys.exit(str(error))
