@@ -172,7 +172,9 @@ class Reader:
         import constriction
 
         if data.endswith(b"\0"):
-            raise Damaged("The coded latent ends in zero bytes, which no encoder writes; the file is damaged.")
+            raise Damaged(
+                "The coded latent ends in zero bytes, which no encoder writes; the file is damaged."
+            )
         self.seconds = 0.0
         self._models = models
         self._bit = constriction.stream.model.Uniform(2)

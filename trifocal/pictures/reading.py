@@ -1,7 +1,7 @@
 """A Pillow image of any mode → 8-bit arrays, with a sentence for each thing that changed on the way."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,10 @@ TIFF_STRUCTURE = frozenset(
 )
 TIFF_STRUCTURE |= {330, 332, 333, 334, 336, 337, 338, 339, 347, 512, 513, 514, 530, 700, 33723, 34377, 34675}
 SRGB_GAMMA = 0.45455
+
+# Pillow's names of what is opened, the most frequent first. All others stay closed, above all EPS, which Pillow hands to Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "JXL", "JPEG2000", "GIF", "TIFF", "BMP", "DIB", "PPM")
+FORMATS += ("QOI", "PSD", "ICO", "DDS", "SGI", "PCX", "SUN", "TGA")
 
 Array = NDArray[np.uint8]
 ToArray = Callable[[Image.Image], Array]  # of a band: [h, w, 1..4]; of 2 or 4 channels the last is alpha
@@ -121,9 +125,10 @@ def bits_of_start(start: bytes) -> int:
 
 
 def note_frames(image: Image.Image, reading: Reading) -> None:
-    if getattr(image, "is_animated", False):
-        count = getattr(image, "n_frames", 2)
-        reading.note(f"Only the first of its {count} pictures was read.")
+    """The others are neither counted nor looked at: there may be a hundred thousand, and they may be damaged."""
+    with suppress(Exception):  # of a GIF's second picture
+        if getattr(image, "is_animated", False):
+            reading.note("Only the first of its pictures was read.")
 
 
 def converter(image: Image.Image, bits: int, reading: Reading) -> ToArray:
