@@ -9,7 +9,6 @@ file in each run, as long as the files that they all start from stay the same.
 """
 
 import argparse
-import io
 import random
 import resource
 import sys
@@ -24,7 +23,6 @@ from zlib import crc32
 
 import numpy as np
 from making import png_of
-from PIL import Image
 
 import trifocal
 from trifocal.container import Bitstream, Header, Layer, Tag, describe
