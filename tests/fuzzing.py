@@ -31,7 +31,6 @@ from trifocal.container.fields import varint, write_header
 from trifocal.container.parts import HALVES, mark_of, merge, strip
 from trifocal.container.text import RAW_DEFLATE, dictionary, text_layer, text_of
 from trifocal.errors import Damaged, TrifocalError
-from trifocal.layered import DualLayer
 from trifocal.pictures import MAX_METADATA, Picture, alpha_from_bytes, alpha_to_bytes
 from trifocal.pictures.attachments import metadata_from_bytes, metadata_to_bytes, png_chunks
 
@@ -110,6 +109,8 @@ def only_chunk(stream: Bitstream, tag: Tag) -> bytes:
 
 def decode(data: bytes) -> bool:
     """All of it, as it is and with best effort; of a base layer also its picture and its objects."""
+    from trifocal.layered import DualLayer  # brings torch, which reading does without
+
     accepted = False
     for best_effort in (True, False):
         with suppress(TrifocalError):
@@ -207,17 +208,16 @@ def hurt_front(rng: random.Random, front: bytes, odd: float) -> bytes:
 
 def hurt_header(rng: random.Random, header: Header) -> Header:
     side = rng.choice((1, 2, 15, 16, 17, 64, 65, 1000, 1024, 1025, 65535, 65536, rng.randint(1, 65536)))
-    change: dict[str, int | bool] = rng.choice(
+    return rng.choice(
         (
-            {"width": side},
-            {"height": side},
-            {"preset": rng.randint(1, 12)},
-            {"level": rng.choice((0, 1, 799, 800, rng.randint(0, 800)))},
-            {"fingerprint": rng.getrandbits(16)},
-            {"grey": not header.grey},
+            replace(header, width=side),
+            replace(header, height=side),
+            replace(header, preset=rng.randint(1, 12)),
+            replace(header, level=rng.choice((0, 1, 799, 800, rng.randint(0, 800)))),
+            replace(header, fingerprint=rng.getrandbits(16)),
+            replace(header, grey=not header.grey),
         )
     )
-    return replace(header, **change)  # type: ignore[arg-type]
 
 
 def hurt_layers(rng: random.Random, pieces: Pieces) -> None:

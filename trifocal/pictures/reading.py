@@ -23,9 +23,10 @@ TIFF_STRUCTURE |= {330, 332, 333, 334, 336, 337, 338, 339, 347, 512, 513, 514, 5
 SRGB_GAMMA = 0.45455
 
 # Pillow's names of what is opened, the most frequent first. All others stay closed, above all EPS, which Pillow hands to Ghostscript.
-FORMATS = tuple(
-    "JPEG PNG WEBP AVIF HEIF JXL JPEG2000 GIF TIFF BMP DIB PPM QOI PSD ICO DDS SGI PCX SUN TGA".split()
-)
+FORMATS = [
+    *("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "JXL", "JPEG2000", "GIF", "TIFF", "BMP", "DIB", "PPM"),
+    *("QOI", "PSD", "ICO", "DDS", "SGI", "PCX", "SUN", "TGA"),
+]
 
 Array = NDArray[np.uint8]
 ToArray = Callable[[Image.Image], Array]  # of a band: [h, w, 1..4]; of 2 or 4 channels the last is alpha
