@@ -54,6 +54,26 @@ def tiff(
     return b"II*\0" + struct.pack("<IH", 8, count) + b"".join(rows) + bytes(4) + shorts + data
 
 
+def planar_tiff(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """[H, W, 3] as an uncompressed TIFF with a plane for each channel."""
+    height, width, _ = pixels.shape
+    planes = pixels.transpose(2, 0, 1).astype(pixels.dtype.newbyteorder("<")).tobytes()
+    size = len(planes) // 3
+    at = 8 + 2 + 12 * 10 + 4
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, at), (259, 3, 1, 1), (262, 3, 1, 2)]
+    entries += [
+        (273, 4, 3, at + 6),
+        (277, 3, 1, 3),
+        (278, 4, 1, height),
+        (279, 4, 3, at + 18),
+        (284, 3, 1, 2),
+    ]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    starts = [at + 30 + size * plane for plane in range(3)]
+    extra = struct.pack("<3H3I3I", *[8 * pixels.itemsize] * 3, *starts, *[size] * 3)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + extra + planes
+
+
 def tiff_pages(first: bytes, count: int) -> bytes:
     """A TIFF of `tiff` and `count` further directories of one pixel."""
     ends = 8 + 2 + 12 * struct.unpack_from("<H", first, 8)[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import cmyk_profile, grey_profile, png, png_of, rgb_profile, tiff, tiff_pages
+from making import cmyk_profile, grey_profile, planar_tiff, png, png_of, rgb_profile, tiff, tiff_pages
 from numpy.typing import NDArray
 from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageCms, TiffImagePlugin, features
 
@@ -369,6 +369,35 @@ def test_other_metadata_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_damaged_exif_is_noted_and_its_orientation_is_one_that_there_is(tmp_path: Path) -> None:
+    """Whatever bytes it has: no warning of Pillow's, a picture turned or not, and a note where bytes are missing."""
+    exif = Image.Exif()
+    exif[271], exif[274], exif[282] = "Camera", 6, 72.0
+    exif.get_ifd(0x8769)[37500] = b"made by somebody" * 3
+    sound = exif.tobytes()
+    rng = random.Random(5)
+    notes = set()
+    for _ in range(200):
+        data = bytearray(sound)
+        data[rng.randrange(6, len(data))] = rng.choice((0, 9, 255, rng.randrange(256)))
+        del data[rng.choice((len(data), rng.randrange(6, len(data)))) :]
+        picture = Picture.open(file(tmp_path, saved(Image.fromarray(RGB), exif=bytes(data))), metadata="all")
+        assert picture.rgb.shape in ((11, 7, 3), (7, 11, 3))
+        notes |= {*picture.notes}
+    assert "Its EXIF data is damaged in part." in notes
+
+
+def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where the rest of the EXIF data is damaged."""
+    exif = Image.Exif()
+    exif[271], exif[274] = "Camera", 99
+    path = file(tmp_path, saved(Image.fromarray(RGB), exif=exif))
+    assert np.array_equal(Picture.open(path).rgb, RGB)
+    monkeypatch.setattr(Image.Exif, "tobytes", lambda self: {}[0])
+    picture = Picture.open(path)
+    assert np.array_equal(picture.rgb, RGB) and "Its EXIF data is damaged and was left out." in picture.notes
+
+
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "PNG", "AVIF"])
 def test_moving_pictures_show_their_first(tmp_path: Path, form: str) -> None:
     need(form.lower())
@@ -407,6 +436,17 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
     assert "integers" in refuses(file(tmp_path, tiff((values * 999).astype(np.int16), 1, 2), "short.tif"))
     with pytest.raises(PictureError, match=r"^This image cannot be read: its pixels are floating-point"):
         Picture.from_pil(Image.new("F", (4, 4)))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_channels_in_planes_are_read_or_refused(tmp_path: Path, bits: int) -> None:
+    """Pillow takes each byte of 16-bit planes for a value, and says nothing."""
+    wide = RGB.astype(np.uint16) * 257 if bits == 16 else RGB
+    path = file(tmp_path, planar_tiff(wide), "planes.tif")
+    if bits == 16:
+        assert "interleaved" in refuses(path)
+    else:
+        assert np.array_equal(Picture.open(path).rgb, RGB)
 
 
 @pytest.mark.parametrize(
