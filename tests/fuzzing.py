@@ -281,17 +281,20 @@ def hurt_png(rng: random.Random, data: bytes) -> bytes:
 
 
 def hurt_metadata(rng: random.Random, data: bytes) -> bytes:
-    return bomb() if rng.random() < 0.0005 else zlib.compress(hurt(rng, zlib.decompress(data)), 1)
+    if data == bomb() or rng.random() < 0.0005:
+        return bomb()
+    return zlib.compress(hurt(rng, zlib.decompress(data)), 1)
 
 
 @cache
 def bomb() -> bytes:
-    return zlib.compress(bytes(4 * MAX_METADATA), 9)
+    return zlib.compress(bytes(2 * MAX_METADATA), 9)
 
 
 def hurt_text(rng: random.Random, data: bytes) -> bytes:
     stream = zlib.decompressobj(wbits=RAW_DEFLATE, zdict=dictionary())
-    plain = hurt(rng, stream.decompress(data[1:]) if data[0] else data[1:]) * rng.choice((1, 1, 1, 3000))
+    plain = hurt(rng, stream.decompress(data[1:], 100) if data[0] else data[1:101])
+    plain *= rng.choice((1, 1, 1, 3000))
     deflate = zlib.compressobj(1, wbits=RAW_DEFLATE, zdict=dictionary())
     return rng.choice((b"\0" + plain, b"\1" + deflate.compress(plain) + deflate.flush()))
 
