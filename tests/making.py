@@ -22,7 +22,12 @@ def png(
     parts += [(b"tRNS", struct.pack(f">{len(key)}H", *key))] if key else []
     parts += [(b"tEXt", b"Comment\0" + text)] if text else []
     parts += [(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data) for name, data in parts)
+    return png_of(parts)
+
+
+def png_of(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """Of the names and the data of its chunks."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data) for name, data in chunks)
 
 
 def png_chunk(name: bytes, data: bytes) -> bytes:
@@ -47,6 +52,38 @@ def tiff(
         rows.append(struct.pack("<HHII", tag, 3, channels, at if channels > 2 else value))
     rows.sort(key=lambda row: struct.unpack("<H", row[:2]))
     return b"II*\0" + struct.pack("<IH", 8, count) + b"".join(rows) + bytes(4) + shorts + data
+
+
+def planar_tiff(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """[H, W, 3] as an uncompressed TIFF with a plane for each channel."""
+    height, width, _ = pixels.shape
+    planes = pixels.transpose(2, 0, 1).astype(pixels.dtype.newbyteorder("<")).tobytes()
+    size = len(planes) // 3
+    at = 8 + 2 + 12 * 10 + 4
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, at), (259, 3, 1, 1), (262, 3, 1, 2)]
+    entries += [
+        (273, 4, 3, at + 6),
+        (277, 3, 1, 3),
+        (278, 4, 1, height),
+        (279, 4, 3, at + 18),
+        (284, 3, 1, 2),
+    ]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    starts = [at + 30 + size * plane for plane in range(3)]
+    extra = struct.pack("<3H3I3I", *[8 * pixels.itemsize] * 3, *starts, *[size] * 3)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + extra + planes
+
+
+def tiff_pages(first: bytes, count: int) -> bytes:
+    """A TIFF of `tiff` and `count` further directories of one pixel."""
+    ends = 8 + 2 + 12 * struct.unpack_from("<H", first, 8)[0]
+    pages = len(first)
+    entries = [(256, 4, 1), (257, 4, 1), (258, 3, 8), (262, 3, 1), (273, 4, 0), (277, 3, 1), (279, 4, 1)]
+    page = struct.pack("<H", len(entries))
+    page += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    after = [pages + (len(page) + 4) * number for number in range(1, count)] + [0]
+    body = b"".join(page + struct.pack("<I", place) for place in after)
+    return first[:ends] + struct.pack("<I", pages) + first[ends + 4 :] + body
 
 
 def rgb_profile(gamma: float = 2.2, primaries: tuple[tuple[float, float, float], ...] = P3) -> bytes:

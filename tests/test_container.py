@@ -18,6 +18,7 @@ from zlib import crc32
 import pytest
 
 from trifocal.container import Bitstream, Header, Layer, Tag, describe
+from trifocal.container.bitstream import is_single
 from trifocal.container.fields import FIELDS, VERSIONS, Reader, varint
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
 from trifocal.files import replacing
@@ -107,11 +108,13 @@ def test_an_ordinary_picture_has_few_bytes_on_top(stream: Bitstream, most: int) 
 
 
 def random_stream(rng: random.Random) -> Bitstream:
-    tags = rng.sample([Tag.ALPHA, Tag.ICC, Tag.EXIF, 131, Tag.PART, 255], rng.choice((0, 0, 1, 3)))
+    tags = rng.sample([Tag.ALPHA, Tag.ICC, Tag.EXIF, 131, 200, 255], rng.choice((0, 0, 1, 3)))
     coded = rng.choice(
         [[Tag.LATENT], [Tag.LATENT], [Tag.BASE], [Tag.ENHANCEMENT], [Tag.BASE, Tag.ENHANCEMENT]]
     )
-    layers = [Layer(tag, random_chunks(rng)[: 1 if tag == Tag.BASE else None]) for tag in (*coded, *tags)]
+    layers = [Layer(tag, random_chunks(rng)[: 1 if is_single(tag) else None]) for tag in (*coded, *tags)]
+    if coded in ([Tag.BASE], [Tag.ENHANCEMENT]) and rng.random() < 0.5:
+        layers.append(Layer(Tag.PART, (rng.randbytes(4),)))
     rng.shuffle(layers)
     side = rng.choice((1, 100, 1 << 16))
     version = rng.choice(VERSIONS)
@@ -191,10 +194,15 @@ def test_streams_that_cannot_be_are_not_made() -> None:
         (latent, latent),
         (latent, *(Layer(t, (b"",)) for t in range(128, 160))),
         (Layer(Tag.PART, (b"1234",)), Layer(77, (b"",))),
+        (latent, Layer(Tag.PART, (b"1234",))),
+        (*LAYERED.layers, Layer(Tag.PART, (b"1234",))),
+        (latent, LAYERED.layers[0]),
+        (latent, LAYERED.layers[1]),
     ):
         with pytest.raises(OptionError):
             Bitstream(KODAK, layers)
-    for tag, chunks in ((0, (b"",)), (256, (b"",)), (1, ()), (Tag.BASE, (b"", b""))):
+    single = [(tag, (b"", b"")) for tag in Tag if tag not in (Tag.LATENT, Tag.ENHANCEMENT)]
+    for tag, chunks in ((0, (b"",)), (256, (b"",)), (1, ()), *single):
         with pytest.raises(OptionError):
             Layer(tag, chunks)
 
@@ -374,6 +382,9 @@ def test_damage_is_told_by_layer_and_tile() -> None:
     assert "LATENT layer (tiles 0, 3 of 6)" in said and "ALPHA" in said and "layer 200 (part 2 of 3)" in said
 
 
+ONE, TWO = b"\x01" + bytes(5), b"\x02" + bytes(10)  # empty chunks
+
+
 @pytest.mark.parametrize(
     ("layers", "word"),
     [
@@ -387,6 +398,16 @@ def test_damage_is_told_by_layer_and_tile() -> None:
         (b"\x02\x00\x01\x00" + bytes(4) + b"\x01\x01\x00" + bytes(4), "order"),
         (b"\x01\x80\x02\x00" + bytes(4) + b"\x00" + bytes(4), "no LATENT, BASE or ENHANCEMENT"),
         (b"\x01\x02\x02\x00" + bytes(4) + b"\x00" + bytes(4), "more than one chunk"),
+        (b"\x02\x01" + TWO + b"\x80" + TWO, "ALPHA layer has more than one chunk"),
+        (b"\x02\x01" + TWO + b"\x81" + varint(501) + bytes(5 * 501), "ICC layer has more than one chunk"),
+        (b"\x02\x01" + TWO + b"\x82" + TWO, "EXIF layer has more than one chunk"),
+        (b"\x02\x01" + TWO + b"\x83" + TWO, "TEXT layer has more than one chunk"),
+        (b"\x02\x02" + ONE + b"\x84" + TWO, "PART layer has more than one chunk"),
+        (b"\x02\x02" + ONE + b"\x84\x01\x03" + bytes(4), "PART layer has not 4 bytes"),
+        (b"\x02\x01" + TWO + b"\x84\x01\x04" + bytes(4), "it is whole"),
+        (b"\x03\x02" + ONE + b"\x03" + ONE + b"\x84\x01\x04" + bytes(4), "it is whole"),
+        (b"\x02\x01" + ONE + b"\x02" + ONE, "beside BASE"),
+        (b"\x02\x01" + ONE + b"\x03" + TWO, "beside BASE"),
         (b"\x01\x01\x02\x80\x00" + bytes(4) + b"\x00" + bytes(4), "shortest"),
     ],
 )

@@ -455,7 +455,7 @@ def test_info_names_layers_and_parts(street: Path, parts: tuple[Path, Path]) -> 
     bad = Bitstream.open(parts[0]).with_layer(Layer(Tag.PART, (b"123",)))
     bad.save(parts[0])
     result = run("info", parts[0])
-    assert result.exit_code == 1 and "BASE" in result.stdout and one_sentence(result.stderr)
+    assert result.exit_code == 1 and "PART" in result.stderr and one_sentence(result.stderr)
 
 
 def test_info_about_a_base_loads_neither_torch_nor_numpy(parts: tuple[Path, Path]) -> None:

@@ -10,8 +10,8 @@ from trifocal.entropy import Meter, Reader, TrainingMeter, Writer
 from trifocal.entropy.coder import (
     LARGEST_SYMBOL,
     cost_table,
-    escape_from_bits,
     escape_to_bits,
+    escapes_from_bits,
     models_of,
 )
 from trifocal.entropy.context import PASSES, put, take
@@ -86,11 +86,30 @@ GOLDEN = "d9fff3ffa595aa07"
 
 
 def test_escape_codes():
-    for extra in (0, 1, 2, 3, 100, LARGEST_SYMBOL):
-        for negative in (False, True):
-            assert escape_from_bits(iter(escape_to_bits(extra, negative))) == (extra, negative)
+    symbols = [7, -7, 8, -9, 10, 107, -LARGEST_SYMBOL, LARGEST_SYMBOL, -7]
+    bits = [bit for symbol in symbols for bit in escape_to_bits(abs(symbol) - 7, symbol < 0)]
+    code = Bits(bits + [1] * 9)
+    assert escapes_from_bits(code.read, len(symbols), radius=6) == symbols
+    assert code.at == len(bits)
+
+
+class Bits:
+    """A stream of bits that are read in turn."""
+
+    def __init__(self, bits):
+        self.text, self.at = "".join(map(str, bits)), 0
+
+    def read(self, count):
+        self.at += count
+        return self.text[self.at - count : self.at]
+
+
+def test_symbols_beyond_the_bound_are_refused():
     with pytest.raises(ValueError, match="too long"):
-        escape_from_bits(iter([0] * 40))
+        escapes_from_bits(Bits([0] * 40).read, 1, radius=6)
+    for extra, negative in ((LARGEST_SYMBOL - 6, False), (2 * LARGEST_SYMBOL, True)):
+        with pytest.raises(ValueError, match="too large"):
+            escapes_from_bits(Bits(escape_to_bits(extra, negative)).read, 1, radius=6)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -101,7 +120,52 @@ def test_reading_noise_ends(seed):
         y_hat = Reader(models_of(TABLES), data).code(None, mean, rows)
     except Damaged:
         return
-    assert (y_hat - mean).abs().max() <= 2 * LARGEST_SYMBOL + RADIUS
+    assert (y_hat - mean).abs().max() <= LARGEST_SYMBOL
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 40, 4000])
+def test_a_stream_ends_with_its_last_symbol(count):
+    y, mean, rows = (part[:, :count] for part in values(count))
+    writer = Writer(models_of(TABLES))
+    writer.code(y, mean, rows)
+    data = writer.bytes()
+    decoded(data, mean, rows)
+    random = np.random.default_rng(count)
+    for more in (b"\1" * 8, random.bytes(9) + b"x", random.bytes(100_000) + b"x", b"\0"):
+        with pytest.raises(Damaged, match="the file is damaged"):
+            decoded(data + more, mean, rows)
+
+
+def decoded(data, mean, rows):
+    reader = Reader(models_of(TABLES), data)
+    y_hat = reader.code(None, mean, rows)
+    reader.end()
+    return y_hat
+
+
+def test_cut_streams_and_flipped_bits_are_found():
+    """A range coder decodes any bytes to something; what gives most of them away is where they end."""
+    random = np.random.default_rng(1)
+    found = []
+    for seed in range(10):
+        y, mean, rows = values(seed, count=500)
+        writer = Writer(models_of(TABLES))
+        writer.code(y, mean, rows)
+        data = writer.bytes()
+        flips = [bytearray(data) for _ in range(20)]
+        for flipped in flips:
+            flipped[random.integers(len(data) - 8)] ^= 1 << random.integers(8)
+        cuts = [data[:end].rstrip(b"\0") for end in random.integers(len(data) - 8, size=20)]
+        found += [refused(bytes(bad), mean, rows) for bad in (*flips, *cuts)]
+    assert sum(found) > 0.85 * len(found)
+
+
+def refused(data, mean, rows):
+    try:
+        decoded(data, mean, rows)
+    except Damaged:
+        return True
+    return False
 
 
 def test_logistic_bits_are_those_of_the_formula():

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import cmyk_profile, grey_profile, png, rgb_profile, tiff
+from making import cmyk_profile, grey_profile, planar_tiff, png, png_of, rgb_profile, tiff, tiff_pages
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, features
+from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageCms, TiffImagePlugin, features
 
 from trifocal.errors import Damaged, OptionError, PictureError
 from trifocal.pictures import (
@@ -30,7 +30,7 @@ from trifocal.pictures import (
     tiles,
     tiles_of_region,
 )
-from trifocal.pictures.reading import bits_of_start
+from trifocal.pictures.reading import FORMATS, bits_of_start
 
 Array = NDArray[np.uint8]
 RNG = np.random.default_rng(0)
@@ -369,14 +369,61 @@ def test_other_metadata_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_damaged_exif_is_noted_and_its_orientation_is_one_that_there_is(tmp_path: Path) -> None:
+    """Whatever bytes it has: no warning of Pillow's, a picture turned or not, and a note where bytes are missing."""
+    exif = Image.Exif()
+    exif[271], exif[274], exif[282] = "Camera", 6, 72.0
+    exif.get_ifd(0x8769)[37500] = b"made by somebody" * 3
+    sound = exif.tobytes()
+    rng = random.Random(5)
+    notes = set()
+    for _ in range(200):
+        data = bytearray(sound)
+        data[rng.randrange(6, len(data))] = rng.choice((0, 9, 255, rng.randrange(256)))
+        del data[rng.choice((len(data), rng.randrange(6, len(data)))) :]
+        picture = Picture.open(file(tmp_path, saved(Image.fromarray(RGB), exif=bytes(data))), metadata="all")
+        assert picture.rgb.shape in ((11, 7, 3), (7, 11, 3))
+        notes |= {*picture.notes}
+    assert "Its EXIF data is damaged in part." in notes
+
+
+def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where the rest of the EXIF data is damaged."""
+    exif = Image.Exif()
+    exif[271], exif[274] = "Camera", 99
+    path = file(tmp_path, saved(Image.fromarray(RGB), exif=exif))
+    assert np.array_equal(Picture.open(path).rgb, RGB)
+    monkeypatch.setattr(Image.Exif, "tobytes", lambda self: 1 // 0)
+    picture = Picture.open(path)
+    assert np.array_equal(picture.rgb, RGB) and "Its EXIF data is damaged and was left out." in picture.notes
+
+
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "PNG", "AVIF"])
 def test_moving_pictures_show_their_first(tmp_path: Path, form: str) -> None:
     need(form.lower())
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
     data = saved(frames[0], form, save_all=True, append_images=frames[1:])
     picture = Picture.open(file(tmp_path, data, f"moving.{form.lower()}"))
-    assert "Only the first of its 3 pictures was read." in picture.notes
+    assert "Only the first of its pictures was read." in picture.notes
     assert picture.rgb[8, 8, 0] > 240 and picture.rgb[8, 8, 1:].max() < 20
+
+
+def test_further_pictures_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither 60,000 pages nor a broken second one cost anything."""
+    page = tiff(RGB, 2)
+    pages = tiff_pages(page, 60_000)
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "n_frames", property(lambda image: pytest.fail()))
+    monkeypatch.setattr(GifImagePlugin.GifImageFile, "n_frames", property(lambda image: pytest.fail()))
+    frames = [Image.fromarray(np.roll(RGB, turn, axis=0)) for turn in range(2)]
+    alone, both = saved(frames[0], "GIF"), saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    broken = [both[:-20], both[: len(alone)] + b"\xff" * 20, both[: len(alone) + 9]]
+    first = Picture.open(file(tmp_path, alone, "alone.gif")).rgb
+    for data in (both, *broken):
+        assert np.array_equal(Picture.open(file(tmp_path, data, "moving.gif")).rgb, first)
+    for data in (pages, pages[:-20], pages[: len(page)] + b"\xff" * 60):
+        picture = Picture.open(file(tmp_path, data, "pages.tif"))
+        assert picture.notes == ("Only the first of its pictures was read.",)
+        assert np.array_equal(picture.rgb, RGB)
 
 
 # ── refused ──
@@ -391,6 +438,17 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
         Picture.from_pil(Image.new("F", (4, 4)))
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_channels_in_planes_are_read_or_refused(tmp_path: Path, bits: int) -> None:
+    """Pillow takes each byte of 16-bit planes for a value, and says nothing."""
+    wide = RGB.astype(np.uint16) * 257 if bits == 16 else RGB
+    path = file(tmp_path, planar_tiff(wide), "planes.tif")
+    if bits == 16:
+        assert "interleaved" in refuses(path)
+    else:
+        assert np.array_equal(Picture.open(path).rgb, RGB)
+
+
 @pytest.mark.parametrize(
     ("data", "what"),
     [
@@ -398,6 +456,8 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
         (b"\xf3TF\x12", "Trifocal"),
         (b"Dear reader", "text"),
         (b"%PDF-1.7 \x80", "PDF"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
+        (b"\xc5\xd0\xd3\xc6" + bytes(26), "PostScript"),
         (b"\xff\x0a\xff", "JPEG XL"),
         (bytes(99), "damaged"),
         (b"\0\0\0\x18ftypisom\0\0\0\0", "video"),
@@ -406,6 +466,15 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
 def test_files_that_are_no_pictures_are_named(tmp_path: Path, data: bytes, what: str) -> None:
     said = refuses(file(tmp_path, data, "strange.png"))
     assert what in said or what == "JPEG XL" and "libjxl" in said  # where a plug-in takes it for one
+
+
+def test_only_formats_of_a_list_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands EPS to Ghostscript; this would be taken for EPS, and is not even opened."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail())
+    drawing = saved(Image.fromarray(RGB), "EPS")
+    assert Image.open(io.BytesIO(drawing)).format == "EPS"
+    assert "PostScript" in refuses(file(tmp_path, drawing, "photo.jpg"))
+    assert "EPS" not in FORMATS and "WMF" not in FORMATS
 
 
 def test_files_that_are_not_there_are_an_error_of_the_system(tmp_path: Path) -> None:
@@ -492,6 +561,61 @@ def test_alpha_becomes_bytes_and_comes_back() -> None:
     for bad in (b"", data[:40], data[:-40], saved(Image.fromarray(RGB)), alpha_to_bytes(ALPHA[1:])):
         with pytest.raises(Damaged):
             alpha_from_bytes(bad, 7, 11)
+
+
+def grey_head(width: int, height: int, kind: int = 0) -> bytes:
+    return struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
+
+
+HEAD, DATA, END = grey_head(7, 11), zlib.compress(bytes(8 * 11)), (b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"IHDR", grey_head(10_000, 10_000)), (b"IDAT", DATA), END],
+        [(b"IHDR", HEAD), (b"IHDR", grey_head(500, 500)), (b"IDAT", DATA), END],
+        [(b"IHDR", HEAD), (b"IDAT", DATA), (b"IHDR", grey_head(500, 500)), END],
+        [(b"IHDR", HEAD), (b"IHDR", HEAD), (b"IDAT", DATA), END],
+        [(b"IHDR", grey_head(7, 11, kind=3)), (b"IDAT", DATA), END],
+        [(b"IHDR", HEAD), (b"tEXt", b"a\0b"), (b"IDAT", DATA), END],
+        [(b"IHDR", HEAD), (b"acTL", bytes(8)), (b"IDAT", DATA), END],
+        [(b"IHDR", HEAD), (b"IDAT", DATA), END, END],
+        [(b"IHDR", HEAD), (b"IDAT", DATA)],
+        [(b"IHDR", HEAD), END],
+        [(b"IHDR", HEAD), (b"IDAT", DATA), (b"IEND", b"x")],
+        [(b"IDAT", DATA), END],
+    ],
+)
+def test_alpha_of_other_chunks_is_refused_before_it_is_opened(
+    chunks: list[tuple[bytes, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert alpha_from_bytes(png_of([(b"IHDR", HEAD), (b"IDAT", DATA), END]), 7, 11).shape == (11, 7)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail())
+    with pytest.raises(Damaged, match="7 x 11"):
+        alpha_from_bytes(png_of(chunks), 7, 11)
+
+
+def test_no_alpha_is_of_another_size_than_its_picture() -> None:
+    """Chunks changed, added and taken away at random, with their check sums mended."""
+    rng = random.Random(7)
+    start = [(b"IHDR", HEAD), (b"IDAT", DATA), END]
+    names = [b"IHDR", b"IDAT", b"IEND", b"tEXt", b"acTL", b"PLTE", rng.randbytes(4)]
+    for _ in range(1000):
+        chunks = list(start)
+        for _ in range(rng.randint(1, 3)):
+            name, data = rng.choice(chunks)
+            hurt = bytearray(data or b"x")
+            hurt[rng.randrange(len(hurt))] ^= 1 << rng.randrange(8)
+            chunks.insert(rng.randint(0, len(chunks)), (rng.choice([name, *names]), bytes(hurt)))
+            if rng.random() < 0.5:
+                del chunks[rng.randrange(len(chunks))]
+        data = png_of(chunks)
+        try:
+            alpha = alpha_from_bytes(data[: rng.choice([len(data), rng.randrange(len(data) + 1)])], 7, 11)
+        except Damaged:
+            continue
+        assert alpha.shape == (11, 7) and alpha.dtype == np.uint8
 
 
 def test_metadata_becomes_bytes_and_comes_back() -> None:

@@ -267,6 +267,7 @@ class Codec(nn.Module):
         reader = Reader(self.entropy.models(), data)
         with clock("walk"):
             y_hat = self.walk(reader, None, self._level(level), (place.shape[1], place.shape[2]))
+            reader.end()
         clock.move("walk", "coding", reader.seconds)
         return y_hat
 

@@ -107,7 +107,9 @@ class BaseLayer(nn.Module):
         """The inverse of `encode`, for a small picture of that height and width → y_obj_hat. Raises Damaged."""
         rows, columns = ((side + -side % PADDING) // 16 for side in size)
         reader = Reader(self.entropy.models(), data)
-        return self.entropy.walk(reader, None, level_of(quality, device), (rows, columns))
+        y_hat = self.entropy.walk(reader, None, level_of(quality, device), (rows, columns))
+        reader.end()
+        return y_hat
 
 
 @without_collecting()
@@ -302,7 +304,7 @@ class DualLayer(Codec):
         self.check_header(bitstream.header)
         bitstream.header.check_pixels()
         chunk = layer.chunks[0]
-        if not chunk or len(layer.chunks) != 1 or chunk[0] & ~ALONE > 100:
+        if not chunk or chunk[0] & ~ALONE > 100:
             raise Damaged("The file is damaged in its base layer, on which all else stands.")
         width, height = self.looked_at(bitstream.header.width, bitstream.header.height)
         y_hat = self.base.decode(chunk[1:], chunk[0] & ~ALONE, (height, width), self._device())

@@ -48,8 +48,8 @@ class Layer:
             raise OptionError(f"A layer has 1 to {MAX_CHUNKS} chunks, not {len(self.chunks)}.")
         if self.tag in KNOWN_TAGS:
             object.__setattr__(self, "tag", Tag(self.tag))
-        if self.tag == Tag.BASE and len(self.chunks) != 1:
-            raise OptionError(f"A BASE layer has one chunk for the whole picture, not {len(self.chunks)}.")
+        if is_single(self.tag) and len(self.chunks) != 1:
+            raise OptionError(f"The {self.name} layer has one chunk, not {len(self.chunks)}.")
 
     @property
     def name(self) -> str:
@@ -68,7 +68,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Bitstream:
-    """One .tri file. Layers are kept in the order of their tags, one per tag; one of CODED_TAGS is always there."""
+    """One .tri file. Layers are kept in the order of their tags, one per tag. Raises OptionError for layers that no file has."""
 
     header: Header
     layers: tuple[Layer, ...]
@@ -77,10 +77,10 @@ class Bitstream:
         tags = sorted(layer.tag for layer in self.layers)
         if len(set(tags)) < len(tags):
             raise OptionError("A Trifocal file has at most one layer of each tag.")
-        if {*tags}.isdisjoint(CODED_TAGS) or len(tags) > MAX_LAYERS:
-            raise OptionError(
-                f"A Trifocal file has a LATENT, BASE or ENHANCEMENT layer, and at most {MAX_LAYERS} layers in all."
-            )
+        if len(tags) > MAX_LAYERS:
+            raise OptionError(f"A Trifocal file has at most {MAX_LAYERS} layers.")
+        if fault := fault_of(tags):
+            raise OptionError(f"There is no such Trifocal file: {fault}.")
         object.__setattr__(self, "layers", tuple(sorted(self.layers, key=lambda layer: layer.tag)))
 
     @property
@@ -142,6 +142,23 @@ def front_of(stream: Bitstream) -> bytes:
     return front + crc32(front).to_bytes(CRC_BYTES, "big")
 
 
+def is_single(tag: int) -> bool:
+    """Whether a layer has just one chunk, as all that are known have but those in tiles."""
+    return tag in KNOWN_TAGS and tag not in TILED_TAGS
+
+
+def fault_of(tags: Sequence[int]) -> str | None:
+    """Why no file has layers of these tags together, as the end of a sentence; None where a file may."""
+    coded = {*tags} & {*CODED_TAGS}
+    if not coded:
+        return "it has no LATENT, BASE or ENHANCEMENT layer"
+    if Tag.LATENT in coded and len(coded) > 1:
+        return "it has a LATENT layer beside BASE or ENHANCEMENT"
+    if Tag.PART in tags and coded not in ({Tag.BASE}, {Tag.ENHANCEMENT}):
+        return "it is whole, and has the PART layer of a part of a file"
+    return None
+
+
 def is_short(first_tag: int, layers: int, chunks: int) -> bool:
     """Whether a file is written in the short form: a LATENT layer alone, in one chunk."""
     return first_tag == Tag.LATENT and layers == 1 and chunks == 1
@@ -186,8 +203,13 @@ def read_table(reader: Reader) -> Table:
     _check_tags([tag for tag, _ in table], reader.name)
     if is_short(table[0][0], len(table), len(table[0][1])):
         raise Damaged(f"{reader.name} is not well formed: a LATENT chunk alone belongs in the short form.")
-    if any(tag == Tag.BASE and len(rows) != 1 for tag, rows in table):
-        raise Damaged(f"{reader.name} is not well formed: its BASE layer has more than one chunk.")
+    for tag, rows in table:
+        if is_single(tag) and len(rows) != 1:
+            raise Damaged(
+                f"{reader.name} is not well formed: its {Tag(tag).name} layer has more than one chunk."
+            )
+        if tag == Tag.PART and rows[0][0] != CRC_BYTES:
+            raise Damaged(f"{reader.name} is not well formed: its PART layer has not {CRC_BYTES} bytes.")
     return table
 
 
@@ -217,8 +239,8 @@ def _check_tags(tags: Sequence[int], name: str) -> None:
         raise Unsupported(
             f"{name} needs a newer Trifocal: it has a layer with tag {unknown[0]}, which cannot be skipped."
         )
-    if {*tags}.isdisjoint(CODED_TAGS):
-        raise Damaged(f"{name} is not well formed: it has no LATENT, BASE or ENHANCEMENT layer.")
+    if fault := fault_of(tags):
+        raise Damaged(f"{name} is not well formed: {fault}.")
 
 
 def _read_chunk(reader: Reader, length: int, expected: int) -> bytes | None:

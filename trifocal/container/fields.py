@@ -1,7 +1,7 @@
 """What stands in a .tri header: one description that serves reading, writing, checking and printing."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
@@ -149,7 +149,7 @@ class Header:
     def __post_init__(self) -> None:
         if self.version not in FIELDS:
             raise OptionError(f"A header's version is 1 or 2, not {self.version}.")
-        values = asdict(self)
+        values = vars(self)
         for field in FIELDS[self.version]:
             if field.name in values and not field.low <= values[field.name] <= field.high:
                 raise OptionError(
@@ -178,7 +178,7 @@ class Header:
 
 def write_header(header: Header, short: bool) -> bytes:
     """Magic and fields; `short` says which of the two forms follows."""
-    values = asdict(header) | {"reserved flags": 0, "short": short}
+    values = vars(header) | {"reserved flags": 0, "short": short}
     word, bits = 0, 0
     tail = b""
     for field in FIELDS[header.version]:
@@ -219,7 +219,7 @@ def read_header(reader: Reader) -> tuple[Header, bool]:
 
 def show_header(header: Header) -> dict[str, object]:
     """Field names and what a person wants to see of them, in the order of the file."""
-    values = asdict(header)
+    values = vars(header)
     return {
         field.name: field.show(values[field.name]) for field in FIELDS[header.version] if field.name in values
     }

@@ -31,7 +31,7 @@ def strip(stream: Bitstream, layers: str) -> Bitstream:
     Raises:
         MissingLayer: if the stream has not both a BASE and an ENHANCEMENT layer.
         Damaged: if any of it is damaged.
-        OptionError: for other names of parts, or a stream that has a PART layer already.
+        OptionError: for other names of parts.
     """
     if layers not in HALVES:
         raise OptionError(f'Strip leaves "base" or "enhancement", not {layers!r}.')
@@ -40,8 +40,6 @@ def strip(stream: Bitstream, layers: str) -> Bitstream:
             raise MissingLayer(
                 f"This file has no {half} layer, so there are no two parts to it; a preset in layers makes such files."
             )
-    if stream.layer(Tag.PART) is not None:
-        raise OptionError("This file says that it is a part already, though it is whole; encode it again.")
     refuse_damaged(stream.layers, "This file")
     kept = tuple(layer for layer in stream.layers if (layer.tag == Tag.BASE) == (layers == "base"))
     return replace(stream, layers=(*kept, Layer(Tag.PART, (seal_of(stream),))))
@@ -91,7 +89,7 @@ def mark_of(stream: Bitstream) -> bytes | None:
     if layer is None:
         return None
     mark = layer.chunks[0]
-    if len(layer.chunks) != 1 or mark is None or len(mark) != CRC_BYTES:
+    if mark is None or len(mark) != CRC_BYTES:
         raise Damaged("This part of a file is damaged where it says of which file; strip that file again.")
     return mark
 
@@ -112,11 +110,10 @@ def read_base(path: str | os.PathLike[str]) -> tuple[Bitstream, int]:
     name = Path(path).name
     with open(path, "rb") as stream:
         reader, header, table = _read_front(stream, name)
-        end = reader.at
-        for tag, rows in table:
-            end += sum(length for length, _ in rows)
-            if tag == Tag.BASE:
-                return Bitstream(header, (_read_layer(stream, reader, end, *rows[0]),)), end
+        if table and table[0][0] == Tag.BASE:  # nothing stands before it
+            ((length, expected),) = table[0][1]
+            end = reader.at + length
+            return Bitstream(header, (_read_layer(stream, reader, end, length, expected),)), end
     raise MissingLayer(
         f"{name} has no base layer; if it was stripped of it, `trifocal merge` brings it back."
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trifocal.entropy.coder import Coder
 from trifocal.entropy.tables import ROWS_PER_OCTAVE
+from trifocal.errors import Damaged
 
 QUARTERS = 4
 LARGEST = 8  # quarters of an octave to each side
@@ -33,6 +34,9 @@ def code_allocation(
 
     Returns:
         2^fineness as the decoder knows it, smooth between the cells, [B, h, w, 1], positive.
+
+    Raises:
+        Damaged: if a Reader finds numbers that a Writer does not write.
     """
     batch = 1 if fineness is None else len(fineness)
     shape = (batch, size[0] // CELL, size[1] // CELL, 1)
@@ -40,13 +44,22 @@ def code_allocation(
     zero = torch.zeros(batch, 1, 1, 1, dtype=torch.float64, device=device)
     name = None if differences is None else _name(differences)
     octave = coder.code(name, zero, zero + ROW_OF_NAME)
-    row = (octave.clamp(0, OCTAVES) * ROWS_PER_OCTAVE).expand(shape)
+    _check_range(octave, 0, OCTAVES)
+    row = (octave * ROWS_PER_OCTAVE).expand(shape)
     found = coder.code(differences, zero.expand(shape), row)
-    quarters = found.cumsum(1).cumsum(2).clamp(-LARGEST, LARGEST).float()
+    quarters = found.cumsum(1).cumsum(2).float()
+    _check_range(quarters, -LARGEST, LARGEST)
     smooth = F.interpolate(
         quarters.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False
     ).permute(0, 2, 3, 1)
     return torch.exp2(smooth / QUARTERS)
+
+
+def _check_range(values: Tensor, low: int, high: int) -> None:
+    """Rounds first, since in training the values are integers but for their last place."""
+    rounded = torch.round(values)
+    if bool(((rounded < low) | (rounded > high)).any()):
+        raise Damaged("The map of where the bits go is out of its range; the file is damaged.")
 
 
 def _quarters(fineness: Tensor) -> Tensor:

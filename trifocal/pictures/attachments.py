@@ -12,8 +12,9 @@ from trifocal.errors import Damaged, PictureError
 from trifocal.pictures.limits import no_limit_of_pillow
 
 MAX_METADATA = 1 << 24  # bytes, inflated
-PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY_8_BIT = bytes([8, 0, 0, 0, 0])  # bit depth, colour type, compression, filter, interlace
+CHUNK_OVERHEAD = 12  # bytes of a PNG's chunk beside its data: length, name, CRC
 
 
 def alpha_to_bytes(alpha: NDArray[np.uint8]) -> bytes:
@@ -24,15 +25,40 @@ def alpha_to_bytes(alpha: NDArray[np.uint8]) -> bytes:
 
 
 def alpha_from_bytes(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """The inverse: uint8 [height, width]. Raises Damaged unless the PNG has just that size, before it is unpacked."""
-    expected = PNG_START + struct.pack(">II", width, height) + GREY_8_BIT
-    if data[: len(expected)] != expected:
-        raise Damaged(f"The transparency of this file is not an 8-bit grey PNG of {width} x {height} pixels.")
+    """The inverse: uint8 [height, width].
+
+    Raises:
+        Damaged: before pixels are unpacked, unless the PNG is one of 8-bit grey and of just that size, made of one IHDR, then
+            IDATs, then IEND, and nothing else; and where they cannot be unpacked.
+    """
+    wrong = Damaged(f"The transparency of this file is not an 8-bit grey PNG of {width} x {height} pixels.")
+    chunks = png_chunks(data)
+    if chunks[0] != (b"IHDR", struct.pack(">II", width, height) + GREY_8_BIT):
+        raise wrong
+    if chunks[-1] != (b"IEND", b"") or {name for name, _ in chunks[1:-1]} != {b"IDAT"}:
+        raise wrong
     try:
         with no_limit_of_pillow(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if (image.size, image.mode) != ((width, height), "L"):
+                raise wrong
             return np.asarray(image)
+    except Damaged:
+        raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
         raise Damaged(f"The transparency of this file cannot be unpacked: {error}.") from error
+
+
+def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Name and data of each chunk, at least one; nothing is unpacked. Raises Damaged unless they fill the bytes exactly."""
+    chunks = []
+    at = len(PNG_SIGNATURE)
+    while data.startswith(PNG_SIGNATURE) and at + CHUNK_OVERHEAD <= len(data):
+        end = at + CHUNK_OVERHEAD + int.from_bytes(data[at : at + 4], "big")
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : end - 4]))
+        at = end
+    if not chunks or at != len(data):
+        raise Damaged("The transparency of this file is not a whole PNG.")
+    return chunks
 
 
 def metadata_to_bytes(data: bytes) -> bytes:

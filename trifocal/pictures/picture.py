@@ -15,11 +15,12 @@ from PIL import Image, UnidentifiedImageError
 from trifocal.errors import OptionError, PictureError
 from trifocal.files import replacing
 from trifocal.pictures.limits import check_size, no_limit_of_pillow
-from trifocal.pictures.reading import Reading, read, turned
+from trifocal.pictures.reading import FORMATS, Reading, read, turned
 from trifocal.pictures.writing import fit, format_of
 
 Metadata = Literal["colour", "all"]
 
+POSTSCRIPT = "it seems to be PostScript (EPS), which is not opened; convert it to PNG"
 STRANGERS = (
     (0, b"\xf3TF", "it is a Trifocal file: decode it first"),
     (0, b"\xff\x0a", 'it seems to be JPEG XL: pip install "pillow-jxl-plugin"'),
@@ -29,6 +30,8 @@ STRANGERS = (
     (4, b"ftypavi", "it seems to be AVIF that is damaged, or this Pillow was built without it"),
     (4, b"ftyp", "it seems to be a video"),
     (0, b"%PDF", "it seems to be a PDF document"),
+    (0, b"%!PS", POSTSCRIPT),
+    (0, b"\xc5\xd0\xd3\xc6", POSTSCRIPT),
     (0, b"<svg", "it seems to be an SVG drawing"),
     (0, b"PK\x03\x04", "it seems to be a ZIP archive"),
 )
@@ -145,13 +148,12 @@ def read_file(stream: BinaryIO, keep_exif: bool) -> Reading:
 
 
 def open_or_say(stream: BinaryIO) -> Image.Image:
-    """Image.open, with plug-ins where they are needed. Raises PictureError that says what the file seems to be."""
-    with suppress(UnidentifiedImageError):
-        return Image.open(stream)
-    use_plug_ins()
-    stream.seek(0)
-    with suppress(UnidentifiedImageError):
-        return Image.open(stream)
+    """Image.open for FORMATS, with plug-ins where they are needed. Raises PictureError that says what the file seems to be."""
+    for register in (Image.preinit, Image.init, use_plug_ins):
+        register()
+        stream.seek(0)
+        with suppress(UnidentifiedImageError):
+            return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
     stream.seek(0)
     raise PictureError(stranger(stream.read(512)))
 

@@ -1,7 +1,8 @@
 """A Pillow image of any mode → 8-bit arrays, with a sentence for each thing that changed on the way."""
 
+import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,9 +12,10 @@ from PIL import Image
 from trifocal.errors import PictureError
 from trifocal.pictures.attachments import MAX_METADATA
 from trifocal.pictures.colour import is_srgb, space_of, to_srgb
-from trifocal.pictures.limits import check_size, no_limit_of_pillow
+from trifocal.pictures.limits import LOCK, check_size, no_limit_of_pillow
 
 BAND_PIXELS = 1 << 22  # converted at a time, so that only one whole copy of the picture is made
+TIFF_COMPRESSION, TIFF_PLANES = 259, 284
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_CHANNELS, EXIF_ORIENTATION = 258, 262, 277, 274
 # Tags of a TIFF that describe how its pixels lie in the file, or are kept by other means; no part of its EXIF.
 TIFF_STRUCTURE = frozenset(
@@ -21,6 +23,12 @@ TIFF_STRUCTURE = frozenset(
 )
 TIFF_STRUCTURE |= {330, 332, 333, 334, 336, 337, 338, 339, 347, 512, 513, 514, 530, 700, 33723, 34377, 34675}
 SRGB_GAMMA = 0.45455
+
+# Pillow's names of what is opened, the most frequent first. All others stay closed, above all EPS, which Pillow hands to Ghostscript.
+FORMATS = [
+    *("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "JXL", "JPEG2000", "GIF", "TIFF", "BMP", "DIB", "PPM"),
+    *("QOI", "PSD", "ICO", "DDS", "SGI", "PCX", "SUN", "TGA"),
+]
 
 Array = NDArray[np.uint8]
 ToArray = Callable[[Image.Image], Array]  # of a band: [h, w, 1..4]; of 2 or 4 channels the last is alpha
@@ -69,6 +77,7 @@ def read(image: Image.Image, keep_exif: bool) -> Reading:
     bits = bits_of(image)
     if bits > 8:
         reading.note(f"Its {bits} bits per channel were reduced to 8.")
+    check_planes(image, bits)
     note_frames(image, reading)
     turned_by_pillow = getattr(image, "tag_v2", {}).get(EXIF_ORIENTATION, 1) != 1
     with no_limit_of_pillow() if image.width * image.height > BAND_PIXELS else nullcontext():
@@ -92,6 +101,16 @@ def bits_of(image: Image.Image) -> int:
     if image.mode.startswith("I;16") or image.format == "PPM" and image.mode == "I":
         return 16
     return bits_of_start(start_of(image))
+
+
+def check_planes(image: Image.Image, bits: int) -> None:
+    """Refuses a TIFF whose 16-bit channels lie apart and uncompressed: Pillow takes each of their bytes for a value."""
+    tags = getattr(image, "tag_v2", {})
+    separate = tags.get(TIFF_PLANES) == 2 and tags.get(TIFF_COMPRESSION, 1) == 1
+    if bits > 8 and separate and len(image.getbands()) > 1:
+        raise PictureError(
+            f"its {bits}-bit channels lie in separate planes, which Pillow reads wrongly; save it with interleaved channels"
+        )
 
 
 def start_of(image: Image.Image, count: int = 1 << 16) -> bytes:
@@ -121,9 +140,10 @@ def bits_of_start(start: bytes) -> int:
 
 
 def note_frames(image: Image.Image, reading: Reading) -> None:
-    if getattr(image, "is_animated", False):
-        count = getattr(image, "n_frames", 2)
-        reading.note(f"Only the first of its {count} pictures was read.")
+    """The others are neither counted nor looked at: there may be a hundred thousand, and they may be damaged."""
+    with suppress(Exception):  # of a GIF's second picture
+        if getattr(image, "is_animated", False):
+            reading.note("Only the first of its pictures was read.")
 
 
 def converter(image: Image.Image, bits: int, reading: Reading) -> ToArray:
@@ -235,17 +255,20 @@ def read_profile(image: Image.Image, reading: Reading) -> None:
 
 def read_exif(image: Image.Image, reading: Reading, keep: bool) -> None:
     """Takes the orientation out of EXIF, and keeps the rest where that is asked."""
-    try:
-        exif = image.getexif()
-        reading.orientation = exif.pop(EXIF_ORIENTATION, 1)
-        for tag in TIFF_STRUCTURE.intersection(exif) if hasattr(image, "tag_v2") else ():
-            del exif[tag]
-        data = exif.tobytes() if len(exif) else b""
-    except Exception:  # noqa: BLE001  Pillow's reader of EXIF raises nearly anything on damaged bytes
-        reading.note("Its EXIF data is damaged and was left out.")
-        return
-    if reading.orientation not in range(1, 9):
-        reading.orientation = 1
+    with LOCK, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            exif = image.getexif()
+            orientation = exif.pop(EXIF_ORIENTATION, 1)
+            reading.orientation = orientation if orientation in range(1, 9) else 1
+            for tag in TIFF_STRUCTURE.intersection(exif) if hasattr(image, "tag_v2") else ():
+                del exif[tag]
+            data = exif.tobytes() if len(exif) else b""
+        except Exception:  # noqa: BLE001  Pillow's reader of EXIF raises nearly anything on damaged bytes
+            reading.note("Its EXIF data is damaged and was left out.")
+            return
+    if warned:
+        reading.note("Its EXIF data is damaged in part.")
     if len(data) > MAX_METADATA or data and not keep:
         reading.note('Its EXIF data was left out (metadata="all" keeps up to 16 MiB of it).')
     elif data:

@@ -1,0 +1,352 @@
+"""Damaged and hand-made .tri files by number, read and decoded; all that may come of one is a picture or a TrifocalError.
+
+    python tests/fuzzing.py container --number 1000000
+    python tests/fuzzing.py decode --number 20000
+    python tests/fuzzing.py decode --first 4711 --number 1     # one file again
+
+Lengths and check sums are mended after most kinds of damage, so that it reaches what lies behind them. A number stands for the same
+file in each run, as long as the files that they all start from stay the same.
+"""
+
+import argparse
+import random
+import resource
+import sys
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from zlib import crc32
+
+import numpy as np
+from making import png_of
+
+import trifocal
+from trifocal.container import Bitstream, Header, Layer, Tag, describe
+from trifocal.container.bitstream import is_short
+from trifocal.container.fields import varint, write_header
+from trifocal.container.parts import HALVES, mark_of, merge, strip
+from trifocal.container.text import RAW_DEFLATE, dictionary, text_layer, text_of
+from trifocal.errors import Damaged, TrifocalError
+from trifocal.pictures import MAX_METADATA, Picture, alpha_from_bytes, alpha_to_bytes
+from trifocal.pictures.attachments import metadata_from_bytes, metadata_to_bytes, png_chunks
+
+MAX_PIXELS = 1_000_000
+MAX_SECONDS = 5.0  # for one file
+Pieces = list[tuple[int, list[bytes]]]  # of a file: tag and chunks of each layer, whatever they are
+
+
+@dataclass
+class Findings:
+    """What became of files: how many were accepted, the numbers of those that crashed, and the slowest."""
+
+    files: int = 0
+    accepted: int = 0
+    crashed: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    slowest: int = 0
+
+
+def fuzz(sources: Sequence[Bitstream], use: Callable[[bytes], bool], numbers: range) -> Findings:
+    """Uses the file of each number. What `use` raises beside TrifocalError is printed and counted as a crash."""
+    found = Findings()
+    for number in numbers:
+        data = damaged_file(random.Random(number), sources)
+        began = time.perf_counter()
+        try:
+            found.accepted += use(data)
+        except Exception:  # noqa: BLE001  whatever it is, it is what is looked for
+            found.crashed.append(number)
+            print(f"file {number} of {len(data)} bytes:", traceback.format_exc(), file=sys.stderr)
+        seconds = time.perf_counter() - began
+        if seconds > found.seconds:
+            found.seconds, found.slowest = seconds, number
+        found.files += 1
+    return found
+
+
+# ── what is done with a file ──
+
+
+def read(data: bytes) -> bool:
+    """Container and metadata, as they are and with best effort. Whether the file was accepted."""
+    accepted = False
+    for best_effort in (True, False):
+        with suppress(TrifocalError):
+            stream = Bitstream.from_bytes(data, best_effort)
+            read_layers(stream)
+            if not best_effort:
+                accepted = True
+                assert stream.to_bytes() == data, "it is written otherwise than it was read"
+                parts = [strip(stream, half) for half in HALVES]
+                assert merge(*parts) == stream, "its parts do not make it again"
+    return accepted
+
+
+def read_layers(stream: Bitstream) -> None:
+    describe(stream)
+    for look in (text_of, mark_of):
+        with suppress(TrifocalError):
+            look(stream)
+    for tag in (Tag.ICC, Tag.EXIF):
+        with suppress(TrifocalError):
+            metadata_from_bytes(only_chunk(stream, tag))
+    with suppress(TrifocalError):
+        stream.header.check_pixels(MAX_PIXELS)
+        size = stream.header.width, stream.header.height
+        assert alpha_from_bytes(only_chunk(stream, Tag.ALPHA), *size).shape == size[::-1]
+
+
+def only_chunk(stream: Bitstream, tag: Tag) -> bytes:
+    layer = stream.layer(tag)
+    if layer is None or layer.chunks[0] is None:
+        raise Damaged(f"There is no {tag.name}.")
+    return layer.chunks[0]
+
+
+def decode(data: bytes) -> bool:
+    """All of it, as it is and with best effort; of a base layer also its picture and its objects."""
+    from trifocal.layered import DualLayer  # brings torch, which reading does without
+
+    accepted = False
+    for best_effort in (True, False):
+        with suppress(TrifocalError):
+            stream = Bitstream.from_bytes(data, best_effort)
+            stream.header.check_pixels(MAX_PIXELS)
+            codec = trifocal.presets.load_for(stream.header)
+            if isinstance(codec, DualLayer) and not best_effort:
+                codec.first_picture(stream)
+                codec.detect(stream)
+            picture = trifocal.decode(stream, best_effort=best_effort).picture
+            assert (picture.width, picture.height) == (stream.header.width, stream.header.height)
+            accepted |= not best_effort
+    return accepted
+
+
+# ── sound files ──
+
+
+def sound_containers() -> list[Bitstream]:
+    """Files of all kinds of layers, whose latents are of no codec."""
+    header = Header(width=30, height=20, preset=1, level=400, fingerprint=0xBEEF)
+    plane = np.arange(600, dtype=np.uint8).reshape(20, 30)
+    side = (
+        Layer(Tag.ALPHA, (alpha_to_bytes(plane),)),
+        Layer(Tag.ICC, (metadata_to_bytes(b"profile" * 40),)),
+        Layer(Tag.EXIF, (metadata_to_bytes(b"Exif\0\0II*\0" + bytes(40)),)),
+        text_layer("a brown dog catches a red frisbee"),
+        Layer(200, (b"from", b"the", b"future")),
+    )
+    short = Bitstream(header, (Layer(Tag.LATENT, (b"payload",)),))
+    tiled = Bitstream(replace(header, grey=True), (Layer(Tag.LATENT, (b"one", b"", bytes(130))), *side))
+    coded = Layer(Tag.BASE, (b"\x1ebase",)), Layer(Tag.ENHANCEMENT, (b"left", b"right"))
+    layered = Bitstream(replace(header, preset=8), (*coded, *side))
+    return [short, tiled, layered, *(strip(layered, half) for half in HALVES)]
+
+
+def sound_files() -> list[Bitstream]:
+    """Small files of presets that ship, with all kinds of layers."""
+    y, x = np.mgrid[0:72, 0:100]
+    planes = 127 + 120 * np.sin(x / 9) * np.cos(y / 13), 255 * ((x // 12 + y // 12) % 2), (2.5 * x + y) % 256
+    rgb = np.stack(planes, axis=-1).clip(0, 255).astype(np.uint8)
+    full = Picture(rgb, alpha=rgb[..., 0], icc=b"profile", exif=b"Exif\0\0II*\0" + bytes(20))
+    small = Picture(np.ascontiguousarray(rgb[:20, :30]))
+    words = {"text": "a brown dog", "send_text": True}
+    files = [
+        trifocal.encode(small, "compact"),
+        trifocal.encode(full, "compact", quality=80),
+        trifocal.encode(small, "taco-compact", text="a brown dog"),
+        trifocal.encode(full, "cross-modal-compact", **words),  # type: ignore[arg-type]
+        trifocal.encode(small, "dual-layer-compact", refinement=0),
+        trifocal.encode(full, "dual-layer-compact", refinement=0, base_quality=60),
+    ]
+    return [*files, strip(files[-1], "base")]
+
+
+# ── damage ──
+
+
+def damaged_file(rng: random.Random, sources: Sequence[Bitstream]) -> bytes:
+    """One of the sources with one to three changes, and mostly with lengths and check sums that are right."""
+    source = rng.choice(sources)
+    pieces: Pieces = [(layer.tag, [chunk or b"" for chunk in layer.chunks]) for layer in source.layers]
+    header = source.header
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        kind = rng.random()
+        if kind < 0.7:
+            hurt_chunk(rng, pieces)
+        elif kind < 0.85:
+            hurt_layers(rng, pieces)
+        else:
+            header = hurt_header(rng, header)
+    data = assembled(rng, header, pieces)
+    return hurt(rng, data) if rng.random() < 0.1 else data
+
+
+def assembled(rng: random.Random, header: Header, pieces: Pieces) -> bytes:
+    """A file of these pieces, in its right form or now and then in the other one, with right check sums."""
+    short = bool(pieces) and is_short(pieces[0][0], len(pieces), len(pieces[0][1]))
+    odd = rng.random()
+    if short != (odd < 0.02):
+        head = hurt_front(rng, write_header(header, short=True), odd)
+        body = b"".join(chunk for _, chunks in pieces for chunk in chunks)
+        return head + crc32(body, crc32(head)).to_bytes(4, "big") + body
+    front = write_header(header, short=False) + varint(len(pieces))
+    for tag, chunks in pieces:
+        rows = (varint(len(chunk)) + crc32(chunk).to_bytes(4, "big") for chunk in chunks)
+        front += bytes([tag]) + varint(len(chunks)) + b"".join(rows)
+    front = hurt_front(rng, front, odd)
+    return front + crc32(front).to_bytes(4, "big") + b"".join(c for _, chunks in pieces for c in chunks)
+
+
+def hurt_front(rng: random.Random, front: bytes, odd: float) -> bytes:
+    return hurt(rng, front) if odd > 0.9 else front
+
+
+def hurt_header(rng: random.Random, header: Header) -> Header:
+    side = rng.choice((1, 2, 15, 16, 17, 64, 65, 1000, 1024, 1025, 65535, 65536, rng.randint(1, 65536)))
+    return rng.choice(
+        (
+            replace(header, width=side),
+            replace(header, height=side),
+            replace(header, preset=rng.randint(1, 12)),
+            replace(header, level=rng.choice((0, 1, 799, 800, rng.randint(0, 800)))),
+            replace(header, fingerprint=rng.getrandbits(32)),
+            replace(header, grey=not header.grey),
+        )
+    )
+
+
+def hurt_layers(rng: random.Random, pieces: Pieces) -> None:
+    """Layers that come, go, change their tag or the number of their chunks."""
+    if not pieces:
+        return
+    at = rng.randrange(len(pieces))
+    tag, chunks = pieces[at]
+    match rng.randrange(8):
+        case 0:
+            del pieces[at]
+        case 1:
+            pieces.insert(at, (tag, chunks))
+        case 2:
+            pieces[at] = rng.choice((*Tag, 77, 200, 255, rng.randint(0, 255))), chunks
+            pieces.sort(key=lambda piece: piece[0])
+        case 3:
+            cut = rng.randint(0, len(chunks[0])) if chunks else 0
+            pieces[at] = tag, [chunks[0][:cut], chunks[0][cut:], *chunks[1:]] if chunks else []
+        case 4:
+            pieces[at] = tag, chunks * rng.choice((0, 2, 3, 501))
+        case 5:
+            pieces[at] = tag, [b"".join(chunks)]
+        case 6:
+            rng.shuffle(pieces)
+        case 7:
+            pieces.append((rng.choice((*Tag, 200)), [rng.randbytes(rng.choice((0, 4, 9)))]))
+            pieces.sort(key=lambda piece: piece[0])
+
+
+def hurt_chunk(rng: random.Random, pieces: Pieces) -> None:
+    """A chunk's bytes, or what they unpack to."""
+    layers = [layer for layer in pieces if layer[1]]
+    if not layers:
+        return
+    tag, chunks = rng.choice(layers)
+    at = rng.randrange(len(chunks))
+    inside = {Tag.ALPHA: hurt_png, Tag.ICC: hurt_metadata, Tag.EXIF: hurt_metadata, Tag.TEXT: hurt_text}
+    if rng.random() < 0.5 and tag in inside:
+        with suppress(TrifocalError, zlib.error, IndexError):  # it was hurt before
+            chunks[at] = inside[Tag(tag)](rng, chunks[at])
+            return
+    chunks[at] = hurt(rng, chunks[at])
+
+
+def hurt_png(rng: random.Random, data: bytes) -> bytes:
+    chunks = png_chunks(data)
+    at = rng.randrange(len(chunks))
+    name, body = chunks[at]
+    match rng.randrange(4):
+        case 0:
+            chunks[at] = name, hurt(rng, body)
+        case 1:
+            chunks[at] = rng.choice((b"IHDR", b"IDAT", b"IEND", b"acTL", b"PLTE", rng.randbytes(4))), body
+        case 2:
+            chunks.insert(rng.randint(0, len(chunks)), (name, hurt(rng, body)))
+        case 3:
+            rows = hurt(rng, zlib.decompress(b"".join(data for kind, data in chunks if kind == b"IDAT")))
+            chunks = [chunks[0], (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")]
+    return png_of(chunks)
+
+
+def hurt_metadata(rng: random.Random, data: bytes) -> bytes:
+    if data == bomb() or rng.random() < 0.0005:
+        return bomb()
+    return zlib.compress(hurt(rng, zlib.decompress(data)), 1)
+
+
+@cache
+def bomb() -> bytes:
+    return zlib.compress(bytes(2 * MAX_METADATA), 9)
+
+
+def hurt_text(rng: random.Random, data: bytes) -> bytes:
+    stream = zlib.decompressobj(wbits=RAW_DEFLATE, zdict=dictionary())
+    plain = hurt(rng, stream.decompress(data[1:], 100) if data[0] else data[1:101])
+    plain *= rng.choice((1, 1, 1, 3000))
+    deflate = zlib.compressobj(1, wbits=RAW_DEFLATE, zdict=dictionary())
+    return rng.choice((b"\0" + plain, b"\1" + deflate.compress(plain) + deflate.flush()))
+
+
+def hurt(rng: random.Random, data: bytes) -> bytes:
+    """Bits flipped; bytes set, taken out, put in, repeated; an end cut off, or put on."""
+    out = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 1, 2, 8))):
+        at = rng.randrange(len(out)) if out else 0
+        end = min(len(out), at + rng.choice((1, 1, 2, 4, 40)))
+        match rng.randrange(8) if out else 3:
+            case 0 | 1:
+                out[at] ^= 1 << rng.randrange(8)
+            case 2:
+                out[at:end] = rng.choice((b"\0", b"\xff", b"\x7f", b"\x80")) * (end - at)
+            case 3:
+                out[at:at] = rng.randbytes(rng.choice((1, 1, 4, 40)))
+            case 4:
+                del out[at:end]
+            case 5:
+                out[at:at] = out[at:end]
+            case 6:
+                del out[at:]
+            case 7:
+                out += rng.choice((rng.randbytes(rng.choice((1, 4, 100))), bytes(4)))
+    return bytes(out)
+
+
+KINDS: dict[str, tuple[Callable[[], list[Bitstream]], Callable[[bytes], bool]]] = {
+    "container": (sound_containers, read),
+    "decode": (sound_files, decode),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Read or decode damaged files, and say what became of them.")
+    parser.add_argument("kind", choices=KINDS, help="how far each file is taken")
+    parser.add_argument("--number", type=int, default=10_000, help="of files (10000)")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first (0)")
+    options = parser.parse_args()
+    sources, use = KINDS[options.kind]
+    files = sources()
+    for file in files:  # loads what is loaded once
+        use(file.to_bytes())
+    found = fuzz(files, use, range(options.first, options.first + options.number))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"{found.files} files, {found.accepted} accepted, {len(found.crashed)} crashed {found.crashed[:20]}; "
+        f"slowest {found.seconds:.2f} s (file {found.slowest}); peak of the process {peak:.0f} MiB"
+    )
+    sys.exit(bool(found.crashed) or found.seconds > MAX_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Damaged and hand-made files by number (`fuzzing.py`): each becomes a picture or one sentence, and nothing else."""
+
+import random
+
+import pytest
+from fuzzing import (
+    MAX_PIXELS,
+    Findings,
+    damaged_file,
+    decode,
+    fuzz,
+    read,
+    sound_containers,
+    sound_files,
+)
+
+COUNTS = [pytest.param(1), pytest.param(1000, marks=pytest.mark.slow, id="hours")]
+
+
+def nothing_crashed(found: Findings) -> bool:
+    """The numbers are shown with their tracebacks; `python tests/fuzzing.py KIND --first NUMBER --number 1` shows one again."""
+    return not found.crashed and 0.05 < found.accepted / found.files < 0.95
+
+
+@pytest.mark.parametrize("times", COUNTS)
+def test_damaged_files_are_read_or_refused(times: int) -> None:
+    assert nothing_crashed(fuzz(sound_containers(), read, range(2000 * times)))
+
+
+@pytest.mark.parametrize("times", COUNTS)
+def test_damaged_files_are_decoded_or_refused(times: int) -> None:
+    assert nothing_crashed(fuzz(sound_files(), decode, range(100 * times)))
+
+
+def test_sound_files_are_accepted() -> None:
+    assert all(read(file.to_bytes()) for file in sound_containers())
+    for file in sound_files():
+        file.header.check_pixels(MAX_PIXELS)
+        assert read(file.to_bytes())
+
+
+def test_a_number_stands_for_one_file() -> None:
+    files = [[damaged_file(random.Random(n), sound_containers()) for n in range(50)] for _ in range(2)]
+    assert files[0] == files[1] and len({*files[0]}) > 40
+
+
+def test_what_is_found_is_counted() -> None:
+    """A crash, of which there is none that is real, with its number."""
+    files = sound_containers()
+    third = damaged_file(random.Random(3), files)
+
+    def use(data: bytes) -> bool:
+        if data == third:
+            raise KeyError
+        return len(data) > 100
+
+    found = fuzz(files, use, range(10))
+    assert found.crashed == [3] and found.files == 10 and 0 < found.accepted < 10

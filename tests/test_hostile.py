@@ -1,0 +1,120 @@
+"""Files made by hand to harm whoever decodes them; all their check sums are right. `fuzzing.py` makes such files at random."""
+
+import random
+import struct
+import zlib
+
+import pytest
+from conftest import random_rgb
+from making import png_of
+from PIL import Image
+
+from trifocal.codec import Codec
+from trifocal.container import Bitstream, Layer, Tag
+from trifocal.entropy import coder
+from trifocal.errors import Damaged
+from trifocal.pictures import Picture
+
+PIXELS = random_rgb(96, 64)
+END = (b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def stream(codec: Codec) -> Bitstream:
+    return codec.encode(Picture(PIXELS), quality=60)
+
+
+def decoded(codec: Codec, stream: Bitstream) -> None:
+    """By way of its bytes, as from a file."""
+    codec.decode(Bitstream.from_bytes(stream.to_bytes()))
+
+
+def latent_of(stream: Bitstream) -> bytes:
+    (latent,) = stream.layers[0].chunks
+    assert latent is not None
+    return latent
+
+
+def with_latent(stream: Bitstream, latent: bytes) -> Bitstream:
+    return stream.with_layer(Layer(Tag.LATENT, (latent,)))
+
+
+def grey_head(width: int, height: int) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("heads", [[(2_000, 2_000)], [(96, 64), (2_000, 2_000)]], ids=["one", "two"])
+def test_an_alpha_of_another_size_is_refused_before_it_is_opened(
+    codec: Codec, stream: Bitstream, heads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = (b"IDAT", zlib.compress(bytes(2_001 * 2_000)))
+    bomb = png_of([*(grey_head(*size) for size in heads), rows, END])
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail())
+    with pytest.raises(Damaged, match="96 x 64"):
+        decoded(codec, stream.with_layer(Layer(Tag.ALPHA, (bomb,))))
+
+
+def test_an_alpha_of_the_right_size_is_decoded(codec: Codec, stream: Bitstream) -> None:
+    alpha = png_of([grey_head(96, 64), (b"IDAT", zlib.compress((b"\0" + b"\7" * 96) * 64)), END])
+    picture = codec.decode(stream.with_layer(Layer(Tag.ALPHA, (alpha,)))).picture
+    assert picture.alpha is not None and (picture.alpha == 7).all()
+
+
+@pytest.mark.parametrize("more", [b"x" * 8, random.Random(1).randbytes(100_000) + b"x"], ids=["few", "many"])
+def test_nothing_follows_a_latent(codec: Codec, stream: Bitstream, more: bytes) -> None:
+    with pytest.raises(Damaged, match="tile 0"):
+        decoded(codec, with_latent(stream, latent_of(stream) + more))
+    partly = codec.decode(with_latent(stream, latent_of(stream) + more), best_effort=True)
+    assert partly.damaged == (0,)
+
+
+def test_cut_latents_and_flipped_bits_are_found(codec: Codec, stream: Bitstream) -> None:
+    """Bits of the last two words are left out, since many of those say nothing."""
+    latent = latent_of(stream)
+    rng = random.Random(2)
+    bad = [latent[: rng.randrange(len(latent) - 8)].rstrip(b"\0") for _ in range(15)]
+    for _ in range(25):
+        flipped = bytearray(latent)
+        flipped[rng.randrange(len(latent) - 8)] ^= 1 << rng.randrange(8)
+        bad.append(bytes(flipped))
+    assert sum(is_refused(codec, with_latent(stream, data)) for data in bad) >= 34
+
+
+def is_refused(codec: Codec, stream: Bitstream) -> bool:
+    try:
+        decoded(codec, stream)
+    except Damaged:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("excess", "sign"), [(0, 1), (0, -1), (1, 1), (1, -1)])
+def test_symbols_beyond_the_bound_are_refused(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch, excess: int, sign: int
+) -> None:
+    """An encoder without the bound writes them; one with it writes the largest that there are."""
+    hostile = all_symbols_are(sign * (coder.LARGEST_SYMBOL + excess), codec, monkeypatch)
+    assert is_refused(codec, hostile) == (excess > 0)
+
+
+def all_symbols_are(symbol: int, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> Bitstream:
+    with monkeypatch.context() as patch:
+        patch.setattr(coder, "symbols_of", lambda y, mean, rows: 0 * mean + symbol * (rows > 0))
+        return codec.encode(Picture(PIXELS))
+
+
+def test_a_latent_of_escapes_costs_little_more_than_another(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their bits are read in batches, not each by a call of the range coder."""
+    hostile = all_symbols_are(coder.LARGEST_SYMBOL, codec, monkeypatch)
+    calls: list[int] = []
+    bits = coder.Reader._bits
+
+    def counted(reader: coder.Reader, count: int) -> str:
+        calls.append(count)
+        return bits(reader, count)
+
+    monkeypatch.setattr(coder.Reader, "_bits", counted)
+    decoded(codec, hostile)
+    assert sum(calls) > 10_000 and len(calls) < sum(calls) / 10
