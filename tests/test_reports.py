@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import math
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -165,3 +167,18 @@ def test_detection_is_compared_at_equal_bytes() -> None:
     aps = np.array([[0.30, 0.20, 0.26], [0.25, 0.20, 0.30]])
     found = script.differences(aps, [0.2, 0.1, 0.4], 1)
     assert found[:, 0].tolist() == pytest.approx([0.07, 0.0])
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
+    asked: str | None, expected: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    told = subprocess.run(
+        [sys.executable, "-c", "import trifocal, os; print(os.environ['OMP_WAIT_POLICY'])"],
+        env=environment | ({} if asked is None else {"OMP_WAIT_POLICY": asked}),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.strip() == expected

@@ -9,6 +9,7 @@ or in one line each: `trifocal.encode("photo.jpg", bpp=0.25).save("photo.tri")` 
 `trifocal.decode("photo.tri").picture.save("photo.png")`.
 """
 
+import os
 from importlib import import_module
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     Pictured = Picture | PIL.Image.Image | NDArray[np.uint8] | str | PathLike[str]
     Source = Bitstream | bytes | str | PathLike[str]
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # benchmarks/busy.py
 
 __all__ = [
     "Bitstream",
