@@ -50,6 +50,7 @@ from trifocal.pictures import Picture, list_pictures
 
 __all__ = ["compare"]
 
+MEASURED = 0.7  # of the progress, when all is measured and the crops begin
 KODAK = frozenset(f"kodim{number:02}" for number in range(1, 25))
 
 
@@ -99,7 +100,7 @@ def compare(
             metrics,
             task,
             text,
-            progress,
+            None if progress is None else lambda fraction: progress(MEASURED * fraction),
             keep,
             layers,
             preferences,
@@ -114,7 +115,17 @@ def compare(
     points = {*map(float, qualities), *([100.0] if LOSSLESS in asked else [])}
     rows = [row for row in read_rows(table) if row.preset in asked and row.quality in points]
     means = [mean for mean in read_means(summary_of(table)) if mean.preset in asked]
-    study = study_of([*names, *sorted(asked)], Path(data), rows, means, said, published, models, places)
+    study = study_of(
+        [*names, *sorted(asked)],
+        Path(data),
+        rows,
+        means,
+        said,
+        published,
+        models,
+        places,
+        progress or (lambda fraction: None),
+    )
     for name in {mean.preset for mean in means} - {LOSSLESS}:
         curve = [mean for mean in means if mean.preset == name]
         description = f"{study.pictures} pictures of {study.folder}, {study.date}: {study.command}"
@@ -131,6 +142,7 @@ def study_of(
     extra: Sequence[str | os.PathLike[str]] = (),
     models: Models = BUNDLED,
     places: Sequence[Place] = (),
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> Study:
     """The report's contents, from what was measured."""
     order = [name for name in dict.fromkeys(subjects) if any(row.preset == name for row in rows)]
@@ -175,7 +187,14 @@ def study_of(
             for entry in layers_of(name, data, titles[name], wording, models)
         ],
         crops=crops(
-            [name for name in order if name != LOSSLESS], data, rows, titles, wording, models, places
+            [name for name in order if name != LOSSLESS],
+            data,
+            rows,
+            titles,
+            wording,
+            models,
+            places,
+            lambda fraction: progress(MEASURED + (1 - MEASURED) * fraction),
         ),
         notes=list(notes),
         own=tuple(titles[name] for name in order if not is_rival(name)),

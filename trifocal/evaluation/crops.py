@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,14 +75,17 @@ def crops(
     wording: Wording,
     models: Models,
     places: Sequence[Place] = (),
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[Crop]:
-    """Each place at low, middle and high rate. Without `places`, the pictures where the first subject does worst, about as usual
+    """Each place at low, middle and high rate, with the fraction done reported. Without `places`, the pictures where the first subject does worst, about as usual
     and best against the second."""
     if len(order) < 2:
         return []
     subjects = [subject_of(name, wording, models) for name in order]
     shown: list[Crop] = []
-    for place in places or chosen_by_gain(order, rows):
+    places = places or chosen_by_gain(order, rows)
+    for number, place in enumerate(places):
+        progress(number / len(places))
         coded = {row.preset for row in rows if row.picture == place.picture}
         told = [for_picture(subject, place.picture) for subject in subjects if subject.name in coded]
         if len(told) > 1:
