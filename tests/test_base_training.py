@@ -280,6 +280,7 @@ def test_it_begins_with_the_trunk_of_compact(tmp_path: Path) -> None:
 # ── the detector's third stage ──
 
 
+@pytest.mark.slow
 def test_what_is_behind_the_split_learns_on_and_the_front_stays(
     detector: SplitDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -351,6 +351,7 @@ def test_parts_names_and_answers_belong_together() -> None:
         assert torch.allclose(level.permute(0, 2, 3, 1), named[name], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_block_learns_what_a_teachers_does(
     quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +378,7 @@ def test_every_block_learns_what_a_teachers_does(
     assert not equal(one, two, "rpn")
 
 
+@pytest.mark.slow
 def test_what_is_behind_the_split_learns_and_the_front_stays(
     quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
