@@ -20,10 +20,8 @@ from trifocal import evaluation
 from trifocal.cli import app
 from trifocal.cli.coding import region_of, size_of
 from trifocal.cli.research import qualities_of
-from trifocal.console import Job, find, plan, refuse_to_replace
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.demo import PHOTOGRAPH
-from trifocal.errors import OptionError
 
 
 def run(*words: str | Path) -> Result:
@@ -101,7 +99,7 @@ def test_a_rate_that_cannot_be_reached_is_said(photo: Path) -> None:
     assert result.exit_code == 1
     assert one_sentence(result.stderr)
     assert not photo.with_suffix(".tri").exists()
-    result = run("encode", photo, "--bytes", "50M")
+    result = run("encode", photo, "--bytes", "50M", "--force")
     assert result.exit_code == 0 and "fewer bytes than were allowed" in result.stderr
 
 
@@ -138,11 +136,18 @@ def test_decode_replaces_nothing_that_was_not_named(photo: Path, tmp_path: Path)
     assert run("decode", photo.with_suffix(".tri"), "-o", photo).exit_code == 0
 
 
-def test_encode_takes_the_place_of_an_older_file(photo: Path) -> None:
+def test_an_older_file_is_replaced_if_it_is_named_or_forced(photo: Path) -> None:
+    file = photo.with_suffix(".tri")
     assert run("encode", photo, "-q", "80").exit_code == 0
-    larger = photo.with_suffix(".tri").stat().st_size
-    assert run("encode", photo, "-q", "10").exit_code == 0
-    assert photo.with_suffix(".tri").stat().st_size < larger
+    larger = file.read_bytes()
+    refused = run("encode", photo, "-q", "10")
+    assert refused.exit_code == 1 and one_sentence(refused.stderr) and "--force" in refused.stderr
+    assert file.read_bytes() == larger
+    assert run("encode", photo, "-q", "10", "--force").exit_code == 0
+    small = file.read_bytes()
+    assert len(small) < len(larger)
+    assert run("encode", photo, "-q", "80", "-o", file).exit_code == 0
+    assert file.read_bytes() == larger
 
 
 def test_what_was_changed_in_a_picture_is_said_on_stderr(tmp_path: Path) -> None:
@@ -367,57 +372,6 @@ def test_sizes_that_are_none(text: str) -> None:
 def test_lists_of_numbers() -> None:
     assert region_of("1,2, 3,4") == (1, 2, 3, 4)
     assert qualities_of("10,30.5 50") == [10, 30.5, 50]
-
-
-# ── names ──
-
-
-def names_of(jobs: list[Job]) -> list[str]:
-    return [job.target.as_posix() for job in jobs]
-
-
-def test_outputs_stand_beside_their_inputs_or_where_out_says(tmp_path: Path) -> None:
-    one = {Path("a/x.jpg"): Path("a")}
-    two = one | {Path("b/y.png"): Path("b")}
-    assert names_of(plan(one, None, ".tri")) == ["a/x.tri"]
-    assert names_of(plan(one, "z.tri", ".tri")) == ["z.tri"]
-    assert names_of(plan(one, "new/", ".tri")) == ["new/x.tri"]
-    assert names_of(plan(one, str(tmp_path), ".tri")) == [f"{tmp_path.as_posix()}/x.tri"]
-    assert names_of(plan(two, "out", ".tri")) == ["out/x.tri", "out/y.tri"]
-    assert names_of(plan({Path("a/deep/x.jpg"): Path("a")}, "out", ".tri")) == ["out/deep/x.tri"]
-
-
-def test_names_that_would_be_the_same_are_told_apart() -> None:
-    found = dict.fromkeys([Path("a/x.jpg"), Path("a/X.png"), Path("a/y.png")], Path("a"))
-    assert names_of(plan(found, None, ".tri")) == ["a/x.jpg.tri", "a/X.png.tri", "a/y.tri"]
-    with pytest.raises(OptionError, match="two runs"):
-        plan({Path("a/x.jpg"): Path("a"), Path("b/x.jpg"): Path("b")}, "out", ".tri")
-
-
-def test_no_input_is_written_over() -> None:
-    with pytest.raises(OptionError, match="written over"):
-        plan({Path("a/x.tri"): Path("a")}, None, ".tri")
-    with pytest.raises(OptionError, match="written over"):
-        plan({Path("x.png"): Path(".")}, "../" + Path.cwd().name + "/x.png", ".tri")
-
-
-def test_folders_give_what_is_wanted_of_them(tmp_path: Path) -> None:
-    for name in "b.JPG", "a.png", "notes.txt", ".hidden.png", "deep/c.png":
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    names = [path.name for path in find([str(tmp_path)], False, [".png", ".jpg"])]
-    assert names == ["a.png", "b.JPG"]
-    assert len(find([str(tmp_path), str(tmp_path / "a.png")], True, [".png", ".jpg"])) == 3
-    with pytest.raises(OptionError, match="nothing to take"):
-        find([str(tmp_path)], False, [".tri"])
-
-
-def test_what_is_there_is_named_before_anything_is_done(tmp_path: Path) -> None:
-    jobs = [Job(Path("x.tri"), tmp_path / name) for name in ("x.png", "y.png", "z.png")]
-    refuse_to_replace(jobs)
-    jobs[1].target.touch()
-    with pytest.raises(OptionError, match="y.png is there already; use --force"):
-        refuse_to_replace(jobs)
 
 
 # ── the process ──

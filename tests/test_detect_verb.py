@@ -396,11 +396,11 @@ def test_encode_hands_over_what_is_said_of_the_base(photo: Path, codec: Fake) ->
     assert result.exit_code == 0, result.output
     assert (codec.options["base_quality"], codec.options["quality"]) == (30, 60)
     assert "refinement" not in codec.options
-    assert run("encode", photo, "--preset", LAYERED.name, "--refinement", "0").exit_code == 0
+    assert run("encode", photo, "--preset", LAYERED.name, "--refinement", "0", "--force").exit_code == 0
     assert codec.options["refinement"] == 0
     assert run("encode", photo, "--preset", LAYERED.name, "--refinement", "-1").exit_code == 2
     assert "5 bytes of base layer" in result.stdout
-    assert run("encode", photo, "--preset", LAYERED.name).exit_code == 0
+    assert run("encode", photo, "--preset", LAYERED.name, "--force").exit_code == 0
     assert "base_quality" not in codec.options
     assert run("encode", photo, "--preset", LAYERED.name, "--base-quality", "101").exit_code == 2
 

@@ -33,6 +33,7 @@ STAIRCASE = (
     ("evaluation",),
     ("training",),
     ("__init__",),
+    ("paths",),
     ("batch", "web", "pillow", "demo", "console", "attention"),
     ("cli",),
     ("__main__",),

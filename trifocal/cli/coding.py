@@ -1,21 +1,35 @@
-"""Pictures to files and back, and what the files and the models are."""
+"""Pictures to files and back."""
 
 import json
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trifocal.cli.main import Out, Preset, Recursive, Threads, Weights, app, use_threads
-from trifocal.errors import FormatError, TrifocalError
+from trifocal.cli.main import (
+    Force,
+    KeepSuffix,
+    KeepTimes,
+    Out,
+    Preset,
+    Quiet,
+    Recursive,
+    SkipExisting,
+    Threads,
+    Weights,
+    app,
+    desk_for,
+    report_inputs,
+    use_threads,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trifocal.console import Desk, Job
-    from trifocal.container import Layer
+    from trifocal.console import Desk
+    from trifocal.container import Bitstream, Layer
+    from trifocal.paths import Job
     from trifocal.pictures import Picture
     from trifocal.text.captions import Captioner
     from trifocal.types import Condition
@@ -111,53 +125,109 @@ def encode(
         str | None,
         typer.Option(metavar="MAP.png", help="Also draw where the words send the bits; for one picture."),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each file, on a line.")
+    ] = False,
+    force: Force = False,
+    skip_existing: SkipExisting = False,
+    keep_suffix: KeepSuffix = False,
+    keep_times: KeepTimes = False,
+    quiet: Quiet = False,
     weights: Weights = None,
     recursive: Recursive = False,
     threads: Threads = None,
 ) -> None:
-    """Pictures become .tri files: photo.jpg becomes photo.tri beside it, in the place of one that is there."""
+    """Encode pictures as .tri files: photo.jpg becomes photo.tri beside it.
+
+    A file that exists is replaced only if -o names exactly that file, or with --force. `-` reads standard input.
+    """
     if sum(rate is not None for rate in (quality, bpp, size)) > 1:
         raise typer.BadParameter("say only one of --quality, --bpp and --bytes.")
     if sum(words is not None for words in (text, text_file, caption)) > 1:
         raise typer.BadParameter("say only one of --text, --text-file and --caption.")
-    from trifocal import console
-    from trifocal.container import Tag
+    from trifocal import console, paths
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
+    from trifocal.pictures.writing import format_of
     from trifocal.presets import DEFAULT, find, said_of_base, shared_codec
 
     preset = preset or DEFAULT
     of_base = said_of_base(find(preset), base_quality=base_quality, refinement=refinement)
-    desk = console.Desk()
-    jobs = console.plan(console.find(inputs, recursive, PICTURE_SUFFIXES), out, ".tri")
-    if attention is not None and len(jobs) > 1:
+    found = paths.find(inputs, recursive, PICTURE_SUFFIXES)
+    outputs = paths.Outputs((one.path for one in found.inputs), force)
+    jobs = paths.plan(
+        found,
+        out,
+        ".tri",
+        outputs,
+        refused=paths.picture_suffixes(),
+        keep_suffix=keep_suffix,
+        skip_existing=skip_existing,
+    )
+    if attention is not None and len(found.inputs) > 1:
         raise typer.BadParameter("--attention draws one map; name one picture.")
+    map_ = None if attention is None else outputs.add(Path(attention), named=True, source="the map")
+    if map_ is not None:
+        format_of(map_.path)  # refuses, before anything is done, what cannot be written
+    outputs.check()
+    desk = desk_for(jobs, quiet, as_json)
+    report_inputs(desk, found, jobs)
     use_threads(threads)
     codec = shared_codec(preset, weights=weights)
     words_of = source_of_words(desk, jobs, preset, text, text_file, caption, send_text)
     rates: dict[str, Any] = {"quality": quality, "bpp": bpp, "size": size} | of_base
 
-    def work(job: console.Job, advance: console.Advance) -> None:
+    def work(job: paths.Job, advance: console.Advance) -> None:
         picture = Picture.open(job.source, metadata=metadata.value)
         condition, layers = words_of(job, picture)
-        if attention is not None:
+        if map_ is not None:
             from trifocal.attention import attention_map
 
-            attention_map(codec, picture, condition).save(attention)
+            drawn = attention_map(codec, picture, condition)
+            with map_.open() as target:
+                drawn.write(target, map_.path)
         stream = codec.encode(picture, condition=condition, layers=layers, progress=advance, **rates)
-        stream.save(job.target)
-        for note in picture.notes:
-            desk.note(f"{job.source.name}: {note}")
+        with job.output.open() as target:
+            target.write(stream.to_bytes())
+        if keep_times and not job.input.piped:
+            job.output.keep_times(job.source)
+        notes = [*picture.notes]
         if (bpp or size) and stream.header.quality == 100:
-            desk.note(f"{job.source.name}: the best quality takes fewer bytes than were allowed.")
-        bits = 8 * stream.size / (stream.header.width * stream.header.height)
-        base, words = stream.layer(Tag.BASE), stream.layer(Tag.TEXT)
-        part = f"  {base.size:,} bytes of base layer" if base else ""
-        part += f"  {words.size} bytes of words" if words else ""
-        desk.say(
-            f"{job.target}  {stream.size:,} bytes  {bits:.3f} bpp  quality {stream.header.quality:g}{part}"
-        )
+            notes.append("The best quality takes fewer bytes than were allowed.")
+        for note in notes:
+            desk.note(f"{job.source.name}: {note}")
+        if as_json:
+            desk.say(json.dumps(facts_of(job, stream, preset, notes)))
+        else:
+            desk.report(line_of(job, stream))
 
-    raise typer.Exit(console.work_through(desk, jobs, work))
+    raise typer.Exit(console.work_through(desk, jobs, work, found.errors))
+
+
+def line_of(job: "Job", stream: "Bitstream") -> str:
+    """What is printed about a file that was encoded."""
+    from trifocal.container import Tag
+
+    bits = 8 * stream.size / (stream.header.width * stream.header.height)
+    base, words = stream.layer(Tag.BASE), stream.layer(Tag.TEXT)
+    part = f"  {base.size:,} bytes of base layer" if base else ""
+    part += f"  {words.size} bytes of words" if words else ""
+    return f"{job.output}  {stream.size:,} bytes  {bits:.3f} bpp  quality {stream.header.quality:g}{part}"
+
+
+def facts_of(job: "Job", stream: "Bitstream", preset: str, notes: list[str]) -> dict[str, Any]:
+    """What --json prints about a file that was encoded."""
+    return {
+        "source": job.input.name,
+        "file": str(job.output.path),
+        "preset": preset,
+        "quality": stream.header.quality,
+        "width": stream.header.width,
+        "height": stream.header.height,
+        "bytes": stream.size,
+        "bits per pixel": 8 * stream.size / (stream.header.width * stream.header.height),
+        "layers": {layer.name: layer.size for layer in stream.layers},
+        "notes": notes,
+    }
 
 
 def source_of_words(
@@ -206,7 +276,8 @@ def decode(
     inputs: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
     out: Out = None,
     format: Annotated[
-        str, typer.Option("--format", "-f", help="png, jpg, webp, ...; -o with a file's name says it too.")
+        str,
+        typer.Option("--format", "-f", help="png, jpg, webp, ...; the suffix of a file that -o names wins."),
     ] = "png",
     region: Annotated[
         Any, typer.Option(parser=region_of, metavar="X,Y,W,H", help="Only this part, in pixels.")
@@ -217,9 +288,6 @@ def decode(
     layers: Annotated[
         Shown, typer.Option(help="base: the coarse picture that is in the base layer of a file in layers.")
     ] = Shown.all,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace pictures that are there, without -o.")
-    ] = False,
     text: Annotated[
         str | None,
         typer.Option(
@@ -232,31 +300,43 @@ def decode(
             help="For people (0), for machines (1), or between, for a decoder that knows it; 0, if not said."
         ),
     ] = None,
+    force: Force = False,
+    skip_existing: SkipExisting = False,
+    keep_suffix: KeepSuffix = False,
+    keep_times: KeepTimes = False,
+    quiet: Quiet = False,
     weights: Weights = None,
     recursive: Recursive = False,
     threads: Threads = None,
 ) -> None:
-    """.tri files become pictures: photo.tri becomes photo.png beside it, unless there is one (it may be the original)."""
+    """Decode .tri files to pictures: photo.tri becomes photo.png beside it.
+
+    A picture that exists may be the original: it is replaced only if -o names exactly that file, or with --force.
+    """
     if layers is Shown.base and (best_effort or any(o is not None for o in (region, text, preference))):
         raise typer.BadParameter(
             "with --layers base leave --region, --best-effort, --text and --preference out."
         )
-    from trifocal import console
+    from trifocal import console, paths
     from trifocal.container import Bitstream
     from trifocal.pictures.writing import format_of
     from trifocal.presets import load_for, preset_of, with_preference
     from trifocal.types import Decoded
     from trifocal.words import for_decoding
 
-    desk = console.Desk()
-    jobs = console.plan(console.find(inputs, recursive, [".tri"]), out, f".{format.lstrip('.').lower()}")
-    for job in jobs:
-        format_of(job.target)  # refuses, before anything is done, what cannot be written
-    if out is None and not force:
-        console.refuse_to_replace(jobs)
+    suffix = f".{format.lstrip('.').lower()}"
+    found = paths.find(inputs, recursive, [".tri"])
+    outputs = paths.Outputs((one.path for one in found.inputs), force)
+    jobs = paths.plan(found, out, suffix, outputs, keep_suffix=keep_suffix, skip_existing=skip_existing)
+    names = {job: job.output.path if job.output.is_file else Path(f"{job.output}{suffix}") for job in jobs}
+    for name in names.values():
+        format_of(name)  # refuses, before anything is done, what cannot be written
+    outputs.check()
+    desk = desk_for(jobs, quiet)
+    report_inputs(desk, found, jobs)
     use_threads(threads)
 
-    def decoded_of(job: console.Job, advance: console.Advance) -> Decoded:
+    def decoded_of(job: paths.Job, advance: console.Advance) -> Decoded:
         if layers is Shown.base:
             from trifocal.seeing import first_picture_of
 
@@ -271,121 +351,18 @@ def decode(
             stream, region=region, best_effort=best_effort, condition=condition, progress=advance
         )
 
-    def work(job: console.Job, advance: console.Advance) -> None:
+    def work(job: paths.Job, advance: console.Advance) -> None:
         decoded = decoded_of(job, advance)
-        for note in decoded.picture.save(job.target):
-            desk.note(f"{job.target.name}: {note}")
+        with job.output.open() as target:
+            notes = decoded.picture.write(target, names[job])
+        if keep_times and not job.input.piped:
+            job.output.keep_times(job.source)
+        for note in notes:
+            desk.note(f"{names[job].name}: {note}")
         if decoded.damaged:
             tiles = ", ".join(map(str, decoded.damaged))
             desk.note(f"{job.source.name} is damaged; greyed out: tile {tiles}.")
         height, width = decoded.picture.rgb.shape[:2]
-        desk.say(f"{job.target}  {width}×{height}")
+        desk.report(f"{job.output}  {width}×{height}")
 
-    raise typer.Exit(console.work_through(desk, jobs, work))
-
-
-@app.command()
-def info(
-    files: Annotated[list[str], typer.Argument(metavar="FILES...", show_default=False)],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per file, each on a line.")
-    ] = False,
-) -> None:
-    """Says what a .tri file holds: its header, its layers and their bytes. Loads no network."""
-    from trifocal.console import Desk
-    from trifocal.container import Bitstream, Tag, describe
-    from trifocal.container.parts import mark_of
-    from trifocal.container.text import text_of
-    from trifocal.presets import PRESETS
-    from trifocal.words import unread
-
-    desk = Desk()
-    preset_of = {preset.id: preset for preset in PRESETS}
-    status = 0
-    for name in files:
-        try:
-            stream = Bitstream.open(name, best_effort=True)
-            preset = preset_of.get(stream.header.preset)
-            facts: dict[str, Any] = {"file": name, "preset name": preset.name if preset else None}
-            facts |= describe(stream)
-            with suppress(FormatError):
-                facts |= {"text": text_of(stream)} if stream.layer(Tag.TEXT) else {}
-            with suppress(FormatError):
-                facts |= {"part of a whole": mark.hex()} if (mark := mark_of(stream)) else {}
-            desk.say(json.dumps(facts) if as_json else table_of(facts))
-            if any(layer.damaged for layer in stream.layers):
-                Bitstream.open(name)  # raises the sentence that says what is damaged
-            text_of(stream)  # and this, why the words cannot be read,
-            mark_of(stream)  # or of what it is a part
-            if preset and (note := unread(preset, stream)):
-                desk.note(f"{Path(name).name}: {note}")
-        except BrokenPipeError:
-            raise
-        except (TrifocalError, OSError) as error:
-            desk.complain(error, Path(name).name)
-            status = 1
-    raise typer.Exit(status)
-
-
-def table_of(facts: dict[str, Any]) -> str:
-    shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in facts.items()}
-    if "text" in facts:
-        shown["text"] = repr(facts["text"])  # so that nothing in it moves a terminal's cursor
-    rows = [(key, value) for key, value in shown.items() if key != "layers"]
-    rows += [(f"layer {layer['name']}", f"{layer['bytes']} bytes") for layer in facts["layers"]]
-    wide = max(16, *(len(key) + 1 for key, _ in rows))
-    return "\n".join(f"{key:<{wide}}{value}" for key, value in rows)
-
-
-@app.command()
-def presets() -> None:
-    """Lists the models that can be named with --preset."""
-    from rich.table import Table
-
-    from trifocal.console import Desk
-    from trifocal.presets import PRESETS
-
-    table = Table("preset", "id", "weights", "what it is", box=None, header_style="bold")
-    for preset in PRESETS:
-        table.add_row(preset.name, str(preset.id), "ship" if preset.ships else "to train", preset.summary)
-    Desk().out.print(table)
-
-
-@app.command()
-def demo(
-    out: Annotated[str, typer.Option("--out", "-o", help="The folder for the files.")] = ".",
-    preset: Preset = None,
-    threads: Threads = None,
-) -> None:
-    """A photograph becomes demo.tri and comes back as demo.png, beside other formats at the same bytes.
-
-    A preset with layers also leaves demo-layers.png: what a detector finds in the base layer alone.
-    """
-    from rich.table import Table
-
-    from trifocal.console import Desk
-    from trifocal.demo import run
-    from trifocal.presets import DEFAULT
-
-    use_threads(threads)
-    table = Table(
-        "", "bytes", "bpp", "SSIMULACRA2", "PSNR", "encode", "decode", box=None, header_style="bold"
-    )
-    shown = run(out, preset or DEFAULT)
-    for row in shown.rows:
-        seconds = f"{row.encode_s:.2f} s", f"{row.decode_s:.2f} s"
-        table.add_row(
-            row.name,
-            f"{row.size:,}",
-            f"{row.bpp:.3f}",
-            f"{row.ssimulacra2:.1f}",
-            f"{row.psnr:.2f} dB",
-            *seconds,
-        )
-    desk = Desk()
-    desk.out.print(table)
-    if len(shown.layers) > 1:
-        parts = ", ".join(f"{name} {size:,}" for name, size in shown.layers)
-        desk.say(f"Bytes of each layer: {parts}.")
-    *others, last = map(str, shown.files)
-    desk.say(f"The files are {', '.join(others)} and {last}.")
+    raise typer.Exit(console.work_through(desk, jobs, work, found.errors))

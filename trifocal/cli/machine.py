@@ -1,21 +1,38 @@
 """What machines see in pictures, and files in layers taken apart and put together."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trifocal.cli.main import Out, Recursive, Threads, Weights, app, use_threads
+from trifocal.cli.main import (
+    Force,
+    KeepSuffix,
+    Out,
+    Quiet,
+    Recursive,
+    Threads,
+    Weights,
+    app,
+    desk_for,
+    report_inputs,
+    use_threads,
+)
 from trifocal.errors import OptionError
 
 if TYPE_CHECKING:
+    from trifocal.paths import Input
     from trifocal.seeing import Seen
 
-NOWHERE = Path("-")  # where results go to stdout, and no file is made
 ENDINGS = {"base": "-base", "enhancement": "-enh"}  # of the names of a file's parts
+
+
+class Format(StrEnum):
+    json = "json"
+    coco = "coco"
 
 
 class Half(StrEnum):
@@ -29,78 +46,144 @@ def detect(
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out what is less sure; 0.02 is all there is.")
     ] = 0.35,
+    format: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            "-f",
+            help="json: an object for each file, on a line. coco: one array for all files, COCO's format of detection results.",
+        ),
+    ] = Format.json,
     draw: Annotated[
         str | None,
         typer.Option(
             metavar="PICTURE",
-            help="Also draw boxes, names and scores on the picture; a folder where there are several.",
+            help="Also draw boxes, names and scores on the picture; a folder for several inputs.",
         ),
     ] = None,
     out: Annotated[
         str | None,
         typer.Option(
-            "--out", "-o", metavar="FILE.json", help="Not stdout; a folder where there are several."
+            "--out",
+            "-o",
+            metavar="FILE.json",
+            help="Instead of standard output; a folder for several inputs, and with coco always one file.",
         ),
     ] = None,
+    force: Force = False,
+    keep_suffix: KeepSuffix = False,
+    quiet: Quiet = False,
     weights: Weights = None,
     recursive: Recursive = False,
     threads: Threads = None,
 ) -> None:
-    """Says what is in pictures, one JSON object for each: its boxes are x0, y0, x1, y1 in pixels.
+    """Print the objects in pictures, one JSON object for each file: boxes are x0, y0, x1, y1 in pixels.
 
-    Of a .tri file in layers only the base layer is read. Others are decoded first, and ordinary pictures are looked at too.
+    Of a .tri file in layers only the base layer is read. Other .tri files are decoded first; ordinary pictures work too.
+    With --format coco boxes are x, y, width, height, and image_id is the number that a file's name is, or else its stem.
     """
-    from trifocal import console, seeing
-    from trifocal.files import replacing
+    from trifocal import console, paths, seeing
     from trifocal.pictures import PICTURE_SUFFIXES
-    from trifocal.pictures.writing import FORMATS, format_of
+    from trifocal.pictures.writing import format_of
 
-    desk = console.Desk()
-    found = console.find(inputs, recursive, {".tri", *PICTURE_SUFFIXES})
-    texts = targets("--out", found, out, ".json", {".json"})
-    drawings = targets("--draw", found, draw, ".png", FORMATS)
+    found = paths.find(inputs, recursive, {".tri", *PICTURE_SUFFIXES})
+    outputs = paths.Outputs((one.path for one in found.inputs), force)
+    drawings: dict[paths.Input, paths.Output] = {}
+    if draw is not None:
+        drawn = paths.plan(
+            found,
+            draw,
+            ".png",
+            outputs,
+            option="--draw",
+            may_replace_original=False,
+            keep_suffix=keep_suffix,
+        )
+        drawings = {job.input: job.output for job in drawn}
     for drawing in drawings.values():
-        format_of(drawing)  # refuses, before anything is done, what cannot be written
-    jobs = [console.Job(file, texts.get(file, NOWHERE)) for file in found]
+        format_of(drawing.path)  # refuses, before anything is done, what cannot be written
+    one_text = paths.STDOUT
+    if format is Format.coco or out in (None, *paths.STDOUT_NAMES):
+        jobs = [paths.Job(one, paths.STDOUT) for one in found.inputs]
+        if out is not None:
+            check_text(out)
+            one_text = outputs.add(Path(out), named=True, source="the results")
+    else:
+        refused = {".tri", *paths.picture_suffixes()}
+        jobs = paths.plan(found, out, ".json", outputs, refused=refused, keep_suffix=keep_suffix)
+    outputs.check()
+    ids = image_ids(found.inputs) if format is Format.coco else {}
+    desk = console.Desk(quiet)
+    report_inputs(desk, found, jobs)
     use_threads(threads)
+    results: list[dict[str, Any]] = []
 
-    def work(job: console.Job, advance: console.Advance) -> None:
+    def work(job: paths.Job, advance: console.Advance) -> None:
         seen = seeing.look_at(job.source, weights, lambda note: desk.note(f"{job.source.name}: {note}"))
         objects = seeing.listed(seen.objects, threshold)
-        said = json.dumps(facts_of(job.source, seen, objects))
-        if job.target is NOWHERE:
-            desk.say(said)
+        if format is Format.coco:
+            results.extend(coco_of(ids[job.input], objects))
+        elif job.output.is_stdout:
+            desk.say(json.dumps(facts_of(job.input.name, seen, objects)))
         else:
-            with replacing(job.target) as stream:
-                stream.write(f"{said}\n".encode())
-            desk.say(f"{job.target}  {len(objects)} objects")
-        if drawing := drawings.get(job.source):
-            drawing.parent.mkdir(parents=True, exist_ok=True)
-            notes = seeing.drawn(seen.show(), objects).save(drawing)
+            with job.output.open() as stream:
+                stream.write(f"{json.dumps(facts_of(job.input.name, seen, objects))}\n".encode())
+            desk.report(f"{job.output}  {len(objects)} objects")
+        if drawing := drawings.get(job.input):
+            with drawing.open() as stream:
+                notes = seeing.drawn(seen.show(), objects).write(stream, drawing.path)
             for note in (f"{drawing}", *notes):
                 desk.note(note, style="")
 
-    raise typer.Exit(console.work_through(desk, jobs, work))
+    status = console.work_through(desk, jobs, work, found.errors)
+    if format is Format.coco:
+        with one_text.open() as stream:
+            stream.write(f"{json.dumps(results)}\n".encode())
+        if not one_text.is_stdout:
+            desk.report(f"{one_text}  {len(results)} objects")
+    raise typer.Exit(status)
 
 
-def targets(
-    option: str, found: Mapping[Path, Path], out: str | None, suffix: str, suffixes: Iterable[str]
-) -> dict[Path, Path]:
-    """What each file becomes, if it is to become anything. Several do not become one file with one of the suffixes."""
-    from trifocal import console
+def check_text(out: str) -> None:
+    """Raises OptionError where a file of results is named like a picture, or is a folder."""
+    from trifocal.paths import picture_suffixes
 
-    if out is None:
-        return {}
-    planned = {job.source: job.target for job in console.plan(found, out, suffix)}
-    is_file = Path(out).suffix.lower() in suffixes and not Path(out).is_dir()
-    if is_file and Path(out) not in planned.values():
-        raise typer.BadParameter(f"{option} {out} is one file, and there are several; name a folder.")
-    return planned
+    if Path(out).suffix.lower() in {".tri", *picture_suffixes()}:
+        raise OptionError(f"--out {out} has the suffix of another kind of file; choose another name.")
 
 
-def facts_of(path: Path, seen: "Seen", objects: list[dict[str, Any]]) -> dict[str, Any]:
+def image_ids(inputs: Sequence["Input"]) -> dict["Input", int | str]:
+    """COCO's image_id of each file: 139 for 000000000139.jpg, or its stem. Raises OptionError where two are equal."""
+    ids: dict[Input, int | str] = {}
+    known: dict[int | str, str] = {}
+    for one in inputs:
+        stem = one.path.stem
+        ids[one] = int(stem) if stem.isascii() and stem.isdigit() else stem
+        other = known.setdefault(ids[one], one.name)
+        if other is not one.name:
+            raise OptionError(
+                f"{other} and {one.name} would have one image_id, {ids[one]}; detect them in two runs."
+            )
+    return ids
+
+
+def coco_of(image_id: int | str, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Objects in COCO's format of results: image_id, category_id, bbox (x, y, width, height in pixels), score."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": one["category"],
+            "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
+            "score": one["score"],
+        }
+        for one in objects
+        for x0, y0, x1, y1 in [one["box"]]
+    ]
+
+
+def facts_of(name: str, seen: "Seen", objects: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "file": str(path),
+        "file": name,
         "width": seen.width,
         "height": seen.height,
         "preset": seen.preset,
@@ -116,52 +199,70 @@ def strip(
         Half, typer.Option(help="What is left: what a detector reads, or all else.", show_default=False)
     ],
     out: Out = None,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Files in layers become one of their two parts: street.tri becomes street-base.tri, or street-enh.tri, beside it."""
-    from trifocal import console
+    """Take files in layers apart: street.tri becomes street-base.tri, or street-enh.tri, beside it."""
+    from trifocal import console, paths
     from trifocal.container import Bitstream, parts
 
-    desk = console.Desk()
-    jobs = console.plan(console.find(files, False, [".tri"]), out, f"{ENDINGS[layers]}.tri")
+    found = paths.find(files, False, [".tri"])
+    outputs = paths.Outputs((one.path for one in found.inputs), force)
+    jobs = paths.plan(found, out, f"{ENDINGS[layers]}.tri", outputs, refused=paths.picture_suffixes())
+    outputs.check()
+    desk = desk_for(jobs, quiet)
+    report_inputs(desk, found, jobs)
 
-    def work(job: console.Job, advance: console.Advance) -> None:
+    def work(job: paths.Job, advance: console.Advance) -> None:
         stream = Bitstream.open(job.source)
         part = parts.strip(stream, layers)
-        part.save(job.target)
-        desk.say(f"{job.target}  {part.size:,} of {stream.size:,} bytes")
+        with job.output.open() as target:
+            target.write(part.to_bytes())
+        desk.report(f"{job.output}  {part.size:,} of {stream.size:,} bytes")
 
-    raise typer.Exit(console.work_through(desk, jobs, work))
+    raise typer.Exit(console.work_through(desk, jobs, work, found.errors))
 
 
 @app.command()
 def merge(
-    one: Annotated[Path, typer.Argument(metavar="PART", show_default=False)],
-    other: Annotated[Path, typer.Argument(metavar="OTHER_PART", show_default=False)],
+    one: Annotated[str, typer.Argument(metavar="PART", show_default=False)],
+    other: Annotated[str, typer.Argument(metavar="OTHER_PART", show_default=False)],
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="A file; else street-base.tri becomes street.tri.")
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="A file, - for standard output; by default street-base.tri becomes street.tri.",
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there, without -o.")] = False,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """The two parts that `strip` made of a file become that file again, byte for byte."""
-    from trifocal import console
+    from trifocal import paths
     from trifocal.container import Bitstream, parts
 
-    target = whole_of(one, other, out)
-    if out is None and not force:
-        console.refuse_to_replace([console.Job(one, target)])
-    whole = parts.merge(Bitstream.open(one), Bitstream.open(other))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(target)
-    console.Desk().say(f"{target}  {whole.size:,} bytes")
+    inputs = paths.input_at(one), paths.input_at(other)
+    target, named = whole_of(Path(one), Path(other), out)
+    if named and target.suffix.lower() in paths.picture_suffixes():
+        raise OptionError(f"--out {out} has the suffix of another kind of file; choose another name.")
+    outputs = paths.Outputs((part.path for part in inputs), force)
+    output = outputs.add(target, named, "the whole file")
+    outputs.check()
+    desk = desk_for([paths.Job(inputs[0], output)], quiet)
+    whole = parts.merge(*(Bitstream.open(part.path) for part in inputs))
+    with output.open() as stream:
+        stream.write(whole.to_bytes())
+    desk.report(f"{output}  {whole.size:,} bytes")
 
 
-def whole_of(one: Path, other: Path, out: str | None) -> Path:
-    """The name of what two parts become: `out`, or, where that is no file's name, by that of the part that says it."""
+def whole_of(one: Path, other: Path, out: str | None) -> tuple[Path, bool]:
+    """The name of what two parts become, and whether the user named it: `out`, or by the part that says it."""
     if out is not None and not out.endswith("/") and not Path(out).is_dir():
-        return Path(out)
+        return Path(out), True
     for part in one, other:
         for ending in ENDINGS.values():
             if part.stem.endswith(ending) and part.stem != ending:
                 name = part.stem.removesuffix(ending) + part.suffix
-                return part.with_name(name) if out is None else Path(out, name)
+                return (part.with_name(name) if out is None else Path(out, name)), False
     raise OptionError(f"{one.name} and {other.name} do not say how to name what they become; do so with -o.")

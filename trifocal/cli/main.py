@@ -2,17 +2,31 @@
 
 import atexit
 import gc
+import io
+import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from trifocal.errors import TrifocalError
 
+if TYPE_CHECKING:
+    from trifocal.console import Desk
+    from trifocal.paths import Found, Job
+
 
 class Verbs(TyperGroup):
-    """Errors that were to be expected become one sentence on stderr and exit status 1."""
+    """Expected errors become one sentence on stderr and exit status 1. Characters that a terminal lacks become escapes."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        for stream in sys.stdout, sys.stderr:
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -39,14 +53,38 @@ def show_version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-Out = Annotated[str | None, typer.Option("--out", "-o", help="A file; a folder where there are several.")]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "--out", "-o", help="A file; a folder for several inputs or a folder; - is standard output."
+    ),
+]
 Preset = Annotated[
     str | None, typer.Option(help="Which model; see `trifocal presets`. dual-layer-compact, if not said.")
 ]
-Recursive = Annotated[
-    bool, typer.Option("--recursive", "-r", help="Also take what is in folders in folders.")
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Recurse into subfolders.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace existing files; by default only a file that -o names.")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads to use; all, if not said.")]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Leave out inputs whose output file exists.")
+]
+KeepSuffix = Annotated[
+    bool,
+    typer.Option("--keep-suffix", help="Add to the input's name: photo.jpg.tri instead of photo.tri."),
+]
+KeepTimes = Annotated[
+    bool, typer.Option("--keep-times", help="Give outputs the access and modification times of their inputs.")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Print errors and results only, no progress or notices.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processor threads to use, at most as many as the machine has; the default is all."
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Your own .safetensors of the preset; in place of those that ship."),
@@ -76,4 +114,34 @@ def use_threads(count: int | None) -> None:
 
         with without_collecting():
             import torch
-        torch.set_num_threads(count)
+        torch.set_num_threads(min(count, os.cpu_count() or 1))  # OpenMP crashes where it gets no more threads
+
+
+def check_outputs(paths: Iterable[Path], force: bool) -> None:
+    """Raises OptionError where one of the files that a command will write exists, unless it is forced."""
+    from trifocal.paths import Outputs
+
+    outputs = Outputs(force=force)
+    for path in paths:
+        outputs.add(path, named=False, source=str(path))
+    outputs.check()
+
+
+def desk_for(jobs: "Sequence[Job]", quiet: bool, as_json: bool = False) -> "Desk":
+    """The desk for a run with these outputs. Raises typer.BadParameter where two kinds of results would mix on stdout."""
+    from trifocal.console import Desk
+
+    data_on_stdout = any(job.output.is_stdout for job in jobs)
+    if data_on_stdout and as_json:
+        raise typer.BadParameter("--json prints to standard output, so -o cannot be - too; name a file.")
+    if data_on_stdout and sys.stdout.isatty():
+        raise typer.BadParameter("standard output is a terminal; name a file with -o, or redirect it.")
+    return Desk(quiet, data_on_stdout)
+
+
+def report_inputs(desk: "Desk", found: "Found", jobs: "Sequence[Job]") -> None:
+    """Prints what of the folders is left out, and how many inputs have their outputs already."""
+    if notice := found.notice():
+        desk.note(notice)
+    if skipped := len(found.inputs) - len(jobs):
+        desk.note(f"{skipped} of {len(found.inputs)} inputs were skipped, as their output files exist.")

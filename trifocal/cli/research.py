@@ -1,11 +1,12 @@
 """Training a model, and measuring what it is worth."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trifocal.cli.main import Threads, app, use_threads
+from trifocal.cli.main import Force, Threads, app, check_outputs, use_threads
 from trifocal.cli.options import SpreadOptions
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def train(
         ),
     ] = False,
     every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 5.0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint of an earlier run.")] = False,
     threads: Threads = None,
 ) -> None:
     """Trains a preset's network on pictures; needs the extra `train`.
@@ -108,6 +110,8 @@ def train(
     desk = console.Desk()
     sources = [*(data or []), *(more or [])]
     folder = out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else "") + (f"-{of}" if of else "")
+    if not resume:
+        check_outputs([Path(folder, "checkpoint.pt")], force)
     with console.reporting(desk) as report:
         weights = training.in_processes(
             processes,
@@ -206,7 +210,9 @@ def evaluate(
         typer.Argument(metavar="PRESETS...", show_default=False, help=SUBJECTS),
     ],
     data: Annotated[str, typer.Option(help="A folder of pictures.", show_default=False)],
-    out: Annotated[str, typer.Option("--out", "-o", help="The table to write.")] = "results.csv",
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="The table to write; results.csv by default.")
+    ] = None,
     qualities: Qualities = "10,30,50,70,90",
     metrics: Metrics = None,
     text: Text = None,
@@ -218,6 +224,7 @@ def evaluate(
     annotations: Annotations = None,
     short_side: ShortSide = None,
     resume: KeepRows = False,
+    force: Force = False,
     threads: Threads = None,
 ) -> None:
     """Measures presets on real files, a row per picture and quality; needs the extra `evaluate`.
@@ -228,6 +235,9 @@ def evaluate(
     check_task(task, detector, annotations, short_side)
     from trifocal import console, evaluation
 
+    if out is None and not resume:
+        check_outputs([Path("results.csv")], force)
+    out = out or "results.csv"
     use_threads(threads)
     desk = console.Desk()
     with console.reporting(desk) as report:
@@ -287,6 +297,7 @@ def compare(
         typer.Option(help="More curves: CompressAI's result files, or tables with codec, bpp and metrics."),
     ] = None,
     resume: KeepRows = False,
+    force: Force = False,
     threads: Threads = None,
 ) -> None:
     """Measures presets and other formats, and writes a page with curves, tables and crops; needs the extra `evaluate`.
@@ -299,6 +310,8 @@ def compare(
     from trifocal.evaluation import DEFAULT_METRICS, labelled, task_of
     from trifocal.evaluation.compare import compare
 
+    if not resume:
+        check_outputs([Path(out, "index.html"), Path(out, "results.csv")], force)
     use_threads(threads)
     desk = console.Desk()
     with console.reporting(desk) as report:

@@ -4,22 +4,33 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from trifocal.files import list_files
+
 PICTURE_SUFFIXES = frozenset(
     {
+        ".apng",
         ".avif",
+        ".avifs",
         ".bmp",
         ".dib",
         ".gif",
         ".heic",
+        ".heics",
         ".heif",
+        ".heifs",
         ".hif",
+        ".j2c",
         ".j2k",
         ".jfif",
         ".jp2",
+        ".jpc",
         ".jpe",
         ".jpeg",
+        ".jpf",
         ".jpg",
+        ".jpx",
         ".jxl",
+        ".mpo",
         ".pbm",
         ".pgm",
         ".png",
@@ -48,6 +59,7 @@ def list_pictures(
     """Files stay as they are named, in their order; a folder becomes its pictures, sorted by path. Nothing twice.
 
     A path that does not exist is kept: opening it will say so. `suffixes` (lower case, with the dot) looks for others.
+    Raises OSError for a folder that cannot be read.
     """
     found = (file for path in paths for file in _expand(Path(path), recursive, frozenset(suffixes)))
     return list(dict.fromkeys(found))
@@ -57,5 +69,7 @@ def _expand(path: Path, recursive: bool, suffixes: frozenset[str]) -> Iterator[P
     if not path.is_dir():
         yield path
         return
-    entries = path.rglob("*") if recursive else path.iterdir()
-    yield from sorted(entry for entry in entries if is_picture(entry, suffixes) and entry.is_file())
+    listing = list_files(path, recursive, suffixes)
+    for error in listing.errors:
+        raise error
+    yield from listing.files

@@ -125,12 +125,17 @@ class Picture:
         Lossy formats are written at quality 95 unless told otherwise. Gives a sentence for each thing that the format
         cannot hold. Raises PictureError that names the file, and OSError of the file system.
         """
-        target = format_of(path)
-        with errors_about(Path(path).name, "written"):
+        format_of(path)
+        with replacing(path) as stream:
+            return self.write(stream, path, **options)
+
+    def write(self, stream: BinaryIO, name: str | os.PathLike[str], **options: Any) -> tuple[str, ...]:
+        """Writes to a seekable stream; `name` has the suffix of the format, and is named in errors. As `save` otherwise."""
+        target = format_of(name)
+        with errors_about(Path(name).name, "written"):
             image, known, notes = fit(self.to_pil(), target)
             check_writer(target.name)
-            with replacing(path) as stream:
-                image.save(stream, format=target.name, **known | options)
+            image.save(stream, format=target.name, **known | options)
         return notes
 
 

@@ -1,0 +1,498 @@
+"""What commands read and write: nothing of the user's is lost, names, folders, pipes, and what is printed where."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from trifocal.cli import app
+from trifocal.console import Desk, bar_over
+from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.errors import OptionError
+from trifocal.files import replacing, swept
+from trifocal.machine.detector import Objects
+from trifocal.paths import Found, Input, Job, Outputs, find, plan, printable
+from trifocal.pictures import Picture
+from trifocal.types import Decoded
+
+FOUND = Objects(torch.tensor([[1.0, 2.0, 30.0, 20.0]]), torch.tensor([18]), torch.tensor([0.5]))
+
+
+def run(*words: str | Path, stdin: bytes | None = None) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+
+
+def one_sentence(text: str) -> bool:
+    return len(text.strip().splitlines()) == 1 and text.strip().endswith(".") and "Traceback" not in text
+
+
+def stream_of(width: int = 40, height: int = 30) -> Bitstream:
+    return Bitstream(Header(width, height, 1, 400, 0xBEEF), (Layer(Tag.LATENT, (b"latent",)),))
+
+
+class Fake:
+    """A codec that codes nothing."""
+
+    def encode(self, picture: Picture, **options: Any) -> Bitstream:
+        return stream_of(picture.width, picture.height)
+
+    def decode(self, stream: Bitstream, **options: Any) -> Decoded:
+        return Decoded(Picture(np.full((stream.header.height, stream.header.width, 3), 99, np.uint8)))
+
+
+@pytest.fixture(autouse=True)
+def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    fake = Fake()
+    monkeypatch.setattr("trifocal.presets.load_for", lambda header, device="cpu", weights=None: fake)
+    monkeypatch.setattr("trifocal.presets.shared_codec", lambda name, device="cpu", weights=None: fake)
+    monkeypatch.setattr("trifocal.layered.objects_in", lambda picture: FOUND)
+    yield fake
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def photo(path: str | Path, shade: int = 200) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), (shade, shade, shade)).save(path)
+    return path
+
+
+def tri(path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream_of().save(path)
+    return path
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# ── nothing is lost ──
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("decode", "photos", "-o", "photos"),
+        ("decode", "photos/a.tri", "-o", "photos"),
+        ("decode", "photos/a.tri"),
+        ("encode", "photos/a.png"),
+        ("encode", "photos/a.png", "-o", "photos"),
+        ("encode", "photos/a.png", "-o", "other.png"),
+        ("encode", "photos/a.png", "-o", "photos/a.png"),
+        ("encode", "photos/a.png", "-o", "other.NEF"),
+        ("decode", "photos/a.tri", "-o", "photos/a.tri"),
+        ("detect", "photos/a.tri", "--draw", "photos/a.png"),
+        ("detect", "photos/a.tri", "--draw", "photos"),
+        ("detect", "photos/a.png", "--draw", "photos/a.png"),
+        ("detect", "photos/a.png", "--draw", "photos/link.png"),
+        ("detect", "photos/a.png", "--draw", "photos/hard.png"),
+        ("detect", "photos/a.png", "-o", "other.png"),
+        ("detect", "photos/a.png", "-o", "photos/a.tri"),
+        ("detect", "photos/a.png", "-o", "photos"),
+        ("strip", "photos/two.tri", "--layers", "base"),
+        ("strip", "photos/two.tri", "--layers", "base", "-o", "other.png"),
+        ("merge", "photos/two-base.tri", "photos/two-enh.tri"),
+        ("merge", "photos/two-base.tri", "photos/two-enh.tri", "-o", "photos"),
+        ("merge", "photos/two-base.tri", "photos/two-enh.tri", "-o", "photos/two-enh.tri", "--force"),
+        ("demo", "-o", "photos"),
+        ("evaluate", "compact", "--data", "photos"),
+        ("compare", "compact", "--data", "photos", "-o", "photos"),
+        ("train", "compact", "--data", "photos", "--steps", "1", "-o", "photos"),
+    ],
+)
+def test_no_file_is_replaced_that_was_not_named(here: Path, words: tuple[str, ...]) -> None:
+    photo("photos/a.png")
+    photo("other.png", 10)
+    os.link("photos/a.png", "photos/hard.png")
+    Path("photos/link.png").symlink_to("a.png")
+    tri("photos/a.tri")
+    Path("photos/a.json").touch()
+    Path("other.NEF").touch()
+    for name in "demo.png", "index.html", "checkpoint.pt", "two-base.tri", "two-enh.tri":
+        Path("photos", name).touch()
+    Path("results.csv").touch()
+    layers = (Layer(Tag.BASE, (b"base",)), Layer(Tag.ENHANCEMENT, (b"enhancement",)))
+    Bitstream(Header(40, 30, 8, 400, 1), layers).save("photos/two.tri")
+    before = {name: (here / name).read_bytes() for name in files_in(here)}
+    result = run(*words)
+    assert result.exit_code == 1 and one_sentence(result.stderr), result.output
+    assert {name: (here / name).read_bytes() for name in files_in(here)} == before
+
+
+def test_a_named_file_is_replaced_and_force_replaces_others(here: Path) -> None:
+    original = photo("photos/a.png").read_bytes()
+    tri("photos/a.tri")
+    assert run("decode", "photos/a.tri", "-o", "b.png").exit_code == 0
+    for words in ("-o", "b.png"), ("-o", "photos", "--force"):
+        assert run("decode", "photos/a.tri", *words).exit_code == 0
+    assert Path("photos/a.png").read_bytes() == Path("b.png").read_bytes() != original
+    assert run("detect", "photos/a.tri", "--draw", "photos/a.png", "--force").exit_code == 0
+
+
+def test_folders_with_equal_names_of_files_keep_their_own_names(here: Path) -> None:
+    for name in "2023/a.png", "2024/a.png", "2024/deep/b.png", "x/2024/a.png":
+        photo(name)
+    assert run("encode", "2023", "2024", "x/2024", "-r", "-o", "out").exit_code == 0
+    assert files_in(here / "out") == {"2023/a.tri", "2024/a.tri", "2024/deep/b.tri", "x/2024/a.tri"}
+    assert run("encode", "2024", "-r", "-o", "one").exit_code == 0
+    assert files_in(here / "one") == {"a.tri", "deep/b.tri"}
+    os.chdir("2024")
+    assert run("encode", ".", "../2023", "-o", "../dots").exit_code == 0
+    assert files_in(here / "dots") == {"2023/a.tri", "2024/a.tri"}
+
+
+def test_two_runs_into_one_folder_lose_nothing(here: Path) -> None:
+    photo("2023/a.png")
+    photo("2024/a.png")
+    assert run("encode", "2023/a.png", "-o", "out/").exit_code == 0
+    assert run("encode", "2024/a.png", "-o", "out/").exit_code == 1
+    both = run("encode", "2023/a.png", "2024/a.png", "-o", "both")
+    assert both.exit_code == 1 and one_sentence(both.stderr) and "different output folders" in both.stderr
+
+
+def test_a_file_that_appears_meanwhile_is_kept(
+    here: Path, monkeypatch: pytest.MonkeyPatch, codec: Fake
+) -> None:
+    encode = codec.encode
+
+    def slow(picture: Picture, **options: Any) -> Bitstream:
+        Path("a.tri").write_bytes(b"another program's")
+        return encode(picture, **options)
+
+    monkeypatch.setattr(codec, "encode", slow)
+    photo("a.png")
+    result = run("encode", "a.png")
+    assert result.exit_code == 1 and one_sentence(result.stderr)
+    assert Path("a.tri").read_bytes() == b"another program's" and files_in(here) == {"a.png", "a.tri"}
+
+
+@pytest.mark.parametrize("words", [("-o", "b.png"), ("-o", "b.png", "--force"), ()])
+def test_nothing_is_written_through_a_link_without_a_target(here: Path, words: tuple[str, ...]) -> None:
+    tri("b.tri")
+    Path("b.png").symlink_to(here / "elsewhere.png")
+    result = run("decode", "b.tri", *words)
+    assert result.exit_code == 1 and one_sentence(result.stderr)
+    assert files_in(here) == {"b.tri"} and Path("b.png").is_symlink()
+
+
+def test_names_that_are_one_file_where_case_is_ignored_are_refused(here: Path) -> None:
+    photo("in/x.png")
+    photo("in/X.png")
+    if len(files_in(here)) == 1:
+        pytest.skip("this file system ignores case")
+    result = run("encode", "in", "-o", "out")
+    assert result.exit_code == 1 and one_sentence(result.stderr) and "case is ignored" in result.stderr
+    assert not Path("out").exists()
+
+
+def test_names_do_not_depend_on_other_files_of_the_folder(here: Path) -> None:
+    photo("in/x.png")
+    photo("in/x.bmp")
+    refused = run("encode", "in", "-o", "out")
+    assert refused.exit_code == 1 and one_sentence(refused.stderr) and "--keep-suffix" in refused.stderr
+    assert run("encode", "in", "-o", "out", "--keep-suffix").exit_code == 0
+    assert files_in(here / "out") == {"x.png.tri", "x.bmp.tri"}
+
+
+# ── names ──
+
+
+def found_of(*files: str, folders: bool = False) -> Found:
+    return Found([Input(Path(file), file, Path(Path(file).name)) for file in files], folders)
+
+
+def names_of(found: Found, out: str | None, **options: Any) -> list[str]:
+    return [job.output.path.as_posix() for job in plan(found, out, ".tri", Outputs(), **options)]
+
+
+def test_outputs_stand_beside_their_inputs_or_where_out_says(tmp_path: Path) -> None:
+    one, two = found_of("a/x.jpg"), found_of("a/x.jpg", "b/y.png")
+    assert names_of(one, None) == ["a/x.tri"]
+    assert names_of(one, "z.tri") == ["z.tri"]
+    assert names_of(one, "new/") == ["new/x.tri"]
+    assert names_of(one, str(tmp_path)) == [f"{tmp_path.as_posix()}/x.tri"]
+    assert names_of(two, "out") == ["out/x.tri", "out/y.tri"]
+    assert names_of(found_of("a/x.jpg", folders=True), "out") == ["out/x.tri"]
+    assert names_of(two, None, keep_suffix=True) == ["a/x.jpg.tri", "b/y.png.tri"]
+
+
+def test_inputs_are_known_by_what_they_are(tmp_path: Path) -> None:
+    outputs = Outputs([tmp_path / "gone.tri"], force=True)
+    with pytest.raises(OptionError, match="written over"):
+        outputs.add(tmp_path / "sub" / ".." / "gone.tri", named=True)
+    with pytest.raises(OptionError, match="is a folder"):
+        outputs.add(tmp_path, named=True)
+
+
+def test_out_is_a_folder_for_a_folder_and_for_several_files(here: Path) -> None:
+    photo("in/a.png")
+    assert run("encode", "in", "-o", "small").exit_code == 0
+    assert files_in(here / "small") == {"a.tri"}
+    photo("in/b.png")
+    assert run("encode", "in/a.png", "in/b.png", "-o", "pair").exit_code == 0
+    assert files_in(here / "pair") == {"a.tri", "b.tri"}
+    for inputs in ("in/a.png", "in/b.png"), ("in",):
+        for out in "two.tri", "two.png", "in/a.png", "-", "/dev/stdout":
+            result = run("encode", *inputs, "-o", out)
+            assert result.exit_code == 2 and "is one file" in result.stderr
+    assert not Path("two.tri").exists()
+
+
+# ── folders ──
+
+
+def test_what_is_left_out_of_a_folder_is_said(here: Path) -> None:
+    for name in (
+        "a.png",
+        "b.apng",
+        "c.mpo",
+        "d.jpx",
+        "e.avifs",
+        "notes.txt",
+        "README",
+        ".hidden.png",
+        "deep/f.png",
+    ):
+        Path("in", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("in", name).touch()
+    Path("in/linked").symlink_to(here / "in" / "deep")
+    Path("in/broken.png").symlink_to("nowhere")
+    found = find(["in"], False, [".png", ".apng", ".mpo", ".jpx", ".avifs"])
+    assert [one.place.name for one in found.inputs] == ["a.png", "b.apng", "c.mpo", "d.jpx", "e.avifs"]
+    for reason in ("1 .txt", "without a suffix", "1 hidden", "1 subfolder", "1 linked folder", "broken link"):
+        assert reason in found.notice()
+    assert "subfolder" not in find(["in"], True, [".png"]).notice()
+    with pytest.raises(OptionError, match="nothing to take"):
+        find(["in"], False, [".tri"])
+    assert len(find(["in", "in/a.png"], False, [".png"]).inputs) == 1
+
+
+def test_pictures_of_all_suffixes_are_taken(here: Path) -> None:
+    for suffix in "mpo", "apng", "jpx", "avifs":
+        image = Image.new("RGB", (40, 30), "red")
+        image.save(
+            f"{suffix}.{suffix}", {"apng": "PNG", "jpx": "JPEG2000", "avifs": "AVIF"}.get(suffix, "MPO")
+        )
+    result = run("encode", ".")
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == 4
+
+
+def test_a_folder_that_cannot_be_read_fails(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo("in/a.png")
+    photo("in/locked/b.png")
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    result = run("encode", "in", "-r", "-o", "out")
+    assert result.exit_code == 1 and one_sentence(result.stderr) and "locked" in result.stderr
+    assert files_in(here / "out") == {"a.tri"}
+
+
+def test_info_takes_folders(here: Path) -> None:
+    for name in "in/a.tri", "in/b.tri", "in/deep/c.tri":
+        tri(name)
+    result = run("info", "in", "-r", "--json")
+    assert [json.loads(line)["file"] for line in result.stdout.splitlines()] == [
+        "in/a.tri",
+        "in/b.tri",
+        "in/deep/c.tri",
+    ]
+
+
+# ── pipes ──
+
+
+def test_a_picture_goes_through_pipes(here: Path) -> None:
+    data = photo("a.png").read_bytes()
+    encoded = run("encode", "-", stdin=data)
+    assert encoded.exit_code == 0 and encoded.stdout_bytes == stream_of().to_bytes()
+    assert "standard output" in encoded.stderr
+    for options in ("-o", "-"), ("-o", "/dev/stdout"), ():
+        decoded = run("decode", "-", "-f", "webp", *options, stdin=encoded.stdout_bytes)
+        assert decoded.exit_code == 0, decoded.stderr
+        with Image.open(io.BytesIO(decoded.stdout_bytes)) as image:
+            assert (image.format, image.size) == ("WEBP", (40, 30))
+    assert json.loads(run("info", "-", "--json", stdin=encoded.stdout_bytes).stdout)["file"] == "-"
+    assert json.loads(run("detect", "-", stdin=data).stdout)["objects"]
+    assert run("encode", "-", "-o", "b.tri", stdin=data).exit_code == 0
+    assert run("encode", "a.png", "-", stdin=data).exit_code == 1
+    assert files_in(here) == {"a.png", "b.tri"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="named pipes of POSIX")
+def test_pipes_with_names_are_read_and_written(here: Path) -> None:
+    photo("a.png")
+    os.mkfifo("pipe.tri")
+    with subprocess.Popen(["cat", "pipe.tri"], stdout=subprocess.PIPE) as process:
+        assert run("encode", "a.png", "-o", "pipe.tri").exit_code == 0
+        assert process.communicate(timeout=20)[0] == stream_of().to_bytes()
+    os.mkfifo("pipe.png")
+    with subprocess.Popen(["dd", "if=a.png", "of=pipe.png", "status=none"]):
+        assert run("encode", "pipe.png", "-o", "b.tri").exit_code == 0
+    assert Path("b.tri").read_bytes() == stream_of().to_bytes()
+
+
+def test_a_failing_job_writes_nothing_to_stdout(here: Path) -> None:
+    result = run("decode", "-", stdin=stream_of().to_bytes()[:-2])
+    assert (result.exit_code, result.stdout_bytes) == (1, b"") and one_sentence(result.stderr)
+
+
+# ── what is printed ──
+
+
+def test_results_alone_go_to_stdout_whatever_the_terminal(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    photo("a.png")
+    photo("b.png")
+    result = run("detect", "a.png", "b.png")
+    assert [json.loads(line)["file"] for line in result.stdout.splitlines()] == ["a.png", "b.png"]
+    assert "\x1b" not in result.stdout
+
+
+def test_a_bar_on_a_terminal_is_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    desk = Desk()
+    job = Job(Input(Path("[red]a\x1b.png"), "a", Path("a")), Outputs().add(Path("x"), True))
+    with bar_over(desk, [job, job]) as advance_of:
+        advance_of(0)(0.5)
+        desk.say("a result")
+        advance_of(1)(1.0)
+    printed = capsys.readouterr()
+    assert printed.out == "a result\n"
+    assert "[red]a\\x1b.png" in printed.err
+
+
+def test_names_are_printed_without_control_characters(here: Path) -> None:
+    assert printable("a\x1b[31m\n\u202e\udce9é") == "a\\x1b[31m\\n\\u202e\\udce9é"
+    photo("a\x1b[31m\n.png")
+    result = run("encode", "a\x1b[31m\n.png")
+    assert result.exit_code == 0 and result.stdout.startswith("a\\x1b[31m\\n.tri  ")
+    gone = run("decode", "gone\x1b.tri")
+    assert gone.exit_code == 1 and "\x1b" not in gone.stderr and one_sentence(gone.stderr)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text")
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii"])
+def test_a_name_that_cannot_be_printed_stops_nothing(here: Path, encoding: str) -> None:
+    tri("a.tri")
+    os.rename(b"a.tri", b"caf\xe9.tri")
+    tri("é.tri")
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    line = [sys.executable, "-m", "trifocal", "info", "."]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.count("file ") == 2
+    assert "caf\\udce9.tri" in done.stdout
+
+
+# ── features ──
+
+
+def test_existing_outputs_are_skipped(here: Path) -> None:
+    photo("in/a.png")
+    assert run("encode", "in").exit_code == 0
+    photo("in/b.png")
+    Path("in/a.tri").write_bytes(b"kept")
+    result = run("encode", "in", "--skip-existing")
+    assert result.exit_code == 0 and "1 of 2 inputs" in result.stderr
+    assert Path("in/a.tri").read_bytes() == b"kept" and Path("in/b.tri").exists()
+    assert run("encode", "in", "--skip-existing").exit_code == 0
+
+
+def test_times_are_kept(here: Path) -> None:
+    os.utime(photo("a.png"), ns=(10**18, 10**18 + 7))
+    assert run("encode", "a.png", "--keep-times").exit_code == 0
+    assert Path("a.tri").stat().st_mtime_ns == Path("a.png").stat().st_mtime_ns
+    assert run("decode", "a.tri", "-o", "b.png", "--keep-times").exit_code == 0
+    assert Path("b.png").stat().st_mtime_ns == Path("a.png").stat().st_mtime_ns
+
+
+def test_encode_prints_json(here: Path) -> None:
+    photo("a.png")
+    facts = json.loads(run("encode", "a.png", "--json").stdout)
+    assert (facts["source"], facts["file"], facts["width"]) == ("a.png", "a.tri", 40)
+    assert (facts["bytes"], facts["layers"]) == (stream_of().size, {"LATENT": 6})
+    assert run("encode", "a.png", "--json", "-o", "-").exit_code == 2
+
+
+def test_quiet_prints_errors_alone(here: Path) -> None:
+    photo("in/a.png")
+    Path("in/notes.txt").touch()
+    result = run("encode", "in", "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    assert one_sentence(run("encode", "in", "--quiet").stderr)
+    assert json.loads(run("detect", "in/a.png", "--quiet").stdout)
+
+
+def test_detect_prints_results_in_cocos_format(here: Path) -> None:
+    for name in "000000000139.png", "street.png":
+        photo(name)
+    result = run("detect", ".", "--format", "coco")
+    one = {"category_id": 18, "bbox": [1.0, 2.0, 29.0, 18.0], "score": 0.5}
+    assert json.loads(result.stdout) == [{"image_id": 139} | one, {"image_id": "street"} | one]
+    assert run("detect", ".", "--format", "coco", "-o", "found.json").exit_code == 0
+    assert Path("found.json").read_text() == result.stdout
+    photo("139.png")
+    clash = run("detect", ".", "--format", "coco")
+    assert clash.exit_code == 1 and one_sentence(clash.stderr) and "image_id" in clash.stderr
+
+
+def test_results_load_as_coco(here: Path) -> None:
+    coco = pytest.importorskip("faster_coco_eval").COCO
+    photo("7.png")
+    assert run("detect", "7.png", "--format", "coco", "-o", "found.json").exit_code == 0
+    truth = {
+        "images": [{"id": 7, "width": 40, "height": 30}],
+        "annotations": [],
+        "categories": [{"id": 18, "name": "dog"}],
+    }
+    Path("truth.json").write_text(json.dumps(truth))
+    loaded = coco("truth.json").loadRes("found.json")
+    (one,) = loaded.anns.values()
+    assert (one["image_id"], one["area"]) == (7, 29 * 18)
+
+
+# ── temporary files ──
+
+
+def test_old_leftovers_are_swept_and_young_ones_stay(tmp_path: Path) -> None:
+    old, young, other = (
+        tmp_path / f".{name}.tmp" for name in ("trifocal-" + "a" * 16, "trifocal-" + "b" * 16, "x")
+    )
+    for path in old, young, other:
+        path.touch()
+    for path in old, other:
+        os.utime(path, (time.time() - 90_000,) * 2)
+    swept.discard(tmp_path)
+    with replacing(tmp_path / "file") as stream:
+        stream.write(b"1")
+    assert files_in(tmp_path) == {young.name, other.name, "file"}
