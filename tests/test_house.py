@@ -17,6 +17,7 @@ HOUSE = ROOT / "trifocal"
 # A room imports only from rooms on lower steps. The front door (`import trifocal`) stands below the four rooms above it.
 STAIRCASE = (
     ("types", "errors", "files", "clock"),
+    ("limits",),
     ("container", "pictures", "weights"),
     ("layers",),
     ("transforms",),

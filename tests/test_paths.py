@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+import trifocal
 from trifocal.cli import app
+from trifocal.cli.main import use_threads
 from trifocal.console import Desk, bar_over
 from trifocal.container import Bitstream, Header, Layer, Tag
-from trifocal.errors import OptionError
+from trifocal.errors import OptionError, PictureError, Unsupported
 from trifocal.files import replacing, swept
 from trifocal.machine.detector import Objects
 from trifocal.paths import Found, Input, Job, Outputs, find, plan, printable
@@ -496,3 +498,33 @@ def test_old_leftovers_are_swept_and_young_ones_stay(tmp_path: Path) -> None:
     with replacing(tmp_path / "file") as stream:
         stream.write(b"1")
     assert files_in(tmp_path) == {young.name, other.name, "file"}
+
+
+# ── limits ──
+
+
+def test_the_limit_of_pixels_is_lowered_and_raised(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo("a.png")
+    tri("b.tri")
+    for words in ("encode", "a.png", "-o", "c.tri"), ("detect", "a.png"):
+        assert run(*words, "--max-pixels", "1200").exit_code == 0
+        refused = run(*words, "--max-pixels", "1199")
+        assert refused.exit_code == 1 and one_sentence(refused.stderr) and "--max-pixels" in refused.stderr
+    wide = Header(1 << 16, 1 << 12, 1, 400, 0xBEEF)
+    with pytest.raises(Unsupported, match="limit_pixels"):
+        wide.check_pixels()
+    with trifocal.limit_pixels(1 << 28):
+        wide.check_pixels()
+        with trifocal.limit_pixels(1199), pytest.raises(PictureError, match="1199"):
+            Picture.open("a.png")
+    with pytest.raises(OptionError), trifocal.limit_pixels(0):
+        pass
+
+
+def test_no_more_threads_are_made_than_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    use_threads(100_000)
+    use_threads(1)
+    use_threads(None)
+    assert asked == [os.cpu_count(), 1]

@@ -669,6 +669,19 @@ def test_regions_outside_are_refused(region: tuple[int, int, int, int]) -> None:
         check_region(100, 70, region)
 
 
+def test_exif_that_jpeg_cannot_hold_is_left_out_with_a_notice(tmp_path: Path) -> None:
+    """JPEG has one segment for it, of 64 KiB."""
+    for size, notices in (65_000, 0), (66_000, 1):
+        exif = Image.Exif()
+        exif[0x010E] = "x" * size
+        picture = Picture(np.zeros((8, 8, 3), np.uint8), exif=exif.tobytes())
+        notes = picture.save(tmp_path / "a.jpg")
+        assert len(notes) == notices and all("EXIF" in note for note in notes)
+        with Image.open(tmp_path / "a.jpg") as image:
+            assert (0x010E in image.getexif()) == (not notices)
+    assert not picture.save(tmp_path / "a.png")
+
+
 # ── folders ──
 
 

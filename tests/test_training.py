@@ -25,6 +25,7 @@ from trifocal.errors import OptionError, PresetError, WeightsError
 from trifocal.losses import LAMBDA_RANGE, balance, lambda_of, spread_levels
 from trifocal.pictures import Picture
 from trifocal.training import train
+from trifocal.training.checkpoint import append_row, drop_rows_after
 from trifocal.training.lesson import Lesson, LessonRun, optimisers_of
 from trifocal.training.loop import schedule
 from trifocal.weights import load_weights, read_weights
@@ -285,3 +286,18 @@ def test_two_processes_learn_as_one(tmp_path):
     assert one == two and one[0] == "2" and int(one[1]) > 20
     assert float(one[2]) == pytest.approx(2.0, abs=0.2)  # between what each of them was shown
     assert not (tmp_path / "1.weights").exists()
+
+
+def test_a_log_loses_what_its_run_did_after_the_checkpoint(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    drop_rows_after(log, 5)
+    for step in 5, 10, 15:
+        append_row(log, {"step": step, "loss": 0.5})
+    whole = log.read_bytes()
+    drop_rows_after(log, 15)
+    assert log.read_bytes() == whole
+    with log.open("a") as file:
+        file.write("2")  # a row that the run did not finish
+    drop_rows_after(log, 10)
+    append_row(log, {"step": 15, "loss": 0.25})
+    assert log.read_text().split() == ["step,loss", "5,0.5", "10,0.5", "15,0.25"]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trifocal import presets as presets
     from trifocal.container import Bitstream as Bitstream
     from trifocal.errors import TrifocalError as TrifocalError
+    from trifocal.limits import limit_pixels as limit_pixels
     from trifocal.machine.detector import Objects as Objects
     from trifocal.pictures import Picture as Picture
     from trifocal.presets import load as load
@@ -45,6 +46,7 @@ __all__ = [
     "detect",
     "encode",
     "errors",
+    "limit_pixels",
     "load",
     "presets",
 ]
@@ -56,6 +58,7 @@ _HOME = {
     "Picture": "pictures",
     "TrifocalError": "errors",
     "errors": "",
+    "limit_pixels": "limits",
     "load": "presets",
     "presets": "",
 }

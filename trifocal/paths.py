@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import typer
 
@@ -80,6 +80,13 @@ class Found:
     folders: bool = False
     errors: list[OSError] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+
+    def __iadd__(self, other: "Found") -> Self:
+        self.inputs += other.inputs
+        self.folders |= other.folders
+        self.errors += other.errors
+        self.left_out += other.left_out
+        return self
 
     def notice(self) -> str:
         """A sentence about what was left out of folders; empty if nothing was."""
@@ -263,13 +270,14 @@ class Outputs:
             self.there.append(path)
         return output
 
-    def check(self) -> None:
-        """Raises OptionError where a file exists that is not to be replaced."""
+    def check(self, skippable: bool = False) -> None:
+        """Raises OptionError where a file exists that is not to be replaced; `skippable` says that --skip-existing helps."""
         if self.there:
             count = len(self.there) - 1
             others = f" and {count} more are" if count else " is"
+            skip = ", --skip-existing to leave it" if skippable else ""
             raise OptionError(
-                f"{self.there[0]}{others} there already; use --force to replace, or -o to write elsewhere."
+                f"{self.there[0]}{others} there already; use --force to replace{skip}, or -o to write elsewhere."
             )
 
 

@@ -35,7 +35,9 @@ def info(
     """Print what .tri files hold: header, layers and their bytes. Loads no network."""
     from trifocal import console, paths
 
-    found = paths.find(inputs, recursive, [".tri"])
+    found = paths.Found()
+    for name in inputs:  # one by one, so that a file that is named twice is printed twice
+        found += paths.find([name], recursive, [".tri"])
     jobs = [paths.Job(one, paths.STDOUT) for one in found.inputs]
     desk = console.Desk()
     report_inputs(desk, found, jobs)

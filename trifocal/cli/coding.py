@@ -11,6 +11,7 @@ from trifocal.cli.main import (
     Force,
     KeepSuffix,
     KeepTimes,
+    MaxPixels,
     Out,
     Preset,
     Quiet,
@@ -132,6 +133,7 @@ def encode(
     skip_existing: SkipExisting = False,
     keep_suffix: KeepSuffix = False,
     keep_times: KeepTimes = False,
+    max_pixels: MaxPixels = None,
     quiet: Quiet = False,
     weights: Weights = None,
     recursive: Recursive = False,
@@ -146,6 +148,7 @@ def encode(
     if sum(words is not None for words in (text, text_file, caption)) > 1:
         raise typer.BadParameter("say only one of --text, --text-file and --caption.")
     from trifocal import console, paths
+    from trifocal.limits import MAX_PIXELS, limit_pixels
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
     from trifocal.pictures.writing import format_of
     from trifocal.presets import DEFAULT, find, said_of_base, shared_codec
@@ -168,7 +171,7 @@ def encode(
     map_ = None if attention is None else outputs.add(Path(attention), named=True, source="the map")
     if map_ is not None:
         format_of(map_.path)  # refuses, before anything is done, what cannot be written
-    outputs.check()
+    outputs.check(skippable=True)
     desk = desk_for(jobs, quiet, as_json)
     report_inputs(desk, found, jobs)
     use_threads(threads)
@@ -200,7 +203,9 @@ def encode(
         else:
             desk.report(line_of(job, stream))
 
-    raise typer.Exit(console.work_through(desk, jobs, work, found.errors))
+    with limit_pixels(max_pixels or MAX_PIXELS):
+        status = console.work_through(desk, jobs, work, found.errors)
+    raise typer.Exit(status)
 
 
 def line_of(job: "Job", stream: "Bitstream") -> str:
@@ -304,6 +309,7 @@ def decode(
     skip_existing: SkipExisting = False,
     keep_suffix: KeepSuffix = False,
     keep_times: KeepTimes = False,
+    max_pixels: MaxPixels = None,
     quiet: Quiet = False,
     weights: Weights = None,
     recursive: Recursive = False,
@@ -319,6 +325,7 @@ def decode(
         )
     from trifocal import console, paths
     from trifocal.container import Bitstream
+    from trifocal.limits import MAX_PIXELS, limit_pixels
     from trifocal.pictures.writing import format_of
     from trifocal.presets import load_for, preset_of, with_preference
     from trifocal.types import Decoded
@@ -331,7 +338,7 @@ def decode(
     names = {job: job.output.path if job.output.is_file else Path(f"{job.output}{suffix}") for job in jobs}
     for name in names.values():
         format_of(name)  # refuses, before anything is done, what cannot be written
-    outputs.check()
+    outputs.check(skippable=True)
     desk = desk_for(jobs, quiet)
     report_inputs(desk, found, jobs)
     use_threads(threads)
@@ -365,4 +372,6 @@ def decode(
         height, width = decoded.picture.rgb.shape[:2]
         desk.report(f"{job.output}  {width}×{height}")
 
-    raise typer.Exit(console.work_through(desk, jobs, work, found.errors))
+    with limit_pixels(max_pixels or MAX_PIXELS):
+        status = console.work_through(desk, jobs, work, found.errors)
+    raise typer.Exit(status)

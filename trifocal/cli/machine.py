@@ -11,6 +11,7 @@ import typer
 from trifocal.cli.main import (
     Force,
     KeepSuffix,
+    MaxPixels,
     Out,
     Quiet,
     Recursive,
@@ -72,6 +73,7 @@ def detect(
     ] = None,
     force: Force = False,
     keep_suffix: KeepSuffix = False,
+    max_pixels: MaxPixels = None,
     quiet: Quiet = False,
     weights: Weights = None,
     recursive: Recursive = False,
@@ -83,6 +85,7 @@ def detect(
     With --format coco boxes are x, y, width, height, and image_id is the number that a file's name is, or else its stem.
     """
     from trifocal import console, paths, seeing
+    from trifocal.limits import MAX_PIXELS, limit_pixels
     from trifocal.pictures import PICTURE_SUFFIXES
     from trifocal.pictures.writing import format_of
 
@@ -135,7 +138,8 @@ def detect(
             for note in (f"{drawing}", *notes):
                 desk.note(note, style="")
 
-    status = console.work_through(desk, jobs, work, found.errors)
+    with limit_pixels(max_pixels or MAX_PIXELS):
+        status = console.work_through(desk, jobs, work, found.errors)
     if format is Format.coco:
         with one_text.open() as stream:
             stream.write(f"{json.dumps(results)}\n".encode())

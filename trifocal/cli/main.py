@@ -79,6 +79,13 @@ KeepTimes = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", help="Print errors and results only, no progress or notices.")
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Refuse larger pictures; 134217728 by default. One takes up to 800 MB of memory and 20 bytes a pixel.",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(

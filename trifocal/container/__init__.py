@@ -1,6 +1,7 @@
 """Bytes ⇄ file. FORMAT.md is the law; nothing here needs more than Python's own library."""
 
 from trifocal.container.bitstream import Bitstream, Layer, describe
-from trifocal.container.fields import MAX_PIXELS, MAX_SIDE, Header, Tag
+from trifocal.container.fields import MAX_SIDE, Header, Tag
+from trifocal.limits import MAX_PIXELS
 
 __all__ = ["MAX_PIXELS", "MAX_SIDE", "Bitstream", "Header", "Layer", "Tag", "describe"]

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from trifocal import limits
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
 
 MAGIC = b"\xf3TF"
 VERSIONS = (1, 2)  # that are read
 VERSION = 2  # that is written, unless a file of another is written again
 MAX_SIDE = 1 << 16  # pixels
-MAX_PIXELS = 1 << 27  # what a decoder accepts unless it is told otherwise; the format itself allows more
 MAX_LAYERS = 32
 MAX_CHUNKS = 1 << 16  # per layer
 LEVELS_PER_QUALITY = 8
@@ -166,13 +166,18 @@ class Header:
         """0..100 in steps of 1/8."""
         return self.level / LEVELS_PER_QUALITY
 
-    def check_pixels(self, max_pixels: int = MAX_PIXELS, name: str = "This file") -> None:
-        """Raises Unsupported where the picture has more pixels than `max_pixels`; ask before making room for it."""
+    def check_pixels(self, max_pixels: int | None = None, name: str = "This file") -> None:
+        """Raises Unsupported where the picture has more pixels than `max_pixels`, by default those of `limit_pixels`.
+
+        Ask before making room for it.
+        """
+        max_pixels = limits.max_pixels() if max_pixels is None else max_pixels
         pixels = self.width * self.height
         if pixels > max_pixels:
             raise Unsupported(
                 f"{name} holds a picture of {self.width} x {self.height} = {pixels / 1e6:.0f} megapixels, above the"
-                f" limit of {max_pixels / 1e6:.0f}; raise max_pixels if you trust the file."
+                f" limit of {max_pixels / 1e6:.0f}; if you trust the file, raise it with"
+                " --max-pixels, or trifocal.limit_pixels in Python."
             )
 
 

@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from PIL import Image
 
 from trifocal.errors import PictureError
+from trifocal.limits import max_pixels
 
 MAX_SIDE = 1 << 16  # pixels; the file format holds no more
-MAX_PIXELS = 1 << 27  # 134 megapixels
 LOCK = threading.RLock()
 
 
 def check_size(width: int, height: int) -> None:
     """Raises PictureError for sizes that no .tri file holds, or that are above the limit of pixels."""
-    if not 1 <= width <= MAX_SIDE or not 1 <= height <= MAX_SIDE or width * height > MAX_PIXELS:
+    if not 1 <= width <= MAX_SIDE or not 1 <= height <= MAX_SIDE or width * height > max_pixels():
         raise PictureError(
-            f"its size is {width} x {height} pixels, and 1 to {MAX_SIDE} a side and {MAX_PIXELS} in all are allowed"
+            f"its size is {width} x {height} pixels, and 1 to {MAX_SIDE} a side and {max_pixels()} in all are allowed; if you trust it,"
+            " raise the latter with --max-pixels, or trifocal.limit_pixels in Python"
         )
 
 

@@ -10,6 +10,8 @@ from PIL import Image
 from trifocal.errors import PictureError
 
 BAND_ROWS = 256
+EXIF_START = b"Exif\0\0"
+SEGMENT_OF_JPEG = 65533  # bytes; EXIF has one segment, with EXIF_START
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,17 @@ def fit(image: Image.Image, target: Format) -> tuple[Image.Image, dict[str, Any]
         if info.pop("icc_profile", None):
             notes.append(f"Its grey ICC profile was left out, as {target.name} holds it as RGB.")
     for key, what in (("icc_profile", "ICC profile"), ("exif", "EXIF data")):
-        if key in info and target.metadata:
+        if key == "exif" and target is JPEG and not fits_jpeg(info.get(key, b"")):
+            notes.append("Its EXIF data was left out, as JPEG holds at most 64 KiB of it.")
+        elif key in info and target.metadata:
             options[key] = info[key]
         elif key in info:
             notes.append(f"Its {what} was left out, as {target.name} holds none.")
     return image, options, tuple(notes)
+
+
+def fits_jpeg(exif: bytes) -> bool:
+    return len(EXIF_START) + len(exif.removeprefix(EXIF_START)) <= SEGMENT_OF_JPEG
 
 
 def over_white(image: Image.Image) -> Image.Image:

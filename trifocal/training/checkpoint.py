@@ -1,6 +1,7 @@
 """A training run on disk: DIR/checkpoint.pt is replaced as a whole, DIR/log.csv grows."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -85,6 +86,20 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
         if new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Takes the rows of steps after that one out of a log, which a run wrote and died before its checkpoint; they will come again."""
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        heading, *rows = [*csv.reader(file)] or [[]]
+    kept = [row for row in rows if len(row) == len(heading) and float(row[heading.index("step")]) <= step]
+    if len(kept) < len(rows):
+        with replacing(path) as stream:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([heading, *kept])
+            stream.write(text.getvalue().encode())
 
 
 def record_of(start: Path) -> object:

@@ -21,7 +21,9 @@ from trifocal.errors import OptionError
 from trifocal.training.checkpoint import (
     Progress,
     append_row,
+    by_one,
     check_length,
+    drop_rows_after,
     record_of,
     restore,
     save,
@@ -242,6 +244,7 @@ class LessonRun:
         for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
         self.progress = Progress(**state["progress"])
+        by_one(self.accelerator, lambda: drop_rows_after(self.out / "log.csv", self.progress.step))
 
     def describe(
         self,

@@ -40,6 +40,7 @@ from trifocal.training.checkpoint import (
     begin_with,
     by_one,
     check_length,
+    drop_rows_after,
     record_of,
     restore,
     save,
@@ -300,6 +301,7 @@ class Run:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         self.progress = Progress(**state["progress"])
+        by_one(self.accelerator, lambda: drop_rows_after(self.out / "log.csv", self.progress.step))
 
     def start_from(self, weights: str | Path) -> None:
         """Begins with trained weights and a fresh optimiser; parts that they do not have begin untrained."""
