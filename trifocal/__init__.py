@@ -12,7 +12,7 @@ or in one line each: `trifocal.encode("photo.jpg", bpp=0.25).save("photo.tri")` 
 import os
 from importlib import import_module
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from trifocal.presets import load as load
     from trifocal.types import Decoded as Decoded
 
-    Pictured = Picture | PIL.Image.Image | NDArray[np.uint8] | str | PathLike[str]
-    Source = Bitstream | bytes | str | PathLike[str]
+    Pictured: TypeAlias = Picture | PIL.Image.Image | NDArray[np.uint8] | str | PathLike[str]
+    Source: TypeAlias = Bitstream | bytes | str | PathLike[str]
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # benchmarks/busy.py
 
