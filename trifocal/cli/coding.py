@@ -88,8 +88,17 @@ def encode(
     ] = None,
     out: Out = None,
     metadata: Annotated[
-        Metadata, typer.Option(help="What to keep beside the pixels: the colour profile, or also EXIF.")
-    ] = Metadata.colour,
+        Metadata,
+        typer.Option(
+            help="What to keep beside the pixels: EXIF, XMP, DPI and the colour profile, or the profile alone."
+        ),
+    ] = Metadata.all,
+    keep_invisible: Annotated[
+        bool,
+        typer.Option(
+            "--keep-invisible", help="Keep the colours of fully transparent pixels; takes more bytes."
+        ),
+    ] = False,
     text: Annotated[
         str | None, typer.Option(help="What the pictures show, for a preset that takes words.")
     ] = None,
@@ -137,7 +146,7 @@ def encode(
     rates: dict[str, Any] = {"quality": quality, "bpp": bpp, "size": size} | of_base
 
     def work(job: console.Job, advance: console.Advance) -> None:
-        picture = Picture.open(job.source, metadata=metadata.value)
+        picture = Picture.open(job.source, metadata.value, keep_invisible)
         condition, layers = words_of(job, picture)
         if attention is not None:
             from trifocal.attention import attention_map
@@ -149,6 +158,11 @@ def encode(
             desk.note(f"{job.source.name}: {note}")
         if (bpp or size) and stream.header.quality == 100:
             desk.note(f"{job.source.name}: the best quality takes fewer bytes than were allowed.")
+        source_size = job.source.stat().st_size
+        if stream.size > source_size:
+            desk.note(
+                f"{job.source.name}: The .tri file is larger than its source ({source_size:,} bytes); try a lower --quality."
+            )
         bits = 8 * stream.size / (stream.header.width * stream.header.height)
         base, words = stream.layer(Tag.BASE), stream.layer(Tag.TEXT)
         part = f"  {base.size:,} bytes of base layer" if base else ""
