@@ -15,8 +15,8 @@ your own weights for save; open has no way to be told of them.
 Errors come as Pillow's own: UnidentifiedImageError from open, OSError from load and save; the sentence is the same.
 """
 
-from contextlib import contextmanager, suppress
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import IO, Any
 

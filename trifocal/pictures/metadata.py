@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from trifocal.pictures.attachments import MAX_METADATA
 from trifocal.pictures.limits import LOCK
+from trifocal.pictures.signals import boxes
 
 ORIENTATION, X_RESOLUTION = 274, 282
 EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x8769, 0x8825, 0xA005
@@ -80,6 +80,8 @@ def read_exif(image: Image.Image, found: Metadata) -> None:
 def xmp_of(image: Image.Image) -> bytes | None:
     """Its XMP packet. An orientation in it is applied to the pixels, as that of EXIF, and becomes 1."""
     data: Any = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    if data is None and image.format == "JXL":  # whose plug-in leaves it in the file
+        data = dict(boxes(getattr(image, "fc", b""))).get(b"xml ")
     if isinstance(data, str):
         data = data.encode("utf-8", "surrogateescape")
     if not isinstance(data, bytes) or not data.strip(b"\0"):
@@ -92,9 +94,9 @@ def dpi_of(image: Image.Image) -> tuple[float, float] | None:
     if hasattr(image, "tag_v2") and X_RESOLUTION not in image.tag_v2:
         return None
     with suppress(Exception):  # of whatever is in info
-        if image.format in ("JPEG", "MPO") and image.info.get("jfif_unit") not in (1, 2):
-            if X_RESOLUTION not in image.getexif():
-                return None
+        unstated = image.format in ("JPEG", "MPO") and image.info.get("jfif_unit") not in (1, 2)
+        if unstated and X_RESOLUTION not in image.getexif():
+            return None
         dpi = image.info["dpi"]
         x, y = (float(value) for value in (dpi if isinstance(dpi, tuple | list) else (dpi, dpi)))
         if all(math.isfinite(value) and 0.001 <= value <= MAX_DPI for value in (x, y)):

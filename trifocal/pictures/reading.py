@@ -20,7 +20,7 @@ BAND_PIXELS = 1 << 22  # converted at a time, so that only one whole copy of the
 TIFF_COMPRESSION, TIFF_PLANES = 259, 284
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_CHANNELS, TIFF_ORIENTATION = 258, 262, 277, 274
 METADATA_TEXTS = {"XML:com.adobe.xmp", "Raw profile type exif"}  # of a PNG, that are read as metadata
-TIFF_SAMPLE_FORMAT, TIFF_LENGTHS, YCBCR, SIGNED = 339, 279, 6, 2
+TIFF_SAMPLE_FORMAT, TIFF_LENGTHS, SIGNED = 339, 279, 2
 
 # Pillow's names of what is opened, the most frequent first. All others stay closed, above all EPS, which Pillow hands to Ghostscript.
 FORMATS = [
@@ -141,16 +141,17 @@ def check_layout(image: Image.Image, bits: int) -> None:
         raise PictureError(
             "its pixels are signed integers, which Pillow reads wrongly; convert it to unsigned ones"
         )
-    if tags.get(TIFF_PHOTOMETRIC) == YCBCR and plain and image.mode == "YCbCr":
-        if sum(tags.get(TIFF_LENGTHS, ())) < 3 * image.width * image.height:
-            raise PictureError(
-                "its YCbCr colours are subsampled and not compressed, which Pillow reads wrongly; convert it to RGB"
-            )
+    lengths = tags.get(TIFF_LENGTHS)
+    if image.mode == "YCbCr" and plain and lengths and sum(lengths) < 3 * image.width * image.height:
+        raise PictureError(
+            "its YCbCr colours are subsampled and not compressed, which Pillow reads wrongly; convert it to RGB"
+        )
 
 
 def drop_unused_alpha(image: Image.Image, start: bytes, reading: Reading) -> None:
-    """A TGA of 32 bits may have no alpha, and says so in a byte that Pillow does not ask."""
-    if image.format == "TGA" and len(start) > 17 and not start[17] & 15 and reading.alpha is not None:
+    """A TGA of 32 bits may have no alpha. It says so in a byte that Pillow does not read; some have alpha all the same."""
+    stated = image.format != "TGA" or len(start) < 18 or start[17] & 15
+    if not stated and reading.alpha is not None and not reading.alpha.any():
         reading.alpha = None
         reading.note("Its unused fourth channel was left out.")
 
