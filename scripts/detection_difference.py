@@ -80,7 +80,7 @@ def seen(
     subject = subject_of(name, models=models)
     rates = []
     for path in paths:
-        picture, known = Picture.open(path), name_of(path, data)
+        picture, known = Picture.open(path, "colour"), name_of(path, data)
         told = for_picture(subject, known)
         file = told.encode(picture, quality)
         outcome = outcome_of(told, file, told.decode(file), picture, known)

@@ -178,7 +178,7 @@ class Request:
             }
             paths = list_pictures([self.folder], recursive=True)[: self.timed]
             for number, path in enumerate(paths):
-                picture = Picture.open(path)
+                picture = Picture.open(path, "colour")
                 stream = codec.encode(picture)
                 whole.write_bytes(stream.to_bytes())
                 base.write_bytes(strip(stream, "base").to_bytes())

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--crop", default="150,150,220,200", help="x,y,w,h in pixels")
     parser.add_argument("--zoom", type=int, default=2)
     arguments = parser.parse_args()
-    picture = Picture.open(arguments.photograph)
+    picture = Picture.open(arguments.photograph, "colour")
     panels = [("original", picture.rgb), ours(picture, arguments.bpp), avif(picture, arguments.bpp)]
     x, y, width, height = map(int, arguments.crop.split(","))
     cut = [(text, rgb[y : y + height, x : x + width]) for text, rgb in panels]

@@ -45,6 +45,15 @@ LAYERED = Bitstream(
     ),
 )
 BASE = replace(LAYERED, layers=(LAYERED.layers[0], Layer(Tag.PART, (b"\xbc\x77\xae\x04",))))
+KEPT = Bitstream(
+    Header(width=640, height=480, preset=1, level=400, fingerprint=0xC0FFEE11),
+    (
+        Layer(Tag.LATENT, (b"payload",)),
+        Layer(Tag.EXIF, (b"exif",)),
+        Layer(Tag.XMP, (b"packet",)),
+        Layer(Tag.DPI, (b"\xe0\xa7\x12\xf0\x93\x09",)),
+    ),
+)
 SHORT_FLAG = 8 * 3 + 1  # the bit, counted from the least significant one of each byte
 GOLDENS = {
     "container-short.tri": SHORT,
@@ -52,6 +61,7 @@ GOLDENS = {
     "container-layers.tri": LAYERED,
     "container-base.tri": BASE,
     "container-version-2.tri": SECOND,
+    "container-metadata.tri": KEPT,
 }
 
 

@@ -528,3 +528,12 @@ def test_no_more_threads_are_made_than_there_are_processors(monkeypatch: pytest.
     use_threads(1)
     use_threads(None)
     assert asked == [os.cpu_count(), 1]
+
+
+def test_a_run_over_several_pictures_ends_with_bytes_before_and_after(here: Path) -> None:
+    photo("in/a.png")
+    photo("in/b.png")
+    told = run("encode", "in", "-o", "out")
+    before, after = (sum(one.stat().st_size for one in (here / name).iterdir()) for name in ("in", "out"))
+    assert f"2 pictures, {before:,} bytes before and {after:,} bytes after." in told.stderr
+    assert "before" not in run("encode", "in/a.png", "-o", "out", "--force").stderr

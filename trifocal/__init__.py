@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trifocal.limits import limit_pixels as limit_pixels
     from trifocal.machine.detector import Objects as Objects
     from trifocal.pictures import Picture as Picture
+    from trifocal.pictures.picture import Metadata
     from trifocal.presets import load as load
     from trifocal.types import Decoded as Decoded
 
@@ -86,6 +87,8 @@ def encode(
     send_text: bool = False,
     base_quality: int | None = None,
     refinement: int | None = None,
+    metadata: "Metadata" = "all",
+    keep_invisible: bool = False,
     weights: "str | PathLike[str] | None" = None,
     note: "Callable[[str], None] | None" = None,
 ) -> "Bitstream":
@@ -96,6 +99,8 @@ def encode(
     `base_quality` (0..100) is that of the layer for detectors, for presets that have one; half of `quality`, 20 at most, if not given.
     `refinement` is the number of steps that fit that layer to the picture: 4 for dual-layer-compact if not given, 0 is faster.
     `text` says what the picture shows, for presets that take words; `send_text` puts it into the file, for their decoder.
+    `metadata` "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone. Pixels under alpha 0 get a smooth
+    continuation of what is seen, unless `keep_invisible`. A Pillow image is turned by its EXIF only if Image.open gave it.
     `weights` is a .safetensors file of your own training. `note` is called with a sentence for what is done otherwise
     than one may think. Raises PictureError, PresetError, WeightsError, MissingExtra, OptionError, RateError, and OSError
     for a path.
@@ -109,8 +114,9 @@ def encode(
     options: dict[str, Any] = trifocal.presets.said_of_base(
         trifocal.presets.find(preset), base_quality=base_quality, refinement=refinement
     )
+    picture = _picture(image, metadata, keep_invisible)
     return codec.encode(
-        _picture(image), quality=quality, bpp=bpp, size=size, condition=condition, layers=layers, **options
+        picture, quality=quality, bpp=bpp, size=size, condition=condition, layers=layers, **options
     )
 
 
@@ -166,15 +172,19 @@ def detect(
     ).objects
 
 
-def _picture(image: "Pictured") -> "Picture":
+def _picture(image: "Pictured", metadata: "Metadata", keep_invisible: bool) -> "Picture":
+    from dataclasses import replace
+
     import PIL.Image
 
     from trifocal.pictures import Picture
+    from trifocal.pictures.picture import keeps_all
 
     if isinstance(image, Picture):
-        return image
+        image = image if keeps_all(metadata) else replace(image, exif=None, xmp=None, dpi=None)
+        return image if keep_invisible else image.flattened()
     if isinstance(image, (str, PathLike)):
-        return Picture.open(image)
+        return Picture.open(image, metadata, keep_invisible)
     if not isinstance(image, PIL.Image.Image):
         image = PIL.Image.fromarray(image)
-    return Picture.from_pil(image)
+    return Picture.from_pil(image, metadata, keep_invisible)

@@ -60,7 +60,7 @@ def run(out: str | Path = ".", preset: str = DEFAULT, quality: float = 50.0) -> 
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    photograph = Picture.open(PHOTOGRAPH)
+    photograph = Picture.open(PHOTOGRAPH, "colour")
     codec = shared_codec(preset)
     files = [folder / "demo.tri", folder / "demo.png"]
     begun = time.perf_counter()

@@ -3,6 +3,11 @@
     image = Image.open("photo.tri")             # size and mode at once; pixels when they are needed
     image.save("photo.tri", quality=60)         # or bpp=0.25, or size=20_000 (bytes), and preset=NAME
     image.save("photo.tri", preset=NAME, text="a brown dog", send_text=True)  # the last where a decoder reads words
+    image.save("photo.tri", exif=image.getexif(), xmp=PACKET, dpi=(300, 300), keep_invisible=True)
+
+As with Pillow's own formats, EXIF, XMP and dpi are stored only when they are given, and the ICC profile always. An image that
+Image.open gave is turned as its EXIF says; one that was made or turned since is stored as it is. An orientation in `exif` is
+applied to the pixels.
 
 Words that a file carries are in image.info["text"], and a preset that reads words decodes with them. `weights=FILE` names
 your own weights for save; open has no way to be told of them.
@@ -10,8 +15,10 @@ your own weights for save; open has no way to be told of them.
 Errors come as Pillow's own: UnidentifiedImageError from open, OSError from load and save; the sentence is the same.
 """
 
-from contextlib import suppress
-from typing import IO
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import IO, Any
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -19,10 +26,12 @@ from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import MAGIC
 from trifocal.container.text import text_of
 from trifocal.errors import FormatError, TrifocalError
-from trifocal.pictures import Picture, metadata_from_bytes
+from trifocal.pictures import Picture
+from trifocal.pictures.metadata import Metadata, metadata_of
+from trifocal.sidecar import dpi_in, metadata_in
 
-OPTIONS = ("quality", "bpp", "size", "text", "send_text", "weights")
-INFO_KEYS = {Tag.ICC: "icc_profile", Tag.EXIF: "exif"}
+OPTIONS = ("quality", "bpp", "size", "text", "send_text", "weights", "keep_invisible")
+INFO_KEYS = {Tag.ICC: "icc_profile", Tag.EXIF: "exif", Tag.XMP: "xmp"}
 
 
 class TriImageFile(ImageFile.ImageFile):
@@ -36,7 +45,8 @@ class TriImageFile(ImageFile.ImageFile):
         assert self.fp is not None
         try:
             stream = Bitstream.from_bytes(self.fp.read(), best_effort=ImageFile.LOAD_TRUNCATED_IMAGES)
-            self.info |= {key: data for tag, key in INFO_KEYS.items() if (data := metadata_of(stream, tag))}
+            self.info |= {key: data for tag, key in INFO_KEYS.items() if (data := metadata_in(stream, tag))}
+            self.info |= {"dpi": dpi} if (dpi := dpi_in(stream)) else {}
         except FormatError as error:
             raise UnidentifiedImageError(str(error)) from error
         self._stream = stream
@@ -62,27 +72,47 @@ class TriImageFile(ImageFile.ImageFile):
         return super().load()
 
 
-def metadata_of(stream: Bitstream, tag: Tag) -> bytes | None:
-    layer = stream.layer(tag)
-    return metadata_from_bytes(layer.chunks[0]) if layer and layer.chunks[0] else None
-
-
 def save(image: Image.Image, stream: IO[bytes], name: str | bytes) -> None:
-    """What image.save calls. EXIF and another ICC profile are kept when they are given, as for Pillow's own formats."""
+    """What image.save calls."""
     from trifocal import encode
 
     options = image.encoderinfo
-    if "icc_profile" in options or "exif" in options:
-        image = image.copy()
-        image.info["icc_profile"] = options.get("icc_profile", image.info.get("icc_profile"))
-        exif = options.get("exif") or b""
-        image.info["exif"] = exif.tobytes() if isinstance(exif, Image.Exif) else exif
     said = {key: options[key] for key in OPTIONS if key in options}
     try:
-        picture = Picture.from_pil(image, metadata="all" if options.get("exif") else "colour")
+        picture = picture_of(image, options)
         stream.write(encode(picture, options.get("preset"), **said).to_bytes())
     except TrifocalError as error:
         raise OSError(str(error)) from error
+
+
+def picture_of(image: Image.Image, options: dict[str, Any]) -> Picture:
+    """The image with the metadata that `options` of image.save name, turned by its own EXIF unless they have another."""
+    given = given_metadata(options)
+    by_its_own = isinstance(image, ImageFile.ImageFile) and "exif" not in options
+    with profile_of(image, options):
+        picture = Picture.from_pil(image, "colour", options.get("keep_invisible", False), by_its_own)
+    picture = picture if by_its_own else picture.turned(given.orientation)
+    return replace(picture, exif=given.exif, xmp=given.xmp, dpi=given.dpi)
+
+
+def given_metadata(options: dict[str, Any]) -> Metadata:
+    carrier = Image.new("L", (1, 1))
+    exif = options.get("exif") or b""
+    given = {"exif": exif.tobytes() if isinstance(exif, Image.Exif) else exif}
+    given |= {key: options[key] for key in ("xmp", "dpi") if key in options}
+    carrier.info = {key: value for key, value in given.items() if value}
+    return metadata_of(carrier)
+
+
+@contextmanager
+def profile_of(image: Image.Image, options: dict[str, Any]) -> Iterator[None]:
+    """The image has the profile that `options` name, as long as the block runs."""
+    info = image.info
+    image.info = info | {key: options[key] for key in ("icc_profile",) if key in options}
+    try:
+        yield
+    finally:
+        image.info = info
 
 
 Image.register_open(TriImageFile.format, TriImageFile, lambda start: start.startswith(MAGIC))

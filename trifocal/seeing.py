@@ -90,7 +90,7 @@ def in_decoded(stream: Bitstream, weights: str | None, note: Callable[[str], Non
     codec = load_for(stream.header, weights=weights)
     picture = codec.decode(stream, condition=for_decoding(stream, note=note)).picture
     note(f"The preset {preset_of(stream.header).name} has no base layer; it was decoded, and then looked at.")
-    return seen_of(stream.header, stream.size, objects_in(picture), lambda: picture)
+    return seen_of(stream.header, stream.size, objects_in(picture.flattened()), lambda: picture)
 
 
 def in_picture(path: Path, weights: str | None) -> Seen:

@@ -103,8 +103,17 @@ def encode(
     ] = None,
     out: Out = None,
     metadata: Annotated[
-        Metadata, typer.Option(help="What to keep beside the pixels: the colour profile, or also EXIF.")
-    ] = Metadata.colour,
+        Metadata,
+        typer.Option(
+            help="What to keep beside the pixels: EXIF, XMP, DPI and the colour profile, or the profile alone."
+        ),
+    ] = Metadata.all,
+    keep_invisible: Annotated[
+        bool,
+        typer.Option(
+            "--keep-invisible", help="Keep the colours of fully transparent pixels; takes more bytes."
+        ),
+    ] = False,
     text: Annotated[
         str | None, typer.Option(help="What the pictures show, for a preset that takes words.")
     ] = None,
@@ -179,8 +188,10 @@ def encode(
     words_of = source_of_words(desk, jobs, preset, text, text_file, caption, send_text)
     rates: dict[str, Any] = {"quality": quality, "bpp": bpp, "size": size} | of_base
 
+    sizes: list[tuple[int, int]] = []
+
     def work(job: paths.Job, advance: console.Advance) -> None:
-        picture = Picture.open(job.source, metadata=metadata.value)
+        picture = Picture.open(job.source, metadata.value, keep_invisible)
         condition, layers = words_of(job, picture)
         if map_ is not None:
             from trifocal.attention import attention_map
@@ -196,6 +207,12 @@ def encode(
         notes = [*picture.notes]
         if (bpp or size) and stream.header.quality == 100:
             notes.append("The best quality takes fewer bytes than were allowed.")
+        source_size = job.source.stat().st_size
+        sizes.append((source_size, stream.size))
+        if stream.size > source_size:
+            notes.append(
+                f"The .tri file is larger than its source ({source_size:,} bytes); try a lower --quality."
+            )
         for note in notes:
             desk.note(f"{job.source.name}: {note}")
         if as_json:
@@ -205,6 +222,9 @@ def encode(
 
     with limit_pixels(max_pixels or MAX_PIXELS):
         status = console.work_through(desk, jobs, work, found.errors)
+    if len(sizes) > 1:
+        before, after = map(sum, zip(*sizes))
+        desk.note(f"{len(sizes)} pictures, {before:,} bytes before and {after:,} bytes after.")
     raise typer.Exit(status)
 
 

@@ -28,6 +28,8 @@ class Tag(IntEnum):
     EXIF = 130
     TEXT = 131
     PART = 132
+    XMP = 133
+    DPI = 134
 
 
 TILED_TAGS = (Tag.LATENT, Tag.ENHANCEMENT)  # a chunk per tile

@@ -64,7 +64,7 @@ def certainty(
         subject = subject_of(name)
         for place, path in enumerate(paths):
             progress((number + place / len(paths)) / len(named) / 2, f"{name}, quality {quality:g}")
-            picture, known = Picture.open(path), name_of(path, Path(data))
+            picture, known = Picture.open(path, "colour"), name_of(path, Path(data))
             told = for_picture(subject, known)
             file = told.encode(picture, quality)
             outcome = outcome_of(told, file, told.decode(file), picture, known)

@@ -313,7 +313,7 @@ def layers_of(
     found: dict[str, list[int]] = {}
     for path in list_pictures([data], recursive=True)[:most]:
         try:
-            encoded = for_picture(subject, name_of(path, data)).encode(Picture.open(path), quality)
+            encoded = for_picture(subject, name_of(path, data)).encode(Picture.open(path, "colour"), quality)
         except (TrifocalError, OSError):
             continue  # `evaluate` has named it
         entries: Any = describe(Bitstream.from_bytes(encoded))["layers"]

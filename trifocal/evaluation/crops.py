@@ -58,7 +58,7 @@ def place_of(written: str, names: Sequence[str], data: Path) -> Place:
     if parsed is None:
         return Place(name, "chosen")
     x, y, width, height = map(int, parsed["box"].split(","))
-    picture = Picture.open(path_of(data, name))
+    picture = Picture.open(path_of(data, name), "colour")
     if not width or not height or x + width > picture.width or y + height > picture.height:
         raise OptionError(
             f"The crop {parsed['box']} (x,y,width,height) does not lie within the {picture.width}×{picture.height} "
@@ -108,7 +108,7 @@ def crops_of(
     subjects: Sequence[Subject], data: Path, place: Place, titles: Mapping[str, str]
 ) -> Iterator[Crop]:
     """All subjects at the bytes of the first one's file, at each rate; the box is the same at all."""
-    picture = Picture.open(path_of(data, place.picture))
+    picture = Picture.open(path_of(data, place.picture), "colour")
     box = place.box
     for rate, quality in RATES.items():
         first = subjects[0].encode(picture, quality)

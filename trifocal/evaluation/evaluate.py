@@ -253,7 +253,10 @@ class Run:
             self.rows.append(old)
         if old is not None and not wholes:
             return
-        picture, told = self.attempt(name, Picture.open, path), self.attempt(name, for_picture, subject, name)
+        picture, told = (
+            self.attempt(name, Picture.open, path, "colour"),
+            self.attempt(name, for_picture, subject, name),
+        )
         if picture is None or told is None:
             return
         what = f"{subject.name}, {name}, quality {quality:g}"

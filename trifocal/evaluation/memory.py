@@ -78,7 +78,7 @@ def main(
     _, models = labelled([own] if own else [], device)
     plain = subject_of(codec, models=models) if text is None else PresetSubject(models[codec], text)
     subject = for_picture(plain, path)
-    subject.decode(subject.encode(Picture.open(path), quality))
+    subject.decode(subject.encode(Picture.open(path, "colour"), quality))
     print(own_peak() or "")
 
 

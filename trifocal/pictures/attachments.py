@@ -1,4 +1,4 @@
-"""What travels beside the RGB picture, as bytes for optional layers: transparency, ICC profile, EXIF."""
+"""What travels beside the RGB picture, as bytes for optional layers: transparency, ICC profile, EXIF, XMP."""
 
 import io
 import struct
@@ -62,7 +62,7 @@ def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def metadata_to_bytes(data: bytes) -> bytes:
-    """An ICC profile or EXIF block, deflated. Raises PictureError above MAX_METADATA bytes."""
+    """An ICC profile, EXIF block or XMP packet, deflated. Raises PictureError above MAX_METADATA bytes."""
     if len(data) > MAX_METADATA:
         raise PictureError(
             f"Metadata of {len(data)} bytes is above the limit of {MAX_METADATA}; leave it out."

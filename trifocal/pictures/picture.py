@@ -3,17 +3,18 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from trifocal.errors import OptionError, PictureError
 from trifocal.files import replacing
+from trifocal.pictures.invisible import flattened
 from trifocal.pictures.limits import check_size, no_limit_of_pillow
 from trifocal.pictures.reading import FORMATS, Reading, read, turned
 from trifocal.pictures.writing import fit, format_of
@@ -43,7 +44,8 @@ class Picture:
 
     rgb: uint8 [H, W, 3], sRGB unless `icc` says otherwise; the three channels are equal where `grey`.
     alpha: uint8 [H, W], 0 clear to 255 opaque, or None where all is opaque.
-    exif: as in a JPEG, without its orientation, which is applied to the pixels.
+    exif, xmp: as in a JPEG, without an orientation; that of a file is applied to the pixels.
+    dpi: pixels per inch, horizontal and vertical, 0.001 to 1,000,000.
     notes: a sentence for each thing that was converted or left out when the picture was read.
     Raises PictureError where shapes and types do not fit, or the picture is too large.
     """
@@ -53,6 +55,8 @@ class Picture:
     grey: bool = False
     icc: bytes | None = None
     exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -73,42 +77,70 @@ class Picture:
         return int(self.rgb.shape[0])
 
     @classmethod
-    def from_pil(cls, image: Image.Image, metadata: Metadata = "colour") -> "Picture":
-        """Reads an image of any of Pillow's modes; `metadata` "all" keeps EXIF beside the ICC profile.
+    def from_pil(
+        cls,
+        image: Image.Image,
+        metadata: Metadata = "all",
+        keep_invisible: bool = False,
+        turn: bool | None = None,
+    ) -> "Picture":
+        """Reads an image of any of Pillow's modes, which stays as it is.
+
+        Args:
+            image: the image.
+            metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
+            keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is seen.
+            turn: whether to turn it as its orientation tag says. If None, only an image that Image.open gave is turned; one that
+                was made or turned since is taken as it is.
 
         Raises PictureError for what is damaged or cannot be an 8-bit picture.
         """
         with errors_about("This image", "read"):
-            return cls._of(read(image, keeps_exif(metadata)))
+            turn = isinstance(image, ImageFile.ImageFile) if turn is None else turn
+            return cls._of(read(image, keeps_all(metadata), turn, keep_invisible))
 
     @classmethod
-    def open(cls, source: str | os.PathLike[str] | BinaryIO, metadata: Metadata = "colour") -> "Picture":
+    def open(
+        cls,
+        source: str | os.PathLike[str] | BinaryIO,
+        metadata: Metadata = "all",
+        keep_invisible: bool = False,
+    ) -> "Picture":
         """Reads a file, or a stream of one's bytes; see from_pil.
 
         Raises PictureError that names the file, and OSError where there is none.
         """
-        keep_exif = keeps_exif(metadata)
+        keep = keeps_all(metadata)
         if isinstance(source, str | os.PathLike):
             with open(source, "rb") as stream:
-                return cls.open(stream, metadata)
+                return cls.open(stream, metadata, keep_invisible)
         name = getattr(source, "name", None)
         with errors_about(Path(name).name if isinstance(name, str) else "This picture", "read"):
-            return cls._of(read_file(source, keep_exif))
+            return cls._of(read_file(source, keep, keep_invisible))
 
     @classmethod
     def _of(cls, reading: Reading) -> "Picture":
-        reading.rgb = turned(reading.rgb, reading.orientation)
-        alpha = None if reading.alpha is None else turned(reading.alpha, reading.orientation)
-        return cls(reading.rgb, alpha, reading.grey, reading.icc, reading.exif, tuple(reading.notes))
+        notes = tuple(reading.notes)
+        beside = reading.icc, reading.exif, reading.xmp, reading.dpi
+        return cls(reading.rgb, reading.alpha, reading.grey, *beside, notes).turned(reading.orientation)
+
+    def flattened(self) -> "Picture":
+        """The same with a smooth continuation of what is seen in the place of the pixels under alpha 0."""
+        return self if self.alpha is None else replace(self, rgb=flattened(self.rgb, self.alpha))
+
+    def turned(self, orientation: int) -> "Picture":
+        """The same as it should be seen, for EXIF's orientation 1..8."""
+        alpha = None if self.alpha is None else turned(self.alpha, orientation)
+        dpi = self.dpi[::-1] if self.dpi and orientation >= 5 else self.dpi
+        return replace(self, rgb=turned(self.rgb, orientation), alpha=alpha, dpi=dpi)
 
     def to_pil(self) -> Image.Image:
-        """A Pillow image of mode L, LA, RGB or RGBA, ICC profile and EXIF in its info."""
+        """A Pillow image of mode L, LA, RGB or RGBA; ICC profile, EXIF, XMP and the resolution are in its info."""
         image = Image.fromarray(np.ascontiguousarray(self.rgb[..., 0] if self.grey else self.rgb))
         if self.alpha is not None:
             image.putalpha(Image.fromarray(np.ascontiguousarray(self.alpha)))
-        image.info |= {
-            key: value for key, value in (("icc_profile", self.icc), ("exif", self.exif)) if value is not None
-        }
+        beside = {"icc_profile": self.icc, "exif": self.exif, "xmp": self.xmp, "dpi": self.dpi}
+        image.info |= {key: value for key, value in beside.items() if value is not None}
         return image
 
     def thumbnail(self, longest: int) -> "Picture":
@@ -139,17 +171,17 @@ class Picture:
         return notes
 
 
-def keeps_exif(metadata: str) -> bool:
+def keeps_all(metadata: str) -> bool:
     if metadata not in ("colour", "all"):
         raise OptionError(f'metadata is "colour" or "all", not {metadata!r}.')
     return metadata == "all"
 
 
-def read_file(stream: BinaryIO, keep_exif: bool) -> Reading:
+def read_file(stream: BinaryIO, keep: bool, keep_invisible: bool) -> Reading:
     """The image is gone when this returns, so that it and a turned copy never lie in memory together."""
     with no_limit_of_pillow():
         image = open_or_say(stream)
-    return read(image, keep_exif)
+    return read(image, keep, True, keep_invisible)
 
 
 def open_or_say(stream: BinaryIO) -> Image.Image:

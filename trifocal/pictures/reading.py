@@ -1,6 +1,5 @@
 """A Pillow image of any mode → 8-bit arrays, with a sentence for each thing that changed on the way."""
 
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -12,17 +11,16 @@ from PIL import Image
 from trifocal.errors import PictureError
 from trifocal.pictures.attachments import MAX_METADATA
 from trifocal.pictures.colour import is_srgb, space_of, to_srgb
-from trifocal.pictures.limits import LOCK, check_size, no_limit_of_pillow
+from trifocal.pictures.invisible import flattened, hides_something
+from trifocal.pictures.limits import check_size, no_limit_of_pillow
+from trifocal.pictures.metadata import Metadata, metadata_of
+from trifocal.pictures.signals import codes_of, described_profile, has_gain_map, is_hdr, profile_of_jp2
 
 BAND_PIXELS = 1 << 22  # converted at a time, so that only one whole copy of the picture is made
 TIFF_COMPRESSION, TIFF_PLANES = 259, 284
-TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_CHANNELS, EXIF_ORIENTATION = 258, 262, 277, 274
-# Tags of a TIFF that describe how its pixels lie in the file, or are kept by other means; no part of its EXIF.
-TIFF_STRUCTURE = frozenset(
-    {254, 255, *range(256, 260), 262, 266, 273, 277, 278, 279, 284, 317, *range(320, 326)}
-)
-TIFF_STRUCTURE |= {330, 332, 333, 334, 336, 337, 338, 339, 347, 512, 513, 514, 530, 700, 33723, 34377, 34675}
-SRGB_GAMMA = 0.45455
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_CHANNELS, TIFF_ORIENTATION = 258, 262, 277, 274
+METADATA_TEXTS = {"XML:com.adobe.xmp", "Raw profile type exif"}  # of a PNG, that are read as metadata
+TIFF_SAMPLE_FORMAT, TIFF_LENGTHS, SIGNED = 339, 279, 2
 
 # Pillow's names of what is opened, the most frequent first. All others stay closed, above all EPS, which Pillow hands to Ghostscript.
 FORMATS = [
@@ -52,13 +50,15 @@ MODES = {
 
 @dataclass
 class Reading:
-    """What was read so far: rgb [H, W, 3], alpha [H, W]; `orientation` is EXIF's 1..8, still to be applied."""
+    """What was read so far: rgb [H, W, 3], alpha [H, W], and metadata; `orientation` is EXIF's 1..8, still to be applied."""
 
     rgb: Array = field(default_factory=lambda: np.zeros((1, 1, 3), np.uint8))
     alpha: Array | None = None
     grey: bool = False
     icc: bytes | None = None
     exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
     orientation: int = 1
     notes: list[str] = field(default_factory=list)
 
@@ -67,31 +67,57 @@ class Reading:
             self.notes.append(sentence)
 
 
-def read(image: Image.Image, keep_exif: bool) -> Reading:
+def read(image: Image.Image, keep: bool, turn: bool, keep_invisible: bool) -> Reading:
     """Unpacks the image. Raises whatever Pillow raises, and PictureError for what cannot be an 8-bit picture.
+
+    Args:
+        image: stays as it is.
+        keep: keep EXIF, XMP and the resolution.
+        turn: whether its orientation tag is to be applied.
+        keep_invisible: leave the colours of pixels under alpha 0 as they are.
 
     The messages of PictureError say why, as the end of a sentence.
     """
     check_size(*image.size)
     reading = Reading()
-    bits = bits_of(image)
+    start = start_of(image)
+    bits = bits_of(image, start)
     if bits > 8:
         reading.note(f"Its {bits} bits per channel were reduced to 8.")
-    check_planes(image, bits)
+    check_layout(image, bits)
     note_frames(image, reading)
-    turned_by_pillow = getattr(image, "tag_v2", {}).get(EXIF_ORIENTATION, 1) != 1
+    if has_gain_map(image, start):
+        reading.note("Its HDR gain map was left out.")
+    turned_by_pillow = getattr(image, "tag_v2", {}).get(TIFF_ORIENTATION, 1) != 1
     with no_limit_of_pillow() if image.width * image.height > BAND_PIXELS else nullcontext():
         image.load()
     read_pixels(image, converter(image, bits, reading), reading)
-    read_profile(image, reading)
-    read_exif(image, reading, keep_exif)
+    drop_unused_alpha(image, start, reading)
+    metadata = metadata_of(image)
+    read_profile(image, reading, start, metadata)
+    read_metadata(metadata, reading, keep)
+    reading.orientation = metadata.orientation if turn and not is_turned(image) else 1
     if turned_by_pillow or reading.orientation != 1:
         reading.note("It was turned as its orientation tag says.")
     note_the_rest(image, reading)
+    if reading.alpha is not None and not keep_invisible:
+        flatten(reading)
     return reading
 
 
-def bits_of(image: Image.Image) -> int:
+def flatten(reading: Reading) -> None:
+    assert reading.alpha is not None
+    if hides_something(reading.rgb, reading.alpha):
+        reading.note("What its fully transparent pixels hid was left out.")
+    reading.rgb = flattened(reading.rgb, reading.alpha)
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether its pixels lie upright whatever EXIF says: JPEG XL has an orientation of its own, which its plug-in applies."""
+    return image.format == "JXL" and not getattr(image, "jpeg", False)
+
+
+def bits_of(image: Image.Image, start: bytes) -> int:
     """Bits per channel in the file, as far as it still tells; Pillow itself gives 16-bit RGB as 8 without a word."""
     tags = getattr(image, "tag_v2", {})
     if TIFF_BITS in tags:
@@ -100,23 +126,40 @@ def bits_of(image: Image.Image) -> int:
         return int(image.info["bit_depth"])
     if image.mode.startswith("I;16") or image.format == "PPM" and image.mode == "I":
         return 16
-    return bits_of_start(start_of(image))
+    return bits_of_start(start)
 
 
-def check_planes(image: Image.Image, bits: int) -> None:
-    """Refuses a TIFF whose 16-bit channels lie apart and uncompressed: Pillow takes each of their bytes for a value."""
+def check_layout(image: Image.Image, bits: int) -> None:
+    """Refuses TIFF files that Pillow reads wrongly without an error."""
     tags = getattr(image, "tag_v2", {})
-    separate = tags.get(TIFF_PLANES) == 2 and tags.get(TIFF_COMPRESSION, 1) == 1
-    if bits > 8 and separate and len(image.getbands()) > 1:
+    plain = tags.get(TIFF_COMPRESSION, 1) == 1
+    if bits > 8 and tags.get(TIFF_PLANES) == 2 and plain and len(image.getbands()) > 1:
         raise PictureError(
             f"its {bits}-bit channels lie in separate planes, which Pillow reads wrongly; save it with interleaved channels"
         )
+    if SIGNED in tags.get(TIFF_SAMPLE_FORMAT, ()) and bits <= 8:
+        raise PictureError(
+            "its pixels are signed integers, which Pillow reads wrongly; convert it to unsigned ones"
+        )
+    lengths = tags.get(TIFF_LENGTHS)
+    if image.mode == "YCbCr" and plain and lengths and sum(lengths) < 3 * image.width * image.height:
+        raise PictureError(
+            "its YCbCr colours are subsampled and not compressed, which Pillow reads wrongly; convert it to RGB"
+        )
+
+
+def drop_unused_alpha(image: Image.Image, start: bytes, reading: Reading) -> None:
+    """A TGA of 32 bits may have no alpha. It says so in a byte that Pillow does not read; some have alpha all the same."""
+    stated = image.format != "TGA" or len(start) < 18 or start[17] & 15
+    if not stated and reading.alpha is not None and not reading.alpha.any():
+        reading.alpha = None
+        reading.note("Its unused fourth channel was left out.")
 
 
 def start_of(image: Image.Image, count: int = 1 << 16) -> bytes:
     """The first bytes of the file, as long as the image has it open."""
     stream = getattr(image, "fp", None)
-    if stream is None:
+    if stream is None or getattr(stream, "closed", False):
         return b""
     place = stream.tell()
     stream.seek(0)
@@ -126,10 +169,12 @@ def start_of(image: Image.Image, count: int = 1 << 16) -> bytes:
 
 
 def bits_of_start(start: bytes) -> int:
-    """From the first bytes of a PNG, PPM, AVIF, HEIC or JPEG 2000 file; 8 where they do not say."""
+    """From the first bytes of a PNG, PPM, SGI, AVIF, HEIC or JPEG 2000 file; 8 where they do not say."""
     if start.startswith(b"\x89PNG") and len(start) > 24:
         return start[24]
-    if start[:2] == b"P6":
+    if start[:2] == b"\x01\xda" and len(start) > 3:
+        return 8 * max(1, start[3])
+    if start[:2] in (b"P3", b"P6"):
         numbers = [word for line in start[2:1024].split(b"\n") for word in line.split(b"#")[0].split()]
         return 16 if len(numbers) > 2 and numbers[2].isdigit() and int(numbers[2]) > 255 else 8
     box = start.find(b"pixi")
@@ -152,7 +197,11 @@ def converter(image: Image.Image, bits: int, reading: Reading) -> ToArray:
     if mode in MODES:
         target, sentence = MODES[mode]
         reading.note(sentence)
-        return plain_converter(target + alpha_of_key(image, target, bits, reading))
+        target += alpha_of_key(image, target, bits, reading)
+        key = image.info.get("transparency")
+        if (mode, target) == ("L", "LA") and bits < 8 and isinstance(key, int):
+            return key_converter(key * 255 // ((1 << bits) - 1))  # Pillow widens the pixels, and not the key
+        return plain_converter(target)
     if mode in ("CMYK", "LAB"):
         return profile_converter(image, reading)
     if mode.startswith("I;16") or mode == "I" and image.format in ("PPM", "PNG"):
@@ -178,6 +227,16 @@ def alpha_of_key(image: Image.Image, target: str, bits: int, reading: Reading) -
 
 def plain_converter(target: str) -> ToArray:
     return lambda band: as_array(band.convert(target))
+
+
+def key_converter(key: int) -> ToArray:
+    """Grey, one of whose values stands for transparency."""
+
+    def convert(band: Image.Image) -> Array:
+        grey = np.asarray(band)
+        return np.stack([grey, np.where(grey == key, 0, 255).astype(np.uint8)], axis=-1)
+
+    return convert
 
 
 def profile_converter(image: Image.Image, reading: Reading) -> ToArray:
@@ -237,10 +296,19 @@ def read_pixels(image: Image.Image, convert: ToArray, reading: Reading) -> None:
     reading.rgb, reading.alpha = rgb, alpha
 
 
-def read_profile(image: Image.Image, reading: Reading) -> None:
-    """Keeps the ICC profile where it says something about the pixels as they are now."""
-    icc = image.info.get("icc_profile")
-    if not icc or image.mode in ("CMYK", "LAB"):
+def read_profile(image: Image.Image, reading: Reading, start: bytes, metadata: Metadata) -> None:
+    """Keeps the ICC profile where it says something about the pixels as they are now, or makes one of what else says so."""
+    if image.mode in ("CMYK", "LAB"):
+        return
+    codes = codes_of(image, start)
+    if is_hdr(codes):
+        reading.note(
+            "It is an HDR picture that was read as if it were sRGB, and looks different; convert it to SDR first."
+        )
+    icc = image.info.get("icc_profile") or profile_of_jp2(start)
+    if not icc:
+        reading.icc, notice = described_profile(image, codes, reading.grey, metadata.adobe)
+        reading.note(notice)
         return
     space = space_of(icc)
     if space is None or len(icc) > MAX_METADATA:
@@ -253,26 +321,25 @@ def read_profile(image: Image.Image, reading: Reading) -> None:
         reading.icc = icc
 
 
-def read_exif(image: Image.Image, reading: Reading, keep: bool) -> None:
-    """Takes the orientation out of EXIF, and keeps the rest where that is asked."""
-    with LOCK, warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        try:
-            exif = image.getexif()
-            orientation = exif.pop(EXIF_ORIENTATION, 1)
-            reading.orientation = orientation if orientation in range(1, 9) else 1
-            for tag in TIFF_STRUCTURE.intersection(exif) if hasattr(image, "tag_v2") else ():
-                del exif[tag]
-            data = exif.tobytes() if len(exif) else b""
-        except Exception:  # noqa: BLE001  Pillow's reader of EXIF raises nearly anything on damaged bytes
-            reading.note("Its EXIF data is damaged and was left out.")
-            return
-    if warned:
-        reading.note("Its EXIF data is damaged in part.")
-    if len(data) > MAX_METADATA or data and not keep:
-        reading.note('Its EXIF data was left out (metadata="all" keeps up to 16 MiB of it).')
-    elif data:
-        reading.exif = data
+def read_metadata(metadata: Metadata, reading: Reading, keep: bool) -> None:
+    """Keeps EXIF, XMP and the resolution where that is asked; what is too large is left out."""
+    reading.note(metadata.fault)
+    if not keep:
+        found = [name for name, data in (("EXIF", metadata.exif), ("XMP", metadata.xmp)) if data]
+        place = ", and a GPS position in it" if metadata.place else ""
+        if found:
+            reading.note(f"Its {' and '.join(found)} data was left out{place}.")
+        return
+    reading.exif = kept(metadata.exif, "EXIF", reading)
+    reading.xmp = kept(metadata.xmp, "XMP", reading)
+    reading.dpi = metadata.dpi
+
+
+def kept(data: bytes | None, name: str, reading: Reading) -> bytes | None:
+    if data and len(data) > MAX_METADATA:
+        reading.note(f"Its {name} data has more than {MAX_METADATA >> 20} MiB and was left out.")
+        return None
+    return data
 
 
 def note_the_rest(image: Image.Image, reading: Reading) -> None:
@@ -281,17 +348,10 @@ def note_the_rest(image: Image.Image, reading: Reading) -> None:
     extra = tags.get(TIFF_CHANNELS, 0) - len(image.getbands())
     if extra > 0 and image.mode != "P":
         reading.note(f"Its {extra} further channels were left out.")
-    gamma = image.info.get("gamma")
-    if gamma and abs(gamma - SRGB_GAMMA) > 0.001 and "srgb" not in image.info and not reading.icc:
-        reading.note(f"Its gamma value {gamma:.4f} was left out; it is shown as sRGB.")
-    kinds = {
-        "xmp": "XMP data",
-        "XML:com.adobe.xmp": "XMP data",
-        "photoshop": "Photoshop data",
-        "comment": "comment",
-    }
+    kinds = {"photoshop": "Photoshop data", "comment": "comment", "depth_images": "depth map"}
     found = [what for key, what in kinds.items() if image.info.get(key) and image.format != "JPEG2000"]
-    found += ["text"] if any(isinstance(value, str) for value in getattr(image, "text", {}).values()) else []
+    texts = getattr(image, "text", {})
+    found += ["text"] if any(isinstance(texts[key], str) for key in {*texts} - METADATA_TEXTS) else []
     for what in dict.fromkeys(found):
         reading.note(f"Its {what} was left out.")
 

@@ -6,34 +6,42 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from trifocal.errors import PictureError
+from trifocal.pictures.attachments import MAX_METADATA
 
 BAND_ROWS = 256
-EXIF_START = b"Exif\0\0"
-SEGMENT_OF_JPEG = 65533  # bytes; EXIF has one segment, with EXIF_START
+JPEG_SEGMENT = 65_500  # bytes of EXIF or XMP in one segment of a JPEG
+XMP_OF_TIFF = 700
 
 
 @dataclass(frozen=True)
 class Format:
-    """Pillow's name, whether it holds alpha, one grey channel, an ICC profile and EXIF, and options of Pillow."""
+    """What a format can hold, and how Pillow writes it.
+
+    name: Pillow's.  alpha, grey: transparency, one channel.  metadata: an ICC profile, EXIF and XMP.
+    dpi: the resolution.  most: bytes of EXIF and of XMP.  options: of Pillow.
+    """
 
     name: str
     alpha: bool = True
     grey: bool = True
     metadata: bool = True
+    dpi: bool = False
+    most: int = MAX_METADATA
     options: dict[str, Any] = field(default_factory=dict)
 
 
-PNG = Format("PNG", options={"compress_level": 1})  # for photographs quicker than 6, and smaller
-JPEG = Format("JPEG", alpha=False, options={"quality": 95})
+PNG = Format("PNG", dpi=True, options={"compress_level": 1})  # for photographs quicker than 6, and smaller
+JPEG = Format("JPEG", alpha=False, dpi=True, most=JPEG_SEGMENT, options={"quality": 95})
 WEBP = Format("WEBP", grey=False, options={"quality": 95})
 AVIF = Format("AVIF", grey=False, options={"quality": 95})
 HEIF = Format("HEIF", grey=False, options={"quality": 95})
-TIFF = Format("TIFF")  # not compressed: Pillow cannot write EXIF with GPS beside its compressions
+TIFF = Format("TIFF", dpi=True)  # not compressed: Pillow cannot write EXIF with GPS beside its compressions
 JPEG_XL = Format("JXL", grey=False)
 JPEG_2000 = Format("JPEG2000", metadata=False)
-BMP = Format("BMP", alpha=False, metadata=False)
+BMP = Format("BMP", alpha=False, metadata=False, dpi=True)
 PPM = Format("PPM", alpha=False, metadata=False)
 
 FORMATS = {
@@ -80,18 +88,35 @@ def fit(image: Image.Image, target: Format) -> tuple[Image.Image, dict[str, Any]
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
         if info.pop("icc_profile", None):
             notes.append(f"Its grey ICC profile was left out, as {target.name} holds it as RGB.")
-    for key, what in (("icc_profile", "ICC profile"), ("exif", "EXIF data")):
-        if key == "exif" and target is JPEG and not fits_jpeg(info.get(key, b"")):
-            notes.append("Its EXIF data was left out, as JPEG holds at most 64 KiB of it.")
-        elif key in info and target.metadata:
-            options[key] = info[key]
-        elif key in info:
+    for key, what in (("icc_profile", "ICC profile"), ("exif", "EXIF data"), ("xmp", "XMP data")):
+        if key in info and not target.metadata:
             notes.append(f"Its {what} was left out, as {target.name} holds none.")
-    return image, options, tuple(notes)
+        elif key in info and key != "icc_profile" and len(info[key]) > target.most:
+            notes.append(
+                f"Its {what} was left out, as {target.name} holds {target.most} bytes of it at most."
+            )
+        elif key in info:
+            options[key] = info[key]
+    if "dpi" in info and target.dpi:
+        options["dpi"] = info["dpi"]
+    elif "dpi" in info:
+        notes.append(f"Its resolution was left out, as {target.name} holds none.")
+    return image, with_xmp(options, target), tuple(notes)
 
 
-def fits_jpeg(exif: bytes) -> bool:
-    return len(EXIF_START) + len(exif.removeprefix(EXIF_START)) <= SEGMENT_OF_JPEG
+def with_xmp(options: dict[str, Any], target: Format) -> dict[str, Any]:
+    """Pillow has no option for XMP where it is a text of a PNG, or a tag of a TIFF."""
+    if target not in (PNG, TIFF) or "xmp" not in options:
+        return options
+    xmp = options.pop("xmp")
+    if target == PNG:
+        texts = PngInfo()
+        texts.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+        return options | {"pnginfo": texts}
+    tags = Image.Exif()
+    tags.load(options.get("exif", b""))
+    tags[XMP_OF_TIFF] = xmp
+    return options | {"exif": tags}
 
 
 def over_white(image: Image.Image) -> Image.Image:

@@ -1,0 +1,132 @@
+"""Pixels under alpha 0 are in no file, cost nothing, and are seen by no detector, unless that is asked for."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import CliRunner
+
+import trifocal
+import trifocal.pillow
+from trifocal import layered
+from trifocal.cli import app
+from trifocal.container import Bitstream
+from trifocal.machine.detector import Objects
+from trifocal.pictures import Picture
+from trifocal.pictures.invisible import flattened
+
+HIDDEN = "What its fully transparent pixels hid was left out."
+
+
+def hiding(noise: int = 1) -> NDArray[np.uint8]:
+    """[64, 96, 4]: a ramp, whose right half is clear and holds noise."""
+    random = np.random.default_rng(noise)
+    rgba = np.zeros((64, 96, 4), np.uint8)
+    rgba[..., :3] = np.linspace(40, 200, 96).astype(np.uint8)[None, :, None]
+    rgba[:, :48, 3] = 255
+    rgba[:, 48:, :3] = random.integers(0, 256, (64, 48, 3))
+    return rgba
+
+
+def png(rgba: NDArray[np.uint8]) -> io.BytesIO:
+    out = io.BytesIO()
+    Image.fromarray(rgba).save(out, "PNG")
+    out.seek(0)
+    return out
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (64, 33)])
+def test_what_is_seen_stays_and_the_rest_follows_from_it(size: tuple[int, int]) -> None:
+    random = np.random.default_rng(2)
+    rgb, other = random.integers(0, 256, (2, *size, 3), dtype=np.uint8)
+    alpha = random.choice(np.array([0, 0, 1, 255], np.uint8), size)
+    other[alpha > 0] = rgb[alpha > 0]
+    flat = flattened(rgb, alpha)
+    assert flat.shape == rgb.shape and np.array_equal(flat[alpha > 0], rgb[alpha > 0])
+    assert np.array_equal(flat, flattened(other, alpha)) and np.array_equal(flat, flattened(flat, alpha))
+    assert flattened(rgb, np.full(size, 255, np.uint8)) is rgb
+    assert (flattened(rgb, np.zeros(size, np.uint8)) == 128).all()
+
+
+def test_the_continuation_is_smooth() -> None:
+    rgba = hiding()
+    flat = flattened(rgba[..., :3], rgba[..., 3]).astype(int)
+    assert np.abs(np.diff(flat, axis=1)).max() <= 8 and np.abs(np.diff(flat, axis=0)).max() <= 8
+    one_colour = flattened(np.where(rgba[..., 3:] > 0, 77, rgba[..., :3]).astype(np.uint8), rgba[..., 3])
+    assert (one_colour == 77).all()
+
+
+def test_pictures_are_flattened_when_they_are_read() -> None:
+    rgba = hiding()
+    picture = Picture.open(png(rgba))
+    assert picture.notes == (HIDDEN,)
+    assert np.array_equal(picture.rgb, Picture.from_pil(Image.fromarray(rgba)).rgb)
+    assert np.array_equal(picture.rgb, Picture(rgba[..., :3], rgba[..., 3]).flattened().rgb)
+    kept = Picture.open(png(rgba), keep_invisible=True)
+    assert kept.notes == () and np.array_equal(kept.rgb, rgba[..., :3])
+    rgba[:, 48:, :3] = 0
+    assert Picture.open(png(rgba)).notes == ()  # one colour hides nothing
+
+
+def test_what_is_hidden_is_in_no_file() -> None:
+    clean, noisy = hiding(1), hiding(2)
+    clean[:, 48:, :3] = 0
+    files = [
+        trifocal.encode(source, "compact").to_bytes()
+        for rgba in (clean, noisy)
+        for source in (rgba, Image.fromarray(rgba), Picture(rgba[..., :3], rgba[..., 3]))
+    ]
+    assert len({*files}) == 1
+    kept = trifocal.encode(noisy, "compact", keep_invisible=True)
+    assert kept.size > 3 * len(files[0])
+    assert (
+        trifocal.decode(kept).picture.rgb[:, 60:].std()
+        > 3 * trifocal.decode(files[0]).picture.rgb[:, 60:].std()
+    )
+    out = io.BytesIO()
+    Image.fromarray(noisy).save(out, "TRI", preset="compact")
+    assert out.getvalue() == files[0]
+    Image.fromarray(noisy).save(out := io.BytesIO(), "TRI", preset="compact", keep_invisible=True)
+    assert out.getvalue() == kept.to_bytes()
+
+
+def test_the_command_flattens_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(png(hiding()).getvalue())
+    words = ["encode", str(tmp_path / "photo.png"), "--preset", "compact", "-o"]
+    plain = CliRunner().invoke(app, [*words, str(tmp_path / "plain.tri")])
+    assert plain.exit_code == 0 and HIDDEN in plain.stderr
+    kept = CliRunner().invoke(app, [*words, str(tmp_path / "kept.tri"), "--keep-invisible"])
+    assert kept.exit_code == 0 and HIDDEN not in kept.stderr
+    sizes = [Bitstream.open(tmp_path / name).size for name in ("plain.tri", "kept.tri")]
+    assert 3 * sizes[0] < sizes[1]
+
+
+def test_a_detector_does_not_see_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Picture] = []
+
+    def look(picture: Picture) -> Objects:
+        looked.append(picture)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layered, "objects_in", look)
+    (tmp_path / "photo.png").write_bytes(png(hiding()).getvalue())
+    trifocal.encode(hiding(), "compact", keep_invisible=True).save(tmp_path / "kept.tri")
+    for name in ("photo.png", "kept.tri"):
+        with pytest.raises(KeyboardInterrupt):
+            trifocal.detect(tmp_path / name)
+        picture = looked.pop()
+        assert picture.alpha is not None and np.array_equal(picture.rgb, picture.flattened().rgb), name
+
+
+def test_a_file_that_is_larger_than_its_source_is_noted(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "flat.png")
+    random = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(random).save(tmp_path / "noise.webp", quality=1)
+    Image.fromarray(random).save(tmp_path / "noise.png")
+    said = "larger than its source"
+    for name, expected in (("noise.webp", True), ("noise.png", False)):
+        result = CliRunner().invoke(app, ["encode", str(tmp_path / name), "--preset", "compact", "-q", "80"])
+        assert result.exit_code == 0 and (said in result.stderr) == expected
