@@ -1,4 +1,4 @@
-"""How many pixels a picture may have. Reading, encoding and decoding one takes up to 800 MB and 20 bytes a pixel."""
+"""How many pixels a picture may have. Reading, encoding and decoding one takes up to 900 MB and 20 bytes a pixel."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

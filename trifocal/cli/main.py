@@ -83,7 +83,7 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Refuse larger pictures; 134217728 by default. One takes up to 800 MB of memory and 20 bytes a pixel.",
+        help="Refuse larger pictures; 134217728 by default. One takes up to 900 MB of memory and 20 bytes a pixel.",
     ),
 ]
 Threads = Annotated[

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from trifocal import limits
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
+from trifocal.limits import max_pixels as limit_of_pixels
 
 MAGIC = b"\xf3TF"
 VERSIONS = (1, 2)  # that are read
@@ -173,7 +173,7 @@ class Header:
 
         Ask before making room for it.
         """
-        max_pixels = limits.max_pixels() if max_pixels is None else max_pixels
+        max_pixels = limit_of_pixels() if max_pixels is None else max_pixels
         pixels = self.width * self.height
         if pixels > max_pixels:
             raise Unsupported(
