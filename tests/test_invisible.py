@@ -82,7 +82,10 @@ def test_what_is_hidden_is_in_no_file() -> None:
     assert len({*files}) == 1
     kept = trifocal.encode(noisy, "compact", keep_invisible=True)
     assert kept.size > 3 * len(files[0])
-    assert trifocal.decode(kept).picture.rgb[:, 60:].std() > 3 * trifocal.decode(files[0]).picture.rgb[:, 60:].std()
+    assert (
+        trifocal.decode(kept).picture.rgb[:, 60:].std()
+        > 3 * trifocal.decode(files[0]).picture.rgb[:, 60:].std()
+    )
     out = io.BytesIO()
     Image.fromarray(noisy).save(out, "TRI", preset="compact")
     assert out.getvalue() == files[0]

@@ -89,15 +89,10 @@ def encode(
     out: Out = None,
     metadata: Annotated[
         Metadata,
-        typer.Option(
-            help="What to keep beside the pixels: EXIF, XMP, DPI and the colour profile, or the profile alone."
-        ),
+        typer.Option(help="all: keep EXIF, XMP, DPI and the colour profile; colour: the last alone."),
     ] = Metadata.all,
     keep_invisible: Annotated[
-        bool,
-        typer.Option(
-            "--keep-invisible", help="Keep the colours of fully transparent pixels; takes more bytes."
-        ),
+        bool, typer.Option("--keep-invisible", help="Keep the colours of fully transparent pixels.")
     ] = False,
     text: Annotated[
         str | None, typer.Option(help="What the pictures show, for a preset that takes words.")
@@ -158,11 +153,8 @@ def encode(
             desk.note(f"{job.source.name}: {note}")
         if (bpp or size) and stream.header.quality == 100:
             desk.note(f"{job.source.name}: the best quality takes fewer bytes than were allowed.")
-        source_size = job.source.stat().st_size
-        if stream.size > source_size:
-            desk.note(
-                f"{job.source.name}: The .tri file is larger than its source ({source_size:,} bytes); try a lower --quality."
-            )
+        if stream.size > (source_size := job.source.stat().st_size):
+            desk.note(f"{job.source.name}: The .tri file is larger than its source ({source_size:,} bytes).")
         bits = 8 * stream.size / (stream.header.width * stream.header.height)
         base, words = stream.layer(Tag.BASE), stream.layer(Tag.TEXT)
         part = f"  {base.size:,} bytes of base layer" if base else ""
