@@ -75,7 +75,12 @@ def test_the_plug_in_turns_nothing_twice() -> None:
     stream = saved(WIDE, "JPEG", exif=exif_of(_274=6), xmp=XMP)
     opened = Image.open(stream)
     upright = Image.open(stream).transpose(Image.Transpose.ROTATE_270)
-    given = {"exif": opened.getexif()}, {"xmp": XMP}, {"exif": opened.info["exif"], "xmp": XMP}, {}
+    given: tuple[dict[str, Any], ...] = (
+        {"exif": opened.getexif()},
+        {"xmp": XMP},
+        {"exif": opened.info["exif"], "xmp": XMP},
+        {},
+    )
     for options in given:
         tri = saved(opened, "TRI", preset="compact", quality=0, **options)
         assert ImageOps.exif_transpose(Image.open(tri)).size == (16, 32), options
@@ -113,7 +118,7 @@ def test_exif_xmp_and_dpi_come_back_through_a_tri_file(tmp_path: Path, suffix: s
     )
     stream = trifocal.encode(tmp_path / "photo.jpg", "compact", quality=0)
     picture = trifocal.decode(stream.to_bytes()).picture
-    assert picture.xmp == UPRIGHT_XMP and picture.dpi == (150, 300) and picture.rgb.shape[:2] == (32, 16)
+    assert picture.xmp == UPRIGHT_XMP and picture.dpi == (150.0, 300.0) and picture.rgb.shape[:2] == (32, 16)
     notes = picture.save(tmp_path / f"out.{suffix}")
     again = Picture.open(tmp_path / f"out.{suffix}")
     assert again.rgb.shape == picture.rgb.shape and again.xmp == UPRIGHT_XMP

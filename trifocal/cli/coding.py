@@ -104,15 +104,10 @@ def encode(
     out: Out = None,
     metadata: Annotated[
         Metadata,
-        typer.Option(
-            help="What to keep beside the pixels: EXIF, XMP, DPI and the colour profile, or the profile alone."
-        ),
+        typer.Option(help="all: keep EXIF, XMP, DPI and the colour profile; colour: the last alone."),
     ] = Metadata.all,
     keep_invisible: Annotated[
-        bool,
-        typer.Option(
-            "--keep-invisible", help="Keep the colours of fully transparent pixels; takes more bytes."
-        ),
+        bool, typer.Option("--keep-invisible", help="Keep the colours of fully transparent pixels.")
     ] = False,
     text: Annotated[
         str | None, typer.Option(help="What the pictures show, for a preset that takes words.")
@@ -210,9 +205,7 @@ def encode(
         source_size = job.source.stat().st_size
         sizes.append((source_size, stream.size))
         if stream.size > source_size:
-            notes.append(
-                f"The .tri file is larger than its source ({source_size:,} bytes); try a lower --quality."
-            )
+            notes.append(f"The .tri file is larger than its source ({source_size:,} bytes).")
         for note in notes:
             desk.note(f"{job.source.name}: {note}")
         if as_json:

@@ -60,7 +60,7 @@ def metadata_of(image: Image.Image) -> Metadata:
 
 def read_exif(image: Image.Image, found: Metadata) -> None:
     exif = image.getexif()
-    stated = exif.get(ORIENTATION)
+    stated: Any = exif.get(ORIENTATION)
     found.orientation = stated if stated in range(1, 9) else 1
     dropped = {ORIENTATION, *(TIFF_STRUCTURE if hasattr(image, "tag_v2") else ())}
     kept = {tag: exif[tag] for tag in dropped.intersection(exif)}
