@@ -33,6 +33,7 @@ from trifocal.container.text import RAW_DEFLATE, dictionary, text_layer, text_of
 from trifocal.errors import Damaged, TrifocalError
 from trifocal.pictures import MAX_METADATA, Picture, alpha_from_bytes, alpha_to_bytes
 from trifocal.pictures.attachments import metadata_from_bytes, metadata_to_bytes, png_chunks
+from trifocal.sidecar import dpi_from_bytes, dpi_to_bytes
 
 MAX_PIXELS = 1_000_000
 MAX_SECONDS = 5.0  # for one file
@@ -91,9 +92,11 @@ def read_layers(stream: Bitstream) -> None:
     for look in (text_of, mark_of):
         with suppress(TrifocalError):
             look(stream)
-    for tag in (Tag.ICC, Tag.EXIF):
+    for tag in (Tag.ICC, Tag.EXIF, Tag.XMP):
         with suppress(TrifocalError):
             metadata_from_bytes(only_chunk(stream, tag))
+    with suppress(TrifocalError):
+        dpi_from_bytes(only_chunk(stream, Tag.DPI))
     with suppress(TrifocalError):
         stream.header.check_pixels(MAX_PIXELS)
         size = stream.header.width, stream.header.height
@@ -137,6 +140,8 @@ def sound_containers() -> list[Bitstream]:
         Layer(Tag.ALPHA, (alpha_to_bytes(plane),)),
         Layer(Tag.ICC, (metadata_to_bytes(b"profile" * 40),)),
         Layer(Tag.EXIF, (metadata_to_bytes(b"Exif\0\0II*\0" + bytes(40)),)),
+        Layer(Tag.XMP, (metadata_to_bytes(b"<x:xmpmeta/>" * 9),)),
+        Layer(Tag.DPI, (dpi_to_bytes((300, 150)),)),
         text_layer("a brown dog catches a red frisbee"),
         Layer(200, (b"from", b"the", b"future")),
     )
@@ -255,7 +260,8 @@ def hurt_chunk(rng: random.Random, pieces: Pieces) -> None:
         return
     tag, chunks = rng.choice(layers)
     at = rng.randrange(len(chunks))
-    inside = {Tag.ALPHA: hurt_png, Tag.ICC: hurt_metadata, Tag.EXIF: hurt_metadata, Tag.TEXT: hurt_text}
+    inside = {Tag.ALPHA: hurt_png, Tag.TEXT: hurt_text}
+    inside |= dict.fromkeys((Tag.ICC, Tag.EXIF, Tag.XMP), hurt_metadata)
     if rng.random() < 0.5 and tag in inside:
         with suppress(TrifocalError, zlib.error, IndexError):  # it was hurt before
             chunks[at] = inside[Tag(tag)](rng, chunks[at])

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from making import icc, png_chunk, png_of, rgb_profile, xyz
+from making import png_chunk, png_of, rgb_profile, tiff
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 
 import trifocal
 import trifocal.pillow
 from trifocal.container import Bitstream, Layer, Tag
-from trifocal.errors import Damaged, TrifocalError
+from trifocal.errors import Damaged, PictureError, TrifocalError
 from trifocal.pictures import Picture
 from trifocal.pictures.colour import to_srgb
 from trifocal.pictures.profiles import ADOBE_RGB, CODED_PRIMARIES, SRGB, SRGB_CURVE, made_profile
@@ -368,4 +368,14 @@ def test_a_made_profile_is_one_for_every_reader() -> None:
     rows = [struct.unpack_from(">4sII", made, 132 + 12 * row) for row in range(count)]
     assert all(at + size <= len(made) for _, at, size in rows)
     assert len({at for name, at, _ in rows if name.endswith(b"TRC")}) == 1
-    assert len(icc(b"mntr", b"RGB ", b"XYZ ", {b"rXYZ": xyz((0.5, 0.2, 0.1))})) > 128
+
+
+def test_tiff_files_that_pillow_reads_wrongly_are_refused() -> None:
+    signed = np.arange(-38, 39).astype(np.int8).reshape(11, 7, 1)
+    with pytest.raises(PictureError, match="signed"):
+        Picture.open(io.BytesIO(tiff(signed, 1, 2)))
+    whole = tiff(np.full((12, 8, 3), 90, np.uint8), 6)
+    assert Picture.open(io.BytesIO(whole)).rgb.shape == (12, 8, 3)
+    lengths, subsampled = (struct.pack("<HHII", 279, 4, 1, size) for size in (12 * 8 * 3, 12 * 8 * 3 // 2))
+    with pytest.raises(PictureError, match="subsampled"):
+        Picture.open(io.BytesIO(whole.replace(lengths, subsampled)))
