@@ -417,7 +417,7 @@ def test_wrong_words_are_one_sentence(photo: Path, preset: str, words: tuple[str
 
 def test_words_for_the_decoder_of_another_preset_are_one_sentence(photo: Path) -> None:
     for preset, said in (("plain", "plain takes no words"), ("early", "The decoder of early needs no words")):
-        assert run("encode", photo, "--preset", preset).exit_code == 0
+        assert run("encode", photo, "--preset", preset, "--force").exit_code == 0
         done = run("decode", photo.with_suffix(".tri"), "--force", "--text", DOG)
         assert done.exit_code == 1 and one_sentence(done.stderr) and said in done.stderr
 
@@ -431,7 +431,7 @@ def test_a_missing_tower_is_said_once(photo: Path, monkeypatch: pytest.MonkeyPat
     (photo.parent / "words.json").write_text(json.dumps({"cat.png": "a cat", "dog.png": DOG}))
     for words in ("--text", DOG), ("--text-file", photo.parent / "words.json"):
         done = run("encode", photo.parent, "--preset", "early", *words)
-        assert (done.exit_code, done.stderr.strip()) == (1, "The tower is not here.")
+        assert done.exit_code == 1 and done.stderr.count("The tower is not here.") == 1
 
 
 def test_words_from_a_file(photo: Path) -> None:
@@ -439,7 +439,8 @@ def test_words_from_a_file(photo: Path) -> None:
     cat.write_bytes(photo.read_bytes())
     texts = photo.with_name("words.json")
     texts.write_text(json.dumps({"cat.png": "a cat", cat.as_posix(): "that cat", "dog.png": "dog " * 9}))
-    encode = "encode", photo, cat, "--preset", "late", "--send-text", "--text-file"
+    again = "encode", photo, cat, "--force"
+    encode = *again, "--preset", "late", "--send-text", "--text-file"
     assert run(*encode, texts).exit_code == 0
     files = [path.with_suffix(".tri") for path in (cat, photo)]
     assert [text_of(Bitstream.open(file)) for file in files] == ["that cat", ("dog " * 9).strip()]
@@ -447,10 +448,10 @@ def test_words_from_a_file(photo: Path) -> None:
     plain.write_text("\ufeff" + DOG + "\n", "utf-8")
     assert run(*encode, plain).exit_code == 0
     assert [text_of(Bitstream.open(file)) for file in files] == [DOG, DOG]
-    done = run("encode", photo, cat, "--preset", "early", "--text", "dog " * 9)
-    assert done.stderr.splitlines() == ["The text has 9 words; the first 8 count."]
-    done = run("encode", photo, cat, "--preset", "early", "--text-file", texts)
-    assert done.stderr.splitlines() == ["dog.png: The text has 9 words; the first 8 count."]
+    done = run(*again, "--preset", "early", "--text", "dog " * 9)
+    assert done.stderr.splitlines()[:-1] == ["The text has 9 words; the first 8 count."]
+    done = run(*again, "--preset", "early", "--text-file", texts)
+    assert done.stderr.splitlines()[:-1] == ["dog.png: The text has 9 words; the first 8 count."]
 
 
 @pytest.mark.parametrize(

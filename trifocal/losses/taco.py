@@ -88,7 +88,7 @@ class TacoObjective(Objective):
         trade = lambda_of(batch.level, self.lambdas)
         each = (
             bits_per_pixel(output, batch.x)
-            + trade * mean_squared_error(output, batch.x)
+            + trade * mean_squared_error(output.x_hat, batch.x)
             + self.perceptual_weight * self.perceptual(output.x_hat, batch.x)
         )
         balanced = each * balance(batch.level, limits=self.lambdas)
