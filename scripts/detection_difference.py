@@ -18,13 +18,8 @@ from numpy.typing import NDArray
 
 from trifocal.console import Desk, reporting
 from trifocal.errors import TrifocalError
-from trifocal.evaluation.certainty import bootstrapped
-from trifocal.evaluation.detection import Detection
-from trifocal.evaluation.matching import name_of
-from trifocal.evaluation.models import BUNDLED, Models, labelled
-from trifocal.evaluation.subjects import for_picture, outcome_of, subject_of
-from trifocal.evaluation.tasks import task_of
-from trifocal.pictures import Picture, list_pictures
+from trifocal.evaluation.certainty import bootstrapped, detected
+from trifocal.evaluation.models import labelled
 
 QUALITIES = {"first": (10, 30, 60), "other": (0, 10, 20, 35, 60)}
 
@@ -50,7 +45,7 @@ def main() -> None:
         ways, rates = [], []
         for number, (name, quality) in enumerate(points):
             report(0.9 * number / len(points), f"{name}, quality {quality:g}")
-            way, rate = seen(name, quality, arguments.data, arguments.detector, models)
+            way, rate = detected(name, quality, arguments.data, arguments.detector, models)
             ways.append(way)
             rates.append(rate)
         table = bootstrapped(ways, arguments.draws, progress=lambda part: report(0.9 + 0.1 * part, "samples"))
@@ -68,25 +63,6 @@ def main() -> None:
         )
     low, high = np.percentile(draws.mean(1), [2.5, 97.5])
     print(f"mean {values.mean():+.4f}  [{low:+.4f}, {high:+.4f}]")
-
-
-def seen(
-    name: str, quality: float, data: Path, detector: str, models: Models = BUNDLED
-) -> tuple[Detection, float]:
-    """What the detector finds in all decoded pictures, and their mean bits per pixel."""
-    way = task_of("detection", detector, None, data)
-    assert isinstance(way, Detection)
-    paths = list_pictures([data], recursive=True)
-    subject = subject_of(name, models=models)
-    rates = []
-    for path in paths:
-        picture, known = Picture.open(path, "colour"), name_of(path, data)
-        told = for_picture(subject, known)
-        file = told.encode(picture, quality)
-        outcome = outcome_of(told, file, told.decode(file), picture, known)
-        way.add(outcome.decoded, known, outcome.look)
-        rates.append(8 * len(file) / (picture.width * picture.height))
-    return way, float(np.mean(rates))
 
 
 def differences(aps: NDArray[np.float64], rates: Sequence[float], count: int) -> NDArray[np.float64]:

@@ -7,7 +7,6 @@ Each commit that changed trifocal/weights/ is unpacked beside the checkout, and 
 takes. Fingerprints of both versions of the file format are computed from those files.
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from trifocal.console import Desk, reporting
 from trifocal.entropy.exact import ARITHMETIC
-from trifocal.files import replacing
+from trifocal.files import write_csv
 from trifocal.presets import GENERATIONS
 from trifocal.weights import fingerprint, read_weights
 
@@ -43,10 +42,7 @@ def main() -> None:
             report(number / len(commits), commit)
             for row in rows_of(commit):
                 rows.setdefault((row[0], row[2]), row)
-    with replacing(GENERATIONS) as stream:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *sorted(rows.values())])
-        stream.write(text.getvalue().encode())
+    write_csv(GENERATIONS, [COLUMNS, *sorted(rows.values())])
     print(f"{GENERATIONS}  {len(rows)} generations of {len(commits)} commits")
 
 
@@ -68,7 +64,7 @@ def rows_of(commit: str) -> list[Row]:
         place = Path(folder, "trifocal", "weights")
         rows: list[Row] = []
         for preset, file, shared in json.loads(table.stdout):
-            weights = (read_weights(place / shared) if shared else {}) | read_weights(place / file)
+            weights = read_weights(place / file, place / shared if shared else None)
             marks = [fingerprint(weights, version, ARITHMETIC) for version in (1, 2)]
             if marks[0] is not None and marks[1] is not None:
                 digest = hashlib.sha256((place / file).read_bytes()).hexdigest()

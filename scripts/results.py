@@ -14,7 +14,6 @@ negated scale.
 
 import argparse
 import csv
-import io
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from trifocal.errors import TrifocalError
 from trifocal.evaluation import Mean
 from trifocal.evaluation.baselines import LOSSLESS, RIVALS
 from trifocal.evaluation.curves import ANCHORS, MEASURED
-from trifocal.files import replacing
+from trifocal.files import replacing, write_csv
 from trifocal.pictures import list_pictures
 from trifocal.presets import DEFAULT
 
@@ -122,13 +121,6 @@ def write_anchors(path: Path) -> None:
             rows.append([RIVALS[name].title, f"{mean.quality:g}", f"{mean.bpp:.6f}", *cells, source_of(name)])
     columns = [evaluation.metric_of(metric).column for metric in METRICS]
     write_csv(path, [["codec", "quality", "bpp", *columns, "source"], *rows])
-
-
-def write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    with replacing(path) as stream:
-        stream.write(text.getvalue().encode())
 
 
 def source_of(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Files made by hand to harm whoever decodes them; all their check sums are right. `fuzzing.py` makes such files at random."""
+"""Hand-made hostile files with valid checksums; `fuzzing.py` makes such files at random."""
 
 import random
 import struct

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trifocal.clock import Clock
 from trifocal.container import Bitstream, Header, Layer, Tag
-from trifocal.container.fields import VERSION
+from trifocal.container.fields import VERSION, hexadecimal
 from trifocal.entropy import Coder, EntropyModel, Meter, Reader, TrainingMeter, Writer
 from trifocal.entropy.exact import ARITHMETIC
 from trifocal.errors import Damaged, WeightsError
@@ -79,7 +79,7 @@ class Codec(nn.Module):
         have = self.fingerprint_in(header.version)
         if have != header.fingerprint:
             raise WeightsError(
-                f"The file was made with weights {header.mark}, and this codec has {self.fingerprint:08x}; "
+                f"The file was made with weights {header.mark}, and this codec has {hexadecimal(self.fingerprint)}; "
                 "`trifocal.decode` finds the weights of a file."
             )
 

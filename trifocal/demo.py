@@ -70,11 +70,10 @@ def run(out: str | Path = ".", preset: str = DEFAULT, quality: float = 50.0) -> 
     decoded = codec.decode(stream).picture
     ended = time.perf_counter()
     decoded.save(files[1])
-    bpp = 8 * stream.size / (photograph.width * photograph.height)
     ours = Row(
         f"Trifocal {preset}",
         stream.size,
-        bpp,
+        stream.bpp,
         *seen(decoded.rgb, photograph.rgb),
         encoded - begun,
         ended - encoded,

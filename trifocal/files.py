@@ -1,5 +1,6 @@
 """Lists of a folder's files, and writing files so that a run that dies leaves the old file or the new one, never half of one."""
 
+import csv
 import errno
 import io
 import os
@@ -8,13 +9,13 @@ import secrets
 import stat
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["Listing", "is_stream", "list_files", "replacing"]
+__all__ = ["Listing", "buffered", "is_stream", "list_files", "replacing", "write_csv"]
 
 TEMPORARY = re.compile(r"\.trifocal-[0-9a-f]{16}\.tmp")
 LEFTOVER_AGE = 24 * 3600.0  # seconds
@@ -113,6 +114,14 @@ def replacing(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+def write_csv(path: str | os.PathLike[str], rows: Iterable[Sequence[object]], end: str = "\n") -> None:
+    """A table, at once or not at all; `end` is that of its lines. Raises OSError."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator=end).writerows(rows)
+    with replacing(path) as stream:
+        stream.write(text.getvalue().encode())
 
 
 def buffered(stream: BinaryIO) -> Iterator[BinaryIO]:

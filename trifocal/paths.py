@@ -5,7 +5,6 @@ A file that exists is replaced only if the user named exactly that file or gave 
 """
 
 import atexit
-import io
 import os
 import shutil
 import sys
@@ -21,7 +20,7 @@ from typing import BinaryIO, Self
 import typer
 
 from trifocal.errors import OptionError
-from trifocal.files import is_stream, list_files, replacing
+from trifocal.files import buffered, is_stream, list_files, replacing
 
 __all__ = ["Found", "Input", "Job", "Output", "Outputs", "find", "input_at", "plan", "printable"]
 
@@ -202,11 +201,8 @@ class Output:
         Makes the folder that the file belongs in. Raises OSError, FileExistsError for a file that is not to be replaced.
         """
         if self.is_stdout:
-            buffer = io.BytesIO()
-            yield buffer
             sys.stdout.flush()
-            sys.stdout.buffer.write(buffer.getbuffer())
-            sys.stdout.buffer.flush()
+            yield from buffered(sys.stdout.buffer)
             return
         if self.is_file:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -341,8 +337,8 @@ def plan(
             raise OptionError(f"What comes through a pipe has no folder; name one with {option}.")
         out = "-"
     named = out is not None and names_file(out, alone, option)
-    if named and Path(out or "").suffix.lower() in refused:
-        raise OptionError(f"{option} {out} has the suffix of another kind of file; choose another name.")
+    if named:
+        refuse_suffix(out or "", refused, option)
     jobs = []
     for one in found.inputs:
         if named:
@@ -356,6 +352,12 @@ def plan(
         exact = named and (may_replace_original or not original)
         jobs.append(Job(one, outputs.add(path, exact, one.name)))
     return jobs
+
+
+def refuse_suffix(out: str, refused: Collection[str], option: str = "--out") -> None:
+    """Raises OptionError where a file's name, which the user gave as `option`, has one of these suffixes."""
+    if Path(out).suffix.lower() in refused:
+        raise OptionError(f"{option} {out} has the suffix of another kind of file; choose another name.")
 
 
 def names_file(out: str, alone: bool, option: str) -> bool:

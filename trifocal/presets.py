@@ -117,6 +117,7 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
         PresetError: if this version of Trifocal does not know the preset.
         WeightsError: if the weights at hand are not those that the file was made with; the message says where they are.
     """
+    from trifocal.container.fields import hexadecimal
     from trifocal.weights import FOLDER
 
     preset = preset_of(header)
@@ -128,7 +129,7 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
         mark = codec.fingerprint_in(header.version)
         if mark == header.fingerprint:
             return codec
-        have = "others" if mark is None else replace(header, fingerprint=mark).mark
+        have = "others" if mark is None else hexadecimal(mark, header.version)
     if named is None:
         for path in earlier_weights(preset, folder):
             if mark_of(path, path.stat().st_mtime_ns, preset.shared, header.version) == header.fingerprint:
@@ -155,7 +156,7 @@ def mark_of(path: Path, changed: int, shared: str, version: int) -> int | None:
     from trifocal.weights import FOLDER, fingerprint, read_weights
 
     try:
-        weights = (read_weights(FOLDER / shared) if shared else {}) | read_weights(path)
+        weights = read_weights(path, FOLDER / shared if shared else None)
     except WeightsError:
         return None
     return fingerprint(weights, version, ARITHMETIC)

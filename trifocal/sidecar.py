@@ -13,10 +13,10 @@ from trifocal.pictures.attachments import (
     metadata_from_bytes,
     metadata_to_bytes,
 )
+from trifocal.pictures.metadata import MAX_DPI
 from trifocal.pictures.tiles import Box
 
 DPI_STEPS = 1000  # of one pixel per inch
-MAX_DPI = 1_000_000
 
 
 def side_layers(picture: Picture) -> tuple[Layer, ...]:

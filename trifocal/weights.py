@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from types import MethodType
 
 import torch
 from safetensors import SafetensorError
@@ -33,7 +32,7 @@ def load_weights(codec: nn.Module, name: str | Path, shared: str = "") -> None:
             finite or tables that no coder can use.
     """
     path = FOLDER / name
-    weights = (read_weights(FOLDER / shared) if shared else {}) | read_weights(path)
+    weights = read_weights(path, FOLDER / shared if shared else None)
     check_kinds(weights, codec.state_dict(), path.name)
     try:
         codec.load_state_dict(weights, strict=True)
@@ -42,7 +41,7 @@ def load_weights(codec: nn.Module, name: str | Path, shared: str = "") -> None:
             f"The weights {path.name} do not fit this preset in this version; name others, or install Trifocal again."
         ) from error
     for module in codec.modules():
-        if isinstance(check := getattr(module, "check_weights", None), MethodType):
+        if check := getattr(module, "check_weights", None):
             check()
 
 
@@ -57,8 +56,12 @@ def check_kinds(weights: Weights, wanted: Mapping[str, Tensor], file_name: str) 
             )
 
 
-def read_weights(path: Path) -> Weights:
-    """Tensors of a safetensors file; floats come as float32. Raises WeightsError where one is not finite."""
+def read_weights(path: Path, shared: Path | None = None) -> Weights:
+    """Tensors of a safetensors file, and those of `shared` that it has not; floats come as float32.
+
+    Raises WeightsError for a file that is missing or damaged, and for values that are not finite.
+    """
+    others = {} if shared is None else read_weights(shared)
     if not path.exists():
         raise WeightsError(
             f"The weights {path.name} are not installed; install Trifocal again, or train them."
@@ -74,7 +77,7 @@ def read_weights(path: Path) -> Weights:
             raise WeightsError(
                 f"The weights {path.name} hold values in {name} that are not finite; name others."
             )
-    return {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
+    return others | {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
 
 
 def load_part(path: Path, prefix: str) -> Weights:

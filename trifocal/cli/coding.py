@@ -225,11 +225,12 @@ def line_of(job: "Job", stream: "Bitstream") -> str:
     """What is printed about a file that was encoded."""
     from trifocal.container import Tag
 
-    bits = 8 * stream.size / (stream.header.width * stream.header.height)
     base, words = stream.layer(Tag.BASE), stream.layer(Tag.TEXT)
     part = f"  {base.size:,} bytes of base layer" if base else ""
     part += f"  {words.size} bytes of words" if words else ""
-    return f"{job.output}  {stream.size:,} bytes  {bits:.3f} bpp  quality {stream.header.quality:g}{part}"
+    return (
+        f"{job.output}  {stream.size:,} bytes  {stream.bpp:.3f} bpp  quality {stream.header.quality:g}{part}"
+    )
 
 
 def facts_of(job: "Job", stream: "Bitstream", preset: str, notes: list[str]) -> dict[str, Any]:
@@ -242,7 +243,7 @@ def facts_of(job: "Job", stream: "Bitstream", preset: str, notes: list[str]) -> 
         "width": stream.header.width,
         "height": stream.header.height,
         "bytes": stream.size,
-        "bits per pixel": 8 * stream.size / (stream.header.width * stream.header.height),
+        "bits per pixel": stream.bpp,
         "layers": {layer.name: layer.size for layer in stream.layers},
         "notes": notes,
     }

@@ -109,7 +109,7 @@ def detect(
     if format is Format.coco or out in (None, *paths.STDOUT_NAMES):
         jobs = [paths.Job(one, paths.STDOUT) for one in found.inputs]
         if out is not None:
-            check_text(out)
+            paths.refuse_suffix(out, {".tri", *paths.picture_suffixes()})
             one_text = outputs.add(Path(out), named=True, source="the results")
     else:
         refused = {".tri", *paths.picture_suffixes()}
@@ -146,14 +146,6 @@ def detect(
         if not one_text.is_stdout:
             desk.report(f"{one_text}  {len(results)} objects")
     raise typer.Exit(status)
-
-
-def check_text(out: str) -> None:
-    """Raises OptionError where a file of results is named like a picture, or is a folder."""
-    from trifocal.paths import picture_suffixes
-
-    if Path(out).suffix.lower() in {".tri", *picture_suffixes()}:
-        raise OptionError(f"--out {out} has the suffix of another kind of file; choose another name.")
 
 
 def image_ids(inputs: Sequence["Input"]) -> dict["Input", int | str]:
@@ -248,8 +240,8 @@ def merge(
 
     inputs = paths.input_at(one), paths.input_at(other)
     target, named = whole_of(Path(one), Path(other), out)
-    if named and target.suffix.lower() in paths.picture_suffixes():
-        raise OptionError(f"--out {out} has the suffix of another kind of file; choose another name.")
+    if named:
+        paths.refuse_suffix(out or "", paths.picture_suffixes())
     outputs = paths.Outputs((part.path for part in inputs), force)
     output = outputs.add(target, named, "the whole file")
     outputs.check()

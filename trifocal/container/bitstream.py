@@ -88,6 +88,11 @@ class Bitstream:
         """Bytes of the whole file, damaged chunks not counted."""
         return len(front_of(self)) + sum(layer.size for layer in self.layers)
 
+    @property
+    def bpp(self) -> float:
+        """Bits of the whole file for each pixel of the picture."""
+        return 8 * self.size / (self.header.width * self.header.height)
+
     def layer(self, tag: Tag | int) -> Layer | None:
         return next((layer for layer in self.layers if layer.tag == tag), None)
 
@@ -287,6 +292,6 @@ def describe(stream: Bitstream) -> dict[str, object]:
         "quality": header.quality,
         "bytes": stream.size,
         "overhead": stream.size - sum(layer.size for layer in stream.layers),
-        "bits per pixel": 8 * stream.size / (header.width * header.height),
+        "bits per pixel": stream.bpp,
         "layers": rows,
     }

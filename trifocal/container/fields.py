@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
 from trifocal.limits import max_pixels as limit_of_pixels
@@ -108,12 +109,13 @@ class Field:
         raise self.refusal(f"{file_name} is damaged: {facts}.")
 
 
+def hexadecimal(fingerprint: int, version: int = VERSION) -> str:
+    """4 digits in version 1 and 8 in version 2."""
+    return f"{fingerprint:0{4 * version}x}"
+
+
 def fields_of(version: int) -> tuple[Field, ...]:
-    mark = (
-        Field("fingerprint", 16, 0, (1 << 16) - 1, show="{:04x}".format)
-        if version == 1
-        else Field("fingerprint", 32, 0, (1 << 32) - 1, show="{:08x}".format)
-    )
+    bits = 16 * version  # of the fingerprint
     return (
         Field("version", VERSION_BITS, VERSIONS[0], VERSIONS[-1], Unsupported),
         Field("reserved flags", 2, 0, 0, Unsupported),
@@ -121,7 +123,7 @@ def fields_of(version: int) -> tuple[Field, ...]:
         Field("grey", 1, 0, 1, show=bool),
         Field("preset", 6, 1, 62, Unsupported),
         Field("level", 10, 0, 100 * LEVELS_PER_QUALITY),
-        mark,
+        Field("fingerprint", bits, 0, (1 << bits) - 1, show=partial(hexadecimal, version=version)),
         Field("width", 0, 1, MAX_SIDE),
         Field("height", 0, 1, MAX_SIDE),
     )
@@ -160,8 +162,8 @@ class Header:
 
     @property
     def mark(self) -> str:
-        """The fingerprint in hexadecimal, 4 digits in version 1 and 8 in version 2."""
-        return f"{self.fingerprint:0{4 * self.version}x}"
+        """The fingerprint in hexadecimal."""
+        return hexadecimal(self.fingerprint, self.version)
 
     @property
     def quality(self) -> float:

@@ -14,11 +14,12 @@ from trifocal.errors import OptionError
 from trifocal.evaluation.baselines import LOSSLESS
 from trifocal.evaluation.detection import Detection
 from trifocal.evaluation.matching import name_of
+from trifocal.evaluation.models import BUNDLED, Models
 from trifocal.evaluation.subjects import for_picture, outcome_of, subject_of
 from trifocal.evaluation.tasks import task_of
 from trifocal.pictures import Picture, list_pictures
 
-__all__ = ["Sure", "bootstrapped", "certainty"]
+__all__ = ["Sure", "bootstrapped", "certainty", "detected"]
 
 SEED = 0
 
@@ -56,20 +57,13 @@ def certainty(
     if draws < 2:
         raise OptionError(f"A standard error takes two bootstrap samples or more, not {draws}.")
     named = [(name, quality) for name, all_of in {LOSSLESS: (100,), **points}.items() for quality in all_of]
-    paths = list_pictures([data], recursive=True)
     ways = []
     for number, (name, quality) in enumerate(named):
-        way = task_of("detection", detector, None, data)
-        assert isinstance(way, Detection)
-        subject = subject_of(name)
-        for place, path in enumerate(paths):
-            progress((number + place / len(paths)) / len(named) / 2, f"{name}, quality {quality:g}")
-            picture, known = Picture.open(path, "colour"), name_of(path, Path(data))
-            told = for_picture(subject, known)
-            file = told.encode(picture, quality)
-            outcome = outcome_of(told, file, told.decode(file), picture, known)
-            way.add(outcome.decoded, known, outcome.look)
-        ways.append(way)
+
+        def report(part: float, begun: int = number, said: str = f"{name}, quality {quality:g}") -> None:
+            progress((begun + part) / len(named) / 2, said)
+
+        ways.append(detected(name, quality, Path(data), detector, progress=report)[0])
     table = bootstrapped(ways, draws, progress=lambda part: progress((1 + part) / 2, "bootstrap samples"))
     precisions = [way.result()["ap"] for way in ways]
     errors = table.std(axis=0, ddof=1)
@@ -78,6 +72,30 @@ def certainty(
         Sure(name, quality, ap, float(error), precisions[0] - ap, float(loss_error))
         for (name, quality), ap, error, loss_error in zip(named, precisions, errors, loss_errors)
     ]
+
+
+def detected(
+    name: str,
+    quality: float,
+    data: Path,
+    detector: str,
+    models: Models = BUNDLED,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> tuple[Detection, float]:
+    """What a detector finds in all pictures of a folder that a subject coded at a quality, and their mean bits per pixel."""
+    way = task_of("detection", detector, None, data)
+    assert isinstance(way, Detection)
+    subject = subject_of(name, models=models)
+    paths, rates = list_pictures([data], recursive=True), []
+    for number, path in enumerate(paths):
+        progress(number / len(paths))
+        picture, known = Picture.open(path, "colour"), name_of(path, data)
+        told = for_picture(subject, known)
+        file = told.encode(picture, quality)
+        outcome = outcome_of(told, file, told.decode(file), picture, known)
+        way.add(outcome.decoded, known, outcome.look)
+        rates.append(8 * len(file) / (picture.width * picture.height))
+    return way, float(np.mean(rates))
 
 
 def bootstrapped(

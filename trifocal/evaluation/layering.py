@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.container import Bitstream
+from trifocal.container.fields import hexadecimal
 from trifocal.container.parts import strip
 from trifocal.errors import OptionError
 from trifocal.evaluation.detectors import (
@@ -75,7 +76,7 @@ class BaseSubject:
         self.name = f"{model.name}:{kind}"
         self.refinement = 0 if kind == UNFITTED else None
         self.codec = loaded(model)
-        self.weights = f"{self.codec.fingerprint:08x}"
+        self.weights = hexadecimal(self.codec.fingerprint)
         self.detector = OWN_DETECTOR.get(model.preset)
 
     def encode(self, picture: Picture, quality: float) -> bytes:
@@ -102,7 +103,7 @@ class ApartSubject:
     def __init__(self, model: Model) -> None:
         self.name = f"{model.name}:{APART}"
         self.codec = loaded(model)
-        self.weights = f"{self.codec.fingerprint:08x}"
+        self.weights = hexadecimal(self.codec.fingerprint)
 
     def encode(self, picture: Picture, quality: float) -> bytes:
         return self.codec.encode(picture, quality=quality, conditions=False).to_bytes()

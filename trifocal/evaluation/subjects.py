@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.container import Bitstream, Tag
+from trifocal.container.fields import hexadecimal
 from trifocal.errors import NotMeasured, OptionError
 from trifocal.evaluation.baselines import RIVALS, rivals
 from trifocal.evaluation.detectors import resized
@@ -76,7 +77,7 @@ class PresetSubject:
         self.preference = preference
         check_preference(find(model.preset), preference)
         self.codec = model.load()
-        self.weights = f"{self.codec.fingerprint:08x}"
+        self.weights = hexadecimal(self.codec.fingerprint)
         self.sends = text is not None and find(model.preset).words == "decoder"
 
     def encode(self, picture: Picture, quality: float) -> bytes:

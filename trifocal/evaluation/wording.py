@@ -6,8 +6,6 @@ picture's own curves), and of these differences the mean with its confidence int
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,7 +18,7 @@ from trifocal.errors import OptionError
 from trifocal.evaluation.curves import Curve, bd_metric
 from trifocal.evaluation.metrics import Metric
 from trifocal.evaluation.rows import Row
-from trifocal.files import replacing
+from trifocal.files import write_csv
 
 __all__ = [
     "KINDS",
@@ -210,17 +208,12 @@ def effects_of(rows: Sequence[Row], metrics: Sequence[Metric]) -> list[Effect]:
 
 def write_effects(path: Path, effects: Iterable[Effect]) -> None:
     """As CSV, at once or not at all. Raises OSError."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("preset", "metric", "words", "against", "text_counted", "mean", "low", "high", "pictures")
-    )
-    for one in effects:
-        numbers = (one.paired.mean, one.paired.low, one.paired.high)
-        cells = ("" if number is None else f"{number:.6g}" for number in numbers)
-        counted = "yes" if one.counted else "no"
-        writer.writerow(
-            (one.preset, one.metric, one.words, one.against, counted, *cells, one.paired.pictures)
-        )
-    with replacing(path) as stream:
-        stream.write(text.getvalue().encode())
+    heading = ("preset", "metric", "words", "against", "text_counted", "mean", "low", "high", "pictures")
+    write_csv(path, [heading, *map(cells_of, effects)])
+
+
+def cells_of(one: Effect) -> tuple[object, ...]:
+    numbers = (one.paired.mean, one.paired.low, one.paired.high)
+    cells = ("" if number is None else f"{number:.6g}" for number in numbers)
+    counted = "yes" if one.counted else "no"
+    return one.preset, one.metric, one.words, one.against, counted, *cells, one.paired.pictures

@@ -22,7 +22,7 @@ TIFF_STRUCTURE = frozenset(
 )
 TIFF_STRUCTURE |= {330, 332, 333, 334, 336, 337, 338, 339, 347, 512, 513, 514, 530, 700, 33723, 34377, 34675}
 XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""")
-MAX_DPI = 1e6
+MAX_DPI = 1_000_000
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """A training run on disk: DIR/checkpoint.pt is replaced as a whole, DIR/log.csv grows."""
 
 import csv
-import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from trifocal.errors import OptionError, WeightsError
-from trifocal.files import replacing
+from trifocal.files import replacing, write_csv
 from trifocal.weights import read_weights
 
 
@@ -96,10 +95,7 @@ def drop_rows_after(path: Path, step: int) -> None:
         heading, *rows = [*csv.reader(file)] or [[]]
     kept = [row for row in rows if len(row) == len(heading) and float(row[heading.index("step")]) <= step]
     if len(kept) < len(rows):
-        with replacing(path) as stream:
-            text = io.StringIO(newline="")
-            csv.writer(text).writerows([heading, *kept])
-            stream.write(text.getvalue().encode())
+        write_csv(path, [heading, *kept], end="\r\n")
 
 
 def record_of(start: Path) -> object:
