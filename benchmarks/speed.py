@@ -30,7 +30,7 @@ from PIL import Image
 from trifocal.container import Bitstream
 from trifocal.demo import PHOTOGRAPH
 from trifocal.errors import TrifocalError
-from trifocal.evaluation.baselines import RIVALS, rivals
+from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS, pillow_codecs
 from trifocal.evaluation.memory import peak_of, processor
 from trifocal.pictures import Picture
 from trifocal.presets import DEFAULT, load
@@ -141,9 +141,9 @@ def ours(preset: str, picture: Picture, quality: float) -> Contender:
 
 
 def avif(picture: Picture, threads: int, quality: int = 50) -> Contender:
-    rival = RIVALS["avif"]
+    rival = PILLOW_CODECS["avif"]
     name = f"{rival.title}, quality {quality}"
-    if rival not in rivals():
+    if rival not in pillow_codecs():
         return Contender(name, None)
 
     def turn() -> Lap:

@@ -26,7 +26,7 @@ from trifocal.errors import OptionError, TrifocalError
 from trifocal.evaluation.memory import processor
 from trifocal.losses import Objective
 from trifocal.presets import Preset, find, objective_of
-from trifocal.text.encoder import load_tower
+from trifocal.text.encoder import load_text_encoder
 from trifocal.training import in_processes
 from trifocal.training.lesson import Note, Report
 from trifocal.training.loop import Run
@@ -108,7 +108,7 @@ def measure(
     """Steps a minute of an untrained network, in this process of a run; validation and checkpoints are not counted."""
     chosen = find(preset)
     recipe = replace(chosen.recipe, batch=batch)
-    tower = load_tower(chosen.tower) if chosen.words else None
+    tower = load_text_encoder(chosen.tower) if chosen.words else None
     with TemporaryDirectory() as out:
         run = Run(
             chosen.build(),

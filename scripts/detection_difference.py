@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trifocal.console import Desk, reporting
+from trifocal.cli.console import Console, reporting
 from trifocal.errors import TrifocalError
-from trifocal.evaluation.certainty import bootstrapped, detected
-from trifocal.evaluation.models import labelled
+from trifocal.evaluation.codecs.custom_weights import labelled
+from trifocal.evaluation.tasks.confidence import bootstrapped, detected
 
 QUALITIES = {"first": (10, 30, 60), "other": (0, 10, 20, 35, 60)}
 
@@ -41,7 +41,7 @@ def main() -> None:
     names, models = labelled([arguments.first, arguments.other], "cpu")
     first, other = map(str, names)
     points = [(first, q) for q in arguments.qualities] + [(other, q) for q in arguments.other_qualities]
-    with reporting(Desk()) as report:
+    with reporting(Console()) as report:
         ways, rates = [], []
         for number, (name, quality) in enumerate(points):
             report(0.9 * number / len(points), f"{name}, quality {quality:g}")

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from trifocal.codec import Codec
-from trifocal.console import Desk, reporting
+from trifocal.cli.console import Console, reporting
+from trifocal.codecs.codec import Codec
 from trifocal.data import read_pictures, split
 from trifocal.errors import TrifocalError
 from trifocal.losses import Cvvdp, Ssimulacra2, bits_per_pixel, lambda_of, mean_squared_error
@@ -43,7 +43,7 @@ def main() -> None:
         "ssimulacra2 (S)": Ssimulacra2(),
         "cvvdp (10 - JOD)": Cvvdp(),
     }
-    with reporting(Desk()) as report:
+    with reporting(Console()) as report:
         pictures = read_pictures(arguments.data, CROP, lambda key: report(0.0, f"reading {key}"))
         _, held_out = split(pictures)
         x = validation_batch(held_out, CROP)[: arguments.crops]

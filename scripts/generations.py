@@ -16,10 +16,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from trifocal.console import Desk, reporting
+from trifocal.cli.console import Console, reporting
 from trifocal.entropy.exact import ARITHMETIC
-from trifocal.files import write_csv
 from trifocal.presets import GENERATIONS
+from trifocal.utils.files import write_csv
 from trifocal.weights import fingerprint, read_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +37,7 @@ Row = tuple[str, ...]
 def main() -> None:
     rows: dict[tuple[str, str], Row] = {}
     commits = git("log", "--reverse", "--format=%h", "--", "trifocal/weights").decode().split()
-    with reporting(Desk()) as report:
+    with reporting(Console()) as report:
         for number, commit in enumerate(commits, start=1):
             report(number / len(commits), commit)
             for row in rows_of(commit):

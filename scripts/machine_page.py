@@ -13,11 +13,11 @@ from pathlib import Path
 
 from trifocal.errors import TrifocalError
 from trifocal.evaluation import Curve, Mean, bd_metric, bd_rate, metric_of, rate_at, read_means
-from trifocal.evaluation.baselines import LOSSLESS
-from trifocal.evaluation.rows import summary_of
-from trifocal.evaluation.subjects import title_of
-from trifocal.evaluation.tasks import OWN
-from trifocal.files import replacing
+from trifocal.evaluation.codecs.candidates import title_of
+from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
+from trifocal.evaluation.report.results_table import summary_of
+from trifocal.evaluation.tasks.task import OWN
+from trifocal.utils.files import atomic_write
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 LAYERS, CERTAINTY, DECODED, OWN_DECODED, TIMES = (
@@ -53,7 +53,7 @@ def write_page(folder: Path) -> str:
     if times:
         sections.append(time_section(times))
     page = "\n\n".join([f"# What machines see: {preset}", *sections]) + "\n"
-    with replacing(folder / "machine.md") as stream:
+    with atomic_write(folder / "machine.md") as stream:
         stream.write(page.encode())
     return page
 
@@ -81,7 +81,7 @@ def layer_section(base: str, detector: str, means: Sequence[Mean]) -> str:
     return "\n\n".join(
         [
             f"## AP of {detector} against bits: {pictures} pictures, {whole:.3f} on the originals",
-            reach(base, curves, whole),
+            receptive_field(base, curves, whole),
             "### The fewest bits per pixel for an AP, and how many times the base layer's those are",
             grid(equal_precision(base, curves, whole)),
             "### The base layer against each, where both curves are known",
@@ -97,7 +97,7 @@ def ceiling(means: Iterable[Mean], column: str) -> float:
     return next(value for m in means if m.preset == LOSSLESS and (value := m.values.get(column)) is not None)
 
 
-def reach(base: str, curves: Mapping[str, Curve], whole: float) -> str:
+def receptive_field(base: str, curves: Mapping[str, Curve], whole: float) -> str:
     """The sentence on what is asked first: an AP within one point of the originals', and at how much of AVIF's bytes."""
     ours, theirs = (fewest(curves.get(name), whole - 0.01) for name in (base, "avif"))
     if ours is None:

@@ -26,15 +26,15 @@ from pathlib import Path
 from machine_page import CERTAINTY, DECODED, LAYERS, OWN_DECODED, REFERENCE, RESULTS, TIMES, write_page
 
 from trifocal import evaluation
-from trifocal.console import Desk, reporting
+from trifocal.cli.console import Console, reporting
 from trifocal.container import Bitstream
 from trifocal.container.parts import read_base, strip
 from trifocal.errors import TrifocalError
-from trifocal.evaluation import Sure, certainty, task_of
-from trifocal.evaluation.baselines import RIVALS
+from trifocal.evaluation import APWithError, certainty, task_of
+from trifocal.evaluation.codecs.layer_ablations import dual_layer
+from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.compare import machine
-from trifocal.evaluation.layering import dual_layer
-from trifocal.evaluation.tasks import OWN
+from trifocal.evaluation.tasks.task import OWN
 from trifocal.pictures import Picture, list_pictures
 
 BASE_QUALITIES = (0, 20, 40, 60, 80, 100)
@@ -85,7 +85,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measures a base layer beside rivals, and the pictures above it."
+        description="Measures a base layer beside other codecs, and the pictures above it."
     )
     parser.add_argument("folder", help="of pictures, with instances.json in it or above it")
     parser.add_argument("--preset", default="dual-layer-compact")
@@ -124,9 +124,9 @@ class Request:
         points = {**layers, **at_hand(QUALITIES)}
         self.measure(LAYERS, points, self.detector, ("psnr",))
 
-    def measure_certainty(self) -> list[Sure]:
+    def measure_certainty(self) -> list[APWithError]:
         points = {f"{self.preset}:base": CERTAIN_QUALITIES, **at_hand(CERTAIN)}
-        with reporting(Desk()) as report_progress:
+        with reporting(Console()) as report_progress:
             return certainty(points, self.folder, self.detector, self.draws, report_progress)
 
     def measure_pictures(self, judge: str) -> None:
@@ -144,7 +144,7 @@ class Request:
         metrics: Sequence[str],
         annotations: str | None = None,
     ) -> None:
-        desk = Desk()
+        desk = Console()
         with reporting(desk) as report_progress:
             task = task_of("detection", detector, annotations, self.folder, report=report_progress)
             evaluation.evaluate(
@@ -160,21 +160,26 @@ class Request:
             )
 
     def measure_times(self) -> list[Way]:
-        from trifocal.layered import objects_in
+        from trifocal.codecs.scalable import detect_objects
         from trifocal.presets import load
 
         codec, single = dual_layer(self.preset), load("compact")
         laps: list[dict[str, float]] = []
-        with tempfile.TemporaryDirectory(prefix="trifocal-") as place, reporting(Desk()) as report_progress:
+        with (
+            tempfile.TemporaryDirectory(prefix="trifocal-") as place,
+            reporting(Console()) as report_progress,
+        ):
             whole, base, one, avif = (Path(place) / name for name in ("w.tri", "b.tri", "one.tri", "a.avif"))
             ways: dict[str, Callable[[], object]] = {
                 "detect, base layer's own file": lambda: codec.detect(Bitstream.open(base)),
                 "detect, base layer of the whole file": lambda: codec.detect(read_base(whole)[0]),
-                REFERENCE: lambda: objects_in(codec.decode(Bitstream.open(whole)).picture, codec.detector),
-                "compact: decode, then detect": lambda: objects_in(
+                REFERENCE: lambda: detect_objects(
+                    codec.decode(Bitstream.open(whole)).picture, codec.detector
+                ),
+                "compact: decode, then detect": lambda: detect_objects(
                     single.decode(Bitstream.open(one)).picture, codec.detector
                 ),
-                "avif: open, then detect": lambda: objects_in(Picture.open(avif), codec.detector),
+                "avif: open, then detect": lambda: detect_objects(Picture.open(avif), codec.detector),
             }
             paths = list_pictures([self.folder], recursive=True)[: self.timed]
             for number, path in enumerate(paths):
@@ -183,7 +188,7 @@ class Request:
                 whole.write_bytes(stream.to_bytes())
                 base.write_bytes(strip(stream, "base").to_bytes())
                 one.write_bytes(single.encode(picture).to_bytes())
-                avif.write_bytes(RIVALS["avif"].encode(picture, 50))
+                avif.write_bytes(PILLOW_CODECS["avif"].encode(picture, 50))
                 if not number:
                     lap(ways)  # the first of all is slower
                 laps.append(lap(ways))
@@ -199,7 +204,7 @@ def points_of_pictures(*layered: str) -> dict[str, Sequence[float]]:
 
 def at_hand(points: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
     """Without the formats that nothing here writes."""
-    absent = RIVALS.keys() - {rival.name for rival in evaluation.rivals()}
+    absent = PILLOW_CODECS.keys() - {rival.name for rival in evaluation.pillow_codecs()}
     return {name: qualities for name, qualities in points.items() if name.partition(":")[0] not in absent}
 
 
@@ -229,7 +234,7 @@ def write_times(path: Path, ways: Iterable[Way]) -> None:
             writer.writerow([way.name, f"{way.seconds:.4f}", f"{way.ratio:.3f}", way.pictures, *facts])
 
 
-def write_certainty(path: Path, certain: Iterable[Sure], draws: int) -> None:
+def write_certainty(path: Path, certain: Iterable[APWithError], draws: int) -> None:
     with open(path, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["preset", "quality", "ap", "ap_error", "loss", "loss_error", "draws"])

@@ -23,14 +23,14 @@ from pathlib import Path
 from PIL import features
 
 from trifocal import evaluation
-from trifocal.console import Desk, reporting
+from trifocal.cli.console import Console, reporting
 from trifocal.errors import TrifocalError
 from trifocal.evaluation import Mean
-from trifocal.evaluation.baselines import LOSSLESS, RIVALS
-from trifocal.evaluation.curves import ANCHORS, MEASURED
-from trifocal.files import replacing, write_csv
+from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS, PILLOW_CODECS
+from trifocal.evaluation.report.curves import ANCHORS, MEASURED
 from trifocal.pictures import list_pictures
 from trifocal.presets import DEFAULT
+from trifocal.utils.files import atomic_write, write_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -38,7 +38,7 @@ PRESETS = ("compact", DEFAULT, "compact-psnr")
 METRICS = ("psnr", "ms-ssim", "ssimulacra2", "cvvdp", "flip", "butteraugli")
 QUALITIES = tuple(float(quality) for quality in range(0, 101, 10))
 COCO_QUALITIES, COCO_PICTURES = (10.0, 30.0, 50.0, 70.0, 90.0), 40
-RIVAL_NAMES = [name for name in RIVALS if name != LOSSLESS]
+RIVAL_NAMES = [name for name in PILLOW_CODECS if name != LOSSLESS]
 BD_COLUMNS = ("preset", "anchor", "metric", "bd_rate_percent", "overlap_low", "overlap_high", "weights")
 TABLE = ("ssimulacra2", "butteraugli", "cvvdp", "flip", "ms-ssim", "psnr")  # columns of README's table
 BEGIN, END = "<!-- results.py readme -->", "<!-- end -->"
@@ -68,7 +68,7 @@ def parse() -> argparse.Namespace:
     steps = parser.add_subparsers(dest="step", required=True)
     rivals = steps.add_parser("rivals", help="measure other codecs on Kodak")
     rivals.add_argument("data", help="folder of the 24 Kodak pictures")
-    rivals.add_argument("--only", nargs="+", choices=RIVAL_NAMES, help="some of the rivals")
+    rivals.add_argument("--only", nargs="+", choices=RIVAL_NAMES, help="some of the other codecs")
     steps.add_parser("kodak", help="measure our presets on Kodak").add_argument("data")
     steps.add_parser("coco", help="measure our presets and AVIF on COCO").add_argument("data")
     steps.add_parser("readme", help="write the Kodak table of README.md")
@@ -82,7 +82,7 @@ def measure(
     qualities: Sequence[float] | Mapping[str, Sequence[float]],
 ) -> list[Mean]:
     """Rows of `names` in `out`, and their means; rows that are there already are kept."""
-    desk = Desk()
+    desk = Console()
     with reporting(desk) as report:
         return evaluation.evaluate(
             names,
@@ -98,7 +98,7 @@ def measure(
 
 def measure_rivals(data: str, names: Sequence[str]) -> None:
     for name in names:
-        measure([name], data, RESULTS / "rivals" / f"{name}.csv", {name: RIVALS[name].qualities})
+        measure([name], data, RESULTS / "rivals" / f"{name}.csv", {name: PILLOW_CODECS[name].qualities})
 
 
 class first_pictures(tempfile.TemporaryDirectory[str]):
@@ -118,7 +118,9 @@ def write_anchors(path: Path) -> None:
         for mean in evaluation.read_means(summary) if summary.exists() else ():
             values = [mean.values[evaluation.metric_of(metric).column] for metric in METRICS]
             cells = ["" if value is None else f"{value:.6f}" for value in values]
-            rows.append([RIVALS[name].title, f"{mean.quality:g}", f"{mean.bpp:.6f}", *cells, source_of(name)])
+            rows.append(
+                [PILLOW_CODECS[name].title, f"{mean.quality:g}", f"{mean.bpp:.6f}", *cells, source_of(name)]
+            )
     columns = [evaluation.metric_of(metric).column for metric in METRICS]
     write_csv(path, [["codec", "quality", "bpp", *columns, "source"], *rows])
 
@@ -126,10 +128,10 @@ def write_anchors(path: Path) -> None:
 def source_of(name: str) -> str:
     """The command, and the versions of what wrote the files."""
     parts = [f"Pillow {version('pillow')}"]
-    if RIVALS[name].format == "AVIF":
+    if PILLOW_CODECS[name].format == "AVIF":
         parts.append(f"libavif {features.version_module('avif')}")
-    if RIVALS[name].package in ("pillow-jxl-plugin", "pillow-heif"):
-        parts.append(f"{RIVALS[name].package} {installed(RIVALS[name].package)}")
+    if PILLOW_CODECS[name].package in ("pillow-jxl-plugin", "pillow-heif"):
+        parts.append(f"{PILLOW_CODECS[name].package} {installed(PILLOW_CODECS[name].package)}")
     return f"scripts/results.py rivals; {', '.join(parts)}"
 
 
@@ -202,13 +204,13 @@ def write_readme(path: Path) -> None:
     text = path.read_text("utf-8")
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(f"{head}{BEGIN}\n{kodak_table()}{END}{tail}".encode())
 
 
 def kodak_table() -> str:
     """BD-rate against AVIF by each metric: of our presets as the Kodak tables have it, of other codecs from their anchors."""
-    avif = RIVALS["avif"].title
+    avif = PILLOW_CODECS["avif"].title
     with open(RESULTS / "kodak_bd.csv", encoding="utf-8", newline="") as stream:
         ours = {
             (row["preset"], row["metric"]): row for row in csv.DictReader(stream) if row["anchor"] == avif
@@ -221,14 +223,14 @@ def kodak_table() -> str:
         mark = ours[preset, columns[0]]["weights"]
         lines.append(f"| `{preset}` ({mark}) | " + " | ".join(cells) + " |")
     for name in RIVAL_NAMES:
-        if (title := RIVALS[name].title) != avif and title in anchor_points(MEASURED, "psnr"):
+        if (title := PILLOW_CODECS[name].title) != avif and title in anchor_points(MEASURED, "psnr"):
             lines.append(f"| {title} | " + " | ".join(against_avif(title, metric) for metric in TABLE) + " |")
     return "\n".join(lines) + "\n"
 
 
 def against_avif(title: str, metric: str) -> str:
     points = anchor_points(MEASURED, metric)
-    delta = evaluation.bd_rate_by(metric, points[RIVALS["avif"].title], points[title])
+    delta = evaluation.bd_rate_by(metric, points[PILLOW_CODECS["avif"].title], points[title])
     return percent("" if delta.value is None else f"{delta.value:.2f}")
 
 

@@ -4,14 +4,14 @@ import csv
 import sys
 from pathlib import Path
 
-from trifocal.console import Desk, reporting
-from trifocal.evaluation.retrieval import RANKS, retrieval
+from trifocal.cli.console import Console, reporting
+from trifocal.evaluation.tasks.retrieval import RANKS, retrieval
 
 OUT = Path(__file__).parent.parent / "results" / "retrieval.csv"
 
 
 def main() -> None:
-    desk = Desk()
+    desk = Console()
     with reporting(desk) as report:
         found = retrieval(sys.argv[1], lambda fraction: report(fraction, "looking"))
     with OUT.open("w", newline="") as file:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from trifocal import presets
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
 from trifocal.entropy import EntropyModel
 from trifocal.losses.perceptual import Perceptual
 from trifocal.pictures import Picture, canvas
@@ -26,7 +26,7 @@ def small_codec(seed: int = 0, noise: float = 0.05) -> Codec:
         analysis=Analysis(channels=16, latent_channels=48, blocks=2),
         entropy=EntropyModel(latent_channels=48, hyper_channels=8, width=16, blocks=1, steps=steps),
         synthesis=Synthesis(channels=16, latent_channels=48, blocks=2, knots=8),
-        reach=16,
+        receptive_field=16,
     )
     with torch.no_grad():
         for name, parameter in codec.named_parameters():
@@ -57,10 +57,10 @@ def largest_seam(codec: Codec, condition: Condition, monkeypatch: pytest.MonkeyP
     stream = codec.encode(picture, quality=60)
     assert len(stream.layers[0].chunks) == 6
     latents: list[torch.Tensor] = []
-    walk = codec.walk
+    code_latents = codec.code_latents
 
     def kept(*given: Any) -> torch.Tensor:
-        latents.append(walk(*given))
+        latents.append(code_latents(*given))
         return latents[-1]
 
     monkeypatch.setattr(codec, "walk", kept)

@@ -25,6 +25,7 @@ import numpy as np
 from making import png_of
 
 import trifocal
+from trifocal.codecs.metadata_layers import dpi_from_bytes, dpi_to_bytes
 from trifocal.container import Bitstream, Header, Layer, Tag, describe
 from trifocal.container.bitstream import is_short
 from trifocal.container.fields import varint, write_header
@@ -33,7 +34,6 @@ from trifocal.container.text import RAW_DEFLATE, dictionary, text_layer, text_of
 from trifocal.errors import Damaged, TrifocalError
 from trifocal.pictures import MAX_METADATA, Picture, alpha_from_bytes, alpha_to_bytes
 from trifocal.pictures.attachments import metadata_from_bytes, metadata_to_bytes, png_chunks
-from trifocal.sidecar import dpi_from_bytes, dpi_to_bytes
 
 MAX_PIXELS = 1_000_000
 MAX_SECONDS = 5.0  # for one file
@@ -112,7 +112,7 @@ def only_chunk(stream: Bitstream, tag: Tag) -> bytes:
 
 def decode(data: bytes) -> bool:
     """All of it, as it is and with best effort; of a base layer also its picture and its objects."""
-    from trifocal.layered import DualLayer  # brings torch, which reading does without
+    from trifocal.codecs.scalable import ScalableCodec  # brings torch, which reading does without
 
     accepted = False
     for best_effort in (True, False):
@@ -120,8 +120,8 @@ def decode(data: bytes) -> bool:
             stream = Bitstream.from_bytes(data, best_effort)
             stream.header.check_pixels(MAX_PIXELS)
             codec = trifocal.presets.load_for(stream.header)
-            if isinstance(codec, DualLayer) and not best_effort:
-                codec.first_picture(stream)
+            if isinstance(codec, ScalableCodec) and not best_effort:
+                codec.base_preview(stream)
                 codec.detect(stream)
             picture = trifocal.decode(stream, best_effort=best_effort).picture
             assert (picture.width, picture.height) == (stream.header.width, stream.header.height)

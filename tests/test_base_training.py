@@ -16,9 +16,13 @@ from test_dual_layer import small_dual_layer
 from test_scenes import BRUSH, PERSON
 from torch import Tensor
 
+from trifocal.codecs.dual_layer_compact import FINE, STRIDE, DualLayerCompact
+from trifocal.codecs.scalable import BaseLayer
+from trifocal.detection.backbone import normalised
+from trifocal.detection.detector import SplitDetector, compact_detector
+from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
 from trifocal.entropy import EntropyModel
 from trifocal.errors import OptionError, PresetError
-from trifocal.layered import BaseLayer
 from trifocal.losses.base_layer import (
     TASK,
     Original,
@@ -31,16 +35,12 @@ from trifocal.losses.base_layer import (
     task_weight,
 )
 from trifocal.losses.detection import Target
-from trifocal.machine.backbone import normalised
-from trifocal.machine.bridge import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
-from trifocal.machine.detector import SplitDetector, compact_detector
-from trifocal.methods.dual_layer_compact import FINE, STRIDE, DualLayerCompact
 from trifocal.presets import find
 from trifocal.training import base as lesson
+from trifocal.training import detection_batches as scenes
 from trifocal.training import detector as later
-from trifocal.training import scenes
-from trifocal.training.imitation import PARTS, Behind
-from trifocal.training.lesson import Again
+from trifocal.training.distillation import PARTS, FeatureSource
+from trifocal.training.lesson import DataEcho
 from trifocal.transforms import Analysis, Synthesis
 from trifocal.types import MAX_LEVEL
 from trifocal.weights import FOLDER, read_weights, write_weights
@@ -65,7 +65,7 @@ def small_dual(detector: SplitDetector) -> DualLayerCompact:
         Extractor(FINE, STRIDE, 24, 1),
     )
     assert isinstance(plain.analysis, Analysis) and isinstance(plain.synthesis, Synthesis)
-    codec = DualLayerCompact(base, plain.analysis, plain.entropy, plain.synthesis, plain.reach)
+    codec = DualLayerCompact(base, plain.analysis, plain.entropy, plain.synthesis, plain.receptive_field)
     codec.find_detector = lambda device: detector
     assert isinstance(codec.base.analysis, CompactBaseAnalysis)
     codec.base.analysis.begin_like(detector)
@@ -183,7 +183,7 @@ def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[Dual
     monkeypatch.setattr(scenes, "PROPORTIONS", ((128, 64), (64, 128), (96, 96)))
     monkeypatch.setattr(lesson, "CALIBRATION", 1)
     for name, value in (("held_out", 1), ("warmup", 1), ("ema", 0.0)):
-        monkeypatch.setattr(lesson.Foundation, name, value)
+        monkeypatch.setattr(lesson.BaseLayerTask, name, value)
     built: list[DualLayerCompact] = []
 
     def build(of: str, start: Path | None) -> DualLayerCompact:
@@ -318,7 +318,7 @@ def test_half_of_the_pictures_went_through_the_base_layer(detector: SplitDetecto
             return normalised(pixels), answers
 
     base, seen = small_dual(detector).base.eval(), []
-    source = Behind(Same(), detector, base)
+    source = FeatureSource(Same(), detector, base)
     base.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     h, said = source.next()
     whole = detector.front(pixels)
@@ -326,7 +326,7 @@ def test_half_of_the_pictures_went_through_the_base_layer(detector: SplitDetecto
     kept = [bool(torch.allclose(one, other, atol=1e-5)) for one, other in zip(h, whole)]
     assert sum(kept) == 2
     assert all((pixels - one).abs().amax((1, 2, 3)).min() < 1e-5 for one in seen[0])
-    alone, _ = Behind(Same(), detector).next()
+    alone, _ = FeatureSource(Same(), detector).next()
     assert torch.allclose(alone, whole, atol=1e-5)
 
 
@@ -341,10 +341,10 @@ def test_batches_come_again() -> None:
             return (self.number,)
 
     slow = Counting()
-    source = Again(slow, 3, seed=0)
-    came = [source.next()[0] for _ in range(Again.kept + 3000)]
-    assert came[: Again.kept] == list(range(Again.kept))
-    assert slow.number == pytest.approx(Again.kept + 1000, rel=0.1)
-    assert max(came) == slow.number and len(source.pool) == Again.kept
+    source = DataEcho(slow, 3, seed=0)
+    came = [source.next()[0] for _ in range(DataEcho.kept + 3000)]
+    assert came[: DataEcho.kept] == list(range(DataEcho.kept))
+    assert slow.number == pytest.approx(DataEcho.kept + 1000, rel=0.1)
+    assert max(came) == slow.number and len(source.pool) == DataEcho.kept
     assert len(set(came)) == slow.number + 1
-    assert [Again(Counting(), 1, seed=0).next()[0] for _ in range(3)] == [0, 0, 0]
+    assert [DataEcho(Counting(), 1, seed=0).next()[0] for _ in range(3)] == [0, 0, 0]

@@ -8,10 +8,10 @@ import pytest
 from test_layering import BOX, HEIGHT, WIDTH, Bright, annotated, detection, with_layers
 
 from trifocal.errors import OptionError
-from trifocal.evaluation import tasks
-from trifocal.evaluation.certainty import bootstrapped, certainty
-from trifocal.evaluation.detection import Detection
-from trifocal.evaluation.detectors import Detector, Found
+from trifocal.evaluation.tasks import task as tasks
+from trifocal.evaluation.tasks.confidence import bootstrapped, certainty
+from trifocal.evaluation.tasks.detection import Detection
+from trifocal.evaluation.tasks.detectors import Detector, Found
 
 
 @pytest.fixture

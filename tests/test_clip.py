@@ -12,9 +12,9 @@ from conftest import random_rgb
 from safetensors.torch import load_file, save_file
 
 from trifocal.errors import MissingExtra, OptionError, WeightsError
-from trifocal.text import Tower, load_tower
+from trifocal.text import TextEncoder, load_text_encoder
 from trifocal.text import clip as module
-from trifocal.text.clip import ClipImages, ClipTower
+from trifocal.text.clip import ClipImages, ClipTextEncoder
 
 transformers = pytest.importorskip("transformers")
 TEXTS = ["a dog catches a red frisbee", "", "dog"]
@@ -50,11 +50,11 @@ def make_clip(folder: Path, projection: int = 16) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tower(folder: Path) -> ClipTower:
-    return ClipTower(str(folder))
+def tower(folder: Path) -> ClipTextEncoder:
+    return ClipTextEncoder(str(folder))
 
 
-def test_words_are_what_the_model_says_of_each_text_alone(tower: ClipTower, folder: Path) -> None:
+def test_words_are_what_the_model_says_of_each_text_alone(tower: ClipTextEncoder, folder: Path) -> None:
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     words = tower(TEXTS)
     assert words.tokens.shape == (3, words.mask.shape[1], tower.width) and words.pooled.shape == (3, 16)
@@ -76,7 +76,7 @@ def test_words_are_what_the_model_says_of_each_text_alone(tower: ClipTower, fold
     assert not any(p.requires_grad for p in (*tower.network.parameters(), *tower.projection.parameters()))
 
 
-def test_long_texts_are_cut_and_it_is_said(tower: ClipTower) -> None:
+def test_long_texts_are_cut_and_it_is_said(tower: ClipTextEncoder) -> None:
     text = "dog " * 10_000
     words = tower([text, "dog"])
     assert tower.length == 77 and words.tokens.shape == (2, 77, 16)
@@ -86,7 +86,7 @@ def test_long_texts_are_cut_and_it_is_said(tower: ClipTower) -> None:
     assert tower.notes(["dog " * 75, ""]) == []
 
 
-def test_other_scripts_and_broken_characters_are_read_and_it_is_said(tower: ClipTower) -> None:
+def test_other_scripts_and_broken_characters_are_read_and_it_is_said(tower: ClipTextEncoder) -> None:
     assert tower(["犬がフリスビーを捕る", "🐕", "a\udcffb", "\0"]).tokens.isfinite().all()
     (note,) = tower.notes(["собака", "犬"])
     assert "not Latin" in note
@@ -96,8 +96,8 @@ def test_other_scripts_and_broken_characters_are_read_and_it_is_said(tower: Clip
     torch.testing.assert_close(tower(["a\udcffb"]).pooled, tower(["a?b"]).pooled)
 
 
-def test_padding_as_published(folder: Path, tower: ClipTower) -> None:
-    padded = ClipTower(str(folder), pad_to=38)
+def test_padding_as_published(folder: Path, tower: ClipTextEncoder) -> None:
+    padded = ClipTextEncoder(str(folder), pad_to=38)
     words, plain = padded(TEXTS), tower(TEXTS)
     assert words.tokens.shape == (3, 38, 16) and padded(["dog"]).tokens.shape == (1, 38, 16)
     assert words.mask.sum(1).tolist() == plain.mask.sum(1).tolist()
@@ -107,7 +107,7 @@ def test_padding_as_published(folder: Path, tower: ClipTower) -> None:
     assert padded.notes(["dog " * 37]) == ["The text has 37 tokens; the first 36 count."]
     for wrong in (2, 78):
         with pytest.raises(OptionError, match="can be padded to 3 to 77 tokens"):
-            ClipTower(str(folder), pad_to=wrong)
+            ClipTextEncoder(str(folder), pad_to=wrong)
 
 
 def test_pictures_are_seen_as_clips_own_preparation_shows_them(folder: Path) -> None:
@@ -137,7 +137,7 @@ def test_the_centre_is_what_counts(folder: Path) -> None:
     assert not torch.allclose(images(x), images(1 - x))
 
 
-def test_a_pair_shares_its_space(folder: Path, tower: ClipTower) -> None:
+def test_a_pair_shares_its_space(folder: Path, tower: ClipTextEncoder) -> None:
     """Cosines of pictures and texts are the library's own."""
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     x = torch.rand(2, 3, 32, 32)
@@ -152,14 +152,14 @@ def test_a_pair_shares_its_space(folder: Path, tower: ClipTower) -> None:
 def test_a_clip_of_two_widths_is_refused(tmp_path: Path) -> None:
     folder = make_clip(tmp_path / "two", projection=8)
     with pytest.raises(WeightsError, match="tokens of 16 numbers and pooled vectors of 8"):
-        ClipTower(str(folder))
+        ClipTextEncoder(str(folder))
     assert ClipImages(str(folder))(torch.rand(1, 3, 40, 32)).shape == (1, 8)
 
 
 def test_what_cannot_be_loaded_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = str(tmp_path / "no" / "folder")
     with pytest.raises(WeightsError, match=r"could not be loaded; .*put it in a folder, and name that\.$"):
-        ClipTower(missing)
+        ClipTextEncoder(missing)
     damaged = make_clip(tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(WeightsError, match="could not be loaded"):
@@ -176,7 +176,7 @@ def test_half_a_clip_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     save_file(kept, weights, {"format": "pt"})
     capfd.readouterr()
     with pytest.raises(WeightsError, match="it lacks text_model.final_layer_norm.bias"):
-        ClipTower(str(tmp_path / "half"))
+        ClipTextEncoder(str(tmp_path / "half"))
     assert not any(capfd.readouterr())
 
 
@@ -196,7 +196,7 @@ def test_what_is_here_is_used_before_the_hub_is_asked(monkeypatch: pytest.Monkey
 
 
 def test_towers_by_their_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tower: Tower = load_tower(str(folder))
-    assert isinstance(tower, ClipTower) and tower.name == str(folder)
-    assert load_tower(str(folder)) is tower
-    np.testing.assert_allclose(tower(["dog"]).pooled, ClipTower(str(folder))(["dog"]).pooled)
+    tower: TextEncoder = load_text_encoder(str(folder))
+    assert isinstance(tower, ClipTextEncoder) and tower.name == str(folder)
+    assert load_text_encoder(str(folder)) is tower
+    np.testing.assert_allclose(tower(["dog"]).pooled, ClipTextEncoder(str(folder))(["dog"]).pooled)

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 import trifocal
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
 from trifocal.demo import PHOTOGRAPH
-from trifocal.entropy import Meter
+from trifocal.detection.detector import load_detector
+from trifocal.entropy import RateEstimator
 from trifocal.errors import PresetError
 from trifocal.evaluation import psnr, ssimulacra2
-from trifocal.machine.detector import load_detector
+from trifocal.file_detection import listed
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, Preset
-from trifocal.seeing import listed
 from trifocal.weights import FOLDER
 
 
@@ -163,8 +163,8 @@ def test_bytes_grow_with_every_step_of_quality(compact: Codec, photograph: Pictu
     y = compact.analyse(x)
     bits = []
     for level in range(0, 801, 8):
-        meter = Meter(compact.entropy.cost())
-        compact.walk(meter, y, torch.tensor([level]), (12, 12))
+        meter = RateEstimator(compact.entropy.cost())
+        compact.code_latents(meter, y, torch.tensor([level]), (12, 12))
         bits.append(float(meter.bits))
     steps = np.diff(np.log(bits))
     assert steps.min() > -0.005 and steps.max() < 0.2, (

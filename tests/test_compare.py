@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from trifocal.errors import OptionError, PictureError
-from trifocal.evaluation.baselines import RIVALS
+from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.compare import compare
-from trifocal.evaluation.crops import place_of_error, places_of, within
-from trifocal.evaluation.exchange import read_results
 from trifocal.evaluation.memory import own_peak
+from trifocal.evaluation.report.compressai_json import read_results
+from trifocal.evaluation.report.crops import place_of_error, places_of, within
 from trifocal.pictures import Picture
 
 
@@ -48,7 +48,7 @@ def test_a_comparison_becomes_a_page(folder: Path, tmp_path: Path) -> None:
     speeds = json.loads((tmp_path / "report" / "report.json").read_text())["speeds"]
     assert own_peak() is None or all(speed["peak_bytes"] > 10 << 20 for speed in speeds)
     by_pair = {(entry["codec"], entry["anchor"], entry["metric"]): entry["bd_rate"] for entry in figures}
-    webp, jpeg = RIVALS["webp"].title, RIVALS["jpeg"].title
+    webp, jpeg = PILLOW_CODECS["webp"].title, PILLOW_CODECS["jpeg"].title
     assert (webp, "Another", "psnr") in by_pair and (webp, "Another", "ms-ssim") not in by_pair
     assert read_results(tmp_path / "report" / "webp.json").keys() == {"psnr", "ms-ssim"}
     there, back = by_pair[webp, jpeg, "psnr"], by_pair[jpeg, webp, "psnr"]
@@ -69,10 +69,10 @@ def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
 
 def test_a_rival_is_brought_to_the_same_bytes() -> None:
     picture = Picture(photograph(1))
-    sizes = [len(RIVALS["jpeg"].encode(picture, quality)) for quality in (40, 41)]
-    kept = within(RIVALS["jpeg"], picture, sizes[1] - 1)
+    sizes = [len(PILLOW_CODECS["jpeg"].encode(picture, quality)) for quality in (40, 41)]
+    kept = within(PILLOW_CODECS["jpeg"], picture, sizes[1] - 1)
     assert kept is not None and len(kept) == sizes[0] < sizes[1]
-    assert within(RIVALS["jpeg"], picture, 10) is None
+    assert within(PILLOW_CODECS["jpeg"], picture, 10) is None
 
 
 def test_the_crop_is_where_the_error_is() -> None:

@@ -21,7 +21,7 @@ from trifocal.container import Bitstream, Header, Layer, Tag, describe
 from trifocal.container.bitstream import is_single
 from trifocal.container.fields import FIELDS, VERSIONS, Reader, varint
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
-from trifocal.files import replacing
+from trifocal.utils.files import atomic_write
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMAT = Path(__file__).parent.parent / "trifocal/container/FORMAT.md"
@@ -523,7 +523,7 @@ def test_a_vast_foreign_file_is_refused_by_its_first_bytes(tmp_path: Path) -> No
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "photo.tri"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), replacing(path) as stream:
+    with pytest.raises(RuntimeError), atomic_write(path) as stream:
         stream.write(b"half of the new")
         raise RuntimeError
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["photo.tri"]
@@ -534,7 +534,7 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "photo.tri"
     path.write_bytes(b"old")
     code = (
-        "import os, signal, sys; from trifocal.files import replacing\n"
+        "import os, signal, sys; from trifocal.utils.files import replacing\n"
         "with replacing(sys.argv[1]) as stream:\n"
         "    stream.write(bytes(1 << 20)); stream.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -10,22 +10,22 @@ import torch
 from conftest import random_rgb
 from torch import nn
 
-from trifocal import codec as codec_module
+from trifocal.codecs import codec as codec_module
+from trifocal.codecs.cross_modal import CrossModal, cross_modal, cross_modal_cheng2020
 from trifocal.container import Bitstream, Layer, Tag
-from trifocal.entropy import Meter, Reader, Writer
+from trifocal.entropy import RateEstimator, Reader, Writer
 from trifocal.errors import FormatError
-from trifocal.methods.cross_modal import CrossModal, cross_modal, cross_modal_cheng2020
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms.ssa import SemanticSpatialBlock, WordNorm
-from trifocal.types import Condition, Words
+from trifocal.types import Condition, TextEmbedding
 
 WORD_CHANNELS = 8
 
 
-def words_of(count: int, seed: int = 0) -> Words:
+def words_of(count: int, seed: int = 0) -> TextEmbedding:
     random = torch.Generator().manual_seed(seed)
     tokens = torch.randn(count, 3, WORD_CHANNELS, generator=random)
-    return Words(tokens, torch.ones(count, 3, dtype=torch.bool), 2 * tokens.mean(1))
+    return TextEmbedding(tokens, torch.ones(count, 3, dtype=torch.bool), 2 * tokens.mean(1))
 
 
 def condition_of(seed: int = 0) -> Condition:
@@ -132,7 +132,7 @@ def test_words_for_one_picture_serve_a_batch(codec):
     with torch.no_grad():
         for words, parts in (
             (one, [one] * 3),
-            (many, [Words(*(p[i : i + 1] for p in vars(many).values())) for i in range(3)]),
+            (many, [TextEmbedding(*(p[i : i + 1] for p in vars(many).values())) for i in range(3)]),
         ):
             whole = codec.synthesise(y_hat, level, Condition(words))
             for number, part in enumerate(parts):
@@ -157,10 +157,10 @@ def test_both_sides_walk_alike_whatever_the_order_of_sums(codec):
         level = torch.tensor([number])
         with torch.inference_mode():
             y = codec.analyse(as_x(random_rgb(128, 64, seed)))
-            writer, meter = Writer(codec.entropy.models()), Meter(codec.entropy.cost())
-            y_hat = codec.walk(writer, y, level, (4, 8))
-            assert torch.equal(codec.walk(meter, y, level, (4, 8)), y_hat)
-            read = other.walk(Reader(other.entropy.models(), writer.bytes()), None, level, (4, 8))
+            writer, meter = Writer(codec.entropy.models()), RateEstimator(codec.entropy.cost())
+            y_hat = codec.code_latents(writer, y, level, (4, 8))
+            assert torch.equal(codec.code_latents(meter, y, level, (4, 8)), y_hat)
+            read = other.code_latents(Reader(other.entropy.models(), writer.bytes()), None, level, (4, 8))
         assert torch.equal(read, y_hat) and y_hat.abs().max() > 0
 
 
@@ -176,7 +176,7 @@ def test_tiles_leave_no_seams(codec, small_tiles, monkeypatch):
     codec.decode(stream)
     whole = torch.zeros(1, 20, 20, codec.entropy.latent_channels)
     for (x, y, _, _), near in kept:
-        top, left = max(0, y - codec.reach) // 16, max(0, x - codec.reach) // 16
+        top, left = max(0, y - codec.receptive_field) // 16, max(0, x - codec.receptive_field) // 16
         whole[:, top : top + near.shape[1], left : left + near.shape[2]] = near
     with torch.inference_mode():
         at_once = as_rgb(codec.synthesise(whole, torch.tensor([480]), condition))[:270, :300]
@@ -186,7 +186,7 @@ def test_tiles_leave_no_seams(codec, small_tiles, monkeypatch):
 
 def test_reach_is_far_enough(codec):
     """A latent beyond the reach changes no pixel; the farthest that may is within it."""
-    places = codec.reach // 16
+    places = codec.receptive_field // 16
     far = torch.zeros(1, 2 * places + 3, 4, codec.entropy.latent_channels)
     near = far.clone()
     near[:, places + 1] = 3 * torch.randn(near.shape[-1])
@@ -194,8 +194,8 @@ def test_reach_is_far_enough(codec):
         pictures = [codec.synthesise(y, torch.tensor([400]), condition_of()) for y in (far, near)]
     changed = (pictures[0] != pictures[1]).any(dim=1).any(dim=2)[0].nonzero().flatten()
     middle = 16 * (places + 1)
-    assert middle - codec.reach <= int(changed.min()) <= middle - codec.reach + 48
-    assert middle + codec.reach - 48 <= int(changed.max()) < middle + 16 + codec.reach
+    assert middle - codec.receptive_field <= int(changed.min()) <= middle - codec.receptive_field + 48
+    assert middle + codec.receptive_field - 48 <= int(changed.max()) < middle + 16 + codec.receptive_field
 
 
 def test_analysis_of_a_tile_is_analysis_of_the_whole(codec, small_tiles):
@@ -208,7 +208,7 @@ def test_analysis_of_a_tile_is_analysis_of_the_whole(codec, small_tiles):
         ):
             tile = y[:, rows, columns].contiguous()
             writer = Writer(codec.entropy.models())
-            codec.walk(writer, tile, torch.tensor([640]), (tile.shape[1], tile.shape[2]))
+            codec.code_latents(writer, tile, torch.tensor([640]), (tile.shape[1], tile.shape[2]))
             size = len(stream.layers[0].chunks[index])
             assert abs(len(writer.bytes()) - size) <= 4 + 0.001 * size
 

@@ -6,22 +6,22 @@ import torch
 from conftest import Halved, largest_seam, random_rgb, small_codec
 
 import trifocal
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
+from trifocal.codecs.cross_modal_compact import CrossModalCompact
 from trifocal.container import Bitstream, Layer
 from trifocal.errors import Damaged
 from trifocal.losses import PerceptualObjective
-from trifocal.methods.cross_modal_compact import CrossModalCompact
 from trifocal.pictures import Picture
 from trifocal.presets import find
 from trifocal.training.loop import groups
 from trifocal.transforms.worded import WordedSynthesis
-from trifocal.types import Batch, Condition, Words
+from trifocal.types import Batch, Condition, TextEmbedding
 from trifocal.weights import FOLDER
 
 
 def words(seed: int = 0, count: int = 1) -> Condition:
     pooled = torch.randn(count, 8, generator=torch.manual_seed(seed))
-    return Condition(Words(pooled[:, None], torch.ones(count, 1, dtype=torch.bool), pooled))
+    return Condition(TextEmbedding(pooled[:, None], torch.ones(count, 1, dtype=torch.bool), pooled))
 
 
 def small(noise: float = 0.05) -> CrossModalCompact:
@@ -30,7 +30,7 @@ def small(noise: float = 0.05) -> CrossModalCompact:
     torch.manual_seed(3)
     synthesis = WordedSynthesis(16, 48, 2, 8, word_channels=8, worded=1)
     synthesis.load_state_dict(plain.synthesis.state_dict(), strict=False)
-    codec = CrossModalCompact(plain.analysis, plain.entropy, synthesis, reach=32)
+    codec = CrossModalCompact(plain.analysis, plain.entropy, synthesis, receptive_field=32)
     with torch.no_grad():
         for part in (synthesis.worded, synthesis.detail):
             for parameter in part.parameters():

@@ -14,17 +14,17 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from trifocal.cli import app
+from trifocal.codecs.codec import Decoded
+from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.parts import strip
-from trifocal.layered import DualLayer
-from trifocal.machine.detector import Objects
+from trifocal.detection.detector import Detections
 from trifocal.pictures import Picture
 from trifocal.pictures.boxes import LEAST, with_boxes
 from trifocal.presets import find
-from trifocal.types import Decoded
 
 LAYERED, PLAIN = find("dual-layer-compact"), find("compact")
-FOUND = Objects(
+FOUND = Detections(
     boxes=torch.tensor([[1.0, 2.0, 30.0, 20.0], [4.256, 5.0, 40.0, 29.5], [0.0, 0.0, 9.0, 9.0]]),
     labels=torch.tensor([18, 1, 12]),
     scores=torch.tensor([0.5, 0.875, 0.125]),
@@ -51,11 +51,11 @@ class Fake:
         self.options: dict[str, Any] = {}
         self.streams: list[Bitstream] = []
 
-    def detect(self, stream: Bitstream) -> Objects:
+    def detect(self, stream: Bitstream) -> Detections:
         self.streams.append(stream)
         return FOUND
 
-    def first_picture(self, stream: Bitstream) -> Picture:
+    def base_preview(self, stream: Bitstream) -> Picture:
         self.streams.append(stream)
         return plain(stream.header.width, stream.header.height, FIRST)
 
@@ -87,11 +87,11 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
     """The pictures that the shipped detector was shown."""
     pictures: list[Picture] = []
 
-    def objects_in(picture: Picture) -> Objects:
+    def detect_objects(picture: Picture) -> Detections:
         pictures.append(picture)
         return FOUND
 
-    monkeypatch.setattr("trifocal.layered.objects_in", objects_in)
+    monkeypatch.setattr("trifocal.codecs.scalable.detect_objects", detect_objects)
     return pictures
 
 
@@ -430,7 +430,7 @@ def test_decode_shows_the_first_picture_if_it_is_asked_to(street: Path, codec: F
 
 def test_decode_of_a_part_says_what_to_do(street: Path, codec: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        Fake, "decode", lambda self, stream, **options: DualLayer.decode(self, stream, **options)
+        Fake, "decode", lambda self, stream, **options: ScalableCodec.decode(self, stream, **options)
     )
     words = {
         "base": ("trifocal detect", "--layers base", "trifocal merge"),

@@ -20,6 +20,10 @@ from typer.testing import CliRunner
 
 from trifocal import training
 from trifocal.cli import app
+from trifocal.detection.detector import SplitDetector, compact_detector
+from trifocal.detection.input_size import COCO_IDS
+from trifocal.detection.proposals import BINS, Dense, boxes_of, places
+from trifocal.detection.two_stage import framed, objectness_of, propose
 from trifocal.errors import OptionError, WeightsError
 from trifocal.losses import detection as losses
 from trifocal.losses.detection import (
@@ -34,12 +38,9 @@ from trifocal.losses.detection import (
     resized,
     soft_cross_entropy,
 )
-from trifocal.machine.detector import SplitDetector, compact_detector
-from trifocal.machine.looking import COCO_IDS
-from trifocal.machine.proposals import BINS, Dense, boxes_of, places
-from trifocal.machine.stages import framed, objectness_of, propose
+from trifocal.training import detection_batches as scenes
 from trifocal.training import detector as lesson
-from trifocal.training import imitation, scenes
+from trifocal.training import distillation as imitation
 from trifocal.weights import read_weights, write_weights
 
 # ── by hand ──
@@ -212,7 +213,7 @@ def test_what_a_teacher_says_lies_where_the_places_are() -> None:
 
 def test_a_gradient_of_boxes_reaches_all_but_the_second_stage() -> None:
     torch.manual_seed(0)
-    pupil = lesson.Pupil(compact_detector(), False).train()
+    pupil = lesson.DetectorTask(compact_detector(), False).train()
     targets = [Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]), certain=False)]
     terms = pupil.losses(torch.rand(1, 3, 64, 96), targets, [whole(seen_as([[8, 8, 60, 50]], [{1: 0.8}]))])
     assert terms.keys() == pupil.weights.keys() and all(term.isfinite() for term in terms.values())
@@ -236,7 +237,7 @@ def whole(seen: Seen) -> Seen:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small scenes, few of them, and an average that follows at once."""
     monkeypatch.setattr(scenes, "PROPORTIONS", ((96, 64), (64, 96), (64, 64)))
-    for kind in (lesson.Pupil, lesson.Imitation):
+    for kind in (lesson.DetectorTask, lesson.Imitation):
         for name, value in (("held_out", 1), ("warmup", 1), ("ema", 0.0)):
             monkeypatch.setattr(kind, name, value)
 
@@ -267,7 +268,7 @@ def log_of(run: Path) -> list[dict[str, float]]:
 
 def loss_of(row: dict[str, float]) -> float:
     """Of the last steps, as it was trained on."""
-    return sum(weight * row.get(name, 0.0) for name, weight in lesson.Pupil.weights.items())
+    return sum(weight * row.get(name, 0.0) for name, weight in lesson.DetectorTask.weights.items())
 
 
 def test_a_checkpoint_of_an_older_version_is_refused(quick: None, folder: Path, tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ def test_steps_lower_the_loss_resume_and_leave_weights(quick: None, folder: Path
 
 
 def test_what_begins_trained_learns_more_slowly() -> None:
-    new, begun = (lesson.Pupil(compact_detector(), begun) for begun in (False, True))
+    new, begun = (lesson.DetectorTask(compact_detector(), begun) for begun in (False, True))
     assert {new.factor(name) for name, _ in new.named_parameters()} == {1.0}
     assert {begun.factor(name) for name, _ in begun.named_parameters()} == {lesson.BEGUN_FACTOR}
     assert lesson.BEGUN_FACTOR < 1
@@ -413,7 +414,7 @@ def test_blocks_that_are_the_teachers_have_no_error() -> None:
     source = Blocks()
     own = lesson.Imitation(source.detector)
     given = source.next()
-    own.look_at([given])
+    own.detect_file([given])
     for fraction, training_now in ((0.0, True), (1.0, True), (0.0, False)):
         own.fraction = fraction
         own.train(training_now)
@@ -428,7 +429,7 @@ def test_blocks_stand_on_each_other_at_the_end() -> None:
         for parameter in imitation.parts_of(own.detector)[0].parameters():
             parameter.mul_(1.5)
     given = source.next()
-    own.look_at([given])
+    own.detect_file([given])
     wrong = []
     for fraction in (0.0, 1.0):
         own.fraction = fraction
@@ -444,8 +445,8 @@ def test_what_has_learned_already_stands_on_itself_and_what_it_says_counts_twice
         for lateral in imitation.parts_of(own.detector)[14:17]:
             for parameter in lateral.parameters():
                 parameter.mul_(1.5)
-    h, said = imitation.Behind(source, own.detector).next()
-    own.look_at([(h, said)])
+    h, said = imitation.FeatureSource(source, own.detector).next()
+    own.detect_file([(h, said)])
     own.fraction = 0.0
     terms = own.train().losses(h, said)
     assert terms.keys() == own.weights.keys() == {*BEHIND, *imitation.REGIONS}
@@ -474,11 +475,11 @@ def test_the_second_stage_learns_in_the_third_stage_alone() -> None:
     """It corrects a first stage that is not the teacher's; a gradient reaches every part of it, and through it the pyramid."""
     source = Blocks(parts=BEHIND)
     perfect = imitation.Refinement(copy.deepcopy(source.detector))
-    h, said = imitation.Behind(source, source.detector).next()
-    perfect.look_at([(h, said)])
+    h, said = imitation.FeatureSource(source, source.detector).next()
+    perfect.detect_file([(h, said)])
     assert all(perfect.losses(h, said)[name] < 1e-4 for name in imitation.REGIONS)
     own = imitation.Refinement(copy.deepcopy(source.detector))
-    own.look_at([(h, said)])
+    own.detect_file([(h, said)])
     heads = own.detector.network.roi_heads
     with torch.no_grad():
         for level in own.detector.network.rpn.levels:

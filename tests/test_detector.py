@@ -13,19 +13,19 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import box_iou
 
-from trifocal.errors import WeightsError
-from trifocal.machine import detector as room
-from trifocal.machine import proposals
-from trifocal.machine.detector import (
-    Objects,
+from trifocal.detection import detector as room
+from trifocal.detection import proposals
+from trifocal.detection.detector import (
+    Detections,
     SplitDetector,
     compact_detector,
     load_detector,
     split_faster_rcnn,
 )
-from trifocal.machine.looking import AREA, COCO_IDS
-from trifocal.machine.regions import Correction, geometry
-from trifocal.machine.stages import corrected, find_corrected, framed, judged, propose
+from trifocal.detection.input_size import AREA, COCO_IDS
+from trifocal.detection.roi_head import Correction, geometry
+from trifocal.detection.two_stage import corrected, find_corrected, framed, judged, propose
+from trifocal.errors import WeightsError
 from trifocal.weights import write_weights
 
 LEAST, MOST = 96, 160  # sides at which the small network looks at a picture
@@ -70,7 +70,7 @@ def pictures(count: int, width: int, height: int) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(width + height))
 
 
-def same(found: Objects, wanted: dict[str, Tensor]) -> bool:
+def same(found: Detections, wanted: dict[str, Tensor]) -> bool:
     there = len(found.boxes) > 0
     labels, scores = torch.equal(found.labels, wanted["labels"]), torch.equal(found.scores, wanted["scores"])
     return there and labels and scores and torch.equal(found.boxes, wanted["boxes"])
@@ -90,7 +90,7 @@ def test_front_and_rest_find_what_the_uncut_network_does(
     found = cut.rest(cut.backbone.front(seen.tensors), seen.image_sizes[0])[0]
     result: list[dict[str, Tensor]] = [{"boxes": found.boxes}]
     (back,) = cut.network.transform.postprocess(result, seen.image_sizes, [(height, width)])
-    assert same(Objects(back["boxes"], found.labels, found.scores), uncut([x])[0])
+    assert same(Detections(back["boxes"], found.labels, found.scores), uncut([x])[0])
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 96), (148, 96), (96, 117), (160, 48)])

@@ -21,29 +21,29 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import MultiScaleRoIAlign
 
-from trifocal import codec as codec_module
-from trifocal import layered
+from trifocal.codecs import codec as codec_module
+from trifocal.codecs import scalable
+from trifocal.codecs.dual_layer import TextGuided, dual_layer
 from trifocal.container import Bitstream, Tag
+from trifocal.detection import faster_rcnn
+from trifocal.detection.detector import DetectorTail, SplitBackbone, SplitDetector
+from trifocal.detection.input_size import compact_size, torchvision_size
 from trifocal.errors import FormatError, WeightsError
 from trifocal.layers import Conv
 from trifocal.losses import balance, bits_per_pixel, lambda_of
 from trifocal.losses.dual_layer import DualLayerObjective
-from trifocal.machine import faster_rcnn
-from trifocal.machine.detector import Rest, SplitBackbone, SplitDetector
-from trifocal.machine.looking import compact_size, torchvision_size
-from trifocal.methods.dual_layer import TextGuided, dual_layer
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms import swin
 from trifocal.transforms.extractor import ConditionedSynthesis, UNet, conditioned_reach
 from trifocal.transforms.swin import SwinAnalysis, WindowAttention, swin_reach
-from trifocal.types import Batch, Condition, First, Output, Words
+from trifocal.types import BasePreview, Batch, Condition, Output, TextEmbedding
 
 D = 8
 KNOWN = (4, 4, 8)
 SIZES = partial(compact_size, area=96 * 96)  # at which the small detector looks
 
 
-class OneLevel(Rest):
+class OneLevel(DetectorTail):
     """One convolution behind the split, and a pyramid of one level."""
 
     def __init__(self) -> None:
@@ -115,15 +115,15 @@ def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> TextGuided:
     return codec
 
 
-def random_words(count: int = 1, tokens: int = 5, padding: int = 0, seed: int = 0) -> Words:
+def random_words(count: int = 1, tokens: int = 5, padding: int = 0, seed: int = 0) -> TextEmbedding:
     there = torch.randn(count, tokens, D, generator=torch.Generator().manual_seed(seed))
     mask = torch.arange(tokens + padding).expand(count, -1) < tokens
-    return Words(F.pad(there, (0, 0, 0, padding), value=3.0), mask, there[:, -1])
+    return TextEmbedding(F.pad(there, (0, 0, 0, padding), value=3.0), mask, there[:, -1])
 
 
-def first_of(width: int, height: int, seed: int = 3, count: int = 1) -> First:
+def first_of(width: int, height: int, seed: int = 3, count: int = 1) -> BasePreview:
     small = torch.from_numpy(np.stack([random_rgb(24, 20, seed + n) for n in range(count)]))
-    return First(small.permute(0, 3, 1, 2).float() / 255, (width, height), (0, 0, width, height))
+    return BasePreview(small.permute(0, 3, 1, 2).float() / 255, (width, height), (0, 0, width, height))
 
 
 def as_x(rgb: np.ndarray) -> Tensor:
@@ -135,11 +135,11 @@ def as_rgb(x_hat: Tensor) -> np.ndarray:
     return rgb
 
 
-def fed_by(stream: Bitstream, codec: TextGuided) -> First:
+def fed_by(stream: Bitstream, codec: TextGuided) -> BasePreview:
     """The first picture that both sides take from a file's base layer."""
     _, y_hat, size = codec._base_of(stream)
     _, small = codec.base.synthesise(y_hat, size)
-    return layered.whole(small, stream.header.width, stream.header.height)
+    return scalable.whole(small, stream.header.width, stream.header.height)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def test_reach_of_the_synthesis_with_the_conditions_before_it(bottlenecks):
 
 @torch.inference_mode()
 def test_conditions_matter_at_each_scale_on_both_sides(codec, x):
-    condition = Condition(first=first_of(64, 64))
+    condition = Condition(preview=first_of(64, 64))
     y = codec.analyse(x, condition)
     x_hat = codec.synthesise(y, torch.tensor([400]), condition)
     for scale in range(3):
@@ -272,7 +272,7 @@ def test_conditions_matter_at_each_scale_on_both_sides(codec, x):
 
 @torch.inference_mode()
 def test_without_a_first_picture_grey_stands_in(codec, x):
-    grey = Condition(first=First(torch.full((1, 3, 4, 4), 0.5), (64, 64), (0, 0, 64, 64)))
+    grey = Condition(preview=BasePreview(torch.full((1, 3, 4, 4), 0.5), (64, 64), (0, 0, 64, 64)))
     y = codec.analyse(x)
     assert torch.allclose(codec.analyse(x, grey), y, atol=1e-5)
     level = torch.tensor([400])
@@ -282,7 +282,7 @@ def test_without_a_first_picture_grey_stands_in(codec, x):
 @torch.inference_mode()
 def test_before_training_the_first_picture_is_what_comes_out(x):
     codec = dual_layer(8, (4, 4), (4, 4), 1, KNOWN, 8, (1, 1, 1), 2, D, 2, features=8).eval()
-    condition = Condition(first=first_of(64, 64))
+    condition = Condition(preview=first_of(64, 64))
     x_hat = codec.synthesise(codec.analyse(x, condition), torch.tensor([400]), condition)
     assert torch.allclose(x_hat, first_of(64, 64).pixels(), atol=1e-6)
 
@@ -292,12 +292,12 @@ def test_before_training_the_first_picture_is_what_comes_out(x):
 
 @torch.inference_mode()
 def test_words_change_the_latent_through_either_injector_and_nothing_else(codec, x):
-    words = Condition(random_words(), first=first_of(64, 64))
+    words = Condition(random_words(), preview=first_of(64, 64))
     for open_gates in ((), ("quarter",), ("eighth",), ("quarter", "eighth")):
         other = copy.deepcopy(codec)
         other.inject_quarter.gamma *= "quarter" in open_gates
         other.inject_eighth.gamma *= "eighth" in open_gates
-        without = other.analyse(x, Condition(first=first_of(64, 64)))
+        without = other.analyse(x, Condition(preview=first_of(64, 64)))
         assert torch.equal(other.analyse(x, words), without) == (not open_gates)
 
 
@@ -315,7 +315,7 @@ def test_gates_start_closed_and_the_reach_is_on_the_grid():
     """113 pixels of windows and 27 of conditions before them, rounded up to squares of 64."""
     codec = dual_layer(8, (4, 4), (4, 4), 1, KNOWN, 8, (2, 2, 2), 8, D, 2, features=8)
     assert not codec.inject_quarter.gamma.any() and not codec.inject_eighth.gamma.any()
-    assert swin_reach((2, 2, 2), 8) == 113 and codec.reach == 192
+    assert swin_reach((2, 2, 2), 8) == 113 and codec.receptive_field == 192
 
 
 @torch.inference_mode()
@@ -344,7 +344,7 @@ def test_forward_is_what_decode_gives(codec, words):
     rgb = random_rgb(192, 128, seed=2)
     made = codec.encode(Picture(rgb), quality=60, condition=Condition(words))
     stream = Bitstream.from_bytes(made.to_bytes())
-    output = codec(as_x(rgb), torch.tensor([480]), Condition(words, first=fed_by(stream, codec)))
+    output = codec(as_x(rgb), torch.tensor([480]), Condition(words, preview=fed_by(stream, codec)))
     assert np.array_equal(codec.decode(stream).picture.rgb, as_rgb(output.x_hat))
     other = Condition(random_words(seed=9))
     assert np.array_equal(codec.decode(stream, condition=other).picture.rgb, as_rgb(output.x_hat))
@@ -358,12 +358,12 @@ def test_forward_is_what_decode_gives(codec, words):
 def test_both_sides_have_the_same_latents_in_both_layers(codec, monkeypatch):
     picture = Picture(random_rgb(128, 64, seed=4))
     stream = codec.encode(picture, quality=40, base_quality=70)
-    x = layered.small(picture, SIZES(128, 64), torch.device("cpu"))
+    x = scalable.small(picture, SIZES(128, 64), torch.device("cpu"))
     data, y_hat = codec.base.encode(codec.base.analyse(x), 70)
     base = stream.layer(Tag.BASE)
     assert base is not None and base.chunks == (bytes([70]) + data,)
     assert torch.equal(codec._base_of(stream)[1], y_hat) and y_hat.abs().max() > 0
-    condition = Condition(first=fed_by(stream, codec))
+    condition = Condition(preview=fed_by(stream, codec))
     written = codec(as_x(picture.rgb), torch.tensor([320]), condition).y_hat
     read: list[Tensor] = []
 
@@ -386,7 +386,7 @@ def test_the_first_picture_helps_both_sides_or_neither(codec):
     alone, fed = (codec.encode(picture, conditions=c) for c in (False, True))
     chunks = [stream.layer(Tag.ENHANCEMENT).chunks for stream in (alone, fed)]
     assert chunks[0] != chunks[1]
-    x_hat = codec(as_x(picture.rgb), torch.tensor([400]), Condition(first=fed_by(fed, codec))).x_hat
+    x_hat = codec(as_x(picture.rgb), torch.tensor([400]), Condition(preview=fed_by(fed, codec))).x_hat
     assert np.array_equal(codec.decode(fed).picture.rgb, as_rgb(x_hat))
     y_hat, _, _ = test_exact.latents(codec, picture.rgb, 400)
     x_hat = codec.synthesise(y_hat, torch.tensor([400]))
@@ -398,7 +398,7 @@ def test_any_size(codec, size):
     picture = Picture(random_rgb(*size))
     stream = Bitstream.from_bytes(codec.encode(picture, condition=Condition(random_words())).to_bytes())
     assert codec.decode(stream).picture.rgb.shape == picture.rgb.shape
-    assert codec.first_picture(stream).rgb.shape == picture.rgb.shape
+    assert codec.base_preview(stream).rgb.shape == picture.rgb.shape
     assert codec.detect(stream).boxes.shape[1] == 4
 
 
@@ -424,7 +424,7 @@ def test_transforms_in_bfloat16(codec):
     rounded = copy.deepcopy(codec)
     for part in (rounded.analysis, rounded.synthesis):
         part.bfloat16()
-    condition = Condition(random_words(), first=first_of(64, 64))
+    condition = Condition(random_words(), preview=first_of(64, 64))
     with torch.inference_mode():
         x = torch.rand(1, 3, 64, 64)
         near, y = rounded.analyse(x, condition), codec.analyse(x, condition)
@@ -445,8 +445,8 @@ def small_tiles(monkeypatch):
 def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
     """Without words: windows of a tile are windows of the whole picture."""
     rgb = random_rgb(512, 192, seed=7)
-    shape = canvas.Canvas(512, 192, codec.reach)
-    condition = Condition(first=first_of(512, 192))
+    shape = canvas.Canvas(512, 192, codec.receptive_field)
+    condition = Condition(preview=first_of(512, 192))
     whole = codec.analyse(as_x(rgb), condition)
     for tile in shape.tiles():
         core = shape.core(tile)
@@ -460,7 +460,7 @@ def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
 @torch.inference_mode()
 def test_the_test_above_can_fail(codec):
     """A halo that is not on the grid moves the windows."""
-    rgb, condition = random_rgb(384, 64, seed=7), Condition(first=first_of(384, 64))
+    rgb, condition = random_rgb(384, 64, seed=7), Condition(preview=first_of(384, 64))
     whole = codec.analyse(as_x(rgb), condition)
     part = condition.within(slice(0, 4), slice(1, 21))
     moved = codec.analyse(as_x(rgb[:, 16:336].copy()), part)
@@ -485,8 +485,8 @@ def test_tiles_leave_no_seams(small_tiles, tiled, codec, monkeypatch):
     monkeypatch.setattr(codec_module, "paste", lambda into, region, box, near: kept.append((box, near)))
     codec.decode(tiled)
     assert len(kept) == 9
-    condition = Condition(first=fed_by(tiled, codec)).within(slice(0, 20), slice(0, 20))
-    at_once = codec.synthesise(test_road.joined(kept, codec.reach), torch.tensor([480]), condition)
+    condition = Condition(preview=fed_by(tiled, codec)).within(slice(0, 20), slice(0, 20))
+    at_once = codec.synthesise(test_road.joined(kept, codec.receptive_field), torch.tensor([480]), condition)
     whole = as_rgb(at_once)[:270, :300].astype(int)
     assert np.abs(by_tile - whole).max() <= 1 and whole.std() > 3
 
@@ -660,6 +660,6 @@ def test_the_published_sizes(monkeypatch):
         sum(sizes.values()) == 52_687_101 and sizes["entropy"] == counted(codec.base)["entropy"] == 17_400_533
     )
     assert (sizes["analysis"], sizes["synthesis"], sizes["conditions"]) == (2_373_536, 6_850_147, 624_800)
-    assert codec.reach == 320
+    assert codec.receptive_field == 320
     assert codec.entropy.latent_channels == codec.base.entropy.latent_channels == 320
     assert codec.entropy.exact_side.context.passes == codec.base.entropy.exact_side.context.passes == 10

@@ -15,8 +15,8 @@ from PIL import Image
 import trifocal
 import trifocal.pillow
 from trifocal.errors import Damaged, WeightsError
+from trifocal.file_detection import detect_file
 from trifocal.presets import PRESETS, Preset, load, load_for
-from trifocal.seeing import look_at
 from trifocal.weights import FOLDER
 
 GOLDEN = Path(__file__).parent / "golden" / "compact-0.1.tri"  # `drawing` by compact of 0.1, quality 40
@@ -102,7 +102,7 @@ def test_pillow_opens_it(pixels: NDArray[np.uint8]) -> None:
 
 
 def test_detect_reads_the_right_pixels(pixels: NDArray[np.uint8]) -> None:
-    seen = look_at(GOLDEN, None, lambda note: None)
+    seen = detect_file(GOLDEN, None, lambda note: None)
     assert np.array_equal(seen.show().rgb, pixels)
 
 

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from conftest import random_rgb
 from torch import nn
 
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
+from trifocal.codecs.taco import GROUPS
 from trifocal.container import Bitstream
-from trifocal.entropy import EntropyModel, ExactSide, Gain, Groups, Prior, SinglePass, exact_twin
+from trifocal.entropy import EntropyModel, Gain, Groups, IntegerNetworks, Prior, SinglePass, integer_twin
 from trifocal.entropy.exact import ExactConv, ExactDeconv, ExactLinear, to_grid
 from trifocal.entropy.groups import elic_hyperprior, on_board, one_colour
 from trifocal.layers import Conv, Deconv
 from trifocal.losses import balance, rate_distortion
-from trifocal.methods.taco import GROUPS
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms.elic import (
     ElicAnalysis,
@@ -52,7 +52,7 @@ def small_elic(seed: int = 0, odd_anchors: bool = True) -> Codec:
         analysis=ElicAnalysis(12, sum(SIZES), bottlenecks=1),
         entropy=elic_hyperprior(12, SIZES, STEPS, hidden=(12, 8), odd_anchors=odd_anchors),
         synthesis=ElicSynthesis(12, sum(SIZES), bottlenecks=1),
-        reach=elic_reach(bottlenecks=1),
+        receptive_field=elic_reach(bottlenecks=1),
     )
     return lively(codec, seed)
 
@@ -67,7 +67,7 @@ def mean_scale() -> Codec:
     """The same transforms with a mean–scale hyperprior made of parts: two channels of features for each of the latent."""
     torch.manual_seed(3)
     m = 12
-    side = ExactSide(Prior(m, len(STEPS)), elic_hyper_synthesis(m), SinglePass(m, STEPS))
+    side = IntegerNetworks(Prior(m, len(STEPS)), elic_hyper_synthesis(m), SinglePass(m, STEPS))
     entropy = EntropyModel.of_parts(Gain(STEPS, m), elic_hyper_analysis(m, m), side)
     codec = Codec(ElicAnalysis(8, m, 1), entropy, ElicSynthesis(8, m, 1), elic_reach(1))
     return lively(codec, 3)
@@ -85,7 +85,7 @@ def test_exact_convolutions_are_convolutions_on_the_grid(kernel, stride, size):
     torch.manual_seed(0)
     x = to_grid(torch.randn(2, *size, 5, dtype=torch.float64), 12)
     for layer in (Conv(5, 3, kernel, stride), Deconv(5, 3, kernel, stride)):
-        y, expected = exact_twin(layer)(x), layer.double()(x)
+        y, expected = integer_twin(layer)(x), layer.double()(x)
         assert y.shape == expected.shape and y.is_contiguous()
         assert torch.equal(y, to_grid(y, 12)) and (y - expected).abs().max() < 2e-3
 
@@ -100,7 +100,7 @@ def test_a_sum_of_a_convolution_that_could_be_rounded_is_refused():
     for layer in (Conv(4, 2, 3), Deconv(4, 2, 3)):
         nn.init.constant_(layer.weight, 2.0**36)
         with pytest.raises(OverflowError, match="2\\^53"):
-            exact_twin(layer)
+            integer_twin(layer)
 
 
 @pytest.mark.parametrize("odd", [True, False])
@@ -249,10 +249,10 @@ def test_reach_is_how_far_the_transforms_look(bottlenecks):
     synthesis(y, torch.tensor([0]))[0, :, middle, middle].sum().backward()
     assert y.grad is not None
     latents = 16 * y.grad.abs().sum((0, 2, 3)).nonzero().flatten()
-    reach = elic_reach(bottlenecks)
+    receptive_field = elic_reach(bottlenecks)
     for seen in (rows, latents):
         furthest = int((seen - middle).abs().max())
-        assert reach - 16 <= furthest <= reach
+        assert receptive_field - 16 <= furthest <= receptive_field
 
 
 def test_the_published_sizes(monkeypatch):

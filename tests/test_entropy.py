@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from trifocal.entropy import Meter, Reader, TrainingMeter, Writer
+from trifocal.entropy import RateEstimator, Reader, TrainingRateEstimator, Writer
 from trifocal.entropy.coder import (
     LARGEST_SYMBOL,
     cost_table,
@@ -51,7 +51,7 @@ def test_rows_fill_the_range_exactly():
 @pytest.mark.parametrize("seed", range(5))
 def test_reader_reads_what_writer_wrote(seed):
     y, mean, rows = values(seed)
-    writer, meter = Writer(models_of(TABLES)), Meter(torch.from_numpy(cost_table(TABLES)))
+    writer, meter = Writer(models_of(TABLES)), RateEstimator(torch.from_numpy(cost_table(TABLES)))
     written = writer.code(y, mean, rows)
     assert torch.equal(meter.code(y, mean, rows), written)
     data = writer.bytes()
@@ -209,7 +209,7 @@ def test_the_dead_zone_grows_with_the_price_of_one():
 def test_gradients_pass_the_rounding():
     residual = torch.tensor([0.3, 0.7, -1.2], requires_grad=True)
     mean, index = torch.zeros(3), torch.full((3,), 20.0, requires_grad=True)
-    meter = TrainingMeter(1)
+    meter = TrainingRateEstimator(1)
     coded = meter.code(residual[None], mean[None], index[None])
     assert coded.tolist() == [[0, 1, -1]]
     coded.sum().backward(retain_graph=True)
@@ -222,7 +222,7 @@ def test_training_meter_estimates_the_bits():
     torch.manual_seed(0)
     y, mean, rows = values(9, 20000)
     rows = rows.clamp(min=24)
-    training, meter = TrainingMeter(1), Meter(torch.from_numpy(cost_table(TABLES)))
+    training, meter = TrainingRateEstimator(1), RateEstimator(torch.from_numpy(cost_table(TABLES)))
     training.code(y.float(), mean.float(), rows.float())
     meter.code(y, mean, rows)
     assert float(training.bits) == pytest.approx(float(meter.bits), rel=0.08)

@@ -9,12 +9,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from trifocal.cli import app
+from trifocal.detection.input_size import COCO_IDS
 from trifocal.errors import OptionError, PictureError
-from trifocal.evaluation import evaluate, psnr, read_means, tasks
-from trifocal.evaluation.baselines import LOSSLESS, RIVALS
+from trifocal.evaluation import evaluate, psnr, read_means
+from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS, PILLOW_CODECS
 from trifocal.evaluation.compare import compare
-from trifocal.evaluation.detectors import Found
-from trifocal.machine.looking import COCO_IDS
+from trifocal.evaluation.tasks import task as tasks
+from trifocal.evaluation.tasks.detectors import Found
 from trifocal.pictures import Picture
 
 BOX = (8, 8, 40, 32)  # of the bright square in each picture: left, top, right, bottom
@@ -130,7 +131,7 @@ def test_what_was_measured_of_all_pictures_outlives_an_interruption(folder: Path
 
 def test_png_gives_the_pixels_back_at_one_quality(folder: Path, tmp_path: Path) -> None:
     picture = Picture.open(folder / "0.png")
-    decoded = RIVALS[LOSSLESS].decode(RIVALS[LOSSLESS].encode(picture, 100))
+    decoded = PILLOW_CODECS[LOSSLESS].decode(PILLOW_CODECS[LOSSLESS].encode(picture, 100))
     assert np.array_equal(decoded, picture.rgb) and psnr(decoded, picture.rgb) == np.inf
     rows = evaluate([LOSSLESS], folder, tmp_path / "r.csv", [20, 80]).rows
     assert [(row.picture, row.quality) for row in rows] == [(f"{number}.png", 100) for number in range(3)]

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal import evaluation
-from trifocal.errors import OptionError, PictureError, PresetError
+from trifocal.errors import MissingExtra, OptionError, PictureError, PresetError
 from trifocal.evaluation import Curve, Row, anchors, bd_metric, bd_rate, evaluate, ms_ssim, psnr
-from trifocal.evaluation.baselines import LOSSLESS
-from trifocal.evaluation.models import Model
-from trifocal.evaluation.subjects import PresetSubject
+from trifocal.evaluation.codecs.candidates import PresetCandidate
+from trifocal.evaluation.codecs.custom_weights import Model
+from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
+from trifocal.evaluation.report import curves as rate_curves
 from trifocal.pictures import Picture
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,7 +183,7 @@ def test_every_anchor_has_a_curve_and_a_source() -> None:
         assert {"VTM 9.1", "bmshj2018-hyperprior", "AVIF (Pillow, speed 4)"} <= curves.keys()
         assert all(len(curve.rates) >= 3 for curve in curves.values())
     assert anchors("lpips").keys() == {"MS-ILLM", "HiFiC"}
-    with open(evaluation.curves.ANCHORS, encoding="utf-8", newline="") as stream:
+    with open(rate_curves.ANCHORS, encoding="utf-8", newline="") as stream:
         assert all(line["source"] for line in csv.DictReader(stream))
 
 
@@ -333,10 +334,10 @@ def test_alpha_is_noted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "rival",
-    [rival for rival in evaluation.rivals() if rival.name != LOSSLESS],
+    [rival for rival in evaluation.pillow_codecs() if rival.name != LOSSLESS],
     ids=lambda rival: rival.name,
 )
-def test_rivals_make_real_files(rival: evaluation.Rival, tmp_path: Path) -> None:
+def test_rivals_make_real_files(rival: evaluation.PillowCodec, tmp_path: Path) -> None:
     picture = Picture(photograph(200, 180))
     sizes = [len(rival.encode(picture, quality)) for quality in (20, 80)]
     assert 100 < sizes[0] < sizes[1]
@@ -360,10 +361,10 @@ def test_means_are_over_pictures() -> None:
 def test_a_preset_that_is_not_there_does_not_stop_the_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: PresetSubject, model: Model) -> None:
+    def refuse(self: PresetCandidate, model: Model) -> None:
         raise PresetError(f"There is no preset {model.name}.")
 
-    monkeypatch.setattr(PresetSubject, "__init__", refuse)
+    monkeypatch.setattr(PresetCandidate, "__init__", refuse)
     with pytest.raises(PictureError, match="There is no preset nonsense"):
         evaluate(["nonsense", Posteriser()], folder, tmp_path / TABLE, [60])
     assert len(evaluation.read_rows(tmp_path / TABLE)) == 2
@@ -392,5 +393,5 @@ def test_a_missing_package_is_named_with_its_extra(
     package: str, work: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(evaluation.metrics.MissingExtra, match=r'pip install "trifocal\[evaluate\]"'):
+    with pytest.raises(MissingExtra, match=r'pip install "trifocal\[evaluate\]"'):
         work()

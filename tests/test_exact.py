@@ -10,12 +10,12 @@ from conftest import random_rgb, small_codec
 from torch import nn
 
 import trifocal
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
 from trifocal.demo import PHOTOGRAPH
-from trifocal.entropy import Meter, Reader, Writer, exact_twin
+from trifocal.entropy import RateEstimator, Reader, Writer, integer_twin
 from trifocal.entropy.exact import ExactDepthwise, ExactLinear, ExactPlacedLinear, to_grid
 from trifocal.errors import Damaged
-from trifocal.layers import Block, Depthwise, Knots, PlacedLinear
+from trifocal.layers import Block, Depthwise, PlacedLinear, QualityInterpolation
 from trifocal.pictures import Picture
 
 
@@ -80,16 +80,16 @@ def latents(codec: Codec, rgb: np.ndarray, level: int) -> tuple[torch.Tensor, by
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     y, q = codec.analyse(x), torch.tensor([level])
     size = (y.shape[1], y.shape[2])
-    writer, meter = Writer(codec.entropy.models()), Meter(codec.entropy.cost())
-    y_hat = codec.walk(writer, y, q, size)
-    assert torch.equal(codec.walk(meter, y, q, size), y_hat)
+    writer, meter = Writer(codec.entropy.models()), RateEstimator(codec.entropy.cost())
+    y_hat = codec.code_latents(writer, y, q, size)
+    assert torch.equal(codec.code_latents(meter, y, q, size), y_hat)
     return y_hat, writer.bytes(), float(meter.bits)
 
 
 @torch.inference_mode()
 def read(codec: Codec, data: bytes, y_hat: torch.Tensor, level: int) -> torch.Tensor:
     size = (y_hat.shape[1], y_hat.shape[2])
-    return codec.walk(Reader(codec.entropy.models(), data), None, torch.tensor([level]), size)
+    return codec.code_latents(Reader(codec.entropy.models(), data), None, torch.tensor([level]), size)
 
 
 def random_pictures(count: int) -> Iterator[np.ndarray]:
@@ -175,7 +175,9 @@ def test_analysis_and_synthesis_in_bfloat16(codec):
 def test_the_other_device(codec):
     other = copy.deepcopy(codec).cuda()
     y_hat, data, _ = latents(codec, random_rgb(128, 128, 5), 300)
-    read_there = other.walk(Reader(other.entropy.models(), data), None, torch.tensor([300]).cuda(), (8, 8))
+    read_there = other.code_latents(
+        Reader(other.entropy.models(), data), None, torch.tensor([300]).cuda(), (8, 8)
+    )
     assert torch.equal(read_there.cpu(), y_hat)
 
 
@@ -197,7 +199,7 @@ def test_exact_layers_stay_on_the_grid():
     torch.manual_seed(0)
     x = to_grid(torch.randn(1, 5, 7, 12, dtype=torch.float64), 12)
     for layer in (nn.Linear(12, 8), Depthwise(12), Block(12)):
-        y = exact_twin(layer)(x)
+        y = integer_twin(layer)(x)
         assert torch.equal(y, to_grid(y, 12))
         assert (y - layer.double()(x)).abs().max() < 1e-2
 
@@ -215,7 +217,7 @@ def test_a_placed_linear_layer_is_the_whole_one_on_zeros():
     layer = PlacedLinear(12, 8, columns)
     parts = to_grid(torch.randn(3, 4, 5, dtype=torch.float64), 12)
     whole = parts.new_zeros(3, 4, 12).scatter(-1, columns.expand(3, 4, 5), parts)
-    twin = exact_twin(layer)
+    twin = integer_twin(layer)
     assert isinstance(twin, ExactPlacedLinear) and torch.equal(twin(parts), ExactLinear(layer)(whole))
     layer.double()
     assert torch.allclose(layer(parts), nn.functional.linear(whole, layer.weight, layer.bias), atol=1e-12)
@@ -223,15 +225,15 @@ def test_a_placed_linear_layer_is_the_whole_one_on_zeros():
 
 
 def test_exact_knots():
-    knots = Knots(torch.tensor([[0.0, 1.0], [1.0, -1.0], [4.0, 4.0]]))
-    exact = exact_twin(knots)(torch.tensor([0, 64, 128, 255]))
+    knots = QualityInterpolation(torch.tensor([[0.0, 1.0], [1.0, -1.0], [4.0, 4.0]]))
+    exact = integer_twin(knots)(torch.tensor([0, 64, 128, 255]))
     assert exact[:3, 0, 0].tolist() == [[0.0, 1.0], [0.5, 0.0], [1.0, -1.0]]
     assert torch.allclose(exact.float(), knots(torch.tensor([0, 64, 128, 255])), atol=1e-3)
 
 
 def test_what_has_no_exact_form_is_refused():
     with pytest.raises(TypeError, match="Sigmoid has no exact form"):
-        exact_twin(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()))
+        integer_twin(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()))
 
 
 def test_a_sum_that_could_be_rounded_is_refused():

@@ -8,7 +8,7 @@ import pytest
 
 from trifocal.errors import OptionError
 from trifocal.evaluation import Mean, bd_rate, published_curves, read_results, write_results
-from trifocal.evaluation.curves import ANCHORS
+from trifocal.evaluation.report.curves import ANCHORS
 
 
 def mean(bpp: float, **values: float | None) -> Mean:

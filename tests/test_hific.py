@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from trifocal import presets, recipes
 from trifocal.cli import app
+from trifocal.codecs.cross_modal import cross_modal, cross_modal_cheng2020
 from trifocal.errors import OptionError
 from trifocal.losses import (
     CrossModalObjective,
@@ -23,7 +24,6 @@ from trifocal.losses import (
     discriminator_loss,
     generator_loss,
 )
-from trifocal.methods.cross_modal import cross_modal, cross_modal_cheng2020
 from trifocal.training import train
 from trifocal.transforms.hific import (
     HificAnalysis,
@@ -33,7 +33,7 @@ from trifocal.transforms.hific import (
     channel_norm,
 )
 from trifocal.transforms.ssa import SemanticSpatialBlock
-from trifocal.types import Batch, Condition, Words
+from trifocal.types import Batch, Condition, TextEmbedding
 from trifocal.weights import read_weights
 
 
@@ -97,7 +97,7 @@ def test_the_whole_presets_have_their_size(without_first_weights):
     assert sum(map(size_of, blocks_of(whole))) == pytest.approx(28.3e6, rel=0.01) and size_of(
         whole
     ) == pytest.approx(209.8e6, rel=0.01)
-    assert whole.entropy.latent_channels == 220 and whole.reach == 432
+    assert whole.entropy.latent_channels == 220 and whole.receptive_field == 432
     assert [block.mask_features.in_channels for block in blocks_of(other)] == [192, 192, 192, 3]
 
 
@@ -126,7 +126,7 @@ def test_the_discriminator_sees_picture_latent_and_words(judge):
     assert logits.shape == (2, 6, 10)
     for other in (judge(1 - x, y_hat, words), judge(x, -y_hat, words), judge(x, y_hat, words.rolled())):
         assert not torch.allclose(other, logits)
-    nothing = Words(words.tokens, words.mask, torch.zeros_like(words.pooled))
+    nothing = TextEmbedding(words.tokens, words.mask, torch.zeros_like(words.pooled))
     assert torch.equal(judge(x, y_hat, None), judge(x, y_hat, nothing))
 
 
@@ -180,7 +180,7 @@ def test_mismatched_words_reach_the_discriminator():
 def test_equal_words_are_no_mismatch():
     """A batch of one, and pictures with the same words, have nothing to be told apart by."""
     x, y_hat, words = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 1, 2), words_of(1)
-    twice = Words(*(part.expand(2, *part.shape[1:]) for part in vars(words).values()))
+    twice = TextEmbedding(*(part.expand(2, *part.shape[1:]) for part in vars(words).values()))
     for count, said in ((1, words), (2, twice)):
         loss = discriminator_loss(Recorder(), x[:count], x[:count], y_hat[:count], said, "hinge")
         assert loss.item() == pytest.approx(0 + 3)

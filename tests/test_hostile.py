@@ -9,7 +9,7 @@ from conftest import random_rgb
 from making import png_of
 from PIL import Image
 
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy import coder
 from trifocal.errors import Damaged

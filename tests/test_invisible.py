@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 import trifocal
 import trifocal.pillow
-from trifocal import layered
 from trifocal.cli import app
+from trifocal.codecs import scalable
 from trifocal.container import Bitstream
-from trifocal.machine.detector import Objects
+from trifocal.detection.detector import Detections
 from trifocal.pictures import Picture
 from trifocal.pictures.invisible import flattened
 
@@ -107,11 +107,11 @@ def test_the_command_flattens_unless_told_otherwise(tmp_path: Path) -> None:
 def test_a_detector_does_not_see_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Picture] = []
 
-    def look(picture: Picture) -> Objects:
+    def look(picture: Picture) -> Detections:
         looked.append(picture)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(layered, "objects_in", look)
+    monkeypatch.setattr(scalable, "detect_objects", look)
     (tmp_path / "photo.png").write_bytes(png(hiding()).getvalue())
     trifocal.encode(hiding(), "compact", keep_invisible=True).save(tmp_path / "kept.tri")
     for name in ("photo.png", "kept.tri"):

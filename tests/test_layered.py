@@ -5,18 +5,18 @@ import pytest
 import torch
 from conftest import random_rgb, small_codec
 
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
+from trifocal.codecs.dual_layer_compact import DualLayerCompact
+from trifocal.codecs.scalable import ALONE, BaseLayer, detect_objects
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.container.parts import merge, strip
+from trifocal.detection.detector import compact_detector
+from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
 from trifocal.entropy import EntropyModel
 from trifocal.errors import Damaged, MissingLayer, OptionError
-from trifocal.layered import ALONE, BaseLayer, objects_in
-from trifocal.machine.bridge import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
-from trifocal.machine.detector import compact_detector
-from trifocal.methods.dual_layer_compact import DualLayerCompact
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms import Analysis, Synthesis
-from trifocal.types import Condition, First
+from trifocal.types import BasePreview, Condition
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def dual(detector):
     )
     analysis, synthesis = plain.analysis, plain.synthesis
     assert isinstance(analysis, Analysis) and isinstance(synthesis, Synthesis)
-    codec = DualLayerCompact(base, analysis, plain.entropy, synthesis, plain.reach)
+    codec = DualLayerCompact(base, analysis, plain.entropy, synthesis, plain.receptive_field)
     codec.find_detector = lambda device: detector
     codec.preset_id = 8
     return codec.eval()
@@ -54,7 +54,7 @@ def test_base_comes_first_and_alone_detects(dual):
     found, alone = dual.detect(stream), dual.detect(base)
     assert torch.equal(found.boxes, alone.boxes) and torch.equal(found.scores, alone.scores)
     assert (found.boxes[:, 2::4] <= 300 + 1e-3).all() and (found.boxes >= 0).all()
-    first = dual.first_picture(base)
+    first = dual.base_preview(base)
     assert (first.width, first.height) == (300, 200)
 
 
@@ -78,7 +78,7 @@ def test_missing_layers_are_said(dual):
     base, rest = strip(stream, "base"), strip(stream, "enhancement")
     with pytest.raises(MissingLayer, match="only a base layer"):
         dual.decode(base)
-    for ask in (dual.decode, dual.detect, dual.first_picture):
+    for ask in (dual.decode, dual.detect, dual.base_preview):
         with pytest.raises(MissingLayer, match="merge"):
             ask(rest)
     again = merge(base, rest)
@@ -94,10 +94,10 @@ def test_forward_is_what_decode_gives(dual, conditions):
     flags, y_hat, size = dual._base_of(stream)
     assert bool(flags & ALONE) is not conditions
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-    first = First(dual.base.synthesise(y_hat, size)[1], (192, 128), (0, 0, 192, 128))
+    first = BasePreview(dual.base.synthesise(y_hat, size)[1], (192, 128), (0, 0, 192, 128))
     with torch.inference_mode():
         if conditions:
-            output = dual(x, torch.tensor([400]), Condition(first=first))
+            output = dual(x, torch.tensor([400]), Condition(preview=first))
         else:
             output = Codec.forward(dual, x, torch.tensor([400]))
     pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
@@ -123,7 +123,7 @@ def test_the_first_picture_is_taken_off(dual):
     """Where it is right, little is left to say; the picture that comes of it is the same."""
     rgb = random_rgb(192, 128, seed=3)
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-    told = Condition(first=First(x, (192, 128), (0, 0, 192, 128)))
+    told = Condition(preview=BasePreview(x, (192, 128), (0, 0, 192, 128)))
     with torch.inference_mode():
         left, all_of_it = dual.analyse(x, told), dual.analyse(x)
         assert left[..., :-1].abs().sum() < 1e-3 * all_of_it[..., :-1].abs().sum()
@@ -151,7 +151,7 @@ def test_odd_pictures(dual, size):
     picture = Picture(random_rgb(*size))
     stream = Bitstream.from_bytes(dual.encode(picture, quality=80).to_bytes())
     assert dual.decode(stream).picture.rgb.shape == picture.rgb.shape
-    assert dual.first_picture(stream).rgb.shape == picture.rgb.shape
+    assert dual.base_preview(stream).rgb.shape == picture.rgb.shape
     assert len(dual.detect(stream).boxes) <= 100
 
 
@@ -167,7 +167,7 @@ def test_people_need_no_detector(dual, monkeypatch):
     monkeypatch.setattr(dual, "find_detector", None)
     stream = dual.encode(Picture(random_rgb(96, 64)), refinement=0)
     assert dual.decode(stream).picture.rgb.shape == (64, 96, 3)
-    assert dual.first_picture(stream).rgb.shape == (64, 96, 3)
+    assert dual.base_preview(stream).rgb.shape == (64, 96, 3)
     with pytest.raises(TypeError):
         dual.detect(stream)
 
@@ -237,5 +237,5 @@ def test_the_base_learns_by_itself(dual):
 
 
 def test_objects_of_a_picture(detector):
-    found = objects_in(Picture(random_rgb(500, 40)), detector)
+    found = detect_objects(Picture(random_rgb(500, 40)), detector)
     assert found.boxes.shape[1] == 4 and found.boxes.shape[0] == len(found.labels) == len(found.scores)

@@ -17,22 +17,28 @@ from test_cli import Recorder, run
 from torch import nn
 
 from trifocal import evaluation
+from trifocal.codecs.codec import Decoded
+from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.detection.detector import Detections, SplitDetector, compact_detector
+from trifocal.detection.input_size import COCO_IDS, compact_size
 from trifocal.errors import OptionError, PictureError, PresetError
 from trifocal.evaluation import Curve, evaluate, rate_at, read_means
-from trifocal.evaluation.baselines import RIVALS
+from trifocal.evaluation.codecs.candidates import candidate_of, decoded_image_of, title_of
+from trifocal.evaluation.codecs.custom_weights import Model
+from trifocal.evaluation.codecs.layer_ablations import (
+    OWN_DETECTOR,
+    BaseLayerCandidate,
+    DownscaledCandidate,
+    SeparateFilesCandidate,
+    layered,
+)
+from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.compare import compare
-from trifocal.evaluation.detection import Annotations, Detection
-from trifocal.evaluation.detectors import CompactDetector, Found, detector_of, rescaled
-from trifocal.evaluation.layering import OWN_DETECTOR, ApartSubject, BaseSubject, SmallSubject, layered
-from trifocal.evaluation.models import Model
-from trifocal.evaluation.subjects import outcome_of, subject_of, title_of
-from trifocal.layered import DualLayer
-from trifocal.machine.detector import Objects, SplitDetector, compact_detector
-from trifocal.machine.looking import COCO_IDS, compact_size
+from trifocal.evaluation.tasks.detection import Annotations, Detection
+from trifocal.evaluation.tasks.detectors import CompactDetector, Found, detector_of, rescaled
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
-from trifocal.types import Decoded
 
 WIDTH, HEIGHT = 640, 480
 BOX = (120, 90, 360, 270)  # of the bright rectangle in each picture
@@ -56,7 +62,7 @@ def bright_box(rgb: np.ndarray) -> np.ndarray:
     return np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float64)
 
 
-class TwoJpegs(DualLayer):
+class TwoJpegs(ScalableCodec):
     """A small JPEG as the base layer and a large one as the enhancement; its detector finds what is bright."""
 
     fingerprint = 0xBEEF
@@ -85,16 +91,16 @@ class TwoJpegs(DualLayer):
         assert layer is not None
         return Decoded(Picture(pixels_of(layer.chunks[0])))
 
-    def first_picture(self, bitstream: Bitstream) -> Picture:
+    def base_preview(self, bitstream: Bitstream) -> Picture:
         size = bitstream.header.width, bitstream.header.height
         return Picture(np.asarray(Image.fromarray(self.base_of(bitstream)).resize(size)))
 
-    def detect(self, bitstream: Bitstream) -> Objects:
+    def detect(self, bitstream: Bitstream) -> Detections:
         self.detected += 1
         small = self.base_of(bitstream)
         scale = bitstream.header.width / small.shape[1], bitstream.header.height / small.shape[0]
         box = torch.from_numpy(bright_box(small) * np.array(scale * 2))
-        return Objects(box, torch.tensor([1]), torch.tensor([0.9]))
+        return Detections(box, torch.tensor([1]), torch.tensor([0.9]))
 
     def base_of(self, bitstream: Bitstream) -> np.ndarray:
         layer = bitstream.layer(Tag.BASE)
@@ -169,7 +175,7 @@ def detection(folder: Path, detector: Bright, name: str) -> Detection:
 
 def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
     shown = Picture(picture(0))
-    subject = BaseSubject(Model("two"))
+    subject = BaseLayerCandidate(Model("two"))
     file = subject.encode(shown, 30)
     stream = Bitstream.from_bytes(file)
     assert two.asked == [{"quality": None, "base_quality": 30, "refinement": None}]
@@ -181,8 +187,8 @@ def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
 
 
 def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegs) -> None:
-    subject = subject_of("two:unfitted")
-    assert isinstance(subject, BaseSubject)
+    subject = candidate_of("two:unfitted")
+    assert isinstance(subject, BaseLayerCandidate)
     subject.encode(Picture(picture(0)), 30)
     assert two.asked == [{"quality": None, "base_quality": 30, "refinement": 0}]
     assert (subject.name, title_of(subject.name)) == (
@@ -192,9 +198,9 @@ def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegs) -> Non
 
 
 def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: TwoJpegs) -> None:
-    shown, subject, judge = Picture(picture(0)), BaseSubject(Model("two")), Bright()
+    shown, subject, judge = Picture(picture(0)), BaseLayerCandidate(Model("two")), Bright()
     file = subject.encode(shown, 80)
-    outcome = outcome_of(subject, file, subject.decode(file), shown, "a.png")
+    outcome = decoded_image_of(subject, file, subject.decode(file), shown, "a.png")
     assert outcome.look is not None and outcome.decoded.shape == (HEIGHT, WIDTH, 3)
     own = outcome.look("bright", judge)
     assert two.detected == 1 and judge.seen == [] and np.abs(own.boxes - BOX).max() < 4
@@ -203,19 +209,19 @@ def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: 
 
 
 def test_layers_apart_use_no_first_picture(two: TwoJpegs) -> None:
-    shown, subject = Picture(picture(0)), ApartSubject(Model("two"))
+    shown, subject = Picture(picture(0)), SeparateFilesCandidate(Model("two"))
     file = subject.encode(shown, 40)
     assert two.asked == [{"quality": 40, "conditions": False}]
     assert subject.decode(file).shape == (HEIGHT, WIDTH, 3)
 
 
 def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) -> None:
-    shown, subject, judge = Picture(picture(0)), SmallSubject(RIVALS["jpeg"]), Bright()
+    shown, subject, judge = Picture(picture(0)), DownscaledCandidate(PILLOW_CODECS["jpeg"]), Bright()
     width, height = compact_size(WIDTH, HEIGHT)
     assert width % 32 == height % 32 == 0 and width < WIDTH
     file = subject.encode(shown, 60)
     assert pixels_of(file).shape == (height, width, 3)
-    outcome = outcome_of(subject, file, subject.decode(file), shown, "a.png")
+    outcome = decoded_image_of(subject, file, subject.decode(file), shown, "a.png")
     assert outcome.decoded.shape == outcome.original.shape and outcome.look is not None
     found = outcome.look("bright", judge)
     assert judge.seen == [(height, width)] and np.abs(found.boxes - BOX).max() < 4
@@ -232,7 +238,7 @@ def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) 
 )
 def test_what_has_no_layers_is_one_sentence(name: str, said: str, two: TwoJpegs) -> None:
     with pytest.raises(PresetError, match=said):
-        subject_of(name)
+        candidate_of(name)
 
 
 def test_presets_with_layers_are_measured_by_their_base(two: TwoJpegs) -> None:
@@ -355,7 +361,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> SplitDetector:
     torch.manual_seed(0)
     network = compact_detector().eval().requires_grad_(False)
     network.network.roi_heads.score_thresh = 0.0
-    monkeypatch.setattr("trifocal.machine.detector.load_detector", lambda: network)
+    monkeypatch.setattr("trifocal.detection.detector.load_detector", lambda: network)
     return network
 
 
@@ -382,7 +388,7 @@ def test_what_is_small_already_is_not_resized_again(untrained: SplitDetector) ->
     shapes: list[tuple[int, ...]] = []
     front = untrained.backbone.front
     front.register_forward_pre_hook(lambda module, inputs: shapes.append(inputs[0].shape[2:]))
-    subject = SmallSubject(RIVALS["png"])
+    subject = DownscaledCandidate(PILLOW_CODECS["png"])
     shown = Picture(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
     file = subject.encode(shown, 100)
     look = partial(subject.look, file, (width, height))

@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trifocal import losses, presets
+from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.losses import perceptual, taco
-from trifocal.machine.tower import ImageTower
 from trifocal.training import train
-from trifocal.types import MAX_LEVEL, Batch, Condition, Output, Words
+from trifocal.types import MAX_LEVEL, Batch, Condition, Output, TextEmbedding
 
 # ── perceptual ──
 
@@ -35,9 +35,9 @@ def two(width: int = 96, height: int = 80, noise: float = 0.05) -> tuple[Tensor,
     return (x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1), x
 
 
-def small_tower(seed: int = 0) -> ImageTower:
+def small_tower(seed: int = 0) -> ImageEncoder:
     torch.manual_seed(seed)
-    return ImageTower(widths=(4, 6, 8), depths=(1, 1, 1), embedding=5)
+    return ImageEncoder(widths=(4, 6, 8), depths=(1, 1, 1), embedding=5)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.models.alexnet", refuse)
-    monkeypatch.setattr(perceptual, "load_image_tower", small_tower)
+    monkeypatch.setattr(perceptual, "load_image_encoder", small_tower)
 
 
 def test_lpips_is_that_of_another_package(made_up_weights: None) -> None:
@@ -158,7 +158,7 @@ def test_without_the_package_it_is_said_too(offline: None, monkeypatch: pytest.M
 
 
 def test_what_is_preferred_is_taken(made_up_weights: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perceptual, "load_image_tower", small_tower)
+    monkeypatch.setattr(perceptual, "load_image_encoder", small_tower)
     found = [losses.find_perceptual(name) for name in ("lpips-alex", "ms-ssim", "tower")]
     titles = ["LPIPS (alex)", "1 − MS-SSIM", "distance in the project's image tower"]
     assert [one.title for one in found] == titles and not any(one.note for one in found)
@@ -267,7 +267,7 @@ class Fixed(nn.Module):
 
 
 def batch_of(x: Tensor, level: list[int], pooled: Tensor) -> Batch:
-    words = Words(pooled[:, None], torch.ones(len(x), 1, dtype=torch.bool), pooled)
+    words = TextEmbedding(pooled[:, None], torch.ones(len(x), 1, dtype=torch.bool), pooled)
     return Batch(x, torch.tensor(level), Condition(words))
 
 
@@ -329,7 +329,7 @@ def test_taco_says_what_it_is_made_of() -> None:
 
 def test_tacos_networks_are_found_by_the_towers_name(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = small_tower()
-    monkeypatch.setattr(taco, "load_image_tower", lambda: tower)
+    monkeypatch.setattr(taco, "load_image_encoder", lambda: tower)
     monkeypatch.setattr(taco, "find_perceptual", Far)
     objective = losses.TacoObjective("compact")
     assert objective.description()["images"] == "the project's image tower"

@@ -11,8 +11,9 @@ import torch
 from test_layering import Bright, annotated, bright_box, with_layers
 from test_reports import module_at
 
-from trifocal.evaluation import Mean, read_means, read_rows, tasks
-from trifocal.machine.detector import Objects
+from trifocal.detection.detector import Detections
+from trifocal.evaluation import Mean, read_means, read_rows
+from trifocal.evaluation.tasks import task as tasks
 from trifocal.pictures import Picture
 
 
@@ -58,12 +59,12 @@ def test_how_many_bits_the_same_precision_takes(page: Any) -> None:
 
 def test_what_is_reached_is_said(page: Any) -> None:
     curves = page.curves_of(made(), "ap:d")
-    assert page.reach("p:base", curves, 0.31) == (
+    assert page.receptive_field("p:base", curves, 0.31) == (
         "The base layer is within one AP point of 0.310 at 0.0800 bpp, and AVIF at 0.3200 bpp, 4.0 times as many."
     )
     less = {name: curve for name, curve in curves.items() if name != "avif"}
-    assert page.reach("p:base", less, 0.31).endswith("and AVIF at none of its qualities here.")
-    assert page.reach("p:base", curves, 0.5).endswith("of 0.500: its best is 0.300.")
+    assert page.receptive_field("p:base", less, 0.31).endswith("and AVIF at none of its qualities here.")
+    assert page.receptive_field("p:base", curves, 0.5).endswith("of 0.500: its best is 0.300.")
 
 
 def test_the_base_layer_against_each(page: Any) -> None:
@@ -118,11 +119,11 @@ def test_all_of_it_and_again(
     monkeypatch.setattr(script, "PICTURE_METRICS", ("psnr",))
     monkeypatch.setattr(type(codec), "detector", property(lambda self: None))
 
-    def objects_in(picture: Picture, detector: object) -> Objects:
+    def detect_objects(picture: Picture, detector: object) -> Detections:
         box = torch.from_numpy(bright_box(picture.rgb))
-        return Objects(box, torch.tensor([1]), torch.tensor([0.9]))
+        return Detections(box, torch.tensor([1]), torch.tensor([0.9]))
 
-    monkeypatch.setattr("trifocal.layered.objects_in", objects_in)
+    monkeypatch.setattr("trifocal.codecs.scalable.detect_objects", detect_objects)
     words = ["s.py", str(folder), "--preset", "two", "--detector", "bright", "--judge", "x/other.onnx"]
     words += ["--own-judge", "x/faces.onnx"]
     monkeypatch.setattr(sys, "argv", [*words, "--timed", "2", "--draws", "3", "--out", str(out)])

@@ -14,13 +14,13 @@ from PIL import Image, ImageOps, features
 
 import trifocal
 import trifocal.pillow
+from trifocal.codecs.metadata_layers import dpi_from_bytes, dpi_to_bytes
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.errors import Damaged, PictureError, TrifocalError
 from trifocal.pictures import Picture
 from trifocal.pictures.colour import to_srgb
 from trifocal.pictures.profiles import ADOBE_RGB, CODED_PRIMARIES, SRGB, SRGB_CURVE, made_profile
 from trifocal.pictures.signals import boxes, nclx_of_meta
-from trifocal.sidecar import dpi_from_bytes, dpi_to_bytes
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6" dc:title="at noon"/></x:xmpmeta>'
 UPRIGHT_XMP = XMP.replace(b'"6"', b'"1"')

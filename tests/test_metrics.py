@@ -13,9 +13,10 @@ from PIL import Image
 from torch import nn
 
 from trifocal.errors import NotMeasured, OptionError
-from trifocal.evaluation import METRICS, SETS, metric_of, perceptual, ssimulacra2
-from trifocal.evaluation.metrics import Pair
-from trifocal.evaluation.sets import Set, patches, whole
+from trifocal.evaluation import METRICS, SETS, metric_of, ssimulacra2
+from trifocal.evaluation.metrics import perceptual
+from trifocal.evaluation.metrics.distribution import Set, patches, whole
+from trifocal.evaluation.metrics.per_image import Pair
 
 
 @pytest.fixture

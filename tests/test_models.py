@@ -18,10 +18,10 @@ from test_words import Letters, steered
 
 from trifocal.errors import OptionError, PresetError, TrifocalError, WeightsError
 from trifocal.evaluation import evaluate, read_means, read_rows
+from trifocal.evaluation.codecs.candidates import title_of, variants
+from trifocal.evaluation.codecs.custom_weights import BUNDLED, labelled
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.memory import main as print_peak
-from trifocal.evaluation.models import BUNDLED, labelled
-from trifocal.evaluation.subjects import title_of, variants
 from trifocal.presets import PRESETS
 from trifocal.weights import write_weights
 
@@ -42,7 +42,7 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         made.append(replace(PRESETS[0], name=name, build=build, **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
-    monkeypatch.setattr("trifocal.text.encoder.load_tower", lambda name, device: Letters())
+    monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: Letters())
     (tmp_path / "pictures").mkdir()
     for seed, name in enumerate(("a.png", "b.png")):
         Image.fromarray(random_rgb(96, 64, seed)).save(tmp_path / "pictures" / name)

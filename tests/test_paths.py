@@ -18,17 +18,17 @@ from typer.testing import CliRunner, Result
 
 import trifocal
 from trifocal.cli import app
+from trifocal.cli.console import Console, bar_over
 from trifocal.cli.main import use_threads
-from trifocal.console import Desk, bar_over
+from trifocal.cli.paths import Found, Input, Job, Outputs, find, plan, printable
+from trifocal.codecs.codec import Decoded
 from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.detection.detector import Detections
 from trifocal.errors import OptionError, PictureError, Unsupported
-from trifocal.files import replacing, swept
-from trifocal.machine.detector import Objects
-from trifocal.paths import Found, Input, Job, Outputs, find, plan, printable
 from trifocal.pictures import Picture
-from trifocal.types import Decoded
+from trifocal.utils.files import atomic_write, swept
 
-FOUND = Objects(torch.tensor([[1.0, 2.0, 30.0, 20.0]]), torch.tensor([18]), torch.tensor([0.5]))
+FOUND = Detections(torch.tensor([[1.0, 2.0, 30.0, 20.0]]), torch.tensor([18]), torch.tensor([0.5]))
 
 
 def run(*words: str | Path, stdin: bytes | None = None) -> Result:
@@ -58,7 +58,7 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     fake = Fake()
     monkeypatch.setattr("trifocal.presets.load_for", lambda header, device="cpu", weights=None: fake)
     monkeypatch.setattr("trifocal.presets.shared_codec", lambda name, device="cpu", weights=None: fake)
-    monkeypatch.setattr("trifocal.layered.objects_in", lambda picture: FOUND)
+    monkeypatch.setattr("trifocal.codecs.scalable.detect_objects", lambda picture: FOUND)
     yield fake
 
 
@@ -383,7 +383,7 @@ def test_a_bar_on_a_terminal_is_on_stderr(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    desk = Desk()
+    desk = Console()
     job = Job(Input(Path("[red]a\x1b.png"), "a", Path("a")), Outputs().add(Path("x"), True))
     with bar_over(desk, [job, job]) as advance_of:
         advance_of(0)(0.5)
@@ -495,7 +495,7 @@ def test_old_leftovers_are_swept_and_young_ones_stay(tmp_path: Path) -> None:
     for path in old, other:
         os.utime(path, (time.time() - 90_000,) * 2)
     swept.discard(tmp_path)
-    with replacing(tmp_path / "file") as stream:
+    with atomic_write(tmp_path / "file") as stream:
         stream.write(b"1")
     assert files_in(tmp_path) == {young.name, other.name, "file"}
 

@@ -14,7 +14,7 @@ from trifocal import presets
 from trifocal.errors import OptionError
 from trifocal.layers import Block, ResidualBlock, branches_in
 from trifocal.training import precision, train
-from trifocal.training.lesson import Lesson, LessonRun
+from trifocal.training.lesson import LessonRun, TrainingTask
 from trifocal.training.precision import choose_precision
 from trifocal.transforms.cheng import ConvolutionBlock
 from trifocal.transforms.elic import Bottleneck
@@ -182,7 +182,7 @@ def test_a_run_in_bfloat16_says_so_and_exports_float16(
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
-class Line(Lesson):
+class Line(TrainingTask):
     """A matrix product, and what precision it was in."""
 
     weights, held_out, warmup = {"error": 1.0}, 1, 1

@@ -7,23 +7,23 @@ from conftest import random_rgb
 from test_base_training import small_dual
 
 import trifocal
+from trifocal.codecs.dual_layer import TextGuided
+from trifocal.codecs.latent_refinement import refined
+from trifocal.codecs.scalable import ScalableCodec, detect_objects, level_of
 from trifocal.container import Bitstream
-from trifocal.entropy import Meter
+from trifocal.detection.detector import SplitDetector, compact_detector
+from trifocal.entropy import RateEstimator
 from trifocal.entropy.quantise import quantise
 from trifocal.errors import OptionError, PresetError, WeightsError
-from trifocal.layered import DualLayer, level_of, objects_in
 from trifocal.losses.base_layer import Original, task_cost, task_weight
-from trifocal.machine.detector import SplitDetector, compact_detector
-from trifocal.methods.dual_layer import TextGuided
 from trifocal.pictures import Picture
 from trifocal.presets import load
-from trifocal.refinement import refined
 
 
 @pytest.fixture(scope="module")
-def shipped() -> DualLayer:
+def shipped() -> ScalableCodec:
     codec = load("dual-layer-compact")
-    assert isinstance(codec, DualLayer)
+    assert isinstance(codec, ScalableCodec)
     return codec
 
 
@@ -34,7 +34,7 @@ def detector() -> SplitDetector:
 
 
 @pytest.mark.parametrize("quality", [0, 30, 80])
-def test_a_refined_latent_costs_less(shipped: DualLayer, quality: int) -> None:
+def test_a_refined_latent_costs_less(shipped: ScalableCodec, quality: int) -> None:
     """By the objective, of what the decoder gets and the bytes of its tables; most of it is what the detector says."""
     base, x = shipped.base, shipped._small(Picture(random_rgb(320, 240, seed=3)))
     level, original = level_of(quality, x.device), Original(shipped.detector, x)
@@ -42,8 +42,8 @@ def test_a_refined_latent_costs_less(shipped: DualLayer, quality: int) -> None:
     for steps in (0, 2, 6):
         with torch.no_grad():
             y = refined(base, shipped.detector, x, base.analyse(x), level, steps)
-            meter = Meter(base.entropy.cost())
-            y_hat = base.entropy.walk(meter, y, level, (y.shape[1], y.shape[2]))
+            meter = RateEstimator(base.entropy.cost())
+            y_hat = base.entropy.code_latents(meter, y, level, (y.shape[1], y.shape[2]))
             terms = original.terms(*base.synthesise(y_hat, (x.shape[2], x.shape[3])))
         rate = float(meter.bits) / (x.shape[2] * x.shape[3])
         costs.append(rate + float(task_weight(level) * task_cost(terms)))
@@ -51,7 +51,7 @@ def test_a_refined_latent_costs_less(shipped: DualLayer, quality: int) -> None:
     assert costs[2] < costs[1] < costs[0] and places[2] < 0.8 * places[0]
 
 
-def test_no_step_leaves_a_latent_as_it_is(shipped: DualLayer) -> None:
+def test_no_step_leaves_a_latent_as_it_is(shipped: ScalableCodec) -> None:
     x = shipped._small(Picture(random_rgb(96, 64)))
     with torch.inference_mode():
         y = shipped.base.analyse(x)
@@ -68,12 +68,14 @@ def test_what_is_expected_is_what_the_walk_is_told(detector: SplitDetector) -> N
         mean, index = base.entropy.expected(y, level)
         gain = base.entropy.gain(level)
         rounded = quantise(y * gain - mean, torch.round(index).long()) + mean
-        y_hat = base.entropy.walk(Meter(base.entropy.cost(), 2), y, level, (y.shape[1], y.shape[2]))
+        y_hat = base.entropy.code_latents(
+            RateEstimator(base.entropy.cost(), 2), y, level, (y.shape[1], y.shape[2])
+        )
     assert mean.shape == index.shape == y.shape
     assert torch.allclose(rounded / gain, y_hat, atol=1e-5) and index.std() > 0
 
 
-def test_the_same_picture_makes_the_same_file(shipped: DualLayer) -> None:
+def test_the_same_picture_makes_the_same_file(shipped: ScalableCodec) -> None:
     """Whoever calls, and however often; another than without refinement, which every reader reads as well."""
     rgb = random_rgb(160, 120, seed=1)
     with torch.inference_mode():
@@ -86,10 +88,10 @@ def test_the_same_picture_makes_the_same_file(shipped: DualLayer) -> None:
     assert np.abs(first - second).mean() < 3
 
 
-def test_a_refined_base_layer_detects_what_is_in_the_picture(shipped: DualLayer) -> None:
+def test_a_refined_base_layer_detects_what_is_in_the_picture(shipped: ScalableCodec) -> None:
     """Scores of what the detector finds in the picture itself come nearer to what it says there."""
     rgb = random_rgb(320, 240, seed=3)
-    original = objects_in(Picture(rgb)).scores[:5]
+    original = detect_objects(Picture(rgb)).scores[:5]
     off = []
     for steps in (0, 8):
         stream = Bitstream.from_bytes(
@@ -113,12 +115,12 @@ def test_who_does_not_refine_needs_no_detector(detector: SplitDetector) -> None:
     assert TextGuided.refinement == 0
 
 
-def test_a_size_is_kept_with_a_refined_base(shipped: DualLayer) -> None:
+def test_a_size_is_kept_with_a_refined_base(shipped: ScalableCodec) -> None:
     stream = shipped.encode(Picture(random_rgb(320, 240, seed=3)), size=6000)
     assert stream.size <= 6000
 
 
-def test_steps_that_cannot_be(shipped: DualLayer) -> None:
+def test_steps_that_cannot_be(shipped: ScalableCodec) -> None:
     picture = Picture(random_rgb(32, 32))
     with pytest.raises(OptionError, match="0 steps or more, not -1"):
         shipped.encode(picture, refinement=-1)

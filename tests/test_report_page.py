@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from trifocal.errors import OptionError
-from trifocal.evaluation import plots, report
-from trifocal.evaluation.curves import Curve
-from trifocal.evaluation.report import (
+from trifocal.evaluation.report import page as report
+from trifocal.evaluation.report import plots
+from trifocal.evaluation.report.curves import Curve
+from trifocal.evaluation.report.page import (
     Crop,
     Difference,
     LayerBytes,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trifocal.demo import PHOTOGRAPH
 from trifocal.evaluation import Mean, anchors, read_means
-from trifocal.evaluation.curves import ANCHORS
+from trifocal.evaluation.report.curves import ANCHORS
 from trifocal.losses import lambda_of
 from trifocal.pictures import Picture
 from trifocal.types import Output

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import random_rgb, small_codec
 
-from trifocal import codec as codec_module
+from trifocal.codecs import codec as codec_module
+from trifocal.codecs.rate_control import search
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.errors import Damaged, FormatError, OptionError, RateError, Unsupported
 from trifocal.pictures import Picture, canvas
-from trifocal.rate import search
 
 
 @pytest.fixture
@@ -71,25 +71,25 @@ def test_tiles_leave_no_seams(tiled, codec, monkeypatch):
     monkeypatch.setattr(codec_module, "paste", lambda into, region, box, near: kept.append((box, near)))
     kept: list[tuple[canvas.Box, torch.Tensor]] = []
     codec.decode(stream)
-    at_once = codec.synthesise(joined(kept, codec.reach), torch.tensor([480]))[0, :, :270, :300].permute(
-        1, 2, 0
-    )
+    at_once = codec.synthesise(joined(kept, codec.receptive_field), torch.tensor([480]))[
+        0, :, :270, :300
+    ].permute(1, 2, 0)
     at_once = at_once.detach().mul(255).round().clamp(0, 255).numpy()
     assert np.abs(by_tile - at_once).max() <= 1
 
 
-def joined(kept: list[tuple[canvas.Box, torch.Tensor]], reach: int) -> torch.Tensor:
+def joined(kept: list[tuple[canvas.Box, torch.Tensor]], receptive_field: int) -> torch.Tensor:
     """The latent of the whole picture, put together from those of the boxes' halos."""
     whole = torch.zeros(1, 20, 20, kept[0][1].shape[-1])
     for (x, y, _, _), near in kept:
-        top, left = max(0, y - reach) // 16, max(0, x - reach) // 16
+        top, left = max(0, y - receptive_field) // 16, max(0, x - receptive_field) // 16
         whole[:, top : top + near.shape[1], left : left + near.shape[2]] = near
     return whole
 
 
 def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
     rgb = random_rgb(256, 320, seed=7)
-    shape = canvas.Canvas(256, 320, codec.reach)
+    shape = canvas.Canvas(256, 320, codec.receptive_field)
     whole = codec.analyse(torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255)
     for tile in shape.tiles():
         core = shape.core(tile)
@@ -141,9 +141,9 @@ def test_best_effort_greys_out_a_damaged_tile(tiled, codec):
     assert damaged.damaged == (8,)
     whole = codec.decode(stream).picture.rgb
     assert (damaged.picture.rgb[256:, 256:] == 128).all()
-    reach = codec.reach
-    assert np.array_equal(damaged.picture.rgb[: 256 - reach], whole[: 256 - reach])
-    assert np.array_equal(damaged.picture.rgb[:, : 256 - reach], whole[:, : 256 - reach])
+    receptive_field = codec.receptive_field
+    assert np.array_equal(damaged.picture.rgb[: 256 - receptive_field], whole[: 256 - receptive_field])
+    assert np.array_equal(damaged.picture.rgb[:, : 256 - receptive_field], whole[:, : 256 - receptive_field])
 
 
 def with_payload(stream: Bitstream, payload: bytes) -> Bitstream:
@@ -264,6 +264,6 @@ def test_encoding_is_deterministic():
 
 def test_the_canvas_repeats_the_edge():
     rgb = random_rgb(7, 11)
-    padded = canvas.Canvas(7, 11, reach=16).crop(rgb, (0, 0, 64, 64))
+    padded = canvas.Canvas(7, 11, receptive_field=16).crop(rgb, (0, 0, 64, 64))
     assert np.array_equal(padded[:11, :7], rgb)
     assert (padded[11:] == padded[10]).all() and (padded[:, 7:] == padded[:, 6:7]).all()

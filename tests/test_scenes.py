@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from trifocal.data.images import TrainingPicture
+from trifocal.detection.input_size import COCO_IDS, compact_size, torchvision_size
 from trifocal.errors import OptionError
 from trifocal.losses.detection import Seen
-from trifocal.machine.looking import COCO_IDS, compact_size, torchvision_size
-from trifocal.training import scenes as room
-from trifocal.training.imitation import PARTS, Answers
-from trifocal.training.scenes import (
+from trifocal.training import detection_batches as room
+from trifocal.training.detection_batches import (
     PICODET_SIDE,
     STRIDES,
     DetectionTeacher,
@@ -28,6 +27,7 @@ from trifocal.training.scenes import (
     sure_of,
     target_of,
 )
+from trifocal.training.distillation import PARTS, Answers
 
 GREY, RED, BLUE = (110, 110, 110), (230, 40, 40), (40, 40, 230)
 PERSON, BRUSH = 1, 90  # COCO's first category and its last: the network's 1 and 80

@@ -45,8 +45,8 @@ def test_files_come_back_in_parts_and_damaged(file: tuple[str, Picture, bytes]) 
     assert refusal.value.tiles == (5,)
     rest = trifocal.decode(bytes(damaged), best_effort=True)
     assert rest.damaged == (5,) and (rest.picture.rgb[128:, 256:] == 128).all()
-    reach = load(preset).reach
-    assert np.array_equal(rest.picture.rgb[:, : 256 - reach], whole[:, : 256 - reach])
+    receptive_field = load(preset).receptive_field
+    assert np.array_equal(rest.picture.rgb[:, : 256 - receptive_field], whole[:, : 256 - receptive_field])
 
 
 def test_layers_of_the_presets_are_those_of_their_kind(file: tuple[str, Picture, bytes]) -> None:

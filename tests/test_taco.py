@@ -13,14 +13,14 @@ from test_elic import lively
 from torch import nn
 
 from trifocal import presets
+from trifocal.codecs.taco import Taco, taco
 from trifocal.container import Bitstream
 from trifocal.losses import balance, rate_distortion
-from trifocal.methods.taco import Taco, taco
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms import adapters
 from trifocal.transforms.adapters import CrossAttention, Extractor, Injector
 from trifocal.transforms.elic import elic_reach
-from trifocal.types import Condition, Words
+from trifocal.types import Condition, TextEmbedding
 
 D = 8
 
@@ -40,12 +40,12 @@ def words(count: int = 1, tokens: int = 5, padding: int = 0, seed: int = 0) -> C
     return Condition(random_words(count, tokens, padding, seed))
 
 
-def random_words(count: int, tokens: int = 5, padding: int = 0, seed: int = 0) -> Words:
+def random_words(count: int, tokens: int = 5, padding: int = 0, seed: int = 0) -> TextEmbedding:
     generator = torch.Generator().manual_seed(seed)
     there = torch.randn(count, tokens, D, generator=generator)
     mask = torch.ones(count, tokens + padding, dtype=torch.bool)
     mask[:, tokens:] = False
-    return Words(F.pad(there, (0, 0, 0, padding), value=3.0), mask, there[:, -1])
+    return TextEmbedding(F.pad(there, (0, 0, 0, padding), value=3.0), mask, there[:, -1])
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_gates_start_closed():
     torch.manual_seed(0)
     codec = taco(12, (4, 4), (4, 4), 1, word_channels=D, heads=4)
     assert not codec.inject_quarter.gamma.any() and not codec.inject_eighth.gamma.any()
-    assert codec.reach == elic_reach(1)
+    assert codec.receptive_field == elic_reach(1)
 
 
 @torch.inference_mode()
@@ -240,7 +240,7 @@ def test_the_published_sizes(monkeypatch):
     assert sum(p.numel() for p in codec.parameters()) - sum(inside) == 32_075_800
     assert [part.attention.heads for part in adapter] == [8, 8, 8]
     assert isinstance(codec.extract, Extractor) and codec.extract.project.out_features == 512
-    assert codec.reach == 144 and codec.entropy.exact_side.context.passes == 10
+    assert codec.receptive_field == 144 and codec.entropy.exact_side.context.passes == 10
 
 
 def test_the_recipe_is_the_papers():

@@ -7,23 +7,25 @@ from conftest import random_rgb, small_codec
 from PIL import Image, ImageFilter
 from typer.testing import CliRunner
 
-from trifocal.allocated import fineness_of
-from trifocal.attention import attention_map
 from trifocal.cli import app
+from trifocal.codecs.attention_map import attention_map
+from trifocal.codecs.roi import importance_map_of
+from trifocal.codecs.taco_compact import TacoCompact
 from trifocal.container import Bitstream
-from trifocal.entropy import Meter, Reader, Writer
+from trifocal.entropy import RateEstimator, Reader, Writer
 from trifocal.entropy.allocation import LARGEST, QUARTERS, code_allocation
 from trifocal.errors import Damaged, PresetError
-from trifocal.methods.taco_compact import TacoCompact
 from trifocal.pictures import Picture, canvas
-from trifocal.types import Condition, Words
+from trifocal.types import Condition, TextEmbedding
 
 
-def words(count: int = 1) -> Words:
-    return Words(torch.zeros(count, 3, 256), torch.ones(count, 3, dtype=torch.bool), torch.zeros(count, 256))
+def words(count: int = 1) -> TextEmbedding:
+    return TextEmbedding(
+        torch.zeros(count, 3, 256), torch.ones(count, 3, dtype=torch.bool), torch.zeros(count, 256)
+    )
 
 
-def left_half(x: torch.Tensor, words: Words) -> torch.Tensor:
+def left_half(x: torch.Tensor, words: TextEmbedding) -> torch.Tensor:
     """A tower that finds the words in the left half of every picture."""
     p = torch.full((len(x), x.shape[2] // 16, x.shape[3] // 16), 0.02)
     p[:, :, : p.shape[2] // 2] = 0.98
@@ -33,7 +35,7 @@ def left_half(x: torch.Tensor, words: Words) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def taco():
     plain = small_codec(noise=0.0)
-    codec = TacoCompact(plain.analysis, plain.entropy, plain.synthesis, plain.reach)
+    codec = TacoCompact(plain.analysis, plain.entropy, plain.synthesis, plain.receptive_field)
     codec.look = left_half
     codec.preset_id = 1
     return codec.eval()
@@ -51,10 +53,10 @@ def error(decoded: np.ndarray, rgb: np.ndarray) -> np.ndarray:
 def test_allocation_comes_back_from_the_bytes(taco):
     """Coarse as it is sent, it is the same on both sides, and the meter knows its price."""
     torch.manual_seed(0)
-    fineness = torch.randn(1, 16, 24, 1).cumsum(1) / 3
-    writer, meter = Writer(taco.entropy.models()), Meter(taco.entropy.cost())
-    sent = code_allocation(writer, fineness, (16, 24))
-    assert torch.equal(code_allocation(meter, fineness, (16, 24)), sent)
+    importance_map = torch.randn(1, 16, 24, 1).cumsum(1) / 3
+    writer, meter = Writer(taco.entropy.models()), RateEstimator(taco.entropy.cost())
+    sent = code_allocation(writer, importance_map, (16, 24))
+    assert torch.equal(code_allocation(meter, importance_map, (16, 24)), sent)
     data = writer.bytes()
     assert torch.equal(code_allocation(Reader(taco.entropy.models(), data), None, (16, 24)), sent)
     assert abs(len(data) - float(meter.bits) / 8) < 8
@@ -63,16 +65,16 @@ def test_allocation_comes_back_from_the_bytes(taco):
 
 
 def test_no_words_cost_less_than_a_byte(taco):
-    meter = Meter(taco.entropy.cost())
+    meter = RateEstimator(taco.entropy.cost())
     factor = code_allocation(meter, torch.zeros(1, 32, 48, 1), (32, 48))
     assert torch.equal(factor, torch.ones_like(factor)) and float(meter.bits) < 8
 
 
 def test_a_box_costs_a_few_bytes(taco):
-    fineness = torch.full((1, 32, 48, 1), -0.25)
-    fineness[:, 8:20, 12:32] = 0.75
-    meter = Meter(taco.entropy.cost())
-    code_allocation(meter, fineness, (32, 48))
+    importance_map = torch.full((1, 32, 48, 1), -0.25)
+    importance_map[:, 8:20, 12:32] = 0.75
+    meter = RateEstimator(taco.entropy.cost())
+    code_allocation(meter, importance_map, (32, 48))
     assert 8 < float(meter.bits) < 8 * 30
 
 
@@ -91,17 +93,19 @@ def test_fineness_follows_the_weights():
     """Importance 4 halves the step, and the whole stays what it was."""
     p = torch.zeros(1, 4, 4)
     p[:, :2] = 1.0
-    fineness = fineness_of(p, importance=4.0)
-    assert fineness[0, 0, 0] - fineness[0, 3, 0] == pytest.approx(1.0)
+    importance_map = importance_map_of(p, importance=4.0)
+    assert importance_map[0, 0, 0] - importance_map[0, 3, 0] == pytest.approx(1.0)
     weight = 1 + 3 * p
-    assert torch.allclose(torch.exp2(2 * fineness) * weight.mean(), weight)
-    assert fineness_of(torch.full((1, 4, 4), 0.3)).abs().max() < 1e-6
+    assert torch.allclose(torch.exp2(2 * importance_map) * weight.mean(), weight)
+    assert importance_map_of(torch.full((1, 4, 4), 0.3)).abs().max() < 1e-6
 
 
 def test_forward_is_what_decode_gives(taco):
     rgb = random_rgb(192, 128, seed=2)
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-    condition = Condition(fineness=fineness_of(torch.rand(1, 8, 12, generator=torch.manual_seed(1))))
+    condition = Condition(
+        importance_map=importance_map_of(torch.rand(1, 8, 12, generator=torch.manual_seed(1)))
+    )
     with torch.inference_mode():
         output = taco(x, torch.tensor([400]), condition)
     stream = taco.encode(Picture(rgb), quality=50, condition=condition)
@@ -175,7 +179,7 @@ def test_large_pictures_are_looked_at_small(taco):
     picture = Picture(np.tile(smooth_rgb(500, 400), (3, 4, 1)))
     assert attention_map(taco, picture, Condition(words())).rgb.shape == (614, 1024, 3)
     prepared = taco.prepare(picture, Condition(words()))
-    assert prepared.fineness.shape == (1, 76, 128)
+    assert prepared.importance_map.shape == (1, 76, 128)
     assert picture.thumbnail(4000) is picture
 
 

@@ -14,13 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+from trifocal.detection.input_size import COCO_IDS
 from trifocal.errors import MissingExtra, NotMeasured, OptionError
-from trifocal.evaluation import detection, detectors, networks, tasks
-from trifocal.evaluation.detection import Annotations, Detection, protocol_size
-from trifocal.evaluation.detectors import Found, OnnxDetector, TorchvisionDetector
-from trifocal.evaluation.matching import Truth
-from trifocal.evaluation.tasks import Classification, Segmentation, read_classes, task_of
-from trifocal.machine.looking import COCO_IDS
+from trifocal.evaluation.tasks import detection, detectors, networks
+from trifocal.evaluation.tasks import task as tasks
+from trifocal.evaluation.tasks.annotations import GroundTruth
+from trifocal.evaluation.tasks.detection import Annotations, Detection, protocol_size
+from trifocal.evaluation.tasks.detectors import Found, OnnxDetector, TorchvisionDetector
+from trifocal.evaluation.tasks.task import Classification, Segmentation, read_classes, task_of
 
 INSTANCES = "instances.json"
 Boxes = Sequence[tuple[float, float, float, float]]
@@ -222,7 +223,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 
 
 def test_pictures_are_found_by_path_or_else_by_a_name_that_only_one_has() -> None:
-    truth = Truth("x.json", {"one/a.png": 1, "two/a.png": 2, "b.png": 3})
+    truth = GroundTruth("x.json", {"one/a.png": 1, "two/a.png": 2, "b.png": 3})
     assert truth.take("one/a.png") == 1 and truth.take("a.png") is None
     assert truth.take("images/b.png") == 3 and truth.take("thumbs/b.png") is None
     assert [note.split(",")[1] for note in truth.notes] == [
@@ -237,12 +238,12 @@ def test_pictures_are_found_by_path_or_else_by_a_name_that_only_one_has() -> Non
 
 
 def test_annotations_of_other_pictures() -> None:
-    truth = Truth("x.json", {"a.png": 1})
+    truth = GroundTruth("x.json", {"a.png": 1})
     truth.check_any(["z.png", "a.png"])
     with pytest.raises(OptionError, match="other pictures: it names a.png, for instance, and here is z.jpg"):
         truth.check_any(["z.jpg"])
     with pytest.raises(OptionError, match="says nothing of any picture"):
-        Truth("x.json", {})
+        GroundTruth("x.json", {})
 
 
 # ── detectors ──
@@ -558,7 +559,7 @@ def scores_of(rows: list[list[float]]) -> Callable[[np.ndarray], np.ndarray]:
 
 def test_top1_and_top5_by_hand() -> None:
     classify = scores_of([[9, 1, 2, 3, 4, 5], [1, 9, 8, 7, 6, 5], [1, 9, 8, 7, 6, 5], [0, 0, 0, 0, 0, 1]])
-    task = Classification(classify, Truth("x.csv", {"a": 0, "b": 5, "c": 0, "d": 5, "e": 3}))
+    task = Classification(classify, GroundTruth("x.csv", {"a": 0, "b": 5, "c": 0, "d": 5, "e": 3}))
     for number, name in enumerate("abcd"):  # first; fifth; sixth; first
         task.add(picture(number), name)
     assert task.result() == {"top1": 0.5, "top5": 0.75}
@@ -572,7 +573,7 @@ def test_top1_and_top5_by_hand() -> None:
 def test_average_precision_of_several_classes_by_hand() -> None:
     """Class 0: ranks 1 and 3 of 3 are right, (1 + 2/3) / 2. Class 1: rank 2, 1/2. Class 2 is in no picture."""
     classify = scores_of([[0.9, 0.1, 0.5], [0.8, 0.3, 0.5], [0.7, 0.2, 0.5]])
-    classes: Truth[int | tuple[int, ...]] = Truth("x.json", {"a": (0,), "b": (), "c": (0, 1)})
+    classes: GroundTruth[int | tuple[int, ...]] = GroundTruth("x.json", {"a": (0,), "b": (), "c": (0, 1)})
     task = Classification(classify, classes)
     for number, name in enumerate("abc"):
         task.add(picture(number), name)
@@ -585,7 +586,7 @@ def test_average_precision_of_several_classes_by_hand() -> None:
 
 
 def test_a_class_that_the_network_does_not_have() -> None:
-    task = Classification(scores_of([[0.1, 0.2]]), Truth("x.json", {"a": 2}))
+    task = Classification(scores_of([[0.1, 0.2]]), GroundTruth("x.json", {"a": 2}))
     with pytest.raises(OptionError, match="has a as class 2; the network's are 0 to 1"):
         task.add(picture(0), "a")
 

@@ -12,16 +12,16 @@ from conftest import random_rgb
 from PIL import Image
 
 from trifocal.data import Crops, read_pictures
+from trifocal.data.categories import CATEGORIES, focus_of, name_of, named_in, phrase, seen_within, words_of
 from trifocal.data.images import TrainingPicture
-from trifocal.data.words import CATEGORIES, focus_of, name_of, named_in, phrase, seen_within, words_of
+from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import OptionError
-from trifocal.machine.tower import ImageTower
-from trifocal.text.compact import LENGTH, CompactTower, TextTransformer, tokens_of, train_tokenizer
+from trifocal.text.compact import LENGTH, CompactTextEncoder, TextTransformer, tokens_of, train_tokenizer
 from trifocal.text.ground import Ground
 from trifocal.training.ground import train_ground
+from trifocal.training.image_text_batches import GRID, SIDE, TowerBatches, views_of
 from trifocal.training.towers import Towers, ranks, soft, train_towers
-from trifocal.training.views import GRID, SIDE, TowerBatches, views_of
-from trifocal.types import Words
+from trifocal.types import TextEmbedding
 
 CAPTIONS = [
     "a brown dog on the grass",
@@ -36,7 +36,7 @@ def tower():
     torch.manual_seed(0)
     tokenizer = train_tokenizer(CAPTIONS, vocabulary=300)
     network = TextTransformer(tokenizer.get_vocab_size(), width=16, layers=1, heads=2, embedding=8)
-    return CompactTower(tokenizer, network.eval())
+    return CompactTextEncoder(tokenizer, network.eval())
 
 
 def test_texts_of_any_kind(tower):
@@ -70,7 +70,7 @@ def test_every_byte_has_a_token(tower):
 @pytest.mark.parametrize("size", [(64, 48), (50, 70), (1, 1)])
 def test_the_image_tower_takes_any_size(size):
     torch.manual_seed(0)
-    tower = ImageTower((4, 8, 12), (1, 1, 1), embedding=6).eval()
+    tower = ImageEncoder((4, 8, 12), (1, 1, 1), embedding=6).eval()
     seen = tower(torch.rand(2, 3, *size))
     h, w = -(-size[0] // 16), -(-size[1] // 16)
     assert [tuple(stage.shape[1:]) for stage in seen.stages] == [
@@ -84,7 +84,7 @@ def test_the_image_tower_takes_any_size(size):
 
 def test_sizes_that_ship():
     text = sum(p.numel() for p in TextTransformer(4096).parameters())
-    image = sum(p.numel() for p in ImageTower().parameters())
+    image = sum(p.numel() for p in ImageEncoder().parameters())
     assert text < 4_000_000 and image < 3_000_000
 
 
@@ -93,8 +93,8 @@ def test_ground_does_not_see_padding():
     ground = Ground(width=16, heads=2, hidden=8)
     tokens, places = torch.randn(1, 5, 16), torch.randn(1, 3, 4, 16)
     mask = torch.tensor([[True, True, True, False, False]])
-    short = ground(places, Words(tokens[:, :3], mask[:, :3], torch.zeros(1, 16)))
-    assert torch.allclose(ground(places, Words(tokens, mask, torch.zeros(1, 16))), short, atol=1e-6)
+    short = ground(places, TextEmbedding(tokens[:, :3], mask[:, :3], torch.zeros(1, 16)))
+    assert torch.allclose(ground(places, TextEmbedding(tokens, mask, torch.zeros(1, 16))), short, atol=1e-6)
     assert short.shape == (1, 3, 4)
 
 
@@ -212,7 +212,7 @@ def test_a_few_steps_and_what_they_leave(tmp_path, monkeypatch):
     """Two steps and a checkpoint, resumed for more; the export is what the towers load."""
     from trifocal.training import towers
 
-    monkeypatch.setattr(towers, "ImageTower", lambda: ImageTower((8, 8, 256), (1, 1, 1), expansion=1))
+    monkeypatch.setattr(towers, "ImageEncoder", lambda: ImageEncoder((8, 8, 256), (1, 1, 1), expansion=1))
     data = [shard(tmp_path / "a.tar")]
     train_towers(data, tmp_path / "run", steps=1, batch=4)
     path = train_towers(data, tmp_path / "run", steps=3, batch=4, resume=True)
@@ -234,7 +234,7 @@ def test_the_second_stage_trains_ground_alone(tmp_path, monkeypatch):
 
     from trifocal.training import towers
 
-    monkeypatch.setattr(towers, "ImageTower", lambda: ImageTower((8, 8, 256), (1, 1, 1), expansion=1))
+    monkeypatch.setattr(towers, "ImageEncoder", lambda: ImageEncoder((8, 8, 256), (1, 1, 1), expansion=1))
     losses = [0.9, 1.0]
     monkeypatch.setattr("trifocal.training.ground.held_out_loss", lambda *_: losses.pop())
     data = [shard(tmp_path / "a.tar")]
@@ -260,7 +260,7 @@ def test_a_worse_ground_is_not_kept(tmp_path):
     views = views_of(read_pictures([shard(tmp_path / "a.tar", 8)], 64), None, ("whole",))
     tokenizer = train_tokenizer(CAPTIONS, vocabulary=300)
     pair = Towers(tokenizer)
-    pair.image = ImageTower((8, 8, 256), (1, 1, 1), expansion=1)
+    pair.image = ImageEncoder((8, 8, 256), (1, 1, 1), expansion=1)
     start = {name: w.clone() for name, w in pair.ground.state_dict().items()}
     found = train_ground(pair, views, views[:2], 0.0, 1, 0, lambda fraction, text: None)
     better = found["ground_held_out"] < found["ground_held_out_before"]

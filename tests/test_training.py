@@ -26,7 +26,7 @@ from trifocal.losses import LAMBDA_RANGE, balance, lambda_of, spread_levels
 from trifocal.pictures import Picture
 from trifocal.training import train
 from trifocal.training.checkpoint import append_row, drop_rows_after
-from trifocal.training.lesson import Lesson, LessonRun, optimisers_of
+from trifocal.training.lesson import LessonRun, TrainingTask, optimisers_of
 from trifocal.training.loop import schedule
 from trifocal.weights import load_weights, read_weights
 
@@ -180,7 +180,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
         load_weights(small_codec(), "bad.safetensors")
 
 
-class Square(Lesson):
+class Square(TrainingTask):
     """Two layers, the second slower."""
 
     weights, learning_rate, matrix_rate, weight_decay = {"error": 1.0}, 0.01, 0.04, 0.1

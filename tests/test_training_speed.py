@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from trifocal import presets
 from trifocal.cli import app
 from trifocal.data import Crops
-from trifocal.data.ahead import Ahead
 from trifocal.data.images import TrainingPicture
+from trifocal.data.prefetching import Prefetcher
 from trifocal.errors import OptionError, PictureError
 from trifocal.training import in_processes, loop, processes, train
 from trifocal.training.loop import Run, schedule
@@ -32,7 +32,7 @@ from trifocal.weights import read_weights
 # ── batches ahead ──
 
 
-class Counted(Ahead[int]):
+class Counted(Prefetcher[int]):
     """0, 1, 2 … and an error in the place of 3; keeps the threads that made them."""
 
     def __init__(self, depth: int) -> None:

@@ -11,13 +11,13 @@ from test_cli import Recorder, one_sentence, run
 
 import trifocal
 from trifocal import evaluation
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
+from trifocal.codecs.ug_icm_compact import UgIcmCompact
 from trifocal.container import Bitstream
 from trifocal.errors import OptionError, PresetError
 from trifocal.evaluation import read_rows
-from trifocal.evaluation.subjects import subject_of, title_of, variants
+from trifocal.evaluation.codecs.candidates import candidate_of, title_of, variants
 from trifocal.losses.ug_icm import UgIcmObjective
-from trifocal.methods.ug_icm_compact import UgIcmCompact
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, find, with_preference
 from trifocal.training import train
@@ -33,7 +33,7 @@ def small(noise: float = 0.05) -> UgIcmCompact:
     torch.manual_seed(3)
     synthesis = PreferredSynthesis(16, 48, 2, 8, preferring=1)
     synthesis.load_state_dict(plain.synthesis.state_dict(), strict=False)
-    codec = UgIcmCompact(plain.analysis, plain.entropy, synthesis, reach=32)
+    codec = UgIcmCompact(plain.analysis, plain.entropy, synthesis, receptive_field=32)
     with torch.no_grad():
         for part in (synthesis.preferring, synthesis.detail):
             for parameter in part.parameters():
@@ -239,7 +239,7 @@ def test_what_has_no_preference_cannot_be_compared_by_it():
     ]
     assert title_of("ug-icm-compact:0.5") == "Trifocal ug-icm-compact, preference 0.5"
     with pytest.raises(PresetError, match="knows no preference"):
-        subject_of("compact:0.5")
+        candidate_of("compact:0.5")
 
 
 def test_the_verbs_hand_over_preferences(monkeypatch):

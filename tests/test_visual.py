@@ -14,7 +14,7 @@ from PIL import Image
 
 from trifocal.errors import MissingExtra, NotMeasured
 from trifocal.evaluation import METRICS, evaluate, read_rows
-from trifocal.evaluation.metrics import Pair
+from trifocal.evaluation.metrics.per_image import Pair
 
 BEST = {"butteraugli": 0, "cvvdp": 10, "flip": 0}
 LEAST = {"butteraugli": 8, "cvvdp": 2, "flip": 1}

@@ -67,7 +67,7 @@ def ssimulacra2() -> Ssimulacra2:
 def test_the_score_is_that_of_the_package(
     name: str, original: Image.Image, decoded: Image.Image, ssimulacra2: Ssimulacra2
 ) -> None:
-    from trifocal.evaluation.metrics import ssimulacra2 as package
+    from trifocal.evaluation.metrics.per_image import ssimulacra2 as package
 
     published = package(np.array(decoded), np.array(original))
     score = float(ssimulacra2_score(ssimulacra2(tensor(decoded), tensor(original))))
@@ -107,7 +107,7 @@ def test_a_step_down_the_gradient_lowers_the_loss(loss: torch.nn.Module) -> None
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 90), (33, 31), (300, 21)])
 def test_any_size_from_16_pixels(height: int, width: int, ssimulacra2: Ssimulacra2) -> None:
     """With fewer scales where a side falls below 8 pixels, as the package has it."""
-    from trifocal.evaluation.metrics import ssimulacra2 as package
+    from trifocal.evaluation.metrics.per_image import ssimulacra2 as package
 
     random = np.random.default_rng(0)
     a = random.integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -17,7 +17,7 @@ from test_earlier_weights import drawing
 from torch import Tensor
 
 import trifocal
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
 from trifocal.entropy.exact import ARITHMETIC
 from trifocal.errors import PresetError, WeightsError
 from trifocal.pictures import Picture

@@ -18,18 +18,29 @@ from test_taco_compact import left_half
 from test_words import Letters, steered
 
 from trifocal import evaluation
+from trifocal.codecs.taco_compact import TacoCompact
 from trifocal.container import Bitstream
 from trifocal.container.text import text_of
+from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import NotMeasured, OptionError, PictureError, WeightsError
-from trifocal.evaluation import METRICS, Effect, Paired, Row, compare, evaluate, memory, paired, psnr
-from trifocal.evaluation.metrics import Pair
-from trifocal.evaluation.subjects import PresetSubject, WordedSubject, worded
-from trifocal.evaluation.wording import Wording, effects_of, interval
-from trifocal.machine.tower import ImageTower
-from trifocal.methods.taco_compact import TacoCompact
+from trifocal.evaluation import (
+    METRICS,
+    PairedDifference,
+    Row,
+    TextEffect,
+    compare,
+    evaluate,
+    memory,
+    paired,
+    psnr,
+)
+from trifocal.evaluation.codecs.candidates import PresetCandidate, TextCandidate, worded
+from trifocal.evaluation.metrics.metric_set import MetricSet
+from trifocal.evaluation.metrics.per_image import Pair
+from trifocal.evaluation.text_ablation import TextKinds, effects_of, interval
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
-from trifocal.types import Words
+from trifocal.types import TextEmbedding
 from trifocal.weights import read_weights, write_weights
 
 DOG, CAT, EMU = "a brown dog catches a red frisbee", "a cat sleeps on a bed", "an emu looks at you"
@@ -41,7 +52,7 @@ PSNR, LPIPS = METRICS["psnr"], METRICS["lpips-alex"]
 
 def test_each_kind_of_words() -> None:
     captions = {"a.png": (DOG, "a dog"), "b.png": (DOG,), "c.png": (CAT, DOG), "d.png": (EMU,)}
-    wording = Wording(captions, ["more/d.png", "c.png", "b.png", "a.png"])
+    wording = TextKinds(captions, ["more/d.png", "c.png", "b.png", "a.png"])
     assert [wording.text("true", name) for name in ("a.png", "c.png", "more/d.png")] == [DOG, CAT, EMU]
     assert wording.text("empty", "a.png") == "" and wording.text("none", "a.png") is None
     mismatched = {
@@ -60,7 +71,7 @@ def test_each_kind_of_words() -> None:
 )
 def test_words_that_a_picture_has_not(captions: dict[str, list[str]], kind: str, said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        Wording(captions, ["a.png", "b.png"]).text(kind, "a.png")
+        TextKinds(captions, ["a.png", "b.png"]).text(kind, "a.png")
 
 
 def test_presets_that_take_words_are_measured_once_for_each_kind(room: Path) -> None:
@@ -110,13 +121,13 @@ def test_where_less_is_better_the_sign_turns() -> None:
         for codec, above in (("p:true", 0.2), ("p:empty", 0.0))
         for row in rows_of(codec, "a", above)
     ]
-    assert paired(rows, LPIPS, "p:true", "p:empty") == Paired(pytest.approx(0.2), None, None, 1)  # type: ignore[arg-type]
+    assert paired(rows, LPIPS, "p:true", "p:empty") == PairedDifference(pytest.approx(0.2), None, None, 1)  # type: ignore[arg-type]
 
 
 def test_the_same_files_are_no_difference() -> None:
     rows = [row for codec in ("p:true", "p:empty") for name in "abc" for row in rows_of(codec, name, 0.0)]
-    effect = Effect("p", "psnr", "true", "empty", True, paired(rows, PSNR, "p:true", "p:empty"))
-    assert effect.paired == Paired(0, 0, 0, 3)
+    effect = TextEffect("p", "psnr", "true", "empty", True, paired(rows, PSNR, "p:true", "p:empty"))
+    assert effect.paired == PairedDifference(0, 0, 0, 3)
     assert (
         effect.sentence
         == "The interval includes zero: no difference of true words from empty words is shown."
@@ -132,14 +143,16 @@ def test_the_same_files_are_no_difference() -> None:
     ],
 )
 def test_what_an_interval_says(low: float | None, high: float | None, said: str) -> None:
-    assert Effect("p", "psnr", "true", "none", True, Paired(0.2, low, high, 9)).sentence.startswith(said)
+    assert TextEffect(
+        "p", "psnr", "true", "none", True, PairedDifference(0.2, low, high, 9)
+    ).sentence.startswith(said)
 
 
 def test_pictures_whose_curves_do_not_overlap_are_not_counted() -> None:
     rows = [*rows_of("p:true", "a", 1.0), *rows_of("p:empty", "a", 0.0, factor=100)]
-    assert paired(rows, PSNR, "p:true", "p:empty") == Paired(None, None, None, 0)
+    assert paired(rows, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
     unknown = [replace(row, values={"psnr": None}) for row in rows]
-    assert paired(unknown, PSNR, "p:true", "p:empty") == Paired(None, None, None, 0)
+    assert paired(unknown, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
 
 
 def test_bytes_of_words_count_or_not() -> None:
@@ -173,7 +186,7 @@ def test_the_interval_of_many_is_that_of_the_normal_distribution() -> None:
 class Faint(Letters):
     """Letters, so quiet that a picture that is a little brighter is still the better the more bytes it has."""
 
-    def __call__(self, texts: Sequence[str]) -> Words:
+    def __call__(self, texts: Sequence[str]) -> TextEmbedding:
         words = super().__call__(texts)
         return replace(words, pooled=words.pooled / 40)
 
@@ -181,7 +194,7 @@ class Faint(Letters):
 def taco() -> TacoCompact:
     """One whose look finds any words but empty ones in the left half of the picture."""
     parts = small_codec(noise=0.0)
-    codec = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.reach)
+    codec = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
     codec.look = lambda x, words: left_half(x, words) * (words.pooled.mean() > 0)
     return codec
 
@@ -202,7 +215,7 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         made.append(replace(PRESETS[0], name=name, tower="letters", build=build, **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
-    monkeypatch.setattr("trifocal.text.encoder.load_tower", lambda name, device: Faint())
+    monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: Faint())
     (tmp_path / "pictures").mkdir()
     for seed, name in enumerate(("a.png", "b.png", "c.png")):
         Image.fromarray(random_rgb(96, 64, seed)).save(tmp_path / "pictures" / name)
@@ -228,8 +241,8 @@ def test_sent_words_are_counted_both_ways(room: Path) -> None:
     )
     rows = {row.key: row for row in results.rows}
     assert len(rows) == 3 * 2 * 5
-    file = PresetSubject("late", CAT).encode(Picture.open(room / "pictures" / "b.png"), 20)
-    bare = PresetSubject("late").encode(Picture.open(room / "pictures" / "b.png"), 20)
+    file = PresetCandidate("late", CAT).encode(Picture.open(room / "pictures" / "b.png"), 20)
+    bare = PresetCandidate("late").encode(Picture.open(room / "pictures" / "b.png"), 20)
     assert text_of(Bitstream.from_bytes(file)) == CAT
     true, none = (rows[f"late:{kind}", "b.png", 20.0] for kind in ("true", "none"))
     assert true.bytes == len(file) and none.bytes == len(bare)
@@ -261,13 +274,13 @@ def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
     first = evaluate(["early"], room / "pictures", room / "out.csv", [40], metrics=["psnr"], text=["true"])
     assert all(row.values["text_bytes"] == 0 and row.values["textless_bpp"] == row.bpp for row in first.rows)
     encoded: list[tuple[str, str | None]] = []
-    encode = PresetSubject.encode
+    encode = PresetCandidate.encode
 
-    def counting(self: PresetSubject, picture: Picture, quality: float) -> bytes:
+    def counting(self: PresetCandidate, picture: Picture, quality: float) -> bytes:
         encoded.append((self.name, self.text))
         return encode(self, picture, quality)
 
-    monkeypatch.setattr(PresetSubject, "encode", counting)
+    monkeypatch.setattr(PresetCandidate, "encode", counting)
     said: list[str] = []
     again = evaluate(
         ["early"],
@@ -326,7 +339,7 @@ def test_a_missing_text_tower_is_said_once(room: Path, monkeypatch: pytest.Monke
     def missing(name: str, device: str) -> None:
         raise WeightsError("The tower is not here.")
 
-    monkeypatch.setattr("trifocal.text.encoder.load_tower", missing)
+    monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", missing)
     said: list[str] = []
     with pytest.raises(PictureError, match="1 failed"):
         evaluate(
@@ -379,7 +392,7 @@ def test_psnr_of_what_is_named_by_hand() -> None:
 def test_boxes_are_those_of_the_first_caption_at_the_size_of_the_picture(room: Path) -> None:
     annotate(room, {"a.png": (18, [24, 16, 24, 16]), "b.png": (3, [0, 0, 9, 9])})
     said: list[str] = []
-    gauge = evaluation.gauge.Gauge(["psnr-named"], None, room / "pictures", said.append)
+    gauge = MetricSet(["psnr-named"], None, room / "pictures", said.append)
     assert gauge.instances is not None and not said
     mask = gauge.named(gauge.instances, "a.png", 64, 96)
     assert mask is not None and mask.sum() == 24 * 16 and mask[16:32, 24:48].all()
@@ -404,11 +417,11 @@ def test_without_boxes_what_is_named_is_not_measured(room: Path) -> None:
 
 def test_the_distance_in_the_tower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "towers.safetensors"
-    monkeypatch.setattr("trifocal.losses.perceptual.load_image_tower", lambda: read_weights(path))
+    monkeypatch.setattr("trifocal.losses.perceptual.load_image_encoder", lambda: read_weights(path))
     with pytest.raises(NotMeasured, match="the weights towers.safetensors are not installed; .*train them"):
         METRICS["tower"].load()
-    small = ImageTower((4, 8, 8), (1, 1, 1), embedding=8)
-    monkeypatch.setattr("trifocal.losses.perceptual.load_image_tower", lambda: small)
+    small = ImageEncoder((4, 8, 8), (1, 1, 1), embedding=8)
+    monkeypatch.setattr("trifocal.losses.perceptual.load_image_encoder", lambda: small)
     measure = METRICS["tower"].load()
     original = random_rgb(40, 33)
     near, far = (np.clip(original.astype(int) + step, 0, 255).astype(np.uint8) for step in (3, 60))
@@ -454,13 +467,13 @@ def test_the_peak_memory_is_that_of_a_preset_with_its_words(
     room: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str | None] = []
-    encode = PresetSubject.encode
+    encode = PresetCandidate.encode
 
-    def watched(self: PresetSubject, picture: Picture, quality: float) -> bytes:
+    def watched(self: PresetCandidate, picture: Picture, quality: float) -> bytes:
         seen.append(self.text)
         return encode(self, picture, quality)
 
-    monkeypatch.setattr(PresetSubject, "encode", watched)
+    monkeypatch.setattr(PresetCandidate, "encode", watched)
     for text in (None, DOG):
         memory.main("late", str(room / "pictures" / "a.png"), 50, text)
     assert seen == [None, DOG] and all(line.isdecimal() for line in capsys.readouterr().out.split())
@@ -471,8 +484,8 @@ def test_the_command_line_hands_the_kinds_over_and_prints_the_effects(
 ) -> None:
     row = Row("p:true", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25})
     effects = [
-        Effect("p", "psnr", "true", "empty", True, Paired(0.25, 0.125, 0.5, 7)),
-        Effect("p", "psnr", "true", "none", True, Paired(None, None, None, 0)),
+        TextEffect("p", "psnr", "true", "empty", True, PairedDifference(0.25, 0.125, 0.5, 7)),
+        TextEffect("p", "psnr", "true", "none", True, PairedDifference(None, None, None, 0)),
     ]
     asked = Recorder(evaluation.Results([row], evaluation.means([row]), effects))
     monkeypatch.setattr("trifocal.evaluation.evaluate", asked)
@@ -486,7 +499,7 @@ def test_the_command_line_hands_the_kinds_over_and_prints_the_effects(
 
 
 def test_a_worded_subject_is_no_subject_until_it_has_a_picture(room: Path) -> None:
-    subject = WordedSubject("early:true", Wording({"a.png": (DOG,)}, ["a.png"]))
+    subject = TextCandidate("early:true", TextKinds({"a.png": (DOG,)}, ["a.png"]))
     told = subject.for_picture("a.png")
     assert (told.name, told.text, told.weights) == ("early:true", DOG, subject.weights)
     assert not told.sends and not hasattr(subject, "encode")

@@ -25,7 +25,7 @@ from test_cli import one_sentence, run
 
 import trifocal
 import trifocal.pillow
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.text import (
     MAX_TEXT,
@@ -46,9 +46,9 @@ from trifocal.errors import (
 )
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, check_words, condition_for, load, shared_codec
-from trifocal.types import Condition, Words
+from trifocal.text_conditioning import texts_from
+from trifocal.types import Condition, TextEmbedding
 from trifocal.weights import write_weights
-from trifocal.words import texts_from
 
 GOLDEN = Path(__file__).parent / "golden" / "container-text.tri"
 LAW = Path(__file__).parent.parent / "trifocal/container/FORMAT.md"
@@ -202,10 +202,10 @@ class Letters:
 
     name, width, length = "letters", 4, 8
 
-    def __call__(self, texts: Sequence[str]) -> Words:
+    def __call__(self, texts: Sequence[str]) -> TextEmbedding:
         share = [sum(letter in "aeiou" for letter in text) / (len(text) + 1) for text in texts]
         pooled = torch.tensor(share)[:, None].expand(-1, 4)
-        return Words(pooled[:, None], torch.ones(len(texts), 1, dtype=torch.bool), pooled)
+        return TextEmbedding(pooled[:, None], torch.ones(len(texts), 1, dtype=torch.bool), pooled)
 
     def notes(self, texts: Sequence[str]) -> list[str]:
         longest = max(len(text.split()) for text in texts)
@@ -214,7 +214,7 @@ class Letters:
 
 def steered(reads: str, seed: int = 0) -> Steered:
     parts = small_codec(seed)
-    codec = Steered(parts.analysis, parts.entropy, parts.synthesis, parts.reach)
+    codec = Steered(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
     codec.reads = reads
     return codec
 
@@ -230,7 +230,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         made.append(replace(PRESETS[0], name=name, tower="letters", **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
-    monkeypatch.setattr("trifocal.text.encoder.load_tower", lambda name, device: Letters())
+    monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: Letters())
     return tmp_path
 
 
@@ -426,7 +426,7 @@ def test_a_missing_tower_is_said_once(photo: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object) -> None:
         raise WeightsError("The tower is not here.")
 
-    monkeypatch.setattr("trifocal.text.encoder.load_tower", refuse)
+    monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", refuse)
     (photo.parent / "cat.png").write_bytes(photo.read_bytes())
     (photo.parent / "words.json").write_text(json.dumps({"cat.png": "a cat", "dog.png": DOG}))
     for words in ("--text", DOG), ("--text-file", photo.parent / "words.json"):

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from trifocal import errors as errors
     from trifocal import presets as presets
+    from trifocal.codecs.codec import Decoded
     from trifocal.container import Bitstream as Bitstream
+    from trifocal.detection.detector import Detections as Detections
     from trifocal.errors import TrifocalError as TrifocalError
-    from trifocal.limits import limit_pixels as limit_pixels
-    from trifocal.machine.detector import Objects as Objects
     from trifocal.pictures import Picture as Picture
     from trifocal.pictures.picture import Metadata
     from trifocal.presets import load as load
-    from trifocal.types import Decoded as Decoded
+    from trifocal.utils.limits import limit_pixels as limit_pixels
 
     Pictured: TypeAlias = Picture | PIL.Image.Image | NDArray[np.uint8] | str | PathLike[str]
     Source: TypeAlias = Bitstream | bytes | str | PathLike[str]
@@ -40,7 +40,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # benchmarks/busy.py
 __all__ = [
     "Bitstream",
     "Decoded",
-    "Objects",
+    "Detections",
     "Picture",
     "TrifocalError",
     "decode",
@@ -54,12 +54,12 @@ __all__ = [
 
 _HOME = {
     "Bitstream": "container",
-    "Decoded": "types",
-    "Objects": "machine.detector",
+    "Decoded": "codecs.codec",
+    "Detections": "detection.detector",
     "Picture": "pictures",
     "TrifocalError": "errors",
     "errors": "",
-    "limit_pixels": "limits",
+    "limit_pixels": "utils.limits",
     "load": "presets",
     "presets": "",
 }
@@ -106,12 +106,12 @@ def encode(
     for a path.
     """
     import trifocal.presets
-    from trifocal.words import for_encoding
+    from trifocal.text_conditioning import for_encoding
 
     preset = preset or trifocal.presets.DEFAULT
     codec = trifocal.presets.shared_codec(preset, weights=weights)
     condition, layers = for_encoding(preset, text, send_text, note)
-    options: dict[str, Any] = trifocal.presets.said_of_base(
+    options: dict[str, Any] = trifocal.presets.base_layer_options(
         trifocal.presets.find(preset), base_quality=base_quality, refinement=refinement
     )
     picture = _picture(image, metadata, keep_invisible)
@@ -139,7 +139,7 @@ def decode(
     """
     import trifocal.presets
     from trifocal.container import Bitstream
-    from trifocal.words import for_decoding
+    from trifocal.text_conditioning import for_decoding
 
     if isinstance(source, bytes):
         source = Bitstream.from_bytes(source, best_effort=best_effort)
@@ -157,7 +157,7 @@ def detect(
     *,
     weights: "str | PathLike[str] | None" = None,
     note: "Callable[[str], None] | None" = None,
-) -> "Objects":
+) -> "Detections":
     """The objects in a .tri file or an ordinary picture: `.boxes` [N, 4] in its pixels, `.labels` (COCO's category ids), `.scores`.
 
     Of a file in layers only the base layer is read; others are decoded first. `weights` and `note` are those of `encode`.
@@ -165,9 +165,9 @@ def detect(
     """
     from pathlib import Path
 
-    from trifocal.seeing import look_at
+    from trifocal.file_detection import detect_file
 
-    return look_at(
+    return detect_file(
         Path(source), None if weights is None else str(weights), note or (lambda said: None)
     ).objects
 

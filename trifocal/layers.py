@@ -174,7 +174,7 @@ class Block(ResidualBlock):
         return x + branch
 
 
-class Knots(nn.Module):
+class QualityInterpolation(nn.Module):
     """A vector for each quality level, linear between learned knots.
 
     Args:

@@ -22,13 +22,13 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from trifocal.codecs.metadata_layers import dpi_in, metadata_in
 from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import MAGIC
 from trifocal.container.text import text_of
 from trifocal.errors import FormatError, TrifocalError
 from trifocal.pictures import Picture
 from trifocal.pictures.metadata import Metadata, metadata_of
-from trifocal.sidecar import dpi_in, metadata_in
 
 OPTIONS = ("quality", "bpp", "size", "text", "send_text", "weights", "keep_invisible")
 INFO_KEYS = {Tag.ICC: "icc_profile", Tag.EXIF: "exif", Tag.XMP: "xmp"}

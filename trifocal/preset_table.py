@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trifocal.recipes import COMPACT, DUAL_LAYER, HIFIC, TACO, Recipe
 
 if TYPE_CHECKING:
-    from trifocal.codec import Codec
+    from trifocal.codecs.codec import Codec
     from trifocal.losses import Objective
 
 DEFAULT = "dual-layer-compact"
@@ -75,7 +75,7 @@ class Preset:
         return (Path(__file__).with_name("weights") / self.weights).exists()
 
 
-def hific_game(latent_channels: int, word_channels: int = 512) -> Objective:
+def hific_adversarial_objective(latent_channels: int, word_channels: int = 512) -> Objective:
     """The same and the adversary: the second stage."""
     from trifocal.losses import CrossModalObjective, Discriminator
 
@@ -87,7 +87,7 @@ PRESETS = (
         name="compact",
         id=1,
         summary="one layer, variable rate, trained for perceived quality; 3.6 M parameters",
-        build=later("trunk", "compact"),
+        build=later("codecs.compact", "compact"),
         recipe=COMPACT,
         weights="compact.safetensors",
         objective=VISUAL,
@@ -97,7 +97,7 @@ PRESETS = (
         name="taco",
         id=2,
         summary="words steer the encoder, 34 M parameters, after Lee et al. on ELIC",
-        build=later("methods.taco", "taco"),
+        build=later("codecs.taco", "taco"),
         recipe=TACO,
         weights="taco.safetensors",
         objective=later("losses", "TacoObjective"),
@@ -108,7 +108,7 @@ PRESETS = (
         name="taco-compact",
         id=3,
         summary="words say where the bits go; the trunk and the weights of compact",
-        build=later("methods.taco_compact", "taco_compact"),
+        build=later("codecs.taco_compact", "taco_compact"),
         recipe=COMPACT,
         weights="compact.safetensors",
         objective=VISUAL,
@@ -120,11 +120,11 @@ PRESETS = (
         name="cross-modal",
         id=4,
         summary="words help the decoder, 210 M parameters, after Qin et al. on HiFiC",
-        build=later("methods.cross_modal", "cross_modal"),
+        build=later("codecs.cross_modal", "cross_modal"),
         recipe=HIFIC,
         weights="cross-modal.safetensors",
         objective=later("losses", "CrossModalObjective"),
-        stages=(partial(hific_game, latent_channels=220),),
+        stages=(partial(hific_adversarial_objective, latent_channels=220),),
         words="decoder",
         tower=CLIP,
     ),
@@ -132,7 +132,7 @@ PRESETS = (
         name="cross-modal-compact",
         id=5,
         summary="the decoder may know words; the trunk of compact, 4.0 M parameters",
-        build=later("methods.cross_modal_compact", "cross_modal_compact"),
+        build=later("codecs.cross_modal_compact", "cross_modal_compact"),
         recipe=replace(
             COMPACT, factors={"analysis.": 0.0, "entropy.": 0.0, ".linear.": 0.03, ".lapping.": 0.1}
         ),
@@ -145,11 +145,11 @@ PRESETS = (
         name="cross-modal-cheng2020",
         id=6,
         summary="words help the decoder, after Qin et al. on Cheng2020's transforms",
-        build=later("methods.cross_modal", "cross_modal_cheng2020"),
+        build=later("codecs.cross_modal", "cross_modal_cheng2020"),
         recipe=HIFIC,
         weights="cross-modal-cheng2020.safetensors",
         objective=later("losses", "CrossModalObjective"),
-        stages=(partial(hific_game, latent_channels=192),),
+        stages=(partial(hific_adversarial_objective, latent_channels=192),),
         words="decoder",
         tower=CLIP,
     ),
@@ -157,7 +157,7 @@ PRESETS = (
         name="dual-layer",
         id=7,
         summary="a base layer for Faster R-CNN, words steer the encoder on it, 53 M parameters, after Shen et al.",
-        build=later("methods.dual_layer", "dual_layer"),
+        build=later("codecs.dual_layer", "dual_layer"),
         recipe=DUAL_LAYER,
         weights="dual-layer.safetensors",
         objective=later("losses.dual_layer", "DualLayerObjective"),
@@ -169,7 +169,7 @@ PRESETS = (
         name="dual-layer-compact",
         id=8,
         summary="the default: a base layer for the compact detector, and on it the trunk of compact for people; 6.0 M parameters",
-        build=later("methods.dual_layer_compact", "dual_layer_compact"),
+        build=later("codecs.dual_layer_compact", "dual_layer_compact"),
         recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
         weights="dual-layer-compact.safetensors",
         objective=VISUAL,
@@ -181,7 +181,7 @@ PRESETS = (
         name="ug-icm-compact",
         id=9,
         summary="one file, decoded for people or for machines; files as those of compact-psnr, 3.9 M parameters",
-        build=later("methods.ug_icm_compact", "ug_icm_compact"),
+        build=later("codecs.ug_icm_compact", "ug_icm_compact"),
         recipe=replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
         weights="ug-icm-compact.safetensors",
         objective=later("losses.ug_icm", "UgIcmObjective"),
@@ -192,7 +192,7 @@ PRESETS = (
         name="compact-psnr",
         id=10,
         summary="the network of compact trained for squared error, for comparison with published tables",
-        build=later("trunk", "compact"),
+        build=later("codecs.compact", "compact"),
         recipe=COMPACT,
         weights=SQUARED_ERROR,
     ),

@@ -12,17 +12,17 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trifocal.clock import without_collecting
 from trifocal.errors import OptionError, PresetError, WeightsError
 from trifocal.preset_table import DEFAULT, PRESETS, Preset
+from trifocal.utils.timing import gc_paused
 
 GENERATIONS = Path(__file__).with_name("weights") / "generations.csv"
 
 if TYPE_CHECKING:
-    from trifocal.codec import Codec
+    from trifocal.codecs.codec import Codec
     from trifocal.container import Header
     from trifocal.losses import Objective
-    from trifocal.text import Tower
+    from trifocal.text import TextEncoder
     from trifocal.types import Condition
 
 
@@ -67,7 +67,7 @@ def load(name: str = DEFAULT, device: str = "cpu", weights: str | PathLike[str] 
     return copy.deepcopy(shared_codec(name, device, weights))
 
 
-@without_collecting()
+@gc_paused()
 def shared_codec(
     name: str = DEFAULT, device: str = "cpu", weights: str | PathLike[str] | None = None
 ) -> Codec:
@@ -103,7 +103,7 @@ def _load(name: str, device: str, path: Path, changed: int) -> Codec:
         return codec.to(device).eval()
 
 
-@without_collecting()
+@gc_paused()
 def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] | None = None) -> Codec:
     """The codec that a file was made with, by the fingerprint in its header; not to be changed.
 
@@ -196,7 +196,7 @@ def condition_for(
 
     from trifocal.types import Condition
 
-    tower = tower_for(name, device)
+    tower = text_encoder_for(name, device)
     if note:
         for sentence in tower.notes(texts):
             note(sentence)
@@ -204,13 +204,13 @@ def condition_for(
         return Condition(tower(texts))
 
 
-def tower_for(name: str, device: str = "cpu") -> Tower:
+def text_encoder_for(name: str, device: str = "cpu") -> TextEncoder:
     """The text tower of the preset `name`. Raises as `condition_for` does."""
     preset = find(name)
     check_words(preset)
-    from trifocal.text.encoder import load_tower
+    from trifocal.text.encoder import load_text_encoder
 
-    return load_tower(preset.tower, device)
+    return load_text_encoder(preset.tower, device)
 
 
 def objective_of(preset: Preset, stage: int) -> Callable[[], Objective]:
@@ -273,7 +273,7 @@ def check_layers(preset: Preset) -> None:
         raise PresetError(f"{preset.name} makes no base layer; take {' or '.join(able)}.")
 
 
-def said_of_base(preset: Preset, **options: int | None) -> dict[str, int]:
+def base_layer_options(preset: Preset, **options: int | None) -> dict[str, int]:
     """Those options of a base layer that are not None. Raises PresetError where there are some and the preset makes none."""
     said = {name: value for name, value in options.items() if value is not None}
     if said:

@@ -14,14 +14,13 @@ Feature maps and latents are channels-last, since every network of the road is m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from trifocal.pictures import Picture
 
 MAX_LEVEL = 800
 LEVELS_PER_QUALITY = 8
@@ -29,7 +28,7 @@ LATENT_STRIDE = 16  # pixels
 
 
 @dataclass(frozen=True)
-class Words:
+class TextEmbedding:
     """What a text tower says of B texts, padded to the longest of them.
 
     Attributes:
@@ -43,20 +42,20 @@ class Words:
     mask: Tensor
     pooled: Tensor
 
-    def to(self, device: torch.device | str) -> Words:
-        return Words(self.tokens.to(device), self.mask.to(device), self.pooled.to(device))
+    def to(self, device: torch.device | str) -> TextEmbedding:
+        return TextEmbedding(self.tokens.to(device), self.mask.to(device), self.pooled.to(device))
 
-    def of(self, rows: slice) -> Words:
+    def of(self, rows: slice) -> TextEmbedding:
         """Those of some of the texts."""
-        return Words(self.tokens[rows], self.mask[rows], self.pooled[rows])
+        return TextEmbedding(self.tokens[rows], self.mask[rows], self.pooled[rows])
 
-    def rolled(self) -> Words:
+    def rolled(self) -> TextEmbedding:
         """Each picture of a batch gets the words of the one before it: words that do not match."""
-        return Words(self.tokens.roll(1, 0), self.mask.roll(1, 0), self.pooled.roll(1, 0))
+        return TextEmbedding(self.tokens.roll(1, 0), self.mask.roll(1, 0), self.pooled.roll(1, 0))
 
 
 @dataclass(frozen=True)
-class First:
+class BasePreview:
     """The first picture, which a base layer gives: small, and sampled where it is asked for.
 
     Attributes:
@@ -83,7 +82,7 @@ class First:
         places = places.expand(len(self.picture), -1, -1, -1).to(self.picture.dtype)
         return grid_sample(self.picture, places, mode="bicubic", padding_mode="border", align_corners=False)
 
-    def within(self, rows: slice, columns: slice) -> First:
+    def within(self, rows: slice, columns: slice) -> BasePreview:
         """For a part of the window, in latents."""
         x, y = self.window[0] + LATENT_STRIDE * columns.start, self.window[1] + LATENT_STRIDE * rows.start
         width, height = (LATENT_STRIDE * (part.stop - part.start) for part in (columns, rows))
@@ -96,23 +95,28 @@ class Condition:
 
     Attributes:
         words: what a text tower says of texts.
-        fineness: how much finer the picture is to be coded at each latent than on the whole, in octaves of the
+        importance_map: how much finer the picture is to be coded at each latent than on the whole, in octaves of the
             quantiser's step, [B, H/16, W/16]; positive where it matters more.
-        first: what a base layer shows of the picture already.
+        preview: what a base layer shows of the picture already.
         preference: for whom the picture is decoded, [B]: 0 for people … 1 for machines.
     """
 
-    words: Words | None = None
-    fineness: Tensor | None = None
-    first: First | None = None
+    words: TextEmbedding | None = None
+    importance_map: Tensor | None = None
+    preview: BasePreview | None = None
     preference: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Condition:
-        words, fineness, first, preference = self.words, self.fineness, self.first, self.preference
+        words, importance_map, preview, preference = (
+            self.words,
+            self.importance_map,
+            self.preview,
+            self.preference,
+        )
         return Condition(
             None if words is None else words.to(device),
-            None if fineness is None else fineness.to(device),
-            None if first is None else replace(first, picture=first.picture.to(device)),
+            None if importance_map is None else importance_map.to(device),
+            None if preview is None else replace(preview, picture=preview.picture.to(device)),
             None if preference is None else preference.to(device),
         )
 
@@ -120,8 +124,8 @@ class Condition:
         """For a part of the picture, in latents."""
         return replace(
             self,
-            fineness=None if self.fineness is None else self.fineness[:, rows, columns],
-            first=None if self.first is None else self.first.within(rows, columns),
+            importance_map=None if self.importance_map is None else self.importance_map[:, rows, columns],
+            preview=None if self.preview is None else self.preview.within(rows, columns),
         )
 
 
@@ -147,11 +151,3 @@ class Output:
     x_hat: Tensor
     y_hat: Tensor
     bits: Tensor
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A decoded picture, and the numbers of the tiles that were damaged (only with `best_effort`)."""
-
-    picture: Picture
-    damaged: tuple[int, ...] = field(default=())

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from trifocal.errors import WeightsError
-from trifocal.files import replacing
+from trifocal.utils.files import atomic_write
 
 FOLDER = Path(__file__).with_name("weights")
 Weights = dict[str, Tensor]
@@ -100,7 +100,7 @@ def write_weights(codec: nn.Module, path: Path, shared: str = "") -> None:
     for name, w in halved.items():
         if not torch.isfinite(w).all():
             raise WeightsError(f"The weights of {name} do not fit into float16; the run has diverged.")
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(save(halved, metadata={"format": "pt"}))
 
 

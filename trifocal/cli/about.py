@@ -20,8 +20,8 @@ from trifocal.cli.main import (
 from trifocal.errors import FormatError
 
 if TYPE_CHECKING:
-    from trifocal.console import Desk
-    from trifocal.paths import Input
+    from trifocal.cli.console import Console
+    from trifocal.cli.paths import Input
 
 
 @app.command()
@@ -33,13 +33,13 @@ def info(
     recursive: Recursive = False,
 ) -> None:
     """Print what .tri files hold: header, layers and their bytes. Loads no network."""
-    from trifocal import console, paths
+    from trifocal.cli import console, paths
 
     found = paths.Found()
     for name in inputs:  # one by one, so that a file that is named twice is printed twice
         found += paths.find([name], recursive, [".tri"])
     jobs = [paths.Job(one, paths.STDOUT) for one in found.inputs]
-    desk = console.Desk()
+    desk = console.Console()
     report_inputs(desk, found, jobs)
 
     def work(job: paths.Job, advance: console.Advance) -> None:
@@ -48,13 +48,13 @@ def info(
     raise typer.Exit(console.work_through(desk, jobs, work, found.errors))
 
 
-def show(desk: "Desk", one: "Input", as_json: bool) -> None:
+def show(desk: "Console", one: "Input", as_json: bool) -> None:
     """Prints what a file holds. Raises FormatError, after that, where some of it is damaged."""
     from trifocal.container import Bitstream, Tag, describe
     from trifocal.container.parts import mark_of
     from trifocal.container.text import text_of
     from trifocal.presets import PRESETS
-    from trifocal.words import unread
+    from trifocal.text_conditioning import unread
 
     stream = Bitstream.open(one.path, best_effort=True)
     preset = {preset.id: preset for preset in PRESETS}.get(stream.header.preset)
@@ -88,13 +88,13 @@ def presets() -> None:
     """Lists the models that can be named with --preset."""
     from rich.table import Table
 
-    from trifocal.console import Desk
+    from trifocal.cli.console import Console
     from trifocal.presets import PRESETS
 
     table = Table("preset", "id", "weights", "what it is", box=None, header_style="bold")
     for preset in PRESETS:
         table.add_row(preset.name, str(preset.id), "ship" if preset.ships else "to train", preset.summary)
-    Desk().out.print(table)
+    Console().out.print(table)
 
 
 @app.command()
@@ -110,7 +110,7 @@ def demo(
     """
     from rich.table import Table
 
-    from trifocal.console import Desk
+    from trifocal.cli.console import Console
     from trifocal.demo import run
     from trifocal.presets import DEFAULT
 
@@ -131,7 +131,7 @@ def demo(
             f"{row.psnr:.2f} dB",
             *seconds,
         )
-    desk = Desk()
+    desk = Console()
     desk.out.print(table)
     if len(shown.layers) > 1:
         parts = ", ".join(f"{name} {size:,}" for name, size in shown.layers)

@@ -28,9 +28,9 @@ from trifocal.cli.main import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trifocal.console import Desk
+    from trifocal.cli.console import Console
+    from trifocal.cli.paths import Job
     from trifocal.container import Bitstream, Layer
-    from trifocal.paths import Job
     from trifocal.pictures import Picture
     from trifocal.text.captions import Captioner
     from trifocal.types import Condition
@@ -43,7 +43,7 @@ class Metadata(StrEnum):
     all = "all"
 
 
-class Shown(StrEnum):
+class DecodeLayers(StrEnum):
     base = "base"
     all = "all"
 
@@ -151,14 +151,14 @@ def encode(
         raise typer.BadParameter("say only one of --quality, --bpp and --bytes.")
     if sum(words is not None for words in (text, text_file, caption)) > 1:
         raise typer.BadParameter("say only one of --text, --text-file and --caption.")
-    from trifocal import console, paths
-    from trifocal.limits import MAX_PIXELS, limit_pixels
+    from trifocal.cli import console, paths
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
     from trifocal.pictures.writing import format_of
-    from trifocal.presets import DEFAULT, find, said_of_base, shared_codec
+    from trifocal.presets import DEFAULT, base_layer_options, find, shared_codec
+    from trifocal.utils.limits import MAX_PIXELS, limit_pixels
 
     preset = preset or DEFAULT
-    of_base = said_of_base(find(preset), base_quality=base_quality, refinement=refinement)
+    of_base = base_layer_options(find(preset), base_quality=base_quality, refinement=refinement)
     found = paths.find(inputs, recursive, PICTURE_SUFFIXES)
     outputs = paths.Outputs((one.path for one in found.inputs), force)
     jobs = paths.plan(
@@ -189,7 +189,7 @@ def encode(
         picture = Picture.open(job.source, metadata.value, keep_invisible)
         condition, layers = words_of(job, picture)
         if map_ is not None:
-            from trifocal.attention import attention_map
+            from trifocal.codecs.attention_map import attention_map
 
             drawn = attention_map(codec, picture, condition)
             with map_.open() as target:
@@ -250,7 +250,7 @@ def facts_of(job: "Job", stream: "Bitstream", preset: str, notes: list[str]) -> 
 
 
 def source_of_words(
-    desk: "Desk",
+    desk: "Console",
     jobs: "Sequence[Job]",
     preset: str,
     text: str | None,
@@ -262,8 +262,8 @@ def source_of_words(
 
     What can be wrong for all pictures is raised here, once.
     """
-    from trifocal.presets import find, tower_for
-    from trifocal.words import check, for_encoding, texts_from
+    from trifocal.presets import find, text_encoder_for
+    from trifocal.text_conditioning import check, for_encoding, texts_from
 
     given = any(words is not None for words in (text, text_file, caption))
     check(find(preset), given, send)
@@ -272,7 +272,7 @@ def source_of_words(
         same = for_encoding(preset, next(iter(texts.values()), text), send, desk.note)
         return lambda job, picture: same
     if find(preset).words == "encoder":
-        tower_for(preset)
+        text_encoder_for(preset)
     captioner = None if caption is None else captioner_of(caption)
 
     def words_of(job: "Job", picture: "Picture") -> "tuple[Condition | None, tuple[Layer, ...]]":
@@ -305,8 +305,9 @@ def decode(
         bool, typer.Option("--best-effort", help="Grey out what is damaged, and decode the rest.")
     ] = False,
     layers: Annotated[
-        Shown, typer.Option(help="base: the coarse picture that is in the base layer of a file in layers.")
-    ] = Shown.all,
+        DecodeLayers,
+        typer.Option(help="base: the coarse picture that is in the base layer of a file in layers."),
+    ] = DecodeLayers.all,
     text: Annotated[
         str | None,
         typer.Option(
@@ -333,17 +334,19 @@ def decode(
 
     A picture that exists may be the original: it is replaced only if -o names exactly that file, or with --force.
     """
-    if layers is Shown.base and (best_effort or any(o is not None for o in (region, text, preference))):
+    if layers is DecodeLayers.base and (
+        best_effort or any(o is not None for o in (region, text, preference))
+    ):
         raise typer.BadParameter(
             "with --layers base leave --region, --best-effort, --text and --preference out."
         )
-    from trifocal import console, paths
+    from trifocal.cli import console, paths
+    from trifocal.codecs.codec import Decoded
     from trifocal.container import Bitstream
-    from trifocal.limits import MAX_PIXELS, limit_pixels
     from trifocal.pictures.writing import format_of
     from trifocal.presets import load_for, preset_of, with_preference
-    from trifocal.types import Decoded
-    from trifocal.words import for_decoding
+    from trifocal.text_conditioning import for_decoding
+    from trifocal.utils.limits import MAX_PIXELS, limit_pixels
 
     suffix = f".{format.lstrip('.').lower()}"
     found = paths.find(inputs, recursive, [".tri"])
@@ -358,10 +361,10 @@ def decode(
     use_threads(threads)
 
     def decoded_of(job: paths.Job, advance: console.Advance) -> Decoded:
-        if layers is Shown.base:
-            from trifocal.seeing import first_picture_of
+        if layers is DecodeLayers.base:
+            from trifocal.file_detection import base_preview_of
 
-            return Decoded(first_picture_of(job.source, weights))
+            return Decoded(base_preview_of(job.source, weights))
         stream = Bitstream.open(job.source, best_effort=best_effort)
         codec = load_for(stream.header, weights=weights)
         condition = for_decoding(

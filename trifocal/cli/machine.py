@@ -25,8 +25,8 @@ from trifocal.cli.main import (
 from trifocal.errors import OptionError
 
 if TYPE_CHECKING:
-    from trifocal.paths import Input
-    from trifocal.seeing import Seen
+    from trifocal.cli.paths import Input
+    from trifocal.file_detection import Seen
 
 ENDINGS = {"base": "-base", "enhancement": "-enh"}  # of the names of a file's parts
 
@@ -36,7 +36,7 @@ class Format(StrEnum):
     coco = "coco"
 
 
-class Half(StrEnum):
+class LayerPart(StrEnum):
     base = "base"
     enhancement = "enhancement"
 
@@ -84,10 +84,11 @@ def detect(
     Of a .tri file in layers only the base layer is read. Other .tri files are decoded first; ordinary pictures work too.
     With --format coco boxes are x, y, width, height, and image_id is the number that a file's name is, or else its stem.
     """
-    from trifocal import console, paths, seeing
-    from trifocal.limits import MAX_PIXELS, limit_pixels
+    from trifocal import file_detection
+    from trifocal.cli import console, paths
     from trifocal.pictures import PICTURE_SUFFIXES
     from trifocal.pictures.writing import format_of
+    from trifocal.utils.limits import MAX_PIXELS, limit_pixels
 
     found = paths.find(inputs, recursive, {".tri", *PICTURE_SUFFIXES})
     outputs = paths.Outputs((one.path for one in found.inputs), force)
@@ -116,14 +117,16 @@ def detect(
         jobs = paths.plan(found, out, ".json", outputs, refused=refused, keep_suffix=keep_suffix)
     outputs.check()
     ids = image_ids(found.inputs) if format is Format.coco else {}
-    desk = console.Desk(quiet)
+    desk = console.Console(quiet)
     report_inputs(desk, found, jobs)
     use_threads(threads)
     results: list[dict[str, Any]] = []
 
     def work(job: paths.Job, advance: console.Advance) -> None:
-        seen = seeing.look_at(job.source, weights, lambda note: desk.note(f"{job.source.name}: {note}"))
-        objects = seeing.listed(seen.objects, threshold)
+        seen = file_detection.detect_file(
+            job.source, weights, lambda note: desk.note(f"{job.source.name}: {note}")
+        )
+        objects = file_detection.listed(seen.objects, threshold)
         if format is Format.coco:
             results.extend(coco_of(ids[job.input], objects))
         elif job.output.is_stdout:
@@ -134,7 +137,7 @@ def detect(
             desk.report(f"{job.output}  {len(objects)} objects")
         if drawing := drawings.get(job.input):
             with drawing.open() as stream:
-                notes = seeing.drawn(seen.show(), objects).write(stream, drawing.path)
+                notes = file_detection.drawn(seen.show(), objects).write(stream, drawing.path)
             for note in (f"{drawing}", *notes):
                 desk.note(note, style="")
 
@@ -192,14 +195,14 @@ def facts_of(name: str, seen: "Seen", objects: list[dict[str, Any]]) -> dict[str
 def strip(
     files: Annotated[list[str], typer.Argument(metavar="FILES...", show_default=False)],
     layers: Annotated[
-        Half, typer.Option(help="What is left: what a detector reads, or all else.", show_default=False)
+        LayerPart, typer.Option(help="What is left: what a detector reads, or all else.", show_default=False)
     ],
     out: Out = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Take files in layers apart: street.tri becomes street-base.tri, or street-enh.tri, beside it."""
-    from trifocal import console, paths
+    from trifocal.cli import console, paths
     from trifocal.container import Bitstream, parts
 
     found = paths.find(files, False, [".tri"])
@@ -235,7 +238,7 @@ def merge(
     quiet: Quiet = False,
 ) -> None:
     """The two parts that `strip` made of a file become that file again, byte for byte."""
-    from trifocal import paths
+    from trifocal.cli import paths
     from trifocal.container import Bitstream, parts
 
     inputs = paths.input_at(one), paths.input_at(other)

@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 from trifocal.errors import TrifocalError
 
 if TYPE_CHECKING:
-    from trifocal.console import Desk
-    from trifocal.paths import Found, Job
+    from trifocal.cli.console import Console
+    from trifocal.cli.paths import Found, Job
 
 
 class Verbs(TyperGroup):
@@ -34,9 +34,9 @@ class Verbs(TyperGroup):
         except BrokenPipeError:
             raise
         except (TrifocalError, OSError) as error:
-            from trifocal.console import Desk
+            from trifocal.cli.console import Console
 
-            Desk().complain(error)
+            Console().complain(error)
             raise typer.Exit(1) from error
 
 
@@ -117,16 +117,16 @@ def leave_at_once() -> None:
 
 def use_threads(count: int | None) -> None:
     if count is not None:
-        from trifocal.clock import without_collecting
+        from trifocal.utils.timing import gc_paused
 
-        with without_collecting():
+        with gc_paused():
             import torch
         torch.set_num_threads(min(count, os.cpu_count() or 1))  # OpenMP crashes where it gets no more threads
 
 
 def check_outputs(paths: Iterable[Path], force: bool) -> None:
     """Raises OptionError where one of the files that a command will write exists, unless it is forced."""
-    from trifocal.paths import Outputs
+    from trifocal.cli.paths import Outputs
 
     outputs = Outputs(force=force)
     for path in paths:
@@ -134,19 +134,19 @@ def check_outputs(paths: Iterable[Path], force: bool) -> None:
     outputs.check()
 
 
-def desk_for(jobs: "Sequence[Job]", quiet: bool, as_json: bool = False) -> "Desk":
+def desk_for(jobs: "Sequence[Job]", quiet: bool, as_json: bool = False) -> "Console":
     """The desk for a run with these outputs. Raises typer.BadParameter where two kinds of results would mix on stdout."""
-    from trifocal.console import Desk
+    from trifocal.cli.console import Console
 
     data_on_stdout = any(job.output.is_stdout for job in jobs)
     if data_on_stdout and as_json:
         raise typer.BadParameter("--json prints to standard output, so -o cannot be - too; name a file.")
     if data_on_stdout and sys.stdout.isatty():
         raise typer.BadParameter("standard output is a terminal; name a file with -o, or redirect it.")
-    return Desk(quiet, data_on_stdout)
+    return Console(quiet, data_on_stdout)
 
 
-def report_inputs(desk: "Desk", found: "Found", jobs: "Sequence[Job]") -> None:
+def report_inputs(desk: "Console", found: "Found", jobs: "Sequence[Job]") -> None:
     """Prints what of the folders is left out, and how many inputs have their outputs already."""
     if notice := found.notice():
         desk.note(notice)

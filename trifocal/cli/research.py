@@ -12,7 +12,7 @@ from trifocal.cli.options import SpreadOptions
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from trifocal.evaluation import Effect
+    from trifocal.evaluation import TextEffect
 
 
 def qualities_of(text: str) -> list[float]:
@@ -104,10 +104,11 @@ def train(
     own |= {"learning_rate": learning_rate, "cooldown": cooldown, "teacher": teacher, "of": of}
     own = {name: value for name, value in own.items() if value is not None}
     check_training(preset, stage, learning_rate, cooldown, teacher, of, keep_front)
-    from trifocal import console, training
+    from trifocal import training
+    from trifocal.cli import console
 
     use_threads(threads)
-    desk = console.Desk()
+    desk = console.Console()
     sources = [*(data or []), *(more or [])]
     folder = out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else "") + (f"-{of}" if of else "")
     if not resume:
@@ -233,13 +234,14 @@ def evaluate(
     --text, so is what the words change: at equal bytes, the mean over pictures with its 95 % interval.
     """
     check_task(task, detector, annotations, short_side)
-    from trifocal import console, evaluation
+    from trifocal import evaluation
+    from trifocal.cli import console
 
     if out is None and not resume:
         check_outputs([Path("results.csv")], force)
     out = out or "results.csv"
     use_threads(threads)
-    desk = console.Desk()
+    desk = console.Console()
     with console.reporting(desk) as report:
         evaluation.labelled(presets, device)  # before a task loads its detector
         judge = (
@@ -306,14 +308,14 @@ def compare(
     middle and high rate.
     """
     check_task(task, detector, annotations, short_side)
-    from trifocal import console
+    from trifocal.cli import console
     from trifocal.evaluation import DEFAULT_METRICS, labelled, task_of
     from trifocal.evaluation.compare import compare
 
     if not resume:
         check_outputs([Path(out, "index.html"), Path(out, "results.csv")], force)
     use_threads(threads)
-    desk = console.Desk()
+    desk = console.Console()
     with console.reporting(desk) as report:
         labelled(subjects, device)  # before a task loads its detector
         judge = task_of(task, detector, annotations, data, short_side, report=report) if task else None
@@ -337,7 +339,7 @@ def compare(
     desk.say(str(page))
 
 
-def table_of_effects(effects: Sequence["Effect"]) -> "Table":
+def table_of_effects(effects: Sequence["TextEffect"]) -> "Table":
     """A line for each preset, metric and two kinds of words."""
     from rich.table import Table
 

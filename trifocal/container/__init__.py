@@ -2,6 +2,6 @@
 
 from trifocal.container.bitstream import Bitstream, Layer, describe
 from trifocal.container.fields import MAX_SIDE, Header, Tag
-from trifocal.limits import MAX_PIXELS
+from trifocal.utils.limits import MAX_PIXELS
 
 __all__ = ["MAX_PIXELS", "MAX_SIDE", "Bitstream", "Header", "Layer", "Tag", "describe"]

@@ -23,7 +23,7 @@ from trifocal.container.fields import (
     write_header,
 )
 from trifocal.errors import Damaged, OptionError, Truncated, Unsupported
-from trifocal.files import replacing
+from trifocal.utils.files import atomic_write
 
 CRC_BYTES = 4
 KNOWN_TAGS = frozenset(Tag)
@@ -109,7 +109,7 @@ class Bitstream:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the file at once or not at all. Raises OSError, or Damaged where a chunk is lost."""
         data = self.to_bytes()
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             stream.write(data)
 
     @classmethod

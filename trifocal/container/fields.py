@@ -6,7 +6,7 @@ from enum import IntEnum
 from functools import partial
 
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
-from trifocal.limits import max_pixels as limit_of_pixels
+from trifocal.utils.limits import max_pixels as limit_of_pixels
 
 MAGIC = b"\xf3TF"
 VERSIONS = (1, 2)  # that are read

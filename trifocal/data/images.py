@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from trifocal.data.ahead import Ahead
+from trifocal.data.categories import seen_within, words_of
 from trifocal.data.coco import boxes_of, captions_of
-from trifocal.data.words import seen_within, words_of
+from trifocal.data.prefetching import Prefetcher
 from trifocal.errors import OptionError, PictureError
 from trifocal.pictures import Picture, is_picture
 
@@ -123,7 +123,7 @@ class CropBatch:
     texts: tuple[str, ...]
 
 
-class Crops(Ahead[CropBatch]):
+class Crops(Prefetcher[CropBatch]):
     """Random crops with random flips, without end. Each has words of its own: a caption of the picture where the crop is
     most of it, names of what is in the crop, or both in turn. The same arguments give the same batches in the same order.
 

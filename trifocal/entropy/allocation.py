@@ -22,7 +22,7 @@ MEAN_TO_ROW = 4.0  # octave o stands for a mean magnitude of about 2^(o−4)
 
 
 def code_allocation(
-    coder: Coder, fineness: Tensor | None, size: tuple[int, int], device: torch.device | str = "cpu"
+    coder: Coder, importance_map: Tensor | None, size: tuple[int, int], device: torch.device | str = "cpu"
 ) -> Tensor:
     """Codes the map and gives the factor that both sides put around the quantiser.
 
@@ -38,9 +38,9 @@ def code_allocation(
     Raises:
         Damaged: if a Reader finds numbers that a Writer does not write.
     """
-    batch = 1 if fineness is None else len(fineness)
+    batch = 1 if importance_map is None else len(importance_map)
     shape = (batch, size[0] // CELL, size[1] // CELL, 1)
-    differences = None if fineness is None else _differences(_quarters(fineness))
+    differences = None if importance_map is None else _differences(_quarters(importance_map))
     zero = torch.zeros(batch, 1, 1, 1, dtype=torch.float64, device=device)
     name = None if differences is None else _name(differences)
     octave = coder.code(name, zero, zero + ROW_OF_NAME)
@@ -62,9 +62,9 @@ def _check_range(values: Tensor, low: int, high: int) -> None:
         raise Damaged("The map of where the bits go is out of its range; the file is damaged.")
 
 
-def _quarters(fineness: Tensor) -> Tensor:
+def _quarters(importance_map: Tensor) -> Tensor:
     """[B, h, w, 1] → the cells' means in whole quarters, [B, h/4, w/4, 1]."""
-    cells = F.avg_pool2d(fineness.permute(0, 3, 1, 2), CELL).permute(0, 2, 3, 1)
+    cells = F.avg_pool2d(importance_map.permute(0, 3, 1, 2), CELL).permute(0, 2, 3, 1)
     return torch.round(QUARTERS * cells.double()).clamp(-LARGEST, LARGEST)
 
 

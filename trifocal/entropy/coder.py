@@ -41,7 +41,7 @@ class Coder(Protocol):
         ...
 
 
-class TrainingMeter:
+class TrainingRateEstimator:
     """Adds up the bits of the rounded values, with two sources of gradient; what is returned is rounded straight-through.
 
     The scale learns from the rounded values, which are what the file holds: additive noise costs 0.3 bits a pixel more than the
@@ -65,7 +65,7 @@ class TrainingMeter:
         return rounded + mean
 
 
-class Meter:
+class RateEstimator:
     """Adds up the bits that a Writer would need, from the same integer tables, without writing.
 
     Args:
@@ -96,7 +96,7 @@ class Meter:
         return symbols + mean
 
 
-class Listener:
+class ParameterRecorder:
     """Codes nothing; it rounds, and keeps what the model says.
 
     Attributes:

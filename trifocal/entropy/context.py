@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trifocal.entropy.exact import Snap
 from trifocal.entropy.tables import ROWS, ROWS_PER_OCTAVE, SMALLEST_SCALE
-from trifocal.layers import Block, Depthwise, Knots, PlacedLinear, zero_init
+from trifocal.layers import Block, Depthwise, PlacedLinear, QualityInterpolation, zero_init
 
 PASSES = 4
 ORDER = (0, 3, 1, 2)
@@ -66,7 +66,7 @@ class ContextModel(nn.Module, ABC):
     """
 
     passes: int
-    normalise: Knots
+    normalise: QualityInterpolation
 
     @abstractmethod
     def take(self, y: Tensor, step: int) -> Tensor:
@@ -104,8 +104,8 @@ class StepsOfLevel(nn.Module):
     def __init__(self, steps: Tensor, channels: int) -> None:
         super().__init__()
         spread = (1 / steps)[:, None].expand(-1, channels)
-        self.mean_scale = Knots(spread)
-        self.index = Knots(_index_of(spread))
+        self.mean_scale = QualityInterpolation(spread)
+        self.index = QualityInterpolation(_index_of(spread))
         self.snap = Snap(MEAN_BITS, bound=2.0**14)
 
     def forward(self, raw: Tensor, level: Tensor, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
@@ -130,7 +130,7 @@ class SinglePass(ContextModel):
 
     def __init__(self, latent_channels: int, steps: Tensor) -> None:
         super().__init__()
-        self.normalise = Knots(steps[:, None].expand(-1, latent_channels))
+        self.normalise = QualityInterpolation(steps[:, None].expand(-1, latent_channels))
         self.of_level = StepsOfLevel(steps, latent_channels)
 
     def take(self, y: Tensor, step: int) -> Tensor:
@@ -162,10 +162,10 @@ class Context(ContextModel):
         super().__init__()
         quarter = latent_channels // 4
         self.linear_channels = linear_channels
-        self.normalise = Knots(1 / spread)
-        self.mean_scale = Knots(spread / spread.log().mean(0).exp().sqrt())
-        self.index = Knots(_index_of(spread))
-        self.start = Knots(torch.zeros(len(spread), width))
+        self.normalise = QualityInterpolation(1 / spread)
+        self.mean_scale = QualityInterpolation(spread / spread.log().mean(0).exp().sqrt())
+        self.index = QualityInterpolation(_index_of(spread))
+        self.start = QualityInterpolation(torch.zeros(len(spread), width))
         self.compress = Snap(bound=8.0)
         self.adapt = nn.ModuleList(
             [PlacedLinear(2 * latent_channels, width, known(latent_channels, s)) for s in range(1, PASSES)]

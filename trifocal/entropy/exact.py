@@ -16,7 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.layers import Block, Conv, Deconv, DepthToSpace, Depthwise, Knots, PlacedLinear, SpaceToDepth
+from trifocal.layers import (
+    Block,
+    Conv,
+    Deconv,
+    DepthToSpace,
+    Depthwise,
+    PlacedLinear,
+    QualityInterpolation,
+    SpaceToDepth,
+)
 
 ARITHMETIC = 1  # counts up whenever the same weights would give other integers; part of every fingerprint
 ACTIVATION_BITS = 12
@@ -206,21 +215,21 @@ class ExactBlock(nn.Module):
         return residual.add_(x)
 
 
-class ExactKnots(nn.Module):
-    """The twin of `Knots`: the interpolation weights are multiples of 1/SPACING, a power of two."""
+class ExactQualityInterpolation(nn.Module):
+    """The twin of `QualityInterpolation`: the interpolation weights are multiples of 1/SPACING, a power of two."""
 
     table: Tensor
 
-    def __init__(self, layer: Knots) -> None:
+    def __init__(self, layer: QualityInterpolation) -> None:
         super().__init__()
         table = to_grid(layer.table.detach().double(), WEIGHT_BITS)
         self.register_buffer("table", table.clamp(-ACTIVATION_BOUND, ACTIVATION_BOUND), persistent=False)
 
     def forward(self, level: Tensor) -> Tensor:
-        low = level // Knots.SPACING
-        part = (level % Knots.SPACING).double()[:, None]
-        value = self.table[low] * (Knots.SPACING - part) + self.table[low + 1] * part
-        return settle_(value / Knots.SPACING, WEIGHT_BITS)[:, None, None, :]
+        low = level // QualityInterpolation.SPACING
+        part = (level % QualityInterpolation.SPACING).double()[:, None]
+        value = self.table[low] * (QualityInterpolation.SPACING - part) + self.table[low + 1] * part
+        return settle_(value / QualityInterpolation.SPACING, WEIGHT_BITS)[:, None, None, :]
 
 
 TWINS = {
@@ -230,17 +239,17 @@ TWINS = {
     Conv: ExactConv,
     Deconv: ExactDeconv,
     Block: ExactBlock,
-    Knots: ExactKnots,
+    QualityInterpolation: ExactQualityInterpolation,
     Snap: ExactSnap,
 }
 EXACT_AS_THEY_ARE = (nn.Sequential, nn.ModuleList, nn.ReLU, SpaceToDepth, DepthToSpace)
 
 
-def exact_twin(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ()) -> nn.Module:
+def integer_twin(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ()) -> nn.Module:
     """Builds the exact twin of an entropy network.
 
     Args:
-        module: a network of `nn.Linear`, `Conv`, `Deconv`, `Depthwise`, `Knots`, `Snap`, `nn.ReLU`, `Block` and the
+        module: a network of `nn.Linear`, `Conv`, `Deconv`, `Depthwise`, `QualityInterpolation`, `Snap`, `nn.ReLU`, `Block` and the
             space–depth layers.
         composed_of: further classes whose own `forward` only adds, multiplies by grid values and snaps, and whose
             children are twinned in turn. Their forward must take the twin's float64 tensors.
@@ -256,7 +265,7 @@ def exact_twin(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ())
             f"{type(module).__name__} has no exact form; use linear, convolution, ReLU and knots."
         )
     twin = copy.copy(module)
-    twin._modules = {name: exact_twin(child, composed_of) for name, child in module.named_children()}
+    twin._modules = {name: integer_twin(child, composed_of) for name, child in module.named_children()}
     return twin.eval()
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from trifocal.entropy.context import ContextModel, StepsOfLevel
 from trifocal.entropy.exact import Snap
-from trifocal.entropy.hyperprior import EntropyModel, ExactSide, Prior
+from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
 from trifocal.entropy.quantise import Gain
-from trifocal.layers import Conv, Knots
+from trifocal.layers import Conv, QualityInterpolation
 from trifocal.transforms.elic import elic_hyper_analysis, elic_hyper_synthesis
 
 
@@ -78,7 +78,7 @@ class Groups(ContextModel):
         self.odd_anchors = odd_anchors
         self.ranges = list(pairwise(accumulate(sizes, initial=0)))
         channels = sum(sizes)
-        self.normalise = Knots(steps[:, None].expand(-1, channels))
+        self.normalise = QualityInterpolation(steps[:, None].expand(-1, channels))
         self.compress = Snap()
         self.channel = nn.ModuleList(
             channel_context(begin, *hidden, 2 * (end - begin)) for begin, end in self.ranges[1:]
@@ -151,7 +151,7 @@ def elic_hyperprior(
     return EntropyModel.of_parts(
         Gain(steps, sum(sizes)),
         elic_hyper_analysis(channels, sum(sizes)),
-        ExactSide(
+        IntegerNetworks(
             Prior(channels, len(steps)),
             elic_hyper_synthesis(channels),
             Groups(sizes, 2 * channels, steps, hidden, odd_anchors),

@@ -8,13 +8,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from trifocal.entropy.coder import Coder, Listener, Model, TrainingMeter, cost_table, models_of
+from trifocal.entropy.coder import (
+    Coder,
+    Model,
+    ParameterRecorder,
+    TrainingRateEstimator,
+    cost_table,
+    models_of,
+)
 from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, StepsOfLevel
-from trifocal.entropy.exact import Snap, exact_twin
+from trifocal.entropy.exact import Snap, integer_twin
 from trifocal.entropy.quantise import Gain
 from trifocal.entropy.tables import ROWS, is_table, logistic_frequencies
 from trifocal.errors import WeightsError
-from trifocal.layers import Knots
+from trifocal.layers import QualityInterpolation
 from trifocal.transforms.dct import BLOCK, ordered_std
 from trifocal.transforms.hyper import HyperAnalysis, HyperSynthesis
 from trifocal.weights import checksum, checksum_of
@@ -25,8 +32,8 @@ class Prior(nn.Module):
 
     def __init__(self, channels: int, knots: int) -> None:
         super().__init__()
-        self.mean = Knots(torch.zeros(knots, channels))
-        self.index = Knots(torch.full((knots, channels), 30.0))
+        self.mean = QualityInterpolation(torch.zeros(knots, channels))
+        self.index = QualityInterpolation(torch.full((knots, channels), 30.0))
         self.snap = Snap(MEAN_BITS)
 
     def forward(self, level: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,7 +41,7 @@ class Prior(nn.Module):
         return self.snap(self.mean(level)), self.index(level).clamp(0, ROWS - 1)
 
 
-class ExactSide(nn.Module):
+class IntegerNetworks(nn.Module):
     """The networks between z_hat and the coder: all that both sides must compute alike.
 
     Args:
@@ -71,7 +78,7 @@ class EntropyModel(nn.Module):
         self._take_parts(
             Gain(steps, latent_channels),
             HyperAnalysis(latent_channels, 128, hyper_channels),
-            ExactSide(
+            IntegerNetworks(
                 Prior(hyper_channels, len(steps)),
                 HyperSynthesis(hyper_channels, 128, width),
                 Context(latent_channels, width, blocks, spread),
@@ -79,7 +86,7 @@ class EntropyModel(nn.Module):
         )
 
     @classmethod
-    def of_parts(cls, gain: Gain, hyper_analysis: nn.Module, exact_side: ExactSide) -> EntropyModel:
+    def of_parts(cls, gain: Gain, hyper_analysis: nn.Module, exact_side: IntegerNetworks) -> EntropyModel:
         """Any other entropy model: ELIC's (`groups.py`), a mean–scale hyperprior (`SinglePass`).
 
         Args:
@@ -92,20 +99,20 @@ class EntropyModel(nn.Module):
         model._take_parts(gain, hyper_analysis, exact_side)
         return model
 
-    def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, exact_side: ExactSide) -> None:
+    def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, exact_side: IntegerNetworks) -> None:
         self.gain = gain
         self.hyper_analysis = hyper_analysis
         self.exact_side = exact_side
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
-        self._twin: ExactSide | None = None
+        self._twin: IntegerNetworks | None = None
         self._twin_of: tuple[int, ...] = ()
         self._models: list[Model] | None = None
         self._cost: Tensor | None = None
         self._tables_of = 0
         self.latent_channels = gain.log_gain.table.shape[1]
 
-    def walk(self, coder: Coder, y: Tensor | None, level: Tensor, size: tuple[int, int]) -> Tensor:
+    def code_latents(self, coder: Coder, y: Tensor | None, level: Tensor, size: tuple[int, int]) -> Tensor:
         """The only road between latent and coder.
 
         Args:
@@ -117,7 +124,7 @@ class EntropyModel(nn.Module):
         Returns:
             y_hat, [B, h, w, M], in the units of y.
         """
-        learning = self.training and isinstance(coder, (TrainingMeter, Listener))
+        learning = self.training and isinstance(coder, (TrainingRateEstimator, ParameterRecorder))
         side = self.exact_side if learning else self.twin()
         gain = self.gain(level)
         scaled = None if y is None else y * gain
@@ -128,7 +135,7 @@ class EntropyModel(nn.Module):
         return y_hat.to(gain.dtype) / gain
 
     def _passes(
-        self, coder: Coder, side: ExactSide, y: Tensor | None, features: Tensor, level: Tensor
+        self, coder: Coder, side: IntegerNetworks, y: Tensor | None, features: Tensor, level: Tensor
     ) -> Tensor:
         y_hat = features.new_zeros(*features.shape[:3], self.latent_channels)
         order = self.exact_side.context
@@ -140,27 +147,27 @@ class EntropyModel(nn.Module):
 
     def expected(self, y: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """What the model says of each value when y [B, h, w, M] is coded: mean and scale index in the units of gain · y, both of y's shape."""
-        listener = Listener()
-        self.walk(listener, y, level, (y.shape[1], y.shape[2]))
+        listener = ParameterRecorder()
+        self.code_latents(listener, y, level, (y.shape[1], y.shape[2]))
         put = self.exact_side.context.put
         _, *passes = ((mean.to(y), index.to(y)) for mean, index in listener.heard)
         means, indices = ([put(part, step) for step, part in enumerate(parts)] for parts in zip(*passes))
         return torch.stack(means).sum(0), torch.stack(indices).sum(0)
 
-    def twin(self) -> ExactSide:
+    def twin(self) -> IntegerNetworks:
         """The exact twin of the weights as they are. Raises WeightsError where they are too large to be computed exactly."""
         weights = checksum(self.exact_side)
         if self._twin is None or self._twin_of != weights:
-            composed = (ExactSide, Prior, HyperSynthesis, ContextModel, StepsOfLevel)
+            composed = (IntegerNetworks, Prior, HyperSynthesis, ContextModel, StepsOfLevel)
             try:
                 with torch.inference_mode(False), torch.no_grad():  # a later gradient may pass through it
-                    twin = exact_twin(self.exact_side, composed)
+                    twin = integer_twin(self.exact_side, composed)
             except OverflowError as error:
                 raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
             # Not as a child: it is no part of the state, of a copy's buffers, or of what is trained.
             object.__setattr__(self, "_twin", twin)
             self._twin_of = weights
-        return cast(ExactSide, self._twin)
+        return cast(IntegerNetworks, self._twin)
 
     def models(self) -> list[Model]:
         """The range coder's models of the frequencies as they are."""

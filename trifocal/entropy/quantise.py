@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from trifocal.entropy.tables import ROWS, logistic_bits
-from trifocal.layers import Knots
+from trifocal.layers import QualityInterpolation
 
 DEAD_ZONE = 0.025  # of a step for each bit that ±1 costs above 0
 
@@ -48,7 +48,7 @@ class Gain(nn.Module):
 
     def __init__(self, steps: Tensor, channels: int) -> None:
         super().__init__()
-        self.log_gain = Knots(-torch.log(steps)[:, None].expand(-1, channels))
+        self.log_gain = QualityInterpolation(-torch.log(steps)[:, None].expand(-1, channels))
 
     def forward(self, level: Tensor) -> Tensor:
         """[B] → [B, 1, 1, M], positive."""

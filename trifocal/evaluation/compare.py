@@ -17,17 +17,24 @@ from trifocal.container import Bitstream, describe
 from trifocal.container.text import tidy
 from trifocal.data.coco import captions_of
 from trifocal.errors import OptionError, PictureError, TrifocalError
-from trifocal.evaluation.baselines import LOSSLESS
-from trifocal.evaluation.crops import Place, crops, path_of, places_of
-from trifocal.evaluation.curves import ANCHORS, Curve, bd_metric, bd_rate
+from trifocal.evaluation.codecs.candidates import (
+    candidate_of,
+    for_picture,
+    is_pillow_codec,
+    title_of,
+    variants,
+)
+from trifocal.evaluation.codecs.custom_weights import BUNDLED, Models, labelled
+from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
 from trifocal.evaluation.evaluate import DEFAULT_METRICS, QUALITIES, evaluate
-from trifocal.evaluation.exchange import published_curves, write_results
-from trifocal.evaluation.gauge import is_metric
-from trifocal.evaluation.matching import name_of
 from trifocal.evaluation.memory import peak_of, processor
-from trifocal.evaluation.metrics import METRICS, Metric, metric_of
-from trifocal.evaluation.models import BUNDLED, Models, labelled
-from trifocal.evaluation.report import (
+from trifocal.evaluation.metrics.distribution import SETS
+from trifocal.evaluation.metrics.metric_set import is_metric
+from trifocal.evaluation.metrics.per_image import METRICS, Metric, metric_of
+from trifocal.evaluation.report.compressai_json import published_curves, write_results
+from trifocal.evaluation.report.crops import Place, crops, path_of, places_of
+from trifocal.evaluation.report.curves import ANCHORS, Curve, bd_metric, bd_rate
+from trifocal.evaluation.report.page import (
     Difference,
     LayerBytes,
     MetricInfo,
@@ -35,17 +42,10 @@ from trifocal.evaluation.report import (
     Study,
     write_report,
 )
-from trifocal.evaluation.rows import Mean, Row, read_means, read_rows, summary_of
-from trifocal.evaluation.sets import SETS
-from trifocal.evaluation.subjects import (
-    for_picture,
-    is_rival,
-    subject_of,
-    title_of,
-    variants,
-)
-from trifocal.evaluation.tasks import TITLES, Task
-from trifocal.evaluation.wording import KINDS, Wording, effects_of
+from trifocal.evaluation.report.results_table import Mean, Row, read_means, read_rows, summary_of
+from trifocal.evaluation.tasks.annotations import name_of
+from trifocal.evaluation.tasks.task import TITLES, Task
+from trifocal.evaluation.text_ablation import KINDS, TextKinds, effects_of
 from trifocal.pictures import Picture, list_pictures
 
 __all__ = ["compare"]
@@ -157,7 +157,7 @@ def study_of(
         for metric in gauges
     }
     titles = {name: title_of(name, models) for name in order}
-    wording = Wording(
+    wording = TextKinds(
         captions_of(data), [name_of(path, data) for path in list_pictures([data], recursive=True)]
     )
     return Study(
@@ -183,7 +183,7 @@ def study_of(
         layers=[
             entry
             for name in order
-            if not is_rival(name)
+            if not is_pillow_codec(name)
             for entry in layers_of(name, data, titles[name], wording, models)
         ],
         crops=crops(
@@ -197,7 +197,7 @@ def study_of(
             lambda fraction: progress(MEASURED + (1 - MEASURED) * fraction),
         ),
         notes=list(notes),
-        own=tuple(titles[name] for name in order if not is_rival(name)),
+        own=tuple(titles[name] for name in order if not is_pillow_codec(name)),
         words=tuple(
             replace(effect, preset=title_of(effect.preset, models)) for effect in effects_of(rows, gauges)
         ),
@@ -260,7 +260,7 @@ def speeds(
     data: Path,
     rows: Sequence[Row],
     titles: Mapping[str, str],
-    wording: Wording,
+    wording: TextKinds,
     models: Models,
 ) -> list[Speed]:
     """Medians over pictures and qualities, ratios to the first subject's, and the peak memory on the largest picture."""
@@ -286,7 +286,7 @@ def speeds(
     ]
 
 
-def peak(name: str, data: Path, row: Row, wording: Wording, models: Models) -> int | None:
+def peak(name: str, data: Path, row: Row, wording: TextKinds, models: Models) -> int | None:
     """The peak memory on the picture of a row, in bytes."""
     plain, _, kind = name.partition(":")
     if kind not in KINDS:
@@ -303,13 +303,13 @@ def layers_of(
     name: str,
     data: Path,
     title: str,
-    wording: Wording,
+    wording: TextKinds,
     models: Models,
     quality: float = 50.0,
     most: int = 24,
 ) -> list[LayerBytes]:
     """Mean bytes of the header and of each layer of a preset's files, over the first pictures."""
-    subject = subject_of(name, wording, models)
+    subject = candidate_of(name, wording, models)
     found: dict[str, list[int]] = {}
     for path in list_pictures([data], recursive=True)[:most]:
         try:

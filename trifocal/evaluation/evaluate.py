@@ -9,22 +9,37 @@ from pathlib import Path
 from typing import TypeVar
 
 from trifocal.errors import OptionError, PictureError, TrifocalError
-from trifocal.evaluation.baselines import LOSSLESS
-from trifocal.evaluation.gauge import Gauge, Outcome, Whole
-from trifocal.evaluation.matching import name_of
-from trifocal.evaluation.models import BUNDLED, Models, labelled
-from trifocal.evaluation.rows import Mean, Row, Table, means, read_means, summary_of, write_means
-from trifocal.evaluation.subjects import (
-    Subject,
-    WordedSubject,
+from trifocal.evaluation.codecs.candidates import (
+    Candidate,
+    TextCandidate,
+    candidate_of,
+    decoded_image_of,
     for_picture,
-    outcome_of,
-    subject_of,
     text_bytes,
     variants,
 )
-from trifocal.evaluation.tasks import Task
-from trifocal.evaluation.wording import TEXT_BYTES, TEXTLESS_BPP, Effect, Wording, effects_of, write_effects
+from trifocal.evaluation.codecs.custom_weights import BUNDLED, Models, labelled
+from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
+from trifocal.evaluation.metrics.metric_set import DecodedImage, MetricSet, Whole
+from trifocal.evaluation.report.results_table import (
+    Mean,
+    Row,
+    Table,
+    means,
+    read_means,
+    summary_of,
+    write_means,
+)
+from trifocal.evaluation.tasks.annotations import name_of
+from trifocal.evaluation.tasks.task import Task
+from trifocal.evaluation.text_ablation import (
+    TEXT_BYTES,
+    TEXTLESS_BPP,
+    TextEffect,
+    TextKinds,
+    effects_of,
+    write_effects,
+)
 from trifocal.pictures import Picture, list_pictures
 
 __all__ = ["DEFAULT_METRICS", "QUALITIES", "Results", "evaluate"]
@@ -44,11 +59,11 @@ class Results:
 
     rows: list[Row]
     means: list[Mean]
-    effects: list[Effect] = field(default_factory=list)
+    effects: list[TextEffect] = field(default_factory=list)
 
 
 def evaluate(
-    presets: Sequence[str | Subject],
+    presets: Sequence[str | Candidate],
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     qualities: Sequence[float] | Mapping[str, Sequence[float]] = QUALITIES,
@@ -74,8 +89,8 @@ def evaluate(
     `metrics` are names of METRICS and SETS; what cannot be measured on this machine is left out and said. A `task` (see
     `task_of`) is measured too, and also on the pictures themselves, as PNG files at quality 100.
 
-    `text` are kinds of words (see `Wording`): a preset that takes words is measured with each of them, as preset:kind; a
-    decoder's words are sent and counted. Of several kinds and qualities the `Effect`s go into a file that ends in _words.csv.
+    `text` are kinds of words (see `TextKinds`): a preset that takes words is measured with each of them, as preset:kind; a
+    decoder's words are sent and counted. Of several kinds and qualities the `TextEffect`s go into a file that ends in _words.csv.
 
     With `layers` "base", presets with layers are measured by their base layer alone, as preset:base, at base qualities; more
     such names are in `layering`. With `preferences`, those whose decoder knows one are measured with each, as preset:0.5.
@@ -90,7 +105,7 @@ def evaluate(
     names = list_pictures([data], recursive=True)
     points = points_of(subjects, qualities)
     check_request(presets, names, data, points)
-    gauge = Gauge(metrics, task, data, note or (lambda sentence: None), counts_text=bool(text))
+    gauge = MetricSet(metrics, task, data, note or (lambda sentence: None), counts_text=bool(text))
     run = Run(Path(data), names, points, gauge, Path(out), resume, models)
     if len(set(text)) > 1 and max(map(len, points.values())) == 1:
         run.remark(
@@ -108,7 +123,7 @@ def evaluate(
 
 
 def points_of(
-    subjects: Sequence[str | Subject], qualities: Sequence[float] | Mapping[str, Sequence[float]]
+    subjects: Sequence[str | Candidate], qualities: Sequence[float] | Mapping[str, Sequence[float]]
 ) -> dict[str, list[float]]:
     """The qualities of each subject by its name, rising. Raises OptionError where none are said of one."""
     points = {}
@@ -119,7 +134,7 @@ def points_of(
 
 
 def check_request(
-    presets: Sequence[str | Subject],
+    presets: Sequence[str | Candidate],
     names: Sequence[Path],
     data: object,
     points: Mapping[str, Sequence[float]],
@@ -143,7 +158,7 @@ class Run:
         root: Path,
         names: Sequence[Path],
         points: Mapping[str, Sequence[float]],
-        gauge: Gauge,
+        gauge: MetricSet,
         out: Path,
         resume: bool,
         models: Models = BUNDLED,
@@ -151,7 +166,7 @@ class Run:
         self.root, self.names, self.points, self.gauge = root, names, points, gauge
         self.models = models
         self.wording = (
-            Wording(gauge.captions, [name_of(path, root) for path in names]) if gauge.counts_text else None
+            TextKinds(gauge.captions, [name_of(path, root) for path in names]) if gauge.counts_text else None
         )
         self.table = Table(out, resume, gauge.columns)
         self.summary = summary_of(out)
@@ -173,10 +188,10 @@ class Run:
             self.failures.append(sentence)
             self.remark(sentence)
 
-    def subject(self, named: str | Subject) -> Iterator[float]:
+    def subject(self, named: str | Candidate) -> Iterator[float]:
         """Measures one subject, and gives the fraction done after each picture."""
         subject = (
-            self.attempt(named, subject_of, named, self.wording, self.models)
+            self.attempt(named, candidate_of, named, self.wording, self.models)
             if isinstance(named, str)
             else named
         )
@@ -200,7 +215,7 @@ class Run:
                 if wholes:
                     self.keep_means()
 
-    def known(self, subject: Subject | WordedSubject) -> dict[tuple[str, float], Row]:
+    def known(self, subject: Candidate | TextCandidate) -> dict[tuple[str, float], Row]:
         """Rows of this subject that are there already and that its present weights would give again."""
         mine = [row for row in self.table.rows if row.preset == subject.name]
         stale = [row for row in mine if row.weights != subject.weights]
@@ -214,7 +229,7 @@ class Run:
         return {(row.picture, row.quality): row for row in mine if row in self.table.rows}
 
     def wholes_to_measure(
-        self, subject: Subject | WordedSubject, quality: float, known: Mapping[tuple[str, float], Row]
+        self, subject: Candidate | TextCandidate, quality: float, known: Mapping[tuple[str, float], Row]
     ) -> list[Whole]:
         """Those that the old summary does not have of the same pictures; begun anew."""
         all_known = all((name_of(path, self.root), quality) in known for path in self.names)
@@ -240,7 +255,7 @@ class Run:
 
     def picture(
         self,
-        subject: Subject | WordedSubject,
+        subject: Candidate | TextCandidate,
         path: Path,
         quality: float,
         known: Mapping[tuple[str, float], Row],
@@ -306,14 +321,14 @@ class Run:
 
 
 def measure(
-    subject: Subject,
+    subject: Candidate,
     picture: Picture,
     name: str,
     quality: float,
     file: Path,
-    gauge: Gauge,
+    gauge: MetricSet,
     old: Row | None = None,
-) -> tuple[Row, Outcome]:
+) -> tuple[Row, DecodedImage]:
     """One row, to a real file and back from it, and what became of the picture. An old row stays as it is."""
     coded = gauge.prepared(picture)
     begun = time.perf_counter()
@@ -325,7 +340,7 @@ def measure(
     reading = time.perf_counter()
     decoded = subject.decode(read)
     done = time.perf_counter()
-    outcome = outcome_of(subject, read, decoded, coded, name)
+    outcome = decoded_image_of(subject, read, decoded, coded, name)
     if old is not None:
         return old, outcome
     values, notes = gauge.of(outcome.decoded, coded.rgb, name, size)

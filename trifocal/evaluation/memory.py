@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from trifocal.evaluation.models import BUNDLED, Models, labelled
+from trifocal.evaluation.codecs.custom_weights import BUNDLED, Models, labelled
 
 __all__ = ["own_peak", "peak_of", "processor"]
 
@@ -72,11 +72,11 @@ def main(
     own: str | None = None,
     device: str = "cpu",
 ) -> None:
-    from trifocal.evaluation.subjects import PresetSubject, for_picture, subject_of
+    from trifocal.evaluation.codecs.candidates import PresetCandidate, candidate_of, for_picture
     from trifocal.pictures import Picture
 
     _, models = labelled([own] if own else [], device)
-    plain = subject_of(codec, models=models) if text is None else PresetSubject(models[codec], text)
+    plain = candidate_of(codec, models=models) if text is None else PresetCandidate(models[codec], text)
     subject = for_picture(plain, path)
     subject.decode(subject.encode(Picture.open(path, "colour"), quality))
     print(own_peak() or "")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from trifocal.types import Words
+from trifocal.types import TextEmbedding
 
 Game: TypeAlias = Literal["bce", "hinge"]
 
@@ -49,7 +49,7 @@ class Discriminator(nn.Module):
         self.fuse = normed(nn.Conv2d(8 * width + word_channels, 8 * width, 3, padding=1))
         self.head = normed(nn.Conv2d(8 * width, 1, KERNEL, padding=1))
 
-    def forward(self, x: Tensor, y_hat: Tensor, words: Words | None) -> Tensor:
+    def forward(self, x: Tensor, y_hat: Tensor, words: TextEmbedding | None) -> Tensor:
         """x [B, 3, H, W] in 0..1, y_hat [B, H/16, W/16, M] → logits of patches, [B, H/8 − 2, W/8 − 2]."""
         latent = F.leaky_relu(self.latent(y_hat.permute(0, 3, 1, 2)), SLOPE)
         latent = F.interpolate(latent, scale_factor=LATENT_STRIDE, mode="nearest")
@@ -60,7 +60,7 @@ class Discriminator(nn.Module):
         logits: Tensor = self.head(hidden)
         return logits[:, 0]
 
-    def _spread(self, words: Words | None, hidden: Tensor) -> Tensor:
+    def _spread(self, words: TextEmbedding | None, hidden: Tensor) -> Tensor:
         """The words' vector at every place, [B, D, h, w]."""
         if words is None:
             return hidden.new_zeros(len(hidden), self.word_channels, *hidden.shape[2:])
@@ -94,7 +94,12 @@ def truth_loss(logits: Tensor, real: bool, game: Game) -> Tensor:
 
 
 def discriminator_loss(
-    discriminator: nn.Module, x: Tensor, x_hat: Tensor, y_hat: Tensor, words: Words | None, game: Game = "bce"
+    discriminator: nn.Module,
+    x: Tensor,
+    x_hat: Tensor,
+    y_hat: Tensor,
+    words: TextEmbedding | None,
+    game: Game = "bce",
 ) -> Tensor:
     """real + (fake + mismatched) / 2, or real + fake where no words can be mismatched; a scalar.
 
@@ -125,11 +130,11 @@ def discriminator_loss(
     return real + (fake + mismatched) / 2
 
 
-def together(said: list[Words | None]) -> Words | None:
+def together(said: list[TextEmbedding | None]) -> TextEmbedding | None:
     """Words of several batches as those of one; None if there are none."""
     there = [words for words in said if words is not None]
     if not there:
         return None
-    return Words(
+    return TextEmbedding(
         *(torch.cat(parts) for parts in zip(*((w.tokens, w.mask, w.pooled) for w in there), strict=True))
     )

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou, remove_small_boxes
 
+from trifocal.detection.detector import SplitDetector
+from trifocal.detection.feature_codec import padded, trimmed
+from trifocal.detection.two_stage import framed, judged, objectness_of, propose
 from trifocal.losses.detection import Target, excess_cross_entropy, place_errors
 from trifocal.losses.rate_distortion import lambda_of
-from trifocal.machine.bridge import padded, trimmed
-from trifocal.machine.detector import SplitDetector
-from trifocal.machine.stages import framed, judged, objectness_of, propose
 
 __all__ = ["TASK", "TASK_RANGE", "Original", "task_cost", "task_weight"]
 

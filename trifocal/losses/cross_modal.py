@@ -15,7 +15,7 @@ from trifocal.losses.rate_distortion import (
     mean_squared_error,
     rate_distortion,
 )
-from trifocal.types import Batch, Output, Words
+from trifocal.types import Batch, Output, TextEmbedding
 
 
 class CrossModalObjective(Objective):
@@ -97,7 +97,7 @@ class CrossModalObjective(Objective):
             + self.perceptual_weight * perceptual
         )
 
-    def fooling(self, discriminator: Discriminator, output: Output, words: Words | None) -> Tensor:
+    def fooling(self, discriminator: Discriminator, output: Output, words: TextEmbedding | None) -> Tensor:
         """What the codec pays where its pictures are seen through, [B]; the gradient reaches the picture alone.
 
         The latent's own way is shut, as in HiFiC's code: the codec shall not write y_hat to please the judge.

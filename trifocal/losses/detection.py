@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_area, box_iou, generalized_box_iou_loss
 
-from trifocal.machine.proposals import BINS, Dense
+from trifocal.detection.proposals import BINS, Dense
 
 TEACHER_SHARE = 0.5  # of a target, where there are boxes as well
 PLACES, FIT = 10, 6.0  # that learn each box, and the power of how well theirs fits, beside how sure they are

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifocal.detection.image_encoder import ImageEncoder, load_image_encoder
 from trifocal.errors import MissingExtra, OptionError, WeightsError
-from trifocal.machine.tower import ImageTower, load_image_tower
 
 MS_SSIM_SIDE = 176  # pixels: 11, the window, at the fifth scale
 MS_SSIM_POWERS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, the finest first
@@ -82,9 +82,9 @@ class TowerDistance(Perceptual):
 
     title = "distance in the project's image tower"
 
-    def __init__(self, tower: ImageTower | None = None, note: str = "") -> None:
+    def __init__(self, tower: ImageEncoder | None = None, note: str = "") -> None:
         super().__init__()
-        self.tower = copy.deepcopy(tower or load_image_tower()).requires_grad_(False).eval()
+        self.tower = copy.deepcopy(tower or load_image_encoder()).requires_grad_(False).eval()
         self.note = note
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:

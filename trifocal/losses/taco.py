@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from trifocal.detection.image_encoder import ImageEncoder, load_image_encoder
 from trifocal.losses.image_text import joint_image_text
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import find_perceptual
 from trifocal.losses.rate_distortion import balance, bits_per_pixel, lambda_of, mean_squared_error
-from trifocal.machine.tower import ImageTower, load_image_tower
 from trifocal.types import Batch
 
 LAMBDAS = (0.0004, 0.016)
@@ -24,9 +24,9 @@ class TowerImages(nn.Module):
 
     title = "the project's image tower"
 
-    def __init__(self, tower: ImageTower | None = None) -> None:
+    def __init__(self, tower: ImageEncoder | None = None) -> None:
         super().__init__()
-        self.tower = copy.deepcopy(tower or load_image_tower()).requires_grad_(False).eval()
+        self.tower = copy.deepcopy(tower or load_image_encoder()).requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> Tensor:
         pooled: Tensor = self.tower(x).pooled

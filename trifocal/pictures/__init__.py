@@ -1,6 +1,5 @@
 """Files ⇄ RGB arrays: what people have becomes 8-bit RGB with notes of what changed, and goes back into their formats."""
 
-from trifocal.limits import MAX_PIXELS
 from trifocal.pictures.attachments import (
     MAX_METADATA,
     alpha_from_bytes,
@@ -12,6 +11,7 @@ from trifocal.pictures.folders import PICTURE_SUFFIXES, is_picture, list_picture
 from trifocal.pictures.limits import MAX_SIDE
 from trifocal.pictures.picture import Picture
 from trifocal.pictures.tiles import Tile, check_region, tiles, tiles_of_region
+from trifocal.utils.limits import MAX_PIXELS
 
 __all__ = [
     "MAX_METADATA",

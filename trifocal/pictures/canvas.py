@@ -23,7 +23,7 @@ class Canvas:
 
     width: int
     height: int
-    reach: int
+    receptive_field: int
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -39,7 +39,7 @@ class Canvas:
         return tiles_of_region(self.width, self.height, TILE, region)
 
     def tiles_around(self, region: Box) -> tuple[Tile, ...]:
-        """The tiles whose latents the region needs: those that its latents and `reach` around them touch."""
+        """The tiles whose latents the region needs: those that its latents and `receptive_field` around them touch."""
         x, y, width, height = self.halo(snapped(region))
         return self.tiles_of((x, y, min(width, self.width - x), min(height, self.height - y)))
 
@@ -53,9 +53,14 @@ class Canvas:
         return intersection(self.core(tile), snapped(region))
 
     def halo(self, box: Box) -> Box:
-        """The box and `reach` pixels on each side, as far as there is canvas."""
+        """The box and `receptive_field` pixels on each side, as far as there is canvas."""
         x, y, width, height = box
-        wider = x - self.reach, y - self.reach, width + 2 * self.reach, height + 2 * self.reach
+        wider = (
+            x - self.receptive_field,
+            y - self.receptive_field,
+            width + 2 * self.receptive_field,
+            height + 2 * self.receptive_field,
+        )
         return intersection(wider, (0, 0, *self.padded))
 
     def crop(self, rgb: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:

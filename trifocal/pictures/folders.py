@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from trifocal.files import list_files
+from trifocal.utils.files import list_files
 
 PICTURE_SUFFIXES = frozenset(
     {

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from PIL import Image
 
 from trifocal.errors import PictureError
-from trifocal.limits import max_pixels
+from trifocal.utils.limits import max_pixels
 
 MAX_SIDE = 1 << 16  # pixels; the file format holds no more
 LOCK = threading.RLock()

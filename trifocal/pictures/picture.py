@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from trifocal.errors import OptionError, PictureError
-from trifocal.files import replacing
 from trifocal.pictures.invisible import flattened
 from trifocal.pictures.limits import check_size, no_limit_of_pillow
 from trifocal.pictures.reading import FORMATS, Reading, read, turned
 from trifocal.pictures.writing import fit, format_of
+from trifocal.utils.files import atomic_write
 
 Metadata = Literal["colour", "all"]
 
@@ -158,7 +158,7 @@ class Picture:
         cannot hold. Raises PictureError that names the file, and OSError of the file system.
         """
         format_of(path)
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             return self.write(stream, path, **options)
 
     def write(self, stream: BinaryIO, name: str | os.PathLike[str], **options: Any) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
 """Words → Condition: text towers."""
 
-from trifocal.text.encoder import Tower, load_tower
+from trifocal.text.encoder import TextEncoder, load_text_encoder
 
-__all__ = ["Tower", "load_tower"]
+__all__ = ["TextEncoder", "load_text_encoder"]

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.errors import MissingExtra, OptionError, WeightsError
-from trifocal.types import Words
+from trifocal.types import TextEmbedding
 
 CLIP = "openai/clip-vit-base-patch32"
 
 
-class ClipTower:
-    """Texts → Words, by CLIP's text transformer: a `Tower`.
+class ClipTextEncoder:
+    """Texts → Words, by CLIP's text transformer: a `TextEncoder`.
 
     Tokens are the last hidden states after the final layer norm; pooled is that of the end token, projected into the
     space of the pictures. Tokens are bytes and pairs of them, so that no character is unknown.
@@ -59,7 +59,7 @@ class ClipTower:
         self.projection = model.text_projection.to(device)
 
     @torch.no_grad()
-    def __call__(self, texts: Sequence[str]) -> Words:
+    def __call__(self, texts: Sequence[str]) -> TextEmbedding:
         """B texts → Words: tokens [B, T, D], pooled [B, D], not normalised."""
         encoded = self.tokenizer(
             [readable(text) for text in texts],
@@ -70,7 +70,7 @@ class ClipTower:
         ).to(self.projection.weight.device)
         seen = self.network(**encoded)
         pooled = self.projection(seen.pooler_output)
-        return Words(seen.last_hidden_state, encoded["attention_mask"].bool(), pooled)
+        return TextEmbedding(seen.last_hidden_state, encoded["attention_mask"].bool(), pooled)
 
     def notes(self, texts: Sequence[str]) -> list[str]:
         """Sentences on what is cut, and on letters that CLIP has hardly seen."""
@@ -94,7 +94,7 @@ class ClipImages(nn.Module):
 
     The picture is shrunk (or enlarged) to a short side of 224 pixels, bicubic and antialiased, and its centre is taken, as
     CLIP's own preparation does, but without rounding to 8 bits. The vectors are not normalised; those of the texts are
-    `ClipTower(name)(texts).pooled`.
+    `ClipTextEncoder(name)(texts).pooled`.
 
     Args:
         name: on the hub, or a folder.

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from trifocal.errors import WeightsError
-from trifocal.types import Words
+from trifocal.types import TextEmbedding
 from trifocal.weights import FOLDER, load_part
 
 LENGTH = 64
@@ -49,15 +49,15 @@ class TextTransformer(nn.Module):
         self.pool = nn.Linear(width, embedding)
         nn.init.normal_(self.token.weight, std=0.02)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Words:
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEmbedding:
         """ids [B, T] and mask [B, T], T at most LENGTH → Words; pooled is the mean over the tokens, projected."""
         x = self.token(ids) + self.position[: ids.shape[1]]
         x = self.norm(self.body(x, src_key_padding_mask=~mask))
         share = mask / mask.sum(1, keepdim=True)
-        return Words(self.project(x), mask, self.pool((x * share[..., None]).sum(1)))
+        return TextEmbedding(self.project(x), mask, self.pool((x * share[..., None]).sum(1)))
 
 
-class CompactTower:
+class CompactTextEncoder:
     """Texts → Words.
 
     Args:
@@ -74,11 +74,11 @@ class CompactTower:
         self.width = network.embedding
 
     @torch.no_grad()
-    def __call__(self, texts: Sequence[str]) -> Words:
+    def __call__(self, texts: Sequence[str]) -> TextEmbedding:
         """B texts → Words; texts are cut to LENGTH tokens, an empty one is its start and end."""
         ids, mask = tokens_of(self.tokenizer, texts)
         device = self.network.position.device
-        words: Words = self.network(ids.to(device), mask.to(device))
+        words: TextEmbedding = self.network(ids.to(device), mask.to(device))
         return words
 
     def notes(self, texts: Sequence[str]) -> list[str]:
@@ -135,12 +135,12 @@ class BagOfWords:
 
 
 @lru_cache(maxsize=2)
-def load_compact(device: str = "cpu") -> CompactTower:
+def load_compact(device: str = "cpu") -> CompactTextEncoder:
     """The tower with its trained weights, frozen. Raises WeightsError if they are missing or damaged."""
     weights, tokenizer = load_part(WEIGHTS, "text."), load_tokenizer()
     network = TextTransformer(tokenizer.get_vocab_size())
     network.load_state_dict(weights)
-    return CompactTower(tokenizer, network.to(device).eval().requires_grad_(False))
+    return CompactTextEncoder(tokenizer, network.to(device).eval().requires_grad_(False))
 
 
 def load_bag() -> BagOfWords:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
-from trifocal.types import Words
+from trifocal.types import TextEmbedding
 
 
-class Tower(Protocol):
+class TextEncoder(Protocol):
     """Texts → Words, frozen.
 
-    `name` is what `load_tower` takes; `width` is D, that of tokens and pooled vector; `length` is T at most: a text's
+    `name` is what `load_text_encoder` takes; `width` is D, that of tokens and pooled vector; `length` is T at most: a text's
     tokens with its start and its end. Longer texts are cut, and an empty one is its start and end.
     """
 
@@ -25,7 +25,7 @@ class Tower(Protocol):
     @property
     def length(self) -> int: ...
 
-    def __call__(self, texts: Sequence[str]) -> Words:
+    def __call__(self, texts: Sequence[str]) -> TextEmbedding:
         """B texts, at least one → Words."""
         ...
 
@@ -35,7 +35,7 @@ class Tower(Protocol):
 
 
 @lru_cache(maxsize=4)
-def load_tower(name: str, device: str = "cpu") -> Tower:
+def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
     """The tower of that name. The same object is returned for the same arguments.
 
     Args:
@@ -50,6 +50,6 @@ def load_tower(name: str, device: str = "cpu") -> Tower:
         from trifocal.text.compact import load_compact
 
         return load_compact(device)
-    from trifocal.text.clip import ClipTower
+    from trifocal.text.clip import ClipTextEncoder
 
-    return ClipTower(name, device)
+    return ClipTextEncoder(name, device)

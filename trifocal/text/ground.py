@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.types import Words
+from trifocal.types import TextEmbedding
 from trifocal.weights import FOLDER, load_part
 
 
@@ -34,7 +34,7 @@ class Ground(nn.Module):
         self.token_norm = nn.LayerNorm(width)
         nn.init.constant_(answer.bias, -2.0)
 
-    def forward(self, places: Tensor, words: Words) -> Tensor:
+    def forward(self, places: Tensor, words: TextEmbedding) -> Tensor:
         """places [B, h, w, D] and words of B texts → logits [B, h, w]."""
         b, h, w, _ = places.shape
         x = self.place_norm(places).flatten(1, 2)

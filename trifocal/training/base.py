@@ -12,20 +12,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trifocal.entropy import Meter
+from trifocal.codecs.dual_layer_compact import DualLayerCompact
+from trifocal.codecs.scalable import BaseLayer, ScalableCodec
+from trifocal.detection.detector import SplitDetector
+from trifocal.detection.feature_codec import CompactBaseAnalysis
+from trifocal.entropy import RateEstimator
 from trifocal.entropy.tables import calibrated_frequencies
-from trifocal.layered import BaseLayer, DualLayer
 from trifocal.losses.base_layer import TASK, TASK_RANGE, Original, task_cost, task_weight
 from trifocal.losses.detection import Seen, Target
 from trifocal.losses.rate_distortion import balance, spread_levels
-from trifocal.machine.bridge import CompactBaseAnalysis
-from trifocal.machine.detector import SplitDetector
-from trifocal.methods.dual_layer_compact import DualLayerCompact
 from trifocal.presets import check_layers, find
 from trifocal.training.checkpoint import begin_with, by_one
-from trifocal.training.lesson import SEED, Lesson, LessonRun, Note, Report, pictures_of, silent
+from trifocal.training.detection_batches import DetectionTeacher, Scenes
+from trifocal.training.lesson import SEED, LessonRun, Note, Report, TrainingTask, pictures_of, silent
 from trifocal.training.precision import new_accelerator
-from trifocal.training.scenes import DetectionTeacher, Scenes
 from trifocal.types import Condition
 from trifocal.weights import write_weights
 
@@ -37,7 +37,7 @@ CALIBRATION = 24  # batches
 BALANCE = 0.4  # a quality's cost grows about as this power of its task weight
 
 
-class Foundation(Lesson):
+class BaseLayerTask(TrainingTask):
     """The base layer; the detector looks on."""
 
     weights = {"loss": 1.0} | dict.fromkeys(
@@ -116,7 +116,7 @@ def train_base(
     device = new_accelerator().device
     detector = codec.find_detector(str(device))
     run = LessonRun(
-        Foundation(codec.base, detector), Path(out), steps, minutes, learning_rate, precision, note
+        BaseLayerTask(codec.base, detector), Path(out), steps, minutes, learning_rate, precision, note
     )
     if resume:
         run.resume()
@@ -125,7 +125,7 @@ def train_base(
     scenes = Scenes(training, seer, batch, seed, *seen_by)
     run.go(scenes, Scenes(held_out, seer, batch, SEED, *seen_by), every, report)
     average = run.average
-    assert isinstance(average, Foundation)
+    assert isinstance(average, BaseLayerTask)
     codec.base.load_state_dict(average.base.state_dict())
     path = run.out / find(of).weights
 
@@ -148,13 +148,13 @@ def train_base(
     return path
 
 
-def whole_codec(of: str, start: str | Path | None) -> DualLayer:
+def whole_codec(of: str, start: str | Path | None) -> ScalableCodec:
     """The preset as in `start`; without it untrained, but for a compact one's enhancement, which is compact's that ships."""
     from trifocal.weights import FOLDER
 
     check_layers(find(of))
     codec = find(of).build()
-    assert isinstance(codec, DualLayer)
+    assert isinstance(codec, ScalableCodec)
     analysis = codec.base.analysis
     if isinstance(analysis, CompactBaseAnalysis):
         begin_with(codec, start or FOLDER / find(TRUNK).weights)
@@ -165,11 +165,11 @@ def whole_codec(of: str, start: str | Path | None) -> DualLayer:
 
 
 @torch.no_grad()
-def finish(codec: DualLayer, scenes: Scenes) -> None:
+def finish(codec: ScalableCodec, scenes: Scenes) -> None:
     """Sets the base's frequency tables to what scenes hold, and then how much a compact enhancement trusts the first picture."""
     codec.eval()
     base = codec.base
-    meter = Meter(base.entropy.cost(), scenes.batch, count=True)
+    meter = RateEstimator(base.entropy.cost(), scenes.batch, count=True)
     for _ in range(CALIBRATION):
         x = scenes.next()[0].to(base.entropy.frequencies.device)
         base(x, spread_levels(len(x), x.device), meter)
@@ -182,7 +182,7 @@ def finish(codec: DualLayer, scenes: Scenes) -> None:
     for _ in range(CALIBRATION):
         x = scenes.next()[0].to(codec.trust.device)
         first, _ = codec.below(x, spread_levels(len(x), x.device))
-        y, p = codec.analysis(x), codec.predict(Condition(first=first))
+        y, p = codec.analysis(x), codec.predict(Condition(preview=first))
         assert p is not None
         shared, power = shared + (y * p).sum((0, 1, 2)), power + p.square().sum((0, 1, 2))
     codec.trust.copy_((shared / power.clamp(min=1e-9)).clamp(0, 1))

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from trifocal.errors import OptionError, WeightsError
-from trifocal.files import replacing, write_csv
+from trifocal.utils.files import atomic_write, write_csv
 from trifocal.weights import read_weights
 
 
@@ -46,7 +46,7 @@ def by_one(accelerator: Accelerator, work: Callable[[], object]) -> None:
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes beside the old checkpoint and then takes its place."""
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         torch.save(state, stream)
 
 

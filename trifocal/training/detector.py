@@ -14,26 +14,26 @@ from pathlib import Path
 
 from torch import Tensor
 
+from trifocal.codecs.scalable import ScalableCodec
+from trifocal.detection.detector import SplitDetector, compact_detector
 from trifocal.errors import OptionError
-from trifocal.layered import DualLayer
 from trifocal.losses.detection import Seen, Target, detection_losses, maps_of
-from trifocal.machine.detector import SplitDetector, compact_detector
 from trifocal.presets import load
 from trifocal.training.base import PRESET
 from trifocal.training.checkpoint import begin_with, by_one
-from trifocal.training.imitation import Answers, Behind, Imitation, Refinement
+from trifocal.training.detection_batches import DetectionTeacher, Scenes
+from trifocal.training.distillation import Answers, FeatureSource, Imitation, Refinement
 from trifocal.training.lesson import (
     SEED,
-    Again,
-    Lesson,
+    DataEcho,
     LessonRun,
     Note,
     Report,
     Source,
+    TrainingTask,
     pictures_of,
     silent,
 )
-from trifocal.training.scenes import DetectionTeacher, Scenes
 from trifocal.weights import FOLDER, write_weights
 
 __all__ = ["train_detector"]
@@ -44,7 +44,7 @@ BATCHES = (4, 8, 4)
 TERMS = {"scores": 1.0, "boxes": 2.0}
 
 
-class Pupil(Lesson):
+class DetectorTask(TrainingTask):
     """The detector. `begun`: it is trained already, and learns more slowly."""
 
     weights = TERMS
@@ -120,7 +120,7 @@ def train_detector(
     detector, base = compact_detector(), None
     if stage == 3:
         codec = load(PRESET)
-        assert isinstance(codec, DualLayer)
+        assert isinstance(codec, ScalableCodec)
         base, start = codec.base, start or FOLDER / "detector.safetensors"
     keep_front = keep_front or stage == 3
     if keep_front and start is None:
@@ -129,11 +129,11 @@ def train_detector(
         begin_with(detector, start)
     batch = batch or BATCHES[stage - 1]
     detector.backbone.front.requires_grad_(not keep_front)
-    lesson: Imitation | Pupil
+    lesson: Imitation | DetectorTask
     if stage == 1:
         lesson = Imitation(detector, keep_front)
     elif stage == 2:
-        lesson = Pupil(detector, start is not None)
+        lesson = DetectorTask(detector, start is not None)
     else:
         lesson = Refinement(detector)
     run = LessonRun(lesson, Path(out), steps, minutes, learning_rate, precision, note)
@@ -147,8 +147,8 @@ def train_detector(
         if keep_front:
             base = None if base is None else base.to(run.accelerator.device)
             answers, others = (
-                Again(Behind(answers, detector, base), TIMES, seed),
-                Behind(others, detector, base),
+                DataEcho(FeatureSource(answers, detector, base), TIMES, seed),
+                FeatureSource(others, detector, base),
             )
         run.go(answers, others, every, report)
     else:
@@ -156,7 +156,7 @@ def train_detector(
         run.go(Scenes(training, seer, batch, seed), Scenes(held_out, seer, 8, SEED), every, report)
     path = run.out / "detector.safetensors"
     average = run.average
-    assert isinstance(average, Imitation | Pupil)
+    assert isinstance(average, Imitation | DetectorTask)
 
     def export() -> None:
         write_weights(average.detector, path)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trifocal.text.compact import tokens_of
-from trifocal.training.views import View, collate, where_of
+from trifocal.training.image_text_batches import View, collate, where_of
 
 if TYPE_CHECKING:
     from trifocal.training.towers import Towers

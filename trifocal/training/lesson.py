@@ -31,13 +31,23 @@ from trifocal.training.checkpoint import (
 )
 from trifocal.training.precision import choose_precision, new_accelerator
 
-__all__ = ["SEED", "Again", "Lesson", "LessonRun", "Note", "Report", "Source", "pictures_of", "silent"]
+__all__ = [
+    "SEED",
+    "DataEcho",
+    "LessonRun",
+    "Note",
+    "Report",
+    "Source",
+    "TrainingTask",
+    "pictures_of",
+    "silent",
+]
 
 SEED, HELD_OUT_BATCHES = 1, 12
 Report = Callable[[float, str], None]
 Note = Callable[[str], object]
 Given = tuple[Any, ...]
-"""A batch: the arguments of `Lesson.losses`."""
+"""A batch: the arguments of `TrainingTask.losses`."""
 
 
 class Source(Protocol):
@@ -46,7 +56,7 @@ class Source(Protocol):
     def next(self) -> Given: ...
 
 
-class Again:
+class DataEcho:
     """Batches of a source that is slower than what learns from it: each comes several times, others in between.
 
     "Data echoing" (Choi et al. 2019, "Faster neural network training with data echoing").
@@ -74,7 +84,7 @@ class Again:
         return fresh
 
 
-class Lesson(nn.Module, ABC):
+class TrainingTask(nn.Module, ABC):
     """What learns, with all that only training needs.
 
     Attributes:
@@ -109,7 +119,7 @@ class Lesson(nn.Module, ABC):
         """Of the learning rate, for the parameter of that name."""
         return 1.0
 
-    def look_at(self, batches: Sequence[Given]) -> None:
+    def detect_file(self, batches: Sequence[Given]) -> None:
         """Sets, before the first step, what depends on the data; the same for every copy of the lesson."""
 
     def measure(self, batches: Sequence[Given]) -> dict[str, float]:
@@ -127,7 +137,7 @@ class LessonRun:
 
     def __init__(
         self,
-        lesson: Lesson,
+        lesson: TrainingTask,
         out: Path,
         steps: int | None,
         minutes: float | None,
@@ -154,14 +164,14 @@ class LessonRun:
         self.progress = Progress()
 
     @property
-    def bare(self) -> Lesson:
-        lesson: Lesson = self.accelerator.unwrap_model(self.lesson)
+    def bare(self) -> TrainingTask:
+        lesson: TrainingTask = self.accelerator.unwrap_model(self.lesson)
         return lesson
 
     @property
-    def average(self) -> Lesson:
+    def average(self) -> TrainingTask:
         lesson = self.averaged.module
-        assert isinstance(lesson, Lesson)
+        assert isinstance(lesson, TrainingTask)
         return lesson
 
     @property
@@ -172,7 +182,7 @@ class LessonRun:
     def go(self, source: Source, held_out: Source, every: float, report: Report) -> None:
         others = [held_out.next() for _ in range(self.bare.held_out)]
         for lesson in (self.bare, self.average):
-            lesson.look_at(others)
+            lesson.detect_file(others)
         torch.manual_seed(SEED + self.progress.step + self.accelerator.process_index)  # levels and noise
         saved = self.progress.seconds
         terms: list[dict[str, float]] = []
@@ -283,7 +293,7 @@ class LessonRun:
         }
 
 
-def optimisers_of(lesson: Lesson) -> list[Optimizer]:
+def optimisers_of(lesson: TrainingTask) -> list[Optimizer]:
     """For what learns of it; each group's `factor` is of the lesson's learning rate. Muon is the second, where it is used."""
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in lesson.named_parameters():

@@ -26,14 +26,14 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
 from trifocal.data import CropBatch, Crops, TrainingPicture, read_pictures, split
 from trifocal.errors import OptionError
 from trifocal.layers import branches_in
 from trifocal.losses import Objective, spread_levels
 from trifocal.presets import Preset, find, objective_of
 from trifocal.recipes import Recipe
-from trifocal.text.encoder import Tower, load_tower
+from trifocal.text.encoder import TextEncoder, load_text_encoder
 from trifocal.training.checkpoint import (
     Progress,
     append_row,
@@ -120,7 +120,7 @@ def train(
         cooldown=chosen.recipe.cooldown if cooldown is None else cooldown,
     )
     set_seed(recipe.seed)
-    tower = load_tower(chosen.tower) if chosen.words else None
+    tower = load_text_encoder(chosen.tower) if chosen.words else None
     run = Run(chosen.build(), objective(), recipe, Path(out), steps, minutes, tower, precision)
     start = start or (FOLDER / chosen.shared if chosen.shared else None)
     if start is not None:
@@ -156,7 +156,7 @@ class Run:
         out: Path,
         steps: int | None,
         minutes: float | None,
-        tower: Tower | None = None,
+        tower: TextEncoder | None = None,
         precision: str = "float32",
     ) -> None:
         self.accelerator = new_accelerator(unused=tower is not None or bool(objective.partners()))

@@ -24,18 +24,18 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from trifocal.data import TrainingPicture
+from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import OptionError
-from trifocal.files import replacing
 from trifocal.losses import contrastive
 from trifocal.losses.detection import soft_cross_entropy
-from trifocal.machine.tower import ImageTower
 from trifocal.text.compact import TextTransformer, tokens_of, train_tokenizer
 from trifocal.text.ground import Ground
 from trifocal.training.checkpoint import begin_with, by_one
 from trifocal.training.ground import train_ground
-from trifocal.training.lesson import SEED, Given, Lesson, LessonRun, Note, Report, pictures_of, silent
-from trifocal.training.views import AllViews, Teacher, TowerBatch, TowerBatches, views_of
-from trifocal.types import Words
+from trifocal.training.image_text_batches import AllViews, Teacher, TowerBatch, TowerBatches, views_of
+from trifocal.training.lesson import SEED, Given, LessonRun, Note, Report, TrainingTask, pictures_of, silent
+from trifocal.types import TextEmbedding
+from trifocal.utils.files import atomic_write
 
 __all__ = ["Towers", "train_towers"]
 
@@ -45,7 +45,7 @@ CLASSES = 80
 PARTS = ("image.", "text.", "ground.", "bag.")  # that ship
 
 
-class Towers(Lesson):
+class Towers(TrainingTask):
     """Both towers, the bag of words, and what only training needs."""
 
     weights = WEIGHTS
@@ -57,7 +57,7 @@ class Towers(Lesson):
         super().__init__()
         self.tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab_size()
-        self.image = ImageTower()
+        self.image = ImageEncoder()
         self.text = TextTransformer(vocabulary)
         self.ground = Ground(self.text.embedding)
         self.bag = nn.Embedding(vocabulary, self.text.embedding)
@@ -80,7 +80,7 @@ class Towers(Lesson):
         said = [number for number, caption in enumerate(batch.captions) if caption]
         texts = [batch.captions[number] for number in said] + batch.phrases
         ids, mask = (t.to(batch.x.device) for t in tokens_of(self.tokenizer, texts))
-        words: Words = self.text(ids, mask)
+        words: TextEmbedding = self.text(ids, mask)
         pooled = F.normalize(words.pooled, dim=-1)
         captions, phrases = pooled[: len(said)], pooled[len(said) :]
         pictures = seen.pooled[said]
@@ -219,7 +219,7 @@ def captioned(pictures: Sequence[TrainingPicture]) -> list[TrainingPicture]:
 def write_towers(towers: Towers, path: Path) -> dict[str, int]:
     """PARTS as float16, and tokenizer.json beside them. Returns the number of parameters of each."""
     weights = {k: v for k, v in towers.state_dict().items() if k.startswith(PARTS)}
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(to_safetensors({k: v.half().cpu().contiguous() for k, v in weights.items()}))
     path.with_name("tokenizer.json").write_text(towers.tokenizer.to_str(), "utf-8")
     return {

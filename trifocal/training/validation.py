@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trifocal.codec import Codec
+from trifocal.codecs.codec import Codec
 from trifocal.data import Crops, TrainingPicture
 from trifocal.data.images import centre_crop
-from trifocal.entropy import Meter
+from trifocal.entropy import RateEstimator
 from trifocal.entropy.tables import calibrated_frequencies
 from trifocal.losses import (
     Objective,
@@ -67,7 +67,7 @@ def calibrate(codec: Codec, pictures: Sequence[TrainingPicture], recipe: Recipe,
     give the same tables."""
     codec.eval()
     device = next(codec.parameters()).device
-    meter = Meter(codec.entropy.cost(), 8, count=True)
+    meter = RateEstimator(codec.entropy.cost(), 8, count=True)
     with Crops(pictures, 8, recipe.crop, recipe.seed + 1) as crops, torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         for _ in range(batches):

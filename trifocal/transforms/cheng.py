@@ -141,6 +141,6 @@ class ChengSynthesis(nn.Module):
         return features.permute(0, 3, 1, 2)
 
     @property
-    def reach(self) -> int:
+    def receptive_field(self) -> int:
         """Pixels to each side that this looks at, rounded up to whole latents."""
         return self.REACH + -self.REACH % LATENT_STRIDE

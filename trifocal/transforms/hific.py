@@ -145,7 +145,7 @@ class HificSynthesis(nn.Module):
         return features
 
     @property
-    def reach(self) -> int:
+    def receptive_field(self) -> int:
         """Pixels to each side that this looks at, rounded up to whole latents: 432 with nine blocks and words."""
         pixels = LATENT_STRIDE * (1 + NormalisedBlock.REACH * len(self.residual)) + 3
         for stage in range(HALVINGS + 1):

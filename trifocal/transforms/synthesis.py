@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from trifocal.layers import Block, DepthToSpace, Knots, depth_to_space, space_to_depth, zero_init
+from trifocal.layers import (
+    Block,
+    DepthToSpace,
+    QualityInterpolation,
+    depth_to_space,
+    space_to_depth,
+    zero_init,
+)
 from trifocal.transforms.dct import BLOCK, block_transform, ordered_std
 from trifocal.transforms.lapped import Lapping
 
@@ -31,8 +38,8 @@ class Synthesis(nn.Module):
         self.linear = nn.Linear(latent_channels, 3 * BLOCK**2)
         self.stem = nn.Linear(latent_channels, 4 * channels)
         self.up = DepthToSpace(2)
-        self.scale = Knots(torch.ones(knots, channels))
-        self.shift = Knots(torch.zeros(knots, channels))
+        self.scale = QualityInterpolation(torch.ones(knots, channels))
+        self.shift = QualityInterpolation(torch.zeros(knots, channels))
         self.blocks = nn.Sequential(*[Block(channels) for _ in range(blocks)])
         self.head = zero_init(nn.Linear(channels, 192))
         self.register_buffer("std", ordered_std(BLOCK, latent_channels), persistent=False)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from trifocal.layers import Depthwise, ResidualBlock, zero_init
 from trifocal.transforms.synthesis import Synthesis
-from trifocal.types import Words
+from trifocal.types import TextEmbedding
 
 __all__ = ["WordedBlock", "WordedSynthesis"]
 
@@ -72,7 +72,7 @@ class WordedSynthesis(Synthesis):
         self.worded = nn.ModuleList([WordedBlock(channels, word_channels) for _ in range(worded)])
         self.detail = zero_init(nn.Linear(channels, 192))
 
-    def forward(self, y_hat: Tensor, level: Tensor, words: Words | None = None) -> Tensor:
+    def forward(self, y_hat: Tensor, level: Tensor, words: TextEmbedding | None = None) -> Tensor:
         features = self.features(y_hat, level)
         detail = features
         for block in self.worded:

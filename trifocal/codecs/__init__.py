@@ -1,0 +1,1 @@
+"""The codec, what its methods share, and one file for each paper."""

@@ -1,0 +1,104 @@
+"""The dual-layer codec on the compact trunk.
+
+    picture ── small ── compact detector's front ── base ⇄ BASE ─┬─ h_hat ── the detector's rest ── objects
+                                                                 └─ first picture ── lapped DCT ── · trust ── p
+    picture ── analysis ── y ── − p ── entropy ⇄ ENHANCEMENT ── + p ── synthesis ── picture
+
+Shen et al., "Dual-layer image codec with text guidance for hybrid visual perception" (section III-C), code the residual of
+the picture against what the base layer's extractor makes of it, in a Swin analysis with words and conditions (the preset
+`dual-layer`). The residual is taken between latents: the trunk's linear path is a lapped transform, the first picture's
+part in it is known to both sides, and of each coefficient as much is taken off as it can be trusted (`trust`, learned, 1
+where the first picture is right and 0 where it says nothing). The prediction stands outside the walk, so a decoder that sums in
+another order still reads every bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trifocal.codecs import compact
+from trifocal.codecs.roi import RoiCodec
+from trifocal.codecs.scalable import BaseLayer, ScalableCodec
+from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
+from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior
+from trifocal.entropy.context import Context
+from trifocal.layers import space_to_depth
+from trifocal.transforms import Analysis, HyperAnalysis, HyperSynthesis, Synthesis
+from trifocal.transforms.dct import BLOCK
+from trifocal.types import Condition
+
+__all__ = ["DualLayerCompact", "dual_layer_compact"]
+
+LAPPING_REACH = 16  # pixels: the prediction's lapped transform, on top of the trunk's blocks
+FINE, STRIDE = 96, 8  # of the compact detector's h: channels, and pixels from place to place
+CHANNELS, LATENT_CHANNELS, BLOCKS = 192, 96, 2
+SYNTHESIS_BLOCKS = 4  # at each of its two scales
+HYPER_CHANNELS, HYPER_WIDTH, WIDTH = 32, 96, 128
+QUALITY_KNOTS, COARSEST, OCTAVES = 8, 2.0, 0.45  # quantiser steps: 2 at quality 0, 0.23 at the last knot
+
+
+class Residual(ScalableCodec):
+    """A codec whose latents are coded as residuals against those of the first picture.
+
+    Attributes:
+        trust: of the first picture's coefficients, for each channel, [M].
+    """
+
+    def __init__(
+        self,
+        base: BaseLayer,
+        analysis: Analysis,
+        entropy: EntropyModel,
+        synthesis: Synthesis,
+        receptive_field: int,
+    ) -> None:
+        super().__init__(base, analysis, entropy, synthesis, receptive_field + LAPPING_REACH)
+        self.trust = nn.Parameter(torch.ones(self.entropy.latent_channels))
+
+    def predict(self, condition: Condition | None) -> Tensor | None:
+        """What the first picture says of y, [B, h, w, M]."""
+        if condition is None or condition.preview is None:
+            return None
+        assert isinstance(self.analysis, Analysis)
+        pixels = condition.preview.pixels().permute(0, 2, 3, 1) - 0.5
+        lapped = space_to_depth(self.analysis.lapping(pixels), BLOCK)
+        return 255 * self.analysis.linear(lapped) * self.trust
+
+    def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
+        """x [B, 3, H, W] in 0..1 → y less what is predicted, [B, H/16, W/16, M]."""
+        y = super().analyse(x, condition)
+        p = self.predict(condition)
+        return y if p is None else y - p
+
+    def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
+        """y_hat [B, h, w, M], less what is predicted → x_hat [B, 3, 16·h, 16·w]."""
+        p = self.predict(condition)
+        return super().synthesise(y_hat if p is None else y_hat + p, level, condition)
+
+
+class DualLayerCompact(RoiCodec, Residual):
+    """The same, and words say where the enhancement's bits go."""
+
+
+def dual_layer_compact() -> DualLayerCompact:
+    """With untrained weights."""
+    return DualLayerCompact(compact_base(), *compact.parts())
+
+
+def compact_base() -> BaseLayer:
+    """The base layer of the compact detector, with untrained weights."""
+    steps = COARSEST * torch.exp2(-OCTAVES * torch.arange(QUALITY_KNOTS))
+    spread = (1 / steps)[:, None].expand(-1, LATENT_CHANNELS)
+    exact_side = IntegerNetworks(
+        Prior(HYPER_CHANNELS, QUALITY_KNOTS),
+        HyperSynthesis(HYPER_CHANNELS, HYPER_WIDTH, WIDTH),
+        Context(LATENT_CHANNELS, WIDTH, 2, spread),
+    )
+    hyper_analysis = HyperAnalysis(LATENT_CHANNELS, HYPER_WIDTH, HYPER_CHANNELS)
+    return BaseLayer(
+        CompactBaseAnalysis(CHANNELS, LATENT_CHANNELS, BLOCKS),
+        EntropyModel.of_parts(Gain(steps, LATENT_CHANNELS), hyper_analysis, exact_side),
+        CompactBaseSynthesis(LATENT_CHANNELS, CHANNELS, FINE, SYNTHESIS_BLOCKS),
+        Extractor(FINE, STRIDE, FINE, BLOCKS),
+    )

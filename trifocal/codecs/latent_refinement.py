@@ -1,0 +1,62 @@
+"""A base layer's latent fitted to one picture at the encoder, by the objective that trained it; the decoder knows nothing of it.
+
+    y_obj ── rounded ── h_hat ── the detector's rest ── what it says ─┐
+      └───────── − gradient ── rate + what it said of the picture ────┘
+
+Campos et al. 2019, "Content adaptive optimization for neural image compression" (arXiv 1906.01223), here for a detector: analysis makes
+y_obj at once, for all pictures alike, and rounding takes from each what it happens to take. A few steps move what lies near the
+edge of a quantiser's step to the side that the detector needs, or that costs less.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trifocal.detection.detector import SplitDetector
+from trifocal.entropy import EntropyModel
+from trifocal.entropy.quantise import quantise_through
+from trifocal.entropy.tables import logistic_bits
+from trifocal.losses.base_layer import Original, task_cost, task_weight
+
+__all__ = ["refined"]
+
+RATE = 0.0125  # of Adam, in steps of the quantiser
+BETAS = (0.8, 0.95)  # few steps have little to remember
+
+
+class Base(Protocol):
+    """What there is to know of a base layer: `layered.BaseLayer` is one."""
+
+    entropy: EntropyModel
+
+    def synthesise(self, y_hat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """y_obj_hat [B, h, w, M], and height and width of small pictures → h_hat and the first pictures."""
+        ...
+
+
+def refined(base: Base, detector: SplitDetector, x: Tensor, y: Tensor, level: Tensor, steps: int) -> Tensor:
+    """y_obj after some steps of Adam.
+
+    Args:
+        detector: the one that the base layer serves, frozen, in evaluation mode.
+        x: small pictures, [B, 3, H, W] in 0..1. y: what analysis makes of them, [B, h, w, M].
+        level: [B].
+        steps: 0 leaves y as it is.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x, y, level = x.clone(), y.clone().requires_grad_(), level.clone()  # no inference tensors
+        original = Original(detector, x)
+        size, pixels = (x.shape[2], x.shape[3]), x.shape[2] * x.shape[3]
+        gain, weight = base.entropy.gain(level).detach(), task_weight(level)
+        optimiser = torch.optim.Adam([y], RATE * float((1 / gain).mean()), BETAS)
+        for _ in range(steps):
+            with torch.no_grad():
+                mean, index = base.entropy.expected(y, level)
+            residual = y * gain - mean
+            bits = logistic_bits(residual, index).flatten(1).sum(1)
+            y_hat = (quantise_through(residual, torch.round(index).long()) + mean) / gain
+            cost = bits / pixels + weight * task_cost(original.terms(*base.synthesise(y_hat, size)))
+            (y.grad,) = torch.autograd.grad(cost.sum(), y)
+            optimiser.step()
+    return y.detach()

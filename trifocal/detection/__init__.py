@@ -1,0 +1,1 @@
+"""Detectors, and the feature codec of the base layer."""

@@ -1,0 +1,147 @@
+"""The compact detector's backbone: small blocks that look, weigh their channels by the whole picture, and mix.
+
+Built of what light backbones are built of (depthwise convolutions and channel gates: Howard et al. 2019, "Searching for
+MobileNetV3"; Ma et al. 2018, "ShuffleNet V2"), in the house's own form: every block may hand channels on as they are through a
+linear path. There is no normalisation, so pictures of a batch and places of a picture do not meet but in the gates.
+
+    x ── stem 1/4 ── Down, Mix × 2 at 1/8 ── h ── Down, Mix × 6 at 1/16 ── Down, Mix × 2 at 1/32
+         24                 96                           192                      384 channels
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "BLOCKS",
+    "CHANNELS",
+    "CompactDetectorStem",
+    "DownsampleBlock",
+    "InvertedResidual",
+    "Stem",
+    "normalised",
+    "pixels_of",
+    "stage",
+]
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
+CHANNELS = (24, 96, 192, 384)  # of the stem and at 1/8, 1/16, 1/32
+BLOCKS = (2, 6, 2)  # Mix, at 1/8, 1/16, 1/32
+HIDDEN = (32, 64, 160)
+DOWN_HIDDEN = (64, 64, 192)
+
+
+class Gate(nn.Module):
+    """Weighs channels by their means over the picture (squeeze and excitation, Hu et al. 2018): [B, H, W, C] → same."""
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(channels, channels // reduction)
+        self.excite = nn.Linear(channels // reduction, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.hardsigmoid(self.excite(F.relu(self.squeeze(x.mean(dim=(1, 2))))))
+        return x * weight[:, None, None, :]
+
+
+class DepthwiseConv(nn.Conv2d):
+    """A convolution of each channel by itself, side×side: [B, H, W, C] → [B, ⌈H/stride⌉, ⌈W/stride⌉, C]."""
+
+    def __init__(self, channels: int, stride: int = 1, side: int = 3) -> None:
+        super().__init__(channels, channels, side, stride, padding=side // 2, groups=channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Stem(nn.Module):
+    """x [B, 3, H, W] → [B, H/4, W/4, channels]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3, 2, padding=1)
+        self.pool = nn.MaxPool2d(3, 2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.pool(F.hardswish(self.conv(x)))
+        return y.permute(0, 2, 3, 1)
+
+
+class InvertedResidual(nn.Module):
+    """[B, H, W, C] → same.
+
+        x ─┬─ linear ── hardswish ── a ─┬────────────────────┬─ gate ── linear ── hardswish ── + ── y
+           │                            └─ look ── hardswish ┘                                 │
+           └─ linear ──────────────────────────────────────────────────────────────────────────┘
+
+    Args:
+        channels: C. hidden: of a.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.skip = nn.Linear(channels, channels)
+        self.enter = nn.Linear(channels, hidden)
+        self.look = DepthwiseConv(hidden)
+        self.gate = Gate(2 * hidden)
+        self.leave = nn.Linear(2 * hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.hardswish(self.enter(x))
+        seen = self.gate(torch.cat([a, F.hardswish(self.look(a))], dim=-1))
+        return self.skip(x) + F.hardswish(self.leave(seen))
+
+
+class DownsampleBlock(nn.Module):
+    """[B, H, W, I] → [B, H/2, W/2, O].
+
+    x ─┬─ linear ── hardswish ─┐
+       └───────────────────────┴─ look, stride 2 ── gate ── linear ── hardswish ── look ── hardswish ── linear ── hardswish ── y
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(inputs, hidden)
+        self.first = DepthwiseConv(inputs + hidden, 2)
+        self.gate = Gate(inputs + hidden)
+        self.middle = nn.Linear(inputs + hidden, 2 * outputs)
+        self.second = DepthwiseConv(2 * outputs)
+        self.leave = nn.Linear(2 * outputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.gate(self.first(torch.cat([x, F.hardswish(self.enter(x))], dim=-1)))
+        y = F.hardswish(self.second(F.hardswish(self.middle(y))))
+        return F.hardswish(self.leave(y))
+
+
+def stage(number: int) -> nn.Sequential:
+    """The blocks at 1/8, 1/16 or 1/32: number 0, 1 or 2."""
+    inputs, channels, hidden = CHANNELS[number], CHANNELS[number + 1], HIDDEN[number]
+    return nn.Sequential(
+        DownsampleBlock(inputs, channels, DOWN_HIDDEN[number]),
+        *[InvertedResidual(channels, hidden) for _ in range(BLOCKS[number])],
+    )
+
+
+class CompactDetectorStem(nn.Module):
+    """The stem and the stage at 1/8: x [B, 3, H, W] normalised → h [B, H/8, W/8, 96]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stage = Stem(CHANNELS[0]), stage(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.stage(self.stem(x))
+        return h
+
+
+def normalised(x: Tensor, mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION) -> Tensor:
+    """Pixels in 0..1, [B, 3, H, W] → as a detector takes them; the compact one, if nothing else is said."""
+    return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(deviation)[:, None, None]
+
+
+def pixels_of(x: Tensor) -> Tensor:
+    """What was `normalised` for the compact detector, [B, 3, H, W] → in 0..1."""
+    return (x * x.new_tensor(DEVIATION)[:, None, None] + x.new_tensor(MEAN)[:, None, None]).clamp(0, 1)

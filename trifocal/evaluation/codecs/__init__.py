@@ -1,0 +1,1 @@
+"""What is compared: presets, their variants, and codecs of Pillow."""

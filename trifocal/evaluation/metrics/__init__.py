@@ -1,0 +1,1 @@
+"""What is measured: one number per image, or per set of images."""

@@ -1,0 +1,1 @@
+"""Result tables, rate-distortion curves, BD-rates, and the report page."""

@@ -1,0 +1,324 @@
+"""Rate–distortion curves as PNG files: one for a light page and one for a dark page."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from trifocal.errors import MissingExtra
+from trifocal.evaluation.report.curves import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["DARK", "LIGHT", "Line", "MetricInfo", "Theme", "draw", "is_near_one", "lines_of", "unscaled"]
+
+DOTS = 220  # pixels per inch; a page shows them at half of that or less
+WIDTH, AXES = 5.0, 3.0  # inches, as all that follows: the whole picture, and the height of the axes
+LEFT, RIGHT, ABOVE, BELOW = 0.56, 0.08, 0.62, 0.52
+ROW, HANDLE, GAP = (
+    0.19,
+    0.36,
+    0.09,
+)  # the legend's: a line of text, its line's length, the way from there to the text
+NAME = 28  # letters of a name in the legend before it goes on below
+SEVERAL = 6.0  # from this ratio of the rates on their axis is logarithmic
+
+Role = Literal["own", "rival", "published"]
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+DASHES = ((5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (3, 1.5), (10, 3), (4, 1.5, 1, 1.5, 1, 1.5))
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What an axis says of a metric: `unit` is "dB", or empty."""
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve, whose it is, and its number among those of that role; the colour and marker follow from it."""
+
+    curve: Curve
+    role: Role
+    number: int
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours; those of measured curves can be told apart with any colour vision (CIELAB differences of 20 and more
+    under Machado's simulations), and all curves have a contrast of 3 to the paper."""
+
+    name: str
+    paper: str
+    ink: str
+    quiet: str
+    line: str
+    own: tuple[str, ...]
+    rival: tuple[str, ...]
+    published: tuple[str, ...]
+
+    def colour(self, line: Line) -> str:
+        colours = {"own": self.own, "rival": self.rival, "published": self.published}[line.role]
+        return colours[line.number % len(colours)]
+
+
+LIGHT = Theme(
+    "light",
+    paper="#ffffff",
+    ink="#1b2026",
+    quiet="#57616b",
+    line="#e3e7eb",
+    own=("#0066b8", "#cc4a00", "#690f78"),
+    rival=("#0fa55a", "#b478a5", "#4b3c00", "#965aff", "#87003c"),
+    published=("#3d454d", "#7b858e", "#5c5346", "#8a7f70"),
+)
+DARK = Theme(
+    "dark",
+    paper="#14171b",
+    ink="#e7eaed",
+    quiet="#9ba6b0",
+    line="#2b3138",
+    own=("#5fb2ff", "#ff8d52", "#e100b4"),
+    rival=("#c3d200", "#ffb4d2", "#87693c", "#785aff", "#007869"),
+    published=("#c3cad1", "#8b959f", "#b3a794", "#968a78"),
+)
+
+
+def lines_of(
+    measured: Mapping[str, Iterable[Curve]],
+    published: Mapping[str, Iterable[Curve]],
+    is_own: Callable[[str], bool],
+) -> dict[str, list[Line]]:
+    """The lines of each metric, our own first and published ones last, without curves that have no point. A codec has
+    the same number, and so the same colour, in all of them."""
+    lines: dict[str, list[Line]] = {}
+    numbers: dict[Role, list[str]] = {"own": [], "rival": [], "published": []}
+    for role, names in numbers.items():
+        for metric, curves in (published if role == "published" else measured).items():
+            for curve in curves:
+                if not curve.rates or (role != "published" and is_own(curve.name) != (role == "own")):
+                    continue
+                if curve.name not in names:
+                    names.append(curve.name)
+                lines.setdefault(metric, []).append(Line(curve, role, names.index(curve.name)))
+    return lines
+
+
+def draw(metric: MetricInfo, lines: Sequence[Line], theme: Theme) -> bytes:
+    """A PNG file, 1100 pixels wide. Values are on the metric's natural scale (MS-SSIM 0..1); up is always better.
+
+    The axes hold all that was measured here, and of published curves what lies at the same rates. Raises MissingExtra.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("evaluate", "Drawing curves") from None
+    columns = [
+        ("Measured here", [line for line in lines if line.role != "published"]),
+        ("Published", [line for line in lines if line.role == "published"]),
+    ]
+    columns = [(title, members) for title, members in columns if members]
+    rows = max((sum(len(wrapped(line)) for line in members) for _, members in columns), default=0)
+    height = ABOVE + AXES + BELOW + ROW * (rows + 1.6)
+    figure = Figure(figsize=(WIDTH, height), dpi=DOTS, facecolor=theme.paper)
+    canvas = FigureCanvasAgg(figure)
+    box = (LEFT / WIDTH, 1 - (ABOVE + AXES) / height, 1 - (LEFT + RIGHT) / WIDTH, AXES / height)
+    axes = figure.add_axes(box, facecolor=theme.paper)
+    draw_lines(axes, metric, lines, theme)
+    draw_frame(axes, theme)
+    write(figure, 0, height - 0.2, metric_title(metric), theme.ink, size=12, weight="bold")
+    write(figure, 0, height - 0.42, direction(metric), theme.quiet, size=8.5)
+    for number, (title, members) in enumerate(columns):
+        draw_legend(figure, title, members, theme, number * WIDTH / 2, height - ABOVE - AXES - BELOW - 0.1)
+    stream = io.BytesIO()
+    canvas.print_png(stream, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def draw_lines(axes: Axes, metric: MetricInfo, lines: Sequence[Line], theme: Theme) -> None:
+    """The curves, and the axes' limits and ticks."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+    points = [(line, *drawable(metric, line.curve)) for line in lines]
+    for line, rates, values in points:
+        axes.plot(rates, values, **look(line, theme))
+    measured = [rates for line, rates, _ in points if line.role != "published" and rates.size]
+    low, high = limits(np.concatenate(measured or [rates for _, rates, _ in points]))
+    several = high / low >= SEVERAL
+    if several:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator([tick for tick in round_rates() if low <= tick <= high]))
+        axes.xaxis.set_minor_locator(FixedLocator([]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    edge = (high / low) ** 0.04 if several else 1 + 0.04 * (high - low) / low
+    low, high = (low / edge if several else max(0.0, 2 * low - low * edge)), high * edge
+    axes.set_xlim(low, high)
+    axes.set_xlabel("bits per pixel" + (" (logarithmic)" if several else ""), loc="right")
+    bottom, top = value_limits([(rates, values) for _, rates, values in points], low, high)
+    axes.set_ylim(*((bottom, top) if metric.better == "higher" or is_near_one(metric) else (top, bottom)))
+    if is_near_one(metric):
+        ticks = near_one_ticks(bottom, top)
+        axes.set_yticks([decibels(tick) for tick in ticks], [f"{tick:.6g}" for tick in ticks])
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+
+
+def draw_frame(axes: Axes, theme: Theme) -> None:
+    axes.grid(True, color=theme.line, linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(theme.quiet)
+    axes.tick_params(axis="both", colors=theme.quiet, labelsize=9, length=0, pad=5)
+    axes.xaxis.label.set(color=theme.quiet, size=9)
+
+
+def draw_legend(
+    figure: Figure, title: str, lines: Sequence[Line], theme: Theme, left: float, top: float
+) -> None:
+    """A column below the axes, where it covers nothing; its corner in inches from the bottom left."""
+    from matplotlib.lines import Line2D
+
+    write(figure, left, top, title, theme.quiet, size=8.5)
+    y = top - ROW * 1.15
+    for line in lines:
+        ends = [left + 0.02, left + HANDLE / 2, left + HANDLE]
+        handle = Line2D(ends, [y] * 3, transform=figure.dpi_scale_trans, markevery=[1], **look(line, theme))
+        figure.add_artist(handle)
+        for part in wrapped(line):
+            weight = "bold" if line.role == "own" else "normal"
+            write(figure, left + HANDLE + GAP, y, part, theme.ink, size=9, weight=weight)
+            y -= ROW
+
+
+def write(
+    figure: Figure, x: float, y: float, text: str, colour: str, size: float, weight: str = "normal"
+) -> None:
+    """Text at inches from the bottom left, vertically centred; dollar signs are no formulas."""
+    width, height = figure.get_size_inches()
+    figure.text(
+        x / width,
+        y / height,
+        text,
+        color=colour,
+        size=size,
+        weight=weight,
+        va="center_baseline",
+        parse_math=False,
+    )
+
+
+def look(line: Line, theme: Theme) -> dict[str, Any]:
+    """The options of matplotlib's plot."""
+    colour = theme.colour(line)
+    if line.role == "published":
+        dashes = (0, DASHES[line.number % len(DASHES)])
+        return {"color": colour, "linewidth": 1.1, "linestyle": dashes, "zorder": 2}
+    own = line.role == "own"
+    return {
+        "color": colour,
+        "linewidth": 2.3 if own else 1.4,
+        "marker": MARKERS[line.number % len(MARKERS)],
+        "markersize": 5.5 if own else 5.0,
+        "markerfacecolor": colour if own else theme.paper,
+        "markeredgecolor": theme.paper if own else colour,
+        "markeredgewidth": 0.8 if own else 1.2,
+        "zorder": 4 if own else 3,
+    }
+
+
+def wrapped(line: Line) -> list[str]:
+    return textwrap.wrap(line.curve.name, NAME, break_on_hyphens=False) or ["(no name)"]
+
+
+def metric_title(metric: MetricInfo) -> str:
+    return f"{metric.title}, {metric.unit}" if metric.unit else metric.title
+
+
+def direction(metric: MetricInfo) -> str:
+    """Which way is better, and how the axis was bent so that it is up."""
+    if is_near_one(metric):
+        return "higher is better; the axis is that of −10·log₁₀(1 − x)"
+    return (
+        "higher is better"
+        if metric.better == "higher"
+        else "lower is better; the axis is turned: up is better"
+    )
+
+
+def is_near_one(metric: MetricInfo) -> bool:
+    """Whether the metric crowds near 1 and is compared in dB: MS-SSIM."""
+    return metric.name.replace("-", "_") == "ms_ssim"
+
+
+def decibels(value: float) -> float:
+    return -10 * math.log10(1 - value) if value < 1 else math.inf
+
+
+def unscaled(metric: MetricInfo, value: float) -> float:
+    """The natural value of one that may be on the scale that curves are compared on: MS-SSIM in dB, lower-is-better
+    metrics with their sign turned. A natural one stays: no MS-SSIM is above 1, and no such metric below 0."""
+    if is_near_one(metric):
+        return 1 - 10 ** (-value / 10) if value > 1 else value
+    return -value if metric.better == "lower" and value < 0 else value
+
+
+def drawable(metric: MetricInfo, curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """Rates and the axis's values, float [n] each, without what is not finite there (an MS-SSIM of 1)."""
+    values = [decibels(value) if is_near_one(metric) else value for value in curve.values]
+    pairs = [(rate, value) for rate, value in zip(curve.rates, values) if math.isfinite(value) and rate > 0]
+    rates, finite = np.array(sorted(pairs), dtype=float).reshape(-1, 2).T
+    return rates, finite
+
+
+def limits(rates: np.ndarray) -> tuple[float, float]:
+    """The least and the greatest, apart from each other even for one point or none."""
+    if not rates.size:
+        return 0.1, 1.0
+    low, high = float(rates.min()), float(rates.max())
+    return (low, high) if low < high else (low / 1.5, high * 1.5)
+
+
+def value_limits(
+    points: Iterable[tuple[np.ndarray, np.ndarray]], low: float, high: float
+) -> tuple[float, float]:
+    """Of what is seen between two rates, and a little more."""
+    seen: list[float] = []
+    for rates, values in points:
+        seen += values[(rates >= low) & (rates <= high)].tolist()
+        if rates.size:
+            edges = [edge for edge in (low, high) if rates[0] <= edge <= rates[-1]]
+            seen += np.interp(edges, rates, values).tolist()
+    bottom, top = min(seen, default=0.0), max(seen, default=1.0)
+    edge = 0.05 * (top - bottom) or 0.5
+    return bottom - edge, top + edge
+
+
+def round_rates() -> list[float]:
+    return [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
+
+
+def near_one_ticks(bottom: float, top: float) -> list[float]:
+    """Round natural values (0.9, 0.95, 0.98, 0.99, ...) between two values in dB."""
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = [0.0] + [round(1 - digit * 10.0**-power, 7) for power in range(1, 7) for digit in (5, 2, 1)]
+    ticks = [tick for tick in ticks if bottom <= decibels(tick) <= top]
+    if len(ticks) > 2:
+        return ticks
+    natural = [1 - 10 ** (-edge / 10) for edge in (bottom, top)]
+    even = MaxNLocator(5).tick_values(*natural)
+    return [round(float(tick), 9) for tick in even if natural[0] <= tick <= natural[1]]

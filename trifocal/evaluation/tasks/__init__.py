@@ -1,0 +1,1 @@
+"""Machine tasks on decoded images: detection, segmentation, classification, retrieval."""

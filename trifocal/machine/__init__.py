@@ -1,1 +1,0 @@
-"""image | latent → answer: what machines see."""

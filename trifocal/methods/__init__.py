@@ -1,1 +1,0 @@
-"""One paper, one file: the parts that it chooses, and what it overrides."""
