@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from trifocal import errors as errors
     from trifocal import presets as presets
-    from trifocal.codecs.codec import Decoded
+    from trifocal.codecs.codec import Decoded as Decoded
     from trifocal.container import Bitstream as Bitstream
     from trifocal.detection.detector import Detections as Detections
     from trifocal.errors import TrifocalError as TrifocalError
