@@ -20,13 +20,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from trifocal.clock import Clock, without_collecting
+from trifocal.clock import Clock, without_collecting, without_compiler
 from trifocal.codec import Codec, Progress
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy import EntropyModel, Meter, Reader, TrainingMeter, Writer
 from trifocal.errors import Damaged, MissingLayer, OptionError
 from trifocal.machine.bridge import PADDING, padded, trimmed
 from trifocal.machine.looking import STEP, compact_size
+from trifocal.memory import give_back
 from trifocal.pictures import Picture
 from trifocal.pictures.tiles import Box
 from trifocal.rate import rate_of
@@ -113,6 +114,7 @@ class BaseLayer(nn.Module):
 
 
 @without_collecting()
+@without_compiler()
 def shipped_detector(device: str) -> SplitDetector:
     """The compact one; torchvision is imported only now. Raises WeightsError."""
     from trifocal.machine.detector import load_detector
@@ -247,6 +249,7 @@ class DualLayer(Codec):
             from trifocal.refinement import refined  # brings what the detector has brought already
 
             y = refined(self.base, detector, x, y, level_of(chosen, y.device), steps)
+            give_back()
         return chosen, *self.base.encode(y, chosen)
 
     @torch.inference_mode()
