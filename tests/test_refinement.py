@@ -17,7 +17,7 @@ from trifocal.machine.detector import SplitDetector, compact_detector
 from trifocal.methods.dual_layer import TextGuided
 from trifocal.pictures import Picture
 from trifocal.presets import load
-from trifocal.refinement import refined
+from trifocal.refinement import BETAS, Adam, refined
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,19 @@ def test_no_step_leaves_a_latent_as_it_is(shipped: DualLayer) -> None:
     with torch.inference_mode():
         y = shipped.base.analyse(x)
         assert torch.equal(refined(shipped.base, shipped.detector, x, y, level_of(20, x.device), 0), y)
+
+
+def test_adam_is_that_of_torch() -> None:
+    """To the last bit, so that files stay what they were."""
+    generator = torch.Generator().manual_seed(2)
+    own, other = torch.ones(7, 33), torch.ones(7, 33, requires_grad=True)
+    adam, theirs = Adam(own, 0.02), torch.optim.Adam([other], 0.02, BETAS)
+    for step in range(6):
+        gradient = torch.randn(own.shape, generator=generator) * 10.0 ** (1 - step)
+        adam.move(gradient)
+        other.grad = gradient
+        theirs.step()
+        assert torch.equal(own, other)
 
 
 def test_what_is_expected_is_what_the_walk_is_told(detector: SplitDetector) -> None:

@@ -29,6 +29,7 @@ from trifocal.machine.bridge import PADDING, padded, trimmed
 from trifocal.machine.looking import STEP, compact_size
 from trifocal.memory import give_back
 from trifocal.pictures import Picture
+from trifocal.pictures.canvas import TILE
 from trifocal.pictures.tiles import Box
 from trifocal.rate import rate_of
 from trifocal.types import LEVELS_PER_QUALITY, Condition, Decoded, First, Output
@@ -234,6 +235,8 @@ class DualLayer(Codec):
                 condition = replace(
                     condition or Condition(), first=whole(first, picture.width, picture.height)
                 )
+        if steps and max(picture.width, picture.height) > TILE:
+            give_back()  # what the gradients took, before tiles need other pieces
         return super().encode(picture, quality, bpp, size, condition, (base, *layers), progress, timings)
 
     def _base_within(
@@ -249,7 +252,6 @@ class DualLayer(Codec):
             from trifocal.refinement import refined  # brings what the detector has brought already
 
             y = refined(self.base, detector, x, y, level_of(chosen, y.device), steps)
-            give_back()
         return chosen, *self.base.encode(y, chosen)
 
     @torch.inference_mode()
