@@ -1,5 +1,7 @@
-"""Peak memory, as a process of its own finds it."""
+"""Peak memory, as a process of its own finds it, and what keeps it low."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +32,22 @@ def test_a_larger_picture_takes_more(tmp_path: Path) -> None:
         peaks.append(peak_of("webp", path, 50))
     assert peaks[0] and peaks[1] and peaks[1] - peaks[0] > 2 * 3000 * 3000 * 3
     assert peak_of("webp", tmp_path / "none.png", 50) is None
+
+
+FRESH = """
+import sys
+import numpy as np
+import trifocal
+trifocal.encode(np.zeros((64, 64, 3), np.uint8))
+brought = {"sympy", "torch._dynamo", "torch._inductor", "triton"} & sys.modules.keys()
+import torch._dynamo
+from torchvision.ops.roi_align import is_compile_supported as asked
+from torch._dynamo.utils import is_compile_supported
+print(sorted(brought), asked is not is_compile_supported, asked("cpu") == is_compile_supported("cpu"))
+"""
+
+
+def test_encoding_brings_no_compiler() -> None:
+    """It is 130 MB; a stand-in had its place while torchvision was imported, and says what it says."""
+    run = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=False)
+    assert run.stdout.split("\n")[0] == "[] True True", run.stderr

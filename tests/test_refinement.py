@@ -8,7 +8,7 @@ from test_base_training import small_dual
 
 import trifocal
 from trifocal.codecs.dual_layer import TextGuided
-from trifocal.codecs.latent_refinement import refined
+from trifocal.codecs.latent_refinement import BETAS, Adam, refined
 from trifocal.codecs.scalable import ScalableCodec, detect_objects, level_of
 from trifocal.container import Bitstream
 from trifocal.detection.detector import SplitDetector, compact_detector
@@ -56,6 +56,19 @@ def test_no_step_leaves_a_latent_as_it_is(shipped: ScalableCodec) -> None:
     with torch.inference_mode():
         y = shipped.base.analyse(x)
         assert torch.equal(refined(shipped.base, shipped.detector, x, y, level_of(20, x.device), 0), y)
+
+
+def test_adam_is_that_of_torch() -> None:
+    """To the last bit, so that files stay what they were."""
+    generator = torch.Generator().manual_seed(2)
+    own, other = torch.ones(7, 33), torch.ones(7, 33, requires_grad=True)
+    adam, theirs = Adam(own, 0.02), torch.optim.Adam([other], 0.02, BETAS)
+    for step in range(6):
+        gradient = torch.randn(own.shape, generator=generator) * 10.0 ** (1 - step)
+        adam.move(gradient)
+        other.grad = gradient
+        theirs.step()
+        assert torch.equal(own, other)
 
 
 def test_what_is_expected_is_what_the_walk_is_told(detector: SplitDetector) -> None:

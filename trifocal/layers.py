@@ -165,7 +165,7 @@ class Block(ResidualBlock):
         super().__init__()
         self.depthwise = Depthwise(channels)
         self.expand = nn.Linear(channels, expansion * channels)
-        self.activation = nn.ReLU()
+        self.activation = nn.ReLU(inplace=True)
         self.project = zero_init(nn.Linear(expansion * channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:

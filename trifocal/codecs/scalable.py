@@ -28,9 +28,11 @@ from trifocal.detection.input_size import STEP, compact_size
 from trifocal.entropy import EntropyModel, RateEstimator, Reader, TrainingRateEstimator, Writer
 from trifocal.errors import Damaged, MissingLayer, OptionError
 from trifocal.pictures import Picture
+from trifocal.pictures.canvas import TILE
 from trifocal.pictures.tiles import Box
 from trifocal.types import LEVELS_PER_QUALITY, BasePreview, Condition, Output
-from trifocal.utils.timing import Stopwatch, gc_paused
+from trifocal.utils.memory import give_back
+from trifocal.utils.timing import Stopwatch, compiler_deferred, gc_paused
 
 if TYPE_CHECKING:
     from trifocal.detection.detector import Detections, SplitDetector
@@ -119,6 +121,7 @@ class BaseLayer(nn.Module):
 
 
 @gc_paused()
+@compiler_deferred()
 def shipped_detector(device: str) -> SplitDetector:
     """The compact one; torchvision is imported only now. Raises WeightsError."""
     from trifocal.detection.detector import load_detector
@@ -243,6 +246,8 @@ class ScalableCodec(Codec):
                 condition = replace(
                     condition or Condition(), preview=whole(first, picture.width, picture.height)
                 )
+        if steps and max(picture.width, picture.height) > TILE:
+            give_back()  # what the gradients took, before tiles need other pieces
         return super().encode(picture, quality, bpp, size, condition, (base, *layers), progress, timings)
 
     def _base_within(
