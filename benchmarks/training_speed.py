@@ -26,11 +26,11 @@ from trifocal.errors import OptionError, TrifocalError
 from trifocal.evaluation.memory import processor
 from trifocal.losses import Objective
 from trifocal.presets import Preset, find, objective_of
-from trifocal.text.encoder import load_text_encoder
 from trifocal.training import in_processes
-from trifocal.training.lesson import Note, Report
-from trifocal.training.loop import Run
 from trifocal.training.precision import bfloat16_unit
+from trifocal.training.task import Note, Report
+from trifocal.training.tasks.codec import CodecTask
+from trifocal.training.trainer import Trainer
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
 BEGIN, END = "<!-- benchmarks/training_speed.py -->", "<!-- end of benchmarks/training_speed.py -->"
@@ -108,22 +108,14 @@ def measure(
     """Steps a minute of an untrained network, in this process of a run; validation and checkpoints are not counted."""
     chosen = find(preset)
     recipe = replace(chosen.recipe, batch=batch)
-    tower = load_text_encoder(chosen.tower) if chosen.words else None
+    task = CodecTask(chosen, recipe=recipe, objective=lambda: OBJECTIVES[objective](chosen))
+    task.training = noise(max(SIDE, recipe.crop))
     with TemporaryDirectory() as out:
-        run = Run(
-            chosen.build(),
-            OBJECTIVES[objective](chosen),
-            recipe,
-            Path(out),
-            warmup + steps,
-            None,
-            tower,
-            precision,
-        )
+        trainer = Trainer(task, out, steps=warmup + steps, precision=precision)
         begun = time.perf_counter()
-        with closing(run.train(noise(max(SIDE, recipe.crop)))) as losses:
+        with closing(trainer.train_steps()) as losses:
             for number, _ in enumerate(losses, start=1):
-                report(run.fraction, f"step {number}")
+                report(trainer.fraction, f"step {number}")
                 if number == warmup:
                     begun = time.perf_counter()
         return 60 * steps / (time.perf_counter() - begun)

@@ -24,8 +24,8 @@ from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSyn
 from trifocal.entropy import EntropyModel
 from trifocal.errors import OptionError, PresetError
 from trifocal.losses.base_layer import (
-    TASK,
-    Original,
+    TERM_WEIGHTS,
+    DetectorReference,
     box_error,
     class_divergence,
     means,
@@ -135,10 +135,10 @@ def test_features_that_went_through_unharmed_cost_nothing(detector: SplitDetecto
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     targets = [NOTHING, Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]))]
     with torch.no_grad():
-        h, original = detector.front(x), Original(detector, x)
+        h, original = detector.front(x), DetectorReference(detector, x)
         right = original.terms(h, x, targets)
         wrong = original.terms(torch.zeros_like(h), 1 - x, targets)
-    assert right.keys() == TASK.keys() == {*original.terms(h, x), "boxes"}
+    assert right.keys() == TERM_WEIGHTS.keys() == {*original.terms(h, x), "boxes"}
     for name in right.keys() - {"boxes"}:
         assert right[name].shape == wrong[name].shape == (2,)
         assert right[name].abs().max() < 1e-4 and (wrong[name] > 20 * right[name].abs()).all(), name
@@ -153,7 +153,7 @@ def test_what_the_task_costs() -> None:
 def test_a_gradient_reaches_the_features_and_not_the_detector(detector: SplitDetector) -> None:
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     h_hat = (detector.front(x) + 0.1).requires_grad_()
-    terms = Original(detector, x).terms(h_hat, x, [NOTHING, NOTHING])
+    terms = DetectorReference(detector, x).terms(h_hat, x, [NOTHING, NOTHING])
     for name in ("features", "stages", "pyramid", "classes", "objectness", "places"):
         (slope,) = torch.autograd.grad(terms[name].sum(), h_hat, retain_graph=True)
         assert slope.isfinite().all() and slope.any(), name
@@ -215,7 +215,7 @@ def test_steps_lower_the_loss_and_leave_the_detector_alone(
     assert (first["step"], last["step"]) == (1, 6)
     for name in ("loss", "picture", "pyramid"):
         assert last[f"held_out_{name}"] < 0.95 * first[f"held_out_{name}"]
-    assert {f"held_out_{name}" for name in (*TASK, "rate", "loss")} <= last.keys()
+    assert {f"held_out_{name}" for name in (*TERM_WEIGHTS, "rate", "loss")} <= last.keys()
     assert same(before, detector.state_dict()) and not detector.training
     *_, made = quick
     assert same(fresh.synthesis.state_dict(), made.synthesis.state_dict())
@@ -224,7 +224,7 @@ def test_steps_lower_the_loss_and_leave_the_detector_alone(
     assert path.name == find("dual-layer-compact").weights
     fresh.load_state_dict(read_weights(path))
     record = json.loads(path.with_suffix(".json").read_text())
-    assert record["steps"] == 6 and record["preset"] == "dual-layer-compact" and record["task"] == TASK
+    assert record["steps"] == 6 and record["preset"] == "dual-layer-compact" and record["task"] == TERM_WEIGHTS
     assert record["parameters"] == sum(p.numel() for p in made.base.parameters())
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
     assert all(name.startswith("base.") for name in checkpoint["lesson"])

@@ -27,13 +27,13 @@ from trifocal.detection.two_stage import framed, objectness_of, propose
 from trifocal.errors import OptionError, WeightsError
 from trifocal.losses import detection as losses
 from trifocal.losses.detection import (
-    Seen,
+    TeacherDetections,
     Target,
     box_loss,
     detection_losses,
-    maps_of,
+    teacher_score_maps,
     paired_iou,
-    places_of,
+    assign_anchors,
     quality_focal_loss,
     resized,
     soft_cross_entropy,
@@ -77,12 +77,12 @@ def test_a_box_is_learned_by_the_places_that_suit_it_best(monkeypatch: pytest.Mo
     where = torch.tensor([[4.0, 4], [8, 4], [12, 4], [4, 8], [70, 70], [84, 82]])
     where = torch.cat([where, torch.full((6, 1), 8.0)], 1)
     sure = torch.full((6, 2), 0.5)
-    there, whose = places_of(target, sure, boxes, where)
+    there, whose = assign_anchors(target, sure, boxes, where)
     assert (there.tolist(), whose.tolist()) == ([0, 1, 2, 5], [0, 1, 1, 2])
     sure[1, 0] = 1e-9  # unsure of the class: the first box's next best is another
-    there, whose = places_of(target, sure, boxes, where)
+    there, whose = assign_anchors(target, sure, boxes, where)
     assert (there.tolist(), whose.tolist()) == ([0, 1, 2, 3, 5], [0, 1, 1, 0, 2])
-    there, whose = places_of(Target(target.boxes[:0], target.labels[:0]), sure, boxes, where)
+    there, whose = assign_anchors(Target(target.boxes[:0], target.labels[:0]), sure, boxes, where)
     assert len(there) == len(whose) == 0
 
 
@@ -204,7 +204,7 @@ def test_what_a_teacher_says_lies_where_the_places_are() -> None:
     """Level by level, row by row."""
     pyramid = {str(n): torch.zeros(1, 7, *sides) for n, sides in enumerate([(8, 12), (4, 6)])}
     fine, coarse = torch.rand(80, 8, 12), torch.rand(80, 4, 6)
-    found = maps_of([Seen(torch.zeros(0, 4), torch.zeros(0, 80), (fine, coarse))], pyramid)
+    found = teacher_score_maps([TeacherDetections(torch.zeros(0, 4), torch.zeros(0, 80), (fine, coarse))], pyramid)
     assert found.shape == (1, 8 * 12 + 4 * 6, 80)
     assert torch.allclose(found[0, 12 + 5], fine[:, 1, 5]) and torch.allclose(
         found[0, 96 + 6 + 2], coarse[:, 1, 2]
@@ -223,11 +223,11 @@ def test_a_gradient_of_boxes_reaches_all_but_the_second_stage() -> None:
     assert not any(p.requires_grad for p in pupil.detector.network.roi_heads.parameters())
 
 
-def whole(seen: Seen) -> Seen:
+def whole(seen: TeacherDetections) -> TeacherDetections:
     """With maps of PicoDet's sizes at each level."""
     random = torch.Generator().manual_seed(0)
     maps = tuple(0.1 * torch.rand(len(COCO_IDS), side, side, generator=random) for side in (52, 26, 13, 7))
-    return Seen(seen.boxes, seen.scores, maps)
+    return TeacherDetections(seen.boxes, seen.scores, maps)
 
 
 # ── a run ──
@@ -507,7 +507,7 @@ def test_the_second_stage_learns_in_the_third_stage_alone() -> None:
 class Whole(Fake):
     """A teacher with maps too."""
 
-    def __call__(self, rgb: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Seen:
+    def __call__(self, rgb: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> TeacherDetections:
         return whole(super().__call__(rgb))
 
 

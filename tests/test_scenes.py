@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trifocal.data.images import TrainingPicture
 from trifocal.detection.input_size import COCO_IDS, compact_size, torchvision_size
 from trifocal.errors import OptionError
-from trifocal.losses.detection import Seen
+from trifocal.losses.detection import TeacherDetections
 from trifocal.training import detection_batches as room
 from trifocal.training.detection_batches import (
     PICODET_SIDE,
@@ -179,13 +179,13 @@ def test_parts_lie_in_their_picture(width: int, height: int, aspect: float) -> N
 # ── a teacher ──
 
 
-def seen_as(boxes: Sequence[Sequence[float]], scores: Sequence[dict[int, float]]) -> Seen:
+def seen_as(boxes: Sequence[Sequence[float]], scores: Sequence[dict[int, float]]) -> TeacherDetections:
     """What a teacher might say: boxes, and for each the scores of some of the 80 classes."""
     rows = torch.zeros(len(boxes), 80)
     for row, said in zip(rows, scores):
         for number, score in said.items():
             row[number] = score
-    return Seen(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), rows, ())
+    return TeacherDetections(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), rows, ())
 
 
 class Fake:
@@ -194,7 +194,7 @@ class Fake:
     def __init__(self) -> None:
         self.asked = 0
 
-    def __call__(self, rgb: NDArray[np.uint8]) -> Seen:
+    def __call__(self, rgb: NDArray[np.uint8]) -> TeacherDetections:
         self.asked += 1
         height, width = rgb.shape[:2]
         return seen_as([[width / 4, height / 4, width / 2, height / 2]], [{0: 0.9}])

@@ -12,7 +12,15 @@ from conftest import random_rgb
 from PIL import Image
 
 from trifocal.data import Crops, read_pictures
-from trifocal.data.categories import CATEGORIES, focus_of, name_of, named_in, phrase, seen_within, words_of
+from trifocal.data.categories import (
+    CATEGORIES,
+    category_mask,
+    category_name,
+    named_categories,
+    make_phrase,
+    clip_boxes,
+    sample_text,
+)
 from trifocal.data.images import TrainingPicture
 from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import OptionError
@@ -99,20 +107,20 @@ def test_ground_does_not_see_padding():
 
 
 def test_names_in_a_text():
-    assert named_in("Two hot dogs beside a teddy bear, and men on buses") == {58, 88, 1, 6}
-    assert named_in("a dog bears a wine glass") == {18, 23, 46}
-    assert named_in("nothing much") == frozenset()
+    assert named_categories("Two hot dogs beside a teddy bear, and men on buses") == {58, 88, 1, 6}
+    assert named_categories("a dog bears a wine glass") == {18, 23, 46}
+    assert named_categories("nothing much") == frozenset()
     random = np.random.default_rng(0)
-    assert {name_of(1, random) for _ in range(20)} == {"person"}
+    assert {category_name(1, random) for _ in range(20)} == {"person"}
     for number in CATEGORIES:
-        assert named_in(phrase([name_of(number, random)], random)) == {number}
+        assert named_categories(make_phrase([category_name(number, random)], random)) == {number}
 
 
 def test_where_what_is_named_stands():
     boxes, labels = np.array([[2, 3, 6, 5], [0, 0, 1, 1]], np.float32), np.array([18, 17])
-    mask = focus_of(boxes, labels, frozenset({18}), 8, 10)
+    mask = category_mask(boxes, labels, frozenset({18}), 8, 10)
     assert mask.shape == (8, 10) and mask.sum() == 8 and mask[3:5, 2:6].all()
-    clipped, seen = seen_within(boxes, (4, 0, 10, 8))
+    clipped, seen = clip_boxes(boxes, (4, 0, 10, 8))
     assert seen.tolist() == [True, False] and clipped[0].tolist() == [0, 3, 2, 5]
 
 
@@ -123,9 +131,9 @@ def test_a_crop_has_words_of_its_own():
     said: set[frozenset[int]] = set()
     with Crops([picture], batch=16, size=64, seed=0) as crops:
         for _ in range(4):
-            said |= {named_in(text) for text in crops.next().texts}
+            said |= {named_categories(text) for text in crops.next().texts}
     assert said == {frozenset(), frozenset({18}), frozenset({53})}
-    assert words_of((), np.array([], np.int64), np.random.default_rng(0)) == ""
+    assert sample_text((), np.array([], np.int64), np.random.default_rng(0)) == ""
 
 
 def shard(path: Path, count: int = 48, captions: bool = True) -> Path:
@@ -199,7 +207,7 @@ def test_views_and_their_words(tmp_path):
     (batch,) = TowerBatches(views, 8, seed=0).next()
     assert batch.x.shape == (8, 3, SIDE, SIDE) and batch.where.shape == (8, GRID, GRID) and batch.seen is None
     for text, where in zip(batch.phrases, batch.where):
-        assert bool(where.any()) == bool(named_in(text) & {17, 18})
+        assert bool(where.any()) == bool(named_categories(text) & {17, 18})
 
 
 def test_losses_by_hand():

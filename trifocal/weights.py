@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -85,9 +85,13 @@ def load_part(path: Path, prefix: str) -> Weights:
     return {name.removeprefix(prefix): w for name, w in read_weights(path).items() if name.startswith(prefix)}
 
 
-def write_weights(codec: nn.Module, path: Path, shared: str = "") -> None:
-    """Writes the codec's state as float16 safetensors; integer tables stay integers. What is in `shared`, a file of those
-    that ship, is left out."""
+def write_weights(codec: nn.Module, path: Path, shared: str = "", reads: Sequence[int] = ()) -> None:
+    """Write a network's state as float16 safetensors; integer tables stay integers.
+
+    Args:
+        shared: a bundled file; tensors that it holds already are left out.
+        reads: fingerprints of other weights whose files can be decoded with these, for the metadata `reads`.
+    """
     weights = {name: w.detach().cpu() for name, w in codec.state_dict().items()}
     halved = {name: w.half().contiguous() if w.is_floating_point() else w for name, w in weights.items()}
     if shared:
@@ -100,8 +104,16 @@ def write_weights(codec: nn.Module, path: Path, shared: str = "") -> None:
     for name, w in halved.items():
         if not torch.isfinite(w).all():
             raise WeightsError(f"The weights of {name} do not fit into float16; the run has diverged.")
+    metadata = {"format": "pt"} | ({"reads": ",".join(f"{mark:08x}" for mark in reads)} if reads else {})
     with atomic_write(path) as stream:
-        stream.write(save(halved, metadata={"format": "pt"}))
+        stream.write(save(halved, metadata=metadata))
+
+
+def readable_fingerprints(path: Path) -> tuple[int, ...]:
+    """The fingerprints of other weights whose files can be decoded with these, from the metadata `reads`."""
+    with safe_open(path, "pt") as file:
+        marks = (file.metadata() or {}).get("reads", "")
+    return tuple(int(mark, 16) for mark in marks.split(",") if mark)
 
 
 def fingerprint(weights: Mapping[str, Tensor], version: int, arithmetic: int) -> int | None:

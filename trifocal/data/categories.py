@@ -37,12 +37,12 @@ _LONGEST_FIRST = sorted(_NUMBER, key=len, reverse=True)
 _NAMES = re.compile(rf"\b({'|'.join(map(re.escape, _LONGEST_FIRST))})(?:e?s)?\b")
 
 
-def named_in(text: str) -> frozenset[int]:
+def named_categories(text: str) -> frozenset[int]:
     """Category ids of what the text names; "hot dog" names no dog."""
     return frozenset(_NUMBER[name] for name in _NAMES.findall(text.lower()))
 
 
-def focus_of(
+def category_mask(
     boxes: NDArray[np.float32], labels: NDArray[np.int64], named: frozenset[int], height: int, width: int
 ) -> NDArray[np.bool_]:
     """True inside the boxes of the categories that are named, [height, width].
@@ -58,7 +58,7 @@ def focus_of(
     return mask
 
 
-def seen_within(
+def clip_boxes(
     boxes: NDArray[np.float32], part: tuple[int, int, int, int], least: float = 0.25
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Boxes in a part of a picture (x0, y0, x1, y1), from its corner and clipped to it, [N, 4]; and which of them
@@ -69,7 +69,7 @@ def seen_within(
     return clipped, _areas(clipped) > least * np.maximum(_areas(moved), 1)
 
 
-def words_of(
+def sample_text(
     captions: Sequence[str], labels: NDArray[np.int64], random: np.random.Generator, caption_in: float = 0.5
 ) -> str:
     """Words for a part of a picture: one of the captions, if there are any, or the names of a few of the things in it,
@@ -80,15 +80,15 @@ def words_of(
     if not there:
         return ""
     chosen = random.choice(there, min(len(there), int(random.integers(1, NAMES_AT_MOST + 1))), replace=False)
-    return phrase([name_of(int(number), random) for number in chosen], random)
+    return make_phrase([category_name(int(number), random) for number in chosen], random)
 
 
-def name_of(number: int, random: np.random.Generator) -> str:
+def category_name(number: int, random: np.random.Generator) -> str:
     """A name of the category that is true of each of its members: people are not told apart."""
     return CATEGORIES[number][0] if number == PERSON else str(random.choice(CATEGORIES[number]))
 
 
-def phrase(names: Sequence[str], random: np.random.Generator) -> str:
+def make_phrase(names: Sequence[str], random: np.random.Generator) -> str:
     """A short text that names them, one of several ways to say so."""
     articled = [f"{random.choice(['a', 'the'])} {name}" for name in names]
     listed = " and ".join([", ".join(articled[:-1]), articled[-1]] if len(articled) > 1 else articled)

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from trifocal.errors import OptionError
 
-__all__ = ["CAPTIONS", "INSTANCES", "beside", "boxes_of", "captions_of", "corners_of"]
+__all__ = ["CAPTIONS", "INSTANCES", "corner_boxes", "find_annotations", "read_boxes", "read_captions"]
 
 CAPTIONS, INSTANCES = "captions.json", "instances.json"
 
 Boxes = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
-def beside(data: str | os.PathLike[str], name: str) -> Path | None:
+def find_annotations(data: str | os.PathLike[str], name: str) -> Path | None:
     """The file of that name in the folder or above it; or, as COCO itself has it, annotations/captions_train2014.json above
     the folder train2014."""
     folder = Path(os.path.abspath(data))
@@ -32,12 +32,12 @@ def beside(data: str | os.PathLike[str], name: str) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def captions_of(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
+def read_captions(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     """The captions by file name from captions.json, in COCO's layout or as {name: text}.
 
     Empty where there is none. Raises OptionError for one of another layout.
     """
-    path = beside(data, CAPTIONS)
+    path = find_annotations(data, CAPTIONS)
     if path is None:
         return {}
     try:
@@ -54,12 +54,12 @@ def captions_of(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
         ) from None
 
 
-def boxes_of(data: str | os.PathLike[str]) -> dict[str, Boxes]:
+def read_boxes(data: str | os.PathLike[str]) -> dict[str, Boxes]:
     """By file name from instances.json: boxes x0, y0, x1, y1 in pixels, [N, 4], and category ids, [N], without crowds.
 
     Empty where there is none. Raises OptionError for one of another layout.
     """
-    path = beside(data, INSTANCES)
+    path = find_annotations(data, INSTANCES)
     if path is None:
         return {}
     try:
@@ -67,7 +67,7 @@ def boxes_of(data: str | os.PathLike[str]) -> dict[str, Boxes]:
         for name, entry in _entries(json.loads(path.read_text("utf-8"))):
             if not entry.get("iscrowd"):
                 found.setdefault(name, []).append(entry)
-        return {name: corners_of(entries) for name, entries in found.items()}
+        return {name: corner_boxes(entries) for name, entries in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise OptionError(f"{path} is not in COCO's layout, with images and annotations.") from None
 
@@ -77,7 +77,7 @@ def _entries(table: Any) -> list[tuple[str, dict[str, Any]]]:
     return [(names[entry["image_id"]], entry) for entry in table["annotations"]]
 
 
-def corners_of(entries: list[dict[str, Any]]) -> Boxes:
+def corner_boxes(entries: list[dict[str, Any]]) -> Boxes:
     """COCO's objects (bbox as x, y, width, height) as boxes x0, y0, x1, y1, [N, 4], and category ids, [N]."""
     boxes = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]

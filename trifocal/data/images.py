@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from trifocal.data.categories import seen_within, words_of
-from trifocal.data.coco import boxes_of, captions_of
+from trifocal.data.categories import clip_boxes, sample_text
+from trifocal.data.coco import read_boxes, read_captions
 from trifocal.data.prefetching import Prefetcher
 from trifocal.errors import OptionError, PictureError
 from trifocal.pictures import Picture, is_picture
@@ -155,9 +155,9 @@ class Crops(Prefetcher[CropBatch]):
         top = int(self.random.integers(height - self.size + 1))
         left = int(self.random.integers(width - self.size + 1))
         crop = rgb[top : top + self.size, left : left + self.size]
-        _, seen = seen_within(picture.boxes, (left, top, left + self.size, top + self.size))
+        _, seen = clip_boxes(picture.boxes, (left, top, left + self.size, top + self.size))
         most = self.size**2 > MOST_OF_IT * height * width or not len(picture.labels)
-        text = words_of(picture.captions if most else (), picture.labels[seen], self.saying)
+        text = sample_text(picture.captions if most else (), picture.labels[seen], self.saying)
         return (crop[:, ::-1] if self.random.random() < 0.5 else crop), text
 
 
@@ -176,7 +176,7 @@ def _files(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes, Record]]
             yield from _shard(source)
             continue
         folder = source if source.is_dir() else source.parent
-        captions, boxes = captions_of(folder), boxes_of(folder)
+        captions, boxes = read_captions(folder), read_boxes(folder)
         for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
             own = path.with_suffix(".json")
             if path.suffix == ".tar":

@@ -19,13 +19,13 @@ from torchvision.ops import box_iou, remove_small_boxes
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import padded, trimmed
 from trifocal.detection.two_stage import framed, judged, objectness_of, propose
-from trifocal.losses.detection import Target, excess_cross_entropy, place_errors
-from trifocal.losses.rate_distortion import lambda_of
+from trifocal.losses.detection import Target, anchor_errors, excess_cross_entropy
+from trifocal.losses.rate_distortion import quality_lambda
 
-__all__ = ["TASK", "TASK_RANGE", "Original", "task_cost", "task_weight"]
+__all__ = ["TASK_RANGE", "TERM_WEIGHTS", "DetectorReference", "task_cost", "task_weight"]
 
 TASK_RANGE = (0.03, 10.0)
-TASK = {
+TERM_WEIGHTS = {
     "features": 0.3,
     "stages": 0.5,
     "pyramid": 1.0,
@@ -43,15 +43,15 @@ SURE = 0.05  # objectness from which an anchor counts
 
 def task_weight(level: Tensor, limits: tuple[float, float] = TASK_RANGE) -> Tensor:
     """What the detector's loss weighs against a bit for each pixel, [B] → [B]: log-spaced over the levels."""
-    return lambda_of(level, limits)
+    return quality_lambda(level, limits)
 
 
 def task_cost(terms: Mapping[str, Tensor]) -> Tensor:
     """The terms together, each [B] → [B]."""
-    return torch.stack([TASK[name] * term for name, term in terms.items()]).sum(0)
+    return torch.stack([TERM_WEIGHTS[name] * term for name, term in terms.items()]).sum(0)
 
 
-class Original:
+class DetectorReference:
     """What a detector says of pictures themselves, which is what it is to say of what is left of them.
 
     Args:
@@ -110,7 +110,7 @@ class Original:
             terms["boxes"] = torch.stack(of_boxes)
         known = self.proposed.dense
         if dense is not None and known is not None:
-            errors, there = place_errors(dense.classes, dense.bins, known.classes, known.bins)
+            errors, there = anchor_errors(dense.classes, dense.bins, known.classes, known.bins)
             terms["places"] = errors.sum(1) / there.sum(1).mean().clamp(min=1.0)
         return terms
 

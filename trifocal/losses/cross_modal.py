@@ -124,7 +124,9 @@ class PerceptualObjective(Objective):
     def description(self) -> dict[str, object]:
         return super().description() | {"perceptual_weight": self.perceptual_weight}
 
-    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
+    def held_out_metrics(
+        self, codec: nn.Module, x: Tensor, level: Tensor, output: Output
+    ) -> dict[str, Tensor]:
         """The distance of what is decoded without words."""
         return {"distance": self.perceptual(output.x_hat, x)}
 

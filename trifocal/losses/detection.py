@@ -19,7 +19,7 @@ PLACES, FIT = 10, 6.0  # that learn each box, and the power of how well theirs f
 
 
 @dataclass(frozen=True)
-class Seen:
+class TeacherDetections:
     """What a teacher says of one picture.
 
     Attributes:
@@ -32,8 +32,10 @@ class Seen:
     scores: Tensor
     maps: tuple[Tensor, ...]
 
-    def to(self, device: torch.device | str) -> "Seen":
-        return Seen(self.boxes.to(device), self.scores.to(device), tuple(t.to(device) for t in self.maps))
+    def to(self, device: torch.device | str) -> "TeacherDetections":
+        return TeacherDetections(
+            self.boxes.to(device), self.scores.to(device), tuple(t.to(device) for t in self.maps)
+        )
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def detection_losses(
     found, true = [], []
     for number, target in enumerate(targets):
         sure = first.classes[number].detach().sigmoid()
-        there, whose = places_of(target, sure, first.boxes[number].detach(), first.places)
+        there, whose = assign_anchors(target, sure, first.boxes[number].detach(), first.places)
         found.append(first.boxes[number, there])
         true.append(target.boxes[whose])
         wanted[number, there, target.labels[whose] - 1] = paired_iou(found[-1].detach(), true[-1])
@@ -79,7 +81,7 @@ def detection_losses(
     }
 
 
-def places_of(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def assign_anchors(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """Which places learn which box: of those inside of it the PLACES that are surest of its class and whose own box fits best; a
     place of several boxes is of the one that it fits best.
 
@@ -100,7 +102,7 @@ def places_of(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tu
     return there, whose[there]
 
 
-def maps_of(seen: Sequence[Seen], pyramid: dict[str, Tensor]) -> Tensor:
+def teacher_score_maps(seen: Sequence[TeacherDetections], pyramid: dict[str, Tensor]) -> Tensor:
     """What the teacher says at each place of all levels, [B, A, K]."""
     levels = zip(zip(*(s.maps for s in seen), strict=True), pyramid.values(), strict=True)
     return torch.cat([resized(maps, level).flatten(2).transpose(1, 2) for maps, level in levels], 1)
@@ -137,7 +139,7 @@ def excess_cross_entropy(logits: Tensor, p: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, p, reduction="none") - entropy(p)
 
 
-def place_errors(
+def anchor_errors(
     scores: Tensor, bins: Tensor, true_scores: Tensor, true_bins: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What a detector says of places against what a teacher says of them: scores [..., K] and the distances' distributions

@@ -8,8 +8,8 @@ from torch.nn.functional import normalize
 from trifocal.losses.image_text import squared_distance
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import find_perceptual
-from trifocal.losses.rate_distortion import balance, bits_per_pixel, lambda_of
-from trifocal.losses.taco import images_of
+from trifocal.losses.rate_distortion import balance, bits_per_pixel, quality_lambda
+from trifocal.losses.taco import image_embedding
 from trifocal.types import Batch
 
 LAMBDAS = (2.0, 0.01)
@@ -54,7 +54,7 @@ class DualLayerObjective(Objective):
     ) -> None:
         super().__init__()
         self.perceptual = (perceptual or find_perceptual()).requires_grad_(False).eval()
-        self.images = (images or images_of(tower)).requires_grad_(False).eval()
+        self.images = (images or image_embedding(tower)).requires_grad_(False).eval()
         self.lambdas = lambdas
         self.mse_weight = mse_weight
         self.perceptual_weight = perceptual_weight
@@ -68,7 +68,7 @@ class DualLayerObjective(Objective):
             + self.perceptual_weight * self.perceptual(x_hat, batch.x)
             + squared_distance(self._seen(x_hat), self._seen(batch.x), self.image_weight)
         )
-        trade = 1 / lambda_of(batch.level, self.lambdas)
+        trade = 1 / quality_lambda(batch.level, self.lambdas)
         each = bits_per_pixel(output, batch.x) + trade * distortion
         low, high = self.lambdas
         yield "codec", (each * balance(batch.level, limits=(1 / low, 1 / high))).mean()

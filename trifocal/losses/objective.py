@@ -29,7 +29,9 @@ class Objective(nn.Module):
         said = [getattr(part, "note", "") for part in self.children()]
         return [note for note in said if note]
 
-    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
+    def held_out_metrics(
+        self, codec: nn.Module, x: Tensor, level: Tensor, output: Output
+    ) -> dict[str, Tensor]:
         """What a run's log says of held-out pictures besides rate and error, each [B]; here nothing. `output` is the codec's without a
         condition."""
         return {}

@@ -10,7 +10,7 @@ from trifocal.types import MAX_LEVEL, Output
 LAMBDA_RANGE = (0.0012, 0.25)
 
 
-def lambda_of(level: Tensor, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:
+def quality_lambda(level: Tensor, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:
     """The trade of a quality level, [B] → [B]: log-spaced over the levels (DCVC-UF, training recipe)."""
     low, high = (math.log(limit) for limit in limits)
     return torch.exp(low + (high - low) * level / MAX_LEVEL)
@@ -28,13 +28,13 @@ def mean_squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
 
 def rate_distortion(output: Output, x: Tensor, level: Tensor) -> Tensor:
     """bpp + λ · MSE for each picture, [B]; λ as printed by Ballé 2018 and since, the MSE on the 0..255 scale."""
-    return bits_per_pixel(output, x) + lambda_of(level) * mean_squared_error(output.x_hat, x)
+    return bits_per_pixel(output, x) + quality_lambda(level) * mean_squared_error(output.x_hat, x)
 
 
 def balance(level: Tensor, exponent: float = 0.45, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:
     """λ^−exponent, 1 in the middle: the rate–distortion cost grows about so, and each quality should weigh alike."""
-    middle = lambda_of(torch.full_like(level, MAX_LEVEL // 2), limits)
-    return (lambda_of(level, limits) / middle) ** -exponent
+    middle = quality_lambda(torch.full_like(level, MAX_LEVEL // 2), limits)
+    return (quality_lambda(level, limits) / middle) ** -exponent
 
 
 def spread_levels(count: int, device: torch.device) -> Tensor:

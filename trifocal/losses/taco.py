@@ -9,7 +9,7 @@ from trifocal.detection.image_encoder import ImageEncoder, load_image_encoder
 from trifocal.losses.image_text import joint_image_text
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import find_perceptual
-from trifocal.losses.rate_distortion import balance, bits_per_pixel, lambda_of, mean_squared_error
+from trifocal.losses.rate_distortion import balance, bits_per_pixel, mean_squared_error, quality_lambda
 from trifocal.types import Batch
 
 LAMBDAS = (0.0004, 0.016)
@@ -75,7 +75,7 @@ class TacoObjective(Objective):
         super().__init__()
         perceptual = perceptual or find_perceptual()
         self.perceptual = perceptual.requires_grad_(False).eval()
-        self.images = (images or images_of(tower)).requires_grad_(False).eval()
+        self.images = (images or image_embedding(tower)).requires_grad_(False).eval()
         self.lambdas = lambdas
         self.perceptual_weight = perceptual_weight
         self.joint_weight = joint_weight
@@ -85,7 +85,7 @@ class TacoObjective(Objective):
         """The codec's loss; for a batch without words the joint loss compares pictures alone."""
         words = None if batch.condition is None else batch.condition.words
         output = codec(batch.x, batch.level, batch.condition)
-        trade = lambda_of(batch.level, self.lambdas)
+        trade = quality_lambda(batch.level, self.lambdas)
         each = (
             bits_per_pixel(output, batch.x)
             + trade * mean_squared_error(output.x_hat, batch.x)
@@ -110,7 +110,7 @@ class TacoObjective(Objective):
         }
 
 
-def images_of(tower: str) -> nn.Module:
+def image_embedding(tower: str) -> nn.Module:
     """What sees pictures in the space of that text tower's words. Raises MissingExtra or WeightsError."""
     if tower == "compact":
         return TowerImages()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import Perceptual, TowerDistance
-from trifocal.losses.rate_distortion import balance, lambda_of, mean_squared_error
+from trifocal.losses.rate_distortion import balance, mean_squared_error, quality_lambda
 from trifocal.types import Batch, Condition, Output
 
 
@@ -40,7 +40,9 @@ class UgIcmObjective(Objective):
             "error_weight": self.error_weight,
         }
 
-    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
+    def held_out_metrics(
+        self, codec: nn.Module, x: Tensor, level: Tensor, output: Output
+    ) -> dict[str, Tensor]:
         """The tower's distance and the PSNR of what is decoded for machines, and the distance of what is for people."""
         machines = codec(x, level, for_machines(x))
         error = mean_squared_error(machines.x_hat, x)
@@ -52,7 +54,7 @@ class UgIcmObjective(Objective):
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, for_machines(batch.x))
-        error = lambda_of(batch.level) * mean_squared_error(output.x_hat, batch.x) * balance(batch.level)
+        error = quality_lambda(batch.level) * mean_squared_error(output.x_hat, batch.x) * balance(batch.level)
         yield (
             "codec",
             (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trifocal.losses.cvvdp import Cvvdp
 from trifocal.losses.objective import Objective
-from trifocal.losses.rate_distortion import balance, bits_per_pixel, lambda_of, mean_squared_error
+from trifocal.losses.rate_distortion import balance, bits_per_pixel, mean_squared_error, quality_lambda
 from trifocal.losses.ssimulacra2 import Ssimulacra2, ssimulacra2_score
 from trifocal.types import Batch, Output
 
@@ -75,9 +75,11 @@ class VisualObjective(Objective):
 
     def weighted(self, output: Output, x: Tensor, level: Tensor, distortion: Tensor) -> Tensor:
         """bpp + λ · distortion, weighted so that every quality level counts alike, [B]."""
-        return (bits_per_pixel(output, x) + lambda_of(level) * distortion) * balance(level)
+        return (bits_per_pixel(output, x) + quality_lambda(level) * distortion) * balance(level)
 
-    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
+    def held_out_metrics(
+        self, codec: nn.Module, x: Tensor, level: Tensor, output: Output
+    ) -> dict[str, Tensor]:
         """The objective itself, SSIMULACRA2's score and JOD of held-out crops, each [B]."""
         s = self.ssimulacra2(output.x_hat, x)
         judged = {

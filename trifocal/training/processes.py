@@ -16,7 +16,7 @@ import torch
 from torch.multiprocessing import ProcessContext, spawn
 
 from trifocal.errors import OptionError, TrifocalError
-from trifocal.training.lesson import Note, Report, silent
+from trifocal.training.task import Note, Report, silent
 
 __all__ = ["in_processes"]
 
