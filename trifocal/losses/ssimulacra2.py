@@ -55,7 +55,7 @@ WEIGHTS = (
 
 
 class Ssimulacra2(nn.Module):
-    """S of SSIMULACRA2: the weighted sum of all errors, before the polynomial that makes a score of it."""
+    """S of SSIMULACRA2: the weighted sum of all errors, before the polynomial that maps it to a score."""
 
     weights: Tensor
     opsin: Tensor

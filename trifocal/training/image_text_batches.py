@@ -199,7 +199,9 @@ def _flipped(values: NDArray[np.generic], flip: bool) -> Tensor:
     return torch.from_numpy((values[:, ::-1] if flip else values).copy())
 
 
-def _view(picture: TrainingPicture, role: str, teacher: Teacher | None, random: np.random.Generator) -> View:
+def _view(
+    picture: TrainingPicture, role: str, teacher: ClassMapTeacher | None, random: np.random.Generator
+) -> View:
     height, width = picture.rgb.shape[:2]
     x0, y0, x1, y1 = _part(width, height, role, random)
     crop = Image.fromarray(picture.rgb[y0:y1, x0:x1])
