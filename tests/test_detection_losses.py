@@ -282,7 +282,7 @@ def test_a_checkpoint_of_an_older_version_is_refused(quick: None, folder: Path, 
     train(steps=1)
     path = tmp_path / "run" / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
-    state["optimiser"] = state.pop("optimisers")[0]
+    state = {"lesson": state["module"], "optimiser": state["optimisers"]["detector"][0]}
     torch.save(state, path)
     with pytest.raises(OptionError, match="or version"):
         train(steps=2, resume=True)

@@ -130,7 +130,7 @@ def test_a_compiled_block_follows_the_mode() -> None:
         ),
         ("auto", "", "float32", "Everything trains in float32: this processor has no bfloat16 instructions."),
         ("bfloat16", "", "bfloat16", "slowly: this processor has no bfloat16 instructions"),
-        ("float32", "AMX-BF16", "float32", "as --precision says"),
+        ("float32", "AMX-BF16", "float32", "as requested"),
     ],
 )
 def test_the_precision_is_chosen_by_option_and_processor(
@@ -171,7 +171,7 @@ def test_a_run_in_bfloat16_says_so_and_exports_float16(
     options: dict[str, Any] = {"steps": 3, "every": 99, "note": said.append}
     weights = train("small", [folder], tmp_path / "half", precision="bfloat16", **options)
     other = train("small", [folder], tmp_path / "whole", precision="float32", **options)
-    assert ["bfloat16, as --precision says" in said[0], "float32, as --precision says" in said[1]] == [
+    assert ["bfloat16, as requested" in said[0], "float32, as requested" in said[1]] == [
         True,
         True,
     ]

@@ -188,7 +188,7 @@ def test_records_in_cocos_layout(tmp_path):
     assert picture.captions == ("a dog", "it runs") and picture.labels.tolist() == [18]
     assert picture.boxes.tolist() == [[10, 20, 40, 60]]
     (tmp_path / "annotations" / "captions_train2014.json").write_text("[]")
-    with pytest.raises(OptionError, match="no table of captions"):
+    with pytest.raises(OptionError, match="not a table of captions"):
         read_pictures([folder], 64)
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import torch
 from conftest import random_rgb, small_codec
 from PIL import Image
+from safetensors import safe_open
 from torch import nn
 
 from trifocal import presets
@@ -30,7 +32,7 @@ from trifocal.training.checkpoint import append_row, drop_rows_after
 from trifocal.training.optimisers import plateau_schedule
 from trifocal.training.task import LossTask
 from trifocal.training.trainer import Trainer
-from trifocal.weights import load_weights, read_weights
+from trifocal.weights import load_weights, read_weights, readable_fingerprints
 
 
 def held_out(run: Path) -> list[float]:
@@ -82,6 +84,59 @@ def test_training_lowers_the_loss_and_exports(small_preset, folder, tmp_path):
     assert decoded.rgb.shape == picture.rgb.shape
 
 
+def test_only_the_decoder_is_trained_and_the_weights_name_what_they_decode(small_preset, folder, tmp_path):
+    """The fingerprint of the start weights, and those that the start weights name already; also after a resumed run."""
+    first = train("small", [folder], tmp_path / "one", steps=1, every=99)
+    assert readable_fingerprints(first) == ()
+    codec = small_codec()
+    load_weights(codec, first)
+    options = {"parts": ["decoder"], "every": 99}
+    second = train(small_preset, [folder], tmp_path / "two", steps=1, start=first, **options)
+    assert readable_fingerprints(second) == (codec.fingerprint,)
+    train("small", [folder], tmp_path / "two", steps=3, resume=True, **options)
+    assert readable_fingerprints(second) == (codec.fingerprint,)
+    with safe_open(second, "pt") as file:
+        assert file.metadata()["reads"] == f"{codec.fingerprint:08x}"
+    before, after = read_weights(first), read_weights(second)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"synthesis"}
+    assert json.loads(second.with_suffix(".json").read_text())["parts"] == ["decoder"]
+    load_weights(codec, second)
+    third = train("small", [folder], tmp_path / "three", steps=1, start=second, **options)
+    assert readable_fingerprints(third) == (codec.fingerprint, *readable_fingerprints(second))
+    with pytest.raises(OptionError, match="--parts"):
+        train("small", [folder], tmp_path / "two", steps=4, resume=True)
+
+
+def test_weights_of_another_encoder_or_entropy_model_decode_no_other_files(small_preset, folder, tmp_path):
+    first = train("small", [folder], tmp_path / "one", steps=1, every=99)
+    second = train("small", [folder], tmp_path / "two", steps=1, every=99, start=first, parts=["entropy"])
+    assert readable_fingerprints(second) == ()
+    before, after = read_weights(first), read_weights(second)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"entropy"}
+
+
+def test_parts_that_do_not_exist_or_are_frozen_are_refused(small_preset, folder, tmp_path):
+    with pytest.raises(OptionError, match="no part 'head'; choose from encoder, entropy, decoder"):
+        train("small", [folder], tmp_path, steps=1, parts=["head"])
+    frozen = replace(small_preset, recipe=replace(small_preset.recipe, factors={"synthesis.": 0.0}))
+    with pytest.raises(OptionError, match="freezes all parameters"):
+        train(frozen, [folder], tmp_path, steps=1, parts=["decoder"])
+
+
+def test_a_checkpoint_of_the_first_release_is_resumed(small_preset, folder, tmp_path):
+    """It had one optimiser for each network, and called the module "codec"."""
+    train("small", [folder], tmp_path, steps=2, every=99)
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    old = {"codec": state["module"], "averaged": state["averaged"], "partners": {}}
+    old |= {"optimisers": {"codec": state["optimisers"]["codec"][0]}, "progress": state["progress"]}
+    torch.save(old, path)
+    weights = train("small", [folder], tmp_path, steps=3, every=99, resume=True)
+    assert json.loads(weights.with_suffix(".json").read_text())["steps"] == 3
+
+
 def test_training_can_start_from_weights(small_preset, folder, tmp_path):
     weights = train("small", [folder], tmp_path / "one", steps=3, every=99)
     train("small", [folder], tmp_path / "two", steps=1, learning_rate=1e-9, every=99, start=weights)
@@ -101,7 +156,7 @@ def test_what_is_not_there_is_said(small_preset, folder, tmp_path):
     with pytest.raises(OptionError, match="There is no"):
         train("small", [tmp_path / "missing"], tmp_path / "new", steps=1)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OptionError, match="No picture"):
+    with pytest.raises(OptionError, match="No image"):
         train("small", [tmp_path / "empty"], tmp_path / "new", steps=1)
     with pytest.raises(PresetError, match="there are: small"):
         train("large", [folder], tmp_path / "new", steps=1)

@@ -213,19 +213,19 @@ def wait_for(done: Callable[[], bool]) -> None:
 
 
 def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OptionError, match="one process or more, not 0"):
+    with pytest.raises(OptionError, match="must be 1 or more, not 0"):
         processes.check_count(0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     processes.check_count(1)
     with pytest.raises(OptionError, match="set --processes to 1 at most"):
         processes.check_count(2)
-    assert "ACCELERATE_USE_CPU" not in processes.surroundings(2)
+    assert "ACCELERATE_USE_CPU" not in processes.environment(2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     processes.check_count(2)
-    assert processes.surroundings(2)["ACCELERATE_USE_CPU"] == "1"
+    assert processes.environment(2)["ACCELERATE_USE_CPU"] == "1"
     monkeypatch.setenv("RANK", "0")
     processes.check_count(1)
-    with pytest.raises(OptionError, match="leave --processes"):
+    with pytest.raises(OptionError, match="leave out --processes"):
         processes.check_count(2)
 
 
@@ -286,7 +286,7 @@ def test_the_command_hands_all_of_it_over(monkeypatch: pytest.MonkeyPatch) -> No
     words = ["train", "compact", "--data", "a", "--steps", "9", "--processes", "2", "--precision", "bfloat16"]
     assert CliRunner().invoke(app, [*words, "--cooldown", "0"]).exit_code == 0
     assert CliRunner().invoke(app, ["train", "base", "--data", "a", "--steps", "9"]).exit_code == 0
-    (one, options), (two, others) = given
+    (one, options), (two, others) = given[:2]
     assert (
         one == (2, train, "compact", ["a"], "runs/compact")
         and two[0] == 1
@@ -294,6 +294,10 @@ def test_the_command_hands_all_of_it_over(monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert (options["precision"], options["cooldown"], options["stage"]) == ("bfloat16", 0.0, 1)
     assert others["precision"] == "auto" and not {"cooldown", "stage", "teacher"} & others.keys()
+    assert CliRunner().invoke(app, [*words, "--parts", "decoder,entropy"]).exit_code == 0
+    assert given[-1][1]["parts"] == ["decoder", "entropy"] and "parts" not in options
+    refused = CliRunner().invoke(app, ["train", "base", "--steps", "9", "--parts", "decoder"])
+    assert refused.exit_code == 2 and "takes no --parts" in " ".join(refused.output.split())
     refused = CliRunner().invoke(app, ["train", "detector", "--steps", "9", "--cooldown", "0.1"])
     assert refused.exit_code == 2 and "takes no --cooldown" in " ".join(refused.output.split())
 
