@@ -81,7 +81,8 @@ def clip_boxes(
 def sample_text(
     captions: Sequence[str], labels: NDArray[np.int64], random: np.random.Generator, caption_in: float = 0.5
 ) -> str:
-    """A random text for a part of an image: a caption, or the names of a few objects, or "" if there are neither.
+    """A random text for a part of an image: a caption, or the names of a few objects, or "" if there are
+    neither.
 
     Args:
         captions: that are true of the part.
@@ -98,7 +99,8 @@ def sample_text(
 
 
 def category_name(number: int, random: np.random.Generator) -> str:
-    """A random name of the category; for people always "person", since the other names are not true of all."""
+    """A random name of the category; for people always "person", since the other names are not true of
+    all."""
     return CATEGORIES[number][0] if number == PERSON else str(random.choice(CATEGORIES[number]))
 
 

@@ -20,8 +20,8 @@ Boxes = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def find_annotations(data: str | os.PathLike[str], name: str) -> Path | None:
-    """Find an annotation file: NAME in the folder or its parent, or as in COCO, annotations/captions_train2014.json beside the
-    folder train2014. None if there is none."""
+    """Find an annotation file: NAME in the folder or its parent, or as in COCO,
+    annotations/captions_train2014.json beside the folder train2014. None if there is none."""
     folder = Path(os.path.abspath(data))
     stem, suffix = os.path.splitext(name)
     places = (
@@ -55,7 +55,8 @@ def read_captions(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
 
 
 def read_boxes(data: str | os.PathLike[str]) -> dict[str, Boxes]:
-    """Boxes x0, y0, x1, y1 in pixels, [N, 4], and category ids, [N], by file name, from instances.json without crowds.
+    """Boxes x0, y0, x1, y1 in pixels, [N, 4], and category ids, [N], by file name, from instances.json
+    without crowds.
 
     Empty if there is no such file. Raises OptionError for another layout.
     """
@@ -78,7 +79,8 @@ def _entries(table: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def corner_boxes(entries: list[dict[str, Any]]) -> Boxes:
-    """COCO's annotations (bbox as x, y, width, height) → boxes x0, y0, x1, y1, [N, 4], and category ids, [N]."""
+    """COCO's annotations (bbox as x, y, width, height) → boxes x0, y0, x1, y1, [N, 4], and category ids,
+    [N]."""
     boxes = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes, np.array([entry["category_id"] for entry in entries], np.int64)

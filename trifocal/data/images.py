@@ -67,13 +67,14 @@ def read_pictures(
 ) -> list[TrainingPicture]:
     """Read all images in folders, files and tar shards (WebDataset: KEY.jpg, KEY.png …, and KEY.json).
 
-    KEY.json is the record of an image, with any of captions, boxes and labels as in TrainingPicture. Images in folders may
-    instead have captions.json and instances.json, see `trifocal.data.coco`.
+    KEY.json is the record of an image, with any of captions, boxes and labels as in TrainingPicture. Images
+    in folders may instead have captions.json and instances.json, see `trifocal.data.coco`.
 
     Args:
         sources: folders (searched recursively), image files, .tar shards.
         smallest: length of a side in pixels; smaller images are skipped, and so are unreadable ones.
-        progress: called with the key of each image, and the reason if it is skipped because it cannot be read.
+        progress: called with the key of each image, and the reason if it is skipped because it cannot be
+            read.
 
     Raises:
         OptionError: if a source does not exist, no image is left, or an annotation file has another layout.
@@ -103,8 +104,8 @@ def read_pictures(
 def split(pictures: Sequence[TrainingPicture]) -> tuple[list[TrainingPicture], list[TrainingPicture]]:
     """Split images into those for training and those held out.
 
-    One in HELD_OUT_ONE_IN is held out by a hash of its key, the same on every machine. If the hash selects none of a few images,
-    those with the lowest remainder are held out.
+    One in HELD_OUT_ONE_IN is held out by a hash of its key, the same on every machine. If the hash selects
+    none of a few images, those with the lowest remainder are held out.
 
     Raises:
         OptionError: if none is left for training.
@@ -127,9 +128,11 @@ class CropBatch:
 
 
 class Crops(Prefetcher[CropBatch]):
-    """Endless batches of random crops, randomly mirrored, with texts. The same arguments give the same batches.
+    """Endless batches of random crops, randomly mirrored, with texts. The same arguments give the same
+    batches.
 
-    The text of a crop is a caption of the image, if the crop covers most of it, or names of the objects in the crop.
+    The text of a crop is a caption of the image, if the crop covers most of it, or names of the objects in
+    the crop.
 
     Args:
         pictures: drawn with a probability proportional to the square root of their area.

@@ -13,8 +13,8 @@ Batch = TypeVar("Batch")
 class Prefetcher(ABC, Generic[Batch]):
     """An endless source of batches. One background thread makes them in order, ahead of their use.
 
-    It is a context manager that calls `close`. A subclass must set its attributes before it calls `__init__`, which starts the
-    thread.
+    It is a context manager that calls `close`. A subclass must set its attributes before it calls `__init__`,
+    which starts the thread.
 
     Args:
         depth: largest number of batches made ahead, 1 or more.

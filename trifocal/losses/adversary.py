@@ -1,4 +1,4 @@
-"""A conditional patch discriminator, and the adversarial losses of codec and discriminator."""
+"""A conditional patch discriminator, and the adversarial losses."""
 
 from itertools import pairwise
 from typing import Literal, TypeAlias
@@ -25,10 +25,11 @@ class Discriminator(nn.Module):
         x ──────────────────────────────────────┴─ conv 4×4 ×4 (w, 2w, 4w stride 2; 8w) ─┐
         text ── the same vector at every position ───────────────────────────────────────┴─ conv 3×3 ── conv 4×4 ── logits
 
-    After HiFiC (Mentzer et al. 2020, section 3.2 and its published configuration), which has no text. The text enters as in
-    Cross-modal (section 3.1): its vector is replicated over space and concatenated with the features of the image. Every
-    convolution has spectral normalisation. The paper leaves open where the text enters. Here it joins the deepest features, and
-    a 3×3 convolution (8w channels) follows. Zeros represent no text, as in the paper's ablation (section 4.3).
+    After HiFiC (Mentzer et al. 2020, section 3.2 and its published configuration), which has no text. The
+    text enters as in Cross-modal (section 3.1): its vector is replicated over space and concatenated with the
+    features of the image. Every convolution has spectral normalisation. The paper leaves open where the text
+    enters. Here it joins the deepest features, and a 3×3 convolution (8w channels) follows. Zeros represent
+    no text, as in the paper's ablation (section 4.3).
 
     Args:
         latent_channels: M.
@@ -49,7 +50,8 @@ class Discriminator(nn.Module):
         self.head = spectrally_normalised(nn.Conv2d(8 * width, 1, KERNEL, padding=1))
 
     def forward(self, x: Tensor, y_hat: Tensor, words: TextEmbedding | None) -> Tensor:
-        """x [B, 3, H, W] in 0..1, y_hat [B, H/16, W/16, M], text of B images → logits of patches, [B, H/8 − 2, W/8 − 2]."""
+        """x [B, 3, H, W] in 0..1, y_hat [B, H/16, W/16, M], text of B images → logits of patches, [B, H/8 −
+        2, W/8 − 2]."""
         latent = F.leaky_relu(self.latent(y_hat.permute(0, 3, 1, 2)), SLOPE)
         latent = F.interpolate(latent, scale_factor=LATENT_STRIDE, mode="nearest")
         hidden = torch.cat([2 * x - 1, latent], dim=1)
@@ -75,8 +77,8 @@ def spectrally_normalised(layer: nn.Conv2d) -> nn.Module:
 def generator_loss(fake: Tensor, game: Game) -> Tensor:
     """The adversarial loss of the codec from the logits of decoded images: [B, h, w] → [B].
 
-    "bce": −log D(x_hat), the non-saturating form (HiFiC, equation 5). "hinge": −D(x_hat), as Cross-modal prints in
-    equation 4 and SSA-GAN has it.
+    "bce": −log D(x_hat), the non-saturating form (HiFiC, equation 5). "hinge": −D(x_hat), as Cross-modal
+    prints in equation 4 and SSA-GAN has it.
     """
     loss = F.softplus(-fake) if game == "bce" else -fake
     return loss.flatten(1).mean(1)
@@ -102,9 +104,9 @@ def discriminator_loss(
 ) -> Tensor:
     """The loss of the discriminator, a scalar: real + (fake + mismatched) / 2, or real + fake without text.
 
-    "Mismatched" is a real image with the text of the previous image of the batch, left out where both texts have the same
-    embedding. Cross-modal (equation 6) adds the three without weights; the halves are SSA-GAN's, and balance real and fake. No
-    gradient reaches the codec.
+    "Mismatched" is a real image with the text of the previous image of the batch, left out where both texts
+    have the same embedding. Cross-modal (equation 6) adds the three without weights; the halves are
+    SSA-GAN's, and balance real and fake. No gradient reaches the codec.
 
     Args:
         discriminator: a `Discriminator`.

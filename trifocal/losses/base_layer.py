@@ -1,10 +1,10 @@
 """The objective of the base layer: the error of a detector's outputs on decoded features.
 
-Shen et al., "Dual-layer image codec with text guidance", equation (1): rate, squared error of the features, Kullback–Leibler
-divergence of the class probabilities, binary cross-entropy of the objectness, squared error of the boxes. The targets are the
-outputs of the same, frozen detector on the original image. The paper does not give the weights. Added here: the squared error
-of the detector's later stages, of its pyramid and of the base preview, and, for a detector that predicts box and class at every
-anchor, the error of these predictions.
+Shen et al., "Dual-layer image codec with text guidance", equation (1): rate, squared error of the features,
+Kullback–Leibler divergence of the class probabilities, binary cross-entropy of the objectness, squared error
+of the boxes. The targets are the outputs of the same, frozen detector on the original image. The paper does
+not give the weights. Added here: the squared error of the detector's later stages, of its pyramid and of the
+base preview, and, for a detector that predicts box and class at every anchor, the error of these predictions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,8 @@ CONFIDENT = 0.05  # objectness from which an anchor counts in the mean
 
 
 def task_weight(level: Tensor, limits: tuple[float, float] = TASK_RANGE) -> Tensor:
-    """The weight of the detector's loss against the rate in bpp, [B] → [B]: log-spaced over the quality levels."""
+    """The weight of the detector's loss against the rate in bpp, [B] → [B]: log-spaced over the quality
+    levels."""
     return quality_lambda(level, limits)
 
 
@@ -77,8 +78,9 @@ class DetectorReference:
     def terms(
         self, h_hat: Tensor, first: Tensor, targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor]:
-        """The terms "features", "stages", "pyramid", "classes" (KL), "objectness" (BCE), "picture" (of the preview) and "boxes" of each
-        image, [B]; and "places", if the detector predicts box and class at every anchor.
+        """The terms "features", "stages", "pyramid", "classes" (KL), "objectness" (BCE), "picture" (of the
+        preview) and "boxes" of each image, [B]; and "places", if the detector predicts box and class at every
+        anchor.
 
         Args:
             h_hat: decoded features, [B, h, w, C].
@@ -123,21 +125,23 @@ def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def objectness_error(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy with the reference objectness above its minimum, over the number of anchors that are not
-    confidently background: logits [B, A] twice → [B]."""
+    """Binary cross-entropy with the reference objectness above its minimum, over the number of anchors that
+    are not confidently background: logits [B, A] twice → [B]."""
     p = target.sigmoid()
     return excess_cross_entropy(logits, p).sum(1) / (p > CONFIDENT).sum(1).clamp(min=16)
 
 
 def class_divergence(found: Tensor, wanted: Tensor, each: bool) -> Tensor:
-    """Kullback–Leibler divergence of a softmax, or, with `each`, of each class independently, summed: logits [N, K] twice → [N]."""
+    """Kullback–Leibler divergence of a softmax, or, with `each`, of each class independently, summed: logits
+    [N, K] twice → [N]."""
     if not each:
         return F.kl_div(found.log_softmax(1), wanted.softmax(1), reduction="none").sum(1)
     return excess_cross_entropy(found, wanted.sigmoid()).sum(1)
 
 
 def box_error(coder: Any, moved: Tensor, proposals: Tensor, target: Target) -> Tensor:
-    """Squared error of the predicted boxes of proposals that have an object, in the units of the box coder: a scalar."""
+    """Squared error of the predicted boxes of proposals that have an object, in the units of the box coder: a
+    scalar."""
     if not len(target.boxes) or not len(proposals):
         return moved.new_zeros(())
     overlap, nearest = box_iou(proposals, target.boxes).max(dim=1)

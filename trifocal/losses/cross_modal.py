@@ -1,4 +1,4 @@
-"""The objectives of the cross-modal codec: two stages, and a compact variant without an adversary."""
+"""The objectives of the cross-modal codecs."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -19,15 +19,18 @@ from trifocal.types import Batch, Output, TextEmbedding
 
 
 class CrossModalObjective(Objective):
-    """λ · bpp + k_M · MSE + k_P · perceptual; in the second stage + β · adversarial loss, and the discriminator's own loss.
+    """λ · bpp + k_M · MSE + k_P · perceptual; in the second stage + β · adversarial loss, and the
+    discriminator's own loss.
 
-    Cross-modal (section 3.3, equations 3 to 6) on HiFiC (Mentzer et al. 2020, section 3.2). Cross-modal prints k_M = 1 and
-    k_P = 0.075 · 2^−5, the reverse of HiFiC. It also states that its setup is identical to HiFiC's, so HiFiC's values are the
-    defaults. In the second stage the codec is updated first, and then the discriminator, on the same decoded images.
+    Cross-modal (section 3.3, equations 3 to 6) on HiFiC (Mentzer et al. 2020, section 3.2). Cross-modal
+    prints k_M = 1 and k_P = 0.075 · 2^−5, the reverse of HiFiC. It also states that its setup is identical to
+    HiFiC's, so HiFiC's values are the defaults. In the second stage the codec is updated first, and then the
+    discriminator, on the same decoded images.
 
     Args:
         discriminator: None for the first stage.
-        perceptual: x_hat, x [B, 3, H, W] → [B]; None is `find_perceptual()` (LPIPS with AlexNet, if installed).
+        perceptual: x_hat, x [B, 3, H, W] → [B]; None is `find_perceptual()` (LPIPS with AlexNet, if
+            installed).
         rate: the weight of the rate.
         mse_weight: k_M, on the 0..255 scale.
         perceptual_weight: k_P.
@@ -104,8 +107,8 @@ class CrossModalObjective(Objective):
     ) -> Tensor:
         """The adversarial loss of the codec, [B].
 
-        The gradient passes through the decoded image only. As in HiFiC's code, none reaches the latent that conditions the
-        discriminator.
+        The gradient passes through the decoded image only. As in HiFiC's code, none reaches the latent that
+        conditions the discriminator.
         """
         discriminator.requires_grad_(False)
         logits = discriminator(output.x_hat, output.y_hat.detach(), words)
@@ -114,11 +117,13 @@ class CrossModalObjective(Objective):
 
 
 class PerceptualObjective(Objective):
-    """bpp + λ(level) · MSE, with all quality levels weighted equally, + k_P · perceptual: the objective of cross-modal-compact.
+    """bpp + λ(level) · MSE, with all quality levels weighted equally, + k_P · perceptual: the objective of
+    cross-modal-compact.
 
     Args:
         perceptual: x_hat, x [B, 3, H, W] → [B]; None is `EncoderDistance` with the bundled image encoder.
-        perceptual_weight: k_P; at 6 its gradient is as large as that of the MSE at quality 20, and a tenth of it at 90.
+        perceptual_weight: k_P; at 6 its gradient is as large as that of the MSE at quality 20, and a tenth of
+            it at 90.
     """
 
     def __init__(self, perceptual: nn.Module | None = None, perceptual_weight: float = 6.0) -> None:

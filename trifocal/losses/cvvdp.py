@@ -1,4 +1,4 @@
-"""ColorVideoVDP as a differentiable loss (Mantiuk et al. 2024; the package `cvvdp`)."""
+"""ColorVideoVDP as a differentiable loss (Mantiuk 2024; the package `cvvdp`)."""
 
 import logging
 import warnings
@@ -19,7 +19,8 @@ DISPLAY = "standard_4k"
 
 
 class Cvvdp(nn.Module):
-    """10 − JOD: just-objectionable differences below a perfect image, on a 30-inch 4K display seen from 75 cm.
+    """10 − JOD: just-objectionable differences below a perfect image, on a 30-inch 4K display seen from 75
+    cm.
 
     Raises:
         MissingExtra: if the package is not installed.
@@ -57,7 +58,8 @@ def new_metric(device: torch.device) -> Any:
 
 
 class Blur:
-    """Replaces the Gaussian blur of the package by one that halves the time of the metric. Borders are mirrored."""
+    """Replaces the Gaussian blur of the package by one that halves the time of the metric. Borders are
+    mirrored."""
 
     def __init__(self, sigma: float) -> None:
         self.radius = int(4 * sigma) // 2

@@ -1,7 +1,7 @@
 """Losses of the compact detector: boxes, and the soft class scores of a teacher.
 
-scores: class scores of each anchor; the target is the IoU of its box (Li et al. 2020, "Generalized focal loss"), mixed with the
-        teacher's scores
+scores: class scores of each anchor; the target is the IoU of its box (Li et al. 2020, "Generalized focal
+    loss"), mixed with the teacher's scores
 boxes:  generalised IoU of the anchors that are assigned to an object (Feng et al. 2021, "TOOD", section 3.3)
 """
 
@@ -62,8 +62,9 @@ def detection_losses(
 ) -> dict[str, Tensor]:
     """The scalar terms "scores" and "boxes".
 
-    The target of a class score is the IoU of the anchor's box and the object that it is assigned to, and 0 elsewhere. With a teacher
-    it is the mean of that and the teacher's score, or the teacher's score alone for uncertain targets.
+    The target of a class score is the IoU of the anchor's box and the object that it is assigned to, and 0
+    elsewhere. With a teacher it is the mean of that and the teacher's score, or the teacher's score alone for
+    uncertain targets.
 
     Args:
         first: outputs of the detector for B images.
@@ -90,7 +91,8 @@ def detection_losses(
 
 
 def assign_anchors(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Assign anchors to objects: of the anchors inside an object's box the ANCHORS with the best alignment of score and IoU.
+    """Assign anchors to objects: of the anchors inside an object's box the ANCHORS with the best alignment of
+    score and IoU.
 
     An anchor that is chosen for several objects is assigned to the one with the largest IoU.
 
@@ -125,7 +127,8 @@ def teacher_score_maps(seen: Sequence[TeacherDetections], pyramid: dict[str, Ten
 
 
 def quality_focal_loss(logits: Tensor, quality: Tensor) -> Tensor:
-    """Binary cross-entropy with a quality in 0..1, weighted by the squared error, summed (Li et al. 2020, equation 3)."""
+    """Binary cross-entropy with a quality in 0..1, weighted by the squared error, summed (Li et al. 2020,
+    equation 3)."""
     error = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
     return ((quality - logits.detach().sigmoid()).square() * error).sum()
 
@@ -146,7 +149,8 @@ def paired_iou(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy above its minimum, summed over classes, mean over positions: [B, K, h, w] twice → scalar."""
+    """Binary cross-entropy above its minimum, summed over classes, mean over positions: [B, K, h, w] twice →
+    scalar."""
     return excess_cross_entropy(logits, target).sum() / target[:, 0].numel()
 
 
@@ -165,8 +169,8 @@ def anchor_errors(
         bins, true_bins: logits of the distributions of the four box distances, [..., 4·BINS].
 
     Returns:
-        Cross-entropy of the classes above its minimum + confidence · divergence of the distances, [...]; and the confidence, the
-        teacher's largest class score, [...].
+        Cross-entropy of the classes above its minimum + confidence · divergence of the distances, [...]; and
+        the confidence, the teacher's largest class score, [...].
     """
     p = true_scores.sigmoid()
     sure = p.amax(-1)
@@ -182,6 +186,7 @@ def entropy(p: Tensor) -> Tensor:
 
 
 def resized(maps: Sequence[Tensor], like: Tensor) -> Tensor:
-    """A teacher's maps of images resized to a square, [C, h, w] each, resampled to the positions of a pyramid level."""
+    """A teacher's maps of images resized to a square, [C, h, w] each, resampled to the positions of a pyramid
+    level."""
     stacked = torch.stack(list(maps)).to(like.dtype)
     return F.interpolate(stacked, size=like.shape[2:], mode="bilinear", align_corners=False)

@@ -19,20 +19,23 @@ MSE_WEIGHT = 150.0
 class DualLayerObjective(Objective):
     """λ · R + MSE + LPIPS + ‖CLIP(x) − CLIP(x_hat)‖², divided by λ, with all quality levels weighted equally.
 
-    The text has no term of its own; it conditions the analysis. The rate is that of both layers; that of the base is a
-    constant, since the base is frozen.
+    The text has no term of its own; it conditions the analysis. The rate is that of both layers; that of the
+    base is a constant, since the base is frozen.
 
     The paper leaves open, and here is used:
 
-    * λ, the weight of the rate: log-spaced from 2 at quality 0 to 0.01 at 100. With the weight of the MSE this is the range of
-      the other presets.
-    * The scale of the MSE: 0..1, with a weight of 150 for LPIPS's 1, which is MS-ILLM's ratio, and about HiFiC's (152).
-    * The network of LPIPS, "typically AlexNet". Where LPIPS is not available, `EncoderDistance` replaces it, and `notes` returns
-      a notice.
-    * The norm of CLIP's vectors: they are normalised, so their squared distance is in 0..4, close to the range of LPIPS.
+    * λ, the weight of the rate: log-spaced from 2 at quality 0 to 0.01 at 100. With the weight of the MSE
+      this is the range of the other presets.
+    * The scale of the MSE: 0..1, with a weight of 150 for LPIPS's 1, which is MS-ILLM's ratio, and about
+      HiFiC's (152).
+    * The network of LPIPS, "typically AlexNet". Where LPIPS is not available, `EncoderDistance` replaces it,
+      and `notes` returns a notice.
+    * The norm of CLIP's vectors: they are normalised, so their squared distance is in 0..4, close to the
+      range of LPIPS.
 
     Args:
-        tower: name of the text encoder, whose image encoder embeds the images: "compact", or a name or folder of a CLIP.
+        tower: name of the text encoder, whose image encoder embeds the images: "compact", or a name or folder
+            of a CLIP.
         perceptual: x_hat, x [B, 3, H, W] → [B]; None is `find_perceptual()`.
         images: [B, 3, H, W] in 0..1 → [B, D]; None is the image encoder of `tower`.
         lambdas: λ at the lowest and at the highest quality.

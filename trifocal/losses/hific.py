@@ -12,17 +12,19 @@ from trifocal.types import LEVELS_PER_QUALITY
 class RateTarget:
     """The weight of the rate: λ_a while a batch exceeds its target rate, and the smaller λ_b below it.
 
-    HiFiC (Mentzer et al. 2020, section 3.2) trains one model for each of three targets. Here one model covers all rates: the
-    logarithms of target and λ_a are linear in the quality between HiFiC's three models, which are placed at qualities 10, 50
-    and 90, and extrapolated beyond (0.116 to 0.498 bpp). As in HiFiC the rule applies to the batch: λ_a is used if the mean
-    of bpp / target exceeds 1. A single image or level can therefore exceed its target.
+    HiFiC (Mentzer et al. 2020, section 3.2) trains one model for each of three targets. Here one model covers
+    all rates: the logarithms of target and λ_a are linear in the quality between HiFiC's three models, which
+    are placed at qualities 10, 50 and 90, and extrapolated beyond (0.116 to 0.498 bpp). As in HiFiC the rule
+    applies to the batch: λ_a is used if the mean of bpp / target exceeds 1. A single image or level can
+    therefore exceed its target.
 
     Attributes:
         qualities, targets, above: qualities, bpp and λ_a of HiFiC-lo, -mi and -hi.
         below: λ_b; 2^−4 as in the paper (the published configuration amounts to 2^−6).
         warm_steps: number of steps at the start of a run with a weaker rate constraint.
         warm_target: factor of the target in these steps.
-        warm_weight: factor of the weight in these steps. (The published configuration divides the rate by λ, and doubles λ.)
+        warm_weight: factor of the weight in these steps. (The published configuration divides the rate by λ,
+            and doubles λ.)
     """
 
     qualities: tuple[float, ...] = (10.0, 50.0, 90.0)

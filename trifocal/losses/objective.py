@@ -11,8 +11,8 @@ from trifocal.types import Batch, Output
 class Objective(nn.Module):
     """bpp + λ(level) · MSE, with all quality levels weighted equally. A method's objective overrides `turns`.
 
-    An objective may own networks. Frozen ones, such as LPIPS, have no gradient. Those that are trained beside the codec, such as
-    a discriminator, are its partners, each with an optimiser of its own.
+    An objective may own networks. Frozen ones, such as LPIPS, have no gradient. Those that are trained beside
+    the codec, such as a discriminator, are its partners, each with an optimiser of its own.
     """
 
     def partners(self) -> dict[str, nn.Module]:
@@ -43,12 +43,14 @@ class Objective(nn.Module):
         return {}
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
-        """The losses of one step: the part that is updated ("codec" or the name of a partner), and the loss, a scalar.
+        """The losses of one step: the part that is updated ("codec" or the name of a partner), and the loss,
+        a scalar.
 
         The optimiser step of a part is done before the next loss is computed.
 
         Args:
-            codec: called as `codec(x, level, condition)`; returns an Output. It may be wrapped for several processes.
+            codec: called as `codec(x, level, condition)`; returns an Output. It may be wrapped for several
+                processes.
             batch: crops, quality levels and condition.
             step: steps done before this one, in all sessions of the run.
         """

@@ -1,4 +1,4 @@
-"""Perceptual distances of two images: LPIPS, the distance in the image encoder, and MS-SSIM."""
+"""Perceptual distances: LPIPS, image-encoder features, and MS-SSIM."""
 
 import copy
 import warnings
@@ -69,8 +69,8 @@ class Lpips(Perceptual):
 class EncoderDistance(Perceptual):
     """The distance of the features of the project's image encoder, in 0..4.
 
-    LPIPS (equation 1) without its learned weights: the squared distance of the normalised feature vectors at each position of
-    each stage, averaged over positions and stages (LPIPS sums over stages).
+    LPIPS (equation 1) without its learned weights: the squared distance of the normalised feature vectors at
+    each position of each stage, averaged over positions and stages (LPIPS sums over stages).
 
     Args:
         tower: an image encoder; None is the bundled one. A copy of it is used.
@@ -138,7 +138,8 @@ class MsSsim(Perceptual):
 def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
     """The preferred distance, or `EncoderDistance`, with a `note`, if it is not available.
 
-    `EncoderDistance` is not rescaled to the range of LPIPS, so weights published for LPIPS have another effect.
+    `EncoderDistance` is not rescaled to the range of LPIPS, so weights published for LPIPS have another
+    effect.
 
     Args:
         prefer: "lpips-alex", "lpips-vgg", "ms-ssim" or "tower".

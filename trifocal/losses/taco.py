@@ -1,4 +1,4 @@
-"""The objective of TACO (Lee et al. 2024, arXiv 2403.02944)."""
+"""The objective of TACO (Lee 2024, arXiv 2403.02944)."""
 
 import copy
 from collections.abc import Iterator
@@ -40,17 +40,18 @@ class TacoObjective(Objective):
 
     Differences from the paper and its code, and what they leave open:
 
-    * The paper trains one model per rate. Its code has one λ, 0.0004, with one k_P and one k_J; those of the other rates are
-      not published. Here one model covers all rates: λ is log-spaced from 0.0004, taken as that of the lowest rate, over a
-      factor of 40, and k_P and k_J are constant. The quality levels are balanced as in `losses.balance`, except in the joint
-      loss, which is a scalar of the batch.
+    * The paper trains one model per rate. Its code has one λ, 0.0004, with one k_P and one k_J; those of the
+      other rates are not published. Here one model covers all rates: λ is log-spaced from 0.0004, taken as
+      that of the lowest rate, over a factor of 40, and k_P and k_J are constant. The quality levels are
+      balanced as in `losses.balance`, except in the joint loss, which is a scalar of the batch.
     * LPIPS gets inputs in −1..1, as in its training. The code feeds 0..1: `perceptual=Lpips(scaled=False)`.
-    * Where LPIPS is not available, `EncoderDistance` replaces it with the same k_P; `notes` returns a notice, and `description`
-      records it.
+    * Where LPIPS is not available, `EncoderDistance` replaces it with the same k_P; `notes` returns a notice,
+      and `description` records it.
     * As in the code, two images of a batch with the same text are negatives of each other.
 
     Args:
-        tower: name of the text encoder, whose image encoder embeds the images: "compact", or a name or folder of a CLIP.
+        tower: name of the text encoder, whose image encoder embeds the images: "compact", or a name or folder
+            of a CLIP.
         perceptual: x_hat, x [B, 3, H, W] → [B]; None is `find_perceptual()`.
         images: [B, 3, H, W] in 0..1 → [B, D]; None is the image encoder of `tower`.
         lambdas: λ at the lowest and at the highest quality.

@@ -1,4 +1,4 @@
-"""The objective of UG-ICM for decoding for machines (Yin et al. 2024)."""
+"""The objective of UG-ICM for decoding for machines (Yin 2024)."""
 
 from collections.abc import Iterator
 
@@ -12,17 +12,20 @@ from trifocal.types import Batch, Condition, Output
 
 
 class UgIcmObjective(Objective):
-    """w · λ(level) · MSE, with all quality levels weighted equally, + a feature distance, of images decoded for machines.
+    """w · λ(level) · MSE, with all quality levels weighted equally, + a feature distance, of images decoded
+    for machines.
 
-    The second half of UG-ICM's second stage: the encoder, the entropy model and the output for people are trained before, and
-    frozen. In the paper the distance is that of CLIP's embeddings of the image, of a crop and of each instance (equation 7). Here it
-    is that of the features of the project's image encoder (`EncoderDistance`): moving decoded images along the gradient of its
-    pooled embedding (equation 3) did not help a detector, and moving them along the gradient of its features did (see MODEL_CARD).
+    The second half of UG-ICM's second stage: the encoder, the entropy model and the output for people are
+    trained before, and frozen. In the paper the distance is that of CLIP's embeddings of the image, of a crop
+    and of each instance (equation 7). Here it is that of the features of the project's image encoder
+    (`EncoderDistance`): moving decoded images along the gradient of its pooled embedding (equation 3) did not
+    help a detector, and moving them along the gradient of its features did (see MODEL_CARD).
 
     Args:
         perceptual: x_hat, x [B, 3, H, W] → [B]; None is `EncoderDistance`.
         perceptual_weight: of the distance.
-        error_weight: w; 0 in the paper (1 in its code). With 0 the decoded images show artefacts that only the image encoder responds to.
+        error_weight: w; 0 in the paper (1 in its code). With 0 the decoded images show artefacts that only
+            the image encoder responds to.
     """
 
     def __init__(
@@ -42,7 +45,8 @@ class UgIcmObjective(Objective):
     def held_out_metrics(
         self, codec: nn.Module, x: Tensor, level: Tensor, output: Output
     ) -> dict[str, Tensor]:
-        """Feature distance and PSNR of images decoded for machines, and the distance of those decoded for people."""
+        """Feature distance and PSNR of images decoded for machines, and the distance of those decoded for
+        people."""
         machines = codec(x, level, for_machines(x))
         error = mean_squared_error(machines.x_hat, x)
         return {

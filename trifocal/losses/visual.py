@@ -1,8 +1,9 @@
 """The objective for perceived quality: squared error, SSIMULACRA2 and ColorVideoVDP.
 
-A codec trained on a single metric exploits its weaknesses. SSIMULACRA2 compares local structure, ColorVideoVDP models contrast
-sensitivity. Each is converted to squared error at an exchange rate: its worth in bits along the codec's rate curve, −dR/dD,
-divided by λ. The rate at a quality level therefore stays about the same. `scripts/exchange_rates.py` measures the rates.
+A codec trained on a single metric exploits its weaknesses. SSIMULACRA2 compares local structure,
+ColorVideoVDP models contrast sensitivity. Each is converted to squared error at an exchange rate: its worth
+in bits along the codec's rate curve, −dR/dD, divided by λ. The rate at a quality level therefore stays about
+the same. `scripts/exchange_rates.py` measures the rates.
 """
 
 from collections.abc import Iterator
@@ -66,7 +67,8 @@ class VisualObjective(Objective):
         Args:
             output: of the codec.
             x: images, [B, 3, H, W] in 0..1.
-            share: fraction of the batch, from its start, on which the last term is computed; its weight is divided by it.
+            share: fraction of the batch, from its start, on which the last term is computed; its weight is
+                divided by it.
         """
         x_hat = output.x_hat.float()
         total = self.error_weight * mean_squared_error(x_hat, x)

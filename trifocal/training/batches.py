@@ -18,7 +18,8 @@ SMALLEST = 64  # pixels of a side
 def read_data(
     data: Sequence[str | Path], steps: int | None, minutes: float | None, report: Report
 ) -> tuple[list[TrainingPicture], list[TrainingPicture]]:
-    """Check the length of a run, set the random seeds, and read its images: those for training, and those held out.
+    """Check the length of a run, set the random seeds, and read its images: those for training, and those
+    held out.
 
     Raises:
         OptionError: unless one of steps and minutes is given; if there are no images.

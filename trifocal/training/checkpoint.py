@@ -1,4 +1,4 @@
-"""The files of a training run: DIR/checkpoint.pt, which is replaced as a whole, and DIR/log.csv."""
+"""The files of a training run: checkpoint.pt and log.csv."""
 
 import csv
 import json
@@ -83,7 +83,8 @@ def upgrade(state: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def load_start(network: nn.Module, weights: str | Path) -> None:
-    """Load the weights that a run starts from. Parts of the network that the file lacks keep their initial values.
+    """Load the weights that a run starts from. Parts of the network that the file lacks keep their initial
+    values.
 
     Raises:
         WeightsError: if the file is missing or damaged, or has tensors that the network lacks.
@@ -112,7 +113,8 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
 
 
 def drop_rows_after(path: Path, step: int) -> None:
-    """Remove the rows of later steps from a log. They are of an interrupted session, and the resumed run writes them again."""
+    """Remove the rows of later steps from a log. They are of an interrupted session, and the resumed run
+    writes them again."""
     if not path.exists():
         return
     with path.open(newline="") as file:

@@ -1,4 +1,4 @@
-"""Batches for detectors: parts of images and mosaics of four, with boxes and a teacher's detections."""
+"""Batches for detectors: parts of images and mosaics, with boxes and teacher detections."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -156,7 +156,8 @@ class DetectionBatches(Prefetcher[DetectionBatch]):
         return rgb, (np.concatenate(boxes), np.concatenate(labels))
 
     def _part(self, picture: TrainingPicture, aspect: float) -> tuple[int, int, int, int]:
-        """x0, y0, x1, y1 of the whole image, if its aspect ratio is close enough, or of a random part of about that ratio."""
+        """x0, y0, x1, y1 of the whole image, if its aspect ratio is close enough, or of a random part of
+        about that ratio."""
         height, width = picture.rgb.shape[:2]
         if 0.75 < width / height / aspect < 1.34 and self.random.random() < WHOLE:
             return 0, 0, width, height

@@ -1,12 +1,13 @@
-"""Distil the parts of the compact detector, each from the outputs of the teacher's part.
+"""Distil the parts of the compact detector from the parts of a teacher.
 
     image ── teacher ── t₀ ── t₁ ── … ── t₃₃        outputs of the teacher's stem, blocks, pyramid and heads
               part k of ours: tₐ, t_b → tₖ           one small regression each, all of them in every step
 
-Given the teacher's own features as inputs, the parts are independent problems, which a few thousand images suffice for (few-sample
-knowledge distillation, Li et al. 2020, arXiv 1812.01839). As the run proceeds, parts get the outputs of our own parts as inputs
-more and more often, and always at its end. The teacher is PicoDet (Yu et al. 2021, arXiv 2111.00902). Only its outputs are used,
-never its weights; our parts have an architecture of their own.
+Given the teacher's own features as inputs, the parts are independent problems, which a few thousand images
+suffice for (few-sample knowledge distillation, Li et al. 2020, arXiv 1812.01839). As the run proceeds, parts
+get the outputs of our own parts as inputs more and more often, and always at its end. The teacher is PicoDet
+(Yu et al. 2021, arXiv 2111.00902). Only its outputs are used, never its weights; our parts have an
+architecture of their own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,8 @@ PARTS = {
     "second 64": ("hardswish_50.tmp_0", ("first 64",)),
     "say 64": ("conv2d_232.tmp_0", ("second 64",)),
 }
-"""Our parts in order: the name of the teacher's tensor that each is trained on, and the parts that it takes as inputs."""
+"""Our parts in order: the name of the teacher's tensor that each is trained on, and the parts that it takes
+as inputs."""
 PYRAMID = ("top-down 8", "bottom-up 16", "bottom-up 32", "extra 64")
 PREDICTIONS = tuple(name for name in PARTS if name.startswith("say"))
 FRONT_BLOCKS = 4
@@ -103,7 +105,8 @@ def teacher_session(teacher: str | Path, names: Sequence[str]) -> Any:
 
 
 class TeacherOutputs(Prefetcher[DistillationBatch]):
-    """Endless batches of inputs of the teacher, [B, 3, 416, 416], and the outputs of its parts, each [B, h, w, C].
+    """Endless batches of inputs of the teacher, [B, 3, 416, 416], and the outputs of its parts, each [B, h,
+    w, C].
 
     Args:
         pictures: random parts of these are the inputs.
@@ -187,12 +190,13 @@ class DistillationLosses(nn.Module):
 
     Args:
         detector: its parts are trained, but not its second detection stage.
-        keep_front: freeze the parts before the split; inputs are then features [B, h, w, C] instead of images.
+        keep_front: freeze the parts before the split; inputs are then features [B, h, w, C] instead of
+            images.
 
     Attributes:
         weights: of the terms in the loss.
-        fraction: of the run that is done, 0..1; while training, a part gets our own output instead of the teacher's with
-            probability √fraction.
+        fraction: of the run that is done, 0..1; while training, a part gets our own output instead of the
+            teacher's with probability √fraction.
     """
 
     def __init__(self, detector: SplitDetector, keep_front: bool = False) -> None:
@@ -215,7 +219,8 @@ class DistillationLosses(nn.Module):
             self.variances.append(variance + SMOOTHING * variance.mean())
 
     def forward(self, x: Tensor, true: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Inputs and teacher outputs → for each part the squared error over the variance, or `prediction_error`."""
+        """Inputs and teacher outputs → for each part the squared error over the variance, or
+        `prediction_error`."""
         return self.errors(self.outputs(x, true), true)
 
     def outputs(self, x: Tensor, true: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -243,9 +248,11 @@ class DistillationLosses(nn.Module):
 
 
 class RefinementLosses(DistillationLosses):
-    """Distillation of a trained detector with a frozen head: every part gets our own outputs as inputs, and predictions weigh twice.
+    """Distillation of a trained detector with a frozen head: every part gets our own outputs as inputs, and
+    predictions weigh twice.
 
-    The second detection stage is trained too: for each region, on the teacher's prediction at the anchor that proposed it.
+    The second detection stage is trained too: for each region, on the teacher's prediction at the anchor that
+        proposed it.
     """
 
     def __init__(self, detector: SplitDetector) -> None:
@@ -291,7 +298,8 @@ def detector_parts(detector: SplitDetector) -> list[nn.Module]:
 
 
 def prediction_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """`anchor_errors` of class scores and box distances over the teacher's confidence: logits [B, h, w, K + 4·BINS] twice → scalar."""
+    """`anchor_errors` of class scores and box distances over the teacher's confidence: logits [B, h, w, K +
+    4·BINS] twice → scalar."""
     split = [found.shape[-1] - 4 * BINS, 4 * BINS]
     errors, confidence = anchor_errors(*found.split(split, dim=-1), *wanted.split(split, dim=-1))
     return errors.sum() / confidence.sum().clamp(min=1.0)

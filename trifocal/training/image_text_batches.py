@@ -1,4 +1,4 @@
-"""Batches for the text and image encoders: views of images with captions, phrases, boxes and a detector's class scores."""
+"""Views of images with captions, phrases, boxes and class scores, in batches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class View:
         boxes: x0, y0, x1, y1 in pixels of the view, [N, 4].
         labels: COCO category ids, [N].
         captions: of the image, if the view covers most of it.
-        scores: the teacher's class scores at strides 8 and 16, times 255, uint8 [2·GRID, 2·GRID, 80] and [GRID, GRID, 80].
+        scores: the teacher's class scores at strides 8 and 16, times 255, uint8 [2·GRID, 2·GRID, 80] and
+            [GRID, GRID, 80].
     """
 
     rgb: NDArray[np.uint8]
@@ -77,7 +78,8 @@ class ImageTextBatch:
 
 
 class ClassMapTeacher:
-    """Class scores of PicoDet at each position of a view. Raises OptionError if the file is not an ONNX model.
+    """Class scores of PicoDet at each position of a view. Raises OptionError if the file is not an ONNX
+    model.
 
     Args:
         path: PicoDet as ONNX.
@@ -174,7 +176,8 @@ def collate(views: Sequence[View], random: np.random.Generator, mirrored: float 
 
 
 def _phrase(view: View, random: np.random.Generator, absent: bool) -> tuple[str, frozenset[int]]:
-    """A text and the categories that it names: names of present objects, a caption, or the name of an absent object."""
+    """A text and the categories that it names: names of present objects, a caption, or the name of an absent
+    object."""
     there = set(view.labels.tolist())
     if absent or not there:
         number = int(random.choice([n for n in CATEGORIES if n not in there]))

@@ -1,7 +1,8 @@
-"""The compact text and image encoders with their losses: contrastive, localisation, and distillation of a detector.
+"""The compact text and image encoders with their losses.
 
     captions ── text encoder ── pooled ┐
-                                       ├─ symmetric cross-entropy: which caption belongs to which image (CLIP, Radford 2021)
+                                       ├─ symmetric cross-entropy: which caption belongs to which image (CLIP,
+                                       Radford 2021)
     views ── image encoder ── pooled ──┘
                  │
                  ├─ positions · pooled phrase ── cross-entropy with the boxes of the objects that the phrase names
@@ -89,7 +90,8 @@ class ImageTextModel(nn.Module):
         return F.normalize((self.bag(ids) * mask[..., None]).sum(1), dim=-1)
 
     def metrics(self, batch: ImageTextBatch) -> dict[str, float]:
-        """Recall at 1 and 5 of images by their captions, also by the bag of words; and the AUC of phrases at positions."""
+        """Recall at 1 and 5 of images by their captions, also by the bag of words; and the AUC of phrases at
+        positions."""
         seen = self.image(batch.x)
         ids, mask = self.tokens(batch.captions)
         pooled = F.normalize(self.text(ids, mask).pooled, dim=-1)
@@ -111,11 +113,13 @@ def class_map_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def ranks(similarity: Tensor) -> Tensor:
-    """For each text, the number of images that are more similar than its own, which is on the diagonal: [N, N] → [N]."""
+    """For each text, the number of images that are more similar than its own, which is on the diagonal: [N,
+    N] → [N]."""
     return (similarity > similarity.diagonal()[:, None]).sum(1)
 
 
 def auc(scores: Tensor, where: Tensor) -> float:
-    """The probability that a position inside the named boxes scores higher than one outside (of every seventh): [B, h, w] twice."""
+    """The probability that a position inside the named boxes scores higher than one outside (of every
+    seventh): [B, h, w] twice."""
     inside, outside = scores[where > 0.9], scores[where < 0.1]
     return round(float((inside[:, None] > outside[None, ::7]).float().mean()), 4)

@@ -24,7 +24,8 @@ def adam(network: nn.Module, recipe: Recipe) -> Adam:
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    """Parameters by learning-rate factor. Each belongs to the first of the recipe's keys that is part of its name.
+    """Parameters by learning-rate factor. Each belongs to the first of the recipe's keys that is part of its
+    name.
 
     Parameters with a factor of 0 are frozen, and frozen ones are left out.
     """
@@ -46,7 +47,8 @@ def adamw_and_muon(
     weight_decay: float,
     factor: Callable[[str], float],
 ) -> list[Optimizer]:
-    """AdamW for the parameters that are not frozen; Muon, the second, for matrices where `matrix_rate` is given.
+    """AdamW for the parameters that are not frozen; Muon, the second, for matrices where `matrix_rate` is
+    given.
 
     Args:
         weight_decay: of weights; vectors and scalars have none.

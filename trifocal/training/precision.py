@@ -49,7 +49,7 @@ def choose_precision(asked: str, device: torch.device, subject: str) -> Precisio
         raise OptionError(f"The precision is one of {', '.join(PRECISIONS)}, not {asked!r}.")
     if (by_accelerate := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("", "no"):
         raise OptionError(
-            f"ACCELERATE_MIXED_PRECISION is {by_accelerate}; choose the precision with --precision, and unset it or set it to no."
+            f"ACCELERATE_MIXED_PRECISION is {by_accelerate}; unset it, and choose the precision with --precision."
         )
     unit = bfloat16_unit(device)
     kind = "GPU" if device.type == "cuda" else "processor"
@@ -82,8 +82,8 @@ def new_accelerator(unused: bool = True) -> Accelerator:
     """The accelerator of a run, without mixed precision; see `choose_precision`.
 
     Args:
-        unused: whether a step may leave parameters without a gradient, as in networks with optional text. Several processes then
-            need more time per step.
+        unused: whether a step may leave parameters without a gradient, as in networks with optional text.
+            Several processes then need more time per step.
     """
     return Accelerator(
         mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)]

@@ -1,4 +1,4 @@
-"""Run a training function in several processes of this machine, which average their gradients."""
+"""Run a training function in several processes that average their gradients."""
 
 import os
 import signal
@@ -38,15 +38,16 @@ def in_processes(
     note: Note = silent,
     **options: object,
 ) -> Result:
-    """Run a training function in several processes, which share the torch threads of this one and average their gradients.
+    """Run a training function in several processes, which share the torch threads of this one and average
+    their gradients.
 
-    The processes are spawned, so a script that calls this needs `if __name__ == "__main__":`. All of them end when one fails, and
-    when this one is interrupted.
+    The processes are spawned, so a script that calls this needs `if __name__ == "__main__":`. All of them end
+    when one fails, and when this one is interrupted.
 
     Args:
         count: number of processes; 1 runs the function in this one.
-        train: `train`, `train_base_layer`, `train_detector`, `train_text_image`, or another function at the top level of a module
-            that trains with accelerate.
+        train: `train`, `train_base_layer`, `train_detector`, `train_text_image`, or another function at the
+            top level of a module that trains with accelerate.
         args, options: its arguments, which must be picklable. A batch size is that of each process.
         report, note: called in this process with the values of the first of the others.
 
@@ -54,7 +55,8 @@ def in_processes(
         The result of the first process.
 
     Raises:
-        OptionError: for a count below 1 or above the number of GPUs, if there are any, or under torchrun or accelerate.
+        OptionError: for a count below 1 or above the number of GPUs, if there are any, or under torchrun or
+            accelerate.
         TrifocalError, OSError: if the function raised it in one of the processes.
     """
     check_count(count)
@@ -77,11 +79,12 @@ def check_count(count: int) -> None:
         raise OptionError(f"The number of processes must be 1 or more, not {count}.")
     if count > 1 and "RANK" in os.environ:
         raise OptionError(
-            "This process was started by torchrun or accelerate, which set the number of processes; leave out --processes."
+            "This process was started by torchrun or accelerate, which set the number of processes; "
+            "leave out --processes."
         )
     if count > (gpus := torch.cuda.device_count()) > 0:
         raise OptionError(
-            f"This machine has {gpus} GPUs, and each process needs its own; set --processes to {gpus} at most."
+            f"Each process needs a GPU, and this machine has {gpus}; set --processes to {gpus} at most."
         )
 
 
@@ -133,7 +136,8 @@ def run_one(
 
 @contextmanager
 def interrupts_ignored() -> Iterator[None]:
-    """Processes started in this context ignore Ctrl-C, which a terminal sends to all of them; this one ends them."""
+    """Processes started in this context ignore Ctrl-C, which a terminal sends to all of them; this one ends
+    them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a training run needs to know of its subject: the module, batches, losses, validation and export."""
+"""The interface of training tasks: module, batches, losses, validation and export."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -89,7 +89,8 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def optimisers(self) -> dict[str, list[Optimizer]]:
-        """The optimisers of the module and of each partner. Each parameter group has a `factor` of the learning rate."""
+        """The optimisers of the module and of each partner. Each parameter group has a `factor` of the
+        learning rate."""
 
     @abstractmethod
     def schedule(self, step: int, fraction: float) -> float:
@@ -145,8 +146,9 @@ class LossTask(TrainingTask):
 
     Attributes:
         weights: of each term in the loss.
-        matrix_rate: learning rate of Muon, which then trains all matrices (Jordan et al. 2024, "Muon: an optimizer for hidden
-            layers in neural networks"; scaled as in Liu et al. 2025, arXiv 2502.16982, section 2.2). None trains them by AdamW.
+        matrix_rate: learning rate of Muon, which then trains all matrices (Jordan et al. 2024, "Muon: an
+            optimizer for hidden layers in neural networks"; scaled as in Liu et al. 2025, arXiv 2502.16982,
+            section 2.2). None trains them by AdamW.
         weight_decay: of weights; biases have none.
         warmup: steps in which the learning rate rises.
         validation_batches: number of held-out batches.

@@ -1,9 +1,10 @@
-"""The training loop. It trains every task: codecs, base layers, the detector, and the text and image encoders.
+"""The training loop for all tasks: codecs, base layers, detector, text and image encoders.
 
-    task.batches ── task.losses ── optimisers ── averaged weights ── task.validate ── log, checkpoint ── task.export
+    task.batches ── task.losses ── optimisers ── average ── task.validate ── log, checkpoint ── task.export
 
-A run is bounded by steps or by minutes. The learning rate depends on the fraction of that bound that is used up, so the
-schedule is the same on any machine. Several processes average their gradients; each has batches and noise of its own.
+A run is bounded by steps or by minutes. The learning rate depends on the fraction of that bound that is used
+up, so the schedule is the same on any machine. Several processes average their gradients; each has batches
+and noise of its own.
 """
 
 import json
@@ -127,7 +128,8 @@ class Trainer:
                 yield terms
 
     def step(self, batch: object) -> dict[str, float]:
-        """The turns of one step, each with its optimiser step, then the averaged weights. Returns the loss terms."""
+        """The turns of one step, each with its optimiser step, then the averaged weights. Returns the loss
+        terms."""
         step, fraction = self.elapsed.step, self.fraction
         rate = self.task.learning_rate * self.task.schedule(step, fraction)
         turns = self.task.losses(self.module, batch, step, fraction)
@@ -163,8 +165,8 @@ class Trainer:
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Average a partner's gradients over all processes.
 
-        The wrapper of the module does this for the module. A partner has none, since it is called several times in a step,
-        for two parts.
+        The wrapper of the module does this for the module. A partner has none, since it is called several
+        times in a step, for two parts.
         """
         for parameter in parameters:
             if parameter.grad is not None:
@@ -191,8 +193,8 @@ class Trainer:
         state = restore(self.out / "checkpoint.pt", self.task.name)
         if not self.fits(state):
             raise OptionError(
-                f"The checkpoint in {self.out} is of another stage, network or version; pass that --stage (and --parts), or "
-                "choose another folder with --out."
+                f"The checkpoint in {self.out} is of another stage, network or version; pass its --stage and "
+                "--parts, or choose another folder with --out."
             )
         self.unwrapped.load_state_dict(state["module"])
         self.averaged.load_state_dict(state["averaged"])
@@ -219,7 +221,8 @@ class Trainer:
     def export(
         self, data: Sequence[str | Path] = (), start: str | Path | None = None, **facts: object
     ) -> Path:
-        """Write the averaged weights, NAME.safetensors, the record of the run, NAME.json, and its log, NAME.csv."""
+        """Write the averaged weights, NAME.safetensors, the record of the run, NAME.json, and its log,
+        NAME.csv."""
         path = self.out / self.task.file_name
 
         def write() -> None:

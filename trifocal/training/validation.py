@@ -1,4 +1,4 @@
-"""Rate and distortion of a codec on held-out crops, and the calibration of its frequency tables."""
+"""Rate and distortion of a codec on held-out crops; calibration of its frequency tables."""
 
 import math
 from collections.abc import Sequence
@@ -46,7 +46,8 @@ def validate(network: nn.Module, x: Tensor, objective: Objective) -> dict[str, f
         objective: its `held_out_metrics` are added as means.
 
     Returns:
-        `bpp_LEVEL` and `psnr_LEVEL` at five quality levels; `held_out`, the geometric mean of the rate–distortion costs.
+        `bpp_LEVEL` and `psnr_LEVEL` at five quality levels; `held_out`, the geometric mean of the
+        rate–distortion costs.
     """
     network.eval()
     x = x.to(next(network.parameters()).device)

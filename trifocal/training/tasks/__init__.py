@@ -1,1 +1,1 @@
-"""Training tasks: which network learns, from which batches and losses, and what is exported."""
+"""Training tasks: networks, batches, losses and exported files."""

@@ -150,7 +150,8 @@ def train_base_layer(
     """Train the base layer of a scalable preset. The enhancement of dual-layer-compact starts as `compact`.
 
     Args:
-        data: shards or folders of images with records (see `read_pictures`); images without boxes need the teacher.
+        data: shards or folders of images with records (see `read_pictures`); images without boxes need the
+            teacher.
         out: folder of the run: checkpoint.pt, log.csv, and PRESET.safetensors, .json and .csv at the end.
         of: the preset or its name.
         steps, minutes: length of the run; one of them.
@@ -159,8 +160,8 @@ def train_base_layer(
         resume: continue from the checkpoint in `out`.
         every: minutes between checkpoints.
         batch: images in a batch; 8 by default.
-        learning_rate: of AdamW, in place of the default; Muon's is scaled along. With weights from an earlier run use a lower
-            one than the default.
+        learning_rate: of AdamW, in place of the default; Muon's is scaled along. With weights from an earlier
+            run use a lower one than the default.
         precision: "auto", "bfloat16" or "float32"; see `choose_precision`.
         report: called after each step with the fraction done and a line of text.
         note: called with each notice.
@@ -171,7 +172,8 @@ def train_base_layer(
 
     Raises:
         PresetError: if there is no such preset, or it has no base layer.
-        OptionError: for a run without a length, images without boxes and no teacher, or no checkpoint to resume.
+        OptionError: for a run without a length, images without boxes and no teacher, or no checkpoint to
+            resume.
         WeightsError: if the weights of the detector or of compact are not installed.
     """
     training, held_out = read_data(data, steps, minutes, report)
@@ -186,8 +188,8 @@ def train_base_layer(
 
 
 def codec_with_base(of: str | Preset, start: str | Path | None) -> ScalableCodec:
-    """The codec of a preset with the weights in `start`. Without it, it is untrained, but for a compact enhancement, which starts
-    as the bundled compact."""
+    """The codec of a preset with the weights in `start`. Without it, it is untrained, but for a compact
+    enhancement, which starts as the bundled compact."""
     check_layers(find(of))
     codec = find(of).build()
     assert isinstance(codec, ScalableCodec)
@@ -202,8 +204,8 @@ def codec_with_base(of: str | Preset, start: str | Path | None) -> ScalableCodec
 
 @torch.no_grad()
 def calibrate(codec: ScalableCodec, batches: DetectionBatches) -> None:
-    """Set the frequency tables of the base layer, and the weight of the preview's prediction in a compact enhancement, from
-    training batches."""
+    """Set the frequency tables of the base layer, and the weight of the preview's prediction in a compact
+    enhancement, from training batches."""
     codec.eval()
     base = codec.base
     estimator = RateEstimator(base.entropy.cost(), batches.batch, count=True)

@@ -81,7 +81,8 @@ class CodecTask(TrainingTask):
             train_only(self.module, parts)
 
     def start_from(self, weights: str | Path | None) -> None:
-        """Load weights (.safetensors); parts that they lack keep their initial values, or those of the preset's shared file."""
+        """Load weights (.safetensors); parts that they lack keep their initial values, or those of the
+        preset's shared file."""
         shared = FOLDER / self.preset.shared if self.preset.shared else None
         for path in (shared, weights):
             if path is not None:
@@ -124,7 +125,8 @@ class CodecTask(TrainingTask):
         return Crops(self.training, self.recipe.batch, self.recipe.crop, seed)
 
     def losses(self, module: nn.Module, batch: CropBatch, step: int, fraction: float) -> Iterator[Turn]:
-        """The losses of the objective, for crops with random quality levels and the condition from their texts."""
+        """The losses of the objective, for crops with random quality levels and the condition from their
+        texts."""
         x = to_tensor(batch.rgb).to(self.device)
         inputs = Batch(x, spread_levels(len(x), x.device), self.condition(batch.texts))
         for part, loss in self.objective.turns(module, inputs, step):
@@ -213,15 +215,21 @@ def train(
         preset: a preset or its name. Several processes need a name, or a preset that can be pickled.
         data: folders, image files and WebDataset shards; one image in forty is held out.
         out: folder of the run: checkpoint.pt, log.csv, and PRESET.safetensors, .json and .csv at the end.
-        stage: of a preset that is trained in stages; each is a run of its own, which starts from the weights of the last.
+        stage: of a preset that is trained in stages; each is a run of its own, which starts from the weights
+            of the last.
         steps, minutes: length of the run; one of them.
-        batch, learning_rate, cooldown: replace the recipe's. The batch is that of one process. The cooldown is the last part of
-            the run, 0..1, in which the learning rate falls; 0 keeps it level, for a run that is resumed and made longer later.
-        parts: train only these: "encoder", "decoder", "entropy", or another submodule of the network; empty for all. If only the
-            decoder is trained, files of the start weights can be decoded with the exported weights.
-        precision: of the branches of residual blocks, "auto", "bfloat16" or "float32"; see `choose_precision`.
-        start: weights (.safetensors) to start from; None starts from those that the preset shares with another, if any.
-        resume: continue from the checkpoint in `out`. A run whose length is used up already is exported without a further step.
+        batch, learning_rate, cooldown: replace the recipe's. The batch is that of one process. The cooldown
+            is the last part of the run, 0..1, in which the learning rate falls; 0 keeps it level, for a run
+            that is resumed and made longer later.
+        parts: train only these: "encoder", "decoder", "entropy", or another submodule of the network; empty
+            for all. If only the decoder is trained, files of the start weights can be decoded with the
+            exported weights.
+        precision: of the branches of residual blocks, "auto", "bfloat16" or "float32"; see
+            `choose_precision`.
+        start: weights (.safetensors) to start from; None starts from those that the preset shares with
+            another, if any.
+        resume: continue from the checkpoint in `out`. A run whose length is used up already is exported
+            without a further step.
         every: minutes between checkpoints.
         report: called after each step with the fraction done and a line of text.
         note: called with each notice.
@@ -230,8 +238,9 @@ def train(
         The exported weights.
 
     Raises:
-        OptionError: for a run without a length, data, or a checkpoint to resume; for a stage, part, cooldown or precision
-            that does not exist; for a later stage, or a preset with a base layer, without weights to start from.
+        OptionError: for a run without a length, data, or a checkpoint to resume; for a stage, part, cooldown
+            or precision that does not exist; for a later stage, or a preset with a base layer, without
+            weights to start from.
         PresetError: if there is no such preset.
         WeightsError, MissingExtra: if the preset's text encoder is not on this machine.
     """

@@ -1,8 +1,9 @@
 """Train the compact detector on boxes and on the outputs of a teacher.
 
-Stages 1 and 3 distil the parts of a teacher (`distillation.py`): stage 1 from images; stage 3 from the features of a frozen head
-and from decoded base layers, so that existing base layers and files stay valid. Stage 2 trains all but the second detection
-stage on boxes, and on the class scores of the teacher, if there is one:
+Stages 1 and 3 distil the parts of a teacher (`distillation.py`): stage 1 from images; stage 3 from the
+features of a frozen head and from decoded base layers, so that existing base layers and files stay valid.
+Stage 2 trains all but the second detection stage on boxes, and on the class scores of the teacher, if there
+is one:
 
     image ── head ── tail: pyramid ── boxes and classes of each anchor
       └── teacher ── class scores at each anchor
@@ -209,19 +210,21 @@ def train_detector(
     """Train the compact detector.
 
     Args:
-        data: shards or folders of images with records (see `read_pictures`); images without boxes need the teacher.
+        data: shards or folders of images with records (see `read_pictures`); images without boxes need the
+            teacher.
         out: folder of the run: checkpoint.pt, log.csv, and detector.safetensors, .json and .csv at the end.
         steps, minutes: length of the run; one of them.
-        stage: 1 distils the parts of the teacher; 2 trains on boxes, and on the class scores of the teacher; 3 distils on, more
-            slowly, from the base layer of the installed dual-layer-compact as well.
-        keep_front: freeze the layers before the split, so that base layers and files stay valid; always so in stage 3.
+        stage: 1 distils the parts of the teacher; 2 trains on boxes, and on the class scores of the teacher;
+            3 distils on, more slowly, from the base layer of the installed dual-layer-compact as well.
+        keep_front: freeze the layers before the split, so that base layers and files stay valid; always so in
+            stage 3.
         start: detector.safetensors to start from; the installed one by default in stage 3.
         teacher: PicoDet as ONNX; stages 1 and 3 need it.
         resume: continue from the checkpoint in `out`.
         every: minutes between checkpoints.
         batch: images in a batch; 8 in stage 2 and 4 in the others by default.
-        learning_rate: of AdamW, in place of the default; Muon's is scaled along. With weights from an earlier run use a lower
-            one than the default.
+        learning_rate: of AdamW, in place of the default; Muon's is scaled along. With weights from an earlier
+            run use a lower one than the default.
         precision: "auto", "bfloat16" or "float32"; see `choose_precision`.
         report: called after each step with the fraction done and a line of text.
         note: called with each notice.
@@ -230,8 +233,8 @@ def train_detector(
         The exported weights.
 
     Raises:
-        OptionError: for a run without a length, images without boxes and no teacher, no weights to keep the front of, or no
-            checkpoint to resume.
+        OptionError: for a run without a length, images without boxes and no teacher, no weights to keep the
+            front of, or no checkpoint to resume.
         WeightsError: in stage 3, if no base layer is installed.
     """
     if stage not in (1, 2, 3) or stage != 2 and teacher is None:

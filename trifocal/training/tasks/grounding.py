@@ -1,11 +1,11 @@
-"""Train `ground`, which locates the words of a text in an image, on frozen text and image encoders.
+"""Train `ground`, which locates the words of a text in an image.
 
     views ── image encoder, once ── features ┐
     phrases of the view itself ──────────────┼─ ground ── cross-entropy with the boxes of the objects that a phrase names
     phrases of another view ─────────────────┘
 
-After the joint training, `ground` finds salient objects whatever the text. Here each view is paired with its own phrase and with
-that of another view, which mostly names nothing in it.
+After the joint training, `ground` finds salient objects whatever the text. Here each view is paired with its
+own phrase and with that of another view, which mostly names nothing in it.
 """
 
 import copy
@@ -31,7 +31,8 @@ ROUNDS = 8  # draws of phrases that the held-out loss averages
 
 
 class GroundingTask(TrainingTask):
-    """`ground` of a trained model. The exported weights are the better of those at the start and the trained ones.
+    """`ground` of a trained model. The exported weights are the better of those at the start and the trained
+    ones.
 
     Args:
         model: trained, on the device of the run; all but `ground` is frozen.
@@ -150,7 +151,8 @@ def grounding_loss(
     views: Sequence[View],
     random: np.random.Generator,
 ) -> Tensor:
-    """Binary cross-entropy of `ground` with the boxes, for the views' own phrases and for those of the view before; a scalar."""
+    """Binary cross-entropy of `ground` with the boxes, for the views' own phrases and for those of the view
+    before; a scalar."""
     batch = collate(views, random, mirrored=0.0)
     named_before = [batch.named[-1], *batch.named[:-1]]
     with torch.no_grad():

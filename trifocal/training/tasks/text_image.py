@@ -94,11 +94,13 @@ def train_text_image(
 
     Args:
         data: shards or folders of images with records: captions, boxes, labels (see `read_pictures`).
-        out: folder of the run: checkpoint.pt, log.csv, and towers.safetensors, .json and .csv, and tokenizer.json at the end.
+        out: folder of the run: checkpoint.pt, log.csv, and towers.safetensors, .json and .csv, and
+            tokenizer.json at the end.
         steps, minutes: length of the run; one of them.
         stage: 1 trains everything, 2 only `ground`.
         start: towers.safetensors to start from, with its tokenizer.json beside it; stage 2 needs it.
-        teacher: PicoDet as ONNX, whose class scores are distilled into the image encoder; without it that loss is left out.
+        teacher: PicoDet as ONNX, whose class scores are distilled into the image encoder; without it that
+            loss is left out.
         resume: continue from the checkpoint in `out`.
         every: minutes between checkpoints.
         batch: views in a batch of stage 1; 32 by default.
@@ -110,12 +112,12 @@ def train_text_image(
         The exported weights.
 
     Raises:
-        OptionError: for a run without a length, images without captions, no checkpoint to resume, or a second stage without
-            weights to start from.
+        OptionError: for a run without a length, images without captions, no checkpoint to resume, or a second
+            stage without weights to start from.
     """
     if stage not in (1, 2) or stage == 2 and start is None:
         raise OptionError(
-            "towers has stages 1 and 2. Stage 2 starts from the towers.safetensors of stage 1; pass it with --start."
+            "towers has stages 1 and 2; stage 2 needs the towers.safetensors of stage 1 as --start."
         )
     if stage == 2 and precision == "bfloat16":
         raise OptionError("Stage 2 of towers trains in float32; leave out --precision.")
@@ -145,7 +147,8 @@ def train_text_image(
 
 
 def new_model(captions: Sequence[str], start: str | Path | None) -> ImageTextModel:
-    """An untrained model with a tokenizer trained on the captions, or the model and the tokenizer of `start`."""
+    """An untrained model with a tokenizer trained on the captions, or the model and the tokenizer of
+    `start`."""
     if start is None:
         return ImageTextModel(train_tokenizer(captions))
     model = ImageTextModel(Tokenizer.from_str(Path(start).with_name("tokenizer.json").read_text("utf-8")))
@@ -154,7 +157,8 @@ def new_model(captions: Sequence[str], start: str | Path | None) -> ImageTextMod
 
 
 def write_encoders(model: ImageTextModel, path: Path) -> dict[str, object]:
-    """Write the exported parts as float16, and tokenizer.json beside them. Returns the number of parameters of each part."""
+    """Write the exported parts as float16, and tokenizer.json beside them. Returns the number of parameters
+    of each part."""
     weights = {k: v for k, v in model.state_dict().items() if k.startswith(EXPORTED)}
     with atomic_write(path) as stream:
         stream.write(save({k: v.half().cpu().contiguous() for k, v in weights.items()}))
