@@ -157,7 +157,7 @@ def test_weights_that_are_shared_are_not_written_twice(tmp_path, monkeypatch):
 def test_a_run_begins_with_the_shared_weights_and_ships_its_own(tmp_path, monkeypatch):
     folder = tmp_path / "weights"
     folder.mkdir()
-    for place in ("weights", "training.loop"):
+    for place in ("weights", "training.tasks.codec"):
         monkeypatch.setattr(f"trifocal.{place}.FOLDER", folder)
     write_weights(small_codec(), folder / find("ug-icm-compact").shared)
     recipe = replace(find("ug-icm-compact").recipe, crop=64, batch=2, warmup=1)

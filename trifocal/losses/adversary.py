@@ -23,7 +23,8 @@ class Discriminator(nn.Module):
 
         y_hat ── conv 3×3 to 12 ── nearest ×16 ─┐
         x ──────────────────────────────────────┴─ conv 4×4 ×4 (w, 2w, 4w stride 2; 8w) ─┐
-        text ── the same vector at every position ───────────────────────────────────────┴─ conv 3×3 ── conv 4×4 ── logits
+        text ── the same vector at every position ───────────────────────────────────────┴─ conv 3×3
+                                                                                 ── conv 4×4 ── logits
 
     After HiFiC (Mentzer et al. 2020, section 3.2 and its published configuration), which has no text. The
     text enters as in Cross-modal (section 3.1): its vector is replicated over space and concatenated with the

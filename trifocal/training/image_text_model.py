@@ -1,13 +1,12 @@
 """The compact text and image encoders with their losses.
 
     captions ── text encoder ── pooled ┐
-                                       ├─ symmetric cross-entropy: which caption belongs to which image (CLIP,
-                                       Radford 2021)
+                                       ├─ contrastive loss (CLIP, Radford et al. 2021)
     views ── image encoder ── pooled ──┘
                  │
-                 ├─ positions · pooled phrase ── cross-entropy with the boxes of the objects that the phrase names
+                 ├─ positions · pooled phrase ── cross-entropy with boxes of the named objects
                  ├─ ground(positions, tokens of the phrase) ── the same
-                 └─ positions at two strides ── linear ── cross-entropy with the soft class scores of a detector
+                 └─ positions at two strides ── linear ── cross-entropy with class scores of a detector
 
 A bag of words (the mean of one embedding per token) is trained on the same captions for comparison.
 """

@@ -1,7 +1,7 @@
 """Train the base layer of a scalable preset against its detector, which is frozen.
 
-    image ── detector head ── h ── base analysis ── y_obj ── noise ── base synthesis ── h_hat ─┬─ detector tail
-                              └───────────── losses of equation (1) ───────────────────────────┘  preview ── RGB
+    image ── detector head ── h ── analysis ── y_obj ── noise ── synthesis ── h_hat ─┬─ detector tail
+                              └────────────── losses of equation (1) ────────────────┴─ base preview
 
 Every image of a batch has its own quality level, so one base layer serves all rates.
 """

@@ -84,10 +84,11 @@ class CodecTask(TrainingTask):
         """Load weights (.safetensors); parts that they lack keep their initial values, or those of the
         preset's shared file."""
         shared = FOLDER / self.preset.shared if self.preset.shared else None
+        missing = {*self.module.state_dict()}
         for path in (shared, weights):
             if path is not None:
-                load_start(self.module, path)
-        if weights is not None:
+                missing &= load_start(self.module, path)
+        if weights is not None and not missing:
             mark = fingerprint(self.module.state_dict(), FORMAT, ARITHMETIC)
             assert mark is not None
             self.reads = (mark, *readable_fingerprints(Path(weights)))

@@ -1,7 +1,7 @@
 """Train `ground`, which locates the words of a text in an image.
 
     views ── image encoder, once ── features ┐
-    phrases of the view itself ──────────────┼─ ground ── cross-entropy with the boxes of the objects that a phrase names
+    phrases of the view itself ──────────────┼─ ground ── cross-entropy with boxes of the named objects
     phrases of another view ─────────────────┘
 
 After the joint training, `ground` finds salient objects whatever the text. Here each view is paired with its
