@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Times training steps in float32 and in bfloat16, in one process of two threads and in two of one, all in one run.
+"""Time training steps in float32 and bfloat16, in one process of two threads and in two processes of one thread.
 
     python benchmarks/training_speed.py [--preset compact] [--objective preset|mse] [--threads 2] [--steps 40]
 
-Pictures are noise, since their content does not change the time. Where the processor has no bfloat16 instructions, bfloat16 is
-emulated and far slower, and a tenth of the steps is timed. Writes its table into docs/training.md, between the
-two comments there that name this script.
+The images are noise, since their content does not affect the time. Without bfloat16 instructions, bfloat16 is emulated and
+far slower, so a tenth of the steps is timed. The table is written into docs/training.md, between the two comments
+that name this script.
 """
 
 import argparse
@@ -43,7 +43,7 @@ OBJECTIVES: dict[str, Callable[[Preset], Objective]] = {
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one combination: steps a minute, each of `batch` crops in every process."""
+    """The speed of one configuration: steps a minute, each of `batch` crops in every process."""
 
     precision: str
     processes: int
@@ -54,7 +54,7 @@ class Timing:
 
 def main() -> None:
     arguments = parse()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processor is what is timed
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # time the CPU
     batch = arguments.batch or find(arguments.preset).recipe.batch
     unit = bfloat16_unit(torch.device("cpu"))
     timings = []
@@ -105,7 +105,7 @@ def measure(
     report: Report,
     note: Note,
 ) -> float:
-    """Steps a minute of an untrained network, in this process of a run; validation and checkpoints are not counted."""
+    """Steps a minute of an untrained network, without validation and checkpoints."""
     chosen = find(preset)
     recipe = replace(chosen.recipe, batch=batch)
     task = CodecTask(chosen, recipe=recipe, objective=lambda: OBJECTIVES[objective](chosen))
@@ -151,16 +151,16 @@ def table(timings: Sequence[Timing]) -> list[str]:
 
 
 def crops(timing: Timing) -> float:
-    """A minute, in all processes."""
+    """Crops a minute in all processes."""
     return timing.steps * timing.batch * timing.processes
 
 
 def with_table(page: str, text: str) -> str:
-    """The page with the text between its two comments. Raises OptionError where they are missing."""
+    """The page with the text between its two comments. Raises OptionError if they are missing."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise OptionError(f"The page needs a line {BEGIN} and behind it a line {END}.")
+        raise OptionError(f"The page needs a line {BEGIN} followed by a line {END}.")
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 

@@ -3,9 +3,9 @@
 
     python scripts/exchange_rates.py compact-psnr --data TRAINING_DATA
 
-A codec's own rate curve gives, at every quality level, how many bits one more unit of a metric costs, −dR/dD. Divided by λ of that
-level this is the squared error that the unit is worth; for the squared error itself the figure is near 1 wherever the codec was trained for
-it. Held-out crops of the training data are coded at pairs of neighbouring levels; the mean over the levels is the exchange rate.
+At each quality level, the rate curve of a codec gives the bits that one unit of a metric costs, −dR/dD. Divided by λ of the
+level, this is the squared error that the unit is worth. For squared error itself the value is close to 1 if the codec was trained
+for it. Held-out crops of the training data are coded at pairs of neighbouring levels; the exchange rate is the mean over levels.
 """
 
 import argparse

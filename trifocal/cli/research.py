@@ -91,12 +91,7 @@ def train(
         ),
     ] = False,
     parts: Annotated[
-        str | None,
-        typer.Option(
-            metavar="encoder|decoder|entropy|...",
-            help="Presets only: train these parts (comma-separated) and freeze the others. With decoder alone, existing files "
-            "can be decoded with the new weights.",
-        ),
+        str | None, typer.Option(help="Train only these parts of a preset: encoder,decoder,entropy,...")
     ] = None,
     every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 5.0,
     force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint of an earlier run.")] = False,

@@ -7,10 +7,10 @@ from typing import Generic, Self, TypeVar
 
 __all__ = ["Prefetcher"]
 
-Batch = TypeVar("Batch")
+Item = TypeVar("Item")
 
 
-class Prefetcher(ABC, Generic[Batch]):
+class Prefetcher(ABC, Generic[Item]):
     """An endless source of batches. One background thread makes them in order, ahead of their use.
 
     It is a context manager that calls `close`. A subclass must set its attributes before it calls `__init__`,
@@ -22,9 +22,9 @@ class Prefetcher(ABC, Generic[Batch]):
 
     def __init__(self, depth: int = 1) -> None:
         self._thread = ThreadPoolExecutor(1)
-        self._coming: deque[Future[Batch]] = deque(self._thread.submit(self._make) for _ in range(depth))
+        self._coming: deque[Future[Item]] = deque(self._thread.submit(self._make) for _ in range(depth))
 
-    def next(self) -> Batch:
+    def next(self) -> Item:
         """The next batch. Raises the error that making it raised."""
         made = self._coming.popleft()
         self._coming.append(self._thread.submit(self._make))
@@ -41,5 +41,5 @@ class Prefetcher(ABC, Generic[Batch]):
         self.close()
 
     @abstractmethod
-    def _make(self) -> Batch:
+    def _make(self) -> Item:
         """Make a batch. Called in the thread only, sequentially."""
