@@ -82,12 +82,9 @@ def upgrade(state: dict[str, Any], name: str) -> dict[str, Any]:
     return {"partners": {}, "task": {}, **state, "module": module, "optimisers": optimisers}
 
 
-def load_start(network: nn.Module, weights: str | Path) -> set[str]:
+def load_start(network: nn.Module, weights: str | Path) -> None:
     """Load the weights that a run starts from. Parts of the network that the file lacks keep their initial
     values.
-
-    Returns:
-        The names of the tensors that the file lacks.
 
     Raises:
         WeightsError: if the file is missing or damaged, or has tensors that the network lacks.
@@ -97,7 +94,6 @@ def load_start(network: nn.Module, weights: str | Path) -> set[str]:
         raise WeightsError(
             f"The weights {weights} do not fit: the network has no {found.unexpected_keys[0]}."
         )
-    return {*found.missing_keys}
 
 
 def start_record(start: Path) -> object:

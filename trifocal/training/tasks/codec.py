@@ -6,7 +6,7 @@ Every crop of a batch has its own quality level, so one network learns all rates
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from trifocal.data import CropBatch, Crops, TrainingPicture, read_pictures, split
 from trifocal.entropy.exact import ARITHMETIC
-from trifocal.errors import OptionError
+from trifocal.errors import OptionError, WeightsError
 from trifocal.layers import branches_in
 from trifocal.losses import Objective, spread_levels
 from trifocal.presets import Preset, find, objective_of
@@ -30,13 +30,12 @@ from trifocal.training.task import BatchSource, Note, Report, TrainingTask, Turn
 from trifocal.training.trainer import Trainer
 from trifocal.training.validation import calibrate, to_tensor, validate, validation_batch
 from trifocal.types import Batch, Condition
-from trifocal.weights import FOLDER, fingerprint, load_weights, readable_fingerprints, write_weights
+from trifocal.weights import FOLDER, Decodes, decodable, load_weights, write_weights
 
 __all__ = ["CodecTask", "train"]
 
 NO_TEXT = 0.1  # of the steps of a preset that takes text
 PARTS = {"encoder": "analysis", "decoder": "synthesis"}
-FORMAT = 2  # version of the file format whose fingerprints are listed
 
 
 class CodecTask(TrainingTask):
@@ -74,7 +73,7 @@ class CodecTask(TrainingTask):
         self.seed, self.learning_rate = self.recipe.seed, self.recipe.learning_rate
         self.ema, self.clip = self.recipe.ema, self.recipe.clip
         self.unused_parameters = self.text_encoder is not None or bool(self.objective.partners())
-        self.reads: tuple[int, ...] = ()
+        self.decodes: Decodes = {}
         self.training: list[TrainingPicture] = []
         self.crops = torch.zeros(0)
         if parts:
@@ -84,14 +83,12 @@ class CodecTask(TrainingTask):
         """Load weights (.safetensors); parts that they lack keep their initial values, or those of the
         preset's shared file."""
         shared = FOLDER / self.preset.shared if self.preset.shared else None
-        missing = {*self.module.state_dict()}
         for path in (shared, weights):
             if path is not None:
-                missing &= load_start(self.module, path)
-        if weights is not None and not missing:
-            mark = fingerprint(self.module.state_dict(), FORMAT, ARITHMETIC)
-            assert mark is not None
-            self.reads = (mark, *readable_fingerprints(Path(weights)))
+                load_start(self.module, path)
+        if weights is not None:
+            with suppress(WeightsError):  # weights of parts only: they wrote no files of this preset
+                self.decodes = decodable(self.module, Path(weights), ARITHMETIC, self.preset.shared)
 
     def read(self, data: Sequence[str | Path], report: Report) -> None:
         """Read the images for training and validation."""
@@ -149,7 +146,7 @@ class CodecTask(TrainingTask):
         if any(name.startswith("entropy.") for name in trained):
             calibrate(average, self.training, self.recipe)
         decoder_only = all(name.startswith("synthesis.") for name in trained)
-        write_weights(average, path, self.preset.shared, self.reads if decoder_only else ())
+        write_weights(average, path, self.preset.shared, self.decodes if decoder_only else None)
         load_weights(average, path.absolute(), self.preset.shared)
         return {
             "parameters": sum(p.numel() for p in average.parameters()),
@@ -166,10 +163,10 @@ class CodecTask(TrainingTask):
         return self.objective.notes()
 
     def state(self) -> dict[str, Any]:
-        return {"reads": list(self.reads)}
+        return {"decodes": {version: sorted(marks) for version, marks in self.decodes.items()}}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.reads = tuple(state.get("reads", ()))
+        self.decodes = {version: frozenset(marks) for version, marks in state.get("decodes", {}).items()}
 
 
 def train_only(network: nn.Module, parts: Sequence[str]) -> None:
