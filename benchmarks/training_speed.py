@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Times training steps in float32 and in bfloat16, in one process of two threads and in two of one, all in one run.
+"""Time training steps in float32 and bfloat16, in one process of two threads and in two processes of one thread.
 
     python benchmarks/training_speed.py [--preset compact] [--objective preset|mse] [--threads 2] [--steps 40]
 
-Pictures are noise, since their content does not change the time. Where the processor has no bfloat16 instructions, bfloat16 is
-emulated and far slower, and a tenth of the steps is timed. Writes its table into docs/training.md, between the
-two comments there that name this script.
+The images are noise, since their content does not affect the time. Without bfloat16 instructions, bfloat16 is emulated and
+far slower, so a tenth of the steps is timed. The table is written into docs/training.md, between the two comments
+that name this script.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from trifocal.errors import OptionError, TrifocalError
 from trifocal.evaluation.memory import processor
 from trifocal.losses import Objective
 from trifocal.presets import Preset, find, objective_of
-from trifocal.text.encoder import load_text_encoder
 from trifocal.training import in_processes
-from trifocal.training.lesson import Note, Report
-from trifocal.training.loop import Run
 from trifocal.training.precision import bfloat16_unit
+from trifocal.training.task import Note, Report
+from trifocal.training.tasks.codec import CodecTask
+from trifocal.training.trainer import Trainer
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
 BEGIN, END = "<!-- benchmarks/training_speed.py -->", "<!-- end of benchmarks/training_speed.py -->"
@@ -43,7 +43,7 @@ OBJECTIVES: dict[str, Callable[[Preset], Objective]] = {
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one combination: steps a minute, each of `batch` crops in every process."""
+    """The speed of one configuration: steps a minute, each of `batch` crops in every process."""
 
     precision: str
     processes: int
@@ -54,7 +54,7 @@ class Timing:
 
 def main() -> None:
     arguments = parse()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processor is what is timed
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # time the CPU
     batch = arguments.batch or find(arguments.preset).recipe.batch
     unit = bfloat16_unit(torch.device("cpu"))
     timings = []
@@ -105,25 +105,17 @@ def measure(
     report: Report,
     note: Note,
 ) -> float:
-    """Steps a minute of an untrained network, in this process of a run; validation and checkpoints are not counted."""
+    """Steps a minute of an untrained network, without validation and checkpoints."""
     chosen = find(preset)
     recipe = replace(chosen.recipe, batch=batch)
-    tower = load_text_encoder(chosen.tower) if chosen.words else None
+    task = CodecTask(chosen, recipe=recipe, objective=lambda: OBJECTIVES[objective](chosen))
+    task.training = noise(max(SIDE, recipe.crop))
     with TemporaryDirectory() as out:
-        run = Run(
-            chosen.build(),
-            OBJECTIVES[objective](chosen),
-            recipe,
-            Path(out),
-            warmup + steps,
-            None,
-            tower,
-            precision,
-        )
+        trainer = Trainer(task, out, steps=warmup + steps, precision=precision)
         begun = time.perf_counter()
-        with closing(run.train(noise(max(SIDE, recipe.crop)))) as losses:
+        with closing(trainer.train_steps()) as losses:
             for number, _ in enumerate(losses, start=1):
-                report(run.fraction, f"step {number}")
+                report(trainer.fraction, f"step {number}")
                 if number == warmup:
                     begun = time.perf_counter()
         return 60 * steps / (time.perf_counter() - begun)
@@ -159,16 +151,16 @@ def table(timings: Sequence[Timing]) -> list[str]:
 
 
 def crops(timing: Timing) -> float:
-    """A minute, in all processes."""
+    """Crops a minute in all processes."""
     return timing.steps * timing.batch * timing.processes
 
 
 def with_table(page: str, text: str) -> str:
-    """The page with the text between its two comments. Raises OptionError where they are missing."""
+    """The page with the text between its two comments. Raises OptionError if they are missing."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise OptionError(f"The page needs a line {BEGIN} and behind it a line {END}.")
+        raise OptionError(f"The page needs a line {BEGIN} followed by a line {END}.")
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 

@@ -3,9 +3,9 @@
 
     python scripts/exchange_rates.py compact-psnr --data TRAINING_DATA
 
-A codec's own rate curve gives, at every quality level, how many bits one more unit of a metric costs, −dR/dD. Divided by λ of that
-level this is the squared error that the unit is worth; for the squared error itself the figure is near 1 wherever the codec was trained for
-it. Held-out crops of the training data are coded at pairs of neighbouring levels; the mean over the levels is the exchange rate.
+At each quality level, the rate curve of a codec gives the bits that one unit of a metric costs, −dR/dD. Divided by λ of the
+level, this is the squared error that the unit is worth. For squared error itself the value is close to 1 if the codec was trained
+for it. Held-out crops of the training data are coded at pairs of neighbouring levels; the exchange rate is the mean over levels.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from trifocal.cli.console import Console, reporting
 from trifocal.codecs.codec import Codec
 from trifocal.data import read_pictures, split
 from trifocal.errors import TrifocalError
-from trifocal.losses import Cvvdp, Ssimulacra2, bits_per_pixel, lambda_of, mean_squared_error
+from trifocal.losses import Cvvdp, Ssimulacra2, bits_per_pixel, quality_lambda, mean_squared_error
 from trifocal.presets import load
 from trifocal.training.validation import validation_batch
 
@@ -69,7 +69,7 @@ def exchange_rates(
         (rate_low, low), (rate_high, high) = (
             operating_point(codec, x, level + offset, terms) for offset in (-APART // 2, APART // 2)
         )
-        trade = float(lambda_of(torch.tensor(float(level))))
+        trade = float(quality_lambda(torch.tensor(float(level))))
         rates.append([(rate_high - rate_low) / (a - b) / trade for a, b in zip(low, high)])
         progress(number / len(levels))
     return rates

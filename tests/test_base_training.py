@@ -24,8 +24,8 @@ from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSyn
 from trifocal.entropy import EntropyModel
 from trifocal.errors import OptionError, PresetError
 from trifocal.losses.base_layer import (
-    TASK,
-    Original,
+    TERM_WEIGHTS,
+    DetectorReference,
     box_error,
     class_divergence,
     means,
@@ -36,11 +36,11 @@ from trifocal.losses.base_layer import (
 )
 from trifocal.losses.detection import Target
 from trifocal.presets import find
-from trifocal.training import base as lesson
 from trifocal.training import detection_batches as scenes
-from trifocal.training import detector as later
+from trifocal.training.batches import DataEcho
 from trifocal.training.distillation import PARTS, FeatureSource
-from trifocal.training.lesson import DataEcho
+from trifocal.training.tasks import base_layer as base_task
+from trifocal.training.tasks import detector as detector_task
 from trifocal.transforms import Analysis, Synthesis
 from trifocal.types import MAX_LEVEL
 from trifocal.weights import FOLDER, read_weights, write_weights
@@ -135,10 +135,10 @@ def test_features_that_went_through_unharmed_cost_nothing(detector: SplitDetecto
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     targets = [NOTHING, Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]))]
     with torch.no_grad():
-        h, original = detector.front(x), Original(detector, x)
+        h, original = detector.front(x), DetectorReference(detector, x)
         right = original.terms(h, x, targets)
         wrong = original.terms(torch.zeros_like(h), 1 - x, targets)
-    assert right.keys() == TASK.keys() == {*original.terms(h, x), "boxes"}
+    assert right.keys() == TERM_WEIGHTS.keys() == {*original.terms(h, x), "boxes"}
     for name in right.keys() - {"boxes"}:
         assert right[name].shape == wrong[name].shape == (2,)
         assert right[name].abs().max() < 1e-4 and (wrong[name] > 20 * right[name].abs()).all(), name
@@ -153,7 +153,7 @@ def test_what_the_task_costs() -> None:
 def test_a_gradient_reaches_the_features_and_not_the_detector(detector: SplitDetector) -> None:
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     h_hat = (detector.front(x) + 0.1).requires_grad_()
-    terms = Original(detector, x).terms(h_hat, x, [NOTHING, NOTHING])
+    terms = DetectorReference(detector, x).terms(h_hat, x, [NOTHING, NOTHING])
     for name in ("features", "stages", "pyramid", "classes", "objectness", "places"):
         (slope,) = torch.autograd.grad(terms[name].sum(), h_hat, retain_graph=True)
         assert slope.isfinite().all() and slope.any(), name
@@ -181,16 +181,16 @@ def test_half_precision_rounds_transforms_and_not_rates(detector: SplitDetector)
 def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[DualLayerCompact]:
     """Small scenes, few of them, and an average that follows at once; the small codecs that are built."""
     monkeypatch.setattr(scenes, "PROPORTIONS", ((128, 64), (64, 128), (96, 96)))
-    monkeypatch.setattr(lesson, "CALIBRATION", 1)
-    for name, value in (("held_out", 1), ("warmup", 1), ("ema", 0.0)):
-        monkeypatch.setattr(lesson.BaseLayerTask, name, value)
+    monkeypatch.setattr(base_task, "CALIBRATION", 1)
+    for name, value in (("validation_batches", 1), ("warmup", 1), ("ema", 0.0)):
+        monkeypatch.setattr(base_task.BaseLayerTask, name, value)
     built: list[DualLayerCompact] = []
 
     def build(of: str, start: Path | None) -> DualLayerCompact:
         built.append(small_dual(detector))
         return built[-1]
 
-    monkeypatch.setattr(lesson, "whole_codec", build)
+    monkeypatch.setattr(base_task, "codec_with_base", build)
     return built
 
 
@@ -209,13 +209,13 @@ def test_steps_lower_the_loss_and_leave_the_detector_alone(
     """Then the run is resumed, and what it leaves is the whole preset: base trained and calibrated, the rest as it was."""
     before, fresh = copy.deepcopy(detector.state_dict()), small_dual(detector)
     data, run = pictures_in(tmp_path), tmp_path / "run"
-    lesson.train_base([data], run, steps=1, batch=4)
-    path = lesson.train_base([data], run, steps=6, batch=4, resume=True)
+    base_task.train_base_layer([data], run, steps=1, batch=4)
+    path = base_task.train_base_layer([data], run, steps=6, batch=4, resume=True)
     first, last = log_of(run)
     assert (first["step"], last["step"]) == (1, 6)
     for name in ("loss", "picture", "pyramid"):
         assert last[f"held_out_{name}"] < 0.95 * first[f"held_out_{name}"]
-    assert {f"held_out_{name}" for name in (*TASK, "rate", "loss")} <= last.keys()
+    assert {f"held_out_{name}" for name in (*TERM_WEIGHTS, "rate", "loss")} <= last.keys()
     assert same(before, detector.state_dict()) and not detector.training
     *_, made = quick
     assert same(fresh.synthesis.state_dict(), made.synthesis.state_dict())
@@ -224,10 +224,12 @@ def test_steps_lower_the_loss_and_leave_the_detector_alone(
     assert path.name == find("dual-layer-compact").weights
     fresh.load_state_dict(read_weights(path))
     record = json.loads(path.with_suffix(".json").read_text())
-    assert record["steps"] == 6 and record["preset"] == "dual-layer-compact" and record["task"] == TASK
+    assert (
+        record["steps"] == 6 and record["preset"] == "dual-layer-compact" and record["task"] == TERM_WEIGHTS
+    )
     assert record["parameters"] == sum(p.numel() for p in made.base.parameters())
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
-    assert all(name.startswith("base.") for name in checkpoint["lesson"])
+    assert all(name.startswith("base.") for name in checkpoint["module"])
 
 
 def test_the_base_of_the_papers_size_learns_from_its_own_detector(
@@ -238,9 +240,11 @@ def test_the_base_of_the_papers_size_learns_from_its_own_detector(
     own = copy.deepcopy(codec.detector)
     own.categories = (PERSON, BRUSH)
     codec.find_detector = lambda device: own
-    monkeypatch.setattr(lesson, "whole_codec", lambda of, start: codec)
+    monkeypatch.setattr(base_task, "codec_with_base", lambda of, start: codec)
     run = tmp_path / "run"
-    path = lesson.train_base([pictures_in(tmp_path)], run, of="dual-layer", steps=4, batch=2, every=0)
+    path = base_task.train_base_layer(
+        [pictures_in(tmp_path)], run, of="dual-layer", steps=4, batch=2, every=0
+    )
     first, *_, last = log_of(run)
     assert last["held_out_loss"] < first["held_out_loss"]
     assert path.name == "dual-layer.safetensors" and path.with_suffix(".csv").exists()
@@ -253,15 +257,15 @@ def test_pictures_without_boxes_need_a_teacher(quick: list[DualLayerCompact], tm
     for record in data.glob("*.json"):
         record.unlink()
     with pytest.raises(OptionError, match="or a teacher"):
-        lesson.train_base([data], tmp_path / "run", steps=1)
+        base_task.train_base_layer([data], tmp_path / "run", steps=1)
     with pytest.raises(OptionError, match="either steps or minutes"):
-        lesson.train_base([data], tmp_path / "run", steps=1, minutes=1)
+        base_task.train_base_layer([data], tmp_path / "run", steps=1, minutes=1)
 
 
 def test_it_begins_with_the_trunk_of_compact(tmp_path: Path) -> None:
     """And with all that other weights of its own have, where they are named."""
     codec, compact = (
-        lesson.whole_codec("dual-layer-compact", None),
+        base_task.codec_with_base("dual-layer-compact", None),
         read_weights(FOLDER / "compact.safetensors"),
     )
     own = codec.state_dict()
@@ -271,10 +275,10 @@ def test_it_begins_with_the_trunk_of_compact(tmp_path: Path) -> None:
             if parameter.requires_grad:  # the front is the detector's
                 parameter.fill_(0.25)
     write_weights(codec, tmp_path / "w.safetensors")
-    again = lesson.whole_codec("dual-layer-compact", tmp_path / "w.safetensors")
+    again = base_task.codec_with_base("dual-layer-compact", tmp_path / "w.safetensors")
     assert same(codec.base.state_dict(), again.base.state_dict())
     with pytest.raises(PresetError, match="compact makes no base layer"):
-        lesson.whole_codec("compact", None)
+        base_task.codec_with_base("compact", None)
 
 
 # ── the detector's third stage ──
@@ -285,16 +289,16 @@ def test_what_is_behind_the_split_learns_on_and_the_front_stays(
     detector: SplitDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So every base layer and every file that was made for it stays good."""
-    for name, value in (("held_out", 1), ("warmup", 1), ("ema", 0.0)):
-        monkeypatch.setattr(later.Refinement, name, value)
-    monkeypatch.setattr(later, "Answers", Blocks)
+    for name, value in (("validation_batches", 1), ("warmup", 1), ("ema", 0.0)):
+        monkeypatch.setattr(detector_task.RefinementTask, name, value)
+    monkeypatch.setattr(detector_task, "TeacherOutputs", Blocks)
     codec = small_dual(detector)
     before = copy.deepcopy(codec.state_dict())
-    monkeypatch.setattr(later, "load", lambda preset: codec.eval())
+    monkeypatch.setattr(detector_task, "load", lambda preset: codec.eval())
     start = tmp_path / "start.safetensors"
     write_weights(detector, start)
     run = tmp_path / "run"
-    train = partial(later.train_detector, stage=3, batch=2, start=start, teacher="some/pico.onnx")
+    train = partial(detector_task.train_detector, stage=3, batch=2, start=start, teacher="some/pico.onnx")
     train([pictures_in(tmp_path)], run, steps=1)
     path = train([tmp_path / "pictures"], run, steps=6, resume=True)
     first, last = log_of(run)
@@ -316,6 +320,8 @@ def test_half_of_the_pictures_went_through_the_base_layer(detector: SplitDetecto
     class Same:
         def next(self) -> tuple[Tensor, list[Tensor]]:
             return normalised(pixels), answers
+
+        def close(self) -> None: ...
 
     base, seen = small_dual(detector).base.eval(), []
     source = FeatureSource(Same(), detector, base)
@@ -339,6 +345,8 @@ def test_batches_come_again() -> None:
         def next(self) -> tuple[int]:
             self.number += 1
             return (self.number,)
+
+        def close(self) -> None: ...
 
     slow = Counting()
     source = DataEcho(slow, 3, seed=0)

@@ -13,7 +13,7 @@ from trifocal.errors import Damaged
 from trifocal.losses import PerceptualObjective
 from trifocal.pictures import Picture
 from trifocal.presets import find
-from trifocal.training.loop import groups
+from trifocal.training.optimisers import parameter_groups
 from trifocal.transforms.worded import WordedSynthesis
 from trifocal.types import Batch, Condition, TextEmbedding
 from trifocal.weights import FOLDER
@@ -100,7 +100,7 @@ def test_only_the_synthesis_learns():
     codec = small().train()
     recipe = find("cross-modal-compact").recipe
     before = {name: w.clone() for name, w in codec.state_dict().items()}
-    optimiser = torch.optim.Adam(groups(codec, recipe), lr=2e-3)
+    optimiser = torch.optim.Adam(parameter_groups(codec, recipe), lr=2e-3)
     objective = PerceptualObjective(perceptual=Halved(), perceptual_weight=6.0)
     x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
     batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]), words(0, 2))
@@ -118,7 +118,7 @@ def test_only_the_synthesis_learns():
     }
     assert changed == {"synthesis"} and losses[-1] < losses[0]
     plain = codec.eval()(batch.x, batch.level)
-    judged = objective.judge(codec, batch.x, batch.level, plain)["distance"]
+    judged = objective.held_out_metrics(codec, batch.x, batch.level, plain)["distance"]
     assert torch.equal(judged, Halved()(plain.x_hat, batch.x))
 
 

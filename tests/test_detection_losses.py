@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from trifocal import training
 from trifocal.cli import app
+from trifocal.data import read_pictures
 from trifocal.detection.detector import SplitDetector, compact_detector
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.detection.proposals import BINS, Dense, boxes_of, places
@@ -27,20 +28,20 @@ from trifocal.detection.two_stage import framed, objectness_of, propose
 from trifocal.errors import OptionError, WeightsError
 from trifocal.losses import detection as losses
 from trifocal.losses.detection import (
-    Seen,
     Target,
+    TeacherDetections,
+    assign_anchors,
     box_loss,
     detection_losses,
-    maps_of,
     paired_iou,
-    places_of,
     quality_focal_loss,
     resized,
     soft_cross_entropy,
+    teacher_score_maps,
 )
 from trifocal.training import detection_batches as scenes
-from trifocal.training import detector as lesson
-from trifocal.training import distillation as imitation
+from trifocal.training import distillation
+from trifocal.training.tasks import detector as detector_task
 from trifocal.weights import read_weights, write_weights
 
 # ── by hand ──
@@ -67,7 +68,7 @@ def test_a_quality_that_is_met_costs_least() -> None:
 def test_a_box_is_learned_by_the_places_that_suit_it_best(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of each, of those inside; one that both want goes to the box that it fits better; a place outside goes to nobody,
     however well its own box fits."""
-    monkeypatch.setattr(losses, "PLACES", 2)
+    monkeypatch.setattr(losses, "ANCHORS", 2)
     target = Target(
         torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [80, 80, 90, 90]]), torch.tensor([1, 1, 2])
     )
@@ -77,12 +78,12 @@ def test_a_box_is_learned_by_the_places_that_suit_it_best(monkeypatch: pytest.Mo
     where = torch.tensor([[4.0, 4], [8, 4], [12, 4], [4, 8], [70, 70], [84, 82]])
     where = torch.cat([where, torch.full((6, 1), 8.0)], 1)
     sure = torch.full((6, 2), 0.5)
-    there, whose = places_of(target, sure, boxes, where)
+    there, whose = assign_anchors(target, sure, boxes, where)
     assert (there.tolist(), whose.tolist()) == ([0, 1, 2, 5], [0, 1, 1, 2])
     sure[1, 0] = 1e-9  # unsure of the class: the first box's next best is another
-    there, whose = places_of(target, sure, boxes, where)
+    there, whose = assign_anchors(target, sure, boxes, where)
     assert (there.tolist(), whose.tolist()) == ([0, 1, 2, 3, 5], [0, 1, 1, 0, 2])
-    there, whose = places_of(Target(target.boxes[:0], target.labels[:0]), sure, boxes, where)
+    there, whose = assign_anchors(Target(target.boxes[:0], target.labels[:0]), sure, boxes, where)
     assert len(there) == len(whose) == 0
 
 
@@ -111,18 +112,18 @@ def test_what_is_said_is_met_or_costs_what_it_is_off() -> None:
     wanted = torch.zeros(1, 1, 2, 2 + 4 * BINS)
     wanted[..., :2] = torch.logit(torch.tensor([[0.8, 0.1], [1e-6, 1e-6]]))
     wanted[..., 2:] = torch.randn(2, 4 * BINS, generator=torch.Generator().manual_seed(0))
-    assert imitation.said_error(wanted, wanted).item() == pytest.approx(0, abs=1e-5)
+    assert distillation.prediction_error(wanted, wanted).item() == pytest.approx(0, abs=1e-5)
     found = wanted.clone()
     found[0, 0, 0, 0] = 0.0
     expected = np.log(2) + 0.8 * np.log(0.8) + 0.2 * np.log(0.2)
-    assert imitation.said_error(found, wanted).item() == pytest.approx(expected, rel=1e-4)
+    assert distillation.prediction_error(found, wanted).item() == pytest.approx(expected, rel=1e-4)
     found = wanted.clone()
     found[0, 0, 1, 2:] = 0.0  # where there is nothing
-    assert imitation.said_error(found, wanted).item() == pytest.approx(0, abs=1e-4)
+    assert distillation.prediction_error(found, wanted).item() == pytest.approx(0, abs=1e-4)
     found[0, 0, 0, 2 : 2 + BINS] = 0.0
     share = wanted[0, 0, 0, 2 : 2 + BINS].softmax(0)
     expected = 0.8 * float((share * (share * BINS).log()).sum()) / 4
-    assert imitation.said_error(found, wanted).item() == pytest.approx(expected, rel=1e-3)
+    assert distillation.prediction_error(found, wanted).item() == pytest.approx(expected, rel=1e-3)
 
 
 # ── a network's ──
@@ -170,7 +171,7 @@ def knowing(classes: int = 5) -> Dense:
     dense = Dense(torch.full((2, len(where), classes), -30.0), boxes, bins, where)
     inside = ((where[:, :2] > 10) & (where[:, :2] < torch.tensor([60.0, 70]))).all(1)
     dense.boxes[0, inside] = OBJECT.boxes
-    there = inside.nonzero()[: losses.PLACES, 0]
+    there = inside.nonzero()[: losses.ANCHORS, 0]
     dense.classes[0, there, OBJECT.labels - 1] = 30.0
     return dense
 
@@ -195,7 +196,7 @@ def test_a_teacher_says_half_of_the_scores_or_all_of_them() -> None:
     assert detection_losses(dense, [OBJECT, NOTHING], truth)["scores"] < 1e-4
     silent = torch.zeros_like(truth)
     half = detection_losses(dense, [OBJECT, NOTHING], silent)["scores"].item()
-    assert half == pytest.approx(losses.PLACES * 30 * 0.5 * 0.5**2 / losses.PLACES, rel=1e-3)
+    assert half == pytest.approx(losses.ANCHORS * 30 * 0.5 * 0.5**2 / losses.ANCHORS, rel=1e-3)
     alone = detection_losses(dense, [replace(OBJECT, certain=False), NOTHING], silent)["scores"].item()
     assert alone == pytest.approx(30.0, rel=1e-3)
 
@@ -204,7 +205,9 @@ def test_what_a_teacher_says_lies_where_the_places_are() -> None:
     """Level by level, row by row."""
     pyramid = {str(n): torch.zeros(1, 7, *sides) for n, sides in enumerate([(8, 12), (4, 6)])}
     fine, coarse = torch.rand(80, 8, 12), torch.rand(80, 4, 6)
-    found = maps_of([Seen(torch.zeros(0, 4), torch.zeros(0, 80), (fine, coarse))], pyramid)
+    found = teacher_score_maps(
+        [TeacherDetections(torch.zeros(0, 4), torch.zeros(0, 80), (fine, coarse))], pyramid
+    )
     assert found.shape == (1, 8 * 12 + 4 * 6, 80)
     assert torch.allclose(found[0, 12 + 5], fine[:, 1, 5]) and torch.allclose(
         found[0, 96 + 6 + 2], coarse[:, 1, 2]
@@ -213,21 +216,23 @@ def test_what_a_teacher_says_lies_where_the_places_are() -> None:
 
 def test_a_gradient_of_boxes_reaches_all_but_the_second_stage() -> None:
     torch.manual_seed(0)
-    pupil = lesson.DetectorTask(compact_detector(), False).train()
+    model = detector_task.DetectorLosses(compact_detector()).train()
     targets = [Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]), certain=False)]
-    terms = pupil.losses(torch.rand(1, 3, 64, 96), targets, [whole(seen_as([[8, 8, 60, 50]], [{1: 0.8}]))])
-    assert terms.keys() == pupil.weights.keys() and all(term.isfinite() for term in terms.values())
+    terms = model(torch.rand(1, 3, 64, 96), targets, [whole(seen_as([[8, 8, 60, 50]], [{1: 0.8}]))])
+    assert terms.keys() == detector_task.DetectorTask.weights.keys() and all(
+        term.isfinite() for term in terms.values()
+    )
     sum(terms.values(), torch.zeros(())).backward()
-    without = {name for name, p in pupil.named_parameters() if p.grad is None or not p.grad.any()}
-    assert without == {name for name, p in pupil.named_parameters() if ".roi_heads." in name}
-    assert not any(p.requires_grad for p in pupil.detector.network.roi_heads.parameters())
+    without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert without == {name for name, p in model.named_parameters() if ".roi_heads." in name}
+    assert not any(p.requires_grad for p in model.detector.network.roi_heads.parameters())
 
 
-def whole(seen: Seen) -> Seen:
+def whole(seen: TeacherDetections) -> TeacherDetections:
     """With maps of PicoDet's sizes at each level."""
     random = torch.Generator().manual_seed(0)
     maps = tuple(0.1 * torch.rand(len(COCO_IDS), side, side, generator=random) for side in (52, 26, 13, 7))
-    return Seen(seen.boxes, seen.scores, maps)
+    return TeacherDetections(seen.boxes, seen.scores, maps)
 
 
 # ── a run ──
@@ -237,8 +242,8 @@ def whole(seen: Seen) -> Seen:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small scenes, few of them, and an average that follows at once."""
     monkeypatch.setattr(scenes, "PROPORTIONS", ((96, 64), (64, 96), (64, 64)))
-    for kind in (lesson.DetectorTask, lesson.Imitation):
-        for name, value in (("held_out", 1), ("warmup", 1), ("ema", 0.0)):
+    for kind in (detector_task.DetectorTask, detector_task.DistillationTask):
+        for name, value in (("validation_batches", 1), ("warmup", 1), ("ema", 0.0)):
             monkeypatch.setattr(kind, name, value)
 
 
@@ -268,16 +273,16 @@ def log_of(run: Path) -> list[dict[str, float]]:
 
 def loss_of(row: dict[str, float]) -> float:
     """Of the last steps, as it was trained on."""
-    return sum(weight * row.get(name, 0.0) for name, weight in lesson.DetectorTask.weights.items())
+    return sum(weight * row.get(name, 0.0) for name, weight in detector_task.DetectorTask.weights.items())
 
 
 def test_a_checkpoint_of_an_older_version_is_refused(quick: None, folder: Path, tmp_path: Path) -> None:
     """It had one optimiser, and another name for it."""
-    train = partial(lesson.train_detector, [folder], tmp_path / "run", stage=2, batch=2)
+    train = partial(detector_task.train_detector, [folder], tmp_path / "run", stage=2, batch=2)
     train(steps=1)
     path = tmp_path / "run" / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
-    state["optimiser"] = state.pop("optimisers")[0]
+    state = {"lesson": state["module"], "optimiser": state["optimisers"]["detector"][0]}
     torch.save(state, path)
     with pytest.raises(OptionError, match="or version"):
         train(steps=2, resume=True)
@@ -286,7 +291,7 @@ def test_a_checkpoint_of_an_older_version_is_refused(quick: None, folder: Path, 
 def test_steps_lower_the_loss_resume_and_leave_weights(quick: None, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     said: list[str] = []
-    train = partial(lesson.train_detector, [folder], stage=2, batch=2)
+    train = partial(detector_task.train_detector, [folder], stage=2, batch=2)
     train(run, steps=1)
     path = train(run, steps=8, resume=True, report=lambda _, text: said.append(text))
     first, last = log_of(run)
@@ -301,16 +306,22 @@ def test_steps_lower_the_loss_resume_and_leave_weights(quick: None, folder: Path
     assert again["start"]["steps"] == 8  # the record of what it began with
 
 
-def test_what_begins_trained_learns_more_slowly() -> None:
-    new, begun = (lesson.DetectorTask(compact_detector(), begun) for begun in (False, True))
-    assert {new.factor(name) for name, _ in new.named_parameters()} == {1.0}
-    assert {begun.factor(name) for name, _ in begun.named_parameters()} == {lesson.BEGUN_FACTOR}
-    assert lesson.BEGUN_FACTOR < 1
+@pytest.mark.parametrize(("started", "factor"), [(False, 1.0), (True, detector_task.START_FACTOR)])
+def test_a_trained_detector_learns_more_slowly(
+    quick: None, folder: Path, started: bool, factor: float
+) -> None:
+    pictures = read_pictures([folder], 64)
+    task = detector_task.DetectorTask(compact_detector(), started, pictures, pictures, None, 1)
+    (adamw, muon) = task.optimisers()["detector"]
+    assert {group["factor"] for group in adamw.param_groups} == {factor}
+    expected = factor * task.matrix_rate / task.learning_rate
+    assert [group["factor"] for group in muon.param_groups] == [pytest.approx(expected)]
+    assert detector_task.START_FACTOR < 1
 
 
 # ── the first stage ──
 
-BEHIND = tuple(imitation.PARTS)[imitation.FRONT_BLOCKS :]
+BEHIND = tuple(distillation.PARTS)[distillation.FRONT_BLOCKS :]
 
 
 class Blocks:
@@ -320,7 +331,7 @@ class Blocks:
         self,
         pictures: Any = None,
         teacher: Any = None,
-        parts: Sequence[str] = tuple(imitation.PARTS),
+        parts: Sequence[str] = tuple(distillation.PARTS),
         *given: Any,
     ) -> None:
         self.parts = parts
@@ -332,20 +343,29 @@ class Blocks:
     def next(self) -> tuple[Tensor, list[Tensor]]:
         x = torch.rand(2, 3, 128, 128, generator=self.random) - 0.5
         answers = {"picture": x}
-        for (name, (_, sources)), part in zip(imitation.PARTS.items(), imitation.parts_of(self.detector)):
+        for (name, (_, sources)), part in zip(
+            distillation.PARTS.items(), distillation.detector_parts(self.detector)
+        ):
             answers[name] = part(*[answers[source] for source in sources])
         return x, [answers[name] for name in self.parts]
+
+    def close(self) -> None: ...
 
 
 def test_parts_names_and_answers_belong_together() -> None:
     detector = compact_detector()
-    parts = imitation.parts_of(detector)
-    assert len(parts) == len(imitation.PARTS) == len({answer for answer, _ in imitation.PARTS.values()}) == 34
+    parts = distillation.detector_parts(detector)
+    assert (
+        len(parts)
+        == len(distillation.PARTS)
+        == len({answer for answer, _ in distillation.PARTS.values()})
+        == 34
+    )
     learned = {id(p) for part in parts for p in part.parameters()}
     assert len(learned) == len([*detector.backbone.parameters(), *detector.network.rpn.parameters()])
     x, answers = Blocks().next()
     pyramid = Blocks().detector.backbone(x)  # made as the detector itself makes it
-    named = dict(zip(imitation.PARTS, answers, strict=True))
+    named = dict(zip(distillation.PARTS, answers, strict=True))
     for level, name in zip(
         pyramid.values(), ("top-down 8", "bottom-up 16", "bottom-up 32", "extra 64"), strict=True
     ):
@@ -357,21 +377,21 @@ def test_every_block_learns_what_a_teachers_does(
     quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The errors fall, also after the run is resumed, and no part stays as it was."""
-    monkeypatch.setattr(lesson, "Answers", Blocks)
+    monkeypatch.setattr(detector_task, "TeacherOutputs", Blocks)
     torch.manual_seed(0)
     start = tmp_path / "start.safetensors"
     write_weights(compact_detector(), start)
-    train = partial(lesson.train_detector, [folder], teacher="some/pico.onnx", start=start)
+    train = partial(detector_task.train_detector, [folder], teacher="some/pico.onnx", start=start)
     train(tmp_path / "one", steps=1)
     path = train(tmp_path / "one", steps=6, resume=True)
     first, last = log_of(tmp_path / "one")
-    blocks = [name for name in imitation.PARTS if name in first]
+    blocks = [name for name in distillation.PARTS if name in first]
     assert len(blocks) == 34
     assert sum(last[name] for name in blocks) < 0.9 * sum(first[name] for name in blocks)
     assert len({last[f"held_out_{name}"] for name in blocks}) == 34
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["stage"] == 1 and record["steps"] == 6
-    lesson.train_detector([folder], tmp_path / "two", steps=1, stage=2, batch=2, start=path)
+    detector_task.train_detector([folder], tmp_path / "two", steps=1, stage=2, batch=2, start=path)
     one, two = (read_weights(tmp_path / run / "detector.safetensors") for run in ("one", "two"))
     begun = read_weights(start)
     for part in ("front", "middle", "pyramid", "rpn"):
@@ -384,22 +404,24 @@ def test_what_is_behind_the_split_learns_and_the_front_stays(
     quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From what the front that stays makes of pictures; in the second stage too. Without a front there is none to keep."""
-    monkeypatch.setattr(lesson, "Answers", Blocks)
+    monkeypatch.setattr(detector_task, "TeacherOutputs", Blocks)
     start, run = tmp_path / "start.safetensors", tmp_path / "run"
     torch.manual_seed(0)
     write_weights(compact_detector(), start)
-    train = partial(lesson.train_detector, [folder], teacher="some/pico.onnx", keep_front=True)
+    train = partial(detector_task.train_detector, [folder], teacher="some/pico.onnx", keep_front=True)
     with pytest.raises(OptionError, match="--start"):
         train(run, steps=1)
     train(run, steps=1, start=start)
     path = train(run, steps=6, start=start, resume=True)
     first, last = log_of(run)
-    blocks = list(imitation.PARTS)[4:]
-    assert [name for name in first if name in imitation.PARTS] == blocks
+    blocks = list(distillation.PARTS)[4:]
+    assert [name for name in first if name in distillation.PARTS] == blocks
     assert sum(last[name] for name in blocks) < 0.9 * sum(first[name] for name in blocks)
     begun, made = read_weights(start), read_weights(path)
     assert equal(made, begun, "front") and not equal(made, begun, "middle") and not equal(made, begun, "last")
-    path = lesson.train_detector([folder], run / "2", steps=1, stage=2, batch=2, start=path, keep_front=True)
+    path = detector_task.train_detector(
+        [folder], run / "2", steps=1, stage=2, batch=2, start=path, keep_front=True
+    )
     assert equal(read_weights(path), begun, "front") and not equal(read_weights(path), made, "rpn")
     told = CliRunner().invoke(app, ["train", "towers", str(folder), "--steps", "1", "--keep-front"])
     assert told.exit_code == 2 and "--keep-front" in told.output
@@ -412,46 +434,46 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor], part: str) -> bool:
 def test_blocks_that_are_the_teachers_have_no_error() -> None:
     """Alone, and standing on each other."""
     source = Blocks()
-    own = lesson.Imitation(source.detector)
+    own = distillation.DistillationLosses(source.detector)
     given = source.next()
-    own.detect_file([given])
+    own.set_variances([given[1]])
     for fraction, training_now in ((0.0, True), (1.0, True), (0.0, False)):
         own.fraction = fraction
         own.train(training_now)
-        assert all(term.abs() < 1e-4 for term in own.losses(*given).values())
+        assert all(term.abs() < 1e-4 for term in own(*given).values())
 
 
 def test_blocks_stand_on_each_other_at_the_end() -> None:
     """A wrong stem spoils only itself at first, and then what follows."""
     source = Blocks()
-    own = lesson.Imitation(copy.deepcopy(source.detector))
+    own = distillation.DistillationLosses(copy.deepcopy(source.detector))
     with torch.no_grad():
-        for parameter in imitation.parts_of(own.detector)[0].parameters():
+        for parameter in distillation.detector_parts(own.detector)[0].parameters():
             parameter.mul_(1.5)
     given = source.next()
-    own.detect_file([given])
+    own.set_variances([given[1]])
     wrong = []
     for fraction in (0.0, 1.0):
         own.fraction = fraction
-        terms = own.train().losses(*given)
+        terms = own.train()(*given)
         wrong.append([bool(term.detach() > 1e-4) for term in terms.values()])
     assert wrong[0] == [True] + 33 * [False] and wrong[1][:3] == [True, True, True]
 
 
 def test_what_has_learned_already_stands_on_itself_and_what_it_says_counts_twice() -> None:
     source = Blocks(parts=BEHIND)
-    own = imitation.Refinement(copy.deepcopy(source.detector))
+    own = distillation.RefinementLosses(copy.deepcopy(source.detector))
     with torch.no_grad():
-        for lateral in imitation.parts_of(own.detector)[14:17]:
+        for lateral in distillation.detector_parts(own.detector)[14:17]:
             for parameter in lateral.parameters():
                 parameter.mul_(1.5)
-    h, said = imitation.FeatureSource(source, own.detector).next()
-    own.detect_file([(h, said)])
+    h, said = distillation.FeatureSource(source, own.detector).next()
+    own.set_variances([said])
     own.fraction = 0.0
-    terms = own.train().losses(h, said)
-    assert terms.keys() == own.weights.keys() == {*BEHIND, *imitation.REGIONS}
+    terms = own.train()(h, said)
+    assert terms.keys() == own.weights.keys() == {*BEHIND, *distillation.REGIONS}
     errors = {name: float(terms[name].detach()) for name in BEHIND if not name.startswith("say")}
-    assert [name for name, error in errors.items() if error < 1e-4] == list(imitation.PARTS)[4:14]
+    assert [name for name, error in errors.items() if error < 1e-4] == list(distillation.PARTS)[4:14]
     assert {name for name in BEHIND if own.weights[name] == 2} == {f"say {side}" for side in (8, 16, 32, 64)}
     assert all(weight in (1, 2) for weight in own.weights.values())
 
@@ -460,12 +482,12 @@ def test_regions_that_are_met_cost_nothing() -> None:
     """One of two classes half off costs a cross-entropy, over how sure the teacher is in all; a box that has nothing in it, nothing."""
     scores = torch.logit(torch.tensor([[0.8, 0.1], [1e-6, 1e-6]]))
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 4, 4]])
-    right = imitation.region_errors(scores, boxes, scores, boxes)
-    assert right.keys() == imitation.REGIONS.keys()
+    right = distillation.region_errors(scores, boxes, scores, boxes)
+    assert right.keys() == distillation.REGIONS.keys()
     assert all(float(term) == pytest.approx(0, abs=1e-5) for term in right.values())
     half = scores.clone()
     half[0, 0] = 0.0
-    wrong = imitation.region_errors(half, boxes * torch.tensor([1.0, 1, 1, 0.5]), scores, boxes)
+    wrong = distillation.region_errors(half, boxes * torch.tensor([1.0, 1, 1, 0.5]), scores, boxes)
     expected = np.log(2) + 0.8 * np.log(0.8) + 0.2 * np.log(0.2)
     assert float(wrong["region classes"]) == pytest.approx(expected / 1.0, rel=1e-4)
     assert float(wrong["region boxes"]) == pytest.approx(0.8 * 0.5, rel=1e-4)
@@ -474,30 +496,27 @@ def test_regions_that_are_met_cost_nothing() -> None:
 def test_the_second_stage_learns_in_the_third_stage_alone() -> None:
     """It corrects a first stage that is not the teacher's; a gradient reaches every part of it, and through it the pyramid."""
     source = Blocks(parts=BEHIND)
-    perfect = imitation.Refinement(copy.deepcopy(source.detector))
-    h, said = imitation.FeatureSource(source, source.detector).next()
-    perfect.detect_file([(h, said)])
-    assert all(perfect.losses(h, said)[name] < 1e-4 for name in imitation.REGIONS)
-    own = imitation.Refinement(copy.deepcopy(source.detector))
-    own.detect_file([(h, said)])
+    perfect = distillation.RefinementLosses(copy.deepcopy(source.detector))
+    h, said = distillation.FeatureSource(source, source.detector).next()
+    perfect.set_variances([said])
+    assert all(perfect(h, said)[name] < 1e-4 for name in distillation.REGIONS)
+    own = distillation.RefinementLosses(copy.deepcopy(source.detector))
+    own.set_variances([said])
     heads = own.detector.network.roi_heads
     with torch.no_grad():
         for level in own.detector.network.rpn.levels:
             level.say.bias.add_(0.5)
         for last in (heads.box_predictor.scores, heads.box_predictor.offsets):
             last.weight.normal_(std=0.1)
-    terms = own.losses(h, said)
-    assert all(terms[name] > 0.01 for name in imitation.REGIONS)
-    sum((terms[name] for name in imitation.REGIONS), torch.zeros(())).backward()
+    terms = own(h, said)
+    assert all(terms[name] > 0.01 for name in distillation.REGIONS)
+    sum((terms[name] for name in distillation.REGIONS), torch.zeros(())).backward()
     reached = {name for name, p in own.named_parameters() if p.grad is not None and p.grad.any()}
     assert {name for name, _ in own.named_parameters() if ".roi_heads." in name} <= reached
     assert any(".pyramid." in name for name in reached) and not any(".front." in name for name in reached)
-    assert (
-        own.factor("detector.network.roi_heads.box_head.whole.weight")
-        > own.factor("detector.network.rpn")
-        == 1
-    )
-    first = lesson.Imitation(copy.deepcopy(source.detector), keep_front=True)
+    factor = partial(detector_task.RefinementTask.factor, None)
+    assert factor("detector.network.roi_heads.box_head.whole.weight") > factor("detector.network.rpn") == 1
+    first = distillation.DistillationLosses(copy.deepcopy(source.detector), keep_front=True)
     assert not any(p.requires_grad for p in first.detector.network.roi_heads.parameters())
 
 
@@ -507,7 +526,7 @@ def test_the_second_stage_learns_in_the_third_stage_alone() -> None:
 class Whole(Fake):
     """A teacher with maps too."""
 
-    def __call__(self, rgb: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Seen:
+    def __call__(self, rgb: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> TeacherDetections:
         return whole(super().__call__(rgb))
 
 
@@ -518,19 +537,19 @@ def test_a_teacher_teaches(
     for record in folder.glob("*.json"):
         record.unlink()
     with pytest.raises(OptionError, match="or a teacher"):
-        lesson.train_detector([folder], tmp_path / "without", steps=1, stage=2)
-    monkeypatch.setattr(lesson, "DetectionTeacher", lambda path: Whole())
-    path = lesson.train_detector(
+        detector_task.train_detector([folder], tmp_path / "without", steps=1, stage=2)
+    monkeypatch.setattr(detector_task, "DetectionTeacher", lambda path: Whole())
+    path = detector_task.train_detector(
         [folder], tmp_path / "run", steps=2, stage=2, batch=2, teacher="some/pico.onnx"
     )
     (row,) = log_of(tmp_path / "run")
     assert row["scores"] > 0 and row["held_out_boxes"] > 0 and loss_of(row) > 0
     record = json.loads(path.with_suffix(".json").read_text())
-    assert record["teacher"] == "pico.onnx" and record["terms"] == lesson.TERMS
+    assert record["teacher"] == "pico.onnx" and record["terms"] == dict(detector_task.DetectorTask.weights)
 
 
 def test_a_run_that_cannot_begin_is_one_sentence(quick: None, folder: Path, tmp_path: Path) -> None:
-    train = partial(lesson.train_detector, [folder], tmp_path / "run", steps=1)
+    train = partial(detector_task.train_detector, [folder], tmp_path / "run", steps=1)
     with pytest.raises(OptionError, match="either steps or minutes"):
         train(stage=2, minutes=1)
     for stage in 1, 3, 4:  # the first and the third are a teacher's
@@ -549,7 +568,7 @@ def said(*words: str) -> Any:
     return CliRunner().invoke(app, ["train", *words])
 
 
-@pytest.mark.parametrize(("name", "function"), [("detector", "train_detector"), ("base", "train_base")])
+@pytest.mark.parametrize(("name", "function"), [("detector", "train_detector"), ("base", "train_base_layer")])
 def test_train_hands_over_what_it_was_told(name: str, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
 

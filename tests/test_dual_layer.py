@@ -30,7 +30,7 @@ from trifocal.detection.detector import DetectorTail, SplitBackbone, SplitDetect
 from trifocal.detection.input_size import compact_size, torchvision_size
 from trifocal.errors import FormatError, WeightsError
 from trifocal.layers import Conv
-from trifocal.losses import balance, bits_per_pixel, lambda_of
+from trifocal.losses import balance, bits_per_pixel, quality_lambda
 from trifocal.losses.dual_layer import DualLayerObjective
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms import swin
@@ -574,7 +574,7 @@ def test_the_objective_by_hand():
     apart = (means[0] - means[1]).square().sum(1)
     change = torch.tensor([0.01, 0.0001])
     terms = torch.tensor([1.0, 2.0]) + (150 * change + 3 * change + apart) / torch.tensor([2.0, 0.01])
-    assert torch.allclose(lambda_of(level, (2.0, 0.01)), torch.tensor([2.0, 0.01]))
+    assert torch.allclose(quality_lambda(level, (2.0, 0.01)), torch.tensor([2.0, 0.01]))
     assert torch.allclose(loss, (terms * balance(level, limits=(0.5, 100))).mean(), rtol=1e-4)
     said = objective().description()
     assert (said["objective"], said["mse_weight"], said["lambdas"]) == (

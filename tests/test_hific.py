@@ -254,7 +254,7 @@ def test_the_adversary_reaches_the_picture_and_not_the_latent(judge):
     output = codec(batch.x, batch.level, batch.condition)
     output.y_hat.retain_grad()
     x_hat = output.x_hat.detach().requires_grad_()
-    fooled = objective.fooling(judge, replace(output, x_hat=x_hat), words_of(2))
+    fooled = objective.adversarial_loss(judge, replace(output, x_hat=x_hat), words_of(2))
     fooled.sum().backward()
     assert x_hat.grad is not None and x_hat.grad.any() and output.y_hat.grad is None
 

@@ -94,7 +94,7 @@ def test_lpips_is_that_of_another_package(made_up_weights: None) -> None:
 def test_the_towers_distance_by_its_formula() -> None:
     tower = small_tower()
     x_hat, x = two()
-    value = losses.TowerDistance(tower)(x_hat, x)
+    value = losses.EncoderDistance(tower)(x_hat, x)
     expected = np.zeros(2)
     with torch.no_grad():
         for one, other in zip(tower(x_hat).stages, tower(x).stages):
@@ -105,12 +105,12 @@ def test_the_towers_distance_by_its_formula() -> None:
                 ]
                 expected[picture] += np.mean(places) / 3
     np.testing.assert_allclose(value, expected, rtol=1e-4)
-    assert (value > 0).all() and losses.TowerDistance(tower)(x, x).max() == 0
+    assert (value > 0).all() and losses.EncoderDistance(tower)(x, x).max() == 0
 
 
 def test_a_shared_tower_is_copied_before_it_is_frozen() -> None:
     tower = small_tower()
-    measure = losses.TowerDistance(tower)
+    measure = losses.EncoderDistance(tower)
     assert all(parameter.requires_grad for parameter in tower.parameters()) and tower.training
     assert (
         not any(parameter.requires_grad for parameter in measure.parameters()) and not measure.tower.training
@@ -141,10 +141,10 @@ def test_ms_ssim_has_a_gradient_where_pictures_are_opposite() -> None:
 def test_without_lpips_the_tower_takes_its_place_and_it_is_said(offline: None) -> None:
     objective = losses.TacoObjective(images=nn.Identity())
     found = objective.perceptual
-    assert isinstance(found, losses.TowerDistance)
-    assert found.title == "distance in the project's image tower"
+    assert isinstance(found, losses.EncoderDistance)
+    assert found.title == "distance in the project's image encoder"
     assert "LPIPS (alex)" in found.note and found.note.endswith(
-        "The distance in the project's image tower takes its place."
+        "The distance in the project's image encoder replaces it."
     )
     assert objective.notes() == [found.note]
     assert objective.description()["perceptual"] == found.title
@@ -160,7 +160,7 @@ def test_without_the_package_it_is_said_too(offline: None, monkeypatch: pytest.M
 def test_what_is_preferred_is_taken(made_up_weights: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perceptual, "load_image_encoder", small_tower)
     found = [losses.find_perceptual(name) for name in ("lpips-alex", "ms-ssim", "tower")]
-    titles = ["LPIPS (alex)", "1 − MS-SSIM", "distance in the project's image tower"]
+    titles = ["LPIPS (alex)", "1 − MS-SSIM", "distance in the project's image encoder"]
     assert [one.title for one in found] == titles and not any(one.note for one in found)
     with pytest.raises(OptionError, match="no perceptual loss 'dists'"):
         losses.find_perceptual("dists")
@@ -332,7 +332,7 @@ def test_tacos_networks_are_found_by_the_towers_name(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(taco, "load_image_encoder", lambda: tower)
     monkeypatch.setattr(taco, "find_perceptual", Far)
     objective = losses.TacoObjective("compact")
-    assert objective.description()["images"] == "the project's image tower"
+    assert objective.description()["images"] == "the project's image encoder"
     assert isinstance(objective.perceptual, Far)
     x = torch.rand(2, 3, 32, 48)
     torch.testing.assert_close(objective.images(x), tower(x).pooled)
@@ -344,7 +344,7 @@ def test_tacos_networks_are_found_by_the_towers_name(monkeypatch: pytest.MonkeyP
 def test_a_few_steps_lower_tacos_loss() -> None:
     torch.manual_seed(0)
     codec = small_codec().train()
-    objective = losses.TacoObjective(perceptual=losses.TowerDistance(small_tower()), images=Colours())
+    objective = losses.TacoObjective(perceptual=losses.EncoderDistance(small_tower()), images=Colours())
     x = torch.from_numpy(np.stack([random_rgb(64, 64, seed=n) for n in range(2)])).permute(0, 3, 1, 2) / 255
     batch = batch_of(x, [200, 600], torch.randn(2, 3))
     optimiser = torch.optim.Adam(codec.parameters(), 2e-3)

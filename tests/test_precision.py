@@ -14,8 +14,9 @@ from trifocal import presets
 from trifocal.errors import OptionError
 from trifocal.layers import Block, ResidualBlock, branches_in
 from trifocal.training import precision, train
-from trifocal.training.lesson import LessonRun, TrainingTask
 from trifocal.training.precision import choose_precision
+from trifocal.training.task import LossTask
+from trifocal.training.trainer import Trainer
 from trifocal.transforms.cheng import ConvolutionBlock
 from trifocal.transforms.elic import Bottleneck
 from trifocal.transforms.hific import NormalisedBlock
@@ -129,7 +130,7 @@ def test_a_compiled_block_follows_the_mode() -> None:
         ),
         ("auto", "", "float32", "Everything trains in float32: this processor has no bfloat16 instructions."),
         ("bfloat16", "", "bfloat16", "slowly: this processor has no bfloat16 instructions"),
-        ("float32", "AMX-BF16", "float32", "as --precision says"),
+        ("float32", "AMX-BF16", "float32", "as requested"),
     ],
 )
 def test_the_precision_is_chosen_by_option_and_processor(
@@ -170,7 +171,7 @@ def test_a_run_in_bfloat16_says_so_and_exports_float16(
     options: dict[str, Any] = {"steps": 3, "every": 99, "note": said.append}
     weights = train("small", [folder], tmp_path / "half", precision="bfloat16", **options)
     other = train("small", [folder], tmp_path / "whole", precision="float32", **options)
-    assert ["bfloat16, as --precision says" in said[0], "float32, as --precision says" in said[1]] == [
+    assert ["bfloat16, as requested" in said[0], "float32, as requested" in said[1]] == [
         True,
         True,
     ]
@@ -182,19 +183,17 @@ def test_a_run_in_bfloat16_says_so_and_exports_float16(
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
-class Line(TrainingTask):
-    """A matrix product, and what precision it was in."""
-
-    weights, held_out, warmup = {"error": 1.0}, 1, 1
+class Line(nn.Module):
+    """A matrix product, and the dtypes that it was computed in."""
 
     def __init__(self) -> None:
         super().__init__()
         self.slope = nn.Linear(4, 1)
-        self.seen: list[torch.dtype] = []
+        self.dtypes: list[torch.dtype] = []
 
-    def losses(self, *given: Any) -> dict[str, torch.Tensor]:
-        y = self.slope(given[0])
-        self.seen.append(y.dtype)
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.slope(x)
+        self.dtypes.append(y.dtype)
         return {"error": y.square().mean()}
 
 
@@ -202,14 +201,27 @@ class Ones:
     def next(self) -> tuple[torch.Tensor]:
         return (torch.ones(2, 4),)
 
+    def close(self) -> None: ...
+
+
+class LineTask(LossTask):
+    name, weights, validation_batches, warmup = "line", {"error": 1.0}, 1, 1
+
+    def batches(self, seed: int) -> Ones:
+        return Ones()
+
+    def export(self, average: nn.Module, path: Path) -> dict[str, object]:
+        raise NotImplementedError
+
 
 @pytest.mark.parametrize(("asked", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
-def test_a_lesson_is_in_bfloat16_as_a_whole_and_is_measured_in_float32(
+def test_losses_are_computed_in_bfloat16_and_validated_in_float32(
     tmp_path: Path, asked: str, dtype: torch.dtype
 ) -> None:
-    said: list[str] = []
-    run = LessonRun(Line(), tmp_path, 1, None, precision=asked, note=said.append)
-    run.go(Ones(), Ones(), 1.0, lambda *words: None)
-    assert run.bare.seen == [dtype] and run.average.seen == [torch.float32]
-    assert run.record()["precision"] == asked and asked in said[0]
-    assert all(parameter.dtype == torch.float32 for parameter in run.bare.parameters())
+    notes: list[str] = []
+    task = LineTask(Line(), Ones())
+    trainer = Trainer(task, tmp_path, steps=1, precision=asked, note=notes.append)
+    trainer.fit(1.0, lambda *values: None)
+    assert trainer.unwrapped.dtypes == [dtype] and trainer.average.dtypes == [torch.float32]
+    assert trainer.record()["precision"] == asked and asked in notes[0]
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.unwrapped.parameters())

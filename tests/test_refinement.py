@@ -15,7 +15,7 @@ from trifocal.detection.detector import SplitDetector, compact_detector
 from trifocal.entropy import RateEstimator
 from trifocal.entropy.quantise import quantise
 from trifocal.errors import OptionError, PresetError, WeightsError
-from trifocal.losses.base_layer import Original, task_cost, task_weight
+from trifocal.losses.base_layer import DetectorReference, task_cost, task_weight
 from trifocal.pictures import Picture
 from trifocal.presets import load
 
@@ -37,7 +37,7 @@ def detector() -> SplitDetector:
 def test_a_refined_latent_costs_less(shipped: ScalableCodec, quality: int) -> None:
     """By the objective, of what the decoder gets and the bytes of its tables; most of it is what the detector says."""
     base, x = shipped.base, shipped._small(Picture(random_rgb(320, 240, seed=3)))
-    level, original = level_of(quality, x.device), Original(shipped.detector, x)
+    level, original = level_of(quality, x.device), DetectorReference(shipped.detector, x)
     costs, places = [], []
     for steps in (0, 2, 6):
         with torch.no_grad():

@@ -20,7 +20,7 @@ from torch import Tensor
 from trifocal.demo import PHOTOGRAPH
 from trifocal.evaluation import Mean, anchors, read_means
 from trifocal.evaluation.report.curves import ANCHORS
-from trifocal.losses import lambda_of
+from trifocal.losses import quality_lambda
 from trifocal.pictures import Picture
 from trifocal.types import Output
 
@@ -157,7 +157,7 @@ def test_exchange_rates_are_slopes_of_the_rate_curve() -> None:
         lambda fraction: None,
         levels=(400,),
     )
-    slope = 1 / (2.0**-4 * math.log(2)) / float(lambda_of(torch.tensor(400.0)))
+    slope = 1 / (2.0**-4 * math.log(2)) / float(quality_lambda(torch.tensor(400.0)))
     assert row[0] == pytest.approx(slope, rel=0.02)
 
 

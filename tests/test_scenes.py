@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from trifocal.data.images import TrainingPicture
 from trifocal.detection.input_size import COCO_IDS, compact_size, torchvision_size
 from trifocal.errors import OptionError
-from trifocal.losses.detection import Seen
-from trifocal.training import detection_batches as room
+from trifocal.losses.detection import TeacherDetections
+from trifocal.training import detection_batches
 from trifocal.training.detection_batches import (
     PICODET_SIDE,
     STRIDES,
+    DetectionBatches,
     DetectionTeacher,
-    Scenes,
     candidates,
-    cut,
-    mirrored,
-    numbered,
-    sure_of,
-    target_of,
+    crop,
+    label_numbers,
+    make_target,
+    mirror,
+    teacher_target,
 )
-from trifocal.training.distillation import PARTS, Answers
+from trifocal.training.distillation import PARTS, TeacherOutputs
 
 GREY, RED, BLUE = (110, 110, 110), (230, 40, 40), (40, 40, 230)
 PERSON, BRUSH = 1, 90  # COCO's first category and its last: the network's 1 and 80
@@ -42,7 +42,7 @@ def painted(key: str, width: int, height: int, box: Box, colour: tuple[int, int,
     return TrainingPicture(key, rgb, (), np.array([box], np.float32), np.array([label]))
 
 
-NUMBERS = numbered(COCO_IDS)
+NUMBERS = label_numbers(COCO_IDS)
 PICTURES = [
     painted("a", 200, 150, (60, 40, 130, 110), RED),
     painted("b", 150, 200, (10, 20, 90, 150), BLUE),
@@ -76,7 +76,7 @@ def as_pixels(x: torch.Tensor) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("part", [(0, 0, 200, 150), (30, 20, 180, 140), (70, 50, 125, 105), (0, 0, 100, 90)])
 @pytest.mark.parametrize(("height", "width"), [(96, 128), (300, 200)])
 def test_a_box_stays_on_its_object_in_a_cut(part: Box, height: int, width: int) -> None:
-    rgb, objects = cut(PICTURES[0], part, height, width)
+    rgb, objects = crop(PICTURES[0], part, height, width)
     assert rgb.shape == (height, width, 3) and objects is not None
     boxes, labels = objects
     assert labels.tolist() == [PERSON]
@@ -87,35 +87,35 @@ def test_what_is_hardly_there_is_not_there() -> None:
     """Less than three tenths of the object, or fewer than four pixels of a side in the scene."""
     picture = PICTURES[0]
     for part, height, width in (((0, 0, 79, 150), 96, 96), ((0, 0, 200, 150), 8, 96)):
-        _, objects = cut(picture, part, height, width)
+        _, objects = crop(picture, part, height, width)
         assert objects is not None and len(objects[0]) == len(objects[1]) == 0
-    _, objects = cut(picture, (0, 0, 82, 150), 96, 96)
+    _, objects = crop(picture, (0, 0, 82, 150), 96, 96)
     assert objects is not None and len(objects[0]) == 1
 
 
 def test_where_nobody_said_what_is_there_nothing_is_said() -> None:
     picture = TrainingPicture("x", PICTURES[0].rgb)
-    rgb, objects = cut(picture, (0, 0, 100, 100), 32, 32)
-    assert objects is None and mirrored(rgb, None)[1] is None
+    rgb, objects = crop(picture, (0, 0, 100, 100), 32, 32)
+    assert objects is None and mirror(rgb, None)[1] is None
 
 
 def test_a_mirror_takes_the_boxes_along() -> None:
-    rgb, objects = cut(PICTURES[0], (0, 0, 200, 150), 150, 200)
-    flipped, moved = mirrored(rgb, objects)
+    rgb, objects = crop(PICTURES[0], (0, 0, 200, 150), 150, 200)
+    flipped, moved = mirror(rgb, objects)
     assert moved is not None and objects is not None
     assert np.array_equal(flipped, rgb[:, ::-1])
     assert moved[0].tolist() == [[70, 40, 140, 110]] == [[*map(float, extent(coloured(flipped, PERSON)))]]
-    again, back = mirrored(flipped, moved)
+    again, back = mirror(flipped, moved)
     assert back is not None and np.array_equal(again, rgb) and np.array_equal(back[0], objects[0])
 
 
 def test_labels_become_the_networks_numbers() -> None:
     assert sorted(NUMBERS.values()) == [*range(1, 81)] and NUMBERS[PERSON] == 1 and NUMBERS[BRUSH] == 80
     objects = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32), np.array([BRUSH, 13])
-    target = target_of(objects, NUMBERS)
+    target = make_target(objects, NUMBERS)
     assert target.labels.tolist() == [80, 12] and target.boxes.shape == (2, 4) and target.certain
-    assert target_of(objects, numbered(range(1, 91))).labels.tolist() == [BRUSH, 13]
-    nothing = target_of((np.zeros((0, 4), np.float32), np.zeros(0, np.int64)), NUMBERS)
+    assert make_target(objects, label_numbers(range(1, 91))).labels.tolist() == [BRUSH, 13]
+    nothing = make_target((np.zeros((0, 4), np.float32), np.zeros(0, np.int64)), NUMBERS)
     assert nothing.boxes.shape == (0, 4) and nothing.boxes.dtype == torch.float32
 
 
@@ -125,8 +125,8 @@ def test_labels_become_the_networks_numbers() -> None:
 @pytest.mark.parametrize("mosaic", [0.0, 1.0])
 def test_boxes_stay_on_their_objects_in_scenes(mosaic: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut, mirrored, coloured, one picture or four; each box has its own colour in it, and ends where that ends."""
-    monkeypatch.setattr(room, "MOSAIC", mosaic)
-    scenes = Scenes(PICTURES, None, 6, seed=3)
+    monkeypatch.setattr(detection_batches, "MOSAIC", mosaic)
+    scenes = DetectionBatches(PICTURES, None, 6, seed=3)
     found = 0
     for _ in range(4):
         x, targets, seen = scenes.next()
@@ -151,15 +151,15 @@ def check_boxes(rgb: NDArray[np.uint8], boxes: NDArray[np.float32], labels: list
 
 def test_scenes_are_as_large_as_the_detector_looks() -> None:
     """In whole steps, and labels are its own."""
-    scenes = Scenes(PICTURES, None, 1, 0, range(1, 91), torchvision_size)
+    scenes = DetectionBatches(PICTURES, None, 1, 0, range(1, 91), torchvision_size)
     assert scenes.shapes == [[800, 1056], [1056, 800], [800, 864]]
-    small = Scenes(PICTURES, None, 4, 0, range(1, 91), partial(compact_size, area=96 * 96))
+    small = DetectionBatches(PICTURES, None, 4, 0, range(1, 91), partial(compact_size, area=96 * 96))
     _, targets, _ = small.next()
     assert {label for target in targets for label in target.labels.tolist()} <= {PERSON, BRUSH}
 
 
 def test_the_same_seed_makes_the_same_scenes() -> None:
-    one, two, other = (Scenes(PICTURES, None, 3, seed).next() for seed in (5, 5, 6))
+    one, two, other = (DetectionBatches(PICTURES, None, 3, seed).next() for seed in (5, 5, 6))
     assert torch.equal(one[0], two[0]) and torch.equal(one[1][0].boxes, two[1][0].boxes)
     assert one[0].shape != other[0].shape or not torch.equal(one[0], other[0])
 
@@ -167,7 +167,7 @@ def test_the_same_seed_makes_the_same_scenes() -> None:
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (64, 900), (900, 64), (1000, 700)])
 @pytest.mark.parametrize("aspect", [192 / 256, 1.0, 320 / 256])
 def test_parts_lie_in_their_picture(width: int, height: int, aspect: float) -> None:
-    scenes = Scenes(PICTURES, None, 1, seed=0)
+    scenes = DetectionBatches(PICTURES, None, 1, seed=0)
     picture = TrainingPicture("x", np.zeros((height, width, 3), np.uint8))
     for _ in range(50):
         x0, y0, x1, y1 = scenes._part(picture, aspect)
@@ -179,13 +179,13 @@ def test_parts_lie_in_their_picture(width: int, height: int, aspect: float) -> N
 # ── a teacher ──
 
 
-def seen_as(boxes: Sequence[Sequence[float]], scores: Sequence[dict[int, float]]) -> Seen:
+def seen_as(boxes: Sequence[Sequence[float]], scores: Sequence[dict[int, float]]) -> TeacherDetections:
     """What a teacher might say: boxes, and for each the scores of some of the 80 classes."""
     rows = torch.zeros(len(boxes), 80)
     for row, said in zip(rows, scores):
         for number, score in said.items():
             row[number] = score
-    return Seen(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), rows, ())
+    return TeacherDetections(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), rows, ())
 
 
 class Fake:
@@ -194,7 +194,7 @@ class Fake:
     def __init__(self) -> None:
         self.asked = 0
 
-    def __call__(self, rgb: NDArray[np.uint8]) -> Seen:
+    def __call__(self, rgb: NDArray[np.uint8]) -> TeacherDetections:
         self.asked += 1
         height, width = rgb.shape[:2]
         return seen_as([[width / 4, height / 4, width / 2, height / 2]], [{0: 0.9}])
@@ -204,8 +204,8 @@ def test_a_teacher_speaks_where_nobody_else_did() -> None:
     """And is asked about every scene; pictures without boxes are shown only where there is one."""
     bare = [TrainingPicture(str(number), PICTURES[0].rgb) for number in range(3)]
     fake = Fake()
-    scenes = Scenes([*bare, PICTURES[1]], fake, 8, seed=0)  # type: ignore[arg-type]
-    assert len(scenes.pictures) == 4 and len(Scenes([*bare, PICTURES[1]], None, 1, 0).pictures) == 1
+    scenes = DetectionBatches([*bare, PICTURES[1]], fake, 8, seed=0)  # type: ignore[arg-type]
+    assert len(scenes.pictures) == 4 and len(DetectionBatches([*bare, PICTURES[1]], None, 1, 0).pictures) == 1
     x, targets, seen = scenes.next()
     assert seen is not None and len(seen) == 8 and fake.asked >= 8
     assert {target.certain for target in targets} == {True, False}
@@ -217,22 +217,22 @@ def test_a_teacher_speaks_where_nobody_else_did() -> None:
 
 
 def test_pictures_without_boxes_need_a_teacher() -> None:
-    with pytest.raises(OptionError, match="needs pictures with boxes, or a teacher"):
-        Scenes([TrainingPicture("x", PICTURES[0].rgb)], None, 1, 0)
+    with pytest.raises(OptionError, match="needs images with boxes, or a teacher"):
+        DetectionBatches([TrainingPicture("x", PICTURES[0].rgb)], None, 1, 0)
 
 
-def test_what_a_teacher_is_sure_of() -> None:
+def test_what_a_teacher_is_teacher_target() -> None:
     """Of two boxes of one class in one place the surer; another class beside it; nothing at all of what it doubts."""
     near, far = [10.0, 10, 50, 50], [60.0, 60, 90, 90]
     seen = seen_as(
         [near, [11.0, 10, 51, 50], near, far, far], [{4: 0.6}, {4: 0.8}, {7: 0.5}, {4: 0.39}, {4: 0.41}]
     )
-    target = sure_of(seen, NUMBERS)
+    target = teacher_target(seen, NUMBERS)
     assert not target.certain
     assert target.labels.tolist() == [5, 8, 5] and target.boxes[0].tolist() == [11, 10, 51, 50]
     assert target.boxes[2].tolist() == far
-    assert sure_of(seen, numbered(range(1, 91))).labels.tolist() == [5, 8, 5]
-    assert len(sure_of(seen_as([], []), NUMBERS).labels) == 0
+    assert teacher_target(seen, label_numbers(range(1, 91))).labels.tolist() == [5, 8, 5]
+    assert len(teacher_target(seen_as([], []), NUMBERS).labels) == 0
 
 
 def picodet_outputs() -> list[NDArray[np.float32]]:
@@ -287,7 +287,7 @@ def test_a_teacher_in_an_onnx_file(tmp_path: Path) -> None:
     assert seen.maps[1][79, 4, 6] == 0.75 and sum(float(m.sum()) for m in seen.maps) == 0.75
     x, y = (6 * 16 + 7.5) * 100 / PICODET_SIDE, (4 * 16 + 7.5) * 50 / PICODET_SIDE
     x0, y0, x1, y1 = seen.boxes[0].tolist()
-    assert x0 < x < x1 and y0 < y < y1 and sure_of(seen, NUMBERS).labels.tolist() == [len(COCO_IDS)]
+    assert x0 < x < x1 and y0 < y < y1 and teacher_target(seen, NUMBERS).labels.tolist() == [len(COCO_IDS)]
 
 
 def test_another_file_is_no_teacher(tmp_path: Path) -> None:
@@ -302,16 +302,16 @@ def test_answers_are_those_of_the_teachers_inside(tmp_path: Path) -> None:
     """Of those that are asked for: channels last, a batch of what it was shown; a PicoDet that has them not is another one."""
     names = ["block 3", "extra 64", "say 64"]
     asked = [PARTS[name][0] for name in names]
-    answers = Answers(PICTURES, onnx_file(tmp_path / "t.onnx", asked), names, 2, seed=0)
+    answers = TeacherOutputs(PICTURES, onnx_file(tmp_path / "t.onnx", asked), names, 2, seed=0)
     x, said = answers.next()
     assert x.shape == (2, 3, PICODET_SIDE, PICODET_SIDE) and len(said) == 3
     means = F.avg_pool2d(x, 8).permute(0, 2, 3, 1)
     assert all(torch.allclose(answer, means, atol=1e-4) for answer in said)
-    with pytest.raises(OptionError, match=f"it has no {asked[-1]}"):
-        Answers(PICTURES, onnx_file(tmp_path / "other.onnx", asked[:-1]), names, 2, seed=0)
+    with pytest.raises(OptionError, match=f"it has no tensor {asked[-1]}"):
+        TeacherOutputs(PICTURES, onnx_file(tmp_path / "other.onnx", asked[:-1]), names, 2, seed=0)
 
 
 def test_a_label_that_coco_has_not_is_one_sentence() -> None:
     """12 is one of its gaps."""
     with pytest.raises(OptionError, match="12"):
-        target_of((np.zeros((1, 4), np.float32), np.array([12])), NUMBERS)
+        make_target((np.zeros((1, 4), np.float32), np.array([12])), NUMBERS)

@@ -12,15 +12,26 @@ from conftest import random_rgb
 from PIL import Image
 
 from trifocal.data import Crops, read_pictures
-from trifocal.data.categories import CATEGORIES, focus_of, name_of, named_in, phrase, seen_within, words_of
+from trifocal.data.categories import (
+    CATEGORIES,
+    category_mask,
+    category_name,
+    clip_boxes,
+    make_phrase,
+    named_categories,
+    sample_text,
+)
 from trifocal.data.images import TrainingPicture
 from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import OptionError
 from trifocal.text.compact import LENGTH, CompactTextEncoder, TextTransformer, tokens_of, train_tokenizer
 from trifocal.text.ground import Ground
-from trifocal.training.ground import train_ground
-from trifocal.training.image_text_batches import GRID, SIDE, TowerBatches, views_of
-from trifocal.training.towers import Towers, ranks, soft, train_towers
+from trifocal.training import image_text_model, train_text_image
+from trifocal.training.image_text_batches import GRID, SIDE, ImageTextBatches, make_views
+from trifocal.training.image_text_model import ImageTextModel, class_map_loss, ranks
+from trifocal.training.tasks import grounding
+from trifocal.training.tasks.grounding import GroundingTask
+from trifocal.training.trainer import Trainer
 from trifocal.types import TextEmbedding
 
 CAPTIONS = [
@@ -99,20 +110,20 @@ def test_ground_does_not_see_padding():
 
 
 def test_names_in_a_text():
-    assert named_in("Two hot dogs beside a teddy bear, and men on buses") == {58, 88, 1, 6}
-    assert named_in("a dog bears a wine glass") == {18, 23, 46}
-    assert named_in("nothing much") == frozenset()
+    assert named_categories("Two hot dogs beside a teddy bear, and men on buses") == {58, 88, 1, 6}
+    assert named_categories("a dog bears a wine glass") == {18, 23, 46}
+    assert named_categories("nothing much") == frozenset()
     random = np.random.default_rng(0)
-    assert {name_of(1, random) for _ in range(20)} == {"person"}
+    assert {category_name(1, random) for _ in range(20)} == {"person"}
     for number in CATEGORIES:
-        assert named_in(phrase([name_of(number, random)], random)) == {number}
+        assert named_categories(make_phrase([category_name(number, random)], random)) == {number}
 
 
 def test_where_what_is_named_stands():
     boxes, labels = np.array([[2, 3, 6, 5], [0, 0, 1, 1]], np.float32), np.array([18, 17])
-    mask = focus_of(boxes, labels, frozenset({18}), 8, 10)
+    mask = category_mask(boxes, labels, frozenset({18}), 8, 10)
     assert mask.shape == (8, 10) and mask.sum() == 8 and mask[3:5, 2:6].all()
-    clipped, seen = seen_within(boxes, (4, 0, 10, 8))
+    clipped, seen = clip_boxes(boxes, (4, 0, 10, 8))
     assert seen.tolist() == [True, False] and clipped[0].tolist() == [0, 3, 2, 5]
 
 
@@ -123,9 +134,9 @@ def test_a_crop_has_words_of_its_own():
     said: set[frozenset[int]] = set()
     with Crops([picture], batch=16, size=64, seed=0) as crops:
         for _ in range(4):
-            said |= {named_in(text) for text in crops.next().texts}
+            said |= {named_categories(text) for text in crops.next().texts}
     assert said == {frozenset(), frozenset({18}), frozenset({53})}
-    assert words_of((), np.array([], np.int64), np.random.default_rng(0)) == ""
+    assert sample_text((), np.array([], np.int64), np.random.default_rng(0)) == ""
 
 
 def shard(path: Path, count: int = 48, captions: bool = True) -> Path:
@@ -177,7 +188,7 @@ def test_records_in_cocos_layout(tmp_path):
     assert picture.captions == ("a dog", "it runs") and picture.labels.tolist() == [18]
     assert picture.boxes.tolist() == [[10, 20, 40, 60]]
     (tmp_path / "annotations" / "captions_train2014.json").write_text("[]")
-    with pytest.raises(OptionError, match="no table of captions"):
+    with pytest.raises(OptionError, match="not a table of captions"):
         read_pictures([folder], 64)
 
 
@@ -193,29 +204,31 @@ def test_more_pictures_than_memory_holds_are_kept_as_files(tmp_path, monkeypatch
 
 
 def test_views_and_their_words(tmp_path):
-    views = views_of(read_pictures([shard(tmp_path / "a.tar", 12)], 64), None)
+    views = make_views(read_pictures([shard(tmp_path / "a.tar", 12)], 64), None)
     assert len(views) == 48 and all(view.rgb.shape == (SIDE, SIDE, 3) for view in views)
     assert all(view.captions for view in views[::4])
-    (batch,) = TowerBatches(views, 8, seed=0).next()
-    assert batch.x.shape == (8, 3, SIDE, SIDE) and batch.where.shape == (8, GRID, GRID) and batch.seen is None
+    (batch,) = ImageTextBatches(views, 8, seed=0).next()
+    assert (
+        batch.x.shape == (8, 3, SIDE, SIDE) and batch.where.shape == (8, GRID, GRID) and batch.scores is None
+    )
     for text, where in zip(batch.phrases, batch.where):
-        assert bool(where.any()) == bool(named_in(text) & {17, 18})
+        assert bool(where.any()) == bool(named_categories(text) & {17, 18})
 
 
 def test_losses_by_hand():
     target = torch.tensor([[0.3, 0.0]])
-    assert soft(torch.logit(target, eps=1e-7), target).item() == pytest.approx(0, abs=1e-5)
+    assert class_map_loss(torch.logit(target, eps=1e-7), target).item() == pytest.approx(0, abs=1e-5)
     assert ranks(torch.tensor([[0.9, 0.1], [0.8, 0.2]])).tolist() == [0, 1]
 
 
 def test_a_few_steps_and_what_they_leave(tmp_path, monkeypatch):
     """Two steps and a checkpoint, resumed for more; the export is what the towers load."""
-    from trifocal.training import towers
-
-    monkeypatch.setattr(towers, "ImageEncoder", lambda: ImageEncoder((8, 8, 256), (1, 1, 1), expansion=1))
+    monkeypatch.setattr(
+        image_text_model, "ImageEncoder", lambda: ImageEncoder((8, 8, 256), (1, 1, 1), expansion=1)
+    )
     data = [shard(tmp_path / "a.tar")]
-    train_towers(data, tmp_path / "run", steps=1, batch=4)
-    path = train_towers(data, tmp_path / "run", steps=3, batch=4, resume=True)
+    train_text_image(data, tmp_path / "run", steps=1, batch=4)
+    path = train_text_image(data, tmp_path / "run", steps=3, batch=4, resume=True)
     assert [row.split(",")[0] for row in (tmp_path / "run" / "log.csv").read_text().splitlines()[1:]] == [
         "1",
         "3",
@@ -232,44 +245,48 @@ def test_the_second_stage_trains_ground_alone(tmp_path, monkeypatch):
     """The towers stay as they are, and the record has both stages."""
     from safetensors.torch import load_file
 
-    from trifocal.training import towers
-
-    monkeypatch.setattr(towers, "ImageEncoder", lambda: ImageEncoder((8, 8, 256), (1, 1, 1), expansion=1))
-    losses = [0.9, 1.0]
-    monkeypatch.setattr("trifocal.training.ground.held_out_loss", lambda *_: losses.pop())
+    monkeypatch.setattr(
+        image_text_model, "ImageEncoder", lambda: ImageEncoder((8, 8, 256), (1, 1, 1), expansion=1)
+    )
+    losses = iter([1.0, *[0.9] * 9])
+    monkeypatch.setattr(grounding.GroundingTask, "held_out_loss", lambda *_: next(losses))
     data = [shard(tmp_path / "a.tar")]
-    first = train_towers(data, tmp_path / "one", steps=1, batch=4)
-    second = train_towers(data, tmp_path / "two", steps=2, stage=2, start=first)
+    first = train_text_image(data, tmp_path / "one", steps=1, batch=4)
+    second = train_text_image(data, tmp_path / "two", steps=2, stage=2, start=first)
     before, after = load_file(first), load_file(second)
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"ground"}
     record = json.loads((tmp_path / "two" / "towers.json").read_text())
-    assert (
-        record["start"]["steps"] == 1 and record["ground_steps"] == 2 and record["terms"] == {"ground": 1.0}
-    )
+    assert record["start"]["steps"] == 1 and record["steps"] == 2 and record["terms"] == {"ground": 1.0}
     assert (tmp_path / "two" / "tokenizer.json").read_text() == (
         tmp_path / "one" / "tokenizer.json"
     ).read_text()
     with pytest.raises(OptionError, match="--start"):
-        train_towers(data, tmp_path / "three", steps=1, stage=2)
+        train_text_image(data, tmp_path / "three", steps=1, stage=2)
 
 
-def test_a_worse_ground_is_not_kept(tmp_path):
-    """Nor does the run say that it is better."""
+@pytest.mark.parametrize("rate", [1e-3, 10.0])
+def test_a_ground_that_got_worse_is_not_exported(tmp_path, monkeypatch, rate):
+    """The record has the loss of both."""
     torch.manual_seed(0)
-    views = views_of(read_pictures([shard(tmp_path / "a.tar", 8)], 64), None, ("whole",))
-    tokenizer = train_tokenizer(CAPTIONS, vocabulary=300)
-    pair = Towers(tokenizer)
-    pair.image = ImageEncoder((8, 8, 256), (1, 1, 1), expansion=1)
-    start = {name: w.clone() for name, w in pair.ground.state_dict().items()}
-    found = train_ground(pair, views, views[:2], 0.0, 1, 0, lambda fraction, text: None)
-    better = found["ground_held_out"] < found["ground_held_out_before"]
-    same = all(torch.equal(w, start[name]) for name, w in pair.ground.state_dict().items())
-    assert same != better
+    monkeypatch.setattr(GroundingTask, "learning_rate", rate)
+    monkeypatch.setattr(
+        image_text_model, "ImageEncoder", lambda: ImageEncoder((8, 8, 256), (1, 1, 1), expansion=1)
+    )
+    views = make_views(read_pictures([shard(tmp_path / "a.tar", 8)], 64), None, ("whole",))
+    model = ImageTextModel(train_tokenizer(CAPTIONS, vocabulary=300))
+    start = {name: w.clone() for name, w in model.ground.state_dict().items()}
+    task = GroundingTask(model, views, views[:2], lambda *_: {}, lambda fraction: None)
+    trainer = Trainer(task, tmp_path / "run", steps=2)
+    trainer.fit(99.0, lambda fraction, text: None)
+    record = json.loads(trainer.export().with_suffix(".json").read_text())
+    better = record["ground_held_out"] < record["ground_held_out_before"]
+    same = all(torch.equal(w, start[name]) for name, w in model.ground.state_dict().items())
+    assert same != better and better == (rate < 1)
 
 
 def test_towers_need_captions(tmp_path):
     with pytest.raises(OptionError, match="captions"):
-        train_towers([shard(tmp_path / "a.tar", captions=False)], tmp_path / "run", steps=1)
+        train_text_image([shard(tmp_path / "a.tar", captions=False)], tmp_path / "run", steps=1)
     with pytest.raises(OptionError, match="no checkpoint"):
-        train_towers([shard(tmp_path / "b.tar")], tmp_path / "other", steps=1, resume=True)
+        train_text_image([shard(tmp_path / "b.tar")], tmp_path / "other", steps=1, resume=True)

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,20 @@ import pytest
 import torch
 from conftest import random_rgb, small_codec
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from trifocal import presets
 from trifocal.data import Crops, read_pictures, split
 from trifocal.data.images import TrainingPicture
 from trifocal.errors import OptionError, PresetError, WeightsError
-from trifocal.losses import LAMBDA_RANGE, balance, lambda_of, spread_levels
+from trifocal.losses import LAMBDA_RANGE, balance, quality_lambda, spread_levels
 from trifocal.pictures import Picture
 from trifocal.training import train
 from trifocal.training.checkpoint import append_row, drop_rows_after
-from trifocal.training.lesson import LessonRun, TrainingTask, optimisers_of
-from trifocal.training.loop import schedule
-from trifocal.weights import load_weights, read_weights
+from trifocal.training.optimisers import plateau_schedule
+from trifocal.training.task import LossTask
+from trifocal.training.trainer import Trainer
+from trifocal.weights import load_weights, read_decodes, read_weights
 
 
 def held_out(run: Path) -> list[float]:
@@ -80,6 +83,58 @@ def test_training_lowers_the_loss_and_exports(small_preset, folder, tmp_path):
     assert decoded.rgb.shape == picture.rgb.shape
 
 
+def test_only_the_decoder_is_trained_and_the_weights_name_what_they_decode(small_preset, folder, tmp_path):
+    """The fingerprint of the start weights, and those that the start weights name already; also after a resumed run."""
+    first = train("small", [folder], tmp_path / "one", steps=1, every=99)
+    assert read_decodes(first) == {}
+    codec = small_codec()
+    load_weights(codec, first)
+    own = {version: frozenset({codec.fingerprint_in(version)}) for version in (1, 2)}
+    options = {"parts": ["decoder"], "every": 99}
+    second = train(small_preset, [folder], tmp_path / "two", steps=1, start=first, **options)
+    assert read_decodes(second) == own
+    train("small", [folder], tmp_path / "two", steps=3, resume=True, **options)
+    assert read_decodes(second) == own
+    before, after = read_weights(first), read_weights(second)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"synthesis"}
+    assert json.loads(second.with_suffix(".json").read_text())["parts"] == ["decoder"]
+    load_weights(codec, second)
+    third = train("small", [folder], tmp_path / "three", steps=1, start=second, **options)
+    assert read_decodes(third) == {v: own[v] | {codec.fingerprint_in(v)} for v in own}
+    with pytest.raises(OptionError, match="--parts"):
+        train("small", [folder], tmp_path / "two", steps=4, resume=True)
+
+
+def test_weights_of_another_encoder_or_entropy_model_decode_no_other_files(small_preset, folder, tmp_path):
+    first = train("small", [folder], tmp_path / "one", steps=1, every=99)
+    second = train("small", [folder], tmp_path / "two", steps=1, every=99, start=first, parts=["entropy"])
+    assert read_decodes(second) == {}
+    before, after = read_weights(first), read_weights(second)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"entropy"}
+
+
+def test_parts_that_do_not_exist_or_are_frozen_are_refused(small_preset, folder, tmp_path):
+    with pytest.raises(OptionError, match="no part 'head'; choose from encoder, entropy, decoder"):
+        train("small", [folder], tmp_path, steps=1, parts=["head"])
+    frozen = replace(small_preset, recipe=replace(small_preset.recipe, factors={"synthesis.": 0.0}))
+    with pytest.raises(OptionError, match="freezes all parameters"):
+        train(frozen, [folder], tmp_path, steps=1, parts=["decoder"])
+
+
+def test_a_checkpoint_of_the_first_release_is_resumed(small_preset, folder, tmp_path):
+    """It had one optimiser for each network, and called the module "codec"."""
+    train("small", [folder], tmp_path, steps=2, every=99)
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    old = {"codec": state["module"], "averaged": state["averaged"], "partners": {}}
+    old |= {"optimisers": {"codec": state["optimisers"]["codec"][0]}, "progress": state["progress"]}
+    torch.save(old, path)
+    weights = train("small", [folder], tmp_path, steps=3, every=99, resume=True)
+    assert json.loads(weights.with_suffix(".json").read_text())["steps"] == 3
+
+
 def test_training_can_start_from_weights(small_preset, folder, tmp_path):
     weights = train("small", [folder], tmp_path / "one", steps=3, every=99)
     train("small", [folder], tmp_path / "two", steps=1, learning_rate=1e-9, every=99, start=weights)
@@ -99,7 +154,7 @@ def test_what_is_not_there_is_said(small_preset, folder, tmp_path):
     with pytest.raises(OptionError, match="There is no"):
         train("small", [tmp_path / "missing"], tmp_path / "new", steps=1)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OptionError, match="No picture"):
+    with pytest.raises(OptionError, match="No image"):
         train("small", [tmp_path / "empty"], tmp_path / "new", steps=1)
     with pytest.raises(PresetError, match="there are: small"):
         train("large", [folder], tmp_path / "new", steps=1)
@@ -161,12 +216,12 @@ def test_crops_lie_in_their_pictures():
 
 def test_schedule_and_levels():
     recipe = presets.find("compact").recipe
-    assert schedule(0, 0.0, recipe) < 0.05 and schedule(10**4, 0.3, recipe) == 1
-    assert schedule(10**4, 0.999, recipe) == 0.02
+    schedule = partial(plateau_schedule, warmup=recipe.warmup, cooldown=recipe.cooldown)
+    assert schedule(0, 0.0) < 0.05 and schedule(10**4, 0.3) == 1 and schedule(10**4, 0.999) == 0.02
     torch.manual_seed(0)
     levels = spread_levels(8, torch.device("cpu"))
     assert sorted((levels // 100.2).long().tolist()) == list(range(8))
-    ends = lambda_of(torch.tensor([0, 800]))
+    ends = quality_lambda(torch.tensor([0, 800]))
     assert ends.tolist() == pytest.approx(LAMBDA_RANGE)
     assert balance(torch.tensor([400])).item() == 1
 
@@ -180,44 +235,60 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
         load_weights(small_codec(), "bad.safetensors")
 
 
-class Square(TrainingTask):
-    """Two layers, the second slower."""
-
-    weights, learning_rate, matrix_rate, weight_decay = {"error": 1.0}, 0.01, 0.04, 0.1
+class Square(nn.Module):
+    """Two linear layers, of which one has a frozen bias, and a convolution."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second, self.look = nn.Linear(4, 4), nn.Linear(4, 4), nn.Conv2d(1, 1, 3)
         self.second.bias.requires_grad_(False)
 
+
+class SquareTask(LossTask):
+    """`Square`, whose second layer has half of the learning rate."""
+
+    name, weights, validation_batches = "square", {"error": 1.0}, 0
+    learning_rate, matrix_rate, weight_decay = 0.01, 0.04, 0.1
+
     def factor(self, name: str) -> float:
         return 0.5 if "second" in name else 1.0
 
-    def losses(self, *given: Any) -> dict[str, Tensor]:
-        return {}
+    def batches(self, seed: int) -> Any:
+        raise NotImplementedError
+
+    def export(self, average: nn.Module, path: Path) -> dict[str, object]:
+        raise NotImplementedError
 
 
-def test_matrices_have_an_optimiser_of_their_own(monkeypatch):
-    """What is no matrix has AdamW, which may have all; biases do not decay, and what is frozen is not there."""
-    lesson = Square()
-    adam, muon = optimisers_of(lesson)
+class NoBatches:
+    def next(self) -> Any:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
+
+
+def test_matrices_are_trained_by_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All else is trained by AdamW, which trains matrices too where no `matrix_rate` is given. Biases have no weight decay."""
+    module = Square()
+    adamw, muon = SquareTask(module, NoBatches()).optimisers()["square"]
     rows = [(g["factor"], g["weight_decay"], [*map(id, g["params"])]) for g in muon.param_groups]
-    assert rows == [(4.0, 0.1, [id(lesson.first.weight)]), (2.0, 0.1, [id(lesson.second.weight)])]
-    rows = [(g["factor"], g["weight_decay"], [*map(id, g["params"])]) for g in adam.param_groups]
+    assert rows == [(4.0, 0.1, [id(module.first.weight)]), (2.0, 0.1, [id(module.second.weight)])]
+    rows = [(g["factor"], g["weight_decay"], [*map(id, g["params"])]) for g in adamw.param_groups]
     assert rows == [
-        (1.0, 0.0, [id(lesson.first.bias), id(lesson.look.bias)]),
-        (1.0, 0.1, [id(lesson.look.weight)]),
+        (1.0, 0.0, [id(module.first.bias), id(module.look.bias)]),
+        (1.0, 0.1, [id(module.look.weight)]),
     ]
-    monkeypatch.setattr(Square, "matrix_rate", None)
-    (adam,) = optimisers_of(lesson)
-    assert sum(len(group["params"]) for group in adam.param_groups) == 5
+    monkeypatch.setattr(SquareTask, "matrix_rate", None)
+    (adamw,) = SquareTask(module, NoBatches()).optimisers()["square"]
+    assert sum(len(group["params"]) for group in adamw.param_groups) == 5
 
 
-def test_another_learning_rate_moves_both_optimisers(tmp_path):
-    run = LessonRun(Square(), tmp_path, 1, None, learning_rate=0.002)
-    assert run.record()["learning_rate"] == 0.002 and run.record()["matrix_rate"] == pytest.approx(0.008)
-    assert Square.learning_rate == 0.01
-    factors = [group["factor"] for optimiser in run.optimisers for group in optimiser.param_groups]
+def test_another_learning_rate_scales_both_optimisers(tmp_path: Path) -> None:
+    trainer = Trainer(SquareTask(Square(), NoBatches(), learning_rate=0.002), tmp_path, steps=1)
+    record = trainer.record()
+    assert record["learning_rate"] == 0.002 and record["matrix_rate"] == pytest.approx(0.008)
+    assert SquareTask.learning_rate == 0.01
+    factors = [g["factor"] for optimiser in trainer.optimisers["square"] for g in optimiser.param_groups]
     assert factors == [1.0, 1.0, 4.0, 2.0]
 
 
@@ -226,49 +297,58 @@ import sys, time
 from pathlib import Path
 import torch
 from torch import nn
-from trifocal.training.checkpoint import by_one
-from trifocal.training.lesson import Lesson, LessonRun
+from trifocal.training.checkpoint import on_main_process
+from trifocal.training.task import LossTask
+from trifocal.training.trainer import Trainer
 
-class Line(Lesson):
-    weights, learning_rate, weight_decay, warmup, held_out = {"error": 1.0}, 0.3, 0.0, 1, 1
-
+class Line(nn.Module):
     def __init__(self):
         super().__init__()
         self.slope = nn.Linear(1, 1, bias=False)
 
-    def losses(self, x, y):
+    def forward(self, x, y):
         return {"error": (self.slope(x) - y).square().mean()}
 
-class Own:
+class Batches:
     rank = 0
 
     def next(self):
         time.sleep(0.02 * self.rank)
         return torch.ones(4, 1), torch.full((4, 1), 1.0 + 2 * self.rank)
 
+    def close(self):
+        pass
+
+class LineTask(LossTask):
+    name, file_name = "line", "line.safetensors"
+    weights, learning_rate, weight_decay, warmup, validation_batches = {"error": 1.0}, 0.3, 0.0, 1, 1
+
+    def batches(self, seed):
+        return Batches()
+
+    def export(self, average, path):
+        time.sleep(0.5)
+        path.with_name(f"{Batches.rank}.weights").touch()
+        return {}
+
 torch.manual_seed(0)
-run = LessonRun(Line(), Path(sys.argv[1]), None, 0.05)
-Own.rank = run.accelerator.process_index
-run.go(Own(), Own(), 1.0, lambda fraction, said: None)
-run.accelerator.wait_for_everyone()
-again = LessonRun(Line(), Path(sys.argv[1]), None, 0.05)
+out = Path(sys.argv[1])
+trainer = Trainer(LineTask(Line(), Batches()), out, minutes=0.05)
+Batches.rank = trainer.accelerator.process_index
+trainer.fit(1.0, lambda fraction, text: None)
+again = Trainer(LineTask(Line(), Batches()), out, minutes=0.05)
 again.resume()
-assert again.progress == run.progress and again.bare.slope.weight == run.bare.slope.weight
-said = f"{run.accelerator.num_processes} {run.progress.step} {float(run.bare.slope.weight):.5f}"
-Path(sys.argv[1], f"{Own.rank}.txt").write_text(said)
-
-def export():
-    time.sleep(0.5)
-    Path(sys.argv[1], f"{Own.rank}.weights").touch()
-
-by_one(run.accelerator, export)
-assert Path(sys.argv[1], "0.weights").exists()
+assert again.elapsed == trainer.elapsed and again.unwrapped.slope.weight == trainer.unwrapped.slope.weight
+text = f"{trainer.accelerator.num_processes} {trainer.elapsed.step} {float(trainer.unwrapped.slope.weight):.5f}"
+(out / f"{Batches.rank}.txt").write_text(text)
+trainer.export()
+assert (out / "0.weights").exists()
 """
 
 
 def test_two_processes_learn_as_one(tmp_path):
-    """Without a GPU too: their gradients are shared, a run of so many minutes ends at the same step in both, both resume it, and one
-    writes what ships while the other waits."""
+    """Their gradients are averaged, a run of so many minutes ends at the same step in both, both resume it, and one exports while
+    the other waits."""
     script = tmp_path / "script.py"
     script.write_text(TOGETHER)
     with socket.socket() as free:
@@ -284,7 +364,7 @@ def test_two_processes_learn_as_one(tmp_path):
     )
     one, two = ((tmp_path / f"{rank}.txt").read_text().split() for rank in (0, 1))
     assert one == two and one[0] == "2" and int(one[1]) > 20
-    assert float(one[2]) == pytest.approx(2.0, abs=0.2)  # between what each of them was shown
+    assert float(one[2]) == pytest.approx(2.0, abs=0.2)  # between the targets of the two
     assert not (tmp_path / "1.weights").exists()
 
 

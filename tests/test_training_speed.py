@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, small_codec, tiny_preset
+from conftest import random_rgb, tiny_preset
 from test_reports import module_at
 from typer.testing import CliRunner
 
@@ -25,8 +25,11 @@ from trifocal.data import Crops
 from trifocal.data.images import TrainingPicture
 from trifocal.data.prefetching import Prefetcher
 from trifocal.errors import OptionError, PictureError
-from trifocal.training import in_processes, loop, processes, train
-from trifocal.training.loop import Run, schedule
+from trifocal.training import in_processes, processes, train
+from trifocal.training.optimisers import plateau_schedule
+from trifocal.training.tasks import codec as codec_task
+from trifocal.training.tasks.codec import CodecTask
+from trifocal.training.trainer import Trainer
 from trifocal.weights import read_weights
 
 # ── batches ahead ──
@@ -69,11 +72,12 @@ def test_crops_are_made_ahead_and_are_the_same_again() -> None:
 
 
 def test_a_picture_that_cannot_be_read_ends_the_run(small_preset: presets.Preset, tmp_path: Path) -> None:
-    run = Run(small_codec(), loop.objective_of(small_preset, 1)(), small_preset.recipe, tmp_path, 9, None)
+    task = CodecTask(small_preset)
     broken = replace(TrainingPicture("a", random_rgb(80, 72)), kept=random_rgb(8, 8))
     threads = threading.active_count()
     with pytest.raises(ValueError, match="high <= 0"):
-        list(run.train([broken]))
+        task.training = [broken]
+        list(Trainer(task, tmp_path, steps=9).train_steps())
     assert threading.active_count() == threads
 
 
@@ -84,7 +88,7 @@ def in_one_of_two(out: Path, *args: Any, report: Any, note: Any, **options: Any)
     """Trains the small preset, and writes down what this process drew, and its weights in the end."""
     presets.PRESETS = (tiny_preset(),)  # type: ignore[assignment]
     drawn: list[Any] = []
-    spread, make = loop.spread_levels, Crops._make
+    spread, make = codec_task.spread_levels, Crops._make
 
     def levels(*given: Any) -> torch.Tensor:
         drawn.append(spread(*given).tolist())
@@ -95,15 +99,16 @@ def in_one_of_two(out: Path, *args: Any, report: Any, note: Any, **options: Any)
         drawn.append(made.rgb.astype(int).sum((1, 2, 3)).tolist())
         return made
 
-    loop.spread_levels, Crops._make = levels, crops  # type: ignore[assignment, method-assign]
+    codec_task.spread_levels, Crops._make = levels, crops  # type: ignore[assignment, method-assign]
     ends = []
-    go = Run.go
+    fit = Trainer.fit
 
-    def gone(self: Run, *given: Any) -> None:
-        go(self, *given)
-        ends.extend([self.progress.step, *(float(p.detach().double().sum()) for p in self.bare.parameters())])
+    def fit_and_note(self: Trainer, *given: Any) -> None:
+        fit(self, *given)
+        ends.append(self.elapsed.step)
+        ends.extend(float(p.detach().double().sum()) for p in self.unwrapped.parameters())
 
-    Run.go = gone  # type: ignore[assignment, method-assign]
+    Trainer.fit = fit_and_note  # type: ignore[assignment, method-assign]
     weights = train("small", *args, report=report, note=note, **options)
     facts = {"drawn": drawn, "ends": ends, "threads": torch.get_num_threads()}
     (out / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(facts))
@@ -208,19 +213,19 @@ def wait_for(done: Callable[[], bool]) -> None:
 
 
 def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OptionError, match="one process or more, not 0"):
+    with pytest.raises(OptionError, match="must be 1 or more, not 0"):
         processes.check_count(0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     processes.check_count(1)
     with pytest.raises(OptionError, match="set --processes to 1 at most"):
         processes.check_count(2)
-    assert "ACCELERATE_USE_CPU" not in processes.surroundings(2)
+    assert "ACCELERATE_USE_CPU" not in processes.environment(2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     processes.check_count(2)
-    assert processes.surroundings(2)["ACCELERATE_USE_CPU"] == "1"
+    assert processes.environment(2)["ACCELERATE_USE_CPU"] == "1"
     monkeypatch.setenv("RANK", "0")
     processes.check_count(1)
-    with pytest.raises(OptionError, match="leave --processes"):
+    with pytest.raises(OptionError, match="leave out --processes"):
         processes.check_count(2)
 
 
@@ -228,10 +233,9 @@ def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_without_a_cooldown_the_rate_stays_level() -> None:
-    recipe = replace(presets.find("compact").recipe, cooldown=0.0)
-    assert [schedule(10**4, fraction, recipe) for fraction in (0.0, 0.5, 0.999, 1.0)] == [1.0] * 4
-    assert schedule(0, 0.0, recipe) < 0.05
-    assert schedule(10**4, 0.95, replace(recipe, cooldown=0.1)) == pytest.approx(0.5)
+    rates = [plateau_schedule(10**4, fraction, 100, 0.0) for fraction in (0.0, 0.5, 0.999, 1.0)]
+    assert rates == [1.0] * 4 and plateau_schedule(0, 0.0, 100, 0.0) < 0.05
+    assert plateau_schedule(10**4, 0.95, 100, 0.1) == pytest.approx(0.5)
 
 
 def test_a_plateau_is_resumed_and_cooled_down(
@@ -240,10 +244,10 @@ def test_a_plateau_is_resumed_and_cooled_down(
     rates: list[float] = []
 
     def noted(*given: Any) -> float:
-        rates.append(schedule(*given))
+        rates.append(plateau_schedule(*given))
         return rates[-1]
 
-    monkeypatch.setattr(loop, "schedule", noted)
+    monkeypatch.setattr(codec_task, "plateau_schedule", noted)
     options: dict[str, Any] = {"every": 99}
     train("small", [folder], tmp_path, steps=4, cooldown=0.0, **options)
     weights = train("small", [folder], tmp_path, steps=8, cooldown=0.25, resume=True, **options)
@@ -282,7 +286,7 @@ def test_the_command_hands_all_of_it_over(monkeypatch: pytest.MonkeyPatch) -> No
     words = ["train", "compact", "--data", "a", "--steps", "9", "--processes", "2", "--precision", "bfloat16"]
     assert CliRunner().invoke(app, [*words, "--cooldown", "0"]).exit_code == 0
     assert CliRunner().invoke(app, ["train", "base", "--data", "a", "--steps", "9"]).exit_code == 0
-    (one, options), (two, others) = given
+    (one, options), (two, others) = given[:2]
     assert (
         one == (2, train, "compact", ["a"], "runs/compact")
         and two[0] == 1
@@ -290,6 +294,10 @@ def test_the_command_hands_all_of_it_over(monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert (options["precision"], options["cooldown"], options["stage"]) == ("bfloat16", 0.0, 1)
     assert others["precision"] == "auto" and not {"cooldown", "stage", "teacher"} & others.keys()
+    assert CliRunner().invoke(app, [*words, "--parts", "decoder,entropy"]).exit_code == 0
+    assert given[-1][1]["parts"] == ["decoder", "entropy"] and "parts" not in options
+    refused = CliRunner().invoke(app, ["train", "base", "--steps", "9", "--parts", "decoder"])
+    assert refused.exit_code == 2 and "takes no --parts" in " ".join(refused.output.split())
     refused = CliRunner().invoke(app, ["train", "detector", "--steps", "9", "--cooldown", "0.1"])
     assert refused.exit_code == 2 and "takes no --cooldown" in " ".join(refused.output.split())
 

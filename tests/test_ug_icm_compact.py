@@ -21,7 +21,7 @@ from trifocal.losses.ug_icm import UgIcmObjective
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, find, with_preference
 from trifocal.training import train
-from trifocal.training.loop import groups
+from trifocal.training.optimisers import parameter_groups
 from trifocal.transforms.preferred import PreferredSynthesis
 from trifocal.types import Batch, Condition
 from trifocal.weights import FOLDER, load_weights, read_weights, write_weights
@@ -93,7 +93,7 @@ def test_only_the_way_for_machines_learns():
     torch.manual_seed(0)
     codec = small().train()
     before = {name: w.clone() for name, w in codec.state_dict().items()}
-    optimiser = torch.optim.Adam(groups(codec, find("ug-icm-compact").recipe), lr=2e-3)
+    optimiser = torch.optim.Adam(parameter_groups(codec, find("ug-icm-compact").recipe), lr=2e-3)
     objective = UgIcmObjective(Halved())
     x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
     batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]))
@@ -108,7 +108,7 @@ def test_only_the_way_for_machines_learns():
     changed = {name for name, w in codec.state_dict().items() if not torch.equal(w, before[name])}
     assert {name.split(".")[1] for name in changed} == {"preferring", "detail"} and losses[-1] < losses[0]
     people = codec.eval()(batch.x, batch.level)
-    judged = objective.judge(codec, batch.x, batch.level, people)
+    judged = objective.held_out_metrics(codec, batch.x, batch.level, people)
     assert judged.keys() == {"distance", "distance_machine", "psnr_machine"}
     for_people = codec(batch.x, batch.level, Condition(preference=torch.zeros(2))).x_hat
     assert torch.equal(judged["distance"], Halved()(for_people, batch.x))
@@ -157,7 +157,7 @@ def test_weights_that_are_shared_are_not_written_twice(tmp_path, monkeypatch):
 def test_a_run_begins_with_the_shared_weights_and_ships_its_own(tmp_path, monkeypatch):
     folder = tmp_path / "weights"
     folder.mkdir()
-    for place in ("weights", "training.loop"):
+    for place in ("weights", "training.tasks.codec"):
         monkeypatch.setattr(f"trifocal.{place}.FOLDER", folder)
     write_weights(small_codec(), folder / find("ug-icm-compact").shared)
     recipe = replace(find("ug-icm-compact").recipe, crop=64, batch=2, warmup=1)

@@ -16,7 +16,7 @@ from trifocal.losses import (
     VisualObjective,
     balance,
     bits_per_pixel,
-    lambda_of,
+    quality_lambda,
     mean_squared_error,
     ssimulacra2_score,
 )
@@ -155,8 +155,8 @@ def test_the_objective_is_the_sum_it_is_said_to_be() -> None:
         0.3 * 10 * Ssimulacra2()(x_hat, x),
         0.5 * 90 * Cvvdp()(x_hat, x),
     )
-    expected = (bits_per_pixel(output, x) + lambda_of(level) * sum(parts)) * balance(level)
-    judged = objective.judge(torch.nn.Identity(), x, level, output)
+    expected = (bits_per_pixel(output, x) + quality_lambda(level) * sum(parts)) * balance(level)
+    judged = objective.held_out_metrics(torch.nn.Identity(), x, level, output)
     assert torch.allclose(judged["objective"], expected, rtol=1e-4)
     half = objective.distortion(output, x, share=0.5)
     assert torch.allclose(half[:2], parts[0][:2] + parts[1][:2] + 2 * parts[2][:2], rtol=1e-3)

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from trifocal.types import Condition
 
 
-def find(name: str) -> Preset:
-    """The preset of that name.
+def find(name: str | Preset) -> Preset:
+    """The preset of that name; a Preset is returned unchanged.
 
     Raises:
         PresetError: if there is none; the message lists those there are.
     """
+    if isinstance(name, Preset):
+        return name
     for preset in PRESETS:
         if preset.name == name:
             return preset

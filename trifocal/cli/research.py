@@ -23,7 +23,7 @@ def qualities_of(text: str) -> list[float]:
 
 
 # What is trained and is no preset, and the function of `trifocal.training` that does it.
-APART = {"towers": "train_towers", "detector": "train_detector", "base": "train_base"}
+APART = {"towers": "train_text_image", "detector": "train_detector", "base": "train_base_layer"}
 
 
 @app.command()
@@ -90,6 +90,9 @@ def train(
             "--keep-front", help="For detector: only what stands behind the split learns; files stay valid."
         ),
     ] = False,
+    parts: Annotated[
+        str | None, typer.Option(help="Train only these parts of a preset: encoder,decoder,entropy,...")
+    ] = None,
     every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 5.0,
     force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint of an earlier run.")] = False,
     threads: Threads = None,
@@ -102,8 +105,9 @@ def train(
     """
     own: dict[str, Any] = {"stage": None if preset == "base" else stage, "keep_front": keep_front or None}
     own |= {"learning_rate": learning_rate, "cooldown": cooldown, "teacher": teacher, "of": of}
+    own |= {"parts": None if parts is None else parts.replace(",", " ").split()}
     own = {name: value for name, value in own.items() if value is not None}
-    check_training(preset, stage, learning_rate, cooldown, teacher, of, keep_front)
+    check_training(preset, stage, learning_rate, cooldown, teacher, of, keep_front, parts)
     from trifocal import training
     from trifocal.cli import console
 
@@ -369,6 +373,7 @@ def check_training(
     teacher: str | None,
     of: str | None,
     keep_front: bool,
+    parts: str | None,
 ) -> None:
     """Refuses what this kind of training would pass over in silence."""
     if preset not in APART and teacher is not None:
@@ -379,6 +384,8 @@ def check_training(
         raise typer.BadParameter(
             f"{preset} takes no --cooldown; its learning rate falls from the first step to the last."
         )
+    if preset in APART and parts is not None:
+        raise typer.BadParameter(f"{preset} takes no --parts; presets do.")
     if preset != "base" and of is not None:
         raise typer.BadParameter(f"--of is for base, not for {preset}.")
     if preset != "detector" and keep_front:

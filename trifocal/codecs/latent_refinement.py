@@ -17,7 +17,7 @@ from trifocal.detection.detector import SplitDetector
 from trifocal.entropy import EntropyModel
 from trifocal.entropy.quantise import quantise_through
 from trifocal.entropy.tables import logistic_bits
-from trifocal.losses.base_layer import Original, task_cost, task_weight
+from trifocal.losses.base_layer import DetectorReference, task_cost, task_weight
 
 __all__ = ["refined"]
 
@@ -47,7 +47,7 @@ def refined(base: Base, detector: SplitDetector, x: Tensor, y: Tensor, level: Te
     """
     with torch.inference_mode(False), torch.enable_grad():
         x, y, level = x.clone(), y.clone().requires_grad_(), level.clone()  # no inference tensors
-        original = Original(detector, x)
+        original = DetectorReference(detector, x)
         size, pixels = (x.shape[2], x.shape[3]), x.shape[2] * x.shape[3]
         gain, weight = base.entropy.gain(level).detach(), task_weight(level)
         adam = Adam(y, RATE * float((1 / gain).mean()))

@@ -1,4 +1,4 @@
-"""Pictures for training: folders, single files and WebDataset shards."""
+"""Training images from folders, files and WebDataset shards."""
 
 from trifocal.data.images import CropBatch, Crops, TrainingPicture, read_pictures, split
 

@@ -1,4 +1,4 @@
-"""What words name: the 80 categories of COCO, the words that people write for them, and where those are in a picture."""
+"""The 80 categories of COCO: their names in captions, and where they are in an image."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# COCO's category ids have gaps; after each, how captions speak of it, the first being COCO's own name.
+# Names in captions by COCO category id (the ids have gaps). The first is COCO's own.
 CATEGORIES: dict[int, tuple[str, ...]] = {
     1: ("person", "man", "woman", "boy", "girl", "child", "kid", "lady", "guy", "baby", "player", "rider", "skier",
         "surfer", "snowboarder", "skateboarder", "people", "men", "women", "children", "crowd", "toddler", "skater"),
@@ -31,25 +31,26 @@ CATEGORIES: dict[int, tuple[str, ...]] = {
     87: ("scissors",), 88: ("teddy bear", "teddy"), 89: ("hair drier", "hair dryer"), 90: ("toothbrush",),
 }  # fmt: skip
 PERSON = 1
-NAMES_AT_MOST = 2
+MAX_NAMES = 2
 _NUMBER = {name: number for number, names in CATEGORIES.items() for name in names}
 _LONGEST_FIRST = sorted(_NUMBER, key=len, reverse=True)
 _NAMES = re.compile(rf"\b({'|'.join(map(re.escape, _LONGEST_FIRST))})(?:e?s)?\b")
 
 
-def named_in(text: str) -> frozenset[int]:
-    """Category ids of what the text names; "hot dog" names no dog."""
+def named_categories(text: str) -> frozenset[int]:
+    """The ids of the categories that a text names; "hot dog" names no dog."""
     return frozenset(_NUMBER[name] for name in _NAMES.findall(text.lower()))
 
 
-def focus_of(
+def category_mask(
     boxes: NDArray[np.float32], labels: NDArray[np.int64], named: frozenset[int], height: int, width: int
 ) -> NDArray[np.bool_]:
-    """True inside the boxes of the categories that are named, [height, width].
+    """True inside the boxes of the named categories, [height, width].
 
     Args:
         boxes: x0, y0, x1, y1 in pixels, [N, 4].
         labels: category ids, [N].
+        named: category ids.
     """
     mask = np.zeros((height, width), dtype=bool)
     for (x0, y0, x1, y1), label in zip(boxes, labels):
@@ -58,38 +59,53 @@ def focus_of(
     return mask
 
 
-def seen_within(
+def clip_boxes(
     boxes: NDArray[np.float32], part: tuple[int, int, int, int], least: float = 0.25
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Boxes in a part of a picture (x0, y0, x1, y1), from its corner and clipped to it, [N, 4]; and which of them
-    are seen there: at least that share of their area."""
+    """Clip boxes to a part of an image.
+
+    Args:
+        boxes: x0, y0, x1, y1 in pixels, [N, 4].
+        part: x0, y0, x1, y1.
+        least: share of a box's area that must be inside.
+
+    Returns:
+        The clipped boxes relative to the part's corner, [N, 4], and which of them are visible, [N].
+    """
     x0, y0, x1, y1 = part
     moved = boxes - np.array([x0, y0, x0, y0], np.float32)
     clipped = moved.clip(0, np.array([x1 - x0, y1 - y0] * 2, np.float32))
     return clipped, _areas(clipped) > least * np.maximum(_areas(moved), 1)
 
 
-def words_of(
+def sample_text(
     captions: Sequence[str], labels: NDArray[np.int64], random: np.random.Generator, caption_in: float = 0.5
 ) -> str:
-    """Words for a part of a picture: one of the captions, if there are any, or the names of a few of the things in it,
-    or "" where neither is known. `caption_in` is how often it is a caption where both are."""
+    """A random text for a part of an image: a caption, or the names of a few objects, or "" if there are
+    neither.
+
+    Args:
+        captions: that are true of the part.
+        labels: category ids of the visible objects, [N].
+        caption_in: probability of a caption where there are both.
+    """
     there = sorted(set(labels.tolist()) & set(CATEGORIES))
     if captions and (not there or random.random() < caption_in):
         return str(random.choice(captions))
     if not there:
         return ""
-    chosen = random.choice(there, min(len(there), int(random.integers(1, NAMES_AT_MOST + 1))), replace=False)
-    return phrase([name_of(int(number), random) for number in chosen], random)
+    chosen = random.choice(there, min(len(there), int(random.integers(1, MAX_NAMES + 1))), replace=False)
+    return make_phrase([category_name(int(number), random) for number in chosen], random)
 
 
-def name_of(number: int, random: np.random.Generator) -> str:
-    """A name of the category that is true of each of its members: people are not told apart."""
+def category_name(number: int, random: np.random.Generator) -> str:
+    """A random name of the category; for people always "person", since the other names are not true of
+    all."""
     return CATEGORIES[number][0] if number == PERSON else str(random.choice(CATEGORIES[number]))
 
 
-def phrase(names: Sequence[str], random: np.random.Generator) -> str:
-    """A short text that names them, one of several ways to say so."""
+def make_phrase(names: Sequence[str], random: np.random.Generator) -> str:
+    """A short text with these names, in one of several forms."""
     articled = [f"{random.choice(['a', 'the'])} {name}" for name in names]
     listed = " and ".join([", ".join(articled[:-1]), articled[-1]] if len(articled) > 1 else articled)
     return str(random.choice(["{}", "{}", "a photo of {}", "there is {}", "look at {}"])).format(listed)

@@ -1,4 +1,4 @@
-"""Captions and boxes of a folder of pictures, from files in COCO's layout that lie in it or above it."""
+"""Captions and boxes of a folder of images, from annotation files in COCO's layout."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from trifocal.errors import OptionError
 
-__all__ = ["CAPTIONS", "INSTANCES", "beside", "boxes_of", "captions_of", "corners_of"]
+__all__ = ["CAPTIONS", "INSTANCES", "corner_boxes", "find_annotations", "read_boxes", "read_captions"]
 
 CAPTIONS, INSTANCES = "captions.json", "instances.json"
 
 Boxes = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
-def beside(data: str | os.PathLike[str], name: str) -> Path | None:
-    """The file of that name in the folder or above it; or, as COCO itself has it, annotations/captions_train2014.json above
-    the folder train2014."""
+def find_annotations(data: str | os.PathLike[str], name: str) -> Path | None:
+    """Find an annotation file: NAME in the folder or its parent, or as in COCO,
+    annotations/captions_train2014.json beside the folder train2014. None if there is none."""
     folder = Path(os.path.abspath(data))
     stem, suffix = os.path.splitext(name)
     places = (
@@ -32,34 +32,35 @@ def beside(data: str | os.PathLike[str], name: str) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def captions_of(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
-    """The captions by file name from captions.json, in COCO's layout or as {name: text}.
+def read_captions(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
+    """Captions by file name from captions.json, in COCO's layout or as {name: text}.
 
-    Empty where there is none. Raises OptionError for one of another layout.
+    Empty if there is no such file. Raises OptionError for another layout.
     """
-    path = beside(data, CAPTIONS)
+    path = find_annotations(data, CAPTIONS)
     if path is None:
         return {}
     try:
         table = json.loads(path.read_text("utf-8"))
         if "annotations" not in table:
-            return {name: (said,) if isinstance(said, str) else tuple(said) for name, said in table.items()}
+            return {name: (text,) if isinstance(text, str) else tuple(text) for name, text in table.items()}
         captions: dict[str, tuple[str, ...]] = {}
         for name, entry in _entries(table):
             captions[name] = (*captions.get(name, ()), entry["caption"])
         return captions
     except (ValueError, KeyError, TypeError, AttributeError):
         raise OptionError(
-            f"{path} is no table of captions: neither COCO's layout nor {{file name: caption}}."
+            f"{path} is not a table of captions; it must have COCO's layout or {{file name: caption}}."
         ) from None
 
 
-def boxes_of(data: str | os.PathLike[str]) -> dict[str, Boxes]:
-    """By file name from instances.json: boxes x0, y0, x1, y1 in pixels, [N, 4], and category ids, [N], without crowds.
+def read_boxes(data: str | os.PathLike[str]) -> dict[str, Boxes]:
+    """Boxes x0, y0, x1, y1 in pixels, [N, 4], and category ids, [N], by file name, from instances.json
+    without crowds.
 
-    Empty where there is none. Raises OptionError for one of another layout.
+    Empty if there is no such file. Raises OptionError for another layout.
     """
-    path = beside(data, INSTANCES)
+    path = find_annotations(data, INSTANCES)
     if path is None:
         return {}
     try:
@@ -67,7 +68,7 @@ def boxes_of(data: str | os.PathLike[str]) -> dict[str, Boxes]:
         for name, entry in _entries(json.loads(path.read_text("utf-8"))):
             if not entry.get("iscrowd"):
                 found.setdefault(name, []).append(entry)
-        return {name: corners_of(entries) for name, entries in found.items()}
+        return {name: corner_boxes(entries) for name, entries in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise OptionError(f"{path} is not in COCO's layout, with images and annotations.") from None
 
@@ -77,8 +78,9 @@ def _entries(table: Any) -> list[tuple[str, dict[str, Any]]]:
     return [(names[entry["image_id"]], entry) for entry in table["annotations"]]
 
 
-def corners_of(entries: list[dict[str, Any]]) -> Boxes:
-    """COCO's objects (bbox as x, y, width, height) as boxes x0, y0, x1, y1, [N, 4], and category ids, [N]."""
+def corner_boxes(entries: list[dict[str, Any]]) -> Boxes:
+    """COCO's annotations (bbox as x, y, width, height) → boxes x0, y0, x1, y1, [N, 4], and category ids,
+    [N]."""
     boxes = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes, np.array([entry["category_id"] for entry in entries], np.int64)

@@ -1,4 +1,4 @@
-"""Training pictures: read once, kept in memory, served as random crops with words of their own."""
+"""Training images: read once, kept in memory, and served as random crops with texts."""
 
 import hashlib
 import io
@@ -12,32 +12,34 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from trifocal.data.categories import seen_within, words_of
-from trifocal.data.coco import boxes_of, captions_of
+from trifocal.data.categories import clip_boxes, sample_text
+from trifocal.data.coco import read_boxes, read_captions
 from trifocal.data.prefetching import Prefetcher
 from trifocal.errors import OptionError, PictureError
 from trifocal.pictures import Picture, is_picture
 
-Said = tuple[tuple[str, ...], npt.NDArray[np.float32], npt.NDArray[np.int64]]  # captions, boxes, labels
-Record = bytes | Said  # KEY.json as it is, or what it would say
+Annotations = tuple[
+    tuple[str, ...], npt.NDArray[np.float32], npt.NDArray[np.int64]
+]  # captions, boxes, labels
+Record = bytes | Annotations  # KEY.json, or its content
 
 NO_BOXES = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
 HELD_OUT_ONE_IN = 40
-DECODED = 4 << 30  # bytes of pictures that are kept decoded; more are kept as their files have them
-CROPS_AHEAD = 4  # batches
-MOST_OF_IT = 0.45  # of a picture's area: then its captions are taken to be true of a crop
+DECODED = 4 << 30  # bytes of images that are kept decoded; the others are kept as files in memory
+CROPS_AHEAD = 4  # batches made ahead
+CAPTION_AREA = 0.45  # share of an image's area from which its captions are taken to be true of a crop
 
 
 @dataclass(frozen=True)
 class TrainingPicture:
-    """A picture, and what its record says of it, if it has one.
+    """An image and its annotations.
 
     Attributes:
-        key: file name without its suffix.
-        kept: uint8, [H, W, 3], or a picture file's bytes, which are decoded anew each time.
+        key: file name without suffix.
+        kept: uint8 [H, W, 3], or the bytes of an image file, which is decoded at each use.
         captions: sentences.
         boxes: x0, y0, x1, y1 in pixels, [N, 4].
-        labels: COCO's category ids, [N].
+        labels: COCO category ids, [N].
     """
 
     key: str
@@ -48,12 +50,12 @@ class TrainingPicture:
 
     @property
     def rgb(self) -> npt.NDArray[np.uint8]:
-        """uint8, [H, W, 3]."""
+        """The decoded image, uint8 [H, W, 3]."""
         return Picture.open(io.BytesIO(self.kept)).rgb if isinstance(self.kept, bytes) else self.kept
 
     @property
     def area(self) -> int:
-        """Pixels; of a file only its header is read."""
+        """Number of pixels. Only the header of a file is read."""
         if isinstance(self.kept, bytes):
             with Image.open(io.BytesIO(self.kept)) as image:
                 return image.width * image.height
@@ -63,45 +65,47 @@ class TrainingPicture:
 def read_pictures(
     sources: Sequence[str | Path], smallest: int, progress: Callable[[str], None] | None = None
 ) -> list[TrainingPicture]:
-    """Reads every picture of the folders, files and tar shards (WebDataset: KEY.jpg, KEY.png …, and KEY.json).
+    """Read all images in folders, files and tar shards (WebDataset: KEY.jpg, KEY.png …, and KEY.json).
 
-    KEY.json is a picture's record: any of captions, boxes and labels, as in TrainingPicture. Where a folder's pictures have
-    none, it may be in captions.json and instances.json, see `trifocal.data.coco`.
+    KEY.json is the record of an image, with any of captions, boxes and labels as in TrainingPicture. Images
+    in folders may instead have captions.json and instances.json, see `trifocal.data.coco`.
 
     Args:
-        sources: folders (searched recursively), picture files, .tar shards.
-        smallest: pictures with a shorter side than this, in pixels, are left out; so are those that cannot be read.
-        progress: called with the key of each picture that was read, or with why it was not.
+        sources: folders (searched recursively), image files, .tar shards.
+        smallest: length of a side in pixels; smaller images are skipped, and so are unreadable ones.
+        progress: called with the key of each image, and the reason if it is skipped because it cannot be
+            read.
 
     Raises:
-        OptionError: if a source does not exist or no picture is left, or for captions.json in another layout.
+        OptionError: if a source does not exist, no image is left, or an annotation file has another layout.
     """
     pictures = []
-    room = DECODED
+    left = DECODED
     for key, data, record in _files(sources):
-        said = key
+        text = key
         try:
             picture = Picture.open(io.BytesIO(data))
             if min(picture.width, picture.height) >= smallest:
-                room -= picture.rgb.nbytes
+                left -= picture.rgb.nbytes
                 pictures.append(
-                    TrainingPicture(key, picture.rgb if room >= 0 else data, *_read_record(record))
+                    TrainingPicture(key, picture.rgb if left >= 0 else data, *_read_record(record))
                 )
         except (PictureError, ValueError, TypeError) as error:
-            said = f"{key}, left out: {error}"
+            text = f"{key}, left out: {error}"
         if progress:
-            progress(said)
+            progress(text)
     if not pictures:
         raise OptionError(
-            f"No picture of at least {smallest} pixels a side was found in {', '.join(map(str, sources))}."
+            f"No image of at least {smallest} pixels a side was found in {', '.join(map(str, sources))}."
         )
     return pictures
 
 
 def split(pictures: Sequence[TrainingPicture]) -> tuple[list[TrainingPicture], list[TrainingPicture]]:
-    """(for training, held out): one in HELD_OUT_ONE_IN by a hash of the key, the same on every machine.
+    """Split images into those for training and those held out.
 
-    Of a few pictures, among which that finds none, it is those with the lowest remainder.
+    One in HELD_OUT_ONE_IN is held out by a hash of its key, the same on every machine. If the hash selects
+    none of a few images, those with the lowest remainder are held out.
 
     Raises:
         OptionError: if none is left for training.
@@ -111,27 +115,30 @@ def split(pictures: Sequence[TrainingPicture]) -> tuple[list[TrainingPicture], l
     held = [p for p, remainder in zip(pictures, remainders) if remainder == lowest]
     training = [p for p, remainder in zip(pictures, remainders) if remainder > lowest]
     if not training:
-        raise OptionError("Training needs more pictures, since one at least is held out to measure on.")
+        raise OptionError("Training needs more images, since at least one is held out for validation.")
     return training, held
 
 
 @dataclass(frozen=True)
 class CropBatch:
-    """Crops, uint8 [B, size, size, 3], and words for each; "" where nothing is known."""
+    """Crops, uint8 [B, size, size, 3], and a text for each, "" where there is none."""
 
     rgb: npt.NDArray[np.uint8]
     texts: tuple[str, ...]
 
 
 class Crops(Prefetcher[CropBatch]):
-    """Random crops with random flips, without end. Each has words of its own: a caption of the picture where the crop is
-    most of it, names of what is in the crop, or both in turn. The same arguments give the same batches in the same order.
+    """Endless batches of random crops, randomly mirrored, with texts. The same arguments give the same
+    batches.
+
+    The text of a crop is a caption of the image, if the crop covers most of it, or names of the objects in
+    the crop.
 
     Args:
-        pictures: drawn with a probability that grows as the root of their area.
+        pictures: drawn with a probability proportional to the square root of their area.
         batch: crops in a batch.
-        size: of a crop's sides, in pixels; no picture may be smaller.
-        seed: of pictures, places, flips and words.
+        size: of a crop in pixels; no image may be smaller.
+        seed: of images, positions, mirroring and texts.
     """
 
     def __init__(self, pictures: Sequence[TrainingPicture], batch: int, size: int, seed: int) -> None:
@@ -139,7 +146,9 @@ class Crops(Prefetcher[CropBatch]):
         self.batch = batch
         self.size = size
         self.random = np.random.default_rng(seed)
-        self.saying = np.random.default_rng(seed + 1)  # apart, so that words change no crop
+        self.text_random = np.random.default_rng(
+            seed + 1
+        )  # a second one, so that texts do not change the crops
         areas = np.array([picture.area for picture in pictures], dtype=np.float64)
         self.weights = np.sqrt(areas) / np.sqrt(areas).sum()
         super().__init__(CROPS_AHEAD)
@@ -155,28 +164,28 @@ class Crops(Prefetcher[CropBatch]):
         top = int(self.random.integers(height - self.size + 1))
         left = int(self.random.integers(width - self.size + 1))
         crop = rgb[top : top + self.size, left : left + self.size]
-        _, seen = seen_within(picture.boxes, (left, top, left + self.size, top + self.size))
-        most = self.size**2 > MOST_OF_IT * height * width or not len(picture.labels)
-        text = words_of(picture.captions if most else (), picture.labels[seen], self.saying)
+        _, seen = clip_boxes(picture.boxes, (left, top, left + self.size, top + self.size))
+        most = self.size**2 > CAPTION_AREA * height * width or not len(picture.labels)
+        text = sample_text(picture.captions if most else (), picture.labels[seen], self.text_random)
         return (crop[:, ::-1] if self.random.random() < 0.5 else crop), text
 
 
 def centre_crop(rgb: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """The middle size×size pixels."""
+    """The central size × size pixels."""
     top, left = (rgb.shape[0] - size) // 2, (rgb.shape[1] - size) // 2
     return rgb[top : top + size, left : left + size]
 
 
 def _files(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes, Record]]:
-    """Key and bytes of each picture, and what reads its record."""
+    """Key, bytes and record of each image."""
     for source in map(Path, sources):
         if not source.exists():
-            raise OptionError(f"There is no {source}; name a folder, a picture or a .tar shard.")
+            raise OptionError(f"There is no {source}; pass a folder, an image or a .tar shard.")
         if source.suffix == ".tar":
             yield from _shard(source)
             continue
         folder = source if source.is_dir() else source.parent
-        captions, boxes = captions_of(folder), boxes_of(folder)
+        captions, boxes = read_captions(folder), read_boxes(folder)
         for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
             own = path.with_suffix(".json")
             if path.suffix == ".tar":
@@ -184,12 +193,12 @@ def _files(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes, Record]]
             elif is_picture(path) and own.exists():
                 yield path.stem, path.read_bytes(), own.read_bytes()
             elif is_picture(path):
-                said = captions.get(path.name, ()), *boxes.get(path.name, NO_BOXES)
-                yield path.stem, path.read_bytes(), said
+                found = captions.get(path.name, ()), *boxes.get(path.name, NO_BOXES)
+                yield path.stem, path.read_bytes(), found
 
 
 def _shard(path: Path) -> Iterator[tuple[str, bytes, Record]]:
-    """WebDataset's order: the files of a key follow each other."""
+    """Images of a WebDataset shard, in which the files of a key follow each other."""
     with tarfile.open(path) as archive:
         picture, record, last = b"", b"", ""
         for member in archive:
@@ -209,11 +218,11 @@ def _shard(path: Path) -> Iterator[tuple[str, bytes, Record]]:
             yield last, picture, record
 
 
-def _read_record(given: Record) -> Said:
-    """Raises ValueError and TypeError for one that is not as it should be."""
-    if not isinstance(given, bytes):
-        return given
-    record = json.loads(given) if given else {}
+def _read_record(source: Record) -> Annotations:
+    """Parse a record. Raises ValueError or TypeError if it is malformed."""
+    if not isinstance(source, bytes):
+        return source
+    record = json.loads(source) if source else {}
     boxes = np.asarray(record.get("boxes", ()), np.float32).reshape(-1, 4)
     labels = np.asarray(record.get("labels", ()), np.int64)
     if len(boxes) != len(labels):

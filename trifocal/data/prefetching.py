@@ -1,4 +1,4 @@
-"""Batches made ahead of time, in the background."""
+"""Endless batches that a background thread makes ahead of time."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -7,30 +7,31 @@ from typing import Generic, Self, TypeVar
 
 __all__ = ["Prefetcher"]
 
-Made = TypeVar("Made")
+Item = TypeVar("Item")
 
 
-class Prefetcher(ABC, Generic[Made]):
-    """A source of batches without end, which one thread makes in order, a few ahead of those that are used.
+class Prefetcher(ABC, Generic[Item]):
+    """An endless source of batches. One background thread makes them in order, ahead of their use.
 
-    As a context manager it ends with `close`. A subclass sets its attributes before it calls `__init__`, which starts the thread.
+    It is a context manager that calls `close`. A subclass must set its attributes before it calls `__init__`,
+    which starts the thread.
 
     Args:
-        depth: batches that wait at most, 1 or more.
+        depth: largest number of batches made ahead, 1 or more.
     """
 
     def __init__(self, depth: int = 1) -> None:
         self._thread = ThreadPoolExecutor(1)
-        self._coming: deque[Future[Made]] = deque(self._thread.submit(self._make) for _ in range(depth))
+        self._coming: deque[Future[Item]] = deque(self._thread.submit(self._make) for _ in range(depth))
 
-    def next(self) -> Made:
-        """The next batch, or whatever error its making raised."""
+    def next(self) -> Item:
+        """The next batch. Raises the error that making it raised."""
         made = self._coming.popleft()
         self._coming.append(self._thread.submit(self._make))
         return made.result()
 
     def close(self) -> None:
-        """Ends the thread, after the batch that it is making. There is no next batch then."""
+        """End the thread after its current batch. `next` must not be called afterwards."""
         self._thread.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Self:
@@ -40,5 +41,5 @@ class Prefetcher(ABC, Generic[Made]):
         self.close()
 
     @abstractmethod
-    def _make(self) -> Made:
-        """A batch. Called by the thread only, one call after another."""
+    def _make(self) -> Item:
+        """Make a batch. Called in the thread only, sequentially."""

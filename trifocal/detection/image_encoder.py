@@ -1,7 +1,7 @@
 """The image tower: a small network that knows what is where, trained here with the compact text tower.
 
 Losses compare its features, words are looked for in them, and pictures are found by captions through them. Its recipe is
-`trifocal/training/towers.py`; `trifocal/weights/towers.json` says what it was trained on and what it is worth.
+`trifocal/training/image_text_model.py`; `trifocal/weights/towers.json` says what it was trained on and what it is worth.
 """
 
 from dataclasses import dataclass

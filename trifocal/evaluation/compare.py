@@ -15,7 +15,7 @@ from typing import Any
 
 from trifocal.container import Bitstream, describe
 from trifocal.container.text import tidy
-from trifocal.data.coco import captions_of
+from trifocal.data.coco import read_captions
 from trifocal.errors import OptionError, PictureError, TrifocalError
 from trifocal.evaluation.codecs.candidates import (
     candidate_of,
@@ -158,7 +158,7 @@ def study_of(
     }
     titles = {name: title_of(name, models) for name in order}
     wording = TextKinds(
-        captions_of(data), [name_of(path, data) for path in list_pictures([data], recursive=True)]
+        read_captions(data), [name_of(path, data) for path in list_pictures([data], recursive=True)]
     )
     return Study(
         title=f"{titles[order[0]]} and {len(order) - 1} others" if len(order) > 1 else titles[order[0]],

@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""Training objectives and their terms."""
 
 from trifocal.losses.adversary import Discriminator, discriminator_loss, generator_loss
 from trifocal.losses.cross_modal import CrossModalObjective, PerceptualObjective
@@ -12,13 +12,13 @@ from trifocal.losses.image_text import (
     squared_distance,
 )
 from trifocal.losses.objective import Objective
-from trifocal.losses.perceptual import Lpips, MsSsim, Perceptual, TowerDistance, find_perceptual
+from trifocal.losses.perceptual import EncoderDistance, Lpips, MsSsim, Perceptual, find_perceptual
 from trifocal.losses.rate_distortion import (
     LAMBDA_RANGE,
     balance,
     bits_per_pixel,
-    lambda_of,
     mean_squared_error,
+    quality_lambda,
     rate_distortion,
     spread_levels,
 )
@@ -31,6 +31,7 @@ __all__ = [
     "CrossModalObjective",
     "Cvvdp",
     "Discriminator",
+    "EncoderDistance",
     "Lpips",
     "MsSsim",
     "Objective",
@@ -39,7 +40,6 @@ __all__ = [
     "RateTarget",
     "Ssimulacra2",
     "TacoObjective",
-    "TowerDistance",
     "VisualObjective",
     "balance",
     "bits_per_pixel",
@@ -50,8 +50,8 @@ __all__ = [
     "frobenius_distance",
     "generator_loss",
     "joint_image_text",
-    "lambda_of",
     "mean_squared_error",
+    "quality_lambda",
     "rate_distortion",
     "spread_levels",
     "squared_distance",

@@ -1,10 +1,10 @@
-"""The base layer's objective: what a detector loses by the bytes that its features went through.
+"""The objective of the base layer: the error of a detector's outputs on decoded features.
 
-Shen et al., "Dual-layer image codec with text guidance", equation (1): rate, squared error of the features, Kullback–Leibler
-divergence of the class probabilities, binary cross-entropy, squared error of the boxes, the teacher being the same detector on
-the picture itself, frozen. Their weights are not printed. Added here, and named so in the recipe: the squared error of the
-stages and the pyramid, which is where the features end up, and of the first picture, which the enhancement stands on; and, where
-the detector says box and class of every place, what it says there.
+Shen et al., "Dual-layer image codec with text guidance", equation (1): rate, squared error of the features,
+Kullback–Leibler divergence of the class probabilities, binary cross-entropy of the objectness, squared error
+of the boxes. The targets are the outputs of the same, frozen detector on the original image. The paper does
+not give the weights. Added here: the squared error of the detector's later stages, of its pyramid and of the
+base preview, and, for a detector that predicts box and class at every anchor, the error of these predictions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from torchvision.ops import box_iou, remove_small_boxes
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import padded, trimmed
 from trifocal.detection.two_stage import framed, judged, objectness_of, propose
-from trifocal.losses.detection import Target, excess_cross_entropy, place_errors
-from trifocal.losses.rate_distortion import lambda_of
+from trifocal.losses.detection import Target, anchor_errors, excess_cross_entropy
+from trifocal.losses.rate_distortion import quality_lambda
 
-__all__ = ["TASK", "TASK_RANGE", "Original", "task_cost", "task_weight"]
+__all__ = ["TASK_RANGE", "TERM_WEIGHTS", "DetectorReference", "task_cost", "task_weight"]
 
 TASK_RANGE = (0.03, 10.0)
-TASK = {
+TERM_WEIGHTS = {
     "features": 0.3,
     "stages": 0.5,
     "pyramid": 1.0,
@@ -35,28 +35,29 @@ TASK = {
     "boxes": 0.1,
     "picture": 5.0,
 }
-PROPOSALS = 64  # of the teacher's, of each picture
+PROPOSALS = 64  # per image
 LEAST_SIDE = 1.0  # of a proposal, in pixels
-LEAST_OVERLAP = 0.5  # of a proposal and the box that is its truth
-SURE = 0.05  # objectness from which an anchor counts
+LEAST_IOU = 0.5  # of a proposal and the object that is its target
+CONFIDENT = 0.05  # objectness from which an anchor counts in the mean
 
 
 def task_weight(level: Tensor, limits: tuple[float, float] = TASK_RANGE) -> Tensor:
-    """What the detector's loss weighs against a bit for each pixel, [B] → [B]: log-spaced over the levels."""
-    return lambda_of(level, limits)
+    """The weight of the detector's loss against the rate in bpp, [B] → [B]: log-spaced over the quality
+    levels."""
+    return quality_lambda(level, limits)
 
 
 def task_cost(terms: Mapping[str, Tensor]) -> Tensor:
-    """The terms together, each [B] → [B]."""
-    return torch.stack([TASK[name] * term for name, term in terms.items()]).sum(0)
+    """The weighted sum of the terms, each [B] → [B]."""
+    return torch.stack([TERM_WEIGHTS[name] * term for name, term in terms.items()]).sum(0)
 
 
-class Original:
-    """What a detector says of pictures themselves, which is what it is to say of what is left of them.
+class DetectorReference:
+    """Detector outputs on the uncompressed images: the targets of the base-layer loss.
 
     Args:
         detector: frozen, in evaluation mode.
-        x: small pictures, [B, 3, H, W] in 0..1.
+        x: images at the detector's input size, [B, 3, H, W] in 0..1.
     """
 
     def __init__(self, detector: SplitDetector, x: Tensor) -> None:
@@ -77,13 +78,14 @@ class Original:
     def terms(
         self, h_hat: Tensor, first: Tensor, targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor]:
-        """The terms "features", "stages", "pyramid", "classes" (KL), "objectness" (BCE), "picture" and "boxes" of each picture, [B]; and
-        "places", of a detector that says box and class of each.
+        """The terms "features", "stages", "pyramid", "classes" (KL), "objectness" (BCE), "picture" (of the
+        preview) and "boxes" of each image, [B]; and "places", if the detector predicts box and class at every
+        anchor.
 
         Args:
-            h_hat: what is left of the detector's features of them, [B, h, w, C].
-            first: of the pictures, [B, 3, H, W].
-            targets: what is true of each, in the detector's numbers; without them there is no term "boxes".
+            h_hat: decoded features, [B, h, w, C].
+            first: base previews, [B, 3, H, W].
+            targets: the objects, with the detector's labels; without them there is no term "boxes".
         """
         stages = self.rest.stages(h_hat)
         pyramid = self.rest.levels(stages)
@@ -91,57 +93,59 @@ class Original:
         scores, moved = judged(self.network, pyramid, replace(self.proposed, dense=dense), self.images)
         counts = [len(boxes) for boxes in self.proposed.chosen]
         divergence = class_divergence(scores, self.scores, each=dense is not None)
-        of_stages = [relative_error(*pair) for pair in zip(stages, self.stages)]
-        of_pyramid = [
+        stage_errors = [relative_error(*pair) for pair in zip(stages, self.stages)]
+        pyramid_errors = [
             relative_error(pyramid[name].permute(0, 2, 3, 1), wanted.permute(0, 2, 3, 1))
             for name, wanted in self.pyramid.items()
         ]
         terms = {
-            "features": of_stages[0],
-            "stages": torch.stack(of_stages[1:]).mean(0),
-            "pyramid": torch.stack(of_pyramid).mean(0),
+            "features": stage_errors[0],
+            "stages": torch.stack(stage_errors[1:]).mean(0),
+            "pyramid": torch.stack(pyramid_errors).mean(0),
             "classes": means(divergence, counts),
             "objectness": objectness_error(objectness, self.proposed.objectness),
             "picture": (first - self.x).square().mean(dim=(1, 2, 3)),
         }
         if targets is not None:
             coder, chosen = self.network.roi_heads.box_coder, self.proposed.chosen
-            of_boxes = [box_error(coder, *own) for own in zip(moved.split(counts), chosen, targets)]
-            terms["boxes"] = torch.stack(of_boxes)
+            box_errors = [box_error(coder, *own) for own in zip(moved.split(counts), chosen, targets)]
+            terms["boxes"] = torch.stack(box_errors)
         known = self.proposed.dense
         if dense is not None and known is not None:
-            errors, there = place_errors(dense.classes, dense.bins, known.classes, known.bins)
+            errors, there = anchor_errors(dense.classes, dense.bins, known.classes, known.bins)
             terms["places"] = errors.sum(1) / there.sum(1).mean().clamp(min=1.0)
         return terms
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """Squared error over the variance of each channel in the batch: [B, h, w, C] twice → [B]."""
+    """Squared error over the variance of each channel in the batch, the mean: [B, h, w, C] twice → [B]."""
     wanted = wanted.float()
     variance = wanted.var(dim=(0, 1, 2), correction=0, keepdim=True) + 1e-6
     return ((found.float() - wanted).square() / variance).mean(dim=(1, 2, 3))
 
 
 def objectness_error(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy with the teacher's objectness less its least value, over the anchors that it is not sure are
-    nothing: logits [B, A] twice → [B]."""
+    """Binary cross-entropy with the reference objectness above its minimum, over the number of anchors that
+    are not confidently background: logits [B, A] twice → [B]."""
     p = target.sigmoid()
-    return excess_cross_entropy(logits, p).sum(1) / (p > SURE).sum(1).clamp(min=16)
+    return excess_cross_entropy(logits, p).sum(1) / (p > CONFIDENT).sum(1).clamp(min=16)
 
 
 def class_divergence(found: Tensor, wanted: Tensor, each: bool) -> Tensor:
-    """Kullback–Leibler's, of a softmax, or the sum of those of `each` class by itself: logits [N, K] twice → [N]."""
+    """Kullback–Leibler divergence of a softmax, or, with `each`, of each class independently, summed: logits
+    [N, K] twice → [N]."""
     if not each:
         return F.kl_div(found.log_softmax(1), wanted.softmax(1), reduction="none").sum(1)
     return excess_cross_entropy(found, wanted.sigmoid()).sum(1)
 
 
 def box_error(coder: Any, moved: Tensor, proposals: Tensor, target: Target) -> Tensor:
-    """Squared error of the predicted boxes against the true ones, where a proposal has one, in the coder's units: scalar."""
+    """Squared error of the predicted boxes of proposals that have an object, in the units of the box coder: a
+    scalar."""
     if not len(target.boxes) or not len(proposals):
         return moved.new_zeros(())
     overlap, nearest = box_iou(proposals, target.boxes).max(dim=1)
-    there = torch.nonzero(overlap >= LEAST_OVERLAP)[:, 0]
+    there = torch.nonzero(overlap >= LEAST_IOU)[:, 0]
     if not len(there):
         return moved.new_zeros(())
     nearest = nearest[there]
@@ -151,5 +155,5 @@ def box_error(coder: Any, moved: Tensor, proposals: Tensor, target: Target) -> T
 
 
 def means(values: Tensor, counts: Sequence[int]) -> Tensor:
-    """The mean of each run of values, [len(counts)]; 0 of an empty one."""
+    """The mean of each run of `counts` values, [len(counts)]; 0 for an empty run."""
     return torch.stack([v.mean() if len(v) else v.new_zeros(()) for v in values.split(list(counts))])

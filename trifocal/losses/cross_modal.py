@@ -1,4 +1,4 @@
-"""What Cross-modal minimises, in its two stages."""
+"""The objectives of the cross-modal codecs."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from trifocal.losses.adversary import Discriminator, Game, discriminator_loss, generator_loss
 from trifocal.losses.hific import HIFIC_RATE, RateTarget
 from trifocal.losses.objective import Objective
-from trifocal.losses.perceptual import TowerDistance, find_perceptual
+from trifocal.losses.perceptual import EncoderDistance, find_perceptual
 from trifocal.losses.rate_distortion import (
     balance,
     bits_per_pixel,
@@ -19,17 +19,19 @@ from trifocal.types import Batch, Output, TextEmbedding
 
 
 class CrossModalObjective(Objective):
-    """λ · bpp + k_M · MSE + k_P · perceptual, and in the second stage + β · adversary, with a discriminator that learns too.
+    """λ · bpp + k_M · MSE + k_P · perceptual; in the second stage + β · adversarial loss, and the
+    discriminator's own loss.
 
-    Cross-modal (section 3.3, equations 3 to 6) on HiFiC (Mentzer et al. 2020, section 3.2). Cross-modal prints k_M = 1 and
-    k_P = 0.075 · 2^−5, the reverse of HiFiC's; since it also says that its setup is identical to HiFiC's, HiFiC's are the
-    defaults. The stages are two objects: without a discriminator it is the first, with one the second. In the second the
-    codec's turn comes first, and only the codec learns from it; then the discriminator's, on the same pictures.
+    Cross-modal (section 3.3, equations 3 to 6) on HiFiC (Mentzer et al. 2020, section 3.2). Cross-modal
+    prints k_M = 1 and k_P = 0.075 · 2^−5, the reverse of HiFiC. It also states that its setup is identical to
+    HiFiC's, so HiFiC's values are the defaults. In the second stage the codec is updated first, and then the
+    discriminator, on the same decoded images.
 
     Args:
-        discriminator: the codec's opponent, or None for the first stage.
-        perceptual: x_hat, x [B, 3, H, W] → [B]; `find_perceptual()` if None (LPIPS with AlexNet where it is at hand).
-        rate: the rate's weight.
+        discriminator: None for the first stage.
+        perceptual: x_hat, x [B, 3, H, W] → [B]; None is `find_perceptual()` (LPIPS with AlexNet, if
+            installed).
+        rate: the weight of the rate.
         mse_weight: k_M, on the 0..255 scale.
         perceptual_weight: k_P.
         adversary_weight: β.
@@ -56,7 +58,7 @@ class CrossModalObjective(Objective):
         self.game: Game = game
 
     def description(self) -> dict[str, object]:
-        """Besides what every objective says: the stage and all weights."""
+        """Facts for the record, with the stage and all weights."""
         return super().description() | {
             "stage": 1 if self.discriminator is None else 2,
             "rate": asdict(self.rate),
@@ -74,21 +76,24 @@ class CrossModalObjective(Objective):
         return {} if self.discriminator is None else {"discriminator": self.discriminator}
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
-        """The codec's loss, and in the second stage the discriminator's. The batch's words may be None."""
+        """The codec's loss, and in the second stage the discriminator's. The batch may have no text."""
         output = codec(batch.x, batch.level, batch.condition)
         words = None if batch.condition is None else batch.condition.words
         loss = self.rate_and_distortion(output, batch, step)
         if self.discriminator is None:
             yield "codec", loss.mean()
             return
-        yield "codec", (loss + self.adversary_weight * self.fooling(self.discriminator, output, words)).mean()
+        yield (
+            "codec",
+            (loss + self.adversary_weight * self.adversarial_loss(self.discriminator, output, words)).mean(),
+        )
         yield (
             "discriminator",
             discriminator_loss(self.discriminator, batch.x, output.x_hat, output.y_hat, words, self.game),
         )
 
     def rate_and_distortion(self, output: Output, batch: Batch, step: int) -> Tensor:
-        """The first stage's loss of each picture, [B]."""
+        """The first stage's loss of each image, [B]."""
         bpp = bits_per_pixel(output, batch.x)
         perceptual: Tensor = self.perceptual(output.x_hat, batch.x)
         return (
@@ -97,10 +102,13 @@ class CrossModalObjective(Objective):
             + self.perceptual_weight * perceptual
         )
 
-    def fooling(self, discriminator: Discriminator, output: Output, words: TextEmbedding | None) -> Tensor:
-        """What the codec pays where its pictures are seen through, [B]; the gradient reaches the picture alone.
+    def adversarial_loss(
+        self, discriminator: Discriminator, output: Output, words: TextEmbedding | None
+    ) -> Tensor:
+        """The adversarial loss of the codec, [B].
 
-        The latent's own way is shut, as in HiFiC's code: the codec shall not write y_hat to please the judge.
+        The gradient passes through the decoded image only. As in HiFiC's code, none reaches the latent that
+        conditions the discriminator.
         """
         discriminator.requires_grad_(False)
         logits = discriminator(output.x_hat, output.y_hat.detach(), words)
@@ -109,23 +117,27 @@ class CrossModalObjective(Objective):
 
 
 class PerceptualObjective(Objective):
-    """bpp + λ(level) · MSE, each quality weighing alike, + k_P · perceptual: `cross-modal-compact`'s, without an adversary.
+    """bpp + λ(level) · MSE, with all quality levels weighted equally, + k_P · perceptual: the objective of
+    cross-modal-compact.
 
     Args:
-        perceptual: x_hat, x [B, 3, H, W] → [B]; the project's image tower if None, which ships.
-        perceptual_weight: k_P; at 6 its gradient is as large as the error's at quality 20, and a tenth of it at 90.
+        perceptual: x_hat, x [B, 3, H, W] → [B]; None is `EncoderDistance` with the bundled image encoder.
+        perceptual_weight: k_P; at 6 its gradient is as large as that of the MSE at quality 20, and a tenth of
+            it at 90.
     """
 
     def __init__(self, perceptual: nn.Module | None = None, perceptual_weight: float = 6.0) -> None:
         super().__init__()
-        self.perceptual = (perceptual or TowerDistance()).requires_grad_(False).eval()
+        self.perceptual = (perceptual or EncoderDistance()).requires_grad_(False).eval()
         self.perceptual_weight = perceptual_weight
 
     def description(self) -> dict[str, object]:
         return super().description() | {"perceptual_weight": self.perceptual_weight}
 
-    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
-        """The distance of what is decoded without words."""
+    def held_out_metrics(
+        self, codec: nn.Module, x: Tensor, level: Tensor, output: Output
+    ) -> dict[str, Tensor]:
+        """The perceptual distance of images decoded without text."""
         return {"distance": self.perceptual(output.x_hat, x)}
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:

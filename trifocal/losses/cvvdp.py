@@ -1,4 +1,4 @@
-"""ColorVideoVDP (Mantiuk et al. 2024) as a differentiable loss, by its authors' package `cvvdp`."""
+"""ColorVideoVDP as a differentiable loss (Mantiuk 2024; the package `cvvdp`)."""
 
 import logging
 import warnings
@@ -19,7 +19,8 @@ DISPLAY = "standard_4k"
 
 
 class Cvvdp(nn.Module):
-    """10 − JOD: just-objectionable differences below a perfect image, on a 30-inch 4K display seen from 75 cm.
+    """10 − JOD: just-objectionable differences below a perfect image, on a 30-inch 4K display seen from 75
+    cm.
 
     Raises:
         MissingExtra: if the package is not installed.
@@ -40,7 +41,7 @@ class Cvvdp(nn.Module):
 
 @cache
 def metric_on(device: torch.device) -> Any:
-    """The package's metric for training, which belongs to a device."""
+    """The metric of the package in training mode, one per device."""
     metric = new_metric(device)
     metric.train(True)
     metric.pu_blur = Blur(metric.pu_dilate)
@@ -49,15 +50,16 @@ def metric_on(device: torch.device) -> Any:
 
 def new_metric(device: torch.device) -> Any:
     """The package's metric for the display DISPLAY. Raises ImportError if it is not installed."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it reports a missing GPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns about a missing GPU
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # escape sequences in its source, where it was not compiled before
+        warnings.simplefilter("ignore")  # about escape sequences in its source, on first import
         from pycvvdp import cvvdp
     return cvvdp(display_name=DISPLAY, device=device, quiet=True)
 
 
 class Blur:
-    """Stands in for the package's Gaussian blur, which it halves the metric's time by; borders are mirrored."""
+    """Replaces the Gaussian blur of the package by one that halves the time of the metric. Borders are
+    mirrored."""
 
     def __init__(self, sigma: float) -> None:
         self.radius = int(4 * sigma) // 2

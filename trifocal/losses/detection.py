@@ -1,7 +1,8 @@
-"""What the compact detector learns from: boxes, and a teacher's soft scores.
+"""Losses of the compact detector: boxes, and the soft class scores of a teacher.
 
-scores: of each class at each place, as sure as the place's box will fit (Li et al. 2020, "Generalized focal loss"), and the teacher's
-boxes:  of the places that suit an object best (Feng et al. 2021, "TOOD", section 3.3), by generalised overlap
+scores: class scores of each anchor; the target is the IoU of its box (Li et al. 2020, "Generalized focal
+    loss"), mixed with the teacher's scores
+boxes:  generalised IoU of the anchors that are assigned to an object (Feng et al. 2021, "TOOD", section 3.3)
 """
 
 from collections.abc import Sequence
@@ -14,31 +15,39 @@ from torchvision.ops import box_area, box_iou, generalized_box_iou_loss
 
 from trifocal.detection.proposals import BINS, Dense
 
-TEACHER_SHARE = 0.5  # of a target, where there are boxes as well
-PLACES, FIT = 10, 6.0  # that learn each box, and the power of how well theirs fits, beside how sure they are
+TEACHER_SHARE = 0.5  # of the target of a class score, in images with boxes
+ANCHORS, IOU_POWER = 10, 6.0  # anchors per object; TOOD's alignment metric is score · IoU^IOU_POWER
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a teacher says of one picture.
+class TeacherDetections:
+    """A teacher's outputs for one image.
 
     Attributes:
-        boxes: its candidates, before any suppression, x0, y0, x1, y1 in the picture's pixels, [N, 4].
-        scores: of each class, 0..1, [N, K].
-        maps: scores at each place, by level of the pyramid, finest first, each [K, h, w].
+        boxes: candidates before non-maximum suppression, x0, y0, x1, y1 in pixels, [N, 4].
+        scores: class scores of the boxes, 0..1, [N, K].
+        maps: class scores at each position, by pyramid level, finest first, each [K, h, w].
     """
 
     boxes: Tensor
     scores: Tensor
     maps: tuple[Tensor, ...]
 
-    def to(self, device: torch.device | str) -> "Seen":
-        return Seen(self.boxes.to(device), self.scores.to(device), tuple(t.to(device) for t in self.maps))
+    def to(self, device: torch.device | str) -> "TeacherDetections":
+        return TeacherDetections(
+            self.boxes.to(device), self.scores.to(device), tuple(t.to(device) for t in self.maps)
+        )
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is true of one picture: boxes [N, 4] in its pixels, labels [N] from 1; `certain` is False where a teacher said it."""
+    """The objects in one image.
+
+    Attributes:
+        boxes: x0, y0, x1, y1 in pixels, [N, 4].
+        labels: from 1, [N].
+        certain: False if a teacher detected them.
+    """
 
     boxes: Tensor
     labels: Tensor
@@ -51,20 +60,22 @@ class Target:
 def detection_losses(
     first: Dense, targets: Sequence[Target], maps: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The terms "scores" and "boxes".
+    """The scalar terms "scores" and "boxes".
 
-    A place's score is to be the overlap of its box with the true one, of that one's class, which is 0 for all but the places of
-    an object; or half of that and half of what the teacher says; or that alone, where it is all that is known.
+    The target of a class score is the IoU of the anchor's box and the object that it is assigned to, and 0
+    elsewhere. With a teacher it is the mean of that and the teacher's score, or the teacher's score alone for
+    uncertain targets.
 
     Args:
-        first: what the detector says of pictures. targets: what is true of each.
-        maps: what the teacher says at each place, [B, A, K].
+        first: outputs of the detector for B images.
+        targets: their objects.
+        maps: the teacher's class scores at each anchor, [B, A, K], or None.
     """
     wanted = torch.zeros_like(first.classes)
     found, true = [], []
     for number, target in enumerate(targets):
         sure = first.classes[number].detach().sigmoid()
-        there, whose = places_of(target, sure, first.boxes[number].detach(), first.places)
+        there, whose = assign_anchors(target, sure, first.boxes[number].detach(), first.places)
         found.append(first.boxes[number, there])
         true.append(target.boxes[whose])
         wanted[number, there, target.labels[whose] - 1] = paired_iou(found[-1].detach(), true[-1])
@@ -79,11 +90,20 @@ def detection_losses(
     }
 
 
-def places_of(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Which places learn which box: of those inside of it the PLACES that are surest of its class and whose own box fits best; a
-    place of several boxes is of the one that it fits best.
+def assign_anchors(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Assign anchors to objects: of the anchors inside an object's box the ANCHORS with the best alignment of
+    score and IoU.
 
-    Scores [A, K], boxes [A, 4], places [A, 3] → places and numbers of boxes, [N] each.
+    An anchor that is chosen for several objects is assigned to the one with the largest IoU.
+
+    Args:
+        target: the objects of an image.
+        sure: class scores, 0..1, [A, K].
+        boxes: predicted boxes, [A, 4].
+        places: x, y and stride of the anchors, [A, 3].
+
+    Returns:
+        Indices of anchors, and of the objects that they are assigned to, [N] each.
     """
     if not len(target.boxes):
         nowhere = torch.zeros(0, dtype=torch.int64, device=boxes.device)
@@ -92,34 +112,35 @@ def places_of(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tu
     left, top, right, bottom = target.boxes.T[:, :, None]
     inside = (x > left) & (x < right) & (y > top) & (y < bottom)
     overlap = box_iou(target.boxes, boxes)
-    suits = sure.T[target.labels - 1] * overlap**FIT * inside
-    best, where = suits.topk(min(PLACES, len(boxes)), dim=1)
+    suits = sure.T[target.labels - 1] * overlap**IOU_POWER * inside
+    best, where = suits.topk(min(ANCHORS, len(boxes)), dim=1)
     taken = torch.zeros_like(overlap).scatter_(1, where, overlap.gather(1, where) * (best > 0))
     fit, whose = taken.max(0)
     there = torch.nonzero(fit > 0)[:, 0]
     return there, whose[there]
 
 
-def maps_of(seen: Sequence[Seen], pyramid: dict[str, Tensor]) -> Tensor:
-    """What the teacher says at each place of all levels, [B, A, K]."""
+def teacher_score_maps(seen: Sequence[TeacherDetections], pyramid: dict[str, Tensor]) -> Tensor:
+    """The teacher's class scores at each anchor of all pyramid levels, [B, A, K]."""
     levels = zip(zip(*(s.maps for s in seen), strict=True), pyramid.values(), strict=True)
     return torch.cat([resized(maps, level).flatten(2).transpose(1, 2) for maps, level in levels], 1)
 
 
 def quality_focal_loss(logits: Tensor, quality: Tensor) -> Tensor:
-    """Binary cross-entropy with a quality of 0..1, weighted by how far off it is squared, summed (Li et al. 2020, eq. 3)."""
+    """Binary cross-entropy with a quality in 0..1, weighted by the squared error, summed (Li et al. 2020,
+    equation 3)."""
     error = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
     return ((quality - logits.detach().sigmoid()).square() * error).sum()
 
 
 def box_loss(found: Tensor, wanted: Tensor) -> Tensor:
-    """1 less the generalised overlap (Rezatofighi et al. 2019), [N, 4] twice → the mean, 0 of nothing."""
+    """1 − generalised IoU (Rezatofighi et al. 2019), [N, 4] twice → the mean, 0 for no boxes."""
     loss: Tensor = generalized_box_iou_loss(found, wanted, reduction="sum")
     return loss / max(1, len(found))
 
 
 def paired_iou(found: Tensor, wanted: Tensor) -> Tensor:
-    """The overlap of each box with its own, [N, 4] twice → [N]."""
+    """The IoU of each pair of boxes, [N, 4] twice → [N]."""
     both = (torch.minimum(found[:, 2:], wanted[:, 2:]) - torch.maximum(found[:, :2], wanted[:, :2])).clamp(
         min=0
     )
@@ -128,21 +149,29 @@ def paired_iou(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary, summed over classes, less its least value; mean over places: [B, K, h, w] twice → scalar."""
+    """Binary cross-entropy above its minimum, summed over classes, mean over positions: [B, K, h, w] twice →
+    scalar."""
     return excess_cross_entropy(logits, target).sum() / target[:, 0].numel()
 
 
 def excess_cross_entropy(logits: Tensor, p: Tensor) -> Tensor:
-    """Binary, of each logit with its own probability, less its least value."""
+    """Elementwise binary cross-entropy of logits with probabilities p, above its minimum."""
     return F.binary_cross_entropy_with_logits(logits, p, reduction="none") - entropy(p)
 
 
-def place_errors(
+def anchor_errors(
     scores: Tensor, bins: Tensor, true_scores: Tensor, true_bins: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What a detector says of places against what a teacher says of them: scores [..., K] and the distances' distributions
-    [..., 4·BINS], logits. Cross-entropy of the classes less its least value, and the divergence of the distances as much as there
-    is something; and how sure the teacher is of that, both [...]."""
+    """The errors of a detector's outputs at anchors against a teacher's.
+
+    Args:
+        scores, true_scores: class logits, [..., K].
+        bins, true_bins: logits of the distributions of the four box distances, [..., 4·BINS].
+
+    Returns:
+        Cross-entropy of the classes above its minimum + confidence · divergence of the distances, [...]; and
+        the confidence, the teacher's largest class score, [...].
+    """
     p = true_scores.sigmoid()
     sure = p.amax(-1)
     classes = excess_cross_entropy(scores, p).sum(-1)
@@ -152,11 +181,12 @@ def place_errors(
 
 
 def entropy(p: Tensor) -> Tensor:
-    """Of a choice between two, in nats, for each probability."""
+    """The binary entropy of each probability, in nats."""
     return -torch.xlogy(p, p) - torch.xlogy(1 - p, 1 - p)
 
 
 def resized(maps: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Maps of a teacher that saw the picture stretched, [C, h, w] each, at the places of a pyramid's level."""
+    """A teacher's maps of images resized to a square, [C, h, w] each, resampled to the positions of a pyramid
+    level."""
     stacked = torch.stack(list(maps)).to(like.dtype)
     return F.interpolate(stacked, size=like.shape[2:], mode="bilinear", align_corners=False)

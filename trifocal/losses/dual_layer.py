@@ -1,4 +1,4 @@
-"""What the enhancement of the dual-layer codec minimises (Shen, Quan and Liu, equation 2)."""
+"""The objective of the dual-layer codec's enhancement (Shen, Quan and Liu, equation 2)."""
 
 from collections.abc import Iterator
 
@@ -8,8 +8,8 @@ from torch.nn.functional import normalize
 from trifocal.losses.image_text import squared_distance
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import find_perceptual
-from trifocal.losses.rate_distortion import balance, bits_per_pixel, lambda_of
-from trifocal.losses.taco import images_of
+from trifocal.losses.rate_distortion import balance, bits_per_pixel, quality_lambda
+from trifocal.losses.taco import image_embedder
 from trifocal.types import Batch
 
 LAMBDAS = (2.0, 0.01)
@@ -17,29 +17,32 @@ MSE_WEIGHT = 150.0
 
 
 class DualLayerObjective(Objective):
-    """λ · R + MSE + LPIPS + ‖CLIP(x) − CLIP(x_hat)‖², divided by λ and each quality weighing alike.
+    """λ · R + MSE + LPIPS + ‖CLIP(x) − CLIP(x_hat)‖², divided by λ, with all quality levels weighted equally.
 
-    Words have no term: they steer the analysis, as the loop gives them with the batch. The rate is that of both layers, and the
-    base's is a constant, since it is frozen.
+    The text has no term of its own; it conditions the analysis. The rate is that of both layers; that of the
+    base is a constant, since the base is frozen.
 
-    What the paper leaves open, and what is done here:
+    The paper leaves open, and here is used:
 
-    * λ, which weighs the rate: log-spaced from 2 at quality 0 to 0.01 at 100. With the MSE's weight that is the house's range.
-    * The scale of the MSE. At 0..255 it drowns LPIPS, at 0..1 LPIPS drowns it. Here it is on 0..1 and weighs 150 where LPIPS
-      weighs 1: MS-ILLM's ratio, and about HiFiC's (152).
-    * The net of LPIPS is "typically AlexNet". Where LPIPS is not on this machine the image tower's distance takes its place, and
-      `notes` says so.
-    * The vectors of CLIP have length 1 here, so that their distance lies in 0..4, near LPIPS's.
+    * λ, the weight of the rate: log-spaced from 2 at quality 0 to 0.01 at 100. With the weight of the MSE
+      this is the range of the other presets.
+    * The scale of the MSE: 0..1, with a weight of 150 for LPIPS's 1, which is MS-ILLM's ratio, and about
+      HiFiC's (152).
+    * The network of LPIPS, "typically AlexNet". Where LPIPS is not available, `EncoderDistance` replaces it,
+      and `notes` returns a notice.
+    * The norm of CLIP's vectors: they are normalised, so their squared distance is in 0..4, close to the
+      range of LPIPS.
 
     Args:
-        tower: the text tower's name, which says what sees the pictures: "compact", or a name or folder of a CLIP.
-        perceptual: x_hat, x [B, 3, H, W] → [B]; LPIPS with AlexNet, or what stands in for it, if None.
-        images: [B, 3, H, W] in 0..1 → [B, D]; of `tower`, if None.
+        tower: name of the text encoder, whose image encoder embeds the images: "compact", or a name or folder
+            of a CLIP.
+        perceptual: x_hat, x [B, 3, H, W] → [B]; None is `find_perceptual()`.
+        images: [B, 3, H, W] in 0..1 → [B, D]; None is the image encoder of `tower`.
         lambdas: λ at the lowest and at the highest quality.
-        mse_weight, perceptual_weight, image_weight: of the three terms behind the rate.
+        mse_weight, perceptual_weight, image_weight: of the three distortion terms.
 
     Raises:
-        MissingExtra, WeightsError: if what sees the pictures is not to be had.
+        MissingExtra, WeightsError: if the image encoder is not available.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class DualLayerObjective(Objective):
     ) -> None:
         super().__init__()
         self.perceptual = (perceptual or find_perceptual()).requires_grad_(False).eval()
-        self.images = (images or images_of(tower)).requires_grad_(False).eval()
+        self.images = (images or image_embedder(tower)).requires_grad_(False).eval()
         self.lambdas = lambdas
         self.mse_weight = mse_weight
         self.perceptual_weight = perceptual_weight
@@ -66,19 +69,19 @@ class DualLayerObjective(Objective):
         distortion = (
             self.mse_weight * (x_hat - batch.x).square().flatten(1).mean(1)
             + self.perceptual_weight * self.perceptual(x_hat, batch.x)
-            + squared_distance(self._seen(x_hat), self._seen(batch.x), self.image_weight)
+            + squared_distance(self._embed(x_hat), self._embed(batch.x), self.image_weight)
         )
-        trade = 1 / lambda_of(batch.level, self.lambdas)
+        trade = 1 / quality_lambda(batch.level, self.lambdas)
         each = bits_per_pixel(output, batch.x) + trade * distortion
         low, high = self.lambdas
         yield "codec", (each * balance(batch.level, limits=(1 / low, 1 / high))).mean()
 
-    def _seen(self, x: Tensor) -> Tensor:
-        """The pictures' vectors, of length 1, [B, D]."""
+    def _embed(self, x: Tensor) -> Tensor:
+        """Normalised embeddings of images, [B, D]."""
         return normalize(self.images(x).float(), dim=-1)
 
     def description(self) -> dict[str, object]:
-        """And the weights."""
+        """Facts for the record, with all weights."""
         return super().description() | {
             "lambdas": list(self.lambdas),
             "mse_weight": self.mse_weight,

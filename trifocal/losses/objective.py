@@ -1,4 +1,4 @@
-"""What a training step minimises."""
+"""The base class of training objectives."""
 
 from collections.abc import Iterator
 
@@ -9,40 +9,50 @@ from trifocal.types import Batch, Output
 
 
 class Objective(nn.Module):
-    """bpp + λ(level) · MSE, each quality weighing alike. A method's objective overrides `turns`.
+    """bpp + λ(level) · MSE, with all quality levels weighted equally. A method's objective overrides `turns`.
 
-    An objective may own networks: those that judge and stay as they are have no gradient; those that train beside the
-    codec (a discriminator) are its partners, each with an optimiser of its own.
+    An objective may own networks. Frozen ones, such as LPIPS, have no gradient. Those that are trained beside
+    the codec, such as a discriminator, are its partners, each with an optimiser of its own.
     """
 
     def partners(self) -> dict[str, nn.Module]:
-        """Networks that train beside the codec, by the name of their turn; none here."""
+        """Networks that are trained beside the codec, by the name of their turn; none here."""
         return {}
 
     def description(self) -> dict[str, object]:
-        """What the record of a run says of it: its class, and the title of each network that judges."""
+        """Facts for the record of a run: the class, and the title of each network."""
         titles = {name: getattr(part, "title", None) for name, part in self.named_children()}
         return {"objective": type(self).__name__} | {name: title for name, title in titles.items() if title}
 
     def notes(self) -> list[str]:
-        """Sentences to be said before a run: which network judges in the place of another, and why."""
+        """Notices for the user before a run: which network replaces another, and why."""
         said = [getattr(part, "note", "") for part in self.children()]
         return [note for note in said if note]
 
-    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
-        """What a run's log says of held-out pictures besides rate and error, each [B]; here nothing. `output` is the codec's without a
-        condition."""
+    def held_out_metrics(
+        self, codec: nn.Module, x: Tensor, level: Tensor, output: Output
+    ) -> dict[str, Tensor]:
+        """Metrics of held-out images for the log, each [B], besides rate and squared error; none here.
+
+        Args:
+            codec: called as `codec(x, level, condition)`.
+            x: images, [B, 3, H, W] in 0..1.
+            level: [B].
+            output: of the codec without a condition.
+        """
         return {}
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
-        """The losses of one step, in turn: the part that learns from it ("codec" or a partner's name), and the loss.
+        """The losses of one step: the part that is updated ("codec" or the name of a partner), and the loss,
+        a scalar.
 
-        The part's optimiser steps on a loss before the next is asked for.
+        The optimiser step of a part is done before the next loss is computed.
 
         Args:
-            codec: called as `codec(x, level, condition)`, which gives an Output; it may be wrapped for many GPUs.
-            batch: crops, levels, and what steers.
-            step: optimiser steps that were done before this one, over all sessions of the run.
+            codec: called as `codec(x, level, condition)`; returns an Output. It may be wrapped for several
+                processes.
+            batch: crops, quality levels and condition.
+            step: steps done before this one, in all sessions of the run.
         """
         output = codec(batch.x, batch.level, batch.condition)
         yield "codec", (rate_distortion(output, batch.x, batch.level) * balance(batch.level)).mean()

@@ -1,4 +1,4 @@
-"""How different two pictures look: LPIPS, or what stands in for it and says so, and MS-SSIM."""
+"""Perceptual distances: LPIPS, image-encoder features, and MS-SSIM."""
 
 import copy
 import warnings
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from trifocal.detection.image_encoder import ImageEncoder, load_image_encoder
 from trifocal.errors import MissingExtra, OptionError, WeightsError
 
-MS_SSIM_SIDE = 176  # pixels: 11, the window, at the fifth scale
-MS_SSIM_POWERS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, the finest first
-SMALLEST = 1e-4  # of a scale's similarity: below 0 its power is not defined, and at 0 has no gradient
+MS_SSIM_SIDE = 176  # pixels: the window of 11 at the fifth scale
+MS_SSIM_POWERS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # by scale, finest first
+SMALLEST = 1e-4  # similarity of a scale: its power is undefined below 0, and has no gradient at 0
 
 
 class Perceptual(nn.Module):
-    """x_hat and x, each [B, 3, H, W] in 0..1 → how different they look, [B]; 0 where they are equal. Never trained.
+    """x_hat and x, each [B, 3, H, W] in 0..1 → their distance [B], 0 for equal images. It is never trained.
 
     Attributes:
-        title: what it is, for the record of a run.
-        note: a sentence to be said before a run where it is not what was asked for; else "".
+        title: for the record of a run.
+        note: a notice before a run, if it replaces another distance; else "".
     """
 
     title: str
@@ -31,15 +31,15 @@ class Perceptual(nn.Module):
 class Lpips(Perceptual):
     """LPIPS (Zhang et al. 2018, arXiv 1801.03924), version 0.1, by its authors' package.
 
-    The backbone's weights are torchvision's, which fetches them where they are not on this machine.
+    torchvision downloads the weights of the backbone if they are not on this machine.
 
     Args:
         net: the backbone: "alex", or "vgg" with 16 layers.
-        scaled: the network sees −1..1, as it was trained. Without, it sees 0..1, as in TACO's code.
+        scaled: scale inputs to −1..1, as in the training of LPIPS; False feeds 0..1, as TACO's code does.
 
     Raises:
         MissingExtra: if the package is not installed.
-        WeightsError: if the weights are neither here nor to be had.
+        WeightsError: if the weights are not on this machine and cannot be downloaded.
     """
 
     def __init__(self, net: Literal["alex", "vgg"] = "alex", scaled: bool = True) -> None:
@@ -52,12 +52,12 @@ class Lpips(Perceptual):
             raise MissingExtra("train", "LPIPS as a loss") from None
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # it calls torchvision by older names
+                warnings.simplefilter("ignore", UserWarning)  # about deprecated names of torchvision
                 self.network = LPIPS(net=net, verbose=False)
         except OSError as error:  # urllib's URLError is one
             raise WeightsError(
-                f"The weights for LPIPS ({net}) are not on this machine and could not be fetched; "
-                "run it once where there is a network, and copy torch's cache here."
+                f"The weights of LPIPS ({net}) are not on this machine and could not be downloaded; "
+                "run it once on a machine with network access, and copy torch's cache."
             ) from error
         self.requires_grad_(False).eval()
 
@@ -66,21 +66,21 @@ class Lpips(Perceptual):
         return distance.flatten()
 
 
-class TowerDistance(Perceptual):
-    """The distance of two pictures in the project's own image tower.
+class EncoderDistance(Perceptual):
+    """The distance of the features of the project's image encoder, in 0..4.
 
-    As LPIPS (equation 1) without its learned weights: at each place of each stage the squared distance of the feature
-    vectors, both of length 1; the mean over places, and here over stages too, where LPIPS has the sum. It lies in 0..4.
+    LPIPS (equation 1) without its learned weights: the squared distance of the normalised feature vectors at
+    each position of each stage, averaged over positions and stages (LPIPS sums over stages).
 
     Args:
-        tower: the one that ships, if None. It is copied, and the copy is never trained.
+        tower: an image encoder; None is the bundled one. A copy of it is used.
         note: see `Perceptual`.
 
     Raises:
-        WeightsError: if the tower that ships is missing or damaged.
+        WeightsError: if the bundled weights are missing or damaged.
     """
 
-    title = "distance in the project's image tower"
+    title = "distance in the project's image encoder"
 
     def __init__(self, tower: ImageEncoder | None = None, note: str = "") -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class TowerDistance(Perceptual):
 
 
 class MsSsim(Perceptual):
-    """1 − MS-SSIM (Wang et al. 2003), the mean over R, G and B, by torchmetrics' similarity at each scale.
+    """1 − MS-SSIM (Wang et al. 2003), the mean over R, G and B, from torchmetrics' SSIM at each scale.
 
     Raises:
         MissingExtra: if torchmetrics is not installed.
@@ -117,14 +117,14 @@ class MsSsim(Perceptual):
         self.similarity = structural_similarity_index_measure
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        """Raises OptionError where a side is shorter than 176 pixels."""
+        """Raises OptionError if a side is shorter than 176 pixels."""
         if min(x.shape[-2:]) < MS_SSIM_SIDE:
             raise OptionError(
                 f"MS-SSIM needs crops of {MS_SSIM_SIDE} pixels a side, not {min(x.shape[-2:])}."
             )
         x_hat = x_hat.float()
         product = torch.ones(len(x), device=x.device)
-        with torch.autocast(x.device.type, enabled=False):  # differences of squares need their digits
+        with torch.autocast(x.device.type, enabled=False):  # differences of squares need float32
             for scale, power in enumerate(MS_SSIM_POWERS):
                 whole, contrast = self.similarity(
                     x_hat, x, data_range=1.0, reduction="none", return_contrast_sensitivity=True
@@ -136,26 +136,28 @@ class MsSsim(Perceptual):
 
 
 def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
-    """What is preferred, or else the tower's distance, whose `note` says why. It is not rescaled: a weight that was
-    published for LPIPS means something else for it.
+    """The preferred distance, or `EncoderDistance`, with a `note`, if it is not available.
+
+    `EncoderDistance` is not rescaled to the range of LPIPS, so weights published for LPIPS have another
+    effect.
 
     Args:
         prefer: "lpips-alex", "lpips-vgg", "ms-ssim" or "tower".
 
     Raises:
         OptionError: for another name.
-        MissingExtra: if MS-SSIM is preferred, and torchmetrics is not installed.
-        WeightsError: if the tower's weights are missing too.
+        MissingExtra: if MS-SSIM is preferred and torchmetrics is not installed.
+        WeightsError: if the weights of the image encoder are missing too.
     """
     if prefer == "tower":
-        return TowerDistance()
+        return EncoderDistance()
     if prefer == "ms-ssim":
         return MsSsim()
     if prefer not in ("lpips-alex", "lpips-vgg"):
         raise OptionError(
-            f"There is no perceptual loss {prefer!r}; there are: lpips-alex, lpips-vgg, ms-ssim, tower."
+            f"There is no perceptual loss {prefer!r}; choose from lpips-alex, lpips-vgg, ms-ssim, tower."
         )
     try:
         return Lpips("vgg" if prefer == "lpips-vgg" else "alex")
     except (MissingExtra, WeightsError) as error:
-        return TowerDistance(note=f"{error} The {TowerDistance.title} takes its place.")
+        return EncoderDistance(note=f"{error} The {EncoderDistance.title} replaces it.")

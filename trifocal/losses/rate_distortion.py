@@ -1,4 +1,4 @@
-"""The rate, the squared error, and the trade between them."""
+"""Rate, squared error, and their Lagrangian."""
 
 import math
 
@@ -10,34 +10,37 @@ from trifocal.types import MAX_LEVEL, Output
 LAMBDA_RANGE = (0.0012, 0.25)
 
 
-def lambda_of(level: Tensor, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:
-    """The trade of a quality level, [B] → [B]: log-spaced over the levels (DCVC-UF, training recipe)."""
+def quality_lambda(level: Tensor, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:
+    """λ of a quality level, [B] → [B]: log-spaced between the limits (DCVC-UF, training recipe)."""
     low, high = (math.log(limit) for limit in limits)
     return torch.exp(low + (high - low) * level / MAX_LEVEL)
 
 
 def bits_per_pixel(output: Output, x: Tensor) -> Tensor:
-    """[B]."""
+    """Bits over the number of pixels, [B]."""
     return output.bits / (x.shape[-2] * x.shape[-1])
 
 
 def mean_squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Images [B, 3, H, W] in 0..1 → their error on the 0..255 scale, over pixels and colours, [B]."""
+    """Images [B, 3, H, W] in 0..1 → their mean squared error on the 0..255 scale, [B]."""
     return 255**2 * (x_hat.float() - x).square().flatten(1).mean(1)
 
 
 def rate_distortion(output: Output, x: Tensor, level: Tensor) -> Tensor:
-    """bpp + λ · MSE for each picture, [B]; λ as printed by Ballé 2018 and since, the MSE on the 0..255 scale."""
-    return bits_per_pixel(output, x) + lambda_of(level) * mean_squared_error(output.x_hat, x)
+    """bpp + λ · MSE of each image, [B], with the MSE on the 0..255 scale (the λ of Ballé et al. 2018)."""
+    return bits_per_pixel(output, x) + quality_lambda(level) * mean_squared_error(output.x_hat, x)
 
 
 def balance(level: Tensor, exponent: float = 0.45, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:
-    """λ^−exponent, 1 in the middle: the rate–distortion cost grows about so, and each quality should weigh alike."""
-    middle = lambda_of(torch.full_like(level, MAX_LEVEL // 2), limits)
-    return (lambda_of(level, limits) / middle) ** -exponent
+    """λ^−exponent, normalised to 1 at the middle level, [B] → [B].
+
+    The rate–distortion cost grows about as λ^exponent, so this weight makes all quality levels count equally.
+    """
+    middle = quality_lambda(torch.full_like(level, MAX_LEVEL // 2), limits)
+    return (quality_lambda(level, limits) / middle) ** -exponent
 
 
 def spread_levels(count: int, device: torch.device) -> Tensor:
-    """Random quality levels, one from each of `count` equal parts of the range, in random order, [count]."""
+    """Random quality levels, one from each of `count` equal parts of the range, in random order: [count]."""
     place = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
     return (place * (MAX_LEVEL + 1)).long().clamp(max=MAX_LEVEL)

@@ -1,11 +1,13 @@
 """SSIMULACRA2 (Sneyers 2022) as a differentiable loss.
 
-Two images are compared in the XYB colour space at six scales. At each scale every colour plane gives three error maps: structure
-(SSIM without the denominator of its luminance term), added edges and lost edges. Each map enters with its mean and its 4-norm. The
-published weights sum the 108 numbers to S, which is 0 for equal images; the score, 100 for equal images, is a decreasing function of
-S whose slope is infinite at 0. Training therefore minimises S.
+Two images are compared in the XYB colour space at six scales. At each scale every colour plane gives three
+error maps: structure (SSIM without the denominator of its luminance term), added edges and lost edges. Each
+map enters with its mean and its 4-norm. The published weights sum the 108 numbers to S, which is 0 for equal
+images; the score, 100 for equal images, is a decreasing function of S whose slope is infinite at 0. Training
+therefore minimises S.
 
-Borders of the Gaussian blur follow the package `ssimulacra2`: mirrored pixels above and below, zeros left and right.
+Borders of the Gaussian blur follow the package `ssimulacra2`: mirrored pixels above and below, zeros left and
+right.
 """
 
 import torch
@@ -55,7 +57,7 @@ WEIGHTS = (
 
 
 class Ssimulacra2(nn.Module):
-    """S of SSIMULACRA2: the weighted sum of all errors, before the polynomial that makes a score of it."""
+    """S of SSIMULACRA2: the weighted sum of all errors, before the polynomial that maps it to a score."""
 
     weights: Tensor
     opsin: Tensor
@@ -68,8 +70,8 @@ class Ssimulacra2(nn.Module):
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         """Images x_hat and x [B, 3, H, W] in 0..1, sRGB → S [B], 0 or more. x_hat is clamped to 0..1.
 
-        Raises OptionError where a side is shorter than 8 pixels. Scales with a side below that are left out; the published program
-        then takes the weights in order, and so does this.
+        Raises OptionError where a side is shorter than 8 pixels. Scales with a side below that are left out;
+        the published program then takes the weights in order, and so does this.
         """
         if min(x.shape[-2:]) < SMALLEST_SIDE:
             raise OptionError(
@@ -93,7 +95,8 @@ class Ssimulacra2(nn.Module):
 
 
 def ssimulacra2_score(s: Tensor) -> Tensor:
-    """S [B] → the published score [B]: 100 for equal images, 90 hardly visible, 70 high, 50 medium, 30 low quality."""
+    """S [B] → the published score [B]: 100 for equal images, 90 hardly visible, 70 high, 50 medium, 30 low
+    quality."""
     s = 0.9562382616834844 * s
     polynomial = 2.326765642916932 * s - 0.020884521182843837 * s**2 + 6.248496625763138e-05 * s**3
     return 100 - 10 * polynomial.clamp(min=0).pow(0.6276336467831387)

@@ -1,4 +1,4 @@
-"""What TACO minimises (Lee et al. 2024, arXiv 2403.02944)."""
+"""The objective of TACO (Lee 2024, arXiv 2403.02944)."""
 
 import copy
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ from trifocal.detection.image_encoder import ImageEncoder, load_image_encoder
 from trifocal.losses.image_text import joint_image_text
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import find_perceptual
-from trifocal.losses.rate_distortion import balance, bits_per_pixel, lambda_of, mean_squared_error
+from trifocal.losses.rate_distortion import balance, bits_per_pixel, mean_squared_error, quality_lambda
 from trifocal.types import Batch
 
 LAMBDAS = (0.0004, 0.016)
 
 
-class TowerImages(nn.Module):
-    """Pictures → their vectors by the image tower that belongs to the compact text tower: [B, 3, H, W] in 0..1 → [B, D].
+class CompactImageEmbedder(nn.Module):
+    """Image embeddings in the space of the compact text encoder: [B, 3, H, W] in 0..1 → [B, D].
 
     Args:
-        tower: the one that ships, if None. It is copied, and the copy is never trained.
+        tower: an image encoder; None is the bundled one. A copy of it is used, and never trained.
     """
 
-    title = "the project's image tower"
+    title = "the project's image encoder"
 
     def __init__(self, tower: ImageEncoder | None = None) -> None:
         super().__init__()
@@ -36,30 +36,31 @@ class TowerImages(nn.Module):
 class TacoObjective(Objective):
     """bpp + λ · MSE + k_P · LPIPS + k_J · joint image–text.
 
-    The texts are the batch's words: their pooled vectors, from the text tower that shares its space with `images`.
+    The text embeddings are the pooled ones of the batch, in the same space as `images`.
 
-    What paper and code leave open, and what is done here:
+    Differences from the paper and its code, and what they leave open:
 
-    * The paper trains a model for each rate; its code has one λ, 0.0004, with one k_P and one k_J, and the other rates'
-      were not found. Here one model has all rates: λ follows the level, log-spaced from 0.0004, which is taken for the
-      lowest rate's, over a factor of 40; k_P and k_J stay. The qualities are balanced as in `losses.balance`, except in
-      the joint loss, which is one number for the batch.
-    * LPIPS sees −1..1, as it was trained. The code feeds it 0..1: `perceptual=Lpips(scaled=False)`.
-    * Where LPIPS is not on this machine the image tower's distance takes its place, with the same k_P; `notes` says so
-      before the run, and `description` in its record.
-    * Two pictures of a batch with the same words count as each other's mismatches, as in the code.
+    * The paper trains one model per rate. Its code has one λ, 0.0004, with one k_P and one k_J; those of the
+      other rates are not published. Here one model covers all rates: λ is log-spaced from 0.0004, taken as
+      that of the lowest rate, over a factor of 40, and k_P and k_J are constant. The quality levels are
+      balanced as in `losses.balance`, except in the joint loss, which is a scalar of the batch.
+    * LPIPS gets inputs in −1..1, as in its training. The code feeds 0..1: `perceptual=Lpips(scaled=False)`.
+    * Where LPIPS is not available, `EncoderDistance` replaces it with the same k_P; `notes` returns a notice,
+      and `description` records it.
+    * As in the code, two images of a batch with the same text are negatives of each other.
 
     Args:
-        tower: the text tower's name, which says what sees the pictures: "compact", or a name or folder of a CLIP.
-        perceptual: x_hat, x [B, 3, H, W] → [B]; LPIPS with AlexNet, or what stands in for it, if None.
-        images: [B, 3, H, W] in 0..1 → [B, D]; of `tower`, if None.
+        tower: name of the text encoder, whose image encoder embeds the images: "compact", or a name or folder
+            of a CLIP.
+        perceptual: x_hat, x [B, 3, H, W] → [B]; None is `find_perceptual()`.
+        images: [B, 3, H, W] in 0..1 → [B, D]; None is the image encoder of `tower`.
         lambdas: λ at the lowest and at the highest quality.
         perceptual_weight: k_P.
         joint_weight: k_J.
-        image_weight: of the pictures' distance within the joint loss.
+        image_weight: of the image distance within the joint loss.
 
     Raises:
-        MissingExtra, WeightsError: if what sees the pictures is not to be had.
+        MissingExtra, WeightsError: if the image encoder is not available.
     """
 
     def __init__(
@@ -75,17 +76,17 @@ class TacoObjective(Objective):
         super().__init__()
         perceptual = perceptual or find_perceptual()
         self.perceptual = perceptual.requires_grad_(False).eval()
-        self.images = (images or images_of(tower)).requires_grad_(False).eval()
+        self.images = (images or image_embedder(tower)).requires_grad_(False).eval()
         self.lambdas = lambdas
         self.perceptual_weight = perceptual_weight
         self.joint_weight = joint_weight
         self.image_weight = image_weight
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
-        """The codec's loss; for a batch without words the joint loss compares pictures alone."""
+        """The loss of the codec; for a batch without text the joint loss has only its image term."""
         words = None if batch.condition is None else batch.condition.words
         output = codec(batch.x, batch.level, batch.condition)
-        trade = lambda_of(batch.level, self.lambdas)
+        trade = quality_lambda(batch.level, self.lambdas)
         each = (
             bits_per_pixel(output, batch.x)
             + trade * mean_squared_error(output.x_hat, batch.x)
@@ -101,7 +102,7 @@ class TacoObjective(Objective):
         yield "codec", balanced.mean() + self.joint_weight * joint
 
     def description(self) -> dict[str, object]:
-        """And the weights."""
+        """Facts for the record, with all weights."""
         return super().description() | {
             "lambdas": list(self.lambdas),
             "perceptual_weight": self.perceptual_weight,
@@ -110,10 +111,10 @@ class TacoObjective(Objective):
         }
 
 
-def images_of(tower: str) -> nn.Module:
-    """What sees pictures in the space of that text tower's words. Raises MissingExtra or WeightsError."""
+def image_embedder(tower: str) -> nn.Module:
+    """The image encoder that belongs to a text encoder. Raises MissingExtra or WeightsError."""
     if tower == "compact":
-        return TowerImages()
+        return CompactImageEmbedder()
     from trifocal.text.clip import ClipImages
 
     return ClipImages(tower)

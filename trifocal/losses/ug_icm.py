@@ -1,4 +1,4 @@
-"""What UG-ICM minimises for machines: pictures that mean the same to a network that saw no task (Yin et al. 2024)."""
+"""The objective of UG-ICM for decoding for machines (Yin 2024)."""
 
 from collections.abc import Iterator
 
@@ -6,31 +6,33 @@ import torch
 from torch import Tensor, nn
 
 from trifocal.losses.objective import Objective
-from trifocal.losses.perceptual import Perceptual, TowerDistance
-from trifocal.losses.rate_distortion import balance, lambda_of, mean_squared_error
+from trifocal.losses.perceptual import EncoderDistance, Perceptual
+from trifocal.losses.rate_distortion import balance, mean_squared_error, quality_lambda
 from trifocal.types import Batch, Condition, Output
 
 
 class UgIcmObjective(Objective):
-    """w · λ(level) · MSE, each quality weighing alike, + the tower's distance, of pictures that are decoded for machines.
+    """w · λ(level) · MSE, with all quality levels weighted equally, + a feature distance, of images decoded
+    for machines.
 
-    The second half of UG-ICM's second stage: encoder and entropy model are frozen, and so is the way for people, which was trained
-    before. In the paper the distance is that of CLIP's vectors of the picture, of a part and of each instance (equation 7). Here it
-    is that of the project's image tower at each place of each of its stages (`TowerDistance`), whose one vector of a whole picture says
-    too little: decoded pictures that were moved along its gradient (equation 3) helped no detector, and along this one they did (see
-    MODEL_CARD).
+    The second half of UG-ICM's second stage: the encoder, the entropy model and the output for people are
+    trained before, and frozen. In the paper the distance is that of CLIP's embeddings of the image, of a crop
+    and of each instance (equation 7). Here it is that of the features of the project's image encoder
+    (`EncoderDistance`): moving decoded images along the gradient of its pooled embedding (equation 3) did not
+    help a detector, and moving them along the gradient of its features did (see MODEL_CARD).
 
     Args:
-        perceptual: x_hat, x [B, 3, H, W] → [B]; the image tower's distance if None.
-        perceptual_weight: of it.
-        error_weight: w; the paper has 0 (its code 1), which leaves patterns that only the tower sees.
+        perceptual: x_hat, x [B, 3, H, W] → [B]; None is `EncoderDistance`.
+        perceptual_weight: of the distance.
+        error_weight: w; 0 in the paper (1 in its code). With 0 the decoded images show artefacts that only
+            the image encoder responds to.
     """
 
     def __init__(
         self, perceptual: Perceptual | None = None, perceptual_weight: float = 6.0, error_weight: float = 0.02
     ) -> None:
         super().__init__()
-        self.perceptual: nn.Module = (perceptual or TowerDistance()).requires_grad_(False).eval()
+        self.perceptual: nn.Module = (perceptual or EncoderDistance()).requires_grad_(False).eval()
         self.perceptual_weight = perceptual_weight
         self.error_weight = error_weight
 
@@ -40,8 +42,11 @@ class UgIcmObjective(Objective):
             "error_weight": self.error_weight,
         }
 
-    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
-        """The tower's distance and the PSNR of what is decoded for machines, and the distance of what is for people."""
+    def held_out_metrics(
+        self, codec: nn.Module, x: Tensor, level: Tensor, output: Output
+    ) -> dict[str, Tensor]:
+        """Feature distance and PSNR of images decoded for machines, and the distance of those decoded for
+        people."""
         machines = codec(x, level, for_machines(x))
         error = mean_squared_error(machines.x_hat, x)
         return {
@@ -52,7 +57,7 @@ class UgIcmObjective(Objective):
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, for_machines(batch.x))
-        error = lambda_of(batch.level) * mean_squared_error(output.x_hat, batch.x) * balance(batch.level)
+        error = quality_lambda(batch.level) * mean_squared_error(output.x_hat, batch.x) * balance(batch.level)
         yield (
             "codec",
             (
@@ -62,5 +67,5 @@ class UgIcmObjective(Objective):
 
 
 def for_machines(x: Tensor) -> Condition:
-    """Preference 1 for each picture of a batch."""
+    """Preference 1 for each image of a batch."""
     return Condition(preference=torch.ones(len(x), device=x.device))

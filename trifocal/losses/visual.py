@@ -1,8 +1,9 @@
-"""Training for perceived quality: squared error and two perceptual metrics of different make.
+"""The objective for perceived quality: squared error, SSIMULACRA2 and ColorVideoVDP.
 
-A codec that learns one metric learns its weaknesses; SSIMULACRA2 compares local structure, ColorVideoVDP models contrast
-sensitivity. Each is converted to squared error at its exchange rate: what the metric is worth in bits along a codec's own
-rate curve, −dR/dD, divided by λ. Bits per quality level therefore stay where they are. `scripts/exchange_rates.py` measures the rates.
+A codec trained on a single metric exploits its weaknesses. SSIMULACRA2 compares local structure,
+ColorVideoVDP models contrast sensitivity. Each is converted to squared error at an exchange rate: its worth
+in bits along the codec's rate curve, −dR/dD, divided by λ. The rate at a quality level therefore stays about
+the same. `scripts/exchange_rates.py` measures the rates.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from trifocal.losses.cvvdp import Cvvdp
 from trifocal.losses.objective import Objective
-from trifocal.losses.rate_distortion import balance, bits_per_pixel, lambda_of, mean_squared_error
+from trifocal.losses.rate_distortion import balance, bits_per_pixel, mean_squared_error, quality_lambda
 from trifocal.losses.ssimulacra2 import Ssimulacra2, ssimulacra2_score
 from trifocal.types import Batch, Output
 
@@ -23,7 +24,7 @@ CVVDP_RATE = 95.0  # squared error per JOD
 
 
 class VisualObjective(Objective):
-    """bpp + λ · (a · MSE + b · 11 · S + c · 95 · (10 − JOD)), each quality level weighted alike.
+    """bpp + λ · (a · MSE + b · 11 · S + c · 95 · (10 − JOD)), with all quality levels weighted equally.
 
     Args:
         error_weight: a, of the squared error on the 0..255 scale.
@@ -61,8 +62,14 @@ class VisualObjective(Objective):
         yield "codec", self.weighted(output, batch.x, batch.level, distortion).mean()
 
     def distortion(self, output: Output, x: Tensor, share: float = 1.0) -> Tensor:
-        """a · MSE + b · 11 · S + c · 95 · (10 − JOD), [B]; the last on the first crops of the batch, a fraction `share` of them, and
-        weighted by its inverse."""
+        """a · MSE + b · 11 · S + c · 95 · (10 − JOD), [B].
+
+        Args:
+            output: of the codec.
+            x: images, [B, 3, H, W] in 0..1.
+            share: fraction of the batch, from its start, on which the last term is computed; its weight is
+                divided by it.
+        """
         x_hat = output.x_hat.float()
         total = self.error_weight * mean_squared_error(x_hat, x)
         total = total + self.ssimulacra2_weight * self.ssimulacra2_rate * self.ssimulacra2(x_hat, x)
@@ -74,20 +81,22 @@ class VisualObjective(Objective):
         return total + weight * torch.cat([below, below.new_zeros(len(x) - count)])
 
     def weighted(self, output: Output, x: Tensor, level: Tensor, distortion: Tensor) -> Tensor:
-        """bpp + λ · distortion, weighted so that every quality level counts alike, [B]."""
-        return (bits_per_pixel(output, x) + lambda_of(level) * distortion) * balance(level)
+        """bpp + λ · distortion, with all quality levels weighted equally, [B]."""
+        return (bits_per_pixel(output, x) + quality_lambda(level) * distortion) * balance(level)
 
-    def judge(self, codec: nn.Module, x: Tensor, level: Tensor, output: Output) -> dict[str, Tensor]:
-        """The objective itself, SSIMULACRA2's score and JOD of held-out crops, each [B]."""
+    def held_out_metrics(
+        self, codec: nn.Module, x: Tensor, level: Tensor, output: Output
+    ) -> dict[str, Tensor]:
+        """The objective, the SSIMULACRA2 score and JOD, each [B]."""
         s = self.ssimulacra2(output.x_hat, x)
-        judged = {
+        metrics = {
             "objective": self.weighted(output, x, level, self.distortion(output, x)),
             "ssimulacra2": ssimulacra2_score(s),
         }
-        return judged if self.cvvdp is None else judged | {"jod": 10 - self.cvvdp(output.x_hat, x)}
+        return metrics if self.cvvdp is None else metrics | {"jod": 10 - self.cvvdp(output.x_hat, x)}
 
     def description(self) -> dict[str, object]:
-        """The weights and exchange rates too."""
+        """Facts for the record, with weights and exchange rates."""
         return super().description() | {
             "error_weight": self.error_weight,
             "ssimulacra2_weight": self.ssimulacra2_weight,

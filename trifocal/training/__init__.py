@@ -1,16 +1,16 @@
-"""Training: the loops, their checkpoints, and the export of what ships."""
+"""Training: one trainer, its tasks, and their batches."""
 
 from trifocal.errors import MissingExtra
 
 try:
-    from trifocal.training.base import train_base
-    from trifocal.training.detector import train_detector
-    from trifocal.training.loop import train
     from trifocal.training.processes import in_processes
-    from trifocal.training.towers import train_towers
+    from trifocal.training.tasks.base_layer import train_base_layer
+    from trifocal.training.tasks.codec import train
+    from trifocal.training.tasks.detector import train_detector
+    from trifocal.training.tasks.text_image import train_text_image
 except ModuleNotFoundError as error:
     if error.name != "accelerate":
         raise
     raise MissingExtra("train", "Training") from error
 
-__all__ = ["in_processes", "train", "train_base", "train_detector", "train_towers"]
+__all__ = ["in_processes", "train", "train_base_layer", "train_detector", "train_text_image"]

@@ -1,4 +1,4 @@
-"""A training run on disk: DIR/checkpoint.pt is replaced as a whole, DIR/log.csv grows."""
+"""The files of a training run: checkpoint.pt and log.csv."""
 
 import csv
 import json
@@ -17,68 +17,93 @@ from trifocal.weights import read_weights
 
 
 @dataclass
-class Progress:
-    """How far a run is; `seconds` counts the time spent in steps over all its sessions."""
+class Elapsed:
+    """The steps of a run, and the seconds spent in them, over all its sessions."""
 
     step: int = 0
     seconds: float = 0.0
 
     def fraction(self, steps: int | None, minutes: float | None) -> float:
-        """The part that is done of a run of so many steps, or else minutes; 0..1, and over 1 behind its end."""
+        """The fraction done of a run of that many steps, or else minutes. It exceeds 1 after the end."""
         if steps is not None:
             return self.step / steps
         return self.seconds / (60 * (minutes or 1))
 
 
-def together(accelerator: Accelerator, seconds: float) -> float:
-    """Their mean over all processes, so that all of them end a run of so many minutes at the same step."""
+def check_length(steps: int | None, minutes: float | None) -> None:
+    """Raise OptionError unless exactly one of them is given."""
+    if (steps is None) == (minutes is None):
+        raise OptionError("Set the length of the run by either steps or minutes.")
+
+
+def mean_over_processes(accelerator: Accelerator, value: float) -> float:
+    """The mean of a number over all processes; with it they end a run of so many minutes at the same step."""
     if accelerator.num_processes == 1:
-        return seconds
-    return float(accelerator.reduce(torch.tensor(seconds, device=accelerator.device), "mean"))
+        return value
+    return float(accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean"))
 
 
-def by_one(accelerator: Accelerator, work: Callable[[], object]) -> None:
-    """Work that one process does, while the others wait for it: several would write the same files."""
+def on_main_process(accelerator: Accelerator, work: Callable[[], object]) -> None:
+    """Run `work` in the main process only, such as writing files. The other processes wait for it."""
     if accelerator.is_main_process:
         work()
     accelerator.wait_for_everyone()
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes beside the old checkpoint and then takes its place."""
+    """Write a checkpoint beside the old one, then replace it."""
     with atomic_write(path) as stream:
         torch.save(state, stream)
 
 
-def restore(path: Path) -> dict[str, Any]:
-    """What `save` wrote, on the processor; only tensors and plain values are read, no code. Raises OptionError where there is nothing."""
-    if not path.exists():
-        raise OptionError(
-            f"There is no checkpoint in {path.parent} to resume; leave --resume out to begin anew."
-        )
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+def restore(path: Path, name: str) -> dict[str, Any]:
+    """Read a checkpoint to the CPU. Only tensors and plain values are loaded, never code.
 
-
-def begin_with(network: nn.Module, weights: str | Path) -> None:
-    """Puts trained weights into a network; parts that they do not have begin untrained.
+    Args:
+        name: of the task, under which earlier versions' optimisers are returned.
 
     Raises:
-        WeightsError: if they are missing or damaged, or have parts that the network has not.
+        OptionError: if there is no checkpoint.
+    """
+    if not path.exists():
+        raise OptionError(f"There is no checkpoint in {path.parent} to resume; start anew without --resume.")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state if "module" in state else upgrade(state, name)
+
+
+def upgrade(state: dict[str, Any], name: str) -> dict[str, Any]:
+    """A checkpoint of Trifocal 0.1, whose module was called "codec" or "lesson", in today's layout."""
+    optimisers = state.get("optimisers", {})
+    if isinstance(optimisers, list):
+        optimisers = {name: optimisers}
+    else:
+        optimisers = {part: [optimiser] for part, optimiser in optimisers.items()}
+    module = state.get("codec", state.get("lesson", {}))
+    return {"partners": {}, "task": {}, **state, "module": module, "optimisers": optimisers}
+
+
+def load_start(network: nn.Module, weights: str | Path) -> None:
+    """Load the weights that a run starts from. Parts of the network that the file lacks keep their initial
+    values.
+
+    Raises:
+        WeightsError: if the file is missing or damaged, or has tensors that the network lacks.
     """
     found = network.load_state_dict(read_weights(Path(weights)), strict=False)
     if found.unexpected_keys:
-        raise WeightsError(f"The weights {weights} do not fit: there is no {found.unexpected_keys[0]} here.")
+        raise WeightsError(
+            f"The weights {weights} do not fit: the network has no {found.unexpected_keys[0]}."
+        )
 
 
-def check_length(steps: int | None, minutes: float | None) -> None:
-    """Raises OptionError unless a run is as long as one of them says."""
-    if (steps is None) == (minutes is None):
-        raise OptionError("Say how long to train: either steps or minutes.")
+def start_record(start: Path) -> object:
+    """The record of the run that wrote these weights, or their file name where there is none."""
+    record = start.with_suffix(".json")
+    return json.loads(record.read_text("utf-8")) if record.exists() else start.name
 
 
 def append_row(path: Path, row: Mapping[str, object]) -> None:
-    """One more line of a CSV file; the first brings the heading."""
+    """Append a row to a CSV file. The first row brings the header."""
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(row))
@@ -88,7 +113,8 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
 
 
 def drop_rows_after(path: Path, step: int) -> None:
-    """Takes the rows of steps after that one out of a log, which a run wrote and died before its checkpoint; they will come again."""
+    """Remove the rows of later steps from a log. They are of an interrupted session, and the resumed run
+    writes them again."""
     if not path.exists():
         return
     with path.open(newline="") as file:
@@ -96,9 +122,3 @@ def drop_rows_after(path: Path, step: int) -> None:
     kept = [row for row in rows if len(row) == len(heading) and float(row[heading.index("step")]) <= step]
     if len(kept) < len(rows):
         write_csv(path, [heading, *kept], end="\r\n")
-
-
-def record_of(start: Path) -> object:
-    """The record of the run that these weights are from, or their name where there is none."""
-    record = start.with_suffix(".json")
-    return json.loads(record.read_text("utf-8")) if record.exists() else start.name

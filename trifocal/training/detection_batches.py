@@ -1,5 +1,4 @@
-"""What detectors train on: scenes of one shape, cut from pictures or put together from four, with their boxes, and what a
-teacher sees in them."""
+"""Batches for detectors: parts of images and mosaics, with boxes and teacher detections."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from trifocal.data import TrainingPicture
-from trifocal.data.categories import seen_within
+from trifocal.data.categories import clip_boxes
 from trifocal.data.prefetching import Prefetcher
 from trifocal.detection.input_size import COCO_IDS, STEP, compact_size
 from trifocal.errors import OptionError
@@ -26,61 +25,75 @@ from trifocal.evaluation.tasks.detectors import (
     preprocess,
     session_of,
 )
-from trifocal.losses.detection import Seen, Target
+from trifocal.losses.detection import Target, TeacherDetections
 
 PROPORTIONS = (
     (640, 480),
     (480, 640),
     (640, 582),
-)  # widths and heights of pictures as which scenes are looked at
-SHARES = (0.6, 0.25, 0.15)
-WHOLE, MOSAIC = 0.4, 0.25  # how often a scene is a whole picture, and how often four of them
-MUCH = 0.2  # of a scene, that a part of a large object covers: then it is seen, however small a part it is
-LEAST_PIXELS = 4  # of a box's sides
-LEAST_SCORE = 0.4  # of what the teacher finds where nobody said what is there
+)  # width and height of images; the detector's input size for them is the shape of a batch
+SHAPE_PROBABILITIES = (0.6, 0.25, 0.15)
+WHOLE, MOSAIC = 0.4, 0.25  # probability of a whole image, and of a mosaic
+LARGE = 0.2  # of the image: a cut object that covers more is kept, however small the rest of it is
+LEAST_SIDE = 4  # of a box, in pixels
+LEAST_SCORE = 0.4  # of a teacher's detection that is a target in an image without boxes
 CANDIDATES, LEAST_CANDIDATE = 300, 0.05
 
 Rgb = NDArray[np.uint8]
-Detections = tuple[NDArray[np.float32], NDArray[np.int64]]  # boxes [N, 4], category ids [N]
-Scene = tuple[Tensor, list[Target], list[Seen] | None]
-"""Pictures x [B, 3, H, W] in 0..1, what is true of each, and what the teacher says."""
+Objects = tuple[NDArray[np.float32], NDArray[np.int64]]  # boxes [N, 4], category ids [N]
+DetectionBatch = tuple[Tensor, list[Target], list[TeacherDetections] | None]
+"""Images x [B, 3, H, W] in 0..1, their targets, and the teacher's detections."""
 
 
 class DetectionTeacher:
-    """PicoDet, with what it says before its boxes are sorted out. Raises OptionError for another file, MissingExtra."""
+    """PicoDet before non-maximum suppression.
+
+    Args:
+        path: PicoDet as ONNX.
+
+    Raises:
+        OptionError: for another file.
+        MissingExtra: if ONNX Runtime is not installed.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        self.session = session_of(Path(path), threads=1)  # the other is for what learns
+        self.session = session_of(Path(path), threads=1)  # the other threads are for training
         if not is_picodet(self.session.get_outputs()):
-            raise OptionError(f"{path} is not PicoDet, which is the teacher that is known here.")
+            raise OptionError(f"{path} is not PicoDet, the only teacher that Trifocal supports.")
         self.input = self.session.get_inputs()[0].name
 
-    def __call__(self, rgb: Rgb) -> Seen:
-        """What it says of a picture, uint8 [H, W, 3]."""
+    def __call__(self, rgb: Rgb) -> TeacherDetections:
+        """The detections in an image, uint8 [H, W, 3]."""
         outputs = self.session.run(None, {self.input: preprocess(rgb, PICODET_SIDE, PICODET_SIDE)})
         boxes, scores = candidates(outputs, rgb.shape[1], rgb.shape[0])
         maps = []
         for values in outputs[: len(STRIDES)]:
             side = math.isqrt(values.shape[1])
             maps.append(torch.from_numpy(values[0].T.reshape(-1, side, side).copy()))
-        return Seen(boxes, scores, tuple(maps))
+        return TeacherDetections(boxes, scores, tuple(maps))
 
 
 def candidates(outputs: Sequence[NDArray[np.float32]], width: int, height: int) -> tuple[Tensor, Tensor]:
-    """PicoDet's best boxes in pixels of a picture of that size, [N, 4], and their scores, [N, 80]."""
+    """PicoDet's best boxes in pixels of an image of that size, [N, 4], and their class scores, [N, 80]."""
     boxes, scores = (torch.from_numpy(part).float() for part in picodet_cells(outputs, width, height))
     sure, chosen = scores.max(1).values.topk(CANDIDATES)
     chosen = chosen[sure > LEAST_CANDIDATE]
     return boxes[chosen], scores[chosen]
 
 
-class Scenes(Prefetcher[Scene]):
-    """Batches of scenes without end, all of one shape in a batch.
+class DetectionBatches(Prefetcher[DetectionBatch]):
+    """Endless batches of augmented images, all of one shape in a batch.
 
     Args:
-        pictures: those without boxes need the teacher.
-        categories: COCO's ids of the detector's labels 1, 2, …
-        looked_at: a picture's width and height → those at which the detector looks at it.
+        pictures: images; those without boxes are used only with a teacher.
+        teacher: its detections are added, and are the targets of images without boxes.
+        batch: images in a batch.
+        seed: of the augmentation.
+        categories: COCO ids of the detector's labels 1, 2, …
+        input_size: width and height of an image → those of the detector's input.
+
+    Raises:
+        OptionError: if no image has boxes and there is no teacher.
     """
 
     def __init__(
@@ -90,51 +103,52 @@ class Scenes(Prefetcher[Scene]):
         batch: int,
         seed: int,
         categories: Sequence[int] = COCO_IDS,
-        looked_at: Callable[[int, int], tuple[int, int]] = compact_size,
+        input_size: Callable[[int, int], tuple[int, int]] = compact_size,
     ) -> None:
         self.labelled = [p for p in pictures if len(p.labels)]
         self.pictures = list(pictures) if teacher else self.labelled
         if not self.pictures:
-            raise OptionError("A detector needs pictures with boxes, or a teacher.")
+            raise OptionError("A detector needs images with boxes, or a teacher.")
         self.teacher, self.batch = teacher, batch
-        self.numbers = numbered(categories)
-        self.shapes = [[side // STEP * STEP for side in looked_at(*size)[::-1]] for size in PROPORTIONS]
+        self.numbers = label_numbers(categories)
+        self.shapes = [[side // STEP * STEP for side in input_size(*size)[::-1]] for size in PROPORTIONS]
         self.random = np.random.default_rng(seed)
         super().__init__()
 
-    def _make(self) -> Scene:
-        height, width = self.shapes[self.random.choice(len(self.shapes), p=SHARES)]
-        scenes = [self._scene(height, width) for _ in range(self.batch)]
-        x = torch.from_numpy(np.stack([rgb for rgb, _ in scenes])).permute(0, 3, 1, 2) / 255.0
+    def _make(self) -> DetectionBatch:
+        height, width = self.shapes[self.random.choice(len(self.shapes), p=SHAPE_PROBABILITIES)]
+        images = [self._image(height, width) for _ in range(self.batch)]
+        x = torch.from_numpy(np.stack([rgb for rgb, _ in images])).permute(0, 3, 1, 2) / 255.0
         targets, seen = [], []
-        for rgb, objects in scenes:
+        for rgb, objects in images:
             if self.teacher is not None:
                 seen.append(self.teacher(rgb))
             if objects is None:
-                targets.append(sure_of(seen[-1], self.numbers))
+                targets.append(teacher_target(seen[-1], self.numbers))
             else:
-                targets.append(target_of(objects, self.numbers))
+                targets.append(make_target(objects, self.numbers))
         return x, targets, seen if self.teacher else None
 
-    def _scene(self, height: int, width: int) -> tuple[Rgb, Detections | None]:
-        objects: Detections | None
+    def _image(self, height: int, width: int) -> tuple[Rgb, Objects | None]:
+        objects: Objects | None
         if self.labelled and self.random.random() < MOSAIC:
             rgb, objects = self._mosaic(height, width)
         else:
             picture = self.pictures[self.random.integers(len(self.pictures))]
-            rgb, objects = cut(picture, self._part(picture, width / height), height, width)
+            rgb, objects = crop(picture, self._part(picture, width / height), height, width)
         if self.random.random() < 0.5:
-            rgb, objects = mirrored(rgb, objects)
-        return self._coloured(rgb), objects
+            rgb, objects = mirror(rgb, objects)
+        return self._jitter(rgb), objects
 
-    def _mosaic(self, height: int, width: int) -> tuple[Rgb, Detections]:
+    def _mosaic(self, height: int, width: int) -> tuple[Rgb, Objects]:
+        """Four images in a 2×2 grid."""
         rgb = np.empty((height, width, 3), np.uint8)
         boxes, labels = [], []
         for top in (0, height // 2):
             for left in (0, width // 2):
                 picture = self.labelled[self.random.integers(len(self.labelled))]
                 part = self._part(picture, width / height)
-                small, objects = cut(picture, part, height // 2, width // 2)
+                small, objects = crop(picture, part, height // 2, width // 2)
                 assert objects is not None
                 rgb[top : top + height // 2, left : left + width // 2] = small
                 boxes.append(objects[0] + np.array([left, top, left, top], np.float32))
@@ -142,7 +156,8 @@ class Scenes(Prefetcher[Scene]):
         return rgb, (np.concatenate(boxes), np.concatenate(labels))
 
     def _part(self, picture: TrainingPicture, aspect: float) -> tuple[int, int, int, int]:
-        """x0, y0, x1, y1: the whole where its aspect is near enough, or a part of about that aspect."""
+        """x0, y0, x1, y1 of the whole image, if its aspect ratio is close enough, or of a random part of
+        about that ratio."""
         height, width = picture.rgb.shape[:2]
         if 0.75 < width / height / aspect < 1.34 and self.random.random() < WHOLE:
             return 0, 0, width, height
@@ -154,32 +169,33 @@ class Scenes(Prefetcher[Scene]):
         y = int(self.random.integers(height - high + 1))
         return x, y, x + int(wide), y + high
 
-    def _coloured(self, rgb: Rgb) -> Rgb:
+    def _jitter(self, rgb: Rgb) -> Rgb:
+        """Random brightness, contrast and saturation."""
         image = Image.fromarray(rgb)
         for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = change(image).enhance(float(self.random.uniform(0.75, 1.3)))
         return np.asarray(image)
 
 
-def cut(
+def crop(
     picture: TrainingPicture, part: tuple[int, int, int, int], height: int, width: int
-) -> tuple[Rgb, Detections | None]:
-    """A part of a picture at another size, and what is in it; None where nobody said."""
+) -> tuple[Rgb, Objects | None]:
+    """A part of an image (x0, y0, x1, y1), resized, and its objects; None if the image has no boxes."""
     x0, y0, x1, y1 = part
-    crop = Image.fromarray(picture.rgb[y0:y1, x0:x1])
-    rgb = np.asarray(crop.resize((width, height), Image.Resampling.BICUBIC))
+    own = Image.fromarray(picture.rgb[y0:y1, x0:x1])
+    rgb = np.asarray(own.resize((width, height), Image.Resampling.BICUBIC))
     if not len(picture.labels):
         return rgb, None
-    boxes, kept = seen_within(picture.boxes, part, 0.3)
+    boxes, kept = clip_boxes(picture.boxes, part, 0.3)
     shares = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1) / ((x1 - x0) * (y1 - y0))
-    kept |= shares > MUCH
+    kept |= shares > LARGE
     boxes = boxes * np.array([width / (x1 - x0), height / (y1 - y0)] * 2, np.float32)
-    kept &= (boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= LEAST_PIXELS
+    kept &= (boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= LEAST_SIDE
     return rgb, (boxes[kept], picture.labels[kept])
 
 
-def mirrored(rgb: Rgb, objects: Detections | None) -> tuple[Rgb, Detections | None]:
-    """Left and right exchanged."""
+def mirror(rgb: Rgb, objects: Objects | None) -> tuple[Rgb, Objects | None]:
+    """The image and its boxes mirrored from left to right."""
     flipped = np.ascontiguousarray(rgb[:, ::-1])
     if objects is None:
         return flipped, None
@@ -188,22 +204,32 @@ def mirrored(rgb: Rgb, objects: Detections | None) -> tuple[Rgb, Detections | No
     return flipped, (boxes, objects[1])
 
 
-def numbered(categories: Sequence[int]) -> dict[int, int]:
-    """A detector's labels by category."""
+def label_numbers(categories: Sequence[int]) -> dict[int, int]:
+    """A detector's label, from 1, by COCO category id."""
     return {category: number for number, category in enumerate(categories, start=1)}
 
 
-def target_of(objects: Detections, numbers: Mapping[int, int]) -> Target:
-    """With the numbers of the network's labels, by category."""
+def make_target(objects: Objects, numbers: Mapping[int, int]) -> Target:
+    """The target of an image's objects.
+
+    Args:
+        objects: boxes and category ids.
+        numbers: the detector's label by category id.
+
+    Raises:
+        OptionError: for a category that is not among them.
+    """
     boxes, labels = objects
     if unknown := [int(label) for label in labels if int(label) not in numbers]:
-        raise OptionError(f"A record has an object of category {unknown[0]}, which is none of COCO's 80.")
+        raise OptionError(
+            f"A record has an object of category {unknown[0]}, which is not one of the 80 of COCO."
+        )
     known = torch.tensor([numbers[int(label)] for label in labels], dtype=torch.int64)
     return Target(torch.from_numpy(boxes.astype(np.float32)).reshape(-1, 4), known)
 
 
-def sure_of(seen: Seen, numbers: Mapping[int, int]) -> Target:
-    """What a teacher is sure to find."""
+def teacher_target(seen: TeacherDetections, numbers: Mapping[int, int]) -> Target:
+    """The confident detections of a teacher, after non-maximum suppression, as an uncertain target."""
     scores, classes = seen.scores.max(1)
     kept = batched_nms(seen.boxes, scores, classes, OVERLAP)
     kept = kept[scores[kept] > LEAST_SCORE]

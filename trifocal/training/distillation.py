@@ -1,12 +1,13 @@
-"""How the compact detector begins: each of its parts learns, by itself, what a teacher's part does.
+"""Distil the parts of the compact detector from the parts of a teacher.
 
-    picture ── teacher ── t₀ ── t₁ ── … ── t₃₃          what the teacher's stem, blocks, pyramid and heads answer
-                 part k of ours: tₐ, t_b → tₖ             a small regression each, all of them in one step
+    image ── teacher ── t₀ ── t₁ ── … ── t₃₃        outputs of the teacher's stem, blocks, pyramid and heads
+              part k of ours: tₐ, t_b → tₖ           one small regression each, all of them in every step
 
-Between a teacher's own features the problems are local, so a few thousand pictures teach every part (few-sample knowledge
-distillation, Li et al. 2020, arXiv 1812.01839). As the run goes on, parts stand on each other more and more often, and at its end
-always. The teacher is PicoDet (Yu et al. 2021, arXiv 2111.00902): its weights are read by nobody, only
-what it answers. The parts are the house's own, and wide enough to do what the teacher's do.
+Given the teacher's own features as inputs, the parts are independent problems, which a few thousand images
+suffice for (few-sample knowledge distillation, Li et al. 2020, arXiv 1812.01839). As the run proceeds, parts
+get the outputs of our own parts as inputs more and more often, and always at its end. The teacher is PicoDet
+(Yu et al. 2021, arXiv 2111.00902). Only its outputs are used, never its weights; our parts have an
+architecture of their own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,12 +29,15 @@ from trifocal.detection.proposals import BINS, CompactProposals
 from trifocal.detection.two_stage import corrected, proposed_by
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.tasks.detectors import PICODET_SIDE, preprocess, session_of
-from trifocal.losses.detection import excess_cross_entropy, place_errors
+from trifocal.losses.detection import anchor_errors, excess_cross_entropy
 from trifocal.losses.rate_distortion import spread_levels
 from trifocal.training.detection_batches import DetectionTeacher
-from trifocal.training.lesson import Given, Source, TrainingTask
+from trifocal.training.task import BatchSource
 
-__all__ = ["PARTS", "Answers", "FeatureSource", "Imitation", "Refinement"]
+__all__ = ["PARTS", "DistillationLosses", "FeatureSource", "RefinementLosses", "TeacherOutputs"]
+
+DistillationBatch = tuple[Tensor, list[Tensor]]
+"""Inputs of the first part, and the teacher's outputs for each part."""
 
 BLOCKS = (
     "pool2d_0.tmp_0",
@@ -41,7 +45,7 @@ BLOCKS = (
     "batch_norm_20.tmp_4", *(f"reshape2_{n}.tmp_0" for n in (5, 7, 9, 11, 13, 15)),
     "batch_norm_45.tmp_4", "reshape2_17.tmp_0", "reshape2_19.tmp_0",
 )  # fmt: skip
-"""Names of the outputs of PicoDet's stem and blocks, in order."""
+"""Names of the output tensors of PicoDet's stem and blocks, in order."""
 PARTS = {
     **{f"block {n}": (answer, (f"block {n - 1}" if n else "picture",)) for n, answer in enumerate(BLOCKS)},
     "lateral 8": ("hardswish_0.tmp_0", ("block 3",)),
@@ -65,41 +69,55 @@ PARTS = {
     "second 64": ("hardswish_50.tmp_0", ("first 64",)),
     "say 64": ("conv2d_232.tmp_0", ("second 64",)),
 }
-"""Our parts in order: the name of the teacher's output that each learns, and what it stands on."""
-LEVELS = ("top-down 8", "bottom-up 16", "bottom-up 32", "extra 64")
-SAYS = tuple(name for name in PARTS if name.startswith("say"))
+"""Our parts in order: the name of the teacher's tensor that each is trained on, and the parts that it takes
+as inputs."""
+PYRAMID = ("top-down 8", "bottom-up 16", "bottom-up 32", "extra 64")
+PREDICTIONS = tuple(name for name in PARTS if name.startswith("say"))
 FRONT_BLOCKS = 4
-WHOLE = 0.4  # how often the teacher is shown a whole picture
-SOFTEST = 0.02  # of the mean variance, added to each channel's
+WHOLE = 0.4  # probability that the teacher gets a whole image
+SMOOTHING = 0.02  # of the mean variance, which is added to that of each channel
 REGIONS = {"region classes": 1.0, "region boxes": 2.0}
-NEW_FACTOR = 3.0  # of the learning rate
+FRONT = "detector.network.backbone.front"
+TAIL = ("detector.network.backbone.rest", "detector.network.rpn")
 
 
-def listening(teacher: str | Path, names: Sequence[str]) -> Any:
-    """PicoDet, ready to run in one thread (beside the networks that learn), with more of its inside to be asked for.
+def teacher_session(teacher: str | Path, names: Sequence[str]) -> Any:
+    """An ONNX Runtime session of PicoDet that also returns these inner tensors. It uses one thread.
 
-    Raises OptionError for another file or another PicoDet, MissingExtra.
+    Raises:
+        OptionError: for another file, or a PicoDet without these tensors.
+        MissingExtra: if onnx is not installed.
     """
     try:
         import onnx
     except ImportError:
         raise MissingExtra("train", "A teacher in an ONNX file") from None
-    DetectionTeacher(teacher)  # which says if it is none
+    DetectionTeacher(teacher)  # raises for other files
     model = onnx.load(str(teacher))
-    there = {name for node in model.graph.node for name in node.output}
-    if missing := [name for name in names if name not in there]:
+    have = {name for node in model.graph.node for name in node.output}
+    if missing := [name for name in names if name not in have]:
         raise OptionError(
-            f"{teacher} is another PicoDet than the one that is known here: it has no {missing[0]}."
+            f"{teacher} is not the PicoDet that Trifocal supports: it has no tensor {missing[0]}."
         )
     for name in names:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     return session_of(model.SerializeToString(), threads=1)
 
 
-class Answers(Prefetcher[Given]):
-    """Batches without end of what the teacher is shown, [B, 3, 416, 416], and the answers of its parts of those names, each [B, h, w, C].
+class TeacherOutputs(Prefetcher[DistillationBatch]):
+    """Endless batches of inputs of the teacher, [B, 3, 416, 416], and the outputs of its parts, each [B, h,
+    w, C].
 
-    Raises OptionError for a file that is not this teacher, MissingExtra.
+    Args:
+        pictures: random parts of these are the inputs.
+        teacher: PicoDet as ONNX.
+        parts: names from PARTS.
+        batch: inputs in a batch.
+        seed: of the choice.
+
+    Raises:
+        OptionError: for a file that is not this teacher.
+        MissingExtra: if onnx is not installed.
     """
 
     def __init__(
@@ -112,18 +130,19 @@ class Answers(Prefetcher[Given]):
     ) -> None:
         self.pictures, self.batch = pictures, batch
         self.random = np.random.default_rng(seed)
-        self.asked = [PARTS[name][0] for name in parts]
-        self.session = listening(teacher, self.asked)
+        self.tensors = [PARTS[name][0] for name in parts]
+        self.session = teacher_session(teacher, self.tensors)
         super().__init__()
 
-    def _make(self) -> Given:
-        shown = [self._view() for _ in range(self.batch)]
+    def _make(self) -> DistillationBatch:
+        inputs = [self._view() for _ in range(self.batch)]
         name = self.session.get_inputs()[0].name
-        said = [self.session.run(self.asked, {name: view}) for view in shown]
-        answers = [torch.from_numpy(np.concatenate(parts)).permute(0, 2, 3, 1) for parts in zip(*said)]
-        return torch.from_numpy(np.concatenate(shown)), answers
+        rows = [self.session.run(self.tensors, {name: view}) for view in inputs]
+        outputs = [torch.from_numpy(np.concatenate(parts)).permute(0, 2, 3, 1) for parts in zip(*rows)]
+        return torch.from_numpy(np.concatenate(inputs)), outputs
 
     def _view(self) -> NDArray[np.float32]:
+        """A whole image or a random part, perhaps mirrored, as the teacher's input."""
         rgb = self.pictures[int(self.random.integers(len(self.pictures)))].rgb
         height, width = rgb.shape[:2]
         if self.random.random() > WHOLE:
@@ -139,119 +158,127 @@ class Answers(Prefetcher[Given]):
 
 
 class FeatureSource:
-    """The same answers, and instead of pictures what the detector's own front makes of them; of half of them what a base layer
-    leaves of that, at any quality, where there is one."""
+    """Replaces the images of a source by the features of a detector's frozen head.
 
-    def __init__(self, answers: Source, detector: SplitDetector, base: BaseLayer | None = None) -> None:
-        self.answers, self.front, self.base = answers, detector.backbone.front, base
+    Args:
+        source: of images and teacher outputs.
+        detector: whose head is used.
+        base: if given, half of the features are coded by this base layer, at random qualities.
+    """
+
+    def __init__(self, source: BatchSource, detector: SplitDetector, base: BaseLayer | None = None) -> None:
+        self.source, self.front, self.base = source, detector.backbone.front, base
 
     @torch.no_grad()
-    def next(self) -> Given:
-        x, said = self.answers.next()
+    def next(self) -> DistillationBatch:
+        """Features [B, h, w, C], and the outputs of the teacher."""
+        x, outputs = self.source.next()
         x = x.to(next(self.front.parameters()).device)
         h = self.front(x)
         coded = torch.randperm(len(x), device=x.device)[: len(x) // 2]
         if self.base is not None and len(coded):
             h[coded] = self.base(pixels_of(x[coded]), spread_levels(len(coded), x.device)).h_hat
-        return h, said
+        return h, outputs
+
+    def close(self) -> None:
+        """Close the source."""
+        self.source.close()
 
 
-class Imitation(TrainingTask):
-    """The detector's parts in order; where the front is kept as it is, those behind the split."""
+class DistillationLosses(nn.Module):
+    """The parts of the compact detector with their loss terms.
 
-    learning_rate = 4e-3
-    matrix_rate = 1e-2
-    weight_decay = 0.0
-    ema = 0.995
-    held_out = 4
+    Args:
+        detector: its parts are trained, but not its second detection stage.
+        keep_front: freeze the parts before the split; inputs are then features [B, h, w, C] instead of
+            images.
+
+    Attributes:
+        weights: of the terms in the loss.
+        fraction: of the run that is done, 0..1; while training, a part gets our own output instead of the
+            teacher's with probability √fraction.
+    """
 
     def __init__(self, detector: SplitDetector, keep_front: bool = False) -> None:
         super().__init__()
-        self.detector = detector
+        self.detector, self.keep_front = detector, keep_front
         self.variances: list[Tensor] = []
         self.fraction = 0.0
-        self.first, self.given = (FRONT_BLOCKS, "block 3") if keep_front else (0, "picture")
+        self.first, self.input = (FRONT_BLOCKS, "block 3") if keep_front else (0, "picture")
         self.names = list(PARTS)[self.first :]
-        learns = LATER if keep_front else (FRONT, *LATER)
+        trained = TAIL if keep_front else (FRONT, *TAIL)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(learns))
+            parameter.requires_grad_(name.startswith(trained))
         self.weights = dict.fromkeys(self.names, 1.0)
 
-    def factor(self, name: str) -> float:
-        """What stands on the stem suffers most from it, and it has the fewest parameters."""
-        return 6.0 if ".stem." in name else 1.0
+    def set_variances(self, batches: Sequence[Sequence[Tensor]]) -> None:
+        """Set the variances that errors are divided by, from teacher outputs of a few batches."""
+        self.variances = []
+        for outputs in zip(*batches, strict=True):
+            variance = torch.cat([output.flatten(0, 2) for output in outputs]).var(0)
+            self.variances.append(variance + SMOOTHING * variance.mean())
 
-    def losses(self, x: Tensor, answers: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Squared error over the variance, a mean over channels, of every part; of what is said, `said_error`."""
-        return self.errors(self.answers(x, answers), answers)
+    def forward(self, x: Tensor, true: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Inputs and teacher outputs → for each part the squared error over the variance, or
+        `prediction_error`."""
+        return self.errors(self.outputs(x, true), true)
 
-    def answers(self, x: Tensor, answers: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What our parts say, by their names, where the teacher's say that."""
-        true, own = dict(zip(self.names, answers, strict=True)), {self.given: x}
-        for name, part in zip(self.names, parts_of(self.detector)[self.first :], strict=True):
-            own[name] = part(*[self.either(own[source], true.get(source)) for source in PARTS[name][1]])
+    def outputs(self, x: Tensor, true: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The outputs of our parts by name."""
+        teacher, own = dict(zip(self.names, true, strict=True)), {self.input: x}
+        for name, part in zip(self.names, detector_parts(self.detector)[self.first :], strict=True):
+            own[name] = part(*[self.choose(own[source], teacher.get(source)) for source in PARTS[name][1]])
         return own
 
-    def errors(self, own: Mapping[str, Tensor], answers: Sequence[Tensor]) -> dict[str, Tensor]:
+    def errors(self, own: Mapping[str, Tensor], true: Sequence[Tensor]) -> dict[str, Tensor]:
         """The term of each part."""
         terms = {}
-        for name, true, variance in zip(self.names, answers, self.variances, strict=True):
-            if name.startswith("say"):
-                terms[name] = said_error(own[name], true)
+        for name, wanted, variance in zip(self.names, true, self.variances, strict=True):
+            if name in PREDICTIONS:
+                terms[name] = prediction_error(own[name], wanted)
             else:
-                terms[name] = ((own[name] - true).square() / variance.to(true)).mean()
+                terms[name] = ((own[name] - wanted).square() / variance.to(wanted)).mean()
         return terms
 
-    def either(self, own: Tensor, true: Tensor | None) -> Tensor:
-        """What a part stands on: our own, or the teacher's, which is rarer as the run goes on."""
-        borrowed = self.training and true is not None and float(torch.rand(())) > self.fraction**0.5
-        return true if borrowed and true is not None else own
-
-    def detect_file(self, batches: Sequence[Given]) -> None:
-        """Sets what the errors are divided by."""
-        self.variances = []
-        for answers in zip(*(answers for _, answers in batches), strict=True):
-            variance = torch.cat([answer.flatten(0, 2) for answer in answers]).var(0)
-            self.variances.append(variance + SOFTEST * variance.mean())
+    def choose(self, own: Tensor, true: Tensor | None) -> Tensor:
+        """The input of a part: our own output, or the teacher's."""
+        if true is None or not self.training or float(torch.rand(())) <= self.fraction**0.5:
+            return own
+        return true
 
 
-class Refinement(Imitation):
-    """The lesson of a detector that has learned already: each part stands on those before it from the first step, what is said
-    counts twice, and all of it learns at a fifth of the rate; but for the second stage, which learns only here, of each region what the
-    teacher says at the place that proposed it."""
+class RefinementLosses(DistillationLosses):
+    """Distillation of a trained detector with a frozen head: every part gets our own outputs as inputs, and
+    predictions weigh twice.
 
-    learning_rate = 8e-4
-    matrix_rate = 2e-3
-    ema = 0.998
+    The second detection stage is trained too: for each region, on the teacher's prediction at the anchor that
+        proposed it.
+    """
 
     def __init__(self, detector: SplitDetector) -> None:
         super().__init__(detector, keep_front=True)
         detector.network.roi_heads.requires_grad_(True)
-        self.weights = {name: 2.0 if name.startswith("say") else 1.0 for name in self.names} | REGIONS
+        self.weights = {name: 2.0 if name in PREDICTIONS else 1.0 for name in self.names} | REGIONS
 
-    def factor(self, name: str) -> float:
-        """What begins at nothing may hurry."""
-        return NEW_FACTOR if ".roi_heads." in name else 1.0
-
-    def losses(self, x: Tensor, answers: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Those of the parts, and of `region_errors`."""
-        own, true = self.answers(x, answers), dict(zip(self.names, answers, strict=True))
+    def forward(self, x: Tensor, true: Sequence[Tensor]) -> dict[str, Tensor]:
+        """As in distillation, with the terms of `region_errors`."""
+        own, teacher = self.outputs(x, true), dict(zip(self.names, true, strict=True))
         network, images = self.detector.network, self.detector.framed(x)
-        pyramid = {str(number): own[name].permute(0, 3, 1, 2) for number, name in enumerate(LEVELS)}
+        pyramid = {str(number): own[name].permute(0, 3, 1, 2) for number, name in enumerate(PYRAMID)}
         rpn = network.rpn
         assert isinstance(rpn, CompactProposals)
-        first = proposed_by(rpn.dense([own[name] for name in SAYS]), images)
+        first = proposed_by(rpn.dense([own[name] for name in PREDICTIONS]), images)
         found = corrected(network, pyramid, first, images)
-        wanted_scores, wanted_boxes, _ = rpn.dense([true[name] for name in SAYS]).at(first.places)
-        return self.errors(own, answers) | region_errors(*found, wanted_scores, wanted_boxes)
+        wanted_scores, wanted_boxes, _ = rpn.dense([teacher[name] for name in PREDICTIONS]).at(first.places)
+        return self.errors(own, true) | region_errors(*found, wanted_scores, wanted_boxes)
 
-    def either(self, own: Tensor, true: Tensor | None) -> Tensor:
-        """Our own."""
+    def choose(self, own: Tensor, true: Tensor | None) -> Tensor:
+        """Our own output."""
         return own
 
 
-def parts_of(detector: SplitDetector) -> list[nn.Module]:
-    """Those that `PARTS` names."""
+def detector_parts(detector: SplitDetector) -> list[nn.Module]:
+    """The modules that PARTS names, in its order."""
     front, rest, proposals = detector.backbone.front, detector.backbone.rest, detector.network.rpn
     assert isinstance(front, CompactDetectorStem) and isinstance(rest, CompactDetectorTail)
     assert isinstance(proposals, CompactProposals)
@@ -270,24 +297,26 @@ def parts_of(detector: SplitDetector) -> list[nn.Module]:
     ]
 
 
-def said_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """`place_errors` of classes and distances, logits [B, h, w, K + 4·BINS] twice, over all that is there."""
+def prediction_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """`anchor_errors` of class scores and box distances over the teacher's confidence: logits [B, h, w, K +
+    4·BINS] twice → scalar."""
     split = [found.shape[-1] - 4 * BINS, 4 * BINS]
-    errors, sure = place_errors(*found.split(split, dim=-1), *wanted.split(split, dim=-1))
-    return errors.sum() / sure.sum().clamp(min=1.0)
+    errors, confidence = anchor_errors(*found.split(split, dim=-1), *wanted.split(split, dim=-1))
+    return errors.sum() / confidence.sum().clamp(min=1.0)
 
 
 def region_errors(
     scores: Tensor, boxes: Tensor, true_scores: Tensor, true_boxes: Tensor
 ) -> dict[str, Tensor]:
-    """The terms of `REGIONS`: of the classes cross-entropy less its least value, of the boxes 1 less the generalised overlap where there
-    is something; both over how sure the teacher is in all. Logits [N, K] and boxes [N, 4] twice."""
+    """The terms of REGIONS, over the sum of the teacher's confidences.
+
+    Args:
+        scores, true_scores: class logits [N, K]; the term is the cross-entropy above its minimum.
+        boxes, true_boxes: [N, 4]; the term is 1 − generalised IoU, weighted by the teacher's confidence.
+    """
     p = true_scores.sigmoid()
-    sure = p.amax(1)
-    apart = generalized_box_iou_loss(boxes, true_boxes, reduction="none")
+    confidence = p.amax(1)
+    distance = generalized_box_iou_loss(boxes, true_boxes, reduction="none")
+    total = confidence.sum().clamp(min=1.0)
     classes = excess_cross_entropy(scores, p).sum()
-    return dict(zip(REGIONS, (part / sure.sum().clamp(min=1.0) for part in (classes, (sure * apart).sum()))))
-
-
-FRONT = "detector.network.backbone.front"
-LATER = ("detector.network.backbone.rest", "detector.network.rpn")
+    return dict(zip(REGIONS, (classes / total, (confidence * distance).sum() / total)))

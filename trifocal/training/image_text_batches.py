@@ -1,4 +1,4 @@
-"""What the towers train on: views of pictures with their words, boxes, and what a teacher sees in them."""
+"""Views of images with captions, phrases, boxes and class scores, in batches."""
 
 from __future__ import annotations
 
@@ -13,43 +13,55 @@ from PIL import Image
 from torch import Tensor
 
 from trifocal.data import TrainingPicture
-from trifocal.data.categories import CATEGORIES, focus_of, name_of, named_in, phrase, seen_within, words_of
+from trifocal.data.categories import (
+    CATEGORIES,
+    category_mask,
+    category_name,
+    clip_boxes,
+    make_phrase,
+    named_categories,
+    sample_text,
+)
 from trifocal.detection.image_encoder import SIDE, STRIDE
 from trifocal.evaluation.tasks.detectors import PICODET_SIDE, preprocess, session_of
 
-GRID = SIDE // STRIDE  # the teacher sees twice the side: its strides 16 and 32 are the tower's 8 and 16
+GRID = (
+    SIDE // STRIDE
+)  # the teacher's input has twice the side: its strides 16 and 32 are the image encoder's 8 and 16
 ROLES = ("whole", "square", "part", "part")
 
 
 @dataclass(frozen=True)
 class View:
-    """A part of a picture, stretched to SIDE × SIDE.
+    """A part of an image, resized to SIDE × SIDE.
 
     Attributes:
         rgb: uint8 [SIDE, SIDE, 3].
-        boxes: x0, y0, x1, y1 in pixels of the view, [N, 4]; labels: COCO's category ids, [N].
-        captions: of the picture, if enough of it is there for them to be true.
-        seen: the teacher's class scores at 1/8 and 1/16 as uint8 of 255, [2·GRID, 2·GRID, 80] and [GRID, GRID, 80].
+        boxes: x0, y0, x1, y1 in pixels of the view, [N, 4].
+        labels: COCO category ids, [N].
+        captions: of the image, if the view covers most of it.
+        scores: the teacher's class scores at strides 8 and 16, times 255, uint8 [2·GRID, 2·GRID, 80] and
+            [GRID, GRID, 80].
     """
 
     rgb: NDArray[np.uint8]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     captions: tuple[str, ...]
-    seen: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None
+    scores: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None
 
 
 @dataclass(frozen=True)
-class TowerBatch:
-    """What a step sees.
+class ImageTextBatch:
+    """A batch of B views with texts.
 
     Attributes:
-        x: [B, 3, SIDE, SIDE].
-        captions: one for each, "" where there is none.
-        phrases: words for each, which name an absent thing in every fourth.
-        where: where they point, [B, GRID, GRID], 0..1.
-        named: the categories that the words name, for each.
-        seen: the teacher's scores, [B, ..., 80], or None.
+        x: [B, 3, SIDE, SIDE] in 0..1.
+        captions: one per view, "" where there is none.
+        phrases: one per view; every fourth names an object that is absent.
+        where: the share of each position that is covered by a box of a named object, [B, GRID, GRID], 0..1.
+        named: COCO category ids that the phrases name, per view.
+        scores: the teacher's class scores, [B, 2·GRID, 2·GRID, 80] and [B, GRID, GRID, 80], 0..1; or None.
     """
 
     x: Tensor
@@ -57,20 +69,27 @@ class TowerBatch:
     phrases: list[str]
     where: Tensor
     named: list[frozenset[int]]
-    seen: tuple[Tensor, Tensor] | None
+    scores: tuple[Tensor, Tensor] | None
 
-    def to(self, device: torch.device) -> TowerBatch:
-        seen = None if self.seen is None else (self.seen[0].to(device), self.seen[1].to(device))
-        return replace(self, x=self.x.to(device), where=self.where.to(device), seen=seen)
+    def to(self, device: torch.device) -> ImageTextBatch:
+        """The batch on a device."""
+        scores = None if self.scores is None else (self.scores[0].to(device), self.scores[1].to(device))
+        return replace(self, x=self.x.to(device), where=self.where.to(device), scores=scores)
 
 
-class Teacher:
-    """PicoDet's class scores of a square view. Raises OptionError for another file."""
+class ClassMapTeacher:
+    """Class scores of PicoDet at each position of a view. Raises OptionError if the file is not an ONNX
+    model.
+
+    Args:
+        path: PicoDet as ONNX.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.session = session_of(Path(path))
 
     def __call__(self, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """An image [H, W, 3] → scores times 255, [2·GRID, 2·GRID, 80] and [GRID, GRID, 80]."""
         outputs = self.session.run(
             None, {self.session.get_inputs()[0].name: preprocess(rgb, PICODET_SIDE, PICODET_SIDE)}
         )
@@ -78,14 +97,20 @@ class Teacher:
         return fine.reshape(2 * GRID, 2 * GRID, -1), coarse.reshape(GRID, GRID, -1)
 
 
-def views_of(
+def make_views(
     pictures: Sequence[TrainingPicture],
-    teacher: Teacher | None,
+    teacher: ClassMapTeacher | None,
     roles: Sequence[str] = ROLES,
     seed: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> list[View]:
-    """A view in each role of every picture: the whole, the largest square at random, random parts."""
+    """Views of every image, one in each role.
+
+    Args:
+        teacher: of class scores, or None.
+        roles: "whole", "square" (the largest square, at a random place) or "part" (a random part).
+        progress: called with the fraction of the images that are done.
+    """
     random = np.random.default_rng(seed)
     views = []
     for number, picture in enumerate(pictures):
@@ -95,66 +120,80 @@ def views_of(
     return views
 
 
-class TowerBatches:
-    """Batches without end, each view once a round, in random order, mirrored at random."""
+class ImageTextBatches:
+    """Endless batches of views in random order, each once per epoch, mirrored at random."""
 
     def __init__(self, views: Sequence[View], batch: int, seed: int) -> None:
         self.views, self.batch = views, batch
         self.random = np.random.default_rng(seed)
         self.order: list[int] = []
 
-    def next(self) -> tuple[TowerBatch]:
+    def next(self) -> tuple[ImageTextBatch]:
+        """The next batch."""
         if len(self.order) < self.batch:
             self.order += self.random.permutation(len(self.views)).tolist()
         chosen, self.order = self.order[: self.batch], self.order[self.batch :]
         return (collate([self.views[i] for i in chosen], self.random),)
 
+    def close(self) -> None:
+        """Nothing to stop."""
 
-class AllViews:
-    """All views as one batch, always the same."""
+
+class RepeatedBatch:
+    """All views as one batch, which is the same each time."""
 
     def __init__(self, views: Sequence[View]) -> None:
         self.views = views
 
-    def next(self) -> tuple[TowerBatch]:
+    def next(self) -> tuple[ImageTextBatch]:
+        """The batch."""
         return (collate(self.views, np.random.default_rng(0)),)
 
+    def close(self) -> None:
+        """Nothing to stop."""
 
-def collate(views: Sequence[View], random: np.random.Generator, mirrored: float = 0.5) -> TowerBatch:
-    """Views with words of their own, each mirrored with that probability."""
+
+def collate(views: Sequence[View], random: np.random.Generator, mirrored: float = 0.5) -> ImageTextBatch:
+    """A batch of views with random captions and phrases, each mirrored with probability `mirrored`."""
     flips = random.random(len(views)) < mirrored
-    said = [_say(view, random, absent=place % 4 == 3) for place, view in enumerate(views)]
-    named = [names for _, names in said]
-    seen = None
-    if all(view.seen is not None for view in views):
+    phrases = [_phrase(view, random, absent=place % 4 == 3) for place, view in enumerate(views)]
+    named = [names for _, names in phrases]
+    scores = None
+    if all(view.scores is not None for view in views):
         fine, coarse = (
-            torch.stack([_flipped(view.seen[k], flip) for view, flip in zip(views, flips) if view.seen])
+            torch.stack([_flipped(view.scores[k], flip) for view, flip in zip(views, flips) if view.scores])
             for k in (0, 1)
         )
-        seen = fine.float() / 255, coarse.float() / 255
-    return TowerBatch(
+        scores = fine.float() / 255, coarse.float() / 255
+    return ImageTextBatch(
         x=torch.stack([_flipped(v.rgb, flip) for v, flip in zip(views, flips)]).permute(0, 3, 1, 2) / 255.0,
         captions=[str(random.choice(v.captions)) if v.captions else "" for v in views],
-        phrases=[text for text, _ in said],
-        where=where_of(views, named, flips),
+        phrases=[text for text, _ in phrases],
+        where=phrase_masks(views, named, flips),
         named=named,
-        seen=seen,
+        scores=scores,
     )
 
 
-def _say(view: View, random: np.random.Generator, absent: bool) -> tuple[str, frozenset[int]]:
-    """Words and the categories that they name: some that are there, a caption, or something that is not there."""
+def _phrase(view: View, random: np.random.Generator, absent: bool) -> tuple[str, frozenset[int]]:
+    """A text and the categories that it names: names of present objects, a caption, or the name of an absent
+    object."""
     there = set(view.labels.tolist())
     if absent or not there:
         number = int(random.choice([n for n in CATEGORIES if n not in there]))
-        return phrase([name_of(number, random)], random), frozenset({number})
-    text = words_of(view.captions, view.labels, random, caption_in=0.4)
-    return text, named_in(text)
+        return make_phrase([category_name(number, random)], random), frozenset({number})
+    text = sample_text(view.captions, view.labels, random, caption_in=0.4)
+    return text, named_categories(text)
 
 
-def where_of(views: Sequence[View], named: Sequence[frozenset[int]], flips: NDArray[np.bool_]) -> Tensor:
-    """The share of each place that lies in a box of what is named, [B, GRID, GRID]."""
-    masks = [focus_of(view.boxes, view.labels, names, SIDE, SIDE) for view, names in zip(views, named)]
+def phrase_masks(views: Sequence[View], named: Sequence[frozenset[int]], flips: NDArray[np.bool_]) -> Tensor:
+    """The share of each position that is covered by a box of a named category, [B, GRID, GRID].
+
+    Args:
+        named: category ids, per view.
+        flips: which views are mirrored, [B].
+    """
+    masks = [category_mask(view.boxes, view.labels, names, SIDE, SIDE) for view, names in zip(views, named)]
     stacked = torch.stack([_flipped(mask, flip) for mask, flip in zip(masks, flips)]).float()
     return torch.nn.functional.avg_pool2d(stacked[:, None], SIDE // GRID)[:, 0]
 
@@ -163,25 +202,27 @@ def _flipped(values: NDArray[np.generic], flip: bool) -> Tensor:
     return torch.from_numpy((values[:, ::-1] if flip else values).copy())
 
 
-def _view(picture: TrainingPicture, role: str, teacher: Teacher | None, random: np.random.Generator) -> View:
+def _view(
+    picture: TrainingPicture, role: str, teacher: ClassMapTeacher | None, random: np.random.Generator
+) -> View:
     height, width = picture.rgb.shape[:2]
     x0, y0, x1, y1 = _part(width, height, role, random)
     crop = Image.fromarray(picture.rgb[y0:y1, x0:x1])
     rgb = np.asarray(crop.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     scale = np.array([SIDE / (x1 - x0), SIDE / (y1 - y0)] * 2, np.float32)
-    boxes, kept = seen_within(picture.boxes, (x0, y0, x1, y1))
+    boxes, kept = clip_boxes(picture.boxes, (x0, y0, x1, y1))
     share = (x1 - x0) * (y1 - y0) / (width * height)
     return View(
         rgb=rgb,
         boxes=boxes[kept] * scale,
         labels=picture.labels[kept],
         captions=picture.captions if share > 0.6 else (),
-        seen=None if teacher is None else teacher(np.asarray(crop)),
+        scores=None if teacher is None else teacher(np.asarray(crop)),
     )
 
 
 def _part(width: int, height: int, role: str, random: np.random.Generator) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of a view in the picture."""
+    """x0, y0, x1, y1 of a view in its image."""
     if role == "whole":
         return 0, 0, width, height
     wide = high = min(width, height)

@@ -1,4 +1,4 @@
-"""The precision that a run trains in, and the accelerator that it runs on."""
+"""The precision of a training run, and its accelerator."""
 
 import os
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ INSTRUCTIONS = {"avx512_bf16": "AVX-512 BF16", "amx_bf16": "AMX-BF16"}
 
 @dataclass(frozen=True)
 class Precision:
-    """What `choose_precision` chose.
+    """The precision of a run.
 
     Attributes:
         name: "bfloat16" or "float32".
-        reason: a sentence that gives it and why.
+        reason: a sentence that states it and why.
     """
 
     name: str
@@ -30,17 +30,17 @@ class Precision:
 
     @property
     def lower(self) -> torch.dtype | None:
-        """The dtype of what may be computed in less than float32; None where nothing may."""
+        """The dtype of operations that may be computed in less than float32, or None."""
         return torch.bfloat16 if self.name == "bfloat16" else None
 
 
 def choose_precision(asked: str, device: torch.device, subject: str) -> Precision:
-    """The precision for a run.
+    """Choose the precision of a run.
 
     Args:
         asked: one of PRECISIONS; "auto" is bfloat16 where the device computes in it, and float32 elsewhere.
-        device: that the run trains on.
-        subject: what trains in bfloat16 then, in the plural; for the sentence.
+        device: of the run.
+        subject: the operations that are computed in bfloat16, in the plural, for the sentence.
 
     Raises:
         OptionError: for another `asked`, or where accelerate was asked for mixed precision.
@@ -49,43 +49,41 @@ def choose_precision(asked: str, device: torch.device, subject: str) -> Precisio
         raise OptionError(f"The precision is one of {', '.join(PRECISIONS)}, not {asked!r}.")
     if (by_accelerate := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("", "no"):
         raise OptionError(
-            f"ACCELERATE_MIXED_PRECISION is {by_accelerate}; choose the precision with --precision, and unset it or set it to no."
+            f"ACCELERATE_MIXED_PRECISION is {by_accelerate}; unset it, and choose the precision with --precision."
         )
     unit = bfloat16_unit(device)
     kind = "GPU" if device.type == "cuda" else "processor"
     if asked == "float32":
-        return Precision("float32", "Everything trains in float32, as --precision says.")
+        return Precision("float32", "Everything trains in float32, as requested.")
     if unit:
         return Precision(
             "bfloat16", f"{subject} train in bfloat16, the rest in float32: this {kind} has {unit}."
         )
     lacking = f"this {kind} has no bfloat16 instructions"
     if asked == "bfloat16":
-        return Precision(
-            "bfloat16", f"{subject} train in bfloat16, as --precision says, and slowly: {lacking}."
-        )
+        return Precision("bfloat16", f"{subject} train in bfloat16, as requested, but slowly: {lacking}.")
     return Precision("float32", f"Everything trains in float32: {lacking}.")
 
 
 def bfloat16_unit(device: torch.device) -> str:
-    """What of a device computes in bfloat16, such as "AMX-BF16"; "" where it can only be emulated."""
+    """The bfloat16 instructions of a device, such as "AMX-BF16", or "" if bfloat16 is emulated."""
     if device.type == "cuda":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bfloat16 arithmetic" if supported else ""
     if device.type != "cpu":
         return ""
-    there: Mapping[str, object] = getattr(
+    flags: Mapping[str, object] = getattr(
         torch.cpu, "get_capabilities", dict
     )()  # older releases of torch lack it
-    return " and ".join(name for flag, name in INSTRUCTIONS.items() if there.get(flag))
+    return " and ".join(name for flag, name in INSTRUCTIONS.items() if flags.get(flag))
 
 
 def new_accelerator(unused: bool = True) -> Accelerator:
-    """The accelerator of a run. It leaves precisions alone; `choose_precision` gives them.
+    """The accelerator of a run, without mixed precision; see `choose_precision`.
 
     Args:
-        unused: whether a step may have no gradient for some parameters, as of networks that read words or learn from a teacher;
-            several processes then need more time for each step.
+        unused: whether a step may leave parameters without a gradient, as in networks with optional text.
+            Several processes then need more time per step.
     """
     return Accelerator(
         mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)]

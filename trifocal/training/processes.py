@@ -1,4 +1,4 @@
-"""A training function in several processes of this machine, which average their gradients."""
+"""Run a training function in several processes that average their gradients."""
 
 import os
 import signal
@@ -16,18 +16,18 @@ import torch
 from torch.multiprocessing import ProcessContext, spawn
 
 from trifocal.errors import OptionError, TrifocalError
-from trifocal.training.lesson import Note, Report, silent
+from trifocal.training.task import Note, Report, silent
 
 __all__ = ["in_processes"]
 
 POLL, GRACE = (
     0.1,
     5.0,
-)  # seconds between two looks at the processes, and until one that does not end is killed
+)  # seconds between checks of the processes, and until one that does not end is killed
 
 Result = TypeVar("Result")
 Message = tuple[str, tuple[Any, ...]]
-"""Its kind ("report", "note", "result" or "error"), and what belongs to it."""
+"""A kind ("report", "note", "result" or "error") and its values."""
 
 
 def in_processes(
@@ -38,54 +38,57 @@ def in_processes(
     note: Note = silent,
     **options: object,
 ) -> Result:
-    """Runs a training function in so many processes, which share this process's torch threads and average their gradients.
+    """Run a training function in several processes, which share the torch threads of this one and average
+    their gradients.
 
-    The processes are started afresh: a script that calls this needs `if __name__ == "__main__":`. They end when the first of
-    them fails, and when this one is interrupted.
+    The processes are spawned, so a script that calls this needs `if __name__ == "__main__":`. All of them end
+    when one fails, and when this one is interrupted.
 
     Args:
-        count: processes; with 1 the function runs in this one.
-        train: `train`, `train_base`, `train_detector`, `train_towers`, or another function at the top level of a module that
-            trains with accelerate.
-        args, options: its arguments. A batch size is that of each process.
-        report, note: called in this process with what the first of the others reports.
+        count: number of processes; 1 runs the function in this one.
+        train: `train`, `train_base_layer`, `train_detector`, `train_text_image`, or another function at the
+            top level of a module that trains with accelerate.
+        args, options: its arguments, which must be picklable. A batch size is that of each process.
+        report, note: called in this process with the values of the first of the others.
 
     Returns:
-        What the function returned in the first process.
+        The result of the first process.
 
     Raises:
-        OptionError: for no process, more processes than GPUs where there are GPUs, or in a process of torchrun or accelerate.
-        TrifocalError, OSError: what the function raised in one of the processes.
+        OptionError: for a count below 1 or above the number of GPUs, if there are any, or under torchrun or
+            accelerate.
+        TrifocalError, OSError: if the function raised it in one of the processes.
     """
     check_count(count)
     if count == 1:
         return train(*args, report=report, note=note, **options)
     messages: SimpleQueue[Message] = get_context("spawn").SimpleQueue()
-    told: dict[str, Callable[..., object]] = {"report": report, "note": note}
-    work = (surroundings(count), max(1, torch.get_num_threads() // count), messages, train, args, options)
-    with deaf_to_interrupts():
+    callbacks: dict[str, Callable[..., object]] = {"report": report, "note": note}
+    work = (environment(count), max(1, torch.get_num_threads() // count), messages, train, args, options)
+    with interrupts_ignored():
         workers = spawn(run_one, work, nprocs=count, join=False)
     try:
-        return attend(workers, messages, told)
+        return attend(workers, messages, callbacks)
     finally:
         end(workers)
 
 
 def check_count(count: int) -> None:
-    """Raises OptionError where so many processes cannot train together."""
+    """Raise OptionError if this number of processes cannot train together."""
     if count < 1:
-        raise OptionError(f"Training takes one process or more, not {count}.")
+        raise OptionError(f"The number of processes must be 1 or more, not {count}.")
     if count > 1 and "RANK" in os.environ:
         raise OptionError(
-            "This is one process of several already; leave --processes to torchrun or accelerate."
+            "This process was started by torchrun or accelerate, which set the number of processes; "
+            "leave out --processes."
         )
     if count > (gpus := torch.cuda.device_count()) > 0:
         raise OptionError(
-            f"This machine has {gpus} GPUs, and each process needs its own; set --processes to {gpus} at most."
+            f"Each process needs a GPU, and this machine has {gpus}; set --processes to {gpus} at most."
         )
 
 
-def surroundings(count: int) -> dict[str, str]:
+def environment(count: int) -> dict[str, str]:
     """Environment variables by which torch.distributed and accelerate find the other processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -104,20 +107,20 @@ def run_one(
     args: Sequence[object],
     options: Mapping[str, object],
 ) -> None:
-    """What one of the processes does."""
+    """The body of one process."""
     threading.Thread(target=leave_with_parent, daemon=True).start()
     signal.signal(
         signal.SIGTERM, lambda number, frame: sys.exit(1)
-    )  # half-written files are removed on the way out
+    )  # exits through `finally`, which removes unfinished files
     os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS=str(threads))
     torch.set_num_threads(threads)
 
     def tell(kind: str) -> Callable[..., None]:
-        return lambda *said: messages.put((kind, said)) if rank == 0 else None
+        return lambda *values: messages.put((kind, values)) if rank == 0 else None
 
     warnings.filterwarnings(
         "ignore", message="Grad strides do not match"
-    )  # of depthwise layers, channels-last
+    )  # depthwise layers in channels-last format
     if rank:
         warnings.simplefilter("ignore")
     try:
@@ -125,15 +128,16 @@ def run_one(
     except (TrifocalError, OSError) as error:
         messages.put(("error", (error,)))
     except SystemExit:
-        os._exit(1)  # without waiting for the others, which torch.distributed would
+        os._exit(1)  # torch.distributed would wait for the others
     else:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
 @contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Processes that start in it ignore Ctrl-C, which a terminal sends to all of them; this one ends them."""
+def interrupts_ignored() -> Iterator[None]:
+    """Processes started in this context ignore Ctrl-C, which a terminal sends to all of them; this one ends
+    them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -145,7 +149,7 @@ def deaf_to_interrupts() -> Iterator[None]:
 
 
 def leave_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however that came about."""
+    """End this process when its parent ends, in whatever way."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -153,27 +157,27 @@ def leave_with_parent() -> None:
 
 
 def attend(
-    workers: ProcessContext, messages: "SimpleQueue[Message]", told: Mapping[str, Callable[..., object]]
+    workers: ProcessContext, messages: "SimpleQueue[Message]", callbacks: Mapping[str, Callable[..., object]]
 ) -> Any:
-    """Passes messages on until all processes have ended. Returns the result, or raises the first error."""
+    """Forward messages until all processes have ended. Return the result, or raise the first error."""
     result, running = None, True
     while running:
         try:
             running = not workers.join(POLL)
-        finally:  # the error that one process names comes before that of another, which lost it
+        finally:  # the original error takes precedence over that of processes that lost the connection
             while not messages.empty():
-                kind, said = messages.get()
+                kind, values = messages.get()
                 if kind == "error":
-                    raise said[0]
+                    raise values[0]
                 if kind == "result":
-                    (result,) = said
+                    (result,) = values
                 else:
-                    told[kind](*said)
+                    callbacks[kind](*values)
     return result
 
 
 def end(workers: ProcessContext) -> None:
-    """Ends the processes that still run."""
+    """End the processes that still run."""
     for process in workers.processes:
         if process.is_alive():
             process.terminate()

@@ -1,4 +1,4 @@
-"""How good a codec is in the middle of a run, on held-out crops, and the tables of frequencies at its end."""
+"""Rate and distortion of a codec on held-out crops; calibration of its frequency tables."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from trifocal.codecs.codec import Codec
 from trifocal.data import Crops, TrainingPicture
 from trifocal.data.images import centre_crop
-from trifocal.entropy import RateEstimator
+from trifocal.entropy import EntropyModel, RateEstimator
 from trifocal.entropy.tables import calibrated_frequencies
 from trifocal.losses import (
     Objective,
@@ -23,55 +22,70 @@ from trifocal.losses import (
 from trifocal.recipes import Recipe
 
 LEVELS = (80, 240, 400, 560, 720)
-PICTURES = 32
+CROPS = 32
 
 
 def to_tensor(crops: NDArray[np.uint8]) -> Tensor:
-    """[B, H, W, 3] uint8 → [B, 3, H, W] float 0..1."""
+    """[B, H, W, 3] uint8 → [B, 3, H, W] float in 0..1."""
     return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
 
 
-def validation_batch(held_out: list[TrainingPicture], crop: int) -> Tensor:
-    """Centre crops of held-out pictures, [N, 3, crop, crop]."""
-    chosen = held_out[:: max(1, len(held_out) // PICTURES)][:PICTURES]
+def validation_batch(held_out: Sequence[TrainingPicture], crop: int) -> Tensor:
+    """Centre crops of up to CROPS held-out images, [N, 3, crop, crop]."""
+    chosen = held_out[:: max(1, len(held_out) // CROPS)][:CROPS]
     return to_tensor(np.stack([centre_crop(p.rgb, crop) for p in chosen]))
 
 
 @torch.no_grad()
-def validate(codec: Codec, x: Tensor, objective: Objective) -> dict[str, float]:
-    """Rounded latents and table bits at five qualities: bpp and PSNR at each, and the geometric mean of the costs; what the objective
-    says of each picture besides, as its mean."""
-    codec.eval()
-    x = x.to(next(codec.parameters()).device)
+def validate(network: nn.Module, x: Tensor, objective: Objective) -> dict[str, float]:
+    """Evaluate the network of a codec on crops, with rounded latents and the bits of the frequency tables.
+
+    Args:
+        network: called as `network(x, level)`; returns an Output.
+        x: [N, 3, H, W] in 0..1.
+        objective: its `held_out_metrics` are added as means.
+
+    Returns:
+        `bpp_LEVEL` and `psnr_LEVEL` at five quality levels; `held_out`, the geometric mean of the
+        rate–distortion costs.
+    """
+    network.eval()
+    x = x.to(next(network.parameters()).device)
     row: dict[str, float] = {}
     costs = []
     more: dict[str, list[float]] = {}
     for number in LEVELS:
         level = torch.full((len(x),), number, device=x.device)
-        output = codec(x, level)
+        output = network(x, level)
         error = mean_squared_error(output.x_hat, x)
         row[f"bpp_{number}"] = round(float(bits_per_pixel(output, x).mean()), 4)
         row[f"psnr_{number}"] = round(float((10 * torch.log10(255**2 / error)).mean()), 3)
         costs.append(math.log(float(rate_distortion(output, x, level).mean())))
-        for name, values in objective.judge(codec, x, level, output).items():
+        for name, values in objective.held_out_metrics(network, x, level, output).items():
             more.setdefault(name, []).append(float(values.mean()))
     row["held_out"] = round(math.exp(float(np.mean(costs))), 5)
     row |= {name: round(float(np.mean(values)), 5) for name, values in more.items()}
-    codec.train()
+    network.train()
     return row
 
 
 @torch.no_grad()
-def calibrate(codec: Codec, pictures: Sequence[TrainingPicture], recipe: Recipe, batches: int = 24) -> None:
-    """Sets the frequency tables to what training crops of all qualities really hold in each row. The same weights and pictures
-    give the same tables."""
-    codec.eval()
-    device = next(codec.parameters()).device
-    meter = RateEstimator(codec.entropy.cost(), 8, count=True)
+def calibrate(
+    network: nn.Module, pictures: Sequence[TrainingPicture], recipe: Recipe, batches: int = 24
+) -> None:
+    """Set the frequency tables of the entropy model to the frequencies in training crops of all qualities.
+
+    The same weights and images give the same tables.
+    """
+    entropy = network.entropy
+    assert isinstance(entropy, EntropyModel)
+    network.eval()
+    device = next(network.parameters()).device
+    estimator = RateEstimator(entropy.cost(), 8, count=True)
     with Crops(pictures, 8, recipe.crop, recipe.seed + 1) as crops, torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         for _ in range(batches):
-            codec(to_tensor(crops.next().rgb).to(device), spread_levels(8, device), meter=meter)
-    assert meter.counts is not None
-    codec.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(meter.counts)))
-    codec.train()
+            network(to_tensor(crops.next().rgb).to(device), spread_levels(8, device), meter=estimator)
+    assert estimator.counts is not None
+    entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(estimator.counts)))
+    network.train()

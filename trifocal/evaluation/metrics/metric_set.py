@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trifocal.data.categories import focus_of, named_in
-from trifocal.data.coco import CAPTIONS, INSTANCES, beside, captions_of, corners_of
+from trifocal.data.categories import category_mask, named_categories
+from trifocal.data.coco import CAPTIONS, INSTANCES, find_annotations, read_captions, corner_boxes
 from trifocal.errors import MissingExtra, NotMeasured
 from trifocal.evaluation.metrics.distribution import SETS, SetMetric
 from trifocal.evaluation.metrics.per_image import Measure, Metric, Pair, Pixels, metric_of
@@ -100,7 +100,7 @@ class MetricSet:
         counts_text: bool = False,
     ) -> None:
         self.note, self.counts_text = note, counts_text
-        self.captions = captions_of(data)
+        self.captions = read_captions(data)
         self.instances: Annotations | None = None
         self.short_side = None if task is None else task.short_side
         self.metrics: dict[Metric, Measure] = {}
@@ -150,7 +150,7 @@ class MetricSet:
 
     def instances_of(self, data: str | os.PathLike[str], metric: Metric) -> Annotations:
         """What is where in the pictures. Raises NotMeasured, and OptionError for a file of another layout."""
-        path = beside(data, INSTANCES)
+        path = find_annotations(data, INSTANCES)
         if path is None or not self.captions:
             missing = CAPTIONS if path else INSTANCES
             remedy = f"put both {CAPTIONS} and {INSTANCES} there, in COCO's layout"
@@ -162,9 +162,9 @@ class MetricSet:
         image, captions = instances.images.find(name), self.captions.get(Path(name).name)
         if image is None or not captions:
             return None
-        boxes, labels = corners_of(instances.objects[image["id"]])
+        boxes, labels = corner_boxes(instances.objects[image["id"]])
         boxes *= np.array([width / image["width"], height / image["height"]] * 2, np.float32)
-        mask = focus_of(boxes, labels, named_in(captions[0]), height, width)
+        mask = category_mask(boxes, labels, named_categories(captions[0]), height, width)
         return mask if mask.any() else None
 
     def is_whole(self, row: Row) -> bool:

@@ -156,15 +156,15 @@ def load_nima(weights: str | None = None) -> Measure:
 
 
 def load_text_encoder() -> Measure:
-    """`losses.perceptual.TowerDistance`: of the features of the project's own image tower, on 0..1. 0 is equal, 4 the most.
+    """`losses.perceptual.EncoderDistance`: of the features of the project's own image tower, on 0..1. 0 is equal, 4 the most.
 
     Raises:
         NotMeasured: if the tower's weights are missing or damaged.
     """
-    from trifocal.losses.perceptual import TowerDistance
+    from trifocal.losses.perceptual import EncoderDistance
 
     try:
-        return _of_both(TowerDistance())
+        return _of_both(EncoderDistance())
     except WeightsError as error:
         why, _, remedy = str(error).rstrip(".").partition("; ")
         raise NotMeasured("The distance in the image tower", why[0].lower() + why[1:], remedy) from error

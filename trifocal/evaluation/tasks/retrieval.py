@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trifocal.data.coco import captions_of
+from trifocal.data.coco import read_captions
 from trifocal.detection.image_encoder import SIDE, load_image_encoder
 from trifocal.errors import OptionError
 from trifocal.evaluation.metrics.per_image import Pixels
@@ -43,7 +43,7 @@ def retrieval(data: str | os.PathLike[str], progress: Progress | None = None) ->
     import torch
     import torch.nn.functional as F
 
-    captions = captions_of(data)
+    captions = read_captions(data)
     paths = [path for path in list_pictures([data], recursive=True) if captions.get(path.name)]
     if not paths:
         raise OptionError(f"{data} has no pictures with captions; put a captions.json beside them.")

@@ -1,0 +1,124 @@
+"""The compact text and image encoders with their losses.
+
+    captions ── text encoder ── pooled ┐
+                                       ├─ contrastive loss (CLIP, Radford et al. 2021)
+    views ── image encoder ── pooled ──┘
+                 │
+                 ├─ positions · pooled phrase ── cross-entropy with boxes of the named objects
+                 ├─ ground(positions, tokens of the phrase) ── the same
+                 └─ positions at two strides ── linear ── cross-entropy with class scores of a detector
+
+A bag of words (the mean of one embedding per token) is trained on the same captions for comparison.
+"""
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from trifocal.detection.image_encoder import ImageEncoder
+from trifocal.losses import contrastive
+from trifocal.losses.detection import soft_cross_entropy
+from trifocal.text.compact import TextTransformer, tokens_of
+from trifocal.text.ground import Ground
+from trifocal.training.image_text_batches import ImageTextBatch
+from trifocal.types import TextEmbedding
+
+__all__ = ["ImageTextModel", "auc", "ranks"]
+
+CLASSES = 80
+
+
+class ImageTextModel(nn.Module):
+    """Both encoders, the bag of words, and the layers that only training needs.
+
+    Args:
+        tokenizer: of the text encoder.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        vocabulary = tokenizer.get_vocab_size()
+        self.image = ImageEncoder()
+        self.text = TextTransformer(vocabulary)
+        self.ground = Ground(self.text.embedding)
+        self.bag = nn.Embedding(vocabulary, self.text.embedding)
+        self.scale = nn.Parameter(
+            torch.tensor([2.3, 2.3])
+        )  # logarithms of the factors of cosines: with captions, and at positions
+        self.offset = nn.Parameter(torch.tensor(-4.0))
+        self.coarse = nn.Linear(self.image.widths[2], CLASSES)
+        self.fine = nn.Linear(self.image.widths[1], CLASSES)
+        nn.init.constant_(self.coarse.bias, -5.0)
+        nn.init.constant_(self.fine.bias, -5.0)
+
+    def forward(self, batch: ImageTextBatch) -> dict[str, Tensor]:
+        """The scalar loss terms by name, before their weights."""
+        seen = self.image(batch.x)
+        captioned = [number for number, caption in enumerate(batch.captions) if caption]
+        texts = [batch.captions[number] for number in captioned] + batch.phrases
+        ids, mask = self.tokens(texts)
+        embedding: TextEmbedding = self.text(ids, mask)
+        pooled = F.normalize(embedding.pooled, dim=-1)
+        captions, phrases = pooled[: len(captioned)], pooled[len(captioned) :]
+        images = seen.pooled[captioned]
+        bag = self.bag_embedding(ids[: len(captioned)], mask[: len(captioned)])
+        at = torch.einsum("bhwd,bd->bhw", seen.places, phrases) * self.scale[1].exp() + self.offset
+        ground = self.ground(seen.stages[2], embedding.of(slice(len(captioned), None)))
+        terms = {
+            "captions": contrastive(images, captions, self.scale[0].exp()),
+            "bag": contrastive(images.detach(), bag, self.scale[0].exp().detach()),
+            "where": F.binary_cross_entropy_with_logits(at, batch.where),
+            "ground": F.binary_cross_entropy_with_logits(ground, batch.where),
+        }
+        if batch.scores is not None:
+            fine, coarse = batch.scores
+            terms["teacher"] = class_map_loss(self.coarse(seen.stages[2]), coarse) + class_map_loss(
+                self.fine(seen.stages[1]), fine
+            )
+        return terms
+
+    def tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, [B, T] each, on the device of the model."""
+        ids, mask = tokens_of(self.tokenizer, texts)
+        return ids.to(self.offset.device), mask.to(self.offset.device)
+
+    def bag_embedding(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Token ids and mask [B, T] → the normalised mean embedding [B, D]."""
+        return F.normalize((self.bag(ids) * mask[..., None]).sum(1), dim=-1)
+
+    def metrics(self, batch: ImageTextBatch) -> dict[str, float]:
+        """Recall at 1 and 5 of images by their captions, also by the bag of words; and the AUC of phrases at
+        positions."""
+        seen = self.image(batch.x)
+        ids, mask = self.tokens(batch.captions)
+        pooled = F.normalize(self.text(ids, mask).pooled, dim=-1)
+        row = {}
+        for name, embedding in (("", pooled), ("bag_", self.bag_embedding(ids, mask))):
+            rank = ranks(embedding @ seen.pooled.T)
+            row[f"{name}recall_1"] = round(float((rank < 1).float().mean()), 4)
+            row[f"{name}recall_5"] = round(float((rank < 5).float().mean()), 4)
+        phrases = self.text(*self.tokens(batch.phrases))
+        at = torch.einsum("bhwd,bd->bhw", seen.places, F.normalize(phrases.pooled, dim=-1))
+        row["where_auc"] = auc(at, batch.where)
+        row["ground_auc"] = auc(self.ground(seen.stages[2], phrases), batch.where)
+        return row
+
+
+def class_map_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """`soft_cross_entropy` with the classes last: [B, h, w, K] twice → scalar."""
+    return soft_cross_entropy(logits.movedim(-1, 1), target.movedim(-1, 1))
+
+
+def ranks(similarity: Tensor) -> Tensor:
+    """For each text, the number of images that are more similar than its own, which is on the diagonal: [N,
+    N] → [N]."""
+    return (similarity > similarity.diagonal()[:, None]).sum(1)
+
+
+def auc(scores: Tensor, where: Tensor) -> float:
+    """The probability that a position inside the named boxes scores higher than one outside (of every
+    seventh): [B, h, w] twice."""
+    inside, outside = scores[where > 0.9], scores[where < 0.1]
+    return round(float((inside[:, None] > outside[None, ::7]).float().mean()), 4)

@@ -1,0 +1,84 @@
+"""Optimisers, parameter groups and learning-rate schedules."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import Adam, AdamW, Muon, Optimizer
+
+from trifocal.errors import OptionError
+from trifocal.recipes import Recipe
+
+__all__ = ["adam", "adamw_and_muon", "cosine_schedule", "parameter_groups", "plateau_schedule"]
+
+FLOOR = 0.02  # of the learning rate, at the end of a run
+
+
+def adam(network: nn.Module, recipe: Recipe) -> Adam:
+    """Adam with the parameter groups of a recipe. Raises OptionError if all parameters are frozen."""
+    groups = parameter_groups(network, recipe)
+    if not groups:
+        raise OptionError("The recipe freezes all parameters of these parts; choose others with --parts.")
+    return Adam(groups, betas=recipe.betas, fused=True)
+
+
+def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
+    """Parameters by learning-rate factor. Each belongs to the first of the recipe's keys that is part of its
+    name.
+
+    Parameters with a factor of 0 are frozen, and frozen ones are left out.
+    """
+    factors = {**recipe.factors, "": 1.0}
+    groups: dict[str, list[nn.Parameter]] = {key: [] for key in factors}
+    for name, parameter in network.named_parameters():
+        key = next(key for key in factors if key in name)
+        if factors[key] == 0:
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            groups[key].append(parameter)
+    return [{"params": groups[key], "factor": factor} for key, factor in factors.items() if groups[key]]
+
+
+def adamw_and_muon(
+    network: nn.Module,
+    learning_rate: float,
+    matrix_rate: float | None,
+    weight_decay: float,
+    factor: Callable[[str], float],
+) -> list[Optimizer]:
+    """AdamW for the parameters that are not frozen; Muon, the second, for matrices where `matrix_rate` is
+    given.
+
+    Args:
+        weight_decay: of weights; vectors and scalars have none.
+        factor: of the learning rate, by parameter name.
+    """
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            by_muon = matrix_rate is not None and parameter.ndim == 2
+            groups.setdefault((by_muon, factor(name), parameter.ndim > 1), []).append(parameter)
+    split: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for (by_muon, scale, has_decay), parameters in groups.items():
+        if by_muon:
+            scale *= (matrix_rate or 0) / learning_rate
+        decay = weight_decay if has_decay else 0.0
+        split[by_muon].append({"params": parameters, "weight_decay": decay, "factor": scale})
+    optimisers: list[Optimizer] = [AdamW(split[False], lr=learning_rate, betas=(0.9, 0.98))]
+    if split[True]:
+        optimisers.append(Muon(split[True], lr=learning_rate, adjust_lr_fn="match_rms_adamw"))
+    return optimisers
+
+
+def plateau_schedule(step: int, fraction: float, warmup: int, cooldown: float) -> float:
+    """Linear warm-up, a plateau, and a linear cooldown to FLOOR in the last part of the run; 0..1."""
+    rising = min(1.0, (step + 1) / warmup)
+    falling = max(FLOOR, min(1.0, (1 - fraction) / cooldown)) if cooldown else 1.0
+    return rising * falling
+
+
+def cosine_schedule(step: int, fraction: float, warmup: int) -> float:
+    """Linear warm-up, and half a cosine over the run down to FLOOR; 0..1."""
+    rising = min(1.0, (step + 1) / warmup)
+    return rising * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * fraction)))

@@ -1,0 +1,226 @@
+"""The interface of training tasks: module, batches, losses, validation and export."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trifocal.training.optimisers import adamw_and_muon, cosine_schedule
+
+__all__ = ["SEED", "BatchSource", "LossTask", "Note", "Report", "TrainingTask", "Turn", "move", "silent"]
+
+SEED = 1
+Report = Callable[[float, str], None]
+"""Called with the fraction of the run that is done, 0..1, and a line of text."""
+Note = Callable[[str], object]
+"""Called with a sentence for the user."""
+
+
+def silent(*values: object) -> None:
+    """A report or note that does nothing."""
+
+
+class BatchSource(Protocol):
+    """An endless sequence of batches."""
+
+    def next(self) -> Any:
+        """The next batch."""
+
+    def close(self) -> None:
+        """Stop background work. `next` must not be called afterwards."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One backward pass and optimiser step within a training step.
+
+    Attributes:
+        part: the network that is updated: the task's name, or the name of a partner.
+        loss: a scalar.
+        terms: values for the log, scalars by name.
+    """
+
+    part: str
+    loss: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class TrainingTask(ABC):
+    """The subject of a training run.
+
+    Attributes:
+        name: of the module in turns and in the checkpoint.
+        module: the network that is trained, averaged and exported.
+        file_name: of the exported weights, in the folder of the run.
+        seed: of batches and noise.
+        learning_rate: at the height of the schedule.
+        ema: decay of the averaged weights, which are validated and exported.
+        clip: largest norm of a gradient.
+        reduced: which operations `autocast` computes in bfloat16, in the plural, for the notice to the user.
+        unused_parameters: whether a step may leave parameters without a gradient.
+        device: of the run.
+    """
+
+    name: str
+    module: nn.Module
+    file_name: str
+    seed = SEED
+    learning_rate: float
+    ema: float
+    clip: float
+    reduced = "Convolutions and matrix products"
+    unused_parameters = True
+    device = torch.device("cpu")
+
+    def partners(self) -> dict[str, nn.Module]:
+        """Networks that are trained beside the module, such as a discriminator, by name."""
+        return {}
+
+    def to(self, device: torch.device) -> None:
+        """Use a device for batches, and move the networks of the task other than `module` there."""
+        self.device = device
+
+    @abstractmethod
+    def optimisers(self) -> dict[str, list[Optimizer]]:
+        """The optimisers of the module and of each partner. Each parameter group has a `factor` of the
+        learning rate."""
+
+    @abstractmethod
+    def schedule(self, step: int, fraction: float) -> float:
+        """The learning rate of a step as a part of its height, 0..1; `fraction` of the run is done."""
+
+    def autocast(
+        self, module: nn.Module, device: torch.device, dtype: torch.dtype | None
+    ) -> AbstractContextManager[object]:
+        """The context in which losses are computed; None is float32."""
+        return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+    @abstractmethod
+    def batches(self, seed: int) -> BatchSource:
+        """Training batches."""
+
+    @abstractmethod
+    def losses(self, module: nn.Module, batch: Any, step: int, fraction: float) -> Iterator[Turn]:
+        """The turns of one step. The optimiser step of a turn is done before the next turn is computed.
+
+        Args:
+            module: `self.module`, possibly wrapped for several processes.
+            batch: from `batches`, not yet on the device of the run.
+            step: steps done before this one, in all sessions of the run.
+            fraction: of the run that is done, 0..1.
+        """
+
+    @abstractmethod
+    def validate(self, average: nn.Module) -> dict[str, float]:
+        """Values on held-out data for the log. `average` has the averaged weights."""
+
+    @abstractmethod
+    def export(self, average: nn.Module, path: Path) -> dict[str, object]:
+        """Write the weights, and return facts for the record beside them. Called in the main process only."""
+
+    def record(self) -> dict[str, object]:
+        """Settings of the run for the record beside the weights."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """Sentences for the user before the first step."""
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """What the checkpoint keeps of the task besides its networks: plain values only."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned; empty for checkpoints of earlier versions."""
+
+
+class LossTask(TrainingTask):
+    """A task whose module returns its loss terms: AdamW, with Muon for matrices, and a cosine schedule.
+
+    Attributes:
+        weights: of each term in the loss.
+        matrix_rate: learning rate of Muon, which then trains all matrices (Jordan et al. 2024, "Muon: an
+            optimizer for hidden layers in neural networks"; scaled as in Liu et al. 2025, arXiv 2502.16982,
+            section 2.2). None trains them by AdamW.
+        weight_decay: of weights; biases have none.
+        warmup: steps in which the learning rate rises.
+        validation_batches: number of held-out batches.
+
+    Args:
+        module: called with a batch's parts; returns scalar terms by name, means over the batch.
+        held_out: source of the validation batches; it is closed here.
+        learning_rate: replaces the attribute; `matrix_rate` is scaled along.
+    """
+
+    weights: Mapping[str, float]
+    learning_rate = 1e-3
+    matrix_rate: float | None = None
+    weight_decay = 0.05
+    warmup = 100
+    ema = 0.998
+    clip = 2.0
+    validation_batches = 12
+
+    def __init__(self, module: nn.Module, held_out: BatchSource, learning_rate: float | None = None) -> None:
+        self.module = module
+        if learning_rate is not None:
+            if self.matrix_rate is not None:
+                self.matrix_rate *= learning_rate / self.learning_rate
+            self.learning_rate = learning_rate
+        self.validation = [held_out.next() for _ in range(self.validation_batches)]
+        held_out.close()
+
+    def factor(self, name: str) -> float:
+        """The learning rate of the parameter of that name, relative to the others."""
+        return 1.0
+
+    def optimisers(self) -> dict[str, list[Optimizer]]:
+        rates = self.learning_rate, self.matrix_rate
+        return {self.name: adamw_and_muon(self.module, *rates, self.weight_decay, self.factor)}
+
+    def schedule(self, step: int, fraction: float) -> float:
+        return cosine_schedule(step, fraction, self.warmup)
+
+    def terms(self, module: nn.Module, batch: Any, fraction: float) -> dict[str, Tensor]:
+        """The loss terms of a batch by name."""
+        terms: dict[str, Tensor] = module(*move(batch, self.device))
+        return terms
+
+    def losses(self, module: nn.Module, batch: Any, step: int, fraction: float) -> Iterator[Turn]:
+        terms = {name: term.float() for name, term in self.terms(module, batch, fraction).items()}
+        loss = sum((self.weights[name] * term for name, term in terms.items()), torch.zeros(()))
+        yield Turn(self.name, loss, terms)
+
+    def validate(self, average: nn.Module) -> dict[str, float]:
+        """The mean of each loss term over the held-out batches, as `held_out_NAME`."""
+        average.train()  # torchvision's detectors return losses in training mode only
+        with torch.random.fork_rng():
+            torch.manual_seed(SEED)
+            rows = [self.terms(average, batch, 1.0) for batch in self.validation]
+        return {f"held_out_{n}": round(float(np.mean([float(r[n]) for r in rows])), 4) for n in rows[0]}
+
+    def record(self) -> dict[str, object]:
+        return {
+            "learning_rate": self.learning_rate,
+            "matrix_rate": self.matrix_rate,
+            "weight_decay": self.weight_decay,
+            "ema": self.ema,
+            "terms": dict(self.weights),
+            "seed": self.seed,
+        }
+
+
+def move(batch: Any, device: torch.device) -> Any:
+    """The batch on a device: tensors, objects with a method `to`, and tuples and lists of them."""
+    if device.type == "cpu" or batch is None:
+        return batch
+    if isinstance(batch, tuple | list):
+        return type(batch)(move(part, device) for part in batch)
+    return batch.to(device)

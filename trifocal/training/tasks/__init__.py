@@ -1,0 +1,1 @@
+"""Training tasks: networks, batches, losses and exported files."""

@@ -1,0 +1,227 @@
+"""Train the base layer of a scalable preset against its detector, which is frozen.
+
+    image ── detector head ── h ── analysis ── y_obj ── noise ── synthesis ── h_hat ─┬─ detector tail
+                              └────────────── losses of equation (1) ────────────────┴─ base preview
+
+Every image of a batch has its own quality level, so one base layer serves all rates.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trifocal.codecs.dual_layer_compact import DualLayerCompact
+from trifocal.codecs.scalable import BaseLayer, ScalableCodec
+from trifocal.data import TrainingPicture
+from trifocal.detection.detector import SplitDetector
+from trifocal.detection.feature_codec import CompactBaseAnalysis
+from trifocal.entropy import RateEstimator
+from trifocal.entropy.tables import calibrated_frequencies
+from trifocal.losses.base_layer import (
+    TASK_RANGE,
+    TERM_WEIGHTS,
+    DetectorReference,
+    task_cost,
+    task_weight,
+)
+from trifocal.losses.detection import Target, TeacherDetections
+from trifocal.losses.rate_distortion import balance, spread_levels
+from trifocal.presets import Preset, check_layers, find
+from trifocal.training.batches import read_data
+from trifocal.training.checkpoint import load_start
+from trifocal.training.detection_batches import DetectionBatches, DetectionTeacher
+from trifocal.training.precision import new_accelerator
+from trifocal.training.task import SEED, LossTask, Note, Report, silent
+from trifocal.training.trainer import Trainer
+from trifocal.types import Condition
+from trifocal.weights import FOLDER, write_weights
+
+__all__ = ["train_base_layer"]
+
+PRESET, ENHANCEMENT = "dual-layer-compact", "compact"
+BATCH = 8
+CALIBRATION = 24  # batches
+BALANCE = 0.4  # the cost of a quality grows about as this power of its task weight
+
+
+class BaseLayerLosses(nn.Module):
+    """The base layer with its loss terms. The detector has no gradient and is no submodule."""
+
+    def __init__(self, base: BaseLayer, detector: SplitDetector) -> None:
+        super().__init__()
+        self.base = base
+        self.detector = (detector,)  # a tuple hides it from nn.Module
+
+    def forward(
+        self, x: Tensor, targets: Sequence[Target], seen: Sequence[TeacherDetections] | None
+    ) -> dict[str, Tensor]:
+        """x [B, 3, H, W] in 0..1 → scalar terms, of which "loss" is the sum that is minimised."""
+        level = spread_levels(len(x), x.device)
+        output = self.base(x, level)
+        rate = output.bits / (x.shape[2] * x.shape[3])
+        terms = DetectorReference(self.detector[0], x).terms(output.h_hat, output.first, targets)
+        cost = (rate + task_weight(level) * task_cost(terms)) * balance(level, BALANCE, TASK_RANGE)
+        return {"loss": cost.mean(), "rate": rate.mean()} | {n: t.mean() for n, t in terms.items()}
+
+
+class BaseLayerTask(LossTask):
+    """The base layer of a codec; the codec is exported as a whole.
+
+    Args:
+        codec: as from `codec_with_base`.
+        training, held_out: images.
+        teacher: finds the objects in images without boxes.
+        batch: images in a batch.
+        learning_rate: replaces the default.
+    """
+
+    name = "base"
+    weights = {"loss": 1.0} | dict.fromkeys(("rate", *TERM_WEIGHTS), 0.0)  # "loss" contains the others
+    learning_rate = 1.5e-3
+    weight_decay = 0.0
+    ema = 0.997
+    matrix_rate = 3e-3
+
+    def __init__(
+        self,
+        preset: Preset,
+        codec: ScalableCodec,
+        training: Sequence[TrainingPicture],
+        held_out: Sequence[TrainingPicture],
+        teacher: DetectionTeacher | None,
+        batch: int,
+        learning_rate: float | None = None,
+    ) -> None:
+        self.preset, self.codec, self.training = preset, codec, training
+        self.teacher, self.batch = teacher, batch
+        self.file_name = preset.weights
+        self.detector = codec.find_detector(str(new_accelerator().device))
+        module = BaseLayerLosses(codec.base, self.detector)
+        super().__init__(module, self.source(held_out, SEED), learning_rate)
+
+    def source(self, pictures: Sequence[TrainingPicture], seed: int) -> DetectionBatches:
+        """Batches at the detector's input size, with its labels."""
+        return DetectionBatches(
+            pictures, self.teacher, self.batch, seed, self.detector.categories, self.codec.looked_at
+        )
+
+    def batches(self, seed: int) -> DetectionBatches:
+        return self.source(self.training, seed)
+
+    def factor(self, name: str) -> float:
+        """Scale indices are in sixths of an octave, gains in octaves."""
+        return 20.0 if "index.table" in name else 3.0 if "log_gain" in name else 1.0
+
+    def export(self, average: nn.Module, path: Path) -> dict[str, object]:
+        """Calibrate the codec with the trained base layer, and write all of its weights."""
+        assert isinstance(average, BaseLayerLosses)
+        self.codec.base.load_state_dict(average.base.state_dict())
+        with self.source(self.training, SEED) as batches:
+            calibrate(self.codec.to(self.device), batches)
+        write_weights(self.codec, path)
+        return {
+            "preset": self.preset.name,
+            "task": TERM_WEIGHTS,
+            "pictures": len(self.training),
+            "batch": self.batch,
+            "parameters": sum(p.numel() for p in average.base.parameters()),
+        }
+
+
+def train_base_layer(
+    data: Sequence[str | Path],
+    out: str | Path,
+    *,
+    of: str | Preset = PRESET,
+    steps: int | None = None,
+    minutes: float | None = None,
+    start: str | Path | None = None,
+    teacher: str | Path | None = None,
+    resume: bool = False,
+    every: float = 5.0,
+    batch: int | None = None,
+    learning_rate: float | None = None,
+    precision: str = "auto",
+    report: Report = silent,
+    note: Note = silent,
+) -> Path:
+    """Train the base layer of a scalable preset. The enhancement of dual-layer-compact starts as `compact`.
+
+    Args:
+        data: shards or folders of images with records (see `read_pictures`); images without boxes need the
+            teacher.
+        out: folder of the run: checkpoint.pt, log.csv, and PRESET.safetensors, .json and .csv at the end.
+        of: the preset or its name.
+        steps, minutes: length of the run; one of them.
+        start: weights of the preset to start from.
+        teacher: PicoDet as ONNX, which finds the objects in images without boxes.
+        resume: continue from the checkpoint in `out`.
+        every: minutes between checkpoints.
+        batch: images in a batch; 8 by default.
+        learning_rate: of AdamW, in place of the default; Muon's is scaled along. With weights from an earlier
+            run use a lower one than the default.
+        precision: "auto", "bfloat16" or "float32"; see `choose_precision`.
+        report: called after each step with the fraction done and a line of text.
+        note: called with each notice.
+
+    Returns:
+        Weights of the whole preset. Its enhancement is that of compact, or untrained; continue with
+        `trifocal train PRESET --start`.
+
+    Raises:
+        PresetError: if there is no such preset, or it has no base layer.
+        OptionError: for a run without a length, images without boxes and no teacher, or no checkpoint to
+            resume.
+        WeightsError: if the weights of the detector or of compact are not installed.
+    """
+    training, held_out = read_data(data, steps, minutes, report)
+    preset, seer = find(of), None if teacher is None else DetectionTeacher(teacher)
+    codec = codec_with_base(preset, start)
+    task = BaseLayerTask(preset, codec, training, held_out, seer, batch or BATCH, learning_rate)
+    trainer = Trainer(task, out, steps=steps, minutes=minutes, precision=precision, note=note)
+    if resume:
+        trainer.resume()
+    trainer.fit(every, report)
+    return trainer.export(data, start, teacher=None if teacher is None else Path(teacher).name)
+
+
+def codec_with_base(of: str | Preset, start: str | Path | None) -> ScalableCodec:
+    """The codec of a preset with the weights in `start`. Without it, it is untrained, but for a compact
+    enhancement, which starts as the bundled compact."""
+    check_layers(find(of))
+    codec = find(of).build()
+    assert isinstance(codec, ScalableCodec)
+    analysis = codec.base.analysis
+    if isinstance(analysis, CompactBaseAnalysis):
+        load_start(codec, start or FOLDER / find(ENHANCEMENT).weights)
+        analysis.begin_like(codec.detector, front_only=start is not None)
+    elif start is not None:
+        load_start(codec, start)
+    return codec
+
+
+@torch.no_grad()
+def calibrate(codec: ScalableCodec, batches: DetectionBatches) -> None:
+    """Set the frequency tables of the base layer, and the weight of the preview's prediction in a compact
+    enhancement, from training batches."""
+    codec.eval()
+    base = codec.base
+    estimator = RateEstimator(base.entropy.cost(), batches.batch, count=True)
+    for _ in range(CALIBRATION):
+        x = batches.next()[0].to(base.entropy.frequencies.device)
+        base(x, spread_levels(len(x), x.device), estimator)
+    assert estimator.counts is not None
+    base.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(estimator.counts)))
+    if not isinstance(codec, DualLayerCompact):
+        return
+    codec.trust.fill_(1.0)
+    covariance = power = torch.zeros_like(codec.trust)
+    for _ in range(CALIBRATION):
+        x = batches.next()[0].to(codec.trust.device)
+        preview, _ = codec.below(x, spread_levels(len(x), x.device))
+        y, p = codec.analysis(x), codec.predict(Condition(preview=preview))
+        assert p is not None
+        covariance, power = covariance + (y * p).sum((0, 1, 2)), power + p.square().sum((0, 1, 2))
+    codec.trust.copy_((covariance / power.clamp(min=1e-9)).clamp(0, 1))

@@ -1,0 +1,252 @@
+"""The training loop for all tasks: codecs, base layers, detector, text and image encoders.
+
+    task.batches ── task.losses ── optimisers ── average ── task.validate ── log, checkpoint ── task.export
+
+A run is bounded by steps or by minutes. The learning rate depends on the fraction of that bound that is used
+up, so the schedule is the same on any machine. Several processes average their gradients; each has batches
+and noise of its own.
+"""
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from trifocal.errors import OptionError
+from trifocal.training.checkpoint import (
+    Elapsed,
+    append_row,
+    drop_rows_after,
+    mean_over_processes,
+    on_main_process,
+    restore,
+    save,
+    start_record,
+)
+from trifocal.training.precision import choose_precision, new_accelerator
+from trifocal.training.task import Note, Report, TrainingTask, silent
+
+__all__ = ["Trainer"]
+
+WINDOW = 100  # steps whose losses are averaged for the log
+
+
+class Trainer:
+    """One training run: the module, its averaged copy, the optimisers, and the steps done.
+
+    Args:
+        task: what is trained.
+        out: folder of the run, for checkpoint.pt, log.csv and the exported weights.
+        steps, minutes: length of the run; one of them.
+        precision: "auto", "bfloat16" or "float32"; see `choose_precision`.
+        note: called with each notice to the user, in the main process.
+    """
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        out: str | Path,
+        *,
+        steps: int | None = None,
+        minutes: float | None = None,
+        precision: str = "float32",
+        note: Note = silent,
+    ) -> None:
+        self.task, self.out = task, Path(out)
+        self.steps, self.minutes = steps, minutes
+        self.elapsed = Elapsed()
+        self.accelerator = new_accelerator(task.unused_parameters)
+        self.precision = choose_precision(precision, self.accelerator.device, task.reduced)
+        if self.accelerator.is_main_process:
+            for sentence in (*task.notes(), self.precision.reason):
+                note(sentence)
+        self.out.mkdir(parents=True, exist_ok=True)
+        task.to(self.accelerator.device)
+        optimisers = task.optimisers()
+        self.module, *own = self.accelerator.prepare(task.module, *optimisers.pop(task.name))
+        self.optimisers = {task.name: own}
+        for name, others in optimisers.items():
+            self.optimisers[name] = [self.accelerator.prepare(optimiser) for optimiser in others]
+        self.averaged = AveragedModel(
+            self.unwrapped, multi_avg_fn=get_ema_multi_avg_fn(task.ema), use_buffers=False
+        )
+
+    @property
+    def unwrapped(self) -> nn.Module:
+        """The module without the wrapper for several processes."""
+        module: nn.Module = self.accelerator.unwrap_model(self.module)
+        return module
+
+    @property
+    def average(self) -> nn.Module:
+        """The module with the averaged weights, which are validated and exported."""
+        return self.averaged.module
+
+    @property
+    def fraction(self) -> float:
+        """The part of the run that is done, 0..1."""
+        return min(1.0, self.elapsed.fraction(self.steps, self.minutes))
+
+    def fit(self, every: float, report: Report) -> None:
+        """Train until the run's length is reached; validate and save every few minutes and at the end."""
+        saved = self.elapsed.seconds
+        recent: deque[dict[str, float]] = deque(maxlen=WINDOW)
+        with closing(self.train_steps()) as steps:
+            for terms in steps:
+                recent.append(terms)
+                mean = {name: float(np.mean([row[name] for row in recent])) for name in terms}
+                text = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
+                report(self.fraction, f"step {self.elapsed.step}  {text}")
+                if self.elapsed.seconds - saved > 60 * every or self.fraction >= 1:
+                    on_main_process(self.accelerator, partial(self.checkpoint, mean))
+                    saved = self.elapsed.seconds
+
+    def train_steps(self) -> Generator[dict[str, float], None, None]:
+        """Train until the run's length is reached; yield the loss terms of each step."""
+        if self.fraction >= 1:
+            return
+        seed = self.task.seed + 1000 * self.elapsed.step + self.accelerator.process_index
+        torch.manual_seed(seed)  # of quality levels and noise, which differ between processes
+        self.module.train()
+        with closing(self.task.batches(seed)) as batches:
+            while self.fraction < 1:
+                began = time.monotonic()
+                terms = self.step(batches.next())
+                self.elapsed.step += 1
+                seconds = time.monotonic() - began
+                self.elapsed.seconds += mean_over_processes(self.accelerator, seconds)
+                yield terms
+
+    def step(self, batch: object) -> dict[str, float]:
+        """The turns of one step, each with its optimiser step, then the averaged weights. Returns the loss
+        terms."""
+        step, fraction = self.elapsed.step, self.fraction
+        rate = self.task.learning_rate * self.task.schedule(step, fraction)
+        turns = self.task.losses(self.module, batch, step, fraction)
+        terms: dict[str, Tensor] = {}
+        while True:
+            with self.task.autocast(self.unwrapped, self.accelerator.device, self.precision.lower):
+                turn = next(turns, None)
+            if turn is None:
+                break
+            self.optimise(turn.part, turn.loss, rate)
+            terms |= turn.terms
+        self.averaged.update_parameters(self.unwrapped)
+        return {name: term.item() for name, term in terms.items()}
+
+    def optimise(self, part: str, loss: Tensor, rate: float) -> None:
+        """One optimiser step of a part, skipped where the gradient is not finite."""
+        optimisers = self.optimisers[part]
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["factor"]
+            optimiser.zero_grad()
+        self.accelerator.backward(loss)
+        if part == self.task.name:
+            parameters = list(self.module.parameters())
+        else:
+            parameters = list(self.task.partners()[part].parameters())
+            self.average_gradients(parameters)
+        norm = self.accelerator.clip_grad_norm_(parameters, self.task.clip)
+        if norm is not None and math.isfinite(float(norm)):
+            for optimiser in optimisers:
+                optimiser.step()
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Average a partner's gradients over all processes.
+
+        The wrapper of the module does this for the module. A partner has none, since it is called several
+        times in a step, for two parts.
+        """
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+
+    @torch.no_grad()
+    def checkpoint(self, terms: dict[str, float]) -> None:
+        """Validate the averaged weights, and write a row of the log and the checkpoint."""
+        row: dict[str, object] = {"step": self.elapsed.step, "minutes": round(self.elapsed.seconds / 60, 2)}
+        row |= {name: round(value, 4) for name, value in terms.items()}
+        append_row(self.out / "log.csv", row | self.task.validate(self.average))
+        state = {
+            "module": self.unwrapped.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "partners": {name: part.state_dict() for name, part in self.task.partners().items()},
+            "optimisers": {name: [o.state_dict() for o in own] for name, own in self.optimisers.items()},
+            "progress": asdict(self.elapsed),
+            "task": self.task.state(),
+        }
+        save(self.out / "checkpoint.pt", state)
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, with its optimiser and its place in the schedule."""
+        state = restore(self.out / "checkpoint.pt", self.task.name)
+        if not self.fits(state):
+            raise OptionError(
+                f"The checkpoint in {self.out} is of another stage, network or version; pass its --stage and "
+                "--parts, or choose another folder with --out."
+            )
+        self.unwrapped.load_state_dict(state["module"])
+        self.averaged.load_state_dict(state["averaged"])
+        for name, part in self.task.partners().items():
+            part.load_state_dict(state["partners"][name])
+        for name, own in self.optimisers.items():
+            for optimiser, kept in zip(own, state["optimisers"][name], strict=True):
+                optimiser.load_state_dict(kept)
+        self.elapsed = Elapsed(**state["progress"])
+        self.task.load_state(state["task"])
+        on_main_process(self.accelerator, lambda: drop_rows_after(self.out / "log.csv", self.elapsed.step))
+
+    def fits(self, state: dict[str, object]) -> bool:
+        """Whether a checkpoint has the networks and the parameter groups of this run."""
+
+        def groups(optimiser: dict[str, list[dict[str, list[int]]]]) -> list[int]:
+            return [len(group["params"]) for group in optimiser["param_groups"]]
+
+        expected = {name: [groups(o.state_dict()) for o in own] for name, own in self.optimisers.items()}
+        found = {name: [groups(o) for o in own] for name, own in state["optimisers"].items()}  # type: ignore[attr-defined]
+        modules = state["module"].keys() == self.unwrapped.state_dict().keys()  # type: ignore[attr-defined]
+        return modules and found == expected
+
+    def export(
+        self, data: Sequence[str | Path] = (), start: str | Path | None = None, **facts: object
+    ) -> Path:
+        """Write the averaged weights, NAME.safetensors, the record of the run, NAME.json, and its log,
+        NAME.csv."""
+        path = self.out / self.task.file_name
+
+        def write() -> None:
+            sources = {
+                "data": [Path(source).name for source in data],
+                "start": None if start is None else start_record(Path(start)),
+            }
+            exported = self.task.export(self.average, path)
+            record = self.record() | sources | facts | exported
+            path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+            if (self.out / "log.csv").exists():
+                path.with_suffix(".csv").write_bytes((self.out / "log.csv").read_bytes())
+
+        on_main_process(self.accelerator, write)
+        return path
+
+    def record(self) -> dict[str, object]:
+        """The settings of the run, its length and the machine."""
+        return {
+            "date": time.strftime("%Y-%m-%d"),
+            "precision": self.precision.name,
+            "processes": self.accelerator.num_processes,
+            **self.task.record(),
+            "steps": self.elapsed.step,
+            "minutes": round(self.elapsed.seconds / 60, 1),
+            "machine": f"{self.accelerator.device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        }
