@@ -111,7 +111,7 @@ def measure(
     tower = load_text_encoder(chosen.tower) if chosen.words else None
     with TemporaryDirectory() as out:
         run = Run(
-            chosen.build(),
+            chosen.build().network,
             OBJECTIVES[objective](chosen),
             recipe,
             Path(out),

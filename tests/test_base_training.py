@@ -16,8 +16,9 @@ from test_dual_layer import small_dual_layer
 from test_scenes import BRUSH, PERSON
 from torch import Tensor
 
+from trifocal.codecs.base_layer import BaseLayer, ScalableTorchRuntime
 from trifocal.codecs.dual_layer_compact import FINE, STRIDE, DualLayerCompact
-from trifocal.codecs.scalable import BaseLayer
+from trifocal.codecs.scalable import ScalableCodec
 from trifocal.detection.backbone import normalised
 from trifocal.detection.detector import SplitDetector, compact_detector
 from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
@@ -64,11 +65,21 @@ def small_dual(detector: SplitDetector) -> DualLayerCompact:
         CompactBaseSynthesis(32, 24, FINE, 1),
         Extractor(FINE, STRIDE, 24, 1),
     )
-    assert isinstance(plain.analysis, Analysis) and isinstance(plain.synthesis, Synthesis)
-    codec = DualLayerCompact(base, plain.analysis, plain.entropy, plain.synthesis, plain.receptive_field)
-    codec.find_detector = lambda device: detector
-    assert isinstance(codec.base.analysis, CompactBaseAnalysis)
-    codec.base.analysis.begin_like(detector)
+    assert isinstance(plain.network.analysis, Analysis) and isinstance(plain.network.synthesis, Synthesis)
+    codec = ScalableCodec(
+        ScalableTorchRuntime(
+            DualLayerCompact(
+                base,
+                plain.network.analysis,
+                plain.network.entropy,
+                plain.network.synthesis,
+                plain.network.receptive_field,
+            )
+        )
+    )
+    codec.network.find_detector = lambda device: detector
+    assert isinstance(codec.network.base.analysis, CompactBaseAnalysis)
+    codec.network.base.analysis.begin_like(detector)
     return codec
 
 
@@ -218,11 +229,11 @@ def test_steps_lower_the_loss_and_leave_the_detector_alone(
     assert {f"held_out_{name}" for name in (*TASK, "rate", "loss")} <= last.keys()
     assert same(before, detector.state_dict()) and not detector.training
     *_, made = quick
-    assert same(fresh.synthesis.state_dict(), made.synthesis.state_dict())
-    assert not torch.equal(fresh.base.entropy.frequencies, made.base.entropy.frequencies)
+    assert same(fresh.network.synthesis.state_dict(), made.synthesis.state_dict())
+    assert not torch.equal(fresh.network.base.entropy.frequencies, made.base.entropy.frequencies)
     assert ((made.trust >= 0) & (made.trust <= 1)).all()
     assert path.name == find("dual-layer-compact").weights
-    fresh.load_state_dict(read_weights(path))
+    fresh.network.load_state_dict(read_weights(path))
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["steps"] == 6 and record["preset"] == "dual-layer-compact" and record["task"] == TASK
     assert record["parameters"] == sum(p.numel() for p in made.base.parameters())
@@ -235,17 +246,17 @@ def test_the_base_of_the_papers_size_learns_from_its_own_detector(
 ) -> None:
     """By the same command: at the sizes at which that looks, in its numbers; of the rest nothing is trained."""
     codec, fresh = small_dual_layer(), small_dual_layer()
-    own = copy.deepcopy(codec.detector)
+    own = copy.deepcopy(codec.network.detector)
     own.categories = (PERSON, BRUSH)
-    codec.find_detector = lambda device: own
+    codec.network.find_detector = lambda device: own
     monkeypatch.setattr(lesson, "whole_codec", lambda of, start: codec)
     run = tmp_path / "run"
     path = lesson.train_base([pictures_in(tmp_path)], run, of="dual-layer", steps=4, batch=2, every=0)
     first, *_, last = log_of(run)
     assert last["held_out_loss"] < first["held_out_loss"]
     assert path.name == "dual-layer.safetensors" and path.with_suffix(".csv").exists()
-    assert same(fresh.synthesis.state_dict(), codec.synthesis.state_dict())
-    assert not torch.equal(fresh.base.entropy.frequencies, codec.base.entropy.frequencies)
+    assert same(fresh.network.synthesis.state_dict(), codec.network.synthesis.state_dict())
+    assert not torch.equal(fresh.network.base.entropy.frequencies, codec.network.base.entropy.frequencies)
 
 
 def test_pictures_without_boxes_need_a_teacher(quick: list[DualLayerCompact], tmp_path: Path) -> None:
@@ -264,15 +275,15 @@ def test_it_begins_with_the_trunk_of_compact(tmp_path: Path) -> None:
         lesson.whole_codec("dual-layer-compact", None),
         read_weights(FOLDER / "compact.safetensors"),
     )
-    own = codec.state_dict()
+    own = codec.network.state_dict()
     assert all(torch.equal(own[name], value) for name, value in compact.items())
     with torch.no_grad():
-        for parameter in codec.base.parameters():
+        for parameter in codec.network.base.parameters():
             if parameter.requires_grad:  # the front is the detector's
                 parameter.fill_(0.25)
     write_weights(codec, tmp_path / "w.safetensors")
     again = lesson.whole_codec("dual-layer-compact", tmp_path / "w.safetensors")
-    assert same(codec.base.state_dict(), again.base.state_dict())
+    assert same(codec.network.base.state_dict(), again.network.base.state_dict())
     with pytest.raises(PresetError, match="compact makes no base layer"):
         lesson.whole_codec("compact", None)
 
@@ -289,8 +300,8 @@ def test_what_is_behind_the_split_learns_on_and_the_front_stays(
         monkeypatch.setattr(later.Refinement, name, value)
     monkeypatch.setattr(later, "Answers", Blocks)
     codec = small_dual(detector)
-    before = copy.deepcopy(codec.state_dict())
-    monkeypatch.setattr(later, "load", lambda preset: codec.eval())
+    before = copy.deepcopy(codec.network.state_dict())
+    monkeypatch.setattr(later, "load", lambda preset: codec.network.eval())
     start = tmp_path / "start.safetensors"
     write_weights(detector, start)
     run = tmp_path / "run"
@@ -304,7 +315,7 @@ def test_what_is_behind_the_split_learns_on_and_the_front_stays(
     assert all(torch.equal(old[name], new[name]) for name in old if ".front." in name)
     for part in (".middle.", ".pyramid.", ".rpn.", ".box_head.", ".box_predictor."):
         assert not all(torch.equal(old[name], new[name]) for name in old if part in name), part
-    assert same(before, codec.state_dict())
+    assert same(before, codec.network.state_dict())
     assert json.loads(path.with_suffix(".json").read_text())["stage"] == 3
 
 

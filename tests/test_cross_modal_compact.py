@@ -8,6 +8,7 @@ from conftest import Halved, largest_seam, random_rgb, small_codec
 import trifocal
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.cross_modal_compact import CrossModalCompact
+from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.container import Bitstream, Layer
 from trifocal.errors import Damaged
 from trifocal.losses import PerceptualObjective
@@ -29,14 +30,19 @@ def small(noise: float = 0.05) -> CrossModalCompact:
     plain = small_codec(noise=0.0)
     torch.manual_seed(3)
     synthesis = WordedSynthesis(16, 48, 2, 8, word_channels=8, worded=1)
-    synthesis.load_state_dict(plain.synthesis.state_dict(), strict=False)
-    codec = CrossModalCompact(plain.analysis, plain.entropy, synthesis, receptive_field=32)
+    synthesis.load_state_dict(plain.network.synthesis.state_dict(), strict=False)
+    codec = Codec(
+        TorchRuntime(
+            CrossModalCompact(plain.network.analysis, plain.network.entropy, synthesis, receptive_field=32)
+        )
+    )
     with torch.no_grad():
         for part in (synthesis.worded, synthesis.detail):
             for parameter in part.parameters():
                 parameter.add_(noise * torch.randn_like(parameter))
     codec.preset_id = 1
-    return codec.eval()
+    codec.network.eval()
+    return codec
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +76,7 @@ def test_forward_is_what_decode_gives(codec, condition):
     rgb = random_rgb(192, 128, seed=2)
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        output = codec(x, torch.tensor([400]), condition)
+        output = codec.network(x, torch.tensor([400]), condition)
     stream = codec.encode(Picture(rgb), quality=50)
     pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
     assert np.array_equal(codec.decode(stream, condition=condition).picture.rgb, pixels)
@@ -99,7 +105,7 @@ def test_only_the_synthesis_learns():
     torch.manual_seed(0)
     codec = small().train()
     recipe = find("cross-modal-compact").recipe
-    before = {name: w.clone() for name, w in codec.state_dict().items()}
+    before = {name: w.clone() for name, w in codec.network.state_dict().items()}
     optimiser = torch.optim.Adam(groups(codec, recipe), lr=2e-3)
     objective = PerceptualObjective(perceptual=Halved(), perceptual_weight=6.0)
     x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
@@ -114,10 +120,12 @@ def test_only_the_synthesis_learns():
         optimiser.step()
         losses.append(loss.item())
     changed = {
-        name.split(".")[0] for name, w in codec.state_dict().items() if not torch.equal(w, before[name])
+        name.split(".")[0]
+        for name, w in codec.network.state_dict().items()
+        if not torch.equal(w, before[name])
     }
     assert changed == {"synthesis"} and losses[-1] < losses[0]
-    plain = codec.eval()(batch.x, batch.level)
+    plain = codec.network.eval()(batch.x, batch.level)
     judged = objective.judge(codec, batch.x, batch.level, plain)["distance"]
     assert torch.equal(judged, Halved()(plain.x_hat, batch.x))
 
@@ -127,7 +135,7 @@ def test_what_ships_shares_its_latents_with_compact():
     plain = trifocal.load("compact", weights=FOLDER / "compact-0.1.safetensors")
     worded = trifocal.load("cross-modal-compact")
     assert isinstance(plain, Codec) and isinstance(worded, CrossModalCompact)
-    ours, theirs = worded.state_dict(), plain.state_dict()
+    ours, theirs = worded.state_dict(), plain.network.state_dict()
     other = {name for name in theirs if not torch.equal(ours[name], theirs[name])}
     assert {name.split(".")[0] for name in other} == {"synthesis", "entropy"}
     assert {name for name in other if name.startswith("entropy.")} == {"entropy.frequencies"}

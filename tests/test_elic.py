@@ -26,7 +26,7 @@ from trifocal.transforms.elic import (
     ElicSynthesis,
     elic_hyper_analysis,
     elic_hyper_synthesis,
-    elic_reach,
+    elic_receptive_field,
 )
 
 SIZES = (4, 4, 6, 8, 10)
@@ -37,13 +37,14 @@ def lively(codec: Codec, seed: int) -> Codec:
     """Random weights that make latents of several steps and pictures around grey, so that all paths carry something."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        for parameter in codec.parameters():
+        for parameter in codec.network.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-        y = codec.analyse(torch.rand(1, 3, 128, 128))
-        codec.entropy.gain.log_gain.table.sub_(y.std().log())
-        codec.entropy.exact_side.context.normalise.table.mul_(y.std())
+        y = codec.network.analyse(torch.rand(1, 3, 128, 128))
+        codec.network.entropy.gain.log_gain.table.sub_(y.std().log())
+        codec.network.entropy.exact_side.context.normalise.table.mul_(y.std())
     codec.preset_id = 1
-    return codec.eval()
+    codec.network.eval()
+    return codec
 
 
 def small_elic(seed: int = 0, odd_anchors: bool = True) -> Codec:
@@ -52,7 +53,7 @@ def small_elic(seed: int = 0, odd_anchors: bool = True) -> Codec:
         analysis=ElicAnalysis(12, sum(SIZES), bottlenecks=1),
         entropy=elic_hyperprior(12, SIZES, STEPS, hidden=(12, 8), odd_anchors=odd_anchors),
         synthesis=ElicSynthesis(12, sum(SIZES), bottlenecks=1),
-        receptive_field=elic_reach(bottlenecks=1),
+        receptive_field=elic_receptive_field(bottlenecks=1),
     )
     return lively(codec, seed)
 
@@ -69,7 +70,7 @@ def mean_scale() -> Codec:
     m = 12
     side = IntegerNetworks(Prior(m, len(STEPS)), elic_hyper_synthesis(m), SinglePass(m, STEPS))
     entropy = EntropyModel.of_parts(Gain(STEPS, m), elic_hyper_analysis(m, m), side)
-    codec = Codec(ElicAnalysis(8, m, 1), entropy, ElicSynthesis(8, m, 1), elic_reach(1))
+    codec = Codec(ElicAnalysis(8, m, 1), entropy, ElicSynthesis(8, m, 1), elic_receptive_field(1))
     return lively(codec, 3)
 
 
@@ -158,7 +159,7 @@ class AnotherConvolution(nn.Module):
 
 def with_another_order(codec: Codec) -> Codec:
     other = copy.deepcopy(codec)
-    twin = other.entropy.twin()
+    twin = other.network.entropy.twin()
     test_exact.replace_linear(twin, ExactLinear, test_exact.AnotherExactOrder)
     replaced = 0
     for module in list(twin.modules()):
@@ -187,7 +188,7 @@ def test_forward_is_what_decode_gives_and_bytes_are_what_is_estimated(either):
 @torch.inference_mode()
 def decoded_by_forward(codec: Codec, picture: Picture) -> np.ndarray:
     x = torch.from_numpy(picture.rgb).permute(2, 0, 1)[None].float() / 255
-    x_hat = codec(x, torch.tensor([400])).x_hat[0]
+    x_hat = codec.network(x, torch.tensor([400])).x_hat[0]
     return x_hat.permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
 
 
@@ -249,7 +250,7 @@ def test_reach_is_how_far_the_transforms_look(bottlenecks):
     synthesis(y, torch.tensor([0]))[0, :, middle, middle].sum().backward()
     assert y.grad is not None
     latents = 16 * y.grad.abs().sum((0, 2, 3)).nonzero().flatten()
-    receptive_field = elic_reach(bottlenecks)
+    receptive_field = elic_receptive_field(bottlenecks)
     for seen in (rows, latents):
         furthest = int((seen - middle).abs().max())
         assert receptive_field - 16 <= furthest <= receptive_field
@@ -270,17 +271,17 @@ def test_the_published_sizes(monkeypatch):
     assert count(context.channel) == 6_158_816
     assert count(context.spatial) + count(context.aggregation) == 5_531_477
     total = count(analysis) + count(synthesis) + count(context) - of_quality + hyper
-    assert 32_000_000 < total < 32_074_200 and elic_reach() == 144
+    assert 32_000_000 < total < 32_074_200 and elic_receptive_field() == 144
 
 
 def test_a_few_steps_lower_the_loss():
     codec = small_elic(seed=7).train()
     x = torch.from_numpy(np.stack([random_rgb(64, 64, seed) for seed in range(2)]))
     x, level = x.permute(0, 3, 1, 2).float() / 255, torch.tensor([250, 550])
-    optimiser = torch.optim.Adam(codec.parameters(), 3e-3)
+    optimiser = torch.optim.Adam(codec.network.parameters(), 3e-3)
     losses = []
     for _ in range(25):
-        loss = (rate_distortion(codec(x, level), x, level) * balance(level)).mean()
+        loss = (rate_distortion(codec.network(x, level), x, level) * balance(level)).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -238,7 +238,7 @@ def test_each_learns_in_its_own_turn(judge):
     part, loss = next(turns)
     loss.backward()
     assert part == "codec" and all(gradient is None for gradient in gradients(judge))
-    assert all(gradient is not None for gradient in gradients(codec.analysis))
+    assert all(gradient is not None for gradient in gradients(codec.network.analysis))
     before = gradients(codec)
     part, loss = next(turns)
     loss.backward()
@@ -251,7 +251,7 @@ def test_each_learns_in_its_own_turn(judge):
 def test_the_adversary_reaches_the_picture_and_not_the_latent(judge):
     codec, batch = small().train(), batch_of(2)
     objective = CrossModalObjective(judge, SquaredError(), adversary_weight=1.0)
-    output = codec(batch.x, batch.level, batch.condition)
+    output = codec.network(batch.x, batch.level, batch.condition)
     output.y_hat.retain_grad()
     x_hat = output.x_hat.detach().requires_grad_()
     fooled = objective.fooling(judge, replace(output, x_hat=x_hat), words_of(2))

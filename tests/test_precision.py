@@ -71,9 +71,9 @@ def test_a_block_in_bfloat16_is_nearly_the_block_in_float32(build: Callable[[], 
 
 def test_the_mode_ends_with_its_context_also_after_an_error() -> None:
     codec = small_codec()
-    codec.analysis.requires_grad_(False)
-    blocks = [block for block in codec.modules() if isinstance(block, ResidualBlock)]
-    frozen = [block for block in codec.analysis.modules() if isinstance(block, ResidualBlock)]
+    codec.network.analysis.requires_grad_(False)
+    blocks = [block for block in codec.network.modules() if isinstance(block, ResidualBlock)]
+    frozen = [block for block in codec.network.analysis.modules() if isinstance(block, ResidualBlock)]
     with pytest.raises(ZeroDivisionError), branches_in(torch.bfloat16, codec):
         assert {block for block in blocks if block.branch_dtype is None} == set(frozen) and frozen
         raise ZeroDivisionError
@@ -91,17 +91,17 @@ def test_only_what_is_inside_of_blocks_is_in_bfloat16() -> None:
             part.dtype for part in (y if isinstance(y, tuple) else (y,))
         )
 
-    for name, module in codec.named_modules():
+    for name, module in codec.network.named_modules():
         module.register_forward_hook(note(name)) if name else None
     torch.manual_seed(0)
-    whole = codec(x, level)
+    whole = codec.network(x, level)
     seen.clear()
     with branches_in(torch.bfloat16, codec):
         torch.manual_seed(0)
-        half = codec(x, level)
+        half = codec.network(x, level)
     lower = {name for name, dtypes in seen.items() if dtypes != {torch.float32}}
     inside = (".depthwise", ".expand", ".activation", ".project")
-    blocks = [name for name, module in codec.named_modules() if isinstance(module, Block)]
+    blocks = [name for name, module in codec.network.named_modules() if isinstance(module, Block)]
     assert lower == {block + part for block in blocks for part in inside}
     assert half.bits.dtype == half.x_hat.dtype == torch.float32
     assert torch.allclose(half.bits, whole.bits, rtol=0.01) and not torch.equal(half.bits, whole.bits)

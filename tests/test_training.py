@@ -46,8 +46,8 @@ from trifocal.losses import rate_distortion
 from trifocal.presets import find
 from trifocal.training import train
 codec, x, level = find("compact").build(), torch.rand(1, 3, 64, 64), torch.tensor([300])
-rate_distortion(codec(x, level), x, level).sum().backward()
-assert float(codec.eval()(x, level).bits) > 0
+rate_distortion(codec.network(x, level), x, level).sum().backward()
+assert float(codec.network.eval()(x, level).bits) > 0
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -74,7 +74,7 @@ def test_training_lowers_the_loss_and_exports(small_preset, folder, tmp_path):
     assert record["held_out"]["held_out"] < record["held_out_before_calibration"]
 
     codec = small_codec()
-    codec.load_state_dict(read_weights(weights))
+    codec.network.load_state_dict(read_weights(weights))
     picture = Picture(random_rgb(100, 90, seed=99))
     decoded = codec.decode(codec.encode(picture, quality=50)).picture
     assert decoded.rgb.shape == picture.rgb.shape

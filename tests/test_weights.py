@@ -149,9 +149,9 @@ def test_weights_off_the_float16_grid_have_no_fingerprint_of_version_1(small: Pa
 
 def train_a_little(codec: Codec) -> None:
     """By an optimiser that changes weights without a trace in their version."""
-    optimiser = torch.optim.Adam(codec.parameters(), lr=1e-2, fused=True)
-    codec.train()
-    output = codec(torch.rand(1, 3, 64, 64), torch.tensor([400]))
+    optimiser = torch.optim.Adam(codec.network.parameters(), lr=1e-2, fused=True)
+    codec.network.train()
+    output = codec.network(torch.rand(1, 3, 64, 64), torch.tensor([400]))
     (output.bits.sum() / 1000 + output.x_hat.square().mean()).backward()
     optimiser.step()
 
@@ -170,24 +170,24 @@ def test_a_codec_that_learned_writes_what_its_weights_read(small: Path, training
     codec.encode(picture())
     mark = codec.fingerprint
     train_a_little(codec)
-    codec.train(training)
+    codec.network.train(training)
     stream = codec.encode(picture())
     assert stream.header.fingerprint == codec.fingerprint != mark
     with pytest.raises(WeightsError):
         trifocal.decode(stream)
     fresh = load("compact")
-    fresh.load_state_dict(codec.state_dict())
+    fresh.network.load_state_dict(codec.network.state_dict())
     assert np.array_equal(fresh.decode(stream).picture.rgb, codec.decode(stream).picture.rgb)
 
 
 def test_weights_changed_in_place_are_taken_as_they_are(small: Path) -> None:
     codec = load("compact")
     before = codec.decode(codec.encode(picture())).picture.rgb
-    for parameter in codec.entropy.parameters():
+    for parameter in codec.network.entropy.parameters():
         parameter.data.add_(torch.randn_like(parameter) / 30)
     stream = codec.encode(picture())
     fresh = load("compact")
-    fresh.load_state_dict(codec.state_dict())
+    fresh.network.load_state_dict(codec.network.state_dict())
     after = fresh.decode(stream).picture.rgb
     assert np.array_equal(after, codec.decode(stream).picture.rgb) and not np.array_equal(after, before)
 
@@ -196,9 +196,9 @@ def test_gradients_pass_after_an_encode(small: Path) -> None:
     codec = load("compact")
     codec.encode(picture())
     x = torch.rand(1, 3, 64, 64, requires_grad=True)
-    codec(x, torch.tensor([400])).x_hat.sum().backward()
+    codec.network(x, torch.tensor([400])).x_hat.sum().backward()
     train_a_little(codec)
-    assert all(torch.isfinite(p.grad).all() for p in codec.parameters() if p.grad is not None)
+    assert all(torch.isfinite(p.grad).all() for p in codec.network.parameters() if p.grad is not None)
 
 
 def test_a_codec_refuses_files_of_other_weights_and_presets(small: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_codec_refuses_files_of_other_weights_and_presets(small: Path) -> None
     stream = codec.encode(picture())
     other = copy.deepcopy(codec)
     with torch.no_grad():
-        next(other.synthesis.parameters()).mul_(1.5)
+        next(other.network.synthesis.parameters()).mul_(1.5)
     with pytest.raises(WeightsError, match=f"weights {stream.header.mark}, and this codec has"):
         other.decode(stream)
     with pytest.raises(WeightsError, match="preset number 9"):

@@ -18,7 +18,9 @@ from test_taco_compact import left_half
 from test_words import Letters, steered
 
 from trifocal import evaluation
+from trifocal.codecs.codec import Codec
 from trifocal.codecs.taco_compact import TacoCompact
+from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.container import Bitstream
 from trifocal.container.text import text_of
 from trifocal.detection.image_encoder import ImageEncoder
@@ -191,11 +193,13 @@ class Faint(Letters):
         return replace(words, pooled=words.pooled / 40)
 
 
-def taco() -> TacoCompact:
+def taco() -> Codec:
     """One whose look finds any words but empty ones in the left half of the picture."""
-    parts = small_codec(noise=0.0)
-    codec = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
-    codec.look = lambda x, words: left_half(x, words) * (words.pooled.mean() > 0)
+    parts = small_codec(noise=0.0).network
+    codec = Codec(
+        TorchRuntime(TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field))
+    )
+    codec.network.look = lambda x, words: left_half(x, words) * (words.pooled.mean() > 0)
     return codec
 
 

@@ -1,13 +1,14 @@
-"""Find, read, verify and write the weights that ship: float16 safetensors under trifocal/weights/."""
+"""Read, verify and write weights: float16 safetensors, bundled under trifocal/weights/ or of your own."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -16,37 +17,39 @@ from trifocal.utils.files import atomic_write
 
 FOLDER = Path(__file__).with_name("weights")
 Weights = dict[str, Tensor]
-FINGERPRINT_BYTES = {1: 2, 2: 4}  # by the version of the file format
+Decodes = dict[int, frozenset[int]]  # fingerprints by version of the file format
+DECODES, SYNTHESIS = "decodes", "synthesis."
+FINGERPRINT_BYTES = {1: 2, 2: 4}  # by version of the file format
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def load_weights(codec: nn.Module, name: str | Path, shared: str = "") -> None:
-    """Puts weights into a codec, strictly.
+def load_weights(network: nn.Module, name: str | Path, shared: str = "") -> None:
+    """Load weights into a network, strictly.
 
     Args:
-        name: a file of those that ship, or the whole path of another.
-        shared: a file of those that ship, which has what `name` has not.
+        name: a bundled file, or the absolute path of another.
+        shared: a bundled file with the tensors that `name` lacks.
 
     Raises:
-        WeightsError: if the file is missing, is not a whole safetensors file, does not fit the codec, or holds values that are not
-            finite or tables that no coder can use.
+        WeightsError: if the file is missing, incomplete, does not fit the network, or holds values that are not finite or invalid
+            frequency tables.
     """
     path = FOLDER / name
     weights = read_weights(path, FOLDER / shared if shared else None)
-    check_kinds(weights, codec.state_dict(), path.name)
+    check_kinds(weights, network.state_dict(), path.name)
     try:
-        codec.load_state_dict(weights, strict=True)
+        network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise WeightsError(
             f"The weights {path.name} do not fit this preset in this version; name others, or install Trifocal again."
         ) from error
-    for module in codec.modules():
+    for module in network.modules():
         if check := getattr(module, "check_weights", None):
             check()
 
 
 def check_kinds(weights: Weights, wanted: Mapping[str, Tensor], file_name: str) -> None:
-    """Raises WeightsError where numbers are whole that should not be, or the other way round."""
+    """Raises WeightsError where a tensor holds integers in place of floats, or floats in place of integers."""
     for name in weights.keys() & wanted.keys():
         if weights[name].is_floating_point() != wanted[name].is_floating_point():
             kinds = ("whole numbers", "floating-point numbers")
@@ -57,7 +60,7 @@ def check_kinds(weights: Weights, wanted: Mapping[str, Tensor], file_name: str) 
 
 
 def read_weights(path: Path, shared: Path | None = None) -> Weights:
-    """Tensors of a safetensors file, and those of `shared` that it has not; floats come as float32.
+    """Tensors of a safetensors file, and those of `shared` that it lacks; floats as float32.
 
     Raises WeightsError for a file that is missing or damaged, and for values that are not finite.
     """
@@ -81,15 +84,23 @@ def read_weights(path: Path, shared: Path | None = None) -> Weights:
 
 
 def load_part(path: Path, prefix: str) -> Weights:
-    """Those tensors of a file whose names begin so, without that beginning."""
+    """The tensors of a file whose names start with a prefix, without the prefix."""
     return {name.removeprefix(prefix): w for name, w in read_weights(path).items() if name.startswith(prefix)}
 
 
-def write_weights(codec: nn.Module, path: Path, shared: str = "") -> None:
-    """Writes the codec's state as float16 safetensors; integer tables stay integers. What is in `shared`, a file of those
-    that ship, is left out."""
-    weights = {name: w.detach().cpu() for name, w in codec.state_dict().items()}
-    halved = {name: w.half().contiguous() if w.is_floating_point() else w for name, w in weights.items()}
+def write_weights(network: nn.Module, path: Path, shared: str = "", decodes: Decodes | None = None) -> None:
+    """Write the state of a network as float16 safetensors; integer tables stay integers.
+
+    Args:
+        network: the network.
+        path: of the file.
+        shared: a bundled file whose tensors are left out.
+        decodes: fingerprints of other weights whose files these weights decode, from `decodable`; stored in the file's metadata.
+
+    Raises:
+        WeightsError: for values outside the range of float16.
+    """
+    halved = halves(network.state_dict())
     if shared:
         there = read_weights(FOLDER / shared)
         halved = {
@@ -100,20 +111,79 @@ def write_weights(codec: nn.Module, path: Path, shared: str = "") -> None:
     for name, w in halved.items():
         if not torch.isfinite(w).all():
             raise WeightsError(f"The weights of {name} do not fit into float16; the run has diverged.")
+    metadata = {"format": "pt"}
+    if decodes:
+        metadata[DECODES] = json.dumps({str(v): sorted(marks) for v, marks in decodes.items() if marks})
     with atomic_write(path) as stream:
-        stream.write(save(halved, metadata={"format": "pt"}))
+        stream.write(save(halved, metadata=metadata))
+
+
+def halves(weights: Mapping[str, Tensor]) -> Weights:
+    """Weights as `write_weights` stores them."""
+    return {
+        name: w.detach().cpu().half().contiguous() if w.is_floating_point() else w.detach().cpu()
+        for name, w in weights.items()
+    }
+
+
+def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = "") -> Decodes:
+    """Fingerprints of the weights whose files a network decodes besides its own, if only its synthesis differs from `start`.
+
+    Such a synthesis was trained on frozen latents: it reconstructs images from the files that `start` wrote.
+
+    Args:
+        network: the network after training.
+        start: the weights that training started from.
+        arithmetic: `entropy.exact.ARITHMETIC`.
+        shared: a bundled file with the tensors that `start` lacks.
+
+    Returns:
+        By version of the file format: the fingerprints of `start`, and those that `start` lists itself.
+
+    Raises:
+        WeightsError: if other tensors than those of the synthesis differ, or `start` cannot be read.
+    """
+    before = read_weights(start, FOLDER / shared if shared else None)
+    now, then = halves(network.state_dict()), halves(before)
+    changed = sorted(
+        name
+        for name in now.keys() | then.keys()
+        if not name.startswith(SYNTHESIS)
+        and (name not in now or name not in then or not torch.equal(now[name], then[name].to(now[name])))
+    )
+    if changed:
+        raise WeightsError(
+            f"Files of {start.name} need its own weights: {changed[0]} and {len(changed) - 1} other tensors outside the synthesis "
+            "differ. Train the synthesis alone."
+        )
+    listed = read_decodes(start)
+    own = {version: fingerprint(before, version, arithmetic) for version in FINGERPRINT_BYTES}
+    return {
+        version: listed.get(version, frozenset()) | (frozenset() if mark is None else {mark})
+        for version, mark in own.items()
+    }
+
+
+def read_decodes(path: Path) -> Decodes:
+    """The fingerprints that `write_weights` stored in a file; empty for other files."""
+    try:
+        with safe_open(path, "pt") as file:
+            found = json.loads((file.metadata() or {}).get(DECODES, "{}"))
+        return {int(version): frozenset(int(mark) for mark in marks) for version, marks in found.items()}
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def fingerprint(weights: Mapping[str, Tensor], version: int, arithmetic: int) -> int | None:
-    """What a file says of the weights that wrote it: the first bits of a SHA-256 over names, shapes and values of all tensors.
+    """The fingerprint by which a file identifies its weights: the first bits of a SHA-256 over names, shapes and values of all tensors.
 
     Args:
-        version: of the file format. In version 1 there are 16 bits, over values as float16; in version 2 there are 32, over values as
-            float32 or int32 and the id of the arithmetic.
+        version: of the file format. Version 1 has 16 bits, over values as float16; version 2 has 32, over values as float32 or int32
+            and the id of the arithmetic.
         arithmetic: `entropy.exact.ARITHMETIC`.
 
     Returns:
-        None in version 1 for weights that float16 does not hold exactly, which no file of it can name.
+        None in version 1 for weights that float16 does not represent exactly, since no file of that version names them.
     """
     digest = hashlib.sha256()
     if version > 1:
@@ -133,13 +203,23 @@ def fingerprint(weights: Mapping[str, Tensor], version: int, arithmetic: int) ->
 
 
 def checksum(module: nn.Module) -> tuple[int, ...]:
-    """Changes when a weight does, also by an optimiser that leaves no trace of it in the tensor's version; a few milliseconds."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return tuple(torch.stack([checksum_of(w) for w in tensors]).tolist()) if tensors else ()
+    """Changes when a weight does, also by fused optimisers, which do not count up a tensor's version; takes a few milliseconds."""
+    return checksums([*module.parameters(), *module.buffers()])
+
+
+def latent_checksum(network: nn.Module) -> tuple[int, ...]:
+    """`checksum` of all that is not part of the synthesis."""
+    return checksums(w for name, w in network.state_dict().items() if not name.startswith(SYNTHESIS))
+
+
+def checksums(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """`checksum_of` of each tensor."""
+    sums = [checksum_of(w) for w in tensors]
+    return tuple(torch.stack(sums).tolist()) if sums else ()
 
 
 def checksum_of(w: Tensor) -> Tensor:
-    """Of the bits of a tensor, an int64 scalar."""
+    """The sum of a tensor's bits, an int64 scalar."""
     if w.is_floating_point():
         w = w.detach().contiguous().view(BITS[w.element_size()])
     return w.sum(dtype=torch.int64)

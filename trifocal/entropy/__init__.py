@@ -1,11 +1,33 @@
 """Latent ⇄ bytes: quantisation, tables, exact arithmetic, coders, context and hyperprior."""
 
-from trifocal.entropy.coder import Coder, RateEstimator, Reader, TrainingRateEstimator, Writer
-from trifocal.entropy.context import ContextModel, SinglePass
-from trifocal.entropy.exact import integer_twin
-from trifocal.entropy.groups import Groups
-from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
-from trifocal.entropy.quantise import Gain
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from trifocal.entropy.coder import Coder, RateEstimator, Reader, Writer
+
+if TYPE_CHECKING:
+    from trifocal.entropy.context import ContextModel as ContextModel
+    from trifocal.entropy.context import SinglePass as SinglePass
+    from trifocal.entropy.estimators import TrainingRateEstimator as TrainingRateEstimator
+    from trifocal.entropy.exact import integer_twin as integer_twin
+    from trifocal.entropy.gain import Gain as Gain
+    from trifocal.entropy.groups import Groups as Groups
+    from trifocal.entropy.hyperprior import EntropyModel as EntropyModel
+    from trifocal.entropy.hyperprior import IntegerNetworks as IntegerNetworks
+    from trifocal.entropy.hyperprior import Prior as Prior
+
+# Modules that import torch; coding with another runtime does without them.
+_TORCH = {
+    "ContextModel": "context",
+    "EntropyModel": "hyperprior",
+    "Gain": "gain",
+    "Groups": "groups",
+    "IntegerNetworks": "hyperprior",
+    "Prior": "hyperprior",
+    "SinglePass": "context",
+    "TrainingRateEstimator": "estimators",
+    "integer_twin": "exact",
+}
 
 __all__ = [
     "Coder",
@@ -22,3 +44,9 @@ __all__ = [
     "Writer",
     "integer_twin",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TORCH:
+        raise AttributeError(f"module 'trifocal.entropy' has no attribute {name!r}")
+    return getattr(import_module(f"trifocal.entropy.{_TORCH[name]}"), name)

@@ -91,7 +91,7 @@ class ContextModel(nn.Module, ABC):
         """
 
 
-class StepsOfLevel(nn.Module):
+class LevelParameters(nn.Module):
     """From what a network says in units of y to mean and scale index in quantiser steps, which vary with the quality.
 
     The published models have one network for each rate and need none of this.
@@ -131,7 +131,7 @@ class SinglePass(ContextModel):
     def __init__(self, latent_channels: int, steps: Tensor) -> None:
         super().__init__()
         self.normalise = QualityInterpolation(steps[:, None].expand(-1, latent_channels))
-        self.of_level = StepsOfLevel(steps, latent_channels)
+        self.of_level = LevelParameters(steps, latent_channels)
 
     def take(self, y: Tensor, step: int) -> Tensor:
         return y

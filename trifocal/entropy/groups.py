@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.entropy.context import ContextModel, StepsOfLevel
+from trifocal.entropy.context import ContextModel, LevelParameters
 from trifocal.entropy.exact import Snap
+from trifocal.entropy.gain import Gain
 from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
-from trifocal.entropy.quantise import Gain
 from trifocal.layers import Conv, QualityInterpolation
 from trifocal.transforms.elic import elic_hyper_analysis, elic_hyper_synthesis
 
@@ -50,8 +50,8 @@ class Groups(ContextModel):
 
     Choices where this departs from the paper, or where paper and code differ:
         - A logistic and a row of the integer tables instead of a Gaussian: the last layer gives the mean and log₂ of
-          the scale in units of y, and `StepsOfLevel` makes steps and a scale index of them.
-        - One model for all rates: the paper has one for each, and so neither `normalise` nor `StepsOfLevel`.
+          the scale in units of y, and `LevelParameters` makes steps and a scale index of them.
+        - One model for all rates: the paper has one for each, and so neither `normalise` nor `LevelParameters`.
         - Which colour comes first: in TACO's code the places whose row + column is odd, in CompressAI's the even ones.
         - Channel context from all groups before (the paper); the Chandelier re-implementation takes the first and the
           one before.
@@ -88,7 +88,7 @@ class Groups(ContextModel):
             ramp(width + (4 if begin else 2) * (end - begin), 2 * (end - begin), least=width)
             for begin, end in self.ranges
         )
-        self.of_level = StepsOfLevel(steps, channels)
+        self.of_level = LevelParameters(steps, channels)
 
     def take(self, y: Tensor, step: int) -> Tensor:
         """[B, h, w, M] → [B, h, w/2, G] with G the size of the group, h and w even."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork
 from trifocal.codecs.dual_layer_compact import DualLayerCompact
-from trifocal.codecs.scalable import BaseLayer, ScalableCodec
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import CompactBaseAnalysis
 from trifocal.entropy import RateEstimator
@@ -148,13 +148,13 @@ def train_base(
     return path
 
 
-def whole_codec(of: str, start: str | Path | None) -> ScalableCodec:
+def whole_codec(of: str, start: str | Path | None) -> ScalableNetwork:
     """The preset as in `start`; without it untrained, but for a compact one's enhancement, which is compact's that ships."""
     from trifocal.weights import FOLDER
 
     check_layers(find(of))
-    codec = find(of).build()
-    assert isinstance(codec, ScalableCodec)
+    codec = find(of).build().network
+    assert isinstance(codec, ScalableNetwork)
     analysis = codec.base.analysis
     if isinstance(analysis, CompactBaseAnalysis):
         begin_with(codec, start or FOLDER / find(TRUNK).weights)
@@ -165,7 +165,7 @@ def whole_codec(of: str, start: str | Path | None) -> ScalableCodec:
 
 
 @torch.no_grad()
-def finish(codec: ScalableCodec, scenes: Scenes) -> None:
+def finish(codec: ScalableNetwork, scenes: Scenes) -> None:
     """Sets the base's frequency tables to what scenes hold, and then how much a compact enhancement trusts the first picture."""
     codec.eval()
     base = codec.base

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trifocal.codecs.scalable import ScalableCodec
+from trifocal.codecs.base_layer import ScalableNetwork
 from trifocal.detection.detector import SplitDetector, compact_detector
 from trifocal.errors import OptionError
 from trifocal.losses.detection import Seen, Target, detection_losses, maps_of
@@ -119,8 +119,8 @@ def train_detector(
     training, held_out = pictures_of(data, steps, minutes, report)
     detector, base = compact_detector(), None
     if stage == 3:
-        codec = load(PRESET)
-        assert isinstance(codec, ScalableCodec)
+        codec = load(PRESET).network
+        assert isinstance(codec, ScalableNetwork)
         base, start = codec.base, start or FOLDER / "detector.safetensors"
     keep_front = keep_front or stage == 3
     if keep_front and start is None:

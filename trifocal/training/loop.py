@@ -26,7 +26,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from trifocal.codecs.codec import Codec
+from trifocal.codecs.network import CodecNetwork
 from trifocal.data import CropBatch, Crops, TrainingPicture, read_pictures, split
 from trifocal.errors import OptionError
 from trifocal.layers import branches_in
@@ -121,7 +121,7 @@ def train(
     )
     set_seed(recipe.seed)
     tower = load_text_encoder(chosen.tower) if chosen.words else None
-    run = Run(chosen.build(), objective(), recipe, Path(out), steps, minutes, tower, precision)
+    run = Run(chosen.build().network, objective(), recipe, Path(out), steps, minutes, tower, precision)
     start = start or (FOLDER / chosen.shared if chosen.shared else None)
     if start is not None:
         run.start_from(start)
@@ -150,7 +150,7 @@ class Run:
 
     def __init__(
         self,
-        codec: Codec,
+        codec: CodecNetwork,
         objective: Objective,
         recipe: Recipe,
         out: Path,
@@ -182,16 +182,16 @@ class Run:
         )
 
     @property
-    def bare(self) -> Codec:
+    def bare(self) -> CodecNetwork:
         """The codec without what accelerate wraps around it."""
-        codec: Codec = self.accelerator.unwrap_model(self.parts["codec"])
+        codec: CodecNetwork = self.accelerator.unwrap_model(self.parts["codec"])
         return codec
 
     @property
-    def average(self) -> Codec:
+    def average(self) -> CodecNetwork:
         """The averaged weights, as a codec."""
         codec = self.averaged.module
-        assert isinstance(codec, Codec)
+        assert isinstance(codec, CodecNetwork)
         return codec
 
     def go(

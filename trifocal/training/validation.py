@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trifocal.codecs.codec import Codec
+from trifocal.codecs.network import CodecNetwork
 from trifocal.data import Crops, TrainingPicture
 from trifocal.data.images import centre_crop
 from trifocal.entropy import RateEstimator
@@ -38,7 +38,7 @@ def validation_batch(held_out: list[TrainingPicture], crop: int) -> Tensor:
 
 
 @torch.no_grad()
-def validate(codec: Codec, x: Tensor, objective: Objective) -> dict[str, float]:
+def validate(codec: CodecNetwork, x: Tensor, objective: Objective) -> dict[str, float]:
     """Rounded latents and table bits at five qualities: bpp and PSNR at each, and the geometric mean of the costs; what the objective
     says of each picture besides, as its mean."""
     codec.eval()
@@ -62,7 +62,9 @@ def validate(codec: Codec, x: Tensor, objective: Objective) -> dict[str, float]:
 
 
 @torch.no_grad()
-def calibrate(codec: Codec, pictures: Sequence[TrainingPicture], recipe: Recipe, batches: int = 24) -> None:
+def calibrate(
+    codec: CodecNetwork, pictures: Sequence[TrainingPicture], recipe: Recipe, batches: int = 24
+) -> None:
     """Sets the frequency tables to what training crops of all qualities really hold in each row. The same weights and pictures
     give the same tables."""
     codec.eval()
@@ -71,7 +73,7 @@ def calibrate(codec: Codec, pictures: Sequence[TrainingPicture], recipe: Recipe,
     with Crops(pictures, 8, recipe.crop, recipe.seed + 1) as crops, torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         for _ in range(batches):
-            codec(to_tensor(crops.next().rgb).to(device), spread_levels(8, device), meter=meter)
+            codec(to_tensor(crops.next().rgb).to(device), spread_levels(8, device), estimator=meter)
     assert meter.counts is not None
     codec.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(meter.counts)))
     codec.train()

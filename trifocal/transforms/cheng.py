@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from trifocal.layers import Conv, DepthToSpace, ResidualBlock
 from trifocal.transforms.ssa import SemanticSpatialBlock
+from trifocal.types import LATENT_STRIDE
 
 CHANNELS = 192
 STAGES = 4
-LATENT_STRIDE = 2**STAGES
 SLOPE = 0.01  # of the leaky ReLUs
 
 
@@ -120,8 +120,8 @@ class ChengSynthesis(nn.Module):
     """
 
     # pixels: residual block 2, sub-pixel 1 before and 3×3 1 after each doubling, SSA behind it
-    REACH = sum(
-        place * 3 + (place // 2) * (SemanticSpatialBlock.REACH + (1 if place > 2 else 0))
+    RECEPTIVE_FIELD = sum(
+        place * 3 + (place // 2) * (SemanticSpatialBlock.RECEPTIVE_FIELD + (1 if place > 2 else 0))
         for place in (16, 8, 4, 2)
     )
 
@@ -143,4 +143,4 @@ class ChengSynthesis(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Pixels to each side that this looks at, rounded up to whole latents."""
-        return self.REACH + -self.REACH % LATENT_STRIDE
+        return self.RECEPTIVE_FIELD + -self.RECEPTIVE_FIELD % LATENT_STRIDE

@@ -112,7 +112,7 @@ class ElicSynthesis(nn.Module):
         return x_hat.permute(0, 3, 1, 2)
 
 
-def elic_reach(bottlenecks: int = 3) -> int:
+def elic_receptive_field(bottlenecks: int = 3) -> int:
     """Pixels to each side that analysis and synthesis look at, rounded up to whole latents: 144 in the paper.
 
     At each stride, a 3×3 kernel looks one place to each side. A 5×5 kernel between two scales looks two places of the

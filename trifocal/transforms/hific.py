@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from trifocal.layers import Conv, Deconv, ResidualBlock
 from trifocal.transforms.ssa import SemanticSpatialBlock
+from trifocal.types import LATENT_STRIDE
 
 WIDTH = 60
 LATENT_CHANNELS = 220
 HYPER_CHANNELS = 320
 RESIDUAL_BLOCKS = 9
 HALVINGS = 4
-LATENT_STRIDE = 2**HALVINGS
 EPSILON = 1e-3  # of ChannelNorm
 
 
@@ -61,7 +61,7 @@ class HificAnalysis(nn.Module):
 class NormalisedBlock(ResidualBlock):
     """x + conv, norm, ReLU, conv, norm: [B, H, W, C] → same; looks two places to each side."""
 
-    REACH = 2
+    RECEPTIVE_FIELD = 2
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class NormalisedBlock(ResidualBlock):
 class Upsampling(nn.Module):
     """A transposed convolution, ChannelNorm and ReLU: [B, H, W, I] → [B, 2·H, 2·W, O]; looks one place to each side."""
 
-    REACH = 1
+    RECEPTIVE_FIELD = 1
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -147,11 +147,11 @@ class HificSynthesis(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Pixels to each side that this looks at, rounded up to whole latents: 432 with nine blocks and words."""
-        pixels = LATENT_STRIDE * (1 + NormalisedBlock.REACH * len(self.residual)) + 3
+        pixels = LATENT_STRIDE * (1 + NormalisedBlock.RECEPTIVE_FIELD * len(self.residual)) + 3
         for stage in range(HALVINGS + 1):
             place = LATENT_STRIDE // 2**stage
-            pixels += place * SemanticSpatialBlock.REACH if len(self.aware) else 0
-            pixels += place * Upsampling.REACH if stage < HALVINGS else 0
+            pixels += place * SemanticSpatialBlock.RECEPTIVE_FIELD if len(self.aware) else 0
+            pixels += place * Upsampling.RECEPTIVE_FIELD if stage < HALVINGS else 0
         return pixels + -pixels % LATENT_STRIDE
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trifocal.transforms.dct import BLOCK, dct_matrix
 
-REACH = BLOCK // 2
+RECEPTIVE_FIELD = BLOCK // 2
 
 
 class Lapping(nn.Module):
@@ -37,16 +37,16 @@ class Lapping(nn.Module):
         """H and W multiples of 16."""
         b, h, w, c = x.shape
         x = mirrored(x, 1).reshape(b, -1, BLOCK, w * c)
-        x = (self.down @ x).reshape(b, -1, w, c)[:, REACH : REACH + h]
+        x = (self.down @ x).reshape(b, -1, w, c)[:, RECEPTIVE_FIELD : RECEPTIVE_FIELD + h]
         x = mirrored(x, 2).reshape(b, h, -1, BLOCK * c)
         across = torch.kron(self.across, torch.eye(c, dtype=x.dtype, device=x.device))
-        return (x @ across.T).reshape(b, h, -1, c)[:, :, REACH : REACH + w]
+        return (x @ across.T).reshape(b, h, -1, c)[:, :, RECEPTIVE_FIELD : RECEPTIVE_FIELD + w]
 
 
 def mirrored(x: Tensor, axis: int) -> Tensor:
-    """With `REACH` mirrored samples before and after."""
-    before = x.narrow(axis, 0, REACH).flip(axis)
-    after = x.narrow(axis, x.shape[axis] - REACH, REACH).flip(axis)
+    """With `RECEPTIVE_FIELD` mirrored samples before and after."""
+    before = x.narrow(axis, 0, RECEPTIVE_FIELD).flip(axis)
+    after = x.narrow(axis, x.shape[axis] - RECEPTIVE_FIELD, RECEPTIVE_FIELD).flip(axis)
     return torch.cat([before, x, after], dim=axis)
 
 

@@ -52,7 +52,7 @@ class SemanticSpatialBlock(nn.Module):
         word_channels: D of the pooled words.
     """
 
-    REACH = 3  # places to each side: the mask's convolution and the two behind it
+    RECEPTIVE_FIELD = 3  # places to each side: the mask's convolution and the two behind it
 
     def __init__(self, channels: int, word_channels: int) -> None:
         super().__init__()

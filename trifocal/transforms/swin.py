@@ -1,7 +1,7 @@
 """Attention within windows that move (Liu et al., "Swin Transformer", 2021), made so that tiles with a halo are exact.
 
 Windows divide squares of 64 pixels, or are shifted by their half. Pictures are padded to such squares, and tiles and their
-halos begin at them, so that a tile's windows are the whole picture's, and `swin_reach` says how far they look together.
+halos begin at them, so that a tile's windows are the whole picture's, and `swin_receptive_field` says how far they look together.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trifocal.layers import Conv, depth_to_space, space_to_depth
 
-__all__ = ["SwinAnalysis", "SwinBlock", "WindowAttention", "swin_reach"]
+__all__ = ["SwinAnalysis", "SwinBlock", "WindowAttention", "swin_receptive_field"]
 
 GRID = 64  # pixels: tiles and their halos begin at multiples
 HALVINGS = (2, 4, 8)  # strides of the scales that have blocks
@@ -144,7 +144,7 @@ class SwinAnalysis(nn.Module):
         return eighth
 
 
-def swin_reach(depths: Sequence[int], window: int) -> int:
+def swin_receptive_field(depths: Sequence[int], window: int) -> int:
     """Pixels to each side of a box on the grid that `SwinAnalysis` looks at for the box's latents; 273 at its own sizes.
 
     From the latents back to the pixels: a convolution looks one place of the finer scale further, windows to their edges.

@@ -13,7 +13,7 @@ from trifocal.layers import Conv, Deconv, DepthToSpace, zero_init
 from trifocal.transforms.cheng import ConvolutionBlock
 from trifocal.transforms.elic import ATTENTION_UNITS, Bottleneck, GatedAttention
 
-__all__ = ["ConditionedSynthesis", "UNet", "conditioned_reach"]
+__all__ = ["ConditionedSynthesis", "UNet", "conditioned_receptive_field"]
 
 Known = tuple[Tensor, Tensor, Tensor]  # c1, c½ and c¼
 
@@ -33,7 +33,7 @@ class UNet(nn.Module):
         channels: C1, C2 and C3.
     """
 
-    REACH = 27  # pixels to each side: two places for a block, one for a convolution, rounded up where a scale begins
+    RECEPTIVE_FIELD = 27  # pixels to each side: two places for a block, one for a convolution, rounded up where a scale begins
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class ConditionedSynthesis(nn.Module):
         return added
 
 
-def conditioned_reach(bottlenecks: int) -> int:
+def conditioned_receptive_field(bottlenecks: int) -> int:
     """Pixels to each side that `ConditionedSynthesis` and the U-Net before it look at; 122 with three bottlenecks.
 
     The latent's own way is the longest: attention at 1/16, and at each scale a transposed 5×5 kernel (one coarser place) and
