@@ -198,7 +198,7 @@ def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[Dual
     built: list[DualLayerCompact] = []
 
     def build(of: str, start: Path | None) -> DualLayerCompact:
-        built.append(small_dual(detector))
+        built.append(small_dual(detector).network)
         return built[-1]
 
     monkeypatch.setattr(lesson, "whole_codec", build)
@@ -249,7 +249,7 @@ def test_the_base_of_the_papers_size_learns_from_its_own_detector(
     own = copy.deepcopy(codec.network.detector)
     own.categories = (PERSON, BRUSH)
     codec.network.find_detector = lambda device: own
-    monkeypatch.setattr(lesson, "whole_codec", lambda of, start: codec)
+    monkeypatch.setattr(lesson, "whole_codec", lambda of, start: codec.network)
     run = tmp_path / "run"
     path = lesson.train_base([pictures_in(tmp_path)], run, of="dual-layer", steps=4, batch=2, every=0)
     first, *_, last = log_of(run)
@@ -275,15 +275,15 @@ def test_it_begins_with_the_trunk_of_compact(tmp_path: Path) -> None:
         lesson.whole_codec("dual-layer-compact", None),
         read_weights(FOLDER / "compact.safetensors"),
     )
-    own = codec.network.state_dict()
+    own = codec.state_dict()
     assert all(torch.equal(own[name], value) for name, value in compact.items())
     with torch.no_grad():
-        for parameter in codec.network.base.parameters():
+        for parameter in codec.base.parameters():
             if parameter.requires_grad:  # the front is the detector's
                 parameter.fill_(0.25)
     write_weights(codec, tmp_path / "w.safetensors")
     again = lesson.whole_codec("dual-layer-compact", tmp_path / "w.safetensors")
-    assert same(codec.network.base.state_dict(), again.network.base.state_dict())
+    assert same(codec.base.state_dict(), again.base.state_dict())
     with pytest.raises(PresetError, match="compact makes no base layer"):
         lesson.whole_codec("compact", None)
 
@@ -301,7 +301,7 @@ def test_what_is_behind_the_split_learns_on_and_the_front_stays(
     monkeypatch.setattr(later, "Answers", Blocks)
     codec = small_dual(detector)
     before = copy.deepcopy(codec.network.state_dict())
-    monkeypatch.setattr(later, "load", lambda preset: codec.network.eval())
+    monkeypatch.setattr(later, "load", lambda preset: codec)
     start = tmp_path / "start.safetensors"
     write_weights(detector, start)
     run = tmp_path / "run"

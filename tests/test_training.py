@@ -174,10 +174,10 @@ def test_schedule_and_levels():
 def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
     with pytest.raises(WeightsError, match="not installed"):
-        load_weights(small_codec(), "none.safetensors")
+        load_weights(small_codec().network, "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"\x10" * 40)
     with pytest.raises(WeightsError, match="damaged"):
-        load_weights(small_codec(), "bad.safetensors")
+        load_weights(small_codec().network, "bad.safetensors")
 
 
 class Square(TrainingTask):

@@ -144,16 +144,16 @@ def test_the_preset_ships_on_the_earlier_weights_of_compact():
 def test_weights_that_are_shared_are_not_written_twice(tmp_path, monkeypatch):
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
     plain, codec = small_codec(noise=0.0), small()
-    write_weights(plain, tmp_path / "plain.safetensors")
-    load_weights(plain, "plain.safetensors")
+    write_weights(plain.network, tmp_path / "plain.safetensors")
+    load_weights(plain.network, "plain.safetensors")
     codec.network.load_state_dict(plain.network.state_dict(), strict=False)
-    write_weights(codec, tmp_path / "own.safetensors", shared="plain.safetensors")
+    write_weights(codec.network, tmp_path / "own.safetensors", shared="plain.safetensors")
     own = read_weights(tmp_path / "own.safetensors")
     assert own and all(name.startswith(("synthesis.preferring.", "synthesis.detail.")) for name in own)
     again = small(noise=0.0)
-    load_weights(again, "own.safetensors", "plain.safetensors")
-    write_weights(codec, tmp_path / "whole.safetensors")
-    load_weights(whole := small(noise=0.0), "whole.safetensors")
+    load_weights(again.network, "own.safetensors", "plain.safetensors")
+    write_weights(codec.network, tmp_path / "whole.safetensors")
+    load_weights((whole := small(noise=0.0)).network, "whole.safetensors")
     assert again.fingerprint == whole.fingerprint
     assert all(
         torch.equal(w.half(), again.network.state_dict()[name].half())
@@ -166,7 +166,7 @@ def test_a_run_begins_with_the_shared_weights_and_ships_its_own(tmp_path, monkey
     folder.mkdir()
     for place in ("weights", "training.loop"):
         monkeypatch.setattr(f"trifocal.{place}.FOLDER", folder)
-    write_weights(small_codec(), folder / find("ug-icm-compact").shared)
+    write_weights(small_codec().network, folder / find("ug-icm-compact").shared)
     recipe = replace(find("ug-icm-compact").recipe, crop=64, batch=2, warmup=1)
     tiny = replace(
         find("ug-icm-compact"),

@@ -214,7 +214,7 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         "taco": (taco, "encoder"),
     }
     for number, (name, (build, reads)) in enumerate(builds.items(), start=50):
-        write_weights(build(), tmp_path / f"{name}.safetensors")
+        write_weights(build().network, tmp_path / f"{name}.safetensors")
         changes: dict[str, Any] = {"id": number, "weights": f"{name}.safetensors", "words": reads}
         made.append(replace(PRESETS[0], name=name, tower="letters", build=build, **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))

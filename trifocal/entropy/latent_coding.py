@@ -148,9 +148,9 @@ def check_latents(shape: tuple[int, ...], channels: int, level: Any) -> None:
 
 def check_level(level: Any, batch: int) -> None:
     """Raises OptionError unless level is an integer array or tensor [B] with values in 0..800."""
-    kind = str(getattr(level, "dtype", type(level).__name__))
-    if "int" not in kind or tuple(level.shape) != (batch,):
-        found = f"{kind} {list(getattr(level, 'shape', []))}".removesuffix(" []")
+    kind, shape = str(getattr(level, "dtype", type(level).__name__)), getattr(level, "shape", None)
+    if "int" not in kind or shape is None or tuple(shape) != (batch,):
+        found = kind if shape is None else f"{kind} {list(shape)}"
         raise OptionError(
             f"level is an integer tensor [{batch}] with 8 · quality of each image, not {found}; or use `estimate`, which takes quality."
         )
