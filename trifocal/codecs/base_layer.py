@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trifocal.codecs.network import PADDING as IMAGE_PADDING
 from trifocal.codecs.network import CodecNetwork, Estimate, check_images, levels, rate_estimator
-from trifocal.codecs.scalable import default_base_quality
+from trifocal.codecs.rate_control import default_base_quality
 from trifocal.codecs.torch_runtime import TorchRuntime, as_array, image_tensor
 from trifocal.detection.feature_codec import PADDING, padded, trimmed
 from trifocal.detection.input_size import STEP, compact_size

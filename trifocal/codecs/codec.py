@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trifocal.codecs.mask import Mask, importance_from_mask
 from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
 from trifocal.codecs.rate_control import requested_rate, search
+from trifocal.codecs.results import Decoded, Latents
 from trifocal.codecs.runtime import Runtime
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.fields import VERSION, hexadecimal
@@ -35,37 +36,6 @@ SEARCH_BEGINS = 0.3  # of the progress, when a size is requested
 
 Progress = Callable[[float], None]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A decoded image, and the numbers of its damaged tiles (only with `best_effort`)."""
-
-    picture: Picture
-    damaged: tuple[int, ...] = field(default=())
-
-
-@dataclass(frozen=True)
-class Latents:
-    """The latents of one image, from `Codec.analyse` or `Codec.decode_latents`. Change `y` with `dataclasses.replace`.
-
-    Attributes:
-        y: [1, h, w, M], float32, of the image padded to multiples of 64 pixels. From `analyse` of a codec that reads masks there
-            is one more channel, the importance map.
-        width, height: of the image in pixels.
-        condition: side input of the synthesis.
-        layers: the other layers of the file.
-        quality: of the file that they were decoded from, or None.
-        grey: whether the image has one channel.
-    """
-
-    y: Array
-    width: int
-    height: int
-    condition: Condition[Any] | None = None
-    layers: tuple[Layer, ...] = ()
-    quality: float | None = None
-    grey: bool = False
 
 
 class Codec:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from trifocal.container import Bitstream
 from trifocal.errors import OptionError, RateError
 from trifocal.types import LEVELS_PER_QUALITY, MAX_LEVEL
 
 CLOSE_ENOUGH = 0.002
+HIGHEST_DEFAULT = 20  # quality of a base layer
 
 
 @dataclass(frozen=True)
@@ -91,3 +93,9 @@ def _level_for(size: int, estimate: Callable[[int], float]) -> int:
             (middle, now, high, bytes_high) if now <= size else (low, bytes_low, middle, now)
         )
     return low
+
+
+def default_base_quality(level: Any) -> Any:
+    """The base layer's quality for a level of the enhancement: half of its quality, at most 20. An int, or a tensor [B]."""
+    half = level // (2 * LEVELS_PER_QUALITY)
+    return half - (half - HIGHEST_DEFAULT) * (half > HIGHEST_DEFAULT)

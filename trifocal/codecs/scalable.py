@@ -20,7 +20,7 @@ from PIL import Image
 
 from trifocal.codecs.codec import Codec, Decoded, Latents, Progress
 from trifocal.codecs.mask import Mask
-from trifocal.codecs.rate_control import requested_rate
+from trifocal.codecs.rate_control import HIGHEST_DEFAULT, default_base_quality, requested_rate
 from trifocal.codecs.runtime import ScalableRuntime
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy.coder import Array
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
     from trifocal.codecs.base_layer import ScalableNetwork
     from trifocal.detection.detector import Detections, SplitDetector
 
-__all__ = ["ScalableCodec", "default_base_quality", "detect_objects"]
+__all__ = ["ScalableCodec", "detect_objects"]
 
 ALONE = 128  # in the first byte of BASE: the enhancement is not conditioned on the base preview
 BASE_QUALITIES, BASE_SHARE = (20, 10, 0), 0.15  # for a requested size, and the largest share of it
-HIGHEST_DEFAULT = 20  # quality of the base layer
 
 
 class ScalableCodec(Codec):
@@ -232,12 +231,6 @@ def detect_objects(picture: Picture, detector: SplitDetector | None = None) -> D
         size = detector.looked_at(picture.width, picture.height)
         x = image_tensor(resized(picture, size), next(detector.parameters()).device)
         return scaled_boxes(detector(x)[0], size, (picture.width, picture.height))
-
-
-def default_base_quality(level: Any) -> Any:
-    """The base layer's quality for a level of the enhancement: half of its quality, at most 20. An int, or a tensor [B]."""
-    half = level // (2 * LEVELS_PER_QUALITY)
-    return half - (half - HIGHEST_DEFAULT) * (half > HIGHEST_DEFAULT)
 
 
 def resized(picture: Picture, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -3,7 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from trifocal.entropy.coder import Coder, RateEstimator, Reader, Writer
+from trifocal.entropy.coder import Coder as Coder
+from trifocal.entropy.coder import RateEstimator as RateEstimator
+from trifocal.entropy.coder import Reader as Reader
+from trifocal.entropy.coder import Writer as Writer
 
 if TYPE_CHECKING:
     from trifocal.entropy.context import ContextModel as ContextModel
@@ -28,22 +31,6 @@ _TORCH = {
     "TrainingRateEstimator": "estimators",
     "integer_twin": "exact",
 }
-
-__all__ = [
-    "Coder",
-    "ContextModel",
-    "EntropyModel",
-    "Gain",
-    "Groups",
-    "IntegerNetworks",
-    "Prior",
-    "RateEstimator",
-    "Reader",
-    "SinglePass",
-    "TrainingRateEstimator",
-    "Writer",
-    "integer_twin",
-]
 
 
 def __getattr__(name: str) -> Any:

@@ -99,7 +99,7 @@ def code_latents(
     if importance:
         factor: Any = code_importance(coder, None if y is None else y[..., -1:], size, level)
         y_hat: Any = code_latents(networks, coder, None if y is None else y[..., :-1] * factor, level, size)
-        return y_hat / factor  # type: ignore[no-any-return]
+        return y_hat / factor
     scaled = None if y is None else networks.scale(y, level)
     z = None if scaled is None else networks.hyper_analysis(scaled, level)
     features = networks.hyper_synthesis(coder.code(z, *networks.prior(level, size)))
