@@ -55,7 +55,7 @@ def detector() -> SplitDetector:
     return compact_detector().eval().requires_grad_(False)
 
 
-def small_dual(detector: SplitDetector) -> DualLayerCompact:
+def small_dual(detector: SplitDetector) -> ScalableCodec:
     """The classes of `dual-layer-compact` at a fraction of its size."""
     plain = small_codec(noise=0.0)
     torch.manual_seed(6)

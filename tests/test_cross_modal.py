@@ -10,7 +10,8 @@ import torch
 from conftest import random_rgb
 from torch import nn
 
-from trifocal.codecs.cross_modal import CrossModal, cross_modal, cross_modal_cheng2020
+from trifocal.codecs.codec import Codec
+from trifocal.codecs.cross_modal import cross_modal, cross_modal_cheng2020
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy import RateEstimator, Reader, Writer
 from trifocal.errors import FormatError
@@ -31,7 +32,7 @@ def condition_of(seed: int = 0) -> Condition:
     return Condition(words_of(1, seed))
 
 
-def shaken(codec: CrossModal, seed: int = 0) -> CrossModal:
+def shaken(codec: Codec, seed: int = 0) -> Codec:
     """Weights moved at random so that no path is zero, latents of several steps, and statistics that were really gathered."""
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -60,7 +61,7 @@ def last_convolution(network: nn.Module) -> nn.Conv2d:
     return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)][-1]
 
 
-def small_hific() -> CrossModal:
+def small_hific() -> Codec:
     return shaken(
         cross_modal(
             width=3, latent_channels=12, hyper_channels=6, residual_blocks=1, word_channels=WORD_CHANNELS
@@ -68,7 +69,7 @@ def small_hific() -> CrossModal:
     )
 
 
-def small_cheng() -> CrossModal:
+def small_cheng() -> Codec:
     return shaken(cross_modal_cheng2020(channels=8, hyper_channels=6, word_channels=WORD_CHANNELS))
 
 

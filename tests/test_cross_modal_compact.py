@@ -25,7 +25,7 @@ def words(seed: int = 0, count: int = 1) -> Condition:
     return Condition(TextEmbedding(pooled[:, None], torch.ones(count, 1, dtype=torch.bool), pooled))
 
 
-def small(noise: float = 0.05) -> CrossModalCompact:
+def small(noise: float = 0.05) -> Codec:
     """The classes of the preset at a fraction of its size; its way of words moved at random."""
     plain = small_codec(noise=0.0)
     torch.manual_seed(3)
@@ -46,7 +46,7 @@ def small(noise: float = 0.05) -> CrossModalCompact:
 
 
 @pytest.fixture(scope="module")
-def codec() -> CrossModalCompact:
+def codec() -> Codec:
     return small()
 
 
@@ -103,17 +103,18 @@ def test_damage_is_said(codec):
 def test_only_the_synthesis_learns():
     """A few steps of the recipe lower the loss; analysis and entropy model stay, so that files stay as they were."""
     torch.manual_seed(0)
-    codec = small().train()
+    codec = small()
+    codec.network.train()
     recipe = find("cross-modal-compact").recipe
     before = {name: w.clone() for name, w in codec.network.state_dict().items()}
-    optimiser = torch.optim.Adam(groups(codec, recipe), lr=2e-3)
+    optimiser = torch.optim.Adam(groups(codec.network, recipe), lr=2e-3)
     objective = PerceptualObjective(perceptual=Halved(), perceptual_weight=6.0)
     x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
     batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]), words(0, 2))
     losses = []
     for step in range(12):
         torch.manual_seed(1)
-        ((part, loss),) = objective.turns(codec, batch, step)
+        ((part, loss),) = objective.turns(codec.network, batch, step)
         assert part == "codec"
         optimiser.zero_grad()
         loss.backward()
@@ -126,7 +127,7 @@ def test_only_the_synthesis_learns():
     }
     assert changed == {"synthesis"} and losses[-1] < losses[0]
     plain = codec.network.eval()(batch.x, batch.level)
-    judged = objective.judge(codec, batch.x, batch.level, plain)["distance"]
+    judged = objective.judge(codec.network, batch.x, batch.level, plain)["distance"]
     assert torch.equal(judged, Halved()(plain.x_hat, batch.x))
 
 
@@ -134,8 +135,8 @@ def test_what_ships_shares_its_latents_with_compact():
     """That of 0.1: the same analysis and gains; only the frequency tables were counted anew."""
     plain = trifocal.load("compact", weights=FOLDER / "compact-0.1.safetensors")
     worded = trifocal.load("cross-modal-compact")
-    assert isinstance(plain, Codec) and isinstance(worded, CrossModalCompact)
-    ours, theirs = worded.state_dict(), plain.network.state_dict()
+    assert isinstance(plain, Codec) and isinstance(worded.network, CrossModalCompact)
+    ours, theirs = worded.network.state_dict(), plain.network.state_dict()
     other = {name for name in theirs if not torch.equal(ours[name], theirs[name])}
     assert {name.split(".")[0] for name in other} == {"synthesis", "entropy"}
     assert {name for name in other if name.startswith("entropy.")} == {"entropy.frequencies"}

@@ -108,7 +108,7 @@ def test_forward_is_what_decode_gives(dual, conditions):
         if conditions:
             output = dual.network(x, torch.tensor([400]), Condition(preview=first))
         else:
-            output = CodecNetwork._forward(dual.network, x, torch.tensor([400]))
+            output = CodecNetwork._forward(dual.network, x, torch.tensor([400]), None, None)
     pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
     assert np.array_equal(dual.decode(stream).picture.rgb, pixels)
     payload, bits = len(stream.layers[1].chunks[0]), float(output.bits)

@@ -347,7 +347,7 @@ def test_a_few_steps_lower_tacos_loss() -> None:
     objective = losses.TacoObjective(perceptual=losses.TowerDistance(small_tower()), images=Colours())
     x = torch.from_numpy(np.stack([random_rgb(64, 64, seed=n) for n in range(2)])).permute(0, 3, 1, 2) / 255
     batch = batch_of(x, [200, 600], torch.randn(2, 3))
-    optimiser = torch.optim.Adam(codec.network.parameters(), 2e-3)
+    optimiser = torch.optim.Adam(codec.parameters(), 2e-3)
     seen = []
     for step in range(15):
         ((_, loss),) = objective.turns(codec, batch, step)
@@ -378,7 +378,7 @@ def test_a_run_says_what_judges_and_writes_it_down(tmp_path: Path, monkeypatch: 
         "small",
         9,
         "for tests",
-        lambda: small_codec().network.train(),
+        small_codec,
         recipe,
         "small.safetensors",
         Substitute,

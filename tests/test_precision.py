@@ -74,7 +74,7 @@ def test_the_mode_ends_with_its_context_also_after_an_error() -> None:
     codec.network.analysis.requires_grad_(False)
     blocks = [block for block in codec.network.modules() if isinstance(block, ResidualBlock)]
     frozen = [block for block in codec.network.analysis.modules() if isinstance(block, ResidualBlock)]
-    with pytest.raises(ZeroDivisionError), branches_in(torch.bfloat16, codec):
+    with pytest.raises(ZeroDivisionError), branches_in(torch.bfloat16, codec.network):
         assert {block for block in blocks if block.branch_dtype is None} == set(frozen) and frozen
         raise ZeroDivisionError
     assert all(block.branch_dtype is None for block in blocks)
@@ -91,17 +91,17 @@ def test_only_what_is_inside_of_blocks_is_in_bfloat16() -> None:
             part.dtype for part in (y if isinstance(y, tuple) else (y,))
         )
 
-    for name, module in codec.network.named_modules():
+    for name, module in codec.named_modules():
         module.register_forward_hook(note(name)) if name else None
     torch.manual_seed(0)
-    whole = codec.network(x, level)
+    whole = codec(x, level)
     seen.clear()
     with branches_in(torch.bfloat16, codec):
         torch.manual_seed(0)
-        half = codec.network(x, level)
+        half = codec(x, level)
     lower = {name for name, dtypes in seen.items() if dtypes != {torch.float32}}
     inside = (".depthwise", ".expand", ".activation", ".project")
-    blocks = [name for name, module in codec.network.named_modules() if isinstance(module, Block)]
+    blocks = [name for name, module in codec.named_modules() if isinstance(module, Block)]
     assert lower == {block + part for block in blocks for part in inside}
     assert half.bits.dtype == half.x_hat.dtype == torch.float32
     assert torch.allclose(half.bits, whole.bits, rtol=0.01) and not torch.equal(half.bits, whole.bits)

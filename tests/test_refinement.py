@@ -70,7 +70,7 @@ def test_no_step_leaves_a_latent_as_it_is(shipped: ScalableCodec) -> None:
 
 def test_what_is_expected_is_what_the_walk_is_told(detector: SplitDetector) -> None:
     """Rounded around the means it is what the walk gives back, and no table is finer than the coder's."""
-    base = small_dual(detector).base.eval()
+    base = small_dual(detector).network.base.eval()
     x = torch.rand(2, 3, 128, 192, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([160, 560])
     with torch.no_grad():
@@ -115,7 +115,8 @@ def test_who_does_not_refine_needs_no_detector(detector: SplitDetector) -> None:
     def absent(device: str) -> SplitDetector:
         raise WeightsError("no weights")
 
-    codec = small_dual(detector).eval()
+    codec = small_dual(detector)
+    codec.network.eval()
     codec.network.find_detector, codec.preset_id = absent, 8
     picture = Picture(random_rgb(96, 64))
     with pytest.raises(WeightsError, match="no weights"):

@@ -216,6 +216,6 @@ def test_the_command_line_draws_it(tmp_path):
     assert result.exit_code == 0, result.output
     assert Picture.open(drawn).rgb.shape == (90, 120, 3) and (tmp_path / "photo.tri").exists()
     refused = CliRunner().invoke(app, ["encode", str(photo), "--attention", str(drawn), "--force"])
-    assert refused.exit_code == 1 and "name a preset such as taco-compact" in " ".join(refused.output.split())
+    assert refused.exit_code == 1 and "use a preset such as taco-compact" in " ".join(refused.output.split())
     both = CliRunner().invoke(app, [*arguments, "taco-compact", str(drawn)])
     assert both.exit_code == 2 and "one picture" in both.output

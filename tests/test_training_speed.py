@@ -69,7 +69,9 @@ def test_crops_are_made_ahead_and_are_the_same_again() -> None:
 
 
 def test_a_picture_that_cannot_be_read_ends_the_run(small_preset: presets.Preset, tmp_path: Path) -> None:
-    run = Run(small_codec(), loop.objective_of(small_preset, 1)(), small_preset.recipe, tmp_path, 9, None)
+    run = Run(
+        small_codec().network, loop.objective_of(small_preset, 1)(), small_preset.recipe, tmp_path, 9, None
+    )
     broken = replace(TrainingPicture("a", random_rgb(80, 72)), kept=random_rgb(8, 8))
     threads = threading.active_count()
     with pytest.raises(ValueError, match="high <= 0"):

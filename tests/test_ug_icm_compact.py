@@ -28,7 +28,7 @@ from trifocal.types import Batch, Condition
 from trifocal.weights import FOLDER, load_weights, read_weights, write_weights
 
 
-def small(noise: float = 0.05) -> UgIcmCompact:
+def small(noise: float = 0.05) -> Codec:
     """The classes of the preset at a fraction of its size; its way for machines moved at random."""
     plain = small_codec(noise=0.0)
     torch.manual_seed(3)
@@ -49,7 +49,7 @@ def small(noise: float = 0.05) -> UgIcmCompact:
 
 
 @pytest.fixture(scope="module")
-def codec() -> UgIcmCompact:
+def codec() -> Codec:
     return small()
 
 
@@ -97,15 +97,16 @@ def test_tiles_leave_no_seams(codec, monkeypatch):
 
 def test_only_the_way_for_machines_learns():
     torch.manual_seed(0)
-    codec = small().train()
+    codec = small()
+    codec.network.train()
     before = {name: w.clone() for name, w in codec.network.state_dict().items()}
-    optimiser = torch.optim.Adam(groups(codec, find("ug-icm-compact").recipe), lr=2e-3)
+    optimiser = torch.optim.Adam(groups(codec.network, find("ug-icm-compact").recipe), lr=2e-3)
     objective = UgIcmObjective(Halved())
     x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
     batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]))
     losses = []
     for step in range(12):
-        ((part, loss),) = objective.turns(codec, batch, step)
+        ((part, loss),) = objective.turns(codec.network, batch, step)
         assert part == "codec"
         optimiser.zero_grad()
         loss.backward()
@@ -114,7 +115,7 @@ def test_only_the_way_for_machines_learns():
     changed = {name for name, w in codec.network.state_dict().items() if not torch.equal(w, before[name])}
     assert {name.split(".")[1] for name in changed} == {"preferring", "detail"} and losses[-1] < losses[0]
     people = codec.network.eval()(batch.x, batch.level)
-    judged = objective.judge(codec, batch.x, batch.level, people)
+    judged = objective.judge(codec.network, batch.x, batch.level, people)
     assert judged.keys() == {"distance", "distance_machine", "psnr_machine"}
     for_people = codec.network(batch.x, batch.level, Condition(preference=torch.zeros(2))).x_hat
     assert torch.equal(judged["distance"], Halved()(for_people, batch.x))
@@ -134,8 +135,8 @@ def test_the_preset_ships_on_the_earlier_weights_of_compact():
     plain = trifocal.load("compact", weights=FOLDER / find("ug-icm-compact").shared)
     ours = trifocal.load("ug-icm-compact")
     assert ours.fingerprint_in(1) == 0xE160  # its files from before are still its own
-    assert isinstance(ours, UgIcmCompact)
-    mine, theirs = ours.state_dict(), plain.network.state_dict()
+    assert isinstance(ours.network, UgIcmCompact)
+    mine, theirs = ours.network.state_dict(), plain.network.state_dict()
     assert all(torch.equal(mine[name], w) for name, w in theirs.items())
     folder = Path(trifocal.__file__).with_name("weights")
     assert not read_weights(folder / find("ug-icm-compact").weights).keys() & theirs.keys()

@@ -15,7 +15,8 @@ from trifocal.types import LATENT_STRIDE
 __all__ = ["MASK_PRESETS", "Mask", "importance_from_mask", "log2_step_map"]
 
 Mask = NDArray[Any] | Picture
-IMPORTANCE = 4.0  # weight of the squared error where the mask is 1
+IMPORTANCE = 4.0  # weight of the squared error at positions that a text names
+MASK_IMPORTANCE = 12.0  # weight where a mask is 1
 MASK_PRESETS = ("taco-compact", "dual-layer-compact")
 
 
@@ -39,7 +40,7 @@ def importance_from_mask(mask: Mask, picture: Picture, readable: bool) -> NDArra
     high, wide = (side + -side % PADDING for side in values.shape)
     padded = np.pad(values, ((0, high - values.shape[0]), (0, wide - values.shape[1])), mode="edge")
     cells = padded.reshape(high // LATENT_STRIDE, LATENT_STRIDE, wide // LATENT_STRIDE, LATENT_STRIDE)
-    return log2_step_map(cells.mean(axis=(1, 3))[None])
+    return log2_step_map(cells.mean(axis=(1, 3))[None], MASK_IMPORTANCE)
 
 
 def log2_step_map(p: NDArray[Any], importance: float = IMPORTANCE) -> NDArray[np.float32]:
