@@ -118,14 +118,14 @@ def test_the_file_does_not_know_the_words(codec):
 
 def test_words_act_only_through_the_blocks(codec):
     """With γ0 zero, as at the start of training, the words change nothing; with it, they do."""
-    deaf = copy.deepcopy(codec)
+    deaf = copy.deepcopy(codec.network)
     with torch.no_grad():
         for name, parameter in deaf.named_parameters():
             if "strength" in name:
                 parameter.zero_()
         y_hat, level = torch.randn(1, 4, 4, codec.network.entropy.latent_channels), torch.tensor([400])
-        said = [model.synthesise(y_hat, level, condition_of()) for model in (deaf, codec)]
-        unsaid = [model.synthesise(y_hat, level) for model in (deaf, codec)]
+        said = [model.synthesise(y_hat, level, condition_of()) for model in (deaf, codec.network)]
+        unsaid = [model.synthesise(y_hat, level) for model in (deaf, codec.network)]
     assert torch.equal(said[0], unsaid[0])
     assert (said[1] - unsaid[1]).abs().max() > 0.01
 

@@ -188,7 +188,7 @@ def test_windows_a_few_at_a_time_change_nothing(monkeypatch):
     torch.manual_seed(0)
     attention, x = WindowAttention(8, 2, 4, True), torch.randn(2, 16, 12, 8)
     whole = attention(x)
-    monkeypatch.setattr(swin, "PLACES", 7 * 16)
+    monkeypatch.setattr(swin, "POSITIONS", 7 * 16)
     assert torch.allclose(attention(x), whole, atol=1e-6)
 
 

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_rgb, small_codec
+from PIL import Image
+from typer.testing import CliRunner
 
 import trifocal
+from trifocal.cli import app
 from trifocal.codecs.codec import Codec
-from trifocal.codecs.mask import MASK_PRESETS
+from trifocal.codecs.mask import MASK_PRESETS, Mask
+from trifocal.codecs.scalable import ScalableCodec
 from trifocal.demo import PHOTOGRAPH
 from trifocal.entropy import EntropyModel
 from trifocal.errors import OptionError, PresetError
@@ -84,6 +88,7 @@ def test_each_image_has_its_quality_and_its_bits() -> None:
 def test_the_base_layer_counts() -> None:
     codec = trifocal.load("dual-layer-compact")
     picture = Picture(random_rgb(150, 100))
+    assert isinstance(codec, ScalableCodec)
     stream = codec.encode(picture, quality=40, refinement=0)
     with torch.no_grad():
         bits = float(codec.network.estimate(as_x(picture), 40).bits)
@@ -159,7 +164,12 @@ def test_a_mask_moves_bits(crops: list[Picture], kind: str) -> None:
     inside = np.zeros((150, 210), bool)
     inside[:, :105] = True
     grey = np.repeat(255 * inside.astype(np.uint8)[..., None], 3, axis=2)
-    masks = {"bool": inside, "uint8": grey[..., 0], "float": inside.astype(float), "picture": Picture(grey)}
+    masks: dict[str, Mask] = {
+        "bool": inside,
+        "uint8": grey[..., 0],
+        "float": inside.astype(float),
+        "picture": Picture(grey),
+    }
     plain = codec.encode(picture, quality=40)
     masked = codec.encode(picture, size=plain.size, mask=masks[kind])
     before, after = error(codec, plain, picture), error(codec, masked, picture)
@@ -191,6 +201,21 @@ def test_a_mask_that_would_be_ignored_is_refused(compact: Codec, crops: list[Pic
     assert able == {*MASK_PRESETS}
 
 
+def test_the_command_line_takes_a_mask(tmp_path: Path, crops: list[Picture]) -> None:
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.fromarray(crops[0].rgb).save(photo)
+    half = np.zeros((150, 210), np.uint8)
+    half[:, :105] = 255
+    Image.fromarray(half).save(mask)
+    arguments = ["encode", str(photo), "--mask", str(mask), "-q", "30", "--preset"]
+    done = CliRunner().invoke(app, [*arguments, "taco-compact"])
+    assert done.exit_code == 0, done.output
+    expected = trifocal.load("taco-compact").encode(crops[0], quality=30, mask=half)
+    assert photo.with_suffix(".tri").read_bytes() == expected.to_bytes()
+    refused = CliRunner().invoke(app, [*arguments, "compact", "--force"])
+    assert refused.exit_code == 1 and "does not read a mask" in " ".join(refused.output.split())
+
+
 # ── docs/research.md ──
 
 
@@ -200,8 +225,6 @@ BLOCKS = re.findall(r"```python\n(.*?)```", RESEARCH.read_text("utf-8"), re.DOTA
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_snippets_of_the_page_run(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block by itself, on a small photo.jpg."""
-    from PIL import Image
-
     monkeypatch.chdir(tmp_path)
     Image.fromarray(random_rgb(100, 70)).save("photo.jpg")
     (tmp_path / "snippet.py").write_text(BLOCKS[number], "utf-8")
