@@ -172,7 +172,7 @@ def test_a_gradient_reaches_the_features_and_not_the_detector(detector: SplitDet
 
 def test_half_precision_rounds_transforms_and_not_rates(detector: SplitDetector) -> None:
     """Under autocast the bits of a base layer are those of y_obj, to the precision that the analysis leaves it."""
-    base = small_dual(detector).base.eval()
+    base = small_dual(detector).network.base.eval()
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([200, 600])
     seen: list[torch.dtype] = []
@@ -198,8 +198,10 @@ def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[Dual
     built: list[DualLayerCompact] = []
 
     def build(of: str, start: Path | None) -> DualLayerCompact:
-        built.append(small_dual(detector).network)
-        return built[-1]
+        network = small_dual(detector).network
+        assert isinstance(network, DualLayerCompact)
+        built.append(network)
+        return network
 
     monkeypatch.setattr(lesson, "whole_codec", build)
     return built
@@ -328,7 +330,7 @@ def test_half_of_the_pictures_went_through_the_base_layer(detector: SplitDetecto
         def next(self) -> tuple[Tensor, list[Tensor]]:
             return normalised(pixels), answers
 
-    base, seen = small_dual(detector).base.eval(), []
+    base, seen = small_dual(detector).network.base.eval(), []
     source = FeatureSource(Same(), detector, base)
     base.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     h, said = source.next()

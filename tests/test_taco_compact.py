@@ -37,19 +37,11 @@ def left_half(x: torch.Tensor, words: TextEmbedding) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def taco():
     plain = small_codec(noise=0.0)
-    codec = Codec(
-        TorchRuntime(
-            TacoCompact(
-                plain.network.analysis,
-                plain.network.entropy,
-                plain.network.synthesis,
-                plain.network.receptive_field,
-            )
-        )
-    )
-    codec.network.look = left_half
+    parts = plain.network
+    network = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
+    network.text_probability = left_half
+    codec = Codec(TorchRuntime(network.eval()))
     codec.preset_id = 1
-    codec.network.eval()
     return codec
 
 

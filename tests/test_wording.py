@@ -196,11 +196,9 @@ class Faint(Letters):
 def taco() -> Codec:
     """One whose look finds any words but empty ones in the left half of the picture."""
     parts = small_codec(noise=0.0).network
-    codec = Codec(
-        TorchRuntime(TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field))
-    )
-    codec.network.look = lambda x, words: left_half(x, words) * (words.pooled.mean() > 0)
-    return codec
+    network = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
+    network.text_probability = lambda x, words: left_half(x, words) * (words.pooled.mean() > 0)
+    return Codec(TorchRuntime(network))
 
 
 @pytest.fixture

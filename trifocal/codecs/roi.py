@@ -28,14 +28,14 @@ from trifocal.pictures.canvas import Canvas
 from trifocal.text.ground import load_ground
 from trifocal.types import LATENT_STRIDE, Condition, TextEmbedding
 
-__all__ = ["RoiNetwork", "look"]
+__all__ = ["RoiNetwork", "text_probability"]
 
 INPUT_SIDE = 256  # pixels, the square root of the encoders' input area: about that of their training
 
 Grounding = Callable[[Tensor, TextEmbedding], Tensor]
 
 
-def look(x: Tensor, words: TextEmbedding) -> Tensor:
+def text_probability(x: Tensor, words: TextEmbedding) -> Tensor:
     """x [B, 3, H, W] in 0..1 → probability that the text names a position, [B, H/16, W/16]. Raises WeightsError."""
     device = str(x.device)
     logits: Tensor = load_ground(device)(load_image_encoder(device)(x).stages[-1], words)
@@ -46,11 +46,11 @@ class RoiNetwork(CodecNetwork):
     """A codec network whose latents have one more channel: the importance map.
 
     Attributes:
-        look: image and text embedding → probability that the text names a position; by default with the bundled encoders.
+        text_probability: image and text embedding → probability that the text names a position; by default with the bundled encoders.
     """
 
     reads_importance = True
-    look: Grounding = staticmethod(look)
+    text_probability: Grounding = staticmethod(text_probability)
 
     @torch.inference_mode()
     def prepare(self, picture: Picture, condition: Condition | None) -> Condition | None:
@@ -79,7 +79,7 @@ class RoiNetwork(CodecNetwork):
         scale = INPUT_SIDE / (x.shape[2] * x.shape[3]) ** 0.5
         size = [max(STRIDE, STRIDE * round(side * scale / STRIDE)) for side in x.shape[2:]]
         small = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
-        return self.look(small.clamp(0, 1), condition.words)
+        return self.text_probability(small.clamp(0, 1), condition.words)
 
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """x [B, 3, H, W] in 0..1 → y and the importance map, [B, H/16, W/16, M + 1]."""

@@ -116,12 +116,14 @@ class ScalableCodec(Codec):
         timings: dict[str, float] | None = None,
     ) -> Decoded:
         """As `Codec.decode`; `timings` also receives the seconds of the base layer. Raises MissingLayer without base or enhancement."""
+        check_both_layers(bitstream)
         with Stopwatch(timings)("base"):
             condition = self._conditioned(bitstream, condition)
         return super().decode(bitstream, region, best_effort, condition, progress, timings)
 
     def decode_latents(self, bitstream: Bitstream, condition: Condition[Any] | None = None) -> Latents:
         """As `Codec.decode_latents`, of the enhancement layer. Raises MissingLayer without base or enhancement."""
+        check_both_layers(bitstream)
         return super().decode_latents(bitstream, self._conditioned(bitstream, condition))
 
     def detect(self, bitstream: Bitstream) -> Detections:
@@ -184,15 +186,6 @@ class ScalableCodec(Codec):
 
     def _conditioned(self, bitstream: Bitstream, condition: Condition[Any] | None) -> Condition[Any] | None:
         """The condition, with the base preview of the file where the enhancement uses it."""
-        if bitstream.layer(Tag.BASE) is None:
-            raise MissingLayer(
-                "This file has no base layer, which decoding needs. Restore it with `trifocal merge`."
-            )
-        if bitstream.layer(Tag.ENHANCEMENT) is None:
-            raise MissingLayer(
-                "This file has only a base layer: `trifocal detect` finds objects in it, `trifocal decode --layers base` shows its "
-                "preview, and `trifocal merge` restores the rest."
-            )
         flags, y_hat, size = self._decode_base(bitstream)
         if flags & ALONE:
             return condition
@@ -217,6 +210,19 @@ class ScalableCodec(Codec):
         level = np.array([(chunk[0] & ~ALONE) * LEVELS_PER_QUALITY])
         y_hat, _ = read_latents(base.entropy(), chunk[1:], level, base.latent_size(*size))
         return chunk[0], y_hat, size
+
+
+def check_both_layers(bitstream: Bitstream) -> None:
+    """Raises MissingLayer unless a file has base and enhancement."""
+    if bitstream.layer(Tag.BASE) is None:
+        raise MissingLayer(
+            "This file has no base layer, which decoding needs. Restore it with `trifocal merge`."
+        )
+    if bitstream.layer(Tag.ENHANCEMENT) is None:
+        raise MissingLayer(
+            "This file has only a base layer: `trifocal detect` finds objects in it, `trifocal decode --layers base` shows its "
+            "preview, and `trifocal merge` restores the rest."
+        )
 
 
 def detect_objects(picture: Picture, detector: SplitDetector | None = None) -> Detections:
