@@ -156,7 +156,7 @@ def test_both_sides_walk_alike_whatever_the_order_of_sums(codec):
                 layer.bias.copy_(layer.bias[order])
                 axis = 0 if isinstance(following, nn.ConvTranspose2d) else 1
                 following.weight.copy_(following.weight.index_select(axis, order))
-    other.network.train().eval()  # forgets the twin that was built
+    other.network.train().eval()  # drops the integer networks that were built
     for seed, number in enumerate((0, 300, 800)):
         level = torch.tensor([number])
         with torch.inference_mode():

@@ -17,7 +17,7 @@ from trifocal.codecs.network import CodecNetwork
 from trifocal.codecs.taco import GROUPS
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.container import Bitstream
-from trifocal.entropy import EntropyModel, Gain, Groups, IntegerNetworks, Prior, SinglePass, integer_twin
+from trifocal.entropy import EntropyModel, Gain, Groups, IntegerNetworks, Prior, SinglePass, integer_network
 from trifocal.entropy.exact import ExactConv, ExactDeconv, ExactLinear, to_grid
 from trifocal.entropy.groups import elic_hyperprior, on_board, one_colour
 from trifocal.layers import Conv, Deconv
@@ -88,7 +88,7 @@ def test_exact_convolutions_are_convolutions_on_the_grid(kernel, stride, size):
     torch.manual_seed(0)
     x = to_grid(torch.randn(2, *size, 5, dtype=torch.float64), 12)
     for layer in (Conv(5, 3, kernel, stride), Deconv(5, 3, kernel, stride)):
-        y, expected = integer_twin(layer)(x), layer.double()(x)
+        y, expected = integer_network(layer)(x), layer.double()(x)
         assert y.shape == expected.shape and y.is_contiguous()
         assert torch.equal(y, to_grid(y, 12)) and (y - expected).abs().max() < 2e-3
 
@@ -103,7 +103,7 @@ def test_a_sum_of_a_convolution_that_could_be_rounded_is_refused():
     for layer in (Conv(4, 2, 3), Deconv(4, 2, 3)):
         nn.init.constant_(layer.weight, 2.0**36)
         with pytest.raises(OverflowError, match="2\\^53"):
-            integer_twin(layer)
+            integer_network(layer)
 
 
 @pytest.mark.parametrize("odd", [True, False])
@@ -144,27 +144,29 @@ def test_each_pass_uses_all_that_is_decoded_near_it():
 class AnotherConvolution(nn.Module):
     """torch's own convolution in float64, with the channels in another order, in the place of a sum over taps."""
 
-    def __init__(self, twin: ExactConv | ExactDeconv) -> None:
+    def __init__(self, layer: ExactConv | ExactDeconv) -> None:
         super().__init__()
-        self.twin = twin
-        self.order = torch.randperm(twin.weight.shape[2], generator=torch.Generator().manual_seed(0))
+        self.layer = layer
+        self.order = torch.randperm(layer.weight.shape[2], generator=torch.Generator().manual_seed(0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x[..., self.order].permute(0, 3, 1, 2).contiguous()
-        weight, stride, padding = self.twin.weight[:, :, self.order], self.twin.stride, self.twin.padding
-        if isinstance(self.twin, ExactConv):
-            y = F.conv2d(x, weight.permute(3, 2, 0, 1), self.twin.bias, stride, padding)
+        weight, stride, padding = self.layer.weight[:, :, self.order], self.layer.stride, self.layer.padding
+        if isinstance(self.layer, ExactConv):
+            y = F.conv2d(x, weight.permute(3, 2, 0, 1), self.layer.bias, stride, padding)
         else:
-            y = F.conv_transpose2d(x, weight.permute(2, 3, 0, 1), self.twin.bias, stride, padding, stride - 1)
+            y = F.conv_transpose2d(
+                x, weight.permute(2, 3, 0, 1), self.layer.bias, stride, padding, stride - 1
+            )
         return to_grid(y.permute(0, 2, 3, 1), 12).clamp(-4096, 4096)
 
 
 def with_another_order(codec: Codec) -> Codec:
     other = copy.deepcopy(codec)
-    twin = other.network.entropy.twin()
-    test_exact.replace_linear(twin, ExactLinear, test_exact.AnotherExactOrder)
+    networks = other.network.entropy.integer_networks()
+    test_exact.replace_linear(networks, ExactLinear, test_exact.AnotherExactOrder)
     replaced = 0
-    for module in list(twin.modules()):
+    for module in list(networks.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, (ExactConv, ExactDeconv)) and not isinstance(module, AnotherConvolution):
                 setattr(module, name, AnotherConvolution(child))

@@ -238,7 +238,7 @@ def test_passes_cover_each_value_once():
 
 def test_context_sees_only_what_is_decoded(codec):
     """Values of later passes must not change what the model says of an earlier one."""
-    context = codec.network.entropy.twin().context
+    context = codec.network.entropy.integer_networks().context
     torch.manual_seed(0)
     features, level = torch.randn(1, 4, 4, 16).double(), torch.tensor([300])
     y = torch.round(torch.randn(1, 4, 4, 48) * 3).double()

@@ -12,7 +12,7 @@ from torch import nn
 import trifocal
 from trifocal.codecs.codec import Codec
 from trifocal.demo import PHOTOGRAPH
-from trifocal.entropy import RateEstimator, Reader, Writer, integer_twin
+from trifocal.entropy import RateEstimator, Reader, Writer, integer_network
 from trifocal.entropy.exact import ExactDepthwise, ExactLinear, ExactPlacedLinear, to_grid
 from trifocal.errors import Damaged
 from trifocal.layers import Block, Depthwise, PlacedLinear, QualityInterpolation
@@ -70,7 +70,7 @@ def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[AnotherO
 def with_another_order(codec: Codec) -> Codec:
     """The same codec, whose exact side adds up in another order."""
     other = copy.deepcopy(codec)
-    replace_linear(other.network.entropy.twin(), ExactLinear, AnotherExactOrder)
+    replace_linear(other.network.entropy.integer_networks(), ExactLinear, AnotherExactOrder)
     return other
 
 
@@ -141,7 +141,7 @@ def in_float(codec: Codec, another_order: bool) -> Codec:
         replace_linear(side, nn.Linear, AnotherOrder)
     for name, network in list(side.named_children()):
         setattr(side, name, InFloat(network))
-    other.network.entropy.twin = side.eval  # type: ignore[method-assign]  # it returns the side itself
+    other.network.entropy.integer_networks = side.eval  # type: ignore[method-assign]  # it returns the side itself
     return other
 
 
@@ -201,7 +201,7 @@ def test_exact_layers_stay_on_the_grid():
     torch.manual_seed(0)
     x = to_grid(torch.randn(1, 5, 7, 12, dtype=torch.float64), 12)
     for layer in (nn.Linear(12, 8), Depthwise(12), Block(12)):
-        y = integer_twin(layer)(x)
+        y = integer_network(layer)(x)
         assert torch.equal(y, to_grid(y, 12))
         assert (y - layer.double()(x)).abs().max() < 1e-2
 
@@ -219,8 +219,8 @@ def test_a_placed_linear_layer_is_the_whole_one_on_zeros():
     layer = PlacedLinear(12, 8, columns)
     parts = to_grid(torch.randn(3, 4, 5, dtype=torch.float64), 12)
     whole = parts.new_zeros(3, 4, 12).scatter(-1, columns.expand(3, 4, 5), parts)
-    twin = integer_twin(layer)
-    assert isinstance(twin, ExactPlacedLinear) and torch.equal(twin(parts), ExactLinear(layer)(whole))
+    network = integer_network(layer)
+    assert isinstance(network, ExactPlacedLinear) and torch.equal(network(parts), ExactLinear(layer)(whole))
     layer.double()
     assert torch.allclose(layer(parts), nn.functional.linear(whole, layer.weight, layer.bias), atol=1e-12)
     assert layer.state_dict().keys() == {"weight", "bias"}
@@ -228,14 +228,14 @@ def test_a_placed_linear_layer_is_the_whole_one_on_zeros():
 
 def test_exact_knots():
     knots = QualityInterpolation(torch.tensor([[0.0, 1.0], [1.0, -1.0], [4.0, 4.0]]))
-    exact = integer_twin(knots)(torch.tensor([0, 64, 128, 255]))
+    exact = integer_network(knots)(torch.tensor([0, 64, 128, 255]))
     assert exact[:3, 0, 0].tolist() == [[0.0, 1.0], [0.5, 0.0], [1.0, -1.0]]
     assert torch.allclose(exact.float(), knots(torch.tensor([0, 64, 128, 255])), atol=1e-3)
 
 
 def test_what_has_no_exact_form_is_refused():
     with pytest.raises(TypeError, match="Sigmoid has no exact form"):
-        integer_twin(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()))
+        integer_network(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()))
 
 
 def test_a_sum_that_could_be_rounded_is_refused():
@@ -246,10 +246,10 @@ def test_a_sum_that_could_be_rounded_is_refused():
         ExactLinear(layer)
 
 
-def test_the_twin_is_built_again_only_when_weights_change():
+def test_the_integer_network_is_built_again_only_when_weights_change():
     codec = small_codec(seed=1)
-    twin = codec.network.entropy.twin()
-    assert codec.network.train().eval().entropy.twin() is twin
+    built = codec.network.entropy.integer_networks()
+    assert codec.network.train().eval().entropy.integer_networks() is built
     with torch.no_grad():
         next(codec.network.entropy.exact_side.parameters()).add_(1)
-    assert codec.network.entropy.twin() is not twin
+    assert codec.network.entropy.integer_networks() is not built

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trifocal.entropy.context import ContextModel as ContextModel
     from trifocal.entropy.context import SinglePass as SinglePass
     from trifocal.entropy.estimators import TrainingRateEstimator as TrainingRateEstimator
-    from trifocal.entropy.exact import integer_twin as integer_twin
+    from trifocal.entropy.exact import integer_network as integer_network
     from trifocal.entropy.gain import Gain as Gain
     from trifocal.entropy.groups import Groups as Groups
     from trifocal.entropy.hyperprior import EntropyModel as EntropyModel
@@ -29,7 +29,7 @@ _TORCH = {
     "Prior": "hyperprior",
     "SinglePass": "context",
     "TrainingRateEstimator": "estimators",
-    "integer_twin": "exact",
+    "integer_network": "exact",
 }
 
 

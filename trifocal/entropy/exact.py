@@ -245,7 +245,7 @@ TWINS = {
 EXACT_AS_THEY_ARE = (nn.Sequential, nn.ModuleList, nn.ReLU, SpaceToDepth, DepthToSpace)
 
 
-def integer_twin(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ()) -> nn.Module:
+def integer_network(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ()) -> nn.Module:
     """Build the integer form of an entropy network.
 
     Args:
@@ -264,9 +264,9 @@ def integer_twin(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = (
         raise TypeError(
             f"{type(module).__name__} has no exact form; use linear, convolution, ReLU and knots."
         )
-    twin = copy.copy(module)
-    twin._modules = {name: integer_twin(child, composed_of) for name, child in module.named_children()}
-    return twin.eval()
+    network = copy.copy(module)
+    network._modules = {name: integer_network(child, composed_of) for name, child in module.named_children()}
+    return network.eval()
 
 
 def _on_grid(layer: Conv | Deconv) -> tuple[Tensor, Tensor]:

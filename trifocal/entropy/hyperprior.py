@@ -20,7 +20,7 @@ from trifocal.entropy.coder import (
 )
 from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, LevelParameters
 from trifocal.entropy.estimators import ParameterRecorder
-from trifocal.entropy.exact import Snap, integer_twin
+from trifocal.entropy.exact import Snap, integer_network
 from trifocal.entropy.gain import Gain
 from trifocal.entropy.latent_coding import (
     HYPER_STRIDE,
@@ -118,8 +118,8 @@ class EntropyModel(nn.Module):
         self.exact_side = exact_side
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
-        self._twin: IntegerNetworks | None = None
-        self._twin_checksum: tuple[int, ...] = ()
+        self._integer: IntegerNetworks | None = None
+        self._integer_checksum: tuple[int, ...] = ()
         self._models: list[Model] | None = None
         self._cost: Floats | None = None
         self._tables_checksum = 0
@@ -180,20 +180,20 @@ class EntropyModel(nn.Module):
         means, indices = ([put(part, step) for step, part in enumerate(parts)] for parts in zip(*passes))
         return torch.stack(means).sum(0), torch.stack(indices).sum(0)
 
-    def twin(self) -> IntegerNetworks:
+    def integer_networks(self) -> IntegerNetworks:
         """The integer form of the current weights. Raises WeightsError for weights too large for exact arithmetic."""
         weights = checksum(self.exact_side)
-        if self._twin is None or self._twin_checksum != weights:
+        if self._integer is None or self._integer_checksum != weights:
             composed = (IntegerNetworks, Prior, HyperSynthesis, ContextModel, LevelParameters)
             try:
                 with torch.inference_mode(False), torch.no_grad():  # a later gradient may pass through it
-                    twin = integer_twin(self.exact_side, composed)
+                    twin = integer_network(self.exact_side, composed)
             except OverflowError as error:
                 raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
             # Not registered as a child: it belongs neither to the state nor to the trained parameters.
-            object.__setattr__(self, "_twin", twin)
-            self._twin_checksum = weights
-        return cast(IntegerNetworks, self._twin)
+            object.__setattr__(self, "_integer", twin)
+            self._integer_checksum = weights
+        return cast(IntegerNetworks, self._integer)
 
     def models(self) -> list[Model]:
         """Range-coder models of the current frequencies."""
@@ -225,7 +225,7 @@ class EntropyModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EntropyModel:
         """Move to another device or precision; the integer networks are built again there."""
-        self._twin = None
+        self._integer = None
         return super()._apply(fn, recurse)
 
 
@@ -239,7 +239,7 @@ class TensorNetworks:
 
     def __init__(self, model: EntropyModel, exact: bool) -> None:
         self.model, self.exact = model, exact
-        self.networks = model.twin() if exact else model.exact_side
+        self.networks = model.integer_networks() if exact else model.exact_side
         self.passes = model.exact_side.context.passes
 
     def scale(self, y: Tensor, level: Tensor) -> Tensor:

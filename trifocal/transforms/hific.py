@@ -177,7 +177,7 @@ class HificHyperSynthesis(nn.ModuleList):
     """z_hat [B, h/4, w/4, Z] → features [B, h, w, 2·M]: one network for the means and one for the scales.
 
     Each is twice deconv 5×5 stride 2, then conv 3×3, with ReLU between: all layers have integer forms. It is an `nn.ModuleList`
-    because `integer_twin` converts lists of networks.
+    because `integer_network` converts lists of networks.
     """
 
     def __init__(self, latent_channels: int = LATENT_CHANNELS, hyper_channels: int = HYPER_CHANNELS) -> None:
