@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from trifocal.cli.console import Console, reporting
-from trifocal.codecs.codec import Codec
+from trifocal.codecs.network import CodecNetwork
 from trifocal.data import read_pictures, split
 from trifocal.errors import TrifocalError
-from trifocal.losses import Cvvdp, Ssimulacra2, bits_per_pixel, quality_lambda, mean_squared_error
+from trifocal.losses import Cvvdp, Ssimulacra2, bits_per_pixel, mean_squared_error, quality_lambda
 from trifocal.presets import load
 from trifocal.training.validation import validation_batch
 
@@ -47,7 +47,7 @@ def main() -> None:
         pictures = read_pictures(arguments.data, CROP, lambda key: report(0.0, f"reading {key}"))
         _, held_out = split(pictures)
         x = validation_batch(held_out, CROP)[: arguments.crops]
-        codec = load(arguments.preset, weights=arguments.weights)
+        codec = load(arguments.preset, weights=arguments.weights).network
         rates = exchange_rates(codec, x, terms, lambda fraction: report(fraction, "coding"))
     print("level   " + "".join(f"{name:>18}" for name in terms))
     for level, row in zip(LEVELS, rates):
@@ -57,7 +57,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def exchange_rates(
-    codec: Codec,
+    codec: CodecNetwork,
     x: Tensor,
     terms: dict[str, Term],
     progress: Callable[[float], None],
@@ -75,7 +75,9 @@ def exchange_rates(
     return rates
 
 
-def operating_point(codec: Codec, x: Tensor, level: int, terms: dict[str, Term]) -> tuple[float, list[float]]:
+def operating_point(
+    codec: CodecNetwork, x: Tensor, level: int, terms: dict[str, Term]
+) -> tuple[float, list[float]]:
     """Bits per pixel and the value of each term at a level, means over the crops."""
     rates, values = [], []
     for crop in x.split(4):

@@ -174,12 +174,12 @@ class Request:
                 "detect, base layer's own file": lambda: codec.detect(Bitstream.open(base)),
                 "detect, base layer of the whole file": lambda: codec.detect(read_base(whole)[0]),
                 REFERENCE: lambda: detect_objects(
-                    codec.decode(Bitstream.open(whole)).picture, codec.detector
+                    codec.decode(Bitstream.open(whole)).picture, codec.network.detector
                 ),
                 "compact: decode, then detect": lambda: detect_objects(
-                    single.decode(Bitstream.open(one)).picture, codec.detector
+                    single.decode(Bitstream.open(one)).picture, codec.network.detector
                 ),
-                "avif: open, then detect": lambda: detect_objects(Picture.open(avif), codec.detector),
+                "avif: open, then detect": lambda: detect_objects(Picture.open(avif), codec.network.detector),
             }
             paths = list_pictures([self.folder], recursive=True)[: self.timed]
             for number, path in enumerate(paths):

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +10,8 @@ from PIL import Image
 
 from trifocal import presets
 from trifocal.codecs.codec import Codec
+from trifocal.codecs.network import CodecNetwork
+from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.entropy import EntropyModel
 from trifocal.losses.perceptual import Perceptual
 from trifocal.pictures import Picture, canvas
@@ -22,18 +23,19 @@ def small_codec(seed: int = 0, noise: float = 0.05) -> Codec:
     """The classes of `compact` at a fraction of its size; weights moved at random, so that no path is zero."""
     torch.manual_seed(seed)
     steps = torch.logspace(2.0, 0.8, 8)
-    codec = Codec(
+    network = CodecNetwork(
         analysis=Analysis(channels=16, latent_channels=48, blocks=2),
         entropy=EntropyModel(latent_channels=48, hyper_channels=8, width=16, blocks=1, steps=steps),
         synthesis=Synthesis(channels=16, latent_channels=48, blocks=2, knots=8),
         receptive_field=16,
     )
     with torch.no_grad():
-        for name, parameter in codec.named_parameters():
+        for name, parameter in network.named_parameters():
             if ".linear." not in name and "log_gain" not in name and "normalise" not in name:
                 parameter.add_(noise * torch.randn_like(parameter))
+    codec = Codec(TorchRuntime(network.eval()))
     codec.preset_id = 1
-    return codec.eval()
+    return codec
 
 
 def random_rgb(width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -56,18 +58,10 @@ def largest_seam(codec: Codec, condition: Condition, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(canvas, "TILE", 128)
     stream = codec.encode(picture, quality=60)
     assert len(stream.layers[0].chunks) == 6
-    latents: list[torch.Tensor] = []
-    code_latents = codec.code_latents
-
-    def kept(*given: Any) -> torch.Tensor:
-        latents.append(code_latents(*given))
-        return latents[-1]
-
-    monkeypatch.setattr(codec, "walk", kept)
     by_tile = codec.decode(stream, condition=condition).picture.rgb
-    rows = [torch.cat(latents[at : at + 3], dim=2) for at in (0, 3)]
+    y_hat = torch.from_numpy(codec.decode_latents(stream).y)
     with torch.inference_mode():
-        at_once = codec.synthesise(torch.cat(rows, dim=1), torch.tensor([480]), condition)[0, :, :200, :300]
+        at_once = codec.network.synthesise(y_hat, torch.tensor([480]), condition)[0, :, :200, :300]
     return int(np.abs(at_once.permute(1, 2, 0).mul(255).round().clamp(0, 255).numpy() - by_tile).max())
 
 
@@ -94,7 +88,7 @@ def picture() -> Picture:
 def tiny_preset() -> presets.Preset:
     """The small codec with the recipe of `compact` for small crops."""
     recipe = replace(presets.find("compact").recipe, batch=2, crop=64, warmup=2, ema=0.5)
-    return presets.Preset("small", 9, "for tests", lambda: small_codec().train(), recipe, "small.safetensors")
+    return presets.Preset("small", 9, "for tests", small_codec, recipe, "small.safetensors")
 
 
 @pytest.fixture

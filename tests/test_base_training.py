@@ -16,8 +16,9 @@ from test_dual_layer import small_dual_layer
 from test_scenes import BRUSH, PERSON
 from torch import Tensor
 
+from trifocal.codecs.base_layer import BaseLayer, ScalableTorchRuntime
 from trifocal.codecs.dual_layer_compact import FINE, STRIDE, DualLayerCompact
-from trifocal.codecs.scalable import BaseLayer
+from trifocal.codecs.scalable import ScalableCodec
 from trifocal.detection.backbone import normalised
 from trifocal.detection.detector import SplitDetector, compact_detector
 from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
@@ -54,7 +55,7 @@ def detector() -> SplitDetector:
     return compact_detector().eval().requires_grad_(False)
 
 
-def small_dual(detector: SplitDetector) -> DualLayerCompact:
+def small_dual(detector: SplitDetector) -> ScalableCodec:
     """The classes of `dual-layer-compact` at a fraction of its size."""
     plain = small_codec(noise=0.0)
     torch.manual_seed(6)
@@ -64,11 +65,21 @@ def small_dual(detector: SplitDetector) -> DualLayerCompact:
         CompactBaseSynthesis(32, 24, FINE, 1),
         Extractor(FINE, STRIDE, 24, 1),
     )
-    assert isinstance(plain.analysis, Analysis) and isinstance(plain.synthesis, Synthesis)
-    codec = DualLayerCompact(base, plain.analysis, plain.entropy, plain.synthesis, plain.receptive_field)
-    codec.find_detector = lambda device: detector
-    assert isinstance(codec.base.analysis, CompactBaseAnalysis)
-    codec.base.analysis.begin_like(detector)
+    assert isinstance(plain.network.analysis, Analysis) and isinstance(plain.network.synthesis, Synthesis)
+    codec = ScalableCodec(
+        ScalableTorchRuntime(
+            DualLayerCompact(
+                base,
+                plain.network.analysis,
+                plain.network.entropy,
+                plain.network.synthesis,
+                plain.network.receptive_field,
+            )
+        )
+    )
+    codec.network.find_detector = lambda device: detector
+    assert isinstance(codec.network.base.analysis, CompactBaseAnalysis)
+    codec.network.base.analysis.begin_like(detector)
     return codec
 
 
@@ -161,7 +172,7 @@ def test_a_gradient_reaches_the_features_and_not_the_detector(detector: SplitDet
 
 def test_half_precision_rounds_transforms_and_not_rates(detector: SplitDetector) -> None:
     """Under autocast the bits of a base layer are those of y_obj, to the precision that the analysis leaves it."""
-    base = small_dual(detector).base.eval()
+    base = small_dual(detector).network.base.eval()
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([200, 600])
     seen: list[torch.dtype] = []
@@ -187,8 +198,10 @@ def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[Dual
     built: list[DualLayerCompact] = []
 
     def build(of: str, start: Path | None) -> DualLayerCompact:
-        built.append(small_dual(detector))
-        return built[-1]
+        network = small_dual(detector).network
+        assert isinstance(network, DualLayerCompact)
+        built.append(network)
+        return network
 
     monkeypatch.setattr(base_task, "codec_with_base", build)
     return built
@@ -218,11 +231,11 @@ def test_steps_lower_the_loss_and_leave_the_detector_alone(
     assert {f"held_out_{name}" for name in (*TERM_WEIGHTS, "rate", "loss")} <= last.keys()
     assert same(before, detector.state_dict()) and not detector.training
     *_, made = quick
-    assert same(fresh.synthesis.state_dict(), made.synthesis.state_dict())
-    assert not torch.equal(fresh.base.entropy.frequencies, made.base.entropy.frequencies)
+    assert same(fresh.network.synthesis.state_dict(), made.synthesis.state_dict())
+    assert not torch.equal(fresh.network.base.entropy.frequencies, made.base.entropy.frequencies)
     assert ((made.trust >= 0) & (made.trust <= 1)).all()
     assert path.name == find("dual-layer-compact").weights
-    fresh.load_state_dict(read_weights(path))
+    fresh.network.load_state_dict(read_weights(path))
     record = json.loads(path.with_suffix(".json").read_text())
     assert (
         record["steps"] == 6 and record["preset"] == "dual-layer-compact" and record["task"] == TERM_WEIGHTS
@@ -237,10 +250,10 @@ def test_the_base_of_the_papers_size_learns_from_its_own_detector(
 ) -> None:
     """By the same command: at the sizes at which that looks, in its numbers; of the rest nothing is trained."""
     codec, fresh = small_dual_layer(), small_dual_layer()
-    own = copy.deepcopy(codec.detector)
+    own = copy.deepcopy(codec.network.detector)
     own.categories = (PERSON, BRUSH)
-    codec.find_detector = lambda device: own
-    monkeypatch.setattr(base_task, "codec_with_base", lambda of, start: codec)
+    codec.network.find_detector = lambda device: own
+    monkeypatch.setattr(base_task, "codec_with_base", lambda of, start: codec.network)
     run = tmp_path / "run"
     path = base_task.train_base_layer(
         [pictures_in(tmp_path)], run, of="dual-layer", steps=4, batch=2, every=0
@@ -248,8 +261,8 @@ def test_the_base_of_the_papers_size_learns_from_its_own_detector(
     first, *_, last = log_of(run)
     assert last["held_out_loss"] < first["held_out_loss"]
     assert path.name == "dual-layer.safetensors" and path.with_suffix(".csv").exists()
-    assert same(fresh.synthesis.state_dict(), codec.synthesis.state_dict())
-    assert not torch.equal(fresh.base.entropy.frequencies, codec.base.entropy.frequencies)
+    assert same(fresh.network.synthesis.state_dict(), codec.network.synthesis.state_dict())
+    assert not torch.equal(fresh.network.base.entropy.frequencies, codec.network.base.entropy.frequencies)
 
 
 def test_pictures_without_boxes_need_a_teacher(quick: list[DualLayerCompact], tmp_path: Path) -> None:
@@ -293,8 +306,8 @@ def test_what_is_behind_the_split_learns_on_and_the_front_stays(
         monkeypatch.setattr(detector_task.RefinementTask, name, value)
     monkeypatch.setattr(detector_task, "TeacherOutputs", Blocks)
     codec = small_dual(detector)
-    before = copy.deepcopy(codec.state_dict())
-    monkeypatch.setattr(detector_task, "load", lambda preset: codec.eval())
+    before = copy.deepcopy(codec.network.state_dict())
+    monkeypatch.setattr(detector_task, "load", lambda preset: codec)
     start = tmp_path / "start.safetensors"
     write_weights(detector, start)
     run = tmp_path / "run"
@@ -308,7 +321,7 @@ def test_what_is_behind_the_split_learns_on_and_the_front_stays(
     assert all(torch.equal(old[name], new[name]) for name in old if ".front." in name)
     for part in (".middle.", ".pyramid.", ".rpn.", ".box_head.", ".box_predictor."):
         assert not all(torch.equal(old[name], new[name]) for name in old if part in name), part
-    assert same(before, codec.state_dict())
+    assert same(before, codec.network.state_dict())
     assert json.loads(path.with_suffix(".json").read_text())["stage"] == 3
 
 
@@ -323,7 +336,7 @@ def test_half_of_the_pictures_went_through_the_base_layer(detector: SplitDetecto
 
         def close(self) -> None: ...
 
-    base, seen = small_dual(detector).base.eval(), []
+    base, seen = small_dual(detector).network.base.eval(), []
     source = FeatureSource(Same(), detector, base)
     base.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     h, said = source.next()
@@ -349,10 +362,10 @@ def test_batches_come_again() -> None:
         def close(self) -> None: ...
 
     slow = Counting()
-    source = DataEcho(slow, 3, seed=0)
+    source: Any = DataEcho(slow, 3, seed=0)
     came = [source.next()[0] for _ in range(DataEcho.kept + 3000)]
     assert came[: DataEcho.kept] == list(range(DataEcho.kept))
     assert slow.number == pytest.approx(DataEcho.kept + 1000, rel=0.1)
     assert max(came) == slow.number and len(source.pool) == DataEcho.kept
     assert len(set(came)) == slow.number + 1
-    assert [DataEcho(Counting(), 1, seed=0).next()[0] for _ in range(3)] == [0, 0, 0]
+    assert [repeated.next()[0] for _ in range(3)] == [0, 0, 0]

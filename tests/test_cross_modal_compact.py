@@ -8,6 +8,7 @@ from conftest import Halved, largest_seam, random_rgb, small_codec
 import trifocal
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.cross_modal_compact import CrossModalCompact
+from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.container import Bitstream, Layer
 from trifocal.errors import Damaged
 from trifocal.losses import PerceptualObjective
@@ -24,23 +25,28 @@ def words(seed: int = 0, count: int = 1) -> Condition:
     return Condition(TextEmbedding(pooled[:, None], torch.ones(count, 1, dtype=torch.bool), pooled))
 
 
-def small(noise: float = 0.05) -> CrossModalCompact:
+def small(noise: float = 0.05) -> Codec:
     """The classes of the preset at a fraction of its size; its way of words moved at random."""
     plain = small_codec(noise=0.0)
     torch.manual_seed(3)
     synthesis = WordedSynthesis(16, 48, 2, 8, word_channels=8, worded=1)
-    synthesis.load_state_dict(plain.synthesis.state_dict(), strict=False)
-    codec = CrossModalCompact(plain.analysis, plain.entropy, synthesis, receptive_field=32)
+    synthesis.load_state_dict(plain.network.synthesis.state_dict(), strict=False)
+    codec = Codec(
+        TorchRuntime(
+            CrossModalCompact(plain.network.analysis, plain.network.entropy, synthesis, receptive_field=32)
+        )
+    )
     with torch.no_grad():
         for part in (synthesis.worded, synthesis.detail):
             for parameter in part.parameters():
                 parameter.add_(noise * torch.randn_like(parameter))
     codec.preset_id = 1
-    return codec.eval()
+    codec.network.eval()
+    return codec
 
 
 @pytest.fixture(scope="module")
-def codec() -> CrossModalCompact:
+def codec() -> Codec:
     return small()
 
 
@@ -70,7 +76,7 @@ def test_forward_is_what_decode_gives(codec, condition):
     rgb = random_rgb(192, 128, seed=2)
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        output = codec(x, torch.tensor([400]), condition)
+        output = codec.network(x, torch.tensor([400]), condition)
     stream = codec.encode(Picture(rgb), quality=50)
     pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
     assert np.array_equal(codec.decode(stream, condition=condition).picture.rgb, pixels)
@@ -97,28 +103,31 @@ def test_damage_is_said(codec):
 def test_only_the_synthesis_learns():
     """A few steps of the recipe lower the loss; analysis and entropy model stay, so that files stay as they were."""
     torch.manual_seed(0)
-    codec = small().train()
+    codec = small()
+    codec.network.train()
     recipe = find("cross-modal-compact").recipe
-    before = {name: w.clone() for name, w in codec.state_dict().items()}
-    optimiser = torch.optim.Adam(parameter_groups(codec, recipe), lr=2e-3)
+    before = {name: w.clone() for name, w in codec.network.state_dict().items()}
+    optimiser = torch.optim.Adam(parameter_groups(codec.network, recipe), lr=2e-3)
     objective = PerceptualObjective(perceptual=Halved(), perceptual_weight=6.0)
     x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
     batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]), words(0, 2))
     losses = []
     for step in range(12):
         torch.manual_seed(1)
-        ((part, loss),) = objective.turns(codec, batch, step)
+        ((part, loss),) = objective.turns(codec.network, batch, step)
         assert part == "codec"
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
     changed = {
-        name.split(".")[0] for name, w in codec.state_dict().items() if not torch.equal(w, before[name])
+        name.split(".")[0]
+        for name, w in codec.network.state_dict().items()
+        if not torch.equal(w, before[name])
     }
     assert changed == {"synthesis"} and losses[-1] < losses[0]
-    plain = codec.eval()(batch.x, batch.level)
-    judged = objective.held_out_metrics(codec, batch.x, batch.level, plain)["distance"]
+    plain = codec.network.eval()(batch.x, batch.level)
+    judged = objective.held_out_metrics(codec.network, batch.x, batch.level, plain)["distance"]
     assert torch.equal(judged, Halved()(plain.x_hat, batch.x))
 
 
@@ -126,8 +135,8 @@ def test_what_ships_shares_its_latents_with_compact():
     """That of 0.1: the same analysis and gains; only the frequency tables were counted anew."""
     plain = trifocal.load("compact", weights=FOLDER / "compact-0.1.safetensors")
     worded = trifocal.load("cross-modal-compact")
-    assert isinstance(plain, Codec) and isinstance(worded, CrossModalCompact)
-    ours, theirs = worded.state_dict(), plain.state_dict()
+    assert isinstance(plain, Codec) and isinstance(worded.network, CrossModalCompact)
+    ours, theirs = worded.network.state_dict(), plain.network.state_dict()
     other = {name for name in theirs if not torch.equal(ours[name], theirs[name])}
     assert {name.split(".")[0] for name in other} == {"synthesis", "entropy"}
     assert {name for name in other if name.startswith("entropy.")} == {"entropy.frequencies"}

@@ -514,7 +514,7 @@ def test_the_second_stage_learns_in_the_third_stage_alone() -> None:
     reached = {name for name, p in own.named_parameters() if p.grad is not None and p.grad.any()}
     assert {name for name, _ in own.named_parameters() if ".roi_heads." in name} <= reached
     assert any(".pyramid." in name for name in reached) and not any(".front." in name for name in reached)
-    factor = partial(detector_task.RefinementTask.factor, None)
+    factor = partial(detector_task.RefinementTask.factor, None)  # type: ignore[arg-type]
     assert factor("detector.network.roi_heads.box_head.whole.weight") > factor("detector.network.rpn") == 1
     first = distillation.DistillationLosses(copy.deepcopy(source.detector), keep_front=True)
     assert not any(p.requires_grad for p in first.detector.network.roi_heads.parameters())

@@ -12,7 +12,7 @@ from torch import nn
 import trifocal
 from trifocal.codecs.codec import Codec
 from trifocal.demo import PHOTOGRAPH
-from trifocal.entropy import RateEstimator, Reader, Writer, integer_twin
+from trifocal.entropy import RateEstimator, Reader, Writer, integer_network
 from trifocal.entropy.exact import ExactDepthwise, ExactLinear, ExactPlacedLinear, to_grid
 from trifocal.errors import Damaged
 from trifocal.layers import Block, Depthwise, PlacedLinear, QualityInterpolation
@@ -70,7 +70,7 @@ def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[AnotherO
 def with_another_order(codec: Codec) -> Codec:
     """The same codec, whose exact side adds up in another order."""
     other = copy.deepcopy(codec)
-    replace_linear(other.entropy.twin(), ExactLinear, AnotherExactOrder)
+    replace_linear(other.network.entropy.integer_networks(), ExactLinear, AnotherExactOrder)
     return other
 
 
@@ -78,18 +78,20 @@ def with_another_order(codec: Codec) -> Codec:
 def latents(codec: Codec, rgb: np.ndarray, level: int) -> tuple[torch.Tensor, bytes, float]:
     """y_hat on the writing side, the bytes, and the bits that a Meter counts."""
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-    y, q = codec.analyse(x), torch.tensor([level])
+    y, q = codec.network.analyse(x), torch.tensor([level])
     size = (y.shape[1], y.shape[2])
-    writer, meter = Writer(codec.entropy.models()), RateEstimator(codec.entropy.cost())
-    y_hat = codec.code_latents(writer, y, q, size)
-    assert torch.equal(codec.code_latents(meter, y, q, size), y_hat)
-    return y_hat, writer.bytes(), float(meter.bits)
+    writer, meter = Writer(codec.network.entropy.models()), RateEstimator(codec.network.entropy.cost())
+    y_hat = codec.network.code_latents(writer, y, q, size)
+    assert torch.equal(codec.network.code_latents(meter, y, q, size), y_hat)
+    return y_hat, writer.bytes(), float(meter.bits.sum())
 
 
 @torch.inference_mode()
 def read(codec: Codec, data: bytes, y_hat: torch.Tensor, level: int) -> torch.Tensor:
     size = (y_hat.shape[1], y_hat.shape[2])
-    return codec.code_latents(Reader(codec.entropy.models(), data), None, torch.tensor([level]), size)
+    return codec.network.code_latents(
+        Reader(codec.network.entropy.models(), data), None, torch.tensor([level]), size
+    )
 
 
 def random_pictures(count: int) -> Iterator[np.ndarray]:
@@ -134,12 +136,12 @@ class InFloat(nn.Module):
 
 def in_float(codec: Codec, another_order: bool) -> Codec:
     other = copy.deepcopy(codec)
-    side = copy.deepcopy(other.entropy.exact_side)
+    side = copy.deepcopy(other.network.entropy.exact_side)
     if another_order:
         replace_linear(side, nn.Linear, AnotherOrder)
     for name, network in list(side.named_children()):
         setattr(side, name, InFloat(network))
-    other.entropy.twin = side.eval  # type: ignore[method-assign]  # it returns the side itself
+    other.network.entropy.integer_networks = side.eval  # type: ignore[method-assign]  # it returns the side itself
     return other
 
 
@@ -162,21 +164,21 @@ def test_thread_counts(codec, threads):
 
 def test_analysis_and_synthesis_in_bfloat16(codec):
     rounded = copy.deepcopy(codec)
-    rounded.analysis.bfloat16()
-    rounded.synthesis.bfloat16()
+    rounded.network.analysis.bfloat16()
+    rounded.network.synthesis.bfloat16()
     with torch.inference_mode():
         y_hat, data, _ = latents(rounded, random_rgb(128, 128, 4), 400)
         assert torch.equal(read(codec, data, y_hat, 400), y_hat)
-        x_hat = rounded.synthesise(y_hat, torch.tensor([400]))
-    assert (x_hat - codec.synthesise(y_hat, torch.tensor([400]))).abs().max() < 0.1
+        x_hat = rounded.network.synthesise(y_hat, torch.tensor([400]))
+    assert (x_hat - codec.network.synthesise(y_hat, torch.tensor([400]))).abs().max() < 0.1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_the_other_device(codec):
     other = copy.deepcopy(codec).cuda()
     y_hat, data, _ = latents(codec, random_rgb(128, 128, 5), 300)
-    read_there = other.code_latents(
-        Reader(other.entropy.models(), data), None, torch.tensor([300]).cuda(), (8, 8)
+    read_there = other.network.code_latents(
+        Reader(other.network.entropy.models(), data), None, torch.tensor([300]).cuda(), (8, 8)
     )
     assert torch.equal(read_there.cpu(), y_hat)
 
@@ -199,7 +201,7 @@ def test_exact_layers_stay_on_the_grid():
     torch.manual_seed(0)
     x = to_grid(torch.randn(1, 5, 7, 12, dtype=torch.float64), 12)
     for layer in (nn.Linear(12, 8), Depthwise(12), Block(12)):
-        y = integer_twin(layer)(x)
+        y = integer_network(layer)(x)
         assert torch.equal(y, to_grid(y, 12))
         assert (y - layer.double()(x)).abs().max() < 1e-2
 
@@ -217,8 +219,8 @@ def test_a_placed_linear_layer_is_the_whole_one_on_zeros():
     layer = PlacedLinear(12, 8, columns)
     parts = to_grid(torch.randn(3, 4, 5, dtype=torch.float64), 12)
     whole = parts.new_zeros(3, 4, 12).scatter(-1, columns.expand(3, 4, 5), parts)
-    twin = integer_twin(layer)
-    assert isinstance(twin, ExactPlacedLinear) and torch.equal(twin(parts), ExactLinear(layer)(whole))
+    network = integer_network(layer)
+    assert isinstance(network, ExactPlacedLinear) and torch.equal(network(parts), ExactLinear(layer)(whole))
     layer.double()
     assert torch.allclose(layer(parts), nn.functional.linear(whole, layer.weight, layer.bias), atol=1e-12)
     assert layer.state_dict().keys() == {"weight", "bias"}
@@ -226,14 +228,14 @@ def test_a_placed_linear_layer_is_the_whole_one_on_zeros():
 
 def test_exact_knots():
     knots = QualityInterpolation(torch.tensor([[0.0, 1.0], [1.0, -1.0], [4.0, 4.0]]))
-    exact = integer_twin(knots)(torch.tensor([0, 64, 128, 255]))
+    exact = integer_network(knots)(torch.tensor([0, 64, 128, 255]))
     assert exact[:3, 0, 0].tolist() == [[0.0, 1.0], [0.5, 0.0], [1.0, -1.0]]
     assert torch.allclose(exact.float(), knots(torch.tensor([0, 64, 128, 255])), atol=1e-3)
 
 
 def test_what_has_no_exact_form_is_refused():
     with pytest.raises(TypeError, match="Sigmoid has no exact form"):
-        integer_twin(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()))
+        integer_network(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()))
 
 
 def test_a_sum_that_could_be_rounded_is_refused():
@@ -244,10 +246,10 @@ def test_a_sum_that_could_be_rounded_is_refused():
         ExactLinear(layer)
 
 
-def test_the_twin_is_built_again_only_when_weights_change():
+def test_the_integer_network_is_built_again_only_when_weights_change():
     codec = small_codec(seed=1)
-    twin = codec.entropy.twin()
-    assert codec.train().eval().entropy.twin() is twin
+    built = codec.network.entropy.integer_networks()
+    assert codec.network.train().eval().entropy.integer_networks() is built
     with torch.no_grad():
-        next(codec.entropy.exact_side.parameters()).add_(1)
-    assert codec.entropy.twin() is not twin
+        next(codec.network.entropy.exact_side.parameters()).add_(1)
+    assert codec.network.entropy.integer_networks() is not built

@@ -92,7 +92,7 @@ def test_the_published_discriminator():
 
 
 def test_the_whole_presets_have_their_size(without_first_weights):
-    whole, other = cross_modal(), cross_modal_cheng2020()
+    whole, other = cross_modal().network, cross_modal_cheng2020().network
     assert [block.mask_features.in_channels for block in blocks_of(whole)] == [960, 480, 240, 120, 60]
     assert sum(map(size_of, blocks_of(whole))) == pytest.approx(28.3e6, rel=0.01) and size_of(
         whole
@@ -231,7 +231,7 @@ def gradients(network: nn.Module) -> list[torch.Tensor | None]:
 
 
 def test_each_learns_in_its_own_turn(judge):
-    codec, batch = small().train(), batch_of(3)
+    codec, batch = small().network.train(), batch_of(3)
     objective = CrossModalObjective(judge, SquaredError())
     assert objective.partners() == {"discriminator": judge}
     turns = objective.turns(codec, batch, 0)
@@ -249,7 +249,7 @@ def test_each_learns_in_its_own_turn(judge):
 
 
 def test_the_adversary_reaches_the_picture_and_not_the_latent(judge):
-    codec, batch = small().train(), batch_of(2)
+    codec, batch = small().network.train(), batch_of(2)
     objective = CrossModalObjective(judge, SquaredError(), adversary_weight=1.0)
     output = codec(batch.x, batch.level, batch.condition)
     output.y_hat.retain_grad()
@@ -260,7 +260,7 @@ def test_the_adversary_reaches_the_picture_and_not_the_latent(judge):
 
 
 def test_a_stage_without_words():
-    codec, batch = small().train(), batch_of(2)
+    codec, batch = small().network.train(), batch_of(2)
     objective = CrossModalObjective(Discriminator(6, WORD_CHANNELS, width=4), SquaredError())
     for condition in (None, Condition()):
         losses = dict(objective.turns(codec, Batch(batch.x, batch.level, condition), 0))
@@ -269,7 +269,7 @@ def test_a_stage_without_words():
 
 @pytest.mark.parametrize("game", [None, "bce", "hinge"], ids=["stage 1", "bce", "hinge"])
 def test_a_few_steps_lower_the_losses(game, judge):
-    codec, batch = small().train(), batch_of(3)
+    codec, batch = small().network.train(), batch_of(3)
     objective = CrossModalObjective(judge if game else None, SquaredError(), game=game or "bce")
     parts = {"codec": codec, **objective.partners()}
     optimisers = {name: torch.optim.Adam(part.parameters(), 3e-3) for name, part in parts.items()}

@@ -5,14 +5,16 @@ import pytest
 import torch
 from conftest import random_rgb, small_codec
 
-from trifocal.codecs.codec import Codec
+from trifocal.codecs.base_layer import BaseLayer, ScalableTorchRuntime
 from trifocal.codecs.dual_layer_compact import DualLayerCompact
-from trifocal.codecs.scalable import ALONE, BaseLayer, detect_objects
+from trifocal.codecs.network import CodecNetwork
+from trifocal.codecs.scalable import ALONE, ScalableCodec, detect_objects
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.container.parts import merge, strip
 from trifocal.detection.detector import compact_detector
 from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
 from trifocal.entropy import EntropyModel
+from trifocal.entropy.latent_coding import write_latents
 from trifocal.errors import Damaged, MissingLayer, OptionError
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms import Analysis, Synthesis
@@ -37,12 +39,17 @@ def dual(detector):
         CompactBaseSynthesis(32, 24, 96, 1),
         Extractor(96, 8, 24, 1),
     )
-    analysis, synthesis = plain.analysis, plain.synthesis
+    analysis, synthesis = plain.network.analysis, plain.network.synthesis
     assert isinstance(analysis, Analysis) and isinstance(synthesis, Synthesis)
-    codec = DualLayerCompact(base, analysis, plain.entropy, synthesis, plain.receptive_field)
-    codec.find_detector = lambda device: detector
+    codec = ScalableCodec(
+        ScalableTorchRuntime(
+            DualLayerCompact(base, analysis, plain.network.entropy, synthesis, plain.network.receptive_field)
+        )
+    )
+    codec.network.find_detector = lambda device: detector
     codec.preset_id = 8
-    return codec.eval()
+    codec.network.eval()
+    return codec
 
 
 def test_base_comes_first_and_alone_detects(dual):
@@ -91,15 +98,17 @@ def test_forward_is_what_decode_gives(dual, conditions):
     """One walk for each layer; the base of the file is the base of the forward pass."""
     rgb = random_rgb(192, 128, seed=2)
     stream = dual.encode(Picture(rgb), quality=50, base_quality=40, conditions=conditions)
-    flags, y_hat, size = dual._base_of(stream)
+    flags, y_hat, size = dual._decode_base(stream)
     assert bool(flags & ALONE) is not conditions
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-    first = BasePreview(dual.base.synthesise(y_hat, size)[1], (192, 128), (0, 0, 192, 128))
+    first = BasePreview(
+        dual.network.base.synthesise(torch.from_numpy(y_hat), size[::-1])[1], (192, 128), (0, 0, 192, 128)
+    )
     with torch.inference_mode():
         if conditions:
-            output = dual(x, torch.tensor([400]), Condition(preview=first))
+            output = dual.network(x, torch.tensor([400]), Condition(preview=first))
         else:
-            output = Codec.forward(dual, x, torch.tensor([400]))
+            output = CodecNetwork._forward(dual.network, x, torch.tensor([400]), None, None)
     pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
     assert np.array_equal(dual.decode(stream).picture.rgb, pixels)
     payload, bits = len(stream.layers[1].chunks[0]), float(output.bits)
@@ -110,10 +119,12 @@ def test_base_estimate_is_its_bytes(dual):
     """And the meter's y_hat is the reader's."""
     x = torch.from_numpy(random_rgb(320, 256, seed=4)).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        output = dual.base(x, torch.tensor([8 * 60]))
-        data, y_hat = dual.base.encode(dual.base.analyse(x), 60)
-        read = dual.base.decode(data, 60, (256, 320), torch.device("cpu"))
-        h_hat, _ = dual.base.synthesise(read, (256, 320))
+        output = dual.network.base(x, torch.tensor([8 * 60]))
+        base, level = dual.network.base, np.array([8 * 60])
+        data, written, _ = write_latents(base.entropy.arrays(), base.analyse(x).numpy(), level)
+        read = torch.from_numpy(base.entropy.decompress(data, level, (16, 20)))
+        y_hat = torch.from_numpy(written)
+        h_hat, _ = dual.network.base.synthesise(read, (256, 320))
     assert torch.equal(read, y_hat) and y_hat.abs().max() > 0
     assert torch.allclose(h_hat, output.h_hat, atol=1e-5)
     assert abs(len(data) - float(output.bits) / 8) <= 0.005 * len(data) + 16
@@ -125,10 +136,13 @@ def test_the_first_picture_is_taken_off(dual):
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     told = Condition(preview=BasePreview(x, (192, 128), (0, 0, 192, 128)))
     with torch.inference_mode():
-        left, all_of_it = dual.analyse(x, told), dual.analyse(x)
+        left, all_of_it = dual.network.analyse(x, told), dual.network.analyse(x)
         assert left[..., :-1].abs().sum() < 1e-3 * all_of_it[..., :-1].abs().sum()
         level = torch.tensor([400])
-        back = dual.synthesise(left[..., :-1], level, told), dual.synthesise(all_of_it[..., :-1], level)
+        back = (
+            dual.network.synthesise(left[..., :-1], level, told),
+            dual.network.synthesise(all_of_it[..., :-1], level),
+        )
     assert torch.allclose(*back, atol=1e-4)
 
 
@@ -164,7 +178,7 @@ def test_a_large_picture_is_seen_small(dual):
 
 def test_people_need_no_detector(dual, monkeypatch):
     """Not its weights either: only what detects asks for them, and who fits a base layer to its picture."""
-    monkeypatch.setattr(dual, "find_detector", None)
+    monkeypatch.setattr(dual.network, "find_detector", None)
     stream = dual.encode(Picture(random_rgb(96, 64)), refinement=0)
     assert dual.decode(stream).picture.rgb.shape == (64, 96, 3)
     assert dual.base_preview(stream).rgb.shape == (64, 96, 3)
@@ -225,15 +239,15 @@ def test_rate_control_counts_both_layers(dual):
 
 def test_the_base_learns_by_itself(dual):
     """Training the enhancement leaves it in evaluation, and gives it no gradient."""
-    dual.train()
-    assert not dual.base.training and dual.analysis.training
+    dual.network.train()
+    assert not dual.network.base.training and dual.network.analysis.training
     x = torch.from_numpy(random_rgb(128, 128)).permute(2, 0, 1)[None].float() / 255
-    output = dual(x.repeat(2, 1, 1, 1), torch.tensor([300, 500]))
+    output = dual.network(x.repeat(2, 1, 1, 1), torch.tensor([300, 500]))
     (output.bits.sum() + output.x_hat.square().sum()).backward()
-    assert dual.trust.grad is not None and dual.trust.grad.abs().sum() > 0
-    assert all(p.grad is None for p in dual.base.parameters())
-    dual.zero_grad()
-    dual.eval()
+    assert dual.network.trust.grad is not None and dual.network.trust.grad.abs().sum() > 0
+    assert all(p.grad is None for p in dual.network.base.parameters())
+    dual.network.zero_grad()
+    dual.network.eval()
 
 
 def test_objects_of_a_picture(detector):

@@ -14,7 +14,6 @@ import torch
 from conftest import small_codec
 from PIL import Image
 from test_cli import Recorder, run
-from torch import nn
 
 from trifocal import evaluation
 from trifocal.codecs.codec import Decoded
@@ -68,7 +67,6 @@ class TwoJpegs(ScalableCodec):
     fingerprint = 0xBEEF
 
     def __init__(self) -> None:
-        nn.Module.__init__(self)
         self.asked: list[dict[str, Any]] = []
         self.detected = 0
 

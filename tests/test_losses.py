@@ -343,7 +343,7 @@ def test_tacos_networks_are_found_by_the_towers_name(monkeypatch: pytest.MonkeyP
 
 def test_a_few_steps_lower_tacos_loss() -> None:
     torch.manual_seed(0)
-    codec = small_codec().train()
+    codec = small_codec().network.train()
     objective = losses.TacoObjective(perceptual=losses.EncoderDistance(small_tower()), images=Colours())
     x = torch.from_numpy(np.stack([random_rgb(64, 64, seed=n) for n in range(2)])).permute(0, 3, 1, 2) / 255
     batch = batch_of(x, [200, 600], torch.randn(2, 3))
@@ -375,7 +375,13 @@ def test_a_run_says_what_judges_and_writes_it_down(tmp_path: Path, monkeypatch: 
         Image.fromarray(random_rgb(72, 72, seed=number)).save(tmp_path / f"{number}.png")
     recipe = replace(presets.find("compact").recipe, batch=1, crop=64)
     preset = presets.Preset(
-        "small", 9, "for tests", lambda: small_codec().train(), recipe, "small.safetensors", Substitute
+        "small",
+        9,
+        "for tests",
+        small_codec,
+        recipe,
+        "small.safetensors",
+        Substitute,
     )
     monkeypatch.setattr(presets, "PRESETS", (preset,))
     said: list[str] = []

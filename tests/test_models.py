@@ -37,7 +37,7 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Small presets with bundled weights, two pictures with captions, and `mine.safetensors` of plain."""
     made = []
     for number, (name, (build, more)) in enumerate(BUILDS.items(), start=50):
-        write_weights(build(), tmp_path / f"{name}.safetensors")
+        write_weights(build().network, tmp_path / f"{name}.safetensors")
         changes: dict[str, Any] = {"id": number, "weights": f"{name}.safetensors", **more}
         made.append(replace(PRESETS[0], name=name, build=build, **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
@@ -54,7 +54,7 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def train_on(path: Path, seed: int = 1) -> None:
     """Other weights of the preset `plain`."""
-    write_weights(small_codec(seed, noise=0.01), path)
+    write_weights(small_codec(seed, noise=0.01).network, path)
 
 
 def measured(path: Path) -> dict[str, str]:
@@ -96,8 +96,8 @@ def test_resume_drops_rows_of_a_label_whose_weights_changed(room: Path) -> None:
 
 
 def test_a_label_has_words_and_preferences_where_its_preset_has_them(room: Path) -> None:
-    write_weights(steered("decoder"), room / "words.safetensors")
-    write_weights(small(noise=0.1), room / "both2.safetensors")
+    write_weights(steered("decoder").network, room / "words.safetensors")
+    write_weights(small(noise=0.1).network, room / "both2.safetensors")
     evaluate(
         ["told=late:words.safetensors", "mine=plain:mine.safetensors"],
         "pictures",
@@ -174,7 +174,7 @@ def test_what_is_wrong_with_a_label_is_said_before_anything_is_measured(
 
 
 def test_the_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_weights(steered("decoder"), room / "words.safetensors")
+    write_weights(steered("decoder").network, room / "words.safetensors")
     page = compare(
         ["mine=plain:mine.safetensors", "told=late:words.safetensors", "plain"],
         "pictures",

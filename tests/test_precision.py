@@ -72,10 +72,10 @@ def test_a_block_in_bfloat16_is_nearly_the_block_in_float32(build: Callable[[], 
 
 def test_the_mode_ends_with_its_context_also_after_an_error() -> None:
     codec = small_codec()
-    codec.analysis.requires_grad_(False)
-    blocks = [block for block in codec.modules() if isinstance(block, ResidualBlock)]
-    frozen = [block for block in codec.analysis.modules() if isinstance(block, ResidualBlock)]
-    with pytest.raises(ZeroDivisionError), branches_in(torch.bfloat16, codec):
+    codec.network.analysis.requires_grad_(False)
+    blocks = [block for block in codec.network.modules() if isinstance(block, ResidualBlock)]
+    frozen = [block for block in codec.network.analysis.modules() if isinstance(block, ResidualBlock)]
+    with pytest.raises(ZeroDivisionError), branches_in(torch.bfloat16, codec.network):
         assert {block for block in blocks if block.branch_dtype is None} == set(frozen) and frozen
         raise ZeroDivisionError
     assert all(block.branch_dtype is None for block in blocks)
@@ -83,7 +83,7 @@ def test_the_mode_ends_with_its_context_also_after_an_error() -> None:
 
 def test_only_what_is_inside_of_blocks_is_in_bfloat16() -> None:
     """Heads, linear paths, means, scale indices and bits are float32, and bits and picture are nearly the same."""
-    codec = small_codec().train()
+    codec = small_codec().network.train()
     x, level = torch.rand(2, 3, 64, 64), torch.tensor([200, 600])
     seen: dict[str, set[torch.dtype]] = {}
 

@@ -9,10 +9,12 @@ from test_base_training import small_dual
 import trifocal
 from trifocal.codecs.dual_layer import TextGuided
 from trifocal.codecs.latent_refinement import BETAS, Adam, refined
-from trifocal.codecs.scalable import ScalableCodec, detect_objects, level_of
+from trifocal.codecs.scalable import ScalableCodec, detect_objects, resized
+from trifocal.codecs.torch_runtime import image_tensor
 from trifocal.container import Bitstream
 from trifocal.detection.detector import SplitDetector, compact_detector
 from trifocal.entropy import RateEstimator
+from trifocal.entropy.estimators import THRESHOLDS
 from trifocal.entropy.quantise import quantise
 from trifocal.errors import OptionError, PresetError, WeightsError
 from trifocal.losses.base_layer import DetectorReference, task_cost, task_weight
@@ -33,29 +35,37 @@ def detector() -> SplitDetector:
     return compact_detector().eval().requires_grad_(False)
 
 
+def small_x(codec: ScalableCodec, picture: Picture) -> torch.Tensor:
+    """The input of the base layer, [1, 3, H, W]."""
+    size = codec.runtime.base.input_size(picture.width, picture.height)
+    return image_tensor(resized(picture, size), torch.device("cpu"))
+
+
 @pytest.mark.parametrize("quality", [0, 30, 80])
 def test_a_refined_latent_costs_less(shipped: ScalableCodec, quality: int) -> None:
     """By the objective, of what the decoder gets and the bytes of its tables; most of it is what the detector says."""
-    base, x = shipped.base, shipped._small(Picture(random_rgb(320, 240, seed=3)))
-    level, original = level_of(quality, x.device), DetectorReference(shipped.detector, x)
+    base, x = shipped.network.base, small_x(shipped, Picture(random_rgb(320, 240, seed=3)))
+    level, original = torch.tensor([8 * quality]), DetectorReference(shipped.network.detector, x)
     costs, places = [], []
     for steps in (0, 2, 6):
         with torch.no_grad():
-            y = refined(base, shipped.detector, x, base.analyse(x), level, steps)
+            y = refined(base, shipped.network.detector, x, base.analyse(x), level, steps)
             meter = RateEstimator(base.entropy.cost())
             y_hat = base.entropy.code_latents(meter, y, level, (y.shape[1], y.shape[2]))
             terms = original.terms(*base.synthesise(y_hat, (x.shape[2], x.shape[3])))
-        rate = float(meter.bits) / (x.shape[2] * x.shape[3])
+        rate = float(meter.bits.sum()) / (x.shape[2] * x.shape[3])
         costs.append(rate + float(task_weight(level) * task_cost(terms)))
         places.append(float(terms["places"]))
     assert costs[2] < costs[1] < costs[0] and places[2] < 0.8 * places[0]
 
 
 def test_no_step_leaves_a_latent_as_it_is(shipped: ScalableCodec) -> None:
-    x = shipped._small(Picture(random_rgb(96, 64)))
+    x = small_x(shipped, Picture(random_rgb(96, 64)))
     with torch.inference_mode():
-        y = shipped.base.analyse(x)
-        assert torch.equal(refined(shipped.base, shipped.detector, x, y, level_of(20, x.device), 0), y)
+        y = shipped.network.base.analyse(x)
+        assert torch.equal(
+            refined(shipped.network.base, shipped.network.detector, x, y, torch.tensor([160]), 0), y
+        )
 
 
 def test_adam_is_that_of_torch() -> None:
@@ -73,14 +83,14 @@ def test_adam_is_that_of_torch() -> None:
 
 def test_what_is_expected_is_what_the_walk_is_told(detector: SplitDetector) -> None:
     """Rounded around the means it is what the walk gives back, and no table is finer than the coder's."""
-    base = small_dual(detector).base.eval()
+    base = small_dual(detector).network.base.eval()
     x = torch.rand(2, 3, 128, 192, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([160, 560])
     with torch.no_grad():
         y = base.analyse(x)
         mean, index = base.entropy.expected(y, level)
         gain = base.entropy.gain(level)
-        rounded = quantise(y * gain - mean, torch.round(index).long()) + mean
+        rounded = quantise(y * gain - mean, THRESHOLDS.to(index)[torch.round(index).long()]) + mean
         y_hat = base.entropy.code_latents(
             RateEstimator(base.entropy.cost(), 2), y, level, (y.shape[1], y.shape[2])
         )
@@ -118,8 +128,9 @@ def test_who_does_not_refine_needs_no_detector(detector: SplitDetector) -> None:
     def absent(device: str) -> SplitDetector:
         raise WeightsError("no weights")
 
-    codec = small_dual(detector).eval()
-    codec.find_detector, codec.preset_id = absent, 8
+    codec = small_dual(detector)
+    codec.network.eval()
+    codec.network.find_detector, codec.preset_id = absent, 8
     picture = Picture(random_rgb(96, 64))
     with pytest.raises(WeightsError, match="no weights"):
         codec.encode(picture)

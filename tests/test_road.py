@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import random_rgb, small_codec
 
-from trifocal.codecs import codec as codec_module
 from trifocal.codecs.rate_control import search
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.errors import Damaged, FormatError, OptionError, RateError, Unsupported
@@ -32,7 +31,7 @@ def test_forward_is_what_decode_gives(codec):
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     for quality in (0, 37.5, 100):
         with torch.inference_mode():
-            output = codec(x, torch.tensor([round(8 * quality)]))
+            output = codec.network(x, torch.tensor([round(8 * quality)]))
         stream = codec.encode(Picture(rgb), quality=quality)
         pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
         assert np.array_equal(codec.decode(stream).picture.rgb, pixels)
@@ -62,41 +61,29 @@ def test_what_travels_beside_the_pixels(codec):
     assert (back.rgb == back.rgb[..., :1]).all()
 
 
-def test_tiles_leave_no_seams(tiled, codec, monkeypatch):
+def test_tiles_leave_no_seams(tiled, codec):
     """Synthesis of all latents at once and tile by tile differ by at most one level."""
     _, stream = tiled
     assert len(stream.layers[0].chunks) == 9
     by_tile = codec.decode(stream).picture.rgb
-    monkeypatch.setattr(codec, "_pixels", lambda near, *rest: near)
-    monkeypatch.setattr(codec_module, "paste", lambda into, region, box, near: kept.append((box, near)))
-    kept: list[tuple[canvas.Box, torch.Tensor]] = []
-    codec.decode(stream)
-    at_once = codec.synthesise(joined(kept, codec.receptive_field), torch.tensor([480]))[
-        0, :, :270, :300
-    ].permute(1, 2, 0)
+    y_hat = torch.from_numpy(codec.decode_latents(stream).y)
+    at_once = codec.network.synthesise(y_hat, torch.tensor([480]))[0, :, :270, :300].permute(1, 2, 0)
     at_once = at_once.detach().mul(255).round().clamp(0, 255).numpy()
     assert np.abs(by_tile - at_once).max() <= 1
 
 
-def joined(kept: list[tuple[canvas.Box, torch.Tensor]], receptive_field: int) -> torch.Tensor:
-    """The latent of the whole picture, put together from those of the boxes' halos."""
-    whole = torch.zeros(1, 20, 20, kept[0][1].shape[-1])
-    for (x, y, _, _), near in kept:
-        top, left = max(0, y - receptive_field) // 16, max(0, x - receptive_field) // 16
-        whole[:, top : top + near.shape[1], left : left + near.shape[2]] = near
-    return whole
-
-
 def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
     rgb = random_rgb(256, 320, seed=7)
-    shape = canvas.Canvas(256, 320, codec.receptive_field)
-    whole = codec.analyse(torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255)
+    shape = canvas.Canvas(256, 320, codec.network.receptive_field)
+    whole = codec.network.analyse(torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255)
     for tile in shape.tiles():
         core = shape.core(tile)
         crop = torch.from_numpy(shape.crop(rgb, shape.halo(core))).permute(2, 0, 1)[None].float() / 255
         rows, columns = shape.within_halo(core, 16)
         there = canvas.window(core)
-        assert torch.allclose(codec.analyse(crop)[:, rows, columns], whole[:, there[0], there[1]], atol=1e-2)
+        assert torch.allclose(
+            codec.network.analyse(crop)[:, rows, columns], whole[:, there[0], there[1]], atol=1e-2
+        )
 
 
 @pytest.mark.parametrize("region", [(0, 0, 300, 270), (5, 7, 1, 1), (120, 120, 20, 20), (200, 0, 100, 270)])
@@ -141,7 +128,7 @@ def test_best_effort_greys_out_a_damaged_tile(tiled, codec):
     assert damaged.damaged == (8,)
     whole = codec.decode(stream).picture.rgb
     assert (damaged.picture.rgb[256:, 256:] == 128).all()
-    receptive_field = codec.receptive_field
+    receptive_field = codec.network.receptive_field
     assert np.array_equal(damaged.picture.rgb[: 256 - receptive_field], whole[: 256 - receptive_field])
     assert np.array_equal(damaged.picture.rgb[:, : 256 - receptive_field], whole[:, : 256 - receptive_field])
 

@@ -45,7 +45,7 @@ def test_files_come_back_in_parts_and_damaged(file: tuple[str, Picture, bytes]) 
     assert refusal.value.tiles == (5,)
     rest = trifocal.decode(bytes(damaged), best_effort=True)
     assert rest.damaged == (5,) and (rest.picture.rgb[128:, 256:] == 128).all()
-    receptive_field = load(preset).receptive_field
+    receptive_field = load(preset).runtime.receptive_field
     assert np.array_equal(rest.picture.rgb[:, : 256 - receptive_field], whole[:, : 256 - receptive_field])
 
 

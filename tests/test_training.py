@@ -49,8 +49,8 @@ from trifocal.losses import rate_distortion
 from trifocal.presets import find
 from trifocal.training import train
 codec, x, level = find("compact").build(), torch.rand(1, 3, 64, 64), torch.tensor([300])
-rate_distortion(codec(x, level), x, level).sum().backward()
-assert float(codec.eval()(x, level).bits) > 0
+rate_distortion(codec.network(x, level), x, level).sum().backward()
+assert float(codec.network.eval()(x, level).bits) > 0
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -77,7 +77,7 @@ def test_training_lowers_the_loss_and_exports(small_preset, folder, tmp_path):
     assert record["held_out"]["held_out"] < record["held_out_before_calibration"]
 
     codec = small_codec()
-    codec.load_state_dict(read_weights(weights))
+    codec.network.load_state_dict(read_weights(weights))
     picture = Picture(random_rgb(100, 90, seed=99))
     decoded = codec.decode(codec.encode(picture, quality=50)).picture
     assert decoded.rgb.shape == picture.rgb.shape
@@ -88,9 +88,9 @@ def test_only_the_decoder_is_trained_and_the_weights_name_what_they_decode(small
     first = train("small", [folder], tmp_path / "one", steps=1, every=99)
     assert read_decodes(first) == {}
     codec = small_codec()
-    load_weights(codec, first)
+    load_weights(codec.network, first)
     own = {version: frozenset({codec.fingerprint_in(version)}) for version in (1, 2)}
-    options = {"parts": ["decoder"], "every": 99}
+    options: dict[str, Any] = {"parts": ["decoder"], "every": 99}
     second = train(small_preset, [folder], tmp_path / "two", steps=1, start=first, **options)
     assert read_decodes(second) == own
     train("small", [folder], tmp_path / "two", steps=3, resume=True, **options)
@@ -99,7 +99,7 @@ def test_only_the_decoder_is_trained_and_the_weights_name_what_they_decode(small
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"synthesis"}
     assert json.loads(second.with_suffix(".json").read_text())["parts"] == ["decoder"]
-    load_weights(codec, second)
+    load_weights(codec.network, second)
     third = train("small", [folder], tmp_path / "three", steps=1, start=second, **options)
     assert read_decodes(third) == {v: own[v] | {codec.fingerprint_in(v)} for v in own}
     with pytest.raises(OptionError, match="--parts"):
@@ -229,10 +229,10 @@ def test_schedule_and_levels():
 def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
     with pytest.raises(WeightsError, match="not installed"):
-        load_weights(small_codec(), "none.safetensors")
+        load_weights(small_codec().network, "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"\x10" * 40)
     with pytest.raises(WeightsError, match="damaged"):
-        load_weights(small_codec(), "bad.safetensors")
+        load_weights(small_codec().network, "bad.safetensors")
 
 
 class Square(nn.Module):

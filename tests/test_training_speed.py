@@ -100,7 +100,7 @@ def in_one_of_two(out: Path, *args: Any, report: Any, note: Any, **options: Any)
         return made
 
     codec_task.spread_levels, Crops._make = levels, crops  # type: ignore[assignment, method-assign]
-    ends = []
+    ends: list[float] = []
     fit = Trainer.fit
 
     def fit_and_note(self: Trainer, *given: Any) -> None:

@@ -12,6 +12,7 @@ from test_cli import Recorder, one_sentence, run
 import trifocal
 from trifocal import evaluation
 from trifocal.codecs.codec import Codec
+from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.codecs.ug_icm_compact import UgIcmCompact
 from trifocal.container import Bitstream
 from trifocal.errors import OptionError, PresetError
@@ -27,23 +28,28 @@ from trifocal.types import Batch, Condition
 from trifocal.weights import FOLDER, load_weights, read_weights, write_weights
 
 
-def small(noise: float = 0.05) -> UgIcmCompact:
+def small(noise: float = 0.05) -> Codec:
     """The classes of the preset at a fraction of its size; its way for machines moved at random."""
     plain = small_codec(noise=0.0)
     torch.manual_seed(3)
     synthesis = PreferredSynthesis(16, 48, 2, 8, preferring=1)
-    synthesis.load_state_dict(plain.synthesis.state_dict(), strict=False)
-    codec = UgIcmCompact(plain.analysis, plain.entropy, synthesis, receptive_field=32)
+    synthesis.load_state_dict(plain.network.synthesis.state_dict(), strict=False)
+    codec = Codec(
+        TorchRuntime(
+            UgIcmCompact(plain.network.analysis, plain.network.entropy, synthesis, receptive_field=32)
+        )
+    )
     with torch.no_grad():
         for part in (synthesis.preferring, synthesis.detail):
             for parameter in part.parameters():
                 parameter.add_(noise * torch.randn_like(parameter))
     codec.preset_id = 9
-    return codec.eval()
+    codec.network.eval()
+    return codec
 
 
 @pytest.fixture(scope="module")
-def codec() -> UgIcmCompact:
+def codec() -> Codec:
     return small()
 
 
@@ -66,10 +72,10 @@ def test_between_lies_the_line(codec):
     y_hat, level = torch.randn(2, 4, 4, 48) * 20, torch.tensor([100, 700])
     with torch.inference_mode():
         people, half, machines = (
-            codec.synthesise(y_hat, level, Condition(preference=torch.tensor(p)))
+            codec.network.synthesise(y_hat, level, Condition(preference=torch.tensor(p)))
             for p in ([0.0, 0.0], [0.5, 0.5], [1.0, 1.0])
         )
-        mixed = codec.synthesise(y_hat, level, Condition(preference=torch.tensor([1.0, 0.0])))
+        mixed = codec.network.synthesise(y_hat, level, Condition(preference=torch.tensor([1.0, 0.0])))
     assert torch.allclose(half, (people + machines) / 2, atol=1e-5) and not torch.allclose(people, machines)
     assert torch.allclose(mixed[0], machines[0], atol=1e-5) and torch.allclose(mixed[1], people[1], atol=1e-5)
 
@@ -78,7 +84,7 @@ def test_forward_is_what_decode_gives(codec):
     rgb = random_rgb(192, 128, seed=2)
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        output = codec(x, torch.tensor([400]), wanting(1.0))
+        output = codec.network(x, torch.tensor([400]), wanting(1.0))
     stream = codec.encode(Picture(rgb), quality=50)
     pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
     assert np.array_equal(codec.decode(stream, condition=wanting(1.0)).picture.rgb, pixels)
@@ -91,26 +97,27 @@ def test_tiles_leave_no_seams(codec, monkeypatch):
 
 def test_only_the_way_for_machines_learns():
     torch.manual_seed(0)
-    codec = small().train()
-    before = {name: w.clone() for name, w in codec.state_dict().items()}
-    optimiser = torch.optim.Adam(parameter_groups(codec, find("ug-icm-compact").recipe), lr=2e-3)
+    codec = small()
+    codec.network.train()
+    before = {name: w.clone() for name, w in codec.network.state_dict().items()}
+    optimiser = torch.optim.Adam(parameter_groups(codec.network, find("ug-icm-compact").recipe), lr=2e-3)
     objective = UgIcmObjective(Halved())
     x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
     batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]))
     losses = []
     for step in range(12):
-        ((part, loss),) = objective.turns(codec, batch, step)
+        ((part, loss),) = objective.turns(codec.network, batch, step)
         assert part == "codec"
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    changed = {name for name, w in codec.state_dict().items() if not torch.equal(w, before[name])}
+    changed = {name for name, w in codec.network.state_dict().items() if not torch.equal(w, before[name])}
     assert {name.split(".")[1] for name in changed} == {"preferring", "detail"} and losses[-1] < losses[0]
-    people = codec.eval()(batch.x, batch.level)
-    judged = objective.held_out_metrics(codec, batch.x, batch.level, people)
+    people = codec.network.eval()(batch.x, batch.level)
+    judged = objective.held_out_metrics(codec.network, batch.x, batch.level, people)
     assert judged.keys() == {"distance", "distance_machine", "psnr_machine"}
-    for_people = codec(batch.x, batch.level, Condition(preference=torch.zeros(2))).x_hat
+    for_people = codec.network(batch.x, batch.level, Condition(preference=torch.zeros(2))).x_hat
     assert torch.equal(judged["distance"], Halved()(for_people, batch.x))
 
 
@@ -128,8 +135,8 @@ def test_the_preset_ships_on_the_earlier_weights_of_compact():
     plain = trifocal.load("compact", weights=FOLDER / find("ug-icm-compact").shared)
     ours = trifocal.load("ug-icm-compact")
     assert ours.fingerprint_in(1) == 0xE160  # its files from before are still its own
-    assert isinstance(ours, UgIcmCompact)
-    mine, theirs = ours.state_dict(), plain.state_dict()
+    assert isinstance(ours.network, UgIcmCompact)
+    mine, theirs = ours.network.state_dict(), plain.network.state_dict()
     assert all(torch.equal(mine[name], w) for name, w in theirs.items())
     folder = Path(trifocal.__file__).with_name("weights")
     assert not read_weights(folder / find("ug-icm-compact").weights).keys() & theirs.keys()
@@ -138,19 +145,20 @@ def test_the_preset_ships_on_the_earlier_weights_of_compact():
 def test_weights_that_are_shared_are_not_written_twice(tmp_path, monkeypatch):
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
     plain, codec = small_codec(noise=0.0), small()
-    write_weights(plain, tmp_path / "plain.safetensors")
-    load_weights(plain, "plain.safetensors")
-    codec.load_state_dict(plain.state_dict(), strict=False)
-    write_weights(codec, tmp_path / "own.safetensors", shared="plain.safetensors")
+    write_weights(plain.network, tmp_path / "plain.safetensors")
+    load_weights(plain.network, "plain.safetensors")
+    codec.network.load_state_dict(plain.network.state_dict(), strict=False)
+    write_weights(codec.network, tmp_path / "own.safetensors", shared="plain.safetensors")
     own = read_weights(tmp_path / "own.safetensors")
     assert own and all(name.startswith(("synthesis.preferring.", "synthesis.detail.")) for name in own)
     again = small(noise=0.0)
-    load_weights(again, "own.safetensors", "plain.safetensors")
-    write_weights(codec, tmp_path / "whole.safetensors")
-    load_weights(whole := small(noise=0.0), "whole.safetensors")
+    load_weights(again.network, "own.safetensors", "plain.safetensors")
+    write_weights(codec.network, tmp_path / "whole.safetensors")
+    load_weights((whole := small(noise=0.0)).network, "whole.safetensors")
     assert again.fingerprint == whole.fingerprint
     assert all(
-        torch.equal(w.half(), again.state_dict()[name].half()) for name, w in codec.state_dict().items()
+        torch.equal(w.half(), again.network.state_dict()[name].half())
+        for name, w in codec.network.state_dict().items()
     )
 
 
@@ -159,7 +167,7 @@ def test_a_run_begins_with_the_shared_weights_and_ships_its_own(tmp_path, monkey
     folder.mkdir()
     for place in ("weights", "training.tasks.codec"):
         monkeypatch.setattr(f"trifocal.{place}.FOLDER", folder)
-    write_weights(small_codec(), folder / find("ug-icm-compact").shared)
+    write_weights(small_codec().network, folder / find("ug-icm-compact").shared)
     recipe = replace(find("ug-icm-compact").recipe, crop=64, batch=2, warmup=1)
     tiny = replace(
         find("ug-icm-compact"),

@@ -16,8 +16,8 @@ from trifocal.losses import (
     VisualObjective,
     balance,
     bits_per_pixel,
-    quality_lambda,
     mean_squared_error,
+    quality_lambda,
     ssimulacra2_score,
 )
 from trifocal.types import Output

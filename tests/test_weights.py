@@ -22,7 +22,7 @@ from trifocal.entropy.exact import ARITHMETIC
 from trifocal.errors import PresetError, WeightsError
 from trifocal.pictures import Picture
 from trifocal.presets import GENERATIONS, PRESETS, load, load_for, shared_codec
-from trifocal.weights import FOLDER, fingerprint, write_weights
+from trifocal.weights import FOLDER, decodable, fingerprint, write_weights
 
 ROOT = Path(__file__).parent.parent
 OLDER = (
@@ -37,7 +37,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny = replace(PRESETS[0], build=small_codec, earlier=())
     monkeypatch.setattr("trifocal.presets.PRESETS", (tiny,))
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
-    write_weights(small_codec(seed=1), tmp_path / "compact.safetensors")
+    write_weights(small_codec(seed=1).network, tmp_path / "compact.safetensors")
     return tmp_path / "compact.safetensors"
 
 
@@ -108,7 +108,7 @@ def test_weights_too_large_for_exact_sums_are_refused(small: Path) -> None:
 
 
 def test_a_fingerprint_covers_names_shapes_values_and_arithmetic() -> None:
-    state = small_codec(seed=1).state_dict()
+    state = small_codec(seed=1).network.state_dict()
 
     def mark(weights: dict[str, Tensor], arithmetic: int = ARITHMETIC) -> int | None:
         return fingerprint(weights, 2, arithmetic)
@@ -149,9 +149,9 @@ def test_weights_off_the_float16_grid_have_no_fingerprint_of_version_1(small: Pa
 
 def train_a_little(codec: Codec) -> None:
     """By an optimiser that changes weights without a trace in their version."""
-    optimiser = torch.optim.Adam(codec.parameters(), lr=1e-2, fused=True)
-    codec.train()
-    output = codec(torch.rand(1, 3, 64, 64), torch.tensor([400]))
+    optimiser = torch.optim.Adam(codec.network.parameters(), lr=1e-2, fused=True)
+    codec.network.train()
+    output = codec.network(torch.rand(1, 3, 64, 64), torch.tensor([400]))
     (output.bits.sum() / 1000 + output.x_hat.square().mean()).backward()
     optimiser.step()
 
@@ -170,24 +170,24 @@ def test_a_codec_that_learned_writes_what_its_weights_read(small: Path, training
     codec.encode(picture())
     mark = codec.fingerprint
     train_a_little(codec)
-    codec.train(training)
+    codec.network.train(training)
     stream = codec.encode(picture())
     assert stream.header.fingerprint == codec.fingerprint != mark
     with pytest.raises(WeightsError):
         trifocal.decode(stream)
     fresh = load("compact")
-    fresh.load_state_dict(codec.state_dict())
+    fresh.network.load_state_dict(codec.network.state_dict())
     assert np.array_equal(fresh.decode(stream).picture.rgb, codec.decode(stream).picture.rgb)
 
 
 def test_weights_changed_in_place_are_taken_as_they_are(small: Path) -> None:
     codec = load("compact")
     before = codec.decode(codec.encode(picture())).picture.rgb
-    for parameter in codec.entropy.parameters():
+    for parameter in codec.network.entropy.parameters():
         parameter.data.add_(torch.randn_like(parameter) / 30)
     stream = codec.encode(picture())
     fresh = load("compact")
-    fresh.load_state_dict(codec.state_dict())
+    fresh.network.load_state_dict(codec.network.state_dict())
     after = fresh.decode(stream).picture.rgb
     assert np.array_equal(after, codec.decode(stream).picture.rgb) and not np.array_equal(after, before)
 
@@ -196,9 +196,9 @@ def test_gradients_pass_after_an_encode(small: Path) -> None:
     codec = load("compact")
     codec.encode(picture())
     x = torch.rand(1, 3, 64, 64, requires_grad=True)
-    codec(x, torch.tensor([400])).x_hat.sum().backward()
+    codec.network(x, torch.tensor([400])).x_hat.sum().backward()
     train_a_little(codec)
-    assert all(torch.isfinite(p.grad).all() for p in codec.parameters() if p.grad is not None)
+    assert all(torch.isfinite(p.grad).all() for p in codec.network.parameters() if p.grad is not None)
 
 
 def test_a_codec_refuses_files_of_other_weights_and_presets(small: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_codec_refuses_files_of_other_weights_and_presets(small: Path) -> None
     stream = codec.encode(picture())
     other = copy.deepcopy(codec)
     with torch.no_grad():
-        next(other.synthesis.parameters()).mul_(1.5)
+        next(other.network.synthesis.parameters()).mul_(1.5)
     with pytest.raises(WeightsError, match=f"weights {stream.header.mark}, and this codec has"):
         other.decode(stream)
     with pytest.raises(WeightsError, match="preset number 9"):
@@ -223,7 +223,7 @@ def test_weights_are_found_in_a_folder(small: Path, tmp_path: Path, monkeypatch:
     folder.mkdir()
     (folder / "broken.safetensors").write_bytes(b"\x10" * 40)
     for seed in (2, 3):
-        write_weights(small_codec(seed=seed), folder / f"{seed}.safetensors")
+        write_weights(small_codec(seed=seed).network, folder / f"{seed}.safetensors")
     stream = load("compact", weights=folder / "3.safetensors").encode(picture())
     with pytest.raises(WeightsError, match="are at hand; name its weights"):
         trifocal.decode(stream)
@@ -271,3 +271,58 @@ def test_a_file_of_an_earlier_generation_is_decoded_with_the_weights_of_its_day(
     assert np.abs(decoded.astype(int) - drawing()).mean() == pytest.approx(11.121, abs=0.01)
     expected = [[128, 0, 0], [75, 0, 98], [244, 253, 176], [0, 3, 225]]
     assert np.abs(decoded[0, ::33].astype(int) - expected).max() <= 1
+
+
+# ── a better decoder for old files ──
+
+
+@pytest.fixture
+def better(small: Path) -> Path:
+    """Weights whose synthesis alone differs from those of `small`, beside them."""
+    network = load("compact").network
+    with torch.no_grad():
+        for parameter in network.synthesis.parameters():
+            parameter.mul_(1.05)
+    path = small.with_name("better.safetensors")
+    write_weights(network, path, decodes=decodable(network, small, ARITHMETIC))
+    return path
+
+
+def test_a_better_decoder_opens_old_files(small: Path, better: Path) -> None:
+    old = load("compact").encode(picture())
+    assert load_for(old.header, weights=better).fingerprint != old.header.fingerprint
+    first, second = (trifocal.decode(old, weights=weights).picture.rgb for weights in (small, better))
+    assert not np.array_equal(first, second)
+
+
+def test_it_is_found_in_a_folder(small: Path, better: Path, tmp_path: Path) -> None:
+    old, folder = load("compact").encode(picture()), tmp_path / "folder"
+    folder.mkdir()
+    better.rename(folder / better.name)
+    write_weights(small_codec(seed=2).network, small)
+    with pytest.raises(WeightsError, match="are at hand"):
+        load_for(old.header)
+    assert load_for(old.header, weights=folder).decodes(old.header)
+
+
+def test_nothing_else_opens_them(small: Path, better: Path) -> None:
+    """Files of the better weights need them, and other files stay closed to them."""
+    new = load("compact", weights=better).encode(picture())
+    with pytest.raises(WeightsError):
+        load_for(new.header, weights=small)
+    other = small_codec(seed=2).encode(picture())
+    with pytest.raises(WeightsError):
+        load_for(other.header, weights=better)
+
+
+def test_a_decoder_on_other_latents_is_refused(small: Path, better: Path) -> None:
+    network = load("compact").network
+    with torch.no_grad():
+        next(network.entropy.parameters()).add_(1)
+    with pytest.raises(WeightsError, match="Train the synthesis alone"):
+        decodable(network, small, ARITHMETIC)
+    old, codec = load("compact").encode(picture()), load("compact", weights=better)
+    assert codec.decodes(old.header)
+    with torch.no_grad():
+        next(codec.network.entropy.parameters()).add_(1)
+    assert not codec.decodes(old.header)

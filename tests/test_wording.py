@@ -18,7 +18,9 @@ from test_taco_compact import left_half
 from test_words import Letters, steered
 
 from trifocal import evaluation
+from trifocal.codecs.codec import Codec
 from trifocal.codecs.taco_compact import TacoCompact
+from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.container import Bitstream
 from trifocal.container.text import text_of
 from trifocal.detection.image_encoder import ImageEncoder
@@ -191,12 +193,12 @@ class Faint(Letters):
         return replace(words, pooled=words.pooled / 40)
 
 
-def taco() -> TacoCompact:
+def taco() -> Codec:
     """One whose look finds any words but empty ones in the left half of the picture."""
-    parts = small_codec(noise=0.0)
-    codec = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
-    codec.look = lambda x, words: left_half(x, words) * (words.pooled.mean() > 0)
-    return codec
+    parts = small_codec(noise=0.0).network
+    network = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
+    network.text_probability = lambda x, words: left_half(x, words) * (words.pooled.mean() > 0)
+    return Codec(TorchRuntime(network))
 
 
 @pytest.fixture
@@ -210,7 +212,7 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         "taco": (taco, "encoder"),
     }
     for number, (name, (build, reads)) in enumerate(builds.items(), start=50):
-        write_weights(build(), tmp_path / f"{name}.safetensors")
+        write_weights(build().network, tmp_path / f"{name}.safetensors")
         changes: dict[str, Any] = {"id": number, "weights": f"{name}.safetensors", "words": reads}
         made.append(replace(PRESETS[0], name=name, tower="letters", build=build, **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))

@@ -26,6 +26,8 @@ from test_cli import one_sentence, run
 import trifocal
 import trifocal.pillow
 from trifocal.codecs.codec import Codec
+from trifocal.codecs.network import CodecNetwork
+from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.text import (
     MAX_TEXT,
@@ -178,7 +180,7 @@ def test_the_layer_is_one_sound_piece_or_there_are_no_words() -> None:
 # ── small presets that read words ──
 
 
-class Steered(Codec):
+class Steered(CodecNetwork):
     """The small codec, brightened by its words where `reads` says so."""
 
     reads = ""
@@ -212,11 +214,11 @@ class Letters:
         return [f"The text has {longest} words; the first 8 count."] if longest > 8 else []
 
 
-def steered(reads: str, seed: int = 0) -> Steered:
-    parts = small_codec(seed)
-    codec = Steered(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
-    codec.reads = reads
-    return codec
+def steered(reads: str, seed: int = 0) -> Codec:
+    parts = small_codec(seed).network
+    network = Steered(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
+    network.reads = reads
+    return Codec(TorchRuntime(network.eval()))
 
 
 @pytest.fixture
@@ -224,7 +226,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Of three small presets' weights: `plain`, `early` (its encoder reads words), `late` (its decoder does)."""
     made = []
     for number, (name, reads) in enumerate((("plain", ""), ("early", "encoder"), ("late", "decoder"))):
-        write_weights(steered(reads), tmp_path / f"{name}.safetensors")
+        write_weights(steered(reads).network, tmp_path / f"{name}.safetensors")
         changes: dict[str, Any] = {"id": 60 + number, "weights": f"{name}.safetensors", "words": reads}
         changes["build"] = partial(steered, reads)
         made.append(replace(PRESETS[0], name=name, tower="letters", **changes))
@@ -353,14 +355,14 @@ def test_words_that_are_damaged_stop_a_decoder_unless_it_does_its_best(
 
 def test_weights_of_ones_own_are_asked_for_again_when_decoding(folder: Path, rgb: np.ndarray) -> None:
     own = folder / "runs.safetensors"
-    write_weights(steered("encoder", seed=1), own)
+    write_weights(steered("encoder", seed=1).network, own)
     stream = trifocal.encode(rgb, "early", weights=own)
     assert stream.header.fingerprint != load("early").fingerprint
     assert trifocal.decode(stream, weights=str(own)).picture.rgb.shape == rgb.shape
     with pytest.raises(WeightsError, match="are at hand; name its weights with --weights"):
         trifocal.decode(stream)
     assert shared_codec("early", weights=own) is shared_codec("early", weights=own)
-    write_weights(steered("encoder", seed=2), own)
+    write_weights(steered("encoder", seed=2).network, own)
     with pytest.raises(WeightsError, match="--weights"):
         trifocal.decode(stream, weights=own)
 
@@ -374,7 +376,7 @@ def test_weights_that_are_not_there_are_asked_for(folder: Path, rgb: np.ndarray)
     with pytest.raises(WeightsError, match="no weights at none.safetensors"):
         trifocal.encode(rgb, "late", weights="none.safetensors")
     with pytest.raises(WeightsError, match="do not fit"):
-        write_weights(small_codec().analysis, folder / "part.safetensors")
+        write_weights(small_codec().network.analysis, folder / "part.safetensors")
         trifocal.encode(rgb, "late", weights=folder / "part.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""Blocks that the networks share. Feature maps are channels-last: [B, H, W, C]."""
+"""Layers shared by the networks. Feature maps are channels-last: [B, H, W, C]."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -66,13 +66,13 @@ class Depthwise(nn.Module):
 
 
 class PlacedLinear(nn.Linear):
-    """A linear layer for neighbourhoods whose places have other inputs each: [..., P, I'] → [..., P, O].
+    """A linear layer whose input channels depend on the position: [..., P, I'] → [..., P, O].
 
-    What a linear layer of all inputs gives where the rest of them is zero, without the work for it.
+    Equals a linear layer of all inputs where the other inputs are zero, without computing them.
 
     Args:
         inputs, outputs: I and O of the whole layer.
-        columns: which I' inputs each of the P places has, [P, I'].
+        columns: indices of the I' inputs at each of the P positions, [P, I'].
     """
 
     columns: Tensor
@@ -87,12 +87,12 @@ class PlacedLinear(nn.Linear):
 
 
 class Conv(nn.Conv2d):
-    """A square convolution, zero-padded by half of its kernel: [B, H, W, I] → [B, ⌈H/stride⌉, ⌈W/stride⌉, O].
+    """A square convolution, zero-padded by half its kernel: [B, H, W, I] → [B, ⌈H/stride⌉, ⌈W/stride⌉, O].
 
     Args:
         inputs, outputs: I and O.
-        kernel: its side, odd.
-        stride: in places.
+        kernel: side, odd.
+        stride: in positions.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
@@ -107,8 +107,8 @@ class Deconv(nn.ConvTranspose2d):
 
     Args:
         inputs, outputs: I and O.
-        kernel: its side, odd.
-        stride: how many times larger the result is.
+        kernel: side, odd.
+        stride: upsampling factor.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 2) -> None:
@@ -119,18 +119,18 @@ class Deconv(nn.ConvTranspose2d):
 
 
 class ResidualBlock(nn.Module):
-    """A block x + branch(x) whose branch can train in a lower precision than the rest of the network.
+    """A block x + branch(x) whose branch can train in lower precision than the rest of the network.
 
     Parameters, their gradients and the sum keep the precision of x.
 
     Attributes:
-        branch_dtype: the branch's precision in training mode; None is that of x. `branches_in` sets it.
+        branch_dtype: dtype of the branch in training mode; None for that of x. Set by `branches_in`.
     """
 
     branch_dtype: torch.dtype | None = None
 
     def branch_precision(self, x: Tensor) -> AbstractContextManager[object]:
-        """The context in which `forward` computes the branch."""
+        """The autocast context in which `forward` computes the branch."""
         if self.branch_dtype is None or not self.training:
             return nullcontext()
         return torch.autocast(x.device.type, self.branch_dtype)
@@ -138,8 +138,8 @@ class ResidualBlock(nn.Module):
 
 @contextmanager
 def branches_in(dtype: torch.dtype | None, network: nn.Module) -> Iterator[None]:
-    """Until it ends, residual blocks of the network that have parameters to train compute their branches in `dtype` while in
-    training mode; None changes nothing."""
+    """Within this context, residual blocks with trainable parameters compute their branches in `dtype` in training mode; None
+    changes nothing."""
     blocks = [
         block
         for block in network.modules()
@@ -155,10 +155,10 @@ def branches_in(dtype: torch.dtype | None, network: nn.Module) -> Iterator[None]
 
 
 class Block(ResidualBlock):
-    """x + project(relu(expand(depthwise(x)))): the residual block of both sides. Starts as the identity.
+    """x + project(relu(expand(depthwise(x)))): the residual block of analysis and synthesis. Initialised as the identity.
 
     The depthwise–pointwise form follows DCVC's image model (see MODEL_CARD); it has no normalisation and no
-    attention, so its receptive field is one step to each side and tiles with a halo are exact.
+    attention, so its receptive field is one position to each side and tiles with a halo are exact.
     """
 
     def __init__(self, channels: int, expansion: int = 2) -> None:
@@ -175,10 +175,10 @@ class Block(ResidualBlock):
 
 
 class QualityInterpolation(nn.Module):
-    """A vector for each quality level, linear between learned knots.
+    """A vector per level, interpolated linearly between learned values at every 128th level.
 
     Args:
-        initial: values at the knots, [K, C]. Knot k stands at level k·SPACING.
+        initial: initial values, [K, C]; row k belongs to level k·SPACING.
     """
 
     SPACING = 128
@@ -196,7 +196,7 @@ class QualityInterpolation(nn.Module):
 
 
 def zero_init(layer: Layer) -> Layer:
-    """The layer with weight and bias set to zero, so that what it feeds starts without it."""
+    """Set weight and bias of a layer to zero, and return it."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trifocal.errors import OptionError, PresetError, WeightsError
 from trifocal.preset_table import DEFAULT, PRESETS, Preset
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trifocal.container import Header
     from trifocal.losses import Objective
     from trifocal.text import TextEncoder
-    from trifocal.types import Condition
+    from trifocal.types import Array, Condition
 
 
 def find(name: str | Preset) -> Preset:
@@ -95,14 +95,18 @@ def _load(name: str, device: str, path: Path, changed: int) -> Codec:
     """`changed` is when the file was, in ns, so that weights that were trained further are read again."""
     import torch
 
-    from trifocal.weights import load_weights
+    from trifocal.codecs.torch_runtime import TorchRuntime
+    from trifocal.weights import load_weights, read_decodes
 
     preset = find(name)
     with torch.inference_mode(False):  # who encodes may need a gradient
         codec = preset.build()
         codec.preset_id = preset.id
-        load_weights(codec, path, preset.shared)
-        return codec.to(device).eval()
+        load_weights(codec.network, path, preset.shared)
+        codec.network.to(device).eval()
+        if isinstance(codec.runtime, TorchRuntime):
+            codec.runtime.also_decodes(read_decodes(path))
+        return codec
 
 
 @gc_paused()
@@ -128,13 +132,13 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
     have = "none"
     if named is not None or (FOLDER / preset.weights).exists():
         codec = shared_codec(preset.name, device, named)
-        mark = codec.fingerprint_in(header.version)
-        if mark == header.fingerprint:
+        if codec.decodes(header):
             return codec
+        mark = codec.fingerprint_in(header.version)
         have = "others" if mark is None else hexadecimal(mark, header.version)
     if named is None:
         for path in earlier_weights(preset, folder):
-            if mark_of(path, path.stat().st_mtime_ns, preset.shared, header.version) == header.fingerprint:
+            if header.fingerprint in marks_of(path, path.stat().st_mtime_ns, preset.shared, header.version):
                 return shared_codec(preset.name, device, path)
     raise WeightsError(
         f"The file was made with weights {header.mark} of the preset {preset.name}, but {have} are at hand; "
@@ -152,16 +156,16 @@ def earlier_weights(preset: Preset, folder: str | PathLike[str] | None) -> Itera
 
 
 @lru_cache(maxsize=256)
-def mark_of(path: Path, changed: int, shared: str, version: int) -> int | None:
-    """The fingerprint of a file of weights; None where it is none. `changed` is that of `_load`."""
+def marks_of(path: Path, changed: int, shared: str, version: int) -> frozenset[int | None]:
+    """The fingerprints of the files that weights decode; empty for other files. `changed` is that of `_load`."""
     from trifocal.entropy.exact import ARITHMETIC
-    from trifocal.weights import FOLDER, fingerprint, read_weights
+    from trifocal.weights import FOLDER, fingerprint, read_decodes, read_weights
 
     try:
         weights = read_weights(path, FOLDER / shared if shared else None)
     except WeightsError:
-        return None
-    return fingerprint(weights, version, ARITHMETIC)
+        return frozenset()
+    return read_decodes(path).get(version, frozenset()) | {fingerprint(weights, version, ARITHMETIC)}
 
 
 def where_weights_are(preset: str, header: Header) -> str:
@@ -181,7 +185,7 @@ def condition_for(
     texts: Sequence[str],
     device: str = "cpu",
     note: Callable[[str], None] | None = None,
-) -> Condition:
+) -> Condition[Array]:
     """Texts as what steers a preset: B texts for a batch of B pictures, through the preset's own tower.
 
     Args:
@@ -203,7 +207,7 @@ def condition_for(
         for sentence in tower.notes(texts):
             note(sentence)
     with torch.no_grad():
-        return Condition(tower(texts))
+        return Condition(tower(texts).numpy())
 
 
 def text_encoder_for(name: str, device: str = "cpu") -> TextEncoder:
@@ -239,8 +243,8 @@ def check_words(preset: Preset) -> None:
 
 
 def with_preference(
-    preset: Preset, condition: Condition | None, preference: float | None
-) -> Condition | None:
+    preset: Preset, condition: Condition[Any] | None, preference: float | None
+) -> Condition[Any] | None:
     """What steers the decoding of a file, and for whom: 0 for people … 1 for machines; None says nothing.
 
     Raises:
@@ -250,11 +254,11 @@ def with_preference(
     check_preference(preset, preference)
     if preference is None:
         return condition
-    import torch
+    import numpy as np
 
     from trifocal.types import Condition
 
-    return replace(condition or Condition(), preference=torch.tensor([float(preference)]))
+    return replace(condition or Condition(), preference=np.array([preference], dtype=np.float32))
 
 
 def check_preference(preset: Preset, preference: float | None) -> None:

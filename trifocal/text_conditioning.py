@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.container.text import text_layer, text_of, tidy
@@ -45,7 +45,7 @@ def check(preset: Preset, given: bool, send: bool) -> None:
 
 def for_encoding(
     name: str, text: str | None, send: bool = False, note: Note | None = None
-) -> tuple[Condition | None, tuple[Layer, ...]]:
+) -> tuple[Condition[Any] | None, tuple[Layer, ...]]:
     """What `Codec.encode` of the preset `name` is given for a text: what steers it, and the layers that the file carries.
 
     Args:
@@ -72,7 +72,7 @@ def for_encoding(
 
 def for_decoding(
     stream: Bitstream, text: str | None = None, best_effort: bool = False, note: Note | None = None
-) -> Condition | None:
+) -> Condition[Any] | None:
     """What steers the decoding of a file: a text that is given, else the one that it carries, else nothing.
 
     Args:

@@ -1,26 +1,37 @@
-"""What passes between the rooms, and the legend of letters.
+"""Symbols, shared constants, and the data that codecs, networks and training exchange.
 
-    x       picture, [B, 3, H, W], 0..1                x_hat   the decoder's picture
-    y       latent, [B, H/16, W/16, M]                 y_hat   what the decoder has of it
-    z       hyper-latent, [B, H/64, W/64, Z]           z_hat   the same, rounded
-    mean, scale_index   what the entropy model says of a latent: mean, and row of the frequency tables
+    x       image, [B, 3, H, W], 0..1                  x_hat   decoded image
+    y       latent, [B, H/16, W/16, M]                 y_hat   decoded latent
+    z       hyper-latent, [B, H/64, W/64, Z]           z_hat   decoded hyper-latent
+    mean, scale_index   parameters of the entropy model: mean, and row of the frequency tables
     level   quality · 8, an integer in 0..800, [B]
-    h       what a detector makes of x in its middle     h_hat   what the base layer keeps of it
+    h       features of a detector for x               h_hat   the features that the base layer decodes to
 
-    condition   what steers a transform, or None: words, a preference and more; always allowed to be absent
+    condition   optional side input of a transform: text, importance map, base preview, preference
 
-Feature maps and latents are channels-last, since every network of the road is made of matrix products over channels.
+Feature maps and latents are channels-last.
+
+`TextEmbedding`, `BasePreview` and `Condition` hold NumPy arrays where a user or `Codec` handles them, and torch tensors inside the
+networks. `Condition.to` converts either to tensors.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
+    from typing_extensions import TypeVar
 
+    Array: TypeAlias = NDArray[Any]
+    Kind = TypeVar("Kind", default=Tensor)
+else:
+    from typing import TypeVar
+
+    Kind = TypeVar("Kind")
 
 MAX_LEVEL = 800
 LEVELS_PER_QUALITY = 8
@@ -28,48 +39,56 @@ LATENT_STRIDE = 16  # pixels
 
 
 @dataclass(frozen=True)
-class TextEmbedding:
-    """What a text tower says of B texts, padded to the longest of them.
+class TextEmbedding(Generic[Kind]):
+    """Vectors of B texts, padded to the longest.
 
     Attributes:
-        tokens: a vector for each token, [B, T, D].
-        mask: True where there is a token and not padding, [B, T]. The first token is always there, so that a text
-            without words has something to attend to as well.
-        pooled: a vector for the whole text, [B, D], not normalised.
+        tokens: one vector per token, [B, T, D].
+        mask: True for tokens, False for padding, [B, T]. The first token is always present, also for an empty text.
+        pooled: one vector per text, [B, D], not normalised.
     """
 
-    tokens: Tensor
-    mask: Tensor
-    pooled: Tensor
+    tokens: Kind
+    mask: Kind
+    pooled: Kind
 
-    def to(self, device: torch.device | str) -> TextEmbedding:
-        return TextEmbedding(self.tokens.to(device), self.mask.to(device), self.pooled.to(device))
+    def to(self, device: torch.device | str) -> TextEmbedding[Tensor]:
+        """Tensors on a device."""
+        return TextEmbedding(*(_tensor(part, device) for part in (self.tokens, self.mask, self.pooled)))
 
-    def of(self, rows: slice) -> TextEmbedding:
-        """Those of some of the texts."""
+    def numpy(self) -> TextEmbedding[Array]:
+        """NumPy arrays."""
+        return TextEmbedding(*(_array(part) for part in (self.tokens, self.mask, self.pooled)))
+
+    def of(self: TextEmbedding[Tensor], rows: slice) -> TextEmbedding[Tensor]:
+        """The embeddings of some of the texts."""
         return TextEmbedding(self.tokens[rows], self.mask[rows], self.pooled[rows])
 
-    def rolled(self) -> TextEmbedding:
-        """Each picture of a batch gets the words of the one before it: words that do not match."""
+    def rolled(self: TextEmbedding[Tensor]) -> TextEmbedding[Tensor]:
+        """Each text moved to the next image of the batch: mismatched texts."""
         return TextEmbedding(self.tokens.roll(1, 0), self.mask.roll(1, 0), self.pooled.roll(1, 0))
 
 
 @dataclass(frozen=True)
-class BasePreview:
-    """The first picture, which a base layer gives: small, and sampled where it is asked for.
+class BasePreview(Generic[Kind]):
+    """The small image that a base layer decodes to, and the window of the full image that it is sampled in.
 
     Attributes:
         picture: [B, 3, h, w], about 0..1.
-        size: width and height in pixels of the whole that it stands for.
-        window: x, y, width, height of the part that is asked for, in those pixels; beyond the whole its edge is repeated.
+        size: width and height of the full image in pixels.
+        window: x, y, width, height of the sampled part in pixels of the full image; edges are repeated beyond it.
     """
 
-    picture: Tensor
+    picture: Kind
     size: tuple[int, int]
     window: tuple[int, int, int, int]
 
-    def pixels(self) -> Tensor:
-        """The part at its own size, [B, 3, height, width]; the same values whatever window they are in."""
+    def to(self, device: torch.device | str) -> BasePreview[Tensor]:
+        """Tensors on a device."""
+        return BasePreview(_tensor(self.picture, device), self.size, self.window)
+
+    def pixels(self: BasePreview[Tensor]) -> Tensor:
+        """The window at full resolution, [B, 3, height, width]. A pixel's value does not depend on the window."""
         import torch
         from torch.nn.functional import grid_sample
 
@@ -82,72 +101,80 @@ class BasePreview:
         places = places.expand(len(self.picture), -1, -1, -1).to(self.picture.dtype)
         return grid_sample(self.picture, places, mode="bicubic", padding_mode="border", align_corners=False)
 
-    def within(self, rows: slice, columns: slice) -> BasePreview:
-        """For a part of the window, in latents."""
+    def within(self, rows: slice, columns: slice) -> BasePreview[Kind]:
+        """The preview for a part of the window, given in latents."""
         x, y = self.window[0] + LATENT_STRIDE * columns.start, self.window[1] + LATENT_STRIDE * rows.start
         width, height = (LATENT_STRIDE * (part.stop - part.start) for part in (columns, rows))
         return replace(self, window=(x, y, width, height))
 
 
 @dataclass(frozen=True)
-class Condition:
-    """What steers a transform. Whatever is None is not said.
+class Condition(Generic[Kind]):
+    """Side input of a transform; fields that are None have no effect.
 
     Attributes:
-        words: what a text tower says of texts.
-        importance_map: how much finer the picture is to be coded at each latent than on the whole, in octaves of the
-            quantiser's step, [B, H/16, W/16]; positive where it matters more.
-        preview: what a base layer shows of the picture already.
-        preference: for whom the picture is decoded, [B]: 0 for people … 1 for machines.
+        words: embeddings of texts.
+        importance_map: log₂ of the factor by which the quantiser's step shrinks at each latent, [B, H/16, W/16]; positive values
+            spend more bits.
+        preview: the decoded base layer.
+        preference: what the image is decoded for, [B]: 0 people … 1 machines.
     """
 
-    words: TextEmbedding | None = None
-    importance_map: Tensor | None = None
-    preview: BasePreview | None = None
-    preference: Tensor | None = None
+    words: TextEmbedding[Kind] | None = None
+    importance_map: Kind | None = None
+    preview: BasePreview[Kind] | None = None
+    preference: Kind | None = None
 
-    def to(self, device: torch.device | str) -> Condition:
-        words, importance_map, preview, preference = (
-            self.words,
-            self.importance_map,
-            self.preview,
-            self.preference,
-        )
+    def to(self, device: torch.device | str) -> Condition[Tensor]:
+        """Tensors on a device."""
         return Condition(
-            None if words is None else words.to(device),
-            None if importance_map is None else importance_map.to(device),
-            None if preview is None else replace(preview, picture=preview.picture.to(device)),
-            None if preference is None else preference.to(device),
+            None if self.words is None else self.words.to(device),
+            None if self.importance_map is None else _tensor(self.importance_map, device),
+            None if self.preview is None else self.preview.to(device),
+            None if self.preference is None else _tensor(self.preference, device),
         )
 
-    def within(self, rows: slice, columns: slice) -> Condition:
-        """For a part of the picture, in latents."""
+    def within(self, rows: slice, columns: slice) -> Condition[Kind]:
+        """The condition of a part of the image, given in latents."""
+        importance: Any = self.importance_map
         return replace(
             self,
-            importance_map=None if self.importance_map is None else self.importance_map[:, rows, columns],
+            importance_map=None if importance is None else importance[:, rows, columns],
             preview=None if self.preview is None else self.preview.within(rows, columns),
         )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step sees.
+    """The input of one training step.
 
     Attributes:
         x: crops, [B, 3, H, W], 0..1.
         level: [B].
-        condition: what steers, or None.
+        condition: side input, or None.
     """
 
     x: Tensor
     level: Tensor
-    condition: Condition | None = None
+    condition: Condition[Tensor] | None = None
 
 
 @dataclass(frozen=True)
 class Output:
-    """What `Codec.forward` returns: x_hat [B, 3, H, W]; y_hat [B, h, w, M]; bits for each picture, [B]."""
+    """The result of `CodecNetwork.forward`: x_hat [B, 3, H, W]; y_hat [B, h, w, M]; bits of each image, [B]."""
 
     x_hat: Tensor
     y_hat: Tensor
     bits: Tensor
+
+
+def _tensor(values: Any, device: torch.device | str) -> Tensor:
+    import torch
+
+    return torch.as_tensor(values, device=device)
+
+
+def _array(values: Any) -> Array:
+    import numpy as np
+
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)

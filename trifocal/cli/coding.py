@@ -130,6 +130,9 @@ def encode(
         str | None,
         typer.Option(metavar="MAP.png", help="Also draw where the words send the bits; for one picture."),
     ] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="MAP.png", help="Spend more bits where this image is bright.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for each file, on a line.")
     ] = False,
@@ -182,6 +185,8 @@ def encode(
     codec = shared_codec(preset, weights=weights)
     words_of = source_of_words(desk, jobs, preset, text, text_file, caption, send_text)
     rates: dict[str, Any] = {"quality": quality, "bpp": bpp, "size": size} | of_base
+    if mask is not None:
+        rates["mask"] = Picture.open(mask)
 
     sizes: list[tuple[int, int]] = []
 

@@ -1,173 +1,138 @@
-"""The road on one page: image → analysis → y → entropy ⇄ bytes → y_hat → synthesis → image."""
+"""A codec: image ⇄ file, tile by tile. Its networks run on a `Runtime`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from trifocal.codecs.metadata_layers import layers_of_metadata, picture_of
-from trifocal.codecs.rate_control import rate_of, search
+from trifocal.codecs.mask import Mask, importance_from_mask
+from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
+from trifocal.codecs.rate_control import requested_rate, search
+from trifocal.codecs.results import Decoded, Latents
+from trifocal.codecs.runtime import Runtime
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.fields import VERSION, hexadecimal
-from trifocal.entropy import Coder, EntropyModel, RateEstimator, Reader, TrainingRateEstimator, Writer
-from trifocal.entropy.exact import ARITHMETIC
-from trifocal.errors import Damaged, WeightsError
+from trifocal.entropy import RateEstimator
+from trifocal.entropy.coder import Array
+from trifocal.entropy.latent_coding import code_latents, read_latents, write_latents
+from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
 from trifocal.pictures import Picture
-from trifocal.pictures.canvas import LATENT_STRIDE, Canvas, paste, window
+from trifocal.pictures.canvas import Canvas, paste, window
 from trifocal.pictures.tiles import Box, Tile, check_region
-from trifocal.types import Condition, Output
+from trifocal.types import LATENT_STRIDE, Condition
 from trifocal.utils.timing import Stopwatch
-from trifocal.weights import checksum, fingerprint
+
+if TYPE_CHECKING:
+    from trifocal.codecs.network import CodecNetwork
+
+__all__ = ["Codec", "Decoded", "Latents", "Progress", "track"]
 
 GREY = 128
-SEARCH_BEGINS = 0.3  # of the progress, where a size was asked for
+SEARCH_BEGINS = 0.3  # of the progress, when a size is requested
 
 Progress = Callable[[float], None]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A decoded picture, and the numbers of the tiles that were damaged (only with `best_effort`)."""
-
-    picture: Picture
-    damaged: tuple[int, ...] = field(default=())
-
-
-class Codec(nn.Module):
-    """A picture ⇄ a stream of bytes. A method overrides what its paper changes.
+class Codec:
+    """Encodes images to bitstreams and decodes them. Takes and returns NumPy arrays inside `Picture` and `Bitstream`.
 
     Args:
-        analysis: x → y.
-        entropy: y ⇄ coder ⇄ y_hat.
-        synthesis: y_hat, level → x_hat.
-        reach: pixels to each side that analysis and synthesis look at, a multiple of 16.
+        runtime: evaluates the networks.
+
+    Attributes:
+        preset_id: the number of the preset in files.
+        layer: tag of the layer that holds the latents.
     """
 
     preset_id = 0
-    layer = Tag.LATENT  # that holds the latents' tiles
+    layer = Tag.LATENT
 
-    def __init__(
-        self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, receptive_field: int
-    ) -> None:
-        super().__init__()
-        self.analysis = analysis
-        self.entropy = entropy
-        self.synthesis = synthesis
-        self.receptive_field = receptive_field
-        self._checksum: tuple[int, ...] = ()
-        self._fingerprints: dict[int, int | None] = {}
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    @property
+    def network(self) -> CodecNetwork:
+        """The torch network, to train or change. Its weights are read at each call. Raises PresetError on a runtime without torch."""
+        network: CodecNetwork | None = getattr(self.runtime, "network", None)
+        if network is None:
+            raise PresetError(
+                "This codec runs without torch and has no network; load it on the torch runtime."
+            )
+        return network
 
     @property
     def fingerprint(self) -> int:
-        """Of the weights as they are, as files name it."""
+        """The fingerprint of the current weights, as new files store it."""
         mark = self.fingerprint_in(VERSION)
         assert mark is not None
         return mark
 
     def fingerprint_in(self, version: int) -> int | None:
-        """That of a version of the file format; see `weights.fingerprint`."""
-        now = checksum(self)
-        if now != self._checksum:
-            self._checksum, self._fingerprints = now, {}
-        if version not in self._fingerprints:
-            self._fingerprints[version] = fingerprint(self.state_dict(), version, ARITHMETIC)
-        return self._fingerprints[version]
+        """The fingerprint in a version of the file format; see `weights.fingerprint`."""
+        return self.runtime.fingerprint(version)
+
+    def decodes(self, header: Header) -> bool:
+        """Whether the weights decode files with this fingerprint."""
+        have = self.fingerprint_in(header.version)
+        return have == header.fingerprint or header.fingerprint in self.runtime.readable(header.version)
 
     def check_header(self, header: Header) -> None:
-        """Raises WeightsError where a file was not made with this preset and these weights."""
+        """Raises WeightsError if a file was made with another preset or other weights."""
         if header.preset != self.preset_id:
             raise WeightsError(
                 f"The file is of preset number {header.preset} and this codec is number {self.preset_id}; "
                 "`trifocal.decode` finds the codec of a file."
             )
-        have = self.fingerprint_in(header.version)
-        if have != header.fingerprint:
+        if not self.decodes(header):
             raise WeightsError(
                 f"The file was made with weights {header.mark}, and this codec has {hexadecimal(self.fingerprint)}; "
                 "`trifocal.decode` finds the weights of a file."
             )
 
-    def prepare(self, picture: Picture, condition: Condition | None) -> Condition | None:
-        """What of the condition needs the whole picture, before its tiles are analysed; here nothing does."""
-        return condition
-
-    def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
-        """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M]. A method may let the condition steer; here nothing does."""
-        y: Tensor = self.analysis(x.to(dtype_of(self.analysis)))
-        return y.float()
-
-    def code_latents(self, coder: Coder, y: Tensor | None, level: Tensor, size: tuple[int, int]) -> Tensor:
-        """y, or the coder's bytes → y_hat [B, h, w, M]; the only entropy road there is."""
-        return self.entropy.code_latents(coder, y, level, size)
-
-    def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
-        """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w]. A method may let the condition steer; here nothing does."""
-        x_hat: Tensor = self.synthesis(y_hat.to(dtype_of(self.synthesis)), level)
-        return x_hat.float()
-
-    def forward(
-        self,
-        x: Tensor,
-        level: Tensor,
-        condition: Condition | None = None,
-        meter: RateEstimator | TrainingRateEstimator | None = None,
-    ) -> Output:
-        """x [B, 3, H, W] in 0..1, H and W multiples of 64; level [B] → Output. The meter walks, or one that is made here."""
-        y = self.analyse(x, condition)
-        meter = meter or self._meter(x)
-        y_hat = self.code_latents(meter, y, level, (y.shape[1], y.shape[2]))
-        return Output(self.synthesise(y_hat, level, condition), y_hat, meter.bits)
-
-    def _meter(self, x: Tensor) -> RateEstimator | TrainingRateEstimator:
-        return (
-            TrainingRateEstimator(len(x), x.device)
-            if self.training
-            else RateEstimator(self.entropy.cost(), len(x))
-        )
-
-    @torch.inference_mode()
     def encode(
         self,
         picture: Picture,
         quality: float | None = None,
         bpp: float | None = None,
         size: int | None = None,
-        condition: Condition | None = None,
+        condition: Condition[Any] | None = None,
         layers: Sequence[Layer] = (),
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
+        mask: Mask | None = None,
     ) -> Bitstream:
-        """A Writer walks each tile.
+        """Encode an image.
 
         Args:
-            picture: what to encode.
-            quality: 0..100, kept to 1/8; 50 if none of the three is given.
-            bpp: bits of the whole file per pixel, to stay at or under.
-            size: bytes of the whole file, to stay at or under. A size that quality 100 does not fill is not an error.
-            condition: what steers the analysis, of one picture.
-            layers: further layers that the file shall carry; their bytes count.
+            picture: the image.
+            quality: 0..100 in steps of 1/8; 50 if none of the three is given.
+            bpp: upper limit of the file's bits per pixel.
+            size: upper limit of the file's bytes. A size that quality 100 does not fill is no error.
+            condition: side input of the analysis, of one image.
+            layers: further layers of the file; their bytes count.
             progress: called with the fraction done, 0..1.
-            timings: gets the seconds spent in analysis, walk (the networks) and coding (the range coder).
+            timings: receives the seconds of analysis, walk (entropy networks) and coding (range coder).
+            mask: where the image matters: [H, W] of the image, or an image of that size; bool, float in 0..1, or uint8. At equal
+                bytes, places with 1 get more bits and places with 0 fewer. It replaces the map that a text gives.
 
         Raises:
-            OptionError: for more than one of quality, bpp and size, or one out of its range.
-            RateError: if quality 0 is larger than bpp or size allow.
+            OptionError: for more than one of quality, bpp and size, one out of range, or a mask of another shape or range.
+            PresetError: for a mask, if the codec does not read one.
+            RateError: if quality 0 exceeds bpp or size.
         """
         clock = Stopwatch(timings)
         mark = self.fingerprint
-        rate = rate_of(picture.width * picture.height, quality, bpp, size)
-        canvas = Canvas(picture.width, picture.height, self.receptive_field)
-        side = (*layers_of_metadata(picture), *layers)
-        condition = self.prepare(picture, self._here(condition))
+        rate = requested_rate(picture.width * picture.height, quality, bpp, size)
+        canvas = Canvas(picture.width, picture.height, self.runtime.receptive_field)
+        side = (*metadata_layers(picture), *layers)
+        condition = self._prepared(picture, condition, mask)
         tiles = track(canvas.tiles(), progress, (0.0, 1.0 if rate.size is None else SEARCH_BEGINS))
-        latents: Iterable[Tensor] = (
+        latents: Iterable[Array] = (
             self._latent(picture.rgb, canvas, tile, condition, clock) for tile in tiles
         )
 
@@ -182,150 +147,243 @@ class Codec(nn.Module):
             return write(rate.level)
         assert rate.size is not None
         latents = kept = list(latents)
-        front = stream(0, (b"",) * len(latents)).size
+        overhead = stream(0, (b"",) * len(latents)).size
         return search(
-            rate.size, lambda level: front + sum(self._bits(y, level, clock) for y in kept) / 8, write
+            rate.size, lambda level: overhead + sum(self._bits(y, level, clock) for y in kept) / 8, write
         )
 
-    @torch.inference_mode()
     def decode(
         self,
         bitstream: Bitstream,
         region: Box | None = None,
         best_effort: bool = False,
-        condition: Condition | None = None,
+        condition: Condition[Any] | None = None,
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
     ) -> Decoded:
-        """A Reader walks each tile that the region needs.
+        """Decode an image, or a region of it; reads only the tiles that the region needs.
 
         Args:
-            bitstream: what `encode` made.
-            region: x, y, width, height in pixels; the whole picture if None.
-            best_effort: grey out tiles that are damaged, instead of refusing.
-            condition: what steers the synthesis, of one picture.
+            bitstream: from `encode`.
+            region: x, y, width, height in pixels; the whole image if None.
+            best_effort: fill damaged tiles with grey instead of raising.
+            condition: side input of the synthesis, of one image.
             progress: called with the fraction done, 0..1.
-            timings: gets the seconds spent in walk, coding and synthesis.
+            timings: receives the seconds of walk, coding and synthesis.
 
         Raises:
             WeightsError: if the file was made with another preset or other weights.
-            Damaged: if a tile is damaged, or the layer has not a chunk for each tile.
-            OptionError: if the region is empty or leaves the picture.
-            Unsupported: if the picture is above the limit of pixels.
+            Damaged: if a tile is damaged, or the number of tiles is wrong.
+            OptionError: if the region is empty or leaves the image.
+            Unsupported: if the image is above the limit of pixels.
         """
         clock = Stopwatch(timings)
+        canvas, region = self._checked(bitstream, region)
+        tiles = canvas.tiles_around(region)
+        y_hat, lost = self._read_tiles(bitstream, canvas, tiles, best_effort, progress, clock)
+        frame = canvas.frame(tiles)
+        rgb = self._pixels_of_region(
+            y_hat, canvas, frame, region, bitstream.header.level, condition, lost, progress, clock
+        )
+        return Decoded(with_metadata(rgb, bitstream, region), tuple(sorted(lost)))
+
+    def analyse(
+        self,
+        picture: Picture,
+        condition: Condition[Any] | None = None,
+        mask: Mask | None = None,
+        layers: Sequence[Layer] = (),
+    ) -> Latents:
+        """The latents of an image before quantisation. Arguments and errors as `encode`."""
+        canvas = Canvas(picture.width, picture.height, self.runtime.receptive_field)
+        condition = self._prepared(picture, condition, mask)
+        wide, high = canvas.padded
+        channels = self.runtime.latent_channels + self.runtime.reads_importance
+        y = np.zeros((1, high // LATENT_STRIDE, wide // LATENT_STRIDE, channels), dtype=np.float32)
+        for tile in canvas.tiles():
+            rows, columns = window(canvas.core(tile))
+            y[:, rows, columns] = self._latent(picture.rgb, canvas, tile, condition, Stopwatch())
+        side = (*metadata_layers(picture), *layers)
+        return Latents(y, picture.width, picture.height, condition, side, grey=picture.grey)
+
+    def encode_latents(self, latents: Latents, quality: float = 50.0) -> Bitstream:
+        """Write latents to a bitstream that `decode` reads. Raises OptionError for a wrong shape or quality."""
+        level = self._level(latents, quality, self.runtime.reads_importance)
+        canvas = Canvas(latents.width, latents.height, self.runtime.receptive_field)
+        chunks = []
+        for tile in canvas.tiles():
+            rows, columns = window(canvas.core(tile))
+            y = np.ascontiguousarray(latents.y[:, rows, columns], dtype=np.float32)
+            chunks.append(self._write(y, level, Stopwatch()))
+        header = Header(latents.width, latents.height, self.preset_id, level, self.fingerprint, latents.grey)
+        return Bitstream(header, (Layer(self.layer, tuple(chunks)), *latents.layers))
+
+    def decode_latents(self, bitstream: Bitstream, condition: Condition[Any] | None = None) -> Latents:
+        """The decoded latents of a bitstream. Raises as `decode`."""
+        canvas, _ = self._checked(bitstream, None)
+        y_hat, _ = self._read_tiles(bitstream, canvas, canvas.tiles(), False, None, Stopwatch())
+        header = bitstream.header
+        side = tuple(layer for layer in bitstream.layers if layer.tag != self.layer)
+        return Latents(y_hat, header.width, header.height, condition, side, header.quality, header.grey)
+
+    def synthesise(self, latents: Latents, quality: float | None = None) -> Picture:
+        """The image of latents, decoded or not. `quality` is by default that of the latents' file, or 50. Raises OptionError."""
+        quality = (50.0 if latents.quality is None else latents.quality) if quality is None else quality
+        y = latents.y[..., : self.runtime.latent_channels]
+        level = self._level(replace(latents, y=y), quality, importance=False)
+        canvas = Canvas(latents.width, latents.height, self.runtime.receptive_field)
+        whole, region = (0, 0, *canvas.padded), (0, 0, latents.width, latents.height)
+        y = np.ascontiguousarray(y, dtype=np.float32)
+        rgb = self._pixels_of_region(
+            y, canvas, whole, region, level, latents.condition, set(), None, Stopwatch()
+        )
+        return Picture(rgb)
+
+    def _prepared(
+        self, picture: Picture, condition: Condition[Any] | None, mask: Mask | None
+    ) -> Condition[Any] | None:
+        if mask is not None:
+            importance = importance_from_mask(mask, picture, self.runtime.reads_importance)
+            condition = replace(condition or Condition(), importance_map=importance)
+        return self.runtime.prepare(picture, condition)
+
+    def _level(self, latents: Latents, quality: float, importance: bool) -> int:
+        wide, high = Canvas(latents.width, latents.height, self.runtime.receptive_field).padded
+        channels = self.runtime.latent_channels + importance
+        expected = (1, high // LATENT_STRIDE, wide // LATENT_STRIDE, channels)
+        if latents.y.shape != expected:
+            raise OptionError(
+                f"The latents of an image of {latents.width} x {latents.height} pixels have the shape {list(expected)}, not "
+                f"{list(latents.y.shape)}."
+            )
+        level = requested_rate(1, quality, None, None).level
+        assert level is not None
+        return level
+
+    def _checked(self, bitstream: Bitstream, region: Box | None) -> tuple[Canvas, Box]:
+        """The canvas of a file and the region in it, after all checks of the header."""
         header = bitstream.header
         self.check_header(header)
         header.check_pixels()
-        canvas = Canvas(header.width, header.height, self.receptive_field)
+        canvas = Canvas(header.width, header.height, self.runtime.receptive_field)
         region = check_region(header.width, header.height, region or (0, 0, header.width, header.height))
-        condition = self._here(condition)
         layer = bitstream.layer(self.layer)
         if layer is None or len(layer.chunks) != len(canvas.tiles()):
             raise Damaged("The file is damaged: it has not one piece of data for each tile of its picture.")
-        needed = canvas.tiles_around(region)
-        frame = canvas.frame(needed)
-        y_hat = torch.zeros(1, *latent_size(frame), self.entropy.latent_channels)
+        return canvas, region
+
+    def _read_tiles(
+        self,
+        bitstream: Bitstream,
+        canvas: Canvas,
+        tiles: Sequence[Tile],
+        best_effort: bool,
+        progress: Progress | None,
+        clock: Stopwatch,
+    ) -> tuple[Array, set[int]]:
+        """y_hat of the frame of the tiles, [1, h, w, M], and the numbers of the damaged ones."""
+        frame = canvas.frame(tiles)
+        rows_in_all, columns_in_all = frame[3] // LATENT_STRIDE, frame[2] // LATENT_STRIDE
+        y_hat = np.zeros((1, rows_in_all, columns_in_all, self.runtime.latent_channels), dtype=np.float32)
+        layer = bitstream.layer(self.layer)
+        assert layer is not None
         lost = set()
-        for tile in track(needed, progress, (0.0, 0.6)):
+        for tile in track(tiles, progress, (0.0, 0.6)):
             rows, columns = window(canvas.core(tile), frame=frame)
             try:
                 y_hat[:, rows, columns] = self._read(
-                    layer.chunks[tile.index], y_hat[:, rows, columns], header.level, clock
+                    layer.chunks[tile.index], y_hat[:, rows, columns], bitstream.header.level, clock
                 )
             except Damaged as error:
                 if not best_effort:
                     raise Damaged(f"{error} It is tile {tile.index}.", (tile.index,)) from error
                 lost.add(tile.index)
+        return y_hat, lost
+
+    def _pixels_of_region(
+        self,
+        y_hat: Array,
+        canvas: Canvas,
+        frame: Box,
+        region: Box,
+        level: int,
+        condition: Condition[Any] | None,
+        lost: set[int],
+        progress: Progress | None,
+        clock: Stopwatch,
+    ) -> NDArray[np.uint8]:
+        """The pixels of a region, uint8 [H, W, 3], from the latents of a frame; damaged tiles are grey."""
         rgb = np.empty((region[3], region[2], 3), dtype=np.uint8)
         for tile in track(canvas.tiles_of(region), progress, (0.6, 1.0)):
             box = canvas.shown(tile, region)
             rows, columns = window(canvas.halo(box), frame=frame)
             near = y_hat[:, rows, columns]
             part = None if condition is None else condition.within(*window(canvas.halo(box)))
-            pixels = (
-                GREY if tile.index in lost else self._pixels(near, canvas, box, header.level, part, clock)
-            )
+            pixels = GREY if tile.index in lost else self._pixels(near, canvas, box, level, part, clock)
             paste(rgb, region, box, pixels)
-        return Decoded(picture_of(rgb, bitstream, region), tuple(sorted(lost)))
+        return rgb
 
     def _latent(
         self,
         rgb: NDArray[np.uint8],
         canvas: Canvas,
         tile: Tile,
-        condition: Condition | None,
+        condition: Condition[Any] | None,
         clock: Stopwatch,
-    ) -> Tensor:
-        """y of one tile, [1, h, w, M], from its pixels and the real ones around them."""
+    ) -> Array:
+        """y of one tile, [1, h, w, M], from its pixels and those around them."""
         with clock("analysis"):
             core = canvas.core(tile)
             halo = canvas.halo(core)
-            pixels = torch.tensor(canvas.crop(rgb, halo), device=self._device())
             part = None if condition is None else condition.within(*window(halo))
-            y = self.analyse(pixels.permute(2, 0, 1)[None].float() / 255, part)
+            y = self.runtime.analyse(canvas.crop(rgb, halo), part)
             rows, columns = canvas.within_halo(core, LATENT_STRIDE)
-            return y[:, rows, columns].contiguous()
+            return np.ascontiguousarray(y[:, rows, columns])
 
-    def _write(self, y: Tensor, level: int, clock: Stopwatch) -> bytes:
-        writer = Writer(self.entropy.models())
+    def _write(self, y: Array, level: int, clock: Stopwatch) -> bytes:
         with clock("walk"):
-            self.code_latents(writer, y, self._level(level), (y.shape[1], y.shape[2]))
-        clock.move("walk", "coding", writer.seconds)
-        return writer.bytes()
+            data, _, seconds = write_latents(
+                self.runtime.entropy(), y, np.array([level]), self.runtime.reads_importance
+            )
+        clock.move("walk", "coding", seconds)
+        return data
 
-    def _bits(self, y: Tensor, level: int, clock: Stopwatch) -> float:
-        meter = RateEstimator(self.entropy.cost())
+    def _bits(self, y: Array, level: int, clock: Stopwatch) -> float:
+        entropy = self.runtime.entropy()
+        estimator = RateEstimator(entropy.cost())
+        size, importance = (y.shape[1], y.shape[2]), self.runtime.reads_importance
         with clock("walk"):
-            self.code_latents(meter, y, self._level(level), (y.shape[1], y.shape[2]))
-        return float(meter.bits)
+            code_latents(entropy, estimator, y, np.array([level]), size, importance)
+        return float(estimator.bits[0])
 
-    def _read(self, data: bytes | None, place: Tensor, level: int, clock: Stopwatch) -> Tensor:
+    def _read(self, data: bytes | None, place: Array, level: int, clock: Stopwatch) -> Array:
         """y_hat of one tile, of the shape of `place`."""
         if data is None:
             raise Damaged("The coded latent of a tile does not match its check sum.")
-        reader = Reader(self.entropy.models(), data)
+        size = (place.shape[1], place.shape[2])
         with clock("walk"):
-            y_hat = self.code_latents(reader, None, self._level(level), (place.shape[1], place.shape[2]))
-            reader.end()
-        clock.move("walk", "coding", reader.seconds)
+            y_hat, seconds = read_latents(
+                self.runtime.entropy(), data, np.array([level]), size, self.runtime.reads_importance
+            )
+        clock.move("walk", "coding", seconds)
         return y_hat
 
     def _pixels(
         self,
-        y_hat: Tensor,
+        y_hat: Array,
         canvas: Canvas,
         box: Box,
         level: int,
-        condition: Condition | None,
+        condition: Condition[Any] | None,
         clock: Stopwatch,
     ) -> NDArray[np.uint8]:
         """A box's pixels, uint8 [H, W, 3], from the latents of its halo, [1, h, w, M]."""
         with clock("synthesis"):
-            x_hat = self.synthesise(y_hat.to(self._device()), self._level(level), condition)
+            x_hat = self.runtime.synthesise(y_hat, level, condition)
             rows, columns = canvas.within_halo(box)
-            x_hat = x_hat[0, :, rows, columns].permute(1, 2, 0)
-            return x_hat.mul(255).round_().clamp_(0, 255).byte().cpu().numpy()
-
-    def _level(self, level: int) -> Tensor:
-        return torch.tensor([level], device=self._device())
-
-    def _here(self, condition: Condition | None) -> Condition | None:
-        """The condition where the networks are."""
-        return None if condition is None else condition.to(self._device())
-
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
-
-
-def latent_size(frame: Box) -> tuple[int, int]:
-    """Rows and columns of the latent of a frame."""
-    return frame[3] // LATENT_STRIDE, frame[2] // LATENT_STRIDE
-
-
-def dtype_of(module: nn.Module) -> torch.dtype:
-    """The precision of a transform; analysis and synthesis may run in bfloat16."""
-    return next(module.parameters()).dtype
+            values = x_hat[0, :, rows, columns].transpose(1, 2, 0) * np.float32(255)
+            np.rint(values, out=values)
+            return values.clip(0, 255, out=values).astype(np.uint8)
 
 
 def track(items: Sequence[T], progress: Progress | None, between: tuple[float, float]) -> Iterator[T]:

@@ -1,13 +1,12 @@
-"""The compact trunk: the parts of the network that ships, for `compact` and for the methods that stand on it.
-
-DESIGN section 9: one variable-rate model, lapped 16×16 DCT start, four-pass context, latent of 384 channels at 1/16.
-"""
+"""The compact network: variable rate, lapped 16×16 DCT initialisation, four-pass context, latent of 384 channels at 1/16."""
 
 from typing import TypeVar
 
 import torch
 
 from trifocal.codecs.codec import Codec
+from trifocal.codecs.network import CodecNetwork
+from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.entropy import EntropyModel
 from trifocal.transforms import Analysis, Synthesis
 from trifocal.transforms.preferred import PreferredSynthesis
@@ -16,36 +15,34 @@ from trifocal.transforms.worded import WordedSynthesis
 __all__ = ["compact", "parts", "plain", "preferred", "worded"]
 
 QUALITY_KNOTS = 8
-COARSEST, OCTAVES = (
-    118.4,
-    0.6162,
-)  # the step at quality 0, and how far it falls to the next knot: λ^−1/2 of the losses
+COARSEST = 118.4  # quantiser step at quality 0
+OCTAVES = 0.6162  # by which it falls from knot to knot: λ^−1/2 of the losses
 CHANNELS, LATENT_CHANNELS, BLOCKS = 128, 384, 4
-BLOCK_REACH = 8  # pixels to each side that a block at 1/8 looks at
+BLOCK_REACH = 8  # receptive field of a block at 1/8, pixels to each side
 WORD_CHANNELS, WORDED_BLOCKS = 256, 2
 PREFERRING_BLOCKS = 4
 
-Kind = TypeVar("Kind", bound=Codec)
+Kind = TypeVar("Kind", bound=CodecNetwork)
 
 
 def compact() -> Codec:
-    """The trunk and nothing else."""
-    return plain(Codec)
+    """The compact codec with untrained weights."""
+    return Codec(TorchRuntime(plain(CodecNetwork)))
 
 
 def plain(kind: type[Kind]) -> Kind:
-    """A codec of that class with untrained weights, 3.6 M."""
+    """A compact network of that class with untrained weights, 3.6 M parameters."""
     return kind(*parts())
 
 
 def parts() -> tuple[Analysis, EntropyModel, Synthesis, int]:
-    """Analysis, entropy model, synthesis and reach of the trunk, untrained."""
+    """Analysis, entropy model, synthesis and receptive field of the compact network, untrained."""
     synthesis = Synthesis(CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS)
     return _analysis(), _entropy(), synthesis, BLOCKS * BLOCK_REACH
 
 
 def worded(kind: type[Kind]) -> Kind:
-    """The same with a synthesis that words steer, 4.2 M."""
+    """The same with a synthesis that reads text, 4.2 M parameters."""
     synthesis = WordedSynthesis(
         CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, WORD_CHANNELS, WORDED_BLOCKS
     )
@@ -53,7 +50,7 @@ def worded(kind: type[Kind]) -> Kind:
 
 
 def preferred(kind: type[Kind]) -> Kind:
-    """The same with a synthesis that a preference steers, 3.9 M."""
+    """The same with a synthesis that takes a preference, 3.9 M parameters."""
     synthesis = PreferredSynthesis(CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, PREFERRING_BLOCKS)
     return kind(
         _analysis(), _entropy(), synthesis, receptive_field=(BLOCKS + PREFERRING_BLOCKS) * BLOCK_REACH

@@ -1,14 +1,14 @@
-"""Cross-modal side information on the compact trunk: words that only the decoder knows help it to draw the picture.
+"""Cross-modal side information on the compact network: a text that only the decoder knows helps to reconstruct the image.
 
-    picture ── analysis ── entropy ⇄ bytes ── y_hat ── synthesis (words) ── picture      as the preset compact, but for
-                                                           words ── text tower ┘             the synthesis' second way
+    image ── analysis ── entropy ⇄ bytes ── y_hat ── synthesis (text) ── image      as the preset compact, except for
+                                             text ── text encoder ┘                the synthesis' second branch
 
 "Perceptual image compression with cooperative cross-modal side information" puts semantic–spatial aware blocks into
-HiFiC's generator (the preset `cross-modal`). Here they stand beside the compact synthesis' last layer
-(`transforms/worded.py`). Analysis and entropy model are those of `compact-psnr` and stay as they are in training, so that a file
-of both presets holds the same latent. Without words the blocks work too.
+HiFiC's generator (the preset `cross-modal`). Here they are parallel to the last layer of the compact synthesis
+(`transforms/worded.py`). Analysis and entropy model are those of `compact-psnr` and stay frozen in training, so files of both
+presets hold the same latent. The blocks also work without text.
 
-What this form leaves out: the adversary, and with it the text-conditional discriminator.
+Difference from the paper: no adversary, and so no text-conditional discriminator.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ from __future__ import annotations
 from torch import Tensor
 
 from trifocal.codecs import compact
-from trifocal.codecs.codec import Codec, dtype_of
+from trifocal.codecs.codec import Codec
+from trifocal.codecs.network import CodecNetwork, precision
+from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.types import Condition
 
 __all__ = ["CrossModalCompact", "cross_modal_compact"]
 
 
-class CrossModalCompact(Codec):
-    """A codec whose synthesis is a `WordedSynthesis`."""
+class CrossModalCompact(CodecNetwork):
+    """A network whose synthesis is a `WordedSynthesis`."""
 
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
-        """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w]; the pooled words of the condition steer."""
+        """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w], given the pooled text embedding of the condition."""
         words = None if condition is None else condition.words
-        x_hat: Tensor = self.synthesis(y_hat.to(dtype_of(self.synthesis)), level, words)
+        x_hat: Tensor = self.synthesis(y_hat.to(precision(self.synthesis)), level, words)
         return x_hat.float()
 
 
-def cross_modal_compact() -> CrossModalCompact:
+def cross_modal_compact() -> Codec:
     """With untrained weights."""
-    return compact.worded(CrossModalCompact)
+    return Codec(TorchRuntime(compact.worded(CrossModalCompact)))

@@ -1,15 +1,14 @@
-"""The dual-layer codec on the compact trunk.
+"""The dual-layer codec on the compact network.
 
-    picture ── small ── compact detector's front ── base ⇄ BASE ─┬─ h_hat ── the detector's rest ── objects
-                                                                 └─ first picture ── lapped DCT ── · trust ── p
-    picture ── analysis ── y ── − p ── entropy ⇄ ENHANCEMENT ── + p ── synthesis ── picture
+    image ── resize ── compact detector's stem ── base ⇄ BASE ─┬─ h_hat ── the detector's tail ── objects
+                                                               └─ base preview ── lapped DCT ── · trust ── p
+    image ── analysis ── y ── − p ── entropy ⇄ ENHANCEMENT ── + p ── synthesis ── image
 
 Shen et al., "Dual-layer image codec with text guidance for hybrid visual perception" (section III-C), code the residual of
-the picture against what the base layer's extractor makes of it, in a Swin analysis with words and conditions (the preset
-`dual-layer`). The residual is taken between latents: the trunk's linear path is a lapped transform, the first picture's
-part in it is known to both sides, and of each coefficient as much is taken off as it can be trusted (`trust`, learned, 1
-where the first picture is right and 0 where it says nothing). The prediction stands outside the walk, so a decoder that sums in
-another order still reads every bit.
+the image against the preview that the base layer's extractor makes, in a Swin analysis with text and conditions (the preset
+`dual-layer`). Here the residual is taken between latents. The compact network's linear path is a lapped transform, so both sides
+know the preview's coefficients, and each channel subtracts a learned fraction of them (`trust`: 1 where the preview is right, 0 where it
+is not). The prediction is outside the entropy model, so decoders that sum in another order still read every bit.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from trifocal.codecs import compact
-from trifocal.codecs.roi import RoiCodec
-from trifocal.codecs.scalable import BaseLayer, ScalableCodec
+from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork, ScalableTorchRuntime
+from trifocal.codecs.roi import RoiNetwork
+from trifocal.codecs.scalable import ScalableCodec
 from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
 from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior
 from trifocal.entropy.context import Context
@@ -30,19 +30,19 @@ from trifocal.types import Condition
 
 __all__ = ["DualLayerCompact", "dual_layer_compact"]
 
-LAPPING_REACH = 16  # pixels: the prediction's lapped transform, on top of the trunk's blocks
-FINE, STRIDE = 96, 8  # of the compact detector's h: channels, and pixels from place to place
+LAPPING_REACH = 16  # pixels: the prediction's lapped transform, added to the blocks' receptive field
+FINE, STRIDE = 96, 8  # of the compact detector's h: channels and stride
 CHANNELS, LATENT_CHANNELS, BLOCKS = 192, 96, 2
 SYNTHESIS_BLOCKS = 4  # at each of its two scales
 HYPER_CHANNELS, HYPER_WIDTH, WIDTH = 32, 96, 128
 QUALITY_KNOTS, COARSEST, OCTAVES = 8, 2.0, 0.45  # quantiser steps: 2 at quality 0, 0.23 at the last knot
 
 
-class Residual(ScalableCodec):
-    """A codec whose latents are coded as residuals against those of the first picture.
+class Residual(ScalableNetwork):
+    """A network that codes latents as residuals against those of the base preview.
 
     Attributes:
-        trust: of the first picture's coefficients, for each channel, [M].
+        trust: weight of the preview's coefficients, per channel, [M].
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Residual(ScalableCodec):
         self.trust = nn.Parameter(torch.ones(self.entropy.latent_channels))
 
     def predict(self, condition: Condition | None) -> Tensor | None:
-        """What the first picture says of y, [B, h, w, M]."""
+        """The prediction of y from the base preview, [B, h, w, M]."""
         if condition is None or condition.preview is None:
             return None
         assert isinstance(self.analysis, Analysis)
@@ -66,28 +66,28 @@ class Residual(ScalableCodec):
         return 255 * self.analysis.linear(lapped) * self.trust
 
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
-        """x [B, 3, H, W] in 0..1 → y less what is predicted, [B, H/16, W/16, M]."""
+        """x [B, 3, H, W] in 0..1 → y minus the prediction, [B, H/16, W/16, M]."""
         y = super().analyse(x, condition)
         p = self.predict(condition)
         return y if p is None else y - p
 
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
-        """y_hat [B, h, w, M], less what is predicted → x_hat [B, 3, 16·h, 16·w]."""
+        """y_hat [B, h, w, M], minus the prediction → x_hat [B, 3, 16·h, 16·w]."""
         p = self.predict(condition)
         return super().synthesise(y_hat if p is None else y_hat + p, level, condition)
 
 
-class DualLayerCompact(RoiCodec, Residual):
-    """The same, and words say where the enhancement's bits go."""
+class DualLayerCompact(RoiNetwork, Residual):
+    """The same with an importance map for the enhancement."""
 
 
-def dual_layer_compact() -> DualLayerCompact:
+def dual_layer_compact() -> ScalableCodec:
     """With untrained weights."""
-    return DualLayerCompact(compact_base(), *compact.parts())
+    return ScalableCodec(ScalableTorchRuntime(DualLayerCompact(compact_base(), *compact.parts())))
 
 
 def compact_base() -> BaseLayer:
-    """The base layer of the compact detector, with untrained weights."""
+    """The base layer for the compact detector, with untrained weights."""
     steps = COARSEST * torch.exp2(-OCTAVES * torch.arange(QUALITY_KNOTS))
     spread = (1 / steps)[:, None].expand(-1, LATENT_CHANNELS)
     exact_side = IntegerNetworks(

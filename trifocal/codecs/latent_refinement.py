@@ -1,11 +1,11 @@
-"""A base layer's latent fitted to one picture at the encoder, by the objective that trained it; the decoder knows nothing of it.
+"""Latent refinement: gradient steps at the encoder that adapt a base layer's latent to one image.
 
-    y_obj ── rounded ── h_hat ── the detector's rest ── what it says ─┐
-      └───────── − gradient ── rate + what it said of the picture ────┘
+    y_obj ── rounded ── h_hat ── the detector's tail ── detections ── compared with those on the image ─┐
+      └───────── − gradient of rate + task cost ────────────────────────────────────────────────────────┘
 
-Campos et al. 2019, "Content adaptive optimization for neural image compression" (arXiv 1906.01223), here for a detector: analysis makes
-y_obj at once, for all pictures alike, and rounding takes from each what it happens to take. A few steps move what lies near the
-edge of a quantiser's step to the side that the detector needs, or that costs less.
+Campos et al. 2019, "Content adaptive optimization for neural image compression" (arXiv 1906.01223), applied to a detector. The analysis
+is trained for all images, and rounding errors are arbitrary; a few steps move values near a rounding boundary to the side that the
+detector needs, or that costs less. The decoder is unaffected.
 """
 
 from typing import Protocol
@@ -15,24 +15,23 @@ from torch import Tensor
 
 from trifocal.detection.detector import SplitDetector
 from trifocal.entropy import EntropyModel
-from trifocal.entropy.quantise import quantise_through
-from trifocal.entropy.tables import logistic_bits
+from trifocal.entropy.estimators import logistic_bits, quantise_through
 from trifocal.losses.base_layer import DetectorReference, task_cost, task_weight
 
 __all__ = ["refined"]
 
-RATE = 0.0125  # of Adam, in steps of the quantiser
-BETAS = (0.8, 0.95)  # few steps have little to remember
+LEARNING_RATE = 0.0125  # of Adam, in quantiser steps
+BETAS = (0.8, 0.95)  # short memory for few steps
 EPSILON = 1e-8
 
 
 class Base(Protocol):
-    """What there is to know of a base layer: `layered.BaseLayer` is one."""
+    """The parts of `base_layer.BaseLayer` that refinement uses."""
 
     entropy: EntropyModel
 
     def synthesise(self, y_hat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """y_obj_hat [B, h, w, M], and height and width of small pictures → h_hat and the first pictures."""
+        """y_obj_hat [B, h, w, M], and height and width of small images → h_hat and base previews."""
         ...
 
 
@@ -40,17 +39,18 @@ def refined(base: Base, detector: SplitDetector, x: Tensor, y: Tensor, level: Te
     """y_obj after some steps of Adam.
 
     Args:
-        detector: the one that the base layer serves, frozen, in evaluation mode.
-        x: small pictures, [B, 3, H, W] in 0..1. y: what analysis makes of them, [B, h, w, M].
+        detector: of the base layer, frozen, in evaluation mode.
+        x: small images, [B, 3, H, W] in 0..1.
+        y: their latents, [B, h, w, M].
         level: [B].
-        steps: 0 leaves y as it is.
+        steps: 0 returns y unchanged.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x, y, level = x.clone(), y.clone().requires_grad_(), level.clone()  # no inference tensors
         original = DetectorReference(detector, x)
         size, pixels = (x.shape[2], x.shape[3]), x.shape[2] * x.shape[3]
         gain, weight = base.entropy.gain(level).detach(), task_weight(level)
-        adam = Adam(y, RATE * float((1 / gain).mean()))
+        adam = Adam(y, LEARNING_RATE * float((1 / gain).mean()))
         for _ in range(steps):
             with torch.no_grad():
                 mean, index = base.entropy.expected(y, level)

@@ -1,4 +1,4 @@
-"""What a file carries beside the RGB latent: transparency, colour profile, EXIF, XMP and the resolution."""
+"""Layers of a file beside the latents: transparency, ICC profile, EXIF, XMP and resolution."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ from trifocal.pictures.tiles import Box
 DPI_STEPS = 1000  # of one pixel per inch
 
 
-def layers_of_metadata(picture: Picture) -> tuple[Layer, ...]:
-    """The optional layers that a picture needs; none for an opaque sRGB one."""
+def metadata_layers(picture: Picture) -> tuple[Layer, ...]:
+    """The optional layers of a picture; none for an opaque sRGB one without metadata."""
     layers = []
     if picture.alpha is not None:
         layers.append(Layer(Tag.ALPHA, (alpha_to_bytes(picture.alpha),)))
@@ -33,13 +33,13 @@ def layers_of_metadata(picture: Picture) -> tuple[Layer, ...]:
 
 
 def dpi_to_bytes(dpi: tuple[float, float]) -> bytes:
-    """Pixels per inch, horizontal and vertical, rounded to thousandths; the second is left out where it is the first."""
+    """Pixels per inch, horizontal and vertical, in thousandths; the second value is omitted if equal."""
     across, down = (min(max(round(DPI_STEPS * value), 1), DPI_STEPS * MAX_DPI) for value in dpi)
     return varint(across) + (b"" if down == across else varint(down))
 
 
 def dpi_from_bytes(data: bytes) -> tuple[float, float]:
-    """The inverse. Raises Damaged for what it does not write."""
+    """The inverse of `dpi_to_bytes`. Raises Damaged for bytes that it never writes."""
     reader = Reader(data, "The resolution of this file")
     across = reader.varint()
     down = reader.varint() if reader.left else across
@@ -49,10 +49,10 @@ def dpi_from_bytes(data: bytes) -> tuple[float, float]:
     return dpi
 
 
-def picture_of(rgb: NDArray[np.uint8], stream: Bitstream, region: Box) -> Picture:
-    """The decoded pixels of a region, [H, W, 3], with what the side layers say of them.
+def with_metadata(rgb: NDArray[np.uint8], stream: Bitstream, region: Box) -> Picture:
+    """A picture of decoded pixels, [H, W, 3], with the file's metadata layers.
 
-    A damaged side layer (only from a best-effort reading) is left out.
+    A damaged metadata layer (only from a best-effort read) is left out.
     """
     alpha = _side(stream, Tag.ALPHA)
     icc, exif, xmp = (metadata_in(stream, tag) for tag in (Tag.ICC, Tag.EXIF, Tag.XMP))

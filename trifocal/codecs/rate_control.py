@@ -1,38 +1,40 @@
-"""From what a user wants of the size to a quality level."""
+"""Rate control: from a requested quality, rate or file size to a quality level."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from trifocal.container import Bitstream
 from trifocal.errors import OptionError, RateError
 from trifocal.types import LEVELS_PER_QUALITY, MAX_LEVEL
 
 CLOSE_ENOUGH = 0.002
+HIGHEST_DEFAULT = 20  # quality of a base layer
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What was asked for: a level, or a size in bytes of the whole file to stay at or under."""
+    """The request: a level, or an upper limit of the file in bytes."""
 
     level: int | None
     size: int | None
 
 
-def rate_of(pixels: int, quality: float | None, bpp: float | None, size: int | None) -> Rate:
-    """Checks the three ways to say it.
+def requested_rate(pixels: int, quality: float | None, bpp: float | None, size: int | None) -> Rate:
+    """Check the three ways to request a rate.
 
     Args:
-        pixels: of the picture.
+        pixels: of the image.
         quality: 0..100; 50 if none of the three is given.
-        bpp: bits of the whole file per pixel, above 0.
-        size: bytes of the whole file, above 0.
+        bpp: upper limit of the file's bits per pixel, above 0.
+        size: upper limit of the file's bytes, above 0.
 
     Raises:
         OptionError: if more than one is given, or one is out of its range.
     """
     if sum(given is not None for given in (quality, bpp, size)) > 1:
-        raise OptionError("Say only one of quality, bpp and size.")
+        raise OptionError("Give only one of quality, bpp and size.")
     if bpp is not None:
         if not 0 < bpp < math.inf:
             raise OptionError(f"bpp must be above 0, not {bpp}.")
@@ -48,15 +50,15 @@ def rate_of(pixels: int, quality: float | None, bpp: float | None, size: int | N
 
 
 def search(size: int, estimate: Callable[[int], float], write: Callable[[int], Bitstream]) -> Bitstream:
-    """The best stream of at most `size` bytes.
+    """The bitstream of highest quality with at most `size` bytes.
 
     Args:
-        size: bytes of the whole file.
-        estimate: level → bytes, by a Meter.
-        write: level → stream, by Writers.
+        size: upper limit of the file's bytes.
+        estimate: level → estimated bytes.
+        write: level → bitstream.
 
     Raises:
-        RateError: if level 0 is larger already; the message says how large.
+        RateError: if level 0 exceeds the limit; the message names its size.
     """
     level = _level_for(size, estimate)
     while True:
@@ -71,7 +73,7 @@ def search(size: int, estimate: Callable[[int], float], write: Callable[[int], B
 
 
 def _level_for(size: int, estimate: Callable[[int], float]) -> int:
-    """The largest level whose estimate is within the size, by a secant in the logarithm, kept in a bracket.
+    """The largest level with an estimate within the size, by a bracketed secant search on the logarithm.
 
     Stops early at an estimate less than CLOSE_ENOUGH under the size.
     """
@@ -91,3 +93,9 @@ def _level_for(size: int, estimate: Callable[[int], float]) -> int:
             (middle, now, high, bytes_high) if now <= size else (low, bytes_low, middle, now)
         )
     return low
+
+
+def default_base_quality(level: Any) -> Any:
+    """The base layer's quality for a level of the enhancement: half of its quality, at most 20. An int, or a tensor [B]."""
+    half = level // (2 * LEVELS_PER_QUALITY)
+    return half - (half - HIGHEST_DEFAULT) * (half > HIGHEST_DEFAULT)

@@ -1,14 +1,13 @@
-"""Words say where the bits go: what methods share whose encoder is steered by a map of how much places matter.
+"""Region-of-interest coding: an importance map, from text or a mask, sets the quantiser's step at each position.
 
-    picture ── image tower ── places ┐
-    words ──── text tower ── tokens ─┴─ ground ── p: is it what the words name? ── fineness ── where the bits go
-                                                                                       │
-    picture ── analysis ── y ── × 2^fineness ── entropy ⇄ bytes ── / 2^fineness ── y_hat ── synthesis ── picture
+    image ── image encoder ── features ┐
+    text ──── text encoder ── tokens ──┴─ cross-attention ── p: probability that the text names a position
+                                                             └── or a mask ── p ── log₂ step map
+                                                                                        │
+    image ── analysis ── y ── × 2^map ── entropy ⇄ bytes ── / 2^map ── y_hat ── synthesis ── image
 
-The error of a place that the words name counts `IMPORTANCE` times as much as elsewhere. To first order a quantiser's error
-falls with the square of its step and its rate with the logarithm, so the sum of weighted error and rate is least where step² is
-in proportion to 1/weight; the expected weight is 1 + (IMPORTANCE − 1)·p. The map of steps goes into the file in front of the
-latent (`entropy/allocation.py`, about a dozen bytes), and the decoder needs no words.
+The squared error of positions with p = 1 weighs `IMPORTANCE` times as much as elsewhere (`mask.log2_step_map`). The map is coded
+before the latent (`entropy/importance.py`, about a dozen bytes), so the decoder needs neither text nor mask.
 """
 
 from __future__ import annotations
@@ -20,52 +19,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trifocal.codecs.codec import Codec
+from trifocal.codecs.mask import log2_step_map
+from trifocal.codecs.network import CodecNetwork
+from trifocal.codecs.torch_runtime import image_tensor
 from trifocal.detection.image_encoder import STRIDE, load_image_encoder
-from trifocal.entropy import Coder
-from trifocal.entropy.allocation import code_allocation
 from trifocal.pictures import Picture
-from trifocal.pictures.canvas import LATENT_STRIDE, Canvas
+from trifocal.pictures.canvas import Canvas
 from trifocal.text.ground import load_ground
-from trifocal.types import Condition, TextEmbedding
+from trifocal.types import LATENT_STRIDE, Condition, TextEmbedding
 
-__all__ = ["RoiCodec", "importance_map_of", "look"]
+__all__ = ["RoiNetwork", "text_probability"]
 
-IMPORTANCE = 4.0
-LOOKED_AT = 256  # pixels, the root of the area at which the towers look: about that of their training
+INPUT_SIDE = 256  # pixels, the square root of the encoders' input area: about that of their training
 
-DepthwiseConv = Callable[[Tensor, TextEmbedding], Tensor]
+Grounding = Callable[[Tensor, TextEmbedding], Tensor]
 
 
-def look(x: Tensor, words: TextEmbedding) -> Tensor:
-    """x [B, 3, H, W] in 0..1 → probability that a place is what the words name, [B, H/16, W/16]. Raises WeightsError."""
+def text_probability(x: Tensor, words: TextEmbedding) -> Tensor:
+    """x [B, 3, H, W] in 0..1 → probability that the text names a position, [B, H/16, W/16]. Raises WeightsError."""
     device = str(x.device)
     logits: Tensor = load_ground(device)(load_image_encoder(device)(x).stages[-1], words)
     return logits.sigmoid()
 
 
-class RoiCodec(Codec):
-    """A codec whose latents have one more channel on the way to the walk: the fineness.
+class RoiNetwork(CodecNetwork):
+    """A codec network whose latents have one more channel: the importance map.
 
     Attributes:
-        look: how places and words are compared; the shipped towers, unless another function is put here.
+        text_probability: image and text embedding → probability that the text names a position; by default with the bundled encoders.
     """
 
-    look: DepthwiseConv = staticmethod(look)
+    reads_importance = True
+    text_probability: Grounding = staticmethod(text_probability)
 
     @torch.inference_mode()
     def prepare(self, picture: Picture, condition: Condition | None) -> Condition | None:
-        """Looks for the words in the whole picture, at a small size."""
+        """Compute the importance map of a text for the whole image. A map that the condition has is kept."""
         if condition is None or condition.words is None or condition.importance_map is not None:
             return condition
-        p = self.places(picture, condition.words)
-        return replace(condition, importance_map=importance_map_of(p))
+        return replace(condition, importance_map=step_map(self.places(picture, condition.words)))
 
     def places(self, picture: Picture, words: TextEmbedding) -> Tensor:
-        """The probability that the words name it, for each latent of the padded picture, [1, h, w], 0..1."""
-        small = picture.thumbnail(4 * LOOKED_AT)
-        x = torch.tensor(small.rgb, device=self._device()).permute(2, 0, 1)[None]
-        p = self.attention(x.float() / 255, Condition(words))
+        """The probability that the text names it, for each latent of the padded image, [1, h, w], 0..1."""
+        small = picture.thumbnail(4 * INPUT_SIDE)
+        p = self.attention(image_tensor(small.rgb, self.device), Condition(words))
         latents = -(-picture.height // LATENT_STRIDE), -(-picture.width // LATENT_STRIDE)
         p = F.interpolate(p[:, None], size=latents, mode="bilinear", align_corners=False)
         canvas = Canvas(picture.width, picture.height, self.receptive_field)
@@ -73,34 +70,29 @@ class RoiCodec(Codec):
         return F.pad(p, (0, wide - latents[1], 0, high - latents[0]), mode="replicate")[:, 0]
 
     def attention(self, x: Tensor, condition: Condition) -> Tensor:
-        """Where the words point: x [B, 3, H, W] in 0..1 → the probability that they name it, [B, h, w], 0..1, at the small
-        size at which the towers look. Raises ValueError without words."""
+        """x [B, 3, H, W] in 0..1 → the probability that the text names a position, [B, h, w], at the encoders' input size.
+
+        Raises ValueError without text.
+        """
         if condition.words is None:
-            raise ValueError("There is no attention without words.")
-        scale = LOOKED_AT / (x.shape[2] * x.shape[3]) ** 0.5
+            raise ValueError("Attention needs a text.")
+        scale = INPUT_SIDE / (x.shape[2] * x.shape[3]) ** 0.5
         size = [max(STRIDE, STRIDE * round(side * scale / STRIDE)) for side in x.shape[2:]]
         small = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
-        return self.look(small.clamp(0, 1), condition.words)
+        return self.text_probability(small.clamp(0, 1), condition.words)
 
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
-        """x [B, 3, H, W] in 0..1 → y and the fineness, [B, H/16, W/16, M + 1]."""
+        """x [B, 3, H, W] in 0..1 → y and the importance map, [B, H/16, W/16, M + 1]."""
         y = super().analyse(x, condition)
         importance_map = None if condition is None else condition.importance_map
         if importance_map is None and condition is not None and condition.words is not None:
             p = F.interpolate(self.attention(x, condition)[:, None], size=y.shape[1:3], mode="bilinear")
-            importance_map = importance_map_of(p[:, 0])
+            importance_map = step_map(p[:, 0])
         if importance_map is None:
             importance_map = y.new_zeros(y.shape[:3])
-        return torch.cat([y, importance_map[..., None]], dim=-1)
-
-    def code_latents(self, coder: Coder, y: Tensor | None, level: Tensor, size: tuple[int, int]) -> Tensor:
-        """The fineness first, then the latent in steps that it makes finer or coarser."""
-        factor = code_allocation(coder, None if y is None else y[..., -1:], size, level.device)
-        y_hat = self.entropy.code_latents(coder, None if y is None else y[..., :-1] * factor, level, size)
-        return y_hat / factor
+        return torch.cat([y, importance_map.to(y)[..., None]], dim=-1)
 
 
-def importance_map_of(p: Tensor, importance: float = IMPORTANCE) -> Tensor:
-    """Octaves of the step for the expected importance of each place, nothing on the whole: [B, h, w] → [B, h, w]."""
-    weight = 1 + (importance - 1) * p
-    return 0.5 * torch.log2(weight / weight.mean(dim=(1, 2), keepdim=True))
+def step_map(p: Tensor) -> Tensor:
+    """`log2_step_map` of a tensor, without a gradient."""
+    return torch.from_numpy(log2_step_map(p.detach().cpu().numpy())).to(p.device)

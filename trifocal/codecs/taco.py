@@ -1,4 +1,4 @@
-"""TACO: words steer the analysis, and the decoder needs none.
+"""TACO: a text steers the analysis, and the decoder needs none.
 
 H. Lee, M. Kim, J.-H. Kim, S. Kim, D. Oh and J. Lee, "Neural Image Compression with Text-guided Encoding for both
 Pixel-level and Perceptual Fidelity" (ICML 2024). ELIC with a text adapter in its analysis:
@@ -7,17 +7,17 @@ Pixel-level and Perceptual Fidelity" (ICML 2024). ELIC with a text adapter in it
                   │             extract ──┘
     tokens ───────┴─────────────┘
 
-What paper and published code leave open, or where this departs from them:
+Choices where the paper and its code are silent, and differences from them:
 
-    - Padding: the published code pads every caption to 38 tokens and lets places attend to the padding. Here it is
-      masked; `mask_padding=False` with a tower that pads to 38 (`ClipTextEncoder(pad_to=38)`) is the published behaviour.
-    - Without a condition the attention is left out and the normalisation stays. The paper always has words.
+    - Padding: the published code pads every caption to 38 tokens and attends to the padding. Here it is masked;
+      `mask_padding=False` with an encoder that pads to 38 (`ClipTextEncoder(pad_to=38)`) is the published behaviour.
+    - Without a condition the attention is skipped and the normalisation stays. The paper always has a text.
     - Initial values of the attention (Xavier) and of the Extractor's linear layer (Kaiming, as the Injector's); epsilon
-      of the normalisations (1e-5); the code names only Kaiming for the Injector's linear layer and 0 for its gate.
-    - The words that the Extractor changes serve the second Injector only, and there they get a linear layer of their own.
-    - Pictures above 1024 pixels are analysed in tiles, each with its halo, and the Extractor sees one tile at a time.
-    - One model for all rates, by gains around the quantiser and a prior for z that both follow the quality. The paper
-      has a model for each rate, and an entropy bottleneck for z.
+      of the normalisations (1e-5); the code specifies only Kaiming for the Injector's linear layer and 0 for its gate.
+    - The tokens that the Extractor changes are used by the second Injector only, through a linear layer of their own.
+    - Images above 1024 pixels are analysed in tiles with a halo, and the Extractor attends to one tile at a time.
+    - One model for all rates, by gains around the quantiser and a prior of z that both depend on the quality. The paper
+      has one model per rate, and an entropy bottleneck for z.
     - Logistic distributions from integer tables where ELIC has Gaussians: see `entropy/groups.py`.
 """
 
@@ -28,29 +28,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trifocal.codecs.codec import Codec, dtype_of
+from trifocal.codecs.codec import Codec
+from trifocal.codecs.network import CodecNetwork, precision
+from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.entropy import EntropyModel
 from trifocal.entropy.groups import elic_hyperprior
 from trifocal.layers import QualityInterpolation
 from trifocal.transforms.adapters import Extractor, Injector
-from trifocal.transforms.elic import ElicAnalysis, ElicSynthesis, elic_reach
+from trifocal.transforms.elic import ElicAnalysis, ElicSynthesis, elic_receptive_field
 from trifocal.types import MAX_LEVEL, Condition
 
 GROUPS = (16, 16, 32, 64, 192)
 QUALITY_KNOTS = 8
-COARSEST = 2.5  # quantiser step at quality 0 before training, the root of how far λ goes; at 50 it is 1
+COARSEST = 2.5  # initial quantiser step at quality 0, the square root of the range of λ; at 50 it is 1
 
 
-class Taco(Codec):
-    """A codec whose analysis reads words.
+class Taco(CodecNetwork):
+    """A network whose analysis reads text.
 
     Args:
         analysis: in stages at 1/4 and 1/8.
-        entropy, synthesis, reach: as those of any codec.
-        inject_quarter: words into the features at 1/4.
-        extract: the features at 1/8 into the words.
-        inject_eighth: those words into the features at 1/8.
-        mask_padding: whether the tokens' padding is hidden from the picture.
+        entropy, synthesis, receptive_field: as in `CodecNetwork`.
+        inject_quarter: cross-attention from the features at 1/4 to the tokens.
+        extract: cross-attention from the tokens to the features at 1/8.
+        inject_eighth: cross-attention from the features at 1/8 to those tokens.
+        mask_padding: whether padding tokens are masked.
     """
 
     analysis: ElicAnalysis
@@ -73,8 +75,8 @@ class Taco(Codec):
         self.mask_padding = mask_padding
 
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
-        """x [B, 3, H, W] in 0..1, words for B pictures or for one → y [B, H/16, W/16, M]."""
-        tokens, mask = self._words(condition, x)
+        """x [B, 3, H, W] in 0..1, texts for B images or for one → y [B, H/16, W/16, M]."""
+        tokens, mask = self._tokens(condition, x)
         features = self.inject_quarter(self._quarter(x), tokens, mask)
         features = self.analysis.eighth(features)
         if tokens is not None:
@@ -84,33 +86,33 @@ class Taco(Codec):
         return y.float()
 
     def attention(self, x: Tensor, condition: Condition) -> Tensor:
-        """How strongly each place attends to the words at 1/4.
+        """How strongly each position attends to the text at 1/4.
 
-        The share of its attention, mean over heads, that is not on the first token. Every text has that token, and a
-        place that has nothing to do with the words can look there; the token of the end counts as one of the words.
+        The share of its attention, mean over heads, that is not on the first token, which every text has. The end token
+        counts as part of the text.
 
         Args:
             x: [B, 3, H, W] in 0..1.
-            condition: with words for B pictures or for one.
+            condition: with texts for B images or for one.
 
         Returns:
             [B, H/4, W/4], 0..1.
 
         Raises:
-            ValueError: if the condition has no words.
+            ValueError: if the condition has no text.
         """
-        tokens, mask = self._words(condition, x)
+        tokens, mask = self._tokens(condition, x)
         if tokens is None:
-            raise ValueError("There is no attention without words.")
+            raise ValueError("Attention needs a text.")
         return self.inject_quarter.mass(self._quarter(x), tokens, mask)
 
     def _quarter(self, x: Tensor) -> Tensor:
-        """Features at 1/4 before they see words, [B, H/4, W/4, N]."""
-        features: Tensor = self.analysis.quarter(x.to(dtype_of(self.analysis)).permute(0, 2, 3, 1))
+        """Features at 1/4 before the first Injector, [B, H/4, W/4, N]."""
+        features: Tensor = self.analysis.quarter(x.to(precision(self.analysis)).permute(0, 2, 3, 1))
         return features
 
-    def _words(self, condition: Condition | None, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Tokens [B, T, D] and mask [B, T], where there are any."""
+    def _tokens(self, condition: Condition | None, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Tokens [B, T, D] and mask [B, T], or None without text."""
         if condition is None or condition.words is None:
             return None, None
         words = condition.words.to(x.device)
@@ -127,29 +129,30 @@ def taco(
     heads: int = 8,
     mask_padding: bool = True,
     odd_anchors: bool = True,
-) -> Taco:
-    """TACO with untrained weights, at the paper's size unless told otherwise.
+) -> Codec:
+    """TACO with untrained weights, by default at the paper's size.
 
     Args:
         channels: N.
         sizes: channels of ELIC's groups; their sum is M.
         hidden: widths inside the channel context.
         bottlenecks: at each scale of analysis and synthesis.
-        word_channels: D of the text tower's tokens.
-        heads: of the attentions; N and D are multiples of it.
-        mask_padding: as `Taco` has it.
-        odd_anchors: which colour of the checkerboard comes first; TACO's is odd, CompressAI's even.
+        word_channels: D of the text encoder's tokens.
+        heads: of the attentions; must divide N and D.
+        mask_padding: as in `Taco`.
+        odd_anchors: whether the anchors' row + column is odd, as in TACO, or even, as in CompressAI.
     """
     m = sum(sizes)
     middle = MAX_LEVEL // 2
     steps = COARSEST ** (1 - torch.arange(QUALITY_KNOTS) * QualityInterpolation.SPACING / middle)
-    return Taco(
+    network = Taco(
         analysis=ElicAnalysis(channels, m, bottlenecks),
         entropy=elic_hyperprior(channels, sizes, steps, hidden, odd_anchors),
         synthesis=ElicSynthesis(channels, m, bottlenecks),
-        receptive_field=elic_reach(bottlenecks),
+        receptive_field=elic_receptive_field(bottlenecks),
         inject_quarter=Injector(channels, word_channels, heads),
         extract=Extractor(channels, word_channels, heads),
         inject_eighth=Injector(channels, word_channels, heads),
         mask_padding=mask_padding,
     )
+    return Codec(TorchRuntime(network))

@@ -1,23 +1,24 @@
-"""TACO's idea on the compact trunk: words steer the encoder, and the decoder needs none.
+"""TACO's idea on the compact network: a text steers the encoder, and the decoder needs none.
 
 Lee et al., "Neural image compression with text-guided encoding for both pixel-level and perceptual fidelity" (2024), let
-words meet image features in cross-attention inside the analysis, and the losses decide what comes of it. Here they meet in
-cross-attention too (`text/ground.py`), but what comes of it is said: `trifocal/codecs/roi.py` has the road. The trunk, and its
-weights, are those of the preset compact.
+text tokens meet image features in cross-attention inside the analysis, trained by the loss. Here the cross-attention
+(`text/ground.py`) yields an explicit importance map; see `codecs/roi.py`. The network and its weights are those of the preset compact.
 
-What this form leaves out: the extractor (image → words), the joint image–text loss and LPIPS. The preset `taco` has them.
+Differences from the paper: no extractor (image → text), no joint image–text loss, no LPIPS. The preset `taco` has them.
 """
 
 from trifocal.codecs import compact
-from trifocal.codecs.roi import RoiCodec
+from trifocal.codecs.codec import Codec
+from trifocal.codecs.roi import RoiNetwork
+from trifocal.codecs.torch_runtime import TorchRuntime
 
 __all__ = ["TacoCompact", "taco_compact"]
 
 
-class TacoCompact(RoiCodec):
-    """The trunk, whose bits go where the words point."""
+class TacoCompact(RoiNetwork):
+    """The compact network with an importance map."""
 
 
-def taco_compact() -> TacoCompact:
+def taco_compact() -> Codec:
     """With untrained weights."""
-    return compact.plain(TacoCompact)
+    return Codec(TorchRuntime(compact.plain(TacoCompact)))

@@ -6,6 +6,7 @@ from enum import IntEnum
 from functools import partial
 
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
+from trifocal.types import LEVELS_PER_QUALITY
 from trifocal.utils.limits import max_pixels as limit_of_pixels
 
 MAGIC = b"\xf3TF"
@@ -14,7 +15,6 @@ VERSION = 2  # that is written, unless a file of another is written again
 MAX_SIDE = 1 << 16  # pixels
 MAX_LAYERS = 32
 MAX_CHUNKS = 1 << 16  # per layer
-LEVELS_PER_QUALITY = 8
 VARINT_BYTES = 5
 
 

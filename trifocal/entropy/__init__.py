@@ -1,24 +1,39 @@
 """Latent ⇄ bytes: quantisation, tables, exact arithmetic, coders, context and hyperprior."""
 
-from trifocal.entropy.coder import Coder, RateEstimator, Reader, TrainingRateEstimator, Writer
-from trifocal.entropy.context import ContextModel, SinglePass
-from trifocal.entropy.exact import integer_twin
-from trifocal.entropy.groups import Groups
-from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
-from trifocal.entropy.quantise import Gain
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Coder",
-    "ContextModel",
-    "EntropyModel",
-    "Gain",
-    "Groups",
-    "IntegerNetworks",
-    "Prior",
-    "RateEstimator",
-    "Reader",
-    "SinglePass",
-    "TrainingRateEstimator",
-    "Writer",
-    "integer_twin",
-]
+from trifocal.entropy.coder import Coder as Coder
+from trifocal.entropy.coder import RateEstimator as RateEstimator
+from trifocal.entropy.coder import Reader as Reader
+from trifocal.entropy.coder import Writer as Writer
+
+if TYPE_CHECKING:
+    from trifocal.entropy.context import ContextModel as ContextModel
+    from trifocal.entropy.context import SinglePass as SinglePass
+    from trifocal.entropy.estimators import TrainingRateEstimator as TrainingRateEstimator
+    from trifocal.entropy.exact import integer_network as integer_network
+    from trifocal.entropy.gain import Gain as Gain
+    from trifocal.entropy.groups import Groups as Groups
+    from trifocal.entropy.hyperprior import EntropyModel as EntropyModel
+    from trifocal.entropy.hyperprior import IntegerNetworks as IntegerNetworks
+    from trifocal.entropy.hyperprior import Prior as Prior
+
+# Modules that import torch; coding with another runtime does without them.
+_TORCH = {
+    "ContextModel": "context",
+    "EntropyModel": "hyperprior",
+    "Gain": "gain",
+    "Groups": "groups",
+    "IntegerNetworks": "hyperprior",
+    "Prior": "hyperprior",
+    "SinglePass": "context",
+    "TrainingRateEstimator": "estimators",
+    "integer_network": "exact",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TORCH:
+        raise AttributeError(f"module 'trifocal.entropy' has no attribute {name!r}")
+    return getattr(import_module(f"trifocal.entropy.{_TORCH[name]}"), name)

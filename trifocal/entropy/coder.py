@@ -1,68 +1,38 @@
-"""One verb, `code`, and the three that do it: Meter counts bits, Writer appends to a stream, Reader reads one.
+"""Coders of NumPy arrays: `RateEstimator` counts bits, `Writer` writes a range-coded stream, `Reader` reads one.
 
-A walk hands a coder the values of one step with what the model says of them; all three return what the decoder will
-have. Values are coded in the order of their scale index, so that the range coder gets long runs of one table.
-The range coder is imported where it is used: a machine that only trains does without it.
+Each coder takes the values of one coding step and their predicted parameters, and returns the values that the decoder will have.
+Values are coded in the order of their scale index, so that the range coder gets long runs of one table. The range coder
+is imported on first use, so training does not need it.
 """
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from trifocal.entropy.quantise import add_noise, quantise, quantise_through
-from trifocal.entropy.tables import (
-    PRECISION,
-    RADIUS,
-    ROWS,
-    Frequencies,
-    logistic_bits,
-    probabilities,
-    radii,
-)
+from trifocal.entropy.quantise import ZERO_BELOW, quantise
+from trifocal.entropy.tables import PRECISION, RADIUS, ROWS, Floats, Frequencies, probabilities, radii
 from trifocal.errors import Damaged
 
 Model: TypeAlias = Any  # constriction.stream.model.Categorical, which has no type stubs
+Array: TypeAlias = npt.NDArray[Any]
 Integers = npt.NDArray[np.int32]
+Kind = TypeVar("Kind")  # of array: NumPy's or torch's
 
 LARGEST_SYMBOL = 2**13 - 1
 ESCAPE_BITS = 13
+RADII = radii()
 
 
-class Coder(Protocol):
-    """Meter, Listener, Writer and Reader."""
+class Coder(Protocol[Kind]):
+    """One step of coding, on arrays of one kind. `RateEstimator`, `Writer` and `Reader` take NumPy arrays; the coders of
+    `estimators.py` take tensors."""
 
-    def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
-        """Codes y − mean, rounded, and returns y_hat, of mean's shape. A Reader needs no y."""
+    def code(self, y: Kind | None, mean: Kind, scale_index: Kind) -> Kind:
+        """Code y − mean, rounded, and return y_hat, of mean's shape. A Reader needs no y."""
         ...
-
-
-class TrainingRateEstimator:
-    """Adds up the bits of the rounded values, with two sources of gradient; what is returned is rounded straight-through.
-
-    The scale learns from the rounded values, which are what the file holds: additive noise costs 0.3 bits a pixel more than the
-    dead zone, so scales that learn from it are too wide. Analysis and mean learn from noisy values with the scale detached, since
-    rounded zeros have no gradient and the encoder then makes its steps ever finer (results/training.csv, run 6).
-
-    Attributes:
-        bits: bits of each picture so far, [B].
-    """
-
-    def __init__(self, batch: int, device: torch.device | str = "cpu") -> None:
-        self.bits = torch.zeros(batch, device=device)
-
-    def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
-        assert y is not None
-        residual = y - mean
-        rounded = quantise_through(residual, torch.round(scale_index).long())
-        noisy = logistic_bits(add_noise(residual), scale_index.detach())
-        bits = logistic_bits(rounded.detach(), scale_index) + (noisy - noisy.detach())
-        self.bits = self.bits + bits.flatten(1).sum(1)
-        return rounded + mean
 
 
 class RateEstimator:
@@ -74,42 +44,27 @@ class RateEstimator:
         count: also fill `counts`.
 
     Attributes:
-        bits: bits of each picture so far, [B], float64.
-        counts: with `count`, how often each magnitude fell to each row, [ROWS, RADIUS + 1]: for calibration.
+        bits: bits of each image so far, [B], float64.
+        counts: with `count`, the frequency of each magnitude in each row, [ROWS, RADIUS + 1]: for calibration.
     """
 
-    def __init__(self, cost: Tensor, batch: int = 1, count: bool = False) -> None:
-        self.bits = torch.zeros(batch, dtype=torch.float64)
+    def __init__(self, cost: Floats, batch: int = 1, count: bool = False) -> None:
+        self.bits = np.zeros(batch)
         self.counts = np.zeros((ROWS, RADIUS + 1)) if count else None
-        self._cost = cost
+        self._cost = np.asarray(cost).ravel()
 
-    def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
+    def code(self, y: Array | None, mean: Array, scale_index: Array) -> Array:
         assert y is not None
-        rows = torch.round(scale_index).long()
-        symbols = symbols_of(y, mean, rows)
-        magnitude = symbols.abs().long()
-        bits = self._cost.to(rows.device)[rows, magnitude]
-        self.bits = self.bits + bits.flatten(1).sum(1).cpu()
+        rows = rows_at(scale_index)
+        symbols = symbols_at(y, mean, rows)
+        magnitude = np.abs(symbols).astype(np.int64)
+        row = rows.astype(np.int64)
+        bits = self._cost.take(row * (LARGEST_SYMBOL + 1) + magnitude)
+        self.bits = self.bits + bits.reshape(len(bits), -1).sum(1)
         if self.counts is not None:
-            flat = (rows * (RADIUS + 1) + magnitude.clamp(max=RADIUS)).flatten().cpu().numpy()
+            flat = (row * (RADIUS + 1) + magnitude.clip(max=RADIUS)).ravel()
             self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
         return symbols + mean
-
-
-class ParameterRecorder:
-    """Codes nothing; it rounds, and keeps what the model says.
-
-    Attributes:
-        heard: mean and scale index of each step so far.
-    """
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[Tensor, Tensor]] = []
-
-    def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
-        assert y is not None
-        self.heard.append((mean, scale_index))
-        return symbols_of(y, mean, torch.round(scale_index).long()) + mean
 
 
 class Writer:
@@ -127,16 +82,17 @@ class Writer:
         self._bit = constriction.stream.model.Uniform(2)
         self._encoder = constriction.stream.queue.RangeEncoder()
 
-    def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
+    def code(self, y: Array | None, mean: Array, scale_index: Array) -> Array:
         assert y is not None
-        rows = torch.round(scale_index).long()
-        symbols = symbols_of(y, mean, rows)
-        flat = symbols.flatten().cpu().numpy().astype(np.int32)
+        rows = rows_at(scale_index)
+        symbols = symbols_at(y, mean, rows)
+        flat = symbols.ravel().astype(np.int32)
         began = time.perf_counter()
-        order, runs = _runs(rows.flatten().cpu().numpy())
+        order, runs = _runs(rows.ravel())
         self._write(flat[order], runs)
         self.seconds += time.perf_counter() - began
-        return symbols + mean
+        symbols += mean
+        return symbols
 
     def _write(self, values: Integers, runs: list[tuple[int, int, int]]) -> None:
         for row, start, end in runs:
@@ -154,18 +110,18 @@ class Writer:
         self._encoder.encode(np.array(bits, dtype=np.int32), self._bit)
 
     def bytes(self) -> bytes:
-        """The stream so far; trailing zero bytes are left out, a Reader puts them back."""
+        """The stream so far. Trailing zero bytes are dropped; a Reader restores them."""
         return self._encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
 
 
 class Reader:
-    """Reads what a Writer wrote.
+    """Reads the stream of a Writer.
 
     Attributes:
         seconds: spent on sorting and range coding.
 
     Raises:
-        Damaged: from all of its methods, if the bytes cannot have come from a Writer.
+        Damaged: from all methods, if no Writer can have written the bytes.
     """
 
     def __init__(self, models: list[Model], data: bytes) -> None:
@@ -182,8 +138,8 @@ class Reader:
         words = np.frombuffer(data + b"\0" * (-len(data) % 4 + 4), dtype="<u4").astype(np.uint32)
         self._decoder = constriction.stream.queue.RangeDecoder(words)
 
-    def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
-        rows = torch.round(scale_index).long().flatten().cpu().numpy()
+    def code(self, y: Array | None, mean: Array, scale_index: Array) -> Array:
+        rows = rows_at(scale_index).ravel()
         began = time.perf_counter()
         order, runs = _runs(rows)
         values = np.zeros(len(rows), dtype=np.int32)
@@ -192,10 +148,10 @@ class Reader:
         except (AssertionError, ValueError) as error:
             raise Damaged("The coded latent is not a valid stream; the file is damaged.") from error
         self.seconds += time.perf_counter() - began
-        return torch.from_numpy(values).to(mean).reshape(mean.shape) + mean
+        return values.reshape(mean.shape) + mean
 
     def end(self) -> None:
-        """Checks that the bytes end where the symbols do. Bytes too many are always found, bytes too few in 14 of 15 cases."""
+        """Check that the bytes end where the symbols do. Finds all surplus bytes, and missing bytes in 14 of 15 cases."""
         if not self._decoder.maybe_exhausted():
             raise Damaged("The coded latent does not end with its last symbol; the file is damaged.")
 
@@ -215,10 +171,7 @@ class Reader:
         return (bits + ord("0")).astype(np.uint8).tobytes().decode()
 
 
-RADII = radii()
-
-
-def models_of(frequencies: Frequencies) -> list[Model]:
+def range_coder_models(frequencies: Frequencies) -> list[Model]:
     """A range-coder model for each row."""
     import constriction
 
@@ -228,9 +181,17 @@ def models_of(frequencies: Frequencies) -> list[Model]:
     ]
 
 
-def symbols_of(y: Tensor, mean: Tensor, rows: Tensor) -> Tensor:
-    """What is coded of y, within ±LARGEST_SYMBOL, and 0 in row 0, which is not coded at all."""
-    return quantise(y - mean, rows).clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL) * (rows > 0)
+def rows_at(scale_index: Array) -> npt.NDArray[np.uint8]:
+    """The table row of each scale index, half to even."""
+    return np.rint(scale_index).astype(np.uint8)
+
+
+def symbols_at(y: Array, mean: Array, rows: npt.NDArray[np.uint8]) -> Array:
+    """The symbols coded for y: integers within ±LARGEST_SYMBOL, and 0 in row 0, whose values are not coded."""
+    symbols: Array = quantise(y - mean, ZERO_BELOW.take(rows))
+    np.clip(symbols, -LARGEST_SYMBOL, LARGEST_SYMBOL, out=symbols)
+    symbols *= rows > 0
+    return symbols
 
 
 def escape_to_bits(extra: int, negative: bool) -> list[int]:
@@ -243,7 +204,7 @@ def escapes_from_bits(read: Callable[[int], str], count: int, radius: int) -> li
     """The symbols outside ±radius of a run, from their codes in turn.
 
     Args:
-        read: takes the next bits off the stream, a number of them, as "0" and "1".
+        read: takes a number of bits off the stream, as "0" and "1".
         count: of the symbols; at least 1.
 
     Raises:
@@ -254,7 +215,7 @@ def escapes_from_bits(read: Callable[[int], str], count: int, radius: int) -> li
     while True:
         one = bits.find("1", at)
         zeros = (len(bits) if one < 0 else one) - at
-        end = at + 2 * zeros + 2  # of this code, or the least that it can be
+        end = at + 2 * zeros + 2  # of this code, or its earliest possible end
         if zeros > ESCAPE_BITS:
             raise ValueError("An escape code is too long.")
         if one < 0 or end > len(bits):  # each of the others has at least two bits
@@ -269,18 +230,18 @@ def escapes_from_bits(read: Callable[[int], str], count: int, radius: int) -> li
             return symbols
 
 
-def _runs(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[tuple[int, int, int]]]:
-    """The coded places in the order of their row, and (row, start, end) of each row's run; row 0 is left out."""
+def _runs(rows: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], list[tuple[int, int, int]]]:
+    """The coded positions ordered by row, and (row, start, end) of each row's run; row 0 is left out."""
     ends = np.cumsum(np.bincount(rows, minlength=ROWS))
-    order = np.argsort(rows.astype(np.uint8), kind="stable")[ends[0] :]
+    order = np.argsort(rows, kind="stable")[ends[0] :]
     ends -= ends[0]
     return order, [
         (row, int(ends[row - 1]), int(ends[row])) for row in range(1, ROWS) if ends[row] > ends[row - 1]
     ]
 
 
-def cost_table(frequencies: Frequencies) -> npt.NDArray[np.float64]:
-    """What a Meter adds up: bits of each magnitude in each row, escapes included, [ROWS, LARGEST_SYMBOL + 1]."""
+def cost_table(frequencies: Frequencies) -> Floats:
+    """Bits of each magnitude in each row, escapes included, [ROWS, LARGEST_SYMBOL + 1]."""
     magnitude = np.arange(LARGEST_SYMBOL + 1)
     cost = np.zeros((ROWS, len(magnitude)))
     for row in range(1, ROWS):

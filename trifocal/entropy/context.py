@@ -1,10 +1,9 @@
-"""Context models: what the hyper features and the passes before it say of the values of a pass.
+"""Context models: predict the values of a coding pass from hyper features and earlier passes.
 
-`Context` is that of the compact network, four passes: in every pass, each position of a 2×2 neighbourhood codes another
-quarter of the channels, so that a value is predicted from its neighbours in space and from other channels at its own
-place. Form after the four-step spatial prior of DCVC's image model; the order of the positions is 0, 3, 1, 2 (the
-diagonal first), turned for each channel group. `SinglePass` is none at all: the mean–scale hyperprior. ELIC's is in
-`groups.py`.
+`Context`, of the compact network, has four passes: in every pass, each position of a 2×2 neighbourhood codes another
+quarter of the channels, so a value is predicted from its spatial neighbours and from other channels at its own
+position. It follows the four-step spatial prior of DCVC's image model; the order of the positions is 0, 3, 1, 2 (diagonal
+first), rotated for each channel group. `SinglePass` has no context: the mean–scale hyperprior. ELIC's is in `groups.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +23,7 @@ MEAN_BITS = 4
 
 
 def take(y: Tensor, step: int) -> Tensor:
-    """What pass `step` codes of a full tensor: [B, h, w, M] → [B, h/2, w/2, 4, M/4], h and w even."""
+    """The values that pass `step` codes: [B, h, w, M] → [B, h/2, w/2, 4, M/4], h and w even."""
     b, h, w, m = y.shape
     y = y.reshape(b, h // 2, 2, w // 2, 2, m // 4, 4)
     places = [y[:, :, p // 2, :, p % 2, :, ORDER[step] ^ p] for p in range(4)]
@@ -32,7 +31,7 @@ def take(y: Tensor, step: int) -> Tensor:
 
 
 def put(part: Tensor, step: int) -> Tensor:
-    """The inverse of `take`, zero where pass `step` codes nothing: [B, h/2, w/2, 4, M/4] → [B, h, w, M]."""
+    """The inverse of `take`, zero at values of other passes: [B, h/2, w/2, 4, M/4] → [B, h, w, M]."""
     b, h, w, _, m = part.shape
     y = part.new_zeros(b, h, 2, w, 2, m, 4)
     for p in range(4):
@@ -41,28 +40,28 @@ def put(part: Tensor, step: int) -> Tensor:
 
 
 def known(channels: int, step: int) -> Tensor:
-    """Which channels, and behind them which magnitudes, pass `step` knows at each of the four places, [4, 2·step·M/4]."""
+    """Indices of the channels, and then of their magnitudes, that pass `step` knows at each of the four positions, [4, 2·step·M/4]."""
     quarter = 4 * torch.arange(channels // 4)
     places = [torch.cat([quarter + (ORDER[s] ^ p) for s in range(step)]) for p in range(4)]
     return torch.stack([torch.cat([own, channels + own]) for own in places])
 
 
 def together(parts: Tensor) -> Tensor:
-    """The four places of each neighbourhood in their places: [B, h/2, w/2, 4, C] → [B, h, w, C]."""
+    """Move the four positions of each neighbourhood into the grid: [B, h/2, w/2, 4, C] → [B, h, w, C]."""
     b, h, w, _, c = parts.shape
     return parts.reshape(b, h, w, 2, 2, c).transpose(2, 3).reshape(b, 2 * h, 2 * w, c)
 
 
 class ContextModel(nn.Module, ABC):
-    """What an entropy model asks of its context.
+    """The interface of a context model.
 
-    `forward` also runs on the exact twins of its children, in float64. It may only add, multiply by grid values, move values
-    about, and take the larger of two; what it returns has been through a `Snap` (the mean) or a clamp (the index).
+    `forward` also runs on the integer forms of its children, in float64. It may only add, multiply by grid values, permute,
+    and take maxima; a returned mean has passed a `Snap`, and an index a clamp.
 
     Attributes:
-        passes: how many.
-        normalise: a factor for each quality and channel that brings values in quantiser steps to about the size that the
-            networks like; the hyper analysis sees the latent so as well.
+        passes: number of passes.
+        normalise: factor per quality and channel that scales values in quantiser steps to about unit size, also for the
+            hyper analysis.
     """
 
     passes: int
@@ -70,20 +69,20 @@ class ContextModel(nn.Module, ABC):
 
     @abstractmethod
     def take(self, y: Tensor, step: int) -> Tensor:
-        """What pass `step` codes of a full tensor: [B, h, w, M] → a part of any shape, B first."""
+        """The values that pass `step` codes: [B, h, w, M] → a tensor of any shape, B first."""
 
     @abstractmethod
     def put(self, part: Tensor, step: int) -> Tensor:
-        """The inverse of `take`, [B, h, w, M], zero where pass `step` codes nothing."""
+        """The inverse of `take`, [B, h, w, M], zero at values of other passes."""
 
     @abstractmethod
     def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """The mean, in quantiser steps, and the scale index of the values of a pass.
 
         Args:
-            step: which pass.
+            step: number of the pass.
             features: of the hyper synthesis, [B, h, w, W].
-            y_hat: what the passes before this one decoded, in quantiser steps, zero elsewhere, [B, h, w, M].
+            y_hat: values decoded by earlier passes, in quantiser steps, zero elsewhere, [B, h, w, M].
             level: [B].
 
         Returns:
@@ -91,10 +90,10 @@ class ContextModel(nn.Module, ABC):
         """
 
 
-class StepsOfLevel(nn.Module):
-    """From what a network says in units of y to mean and scale index in quantiser steps, which vary with the quality.
+class LevelParameters(nn.Module):
+    """From a network's output in units of y to mean and scale index in quantiser steps, which depend on the quality.
 
-    The published models have one network for each rate and need none of this.
+    The published models have one network per rate and do not need this.
 
     Args:
         steps: quantiser step at each quality knot, [K], in units of y.
@@ -105,11 +104,11 @@ class StepsOfLevel(nn.Module):
         super().__init__()
         spread = (1 / steps)[:, None].expand(-1, channels)
         self.mean_scale = QualityInterpolation(spread)
-        self.index = QualityInterpolation(_index_of(spread))
+        self.index = QualityInterpolation(_scale_index(spread))
         self.snap = Snap(MEAN_BITS, bound=2.0**14)
 
     def forward(self, raw: Tensor, level: Tensor, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """raw [B, h, w, 2·C], mean and log₂ of the scale; of the latent's channels that the slice names, C in number."""
+        """raw [B, h, w, 2·C], mean and log₂ of the scale of the C latent channels in the slice."""
         raw_mean, raw_index = raw.chunk(2, dim=-1)
         mean = raw_mean * self.mean_scale(level)[..., channels]
         scale_index = raw_index * ROWS_PER_OCTAVE + self.index(level)[..., channels]
@@ -119,7 +118,7 @@ class StepsOfLevel(nn.Module):
 class SinglePass(ContextModel):
     """No context: the mean–scale hyperprior (Minnen et al. 2018, without its autoregressive part; HiFiC's too).
 
-    The hyper features are the answer: [B, h, w, 2·M], mean and log₂ of the scale in units of y.
+    The hyper features are mean and log₂ of the scale in units of y, [B, h, w, 2·M].
 
     Args:
         latent_channels: M.
@@ -131,7 +130,7 @@ class SinglePass(ContextModel):
     def __init__(self, latent_channels: int, steps: Tensor) -> None:
         super().__init__()
         self.normalise = QualityInterpolation(steps[:, None].expand(-1, latent_channels))
-        self.of_level = StepsOfLevel(steps, latent_channels)
+        self.of_level = LevelParameters(steps, latent_channels)
 
     def take(self, y: Tensor, step: int) -> Tensor:
         return y
@@ -144,14 +143,14 @@ class SinglePass(ContextModel):
 
 
 class Context(ContextModel):
-    """Mean and scale index of the values of one pass, from the hyper features and what is decoded already.
+    """Mean and scale index of the values of one pass, from hyper features and decoded values.
 
     Args:
         latent_channels: M, a multiple of 4.
         width: W of the hyper features and the blocks.
-        blocks: how many blocks, shared by the passes.
+        blocks: number of blocks, shared by the passes.
         spread: initial standard deviation of each scaled latent channel at each quality knot, [K, M].
-        linear_channels: the first channels whose mean is also predicted linearly from their 3×3 neighbours.
+        linear_channels: number of leading channels whose mean is also predicted linearly from 3×3 neighbours.
     """
 
     passes = PASSES
@@ -161,10 +160,10 @@ class Context(ContextModel):
     ) -> None:
         super().__init__()
         quarter = latent_channels // 4
-        self.linear_channels = linear_channels
+        self.linear_channels = linear_channels = min(linear_channels, latent_channels)
         self.normalise = QualityInterpolation(1 / spread)
         self.mean_scale = QualityInterpolation(spread / spread.log().mean(0).exp().sqrt())
-        self.index = QualityInterpolation(_index_of(spread))
+        self.index = QualityInterpolation(_scale_index(spread))
         self.start = QualityInterpolation(torch.zeros(len(spread), width))
         self.compress = Snap(bound=8.0)
         self.adapt = nn.ModuleList(
@@ -184,9 +183,9 @@ class Context(ContextModel):
         return put(part, step)
 
     def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """The blocks see magnitudes beside the signed values, since the sign of a coefficient says nothing of the scale.
+        """The blocks take magnitudes and signed values, since the scale does not depend on the sign of a coefficient.
 
-        features [B, h, w, W], y_hat [B, h, w, M] with zeros where nothing is decoded, level [B] →
+        features [B, h, w, W], y_hat [B, h, w, M] with zeros for values of later passes, level [B] →
         mean and scale index (real-valued, within the tables), each [B, h/2, w/2, 4, M/4].
         """
         hidden = features + self.start(level)
@@ -195,16 +194,16 @@ class Context(ContextModel):
             decoded = torch.cat([take(y_hat, earlier) for earlier in before], dim=-1)
             normalise = self.normalise(level)
             decoded = self.compress(
-                decoded * torch.cat([self._of_step(normalise, earlier) for earlier in before], dim=-1)
+                decoded * torch.cat([self._in_step(normalise, earlier) for earlier in before], dim=-1)
             )
             news = self.adapt[step - 1](torch.cat([decoded, decoded.abs()], dim=-1))
             hidden = hidden + together(news)
         hidden = self.blocks(hidden)
         raw_mean, raw_index = self._heads(step, hidden)
-        mean = raw_mean * self._of_step(self.mean_scale(level), step)
+        mean = raw_mean * self._in_step(self.mean_scale(level), step)
         if step > 0:
             mean = mean + self._linear_mean(step, y_hat, raw_mean.shape[-1])
-        scale_index = raw_index * ROWS_PER_OCTAVE + self._of_step(self.index(level), step)
+        scale_index = raw_index * ROWS_PER_OCTAVE + self._in_step(self.index(level), step)
         return self.snap_mean(mean), scale_index.clamp(0, ROWS - 1)
 
     def _heads(self, step: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,7 +214,7 @@ class Context(ContextModel):
         mean, index = raw.chunk(2, dim=-1)
         return mean, index
 
-    def _of_step(self, values: Tensor, step: int) -> Tensor:
+    def _in_step(self, values: Tensor, step: int) -> Tensor:
         """[B, 1, 1, M] → [B, 1, 1, 4, M/4] in the order of `take`."""
         groups = values.reshape(*values.shape[:3], -1, 4)
         return torch.stack([groups[..., ORDER[step] ^ p] for p in range(4)], dim=3)
@@ -225,6 +224,6 @@ class Context(ContextModel):
         return torch.nn.functional.pad(linear, (0, quarter - linear.shape[-1]))
 
 
-def _index_of(spread: Tensor) -> Tensor:
-    """Row of the table whose logistic has this standard deviation (π/√3 times its scale), real-valued."""
+def _scale_index(spread: Tensor) -> Tensor:
+    """Real-valued row of the table whose logistic has this standard deviation (π/√3 times its scale)."""
     return torch.log2(spread * sqrt(3) / pi / SMALLEST_SCALE).mul(ROWS_PER_OCTAVE).clamp(0, ROWS - 1)

@@ -1,10 +1,10 @@
-"""A float network's exact twin: the same function on integers carried in float64, the same on every machine.
+"""Integer networks: networks on integers carried in float64, with identical results on every machine.
 
 Activations are multiples of 2^−ACTIVATION_BITS clamped to ±ACTIVATION_BOUND, weights are multiples of 2^−WEIGHT_BITS.
 Every product is then a multiple of 2^−(ACTIVATION_BITS + WEIGHT_BITS), and every partial sum stays below 2^53 of those
-units, so that no sum is ever rounded and its order cannot matter (other thread counts, processors, libraries). After
-each layer the result is rounded back to the grid of activations. Only + × max clamp and round occur: no division but by
-powers of two, no transcendental function. Convolutions are matrix products and shifted sums, since Winograd or FFT
+units. So no sum is rounded, and its order does not matter (other thread counts, processors, libraries). After
+each layer the result is rounded to the grid of activations. The only operations are + × max clamp and round: divisions are by
+powers of two, and there are no transcendental functions. Convolutions are matrix products and shifted sums, since Winograd or FFT
 kernels would leave the grid.
 """
 
@@ -27,16 +27,16 @@ from trifocal.layers import (
     SpaceToDepth,
 )
 
-ARITHMETIC = 1  # counts up whenever the same weights would give other integers; part of every fingerprint
+ARITHMETIC = 1  # version of the arithmetic: changes whenever the same weights would give other integers; part of fingerprints
 ACTIVATION_BITS = 12
 ACTIVATION_BOUND = 2.0**12
 WEIGHT_BITS = 14
-LARGEST_INPUT = 2.0**16  # of a layer: a sum of up to sixteen activations (residuals), or a decoded value
+LARGEST_INPUT = 2.0**16  # of a layer: a sum of up to 16 activations, or a decoded value
 LARGEST_EXACT = 2.0**53
 
 
 def to_grid(x: Tensor, bits: int) -> Tensor:
-    """Rounds to the nearest multiple of 2^−bits, half to even; exact for float64 |x| < 2^(51−bits)."""
+    """Round to the nearest multiple of 2^−bits, half to even; exact for float64 |x| < 2^(51−bits)."""
     return torch.round(x * 2.0**bits) * 2.0**-bits
 
 
@@ -47,17 +47,17 @@ def settle_(
     bias: Tensor | float = 0.0,
     low: float | None = None,
 ) -> Tensor:
-    """Adds the bias, rounds to multiples of 2^−bits and clamps to ±bound (or low … bound); in place.
+    """Add the bias, round to multiples of 2^−bits and clamp to ±bound (or low … bound); in place.
 
-    Adding and taking away 1.5·2^(52−bits) rounds, half to even, since 2^−bits is then the last place of a float64.
-    The bias must be on the same grid, so that adding it together with that number rounds only once.
+    Adding and subtracting 1.5·2^(52−bits) rounds half to even, since 2^−bits is then the unit in the last place of a float64.
+    The bias must be on the same grid, so that adding both rounds only once.
     """
     shift = 1.5 * 2.0 ** (52 - bits)
     return x.add_(bias + shift).sub_(shift).clamp_(-bound if low is None else low, bound)
 
 
 class Snap(nn.Module):
-    """Rounds an activation to its grid where coding must be exact; in training only the clamp is there."""
+    """Clamps an activation; its integer form also rounds it to the grid."""
 
     def __init__(self, bits: int = ACTIVATION_BITS, bound: float = ACTIVATION_BOUND) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Snap(nn.Module):
 
 
 class ExactSnap(nn.Module):
-    """The twin of `Snap`."""
+    """The integer form of `Snap`."""
 
     def __init__(self, layer: Snap) -> None:
         super().__init__()
@@ -81,11 +81,11 @@ class ExactSnap(nn.Module):
 
 
 class ExactLinear(nn.Module):
-    """The twin of `nn.Linear` over the last axis: [..., I] → [..., O], float64.
+    """The integer form of `nn.Linear` over the last axis: [..., I] → [..., O], float64.
 
     Args:
-        layer: what it is the twin of.
-        low: lower end of the clamp; 0 makes it the twin of a linear layer and the ReLU behind it.
+        layer: the float layer.
+        low: lower end of the clamp; 0 includes a ReLU after the layer.
     """
 
     weight: Tensor
@@ -106,7 +106,7 @@ class ExactLinear(nn.Module):
 
 
 class ExactPlacedLinear(nn.Module):
-    """The twin of `PlacedLinear`: [..., P, I'] → [..., P, O], float64."""
+    """The integer form of `PlacedLinear`: [..., P, I'] → [..., P, O], float64."""
 
     weight: Tensor
     bias: Tensor
@@ -125,7 +125,7 @@ class ExactPlacedLinear(nn.Module):
 
 
 class ExactDepthwise(nn.Module):
-    """The twin of `Depthwise`: nine shifted products, [B, H, W, C], float64."""
+    """The integer form of `Depthwise`: nine shifted products, [B, H, W, C], float64."""
 
     weight: Tensor
     bias: Tensor
@@ -152,14 +152,14 @@ class ExactDepthwise(nn.Module):
 
 
 class ExactConv(nn.Module):
-    """The twin of `Conv`: a matrix product for each tap of the kernel, added up, float64."""
+    """The integer form of `Conv`: the sum of a matrix product per tap of the kernel, float64."""
 
     weight: Tensor
     bias: Tensor
 
     def __init__(self, layer: Conv) -> None:
         super().__init__()
-        weight, bias = _grid_of(layer)
+        weight, bias = _on_grid(layer)
         _check_bound(weight.abs().sum((1, 2, 3)), bias)
         self.stride, self.padding = layer.stride[0], layer.kernel_size[0] // 2
         self.register_buffer("weight", weight.permute(2, 3, 1, 0).contiguous(), persistent=False)
@@ -177,14 +177,14 @@ class ExactConv(nn.Module):
 
 
 class ExactDeconv(nn.Module):
-    """The twin of `Deconv`: each tap's matrix product is added where the tap puts it, float64."""
+    """The integer form of `Deconv`: a matrix product per tap, added at the tap's positions, float64."""
 
     weight: Tensor
     bias: Tensor
 
     def __init__(self, layer: Deconv) -> None:
         super().__init__()
-        weight, bias = _grid_of(layer)
+        weight, bias = _on_grid(layer)
         _check_bound(weight.abs().sum((0, 2, 3)), bias)
         self.stride, self.padding = layer.stride[0], layer.kernel_size[0] // 2
         self.register_buffer("weight", weight.permute(2, 3, 0, 1).contiguous(), persistent=False)
@@ -202,7 +202,7 @@ class ExactDeconv(nn.Module):
 
 
 class ExactBlock(nn.Module):
-    """The twin of `Block`."""
+    """The integer form of `Block`."""
 
     def __init__(self, layer: Block) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class ExactBlock(nn.Module):
 
 
 class ExactQualityInterpolation(nn.Module):
-    """The twin of `QualityInterpolation`: the interpolation weights are multiples of 1/SPACING, a power of two."""
+    """The integer form of `QualityInterpolation`: the interpolation weights are multiples of 1/SPACING, a power of two."""
 
     table: Tensor
 
@@ -245,17 +245,17 @@ TWINS = {
 EXACT_AS_THEY_ARE = (nn.Sequential, nn.ModuleList, nn.ReLU, SpaceToDepth, DepthToSpace)
 
 
-def integer_twin(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ()) -> nn.Module:
-    """Builds the exact twin of an entropy network.
+def integer_network(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ()) -> nn.Module:
+    """Build the integer form of an entropy network.
 
     Args:
         module: a network of `nn.Linear`, `Conv`, `Deconv`, `Depthwise`, `QualityInterpolation`, `Snap`, `nn.ReLU`, `Block` and the
             space–depth layers.
-        composed_of: further classes whose own `forward` only adds, multiplies by grid values and snaps, and whose
-            children are twinned in turn. Their forward must take the twin's float64 tensors.
+        composed_of: further classes whose own `forward` only adds, multiplies by grid values and snaps, on float64 tensors; their
+            children are converted recursively.
 
     Raises:
-        TypeError: for a layer that has no exact form.
+        TypeError: for a layer without an integer form.
         OverflowError: if a sum in some output channel could reach 2^53 units.
     """
     if type(module) in TWINS:
@@ -264,12 +264,12 @@ def integer_twin(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = (
         raise TypeError(
             f"{type(module).__name__} has no exact form; use linear, convolution, ReLU and knots."
         )
-    twin = copy.copy(module)
-    twin._modules = {name: integer_twin(child, composed_of) for name, child in module.named_children()}
-    return twin.eval()
+    network = copy.copy(module)
+    network._modules = {name: integer_network(child, composed_of) for name, child in module.named_children()}
+    return network.eval()
 
 
-def _grid_of(layer: Conv | Deconv) -> tuple[Tensor, Tensor]:
+def _on_grid(layer: Conv | Deconv) -> tuple[Tensor, Tensor]:
     """Weight and bias on their grids, float64."""
     weight = to_grid(layer.weight.detach().double(), WEIGHT_BITS)
     assert layer.bias is not None
@@ -277,12 +277,12 @@ def _grid_of(layer: Conv | Deconv) -> tuple[Tensor, Tensor]:
 
 
 def _taps(weight: Tensor) -> Iterator[tuple[int, int]]:
-    """Row and column of each tap of a kernel, [k, k, I, O]."""
+    """Row and column of each tap of a kernel [k, k, I, O]."""
     return product(range(weight.shape[0]), range(weight.shape[1]))
 
 
 def _every(stride: int, first: int, count: int) -> slice:
-    """`count` places from the first on."""
+    """`count` positions from the first."""
     return slice(first, first + stride * (count - 1) + 1, stride)
 
 

@@ -1,4 +1,4 @@
-"""ELIC's context: uneven groups of channels, each coded in the two colours of a checkerboard.
+"""ELIC's context model: uneven groups of channels, each coded in two checkerboard passes.
 
 D. He et al., "ELIC: Efficient Learned Image Compression with Unevenly Grouped Space-Channel Contextual Adaptive Coding"
 (CVPR 2022), sections 3.1 to 3.3 and figure 3; sizes as in CompressAI's `elic2022-official`.
@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.entropy.context import ContextModel, StepsOfLevel
+from trifocal.entropy.context import ContextModel, LevelParameters
 from trifocal.entropy.exact import Snap
+from trifocal.entropy.gain import Gain
 from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
-from trifocal.entropy.quantise import Gain
 from trifocal.layers import Conv, QualityInterpolation
 from trifocal.transforms.elic import elic_hyper_analysis, elic_hyper_synthesis
 
 
 def one_colour(y: Tensor, odd: bool) -> Tensor:
-    """The places whose row + column is odd (or even), in reading order: [B, h, w, C] → [B, h, w/2, C], h and w even."""
+    """The positions whose row + column is odd (or even), in raster order: [B, h, w, C] → [B, h, w/2, C], h and w even."""
     b, h, w, c = y.shape
     pairs = y.reshape(b, h // 2, 2, w // 2, 2, c)
     rows = [pairs[:, :, row, :, row ^ odd] for row in (0, 1)]
@@ -29,7 +29,7 @@ def one_colour(y: Tensor, odd: bool) -> Tensor:
 
 
 def on_board(part: Tensor, odd: bool) -> Tensor:
-    """The inverse of `one_colour`, zero at the other places: [B, h, w/2, C] → [B, h, w, C]."""
+    """The inverse of `one_colour`, zero at other positions: [B, h, w/2, C] → [B, h, w, C]."""
     b, h, half, c = part.shape
     rows = part.reshape(b, h // 2, 2, half, c)
     board = part.new_zeros(b, h // 2, 2, half, 2, c)
@@ -39,27 +39,27 @@ def on_board(part: Tensor, odd: bool) -> Tensor:
 
 
 class Groups(ContextModel):
-    """Two passes for each group: its anchors, then the places between them.
+    """Two passes per group: its anchors, then the non-anchors.
 
         anchors            features ──────────────────────────────── cat ── three layers ── mean, scale index
         and non-anchors    all groups before ── 5×5, 5×5, 5×5 ───────┤
         non-anchors only   this group's anchors ── 5×5 ──────────────┘ (zero for the anchors)
 
-    The checkerboard's mask of the 5×5 kernel needs no code: what it hides is zero, since nothing is decoded there. So
-    the weights at those taps never learn; they are counted, as they are in the published models.
+    The 5×5 kernel needs no checkerboard mask: masked positions are zero, since nothing is decoded there. The weights at those
+    taps get no gradient; parameter counts include them, as in the published models.
 
-    Choices where this departs from the paper, or where paper and code differ:
+    Differences from the paper, and choices where paper and code differ:
         - A logistic and a row of the integer tables instead of a Gaussian: the last layer gives the mean and log₂ of
-          the scale in units of y, and `StepsOfLevel` makes steps and a scale index of them.
-        - One model for all rates: the paper has one for each, and so neither `normalise` nor `StepsOfLevel`.
-        - Which colour comes first: in TACO's code the places whose row + column is odd, in CompressAI's the even ones.
-        - Channel context from all groups before (the paper); the Chandelier re-implementation takes the first and the
-          one before.
-        - Nothing is kept from one pass to the next, so a group's channel context is computed for each of its passes.
+          the scale in units of y, and `LevelParameters` converts them to steps and a scale index.
+        - One model for all rates: the paper has one per rate, and neither `normalise` nor `LevelParameters`.
+        - Anchors: in TACO's code the positions whose row + column is odd, in CompressAI's the even ones.
+        - Channel context from all earlier groups (the paper); the Chandelier re-implementation takes the first and the
+          previous one.
+        - No state is kept between passes, so a group's channel context is computed in both of its passes.
 
     Args:
         sizes: channels of each group; their sum is M.
-        width: W of the hyper features, 2·N in the paper, and the least width inside the three aggregation layers.
+        width: W of the hyper features, 2·N in the paper, and the minimum width inside the three aggregation layers.
         steps: quantiser step at each quality knot, [K], in units of y.
         hidden: widths inside the channel context.
         odd_anchors: whether row + column of the anchors is odd.
@@ -88,7 +88,7 @@ class Groups(ContextModel):
             ramp(width + (4 if begin else 2) * (end - begin), 2 * (end - begin), least=width)
             for begin, end in self.ranges
         )
-        self.of_level = StepsOfLevel(steps, channels)
+        self.of_level = LevelParameters(steps, channels)
 
     def take(self, y: Tensor, step: int) -> Tensor:
         """[B, h, w, M] → [B, h, w/2, G] with G the size of the group, h and w even."""
@@ -119,14 +119,14 @@ class Groups(ContextModel):
 
 
 def channel_context(inputs: int, first: int, second: int, outputs: int) -> nn.Sequential:
-    """What the groups before say of this one: three 5×5 convolutions."""
+    """Features of earlier groups: three 5×5 convolutions."""
     return nn.Sequential(
         Conv(inputs, first, 5), nn.ReLU(), Conv(first, second, 5), nn.ReLU(), Conv(second, outputs, 5)
     )
 
 
 def ramp(inputs: int, outputs: int, least: int) -> nn.Sequential:
-    """Three layers at each place, whose widths fall on a straight line from inputs to outputs, but inside not below `least`."""
+    """Three layers per position, with widths linear from inputs to outputs, but not below `least` inside."""
     first, second = (max(least, inputs + (outputs - inputs) * part // 3) for part in (1, 2))
     return nn.Sequential(
         nn.Linear(inputs, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, outputs)
@@ -142,11 +142,11 @@ def elic_hyperprior(
 ) -> EntropyModel:
     """ELIC's entropy model: its hyperprior, with N channels of z, and `Groups`.
 
-    The prior of z is a mean and a scale for each channel and quality, where the paper has an entropy bottleneck.
+    The prior of z has a mean and a scale per channel and quality, where the paper has an entropy bottleneck.
 
     Args:
         channels: N.
-        sizes, steps, hidden, odd_anchors: as `Groups` has them.
+        sizes, steps, hidden, odd_anchors: as in `Groups`.
     """
     return EntropyModel.of_parts(
         Gain(steps, sum(sizes)),

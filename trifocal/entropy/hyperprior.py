@@ -1,4 +1,4 @@
-"""The entropy model: hyperprior, context, gains and tables, and the walk over them that is written once."""
+"""The entropy model: hyperprior, context model, gains and frequency tables."""
 
 from __future__ import annotations
 
@@ -9,26 +9,38 @@ import torch
 from torch import Tensor, nn
 
 from trifocal.entropy.coder import (
+    Array,
     Coder,
     Model,
-    ParameterRecorder,
-    TrainingRateEstimator,
+    RateEstimator,
+    Reader,
+    Writer,
     cost_table,
-    models_of,
+    range_coder_models,
 )
-from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, StepsOfLevel
-from trifocal.entropy.exact import Snap, integer_twin
-from trifocal.entropy.quantise import Gain
-from trifocal.entropy.tables import ROWS, is_table, logistic_frequencies
+from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, LevelParameters
+from trifocal.entropy.estimators import ParameterRecorder
+from trifocal.entropy.exact import Snap, integer_network
+from trifocal.entropy.gain import Gain
+from trifocal.entropy.latent_coding import (
+    HYPER_STRIDE,
+    check_latents,
+    code_latents,
+    read_latents,
+    write_latents,
+)
+from trifocal.entropy.tables import ROWS, Floats, is_table, logistic_frequencies
 from trifocal.errors import WeightsError
 from trifocal.layers import QualityInterpolation
 from trifocal.transforms.dct import BLOCK, ordered_std
 from trifocal.transforms.hyper import HyperAnalysis, HyperSynthesis
 from trifocal.weights import checksum, checksum_of
 
+ARRAY_CODERS = (RateEstimator, Reader, Writer)
+
 
 class Prior(nn.Module):
-    """Mean and scale index of the hyper-latent: a vector each for every quality, the same at all places."""
+    """Mean and scale index of the hyper-latent: one vector each per quality, the same at all positions."""
 
     def __init__(self, channels: int, knots: int) -> None:
         super().__init__()
@@ -42,12 +54,12 @@ class Prior(nn.Module):
 
 
 class IntegerNetworks(nn.Module):
-    """The networks between z_hat and the coder: all that both sides must compute alike.
+    """The networks between z_hat and the coder, which encoder and decoder must evaluate identically.
 
     Args:
         prior: of z.
-        hyper_synthesis: z_hat [B, h/4, w/4, Z] → features [B, h, w, W], of layers that have exact twins.
-        context: features and what is decoded → mean and scale index.
+        hyper_synthesis: z_hat [B, h/4, w/4, Z] → features [B, h, w, W]; its layers must have integer forms (`exact.py`).
+        context: features and decoded values → mean and scale index.
     """
 
     def __init__(self, prior: Prior, hyper_synthesis: nn.Module, context: ContextModel) -> None:
@@ -58,16 +70,17 @@ class IntegerNetworks(nn.Module):
 
 
 class EntropyModel(nn.Module):
-    """y ⇄ coder ⇄ y_hat: gain, hyper analysis, and the exact side (prior, hyper synthesis, context).
+    """y ⇄ coder ⇄ y_hat: gain, hyper analysis, and the integer networks (prior, hyper synthesis, context).
 
-    The constructor makes that of the compact network; `of_parts` makes one of any parts.
+    The constructor builds the entropy model of the compact codec; `of_parts` takes any parts. It also codes latents of other
+    projects: see docs/research.md.
 
     Args:
         latent_channels: M, a multiple of 4.
         hyper_channels: Z.
         width: width of the context model.
         blocks: blocks of the context model.
-        steps: quantiser step at each quality knot, [K]: where the gains start.
+        steps: initial quantiser step at each of K quality levels, [K].
     """
 
     def __init__(
@@ -90,8 +103,8 @@ class EntropyModel(nn.Module):
         """Any other entropy model: ELIC's (`groups.py`), a mean–scale hyperprior (`SinglePass`).
 
         Args:
-            gain: quality and channel → the factor before the quantiser.
-            hyper_analysis: y in units of its spread [B, h, w, M] → z [B, h/4, w/4, Z], in ordinary floats.
+            gain: level and channel → the factor before the quantiser.
+            hyper_analysis: normalised y [B, h, w, M] → z [B, h/4, w/4, Z], in ordinary floats.
             exact_side: prior, hyper synthesis and context.
         """
         model = cls.__new__(cls)
@@ -105,111 +118,223 @@ class EntropyModel(nn.Module):
         self.exact_side = exact_side
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
-        self._twin: IntegerNetworks | None = None
-        self._twin_of: tuple[int, ...] = ()
+        self._integer: IntegerNetworks | None = None
+        self._integer_checksum: tuple[int, ...] = ()
         self._models: list[Model] | None = None
-        self._cost: Tensor | None = None
-        self._tables_of = 0
+        self._cost: Floats | None = None
+        self._tables_checksum = 0
         self.latent_channels = gain.log_gain.table.shape[1]
 
-    def code_latents(self, coder: Coder, y: Tensor | None, level: Tensor, size: tuple[int, int]) -> Tensor:
-        """The only road between latent and coder.
+    def code_latents(
+        self,
+        coder: Coder[Any],
+        y: Tensor | None,
+        level: Tensor,
+        size: tuple[int, int],
+        importance: bool = False,
+    ) -> Tensor:
+        """`latent_coding.code_latents` for tensors. NumPy coders run on the integer networks, without a gradient; tensor
+        coders on the float networks in training mode, and on the integer networks otherwise.
 
         Args:
-            coder: a Meter, a Writer or a Reader.
-            y: latent, [B, h, w, M], or None for a Reader.
+            coder: any coder.
+            y: latent, [B, h, w, M], or None for a Reader; with `importance` [B, h, w, M + 1].
             level: [B].
             size: h and w, multiples of 4.
+            importance: whether y's last channel is an importance map.
 
         Returns:
             y_hat, [B, h, w, M], in the units of y.
         """
-        learning = self.training and isinstance(coder, (TrainingRateEstimator, ParameterRecorder))
-        side = self.exact_side if learning else self.twin()
-        gain = self.gain(level)
-        scaled = None if y is None else y * gain
-        z = None if scaled is None else self.hyper_analysis(scaled * self.exact_side.context.normalise(level))
-        z_hat = coder.code(_as(z, not learning), *_everywhere(side.prior(level), size))
-        features = side.hyper_synthesis(z_hat)
-        y_hat = self._passes(coder, side, _as(scaled, not learning), features, level)
-        return y_hat.to(gain.dtype) / gain
+        if not isinstance(coder, ARRAY_CODERS):
+            networks = TensorNetworks(self, exact=not self.training)
+            return code_latents(networks, coder, y, level, size, importance)
+        device = self.frequencies.device
+        arrays = self.arrays()
+        latent = None if y is None else _to_numpy(y)
+        y_hat = code_latents(arrays, coder, latent, _to_numpy(level), size, importance)
+        return torch.from_numpy(y_hat).to(device)
 
-    def _passes(
-        self, coder: Coder, side: IntegerNetworks, y: Tensor | None, features: Tensor, level: Tensor
-    ) -> Tensor:
-        y_hat = features.new_zeros(*features.shape[:3], self.latent_channels)
-        order = self.exact_side.context
-        for step in range(order.passes):
-            mean, scale_index = side.context(step, features, y_hat, level)
-            part = coder.code(None if y is None else order.take(y, step), mean, scale_index)
-            y_hat = y_hat + order.put(part, step)
-        return y_hat
+    def arrays(self) -> ArrayNetworks:
+        """The integer networks and tables behind the interface on NumPy arrays."""
+        return ArrayNetworks(self)
+
+    @torch.no_grad()
+    def compress(self, y: Array, level: Array) -> bytes:
+        """Code a latent of one image, [1, h, w, M] with h and w multiples of 4, at a level, [1]. Raises OptionError."""
+        check_latents(y.shape, self.latent_channels, level)
+        return write_latents(self.arrays(), y, level)[0]
+
+    @torch.no_grad()
+    def decompress(self, data: bytes, level: Array, size: tuple[int, int]) -> Array:
+        """The inverse of `compress` for a latent of h × w → y_hat, [1, h, w, M]. Raises OptionError, Damaged."""
+        check_latents((1, *size, self.latent_channels), self.latent_channels, level)
+        return read_latents(self.arrays(), data, level, size)[0]
 
     def expected(self, y: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """What the model says of each value when y [B, h, w, M] is coded: mean and scale index in the units of gain · y, both of y's shape."""
-        listener = ParameterRecorder()
-        self.code_latents(listener, y, level, (y.shape[1], y.shape[2]))
+        """The predicted mean and scale index of each value of y [B, h, w, M], in the units of gain · y, both of y's shape."""
+        recorder = ParameterRecorder()
+        self.code_latents(recorder, y, level, (y.shape[1], y.shape[2]))
         put = self.exact_side.context.put
-        _, *passes = ((mean.to(y), index.to(y)) for mean, index in listener.heard)
+        _, *passes = ((mean.to(y), index.to(y)) for mean, index in recorder.steps)
         means, indices = ([put(part, step) for step, part in enumerate(parts)] for parts in zip(*passes))
         return torch.stack(means).sum(0), torch.stack(indices).sum(0)
 
-    def twin(self) -> IntegerNetworks:
-        """The exact twin of the weights as they are. Raises WeightsError where they are too large to be computed exactly."""
+    def integer_networks(self) -> IntegerNetworks:
+        """The integer form of the current weights. Raises WeightsError for weights too large for exact arithmetic."""
         weights = checksum(self.exact_side)
-        if self._twin is None or self._twin_of != weights:
-            composed = (IntegerNetworks, Prior, HyperSynthesis, ContextModel, StepsOfLevel)
+        if self._integer is None or self._integer_checksum != weights:
+            composed = (IntegerNetworks, Prior, HyperSynthesis, ContextModel, LevelParameters)
             try:
                 with torch.inference_mode(False), torch.no_grad():  # a later gradient may pass through it
-                    twin = integer_twin(self.exact_side, composed)
+                    twin = integer_network(self.exact_side, composed)
             except OverflowError as error:
                 raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
-            # Not as a child: it is no part of the state, of a copy's buffers, or of what is trained.
-            object.__setattr__(self, "_twin", twin)
-            self._twin_of = weights
-        return cast(IntegerNetworks, self._twin)
+            # Not registered as a child: it belongs neither to the state nor to the trained parameters.
+            object.__setattr__(self, "_integer", twin)
+            self._integer_checksum = weights
+        return cast(IntegerNetworks, self._integer)
 
     def models(self) -> list[Model]:
-        """The range coder's models of the frequencies as they are."""
-        self._forget_other_frequencies()
+        """Range-coder models of the current frequencies."""
+        self._drop_stale_tables()
         if self._models is None:
-            self._models = models_of(self.frequencies.cpu().numpy())
+            self._models = range_coder_models(self.frequencies.cpu().numpy())
         return self._models
 
-    def cost(self) -> Tensor:
-        """The Meter's table of the frequencies as they are."""
-        self._forget_other_frequencies()
+    def cost(self) -> Floats:
+        """`cost_table` of the current frequencies."""
+        self._drop_stale_tables()
         if self._cost is None:
-            with torch.inference_mode(False):
-                self._cost = torch.from_numpy(cost_table(self.frequencies.cpu().numpy()))
+            self._cost = cost_table(self.frequencies.cpu().numpy())
         return self._cost
 
     def check_weights(self) -> None:
-        """Raises WeightsError unless the frequencies are those of a table."""
+        """Raises WeightsError unless the frequencies form valid tables."""
         if not is_table(self.frequencies.cpu().numpy()):
             raise WeightsError("The weights hold frequencies that the range coder cannot use; name others.")
 
-    def _forget_other_frequencies(self) -> None:
+    def _drop_stale_tables(self) -> None:
         total = int(checksum_of(self.frequencies))
-        if self._tables_of != total:
-            self._models, self._cost, self._tables_of = None, None, total
+        if self._tables_checksum != total:
+            self._models, self._cost, self._tables_checksum = None, None, total
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: without the range coder's models, which are built again when they are needed."""
+        """For copies and pickles: without the range coder's models, which are built again on demand."""
         return {**self.__dict__, "_models": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EntropyModel:
-        """To another device or precision: the twin is built again there."""
-        self._twin = None
+        """Move to another device or precision; the integer networks are built again there."""
+        self._integer = None
         return super()._apply(fn, recurse)
 
 
-def _as(y: Tensor | None, exact: bool) -> Tensor | None:
-    """y in the precision of the side that codes it: float64 where that is the exact twin."""
-    return y.double() if y is not None and exact else y
+class TensorNetworks:
+    """`EntropyNetworks` on tensors.
+
+    Args:
+        model: whose networks.
+        exact: use the integer networks, in float64; otherwise the float networks, with a gradient.
+    """
+
+    def __init__(self, model: EntropyModel, exact: bool) -> None:
+        self.model, self.exact = model, exact
+        self.networks = model.integer_networks() if exact else model.exact_side
+        self.passes = model.exact_side.context.passes
+
+    def scale(self, y: Tensor, level: Tensor) -> Tensor:
+        scaled: Tensor = y * self.model.gain(level)
+        return scaled
+
+    def unscale(self, y_hat: Tensor, level: Tensor) -> Tensor:
+        gain: Tensor = self.model.gain(level)
+        return y_hat.to(gain.dtype) / gain
+
+    def hyper_analysis(self, scaled: Tensor, level: Tensor) -> Tensor:
+        normalised = scaled * self.model.exact_side.context.normalise(level)
+        return self._precise(self.model.hyper_analysis(normalised))
+
+    def prior(self, level: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        mean, index = (
+            part.expand(-1, size[0] // HYPER_STRIDE, size[1] // HYPER_STRIDE, -1)
+            for part in self.networks.prior(level)
+        )
+        return mean, index
+
+    def hyper_synthesis(self, z_hat: Tensor) -> Tensor:
+        features: Tensor = self.networks.hyper_synthesis(z_hat)
+        return features
+
+    def predict(
+        self, step: int, features: Tensor, y_hat: Tensor | None, level: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if y_hat is None:
+            y_hat = features.new_zeros(*features.shape[:3], self.model.latent_channels)
+        mean, index = self.networks.context(step, features, y_hat, level)
+        return mean, index
+
+    def take(self, y: Tensor, step: int) -> Tensor:
+        return self._precise(self.model.exact_side.context.take(y, step))
+
+    def put(self, part: Tensor, step: int) -> Tensor:
+        return self.model.exact_side.context.put(part, step)
+
+    def _precise(self, values: Tensor) -> Tensor:
+        return values.double() if self.exact else values
 
 
-def _everywhere(parameters: tuple[Tensor, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """[B, 1, 1, Z] → [B, h/4, w/4, Z]."""
-    mean, index = (p.expand(-1, size[0] // 4, size[1] // 4, -1) for p in parameters)
-    return mean, index
+class ArrayNetworks:
+    """`ArrayEntropy` on torch: the integer networks of an entropy model, on NumPy arrays. On a CPU no array is copied."""
+
+    def __init__(self, model: EntropyModel) -> None:
+        self.model = model
+        self.device = model.frequencies.device
+        self.tensors = TensorNetworks(model, exact=True)
+        self.passes = self.tensors.passes
+
+    def models(self) -> list[Model]:
+        return self.model.models()
+
+    def cost(self) -> Floats:
+        return self.model.cost()
+
+    @torch.no_grad()
+    def scale(self, y: Array, level: Array) -> Array:
+        return _to_numpy(self.tensors.scale(self._tensor(y), self._tensor(level)))
+
+    @torch.no_grad()
+    def unscale(self, y_hat: Array, level: Array) -> Array:
+        return _to_numpy(self.tensors.unscale(self._tensor(y_hat), self._tensor(level)))
+
+    @torch.no_grad()
+    def hyper_analysis(self, scaled: Array, level: Array) -> Array:
+        return _to_numpy(self.tensors.hyper_analysis(self._tensor(scaled), self._tensor(level)))
+
+    @torch.no_grad()
+    def prior(self, level: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+        mean, index = self.tensors.prior(self._tensor(level), size)
+        return _to_numpy(mean), _to_numpy(index)
+
+    @torch.no_grad()
+    def hyper_synthesis(self, z_hat: Array) -> Tensor:
+        return self.tensors.hyper_synthesis(self._tensor(z_hat))
+
+    @torch.no_grad()
+    def predict(self, step: int, features: Tensor, y_hat: Array | None, level: Array) -> tuple[Array, Array]:
+        decoded = None if y_hat is None else self._tensor(y_hat)
+        mean, index = self.tensors.predict(step, features, decoded, self._tensor(level))
+        return _to_numpy(mean), _to_numpy(index)
+
+    def take(self, y: Array, step: int) -> Array:
+        return _to_numpy(self.tensors.take(self._tensor(y), step))
+
+    def put(self, part: Array, step: int) -> Array:
+        return _to_numpy(self.tensors.put(self._tensor(part), step))
+
+    def _tensor(self, values: Array) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+
+def _to_numpy(values: Tensor) -> Array:
+    array: Array = values.detach().cpu().numpy()
+    return array

@@ -1,14 +1,12 @@
-"""From a scale index to integer frequencies. The tables are part of the weights; nothing recomputes them at run time.
+"""Integer frequency tables of the range coder, indexed by a scale index.
 
-Row i describes a quantised logistic distribution with scale 0.05 · 2^(i/6), or, once calibrated, what was counted on
-training pictures. Rows are symmetric, so a row holds the frequency of 0, of each of ±1 … ±R, and of an escape.
+Row i describes a quantised logistic distribution with scale 0.05 · 2^(i/6), or, after calibration, the values counted on training
+images. Rows are symmetric: a row holds the frequency of 0, of each of ±1 … ±R, and of an escape symbol. Trained tables are
+part of the weights; inference never recomputes them.
 """
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 ROWS = 64
 ROWS_PER_OCTAVE = 6
@@ -17,9 +15,10 @@ RADIUS = 400
 PRECISION = 16
 
 Frequencies = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
 
 
-def scales() -> npt.NDArray[np.float64]:
+def scales() -> Floats:
     """Logistic scale of each row, [ROWS]."""
     return SMALLEST_SCALE * 2.0 ** (np.arange(ROWS) / ROWS_PER_OCTAVE)
 
@@ -29,25 +28,20 @@ def radii() -> npt.NDArray[np.int64]:
     return np.minimum(np.ceil(scales() * 10), RADIUS).astype(np.int64)
 
 
-def logistic_bits(value: Tensor, scale_index: Tensor) -> Tensor:
-    """Bits of a value under the quantised logistic of a real-valued row; differentiable in both.
-
-    log P = log σ(a) + log σ(−b) + log(1 − e^(b−a)) with a, b = (±1/2 − |value|)/s, which is stable in the tails.
-    """
-    inverse = torch.exp2(-scale_index / ROWS_PER_OCTAVE) / SMALLEST_SCALE
-    magnitude = value.abs()
-    inside = F.logsigmoid((0.5 - magnitude) * inverse) + F.logsigmoid((0.5 + magnitude) * inverse)
-    return (inside + torch.log(-torch.expm1(-inverse))) * (-1 / np.log(2.0))
+def table_bits(magnitude: Floats, scale_index: Floats) -> Floats:
+    """Bits of integers under the quantised logistic of each row; `estimators.logistic_bits` is its differentiable form."""
+    inverse = np.exp2(-scale_index / ROWS_PER_OCTAVE) / SMALLEST_SCALE
+    inside = np.logaddexp(0, (magnitude - 0.5) * inverse) + np.logaddexp(0, (-magnitude - 0.5) * inverse)
+    return np.asarray((inside - np.log(-np.expm1(-inverse))) / np.log(2.0))
 
 
 def logistic_frequencies() -> Frequencies:
     """The tables before calibration: [ROWS, RADIUS + 2], see `normalise`."""
-    magnitudes = torch.arange(RADIUS + 1, dtype=torch.float64)
-    bits = logistic_bits(magnitudes[None], torch.arange(ROWS, dtype=torch.float64)[:, None])
-    return normalise(np.exp2(-bits.numpy()))
+    magnitudes = np.arange(RADIUS + 1, dtype=np.float64)
+    return normalise(np.exp2(-table_bits(magnitudes[None], np.arange(ROWS, dtype=np.float64)[:, None])))
 
 
-def calibrated_frequencies(counts: npt.NDArray[np.float64], confidence: float = 500.0) -> Frequencies:
+def calibrated_frequencies(counts: Floats, confidence: float = 500.0) -> Frequencies:
     """Tables from counted magnitudes, [ROWS, RADIUS + 1], with the logistic as a prior worth `confidence` counts."""
     prior = logistic_frequencies()[:, :-1] / 2**PRECISION
     both_signs = counts.copy()
@@ -55,8 +49,8 @@ def calibrated_frequencies(counts: npt.NDArray[np.float64], confidence: float = 
     return normalise(both_signs + confidence * prior)
 
 
-def normalise(weights: npt.NDArray[np.float64]) -> Frequencies:
-    """Weights of the magnitudes → integer frequencies that fill 2^PRECISION exactly.
+def normalise(weights: Floats) -> Frequencies:
+    """Weights of the magnitudes → integer frequencies with a total of 2^PRECISION.
 
     Column m < RADIUS + 1 is the frequency of +m (and again of −m for m > 0), zero beyond the row's radius; the last
     column is the escape's. Each symbol within the radius has a frequency of at least 1.
@@ -66,15 +60,15 @@ def normalise(weights: npt.NDArray[np.float64]) -> Frequencies:
         inside = weights[row, : radius + 1]
         outside = weights[row, radius + 1 :].sum() * 2
         total = 2 * inside.sum() - inside[0] + outside
-        room = 2**PRECISION - (2 * radius + 2)
-        table[row, 1 : radius + 1] = 1 + np.rint(inside[1:] / total * room)
-        table[row, -1] = 1 + np.rint(outside / total * room)
+        available = 2**PRECISION - (2 * radius + 2)
+        table[row, 1 : radius + 1] = 1 + np.rint(inside[1:] / total * available)
+        table[row, -1] = 1 + np.rint(outside / total * available)
         table[row, 0] = 2**PRECISION - 2 * table[row, 1 : radius + 1].sum() - table[row, -1]
     return table
 
 
 def is_table(frequencies: npt.NDArray[np.generic]) -> bool:
-    """Whether an array is what `normalise` makes: whole numbers, each symbol possible, each row's total 2^PRECISION."""
+    """Whether an array satisfies the contract of `normalise`: integers, each symbol possible, row totals of 2^PRECISION."""
     if frequencies.shape != (ROWS, RADIUS + 2) or not np.issubdtype(frequencies.dtype, np.integer):
         return False
     inside = np.arange(RADIUS + 1) <= radii()[:, None]
@@ -86,8 +80,8 @@ def is_table(frequencies: npt.NDArray[np.generic]) -> bool:
     )
 
 
-def probabilities(frequencies: Frequencies, row: int) -> npt.NDArray[np.float64]:
-    """What the range coder takes for a row: the probabilities of −R … R and of the escape, exact multiples of 2^−16."""
+def probabilities(frequencies: Frequencies, row: int) -> Floats:
+    """Probabilities of −R … R and of the escape in a row, exact multiples of 2^−16, as the range coder takes them."""
     radius = radii()[row]
     positive = frequencies[row, 1 : radius + 1]
     symbols = np.concatenate([positive[::-1], frequencies[row, :1], positive, frequencies[row, -1:]])

@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from trifocal.types import TextEmbedding
+from trifocal.types import LATENT_STRIDE, TextEmbedding
 
 Game: TypeAlias = Literal["bce", "hinge"]
 
 SLOPE = 0.2  # of the leaky ReLUs
 KERNEL = 4
 LATENT_FEATURES = 12
-LATENT_STRIDE = 16
 
 
 class Discriminator(nn.Module):

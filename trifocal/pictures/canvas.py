@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.pictures.tiles import Box, Tile, tiles, tiles_of_region
+from trifocal.types import LATENT_STRIDE
 
 TILE = 1024
 PADDING = 64
-LATENT_STRIDE = 16
 Window = tuple[slice, slice]
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
-from trifocal.codecs.scalable import BaseLayer
+from trifocal.codecs.base_layer import BaseLayer
 from trifocal.data import TrainingPicture
 from trifocal.data.prefetching import Prefetcher
 from trifocal.detection.backbone import CompactDetectorStem, pixels_of

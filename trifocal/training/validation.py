@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from trifocal.codecs.network import CodecNetwork
 from trifocal.data import Crops, TrainingPicture
 from trifocal.data.images import centre_crop
-from trifocal.entropy import EntropyModel, RateEstimator
+from trifocal.entropy import RateEstimator
 from trifocal.entropy.tables import calibrated_frequencies
 from trifocal.losses import (
     Objective,
@@ -37,11 +38,11 @@ def validation_batch(held_out: Sequence[TrainingPicture], crop: int) -> Tensor:
 
 
 @torch.no_grad()
-def validate(network: nn.Module, x: Tensor, objective: Objective) -> dict[str, float]:
+def validate(network: CodecNetwork, x: Tensor, objective: Objective) -> dict[str, float]:
     """Evaluate the network of a codec on crops, with rounded latents and the bits of the frequency tables.
 
     Args:
-        network: called as `network(x, level)`; returns an Output.
+        network: the network, in float32.
         x: [N, 3, H, W] in 0..1.
         objective: its `held_out_metrics` are added as means.
 
@@ -71,21 +72,19 @@ def validate(network: nn.Module, x: Tensor, objective: Objective) -> dict[str, f
 
 @torch.no_grad()
 def calibrate(
-    network: nn.Module, pictures: Sequence[TrainingPicture], recipe: Recipe, batches: int = 24
+    network: CodecNetwork, pictures: Sequence[TrainingPicture], recipe: Recipe, batches: int = 24
 ) -> None:
     """Set the frequency tables of the entropy model to the frequencies in training crops of all qualities.
 
     The same weights and images give the same tables.
     """
-    entropy = network.entropy
-    assert isinstance(entropy, EntropyModel)
     network.eval()
     device = next(network.parameters()).device
-    estimator = RateEstimator(entropy.cost(), 8, count=True)
+    estimator = RateEstimator(network.entropy.cost(), 8, count=True)
     with Crops(pictures, 8, recipe.crop, recipe.seed + 1) as crops, torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         for _ in range(batches):
-            network(to_tensor(crops.next().rgb).to(device), spread_levels(8, device), meter=estimator)
+            network(to_tensor(crops.next().rgb).to(device), spread_levels(8, device), estimator=estimator)
     assert estimator.counts is not None
-    entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(estimator.counts)))
+    network.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(estimator.counts)))
     network.train()

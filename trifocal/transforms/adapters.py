@@ -1,7 +1,7 @@
-"""Where words and pictures look at each other: cross-attention from a feature map to tokens, and back.
+"""Cross-attention between image features and text tokens, in both directions.
 
-After TACO (Lee et al., ICML 2024): its text adapter has an Injector, by which words enter the analysis, and an Extractor, by
-which the words come to know the picture. `methods/taco.py` says where they stand.
+TACO's text adapter (Lee et al., ICML 2024): an Injector adds text to image features, and an Extractor adds image features to
+tokens. See `codecs/taco.py` for their positions.
 """
 
 import torch
@@ -14,11 +14,11 @@ SCORES = 2**25  # of one chunk, over batch and heads: 128 MiB in float32
 class CrossAttention(nn.Module):
     """Multi-head attention of Q queries to K keys: [B, Q, C], [B, K, C] → [B, Q, C].
 
-    Queries are attended in chunks, so that memory is that of `SCORES` and not of Q·K.
+    Queries are processed in chunks, which bounds memory by `SCORES` instead of Q·K.
 
     Args:
         channels: C, a multiple of `heads`.
-        heads: how many.
+        heads: number of heads.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -31,7 +31,7 @@ class CrossAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
-        """mask: True where there is a key, [B, K]; None where all are."""
+        """mask: True for keys that are attended to, [B, K]; None for all."""
         key, value = self._by_head(self.key(keys)), self._by_head(self.value(keys))
         there = None if mask is None else mask[:, None, None]
         parts = [
@@ -42,7 +42,7 @@ class CrossAttention(nn.Module):
         return attended
 
     def mass(self, queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The share of each query's attention, mean over heads, that is not on the first key: [B, Q], 0..1."""
+        """The share of each query's attention that is not on the first key, mean over heads: [B, Q], 0..1."""
         key = self._by_head(self.key(keys)).transpose(2, 3)
         parts = []
         for part in self._chunks(queries, keys):
@@ -61,10 +61,9 @@ class CrossAttention(nn.Module):
 
 
 class Injector(nn.Module):
-    """Words into a feature map: LN(image) + γ · attention(LN(image) → LN(linear(tokens))), γ per channel, starting at 0.
+    """Text into a feature map: LN(image) + γ · attention(LN(image) → LN(linear(tokens))), γ per channel, initially 0.
 
-    The skip carries the normalised features, so that this is a normalisation of each place even where γ is 0, or where
-    there are no words.
+    The skip connection carries normalised features, so each position is normalised also for γ = 0 and without text.
 
     Args:
         channels: C of the feature map.
@@ -83,7 +82,7 @@ class Injector(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(channels))
 
     def forward(self, image: Tensor, tokens: Tensor | None, mask: Tensor | None = None) -> Tensor:
-        """image [B, H, W, C], tokens [B, T, D] or None, mask [B, T] or None → [B, H, W, C], in the image's precision."""
+        """image [B, H, W, C], tokens [B, T, D] or None, mask [B, T] or None → [B, H, W, C], in the image's dtype."""
         normal: Tensor = self.norm_image(image.to(self.gamma.dtype))
         if tokens is not None:
             attended = self.attention(normal.flatten(1, 2), self._keys(tokens), mask)
@@ -91,7 +90,7 @@ class Injector(nn.Module):
         return normal.to(image.dtype)
 
     def mass(self, image: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """How much of each place's attention is not on the first token: [B, H, W], 0..1."""
+        """The share of each position's attention that is not on the first token: [B, H, W], 0..1."""
         normal = self.norm_image(image.to(self.gamma.dtype))
         return self.attention.mass(normal.flatten(1, 2), self._keys(tokens), mask).view(image.shape[:3])
 
@@ -101,9 +100,9 @@ class Injector(nn.Module):
 
 
 class Extractor(nn.Module):
-    """The picture into words: LN(tokens) + attention(LN(tokens) → LN(linear(image))), without a gate.
+    """Image features into tokens: LN(tokens) + attention(LN(tokens) → LN(linear(image))), without a gate.
 
-    Every token looks at all places of the feature map, so this is for the encoder alone.
+    Every token attends to all positions of the feature map, so only the encoder can use this.
 
     Args:
         channels: C of the feature map.

@@ -1,4 +1,4 @@
-"""image → latent."""
+"""Analysis transform of the compact network: image → latent."""
 
 import torch
 from torch import Tensor, nn
@@ -7,19 +7,19 @@ from trifocal.layers import Block, SpaceToDepth, space_to_depth, zero_init
 from trifocal.transforms.dct import BLOCK, block_transform, ordered_std
 from trifocal.transforms.lapped import Lapping
 
-RESIDUAL_UNIT = 8.0  # of y, about the finest quantiser step: Adam's steps must be small against it
+RESIDUAL_UNIT = 8.0  # of y, about the finest quantiser step, so that Adam's steps are small relative to it
 
 
 class Analysis(nn.Module):
     """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M] in amplitudes of the 0..255 scale.
 
-        x ─┬─ lapping ── space to depth 16 ── linear (starts as DCT) ───────────────────── + ── y
-           └─ space to depth 8 ── linear ── Block × N at 1/8 ── space to depth 2 ── linear ┘  (starts at zero)
+        x ─┬─ lapping ── space to depth 16 ── linear (initially the DCT) ───────────────────── + ── y
+           └─ space to depth 8 ── linear ── Block × N at 1/8 ── space to depth 2 ── linear ┘  (initially zero)
 
     Args:
         channels: width of the blocks at 1/8.
         latent_channels: M, at most 768.
-        blocks: how many blocks at 1/8; the receptive field grows by 8 pixels to each side with each.
+        blocks: number of blocks at 1/8; the receptive field grows by 8 pixels to each side with each.
     """
 
     def __init__(self, channels: int, latent_channels: int, blocks: int) -> None:

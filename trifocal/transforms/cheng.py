@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from trifocal.layers import Conv, DepthToSpace, ResidualBlock
 from trifocal.transforms.ssa import SemanticSpatialBlock
+from trifocal.types import LATENT_STRIDE
 
 CHANNELS = 192
 STAGES = 4
-LATENT_STRIDE = 2**STAGES
 SLOPE = 0.01  # of the leaky ReLUs
 
 
@@ -52,7 +52,7 @@ class Residual(nn.Module):
 
 
 class ConvolutionBlock(ResidualBlock):
-    """x + two 3×3 convolutions, each with a leaky ReLU: [B, H, W, C] → same; looks two places to each side."""
+    """x + two 3×3 convolutions, each with a leaky ReLU: [B, H, W, C] → same; receptive field two positions to each side."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -112,17 +112,17 @@ class ChengSynthesis(nn.Module):
         y_hat ── (residual block, doubling, SSA) × 3 ── residual block, sub-pixel ×2 to 3 ── SSA ── x_hat
 
     Cross-modal cuts this decoder into four stages, one for each upsampling, with a semantic–spatial aware block (SSA)
-    after each: the last stands on the picture's own three channels.
+    after each; the last one works on the image's three channels.
 
     Args:
         channels: N.
         word_channels: D.
     """
 
-    # pixels: residual block 2, sub-pixel 1 before and 3×3 1 after each doubling, SSA behind it
-    REACH = sum(
-        place * 3 + (place // 2) * (SemanticSpatialBlock.REACH + (1 if place > 2 else 0))
-        for place in (16, 8, 4, 2)
+    # pixels: residual block 2, sub-pixel 1 before and 3×3 1 after each doubling, then SSA
+    RECEPTIVE_FIELD = sum(
+        stride * 3 + (stride // 2) * (SemanticSpatialBlock.RECEPTIVE_FIELD + (1 if stride > 2 else 0))
+        for stride in (16, 8, 4, 2)
     )
 
     def __init__(self, channels: int, word_channels: int) -> None:
@@ -142,5 +142,5 @@ class ChengSynthesis(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Pixels to each side that this looks at, rounded up to whole latents."""
-        return self.REACH + -self.REACH % LATENT_STRIDE
+        """Pixels to each side, rounded up to whole latents."""
+        return self.RECEPTIVE_FIELD + -self.RECEPTIVE_FIELD % LATENT_STRIDE

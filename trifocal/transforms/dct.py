@@ -1,4 +1,4 @@
-"""The transform that already works: a 16×16 DCT of orthonormal YCbCr, the start of analysis and synthesis."""
+"""The 16×16 DCT in an orthonormal colour space, to which analysis and synthesis are initialised."""
 
 import math
 
@@ -15,7 +15,7 @@ def colour_matrix() -> Tensor:
 
 
 def dct_matrix(size: int) -> Tensor:
-    """The orthonormal DCT-II, [size, size], a row for each frequency."""
+    """The orthonormal DCT-II, [size, size], one row per frequency."""
     n = torch.arange(size)
     matrix = torch.cos(math.pi * (2 * n[None, :] + 1) * n[:, None] / (2 * size)) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)
@@ -32,15 +32,15 @@ def block_transform(size: int) -> Tensor:
 
 
 def coefficient_order(size: int) -> Tensor:
-    """Indices into (colour, row, column) from the most energetic coefficient to the least, [3·size²]."""
+    """Indices into (colour, row, column) by decreasing energy, [3·size²]."""
     return torch.argsort(coefficient_std(size).flatten(), descending=True, stable=True)
 
 
 def coefficient_std(size: int) -> Tensor:
-    """Standard deviation of each coefficient of a natural picture on a 0..255 scale, [3, size, size].
+    """Standard deviation of each coefficient for natural images on a 0..255 scale, [3, size, size].
 
-    log std = a − b·√f, f the radial frequency in half cycles per 16 pixels, with the constant term apart; a, b and
-    that term were fitted to 300 training photographs (largest error a factor of 2.4).
+    log std = a − b·√f, f the radial frequency in half cycles per 16 pixels, with a separate constant term; a, b and
+    that term are fitted to 300 training photographs (largest error a factor of 2.4).
     """
     f = torch.arange(size) * (16 / size)
     radius = (f[:, None] ** 2 + f[None, :] ** 2).sqrt()
@@ -51,5 +51,5 @@ def coefficient_std(size: int) -> Tensor:
 
 
 def ordered_std(size: int, count: int) -> Tensor:
-    """`coefficient_std` of the `count` most energetic coefficients in their order, [count]."""
+    """`coefficient_std` of the `count` coefficients of highest energy, in that order, [count]."""
     return coefficient_std(size).flatten()[coefficient_order(size)][:count]

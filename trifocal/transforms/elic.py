@@ -1,9 +1,9 @@
-"""ELIC's transforms: strided 5×5 convolutions, bottlenecks between them, attention within a few places.
+"""ELIC's transforms: strided 5×5 convolutions, bottlenecks, and local attention.
 
 D. He et al., "ELIC: Efficient Learned Image Compression with Unevenly Grouped Space-Channel Contextual Adaptive Coding"
 (CVPR 2022), section 3.4 and figure 3; sizes as in CompressAI's `elic2022-official`. The attention is Z. Cheng et al.'s
 ("Learned Image Compression with Discretized Gaussian Mixture Likelihoods and Attention Modules", CVPR 2020): a gate from
-convolutions, without a sum over the picture. So all of it looks a bounded way, and tiles with a halo are exact.
+convolutions, without a sum over the image. The receptive field is bounded, so tiles with a halo are exact.
 """
 
 import torch
@@ -15,7 +15,7 @@ ATTENTION_UNITS = 3
 
 
 class Bottleneck(ResidualBlock):
-    """x + 1×1, 3×3, 1×1 with ReLU between, half as wide inside: [B, H, W, C] → same; looks one place to each side."""
+    """x + 1×1, 3×3, 1×1 with ReLU between, half as wide inside: [B, H, W, C] → same; receptive field one position to each side."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class Bottleneck(ResidualBlock):
 
 
 class GatedAttention(nn.Module):
-    """x + trunk(x) · sigmoid(gate(x)): [B, H, W, C] → same; looks three places to each side.
+    """x + trunk(x) · sigmoid(gate(x)): [B, H, W, C] → same; receptive field three positions to each side.
 
-    Trunk and gate are three bottlenecks each, with a ReLU behind each sum; a 1×1 layer ends the gate.
+    Both branches have three bottlenecks, each followed by a ReLU; the gate ends with a 1×1 layer.
     """
 
     def __init__(self, channels: int) -> None:
@@ -107,16 +107,16 @@ class ElicSynthesis(nn.Module):
         )
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
-        """`level`, with which every synthesis is called, steers nothing here: the gains at the quantiser did that."""
+        """`level` is unused here: the rate is controlled by the gains at the quantiser."""
         x_hat: Tensor = self.body(y_hat)
         return x_hat.permute(0, 3, 1, 2)
 
 
-def elic_reach(bottlenecks: int = 3) -> int:
-    """Pixels to each side that analysis and synthesis look at, rounded up to whole latents: 144 in the paper.
+def elic_receptive_field(bottlenecks: int = 3) -> int:
+    """Receptive field of analysis and synthesis, pixels to each side, rounded up to whole latents: 144 in the paper.
 
-    At each stride, a 3×3 kernel looks one place to each side. A 5×5 kernel between two scales looks two places of the
-    finer to each side, or transposed one of the coarser, which is as many pixels.
+    At each stride a 3×3 kernel adds one position to each side. A strided 5×5 kernel adds two positions of the finer scale, and a
+    transposed one a position of the coarser scale, which is as many pixels.
     """
     small = {2: bottlenecks, 4: bottlenecks + ATTENTION_UNITS, 8: bottlenecks, 16: ATTENTION_UNITS}
     strided = (2, 4, 8, 16)
@@ -133,6 +133,6 @@ def elic_hyper_analysis(channels: int = 192, latent_channels: int = 320) -> nn.S
 
 
 def elic_hyper_synthesis(channels: int = 192) -> nn.Sequential:
-    """z_hat [B, h/4, w/4, N] → features for the context [B, h, w, 2·N]. Exact operations only."""
+    """z_hat [B, h/4, w/4, N] → features for the context [B, h, w, 2·N]. All layers have integer forms."""
     n, wide = channels, channels * 3 // 2
     return nn.Sequential(Deconv(n, n, 5), nn.ReLU(), Deconv(n, wide, 5), nn.ReLU(), Conv(wide, 2 * n, 3))

@@ -1,9 +1,9 @@
 """HiFiC's transforms (Mentzer et al., "High-Fidelity Generative Image Compression", 2020, figure 2).
 
 Sizes and order of the layers are the paper's and its published code's, Apache-2.0. Its ChannelNorm, a normalisation of each
-place over its channels, is `nn.LayerNorm` here: its variance is over C, and not over C − 1, which the learned factor takes
-up. The paper has one model for each rate; here the quality acts only through the entropy model's gains, and the
-synthesis does not look at the level.
+position over its channels, is `nn.LayerNorm` here: the variance divides by C instead of C − 1, which the learned factor
+absorbs. The paper has one model per rate; here the quality acts only through the entropy model's gains, and the
+synthesis ignores the level.
 """
 
 from itertools import pairwise
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from trifocal.layers import Conv, Deconv, ResidualBlock
 from trifocal.transforms.ssa import SemanticSpatialBlock
+from trifocal.types import LATENT_STRIDE
 
 WIDTH = 60
 LATENT_CHANNELS = 220
 HYPER_CHANNELS = 320
 RESIDUAL_BLOCKS = 9
 HALVINGS = 4
-LATENT_STRIDE = 2**HALVINGS
 EPSILON = 1e-3  # of ChannelNorm
 
 
 def channel_norm(channels: int) -> nn.LayerNorm:
-    """HiFiC's normalisation of each place by itself, with a learned factor and offset for each channel."""
+    """HiFiC's normalisation of each position, with a learned factor and offset per channel."""
     return nn.LayerNorm(channels, eps=EPSILON)
 
 
@@ -38,7 +38,7 @@ class HificAnalysis(nn.Module):
 
         x ── conv 7×7 to w ── (conv 3×3 stride 2 to 2w, 4w, 8w, 16w) ── conv 3×3 to M ── y
 
-    with ChannelNorm and ReLU behind all but the last. It looks 34 pixels to each side.
+    with ChannelNorm and ReLU after all but the last. Receptive field 34 pixels to each side.
 
     Args:
         width: w.
@@ -59,9 +59,9 @@ class HificAnalysis(nn.Module):
 
 
 class NormalisedBlock(ResidualBlock):
-    """x + conv, norm, ReLU, conv, norm: [B, H, W, C] → same; looks two places to each side."""
+    """x + conv, norm, ReLU, conv, norm: [B, H, W, C] → same; receptive field two positions to each side."""
 
-    REACH = 2
+    RECEPTIVE_FIELD = 2
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -80,9 +80,9 @@ class NormalisedBlock(ResidualBlock):
 
 
 class Upsampling(nn.Module):
-    """A transposed convolution, ChannelNorm and ReLU: [B, H, W, I] → [B, 2·H, 2·W, O]; looks one place to each side."""
+    """A transposed convolution, ChannelNorm and ReLU: [B, H, W, I] → [B, 2·H, 2·W, O]; receptive field one position to each side."""
 
-    REACH = 1
+    RECEPTIVE_FIELD = 1
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -100,15 +100,15 @@ class HificSynthesis(nn.Module):
                                                   └───────────────────────┘
               ── (up ×2 to 8w, 4w, 2w, w, each with SSA) ── conv 7×7 ── x_hat
 
-    The generator of HiFiC with Cross-modal's semantic–spatial aware blocks (SSA), which are left out where no words are
-    meant to come. Cross-modal (section 3.2) divides the decoder into a residual and an upsampling part and puts a block
-    "at the end of each part", without a number; for its other backbone (section 4.5) it names one after each upsampling. So
-    here: one behind the residual blocks, one behind each of the four upsamplings.
+    The generator of HiFiC with Cross-modal's semantic–spatial aware blocks (SSA), which are left out for codecs without
+    text. Cross-modal (section 3.2) divides the decoder into a residual and an upsampling part and puts a block
+    "at the end of each part", without a number; for its other backbone (section 4.5) it names one after each upsampling.
+    This has one after the residual blocks and one after each of the four upsamplings.
 
     Args:
         width: w.
         latent_channels: M.
-        residual_blocks: how many at 1/16, 16w wide.
+        residual_blocks: number of blocks at 1/16, 16w wide.
         word_channels: D, or None for HiFiC's own generator.
     """
 
@@ -146,12 +146,12 @@ class HificSynthesis(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Pixels to each side that this looks at, rounded up to whole latents: 432 with nine blocks and words."""
-        pixels = LATENT_STRIDE * (1 + NormalisedBlock.REACH * len(self.residual)) + 3
+        """Pixels to each side, rounded up to whole latents: 432 with nine blocks and text."""
+        pixels = LATENT_STRIDE * (1 + NormalisedBlock.RECEPTIVE_FIELD * len(self.residual)) + 3
         for stage in range(HALVINGS + 1):
-            place = LATENT_STRIDE // 2**stage
-            pixels += place * SemanticSpatialBlock.REACH if len(self.aware) else 0
-            pixels += place * Upsampling.REACH if stage < HALVINGS else 0
+            stride = LATENT_STRIDE // 2**stage
+            pixels += stride * SemanticSpatialBlock.RECEPTIVE_FIELD if len(self.aware) else 0
+            pixels += stride * Upsampling.RECEPTIVE_FIELD if stage < HALVINGS else 0
         return pixels + -pixels % LATENT_STRIDE
 
 
@@ -174,10 +174,10 @@ class HificHyperAnalysis(nn.Module):
 
 
 class HificHyperSynthesis(nn.ModuleList):
-    """z_hat [B, h/4, w/4, Z] → features [B, h, w, 2·M]: a network for the means, and one of its kind for the scales.
+    """z_hat [B, h/4, w/4, Z] → features [B, h, w, 2·M]: one network for the means and one for the scales.
 
-    Each is twice deconv 5×5 stride 2, then conv 3×3, with ReLU between: exact operations only. It is a list of two, since
-    a list of networks with exact twins has an exact twin itself.
+    Each is twice deconv 5×5 stride 2, then conv 3×3, with ReLU between: all layers have integer forms. It is an `nn.ModuleList`
+    because `integer_network` converts lists of networks.
     """
 
     def __init__(self, latent_channels: int = LATENT_CHANNELS, hyper_channels: int = HYPER_CHANNELS) -> None:

@@ -1,4 +1,4 @@
-"""latent ⇄ hyper-latent."""
+"""Hyper transforms of the compact network: latent ⇄ hyper-latent."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from trifocal.layers import Block, DepthToSpace, SpaceToDepth
 
 
 class HyperAnalysis(nn.Module):
-    """y in units of its spread [B, h, w, M] → z [B, h/4, w/4, Z]. Encoder only, so in ordinary floats."""
+    """Normalised y [B, h, w, M] → z [B, h/4, w/4, Z]. Encoder only, so in ordinary floats."""
 
     def __init__(self, latent_channels: int, channels: int, hyper_channels: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class HyperAnalysis(nn.Module):
 
 
 class HyperSynthesis(nn.Module):
-    """z_hat [B, h/4, w/4, Z] → features for the context model [B, h, w, W]. Exact operations only."""
+    """z_hat [B, h/4, w/4, Z] → features for the context model [B, h, w, W]. All layers have integer forms."""
 
     def __init__(self, hyper_channels: int, channels: int, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Across the edges of blocks: the pre-filter and post-filter that turn a block transform into a lapped one."""
+"""Pre-filter and post-filter across block edges, which turn a block transform into a lapped transform."""
 
 import math
 
@@ -7,22 +7,22 @@ from torch import Tensor, nn
 
 from trifocal.transforms.dct import BLOCK, dct_matrix
 
-REACH = BLOCK // 2
+RECEPTIVE_FIELD = BLOCK // 2
 
 
 class Lapping(nn.Module):
     """A matrix over the 16 samples around each edge of a block, along rows and columns: [B, H, W, C] → same.
 
-    Before a DCT and undone after the inverse DCT it makes of the two a lapped transform: neighbouring blocks share
-    their basis functions, so that nothing is left for blocks to be seen by, and a smooth signal needs fewer bits
-    (coding gain 9.93 dB for a first-order signal of correlation 0.95, where the DCT of 16 has 9.46 dB).
+    Before a DCT, and inverted after the inverse DCT, it forms a lapped transform: basis functions of neighbouring blocks overlap, which
+    removes block edges and saves bits on smooth signals (coding gain 9.93 dB for a first-order signal of correlation
+    0.95; the DCT of 16 has 9.46 dB).
 
-    The start is the pre-filter of Tran, Liang and Tu, "Lapped transform via time-domain pre- and post-filtering" (IEEE
-    Transactions on Signal Processing 51, 2003), type III with the scaling √2, or its inverse. Edges of the
-    picture are mirrored, under which the filter and its inverse commute with cutting.
+    It is initialised to the pre-filter of Tran, Liang and Tu, "Lapped transform via time-domain pre- and post-filtering" (IEEE
+    Transactions on Signal Processing 51, 2003), type III with the scaling √2, or its inverse. Image edges are
+    mirrored, so that the filter and its inverse commute with cropping.
 
     Args:
-        inverse: start as the post-filter.
+        inverse: initialise to the post-filter.
     """
 
     def __init__(self, inverse: bool = False) -> None:
@@ -37,16 +37,16 @@ class Lapping(nn.Module):
         """H and W multiples of 16."""
         b, h, w, c = x.shape
         x = mirrored(x, 1).reshape(b, -1, BLOCK, w * c)
-        x = (self.down @ x).reshape(b, -1, w, c)[:, REACH : REACH + h]
+        x = (self.down @ x).reshape(b, -1, w, c)[:, RECEPTIVE_FIELD : RECEPTIVE_FIELD + h]
         x = mirrored(x, 2).reshape(b, h, -1, BLOCK * c)
         across = torch.kron(self.across, torch.eye(c, dtype=x.dtype, device=x.device))
-        return (x @ across.T).reshape(b, h, -1, c)[:, :, REACH : REACH + w]
+        return (x @ across.T).reshape(b, h, -1, c)[:, :, RECEPTIVE_FIELD : RECEPTIVE_FIELD + w]
 
 
 def mirrored(x: Tensor, axis: int) -> Tensor:
-    """With `REACH` mirrored samples before and after."""
-    before = x.narrow(axis, 0, REACH).flip(axis)
-    after = x.narrow(axis, x.shape[axis] - REACH, REACH).flip(axis)
+    """With `RECEPTIVE_FIELD` mirrored samples before and after."""
+    before = x.narrow(axis, 0, RECEPTIVE_FIELD).flip(axis)
+    after = x.narrow(axis, x.shape[axis] - RECEPTIVE_FIELD, RECEPTIVE_FIELD).flip(axis)
     return torch.cat([before, x, after], dim=axis)
 
 
@@ -61,6 +61,6 @@ def prefilter(scaling: float = math.sqrt(2)) -> Tensor:
 
 
 def dct4_matrix(size: int) -> Tensor:
-    """The orthonormal DCT-IV, [size, size], a row for each frequency."""
+    """The orthonormal DCT-IV, [size, size], one row per frequency."""
     n = torch.arange(size)
     return torch.cos(math.pi * (2 * n[None, :] + 1) * (2 * n[:, None] + 1) / (4 * size)) * math.sqrt(2 / size)

@@ -1,4 +1,4 @@
-"""latent and preference → image, on the compact trunk."""
+"""Synthesis of the compact network with a preference: latent and preference → image."""
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +10,19 @@ __all__ = ["PreferredSynthesis"]
 
 
 class PreferredSynthesis(Synthesis):
-    """`Synthesis`, and beside its last layer a second way for machines: what it adds starts at zero.
+    """`Synthesis`, with a second output branch for machines, initially zero.
 
         ... Block × N ─┬─ linear ── depth to space 8 ──────────────────────── + ── x_hat
                        └─ Block × K ── linear ── · preference ── depth to space 8 ┘
 
-    The preference scales what the machines' way adds. So 0 is the picture of `Synthesis` to the last bit, and between lies a
-    straight line. UG-ICM (equation 8) moves the features of each block by a perceptron of the preference instead, and trains
-    its two ends; that a line between two estimates is a good way from one to the other is known of error and perceptual quality
-    (Freirich, Michaeli and Meir 2021).
+    The preference scales the branch. So 0 is the image of `Synthesis` to the last bit, and values between interpolate
+    linearly. UG-ICM (equation 8) instead shifts the features of each block by a perceptron of the preference, and trains
+    at 0 and 1. Linear interpolation between two estimators is known to trade squared error for perceptual
+    quality well (Freirich, Michaeli and Meir 2021).
 
     Args:
         channels, latent_channels, blocks, knots: as in `Synthesis`.
-        preferring: how many blocks the second way has; the receptive field grows by 8 pixels to each side with each.
+        preferring: number of blocks of the branch; each adds 8 pixels to each side of the receptive field.
     """
 
     def __init__(self, channels: int, latent_channels: int, blocks: int, knots: int, preferring: int) -> None:

@@ -1,4 +1,4 @@
-"""Semantic–spatial aware blocks: the decoder's features are moved by words where a mask says so."""
+"""Semantic–spatial aware blocks: the decoder's features are modulated by a text inside a predicted mask."""
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +10,15 @@ HIDDEN_CHANNELS = 256
 
 
 class WordNorm(nn.Module):
-    """(m · γ(words) + 1) · x̄ + m · β(words), with x̄ the batch-normalised x and m a mask: [B, H, W, C] → same.
+    """(m · γ(text) + 1) · x̄ + m · β(text), with x̄ the batch-normalised x and m a mask: [B, H, W, C] → same.
 
     The affine map of SSA-GAN (Liao et al. 2022, section 3.3) with its "+ 1". Cross-modal's equation 2 prints m · (γ · x̄ + β),
-    which would erase the signal outside the mask. γ and β start at zero. Batch normalisation has no affine part of its
-    own, and running statistics in evaluation, so that a tile is normalised as the whole picture is.
+    which would erase the signal outside the mask. γ and β are initially zero. Batch normalisation has no affine part of
+    its own, and running statistics in evaluation, so a tile is normalised like the whole image.
 
     Args:
         channels: C.
-        word_channels: D of the pooled words.
+        word_channels: D of the pooled text embedding.
     """
 
     def __init__(self, channels: int, word_channels: int) -> None:
@@ -28,7 +28,7 @@ class WordNorm(nn.Module):
         self.beta = perceptron(word_channels, channels)
 
     def forward(self, x: Tensor, words: Tensor | None, mask: Tensor | None) -> Tensor:
-        """x [B, H, W, C], words [B, D], mask [B, H, W, 1]; without words and mask only x̄."""
+        """x [B, H, W, C], words [B, D], mask [B, H, W, 1]; without text and mask only x̄."""
         normal: Tensor = self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
         if words is None or mask is None:
             return normal
@@ -37,22 +37,22 @@ class WordNorm(nn.Module):
 
 
 class SemanticSpatialBlock(nn.Module):
-    """x + γ0 · residual(x, words), with γ0 starting at zero: [B, H, W, C] → same.
+    """x + γ0 · residual(x, text), with γ0 initially zero: [B, H, W, C] → same.
 
         x ─┬─────────────────────────────────────────────────────────────────────── + ── x'
            ├─ conv 3×3 ── batch norm ── ReLU ── conv 1×1 ── sigmoid ── mask         │
            └─ WordNorm(mask) ── ReLU ── conv 3×3 ── WordNorm(mask) ── ReLU ── conv 3×3 ── · γ0
 
-    The block of SSA-GAN that Cross-modal (section 3.2, figure 5) puts into the decoder. The text tells of a mask
-    predictor, a normalisation and a residual connection, but not how many convolutions there are: SSA-GAN's two
-    rounds are taken. The mask comes from the block's own input (Cross-modal), not from a smaller one (SSA-GAN).
+    The block of SSA-GAN that Cross-modal (section 3.2, figure 5) puts into the decoder. The paper mentions a mask
+    predictor, a normalisation and a residual connection, but no number of convolutions; this follows SSA-GAN's
+    two. The mask comes from the block's own input (Cross-modal), not from a smaller one (SSA-GAN).
 
     Args:
         channels: C.
-        word_channels: D of the pooled words.
+        word_channels: D of the pooled text embedding.
     """
 
-    REACH = 3  # places to each side: the mask's convolution and the two behind it
+    RECEPTIVE_FIELD = 3  # positions to each side: the mask's convolution and the two after it
 
     def __init__(self, channels: int, word_channels: int) -> None:
         super().__init__()
@@ -72,14 +72,14 @@ class SemanticSpatialBlock(nn.Module):
         return x + self.strength * residual
 
     def mask(self, x: Tensor) -> Tensor:
-        """Where the words act, 0..1, [B, H, W, 1]."""
+        """The mask of the text's effect, 0..1, [B, H, W, 1]."""
         features = self.mask_features(x)
         features = self.mask_norm(features.reshape(-1, MASK_CHANNELS)).reshape(features.shape)
         return torch.sigmoid(self.mask_head(torch.relu(features)))
 
 
 def perceptron(word_channels: int, channels: int) -> nn.Module:
-    """words [B, D] → [B, C], zero at the start (SSA-GAN)."""
+    """words [B, D] → [B, C], initially zero (SSA-GAN)."""
     return nn.Sequential(
         nn.Linear(word_channels, HIDDEN_CHANNELS),
         nn.ReLU(),

@@ -1,7 +1,7 @@
-"""Attention within windows that move (Liu et al., "Swin Transformer", 2021), made so that tiles with a halo are exact.
+"""Shifted-window attention (Liu et al., "Swin Transformer", 2021), aligned so that tiles with a halo are exact.
 
-Windows divide squares of 64 pixels, or are shifted by their half. Pictures are padded to such squares, and tiles and their
-halos begin at them, so that a tile's windows are the whole picture's, and `swin_reach` says how far they look together.
+Windows divide squares of 64 pixels, or are shifted by half a window. Images are padded to such squares, and tiles and their
+halos are aligned to them, so a tile has the windows of the whole image. `swin_receptive_field` gives the joint receptive field.
 """
 
 from collections.abc import Sequence
@@ -12,25 +12,25 @@ from torch import Tensor, nn
 
 from trifocal.layers import Conv, depth_to_space, space_to_depth
 
-__all__ = ["SwinAnalysis", "SwinBlock", "WindowAttention", "swin_reach"]
+__all__ = ["SwinAnalysis", "SwinBlock", "WindowAttention", "swin_receptive_field"]
 
-GRID = 64  # pixels: tiles and their halos begin at multiples
+GRID = 64  # pixels: alignment of tiles and their halos
 HALVINGS = (2, 4, 8)  # strides of the scales that have blocks
 WIDEN = 2  # inside a block's perceptron
-PLACES = 2**18  # whose queries, keys and values are there at a time
+POSITIONS = 2**18  # processed at a time
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention of the places of a window to each other: [B, H, W, C] → same, H and W multiples of the window.
+    """Multi-head self-attention within windows: [B, H, W, C] → same, H and W multiples of the window.
 
-    Each head has a learned number for each distance of two places. Where windows are shifted by their half, those at the edge
-    hang over; the places beyond are zeros that can be looked at, as the house's convolutions have it (Swin hides them).
+    Each head has a learned bias for each relative position. Shifted windows at the edges extend beyond the feature map; the
+    positions there are zeros that are attended to, as in zero-padded convolutions (Swin masks them).
 
     Args:
         channels: C, a multiple of `heads`.
-        heads: how many.
-        window: its side in places, even.
-        shifted: by half of the window, to the right and down.
+        heads: number of heads.
+        window: side in positions, even.
+        shifted: shift windows by half a window, right and down.
     """
 
     index: Tensor
@@ -47,30 +47,32 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = F.pad(x, (0, 0, *[self.shift] * 4))
         windows = space_to_depth(wide, self.window)
-        places = windows.reshape(-1, self.window**2, x.shape[-1])
+        positions = windows.reshape(-1, self.window**2, x.shape[-1])
         bias = self.distance[self.index].permute(2, 0, 1)[None].to(x.dtype)
-        attended = [self._attend(part, bias) for part in places.split(max(1, PLACES // self.window**2))]
+        attended = [self._attend(part, bias) for part in positions.split(max(1, POSITIONS // self.window**2))]
         wide = depth_to_space(torch.cat(attended).view_as(windows), self.window)
         s = self.shift
         return wide[:, s : s + x.shape[1], s : s + x.shape[2]]
 
-    def _attend(self, places: Tensor, bias: Tensor) -> Tensor:
-        """places [N, w², C], bias [1, heads, w², w²] → [N, w², C]."""
-        query, key, value = self.project_in(places).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def _attend(self, positions: Tensor, bias: Tensor) -> Tensor:
+        """positions [N, w², C], bias [1, heads, w², w²] → [N, w², C]."""
+        query, key, value = (
+            self.project_in(positions).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
         attended = F.scaled_dot_product_attention(query, key, value, bias)
         out: Tensor = self.project_out(attended.transpose(1, 2).flatten(2))
         return out
 
 
 def distances(window: int) -> Tensor:
-    """The number of the distance, in rows and columns, of each two places of a window, [w², w²]."""
+    """Index of the relative position of each pair of positions in a window, [w², w²]."""
     row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
     rows, columns = ((p.flatten()[:, None] - p.flatten()) + window - 1 for p in (row, column))
     return rows * (2 * window - 1) + columns
 
 
 class SwinBlock(nn.Module):
-    """x + attention(norm(x)), and to that + perceptron(norm(·)): [B, H, W, C] → same; arguments as of `WindowAttention`."""
+    """x + attention(norm(x)), then + perceptron(norm(·)): [B, H, W, C] → same; arguments as in `WindowAttention`."""
 
     def __init__(self, channels: int, heads: int, window: int, shifted: bool) -> None:
         super().__init__()
@@ -92,7 +94,7 @@ def swin_blocks(channels: int, heads: int, window: int, depth: int) -> nn.Sequen
 
 
 class SwinAnalysis(nn.Module):
-    """What is left of a picture, and what is known of it at three scales → y [B, H/16, W/16, M].
+    """Residual image, and conditions at three scales → y [B, H/16, W/16, M].
 
         residual, c1 ── conv 3×3 stride 2, with c½, blocks ── conv 3×3 stride 2, with c¼, blocks ── 1/4   (`quarter`)
           ── conv 3×3 stride 2, blocks ── 1/8                                                             (`eighth`)
@@ -107,7 +109,7 @@ class SwinAnalysis(nn.Module):
         latent_channels: M.
         depths: blocks at each of them.
         heads: of the attentions.
-        window: side of the windows in places: 2, 4 or 8, so that at 1/8 it divides the grid of 64 pixels.
+        window: side of the windows in positions: 2, 4 or 8, so that at 1/8 it divides the grid of 64 pixels.
     """
 
     def __init__(
@@ -144,10 +146,10 @@ class SwinAnalysis(nn.Module):
         return eighth
 
 
-def swin_reach(depths: Sequence[int], window: int) -> int:
-    """Pixels to each side of a box on the grid that `SwinAnalysis` looks at for the box's latents; 273 at its own sizes.
+def swin_receptive_field(depths: Sequence[int], window: int) -> int:
+    """Receptive field of `SwinAnalysis` for the latents of a box on the grid, pixels to each side; 273 at the default sizes.
 
-    From the latents back to the pixels: a convolution looks one place of the finer scale further, windows to their edges.
+    From the latents back to the pixels, a convolution adds one position of the finer scale, and windows extend to their edges.
     """
     pixels = 0
     for stride, depth in reversed(list(zip(HALVINGS, depths, strict=True))):

@@ -1,4 +1,4 @@
-"""latent → image."""
+"""Synthesis transform of the compact network: latent → image."""
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +14,19 @@ from trifocal.layers import (
 from trifocal.transforms.dct import BLOCK, block_transform, ordered_std
 from trifocal.transforms.lapped import Lapping
 
-RESIDUAL_UNIT = 0.05  # of x_hat: Adam's steps must be small against a grey level
+RESIDUAL_UNIT = 0.05  # of x_hat, so that Adam's steps are small relative to a grey level
 
 
 class Synthesis(nn.Module):
     """y_hat [B, h, w, M] in amplitudes of the 0..255 scale → x_hat [B, 3, 16·h, 16·w], not clamped.
 
-        y_hat ─┬─ linear (starts as inverse DCT) ── depth to space 16 ── lapping undone ───── + ── x_hat
+        y_hat ─┬─ linear (initially the inverse DCT) ── depth to space 16 ── inverse lapping ───── + ── x_hat
                └─ linear ── depth to space 2 ── · scale(level) + shift(level) ── Block × N ── linear ── depth to space 8 ┘
 
     Args:
         channels: width of the blocks at 1/8.
         latent_channels: M, at most 768.
-        blocks: how many blocks at 1/8.
+        blocks: number of blocks at 1/8.
         knots: number of quality knots for the scale and shift.
     """
 
@@ -46,7 +46,7 @@ class Synthesis(nn.Module):
         self._start_from_dct(channels, latent_channels)
 
     def _start_from_dct(self, channels: int, latent_channels: int) -> None:
-        """The stem starts as the whitened 8×8 coefficients of the picture that the linear path makes."""
+        """Initialise the stem to the whitened 8×8 coefficients of the linear path's image."""
         with torch.no_grad():
             inverse = block_transform(BLOCK)[:latent_channels].T
             self.linear.weight.copy_(inverse)
@@ -62,13 +62,13 @@ class Synthesis(nn.Module):
         return self.picture(y_hat, self.head(self.features(y_hat, level)))
 
     def features(self, y_hat: Tensor, level: Tensor) -> Tensor:
-        """What the blocks make of the latent, [B, 2·h, 2·w, channels]."""
+        """Features after the blocks, [B, 2·h, 2·w, channels]."""
         features = self.up(self.stem(y_hat / self.std))
         features = self.blocks(features * self.scale(level) + self.shift(level))
         return features
 
     def picture(self, y_hat: Tensor, residual: Tensor) -> Tensor:
-        """The linear path, and the residual of each 8×8 block, [B, 2·h, 2·w, 192]."""
+        """The image: linear path of y_hat plus the residual of each 8×8 block, [B, 2·h, 2·w, 192]."""
         pixels = self.lapping(depth_to_space(self.linear(y_hat / 255), BLOCK))
         pixels = pixels + RESIDUAL_UNIT * depth_to_space(residual, 8)
         return (pixels + 0.5).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""latent and words → image, on the compact trunk."""
+"""Synthesis of the compact network with a text: latent and text embedding → image."""
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +11,19 @@ __all__ = ["WordedBlock", "WordedSynthesis"]
 
 
 class WordedBlock(ResidualBlock):
-    """The residual block of the trunk with a semantic–spatial affine map inside: [B, H, W, C] → same.
+    """The residual block of the compact network with a semantic–spatial affine map: [B, H, W, C] → same.
 
         x ─┬────────────────────────────────────────────────────────────── + ── x'
            └─ depthwise ─┬─ linear ── (m·γ + 1)·h + m·β ── ReLU ── linear ─┘
-                         └─ linear ── sigmoid ── m, one for each place
+                         └─ linear ── sigmoid ── m, one per position
 
-    γ and β are a perceptron of the pooled words, zero at the start (SSA-GAN's form with the "+ 1", Liao et al. 2022,
-    section 3.3). There is no batch normalisation: the trunk has none, and tiles stay exact.
+    γ and β come from a perceptron of the pooled text embedding, initially zero (SSA-GAN's form with the "+ 1", Liao et al. 2022,
+    section 3.3). There is no batch normalisation, so tiles stay exact.
 
     Args:
         channels: C.
-        word_channels: D of the pooled words.
-        expansion: of the features that are moved.
+        word_channels: D of the pooled text embedding.
+        expansion: width of the hidden features relative to C.
     """
 
     def __init__(self, channels: int, word_channels: int, expansion: int = 2) -> None:
@@ -54,15 +54,15 @@ class WordedBlock(ResidualBlock):
 
 
 class WordedSynthesis(Synthesis):
-    """`Synthesis`, and beside its last layer a second way with words: what it adds starts at zero.
+    """`Synthesis`, with a second output branch that takes a text, initially zero.
 
         ... Block × N ─┬─ linear ── depth to space 8 ───────────────────────── + ── x_hat
-                       └─ WordedBlock × K (words) ── linear ── depth to space 8 ┘
+                       └─ WordedBlock × K (text) ── linear ── depth to space 8 ┘
 
     Args:
         channels, latent_channels, blocks, knots: as in `Synthesis`.
-        word_channels: D of the pooled words.
-        worded: how many blocks with words; the receptive field grows by 8 pixels to each side with each.
+        word_channels: D of the pooled text embedding.
+        worded: number of blocks of the branch; each adds 8 pixels to each side of the receptive field.
     """
 
     def __init__(

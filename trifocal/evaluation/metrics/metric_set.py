@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.data.categories import category_mask, named_categories
-from trifocal.data.coco import CAPTIONS, INSTANCES, find_annotations, read_captions, corner_boxes
+from trifocal.data.coco import CAPTIONS, INSTANCES, corner_boxes, find_annotations, read_captions
 from trifocal.errors import MissingExtra, NotMeasured
 from trifocal.evaluation.metrics.distribution import SETS, SetMetric
 from trifocal.evaluation.metrics.per_image import Measure, Metric, Pair, Pixels, metric_of

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork
 from trifocal.codecs.dual_layer_compact import DualLayerCompact
-from trifocal.codecs.scalable import BaseLayer, ScalableCodec
 from trifocal.data import TrainingPicture
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import CompactBaseAnalysis
@@ -87,7 +87,7 @@ class BaseLayerTask(LossTask):
     def __init__(
         self,
         preset: Preset,
-        codec: ScalableCodec,
+        codec: ScalableNetwork,
         training: Sequence[TrainingPicture],
         held_out: Sequence[TrainingPicture],
         teacher: DetectionTeacher | None,
@@ -187,12 +187,12 @@ def train_base_layer(
     return trainer.export(data, start, teacher=None if teacher is None else Path(teacher).name)
 
 
-def codec_with_base(of: str | Preset, start: str | Path | None) -> ScalableCodec:
+def codec_with_base(of: str | Preset, start: str | Path | None) -> ScalableNetwork:
     """The codec of a preset with the weights in `start`. Without it, it is untrained, but for a compact
     enhancement, which starts as the bundled compact."""
     check_layers(find(of))
-    codec = find(of).build()
-    assert isinstance(codec, ScalableCodec)
+    codec = find(of).build().network
+    assert isinstance(codec, ScalableNetwork)
     analysis = codec.base.analysis
     if isinstance(analysis, CompactBaseAnalysis):
         load_start(codec, start or FOLDER / find(ENHANCEMENT).weights)
@@ -203,7 +203,7 @@ def codec_with_base(of: str | Preset, start: str | Path | None) -> ScalableCodec
 
 
 @torch.no_grad()
-def calibrate(codec: ScalableCodec, batches: DetectionBatches) -> None:
+def calibrate(codec: ScalableNetwork, batches: DetectionBatches) -> None:
     """Set the frequency tables of the base layer, and the weight of the preview's prediction in a compact
     enhancement, from training batches."""
     codec.eval()

@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 from torch import nn
 from torch.optim import Optimizer
 
+from trifocal.codecs.network import CodecNetwork
 from trifocal.data import CropBatch, Crops, TrainingPicture, read_pictures, split
 from trifocal.entropy.exact import ARITHMETIC
 from trifocal.errors import OptionError, WeightsError
@@ -67,7 +68,7 @@ class CodecTask(TrainingTask):
         objective = objective or objective_of(preset, stage)
         self.preset, self.recipe, self.parts = preset, recipe or preset.recipe, tuple(parts)
         self.text_encoder = load_text_encoder(preset.tower) if preset.words else None
-        self.module: nn.Module = preset.build()
+        self.module: nn.Module = preset.build().network
         self.objective = objective()
         self.file_name = f"{preset.name}.safetensors"
         self.seed, self.learning_rate = self.recipe.seed, self.recipe.learning_rate
@@ -137,10 +138,12 @@ class CodecTask(TrainingTask):
         return Condition(self.text_encoder(texts)).to(self.device)
 
     def validate(self, average: nn.Module) -> dict[str, float]:
+        assert isinstance(average, CodecNetwork)
         return validate(average, self.crops, self.objective)
 
     def export(self, average: nn.Module, path: Path) -> dict[str, object]:
         """Calibrate the frequency tables if the entropy model was trained, then write the weights."""
+        assert isinstance(average, CodecNetwork)
         before = validate(average, self.crops, self.objective)
         trained = [name for name, parameter in average.named_parameters() if parameter.requires_grad]
         if any(name.startswith("entropy.") for name in trained):

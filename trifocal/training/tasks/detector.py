@@ -16,7 +16,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from trifocal.codecs.scalable import BaseLayer, ScalableCodec
+from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork
 from trifocal.data import TrainingPicture
 from trifocal.detection.detector import SplitDetector, compact_detector
 from trifocal.errors import OptionError
@@ -271,6 +271,6 @@ def train_detector(
 
 def installed_base_layer() -> BaseLayer:
     """The base layer of the installed dual-layer-compact."""
-    codec = load(PRESET)
-    assert isinstance(codec, ScalableCodec)
+    codec = load(PRESET).network
+    assert isinstance(codec, ScalableNetwork)
     return codec.base

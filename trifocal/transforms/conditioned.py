@@ -1,7 +1,7 @@
-"""What the first picture says to both sides: conditions at three scales, and the synthesis that takes them.
+"""The dual-layer codec's conditions from the base preview at three scales, and the synthesis that takes them.
 
 T. Shen, J. Quan and Y. Liu, "Dual-Layer Image Codec with Text Guidance for Hybrid Visual Perception", figure 2. Its extractor
-makes the first picture from the base layer's features (here `machine/bridge.py`), and of that the conditions, by a U-Net.
+makes the preview from the base layer's features (here `detection/feature_codec.py`), and a U-Net makes conditions from the preview.
 """
 
 from collections.abc import Sequence
@@ -13,27 +13,29 @@ from trifocal.layers import Conv, Deconv, DepthToSpace, zero_init
 from trifocal.transforms.cheng import ConvolutionBlock
 from trifocal.transforms.elic import ATTENTION_UNITS, Bottleneck, GatedAttention
 
-__all__ = ["ConditionedSynthesis", "UNet", "conditioned_reach"]
+__all__ = ["ConditionedSynthesis", "UNet", "conditioned_receptive_field"]
 
 Known = tuple[Tensor, Tensor, Tensor]  # c1, c½ and c¼
 
 
 class UNet(nn.Module):
-    """The first picture → conditions c1, c½ and c¼, [B, H, W, C1], [B, H/2, W/2, C2], [B, H/4, W/4, C3].
+    """Base preview → conditions c1, c½ and c¼, [B, H, W, C1], [B, H/2, W/2, C2], [B, H/4, W/4, C3].
 
-        first ── conv 3×3, block ──┬───────────────────────────────────────────── with ── block ── c1
+        preview ─ conv 3×3, block ──┬───────────────────────────────────────────── with ── block ── c1
                                    └─ conv 3×3 stride 2, block ──┬───── with ── block ─┬─ up ┘
                                                                  │        up           └──────────── c½
                                                                  └─ conv 3×3 stride 2, block ─┴───── c¼
 
     A block is two 3×3 convolutions and a skip (the figure's ResBlock); "with" is a concatenation and a linear layer; up is a
-    linear layer and depth to space. All of it looks a bounded way.
+    linear layer and depth to space. The receptive field is bounded.
 
     Args:
         channels: C1, C2 and C3.
     """
 
-    REACH = 27  # pixels to each side: two places for a block, one for a convolution, rounded up where a scale begins
+    RECEPTIVE_FIELD = (
+        27  # pixels to each side: two positions per block, one per convolution, rounded up between scales
+    )
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -61,18 +63,18 @@ class UNet(nn.Module):
 
 
 def doubling(inputs: int, outputs: int) -> nn.Sequential:
-    """[B, H, W, I] → [B, 2·H, 2·W, O], each place by itself."""
+    """[B, H, W, I] → [B, 2·H, 2·W, O], each position separately."""
     return nn.Sequential(nn.Linear(inputs, 4 * outputs), DepthToSpace(2))
 
 
 class ConditionedSynthesis(nn.Module):
-    """y_hat [B, h, w, M], and c1, c½, c¼ → what is to be added to the first picture, [B, 16·h, 16·w, 3].
+    """y_hat [B, h, w, M], and c1, c½, c¼ → the residual that is added to the preview, [B, 16·h, 16·w, 3].
 
         y_hat ── attention ── ×2, bottlenecks ── ×2, with c¼, bottlenecks ── ×2, with c½, bottlenecks ── ×2, with c1, block ── 3
 
-    ELIC's parts (×2 is a transposed 5×5 convolution), all of which look a bounded way; windows would have to begin at the
-    canvas's squares of 64 pixels, and a region's latents do not. "With" is a concatenation and a linear layer. What it adds
-    starts at zero.
+    ELIC's parts (×2 is a transposed 5×5 convolution), whose receptive field is bounded; attention windows would have to be aligned
+    to 64 pixels, and the latents of a region are not. "With" is a concatenation and a linear layer. The residual is initially
+    zero.
 
     Args:
         known: channels of c1, c½ and c¼.
@@ -109,11 +111,11 @@ class ConditionedSynthesis(nn.Module):
         return added
 
 
-def conditioned_reach(bottlenecks: int) -> int:
-    """Pixels to each side that `ConditionedSynthesis` and the U-Net before it look at; 122 with three bottlenecks.
+def conditioned_receptive_field(bottlenecks: int) -> int:
+    """Receptive field of `ConditionedSynthesis` with its U-Net, pixels to each side; 122 with three bottlenecks.
 
-    The latent's own way is the longest: attention at 1/16, and at each scale a transposed 5×5 kernel (one coarser place) and
-    what stands behind it.
+    The path of the latent is the longest: attention at 1/16, and at each scale a transposed 5×5 kernel (one coarser position) and
+    the layers after it.
     """
     kernels = sum(stride * bottlenecks for stride in (8, 4, 2))
     return 16 * ATTENTION_UNITS + (16 + 8 + 4 + 2) + kernels + 2

@@ -1,0 +1,255 @@
+"""The networks of a scalable codec: a base layer for a detector, and an enhancement layer conditioned on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trifocal.codecs.network import PADDING as IMAGE_PADDING
+from trifocal.codecs.network import CodecNetwork, Estimate, check_images, levels, rate_estimator
+from trifocal.codecs.rate_control import default_base_quality
+from trifocal.codecs.torch_runtime import TorchRuntime, as_array, image_tensor
+from trifocal.detection.feature_codec import PADDING, padded, trimmed
+from trifocal.detection.input_size import STEP, compact_size
+from trifocal.entropy import EntropyModel, RateEstimator, TrainingRateEstimator
+from trifocal.entropy.coder import Array
+from trifocal.entropy.hyperprior import ArrayNetworks
+from trifocal.types import LATENT_STRIDE, LEVELS_PER_QUALITY, BasePreview, Condition, Output
+from trifocal.utils.timing import gc_paused
+
+if TYPE_CHECKING:
+    from trifocal.detection.detector import Detections, SplitDetector
+
+__all__ = ["BaseLayer", "BaseOutput", "BaseTorchRuntime", "ScalableNetwork", "ScalableTorchRuntime"]
+
+ANY_BASE_QUALITY = 0.5  # of training steps
+
+
+@dataclass(frozen=True)
+class BaseOutput:
+    """The result of `BaseLayer.forward`.
+
+    Attributes:
+        h_hat: decoded detector features of x, [B, h, w, C].
+        first: the base preview, [B, 3, H, W], about 0..1.
+        bits: of each image, [B].
+    """
+
+    h_hat: Tensor
+    first: Tensor
+    bits: Tensor
+
+
+class BaseLayer(nn.Module):
+    """A small image ⇄ bytes ⇄ a detector's features. The detector is a separate module, trained separately.
+
+    Args:
+        analysis: x → y_obj [B, H/16, W/16, M].
+        entropy: y_obj ⇄ coder ⇄ y_obj_hat.
+        synthesis: y_obj_hat → h_hat.
+        extractor: h_hat → the base preview.
+    """
+
+    def __init__(
+        self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, extractor: nn.Module
+    ) -> None:
+        super().__init__()
+        self.analysis, self.entropy = analysis, entropy
+        self.synthesis, self.extractor = synthesis, extractor
+
+    def forward(
+        self, x: Tensor, level: Tensor, estimator: RateEstimator | TrainingRateEstimator | None = None
+    ) -> BaseOutput:
+        """x [B, 3, H, W] in 0..1, H and W multiples of 32; level [B]. The estimator counts the bits."""
+        estimator = estimator or rate_estimator(self.entropy, x)
+        y = self.analyse(x)
+        with torch.autocast(x.device.type, enabled=False):  # rates need float32
+            y_hat = self.entropy.code_latents(estimator, y.float(), level, (y.shape[1], y.shape[2]))
+        h_hat, first = self.synthesise(y_hat, (x.shape[2], x.shape[3]))
+        return BaseOutput(h_hat, first, torch.as_tensor(estimator.bits))
+
+    def synthesise(self, y_hat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """y_obj_hat → h_hat and the base preview of a small image of that height and width."""
+        h_hat: Tensor = self.synthesis(y_hat)
+        h_hat = trimmed(h_hat, LATENT_STRIDE * y_hat.shape[1] // h_hat.shape[1], size)
+        first: Tensor = self.extractor(h_hat)
+        return h_hat, first[:, :, : size[0], : size[1]]
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Small images x [B, 3, H, W] in 0..1 → y_obj."""
+        y: Tensor = self.analysis(padded(x))
+        return y
+
+
+@gc_paused()
+def bundled_detector(device: str) -> SplitDetector:
+    """The bundled compact detector. Imports torchvision only when called. Raises WeightsError."""
+    from trifocal.detection.detector import load_detector
+
+    return load_detector(device)
+
+
+class ScalableNetwork(CodecNetwork):
+    """The network of a codec with a base layer. A paper overrides how `analyse` and `synthesise` use `condition.preview`.
+
+    Args:
+        base: the base layer.
+        analysis, entropy, synthesis, receptive_field: as in `CodecNetwork`.
+
+    Attributes:
+        find_detector: device name → the detector of the base layer; decoding images does not need it.
+        looked_at: width and height of an image → those of the detector's input.
+        refinement: default number of refinement steps of the base layer, which need the detector.
+        scales: sizes of the base layer's input relative to a training crop; validation uses the first.
+    """
+
+    scales: tuple[float, ...] = (0.625, 0.5, 0.75)
+    refinement = 4
+    find_detector: Callable[[str], SplitDetector] = staticmethod(bundled_detector)
+    looked_at: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)
+
+    def __init__(
+        self,
+        base: BaseLayer,
+        analysis: nn.Module,
+        entropy: EntropyModel,
+        synthesis: nn.Module,
+        receptive_field: int,
+    ) -> None:
+        super().__init__(analysis, entropy, synthesis, receptive_field)
+        self.base = base
+
+    def train(self, mode: bool = True) -> ScalableNetwork:
+        """The base layer stays in evaluation mode: it is trained separately, and frozen while the enhancement learns."""
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    @property
+    def detector(self) -> SplitDetector:
+        """The detector of the base layer, on the network's device. Raises WeightsError."""
+        return self.find_detector(str(self.device))
+
+    def _forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        condition: Condition | None,
+        estimator: RateEstimator | TrainingRateEstimator | None,
+    ) -> Output:
+        """If the condition has no preview, the base layer codes x at another scale and its bits count; it gets no gradient."""
+        bits = x.new_zeros(len(x))
+        if condition is None or condition.preview is None:
+            preview, bits = self.below(x, level)
+            condition = replace(condition or Condition(), preview=preview)
+        output = super()._forward(x, level, condition, estimator)
+        return replace(output, bits=output.bits + bits.to(output.bits))
+
+    @torch.no_grad()
+    def below(self, x: Tensor, level: Tensor) -> tuple[BasePreview, Tensor]:
+        """The base preview of crops and the bits of their base layers, [B]. Training draws the scale, and in half of the steps base
+        qualities from 0..100, since users may choose any."""
+        scale = self.scales[int(torch.randint(len(self.scales), ()))] if self.training else self.scales[0]
+        size = [max(STEP, round(side * scale / STEP) * STEP) for side in x.shape[2:]]
+        quality = default_base_quality(level)
+        if self.training and float(torch.rand(())) < ANY_BASE_QUALITY:
+            quality = torch.randint_like(level, 101)
+        return self._preview(x, size, quality)
+
+    def _preview(self, x: Tensor, size: list[int], quality: Tensor) -> tuple[BasePreview, Tensor]:
+        small = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
+        output = self.base(small.clamp(0, 1), LEVELS_PER_QUALITY * quality)
+        height, width = x.shape[2:]
+        return BasePreview(output.first, (width, height), (0, 0, width, height)), output.bits
+
+    def estimate(
+        self, x: Tensor, quality: float | Tensor = 50.0, condition: Condition | None = None
+    ) -> Estimate:
+        """As `CodecNetwork.estimate`, with the bits of the base layer at its default quality, which is neither refined nor
+        differentiable. The bit map spreads them evenly."""
+        bits = x.new_zeros(len(x))
+        if condition is None or condition.preview is None:
+            check_images(x)
+            level = levels(quality, len(x), x.device)
+            width, height = self.looked_at(x.shape[3], x.shape[2])
+            with torch.no_grad():
+                preview, bits = self._preview(x, [height, width], default_base_quality(level))
+            condition = replace(condition or Condition(), preview=preview)
+        assert condition.preview is not None
+        x0, y0, width, height = condition.preview.window
+        window = (x0, y0, width + -width % IMAGE_PADDING, height + -height % IMAGE_PADDING)
+        condition = replace(condition, preview=replace(condition.preview, window=window))
+        enhancement = super().estimate(x, quality, condition)
+        places = enhancement.bit_map.shape[1] * enhancement.bit_map.shape[2]
+        bits = bits.to(enhancement.bits)
+        return replace(
+            enhancement,
+            bits=enhancement.bits + bits,
+            bit_map=enhancement.bit_map + (bits / places)[:, None, None],
+        )
+
+
+class BaseTorchRuntime:
+    """`BaseRuntime` on the network's device."""
+
+    def __init__(self, network: ScalableNetwork) -> None:
+        self.network = network
+
+    @property
+    def refinement(self) -> int:
+        return self.network.refinement
+
+    @torch.inference_mode()
+    def entropy(self) -> ArrayNetworks:
+        return self.network.base.entropy.arrays()
+
+    def input_size(self, width: int, height: int) -> tuple[int, int]:
+        return self.network.looked_at(width, height)
+
+    def latent_size(self, width: int, height: int) -> tuple[int, int]:
+        rows, columns = ((side + -side % PADDING) // LATENT_STRIDE for side in (height, width))
+        return rows, columns
+
+    @torch.inference_mode()
+    def analyse(self, rgb: NDArray[np.uint8]) -> Array:
+        return as_array(self.network.base.analyse(image_tensor(rgb, self.network.device)))
+
+    @torch.inference_mode()
+    def refine(self, rgb: NDArray[np.uint8], y: Array, level: int, steps: int) -> Array:
+        detector = self.network.detector
+        from trifocal.codecs.latent_refinement import refined  # imports what the detector has imported
+
+        device = self.network.device
+        x, latent = image_tensor(rgb, device), torch.from_numpy(y).to(device)
+        levels = torch.tensor([level], device=device)
+        return as_array(refined(self.network.base, detector, x, latent, levels, steps))
+
+    @torch.inference_mode()
+    def preview(self, y_hat: Array, size: tuple[int, int]) -> Array:
+        return as_array(self._synthesise(y_hat, size)[1])
+
+    @torch.inference_mode()
+    def detect(self, y_hat: Array, size: tuple[int, int]) -> Detections:
+        h_hat, _ = self._synthesise(y_hat, size)
+        return self.network.detector.rest(h_hat, (size[1], size[0]))[0]
+
+    def _synthesise(self, y_hat: Array, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        latent = torch.from_numpy(y_hat).to(self.network.device)
+        return self.network.base.synthesise(latent, (size[1], size[0]))
+
+
+class ScalableTorchRuntime(TorchRuntime):
+    """`ScalableRuntime` on the network's device."""
+
+    network: ScalableNetwork
+
+    def __init__(self, network: ScalableNetwork) -> None:
+        super().__init__(network)
+        self.base = BaseTorchRuntime(network)

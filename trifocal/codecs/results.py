@@ -1,0 +1,44 @@
+"""What a codec returns: decoded images, and the latents of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trifocal.container import Layer
+from trifocal.entropy.coder import Array
+from trifocal.pictures import Picture
+from trifocal.types import Condition
+
+__all__ = ["Decoded", "Latents"]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image, and the numbers of its damaged tiles (only with `best_effort`)."""
+
+    picture: Picture
+    damaged: tuple[int, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The latents of one image, from `Codec.analyse` or `Codec.decode_latents`. Change `y` with `dataclasses.replace`.
+
+    Attributes:
+        y: [1, h, w, M], float32, of the image padded to multiples of 64 pixels. From `analyse` of a codec that reads masks there
+            is one more channel, the importance map.
+        width, height: of the image in pixels.
+        condition: side input of the synthesis.
+        layers: the other layers of the file.
+        quality: of the file that they were decoded from, or None.
+        grey: whether the image has one channel.
+    """
+
+    y: Array
+    width: int
+    height: int
+    condition: Condition[Any] | None = None
+    layers: tuple[Layer, ...] = ()
+    quality: float | None = None
+    grey: bool = False

@@ -1,0 +1,86 @@
+"""The runtime of a codec on torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trifocal.codecs.network import CodecNetwork
+from trifocal.entropy.coder import Array
+from trifocal.entropy.exact import ARITHMETIC
+from trifocal.entropy.hyperprior import ArrayNetworks
+from trifocal.pictures import Picture
+from trifocal.types import Condition
+from trifocal.weights import Decodes, checksum, fingerprint, latent_checksum
+
+__all__ = ["TorchRuntime", "as_array", "image_tensor"]
+
+
+class TorchRuntime:
+    """`Runtime` on the network's device.
+
+    Args:
+        network: in evaluation mode. Its weights may change between calls.
+    """
+
+    def __init__(self, network: CodecNetwork) -> None:
+        self.network = network
+        self.receptive_field = network.receptive_field
+        self.latent_channels = network.entropy.latent_channels
+        self.reads_importance = network.reads_importance
+        self._decodes: Decodes = {}
+        self._latent_checksum: tuple[int, ...] = ()
+        self._checksum: tuple[int, ...] = ()
+        self._fingerprints: dict[int, int | None] = {}
+
+    def fingerprint(self, version: int) -> int | None:
+        now = checksum(self.network)
+        if now != self._checksum:
+            self._checksum, self._fingerprints = now, {}
+        if version not in self._fingerprints:
+            self._fingerprints[version] = fingerprint(self.network.state_dict(), version, ARITHMETIC)
+        return self._fingerprints[version]
+
+    def readable(self, version: int) -> frozenset[int]:
+        marks = self._decodes.get(version, frozenset())
+        return marks if marks and self._latent_checksum == latent_checksum(self.network) else frozenset()
+
+    def also_decodes(self, marks: Decodes) -> None:
+        """Accept the files of other weights, from `weights.read_decodes`, until a weight outside the synthesis changes."""
+        self._decodes, self._latent_checksum = marks, latent_checksum(self.network)
+
+    @torch.inference_mode()
+    def entropy(self) -> ArrayNetworks:
+        return self.network.entropy.arrays()
+
+    @torch.inference_mode()
+    def prepare(self, picture: Picture, condition: Condition[Any] | None) -> Condition[Any] | None:
+        return self.network.prepare(picture, self._tensors(condition))
+
+    @torch.inference_mode()
+    def analyse(self, rgb: NDArray[np.uint8], condition: Condition[Any] | None) -> Array:
+        y = self.network.analyse(image_tensor(rgb, self.network.device), self._tensors(condition))
+        return as_array(y)
+
+    @torch.inference_mode()
+    def synthesise(self, y_hat: Array, level: int, condition: Condition[Any] | None) -> Array:
+        device = self.network.device
+        latent, levels = torch.from_numpy(y_hat).to(device), torch.tensor([level], device=device)
+        return as_array(self.network.synthesise(latent, levels, self._tensors(condition)))
+
+    def _tensors(self, condition: Condition[Any] | None) -> Condition | None:
+        return None if condition is None else condition.to(self.network.device)
+
+
+def image_tensor(rgb: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """[H, W, 3] uint8 → [1, 3, H, W] in 0..1."""
+    return torch.tensor(rgb, device=device).permute(2, 0, 1)[None].float() / 255
+
+
+def as_array(values: Tensor) -> Array:
+    array: Array = values.cpu().numpy()
+    return array

@@ -1,0 +1,159 @@
+"""The order in which a latent is coded, written once for the estimator, the encoder and the decoder.
+
+    y ── scale ──┬── hyper_analysis ── z ── code ── z_hat ── hyper_synthesis ── features
+                 └── take(step) ── code ── put(step) ── … ── y_hat ── unscale
+
+The functions here work on NumPy arrays and on torch tensors alike: networks and coder of a call take the same kind.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from trifocal.entropy.coder import Array, Coder, Kind, Model, Reader, Writer
+from trifocal.entropy.importance import code_importance
+from trifocal.entropy.tables import Floats
+from trifocal.errors import OptionError
+from trifocal.types import MAX_LEVEL
+
+HYPER_STRIDE = 4  # latents per hyper-latent, to a side
+
+
+class EntropyNetworks(Protocol[Kind]):
+    """The networks of an entropy model, on arrays of one kind.
+
+    Latents are [B, h, w, M] with h and w multiples of 4; level is [B].
+    """
+
+    passes: int
+
+    def scale(self, y: Kind, level: Kind) -> Kind:
+        """The latent in quantiser steps."""
+        ...
+
+    def unscale(self, y_hat: Kind, level: Kind) -> Kind:
+        """The inverse of `scale`."""
+        ...
+
+    def hyper_analysis(self, scaled: Kind, level: Kind) -> Kind:
+        """The hyper-latent z, [B, h/4, w/4, Z]."""
+        ...
+
+    def prior(self, level: Kind, size: tuple[int, int]) -> tuple[Kind, Kind]:
+        """Mean and scale index of z for a latent of h × w, each [B, h/4, w/4, Z]."""
+        ...
+
+    def hyper_synthesis(self, z_hat: Kind) -> Any:
+        """Features for `predict`, in whatever form it takes them."""
+        ...
+
+    def predict(self, step: int, features: Any, y_hat: Kind | None, level: Kind) -> tuple[Kind, Kind]:
+        """Mean and scale index of the values of a coding step. y_hat holds the steps before, None for the first."""
+        ...
+
+    def take(self, y: Kind, step: int) -> Kind:
+        """The values of a step."""
+        ...
+
+    def put(self, part: Kind, step: int) -> Kind:
+        """The inverse of `take`, [B, h, w, M], zero elsewhere."""
+        ...
+
+
+class ArrayEntropy(EntropyNetworks[Array], Protocol):
+    """An entropy model for coding: exact networks on NumPy arrays, and its tables."""
+
+    def models(self) -> list[Model]:
+        """Range-coder models of the frequencies."""
+        ...
+
+    def cost(self) -> Floats:
+        """`cost_table` of the frequencies."""
+        ...
+
+
+def code_latents(
+    networks: EntropyNetworks[Kind],
+    coder: Coder[Kind],
+    y: Any,
+    level: Kind,
+    size: tuple[int, int],
+    importance: bool = False,
+) -> Kind:
+    """Code a latent. This is the only path between latent and coder.
+
+    Args:
+        networks: of the entropy model.
+        coder: estimates, writes, or reads.
+        y: latent, [B, h, w, M], or None for a Reader. With `importance` it has one more channel, the importance map.
+        level: [B].
+        size: h and w, multiples of 4.
+        importance: code the map first, and the latent in steps that the map makes finer or coarser.
+
+    Returns:
+        y_hat, [B, h, w, M], in the units of y.
+
+    Raises:
+        Damaged: from a Reader.
+    """
+    if importance:
+        factor: Any = code_importance(coder, None if y is None else y[..., -1:], size, level)
+        y_hat: Any = code_latents(networks, coder, None if y is None else y[..., :-1] * factor, level, size)
+        return y_hat / factor
+    scaled = None if y is None else networks.scale(y, level)
+    z = None if scaled is None else networks.hyper_analysis(scaled, level)
+    features = networks.hyper_synthesis(coder.code(z, *networks.prior(level, size)))
+    decoded: Any = None
+    for step in range(networks.passes):
+        mean, scale_index = networks.predict(step, features, decoded, level)
+        part = coder.code(None if scaled is None else networks.take(scaled, step), mean, scale_index)
+        placed = networks.put(part, step)
+        decoded = placed if decoded is None else decoded + placed
+    return networks.unscale(decoded, level)
+
+
+def write_latents(
+    entropy: ArrayEntropy, y: Array, level: Array, importance: bool = False
+) -> tuple[bytes, Array, float]:
+    """y of one image → its bytes, y_hat, and the seconds spent in the range coder."""
+    writer = Writer(entropy.models())
+    y_hat = code_latents(entropy, writer, y, level, (y.shape[1], y.shape[2]), importance)
+    return writer.bytes(), y_hat, writer.seconds
+
+
+def read_latents(
+    entropy: ArrayEntropy, data: bytes, level: Array, size: tuple[int, int], importance: bool = False
+) -> tuple[Array, float]:
+    """The bytes of `write_latents` → y_hat, and the seconds spent in the range coder. Raises Damaged."""
+    reader = Reader(entropy.models(), data)
+    y_hat = code_latents(entropy, reader, None, level, size, importance)
+    reader.end()
+    return y_hat, reader.seconds
+
+
+def check_latents(shape: tuple[int, ...], channels: int, level: Any) -> None:
+    """Raises OptionError unless the shape is that of latents, [B, h, w, channels], and level [B] holds integers in 0..800."""
+    if (
+        len(shape) != 4
+        or shape[3] != channels
+        or shape[1] % HYPER_STRIDE
+        or shape[2] % HYPER_STRIDE
+        or not all(shape)
+    ):
+        raise OptionError(
+            f"Latents of this model have the shape [B, h, w, {channels}] with h and w multiples of {HYPER_STRIDE}, not {list(shape)}."
+        )
+    check_level(level, shape[0])
+
+
+def check_level(level: Any, batch: int) -> None:
+    """Raises OptionError unless level is an integer array or tensor [B] with values in 0..800."""
+    kind, shape = str(getattr(level, "dtype", type(level).__name__)), getattr(level, "shape", None)
+    if "int" not in kind or shape is None or tuple(shape) != (batch,):
+        found = kind if shape is None else f"{kind} {list(shape)}"
+        raise OptionError(
+            f"level is an integer tensor [{batch}] with 8 · quality of each image, not {found}; or use `estimate`, which takes quality."
+        )
+    low, high = int(level.min()), int(level.max())
+    if low < 0 or high > MAX_LEVEL:
+        raise OptionError(f"Levels go from 0 to {MAX_LEVEL} (8 · quality), not {low if low < 0 else high}.")
