@@ -6,6 +6,7 @@ import csv
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -368,4 +369,5 @@ def test_batches_come_again() -> None:
     assert slow.number == pytest.approx(DataEcho.kept + 1000, rel=0.1)
     assert max(came) == slow.number and len(source.pool) == DataEcho.kept
     assert len(set(came)) == slow.number + 1
+    repeated: Any = DataEcho(Counting(), 1, seed=0)
     assert [repeated.next()[0] for _ in range(3)] == [0, 0, 0]
