@@ -91,7 +91,7 @@ DETECTOR = small_detector()
 def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> Any:
     """A fraction of the codec, with gates that are open and a base that says something."""
     torch.manual_seed(seed)
-    codec = dual_layer(
+    codec: Any = dual_layer(
         channels=8,
         sizes=(4, 4, 4),
         hidden=(4, 4),
@@ -321,7 +321,7 @@ def test_the_third_attention_reads_words_that_have_seen_the_picture(codec, x):
 
 def test_gates_start_closed_and_the_reach_is_on_the_grid():
     """113 pixels of windows and 27 of conditions before them, rounded up to squares of 64."""
-    codec = dual_layer(8, (4, 4), (4, 4), 1, KNOWN, 8, (2, 2, 2), 8, D, 2, features=8)
+    codec: Any = dual_layer(8, (4, 4), (4, 4), 1, KNOWN, 8, (2, 2, 2), 8, D, 2, features=8)
     assert not codec.network.inject_quarter.gamma.any() and not codec.network.inject_eighth.gamma.any()
     assert swin_receptive_field((2, 2, 2), 8) == 113 and codec.network.receptive_field == 192
 

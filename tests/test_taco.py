@@ -30,10 +30,9 @@ D = 8
 def small_taco(seed: int = 0, gamma: float = 1.0, mask_padding: bool = True) -> Any:
     """A fraction of TACO, with gates that are open."""
     torch.manual_seed(seed)
-    codec = taco(12, (4, 4, 6, 8, 10), (12, 8), 1, word_channels=D, heads=4, mask_padding=mask_padding)
+    codec: Any = taco(12, (4, 4, 6, 8, 10), (12, 8), 1, word_channels=D, heads=4, mask_padding=mask_padding)
     with torch.no_grad():
-        network: Any = codec.network
-        for injector in (network.inject_quarter, network.inject_eighth):
+        for injector in (codec.network.inject_quarter, codec.network.inject_eighth):
             injector.gamma.fill_(gamma)
     lively(codec, seed)
     return codec
@@ -118,9 +117,8 @@ def test_words_change_the_latent_through_either_injector_and_nothing_else(codec,
 
 def test_gates_start_closed():
     torch.manual_seed(0)
-    codec = taco(12, (4, 4), (4, 4), 1, word_channels=D, heads=4)
-    network: Any = codec.network
-    assert not network.inject_quarter.gamma.any() and not network.inject_eighth.gamma.any()
+    codec: Any = taco(12, (4, 4), (4, 4), 1, word_channels=D, heads=4)
+    assert not codec.network.inject_quarter.gamma.any() and not codec.network.inject_eighth.gamma.any()
     assert codec.network.receptive_field == elic_receptive_field(1)
 
 
