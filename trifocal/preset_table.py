@@ -33,25 +33,25 @@ VISUAL = later("losses", "VisualObjective")
 SQUARED_ERROR = "compact-0.1.safetensors"  # compact as 0.1 had it, trained for squared error; never replaced
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Preset:
     """A model by its name.
 
     Attributes:
-        name: as the user writes it.
-        id: as the file's header has it, 1..62; given by hand, never reused.
+        name: as users write it.
+        id: in the header of its files: 1..47 bundled, given by hand and never reused; 48..62 for private use.
         summary: one line.
         build: makes the codec with untrained weights.
         recipe: how it is trained.
-        weights: file name under trifocal/weights/.
-        objective: makes what training minimises.
-        stages: the same for the stages of training that follow, where there is more than one.
-        words: the side that takes text: "encoder", "decoder", or "" for neither.
-        tower: the text tower that makes vectors of them: "compact", or a name or folder for transformers' CLIP.
-        layers: whether a base layer for detectors stands under the picture.
-        preference: whether the decoder takes a preference: for people, for machines, or between.
-        shared: file name of the weights that it has in common with another preset; its own are the rest.
-        earlier: file names under trifocal/weights/ of weights that this preset had before, whose files are still decoded.
+        weights: a file name under trifocal/weights/, or an absolute path.
+        objective: makes the training objective.
+        stages: the same for later training stages.
+        words: what reads text: "encoder", "decoder", or "" for neither.
+        tower: the text encoder: "compact", or a name or folder of CLIP for transformers.
+        layers: whether files have a base layer for detectors.
+        preference: whether the decoder takes a preference from people (0) to machines (1).
+        shared: the weight file of the tensors that it shares with another preset; its own file has the rest.
+        earlier: weight files that this preset had before; their files are still decoded.
     """
 
     name: str
@@ -68,6 +68,9 @@ class Preset:
     preference: bool = False
     shared: str = ""
     earlier: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Preset {self.name}, id {self.id}>"
 
     @property
     def ships(self) -> bool:

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trifocal.codecs.metadata_layers import layers_of_metadata, picture_of
-from trifocal.codecs.rate_control import rate_of, search
+from trifocal.codecs.rate_control import BaseLayerOptions, Rate, search
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.fields import VERSION, hexadecimal
 from trifocal.entropy import Coder, EntropyModel, RateEstimator, Reader, TrainingRateEstimator, Writer
 from trifocal.entropy.exact import ARITHMETIC
-from trifocal.errors import Damaged, WeightsError
+from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
 from trifocal.pictures import Picture
+from trifocal.pictures.conversion import ImageInput, as_picture
 from trifocal.pictures.canvas import LATENT_STRIDE, Canvas, paste, window
 from trifocal.pictures.tiles import Box, Tile, check_region
 from trifocal.types import Condition, Output
@@ -29,6 +30,7 @@ GREY = 128
 SEARCH_BEGINS = 0.3  # of the progress, where a size was asked for
 
 Progress = Callable[[float], None]
+TextRequest = Callable[[str | None, bool], "tuple[Condition | None, tuple[Layer, ...]]"]
 T = TypeVar("T")
 
 
@@ -52,6 +54,7 @@ class Codec(nn.Module):
 
     preset_id = 0
     layer = Tag.LATENT  # that holds the latents' tiles
+    text_request: TextRequest | None = None  # text and send_text -> condition and layers; set by `presets.load`
 
     def __init__(
         self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, receptive_field: int
@@ -79,6 +82,12 @@ class Codec(nn.Module):
         if version not in self._fingerprints:
             self._fingerprints[version] = fingerprint(self.state_dict(), version, ARITHMETIC)
         return self._fingerprints[version]
+
+    def last_fingerprint(self, version: int) -> int | None:
+        """As `fingerprint_in`, without looking whether weights changed since it was called; `decode` looks."""
+        if version in self._fingerprints:
+            return self._fingerprints[version]
+        return self.fingerprint_in(version)
 
     def check_header(self, header: Header) -> None:
         """Raises WeightsError where a file was not made with this preset and these weights."""
@@ -132,41 +141,83 @@ class Codec(nn.Module):
             else RateEstimator(self.entropy.cost(), len(x))
         )
 
-    @torch.inference_mode()
     def encode(
         self,
-        picture: Picture,
+        image: ImageInput,
         quality: float | None = None,
         bpp: float | None = None,
-        size: int | None = None,
+        max_bytes: int | None = None,
+        *,
+        text: str | None = None,
+        send_text: bool = False,
+        base_quality: int | None = None,
+        refinement: int | None = None,
         condition: Condition | None = None,
         layers: Sequence[Layer] = (),
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
     ) -> Bitstream:
-        """A Writer walks each tile.
+        """Encode an image.
 
         Args:
-            picture: what to encode.
+            image: a Picture, a path, a Pillow image, an array, a tensor, bytes or a binary stream; see `as_picture`. A Picture is
+                encoded unchanged.
             quality: 0..100, kept to 1/8; 50 if none of the three is given.
             bpp: bits of the whole file per pixel, to stay at or under.
-            size: bytes of the whole file, to stay at or under. A size that quality 100 does not fill is not an error.
-            condition: what steers the analysis, of one picture.
-            layers: further layers that the file shall carry; their bytes count.
+            max_bytes: bytes of the whole file, to stay at or under. A size that quality 100 does not fill is not an error.
+            text: what the image shows, for a preset that takes text.
+            send_text: store the text in the file, for a preset whose decoder reads it.
+            base_quality: 0..100, and
+            refinement: 0 or more steps: of the base layer, for a preset with layers; see `BaseLayerOptions`.
+            condition: what steers the analysis of one image, instead of `text`.
+            layers: further layers of the file; their bytes count.
             progress: called with the fraction done, 0..1.
             timings: gets the seconds spent in analysis, walk (the networks) and coding (the range coder).
 
         Raises:
-            OptionError: for more than one of quality, bpp and size, or one out of its range.
-            RateError: if quality 0 is larger than bpp or size allow.
+            PictureError: if the image cannot be read.
+            OptionError: for more than one of quality, bpp and max_bytes, a value out of its range, or text beside a condition.
+            PresetError: for text or base layer options where the preset has no use for them.
+            RateError: if quality 0 is larger than bpp or max_bytes allow.
         """
+        rate, base = Rate(quality, bpp, max_bytes), BaseLayerOptions(base_quality, refinement)
+        if text is not None or send_text:
+            condition, text_layers = self._with_text(text, send_text, condition)
+            layers = (*layers, *text_layers)
+        return self.encode_picture(as_picture(image), rate, base, condition, layers, progress, timings)
+
+    def _with_text(
+        self, text: str | None, send: bool, condition: Condition | None
+    ) -> tuple[Condition | None, tuple[Layer, ...]]:
+        if condition is not None:
+            raise OptionError("Give text or a condition, not both.")
+        if self.text_request is None:
+            raise PresetError("This codec belongs to no preset and takes no text; use one of trifocal.load().")
+        return self.text_request(text, send)
+
+    @torch.inference_mode()
+    def encode_picture(
+        self,
+        picture: Picture,
+        rate: Rate,
+        base: BaseLayerOptions = BaseLayerOptions(),
+        condition: Condition | None = None,
+        layers: Sequence[Layer] = (),
+        progress: Progress | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> Bitstream:
+        """Encode with options that are checked already; arguments and errors as for `encode`."""
+        if not base.is_default:
+            raise PresetError(
+                "This codec has no base layer; leave base_quality and refinement out, or load a preset with layers."
+            )
         clock = Stopwatch(timings)
         mark = self.fingerprint
-        rate = rate_of(picture.width * picture.height, quality, bpp, size)
+        size = rate.size(picture.width * picture.height)
         canvas = Canvas(picture.width, picture.height, self.receptive_field)
         side = (*layers_of_metadata(picture), *layers)
         condition = self.prepare(picture, self._here(condition))
-        tiles = track(canvas.tiles(), progress, (0.0, 1.0 if rate.size is None else SEARCH_BEGINS))
+        tiles = track(canvas.tiles(), progress, (0.0, 1.0 if size is None else SEARCH_BEGINS))
         latents: Iterable[Tensor] = (
             self._latent(picture.rgb, canvas, tile, condition, clock) for tile in tiles
         )
@@ -180,12 +231,10 @@ class Codec(nn.Module):
 
         if rate.level is not None:
             return write(rate.level)
-        assert rate.size is not None
+        assert size is not None
         latents = kept = list(latents)
         front = stream(0, (b"",) * len(latents)).size
-        return search(
-            rate.size, lambda level: front + sum(self._bits(y, level, clock) for y in kept) / 8, write
-        )
+        return search(size, lambda level: front + sum(self._bits(y, level, clock) for y in kept) / 8, write)
 
     @torch.inference_mode()
     def decode(

@@ -21,12 +21,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trifocal.codecs.codec import Codec, Decoded, Progress
-from trifocal.codecs.rate_control import rate_of
+from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.detection.feature_codec import PADDING, padded, trimmed
 from trifocal.detection.input_size import STEP, compact_size
 from trifocal.entropy import EntropyModel, RateEstimator, Reader, TrainingRateEstimator, Writer
-from trifocal.errors import Damaged, MissingLayer, OptionError
+from trifocal.errors import Damaged, MissingLayer
 from trifocal.pictures import Picture
 from trifocal.pictures.tiles import Box
 from trifocal.types import LEVELS_PER_QUALITY, BasePreview, Condition, Output
@@ -197,53 +197,44 @@ class ScalableCodec(Codec):
         return BasePreview(output.first, (width, height), (0, 0, width, height)), output.bits
 
     @torch.inference_mode()
-    def encode(
+    def encode_picture(
         self,
         picture: Picture,
-        quality: float | None = None,
-        bpp: float | None = None,
-        size: int | None = None,
+        rate: Rate,
+        base: BaseLayerOptions = BaseLayerOptions(),
         condition: Condition | None = None,
         layers: Sequence[Layer] = (),
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
-        base_quality: int | None = None,
-        refinement: int | None = None,
-        conditions: bool = True,
     ) -> Bitstream:
-        """As `Codec.encode`, and a base layer under it.
+        """As `Codec.encode_picture`, with a base layer.
 
         Args:
-            base_quality: of the base layer, 0..100; if None it is half of the quality up to ENOUGH, and where a size is asked for the
-                first of BASE_QUALITIES that leaves the picture its share.
-            refinement: steps that fit the base layer to the picture (`refinement.py`), 0 for none; if None as many as the
-                method takes.
-            conditions: whether the enhancement uses what the base layer shows of the picture.
+            base: its quality, if None, is half of the quality up to ENOUGH, and where a size is requested the first of
+                BASE_QUALITIES that leaves the enhancement its share. Its refinement, if None, is the codec's `refinement`.
             timings: gets the seconds of the base layer too, whole.
 
         Raises:
-            OptionError: for a base quality out of its range, fewer steps than none, and as `Codec.encode`.
-            WeightsError: if the base layer is to be refined, and its detector is not to be had.
+            WeightsError: if the base layer is to be refined, and the weights of its detector are missing.
         """
-        rate = rate_of(picture.width * picture.height, quality, bpp, size)
-        if base_quality is not None and not 0 <= base_quality <= 100:
-            raise OptionError(f"The base layer's quality goes from 0 to 100, not {base_quality}.")
-        steps = self.refinement if refinement is None else refinement
-        if steps < 0:
-            raise OptionError(f"A base layer is refined in 0 steps or more, not {steps}.")
+        steps = self.refinement if base.refinement is None else base.refinement
+        base_quality = base.quality
         if base_quality is None and rate.level is not None:
             base_quality = int(base_level(torch.tensor(rate.level))) // LEVELS_PER_QUALITY
         with Stopwatch(timings)("base"):
             x = self._small(picture)
-            chosen, data, y_hat = self._base_within(x, base_quality, rate.size, steps)
-            flags = chosen if conditions else chosen | ALONE
-            base = Layer(Tag.BASE, (bytes([flags]) + data,))
-            if conditions:
+            size = rate.size(picture.width * picture.height)
+            chosen, data, y_hat = self._base_within(x, base_quality, size, steps)
+            flags = chosen if base.conditions else chosen | ALONE
+            layer = Layer(Tag.BASE, (bytes([flags]) + data,))
+            if base.conditions:
                 _, first = self.base.synthesise(y_hat, (x.shape[2], x.shape[3]))
                 condition = replace(
                     condition or Condition(), preview=whole(first, picture.width, picture.height)
                 )
-        return super().encode(picture, quality, bpp, size, condition, (base, *layers), progress, timings)
+        return super().encode_picture(
+            picture, rate, condition=condition, layers=(layer, *layers), progress=progress, timings=timings
+        )
 
     def _base_within(
         self, x: Tensor, quality: int | None, size: int | None, steps: int

@@ -17,7 +17,7 @@ from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Tag
 from trifocal.evaluation import PillowCodec, pillow_codecs, psnr
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
-from trifocal.file_detection import drawn, listed
+from trifocal.file_detection import THRESHOLD, drawn, json_objects, named
 from trifocal.losses import Ssimulacra2, ssimulacra2_score
 from trifocal.pictures import Picture
 from trifocal.presets import DEFAULT, shared_codec
@@ -104,7 +104,7 @@ def layers_of(codec: ScalableCodec, stream: Bitstream, photograph: Picture, deco
     """Side by side: the photograph, what a detector finds in the file's base layer, and the decoded picture."""
     base = stream.layer(Tag.BASE)
     assert base is not None
-    found = listed(codec.detect(stream))
+    found = json_objects(named(codec.detect(stream), THRESHOLD))
     objects = f"{len(found)} object{'s' * (len(found) != 1)}"
     return side_by_side(
         [photograph, drawn(photograph, found), decoded],
