@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from trifocal.cli import app
 from trifocal.codecs.codec import Decoded
+from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.parts import strip
@@ -64,8 +65,10 @@ class Fake:
         self.options = options
         return Decoded(plain(stream.header.width, stream.header.height, DECODED))
 
-    def encode(self, picture: Picture, **options: Any) -> Bitstream:
-        self.options = options
+    def encode_picture(
+        self, picture: Picture, rate: Rate, base: BaseLayerOptions, *options: Any
+    ) -> Bitstream:
+        self.options = {"rate": rate, "base": base}
         return layered(picture.width, picture.height)
 
 
@@ -226,7 +229,7 @@ def test_what_cannot_be_looked_at_is_one_sentence(street: Path, kind: str, looke
     if kind == "missing":
         street.unlink()
     result = run("detect", street)
-    words = {"part": "trifocal merge", "forged": "makes none", "damaged": "BASE", "newer": "number 62"}
+    words = {"part": "trifocal merge", "forged": "has none", "damaged": "BASE", "newer": "number 62"}
     assert result.exit_code == 1 and result.stdout == "" and one_sentence(result.stderr)
     assert "street.tri" in result.stderr and words.get(kind, "") in result.stderr
     assert not looked
@@ -394,14 +397,13 @@ def test_what_does_not_belong_together_is_one_sentence(street: Path, parts: tupl
 def test_encode_hands_over_what_is_said_of_the_base(photo: Path, codec: Fake) -> None:
     result = run("encode", photo, "--preset", LAYERED.name, "--base-quality", "30", "-q", "60")
     assert result.exit_code == 0, result.output
-    assert (codec.options["base_quality"], codec.options["quality"]) == (30, 60)
-    assert "refinement" not in codec.options
+    assert codec.options == {"rate": Rate(60), "base": BaseLayerOptions(30)}
     assert run("encode", photo, "--preset", LAYERED.name, "--refinement", "0", "--force").exit_code == 0
-    assert codec.options["refinement"] == 0
+    assert codec.options["base"] == BaseLayerOptions(refinement=0)
     assert run("encode", photo, "--preset", LAYERED.name, "--refinement", "-1").exit_code == 2
     assert "5 bytes of base layer" in result.stdout
     assert run("encode", photo, "--preset", LAYERED.name, "--force").exit_code == 0
-    assert "base_quality" not in codec.options
+    assert codec.options["base"].is_default
     assert run("encode", photo, "--preset", LAYERED.name, "--base-quality", "101").exit_code == 2
 
 
@@ -409,7 +411,7 @@ def test_encode_hands_over_what_is_said_of_the_base(photo: Path, codec: Fake) ->
 def test_a_preset_without_layers_has_no_base_quality(photo: Path, option: str) -> None:
     result = run("encode", photo, "--preset", "compact", option, "30")
     assert result.exit_code == 1 and one_sentence(result.stderr)
-    assert "compact makes no base layer" in result.stderr and LAYERED.name in result.stderr
+    assert "compact has no base layer" in result.stderr and LAYERED.name in result.stderr
 
 
 def test_decode_shows_the_first_picture_if_it_is_asked_to(street: Path, codec: Fake) -> None:

@@ -230,9 +230,9 @@ def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("compact:base", "compact makes no base layer; take two"),
-        ("compact:apart", "compact makes no base layer"),
-        ("compact:unfitted", "compact makes no base layer"),
+        ("compact:base", "compact has no base layer; use two"),
+        ("compact:apart", "compact has no base layer"),
+        ("compact:unfitted", "compact has no base layer"),
         ("jpeg:base", "no preset 'jpeg'"),
     ],
 )
@@ -338,7 +338,7 @@ def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
 def test_no_layers_are_said_before_anything_is_done(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="has one; these have: two"):
         evaluate(["jpeg"], folder, tmp_path / "r.csv", [50], layers="base")
-    with pytest.raises(PictureError, match="compact makes no base layer"):
+    with pytest.raises(PictureError, match="compact has no base layer"):
         evaluate(["compact:base", "jpeg"], folder, tmp_path / "r.csv", [50], metrics=["psnr"])
     assert {mean.preset for mean in read_means(tmp_path / "r_summary.csv")} == {"jpeg"}
 

@@ -45,8 +45,8 @@ from trifocal.errors import (
     WeightsError,
 )
 from trifocal.pictures import Picture
-from trifocal.presets import PRESETS, check_words, condition_for, load, shared_codec
-from trifocal.text_conditioning import texts_from
+from trifocal.presets import PRESETS, check_text, find, load, shared_codec
+from trifocal.text_conditioning import condition_for, read_texts
 from trifocal.types import Condition, TextEmbedding
 from trifocal.weights import write_weights
 
@@ -253,17 +253,17 @@ def test_words_that_steer_the_encoder_need_no_words_to_decode(folder: Path, rgb:
     assert len({stream.layers[0].chunks for stream in (plain, dog, cat)}) == 3
     assert all(len(stream.layers) == 1 for stream in (plain, dog, cat))
     codec = load("early")
-    assert dog == codec.encode(Picture(rgb), condition=condition_for("early", [DOG]))
+    assert dog == codec.encode(Picture(rgb), condition=condition_for(find("early"), [DOG]))
     assert np.array_equal(trifocal.decode(dog).picture.rgb, codec.decode(dog).picture.rgb)
-    with pytest.raises(PresetError, match="The decoder of early needs no words"):
+    with pytest.raises(PresetError, match="The decoder of early needs no text"):
         trifocal.decode(dog, text=DOG)
 
 
 def test_words_reach_the_decoder_in_the_file_or_by_another_road(folder: Path, rgb: np.ndarray) -> None:
     notes: list[str] = []
-    kept = trifocal.encode(rgb, "late", text=DOG, note=notes.append)
+    kept = trifocal.encode(rgb, "late", text=DOG, notify=notes.append)
     assert notes == [
-        "The words are not in the file; send them with --send-text, or give them again when you decode it."
+        "The text is not stored in the file; send it (--send-text), or give it again when you decode the file."
     ]
     assert kept == trifocal.encode(rgb, "late")
     sent = trifocal.encode(rgb, "late", text=f"  {DOG}\n", send_text=True)
@@ -271,10 +271,10 @@ def test_words_reach_the_decoder_in_the_file_or_by_another_road(folder: Path, rg
     with_words = trifocal.decode(sent).picture.rgb
     assert np.array_equal(with_words, trifocal.decode(kept, text=DOG).picture.rgb)
     assert not np.array_equal(with_words, trifocal.decode(sent, text="zzz").picture.rgb)
-    without = trifocal.decode(kept, note=notes.append).picture.rgb
+    without = trifocal.decode(kept, notify=notes.append).picture.rgb
     assert not np.array_equal(with_words, without)
-    assert notes[1:] == ["Decoded without words: the file carries none, and --text gave none."]
-    empty = trifocal.decode(trifocal.encode(rgb, "late", text="", send_text=True), note=notes.append)
+    assert notes[1:] == ["Decoded without text: the file has none, and none was given."]
+    empty = trifocal.decode(trifocal.encode(rgb, "late", text="", send_text=True), notify=notes.append)
     assert np.array_equal(empty.picture.rgb, without) and len(notes) == 2  # no vowels, and yet words
 
 
@@ -282,23 +282,23 @@ def test_sent_words_are_bytes_of_the_file_like_all_others(folder: Path, rgb: np.
     plain, sent = (trifocal.encode(rgb, "late", text=DOG, send_text=send) for send in (False, True))
     assert sent.layers[0] == plain.layers[0]
     assert sent.size == len(sent.to_bytes()) > plain.size + len(text_to_bytes(DOG))
-    tight = trifocal.encode(rgb, "late", text=DOG, send_text=True, size=plain.size)
+    tight = trifocal.encode(rgb, "late", text=DOG, send_text=True, max_bytes=plain.size)
     assert tight.size <= plain.size and text_of(tight) == DOG
 
 
 def test_what_the_tower_leaves_out_is_noted(folder: Path, rgb: np.ndarray) -> None:
     notes: list[str] = []
-    trifocal.encode(rgb, "early", text="dog " * 9, note=notes.append)
+    trifocal.encode(rgb, "early", text="dog " * 9, notify=notes.append)
     assert notes == ["The text has 9 words; the first 8 count."]
 
 
 @pytest.mark.parametrize(
     ("preset", "options", "kind", "said"),
     [
-        ("plain", {"text": DOG}, PresetError, "plain takes no words; early and late do."),
-        ("plain", {"send_text": True}, PresetError, "plain takes no words; early and late do."),
-        ("early", {"text": DOG, "send_text": True}, PresetError, "The decoder of early reads no words"),
-        ("late", {"send_text": True}, OptionError, "no words to send"),
+        ("plain", {"text": DOG}, PresetError, "plain takes no text; early and late do."),
+        ("plain", {"send_text": True}, PresetError, "plain takes no text; early and late do."),
+        ("early", {"text": DOG, "send_text": True}, PresetError, "The decoder of early reads no text"),
+        ("late", {"send_text": True}, OptionError, "no text to send"),
         ("late", {"text": "a" * (MAX_TEXT + 1), "send_text": True}, OptionError, "65537 bytes"),
         ("early", {"text": "\ud83d"}, OptionError, "Unicode"),
     ],
@@ -319,8 +319,8 @@ def test_the_presets_that_take_words_are_named(folder: Path, monkeypatch: pytest
         ((early, late), "early and late do"),
     ):
         monkeypatch.setattr("trifocal.presets.PRESETS", (plain, *others))
-        with pytest.raises(PresetError, match=rf"^plain takes no words; {said}\.$"):
-            check_words(plain)
+        with pytest.raises(PresetError, match=rf"^plain takes no text; {said}\.$"):
+            check_text(plain, True)
 
 
 @pytest.mark.parametrize("name", ["plain", "early"])
@@ -330,9 +330,9 @@ def test_words_in_a_file_whose_decoder_reads_none_are_passed_over(
     plain = trifocal.encode(rgb, name)
     notes: list[str] = []
     for layer in text_layer(DOG), Layer(Tag.TEXT, (b"\x07",)):
-        decoded = trifocal.decode(plain.with_layer(layer), note=notes.append)
+        decoded = trifocal.decode(plain.with_layer(layer), notify=notes.append)
         assert np.array_equal(decoded.picture.rgb, trifocal.decode(plain).picture.rgb)
-    assert notes == [f"The file carries words, and the decoder of {name} does not read them."] * 2
+    assert notes == [f"The file has text, which the decoder of {name} does not read."] * 2
 
 
 @pytest.mark.parametrize("chunk", [None, b"\x07", b"\x01\xff\xff"])
@@ -343,8 +343,8 @@ def test_words_that_are_damaged_stop_a_decoder_unless_it_does_its_best(
     with pytest.raises(FormatError, match="words of this file"):
         trifocal.decode(stream)
     notes: list[str] = []
-    trifocal.decode(stream, best_effort=True, note=notes.append)
-    assert len(notes) == 1 and notes[0].endswith("It was decoded without them.")
+    trifocal.decode(stream, best_effort=True, notify=notes.append)
+    assert len(notes) == 1 and notes[0].endswith("It was decoded without it.")
     trifocal.decode(stream, text=DOG)
 
 
@@ -357,7 +357,7 @@ def test_weights_of_ones_own_are_asked_for_again_when_decoding(folder: Path, rgb
     stream = trifocal.encode(rgb, "early", weights=own)
     assert stream.header.fingerprint != load("early").fingerprint
     assert trifocal.decode(stream, weights=str(own)).picture.rgb.shape == rgb.shape
-    with pytest.raises(WeightsError, match="are at hand; name its weights with --weights"):
+    with pytest.raises(WeightsError, match="were found; name its weights with --weights"):
         trifocal.decode(stream)
     assert shared_codec("early", weights=own) is shared_codec("early", weights=own)
     write_weights(steered("encoder", seed=2), own)
@@ -367,9 +367,7 @@ def test_weights_of_ones_own_are_asked_for_again_when_decoding(folder: Path, rgb
 
 def test_weights_that_are_not_there_are_asked_for(folder: Path, rgb: np.ndarray) -> None:
     (folder / "late.safetensors").unlink()
-    with pytest.raises(
-        WeightsError, match="late has no trained weights that ship; train it with `trifocal train late"
-    ):
+    with pytest.raises(WeightsError, match="late has no trained weights; train it with `trifocal train late"):
         trifocal.encode(rgb, "late")
     with pytest.raises(WeightsError, match="no weights at none.safetensors"):
         trifocal.encode(rgb, "late", weights="none.safetensors")
@@ -384,7 +382,7 @@ def test_weights_that_are_not_there_are_asked_for(folder: Path, rgb: np.ndarray)
 def test_words_on_the_command_line(photo: Path) -> None:
     file = photo.with_suffix(".tri")
     done = run("encode", photo, "--preset", "late", "--text", DOG, "--send-text")
-    assert done.exit_code == 0 and done.stdout.rstrip().endswith(f"{len(text_to_bytes(DOG))} bytes of words")
+    assert done.exit_code == 0 and done.stdout.rstrip().endswith(f"{len(text_to_bytes(DOG))} bytes of text")
     assert not done.stderr
     assert f"text            '{DOG}'\n" in run("info", file).stdout
     facts = json.loads(run("info", file, "--json").stdout)
@@ -400,10 +398,10 @@ def test_words_on_the_command_line(photo: Path) -> None:
 @pytest.mark.parametrize(
     ("preset", "words", "said"),
     [
-        ("plain", ("--text", DOG), "plain takes no words; early and late do."),
-        ("plain", ("--caption", "auto"), "plain takes no words; early and late do."),
-        ("late", ("--send-text",), "There are no words to send"),
-        ("early", ("--text", DOG, "--send-text"), "reads no words"),
+        ("plain", ("--text", DOG), "plain takes no text; early and late do."),
+        ("plain", ("--caption", "auto"), "plain takes no text; early and late do."),
+        ("late", ("--send-text",), "There is no text to send"),
+        ("early", ("--text", DOG, "--send-text"), "reads no text"),
         ("early", ("--weights", "none.safetensors"), "no weights at none.safetensors"),
         ("early", ("--text-file", "none.txt"), "no such file"),
     ],
@@ -416,7 +414,7 @@ def test_wrong_words_are_one_sentence(photo: Path, preset: str, words: tuple[str
 
 
 def test_words_for_the_decoder_of_another_preset_are_one_sentence(photo: Path) -> None:
-    for preset, said in (("plain", "plain takes no words"), ("early", "The decoder of early needs no words")):
+    for preset, said in (("plain", "plain takes no text"), ("early", "The decoder of early needs no text")):
         assert run("encode", photo, "--preset", preset, "--force").exit_code == 0
         done = run("decode", photo.with_suffix(".tri"), "--force", "--text", DOG)
         assert done.exit_code == 1 and one_sentence(done.stderr) and said in done.stderr
@@ -461,13 +459,13 @@ def test_words_from_a_file(photo: Path) -> None:
         (b'["a dog"]', "not an object"),
         (b'{"dog.png": 5}', "not an object"),
         (b"\xff\xfe", "not UTF-8"),
-        (b'{"fish.png": "a fish"}', "no words for dog.png and 1 more"),
+        (b'{"fish.png": "a fish"}', "no text for dog.png and 1 more"),
     ],
 )
 def test_files_of_words_that_are_none(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "words.json").write_bytes(content)
     with pytest.raises(OptionError, match=f"^words.json .*{said}") as caught:
-        texts_from(tmp_path / "words.json", [Path("dog.png"), Path("cat.png")])
+        read_texts(tmp_path / "words.json", [Path("dog.png"), Path("cat.png")])
     assert one_sentence(str(caught.value))
 
 
@@ -482,7 +480,7 @@ def test_info_shows_foreign_words_so_that_they_do_nothing(folder: Path, rgb: np.
     done = run("info", file)
     assert done.exit_code == 0
     assert "'\\x1b[2Jred'" in done.stdout and "\x1b" not in done.stdout
-    assert done.stderr == "odd.tri: The file carries words, and the decoder of plain does not read them.\n"
+    assert done.stderr == "odd.tri: The file has text, which the decoder of plain does not read.\n"
     plain.with_layer(Layer(Tag.TEXT, (b"\x07",))).save(file)
     done = run("info", file)
     assert done.exit_code == 1
@@ -499,7 +497,7 @@ def test_words_through_pillow(folder: Path, rgb: np.ndarray) -> None:
     with Image.open(stream) as image:
         assert image.info["text"] == DOG
         assert np.array_equal(np.asarray(image), trifocal.decode(stream.getvalue()).picture.rgb)
-    with pytest.raises(OSError, match="plain takes no words"):
+    with pytest.raises(OSError, match="plain takes no text"):
         Image.fromarray(rgb).save(stream, format="TRI", preset="plain", text=DOG)
     odd = trifocal.encode(rgb, "late").with_layer(Layer(Tag.TEXT, (b"\x07",)))
     with Image.open(io.BytesIO(odd.to_bytes())) as image:

@@ -53,6 +53,8 @@ __all__ = [
 
 FileInput: TypeAlias = "Bitstream | bytes | bytearray | memoryview | str | PathLike[str] | IO[bytes]"
 Weights: TypeAlias = "str | PathLike[str] | None"
+
+
 class Encoder:
     """Encode images with one preset and the same options. Arguments and errors as for `encode`.
 
@@ -68,7 +70,7 @@ class Encoder:
     def __init__(
         self,
         preset: str | Preset = DEFAULT,
-        options: EncodeOptions = EncodeOptions(),
+        options: EncodeOptions | None = None,
         *,
         device: str = "cpu",
         weights: Weights = None,
@@ -76,14 +78,14 @@ class Encoder:
         codec: Codec | None = None,
     ) -> None:
         self.preset = presets.find(preset)
-        options.check(self.preset)
-        self.options, self.notify = options, notify
+        self.options, self.notify = options or EncodeOptions(), notify
+        self.options.check(self.preset)
         self.codec = codec or presets.shared_codec(self.preset, device, weights)
         self._text: str | None = None
         self._conditioning: Conditioning = (None, ())
-        if options.text_per_image and self.preset.words == "encoder":
+        if self.options.text_per_image and self.preset.words == "encoder":
             presets.text_encoder_for(self.preset)  # fails here and not at each image
-        self.conditioning(options.text)
+        self.conditioning(self.options.text)
 
     def __call__(
         self, image: ImageInput, *, text: str | None = None, progress: Progress | None = None
@@ -130,14 +132,14 @@ class Decoder:
 
     def __init__(
         self,
-        options: DecodeOptions = DecodeOptions(),
+        options: DecodeOptions | None = None,
         *,
         device: str = "cpu",
         weights: Weights = None,
         notify: Notify = warn,
         codec: Codec | None = None,
     ) -> None:
-        self.options, self.notify = options, notify
+        self.options, self.notify = options or DecodeOptions(), notify
         self.device, self.weights, self.codec = device, weights, codec
 
     def __call__(
@@ -174,18 +176,16 @@ class Detector:
 
     def __init__(
         self,
-        options: DetectOptions = DetectOptions(),
+        options: DetectOptions | None = None,
         *,
         device: str = "cpu",
         weights: Weights = None,
         notify: Notify = warn,
     ) -> None:
-        self.options, self.notify = options, notify
+        self.options, self.notify = options or DetectOptions(), notify
         self.device, self.weights = device, weights
 
-    def __call__(
-        self, source: FileInput | ImageInput, *, notify: Notify | None = None
-    ) -> FileDetections:
+    def __call__(self, source: FileInput | ImageInput, *, notify: Notify | None = None) -> FileDetections:
         found = self._found(source, notify or self.notify)
         return replace(found, objects=named(found.objects, self.options.threshold))
 
@@ -225,14 +225,20 @@ class Detector:
 
         def render() -> Picture:
             stream = whole()
-            return codec.base_preview(base) if stream.layer(Tag.ENHANCEMENT) is None else codec.decode(stream).picture
+            return (
+                codec.base_preview(base)
+                if stream.layer(Tag.ENHANCEMENT) is None
+                else codec.decode(stream).picture
+            )
 
         preset = presets.preset_for(header).name
         return FileDetections(header.width, header.height, preset, read, codec.detect(base), render)
 
     def _in_picture(self, picture: Picture, name: str, read: int) -> FileDetections:
         if self.weights is not None:
-            raise OptionError(f"{name} is not a .tri file, so weights of a preset have no use; leave them out.")
+            raise OptionError(
+                f"{name} is not a .tri file, so it needs no weights; leave them (--weights) out."
+            )
         return self._in_pixels(picture, read)
 
     def _in_pixels(self, picture: Picture, read: int) -> FileDetections:

@@ -51,10 +51,14 @@ def is_tri(path: Path) -> bool:
 def named(objects: Detections, threshold: float = 0.0) -> Detections:
     """The objects with at least this score, the highest first, with their names."""
     scores = objects.scores.tolist()
-    chosen = sorted((place for place, score in enumerate(scores) if score >= threshold), key=lambda at: -scores[at])
+    chosen = sorted(
+        (place for place, score in enumerate(scores) if score >= threshold), key=lambda at: -scores[at]
+    )
     labels = objects.labels[chosen]
     names = tuple(CATEGORIES.get(label, (f"category {label}",))[0] for label in labels.tolist())
-    return replace(objects, boxes=objects.boxes[chosen], labels=labels, scores=objects.scores[chosen], names=names)
+    return replace(
+        objects, boxes=objects.boxes[chosen], labels=labels, scores=objects.scores[chosen], names=names
+    )
 
 
 def json_objects(objects: Detections) -> list[dict[str, Any]]:

@@ -126,7 +126,7 @@ def _installed() -> tuple[Preset, ...]:
             for preset in _presets_in(entry.load()):
                 check_registration(preset, (*PRESETS, *found))
                 found.append(preset)
-        except Exception as error:  # of another package: any error may come
+        except Exception as error:  # noqa: BLE001 - code of another package
             warn(f"The presets of the entry point {entry.name} = {entry.value} are left out: {error}")
     return tuple(found)
 
@@ -155,9 +155,7 @@ def check_registration(preset: Preset, others: Iterable[Preset]) -> None:
 
 
 def taken(preset: Preset, other: Preset) -> str:
-    return (
-        f"The preset {preset.name} (id {preset.id}) has the name or id of {other.name} (id {other.id}); choose others."
-    )
+    return f"The preset {preset.name} (id {preset.id}) has the name or id of {other.name} (id {other.id}); choose others."
 
 
 def load(
@@ -213,9 +211,7 @@ def _load(preset: Preset, device: str, path: Path, changed: int) -> Codec:
         return codec.to(device).eval()
 
 
-def text_request(
-    preset: Preset, text: str | None, send: bool
-) -> tuple[Condition | None, tuple[Layer, ...]]:
+def text_request(preset: Preset, text: str | None, send: bool) -> tuple[Condition | None, tuple[Layer, ...]]:
     """What `Codec.encode` makes of `text` and `send_text`. Raises as `check_text` and `encoding_condition`."""
     check_text(preset, text is not None, send)
     return encoding_condition(preset, text, send)
@@ -250,7 +246,10 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
         have = "others" if mark is None else hexadecimal(mark, header.version)
     if named is None:
         for path in earlier_weights(preset, folder):
-            if file_fingerprint(path, path.stat().st_mtime_ns, preset.shared, header.version) == header.fingerprint:
+            if (
+                file_fingerprint(path, path.stat().st_mtime_ns, preset.shared, header.version)
+                == header.fingerprint
+            ):
                 return shared_codec(preset, device, path)
     raise WeightsError(
         f"The file was made with weights {header.mark} of the preset {preset.name}, and {have} were found; "

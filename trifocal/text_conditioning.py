@@ -50,7 +50,9 @@ def encoding_condition(
         return condition_for(preset, [tidy(text)], notify=notify), ()
     if send:
         return None, (text_layer(text),)
-    notify("The text is not stored in the file; send it (--send-text), or give it again when you decode the file.")
+    notify(
+        "The text is not stored in the file; send it (--send-text), or give it again when you decode the file."
+    )
     return None, ()
 
 

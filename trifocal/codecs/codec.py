@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trifocal.codecs.metadata_layers import layers_of_metadata, picture_of
-from trifocal.codecs.rate_control import BaseLayerOptions, Rate, search
+from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.fields import VERSION, hexadecimal
 from trifocal.entropy import Coder, EntropyModel, RateEstimator, Reader, TrainingRateEstimator, Writer
 from trifocal.entropy.exact import ARITHMETIC
 from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
 from trifocal.pictures import Picture
-from trifocal.pictures.conversion import ImageInput, as_picture
 from trifocal.pictures.canvas import LATENT_STRIDE, Canvas, paste, window
+from trifocal.pictures.conversion import ImageInput, as_picture
 from trifocal.pictures.tiles import Box, Tile, check_region
 from trifocal.types import Condition, Output
 from trifocal.utils.timing import Stopwatch
@@ -54,7 +54,9 @@ class Codec(nn.Module):
 
     preset_id = 0
     layer = Tag.LATENT  # that holds the latents' tiles
-    text_request: TextRequest | None = None  # text and send_text -> condition and layers; set by `presets.load`
+    text_request: TextRequest | None = (
+        None  # text and send_text -> condition and layers; set by `presets.load`
+    )
 
     def __init__(
         self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, receptive_field: int
@@ -192,7 +194,9 @@ class Codec(nn.Module):
         if condition is not None:
             raise OptionError("Give text or a condition, not both.")
         if self.text_request is None:
-            raise PresetError("This codec belongs to no preset and takes no text; use one of trifocal.load().")
+            raise PresetError(
+                "This codec belongs to no preset and takes no text; use one of trifocal.load()."
+            )
         return self.text_request(text, send)
 
     @torch.inference_mode()
@@ -200,7 +204,7 @@ class Codec(nn.Module):
         self,
         picture: Picture,
         rate: Rate,
-        base: BaseLayerOptions = BaseLayerOptions(),
+        base: BaseLayerOptions = DEFAULT_BASE,
         condition: Condition | None = None,
         layers: Sequence[Layer] = (),
         progress: Progress | None = None,

@@ -85,7 +85,10 @@ class BaseLayerOptions:
 
     @property
     def is_default(self) -> bool:
-        return self == BaseLayerOptions()
+        return self == DEFAULT_BASE
+
+
+DEFAULT_BASE = BaseLayerOptions()
 
 
 def search(size: int, estimate: Callable[[int], float], write: Callable[[int], Bitstream]) -> Bitstream:

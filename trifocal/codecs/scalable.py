@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trifocal.codecs.codec import Codec, Decoded, Progress
-from trifocal.codecs.rate_control import BaseLayerOptions, Rate
+from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.detection.feature_codec import PADDING, padded, trimmed
 from trifocal.detection.input_size import STEP, compact_size
@@ -201,7 +201,7 @@ class ScalableCodec(Codec):
         self,
         picture: Picture,
         rate: Rate,
-        base: BaseLayerOptions = BaseLayerOptions(),
+        base: BaseLayerOptions = DEFAULT_BASE,
         condition: Condition | None = None,
         layers: Sequence[Layer] = (),
         progress: Progress | None = None,

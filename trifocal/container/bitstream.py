@@ -146,7 +146,8 @@ class Bitstream:
 
     @classmethod
     def from_bytes(
-        cls, data: bytes | bytearray | memoryview, best_effort: bool = False, name: str = "This file") -> "Bitstream":
+        cls, data: bytes | bytearray | memoryview, best_effort: bool = False, name: str = "This file"
+    ) -> "Bitstream":
         """Reads and checks all bytes; accepts only what to_bytes would write. `name` begins the sentences of errors.
 
         With best_effort, a chunk that is damaged or missing becomes None as long as the header and the table of

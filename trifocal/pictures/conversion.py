@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageInput", "array_to_pil", "as_picture"]
 
-ImageInput: TypeAlias = (
-    "Picture | PIL.Image.Image | NDArray[Any] | Tensor | str | PathLike[str] | bytes | bytearray | memoryview | IO[bytes]"
-)
+ImageInput: TypeAlias = "Picture | PIL.Image.Image | NDArray[Any] | Tensor | str | PathLike[str] | bytes | bytearray | memoryview | IO[bytes]"
 ACCEPTED = (
     "a path, a Picture, a Pillow image, a NumPy array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], a torch tensor [C, H, W], "
     "the bytes of an image file, or a binary stream of them"

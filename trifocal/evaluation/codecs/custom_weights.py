@@ -89,7 +89,9 @@ class Models:
 BUNDLED = Models()
 
 
-def labelled(subjects: Sequence[Named | str | Preset], device: str = "cpu") -> tuple[list[Named | str], Models]:
+def labelled(
+    subjects: Sequence[Named | str | Preset], device: str = "cpu"
+) -> tuple[list[Named | str], Models]:
     """Replace each LABEL=PRESET:WEIGHTS by its label, and load its weights once to check them.
 
     Raises:

@@ -108,7 +108,9 @@ class SeparateFilesCandidate:
         self.weights = hexadecimal(self.codec.fingerprint)
 
     def encode(self, picture: Picture, quality: float) -> bytes:
-        return self.codec.encode_picture(picture, Rate(quality), BaseLayerOptions(conditions=False)).to_bytes()
+        return self.codec.encode_picture(
+            picture, Rate(quality), BaseLayerOptions(conditions=False)
+        ).to_bytes()
 
     def decode(self, data: bytes) -> Pixels:
         return self.codec.decode(Bitstream.from_bytes(data)).picture.rgb
