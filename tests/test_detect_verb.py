@@ -173,7 +173,7 @@ def test_a_file_without_layers_is_decoded_and_then_looked_at(
     stream = Bitstream(Header(40, 30, PLAIN.id, 400, 0xBEEF), (Layer(Tag.LATENT, (b"latent",)),))
     stream.save(tmp_path / "compact.tri")
     result = run("detect", tmp_path / "compact.tri")
-    assert result.exit_code == 0 and one_sentence(result.stderr) and "was decoded" in result.stderr
+    assert result.exit_code == 0 and one_sentence(result.stderr) and "decoded image" in result.stderr
     facts = json.loads(result.stdout)
     assert (facts["preset"], facts["bytes read"]) == ("compact", stream.size)
     assert codec.streams == [stream] and tuple(looked[0].rgb[0, 0]) == DECODED

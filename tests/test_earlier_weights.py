@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import trifocal
-from trifocal.api import Detector
 import trifocal.pillow
+from trifocal.api import Detector
 from trifocal.errors import Damaged, WeightsError
 from trifocal.presets import PRESETS, Preset, load, load_for
 from trifocal.weights import FOLDER

@@ -279,7 +279,7 @@ def test_words_reach_the_decoder_in_the_file_or_by_another_road(folder: Path, rg
 
 
 def test_sent_words_are_bytes_of_the_file_like_all_others(folder: Path, rgb: np.ndarray) -> None:
-    plain, sent = (trifocal.encode(rgb, "late", text=DOG, send_text=send) for send in (False, True))
+    plain, sent = trifocal.encode(rgb, "late"), trifocal.encode(rgb, "late", text=DOG, send_text=True)
     assert sent.layers[0] == plain.layers[0]
     assert sent.size == len(sent.to_bytes()) > plain.size + len(text_to_bytes(DOG))
     tight = trifocal.encode(rgb, "late", text=DOG, send_text=True, max_bytes=plain.size)

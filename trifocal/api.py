@@ -207,7 +207,10 @@ class Detector:
         try:
             base, read = read_base(path)
         except MissingLayer:
-            return self._in_stream(Bitstream.open(path), notify)
+            stream = Bitstream.open(path)
+            if presets.preset_for(stream.header).layers:
+                raise
+            return self._in_stream(stream, notify)
         return self._in_base(base, read, lambda: Bitstream.open(path))
 
     def _in_stream(self, stream: Bitstream, notify: Notify) -> FileDetections:

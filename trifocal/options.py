@@ -66,7 +66,8 @@ class DecodeOptions:
     base_only: bool = False
 
     def __post_init__(self) -> None:
-        if self.base_only and self != DecodeOptions(base_only=True):
+        others = (self.region, self.text, self.preference)
+        if self.base_only and (self.best_effort or any(option is not None for option in others)):
             raise OptionError("base_only excludes region, best_effort, text and preference.")
 
     def check(self, preset: Preset) -> None:

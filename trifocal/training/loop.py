@@ -56,7 +56,7 @@ WITHOUT_WORDS = 0.1  # of the steps
 
 
 def train(
-    preset: str,
+    preset: str | Preset,
     data: Sequence[str | Path],
     out: str | Path,
     *,
@@ -76,7 +76,7 @@ def train(
     """Trains a preset by its recipe. `in_processes` runs it in several processes.
 
     Args:
-        preset: its name.
+        preset: its name, or a Preset.
         data: folders, pictures and WebDataset shards; one picture in forty is held out.
         out: folder of the run: checkpoint.pt, log.csv, and NAME.safetensors at the end.
         stage: of a preset that is trained in several; each is a run of its own, and goes on from the weights of the last.
@@ -109,7 +109,7 @@ def train(
         )
     if chosen.layers and start is None and not resume:
         raise OptionError(
-            f"{preset} stands on a base layer that is trained before and stays as it is; name its weights with --start."
+            f"{chosen.name} stands on a base layer that is trained before and stays as it is; name its weights with --start."
         )
     if cooldown is not None and not 0 <= cooldown <= 1:
         raise OptionError(f"The cooldown is a part of the run, from 0 to 1, not {cooldown}.")

@@ -1,5 +1,6 @@
 """Notices: what was done differently from what the caller may expect, as warnings or through a callback."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from trifocal.errors import TrifocalWarning
 __all__ = ["Notify", "warn"]
 
 Notify = Callable[[str], None]
-PACKAGE = str(Path(__file__).resolve().parent.parent)
+PACKAGE = f"{Path(__file__).parent.parent}{os.sep}"
 
 
 def warn(message: str) -> None:
@@ -20,4 +21,4 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back
         level += 1
-    warnings.warn(message, TrifocalWarning, stacklevel=level - 1)
+    warnings.warn(message, TrifocalWarning, stacklevel=level)
