@@ -503,3 +503,10 @@ def test_strip_and_merge_load_no_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "b.tri").read_bytes() == (tmp_path / "a.tri").read_bytes()
+
+
+def test_the_format_keeps_ids_for_private_use() -> None:
+    law = (Path(trifocal.__file__).parent / "container" / "FORMAT.md").read_text("utf-8")
+    first, last = presets.PRIVATE_IDS[0], presets.PRIVATE_IDS[-1]
+    assert f"{first} to {last} are for private use" in law
+    assert all(preset.id < first for preset in presets.PRESETS)

@@ -225,9 +225,9 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     made = []
     for number, (name, reads) in enumerate((("plain", ""), ("early", "encoder"), ("late", "decoder"))):
         write_weights(steered(reads), tmp_path / f"{name}.safetensors")
-        changes: dict[str, Any] = {"id": 60 + number, "weights": f"{name}.safetensors", "words": reads}
+        changes: dict[str, Any] = {"id": 60 + number, "weights": f"{name}.safetensors", "text_reader": reads}
         changes["build"] = partial(steered, reads)
-        made.append(replace(PRESETS[0], name=name, tower="letters", **changes))
+        made.append(replace(PRESETS[0], name=name, text_encoder="letters", **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
     monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: Letters())

@@ -83,7 +83,7 @@ class Encoder:
         self.codec = codec or presets.shared_codec(self.preset, device, weights)
         self._text: str | None = None
         self._conditioning: Conditioning = (None, ())
-        if self.options.text_per_image and self.preset.words == "encoder":
+        if self.options.text_per_image and self.preset.text_reader == "encoder":
             presets.text_encoder_for(self.preset)  # fails here and not at each image
         self.conditioning(self.options.text)
 

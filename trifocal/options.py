@@ -73,7 +73,7 @@ class DecodeOptions:
     def check(self, preset: Preset) -> None:
         """Raises PresetError for options that the preset's decoder has no use for, OptionError for a preference out of 0..1."""
         presets.check_text(preset, self.text is not None)
-        if self.text is not None and preset.words != "decoder":
+        if self.text is not None and preset.text_reader != "decoder":
             raise PresetError(f"The decoder of {preset.name} needs no text; decode without it.")
         presets.check_preference(preset, self.preference)
 

@@ -46,8 +46,8 @@ class Preset:
         weights: a file name under trifocal/weights/, or an absolute path.
         objective: makes the training objective.
         stages: the same for later training stages.
-        words: what reads text: "encoder", "decoder", or "" for neither.
-        tower: the text encoder: "compact", or a name or folder of CLIP for transformers.
+        text_reader: what reads text: "encoder", "decoder", or "" for neither.
+        text_encoder: the text encoder: "compact", or a name or folder of CLIP for transformers.
         layers: whether files have a base layer for detectors.
         preference: whether the decoder takes a preference from people (0) to machines (1).
         shared: the weight file of the tensors that it shares with another preset; its own file has the rest.
@@ -62,8 +62,8 @@ class Preset:
     weights: str
     objective: Callable[[], Objective] = RATE_DISTORTION
     stages: tuple[Callable[[], Objective], ...] = ()
-    words: Literal["", "encoder", "decoder"] = ""
-    tower: str = ""
+    text_reader: Literal["", "encoder", "decoder"] = ""
+    text_encoder: str = ""
     layers: bool = False
     preference: bool = False
     shared: str = ""
@@ -104,8 +104,8 @@ PRESETS = (
         recipe=TACO,
         weights="taco.safetensors",
         objective=later("losses", "TacoObjective"),
-        words="encoder",
-        tower=CLIP,
+        text_reader="encoder",
+        text_encoder=CLIP,
     ),
     Preset(
         name="taco-compact",
@@ -115,8 +115,8 @@ PRESETS = (
         recipe=COMPACT,
         weights="compact.safetensors",
         objective=VISUAL,
-        words="encoder",
-        tower="compact",
+        text_reader="encoder",
+        text_encoder="compact",
         earlier=(SQUARED_ERROR,),
     ),
     Preset(
@@ -128,8 +128,8 @@ PRESETS = (
         weights="cross-modal.safetensors",
         objective=later("losses", "CrossModalObjective"),
         stages=(partial(hific_adversarial_objective, latent_channels=220),),
-        words="decoder",
-        tower=CLIP,
+        text_reader="decoder",
+        text_encoder=CLIP,
     ),
     Preset(
         name="cross-modal-compact",
@@ -141,8 +141,8 @@ PRESETS = (
         ),
         weights="cross-modal-compact.safetensors",
         objective=later("losses", "PerceptualObjective"),
-        words="decoder",
-        tower="compact",
+        text_reader="decoder",
+        text_encoder="compact",
     ),
     Preset(
         name="cross-modal-cheng2020",
@@ -153,8 +153,8 @@ PRESETS = (
         weights="cross-modal-cheng2020.safetensors",
         objective=later("losses", "CrossModalObjective"),
         stages=(partial(hific_adversarial_objective, latent_channels=192),),
-        words="decoder",
-        tower=CLIP,
+        text_reader="decoder",
+        text_encoder=CLIP,
     ),
     Preset(
         name="dual-layer",
@@ -164,8 +164,8 @@ PRESETS = (
         recipe=DUAL_LAYER,
         weights="dual-layer.safetensors",
         objective=later("losses.dual_layer", "DualLayerObjective"),
-        words="encoder",
-        tower=CLIP,
+        text_reader="encoder",
+        text_encoder=CLIP,
         layers=True,
     ),
     Preset(
@@ -176,8 +176,8 @@ PRESETS = (
         recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
         weights="dual-layer-compact.safetensors",
         objective=VISUAL,
-        words="encoder",
-        tower="compact",
+        text_reader="encoder",
+        text_encoder="compact",
         layers=True,
     ),
     Preset(

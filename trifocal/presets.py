@@ -302,7 +302,7 @@ def text_encoder_for(preset: str | Preset, device: str = "cpu") -> TextEncoder:
     check_text(preset, True)
     from trifocal.text.encoder import load_text_encoder
 
-    return load_text_encoder(preset.tower, device)
+    return load_text_encoder(preset.text_encoder, device)
 
 
 def objective_of(preset: Preset, stage: int) -> Callable[[], Objective]:
@@ -325,11 +325,11 @@ def check_text(preset: Preset, given: bool, send: bool = False) -> None:
         PresetError: if text is given or to be sent, and nothing in the preset reads it; the message lists presets that do.
         OptionError: if there is no text to send.
     """
-    if (given or send) and not preset.words:
-        *most, last = [other.name for other in all_presets() if other.words] or ["no preset"]
+    if (given or send) and not preset.text_reader:
+        *most, last = [other.name for other in all_presets() if other.text_reader] or ["no preset"]
         able = f"{', '.join(most)} and {last} do" if most else f"{last} does"
         raise PresetError(f"{preset.name} takes no text; {able}.")
-    if send and preset.words != "decoder":
+    if send and preset.text_reader != "decoder":
         raise PresetError(f"The decoder of {preset.name} reads no text; do not send it.")
     if send and not given:
         raise OptionError("There is no text to send; give one, or do not ask to send it.")

@@ -46,7 +46,7 @@ def encoding_condition(
         return None, ()
     if not isinstance(text, str):
         raise OptionError(f"text must be a string, not {type(text).__name__}.")
-    if preset.words == "encoder":
+    if preset.text_reader == "encoder":
         return condition_for(preset, [tidy(text)], notify=notify), ()
     if send:
         return None, (text_layer(text),)
@@ -77,7 +77,7 @@ def decoding_condition(
         OptionError: for a text that is not Unicode.
         WeightsError, MissingExtra: if the preset's text encoder is not installed.
     """
-    if preset.words != "decoder":
+    if preset.text_reader != "decoder":
         if notice := unread_text(preset, stream):
             notify(notice)
         return None
@@ -113,7 +113,7 @@ def condition_for(
     from trifocal.text.encoder import load_text_encoder
     from trifocal.types import Condition
 
-    encoder = load_text_encoder(preset.tower, device)
+    encoder = load_text_encoder(preset.text_encoder, device)
     for sentence in encoder.notes(texts):
         notify(sentence)
     with torch.no_grad():
@@ -122,7 +122,7 @@ def condition_for(
 
 def unread_text(preset: Preset, stream: Bitstream) -> str | None:
     """A notice if a file has text that the decoder of its preset does not read."""
-    if preset.words == "decoder" or stream.layer(Tag.TEXT) is None:
+    if preset.text_reader == "decoder" or stream.layer(Tag.TEXT) is None:
         return None
     return f"The file has text, which the decoder of {preset.name} does not read."
 

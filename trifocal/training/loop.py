@@ -120,7 +120,7 @@ def train(
         cooldown=chosen.recipe.cooldown if cooldown is None else cooldown,
     )
     set_seed(recipe.seed)
-    tower = load_text_encoder(chosen.tower) if chosen.words else None
+    tower = load_text_encoder(chosen.text_encoder) if chosen.text_reader else None
     run = Run(chosen.build(), objective(), recipe, Path(out), steps, minutes, tower, precision)
     start = start or (FOLDER / chosen.shared if chosen.shared else None)
     if start is not None:

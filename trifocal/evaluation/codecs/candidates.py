@@ -80,7 +80,7 @@ class PresetCandidate:
         check_preference(preset, preference)
         self.codec = model.load()
         self.weights = hexadecimal(self.codec.fingerprint)
-        self.sends = text is not None and preset.words == "decoder"
+        self.sends = text is not None and preset.text_reader == "decoder"
         options = EncodeOptions(text=text, send_text=self.sends)
         self.encoder = Encoder(preset, options, notify=ignore, codec=self.codec)
         self.decoder = Decoder(DecodeOptions(preference=preference), notify=ignore, codec=self.codec)
@@ -174,7 +174,7 @@ def worded(presets: Sequence[Name], kinds: Sequence[str], models: Models = BUNDL
     strange = [kind for kind in kinds if kind not in KINDS]
     if strange:
         raise OptionError(f"There are no words of the kind {strange[0]!r}; there are: {', '.join(KINDS)}.")
-    able = [preset.name for preset in all_presets() if preset.words]
+    able = [preset.name for preset in all_presets() if preset.text_reader]
     named = models.named(able)
     if not any(preset in named for preset in presets if isinstance(preset, str)):
         others = f"; these do: {', '.join(able)}" if able else ""
