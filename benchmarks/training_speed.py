@@ -108,7 +108,7 @@ def measure(
     """Steps a minute of an untrained network, in this process of a run; validation and checkpoints are not counted."""
     chosen = find(preset)
     recipe = replace(chosen.recipe, batch=batch)
-    tower = load_text_encoder(chosen.tower) if chosen.words else None
+    tower = load_text_encoder(chosen.text_encoder) if chosen.text_reader else None
     with TemporaryDirectory() as out:
         run = Run(
             chosen.build(),

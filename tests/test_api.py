@@ -282,6 +282,8 @@ def test_objects_are_detected_in_files(codec: Codec, detector: list[Picture], tm
     assert len(trifocal.detect(RGB, threshold=0.9)) == 0
     with pytest.raises(OptionError, match="0 to 1"):
         trifocal.detect(RGB, threshold=35)
+    with pytest.raises(PictureError, match="binary"):
+        trifocal.detect(io.StringIO("hello"))  # type: ignore[arg-type]
 
 
 # ── options ──

@@ -1,4 +1,4 @@
-"""The command line: what it writes where, what it says, and its exit status whenever something failed."""
+"""The command line: its files, its output, and its exit status."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The verbs for machines, with a codec that only says what it was asked: detect, strip, merge, and layers elsewhere."""
+"""The commands detect, strip and merge, and the options of layers in others, with a fake codec."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ FOUND = Detections(
     labels=torch.tensor([18, 1, 12]),
     scores=torch.tensor([0.5, 0.875, 0.125]),
 )
-DECODED, FIRST = (200, 200, 200), (40, 40, 40)  # the colours of the whole picture and of the first one
+DECODED, FIRST = (200, 200, 200), (40, 40, 40)  # the colours of the decoded image and of the base preview
 
 
 def run(*words: str | Path) -> Result:
@@ -46,7 +46,7 @@ def plain(width: int, height: int, colour: tuple[int, int, int]) -> Picture:
 
 
 class Fake:
-    """A codec in layers. Keeps what it was given."""
+    """A layered codec that keeps what it was given."""
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -87,7 +87,7 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
 @pytest.fixture
 def looked(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
-    """The pictures that the shipped detector was shown."""
+    """The images that the bundled detector got."""
     pictures: list[Picture] = []
 
     def detect_objects(picture: Picture) -> Detections:
@@ -117,7 +117,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-# ── what is said ──
+# ── results ──
 
 
 def test_a_file_in_layers_is_one_json_object(street: Path, codec: Fake) -> None:
@@ -240,7 +240,7 @@ def test_a_missing_file_makes_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-# ── what is drawn ──
+# ── drawings ──
 
 
 def drawing_of(*words: str | Path) -> Image.Image:
@@ -391,7 +391,7 @@ def test_what_does_not_belong_together_is_one_sentence(street: Path, parts: tupl
     assert not street.exists() and not street.with_name("nowhere.tri").exists()
 
 
-# ── layers in the other verbs ──
+# ── layers in other commands ──
 
 
 def test_encode_hands_over_what_is_said_of_the_base(photo: Path, codec: Fake) -> None:

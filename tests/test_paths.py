@@ -1,4 +1,4 @@
-"""What commands read and write: nothing of the user's is lost, names, folders, pipes, and what is printed where."""
+"""Inputs and outputs of commands: no file is lost, names, folders, pipes, and what goes to stdout and stderr."""
 
 import io
 import json
@@ -87,7 +87,7 @@ def files_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-# ── nothing is lost ──
+# ── no file is lost ──
 
 
 @pytest.mark.parametrize(

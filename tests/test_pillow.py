@@ -1,4 +1,4 @@
-"""`.tri` through Pillow: known before it is decoded, decoded when it is needed, errors that Pillow's users expect."""
+"""The Pillow plug-in: header before pixels, pixels on demand, and Pillow's own errors."""
 
 import io
 import subprocess

@@ -1,4 +1,4 @@
-"""Words beside a picture: their bytes, the roads that they take, and what is said where nobody reads them."""
+"""Text of an image: its bytes in a file, how it reaches encoder and decoder, and errors if nothing reads it."""
 
 import hashlib
 import io
@@ -179,7 +179,7 @@ def test_the_layer_is_one_sound_piece_or_there_are_no_words() -> None:
 
 
 class Steered(Codec):
-    """The small codec, brightened by its words where `reads` says so."""
+    """The small codec; text brightens its latent or its output, as `reads` has it."""
 
     reads = ""
 
@@ -198,7 +198,7 @@ class Steered(Codec):
 
 
 class Letters:
-    """A tower that knows how many of the letters are vowels, and reads eight words."""
+    """A text encoder: the share of vowels among the letters; it ignores all but eight words."""
 
     name, width, length = "letters", 4, 8
 
@@ -245,10 +245,10 @@ def photo(folder: Path, rgb: np.ndarray) -> Path:
     return folder / "dog.png"
 
 
-# ── the front door ──
+# ── the Python API ──
 
 
-def test_words_that_steer_the_encoder_need_no_words_to_decode(folder: Path, rgb: np.ndarray) -> None:
+def test_text_for_the_encoder_is_not_needed_to_decode(folder: Path, rgb: np.ndarray) -> None:
     plain, dog, cat = (trifocal.encode(rgb, "early", text=text) for text in (None, DOG, "aaa"))
     assert len({stream.layers[0].chunks for stream in (plain, dog, cat)}) == 3
     assert all(len(stream.layers) == 1 for stream in (plain, dog, cat))
@@ -259,7 +259,7 @@ def test_words_that_steer_the_encoder_need_no_words_to_decode(folder: Path, rgb:
         trifocal.decode(dog, text=DOG)
 
 
-def test_words_reach_the_decoder_in_the_file_or_by_another_road(folder: Path, rgb: np.ndarray) -> None:
+def test_text_reaches_the_decoder_in_the_file_or_out_of_band(folder: Path, rgb: np.ndarray) -> None:
     notes: list[str] = []
     kept = trifocal.encode(rgb, "late", text=DOG, notify=notes.append)
     assert notes == [
@@ -278,7 +278,7 @@ def test_words_reach_the_decoder_in_the_file_or_by_another_road(folder: Path, rg
     assert np.array_equal(empty.picture.rgb, without) and len(notes) == 2  # no vowels, and yet words
 
 
-def test_sent_words_are_bytes_of_the_file_like_all_others(folder: Path, rgb: np.ndarray) -> None:
+def test_sent_text_counts_as_bytes_of_the_file(folder: Path, rgb: np.ndarray) -> None:
     plain, sent = trifocal.encode(rgb, "late"), trifocal.encode(rgb, "late", text=DOG, send_text=True)
     assert sent.layers[0] == plain.layers[0]
     assert sent.size == len(sent.to_bytes()) > plain.size + len(text_to_bytes(DOG))
@@ -286,7 +286,7 @@ def test_sent_words_are_bytes_of_the_file_like_all_others(folder: Path, rgb: np.
     assert tight.size <= plain.size and text_of(tight) == DOG
 
 
-def test_what_the_tower_leaves_out_is_noted(folder: Path, rgb: np.ndarray) -> None:
+def test_text_that_the_encoder_ignores_is_a_notice(folder: Path, rgb: np.ndarray) -> None:
     notes: list[str] = []
     trifocal.encode(rgb, "early", text="dog " * 9, notify=notes.append)
     assert notes == ["The text has 9 words; the first 8 count."]
@@ -303,7 +303,7 @@ def test_what_the_tower_leaves_out_is_noted(folder: Path, rgb: np.ndarray) -> No
         ("early", {"text": "\ud83d"}, OptionError, "Unicode"),
     ],
 )
-def test_words_that_nobody_reads_are_refused(
+def test_text_that_nothing_reads_is_refused(
     folder: Path, rgb: np.ndarray, preset: str, options: dict[str, Any], kind: type[Exception], said: str
 ) -> None:
     with pytest.raises(kind, match=said) as caught:
@@ -311,7 +311,7 @@ def test_words_that_nobody_reads_are_refused(
     assert one_sentence(str(caught.value))
 
 
-def test_the_presets_that_take_words_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_that_take_text_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, early, late = list(trifocal.presets.PRESETS)
     for others, said in (
         ((), "no preset does"),
@@ -324,7 +324,7 @@ def test_the_presets_that_take_words_are_named(folder: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", ["plain", "early"])
-def test_words_in_a_file_whose_decoder_reads_none_are_passed_over(
+def test_text_in_a_file_is_ignored_if_the_decoder_reads_none(
     folder: Path, rgb: np.ndarray, name: str
 ) -> None:
     plain = trifocal.encode(rgb, name)
@@ -336,7 +336,7 @@ def test_words_in_a_file_whose_decoder_reads_none_are_passed_over(
 
 
 @pytest.mark.parametrize("chunk", [None, b"\x07", b"\x01\xff\xff"])
-def test_words_that_are_damaged_stop_a_decoder_unless_it_does_its_best(
+def test_damaged_text_is_an_error_unless_best_effort(
     folder: Path, rgb: np.ndarray, chunk: bytes | None
 ) -> None:
     stream = trifocal.encode(rgb, "late").with_layer(Layer(Tag.TEXT, (chunk,)))
@@ -348,10 +348,10 @@ def test_words_that_are_damaged_stop_a_decoder_unless_it_does_its_best(
     trifocal.decode(stream, text=DOG)
 
 
-# ── weights of one's own ──
+# ── custom weights ──
 
 
-def test_weights_of_ones_own_are_asked_for_again_when_decoding(folder: Path, rgb: np.ndarray) -> None:
+def test_custom_weights_are_needed_to_decode(folder: Path, rgb: np.ndarray) -> None:
     own = folder / "runs.safetensors"
     write_weights(steered("encoder", seed=1), own)
     stream = trifocal.encode(rgb, "early", weights=own)
@@ -365,7 +365,7 @@ def test_weights_of_ones_own_are_asked_for_again_when_decoding(folder: Path, rgb
         trifocal.decode(stream, weights=own)
 
 
-def test_weights_that_are_not_there_are_asked_for(folder: Path, rgb: np.ndarray) -> None:
+def test_missing_weights_are_an_error(folder: Path, rgb: np.ndarray) -> None:
     (folder / "late.safetensors").unlink()
     with pytest.raises(WeightsError, match="late has no trained weights; train it with `trifocal train late"):
         trifocal.encode(rgb, "late")
@@ -420,16 +420,16 @@ def test_words_for_the_decoder_of_another_preset_are_one_sentence(photo: Path) -
         assert done.exit_code == 1 and one_sentence(done.stderr) and said in done.stderr
 
 
-def test_a_missing_tower_is_said_once(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_text_encoder_is_one_error(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise WeightsError("The tower is not here.")
+        raise WeightsError("The text encoder is missing.")
 
     monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", refuse)
     (photo.parent / "cat.png").write_bytes(photo.read_bytes())
     (photo.parent / "words.json").write_text(json.dumps({"cat.png": "a cat", "dog.png": DOG}))
     for words in ("--text", DOG), ("--text-file", photo.parent / "words.json"):
         done = run("encode", photo.parent, "--preset", "early", *words)
-        assert done.exit_code == 1 and done.stderr.count("The tower is not here.") == 1
+        assert done.exit_code == 1 and done.stderr.count("The text encoder is missing.") == 1
 
 
 def test_words_from_a_file(photo: Path) -> None:
@@ -539,7 +539,7 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_captioner_says_what_its_network_says(blip: Path, rgb: np.ndarray) -> None:
+def test_a_captioner_returns_what_its_network_generates(blip: Path, rgb: np.ndarray) -> None:
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
     from trifocal.text.captions import Captioner

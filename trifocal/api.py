@@ -21,7 +21,7 @@ from trifocal.errors import Damaged, MissingLayer, OptionError
 from trifocal.file_detection import THRESHOLD, FileDetections, is_tri, named
 from trifocal.options import DecodeOptions, DetectOptions, EncodeOptions, Region
 from trifocal.pictures import Picture
-from trifocal.pictures.conversion import ImageInput, as_picture
+from trifocal.pictures.conversion import ImageInput, as_picture, binary_content
 from trifocal.pictures.picture import Metadata
 from trifocal.preset_table import DEFAULT, Preset
 from trifocal.text_conditioning import decoding_condition, encoding_condition
@@ -193,7 +193,7 @@ class Detector:
         if isinstance(source, str | PathLike):
             return self._in_file(Path(source), notify)
         if callable(getattr(source, "read", None)):
-            source = source.read()
+            source = binary_content(source)
         if isinstance(source, bytes | bytearray | memoryview) and bytes(source[: len(MAGIC)]) == MAGIC:
             source = Bitstream.from_bytes(source)
         if isinstance(source, Bitstream):

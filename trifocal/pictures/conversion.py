@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         def detach(self) -> Any: ...
 
 
-__all__ = ["ImageInput", "array_to_pil", "as_picture"]
+__all__ = ["ImageInput", "array_to_pil", "as_picture", "binary_content"]
 
 ImageInput: TypeAlias = "Picture | PIL.Image.Image | NDArray[Any] | Tensor | str | PathLike[str] | bytes | bytearray | memoryview | IO[bytes]"
 ACCEPTED = (
@@ -68,13 +68,17 @@ def as_picture(image: ImageInput, metadata: Metadata = "all", keep_invisible: bo
 
 def _seekable(stream: IO[bytes]) -> IO[bytes]:
     """The stream, or a copy of its bytes in memory. Raises PictureError for a stream of text."""
-    if not (hasattr(stream, "seekable") and stream.seekable()):
-        data = stream.read()
-        if isinstance(data, bytes):
-            return io.BytesIO(data)
-    elif isinstance(stream.read(0), bytes):
+    if hasattr(stream, "seekable") and stream.seekable() and isinstance(stream.read(0), bytes):
         return stream
-    raise PictureError('The stream of an image must be binary; open the file with mode "rb".')
+    return io.BytesIO(binary_content(stream))
+
+
+def binary_content(stream: IO[bytes]) -> bytes:
+    """All bytes of a stream. Raises PictureError for a stream of text."""
+    data = stream.read()
+    if not isinstance(data, bytes):
+        raise PictureError('The stream of an image must be binary; open the file with mode "rb".')
+    return data
 
 
 def _tensor_to_array(tensor: Any) -> NDArray[Any]:
