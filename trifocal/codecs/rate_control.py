@@ -75,7 +75,8 @@ class BaseLayerOptions:
     conditions: bool = True
 
     def __post_init__(self) -> None:
-        for name, value in (("base_quality", self.quality), ("refinement", self.refinement)):
+        given: dict[str, object] = {"base_quality": self.quality, "refinement": self.refinement}
+        for name, value in given.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
                 raise OptionError(f"{name} must be a whole number, not {value!r}.")
         if self.quality is not None and not 0 <= self.quality <= 100:

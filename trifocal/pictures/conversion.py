@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from os import PathLike
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 import PIL.Image
@@ -56,7 +56,7 @@ def as_picture(image: ImageInput, metadata: Metadata = "all", keep_invisible: bo
     if isinstance(image, bytes | bytearray | memoryview):
         return Picture.open(io.BytesIO(image), metadata, keep_invisible)
     if callable(getattr(image, "read", None)):
-        return Picture.open(_seekable(image), metadata, keep_invisible)
+        return Picture.open(_seekable(cast(IO[bytes], image)), metadata, keep_invisible)
     if isinstance(image, PIL.Image.Image):
         return Picture.from_pil(image, metadata, keep_invisible)
     if callable(getattr(image, "detach", None)):
