@@ -63,8 +63,9 @@ def plain_type(kind: Any) -> Any:
 
 def names(name: str, kind: Any, info: OptionInfo) -> str:
     """`-q`, `--quality FLOAT`."""
-    declared = [one for one in (info.default, *(info.param_decls or ())) if str(one).startswith("-")]
-    written = sorted(declared or [f"--{name.replace('_', '-')}"], key=len)
+    given = map(str, (info.default, *(info.param_decls or ())))
+    declared = [one for one in given if one.startswith("-")] or [f"--{name.replace('_', '-')}"]
+    written: list[str] = sorted(declared, key=len)
     kind = plain_type(kind)
     choices = "/".join(one.value for one in kind) if inspect.isclass(kind) and issubclass(kind, Enum) else ""
     value = info.metavar or choices or {int: "INT", float: "FLOAT"}.get(kind, "TEXT")

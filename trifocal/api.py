@@ -6,15 +6,15 @@ The command line, the Pillow plug-in, the demo and the evaluation call it. `enco
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from trifocal import presets
 from trifocal.codecs.rate_control import Rate
 from trifocal.container import Bitstream, Header, Tag
+from trifocal.container.bitstream import FileInput, as_bitstream
 from trifocal.container.fields import MAGIC
 from trifocal.container.parts import read_base
 from trifocal.errors import Damaged, MissingLayer, OptionError
@@ -51,7 +51,6 @@ __all__ = [
     "encode",
 ]
 
-FileInput: TypeAlias = "Bitstream | bytes | bytearray | memoryview | str | PathLike[str] | IO[bytes]"
 Weights: TypeAlias = "str | PathLike[str] | None"
 
 
@@ -362,19 +361,6 @@ def detect(
         OptionError, PresetError, WeightsError, OSError: as for `decode`.
     """
     return Detector(DetectOptions(threshold), weights=weights, notify=notify)(source).objects
-
-
-def as_bitstream(source: FileInput, best_effort: bool = False) -> Bitstream:
-    """Read a .tri file from a path, bytes or a binary stream. Raises FormatError, OSError, and OptionError for other types."""
-    if isinstance(source, Bitstream):
-        return source
-    if isinstance(source, bytes | bytearray | memoryview):
-        return Bitstream.from_bytes(source, best_effort)
-    if isinstance(source, str | PathLike | io.IOBase) or callable(getattr(source, "read", None)):
-        return Bitstream.open(source, best_effort)
-    raise OptionError(
-        f"A .tri file cannot be of the type {type(source).__name__}; give a path, its bytes, a binary stream or a Bitstream."
-    )
 
 
 def scalable_codec(header: Header, device: str, weights: Weights) -> ScalableCodec:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trifocal.codecs.metadata_layers import layers_of_metadata, picture_of
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
 from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.container.bitstream import FileInput, as_bitstream
 from trifocal.container.fields import VERSION, hexadecimal
 from trifocal.entropy import Coder, EntropyModel, RateEstimator, Reader, TrainingRateEstimator, Writer
 from trifocal.entropy.exact import ARITHMETIC
@@ -243,7 +244,7 @@ class Codec(nn.Module):
     @torch.inference_mode()
     def decode(
         self,
-        bitstream: Bitstream,
+        source: FileInput,
         region: Box | None = None,
         best_effort: bool = False,
         condition: Condition | None = None,
@@ -253,7 +254,7 @@ class Codec(nn.Module):
         """A Reader walks each tile that the region needs.
 
         Args:
-            bitstream: what `encode` made.
+            source: what `encode` made: a Bitstream, a path, bytes or a binary stream.
             region: x, y, width, height in pixels; the whole picture if None.
             best_effort: grey out tiles that are damaged, instead of refusing.
             condition: what steers the synthesis, of one picture.
@@ -267,6 +268,7 @@ class Codec(nn.Module):
             Unsupported: if the picture is above the limit of pixels.
         """
         clock = Stopwatch(timings)
+        bitstream = as_bitstream(source, best_effort)
         header = bitstream.header
         self.check_header(header)
         header.check_pixels()

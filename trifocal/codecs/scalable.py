@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from trifocal.codecs.codec import Codec, Decoded, Progress
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Layer, Tag
+from trifocal.container.bitstream import FileInput, as_bitstream
 from trifocal.detection.feature_codec import PADDING, padded, trimmed
 from trifocal.detection.input_size import STEP, compact_size
 from trifocal.entropy import EntropyModel, RateEstimator, Reader, TrainingRateEstimator, Writer
@@ -256,7 +257,7 @@ class ScalableCodec(Codec):
     @torch.inference_mode()
     def decode(
         self,
-        bitstream: Bitstream,
+        source: FileInput,
         region: Box | None = None,
         best_effort: bool = False,
         condition: Condition | None = None,
@@ -264,6 +265,7 @@ class ScalableCodec(Codec):
         timings: dict[str, float] | None = None,
     ) -> Decoded:
         """As `Codec.decode`, with the seconds of the base layer in `timings` too. Raises MissingLayer where base or enhancement are not there."""
+        bitstream = as_bitstream(source, best_effort)
         if bitstream.layer(Tag.BASE) is None:
             raise MissingLayer(
                 "The file has no base layer, on which all else stands; bring it with `trifocal merge`."

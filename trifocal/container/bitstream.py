@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 from zlib import crc32
 
 from trifocal.container.fields import (
@@ -33,6 +33,8 @@ START_BYTES = 4096  # enough to refuse a foreign file or an absurd header before
 Table = list[
     tuple[int, list[tuple[int, int]]]
 ]  # of layers: the tag, and for each chunk its length and CRC-32
+
+FileInput: TypeAlias = "Bitstream | bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes]"
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,19 @@ class Bitstream:
         if not best_effort:
             refuse_damaged(layers, name)
         return cls(header, layers)
+
+
+def as_bitstream(source: FileInput, best_effort: bool = False) -> Bitstream:
+    """Read a .tri file from a path, bytes or a binary stream. Raises FormatError, OSError, and OptionError for other types."""
+    if isinstance(source, Bitstream):
+        return source
+    if isinstance(source, bytes | bytearray | memoryview):
+        return Bitstream.from_bytes(source, best_effort)
+    if isinstance(source, str | os.PathLike) or callable(getattr(source, "read", None)):
+        return Bitstream.open(source, best_effort)
+    raise OptionError(
+        f"A .tri file cannot be of the type {type(source).__name__}; give a path, its bytes, a binary stream or a Bitstream."
+    )
 
 
 def front_of(stream: Bitstream) -> bytes:
