@@ -286,7 +286,7 @@ def test_objects_are_detected_in_files(codec: Codec, detector: list[Picture], tm
     with pytest.raises(OptionError, match="0 to 1"):
         trifocal.detect(RGB, threshold=35)
     with pytest.raises(PictureError, match="binary"):
-        trifocal.detect(io.StringIO("hello"))  # type: ignore[arg-type]
+        trifocal.detect(io.StringIO("hello"))
 
 
 # ── options ──

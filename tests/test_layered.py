@@ -220,7 +220,7 @@ def test_rate_control_counts_both_layers(dual):
     picture = Picture(random_rgb(256, 192))
     stream = dual.encode(picture, max_bytes=20_000)
     assert stream.size <= 20_000 and len(stream.to_bytes()) == stream.size
-    with pytest.raises(OptionError, match="base layer"):
+    with pytest.raises(OptionError, match="base_quality"):
         dual.encode(picture, base_quality=101)
 
 

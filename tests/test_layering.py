@@ -88,8 +88,8 @@ class TwoJpegs(ScalableCodec):
             header, (Layer(Tag.BASE, (chunk,)), Layer(Tag.ENHANCEMENT, (as_jpeg(picture.rgb, level // 8),)))
         )
 
-    def decode(self, bitstream: Bitstream, *args: Any, **more: Any) -> Decoded:
-        layer = bitstream.layer(Tag.ENHANCEMENT)
+    def decode(self, source: Any, *args: Any, **more: Any) -> Decoded:
+        layer = source.layer(Tag.ENHANCEMENT)
         assert layer is not None
         return Decoded(Picture(pixels_of(layer.chunks[0])))
 

@@ -227,7 +227,7 @@ def test_sizes_that_cannot_be_met(codec, picture):
         {"quality": 101},
         {"quality": -1},
         {"bpp": 0},
-        {"size": 0},
+        {"max_bytes": 0},
         {"quality": 5, "bpp": 1},
         {"bpp": float("nan")},
     ],
