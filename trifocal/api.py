@@ -89,17 +89,19 @@ class Encoder:
     def __call__(
         self, image: ImageInput, *, text: str | None = None, progress: Progress | None = None
     ) -> Bitstream:
-        return self.encode_picture(self.read(image), text=text, progress=progress)
+        picture = self.read(image)
+        if self.notify is not warn and not isinstance(
+            image, Picture
+        ):  # most photographs have notes: no warnings
+            for note in picture.notes:
+                self.notify(note)
+        return self.encode_picture(picture, text=text, progress=progress)
 
     def read(self, image: ImageInput) -> Picture:
-        """The image as it will be encoded. A callback gets its notes; they are no warnings, as most photographs have some."""
+        """The image as it will be encoded. `picture.notes` has what was converted or left out."""
         options = self.options
         picture = as_picture(image, options.metadata, options.keep_invisible)
-        if isinstance(image, Picture):
-            return picture if options.keep_invisible else picture.flattened()
-        for note in picture.notes if self.notify is not warn else ():
-            self.notify(note)
-        return picture
+        return picture.flattened() if isinstance(image, Picture) and not options.keep_invisible else picture
 
     def conditioning(self, text: str | None, notify: Notify | None = None) -> Conditioning:
         """The condition and the file layers of a text; kept until another text comes, so that notices come once."""
