@@ -26,9 +26,12 @@ LAYERS = (
     ("codecs",),
     ("recipes",),
     ("preset_table",),
+    ("text_conditioning",),
     ("presets",),
-    ("data", "text_conditioning"),
+    ("data",),
     ("file_detection",),
+    ("options",),
+    ("api",),
     ("evaluation",),
     ("training",),
     ("__init__",),
@@ -239,7 +242,7 @@ def test_type_checkers_see_the_public_names() -> None:
         for alias in node.names
         if alias.asname == alias.name
     }
-    assert seen | {"encode", "decode", "detect"} == set(trifocal.__all__)
+    assert seen | {"__version__"} == set(trifocal.__all__)
 
 
 @pytest.mark.parametrize("path", package_files(), ids=lambda path: str(path.relative_to(PACKAGE)))

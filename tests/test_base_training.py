@@ -291,7 +291,7 @@ def test_it_begins_with_the_trunk_of_compact(tmp_path: Path) -> None:
     write_weights(codec, tmp_path / "w.safetensors")
     again = base_task.codec_with_base("dual-layer-compact", tmp_path / "w.safetensors")
     assert same(codec.base.state_dict(), again.base.state_dict())
-    with pytest.raises(PresetError, match="compact makes no base layer"):
+    with pytest.raises(PresetError, match="compact has no base layer"):
         base_task.codec_with_base("compact", None)
 
 

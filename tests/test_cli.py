@@ -1,4 +1,4 @@
-"""The command line: what it writes where, what it says, and its exit status whenever something failed."""
+"""The command line: its files, its output, and its exit status."""
 
 import json
 import os
@@ -18,8 +18,7 @@ from typer.testing import CliRunner, Result
 import trifocal
 from trifocal import evaluation
 from trifocal.cli import app
-from trifocal.cli.coding import region_of, size_of
-from trifocal.cli.research import qualities_of
+from trifocal.cli.options import parse_qualities, parse_region, parse_size
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.demo import PHOTOGRAPH
 
@@ -360,18 +359,18 @@ def test_the_version_is_that_of_the_package() -> None:
     [("20000", 20_000), ("20k", 20_000), ("1.5M", 1_500_000), ("20kB", 20_000), ("4Ki", 4096), ("2 k", 2000)],
 )
 def test_sizes_as_people_write_them(text: str, size: int) -> None:
-    assert size_of(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "k", "-3", "0", "20q", "nan", "inf", "1e999"])
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(typer.BadParameter):
-        size_of(text)
+        parse_size(text)
 
 
 def test_lists_of_numbers() -> None:
-    assert region_of("1,2, 3,4") == (1, 2, 3, 4)
-    assert qualities_of("10,30.5 50") == [10, 30.5, 50]
+    assert parse_region("1,2, 3,4") == (1, 2, 3, 4)
+    assert parse_qualities("10,30.5 50") == [10, 30.5, 50]
 
 
 # ── the process ──

@@ -18,7 +18,6 @@ from trifocal.detection.detector import load_detector
 from trifocal.entropy import RateEstimator
 from trifocal.errors import PresetError
 from trifocal.evaluation import psnr, ssimulacra2
-from trifocal.file_detection import listed
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, Preset
 from trifocal.weights import FOLDER
@@ -100,11 +99,11 @@ def test_the_base_layer_begins_as_the_detector_does() -> None:
 def test_the_detector_finds_a_person() -> None:
     """In a portrait that comes with matplotlib, 512×600: the surest object is the person, who fills most of it."""
     (portrait,) = (Path(matplotlib.get_data_path()) / "sample_data").glob("grace_hopper.jpg")
-    found = listed(trifocal.detect(portrait))
-    assert found[0]["label"] == "person" and found[0]["score"] > 0.4
-    x0, y0, x1, y1 = found[0]["box"]
+    found = trifocal.detect(portrait)
+    assert found.names[0] == "person" and found.scores[0] > 0.4
+    x0, y0, x1, y1 = found.boxes[0].tolist()
     assert (x1 - x0) * (y1 - y0) > 0.7 * 512 * 600
-    assert {one["label"] for one in found} <= {"person", "tie"}
+    assert {*found.names} <= {"person", "tie"}
 
 
 @pytest.mark.parametrize("collecting", [True, False])

@@ -1,4 +1,4 @@
-"""The verbs for machines, with a codec that only says what it was asked: detect, strip, merge, and layers elsewhere."""
+"""The commands detect, strip and merge, and the options of layers in others, with a fake codec."""
 
 import json
 import subprocess
@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from trifocal.cli import app
 from trifocal.codecs.codec import Decoded
+from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.parts import strip
@@ -29,7 +30,7 @@ FOUND = Detections(
     labels=torch.tensor([18, 1, 12]),
     scores=torch.tensor([0.5, 0.875, 0.125]),
 )
-DECODED, FIRST = (200, 200, 200), (40, 40, 40)  # the colours of the whole picture and of the first one
+DECODED, FIRST = (200, 200, 200), (40, 40, 40)  # the colours of the decoded image and of the base preview
 
 
 def run(*words: str | Path) -> Result:
@@ -45,7 +46,7 @@ def plain(width: int, height: int, colour: tuple[int, int, int]) -> Picture:
 
 
 class Fake:
-    """A codec in layers. Keeps what it was given."""
+    """A layered codec that keeps what it was given."""
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -64,8 +65,10 @@ class Fake:
         self.options = options
         return Decoded(plain(stream.header.width, stream.header.height, DECODED))
 
-    def encode(self, picture: Picture, **options: Any) -> Bitstream:
-        self.options = options
+    def encode_picture(
+        self, picture: Picture, rate: Rate, base: BaseLayerOptions, *options: Any
+    ) -> Bitstream:
+        self.options = {"rate": rate, "base": base}
         return layered(picture.width, picture.height)
 
 
@@ -84,7 +87,7 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
 @pytest.fixture
 def looked(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
-    """The pictures that the shipped detector was shown."""
+    """The images that the bundled detector got."""
     pictures: list[Picture] = []
 
     def detect_objects(picture: Picture) -> Detections:
@@ -114,7 +117,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-# ── what is said ──
+# ── results ──
 
 
 def test_a_file_in_layers_is_one_json_object(street: Path, codec: Fake) -> None:
@@ -170,7 +173,7 @@ def test_a_file_without_layers_is_decoded_and_then_looked_at(
     stream = Bitstream(Header(40, 30, PLAIN.id, 400, 0xBEEF), (Layer(Tag.LATENT, (b"latent",)),))
     stream.save(tmp_path / "compact.tri")
     result = run("detect", tmp_path / "compact.tri")
-    assert result.exit_code == 0 and one_sentence(result.stderr) and "was decoded" in result.stderr
+    assert result.exit_code == 0 and one_sentence(result.stderr) and "decoded image" in result.stderr
     facts = json.loads(result.stdout)
     assert (facts["preset"], facts["bytes read"]) == ("compact", stream.size)
     assert codec.streams == [stream] and tuple(looked[0].rgb[0, 0]) == DECODED
@@ -226,7 +229,7 @@ def test_what_cannot_be_looked_at_is_one_sentence(street: Path, kind: str, looke
     if kind == "missing":
         street.unlink()
     result = run("detect", street)
-    words = {"part": "trifocal merge", "forged": "makes none", "damaged": "BASE", "newer": "number 62"}
+    words = {"part": "trifocal merge", "forged": "has none", "damaged": "BASE", "newer": "number 62"}
     assert result.exit_code == 1 and result.stdout == "" and one_sentence(result.stderr)
     assert "street.tri" in result.stderr and words.get(kind, "") in result.stderr
     assert not looked
@@ -237,7 +240,7 @@ def test_a_missing_file_makes_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-# ── what is drawn ──
+# ── drawings ──
 
 
 def drawing_of(*words: str | Path) -> Image.Image:
@@ -388,20 +391,19 @@ def test_what_does_not_belong_together_is_one_sentence(street: Path, parts: tupl
     assert not street.exists() and not street.with_name("nowhere.tri").exists()
 
 
-# ── layers in the other verbs ──
+# ── layers in other commands ──
 
 
 def test_encode_hands_over_what_is_said_of_the_base(photo: Path, codec: Fake) -> None:
     result = run("encode", photo, "--preset", LAYERED.name, "--base-quality", "30", "-q", "60")
     assert result.exit_code == 0, result.output
-    assert (codec.options["base_quality"], codec.options["quality"]) == (30, 60)
-    assert "refinement" not in codec.options
+    assert codec.options == {"rate": Rate(60), "base": BaseLayerOptions(30)}
     assert run("encode", photo, "--preset", LAYERED.name, "--refinement", "0", "--force").exit_code == 0
-    assert codec.options["refinement"] == 0
+    assert codec.options["base"] == BaseLayerOptions(refinement=0)
     assert run("encode", photo, "--preset", LAYERED.name, "--refinement", "-1").exit_code == 2
     assert "5 bytes of base layer" in result.stdout
     assert run("encode", photo, "--preset", LAYERED.name, "--force").exit_code == 0
-    assert "base_quality" not in codec.options
+    assert codec.options["base"].is_default
     assert run("encode", photo, "--preset", LAYERED.name, "--base-quality", "101").exit_code == 2
 
 
@@ -409,7 +411,7 @@ def test_encode_hands_over_what_is_said_of_the_base(photo: Path, codec: Fake) ->
 def test_a_preset_without_layers_has_no_base_quality(photo: Path, option: str) -> None:
     result = run("encode", photo, "--preset", "compact", option, "30")
     assert result.exit_code == 1 and one_sentence(result.stderr)
-    assert "compact makes no base layer" in result.stderr and LAYERED.name in result.stderr
+    assert "compact has no base layer" in result.stderr and LAYERED.name in result.stderr
 
 
 def test_decode_shows_the_first_picture_if_it_is_asked_to(street: Path, codec: Fake) -> None:

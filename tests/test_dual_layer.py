@@ -23,6 +23,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from trifocal.codecs import scalable
 from trifocal.codecs.dual_layer import TextGuided, dual_layer
+from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Tag
 from trifocal.detection import faster_rcnn
@@ -394,7 +395,9 @@ def test_another_summation_order_reads_the_same(codec):
 @torch.inference_mode()
 def test_the_first_picture_helps_both_sides_or_neither(codec):
     picture = Picture(random_rgb(128, 64, seed=4))
-    alone, fed = (codec.encode(picture, conditions=c) for c in (False, True))
+    alone, fed = (
+        codec.encode_picture(picture, Rate(), BaseLayerOptions(conditions=c)) for c in (False, True)
+    )
     chunks = [stream.layer(Tag.ENHANCEMENT).chunks for stream in (alone, fed)]
     assert chunks[0] != chunks[1]
     x_hat = codec.network(as_x(picture.rgb), torch.tensor([400]), Condition(preview=fed_by(fed, codec))).x_hat

@@ -14,8 +14,8 @@ from PIL import Image
 
 import trifocal
 import trifocal.pillow
+from trifocal.api import Detector
 from trifocal.errors import Damaged, WeightsError
-from trifocal.file_detection import detect_file
 from trifocal.presets import PRESETS, Preset, load, load_for
 from trifocal.weights import FOLDER
 
@@ -102,8 +102,8 @@ def test_pillow_opens_it(pixels: NDArray[np.uint8]) -> None:
 
 
 def test_detect_reads_the_right_pixels(pixels: NDArray[np.uint8]) -> None:
-    seen = detect_file(GOLDEN, None, lambda note: None)
-    assert np.array_equal(seen.show().rgb, pixels)
+    found = Detector(notify=lambda notice: None)(GOLDEN)
+    assert np.array_equal(found.render().rgb, pixels)
 
 
 def command(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -136,7 +136,7 @@ def test_a_damaged_one_is_refused() -> None:
 def test_unknown_fingerprints_are_refused_with_one_that_is_at_hand() -> None:
     header = replace(trifocal.Bitstream.open(GOLDEN).header, fingerprint=MARK + 1)
     current = f"{load('compact').fingerprint_in(1):04x}"
-    with pytest.raises(WeightsError, match=f"weights 1b78 of the preset compact, but {current} are at hand"):
+    with pytest.raises(WeightsError, match=f"weights 1b78 of the preset compact, and {current} were found"):
         load_for(header)
 
 

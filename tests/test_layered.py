@@ -8,6 +8,7 @@ from conftest import random_rgb, small_codec
 from trifocal.codecs.base_layer import BaseLayer, ScalableTorchRuntime
 from trifocal.codecs.dual_layer_compact import DualLayerCompact
 from trifocal.codecs.network import CodecNetwork
+from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.codecs.scalable import ALONE, ScalableCodec, detect_objects
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.container.parts import merge, strip
@@ -97,7 +98,7 @@ def test_missing_layers_are_said(dual):
 def test_forward_is_what_decode_gives(dual, conditions):
     """One walk for each layer; the base of the file is the base of the forward pass."""
     rgb = random_rgb(192, 128, seed=2)
-    stream = dual.encode(Picture(rgb), quality=50, base_quality=40, conditions=conditions)
+    stream = dual.encode_picture(Picture(rgb), Rate(50), BaseLayerOptions(40, conditions=conditions))
     flags, y_hat, size = dual._decode_base(stream)
     assert bool(flags & ALONE) is not conditions
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
@@ -192,7 +193,7 @@ def test_a_small_file_has_a_small_base(dual):
     least, best = (dual.encode(picture, quality=0, base_quality=q).layers[0].size for q in (0, 20))
     front = dual.encode(picture, quality=0, base_quality=0).size
     sizes = (front + 40, 8 * front, 100 * front)
-    bases = [dual.encode(picture, size=size).layers[0] for size in sizes]
+    bases = [dual.encode(picture, max_bytes=size).layers[0] for size in sizes]
     assert bases[0].size == least and bases[2].size == best
     assert all(base.size <= max(least, 0.15 * size + 1) for base, size in zip(bases, sizes))
     assert [(base.chunks[0] or b"")[0] for base in bases[::2]] == [0, 20]
@@ -231,9 +232,9 @@ def test_the_seconds_of_the_base_are_its_own(dual):
 
 def test_rate_control_counts_both_layers(dual):
     picture = Picture(random_rgb(256, 192))
-    stream = dual.encode(picture, size=20_000)
+    stream = dual.encode(picture, max_bytes=20_000)
     assert stream.size <= 20_000 and len(stream.to_bytes()) == stream.size
-    with pytest.raises(OptionError, match="base layer"):
+    with pytest.raises(OptionError, match="base_quality"):
         dual.encode(picture, base_quality=101)
 
 

@@ -17,6 +17,7 @@ from test_cli import Recorder, run
 
 from trifocal import evaluation
 from trifocal.codecs.codec import Decoded
+from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.detection.detector import Detections, SplitDetector, compact_detector
@@ -67,25 +68,26 @@ class TwoJpegs(ScalableCodec):
     fingerprint = 0xBEEF
 
     def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[tuple[Rate, BaseLayerOptions]] = []
         self.detected = 0
 
-    def encode(self, picture: Picture, quality: float | None = None, **options: Any) -> Bitstream:  # type: ignore[override]
-        self.asked.append({"quality": quality, **options})
+    def encode_picture(
+        self, picture: Picture, rate: Rate, base: BaseLayerOptions = DEFAULT_BASE, *options: Any, **more: Any
+    ) -> Bitstream:
+        self.asked.append((rate, base))
+        quality = rate.quality
         size = compact_size(picture.width, picture.height)
         small = np.asarray(Image.fromarray(picture.rgb).resize(size))
-        base_quality = int(
-            (quality or 50) if options.get("base_quality") is None else options["base_quality"]
-        )
+        base_quality = int((quality or 50) if base.quality is None else base.quality)
         level = int(8 * (50 if quality is None else quality))
         header = Header(picture.width, picture.height, 60, level, self.fingerprint)
-        base = bytes([base_quality]) + as_jpeg(small, base_quality)
+        chunk = bytes([base_quality]) + as_jpeg(small, base_quality)
         return Bitstream(
-            header, (Layer(Tag.BASE, (base,)), Layer(Tag.ENHANCEMENT, (as_jpeg(picture.rgb, level // 8),)))
+            header, (Layer(Tag.BASE, (chunk,)), Layer(Tag.ENHANCEMENT, (as_jpeg(picture.rgb, level // 8),)))
         )
 
-    def decode(self, bitstream: Bitstream, *args: Any, **more: Any) -> Decoded:
-        layer = bitstream.layer(Tag.ENHANCEMENT)
+    def decode(self, source: Any, *args: Any, **more: Any) -> Decoded:
+        layer = source.layer(Tag.ENHANCEMENT)
         assert layer is not None
         return Decoded(Picture(pixels_of(layer.chunks[0])))
 
@@ -176,7 +178,7 @@ def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
     subject = BaseLayerCandidate(Model("two"))
     file = subject.encode(shown, 30)
     stream = Bitstream.from_bytes(file)
-    assert two.asked == [{"quality": None, "base_quality": 30, "refinement": None}]
+    assert two.asked == [(Rate(), BaseLayerOptions(30))]
     assert [layer.tag for layer in stream.layers] == [Tag.BASE, Tag.PART] and stream.layers[0].chunks[0]
     assert stream.layers[0].chunks[0][0] == 30 and len(file) < len(stream.layers[0].chunks[0]) + 60
     assert (subject.name, subject.weights) == ("two:base", "0000beef")
@@ -188,7 +190,7 @@ def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegs) -> Non
     subject = candidate_of("two:unfitted")
     assert isinstance(subject, BaseLayerCandidate)
     subject.encode(Picture(picture(0)), 30)
-    assert two.asked == [{"quality": None, "base_quality": 30, "refinement": 0}]
+    assert two.asked == [(Rate(), BaseLayerOptions(30, 0))]
     assert (subject.name, title_of(subject.name)) == (
         "two:unfitted",
         "Trifocal two, base layer without refinement",
@@ -209,7 +211,7 @@ def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: 
 def test_layers_apart_use_no_first_picture(two: TwoJpegs) -> None:
     shown, subject = Picture(picture(0)), SeparateFilesCandidate(Model("two"))
     file = subject.encode(shown, 40)
-    assert two.asked == [{"quality": 40, "conditions": False}]
+    assert two.asked == [(Rate(40), BaseLayerOptions(conditions=False))]
     assert subject.decode(file).shape == (HEIGHT, WIDTH, 3)
 
 
@@ -228,9 +230,9 @@ def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("compact:base", "compact makes no base layer; take two"),
-        ("compact:apart", "compact makes no base layer"),
-        ("compact:unfitted", "compact makes no base layer"),
+        ("compact:base", "compact has no base layer; use two"),
+        ("compact:apart", "compact has no base layer"),
+        ("compact:unfitted", "compact has no base layer"),
         ("jpeg:base", "no preset 'jpeg'"),
     ],
 )
@@ -336,7 +338,7 @@ def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
 def test_no_layers_are_said_before_anything_is_done(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="has one; these have: two"):
         evaluate(["jpeg"], folder, tmp_path / "r.csv", [50], layers="base")
-    with pytest.raises(PictureError, match="compact makes no base layer"):
+    with pytest.raises(PictureError, match="compact has no base layer"):
         evaluate(["compact:base", "jpeg"], folder, tmp_path / "r.csv", [50], metrics=["psnr"])
     assert {mean.preset for mean in read_means(tmp_path / "r_summary.csv")} == {"jpeg"}
 

@@ -27,7 +27,7 @@ from trifocal.weights import write_weights
 
 BUILDS: dict[str, tuple[Callable[[], Any], dict[str, object]]] = {
     "plain": (partial(small_codec, noise=0.0), {}),
-    "late": (partial(steered, "decoder"), {"words": "decoder", "tower": "letters"}),
+    "late": (partial(steered, "decoder"), {"text_reader": "decoder", "text_encoder": "letters"}),
     "both": (small, {"preference": True}),
 }
 

@@ -1,4 +1,4 @@
-"""What commands read and write: nothing of the user's is lost, names, folders, pipes, and what is printed where."""
+"""Inputs and outputs of commands: no file is lost, names, folders, pipes, and what goes to stdout and stderr."""
 
 import io
 import json
@@ -18,9 +18,9 @@ from typer.testing import CliRunner, Result
 
 import trifocal
 from trifocal.cli import app
-from trifocal.cli.console import Console, bar_over
+from trifocal.cli.console import Console, progress_bar
 from trifocal.cli.main import use_threads
-from trifocal.cli.paths import Found, Input, Job, Outputs, find, plan, printable
+from trifocal.cli.paths import Input, Inputs, Job, Outputs, find_inputs, plan, printable
 from trifocal.codecs.codec import Decoded
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.detection.detector import Detections
@@ -46,7 +46,7 @@ def stream_of(width: int = 40, height: int = 30) -> Bitstream:
 class Fake:
     """A codec that codes nothing."""
 
-    def encode(self, picture: Picture, **options: Any) -> Bitstream:
+    def encode_picture(self, picture: Picture, *options: Any) -> Bitstream:
         return stream_of(picture.width, picture.height)
 
     def decode(self, stream: Bitstream, **options: Any) -> Decoded:
@@ -87,7 +87,7 @@ def files_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-# ── nothing is lost ──
+# ── no file is lost ──
 
 
 @pytest.mark.parametrize(
@@ -174,13 +174,13 @@ def test_two_runs_into_one_folder_lose_nothing(here: Path) -> None:
 def test_a_file_that_appears_meanwhile_is_kept(
     here: Path, monkeypatch: pytest.MonkeyPatch, codec: Fake
 ) -> None:
-    encode = codec.encode
+    encode_picture = codec.encode_picture
 
-    def slow(picture: Picture, **options: Any) -> Bitstream:
+    def slow(picture: Picture, *options: Any) -> Bitstream:
         Path("a.tri").write_bytes(b"another program's")
-        return encode(picture, **options)
+        return encode_picture(picture, *options)
 
-    monkeypatch.setattr(codec, "encode", slow)
+    monkeypatch.setattr(codec, "encode_picture", slow)
     photo("a.png")
     result = run("encode", "a.png")
     assert result.exit_code == 1 and one_sentence(result.stderr)
@@ -218,22 +218,22 @@ def test_names_do_not_depend_on_other_files_of_the_folder(here: Path) -> None:
 # ── names ──
 
 
-def found_of(*files: str, folders: bool = False) -> Found:
-    return Found([Input(Path(file), file, Path(Path(file).name)) for file in files], folders)
+def inputs_of(*files: str, folders: bool = False) -> Inputs:
+    return Inputs([Input(Path(file), file, Path(Path(file).name)) for file in files], folders)
 
 
-def names_of(found: Found, out: str | None, **options: Any) -> list[str]:
+def names_of(found: Inputs, out: str | None, **options: Any) -> list[str]:
     return [job.output.path.as_posix() for job in plan(found, out, ".tri", Outputs(), **options)]
 
 
 def test_outputs_stand_beside_their_inputs_or_where_out_says(tmp_path: Path) -> None:
-    one, two = found_of("a/x.jpg"), found_of("a/x.jpg", "b/y.png")
+    one, two = inputs_of("a/x.jpg"), inputs_of("a/x.jpg", "b/y.png")
     assert names_of(one, None) == ["a/x.tri"]
     assert names_of(one, "z.tri") == ["z.tri"]
     assert names_of(one, "new/") == ["new/x.tri"]
     assert names_of(one, str(tmp_path)) == [f"{tmp_path.as_posix()}/x.tri"]
     assert names_of(two, "out") == ["out/x.tri", "out/y.tri"]
-    assert names_of(found_of("a/x.jpg", folders=True), "out") == ["out/x.tri"]
+    assert names_of(inputs_of("a/x.jpg", folders=True), "out") == ["out/x.tri"]
     assert names_of(two, None, keep_suffix=True) == ["a/x.jpg.tri", "b/y.png.tri"]
 
 
@@ -278,14 +278,14 @@ def test_what_is_left_out_of_a_folder_is_said(here: Path) -> None:
         Path("in", name).touch()
     Path("in/linked").symlink_to(here / "in" / "deep")
     Path("in/broken.png").symlink_to("nowhere")
-    found = find(["in"], False, [".png", ".apng", ".mpo", ".jpx", ".avifs"])
-    assert [one.place.name for one in found.inputs] == ["a.png", "b.apng", "c.mpo", "d.jpx", "e.avifs"]
+    found = find_inputs(["in"], False, [".png", ".apng", ".mpo", ".jpx", ".avifs"])
+    assert [one.place.name for one in found.files] == ["a.png", "b.apng", "c.mpo", "d.jpx", "e.avifs"]
     for reason in ("1 .txt", "without a suffix", "1 hidden", "1 subfolder", "1 linked folder", "broken link"):
         assert reason in found.notice()
-    assert "subfolder" not in find(["in"], True, [".png"]).notice()
-    with pytest.raises(OptionError, match="nothing to take"):
-        find(["in"], False, [".tri"])
-    assert len(find(["in", "in/a.png"], False, [".png"]).inputs) == 1
+    assert "subfolder" not in find_inputs(["in"], True, [".png"]).notice()
+    with pytest.raises(OptionError, match="no suitable files"):
+        find_inputs(["in"], False, [".tri"])
+    assert len(find_inputs(["in", "in/a.png"], False, [".png"]).files) == 1
 
 
 def test_pictures_of_all_suffixes_are_taken(here: Path) -> None:
@@ -383,12 +383,12 @@ def test_a_bar_on_a_terminal_is_on_stderr(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    desk = Console()
+    terminal = Console()
     job = Job(Input(Path("[red]a\x1b.png"), "a", Path("a")), Outputs().add(Path("x"), True))
-    with bar_over(desk, [job, job]) as advance_of:
-        advance_of(0)(0.5)
-        desk.say("a result")
-        advance_of(1)(1.0)
+    with progress_bar(terminal, [job, job]) as progress_of_job:
+        progress_of_job(0)(0.5)
+        terminal.say("a result")
+        progress_of_job(1)(1.0)
     printed = capsys.readouterr()
     assert printed.out == "a result\n"
     assert "[red]a\\x1b.png" in printed.err
@@ -535,5 +535,5 @@ def test_a_run_over_several_pictures_ends_with_bytes_before_and_after(here: Path
     photo("in/b.png")
     told = run("encode", "in", "-o", "out")
     before, after = (sum(one.stat().st_size for one in (here / name).iterdir()) for name in ("in", "out"))
-    assert f"2 pictures, {before:,} bytes before and {after:,} bytes after." in told.stderr
+    assert f"2 images, {before:,} bytes before and {after:,} bytes after." in told.stderr
     assert "before" not in run("encode", "in/a.png", "-o", "out", "--force").stderr

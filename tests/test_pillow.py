@@ -1,4 +1,4 @@
-"""`.tri` through Pillow: known before it is decoded, decoded when it is needed, errors that Pillow's users expect."""
+"""The Pillow plug-in: header before pixels, pixels on demand, and Pillow's own errors."""
 
 import io
 import subprocess
@@ -53,7 +53,7 @@ def test_profile_and_exif_are_kept_as_for_other_formats(photo: Image.Image) -> N
     exif = Image.Exif()
     exif[0x010E] = "astronaut"
     stream = io.BytesIO()
-    photo.save(stream, format="TRI", size=2000, icc_profile=bytes(profile), exif=exif)
+    photo.save(stream, format="TRI", max_bytes=2000, icc_profile=bytes(profile), exif=exif)
     with Image.open(stream) as again:
         assert again.info["icc_profile"] == profile
         assert again.getexif()[0x010E] == "astronaut"
@@ -87,7 +87,7 @@ def test_errors_are_those_of_pillow(photo: Image.Image, tmp_path: Path) -> None:
     with pytest.raises(UnidentifiedImageError, match="cut short"):
         Image.open(io.BytesIO(data[:9]))
     with pytest.raises(OSError, match="bytes"):
-        photo.save(tmp_path / "small.tri", size=10)
+        photo.save(tmp_path / "small.tri", max_bytes=10)
     with pytest.raises(OSError, match="Quality"):
         photo.save(tmp_path / "wrong.tri", quality=101)
     assert not (tmp_path / "small.tri").exists()

@@ -140,7 +140,7 @@ def test_who_does_not_refine_needs_no_detector(detector: SplitDetector) -> None:
 
 
 def test_a_size_is_kept_with_a_refined_base(shipped: ScalableCodec) -> None:
-    stream = shipped.encode(Picture(random_rgb(320, 240, seed=3)), size=6000)
+    stream = shipped.encode(Picture(random_rgb(320, 240, seed=3)), max_bytes=6000)
     assert stream.size <= 6000
 
 
@@ -148,5 +148,5 @@ def test_steps_that_cannot_be(shipped: ScalableCodec) -> None:
     picture = Picture(random_rgb(32, 32))
     with pytest.raises(OptionError, match="0 steps or more, not -1"):
         shipped.encode(picture, refinement=-1)
-    with pytest.raises(PresetError, match="compact makes no base layer"):
+    with pytest.raises(PresetError, match="compact has no base layer"):
         trifocal.encode(picture, "compact", refinement=2)

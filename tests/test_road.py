@@ -196,7 +196,7 @@ def test_quality_is_kept_and_bytes_grow_with_it(codec, picture):
 def test_a_size_is_met(codec, picture, part):
     low, high = (codec.encode(picture, quality=q).size for q in (0, 100))
     target = round(low + part * (high - low))
-    stream = codec.encode(picture, size=target)
+    stream = codec.encode(picture, max_bytes=target)
     assert 0.97 * target <= stream.size <= target
     bpp = 8 * target / (picture.width * picture.height)
     assert 0.97 * target <= codec.encode(picture, bpp=bpp).size <= target
@@ -204,8 +204,8 @@ def test_a_size_is_met(codec, picture, part):
 
 def test_sizes_that_cannot_be_met(codec, picture):
     with pytest.raises(RateError, match="needs at least"):
-        codec.encode(picture, size=30)
-    assert codec.encode(picture, size=10**7).header.quality == 100
+        codec.encode(picture, max_bytes=30)
+    assert codec.encode(picture, max_bytes=10**7).header.quality == 100
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_sizes_that_cannot_be_met(codec, picture):
         {"quality": 101},
         {"quality": -1},
         {"bpp": 0},
-        {"size": 0},
+        {"max_bytes": 0},
         {"quality": 5, "bpp": 1},
         {"bpp": float("nan")},
     ],
@@ -237,7 +237,7 @@ def test_search_survives_an_estimate_that_is_too_low():
 def test_progress_and_timings(codec, picture):
     seen: list[float] = []
     timings: dict[str, float] = {}
-    stream = codec.encode(picture, size=4000, progress=seen.append, timings=timings)
+    stream = codec.encode(picture, max_bytes=4000, progress=seen.append, timings=timings)
     codec.decode(stream, progress=seen.append, timings=timings)
     assert seen and all(0 <= fraction <= 1 for fraction in seen) and seen[-1] == 1
     assert set(timings) == {"analysis", "walk", "coding", "synthesis"} and min(timings.values()) >= 0

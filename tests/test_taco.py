@@ -254,6 +254,10 @@ def test_the_published_sizes(monkeypatch):
 def test_the_recipe_is_the_papers():
     preset = presets.find("taco")
     recipe = preset.recipe
-    assert (preset.id, preset.words, preset.tower) == (2, "encoder", "openai/clip-vit-base-patch32")
+    assert (preset.id, preset.text_reader, preset.text_encoder) == (
+        2,
+        "encoder",
+        "openai/clip-vit-base-patch32",
+    )
     assert (recipe.learning_rate, recipe.betas, recipe.clip) == (1e-4, (0.9, 0.999), 1.0)
     assert (recipe.batch, recipe.crop, recipe.cooldown) == (8, 256, 0.1)

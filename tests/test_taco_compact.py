@@ -88,7 +88,7 @@ def test_words_move_bits_to_what_they_name(taco):
     """At no more bytes the named half is better and the rest is worse; the decoder has no words."""
     picture = Picture(smooth_rgb(256, 192))
     plain = taco.encode(picture, quality=30)
-    steered = taco.encode(picture, size=plain.size, condition=Condition(words()))
+    steered = taco.encode(picture, max_bytes=plain.size, condition=Condition(words()))
     assert steered.size <= plain.size
     before, after = (error(taco.decode(s).picture.rgb, picture.rgb) for s in (plain, steered))
     assert after[:, :112].mean() < 0.9 * before[:, :112].mean()

@@ -20,7 +20,7 @@ from trifocal.evaluation import read_rows
 from trifocal.evaluation.codecs.candidates import candidate_of, title_of, variants
 from trifocal.losses.ug_icm import UgIcmObjective
 from trifocal.pictures import Picture
-from trifocal.presets import PRESETS, find, with_preference
+from trifocal.presets import PRESETS, check_preference, find
 from trifocal.training import train
 from trifocal.training.optimisers import parameter_groups
 from trifocal.transforms.preferred import PreferredSynthesis
@@ -126,7 +126,7 @@ def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
     plain = small_codec()
     monkeypatch.setattr(
         "trifocal.presets.shared_codec",
-        lambda name="compact", *rest, **more: codec if "ug" in name else plain,
+        lambda name="compact", *rest, **more: codec if "ug" in str(name) else plain,
     )
     monkeypatch.setattr("trifocal.presets.load_for", lambda header, *rest, **more: codec)
 
@@ -187,12 +187,12 @@ def test_a_run_begins_with_the_shared_weights_and_ships_its_own(tmp_path, monkey
 
 def test_preferences_out_of_range_and_out_of_place_are_said():
     ours, plain = find("ug-icm-compact"), find("compact")
-    assert with_preference(plain, None, None) is None
-    with pytest.raises(PresetError, match="compact knows no preference; take ug-icm-compact"):
-        with_preference(plain, None, 0.5)
+    check_preference(plain, None)
+    with pytest.raises(PresetError, match="compact takes no preference; use ug-icm-compact"):
+        check_preference(plain, 0.5)
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(OptionError, match="from 0, for people, to 1"):
-            with_preference(ours, None, wrong)
+            check_preference(ours, wrong)
 
 
 def test_decode_asks_for_whom(monkeypatch, tmp_path, codec):
@@ -210,7 +210,7 @@ def test_decode_asks_for_whom(monkeypatch, tmp_path, codec):
     assert np.array_equal(trifocal.decode(stream).picture.rgb, people)
     for words, said in (
         (("--preference", "2"), "to 1"),
-        (("--preference", "1", "--layers", "base"), "leave"),
+        (("--preference", "1", "--layers", "base"), "excludes"),
     ):
         failed = run("decode", tmp_path / "a.tri", *words, "-o", tmp_path / "x.png")
         assert failed.exit_code != 0 and said in failed.stderr and not (tmp_path / "x.png").exists()
@@ -246,7 +246,7 @@ def test_what_has_no_preference_cannot_be_compared_by_it():
         "avif",
     ]
     assert title_of("ug-icm-compact:0.5") == "Trifocal ug-icm-compact, preference 0.5"
-    with pytest.raises(PresetError, match="knows no preference"):
+    with pytest.raises(PresetError, match="takes no preference"):
         candidate_of("compact:0.5")
 
 

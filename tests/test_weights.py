@@ -138,9 +138,9 @@ def test_weights_off_the_float16_grid_have_no_fingerprint_of_version_1(small: Pa
     stream = codec.encode(picture())
     old = replace(stream, header=replace(stream.header, version=1, fingerprint=mark))
     assert load_for(old.header).fingerprint == codec.fingerprint
-    with pytest.raises(WeightsError, match="others are at hand"):
+    with pytest.raises(WeightsError, match="others were found"):
         load_for(old.header, weights=own)
-    with pytest.raises(WeightsError, match="are at hand"):
+    with pytest.raises(WeightsError, match="were found"):
         load_for(stream.header, weights=own)
 
 
@@ -225,7 +225,7 @@ def test_weights_are_found_in_a_folder(small: Path, tmp_path: Path, monkeypatch:
     for seed in (2, 3):
         write_weights(small_codec(seed=seed).network, folder / f"{seed}.safetensors")
     stream = load("compact", weights=folder / "3.safetensors").encode(picture())
-    with pytest.raises(WeightsError, match="are at hand; name its weights"):
+    with pytest.raises(WeightsError, match="were found; name its weights"):
         trifocal.decode(stream)
     expected = trifocal.decode(stream, weights=folder / "3.safetensors").picture.rgb
     assert np.array_equal(trifocal.decode(stream, weights=folder).picture.rgb, expected)

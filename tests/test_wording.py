@@ -213,8 +213,8 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     }
     for number, (name, (build, reads)) in enumerate(builds.items(), start=50):
         write_weights(build().network, tmp_path / f"{name}.safetensors")
-        changes: dict[str, Any] = {"id": number, "weights": f"{name}.safetensors", "words": reads}
-        made.append(replace(PRESETS[0], name=name, tower="letters", build=build, **changes))
+        changes: dict[str, Any] = {"id": number, "weights": f"{name}.safetensors", "text_reader": reads}
+        made.append(replace(PRESETS[0], name=name, text_encoder="letters", build=build, **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
     monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: Faint())

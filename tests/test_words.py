@@ -1,4 +1,4 @@
-"""Words beside a picture: their bytes, the roads that they take, and what is said where nobody reads them."""
+"""Text of an image: its bytes in a file, how it reaches encoder and decoder, and errors if nothing reads it."""
 
 import hashlib
 import io
@@ -47,8 +47,8 @@ from trifocal.errors import (
     WeightsError,
 )
 from trifocal.pictures import Picture
-from trifocal.presets import PRESETS, check_words, condition_for, load, shared_codec
-from trifocal.text_conditioning import texts_from
+from trifocal.presets import PRESETS, check_text, find, load, shared_codec
+from trifocal.text_conditioning import condition_for, read_texts
 from trifocal.types import Condition, TextEmbedding
 from trifocal.weights import write_weights
 
@@ -181,7 +181,7 @@ def test_the_layer_is_one_sound_piece_or_there_are_no_words() -> None:
 
 
 class Steered(CodecNetwork):
-    """The small codec, brightened by its words where `reads` says so."""
+    """The small codec; text brightens its latent or its output, as `reads` has it."""
 
     reads = ""
 
@@ -200,7 +200,7 @@ class Steered(CodecNetwork):
 
 
 class Letters:
-    """A tower that knows how many of the letters are vowels, and reads eight words."""
+    """A text encoder: the share of vowels among the letters; it ignores all but eight words."""
 
     name, width, length = "letters", 4, 8
 
@@ -227,9 +227,9 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     made = []
     for number, (name, reads) in enumerate((("plain", ""), ("early", "encoder"), ("late", "decoder"))):
         write_weights(steered(reads).network, tmp_path / f"{name}.safetensors")
-        changes: dict[str, Any] = {"id": 60 + number, "weights": f"{name}.safetensors", "words": reads}
+        changes: dict[str, Any] = {"id": 60 + number, "weights": f"{name}.safetensors", "text_reader": reads}
         changes["build"] = partial(steered, reads)
-        made.append(replace(PRESETS[0], name=name, tower="letters", **changes))
+        made.append(replace(PRESETS[0], name=name, text_encoder="letters", **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
     monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: Letters())
@@ -247,25 +247,25 @@ def photo(folder: Path, rgb: np.ndarray) -> Path:
     return folder / "dog.png"
 
 
-# ── the front door ──
+# ── the Python API ──
 
 
-def test_words_that_steer_the_encoder_need_no_words_to_decode(folder: Path, rgb: np.ndarray) -> None:
+def test_text_for_the_encoder_is_not_needed_to_decode(folder: Path, rgb: np.ndarray) -> None:
     plain, dog, cat = (trifocal.encode(rgb, "early", text=text) for text in (None, DOG, "aaa"))
     assert len({stream.layers[0].chunks for stream in (plain, dog, cat)}) == 3
     assert all(len(stream.layers) == 1 for stream in (plain, dog, cat))
     codec = load("early")
-    assert dog == codec.encode(Picture(rgb), condition=condition_for("early", [DOG]))
+    assert dog == codec.encode(Picture(rgb), condition=condition_for(find("early"), [DOG]))
     assert np.array_equal(trifocal.decode(dog).picture.rgb, codec.decode(dog).picture.rgb)
-    with pytest.raises(PresetError, match="The decoder of early needs no words"):
+    with pytest.raises(PresetError, match="The decoder of early needs no text"):
         trifocal.decode(dog, text=DOG)
 
 
-def test_words_reach_the_decoder_in_the_file_or_by_another_road(folder: Path, rgb: np.ndarray) -> None:
+def test_text_reaches_the_decoder_in_the_file_or_out_of_band(folder: Path, rgb: np.ndarray) -> None:
     notes: list[str] = []
-    kept = trifocal.encode(rgb, "late", text=DOG, note=notes.append)
+    kept = trifocal.encode(rgb, "late", text=DOG, notify=notes.append)
     assert notes == [
-        "The words are not in the file; send them with --send-text, or give them again when you decode it."
+        "The text is not stored in the file; send it (--send-text), or give it again when you decode the file."
     ]
     assert kept == trifocal.encode(rgb, "late")
     sent = trifocal.encode(rgb, "late", text=f"  {DOG}\n", send_text=True)
@@ -273,39 +273,39 @@ def test_words_reach_the_decoder_in_the_file_or_by_another_road(folder: Path, rg
     with_words = trifocal.decode(sent).picture.rgb
     assert np.array_equal(with_words, trifocal.decode(kept, text=DOG).picture.rgb)
     assert not np.array_equal(with_words, trifocal.decode(sent, text="zzz").picture.rgb)
-    without = trifocal.decode(kept, note=notes.append).picture.rgb
+    without = trifocal.decode(kept, notify=notes.append).picture.rgb
     assert not np.array_equal(with_words, without)
-    assert notes[1:] == ["Decoded without words: the file carries none, and --text gave none."]
-    empty = trifocal.decode(trifocal.encode(rgb, "late", text="", send_text=True), note=notes.append)
+    assert notes[1:] == ["Decoded without text: the file has none, and none was given."]
+    empty = trifocal.decode(trifocal.encode(rgb, "late", text="", send_text=True), notify=notes.append)
     assert np.array_equal(empty.picture.rgb, without) and len(notes) == 2  # no vowels, and yet words
 
 
-def test_sent_words_are_bytes_of_the_file_like_all_others(folder: Path, rgb: np.ndarray) -> None:
-    plain, sent = (trifocal.encode(rgb, "late", text=DOG, send_text=send) for send in (False, True))
+def test_sent_text_counts_as_bytes_of_the_file(folder: Path, rgb: np.ndarray) -> None:
+    plain, sent = trifocal.encode(rgb, "late"), trifocal.encode(rgb, "late", text=DOG, send_text=True)
     assert sent.layers[0] == plain.layers[0]
     assert sent.size == len(sent.to_bytes()) > plain.size + len(text_to_bytes(DOG))
-    tight = trifocal.encode(rgb, "late", text=DOG, send_text=True, size=plain.size)
+    tight = trifocal.encode(rgb, "late", text=DOG, send_text=True, max_bytes=plain.size)
     assert tight.size <= plain.size and text_of(tight) == DOG
 
 
-def test_what_the_tower_leaves_out_is_noted(folder: Path, rgb: np.ndarray) -> None:
+def test_text_that_the_encoder_ignores_is_a_notice(folder: Path, rgb: np.ndarray) -> None:
     notes: list[str] = []
-    trifocal.encode(rgb, "early", text="dog " * 9, note=notes.append)
+    trifocal.encode(rgb, "early", text="dog " * 9, notify=notes.append)
     assert notes == ["The text has 9 words; the first 8 count."]
 
 
 @pytest.mark.parametrize(
     ("preset", "options", "kind", "said"),
     [
-        ("plain", {"text": DOG}, PresetError, "plain takes no words; early and late do."),
-        ("plain", {"send_text": True}, PresetError, "plain takes no words; early and late do."),
-        ("early", {"text": DOG, "send_text": True}, PresetError, "The decoder of early reads no words"),
-        ("late", {"send_text": True}, OptionError, "no words to send"),
+        ("plain", {"text": DOG}, PresetError, "plain takes no text; early and late do."),
+        ("plain", {"send_text": True}, PresetError, "plain takes no text; early and late do."),
+        ("early", {"text": DOG, "send_text": True}, PresetError, "The decoder of early reads no text"),
+        ("late", {"send_text": True}, OptionError, "no text to send"),
         ("late", {"text": "a" * (MAX_TEXT + 1), "send_text": True}, OptionError, "65537 bytes"),
         ("early", {"text": "\ud83d"}, OptionError, "Unicode"),
     ],
 )
-def test_words_that_nobody_reads_are_refused(
+def test_text_that_nothing_reads_is_refused(
     folder: Path, rgb: np.ndarray, preset: str, options: dict[str, Any], kind: type[Exception], said: str
 ) -> None:
     with pytest.raises(kind, match=said) as caught:
@@ -313,7 +313,7 @@ def test_words_that_nobody_reads_are_refused(
     assert one_sentence(str(caught.value))
 
 
-def test_the_presets_that_take_words_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_that_take_text_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, early, late = list(trifocal.presets.PRESETS)
     for others, said in (
         ((), "no preset does"),
@@ -321,45 +321,45 @@ def test_the_presets_that_take_words_are_named(folder: Path, monkeypatch: pytest
         ((early, late), "early and late do"),
     ):
         monkeypatch.setattr("trifocal.presets.PRESETS", (plain, *others))
-        with pytest.raises(PresetError, match=rf"^plain takes no words; {said}\.$"):
-            check_words(plain)
+        with pytest.raises(PresetError, match=rf"^plain takes no text; {said}\.$"):
+            check_text(plain, True)
 
 
 @pytest.mark.parametrize("name", ["plain", "early"])
-def test_words_in_a_file_whose_decoder_reads_none_are_passed_over(
+def test_text_in_a_file_is_ignored_if_the_decoder_reads_none(
     folder: Path, rgb: np.ndarray, name: str
 ) -> None:
     plain = trifocal.encode(rgb, name)
     notes: list[str] = []
     for layer in text_layer(DOG), Layer(Tag.TEXT, (b"\x07",)):
-        decoded = trifocal.decode(plain.with_layer(layer), note=notes.append)
+        decoded = trifocal.decode(plain.with_layer(layer), notify=notes.append)
         assert np.array_equal(decoded.picture.rgb, trifocal.decode(plain).picture.rgb)
-    assert notes == [f"The file carries words, and the decoder of {name} does not read them."] * 2
+    assert notes == [f"The file has text, which the decoder of {name} does not read."] * 2
 
 
 @pytest.mark.parametrize("chunk", [None, b"\x07", b"\x01\xff\xff"])
-def test_words_that_are_damaged_stop_a_decoder_unless_it_does_its_best(
+def test_damaged_text_is_an_error_unless_best_effort(
     folder: Path, rgb: np.ndarray, chunk: bytes | None
 ) -> None:
     stream = trifocal.encode(rgb, "late").with_layer(Layer(Tag.TEXT, (chunk,)))
     with pytest.raises(FormatError, match="words of this file"):
         trifocal.decode(stream)
     notes: list[str] = []
-    trifocal.decode(stream, best_effort=True, note=notes.append)
-    assert len(notes) == 1 and notes[0].endswith("It was decoded without them.")
+    trifocal.decode(stream, best_effort=True, notify=notes.append)
+    assert len(notes) == 1 and notes[0].endswith("It was decoded without it.")
     trifocal.decode(stream, text=DOG)
 
 
-# ── weights of one's own ──
+# ── custom weights ──
 
 
-def test_weights_of_ones_own_are_asked_for_again_when_decoding(folder: Path, rgb: np.ndarray) -> None:
+def test_custom_weights_are_needed_to_decode(folder: Path, rgb: np.ndarray) -> None:
     own = folder / "runs.safetensors"
     write_weights(steered("encoder", seed=1).network, own)
     stream = trifocal.encode(rgb, "early", weights=own)
     assert stream.header.fingerprint != load("early").fingerprint
     assert trifocal.decode(stream, weights=str(own)).picture.rgb.shape == rgb.shape
-    with pytest.raises(WeightsError, match="are at hand; name its weights with --weights"):
+    with pytest.raises(WeightsError, match="were found; name its weights with --weights"):
         trifocal.decode(stream)
     assert shared_codec("early", weights=own) is shared_codec("early", weights=own)
     write_weights(steered("encoder", seed=2).network, own)
@@ -367,11 +367,9 @@ def test_weights_of_ones_own_are_asked_for_again_when_decoding(folder: Path, rgb
         trifocal.decode(stream, weights=own)
 
 
-def test_weights_that_are_not_there_are_asked_for(folder: Path, rgb: np.ndarray) -> None:
+def test_missing_weights_are_an_error(folder: Path, rgb: np.ndarray) -> None:
     (folder / "late.safetensors").unlink()
-    with pytest.raises(
-        WeightsError, match="late has no trained weights that ship; train it with `trifocal train late"
-    ):
+    with pytest.raises(WeightsError, match="late has no trained weights; train it with `trifocal train late"):
         trifocal.encode(rgb, "late")
     with pytest.raises(WeightsError, match="no weights at none.safetensors"):
         trifocal.encode(rgb, "late", weights="none.safetensors")
@@ -386,7 +384,7 @@ def test_weights_that_are_not_there_are_asked_for(folder: Path, rgb: np.ndarray)
 def test_words_on_the_command_line(photo: Path) -> None:
     file = photo.with_suffix(".tri")
     done = run("encode", photo, "--preset", "late", "--text", DOG, "--send-text")
-    assert done.exit_code == 0 and done.stdout.rstrip().endswith(f"{len(text_to_bytes(DOG))} bytes of words")
+    assert done.exit_code == 0 and done.stdout.rstrip().endswith(f"{len(text_to_bytes(DOG))} bytes of text")
     assert not done.stderr
     assert f"text            '{DOG}'\n" in run("info", file).stdout
     facts = json.loads(run("info", file, "--json").stdout)
@@ -402,10 +400,10 @@ def test_words_on_the_command_line(photo: Path) -> None:
 @pytest.mark.parametrize(
     ("preset", "words", "said"),
     [
-        ("plain", ("--text", DOG), "plain takes no words; early and late do."),
-        ("plain", ("--caption", "auto"), "plain takes no words; early and late do."),
-        ("late", ("--send-text",), "There are no words to send"),
-        ("early", ("--text", DOG, "--send-text"), "reads no words"),
+        ("plain", ("--text", DOG), "plain takes no text; early and late do."),
+        ("plain", ("--caption", "auto"), "plain takes no text; early and late do."),
+        ("late", ("--send-text",), "There is no text to send"),
+        ("early", ("--text", DOG, "--send-text"), "reads no text"),
         ("early", ("--weights", "none.safetensors"), "no weights at none.safetensors"),
         ("early", ("--text-file", "none.txt"), "no such file"),
     ],
@@ -418,22 +416,22 @@ def test_wrong_words_are_one_sentence(photo: Path, preset: str, words: tuple[str
 
 
 def test_words_for_the_decoder_of_another_preset_are_one_sentence(photo: Path) -> None:
-    for preset, said in (("plain", "plain takes no words"), ("early", "The decoder of early needs no words")):
+    for preset, said in (("plain", "plain takes no text"), ("early", "The decoder of early needs no text")):
         assert run("encode", photo, "--preset", preset, "--force").exit_code == 0
         done = run("decode", photo.with_suffix(".tri"), "--force", "--text", DOG)
         assert done.exit_code == 1 and one_sentence(done.stderr) and said in done.stderr
 
 
-def test_a_missing_tower_is_said_once(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_text_encoder_is_one_error(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise WeightsError("The tower is not here.")
+        raise WeightsError("The text encoder is missing.")
 
     monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", refuse)
     (photo.parent / "cat.png").write_bytes(photo.read_bytes())
     (photo.parent / "words.json").write_text(json.dumps({"cat.png": "a cat", "dog.png": DOG}))
     for words in ("--text", DOG), ("--text-file", photo.parent / "words.json"):
         done = run("encode", photo.parent, "--preset", "early", *words)
-        assert done.exit_code == 1 and done.stderr.count("The tower is not here.") == 1
+        assert done.exit_code == 1 and done.stderr.count("The text encoder is missing.") == 1
 
 
 def test_words_from_a_file(photo: Path) -> None:
@@ -463,13 +461,13 @@ def test_words_from_a_file(photo: Path) -> None:
         (b'["a dog"]', "not an object"),
         (b'{"dog.png": 5}', "not an object"),
         (b"\xff\xfe", "not UTF-8"),
-        (b'{"fish.png": "a fish"}', "no words for dog.png and 1 more"),
+        (b'{"fish.png": "a fish"}', "no text for dog.png and 1 more"),
     ],
 )
 def test_files_of_words_that_are_none(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "words.json").write_bytes(content)
     with pytest.raises(OptionError, match=f"^words.json .*{said}") as caught:
-        texts_from(tmp_path / "words.json", [Path("dog.png"), Path("cat.png")])
+        read_texts(tmp_path / "words.json", [Path("dog.png"), Path("cat.png")])
     assert one_sentence(str(caught.value))
 
 
@@ -484,7 +482,7 @@ def test_info_shows_foreign_words_so_that_they_do_nothing(folder: Path, rgb: np.
     done = run("info", file)
     assert done.exit_code == 0
     assert "'\\x1b[2Jred'" in done.stdout and "\x1b" not in done.stdout
-    assert done.stderr == "odd.tri: The file carries words, and the decoder of plain does not read them.\n"
+    assert done.stderr == "odd.tri: The file has text, which the decoder of plain does not read.\n"
     plain.with_layer(Layer(Tag.TEXT, (b"\x07",))).save(file)
     done = run("info", file)
     assert done.exit_code == 1
@@ -501,7 +499,7 @@ def test_words_through_pillow(folder: Path, rgb: np.ndarray) -> None:
     with Image.open(stream) as image:
         assert image.info["text"] == DOG
         assert np.array_equal(np.asarray(image), trifocal.decode(stream.getvalue()).picture.rgb)
-    with pytest.raises(OSError, match="plain takes no words"):
+    with pytest.raises(OSError, match="plain takes no text"):
         Image.fromarray(rgb).save(stream, format="TRI", preset="plain", text=DOG)
     odd = trifocal.encode(rgb, "late").with_layer(Layer(Tag.TEXT, (b"\x07",)))
     with Image.open(io.BytesIO(odd.to_bytes())) as image:
@@ -543,7 +541,7 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_captioner_says_what_its_network_says(blip: Path, rgb: np.ndarray) -> None:
+def test_a_captioner_returns_what_its_network_generates(blip: Path, rgb: np.ndarray) -> None:
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
     from trifocal.text.captions import Captioner

@@ -1,4 +1,4 @@
-"""`python -m trifocal` is the command `trifocal`."""
+"""`python -m trifocal` runs the command `trifocal`."""
 
 from trifocal.cli import app
 

@@ -30,6 +30,7 @@ __all__ = [
     "PresetError",
     "RateError",
     "TrifocalError",
+    "TrifocalWarning",
     "Truncated",
     "Unsupported",
     "WeightsError",
@@ -38,6 +39,10 @@ __all__ = [
 
 class TrifocalError(Exception):
     """The root: `except TrifocalError` catches all that is below."""
+
+
+class TrifocalWarning(UserWarning):
+    """A notice: something was done differently from what the caller may expect. The category of all warnings of Trifocal."""
 
 
 class FormatError(TrifocalError):

@@ -1,18 +1,19 @@
-"""After `import trifocal.pillow`, Pillow reads and writes .tri files.
+"""Pillow plug-in: after `import trifocal.pillow`, Pillow reads and writes .tri files.
 
-    image = Image.open("photo.tri")             # size and mode at once; pixels when they are needed
-    image.save("photo.tri", quality=60)         # or bpp=0.25, or size=20_000 (bytes), and preset=NAME
-    image.save("photo.tri", preset=NAME, text="a brown dog", send_text=True)  # the last where a decoder reads words
+    image = Image.open("photo.tri")             # reads size and mode; pixels are decoded when they are needed
+    image.save("photo.tri", quality=60)         # or bpp=0.25, or max_bytes=20_000, and preset=NAME
+    image.save("photo.tri", preset=NAME, text="a brown dog", send_text=True)  # for a preset whose decoder reads text
     image.save("photo.tri", exif=image.getexif(), xmp=PACKET, dpi=(300, 300), keep_invisible=True)
 
-As with Pillow's own formats, EXIF, XMP and dpi are stored only when they are given, and the ICC profile always. An image that
-Image.open gave is turned as its EXIF says; one that was made or turned since is stored as it is. An orientation in `exif` is
-applied to the pixels.
+As with Pillow's own formats, EXIF, XMP and dpi are stored only if they are given, and the ICC profile always. An image that
+Image.open returned is rotated by its EXIF orientation; one that was made or rotated since is stored unchanged. An orientation in
+`exif` is applied to the pixels.
 
-Words that a file carries are in image.info["text"], and a preset that reads words decodes with them. `weights=FILE` names
-your own weights for save; open has no way to be told of them.
+The text of a file is in image.info["text"], and presets whose decoder reads text decode with it. `weights=FILE` names custom weights
+for save; Image.open takes none.
 
-Errors come as Pillow's own: UnidentifiedImageError from open, OSError from load and save; the sentence is the same.
+Errors are those of Pillow, with Trifocal's messages: UnidentifiedImageError from open, OSError from load and save. Notices are
+TrifocalWarnings.
 """
 
 from collections.abc import Iterator
@@ -30,12 +31,22 @@ from trifocal.errors import FormatError, TrifocalError
 from trifocal.pictures import Picture
 from trifocal.pictures.metadata import Metadata, metadata_of
 
-OPTIONS = ("quality", "bpp", "size", "text", "send_text", "weights", "keep_invisible")
+OPTIONS = (
+    "quality",
+    "bpp",
+    "max_bytes",
+    "base_quality",
+    "refinement",
+    "text",
+    "send_text",
+    "weights",
+    "keep_invisible",
+)
 INFO_KEYS = {Tag.ICC: "icc_profile", Tag.EXIF: "exif", Tag.XMP: "xmp"}
 
 
 class TriImageFile(ImageFile.ImageFile):
-    """An opened .tri file, all of whose bytes are checked and none of whose pixels are decoded."""
+    """An opened .tri file: all bytes are checked, no pixels are decoded."""
 
     format = "TRI"
     format_description = "Trifocal learned image"
@@ -53,7 +64,7 @@ class TriImageFile(ImageFile.ImageFile):
         self._size = stream.header.width, stream.header.height
         self._mode = ("L" if stream.header.grey else "RGB") + ("A" if stream.layer(Tag.ALPHA) else "")
         self.info["quality"] = stream.header.quality
-        with suppress(FormatError):  # words that cannot be read matter only to a preset that reads them
+        with suppress(FormatError):  # damaged text matters only to presets that read it
             self.info |= {} if (text := text_of(stream)) is None else {"text": text}
 
     def load(self) -> "Image.core.PixelAccess | None":
@@ -73,29 +84,30 @@ class TriImageFile(ImageFile.ImageFile):
 
 
 def save(image: Image.Image, stream: IO[bytes], name: str | bytes) -> None:
-    """What image.save calls."""
+    """Write an image; image.save calls this."""
     from trifocal import encode
 
     options = image.encoderinfo
-    said = {key: options[key] for key in OPTIONS if key in options}
+    given = {key: options[key] for key in OPTIONS if key in options}
     try:
-        picture = picture_of(image, options)
-        stream.write(encode(picture, options.get("preset"), **said).to_bytes())
+        picture = to_picture(image, options)
+        encode(picture, options.get("preset"), **given).save(stream)
     except TrifocalError as error:
         raise OSError(str(error)) from error
 
 
-def picture_of(image: Image.Image, options: dict[str, Any]) -> Picture:
-    """The image with the metadata that `options` of image.save name, turned by its own EXIF unless they have another."""
+def to_picture(image: Image.Image, options: dict[str, Any]) -> Picture:
+    """The image with the metadata in `options` of image.save, rotated by its own EXIF orientation unless they have EXIF."""
     given = given_metadata(options)
-    by_its_own = isinstance(image, ImageFile.ImageFile) and "exif" not in options
-    with profile_of(image, options):
-        picture = Picture.from_pil(image, "colour", options.get("keep_invisible", False), by_its_own)
-    picture = picture if by_its_own else picture.turned(given.orientation)
+    own_orientation = isinstance(image, ImageFile.ImageFile) and "exif" not in options
+    with given_profile(image, options):
+        picture = Picture.from_pil(image, "colour", options.get("keep_invisible", False), own_orientation)
+    picture = picture if own_orientation else picture.turned(given.orientation)
     return replace(picture, exif=given.exif, xmp=given.xmp, dpi=given.dpi)
 
 
 def given_metadata(options: dict[str, Any]) -> Metadata:
+    """EXIF, XMP and resolution in `options` of image.save."""
     carrier = Image.new("L", (1, 1))
     exif = options.get("exif") or b""
     given = {"exif": exif.tobytes() if isinstance(exif, Image.Exif) else exif}
@@ -105,8 +117,8 @@ def given_metadata(options: dict[str, Any]) -> Metadata:
 
 
 @contextmanager
-def profile_of(image: Image.Image, options: dict[str, Any]) -> Iterator[None]:
-    """The image has the profile that `options` name, as long as the block runs."""
+def given_profile(image: Image.Image, options: dict[str, Any]) -> Iterator[None]:
+    """Give the image the ICC profile in `options` of image.save while the block runs."""
     info = image.info
     image.info = info | {key: options[key] for key in ("icc_profile",) if key in options}
     try:

@@ -1,4 +1,4 @@
-"""The presets: what each is built from, how it is trained, and which weights it has. `PRESETS` is the whole list."""
+"""The bundled presets: their networks, recipes, objectives and weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIP = "openai/clip-vit-base-patch32"
 
 
 def later(module: str, name: str) -> Callable[[], Any]:
-    """A function that calls `name` of trifocal's `module`, imported only then: torch takes two seconds."""
+    """A function that imports `name` from trifocal's `module` when it is called, and calls it; torch takes two seconds to import."""
 
     def call() -> Any:
         return getattr(import_module(f"trifocal.{module}"), name)()
@@ -30,28 +30,28 @@ def later(module: str, name: str) -> Callable[[], Any]:
 
 RATE_DISTORTION = later("losses.objective", "Objective")
 VISUAL = later("losses", "VisualObjective")
-SQUARED_ERROR = "compact-0.1.safetensors"  # compact as 0.1 had it, trained for squared error; never replaced
+SQUARED_ERROR = "compact-0.1.safetensors"  # compact of release 0.1, trained for squared error; never replaced
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Preset:
     """A model by its name.
 
     Attributes:
-        name: as the user writes it.
-        id: as the file's header has it, 1..62; given by hand, never reused.
+        name: as users write it.
+        id: in the header of its files: 1..47 bundled, given by hand and never reused; 48..62 for private use.
         summary: one line.
         build: makes the codec with untrained weights.
         recipe: how it is trained.
-        weights: file name under trifocal/weights/.
-        objective: makes what training minimises.
-        stages: the same for the stages of training that follow, where there is more than one.
-        words: the side that takes text: "encoder", "decoder", or "" for neither.
-        tower: the text tower that makes vectors of them: "compact", or a name or folder for transformers' CLIP.
-        layers: whether a base layer for detectors stands under the picture.
-        preference: whether the decoder takes a preference: for people, for machines, or between.
-        shared: file name of the weights that it has in common with another preset; its own are the rest.
-        earlier: file names under trifocal/weights/ of weights that this preset had before, whose files are still decoded.
+        weights: a file name under trifocal/weights/, or an absolute path.
+        objective: makes the training objective.
+        stages: the same for later training stages.
+        text_reader: what reads text: "encoder", "decoder", or "" for neither.
+        text_encoder: the text encoder: "compact", or a name or folder of CLIP for transformers.
+        layers: whether files have a base layer for detectors.
+        preference: whether the decoder takes a preference from people (0) to machines (1).
+        shared: the weight file of the tensors that it shares with another preset; its own file has the rest.
+        earlier: weight files that this preset had before; their files are still decoded.
     """
 
     name: str
@@ -62,21 +62,24 @@ class Preset:
     weights: str
     objective: Callable[[], Objective] = RATE_DISTORTION
     stages: tuple[Callable[[], Objective], ...] = ()
-    words: Literal["", "encoder", "decoder"] = ""
-    tower: str = ""
+    text_reader: Literal["", "encoder", "decoder"] = ""
+    text_encoder: str = ""
     layers: bool = False
     preference: bool = False
     shared: str = ""
     earlier: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Preset {self.name}, id {self.id}>"
+
     @property
     def ships(self) -> bool:
-        """Whether trained weights are installed."""
+        """Whether the trained weights are installed."""
         return (Path(__file__).with_name("weights") / self.weights).exists()
 
 
 def hific_adversarial_objective(latent_channels: int, word_channels: int = 512) -> Objective:
-    """The same and the adversary: the second stage."""
+    """The objective of the second stage, with the adversary."""
     from trifocal.losses import CrossModalObjective, Discriminator
 
     return CrossModalObjective(Discriminator(latent_channels, word_channels))
@@ -96,91 +99,91 @@ PRESETS = (
     Preset(
         name="taco",
         id=2,
-        summary="words steer the encoder, 34 M parameters, after Lee et al. on ELIC",
+        summary="text steers the encoder, 34 M parameters, after Lee et al. on ELIC",
         build=later("codecs.taco", "taco"),
         recipe=TACO,
         weights="taco.safetensors",
         objective=later("losses", "TacoObjective"),
-        words="encoder",
-        tower=CLIP,
+        text_reader="encoder",
+        text_encoder=CLIP,
     ),
     Preset(
         name="taco-compact",
         id=3,
-        summary="words say where the bits go; the trunk and the weights of compact",
+        summary="text steers the bit allocation; the network and the weights of compact",
         build=later("codecs.taco_compact", "taco_compact"),
         recipe=COMPACT,
         weights="compact.safetensors",
         objective=VISUAL,
-        words="encoder",
-        tower="compact",
+        text_reader="encoder",
+        text_encoder="compact",
         earlier=(SQUARED_ERROR,),
     ),
     Preset(
         name="cross-modal",
         id=4,
-        summary="words help the decoder, 210 M parameters, after Qin et al. on HiFiC",
+        summary="text helps the decoder, 210 M parameters, after Qin et al. on HiFiC",
         build=later("codecs.cross_modal", "cross_modal"),
         recipe=HIFIC,
         weights="cross-modal.safetensors",
         objective=later("losses", "CrossModalObjective"),
         stages=(partial(hific_adversarial_objective, latent_channels=220),),
-        words="decoder",
-        tower=CLIP,
+        text_reader="decoder",
+        text_encoder=CLIP,
     ),
     Preset(
         name="cross-modal-compact",
         id=5,
-        summary="the decoder may know words; the trunk of compact, 4.0 M parameters",
+        summary="text helps the decoder; the network of compact, 4.0 M parameters",
         build=later("codecs.cross_modal_compact", "cross_modal_compact"),
         recipe=replace(
             COMPACT, factors={"analysis.": 0.0, "entropy.": 0.0, ".linear.": 0.03, ".lapping.": 0.1}
         ),
         weights="cross-modal-compact.safetensors",
         objective=later("losses", "PerceptualObjective"),
-        words="decoder",
-        tower="compact",
+        text_reader="decoder",
+        text_encoder="compact",
     ),
     Preset(
         name="cross-modal-cheng2020",
         id=6,
-        summary="words help the decoder, after Qin et al. on Cheng2020's transforms",
+        summary="text helps the decoder, after Qin et al. on the transforms of Cheng2020",
         build=later("codecs.cross_modal", "cross_modal_cheng2020"),
         recipe=HIFIC,
         weights="cross-modal-cheng2020.safetensors",
         objective=later("losses", "CrossModalObjective"),
         stages=(partial(hific_adversarial_objective, latent_channels=192),),
-        words="decoder",
-        tower=CLIP,
+        text_reader="decoder",
+        text_encoder=CLIP,
     ),
     Preset(
         name="dual-layer",
         id=7,
-        summary="a base layer for Faster R-CNN, words steer the encoder on it, 53 M parameters, after Shen et al.",
+        summary="a base layer for Faster R-CNN, and text steers the encoder, 53 M parameters, after Shen et al.",
         build=later("codecs.dual_layer", "dual_layer"),
         recipe=DUAL_LAYER,
         weights="dual-layer.safetensors",
         objective=later("losses.dual_layer", "DualLayerObjective"),
-        words="encoder",
-        tower=CLIP,
+        text_reader="encoder",
+        text_encoder=CLIP,
         layers=True,
     ),
     Preset(
         name="dual-layer-compact",
         id=8,
-        summary="the default: a base layer for the compact detector, and on it the trunk of compact for people; 6.0 M parameters",
+        summary="the default: a base layer for the compact detector, and an enhancement layer for people; 6.0 M parameters",
         build=later("codecs.dual_layer_compact", "dual_layer_compact"),
         recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
         weights="dual-layer-compact.safetensors",
         objective=VISUAL,
-        words="encoder",
-        tower="compact",
+        text_reader="encoder",
+        text_encoder="compact",
         layers=True,
     ),
     Preset(
         name="ug-icm-compact",
         id=9,
-        summary="one file, decoded for people or for machines; files as those of compact-psnr, 3.9 M parameters",
+        summary="one file, decoded for people or for machines; the encoder of compact-psnr, 3.9 M parameters",
         build=later("codecs.ug_icm_compact", "ug_icm_compact"),
         recipe=replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
         weights="ug-icm-compact.safetensors",

@@ -1,107 +1,213 @@
-"""Presets by name and by file: their codecs with the right weights, their text towers, and which options they take."""
+"""The registry of presets, and codecs with the right weights for a preset or a file."""
 
 from __future__ import annotations
 
 import copy
 import csv
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import lru_cache
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trifocal.errors import OptionError, PresetError, WeightsError
 from trifocal.preset_table import DEFAULT, PRESETS, Preset
+from trifocal.text_conditioning import encoding_condition
+from trifocal.utils.notices import warn
 from trifocal.utils.timing import gc_paused
-
-GENERATIONS = Path(__file__).with_name("weights") / "generations.csv"
 
 if TYPE_CHECKING:
     from trifocal.codecs.codec import Codec
-    from trifocal.container import Header
+    from trifocal.container import Header, Layer
     from trifocal.losses import Objective
     from trifocal.text import TextEncoder
-    from trifocal.types import Array, Condition
+    from trifocal.types import Condition
+
+__all__ = [
+    "DEFAULT",
+    "PRESETS",
+    "Preset",
+    "all_presets",
+    "check_layers",
+    "check_preference",
+    "check_text",
+    "find",
+    "load",
+    "load_for",
+    "objective_of",
+    "preset_for",
+    "register",
+    "shared_codec",
+    "text_encoder_for",
+]
+
+GENERATIONS = Path(__file__).with_name("weights") / "generations.csv"
+ENTRY_POINTS = "trifocal.presets"  # the group in which installed packages name their presets
+PRIVATE_IDS = range(48, 63)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_registered: dict[str, Preset] = {}
 
 
-def find(name: str | Preset) -> Preset:
-    """The preset of that name; a Preset is returned unchanged.
+def find(preset: str | Preset) -> Preset:
+    """The preset of that name: bundled, registered, or of an installed package. A Preset is returned unchanged.
 
     Raises:
-        PresetError: if there is none; the message lists those there are.
+        PresetError: if there is none; the message lists all names.
     """
-    if isinstance(name, Preset):
-        return name
-    for preset in PRESETS:
-        if preset.name == name:
-            return preset
-    raise PresetError(f"There is no preset {name!r}; there are: {', '.join(p.name for p in PRESETS)}.")
+    if isinstance(preset, Preset):
+        return preset
+    found = _first(lambda known: known.name == preset)
+    if found is None:
+        names = ", ".join(known.name for known in all_presets())
+        raise PresetError(f"There is no preset {preset!r}; there are: {names}.")
+    return found
 
 
-def preset_of(header: Header) -> Preset:
+def preset_for(header: Header) -> Preset:
     """The preset that a file was made with.
 
     Raises:
-        PresetError: if this version of Trifocal does not know it.
+        PresetError: if its id is unknown.
     """
-    for preset in PRESETS:
-        if preset.id == header.preset:
+    found = _first(lambda known: known.id == header.preset)
+    if found is None:
+        remedy = (
+            "install the package that has it, or call trifocal.register"
+            if header.preset in PRIVATE_IDS
+            else "update Trifocal"
+        )
+        raise PresetError(
+            f"The file was made with preset number {header.preset}, which is not known here; {remedy}."
+        )
+    return found
+
+
+def register(preset: Preset) -> Preset:
+    """Add a preset to those of this process, by its name and its id. One with the same name and id is replaced.
+
+    Its `weights` may be an absolute path. Packages can name presets in the entry point group "trifocal.presets" instead.
+
+    Raises:
+        PresetError: for an id outside of 48..62, or a name or id that is taken; the message says which.
+    """
+    check_registration(preset, [known for known in all_presets() if known.name not in _registered])
+    for other in _registered.values():
+        if (other.name == preset.name) != (other.id == preset.id):
+            raise PresetError(taken(preset, other))
+    _registered[preset.name] = preset
+    return preset
+
+
+def all_presets() -> tuple[Preset, ...]:
+    """The bundled presets, those that were registered, and those of installed packages."""
+    known = (*PRESETS, *_registered.values())
+    names, ids = {preset.name for preset in known}, {preset.id for preset in known}
+    return (*known, *(one for one in _installed() if one.name not in names and one.id not in ids))
+
+
+def _first(matches: Callable[[Preset], bool]) -> Preset | None:
+    """Packages are searched only for what is neither bundled nor registered."""
+    for preset in (*PRESETS, *_registered.values()):
+        if matches(preset):
             return preset
-    raise PresetError(
-        f"The file was made with preset number {header.preset}, which this version does not know."
-    )
+    return next(filter(matches, all_presets()), None)
 
 
-def load(name: str = DEFAULT, device: str = "cpu", weights: str | PathLike[str] | None = None) -> Codec:
-    """A codec with its trained weights, ready to encode and decode. It is the caller's own, to be trained or changed.
+@lru_cache(maxsize=1)
+def _installed() -> tuple[Preset, ...]:
+    """The presets of installed packages, by their entry points. Those that cannot be used are left out with a warning."""
+    from importlib.metadata import entry_points
+
+    found: list[Preset] = []
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            for preset in _presets_in(entry.load()):
+                check_registration(preset, (*PRESETS, *found))
+                found.append(preset)
+        except Exception as error:  # noqa: BLE001 - code of another package
+            warn(f"The presets of the entry point {entry.name} = {entry.value} are left out: {error}")
+    return tuple(found)
+
+
+def _presets_in(loaded: object) -> Iterable[Preset]:
+    """An entry point names a Preset, several, or a function that returns either."""
+    value = loaded if isinstance(loaded, Preset) or not callable(loaded) else loaded()
+    presets = [value] if isinstance(value, Preset) else value
+    if not isinstance(presets, list | tuple) or not all(isinstance(one, Preset) for one in presets):
+        raise PresetError(f"it gives {type(value).__name__}, not a Preset or a list of presets.")
+    return presets
+
+
+def check_registration(preset: Preset, others: Iterable[Preset]) -> None:
+    """Raises PresetError as `register` does."""
+    if preset.id not in PRIVATE_IDS:
+        raise PresetError(
+            f"A registered preset has an id from {PRIVATE_IDS[0]} to {PRIVATE_IDS[-1]}, and {preset.name} has {preset.id};"
+            " the others belong to bundled presets."
+        )
+    if not NAME.fullmatch(preset.name):
+        raise PresetError(f"The name {preset.name!r} may have letters, digits, dots, hyphens and _ only.")
+    for other in others:
+        if other.name == preset.name or other.id == preset.id:
+            raise PresetError(taken(preset, other))
+
+
+def taken(preset: Preset, other: Preset) -> str:
+    return f"The preset {preset.name} (id {preset.id}) has the name or id of {other.name} (id {other.id}); choose others."
+
+
+def load(
+    preset: str | Preset = DEFAULT, device: str = "cpu", weights: str | PathLike[str] | None = None
+) -> Codec:
+    """Load a codec with trained weights, ready to encode and decode. The copy is yours; train or change it freely.
 
     Args:
-        name: of the preset.
-        device: torch's name of it.
-        weights: a file (.safetensors) of your own training, in the place of those that ship.
+        preset: a name, or a Preset.
+        device: of torch, such as "cpu" or "cuda".
+        weights: a .safetensors file instead of the preset's own weights.
 
     Raises:
         PresetError: if there is no such preset.
         WeightsError: if its weights are missing or damaged, or do not fit it.
     """
-    return copy.deepcopy(shared_codec(name, device, weights))
+    return copy.deepcopy(shared_codec(preset, device, weights))
 
 
 @gc_paused()
 def shared_codec(
-    name: str = DEFAULT, device: str = "cpu", weights: str | PathLike[str] | None = None
+    preset: str | Preset = DEFAULT, device: str = "cpu", weights: str | PathLike[str] | None = None
 ) -> Codec:
-    """As `load`, the same object for the same arguments; not to be changed."""
+    """As `load`, but the same object for the same arguments; do not change it."""
     from trifocal.weights import FOLDER
 
-    preset = find(name)
+    preset = find(preset)
     path = FOLDER / preset.weights if weights is None else Path(weights).absolute()
     if path.is_dir():
-        raise WeightsError(f"{weights} is a folder; name the .safetensors file in it that is to be used.")
+        raise WeightsError(f"{weights} is a folder; name the .safetensors file in it.")
     if not path.is_file():
         raise WeightsError(
-            f"The preset {name} has no trained weights that ship; train it with `trifocal train {name} --data PICTURES`, "
+            f"The preset {preset.name} has no trained weights; train it with `trifocal train {preset.name} --data IMAGES`, "
             "and name them with --weights."
             if weights is None
-            else f"There are no weights at {weights}; name the .safetensors file that `trifocal train {name}` wrote."
+            else f"There are no weights at {weights}; name the .safetensors file that `trifocal train {preset.name}` wrote."
         )
-    return _load(name, device, path, path.stat().st_mtime_ns)
+    return _load(preset, device, path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, device: str, path: Path, changed: int) -> Codec:
-    """`changed` is when the file was, in ns, so that weights that were trained further are read again."""
+def _load(preset: Preset, device: str, path: Path, changed: int) -> Codec:
+    """`changed` is the time of the file's last change in ns, so that weights that were trained further are read again."""
     import torch
 
     from trifocal.codecs.torch_runtime import TorchRuntime
     from trifocal.weights import load_weights, read_decodes
 
-    preset = find(name)
-    with torch.inference_mode(False):  # who encodes may need a gradient
+    with torch.inference_mode(False):  # refinement and training need gradients
         codec = preset.build()
         codec.preset_id = preset.id
+        codec.text_request = partial(text_request, preset)
         load_weights(codec.network, path, preset.shared)
         codec.network.to(device).eval()
         if isinstance(codec.runtime, TorchRuntime):
@@ -109,45 +215,51 @@ def _load(name: str, device: str, path: Path, changed: int) -> Codec:
         return codec
 
 
+def text_request(preset: Preset, text: str | None, send: bool) -> tuple[Condition | None, tuple[Layer, ...]]:
+    """What `Codec.encode` makes of `text` and `send_text`. Raises as `check_text` and `encoding_condition`."""
+    check_text(preset, text is not None, send)
+    return encoding_condition(preset, text, send)
+
+
 @gc_paused()
 def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] | None = None) -> Codec:
-    """The codec that a file was made with, by the fingerprint in its header; not to be changed.
+    """The codec that a file was made with, by the fingerprint in its header. It is shared; do not change it.
 
     Args:
         header: of the file.
-        device: torch's name of it.
-        weights: a file (.safetensors), or a folder of them in which the right ones are looked for. If None, those that ship are looked
-            through, then the folder that the environment variable TRIFOCAL_WEIGHTS names.
+        device: of torch, such as "cpu" or "cuda".
+        weights: a .safetensors file, or a folder of them to search. None searches the bundled weights, and then the folder in the
+            environment variable TRIFOCAL_WEIGHTS.
 
     Raises:
-        PresetError: if this version of Trifocal does not know the preset.
-        WeightsError: if the weights at hand are not those that the file was made with; the message says where they are.
+        PresetError: if the preset is unknown.
+        WeightsError: if no weights with this fingerprint are found; the message says where they are.
     """
     from trifocal.container.fields import hexadecimal
     from trifocal.weights import FOLDER
 
-    preset = preset_of(header)
+    preset = preset_for(header)
     folder = os.environ.get("TRIFOCAL_WEIGHTS") if weights is None else weights
     named = None if weights is None or Path(weights).is_dir() else weights
     have = "none"
     if named is not None or (FOLDER / preset.weights).exists():
-        codec = shared_codec(preset.name, device, named)
-        if codec.decodes(header):
+        codec = shared_codec(preset, device, named)
+        if codec.decodes(header, checked=False):
             return codec
         mark = codec.fingerprint_in(header.version)
         have = "others" if mark is None else hexadecimal(mark, header.version)
     if named is None:
         for path in earlier_weights(preset, folder):
             if header.fingerprint in marks_of(path, path.stat().st_mtime_ns, preset.shared, header.version):
-                return shared_codec(preset.name, device, path)
+                return shared_codec(preset, device, path)
     raise WeightsError(
-        f"The file was made with weights {header.mark} of the preset {preset.name}, but {have} are at hand; "
+        f"The file was made with weights {header.mark} of the preset {preset.name}, and {have} were found; "
         f"{where_weights_are(preset.name, header)}"
     )
 
 
 def earlier_weights(preset: Preset, folder: str | PathLike[str] | None) -> Iterator[Path]:
-    """Files of weights that may be a preset's: its earlier ones that ship, then all in the folder."""
+    """Weight files that may belong to a preset: its bundled earlier ones, then all in the folder."""
     from trifocal.weights import FOLDER
 
     yield from (path for name in preset.earlier if (path := FOLDER / name).exists())
@@ -169,7 +281,7 @@ def marks_of(path: Path, changed: int, shared: str, version: int) -> frozenset[i
 
 
 def where_weights_are(preset: str, header: Header) -> str:
-    """The end of a sentence: which version of Trifocal had the weights of a file, by generations.csv."""
+    """The end of a sentence: which version of Trifocal has the weights of a file, from generations.csv."""
     with open(GENERATIONS, encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             if row["preset"] == preset and row[f"fingerprint_{header.version}"] == header.mark:
@@ -180,50 +292,25 @@ def where_weights_are(preset: str, header: Header) -> str:
     return "name its weights with --weights, or install the version of Trifocal that made the file."
 
 
-def condition_for(
-    name: str,
-    texts: Sequence[str],
-    device: str = "cpu",
-    note: Callable[[str], None] | None = None,
-) -> Condition[Array]:
-    """Texts as what steers a preset: B texts for a batch of B pictures, through the preset's own tower.
-
-    Args:
-        name: of the preset.
-        texts: a text for each picture; it may be empty.
-        device: torch's name of it.
-        note: called with a sentence for each thing of the texts that the tower leaves out or does not know.
+def text_encoder_for(preset: str | Preset, device: str = "cpu") -> TextEncoder:
+    """Load the text encoder of a preset.
 
     Raises:
-        PresetError: if there is no such preset, or it takes no words; the message lists those that do.
-        WeightsError, MissingExtra: if the tower's weights, or what loads them, are not on this machine.
+        PresetError: if there is no such preset, or it takes no text; the message lists those that do.
+        WeightsError, MissingExtra: if the encoder's weights, or the package that loads them, are not installed.
     """
-    import torch
-
-    from trifocal.types import Condition
-
-    tower = text_encoder_for(name, device)
-    if note:
-        for sentence in tower.notes(texts):
-            note(sentence)
-    with torch.no_grad():
-        return Condition(tower(texts).numpy())
-
-
-def text_encoder_for(name: str, device: str = "cpu") -> TextEncoder:
-    """The text tower of the preset `name`. Raises as `condition_for` does."""
-    preset = find(name)
-    check_words(preset)
+    preset = find(preset)
+    check_text(preset, True)
     from trifocal.text.encoder import load_text_encoder
 
-    return load_text_encoder(preset.tower, device)
+    return load_text_encoder(preset.text_encoder, device)
 
 
 def objective_of(preset: Preset, stage: int) -> Callable[[], Objective]:
-    """What makes the objective of a stage of training, 1 for the first.
+    """The function that makes the objective of a training stage, 1 for the first.
 
     Raises:
-        OptionError: where the preset has not so many stages.
+        OptionError: if the preset has fewer stages.
     """
     stages = (preset.objective, *preset.stages)
     if not 1 <= stage <= len(stages):
@@ -232,56 +319,41 @@ def objective_of(preset: Preset, stage: int) -> Callable[[], Objective]:
     return stages[stage - 1]
 
 
-def check_words(preset: Preset) -> None:
-    """Raises PresetError where nobody reads words; the message lists the presets whose words are read."""
-    if preset.words:
-        return
-    names = [other.name for other in PRESETS if other.words]
-    *most, last = names or ["no preset"]
-    able = f"{', '.join(most)} and {last} do" if most else f"{last} does"
-    raise PresetError(f"{preset.name} takes no words; {able}.")
-
-
-def with_preference(
-    preset: Preset, condition: Condition[Any] | None, preference: float | None
-) -> Condition[Any] | None:
-    """What steers the decoding of a file, and for whom: 0 for people … 1 for machines; None says nothing.
+def check_text(preset: Preset, given: bool, send: bool = False) -> None:
+    """Check whether a preset takes text, and whether the text may be stored in its files.
 
     Raises:
-        PresetError: where the decoder knows no preference; the message names the presets whose decoders do.
-        OptionError: for a number out of 0..1.
+        PresetError: if text is given or to be sent, and nothing in the preset reads it; the message lists presets that do.
+        OptionError: if there is no text to send.
     """
-    check_preference(preset, preference)
-    if preference is None:
-        return condition
-    import numpy as np
-
-    from trifocal.types import Condition
-
-    return replace(condition or Condition(), preference=np.array([preference], dtype=np.float32))
+    if (given or send) and not preset.text_reader:
+        *most, last = [other.name for other in all_presets() if other.text_reader] or ["no preset"]
+        able = f"{', '.join(most)} and {last} do" if most else f"{last} does"
+        raise PresetError(f"{preset.name} takes no text; {able}.")
+    if send and preset.text_reader != "decoder":
+        raise PresetError(f"The decoder of {preset.name} reads no text; do not send it.")
+    if send and not given:
+        raise OptionError("There is no text to send; give one, or do not ask to send it.")
 
 
 def check_preference(preset: Preset, preference: float | None) -> None:
-    """Raises as `with_preference` does; None is right everywhere."""
+    """Check a preference, 0..1; None is right for every preset.
+
+    Raises:
+        PresetError: if the preset's decoder takes none; the message lists presets whose decoders do.
+        OptionError: for a number out of 0..1.
+    """
     if preference is None:
         return
     if not preset.preference:
-        able = [other.name for other in PRESETS if other.preference] or ["no preset"]
-        raise PresetError(f"{preset.name} knows no preference; take {' or '.join(able)}.")
+        able = [other.name for other in all_presets() if other.preference] or ["no preset"]
+        raise PresetError(f"{preset.name} takes no preference; use {' or '.join(able)}.")
     if not 0 <= preference <= 1:
-        raise OptionError(f"A preference goes from 0, for people, to 1, for machines, not {preference:g}.")
+        raise OptionError(f"A preference is from 0, for people, to 1, for machines, not {preference:g}.")
 
 
 def check_layers(preset: Preset) -> None:
-    """Raises PresetError where a preset makes no base layer; the message names those that do."""
+    """Raises PresetError if a preset has no base layer; the message lists presets that have one."""
     if not preset.layers:
-        able = [other.name for other in PRESETS if other.layers] or ["no preset"]
-        raise PresetError(f"{preset.name} makes no base layer; take {' or '.join(able)}.")
-
-
-def base_layer_options(preset: Preset, **options: int | None) -> dict[str, int]:
-    """Those options of a base layer that are not None. Raises PresetError where there are some and the preset makes none."""
-    said = {name: value for name, value in options.items() if value is not None}
-    if said:
-        check_layers(preset)
-    return said
+        able = [other.name for other in all_presets() if other.layers] or ["no preset"]
+        raise PresetError(f"{preset.name} has no base layer; use {' or '.join(able)}.")

@@ -1,4 +1,4 @@
-"""How presets are trained: the numbers that `trifocal train` reads."""
+"""Training recipes: the numbers that `trifocal train` uses for each preset."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,19 +8,19 @@ __all__ = ["COMPACT", "DUAL_LAYER", "HIFIC", "TACO", "Recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a preset is trained.
+    """Hyperparameters of a training run.
 
     Attributes:
-        learning_rate: Adam's, at its height.
-        factors: of it, for parameters with this in their name: the linear paths that start as a DCT move slowly,
-            scale indices (in sixths of an octave) and gains fast.
-        warmup: steps until the height.
-        cooldown: the last part of the run, 0..1, in which the rate falls linearly to a fiftieth; with 0 it stays level.
-        batch, crop: pictures a step and their side in pixels.
-        clip: largest norm of the gradient.
-        ema: decay of the averaged weights, which are the ones that ship.
+        learning_rate: the peak learning rate of Adam.
+        factors: multiples of it for parameters with this in their names: small for linear paths that start as a DCT, large for scale
+            indices (in sixths of an octave) and gains.
+        warmup: steps until the peak.
+        cooldown: the fraction at the end of the run, 0..1, in which the rate falls linearly to a fiftieth; 0 keeps it constant.
+        batch, crop: images per step, and their side in pixels.
+        clip: maximum norm of the gradient.
+        ema: decay of the exponential moving average of the weights, which is what is exported.
         seed: of weights, crops and noise.
-        betas: Adam's.
+        betas: of Adam.
     """
 
     learning_rate: float
@@ -47,10 +47,9 @@ COMPACT = Recipe(
     seed=1,
 )
 
-# TACO's code: Adam at 1e-4, a tenth of it after 45 of 50 epochs and a hundredth after 48, which is a straight line here, since
-# the loop has only `cooldown`; ten times the rate for what its auxiliary loss trains, the prior of z. COCO's train2014
-# pictures of at least 256 pixels with their captions: 50 epochs in batches of 8 are about 516 000 steps. The house's own
-# tables of indices and gains have its own factors.
+# As in TACO's code: Adam at 1e-4, a tenth of it after 45 of 50 epochs and a hundredth after 48 (here the linear `cooldown`), and ten
+# times the rate for the prior of z, which its auxiliary loss trains. 50 epochs of COCO train2014 with captions, images of at least 256
+# pixels, batches of 8: about 516,000 steps. The tables of indices and gains, which TACO lacks, have the factors of COMPACT.
 TACO = Recipe(
     learning_rate=1e-4,
     factors={"index.table": 20.0, "log_gain": 3.0, "prior.mean": 10.0},
@@ -64,9 +63,9 @@ TACO = Recipe(
     betas=(0.9, 0.999),
 )
 
-# HiFiC's: Adam at 1e-4, a tenth of it in the second half, which is a straight line here, and two million steps. Its weight
-# decay of 1e-6 is left out, and its gradients are not clipped, which here only catches accidents. Cross-modal: 200 epochs of
-# COCO's training pictures for each stage, batches of 8 and then of 16 (`--batch 16`).
+# As in HiFiC: Adam at 1e-4, a tenth of it in the second half (here the linear `cooldown`), two million steps. Differences: no weight
+# decay (HiFiC 1e-6), and gradients are clipped at a norm that only outliers reach. Cross-modal: 200 epochs of COCO's training images for
+# each stage, batches of 8 and then of 16 (`--batch 16`).
 HIFIC = Recipe(
     learning_rate=1e-4,
     factors={},
@@ -80,5 +79,5 @@ HIFIC = Recipe(
     betas=(0.9, 0.999),
 )
 
-# Shen, Quan and Liu name no schedule. TACO's, with a warm-up for the attentions; the base stays as it was trained before.
+# Shen, Quan and Liu name no schedule: that of TACO, with a warm-up for the attentions and a frozen base layer.
 DUAL_LAYER = replace(TACO, factors={"base.": 0.0, **TACO.factors}, warmup=1000, ema=0.999)

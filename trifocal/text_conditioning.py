@@ -1,135 +1,145 @@
-"""Words beside a picture: who reads them, and how they get there.
+"""The condition and the file layers that a text gives, for encoding and for decoding.
 
-    encode    text ── tower ── Condition ── analysis       where the preset's encoder reads words
-              text ── TEXT layer ── file                   where its decoder does, and they are to be sent
-    decode    text, or TEXT layer ── tower ── Condition ── synthesis
+    encode    text -> text encoder -> Condition -> analysis     where the preset's encoder reads text
+              text -> TEXT layer -> file                        where its decoder does, and the text is sent
+    decode    text, or TEXT layer -> text encoder -> Condition -> synthesis
 
-Words that reach the decoder by another road cost nothing here; those that are sent are bytes of the file as all others.
+Text that reaches the decoder out of band costs no bytes; text that is sent counts as bytes of the file.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.container.text import text_layer, text_of, tidy
-from trifocal.errors import FormatError, OptionError, PresetError
-from trifocal.presets import Preset, check_words, condition_for, find, preset_of
+from trifocal.errors import FormatError, OptionError
+from trifocal.utils.notices import Notify, warn
 
 if TYPE_CHECKING:
+    from trifocal.preset_table import Preset
     from trifocal.types import Condition
 
-__all__ = ["check", "for_decoding", "for_encoding", "texts_from", "unread"]
-
-Note = Callable[[str], None]
+__all__ = ["condition_for", "decoding_condition", "encoding_condition", "read_texts", "unread_text"]
 
 
-def check(preset: Preset, given: bool, send: bool) -> None:
-    """Whether a preset's encoder may be given words, and whether they may be sent.
-
-    Raises:
-        PresetError: if nobody would read them.
-        OptionError: if there are none to send.
-    """
-    if given or send:
-        check_words(preset)
-    if send and preset.words != "decoder":
-        raise PresetError(f"The decoder of {preset.name} reads no words; leave --send-text out.")
-    if send and not given:
-        raise OptionError("There are no words to send; give them with --text, or leave --send-text out.")
-
-
-def for_encoding(
-    name: str, text: str | None, send: bool = False, note: Note | None = None
+def encoding_condition(
+    preset: Preset, text: str | None, send: bool = False, notify: Notify = warn
 ) -> tuple[Condition[Any] | None, tuple[Layer, ...]]:
-    """What `Codec.encode` of the preset `name` is given for a text: what steers it, and the layers that the file carries.
+    """The condition of the encoder and the layers of the file that a text gives. `presets.check_text` comes before it.
 
     Args:
-        text: what the picture shows; None for no words, which is not the same as an empty text.
-        send: put the text into the file.
-        note: called with a sentence for what a person may not expect.
+        preset: of the codec.
+        text: what the image shows; None for no text, which differs from an empty text.
+        send: store the text in the file.
+        notify: called with a sentence for each notice.
 
     Raises:
-        PresetError, OptionError: as `check`, or for a text that is too long or is not Unicode.
-        WeightsError, MissingExtra: if the preset's text tower is not on this machine.
+        OptionError: for a text that is too long or is not Unicode.
+        WeightsError, MissingExtra: if the preset's text encoder is not installed.
     """
-    preset = find(name)
-    check(preset, text is not None, send)
     if text is None:
         return None, ()
-    if preset.words == "encoder":
-        return condition_for(name, [tidy(text)], note=note), ()
-    if not send and note:
-        note(
-            "The words are not in the file; send them with --send-text, or give them again when you decode it."
-        )
-    return None, (text_layer(text),) if send else ()
+    if not isinstance(text, str):
+        raise OptionError(f"text must be a string, not {type(text).__name__}.")
+    if preset.text_reader == "encoder":
+        return condition_for(preset, [tidy(text)], notify=notify), ()
+    if send:
+        return None, (text_layer(text),)
+    notify(
+        "The text is not stored in the file; send it (--send-text), or give it again when you decode the file."
+    )
+    return None, ()
 
 
-def for_decoding(
-    stream: Bitstream, text: str | None = None, best_effort: bool = False, note: Note | None = None
+def decoding_condition(
+    preset: Preset,
+    stream: Bitstream,
+    text: str | None = None,
+    best_effort: bool = False,
+    notify: Notify = warn,
 ) -> Condition[Any] | None:
-    """What steers the decoding of a file: a text that is given, else the one that it carries, else nothing.
+    """The condition of the decoder: from the given text, else from the file's, else None.
 
     Args:
+        preset: of the file.
         stream: the file.
-        text: what the picture shows.
-        best_effort: go on without the file's words where they are damaged.
-        note: called with a sentence for what a person may not expect.
+        text: what the image shows; only for a preset whose decoder reads text.
+        best_effort: decode without the file's text if it is damaged.
+        notify: called with a sentence for each notice.
 
     Raises:
-        PresetError: if this version does not know the preset, or for a text that its decoder does not read.
-        FormatError: if the file's words cannot be read.
+        FormatError: if the file's text cannot be read.
         OptionError: for a text that is not Unicode.
-        WeightsError, MissingExtra: if the preset's text tower is not on this machine.
+        WeightsError, MissingExtra: if the preset's text encoder is not installed.
     """
-    preset = preset_of(stream.header)
-    tell = note or (lambda sentence: None)
-    if text is not None:
-        check_words(preset)
-        if preset.words != "decoder":
-            raise PresetError(f"The decoder of {preset.name} needs no words; leave --text out.")
-    if preset.words != "decoder":
-        if sentence := unread(preset, stream):
-            tell(sentence)
+    if preset.text_reader != "decoder":
+        if notice := unread_text(preset, stream):
+            notify(notice)
         return None
     try:
-        said = text_of(stream) if text is None else tidy(text)
+        read = text_of(stream) if text is None else tidy(text)
     except FormatError as error:
         if not best_effort:
             raise
-        tell(f"{error} It was decoded without them.")
+        notify(f"{error} It was decoded without it.")
         return None
-    if said is None:
-        tell("Decoded without words: the file carries none, and --text gave none.")
+    if read is None:
+        notify("Decoded without text: the file has none, and none was given.")
         return None
-    return condition_for(preset.name, [said], note=note)
+    return condition_for(preset, [read], notify=notify)
 
 
-def unread(preset: Preset, stream: Bitstream) -> str | None:
-    """A sentence where a file carries words that the decoder of its preset does not read."""
-    if preset.words == "decoder" or stream.layer(Tag.TEXT) is None:
-        return None
-    return f"The file carries words, and the decoder of {preset.name} does not read them."
+def condition_for(
+    preset: Preset, texts: Sequence[str], device: str = "cpu", notify: Notify = warn
+) -> Condition[Any]:
+    """The condition of B images from B texts, by the preset's text encoder.
 
-
-def texts_from(file: str | PathLike[str], pictures: Sequence[Path]) -> dict[Path, str]:
-    """Words for each picture: from a .json file by the picture's path or name, {"dog.jpg": "a brown dog"}; from any other
-    file all that stands in it, the same for all.
+    Args:
+        preset: one that takes text.
+        texts: one for each image; may be empty strings.
+        device: of torch.
+        notify: called with a sentence for each thing in the texts that the encoder ignores or does not know.
 
     Raises:
-        OptionError: if the file is not UTF-8 or not such an object, or has no words for a picture.
+        WeightsError, MissingExtra: if the encoder's weights, or the package that loads them, are not installed.
+    """
+    import torch
+
+    from trifocal.text.encoder import load_text_encoder
+    from trifocal.types import Condition
+
+    encoder = load_text_encoder(preset.text_encoder, device)
+    for sentence in encoder.notes(texts):
+        notify(sentence)
+    with torch.no_grad():
+        return Condition(encoder(texts).cpu().numpy())
+
+
+def unread_text(preset: Preset, stream: Bitstream) -> str | None:
+    """A notice if a file has text that the decoder of its preset does not read."""
+    if preset.text_reader == "decoder" or stream.layer(Tag.TEXT) is None:
+        return None
+    return f"The file has text, which the decoder of {preset.name} does not read."
+
+
+def read_texts(file: str | PathLike[str], images: Sequence[Path]) -> dict[Path, str]:
+    """The text of each image: from a .json file by the image's path or name, {"dog.jpg": "a brown dog"}; from any other
+    file its whole content, the same for all.
+
+    Raises:
+        OptionError: if the file is not UTF-8 or not such an object, or has no text for an image.
         OSError: if it cannot be read.
     """
     path = Path(file)
     try:
         content = path.read_text("utf-8-sig")
         if path.suffix.lower() != ".json":
-            return dict.fromkeys(pictures, content)
+            return dict.fromkeys(images, content)
         texts = json.loads(content)
     except UnicodeDecodeError as error:
         raise OptionError(f"{path.name} is not UTF-8; save it as that.") from error
@@ -137,13 +147,11 @@ def texts_from(file: str | PathLike[str], pictures: Sequence[Path]) -> dict[Path
         raise OptionError(f"{path.name} is not JSON: {error}.") from error
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise OptionError(
-            f'{path.name} is not an object of file names and words; write it like {{"dog.jpg": "a brown dog"}}.'
+            f'{path.name} is not an object of file names and texts; write it like {{"dog.jpg": "a brown dog"}}.'
         )
-    key_of = {
-        picture: picture.as_posix() if picture.as_posix() in texts else picture.name for picture in pictures
-    }
-    missing = [picture.name for picture, key in key_of.items() if key not in texts]
+    keys = {image: image.as_posix() if image.as_posix() in texts else image.name for image in images}
+    missing = [image.name for image, key in keys.items() if key not in texts]
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise OptionError(f"{path.name} has no words for {missing[0]}{others}; add some, or an empty text.")
-    return {picture: texts[key] for picture, key in key_of.items()}
+        raise OptionError(f"{path.name} has no text for {missing[0]}{others}; add it, or an empty text.")
+    return {image: texts[key] for image, key in keys.items()}

@@ -1,6 +1,6 @@
-"""The command `trifocal`: one verb, one function, one library call. Imports that take time stand inside the verbs."""
+"""The command `trifocal`, a function for each verb. Slow imports are inside the functions."""
 
-from trifocal.cli import about, coding, machine, research  # each adds its verbs to the command
+from trifocal.cli import about, coding, machine, research  # each adds its commands to the app
 from trifocal.cli.main import app
 
 __all__ = ["about", "app", "coding", "machine", "research"]

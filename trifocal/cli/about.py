@@ -1,4 +1,4 @@
-"""What files and models are, and a demonstration."""
+"""The commands info, presets and demo."""
 
 import json
 from contextlib import suppress
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trifocal.cli.main import (
+    AsJson,
     Force,
+    InputFiles,
     Preset,
     Recursive,
     Threads,
@@ -17,99 +19,96 @@ from trifocal.cli.main import (
     report_inputs,
     use_threads,
 )
-from trifocal.errors import FormatError
+from trifocal.errors import FormatError, PresetError
 
 if TYPE_CHECKING:
     from trifocal.cli.console import Console
     from trifocal.cli.paths import Input
+    from trifocal.demo import DemoRow
 
 
 @app.command()
-def info(
-    inputs: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per file, each on a line.")
-    ] = False,
-    recursive: Recursive = False,
-) -> None:
-    """Print what .tri files hold: header, layers and their bytes. Loads no network."""
+def info(inputs: InputFiles, as_json: AsJson = False, recursive: Recursive = False) -> None:
+    """Print the header and the layers of .tri files. Needs no weights."""
     from trifocal.cli import console, paths
 
-    found = paths.Found()
+    found = paths.Inputs()
     for name in inputs:  # one by one, so that a file that is named twice is printed twice
-        found += paths.find([name], recursive, [".tri"])
-    jobs = [paths.Job(one, paths.STDOUT) for one in found.inputs]
-    desk = console.Console()
-    report_inputs(desk, found, jobs)
+        found += paths.find_inputs([name], recursive, [".tri"])
+    jobs = [paths.Job(one, paths.STDOUT) for one in found.files]
+    terminal = console.Console()
+    report_inputs(terminal, found, jobs)
 
-    def work(job: paths.Job, advance: console.Advance) -> None:
-        show(desk, job.input, as_json)
+    def work(job: paths.Job, progress: console.Progress) -> None:
+        print_file(terminal, job.input, as_json)
 
-    raise typer.Exit(console.work_through(desk, jobs, work, found.errors))
+    raise typer.Exit(console.run_jobs(terminal, jobs, work, found.errors))
 
 
-def show(desk: "Console", one: "Input", as_json: bool) -> None:
-    """Prints what a file holds. Raises FormatError, after that, where some of it is damaged."""
+def print_file(terminal: "Console", one: "Input", as_json: bool) -> None:
+    """Print what a file holds. Raises FormatError, after that, if some of it is damaged."""
     from trifocal.container import Bitstream, Tag, describe
     from trifocal.container.parts import mark_of
     from trifocal.container.text import text_of
-    from trifocal.presets import PRESETS
-    from trifocal.text_conditioning import unread
+    from trifocal.presets import preset_for
+    from trifocal.text_conditioning import unread_text
 
     stream = Bitstream.open(one.path, best_effort=True)
-    preset = {preset.id: preset for preset in PRESETS}.get(stream.header.preset)
+    preset = None
+    with suppress(PresetError):
+        preset = preset_for(stream.header)
     facts: dict[str, Any] = {"file": one.name, "preset name": preset.name if preset else None}
     facts |= describe(stream)
     with suppress(FormatError):
         facts |= {"text": text_of(stream)} if stream.layer(Tag.TEXT) else {}
     with suppress(FormatError):
         facts |= {"part of a whole": mark.hex()} if (mark := mark_of(stream)) else {}
-    desk.say(*([json.dumps(facts)] if as_json else table_of(facts)))
+    terminal.say(*([json.dumps(facts)] if as_json else fact_lines(facts)))
     if any(layer.damaged for layer in stream.layers):
-        Bitstream.open(one.path)  # raises the sentence that says what is damaged
-    text_of(stream)  # and this, why the words cannot be read,
-    mark_of(stream)  # or of what it is a part
-    if preset and (note := unread(preset, stream)):
-        desk.note(f"{one.path.name}: {note}")
+        Bitstream.open(one.path)  # raises an error that names the damaged layers
+    text_of(stream)  # raises one if the text cannot be read,
+    mark_of(stream)  # or the mark of a part
+    if preset and (notice := unread_text(preset, stream)):
+        terminal.note(f"{one.path.name}: {notice}")
 
 
-def table_of(facts: dict[str, Any]) -> list[str]:
+def fact_lines(facts: dict[str, Any]) -> list[str]:
+    """A line for each fact, and one for each layer."""
     shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in facts.items()}
     if "text" in facts:
-        shown["text"] = repr(facts["text"])  # so that nothing in it moves a terminal's cursor
+        shown["text"] = repr(facts["text"])  # escapes what would move a terminal's cursor
     rows = [(key, value) for key, value in shown.items() if key != "layers"]
     rows += [(f"layer {layer['name']}", f"{layer['bytes']} bytes") for layer in facts["layers"]]
-    wide = max(16, *(len(key) + 1 for key, _ in rows))
-    return [f"{key:<{wide}}{value}" for key, value in rows]
+    width = max(16, *(len(key) + 1 for key, _ in rows))
+    return [f"{key:<{width}}{value}" for key, value in rows]
 
 
 @app.command()
 def presets() -> None:
-    """Lists the models that can be named with --preset."""
+    """List the models that --preset takes."""
     from rich.table import Table
 
     from trifocal.cli.console import Console
-    from trifocal.presets import PRESETS
+    from trifocal.presets import all_presets
 
-    table = Table("preset", "id", "weights", "what it is", box=None, header_style="bold")
-    for preset in PRESETS:
-        table.add_row(preset.name, str(preset.id), "ship" if preset.ships else "to train", preset.summary)
+    table = Table("preset", "id", "weights", "description", box=None, header_style="bold")
+    for preset in all_presets():
+        weights = "installed" if preset.ships else "to train"
+        table.add_row(preset.name, str(preset.id), weights, preset.summary)
     Console().out.print(table)
 
 
 @app.command()
 def demo(
-    out: Annotated[str, typer.Option("--out", "-o", help="The folder for the files.")] = ".",
+    out: Annotated[str, typer.Option("--out", "-o", help="Output folder.")] = ".",
     preset: Preset = None,
     force: Force = False,
     threads: Threads = None,
 ) -> None:
-    """A photograph becomes demo.tri and comes back as demo.png, beside other formats at the same bytes.
+    """Compare Trifocal with other formats on a sample photograph.
 
-    A preset with layers also leaves demo-layers.png: what a detector finds in the base layer alone.
+    All files have about the same size. Writes demo.tri and demo.png; for a layered preset also demo-layers.png, with the objects detected in the base layer.
     """
-    from rich.table import Table
-
     from trifocal.cli.console import Console
     from trifocal.demo import run
     from trifocal.presets import DEFAULT
@@ -117,24 +116,23 @@ def demo(
     names = "demo.tri", "demo.png", "demo-layers.png"
     check_outputs([Path(out, name) for name in names], force)
     use_threads(threads)
-    table = Table(
-        "", "bytes", "bpp", "SSIMULACRA2", "PSNR", "encode", "decode", box=None, header_style="bold"
-    )
-    shown = run(out, preset or DEFAULT)
-    for row in shown.rows:
-        seconds = f"{row.encode_s:.2f} s", f"{row.decode_s:.2f} s"
-        table.add_row(
-            row.name,
-            f"{row.size:,}",
-            f"{row.bpp:.3f}",
-            f"{row.ssimulacra2:.1f}",
-            f"{row.psnr:.2f} dB",
-            *seconds,
-        )
-    desk = Console()
-    desk.out.print(table)
-    if len(shown.layers) > 1:
-        parts = ", ".join(f"{name} {size:,}" for name, size in shown.layers)
-        desk.say(f"Bytes of each layer: {parts}.")
-    *others, last = map(str, shown.files)
-    desk.say(f"The files are {', '.join(others)} and {last}.")
+    results = run(out, preset or DEFAULT)
+    terminal = Console()
+    terminal.out.print(demo_table(results.rows))
+    if len(results.layers) > 1:
+        sizes = ", ".join(f"{name} {size:,}" for name, size in results.layers)
+        terminal.say(f"Bytes of each layer: {sizes}.")
+    *others, last = map(str, results.files)
+    terminal.say(f"Wrote {', '.join(others)} and {last}.")
+
+
+def demo_table(rows: "list[DemoRow]") -> Any:
+    """A row for each format."""
+    from rich.table import Table
+
+    names = "", "bytes", "bpp", "SSIMULACRA2", "PSNR", "encode", "decode"
+    table = Table(*names, box=None, header_style="bold")
+    for row in rows:
+        values = f"{row.size:,}", f"{row.bpp:.3f}", f"{row.ssimulacra2:.1f}", f"{row.psnr:.2f} dB"
+        table.add_row(row.name, *values, f"{row.encode_s:.2f} s", f"{row.decode_s:.2f} s")
+    return table

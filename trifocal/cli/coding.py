@@ -1,6 +1,7 @@
-"""Pictures to files and back."""
+"""The commands encode and decode."""
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trifocal.cli.main import (
+    AsJson,
     Force,
+    InputFiles,
     KeepSuffix,
     KeepTimes,
     MaxPixels,
@@ -20,22 +23,21 @@ from trifocal.cli.main import (
     Threads,
     Weights,
     app,
-    desk_for,
+    console_for,
     report_inputs,
     use_threads,
 )
+from trifocal.cli.options import parse_region, parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from trifocal.api import Encoder
     from trifocal.cli.console import Console
     from trifocal.cli.paths import Job
-    from trifocal.container import Bitstream, Layer
+    from trifocal.container import Bitstream
+    from trifocal.options import EncodeOptions
     from trifocal.pictures import Picture
-    from trifocal.text.captions import Captioner
-    from trifocal.types import Condition
-
-UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
 class Metadata(StrEnum):
@@ -48,42 +50,24 @@ class DecodeLayers(StrEnum):
     all = "all"
 
 
-def size_of(text: str) -> int:
-    """`20k` is 20,000 bytes and `1.5M` 1,500,000; Ki, Mi and Gi count in 1,024s."""
-    number = text.strip().lower().removesuffix("b")
-    digits = number.rstrip("kmgi")
-    try:
-        size = round(float(digits) * UNITS[number[len(digits) :]])
-    except (ValueError, KeyError, OverflowError):
-        size = 0
-    if size < 1:
-        raise typer.BadParameter(f"{text!r} is not a number of bytes; write it like 20000, 20k or 1.5M.")
-    return size
-
-
-def region_of(text: str) -> tuple[int, int, int, int]:
-    """`x,y,w,h` in pixels, from the left upper corner."""
-    try:
-        x, y, width, height = map(int, text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a region; write it as x,y,w,h in pixels.") from None
-    return x, y, width, height
-
-
 @app.command()
 def encode(
-    inputs: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
+    inputs: InputFiles,
     preset: Preset = None,
     quality: Annotated[
-        float | None, typer.Option("--quality", "-q", min=0, max=100, help="50 if nothing is said.")
+        float | None,
+        typer.Option("--quality", "-q", min=0, max=100, help="Quality. [default: 50]"),
     ] = None,
     bpp: Annotated[
-        float | None, typer.Option(min=0, help="Bits per pixel to stay at or under, such as 0.25.")
+        float | None, typer.Option(min=0, help="Maximum bits per pixel, such as 0.25, instead of a quality.")
     ] = None,
-    size: Annotated[
+    max_bytes: Annotated[
         int | None,
         typer.Option(
-            "--bytes", parser=size_of, metavar="SIZE", help="Bytes to stay at or under, such as 20k."
+            "--bytes",
+            parser=parse_size,
+            metavar="SIZE",
+            help="Maximum size of the file, such as 20k, instead of a quality.",
         ),
     ] = None,
     base_quality: Annotated[
@@ -91,51 +75,52 @@ def encode(
         typer.Option(
             min=0,
             max=100,
-            help="Of the part that detectors read, for a preset in layers; half of --quality, 20 at most, if not said.",
+            help="Quality of the base layer (layered presets only). [default: min(20, quality / 2)]",
         ),
     ] = None,
     refinement: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Steps that fit that part to the picture, about half a second in all; 4 if not said, 0 is faster and detects less.",
+            help="Base layer refinement steps (about 0.5 s); 0 disables refinement and lowers AP. [default: 4]",
         ),
     ] = None,
     out: Out = None,
     metadata: Annotated[
         Metadata,
-        typer.Option(help="all: keep EXIF, XMP, DPI and the colour profile; colour: the last alone."),
+        typer.Option(help="all: keep EXIF, XMP, DPI and the ICC profile. colour: keep only the ICC profile."),
     ] = Metadata.all,
     keep_invisible: Annotated[
         bool, typer.Option("--keep-invisible", help="Keep the colours of fully transparent pixels.")
     ] = False,
     text: Annotated[
-        str | None, typer.Option(help="What the pictures show, for a preset that takes words.")
+        str | None, typer.Option(help="What the images show, for presets that take text.")
     ] = None,
     text_file: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help='A file of these words; a .json file has each picture\'s: {"dog.jpg": "a dog"}.',
+            help='A file with the text, or a .json file with one for each image: {"dog.jpg": "a dog"}.',
         ),
     ] = None,
     caption: Annotated[
         str | None,
-        typer.Option(metavar="auto|MODEL", help="Let a network write the words; needs the extra `text`."),
+        typer.Option(
+            metavar="auto|MODEL", help="Write the text with a captioning model; needs the extra `text`."
+        ),
     ] = None,
     send_text: Annotated[
-        bool, typer.Option("--send-text", help="Put the words into the file, for a decoder that reads them.")
+        bool,
+        typer.Option("--send-text", help="Store the text in the file, for presets whose decoder reads it."),
     ] = False,
     attention: Annotated[
         str | None,
-        typer.Option(metavar="MAP.png", help="Also draw where the words send the bits; for one picture."),
+        typer.Option(metavar="MAP.png", help="Also draw where the text sends the bits; for one image."),
     ] = None,
     mask: Annotated[
         str | None, typer.Option(metavar="MAP.png", help="Spend more bits where this image is bright.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object for each file, on a line.")
-    ] = False,
+    as_json: AsJson = False,
     force: Force = False,
     skip_existing: SkipExisting = False,
     keep_suffix: KeepSuffix = False,
@@ -146,99 +131,116 @@ def encode(
     recursive: Recursive = False,
     threads: Threads = None,
 ) -> None:
-    """Encode pictures as .tri files: photo.jpg becomes photo.tri beside it.
+    """Encode images to .tri files.
 
-    A file that exists is replaced only if -o names exactly that file, or with --force. `-` reads standard input.
+    photo.jpg is written to photo.tri in the same folder. An existing file is kept unless -o names exactly that file, or --force is
+    given. `-` reads standard input.
     """
-    if sum(rate is not None for rate in (quality, bpp, size)) > 1:
-        raise typer.BadParameter("say only one of --quality, --bpp and --bytes.")
-    if sum(words is not None for words in (text, text_file, caption)) > 1:
-        raise typer.BadParameter("say only one of --text, --text-file and --caption.")
+    if sum(rate is not None for rate in (quality, bpp, max_bytes)) > 1:
+        raise typer.BadParameter("give only one of --quality, --bpp and --bytes.")
+    if sum(source is not None for source in (text, text_file, caption)) > 1:
+        raise typer.BadParameter("give only one of --text, --text-file and --caption.")
     from trifocal.cli import console, paths
+    from trifocal.options import EncodeOptions
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
     from trifocal.pictures.writing import format_of
-    from trifocal.presets import DEFAULT, base_layer_options, find, shared_codec
+    from trifocal.presets import DEFAULT, find
     from trifocal.utils.limits import MAX_PIXELS, limit_pixels
 
-    preset = preset or DEFAULT
-    of_base = base_layer_options(find(preset), base_quality=base_quality, refinement=refinement)
-    found = paths.find(inputs, recursive, PICTURE_SUFFIXES)
-    outputs = paths.Outputs((one.path for one in found.inputs), force)
+    options = EncodeOptions(
+        quality=quality,
+        bpp=bpp,
+        max_bytes=max_bytes,
+        text=text,
+        send_text=send_text,
+        text_per_image=caption is not None or text_file is not None,
+        base_quality=base_quality,
+        refinement=refinement,
+        mask=None if mask is None else Picture.open(mask),
+        metadata=metadata.value,
+        keep_invisible=keep_invisible,
+    )
+    chosen = find(preset or DEFAULT)
+    found = paths.find_inputs(inputs, recursive, PICTURE_SUFFIXES)
+    outputs = paths.Outputs((one.path for one in found.files), force)
     jobs = paths.plan(
         found,
         out,
         ".tri",
         outputs,
-        refused=paths.picture_suffixes(),
+        refused=paths.image_suffixes(),
         keep_suffix=keep_suffix,
         skip_existing=skip_existing,
     )
-    if attention is not None and len(found.inputs) > 1:
-        raise typer.BadParameter("--attention draws one map; name one picture.")
-    map_ = None if attention is None else outputs.add(Path(attention), named=True, source="the map")
-    if map_ is not None:
-        format_of(map_.path)  # refuses, before anything is done, what cannot be written
+    if attention is not None and len(found.files) > 1:
+        raise typer.BadParameter("--attention draws the map of one image; give one.")
+    map_output = None if attention is None else outputs.add(Path(attention), named=True, source="the map")
+    if map_output is not None:
+        format_of(map_output.path)  # refuses unknown formats before the work begins
     outputs.check(skippable=True)
-    desk = desk_for(jobs, quiet, as_json)
-    report_inputs(desk, found, jobs)
+    terminal = console_for(jobs, quiet, as_json)
+    report_inputs(terminal, found, jobs)
     use_threads(threads)
-    codec = shared_codec(preset, weights=weights)
-    words_of = source_of_words(desk, jobs, preset, text, text_file, caption, send_text)
-    rates: dict[str, Any] = {"quality": quality, "bpp": bpp, "size": size} | of_base
-    if mask is not None:
-        rates["mask"] = Picture.open(mask)
-
+    encoder, text_for = encoder_with_text(terminal, jobs, chosen, options, weights, text_file, caption)
     sizes: list[tuple[int, int]] = []
 
-    def work(job: paths.Job, advance: console.Advance) -> None:
-        picture = Picture.open(job.source, metadata.value, keep_invisible)
-        condition, layers = words_of(job, picture)
-        if map_ is not None:
+    def work(job: paths.Job, progress: console.Progress) -> None:
+        picture = encoder.read(job.source)
+        image_text = text_for(job, picture)
+
+        def notify(notice: str) -> None:
+            terminal.note(f"{job.source.name}: {notice}")
+
+        if map_output is not None:
             from trifocal.codecs.attention_map import attention_map
 
-            drawn = attention_map(codec, picture, condition)
-            with map_.open() as target:
-                drawn.write(target, map_.path)
-        stream = codec.encode(picture, condition=condition, layers=layers, progress=advance, **rates)
+            condition, _ = encoder.conditioning(image_text, notify)
+            with map_output.open() as target:
+                attention_map(encoder.codec, picture, condition).write(target, map_output.path)
+        stream = encoder.encode_picture(picture, text=image_text, progress=progress, notify=notify)
         with job.output.open() as target:
-            target.write(stream.to_bytes())
+            stream.save(target)
         if keep_times and not job.input.piped:
             job.output.keep_times(job.source)
-        notes = [*picture.notes]
-        if (bpp or size) and stream.header.quality == 100:
-            notes.append("The best quality takes fewer bytes than were allowed.")
-        source_size = job.source.stat().st_size
-        sizes.append((source_size, stream.size))
-        if stream.size > source_size:
-            notes.append(f"The .tri file is larger than its source ({source_size:,} bytes).")
+        sizes.append((job.source.stat().st_size, stream.size))
+        notes = notes_on(picture, stream, sizes[-1][0], rated=bool(bpp or max_bytes))
         for note in notes:
-            desk.note(f"{job.source.name}: {note}")
+            notify(note)
         if as_json:
-            desk.say(json.dumps(facts_of(job, stream, preset, notes)))
+            terminal.say(json.dumps(encode_facts(job, stream, chosen.name, notes)))
         else:
-            desk.report(line_of(job, stream))
+            terminal.report(encode_line(job, stream))
 
     with limit_pixels(max_pixels or MAX_PIXELS):
-        status = console.work_through(desk, jobs, work, found.errors)
+        status = console.run_jobs(terminal, jobs, work, found.errors)
     if len(sizes) > 1:
         before, after = map(sum, zip(*sizes))
-        desk.note(f"{len(sizes)} pictures, {before:,} bytes before and {after:,} bytes after.")
+        terminal.note(f"{len(sizes)} images, {before:,} bytes before and {after:,} bytes after.")
     raise typer.Exit(status)
 
 
-def line_of(job: "Job", stream: "Bitstream") -> str:
+def notes_on(picture: "Picture", stream: "Bitstream", source_size: int, rated: bool) -> list[str]:
+    """Notices about an image that was encoded; `rated` if a size was requested."""
+    notes = [*picture.notes]
+    if rated and stream.header.quality == 100:
+        notes.append("The best quality takes fewer bytes than were allowed.")
+    if stream.size > source_size:
+        notes.append(f"The .tri file is larger than its source ({source_size:,} bytes).")
+    return notes
+
+
+def encode_line(job: "Job", stream: "Bitstream") -> str:
     """What is printed about a file that was encoded."""
     from trifocal.container import Tag
 
-    base, words = stream.layer(Tag.BASE), stream.layer(Tag.TEXT)
-    part = f"  {base.size:,} bytes of base layer" if base else ""
-    part += f"  {words.size} bytes of words" if words else ""
-    return (
-        f"{job.output}  {stream.size:,} bytes  {stream.bpp:.3f} bpp  quality {stream.header.quality:g}{part}"
-    )
+    base, text = stream.layer(Tag.BASE), stream.layer(Tag.TEXT)
+    layers = f"  {base.size:,} bytes of base layer" if base else ""
+    layers += f"  {text.size} bytes of text" if text else ""
+    rate = f"{stream.size:,} bytes  {stream.bpp:.3f} bpp  quality {stream.header.quality:g}"
+    return f"{job.output}  {rate}{layers}"
 
 
-def facts_of(job: "Job", stream: "Bitstream", preset: str, notes: list[str]) -> dict[str, Any]:
+def encode_facts(job: "Job", stream: "Bitstream", preset: str, notes: list[str]) -> dict[str, Any]:
     """What --json prints about a file that was encoded."""
     return {
         "source": job.input.name,
@@ -254,75 +256,70 @@ def facts_of(job: "Job", stream: "Bitstream", preset: str, notes: list[str]) -> 
     }
 
 
-def source_of_words(
-    desk: "Console",
+def encoder_with_text(
+    terminal: "Console",
     jobs: "Sequence[Job]",
-    preset: str,
-    text: str | None,
+    preset: Any,
+    options: "EncodeOptions",
+    weights: str | None,
     text_file: str | None,
     caption: str | None,
-    send: bool,
-) -> "Callable[[Job, Picture], tuple[Condition | None, tuple[Layer, ...]]]":
-    """Gives a function from a job and its picture to what steers the codec, and the layers that carry the words.
+) -> "tuple[Encoder, Callable[[Job, Picture], str | None]]":
+    """The encoder, and a function from a job and its image to the image's text. Errors about all images are raised here."""
+    from dataclasses import replace
 
-    What can be wrong for all pictures is raised here, once.
-    """
-    from trifocal.presets import find, text_encoder_for
-    from trifocal.text_conditioning import check, for_encoding, texts_from
+    from trifocal.api import Encoder
+    from trifocal.text_conditioning import read_texts
 
-    given = any(words is not None for words in (text, text_file, caption))
-    check(find(preset), given, send)
-    texts = {} if text_file is None else texts_from(text_file, [job.source for job in jobs])
+    options.check(preset)
+    texts = {} if text_file is None else read_texts(text_file, [job.source for job in jobs])
     if caption is None and len({*texts.values()}) <= 1:
-        same = for_encoding(preset, next(iter(texts.values()), text), send, desk.note)
-        return lambda job, picture: same
-    if find(preset).words == "encoder":
-        text_encoder_for(preset)
-    captioner = None if caption is None else captioner_of(caption)
-
-    def words_of(job: "Job", picture: "Picture") -> "tuple[Condition | None, tuple[Layer, ...]]":
-        said = captioner(picture.rgb) if captioner else texts[job.source]
-        if captioner:
-            desk.note(f"{job.source.name}: {said}", style="")
-        return for_encoding(preset, said, send, lambda note: desk.note(f"{job.source.name}: {note}"))
-
-    return words_of
-
-
-def captioner_of(name: str) -> "Captioner":
+        same = next(iter(texts.values()), options.text)
+        options = replace(options, text=same, text_per_image=False)
+        return Encoder(preset, options, weights=weights, notify=terminal.note), lambda job, picture: same
+    encoder = Encoder(preset, options, weights=weights, notify=terminal.note)
+    if caption is None:
+        return encoder, lambda job, picture: texts[job.source]
     from trifocal.text.captions import CAPTIONER, Captioner
 
-    return Captioner(CAPTIONER if name == "auto" else name)
+    captioner = Captioner(CAPTIONER if caption == "auto" else caption)
+
+    def captioned(job: "Job", picture: "Picture") -> str:
+        text = captioner(picture.rgb)
+        terminal.note(f"{job.source.name}: {text}", style="")
+        return text
+
+    return encoder, captioned
 
 
 @app.command()
 def decode(
-    inputs: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
+    inputs: InputFiles,
     out: Out = None,
     format: Annotated[
         str,
-        typer.Option("--format", "-f", help="png, jpg, webp, ...; the suffix of a file that -o names wins."),
+        typer.Option("--format", "-f", help="png, jpg, webp, ...; the suffix of a file named with -o wins."),
     ] = "png",
     region: Annotated[
-        Any, typer.Option(parser=region_of, metavar="X,Y,W,H", help="Only this part, in pixels.")
+        Any, typer.Option(parser=parse_region, metavar="X,Y,W,H", help="Decode only this part, in pixels.")
     ] = None,
     best_effort: Annotated[
-        bool, typer.Option("--best-effort", help="Grey out what is damaged, and decode the rest.")
+        bool, typer.Option("--best-effort", help="Fill damaged tiles with grey, and decode the rest.")
     ] = False,
     layers: Annotated[
         DecodeLayers,
-        typer.Option(help="base: the coarse picture that is in the base layer of a file in layers."),
+        typer.Option(help="base: only the coarse preview in the base layer of a layered file."),
     ] = DecodeLayers.all,
     text: Annotated[
         str | None,
         typer.Option(
-            help="What the picture shows, for a decoder that reads words; not the file's own words."
+            help="What the image shows, for presets whose decoder reads text; replaces the file's text."
         ),
     ] = None,
     preference: Annotated[
         float | None,
         typer.Option(
-            help="For people (0), for machines (1), or between, for a decoder that knows it; 0, if not said."
+            help="From 0, for people, to 1, for machines, for presets whose decoder takes it. [default: 0]",
         ),
     ] = None,
     force: Force = False,
@@ -335,65 +332,51 @@ def decode(
     recursive: Recursive = False,
     threads: Threads = None,
 ) -> None:
-    """Decode .tri files to pictures: photo.tri becomes photo.png beside it.
+    """Decode .tri files.
 
-    A picture that exists may be the original: it is replaced only if -o names exactly that file, or with --force.
+    photo.tri is written to photo.png in the same folder. An existing file may be the original: it is kept unless -o names exactly
+    that file, or --force is given.
     """
-    if layers is DecodeLayers.base and (
-        best_effort or any(o is not None for o in (region, text, preference))
-    ):
-        raise typer.BadParameter(
-            "with --layers base leave --region, --best-effort, --text and --preference out."
-        )
+    base_only = layers is DecodeLayers.base
+    if base_only and (best_effort or any(option is not None for option in (region, text, preference))):
+        raise typer.BadParameter("--layers base excludes --region, --best-effort, --text and --preference.")
+    from trifocal.api import Decoder
     from trifocal.cli import console, paths
-    from trifocal.codecs.codec import Decoded
-    from trifocal.container import Bitstream
+    from trifocal.options import DecodeOptions
     from trifocal.pictures.writing import format_of
-    from trifocal.presets import load_for, preset_of, with_preference
-    from trifocal.text_conditioning import for_decoding
     from trifocal.utils.limits import MAX_PIXELS, limit_pixels
 
+    options = DecodeOptions(region, best_effort, text, preference, base_only)
     suffix = f".{format.lstrip('.').lower()}"
-    found = paths.find(inputs, recursive, [".tri"])
-    outputs = paths.Outputs((one.path for one in found.inputs), force)
+    found = paths.find_inputs(inputs, recursive, [".tri"])
+    outputs = paths.Outputs((one.path for one in found.files), force)
     jobs = paths.plan(found, out, suffix, outputs, keep_suffix=keep_suffix, skip_existing=skip_existing)
     names = {job: job.output.path if job.output.is_file else Path(f"{job.output}{suffix}") for job in jobs}
     for name in names.values():
-        format_of(name)  # refuses, before anything is done, what cannot be written
+        format_of(name)  # refuses unknown formats before the work begins
     outputs.check(skippable=True)
-    desk = desk_for(jobs, quiet)
-    report_inputs(desk, found, jobs)
+    terminal = console_for(jobs, quiet)
+    report_inputs(terminal, found, jobs)
     use_threads(threads)
+    decoder = Decoder(options, weights=weights)
 
-    def decoded_of(job: paths.Job, advance: console.Advance) -> Decoded:
-        if layers is DecodeLayers.base:
-            from trifocal.file_detection import base_preview_of
+    def work(job: paths.Job, progress: console.Progress) -> None:
+        def notify(notice: str) -> None:
+            terminal.note(f"{job.source.name}: {notice}")
 
-            return Decoded(base_preview_of(job.source, weights))
-        stream = Bitstream.open(job.source, best_effort=best_effort)
-        codec = load_for(stream.header, weights=weights)
-        condition = for_decoding(
-            stream, text, best_effort, lambda note: desk.note(f"{job.source.name}: {note}")
-        )
-        condition = with_preference(preset_of(stream.header), condition, preference)
-        return codec.decode(
-            stream, region=region, best_effort=best_effort, condition=condition, progress=advance
-        )
-
-    def work(job: paths.Job, advance: console.Advance) -> None:
-        decoded = decoded_of(job, advance)
+        decoded = decoder(job.source, progress=progress, notify=notify)
         with job.output.open() as target:
             notes = decoded.picture.write(target, names[job])
         if keep_times and not job.input.piped:
             job.output.keep_times(job.source)
         for note in notes:
-            desk.note(f"{names[job].name}: {note}")
+            terminal.note(f"{names[job].name}: {note}")
         if decoded.damaged:
             tiles = ", ".join(map(str, decoded.damaged))
-            desk.note(f"{job.source.name} is damaged; greyed out: tile {tiles}.")
+            terminal.note(f"{job.source.name} is damaged; filled with grey: tile {tiles}.")
         height, width = decoded.picture.rgb.shape[:2]
-        desk.report(f"{job.output}  {width}×{height}")
+        terminal.report(f"{job.output}  {width}×{height}")
 
     with limit_pixels(max_pixels or MAX_PIXELS):
-        status = console.work_through(desk, jobs, work, found.errors)
+        status = console.run_jobs(terminal, jobs, work, found.errors)
     raise typer.Exit(status)

@@ -1,4 +1,4 @@
-"""What machines see in pictures, and files in layers taken apart and put together."""
+"""The commands detect, strip and merge."""
 
 import json
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import typer
 
 from trifocal.cli.main import (
     Force,
+    InputFiles,
     KeepSuffix,
     MaxPixels,
     Out,
@@ -18,7 +19,7 @@ from trifocal.cli.main import (
     Threads,
     Weights,
     app,
-    desk_for,
+    console_for,
     report_inputs,
     use_threads,
 )
@@ -26,7 +27,7 @@ from trifocal.errors import OptionError
 
 if TYPE_CHECKING:
     from trifocal.cli.paths import Input
-    from trifocal.file_detection import Seen
+    from trifocal.file_detection import FileDetections
 
 ENDINGS = {"base": "-base", "enhancement": "-enh"}  # of the names of a file's parts
 
@@ -43,23 +44,23 @@ class LayerPart(StrEnum):
 
 @app.command()
 def detect(
-    inputs: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
+    inputs: InputFiles,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out what is less sure; 0.02 is all there is.")
+        float, typer.Option(min=0, max=1, help="Minimum score (the detector itself stops at 0.02).")
     ] = 0.35,
     format: Annotated[
         Format,
         typer.Option(
             "--format",
             "-f",
-            help="json: an object for each file, on a line. coco: one array for all files, COCO's format of detection results.",
+            help="json: one object per file, each on one line. coco: one array for all files, in COCO's results format.",
         ),
     ] = Format.json,
     draw: Annotated[
         str | None,
         typer.Option(
-            metavar="PICTURE",
-            help="Also draw boxes, names and scores on the picture; a folder for several inputs.",
+            metavar="IMAGE",
+            help="Also draw boxes, names and scores on the image; a folder for several inputs.",
         ),
     ] = None,
     out: Annotated[
@@ -68,7 +69,7 @@ def detect(
             "--out",
             "-o",
             metavar="FILE.json",
-            help="Instead of standard output; a folder for several inputs, and with coco always one file.",
+            help="Output file; a folder for several inputs, but always one file for coco. [default: standard output]",
         ),
     ] = None,
     force: Force = False,
@@ -79,80 +80,87 @@ def detect(
     recursive: Recursive = False,
     threads: Threads = None,
 ) -> None:
-    """Print the objects in pictures, one JSON object for each file: boxes are x0, y0, x1, y1 in pixels.
+    """Detect objects in images and .tri files.
 
-    Of a .tri file in layers only the base layer is read. Other .tri files are decoded first; ordinary pictures work too.
-    With --format coco boxes are x, y, width, height, and image_id is the number that a file's name is, or else its stem.
+    Prints one JSON object per file; boxes are x0, y0, x1, y1 in pixels. Of a layered .tri file only the base layer is read. Other .tri
+    files are decoded first. With --format coco boxes are x, y, width, height, and image_id is the file's stem, as a number if it is
+    one.
     """
-    from trifocal import file_detection
+    from trifocal.api import Detector
     from trifocal.cli import console, paths
+    from trifocal.file_detection import drawn, json_objects
+    from trifocal.options import DetectOptions
     from trifocal.pictures import PICTURE_SUFFIXES
-    from trifocal.pictures.writing import format_of
     from trifocal.utils.limits import MAX_PIXELS, limit_pixels
 
-    found = paths.find(inputs, recursive, {".tri", *PICTURE_SUFFIXES})
-    outputs = paths.Outputs((one.path for one in found.inputs), force)
-    drawings: dict[paths.Input, paths.Output] = {}
-    if draw is not None:
-        drawn = paths.plan(
-            found,
-            draw,
-            ".png",
-            outputs,
-            option="--draw",
-            may_replace_original=False,
-            keep_suffix=keep_suffix,
-        )
-        drawings = {job.input: job.output for job in drawn}
-    for drawing in drawings.values():
-        format_of(drawing.path)  # refuses, before anything is done, what cannot be written
-    one_text = paths.STDOUT
+    found = paths.find_inputs(inputs, recursive, {".tri", *PICTURE_SUFFIXES})
+    outputs = paths.Outputs((one.path for one in found.files), force)
+    drawings = {} if draw is None else plan_drawings(found, draw, outputs, keep_suffix)
+    one_file = paths.STDOUT
+    refused = {".tri", *paths.image_suffixes()}
     if format is Format.coco or out in (None, *paths.STDOUT_NAMES):
-        jobs = [paths.Job(one, paths.STDOUT) for one in found.inputs]
+        jobs = [paths.Job(one, paths.STDOUT) for one in found.files]
         if out is not None:
-            paths.refuse_suffix(out, {".tri", *paths.picture_suffixes()})
-            one_text = outputs.add(Path(out), named=True, source="the results")
+            paths.refuse_suffix(out, refused)
+            one_file = outputs.add(Path(out), named=True, source="the results")
     else:
-        refused = {".tri", *paths.picture_suffixes()}
         jobs = paths.plan(found, out, ".json", outputs, refused=refused, keep_suffix=keep_suffix)
     outputs.check()
-    ids = image_ids(found.inputs) if format is Format.coco else {}
-    desk = console.Console(quiet)
-    report_inputs(desk, found, jobs)
+    ids = image_ids(found.files) if format is Format.coco else {}
+    terminal = console.Console(quiet)
+    report_inputs(terminal, found, jobs)
     use_threads(threads)
+    detector = Detector(DetectOptions(threshold), weights=weights)
     results: list[dict[str, Any]] = []
 
-    def work(job: paths.Job, advance: console.Advance) -> None:
-        seen = file_detection.detect_file(
-            job.source, weights, lambda note: desk.note(f"{job.source.name}: {note}")
-        )
-        objects = file_detection.listed(seen.objects, threshold)
+    def work(job: paths.Job, progress: console.Progress) -> None:
+        detected = detector(job.source, notify=lambda notice: terminal.note(f"{job.source.name}: {notice}"))
+        objects = json_objects(detected.objects)
         if format is Format.coco:
-            results.extend(coco_of(ids[job.input], objects))
+            results.extend(coco_results(ids[job.input], objects))
         elif job.output.is_stdout:
-            desk.say(json.dumps(facts_of(job.input.name, seen, objects)))
+            terminal.say(json.dumps(detect_facts(job.input.name, detected, objects)))
         else:
             with job.output.open() as stream:
-                stream.write(f"{json.dumps(facts_of(job.input.name, seen, objects))}\n".encode())
-            desk.report(f"{job.output}  {len(objects)} objects")
+                stream.write(f"{json.dumps(detect_facts(job.input.name, detected, objects))}\n".encode())
+            terminal.report(f"{job.output}  {len(objects)} objects")
         if drawing := drawings.get(job.input):
             with drawing.open() as stream:
-                notes = file_detection.drawn(seen.show(), objects).write(stream, drawing.path)
+                notes = drawn(detected.render(), objects).write(stream, drawing.path)
             for note in (f"{drawing}", *notes):
-                desk.note(note, style="")
+                terminal.note(note, style="")
 
     with limit_pixels(max_pixels or MAX_PIXELS):
-        status = console.work_through(desk, jobs, work, found.errors)
+        status = console.run_jobs(terminal, jobs, work, found.errors)
     if format is Format.coco:
-        with one_text.open() as stream:
+        with one_file.open() as stream:
             stream.write(f"{json.dumps(results)}\n".encode())
-        if not one_text.is_stdout:
-            desk.report(f"{one_text}  {len(results)} objects")
+        if not one_file.is_stdout:
+            terminal.report(f"{one_file}  {len(results)} objects")
     raise typer.Exit(status)
 
 
+def plan_drawings(found: Any, draw: str, outputs: Any, keep_suffix: bool) -> dict[Any, Any]:
+    """The output of each input's drawing. Raises PictureError for a format that cannot be written."""
+    from trifocal.cli import paths
+    from trifocal.pictures.writing import format_of
+
+    jobs = paths.plan(
+        found,
+        draw,
+        ".png",
+        outputs,
+        option="--draw",
+        may_replace_original=False,
+        keep_suffix=keep_suffix,
+    )
+    for job in jobs:
+        format_of(job.output.path)
+    return {job.input: job.output for job in jobs}
+
+
 def image_ids(inputs: Sequence["Input"]) -> dict["Input", int | str]:
-    """COCO's image_id of each file: 139 for 000000000139.jpg, or its stem. Raises OptionError where two are equal."""
+    """COCO's image_id of each file: 139 for 000000000139.jpg, or its stem. Raises OptionError if two are equal."""
     ids: dict[Input, int | str] = {}
     known: dict[int | str, str] = {}
     for one in inputs:
@@ -161,13 +169,13 @@ def image_ids(inputs: Sequence["Input"]) -> dict["Input", int | str]:
         other = known.setdefault(ids[one], one.name)
         if other is not one.name:
             raise OptionError(
-                f"{other} and {one.name} would have one image_id, {ids[one]}; detect them in two runs."
+                f"{other} and {one.name} would have the same image_id, {ids[one]}; detect them in two runs."
             )
     return ids
 
 
-def coco_of(image_id: int | str, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Objects in COCO's format of results: image_id, category_id, bbox (x, y, width, height in pixels), score."""
+def coco_results(image_id: int | str, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Objects in COCO's results format: image_id, category_id, bbox (x, y, width, height in pixels), score."""
     return [
         {
             "image_id": image_id,
@@ -180,13 +188,14 @@ def coco_of(image_id: int | str, objects: list[dict[str, Any]]) -> list[dict[str
     ]
 
 
-def facts_of(name: str, seen: "Seen", objects: list[dict[str, Any]]) -> dict[str, Any]:
+def detect_facts(name: str, detected: "FileDetections", objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is printed about a file in which objects were detected."""
     return {
         "file": name,
-        "width": seen.width,
-        "height": seen.height,
-        "preset": seen.preset,
-        "bytes read": seen.read,
+        "width": detected.width,
+        "height": detected.height,
+        "preset": detected.preset,
+        "bytes read": detected.bytes_read,
         "objects": objects,
     }
 
@@ -195,31 +204,35 @@ def facts_of(name: str, seen: "Seen", objects: list[dict[str, Any]]) -> dict[str
 def strip(
     files: Annotated[list[str], typer.Argument(metavar="FILES...", show_default=False)],
     layers: Annotated[
-        LayerPart, typer.Option(help="What is left: what a detector reads, or all else.", show_default=False)
+        LayerPart,
+        typer.Option(help="Part to keep: the base layer, or everything else.", show_default=False),
     ],
     out: Out = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take files in layers apart: street.tri becomes street-base.tri, or street-enh.tri, beside it."""
+    """Keep one part of layered files.
+
+    street.tri is written to street-base.tri or street-enh.tri in the same folder. `trifocal merge` joins both parts.
+    """
     from trifocal.cli import console, paths
     from trifocal.container import Bitstream, parts
 
-    found = paths.find(files, False, [".tri"])
-    outputs = paths.Outputs((one.path for one in found.inputs), force)
-    jobs = paths.plan(found, out, f"{ENDINGS[layers]}.tri", outputs, refused=paths.picture_suffixes())
+    found = paths.find_inputs(files, False, [".tri"])
+    outputs = paths.Outputs((one.path for one in found.files), force)
+    jobs = paths.plan(found, out, f"{ENDINGS[layers]}.tri", outputs, refused=paths.image_suffixes())
     outputs.check()
-    desk = desk_for(jobs, quiet)
-    report_inputs(desk, found, jobs)
+    terminal = console_for(jobs, quiet)
+    report_inputs(terminal, found, jobs)
 
-    def work(job: paths.Job, advance: console.Advance) -> None:
+    def work(job: paths.Job, progress: console.Progress) -> None:
         stream = Bitstream.open(job.source)
         part = parts.strip(stream, layers)
         with job.output.open() as target:
-            target.write(part.to_bytes())
-        desk.report(f"{job.output}  {part.size:,} of {stream.size:,} bytes")
+            part.save(target)
+        terminal.report(f"{job.output}  {part.size:,} of {stream.size:,} bytes")
 
-    raise typer.Exit(console.work_through(desk, jobs, work, found.errors))
+    raise typer.Exit(console.run_jobs(terminal, jobs, work, found.errors))
 
 
 @app.command()
@@ -231,32 +244,35 @@ def merge(
         typer.Option(
             "--out",
             "-o",
-            help="A file, - for standard output; by default street-base.tri becomes street.tri.",
+            help="Output file or folder; - for standard output. [default: street.tri for street-base.tri]",
         ),
     ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """The two parts that `strip` made of a file become that file again, byte for byte."""
+    """Join the two parts of a layered file.
+
+    The result equals the file before `trifocal strip`, byte for byte.
+    """
     from trifocal.cli import paths
     from trifocal.container import Bitstream, parts
 
     inputs = paths.input_at(one), paths.input_at(other)
-    target, named = whole_of(Path(one), Path(other), out)
+    target, named = merged_path(Path(one), Path(other), out)
     if named:
-        paths.refuse_suffix(out or "", paths.picture_suffixes())
+        paths.refuse_suffix(out or "", paths.image_suffixes())
     outputs = paths.Outputs((part.path for part in inputs), force)
-    output = outputs.add(target, named, "the whole file")
+    output = outputs.add(target, named, "the merged file")
     outputs.check()
-    desk = desk_for([paths.Job(inputs[0], output)], quiet)
+    terminal = console_for([paths.Job(inputs[0], output)], quiet)
     whole = parts.merge(*(Bitstream.open(part.path) for part in inputs))
     with output.open() as stream:
-        stream.write(whole.to_bytes())
-    desk.report(f"{output}  {whole.size:,} bytes")
+        whole.save(stream)
+    terminal.report(f"{output}  {whole.size:,} bytes")
 
 
-def whole_of(one: Path, other: Path, out: str | None) -> tuple[Path, bool]:
-    """The name of what two parts become, and whether the user named it: `out`, or by the part that says it."""
+def merged_path(one: Path, other: Path, out: str | None) -> tuple[Path, bool]:
+    """The path of the merged file, and whether the user named it. Raises OptionError if no part's name tells it."""
     if out is not None and not out.endswith("/") and not Path(out).is_dir():
         return Path(out), True
     for part in one, other:
@@ -264,4 +280,6 @@ def whole_of(one: Path, other: Path, out: str | None) -> tuple[Path, bool]:
             if part.stem.endswith(ending) and part.stem != ending:
                 name = part.stem.removesuffix(ending) + part.suffix
                 return (part.with_name(name) if out is None else Path(out, name)), False
-    raise OptionError(f"{one.name} and {other.name} do not say how to name what they become; do so with -o.")
+    raise OptionError(
+        f"The names {one.name} and {other.name} do not end in -base or -enh; name the result with -o."
+    )

@@ -1,4 +1,4 @@
-"""What the verbs share: the command they belong to, how errors are said, and the options that several of them have."""
+"""The command group, its error handling, and the options that several commands share."""
 
 import atexit
 import gc
@@ -16,11 +16,14 @@ from trifocal.errors import TrifocalError
 
 if TYPE_CHECKING:
     from trifocal.cli.console import Console
-    from trifocal.cli.paths import Found, Job
+    from trifocal.cli.paths import Inputs, Job
 
 
-class Verbs(TyperGroup):
-    """Expected errors become one sentence on stderr and exit status 1. Characters that a terminal lacks become escapes."""
+class CommandGroup(TyperGroup):
+    """Prints an expected error as one sentence on stderr, with exit status 1.
+
+    Characters that the terminal's encoding lacks are escaped.
+    """
 
     def main(self, *args: Any, **options: Any) -> Any:
         for stream in sys.stdout, sys.stderr:
@@ -36,96 +39,103 @@ class Verbs(TyperGroup):
         except (TrifocalError, OSError) as error:
             from trifocal.cli.console import Console
 
-            Console().complain(error)
+            Console().error(error)
             raise typer.Exit(1) from error
 
 
 app = typer.Typer(
-    cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False, help="Trifocal, a learned image codec."
+    cls=CommandGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Trifocal, a learned image codec.",
 )
 
 
-def show_version(wanted: bool) -> None:
+def print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        import trifocal
 
-        typer.echo(f"trifocal {version('trifocal')}")
+        typer.echo(f"trifocal {trifocal.__version__}")
         raise typer.Exit()
 
 
+InputFiles = Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)]
 Out = Annotated[
     str | None,
     typer.Option(
-        "--out", "-o", help="A file; a folder for several inputs or a folder; - is standard output."
+        "--out",
+        "-o",
+        help="Output file; an output folder for several inputs or a folder; - for standard output. [default: next to the input]",
     ),
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="Which model; see `trifocal presets`. dual-layer-compact, if not said.")
+    str | None,
+    typer.Option(help="Model; see `trifocal presets`. [default: dual-layer-compact]"),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Recurse into subfolders.")]
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace existing files; by default only a file that -o names.")
+    bool,
+    typer.Option("--force", help="Replace existing files. Without it only a file named with -o is replaced."),
 ]
-SkipExisting = Annotated[
-    bool, typer.Option("--skip-existing", help="Leave out inputs whose output file exists.")
-]
+SkipExisting = Annotated[bool, typer.Option("--skip-existing", help="Skip inputs whose output file exists.")]
 KeepSuffix = Annotated[
     bool,
-    typer.Option("--keep-suffix", help="Add to the input's name: photo.jpg.tri instead of photo.tri."),
+    typer.Option("--keep-suffix", help="Append the new suffix: photo.jpg.tri instead of photo.tri."),
 ]
 KeepTimes = Annotated[
-    bool, typer.Option("--keep-times", help="Give outputs the access and modification times of their inputs.")
+    bool, typer.Option("--keep-times", help="Copy access and modification times from input to output.")
 ]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", help="Print errors and results only, no progress or notices.")
-]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print only results and errors.")]
 MaxPixels = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Refuse larger pictures; 134217728 by default. One takes up to 900 MB of memory and 20 bytes a pixel.",
+        help="Refuse larger images. An image takes up to 900 MB of memory plus 20 bytes per pixel. [default: 134217728]",
     ),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Processor threads to use, at most as many as the machine has; the default is all."
+        min=1, help="Processor threads, at most the number of processors. [default: all processors]"
     ),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Your own .safetensors of the preset; in place of those that ship."),
+    typer.Option(metavar="FILE", help="Custom weights (.safetensors) instead of the bundled ones."),
 ]
-Wide = Annotated[
-    bool, typer.Option("--version", callback=show_version, is_eager=True, help="Say which version.")
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each on one line.")]
+Version = Annotated[
+    bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
 ]
 
 
 @app.callback()
-def main(version: Wide = False) -> None:
-    atexit.register(leave_at_once)
+def main(version: Version = False) -> None:
+    atexit.register(skip_final_collection)
 
 
-def leave_at_once() -> None:
-    """Python searches all that torch imported for garbage when it leaves: half a second after the answer is there.
+def skip_final_collection() -> None:
+    """Skip Python's last garbage collection, which takes half a second after torch was imported.
 
-    Not where triton is loaded, which complains of each object that stays.
+    Not if triton is loaded, which complains about each object that is left.
     """
     if "triton" not in sys.modules:
         gc.freeze()
 
 
 def use_threads(count: int | None) -> None:
+    """Set the number of torch's threads, at most the number of processors; OpenMP crashes if it gets no more threads."""
     if count is not None:
         from trifocal.utils.timing import gc_paused
 
         with gc_paused():
             import torch
-        torch.set_num_threads(min(count, os.cpu_count() or 1))  # OpenMP crashes where it gets no more threads
+        torch.set_num_threads(min(count, os.cpu_count() or 1))
 
 
 def check_outputs(paths: Iterable[Path], force: bool) -> None:
-    """Raises OptionError where one of the files that a command will write exists, unless it is forced."""
+    """Raises OptionError if one of these files exists, unless `force`."""
     from trifocal.cli.paths import Outputs
 
     outputs = Outputs(force=force)
@@ -134,8 +144,8 @@ def check_outputs(paths: Iterable[Path], force: bool) -> None:
     outputs.check()
 
 
-def desk_for(jobs: "Sequence[Job]", quiet: bool, as_json: bool = False) -> "Console":
-    """The desk for a run with these outputs. Raises typer.BadParameter where two kinds of results would mix on stdout."""
+def console_for(jobs: "Sequence[Job]", quiet: bool, as_json: bool = False) -> "Console":
+    """The console for a run with these outputs. Raises typer.BadParameter if two kinds of results would mix on stdout."""
     from trifocal.cli.console import Console
 
     data_on_stdout = any(job.output.is_stdout for job in jobs)
@@ -146,9 +156,9 @@ def desk_for(jobs: "Sequence[Job]", quiet: bool, as_json: bool = False) -> "Cons
     return Console(quiet, data_on_stdout)
 
 
-def report_inputs(desk: "Console", found: "Found", jobs: "Sequence[Job]") -> None:
-    """Prints what of the folders is left out, and how many inputs have their outputs already."""
-    if notice := found.notice():
-        desk.note(notice)
-    if skipped := len(found.inputs) - len(jobs):
-        desk.note(f"{skipped} of {len(found.inputs)} inputs were skipped, as their output files exist.")
+def report_inputs(console: "Console", inputs: "Inputs", jobs: "Sequence[Job]") -> None:
+    """Print which files of the folders are left out, and how many inputs are skipped."""
+    if notice := inputs.notice():
+        console.note(notice)
+    if skipped := len(inputs.files) - len(jobs):
+        console.note(f"{skipped} of {len(inputs.files)} inputs were skipped, as their output files exist.")

@@ -1,21 +1,54 @@
-"""Options of the command line that take several words."""
+"""Parsers of option values, and options that take several values."""
 
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
 
+UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
-class SpreadOptions(TyperCommand):
-    """A command whose options that may be said again also take several words: --metrics psnr lpips."""
+
+def parse_size(text: str) -> int:
+    """`20k` is 20,000 bytes and `1.5M` 1,500,000; Ki, Mi and Gi count in 1,024s."""
+    number = text.strip().lower().removesuffix("b")
+    digits = number.rstrip("kmgi")
+    try:
+        size = round(float(digits) * UNITS[number[len(digits) :]])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size < 1:
+        raise typer.BadParameter(f"{text!r} is not a number of bytes; write it like 20000, 20k or 1.5M.")
+    return size
+
+
+def parse_region(text: str) -> tuple[int, int, int, int]:
+    """`x,y,w,h` in pixels, from the top left corner."""
+    try:
+        x, y, width, height = map(int, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a region; write it as x,y,w,h in pixels.") from None
+    return x, y, width, height
+
+
+def parse_qualities(text: str) -> list[float]:
+    """`10,30,50`: numbers with commas or spaces between them."""
+    try:
+        return [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of qualities; write it like 10,30,50.") from None
+
+
+class MultiValueCommand(TyperCommand):
+    """A command whose repeatable options also take several values: --metrics psnr lpips."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        many = {name for option in self.params if option.multiple for name in option.opts}
+        repeatable = {name for option in self.params if option.multiple for name in option.opts}
         spread: list[str] = []
-        said = ""
+        option = ""
         for word in args:
             if word.startswith("-"):
-                said = word if word in many else ""
-            elif said and spread[-1] != said:
-                spread.append(said)
+                option = word if word in repeatable else ""
+            elif option and spread[-1] != option:
+                spread.append(option)
             spread.append(word)
         return super().parse_args(ctx, spread)

@@ -1,7 +1,7 @@
-"""What a command reads and what it writes. Every output path of every command goes through `Outputs`.
+"""Inputs and outputs of the commands. Every output path of every command goes through `Outputs`.
 
-A file that exists is replaced only if the user named exactly that file or gave --force, and an input never is.
-`-` is standard input or standard output.
+An existing file is replaced only if the user named exactly that file or gave --force; an input never is. `-` is standard input or
+standard output.
 """
 
 import atexit
@@ -22,12 +22,12 @@ import typer
 from trifocal.errors import OptionError
 from trifocal.utils.files import atomic_write, buffered, is_stream, list_files
 
-__all__ = ["Found", "Input", "Job", "Output", "Outputs", "find", "input_at", "plan", "printable"]
+__all__ = ["Input", "Inputs", "Job", "Output", "Outputs", "find_inputs", "input_at", "plan", "printable"]
 
-MAX_PIPED = 1 << 31  # bytes that are taken from standard input or a pipe
+MAX_PIPED = 1 << 31  # bytes from standard input or a pipe
 STDOUT_NAMES = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-# Suffixes of pictures that Trifocal does not write; no other output takes them either.
-OTHER_PICTURES = frozenset(
+# Suffixes of images that Trifocal does not write; no other output may have them.
+OTHER_IMAGES = frozenset(
     [
         ".arw",
         ".cr2",
@@ -49,7 +49,7 @@ OTHER_PICTURES = frozenset(
 
 
 def printable(text: str) -> str:
-    """Text for one line of a terminal: control characters and bytes that are no text become escapes."""
+    """Text for one line of a terminal: control characters and undecodable bytes are escaped."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
@@ -57,9 +57,10 @@ def printable(text: str) -> str:
 class Input:
     """A file to read.
 
-    path: where its bytes are; a temporary copy for standard input and pipes, so that they can be read twice.
-    name: what messages and results call it.
-    place: its path below an output folder, with its name.
+    Attributes:
+        path: of its bytes; a temporary copy for standard input and pipes, so that they can be read twice.
+        name: in messages and results.
+        place: its path below an output folder, with its name.
     """
 
     path: Path
@@ -72,23 +73,30 @@ class Input:
 
 
 @dataclass
-class Found:
-    """Inputs; whether a folder is among the arguments; what could not be read; how many files were left out, by reason."""
+class Inputs:
+    """What the arguments of a command name.
 
-    inputs: list[Input] = field(default_factory=list)
+    Attributes:
+        files: the files.
+        folders: whether a folder is among the arguments.
+        errors: of folders that could not be read.
+        left_out: the number of files that were left out, by reason.
+    """
+
+    files: list[Input] = field(default_factory=list)
     folders: bool = False
     errors: list[OSError] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def __iadd__(self, other: "Found") -> Self:
-        self.inputs += other.inputs
+    def __iadd__(self, other: "Inputs") -> Self:
+        self.files += other.files
         self.folders |= other.folders
         self.errors += other.errors
         self.left_out += other.left_out
         return self
 
     def notice(self) -> str:
-        """A sentence about what was left out of folders; empty if nothing was."""
+        """A notice about files in folders that were left out; empty if there are none."""
         suffixes = {why: n for why, n in self.left_out.items() if why.startswith(".")}
         parts = []
         if suffixes:
@@ -97,26 +105,29 @@ class Found:
         for why, what in (
             ("no suffix", "file%s without a suffix"),
             ("hidden file", "hidden file%s"),
-            ("subfolder", "subfolder%s (--recursive takes them)"),
-            ("linked folder", "linked folder%s (name them to take their files)"),
+            ("subfolder", "subfolder%s (use --recursive)"),
+            ("linked folder", "linked folder%s (name them to include their files)"),
             ("special file or broken link", "special file%s or broken links"),
         ):
             if count := self.left_out[why]:
                 parts.append(f"{count} {what % ('s' if count > 1 else '')}")
-        return f"Left out of the folders: {', '.join(parts)}." if parts else ""
+        return f"Files left out: {', '.join(parts)}." if parts else ""
 
 
 def counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' if count != 1 else ''}"
 
 
-def find(arguments: Sequence[str], recursive: bool, suffixes: Collection[str]) -> Found:
-    """The files that arguments name, none twice. A file is taken whatever its name, a folder gives its files with one of `suffixes`.
+def find_inputs(arguments: Sequence[str], recursive: bool, suffixes: Collection[str]) -> Inputs:
+    """The files that arguments name, each once: a file whatever its suffix, and of a folder the files with one of `suffixes`.
 
-    A single folder's files keep their place in it below an output folder; of several arguments each folder also keeps its
-    own name, and its path from the folder that has all of them. Raises OptionError for a folder that has none.
+    Below an output folder, the files of a single folder keep their place in it. With several arguments each folder also keeps its
+    name, and its path from the folder that contains all of them.
+
+    Raises:
+        OptionError: for a folder without such files.
     """
-    found = Found()
+    found = Inputs()
     known: set[Path] = set()
     folders = [Path(argument) for argument in arguments if argument != "-" and Path(argument).is_dir()]
     found.folders = bool(folders)
@@ -134,7 +145,7 @@ def find(arguments: Sequence[str], recursive: bool, suffixes: Collection[str]) -
             found.left_out += listing.left_out
             if not listing.files and not listing.errors:
                 raise OptionError(
-                    f"There is nothing to take in the folder {folder}; name files, or try --recursive. {found.notice()}".strip()
+                    f"The folder {folder} has no suitable files; name files, or try --recursive. {found.notice()}".strip()
                 )
             new = [
                 Input(path, str(path), root / path.relative_to(folder))
@@ -142,14 +153,14 @@ def find(arguments: Sequence[str], recursive: bool, suffixes: Collection[str]) -
                 if path not in known
             ]
             known |= {*listing.files}
-        found.inputs += new
-    if not found.inputs and found.errors:
+        found.files += new
+    if not found.files and found.errors:
         raise found.errors[0]
     return found
 
 
 def input_at(argument: str) -> Input:
-    """The input that an argument names. Raises OptionError for more than MAX_PIPED bytes from a pipe."""
+    """The input at a path, or from a pipe. Raises OptionError for more than MAX_PIPED bytes from a pipe."""
     if argument != "-" and not is_stream(argument):
         return Input(Path(argument), argument, Path(Path(argument).name))
     name = "stdin" if argument == "-" else Path(argument).name
@@ -170,14 +181,14 @@ def copy(stream: BinaryIO, target: Path) -> None:
             left -= len(data)
             if left < 0:
                 raise OptionError(
-                    f"More than {MAX_PIPED >> 30} GiB came through the pipe; save them as a file first."
+                    f"The pipe gave more than {MAX_PIPED >> 30} GiB; save them as a file first."
                 )
             out.write(data)
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where a result goes; `-` is standard output. `overwrite` says whether a file that exists is replaced."""
+    """Destination of a result; `-` is standard output. An existing file is replaced if `overwrite`."""
 
     path: Path
     overwrite: bool = False
@@ -198,7 +209,7 @@ class Output:
     def open(self) -> Iterator[BinaryIO]:
         """A binary stream, seekable and readable, that becomes the output when the block ends without an error.
 
-        Makes the folder that the file belongs in. Raises OSError, FileExistsError for a file that is not to be replaced.
+        Creates the folder of the file. Raises OSError; FileExistsError for a file that may not be replaced.
         """
         if self.is_stdout:
             sys.stdout.flush()
@@ -210,7 +221,7 @@ class Output:
             yield stream
 
     def keep_times(self, source: Path) -> None:
-        """Gives the file the times of its source."""
+        """Copy access and modification times from the source."""
         if self.is_file:
             times = source.stat()
             os.utime(self.path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -221,7 +232,7 @@ STDOUT = Output(Path("-"))
 
 @dataclass(frozen=True)
 class Job:
-    """One input, and where its result goes."""
+    """One input and its output."""
 
     input: Input
     output: Output
@@ -232,71 +243,71 @@ class Job:
 
 
 class Outputs:
-    """All that one run writes: each path is added, and `check` raises before anything is written.
+    """All outputs of one run: each path is added, and `check` raises before anything is written.
 
     Args:
-        inputs: the files that the run reads; none of them is ever written to.
+        inputs: the files that the run reads; none of them is ever replaced.
         force: replace files that the user did not name.
     """
 
     def __init__(self, inputs: Iterable[Path] = (), force: bool = False) -> None:
         self.force = force
         self.inputs = [*inputs]
-        self.keys = {key_of(path) for path in self.inputs}
+        self.keys = {file_key(path) for path in self.inputs}
         self.identities = {one for path in self.inputs if (one := identity(path))}
         self.taken: dict[str, tuple[Path, str]] = {}
-        self.there: list[Path] = []
+        self.existing: list[Path] = []
 
     def add(self, path: Path, named: bool, source: str = "") -> Output:
-        """An output at a path; `named` if the user named exactly this file, `source` what it is made from.
+        """Add an output; `named` if the user named exactly this file, `source` is what it is made from.
 
-        Raises OptionError where it is an input, a folder, or another output of this run, on some file system at least.
+        Raises OptionError if it is an input, a folder, or another output of this run, also where a file system ignores case.
         """
         output = Output(path, named or self.force)
         if not output.is_file:
             return output
         if path.is_dir():
             raise OptionError(f"{path} is a folder; name a file.")
-        if key_of(path) in self.keys or identity(path) in self.identities:
-            raise OptionError(f"{path} would be written over while it is an input; name another with -o.")
-        other, its_source = self.taken.setdefault(key_of(path), (path, source))
+        if file_key(path) in self.keys or identity(path) in self.identities:
+            raise OptionError(f"{path} is an input and would be written over; name another output with -o.")
+        other, its_source = self.taken.setdefault(file_key(path), (path, source))
         if (other, its_source) != (path, source):
-            raise OptionError(clash(its_source, source, other, path))
+            raise OptionError(clash_message(its_source, source, other, path))
         if os.path.lexists(path) and not output.overwrite:
-            self.there.append(path)
+            self.existing.append(path)
         return output
 
     def check(self, skippable: bool = False) -> None:
-        """Raises OptionError where a file exists that is not to be replaced; `skippable` says that --skip-existing helps."""
-        if self.there:
-            count = len(self.there) - 1
-            others = f" and {count} more are" if count else " is"
-            skip = ", --skip-existing to leave it" if skippable else ""
+        """Raises OptionError if a file exists that may not be replaced; `skippable` if --skip-existing is an option."""
+        if self.existing:
+            count = len(self.existing) - 1
+            others = f" and {count} more exist" if count else " exists"
+            skip = ", --skip-existing to keep it" if skippable else ""
             raise OptionError(
-                f"{self.there[0]}{others} there already; use --force to replace{skip}, or -o to write elsewhere."
+                f"{self.existing[0]}{others} already; use --force to replace{skip}, or -o to write elsewhere."
             )
 
 
-def clash(one: str, other: str, its: Path, path: Path) -> str:
-    """A sentence about two results that would be one file."""
+def clash_message(one: str, other: str, its: Path, path: Path) -> str:
+    """The error about two results that would be one file."""
     if its == path:
         return (
             f"{one} and {other} would both become {path}; add --keep-suffix if their suffixes differ, or choose"
             " different output folders."
         )
     return (
-        f"{one} and {other} would become {its} and {path}, which are one file where case is ignored; rename one of them,"
+        f"{one} and {other} would become {its} and {path}, which are the same file where case is ignored; rename one of them,"
         " or choose different output folders."
     )
 
 
-def key_of(path: Path) -> str:
-    """Equal for paths that are one file on some file system: case and Unicode's normal forms are ignored."""
+def file_key(path: Path) -> str:
+    """Equal for paths that may be the same file: case and Unicode normal forms are ignored."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path.resolve())).casefold())
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of the file, equal for all its names; None where there is none."""
+    """Device and inode of the file, equal for all its names; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -305,7 +316,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def plan(
-    found: Found,
+    found: Inputs,
     out: str | None,
     suffix: str,
     outputs: Outputs,
@@ -316,31 +327,31 @@ def plan(
     keep_suffix: bool = False,
     skip_existing: bool = False,
 ) -> list[Job]:
-    """Gives each input its output: beside it, in the folder `out`, or `out` itself if that is a file's name.
+    """The output of each input: in the same folder, in the folder `out`, or `out` itself if that is the name of a file.
 
     Args:
         found: the inputs.
-        out: what the user gave as `option`. It names a file only if there is one input that no folder gave.
+        out: the value of `option`. It names a file only if there is a single input that is not from a folder.
         suffix: of the outputs: x.jpg becomes x plus suffix, or with `keep_suffix` x.jpg plus suffix.
-        outputs: the run's outputs; its `check` is left to the caller.
+        outputs: the run's outputs; the caller calls its `check`.
         refused: suffixes that `out` must not have.
-        may_replace_original: false if even a named `out` does not replace a file that has its input's folder and stem.
+        may_replace_original: false if even a named `out` does not replace a file with its input's folder and stem.
         skip_existing: leave out inputs whose output exists.
 
     Raises:
-        typer.BadParameter: where `out` names a file and there are several inputs, or a folder.
-        OptionError: as `Outputs.add`, and where `out` has a refused suffix.
+        typer.BadParameter: if `out` names a file and there are several inputs, or a folder.
+        OptionError: as `Outputs.add`, and if `out` has a refused suffix.
     """
-    alone = len(found.inputs) == 1 and not found.folders
-    if out is None and any(one.piped for one in found.inputs):
+    alone = len(found.files) == 1 and not found.folders
+    if out is None and any(one.piped for one in found.files):
         if not alone:
-            raise OptionError(f"What comes through a pipe has no folder; name one with {option}.")
+            raise OptionError(f"Input from a pipe has no folder; name an output folder with {option}.")
         out = "-"
     named = out is not None and names_file(out, alone, option)
     if named:
         refuse_suffix(out or "", refused, option)
     jobs = []
-    for one in found.inputs:
+    for one in found.files:
         if named:
             path = Path(out or "")
         else:
@@ -355,30 +366,30 @@ def plan(
 
 
 def refuse_suffix(out: str, refused: Collection[str], option: str = "--out") -> None:
-    """Raises OptionError where a file's name, which the user gave as `option`, has one of these suffixes."""
+    """Raises OptionError if the file name `out`, the value of `option`, has one of these suffixes."""
     if Path(out).suffix.lower() in refused:
         raise OptionError(f"{option} {out} has the suffix of another kind of file; choose another name.")
 
 
 def names_file(out: str, alone: bool, option: str) -> bool:
-    """Whether `out` is a file's name, not a folder's. Raises typer.BadParameter where it cannot be a file's."""
+    """Whether `out` is the name of a file and not of a folder. Raises typer.BadParameter if it must be a folder."""
     if out.endswith(("/", os.sep)) or Path(out).is_dir():
         return False
     stream = out in STDOUT_NAMES or is_stream(out)
     if not alone and (stream or Path(out).is_file() or has_known_suffix(out)):
         shown = "standard output" if out in STDOUT_NAMES else f"{printable(out)}"
         raise typer.BadParameter(
-            f"{option} {shown} is one file, and there are several inputs or a folder; name a folder."
+            f"{option} {shown} is one file, but there are several inputs or a folder; name a folder."
         )
     return alone
 
 
 def has_known_suffix(out: str) -> bool:
-    return Path(out).suffix.lower() in {".tri", ".json", ".csv", *picture_suffixes()}
+    return Path(out).suffix.lower() in {".tri", ".json", ".csv", *image_suffixes()}
 
 
-def picture_suffixes() -> frozenset[str]:
-    """Suffixes of pictures, also of those that only other programs write."""
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of images, also of those that only other programs write."""
     from trifocal.pictures import PICTURE_SUFFIXES
 
-    return PICTURE_SUFFIXES | OTHER_PICTURES
+    return PICTURE_SUFFIXES | OTHER_IMAGES

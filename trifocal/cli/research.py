@@ -1,4 +1,4 @@
-"""Training a model, and measuring what it is worth."""
+"""The commands train, evaluate and compare."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trifocal.cli.main import Force, Threads, app, check_outputs, use_threads
-from trifocal.cli.options import SpreadOptions
+from trifocal.cli.options import MultiValueCommand, parse_qualities
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,79 +15,78 @@ if TYPE_CHECKING:
     from trifocal.evaluation import TextEffect
 
 
-def qualities_of(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.replace(",", " ").split()]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of qualities; write it like 10,30,50.") from None
-
-
-# What is trained and is no preset, and the function of `trifocal.training` that does it.
-APART = {"towers": "train_text_image", "detector": "train_detector", "base": "train_base_layer"}
+# What is trained besides presets, and the function of `trifocal.training` for it.
+OTHER_TRAININGS = {"towers": "train_text_image", "detector": "train_detector", "base": "train_base_layer"}
 
 
 @app.command()
 def train(
-    preset: Annotated[str, typer.Argument(show_default=False, help="Or towers, detector or base.")],
+    preset: Annotated[str, typer.Argument(show_default=False, help="A preset, towers, detector or base.")],
     more: Annotated[list[str] | None, typer.Argument(metavar="[MORE_DATA]...", show_default=False)] = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="A folder of pictures, or tar files of them; may be said again.")
+        list[str] | None, typer.Option(help="Folder of images, or tar files of them; repeatable.")
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="The folder of the run; runs/PRESET, if not said.")
+        str | None, typer.Option("--out", "-o", help="Folder of the run. [default: runs/PRESET]")
     ] = None,
     stage: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Of what has several; 2 goes on with --start from the weights of 1, and 3 of the detector from the installed ones.",
+            help="Training stage. Stage 2 continues from the weights of stage 1, given with --start; stage 3 of the detector "
+            "from the bundled weights.",
         ),
     ] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="How long to train, in steps,")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="or in minutes.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of the run in steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Length of the run in minutes.")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Crops per step of each process; the recipe's, if not given.")
+        int | None,
+        typer.Option(min=1, help="Crops per step of each process. [default: the recipe's]"),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="Not the recipe's.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Peak learning rate. [default: the recipe's]")
+    ] = None,
     cooldown: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Last part of the run in which the learning rate falls; 0 keeps it level, for a run to be resumed with more "
-            "steps or minutes. The recipe's, if not given.",
+            help="Fraction at the end of the run in which the learning rate falls; 0 keeps it constant, for a run that will be "
+            "resumed with more steps or minutes. [default: the recipe's]",
         ),
     ] = None,
     precision: Annotated[
         str,
         typer.Option(
             metavar="auto|bfloat16|float32",
-            help="Of the branches of residual blocks (for towers, detector and base: of all convolutions and matrix products); "
-            "auto is bfloat16 where the processor or GPU computes in it. Exported weights and decoding are the same.",
+            help="Precision of residual branches (for towers, detector and base: of all convolutions and matrix products). auto is "
+            "bfloat16 if the processor or GPU supports it. Exported weights and decoding do not depend on it.",
         ),
     ] = "auto",
     processes: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Processes on this machine that average their gradients; they share --threads, or have a GPU each.",
+            help="Processes on this machine that average gradients. They share --threads, or use one GPU each.",
         ),
     ] = 1,
-    start: Annotated[str | None, typer.Option(help="Weights (.safetensors) to begin from.")] = None,
+    start: Annotated[str | None, typer.Option(help="Initial weights (.safetensors).")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")
+        bool, typer.Option("--resume", help="Continue from the checkpoint in the folder.")
     ] = False,
     teacher: Annotated[
         str | None,
-        typer.Option(help="For towers, detector and base: PicoDet as .onnx, and what it sees is learned."),
+        typer.Option(help="For towers, detector and base: PicoDet as an .onnx file, for distillation."),
     ] = None,
     of: Annotated[
-        str | None, typer.Option(help="For base: the preset that it is of; dual-layer-compact, if not said.")
+        str | None,
+        typer.Option(help="For base: the preset of the base layer. [default: dual-layer-compact]"),
     ] = None,
     keep_front: Annotated[
         bool,
         typer.Option(
-            "--keep-front", help="For detector: only what stands behind the split learns; files stay valid."
+            "--keep-front",
+            help="Detector only: freeze the layers before the split, so that existing files stay decodable.",
         ),
     ] = False,
     parts: Annotated[
@@ -97,11 +96,11 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint of an earlier run.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Trains a preset's network on pictures; needs the extra `train`.
+    """Train a preset. Needs the extra `train`.
 
-    `towers` names the compact text and image towers, which learn from pictures with captions and boxes beside them;
-    `detector` the compact detector, which learns from a teacher, and then from boxes too; `base` a base layer, which learns
-    from the detector that it serves, and `dual-layer-compact --start` (or `dual-layer`) then goes on from its weights.
+    `towers` trains the compact text and image encoders on images with captions and boxes, `detector` the compact detector by
+    distillation and then on boxes, and `base` a base layer with the losses of its detector; `dual-layer-compact --start` (or
+    `dual-layer`) continues from the weights of a base layer.
     """
     own: dict[str, Any] = {"stage": None if preset == "base" else stage, "keep_front": keep_front or None}
     own |= {"learning_rate": learning_rate, "cooldown": cooldown, "teacher": teacher, "of": of}
@@ -112,16 +111,16 @@ def train(
     from trifocal.cli import console
 
     use_threads(threads)
-    desk = console.Console()
+    terminal = console.Console()
     sources = [*(data or []), *(more or [])]
     folder = out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else "") + (f"-{of}" if of else "")
     if not resume:
         check_outputs([Path(folder, "checkpoint.pt")], force)
-    with console.reporting(desk) as report:
+    with console.reporting(terminal) as report:
         weights = training.in_processes(
             processes,
-            getattr(training, APART.get(preset, "train")),
-            *(() if preset in APART else (preset,)),
+            getattr(training, OTHER_TRAININGS.get(preset, "train")),
+            *(() if preset in OTHER_TRAININGS else (preset,)),
             sources,
             folder,
             steps=steps,
@@ -132,52 +131,53 @@ def train(
             resume=resume,
             every=every,
             report=report,
-            note=desk.note,
+            note=terminal.note,
             **own,
         )
-    desk.say(str(weights))
+    terminal.say(str(weights))
 
 
-Qualities = Annotated[Any, typer.Option(parser=qualities_of, metavar="Q,Q,...", help="Each 0 to 100.")]
-KeepRows = Annotated[bool, typer.Option("--resume", help="Keep the rows that are there.")]
+Qualities = Annotated[
+    Any, typer.Option(parser=parse_qualities, metavar="Q,Q,...", help="Qualities, 0 to 100.")
+]
+KeepRows = Annotated[bool, typer.Option("--resume", help="Keep existing rows, and measure what is missing.")]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
         help="psnr ms-ssim ssimulacra2 butteraugli cvvdp flip lpips lpips-vgg dists tower clip-score ref-clip-score "
-        "nima:FILE, psnr-named and psnr-rest (inside and outside of the boxes of what the captions name), "
-        "and of all pictures together fid fid-whole kid kid-whole is; psnr and ms-ssim, if not said."
+        "nima:FILE; psnr-named and psnr-rest (inside and outside the boxes of the objects that captions name); "
+        "over all images fid fid-whole kid kid-whole is. [default: psnr ms-ssim]",
     ),
 ]
 Text = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND...",
-        help="What words change: measure presets that take words with those of the captions.json beside the pictures "
-        "(true), an empty text, those of another picture (mismatched), or none.",
+        help="Text ablation for presets that take text: the captions of captions.json next to the images (true), an empty text "
+        "(empty), another image's caption (mismatched), or no text (none).",
     ),
 ]
 TaskKind = Annotated[
     str | None,
-    typer.Option("--task", help="What machines see too: detection, segmentation or classification."),
+    typer.Option("--task", help="Also measure detection, segmentation or classification."),
 ]
 Network = Annotated[
     str | None,
     typer.Option(
         "--detector",
         "--network",
-        help="A network of torchvision's by its name, a detector's .onnx file, or compact: our own.",
+        help="Network for --task: a torchvision name, an .onnx file, or compact for the bundled detector.",
     ),
 ]
 Annotations = Annotated[
     str | None,
     typer.Option(
-        help="What is to be seen; looked for beside the pictures, if not said. own: what the detector finds itself in the "
-        "originals, of pictures that nobody labelled."
+        help="Annotation file. own: the detector's own results on the originals, for images without labels. [default: searched next to the images]",
     ),
 ]
 ShortSide = Annotated[
     int | None,
-    typer.Option(help="For detection: code each picture resized so, such as 800; see the README on bpp."),
+    typer.Option(help="For detection: resize the short side of each image before encoding, such as 800."),
 ]
 
 
@@ -185,8 +185,8 @@ Layers = Annotated[
     str | None,
     typer.Option(
         metavar="base",
-        help="Measure presets with layers by their base layer alone, at base qualities. With --detector compact that reads "
-        "the layer, and looks at what others decoded; avif:small codes pictures as small as it looks at them.",
+        help="Measure only the base layer of layered presets, at base qualities. --detector compact reads the layer itself, and the "
+        "decoded images of other codecs; avif:small encodes images at the detector's input size.",
     ),
 ]
 
@@ -195,28 +195,28 @@ Preferences = Annotated[
     list[float] | None,
     typer.Option(
         metavar="P...",
-        help="For presets whose decoder knows it: decode files for people (0), for machines (1), or between.",
+        help="Decode with each of these preferences, from 0 for people to 1 for machines, for presets whose decoder takes it.",
     ),
 ]
 
 
-Device = Annotated[str, typer.Option(help="Where presets run: cpu, cuda, or another device of torch.")]
+Device = Annotated[str, typer.Option(help="Device of the presets: cpu, cuda, or another one of torch.")]
 
-SUBJECTS = (
-    "Presets; other formats (avif, webp, jpeg, jxl, heic); and presets with your own weights as LABEL=PRESET:WEIGHTS, "
+CANDIDATES = (
+    "Presets; other formats (avif, webp, jpeg, jxl, heic); presets with custom weights as LABEL=PRESET:WEIGHTS, "
     "such as mine=compact:mine.safetensors."
 )
 
 
-@app.command(cls=SpreadOptions)
+@app.command(cls=MultiValueCommand)
 def evaluate(
     presets: Annotated[
         list[str],
-        typer.Argument(metavar="PRESETS...", show_default=False, help=SUBJECTS),
+        typer.Argument(metavar="PRESETS...", show_default=False, help=CANDIDATES),
     ],
-    data: Annotated[str, typer.Option(help="A folder of pictures.", show_default=False)],
+    data: Annotated[str, typer.Option(help="Folder of images.", show_default=False)],
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="The table to write; results.csv by default.")
+        str | None, typer.Option("--out", "-o", help="Table of results. [default: results.csv]")
     ] = None,
     qualities: Qualities = "10,30,50,70,90",
     metrics: Metrics = None,
@@ -232,10 +232,10 @@ def evaluate(
     force: Force = False,
     threads: Threads = None,
 ) -> None:
-    """Measures presets on real files, a row per picture and quality; needs the extra `evaluate`.
+    """Measure presets on real files. Needs the extra `evaluate`.
 
-    A row has bytes, bits per pixel, the metrics and seconds; the means over pictures are printed, and written too. After
-    --text, so is what the words change: at equal bytes, the mean over pictures with its 95 % interval.
+    Writes a row per image and quality with bytes, bits per pixel, metrics and seconds, and prints the means over images. With --text it
+    also prints what the text changes at equal bytes: the mean over images with its 95 % interval.
     """
     check_task(task, detector, annotations, short_side)
     from trifocal import evaluation
@@ -245,10 +245,10 @@ def evaluate(
         check_outputs([Path("results.csv")], force)
     out = out or "results.csv"
     use_threads(threads)
-    desk = console.Console()
-    with console.reporting(desk) as report:
-        evaluation.labelled(presets, device)  # before a task loads its detector
-        judge = (
+    terminal = console.Console()
+    with console.reporting(terminal) as report:
+        evaluation.labelled(presets, device)  # raises before a task loads its detector
+        measured_task = (
             evaluation.task_of(task, detector, annotations, data, short_side, report=report) if task else None
         )
         results = evaluation.evaluate(
@@ -258,28 +258,28 @@ def evaluate(
             qualities,
             resume,
             metrics or evaluation.DEFAULT_METRICS,
-            judge,
+            measured_task,
             text=text or (),
             progress=lambda fraction: report(fraction, ""),
-            note=desk.note,
+            note=terminal.note,
             layers=layers,
             preferences=preference or (),
             device=device,
         )
-    desk.out.print(console.table_of_means(results.means))
+    terminal.out.print(console.means_table(results.means))
     if results.effects:
-        desk.out.print(table_of_effects(results.effects))
-    desk.say(f"{out}  {len(results.rows)} rows")
+        terminal.out.print(effects_table(results.effects))
+    terminal.say(f"{out}  {len(results.rows)} rows")
 
 
-@app.command(cls=SpreadOptions)
+@app.command(cls=MultiValueCommand)
 def compare(
     subjects: Annotated[
         list[str],
-        typer.Argument(metavar="PRESETS...", show_default=False, help=SUBJECTS),
+        typer.Argument(metavar="PRESETS...", show_default=False, help=CANDIDATES),
     ],
-    data: Annotated[str, typer.Option(help="A folder of pictures.", show_default=False)],
-    out: Annotated[str, typer.Option("--out", "-o", help="The folder of the report.")] = "report",
+    data: Annotated[str, typer.Option(help="Folder of images.", show_default=False)],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the report.")] = "report",
     qualities: Qualities = "10,30,50,70,90",
     metrics: Metrics = None,
     text: Text = None,
@@ -293,23 +293,23 @@ def compare(
     crop: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PICTURE:X,Y,WIDTH,HEIGHT",
-            help="A place to look at, in pixels; may be said again. By default those pictures where the first preset is worst, "
-            "as usual and best, where it errs most.",
+            metavar="IMAGE:X,Y,WIDTH,HEIGHT",
+            help="Crop to show, in pixels; repeatable. The default crops are from the images where the first preset is worst, median "
+            "and best, at the largest error.",
         ),
     ] = None,
     published: Annotated[
         list[str] | None,
-        typer.Option(help="More curves: CompressAI's result files, or tables with codec, bpp and metrics."),
+        typer.Option(help="More curves: CompressAI result files, or tables with codec, bpp and metrics."),
     ] = None,
     resume: KeepRows = False,
     force: Force = False,
     threads: Threads = None,
 ) -> None:
-    """Measures presets and other formats, and writes a page with curves, tables and crops; needs the extra `evaluate`.
+    """Measure presets and other formats, and write an HTML report. Needs the extra `evaluate`.
 
-    The first preset is the one that is looked at: crops of its files stand beside those of the others at equal bytes, at low,
-    middle and high rate.
+    The report has curves, tables and crops. Crops compare the first preset with the others at equal bytes, at a low, a middle and a
+    high rate.
     """
     check_task(task, detector, annotations, short_side)
     from trifocal.cli import console
@@ -319,10 +319,12 @@ def compare(
     if not resume:
         check_outputs([Path(out, "index.html"), Path(out, "results.csv")], force)
     use_threads(threads)
-    desk = console.Console()
-    with console.reporting(desk) as report:
-        labelled(subjects, device)  # before a task loads its detector
-        judge = task_of(task, detector, annotations, data, short_side, report=report) if task else None
+    terminal = console.Console()
+    with console.reporting(terminal) as report:
+        labelled(subjects, device)  # raises before a task loads its detector
+        measured_task = (
+            task_of(task, detector, annotations, data, short_side, report=report) if task else None
+        )
         page = compare(
             subjects,
             data,
@@ -330,26 +332,26 @@ def compare(
             qualities,
             resume,
             metrics or DEFAULT_METRICS,
-            judge,
+            measured_task,
             text or (),
             published or (),
             progress=lambda fraction: report(fraction, ""),
-            note=desk.note,
+            note=terminal.note,
             layers=layers,
             preferences=preference or (),
             device=device,
             crop=crop or (),
         )
-    desk.say(str(page))
+    terminal.say(str(page))
 
 
-def table_of_effects(effects: Sequence["TextEffect"]) -> "Table":
-    """A line for each preset, metric and two kinds of words."""
+def effects_table(effects: Sequence["TextEffect"]) -> "Table":
+    """A row for each preset, metric and pair of text kinds."""
     from rich.table import Table
 
-    caption = "better at equal bytes, by so much; 95 % bootstrap interval over pictures; * excludes zero"
+    caption = "gain at equal bytes; 95 % bootstrap interval over images; * excludes zero"
     table = Table(box=None, header_style="bold", caption=caption, pad_edge=False, collapse_padding=True)
-    for name in ("preset", "metric", "words", "against", "sent words", "difference", "interval", "pictures"):
+    for name in ("preset", "metric", "text", "against", "sent text", "difference", "interval", "images"):
         table.add_column(name)
     for one in effects:
         paired = one.paired
@@ -375,25 +377,24 @@ def check_training(
     keep_front: bool,
     parts: str | None,
 ) -> None:
-    """Refuses what this kind of training would pass over in silence."""
-    if preset not in APART and teacher is not None:
-        raise typer.BadParameter(f"{preset} takes no --teacher; {', '.join(APART)} do.")
+    """Raises typer.BadParameter for options that this kind of training would ignore."""
+    if preset not in OTHER_TRAININGS and teacher is not None:
+        raise typer.BadParameter(f"{preset} takes no --teacher; {', '.join(OTHER_TRAININGS)} do.")
     if preset == "towers" and learning_rate is not None:
-        raise typer.BadParameter("towers take no --learning-rate; each of their stages has its own.")
-    if preset in APART and cooldown is not None:
-        raise typer.BadParameter(
-            f"{preset} takes no --cooldown; its learning rate falls from the first step to the last."
-        )
-    if preset in APART and parts is not None:
+        raise typer.BadParameter("towers takes no --learning-rate; each of its stages has its own.")
+    if preset in OTHER_TRAININGS and cooldown is not None:
+        raise typer.BadParameter(f"{preset} takes no --cooldown; its learning rate falls over the whole run.")
+    if preset in OTHER_TRAININGS and parts is not None:
         raise typer.BadParameter(f"{preset} takes no --parts; presets do.")
     if preset != "base" and of is not None:
         raise typer.BadParameter(f"--of is for base, not for {preset}.")
     if preset != "detector" and keep_front:
         raise typer.BadParameter(f"--keep-front is for detector, not for {preset}.")
     if preset == "base" and stage != 1:
-        raise typer.BadParameter("base has one stage; leave --stage out.")
+        raise typer.BadParameter("base has one stage; omit --stage.")
 
 
-def check_task(task: str | None, *its_options: object) -> None:
-    if task is None and any(option is not None for option in its_options):
-        raise typer.BadParameter("--detector, --annotations and --short-side are of a --task; say which.")
+def check_task(task: str | None, *options: object) -> None:
+    """Raises typer.BadParameter for options of a task without a task."""
+    if task is None and any(option is not None for option in options):
+        raise typer.BadParameter("--detector, --annotations and --short-side need a --task.")

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from trifocal.codecs.mask import Mask, importance_from_mask
 from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
-from trifocal.codecs.rate_control import requested_rate, search
+from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
 from trifocal.codecs.results import Decoded, Latents
 from trifocal.codecs.runtime import Runtime
 from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.container.bitstream import FileInput, as_bitstream
 from trifocal.container.fields import VERSION, hexadecimal
 from trifocal.entropy import RateEstimator
 from trifocal.entropy.coder import Array
@@ -22,6 +23,7 @@ from trifocal.entropy.latent_coding import code_latents, read_latents, write_lat
 from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import Canvas, paste, window
+from trifocal.pictures.conversion import ImageInput, as_picture
 from trifocal.pictures.tiles import Box, Tile, check_region
 from trifocal.types import LATENT_STRIDE, Condition
 from trifocal.utils.timing import Stopwatch
@@ -35,6 +37,7 @@ GREY = 128
 SEARCH_BEGINS = 0.3  # of the progress, when a size is requested
 
 Progress = Callable[[float], None]
+TextRequest = Callable[[str | None, bool], "tuple[Condition[Any] | None, tuple[Layer, ...]]"]
 T = TypeVar("T")
 
 
@@ -47,13 +50,16 @@ class Codec:
     Attributes:
         preset_id: the number of the preset in files.
         layer: tag of the layer that holds the latents.
+        text_request: makes the condition and the layers of `text` and `send_text`; set by `trifocal.load`.
     """
 
     preset_id = 0
     layer = Tag.LATENT
+    text_request: TextRequest | None = None
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self._last_fingerprints: dict[int, int | None] = {}
 
     @property
     def network(self) -> CodecNetwork:
@@ -74,11 +80,14 @@ class Codec:
 
     def fingerprint_in(self, version: int) -> int | None:
         """The fingerprint in a version of the file format; see `weights.fingerprint`."""
-        return self.runtime.fingerprint(version)
+        self._last_fingerprints[version] = self.runtime.fingerprint(version)
+        return self._last_fingerprints[version]
 
-    def decodes(self, header: Header) -> bool:
-        """Whether the weights decode files with this fingerprint."""
-        have = self.fingerprint_in(header.version)
+    def decodes(self, header: Header, checked: bool = True) -> bool:
+        """Whether the weights decode files with this fingerprint; if not `checked`, the weights as they were last time."""
+        if checked or header.version not in self._last_fingerprints:
+            self.fingerprint_in(header.version)
+        have = self._last_fingerprints[header.version]
         return have == header.fingerprint or header.fingerprint in self.runtime.readable(header.version)
 
     def check_header(self, header: Header) -> None:
@@ -96,10 +105,15 @@ class Codec:
 
     def encode(
         self,
-        picture: Picture,
+        image: ImageInput,
         quality: float | None = None,
         bpp: float | None = None,
-        size: int | None = None,
+        max_bytes: int | None = None,
+        *,
+        text: str | None = None,
+        send_text: bool = False,
+        base_quality: int | None = None,
+        refinement: int | None = None,
         condition: Condition[Any] | None = None,
         layers: Sequence[Layer] = (),
         progress: Progress | None = None,
@@ -109,11 +123,16 @@ class Codec:
         """Encode an image.
 
         Args:
-            picture: the image.
-            quality: 0..100 in steps of 1/8; 50 if none of the three is given.
-            bpp: upper limit of the file's bits per pixel.
-            size: upper limit of the file's bytes. A size that quality 100 does not fill is no error.
-            condition: side input of the analysis, of one image.
+            image: a Picture, a path, a Pillow image, an array, a tensor, bytes or a binary stream; see `as_picture`. A Picture is
+                encoded unchanged.
+            quality: 0..100, kept to 1/8; 50 if none of the three is given.
+            bpp: bits of the whole file per pixel, to stay at or under.
+            max_bytes: bytes of the whole file, to stay at or under. A size that quality 100 does not fill is not an error.
+            text: what the image shows, for a preset that takes text.
+            send_text: store the text in the file, for a preset whose decoder reads it.
+            base_quality: 0..100, and
+            refinement: 0 or more steps: of the base layer, for a preset with layers; see `BaseLayerOptions`.
+            condition: side input of the analysis, of one image; instead of `text`.
             layers: further layers of the file; their bytes count.
             progress: called with the fraction done, 0..1.
             timings: receives the seconds of analysis, walk (entropy networks) and coding (range coder).
@@ -121,17 +140,53 @@ class Codec:
                 bytes, places with 1 get more bits and places with 0 fewer. It replaces the map that a text gives.
 
         Raises:
-            OptionError: for more than one of quality, bpp and size, one out of range, or a mask of another shape or range.
-            PresetError: for a mask, if the codec does not read one.
-            RateError: if quality 0 exceeds bpp or size.
+            PictureError: if the image cannot be read.
+            OptionError: for more than one of quality, bpp and max_bytes, a value out of its range, a mask of another shape or range, or
+                text beside a condition.
+            PresetError: for text, a mask or base layer options if the preset does not use them.
+            RateError: if quality 0 is larger than bpp or max_bytes allow.
         """
+        rate, base = Rate(quality, bpp, max_bytes), BaseLayerOptions(base_quality, refinement)
+        if text is not None or send_text:
+            condition, text_layers = self._with_text(text, send_text, condition)
+            layers = (*layers, *text_layers)
+        picture = as_picture(image)
+        return self.encode_picture(picture, rate, base, condition, layers, progress, timings, mask)
+
+    def _with_text(
+        self, text: str | None, send: bool, condition: Condition[Any] | None
+    ) -> tuple[Condition[Any] | None, tuple[Layer, ...]]:
+        if condition is not None:
+            raise OptionError("Give text or a condition, not both.")
+        if self.text_request is None:
+            raise PresetError(
+                "This codec belongs to no preset and takes no text; use one of trifocal.load()."
+            )
+        return self.text_request(text, send)
+
+    def encode_picture(
+        self,
+        picture: Picture,
+        rate: Rate,
+        base: BaseLayerOptions = DEFAULT_BASE,
+        condition: Condition[Any] | None = None,
+        layers: Sequence[Layer] = (),
+        progress: Progress | None = None,
+        timings: dict[str, float] | None = None,
+        mask: Mask | None = None,
+    ) -> Bitstream:
+        """Encode with options that are checked already; arguments and errors as for `encode`."""
+        if not base.is_default:
+            raise PresetError(
+                "This codec has no base layer; leave base_quality and refinement out, or load a preset with layers."
+            )
         clock = Stopwatch(timings)
         mark = self.fingerprint
-        rate = requested_rate(picture.width * picture.height, quality, bpp, size)
+        size = rate.size(picture.width * picture.height)
         canvas = Canvas(picture.width, picture.height, self.runtime.receptive_field)
         side = (*metadata_layers(picture), *layers)
         condition = self._prepared(picture, condition, mask)
-        tiles = track(canvas.tiles(), progress, (0.0, 1.0 if rate.size is None else SEARCH_BEGINS))
+        tiles = track(canvas.tiles(), progress, (0.0, 1.0 if size is None else SEARCH_BEGINS))
         latents: Iterable[Array] = (
             self._latent(picture.rgb, canvas, tile, condition, clock) for tile in tiles
         )
@@ -145,16 +200,16 @@ class Codec:
 
         if rate.level is not None:
             return write(rate.level)
-        assert rate.size is not None
+        assert size is not None
         latents = kept = list(latents)
         overhead = stream(0, (b"",) * len(latents)).size
         return search(
-            rate.size, lambda level: overhead + sum(self._bits(y, level, clock) for y in kept) / 8, write
+            size, lambda level: overhead + sum(self._bits(y, level, clock) for y in kept) / 8, write
         )
 
     def decode(
         self,
-        bitstream: Bitstream,
+        source: FileInput,
         region: Box | None = None,
         best_effort: bool = False,
         condition: Condition[Any] | None = None,
@@ -164,7 +219,7 @@ class Codec:
         """Decode an image, or a region of it; reads only the tiles that the region needs.
 
         Args:
-            bitstream: from `encode`.
+            source: what `encode` made: a Bitstream, a path, bytes or a binary stream.
             region: x, y, width, height in pixels; the whole image if None.
             best_effort: fill damaged tiles with grey instead of raising.
             condition: side input of the synthesis, of one image.
@@ -178,6 +233,7 @@ class Codec:
             Unsupported: if the image is above the limit of pixels.
         """
         clock = Stopwatch(timings)
+        bitstream = as_bitstream(source, best_effort)
         canvas, region = self._checked(bitstream, region)
         tiles = canvas.tiles_around(region)
         y_hat, lost = self._read_tiles(bitstream, canvas, tiles, best_effort, progress, clock)
@@ -256,7 +312,7 @@ class Codec:
                 f"The latents of an image of {latents.width} x {latents.height} pixels have the shape {list(expected)}, not "
                 f"{list(latents.y.shape)}."
             )
-        level = requested_rate(1, quality, None, None).level
+        level = Rate(quality).level
         assert level is not None
         return level
 

@@ -1,8 +1,9 @@
-"""Rate control: from a requested quality, rate or file size to a quality level."""
+"""The requested rate, and the quality level that reaches a requested size."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from trifocal.container import Bitstream
@@ -15,38 +16,82 @@ HIGHEST_DEFAULT = 20  # quality of a base layer
 
 @dataclass(frozen=True)
 class Rate:
-    """The request: a level, or an upper limit of the file in bytes."""
+    """The requested rate: at most one of the three; quality 50 if all are None. It is checked when it is made.
 
-    level: int | None
-    size: int | None
-
-
-def requested_rate(pixels: int, quality: float | None, bpp: float | None, size: int | None) -> Rate:
-    """Check the three ways to request a rate.
-
-    Args:
-        pixels: of the image.
-        quality: 0..100; 50 if none of the three is given.
-        bpp: upper limit of the file's bits per pixel, above 0.
-        size: upper limit of the file's bytes, above 0.
+    Attributes:
+        quality: 0..100.
+        bpp: bits of the whole file per pixel, above 0.
+        max_bytes: bytes of the whole file, 1 or more.
 
     Raises:
-        OptionError: if more than one is given, or one is out of its range.
+        OptionError: if more than one is given, or one is not a number in its range.
     """
-    if sum(given is not None for given in (quality, bpp, size)) > 1:
-        raise OptionError("Give only one of quality, bpp and size.")
-    if bpp is not None:
-        if not 0 < bpp < math.inf:
-            raise OptionError(f"bpp must be above 0, not {bpp}.")
-        return Rate(None, max(1, int(bpp * pixels / 8)))
-    if size is not None:
-        if size < 1:
-            raise OptionError(f"The size must be at least 1 byte, not {size}.")
-        return Rate(None, size)
-    quality = 50.0 if quality is None else quality
-    if not 0 <= quality <= 100:
-        raise OptionError(f"Quality goes from 0 to 100, not {quality}.")
-    return Rate(round(quality * LEVELS_PER_QUALITY), None)
+
+    quality: float | None = None
+    bpp: float | None = None
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if len(given) > 1:
+            raise OptionError("Give only one of quality, bpp and max_bytes.")
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise OptionError(f"{name} must be a number, not {value!r}.")
+        if self.quality is not None and not 0 <= self.quality <= 100:
+            raise OptionError(f"Quality must be from 0 to 100, not {self.quality}.")
+        if self.bpp is not None and not 0 < self.bpp < math.inf:
+            raise OptionError(f"bpp must be above 0, not {self.bpp}.")
+        if self.max_bytes is not None and not 1 <= self.max_bytes < math.inf:
+            raise OptionError(f"max_bytes must be 1 or more, not {self.max_bytes}.")
+
+    @property
+    def level(self) -> int | None:
+        """The quality level, 0..800; None where a size is requested."""
+        if self.bpp is not None or self.max_bytes is not None:
+            return None
+        return round((50.0 if self.quality is None else float(self.quality)) * LEVELS_PER_QUALITY)
+
+    def size(self, pixels: int) -> int | None:
+        """The largest size of the file in bytes for an image of so many pixels; None where a quality is requested."""
+        if self.bpp is not None:
+            return max(1, int(self.bpp * pixels / 8))
+        return None if self.max_bytes is None else int(self.max_bytes)
+
+
+@dataclass(frozen=True)
+class BaseLayerOptions:
+    """How a scalable codec codes its base layer. It is checked when it is made.
+
+    Attributes:
+        quality: 0..100; None for half of the image's quality, at most 20.
+        refinement: gradient steps that fit the base layer to the image, 0 for none; None for the codec's default.
+        conditions: whether the enhancement layer uses the preview that the base layer gives.
+
+    Raises:
+        OptionError: for a value that is not a whole number in its range.
+    """
+
+    quality: int | None = None
+    refinement: int | None = None
+    conditions: bool = True
+
+    def __post_init__(self) -> None:
+        given: dict[str, object] = {"base_quality": self.quality, "refinement": self.refinement}
+        for name, value in given.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+                raise OptionError(f"{name} must be a whole number, not {value!r}.")
+        if self.quality is not None and not 0 <= self.quality <= 100:
+            raise OptionError(f"base_quality must be from 0 to 100, not {self.quality}.")
+        if self.refinement is not None and self.refinement < 0:
+            raise OptionError(f"refinement must be 0 steps or more, not {self.refinement}.")
+
+    @property
+    def is_default(self) -> bool:
+        return self == DEFAULT_BASE
+
+
+DEFAULT_BASE = BaseLayerOptions()
 
 
 def search(size: int, estimate: Callable[[int], float], write: Callable[[int], Bitstream]) -> Bitstream:

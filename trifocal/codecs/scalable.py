@@ -20,12 +20,19 @@ from PIL import Image
 
 from trifocal.codecs.codec import Codec, Decoded, Latents, Progress
 from trifocal.codecs.mask import Mask
-from trifocal.codecs.rate_control import HIGHEST_DEFAULT, default_base_quality, requested_rate
+from trifocal.codecs.rate_control import (
+    DEFAULT_BASE,
+    HIGHEST_DEFAULT,
+    BaseLayerOptions,
+    Rate,
+    default_base_quality,
+)
 from trifocal.codecs.runtime import ScalableRuntime
 from trifocal.container import Bitstream, Layer, Tag
+from trifocal.container.bitstream import FileInput, as_bitstream
 from trifocal.entropy.coder import Array
 from trifocal.entropy.latent_coding import read_latents, write_latents
-from trifocal.errors import Damaged, MissingLayer, OptionError
+from trifocal.errors import Damaged, MissingLayer
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import TILE
 from trifocal.pictures.tiles import Box
@@ -54,46 +61,36 @@ class ScalableCodec(Codec):
         """The torch network; its base layer is `network.base`."""
         return cast("ScalableNetwork", super().network)
 
-    def encode(
+    def encode_picture(
         self,
         picture: Picture,
-        quality: float | None = None,
-        bpp: float | None = None,
-        size: int | None = None,
+        rate: Rate,
+        base: BaseLayerOptions = DEFAULT_BASE,
         condition: Condition[Any] | None = None,
         layers: Sequence[Layer] = (),
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
         mask: Mask | None = None,
-        base_quality: int | None = None,
-        refinement: int | None = None,
-        conditions: bool = True,
     ) -> Bitstream:
-        """As `Codec.encode`, with a base layer.
+        """As `Codec.encode_picture`, with a base layer.
 
         Args:
-            base_quality: of the base layer, 0..100. By default half of the quality up to 20; for a requested size the first of 20, 10
-                and 0 that fits into a share of it.
-            refinement: gradient steps that adapt the base layer to the image (`latent_refinement.py`), 0 for none; by default those
-                of the preset.
-            conditions: whether the enhancement is conditioned on the base preview.
+            base: its quality is by default half of the quality up to 20; for a requested size the first of 20, 10 and 0 that fits into
+                a share of it. Its refinement is by default that of the preset.
             timings: also receives the seconds of the base layer.
 
         Raises:
-            OptionError: for a base quality out of range, a negative number of steps, and as `Codec.encode`.
             WeightsError: if the base layer is refined and its detector is not installed.
         """
-        rate = requested_rate(picture.width * picture.height, quality, bpp, size)
+        size = rate.size(picture.width * picture.height)
         with Stopwatch(timings)("base"):
-            base, preview = self._encode_base(
-                picture, rate.level, rate.size, base_quality, refinement, conditions
-            )
+            layer, preview = self._encode_base(picture, rate.level, size, base)
         if preview is not None:
             condition = replace(condition or Condition(), preview=preview)
-        if refinement != 0 and max(picture.width, picture.height) > TILE:
+        if base.refinement != 0 and max(picture.width, picture.height) > TILE:
             give_back()  # the memory of the gradients, before the tiles allocate blocks of other sizes
-        return super().encode(
-            picture, quality, bpp, size, condition, (base, *layers), progress, timings, mask
+        return super().encode_picture(
+            picture, rate, DEFAULT_BASE, condition, (layer, *layers), progress, timings, mask
         )
 
     def analyse(
@@ -106,13 +103,14 @@ class ScalableCodec(Codec):
         refinement: int | None = None,
     ) -> Latents:
         """The latents of the enhancement layer, given a base layer, which they carry in `layers`."""
-        base, preview = self._encode_base(picture, None, None, base_quality, refinement, True)
+        options = BaseLayerOptions(base_quality, refinement)
+        base, preview = self._encode_base(picture, None, None, options)
         condition = replace(condition or Condition(), preview=preview)
         return super().analyse(picture, condition, mask, (base, *layers))
 
     def decode(
         self,
-        bitstream: Bitstream,
+        source: FileInput,
         region: Box | None = None,
         best_effort: bool = False,
         condition: Condition[Any] | None = None,
@@ -120,6 +118,7 @@ class ScalableCodec(Codec):
         timings: dict[str, float] | None = None,
     ) -> Decoded:
         """As `Codec.decode`; `timings` also receives the seconds of the base layer. Raises MissingLayer without base or enhancement."""
+        bitstream = as_bitstream(source, best_effort)
         check_both_layers(bitstream)
         with Stopwatch(timings)("base"):
             condition = self._conditioned(bitstream, condition)
@@ -149,24 +148,19 @@ class ScalableCodec(Codec):
         picture: Picture,
         level: int | None,
         size: int | None,
-        quality: int | None,
-        refinement: int | None,
-        conditions: bool,
+        base: BaseLayerOptions,
     ) -> tuple[Layer, BasePreview[Array] | None]:
         """The base layer for an enhancement of that level, or a file of that size; and its preview, if it conditions."""
-        if quality is not None and not 0 <= quality <= 100:
-            raise OptionError(f"The base layer's quality goes from 0 to 100, not {quality}.")
-        steps = self.runtime.base.refinement if refinement is None else refinement
-        if steps < 0:
-            raise OptionError(f"A base layer is refined in 0 steps or more, not {steps}.")
+        quality = base.quality
+        steps = self.runtime.base.refinement if base.refinement is None else base.refinement
         if quality is None and level is not None:
             quality = default_base_quality(level)
         small_size = self.runtime.base.input_size(picture.width, picture.height)
         small = resized(picture, small_size)
         chosen, data, y_hat = self._base_within(small, quality, size, steps)
-        flags = chosen if conditions else chosen | ALONE
+        flags = chosen if base.conditions else chosen | ALONE
         layer = Layer(Tag.BASE, (bytes([flags]) + data,))
-        if not conditions:
+        if not base.conditions:
             return layer, None
         preview = self.runtime.base.preview(y_hat, small_size)
         return layer, whole_preview(preview, picture.width, picture.height)

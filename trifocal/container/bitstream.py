@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import IO, TypeAlias
 from zlib import crc32
 
 from trifocal.container.fields import (
@@ -32,6 +33,8 @@ START_BYTES = 4096  # enough to refuse a foreign file or an absurd header before
 Table = list[
     tuple[int, list[tuple[int, int]]]
 ]  # of layers: the tag, and for each chunk its length and CRC-32
+
+FileInput: TypeAlias = "Bitstream | bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes]"
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,13 @@ class Bitstream:
             raise OptionError(f"There is no such Trifocal file: {fault}.")
         object.__setattr__(self, "layers", tuple(sorted(self.layers, key=lambda layer: layer.tag)))
 
+    def __repr__(self) -> str:
+        header, names = self.header, " ".join(layer.name for layer in self.layers)
+        return (
+            f"<Bitstream {header.width}x{header.height}, {self.size:,} bytes, preset {header.preset}, "
+            f"quality {header.quality:g}, {names}>"
+        )
+
     @property
     def size(self) -> int:
         """Bytes of the whole file, damaged chunks not counted."""
@@ -106,23 +116,40 @@ class Bitstream:
         refuse_damaged(self.layers, "This stream")
         return front_of(self) + b"".join(chunk or b"" for layer in self.layers for chunk in layer.chunks)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file at once or not at all. Raises OSError, or Damaged where a chunk is lost."""
+    def save(self, target: str | os.PathLike[str] | IO[bytes]) -> None:
+        """Write the file to a path, at once or not at all, or to a binary stream. Raises OSError, or Damaged where a chunk is lost."""
         data = self.to_bytes()
-        with atomic_write(path) as stream:
-            stream.write(data)
+        if isinstance(target, str | os.PathLike):
+            with atomic_write(target) as stream:
+                stream.write(data)
+        else:
+            target.write(data)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], best_effort: bool = False) -> "Bitstream":
-        """Reads a file; see from_bytes. Raises FormatError with a sentence that names the file, and OSError."""
-        name = Path(path).name
-        with open(path, "rb") as stream:
-            start = stream.read(START_BYTES)
-            read_header(Reader(start, name))
-            return cls.from_bytes(start + stream.read(), best_effort, name)
+    def open(cls, source: str | os.PathLike[str] | IO[bytes], best_effort: bool = False) -> "Bitstream":
+        """Read a file from a path or a binary stream; see from_bytes.
+
+        Raises FormatError with a sentence that names the file, OSError, and OptionError for a stream of text.
+        """
+        if isinstance(source, str | os.PathLike):
+            with open(source, "rb") as file:
+                return cls._read(file, best_effort, Path(source).name)
+        name = getattr(source, "name", None)
+        return cls._read(source, best_effort, Path(name).name if isinstance(name, str) else "This file")
 
     @classmethod
-    def from_bytes(cls, data: bytes, best_effort: bool = False, name: str = "This file") -> "Bitstream":
+    def _read(cls, stream: IO[bytes], best_effort: bool, name: str) -> "Bitstream":
+        start = stream.read(START_BYTES)
+        if not isinstance(start, bytes):
+            raise OptionError(f'{name} must be read as a binary stream; open it with mode "rb".')
+        if len(start) == START_BYTES:
+            read_header(Reader(start, name))  # refuses a foreign file before the rest of it is read
+        return cls.from_bytes(start + stream.read(), best_effort, name)
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes | bytearray | memoryview, best_effort: bool = False, name: str = "This file"
+    ) -> "Bitstream":
         """Reads and checks all bytes; accepts only what to_bytes would write. `name` begins the sentences of errors.
 
         With best_effort, a chunk that is damaged or missing becomes None as long as the header and the table of
@@ -134,6 +161,19 @@ class Bitstream:
         if not best_effort:
             refuse_damaged(layers, name)
         return cls(header, layers)
+
+
+def as_bitstream(source: FileInput, best_effort: bool = False) -> Bitstream:
+    """Read a .tri file from a path, bytes or a binary stream. Raises FormatError, OSError, and OptionError for other types."""
+    if isinstance(source, Bitstream):
+        return source
+    if isinstance(source, bytes | bytearray | memoryview):
+        return Bitstream.from_bytes(source, best_effort)
+    if isinstance(source, str | os.PathLike) or callable(getattr(source, "read", None)):
+        return Bitstream.open(source, best_effort)
+    raise OptionError(
+        f"A .tri file cannot be of the type {type(source).__name__}; give a path, its bytes, a binary stream or a Bitstream."
+    )
 
 
 def front_of(stream: Bitstream) -> bytes:

@@ -1,4 +1,4 @@
-"""What `trifocal demo` does: a photograph that ships goes through the codec, and through Pillow's formats at equal bytes."""
+"""The demo: a sample photograph, encoded by Trifocal and by other formats at the same size."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from trifocal.api import Decoder, Encoder
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Tag
 from trifocal.evaluation import PillowCodec, pillow_codecs, psnr
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
-from trifocal.file_detection import drawn, listed
+from trifocal.file_detection import THRESHOLD, drawn, json_objects, named
 from trifocal.losses import Ssimulacra2, ssimulacra2_score
+from trifocal.options import EncodeOptions
 from trifocal.pictures import Picture
-from trifocal.presets import DEFAULT, shared_codec
+from trifocal.presets import DEFAULT
 
 PHOTOGRAPH = Path(__file__).with_name("astronaut.png")
-FULL = 0.99  # of the bytes that a rival may take
-GROWTH = 0.04  # of the logarithm of a rival's bytes with its quality, roughly; a guess that saves encodings
-MARGIN, LETTERS = 12, 16  # pixels: around panels, and of what stands under them
+FULL = 0.99  # of the allowed bytes: the search for a quality stops there
+GROWTH = 0.04  # of log(bytes) per unit of quality, roughly; first guess of the search
+MARGIN, FONT_SIZE = 12, 16  # pixels: around panels, and of their captions
 
 
 @dataclass(frozen=True)
-class Row:
-    """One format's file of the photograph: size in bytes, bits per pixel, SSIMULACRA2 (100 is the original),
-    PSNR in dB, seconds each way."""
+class DemoRow:
+    """Results of one format: size in bytes, bits per pixel, SSIMULACRA2 (100 is the original), PSNR in dB, seconds."""
 
     name: str
     size: int
@@ -44,54 +45,58 @@ class Row:
 
 @dataclass(frozen=True)
 class Demo:
-    """What was measured, the bytes of each layer, and the files that were written."""
+    """The results, the bytes of each layer, and the files that were written."""
 
-    rows: list[Row]
+    rows: list[DemoRow]
     layers: list[tuple[str, int]]
     files: list[Path]
 
 
 def run(out: str | Path = ".", preset: str = DEFAULT, quality: float = 50.0) -> Demo:
-    """Writes demo.tri and demo.png into the folder `out` (made if it is not there), and measures.
+    """Write demo.tri and demo.png to the folder `out`, which is created, and measure them.
 
-    For a preset with layers also demo-layers.png: the photograph with what a detector finds in the base layer, and the decoded
-    picture. The first row is Trifocal's, from the files written; each other has the best quality that takes no more bytes,
-    or its lowest where even that takes more. Raises PresetError, WeightsError, OptionError and OSError.
+    For a layered preset also writes demo-layers.png: the photograph with the objects detected in the base layer, and the decoded
+    image. The first row is Trifocal's. The others have the highest quality that takes no more bytes, or quality 0 if even that takes
+    more.
+
+    Raises:
+        PresetError, WeightsError, OptionError, OSError.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     photograph = Picture.open(PHOTOGRAPH, "colour")
-    codec = shared_codec(preset)
+    encoder = Encoder(preset, EncodeOptions(quality=quality))
+    decoder = Decoder(codec=encoder.codec)
     files = [folder / "demo.tri", folder / "demo.png"]
-    begun = time.perf_counter()
-    codec.encode(photograph, quality=quality).save(files[0])
+    start = time.perf_counter()
+    encoder(photograph).save(files[0])
     encoded = time.perf_counter()
     stream = Bitstream.open(files[0])
-    decoded = codec.decode(stream).picture
+    decoded = decoder(stream).picture
     ended = time.perf_counter()
     decoded.save(files[1])
-    ours = Row(
+    ours = DemoRow(
         f"Trifocal {preset}",
         stream.size,
         stream.bpp,
-        *seen(decoded.rgb, photograph.rgb),
-        encoded - begun,
+        *scores(decoded.rgb, photograph.rgb),
+        encoded - start,
         ended - encoded,
     )
-    if isinstance(codec, ScalableCodec):
+    if isinstance(encoder.codec, ScalableCodec):
         files.append(folder / "demo-layers.png")
-        layers_of(codec, stream, photograph, decoded).save(files[-1])
+        draw_layers(encoder.codec, stream, photograph, decoded).save(files[-1])
     layers = [(layer.name, layer.size) for layer in stream.layers]
-    shown = [rival for rival in pillow_codecs() if rival.name != LOSSLESS and not rival.slower]
+    others = [codec for codec in pillow_codecs() if codec.name != LOSSLESS and not codec.slower]
     return Demo(
-        [ours, *(within(rival, photograph, stream.size) for rival in shown)],
+        [ours, *(best_within(codec, photograph, stream.size) for codec in others)],
         layers,
         files,
     )
 
 
-def seen(decoded: NDArray[np.uint8], original: NDArray[np.uint8]) -> tuple[float, float]:
-    """SSIMULACRA2 and PSNR of a decoded picture."""
+def scores(decoded: NDArray[np.uint8], original: NDArray[np.uint8]) -> tuple[float, float]:
+    """SSIMULACRA2 and PSNR of a decoded image, uint8 [H, W, 3]."""
     x_hat, x = (
         torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float() / 255 for rgb in (decoded, original)
     )
@@ -100,43 +105,43 @@ def seen(decoded: NDArray[np.uint8], original: NDArray[np.uint8]) -> tuple[float
     return score, psnr(decoded, original)
 
 
-def layers_of(codec: ScalableCodec, stream: Bitstream, photograph: Picture, decoded: Picture) -> Picture:
-    """Side by side: the photograph, what a detector finds in the file's base layer, and the decoded picture."""
+def draw_layers(codec: ScalableCodec, stream: Bitstream, photograph: Picture, decoded: Picture) -> Picture:
+    """Side by side: the photograph, the objects detected in the file's base layer, and the decoded image."""
     base = stream.layer(Tag.BASE)
     assert base is not None
-    found = listed(codec.detect(stream))
+    found = json_objects(named(codec.detect(stream), THRESHOLD))
     objects = f"{len(found)} object{'s' * (len(found) != 1)}"
     return side_by_side(
         [photograph, drawn(photograph, found), decoded],
         [
             f"the photograph, {3 * photograph.width * photograph.height:,} bytes",
-            f"what a detector finds in the base layer's {base.size:,} bytes: {objects}",
-            f"the decoded picture: all {stream.size:,} bytes of the file",
+            f"detected in the base layer's {base.size:,} bytes: {objects}",
+            f"the decoded image: all {stream.size:,} bytes of the file",
         ],
     )
 
 
 def side_by_side(pictures: Sequence[Picture], texts: Sequence[str]) -> Picture:
-    """Pictures of one size in a row, each with its text under it."""
-    wide, high = pictures[0].width, pictures[0].height
+    """Images of one size in a row, each with its caption below."""
+    width, height = pictures[0].width, pictures[0].height
     sheet = Image.new(
-        "RGB", (MARGIN + len(pictures) * (wide + MARGIN), high + 2 * LETTERS + 2 * MARGIN), "white"
+        "RGB", (MARGIN + len(pictures) * (width + MARGIN), height + 2 * FONT_SIZE + 2 * MARGIN), "white"
     )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(LETTERS)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
     for number, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
-        left = MARGIN + number * (wide + MARGIN)
+        left = MARGIN + number * (width + MARGIN)
         sheet.paste(Image.fromarray(picture.rgb), (left, MARGIN))
-        draw.text((left, high + MARGIN + LETTERS // 2), text, fill="black", font=font)
+        draw.text((left, height + MARGIN + FONT_SIZE // 2), text, fill="black", font=font)
     return Picture(np.asarray(sheet))
 
 
-def within(rival: PillowCodec, picture: Picture, size: int) -> Row:
-    """A rival at its best quality within `size` bytes (or nearly its best, once it fills them), or at quality 0."""
-    low, high, quality = -1, 101, 50  # low is within, high is not
+def best_within(codec: PillowCodec, picture: Picture, size: int) -> DemoRow:
+    """Another codec at about its highest quality within `size` bytes, or at quality 0."""
+    low, high, quality = -1, 101, 50  # low fits, high does not
     while high - low > 1:
-        begun = time.perf_counter()
-        data = rival.encode(picture, quality)
-        seconds = time.perf_counter() - begun
+        start = time.perf_counter()
+        data = codec.encode(picture, quality)
+        seconds = time.perf_counter() - start
         if len(data) <= size or quality == 0:
             low, best, encode_s = quality, data, seconds
         else:
@@ -145,8 +150,8 @@ def within(rival: PillowCodec, picture: Picture, size: int) -> Row:
             break
         step = round(math.log(size / len(data)) / GROWTH)
         quality = min(high - 1, max(low + 1, quality + step))
-    begun = time.perf_counter()
-    decoded = rival.decode(best)
-    decode_s = time.perf_counter() - begun
+    start = time.perf_counter()
+    decoded = codec.decode(best)
+    decode_s = time.perf_counter() - start
     bpp = 8 * len(best) / (picture.width * picture.height)
-    return Row(rival.title, len(best), bpp, *seen(decoded, picture.rgb), encode_s, decode_s)
+    return DemoRow(codec.title, len(best), bpp, *scores(decoded, picture.rgb), encode_s, decode_s)

@@ -37,11 +37,23 @@ PYRAMID = 96  # channels of the compact detector's pyramid
 
 @dataclass(frozen=True)
 class Detections:
-    """What is in a picture: boxes [N, 4] as x0 y0 x1 y1 in its pixels, COCO's category ids [N], scores [N], 0..1."""
+    """Objects in an image: boxes [N, 4] as x0 y0 x1 y1 in its pixels, COCO category ids [N], scores [N] in 0..1.
+
+    `trifocal.detect` also gives their N names.
+    """
 
     boxes: Tensor
     labels: Tensor
     scores: Tensor
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        names = self.names or [f"category {label}" for label in self.labels.tolist()]
+        shown = [f"{name} {score:.2f}" for name, score in zip(names, self.scores.tolist())][:5]
+        return f"<Detections {len(self)}: {', '.join(shown)}{', ...' if len(self) > 5 else ''}>"
 
 
 class DetectorTail(nn.Module, ABC):

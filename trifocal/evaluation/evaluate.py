@@ -41,6 +41,7 @@ from trifocal.evaluation.text_ablation import (
     write_effects,
 )
 from trifocal.pictures import Picture, list_pictures
+from trifocal.presets import Preset
 
 __all__ = ["DEFAULT_METRICS", "QUALITIES", "Results", "evaluate"]
 
@@ -63,7 +64,7 @@ class Results:
 
 
 def evaluate(
-    presets: Sequence[str | Candidate],
+    presets: Sequence[str | Candidate | Preset],
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     qualities: Sequence[float] | Mapping[str, Sequence[float]] = QUALITIES,
@@ -134,7 +135,7 @@ def points_of(
 
 
 def check_request(
-    presets: Sequence[str | Candidate],
+    presets: Sequence[object],
     names: Sequence[Path],
     data: object,
     points: Mapping[str, Sequence[float]],

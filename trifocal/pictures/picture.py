@@ -1,12 +1,13 @@
 """A picture as the codec takes it and gives it back, and its way from and to files."""
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,19 @@ class Picture:
         with errors_about("This picture", "used"):
             check_size(self.width, self.height)
 
+    def __repr__(self) -> str:
+        mode = ("L" if self.grey else "RGB") + ("" if self.alpha is None else "A")
+        extras = {"ICC": self.icc, "EXIF": self.exif, "XMP": self.xmp, "DPI": self.dpi}
+        kept = "".join(f", {name}" for name, value in extras.items() if value is not None)
+        return f"<Picture {self.width}x{self.height} {mode}{kept}>"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """What `np.asarray(picture)` gives: uint8 [H, W, 3]; [H, W] if grey; with alpha one channel more."""
+        pixels: NDArray[Any] = self.rgb[..., 0] if self.grey else self.rgb
+        if self.alpha is not None:
+            pixels = np.dstack([pixels, self.alpha])
+        return np.array(pixels, dtype, copy=copy)
+
     @property
     def width(self) -> int:
         return int(self.rgb.shape[1])
@@ -102,7 +116,7 @@ class Picture:
     @classmethod
     def open(
         cls,
-        source: str | os.PathLike[str] | BinaryIO,
+        source: str | os.PathLike[str] | IO[bytes],
         metadata: Metadata = "all",
         keep_invisible: bool = False,
     ) -> "Picture":
@@ -151,17 +165,37 @@ class Picture:
         image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
         return Picture(np.array(image))
 
-    def save(self, path: str | os.PathLike[str], **options: Any) -> tuple[str, ...]:
-        """Writes the file at once or not at all, in the format of its suffix, with Pillow's own options for it.
+    def save(
+        self, target: str | os.PathLike[str] | IO[bytes], format: str | None = None, **options: Any
+    ) -> tuple[str, ...]:
+        """Write an image file at once or not at all, with Pillow's own options for its format.
 
-        Lossy formats are written at quality 95 unless told otherwise. Gives a sentence for each thing that the format
-        cannot hold. Raises PictureError that names the file, and OSError of the file system.
+        Args:
+            target: a path, or a binary stream.
+            format: a suffix such as "png"; None for that of the path. A stream needs one.
+            options: Pillow's. Lossy formats are written at quality 95 by default.
+
+        Returns:
+            A sentence for each thing that the format cannot hold.
+
+        Raises:
+            OptionError: for a stream without a format.
+            PictureError: if the format is unknown or cannot be written; the message names the file.
+            OSError: of the file system.
         """
-        format_of(path)
-        with atomic_write(path) as stream:
-            return self.write(stream, path, **options)
+        if isinstance(target, str | os.PathLike):
+            name = os.fspath(target) if format is None else f"{Path(target).name}.{format.lstrip('.')}"
+            format_of(name)
+            with atomic_write(target) as stream:
+                return self.write(stream, name, **options)
+        if format is None:
+            raise OptionError('A stream has no suffix; name the format, such as save(stream, format="png").')
+        buffer = io.BytesIO()
+        notes = self.write(buffer, f"This picture.{format.lstrip('.')}", **options)
+        target.write(buffer.getbuffer())
+        return notes
 
-    def write(self, stream: BinaryIO, name: str | os.PathLike[str], **options: Any) -> tuple[str, ...]:
+    def write(self, stream: IO[bytes], name: str | os.PathLike[str], **options: Any) -> tuple[str, ...]:
         """Writes to a seekable stream; `name` has the suffix of the format, and is named in errors. As `save` otherwise."""
         target = format_of(name)
         with errors_about(Path(name).name, "written"):
@@ -177,14 +211,14 @@ def keeps_all(metadata: str) -> bool:
     return metadata == "all"
 
 
-def read_file(stream: BinaryIO, keep: bool, keep_invisible: bool) -> Reading:
+def read_file(stream: IO[bytes], keep: bool, keep_invisible: bool) -> Reading:
     """The image is gone when this returns, so that it and a turned copy never lie in memory together."""
     with no_limit_of_pillow():
         image = open_or_say(stream)
     return read(image, keep, True, keep_invisible)
 
 
-def open_or_say(stream: BinaryIO) -> Image.Image:
+def open_or_say(stream: IO[bytes]) -> Image.Image:
     """Image.open for FORMATS, with plug-ins where they are needed. Raises PictureError that says what the file seems to be."""
     for register in (Image.preinit, Image.init, use_plug_ins):
         register()

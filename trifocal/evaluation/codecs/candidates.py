@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trifocal.api import Decoder, Encoder
+from trifocal.codecs.rate_control import Rate
 from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import hexadecimal
 from trifocal.errors import NotMeasured, OptionError
@@ -30,9 +32,9 @@ from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS, pillow_codec
 from trifocal.evaluation.metrics.metric_set import DecodedImage
 from trifocal.evaluation.tasks.detectors import resized
 from trifocal.evaluation.text_ablation import KINDS, TextKinds
+from trifocal.options import DecodeOptions, EncodeOptions
 from trifocal.pictures import Picture
-from trifocal.presets import check_preference, find, with_preference
-from trifocal.text_conditioning import for_decoding, for_encoding
+from trifocal.presets import all_presets, check_preference, find
 
 __all__ = [
     "Candidate",
@@ -74,24 +76,24 @@ class PresetCandidate:
     ) -> None:
         model = Model(model) if isinstance(model, str) else model
         self.name, self.preset, self.text = title or model.name, model.preset, text
-        self.preference = preference
-        check_preference(find(model.preset), preference)
+        preset = find(model.preset)
+        check_preference(preset, preference)
         self.codec = model.load()
         self.weights = hexadecimal(self.codec.fingerprint)
-        self.sends = text is not None and find(model.preset).words == "decoder"
+        self.sends = text is not None and preset.text_reader == "decoder"
+        options = EncodeOptions(text=text, send_text=self.sends)
+        self.encoder = Encoder(preset, options, notify=ignore, codec=self.codec)
+        self.decoder = Decoder(DecodeOptions(preference=preference), notify=ignore, codec=self.codec)
 
     def encode(self, picture: Picture, quality: float) -> bytes:
         return self.stream(picture, quality=quality).to_bytes()
 
     def stream(self, picture: Picture, quality: float | None = None, size: int | None = None) -> Bitstream:
         """At a quality, or at most of so many bytes. Raises RateError."""
-        condition, layers = for_encoding(self.preset, self.text, self.sends)
-        return self.codec.encode(picture, quality=quality, size=size, condition=condition, layers=layers)
+        return self.encoder.encode_picture(picture, rate=Rate(quality, max_bytes=size))
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
-        stream = Bitstream.from_bytes(data)
-        condition = with_preference(find(self.preset), for_decoding(stream), self.preference)
-        return self.codec.decode(stream, condition=condition).picture.rgb
+        return self.decoder(data).picture.rgb
 
 
 class TextCandidate:
@@ -121,6 +123,10 @@ class TextCandidate:
         return PresetCandidate(self.model, self.wording.text(self.kind, picture), self.name)
 
 
+def ignore(notice: str) -> None:
+    """Measurements print no notices about single files."""
+
+
 Name = TypeVar("Name", bound=str | Candidate)
 
 
@@ -145,11 +151,9 @@ def preferred(
 
     Raises OptionError for one out of 0..1, and where there are some and no preset knows any.
     """
-    from trifocal.presets import PRESETS
-
     if not preferences:
         return [*presets]
-    able = {preset.name: preset for preset in PRESETS if preset.preference}
+    able = {preset.name: preset for preset in all_presets() if preset.preference}
     named = models.named(able)
     if not any(preset in named for preset in presets if isinstance(preset, str)):
         raise OptionError(
@@ -165,14 +169,12 @@ def worded(presets: Sequence[Name], kinds: Sequence[str], models: Models = BUNDL
 
     Raises OptionError for a kind that is none of KINDS, and where there are kinds and no preset takes words.
     """
-    from trifocal.presets import PRESETS
-
     if not kinds:
         return [*presets]
     strange = [kind for kind in kinds if kind not in KINDS]
     if strange:
         raise OptionError(f"There are no words of the kind {strange[0]!r}; there are: {', '.join(KINDS)}.")
-    able = [preset.name for preset in PRESETS if preset.words]
+    able = [preset.name for preset in all_presets() if preset.text_reader]
     named = models.named(able)
     if not any(preset in named for preset in presets if isinstance(preset, str)):
         others = f"; these do: {', '.join(able)}" if able else ""

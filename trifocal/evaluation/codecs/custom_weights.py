@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from trifocal.errors import OptionError, PresetError, WeightsError
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
-from trifocal.presets import find
+from trifocal.presets import Preset, all_presets, find, register
 
 if TYPE_CHECKING:
     from trifocal.codecs.codec import Codec
@@ -89,7 +89,9 @@ class Models:
 BUNDLED = Models()
 
 
-def labelled(subjects: Sequence[Named | str], device: str = "cpu") -> tuple[list[Named | str], Models]:
+def labelled(
+    subjects: Sequence[Named | str | Preset], device: str = "cpu"
+) -> tuple[list[Named | str], Models]:
     """Replace each LABEL=PRESET:WEIGHTS by its label, and load its weights once to check them.
 
     Raises:
@@ -100,6 +102,9 @@ def labelled(subjects: Sequence[Named | str], device: str = "cpu") -> tuple[list
     own: dict[str, Model] = {}
     names: list[Named | str] = []
     for subject in subjects:
+        if isinstance(subject, Preset):
+            names.append(subject.name if subject in all_presets() else register(subject).name)
+            continue
         if not isinstance(subject, str) or "=" not in subject:
             names.append(subject)
             continue
@@ -115,8 +120,6 @@ def labelled(subjects: Sequence[Named | str], device: str = "cpu") -> tuple[list
 
 def model_in(spec: str, device: str) -> Model:
     """Of LABEL=PRESET:WEIGHTS. Raises OptionError, PresetError."""
-    from trifocal.presets import PRESETS
-
     label, _, rest = spec.partition("=")
     preset, _, weights = rest.partition(":")
     if not (label and preset and weights):
@@ -125,7 +128,7 @@ def model_in(spec: str, device: str) -> Model:
         raise OptionError(
             f"The label {label!r} can have letters, digits, spaces and . _ + - only, and starts with a letter or digit."
         )
-    if label in PILLOW_CODECS or any(label == one.name for one in PRESETS):
+    if label in PILLOW_CODECS or any(label == one.name for one in all_presets()):
         raise OptionError(f"The label {label!r} is the name of a preset or format; choose another.")
     return Model(find(preset).name, label, Path(weights), device)
 

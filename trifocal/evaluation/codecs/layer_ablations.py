@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.container import Bitstream
 from trifocal.container.fields import hexadecimal
 from trifocal.container.parts import strip
@@ -31,6 +32,7 @@ from trifocal.evaluation.tasks.detectors import (
     resized,
 )
 from trifocal.pictures import Picture
+from trifocal.presets import all_presets, check_layers, find
 
 if TYPE_CHECKING:
     from trifocal.codecs.scalable import ScalableCodec
@@ -106,7 +108,9 @@ class SeparateFilesCandidate:
         self.weights = hexadecimal(self.codec.fingerprint)
 
     def encode(self, picture: Picture, quality: float) -> bytes:
-        return self.codec.encode(picture, quality=quality, conditions=False).to_bytes()
+        return self.codec.encode_picture(
+            picture, Rate(quality), BaseLayerOptions(conditions=False)
+        ).to_bytes()
 
     def decode(self, data: bytes) -> Pixels:
         return self.codec.decode(Bitstream.from_bytes(data)).picture.rgb
@@ -141,13 +145,11 @@ def layered(subjects: Sequence[Name], layers: str | None, models: Models = BUNDL
 
     Raises OptionError for other layers, and where no subject has layers.
     """
-    from trifocal.presets import PRESETS
-
     if layers is None:
         return [*subjects]
     if layers != BASE:
         raise OptionError(f"A {BASE} layer can be measured alone, and no layers {layers!r}.")
-    able = [preset.name for preset in PRESETS if preset.layers]
+    able = [preset.name for preset in all_presets() if preset.layers]
     named = models.named(able)
     if not any(isinstance(subject, str) and subject.partition(":")[0] in named for subject in subjects):
         others = f"; these have: {', '.join(able)}" if able else ""
@@ -163,7 +165,6 @@ def dual_layer(preset: str) -> ScalableCodec:
 def loaded(model: Model) -> ScalableCodec:
     """Raises PresetError for a preset without layers, WeightsError."""
     from trifocal.codecs.scalable import ScalableCodec
-    from trifocal.presets import check_layers, find
 
     check_layers(find(model.preset))
     codec = model.load()

@@ -1,0 +1,389 @@
+"""The one request path: load a codec, check options, make the condition; then encode, decode or detect.
+
+The command line, the Pillow plug-in, the demo and the evaluation call it. `encode`, `decode` and `detect` serve one file; `Encoder`,
+`Decoder` and `Detector` are built once, which checks their options, and called for each of many files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from trifocal import presets
+from trifocal.codecs.mask import Mask
+from trifocal.codecs.rate_control import Rate
+from trifocal.container import Bitstream, Header, Tag
+from trifocal.container.bitstream import FileInput, as_bitstream
+from trifocal.container.fields import MAGIC
+from trifocal.container.parts import read_base
+from trifocal.errors import Damaged, MissingLayer, OptionError
+from trifocal.file_detection import THRESHOLD, FileDetections, is_tri, named
+from trifocal.options import DecodeOptions, DetectOptions, EncodeOptions, Region
+from trifocal.pictures import Picture
+from trifocal.pictures.conversion import ImageInput, as_picture, binary_content
+from trifocal.pictures.picture import Metadata
+from trifocal.preset_table import DEFAULT, Preset
+from trifocal.text_conditioning import decoding_condition, encoding_condition
+from trifocal.utils.notices import Notify, warn
+
+if TYPE_CHECKING:
+    from trifocal.codecs.codec import Codec, Decoded, Progress
+    from trifocal.codecs.scalable import ScalableCodec
+    from trifocal.container import Layer
+    from trifocal.detection.detector import Detections
+    from trifocal.types import Condition
+
+    Conditioning: TypeAlias = tuple[Condition[Any] | None, tuple[Layer, ...]]
+
+__all__ = [
+    "DecodeOptions",
+    "Decoder",
+    "DetectOptions",
+    "Detector",
+    "EncodeOptions",
+    "Encoder",
+    "FileInput",
+    "ImageInput",
+    "as_bitstream",
+    "decode",
+    "detect",
+    "encode",
+]
+
+Weights: TypeAlias = "str | PathLike[str] | None"
+
+
+class Encoder:
+    """Encode images with one preset and the same options. Arguments and errors as for `encode`.
+
+    Args:
+        preset: a name or a Preset.
+        options: checked here, once.
+        device: of torch, such as "cpu" or "cuda".
+        weights: a .safetensors file instead of the preset's own weights.
+        notify: called with a sentence for each notice; by default a TrifocalWarning.
+        codec: one of this preset that is loaded already.
+    """
+
+    def __init__(
+        self,
+        preset: str | Preset = DEFAULT,
+        options: EncodeOptions | None = None,
+        *,
+        device: str = "cpu",
+        weights: Weights = None,
+        notify: Notify = warn,
+        codec: Codec | None = None,
+    ) -> None:
+        self.preset = presets.find(preset)
+        self.options, self.notify = options or EncodeOptions(), notify
+        self.options.check(self.preset)
+        self.codec = codec or presets.shared_codec(self.preset, device, weights)
+        self._text: str | None = None
+        self._conditioning: Conditioning = (None, ())
+        if self.options.text_per_image and self.preset.text_reader == "encoder":
+            presets.text_encoder_for(self.preset)  # fails here and not at each image
+        self.conditioning(self.options.text)
+
+    def __call__(
+        self, image: ImageInput, *, text: str | None = None, progress: Progress | None = None
+    ) -> Bitstream:
+        picture = self.read(image)
+        if self.notify is not warn and not isinstance(
+            image, Picture
+        ):  # most photographs have notes: no warnings
+            for note in picture.notes:
+                self.notify(note)
+        return self.encode_picture(picture, text=text, progress=progress)
+
+    def read(self, image: ImageInput) -> Picture:
+        """The image as it will be encoded. `picture.notes` has what was converted or left out."""
+        options = self.options
+        picture = as_picture(image, options.metadata, options.keep_invisible)
+        return picture.flattened() if isinstance(image, Picture) and not options.keep_invisible else picture
+
+    def conditioning(self, text: str | None, notify: Notify | None = None) -> Conditioning:
+        """The condition and the file layers of a text; kept until another text comes, so that notices come once."""
+        if text != self._text:
+            notify = notify or self.notify
+            self._conditioning = encoding_condition(self.preset, text, self.options.send_text, notify)
+            self._text = text
+        return self._conditioning
+
+    def encode_picture(
+        self,
+        picture: Picture,
+        *,
+        text: str | None = None,
+        rate: Rate | None = None,
+        progress: Progress | None = None,
+        notify: Notify | None = None,
+    ) -> Bitstream:
+        """Encode what `read` gave. `text` and `rate` replace those of the options."""
+        options = self.options
+        condition, layers = self.conditioning(options.text if text is None else text, notify)
+        return self.codec.encode_picture(
+            picture, rate or options.rate, options.base, condition, layers, progress, mask=options.mask
+        )
+
+
+class Decoder:
+    """Decode files with the same options. Arguments and errors as for `decode`, and as for `Encoder`."""
+
+    def __init__(
+        self,
+        options: DecodeOptions | None = None,
+        *,
+        device: str = "cpu",
+        weights: Weights = None,
+        notify: Notify = warn,
+        codec: Codec | None = None,
+    ) -> None:
+        self.options, self.notify = options or DecodeOptions(), notify
+        self.device, self.weights, self.codec = device, weights, codec
+
+    def __call__(
+        self, source: FileInput, *, progress: Progress | None = None, notify: Notify | None = None
+    ) -> Decoded:
+        options = self.options
+        if options.base_only:
+            return self._base_preview(source)
+        stream = as_bitstream(source, options.best_effort)
+        preset = presets.preset_for(stream.header)
+        options.check(preset)
+        codec = self.codec or presets.load_for(stream.header, self.device, self.weights)
+        condition = decoding_condition(
+            preset, stream, options.text, options.best_effort, notify or self.notify
+        )
+        return codec.decode(
+            stream,
+            region=options.region,
+            best_effort=options.best_effort,
+            condition=with_preference(condition, options.preference),
+            progress=progress,
+        )
+
+    def _base_preview(self, source: FileInput) -> Decoded:
+        from trifocal.codecs.codec import Decoded
+
+        is_path = isinstance(source, str | PathLike)
+        base = read_base(Path(cast(str, source)))[0] if is_path else as_bitstream(source)
+        return Decoded(scalable_codec(base.header, self.device, self.weights).base_preview(base))
+
+
+class Detector:
+    """Find objects in files and images with the same options. Arguments and errors as for `detect`, and as for `Encoder`."""
+
+    def __init__(
+        self,
+        options: DetectOptions | None = None,
+        *,
+        device: str = "cpu",
+        weights: Weights = None,
+        notify: Notify = warn,
+    ) -> None:
+        self.options, self.notify = options or DetectOptions(), notify
+        self.device, self.weights = device, weights
+
+    def __call__(self, source: FileInput | ImageInput, *, notify: Notify | None = None) -> FileDetections:
+        found = self._found(source, notify or self.notify)
+        return replace(found, objects=named(found.objects, self.options.threshold))
+
+    def _found(self, source: Any, notify: Notify) -> FileDetections:
+        if isinstance(source, str | PathLike):
+            return self._in_file(Path(source), notify)
+        if callable(getattr(source, "read", None)):
+            source = binary_content(source)
+        if isinstance(source, bytes | bytearray | memoryview) and bytes(source[: len(MAGIC)]) == MAGIC:
+            source = Bitstream.from_bytes(source)
+        if isinstance(source, Bitstream):
+            return self._in_stream(source, notify)
+        size = len(source) if isinstance(source, bytes | bytearray | memoryview) else 0
+        return self._in_picture(as_picture(source), "This image", size)
+
+    def _in_file(self, path: Path, notify: Notify) -> FileDetections:
+        if not is_tri(path):
+            return self._in_picture(as_picture(path), path.name, path.stat().st_size)
+        try:
+            base, read = read_base(path)
+        except MissingLayer:
+            stream = Bitstream.open(path)
+            if presets.preset_for(stream.header).layers:
+                raise
+            return self._in_stream(stream, notify)
+        return self._in_base(base, read, lambda: Bitstream.open(path))
+
+    def _in_stream(self, stream: Bitstream, notify: Notify) -> FileDetections:
+        preset = presets.preset_for(stream.header)
+        if preset.layers or stream.layer(Tag.BASE) is not None:
+            return self._in_base(stream, stream.size, lambda: stream)
+        decoder = Decoder(device=self.device, weights=self.weights, notify=notify)
+        picture = decoder(stream).picture
+        notify(f"The preset {preset.name} has no base layer; objects were detected in the decoded image.")
+        return replace(self._in_pixels(picture, stream.size), preset=preset.name)
+
+    def _in_base(self, base: Bitstream, read: int, whole: Any) -> FileDetections:
+        header = base.header
+        codec = scalable_codec(header, self.device, self.weights)
+
+        def render() -> Picture:
+            stream = whole()
+            return (
+                codec.base_preview(base)
+                if stream.layer(Tag.ENHANCEMENT) is None
+                else codec.decode(stream).picture
+            )
+
+        preset = presets.preset_for(header).name
+        return FileDetections(header.width, header.height, preset, read, codec.detect(base), render)
+
+    def _in_picture(self, picture: Picture, name: str, read: int) -> FileDetections:
+        if self.weights is not None:
+            raise OptionError(
+                f"{name} is not a .tri file, so it needs no weights; leave them (--weights) out."
+            )
+        return self._in_pixels(picture, read)
+
+    def _in_pixels(self, picture: Picture, read: int) -> FileDetections:
+        from trifocal.codecs.scalable import detect_objects
+
+        objects = detect_objects(picture.flattened())
+        return FileDetections(picture.width, picture.height, None, read, objects, lambda: picture)
+
+
+def encode(
+    image: ImageInput,
+    preset: str | Preset | None = None,
+    *,
+    quality: float | None = None,
+    bpp: float | None = None,
+    max_bytes: int | None = None,
+    text: str | None = None,
+    send_text: bool = False,
+    base_quality: int | None = None,
+    refinement: int | None = None,
+    mask: Mask | None = None,
+    metadata: Metadata = "all",
+    keep_invisible: bool = False,
+    weights: Weights = None,
+    notify: Notify = warn,
+) -> Bitstream:
+    """Encode an image.
+
+    Args:
+        image: a path, the bytes of an image file or a binary stream of them; a Picture; a Pillow image; a NumPy array [H, W],
+            [H, W, 1], [H, W, 3] or [H, W, 4]; a torch tensor [C, H, W]. Arrays and tensors are uint8, or floating-point in 0..1.
+            A Pillow image is rotated by its EXIF orientation only if Image.open gave it.
+        preset: a name of `trifocal presets`, or a Preset; dual-layer-compact if None.
+        quality: 0..100; 50 if none of quality, bpp and max_bytes is given. At most one of the three.
+        bpp: the largest number of bits of the whole file per pixel.
+        max_bytes: the largest size of the whole file.
+        text: what the image shows, for presets that take text.
+        send_text: store the text in the file, for presets whose decoder reads it.
+        base_quality: 0..100, of the base layer, for presets with layers; half of `quality` and at most 20 if None.
+        refinement: gradient steps that fit the base layer to the image; 4 for dual-layer-compact if None, 0 is faster.
+        mask: where the image matters, for presets that take text in the encoder: [H, W] of the image, or an image of that size; bool,
+            float in 0..1, or uint8. Places with 1 get more bits at equal bytes, places with 0 fewer.
+        metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
+        keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
+        weights: a .safetensors file instead of the preset's own weights.
+        notify: called with a sentence for each notice, and for each thing that was converted or left out when the image was
+            read. By default a notice is a TrifocalWarning, and the latter are in `Picture.open(path).notes`.
+
+    Raises:
+        PictureError: for an image that cannot be read; the message says what is accepted.
+        OptionError, PresetError: for options that are out of range, or that the preset has no use for.
+        RateError: if quality 0 is larger than bpp or max_bytes allow.
+        WeightsError, MissingExtra: if weights or packages are missing.
+        OSError: for a path that cannot be opened.
+    """
+    options = EncodeOptions(
+        quality=quality,
+        bpp=bpp,
+        max_bytes=max_bytes,
+        text=text,
+        send_text=send_text,
+        base_quality=base_quality,
+        refinement=refinement,
+        mask=mask,
+        metadata=metadata,
+        keep_invisible=keep_invisible,
+    )
+    return Encoder(preset or DEFAULT, options, weights=weights, notify=notify)(image)
+
+
+def decode(
+    source: FileInput,
+    *,
+    region: Region | None = None,
+    best_effort: bool = False,
+    text: str | None = None,
+    preference: float | None = None,
+    weights: Weights = None,
+    notify: Notify = warn,
+) -> Decoded:
+    """Decode a .tri file to `.picture`, and `.damaged`, the numbers of damaged tiles.
+
+    Args:
+        source: a path, the bytes of a file, a binary stream, or a Bitstream.
+        region: x, y, width and height in pixels; the whole image if None.
+        best_effort: fill damaged tiles with grey instead of raising an error.
+        text: what the image shows, for presets whose decoder reads text; instead of the text in the file.
+        preference: from 0, for people, to 1, for machines, for presets whose decoder takes one; 0 if None.
+        weights: a .safetensors file, or a folder of them to search, instead of the bundled weights.
+        notify: called with a sentence for each notice; by default a TrifocalWarning.
+
+    Raises:
+        FormatError: for a file that cannot be read.
+        OptionError, PresetError: for options that are out of range, or that the file's preset has no use for.
+        WeightsError, MissingExtra: if weights or packages are missing.
+        OSError: for a path that cannot be opened.
+    """
+    options = DecodeOptions(region, best_effort, text, preference)
+    return Decoder(options, weights=weights, notify=notify)(source)
+
+
+def detect(
+    source: FileInput | ImageInput,
+    *,
+    threshold: float = THRESHOLD,
+    weights: Weights = None,
+    notify: Notify = warn,
+) -> Detections:
+    """Find objects: `.boxes` [N, 4] in pixels, `.labels` (COCO category ids), `.scores` and `.names`, the highest score first.
+
+    Of a .tri file with layers only the base layer is read. Other .tri files are decoded first.
+
+    Args:
+        source: a .tri file as for `decode`, or an image as for `encode`.
+        threshold: the lowest score, 0..1. The detector itself stops at 0.02.
+        weights: a .safetensors file, or a folder of them to search, instead of the bundled weights; for .tri files.
+        notify: called with a sentence for each notice; by default a TrifocalWarning.
+
+    Raises:
+        MissingLayer: for a file with layers that has no base layer.
+        FormatError, PictureError: for a file that cannot be read.
+        OptionError, PresetError, WeightsError, OSError: as for `decode`.
+    """
+    return Detector(DetectOptions(threshold), weights=weights, notify=notify)(source).objects
+
+
+def scalable_codec(header: Header, device: str, weights: Weights) -> ScalableCodec:
+    """The codec of a file that has a base layer. Raises Damaged if its preset has none, and as `presets.load_for`."""
+    preset = presets.preset_for(header)
+    if not preset.layers:
+        raise Damaged(f"The file is damaged: it has a base layer, and its preset {preset.name} has none.")
+    return cast("ScalableCodec", presets.load_for(header, device, weights))
+
+
+def with_preference(condition: Condition[Any] | None, preference: float | None) -> Condition[Any] | None:
+    """The condition with a preference, 0..1; unchanged if it is None."""
+    if preference is None:
+        return condition
+    import numpy as np
+
+    from trifocal.types import Condition
+
+    return replace(condition or Condition(), preference=np.array([preference], dtype=np.float32))

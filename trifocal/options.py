@@ -1,0 +1,91 @@
+"""Options of encoding, decoding and detection, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+from trifocal import presets
+from trifocal.codecs.mask import Mask
+from trifocal.codecs.rate_control import BaseLayerOptions, Rate
+from trifocal.errors import OptionError, PresetError
+from trifocal.file_detection import THRESHOLD
+from trifocal.pictures.picture import Metadata, keeps_all
+from trifocal.preset_table import Preset
+
+__all__ = ["DecodeOptions", "DetectOptions", "EncodeOptions", "Region"]
+
+Region: TypeAlias = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What `encode` takes beside the image and the preset; see there.
+
+    `text_per_image` says that a text comes with each image. Raises OptionError for values that no preset takes.
+    """
+
+    quality: float | None = None
+    bpp: float | None = None
+    max_bytes: int | None = None
+    text: str | None = None
+    send_text: bool = False
+    text_per_image: bool = False
+    base_quality: int | None = None
+    refinement: int | None = None
+    mask: Mask | None = None
+    metadata: Metadata = "all"
+    keep_invisible: bool = False
+
+    def __post_init__(self) -> None:
+        keeps_all(self.metadata)
+        assert self.rate and self.base  # they are checked when they are made
+
+    @cached_property
+    def rate(self) -> Rate:
+        return Rate(self.quality, self.bpp, self.max_bytes)
+
+    @cached_property
+    def base(self) -> BaseLayerOptions:
+        return BaseLayerOptions(self.base_quality, self.refinement)
+
+    def check(self, preset: Preset) -> None:
+        """Raises PresetError for options that the preset has no use for, OptionError for text that is to be sent and missing."""
+        presets.check_text(preset, self.text is not None or self.text_per_image, self.send_text)
+        if not self.base.is_default:
+            presets.check_layers(preset)
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What `decode` takes beside the file; see there. Raises OptionError for options that exclude each other."""
+
+    region: Region | None = None
+    best_effort: bool = False
+    text: str | None = None
+    preference: float | None = None
+    base_only: bool = False
+
+    def __post_init__(self) -> None:
+        others = (self.region, self.text, self.preference)
+        if self.base_only and (self.best_effort or any(option is not None for option in others)):
+            raise OptionError("base_only excludes region, best_effort, text and preference.")
+
+    def check(self, preset: Preset) -> None:
+        """Raises PresetError for options that the preset's decoder has no use for, OptionError for a preference out of 0..1."""
+        presets.check_text(preset, self.text is not None)
+        if self.text is not None and preset.text_reader != "decoder":
+            raise PresetError(f"The decoder of {preset.name} needs no text; decode without it.")
+        presets.check_preference(preset, self.preference)
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """`threshold`: the lowest score of the objects, 0..1. Raises OptionError for another."""
+
+    threshold: float = THRESHOLD
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise OptionError(f"A threshold is from 0 to 1, not {self.threshold:g}.")
