@@ -27,10 +27,10 @@ from making import png_of
 import trifocal
 from trifocal.codecs.metadata_layers import dpi_from_bytes, dpi_to_bytes
 from trifocal.container import Bitstream, Header, Layer, Tag, describe
-from trifocal.container.bitstream import is_short
+from trifocal.container.bitstream import uses_short_form
 from trifocal.container.fields import varint, write_header
-from trifocal.container.parts import HALVES, mark_of, merge, strip
-from trifocal.container.text import RAW_DEFLATE, dictionary, text_layer, text_of
+from trifocal.container.parts import PART_TAGS, merge, part_id, strip
+from trifocal.container.text import RAW_DEFLATE, dictionary, embedded_text, text_layer
 from trifocal.errors import Damaged, TrifocalError
 from trifocal.pictures import MAX_METADATA, Picture, alpha_from_bytes, alpha_to_bytes
 from trifocal.pictures.attachments import metadata_from_bytes, metadata_to_bytes, png_chunks
@@ -82,14 +82,14 @@ def read(data: bytes) -> bool:
             if not best_effort:
                 accepted = True
                 assert stream.to_bytes() == data, "it is written otherwise than it was read"
-                parts = [strip(stream, half) for half in HALVES]
+                parts = [strip(stream, half) for half in PART_TAGS]
                 assert merge(*parts) == stream, "its parts do not make it again"
     return accepted
 
 
 def read_layers(stream: Bitstream) -> None:
     describe(stream)
-    for look in (text_of, mark_of):
+    for look in (embedded_text, part_id):
         with suppress(TrifocalError):
             look(stream)
     for tag in (Tag.ICC, Tag.EXIF, Tag.XMP):
@@ -149,7 +149,7 @@ def sound_containers() -> list[Bitstream]:
     tiled = Bitstream(replace(header, grey=True), (Layer(Tag.LATENT, (b"one", b"", bytes(130))), *side))
     coded = Layer(Tag.BASE, (b"\x1ebase",)), Layer(Tag.ENHANCEMENT, (b"left", b"right"))
     layered = Bitstream(replace(header, preset=8), (*coded, *side))
-    return [short, tiled, layered, *(strip(layered, half) for half in HALVES)]
+    return [short, tiled, layered, *(strip(layered, half) for half in PART_TAGS)]
 
 
 def sound_files() -> list[Bitstream]:
@@ -193,7 +193,7 @@ def damaged_file(rng: random.Random, sources: Sequence[Bitstream]) -> bytes:
 
 def assembled(rng: random.Random, header: Header, pieces: Pieces) -> bytes:
     """A file of these pieces, in its right form or now and then in the other one, with right check sums."""
-    short = bool(pieces) and is_short(pieces[0][0], len(pieces), len(pieces[0][1]))
+    short = bool(pieces) and uses_short_form(pieces[0][0], len(pieces), len(pieces[0][1]))
     odd = rng.random()
     if short != (odd < 0.02):
         head = hurt_front(rng, write_header(header, short=True), odd)

@@ -18,8 +18,8 @@ from zlib import crc32
 import pytest
 
 from trifocal.container import Bitstream, Header, Layer, Tag, describe
-from trifocal.container.bitstream import is_single
-from trifocal.container.fields import FIELDS, VERSIONS, Reader, varint
+from trifocal.container.bitstream import has_single_chunk
+from trifocal.container.fields import FIELDS, VERSIONS, ByteReader, varint
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
 from trifocal.utils.files import atomic_write
 
@@ -122,7 +122,9 @@ def random_stream(rng: random.Random) -> Bitstream:
     coded = rng.choice(
         [[Tag.LATENT], [Tag.LATENT], [Tag.BASE], [Tag.ENHANCEMENT], [Tag.BASE, Tag.ENHANCEMENT]]
     )
-    layers = [Layer(tag, random_chunks(rng)[: 1 if is_single(tag) else None]) for tag in (*coded, *tags)]
+    layers = [
+        Layer(tag, random_chunks(rng)[: 1 if has_single_chunk(tag) else None]) for tag in (*coded, *tags)
+    ]
     if coded in ([Tag.BASE], [Tag.ENHANCEMENT]) and rng.random() < 0.5:
         layers.append(Layer(Tag.PART, (rng.randbytes(4),)))
     rng.shuffle(layers)
@@ -157,10 +159,10 @@ def test_what_is_written_is_read() -> None:
 
 def test_numbers_are_written_in_one_way() -> None:
     for value in (0, 1, 127, 128, 300, (1 << 14) - 1, 1 << 14, (1 << 35) - 1):
-        assert Reader(varint(value), "x").varint() == value
+        assert ByteReader(varint(value), "x").varint() == value
     for data in (b"\x80\x00", b"\xff\x80\x00", b"\xff\xff\xff\xff\xff\x01"):
         with pytest.raises(Damaged):
-            Reader(data, "x").varint()
+            ByteReader(data, "x").varint()
 
 
 def test_layers_are_found_added_and_replaced() -> None:
@@ -534,8 +536,8 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "photo.tri"
     path.write_bytes(b"old")
     code = (
-        "import os, signal, sys; from trifocal.utils.files import replacing\n"
-        "with replacing(sys.argv[1]) as stream:\n"
+        "import os, signal, sys; from trifocal.utils.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as stream:\n"
         "    stream.write(bytes(1 << 20)); stream.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
@@ -553,6 +555,27 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="space"):
         TILED.save(path)
     assert Bitstream.open(path) == SHORT and len(os.listdir(tmp_path)) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no descriptors")
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_the_file_and_then_its_folder_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """The folder after the rename, which would otherwise be lost in a power failure."""
+    path = tmp_path / "photo.tri"
+    synced: list[tuple[bool, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        is_folder = os.path.samestat(status, os.stat(tmp_path))
+        synced.append((is_folder, path.exists()))
+        assert is_folder or stat.S_ISREG(status.st_mode)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_write(path, overwrite) as stream:
+        stream.write(b"new")
+    assert synced == [(False, False), (True, True)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions and devices")

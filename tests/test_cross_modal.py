@@ -170,7 +170,7 @@ def test_tiles_leave_no_seams(codec, small_tiles, monkeypatch):
     stream = codec.encode(picture, quality=60)
     assert len(stream.layers[0].chunks) == 9
     by_tile = codec.decode(stream, condition=condition).picture.rgb
-    kept: list[tuple[canvas.Box, torch.Tensor]] = []
+    kept: list[tuple[canvas.Region, torch.Tensor]] = []
     monkeypatch.setattr(codec, "_pixels", lambda near, *rest: near)
     monkeypatch.setattr(codec_module, "paste", lambda into, region, box, near: kept.append((box, near)))
     codec.decode(stream)

@@ -104,7 +104,7 @@ def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> TextGuided:
         features=8,
     )
     codec.find_detector = lambda device: DETECTOR
-    codec.looked_at = SIZES
+    codec.input_size = SIZES
     with torch.no_grad():
         for injector in (codec.inject_quarter, codec.inject_eighth):
             injector.gamma.fill_(gamma)
@@ -480,7 +480,7 @@ def tiled(codec: TextGuided) -> Iterator[Bitstream]:
 def test_tiles_leave_no_seams(small_tiles, tiled, codec, monkeypatch):
     """Synthesis of all latents at once and tile by tile differ by at most one level, with words and conditions."""
     by_tile = codec.decode(tiled).picture.rgb
-    kept: list[tuple[canvas.Box, Tensor]] = []
+    kept: list[tuple[canvas.Region, Tensor]] = []
     monkeypatch.setattr(codec, "_pixels", lambda near, *rest: near)
     monkeypatch.setattr(codec_module, "paste", lambda into, region, box, near: kept.append((box, near)))
     codec.decode(tiled)
@@ -632,7 +632,7 @@ def test_the_detector_is_torchvisions_with_its_coco_weights(fetched):
     assert not detector.training and not any(p.requires_grad for p in detector.parameters())
     assert detector is faster_rcnn.load_faster_rcnn()
     assert TextGuided.find_detector is faster_rcnn.load_faster_rcnn
-    assert TextGuided.looked_at is torchvision_size
+    assert TextGuided.input_size is torchvision_size
 
 
 def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch):

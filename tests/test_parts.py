@@ -11,7 +11,7 @@ import pytest
 
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.fields import varint, write_header
-from trifocal.container.parts import mark_of, merge, read_base, strip
+from trifocal.container.parts import merge, part_id, read_base, strip
 from trifocal.errors import Damaged, FormatError, MissingLayer, NotTrifocal, OptionError, Truncated
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -45,7 +45,7 @@ def test_the_base_part_is_the_base_alone_and_the_other_part_is_the_rest() -> Non
     assert [layer.tag for layer in base.layers] == [Tag.BASE, Tag.PART]
     assert [layer.tag for layer in enhancement.layers] == [Tag.ENHANCEMENT, Tag.ICC, Tag.PART, 200]
     assert base.header == enhancement.header == HEADER
-    assert base.size < WHOLE.size and mark_of(base) == mark_of(enhancement) and mark_of(WHOLE) is None
+    assert base.size < WHOLE.size and part_id(base) == part_id(enhancement) and part_id(WHOLE) is None
 
 
 def test_strip_and_merge_are_inverses_byte_for_byte() -> None:
@@ -76,7 +76,7 @@ def test_the_golden_part_is_of_the_golden_file() -> None:
 def test_one_bit_elsewhere_makes_another_mark() -> None:
     """Also where two bytes of the table's CRC change places, which a CRC over that CRC would not see."""
     rng = random.Random(2)
-    marks = {mark_of(strip(random_whole(rng), "base")) for _ in range(2000)}
+    marks = {part_id(strip(random_whole(rng), "base")) for _ in range(2000)}
     assert len(marks) == 2000
 
 
@@ -112,7 +112,7 @@ def other(stream: Bitstream) -> Bitstream:
 
 
 B, E = halves(WHOLE)
-MARK = Layer(Tag.PART, (mark_of(B),))
+MARK = Layer(Tag.PART, (part_id(B),))
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_tiles_leave_no_seams(tiled, codec, monkeypatch):
     by_tile = codec.decode(stream).picture.rgb
     monkeypatch.setattr(codec, "_pixels", lambda near, *rest: near)
     monkeypatch.setattr(codec_module, "paste", lambda into, region, box, near: kept.append((box, near)))
-    kept: list[tuple[canvas.Box, torch.Tensor]] = []
+    kept: list[tuple[canvas.Region, torch.Tensor]] = []
     codec.decode(stream)
     at_once = codec.synthesise(joined(kept, codec.receptive_field), torch.tensor([480]))[
         0, :, :270, :300
@@ -78,7 +78,7 @@ def test_tiles_leave_no_seams(tiled, codec, monkeypatch):
     assert np.abs(by_tile - at_once).max() <= 1
 
 
-def joined(kept: list[tuple[canvas.Box, torch.Tensor]], receptive_field: int) -> torch.Tensor:
+def joined(kept: list[tuple[canvas.Region, torch.Tensor]], receptive_field: int) -> torch.Tensor:
     """The latent of the whole picture, put together from those of the boxes' halos."""
     whole = torch.zeros(1, 20, 20, kept[0][1].shape[-1])
     for (x, y, _, _), near in kept:

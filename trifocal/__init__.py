@@ -178,11 +178,11 @@ def _picture(image: "Pictured", metadata: "Metadata", keep_invisible: bool) -> "
     import PIL.Image
 
     from trifocal.pictures import Picture
-    from trifocal.pictures.picture import keeps_all
+    from trifocal.pictures.picture import keeps_all_metadata
 
     if isinstance(image, Picture):
-        image = image if keeps_all(metadata) else replace(image, exif=None, xmp=None, dpi=None)
-        return image if keep_invisible else image.flattened()
+        image = image if keeps_all_metadata(metadata) else replace(image, exif=None, xmp=None, dpi=None)
+        return image if keep_invisible else image.fill_invisible()
     if isinstance(image, (str, PathLike)):
         return Picture.open(image, metadata, keep_invisible)
     if not isinstance(image, PIL.Image.Image):

@@ -13,7 +13,7 @@ from trifocal.container.parts import read_base
 from trifocal.data.categories import CATEGORIES
 from trifocal.errors import Damaged, MissingLayer, OptionError
 from trifocal.pictures import Picture
-from trifocal.pictures.boxes import with_boxes
+from trifocal.pictures.drawing import draw_boxes
 from trifocal.presets import preset_of
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def detect_in_decoded(stream: Bitstream, weights: str | None, note: Callable[[st
     codec = load_for(stream.header, weights=weights)
     picture = codec.decode(stream, condition=for_decoding(stream, note=note)).picture
     note(f"The preset {preset_of(stream.header).name} has no base layer; it was decoded, and then looked at.")
-    return seen_of(stream.header, stream.size, detect_objects(picture.flattened()), lambda: picture)
+    return seen_of(stream.header, stream.size, detect_objects(picture.fill_invisible()), lambda: picture)
 
 
 def detect_in_image(path: Path, weights: str | None) -> Seen:
@@ -143,4 +143,4 @@ def listed(objects: Detections, threshold: float = SURE) -> list[dict[str, Any]]
 def drawn(picture: Picture, objects: Sequence[dict[str, Any]]) -> Picture:
     """The picture with what `listed` gave on it."""
     names = [f"{one['label']} {one['score']:.2f}" for one in objects]
-    return with_boxes(picture, [one["box"] for one in objects], names, [one["category"] for one in objects])
+    return draw_boxes(picture, [one["box"] for one in objects], names, [one["category"] for one in objects])

@@ -25,10 +25,10 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from trifocal.codecs.metadata_layers import dpi_in, metadata_in
 from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import MAGIC
-from trifocal.container.text import text_of
+from trifocal.container.text import embedded_text
 from trifocal.errors import FormatError, TrifocalError
 from trifocal.pictures import Picture
-from trifocal.pictures.metadata import Metadata, metadata_of
+from trifocal.pictures.metadata import Metadata, extract_metadata
 
 OPTIONS = ("quality", "bpp", "size", "text", "send_text", "weights", "keep_invisible")
 INFO_KEYS = {Tag.ICC: "icc_profile", Tag.EXIF: "exif", Tag.XMP: "xmp"}
@@ -54,7 +54,7 @@ class TriImageFile(ImageFile.ImageFile):
         self._mode = ("L" if stream.header.grey else "RGB") + ("A" if stream.layer(Tag.ALPHA) else "")
         self.info["quality"] = stream.header.quality
         with suppress(FormatError):  # words that cannot be read matter only to a preset that reads them
-            self.info |= {} if (text := text_of(stream)) is None else {"text": text}
+            self.info |= {} if (text := embedded_text(stream)) is None else {"text": text}
 
     def load(self) -> "Image.core.PixelAccess | None":
         if self._stream is not None:
@@ -91,7 +91,7 @@ def picture_of(image: Image.Image, options: dict[str, Any]) -> Picture:
     by_its_own = isinstance(image, ImageFile.ImageFile) and "exif" not in options
     with profile_of(image, options):
         picture = Picture.from_pil(image, "colour", options.get("keep_invisible", False), by_its_own)
-    picture = picture if by_its_own else picture.turned(given.orientation)
+    picture = picture if by_its_own else picture.oriented(given.orientation)
     return replace(picture, exif=given.exif, xmp=given.xmp, dpi=given.dpi)
 
 
@@ -101,7 +101,7 @@ def given_metadata(options: dict[str, Any]) -> Metadata:
     given = {"exif": exif.tobytes() if isinstance(exif, Image.Exif) else exif}
     given |= {key: options[key] for key in ("xmp", "dpi") if key in options}
     carrier.info = {key: value for key, value in given.items() if value}
-    return metadata_of(carrier)
+    return extract_metadata(carrier)
 
 
 @contextmanager

@@ -132,10 +132,10 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
         have = "others" if mark is None else hexadecimal(mark, header.version)
     if named is None:
         for path in earlier_weights(preset, folder):
-            if mark_of(path, path.stat().st_mtime_ns, preset.shared, header.version) == header.fingerprint:
+            if part_id(path, path.stat().st_mtime_ns, preset.shared, header.version) == header.fingerprint:
                 return shared_codec(preset.name, device, path)
     raise WeightsError(
-        f"The file was made with weights {header.mark} of the preset {preset.name}, but {have} are at hand; "
+        f"The file was made with weights {header.fingerprint_hex} of the preset {preset.name}, but {have} are at hand; "
         f"{where_weights_are(preset.name, header)}"
     )
 
@@ -150,7 +150,7 @@ def earlier_weights(preset: Preset, folder: str | PathLike[str] | None) -> Itera
 
 
 @lru_cache(maxsize=256)
-def mark_of(path: Path, changed: int, shared: str, version: int) -> int | None:
+def part_id(path: Path, changed: int, shared: str, version: int) -> int | None:
     """The fingerprint of a file of weights; None where it is none. `changed` is that of `_load`."""
     from trifocal.entropy.exact import ARITHMETIC
     from trifocal.weights import FOLDER, fingerprint, read_weights
@@ -166,7 +166,7 @@ def where_weights_are(preset: str, header: Header) -> str:
     """The end of a sentence: which version of Trifocal had the weights of a file, by generations.csv."""
     with open(GENERATIONS, encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            if row["preset"] == preset and row[f"fingerprint_{header.version}"] == header.mark:
+            if row["preset"] == preset and row[f"fingerprint_{header.version}"] == header.fingerprint_hex:
                 return (
                     f"they are trifocal/weights/{row['file']} of Trifocal {row['release']} (commit {row['commit']}, SHA-256 "
                     f"{row['sha256']}); name that file with --weights, or its folder with TRIFOCAL_WEIGHTS."

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trifocal.container import Bitstream, Layer, Tag
-from trifocal.container.text import text_layer, text_of, tidy
+from trifocal.container.text import embedded_text, normalise_text, text_layer
 from trifocal.errors import FormatError, OptionError, PresetError
 from trifocal.presets import Preset, check_words, condition_for, find, preset_of
 
@@ -62,7 +62,7 @@ def for_encoding(
     if text is None:
         return None, ()
     if preset.words == "encoder":
-        return condition_for(name, [tidy(text)], note=note), ()
+        return condition_for(name, [normalise_text(text)], note=note), ()
     if not send and note:
         note(
             "The words are not in the file; send them with --send-text, or give them again when you decode it."
@@ -98,7 +98,7 @@ def for_decoding(
             tell(sentence)
         return None
     try:
-        said = text_of(stream) if text is None else tidy(text)
+        said = embedded_text(stream) if text is None else normalise_text(text)
     except FormatError as error:
         if not best_effort:
             raise

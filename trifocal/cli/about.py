@@ -51,8 +51,8 @@ def info(
 def show(desk: "Console", one: "Input", as_json: bool) -> None:
     """Prints what a file holds. Raises FormatError, after that, where some of it is damaged."""
     from trifocal.container import Bitstream, Tag, describe
-    from trifocal.container.parts import mark_of
-    from trifocal.container.text import text_of
+    from trifocal.container.parts import part_id
+    from trifocal.container.text import embedded_text
     from trifocal.presets import PRESETS
     from trifocal.text_conditioning import unread
 
@@ -61,14 +61,14 @@ def show(desk: "Console", one: "Input", as_json: bool) -> None:
     facts: dict[str, Any] = {"file": one.name, "preset name": preset.name if preset else None}
     facts |= describe(stream)
     with suppress(FormatError):
-        facts |= {"text": text_of(stream)} if stream.layer(Tag.TEXT) else {}
+        facts |= {"text": embedded_text(stream)} if stream.layer(Tag.TEXT) else {}
     with suppress(FormatError):
-        facts |= {"part of a whole": mark.hex()} if (mark := mark_of(stream)) else {}
+        facts |= {"part of a whole": mark.hex()} if (mark := part_id(stream)) else {}
     desk.say(*([json.dumps(facts)] if as_json else table_of(facts)))
     if any(layer.damaged for layer in stream.layers):
         Bitstream.open(one.path)  # raises the sentence that says what is damaged
-    text_of(stream)  # and this, why the words cannot be read,
-    mark_of(stream)  # or of what it is a part
+    embedded_text(stream)  # and this, why the words cannot be read,
+    part_id(stream)  # or of what it is a part
     if preset and (note := unread(preset, stream)):
         desk.note(f"{one.path.name}: {note}")
 

@@ -153,7 +153,7 @@ def encode(
         raise typer.BadParameter("say only one of --text, --text-file and --caption.")
     from trifocal.cli import console, paths
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
-    from trifocal.pictures.writing import format_of
+    from trifocal.pictures.writing import format_for
     from trifocal.presets import DEFAULT, base_layer_options, find, shared_codec
     from trifocal.utils.limits import MAX_PIXELS, limit_pixels
 
@@ -174,7 +174,7 @@ def encode(
         raise typer.BadParameter("--attention draws one map; name one picture.")
     map_ = None if attention is None else outputs.add(Path(attention), named=True, source="the map")
     if map_ is not None:
-        format_of(map_.path)  # refuses, before anything is done, what cannot be written
+        format_for(map_.path)  # refuses, before anything is done, what cannot be written
     outputs.check(skippable=True)
     desk = desk_for(jobs, quiet, as_json)
     report_inputs(desk, found, jobs)
@@ -343,7 +343,7 @@ def decode(
     from trifocal.cli import console, paths
     from trifocal.codecs.codec import Decoded
     from trifocal.container import Bitstream
-    from trifocal.pictures.writing import format_of
+    from trifocal.pictures.writing import format_for
     from trifocal.presets import load_for, preset_of, with_preference
     from trifocal.text_conditioning import for_decoding
     from trifocal.utils.limits import MAX_PIXELS, limit_pixels
@@ -354,7 +354,7 @@ def decode(
     jobs = paths.plan(found, out, suffix, outputs, keep_suffix=keep_suffix, skip_existing=skip_existing)
     names = {job: job.output.path if job.output.is_file else Path(f"{job.output}{suffix}") for job in jobs}
     for name in names.values():
-        format_of(name)  # refuses, before anything is done, what cannot be written
+        format_for(name)  # refuses, before anything is done, what cannot be written
     outputs.check(skippable=True)
     desk = desk_for(jobs, quiet)
     report_inputs(desk, found, jobs)

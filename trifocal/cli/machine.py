@@ -87,7 +87,7 @@ def detect(
     from trifocal import file_detection
     from trifocal.cli import console, paths
     from trifocal.pictures import PICTURE_SUFFIXES
-    from trifocal.pictures.writing import format_of
+    from trifocal.pictures.writing import format_for
     from trifocal.utils.limits import MAX_PIXELS, limit_pixels
 
     found = paths.find(inputs, recursive, {".tri", *PICTURE_SUFFIXES})
@@ -105,7 +105,7 @@ def detect(
         )
         drawings = {job.input: job.output for job in drawn}
     for drawing in drawings.values():
-        format_of(drawing.path)  # refuses, before anything is done, what cannot be written
+        format_for(drawing.path)  # refuses, before anything is done, what cannot be written
     one_text = paths.STDOUT
     if format is Format.coco or out in (None, *paths.STDOUT_NAMES):
         jobs = [paths.Job(one, paths.STDOUT) for one in found.inputs]

@@ -20,7 +20,7 @@ from trifocal.entropy.exact import ARITHMETIC
 from trifocal.errors import Damaged, WeightsError
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import LATENT_STRIDE, Canvas, paste, window
-from trifocal.pictures.tiles import Box, Tile, check_region
+from trifocal.pictures.tiles import Region, Tile, check_region
 from trifocal.types import Condition, Output
 from trifocal.utils.timing import Stopwatch
 from trifocal.weights import checksum, fingerprint
@@ -90,7 +90,7 @@ class Codec(nn.Module):
         have = self.fingerprint_in(header.version)
         if have != header.fingerprint:
             raise WeightsError(
-                f"The file was made with weights {header.mark}, and this codec has {hexadecimal(self.fingerprint)}; "
+                f"The file was made with weights {header.fingerprint_hex}, and this codec has {hexadecimal(self.fingerprint)}; "
                 "`trifocal.decode` finds the weights of a file."
             )
 
@@ -191,7 +191,7 @@ class Codec(nn.Module):
     def decode(
         self,
         bitstream: Bitstream,
-        region: Box | None = None,
+        region: Region | None = None,
         best_effort: bool = False,
         condition: Condition | None = None,
         progress: Progress | None = None,
@@ -238,7 +238,7 @@ class Codec(nn.Module):
                     raise Damaged(f"{error} It is tile {tile.index}.", (tile.index,)) from error
                 lost.add(tile.index)
         rgb = np.empty((region[3], region[2], 3), dtype=np.uint8)
-        for tile in track(canvas.tiles_of(region), progress, (0.6, 1.0)):
+        for tile in track(canvas.tiles_in(region), progress, (0.6, 1.0)):
             box = canvas.shown(tile, region)
             rows, columns = window(canvas.halo(box), frame=frame)
             near = y_hat[:, rows, columns]
@@ -295,7 +295,7 @@ class Codec(nn.Module):
         self,
         y_hat: Tensor,
         canvas: Canvas,
-        box: Box,
+        box: Region,
         level: int,
         condition: Condition | None,
         clock: Stopwatch,
@@ -318,7 +318,7 @@ class Codec(nn.Module):
         return next(self.parameters()).device
 
 
-def latent_size(frame: Box) -> tuple[int, int]:
+def latent_size(frame: Region) -> tuple[int, int]:
     """Rows and columns of the latent of a frame."""
     return frame[3] // LATENT_STRIDE, frame[2] // LATENT_STRIDE
 

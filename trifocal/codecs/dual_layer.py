@@ -42,7 +42,7 @@ from trifocal.codecs.scalable import BaseLayer, ScalableCodec
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.faster_rcnn import CHANNELS, STRIDE, load_faster_rcnn
 from trifocal.detection.feature_codec import BaseAnalysis, BaseSynthesis
-from trifocal.detection.feature_codec import Extractor as FirstPicture
+from trifocal.detection.feature_codec import PreviewSynthesis as FirstPicture
 from trifocal.detection.input_size import torchvision_size
 from trifocal.entropy import EntropyModel
 from trifocal.entropy.groups import elic_hyperprior
@@ -72,7 +72,7 @@ class TextGuided(ScalableCodec):
 
     analysis: SwinAnalysis
     find_detector: Callable[[str], SplitDetector] = staticmethod(load_faster_rcnn)
-    looked_at: Callable[[int, int], tuple[int, int]] = staticmethod(torchvision_size)
+    input_size: Callable[[int, int], tuple[int, int]] = staticmethod(torchvision_size)
     refinement = 0  # the detector has ten times the codec's work to do, and its weights are fetched
     scales = (1.33, 1.0, 1.67)  # a short side of 800 pixels is mostly more than the picture has
 

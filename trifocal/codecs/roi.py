@@ -26,7 +26,7 @@ from trifocal.entropy import Coder
 from trifocal.entropy.allocation import code_allocation
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import LATENT_STRIDE, Canvas
-from trifocal.text.ground import load_ground
+from trifocal.text.grounding import load_grounding_head
 from trifocal.types import Condition, TextEmbedding
 
 __all__ = ["RoiCodec", "importance_map_of", "look"]
@@ -40,7 +40,7 @@ DepthwiseConv = Callable[[Tensor, TextEmbedding], Tensor]
 def look(x: Tensor, words: TextEmbedding) -> Tensor:
     """x [B, 3, H, W] in 0..1 → probability that a place is what the words name, [B, H/16, W/16]. Raises WeightsError."""
     device = str(x.device)
-    logits: Tensor = load_ground(device)(load_image_encoder(device)(x).stages[-1], words)
+    logits: Tensor = load_grounding_head(device)(load_image_encoder(device)(x).stages[-1], words)
     return logits.sigmoid()
 
 

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from trifocal.codecs.codec import Codec, Decoded, Progress
 from trifocal.codecs.rate_control import rate_of
 from trifocal.container import Bitstream, Layer, Tag
-from trifocal.detection.feature_codec import PADDING, padded, trimmed
+from trifocal.detection.feature_codec import PADDING, crop_features, pad_image
 from trifocal.detection.input_size import STEP, compact_size
 from trifocal.entropy import EntropyModel, RateEstimator, Reader, TrainingRateEstimator, Writer
 from trifocal.errors import Damaged, MissingLayer, OptionError
 from trifocal.pictures import Picture
-from trifocal.pictures.tiles import Box
+from trifocal.pictures.tiles import Region
 from trifocal.types import LEVELS_PER_QUALITY, BasePreview, Condition, Output
 from trifocal.utils.timing import Stopwatch, gc_paused
 
@@ -94,13 +94,13 @@ class BaseLayer(nn.Module):
     def synthesise(self, y_hat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """y_obj_hat → h_hat and the first picture of a small picture of that height and width."""
         h_hat: Tensor = self.synthesis(y_hat)
-        h_hat = trimmed(h_hat, 16 * y_hat.shape[1] // h_hat.shape[1], size)
+        h_hat = crop_features(h_hat, 16 * y_hat.shape[1] // h_hat.shape[1], size)
         first: Tensor = self.extractor(h_hat)
         return h_hat, first[:, :, : size[0], : size[1]]
 
     def analyse(self, x: Tensor) -> Tensor:
         """Small pictures x [B, 3, H, W] in 0..1 → y_obj."""
-        y: Tensor = self.analysis(padded(x))
+        y: Tensor = self.analysis(pad_image(x))
         return y
 
     def encode(self, y: Tensor, quality: int) -> tuple[bytes, Tensor]:
@@ -132,7 +132,7 @@ class ScalableCodec(Codec):
     Attributes:
         base: the base layer.
         find_detector: a device's name → the detector that the base layer serves; who decodes does not need it.
-        looked_at: a picture's width and height → those at which it looks at it; known without it.
+        input_size: a picture's width and height → those at which it looks at it; known without it.
         refinement: steps that fit a base layer to its picture, where nothing else is said; for them the detector must be at hand.
         scales: how much smaller than they are, or larger, the base sees crops in training; the first of them in validation.
     """
@@ -141,7 +141,7 @@ class ScalableCodec(Codec):
     scales: tuple[float, ...] = (0.625, 0.5, 0.75)
     refinement = 4
     find_detector: Callable[[str], SplitDetector] = staticmethod(shipped_detector)
-    looked_at: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)
+    input_size: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)
 
     def __init__(
         self,
@@ -266,7 +266,7 @@ class ScalableCodec(Codec):
     def decode(
         self,
         bitstream: Bitstream,
-        region: Box | None = None,
+        region: Region | None = None,
         best_effort: bool = False,
         condition: Condition | None = None,
         progress: Progress | None = None,
@@ -321,19 +321,19 @@ class ScalableCodec(Codec):
         chunk = layer.chunks[0]
         if not chunk or chunk[0] & ~ALONE > 100:
             raise Damaged("The file is damaged in its base layer, on which all else stands.")
-        width, height = self.looked_at(bitstream.header.width, bitstream.header.height)
+        width, height = self.input_size(bitstream.header.width, bitstream.header.height)
         y_hat = self.base.decode(chunk[1:], chunk[0] & ~ALONE, (height, width), self._device())
         return chunk[0], y_hat, (height, width)
 
     def _small(self, picture: Picture) -> Tensor:
-        return small(picture, self.looked_at(picture.width, picture.height), self._device())
+        return small(picture, self.input_size(picture.width, picture.height), self._device())
 
 
 def detect_objects(picture: Picture, detector: SplitDetector | None = None) -> Detections:
     """What a detector (the compact one that ships, if None) finds in a picture; boxes in its pixels."""
     detector = detector or shipped_detector("cpu")
     with torch.inference_mode():
-        size = detector.looked_at(picture.width, picture.height)
+        size = detector.input_size(picture.width, picture.height)
         x = small(picture, size, next(detector.parameters()).device)
         return enlarged(detector(x)[0], (x.shape[2], x.shape[3]), picture.width, picture.height)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_area, box_iou, generalized_box_iou_loss
 
-from trifocal.detection.proposals import BINS, Dense
+from trifocal.detection.proposals import BINS, DensePredictions
 
 TEACHER_SHARE = 0.5  # of a target, where there are boxes as well
 PLACES, FIT = 10, 6.0  # that learn each box, and the power of how well theirs fits, beside how sure they are
@@ -49,7 +49,7 @@ class Target:
 
 
 def detection_losses(
-    first: Dense, targets: Sequence[Target], maps: Tensor | None = None
+    first: DensePredictions, targets: Sequence[Target], maps: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The terms "scores" and "boxes".
 
@@ -64,7 +64,7 @@ def detection_losses(
     found, true = [], []
     for number, target in enumerate(targets):
         sure = first.classes[number].detach().sigmoid()
-        there, whose = places_of(target, sure, first.boxes[number].detach(), first.places)
+        there, whose = places_of(target, sure, first.boxes[number].detach(), first.points)
         found.append(first.boxes[number, there])
         true.append(target.boxes[whose])
         wanted[number, there, target.labels[whose] - 1] = paired_iou(found[-1].detach(), true[-1])

@@ -114,6 +114,6 @@ def images_of(tower: str) -> nn.Module:
     """What sees pictures in the space of that text tower's words. Raises MissingExtra or WeightsError."""
     if tower == "compact":
         return TowerImages()
-    from trifocal.text.clip import ClipImages
+    from trifocal.text.clip import ClipImageEncoder
 
-    return ClipImages(tower)
+    return ClipImageEncoder(tower)

@@ -121,7 +121,7 @@ def train_base(
     if resume:
         run.resume()
     seed = SEED + run.progress.step + run.accelerator.process_index
-    seen_by = detector.categories, codec.looked_at
+    seen_by = detector.categories, codec.input_size
     scenes = Scenes(training, seer, batch, seed, *seen_by)
     run.go(scenes, Scenes(held_out, seer, batch, SEED, *seen_by), every, report)
     average = run.average
@@ -158,7 +158,7 @@ def whole_codec(of: str, start: str | Path | None) -> ScalableCodec:
     analysis = codec.base.analysis
     if isinstance(analysis, CompactBaseAnalysis):
         begin_with(codec, start or FOLDER / find(TRUNK).weights)
-        analysis.begin_like(codec.detector, front_only=start is not None)
+        analysis.init_from_detector(codec.detector, front_only=start is not None)
     elif start is not None:
         begin_with(codec, start)
     return codec

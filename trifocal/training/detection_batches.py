@@ -80,7 +80,7 @@ class Scenes(Prefetcher[Scene]):
     Args:
         pictures: those without boxes need the teacher.
         categories: COCO's ids of the detector's labels 1, 2, …
-        looked_at: a picture's width and height → those at which the detector looks at it.
+        input_size: a picture's width and height → those at which the detector looks at it.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Scenes(Prefetcher[Scene]):
         batch: int,
         seed: int,
         categories: Sequence[int] = COCO_IDS,
-        looked_at: Callable[[int, int], tuple[int, int]] = compact_size,
+        input_size: Callable[[int, int], tuple[int, int]] = compact_size,
     ) -> None:
         self.labelled = [p for p in pictures if len(p.labels)]
         self.pictures = list(pictures) if teacher else self.labelled
@@ -98,7 +98,7 @@ class Scenes(Prefetcher[Scene]):
             raise OptionError("A detector needs pictures with boxes, or a teacher.")
         self.teacher, self.batch = teacher, batch
         self.numbers = numbered(categories)
-        self.shapes = [[side // STEP * STEP for side in looked_at(*size)[::-1]] for size in PROPORTIONS]
+        self.shapes = [[side // STEP * STEP for side in input_size(*size)[::-1]] for size in PROPORTIONS]
         self.random = np.random.default_rng(seed)
         super().__init__()
 

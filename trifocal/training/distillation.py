@@ -22,10 +22,10 @@ from torchvision.ops import generalized_box_iou_loss
 from trifocal.codecs.scalable import BaseLayer
 from trifocal.data import TrainingPicture
 from trifocal.data.prefetching import Prefetcher
-from trifocal.detection.backbone import CompactDetectorStem, pixels_of
+from trifocal.detection.backbone import CompactDetectorStem, denormalise
 from trifocal.detection.detector import CompactDetectorTail, SplitDetector
 from trifocal.detection.proposals import BINS, CompactProposals
-from trifocal.detection.two_stage import corrected, proposed_by
+from trifocal.detection.two_stage import refine_proposals, select_proposals
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.tasks.detectors import PICODET_SIDE, preprocess, session_of
 from trifocal.losses.detection import excess_cross_entropy, place_errors
@@ -152,7 +152,7 @@ class FeatureSource:
         h = self.front(x)
         coded = torch.randperm(len(x), device=x.device)[: len(x) // 2]
         if self.base is not None and len(coded):
-            h[coded] = self.base(pixels_of(x[coded]), spread_levels(len(coded), x.device)).h_hat
+            h[coded] = self.base(denormalise(x[coded]), spread_levels(len(coded), x.device)).h_hat
         return h, said
 
 
@@ -236,13 +236,13 @@ class Refinement(Imitation):
     def losses(self, x: Tensor, answers: Sequence[Tensor]) -> dict[str, Tensor]:
         """Those of the parts, and of `region_errors`."""
         own, true = self.answers(x, answers), dict(zip(self.names, answers, strict=True))
-        network, images = self.detector.network, self.detector.framed(x)
+        network, images = self.detector.network, self.detector.image_list(x)
         pyramid = {str(number): own[name].permute(0, 3, 1, 2) for number, name in enumerate(LEVELS)}
         rpn = network.rpn
         assert isinstance(rpn, CompactProposals)
-        first = proposed_by(rpn.dense([own[name] for name in SAYS]), images)
-        found = corrected(network, pyramid, first, images)
-        wanted_scores, wanted_boxes, _ = rpn.dense([true[name] for name in SAYS]).at(first.places)
+        first = select_proposals(rpn.dense([own[name] for name in SAYS]), images)
+        found = refine_proposals(network, pyramid, first, images)
+        wanted_scores, wanted_boxes, _ = rpn.dense([true[name] for name in SAYS]).gather(first.indices)
         return self.errors(own, answers) | region_errors(*found, wanted_scores, wanted_boxes)
 
     def either(self, own: Tensor, true: Tensor | None) -> Tensor:

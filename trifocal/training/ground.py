@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trifocal.text.compact import tokens_of
+from trifocal.text.compact import tokenize
 from trifocal.training.image_text_batches import View, collate, where_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def found_loss(
     named_before = [batch.named[-1], *batch.named[:-1]]
     device = features.device
     with torch.no_grad():
-        words = towers.text(*(t.to(device) for t in tokens_of(towers.tokenizer, batch.phrases)))
+        words = towers.text(*(t.to(device) for t in tokenize(towers.tokenizer, batch.phrases)))
     own = F.binary_cross_entropy_with_logits(towers.ground(features, words), batch.where.to(device))
     away = towers.ground(features, words.rolled())
     elsewhere = where_of(views, named_before, np.zeros(len(views), bool)).to(device)

@@ -28,8 +28,8 @@ from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import OptionError
 from trifocal.losses import contrastive
 from trifocal.losses.detection import soft_cross_entropy
-from trifocal.text.compact import TextTransformer, tokens_of, train_tokenizer
-from trifocal.text.ground import Ground
+from trifocal.text.compact import TextTransformer, tokenize, train_tokenizer
+from trifocal.text.grounding import GroundingHead
 from trifocal.training.checkpoint import begin_with, by_one
 from trifocal.training.ground import train_ground
 from trifocal.training.image_text_batches import AllViews, Teacher, TowerBatch, TowerBatches, views_of
@@ -59,7 +59,7 @@ class Towers(TrainingTask):
         vocabulary = tokenizer.get_vocab_size()
         self.image = ImageEncoder()
         self.text = TextTransformer(vocabulary)
-        self.ground = Ground(self.text.embedding)
+        self.ground = GroundingHead(self.text.embedding)
         self.bag = nn.Embedding(vocabulary, self.text.embedding)
         self.scale = nn.Parameter(
             torch.tensor([2.3, 2.3])
@@ -79,7 +79,7 @@ class Towers(TrainingTask):
         seen = self.image(batch.x)
         said = [number for number, caption in enumerate(batch.captions) if caption]
         texts = [batch.captions[number] for number in said] + batch.phrases
-        ids, mask = (t.to(batch.x.device) for t in tokens_of(self.tokenizer, texts))
+        ids, mask = (t.to(batch.x.device) for t in tokenize(self.tokenizer, texts))
         words: TextEmbedding = self.text(ids, mask)
         pooled = F.normalize(words.pooled, dim=-1)
         captions, phrases = pooled[: len(said)], pooled[len(said) :]
@@ -105,14 +105,14 @@ class Towers(TrainingTask):
         self.eval()
         ((batch,),) = batches
         seen = self.image(batch.x)
-        ids, mask = (t.to(batch.x.device) for t in tokens_of(self.tokenizer, batch.captions))
+        ids, mask = (t.to(batch.x.device) for t in tokenize(self.tokenizer, batch.captions))
         pooled = F.normalize(self.text(ids, mask).pooled, dim=-1)
         row = {}
         for name, words in (("", pooled), ("bag_", self.bag_of(ids, mask))):
             rank = ranks(words @ seen.pooled.T)
             row[f"{name}recall_1"] = round(float((rank < 1).float().mean()), 4)
             row[f"{name}recall_5"] = round(float((rank < 5).float().mean()), 4)
-        ids, mask = (t.to(batch.x.device) for t in tokens_of(self.tokenizer, batch.phrases))
+        ids, mask = (t.to(batch.x.device) for t in tokenize(self.tokenizer, batch.phrases))
         words = self.text(ids, mask)
         for name, at in (
             ("where", torch.einsum("bhwd,bd->bhw", seen.places, F.normalize(words.pooled, dim=-1))),

@@ -1,4 +1,4 @@
-"""Words → where they are in the picture: each place picks the words that fit it best, and says how well they do."""
+"""Locate text in an image: a logit for each place, by cross-attention from places to tokens."""
 
 from functools import lru_cache
 
@@ -10,15 +10,15 @@ from trifocal.types import TextEmbedding
 from trifocal.weights import FOLDER, load_part
 
 
-class Ground(nn.Module):
-    """Features of places and words → for each place, the logit that it is what the words name.
+class GroundingHead(nn.Module):
+    """Features of places and text → for each place, the logit that the text names what is there.
 
-    The places ask, the tokens answer (cross-attention with padding masked, as in TACO's injector); what is answered is
-    compared with the place itself, channel by channel.
+    Cross-attention from places to tokens, with padding masked as in TACO's injector; its output is compared
+    with the place's own features, channel by channel.
 
     Args:
         width: D of places and tokens.
-        heads: of the attention.
+        heads: number of attention heads.
         hidden: width of the comparison.
     """
 
@@ -35,23 +35,23 @@ class Ground(nn.Module):
         nn.init.constant_(answer.bias, -2.0)
 
     def forward(self, places: Tensor, words: TextEmbedding) -> Tensor:
-        """places [B, h, w, D] and words of B texts → logits [B, h, w]."""
+        """places [B, h, w, D] and the embeddings of B texts → logits [B, h, w]."""
         b, h, w, _ = places.shape
         x = self.place_norm(places).flatten(1, 2)
         keys, values = self.answer(self.token_norm(words.tokens)).chunk(2, dim=-1)
         query, keys, values = (
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.ask(x), keys, values)
         )
-        answered = F.scaled_dot_product_attention(query, keys, values, attn_mask=words.mask[:, None, None])
-        answered = answered.transpose(1, 2).flatten(2)
-        match = F.layer_norm(self.place(x), x.shape[-1:]) * F.layer_norm(answered, x.shape[-1:])
-        logits: Tensor = self.compare(torch.cat([match, answered], dim=-1))
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=words.mask[:, None, None])
+        attended = attended.transpose(1, 2).flatten(2)
+        match = F.layer_norm(self.place(x), x.shape[-1:]) * F.layer_norm(attended, x.shape[-1:])
+        logits: Tensor = self.compare(torch.cat([match, attended], dim=-1))
         return logits.reshape(b, h, w)
 
 
 @lru_cache(maxsize=2)
-def load_ground(device: str = "cpu") -> Ground:
-    """With its trained weights, frozen. Raises WeightsError if they are missing or damaged."""
-    ground = Ground()
-    ground.load_state_dict(load_part(FOLDER / "towers.safetensors", "ground."))
-    return ground.to(device).eval().requires_grad_(False)
+def load_grounding_head(device: str = "cpu") -> GroundingHead:
+    """The frozen head with its trained weights. Raises WeightsError if they are missing or damaged."""
+    head = GroundingHead()
+    head.load_state_dict(load_part(FOLDER / "towers.safetensors", "ground."))
+    return head.to(device).eval().requires_grad_(False)
