@@ -24,7 +24,7 @@ from trifocal.pictures.profiles import ADOBE_RGB, CODED_PRIMARIES, SRGB, SRGB_CU
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6" dc:title="at noon"/></x:xmpmeta>'
 UPRIGHT_XMP = XMP.replace(b'"6"', b'"1"')
-HDR = "It is an HDR picture that was read as if it were sRGB, and looks different; convert it to SDR first."
+HDR = "The image is HDR, but was read as sRGB, which changes its appearance; convert it to SDR first."
 WIDE = Image.new("RGB", (32, 16), (200, 90, 30))
 
 
@@ -164,7 +164,7 @@ def test_metadata_above_the_limit_of_jpeg_is_left_out_with_a_notice(tmp_path: Pa
     exif[37510] = bytes(70_000)
     picture = Picture(np.zeros((8, 8, 3), np.uint8), exif=exif.tobytes(), xmp=bytes(70_000))
     notes = picture.save(tmp_path / "out.jpg")
-    assert [note.split(" was")[0] for note in notes] == ["Its EXIF data", "Its XMP data"]
+    assert [note.split(" was")[0] for note in notes] == ["The EXIF data", "The XMP data"]
     assert Picture.open(tmp_path / "out.jpg").rgb.shape == (8, 8, 3)
     assert picture.save(tmp_path / "out.png") == ()
 
@@ -261,7 +261,7 @@ def test_chromaticities_and_gamma_of_png() -> None:
 def test_code_points_of_avif() -> None:
     data = saved(WIDE, "AVIF", quality=100).getvalue()
     at = data.find(b"nclx") + 4
-    for codes, note in (((1, 13), ""), ((9, 16), HDR), ((12, 13), "An ICC profile was made of")):
+    for codes, note in (((1, 13), ""), ((9, 16), HDR), ((12, 13), "An ICC profile was made from")):
         changed = data[:at] + struct.pack(">HH", *codes) + data[at + 4 :]
         picture = Picture.open(io.BytesIO(changed))
         assert note in "".join(picture.notes) and bool(picture.notes) == bool(note)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trifocal.detection.detector import Detections as Detections
     from trifocal.errors import TrifocalError as TrifocalError
     from trifocal.pictures import Picture as Picture
-    from trifocal.pictures.picture import Metadata
+    from trifocal.pictures.picture import KeepMetadata
     from trifocal.presets import load as load
     from trifocal.utils.limits import limit_pixels as limit_pixels
 

@@ -1,4 +1,4 @@
-"""Read and write the bytes of .tri files, as FORMAT.md specifies; only the standard library is needed."""
+"""Read and write the bytes of .tri files, with the standard library only."""
 
 from trifocal.container.bitstream import Bitstream, Layer, describe
 from trifocal.container.fields import MAX_SIDE, Header, Tag

@@ -1,4 +1,4 @@
-"""The header of a .tri file: one list of fields for reading, writing, checking and printing."""
+"""The header of a .tri file: one list of fields to read, write, check and print."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

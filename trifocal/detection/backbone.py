@@ -1,4 +1,4 @@
-"""The backbone of the compact detector: blocks of depthwise and pointwise convolutions with channel gates.
+"""The backbone of the compact detector: inverted residuals with channel gates.
 
 The blocks combine depthwise convolutions and channel gates (Howard et al. 2019, "Searching for MobileNetV3";
 Ma et al. 2018, "ShuffleNet V2") with a linear skip path. There is no normalisation, so that the images of a

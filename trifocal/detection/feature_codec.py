@@ -1,4 +1,4 @@
-"""The transforms of a base layer: image → latent → features of a split detector → base preview.
+"""The transforms of a base layer: image → latent → detector features → base preview.
 
     x ── BaseAnalysis ── y_obj  ⇄ bytes ⇄  y_obj_hat ── BaseSynthesis ── h_hat ── PreviewSynthesis ── base
     preview

@@ -1,4 +1,4 @@
-"""The input size of each detector for an image, and the ids of its classes, without loading a network."""
+"""The input size of each detector, and COCO's class ids; no network is loaded."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 After Liu et al. 2018, "Path aggregation network for instance segmentation", with 5×5 convolutions and a
 fourth level as in Yu et al. 2021 (arXiv 2111.00902, section 2.2).
 
-    h, 1/8 ── lateral ────────────────┬─ top-down ─ "0" ┐
-    middle ── lateral ──┬─ top-down n ┘                 └ bottom-up, n ─ "1" ┐
-    last ── lateral l ──┘                                                    └ bottom-up, l ─ "2" ─ extra, l ─ "3"
+    h, 1/8 ── lateral ───────────────┬─ top-down ─ "0" ┐
+    middle ── lateral ─┬─ top-down n ┘                 └ bottom-up, n ─ "1" ┐
+    last ── lateral l ─┘                                                    └ bottom-up, l ─ "2" ─ extra, l ─ "3"
 
 A linear pyramid such as torchvision's can imitate the teacher's pyramid far less well; see docs/training.md.
 """

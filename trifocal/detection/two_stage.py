@@ -1,4 +1,4 @@
-"""The two detection stages after the pyramid, for torchvision's Faster R-CNN and for the compact detector.
+"""Both detection stages after the pyramid, for torchvision's and the compact detector.
 
 pyramid ── first stage: proposals ── second stage: classes and boxes ── non-maximum suppression
 

@@ -1,4 +1,4 @@
-"""Replace the colours of fully transparent pixels with a smooth continuation of the visible ones."""
+"""Replace the colours of fully transparent pixels by extending the visible ones."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""The Picture class: 8-bit RGB with alpha and metadata, read from and written to image files."""
+"""The Picture class: 8-bit RGB with alpha and metadata, and its file input and output."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Convert a Pillow image of any mode to 8-bit arrays, with a notice for each conversion or loss."""
+"""Convert a Pillow image of any mode to 8-bit arrays, with a notice for each change."""
 
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The formats that images can be written in, and the conversion to what each of them can store."""
+"""The file formats that images can be written in, and what each can store."""
 
 import os
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Describe an image in a sentence with a captioning model, through the package transformers."""
+"""Describe an image in a sentence, with a captioning model of the package transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""CLIP's text and image encoders (Radford et al. 2021, arXiv 2103.00020), through the package transformers.
+"""CLIP's text and image encoders, through the package transformers.
+
+Radford et al. 2021, arXiv 2103.00020.
 
 Both accept the name of a model on the Hugging Face Hub or a folder. A cached model is used without access to
 the network. Both are frozen, and their pooled embeddings share one space of `projection_dim` numbers.
@@ -75,7 +77,7 @@ class ClipTextEncoder:
         return TextEmbedding(hidden.last_hidden_state, encoded["attention_mask"].bool(), pooled)
 
     def notes(self, texts: Sequence[str]) -> list[str]:
-        """A sentence for each limitation that applies: truncation, and characters unlike the training data."""
+        """A sentence for each limitation that applies: truncation, or characters unlike the training data."""
         notes = []
         for text in texts:
             plain = replace_surrogates(text)

@@ -1,4 +1,4 @@
-"""Locate text in an image: a logit for each place, by cross-attention from places to tokens."""
+"""Locate text in an image: a logit for each place, by cross-attention to tokens."""
 
 from functools import lru_cache
 
@@ -34,15 +34,15 @@ class GroundingHead(nn.Module):
         self.token_norm = nn.LayerNorm(width)
         nn.init.constant_(answer.bias, -2.0)
 
-    def forward(self, places: Tensor, words: TextEmbedding) -> Tensor:
+    def forward(self, places: Tensor, text: TextEmbedding) -> Tensor:
         """places [B, h, w, D] and the embeddings of B texts → logits [B, h, w]."""
         b, h, w, _ = places.shape
         x = self.place_norm(places).flatten(1, 2)
-        keys, values = self.answer(self.token_norm(words.tokens)).chunk(2, dim=-1)
+        keys, values = self.answer(self.token_norm(text.tokens)).chunk(2, dim=-1)
         query, keys, values = (
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.ask(x), keys, values)
         )
-        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=words.mask[:, None, None])
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=text.mask[:, None, None])
         attended = attended.transpose(1, 2).flatten(2)
         match = F.layer_norm(self.place(x), x.shape[-1:]) * F.layer_norm(attended, x.shape[-1:])
         logits: Tensor = self.compare(torch.cat([match, attended], dim=-1))
