@@ -87,7 +87,7 @@ def encode(
     send_text: bool = False,
     base_quality: int | None = None,
     refinement: int | None = None,
-    metadata: "Metadata" = "all",
+    metadata: "KeepMetadata" = "all",
     keep_invisible: bool = False,
     weights: "str | PathLike[str] | None" = None,
     note: "Callable[[str], None] | None" = None,
@@ -172,7 +172,7 @@ def detect(
     ).objects
 
 
-def _picture(image: "Pictured", metadata: "Metadata", keep_invisible: bool) -> "Picture":
+def _picture(image: "Pictured", metadata: "KeepMetadata", keep_invisible: bool) -> "Picture":
     from dataclasses import replace
 
     import PIL.Image
