@@ -118,15 +118,15 @@ MARK = Layer(Tag.PART, (part_id(B),))
 @pytest.mark.parametrize(
     ("one", "two", "word"),
     [
-        (B, B, "Both are base parts"),
-        (B, strip(other(WHOLE), "base"), "Both are base parts"),
-        (E, E, "Both are enhancement parts"),
+        (B, B, "Both files are base parts"),
+        (B, strip(other(WHOLE), "base"), "Both files are base parts"),
+        (E, E, "Both files are enhancement parts"),
         (B, strip(other(WHOLE), "enhancement"), "different files"),
         (B, strip(replace(WHOLE, header=replace(HEADER, level=401)), "enhancement"), "different files"),
-        (WHOLE, E, "whole file"),
-        (B, PLAIN, "no part"),
-        (B, replace(WHOLE, layers=(ENHANCEMENT,)), "no part"),
-        (replace(WHOLE, layers=(BASE,)), E, "no part"),
+        (WHOLE, E, "complete file"),
+        (B, PLAIN, "not a part"),
+        (B, replace(WHOLE, layers=(ENHANCEMENT,)), "not a part"),
+        (replace(WHOLE, layers=(BASE,)), E, "not a part"),
     ],
 )
 def test_what_does_not_belong_together_is_not_merged(one: Bitstream, two: Bitstream, word: str) -> None:
@@ -165,7 +165,7 @@ def test_damaged_streams_are_neither_stripped_nor_merged() -> None:
 
 @pytest.mark.parametrize("chunks", [(None,), (b"123",), (b"12345",)])
 def test_a_mark_that_is_none_is_refused(chunks: tuple[bytes | None, ...]) -> None:
-    with pytest.raises(Damaged, match="strip that file again") as error:
+    with pytest.raises(Damaged, match="strip the original file again") as error:
         merge(B.with_layer(Layer(Tag.PART, chunks)), E)
     says(error)
 

@@ -153,5 +153,7 @@ def _read_layer(stream: BinaryIO, reader: ByteReader, end: int, length: int, exp
         raise Truncated(f"{reader.name} is cut short: {end - len(data)} bytes of its base layer are missing.")
     chunk = data[end - length : end]
     if crc32(chunk) != expected:
-        raise Damaged(f"{reader.name} is damaged in its BASE layer; it cannot be decoded without it.")
+        raise Damaged(
+            f"{reader.name} is damaged in its BASE layer; it cannot be decoded without its base layer."
+        )
     return Layer(Tag.BASE, (chunk,))
