@@ -1,4 +1,4 @@
-"""Pictures and colour profiles that Pillow does not write, made for the tests."""
+"""Image files and ICC profiles that Pillow cannot write, for the tests."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""CLIP behind the towers' interface: a small one with random weights, in a folder, loaded as the published one is."""
+"""The CLIP encoders, with a small random CLIP that is loaded from a folder like a published one."""
 
 import json
 import sys

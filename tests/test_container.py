@@ -1,4 +1,4 @@
-"""The file: golden bytes, canonical form, damage of every kind, and saving that never leaves half a file."""
+"""The file format: golden bytes, canonical encoding, damage, and atomic writes."""
 
 import errno
 import os

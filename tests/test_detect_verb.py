@@ -379,7 +379,7 @@ def test_what_does_not_belong_together_is_one_sentence(street: Path, parts: tupl
     strip(layered(base=b"\x32other"), "base").save(street.with_name("other-base.tri"))
     cases = {
         "different files": (street.with_name("other-base.tri"), parts[1]),
-        "Both are base parts": (parts[0], parts[0]),
+        "Both files are base parts": (parts[0], parts[0]),
         "no such file": (parts[0], street.with_name("nowhere-enh.tri")),
     }
     for word, pair in cases.items():

@@ -1,4 +1,4 @@
-"""Detectors that can be fed in their middle: the cut network finds what the uncut one does, at any size of picture."""
+"""Split detectors: same results as the original network, for images of any size."""
 
 import copy
 import math

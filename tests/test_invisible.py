@@ -1,4 +1,4 @@
-"""Pixels under alpha 0 are in no file, cost nothing, and are seen by no detector, unless that is asked for."""
+"""Colours of fully transparent pixels are not stored and do not affect detectors, unless requested."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""EXIF, XMP, the resolution and colours that are named without an ICC profile: kept, converted, or noted; nothing is turned twice."""
+"""EXIF, XMP, resolution, orientation, and colour descriptions without an ICC profile."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""A file in layers, taken apart and put together: exact inverses, refusals, and a base that is read alone."""
+"""Splitting and merging layered files, and reading the base layer alone."""
 
 import random
 import tracemalloc

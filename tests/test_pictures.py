@@ -1,4 +1,4 @@
-"""Pictures as people have them: each is kept, converted with a note, or refused with a sentence."""
+"""Reading and writing image files: conversions, notices, refusals, tiles and attachments."""
 
 import io
 import os
@@ -624,7 +624,7 @@ def test_alpha_of_other_chunks_is_refused_before_it_is_opened(
 
 
 def test_no_alpha_is_of_another_size_than_its_picture() -> None:
-    """Chunks changed, added and taken away at random, with their check sums mended."""
+    """Chunks changed, added and taken away at random, with corrected CRCs."""
     rng = random.Random(7)
     start = [(b"IHDR", HEAD), (b"IDAT", DATA), END]
     names = [b"IHDR", b"IDAT", b"IEND", b"tEXt", b"acTL", b"PLTE", rng.randbytes(4)]
