@@ -1,11 +1,11 @@
-"""Damaged and hand-made .tri files by number, read and decoded; all that may come of one is a picture or a TrifocalError.
+"""A fuzzer: read or decode damaged .tri files, each of which must give an image or a TrifocalError.
 
     python tests/fuzzing.py container --number 1000000
     python tests/fuzzing.py decode --number 20000
-    python tests/fuzzing.py decode --first 4711 --number 1     # one file again
+    python tests/fuzzing.py decode --first 4711 --number 1     # run one file again
 
-Lengths and check sums are mended after most kinds of damage, so that it reaches what lies behind them. A number stands for the same
-file in each run, as long as the files that they all start from stay the same.
+Most files have corrected lengths and CRCs, so that the damage reaches the decoder. A number always selects the same
+file, as long as the undamaged source files do not change.
 """
 
 import argparse
@@ -27,22 +27,22 @@ from making import png_of
 import trifocal
 from trifocal.codecs.metadata_layers import dpi_from_bytes, dpi_to_bytes
 from trifocal.container import Bitstream, Header, Layer, Tag, describe
-from trifocal.container.bitstream import is_short
+from trifocal.container.bitstream import uses_short_form
 from trifocal.container.fields import varint, write_header
-from trifocal.container.parts import HALVES, mark_of, merge, strip
-from trifocal.container.text import RAW_DEFLATE, dictionary, text_layer, text_of
+from trifocal.container.parts import PART_TAGS, merge, part_id, strip
+from trifocal.container.text import RAW_DEFLATE, dictionary, embedded_text, text_layer
 from trifocal.errors import Damaged, TrifocalError
 from trifocal.pictures import MAX_METADATA, Picture, alpha_from_bytes, alpha_to_bytes
 from trifocal.pictures.attachments import metadata_from_bytes, metadata_to_bytes, png_chunks
 
 MAX_PIXELS = 1_000_000
 MAX_SECONDS = 5.0  # for one file
-Pieces = list[tuple[int, list[bytes]]]  # of a file: tag and chunks of each layer, whatever they are
+Pieces = list[tuple[int, list[bytes]]]  # tag and chunks of each layer, valid or not
 
 
 @dataclass
 class Findings:
-    """What became of files: how many were accepted, the numbers of those that crashed, and the slowest."""
+    """Results: accepted files, the numbers of files that crashed, and the slowest file."""
 
     files: int = 0
     accepted: int = 0
@@ -52,14 +52,14 @@ class Findings:
 
 
 def fuzz(sources: Sequence[Bitstream], use: Callable[[bytes], bool], numbers: range) -> Findings:
-    """Uses the file of each number. What `use` raises beside TrifocalError is printed and counted as a crash."""
+    """Run `use` on the file of each number. An exception from it is printed and counted as a crash."""
     found = Findings()
     for number in numbers:
         data = damaged_file(random.Random(number), sources)
         began = time.perf_counter()
         try:
             found.accepted += use(data)
-        except Exception:  # noqa: BLE001  whatever it is, it is what is looked for
+        except Exception:  # noqa: BLE001  any exception is a finding
             found.crashed.append(number)
             print(f"file {number} of {len(data)} bytes:", traceback.format_exc(), file=sys.stderr)
         seconds = time.perf_counter() - began
@@ -69,11 +69,11 @@ def fuzz(sources: Sequence[Bitstream], use: Callable[[bytes], bool], numbers: ra
     return found
 
 
-# ── what is done with a file ──
+# ── targets ──
 
 
 def read(data: bytes) -> bool:
-    """Container and metadata, as they are and with best effort. Whether the file was accepted."""
+    """Read container and metadata, with and without best effort. Whether the file was accepted."""
     accepted = False
     for best_effort in (True, False):
         with suppress(TrifocalError):
@@ -82,14 +82,14 @@ def read(data: bytes) -> bool:
             if not best_effort:
                 accepted = True
                 assert stream.to_bytes() == data, "it is written otherwise than it was read"
-                parts = [strip(stream, half) for half in HALVES]
+                parts = [strip(stream, half) for half in PART_TAGS]
                 assert merge(*parts) == stream, "its parts do not make it again"
     return accepted
 
 
 def read_layers(stream: Bitstream) -> None:
     describe(stream)
-    for look in (text_of, mark_of):
+    for look in (embedded_text, part_id):
         with suppress(TrifocalError):
             look(stream)
     for tag in (Tag.ICC, Tag.EXIF, Tag.XMP):
@@ -111,8 +111,8 @@ def only_chunk(stream: Bitstream, tag: Tag) -> bytes:
 
 
 def decode(data: bytes) -> bool:
-    """All of it, as it is and with best effort; of a base layer also its picture and its objects."""
-    from trifocal.codecs.scalable import ScalableCodec  # brings torch, which reading does without
+    """Decode with and without best effort, and the preview and objects of a base layer."""
+    from trifocal.codecs.scalable import ScalableCodec  # imports torch, which `read` does not need
 
     accepted = False
     for best_effort in (True, False):
@@ -129,11 +129,11 @@ def decode(data: bytes) -> bool:
     return accepted
 
 
-# ── sound files ──
+# ── undamaged source files ──
 
 
 def sound_containers() -> list[Bitstream]:
-    """Files of all kinds of layers, whose latents are of no codec."""
+    """Files with all types of layers, and latents that no codec can decode."""
     header = Header(width=30, height=20, preset=1, level=400, fingerprint=0xBEEF)
     plane = np.arange(600, dtype=np.uint8).reshape(20, 30)
     side = (
@@ -149,11 +149,11 @@ def sound_containers() -> list[Bitstream]:
     tiled = Bitstream(replace(header, grey=True), (Layer(Tag.LATENT, (b"one", b"", bytes(130))), *side))
     coded = Layer(Tag.BASE, (b"\x1ebase",)), Layer(Tag.ENHANCEMENT, (b"left", b"right"))
     layered = Bitstream(replace(header, preset=8), (*coded, *side))
-    return [short, tiled, layered, *(strip(layered, half) for half in HALVES)]
+    return [short, tiled, layered, *(strip(layered, half) for half in PART_TAGS)]
 
 
 def sound_files() -> list[Bitstream]:
-    """Small files of presets that ship, with all kinds of layers."""
+    """Small files of bundled presets, with all types of layers."""
     y, x = np.mgrid[0:72, 0:100]
     planes = 127 + 120 * np.sin(x / 9) * np.cos(y / 13), 255 * ((x // 12 + y // 12) % 2), (2.5 * x + y) % 256
     rgb = np.stack(planes, axis=-1).clip(0, 255).astype(np.uint8)
@@ -175,7 +175,7 @@ def sound_files() -> list[Bitstream]:
 
 
 def damaged_file(rng: random.Random, sources: Sequence[Bitstream]) -> bytes:
-    """One of the sources with one to three changes, and mostly with lengths and check sums that are right."""
+    """One of the sources with one to three changes, mostly with valid lengths and CRCs."""
     source = rng.choice(sources)
     pieces: Pieces = [(layer.tag, [chunk or b"" for chunk in layer.chunks]) for layer in source.layers]
     header = source.header
@@ -192,8 +192,8 @@ def damaged_file(rng: random.Random, sources: Sequence[Bitstream]) -> bytes:
 
 
 def assembled(rng: random.Random, header: Header, pieces: Pieces) -> bytes:
-    """A file of these pieces, in its right form or now and then in the other one, with right check sums."""
-    short = bool(pieces) and is_short(pieces[0][0], len(pieces), len(pieces[0][1]))
+    """A file of these pieces with valid CRCs, in its correct form, or rarely in the other one."""
+    short = bool(pieces) and uses_short_form(pieces[0][0], len(pieces), len(pieces[0][1]))
     odd = rng.random()
     if short != (odd < 0.02):
         head = hurt_front(rng, write_header(header, short=True), odd)
@@ -226,7 +226,7 @@ def hurt_header(rng: random.Random, header: Header) -> Header:
 
 
 def hurt_layers(rng: random.Random, pieces: Pieces) -> None:
-    """Layers that come, go, change their tag or the number of their chunks."""
+    """Add or remove a layer, or change its tag or its number of chunks."""
     if not pieces:
         return
     at = rng.randrange(len(pieces))
@@ -254,7 +254,7 @@ def hurt_layers(rng: random.Random, pieces: Pieces) -> None:
 
 
 def hurt_chunk(rng: random.Random, pieces: Pieces) -> None:
-    """A chunk's bytes, or what they unpack to."""
+    """Change the bytes of a chunk, or its decompressed content."""
     layers = [layer for layer in pieces if layer[1]]
     if not layers:
         return
@@ -263,7 +263,7 @@ def hurt_chunk(rng: random.Random, pieces: Pieces) -> None:
     inside = {Tag.ALPHA: hurt_png, Tag.TEXT: hurt_text}
     inside |= dict.fromkeys((Tag.ICC, Tag.EXIF, Tag.XMP), hurt_metadata)
     if rng.random() < 0.5 and tag in inside:
-        with suppress(TrifocalError, zlib.error, IndexError):  # it was hurt before
+        with suppress(TrifocalError, zlib.error, IndexError):  # damaged by an earlier change
             chunks[at] = inside[Tag(tag)](rng, chunks[at])
             return
     chunks[at] = hurt(rng, chunks[at])
@@ -306,7 +306,7 @@ def hurt_text(rng: random.Random, data: bytes) -> bytes:
 
 
 def hurt(rng: random.Random, data: bytes) -> bytes:
-    """Bits flipped; bytes set, taken out, put in, repeated; an end cut off, or put on."""
+    """Flip bits; set, remove, insert or repeat bytes; truncate or extend the end."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 1, 2, 8))):
         at = rng.randrange(len(out)) if out else 0
@@ -336,14 +336,14 @@ KINDS: dict[str, tuple[Callable[[], list[Bitstream]], Callable[[bytes], bool]]] 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Read or decode damaged files, and say what became of them.")
-    parser.add_argument("kind", choices=KINDS, help="how far each file is taken")
-    parser.add_argument("--number", type=int, default=10_000, help="of files (10000)")
-    parser.add_argument("--first", type=int, default=0, help="the number of the first (0)")
+    parser = argparse.ArgumentParser(description="Read or decode damaged files, and report crashes.")
+    parser.add_argument("kind", choices=KINDS, help="read the container only, or decode")
+    parser.add_argument("--number", type=int, default=10_000, help="number of files [default: 10000]")
+    parser.add_argument("--first", type=int, default=0, help="number of the first file [default: 0]")
     options = parser.parse_args()
     sources, use = KINDS[options.kind]
     files = sources()
-    for file in files:  # loads what is loaded once
+    for file in files:  # load weights before measuring
         use(file.to_bytes())
     found = fuzz(files, use, range(options.first, options.first + options.number))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

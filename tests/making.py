@@ -1,4 +1,4 @@
-"""Pictures and colour profiles that Pillow does not write, made for the tests."""
+"""Image files and ICC profiles that Pillow cannot write, for the tests."""
 
 import struct
 import zlib
@@ -84,6 +84,19 @@ def tiff_pages(first: bytes, count: int) -> bytes:
     after = [pages + (len(page) + 4) * number for number in range(1, count)] + [0]
     body = b"".join(page + struct.pack("<I", place) for place in after)
     return first[:ends] + struct.pack("<I", pages) + first[ends + 4 :] + body
+
+
+def bmp_with_profile(pixels: NDArray[np.uint8], profile: bytes, colour_space: bytes = b"MBED") -> bytes:
+    """[H, W, 3] as a 24-bit BMP with a version 5 header, and the profile after the pixels."""
+    height, width, _ = pixels.shape
+    stride = -(-3 * width // 4) * 4
+    rows = [row[:, ::-1].tobytes().ljust(stride, b"\0") for row in pixels[::-1]]
+    body = b"".join(rows)
+    header = struct.pack("<IiiHHIIiiII", 124, width, height, 1, 24, 0, len(body), 2835, 2835, 0, 0)
+    header += bytes(16) + colour_space[::-1] + bytes(48)
+    header += struct.pack("<IIII", 4, 124 + len(body), len(profile), 0)
+    start = struct.pack("<2sIII", b"BM", 14 + 124 + len(body) + len(profile), 0, 14 + 124)
+    return start + header + body + profile
 
 
 def rgb_profile(gamma: float = 2.2, primaries: tuple[tuple[float, float, float], ...] = P3) -> bytes:

@@ -24,7 +24,7 @@ from trifocal.api import Decoder, Encoder
 from trifocal.codecs import rate_control
 from trifocal.codecs.codec import Codec
 from trifocal.container import Bitstream, Header, Layer, Tag
-from trifocal.container.text import text_of
+from trifocal.container.text import embedded_text
 from trifocal.detection.detector import Detections
 from trifocal.errors import (
     OptionError,
@@ -78,7 +78,7 @@ def with_entry_points(monkeypatch: pytest.MonkeyPatch, **loaded: Any) -> None:
 @pytest.fixture
 def small(registry: dict[str, Preset], tmp_path: Path) -> Preset:
     """A preset of another package, with weights outside of Trifocal; not registered."""
-    write_weights(build(), tmp_path / "small.safetensors")
+    write_weights(build().network, tmp_path / "small.safetensors")
     weights = str(tmp_path / "small.safetensors")
     return replace(presets.find("compact"), name="small", id=48, build=build, weights=weights, earlier=())
 
@@ -326,7 +326,7 @@ def test_a_codec_takes_text_and_base_options() -> None:
     assert stream == trifocal.encode(RGB, text="a brown dog", base_quality=3, refinement=0)
     assert (stream.layers[0].chunks[0] or b"")[:1] == bytes([3])
     sent = trifocal.load("cross-modal-compact").encode(RGB, text="a brown dog", send_text=True)
-    assert text_of(sent) == "a brown dog"
+    assert embedded_text(sent) == "a brown dog"
     with pytest.raises(PresetError, match="trifocal.load"):
         small_codec().encode(RGB, text="a dog")
 
@@ -376,7 +376,7 @@ def test_weights_that_changed_are_noticed_though_they_are_summed_once(codec: Cod
     shared = presets.load_for(stream.header)
     trifocal.decode(stream)
     with torch.no_grad():
-        next(shared.parameters()).add_(1)
+        next(shared.network.parameters()).add_(1)
     with pytest.raises(WeightsError):
         trifocal.decode(stream)
     presets._load.cache_clear()

@@ -20,9 +20,9 @@ from torch import Tensor
 from trifocal.codecs.base_layer import BaseLayer, ScalableTorchRuntime
 from trifocal.codecs.dual_layer_compact import FINE, STRIDE, DualLayerCompact
 from trifocal.codecs.scalable import ScalableCodec
-from trifocal.detection.backbone import normalised
+from trifocal.detection.backbone import normalise
 from trifocal.detection.detector import SplitDetector, compact_detector
-from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
+from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, PreviewSynthesis
 from trifocal.entropy import EntropyModel
 from trifocal.errors import OptionError, PresetError
 from trifocal.losses.base_layer import (
@@ -64,7 +64,7 @@ def small_dual(detector: SplitDetector) -> ScalableCodec:
         CompactBaseAnalysis(24, 32, 1),
         EntropyModel(32, hyper_channels=8, width=16, blocks=1, steps=torch.logspace(0.3, -0.6, 8)),
         CompactBaseSynthesis(32, 24, FINE, 1),
-        Extractor(FINE, STRIDE, 24, 1),
+        PreviewSynthesis(FINE, STRIDE, 24, 1),
     )
     assert isinstance(plain.network.analysis, Analysis) and isinstance(plain.network.synthesis, Synthesis)
     codec = ScalableCodec(
@@ -80,7 +80,7 @@ def small_dual(detector: SplitDetector) -> ScalableCodec:
     )
     codec.network.find_detector = lambda device: detector
     assert isinstance(codec.network.base.analysis, CompactBaseAnalysis)
-    codec.network.base.analysis.begin_like(detector)
+    codec.network.base.analysis.init_from_detector(detector)
     return codec
 
 
@@ -333,7 +333,7 @@ def test_half_of_the_pictures_went_through_the_base_layer(detector: SplitDetecto
 
     class Same:
         def next(self) -> tuple[Tensor, list[Tensor]]:
-            return normalised(pixels), answers
+            return normalise(pixels), answers
 
         def close(self) -> None: ...
 

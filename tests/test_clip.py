@@ -1,4 +1,4 @@
-"""CLIP behind the towers' interface: a small one with random weights, in a folder, loaded as the published one is."""
+"""The CLIP encoders, with a small random CLIP that is loaded from a folder like a published one."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from trifocal.errors import MissingExtra, OptionError, WeightsError
 from trifocal.text import TextEncoder, load_text_encoder
 from trifocal.text import clip as module
-from trifocal.text.clip import ClipImages, ClipTextEncoder
+from trifocal.text.clip import ClipImageEncoder, ClipTextEncoder
 
 transformers = pytest.importorskip("transformers")
 TEXTS = ["a dog catches a red frisbee", "", "dog"]
@@ -82,17 +82,17 @@ def test_long_texts_are_cut_and_it_is_said(tower: ClipTextEncoder) -> None:
     assert tower.length == 77 and words.tokens.shape == (2, 77, 16)
     assert words.mask.sum(1).tolist() == [77, 3]
     torch.testing.assert_close(words.tokens[0], tower(["dog " * 75]).tokens[0])
-    assert tower.notes([text, text]) == ["The text has 10000 tokens; the first 75 count."]
+    assert tower.notes([text, text]) == ["The text has 10000 tokens; only the first 75 are used."]
     assert tower.notes(["dog " * 75, ""]) == []
 
 
 def test_other_scripts_and_broken_characters_are_read_and_it_is_said(tower: ClipTextEncoder) -> None:
     assert tower(["犬がフリスビーを捕る", "🐕", "a\udcffb", "\0"]).tokens.isfinite().all()
     (note,) = tower.notes(["собака", "犬"])
-    assert "not Latin" in note
+    assert "non-Latin" in note
     assert tower.notes(["un chien très sûr, 3 × ½ – 🐕"]) == []
     (note,) = tower.notes(["a\udcffb"])
-    assert "broken" in note
+    assert "invalid" in note
     torch.testing.assert_close(tower(["a\udcffb"]).pooled, tower(["a?b"]).pooled)
 
 
@@ -104,9 +104,9 @@ def test_padding_as_published(folder: Path, tower: ClipTextEncoder) -> None:
     longest = plain.mask.shape[1]
     torch.testing.assert_close(words.tokens[:, :longest], plain.tokens)
     torch.testing.assert_close(words.pooled, plain.pooled)
-    assert padded.notes(["dog " * 37]) == ["The text has 37 tokens; the first 36 count."]
+    assert padded.notes(["dog " * 37]) == ["The text has 37 tokens; only the first 36 are used."]
     for wrong in (2, 78):
-        with pytest.raises(OptionError, match="can be padded to 3 to 77 tokens"):
+        with pytest.raises(OptionError, match="must be 3 to 77 tokens"):
             ClipTextEncoder(str(folder), pad_to=wrong)
 
 
@@ -115,10 +115,10 @@ def test_pictures_are_seen_as_clips_own_preparation_shows_them(folder: Path) -> 
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     small = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     shown = transformers.CLIPImageProcessor(**small)(images=rgb, return_tensors="pt")["pixel_values"]
-    images = ClipImages(str(folder))
+    images = ClipImageEncoder(str(folder))
     assert images.title == "small"
     x = (torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255).requires_grad_()
-    assert (images.prepared(x) - shown).abs().max() < 2 / 255 / 0.26  # theirs is rounded to 8 bits
+    assert (images.preprocess(x) - shown).abs().max() < 2 / 255 / 0.26  # theirs is rounded to 8 bits
     vectors = images(x)
     with torch.inference_mode():
         expected = model.visual_projection(model.vision_model(shown).pooler_output)
@@ -129,7 +129,7 @@ def test_pictures_are_seen_as_clips_own_preparation_shows_them(folder: Path) -> 
 
 
 def test_the_centre_is_what_counts(folder: Path) -> None:
-    images = ClipImages(str(folder))
+    images = ClipImageEncoder(str(folder))
     x = torch.rand(1, 3, 32, 64)
     border = x.clone()
     border[..., :16], border[..., 48:] = 0, 1
@@ -141,32 +141,32 @@ def test_a_pair_shares_its_space(folder: Path, tower: ClipTextEncoder) -> None:
     """Cosines of pictures and texts are the library's own."""
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     x = torch.rand(2, 3, 32, 32)
-    images = ClipImages(str(folder))
+    images = ClipImageEncoder(str(folder))
     encoded = tower.tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
-        both = model(**encoded, pixel_values=images.prepared(x))
+        both = model(**encoded, pixel_values=images.preprocess(x))
         cosines = torch.cosine_similarity(images(x)[:, None], tower(TEXTS).pooled[None], dim=-1)
     torch.testing.assert_close(cosines, both.logits_per_image / model.logit_scale.exp().detach())
 
 
 def test_a_clip_of_two_widths_is_refused(tmp_path: Path) -> None:
     folder = make_clip(tmp_path / "two", projection=8)
-    with pytest.raises(WeightsError, match="tokens of 16 numbers and pooled vectors of 8"):
+    with pytest.raises(WeightsError, match="embeddings of 16 numbers and pooled embeddings of 8"):
         ClipTextEncoder(str(folder))
-    assert ClipImages(str(folder))(torch.rand(1, 3, 40, 32)).shape == (1, 8)
+    assert ClipImageEncoder(str(folder))(torch.rand(1, 3, 40, 32)).shape == (1, 8)
 
 
 def test_what_cannot_be_loaded_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = str(tmp_path / "no" / "folder")
-    with pytest.raises(WeightsError, match=r"could not be loaded; .*put it in a folder, and name that\.$"):
+    with pytest.raises(WeightsError, match=r"cannot be loaded; .*pass that folder\.$"):
         ClipTextEncoder(missing)
     damaged = make_clip(tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(WeightsError, match="could not be loaded"):
-        ClipImages(str(damaged))
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        ClipImageEncoder(str(damaged))
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtra, match=r"CLIP needs packages.*trifocal\[text\]"):
-        ClipImages(str(folder))
+        ClipImageEncoder(str(folder))
 
 
 def test_half_a_clip_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +191,10 @@ def test_what_is_here_is_used_before_the_hub_is_asked(monkeypatch: pytest.Monkey
                 raise OSError("not cached")
             return name
 
-    assert module.fetch(Kind, "here") == "here" and module.fetch(Kind, "elsewhere") == "elsewhere"
+    assert (
+        module.load_pretrained(Kind, "here") == "here"
+        and module.load_pretrained(Kind, "elsewhere") == "elsewhere"
+    )
     assert asked == [{"local_files_only": True}, {"local_files_only": True}, {}]
 
 

@@ -1,4 +1,4 @@
-"""The file: golden bytes, canonical form, damage of every kind, and saving that never leaves half a file."""
+"""The file format: golden bytes, canonical encoding, damage, and atomic writes."""
 
 import errno
 import os
@@ -18,8 +18,8 @@ from zlib import crc32
 import pytest
 
 from trifocal.container import Bitstream, Header, Layer, Tag, describe
-from trifocal.container.bitstream import is_single
-from trifocal.container.fields import FIELDS, VERSIONS, Reader, varint
+from trifocal.container.bitstream import has_single_chunk
+from trifocal.container.fields import FIELDS, VERSIONS, ByteReader, varint
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
 from trifocal.utils.files import atomic_write
 
@@ -71,7 +71,7 @@ def front_of(stream: Bitstream) -> int:
 
 
 def sealed(front: bytes, body: bytes = b"") -> bytes:
-    """A long form whose check sum is right, whatever it says."""
+    """A long form whose checksum is right, whatever it says."""
     return front + crc32(front).to_bytes(4, "big") + body
 
 
@@ -122,7 +122,9 @@ def random_stream(rng: random.Random) -> Bitstream:
     coded = rng.choice(
         [[Tag.LATENT], [Tag.LATENT], [Tag.BASE], [Tag.ENHANCEMENT], [Tag.BASE, Tag.ENHANCEMENT]]
     )
-    layers = [Layer(tag, random_chunks(rng)[: 1 if is_single(tag) else None]) for tag in (*coded, *tags)]
+    layers = [
+        Layer(tag, random_chunks(rng)[: 1 if has_single_chunk(tag) else None]) for tag in (*coded, *tags)
+    ]
     if coded in ([Tag.BASE], [Tag.ENHANCEMENT]) and rng.random() < 0.5:
         layers.append(Layer(Tag.PART, (rng.randbytes(4),)))
     rng.shuffle(layers)
@@ -157,10 +159,10 @@ def test_what_is_written_is_read() -> None:
 
 def test_numbers_are_written_in_one_way() -> None:
     for value in (0, 1, 127, 128, 300, (1 << 14) - 1, 1 << 14, (1 << 35) - 1):
-        assert Reader(varint(value), "x").varint() == value
+        assert ByteReader(varint(value), "x").varint() == value
     for data in (b"\x80\x00", b"\xff\x80\x00", b"\xff\xff\xff\xff\xff\x01"):
         with pytest.raises(Damaged):
-            Reader(data, "x").varint()
+            ByteReader(data, "x").varint()
 
 
 def test_layers_are_found_added_and_replaced() -> None:
@@ -176,7 +178,7 @@ def test_layers_are_found_added_and_replaced() -> None:
 def test_unknown_layers_are_kept_if_optional_and_refused_if_not() -> None:
     assert Bitstream.from_bytes(TILED.to_bytes()).layer(200) == TILED.layers[-1]
     data = SHORT.with_layer(Layer(77, (b"?",))).to_bytes()
-    assert "newer Trifocal" in refuses(data, Unsupported) and "77" in refuses(data, Unsupported)
+    assert "newer version of Trifocal" in refuses(data, Unsupported) and "77" in refuses(data, Unsupported)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_describe_is_what_info_prints() -> None:
         (b"Dear reader,\nthis is no picture.\n", "text"),
         ("Liebe Leserin, schöne Grüße".encode(), "text"),
         (bytes(100), "zero"),
-        (bytes(range(128, 256)), "does not begin"),
+        (bytes(range(128, 256)), "first bytes are not"),
         (b"\xf3TG" + SHORT.to_bytes()[3:], "damaged"),
     ],
 )
@@ -314,7 +316,7 @@ def test_best_effort_gives_what_is_there_of_a_file_cut_short() -> None:
 
 def test_a_short_file_that_is_damaged_keeps_its_header_at_best() -> None:
     data = SHORT.to_bytes()[:-1] + b"D"
-    assert "check sum" in refuses(data, Damaged)
+    assert "checksum" in refuses(data, Damaged)
     assert Bitstream.from_bytes(data, best_effort=True) == Bitstream(KODAK, (Layer(Tag.LATENT, (None,)),))
 
 
@@ -326,7 +328,7 @@ def test_damage_to_a_base_is_no_tile_and_leaves_nothing_to_show() -> None:
     assert caught.value.tiles == ()
     assert (
         sentence(caught.value, "l.tri")
-        == "l.tri is damaged in its BASE layer; nothing can be shown without its base."
+        == "l.tri is damaged in its BASE layer; it cannot be decoded without its base layer."
     )
     hit = Bitstream.from_bytes(bytes(data), best_effort=True)
     assert hit.layers[0].chunks == (None,) and hit.layers[1:] == LAYERED.layers[1:]
@@ -337,7 +339,7 @@ def test_a_base_alone_is_written_in_the_long_form() -> None:
     data = alone.to_bytes()
     assert not data[3] & 2 and Bitstream.from_bytes(data) == alone
     assert "short form" in refuses(sealed(front_as_latent(data)), Damaged)
-    with pytest.raises(Damaged, match="check sum") as caught:
+    with pytest.raises(Damaged, match="checksum") as caught:
         Bitstream.from_bytes(data[:-1] + b"E")
     assert caught.value.tiles == ()
 
@@ -413,11 +415,11 @@ ONE, TWO = b"\x01" + bytes(5), b"\x02" + bytes(10)  # empty chunks
         (b"\x02\x01" + TWO + b"\x82" + TWO, "EXIF layer has more than one chunk"),
         (b"\x02\x01" + TWO + b"\x83" + TWO, "TEXT layer has more than one chunk"),
         (b"\x02\x02" + ONE + b"\x84" + TWO, "PART layer has more than one chunk"),
-        (b"\x02\x02" + ONE + b"\x84\x01\x03" + bytes(4), "PART layer has not 4 bytes"),
-        (b"\x02\x01" + TWO + b"\x84\x01\x04" + bytes(4), "it is whole"),
-        (b"\x03\x02" + ONE + b"\x03" + ONE + b"\x84\x01\x04" + bytes(4), "it is whole"),
-        (b"\x02\x01" + ONE + b"\x02" + ONE, "beside BASE"),
-        (b"\x02\x01" + ONE + b"\x03" + TWO, "beside BASE"),
+        (b"\x02\x02" + ONE + b"\x84\x01\x03" + bytes(4), "PART layer does not have 4 bytes"),
+        (b"\x02\x01" + TWO + b"\x84\x01\x04" + bytes(4), "not one of its two parts"),
+        (b"\x03\x02" + ONE + b"\x03" + ONE + b"\x84\x01\x04" + bytes(4), "not one of its two parts"),
+        (b"\x02\x01" + ONE + b"\x02" + ONE, "together with BASE"),
+        (b"\x02\x01" + ONE + b"\x03" + TWO, "together with BASE"),
         (b"\x01\x01\x02\x80\x00" + bytes(4) + b"\x00" + bytes(4), "shortest"),
     ],
 )
@@ -466,7 +468,7 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
     return bytes(out)
 
 
-@pytest.mark.parametrize("mended", [False, True], ids=["as they are", "check sum of the table mended"])
+@pytest.mark.parametrize("mended", [False, True], ids=["as they are", "checksum of the table mended"])
 def test_thousands_of_accidents_end_in_a_sentence_or_in_the_same_bytes(mended: bool) -> None:
     rng = random.Random(2)
     streams = [SHORT, TILED, LAYERED, BASE, *(random_stream(rng) for _ in range(8))]
@@ -513,9 +515,7 @@ def test_a_vast_foreign_file_is_refused_by_its_first_bytes(tmp_path: Path) -> No
     path.write_bytes(b"\x89PNG\r\n\x1a\n")
     os.truncate(path, 1 << 34)
     start = time.perf_counter()
-    with pytest.raises(
-        NotTrifocal, match=r"^vast.png is not a Trifocal file; it seems to be a PNG picture\.$"
-    ):
+    with pytest.raises(NotTrifocal, match=r"^vast.png is not a Trifocal file; it seems to be a PNG image\.$"):
         Bitstream.open(path)
     assert time.perf_counter() - start < 1
 
@@ -534,8 +534,8 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "photo.tri"
     path.write_bytes(b"old")
     code = (
-        "import os, signal, sys; from trifocal.utils.files import replacing\n"
-        "with replacing(sys.argv[1]) as stream:\n"
+        "import os, signal, sys; from trifocal.utils.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as stream:\n"
         "    stream.write(bytes(1 << 20)); stream.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
@@ -553,6 +553,27 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="space"):
         TILED.save(path)
     assert Bitstream.open(path) == SHORT and len(os.listdir(tmp_path)) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no descriptors")
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_the_file_and_then_its_folder_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """The folder after the rename, which would otherwise be lost in a power failure."""
+    path = tmp_path / "photo.tri"
+    synced: list[tuple[bool, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        is_folder = os.path.samestat(status, os.stat(tmp_path))
+        synced.append((is_folder, path.exists()))
+        assert is_folder or stat.S_ISREG(status.st_mode)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_write(path, overwrite) as stream:
+        stream.write(b"new")
+    assert synced == [(False, False), (True, True)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions and devices")

@@ -21,7 +21,7 @@ from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.parts import strip
 from trifocal.detection.detector import Detections
 from trifocal.pictures import Picture
-from trifocal.pictures.boxes import LEAST, with_boxes
+from trifocal.pictures.drawing import MIN_SIDE, draw_boxes
 from trifocal.presets import find
 
 LAYERED, PLAIN = find("dual-layer-compact"), find("compact")
@@ -260,7 +260,7 @@ def test_boxes_are_drawn_on_the_decoded_picture_or_else_on_the_first(
     strip(layered(*size), "base").save(base)
     for path, colour in (whole, DECODED), (base, FIRST):
         image = drawing_of(path, "--draw", out)
-        assert max(image.size) >= LEAST and image.width * size[1] == image.height * size[0]
+        assert max(image.size) >= MIN_SIDE and image.width * size[1] == image.height * size[0]
         counts = {shade: count for count, shade in image.getcolors(1 << 24) or []}
         assert counts[colour] > 0 and len(counts) > 5  # inks of two boxes, and of letters with soft edges
 
@@ -285,11 +285,11 @@ def test_what_is_found_is_said_even_if_it_cannot_be_drawn(street: Path) -> None:
 def test_boxes_of_one_kind_have_one_colour_and_the_first_lies_on_top() -> None:
     picture = plain(400, 320, FIRST)
     boxes = [(100, 100, 200, 200), (100, 100, 200, 200), (300, 200, 390, 300)]
-    drawn = with_boxes(picture, boxes, ["", "", ""], [1, 18, 1]).rgb
+    drawn = draw_boxes(picture, boxes, ["", "", ""], [1, 18, 1]).rgb
     assert tuple(drawn[200 - 1, 150]) == tuple(drawn[300 - 1, 350]) != FIRST
     assert tuple(drawn[200, 150]) == tuple(drawn[150, 150]) == tuple(drawn[199, 99]) == FIRST
     assert (picture.rgb == FIRST).all()
-    assert (with_boxes(picture, [], [], []).rgb == picture.rgb).all()
+    assert (draw_boxes(picture, [], [], []).rgb == picture.rgb).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 900), (900, 2), (400, 400)])
@@ -297,25 +297,25 @@ def test_boxes_that_leave_the_picture_or_are_empty_are_drawn_as_far_as_they_can_
     size: tuple[int, int],
 ) -> None:
     boxes = [(-50.0, -50.0, 5000.0, 5000.0), (0.5, 0.5, 0.5, 0.5), (899.9, 899.9, 900.0, 900.0)]
-    drawn = with_boxes(plain(*size, FIRST), boxes, ["a long name, and a score 0.99"] * 3, [1, 2, 3])
-    assert max(drawn.width, drawn.height) >= LEAST and (drawn.rgb != FIRST).any()
+    drawn = draw_boxes(plain(*size, FIRST), boxes, ["a long name, and a score 0.99"] * 3, [1, 2, 3])
+    assert max(drawn.width, drawn.height) >= MIN_SIDE and (drawn.rgb != FIRST).any()
 
 
 def test_what_stands_at_a_box_is_not_covered_by_what_stands_at_another() -> None:
     """A second text moves down from the first, and where nothing has room it is left out."""
     picture, box = plain(400, 400, FIRST), (100, 100, 300, 300)
-    one = with_boxes(picture, [box], ["person 0.90"], [1]).rgb
-    both = with_boxes(picture, [box, box], ["person 0.90", "dog 0.40"], [1, 18]).rgb
+    one = draw_boxes(picture, [box], ["person 0.90"], [1]).rgb
+    both = draw_boxes(picture, [box, box], ["person 0.90", "dog 0.40"], [1, 18]).rgb
     changed = np.argwhere((one != both).any(axis=2))
-    plate = np.argwhere((one != with_boxes(picture, [box], [""], [1]).rgb).any(axis=2))
+    plate = np.argwhere((one != draw_boxes(picture, [box], [""], [1]).rgb).any(axis=2))
     assert len(changed) and changed[:, 0].min() > plate[:, 0].max()
-    many = with_boxes(picture, [box] * 200, ["person 0.90"] * 200, [1] * 200).rgb
+    many = draw_boxes(picture, [box] * 200, ["person 0.90"] * 200, [1] * 200).rgb
     assert (many[plate[:, 0], plate[:, 1]] == one[plate[:, 0], plate[:, 1]]).all()
 
 
 def test_words_on_small_and_large_pictures_are_of_a_size_that_can_be_read() -> None:
     for size in (40, 30), (640, 480), (3000, 2000):
-        drawn = with_boxes(plain(*size, FIRST), [(0, 0, 1, 1)], ["dog 0.87"], [18]).rgb
+        drawn = draw_boxes(plain(*size, FIRST), [(0, 0, 1, 1)], ["dog 0.87"], [18]).rgb
         high = int((drawn[:, 8] != FIRST).any(axis=1).sum())  # the plate of the label
         assert 12 <= high and 0.015 * max(drawn.shape) < high < 0.1 * max(drawn.shape)
 
@@ -382,7 +382,7 @@ def test_what_does_not_belong_together_is_one_sentence(street: Path, parts: tupl
     strip(layered(base=b"\x32other"), "base").save(street.with_name("other-base.tri"))
     cases = {
         "different files": (street.with_name("other-base.tri"), parts[1]),
-        "Both are base parts": (parts[0], parts[0]),
+        "Both files are base parts": (parts[0], parts[0]),
         "no such file": (parts[0], street.with_name("nowhere-enh.tri")),
     }
     for word, pair in cases.items():

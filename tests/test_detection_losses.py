@@ -23,8 +23,8 @@ from trifocal.cli import app
 from trifocal.data import read_pictures
 from trifocal.detection.detector import SplitDetector, compact_detector
 from trifocal.detection.input_size import COCO_IDS
-from trifocal.detection.proposals import BINS, Dense, boxes_of, places
-from trifocal.detection.two_stage import framed, objectness_of, propose
+from trifocal.detection.proposals import BINS, DensePredictions, decode_distances, grid_points
+from trifocal.detection.two_stage import first_stage_objectness, propose, to_image_list
 from trifocal.errors import OptionError, WeightsError
 from trifocal.losses import detection as losses
 from trifocal.losses.detection import (
@@ -138,24 +138,26 @@ def nearly(*numbers: int) -> Tensor:
 
 def test_a_place_says_how_far_the_sides_are() -> None:
     """From its middle, in strides: the second place of a row of three at 1/16."""
-    where = places((1, 3), 16)
+    where = grid_points((1, 3), 16)
     assert where.tolist() == [[7.5, 7.5, 16], [23.5, 7.5, 16], [39.5, 7.5, 16]]
     bins = torch.stack([nearly(0, 0, 0, 0), nearly(1, 0, 2, 7), nearly(0, 0, 0, 0)])[None]
-    assert boxes_of(bins, where)[0, 1].tolist() == pytest.approx([7.5, 7.5, 55.5, 119.5])
+    assert decode_distances(bins, where)[0, 1].tolist() == pytest.approx([7.5, 7.5, 55.5, 119.5])
     half = torch.logaddexp(nearly(1, 0, 2, 7), nearly(2, 0, 2, 7))
-    assert boxes_of(half[None, None], where[1:2])[0, 0].tolist() == pytest.approx([-0.5, 7.5, 55.5, 119.5])
+    assert decode_distances(half[None, None], where[1:2])[0, 0].tolist() == pytest.approx(
+        [-0.5, 7.5, 55.5, 119.5]
+    )
 
 
 def test_proposals_are_torchvisions() -> None:
     """Where the first stage is torchvision's, which says no class."""
     detector = SplitDetector(small_network().train(), range(1, 6))
-    images, network = framed(torch.rand(2, 3, 96, 128)), detector.network
+    images, network = to_image_list(torch.rand(2, 3, 96, 128)), detector.network
     pyramid = network.backbone(images.tensors)
     wanted, _ = network.rpn(images, pyramid, [{"boxes": torch.tensor([[10.0, 10, 60, 70]])}] * 2)
     found = propose(network, images, pyramid)
     assert all(torch.equal(a, b) for a, b in zip(found.chosen, wanted, strict=True))
     assert found.objectness.shape[0] == 2 and found.dense is None
-    objectness, nothing = objectness_of(network, pyramid)
+    objectness, nothing = first_stage_objectness(network, pyramid)
     assert torch.equal(objectness, found.objectness) and nothing is None
 
 
@@ -163,12 +165,12 @@ OBJECT = Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([2]))
 NOTHING = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
-def knowing(classes: int = 5) -> Dense:
+def knowing(classes: int = 5) -> DensePredictions:
     """A first stage that knows the first of two pictures by heart, and nothing of it anywhere else."""
-    where = torch.cat([places((12, 16), 8), places((6, 8), 16)])
+    where = torch.cat([grid_points((12, 16), 8), grid_points((6, 8), 16)])
     boxes = torch.cat([where[:, :2] - 4, where[:, :2] + 4], 1).repeat(2, 1, 1)
     bins = torch.zeros(2, len(where), 4 * BINS)
-    dense = Dense(torch.full((2, len(where), classes), -30.0), boxes, bins, where)
+    dense = DensePredictions(torch.full((2, len(where), classes), -30.0), boxes, bins, where)
     inside = ((where[:, :2] > 10) & (where[:, :2] < torch.tensor([60.0, 70]))).all(1)
     dense.boxes[0, inside] = OBJECT.boxes
     there = inside.nonzero()[: losses.ANCHORS, 0]

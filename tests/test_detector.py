@@ -1,4 +1,4 @@
-"""Detectors that can be fed in their middle: the cut network finds what the uncut one does, at any size of picture."""
+"""Split detectors: same results as the original network, for images of any size."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import box_iou
 
-from trifocal.detection import detector as room
+from trifocal.detection import detector as module
 from trifocal.detection import proposals
 from trifocal.detection.detector import (
     Detections,
@@ -22,9 +22,15 @@ from trifocal.detection.detector import (
     load_detector,
     split_faster_rcnn,
 )
-from trifocal.detection.input_size import AREA, COCO_IDS
-from trifocal.detection.roi_head import Correction, geometry
-from trifocal.detection.two_stage import corrected, find_corrected, framed, judged, propose
+from trifocal.detection.input_size import COCO_IDS, MAX_AREA
+from trifocal.detection.roi_head import RefinementHead, box_geometry
+from trifocal.detection.two_stage import (
+    predict_compact,
+    propose,
+    refine_proposals,
+    second_stage_outputs,
+    to_image_list,
+)
 from trifocal.errors import WeightsError
 from trifocal.weights import write_weights
 
@@ -100,7 +106,7 @@ def test_a_picture_of_the_size_that_is_looked_at(
 ) -> None:
     """Without torchvision's transform, also where the sides are no multiples of 32: it fills up after it normalises."""
     x = pictures(1, width, height)
-    assert cut.looked_at(width, height) == (width, height)
+    assert cut.input_size(width, height) == (width, height)
     assert same(cut(x)[0], uncut([x[0]])[0])
 
 
@@ -110,8 +116,8 @@ def test_looked_at_is_what_torchvision_makes_of_a_picture(
 ) -> None:
     if width * height > 1:
         seen, _ = cut.network.transform([torch.zeros(3, height, width)])
-        assert cut.looked_at(width, height) == seen.image_sizes[0][::-1]
-    assert min(cut.looked_at(width, height)) >= 1
+        assert cut.input_size(width, height) == seen.image_sizes[0][::-1]
+    assert min(cut.input_size(width, height)) >= 1
 
 
 @torch.inference_mode()
@@ -144,9 +150,9 @@ def test_the_compact_detector_is_small(compact: SplitDetector) -> None:
 @torch.inference_mode()
 def test_pictures_of_any_size(compact: SplitDetector, width: int, height: int) -> None:
     """At the size that it looks at: everything found lies in it, and has a category of COCO's."""
-    wide, high = compact.looked_at(width, height)
+    wide, high = compact.input_size(width, height)
     assert wide % 32 == high % 32 == 0
-    assert wide * high <= 1.25 * AREA
+    assert wide * high <= 1.25 * MAX_AREA
     (found,) = compact(pictures(1, wide, high))
     assert found.boxes.shape == (len(found.labels), 4) and len(found.scores) == len(found.labels) <= 100
     assert found.boxes.isfinite().all() and (found.boxes[:, 2:] >= found.boxes[:, :2]).all()
@@ -158,7 +164,7 @@ def test_pictures_of_any_size(compact: SplitDetector, width: int, height: int) -
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (480, 640), (500, 333), (1000, 990), (3000, 1000)])
 def test_the_aspect_is_kept(compact: SplitDetector, width: int, height: int) -> None:
     """As well as multiples of 32 allow."""
-    wide, high = compact.looked_at(width, height)
+    wide, high = compact.input_size(width, height)
     assert abs(wide / high / (width / height) - 1) < 0.12
 
 
@@ -202,8 +208,8 @@ def test_labels_are_cocos_numbers_not_the_networks(compact: SplitDetector) -> No
 def test_what_is_found_is_what_places_say_where_nothing_is_corrected(compact: SplitDetector) -> None:
     """The surest class of all places, with that place's box, cut off at the picture's sides; of one class no two that overlap much."""
     network, x = compact.network, pictures(1, 160, 128)
-    images, pyramid = framed(x), network.backbone(x)
-    (found,) = find_corrected(network, images, pyramid)
+    images, pyramid = to_image_list(x), network.backbone(x)
+    (found,) = predict_compact(network, images, pyramid)
     dense = network.rpn(pyramid)
     assert found["scores"][0] == dense.classes.sigmoid().max()
     place, label = divmod(int(dense.classes[0].argmax()), 80)
@@ -218,13 +224,13 @@ def test_what_is_found_is_what_places_say_where_nothing_is_corrected(compact: Sp
 def test_of_proposals_that_are_much_the_same_the_surest_stays(compact: SplitDetector) -> None:
     """The surest first; none overlaps another much, and no more than are looked at."""
     network, x = compact.network, pictures(1, 160, 128)
-    proposed = propose(network, framed(x), network.backbone(x))
+    proposed = propose(network, to_image_list(x), network.backbone(x))
     assert proposed.dense is not None
-    (boxes,), (where,) = proposed.chosen, proposed.places
+    (boxes,), (where,) = proposed.chosen, proposed.indices
     sure = proposed.dense.objectness[0, where]
-    assert (sure.diff() <= 0).all() and 1 < len(boxes) <= proposals.AFTER
+    assert (sure.diff() <= 0).all() and 1 < len(boxes) <= proposals.AFTER_NMS
     overlap = box_iou(boxes, boxes).fill_diagonal_(0)
-    assert overlap.max() <= proposals.OVERLAP
+    assert overlap.max() <= proposals.NMS_OVERLAP
 
 
 @torch.inference_mode()
@@ -232,31 +238,31 @@ def test_the_second_stage_corrects_what_the_first_says(compact: SplitDetector) -
     """Untrained it adds nothing; then one more score everywhere, and all boxes half as wide again, of all proposals of two pictures. What
     the base layer's objective asks for are the same, as offsets from the proposals."""
     network, x = copy.deepcopy(compact.network), pictures(2, 160, 128)
-    images, pyramid = framed(x), network.backbone(x)
+    images, pyramid = to_image_list(x), network.backbone(x)
     first = propose(network, images, pyramid)
     assert first.dense is not None
     given = (network, pyramid, first, images)
-    scores, boxes, _ = first.dense.at(first.places)
+    scores, boxes, _ = first.dense.gather(first.indices)
     assert len(scores) == sum(len(chosen) for chosen in first.chosen) and len(first.chosen) == 2
-    same_scores, same_boxes = corrected(*given)
+    same_scores, same_boxes = refine_proposals(*given)
     assert torch.equal(same_scores, scores) and torch.allclose(same_boxes, boxes, atol=1e-4)
     coder = network.roi_heads.box_coder
     with torch.no_grad():
         network.roi_heads.box_predictor.scores.bias[7] = 3.0
         network.roi_heads.box_predictor.offsets.bias[2] = coder.weights[2] * math.log(1.5)
-    more, wider = corrected(*given)
+    more, wider = refine_proposals(*given)
     assert torch.allclose(more - scores, torch.eye(80)[7] * 3, atol=1e-5)
     widths, heights = (boxes[:, 2:] - boxes[:, :2]).T
     assert torch.allclose(
         (wider[:, 2:] - wider[:, :2]).T, torch.stack([1.5 * widths, heights]), rtol=1e-3, atol=1e-3
     )
-    judged_scores, offsets = judged(*given)
+    judged_scores, offsets = second_stage_outputs(*given)
     assert torch.equal(judged_scores, more) and offsets.shape == (len(more), 4 * 81)
     back = coder.decode_single(offsets[:, 4:8], torch.cat(first.chosen))
     whole = torch.cat([(own[:, 2:] - own[:, :2]).amin(1) > 1 for own in first.chosen])
     assert torch.allclose(back[whole], wider[whole], atol=0.05)
     network.roi_heads.box_predictor.scores.bias[7] = 1000.0
-    found = find_corrected(network, images, pyramid)
+    found = predict_compact(network, images, pyramid)
     assert all(set(one["labels"][one["scores"] == 1].tolist()) == {8} for one in found)
     assert all((one["boxes"] >= 0).all() and (one["boxes"] <= 160).all() for one in found)
 
@@ -266,10 +272,10 @@ def test_the_second_stage_looks_at_the_regions(compact: SplitDetector) -> None:
     """What it adds hangs on the pyramid there, not only on what the first stage said."""
     network, x = copy.deepcopy(compact.network), pictures(1, 160, 128)
     network.roi_heads.box_predictor.scores.weight.normal_(generator=torch.Generator().manual_seed(3))
-    images, pyramid = framed(x), network.backbone(x)
+    images, pyramid = to_image_list(x), network.backbone(x)
     first = propose(network, images, pyramid)
-    one, _ = corrected(network, pyramid, first, images)
-    other, _ = corrected(network, {name: 2 * level for name, level in pyramid.items()}, first, images)
+    one, _ = refine_proposals(network, pyramid, first, images)
+    other, _ = refine_proposals(network, {name: 2 * level for name, level in pyramid.items()}, first, images)
     assert (one - other).abs().max() > 1e-3
 
 
@@ -279,12 +285,12 @@ def test_nothing_proposed_is_nothing_found(compact: SplitDetector) -> None:
     for level in network.rpn.levels:
         level.say.bias[:80] = -1000.0
         level.say.weight[:80] = 0.0
-    found = find_corrected(network, framed(x), network.backbone(x))
+    found = predict_compact(network, to_image_list(x), network.backbone(x))
     assert [len(one["boxes"]) for one in found] == [0, 0]
 
 
 def test_a_first_stage_that_is_sure_of_nothing_has_a_gradient_too() -> None:
-    correction = Correction(80)
+    correction = RefinementHead(80)
     torch.nn.init.normal_(correction.scores.weight)
     scores = torch.full((3, 80), -1000.0, requires_grad=True)
     boxes, places = torch.tensor([[5.0, 5, 5, 5]]).repeat(3, 1), torch.tensor([[4.0, 4, 8]]).repeat(3, 1)
@@ -295,7 +301,7 @@ def test_a_first_stage_that_is_sure_of_nothing_has_a_gradient_too() -> None:
 
 def test_where_a_place_is_in_its_box() -> None:
     """A box of two by one strides, its place a quarter of its width right of its middle and at its lower side; the stride's scale."""
-    found = geometry(torch.tensor([[0.0, 0, 32, 16]]), torch.tensor([[24.0, 16, 16]]))
+    found = box_geometry(torch.tensor([[0.0, 0, 32, 16]]), torch.tensor([[24.0, 16, 16]]))
     assert found[0].tolist() == pytest.approx([math.log(2) / 2, 0, 0.25, 0.5, 0])
 
 
@@ -315,7 +321,7 @@ def test_the_backbone_is_front_and_then_rest(compact: SplitDetector) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where weights are looked for."""
-    monkeypatch.setattr(room, "FOLDER", tmp_path)
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
     load_detector.cache_clear()
     yield tmp_path
     load_detector.cache_clear()

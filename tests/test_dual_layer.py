@@ -106,7 +106,7 @@ def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> Any:
         features=8,
     )
     codec.network.find_detector = lambda device: DETECTOR
-    codec.network.looked_at = SIZES
+    codec.network.input_size = SIZES
     with torch.no_grad():
         network: Any = codec.network
         for injector in (network.inject_quarter, network.inject_eighth):
@@ -644,7 +644,7 @@ def test_the_detector_is_torchvisions_with_its_coco_weights(fetched):
     assert not detector.training and not any(p.requires_grad for p in detector.parameters())
     assert detector is faster_rcnn.load_faster_rcnn()
     assert TextGuided.find_detector is faster_rcnn.load_faster_rcnn
-    assert TextGuided.looked_at is torchvision_size
+    assert TextGuided.input_size is torchvision_size
 
 
 def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch):

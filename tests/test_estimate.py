@@ -171,7 +171,7 @@ def test_a_mask_moves_bits(crops: list[Picture], kind: str) -> None:
         "picture": Picture(grey),
     }
     plain = codec.encode(picture, quality=40)
-    masked = codec.encode(picture, size=plain.size, mask=masks[kind])
+    masked = codec.encode(picture, max_bytes=plain.size, mask=masks[kind])
     before, after = error(codec, plain, picture), error(codec, masked, picture)
     assert masked.size <= plain.size
     assert (

@@ -1,4 +1,4 @@
-"""Damaged and hand-made files by number (`fuzzing.py`): each becomes a picture or one sentence, and nothing else."""
+"""Damaged files from `fuzzing.py`: each gives an image or a TrifocalError."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Pixels under alpha 0 are in no file, cost nothing, and are seen by no detector, unless that is asked for."""
+"""Colours of fully transparent pixels are not stored and do not affect detectors, unless requested."""
 
 import io
 from pathlib import Path
@@ -16,9 +16,9 @@ from trifocal.codecs import scalable
 from trifocal.container import Bitstream
 from trifocal.detection.detector import Detections
 from trifocal.pictures import Picture
-from trifocal.pictures.invisible import flattened
+from trifocal.pictures.invisible import fill_invisible
 
-HIDDEN = "What its fully transparent pixels hid was left out."
+HIDDEN = "The colours of fully transparent pixels were dropped."
 
 
 def hiding(noise: int = 1) -> NDArray[np.uint8]:
@@ -44,18 +44,20 @@ def test_what_is_seen_stays_and_the_rest_follows_from_it(size: tuple[int, int]) 
     rgb, other = random.integers(0, 256, (2, *size, 3), dtype=np.uint8)
     alpha = random.choice(np.array([0, 0, 1, 255], np.uint8), size)
     other[alpha > 0] = rgb[alpha > 0]
-    flat = flattened(rgb, alpha)
+    flat = fill_invisible(rgb, alpha)
     assert flat.shape == rgb.shape and np.array_equal(flat[alpha > 0], rgb[alpha > 0])
-    assert np.array_equal(flat, flattened(other, alpha)) and np.array_equal(flat, flattened(flat, alpha))
-    assert flattened(rgb, np.full(size, 255, np.uint8)) is rgb
-    assert (flattened(rgb, np.zeros(size, np.uint8)) == 128).all()
+    assert np.array_equal(flat, fill_invisible(other, alpha)) and np.array_equal(
+        flat, fill_invisible(flat, alpha)
+    )
+    assert fill_invisible(rgb, np.full(size, 255, np.uint8)) is rgb
+    assert (fill_invisible(rgb, np.zeros(size, np.uint8)) == 128).all()
 
 
 def test_the_continuation_is_smooth() -> None:
     rgba = hiding()
-    flat = flattened(rgba[..., :3], rgba[..., 3]).astype(int)
+    flat = fill_invisible(rgba[..., :3], rgba[..., 3]).astype(int)
     assert np.abs(np.diff(flat, axis=1)).max() <= 8 and np.abs(np.diff(flat, axis=0)).max() <= 8
-    one_colour = flattened(np.where(rgba[..., 3:] > 0, 77, rgba[..., :3]).astype(np.uint8), rgba[..., 3])
+    one_colour = fill_invisible(np.where(rgba[..., 3:] > 0, 77, rgba[..., :3]).astype(np.uint8), rgba[..., 3])
     assert (one_colour == 77).all()
 
 
@@ -64,7 +66,7 @@ def test_pictures_are_flattened_when_they_are_read() -> None:
     picture = Picture.open(png(rgba))
     assert picture.notes == (HIDDEN,)
     assert np.array_equal(picture.rgb, Picture.from_pil(Image.fromarray(rgba)).rgb)
-    assert np.array_equal(picture.rgb, Picture(rgba[..., :3], rgba[..., 3]).flattened().rgb)
+    assert np.array_equal(picture.rgb, Picture(rgba[..., :3], rgba[..., 3]).fill_invisible().rgb)
     kept = Picture.open(png(rgba), keep_invisible=True)
     assert kept.notes == () and np.array_equal(kept.rgb, rgba[..., :3])
     rgba[:, 48:, :3] = 0
@@ -118,7 +120,7 @@ def test_a_detector_does_not_see_them(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(KeyboardInterrupt):
             trifocal.detect(tmp_path / name)
         picture = looked.pop()
-        assert picture.alpha is not None and np.array_equal(picture.rgb, picture.flattened().rgb), name
+        assert picture.alpha is not None and np.array_equal(picture.rgb, picture.fill_invisible().rgb), name
 
 
 def test_a_file_that_is_larger_than_its_source_is_noted(tmp_path: Path) -> None:

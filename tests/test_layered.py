@@ -13,7 +13,7 @@ from trifocal.codecs.scalable import ALONE, ScalableCodec, detect_objects
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.container.parts import merge, strip
 from trifocal.detection.detector import compact_detector
-from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
+from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, PreviewSynthesis
 from trifocal.entropy import EntropyModel
 from trifocal.entropy.latent_coding import write_latents
 from trifocal.errors import Damaged, MissingLayer, OptionError
@@ -33,12 +33,12 @@ def dual(detector):
     plain = small_codec(noise=0.0)
     torch.manual_seed(6)
     listening = CompactBaseAnalysis(24, 32, 1)
-    listening.begin_like(detector)
+    listening.init_from_detector(detector)
     base = BaseLayer(
         listening,
         EntropyModel(32, hyper_channels=8, width=16, blocks=1, steps=torch.logspace(0.3, -0.6, 8)),
         CompactBaseSynthesis(32, 24, 96, 1),
-        Extractor(96, 8, 24, 1),
+        PreviewSynthesis(96, 8, 24, 1),
     )
     analysis, synthesis = plain.network.analysis, plain.network.synthesis
     assert isinstance(analysis, Analysis) and isinstance(synthesis, Synthesis)

@@ -383,7 +383,7 @@ def test_the_compact_detector_gives_boxes_in_the_pictures_pixels(
 
 def test_what_is_small_already_is_not_resized_again(untrained: SplitDetector) -> None:
     """There are sizes at which the detector would look at its own small picture at yet another size."""
-    sizes: Callable[[int, int], tuple[int, int]] = untrained.looked_at
+    sizes: Callable[[int, int], tuple[int, int]] = untrained.input_size
     width, height = next((w, 427) for w in range(97, 900) if sizes(*sizes(w, 427)) != sizes(w, 427))
     shapes: list[tuple[int, ...]] = []
     front = untrained.backbone.front

@@ -336,7 +336,7 @@ def test_tacos_networks_are_found_by_the_towers_name(monkeypatch: pytest.MonkeyP
     assert isinstance(objective.perceptual, Far)
     x = torch.rand(2, 3, 32, 48)
     torch.testing.assert_close(objective.images(x), tower(x).pooled)
-    monkeypatch.setattr("trifocal.text.clip.ClipImages", lambda name: nn.Linear(1, len(name)))
+    monkeypatch.setattr("trifocal.text.clip.ClipImageEncoder", lambda name: nn.Linear(1, len(name)))
     found = losses.TacoObjective("a/clip", perceptual=Far()).images
     assert isinstance(found, nn.Linear) and found.out_features == 6
 

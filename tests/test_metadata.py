@@ -1,4 +1,4 @@
-"""EXIF, XMP, the resolution and colours that are named without an ICC profile: kept, converted, or noted; nothing is turned twice."""
+"""EXIF, XMP, resolution, orientation, and colour descriptions without an ICC profile."""
 
 import io
 import struct
@@ -18,13 +18,13 @@ from trifocal.codecs.metadata_layers import dpi_from_bytes, dpi_to_bytes
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.errors import Damaged, PictureError, TrifocalError
 from trifocal.pictures import Picture
-from trifocal.pictures.colour import to_srgb
-from trifocal.pictures.profiles import ADOBE_RGB, CODED_PRIMARIES, SRGB, SRGB_CURVE, made_profile
-from trifocal.pictures.signals import boxes, nclx_of_meta
+from trifocal.pictures.colour import srgb_converter
+from trifocal.pictures.colour_metadata import iso_boxes, primary_item_nclx
+from trifocal.pictures.profiles import ADOBE_RGB, CODED_PRIMARIES, SRGB, SRGB_CURVE, make_profile
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6" dc:title="at noon"/></x:xmpmeta>'
 UPRIGHT_XMP = XMP.replace(b'"6"', b'"1"')
-HDR = "It is an HDR picture that was read as if it were sRGB, and looks different; convert it to SDR first."
+HDR = "The image is HDR, but was read as sRGB, which changes its appearance; convert it to SDR first."
 WIDE = Image.new("RGB", (32, 16), (200, 90, 30))
 
 
@@ -52,7 +52,7 @@ def png_with(*chunks: bytes, image: Image.Image = WIDE) -> io.BytesIO:
 def shown(picture: Picture) -> list[int]:
     """The left upper pixel, in sRGB."""
     image = Image.fromarray(picture.rgb[:1, :1])
-    convert = to_srgb(picture.icc, "RGB") if picture.icc else None
+    convert = srgb_converter(picture.icc, "RGB") if picture.icc else None
     return [int(value) for value in np.asarray(convert(image) if convert else image)[0, 0]]
 
 
@@ -126,7 +126,7 @@ def test_exif_xmp_and_dpi_come_back_through_a_tri_file(tmp_path: Path, suffix: s
     if suffix in ("png", "jpg", "tif"):
         assert notes == () and again.dpi == pytest.approx((150, 300), rel=1e-4)
     else:
-        assert notes == (f"Its resolution was left out, as {suffix.upper()} holds none.",)
+        assert notes == (f"The resolution was dropped, because {suffix.upper()} cannot store it.",)
     colour = trifocal.encode(tmp_path / "photo.jpg", "compact", quality=0, metadata="colour")
     assert [layer.tag for layer in colour.layers] == [Tag.LATENT]
     assert (
@@ -151,12 +151,12 @@ def test_a_position_is_named_where_it_is_dropped() -> None:
     exif = exif_of()
     exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 0.0)})
     photo = saved(WIDE, "JPEG", exif=exif)
-    assert Picture.open(photo, "colour").notes == ("Its EXIF data was left out, and a GPS position in it.",)
+    assert Picture.open(photo, "colour").notes == ("The EXIF data was dropped, including a GPS position.",)
     assert Picture.open(photo).notes == () and Picture.open(photo).exif
     photo = saved(WIDE, "JPEG", xmp=b'<x exif:GPSLatitude="48,8N"/>')
-    assert Picture.open(photo, "colour").notes == ("Its XMP data was left out, and a GPS position in it.",)
+    assert Picture.open(photo, "colour").notes == ("The XMP data was dropped, including a GPS position.",)
     photo = saved(WIDE, "JPEG", exif=exif_of())
-    assert Picture.open(photo, "colour").notes == ("Its EXIF data was left out.",)
+    assert Picture.open(photo, "colour").notes == ("The EXIF data was dropped.",)
 
 
 def test_metadata_above_the_limit_of_jpeg_is_left_out_with_a_notice(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_metadata_above_the_limit_of_jpeg_is_left_out_with_a_notice(tmp_path: Pa
     exif[37510] = bytes(70_000)
     picture = Picture(np.zeros((8, 8, 3), np.uint8), exif=exif.tobytes(), xmp=bytes(70_000))
     notes = picture.save(tmp_path / "out.jpg")
-    assert [note.split(" was")[0] for note in notes] == ["Its EXIF data", "Its XMP data"]
+    assert [note.split(" was")[0] for note in notes] == ["The EXIF data", "The XMP data"]
     assert Picture.open(tmp_path / "out.jpg").rgb.shape == (8, 8, 3)
     assert picture.save(tmp_path / "out.png") == ()
 
@@ -198,25 +198,25 @@ def test_a_damaged_resolution_is_one_sentence() -> None:
 
 
 def test_made_profiles_are_what_they_say() -> None:
-    assert made_profile(False, SRGB, SRGB_CURVE) is None and made_profile(True, ADOBE_RGB, SRGB_CURVE) is None
+    assert make_profile(False, SRGB, SRGB_CURVE) is None and make_profile(True, ADOBE_RGB, SRGB_CURVE) is None
     slightly = tuple((x + 1e-5, y) for x, y in SRGB)
-    assert made_profile(False, slightly, SRGB_CURVE) is None
-    p3 = made_profile(False, CODED_PRIMARIES[12], (2.2,))
+    assert make_profile(False, slightly, SRGB_CURVE) is None
+    p3 = make_profile(False, CODED_PRIMARIES[12], (2.2,))
     assert p3 is not None
     colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
-    ours, reference = (to_srgb(profile, "RGB") for profile in (p3, rgb_profile(2.2)))
+    ours, reference = (srgb_converter(profile, "RGB") for profile in (p3, rgb_profile(2.2)))
     assert ours and reference
     assert np.abs(np.asarray(ours(colours)).astype(int) - np.asarray(reference(colours))).max() <= 3
     for points in (((0.3, 0.3),) * 4, ((0.3, 0.0), *SRGB[1:])):
         with pytest.raises(ValueError):
-            made_profile(False, points, SRGB_CURVE)
+            make_profile(False, points, SRGB_CURVE)
 
 
 @pytest.mark.parametrize(
     ("codes", "pixel", "note"),
     [
         ((1, 13, 0, 1), [200, 90, 30], ""),
-        ((12, 13, 0, 1), [216, 81, 0], "An ICC profile was made of its colour code points."),
+        ((12, 13, 0, 1), [216, 81, 0], "An ICC profile was made from the colour code points."),
         ((9, 16, 0, 1), [200, 90, 30], HDR),
         ((9, 18, 0, 1), [200, 90, 30], HDR),
         ((77, 13, 0, 1), [200, 90, 30], "code points 77 and 13"),
@@ -236,7 +236,7 @@ def chromaticities(points: Any = ADOBE_RGB, gamma: float | None = 0.45455) -> li
 
 
 def test_chromaticities_and_gamma_of_png() -> None:
-    made = ("An ICC profile was made of its cHRM and gAMA values.",)
+    made = ("An ICC profile was made from the cHRM and gAMA values.",)
     adobe = Picture.open(png_with(*chromaticities()))
     assert adobe.notes == made and shown(adobe)[0] > 225
     assert Picture.open(png_with(*chromaticities(SRGB))).notes == ()
@@ -251,7 +251,7 @@ def test_chromaticities_and_gamma_of_png() -> None:
         chromaticities(SRGB, 0.0),
         chromaticities(SRGB, 40000.0),
     ):
-        assert "not known here" in Picture.open(png_with(*wrong)).notes[0]
+        assert "not supported" in Picture.open(png_with(*wrong)).notes[0]
     profiled = saved(WIDE, icc_profile=rgb_profile()).getvalue()
     picture = Picture.open(io.BytesIO(profiled[:33] + b"".join(chromaticities()) + profiled[33:]))
     assert picture.icc == rgb_profile() and picture.notes == ()
@@ -261,7 +261,7 @@ def test_chromaticities_and_gamma_of_png() -> None:
 def test_code_points_of_avif() -> None:
     data = saved(WIDE, "AVIF", quality=100).getvalue()
     at = data.find(b"nclx") + 4
-    for codes, note in (((1, 13), ""), ((9, 16), HDR), ((12, 13), "An ICC profile was made of")):
+    for codes, note in (((1, 13), ""), ((9, 16), HDR), ((12, 13), "An ICC profile was made from")):
         changed = data[:at] + struct.pack(">HH", *codes) + data[at + 4 :]
         picture = Picture.open(io.BytesIO(changed))
         assert note in "".join(picture.notes) and bool(picture.notes) == bool(note)
@@ -277,10 +277,10 @@ def test_code_points_of_the_main_item_count() -> None:
     about = box(
         b"iprp", box(b"ipco", b"".join(colours)) + box(b"ipma", bytes(4) + struct.pack(">I", 2) + pairs)
     )
-    assert nclx_of_meta(box(b"pitm", bytes(4) + b"\0\3") + about) == (1, 13)
-    assert nclx_of_meta(box(b"pitm", bytes(4) + b"\0\7") + about) == (9, 16)
-    assert nclx_of_meta(box(b"pitm", bytes(4) + b"\0\1") + about) is None
-    assert list(boxes(struct.pack(">I4s", 3, b"evil") + bytes(40))) == []
+    assert primary_item_nclx(box(b"pitm", bytes(4) + b"\0\3") + about) == (1, 13)
+    assert primary_item_nclx(box(b"pitm", bytes(4) + b"\0\7") + about) == (9, 16)
+    assert primary_item_nclx(box(b"pitm", bytes(4) + b"\0\1") + about) is None
+    assert list(iso_boxes(struct.pack(">I4s", 3, b"evil") + bytes(40))) == []
 
 
 def test_adobe_rgb_is_found_in_exif() -> None:
@@ -288,7 +288,7 @@ def test_adobe_rgb_is_found_in_exif() -> None:
     exif.get_ifd(0x8769)[0xA001] = 0xFFFF
     exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
     picture = Picture.open(saved(WIDE, "JPEG", exif=exif, quality=100))
-    assert picture.notes == ("An ICC profile was made of its EXIF colour space, Adobe RGB.",)
+    assert picture.notes == ("An ICC profile was made from the EXIF colour space, Adobe RGB.",)
     assert shown(picture)[0] > 225
 
 
@@ -322,8 +322,8 @@ def test_gain_maps_are_noted(segment: bytes) -> None:
     data = saved(WIDE, "MPO", save_all=True, append_images=[WIDE.resize((8, 4))]).getvalue()
     segment = segment[:2] + struct.pack(">H", len(segment)) + segment[2:]
     picture = Picture.open(io.BytesIO(data[:2] + segment + data[2:]))
-    assert "Its HDR gain map was left out." in picture.notes
-    assert "Its HDR gain map was left out." not in Picture.open(io.BytesIO(data)).notes
+    assert "The HDR gain map was dropped." in picture.notes
+    assert "The HDR gain map was dropped." not in Picture.open(io.BytesIO(data)).notes
 
 
 # ── read wrongly by Pillow ──
@@ -353,7 +353,7 @@ def test_a_tga_without_alpha_is_opaque() -> None:
     pixels[..., :3] = 30, 90, 200
     picture = Picture.open(tga(pixels, 0))
     assert picture.alpha is None and picture.rgb[2, 2].tolist() == [200, 90, 30]
-    assert picture.notes == ("Its unused fourth channel was left out.",)
+    assert picture.notes == ("An unused fourth channel was dropped.",)
     pixels[:2, :, 3] = 255
     for alpha_bits in (0, 8):
         kept = Picture.open(tga(pixels, alpha_bits))
@@ -362,7 +362,7 @@ def test_a_tga_without_alpha_is_opaque() -> None:
 
 def test_a_made_profile_is_one_for_every_reader() -> None:
     """Head and table are sound, and equal curves are stored once."""
-    made = made_profile(False, ADOBE_RGB, (2.2,))
+    made = make_profile(False, ADOBE_RGB, (2.2,))
     assert made is not None and len(made) == int.from_bytes(made[:4], "big") and made[36:40] == b"acsp"
     count = int.from_bytes(made[128:132], "big")
     rows = [struct.unpack_from(">4sII", made, 132 + 12 * row) for row in range(count)]

@@ -1,4 +1,4 @@
-"""A file in layers, taken apart and put together: exact inverses, refusals, and a base that is read alone."""
+"""Splitting and merging layered files, and reading the base layer alone."""
 
 import random
 import tracemalloc
@@ -11,7 +11,7 @@ import pytest
 
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.fields import varint, write_header
-from trifocal.container.parts import mark_of, merge, read_base, strip
+from trifocal.container.parts import merge, part_id, read_base, strip
 from trifocal.errors import Damaged, FormatError, MissingLayer, NotTrifocal, OptionError, Truncated
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -45,7 +45,7 @@ def test_the_base_part_is_the_base_alone_and_the_other_part_is_the_rest() -> Non
     assert [layer.tag for layer in base.layers] == [Tag.BASE, Tag.PART]
     assert [layer.tag for layer in enhancement.layers] == [Tag.ENHANCEMENT, Tag.ICC, Tag.PART, 200]
     assert base.header == enhancement.header == HEADER
-    assert base.size < WHOLE.size and mark_of(base) == mark_of(enhancement) and mark_of(WHOLE) is None
+    assert base.size < WHOLE.size and part_id(base) == part_id(enhancement) and part_id(WHOLE) is None
 
 
 def test_strip_and_merge_are_inverses_byte_for_byte() -> None:
@@ -76,7 +76,7 @@ def test_the_golden_part_is_of_the_golden_file() -> None:
 def test_one_bit_elsewhere_makes_another_mark() -> None:
     """Also where two bytes of the table's CRC change places, which a CRC over that CRC would not see."""
     rng = random.Random(2)
-    marks = {mark_of(strip(random_whole(rng), "base")) for _ in range(2000)}
+    marks = {part_id(strip(random_whole(rng), "base")) for _ in range(2000)}
     assert len(marks) == 2000
 
 
@@ -112,21 +112,21 @@ def other(stream: Bitstream) -> Bitstream:
 
 
 B, E = halves(WHOLE)
-MARK = Layer(Tag.PART, (mark_of(B),))
+MARK = Layer(Tag.PART, (part_id(B),))
 
 
 @pytest.mark.parametrize(
     ("one", "two", "word"),
     [
-        (B, B, "Both are base parts"),
-        (B, strip(other(WHOLE), "base"), "Both are base parts"),
-        (E, E, "Both are enhancement parts"),
+        (B, B, "Both files are base parts"),
+        (B, strip(other(WHOLE), "base"), "Both files are base parts"),
+        (E, E, "Both files are enhancement parts"),
         (B, strip(other(WHOLE), "enhancement"), "different files"),
         (B, strip(replace(WHOLE, header=replace(HEADER, level=401)), "enhancement"), "different files"),
-        (WHOLE, E, "whole file"),
-        (B, PLAIN, "no part"),
-        (B, replace(WHOLE, layers=(ENHANCEMENT,)), "no part"),
-        (replace(WHOLE, layers=(BASE,)), E, "no part"),
+        (WHOLE, E, "complete file"),
+        (B, PLAIN, "not a part"),
+        (B, replace(WHOLE, layers=(ENHANCEMENT,)), "not a part"),
+        (replace(WHOLE, layers=(BASE,)), E, "not a part"),
     ],
 )
 def test_what_does_not_belong_together_is_not_merged(one: Bitstream, two: Bitstream, word: str) -> None:
@@ -165,7 +165,7 @@ def test_damaged_streams_are_neither_stripped_nor_merged() -> None:
 
 @pytest.mark.parametrize("chunks", [(None,), (b"123",), (b"12345",)])
 def test_a_mark_that_is_none_is_refused(chunks: tuple[bytes | None, ...]) -> None:
-    with pytest.raises(Damaged, match="strip that file again") as error:
+    with pytest.raises(Damaged, match="strip the original file again") as error:
         merge(B.with_layer(Layer(Tag.PART, chunks)), E)
     says(error)
 

@@ -1,4 +1,4 @@
-"""Pictures as people have them: each is kept, converted with a note, or refused with a sentence."""
+"""Reading and writing image files: conversions, notices, refusals, tiles and attachments."""
 
 import io
 import os
@@ -12,7 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import cmyk_profile, grey_profile, planar_tiff, png, png_of, rgb_profile, tiff, tiff_pages
+from making import (
+    bmp_with_profile,
+    cmyk_profile,
+    grey_profile,
+    planar_tiff,
+    png,
+    png_of,
+    rgb_profile,
+    tiff,
+    tiff_pages,
+)
 from numpy.typing import NDArray
 from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageCms, TiffImagePlugin, features
 
@@ -28,9 +38,9 @@ from trifocal.pictures import (
     metadata_from_bytes,
     metadata_to_bytes,
     tiles,
-    tiles_of_region,
+    tiles_in_region,
 )
-from trifocal.pictures.reading import FORMATS, bits_of_start
+from trifocal.pictures.reading import READ_FORMATS, header_bit_depth
 
 Array = NDArray[np.uint8]
 RNG = np.random.default_rng(0)
@@ -88,7 +98,7 @@ def test_what_is_saved_is_opened(tmp_path: Path, mode: str, suffix: str) -> None
     again = Picture.open(path)
     assert again.grey == picture.grey == (mode in ("L", "LA"))
     if mode.endswith("A") and suffix in ("ppm", "bmp"):
-        assert notes == (f"Its transparency was laid over white, as {suffix.upper()} holds none.",)
+        assert notes == (f"The image was composited on white, because {suffix.upper()} has no transparency.",)
         return
     assert notes == () and np.array_equal(again.rgb, picture.rgb)
     assert np.array_equal(again.alpha, picture.alpha) if mode.endswith("A") else again.alpha is None  # type: ignore[arg-type]
@@ -108,7 +118,10 @@ def test_lossy_formats_are_written_well(tmp_path: Path, mode: str, suffix: str) 
     again = Picture.open(path)
     assert again.notes == ()
     if suffix == "jpg" and mode.endswith("A"):
-        assert notes == ("Its transparency was laid over white, as JPEG holds none.",) and again.alpha is None
+        assert (
+            notes == ("The image was composited on white, because JPEG has no transparency.",)
+            and again.alpha is None
+        )
         over_white = 255 + (picture.rgb.astype(int) - 255) * 99 // 255
         assert np.abs(again.rgb.astype(int) - over_white).max() < 6
     else:
@@ -143,7 +156,7 @@ def test_views_of_arrays_are_pictures(tmp_path: Path) -> None:
 
 
 def test_sixteen_bits_are_reduced_and_said(tmp_path: Path) -> None:
-    note = ("Its 16 bits per channel were reduced to 8.",)
+    note = ("16 bits per channel were reduced to 8.",)
     deep = RNG.integers(0, 65536, (11, 7, 4), dtype=np.uint16)
     rounded = np.rint(deep / 257).astype(np.uint8)
     for channels in (1, 3, 2, 4):
@@ -158,7 +171,7 @@ def test_sixteen_bits_are_reduced_and_said(tmp_path: Path) -> None:
 
 
 def test_sixteen_bits_in_other_formats(tmp_path: Path) -> None:
-    note = ("Its 16 bits per channel were reduced to 8.",)
+    note = ("16 bits per channel were reduced to 8.",)
     deep = RNG.integers(0, 65536, (11, 7, 3), dtype=np.uint16)
     rounded = np.rint(deep / 257).astype(np.uint8)
     colour = Picture.open(file(tmp_path, tiff(deep, 2), "deep.tif"))
@@ -194,29 +207,29 @@ def test_bits_are_found_at_the_start_of_avif_and_jpeg_2000() -> None:
     need("avif")
     avif = bytearray(saved(Image.fromarray(RGB), "AVIF"))
     jp2 = bytearray(saved(Image.fromarray(RGB), "JPEG2000"))
-    assert bits_of_start(bytes(avif)) == bits_of_start(bytes(jp2)) == 8
+    assert header_bit_depth(bytes(avif)) == header_bit_depth(bytes(jp2)) == 8
     avif[avif.find(b"pixi") + 9] = 12
     jp2[jp2.find(b"\xff\x4f\xff\x51") + 42] = 12 - 1
-    assert bits_of_start(bytes(avif)) == bits_of_start(bytes(jp2)) == 12
+    assert header_bit_depth(bytes(avif)) == header_bit_depth(bytes(jp2)) == 12
 
 
 def test_one_bit_is_widened(tmp_path: Path) -> None:
     image = Image.fromarray(GREY > 99)
     picture = Picture.open(file(tmp_path, saved(image)))
     assert is_grey_of(picture, np.where(GREY > 99, 255, 0).astype(np.uint8))
-    assert picture.notes == ("Its 1 bit per pixel was widened to 8.",)
+    assert picture.notes == ("Pixels of 1 bit were converted to 8 bits.",)
 
 
 def test_palettes_become_colours(tmp_path: Path) -> None:
     image = Image.fromarray(RGB).quantize(16)
     picture = Picture.open(file(tmp_path, saved(image)))
     assert np.array_equal(picture.rgb, np.asarray(image.convert("RGB"))) and picture.alpha is None
-    assert picture.notes == ("Its palette was replaced by RGB colours.",)
+    assert picture.notes == ("Palette colours were converted to RGB.",)
     entries = bytes([0, 128] + [255] * 14)
     clear = Picture.open(file(tmp_path, saved(image, transparency=entries)), keep_invisible=True)
     assert np.array_equal(clear.rgb, picture.rgb)
     assert np.array_equal(clear.alpha, np.frombuffer(entries, np.uint8)[np.asarray(image)])  # type: ignore[arg-type]
-    assert clear.notes == (*picture.notes, "Its transparent colours became an alpha channel.")
+    assert clear.notes == (*picture.notes, "Transparent colours were converted to an alpha channel.")
     one = Picture.open(file(tmp_path, saved(image, "GIF", transparency=3), "one.gif"))
     assert one.alpha is not None and set(np.unique(one.alpha)) == {0, 255}
 
@@ -231,14 +244,12 @@ def test_transparent_colours_become_alpha(tmp_path: Path) -> None:
     deep_grey = Picture.open(file(tmp_path, png(deep[..., :1], (int(deep[2, 2, 0]),))))
     assert np.array_equal(deep_grey.alpha, grey.alpha)  # type: ignore[arg-type]
     deep_colour = Picture.open(file(tmp_path, png(deep, tuple(int(value) for value in deep[4, 5]))))
-    assert deep_colour.alpha is None and "Its transparent colour was left out." in deep_colour.notes
+    assert deep_colour.alpha is None and "The transparent colour was dropped." in deep_colour.notes
 
 
 def test_opaque_alpha_is_left_out(tmp_path: Path) -> None:
     picture = Picture.from_pil(Image.fromarray(RGB).convert("RGBA"))
-    assert picture.alpha is None and picture.notes == (
-        "Its alpha channel is opaque everywhere and was left out.",
-    )
+    assert picture.alpha is None and picture.notes == ("The alpha channel is opaque and was dropped.",)
 
 
 @pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB", "CMYK", "RGBX", "RGBa", "La", "PA"])
@@ -273,16 +284,16 @@ def test_cmyk_goes_through_its_profile(tmp_path: Path, form: str) -> None:
     plain = Picture.open(file(tmp_path, saved(inks, form)))
     assert plain.rgb[8, 8].tolist() == [0, 255, 255] and plain.icc is None
     assert plain.notes == (
-        "Its CMYK colours were converted to RGB by a plain formula, as it has no ICC profile.",
+        "CMYK colours were converted to RGB by a simple formula, because there is no ICC profile.",
     )
     profiled = Picture.open(file(tmp_path, saved(inks, form, icc_profile=cmyk_profile())))
-    assert profiled.notes == ("Its CMYK colours were converted to sRGB through its ICC profile.",)
+    assert profiled.notes == ("CMYK colours were converted to sRGB by the ICC profile.",)
     assert (
         np.ptp(profiled.rgb[8, 8].astype(int)) < 8 and 150 < profiled.rgb[8, 8, 0] < 220
     )  # this profile's cyan is grey
     assert profiled.icc is None
     broken = Picture.open(file(tmp_path, saved(inks, form, icc_profile=b"broken" * 99)))
-    assert "its ICC profile does not work" in broken.notes[0] and broken.rgb[8, 8].tolist() == [0, 255, 255]
+    assert "the ICC profile is invalid" in broken.notes[0] and broken.rgb[8, 8].tolist() == [0, 255, 255]
 
 
 def test_colour_profiles_are_kept(tmp_path: Path) -> None:
@@ -293,15 +304,27 @@ def test_colour_profiles_are_kept(tmp_path: Path) -> None:
         for suffix in ("png", "jpg", "tif"):
             assert picture.save(tmp_path / f"out.{suffix}") == ()
             assert Picture.open(tmp_path / f"out.{suffix}").icc == icc
-        assert picture.save(tmp_path / "out.bmp") == ("Its ICC profile was left out, as BMP holds none.",)
+        assert picture.save(tmp_path / "out.bmp") == (
+            "The ICC profile was dropped, because BMP cannot store it.",
+        )
     assert picture.save(tmp_path / "out.webp") == (
-        "Its grey ICC profile was left out, as WEBP holds it as RGB.",
+        "The grey ICC profile was dropped, because WEBP stores the image as RGB.",
     )
+
+
+def test_profiles_embedded_in_bmp_files_are_read(tmp_path: Path) -> None:
+    profile = rgb_profile()
+    picture = Picture.open(file(tmp_path, bmp_with_profile(RGB, profile), "photo.bmp"))
+    assert np.array_equal(picture.rgb, RGB) and picture.icc == profile and picture.notes == ()
+    cut = Picture.open(file(tmp_path, bmp_with_profile(RGB, profile)[:-400], "photo.bmp"))
+    assert cut.icc is None and "damaged" in cut.notes[0]
+    linked = Picture.open(file(tmp_path, bmp_with_profile(RGB, b"p3.icc", b"LINK"), "photo.bmp"))
+    assert linked.icc is None and linked.notes == ()
 
 
 def test_profiles_that_say_nothing_are_left_out() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    for icc, word in ((srgb, "sRGB"), (b"nonsense" * 50, "damaged"), (grey_profile(1.8), "other kinds")):
+    for icc, word in ((srgb, "sRGB"), (b"nonsense" * 50, "damaged"), (grey_profile(1.8), "does not apply")):
         image = Image.fromarray(RGB)
         image.info["icc_profile"] = icc
         picture = Picture.from_pil(image)
@@ -334,7 +357,9 @@ def test_orientation_is_applied(tmp_path: Path, form: str, orientation: int) -> 
         picture.rgb.shape[:2] == expected.shape
         and np.abs(picture.rgb[..., 0].astype(int) - expected).max() < 4
     )
-    assert picture.notes == (("It was turned as its orientation tag says.",) if orientation > 1 else ())
+    assert picture.notes == (
+        ("The image was rotated or mirrored by its orientation tag.",) if orientation > 1 else ()
+    )
     assert picture.exif is None
 
 
@@ -344,9 +369,11 @@ def test_exif_is_kept_unless_colour_alone_is_asked_for(tmp_path: Path) -> None:
     exif.get_ifd(0x8825)[1] = "N"
     path = file(tmp_path, saved(Image.fromarray(RGB), "JPEG", exif=exif), "photo.jpg")
     colour = Picture.open(path, metadata="colour")
-    assert colour.exif is None and "Its EXIF data was left out." in colour.notes
+    assert colour.exif is None and "The EXIF data was dropped." in colour.notes
     picture = Picture.open(path)
-    assert picture.exif is not None and picture.notes == ("It was turned as its orientation tag says.",)
+    assert picture.exif is not None and picture.notes == (
+        "The image was rotated or mirrored by its orientation tag.",
+    )
     for suffix in ("jpg", "png", "tif"):
         assert picture.save(tmp_path / f"out.{suffix}") == ()
         with Image.open(tmp_path / f"out.{suffix}") as image:
@@ -354,18 +381,18 @@ def test_exif_is_kept_unless_colour_alone_is_asked_for(tmp_path: Path) -> None:
             assert kept[271] == "Camera & Sons" and kept.get(274, 1) == 1 and kept.get_ifd(0x8825)[1] == "N"
         again = Picture.open(tmp_path / f"out.{suffix}", metadata="all")
         assert again.rgb.shape == picture.rgb.shape and again.exif is not None
-    assert picture.save(tmp_path / "out.bmp") == ("Its EXIF data was left out, as BMP holds none.",)
+    assert picture.save(tmp_path / "out.bmp") == ("The EXIF data was dropped, because BMP cannot store it.",)
     with pytest.raises(OptionError, match="metadata"):
         Picture.open(path, metadata="some")  # type: ignore[arg-type]
 
 
 def test_other_metadata_is_named(tmp_path: Path) -> None:
     picture = Picture.open(file(tmp_path, png(RGB, text=b"taken at noon")))
-    assert picture.notes == ("Its text was left out.",)
+    assert picture.notes == ("The PNG text was dropped.",)
     jpeg = saved(Image.fromarray(RGB), "JPEG", comment=b"at noon", xmp=b"<x:xmpmeta/>")
     assert Picture.open(file(tmp_path, jpeg, "photo.jpg"), "colour").notes == (
-        "Its XMP data was left out.",
-        "Its comment was left out.",
+        "The XMP data was dropped.",
+        "The comment was dropped.",
     )
 
 
@@ -384,7 +411,7 @@ def test_damaged_exif_is_noted_and_its_orientation_is_one_that_there_is(tmp_path
         picture = Picture.open(file(tmp_path, saved(Image.fromarray(RGB), exif=bytes(data))), metadata="all")
         assert picture.rgb.shape in ((11, 7, 3), (7, 11, 3))
         notes |= {*picture.notes}
-    assert "Its EXIF data is damaged in part." in notes
+    assert "The EXIF data is partly damaged." in notes
 
 
 def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,7 +422,7 @@ def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, monkeypatch: 
     assert np.array_equal(Picture.open(path).rgb, RGB)
     monkeypatch.setattr(Image.Exif, "tobytes", lambda self: 1 // 0)
     picture = Picture.open(path)
-    assert np.array_equal(picture.rgb, RGB) and "Its EXIF data is damaged and was left out." in picture.notes
+    assert np.array_equal(picture.rgb, RGB) and "The EXIF data is damaged and was dropped." in picture.notes
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "PNG", "AVIF"])
@@ -404,7 +431,7 @@ def test_moving_pictures_show_their_first(tmp_path: Path, form: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
     data = saved(frames[0], form, save_all=True, append_images=frames[1:])
     picture = Picture.open(file(tmp_path, data, f"moving.{form.lower()}"))
-    assert "Only the first of its pictures was read." in picture.notes
+    assert "Only the first frame or page was read." in picture.notes
     assert picture.rgb[8, 8, 0] > 240 and picture.rgb[8, 8, 1:].max() < 20
 
 
@@ -422,7 +449,7 @@ def test_further_pictures_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.
         assert np.array_equal(Picture.open(file(tmp_path, data, "moving.gif")).rgb, first)
     for data in (pages, pages[:-20], pages[: len(page)] + b"\xff" * 60):
         picture = Picture.open(file(tmp_path, data, "pages.tif"))
-        assert picture.notes == ("Only the first of its pictures was read.",)
+        assert picture.notes == ("Only the first frame or page was read.",)
         assert np.array_equal(picture.rgb, RGB)
 
 
@@ -474,7 +501,7 @@ def test_only_formats_of_a_list_are_opened(tmp_path: Path, monkeypatch: pytest.M
     drawing = saved(Image.fromarray(RGB), "EPS")
     assert Image.open(io.BytesIO(drawing)).format == "EPS"
     assert "PostScript" in refuses(file(tmp_path, drawing, "photo.jpg"))
-    assert "EPS" not in FORMATS and "WMF" not in FORMATS
+    assert "EPS" not in READ_FORMATS and "WMF" not in READ_FORMATS
 
 
 def test_files_that_are_not_there_are_an_error_of_the_system(tmp_path: Path) -> None:
@@ -597,7 +624,7 @@ def test_alpha_of_other_chunks_is_refused_before_it_is_opened(
 
 
 def test_no_alpha_is_of_another_size_than_its_picture() -> None:
-    """Chunks changed, added and taken away at random, with their check sums mended."""
+    """Chunks changed, added and taken away at random, with corrected CRCs."""
     rng = random.Random(7)
     start = [(b"IHDR", HEAD), (b"IDAT", DATA), END]
     names = [b"IHDR", b"IDAT", b"IEND", b"tEXt", b"acTL", b"PLTE", rng.randbytes(4)]
@@ -658,7 +685,7 @@ def test_a_region_needs_the_tiles_that_it_touches() -> None:
             for t in every
             if t.x < x + region[2] and t.x + t.width > x and t.y < y + region[3] and t.y + t.height > y
         ]
-        assert list(tiles_of_region(100, 70, 16, region)) == touched
+        assert list(tiles_in_region(100, 70, 16, region)) == touched
 
 
 @pytest.mark.parametrize(

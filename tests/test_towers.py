@@ -24,8 +24,8 @@ from trifocal.data.categories import (
 from trifocal.data.images import TrainingPicture
 from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import OptionError
-from trifocal.text.compact import LENGTH, CompactTextEncoder, TextTransformer, tokens_of, train_tokenizer
-from trifocal.text.ground import Ground
+from trifocal.text.compact import LENGTH, CompactTextEncoder, TextTransformer, tokenize, train_tokenizer
+from trifocal.text.grounding import GroundingHead
 from trifocal.training import image_text_model, train_text_image
 from trifocal.training.image_text_batches import GRID, SIDE, ImageTextBatches, make_views
 from trifocal.training.image_text_model import ImageTextModel, class_map_loss, ranks
@@ -58,7 +58,7 @@ def test_texts_of_any_kind(tower):
     assert torch.isfinite(words.tokens[words.mask]).all() and torch.isfinite(words.pooled).all()
     assert words.mask[:, 0].all() and words.mask[0].sum() == 2
     assert tower.notes(["a dog"]) == [] and tower.notes([""]) == []
-    assert "the first 62 count" in tower.notes([texts[2]])[0]
+    assert "only the first 62 are used" in tower.notes([texts[2]])[0]
     assert "English" in tower.notes([texts[3]])[-1]
 
 
@@ -74,7 +74,7 @@ def test_case_and_width_of_letters_do_not_matter(tower):
 
 
 def test_every_byte_has_a_token(tower):
-    ids, _ = tokens_of(tower.tokenizer, ["".join(map(chr, range(1, 0x250)))])
+    ids, _ = tokenize(tower.tokenizer, ["".join(map(chr, range(1, 0x250)))])
     assert None not in ids.flatten().tolist()
 
 
@@ -101,7 +101,7 @@ def test_sizes_that_ship():
 
 def test_ground_does_not_see_padding():
     torch.manual_seed(0)
-    ground = Ground(width=16, heads=2, hidden=8)
+    ground = GroundingHead(width=16, heads=2, hidden=8)
     tokens, places = torch.randn(1, 5, 16), torch.randn(1, 3, 4, 16)
     mask = torch.tensor([[True, True, True, False, False]])
     short = ground(places, TextEmbedding(tokens[:, :3], mask[:, :3], torch.zeros(1, 16)))

@@ -207,7 +207,7 @@ def test_a_codec_refuses_files_of_other_weights_and_presets(small: Path) -> None
     other = copy.deepcopy(codec)
     with torch.no_grad():
         next(other.network.synthesis.parameters()).mul_(1.5)
-    with pytest.raises(WeightsError, match=f"weights {stream.header.mark}, and this codec has"):
+    with pytest.raises(WeightsError, match=f"weights {stream.header.fingerprint_hex}, and this codec has"):
         other.decode(stream)
     with pytest.raises(WeightsError, match="preset number 9"):
         codec.decode(replace(stream, header=replace(stream.header, preset=9)))

@@ -22,7 +22,7 @@ from trifocal.codecs.codec import Codec
 from trifocal.codecs.taco_compact import TacoCompact
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.container import Bitstream
-from trifocal.container.text import text_of
+from trifocal.container.text import embedded_text
 from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import NotMeasured, OptionError, PictureError, WeightsError
 from trifocal.evaluation import (
@@ -245,7 +245,7 @@ def test_sent_words_are_counted_both_ways(room: Path) -> None:
     assert len(rows) == 3 * 2 * 5
     file = PresetCandidate("late", CAT).encode(Picture.open(room / "pictures" / "b.png"), 20)
     bare = PresetCandidate("late").encode(Picture.open(room / "pictures" / "b.png"), 20)
-    assert text_of(Bitstream.from_bytes(file)) == CAT
+    assert embedded_text(Bitstream.from_bytes(file)) == CAT
     true, none = (rows[f"late:{kind}", "b.png", 20.0] for kind in ("true", "none"))
     assert true.bytes == len(file) and none.bytes == len(bare)
     assert true.values["text_bytes"] == len(file) - len(bare) and none.values["text_bytes"] == 0

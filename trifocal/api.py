@@ -23,7 +23,7 @@ from trifocal.file_detection import THRESHOLD, FileDetections, is_tri, named
 from trifocal.options import DecodeOptions, DetectOptions, EncodeOptions, Region
 from trifocal.pictures import Picture
 from trifocal.pictures.conversion import ImageInput, as_picture, binary_content
-from trifocal.pictures.picture import Metadata
+from trifocal.pictures.picture import KeepMetadata
 from trifocal.preset_table import DEFAULT, Preset
 from trifocal.text_conditioning import decoding_condition, encoding_condition
 from trifocal.utils.notices import Notify, warn
@@ -102,7 +102,9 @@ class Encoder:
         """The image as it will be encoded. `picture.notes` has what was converted or left out."""
         options = self.options
         picture = as_picture(image, options.metadata, options.keep_invisible)
-        return picture.flattened() if isinstance(image, Picture) and not options.keep_invisible else picture
+        return (
+            picture.fill_invisible() if isinstance(image, Picture) and not options.keep_invisible else picture
+        )
 
     def conditioning(self, text: str | None, notify: Notify | None = None) -> Conditioning:
         """The condition and the file layers of a text; kept until another text comes, so that notices come once."""
@@ -249,7 +251,7 @@ class Detector:
     def _in_pixels(self, picture: Picture, read: int) -> FileDetections:
         from trifocal.codecs.scalable import detect_objects
 
-        objects = detect_objects(picture.flattened())
+        objects = detect_objects(picture.fill_invisible())
         return FileDetections(picture.width, picture.height, None, read, objects, lambda: picture)
 
 
@@ -265,7 +267,7 @@ def encode(
     base_quality: int | None = None,
     refinement: int | None = None,
     mask: Mask | None = None,
-    metadata: Metadata = "all",
+    metadata: KeepMetadata = "all",
     keep_invisible: bool = False,
     weights: Weights = None,
     notify: Notify = warn,

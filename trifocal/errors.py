@@ -1,21 +1,21 @@
-"""Everything that Trifocal raises on purpose; the message is one whole sentence that says what to do.
+"""The exceptions that Trifocal raises; each message is one sentence that says what to do.
 
 TrifocalError
-├── FormatError           a .tri file that cannot be read
-│   ├── NotTrifocal       it is something else
+├── FormatError           a .tri file cannot be read
+│   ├── NotTrifocal       it is another type of file
 │   ├── Truncated         its end is missing
-│   ├── Damaged           its bytes changed; `tiles` says which, where only tiles are hit
-│   ├── MissingLayer      it is a part of a whole, and what was asked for lies in another
-│   └── Unsupported       it needs a newer Trifocal, or is above a limit
-├── PictureError          a picture that cannot be read, written or coded
-├── PresetError           there is no such preset, or it cannot do what was asked
-├── WeightsError          weights are missing, damaged, or not the ones that the file was made with
-├── MissingExtra          an optional part is not installed
-├── NotMeasured           a metric whose weights or package are not on this machine
-├── RateError             the asked number of bytes cannot be reached
-└── OptionError           an argument is out of its range, or contradicts another
+│   ├── Damaged           its bytes changed; `tiles` lists the damaged tiles, if only tiles are affected
+│   ├── MissingLayer      it lacks the layer that the operation needs
+│   └── Unsupported       it needs a newer version of Trifocal, or exceeds a limit
+├── PictureError          an image cannot be read, written or encoded
+├── PresetError           the preset does not exist, or does not support the operation
+├── WeightsError          weights are missing, damaged, or not those that the file was encoded with
+├── MissingExtra          an optional dependency is not installed
+├── NotMeasured           a metric lacks its weights or its package on this machine
+├── RateError             the requested number of bytes cannot be reached
+└── OptionError           an argument is out of range, or conflicts with another
 
-Trouble with the file system itself (no such file, disk full, not permitted) stays the OSError that it is.
+Errors of the file system (file not found, disk full, permission denied) are raised as OSError.
 """
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class TrifocalError(Exception):
-    """The root: `except TrifocalError` catches all that is below."""
+    """Base class of all exceptions that Trifocal raises."""
 
 
 class TrifocalWarning(UserWarning):
@@ -50,7 +50,7 @@ class FormatError(TrifocalError):
 
 
 class NotTrifocal(FormatError):
-    """The bytes are not a .tri file; the message names what they seem to be."""
+    """The bytes are not a .tri file; the message names the type that they seem to have."""
 
 
 class Truncated(FormatError):
@@ -58,7 +58,7 @@ class Truncated(FormatError):
 
 
 class Damaged(FormatError):
-    """Bytes of the file changed. `tiles` are the numbers of the tiles that are lost; empty where that is not known."""
+    """Bytes of the file changed. `tiles` are the indices of the damaged tiles; empty if they are unknown."""
 
     def __init__(self, message: str, tiles: tuple[int, ...] = ()) -> None:
         super().__init__(message)
@@ -69,27 +69,27 @@ class Damaged(FormatError):
 
 
 class MissingLayer(FormatError):
-    """The file is sound, but has not the layer that is needed; the message says where to find it."""
+    """The file is intact, but lacks the layer that the operation needs; the message says how to get it."""
 
 
 class Unsupported(FormatError):
-    """The file is sound as far as can be seen, but needs a newer Trifocal or a higher limit."""
+    """The file seems intact, but needs a newer version of Trifocal, or a higher limit."""
 
 
 class PictureError(TrifocalError):
-    """A picture cannot be read, written or coded."""
+    """An image cannot be read, written or encoded."""
 
 
 class PresetError(TrifocalError):
-    """There is no such preset, or it cannot do what was asked."""
+    """The preset does not exist, or does not support the operation."""
 
 
 class WeightsError(TrifocalError):
-    """Weights are missing, damaged, or not those that the file was made with."""
+    """Weights are missing, damaged, or not those that the file was encoded with."""
 
 
 class MissingExtra(TrifocalError, ImportError):
-    """An optional part is not installed: MissingExtra("web", "The browser demo")."""
+    """An optional dependency is not installed: MissingExtra("web", "The browser demo")."""
 
     def __init__(self, extra: str, need: str) -> None:
         super().__init__(
@@ -103,7 +103,7 @@ class MissingExtra(TrifocalError, ImportError):
 
 
 class NotMeasured(TrifocalError):
-    """A metric cannot be measured on this machine: NotMeasured("DISTS", "its weights are missing", "run it once online")."""
+    """A metric is unavailable: NotMeasured("DISTS", "its weights are missing", "run it once online")."""
 
     def __init__(self, what: str, why: str, remedy: str) -> None:
         super().__init__(f"{what} is not measured: {why}; {remedy}.")
@@ -114,8 +114,8 @@ class NotMeasured(TrifocalError):
 
 
 class RateError(TrifocalError):
-    """The asked number of bytes cannot be reached; the message gives the nearest that can."""
+    """The requested number of bytes cannot be reached; the message gives the nearest possible number."""
 
 
 class OptionError(TrifocalError, ValueError):
-    """An argument is out of its range, or contradicts another."""
+    """An argument is out of range, or conflicts with another."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trifocal.container.fields import MAGIC
 from trifocal.data.categories import CATEGORIES
 from trifocal.pictures import Picture
-from trifocal.pictures.boxes import with_boxes
+from trifocal.pictures.drawing import draw_boxes
 
 if TYPE_CHECKING:
     from trifocal.detection.detector import Detections
@@ -83,4 +83,4 @@ def json_objects(objects: Detections) -> list[dict[str, Any]]:
 def drawn(picture: Picture, objects: Sequence[dict[str, Any]]) -> Picture:
     """The image with boxes, names and scores of what `json_objects` gave."""
     names = [f"{one['label']} {one['score']:.2f}" for one in objects]
-    return with_boxes(picture, [one["box"] for one in objects], names, [one["category"] for one in objects])
+    return draw_boxes(picture, [one["box"] for one in objects], names, [one["category"] for one in objects])

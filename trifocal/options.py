@@ -11,7 +11,7 @@ from trifocal.codecs.mask import Mask
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.errors import OptionError, PresetError
 from trifocal.file_detection import THRESHOLD
-from trifocal.pictures.picture import Metadata, keeps_all
+from trifocal.pictures.picture import KeepMetadata, keeps_all_metadata
 from trifocal.preset_table import Preset
 
 __all__ = ["DecodeOptions", "DetectOptions", "EncodeOptions", "Region"]
@@ -35,11 +35,11 @@ class EncodeOptions:
     base_quality: int | None = None
     refinement: int | None = None
     mask: Mask | None = None
-    metadata: Metadata = "all"
+    metadata: KeepMetadata = "all"
     keep_invisible: bool = False
 
     def __post_init__(self) -> None:
-        keeps_all(self.metadata)
+        keeps_all_metadata(self.metadata)
         assert self.rate and self.base  # they are checked when they are made
 
     @cached_property

@@ -26,10 +26,10 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from trifocal.codecs.metadata_layers import dpi_in, metadata_in
 from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import MAGIC
-from trifocal.container.text import text_of
+from trifocal.container.text import embedded_text
 from trifocal.errors import FormatError, TrifocalError
 from trifocal.pictures import Picture
-from trifocal.pictures.metadata import Metadata, metadata_of
+from trifocal.pictures.metadata import Metadata, extract_metadata
 
 OPTIONS = (
     "quality",
@@ -65,7 +65,7 @@ class TriImageFile(ImageFile.ImageFile):
         self._mode = ("L" if stream.header.grey else "RGB") + ("A" if stream.layer(Tag.ALPHA) else "")
         self.info["quality"] = stream.header.quality
         with suppress(FormatError):  # damaged text matters only to presets that read it
-            self.info |= {} if (text := text_of(stream)) is None else {"text": text}
+            self.info |= {} if (text := embedded_text(stream)) is None else {"text": text}
 
     def load(self) -> "Image.core.PixelAccess | None":
         if self._stream is not None:
@@ -102,7 +102,7 @@ def to_picture(image: Image.Image, options: dict[str, Any]) -> Picture:
     own_orientation = isinstance(image, ImageFile.ImageFile) and "exif" not in options
     with given_profile(image, options):
         picture = Picture.from_pil(image, "colour", options.get("keep_invisible", False), own_orientation)
-    picture = picture if own_orientation else picture.turned(given.orientation)
+    picture = picture if own_orientation else picture.oriented(given.orientation)
     return replace(picture, exif=given.exif, xmp=given.xmp, dpi=given.dpi)
 
 
@@ -113,7 +113,7 @@ def given_metadata(options: dict[str, Any]) -> Metadata:
     given = {"exif": exif.tobytes() if isinstance(exif, Image.Exif) else exif}
     given |= {key: options[key] for key in ("xmp", "dpi") if key in options}
     carrier.info = {key: value for key, value in given.items() if value}
-    return metadata_of(carrier)
+    return extract_metadata(carrier)
 
 
 @contextmanager

@@ -253,7 +253,7 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
             if header.fingerprint in marks_of(path, path.stat().st_mtime_ns, preset.shared, header.version):
                 return shared_codec(preset, device, path)
     raise WeightsError(
-        f"The file was made with weights {header.mark} of the preset {preset.name}, and {have} were found; "
+        f"The file was made with weights {header.fingerprint_hex} of the preset {preset.name}, and {have} were found; "
         f"{where_weights_are(preset.name, header)}"
     )
 
@@ -284,7 +284,7 @@ def where_weights_are(preset: str, header: Header) -> str:
     """The end of a sentence: which version of Trifocal has the weights of a file, from generations.csv."""
     with open(GENERATIONS, encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            if row["preset"] == preset and row[f"fingerprint_{header.version}"] == header.mark:
+            if row["preset"] == preset and row[f"fingerprint_{header.version}"] == header.fingerprint_hex:
                 return (
                     f"they are trifocal/weights/{row['file']} of Trifocal {row['release']} (commit {row['commit']}, SHA-256 "
                     f"{row['sha256']}); name that file with --weights, or its folder with TRIFOCAL_WEIGHTS."

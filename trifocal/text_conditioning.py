@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trifocal.container import Bitstream, Layer, Tag
-from trifocal.container.text import text_layer, text_of, tidy
+from trifocal.container.text import embedded_text, normalise_text, text_layer
 from trifocal.errors import FormatError, OptionError
 from trifocal.utils.notices import Notify, warn
 
@@ -47,7 +47,7 @@ def encoding_condition(
     if not isinstance(text, str):
         raise OptionError(f"text must be a string, not {type(text).__name__}.")
     if preset.text_reader == "encoder":
-        return condition_for(preset, [tidy(text)], notify=notify), ()
+        return condition_for(preset, [normalise_text(text)], notify=notify), ()
     if send:
         return None, (text_layer(text),)
     notify(
@@ -82,7 +82,7 @@ def decoding_condition(
             notify(notice)
         return None
     try:
-        read = text_of(stream) if text is None else tidy(text)
+        read = embedded_text(stream) if text is None else normalise_text(text)
     except FormatError as error:
         if not best_effort:
             raise
@@ -117,7 +117,7 @@ def condition_for(
     for sentence in encoder.notes(texts):
         notify(sentence)
     with torch.no_grad():
-        return Condition(encoder(texts).cpu().numpy())
+        return Condition(encoder(texts).numpy())
 
 
 def unread_text(preset: Preset, stream: Bitstream) -> str | None:

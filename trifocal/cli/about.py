@@ -48,8 +48,8 @@ def info(inputs: InputFiles, as_json: AsJson = False, recursive: Recursive = Fal
 def print_file(terminal: "Console", one: "Input", as_json: bool) -> None:
     """Print what a file holds. Raises FormatError, after that, if some of it is damaged."""
     from trifocal.container import Bitstream, Tag, describe
-    from trifocal.container.parts import mark_of
-    from trifocal.container.text import text_of
+    from trifocal.container.parts import part_id
+    from trifocal.container.text import embedded_text
     from trifocal.presets import preset_for
     from trifocal.text_conditioning import unread_text
 
@@ -60,14 +60,14 @@ def print_file(terminal: "Console", one: "Input", as_json: bool) -> None:
     facts: dict[str, Any] = {"file": one.name, "preset name": preset.name if preset else None}
     facts |= describe(stream)
     with suppress(FormatError):
-        facts |= {"text": text_of(stream)} if stream.layer(Tag.TEXT) else {}
+        facts |= {"text": embedded_text(stream)} if stream.layer(Tag.TEXT) else {}
     with suppress(FormatError):
-        facts |= {"part of a whole": mark.hex()} if (mark := mark_of(stream)) else {}
+        facts |= {"part of a whole": mark.hex()} if (mark := part_id(stream)) else {}
     terminal.say(*([json.dumps(facts)] if as_json else fact_lines(facts)))
     if any(layer.damaged for layer in stream.layers):
         Bitstream.open(one.path)  # raises an error that names the damaged layers
-    text_of(stream)  # raises one if the text cannot be read,
-    mark_of(stream)  # or the mark of a part
+    embedded_text(stream)  # raises one if the text cannot be read,
+    part_id(stream)  # or the mark of a part
     if preset and (notice := unread_text(preset, stream)):
         terminal.note(f"{one.path.name}: {notice}")
 

@@ -143,7 +143,7 @@ def encode(
     from trifocal.cli import console, paths
     from trifocal.options import EncodeOptions
     from trifocal.pictures import PICTURE_SUFFIXES, Picture
-    from trifocal.pictures.writing import format_of
+    from trifocal.pictures.writing import format_for
     from trifocal.presets import DEFAULT, find
     from trifocal.utils.limits import MAX_PIXELS, limit_pixels
 
@@ -176,7 +176,7 @@ def encode(
         raise typer.BadParameter("--attention draws the map of one image; give one.")
     map_output = None if attention is None else outputs.add(Path(attention), named=True, source="the map")
     if map_output is not None:
-        format_of(map_output.path)  # refuses unknown formats before the work begins
+        format_for(map_output.path)  # refuses unknown formats before the work begins
     outputs.check(skippable=True)
     terminal = console_for(jobs, quiet, as_json)
     report_inputs(terminal, found, jobs)
@@ -343,7 +343,7 @@ def decode(
     from trifocal.api import Decoder
     from trifocal.cli import console, paths
     from trifocal.options import DecodeOptions
-    from trifocal.pictures.writing import format_of
+    from trifocal.pictures.writing import format_for
     from trifocal.utils.limits import MAX_PIXELS, limit_pixels
 
     options = DecodeOptions(region, best_effort, text, preference, base_only)
@@ -353,7 +353,7 @@ def decode(
     jobs = paths.plan(found, out, suffix, outputs, keep_suffix=keep_suffix, skip_existing=skip_existing)
     names = {job: job.output.path if job.output.is_file else Path(f"{job.output}{suffix}") for job in jobs}
     for name in names.values():
-        format_of(name)  # refuses unknown formats before the work begins
+        format_for(name)  # refuses unknown formats before the work begins
     outputs.check(skippable=True)
     terminal = console_for(jobs, quiet)
     report_inputs(terminal, found, jobs)

@@ -143,7 +143,7 @@ def detect(
 def plan_drawings(found: Any, draw: str, outputs: Any, keep_suffix: bool) -> dict[Any, Any]:
     """The output of each input's drawing. Raises PictureError for a format that cannot be written."""
     from trifocal.cli import paths
-    from trifocal.pictures.writing import format_of
+    from trifocal.pictures.writing import format_for
 
     jobs = paths.plan(
         found,
@@ -155,7 +155,7 @@ def plan_drawings(found: Any, draw: str, outputs: Any, keep_suffix: bool) -> dic
         keep_suffix=keep_suffix,
     )
     for job in jobs:
-        format_of(job.output.path)
+        format_for(job.output.path)
     return {job.input: job.output for job in jobs}
 
 

@@ -20,7 +20,7 @@ from typing import BinaryIO, Self
 import typer
 
 from trifocal.errors import OptionError
-from trifocal.utils.files import atomic_write, buffered, is_stream, list_files
+from trifocal.utils.files import atomic_write, buffered, is_device, list_files
 
 __all__ = ["Input", "Inputs", "Job", "Output", "Outputs", "find_inputs", "input_at", "plan", "printable"]
 
@@ -161,7 +161,7 @@ def find_inputs(arguments: Sequence[str], recursive: bool, suffixes: Collection[
 
 def input_at(argument: str) -> Input:
     """The input at a path, or from a pipe. Raises OptionError for more than MAX_PIPED bytes from a pipe."""
-    if argument != "-" and not is_stream(argument):
+    if argument != "-" and not is_device(argument):
         return Input(Path(argument), argument, Path(Path(argument).name))
     name = "stdin" if argument == "-" else Path(argument).name
     folder = Path(tempfile.mkdtemp(prefix="trifocal-"))
@@ -200,7 +200,7 @@ class Output:
     @property
     def is_file(self) -> bool:
         """Whether it is neither standard output nor a pipe or device."""
-        return not self.is_stdout and not is_stream(self.path)
+        return not self.is_stdout and not is_device(self.path)
 
     def __str__(self) -> str:
         return "standard output" if self.is_stdout else str(self.path)
@@ -375,7 +375,7 @@ def names_file(out: str, alone: bool, option: str) -> bool:
     """Whether `out` is the name of a file and not of a folder. Raises typer.BadParameter if it must be a folder."""
     if out.endswith(("/", os.sep)) or Path(out).is_dir():
         return False
-    stream = out in STDOUT_NAMES or is_stream(out)
+    stream = out in STDOUT_NAMES or is_device(out)
     if not alone and (stream or Path(out).is_file() or has_known_suffix(out)):
         shown = "standard output" if out in STDOUT_NAMES else f"{printable(out)}"
         raise typer.BadParameter(

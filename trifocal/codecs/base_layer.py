@@ -16,7 +16,7 @@ from trifocal.codecs.network import PADDING as IMAGE_PADDING
 from trifocal.codecs.network import CodecNetwork, Estimate, check_images, levels, rate_estimator
 from trifocal.codecs.rate_control import default_base_quality
 from trifocal.codecs.torch_runtime import TorchRuntime, as_array, image_tensor
-from trifocal.detection.feature_codec import PADDING, padded, trimmed
+from trifocal.detection.feature_codec import PADDING, crop_features, pad_image
 from trifocal.detection.input_size import STEP, compact_size
 from trifocal.entropy import EntropyModel, RateEstimator, TrainingRateEstimator
 from trifocal.entropy.coder import Array
@@ -78,13 +78,13 @@ class BaseLayer(nn.Module):
     def synthesise(self, y_hat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """y_obj_hat → h_hat and the base preview of a small image of that height and width."""
         h_hat: Tensor = self.synthesis(y_hat)
-        h_hat = trimmed(h_hat, LATENT_STRIDE * y_hat.shape[1] // h_hat.shape[1], size)
+        h_hat = crop_features(h_hat, LATENT_STRIDE * y_hat.shape[1] // h_hat.shape[1], size)
         first: Tensor = self.extractor(h_hat)
         return h_hat, first[:, :, : size[0], : size[1]]
 
     def analyse(self, x: Tensor) -> Tensor:
         """Small images x [B, 3, H, W] in 0..1 → y_obj."""
-        y: Tensor = self.analysis(padded(x))
+        y: Tensor = self.analysis(pad_image(x))
         return y
 
 
@@ -105,7 +105,7 @@ class ScalableNetwork(CodecNetwork):
 
     Attributes:
         find_detector: device name → the detector of the base layer; decoding images does not need it.
-        looked_at: width and height of an image → those of the detector's input.
+        input_size: width and height of an image → those of the detector's input.
         refinement: default number of refinement steps of the base layer, which need the detector.
         scales: sizes of the base layer's input relative to a training crop; validation uses the first.
     """
@@ -113,7 +113,7 @@ class ScalableNetwork(CodecNetwork):
     scales: tuple[float, ...] = (0.625, 0.5, 0.75)
     refinement = 4
     find_detector: Callable[[str], SplitDetector] = staticmethod(bundled_detector)
-    looked_at: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)
+    input_size: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class ScalableNetwork(CodecNetwork):
         if condition is None or condition.preview is None:
             check_images(x)
             level = levels(quality, len(x), x.device)
-            width, height = self.looked_at(x.shape[3], x.shape[2])
+            width, height = self.input_size(x.shape[3], x.shape[2])
             with torch.no_grad():
                 preview, bits = self._preview(x, [height, width], default_base_quality(level))
             condition = replace(condition or Condition(), preview=preview)
@@ -211,7 +211,7 @@ class BaseTorchRuntime:
         return self.network.base.entropy.arrays()
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
-        return self.network.looked_at(width, height)
+        return self.network.input_size(width, height)
 
     def latent_size(self, width: int, height: int) -> tuple[int, int]:
         rows, columns = ((side + -side % PADDING) // LATENT_STRIDE for side in (height, width))

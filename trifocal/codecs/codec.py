@@ -24,7 +24,7 @@ from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import Canvas, paste, window
 from trifocal.pictures.conversion import ImageInput, as_picture
-from trifocal.pictures.tiles import Box, Tile, check_region
+from trifocal.pictures.tiles import Region, Tile, check_region
 from trifocal.types import LATENT_STRIDE, Condition
 from trifocal.utils.timing import Stopwatch
 
@@ -99,7 +99,7 @@ class Codec:
             )
         if not self.decodes(header):
             raise WeightsError(
-                f"The file was made with weights {header.mark}, and this codec has {hexadecimal(self.fingerprint)}; "
+                f"The file was made with weights {header.fingerprint_hex}, and this codec has {hexadecimal(self.fingerprint)}; "
                 "`trifocal.decode` finds the weights of a file."
             )
 
@@ -210,7 +210,7 @@ class Codec:
     def decode(
         self,
         source: FileInput,
-        region: Box | None = None,
+        region: Region | None = None,
         best_effort: bool = False,
         condition: Condition[Any] | None = None,
         progress: Progress | None = None,
@@ -316,7 +316,7 @@ class Codec:
         assert level is not None
         return level
 
-    def _checked(self, bitstream: Bitstream, region: Box | None) -> tuple[Canvas, Box]:
+    def _checked(self, bitstream: Bitstream, region: Region | None) -> tuple[Canvas, Region]:
         """The canvas of a file and the region in it, after all checks of the header."""
         header = bitstream.header
         self.check_header(header)
@@ -360,8 +360,8 @@ class Codec:
         self,
         y_hat: Array,
         canvas: Canvas,
-        frame: Box,
-        region: Box,
+        frame: Region,
+        region: Region,
         level: int,
         condition: Condition[Any] | None,
         lost: set[int],
@@ -370,7 +370,7 @@ class Codec:
     ) -> NDArray[np.uint8]:
         """The pixels of a region, uint8 [H, W, 3], from the latents of a frame; damaged tiles are grey."""
         rgb = np.empty((region[3], region[2], 3), dtype=np.uint8)
-        for tile in track(canvas.tiles_of(region), progress, (0.6, 1.0)):
+        for tile in track(canvas.tiles_in(region), progress, (0.6, 1.0)):
             box = canvas.shown(tile, region)
             rows, columns = window(canvas.halo(box), frame=frame)
             near = y_hat[:, rows, columns]
@@ -428,7 +428,7 @@ class Codec:
         self,
         y_hat: Array,
         canvas: Canvas,
-        box: Box,
+        box: Region,
         level: int,
         condition: Condition[Any] | None,
         clock: Stopwatch,

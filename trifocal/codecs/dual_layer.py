@@ -42,8 +42,7 @@ from trifocal.codecs.network import precision
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.faster_rcnn import CHANNELS, STRIDE, load_faster_rcnn
-from trifocal.detection.feature_codec import BaseAnalysis, BaseSynthesis
-from trifocal.detection.feature_codec import Extractor as PreviewExtractor
+from trifocal.detection.feature_codec import BaseAnalysis, BaseSynthesis, PreviewSynthesis
 from trifocal.detection.input_size import torchvision_size
 from trifocal.entropy import EntropyModel
 from trifocal.entropy.groups import elic_hyperprior
@@ -73,7 +72,7 @@ class TextGuided(ScalableNetwork):
 
     analysis: SwinAnalysis
     find_detector: Callable[[str], SplitDetector] = staticmethod(load_faster_rcnn)
-    looked_at: Callable[[int, int], tuple[int, int]] = staticmethod(torchvision_size)
+    input_size: Callable[[int, int], tuple[int, int]] = staticmethod(torchvision_size)
     refinement = 0  # the detector costs ten times as much as the codec, and its weights are a download
     scales = (1.33, 1.0, 1.67)  # most images have a shorter side of less than 800 pixels
 
@@ -175,7 +174,7 @@ def dual_layer(
             BaseAnalysis(channels, m),
             elic_hyperprior(channels, sizes, steps, hidden),
             BaseSynthesis(m, channels, features),
-            PreviewExtractor(features, stride, channels, blocks=2),
+            PreviewSynthesis(features, stride, channels, blocks=2),
         ),
         conditions=UNet(known),
         analysis=SwinAnalysis(known, swin_channels, m, depths, heads, window),

@@ -20,7 +20,7 @@ from trifocal.codecs import compact
 from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork, ScalableTorchRuntime
 from trifocal.codecs.roi import RoiNetwork
 from trifocal.codecs.scalable import ScalableCodec
-from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, Extractor
+from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, PreviewSynthesis
 from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior
 from trifocal.entropy.context import Context
 from trifocal.layers import space_to_depth
@@ -100,5 +100,5 @@ def compact_base() -> BaseLayer:
         CompactBaseAnalysis(CHANNELS, LATENT_CHANNELS, BLOCKS),
         EntropyModel.of_parts(Gain(steps, LATENT_CHANNELS), hyper_analysis, exact_side),
         CompactBaseSynthesis(LATENT_CHANNELS, CHANNELS, FINE, SYNTHESIS_BLOCKS),
-        Extractor(FINE, STRIDE, FINE, BLOCKS),
+        PreviewSynthesis(FINE, STRIDE, FINE, BLOCKS),
     )

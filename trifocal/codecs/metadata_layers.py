@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.container import Bitstream, Layer, Tag
-from trifocal.container.fields import Reader, varint
+from trifocal.container.fields import ByteReader, varint
 from trifocal.errors import Damaged
 from trifocal.pictures import Picture
 from trifocal.pictures.attachments import (
@@ -14,7 +14,7 @@ from trifocal.pictures.attachments import (
     metadata_to_bytes,
 )
 from trifocal.pictures.metadata import MAX_DPI
-from trifocal.pictures.tiles import Box
+from trifocal.pictures.tiles import Region
 
 DPI_STEPS = 1000  # of one pixel per inch
 
@@ -40,7 +40,7 @@ def dpi_to_bytes(dpi: tuple[float, float]) -> bytes:
 
 def dpi_from_bytes(data: bytes) -> tuple[float, float]:
     """The inverse of `dpi_to_bytes`. Raises Damaged for bytes that it never writes."""
-    reader = Reader(data, "The resolution of this file")
+    reader = ByteReader(data, "The resolution of this file")
     across = reader.varint()
     down = reader.varint() if reader.left else across
     dpi = across / DPI_STEPS, down / DPI_STEPS
@@ -49,7 +49,7 @@ def dpi_from_bytes(data: bytes) -> tuple[float, float]:
     return dpi
 
 
-def with_metadata(rgb: NDArray[np.uint8], stream: Bitstream, region: Box) -> Picture:
+def with_metadata(rgb: NDArray[np.uint8], stream: Bitstream, region: Region) -> Picture:
     """A picture of decoded pixels, [H, W, 3], with the file's metadata layers.
 
     A damaged metadata layer (only from a best-effort read) is left out.

@@ -25,7 +25,7 @@ from trifocal.codecs.torch_runtime import image_tensor
 from trifocal.detection.image_encoder import STRIDE, load_image_encoder
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import Canvas
-from trifocal.text.ground import load_ground
+from trifocal.text.grounding import load_grounding_head
 from trifocal.types import LATENT_STRIDE, Condition, TextEmbedding
 
 __all__ = ["RoiNetwork", "text_probability"]
@@ -38,7 +38,7 @@ Grounding = Callable[[Tensor, TextEmbedding], Tensor]
 def text_probability(x: Tensor, words: TextEmbedding) -> Tensor:
     """x [B, 3, H, W] in 0..1 → probability that the text names a position, [B, H/16, W/16]. Raises WeightsError."""
     device = str(x.device)
-    logits: Tensor = load_ground(device)(load_image_encoder(device)(x).stages[-1], words)
+    logits: Tensor = load_grounding_head(device)(load_image_encoder(device)(x).stages[-1], words)
     return logits.sigmoid()
 
 

@@ -35,7 +35,7 @@ from trifocal.entropy.latent_coding import read_latents, write_latents
 from trifocal.errors import Damaged, MissingLayer
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import TILE
-from trifocal.pictures.tiles import Box
+from trifocal.pictures.tiles import Region
 from trifocal.types import LEVELS_PER_QUALITY, BasePreview, Condition
 from trifocal.utils.memory import give_back
 from trifocal.utils.timing import Stopwatch
@@ -111,7 +111,7 @@ class ScalableCodec(Codec):
     def decode(
         self,
         source: FileInput,
-        region: Box | None = None,
+        region: Region | None = None,
         best_effort: bool = False,
         condition: Condition[Any] | None = None,
         progress: Progress | None = None,
@@ -232,7 +232,7 @@ def detect_objects(picture: Picture, detector: SplitDetector | None = None) -> D
 
     detector = detector or bundled_detector("cpu")
     with torch.inference_mode():
-        size = detector.looked_at(picture.width, picture.height)
+        size = detector.input_size(picture.width, picture.height)
         x = image_tensor(resized(picture, size), next(detector.parameters()).device)
         return scaled_boxes(detector(x)[0], size, (picture.width, picture.height))
 

@@ -1,4 +1,4 @@
-"""Bytes ⇄ file. FORMAT.md is the law; nothing here needs more than Python's own library."""
+"""Read and write the bytes of .tri files, with the standard library only."""
 
 from trifocal.container.bitstream import Bitstream, Layer, describe
 from trifocal.container.fields import MAX_SIDE, Header, Tag

@@ -1,4 +1,4 @@
-"""What stands in a .tri header: one description that serves reading, writing, checking and printing."""
+"""The header of a .tri file: one list of fields to read, write, check and print."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from functools import partial
 
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
 from trifocal.types import LEVELS_PER_QUALITY
-from trifocal.utils.limits import max_pixels as limit_of_pixels
+from trifocal.utils.limits import max_pixels as current_pixel_limit
 
 MAGIC = b"\xf3TF"
-VERSIONS = (1, 2)  # that are read
-VERSION = 2  # that is written, unless a file of another is written again
+VERSIONS = (1, 2)  # format versions that can be read
+VERSION = 2  # written by default; a file that was read keeps its version
 MAX_SIDE = 1 << 16  # pixels
 MAX_LAYERS = 32
 MAX_CHUNKS = 1 << 16  # per layer
@@ -19,7 +19,10 @@ VARINT_BYTES = 5
 
 
 class Tag(IntEnum):
-    """What a layer holds. Below 128: nobody who does not know it can read the file. From 128: it may be skipped."""
+    """Types of layers.
+
+    A reader must know a tag below 128 to read the file; it may skip unknown tags from 128 on.
+    """
 
     LATENT = 1
     BASE = 2
@@ -33,14 +36,14 @@ class Tag(IntEnum):
     DPI = 134
 
 
-TILED_TAGS = (Tag.LATENT, Tag.ENHANCEMENT)  # a chunk per tile
-CODED_TAGS = (Tag.LATENT, Tag.BASE, Tag.ENHANCEMENT)  # of the picture itself; a file has at least one
+TILED_TAGS = (Tag.LATENT, Tag.ENHANCEMENT)  # one chunk per tile
+CODED_TAGS = (Tag.LATENT, Tag.BASE, Tag.ENHANCEMENT)  # coded image data; every file has at least one of them
 FIRST_OPTIONAL_TAG = 128
 LAST_TAG = 255
 
 
-class Reader:
-    """Takes numbers off the front of bytes; `name` is the file's name, for the sentences."""
+class ByteReader:
+    """Reads integers from the start of `data`; error messages begin with `name`, the name of the file."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self.data = data
@@ -52,19 +55,23 @@ class Reader:
         return len(self.data) - self.at
 
     def take(self, count: int) -> bytes:
+        """The next `count` bytes. Raises Truncated if fewer are left."""
         if count > self.left:
             raise Truncated(
-                f"{self.name} is cut short: it ends after {len(self.data)} bytes, before its header does."
+                f"{self.name} is cut short: it ends after {len(self.data)} bytes, within its header."
             )
         self.at += count
         return self.data[self.at - count : self.at]
 
     def number(self, count: int) -> int:
-        """An unsigned integer of `count` bytes, the most significant first."""
+        """A big-endian unsigned integer of `count` bytes."""
         return int.from_bytes(self.take(count), "big")
 
     def varint(self) -> int:
-        """LEB128 in its shortest form: 7 bits per byte, the least significant first."""
+        """An unsigned LEB128 integer of at most VARINT_BYTES bytes.
+
+        Raises Damaged if it is not in its shortest form.
+        """
         value = 0
         for place in range(VARINT_BYTES):
             byte = self.number(1)
@@ -73,11 +80,11 @@ class Reader:
                 if byte == 0 and place > 0:
                     break
                 return value
-        raise Damaged(f"{self.name} is damaged: a number in its header is not written in the shortest way.")
+        raise Damaged(f"{self.name} is damaged: a number in its header is not in its shortest form.")
 
 
 def varint(value: int) -> bytes:
-    """The inverse of Reader.varint; 0 <= value < 2**35."""
+    """Unsigned LEB128, the inverse of ByteReader.varint; 0 <= value < 2**35."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -88,7 +95,7 @@ def varint(value: int) -> bytes:
 
 @dataclass(frozen=True)
 class Field:
-    """One number of the header: `bits` wide, or a varint of `value - low` where bits is 0; low <= value <= high."""
+    """One integer of the header, low..high: `bits` wide, or a varint of `value - low` if bits is 0."""
 
     name: str
     bits: int
@@ -101,21 +108,23 @@ class Field:
         if self.low <= value <= self.high:
             return
         allowed = str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
-        facts = f"its header says {self.name} {value}, and this version of Trifocal knows {allowed}"
+        facts = f"its header has {self.name} {value}, but this version of Trifocal supports {allowed}"
         if self.refusal is Unsupported:
             raise Unsupported(
-                f"{file_name} cannot be read: {facts}; update Trifocal, unless the file is damaged."
+                f"{file_name} cannot be read: {facts}; update Trifocal, or check that the file is not"
+                " damaged."
             )
         raise self.refusal(f"{file_name} is damaged: {facts}.")
 
 
 def hexadecimal(fingerprint: int, version: int = VERSION) -> str:
-    """4 digits in version 1 and 8 in version 2."""
+    """A fingerprint of weights in hexadecimal: 4 digits in version 1, 8 in version 2."""
     return f"{fingerprint:0{4 * version}x}"
 
 
-def fields_of(version: int) -> tuple[Field, ...]:
-    bits = 16 * version  # of the fingerprint
+def header_fields(version: int) -> tuple[Field, ...]:
+    """The fields that follow the magic bytes, in file order."""
+    fingerprint_bits = 16 * version
     return (
         Field("version", VERSION_BITS, VERSIONS[0], VERSIONS[-1], Unsupported),
         Field("reserved flags", 2, 0, 0, Unsupported),
@@ -123,23 +132,36 @@ def fields_of(version: int) -> tuple[Field, ...]:
         Field("grey", 1, 0, 1, show=bool),
         Field("preset", 6, 1, 62, Unsupported),
         Field("level", 10, 0, 100 * LEVELS_PER_QUALITY),
-        Field("fingerprint", bits, 0, (1 << bits) - 1, show=partial(hexadecimal, version=version)),
+        Field(
+            "fingerprint",
+            fingerprint_bits,
+            0,
+            (1 << fingerprint_bits) - 1,
+            show=partial(hexadecimal, version=version),
+        ),
         Field("width", 0, 1, MAX_SIDE),
         Field("height", 0, 1, MAX_SIDE),
     )
 
 
 VERSION_BITS = 4
-FIELDS = {version: fields_of(version) for version in VERSIONS}
+FIELDS = {version: header_fields(version) for version in VERSIONS}
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a reader must know before it makes room for a picture.
+    """The header of a .tri file.
 
-    width, height: pixels, 1..65536.  preset: 1..62.  level: 0..800, which is quality times 8.
-    fingerprint: of the weights, 16 bits in version 1 and 32 in version 2.  grey: the picture has one channel.
-    version: of the file format, 1 or 2.  Raises OptionError.
+    Attributes:
+        width, height: in pixels, 1..65536.
+        preset: id of the preset that wrote the file, 1..62.
+        level: quality times 8, 0..800.
+        fingerprint: of the preset's weights, 16 bits in version 1 and 32 bits in version 2.
+        grey: whether the image has one channel.
+        version: of the file format, 1 or 2.
+
+    Raises:
+        OptionError: if a value is out of its range.
     """
 
     width: int
@@ -152,41 +174,48 @@ class Header:
 
     def __post_init__(self) -> None:
         if self.version not in FIELDS:
-            raise OptionError(f"A header's version is 1 or 2, not {self.version}.")
+            raise OptionError(f"The header field 'version' must be 1 or 2, not {self.version}.")
         values = vars(self)
         for field in FIELDS[self.version]:
             if field.name in values and not field.low <= values[field.name] <= field.high:
                 raise OptionError(
-                    f"A header's {field.name} is {field.low} to {field.high}, not {values[field.name]}."
+                    f"The header field {field.name!r} must be {field.low} to {field.high}, not"
+                    f" {values[field.name]}."
                 )
 
     @property
-    def mark(self) -> str:
+    def fingerprint_hex(self) -> str:
         """The fingerprint in hexadecimal."""
         return hexadecimal(self.fingerprint, self.version)
 
     @property
     def quality(self) -> float:
-        """0..100 in steps of 1/8."""
+        """Quality, 0..100 in steps of 1/8."""
         return self.level / LEVELS_PER_QUALITY
 
     def check_pixels(self, max_pixels: int | None = None, name: str = "This file") -> None:
-        """Raises Unsupported where the picture has more pixels than `max_pixels`, by default those of `limit_pixels`.
+        """Check the size of the image before memory is allocated for its pixels.
 
-        Ask before making room for it.
+        Args:
+            max_pixels: the limit; by default the one that `trifocal.limit_pixels` sets.
+            name: the name of the file, for the message.
+
+        Raises:
+            Unsupported: if the image has more pixels.
         """
-        max_pixels = limit_of_pixels() if max_pixels is None else max_pixels
+        max_pixels = current_pixel_limit() if max_pixels is None else max_pixels
         pixels = self.width * self.height
         if pixels > max_pixels:
             raise Unsupported(
-                f"{name} holds a picture of {self.width} x {self.height} = {pixels / 1e6:.0f} megapixels, above the"
-                f" limit of {max_pixels / 1e6:.0f}; if you trust the file, raise it with"
-                " --max-pixels, or trifocal.limit_pixels in Python."
+                f"{name} holds an image of {self.width} x {self.height} = {pixels / 1e6:.0f} megapixels,"
+                " above the"
+                f" limit of {max_pixels / 1e6:.0f}; if you trust the file, raise the limit with"
+                " --max-pixels, or with trifocal.limit_pixels in Python."
             )
 
 
 def write_header(header: Header, short: bool) -> bytes:
-    """Magic and fields; `short` says which of the two forms follows."""
+    """The magic bytes and the fields; `short` selects the short form instead of the long form."""
     values = vars(header) | {"reserved flags": 0, "short": short}
     word, bits = 0, 0
     tail = b""
@@ -198,8 +227,8 @@ def write_header(header: Header, short: bool) -> bytes:
     return MAGIC + word.to_bytes(bits // 8, "big") + tail
 
 
-def read_header(reader: Reader) -> tuple[Header, bool]:
-    """The header and whether the short form follows. Raises FormatError."""
+def read_header(reader: ByteReader) -> tuple[Header, bool]:
+    """The header, and whether the short form follows. Raises FormatError."""
     check_magic(reader.data, reader.name)
     reader.take(len(MAGIC))
     word = reader.number(1)
@@ -227,7 +256,7 @@ def read_header(reader: Reader) -> tuple[Header, bool]:
 
 
 def show_header(header: Header) -> dict[str, object]:
-    """Field names and what a person wants to see of them, in the order of the file."""
+    """Field names and their values for display, in file order."""
     values = vars(header)
     return {
         field.name: field.show(values[field.name]) for field in FIELDS[header.version] if field.name in values
@@ -235,33 +264,36 @@ def show_header(header: Header) -> dict[str, object]:
 
 
 def check_magic(data: bytes, name: str) -> None:
-    """Raises NotTrifocal, saying what the file seems to be, or Truncated, unless `data` begins as a .tri file does."""
+    """Check that `data` begins like a .tri file.
+
+    Raises NotTrifocal, naming the type of the file, or Truncated.
+    """
     start = data[: len(MAGIC)]
     if start == MAGIC:
         return
     if not data:
         raise NotTrifocal(f"{name} is empty.")
     if MAGIC.startswith(start):
-        raise Truncated(f"{name} is cut short: only {len(data)} of its bytes are there.")
-    raise NotTrifocal(f"{name} is not a Trifocal file; {seems_to_be(data)}.")
+        raise Truncated(f"{name} is cut short: it has only {len(data)} bytes.")
+    raise NotTrifocal(f"{name} is not a Trifocal file; {describe_foreign(data)}.")
 
 
 SIGNATURES = (
-    (0, b"\x89PNG", "a PNG picture"),
-    (0, b"\xff\xd8\xff", "a JPEG picture"),
-    (0, b"GIF8", "a GIF picture"),
-    (8, b"WEBP", "a WebP picture"),
-    (4, b"ftypavif", "an AVIF picture"),
-    (4, b"ftypavis", "an AVIF picture"),
-    (4, b"ftyphe", "a HEIC picture"),
-    (4, b"ftypmif1", "a HEIC picture"),
+    (0, b"\x89PNG", "a PNG image"),
+    (0, b"\xff\xd8\xff", "a JPEG image"),
+    (0, b"GIF8", "a GIF image"),
+    (8, b"WEBP", "a WebP image"),
+    (4, b"ftypavif", "an AVIF image"),
+    (4, b"ftypavis", "an AVIF image"),
+    (4, b"ftyphe", "a HEIC image"),
+    (4, b"ftypmif1", "a HEIC image"),
     (4, b"ftyp", "a video"),
-    (0, b"\xff\x0a", "a JPEG XL picture"),
-    (4, b"JXL \r\n", "a JPEG XL picture"),
-    (4, b"jP  \r\n", "a JPEG 2000 picture"),
-    (0, b"II*\0", "a TIFF picture"),
-    (0, b"MM\0*", "a TIFF picture"),
-    (0, b"BM", "a BMP picture"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (4, b"JXL \r\n", "a JPEG XL image"),
+    (4, b"jP  \r\n", "a JPEG 2000 image"),
+    (0, b"II*\0", "a TIFF image"),
+    (0, b"MM\0*", "a TIFF image"),
+    (0, b"BM", "a BMP image"),
     (0, b"%PDF", "a PDF document"),
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"\x1f\x8b", "a gzip archive"),
@@ -271,8 +303,8 @@ SIGNATURES = (
 TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\r\f")
 
 
-def seems_to_be(data: bytes) -> str:
-    """The end of a sentence: what foreign bytes look like by their first few hundred."""
+def describe_foreign(data: bytes) -> str:
+    """What the first 512 bytes of another file look like, as the end of a sentence."""
     for offset, mark, what in SIGNATURES:
         if data[offset : offset + len(mark)] == mark:
             return f"it seems to be {what}"
@@ -281,10 +313,10 @@ def seems_to_be(data: bytes) -> str:
         len(start) == len(MAGIC)
         and (int.from_bytes(start, "big") ^ int.from_bytes(MAGIC, "big")).bit_count() <= 2
     ):
-        return "its first bytes are almost those of one, so it may be one that is damaged"
+        return "its first bytes are almost those of one, so it may be damaged"
     if not any(data[:512]):
         return "its first bytes are all zero"
-    return "it seems to be text" if is_text(data[:512]) else "it does not begin as one does"
+    return "it seems to be text" if is_text(data[:512]) else "its first bytes are not those of one"
 
 
 def is_text(start: bytes) -> bool:

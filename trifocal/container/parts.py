@@ -1,4 +1,4 @@
-"""A file in layers, taken apart and put together, and its base layer read alone. FORMAT.md says what a part is."""
+"""Split a layered file into two parts, merge them, or read the base layer alone."""
 
 import os
 from dataclasses import replace
@@ -11,119 +11,129 @@ from trifocal.container.bitstream import (
     START_BYTES,
     Bitstream,
     Layer,
-    Table,
-    front_of,
+    LayerTable,
+    preamble,
     read_table,
     refuse_damaged,
 )
-from trifocal.container.fields import Header, Reader, Tag, read_header
+from trifocal.container.fields import ByteReader, Header, Tag, read_header
 from trifocal.errors import Damaged, MissingLayer, OptionError, Truncated
 
-__all__ = ["HALVES", "mark_of", "merge", "read_base", "strip"]
+__all__ = ["PART_TAGS", "merge", "part_id", "read_base", "strip"]
 
-# A part's name, and the layer that makes it this part.
-HALVES = {"base": Tag.BASE, "enhancement": Tag.ENHANCEMENT}
+# Name of a part, and the coded layer that it holds.
+PART_TAGS = {"base": Tag.BASE, "enhancement": Tag.ENHANCEMENT}
 
 
 def strip(stream: Bitstream, layers: str) -> Bitstream:
-    """A part of a stream in layers, marked as such: "base" is its BASE layer alone, "enhancement" all the others.
+    """One part of a layered stream, with a PART layer added.
+
+    Args:
+        stream: with a BASE and an ENHANCEMENT layer.
+        layers: "base" keeps the BASE layer alone; "enhancement" keeps all other layers.
 
     Raises:
-        MissingLayer: if the stream has not both a BASE and an ENHANCEMENT layer.
-        Damaged: if any of it is damaged.
-        OptionError: for other names of parts.
+        MissingLayer: if the stream lacks a BASE or an ENHANCEMENT layer.
+        Damaged: if a layer is damaged.
+        OptionError: for any other value of `layers`.
     """
-    if layers not in HALVES:
-        raise OptionError(f'Strip leaves "base" or "enhancement", not {layers!r}.')
-    for half, tag in HALVES.items():
+    if layers not in PART_TAGS:
+        raise OptionError(f'The part to keep must be "base" or "enhancement", not {layers!r}.')
+    for part, tag in PART_TAGS.items():
         if stream.layer(tag) is None:
             raise MissingLayer(
-                f"This file has no {half} layer, so there are no two parts to it; a preset in layers makes such files."
+                f"This file has no {part} layer, so it cannot be split; encode it with a layered preset."
             )
     refuse_damaged(stream.layers, "This file")
     kept = tuple(layer for layer in stream.layers if (layer.tag == Tag.BASE) == (layers == "base"))
-    return replace(stream, layers=(*kept, Layer(Tag.PART, (seal_of(stream),))))
+    return replace(stream, layers=(*kept, Layer(Tag.PART, (table_crc(stream),))))
 
 
 def merge(one: Bitstream, other: Bitstream) -> Bitstream:
-    """The stream that both are parts of, byte for byte; in either order.
+    """The original stream from its two parts, in either order, byte for byte.
 
     Raises:
-        OptionError: if they are not the two parts of one stream.
-        Damaged: if one of them is damaged, or was changed since it was stripped.
+        OptionError: if the two are not the parts of one stream.
+        Damaged: if a part is damaged, or was changed after `strip`.
     """
-    marks = {half_of(part): mark_of(part) for part in (one, other)}
-    if len(marks) < 2:
-        (half,) = marks
+    ids = {part_name(part): part_id(part) for part in (one, other)}
+    if len(ids) < 2:
+        (name,) = ids
         raise OptionError(
-            f"Both are {half} parts; merge takes a base part and the enhancement part of its file."
+            f"Both files are {name} parts; merge needs the base part and the enhancement part of one file."
         )
-    if marks["base"] != marks["enhancement"]:
-        raise OptionError("The two are parts of different files; merge takes the two that came from one.")
+    if ids["base"] != ids["enhancement"]:
+        raise OptionError(
+            "The two files are parts of different files; merge needs two parts of the same file."
+        )
     layers = tuple(layer for part in (one, other) for layer in part.layers if layer.tag != Tag.PART)
     refuse_damaged(layers, "One of the two parts")
     if len({layer.tag for layer in layers}) == len(layers) and one.header == other.header:
         whole = Bitstream(one.header, layers)
-        if seal_of(whole) == marks["base"]:
+        if table_crc(whole) == ids["base"]:
             return whole
-    raise Damaged(
-        "One of the two parts was changed since it was stripped, so they do not fit together any more."
-    )
+    raise Damaged("One of the two parts was changed after `trifocal strip`; strip the original file again.")
 
 
-def half_of(part: Bitstream) -> str:
-    """Which of the HALVES. Raises OptionError where it is none."""
-    halves = [half for half, tag in HALVES.items() if part.layer(tag) is not None]
-    if len(halves) == 2:
-        raise OptionError("One of the two is a whole file already; merge takes two parts of one.")
-    if not halves or part.layer(Tag.PART) is None:
+def part_name(part: Bitstream) -> str:
+    """The part's key in PART_TAGS. Raises OptionError if `part` is not a part of a file."""
+    names = [name for name, tag in PART_TAGS.items() if part.layer(tag) is not None]
+    if len(names) == 2:
+        raise OptionError("One of the two is a complete file already; merge needs the two parts of one file.")
+    if not names or part.layer(Tag.PART) is None:
         raise OptionError(
-            "One of the two is no part of a file; merge takes what `trifocal strip` makes of one."
+            "One of the two is not a part of a file; merge needs the output of `trifocal strip`."
         )
-    return halves[0]
+    return names[0]
 
 
-def mark_of(stream: Bitstream) -> bytes | None:
-    """What parts of one file have in common, 4 bytes; None for a file that is no part. Raises Damaged."""
+def part_id(stream: Bitstream) -> bytes | None:
+    """4 bytes that identify the file that a part comes from; None if the stream is no part.
+
+    Raises Damaged.
+    """
     layer = stream.layer(Tag.PART)
     if layer is None:
         return None
-    mark = layer.chunks[0]
-    if mark is None or len(mark) != CRC_BYTES:
-        raise Damaged("This part of a file is damaged where it says of which file; strip that file again.")
-    return mark
+    chunk = layer.chunks[0]
+    if chunk is None or len(chunk) != CRC_BYTES:
+        raise Damaged("The PART layer of this file is damaged; strip the original file again.")
+    return chunk
 
 
-def seal_of(stream: Bitstream) -> bytes:
-    """The CRC that ends the table of a stream in the long form: over the header, and the length and CRC of each chunk."""
-    return front_of(stream)[-CRC_BYTES:]
+def table_crc(stream: Bitstream) -> bytes:
+    """The CRC-32 of the long form's header and table of layers, 4 bytes."""
+    return preamble(stream)[-CRC_BYTES:]
 
 
 def read_base(path: str | os.PathLike[str]) -> tuple[Bitstream, int]:
-    """Header and BASE layer of a file, and how many of its first bytes hold them; what follows is not looked at.
+    """Read the header and the BASE layer of a file, and no bytes after them.
+
+    Returns:
+        A stream with the BASE layer alone, and the number of bytes of the file up to its end.
 
     Raises:
-        MissingLayer: if it has no BASE layer.
-        FormatError: if what is read is damaged, cut short, or not of a .tri file; the sentence names the file.
-        OSError: if it cannot be read.
+        MissingLayer: if the file has no BASE layer.
+        FormatError: if those bytes are damaged, cut short, or not of a .tri file; the message names the file.
+        OSError: if the file cannot be read.
     """
     name = Path(path).name
     with open(path, "rb") as stream:
-        reader, header, table = _read_front(stream, name)
-        if table and table[0][0] == Tag.BASE:  # nothing stands before it
+        reader, header, table = _read_table(stream, name)
+        if table and table[0][0] == Tag.BASE:  # always the first layer
             ((length, expected),) = table[0][1]
             end = reader.at + length
             return Bitstream(header, (_read_layer(stream, reader, end, length, expected),)), end
     raise MissingLayer(
-        f"{name} has no base layer; if it was stripped of it, `trifocal merge` brings it back."
+        f"{name} has no base layer; if it was removed by `trifocal strip`, restore it with `trifocal merge`."
     )
 
 
-def _read_front(stream: BinaryIO, name: str) -> tuple[Reader, Header, Table]:
-    """Reads on until the table is whole. The short form has none."""
+def _read_table(stream: BinaryIO, name: str) -> tuple[ByteReader, Header, LayerTable]:
+    """Read until the table of layers is complete; it is empty for the short form."""
     data = stream.read(START_BYTES)
     while True:
-        reader = Reader(data, name)
+        reader = ByteReader(data, name)
         try:
             header, short = read_header(reader)
             return reader, header, [] if short else read_table(reader)
@@ -134,8 +144,8 @@ def _read_front(stream: BinaryIO, name: str) -> tuple[Reader, Header, Table]:
             data += more
 
 
-def _read_layer(stream: BinaryIO, reader: Reader, end: int, length: int, expected: int) -> Layer:
-    """The BASE layer whose `length` bytes end at `end`; takes twice the memory that the file justifies at most."""
+def _read_layer(stream: BinaryIO, reader: ByteReader, end: int, length: int, expected: int) -> Layer:
+    """The BASE layer whose `length` bytes end at `end`; memory is at most twice the size of the file."""
     data = reader.data
     while len(data) < end and (more := stream.read(min(end, 2 * len(data)) - len(data))):
         data += more
@@ -143,5 +153,7 @@ def _read_layer(stream: BinaryIO, reader: Reader, end: int, length: int, expecte
         raise Truncated(f"{reader.name} is cut short: {end - len(data)} bytes of its base layer are missing.")
     chunk = data[end - length : end]
     if crc32(chunk) != expected:
-        raise Damaged(f"{reader.name} is damaged in its BASE layer; nothing can be shown without its base.")
+        raise Damaged(
+            f"{reader.name} is damaged in its BASE layer; it cannot be decoded without its base layer."
+        )
     return Layer(Tag.BASE, (chunk,))

@@ -1,1 +1,1 @@
-"""Detectors, and the feature codec of the base layer."""
+"""Detectors, the transforms of the base layer, and the image encoder."""

@@ -1,11 +1,15 @@
-"""The compact detector's backbone: small blocks that look, weigh their channels by the whole picture, and mix.
+"""The backbone of the compact detector: inverted residuals with channel gates.
 
-Built of what light backbones are built of (depthwise convolutions and channel gates: Howard et al. 2019, "Searching for
-MobileNetV3"; Ma et al. 2018, "ShuffleNet V2"), in the house's own form: every block may hand channels on as they are through a
-linear path. There is no normalisation, so pictures of a batch and places of a picture do not meet but in the gates.
+The blocks combine depthwise convolutions and channel gates (Howard et al. 2019, "Searching for MobileNetV3";
+Ma et al. 2018, "ShuffleNet V2") with a linear skip path. There is no normalisation, so that the images of a
+batch are independent, and the places of an image interact at a distance through the gates only.
 
-    x ── stem 1/4 ── Down, Mix × 2 at 1/8 ── h ── Down, Mix × 6 at 1/16 ── Down, Mix × 2 at 1/32
-         24                 96                           192                      384 channels
+    x ── stem 1/4 ── DownsampleBlock, InvertedResidual × 2 at 1/8 ── h ── DownsampleBlock, InvertedResidual ×
+    6 at 1/16
+         24 channels                                    96 channels                                     192
+         channels
+      ── DownsampleBlock, InvertedResidual × 2 at 1/32
+                                          384 channels
 """
 
 from collections.abc import Sequence
@@ -21,20 +25,20 @@ __all__ = [
     "DownsampleBlock",
     "InvertedResidual",
     "Stem",
-    "normalised",
-    "pixels_of",
-    "stage",
+    "denormalise",
+    "make_stage",
+    "normalise",
 ]
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
-CHANNELS = (24, 96, 192, 384)  # of the stem and at 1/8, 1/16, 1/32
-BLOCKS = (2, 6, 2)  # Mix, at 1/8, 1/16, 1/32
+CHANNELS = (24, 96, 192, 384)  # of the stem, and at 1/8, 1/16 and 1/32
+BLOCKS = (2, 6, 2)  # InvertedResidual blocks at 1/8, 1/16 and 1/32
 HIDDEN = (32, 64, 160)
 DOWN_HIDDEN = (64, 64, 192)
 
 
-class Gate(nn.Module):
-    """Weighs channels by their means over the picture (squeeze and excitation, Hu et al. 2018): [B, H, W, C] → same."""
+class SqueezeExcitation(nn.Module):
+    """Scales channels by a function of their means over the image (Hu et al. 2018): [B, H, W, C] → same."""
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()
@@ -47,7 +51,7 @@ class Gate(nn.Module):
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A convolution of each channel by itself, side×side: [B, H, W, C] → [B, ⌈H/stride⌉, ⌈W/stride⌉, C]."""
+    """A depthwise convolution, side×side: [B, H, W, C] → [B, ⌈H/stride⌉, ⌈W/stride⌉, C]."""
 
     def __init__(self, channels: int, stride: int = 1, side: int = 3) -> None:
         super().__init__(channels, channels, side, stride, padding=side // 2, groups=channels)
@@ -72,12 +76,13 @@ class Stem(nn.Module):
 class InvertedResidual(nn.Module):
     """[B, H, W, C] → same.
 
-        x ─┬─ linear ── hardswish ── a ─┬────────────────────┬─ gate ── linear ── hardswish ── + ── y
-           │                            └─ look ── hardswish ┘                                 │
-           └─ linear ──────────────────────────────────────────────────────────────────────────┘
+        x ─┬─ linear ── hardswish ── a ─┬─────────────────────────────┬─ gate ── linear ── hardswish ── + ── y
+           │                            └─ depthwise 3×3 ── hardswish ┘                                 │
+           └─ linear ───────────────────────────────────────────────────────────────────────────────────┘
 
     Args:
-        channels: C. hidden: of a.
+        channels: C.
+        hidden: channels of a.
     """
 
     def __init__(self, channels: int, hidden: int) -> None:
@@ -85,27 +90,35 @@ class InvertedResidual(nn.Module):
         self.skip = nn.Linear(channels, channels)
         self.enter = nn.Linear(channels, hidden)
         self.look = DepthwiseConv(hidden)
-        self.gate = Gate(2 * hidden)
+        self.gate = SqueezeExcitation(2 * hidden)
         self.leave = nn.Linear(2 * hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         a = F.hardswish(self.enter(x))
-        seen = self.gate(torch.cat([a, F.hardswish(self.look(a))], dim=-1))
-        return self.skip(x) + F.hardswish(self.leave(seen))
+        both = self.gate(torch.cat([a, F.hardswish(self.look(a))], dim=-1))
+        return self.skip(x) + F.hardswish(self.leave(both))
 
 
 class DownsampleBlock(nn.Module):
     """[B, H, W, I] → [B, H/2, W/2, O].
 
     x ─┬─ linear ── hardswish ─┐
-       └───────────────────────┴─ look, stride 2 ── gate ── linear ── hardswish ── look ── hardswish ── linear ── hardswish ── y
+       └───────────────────────┴─ depthwise, stride 2 ── gate ── linear ── hardswish ── depthwise ── hardswish
+       ─┐
+                                                                              y ── hardswish ── linear
+                                                                              ─────────┘
+
+    Args:
+        inputs: I.
+        outputs: O.
+        hidden: channels that are added to the input.
     """
 
     def __init__(self, inputs: int, outputs: int, hidden: int) -> None:
         super().__init__()
         self.enter = nn.Linear(inputs, hidden)
         self.first = DepthwiseConv(inputs + hidden, 2)
-        self.gate = Gate(inputs + hidden)
+        self.gate = SqueezeExcitation(inputs + hidden)
         self.middle = nn.Linear(inputs + hidden, 2 * outputs)
         self.second = DepthwiseConv(2 * outputs)
         self.leave = nn.Linear(2 * outputs, outputs)
@@ -116,8 +129,8 @@ class DownsampleBlock(nn.Module):
         return F.hardswish(self.leave(y))
 
 
-def stage(number: int) -> nn.Sequential:
-    """The blocks at 1/8, 1/16 or 1/32: number 0, 1 or 2."""
+def make_stage(number: int) -> nn.Sequential:
+    """The untrained blocks at 1/8, 1/16 or 1/32, for number 0, 1 or 2."""
     inputs, channels, hidden = CHANNELS[number], CHANNELS[number + 1], HIDDEN[number]
     return nn.Sequential(
         DownsampleBlock(inputs, channels, DOWN_HIDDEN[number]),
@@ -126,22 +139,22 @@ def stage(number: int) -> nn.Sequential:
 
 
 class CompactDetectorStem(nn.Module):
-    """The stem and the stage at 1/8: x [B, 3, H, W] normalised → h [B, H/8, W/8, 96]."""
+    """The layers before the split, up to 1/8: x [B, 3, H, W], normalised → h [B, H/8, W/8, 96]."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.stage = Stem(CHANNELS[0]), stage(0)
+        self.stem, self.stage = Stem(CHANNELS[0]), make_stage(0)
 
     def forward(self, x: Tensor) -> Tensor:
         h: Tensor = self.stage(self.stem(x))
         return h
 
 
-def normalised(x: Tensor, mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION) -> Tensor:
-    """Pixels in 0..1, [B, 3, H, W] → as a detector takes them; the compact one, if nothing else is said."""
+def normalise(x: Tensor, mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION) -> Tensor:
+    """Normalise pixels in 0..1, [B, 3, H, W], for a detector; by default for the compact one."""
     return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(deviation)[:, None, None]
 
 
-def pixels_of(x: Tensor) -> Tensor:
-    """What was `normalised` for the compact detector, [B, 3, H, W] → in 0..1."""
+def denormalise(x: Tensor) -> Tensor:
+    """The inverse of `normalise` for the compact detector, [B, 3, H, W], clipped to 0..1."""
     return (x * x.new_tensor(DEVIATION)[:, None, None] + x.new_tensor(MEAN)[:, None, None]).clamp(0, 1)

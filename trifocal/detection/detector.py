@@ -1,12 +1,13 @@
-"""Detectors that can be fed in their middle: `front` makes of a picture what the base layer codes, `rest` finds the objects.
+"""Detectors that are split in two, so that a base layer can code the features in between.
 
-    picture ── resize ── x ── front ── h ─┬─ rest: pyramid ── proposals ── boxes, labels, scores
-                                          │
-                base layer ── bytes ── h_hat
+    image ── resize ── x ── front ── h ─┬─ rest: pyramid ── proposals ── boxes, labels, scores
+                                        │
+              base layer ── bytes ── h_hat
 
-Two of them: torchvision's Faster R-CNN (Ren et al. 2015) with ResNet-50 and a feature pyramid, cut after `layer1` (Shen et al.,
-"Dual-layer image codec", section III-B), with COCO weights that torchvision fetches; and a compact one of 3.4 M parameters in the same
-frame, whose first stage says box and class of each place, and whose second corrects both. h is channels-last, as every latent of the house.
+There are two. One is torchvision's Faster R-CNN (Ren et al. 2015) with ResNet-50 and FPN, split after
+`layer1` (Shen et al., "Dual-layer image codec", section III-B). The other is a compact detector of 3.4 M
+parameters. Its first stage predicts a box and class scores at each grid point, and its second stage refines
+them. h is channels-last, like all latents.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from torchvision.models import detection as tv
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork
 
-from trifocal.detection.backbone import CHANNELS, DEVIATION, MEAN, CompactDetectorStem, normalised, stage
+from trifocal.detection.backbone import CHANNELS, DEVIATION, MEAN, CompactDetectorStem, make_stage, normalise
 from trifocal.detection.input_size import COCO_IDS, compact_size, torchvision_size
 from trifocal.detection.proposals import CompactProposals
 from trifocal.detection.pyramid import Pyramid
-from trifocal.detection.roi_head import Correction, RegionHead
-from trifocal.detection.two_stage import Find, find_corrected, find_once, framed
+from trifocal.detection.roi_head import RefinementHead, RoiFeatures
+from trifocal.detection.two_stage import Predict, predict_compact, predict_torchvision, to_image_list
 from trifocal.weights import FOLDER, load_weights
 
-PYRAMID = 96  # channels of the compact detector's pyramid
+PYRAMID_CHANNELS = 96  # of the compact detector
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects in an image: boxes [N, 4] as x0 y0 x1 y1 in its pixels, COCO category ids [N], scores [N] in 0..1.
+    """Objects in an image: boxes [N, 4] as x0, y0, x1, y1 in its pixels, COCO category ids [N], scores [N] in 0..1.
 
     `trifocal.detect` also gives their N names.
     """
@@ -57,25 +58,25 @@ class Detections:
 
 
 class DetectorTail(nn.Module, ABC):
-    """What stands behind a split: h [B, H/s, W/s, C] → the pyramid by name, each [B, P, h, w]."""
+    """The backbone after the split and the pyramid: h [B, H/s, W/s, C] → levels by name, [B, P, h, w]."""
 
     @abstractmethod
     def stages(self, h: Tensor) -> list[Tensor]:
-        """What the pyramid is made of, each [B, h, w, C']; the first is h."""
+        """The inputs of the pyramid, [B, h, w, C'] each; the first is h."""
 
     @abstractmethod
     def levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The pyramid of these stages."""
+        """The levels of the pyramid from its inputs."""
 
     def forward(self, h: Tensor) -> dict[str, Tensor]:
         return self.levels(self.stages(h))
 
 
 class SplitBackbone(nn.Module):
-    """A backbone with a pyramid, in two halves.
+    """A backbone with a pyramid, split in two.
 
     Args:
-        front: x [B, 3, H, W], normalised → h [B, H/s, W/s, C].
+        front: x [B, 3, H, W], normalise → h [B, H/s, W/s, C].
         rest: h → the pyramid by name, each [B, P, h, w].
         channels: C. stride: s. out_channels: P.
     """
@@ -93,28 +94,29 @@ class SplitBackbone(nn.Module):
 
 
 class SplitDetector(nn.Module):
-    """A Faster R-CNN of torchvision's whose backbone is a `SplitBackbone`.
+    """A torchvision Faster R-CNN with a `SplitBackbone`.
 
     Args:
-        network: it.
-        categories: COCO's ids of the network's labels 1, 2, …
-        looked_at: a picture's width and height → those at which the detector looks at it; None for torchvision's own.
-        find: what makes boxes of the pyramid; torchvision's own two stages, unless another is named.
+        network: the Faster R-CNN.
+        categories: COCO ids of the network's labels 1, 2, …
+        input_size: width and height of an image → those of the input; by default torchvision's, by the
+            network's limits.
+        predict: the stages after the pyramid; by default torchvision's.
     """
 
     def __init__(
         self,
         network: tv.FasterRCNN,
         categories: Sequence[int],
-        looked_at: Callable[[int, int], tuple[int, int]] | None = None,
-        find: Find = find_once,
+        input_size: Callable[[int, int], tuple[int, int]] | None = None,
+        predict: Predict = predict_torchvision,
     ) -> None:
         super().__init__()
         self.network = network
-        self.find = find
+        self.predict = predict
         self.categories = tuple(categories)
         least, most = network.transform.min_size[-1], network.transform.max_size
-        self.looked_at = looked_at or partial(torchvision_size, least=least, most=most)
+        self.input_size = input_size or partial(torchvision_size, least=least, most=most)
 
     @property
     def backbone(self) -> SplitBackbone:
@@ -123,36 +125,36 @@ class SplitDetector(nn.Module):
         return backbone
 
     def front(self, x: Tensor) -> Tensor:
-        """x [B, 3, H, W] in 0..1 → h [B, H/s, W/s, C]; H and W are filled up as torchvision does it."""
+        """x [B, 3, H, W] in 0..1 → h [B, H/s, W/s, C]; H and W are zero-padded like torchvision's."""
         transform = self.network.transform
-        normal = normalised(x, transform.image_mean, transform.image_std)
+        normal = normalise(x, transform.image_mean, transform.image_std)
         step = transform.size_divisible
         h: Tensor = self.backbone.front(F.pad(normal, (0, -x.shape[3] % step, 0, -x.shape[2] % step)))
         return h
 
     def rest(self, h: Tensor, size: tuple[int, int]) -> list[Detections]:
-        """h [B, h, w, C] of pictures of that height and width → what is in them, in their pixels."""
-        found = self.find(self.network, self.framed(h, size), self.backbone.rest(h))
+        """h [B, h, w, C] of images of that height and width → their objects, in their pixels."""
+        outputs = self.predict(self.network, self.image_list(h, size), self.backbone.rest(h))
         ids = torch.tensor((0, *self.categories), device=h.device)
-        return [Detections(f["boxes"], ids[f["labels"]], f["scores"]) for f in found]
+        return [Detections(o["boxes"], ids[o["labels"]], o["scores"]) for o in outputs]
 
-    def framed(self, h: Tensor, size: tuple[int, int] | None = None) -> ImageList:
-        """The pictures that h is of, as torchvision's parts want them: their sizes alone."""
+    def image_list(self, h: Tensor, size: tuple[int, int] | None = None) -> ImageList:
+        """The images that belong to h, for torchvision's modules, which need only their sizes."""
         sides = (self.backbone.stride * side for side in h.shape[1:3])
-        return framed(h.new_zeros(1).expand(len(h), 3, *sides), size)
+        return to_image_list(h.new_zeros(1).expand(len(h), 3, *sides), size)
 
     def forward(self, x: Tensor) -> list[Detections]:
-        """x [B, 3, H, W] in 0..1 → what is in them: `rest` of `front`."""
+        """x [B, 3, H, W] in 0..1 → the objects in each image: `rest` of `front`."""
         return self.rest(self.front(x), (x.shape[2], x.shape[3]))
 
 
 class CompactDetectorTail(DetectorTail):
-    """The stages at 1/16 and 1/32, and the pyramid: h [B, H/8, W/8, 96] → {"0".."3"}, 1/8 to 1/64."""
+    """The stages at 1/16 and 1/32, and the pyramid: h [B, H/8, W/8, 96] → levels "0" to "3", 1/8 to 1/64."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.middle, self.last = stage(1), stage(2)
-        self.pyramid = Pyramid(CHANNELS[1:], PYRAMID)
+        self.middle, self.last = make_stage(1), make_stage(2)
+        self.pyramid = Pyramid(CHANNELS[1:], PYRAMID_CHANNELS)
 
     def stages(self, h: Tensor) -> list[Tensor]:
         middle = self.middle(h)
@@ -164,22 +166,22 @@ class CompactDetectorTail(DetectorTail):
 
 
 def compact_detector() -> SplitDetector:
-    """With untrained weights."""
-    backbone = SplitBackbone(CompactDetectorStem(), CompactDetectorTail(), CHANNELS[1], 8, PYRAMID)
+    """The compact detector with untrained weights."""
+    backbone = SplitBackbone(CompactDetectorStem(), CompactDetectorTail(), CHANNELS[1], 8, PYRAMID_CHANNELS)
     network = tv.FasterRCNN(
         backbone,
         image_mean=MEAN,
         image_std=DEVIATION,
-        box_head=RegionHead(PYRAMID),
-        box_predictor=Correction(len(COCO_IDS)),
+        box_head=RoiFeatures(PYRAMID_CHANNELS),
+        box_predictor=RefinementHead(len(COCO_IDS)),
         box_score_thresh=0.02,
     )
-    network.rpn = CompactProposals(PYRAMID, len(COCO_IDS))
-    return SplitDetector(network, COCO_IDS, compact_size, find_corrected)
+    network.rpn = CompactProposals(PYRAMID_CHANNELS, len(COCO_IDS))
+    return SplitDetector(network, COCO_IDS, compact_size, predict_compact)
 
 
 class ResNetDetectorStem(nn.Module):
-    """ResNet's stem and `layer1`: x → h [B, H/4, W/4, 256]."""
+    """The stem and `layer1` of a ResNet: x [B, 3, H, W], normalised → h [B, H/4, W/4, 256]."""
 
     def __init__(self, body: nn.ModuleDict) -> None:
         super().__init__()
@@ -191,7 +193,7 @@ class ResNetDetectorStem(nn.Module):
 
 
 class ResNetDetectorTail(DetectorTail):
-    """`layer2` to `layer4` and the pyramid."""
+    """`layer2` to `layer4` of a ResNet, and the pyramid: h [B, H/4, W/4, 256] → levels by name."""
 
     def __init__(self, body: nn.ModuleDict, pyramid: FeaturePyramidNetwork) -> None:
         super().__init__()
@@ -211,7 +213,7 @@ class ResNetDetectorTail(DetectorTail):
 
 
 def split_faster_rcnn(network: tv.FasterRCNN) -> SplitDetector:
-    """torchvision's Faster R-CNN with a ResNet and a pyramid, cut after `layer1`. The network is not copied: it is cut."""
+    """Split a torchvision Faster R-CNN with ResNet and FPN after `layer1`, in place."""
     body, pyramid = network.backbone.body, network.backbone.fpn
     backbone = SplitBackbone(
         ResNetDetectorStem(body), ResNetDetectorTail(body, pyramid), 256, 4, pyramid_channels(pyramid)
@@ -221,13 +223,17 @@ def split_faster_rcnn(network: tv.FasterRCNN) -> SplitDetector:
 
 
 def pyramid_channels(pyramid: FeaturePyramidNetwork) -> int:
+    """Channels of each level."""
     return int(pyramid.layer_blocks[0][0].out_channels)
 
 
 @lru_cache(maxsize=2)
 @torch.inference_mode(False)
 def load_detector(device: str = "cpu") -> SplitDetector:
-    """The compact detector with its trained weights, frozen. Raises WeightsError if they are missing or damaged."""
+    """The frozen compact detector with its trained weights.
+
+    Raises WeightsError if they are missing or damaged.
+    """
     detector = compact_detector()
     load_weights(detector, FOLDER / "detector.safetensors")
     return detector.to(device).eval().requires_grad_(False)

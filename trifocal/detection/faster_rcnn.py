@@ -1,5 +1,7 @@
-"""torchvision's Faster R-CNN with ResNet-50 and a feature pyramid (41.8 M parameters), as `dual-layer` uses it: its teacher and,
-behind the base layer, its reader."""
+"""torchvision's Faster R-CNN with ResNet-50 and FPN, the detector of `dual-layer`.
+
+It has 41.8 M parameters. It is the teacher of the base layer, and reads its decoded features.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +16,23 @@ from trifocal.errors import WeightsError
 __all__ = ["CHANNELS", "STRIDE", "load_faster_rcnn"]
 
 CHANNELS, STRIDE = 256, 4  # of h, the output of `layer1`
-LEAST_SCORE = 0.02  # torchvision's own is 0.05
+MIN_SCORE = 0.02  # torchvision's default is 0.05
 
 
 @lru_cache(maxsize=2)
 @torch.inference_mode(False)
 def load_faster_rcnn(device: str = "cpu") -> SplitDetector:
-    """The network with its COCO weights, frozen, cut after `layer1`; torchvision fetches the weights where they are not here.
+    """The frozen network with its COCO weights, which torchvision downloads, split after `layer1`.
 
     Raises:
-        WeightsError: if they are neither here nor to be had.
+        WeightsError: if the weights are neither cached nor can be downloaded.
     """
     weights = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
     try:
-        network = fasterrcnn_resnet50_fpn(weights=weights, progress=False, box_score_thresh=LEAST_SCORE)
-    except OSError as error:  # urllib's URLError is one
+        network = fasterrcnn_resnet50_fpn(weights=weights, progress=False, box_score_thresh=MIN_SCORE)
+    except OSError as error:  # includes urllib's URLError
         raise WeightsError(
-            "The weights of torchvision's fasterrcnn_resnet50_fpn are not on this machine and could not be fetched; "
-            "run it once where there is a network, and copy torch's cache here."
+            "The weights of torchvision's fasterrcnn_resnet50_fpn are not cached and cannot be downloaded; "
+            "run this once on a machine with network access, and copy torch's cache from there."
         ) from error
     return split_faster_rcnn(network).to(device).eval().requires_grad_(False)

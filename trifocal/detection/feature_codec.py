@@ -1,11 +1,12 @@
-"""Between a picture and a detector's middle: the transforms of a base layer.
+"""The transforms of a base layer: image → latent → detector features → base preview.
 
-    x ── BaseAnalysis ── y_obj  ⇄ bytes ⇄  y_obj_hat ── BaseSynthesis ── h_hat ── Extractor ── the first picture
+    x ── BaseAnalysis ── y_obj  ⇄ bytes ⇄  y_obj_hat ── BaseSynthesis ── h_hat ── PreviewSynthesis ── base
+    preview
 
-Shen et al., "Dual-layer image codec with text guidance" (section III-B) say what the parts do and leave their sizes open. The
-large ones are plain convolutions; the compact ones are the trunk's blocks, and their analysis begins as the detector does, which
-has seen what is in the picture before anything must be thrown away. It has those stages as its own: nobody needs the detector for
-them, and what stands behind the split may go on learning while base layers and their files stay as they are.
+Shen et al., "Dual-layer image codec with text guidance", section III-B, describe these parts without their
+sizes. Here the large transforms are plain convolutions. The compact ones use the blocks of the compact codec,
+and their analysis starts with a copy of the detector's first stages. Because it is a copy, the detector's
+layers after the split can be fine-tuned without invalidating base layers or existing files.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.detection.backbone import CHANNELS, CompactDetectorStem, normalised, stage
+from trifocal.detection.backbone import CHANNELS, CompactDetectorStem, make_stage, normalise
 from trifocal.detection.input_size import STEP
 from trifocal.layers import Block, Conv, Deconv, DepthToSpace, space_to_depth
 
@@ -27,12 +28,12 @@ __all__ = [
     "BaseSynthesis",
     "CompactBaseAnalysis",
     "CompactBaseSynthesis",
-    "Extractor",
-    "padded",
-    "trimmed",
+    "PreviewSynthesis",
+    "crop_features",
+    "pad_image",
 ]
 
-PADDING = 64  # pixels: four latents to a hyper-latent
+PADDING = 64  # pixels; one hyper-latent
 
 
 class CompactBaseAnalysis(nn.Module):
@@ -41,7 +42,7 @@ class CompactBaseAnalysis(nn.Module):
         x ── front ─┬─ h at 1/8 ── space to depth 2 ── norm ── linear ── + ── Block × N ── linear ── y_obj
                     └─ middle, at 1/16 ───────────── norm ── linear ────┘
 
-    `front` is the detector's, and is not trained; `middle` begins as the detector's.
+    `front` is a frozen copy of the detector's; `middle` is initialised from the detector's.
 
     Args:
         channels: width of the blocks.
@@ -53,19 +54,19 @@ class CompactBaseAnalysis(nn.Module):
         super().__init__()
         _, fine, deep, _ = CHANNELS
         self.front = CompactDetectorStem().requires_grad_(False)
-        self.middle = stage(1)
+        self.middle = make_stage(1)
         self.fine = nn.Sequential(nn.LayerNorm(4 * fine), nn.Linear(4 * fine, channels))
         self.deep = nn.Sequential(nn.LayerNorm(deep), nn.Linear(deep, channels))
         self.blocks = nn.Sequential(*[Block(channels) for _ in range(blocks)])
         self.head = nn.Linear(channels, latent_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.front(normalised(x))
+        h = self.front(normalise(x))
         y: Tensor = self.head(self.blocks(self.fine(space_to_depth(h, 2)) + self.deep(self.middle(h))))
         return y
 
-    def begin_like(self, detector: SplitDetector, front_only: bool = False) -> None:
-        """Takes over the compact detector's first stages, or its front where `middle` has learned already."""
+    def init_from_detector(self, detector: SplitDetector, front_only: bool = False) -> None:
+        """Copy the compact detector's first stages, or its front only, if `middle` is already trained."""
         self.front.load_state_dict(detector.backbone.front.state_dict())
         if not front_only:
             self.middle.load_state_dict(detector.backbone.rest.get_submodule("middle").state_dict())
@@ -75,7 +76,10 @@ class CompactBaseSynthesis(nn.Module):
     """y_obj_hat [B, h, w, M] → h_hat [B, 2·h, 2·w, C]: blocks at 1/16, then at 1/8.
 
     Args:
-        latent_channels: M. channels: width of the blocks at 1/16. fine: C. blocks: how many at each.
+        latent_channels: M.
+        channels: width of the blocks at 1/16.
+        fine: C, and width of the blocks at 1/8.
+        blocks: number of blocks at each resolution.
     """
 
     def __init__(self, latent_channels: int, channels: int, fine: int, blocks: int) -> None:
@@ -95,7 +99,10 @@ class CompactBaseSynthesis(nn.Module):
 
 
 class BaseAnalysis(nn.Module):
-    """x [B, 3, H, W] in 0..1 → y_obj [B, H/16, W/16, M]: four convolutions of stride 2 (Ballé et al. 2018, with ReLU)."""
+    """x [B, 3, H, W] in 0..1 → y_obj [B, H/16, W/16, M].
+
+    Four convolutions of stride 2, as in Ballé et al. 2018, but with ReLU.
+    """
 
     def __init__(self, channels: int, latent_channels: int) -> None:
         super().__init__()
@@ -115,7 +122,7 @@ class BaseAnalysis(nn.Module):
 
 
 class BaseSynthesis(nn.Module):
-    """y_obj_hat [B, h, w, M] → h_hat at 1/4, [B, 4·h, 4·w, C]: two transposed convolutions of stride 2, and one of 3×3."""
+    """y_obj_hat [B, h, w, M] → h_hat [B, 4·h, 4·w, C]: two transposed convolutions, and a 3×3 convolution."""
 
     def __init__(self, latent_channels: int, channels: int, outputs: int) -> None:
         super().__init__()
@@ -132,11 +139,14 @@ class BaseSynthesis(nn.Module):
         return h_hat
 
 
-class Extractor(nn.Module):
-    """h_hat [B, H/s, W/s, C] → the first picture, [B, 3, H, W], about 0..1.
+class PreviewSynthesis(nn.Module):
+    """h_hat [B, H/s, W/s, C] → base preview [B, 3, H, W], about 0..1, not clipped.
 
     Args:
-        inputs: C. stride: s. channels: width of the blocks. blocks: how many, at 1/s.
+        inputs: C.
+        stride: s.
+        channels: width of the blocks.
+        blocks: number of blocks, at 1/s.
     """
 
     def __init__(self, inputs: int, stride: int, channels: int, blocks: int) -> None:
@@ -154,12 +164,12 @@ class Extractor(nn.Module):
         return x.permute(0, 3, 1, 2) + 0.5
 
 
-def padded(x: Tensor) -> Tensor:
-    """With the last row and column repeated up to multiples of PADDING."""
+def pad_image(x: Tensor) -> Tensor:
+    """Repeat the last row and column of [B, 3, H, W] up to multiples of PADDING."""
     return F.pad(x, (0, -x.shape[3] % PADDING, 0, -x.shape[2] % PADDING), mode="replicate")
 
 
-def trimmed(h: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Features [B, h, w, C] of padded pictures of that height and width, without the padding, but for whole STEPs."""
+def crop_features(h: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Crop features [B, h, w, C] to images of that height and width, rounded up to multiples of STEP."""
     rows, columns = (-(-side // STEP) * STEP // stride for side in size)
     return h[:, :rows, :columns]

@@ -1,7 +1,7 @@
-"""The image tower: a small network that knows what is where, trained here with the compact text tower.
+"""The compact image encoder, trained together with the compact text encoder.
 
-Losses compare its features, words are looked for in them, and pictures are found by captions through them. Its recipe is
-`trifocal/training/image_text_model.py`; `trifocal/weights/towers.json` says what it was trained on and what it is worth.
+Its features serve perceptual losses, the grounding of text, and retrieval by captions.
+`trifocal/training/image_text_model.py` has the training; `trifocal/weights/towers.json` records its data and results.
 """
 
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from trifocal.weights import FOLDER, load_part
 
 EMBEDDING = 256
 STRIDE = 16
-SIDE = 208  # pixels of the squares that it was trained on: parts of pictures, and whole ones
-MEAN, DEVIATION = 0.45, 0.27  # of photographs' values in 0..1, roughly
+SIDE = 208  # pixels of the training images: crops, and whole images, resized to squares
+MEAN, DEVIATION = 0.45, 0.27  # of the values of photographs in 0..1, approximately
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the tower says of B pictures.
+    """Features of B images.
 
     Attributes:
-        stages: features at 1/4, 1/8 and 1/16 of the picture's sides, each [B, h, w, C].
-        places: the last of them in the space of the words, [B, H/16, W/16, D], of length 1.
-        pooled: the whole picture in that space, [B, D], of length 1.
+        stages: features at 1/4, 1/8 and 1/16 of the image's sides, [B, h, w, C] each.
+        places: local embeddings in the space of the text encoder, [B, H/16, W/16, D], L2-normalised.
+        pooled: the embedding of the whole image in that space, [B, D], L2-normalised.
     """
 
     stages: tuple[Tensor, ...]
@@ -35,8 +35,11 @@ class ImageFeatures:
     pooled: Tensor
 
 
-class Wide(nn.Module):
-    """x + project(gelu(expand(norm(depthwise 7×7)))), channels-last (Liu et al., "A ConvNet for the 2020s", 2022)."""
+class ConvNextBlock(nn.Module):
+    """A ConvNeXt block (Liu et al., "A ConvNet for the 2020s", 2022): [B, H, W, C] → same.
+
+    x + project(gelu(expand(norm(depthwise 7×7(x)))))
+    """
 
     def __init__(self, channels: int, expansion: int) -> None:
         super().__init__()
@@ -55,8 +58,8 @@ class ImageEncoder(nn.Module):
 
     Args:
         widths: channels at 1/4, 1/8 and 1/16.
-        depths: blocks at each.
-        expansion: of the blocks.
+        depths: number of blocks at each resolution.
+        expansion: ratio of hidden to outer channels of a block.
         embedding: D.
     """
 
@@ -79,7 +82,7 @@ class ImageEncoder(nn.Module):
             ]
         )
         self.blocks = nn.ModuleList(
-            [nn.Sequential(*[Wide(w, expansion) for _ in range(d)]) for w, d in zip(widths, depths)]
+            [nn.Sequential(*[ConvNextBlock(w, expansion) for _ in range(d)]) for w, d in zip(widths, depths)]
         )
         self.norm = nn.LayerNorm(widths[-1])
         self.place = nn.Linear(widths[-1], embedding)
@@ -87,7 +90,7 @@ class ImageEncoder(nn.Module):
         self.whole = nn.Linear(4 * widths[-1], embedding)
 
     def forward(self, x: Tensor) -> ImageFeatures:
-        """H and W are filled up to multiples of 16 with the last row and column."""
+        """x [B, 3, H, W] in 0..1; its last row and column are repeated up to multiples of 16."""
         x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE), mode="replicate")
         y = (x.permute(0, 2, 3, 1) - MEAN) / DEVIATION
         stages = []
@@ -102,7 +105,7 @@ class ImageEncoder(nn.Module):
         )
 
     def _pool(self, y: Tensor) -> Tensor:
-        """[B, h, w, C] → [B, 4·C]: four weighted means over the places, with weights that they give themselves."""
+        """Attention pooling with four heads: [B, h, w, C] → [B, 4·C]."""
         places = y.flatten(1, 2)
         weights = self.attention(places).softmax(dim=1)
         return torch.einsum("bpc,bpk->bkc", places, weights).flatten(1)
@@ -110,7 +113,7 @@ class ImageEncoder(nn.Module):
 
 @lru_cache(maxsize=2)
 def load_image_encoder(device: str = "cpu") -> ImageEncoder:
-    """The tower with its trained weights, frozen. Raises WeightsError if they are missing or damaged."""
-    tower = ImageEncoder()
-    tower.load_state_dict(load_part(FOLDER / "towers.safetensors", "image."))
-    return tower.to(device).eval().requires_grad_(False)
+    """The frozen encoder with its trained weights. Raises WeightsError if they are missing or damaged."""
+    encoder = ImageEncoder()
+    encoder.load_state_dict(load_part(FOLDER / "towers.safetensors", "image."))
+    return encoder.to(device).eval().requires_grad_(False)

@@ -1,25 +1,31 @@
-"""At which size detectors look at a picture, and which things they name: no network is needed to know it."""
+"""The input size of each detector, and COCO's class ids; no network is loaded."""
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["AREA", "COCO_IDS", "STEP", "compact_size", "torchvision_size"]
+__all__ = ["COCO_IDS", "MAX_AREA", "STEP", "compact_size", "torchvision_size"]
 
 COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
-AREA = 416 * 416  # pixels to which a larger picture is shrunk for the compact detector: its teacher's
-STEP = 32  # pixels: detectors look at whole multiples of it
+MAX_AREA = 416 * 416  # pixels of the compact detector's input, as for its teacher
+STEP = 32  # pixels; the sides of an input are multiples of it
 
 
-def compact_size(width: int, height: int, area: int = AREA) -> tuple[int, int]:
-    """The width and height at which the compact detector, and so its base layer, looks at a picture of that size."""
+def compact_size(width: int, height: int, area: int = MAX_AREA) -> tuple[int, int]:
+    """The input width and height of the compact detector and its base layer, for an image of that size."""
     scale = min(1.0, math.sqrt(area / (width * height)))
-    most = area // STEP // STEP  # a strip as long as this, one step wide, has the area
+    most = area // STEP // STEP  # the number of steps of the longest allowed strip, which is one step wide
     wide, high = (STEP * min(most, max(1, round(side * scale / STEP))) for side in (width, height))
     return wide, high
 
 
 def torchvision_size(width: int, height: int, least: int = 800, most: int = 1333) -> tuple[int, int]:
-    """The same for torchvision's detectors: `least` is for the shorter side and `most` for the longer, in pixels."""
+    """The input width and height of torchvision's detectors.
+
+    Args:
+        width, height: of the image, in pixels.
+        least: of the shorter side of the input, unless the longer side would exceed `most`.
+        most: of the longer side of the input.
+    """
     scale = min(least / min(width, height), most / max(width, height))
     return max(1, int(width * scale)), max(1, int(height * scale))

@@ -1,26 +1,27 @@
-"""The compact detector's second stage: it looks at the regions that the first one proposes, and corrects what that said of them.
+"""The second stage of the compact detector, which refines proposals.
 
     pyramid ── RoIAlign ── 7×7 ── linear ── linear ── a ─┐
-    first stage: probabilities, box, place ──────────────┴─ linear ─┬─ what is added to the scores, logits
+    first stage: probabilities, box, grid point ─────────┴─ linear ─┬─ added to the class logits
                                                                     └─ offsets of the box
 
-The second stage of Ren et al. 2015 (section 3.2, with RoIAlign: He et al. 2017), but that it begins with what the first has said,
-as cascades do (Cai and Vasconcelos 2018), and untrained adds nothing to that.
+The second stage of Faster R-CNN (Ren et al. 2015, section 3.2) with RoIAlign (He et al. 2017). As in cascades
+(Cai and Vasconcelos 2018), it also gets the predictions of the first stage. Before training it does not
+change them.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Correction", "RegionHead"]
+__all__ = ["RefinementHead", "RoiFeatures", "box_geometry"]
 
-SIDE = 7  # of a region, in places: as torchvision's Faster R-CNN cuts them out
+SIDE = 7  # of the RoIAlign output, as in torchvision's Faster R-CNN
 NARROW, HIDDEN = 48, 256
-GEOMETRY = 5  # what `geometry` says
+GEOMETRY = 5  # number of values of `box_geometry`
 
 
-class RegionHead(nn.Module):
-    """Regions of the pyramid, [N, channels, SIDE, SIDE] → [N, HIDDEN]."""
+class RoiFeatures(nn.Module):
+    """RoIAlign output of the pyramid, [N, channels, SIDE, SIDE] → [N, HIDDEN]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -32,8 +33,12 @@ class RegionHead(nn.Module):
         return F.hardswish(self.whole(narrow.flatten(1)))
 
 
-class Correction(nn.Module):
-    """What is added to scores of `classes` and offsets of boxes, of N regions."""
+class RefinementHead(nn.Module):
+    """Changes of the class logits and box offsets of N proposals.
+
+    Args:
+        classes: K.
+    """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -43,24 +48,27 @@ class Correction(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor, scores: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, scores: Tensor, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """
         Args:
-            x: what `RegionHead` sees in them, [N, HIDDEN].
-            scores: the first stage's, logits [N, classes]. boxes: its own, [N, 4]. places: where it said so, [N, 3], as in `Dense`.
+            x: output of `RoiFeatures`, [N, HIDDEN].
+            scores: class logits of the first stage, [N, K].
+            boxes: of the first stage, [N, 4].
+            points: their grid points, [N, 3], as in `DensePredictions`.
 
         Returns:
-            [N, classes] and [N, 4], in the units of the network's box coder.
+            Values to add to the logits, [N, K], and offsets of the boxes, [N, 4], for the network's box
+            coder.
         """
-        sure = (F.logsigmoid(scores) / 2).exp()  # the root of how likely it is
-        known = torch.cat([sure, geometry(boxes, places)], 1)
+        root_probability = (F.logsigmoid(scores) / 2).exp()
+        known = torch.cat([root_probability, box_geometry(boxes, points)], 1)
         y = F.hardswish(self.join(torch.cat([x, known.to(x)], 1)))
-        return self.scores(y).float(), self.offsets(y).float()  # boxes need their digits
+        return self.scores(y).float(), self.offsets(y).float()  # box coordinates need 32 bits
 
 
-def geometry(boxes: Tensor, places: Tensor) -> Tensor:
-    """Width and height in strides, how far the place is from the box's middle in the box's sides, and the stride: all about 1 at most, [N, 5]."""
+def box_geometry(boxes: Tensor, points: Tensor) -> Tensor:
+    """Log width and height in strides, grid point relative to the box, log stride; [N, 5], about -1..1."""
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1.0)
     middle = (boxes[:, 2:] + boxes[:, :2]) / 2
-    stride = places[:, 2:]
-    return torch.cat([(sides / stride).log() / 2, (places[:, :2] - middle) / sides, stride.log2() / 2 - 2], 1)
+    stride = points[:, 2:]
+    return torch.cat([(sides / stride).log() / 2, (points[:, :2] - middle) / sides, stride.log2() / 2 - 2], 1)

@@ -1,7 +1,10 @@
-"""How boxes are made of a pyramid: by the two stages of torchvision's Faster R-CNN, with what it does not tell, or by the compact
-detector's, whose first says boxes and classes of places already, and whose second corrects them.
+"""Both detection stages after the pyramid, for torchvision's and the compact detector.
 
-pyramid ── proposals, objectness ── regions ── boxes, classes ── the best
+pyramid ── first stage: proposals ── second stage: classes and boxes ── non-maximum suppression
+
+The compact detector's first stage also predicts classes, and its second stage refines its predictions. For
+torchvision's network,
+these functions also return the intermediate outputs that its own methods hide.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,37 +17,37 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from trifocal.detection.proposals import CompactProposals, Dense
+from trifocal.detection.proposals import CompactProposals, DensePredictions
 
-SMALLEST = 0.01  # pixels
+MIN_SIDE = 0.01  # pixels
 
-Found = list[dict[str, Tensor]]
-"""For each picture boxes [N, 4], labels [N] and scores [N], the best first, as torchvision has them."""
-Find = Callable[[FasterRCNN, ImageList, dict[str, Tensor]], Found]
+TorchvisionOutput = list[dict[str, Tensor]]
+"""For each image "boxes" [N, 4], "labels" [N] and "scores" [N], sorted by score, as in torchvision."""
+Predict = Callable[[FasterRCNN, ImageList, dict[str, Tensor]], TorchvisionOutput]
 
 
 @dataclass(frozen=True)
-class Proposed:
-    """What a first stage says of B pictures.
+class Proposals:
+    """The output of the first stage for B images.
 
     Attributes:
-        objectness: of each anchor or place, logits, [B, A].
-        chosen: of each picture the boxes that are looked at further, the surest first, [N, 4], without a gradient.
-        dense: all that it says, where it is the compact one's.
-        places: then, where in `dense` the chosen boxes are, [N].
+        objectness: logits of all anchors or grid points, [B, A].
+        chosen: the proposed boxes of each image by descending objectness, [N, 4], without gradient.
+        dense: all predictions of the compact detector's first stage.
+        indices: of the proposed boxes in `dense`, [N] for each image.
     """
 
     objectness: Tensor
     chosen: list[Tensor]
-    dense: Dense | None = None
-    places: Sequence[Tensor] = ()
+    dense: DensePredictions | None = None
+    indices: Sequence[Tensor] = ()
 
 
-def propose(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Proposed:
-    """What the first stage does, torchvision's or the compact one's, with what torchvision's does not tell."""
+def propose(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Proposals:
+    """Run the first stage of either detector."""
     rpn = network.rpn
     if isinstance(rpn, CompactProposals):
-        return proposed_by(rpn(pyramid), images)
+        return select_proposals(rpn(pyramid), images)
     features = list(pyramid.values())
     logits, offsets = rpn.head(features)
     anchors = rpn.anchor_generator(images, features)
@@ -52,94 +55,112 @@ def propose(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) 
     flat_logits, flat_offsets = concat_box_prediction_layers(logits, offsets)
     moved = rpn.box_coder.decode(flat_offsets.detach(), anchors).reshape(len(anchors), -1, 4)
     chosen, _ = rpn.filter_proposals(moved, flat_logits.detach(), images.image_sizes, counts)
-    return Proposed(flat_logits.reshape(len(anchors), -1), chosen)
+    return Proposals(flat_logits.reshape(len(anchors), -1), chosen)
 
 
-def proposed_by(dense: Dense, images: ImageList) -> Proposed:
-    """What the compact one's first stage proposes where it says that."""
-    places = [dense.chosen(number, size) for number, size in enumerate(images.image_sizes)]
+def select_proposals(dense: DensePredictions, images: ImageList) -> Proposals:
+    """The proposals from the dense predictions of the compact detector's first stage."""
+    indices = [dense.select(number, size) for number, size in enumerate(images.image_sizes)]
     boxes = [
         clip_boxes_to_image(own[where].detach(), size)
-        for own, where, size in zip(dense.boxes, places, images.image_sizes)
+        for own, where, size in zip(dense.boxes, indices, images.image_sizes)
     ]
-    return Proposed(dense.objectness, boxes, dense, places)
+    return Proposals(dense.objectness, boxes, dense, indices)
 
 
-def objectness_of(network: FasterRCNN, pyramid: dict[str, Tensor]) -> tuple[Tensor, Dense | None]:
-    """What the first stage says before anything is chosen: `Proposed.objectness` and `.dense`."""
+def first_stage_objectness(
+    network: FasterRCNN, pyramid: dict[str, Tensor]
+) -> tuple[Tensor, DensePredictions | None]:
+    """`Proposals.objectness` and `.dense`, without a selection."""
     if isinstance(network.rpn, CompactProposals):
-        dense: Dense = network.rpn(pyramid)
+        dense: DensePredictions = network.rpn(pyramid)
         return dense.objectness, dense
     logits, _ = concat_box_prediction_layers(*network.rpn.head(list(pyramid.values())))
     return logits.reshape(len(next(iter(pyramid.values()))), -1), None
 
 
-def pooled(
-    network: FasterRCNN, pyramid: dict[str, Tensor], proposals: list[Tensor], images: ImageList
+def roi_features(
+    network: FasterRCNN, pyramid: dict[str, Tensor], boxes: list[Tensor], images: ImageList
 ) -> Tensor:
-    """What the second stage sees of all proposals of all pictures."""
+    """The features of all boxes of all images, by RoIAlign and the network's box head."""
     heads = network.roi_heads
-    seen: Tensor = heads.box_head(heads.box_roi_pool(pyramid, proposals, images.image_sizes))
-    return seen
+    features: Tensor = heads.box_head(heads.box_roi_pool(pyramid, boxes, images.image_sizes))
+    return features
 
 
-def corrected(
-    network: FasterRCNN, pyramid: dict[str, Tensor], proposed: Proposed, images: ImageList
+def refine_proposals(
+    network: FasterRCNN, pyramid: dict[str, Tensor], proposals: Proposals, images: ImageList
 ) -> tuple[Tensor, Tensor]:
-    """What the compact detector says in the end of all that its first stage has chosen: that stage's scores and boxes at those places,
-    and what its second stage, which looks at the regions, adds to them. Logits [N, K] and boxes [N, 4]."""
-    assert proposed.dense is not None
-    scores, boxes, where = proposed.dense.at(proposed.places)
-    seen = pooled(network, pyramid, proposed.chosen, images)
-    more, offsets = network.roi_heads.box_predictor(seen, scores, boxes, where)
+    """Final class logits [N, K] and boxes [N, 4] of the compact detector's proposals.
+
+    They are the predictions of the first stage plus the corrections of the second stage.
+    """
+    assert proposals.dense is not None
+    scores, boxes, points = proposals.dense.gather(proposals.indices)
+    features = roi_features(network, pyramid, proposals.chosen, images)
+    more, offsets = network.roi_heads.box_predictor(features, scores, boxes, points)
     return scores + more, network.roi_heads.box_coder.decode_single(offsets, boxes)
 
 
-def judged(
-    network: FasterRCNN, pyramid: dict[str, Tensor], proposed: Proposed, images: ImageList
+def second_stage_outputs(
+    network: FasterRCNN, pyramid: dict[str, Tensor], proposals: Proposals, images: ImageList
 ) -> tuple[Tensor, Tensor]:
-    """What the detector says in the end of all that its first stage has chosen: scores of the classes, logits, and offsets of the boxes
-    from the chosen ones."""
-    if proposed.dense is None:
-        said: tuple[Tensor, Tensor] = network.roi_heads.box_predictor(
-            pooled(network, pyramid, proposed.chosen, images)
+    """Class logits and box offsets of all proposals, for either detector, in torchvision's layout.
+
+    Returns:
+        Logits, [N, K] for the compact detector and [N, K + 1] with a background class for torchvision's; and
+        offsets from the proposed boxes, [N, 4·(K + 1)].
+    """
+    if proposals.dense is None:
+        outputs: tuple[Tensor, Tensor] = network.roi_heads.box_predictor(
+            roi_features(network, pyramid, proposals.chosen, images)
         )
-        return said
-    scores, boxes = corrected(network, pyramid, proposed, images)
-    offsets = network.roi_heads.box_coder.encode_single(boxes, torch.cat(proposed.chosen))
+        return outputs
+    scores, boxes = refine_proposals(network, pyramid, proposals, images)
+    offsets = network.roi_heads.box_coder.encode_single(boxes, torch.cat(proposals.chosen))
     return scores, offsets.repeat(1, scores.shape[1] + 1)
 
 
-def framed(x: Tensor, size: tuple[int, int] | None = None) -> ImageList:
-    """x [B, 3, H, W] as torchvision's parts want it; `size` is the height and width that is not padding."""
+def to_image_list(x: Tensor, size: tuple[int, int] | None = None) -> ImageList:
+    """x [B, 3, H, W] for torchvision's modules; `size` is the height and width without padding."""
     return ImageList(x, [size or (x.shape[2], x.shape[3])] * len(x))
 
 
-def find_once(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Found:
-    """As torchvision does it."""
+def predict_torchvision(
+    network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]
+) -> TorchvisionOutput:
+    """Both stages of torchvision's Faster R-CNN."""
     proposals, _ = network.rpn(images, pyramid)
-    found: Found
-    found, _ = network.roi_heads(pyramid, proposals, images.image_sizes)
-    return found
+    output: TorchvisionOutput
+    output, _ = network.roi_heads(pyramid, proposals, images.image_sizes)
+    return output
 
 
-def find_corrected(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> Found:
-    """As the compact detector does it: classes are not exclusive, and none of them is the background."""
-    proposed = propose(network, images, pyramid)
-    scores, boxes = corrected(network, pyramid, proposed, images)
-    counts = [len(where) for where in proposed.places]
+def predict_compact(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> TorchvisionOutput:
+    """Both stages of the compact detector: classes are independent, and there is no background class."""
+    proposals = propose(network, images, pyramid)
+    scores, boxes = refine_proposals(network, pyramid, proposals, images)
+    counts = [len(own) for own in proposals.indices]
     return [
-        best(network, clip_boxes_to_image(own, size), sure)
-        for own, sure, size in zip(boxes.split(counts), scores.sigmoid().split(counts), images.image_sizes)
+        filter_detections(network, clip_boxes_to_image(own, size), probabilities)
+        for own, probabilities, size in zip(
+            boxes.split(counts), scores.sigmoid().split(counts), images.image_sizes
+        )
     ]
 
 
-def best(network: FasterRCNN, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
-    """boxes [P, 4] and a score of each for each class, [P, K] → what is left by the network's limits and suppression."""
+def filter_detections(network: FasterRCNN, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
+    """Apply the network's score threshold, non-maximum suppression and maximum number of detections.
+
+    Args:
+        network: its `roi_heads` have the limits.
+        boxes: of P proposals, [P, 4].
+        scores: of each class, [P, K].
+    """
     heads = network.roi_heads
     place, label = torch.nonzero(scores > heads.score_thresh, as_tuple=True)
     boxes, scores = boxes[place], scores[place, label]
-    large = remove_small_boxes(boxes, SMALLEST)
+    large = remove_small_boxes(boxes, MIN_SIDE)
     boxes, scores, label = boxes[large], scores[large], label[large]
     kept = batched_nms(boxes, scores, label, heads.nms_thresh)[: heads.detections_per_img]
     return {"boxes": boxes[kept], "labels": label[kept] + 1, "scores": scores[kept]}

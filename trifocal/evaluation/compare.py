@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trifocal.container import Bitstream, describe
-from trifocal.container.text import tidy
+from trifocal.container.text import normalise_text
 from trifocal.data.coco import read_captions
 from trifocal.errors import OptionError, PictureError, TrifocalError
 from trifocal.evaluation.codecs.candidates import (
@@ -293,7 +293,7 @@ def peak(name: str, data: Path, row: Row, wording: TextKinds, models: Models) ->
         return peak_of(name, path_of(data, row.picture), 50, None, models)
     try:
         words = wording.text(kind, row.picture)
-        text = None if words is None else tidy(words)
+        text = None if words is None else normalise_text(words)
     except OptionError:
         return None
     return peak_of(plain, path_of(data, row.picture), 50, text, models)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torchvision.ops import box_iou, remove_small_boxes
 
 from trifocal.detection.detector import SplitDetector
-from trifocal.detection.feature_codec import padded, trimmed
-from trifocal.detection.two_stage import framed, judged, objectness_of, propose
+from trifocal.detection.feature_codec import crop_features, pad_image
+from trifocal.detection.two_stage import first_stage_objectness, propose, second_stage_outputs, to_image_list
 from trifocal.losses.detection import Target, anchor_errors, excess_cross_entropy
 from trifocal.losses.rate_distortion import quality_lambda
 
@@ -62,18 +62,20 @@ class DetectorReference:
 
     def __init__(self, detector: SplitDetector, x: Tensor) -> None:
         self.x, self.network, self.rest = x, detector.network, detector.backbone.rest
-        self.images = framed(x)
+        self.images = to_image_list(x)
         with torch.no_grad():
-            h = detector.front(padded(x))
-            self.stages = self.rest.stages(trimmed(h, detector.backbone.stride, (x.shape[2], x.shape[3])))
+            h = detector.front(pad_image(x))
+            self.stages = self.rest.stages(
+                crop_features(h, detector.backbone.stride, (x.shape[2], x.shape[3]))
+            )
             self.pyramid = self.rest.levels(self.stages)
             proposed = propose(self.network, self.images, self.pyramid)
             kept = [remove_small_boxes(own, LEAST_SIDE)[:PROPOSALS] for own in proposed.chosen]
             chosen, places = (
-                [p[k] for p, k in zip(part, kept)] for part in (proposed.chosen, proposed.places)
+                [p[k] for p, k in zip(part, kept)] for part in (proposed.chosen, proposed.indices)
             )
-            self.proposed = replace(proposed, chosen=chosen, places=places)
-            self.scores, _ = judged(self.network, self.pyramid, self.proposed, self.images)
+            self.proposed = replace(proposed, chosen=chosen, indices=places)
+            self.scores, _ = second_stage_outputs(self.network, self.pyramid, self.proposed, self.images)
 
     def terms(
         self, h_hat: Tensor, first: Tensor, targets: Sequence[Target] | None = None
@@ -89,8 +91,10 @@ class DetectorReference:
         """
         stages = self.rest.stages(h_hat)
         pyramid = self.rest.levels(stages)
-        objectness, dense = objectness_of(self.network, pyramid)
-        scores, moved = judged(self.network, pyramid, replace(self.proposed, dense=dense), self.images)
+        objectness, dense = first_stage_objectness(self.network, pyramid)
+        scores, moved = second_stage_outputs(
+            self.network, pyramid, replace(self.proposed, dense=dense), self.images
+        )
         counts = [len(boxes) for boxes in self.proposed.chosen]
         divergence = class_divergence(scores, self.scores, each=dense is not None)
         stage_errors = [relative_error(*pair) for pair in zip(stages, self.stages)]

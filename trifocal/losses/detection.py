@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_area, box_iou, generalized_box_iou_loss
 
-from trifocal.detection.proposals import BINS, Dense
+from trifocal.detection.proposals import BINS, DensePredictions
 
 TEACHER_SHARE = 0.5  # of the target of a class score, in images with boxes
 ANCHORS, IOU_POWER = 10, 6.0  # anchors per object; TOOD's alignment metric is score · IoU^IOU_POWER
@@ -58,7 +58,7 @@ class Target:
 
 
 def detection_losses(
-    first: Dense, targets: Sequence[Target], maps: Tensor | None = None
+    first: DensePredictions, targets: Sequence[Target], maps: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The scalar terms "scores" and "boxes".
 
@@ -75,7 +75,7 @@ def detection_losses(
     found, true = [], []
     for number, target in enumerate(targets):
         sure = first.classes[number].detach().sigmoid()
-        there, whose = assign_anchors(target, sure, first.boxes[number].detach(), first.places)
+        there, whose = assign_anchors(target, sure, first.boxes[number].detach(), first.points)
         found.append(first.boxes[number, there])
         true.append(target.boxes[whose])
         wanted[number, there, target.labels[whose] - 1] = paired_iou(found[-1].detach(), true[-1])

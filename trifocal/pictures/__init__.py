@@ -1,4 +1,4 @@
-"""Files ⇄ RGB arrays: what people have becomes 8-bit RGB with notes of what changed, and goes back into their formats."""
+"""Image files ⇄ 8-bit RGB arrays with metadata, and a notice for each conversion."""
 
 from trifocal.pictures.attachments import (
     MAX_METADATA,
@@ -10,7 +10,7 @@ from trifocal.pictures.attachments import (
 from trifocal.pictures.folders import PICTURE_SUFFIXES, is_picture, list_pictures
 from trifocal.pictures.limits import MAX_SIDE
 from trifocal.pictures.picture import Picture
-from trifocal.pictures.tiles import Tile, check_region, tiles, tiles_of_region
+from trifocal.pictures.tiles import Tile, check_region, tiles, tiles_in_region
 from trifocal.utils.limits import MAX_PIXELS
 
 __all__ = [
@@ -28,5 +28,5 @@ __all__ = [
     "metadata_from_bytes",
     "metadata_to_bytes",
     "tiles",
-    "tiles_of_region",
+    "tiles_in_region",
 ]

@@ -1,4 +1,4 @@
-"""What travels beside the RGB picture, as bytes for optional layers: transparency, ICC profile, EXIF, XMP."""
+"""Alpha, ICC profile, EXIF and XMP as the bytes of optional layers."""
 
 import io
 import struct
@@ -9,47 +9,51 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.errors import Damaged, PictureError
-from trifocal.pictures.limits import no_limit_of_pillow
+from trifocal.pictures.limits import pillow_limit_lifted
 
-MAX_METADATA = 1 << 24  # bytes, inflated
+MAX_METADATA = 1 << 24  # bytes after inflation
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY_8_BIT = bytes([8, 0, 0, 0, 0])  # bit depth, colour type, compression, filter, interlace
-CHUNK_OVERHEAD = 12  # bytes of a PNG's chunk beside its data: length, name, CRC
+CHUNK_OVERHEAD = 12  # bytes of a PNG chunk besides its data: length, name and CRC
 
 
 def alpha_to_bytes(alpha: NDArray[np.uint8]) -> bytes:
-    """uint8 [H, W], 0 clear to 255 opaque, as a PNG of 8-bit grey."""
+    """Alpha, uint8 [H, W], 0 (transparent) to 255 (opaque), as an 8-bit grey PNG."""
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(alpha)).save(out, format="PNG", optimize=alpha.size < 1 << 22)
     return out.getvalue()
 
 
 def alpha_from_bytes(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """The inverse: uint8 [height, width].
+    """The inverse of `alpha_to_bytes`: uint8 [height, width].
 
     Raises:
-        Damaged: before pixels are unpacked, unless the PNG is one of 8-bit grey and of just that size, made of one IHDR, then
-            IDATs, then IEND, and nothing else; and where they cannot be unpacked.
+        Damaged: if the PNG is not 8-bit grey of that size, or has other chunks than IHDR, IDAT and IEND in
+            this order
+            (checked before pixels are decompressed), or cannot be decompressed.
     """
-    wrong = Damaged(f"The transparency of this file is not an 8-bit grey PNG of {width} x {height} pixels.")
+    wrong = Damaged(f"The ALPHA layer of this file is not an 8-bit grey PNG of {width} x {height} pixels.")
     chunks = png_chunks(data)
     if chunks[0] != (b"IHDR", struct.pack(">II", width, height) + GREY_8_BIT):
         raise wrong
     if chunks[-1] != (b"IEND", b"") or {name for name, _ in chunks[1:-1]} != {b"IDAT"}:
         raise wrong
     try:
-        with no_limit_of_pillow(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        with pillow_limit_lifted(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if (image.size, image.mode) != ((width, height), "L"):
                 raise wrong
             return np.asarray(image)
     except Damaged:
         raise
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
-        raise Damaged(f"The transparency of this file cannot be unpacked: {error}.") from error
+    except Exception as error:  # damaged files raise almost any exception in Pillow
+        raise Damaged(f"The ALPHA layer of this file cannot be decoded: {error}.") from error
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Name and data of each chunk, at least one; nothing is unpacked. Raises Damaged unless they fill the bytes exactly."""
+    """Name and data of each chunk, at least one, still compressed.
+
+    Raises Damaged if the bytes are not a complete PNG.
+    """
     chunks = []
     at = len(PNG_SIGNATURE)
     while data.startswith(PNG_SIGNATURE) and at + CHUNK_OVERHEAD <= len(data):
@@ -57,26 +61,28 @@ def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
         chunks.append((data[at + 4 : at + 8], data[at + 8 : end - 4]))
         at = end
     if not chunks or at != len(data):
-        raise Damaged("The transparency of this file is not a whole PNG.")
+        raise Damaged("The ALPHA layer of this file is not a complete PNG.")
     return chunks
 
 
 def metadata_to_bytes(data: bytes) -> bytes:
-    """An ICC profile, EXIF block or XMP packet, deflated. Raises PictureError above MAX_METADATA bytes."""
+    """Deflate an ICC profile, EXIF block or XMP packet. Raises PictureError above MAX_METADATA bytes."""
     if len(data) > MAX_METADATA:
         raise PictureError(
-            f"Metadata of {len(data)} bytes is above the limit of {MAX_METADATA}; leave it out."
+            f"The metadata has {len(data)} bytes, above the limit of {MAX_METADATA}; remove or shorten it."
         )
     return zlib.compress(data, 9)
 
 
 def metadata_from_bytes(data: bytes, limit: int = MAX_METADATA) -> bytes:
-    """The inverse; never inflates to more than `limit` bytes. Raises Damaged."""
+    """The inverse of `metadata_to_bytes`; never inflates to more than `limit` bytes. Raises Damaged."""
     stream = zlib.decompressobj()
     try:
         out = stream.decompress(data, limit)
     except zlib.error as error:
-        raise Damaged(f"Metadata of this file cannot be unpacked: {error}.") from error
+        raise Damaged(f"The metadata of this file cannot be inflated: {error}.") from error
     if not stream.eof or stream.unused_data:
-        raise Damaged(f"Metadata of this file does not end where it should, or has more than {limit} bytes.")
+        raise Damaged(
+            f"The metadata of this file ends too early or too late, or has more than {limit} bytes."
+        )
     return out

@@ -1,4 +1,4 @@
-"""A picture as the networks see it: padded, cut into tiles, each with a halo, on the latent's grid."""
+"""Geometry of the padded image: tiles, their halos, and the grid of the latent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,19 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trifocal.pictures.tiles import Box, Tile, tiles, tiles_of_region
+from trifocal.pictures.tiles import Region, Tile, tiles, tiles_in_region
 from trifocal.types import LATENT_STRIDE
 
 TILE = 1024
 PADDING = 64
-Window = tuple[slice, slice]
+Window = tuple[slice, slice]  # rows, columns
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture's size in pixels, and how far the transforms look to each side (a multiple of 16 pixels).
+    """The canvas is the image, with its last row and column repeated up to multiples of 64 pixels.
 
-    The canvas is the picture with its last row and column repeated up to a multiple of 64. Windows are (rows, columns).
+    Attributes:
+        width, height: of the image, in pixels.
+        receptive_field: of the transforms to each side, in pixels, a multiple of 16.
     """
 
     width: int
@@ -31,30 +33,30 @@ class Canvas:
         return self.width + -self.width % PADDING, self.height + -self.height % PADDING
 
     def tiles(self) -> tuple[Tile, ...]:
-        """All tiles, in the order of the file's chunks."""
+        """All tiles, in the order of the chunks in the file."""
         return tiles(self.width, self.height, TILE)
 
-    def tiles_of(self, region: Box) -> tuple[Tile, ...]:
-        """The tiles that hold a pixel of the region."""
-        return tiles_of_region(self.width, self.height, TILE, region)
+    def tiles_in(self, region: Region) -> tuple[Tile, ...]:
+        """The tiles that overlap a region."""
+        return tiles_in_region(self.width, self.height, TILE, region)
 
-    def tiles_around(self, region: Box) -> tuple[Tile, ...]:
-        """The tiles whose latents the region needs: those that its latents and `receptive_field` around them touch."""
-        x, y, width, height = self.halo(snapped(region))
-        return self.tiles_of((x, y, min(width, self.width - x), min(height, self.height - y)))
+    def tiles_around(self, region: Region) -> tuple[Tile, ...]:
+        """The tiles whose latents are needed to decode a region: those that overlap its halo."""
+        x, y, width, height = self.halo(snap_to_latents(region))
+        return self.tiles_in((x, y, min(width, self.width - x), min(height, self.height - y)))
 
-    def core(self, tile: Tile) -> Box:
-        """The tile with its share of the padding: x, y, width, height, multiples of 64."""
+    def core(self, tile: Tile) -> Region:
+        """The tile with its part of the padding; multiples of 64."""
         wide, high = self.padded
         return tile.x, tile.y, min(TILE, wide - tile.x), min(TILE, high - tile.y)
 
-    def shown(self, tile: Tile, region: Box) -> Box:
-        """The part of the core that shows a region, a whole number of latents."""
-        return intersection(self.core(tile), snapped(region))
+    def shown(self, tile: Tile, region: Region) -> Region:
+        """The part of the core that covers a region, as a whole number of latents."""
+        return intersection(self.core(tile), snap_to_latents(region))
 
-    def halo(self, box: Box) -> Box:
-        """The box and `receptive_field` pixels on each side, as far as there is canvas."""
-        x, y, width, height = box
+    def halo(self, region: Region) -> Region:
+        """The region with `receptive_field` pixels added on each side, clipped to the canvas."""
+        x, y, width, height = region
         wider = (
             x - self.receptive_field,
             y - self.receptive_field,
@@ -63,51 +65,51 @@ class Canvas:
         )
         return intersection(wider, (0, 0, *self.padded))
 
-    def crop(self, rgb: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
-        """The pixels of a box of the canvas, [H, W, 3]."""
-        x, y, width, height = box
+    def crop(self, rgb: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
+        """The pixels of a region of the canvas, [H, W, 3]."""
+        x, y, width, height = region
         inside = rgb[y : y + height, x : x + width]
         below, right = height - inside.shape[0], width - inside.shape[1]
         if not below and not right:
             return np.ascontiguousarray(inside)
         return np.pad(inside, ((0, below), (0, right), (0, 0)), mode="edge")
 
-    def within_halo(self, box: Box, stride: int = 1) -> Window:
-        """Where the box lies within its halo, in steps of `stride` pixels."""
-        return window(box, stride, frame=self.halo(box))
+    def within_halo(self, region: Region, stride: int = 1) -> Window:
+        """The window of a region within its halo, in units of `stride` pixels."""
+        return window(region, stride, frame=self.halo(region))
 
-    def frame(self, among: Sequence[Tile]) -> Box:
-        """The box of all cores among tiles that are in reading order and fill a rectangle."""
+    def frame(self, among: Sequence[Tile]) -> Region:
+        """The region of all cores, for tiles that are in row-major order and fill a rectangle."""
         x, y, _, _ = self.core(among[0])
         right, bottom, width, height = self.core(among[-1])
         return x, y, right + width - x, bottom + height - y
 
 
-def paste(into: NDArray[np.uint8], region: Box, box: Box, pixels: NDArray[np.uint8] | int) -> None:
-    """Puts a box's pixels, or one value for all, where they belong in the picture of a region."""
-    common = intersection(box, region)
+def paste(into: NDArray[np.uint8], region: Region, part: Region, pixels: NDArray[np.uint8] | int) -> None:
+    """Copy the pixels of `part`, or one value for all of them, to their place in an image of `region`."""
+    common = intersection(part, region)
     if not isinstance(pixels, int):
-        pixels = pixels[window(common, 1, frame=box)]
+        pixels = pixels[window(common, 1, frame=part)]
     into[window(common, 1, frame=region)] = pixels
 
 
-def snapped(box: Box) -> Box:
-    """The smallest box of whole latents around a box."""
-    x, y, width, height = box
+def snap_to_latents(region: Region) -> Region:
+    """The smallest region of whole latents that contains a region."""
+    x, y, width, height = region
     left, top = x - x % LATENT_STRIDE, y - y % LATENT_STRIDE
     right, bottom = x + width, y + height
     return left, top, right + -right % LATENT_STRIDE - left, bottom + -bottom % LATENT_STRIDE - top
 
 
-def intersection(a: Box, b: Box) -> Box:
-    """What two boxes that meet have in common."""
+def intersection(a: Region, b: Region) -> Region:
+    """The intersection of two overlapping regions."""
     left, top = max(a[0], b[0]), max(a[1], b[1])
     right, bottom = min(a[0] + a[2], b[0] + b[2]), min(a[1] + a[3], b[1] + b[3])
     return left, top, right - left, bottom - top
 
 
-def window(box: Box, stride: int = LATENT_STRIDE, frame: Box = (0, 0, 0, 0)) -> Window:
-    """Rows and columns of a box that lies in a frame, in steps of `stride` pixels from the frame's corner."""
-    x, y, width, height = box
+def window(region: Region, stride: int = LATENT_STRIDE, frame: Region = (0, 0, 0, 0)) -> Window:
+    """The window of a region within a frame, in units of `stride` pixels from the frame's corner."""
+    x, y, width, height = region
     left, top = (x - frame[0]) // stride, (y - frame[1]) // stride
     return slice(top, top + height // stride), slice(left, left + width // stride)

@@ -12,7 +12,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from trifocal.errors import PictureError
-from trifocal.pictures.picture import Metadata, Picture, keeps_all
+from trifocal.pictures.picture import KeepMetadata, Picture, keeps_all_metadata
 
 if TYPE_CHECKING:
 
@@ -32,7 +32,7 @@ ACCEPTED = (
 CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGB and alpha
 
 
-def as_picture(image: ImageInput, metadata: Metadata = "all", keep_invisible: bool = False) -> Picture:
+def as_picture(image: ImageInput, metadata: KeepMetadata = "all", keep_invisible: bool = False) -> Picture:
     """Convert an image to a Picture.
 
     Args:
@@ -50,7 +50,7 @@ def as_picture(image: ImageInput, metadata: Metadata = "all", keep_invisible: bo
         OSError: for a path that cannot be opened.
     """
     if isinstance(image, Picture):
-        return image if keeps_all(metadata) else replace(image, exif=None, xmp=None, dpi=None)
+        return image if keeps_all_metadata(metadata) else replace(image, exif=None, xmp=None, dpi=None)
     if isinstance(image, str | PathLike):
         return Picture.open(image, metadata, keep_invisible)
     if isinstance(image, bytes | bytearray | memoryview):

@@ -1,4 +1,4 @@
-"""Which files of a folder are meant."""
+"""Find the image files of a folder."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -46,7 +46,7 @@ PICTURE_SUFFIXES = frozenset(
 
 
 def is_picture(path: str | os.PathLike[str], suffixes: Iterable[str] = PICTURE_SUFFIXES) -> bool:
-    """By its name alone; hidden files are none."""
+    """Whether the suffix is that of an image; false for hidden files. The file is not read."""
     name = Path(path).name
     return not name.startswith(".") and Path(name).suffix.lower() in suffixes
 
@@ -56,10 +56,17 @@ def list_pictures(
     recursive: bool = False,
     suffixes: Iterable[str] = PICTURE_SUFFIXES,
 ) -> list[Path]:
-    """Files stay as they are named, in their order; a folder becomes its pictures, sorted by path. Nothing twice.
+    """Replace each folder among `paths` with its image files, sorted by path, and remove duplicates.
 
-    A path that does not exist is kept: opening it will say so. `suffixes` (lower case, with the dot) looks for others.
-    Raises OSError for a folder that cannot be read.
+    Files keep their order, and paths that do not exist are kept.
+
+    Args:
+        paths: files and folders.
+        recursive: include subfolders.
+        suffixes: of the files to find in folders, in lower case, with the dot.
+
+    Raises:
+        OSError: if a folder cannot be read.
     """
     found = (file for path in paths for file in _expand(Path(path), recursive, frozenset(suffixes)))
     return list(dict.fromkeys(found))

@@ -1,57 +1,56 @@
-"""Pixels under alpha 0: nobody sees them, so their colours are replaced by a smooth continuation of what is seen."""
+"""Replace the colours of fully transparent pixels by extending the visible ones."""
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trifocal.pictures.limits import no_limit_of_pillow
+from trifocal.pictures.limits import pillow_limit_lifted
 
-GREY = 128  # of a picture that is invisible everywhere
+GREY = 128  # colour of an image without visible pixels
 
 Array = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
-def flattened(rgb: Array, alpha: Array) -> Array:
-    """rgb [H, W, 3] where alpha [H, W] is not 0; elsewhere a continuation that depends on nothing but these pixels.
+def fill_invisible(rgb: Array, alpha: Array) -> Array:
+    """Extend the visible pixels of `rgb` [H, W, 3] to where `alpha` [H, W] is 0.
 
-    Gives `rgb` itself where all of it can be seen.
+    The result depends on visible pixels only. Returns `rgb` itself if all of it is visible.
     """
-    seen = alpha > 0
-    with no_limit_of_pillow():
-        return filled(rgb, seen)
+    with pillow_limit_lifted():
+        return fill(rgb, alpha > 0)
 
 
 def hides_something(rgb: Array, alpha: Array) -> bool:
-    """Whether the pixels under alpha 0 have more than one colour."""
+    """Whether the pixels with alpha 0 have more than one colour."""
     hidden = rgb[alpha == 0]
     return len(hidden) > 0 and bool((hidden != hidden[0]).any())
 
 
-def filled(rgb: Array, seen: Mask) -> Array:
-    """The mean of each 2 × 2 neighbourhood's visible pixels, filled in turn, is enlarged into the gaps."""
-    if seen.all():
+def fill(rgb: Array, visible: Mask) -> Array:
+    """Fill a copy at half the size recursively, enlarge it, and use it where pixels are not visible."""
+    if visible.all():
         return rgb
-    if not seen.any():
+    if not visible.any():
         return np.full_like(rgb, GREY)
-    height, width = seen.shape
-    coarse = Image.fromarray(filled(*halved(rgb, seen)))
+    height, width = visible.shape
+    coarse = Image.fromarray(fill(*downsample(rgb, visible)))
     fine = coarse.resize((2 * coarse.width, 2 * coarse.height), Image.Resampling.BILINEAR)
     out = np.array(fine)[:height, :width]
-    np.copyto(out, rgb, where=seen[..., None])
+    np.copyto(out, rgb, where=visible[..., None])
     return np.ascontiguousarray(out)
 
 
-def halved(rgb: Array, seen: Mask) -> tuple[Array, Mask]:
-    """[H, W, 3] and [H, W] at half the size, rounded up: means of visible pixels, and where there are any."""
-    height, width = seen.shape
+def downsample(rgb: Array, visible: Mask) -> tuple[Array, Mask]:
+    """Means of the visible pixels of 2×2 blocks, and whether there are any, at half the size, rounded up."""
+    height, width = visible.shape
     total = np.zeros((-(-height // 2), -(-width // 2), 3), np.uint16)
     count = np.zeros(total.shape[:2], np.uint16)
     for top in (0, 1):
         for left in (0, 1):
-            mask = seen[top::2, left::2]
+            mask = visible[top::2, left::2]
             rows, columns = mask.shape
             total[:rows, :columns] += rgb[top::2, left::2] * mask[..., None]
             count[:rows, :columns] += mask
-    share = np.maximum(count, 1)[..., None]
-    return ((total + share // 2) // share).astype(np.uint8), count > 0
+    divisor = np.maximum(count, 1)[..., None]
+    return ((total + divisor // 2) // divisor).astype(np.uint8), count > 0

@@ -1,4 +1,4 @@
-"""A picture as the codec takes it and gives it back, and its way from and to files."""
+"""The Picture class: 8-bit RGB with alpha and metadata, and its file input and output."""
 
 import io
 import os
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from trifocal.errors import OptionError, PictureError
-from trifocal.pictures.invisible import flattened
-from trifocal.pictures.limits import check_size, no_limit_of_pillow
-from trifocal.pictures.reading import FORMATS, Reading, read, turned
-from trifocal.pictures.writing import fit, format_of
+from trifocal.pictures.invisible import fill_invisible
+from trifocal.pictures.limits import check_size, pillow_limit_lifted
+from trifocal.pictures.reading import READ_FORMATS, Reading, apply_orientation, read
+from trifocal.pictures.writing import format_for, prepare
 from trifocal.utils.files import atomic_write
 
-Metadata = Literal["colour", "all"]
+KeepMetadata = Literal["colour", "all"]
 
-POSTSCRIPT = "it seems to be PostScript (EPS), which is not opened; convert it to PNG"
-STRANGERS = (
-    (0, b"\xf3TF", "it is a Trifocal file: decode it first"),
-    (0, b"\xff\x0a", 'it seems to be JPEG XL: pip install "pillow-jxl-plugin"'),
-    (0, b"\0\0\0\x0cJXL ", 'it seems to be JPEG XL: pip install "pillow-jxl-plugin"'),
-    (4, b"ftyphe", 'it seems to be HEIC: pip install "pillow-heif"'),
-    (4, b"ftypmif1", 'it seems to be HEIC: pip install "pillow-heif"'),
-    (4, b"ftypavi", "it seems to be AVIF that is damaged, or this Pillow was built without it"),
+POSTSCRIPT = "it seems to be PostScript (EPS), which is not supported; convert it to PNG"
+UNREADABLE_FORMATS = (  # offset and bytes of a signature, and the end of a sentence
+    (0, b"\xf3TF", "it is a Trifocal file; decode it first"),
+    (0, b"\xff\x0a", 'it seems to be JPEG XL; run: pip install "pillow-jxl-plugin"'),
+    (0, b"\0\0\0\x0cJXL ", 'it seems to be JPEG XL; run: pip install "pillow-jxl-plugin"'),
+    (4, b"ftyphe", 'it seems to be HEIC; run: pip install "pillow-heif"'),
+    (4, b"ftypmif1", 'it seems to be HEIC; run: pip install "pillow-heif"'),
+    (4, b"ftypavi", "it seems to be AVIF; it is damaged, or this Pillow was built without AVIF support"),
     (4, b"ftyp", "it seems to be a video"),
     (0, b"%PDF", "it seems to be a PDF document"),
     (0, b"%!PS", POSTSCRIPT),
@@ -41,14 +41,20 @@ STRANGERS = (
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What people look at, in 8 bits.
+    """An 8-bit image with its metadata.
 
-    rgb: uint8 [H, W, 3], sRGB unless `icc` says otherwise; the three channels are equal where `grey`.
-    alpha: uint8 [H, W], 0 clear to 255 opaque, or None where all is opaque.
-    exif, xmp: as in a JPEG, without an orientation; that of a file is applied to the pixels.
-    dpi: pixels per inch, horizontal and vertical, 0.001 to 1,000,000.
-    notes: a sentence for each thing that was converted or left out when the picture was read.
-    Raises PictureError where shapes and types do not fit, or the picture is too large.
+    Attributes:
+        rgb: uint8 [H, W, 3], in the colour space of `icc`, or sRGB if that is None.
+        alpha: uint8 [H, W], 0 (transparent) to 255 (opaque), or None if the image is opaque.
+        grey: whether the image has one channel; the three channels of `rgb` are then equal.
+        icc: an ICC profile.
+        exif, xmp: as in a JPEG file, without an orientation, which is applied to the pixels when a file is
+            read.
+        dpi: pixels per inch, horizontal and vertical, 0.001 to 1,000,000.
+        notes: one sentence for each conversion or loss when the image was read.
+
+    Raises:
+        PictureError: if a shape or type is wrong, or the image is too large.
     """
 
     rgb: NDArray[np.uint8]
@@ -63,10 +69,10 @@ class Picture:
     def __post_init__(self) -> None:
         shape, dtype = self.rgb.shape, self.rgb.dtype
         if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
-            raise PictureError(f"A picture's rgb is uint8 [H, W, 3], not {dtype} {list(shape)}.")
+            raise PictureError(f"The rgb of a Picture must be uint8 [H, W, 3], not {dtype} {list(shape)}.")
         if self.alpha is not None and (self.alpha.dtype != np.uint8 or self.alpha.shape != shape[:2]):
-            raise PictureError("A picture's alpha is uint8 [H, W], with the H and W of its rgb.")
-        with errors_about("This picture", "used"):
+            raise PictureError("The alpha of a Picture must be uint8 [H, W], with the H and W of its rgb.")
+        with image_errors("This image", "used"):
             check_size(self.width, self.height)
 
     def __repr__(self) -> str:
@@ -94,71 +100,76 @@ class Picture:
     def from_pil(
         cls,
         image: Image.Image,
-        metadata: Metadata = "all",
+        metadata: KeepMetadata = "all",
         keep_invisible: bool = False,
-        turn: bool | None = None,
+        transpose: bool | None = None,
     ) -> "Picture":
-        """Reads an image of any of Pillow's modes, which stays as it is.
+        """Convert a Pillow image of any mode; the image itself is not changed.
 
         Args:
             image: the image.
-            metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
-            keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is seen.
-            turn: whether to turn it as its orientation tag says. If None, only an image that Image.open gave is turned; one that
-                was made or turned since is taken as it is.
+            metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile; "colour" keeps the profile
+                only.
+            keep_invisible: keep the colours of fully transparent pixels instead of replacing them.
+            transpose: whether to apply the EXIF orientation to the pixels. By default, only for an image that
+                comes
+                directly from Image.open.
 
-        Raises PictureError for what is damaged or cannot be an 8-bit picture.
+        Raises:
+            PictureError: if the image is damaged or cannot be converted to 8 bits.
         """
-        with errors_about("This image", "read"):
-            turn = isinstance(image, ImageFile.ImageFile) if turn is None else turn
-            return cls._of(read(image, keeps_all(metadata), turn, keep_invisible))
+        with image_errors("This image", "read"):
+            transpose = isinstance(image, ImageFile.ImageFile) if transpose is None else transpose
+            return cls._from_reading(read(image, keeps_all_metadata(metadata), transpose, keep_invisible))
 
     @classmethod
     def open(
         cls,
         source: str | os.PathLike[str] | IO[bytes],
-        metadata: Metadata = "all",
+        metadata: KeepMetadata = "all",
         keep_invisible: bool = False,
     ) -> "Picture":
-        """Reads a file, or a stream of one's bytes; see from_pil.
+        """Read an image file, or a binary stream of one; see `from_pil` for the arguments.
 
-        Raises PictureError that names the file, and OSError where there is none.
+        Raises:
+            PictureError: if the file cannot be read; the message names it.
+            OSError: if the file cannot be opened.
         """
-        keep = keeps_all(metadata)
+        keep = keeps_all_metadata(metadata)
         if isinstance(source, str | os.PathLike):
             with open(source, "rb") as stream:
                 return cls.open(stream, metadata, keep_invisible)
         name = getattr(source, "name", None)
-        with errors_about(Path(name).name if isinstance(name, str) else "This picture", "read"):
-            return cls._of(read_file(source, keep, keep_invisible))
+        with image_errors(Path(name).name if isinstance(name, str) else "This image", "read"):
+            return cls._from_reading(read_file(source, keep, keep_invisible))
 
     @classmethod
-    def _of(cls, reading: Reading) -> "Picture":
+    def _from_reading(cls, reading: Reading) -> "Picture":
         notes = tuple(reading.notes)
-        beside = reading.icc, reading.exif, reading.xmp, reading.dpi
-        return cls(reading.rgb, reading.alpha, reading.grey, *beside, notes).turned(reading.orientation)
+        metadata = reading.icc, reading.exif, reading.xmp, reading.dpi
+        return cls(reading.rgb, reading.alpha, reading.grey, *metadata, notes).oriented(reading.orientation)
 
-    def flattened(self) -> "Picture":
-        """The same with a smooth continuation of what is seen in the place of the pixels under alpha 0."""
-        return self if self.alpha is None else replace(self, rgb=flattened(self.rgb, self.alpha))
+    def fill_invisible(self) -> "Picture":
+        """A copy whose fully transparent pixels have a smooth continuation of the visible colours."""
+        return self if self.alpha is None else replace(self, rgb=fill_invisible(self.rgb, self.alpha))
 
-    def turned(self, orientation: int) -> "Picture":
-        """The same as it should be seen, for EXIF's orientation 1..8."""
-        alpha = None if self.alpha is None else turned(self.alpha, orientation)
+    def oriented(self, orientation: int) -> "Picture":
+        """A copy with an EXIF orientation, 1..8, applied to the pixels."""
+        alpha = None if self.alpha is None else apply_orientation(self.alpha, orientation)
         dpi = self.dpi[::-1] if self.dpi and orientation >= 5 else self.dpi
-        return replace(self, rgb=turned(self.rgb, orientation), alpha=alpha, dpi=dpi)
+        return replace(self, rgb=apply_orientation(self.rgb, orientation), alpha=alpha, dpi=dpi)
 
     def to_pil(self) -> Image.Image:
-        """A Pillow image of mode L, LA, RGB or RGBA; ICC profile, EXIF, XMP and the resolution are in its info."""
+        """A Pillow image of mode L, LA, RGB or RGBA; its info holds the profile, EXIF, XMP and resolution."""
         image = Image.fromarray(np.ascontiguousarray(self.rgb[..., 0] if self.grey else self.rgb))
         if self.alpha is not None:
             image.putalpha(Image.fromarray(np.ascontiguousarray(self.alpha)))
-        beside = {"icc_profile": self.icc, "exif": self.exif, "xmp": self.xmp, "dpi": self.dpi}
-        image.info |= {key: value for key, value in beside.items() if value is not None}
+        metadata = {"icc_profile": self.icc, "exif": self.exif, "xmp": self.xmp, "dpi": self.dpi}
+        image.info |= {key: value for key, value in metadata.items() if value is not None}
         return image
 
     def thumbnail(self, longest: int) -> "Picture":
-        """The opaque pixels, no side longer than that: made smaller if need be, else the picture itself."""
+        """An opaque copy of at most `longest` pixels a side; the picture itself if it is small enough."""
         if max(self.width, self.height) <= longest:
             return self
         image = Image.fromarray(self.rgb)
@@ -168,81 +179,85 @@ class Picture:
     def save(
         self, target: str | os.PathLike[str] | IO[bytes], format: str | None = None, **options: Any
     ) -> tuple[str, ...]:
-        """Write an image file at once or not at all, with Pillow's own options for its format.
+        """Write an image file, atomically if it is a path.
 
         Args:
             target: a path, or a binary stream.
             format: a suffix such as "png"; None for that of the path. A stream needs one.
-            options: Pillow's. Lossy formats are written at quality 95 by default.
+            **options: for Pillow's writer of this format. Lossy formats have quality 95 by default.
 
         Returns:
-            A sentence for each thing that the format cannot hold.
+            One sentence for each part of the image that the format cannot store.
 
         Raises:
             OptionError: for a stream without a format.
-            PictureError: if the format is unknown or cannot be written; the message names the file.
-            OSError: of the file system.
+            PictureError: if the format is unknown, or the image cannot be written; the message names the file.
+            OSError: if the file system refuses.
         """
         if isinstance(target, str | os.PathLike):
             name = os.fspath(target) if format is None else f"{Path(target).name}.{format.lstrip('.')}"
-            format_of(name)
+            format_for(name)
             with atomic_write(target) as stream:
                 return self.write(stream, name, **options)
         if format is None:
             raise OptionError('A stream has no suffix; name the format, such as save(stream, format="png").')
         buffer = io.BytesIO()
-        notes = self.write(buffer, f"This picture.{format.lstrip('.')}", **options)
+        notes = self.write(buffer, f"This image.{format.lstrip('.')}", **options)
         target.write(buffer.getbuffer())
         return notes
 
     def write(self, stream: IO[bytes], name: str | os.PathLike[str], **options: Any) -> tuple[str, ...]:
-        """Writes to a seekable stream; `name` has the suffix of the format, and is named in errors. As `save` otherwise."""
-        target = format_of(name)
-        with errors_about(Path(name).name, "written"):
-            image, known, notes = fit(self.to_pil(), target)
+        """Write to a seekable stream, in the format of the suffix of `name`; otherwise the same as `save`."""
+        target = format_for(name)
+        with image_errors(Path(name).name, "written"):
+            image, known, notes = prepare(self.to_pil(), target)
             check_writer(target.name)
             image.save(stream, format=target.name, **known | options)
         return notes
 
 
-def keeps_all(metadata: str) -> bool:
+def keeps_all_metadata(metadata: str) -> bool:
+    """Whether the option `metadata` is "all". Raises OptionError for other values than "colour" and "all"."""
     if metadata not in ("colour", "all"):
-        raise OptionError(f'metadata is "colour" or "all", not {metadata!r}.')
+        raise OptionError(f'metadata must be "colour" or "all", not {metadata!r}.')
     return metadata == "all"
 
 
 def read_file(stream: IO[bytes], keep: bool, keep_invisible: bool) -> Reading:
-    """The image is gone when this returns, so that it and a turned copy never lie in memory together."""
-    with no_limit_of_pillow():
-        image = open_or_say(stream)
+    """Read an image file; the Pillow image is freed before an orientation is applied, which saves a copy."""
+    with pillow_limit_lifted():
+        image = open_image(stream)
     return read(image, keep, True, keep_invisible)
 
 
-def open_or_say(stream: IO[bytes]) -> Image.Image:
-    """Image.open for FORMATS, with plug-ins where they are needed. Raises PictureError that says what the file seems to be."""
-    for register in (Image.preinit, Image.init, use_plug_ins):
+def open_image(stream: IO[bytes]) -> Image.Image:
+    """Image.open for READ_FORMATS, with plug-ins if needed.
+
+    Raises PictureError that names the type of the file.
+    """
+    for register in (Image.preinit, Image.init, register_plug_ins):
         register()
         stream.seek(0)
         with suppress(UnidentifiedImageError):
-            return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
+            return Image.open(stream, formats=[name for name in READ_FORMATS if name in Image.OPEN])
     stream.seek(0)
-    raise PictureError(stranger(stream.read(512)))
+    raise PictureError(describe_unreadable(stream.read(512)))
 
 
-def stranger(start: bytes) -> str:
-    """The end of a sentence: what a file that Pillow does not know looks like."""
+def describe_unreadable(start: bytes) -> str:
+    """What a file that Pillow cannot open looks like, as the end of a sentence."""
     if not start:
         return "it is empty"
-    for offset, mark, what in STRANGERS:
+    for offset, mark, what in UNREADABLE_FORMATS:
         if start[offset : offset + len(mark)] == mark:
             return what
     if start.isascii() and all(chr(byte).isprintable() or chr(byte).isspace() for byte in start):
         return "it seems to be text"
-    return "it is damaged, or no picture of a kind that is known here"
+    return "it is damaged, or not an image of a supported format"
 
 
-def use_plug_ins() -> None:
-    """HEIC and JPEG XL are opened by packages of their own, where they are installed."""
+def register_plug_ins() -> None:
+    """Register the Pillow plug-ins for HEIC and JPEG XL, if they are installed."""
     with suppress(ImportError):
         import_module("pillow_heif").register_heif_opener()
     with suppress(ImportError):
@@ -250,34 +265,34 @@ def use_plug_ins() -> None:
 
 
 def check_writer(name: str) -> None:
-    """Raises PictureError where neither Pillow nor a plug-in writes the format of this name."""
+    """Raises PictureError if neither Pillow nor a plug-in can write the format of this name."""
     Image.preinit()
     if name not in Image.SAVE:
-        use_plug_ins()
+        register_plug_ins()
         Image.init()
     if name not in Image.SAVE:
         raise PictureError(
-            f"this Pillow does not write {name}; choose another format, or install a plug-in for it"
+            f"this Pillow cannot write {name}; choose another format, or install a plug-in for it"
         )
 
 
 @contextmanager
-def errors_about(name: str, done: str) -> Iterator[None]:
-    """Makes a PictureError with a sentence about `name` of what Pillow raises; errors of the disk stay as they are."""
+def image_errors(name: str, done: str) -> Iterator[None]:
+    """Convert what Pillow raises to a PictureError about `name`; errors of the file system pass through."""
     try:
         yield
     except PictureError as error:
         raise PictureError(f"{name} cannot be {done}: {error}.") from None
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
+    except Exception as error:  # damaged files raise almost any exception in Pillow
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise PictureError(f"{name} cannot be {done}: {symptom(error)}.") from error
+        raise PictureError(f"{name} cannot be {done}: {describe_error(error)}.") from error
 
 
-def symptom(error: Exception) -> str:
-    """The end of a sentence, of an exception of Pillow."""
-    said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-    cut = any(word in said.lower() for word in ("truncated", "unexpected end", "eof", "not enough"))
-    return f"it is cut short or damaged ({said})" if cut else f"Pillow says: {said}"
+def describe_error(error: Exception) -> str:
+    """The cause of an exception of Pillow, as the end of a sentence."""
+    message = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    cut = any(word in message.lower() for word in ("truncated", "unexpected end", "eof", "not enough"))
+    return f"it is cut short or damaged ({message})" if cut else f"Pillow reports: {message}"

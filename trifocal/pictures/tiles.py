@@ -1,15 +1,16 @@
-"""Geometry of tiles: a picture is cut into squares that are coded alone, and looked at with a halo around each."""
+"""Split an image into square tiles that are coded independently."""
 
 from dataclasses import dataclass
 
 from trifocal.errors import OptionError
 
-Box = tuple[int, int, int, int]  # x, y, width, height in pixels
+Region = tuple[int, int, int, int]
+"""x, y, width and height in pixels. Boxes of detections are x0, y0, x1, y1 instead."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One square of a picture: its number in reading order from 0, and the pixels that belong to it alone."""
+    """One tile: its index in row-major order from 0, and its region of the image."""
 
     index: int
     x: int
@@ -19,14 +20,14 @@ class Tile:
 
 
 def tiles(width: int, height: int, size: int) -> tuple[Tile, ...]:
-    """All tiles of a picture, row by row; `size` pixels a side, those at the right and bottom edge clipped."""
-    return tiles_of_region(width, height, size, (0, 0, width, height))
+    """All tiles of an image in row-major order, `size` pixels a side, clipped at the edges."""
+    return tiles_in_region(width, height, size, (0, 0, width, height))
 
 
-def tiles_of_region(width: int, height: int, size: int, region: Box) -> tuple[Tile, ...]:
-    """The tiles that hold a pixel of region (x, y, width, height), row by row. Raises OptionError; see check_region."""
+def tiles_in_region(width: int, height: int, size: int, region: Region) -> tuple[Tile, ...]:
+    """The tiles that overlap a region, in row-major order. Raises OptionError; see check_region."""
     if size < 1:
-        raise OptionError(f"A tile is at least 1 pixel a side, not {size}.")
+        raise OptionError(f"The side of a tile must be at least 1 pixel, not {size}.")
     x, y, wide, high = check_region(width, height, region)
     per_row = -(-width // size)
     return tuple(
@@ -42,12 +43,12 @@ def tiles_of_region(width: int, height: int, size: int, region: Box) -> tuple[Ti
     )
 
 
-def check_region(width: int, height: int, region: Box) -> Box:
-    """Gives the region back. Raises OptionError where it is empty or leaves a picture of width x height pixels."""
+def check_region(width: int, height: int, region: Region) -> Region:
+    """Return the region. Raises OptionError if it is empty or exceeds an image of width x height pixels."""
     x, y, wide, high = region
     if x < 0 or y < 0 or wide < 1 or high < 1 or x + wide > width or y + high > height:
         raise OptionError(
-            f"The region {x},{y},{wide},{high} (x,y,width,height) does not lie within the picture's"
+            f"The region {x},{y},{wide},{high} (x,y,width,height) must lie within the image of"
             f" {width} x {height} pixels."
         )
     return region

@@ -1,4 +1,4 @@
-"""Which formats pictures are written in, what each can hold, and how the rest is given up."""
+"""The file formats that images can be written in, and what each can store."""
 
 import os
 from dataclasses import dataclass, field
@@ -13,15 +13,20 @@ from trifocal.pictures.attachments import MAX_METADATA
 
 BAND_ROWS = 256
 JPEG_SEGMENT = 65_500  # bytes of EXIF or XMP in one segment of a JPEG
-XMP_OF_TIFF = 700
+TIFF_XMP = 700
 
 
 @dataclass(frozen=True)
 class Format:
-    """What a format can hold, and how Pillow writes it.
+    """What a file format can store.
 
-    name: Pillow's.  alpha, grey: transparency, one channel.  metadata: an ICC profile, EXIF and XMP.
-    dpi: the resolution.  most: bytes of EXIF and of XMP.  options: of Pillow.
+    Attributes:
+        name: Pillow's name of the format.
+        alpha, grey: whether it can store alpha, and images with one channel.
+        metadata: whether it can store an ICC profile, EXIF and XMP.
+        dpi: whether it can store the resolution.
+        max_metadata: bytes of EXIF and of XMP, each.
+        options: for Pillow's writer.
     """
 
     name: str
@@ -29,22 +34,26 @@ class Format:
     grey: bool = True
     metadata: bool = True
     dpi: bool = False
-    most: int = MAX_METADATA
+    max_metadata: int = MAX_METADATA
     options: dict[str, Any] = field(default_factory=dict)
 
 
-PNG = Format("PNG", dpi=True, options={"compress_level": 1})  # for photographs quicker than 6, and smaller
-JPEG = Format("JPEG", alpha=False, dpi=True, most=JPEG_SEGMENT, options={"quality": 95})
+PNG = Format(
+    "PNG", dpi=True, options={"compress_level": 1}
+)  # faster than the default 6, and smaller for photographs
+JPEG = Format("JPEG", alpha=False, dpi=True, max_metadata=JPEG_SEGMENT, options={"quality": 95})
 WEBP = Format("WEBP", grey=False, options={"quality": 95})
 AVIF = Format("AVIF", grey=False, options={"quality": 95})
 HEIF = Format("HEIF", grey=False, options={"quality": 95})
-TIFF = Format("TIFF", dpi=True)  # not compressed: Pillow cannot write EXIF with GPS beside its compressions
+TIFF = Format(
+    "TIFF", dpi=True
+)  # uncompressed, because Pillow cannot write EXIF with GPS in a compressed TIFF
 JPEG_XL = Format("JXL", grey=False)
 JPEG_2000 = Format("JPEG2000", metadata=False)
 BMP = Format("BMP", alpha=False, metadata=False, dpi=True)
 PPM = Format("PPM", alpha=False, metadata=False)
 
-FORMATS = {
+WRITE_FORMATS = {
     ".png": PNG,
     ".jpg": JPEG,
     ".jpeg": JPEG,
@@ -65,47 +74,53 @@ FORMATS = {
 }
 
 
-def format_of(path: str | os.PathLike[str]) -> Format:
-    """By the suffix. Raises PictureError, naming the suffixes that can be written."""
+def format_for(path: str | os.PathLike[str]) -> Format:
+    """The format of a suffix. Raises PictureError, with the list of supported suffixes."""
     suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
+    if suffix not in WRITE_FORMATS:
         raise PictureError(
-            f"{Path(path).name} cannot be written, as {suffix or 'a name without suffix'} is no format that is known"
-            f" here; use one of {' '.join(sorted(FORMATS))}."
+            f"{Path(path).name} cannot be written: {suffix or 'a name without suffix'} is not a supported"
+            " format;"
+            f" use one of {' '.join(sorted(WRITE_FORMATS))}."
         )
-    return FORMATS[suffix]
+    return WRITE_FORMATS[suffix]
 
 
-def fit(image: Image.Image, target: Format) -> tuple[Image.Image, dict[str, Any], tuple[str, ...]]:
-    """The image as the format can hold it, Pillow's options to write it, and a sentence for each thing given up."""
+def prepare(image: Image.Image, target: Format) -> tuple[Image.Image, dict[str, Any], tuple[str, ...]]:
+    """Convert an image to what a format can store.
+
+    Returns:
+        The image, the options for Pillow's writer, and one sentence for each loss.
+    """
     notes = []
     options = dict(target.options)
     info = image.info
     if image.mode in ("LA", "RGBA") and not target.alpha:
-        image = over_white(image)
-        notes.append(f"Its transparency was laid over white, as {target.name} holds none.")
+        image = composite_on_white(image)
+        notes.append(f"The image was composited on white, because {target.name} has no transparency.")
     if image.mode in ("L", "LA") and not target.grey:
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
         if info.pop("icc_profile", None):
-            notes.append(f"Its grey ICC profile was left out, as {target.name} holds it as RGB.")
+            notes.append(f"The grey ICC profile was dropped, because {target.name} stores the image as RGB.")
     for key, what in (("icc_profile", "ICC profile"), ("exif", "EXIF data"), ("xmp", "XMP data")):
         if key in info and not target.metadata:
-            notes.append(f"Its {what} was left out, as {target.name} holds none.")
-        elif key in info and key != "icc_profile" and len(info[key]) > target.most:
+            notes.append(f"The {what} was dropped, because {target.name} cannot store it.")
+        elif key in info and key != "icc_profile" and len(info[key]) > target.max_metadata:
             notes.append(
-                f"Its {what} was left out, as {target.name} holds {target.most} bytes of it at most."
+                f"The {what} was dropped, because {target.name} can store only {target.max_metadata} bytes"
+                " of it."
             )
         elif key in info:
             options[key] = info[key]
     if "dpi" in info and target.dpi:
         options["dpi"] = info["dpi"]
     elif "dpi" in info:
-        notes.append(f"Its resolution was left out, as {target.name} holds none.")
+        notes.append(f"The resolution was dropped, because {target.name} cannot store it.")
     return image, with_xmp(options, target), tuple(notes)
 
 
 def with_xmp(options: dict[str, Any], target: Format) -> dict[str, Any]:
-    """Pillow has no option for XMP where it is a text of a PNG, or a tag of a TIFF."""
+    """The options with XMP as a text chunk of a PNG or a tag of a TIFF, for which Pillow has no option."""
     if target not in (PNG, TIFF) or "xmp" not in options:
         return options
     xmp = options.pop("xmp")
@@ -115,12 +130,12 @@ def with_xmp(options: dict[str, Any], target: Format) -> dict[str, Any]:
         return options | {"pnginfo": texts}
     tags = Image.Exif()
     tags.load(options.get("exif", b""))
-    tags[XMP_OF_TIFF] = xmp
+    tags[TIFF_XMP] = xmp
     return options | {"exif": tags}
 
 
-def over_white(image: Image.Image) -> Image.Image:
-    """In bands, so that there is only one whole copy."""
+def composite_on_white(image: Image.Image) -> Image.Image:
+    """Composite on white, one band of rows at a time, so that there is only one full copy."""
     background = Image.new(image.mode.removesuffix("A"), image.size, "white")
     for top in range(0, image.height, BAND_ROWS):
         band = image.crop((0, top, image.width, min(image.height, top + BAND_ROWS)))

@@ -1,4 +1,4 @@
-"""Words → Condition: text towers."""
+"""Text encoders, captions, and the grounding of text in an image."""
 
 from trifocal.text.encoder import TextEncoder, load_text_encoder
 

@@ -1,7 +1,9 @@
-"""CLIP (Radford et al. 2021, arXiv 2103.00020) through transformers: its text half, and its image half for losses.
+"""CLIP's text and image encoders, through the package transformers.
 
-Both take any name on the hub or any folder that transformers' own loader takes. What is on this machine is used without
-asking the hub. Both are frozen, and their pooled vectors lie in one space of `projection_dim` numbers.
+Radford et al. 2021, arXiv 2103.00020.
+
+Both accept the name of a model on the Hugging Face Hub or a folder. A cached model is used without access to
+the network. Both are frozen, and their pooled embeddings share one space of `projection_dim` numbers.
 """
 
 from __future__ import annotations
@@ -24,80 +26,83 @@ CLIP = "openai/clip-vit-base-patch32"
 
 
 class ClipTextEncoder:
-    """Texts → Words, by CLIP's text transformer: a `TextEncoder`.
+    """CLIP's text transformer as a `TextEncoder`.
 
-    Tokens are the last hidden states after the final layer norm; pooled is that of the end token, projected into the
-    space of the pictures. Tokens are bytes and pairs of them, so that no character is unknown.
+    `tokens` are the last hidden states after the final layer norm. `pooled` is that of the end token,
+    projected to the space of the image embeddings. The tokenizer is byte-level, so no character is unknown.
 
     Args:
-        name: on the hub, or a folder.
-        device: where it computes.
-        pad_to: cut and pad every text to so many tokens, not to the longest of the batch (TACO's code pads to 38; that it
-            cuts there too is our reading).
+        name: of a model on the Hugging Face Hub, or a folder.
+        device: the torch device.
+        pad_to: truncate and pad all texts to this number of tokens, instead of padding to the longest text of
+            the batch.
+            TACO's code pads to 38; we assume that it truncates there, too.
 
     Raises:
         MissingExtra: if transformers is not installed.
         WeightsError: if the model cannot be loaded.
-        OptionError: if `pad_to` leaves no place for a token, or is more than the model has places.
+        OptionError: if `pad_to` is less than 3, or more than the model's maximum length.
     """
 
     def __init__(self, name: str = CLIP, device: str = "cpu", pad_to: int | None = None) -> None:
-        model, self.tokenizer = load(name, tokenizer=True)
-        places: int = model.config.text_config.max_position_embeddings
-        if pad_to is not None and not 3 <= pad_to <= places:
-            raise OptionError(f"Texts of {name} can be padded to 3 to {places} tokens, not to {pad_to}.")
+        model, self.tokenizer = load_clip(name, tokenizer=True)
+        max_length: int = model.config.text_config.max_position_embeddings
+        if pad_to is not None and not 3 <= pad_to <= max_length:
+            raise OptionError(f"pad_to must be 3 to {max_length} tokens for {name}, not {pad_to}.")
         self.name = name
         self.width: int = model.config.projection_dim
         if model.config.text_config.hidden_size != self.width:
             raise WeightsError(
-                f"{name} has tokens of {model.config.text_config.hidden_size} numbers and pooled vectors of {self.width};"
-                " name a CLIP where both are equal."
+                f"{name} has token embeddings of {model.config.text_config.hidden_size} numbers and pooled"
+                " embeddings"
+                f" of {self.width}; choose a CLIP model where both are equal."
             )
-        self.length = pad_to or places
+        self.length = pad_to or max_length
         self.pads = pad_to is not None
         self.network = model.text_model.to(device)
         self.projection = model.text_projection.to(device)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> TextEmbedding:
-        """B texts → Words: tokens [B, T, D], pooled [B, D], not normalised."""
+        """B texts → tokens [B, T, D], mask [B, T] and pooled [B, D], not normalised."""
         encoded = self.tokenizer(
-            [readable(text) for text in texts],
+            [replace_surrogates(text) for text in texts],
             padding="max_length" if self.pads else "longest",
             truncation=True,
             max_length=self.length,
             return_tensors="pt",
         ).to(self.projection.weight.device)
-        seen = self.network(**encoded)
-        pooled = self.projection(seen.pooler_output)
-        return TextEmbedding(seen.last_hidden_state, encoded["attention_mask"].bool(), pooled)
+        hidden = self.network(**encoded)
+        pooled = self.projection(hidden.pooler_output)
+        return TextEmbedding(hidden.last_hidden_state, encoded["attention_mask"].bool(), pooled)
 
     def notes(self, texts: Sequence[str]) -> list[str]:
-        """Sentences on what is cut, and on letters that CLIP has hardly seen."""
-        said = []
+        """A sentence for each limitation that applies: truncation, or characters unlike the training data."""
+        notes = []
         for text in texts:
-            plain = readable(text)
+            plain = replace_surrogates(text)
             count = len(self.tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"])
             if count > self.length - 2:
-                said.append(f"The text has {count} tokens; the first {self.length - 2} count.")
+                notes.append(f"The text has {count} tokens; only the first {self.length - 2} are used.")
             if any(c.isalpha() and not unicodedata.name(c, "").startswith("LATIN") for c in plain):
-                said.append(
-                    "The text has letters that are not Latin; CLIP has learned English and will make little of them."
+                notes.append(
+                    "The text has non-Latin letters; CLIP was trained on English text and may not"
+                    " understand them."
                 )
             if plain != text:
-                said.append("The text has broken characters; each is read as a question mark.")
-        return list(dict.fromkeys(said))
+                notes.append("The text has invalid characters; each is replaced by a question mark.")
+        return list(dict.fromkeys(notes))
 
 
-class ClipImages(nn.Module):
-    """Pictures → their vectors by CLIP's image half, with a gradient to the picture: [B, 3, H, W] in 0..1 → [B, D].
+class ClipImageEncoder(nn.Module):
+    """CLIP's image encoder, differentiable: [B, 3, H, W] in 0..1 → embeddings [B, D], not normalised.
 
-    The picture is shrunk (or enlarged) to a short side of 224 pixels, bicubic and antialiased, and its centre is taken, as
-    CLIP's own preparation does, but without rounding to 8 bits. The vectors are not normalised; those of the texts are
-    `ClipTextEncoder(name)(texts).pooled`.
+    The image is resized to a short side of 224 pixels (bicubic, antialiased) and its centre is cropped, like
+    CLIP's own preprocessing, but without rounding to 8 bits. `ClipTextEncoder(name)(texts).pooled` are
+    embeddings in the same space.
 
     Args:
-        name: on the hub, or a folder.
+        name: of a model on the Hugging Face Hub, or a folder.
 
     Raises:
         MissingExtra: if transformers is not installed.
@@ -109,7 +114,7 @@ class ClipImages(nn.Module):
 
     def __init__(self, name: str = CLIP) -> None:
         super().__init__()
-        model, _ = load(name, tokenizer=False)
+        model, _ = load_clip(name, tokenizer=False)
         from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
         self.title = Path(name).name if Path(name).is_dir() else name
@@ -120,12 +125,12 @@ class ClipImages(nn.Module):
         self.register_buffer("deviation", torch.tensor(OPENAI_CLIP_STD)[:, None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.network(pixel_values=self.prepared(x)).pooler_output
+        pooled = self.network(pixel_values=self.preprocess(x)).pooler_output
         vectors: Tensor = self.projection(pooled)
         return vectors
 
-    def prepared(self, x: Tensor) -> Tensor:
-        """What the network sees, [B, 3, side, side]."""
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Resize, crop and normalise: [B, 3, H, W] in 0..1 → [B, 3, side, side]."""
         height, width = x.shape[-2:]
         short = min(height, width)
         size = [self.side * height // short, self.side * width // short]
@@ -135,30 +140,36 @@ class ClipImages(nn.Module):
         return (x[..., top : top + self.side, left : left + self.side] - self.mean) / self.deviation
 
 
-def load(name: str, tokenizer: bool) -> tuple[Any, Any]:
-    """transformers' CLIPModel, frozen, and its tokenizer, or None; from this machine if they are here.
+def load_clip(name: str, tokenizer: bool) -> tuple[Any, Any]:
+    """The frozen CLIPModel of transformers, and its tokenizer if requested, else None.
 
-    Raises MissingExtra or WeightsError.
+    Raises:
+        MissingExtra: if transformers is not installed.
+        WeightsError: if the model cannot be loaded, or is incomplete.
     """
     try:
         from transformers import AutoTokenizer, CLIPModel
     except ImportError:
         raise MissingExtra("text", "CLIP") from None
     try:
-        with quiet():
-            model, found = fetch(CLIPModel, name, output_loading_info=True)
-            texts = fetch(AutoTokenizer, name) if tokenizer else None
-    except Exception as error:  # OSError, and nearly anything on foreign files
+        with silence_transformers():
+            model, found = load_pretrained(CLIPModel, name, output_loading_info=True)
+            texts = load_pretrained(AutoTokenizer, name) if tokenizer else None
+    except Exception as error:  # OSError, or almost any exception for files of another kind
         raise WeightsError(
-            f"The CLIP {name!r} could not be loaded; get it where there is a network, put it in a folder, and name that."
+            f"The CLIP model {name!r} cannot be loaded; download it to a folder on a machine with network"
+            " access, and "
+            "pass that folder."
         ) from error
     if found["missing_keys"]:
-        raise WeightsError(f"{name!r} is no CLIP, or not all of one: it lacks {min(found['missing_keys'])}.")
+        raise WeightsError(
+            f"{name!r} is not a CLIP model, or is incomplete: it lacks {min(found['missing_keys'])}."
+        )
     return model.eval().requires_grad_(False), texts
 
 
-def fetch(kind: Any, name: str, **options: bool) -> Any:
-    """From this machine, or else from the hub, which is tried for some time."""
+def load_pretrained(kind: Any, name: str, **options: bool) -> Any:
+    """Load from the cache, or else from the Hugging Face Hub, which may take a while to fail."""
     try:
         return kind.from_pretrained(name, local_files_only=True, **options)
     except OSError:
@@ -166,24 +177,24 @@ def fetch(kind: Any, name: str, **options: bool) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Neither bars nor reports nor a line for each try: our sentence says what failed."""
-    from transformers.utils import logging as theirs
+def silence_transformers() -> Iterator[None]:
+    """Suppress the progress bars and messages of transformers; errors are reported by Trifocal."""
+    from transformers.utils import logging as transformers_logging
 
     hub = logging.getLogger("huggingface_hub")
-    before = hub.level, theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    before = hub.level, transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     hub.setLevel(logging.ERROR)
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         hub.setLevel(before[0])
-        theirs.set_verbosity(before[1])
+        transformers_logging.set_verbosity(before[1])
         if before[2]:
-            theirs.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
-def readable(text: str) -> str:
-    """Halves of characters, which a terminal with another encoding may hand over, become question marks."""
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, as from a terminal with another encoding, by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")

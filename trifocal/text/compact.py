@@ -1,7 +1,7 @@
-"""The compact text tower: a subword tokenizer and a small transformer, trained here together with the image tower.
+"""The compact text encoder: a subword tokenizer and a small transformer.
 
-It ships, so that words work without a download. It learned from English captions of photographs; whatever else is
-written becomes bytes that it has hardly seen, and `notes` says so.
+It is bundled with the package, so that text works without a download. It was trained on English captions of
+photographs; for other text, which consists of rare tokens, `notes` returns a warning.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,19 +18,17 @@ from trifocal.weights import FOLDER, load_part
 LENGTH = 64
 VOCABULARY = 4096
 PAD, START, END = "<pad>", "<start>", "<end>"
-FAMILIAR = (
-    0.5  # tokens for a letter: English captions need about a quarter, bytes of other scripts one and more
-)
+MAX_TOKENS_PER_LETTER = 0.5  # English captions need about 0.25, other scripts 1 or more
 WEIGHTS, TOKENIZER = FOLDER / "towers.safetensors", FOLDER / "tokenizer.json"
 
 
 class TextTransformer(nn.Module):
-    """Token ids → Words.
+    """Token ids [B, T] → `TextEmbedding`.
 
     Args:
         vocabulary: number of tokens.
         width, layers, heads: of the transformer.
-        embedding: D, of the vectors that come out.
+        embedding: D of the output.
     """
 
     def __init__(
@@ -50,7 +48,7 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.token.weight, std=0.02)
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextEmbedding:
-        """ids [B, T] and mask [B, T], T at most LENGTH → Words; pooled is the mean over the tokens, projected."""
+        """ids and mask [B, T], T <= LENGTH → embeddings; `pooled` is the projected mean over the tokens."""
         x = self.token(ids) + self.position[: ids.shape[1]]
         x = self.norm(self.body(x, src_key_padding_mask=~mask))
         share = mask / mask.sum(1, keepdim=True)
@@ -58,11 +56,11 @@ class TextTransformer(nn.Module):
 
 
 class CompactTextEncoder:
-    """Texts → Words.
+    """The compact `TextEncoder`.
 
     Args:
-        tokenizer: made by `train_tokenizer`.
-        network: of the same vocabulary.
+        tokenizer: from `train_tokenizer`.
+        network: with the same vocabulary.
     """
 
     name = "compact"
@@ -75,28 +73,29 @@ class CompactTextEncoder:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> TextEmbedding:
-        """B texts → Words; texts are cut to LENGTH tokens, an empty one is its start and end."""
-        ids, mask = tokens_of(self.tokenizer, texts)
+        """B texts → tokens [B, T, D], mask [B, T] and pooled [B, D]; texts are truncated to LENGTH tokens."""
+        ids, mask = tokenize(self.tokenizer, texts)
         device = self.network.position.device
-        words: TextEmbedding = self.network(ids.to(device), mask.to(device))
-        return words
+        embedding: TextEmbedding = self.network(ids.to(device), mask.to(device))
+        return embedding
 
     def notes(self, texts: Sequence[str]) -> list[str]:
-        """Sentences on what the tower cannot make use of in these texts."""
-        said = []
+        """A sentence for each limitation that applies: truncation, and text unlike the training data."""
+        notes = []
         for text in texts:
             count = len(self.tokenizer.encode(text, add_special_tokens=False).ids)
             if count > LENGTH - 2:
-                said.append(f"The text has {count} tokens; the first {LENGTH - 2} count.")
-            if count > FAMILIAR * len(text) + 4:
-                said.append(
-                    "The compact text tower has learned English captions; it will make little of this text."
+                notes.append(f"The text has {count} tokens; only the first {LENGTH - 2} are used.")
+            if count > MAX_TOKENS_PER_LETTER * len(text) + 4:
+                notes.append(
+                    "The compact text encoder was trained on English captions and may not understand this"
+                    " text."
                 )
-        return list(dict.fromkeys(said))
+        return list(dict.fromkeys(notes))
 
 
-def tokens_of(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, each [B, T], between START and END, cut to LENGTH and padded to the longest."""
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Token ids and mask [B, T] of START, text and END, truncated to LENGTH and padded to the longest."""
     start, end, pad = (tokenizer.token_to_id(token) for token in (START, END, PAD))
     rows = [
         [start, *tokenizer.encode(text, add_special_tokens=False).ids[: LENGTH - 2], end] for text in texts
@@ -107,7 +106,7 @@ def tokens_of(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tenso
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Tokenizer:
-    """Byte-level byte pairs over lower-case NFKC text: nothing is unknown, since every byte is a token."""
+    """Train byte-level BPE on lower-case NFKC text; every byte is a token, so no character is unknown."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -123,33 +122,35 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Token
 
 
 class BagOfWords:
-    """Texts → the mean of an embedding of each token, [B, D], of length 1: what the tower is compared with."""
+    """Texts → L2-normalised means of token embeddings, [B, D]: a baseline for the text encoder."""
 
     def __init__(self, tokenizer: Tokenizer, embedding: Tensor) -> None:
         self.tokenizer = tokenizer
         self.embedding = embedding
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        ids, mask = tokens_of(self.tokenizer, texts)
+        ids, mask = tokenize(self.tokenizer, texts)
         return nn.functional.normalize((self.embedding[ids] * mask[..., None]).sum(1), dim=-1)
 
 
 @lru_cache(maxsize=2)
 def load_compact(device: str = "cpu") -> CompactTextEncoder:
-    """The tower with its trained weights, frozen. Raises WeightsError if they are missing or damaged."""
+    """The frozen encoder with its trained weights. Raises WeightsError if they are missing or damaged."""
     weights, tokenizer = load_part(WEIGHTS, "text."), load_tokenizer()
     network = TextTransformer(tokenizer.get_vocab_size())
     network.load_state_dict(weights)
     return CompactTextEncoder(tokenizer, network.to(device).eval().requires_grad_(False))
 
 
-def load_bag() -> BagOfWords:
-    """Raises WeightsError if it is missing or damaged."""
+def load_bag_of_words() -> BagOfWords:
+    """The baseline with its trained embedding. Raises WeightsError if it is missing or damaged."""
     return BagOfWords(load_tokenizer(), load_part(WEIGHTS, "bag.")["weight"])
 
 
 def load_tokenizer() -> Tokenizer:
-    """The one that ships. Raises WeightsError if it is missing."""
+    """The bundled tokenizer. Raises WeightsError if it is missing."""
     if not TOKENIZER.exists():
-        raise WeightsError(f"The tokenizer {TOKENIZER.name} is not installed; install Trifocal again.")
+        raise WeightsError(
+            f"The tokenizer {TOKENIZER.name} is missing from the installation; reinstall Trifocal."
+        )
     return Tokenizer.from_str(TOKENIZER.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""A text tower turns texts into vectors. There are two: CLIP's, through transformers, and the compact one that ships."""
+"""The interface of the text encoders: CLIP and the bundled compact encoder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from trifocal.types import TextEmbedding
 
 
 class TextEncoder(Protocol):
-    """Texts → Words, frozen.
+    """A frozen text encoder.
 
-    `name` is what `load_text_encoder` takes; `width` is D, that of tokens and pooled vector; `length` is T at most: a text's
-    tokens with its start and its end. Longer texts are cut, and an empty one is its start and end.
+    Attributes:
+        name: as for `load_text_encoder`.
+        width: D, of token and pooled embeddings.
+        length: maximum of T, with start and end tokens. Longer texts are truncated.
     """
 
     @property
@@ -26,25 +28,25 @@ class TextEncoder(Protocol):
     def length(self) -> int: ...
 
     def __call__(self, texts: Sequence[str]) -> TextEmbedding:
-        """B texts, at least one → Words."""
+        """B texts, at least one → tokens [B, T, D], mask [B, T] and pooled [B, D]."""
         ...
 
     def notes(self, texts: Sequence[str]) -> list[str]:
-        """Sentences on what the tower leaves out of these texts, or cannot make use of; each only once."""
+        """One sentence for each limitation that applies to these texts, such as truncation."""
         ...
 
 
 @lru_cache(maxsize=4)
 def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
-    """The tower of that name. The same object is returned for the same arguments.
+    """Load a text encoder; it is cached.
 
     Args:
-        name: "compact", or a name or folder for transformers' CLIP.
-        device: where it computes.
+        name: "compact", or the name or folder of a CLIP model for transformers.
+        device: the torch device.
 
     Raises:
-        MissingExtra: if a package that it needs is not installed.
-        WeightsError: if its weights are not to be had, or are damaged.
+        MissingExtra: if a required package is not installed.
+        WeightsError: if the weights are missing or damaged.
     """
     if name == "compact":
         from trifocal.text.compact import load_compact

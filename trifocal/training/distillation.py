@@ -23,10 +23,10 @@ from torchvision.ops import generalized_box_iou_loss
 from trifocal.codecs.base_layer import BaseLayer
 from trifocal.data import TrainingPicture
 from trifocal.data.prefetching import Prefetcher
-from trifocal.detection.backbone import CompactDetectorStem, pixels_of
+from trifocal.detection.backbone import CompactDetectorStem, denormalise
 from trifocal.detection.detector import CompactDetectorTail, SplitDetector
 from trifocal.detection.proposals import BINS, CompactProposals
-from trifocal.detection.two_stage import corrected, proposed_by
+from trifocal.detection.two_stage import refine_proposals, select_proposals
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.tasks.detectors import PICODET_SIDE, preprocess, session_of
 from trifocal.losses.detection import anchor_errors, excess_cross_entropy
@@ -177,7 +177,7 @@ class FeatureSource:
         h = self.front(x)
         coded = torch.randperm(len(x), device=x.device)[: len(x) // 2]
         if self.base is not None and len(coded):
-            h[coded] = self.base(pixels_of(x[coded]), spread_levels(len(coded), x.device)).h_hat
+            h[coded] = self.base(denormalise(x[coded]), spread_levels(len(coded), x.device)).h_hat
         return h, outputs
 
     def close(self) -> None:
@@ -263,13 +263,15 @@ class RefinementLosses(DistillationLosses):
     def forward(self, x: Tensor, true: Sequence[Tensor]) -> dict[str, Tensor]:
         """As in distillation, with the terms of `region_errors`."""
         own, teacher = self.outputs(x, true), dict(zip(self.names, true, strict=True))
-        network, images = self.detector.network, self.detector.framed(x)
+        network, images = self.detector.network, self.detector.image_list(x)
         pyramid = {str(number): own[name].permute(0, 3, 1, 2) for number, name in enumerate(PYRAMID)}
         rpn = network.rpn
         assert isinstance(rpn, CompactProposals)
-        first = proposed_by(rpn.dense([own[name] for name in PREDICTIONS]), images)
-        found = corrected(network, pyramid, first, images)
-        wanted_scores, wanted_boxes, _ = rpn.dense([teacher[name] for name in PREDICTIONS]).at(first.places)
+        first = select_proposals(rpn.dense([own[name] for name in PREDICTIONS]), images)
+        found = refine_proposals(network, pyramid, first, images)
+        wanted_scores, wanted_boxes, _ = rpn.dense([teacher[name] for name in PREDICTIONS]).gather(
+            first.indices
+        )
         return self.errors(own, true) | region_errors(*found, wanted_scores, wanted_boxes)
 
     def choose(self, own: Tensor, true: Tensor | None) -> Tensor:

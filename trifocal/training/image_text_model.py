@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.losses import contrastive
 from trifocal.losses.detection import soft_cross_entropy
-from trifocal.text.compact import TextTransformer, tokens_of
-from trifocal.text.ground import Ground
+from trifocal.text.compact import TextTransformer, tokenize
+from trifocal.text.grounding import GroundingHead
 from trifocal.training.image_text_batches import ImageTextBatch
 from trifocal.types import TextEmbedding
 
@@ -42,7 +42,7 @@ class ImageTextModel(nn.Module):
         vocabulary = tokenizer.get_vocab_size()
         self.image = ImageEncoder()
         self.text = TextTransformer(vocabulary)
-        self.ground = Ground(self.text.embedding)
+        self.ground = GroundingHead(self.text.embedding)
         self.bag = nn.Embedding(vocabulary, self.text.embedding)
         self.scale = nn.Parameter(
             torch.tensor([2.3, 2.3])
@@ -81,7 +81,7 @@ class ImageTextModel(nn.Module):
 
     def tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, [B, T] each, on the device of the model."""
-        ids, mask = tokens_of(self.tokenizer, texts)
+        ids, mask = tokenize(self.tokenizer, texts)
         return ids.to(self.offset.device), mask.to(self.offset.device)
 
     def bag_embedding(self, ids: Tensor, mask: Tensor) -> Tensor:

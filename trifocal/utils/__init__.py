@@ -1,1 +1,1 @@
-"""Files written whole, time, limits."""
+"""Atomic file writing, timing, and limits."""

@@ -1,4 +1,4 @@
-"""Lists of a folder's files, and writing files so that a run that dies leaves the old file or the new one, never half of one."""
+"""List the files of a folder, and write files atomically."""
 
 import csv
 import errno
@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["Listing", "atomic_write", "buffered", "is_stream", "list_files", "write_csv"]
+__all__ = ["Listing", "atomic_write", "buffered", "is_device", "list_files", "write_csv"]
 
 TEMPORARY = re.compile(r"\.trifocal-[0-9a-f]{16}\.tmp")
 LEFTOVER_AGE = 24 * 3600.0  # seconds
-swept: set[Path] = set()  # folders that this process has searched for leftovers
+swept: set[Path] = set()  # folders already searched for leftovers by this process
 
 
 @dataclass
 class Listing:
-    """Files of a folder, what could not be read, and how many entries of each kind were left out."""
+    """The matching files of a folder, errors, and the number of skipped entries by kind."""
 
     files: list[Path] = field(default_factory=list)
     errors: list[OSError] = field(default_factory=list)
@@ -32,9 +32,10 @@ class Listing:
 
 
 def list_files(folder: Path, recursive: bool, suffixes: Collection[str]) -> Listing:
-    """The files with one of `suffixes` (lower case, with the dot), sorted by path; hidden files and linked folders are left out.
+    """List the files with one of `suffixes` (lower case, with the dot), sorted by path.
 
-    A subfolder that cannot be read becomes an error of the listing, and the others are still read.
+    Hidden files and symbolic links to folders are skipped. A subfolder that cannot be read is added to the
+    errors of the listing.
     """
     listing = Listing()
     pending = [folder]
@@ -42,7 +43,7 @@ def list_files(folder: Path, recursive: bool, suffixes: Collection[str]) -> List
         try:
             with os.scandir(pending.pop()) as entries:
                 for entry in entries:
-                    kind = kind_of(entry, recursive, suffixes)
+                    kind = entry_kind(entry, recursive, suffixes)
                     if kind == "file":
                         listing.files.append(Path(entry.path))
                     elif kind == "folder":
@@ -55,8 +56,8 @@ def list_files(folder: Path, recursive: bool, suffixes: Collection[str]) -> List
     return listing
 
 
-def kind_of(entry: os.DirEntry[str], recursive: bool, suffixes: Collection[str]) -> str:
-    """`file` or `folder` for an entry that is taken; else the reason why it is left out: a suffix, or its kind."""
+def entry_kind(entry: os.DirEntry[str], recursive: bool, suffixes: Collection[str]) -> str:
+    """`file` or `folder` for an entry to use; else the suffix or kind under which it is counted."""
     if entry.is_dir(follow_symlinks=False):
         return "folder" if recursive else "subfolder"
     if entry.is_dir():
@@ -69,8 +70,8 @@ def kind_of(entry: os.DirEntry[str], recursive: bool, suffixes: Collection[str])
     return "file" if suffix in suffixes else suffix or "no suffix"
 
 
-def is_stream(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a device, a pipe, or an open file of a process; such paths are written to and not replaced."""
+def is_device(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a device, a pipe or a file descriptor, which is written to instead of replaced."""
     if os.path.abspath(path).startswith(("/dev/fd/", "/dev/std", "/proc/")):
         return os.path.exists(path)
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
@@ -78,26 +79,34 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[BinaryIO]:
-    """Gives a binary stream (also seekable and readable) that becomes `path` when the block ends without an error.
+    """Yield a binary stream (seekable and readable) that replaces `path` if the block ends without an error.
 
-    The old file's permissions are kept, and a link is followed if its target exists. Devices and pipes are written to.
-    Raises OSError (no such folder, not writable, disk full, a link without a target; FileExistsError without
-    `overwrite` if there is a file); the old file is then untouched.
+    The data is written to a temporary file in the same folder, which is renamed at the end, so that a run
+    that is
+    killed leaves either the old or the new file. The permissions of an existing file are kept, and symbolic
+    links are
+    followed. Devices and pipes are written to directly.
+
+    Raises:
+        OSError: if the folder is missing, the disk is full, or the target is write-protected or a broken
+            link. An
+            existing file is then unchanged.
+        FileExistsError: if the file exists and `overwrite` is false.
     """
-    if is_stream(path):
+    if is_device(path):
         with open(path, "wb") as device:
             yield from buffered(device)
         return
     if os.path.islink(path) and not os.path.exists(path):
         raise FileExistsError(
-            errno.EEXIST, "The link leads to no file; remove it, or name another file", os.fspath(path)
+            errno.EEXIST, "The symbolic link is broken; remove it, or choose another path", os.fspath(path)
         )
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(target.parent))
+        raise FileNotFoundError(errno.ENOENT, "The folder does not exist", str(target.parent))
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, "The file is write-protected", str(path))
-    sweep(target.parent)
+    remove_leftovers(target.parent)
     temporary = target.with_name(f".trifocal-{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "x+b") as stream:
@@ -109,7 +118,7 @@ def atomic_write(path: str | os.PathLike[str], overwrite: bool = True) -> Iterat
                 os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
             os.replace(temporary, target)
         else:
-            move_to_free(temporary, target)
+            rename_without_overwrite(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -117,7 +126,7 @@ def atomic_write(path: str | os.PathLike[str], overwrite: bool = True) -> Iterat
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Sequence[object]], end: str = "\n") -> None:
-    """A table, at once or not at all; `end` is that of its lines. Raises OSError."""
+    """Write a CSV file atomically, with `end` at the end of each line. Raises OSError."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator=end).writerows(rows)
     with atomic_write(path) as stream:
@@ -125,20 +134,20 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Sequence[object]], en
 
 
 def buffered(stream: BinaryIO) -> Iterator[BinaryIO]:
-    """Yields a buffer whose bytes go to a stream that may not be seekable, unless the block fails."""
+    """Yield a buffer, and write it to the stream, which need not be seekable, if the block succeeds."""
     buffer = io.BytesIO()
     yield buffer
     stream.write(buffer.getbuffer())
     stream.flush()
 
 
-def move_to_free(source: Path, target: Path) -> None:
-    """Renames a file. Raises FileExistsError where the new name is taken, also if that happened a moment ago."""
+def rename_without_overwrite(source: Path, target: Path) -> None:
+    """Rename a file. Raises FileExistsError if the target exists, without a race between test and rename."""
     try:
         os.link(source, target)
     except FileExistsError:
         raise FileExistsError(
-            errno.EEXIST, "It was made by another program meanwhile, and is kept", str(target)
+            errno.EEXIST, "Another program created this file meanwhile; it is kept", str(target)
         ) from None
     except OSError:  # a file system without hard links
         if os.path.lexists(target):
@@ -149,7 +158,7 @@ def move_to_free(source: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut, where the system can."""
+    """Flush the folder to disk, where the system supports it, so that a rename survives a power failure."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -158,8 +167,8 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def sweep(folder: Path) -> None:
-    """Removes temporary files that a killed run left here over a day ago; once per folder and process."""
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of killed runs that are over a day old, once per folder and process."""
     if folder in swept:
         return
     swept.add(folder)

@@ -1,4 +1,7 @@
-"""How many pixels a picture may have. Reading, encoding and decoding one takes up to 900 MB and 20 bytes a pixel."""
+"""The maximum number of pixels of an image.
+
+Reading, encoding and decoding take up to 850 MB plus 20 bytes per pixel.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +16,21 @@ _limit = ContextVar("max_pixels", default=MAX_PIXELS)
 
 
 def max_pixels() -> int:
-    """The limit in this thread."""
+    """The current limit in this thread."""
     return _limit.get()
 
 
 @contextmanager
 def limit_pixels(count: int) -> Iterator[None]:
-    """Pictures and files with more pixels are refused while the block runs, in this thread; 134,217,728 outside of it.
+    """Refuse images and files with more than `count` pixels in this thread while the block runs.
 
-    Raises OptionError for less than one pixel.
+    The default limit is 134,217,728 pixels.
+
+    Raises:
+        OptionError: if `count` is less than 1.
     """
     if count < 1:
-        raise OptionError(f"The limit of pixels is 1 or more, not {count}.")
+        raise OptionError(f"The pixel limit must be 1 or more, not {count}.")
     token = _limit.set(count)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Where the seconds go, and fewer of them, and less memory, for a start."""
+"""Measure the time of named steps, and import large packages in less time and memory."""
 
 import gc
 import sys
@@ -13,13 +13,14 @@ COMPILER = "torch._dynamo.utils"
 
 
 class Stopwatch:
-    """Adds seconds to named entries of a dictionary; without one it measures for nobody."""
+    """Adds seconds to named entries of `timings`; without it, the measurements are discarded."""
 
     def __init__(self, timings: dict[str, float] | None = None) -> None:
         self.timings = {} if timings is None else timings
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to entry `name`."""
         start = time.perf_counter()
         yield
         self.add(name, time.perf_counter() - start)
@@ -28,14 +29,14 @@ class Stopwatch:
         self.timings[name] = self.timings.get(name, 0.0) + seconds
 
     def move(self, source: str, target: str, seconds: float) -> None:
-        """Of the seconds of `source`, these belong to `target`."""
+        """Move `seconds` from entry `source` to entry `target`."""
         self.add(source, -seconds)
         self.add(target, seconds)
 
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Importing torch makes 200,000 objects that all stay; to search them for garbage is a sixth of the time that it takes."""
+    """Pause garbage collection during an import: it takes a sixth of the time to import torch."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from trifocal.errors import OptionError, PictureError
 from trifocal.pictures import Picture
-from trifocal.pictures.picture import use_plug_ins
+from trifocal.pictures.picture import register_plug_ins
 
 __all__ = ["LOSSLESS", "PILLOW_CODECS", "PillowCodec", "pillow_codecs"]
 
@@ -114,5 +114,5 @@ PILLOW_CODECS = {
 def pillow_codecs() -> tuple[PillowCodec, ...]:
     """Those of RIVALS that Pillow and the plug-ins at hand can write."""
     Image.init()
-    use_plug_ins()
+    register_plug_ins()
     return tuple(rival for rival in PILLOW_CODECS.values() if rival.format in Image.SAVE)

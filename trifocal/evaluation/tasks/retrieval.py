@@ -16,7 +16,7 @@ from trifocal.detection.image_encoder import SIDE, load_image_encoder
 from trifocal.errors import OptionError
 from trifocal.evaluation.metrics.per_image import Pixels
 from trifocal.pictures import Picture, list_pictures
-from trifocal.text.compact import load_bag, load_compact
+from trifocal.text.compact import load_bag_of_words, load_compact
 
 __all__ = ["RANKS", "Recall", "recall", "retrieval"]
 
@@ -47,7 +47,7 @@ def retrieval(data: str | os.PathLike[str], progress: Progress | None = None) ->
     paths = [path for path in list_pictures([data], recursive=True) if captions.get(path.name)]
     if not paths:
         raise OptionError(f"{data} has no pictures with captions; put a captions.json beside them.")
-    tower, text, bag = load_image_encoder(), load_compact(), load_bag()
+    tower, text, bag = load_image_encoder(), load_compact(), load_bag_of_words()
     pictures, words, bags, target = [], [], [], []
     with torch.inference_mode():
         for number, path in enumerate(paths):

@@ -104,7 +104,7 @@ class BaseLayerTask(LossTask):
     def source(self, pictures: Sequence[TrainingPicture], seed: int) -> DetectionBatches:
         """Batches at the detector's input size, with its labels."""
         return DetectionBatches(
-            pictures, self.teacher, self.batch, seed, self.detector.categories, self.codec.looked_at
+            pictures, self.teacher, self.batch, seed, self.detector.categories, self.codec.input_size
         )
 
     def batches(self, seed: int) -> DetectionBatches:
@@ -196,7 +196,7 @@ def codec_with_base(of: str | Preset, start: str | Path | None) -> ScalableNetwo
     analysis = codec.base.analysis
     if isinstance(analysis, CompactBaseAnalysis):
         load_start(codec, start or FOLDER / find(ENHANCEMENT).weights)
-        analysis.begin_like(codec.detector, front_only=start is not None)
+        analysis.init_from_detector(codec.detector, front_only=start is not None)
     elif start is not None:
         load_start(codec, start)
     return codec

@@ -67,7 +67,7 @@ class CodecTask(TrainingTask):
     ) -> None:
         objective = objective or objective_of(preset, stage)
         self.preset, self.recipe, self.parts = preset, recipe or preset.recipe, tuple(parts)
-        self.text_encoder = load_text_encoder(preset.tower) if preset.words else None
+        self.text_encoder = load_text_encoder(preset.text_encoder) if preset.text_reader else None
         self.module: nn.Module = preset.build().network
         self.objective = objective()
         self.file_name = f"{preset.name}.safetensors"
