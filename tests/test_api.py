@@ -347,7 +347,7 @@ def test_an_encoder_checks_once_and_encodes_many(small: Preset, monkeypatch: pyt
 
     count("trifocal.presets", "check_text")
     count("trifocal.presets", "_first")
-    count("trifocal.codecs.codec", "checksum")
+    count("trifocal.codecs.torch_runtime", "checksum")
     check_rate = rate_control.Rate.__post_init__
     monkeypatch.setattr(
         "trifocal.codecs.rate_control.Rate.__post_init__",
@@ -514,5 +514,5 @@ def test_strip_and_merge_load_no_torch(tmp_path: Path) -> None:
 def test_the_format_keeps_ids_for_private_use() -> None:
     law = (Path(trifocal.__file__).parent / "container" / "FORMAT.md").read_text("utf-8")
     first, last = presets.PRIVATE_IDS[0], presets.PRIVATE_IDS[-1]
-    assert f"{first} to {last} are for private use" in law
+    assert f"{first}..{last} are for private use" in law
     assert all(preset.id < first for preset in presets.PRESETS)

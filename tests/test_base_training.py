@@ -369,5 +369,5 @@ def test_batches_come_again() -> None:
     assert slow.number == pytest.approx(DataEcho.kept + 1000, rel=0.1)
     assert max(came) == slow.number and len(source.pool) == DataEcho.kept
     assert len(set(came)) == slow.number + 1
-    repeated: Any = DataEcho(Counting(), 1, seed=0)
-    assert [repeated.next()[0] for _ in range(3)] == [0, 0, 0]
+    fresh: list[Any] = [DataEcho(Counting(), 1, seed=0) for _ in range(3)]
+    assert [source.next()[0] for source in fresh] == [0, 0, 0]

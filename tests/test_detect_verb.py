@@ -66,7 +66,7 @@ class Fake:
         return Decoded(plain(stream.header.width, stream.header.height, DECODED))
 
     def encode_picture(
-        self, picture: Picture, rate: Rate, base: BaseLayerOptions, *options: Any
+        self, picture: Picture, rate: Rate, base: BaseLayerOptions, *options: Any, **more: Any
     ) -> Bitstream:
         self.options = {"rate": rate, "base": base}
         return layered(picture.width, picture.height)

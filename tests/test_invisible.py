@@ -118,7 +118,7 @@ def test_a_detector_does_not_see_them(tmp_path: Path, monkeypatch: pytest.Monkey
     trifocal.encode(hiding(), "compact", keep_invisible=True).save(tmp_path / "kept.tri")
     for name in ("photo.png", "kept.tri"):
         with pytest.raises(KeyboardInterrupt):
-            trifocal.detect(tmp_path / name)
+            trifocal.detect(tmp_path / name, notify=lambda notice: None)
         picture = looked.pop()
         assert picture.alpha is not None and np.array_equal(picture.rgb, picture.fill_invisible().rgb), name
 

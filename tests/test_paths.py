@@ -46,7 +46,7 @@ def stream_of(width: int = 40, height: int = 30) -> Bitstream:
 class Fake:
     """A codec that codes nothing."""
 
-    def encode_picture(self, picture: Picture, *options: Any) -> Bitstream:
+    def encode_picture(self, picture: Picture, *options: Any, **more: Any) -> Bitstream:
         return stream_of(picture.width, picture.height)
 
     def decode(self, stream: Bitstream, **options: Any) -> Decoded:
@@ -176,9 +176,9 @@ def test_a_file_that_appears_meanwhile_is_kept(
 ) -> None:
     encode_picture = codec.encode_picture
 
-    def slow(picture: Picture, *options: Any) -> Bitstream:
+    def slow(picture: Picture, *options: Any, **more: Any) -> Bitstream:
         Path("a.tri").write_bytes(b"another program's")
-        return encode_picture(picture, *options)
+        return encode_picture(picture, *options, **more)
 
     monkeypatch.setattr(codec, "encode_picture", slow)
     photo("a.png")

@@ -53,7 +53,7 @@ codec.preset_id = 62
 picture = Picture(np.kron(np.random.default_rng(0).integers(0, 256, (7, 9, 3)), np.ones((16, 16, 1))).astype(np.uint8))
 stream = Bitstream.from_bytes(codec.encode(picture, quality=100).to_bytes())
 assert np.abs(codec.decode(stream).picture.rgb.astype(int) - picture.rgb).max() <= 1
-assert codec.encode(picture, size=stream.size - 30).size <= stream.size - 30
+assert codec.encode(picture, max_bytes=stream.size - 30).size <= stream.size - 30
 assert codec.synthesise(codec.decode_latents(stream)).rgb.shape == picture.rgb.shape
 try:
     codec.network

@@ -210,4 +210,4 @@ def test_the_command_line_draws_it(tmp_path):
     refused = CliRunner().invoke(app, ["encode", str(photo), "--attention", str(drawn), "--force"])
     assert refused.exit_code == 1 and "use a preset such as taco-compact" in " ".join(refused.output.split())
     both = CliRunner().invoke(app, [*arguments, "taco-compact", str(drawn)])
-    assert both.exit_code == 2 and "one picture" in both.output
+    assert both.exit_code == 2 and "one image" in both.output

@@ -300,7 +300,7 @@ def test_it_is_found_in_a_folder(small: Path, better: Path, tmp_path: Path) -> N
     folder.mkdir()
     better.rename(folder / better.name)
     write_weights(small_codec(seed=2).network, small)
-    with pytest.raises(WeightsError, match="are at hand"):
+    with pytest.raises(WeightsError, match="were found"):
         load_for(old.header)
     assert load_for(old.header, weights=folder).decodes(old.header)
 

@@ -22,7 +22,7 @@ from trifocal.entropy import EntropyModel, RateEstimator, TrainingRateEstimator
 from trifocal.entropy.coder import Array
 from trifocal.entropy.hyperprior import ArrayNetworks
 from trifocal.types import LATENT_STRIDE, LEVELS_PER_QUALITY, BasePreview, Condition, Output
-from trifocal.utils.timing import gc_paused
+from trifocal.utils.timing import compiler_deferred, gc_paused
 
 if TYPE_CHECKING:
     from trifocal.detection.detector import Detections, SplitDetector
@@ -89,6 +89,7 @@ class BaseLayer(nn.Module):
 
 
 @gc_paused()
+@compiler_deferred()
 def bundled_detector(device: str) -> SplitDetector:
     """The bundled compact detector. Imports torchvision only when called. Raises WeightsError."""
     from trifocal.detection.detector import load_detector

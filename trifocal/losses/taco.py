@@ -10,7 +10,6 @@ from trifocal.losses.image_text import joint_image_text
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import find_perceptual
 from trifocal.losses.rate_distortion import balance, bits_per_pixel, mean_squared_error, quality_lambda
-from trifocal.text.clip import ClipImageEncoder
 from trifocal.types import Batch
 
 LAMBDAS = (0.0004, 0.016)
@@ -116,5 +115,7 @@ def image_embedder(tower: str) -> nn.Module:
     """The image encoder that belongs to a text encoder. Raises MissingExtra or WeightsError."""
     if tower == "compact":
         return CompactImageEmbedder()
+
+    from trifocal.text.clip import ClipImageEncoder
 
     return ClipImageEncoder(tower)
