@@ -27,7 +27,7 @@ from trifocal.evaluation import Curve, evaluate, rate_at, read_means
 from trifocal.evaluation.codecs.candidates import candidate_of, decoded_image_of, title_of
 from trifocal.evaluation.codecs.custom_weights import Model
 from trifocal.evaluation.codecs.layer_ablations import (
-    OWN_DETECTOR,
+    BASE_LAYER_DETECTORS,
     BaseLayerCandidate,
     DownscaledCandidate,
     SeparateFilesCandidate,
@@ -36,7 +36,7 @@ from trifocal.evaluation.codecs.layer_ablations import (
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.tasks.detection import Annotations, Detection
-from trifocal.evaluation.tasks.detectors import CompactDetector, Found, detector_of, rescaled
+from trifocal.evaluation.tasks.detectors import CompactDetector, DetectorOutput, create_detector, rescale
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
 
@@ -117,9 +117,9 @@ class Bright:
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
 
-    def find(self, pixels: np.ndarray) -> Found:
+    def find(self, pixels: np.ndarray) -> DetectorOutput:
         self.seen.append(pixels.shape[:2])
-        return Found(bright_box(pixels), np.array([1]), np.array([0.9]))
+        return DetectorOutput(bright_box(pixels), np.array([1]), np.array([0.9]))
 
 
 def with_layers(monkeypatch: pytest.MonkeyPatch) -> TwoJpegs:
@@ -130,7 +130,7 @@ def with_layers(monkeypatch: pytest.MonkeyPatch) -> TwoJpegs:
     monkeypatch.setattr(
         "trifocal.presets.shared_codec", lambda name, *rest: codec if name == "two" else plain
     )
-    monkeypatch.setitem(OWN_DETECTOR, "two", "bright")
+    monkeypatch.setitem(BASE_LAYER_DETECTORS, "two", "bright")
     return codec
 
 
@@ -252,7 +252,7 @@ def test_presets_with_layers_are_measured_by_their_base(two: TwoJpegs) -> None:
 
 
 def test_every_preset_with_layers_has_a_detector_that_reads_them() -> None:
-    assert {preset.name for preset in PRESETS if preset.layers} <= OWN_DETECTOR.keys()
+    assert {preset.name for preset in PRESETS if preset.layers} <= BASE_LAYER_DETECTORS.keys()
 
 
 def test_titles_say_what_was_measured() -> None:
@@ -266,15 +266,7 @@ def test_titles_say_what_was_measured() -> None:
 
 def test_precision_of_the_base_layer_beside_rivals(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
     judge = Bright()
-    results = evaluate(
-        ["two", "jpeg", "jpeg:small"],
-        folder,
-        tmp_path / "r.csv",
-        {"two:base": [20, 80], "jpeg": [50], "jpeg:small": [60]},
-        metrics=["psnr"],
-        task=detection(folder, judge, "bright"),
-        layers="base",
-    )
+    results = evaluate(["two", "jpeg", "jpeg:small"], folder, tmp_path / "r.csv", EvaluateOptions({"two:base": [20, 80], "jpeg": [50], "jpeg:small": [60]}, metrics=["psnr"], task=detection(folder, judge, "bright"), layers="base"))
     means = {(mean.preset, mean.quality): mean for mean in results.means}
     assert set(means) == {("two:base", 20), ("two:base", 80), ("jpeg", 50), ("jpeg:small", 60), ("png", 100)}
     assert all(mean.values["ap50:bright"] == 1 for mean in means.values())
@@ -295,17 +287,17 @@ def test_a_detector_of_another_name_is_shown_the_first_picture(
 ) -> None:
     judge = Bright()
     task = detection(folder, judge, "another")
-    means = evaluate(["two:base"], folder, tmp_path / "r.csv", [80], task=task, metrics=["psnr"]).means
+    means = evaluate(["two:base"], folder, tmp_path / "r.csv", EvaluateOptions([80], task=task, metrics=["psnr"])).means
     assert two.detected == 0 and len(judge.seen) == 4 and means[0].values["ap50:another"] == 1
 
 
 def test_qualities_are_said_of_each_or_it_is_a_sentence(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="at least one quality to measure for jpeg"):
-        evaluate(["two:base", "jpeg"], folder, tmp_path / "r.csv", {"two:base": [20]}, metrics=["psnr"])
+        evaluate(["two:base", "jpeg"], folder, tmp_path / "r.csv", EvaluateOptions({"two:base": [20]}, metrics=["psnr"]))
     with pytest.raises(OptionError, match="0 to 100, not 101"):
-        evaluate(["jpeg"], folder, tmp_path / "r.csv", {"jpeg": [101]}, metrics=["psnr"])
+        evaluate(["jpeg"], folder, tmp_path / "r.csv", EvaluateOptions({"jpeg": [101]}, metrics=["psnr"]))
     assert not (tmp_path / "r.csv").exists()
-    rows = evaluate(["png"], folder, tmp_path / "r.csv", {}, metrics=["psnr"]).rows
+    rows = evaluate(["png"], folder, tmp_path / "r.csv", EvaluateOptions({}, metrics=["psnr"])).rows
     assert {row.quality for row in rows} == {100}
 
 
@@ -315,15 +307,7 @@ def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
     asked: list[object] = []
     monkeypatch.setattr("trifocal.evaluation.compare.peak_of", lambda *words: asked.append(words[0]))
     task = detection(folder, Bright(), "bright")
-    page = compare(
-        ["two", "jpeg:small", "jpeg"],
-        folder,
-        tmp_path / "report",
-        [10, 90],
-        metrics=["psnr"],
-        task=task,
-        layers="base",
-    )
+    page = compare(["two", "jpeg:small", "jpeg"], folder, tmp_path / "report", CompareOptions([10, 90], metrics=["psnr"], task=task, layers="base"))
     text = page.read_text("utf-8")
     assert "AP (bright; 1.000 on the originals)" in text and "Trifocal two, base layer" in text
     assert "JPEG (Pillow, progressive, 4:2:0), at the detector&#39;s size" in text
@@ -337,9 +321,9 @@ def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
 
 def test_no_layers_are_said_before_anything_is_done(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="has one; these have: two"):
-        evaluate(["jpeg"], folder, tmp_path / "r.csv", [50], layers="base")
+        evaluate(["jpeg"], folder, tmp_path / "r.csv", EvaluateOptions([50], layers="base"))
     with pytest.raises(PictureError, match="compact makes no base layer"):
-        evaluate(["compact:base", "jpeg"], folder, tmp_path / "r.csv", [50], metrics=["psnr"])
+        evaluate(["compact:base", "jpeg"], folder, tmp_path / "r.csv", EvaluateOptions([50], metrics=["psnr"]))
     assert {mean.preset for mean in read_means(tmp_path / "r_summary.csv")} == {"jpeg"}
 
 
@@ -369,7 +353,7 @@ def test_the_compact_detector_gives_boxes_in_the_pictures_pixels(
     untrained: SplitDetector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rgb = picture(0)
-    judge = detector_of("compact")
+    judge = create_detector("compact")
     assert isinstance(judge, CompactDetector) and judge.categories == COCO_IDS and not judge.masks
     found = judge.find(rgb)
     assert found.boxes.shape == (100, 4) and found.boxes.dtype == found.scores.dtype == np.float64
@@ -377,7 +361,7 @@ def test_the_compact_detector_gives_boxes_in_the_pictures_pixels(
     assert set(found.labels) <= set(COCO_IDS)
     size = compact_size(WIDTH, HEIGHT)
     small = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
-    seen = rescaled(judge.look(small), small.shape[:2], (WIDTH, HEIGHT))
+    seen = rescale(judge.look(small), small.shape[:2], (WIDTH, HEIGHT))
     assert np.allclose(seen.boxes, found.boxes, atol=1e-2) and np.array_equal(seen.labels, found.labels)
 
 
@@ -392,7 +376,7 @@ def test_what_is_small_already_is_not_resized_again(untrained: SplitDetector) ->
     shown = Picture(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
     file = subject.encode(shown, 100)
     look = partial(subject.look, file, (width, height))
-    found = look("compact", detector_of("compact"))
+    found = look("compact", create_detector("compact"))
     assert shapes == [sizes(width, height)[::-1]] and np.all(
         found.boxes <= np.array([width, height] * 2) + 1e-3
     )

@@ -12,7 +12,7 @@ from test_layering import Bright, annotated, bright_box, with_layers
 from test_reports import module_at
 
 from trifocal.detection.detector import Detections
-from trifocal.evaluation import Mean, read_means, read_rows
+from trifocal.evaluation import MeanResult, read_means, read_results
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.pictures import Picture
 
@@ -27,15 +27,15 @@ def script(page: Any) -> Any:
     return module_at("scripts/machine_results.py")
 
 
-def line(name: str, points: dict[float, tuple[float, float]], column: str = "ap:d") -> list[Mean]:
+def line(name: str, points: dict[float, tuple[float, float]], column: str = "ap:d") -> list[MeanResult]:
     """A codec's means from (bpp, value) by quality."""
     return [
-        Mean(name, quality, 9, bpp, 0.1, 0.2, "", {column: value, "ap50:d": None})
+        MeanResult(name, quality, 9, bpp, 0.1, 0.2, "", {column: value, "ap50:d": None})
         for quality, (bpp, value) in points.items()
     ]
 
 
-def made() -> list[Mean]:
+def made() -> list[MeanResult]:
     """The base layer needs a quarter of AVIF's bits for each AP; WebP begins above all that is asked, JPEG stays below."""
     return [
         *line("p:base", {0: (0.02, 0.20), 50: (0.04, 0.25), 100: (0.08, 0.30)}),
@@ -47,7 +47,7 @@ def made() -> list[Mean]:
 
 
 def test_how_many_bits_the_same_precision_takes(page: Any) -> None:
-    curves = page.curves_of(made(), "ap:d")
+    curves = page.image_curves(made(), "ap:d")
     assert set(curves) == {"p:base", "avif", "webp", "jpeg"} and page.ceiling(made(), "ap:d") == 0.31
     rows = {row[0]: row[1:] for row in page.equal_precision("p:base", curves, 0.31)}
     assert rows[""][0] == "AP 0.300 (−0.01)" and len(rows[""]) == len(page.LOSSES)
@@ -58,7 +58,7 @@ def test_how_many_bits_the_same_precision_takes(page: Any) -> None:
 
 
 def test_what_is_reached_is_said(page: Any) -> None:
-    curves = page.curves_of(made(), "ap:d")
+    curves = page.image_curves(made(), "ap:d")
     assert page.receptive_field("p:base", curves, 0.31) == (
         "The base layer is within one AP point of 0.310 at 0.0800 bpp, and AVIF at 0.3200 bpp, 4.0 times as many."
     )
@@ -68,7 +68,7 @@ def test_what_is_reached_is_said(page: Any) -> None:
 
 
 def test_the_base_layer_against_each(page: Any) -> None:
-    rows = {row[0]: row[1:] for row in page.differences("p:base", page.curves_of(made(), "ap:d"))}
+    rows = {row[0]: row[1:] for row in page.differences("p:base", page.image_curves(made(), "ap:d"))}
     assert rows["AVIF (Pillow, speed 4)"][0] == "−75.0 %"
     assert rows["JPEG (Pillow, progressive, 4:2:0)"] == ["—", "—"]
     assert "WebP (Pillow, method 6)" not in rows, "two points are no curve"
@@ -131,7 +131,7 @@ def test_all_of_it_and_again(
     means = {(mean.preset, mean.quality): mean for mean in read_means(out / "machine_coco_summary.csv")}
     assert {("two:base", 80), ("two:unfitted", 20), ("jpeg:small", 60), ("png", 100)} <= means.keys()
     assert means["two:base", 80].values["ap50:bright"] == 1
-    decoded = read_rows(out / "machine_decoded.csv")
+    decoded = read_results(out / "machine_decoded.csv")
     assert {row.preset for row in decoded} == {"two", "two:apart", "compact", "avif", "png"}
     assert np.isfinite([row.values["psnr"] or 0 for row in decoded if row.preset != "png"]).all()
     own = {(mean.preset, mean.quality): mean for mean in read_means(out / "machine_own_summary.csv")}

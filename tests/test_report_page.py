@@ -22,12 +22,12 @@ from trifocal.evaluation.report import plots
 from trifocal.evaluation.report.curves import Curve
 from trifocal.evaluation.report.page import (
     Crop,
-    Difference,
+    CurveComparison,
     LayerBytes,
     MetricInfo,
     Panel,
     Speed,
-    Study,
+    ReportData,
     write_report,
 )
 
@@ -43,7 +43,7 @@ def panel(title: str, size: int, **values: float) -> Panel:
     return Panel(title, size, size / 1000, values, rgb)
 
 
-def demo() -> Study:
+def demo() -> ReportData:
     """Made up, every number of it."""
     psnr = [
         Curve("Trifocal made-up", RATES, (28.0, 32.0, 36.0)),
@@ -51,7 +51,7 @@ def demo() -> Study:
     ]
     ms_ssim = [Curve("Trifocal made-up", RATES, (0.9, 0.98, 1.0)), Curve("rival & made-up", (0.5,), (0.97,))]
     lpips = [Curve("rival & made-up", (0.3, 0.9), (0.2, 0.1))]
-    return Study(
+    return ReportData(
         title="A made-up study",
         command="trifocal evaluate made-up --data <folder>",
         machine="a machine that does not exist",
@@ -62,10 +62,10 @@ def demo() -> Study:
         curves={"psnr": psnr, "ms-ssim": ms_ssim, "lpips": lpips},
         published={"psnr": [Curve("published, $x$ made-up", (0.05, 0.5, 5.0), (26.0, 34.0, 48.0))]},
         differences=[
-            Difference("Trifocal made-up", "rival & made-up", "psnr", -12.34, 0.5, (28.0, 35.0)),
-            Difference("Trifocal made-up", "far made-up", "psnr", None, None, None),
-            Difference("rival & made-up", "Trifocal made-up", "ms-ssim", 20.06, -1.25, (10.0, 20.0)),
-            Difference("rival & made-up", "Trifocal made-up", "lpips", 0.01, -0.002, (-0.3, -0.125)),
+            CurveComparison("Trifocal made-up", "rival & made-up", "psnr", -12.34, 0.5, (28.0, 35.0)),
+            CurveComparison("Trifocal made-up", "far made-up", "psnr", None, None, None),
+            CurveComparison("rival & made-up", "Trifocal made-up", "ms-ssim", 20.06, -1.25, (10.0, 20.0)),
+            CurveComparison("rival & made-up", "Trifocal made-up", "lpips", 0.01, -0.002, (-0.3, -0.125)),
         ],
         speeds=[
             Speed("rival & made-up", 0.5, 0.02, 1.0, 1.0, 3 * 2**20),
@@ -141,7 +141,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "draw", draw)
 
 
-def written(study: Study, folder: Path) -> Page:
+def written(study: ReportData, folder: Path) -> Page:
     return Page(write_report(study, folder).read_text("utf-8"))
 
 
@@ -236,7 +236,7 @@ def test_the_json_file_has_the_figures(index: Path) -> None:
         ]
         assert found == curves
     assert [
-        Difference(**{**one, "overlap": one["overlap"] and tuple(one["overlap"])})
+        CurveComparison(**{**one, "overlap": one["overlap"] and tuple(one["overlap"])})
         for one in read["differences"]
     ] == study.differences
     assert [Speed(**one) for one in read["speeds"]] == study.speeds
@@ -313,7 +313,7 @@ def test_a_study_that_contradicts_itself_is_refused(
 
 def test_our_own_codecs_may_be_named(tmp_path: Path) -> None:
     study = replace(demo(), own=("rival & made-up",))
-    lines = plots.lines_of(study.curves, study.published, study.is_own)["psnr"]
+    lines = plots.plot_lines(study.curves, study.published, study.is_own)["psnr"]
     assert [(line.curve.name, line.role) for line in lines] == [
         ("rival & made-up", "own"),
         ("Trifocal made-up", "rival"),
@@ -323,7 +323,7 @@ def test_our_own_codecs_may_be_named(tmp_path: Path) -> None:
 
 def test_a_codec_has_one_colour_in_all_plots() -> None:
     a, b = Curve("a", (1.0,), (1.0,)), Curve("b", (1.0,), (1.0,))
-    lines = plots.lines_of({"psnr": [a, b], "lpips": [b, Curve("none", (), ())]}, {}, lambda name: False)
+    lines = plots.plot_lines({"psnr": [a, b], "lpips": [b, Curve("none", (), ())]}, {}, lambda name: False)
     assert [line.number for line in lines["lpips"]] == [lines["psnr"][1].number]
 
 
@@ -340,7 +340,7 @@ def test_axes_turn_so_that_up_is_better_and_the_rates_of_ours_are_seen() -> None
     from matplotlib.figure import Figure
 
     study = demo()
-    lines = plots.lines_of(study.curves, study.published, study.is_own)
+    lines = plots.plot_lines(study.curves, study.published, study.is_own)
     seen = {}
     for metric in study.metrics:
         axes = Figure().add_axes((0, 0, 1, 1))
@@ -360,7 +360,7 @@ def test_axes_turn_so_that_up_is_better_and_the_rates_of_ours_are_seen() -> None
 
 
 def test_ticks_of_a_narrow_axis_are_still_readable() -> None:
-    ticks = plots.near_one_ticks(plots.decibels(0.9604), plots.decibels(0.9788))
+    ticks = plots.ms_ssim_ticks(plots.decibels(0.9604), plots.decibels(0.9788))
     assert len(ticks) > 2 and all(0.96 < tick < 0.98 for tick in ticks)
     assert all(len(f"{tick:.6g}") <= 6 for tick in ticks)
 

@@ -20,8 +20,8 @@ from trifocal.evaluation.tasks import detection, detectors, networks
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.evaluation.tasks.annotations import GroundTruth
 from trifocal.evaluation.tasks.detection import Annotations, Detection, protocol_size
-from trifocal.evaluation.tasks.detectors import Found, OnnxDetector, TorchvisionDetector
-from trifocal.evaluation.tasks.task import Classification, Segmentation, read_classes, task_of
+from trifocal.evaluation.tasks.detectors import DetectorOutput, OnnxDetector, TorchvisionDetector
+from trifocal.evaluation.tasks.task import Classification, Segmentation, read_classes, create_task
 
 INSTANCES = "instances.json"
 Boxes = Sequence[tuple[float, float, float, float]]
@@ -49,12 +49,12 @@ class Fake:
         self.categories: Sequence[int] | None = COCO_IDS
         self.seen: list[tuple[int, ...]] = []
 
-    def find(self, pixels: np.ndarray) -> Found:
+    def find(self, pixels: np.ndarray) -> DetectorOutput:
         self.seen.append(pixels.shape)
         answer = self.answers[int(pixels[0, 0, 0])]
         boxes = np.array([box for _, _, box in answer], np.float64).reshape(-1, 4)
         labels, scores = [label for label, _, _ in answer], [score for _, score, _ in answer]
-        return Found(boxes, np.array(labels, np.int64), np.array(scores, np.float64), self.outlines)
+        return DetectorOutput(boxes, np.array(labels, np.int64), np.array(scores, np.float64), self.outlines)
 
 
 def item(image: int, box: Sequence[float], category: int = 1, **more: object) -> dict[str, object]:
@@ -212,7 +212,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     works: list[Callable[[], object]] = [
         detection.check_installed,
         lambda: networks.load("segmentation", "fcn_resnet50"),
-        lambda: detectors.detector_of("a.onnx"),
+        lambda: detectors.create_detector("a.onnx"),
     ]
     for work in works:
         with pytest.raises(MissingExtra, match=r'pip install "trifocal\['):
@@ -290,7 +290,7 @@ def test_picodet_outputs_that_do_not_fit() -> None:
 
 def test_of_boxes_that_overlap_the_best_stays() -> None:
     boxes = np.array([[0, 0, 10, 5], [0, 0, 10, 9], [0, 0, 10, 10], [0, 0, 10, 10]], np.float64)
-    found = Found(boxes, np.array([1, 1, 1, 2]), np.array([0.3, 0.8, 0.9, 0.5]))
+    found = DetectorOutput(boxes, np.array([1, 1, 1, 2]), np.array([0.3, 0.8, 0.9, 0.5]))
     assert detectors.suppress(found).tolist() == [2, 3, 0]
     assert detectors.overlaps(boxes[2], boxes) == pytest.approx([0.5, 0.9, 1, 1])
 
@@ -467,7 +467,7 @@ def test_weights_that_are_not_on_this_machine(
         NotMeasured, match=rf"{model} is not measured.*curl --create-dirs -o .*cache.*\.pth http"
     ):
         networks.load(kind, model)
-    assert no_weights == [networks.PATIENCE] and socket.getdefaulttimeout() == before
+    assert no_weights == [networks.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() == before
     assert capsys.readouterr().out == ""
     with pytest.raises(OptionError, match=f"no model resnet1 for {kind}; it has .*{model}"):
         networks.load(kind, "resnet1")
@@ -503,7 +503,7 @@ def label_map(path: Path, labels: list[list[int]], mode: str = "L") -> Path:
 def test_intersection_over_union_by_hand(mode: str, tmp_path: Path) -> None:
     """Class 0: one of three pixels, 1: two of three, 2: none of one; the pixel of 255 does not count."""
     label_map(tmp_path / "labels" / "a.png", [[0, 0, 1], [1, 255, 2]], mode)
-    maps = tasks.find_maps(tmp_path / "labels")
+    maps = tasks.find_label_maps(tmp_path / "labels")
     task = Segmentation(lambda pixels: np.array([[0, 1, 1], [1, 2, 0]]), maps)
     task.add(picture(1, 3, 2), "images/a.jpg")
     assert task.columns == ("miou",) and task.result() == pytest.approx({"miou": 1 / 3})
@@ -522,7 +522,7 @@ def test_intersection_over_union_is_over_all_pictures_together(tmp_path: Path) -
     for name, labels in (("a", [[0, 0, 0, 0]]), ("b", [[0, 1, 1, 1]])):
         label_map(tmp_path / f"{name}.png", labels)
     answers = {1: [[0, 0, 0, 1]], 2: [[0, 1, 1, 1]]}
-    task = Segmentation(lambda pixels: np.array(answers[int(pixels[0, 0, 0])]), tasks.find_maps(tmp_path))
+    task = Segmentation(lambda pixels: np.array(answers[int(pixels[0, 0, 0])]), tasks.find_label_maps(tmp_path))
     task.add(picture(1, 4, 1), "a.png")
     task.add(picture(2, 4, 1), "b.png")
     assert task.result() == pytest.approx({"miou": (4 / 5 + 3 / 4) / 2})
@@ -530,11 +530,11 @@ def test_intersection_over_union_is_over_all_pictures_together(tmp_path: Path) -
 
 def test_a_label_map_that_is_none(tmp_path: Path) -> None:
     label_map(tmp_path / "a.png", [[0, 1]], "RGB")
-    task = Segmentation(lambda pixels: np.zeros((1, 2), np.int64), tasks.find_maps(tmp_path))
+    task = Segmentation(lambda pixels: np.zeros((1, 2), np.int64), tasks.find_label_maps(tmp_path))
     with pytest.raises(OptionError, match="its mode is RGB"):
         task.add(picture(1, 2, 1), "a.png")
     with pytest.raises(OptionError, match="says nothing of any picture"):
-        tasks.find_maps(tmp_path / "nowhere")
+        tasks.find_label_maps(tmp_path / "nowhere")
 
 
 def test_scores_of_regions_are_brought_back_to_the_pictures_size() -> None:
@@ -634,7 +634,7 @@ def test_what_a_detector_finds_itself_is_the_truth(coco: str, tmp_path: Path) ->
     (tmp_path / "broken.png").write_bytes(b"no picture")
     paths = {name: tmp_path / name for name in ("a.png", "b.png", "broken.png")}
     said: list[tuple[float, str]] = []
-    known = Annotations.found_by(fake, paths, lambda fraction, text: said.append((fraction, text)))
+    known = Annotations.from_detector(fake, paths, lambda fraction, text: said.append((fraction, text)))
     assert said == [(0, "looking at a.png"), (1 / 3, "looking at b.png"), (2 / 3, "looking at broken.png")]
     assert [item["bbox"] for item in known.objects[0]] == [[10, 10, 20, 40]] and known.objects[1] == []
     task = Detection(fake, known, model="fake")
@@ -646,18 +646,18 @@ def test_what_a_detector_finds_itself_is_the_truth(coco: str, tmp_path: Path) ->
     task.add(picture(2), "broken.png")
     assert "broken.png" in task.notes[0]
     with pytest.raises(OptionError, match=r"finds nothing in these pictures with a score of 0\.5"):
-        Annotations.found_by(fake, {"b.png": tmp_path / "b.png"}, lambda fraction, text: None)
+        Annotations.from_detector(fake, {"b.png": tmp_path / "b.png"}, lambda fraction, text: None)
 
 
 def test_labels_of_a_detector_that_does_not_say_which_it_knows(tmp_path: Path) -> None:
     fake = Fake({1: [(7, 0.9, (10, 10, 30, 50)), (9, 0.1, (0, 0, 5, 5))]})
     fake.categories = None
     Image.fromarray(picture(1)).save(tmp_path / "a.png")
-    known = Annotations.found_by(fake, {"a.png": tmp_path / "a.png"}, lambda fraction, text: None)
+    known = Annotations.from_detector(fake, {"a.png": tmp_path / "a.png"}, lambda fraction, text: None)
     assert known.ids == {7, 9}
 
 
-# ── task_of ──
+# ── create_task ──
 
 
 @pytest.fixture
@@ -677,30 +677,30 @@ def test_each_kind_of_task_finds_its_annotations(folder: Path, monkeypatch: pyte
     annotations(folder.parent, [item(0, (0, 0, 9, 9))])
     label_map(folder.parent / "labels" / "a.png", [[0]])
     (folder.parent / "labels.csv").write_text("a.png,1\n")
-    found = [task_of(kind, "any", None, folder) for kind in tasks.KINDS]
+    found = [create_task(kind, "any", None, folder) for kind in tasks.KINDS]
     assert [type(task) for task in found] == [Detection, Segmentation, Classification]
     assert [task.columns for task in found] == [("ap", "ap50", "ap75"), ("miou",), ("top1", "top5")]
     found[2].add(picture(0), "a.png")
     assert found[2].result() == {"top1": 0.0, "top5": 1.0}
-    assert task_of("detection", "any", None, folder / "a.png", short_side=800).columns
-    assert task_of("detection", "any", None, folder.parent).columns  # the pictures are images/a.png here
+    assert create_task("detection", "any", None, folder / "a.png", short_side=800).columns
+    assert create_task("detection", "any", None, folder.parent).columns  # the pictures are images/a.png here
 
 
 def test_annotations_are_named_where_they_cannot_be_found(folder: Path) -> None:
     with pytest.raises(
         OptionError, match=r"Name the annotations of .*images: beside it is no instances\.json or"
     ):
-        task_of("detection", "any", None, folder)
+        create_task("detection", "any", None, folder)
     place = folder.parent / "annotations"
     place.mkdir()
     for name in ("instances_train.json", "instances_val.json"):
         (place / name).write_text("{}")
     with pytest.raises(OptionError, match=r"has instances_train\.json, instances_val\.json\."):
-        task_of("detection", "any", None, folder)
+        create_task("detection", "any", None, folder)
     (place / "instances_train.json").unlink()
     assert tasks.find_annotations("detection", folder) == place / "instances_val.json"
     with pytest.raises(FileNotFoundError):
-        task_of("classification", "any", folder / "no.csv", folder)
+        create_task("classification", "any", folder / "no.csv", folder)
 
 
 def test_what_cannot_be_asked_is_said_before_a_network_is_loaded(
@@ -714,14 +714,14 @@ def test_what_cannot_be_asked_is_said_before_a_network_is_loaded(
     monkeypatch.setattr(tasks, "check_installed", lambda: None)
     other = annotations(folder.parent, [], names=["z.jpg"])
     with pytest.raises(OptionError, match=r"instances\.json is about other pictures: it names z\.jpg"):
-        task_of("detection", "any", other, folder)
+        create_task("detection", "any", other, folder)
     with pytest.raises(
         OptionError, match="no task poetry; there are detection, segmentation, classification"
     ):
-        task_of("poetry", "any", None, folder)
+        create_task("poetry", "any", None, folder)
     for kind, side in (("segmentation", None), ("detection", 800)):
         with pytest.raises(OptionError, match="Annotations own are for detection"):
-            task_of(kind, "any", "own", folder, side)
+            create_task(kind, "any", "own", folder, side)
     for kind, model, side in (("segmentation", "x.onnx", None), ("classification", "resnet18", 800)):
         with pytest.raises(OptionError, match=f"are for detection, not for {kind}"):
-            task_of(kind, model, None, folder, side)
+            create_task(kind, model, None, folder, side)

@@ -15,7 +15,7 @@ from trifocal.codecs.codec import Codec
 from trifocal.codecs.ug_icm_compact import UgIcmCompact
 from trifocal.container import Bitstream
 from trifocal.errors import OptionError, PresetError
-from trifocal.evaluation import read_rows
+from trifocal.evaluation import read_results
 from trifocal.evaluation.codecs.candidates import candidate_of, title_of, variants
 from trifocal.losses.ug_icm import UgIcmObjective
 from trifocal.pictures import Picture
@@ -217,14 +217,12 @@ def test_decode_refuses_a_preference_that_nobody_knows(tmp_path):
 def test_preferences_are_measured_side_by_side(monkeypatch, tmp_path, codec):
     with_preset(monkeypatch, codec)
     Picture(random_rgb(64, 48)).save(tmp_path / "a.png")
-    results = evaluation.evaluate(
-        ["ug-icm-compact", "compact"], tmp_path, tmp_path / "out.csv", (20, 60), preferences=(0, 1)
-    )
+    results = evaluation.evaluate(["ug-icm-compact", "compact"], tmp_path, tmp_path / "out.csv", EvaluateOptions((20, 60), preferences=(0, 1)))
     named = [row.preset for row in results.rows]
     assert named == 2 * ["ug-icm-compact:0"] + 2 * ["ug-icm-compact:1"] + 2 * ["compact"]
     people, machines = results.rows[0], results.rows[2]
     assert people.bytes == machines.bytes and people.values["psnr"] != machines.values["psnr"]
-    assert [row.preset for row in read_rows(tmp_path / "out.csv")] == named
+    assert [row.preset for row in read_results(tmp_path / "out.csv")] == named
 
 
 def test_what_has_no_preference_cannot_be_compared_by_it():

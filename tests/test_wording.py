@@ -1,4 +1,4 @@
-"""Does the text do anything? Kinds of words, the paired answer by hand, and runs of small presets that read words."""
+"""Does the text do anything? Kinds of words, the paired_difference answer by hand, and runs of small presets that read words."""
 
 import csv
 import json
@@ -26,18 +26,18 @@ from trifocal.errors import NotMeasured, OptionError, PictureError, WeightsError
 from trifocal.evaluation import (
     METRICS,
     PairedDifference,
-    Row,
+    ImageResult,
     TextEffect,
     compare,
     evaluate,
     memory,
-    paired,
+    paired_difference,
     psnr,
 )
 from trifocal.evaluation.codecs.candidates import PresetCandidate, TextCandidate, worded
 from trifocal.evaluation.metrics.metric_set import MetricSet
 from trifocal.evaluation.metrics.per_image import Pair
-from trifocal.evaluation.text_ablation import TextKinds, effects_of, interval
+from trifocal.evaluation.text_ablation import TextKinds, text_effects, interval
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
 from trifocal.types import TextEmbedding
@@ -85,14 +85,14 @@ def test_presets_that_take_words_are_measured_once_for_each_kind(room: Path) -> 
         worded(["jpeg", "plain"], ["true"])
 
 
-# ── the paired answer, by hand ──
+# ── the paired_difference answer, by hand ──
 
 
-def rows_of(codec: str, picture: str, above: float, metric: str = "psnr", factor: float = 1.0) -> list[Row]:
+def rows_of(codec: str, picture: str, above: float, metric: str = "psnr", factor: float = 1.0) -> list[ImageResult]:
     """A straight line in log rate, moved up; `textless_bpp` is twice `bpp`, no matter how that may be."""
     rates = [factor * rate for rate in (0.25, 0.5, 1.0)]
     return [
-        Row(
+        ImageResult(
             codec, picture, 8, 8, q, 9, rate, 1, 1, "", "", {metric: 30 + q + above, "textless_bpp": 2 * rate}
         )
         for q, rate in enumerate(rates)
@@ -108,10 +108,10 @@ def test_the_paired_answer_of_two_pictures() -> None:
         *rows_of("p:empty", "a", 0.0),
         *rows_of("p:empty", "only there", 9.0),
     ]
-    found = paired(rows, PSNR, "p:true", "p:empty")
+    found = paired_difference(rows, PSNR, "p:true", "p:empty")
     assert found.mean == pytest.approx(1) and found.pictures == 2
     assert found.low == pytest.approx(0.5) and found.high == pytest.approx(1.5)
-    back = paired(rows, PSNR, "p:empty", "p:true")
+    back = paired_difference(rows, PSNR, "p:empty", "p:true")
     assert back.mean == pytest.approx(-1) and back.high == pytest.approx(-0.5)
 
 
@@ -121,13 +121,13 @@ def test_where_less_is_better_the_sign_turns() -> None:
         for codec, above in (("p:true", 0.2), ("p:empty", 0.0))
         for row in rows_of(codec, "a", above)
     ]
-    assert paired(rows, LPIPS, "p:true", "p:empty") == PairedDifference(pytest.approx(0.2), None, None, 1)  # type: ignore[arg-type]
+    assert paired_difference(rows, LPIPS, "p:true", "p:empty") == PairedDifference(pytest.approx(0.2), None, None, 1)  # type: ignore[arg-type]
 
 
 def test_the_same_files_are_no_difference() -> None:
     rows = [row for codec in ("p:true", "p:empty") for name in "abc" for row in rows_of(codec, name, 0.0)]
-    effect = TextEffect("p", "psnr", "true", "empty", True, paired(rows, PSNR, "p:true", "p:empty"))
-    assert effect.paired == PairedDifference(0, 0, 0, 3)
+    effect = TextEffect("p", "psnr", "true", "empty", True, paired_difference(rows, PSNR, "p:true", "p:empty"))
+    assert effect.paired_difference == PairedDifference(0, 0, 0, 3)
     assert (
         effect.sentence
         == "The interval includes zero: no difference of true words from empty words is shown."
@@ -150,25 +150,25 @@ def test_what_an_interval_says(low: float | None, high: float | None, said: str)
 
 def test_pictures_whose_curves_do_not_overlap_are_not_counted() -> None:
     rows = [*rows_of("p:true", "a", 1.0), *rows_of("p:empty", "a", 0.0, factor=100)]
-    assert paired(rows, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
+    assert paired_difference(rows, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
     unknown = [replace(row, values={"psnr": None}) for row in rows]
-    assert paired(unknown, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
+    assert paired_difference(unknown, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
 
 
 def test_bytes_of_words_count_or_not() -> None:
     """The metric rises by 1 as the rate doubles, so what costs twice as much is 1 behind; without words both cost as much."""
     rows = [*rows_of("p:true", "a", 0.0, factor=2), *rows_of("p:empty", "a", 0.0)]
-    assert paired(rows, PSNR, "p:true", "p:empty").mean == pytest.approx(-1)
+    assert paired_difference(rows, PSNR, "p:true", "p:empty").mean == pytest.approx(-1)
     rows = [
         replace(row, values={**row.values, "text_bytes": 5.0 * ("true" in row.preset), "textless_bpp": rate})
         for row, rate in zip(rows, (0.25, 0.5, 1.0) * 2)
     ]
-    assert paired(rows, PSNR, "p:true", "p:empty", counted=False).mean == pytest.approx(0)
-    found = effects_of([*rows, *rows_of("jpeg", "a", 0.0)], [PSNR])
+    assert paired_difference(rows, PSNR, "p:true", "p:empty", counted=False).mean == pytest.approx(0)
+    found = text_effects([*rows, *rows_of("jpeg", "a", 0.0)], [PSNR])
     assert [(e.preset, e.words, e.against, e.counted) for e in found] == [
         ("p", "true", "empty", True), ("p", "true", "empty", False)
     ]  # fmt: skip
-    assert effects_of([row for row in rows if row.quality == 0], [PSNR]) == []
+    assert text_effects([row for row in rows if row.quality == 0], [PSNR]) == []
 
 
 def test_the_interval_of_many_is_that_of_the_normal_distribution() -> None:
@@ -236,9 +236,7 @@ def annotate(room: Path, boxes: dict[str, tuple[int, list[float]]]) -> None:
 
 def test_sent_words_are_counted_both_ways(room: Path) -> None:
     kinds = ("true", "empty", "mismatched", "none")
-    results = evaluate(
-        ["late", "jpeg"], room / "pictures", room / "out.csv", [20, 80], metrics=["psnr"], text=kinds
-    )
+    results = evaluate(["late", "jpeg"], room / "pictures", room / "out.csv", EvaluateOptions([20, 80], metrics=["psnr"], text=kinds))
     rows = {row.key: row for row in results.rows}
     assert len(rows) == 3 * 2 * 5
     file = PresetCandidate("late", CAT).encode(Picture.open(room / "pictures" / "b.png"), 20)
@@ -258,20 +256,20 @@ def test_sent_words_are_counted_both_ways(room: Path) -> None:
         ("true", "empty"), ("true", "mismatched"), ("true", "none"),
         ("empty", "mismatched"), ("empty", "none"), ("mismatched", "none"),
     ]  # fmt: skip
-    same = {e.counted: e.paired for e in results.effects if (e.words, e.against) == ("empty", "none")}
+    same = {e.counted: e.paired_difference for e in results.effects if (e.words, e.against) == ("empty", "none")}
     assert same[False].mean == pytest.approx(0, abs=1e-9), "Letters finds no vowels in an empty text"
     assert (same[True].mean or 0) < 0
     with open(room / "out_words.csv", encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert len(lines) == len(results.effects) and lines[0]["preset"] == "late"
     assert [line["text_counted"] for line in lines[:2]] == ["yes", "no"]
-    assert float(lines[0]["mean"]) == pytest.approx(results.effects[0].paired.mean, rel=1e-4)
+    assert float(lines[0]["mean"]) == pytest.approx(results.effects[0].paired_difference.mean, rel=1e-4)
 
 
 def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
     room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = evaluate(["early"], room / "pictures", room / "out.csv", [40], metrics=["psnr"], text=["true"])
+    first = evaluate(["early"], room / "pictures", room / "out.csv", EvaluateOptions([40], metrics=["psnr"], text=["true"]))
     assert all(row.values["text_bytes"] == 0 and row.values["textless_bpp"] == row.bpp for row in first.rows)
     encoded: list[tuple[str, str | None]] = []
     encode = PresetCandidate.encode
@@ -282,18 +280,9 @@ def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
 
     monkeypatch.setattr(PresetCandidate, "encode", counting)
     said: list[str] = []
-    again = evaluate(
-        ["early"],
-        room / "pictures",
-        room / "out.csv",
-        [40],
-        True,
-        ["psnr"],
-        text=["true", "mismatched"],
-        note=said.append,
-    )
+    again = evaluate(["early"], room / "pictures", room / "out.csv", EvaluateOptions([40], resume=True, metrics=["psnr"], text=["true", "mismatched"]), note=said.append)
     assert encoded == [("early:mismatched", text) for text in (CAT, EMU, DOG)]
-    assert again.rows[:3] == evaluation.read_rows(room / "out.csv")[:3] and len(again.rows) == 6
+    assert again.rows[:3] == evaluation.read_results(room / "out.csv")[:3] and len(again.rows) == 6
     assert again.effects == [] and not (room / "out_words.csv").exists()
     assert said == [
         "What words change is a difference of curves: measure at two qualities or more to have it."
@@ -304,16 +293,8 @@ def test_without_captions_the_other_words_are_measured(room: Path) -> None:
     (room / "captions.json").unlink()
     said: list[str] = []
     with pytest.raises(PictureError, match="2 failed"):
-        evaluate(
-            ["early"],
-            room / "pictures",
-            room / "o.csv",
-            [40],
-            metrics=["psnr"],
-            text=["true", "empty", "mismatched"],
-            note=said.append,
-        )
-    assert {row.preset for row in evaluation.read_rows(room / "o.csv")} == {"early:empty"}
+        evaluate(["early"], room / "pictures", room / "o.csv", EvaluateOptions([40], metrics=["psnr"], text=["true", "empty", "mismatched"]), note=said.append)
+    assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:empty"}
     assert len(said) == 3 and all("come from a captions.json" in sentence for sentence in said[1:])
 
 
@@ -321,17 +302,9 @@ def test_a_picture_without_a_caption_is_one_sentence(room: Path) -> None:
     (room / "captions.json").write_text(json.dumps({"a.png": DOG, "c.png": EMU}))
     said: list[str] = []
     with pytest.raises(PictureError, match="1 failed"):
-        evaluate(
-            ["early"],
-            room / "pictures",
-            room / "o.csv",
-            [20, 40],
-            metrics=["psnr"],
-            text=["true", "mismatched"],
-            note=said.append,
-        )
+        evaluate(["early"], room / "pictures", room / "o.csv", EvaluateOptions([20, 40], metrics=["psnr"], text=["true", "mismatched"]), note=said.append)
     assert said == ["b.png has no caption in captions.json, so no true or mismatched words."]
-    rows = evaluation.read_rows(room / "o.csv")
+    rows = evaluation.read_results(room / "o.csv")
     assert len(rows) == 2 * 2 * 2 and {row.picture for row in rows} == {"a.png", "c.png"}
 
 
@@ -342,17 +315,9 @@ def test_a_missing_text_tower_is_said_once(room: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", missing)
     said: list[str] = []
     with pytest.raises(PictureError, match="1 failed"):
-        evaluate(
-            ["early"],
-            room / "pictures",
-            room / "o.csv",
-            [40],
-            metrics=["psnr"],
-            text=["true", "none"],
-            note=said.append,
-        )
+        evaluate(["early"], room / "pictures", room / "o.csv", EvaluateOptions([40], metrics=["psnr"], text=["true", "none"]), note=said.append)
     assert said[1:] == ["early:true: The tower is not here."]
-    assert {row.preset for row in evaluation.read_rows(room / "o.csv")} == {"early:none"}
+    assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:none"}
 
 
 def test_what_words_name_gets_better_and_the_rest_pays(room: Path) -> None:
@@ -363,12 +328,10 @@ def test_what_words_name_gets_better_and_the_rest_pays(room: Path) -> None:
     left: list[float] = [0, 0, 48, 64]
     annotate(room, {"a.png": (18, left), "b.png": (17, left), "c.png": (16, left)})
     metrics = ["psnr-named", "psnr-rest"]
-    results = evaluate(
-        ["taco"], room / "pictures", room / "o.csv", [20, 50, 80], metrics=metrics, text=["true", "empty"]
-    )
+    results = evaluate(["taco"], room / "pictures", room / "o.csv", EvaluateOptions([20, 50, 80], metrics=metrics, text=["true", "empty"]))
     named, rest = (next(e for e in results.effects if e.metric == metric) for metric in metrics)
-    assert named.paired.low is not None and named.paired.low > 0 and "are better than" in named.sentence
-    assert rest.paired.high is not None and rest.paired.high < 0 and "are worse than" in rest.sentence
+    assert named.paired_difference.low is not None and named.paired_difference.low > 0 and "are better than" in named.sentence
+    assert rest.paired_difference.high is not None and rest.paired_difference.high < 0 and "are worse than" in rest.sentence
 
 
 # ── metrics ──
@@ -400,19 +363,17 @@ def test_boxes_are_those_of_the_first_caption_at_the_size_of_the_picture(room: P
     assert twice is not None and twice.sum() == 4 * 24 * 16 and twice[32:64, 48:96].all()
     assert gauge.named(gauge.instances, "b.png", 64, 96) is None, "its caption names a cat and a bed, no car"
     assert gauge.named(gauge.instances, "c.png", 64, 96) is None, "instances.json has no such picture"
-    row = evaluate(["jpeg"], room / "pictures", room / "o.csv", [50], metrics=["psnr-named"]).rows[1]
+    row = evaluate(["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"])).rows[1]
     assert row.values["psnr_named"] is None and "a box of something that the caption names" in row.note
 
 
 def test_without_boxes_what_is_named_is_not_measured(room: Path) -> None:
     said: list[str] = []
-    rows = evaluate(
-        ["jpeg"], room / "pictures", room / "o.csv", [50], metrics=["psnr-named", "psnr"], note=said.append
-    ).rows
+    rows = evaluate(["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named", "psnr"]), note=said.append).rows
     assert rows[0].values.keys() == {"psnr"} and "there is no instances.json in" in said[0]
     (room / "instances.json").write_text("[]")
     with pytest.raises(OptionError, match="not in COCO's form"):
-        evaluate(["jpeg"], room / "pictures", room / "o.csv", [50], metrics=["psnr-named"])
+        evaluate(["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"]))
 
 
 def test_the_distance_in_the_tower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -482,7 +443,7 @@ def test_the_peak_memory_is_that_of_a_preset_with_its_words(
 def test_the_command_line_hands_the_kinds_over_and_prints_the_effects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    row = Row("p:true", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25})
+    row = ImageResult("p:true", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25})
     effects = [
         TextEffect("p", "psnr", "true", "empty", True, PairedDifference(0.25, 0.125, 0.5, 7)),
         TextEffect("p", "psnr", "true", "none", True, PairedDifference(None, None, None, 0)),

@@ -24,7 +24,7 @@ from trifocal.cli.paths import Job, printable
 from trifocal.errors import TrifocalError
 
 if TYPE_CHECKING:
-    from trifocal.evaluation import Mean
+    from trifocal.evaluation import MeanResult
 
 PATIENCE = 2.0  # seconds of one picture's work before a bar appears
 BETWEEN_LINES = 60.0  # seconds, where a log is written and not a terminal
@@ -39,7 +39,7 @@ def sentence(error: Exception) -> str:
     return str(error)
 
 
-def table_of_means(means: Sequence["Mean"]) -> Table:
+def table_of_means(means: Sequence["MeanResult"]) -> Table:
     """A line for each codec and quality."""
     columns = list(dict.fromkeys(column for mean in means for column in mean.values))
     short = [column.partition(":")[0] for column in columns]

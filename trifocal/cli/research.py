@@ -243,24 +243,24 @@ def evaluate(
     use_threads(threads)
     desk = console.Console()
     with console.reporting(desk) as report:
-        evaluation.labelled(presets, device)  # before a task loads its detector
-        judge = (
-            evaluation.task_of(task, detector, annotations, data, short_side, report=report) if task else None
+        evaluation.load_custom_weights(presets, device)  # before a task loads its detector
+        measured = (
+            evaluation.create_task(task, detector, annotations, data, short_side, report=report)
+            if task
+            else None
         )
-        results = evaluation.evaluate(
-            presets,
-            data,
-            out,
-            qualities,
-            resume,
-            metrics or evaluation.DEFAULT_METRICS,
-            judge,
+        options = evaluation.EvaluateOptions(
+            qualities=qualities,
+            metrics=metrics or evaluation.DEFAULT_METRICS,
+            task=measured,
             text=text or (),
-            progress=lambda fraction: report(fraction, ""),
-            note=desk.note,
             layers=layers,
             preferences=preference or (),
             device=device,
+            resume=resume,
+        )
+        results = evaluation.evaluate(
+            presets, data, out, options, progress=lambda fraction: report(fraction, ""), note=desk.note
         )
     desk.out.print(console.table_of_means(results.means))
     if results.effects:
@@ -309,7 +309,7 @@ def compare(
     """
     check_task(task, detector, annotations, short_side)
     from trifocal.cli import console
-    from trifocal.evaluation import DEFAULT_METRICS, labelled, task_of
+    from trifocal.evaluation import DEFAULT_METRICS, CompareOptions, create_task, load_custom_weights
     from trifocal.evaluation.compare import compare
 
     if not resume:
@@ -317,24 +317,22 @@ def compare(
     use_threads(threads)
     desk = console.Console()
     with console.reporting(desk) as report:
-        labelled(subjects, device)  # before a task loads its detector
-        judge = task_of(task, detector, annotations, data, short_side, report=report) if task else None
-        page = compare(
-            subjects,
-            data,
-            out,
-            qualities,
-            resume,
-            metrics or DEFAULT_METRICS,
-            judge,
-            text or (),
-            published or (),
-            progress=lambda fraction: report(fraction, ""),
-            note=desk.note,
+        load_custom_weights(subjects, device)  # before a task loads its detector
+        measured = create_task(task, detector, annotations, data, short_side, report=report) if task else None
+        options = CompareOptions(
+            qualities=qualities,
+            metrics=metrics or DEFAULT_METRICS,
+            task=measured,
+            text=text or (),
             layers=layers,
             preferences=preference or (),
             device=device,
-            crop=crop or (),
+            resume=resume,
+            crops=crop or (),
+            published=published or (),
+        )
+        page = compare(
+            subjects, data, out, options, progress=lambda fraction: report(fraction, ""), note=desk.note
         )
     desk.say(str(page))
 

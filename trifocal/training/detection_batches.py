@@ -16,16 +16,9 @@ from trifocal.data import TrainingPicture
 from trifocal.data.categories import seen_within
 from trifocal.data.prefetching import Prefetcher
 from trifocal.detection.input_size import COCO_IDS, STEP, compact_size
+from trifocal.detection.onnx_detector import is_picodet, open_session
+from trifocal.detection.picodet import OVERLAP, PICODET_SIDE, STRIDES, picodet_cells, preprocess
 from trifocal.errors import OptionError
-from trifocal.evaluation.tasks.detectors import (
-    OVERLAP,
-    PICODET_SIDE,
-    STRIDES,
-    is_picodet,
-    picodet_cells,
-    preprocess,
-    session_of,
-)
 from trifocal.losses.detection import Seen, Target
 
 PROPORTIONS = (
@@ -50,7 +43,7 @@ class DetectionTeacher:
     """PicoDet, with what it says before its boxes are sorted out. Raises OptionError for another file, MissingExtra."""
 
     def __init__(self, path: str | Path) -> None:
-        self.session = session_of(Path(path), threads=1)  # the other is for what learns
+        self.session = open_session(Path(path), threads=1)  # the other is for what learns
         if not is_picodet(self.session.get_outputs()):
             raise OptionError(f"{path} is not PicoDet, which is the teacher that is known here.")
         self.input = self.session.get_inputs()[0].name

@@ -24,10 +24,11 @@ from trifocal.data import TrainingPicture
 from trifocal.data.prefetching import Prefetcher
 from trifocal.detection.backbone import CompactDetectorStem, pixels_of
 from trifocal.detection.detector import CompactDetectorTail, SplitDetector
+from trifocal.detection.onnx_detector import open_session
+from trifocal.detection.picodet import PICODET_SIDE, preprocess
 from trifocal.detection.proposals import BINS, CompactProposals
 from trifocal.detection.two_stage import corrected, proposed_by
 from trifocal.errors import MissingExtra, OptionError
-from trifocal.evaluation.tasks.detectors import PICODET_SIDE, preprocess, session_of
 from trifocal.losses.detection import excess_cross_entropy, place_errors
 from trifocal.losses.rate_distortion import spread_levels
 from trifocal.training.detection_batches import DetectionTeacher
@@ -93,7 +94,7 @@ def listening(teacher: str | Path, names: Sequence[str]) -> Any:
         )
     for name in names:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return session_of(model.SerializeToString(), threads=1)
+    return open_session(model.SerializeToString(), threads=1)
 
 
 class Answers(Prefetcher[Given]):

@@ -15,7 +15,8 @@ from torch import Tensor
 from trifocal.data import TrainingPicture
 from trifocal.data.categories import CATEGORIES, focus_of, name_of, named_in, phrase, seen_within, words_of
 from trifocal.detection.image_encoder import SIDE, STRIDE
-from trifocal.evaluation.tasks.detectors import PICODET_SIDE, preprocess, session_of
+from trifocal.detection.onnx_detector import open_session
+from trifocal.detection.picodet import PICODET_SIDE, preprocess
 
 GRID = SIDE // STRIDE  # the teacher sees twice the side: its strides 16 and 32 are the tower's 8 and 16
 ROLES = ("whole", "square", "part", "part")
@@ -68,7 +69,7 @@ class Teacher:
     """PicoDet's class scores of a square view. Raises OptionError for another file."""
 
     def __init__(self, path: str | Path) -> None:
-        self.session = session_of(Path(path))
+        self.session = open_session(Path(path))
 
     def __call__(self, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         outputs = self.session.run(
