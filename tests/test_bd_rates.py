@@ -7,7 +7,7 @@ import pytest
 
 from trifocal.errors import OptionError
 from trifocal.evaluation import METRICS, Curve, bd_rate, bd_rate_by
-from trifocal.evaluation.compare import differences
+from trifocal.evaluation.report.measurements import compare_curves
 
 Point = tuple[float, float]
 VALUES = {  # from the worst to the best
@@ -94,7 +94,7 @@ def test_the_report_has_the_same_difference() -> None:
     name = "ssimulacra2"
     anchor, test = points(VALUES[name]), points([value + 2 for value in VALUES[name]])
     expected = bd_rate_by(name, anchor, test)
-    [first, _] = differences(METRICS[name], [Curve.of("test", test), Curve.of("anchor", anchor)], [])
+    [first, _] = compare_curves(METRICS[name], [Curve.of("test", test), Curve.of("anchor", anchor)], [])
     assert (first.bd_rate, first.overlap) == (expected.value, expected.overlap)
 
 

@@ -9,7 +9,7 @@ from test_layering import BOX, HEIGHT, WIDTH, Bright, annotated, detection, with
 
 from trifocal.errors import OptionError
 from trifocal.evaluation.tasks import task as tasks
-from trifocal.evaluation.tasks.confidence import bootstrap_ap, ap_with_errors
+from trifocal.evaluation.tasks.confidence import ap_with_errors, bootstrap_ap
 from trifocal.evaluation.tasks.detection import Detection
 from trifocal.evaluation.tasks.detectors import Detector, DetectorOutput
 

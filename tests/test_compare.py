@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from trifocal.errors import OptionError, PictureError
+from trifocal.evaluation import CompareOptions
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.memory import own_peak_memory
 from trifocal.evaluation.report.compressai_json import read_compressai
-from trifocal.evaluation.report.crops import largest_error_window, parse_crops, largest_file_within
+from trifocal.evaluation.report.crops import largest_error_window, largest_file_within, parse_crops
 from trifocal.pictures import Picture
 
 
@@ -38,7 +39,13 @@ def test_a_comparison_becomes_a_page(folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
     other = tmp_path / "other.json"
     other.write_text('{"name": "Another", "results": {"bpp": [0.5, 1, 9], "psnr-rgb": [20, 25, 40]}}')
-    page = compare(["webp", "jpeg"], folder, tmp_path / "report", CompareOptions([20, 50, 80], published=[other]), note=said.append)
+    page = compare(
+        ["webp", "jpeg"],
+        folder,
+        tmp_path / "report",
+        CompareOptions([20, 50, 80], published=[other]),
+        note=said.append,
+    )
     text = page.read_text("utf-8")
     assert page == tmp_path / "report" / "index.html" and "worst" in text and "best" in text
     assert any("broken.png" in sentence for sentence in said) and "broken.png" in text
@@ -83,7 +90,12 @@ def test_the_crop_is_where_the_error_is() -> None:
 
 
 def test_crops_are_shown_where_they_are_asked_for_at_three_rates(folder: Path, tmp_path: Path) -> None:
-    compare(["webp", "jpeg"], folder, tmp_path / "report", CompareOptions([20, 80], crops=["1.png:20,30,50,40", "2.png"]))
+    compare(
+        ["webp", "jpeg"],
+        folder,
+        tmp_path / "report",
+        CompareOptions([20, 80], crops=["1.png:20,30,50,40", "2.png"]),
+    )
     shown = json.loads((tmp_path / "report" / "report.json").read_text())["crops"]
     assert [(crop["picture"], crop["why"]) for crop in shown] == [
         (picture, f"chosen, {rate}")

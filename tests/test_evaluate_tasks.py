@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from trifocal.cli import app
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.errors import OptionError, PictureError
-from trifocal.evaluation import evaluate, psnr, read_means
+from trifocal.evaluation import CompareOptions, EvaluateOptions, evaluate, psnr, read_means
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS, PILLOW_CODECS
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.tasks import task as tasks
@@ -82,14 +82,16 @@ class Agreement:
 def bright(monkeypatch: pytest.MonkeyPatch) -> Bright:
     pytest.importorskip("faster_coco_eval")
     detector = Bright()
-    monkeypatch.setattr(tasks, "detector_of", lambda name, device: detector)
+    monkeypatch.setattr(tasks, "create_detector", lambda name, device: detector)
     return detector
 
 
 def test_a_task_is_measured_beside_the_metrics_and_on_the_originals(folder: Path, tmp_path: Path) -> None:
     task = Agreement()
     said: list[str] = []
-    results = evaluate(["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20, 80], task=task), note=said.append)
+    results = evaluate(
+        ["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20, 80], task=task), note=said.append
+    )
     assert [(mean.preset, mean.quality, mean.values["count:counter"]) for mean in results.means] == [
         ("webp", 20, 3), ("webp", 80, 3), (LOSSLESS, 100, 3)
     ]  # fmt: skip
@@ -124,7 +126,9 @@ def test_what_was_measured_of_all_pictures_outlives_an_interruption(folder: Path
     kept = read_means(tmp_path / "r_summary.csv")
     assert [(mean.quality, mean.values["count:counter"]) for mean in kept] == [(20, 3), (50, 3)]
     task = Agreement()
-    results = evaluate(["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20, 50, 80], resume=True, task=task))
+    results = evaluate(
+        ["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20, 50, 80], resume=True, task=task)
+    )
     assert task.runs == 2, "the third quality and the originals"
     assert [mean.values["count:counter"] for mean in results.means] == [3, 3, 3, 3]
 
@@ -175,7 +179,9 @@ def test_the_protocol_with_a_short_side_codes_larger_pictures(
         mean.bpp / 4, rel=1e-4
     )  # a quarter of the pixels are native
     assert mean.bpp > rows[0].bpp
-    native = evaluate(["jpeg"], folder, out, EvaluateOptions([90], resume=True))  # rows of another protocol do not count
+    native = evaluate(
+        ["jpeg"], folder, out, EvaluateOptions([90], resume=True)
+    )  # rows of another protocol do not count
     assert native.means[0].bpp == pytest.approx(np.mean([row.bpp for row in rows]), rel=1e-4)
 
 

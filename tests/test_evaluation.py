@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,20 @@ from PIL import Image
 
 from trifocal import evaluation
 from trifocal.errors import MissingExtra, OptionError, PictureError, PresetError
-from trifocal.evaluation import Curve, ImageResult, anchors, bd_metric, bd_rate, evaluate, ms_ssim, psnr
+from trifocal.evaluation import (
+    Curve,
+    EvaluateOptions,
+    ImageResult,
+    anchors,
+    bd_metric,
+    bd_rate,
+    evaluate,
+    ms_ssim,
+    psnr,
+)
 from trifocal.evaluation.codecs.candidates import PresetCandidate
-from trifocal.evaluation.codecs.custom_weights import Model
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
+from trifocal.evaluation.codecs.variant import Variant
 from trifocal.evaluation.report import curves as rate_curves
 from trifocal.pictures import Picture
 
@@ -237,7 +248,9 @@ def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> N
     assert out.read_text().startswith(text) and len(evaluation.read_results(out)) == 4
     evaluate([subject], folder, out, EvaluateOptions([60, 90], resume=True))
     assert subject.encoded == 2
-    rows = evaluate([subject], folder, out, EvaluateOptions([60, 90], resume=True, metrics=["psnr", "ssimulacra2"])).rows
+    rows = evaluate(
+        [subject], folder, out, EvaluateOptions([60, 90], resume=True, metrics=["psnr", "ssimulacra2"])
+    ).rows
     assert subject.encoded == 6 and all(row.values["ssimulacra2"] is not None for row in rows)
 
 
@@ -295,7 +308,7 @@ def test_a_codec_that_fails_is_named_with_picture_and_quality(folder: Path, tmp_
         ({"qualities": [50, 101]}, "0 to 100, not 101"),
         ({"qualities": []}, "at least one"),
         ({"presets": []}, "at least one"),
-        ({"data": "empty"}, "no picture in the folder"),
+        ({"data": "empty"}, "no image in the folder"),
     ],
 )
 def test_what_cannot_be_done_is_said_first(
@@ -303,9 +316,9 @@ def test_what_cannot_be_done_is_said_first(
 ) -> None:
     (tmp_path / "empty").mkdir()
     change = {key: tmp_path / "empty" if value == "empty" else value for key, value in change.items()}
-    asked = {"presets": [Posteriser()], "data": folder, "out": tmp_path / TABLE, "qualities": [50]} | change
+    asked: dict[str, Any] = {"presets": [Posteriser()], "data": folder, "qualities": [50]} | change
     with pytest.raises(OptionError, match=sentence):
-        evaluate(EvaluateOptions(**asked))  # type: ignore[arg-type]
+        evaluate(asked["presets"], asked["data"], tmp_path / TABLE, EvaluateOptions(asked["qualities"]))
     assert not (tmp_path / TABLE).exists()
 
 
@@ -350,19 +363,19 @@ def test_means_are_over_pictures() -> None:
     row = ImageResult("p", "a", 10, 10, 50.0, 20, 1.6, 1.0, 2.0, "beef", "", {"psnr": 30.0, "ms_ssim": 0.9})
     other = replace(row, picture="b", bpp=0.4, values={"psnr": 40.0, "ms_ssim": 0.7})
     rows = [row, other, replace(row, quality=20.0)]
-    low, high = evaluation.means(rows)
+    low, high = evaluation.mean_results(rows)
     assert (low.quality, low.pictures, low.bpp) == (20, 1, 1.6)
     assert (high.pictures, high.bpp, high.values["psnr"], high.weights) == (2, 1.0, 35.0, "beef")
     assert high.values["ms_ssim"] == pytest.approx(0.8)
     unknown = replace(row, picture="b", values={"psnr": 1.0, "ms_ssim": None})
-    assert evaluation.means([row, unknown])[0].values == {"psnr": 15.5, "ms_ssim": None}
+    assert evaluation.mean_results([row, unknown])[0].values == {"psnr": 15.5, "ms_ssim": None}
 
 
 def test_a_preset_that_is_not_there_does_not_stop_the_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: PresetCandidate, model: Model) -> None:
-        raise PresetError(f"There is no preset {model.name}.")
+    def refuse(self: PresetCandidate, variant: Variant) -> None:
+        raise PresetError(f"There is no preset {variant.codec}.")
 
     monkeypatch.setattr(PresetCandidate, "__init__", refuse)
     with pytest.raises(PictureError, match="There is no preset nonsense"):

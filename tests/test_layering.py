@@ -21,22 +21,23 @@ from trifocal.codecs.codec import Decoded
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.detection.detector import Detections, SplitDetector, compact_detector
+from trifocal.detection.detector_output import DetectorOutput, rescale
 from trifocal.detection.input_size import COCO_IDS, compact_size
 from trifocal.errors import OptionError, PictureError, PresetError
-from trifocal.evaluation import Curve, evaluate, rate_at, read_means
-from trifocal.evaluation.codecs.candidates import candidate_of, decoded_image_of, title_of
-from trifocal.evaluation.codecs.custom_weights import Model
+from trifocal.evaluation import CompareOptions, Curve, EvaluateOptions, evaluate, rate_at, read_means
+from trifocal.evaluation.codecs.candidates import decoded_image
+from trifocal.evaluation.codecs.factory import create_candidate
 from trifocal.evaluation.codecs.layer_ablations import (
     BASE_LAYER_DETECTORS,
     BaseLayerCandidate,
     DownscaledCandidate,
     SeparateFilesCandidate,
-    layered,
 )
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
+from trifocal.evaluation.codecs.variant import Variant, expand_variants, parse_variant
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.tasks.detection import Annotations, Detection
-from trifocal.evaluation.tasks.detectors import CompactDetector, DetectorOutput, create_detector, rescale
+from trifocal.evaluation.tasks.detectors import CompactDetector, create_detector
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
 
@@ -175,7 +176,7 @@ def detection(folder: Path, detector: Bright, name: str) -> Detection:
 
 def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
     shown = Picture(picture(0))
-    subject = BaseLayerCandidate(Model("two"))
+    subject = BaseLayerCandidate(Variant("two", layers="base"))
     file = subject.encode(shown, 30)
     stream = Bitstream.from_bytes(file)
     assert two.asked == [{"quality": None, "base_quality": 30, "refinement": None}]
@@ -187,29 +188,29 @@ def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
 
 
 def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegs) -> None:
-    subject = candidate_of("two:unfitted")
+    subject = create_candidate(parse_variant("two:unfitted"))
     assert isinstance(subject, BaseLayerCandidate)
     subject.encode(Picture(picture(0)), 30)
     assert two.asked == [{"quality": None, "base_quality": 30, "refinement": 0}]
-    assert (subject.name, title_of(subject.name)) == (
+    assert (subject.name, parse_variant(subject.name).title) == (
         "two:unfitted",
         "Trifocal two, base layer without refinement",
     )
 
 
 def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: TwoJpegs) -> None:
-    shown, subject, judge = Picture(picture(0)), BaseLayerCandidate(Model("two")), Bright()
+    shown, subject, judge = Picture(picture(0)), BaseLayerCandidate(Variant("two", layers="base")), Bright()
     file = subject.encode(shown, 80)
-    outcome = decoded_image_of(subject, file, subject.decode(file), shown, "a.png")
-    assert outcome.look is not None and outcome.decoded.shape == (HEIGHT, WIDTH, 3)
-    own = outcome.look("bright", judge)
+    outcome = decoded_image(subject, file, subject.decode(file), shown, "a.png")
+    assert outcome.find is not None and outcome.decoded.shape == (HEIGHT, WIDTH, 3)
+    own = outcome.find("bright", judge)
     assert two.detected == 1 and judge.seen == [] and np.abs(own.boxes - BOX).max() < 4
-    other = outcome.look("another", judge)
+    other = outcome.find("another", judge)
     assert two.detected == 1 and judge.seen == [(HEIGHT, WIDTH)] and np.abs(other.boxes - BOX).max() < 4
 
 
 def test_layers_apart_use_no_first_picture(two: TwoJpegs) -> None:
-    shown, subject = Picture(picture(0)), SeparateFilesCandidate(Model("two"))
+    shown, subject = Picture(picture(0)), SeparateFilesCandidate(Variant("two", layers="apart"))
     file = subject.encode(shown, 40)
     assert two.asked == [{"quality": 40, "conditions": False}]
     assert subject.decode(file).shape == (HEIGHT, WIDTH, 3)
@@ -221,9 +222,9 @@ def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) 
     assert width % 32 == height % 32 == 0 and width < WIDTH
     file = subject.encode(shown, 60)
     assert pixels_of(file).shape == (height, width, 3)
-    outcome = decoded_image_of(subject, file, subject.decode(file), shown, "a.png")
-    assert outcome.decoded.shape == outcome.original.shape and outcome.look is not None
-    found = outcome.look("bright", judge)
+    outcome = decoded_image(subject, file, subject.decode(file), shown, "a.png")
+    assert outcome.decoded.shape == outcome.original.shape and outcome.find is not None
+    found = outcome.find("bright", judge)
     assert judge.seen == [(height, width)] and np.abs(found.boxes - BOX).max() < 4
 
 
@@ -238,17 +239,20 @@ def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) 
 )
 def test_what_has_no_layers_is_one_sentence(name: str, said: str, two: TwoJpegs) -> None:
     with pytest.raises(PresetError, match=said):
-        candidate_of(name)
+        create_candidate(parse_variant(name))
 
 
 def test_presets_with_layers_are_measured_by_their_base(two: TwoJpegs) -> None:
-    assert layered(["two", "compact", "jpeg"], "base") == ["two:base", "compact", "jpeg"]
-    assert layered(["two:base", "jpeg"], "base") == ["two:base", "jpeg"]
-    assert layered(["compact"], None) == ["compact"]
-    with pytest.raises(OptionError, match="nothing to be measured has one; these have: two"):
-        layered(["compact", "jpeg"], "base")
-    with pytest.raises(OptionError, match="no layers 'enhancement'"):
-        layered(["two"], "enhancement")
+    def expand(names: list[str], layers: str | None) -> list[str]:
+        return [variant.name for variant in expand_variants([*map(parse_variant, names)], layers=layers)]
+
+    assert expand(["two", "compact", "jpeg"], "base") == ["two:base", "compact", "jpeg"]
+    assert expand(["two:base", "jpeg"], "base") == ["two:base", "jpeg"]
+    assert expand(["compact"], None) == ["compact"]
+    with pytest.raises(OptionError, match="--layers base needs a layered preset; .*two"):
+        expand(["compact", "jpeg"], "base")
+    with pytest.raises(OptionError, match="accepts only \"base\", not 'enhancement'"):
+        EvaluateOptions(layers="enhancement")
 
 
 def test_every_preset_with_layers_has_a_detector_that_reads_them() -> None:
@@ -256,9 +260,9 @@ def test_every_preset_with_layers_has_a_detector_that_reads_them() -> None:
 
 
 def test_titles_say_what_was_measured() -> None:
-    assert title_of("dual-layer-compact:base") == "Trifocal dual-layer-compact, base layer"
-    assert title_of("webp:small") == "WebP (Pillow, method 6), at the detector's size"
-    assert title_of("taco-compact:true") == "Trifocal taco-compact:true"
+    assert parse_variant("dual-layer-compact:base").title == "Trifocal dual-layer-compact, base layer"
+    assert parse_variant("webp:small").title == "WebP (Pillow, method 6), at the detector's size"
+    assert parse_variant("taco-compact:true").title == "Trifocal taco-compact:true"
 
 
 # ── runs ──
@@ -266,7 +270,17 @@ def test_titles_say_what_was_measured() -> None:
 
 def test_precision_of_the_base_layer_beside_rivals(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
     judge = Bright()
-    results = evaluate(["two", "jpeg", "jpeg:small"], folder, tmp_path / "r.csv", EvaluateOptions({"two:base": [20, 80], "jpeg": [50], "jpeg:small": [60]}, metrics=["psnr"], task=detection(folder, judge, "bright"), layers="base"))
+    results = evaluate(
+        ["two", "jpeg", "jpeg:small"],
+        folder,
+        tmp_path / "r.csv",
+        EvaluateOptions(
+            {"two:base": [20, 80], "jpeg": [50], "jpeg:small": [60]},
+            metrics=["psnr"],
+            task=detection(folder, judge, "bright"),
+            layers="base",
+        ),
+    )
     means = {(mean.preset, mean.quality): mean for mean in results.means}
     assert set(means) == {("two:base", 20), ("two:base", 80), ("jpeg", 50), ("jpeg:small", 60), ("png", 100)}
     assert all(mean.values["ap50:bright"] == 1 for mean in means.values())
@@ -287,13 +301,20 @@ def test_a_detector_of_another_name_is_shown_the_first_picture(
 ) -> None:
     judge = Bright()
     task = detection(folder, judge, "another")
-    means = evaluate(["two:base"], folder, tmp_path / "r.csv", EvaluateOptions([80], task=task, metrics=["psnr"])).means
+    means = evaluate(
+        ["two:base"], folder, tmp_path / "r.csv", EvaluateOptions([80], task=task, metrics=["psnr"])
+    ).means
     assert two.detected == 0 and len(judge.seen) == 4 and means[0].values["ap50:another"] == 1
 
 
 def test_qualities_are_said_of_each_or_it_is_a_sentence(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="at least one quality to measure for jpeg"):
-        evaluate(["two:base", "jpeg"], folder, tmp_path / "r.csv", EvaluateOptions({"two:base": [20]}, metrics=["psnr"]))
+        evaluate(
+            ["two:base", "jpeg"],
+            folder,
+            tmp_path / "r.csv",
+            EvaluateOptions({"two:base": [20]}, metrics=["psnr"]),
+        )
     with pytest.raises(OptionError, match="0 to 100, not 101"):
         evaluate(["jpeg"], folder, tmp_path / "r.csv", EvaluateOptions({"jpeg": [101]}, metrics=["psnr"]))
     assert not (tmp_path / "r.csv").exists()
@@ -305,9 +326,16 @@ def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
     two: TwoJpegs, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("trifocal.evaluation.compare.peak_of", lambda *words: asked.append(words[0]))
+    monkeypatch.setattr(
+        "trifocal.evaluation.report.measurements.peak_memory", lambda *words: asked.append(words[0])
+    )
     task = detection(folder, Bright(), "bright")
-    page = compare(["two", "jpeg:small", "jpeg"], folder, tmp_path / "report", CompareOptions([10, 90], metrics=["psnr"], task=task, layers="base"))
+    page = compare(
+        ["two", "jpeg:small", "jpeg"],
+        folder,
+        tmp_path / "report",
+        CompareOptions([10, 90], metrics=["psnr"], task=task, layers="base"),
+    )
     text = page.read_text("utf-8")
     assert "AP (bright; 1.000 on the originals)" in text and "Trifocal two, base layer" in text
     assert "JPEG (Pillow, progressive, 4:2:0), at the detector&#39;s size" in text
@@ -323,17 +351,19 @@ def test_no_layers_are_said_before_anything_is_done(two: TwoJpegs, folder: Path,
     with pytest.raises(OptionError, match="has one; these have: two"):
         evaluate(["jpeg"], folder, tmp_path / "r.csv", EvaluateOptions([50], layers="base"))
     with pytest.raises(PictureError, match="compact makes no base layer"):
-        evaluate(["compact:base", "jpeg"], folder, tmp_path / "r.csv", EvaluateOptions([50], metrics=["psnr"]))
+        evaluate(
+            ["compact:base", "jpeg"], folder, tmp_path / "r.csv", EvaluateOptions([50], metrics=["psnr"])
+        )
     assert {mean.preset for mean in read_means(tmp_path / "r_summary.csv")} == {"jpeg"}
 
 
 def test_the_command_line_hands_the_layers_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, page = Recorder(evaluation.Results([], [])), Recorder(Path("report/index.html"))
+    asked, page = Recorder(evaluation.EvaluationResults([], [])), Recorder(Path("report/index.html"))
     monkeypatch.setattr("trifocal.evaluation.evaluate", asked)
     monkeypatch.setattr("trifocal.evaluation.compare.compare", page)
     for verb, recorder in (("evaluate", asked), ("compare", page)):
         result = run(verb, "two", "avif:small", "--data", "pictures", "--layers", "base")
-        assert result.exit_code == 0 and recorder.options["layers"] == "base"
+        assert result.exit_code == 0 and recorder.words[-1].layers == "base"
 
 
 # ── the compact detector as a judge ──
@@ -361,7 +391,7 @@ def test_the_compact_detector_gives_boxes_in_the_pictures_pixels(
     assert set(found.labels) <= set(COCO_IDS)
     size = compact_size(WIDTH, HEIGHT)
     small = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
-    seen = rescale(judge.look(small), small.shape[:2], (WIDTH, HEIGHT))
+    seen = rescale(judge.find_in_resized(small), small.shape[:2], (WIDTH, HEIGHT))
     assert np.allclose(seen.boxes, found.boxes, atol=1e-2) and np.array_equal(seen.labels, found.labels)
 
 
@@ -375,7 +405,7 @@ def test_what_is_small_already_is_not_resized_again(untrained: SplitDetector) ->
     subject = DownscaledCandidate(PILLOW_CODECS["png"])
     shown = Picture(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
     file = subject.encode(shown, 100)
-    look = partial(subject.look, file, (width, height))
+    look = partial(subject.detect, file, (width, height))
     found = look("compact", create_detector("compact"))
     assert shapes == [sizes(width, height)[::-1]] and np.all(
         found.boxes <= np.array([width, height] * 2) + 1e-3

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trifocal.evaluation.codecs.variant import Variant
 from trifocal.evaluation.memory import own_peak_memory, peak_memory
 
 
@@ -27,6 +28,6 @@ def test_a_larger_picture_takes_more(tmp_path: Path) -> None:
     for side in (16, 3000):
         path = tmp_path / f"{side}.png"
         Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(path)
-        peaks.append(peak_memory("webp", path, 50))
+        peaks.append(peak_memory(Variant("webp"), path, 50))
     assert peaks[0] and peaks[1] and peaks[1] - peaks[0] > 2 * 3000 * 3000 * 3
-    assert peak_memory("webp", tmp_path / "none.png", 50) is None
+    assert peak_memory(Variant("webp"), tmp_path / "none.png", 50) is None

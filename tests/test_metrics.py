@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from trifocal.errors import NotMeasured, OptionError
-from trifocal.evaluation import METRICS, DISTRIBUTION_METRICS, find_metric, ssimulacra2
+from trifocal.evaluation import DISTRIBUTION_METRICS, METRICS, find_metric, ssimulacra2
 from trifocal.evaluation.metrics import perceptual
 from trifocal.evaluation.metrics.distribution import DistributionAccumulator, patches, whole
 from trifocal.evaluation.metrics.per_image import Pair
@@ -57,7 +57,7 @@ def made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lpips_is_that_of_its_authors_package(net: str, pair: Pair, made_up_weights: None) -> None:
     lpips = pytest.importorskip("lpips")
     theirs = lpips.LPIPS(net=net, verbose=False).eval()
-    scaled = [perceptual.tensor(pixels, 2.0) - 1 for pixels in (pair.decoded, pair.original)]
+    scaled = [perceptual.to_tensor(pixels, 2.0) - 1 for pixels in (pair.decoded, pair.original)]
     with torch.inference_mode():
         expected = float(theirs(*scaled))
     value = METRICS[f"lpips-{net}"].load()(pair)
@@ -73,7 +73,7 @@ def test_dists_by_its_formula(pair: Pair, made_up_weights: None) -> None:
     network = DISTSNetwork().eval().requires_grad_(False)
     similarity, weight = 0.0, float(network.alpha.sum() + network.beta.sum())
     with torch.inference_mode():
-        stages = [network.forward_once(perceptual.tensor(p)) for p in (pair.decoded, pair.original)]
+        stages = [network.forward_once(perceptual.to_tensor(p)) for p in (pair.decoded, pair.original)]
     place = 0
     for x, y in zip(*stages):
         count = x.shape[1]

@@ -17,9 +17,10 @@ from test_ug_icm_compact import small
 from test_words import Letters, steered
 
 from trifocal.errors import OptionError, PresetError, TrifocalError, WeightsError
-from trifocal.evaluation import evaluate, read_means, read_results
-from trifocal.evaluation.codecs.candidates import title_of, variants
-from trifocal.evaluation.codecs.custom_weights import BUNDLED, load_custom_weights
+from trifocal.evaluation import CompareOptions, EvaluateOptions, evaluate, read_means, read_results
+from trifocal.evaluation.codecs.candidates import PresetCandidate
+from trifocal.evaluation.codecs.factory import load_custom_weights
+from trifocal.evaluation.codecs.variant import Variant, expand_variants, parse_variant
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.memory import main as print_peak
 from trifocal.presets import PRESETS
@@ -70,24 +71,26 @@ def test_own_weights_are_measured_under_their_labels(room: Path) -> None:
     assert list(weights) == ["mine", "plain", "my 2nd", "jpeg"]
     assert len(set(weights.values())) == 4 and weights["jpeg"] == ""
     rows = {row.key: row for row in read_results(room / "out.csv")}
-    codec = load_custom_weights(subjects)[1]["mine"].load()
-    assert weights["mine"] == f"{codec.fingerprint:08x}"
+    assert weights["mine"] == PresetCandidate(load_custom_weights(subjects)[0]).weights
     assert rows["mine", "a.png", 20].values != rows["plain", "a.png", 20].values
     assert {mean.preset: mean.weights for mean in read_means(room / "out_summary.csv")} == weights
 
 
 def test_resume_drops_rows_of_a_label_whose_weights_changed(room: Path) -> None:
-    ask = partial(evaluate, ["mine=plain:mine.safetensors", "jpeg"], "pictures", "out.csv", metrics=["psnr"])
-    ask([20, 60])
+    ask = partial(evaluate, ["mine=plain:mine.safetensors", "jpeg"], "pictures", "out.csv")
+    options = EvaluateOptions([20, 60], metrics=["psnr"])
+    ask(options)
     before = measured(room / "out.csv")
     kept = (room / "out.csv").read_bytes()
-    ask([20, 60], resume=True)
+    ask(replace(options, resume=True))
     assert (room / "out.csv").read_bytes() == kept
     train_on(room / "mine.safetensors", seed=3)
     said: list[str] = []
-    ask([20], resume=True, note=said.append)
+    ask(replace(options, qualities=[20], resume=True), note=said.append)
     after = measured(room / "out.csv")
-    assert after["mine"] != before["mine"] and "mine has other weights than 4 rows" in said[0]
+    assert (
+        after["mine"] != before["mine"] and "4 rows of mine are dropped: they have other weights" in said[0]
+    )
     assert {row.weights for row in read_results(room / "out.csv") if row.preset == "mine"} == {after["mine"]}
     assert {(m.preset, m.quality) for m in read_means(room / "out_summary.csv")} == {
         ("mine", 20),
@@ -98,12 +101,19 @@ def test_resume_drops_rows_of_a_label_whose_weights_changed(room: Path) -> None:
 def test_a_label_has_words_and_preferences_where_its_preset_has_them(room: Path) -> None:
     write_weights(steered("decoder"), room / "words.safetensors")
     write_weights(small(noise=0.1), room / "both2.safetensors")
-    evaluate(["told=late:words.safetensors", "mine=plain:mine.safetensors"], "pictures", "words.csv", EvaluateOptions([50], metrics=["psnr"], text=["true", "none"]))
+    evaluate(
+        ["told=late:words.safetensors", "mine=plain:mine.safetensors"],
+        "pictures",
+        "words.csv",
+        EvaluateOptions([50], metrics=["psnr"], text=["true", "none"]),
+    )
     assert list(measured(room / "words.csv")) == ["told:true", "told:none", "mine"]
     bytes_of = {row.preset: row.values["text_bytes"] for row in read_results(room / "words.csv")}
     assert bytes_of["told:true"] and not bytes_of["told:none"]
     subjects = ["own=both:both2.safetensors", "both"]
-    evaluate(subjects, "pictures", "preference.csv", EvaluateOptions([50], metrics=["psnr"], preferences=[0, 1]))
+    evaluate(
+        subjects, "pictures", "preference.csv", EvaluateOptions([50], metrics=["psnr"], preferences=[0, 1])
+    )
     rows = {row.key: row for row in read_results(room / "preference.csv")}
     assert {name for name, _, _ in rows} == {"own:0", "own:1", "both:0", "both:1"}
     assert rows["own:0", "a.png", 50].values == rows["both:0", "a.png", 50].values
@@ -112,7 +122,12 @@ def test_a_label_has_words_and_preferences_where_its_preset_has_them(room: Path)
 
 def test_a_label_is_measured_by_its_base_layer(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_layers(monkeypatch)
-    evaluate(["mine=two:any.safetensors"], "pictures", "out.csv", EvaluateOptions([40], metrics=["psnr"], layers="base"))
+    evaluate(
+        ["mine=two:any.safetensors"],
+        "pictures",
+        "out.csv",
+        EvaluateOptions([40], metrics=["psnr"], layers="base"),
+    )
     assert measured(room / "out.csv") == {"mine:base": "0000beef"}
 
 
@@ -158,17 +173,23 @@ def test_what_the_preset_of_a_label_has_not_is_refused(
 def test_what_is_wrong_with_a_label_is_said_before_anything_is_measured(
     room: Path, subjects: list[str], kind: type[TrifocalError], sentence: str
 ) -> None:
-    for work in (evaluate, compare):
-        with pytest.raises(kind, match=sentence):
-            work(["jpeg", *subjects], "pictures", "out.csv", [50])
-        assert not (room / "out.csv").exists()
+    with pytest.raises(kind, match=sentence):
+        evaluate(["jpeg", *subjects], "pictures", "out.csv", EvaluateOptions([50]))
+    with pytest.raises(kind, match=sentence):
+        compare(["jpeg", *subjects], "pictures", "out", CompareOptions([50]))
+    assert not (room / "out.csv").exists() and not (room / "out").exists()
     result = run("evaluate", "jpeg", *subjects, "--data", "pictures", "-o", "out.csv")
     assert result.exit_code == 1 and one_sentence(result.stderr) and not (room / "out.csv").exists()
 
 
 def test_the_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_weights(steered("decoder"), room / "words.safetensors")
-    page = compare(["mine=plain:mine.safetensors", "told=late:words.safetensors", "plain"], "pictures", "report", CompareOptions([20, 80], metrics=["psnr"], text=["true", "none"]))
+    page = compare(
+        ["mine=plain:mine.safetensors", "told=late:words.safetensors", "plain"],
+        "pictures",
+        "report",
+        CompareOptions([20, 80], metrics=["psnr"], text=["true", "none"]),
+    )
     study = json.loads((page.parent / "report.json").read_text())
     titles = ["mine", "told:true", "told:none", "Trifocal plain"]
     assert [curve["name"] for curve in study["curves"]["psnr"]] == titles
@@ -191,12 +212,17 @@ def test_the_peak_memory_is_of_the_labelled_weights(room: Path, capsys: pytest.C
 
 
 def test_names_and_titles_of_variants(room: Path) -> None:
-    names, models = load_custom_weights(["mine=plain:mine.safetensors", "own=both:both.safetensors", "plain"])
-    assert names == ["mine", "own", "plain"] and models["own"].spec == "own=both:both.safetensors"
-    assert variants(names, preferences=[0.5], models=models) == ["mine", "own:0.5", "plain"]
-    assert title_of("own:0.5", models) == "own, preference 0.5"
-    assert title_of("mine:small", models) == "mine, at the detector's size"
-    assert title_of("plain", models) == title_of("plain", BUNDLED) == "Trifocal plain"
+    mine, own, plain = load_custom_weights(
+        ["mine=plain:mine.safetensors", "own=both:both.safetensors", "plain"]
+    )
+    assert [one.name for one in (mine, own, plain)] == ["mine", "own", "plain"]
+    assert own.weights_option == "own=both:both.safetensors" and plain == Variant("plain")
+    expanded = expand_variants([mine, own, plain], preferences=[0.5])
+    assert [one.name for one in expanded] == ["mine", "own:0.5", "plain"]
+    labels = {"mine": mine, "own": own}
+    assert parse_variant("own:0.5", labels=labels).title == "own, preference 0.5"
+    assert parse_variant("mine:small", labels=labels).title == "mine, at the detector's size"
+    assert plain.title == "Trifocal plain"
 
 
 def test_presets_run_on_the_device_that_was_asked_for(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +235,9 @@ def test_presets_run_on_the_device_that_was_asked_for(room: Path, monkeypatch: p
         return shared_codec(name, device, weights)
 
     monkeypatch.setattr("trifocal.presets.shared_codec", watched)
-    evaluate(["plain", "mine=plain:mine.safetensors"], "pictures", "out.csv", EvaluateOptions([50], device="cpu:0"))
+    evaluate(
+        ["plain", "mine=plain:mine.safetensors"], "pictures", "out.csv", EvaluateOptions([50], device="cpu:0")
+    )
     assert set(asked) == {"cpu:0"} and len(asked) >= 3
 
 
@@ -224,7 +252,9 @@ def test_a_device_that_cannot_be_used_is_refused_at_once(room: Path, device: str
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_device_decodes_what_it_encodes(room: Path) -> None:
-    rows = evaluate(["plain"], "pictures", "out.csv", EvaluateOptions([50], metrics=["psnr"], device="cuda")).rows
+    rows = evaluate(
+        ["plain"], "pictures", "out.csv", EvaluateOptions([50], metrics=["psnr"], device="cuda")
+    ).rows
     again = evaluate(["plain"], "pictures", "cpu.csv", EvaluateOptions([50], metrics=["psnr"])).rows
     for one, other in zip(rows, again, strict=True):
         assert one.values["psnr"] == pytest.approx(other.values["psnr"], abs=0.05)

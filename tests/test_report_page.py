@@ -19,17 +19,10 @@ from PIL import Image
 from trifocal.errors import OptionError
 from trifocal.evaluation.report import page as report
 from trifocal.evaluation.report import plots
+from trifocal.evaluation.report.contents import Crop, CurveComparison, LayerBytes, Panel, ReportData, Speed
 from trifocal.evaluation.report.curves import Curve
-from trifocal.evaluation.report.page import (
-    Crop,
-    CurveComparison,
-    LayerBytes,
-    MetricInfo,
-    Panel,
-    Speed,
-    ReportData,
-    write_report,
-)
+from trifocal.evaluation.report.page import write_report
+from trifocal.evaluation.report.plots import MetricInfo
 
 PSNR = MetricInfo("psnr", "PSNR", "dB", "higher")
 MS_SSIM = MetricInfo("ms-ssim", "MS-SSIM", "", "higher")
@@ -133,7 +126,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots as one white pixel, where a test is about something else."""
     pixel = Image.new("RGB", (2, 2), "white")
 
-    def draw(metric: MetricInfo, lines: list[plots.Line], theme: plots.Theme) -> bytes:
+    def draw(metric: MetricInfo, lines: list[plots.PlotLine], theme: plots.Theme) -> bytes:
         stream = io.BytesIO()
         pixel.save(stream, "PNG")
         return stream.getvalue()
@@ -390,7 +383,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("theme", [plots.LIGHT, plots.DARK], ids=lambda theme: theme.name)
 def test_colours_stand_out_from_each_other_for_everybody(theme: plots.Theme) -> None:
-    for one, other in combinations(theme.own + theme.rival, 2):
+    for one, other in combinations(theme.own + theme.other, 2):
         for vision in (np.eye(3), *VISIONS):
             assert np.linalg.norm(lab(vision @ linear(one)) - lab(vision @ linear(other))) > 20, (one, other)
 
@@ -401,7 +394,7 @@ def test_colours_stand_out_from_the_paper(theme: plots.Theme) -> None:
         low, high = sorted(float(XYZ[1] @ linear(one)) for one in (colour, theme.paper))
         return (high + 0.05) / (low + 0.05)
 
-    assert min(map(contrast, theme.own + theme.rival + theme.published)) >= 3
+    assert min(map(contrast, theme.own + theme.other + theme.published)) >= 3
     assert contrast(theme.quiet) >= 4.5 and contrast(theme.ink) >= 7
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_reports import module_at
 
-from trifocal.evaluation import evaluate, means, read_means, read_results
+from trifocal.evaluation import EvaluateOptions, evaluate, mean_results, read_means, read_results
 from trifocal.presets import DEFAULT, load
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -46,7 +46,7 @@ def test_the_table_in_readme_is_that_of_the_results() -> None:
 
 
 def test_the_summary_has_the_means_of_the_rows() -> None:
-    ours = {(mean.preset, mean.quality): mean for mean in means(read_results(RESULTS / "kodak.csv"))}
+    ours = {(mean.preset, mean.quality): mean for mean in mean_results(read_results(RESULTS / "kodak.csv"))}
     summary = read_means(RESULTS / "kodak_summary.csv")
     assert {(mean.preset, mean.quality) for mean in summary} == set(ours)
     for mean in summary:

@@ -14,14 +14,19 @@ import pytest
 import torch
 from PIL import Image
 
+from trifocal.detection import onnx_detector, picodet
+from trifocal.detection.detector_output import DetectorOutput
 from trifocal.detection.input_size import COCO_IDS
+from trifocal.detection.onnx_detector import OnnxDetector
 from trifocal.errors import MissingExtra, NotMeasured, OptionError
-from trifocal.evaluation.tasks import detection, detectors, networks
+from trifocal.evaluation.tasks import classification, detection, detectors, networks
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.evaluation.tasks.annotations import GroundTruth
+from trifocal.evaluation.tasks.classification import Classification, read_classes
 from trifocal.evaluation.tasks.detection import Annotations, Detection, protocol_size
-from trifocal.evaluation.tasks.detectors import DetectorOutput, OnnxDetector, TorchvisionDetector
-from trifocal.evaluation.tasks.task import Classification, Segmentation, read_classes, create_task
+from trifocal.evaluation.tasks.detectors import TorchvisionDetector
+from trifocal.evaluation.tasks.segmentation import Segmentation
+from trifocal.evaluation.tasks.task import create_task
 
 INSTANCES = "instances.json"
 Boxes = Sequence[tuple[float, float, float, float]]
@@ -211,7 +216,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         monkeypatch.setitem(sys.modules, package, None)
     works: list[Callable[[], object]] = [
         detection.check_installed,
-        lambda: networks.load("segmentation", "fcn_resnet50"),
+        lambda: networks.load_torchvision("segmentation", "fcn_resnet50"),
         lambda: detectors.create_detector("a.onnx"),
     ]
     for work in works:
@@ -250,7 +255,7 @@ def test_annotations_of_other_pictures() -> None:
 
 
 def picodet_outputs(side: int = 64) -> list[np.ndarray]:
-    cells = [(-(-side // stride)) ** 2 for stride in detectors.STRIDES]
+    cells = [(-(-side // stride)) ** 2 for stride in picodet.STRIDES]
     scores = [np.zeros((1, count, 80), np.float32) for count in cells]
     return scores + [np.zeros((1, count, 32), np.float32) for count in cells]
 
@@ -263,47 +268,46 @@ def test_picodet_by_hand() -> None:
         outputs[4][0, 2 * 8 + 3, 8 * side + bins] = 60
     outputs[3][0, 0, 79] = 0.9  # bins are equally likely: 3.5 strides to each side, which leaves the picture
     outputs[1][0, 0, 11] = 0.024  # too little
-    found = detectors.decode_picodet(outputs, width=128, height=32)
+    found = picodet.decode_picodet(outputs, width=128, height=32)
     assert found.boxes == pytest.approx(np.array([[0, 0, 128, 32], [39, 1.75, 71, 9.75]]))
     assert found.labels.tolist() == [90, 1]
     assert found.scores == pytest.approx([0.9, 0.5])
-    assert len(detectors.decode_picodet(picodet_outputs(), 128, 32).boxes) == 0
+    assert len(picodet.decode_picodet(picodet_outputs(), 128, 32).boxes) == 0
 
 
 def test_picodet_keeps_the_best_hundred() -> None:
     outputs = picodet_outputs(128)
     outputs[0][0, :, :2] = np.linspace(0.1, 0.9, 256)[:, None]
     outputs[4].reshape(1, 256, 4, 8)[..., 0] = 60  # boxes without extent overlap nothing
-    found = detectors.decode_picodet(outputs, 128, 128)
+    found = picodet.decode_picodet(outputs, 128, 128)
     assert len(found.scores) == 100 and found.scores[0] == pytest.approx(0.9)
     assert (np.diff(found.scores) <= 0).all()
 
 
 def test_picodet_outputs_that_do_not_fit() -> None:
     with pytest.raises(OptionError, match="eight outputs"):
-        detectors.decode_picodet(picodet_outputs()[:7], 64, 64)
+        picodet.decode_picodet(picodet_outputs()[:7], 64, 64)
     outputs = picodet_outputs()
     outputs[4] = outputs[4][:, 1:]
     with pytest.raises(OptionError, match="do not fit"):
-        detectors.decode_picodet(outputs, 64, 64)
+        picodet.decode_picodet(outputs, 64, 64)
 
 
 def test_of_boxes_that_overlap_the_best_stays() -> None:
     boxes = np.array([[0, 0, 10, 5], [0, 0, 10, 9], [0, 0, 10, 10], [0, 0, 10, 10]], np.float64)
-    found = DetectorOutput(boxes, np.array([1, 1, 1, 2]), np.array([0.3, 0.8, 0.9, 0.5]))
-    assert detectors.suppress(found).tolist() == [2, 3, 0]
-    assert detectors.overlaps(boxes[2], boxes) == pytest.approx([0.5, 0.9, 1, 1])
+    kept = picodet.nms(boxes, np.array([1, 1, 1, 2]), np.array([0.3, 0.8, 0.9, 0.5]))
+    assert kept.tolist() == [2, 3, 0]
 
 
 def test_what_picodet_sees() -> None:
     pixels = np.zeros((10, 20, 3), np.uint8)
     pixels[:] = (10, 120, 250)
-    x = detectors.preprocess(pixels, 8, 6)
+    x = picodet.preprocess(pixels, 8, 6)
     assert x.shape == (1, 3, 6, 8) and x.dtype == np.float32
     expected = [(10 - 123.675) / 58.395, (120 - 116.28) / 57.12, (250 - 103.53) / 57.375]
     assert x[0, :, 2, 5] == pytest.approx(expected)
     ramp = np.broadcast_to(np.arange(0, 240, 2, dtype=np.uint8)[:, None, None], (120, 8, 3))
-    assert (np.diff(detectors.preprocess(ramp, 4, 60)[0, 0, :, 0]) > 0).all()  # rows stay rows
+    assert (np.diff(picodet.preprocess(ramp, 4, 60)[0, 0, :, 0]) > 0).all()  # rows stay rows
 
 
 def test_classes_of_coco_have_gaps() -> None:
@@ -372,7 +376,7 @@ def test_an_onnx_file_that_gives_boxes(
     assert session.fed[0].shape == fed and session.fed[0] == pytest.approx(0.2) and not detector.masks
     assert found.labels.tolist() == [18] and found.scores.tolist() == [0.5] and found.boxes.tolist() == [box]
     with pytest.raises(OptionError, match=r"gave float32 \[1, 4\], int64 \[1\]\."):
-        detectors.decode_boxes([THREE["boxes"], THREE["labels"]], 1, 1)
+        onnx_detector.decode_boxes([THREE["boxes"], THREE["labels"]], 1, 1)
 
 
 def test_an_onnx_file_that_is_something_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -380,7 +384,7 @@ def test_an_onnx_file_that_is_something_else(monkeypatch: pytest.MonkeyPatch, tm
         onnx(monkeypatch, Session([[1, 3, 64, 64]], {"logits": np.zeros((1, 1000), np.float32)}))
     parts = [SimpleNamespace(name=str(n), shape=[1, "n", 80 if n < 4 else "m"], type="f") for n in range(8)]
     with pytest.raises(OptionError, match="this one gives 0 "):
-        detectors.is_picodet(parts)
+        onnx_detector.is_picodet(parts)
     with pytest.raises(OptionError, match="should take one picture"):
         onnx(monkeypatch, Session([[1, 3, 64, 64], [2]], THREE))
     monkeypatch.undo()
@@ -466,11 +470,11 @@ def test_weights_that_are_not_on_this_machine(
     with pytest.raises(
         NotMeasured, match=rf"{model} is not measured.*curl --create-dirs -o .*cache.*\.pth http"
     ):
-        networks.load(kind, model)
+        networks.load_torchvision(kind, model)
     assert no_weights == [networks.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() == before
     assert capsys.readouterr().out == ""
     with pytest.raises(OptionError, match=f"no model resnet1 for {kind}; it has .*{model}"):
-        networks.load(kind, "resnet1")
+        networks.load_torchvision(kind, "resnet1")
 
 
 def test_a_damaged_download_is_no_weights_but_other_failures_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,9 +486,9 @@ def test_a_damaged_download_is_no_weights_but_other_failures_stay(monkeypatch: p
 
     monkeypatch.setattr(models, "get_model", fail)
     with pytest.raises(NotMeasured):
-        networks.load("classification", "resnet18")
+        networks.load_torchvision("classification", "resnet18")
     with pytest.raises(RuntimeError, match="out of memory"):
-        networks.load("classification", "resnet18")
+        networks.load_torchvision("classification", "resnet18")
 
 
 # ── regions ──
@@ -522,7 +526,9 @@ def test_intersection_over_union_is_over_all_pictures_together(tmp_path: Path) -
     for name, labels in (("a", [[0, 0, 0, 0]]), ("b", [[0, 1, 1, 1]])):
         label_map(tmp_path / f"{name}.png", labels)
     answers = {1: [[0, 0, 0, 1]], 2: [[0, 1, 1, 1]]}
-    task = Segmentation(lambda pixels: np.array(answers[int(pixels[0, 0, 0])]), tasks.find_label_maps(tmp_path))
+    task = Segmentation(
+        lambda pixels: np.array(answers[int(pixels[0, 0, 0])]), tasks.find_label_maps(tmp_path)
+    )
     task.add(picture(1, 4, 1), "a.png")
     task.add(picture(2, 4, 1), "b.png")
     assert task.result() == pytest.approx({"miou": (4 / 5 + 3 / 4) / 2})
@@ -581,7 +587,7 @@ def test_average_precision_of_several_classes_by_hand() -> None:
     task.begin()
     task.add(picture(1), "b")
     assert np.isnan(task.result()["map"])
-    equal = tasks.average_precision(np.array([0.5, 0.5]), np.array([True, False]))
+    equal = classification.mean_average_precision(np.array([[0.5], [0.5]]), np.array([[True], [False]]))
     assert equal == pytest.approx(0.5)  # whichever stands first
 
 
@@ -671,13 +677,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_each_kind_of_task_finds_its_annotations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(lambda x: torch.zeros(1, 4))
-    monkeypatch.setattr(tasks, "load", lambda kind, name: (model, as_float))
-    monkeypatch.setattr(tasks, "detector_of", lambda name, device: Fake({0: []}))
+    monkeypatch.setattr(tasks, "load_torchvision", lambda kind, name: (model, as_float))
+    monkeypatch.setattr(tasks, "create_detector", lambda name, device: Fake({0: []}))
     monkeypatch.setattr(tasks, "check_installed", lambda: None)
     annotations(folder.parent, [item(0, (0, 0, 9, 9))])
     label_map(folder.parent / "labels" / "a.png", [[0]])
     (folder.parent / "labels.csv").write_text("a.png,1\n")
-    found = [create_task(kind, "any", None, folder) for kind in tasks.KINDS]
+    found = [create_task(kind, "any", None, folder) for kind in tasks.TASKS]
     assert [type(task) for task in found] == [Detection, Segmentation, Classification]
     assert [task.columns for task in found] == [("ap", "ap50", "ap75"), ("miou",), ("top1", "top5")]
     found[2].add(picture(0), "a.png")
@@ -709,8 +715,8 @@ def test_what_cannot_be_asked_is_said_before_a_network_is_loaded(
     def load(*_: object) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(tasks, "load", load)
-    monkeypatch.setattr(tasks, "detector_of", load)
+    monkeypatch.setattr(tasks, "load_torchvision", load)
+    monkeypatch.setattr(tasks, "create_detector", load)
     monkeypatch.setattr(tasks, "check_installed", lambda: None)
     other = annotations(folder.parent, [], names=["z.jpg"])
     with pytest.raises(OptionError, match=r"instances\.json is about other pictures: it names z\.jpg"):

@@ -25,8 +25,10 @@ from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import NotMeasured, OptionError, PictureError, WeightsError
 from trifocal.evaluation import (
     METRICS,
-    PairedDifference,
+    CompareOptions,
+    EvaluateOptions,
     ImageResult,
+    PairedDifference,
     TextEffect,
     compare,
     evaluate,
@@ -34,10 +36,11 @@ from trifocal.evaluation import (
     paired_difference,
     psnr,
 )
-from trifocal.evaluation.codecs.candidates import PresetCandidate, TextCandidate, worded
+from trifocal.evaluation.codecs.candidates import PresetCandidate, TextCandidate
+from trifocal.evaluation.codecs.variant import TEXT_KINDS, TextKind, Variant, expand_variants, parse_variant
 from trifocal.evaluation.metrics.metric_set import MetricSet
 from trifocal.evaluation.metrics.per_image import Pair
-from trifocal.evaluation.text_ablation import TextKinds, text_effects, interval
+from trifocal.evaluation.text_ablation import TextKinds, text_effects
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
 from trifocal.types import TextEmbedding
@@ -69,26 +72,31 @@ def test_each_kind_of_words() -> None:
         ({"a.png": [DOG], "b.png": [DOG]}, "mismatched", "no other picture has another caption"),
     ],
 )
-def test_words_that_a_picture_has_not(captions: dict[str, list[str]], kind: str, said: str) -> None:
+def test_words_that_a_picture_has_not(captions: dict[str, list[str]], kind: TextKind, said: str) -> None:
     with pytest.raises(OptionError, match=said):
         TextKinds(captions, ["a.png", "b.png"]).text(kind, "a.png")
 
 
 def test_presets_that_take_words_are_measured_once_for_each_kind(room: Path) -> None:
-    assert worded(["early", "jpeg", "plain"], ["true", "none", "true"]) == [
+    def expand(names: Sequence[str], text: Sequence[Any]) -> list[str]:
+        return [variant.name for variant in expand_variants([*map(parse_variant, names)], text)]
+
+    assert expand(["early", "jpeg", "plain"], ["true", "none", "true"]) == [
         "early:true", "early:none", "jpeg", "plain"
     ]  # fmt: skip
-    assert worded(["jpeg"], []) == ["jpeg"]
-    with pytest.raises(OptionError, match="no words of the kind 'wrong'; there are: true, empty, mismatched"):
-        worded(["early"], ["true", "wrong"])
-    with pytest.raises(OptionError, match="no preset to be measured takes any; these do: early, late, taco"):
-        worded(["jpeg", "plain"], ["true"])
+    assert expand(["jpeg"], []) == ["jpeg"]
+    with pytest.raises(OptionError, match="no kind of text 'wrong'; choose from: true, empty, mismatched"):
+        EvaluateOptions(text=["true", "wrong"])  # type: ignore[list-item]
+    with pytest.raises(OptionError, match="needs a preset that reads text; choose one of: early, late, taco"):
+        expand(["jpeg", "plain"], ["true"])
 
 
 # ── the paired_difference answer, by hand ──
 
 
-def rows_of(codec: str, picture: str, above: float, metric: str = "psnr", factor: float = 1.0) -> list[ImageResult]:
+def rows_of(
+    codec: str, picture: str, above: float, metric: str = "psnr", factor: float = 1.0
+) -> list[ImageResult]:
     """A straight line in log rate, moved up; `textless_bpp` is twice `bpp`, no matter how that may be."""
     rates = [factor * rate for rate in (0.25, 0.5, 1.0)]
     return [
@@ -121,13 +129,17 @@ def test_where_less_is_better_the_sign_turns() -> None:
         for codec, above in (("p:true", 0.2), ("p:empty", 0.0))
         for row in rows_of(codec, "a", above)
     ]
-    assert paired_difference(rows, LPIPS, "p:true", "p:empty") == PairedDifference(pytest.approx(0.2), None, None, 1)  # type: ignore[arg-type]
+    assert paired_difference(rows, LPIPS, "p:true", "p:empty") == PairedDifference(
+        pytest.approx(0.2), None, None, 1
+    )  # type: ignore[arg-type]
 
 
 def test_the_same_files_are_no_difference() -> None:
     rows = [row for codec in ("p:true", "p:empty") for name in "abc" for row in rows_of(codec, name, 0.0)]
-    effect = TextEffect("p", "psnr", "true", "empty", True, paired_difference(rows, PSNR, "p:true", "p:empty"))
-    assert effect.paired_difference == PairedDifference(0, 0, 0, 3)
+    effect = TextEffect(
+        "p", "psnr", "true", "empty", True, paired_difference(rows, PSNR, "p:true", "p:empty")
+    )
+    assert effect.paired == PairedDifference(0, 0, 0, 3)
     assert (
         effect.sentence
         == "The interval includes zero: no difference of true words from empty words is shown."
@@ -173,11 +185,11 @@ def test_bytes_of_words_count_or_not() -> None:
 
 def test_the_interval_of_many_is_that_of_the_normal_distribution() -> None:
     values = np.random.default_rng(0).normal(3, 2, 400)
-    low, high = interval(values)
+    low, high = bootstrap_interval(values)
     error = values.std() / 20
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.08 * error)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.08 * error)
-    assert interval(values) == (low, high)
+    assert bootstrap_interval(values) == (low, high)
 
 
 # ── runs ──
@@ -235,12 +247,16 @@ def annotate(room: Path, boxes: dict[str, tuple[int, list[float]]]) -> None:
 
 
 def test_sent_words_are_counted_both_ways(room: Path) -> None:
-    kinds = ("true", "empty", "mismatched", "none")
-    results = evaluate(["late", "jpeg"], room / "pictures", room / "out.csv", EvaluateOptions([20, 80], metrics=["psnr"], text=kinds))
+    results = evaluate(
+        ["late", "jpeg"],
+        room / "pictures",
+        room / "out.csv",
+        EvaluateOptions([20, 80], metrics=["psnr"], text=TEXT_KINDS),
+    )
     rows = {row.key: row for row in results.rows}
     assert len(rows) == 3 * 2 * 5
-    file = PresetCandidate("late", CAT).encode(Picture.open(room / "pictures" / "b.png"), 20)
-    bare = PresetCandidate("late").encode(Picture.open(room / "pictures" / "b.png"), 20)
+    file = PresetCandidate(Variant("late"), CAT).encode(Picture.open(room / "pictures" / "b.png"), 20)
+    bare = PresetCandidate(Variant("late")).encode(Picture.open(room / "pictures" / "b.png"), 20)
     assert text_of(Bitstream.from_bytes(file)) == CAT
     true, none = (rows[f"late:{kind}", "b.png", 20.0] for kind in ("true", "none"))
     assert true.bytes == len(file) and none.bytes == len(bare)
@@ -256,20 +272,22 @@ def test_sent_words_are_counted_both_ways(room: Path) -> None:
         ("true", "empty"), ("true", "mismatched"), ("true", "none"),
         ("empty", "mismatched"), ("empty", "none"), ("mismatched", "none"),
     ]  # fmt: skip
-    same = {e.counted: e.paired_difference for e in results.effects if (e.words, e.against) == ("empty", "none")}
+    same = {e.counted: e.paired for e in results.effects if (e.words, e.against) == ("empty", "none")}
     assert same[False].mean == pytest.approx(0, abs=1e-9), "Letters finds no vowels in an empty text"
     assert (same[True].mean or 0) < 0
     with open(room / "out_words.csv", encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert len(lines) == len(results.effects) and lines[0]["preset"] == "late"
     assert [line["text_counted"] for line in lines[:2]] == ["yes", "no"]
-    assert float(lines[0]["mean"]) == pytest.approx(results.effects[0].paired_difference.mean, rel=1e-4)
+    assert float(lines[0]["mean"]) == pytest.approx(results.effects[0].paired.mean, rel=1e-4)
 
 
 def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
     room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = evaluate(["early"], room / "pictures", room / "out.csv", EvaluateOptions([40], metrics=["psnr"], text=["true"]))
+    first = evaluate(
+        ["early"], room / "pictures", room / "out.csv", EvaluateOptions([40], metrics=["psnr"], text=["true"])
+    )
     assert all(row.values["text_bytes"] == 0 and row.values["textless_bpp"] == row.bpp for row in first.rows)
     encoded: list[tuple[str, str | None]] = []
     encode = PresetCandidate.encode
@@ -280,7 +298,13 @@ def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
 
     monkeypatch.setattr(PresetCandidate, "encode", counting)
     said: list[str] = []
-    again = evaluate(["early"], room / "pictures", room / "out.csv", EvaluateOptions([40], resume=True, metrics=["psnr"], text=["true", "mismatched"]), note=said.append)
+    again = evaluate(
+        ["early"],
+        room / "pictures",
+        room / "out.csv",
+        EvaluateOptions([40], resume=True, metrics=["psnr"], text=["true", "mismatched"]),
+        note=said.append,
+    )
     assert encoded == [("early:mismatched", text) for text in (CAT, EMU, DOG)]
     assert again.rows[:3] == evaluation.read_results(room / "out.csv")[:3] and len(again.rows) == 6
     assert again.effects == [] and not (room / "out_words.csv").exists()
@@ -293,7 +317,13 @@ def test_without_captions_the_other_words_are_measured(room: Path) -> None:
     (room / "captions.json").unlink()
     said: list[str] = []
     with pytest.raises(PictureError, match="2 failed"):
-        evaluate(["early"], room / "pictures", room / "o.csv", EvaluateOptions([40], metrics=["psnr"], text=["true", "empty", "mismatched"]), note=said.append)
+        evaluate(
+            ["early"],
+            room / "pictures",
+            room / "o.csv",
+            EvaluateOptions([40], metrics=["psnr"], text=["true", "empty", "mismatched"]),
+            note=said.append,
+        )
     assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:empty"}
     assert len(said) == 3 and all("come from a captions.json" in sentence for sentence in said[1:])
 
@@ -302,7 +332,13 @@ def test_a_picture_without_a_caption_is_one_sentence(room: Path) -> None:
     (room / "captions.json").write_text(json.dumps({"a.png": DOG, "c.png": EMU}))
     said: list[str] = []
     with pytest.raises(PictureError, match="1 failed"):
-        evaluate(["early"], room / "pictures", room / "o.csv", EvaluateOptions([20, 40], metrics=["psnr"], text=["true", "mismatched"]), note=said.append)
+        evaluate(
+            ["early"],
+            room / "pictures",
+            room / "o.csv",
+            EvaluateOptions([20, 40], metrics=["psnr"], text=["true", "mismatched"]),
+            note=said.append,
+        )
     assert said == ["b.png has no caption in captions.json, so no true or mismatched words."]
     rows = evaluation.read_results(room / "o.csv")
     assert len(rows) == 2 * 2 * 2 and {row.picture for row in rows} == {"a.png", "c.png"}
@@ -315,7 +351,13 @@ def test_a_missing_text_tower_is_said_once(room: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", missing)
     said: list[str] = []
     with pytest.raises(PictureError, match="1 failed"):
-        evaluate(["early"], room / "pictures", room / "o.csv", EvaluateOptions([40], metrics=["psnr"], text=["true", "none"]), note=said.append)
+        evaluate(
+            ["early"],
+            room / "pictures",
+            room / "o.csv",
+            EvaluateOptions([40], metrics=["psnr"], text=["true", "none"]),
+            note=said.append,
+        )
     assert said[1:] == ["early:true: The tower is not here."]
     assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:none"}
 
@@ -328,10 +370,15 @@ def test_what_words_name_gets_better_and_the_rest_pays(room: Path) -> None:
     left: list[float] = [0, 0, 48, 64]
     annotate(room, {"a.png": (18, left), "b.png": (17, left), "c.png": (16, left)})
     metrics = ["psnr-named", "psnr-rest"]
-    results = evaluate(["taco"], room / "pictures", room / "o.csv", EvaluateOptions([20, 50, 80], metrics=metrics, text=["true", "empty"]))
+    results = evaluate(
+        ["taco"],
+        room / "pictures",
+        room / "o.csv",
+        EvaluateOptions([20, 50, 80], metrics=metrics, text=["true", "empty"]),
+    )
     named, rest = (next(e for e in results.effects if e.metric == metric) for metric in metrics)
-    assert named.paired_difference.low is not None and named.paired_difference.low > 0 and "are better than" in named.sentence
-    assert rest.paired_difference.high is not None and rest.paired_difference.high < 0 and "are worse than" in rest.sentence
+    assert named.paired.low is not None and named.paired.low > 0 and "are better than" in named.sentence
+    assert rest.paired.high is not None and rest.paired.high < 0 and "are worse than" in rest.sentence
 
 
 # ── metrics ──
@@ -355,21 +402,31 @@ def test_psnr_of_what_is_named_by_hand() -> None:
 def test_boxes_are_those_of_the_first_caption_at_the_size_of_the_picture(room: Path) -> None:
     annotate(room, {"a.png": (18, [24, 16, 24, 16]), "b.png": (3, [0, 0, 9, 9])})
     said: list[str] = []
-    gauge = MetricSet(["psnr-named"], None, room / "pictures", said.append)
-    assert gauge.instances is not None and not said
-    mask = gauge.named(gauge.instances, "a.png", 64, 96)
+    metrics = MetricSet(["psnr-named"], None, room / "pictures", said.append)
+    assert metrics.instances is not None and not said
+    mask = metrics._named(metrics.instances, "a.png", 64, 96)
     assert mask is not None and mask.sum() == 24 * 16 and mask[16:32, 24:48].all()
-    twice = gauge.named(gauge.instances, "a.png", 128, 192)
+    twice = metrics._named(metrics.instances, "a.png", 128, 192)
     assert twice is not None and twice.sum() == 4 * 24 * 16 and twice[32:64, 48:96].all()
-    assert gauge.named(gauge.instances, "b.png", 64, 96) is None, "its caption names a cat and a bed, no car"
-    assert gauge.named(gauge.instances, "c.png", 64, 96) is None, "instances.json has no such picture"
-    row = evaluate(["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"])).rows[1]
+    assert metrics._named(metrics.instances, "b.png", 64, 96) is None, (
+        "its caption names a cat and a bed, no car"
+    )
+    assert metrics._named(metrics.instances, "c.png", 64, 96) is None, "instances.json has no such picture"
+    row = evaluate(
+        ["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"])
+    ).rows[1]
     assert row.values["psnr_named"] is None and "a box of something that the caption names" in row.note
 
 
 def test_without_boxes_what_is_named_is_not_measured(room: Path) -> None:
     said: list[str] = []
-    rows = evaluate(["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named", "psnr"]), note=said.append).rows
+    rows = evaluate(
+        ["jpeg"],
+        room / "pictures",
+        room / "o.csv",
+        EvaluateOptions([50], metrics=["psnr-named", "psnr"]),
+        note=said.append,
+    ).rows
     assert rows[0].values.keys() == {"psnr"} and "there is no instances.json in" in said[0]
     (room / "instances.json").write_text("[]")
     with pytest.raises(OptionError, match="not in COCO's form"):
@@ -395,14 +452,15 @@ def test_the_distance_in_the_tower(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_the_report_says_what_words_change(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
-    monkeypatch.setattr("trifocal.evaluation.compare.peak_of", lambda *words: asked.append(words[:4]))
+    monkeypatch.setattr(
+        "trifocal.evaluation.report.measurements.peak_memory",
+        lambda variant, *more: asked.append((variant.codec, *more)),
+    )
     page = compare.compare(
         ["late", "jpeg"],
         room / "pictures",
         room / "report",
-        [20, 80],
-        metrics=["psnr"],
-        text=["true", "none"],
+        CompareOptions([20, 80], metrics=["psnr"], text=["true", "none"]),
     )
     text = page.read_text("utf-8")
     assert '<section id="words">' in text and "95 % interval" in text
@@ -448,19 +506,19 @@ def test_the_command_line_hands_the_kinds_over_and_prints_the_effects(
         TextEffect("p", "psnr", "true", "empty", True, PairedDifference(0.25, 0.125, 0.5, 7)),
         TextEffect("p", "psnr", "true", "none", True, PairedDifference(None, None, None, 0)),
     ]
-    asked = Recorder(evaluation.Results([row], evaluation.means([row]), effects))
+    asked = Recorder(evaluation.EvaluationResults([row], evaluation.mean_results([row]), effects))
     monkeypatch.setattr("trifocal.evaluation.evaluate", asked)
     result = run("evaluate", "p", "--data", "pictures", "--text", "true", "empty", "--text", "none")
-    assert result.exit_code == 0 and asked.options["text"] == ["true", "empty", "none"]
+    assert result.exit_code == 0 and asked.words[-1].text == ["true", "empty", "none"]
     assert "+0.125 to +0.5 *" in result.stdout and "+0.25" in result.stdout
     page = Recorder(Path("report/index.html"))
     monkeypatch.setattr("trifocal.evaluation.compare.compare", page)
     assert run("compare", "p", "jpeg", "--data", "pictures", "--text", "true", "empty").exit_code == 0
-    assert ["true", "empty"] in page.words
+    assert page.words[-1].text == ["true", "empty"]
 
 
 def test_a_worded_subject_is_no_subject_until_it_has_a_picture(room: Path) -> None:
-    subject = TextCandidate("early:true", TextKinds({"a.png": (DOG,)}, ["a.png"]))
-    told = subject.for_picture("a.png")
+    subject = TextCandidate(parse_variant("early:true"), TextKinds({"a.png": (DOG,)}, ["a.png"]))
+    told = subject.for_image("a.png")
     assert (told.name, told.text, told.weights) == ("early:true", DOG, subject.weights)
-    assert not told.sends and not hasattr(subject, "encode")
+    assert not told.loaded.sends_text and not hasattr(subject, "encode")

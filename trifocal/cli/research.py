@@ -145,7 +145,7 @@ Metrics = Annotated[
     ),
 ]
 Text = Annotated[
-    list[str] | None,
+    list[Any] | None,
     typer.Option(
         metavar="KIND...",
         help="What words change: measure presets that take words with those of the captions.json beside the pictures "

@@ -76,8 +76,8 @@ def picodet_cells(outputs: Sequence[NDArray[np.float32]], width: int, height: in
         side = math.isqrt(score.shape[1])
         if side**2 != score.shape[1] or distance.shape[1] != score.shape[1] or distance.shape[2] % 4:
             raise OptionError(f"PicoDet's scores {score.shape} and distances {distance.shape} do not fit.")
-        boxes.append(_boxes_at(stride, side, np.float64(distance[0])))
-        scores.append(np.float64(score[0]))
+        boxes.append(_boxes_at(stride, side, distance[0].astype(np.float64)))
+        scores.append(score[0].astype(np.float64))
     input_side = STRIDES[0] * math.isqrt(outputs[0].shape[1])
     scale = np.array([width, height, width, height]) / input_side
     return np.concatenate(boxes) * scale, np.concatenate(scores)

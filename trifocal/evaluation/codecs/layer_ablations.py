@@ -109,9 +109,8 @@ class DownscaledCandidate:
     def detect(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> DetectorOutput:
         """The objects in a file, in the pixels of the original of that (width, height)."""
         small = self.decode(data)
-        is_compact = isinstance(detector, CompactDetector)
-        output = detector.find_in_resized(small) if is_compact else detector.find(small)
-        return rescale(output, small.shape[:2], size)
+        find = detector.find_in_resized if isinstance(detector, CompactDetector) else detector.find
+        return rescale(find(small), small.shape[:2], size)
 
 
 def load_scalable(preset: str) -> ScalableCodec:
