@@ -58,7 +58,7 @@ def test_a_picture_counts_as_often_as_it_is_named(folder: Path) -> None:
 
 
 def test_nothing_in_common(folder: Path) -> None:
-    with pytest.raises(OptionError, match="No picture was added to all"):
+    with pytest.raises(OptionError, match="No image was measured in all runs"):
         bootstrap_ap([finding(folder, True), detection(folder, Bright(), "bright")], 5)
 
 
@@ -66,7 +66,7 @@ def test_from_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The originals come first, and lose nothing."""
     pytest.importorskip("faster_coco_eval")
     with_layers(monkeypatch)
-    monkeypatch.setattr(tasks, "detector_of", lambda name, device: Bright())
+    monkeypatch.setattr(tasks, "create_detector", lambda name, device: Bright())
     said: list[tuple[float, str]] = []
     sure = ap_with_errors(
         {"two:base": (20, 80), "jpeg": (50,)}, folder, "bright", 5, lambda *told: said.append(told)
@@ -81,5 +81,5 @@ def test_from_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(one.ap == sure[0].ap - one.loss and one.ap_error >= 0 for one in sure)
     fractions = [fraction for fraction, _ in said]
     assert fractions == sorted(fractions) and fractions[-1] == 1 and said[0][1] == "png, quality 100"
-    with pytest.raises(OptionError, match="two bootstrap samples or more, not 1"):
+    with pytest.raises(OptionError, match="at least two bootstrap samples, not 1"):
         ap_with_errors({}, folder, "bright", 1)

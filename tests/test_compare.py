@@ -65,7 +65,7 @@ def test_a_comparison_becomes_a_page(folder: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="no picture"):
+    with pytest.raises(OptionError, match="no image"):
         compare(["webp"], tmp_path, tmp_path / "report")
     Image.fromarray(photograph(0)).save(tmp_path / "a.png")
     with pytest.raises(PictureError, match="no preset 'nonsense'"):
@@ -114,7 +114,7 @@ def test_crops_are_shown_where_they_are_asked_for_at_three_rates(folder: Path, t
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("none.png:0,0,9,9", "no picture 'none.png'"),
+        ("none.png:0,0,9,9", "no image 'none.png'"),
         ("1.png:200,0,30,9", "220×200"),
         ("1.png:0,0,0,9", "220×200"),
     ],

@@ -198,7 +198,7 @@ def test_a_page_shows_the_task_and_what_the_originals_give(
     ("words", "sentence"),
     [
         (["--detector", "x.onnx"], "--task"),
-        (["--task", "smelling"], "no task smelling"),
+        (["--task", "smelling"], "no task 'smelling'"),
         (["--task", "segmentation", "--short-side", "800"], "for detection, not for segmentation"),
         (["--task", "detection", "--annotations", "nowhere.json"], "nowhere.json"),
         (["--task", "detection", "--short-side", "4000"], "1 to 1333 pixels"),

@@ -308,7 +308,7 @@ def test_a_detector_of_another_name_is_shown_the_first_picture(
 
 
 def test_qualities_are_said_of_each_or_it_is_a_sentence(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="at least one quality to measure for jpeg"):
+    with pytest.raises(OptionError, match="at least one quality for jpeg"):
         evaluate(
             ["two:base", "jpeg"],
             folder,
@@ -327,7 +327,8 @@ def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
 ) -> None:
     asked: list[object] = []
     monkeypatch.setattr(
-        "trifocal.evaluation.report.measurements.peak_memory", lambda *words: asked.append(words[0])
+        "trifocal.evaluation.report.measurements.peak_memory",
+        lambda variant, *more: asked.append(variant.name),
     )
     task = detection(folder, Bright(), "bright")
     page = compare(
@@ -348,7 +349,7 @@ def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
 
 
 def test_no_layers_are_said_before_anything_is_done(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="has one; these have: two"):
+    with pytest.raises(OptionError, match="--layers base needs a layered preset; choose one of: two"):
         evaluate(["jpeg"], folder, tmp_path / "r.csv", EvaluateOptions([50], layers="base"))
     with pytest.raises(PictureError, match="compact makes no base layer"):
         evaluate(

@@ -47,7 +47,7 @@ def made() -> list[MeanResult]:
 
 
 def test_how_many_bits_the_same_precision_takes(page: Any) -> None:
-    curves = page.image_curves(made(), "ap:d")
+    curves = page.curves_of(made(), "ap:d")
     assert set(curves) == {"p:base", "avif", "webp", "jpeg"} and page.ceiling(made(), "ap:d") == 0.31
     rows = {row[0]: row[1:] for row in page.equal_precision("p:base", curves, 0.31)}
     assert rows[""][0] == "AP 0.300 (−0.01)" and len(rows[""]) == len(page.LOSSES)
@@ -58,7 +58,7 @@ def test_how_many_bits_the_same_precision_takes(page: Any) -> None:
 
 
 def test_what_is_reached_is_said(page: Any) -> None:
-    curves = page.image_curves(made(), "ap:d")
+    curves = page.curves_of(made(), "ap:d")
     assert page.receptive_field("p:base", curves, 0.31) == (
         "The base layer is within one AP point of 0.310 at 0.0800 bpp, and AVIF at 0.3200 bpp, 4.0 times as many."
     )
@@ -68,7 +68,7 @@ def test_what_is_reached_is_said(page: Any) -> None:
 
 
 def test_the_base_layer_against_each(page: Any) -> None:
-    rows = {row[0]: row[1:] for row in page.differences("p:base", page.image_curves(made(), "ap:d"))}
+    rows = {row[0]: row[1:] for row in page.differences("p:base", page.curves_of(made(), "ap:d"))}
     assert rows["AVIF (Pillow, speed 4)"][0] == "−75.0 %"
     assert rows["JPEG (Pillow, progressive, 4:2:0)"] == ["—", "—"]
     assert "WebP (Pillow, method 6)" not in rows, "two points are no curve"
@@ -110,7 +110,7 @@ def test_all_of_it_and_again(
     pytest.importorskip("faster_coco_eval")
     codec, folder, out = with_layers(monkeypatch), annotated(tmp_path), tmp_path / "out"
     out.mkdir()
-    monkeypatch.setattr(tasks, "detector_of", lambda name, device: Bright())
+    monkeypatch.setattr(tasks, "create_detector", lambda name, device: Bright())
     monkeypatch.setattr(script, "BASE_QUALITIES", (20, 80))
     monkeypatch.setattr(script, "CERTAIN_QUALITIES", (20, 80))
     monkeypatch.setattr(script, "QUALITIES", {"jpeg": (20, 60), "jpeg:small": (60,), "compact": (50,)})

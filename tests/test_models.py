@@ -134,9 +134,9 @@ def test_a_label_is_measured_by_its_base_layer(room: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"text": ["true"]}, "takes any; these do: late"),
-        ({"preferences": [0.5]}, "knows any; these do: both"),
-        ({"layers": "base"}, "nothing to be measured has one"),
+        ({"text": ["true"]}, "needs a preset that reads text; choose one of: late"),
+        ({"preferences": [0.5]}, "needs a preset whose decoder takes one; choose one of: both"),
+        ({"layers": "base"}, "--layers base needs a layered preset; there is none"),
     ],
 )
 def test_what_the_preset_of_a_label_has_not_is_refused(
@@ -156,7 +156,7 @@ def test_what_the_preset_of_a_label_has_not_is_refused(
         (
             ["a=plain:mine.safetensors", "a=late:late.safetensors"],
             OptionError,
-            "two models with the label 'a'",
+            "The label 'a' is used twice",
         ),
         (["a/b=plain:mine.safetensors"], OptionError, "letters, digits"),
         (["a:true=plain:mine.safetensors"], OptionError, "letters, digits"),

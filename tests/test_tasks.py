@@ -160,7 +160,7 @@ def test_the_detector_may_see_a_picture_that_was_resized(coco: str, tmp_path: Pa
     fake = Fake({1: [(1, 0.9, (0, 0, 20, 100))]}, mask)
     task = Detection(fake, Annotations.read(known), short_side=160)
     task.add(picture(1), "a.png")  # not of the protocol's size
-    assert fake.seen == [] and task.notes[-1].startswith("1 picture left out, of another size")
+    assert fake.seen == [] and task.notes[-1].startswith("1 image left out, of another size")
     task.begin()
     task.add(picture(1, 200, 160), "a.png")
     assert fake.seen == [(160, 200, 3)]
@@ -185,10 +185,10 @@ def test_pictures_that_cannot_be_judged_are_left_out(tmp_path: Path) -> None:
         task.add(picture(1), "c.png")
         task.add(picture(1, width=50), "a.png")
     assert task.notes == [
-        "1 picture left out, not in instances.json: c.png.",
-        "1 picture left out, of another size than in instances.json: a.png.",
+        "1 image left out, not in instances.json: c.png.",
+        "1 image left out, of another size than in instances.json: a.png.",
     ]
-    with pytest.raises(OptionError, match="No picture was added that instances.json knows"):
+    with pytest.raises(OptionError, match="No image was added that instances.json lists"):
         task.result()
 
 
@@ -196,18 +196,18 @@ def test_categories_must_be_the_detectors(tmp_path: Path) -> None:
     path = annotations(tmp_path, [])
     path.write_text(path.read_text().replace('"id": 2', '"id": 12'))
     fake = Fake({1: [(12, 0.9, (0, 0, 9, 9)), (0, 0.8, (0, 0, 9, 9))]})
-    with pytest.raises(OptionError, match="a category 12, and the detector knows COCO's ids only"):
+    with pytest.raises(OptionError, match="a category 12; the detector knows the ids of COCO only"):
         Detection(fake, Annotations.read(path))
     fake.categories = None
     task = Detection(fake, Annotations.read(path))
     task.add(picture(1), "a.png")
-    assert task.notes == ["The detector gives labels that are no category of instances.json: [0]."]
+    assert task.notes == ["The detector returns labels that instances.json does not list: [0]."]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [{"id": 1}]}', '{"images": 3}'])
 def test_annotations_in_another_form(text: str, tmp_path: Path) -> None:
     (tmp_path / INSTANCES).write_text(text)
-    with pytest.raises(OptionError, match="is not in COCO's form"):
+    with pytest.raises(OptionError, match="is not in COCO's layout"):
         Annotations.read(tmp_path / INSTANCES)
 
 
@@ -233,21 +233,23 @@ def test_pictures_are_found_by_path_or_else_by_a_name_that_only_one_has() -> Non
     assert truth.take("images/b.png") == 3 and truth.take("thumbs/b.png") is None
     assert [note.split(",")[1] for note in truth.notes] == [
         " not in x.json: a.png.",
-        " of which x.json cannot tell the folder: thumbs/b.png.",
+        " ambiguous in x.json (which names no folder): thumbs/b.png.",
     ]
     truth.begin()
     assert truth.take("thumbs/b.png") == 3
     for number in range(5):
         truth.take(f"{number}.png")
-    assert truth.notes[0] == "6 pictures left out, not in x.json: a.png, 0.png, 1.png, …"
+    assert truth.notes[0] == "6 images left out, not in x.json: a.png, 0.png, 1.png, …"
 
 
 def test_annotations_of_other_pictures() -> None:
     truth = GroundTruth("x.json", {"a.png": 1})
     truth.check_any(["z.png", "a.png"])
-    with pytest.raises(OptionError, match="other pictures: it names a.png, for instance, and here is z.jpg"):
+    with pytest.raises(
+        OptionError, match="none of these images: it lists e.g. a.png; the folder contains e.g. z.jpg"
+    ):
         truth.check_any(["z.jpg"])
-    with pytest.raises(OptionError, match="says nothing of any picture"):
+    with pytest.raises(OptionError, match="has annotations for no image"):
         GroundTruth("x.json", {})
 
 
@@ -346,7 +348,7 @@ THREE: dict[str, np.ndarray] = {
 
 
 def onnx(monkeypatch: pytest.MonkeyPatch, session: Session) -> OnnxDetector:
-    monkeypatch.setattr(detectors, "session_of", lambda path: session)
+    monkeypatch.setattr(onnx_detector, "open_session", lambda path: session)
     return OnnxDetector("x.onnx")
 
 
@@ -375,17 +377,17 @@ def test_an_onnx_file_that_gives_boxes(
     found = detector.find(picture(51))
     assert session.fed[0].shape == fed and session.fed[0] == pytest.approx(0.2) and not detector.masks
     assert found.labels.tolist() == [18] and found.scores.tolist() == [0.5] and found.boxes.tolist() == [box]
-    with pytest.raises(OptionError, match=r"gave float32 \[1, 4\], int64 \[1\]\."):
+    with pytest.raises(OptionError, match=r"returned float32 \[1, 4\], int64 \[1\]\."):
         onnx_detector.decode_boxes([THREE["boxes"], THREE["labels"]], 1, 1)
 
 
 def test_an_onnx_file_that_is_something_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"this one gives logits \[1, 1000\] tensor\(float\)"):
+    with pytest.raises(OptionError, match=r"this one returns logits \[1, 1000\] tensor\(float\)"):
         onnx(monkeypatch, Session([[1, 3, 64, 64]], {"logits": np.zeros((1, 1000), np.float32)}))
     parts = [SimpleNamespace(name=str(n), shape=[1, "n", 80 if n < 4 else "m"], type="f") for n in range(8)]
-    with pytest.raises(OptionError, match="this one gives 0 "):
+    with pytest.raises(OptionError, match="this one returns 0 "):
         onnx_detector.is_picodet(parts)
-    with pytest.raises(OptionError, match="should take one picture"):
+    with pytest.raises(OptionError, match="must take one image"):
         onnx(monkeypatch, Session([[1, 3, 64, 64], [2]], THREE))
     monkeypatch.undo()
     pytest.importorskip("onnxruntime")
@@ -473,7 +475,7 @@ def test_weights_that_are_not_on_this_machine(
         networks.load_torchvision(kind, model)
     assert no_weights == [networks.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() == before
     assert capsys.readouterr().out == ""
-    with pytest.raises(OptionError, match=f"no model resnet1 for {kind}; it has .*{model}"):
+    with pytest.raises(OptionError, match=f"no {kind} model 'resnet1'; it has: .*{model}"):
         networks.load_torchvision(kind, "resnet1")
 
 
@@ -518,7 +520,7 @@ def test_intersection_over_union_by_hand(mode: str, tmp_path: Path) -> None:
         f" not in {tmp_path / 'labels'}",
         f" of another size than in {tmp_path / 'labels'}",
     ]
-    with pytest.raises(OptionError, match="No picture was added that has a label map"):
+    with pytest.raises(OptionError, match="No image was added that has a label map"):
         task.result()
 
 
@@ -539,7 +541,7 @@ def test_a_label_map_that_is_none(tmp_path: Path) -> None:
     task = Segmentation(lambda pixels: np.zeros((1, 2), np.int64), tasks.find_label_maps(tmp_path))
     with pytest.raises(OptionError, match="its mode is RGB"):
         task.add(picture(1, 2, 1), "a.png")
-    with pytest.raises(OptionError, match="says nothing of any picture"):
+    with pytest.raises(OptionError, match="has annotations for no image"):
         tasks.find_label_maps(tmp_path / "nowhere")
 
 
@@ -571,8 +573,8 @@ def test_top1_and_top5_by_hand() -> None:
     assert task.result() == {"top1": 0.5, "top5": 0.75}
     task.begin()
     task.add(picture(1), "f")
-    assert task.notes == ["1 picture left out, not in x.csv: f."]
-    with pytest.raises(OptionError, match="No picture was added that x.csv knows"):
+    assert task.notes == ["1 image left out, not in x.csv: f."]
+    with pytest.raises(OptionError, match="No image was added that x.csv lists"):
         task.result()
 
 
@@ -593,7 +595,7 @@ def test_average_precision_of_several_classes_by_hand() -> None:
 
 def test_a_class_that_the_network_does_not_have() -> None:
     task = Classification(scores_of([[0.1, 0.2]]), GroundTruth("x.json", {"a": 2}))
-    with pytest.raises(OptionError, match="has a as class 2; the network's are 0 to 1"):
+    with pytest.raises(OptionError, match="lists a as class 2; the network has 0 to 1"):
         task.add(picture(0), "a")
 
 
@@ -641,7 +643,11 @@ def test_what_a_detector_finds_itself_is_the_truth(coco: str, tmp_path: Path) ->
     paths = {name: tmp_path / name for name in ("a.png", "b.png", "broken.png")}
     said: list[tuple[float, str]] = []
     known = Annotations.from_detector(fake, paths, lambda fraction, text: said.append((fraction, text)))
-    assert said == [(0, "looking at a.png"), (1 / 3, "looking at b.png"), (2 / 3, "looking at broken.png")]
+    assert said == [
+        (0, "detecting objects in a.png"),
+        (1 / 3, "detecting objects in b.png"),
+        (2 / 3, "detecting objects in broken.png"),
+    ]
     assert [item["bbox"] for item in known.objects[0]] == [[10, 10, 20, 40]] and known.objects[1] == []
     task = Detection(fake, known, model="fake")
     assert task.model == "fake-own" and not task.masks
@@ -651,7 +657,7 @@ def test_what_a_detector_finds_itself_is_the_truth(coco: str, tmp_path: Path) ->
         assert task.result()["ap"] == pytest.approx(expected), decoded
     task.add(picture(2), "broken.png")
     assert "broken.png" in task.notes[0]
-    with pytest.raises(OptionError, match=r"finds nothing in these pictures with a score of 0\.5"):
+    with pytest.raises(OptionError, match=r"finds no object in these images with a score of 0\.5"):
         Annotations.from_detector(fake, {"b.png": tmp_path / "b.png"}, lambda fraction, text: None)
 
 
@@ -694,14 +700,14 @@ def test_each_kind_of_task_finds_its_annotations(folder: Path, monkeypatch: pyte
 
 def test_annotations_are_named_where_they_cannot_be_found(folder: Path) -> None:
     with pytest.raises(
-        OptionError, match=r"Name the annotations of .*images: beside it is no instances\.json or"
+        OptionError, match=r"Name the annotations of .*images: there is no instances\.json or"
     ):
         create_task("detection", "any", None, folder)
     place = folder.parent / "annotations"
     place.mkdir()
     for name in ("instances_train.json", "instances_val.json"):
         (place / name).write_text("{}")
-    with pytest.raises(OptionError, match=r"has instances_train\.json, instances_val\.json\."):
+    with pytest.raises(OptionError, match=r"has several \(instances_train\.json, instances_val\.json\)"):
         create_task("detection", "any", None, folder)
     (place / "instances_train.json").unlink()
     assert tasks.find_annotations("detection", folder) == place / "instances_val.json"
@@ -719,14 +725,16 @@ def test_what_cannot_be_asked_is_said_before_a_network_is_loaded(
     monkeypatch.setattr(tasks, "create_detector", load)
     monkeypatch.setattr(tasks, "check_installed", lambda: None)
     other = annotations(folder.parent, [], names=["z.jpg"])
-    with pytest.raises(OptionError, match=r"instances\.json is about other pictures: it names z\.jpg"):
+    with pytest.raises(
+        OptionError, match=r"instances\.json matches none of these images: it lists e\.g\. z\.jpg"
+    ):
         create_task("detection", "any", other, folder)
     with pytest.raises(
-        OptionError, match="no task poetry; there are detection, segmentation, classification"
+        OptionError, match="no task 'poetry'; choose one of: detection, segmentation, classification"
     ):
         create_task("poetry", "any", None, folder)
     for kind, side in (("segmentation", None), ("detection", 800)):
-        with pytest.raises(OptionError, match="Annotations own are for detection"):
+        with pytest.raises(OptionError, match="The annotations 'own' are for detection"):
             create_task(kind, "any", "own", folder, side)
     for kind, model, side in (("segmentation", "x.onnx", None), ("classification", "resnet18", 800)):
         with pytest.raises(OptionError, match=f"are for detection, not for {kind}"):

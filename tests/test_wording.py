@@ -40,7 +40,7 @@ from trifocal.evaluation.codecs.candidates import PresetCandidate, TextCandidate
 from trifocal.evaluation.codecs.variant import TEXT_KINDS, TextKind, Variant, expand_variants, parse_variant
 from trifocal.evaluation.metrics.metric_set import MetricSet
 from trifocal.evaluation.metrics.per_image import Pair
-from trifocal.evaluation.text_ablation import TextKinds, text_effects
+from trifocal.evaluation.text_ablation import TextKinds, bootstrap_interval, text_effects
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
 from trifocal.types import TextEmbedding
@@ -69,7 +69,7 @@ def test_each_kind_of_words() -> None:
     [
         ({"b.png": [DOG]}, "true", "a.png has no caption"),
         ({"b.png": [DOG]}, "mismatched", "a.png has no caption"),
-        ({"a.png": [DOG], "b.png": [DOG]}, "mismatched", "no other picture has another caption"),
+        ({"a.png": [DOG], "b.png": [DOG]}, "mismatched", "no other image has another caption"),
     ],
 )
 def test_words_that_a_picture_has_not(captions: dict[str, list[str]], kind: TextKind, said: str) -> None:
@@ -129,9 +129,8 @@ def test_where_less_is_better_the_sign_turns() -> None:
         for codec, above in (("p:true", 0.2), ("p:empty", 0.0))
         for row in rows_of(codec, "a", above)
     ]
-    assert paired_difference(rows, LPIPS, "p:true", "p:empty") == PairedDifference(
-        pytest.approx(0.2), None, None, 1
-    )  # type: ignore[arg-type]
+    found = paired_difference(rows, LPIPS, "p:true", "p:empty")
+    assert found == PairedDifference(found.mean, None, None, 1) and found.mean == pytest.approx(0.2)
 
 
 def test_the_same_files_are_no_difference() -> None:
@@ -140,18 +139,15 @@ def test_the_same_files_are_no_difference() -> None:
         "p", "psnr", "true", "empty", True, paired_difference(rows, PSNR, "p:true", "p:empty")
     )
     assert effect.paired == PairedDifference(0, 0, 0, 3)
-    assert (
-        effect.sentence
-        == "The interval includes zero: no difference of true words from empty words is shown."
-    )
+    assert effect.sentence == "The interval includes zero: no difference between true text and empty text."
 
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (0.1, 0.3, "The interval excludes zero: true words are better than no words."),
-        (-0.3, -0.1, "The interval excludes zero: true words are worse than no words."),
-        (None, None, "Nothing can be said of true words against no words: fewer than two pictures"),
+        (0.1, 0.3, "The interval excludes zero: true text is better than no text."),
+        (-0.3, -0.1, "The interval excludes zero: true text is worse than no text."),
+        (None, None, "True text and no text cannot be compared: fewer than two images"),
     ],
 )
 def test_what_an_interval_says(low: float | None, high: float | None, said: str) -> None:
@@ -308,9 +304,7 @@ def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
     assert encoded == [("early:mismatched", text) for text in (CAT, EMU, DOG)]
     assert again.rows[:3] == evaluation.read_results(room / "out.csv")[:3] and len(again.rows) == 6
     assert again.effects == [] and not (room / "out_words.csv").exists()
-    assert said == [
-        "What words change is a difference of curves: measure at two qualities or more to have it."
-    ]
+    assert said == ["The effect of text is a difference between curves: measure at least two qualities."]
 
 
 def test_without_captions_the_other_words_are_measured(room: Path) -> None:
@@ -325,7 +319,7 @@ def test_without_captions_the_other_words_are_measured(room: Path) -> None:
             note=said.append,
         )
     assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:empty"}
-    assert len(said) == 3 and all("come from a captions.json" in sentence for sentence in said[1:])
+    assert len(said) == 3 and all("needs a captions.json" in sentence for sentence in said[1:])
 
 
 def test_a_picture_without_a_caption_is_one_sentence(room: Path) -> None:
@@ -339,7 +333,7 @@ def test_a_picture_without_a_caption_is_one_sentence(room: Path) -> None:
             EvaluateOptions([20, 40], metrics=["psnr"], text=["true", "mismatched"]),
             note=said.append,
         )
-    assert said == ["b.png has no caption in captions.json, so no true or mismatched words."]
+    assert said == ["b.png has no caption in captions.json, so no true or mismatched text."]
     rows = evaluation.read_results(room / "o.csv")
     assert len(rows) == 2 * 2 * 2 and {row.picture for row in rows} == {"a.png", "c.png"}
 
@@ -377,8 +371,8 @@ def test_what_words_name_gets_better_and_the_rest_pays(room: Path) -> None:
         EvaluateOptions([20, 50, 80], metrics=metrics, text=["true", "empty"]),
     )
     named, rest = (next(e for e in results.effects if e.metric == metric) for metric in metrics)
-    assert named.paired.low is not None and named.paired.low > 0 and "are better than" in named.sentence
-    assert rest.paired.high is not None and rest.paired.high < 0 and "are worse than" in rest.sentence
+    assert named.paired.low is not None and named.paired.low > 0 and "is better than" in named.sentence
+    assert rest.paired.high is not None and rest.paired.high < 0 and "is worse than" in rest.sentence
 
 
 # ── metrics ──
@@ -429,7 +423,7 @@ def test_without_boxes_what_is_named_is_not_measured(room: Path) -> None:
     ).rows
     assert rows[0].values.keys() == {"psnr"} and "there is no instances.json in" in said[0]
     (room / "instances.json").write_text("[]")
-    with pytest.raises(OptionError, match="not in COCO's form"):
+    with pytest.raises(OptionError, match="not in COCO's layout"):
         evaluate(["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"]))
 
 
@@ -464,7 +458,7 @@ def test_the_report_says_what_words_change(room: Path, monkeypatch: pytest.Monke
     )
     text = page.read_text("utf-8")
     assert '<section id="words">' in text and "95 % interval" in text
-    assert "true words" in text and ">left out<" in text and ">counted<" in text
+    assert "true text" in text and ">not counted<" in text and ">counted<" in text
     assert asked == [
         ("late", room / "pictures" / "a.png", 50, DOG),
         ("late", room / "pictures" / "a.png", 50, None),

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from trifocal import presets
-from trifocal.container import Bitstream, Layer, Tag
+from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import hexadecimal
 from trifocal.detection.detector_output import DetectorOutput, Pixels, resize
 from trifocal.errors import PresetError, WeightsError
@@ -68,10 +68,9 @@ class LoadedPreset:
 
     def encode(self, picture: Picture, text: str | None = None, **options: Any) -> Bitstream:
         """Encode with the options of the codec. Text that the decoder reads is stored in the file."""
-        layers: tuple[Layer, ...] = ()
         if text is not None:
-            options["condition"], layers = for_encoding(self.preset.name, text, self.sends_text)
-        return self.codec.encode(picture, layers=layers, **options)
+            options["condition"], options["layers"] = for_encoding(self.preset.name, text, self.sends_text)
+        return self.codec.encode(picture, **options)
 
     def decode(self, data: bytes, preference: float | None = None) -> Pixels:
         """A file → uint8 [H, W, 3], with the text that it carries."""

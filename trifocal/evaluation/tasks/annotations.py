@@ -52,7 +52,7 @@ class GroundTruth(Generic[Value]):
             self.skip(name, f"not in {self.source}")
             return None
         if self.taken.setdefault(path, name) != name:
-            self.skip(name, f"ambiguous in {self.source}, which names no folder")
+            self.skip(name, f"ambiguous in {self.source} (which names no folder)")
             return None
         return self.known[path]
 

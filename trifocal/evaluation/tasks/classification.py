@@ -94,11 +94,17 @@ def mean_average_precision(scores: Floats, truth: NDArray[np.bool_]) -> float:
         return float("nan")
     try:
         import torch
-        from torchmetrics.functional.classification import multilabel_average_precision
+        from torchmetrics.functional.classification import binary_average_precision
     except ImportError:
         raise MissingExtra("evaluate", "Measuring mAP") from None
-    chosen, labels = torch.from_numpy(scores[:, present]), torch.from_numpy(truth[:, present]).long()
-    return float(multilabel_average_precision(chosen, labels, chosen.shape[1]))
+
+    def precision(number: int) -> float:
+        # Ranks in 0..1: torchmetrics applies a sigmoid to other scores, which can make them equal.
+        values, ranks = np.unique(scores[:, number], return_inverse=True)
+        labels = torch.from_numpy(truth[:, number]).long()
+        return float(binary_average_precision(torch.from_numpy(ranks / len(values)), labels))
+
+    return float(np.mean([precision(number) for number in range(len(present)) if present[number]]))
 
 
 def read_classes(path: Path) -> GroundTruth[int | tuple[int, ...]]:
