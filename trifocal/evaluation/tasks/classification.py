@@ -89,8 +89,8 @@ def mean_average_precision(scores: Floats, truth: NDArray[np.bool_]) -> float:
     Raises:
         MissingExtra: without torchmetrics.
     """
-    present = truth.any(axis=0)
-    if not present.any():
+    present: list[bool] = truth.any(axis=0).tolist()
+    if not any(present):
         return float("nan")
     try:
         import torch
