@@ -41,6 +41,7 @@ COCO_QUALITIES, COCO_PICTURES = (10.0, 30.0, 50.0, 70.0, 90.0), 40
 RIVAL_NAMES = [name for name in PILLOW_CODECS if name != LOSSLESS]
 BD_COLUMNS = ("preset", "anchor", "metric", "bd_rate_percent", "overlap_low", "overlap_high", "weights")
 TABLE = ("ssimulacra2", "butteraugli", "cvvdp", "flip", "ms-ssim", "psnr")  # columns of README's table
+PAGES = ("README.md", "docs/results.md")
 BEGIN, END = "<!-- results.py readme -->", "<!-- end -->"
 Points = list[tuple[float, float]]
 
@@ -58,7 +59,8 @@ def main() -> None:
             table = measure([*PRESETS, "avif"], folder, RESULTS / "coco.csv", COCO_QUALITIES)
         write_differences_to_avif(table, RESULTS / "coco_bd.csv")
     else:
-        write_readme(ROOT / "README.md")
+        for page in PAGES:
+            write_table(ROOT / page)
 
 
 def parse() -> argparse.Namespace:
@@ -197,8 +199,8 @@ def anchor_points(path: Path, metric: str) -> dict[str, Points]:
     }
 
 
-def write_readme(path: Path) -> None:
-    """Puts the Kodak table between its two marks."""
+def write_table(path: Path) -> None:
+    """Write the Kodak table between its two marks in a page."""
     text = path.read_text("utf-8")
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)

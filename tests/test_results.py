@@ -37,10 +37,11 @@ def test_tables_are_whole(table: str) -> None:
             assert {row.picture for row in mine if row.quality == quality} == whole
 
 
-def test_the_table_in_readme_is_that_of_the_results() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_kodak_table_is_that_of_the_results(page: str) -> None:
     """`python scripts/results.py readme` writes it."""
     script = module_at("scripts/results.py")
-    text = (RESULTS.parent / "README.md").read_text("utf-8")
+    text = (RESULTS.parent / page).read_text("utf-8")
     shown = text.partition(f"{script.BEGIN}\n")[2].partition(script.END)[0]
     assert shown == script.kodak_table()
 
