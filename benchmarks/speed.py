@@ -31,7 +31,8 @@ from trifocal.container import Bitstream
 from trifocal.demo import PHOTOGRAPH
 from trifocal.errors import TrifocalError
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS, pillow_codecs
-from trifocal.evaluation.memory import peak_of, processor
+from trifocal.evaluation.codecs.variant import Variant
+from trifocal.evaluation.memory import peak_memory, processor
 from trifocal.pictures import Picture
 from trifocal.presets import DEFAULT, load
 
@@ -192,8 +193,8 @@ def measure_memory(contenders: Sequence[Contender], arguments: argparse.Namespac
         if contender.laps:
             contender.peak = contender.laps[-1].get("peak")
     for contender, preset in zip(contenders, arguments.presets):
-        contender.peak = peak_of(preset, copy, arguments.quality)
-    contenders[-1].peak = peak_of("avif", copy, 50)
+        contender.peak = peak_memory(Variant(preset), copy, arguments.quality)
+    contenders[-1].peak = peak_memory(Variant("avif"), copy, 50)
 
 
 def fresh_process(code: str) -> float:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from trifocal.cli.console import Console, reporting
 from trifocal.errors import TrifocalError
-from trifocal.evaluation.codecs.custom_weights import labelled
-from trifocal.evaluation.tasks.confidence import bootstrapped, detected
+from trifocal.evaluation.codecs.factory import load_custom_weights
+from trifocal.evaluation.tasks.confidence import bootstrap_ap, run_detection
 
 QUALITIES = {"first": (10, 30, 60), "other": (0, 10, 20, 35, 60)}
 
@@ -38,22 +38,21 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=200, help="bootstrap samples")
     arguments = parser.parse_args()
-    names, models = labelled([arguments.first, arguments.other], "cpu")
-    first, other = map(str, names)
+    first, other = load_custom_weights([arguments.first, arguments.other])
     points = [(first, q) for q in arguments.qualities] + [(other, q) for q in arguments.other_qualities]
     with reporting(Console()) as report:
-        ways, rates = [], []
-        for number, (name, quality) in enumerate(points):
-            report(0.9 * number / len(points), f"{name}, quality {quality:g}")
-            way, rate = detected(name, quality, arguments.data, arguments.detector, models)
-            ways.append(way)
+        runs, rates = [], []
+        for number, (variant, quality) in enumerate(points):
+            report(0.9 * number / len(points), f"{variant.name}, quality {quality:g}")
+            run, rate = run_detection(variant, quality, arguments.data, arguments.detector)
+            runs.append(run)
             rates.append(rate)
-        table = bootstrapped(ways, arguments.draws, progress=lambda part: report(0.9 + 0.1 * part, "samples"))
+        table = bootstrap_ap(runs, arguments.draws, progress=lambda part: report(0.9 + 0.1 * part, "samples"))
     count = len(arguments.qualities)
-    measured = np.array([[way.precision("bbox")[0] for way in ways]])
+    measured = np.array([[run.precision("bbox")[0] for run in runs]])
     values, draws = (differences(aps, rates, count) for aps in (measured, table))
     print(
-        f"AP of {first}, and how far it is above that of {other} at equal bits per pixel, with 95 % interval"
+        f"AP of {first.name}, and how far it is above that of {other.name} at equal bits per pixel, with 95 % interval"
     )
     for number in range(count):
         low, high = np.percentile(draws[:, number], [2.5, 97.5])

@@ -12,10 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trifocal.errors import TrifocalError
-from trifocal.evaluation import Curve, Mean, bd_metric, bd_rate, metric_of, rate_at, read_means
-from trifocal.evaluation.codecs.candidates import title_of
+from trifocal.evaluation import (
+    Curve,
+    MeanResult,
+    bd_metric,
+    bd_rate,
+    find_metric,
+    parse_variant,
+    rate_at,
+    read_means,
+)
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
-from trifocal.evaluation.report.results_table import summary_of
+from trifocal.evaluation.report.results_table import summary_path
 from trifocal.evaluation.tasks.task import OWN
 from trifocal.utils.files import atomic_write
 
@@ -39,7 +47,7 @@ def main() -> None:
 
 def write_page(folder: Path) -> str:
     """Raises OptionError where a table is of another form, OSError where there is none of layers."""
-    layers = read_means(summary_of(folder / LAYERS))
+    layers = read_means(summary_path(folder / LAYERS))
     base = next(mean.preset for mean in layers if mean.preset.endswith(BASE))
     preset = base.removesuffix(BASE)
     certain, times = (rows_of(folder / name) for name in (CERTAINTY, TIMES))
@@ -47,7 +55,7 @@ def write_page(folder: Path) -> str:
     if certain:
         sections.append(certainty_section(certain))
     for name, section in ((DECODED, picture_section), (OWN_DECODED, own_section)):
-        if (path := summary_of(folder / name)).exists():
+        if (path := summary_path(folder / name)).exists():
             means = read_means(path)
             sections.append(section(preset, judge_of(means), means))
     if times:
@@ -66,14 +74,14 @@ def rows_of(table: Path) -> Rows:
         return list(csv.DictReader(stream))
 
 
-def judge_of(means: Sequence[Mean]) -> str:
+def judge_of(means: Sequence[MeanResult]) -> str:
     """The detector whose AP a table has."""
     return next(
         name for mean in means for column in mean.values if (name := column.removeprefix("ap:")) != column
     )
 
 
-def layer_section(base: str, detector: str, means: Sequence[Mean]) -> str:
+def layer_section(base: str, detector: str, means: Sequence[MeanResult]) -> str:
     column = f"ap:{detector}"
     whole = ceiling(means, column)
     curves = curves_of(means, column)
@@ -92,7 +100,7 @@ def layer_section(base: str, detector: str, means: Sequence[Mean]) -> str:
     )
 
 
-def ceiling(means: Iterable[Mean], column: str) -> float:
+def ceiling(means: Iterable[MeanResult], column: str) -> float:
     """What the detector reaches on the originals."""
     return next(value for m in means if m.preset == LOSSLESS and (value := m.values.get(column)) is not None)
 
@@ -127,7 +135,7 @@ def equal_precision(base: str, curves: Mapping[str, Curve], whole: float) -> Tab
             under = "≤ " if rate is not None and curve.values[0] >= goal else ""
             ratio = f" ({rate / own:.2f}×)" if rate is not None and own is not None and name != base else ""
             cells.append("not reached" if rate is None else f"{under}{rate:.4f}{ratio}")
-        rows.append([title_of(name), *cells])
+        rows.append([codec_title(name), *cells])
     return rows
 
 
@@ -140,16 +148,16 @@ def against_each(ours: str, curves: Mapping[str, Curve]) -> Iterator[list[str]]:
     for name, curve in curves.items():
         if name != ours and ours in curves and len(curve.values) >= LEAST_POINTS:
             rate, gain = bd_rate(curve, curves[ours]).value, bd_metric(curve, curves[ours]).value
-            yield [title_of(name), signed(rate, "+.1f", " %"), signed(gain, "+.4f")]
+            yield [codec_title(name), signed(rate, "+.1f", " %"), signed(gain, "+.4f")]
 
 
-def all_points(means: Sequence[Mean], *columns: str) -> Table:
+def all_points(means: Sequence[MeanResult], *columns: str) -> Table:
     rows = [["", "quality", "bpp", *columns]]
     for mean in means:
         values = (mean.values.get(column) for column in columns)
         rows.append(
             [
-                title_of(mean.preset),
+                codec_title(mean.preset),
                 f"{mean.quality:g}",
                 f"{mean.bpp:.4f}",
                 *(signed(v, ".4f") for v in values),
@@ -158,9 +166,9 @@ def all_points(means: Sequence[Mean], *columns: str) -> Table:
     return rows
 
 
-def curves_of(means: Iterable[Mean], column: str) -> dict[str, Curve]:
+def curves_of(means: Iterable[MeanResult], column: str) -> dict[str, Curve]:
     """A curve for each codec, from bits per pixel to what the column has; metrics as they are compared."""
-    scaled = metric_of(column.replace("_", "-")).scaled if ":" not in column else float
+    scaled = find_metric(column.replace("_", "-")).scaled if ":" not in column else float
     points: dict[str, list[tuple[float, float]]] = {}
     for mean in means:
         value = mean.values.get(column)
@@ -174,18 +182,18 @@ def certainty_section(rows: Rows) -> str:
     for row in rows:
         loss = (NONE, NONE) if row["preset"] == LOSSLESS else (row["loss"], row["loss_error"])
         values = [value.replace("-", "−") for value in (row["ap"], row["ap_error"], *loss)]
-        cells.append([title_of(row["preset"]), row["quality"], *values])
+        cells.append([codec_title(row["preset"]), row["quality"], *values])
     draws = rows[0]["draws"]
     return f"### How sure these pictures make it: {draws} bootstrap samples of them, the same for all rows\n\n{grid(cells)}"
 
 
-def picture_section(preset: str, judge: str, means: Sequence[Mean]) -> str:
+def picture_section(preset: str, judge: str, means: Sequence[MeanResult]) -> str:
     columns = ("psnr", "ms_ssim", f"ap:{judge}")
     whole = ceiling(means, columns[-1])
     return "\n\n".join(
         [
             f"## Decoded pictures: both layers' bytes; AP of {judge}, {whole:.3f} on the originals",
-            f"### {title_of(preset)} against each (MS-SSIM in dB)",
+            f"### {codec_title(preset)} against each (MS-SSIM in dB)",
             grid(picture_differences(preset, means, columns)),
             "### All points",
             grid(all_points(means, *columns, f"ap50:{judge}")),
@@ -193,12 +201,12 @@ def picture_section(preset: str, judge: str, means: Sequence[Mean]) -> str:
     )
 
 
-def own_section(preset: str, judge: str, means: Sequence[Mean]) -> str:
+def own_section(preset: str, judge: str, means: Sequence[MeanResult]) -> str:
     columns = (f"ap:{judge}", f"ap50:{judge}")
     return "\n\n".join(
         [
             f"## Decoded pictures for {judge.removesuffix(f'-{OWN}')}, which no training saw: AP against what it finds in the originals",
-            f"### {title_of(preset)} against each",
+            f"### {codec_title(preset)} against each",
             grid(picture_differences(preset, means, columns)),
             "### All points",
             grid(all_points(means, *columns)),
@@ -206,7 +214,7 @@ def own_section(preset: str, judge: str, means: Sequence[Mean]) -> str:
     )
 
 
-def picture_differences(preset: str, means: Sequence[Mean], columns: Iterable[str]) -> Table:
+def picture_differences(preset: str, means: Sequence[MeanResult], columns: Iterable[str]) -> Table:
     rows = [["against", "metric", "bits for the same quality", "quality for the same bits"]]
     for column in columns:
         each = against_each(preset, curves_of(means, column))
@@ -223,6 +231,11 @@ def time_section(rows: Rows) -> str:
         f"medians over {rows[0]['pictures']} pictures, one way after the other on each; {rows[0]['machine']}"
     )
     return f"## Times: {about}\n\n{grid(cells)}"
+
+
+def codec_title(name: str) -> str:
+    """The title of a codec by its name in tables."""
+    return parse_variant(name).title
 
 
 def signed(value: float | None, form: str, unit: str = "") -> str:

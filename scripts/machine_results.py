@@ -30,10 +30,10 @@ from trifocal.cli.console import Console, reporting
 from trifocal.container import Bitstream
 from trifocal.container.parts import read_base, strip
 from trifocal.errors import TrifocalError
-from trifocal.evaluation import APWithError, certainty, task_of
-from trifocal.evaluation.codecs.layer_ablations import dual_layer
+from trifocal.evaluation import APWithError, EvaluateOptions, ap_with_errors, create_task
+from trifocal.evaluation.codecs.layer_ablations import load_scalable
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
-from trifocal.evaluation.compare import machine
+from trifocal.evaluation.report.measurements import machine
 from trifocal.evaluation.tasks.task import OWN
 from trifocal.pictures import Picture, list_pictures
 
@@ -127,7 +127,7 @@ class Request:
     def measure_certainty(self) -> list[APWithError]:
         points = {f"{self.preset}:base": CERTAIN_QUALITIES, **at_hand(CERTAIN)}
         with reporting(Console()) as report_progress:
-            return certainty(points, self.folder, self.detector, self.draws, report_progress)
+            return ap_with_errors(points, self.folder, self.detector, self.draws, report_progress)
 
     def measure_pictures(self, judge: str) -> None:
         points = points_of_pictures(self.preset, f"{self.preset}:apart")
@@ -146,15 +146,12 @@ class Request:
     ) -> None:
         desk = Console()
         with reporting(desk) as report_progress:
-            task = task_of("detection", detector, annotations, self.folder, report=report_progress)
+            task = create_task("detection", detector, annotations, self.folder, report=report_progress)
             evaluation.evaluate(
                 list(points),
                 self.folder,
                 self.out / table,
-                points,
-                self.resume,
-                metrics,
-                task,
+                EvaluateOptions(points, metrics, task, resume=self.resume),
                 progress=lambda fraction: report_progress(fraction, table),
                 note=desk.note,
             )
@@ -163,7 +160,7 @@ class Request:
         from trifocal.codecs.scalable import detect_objects
         from trifocal.presets import load
 
-        codec, single = dual_layer(self.preset), load("compact")
+        codec, single = load_scalable(self.preset), load("compact")
         laps: list[dict[str, float]] = []
         with (
             tempfile.TemporaryDirectory(prefix="trifocal-") as place,

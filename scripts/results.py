@@ -25,7 +25,7 @@ from PIL import features
 from trifocal import evaluation
 from trifocal.cli.console import Console, reporting
 from trifocal.errors import TrifocalError
-from trifocal.evaluation import Mean
+from trifocal.evaluation import EvaluateOptions, MeanResult
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS, PILLOW_CODECS
 from trifocal.evaluation.report.curves import ANCHORS, MEASURED
 from trifocal.pictures import list_pictures
@@ -41,6 +41,7 @@ COCO_QUALITIES, COCO_PICTURES = (10.0, 30.0, 50.0, 70.0, 90.0), 40
 RIVAL_NAMES = [name for name in PILLOW_CODECS if name != LOSSLESS]
 BD_COLUMNS = ("preset", "anchor", "metric", "bd_rate_percent", "overlap_low", "overlap_high", "weights")
 TABLE = ("ssimulacra2", "butteraugli", "cvvdp", "flip", "ms-ssim", "psnr")  # columns of README's table
+PAGES = ("README.md", "docs/results.md")
 BEGIN, END = "<!-- results.py readme -->", "<!-- end -->"
 Points = list[tuple[float, float]]
 
@@ -58,7 +59,8 @@ def main() -> None:
             table = measure([*PRESETS, "avif"], folder, RESULTS / "coco.csv", COCO_QUALITIES)
         write_differences_to_avif(table, RESULTS / "coco_bd.csv")
     else:
-        write_readme(ROOT / "README.md")
+        for page in PAGES:
+            write_table(ROOT / page)
 
 
 def parse() -> argparse.Namespace:
@@ -80,7 +82,7 @@ def measure(
     data: str | Path,
     out: Path,
     qualities: Sequence[float] | Mapping[str, Sequence[float]],
-) -> list[Mean]:
+) -> list[MeanResult]:
     """Rows of `names` in `out`, and their means; rows that are there already are kept."""
     desk = Console()
     with reporting(desk) as report:
@@ -88,9 +90,7 @@ def measure(
             names,
             data,
             out,
-            qualities,
-            True,
-            METRICS,
+            EvaluateOptions(qualities, METRICS, resume=True),
             progress=lambda fraction: report(fraction, out.name),
             note=desk.note,
         ).means
@@ -116,12 +116,12 @@ def write_anchors(path: Path) -> None:
     for name in RIVAL_NAMES:
         summary = RESULTS / "rivals" / f"{name}_summary.csv"
         for mean in evaluation.read_means(summary) if summary.exists() else ():
-            values = [mean.values[evaluation.metric_of(metric).column] for metric in METRICS]
+            values = [mean.values[evaluation.find_metric(metric).column] for metric in METRICS]
             cells = ["" if value is None else f"{value:.6f}" for value in values]
             rows.append(
                 [PILLOW_CODECS[name].title, f"{mean.quality:g}", f"{mean.bpp:.6f}", *cells, source_of(name)]
             )
-    columns = [evaluation.metric_of(metric).column for metric in METRICS]
+    columns = [evaluation.find_metric(metric).column for metric in METRICS]
     write_csv(path, [["codec", "quality", "bpp", *columns, "source"], *rows])
 
 
@@ -142,7 +142,7 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def write_differences(table: Sequence[Mean], anchor_files: Sequence[Path], out: Path) -> None:
+def write_differences(table: Sequence[MeanResult], anchor_files: Sequence[Path], out: Path) -> None:
     """A row of BD_COLUMNS for each preset, metric and anchor that has it. Of files that have the same anchor the first counts."""
     rows: list[tuple[str, ...]] = []
     for metric in METRICS:
@@ -155,7 +155,7 @@ def write_differences(table: Sequence[Mean], anchor_files: Sequence[Path], out: 
     write_rows(out, rows)
 
 
-def write_differences_to_avif(table: Sequence[Mean], out: Path) -> None:
+def write_differences_to_avif(table: Sequence[MeanResult], out: Path) -> None:
     rows = [
         row
         for preset in dict.fromkeys(mean.preset for mean in table if mean.preset != "avif")
@@ -172,7 +172,7 @@ def write_rows(out: Path, rows: Sequence[Sequence[str]]) -> None:
 
 
 def difference(
-    table: Sequence[Mean], preset: str, anchor: str, theirs: Points, metric: str
+    table: Sequence[MeanResult], preset: str, anchor: str, theirs: Points, metric: str
 ) -> Iterator[tuple[str, ...]]:
     ours = points_of(table, preset, metric)
     if not ours or not theirs:
@@ -181,26 +181,26 @@ def difference(
     low, high = ("", "") if delta.overlap is None else (f"{value:.4g}" for value in delta.overlap)
     rate = "" if delta.value is None else f"{delta.value:+.2f}"
     weights = next(mean.weights for mean in table if mean.preset == preset)
-    yield preset, anchor, evaluation.metric_of(metric).column, rate, low, high, weights
+    yield preset, anchor, evaluation.find_metric(metric).column, rate, low, high, weights
 
 
-def points_of(table: Sequence[Mean], preset: str, metric: str) -> Points:
-    column = evaluation.metric_of(metric).column
+def points_of(table: Sequence[MeanResult], preset: str, metric: str) -> Points:
+    column = evaluation.find_metric(metric).column
     pairs = ((mean.bpp, mean.values.get(column)) for mean in table if mean.preset == preset)
     return [(bpp, value) for bpp, value in pairs if value is not None]
 
 
 def anchor_points(path: Path, metric: str) -> dict[str, Points]:
     """Natural values, by codec."""
-    chosen = evaluation.metric_of(metric)
+    chosen = evaluation.find_metric(metric)
     return {
         name: [(rate, chosen.natural(value)) for rate, value in zip(curve.rates, curve.values)]
         for name, curve in evaluation.anchors(metric, path).items()
     }
 
 
-def write_readme(path: Path) -> None:
-    """Puts the Kodak table between its two marks."""
+def write_table(path: Path) -> None:
+    """Write the Kodak table between its two marks in a page."""
     text = path.read_text("utf-8")
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
@@ -215,8 +215,8 @@ def kodak_table() -> str:
         ours = {
             (row["preset"], row["metric"]): row for row in csv.DictReader(stream) if row["anchor"] == avif
         }
-    columns = [evaluation.metric_of(metric).column for metric in TABLE]
-    lines = ["| | " + " | ".join(evaluation.metric_of(metric).title for metric in TABLE) + " |"]
+    columns = [evaluation.find_metric(metric).column for metric in TABLE]
+    lines = ["| | " + " | ".join(evaluation.find_metric(metric).title for metric in TABLE) + " |"]
     lines.append("|---" * (len(TABLE) + 1) + "|")
     for preset in PRESETS:
         cells = [percent(ours[preset, column]["bd_rate_percent"]) for column in columns]

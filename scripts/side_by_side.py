@@ -17,7 +17,7 @@ import trifocal
 from trifocal.demo import PHOTOGRAPH
 from trifocal.evaluation import ssimulacra2
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
-from trifocal.evaluation.report.crops import within
+from trifocal.evaluation.report.crops import largest_file_within
 from trifocal.pictures import Picture
 
 CAPTION = 26
@@ -49,7 +49,7 @@ def ours(picture: Picture, bpp: float) -> tuple[str, NDArray[np.uint8]]:
 
 
 def avif(picture: Picture, bpp: float) -> tuple[str, NDArray[np.uint8]]:
-    data = within(PILLOW_CODECS["avif"], picture, int(bpp * picture.width * picture.height / 8))
+    data = largest_file_within(PILLOW_CODECS["avif"], picture, int(bpp * picture.width * picture.height / 8))
     if data is None:
         raise SystemExit(f"AVIF has no file of {bpp:g} bits per pixel; ask for more with --bpp.")
     rgb = PILLOW_CODECS["avif"].decode(data)

@@ -416,7 +416,7 @@ def test_a_registered_preset_is_known_everywhere(small: Preset, tmp_path: Path) 
 
 
 def test_a_preset_is_measured_and_trained(small: Preset, tmp_path: Path, folder: Path) -> None:
-    from trifocal.evaluation import evaluate
+    from trifocal.evaluation import EvaluateOptions, evaluate
     from trifocal.losses import Objective
     from trifocal.training import train
 
@@ -424,7 +424,7 @@ def test_a_preset_is_measured_and_trained(small: Preset, tmp_path: Path, folder:
     small = replace(small, recipe=recipe, objective=Objective)
     for path in list(folder.iterdir())[2:]:
         path.unlink()
-    results = evaluate([small], folder, tmp_path / "out.csv", [50])
+    results = evaluate([small], folder, tmp_path / "out.csv", EvaluateOptions([50]))
     assert [row.preset for row in results.rows] == ["small", "small"]
     assert train(small, [folder], tmp_path / "run", steps=1).name == "small.safetensors"
 

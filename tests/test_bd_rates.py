@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from trifocal.errors import OptionError
-from trifocal.evaluation import METRICS, Curve, bd_rate, bd_rate_by
-from trifocal.evaluation.compare import differences
+from trifocal.evaluation import METRICS, Curve, bd_metric, bd_rate, bd_rate_by, find_metric
+from trifocal.evaluation.report.measurements import compare_curves
 
 Point = tuple[float, float]
 VALUES = {  # from the worst to the best
@@ -37,6 +37,19 @@ def test_nine_tenths_of_the_rate_is_minus_ten_percent_by_every_metric(name: str)
     delta = bd_rate_by(name, anchor, test[::-1])
     assert delta.value == pytest.approx(-10) and delta.overlap == pytest.approx(OVERLAPS[name])
     assert bd_rate_by(name, test, anchor).value == pytest.approx(100 * (1 / 0.9 - 1))
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_package_bjontegaard_gives_the_same_figures(name: str) -> None:
+    oracle = pytest.importorskip("bjontegaard")
+    scaled = find_metric(name).scaled
+    anchor, test = ([(rate, scaled(value)) for rate, value in points(VALUES[name], f)] for f in (1.0, 0.8))
+    test = [(rate * 1.05**step, value * 1.01) for step, (rate, value) in enumerate(test)]
+    columns = [list(column) for pairs in (anchor, test) for column in zip(*pairs)]
+    options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
+    one, other = Curve.of("anchor", anchor), Curve.of("test", test)
+    assert bd_rate(one, other).value == pytest.approx(oracle.bd_rate(*columns, **options), rel=1e-6)
+    assert bd_metric(one, other).value == pytest.approx(oracle.bd_psnr(*columns, **options), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["butteraugli", "flip"])
@@ -94,7 +107,7 @@ def test_the_report_has_the_same_difference() -> None:
     name = "ssimulacra2"
     anchor, test = points(VALUES[name]), points([value + 2 for value in VALUES[name]])
     expected = bd_rate_by(name, anchor, test)
-    [first, _] = differences(METRICS[name], [Curve.of("test", test), Curve.of("anchor", anchor)], [])
+    [first, _] = compare_curves(METRICS[name], [Curve.of("test", test), Curve.of("anchor", anchor)], [])
     assert (first.bd_rate, first.overlap) == (expected.value, expected.overlap)
 
 

@@ -9,9 +9,9 @@ from test_layering import BOX, HEIGHT, WIDTH, Bright, annotated, detection, with
 
 from trifocal.errors import OptionError
 from trifocal.evaluation.tasks import task as tasks
-from trifocal.evaluation.tasks.confidence import bootstrapped, certainty
+from trifocal.evaluation.tasks.confidence import ap_with_errors, bootstrap_ap
 from trifocal.evaluation.tasks.detection import Detection
-from trifocal.evaluation.tasks.detectors import Detector, Found
+from trifocal.evaluation.tasks.detectors import Detector, DetectorOutput
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
     return annotated(tmp_path)
 
 
-def showing(seen: Found, name: str, detector: Detector) -> Found:
+def showing(seen: DetectorOutput, name: str, detector: Detector) -> DetectorOutput:
     return seen
 
 
@@ -28,7 +28,7 @@ def finding(folder: Path, *right: bool) -> Detection:
     way = detection(folder, Bright(), "bright")
     for number, found in enumerate(right):
         box = np.array([BOX if found else (0, 0, 20, 20)], np.float64)
-        seen = Found(box, np.array([1]), np.array([0.9 if found else 0.5]))
+        seen = DetectorOutput(box, np.array([1]), np.array([0.9 if found else 0.5]))
         way.add(np.zeros((HEIGHT, WIDTH, 3), np.uint8), f"{number}.png", partial(showing, seen))
     return way
 
@@ -40,14 +40,14 @@ def test_samples_are_of_pictures_and_the_same_for_all(folder: Path) -> None:
         finding(folder, True, False),
         finding(folder, False, False),
     )
-    table = bootstrapped([both, first, first, none], 60)
+    table = bootstrap_ap([both, first, first, none], 60)
     assert table.shape == (60, 4)
     assert (table[:, 0] == 1).all() and (table[:, 3] == 0).all()
     assert np.array_equal(table[:, 1], table[:, 2])
     once = first.result()["ap"]
     assert 0 < once < 1 and {round(float(value), 6) for value in table[:, 1]} == {0.0, round(once, 6), 1.0}
     assert np.isclose(np.mean(table[:, 1] == 1), 0.25, atol=0.15)
-    assert np.array_equal(table, bootstrapped([both, first, first, none], 60))
+    assert np.array_equal(table, bootstrap_ap([both, first, first, none], 60))
 
 
 def test_a_picture_counts_as_often_as_it_is_named(folder: Path) -> None:
@@ -58,17 +58,17 @@ def test_a_picture_counts_as_often_as_it_is_named(folder: Path) -> None:
 
 
 def test_nothing_in_common(folder: Path) -> None:
-    with pytest.raises(OptionError, match="No picture was added to all"):
-        bootstrapped([finding(folder, True), detection(folder, Bright(), "bright")], 5)
+    with pytest.raises(OptionError, match="No image was measured in all runs"):
+        bootstrap_ap([finding(folder, True), detection(folder, Bright(), "bright")], 5)
 
 
 def test_from_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The originals come first, and lose nothing."""
     pytest.importorskip("faster_coco_eval")
     with_layers(monkeypatch)
-    monkeypatch.setattr(tasks, "detector_of", lambda name, device: Bright())
+    monkeypatch.setattr(tasks, "create_detector", lambda name, device: Bright())
     said: list[tuple[float, str]] = []
-    sure = certainty(
+    sure = ap_with_errors(
         {"two:base": (20, 80), "jpeg": (50,)}, folder, "bright", 5, lambda *told: said.append(told)
     )
     assert [(one.name, one.quality) for one in sure] == [
@@ -81,5 +81,5 @@ def test_from_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(one.ap == sure[0].ap - one.loss and one.ap_error >= 0 for one in sure)
     fractions = [fraction for fraction, _ in said]
     assert fractions == sorted(fractions) and fractions[-1] == 1 and said[0][1] == "png, quality 100"
-    with pytest.raises(OptionError, match="two bootstrap samples or more, not 1"):
-        certainty({}, folder, "bright", 1)
+    with pytest.raises(OptionError, match="at least two bootstrap samples, not 1"):
+        ap_with_errors({}, folder, "bright", 1)

@@ -256,7 +256,7 @@ class Recorder:
 
     def __init__(self, result: object) -> None:
         self.result = result
-        self.words: tuple[object, ...] = ()
+        self.words: tuple[Any, ...] = ()
         self.options: dict[str, Any] = {}
 
     def __call__(self, *words: object, **options: object) -> object:
@@ -282,17 +282,21 @@ def test_a_training_without_an_end_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_evaluate_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    row = evaluation.Row("compact", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25})
-    evaluate = Recorder(evaluation.Results([row], evaluation.means([row])))
+    row = evaluation.ImageResult(
+        "compact", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25}
+    )
+    evaluate = Recorder(evaluation.EvaluationResults([row], evaluation.mean_results([row])))
     monkeypatch.setattr("trifocal.evaluation.evaluate", evaluate)
     words = "evaluate", "compact", "avif", "--data", "pictures", "-o", "out.csv"
     result = run(*words)
     assert result.exit_code == 0
     assert result.stdout.split()[-3:] == ["out.csv", "1", "rows"] and "31.25" in result.stdout
-    asked = ["compact", "avif"], "pictures", "out.csv", [10, 30, 50, 70, 90], False
-    assert evaluate.words == (*asked, ("psnr", "ms-ssim"), None)
+    asked = evaluation.EvaluateOptions([10, 30, 50, 70, 90], ("psnr", "ms-ssim"))
+    assert evaluate.words == (["compact", "avif"], "pictures", "out.csv", asked)
     assert run(*words, "--metrics", "psnr", "lpips", "--resume", "--metrics", "dists").exit_code == 0
-    assert [*evaluate.words[-3:]] == [True, ["psnr", "lpips", "dists"], None]
+    assert evaluate.words[-1] == evaluation.EvaluateOptions(
+        [10, 30, 50, 70, 90], ["psnr", "lpips", "dists"], resume=True
+    )
 
 
 def test_evaluate_without_pictures_is_one_sentence(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from trifocal.errors import OptionError, PictureError
+from trifocal.evaluation import CompareOptions
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.compare import compare
-from trifocal.evaluation.memory import own_peak
-from trifocal.evaluation.report.compressai_json import read_results
-from trifocal.evaluation.report.crops import place_of_error, places_of, within
+from trifocal.evaluation.memory import own_peak_memory
+from trifocal.evaluation.report.compressai_json import read_compressai
+from trifocal.evaluation.report.crops import largest_error_window, largest_file_within, parse_crops
 from trifocal.pictures import Picture
 
 
@@ -39,28 +40,32 @@ def test_a_comparison_becomes_a_page(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text('{"name": "Another", "results": {"bpp": [0.5, 1, 9], "psnr-rgb": [20, 25, 40]}}')
     page = compare(
-        ["webp", "jpeg"], folder, tmp_path / "report", [20, 50, 80], published=[other], note=said.append
+        ["webp", "jpeg"],
+        folder,
+        tmp_path / "report",
+        CompareOptions([20, 50, 80], published=[other]),
+        note=said.append,
     )
     text = page.read_text("utf-8")
     assert page == tmp_path / "report" / "index.html" and "worst" in text and "best" in text
     assert any("broken.png" in sentence for sentence in said) and "broken.png" in text
     figures = json.loads((tmp_path / "report" / "report.json").read_text())["differences"]
     speeds = json.loads((tmp_path / "report" / "report.json").read_text())["speeds"]
-    assert own_peak() is None or all(speed["peak_bytes"] > 10 << 20 for speed in speeds)
+    assert own_peak_memory() is None or all(speed["peak_bytes"] > 10 << 20 for speed in speeds)
     by_pair = {(entry["codec"], entry["anchor"], entry["metric"]): entry["bd_rate"] for entry in figures}
     webp, jpeg = PILLOW_CODECS["webp"].title, PILLOW_CODECS["jpeg"].title
     assert (webp, "Another", "psnr") in by_pair and (webp, "Another", "ms-ssim") not in by_pair
-    assert read_results(tmp_path / "report" / "webp.json").keys() == {"psnr", "ms-ssim"}
+    assert read_compressai(tmp_path / "report" / "webp.json").keys() == {"psnr", "ms-ssim"}
     there, back = by_pair[webp, jpeg, "psnr"], by_pair[jpeg, webp, "psnr"]
     assert (1 + there / 100) * (1 + back / 100) == pytest.approx(1, abs=1e-6)
     assert {entry["metric"] for entry in figures} == {"psnr", "ms-ssim"}
     before = (tmp_path / "report" / "results.csv").read_bytes()
-    compare(["webp", "jpeg"], folder, tmp_path / "report", [20, 50, 80], resume=True)
+    compare(["webp", "jpeg"], folder, tmp_path / "report", CompareOptions([20, 50, 80], resume=True))
     assert (tmp_path / "report" / "results.csv").read_bytes() == before
 
 
 def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="no picture"):
+    with pytest.raises(OptionError, match="no image"):
         compare(["webp"], tmp_path, tmp_path / "report")
     Image.fromarray(photograph(0)).save(tmp_path / "a.png")
     with pytest.raises(PictureError, match="no preset 'nonsense'"):
@@ -70,22 +75,27 @@ def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
 def test_a_rival_is_brought_to_the_same_bytes() -> None:
     picture = Picture(photograph(1))
     sizes = [len(PILLOW_CODECS["jpeg"].encode(picture, quality)) for quality in (40, 41)]
-    kept = within(PILLOW_CODECS["jpeg"], picture, sizes[1] - 1)
+    kept = largest_file_within(PILLOW_CODECS["jpeg"], picture, sizes[1] - 1)
     assert kept is not None and len(kept) == sizes[0] < sizes[1]
-    assert within(PILLOW_CODECS["jpeg"], picture, 10) is None
+    assert largest_file_within(PILLOW_CODECS["jpeg"], picture, 10) is None
 
 
 def test_the_crop_is_where_the_error_is() -> None:
     original = np.zeros((400, 600, 3), np.uint8)
     decoded = original.copy()
     decoded[350, 500] = 255
-    left, top, right, bottom = place_of_error(decoded, original)
+    left, top, right, bottom = largest_error_window(decoded, original)
     assert left <= 500 < right and top <= 350 < bottom and (right - left, bottom - top) == (192, 144)
-    assert place_of_error(decoded[:50, :60], original[:50, :60]) == (0, 0, 60, 50)
+    assert largest_error_window(decoded[:50, :60], original[:50, :60]) == (0, 0, 60, 50)
 
 
 def test_crops_are_shown_where_they_are_asked_for_at_three_rates(folder: Path, tmp_path: Path) -> None:
-    compare(["webp", "jpeg"], folder, tmp_path / "report", [20, 80], crop=["1.png:20,30,50,40", "2.png"])
+    compare(
+        ["webp", "jpeg"],
+        folder,
+        tmp_path / "report",
+        CompareOptions([20, 80], crops=["1.png:20,30,50,40", "2.png"]),
+    )
     shown = json.loads((tmp_path / "report" / "report.json").read_text())["crops"]
     assert [(crop["picture"], crop["why"]) for crop in shown] == [
         (picture, f"chosen, {rate}")
@@ -104,11 +114,11 @@ def test_crops_are_shown_where_they_are_asked_for_at_three_rates(folder: Path, t
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("none.png:0,0,9,9", "no picture 'none.png'"),
+        ("none.png:0,0,9,9", "no image 'none.png'"),
         ("1.png:200,0,30,9", "220×200"),
         ("1.png:0,0,0,9", "220×200"),
     ],
 )
 def test_a_crop_that_is_not_there_is_refused_before_the_work(folder: Path, written: str, said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        places_of([written], folder)
+        parse_crops([written], folder)

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from trifocal.cli import app
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.errors import OptionError, PictureError
-from trifocal.evaluation import evaluate, psnr, read_means
+from trifocal.evaluation import CompareOptions, EvaluateOptions, evaluate, psnr, read_means
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS, PILLOW_CODECS
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.tasks import task as tasks
-from trifocal.evaluation.tasks.detectors import Found
+from trifocal.evaluation.tasks.detectors import DetectorOutput
 from trifocal.pictures import Picture
 
 BOX = (8, 8, 40, 32)  # of the bright square in each picture: left, top, right, bottom
@@ -49,11 +49,11 @@ class Bright:
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
 
-    def find(self, pixels: np.ndarray) -> Found:
+    def find(self, pixels: np.ndarray) -> DetectorOutput:
         self.seen.append(pixels.shape[:2])
         rows, columns = np.nonzero(pixels.mean(axis=2) > 130)
         box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float64)
-        return Found(box, np.array([1]), np.array([0.9]), None)
+        return DetectorOutput(box, np.array([1]), np.array([0.9]), None)
 
 
 class Agreement:
@@ -82,30 +82,32 @@ class Agreement:
 def bright(monkeypatch: pytest.MonkeyPatch) -> Bright:
     pytest.importorskip("faster_coco_eval")
     detector = Bright()
-    monkeypatch.setattr(tasks, "detector_of", lambda name, device: detector)
+    monkeypatch.setattr(tasks, "create_detector", lambda name, device: detector)
     return detector
 
 
 def test_a_task_is_measured_beside_the_metrics_and_on_the_originals(folder: Path, tmp_path: Path) -> None:
     task = Agreement()
     said: list[str] = []
-    results = evaluate(["webp"], folder, tmp_path / "r.csv", [20, 80], task=task, note=said.append)
+    results = evaluate(
+        ["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20, 80], task=task), note=said.append
+    )
     assert [(mean.preset, mean.quality, mean.values["count:counter"]) for mean in results.means] == [
         ("webp", 20, 3), ("webp", 80, 3), (LOSSLESS, 100, 3)
     ]  # fmt: skip
     assert all("count:counter" not in row.values for row in results.rows) and len(results.rows) == 9
     assert said.count("One thing was left out.") == 1
-    again = evaluate(["webp"], folder, tmp_path / "r.csv", [20, 80], resume=True, task=task)
+    again = evaluate(["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20, 80], resume=True, task=task))
     assert task.runs == 3 and [mean.values["count:counter"] for mean in again.means] == [3, 3, 3]
     other = Agreement()
     other.model = "other"
-    evaluate(["webp"], folder, tmp_path / "r.csv", [20, 80], resume=True, task=other)
+    evaluate(["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20, 80], resume=True, task=other))
     assert other.runs == 3, "another network's figures are not this one's"
 
 
 def test_a_task_that_fails_is_named_and_costs_nothing_else(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="webp, quality 20: Nothing was counted"):
-        evaluate(["webp"], folder, tmp_path / "r.csv", [20], task=Agreement(fails=True))
+        evaluate(["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20], task=Agreement(fails=True)))
     means = read_means(tmp_path / "r_summary.csv")
     assert [mean.preset for mean in means] == ["webp", LOSSLESS] and all(
         mean.values["psnr"] is not None for mean in means
@@ -120,11 +122,13 @@ def test_what_was_measured_of_all_pictures_outlives_an_interruption(folder: Path
             super().begin()
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(["webp"], folder, tmp_path / "r.csv", [20, 50, 80], task=Interrupted())
+        evaluate(["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20, 50, 80], task=Interrupted()))
     kept = read_means(tmp_path / "r_summary.csv")
     assert [(mean.quality, mean.values["count:counter"]) for mean in kept] == [(20, 3), (50, 3)]
     task = Agreement()
-    results = evaluate(["webp"], folder, tmp_path / "r.csv", [20, 50, 80], resume=True, task=task)
+    results = evaluate(
+        ["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20, 50, 80], resume=True, task=task)
+    )
     assert task.runs == 2, "the third quality and the originals"
     assert [mean.values["count:counter"] for mean in results.means] == [3, 3, 3, 3]
 
@@ -133,7 +137,7 @@ def test_png_gives_the_pixels_back_at_one_quality(folder: Path, tmp_path: Path) 
     picture = Picture.open(folder / "0.png")
     decoded = PILLOW_CODECS[LOSSLESS].decode(PILLOW_CODECS[LOSSLESS].encode(picture, 100))
     assert np.array_equal(decoded, picture.rgb) and psnr(decoded, picture.rgb) == np.inf
-    rows = evaluate([LOSSLESS], folder, tmp_path / "r.csv", [20, 80]).rows
+    rows = evaluate([LOSSLESS], folder, tmp_path / "r.csv", EvaluateOptions([20, 80])).rows
     assert [(row.picture, row.quality) for row in rows] == [(f"{number}.png", 100) for number in range(3)]
 
 
@@ -167,7 +171,7 @@ def test_the_protocol_with_a_short_side_codes_larger_pictures(
     run = CliRunner().invoke(app, [*map(str, words), "--out", str(out), "--qualities", "90"])
     assert run.exit_code == 0, run.output
     assert set(bright.seen) == {(120, 160)}
-    rows = evaluate(["jpeg"], folder, tmp_path / "native.csv", [90]).rows
+    rows = evaluate(["jpeg"], folder, tmp_path / "native.csv", EvaluateOptions([90])).rows
     means = {mean.preset: mean for mean in read_means(tmp_path / "r_summary.csv")}
     mean = means["jpeg"]
     assert mean.values["ap50:fasterrcnn_resnet50_fpn:120"] == 1
@@ -175,15 +179,17 @@ def test_the_protocol_with_a_short_side_codes_larger_pictures(
         mean.bpp / 4, rel=1e-4
     )  # a quarter of the pixels are native
     assert mean.bpp > rows[0].bpp
-    native = evaluate(["jpeg"], folder, out, [90], resume=True)  # rows of another protocol do not count
+    native = evaluate(
+        ["jpeg"], folder, out, EvaluateOptions([90], resume=True)
+    )  # rows of another protocol do not count
     assert native.means[0].bpp == pytest.approx(np.mean([row.bpp for row in rows]), rel=1e-4)
 
 
 def test_a_page_shows_the_task_and_what_the_originals_give(
     folder: Path, tmp_path: Path, bright: Bright
 ) -> None:
-    task = tasks.task_of("detection", "square.onnx", None, folder)
-    page = compare(["webp", "jpeg"], folder, tmp_path / "report", [20, 50, 80], task=task)
+    task = tasks.create_task("detection", "square.onnx", None, folder)
+    page = compare(["webp", "jpeg"], folder, tmp_path / "report", CompareOptions([20, 50, 80], task=task))
     text = page.read_text("utf-8")
     assert "AP (square; 1.000 on the originals)" in text and "AP50 (square" in text
 
@@ -192,7 +198,7 @@ def test_a_page_shows_the_task_and_what_the_originals_give(
     ("words", "sentence"),
     [
         (["--detector", "x.onnx"], "--task"),
-        (["--task", "smelling"], "no task smelling"),
+        (["--task", "smelling"], "no task 'smelling'"),
         (["--task", "segmentation", "--short-side", "800"], "for detection, not for segmentation"),
         (["--task", "detection", "--annotations", "nowhere.json"], "nowhere.json"),
         (["--task", "detection", "--short-side", "4000"], "1 to 1333 pixels"),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,20 @@ from PIL import Image
 
 from trifocal import evaluation
 from trifocal.errors import MissingExtra, OptionError, PictureError, PresetError
-from trifocal.evaluation import Curve, Row, anchors, bd_metric, bd_rate, evaluate, ms_ssim, psnr
+from trifocal.evaluation import (
+    Curve,
+    EvaluateOptions,
+    ImageResult,
+    anchors,
+    bd_metric,
+    bd_rate,
+    evaluate,
+    ms_ssim,
+    psnr,
+)
 from trifocal.evaluation.codecs.candidates import PresetCandidate
-from trifocal.evaluation.codecs.custom_weights import Model
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
+from trifocal.evaluation.codecs.variant import Variant
 from trifocal.evaluation.report import curves as rate_curves
 from trifocal.pictures import Picture
 
@@ -163,8 +174,8 @@ def test_published_pairs(codec: str, percent: float) -> None:
 
 def test_no_figure_where_curves_do_not_overlap() -> None:
     far = scaled(PLAIN, value=10)
-    assert bd_rate(PLAIN, far) == evaluation.Delta(None, None)
-    assert bd_metric(PLAIN, scaled(PLAIN, rate=100)) == evaluation.Delta(None, None)
+    assert bd_rate(PLAIN, far) == evaluation.BjontegaardDelta(None, None)
+    assert bd_metric(PLAIN, scaled(PLAIN, rate=100)) == evaluation.BjontegaardDelta(None, None)
     assert bd_rate(PLAIN, scaled(PLAIN, value=7)).value is None  # they touch in one point
     assert bd_rate(PLAIN, Curve.of("a point", [(0.3, 32.0)])).value is None
     assert bd_rate(PLAIN, Curve.of("nothing", [])).value is None
@@ -200,7 +211,7 @@ def test_rows_come_from_real_files(folder: Path, tmp_path: Path) -> None:
     seen: list[float] = []
     out = tmp_path / "new" / TABLE
     subject = Posteriser()
-    results = evaluate([subject], folder, out, [60, 90], progress=seen.append)
+    results = evaluate([subject], folder, out, EvaluateOptions([60, 90]), progress=seen.append)
     rows = results.rows
     assert [(row.picture, row.quality) for row in rows] == [
         ("a.png", 60), ("more/b.png", 60), ("a.png", 90), ("more/b.png", 90)
@@ -215,7 +226,7 @@ def test_rows_come_from_real_files(folder: Path, tmp_path: Path) -> None:
     assert values["ms_ssim"] and 0 < values["ms_ssim"] < 1
     assert rows[1].values["ms_ssim"] is None and "176" in rows[1].note and rows[0].note == ""
     assert seen == sorted(seen) and seen[-1] == 1
-    read = evaluation.read_rows(out)
+    read = evaluation.read_results(out)
     assert [row.key for row in read] == [row.key for row in rows]
     assert [row.values["psnr"] for row in read] == pytest.approx(
         [row.values["psnr"] for row in rows], abs=1e-5
@@ -228,39 +239,41 @@ def test_rows_come_from_real_files(folder: Path, tmp_path: Path) -> None:
 
 def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / TABLE
-    evaluate([Posteriser()], folder, out, [60])
+    evaluate([Posteriser()], folder, out, EvaluateOptions([60]))
     text = out.read_text()
     out.write_text(text + "posteriser,a.png,200,180,90,12")  # a dying run's last line
     subject = Posteriser()
-    rows = evaluate([subject], folder, out, [60, 90], resume=True).rows
+    rows = evaluate([subject], folder, out, EvaluateOptions([60, 90], resume=True)).rows
     assert subject.encoded == 2 and len(rows) == 4
-    assert out.read_text().startswith(text) and len(evaluation.read_rows(out)) == 4
-    evaluate([subject], folder, out, [60, 90], resume=True)
+    assert out.read_text().startswith(text) and len(evaluation.read_results(out)) == 4
+    evaluate([subject], folder, out, EvaluateOptions([60, 90], resume=True))
     assert subject.encoded == 2
-    rows = evaluate([subject], folder, out, [60, 90], resume=True, metrics=["psnr", "ssimulacra2"]).rows
+    rows = evaluate(
+        [subject], folder, out, EvaluateOptions([60, 90], resume=True, metrics=["psnr", "ssimulacra2"])
+    ).rows
     assert subject.encoded == 6 and all(row.values["ssimulacra2"] is not None for row in rows)
 
 
 def test_without_resume_an_old_table_is_replaced_only_by_rows(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / TABLE
-    evaluate([Posteriser()], folder, out, [60])
+    evaluate([Posteriser()], folder, out, EvaluateOptions([60]))
     before = out.read_bytes()
     with pytest.raises(PictureError, match="nonsense"):
-        evaluate(["nonsense"], folder, out, [90])
+        evaluate(["nonsense"], folder, out, EvaluateOptions([90]))
     assert out.read_bytes() == before
-    evaluate([Posteriser()], folder, out, [90])
-    assert {row.quality for row in evaluation.read_rows(out)} == {90}
+    evaluate([Posteriser()], folder, out, EvaluateOptions([90]))
+    assert {row.quality for row in evaluation.read_results(out)} == {90}
 
 
 def test_rows_of_other_weights_are_measured_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / TABLE
-    evaluate([Posteriser()], folder, out, [60])
+    evaluate([Posteriser()], folder, out, EvaluateOptions([60]))
     trained = Posteriser()
     trained.weights = "0002"
     said: list[str] = []
-    evaluate([trained], folder, out, [60], resume=True, note=said.append)
+    evaluate([trained], folder, out, EvaluateOptions([60], resume=True), note=said.append)
     assert trained.encoded == 2 and "other weights" in said[0]
-    assert {row.weights for row in evaluation.read_rows(out)} == {"0002"}
+    assert {row.weights for row in evaluation.read_results(out)} == {"0002"}
 
 
 def test_a_broken_picture_is_a_sentence_and_the_rest_goes_on(folder: Path, tmp_path: Path) -> None:
@@ -269,11 +282,11 @@ def test_a_broken_picture_is_a_sentence_and_the_rest_goes_on(folder: Path, tmp_p
     out = tmp_path / TABLE
     said: list[str] = []
     with pytest.raises(PictureError, match="2 failed. All other rows are in"):
-        evaluate([Posteriser(), "jpeg"], folder, out, [60, 90], note=said.append)
-    assert len(evaluation.read_rows(out)) == 8
+        evaluate([Posteriser(), "jpeg"], folder, out, EvaluateOptions([60, 90]), note=said.append)
+    assert len(evaluation.read_results(out)) == 8
     assert len(said) == 2 and all(sentence.endswith(".") for sentence in said)
     with pytest.raises(PictureError, match=r"a-broken\.png.*empty\.jpg.*All other rows are in"):
-        evaluate([Posteriser(), "jpeg"], folder, out, [60, 90], resume=True)
+        evaluate([Posteriser(), "jpeg"], folder, out, EvaluateOptions([60, 90], resume=True))
 
 
 def test_a_codec_that_fails_is_named_with_picture_and_quality(folder: Path, tmp_path: Path) -> None:
@@ -285,8 +298,8 @@ def test_a_codec_that_fails_is_named_with_picture_and_quality(folder: Path, tmp_
             return pixels
 
     with pytest.raises(PictureError, match=r"posteriser, more/b\.png, quality 60: It is too small"):
-        evaluate([Picky()], folder, tmp_path / TABLE, [60])
-    assert [row.picture for row in evaluation.read_rows(tmp_path / TABLE)] == ["a.png"]
+        evaluate([Picky()], folder, tmp_path / TABLE, EvaluateOptions([60]))
+    assert [row.picture for row in evaluation.read_results(tmp_path / TABLE)] == ["a.png"]
 
 
 @pytest.mark.parametrize(
@@ -295,7 +308,7 @@ def test_a_codec_that_fails_is_named_with_picture_and_quality(folder: Path, tmp_
         ({"qualities": [50, 101]}, "0 to 100, not 101"),
         ({"qualities": []}, "at least one"),
         ({"presets": []}, "at least one"),
-        ({"data": "empty"}, "no picture in the folder"),
+        ({"data": "empty"}, "no image in the folder"),
     ],
 )
 def test_what_cannot_be_done_is_said_first(
@@ -303,9 +316,9 @@ def test_what_cannot_be_done_is_said_first(
 ) -> None:
     (tmp_path / "empty").mkdir()
     change = {key: tmp_path / "empty" if value == "empty" else value for key, value in change.items()}
-    asked = {"presets": [Posteriser()], "data": folder, "out": tmp_path / TABLE, "qualities": [50]} | change
+    asked: dict[str, Any] = {"presets": [Posteriser()], "data": folder, "qualities": [50]} | change
     with pytest.raises(OptionError, match=sentence):
-        evaluate(**asked)  # type: ignore[arg-type]
+        evaluate(asked["presets"], asked["data"], tmp_path / TABLE, EvaluateOptions(asked["qualities"]))
     assert not (tmp_path / TABLE).exists()
 
 
@@ -313,22 +326,22 @@ def test_a_foreign_table_is_not_resumed(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / TABLE
     out.write_text("name,price\nbread,2\n")
     with pytest.raises(OptionError, match="is not a table"):
-        evaluate([Posteriser()], folder, out, [50], resume=True)
+        evaluate([Posteriser()], folder, out, EvaluateOptions([50], resume=True))
     assert out.read_text() == "name,price\nbread,2\n"
 
 
 def test_a_damaged_line_is_named(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / TABLE
-    evaluate([Posteriser()], folder, out, [60])
+    evaluate([Posteriser()], folder, out, EvaluateOptions([60]))
     out.write_text(out.read_text() + "posteriser,c.png,wide\n")
     with pytest.raises(OptionError, match="Line 4"):
-        evaluation.read_rows(out)
+        evaluation.read_results(out)
 
 
 def test_alpha_is_noted(tmp_path: Path) -> None:
     rgba = np.dstack([photograph(180, 180), np.full((180, 180), 128, np.uint8)])
     Image.fromarray(rgba).save(tmp_path / "clear.png")
-    rows = evaluate(["webp"], tmp_path, tmp_path / TABLE, [80]).rows
+    rows = evaluate(["webp"], tmp_path, tmp_path / TABLE, EvaluateOptions([80])).rows
     assert rows[0].note == "alpha is coded, not compared"
 
 
@@ -347,27 +360,27 @@ def test_rivals_make_real_files(rival: evaluation.PillowCodec, tmp_path: Path) -
 
 
 def test_means_are_over_pictures() -> None:
-    row = Row("p", "a", 10, 10, 50.0, 20, 1.6, 1.0, 2.0, "beef", "", {"psnr": 30.0, "ms_ssim": 0.9})
+    row = ImageResult("p", "a", 10, 10, 50.0, 20, 1.6, 1.0, 2.0, "beef", "", {"psnr": 30.0, "ms_ssim": 0.9})
     other = replace(row, picture="b", bpp=0.4, values={"psnr": 40.0, "ms_ssim": 0.7})
     rows = [row, other, replace(row, quality=20.0)]
-    low, high = evaluation.means(rows)
+    low, high = evaluation.mean_results(rows)
     assert (low.quality, low.pictures, low.bpp) == (20, 1, 1.6)
     assert (high.pictures, high.bpp, high.values["psnr"], high.weights) == (2, 1.0, 35.0, "beef")
     assert high.values["ms_ssim"] == pytest.approx(0.8)
     unknown = replace(row, picture="b", values={"psnr": 1.0, "ms_ssim": None})
-    assert evaluation.means([row, unknown])[0].values == {"psnr": 15.5, "ms_ssim": None}
+    assert evaluation.mean_results([row, unknown])[0].values == {"psnr": 15.5, "ms_ssim": None}
 
 
 def test_a_preset_that_is_not_there_does_not_stop_the_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: PresetCandidate, model: Model) -> None:
-        raise PresetError(f"There is no preset {model.name}.")
+    def refuse(self: PresetCandidate, variant: Variant) -> None:
+        raise PresetError(f"There is no preset {variant.codec}.")
 
     monkeypatch.setattr(PresetCandidate, "__init__", refuse)
     with pytest.raises(PictureError, match="There is no preset nonsense"):
-        evaluate(["nonsense", Posteriser()], folder, tmp_path / TABLE, [60])
-    assert len(evaluation.read_rows(tmp_path / TABLE)) == 2
+        evaluate(["nonsense", Posteriser()], folder, tmp_path / TABLE, EvaluateOptions([60]))
+    assert len(evaluation.read_results(tmp_path / TABLE)) == 2
 
 
 # ── the room ──

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from trifocal.errors import OptionError
-from trifocal.evaluation import Mean, bd_rate, published_curves, read_results, write_results
+from trifocal.evaluation import MeanResult, bd_rate, published_curves, read_compressai, write_compressai
 from trifocal.evaluation.report.curves import ANCHORS
 
 
-def mean(bpp: float, **values: float | None) -> Mean:
-    return Mean("p", 50.0, 24, bpp, 0.5, 0.25, "beef", values)
+def mean(bpp: float, **values: float | None) -> MeanResult:
+    return MeanResult("p", 50.0, 24, bpp, 0.5, 0.25, "beef", values)
 
 
 def test_vtm_as_compressai_has_it_is_the_anchor(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_vtm_as_compressai_has_it_is_the_anchor(tmp_path: Path) -> None:
     }
     path = tmp_path / "vtm.json"
     path.write_text(json.dumps({"name": "VTM", "description": "VTM", "results": results}))
-    curves = read_results(path)
+    curves = read_compressai(path)
     assert curves.keys() == {"psnr", "ms-ssim"} and curves["psnr"].name == "VTM"
     assert curves["ms-ssim"].values[0] == pytest.approx(-10 * math.log10(1 - 0.860608))
     anchor = next(curve for curve in published_curves("psnr", [ANCHORS]) if curve.name == "VTM 9.1")
@@ -36,13 +36,13 @@ def test_vtm_as_compressai_has_it_is_the_anchor(tmp_path: Path) -> None:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     points = [mean(0.9, psnr=34.0, ms_ssim=0.98, lpips=None), mean(0.3, psnr=30.0, ms_ssim=0.95, lpips=0.2)]
     path = tmp_path / "p.json"
-    write_results(path, "Trifocal p", "two pictures", points)
+    write_compressai(path, "Trifocal p", "two pictures", points)
     results = json.loads(path.read_text())["results"]
     assert results == {
         "bpp": [0.3, 0.9], "psnr-rgb": [30.0, 34.0], "ms-ssim-rgb": [0.95, 0.98],
         "encoding_time": [0.5, 0.5], "decoding_time": [0.25, 0.25],
     }  # fmt: skip
-    curves = read_results(path)
+    curves = read_compressai(path)
     assert curves["psnr"].rates == (0.3, 0.9) and curves["psnr"].values == (30.0, 34.0)
     assert curves["ms-ssim"].values == pytest.approx([-10 * math.log10(0.05), -10 * math.log10(0.02)])
 
@@ -60,5 +60,5 @@ def test_a_table_of_curves_may_have_any_metrics(tmp_path: Path) -> None:
 )
 def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(OptionError, match=r"x\.json is no result file of CompressAI's"):
-        read_results(tmp_path / "x.json")
+    with pytest.raises(OptionError, match=r"x\.json is no result file of CompressAI"):
+        read_compressai(tmp_path / "x.json")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_reports import module_at
 
-from trifocal.evaluation.tasks.detectors import detector_of
+from trifocal.evaluation.tasks.detectors import create_detector
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -56,14 +56,14 @@ def test_faces_come_out_as_boxes_in_pixels(
     pixels[40:44, 8:12] = 255
     pixels[40:44, 12:16] = 204  # its box overlaps that of the place before it, which is surer
     pixels[8:12, 60:64] = 153
-    found = detector_of(str(tmp_path / "f.onnx")).find(pixels)
+    found = create_detector(str(tmp_path / "f.onnx")).find(pixels)
     middles = np.array([[2.75 * 4, 10.75 * 4], [15.75 * 4, 2.75 * 4]])
     receptive_field = np.array([WIDTH, HEIGHT]) / 2
     assert found.boxes == pytest.approx(
         np.hstack([middles - receptive_field, middles + receptive_field]), abs=1e-4
     )
     assert found.scores == pytest.approx([1.0, 0.6]) and found.labels.tolist() == [1, 1]
-    assert detector_of(str(tmp_path / "f.onnx")).find(pixels * 0).boxes.shape == (0, 4)
+    assert create_detector(str(tmp_path / "f.onnx")).find(pixels * 0).boxes.shape == (0, 4)
 
 
 def test_another_file_is_refused(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -21,22 +21,23 @@ from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.detection.detector import Detections, SplitDetector, compact_detector
+from trifocal.detection.detector_output import DetectorOutput, rescale
 from trifocal.detection.input_size import COCO_IDS, compact_size
 from trifocal.errors import OptionError, PictureError, PresetError
-from trifocal.evaluation import Curve, evaluate, rate_at, read_means
-from trifocal.evaluation.codecs.candidates import candidate_of, decoded_image_of, title_of
-from trifocal.evaluation.codecs.custom_weights import Model
+from trifocal.evaluation import CompareOptions, Curve, EvaluateOptions, evaluate, rate_at, read_means
+from trifocal.evaluation.codecs.candidates import decoded_image
+from trifocal.evaluation.codecs.factory import create_candidate
 from trifocal.evaluation.codecs.layer_ablations import (
-    OWN_DETECTOR,
+    BASE_LAYER_DETECTORS,
     BaseLayerCandidate,
     DownscaledCandidate,
     SeparateFilesCandidate,
-    layered,
 )
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
+from trifocal.evaluation.codecs.variant import Variant, expand_variants, parse_variant
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.tasks.detection import Annotations, Detection
-from trifocal.evaluation.tasks.detectors import CompactDetector, Found, detector_of, rescaled
+from trifocal.evaluation.tasks.detectors import CompactDetector, create_detector
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
 
@@ -117,9 +118,9 @@ class Bright:
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
 
-    def find(self, pixels: np.ndarray) -> Found:
+    def find(self, pixels: np.ndarray) -> DetectorOutput:
         self.seen.append(pixels.shape[:2])
-        return Found(bright_box(pixels), np.array([1]), np.array([0.9]))
+        return DetectorOutput(bright_box(pixels), np.array([1]), np.array([0.9]))
 
 
 def with_layers(monkeypatch: pytest.MonkeyPatch) -> TwoJpegs:
@@ -130,7 +131,7 @@ def with_layers(monkeypatch: pytest.MonkeyPatch) -> TwoJpegs:
     monkeypatch.setattr(
         "trifocal.presets.shared_codec", lambda name, *rest: codec if name == "two" else plain
     )
-    monkeypatch.setitem(OWN_DETECTOR, "two", "bright")
+    monkeypatch.setitem(BASE_LAYER_DETECTORS, "two", "bright")
     return codec
 
 
@@ -175,7 +176,7 @@ def detection(folder: Path, detector: Bright, name: str) -> Detection:
 
 def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
     shown = Picture(picture(0))
-    subject = BaseLayerCandidate(Model("two"))
+    subject = BaseLayerCandidate(Variant("two", layers="base"))
     file = subject.encode(shown, 30)
     stream = Bitstream.from_bytes(file)
     assert two.asked == [(Rate(), BaseLayerOptions(30))]
@@ -187,29 +188,29 @@ def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
 
 
 def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegs) -> None:
-    subject = candidate_of("two:unfitted")
+    subject = create_candidate(parse_variant("two:unfitted"))
     assert isinstance(subject, BaseLayerCandidate)
     subject.encode(Picture(picture(0)), 30)
     assert two.asked == [(Rate(), BaseLayerOptions(30, 0))]
-    assert (subject.name, title_of(subject.name)) == (
+    assert (subject.name, parse_variant(subject.name).title) == (
         "two:unfitted",
         "Trifocal two, base layer without refinement",
     )
 
 
 def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: TwoJpegs) -> None:
-    shown, subject, judge = Picture(picture(0)), BaseLayerCandidate(Model("two")), Bright()
+    shown, subject, judge = Picture(picture(0)), BaseLayerCandidate(Variant("two", layers="base")), Bright()
     file = subject.encode(shown, 80)
-    outcome = decoded_image_of(subject, file, subject.decode(file), shown, "a.png")
-    assert outcome.look is not None and outcome.decoded.shape == (HEIGHT, WIDTH, 3)
-    own = outcome.look("bright", judge)
+    outcome = decoded_image(subject, file, subject.decode(file), shown, "a.png")
+    assert outcome.find is not None and outcome.decoded.shape == (HEIGHT, WIDTH, 3)
+    own = outcome.find("bright", judge)
     assert two.detected == 1 and judge.seen == [] and np.abs(own.boxes - BOX).max() < 4
-    other = outcome.look("another", judge)
+    other = outcome.find("another", judge)
     assert two.detected == 1 and judge.seen == [(HEIGHT, WIDTH)] and np.abs(other.boxes - BOX).max() < 4
 
 
 def test_layers_apart_use_no_first_picture(two: TwoJpegs) -> None:
-    shown, subject = Picture(picture(0)), SeparateFilesCandidate(Model("two"))
+    shown, subject = Picture(picture(0)), SeparateFilesCandidate(Variant("two", layers="apart"))
     file = subject.encode(shown, 40)
     assert two.asked == [(Rate(40), BaseLayerOptions(conditions=False))]
     assert subject.decode(file).shape == (HEIGHT, WIDTH, 3)
@@ -221,9 +222,9 @@ def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) 
     assert width % 32 == height % 32 == 0 and width < WIDTH
     file = subject.encode(shown, 60)
     assert pixels_of(file).shape == (height, width, 3)
-    outcome = decoded_image_of(subject, file, subject.decode(file), shown, "a.png")
-    assert outcome.decoded.shape == outcome.original.shape and outcome.look is not None
-    found = outcome.look("bright", judge)
+    outcome = decoded_image(subject, file, subject.decode(file), shown, "a.png")
+    assert outcome.decoded.shape == outcome.original.shape and outcome.find is not None
+    found = outcome.find("bright", judge)
     assert judge.seen == [(height, width)] and np.abs(found.boxes - BOX).max() < 4
 
 
@@ -238,27 +239,30 @@ def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) 
 )
 def test_what_has_no_layers_is_one_sentence(name: str, said: str, two: TwoJpegs) -> None:
     with pytest.raises(PresetError, match=said):
-        candidate_of(name)
+        create_candidate(parse_variant(name))
 
 
 def test_presets_with_layers_are_measured_by_their_base(two: TwoJpegs) -> None:
-    assert layered(["two", "compact", "jpeg"], "base") == ["two:base", "compact", "jpeg"]
-    assert layered(["two:base", "jpeg"], "base") == ["two:base", "jpeg"]
-    assert layered(["compact"], None) == ["compact"]
-    with pytest.raises(OptionError, match="nothing to be measured has one; these have: two"):
-        layered(["compact", "jpeg"], "base")
-    with pytest.raises(OptionError, match="no layers 'enhancement'"):
-        layered(["two"], "enhancement")
+    def expand(names: list[str], layers: str | None) -> list[str]:
+        return [variant.name for variant in expand_variants([*map(parse_variant, names)], layers=layers)]
+
+    assert expand(["two", "compact", "jpeg"], "base") == ["two:base", "compact", "jpeg"]
+    assert expand(["two:base", "jpeg"], "base") == ["two:base", "jpeg"]
+    assert expand(["compact"], None) == ["compact"]
+    with pytest.raises(OptionError, match="--layers base needs a layered preset; .*two"):
+        expand(["compact", "jpeg"], "base")
+    with pytest.raises(OptionError, match="accepts only \"base\", not 'enhancement'"):
+        EvaluateOptions(layers="enhancement")
 
 
 def test_every_preset_with_layers_has_a_detector_that_reads_them() -> None:
-    assert {preset.name for preset in PRESETS if preset.layers} <= OWN_DETECTOR.keys()
+    assert {preset.name for preset in PRESETS if preset.layers} <= BASE_LAYER_DETECTORS.keys()
 
 
 def test_titles_say_what_was_measured() -> None:
-    assert title_of("dual-layer-compact:base") == "Trifocal dual-layer-compact, base layer"
-    assert title_of("webp:small") == "WebP (Pillow, method 6), at the detector's size"
-    assert title_of("taco-compact:true") == "Trifocal taco-compact:true"
+    assert parse_variant("dual-layer-compact:base").title == "Trifocal dual-layer-compact, base layer"
+    assert parse_variant("webp:small").title == "WebP (Pillow, method 6), at the detector's size"
+    assert parse_variant("taco-compact:true").title == "Trifocal taco-compact:true"
 
 
 # ── runs ──
@@ -270,10 +274,12 @@ def test_precision_of_the_base_layer_beside_rivals(two: TwoJpegs, folder: Path, 
         ["two", "jpeg", "jpeg:small"],
         folder,
         tmp_path / "r.csv",
-        {"two:base": [20, 80], "jpeg": [50], "jpeg:small": [60]},
-        metrics=["psnr"],
-        task=detection(folder, judge, "bright"),
-        layers="base",
+        EvaluateOptions(
+            {"two:base": [20, 80], "jpeg": [50], "jpeg:small": [60]},
+            metrics=["psnr"],
+            task=detection(folder, judge, "bright"),
+            layers="base",
+        ),
     )
     means = {(mean.preset, mean.quality): mean for mean in results.means}
     assert set(means) == {("two:base", 20), ("two:base", 80), ("jpeg", 50), ("jpeg:small", 60), ("png", 100)}
@@ -295,17 +301,24 @@ def test_a_detector_of_another_name_is_shown_the_first_picture(
 ) -> None:
     judge = Bright()
     task = detection(folder, judge, "another")
-    means = evaluate(["two:base"], folder, tmp_path / "r.csv", [80], task=task, metrics=["psnr"]).means
+    means = evaluate(
+        ["two:base"], folder, tmp_path / "r.csv", EvaluateOptions([80], task=task, metrics=["psnr"])
+    ).means
     assert two.detected == 0 and len(judge.seen) == 4 and means[0].values["ap50:another"] == 1
 
 
 def test_qualities_are_said_of_each_or_it_is_a_sentence(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="at least one quality to measure for jpeg"):
-        evaluate(["two:base", "jpeg"], folder, tmp_path / "r.csv", {"two:base": [20]}, metrics=["psnr"])
+    with pytest.raises(OptionError, match="at least one quality for jpeg"):
+        evaluate(
+            ["two:base", "jpeg"],
+            folder,
+            tmp_path / "r.csv",
+            EvaluateOptions({"two:base": [20]}, metrics=["psnr"]),
+        )
     with pytest.raises(OptionError, match="0 to 100, not 101"):
-        evaluate(["jpeg"], folder, tmp_path / "r.csv", {"jpeg": [101]}, metrics=["psnr"])
+        evaluate(["jpeg"], folder, tmp_path / "r.csv", EvaluateOptions({"jpeg": [101]}, metrics=["psnr"]))
     assert not (tmp_path / "r.csv").exists()
-    rows = evaluate(["png"], folder, tmp_path / "r.csv", {}, metrics=["psnr"]).rows
+    rows = evaluate(["png"], folder, tmp_path / "r.csv", EvaluateOptions({}, metrics=["psnr"])).rows
     assert {row.quality for row in rows} == {100}
 
 
@@ -313,16 +326,16 @@ def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
     two: TwoJpegs, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("trifocal.evaluation.compare.peak_of", lambda *words: asked.append(words[0]))
+    monkeypatch.setattr(
+        "trifocal.evaluation.report.measurements.peak_memory",
+        lambda variant, *more: asked.append(variant.name),
+    )
     task = detection(folder, Bright(), "bright")
     page = compare(
         ["two", "jpeg:small", "jpeg"],
         folder,
         tmp_path / "report",
-        [10, 90],
-        metrics=["psnr"],
-        task=task,
-        layers="base",
+        CompareOptions([10, 90], metrics=["psnr"], task=task, layers="base"),
     )
     text = page.read_text("utf-8")
     assert "AP (bright; 1.000 on the originals)" in text and "Trifocal two, base layer" in text
@@ -336,20 +349,22 @@ def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
 
 
 def test_no_layers_are_said_before_anything_is_done(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="has one; these have: two"):
-        evaluate(["jpeg"], folder, tmp_path / "r.csv", [50], layers="base")
+    with pytest.raises(OptionError, match="--layers base needs a layered preset; choose one of: two"):
+        evaluate(["jpeg"], folder, tmp_path / "r.csv", EvaluateOptions([50], layers="base"))
     with pytest.raises(PictureError, match="compact has no base layer"):
-        evaluate(["compact:base", "jpeg"], folder, tmp_path / "r.csv", [50], metrics=["psnr"])
+        evaluate(
+            ["compact:base", "jpeg"], folder, tmp_path / "r.csv", EvaluateOptions([50], metrics=["psnr"])
+        )
     assert {mean.preset for mean in read_means(tmp_path / "r_summary.csv")} == {"jpeg"}
 
 
 def test_the_command_line_hands_the_layers_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, page = Recorder(evaluation.Results([], [])), Recorder(Path("report/index.html"))
+    asked, page = Recorder(evaluation.EvaluationResults([], [])), Recorder(Path("report/index.html"))
     monkeypatch.setattr("trifocal.evaluation.evaluate", asked)
     monkeypatch.setattr("trifocal.evaluation.compare.compare", page)
     for verb, recorder in (("evaluate", asked), ("compare", page)):
         result = run(verb, "two", "avif:small", "--data", "pictures", "--layers", "base")
-        assert result.exit_code == 0 and recorder.options["layers"] == "base"
+        assert result.exit_code == 0 and recorder.words[-1].layers == "base"
 
 
 # ── the compact detector as a judge ──
@@ -369,7 +384,7 @@ def test_the_compact_detector_gives_boxes_in_the_pictures_pixels(
     untrained: SplitDetector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rgb = picture(0)
-    judge = detector_of("compact")
+    judge = create_detector("compact")
     assert isinstance(judge, CompactDetector) and judge.categories == COCO_IDS and not judge.masks
     found = judge.find(rgb)
     assert found.boxes.shape == (100, 4) and found.boxes.dtype == found.scores.dtype == np.float64
@@ -377,7 +392,7 @@ def test_the_compact_detector_gives_boxes_in_the_pictures_pixels(
     assert set(found.labels) <= set(COCO_IDS)
     size = compact_size(WIDTH, HEIGHT)
     small = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
-    seen = rescaled(judge.look(small), small.shape[:2], (WIDTH, HEIGHT))
+    seen = rescale(judge.find_in_resized(small), small.shape[:2], (WIDTH, HEIGHT))
     assert np.allclose(seen.boxes, found.boxes, atol=1e-2) and np.array_equal(seen.labels, found.labels)
 
 
@@ -391,8 +406,8 @@ def test_what_is_small_already_is_not_resized_again(untrained: SplitDetector) ->
     subject = DownscaledCandidate(PILLOW_CODECS["png"])
     shown = Picture(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
     file = subject.encode(shown, 100)
-    look = partial(subject.look, file, (width, height))
-    found = look("compact", detector_of("compact"))
+    look = partial(subject.detect, file, (width, height))
+    found = look("compact", create_detector("compact"))
     assert shapes == [sizes(width, height)[::-1]] and np.all(
         found.boxes <= np.array([width, height] * 2) + 1e-3
     )

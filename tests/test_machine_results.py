@@ -12,7 +12,7 @@ from test_layering import Bright, annotated, bright_box, with_layers
 from test_reports import module_at
 
 from trifocal.detection.detector import Detections
-from trifocal.evaluation import Mean, read_means, read_rows
+from trifocal.evaluation import MeanResult, read_means, read_results
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.pictures import Picture
 
@@ -27,15 +27,15 @@ def script(page: Any) -> Any:
     return module_at("scripts/machine_results.py")
 
 
-def line(name: str, points: dict[float, tuple[float, float]], column: str = "ap:d") -> list[Mean]:
+def line(name: str, points: dict[float, tuple[float, float]], column: str = "ap:d") -> list[MeanResult]:
     """A codec's means from (bpp, value) by quality."""
     return [
-        Mean(name, quality, 9, bpp, 0.1, 0.2, "", {column: value, "ap50:d": None})
+        MeanResult(name, quality, 9, bpp, 0.1, 0.2, "", {column: value, "ap50:d": None})
         for quality, (bpp, value) in points.items()
     ]
 
 
-def made() -> list[Mean]:
+def made() -> list[MeanResult]:
     """The base layer needs a quarter of AVIF's bits for each AP; WebP begins above all that is asked, JPEG stays below."""
     return [
         *line("p:base", {0: (0.02, 0.20), 50: (0.04, 0.25), 100: (0.08, 0.30)}),
@@ -110,7 +110,7 @@ def test_all_of_it_and_again(
     pytest.importorskip("faster_coco_eval")
     codec, folder, out = with_layers(monkeypatch), annotated(tmp_path), tmp_path / "out"
     out.mkdir()
-    monkeypatch.setattr(tasks, "detector_of", lambda name, device: Bright())
+    monkeypatch.setattr(tasks, "create_detector", lambda name, device: Bright())
     monkeypatch.setattr(script, "BASE_QUALITIES", (20, 80))
     monkeypatch.setattr(script, "CERTAIN_QUALITIES", (20, 80))
     monkeypatch.setattr(script, "QUALITIES", {"jpeg": (20, 60), "jpeg:small": (60,), "compact": (50,)})
@@ -131,7 +131,7 @@ def test_all_of_it_and_again(
     means = {(mean.preset, mean.quality): mean for mean in read_means(out / "machine_coco_summary.csv")}
     assert {("two:base", 80), ("two:unfitted", 20), ("jpeg:small", 60), ("png", 100)} <= means.keys()
     assert means["two:base", 80].values["ap50:bright"] == 1
-    decoded = read_rows(out / "machine_decoded.csv")
+    decoded = read_results(out / "machine_decoded.csv")
     assert {row.preset for row in decoded} == {"two", "two:apart", "compact", "avif", "png"}
     assert np.isfinite([row.values["psnr"] or 0 for row in decoded if row.preset != "png"]).all()
     own = {(mean.preset, mean.quality): mean for mean in read_means(out / "machine_own_summary.csv")}

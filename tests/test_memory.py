@@ -8,30 +8,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trifocal.evaluation.memory import own_peak, peak_of
+from trifocal.evaluation.codecs.variant import Variant
+from trifocal.evaluation.memory import own_peak_memory, peak_memory
 
 
 def test_what_is_held_is_in_the_peak_and_stays_there() -> None:
     held = np.ones(64 << 20, np.uint8)
-    peak = own_peak()
+    peak = own_peak_memory()
     if peak is None:
         pytest.skip("this system does not say")
     assert peak > held.nbytes
     del held
-    later = own_peak()
+    later = own_peak_memory()
     assert later is not None and later >= 0.99 * peak  # counted in lumps, by thread
 
 
 def test_a_larger_picture_takes_more(tmp_path: Path) -> None:
-    if own_peak() is None:
+    if own_peak_memory() is None:
         pytest.skip("this system does not say")
     peaks = []
     for side in (16, 3000):
         path = tmp_path / f"{side}.png"
         Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(path)
-        peaks.append(peak_of("webp", path, 50))
+        peaks.append(peak_memory(Variant("webp"), path, 50))
     assert peaks[0] and peaks[1] and peaks[1] - peaks[0] > 2 * 3000 * 3000 * 3
-    assert peak_of("webp", tmp_path / "none.png", 50) is None
+    assert peak_memory(Variant("webp"), tmp_path / "none.png", 50) is None
 
 
 FRESH = """

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 
 from trifocal.errors import NotMeasured, OptionError
-from trifocal.evaluation import METRICS, SETS, metric_of, ssimulacra2
+from trifocal.evaluation import DISTRIBUTION_METRICS, METRICS, find_metric, ssimulacra2
 from trifocal.evaluation.metrics import perceptual
-from trifocal.evaluation.metrics.distribution import Set, patches, whole
+from trifocal.evaluation.metrics.distribution import DistributionAccumulator, patches, whole
 from trifocal.evaluation.metrics.per_image import Pair
 
 
@@ -57,7 +57,7 @@ def made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lpips_is_that_of_its_authors_package(net: str, pair: Pair, made_up_weights: None) -> None:
     lpips = pytest.importorskip("lpips")
     theirs = lpips.LPIPS(net=net, verbose=False).eval()
-    scaled = [perceptual.tensor(pixels, 2.0) - 1 for pixels in (pair.decoded, pair.original)]
+    scaled = [perceptual.to_tensor(pixels, 2.0) - 1 for pixels in (pair.decoded, pair.original)]
     with torch.inference_mode():
         expected = float(theirs(*scaled))
     value = METRICS[f"lpips-{net}"].load()(pair)
@@ -73,7 +73,7 @@ def test_dists_by_its_formula(pair: Pair, made_up_weights: None) -> None:
     network = DISTSNetwork().eval().requires_grad_(False)
     similarity, weight = 0.0, float(network.alpha.sum() + network.beta.sum())
     with torch.inference_mode():
-        stages = [network.forward_once(perceptual.tensor(p)) for p in (pair.decoded, pair.original)]
+        stages = [network.forward_once(perceptual.to_tensor(p)) for p in (pair.decoded, pair.original)]
     place = 0
     for x, y in zip(*stages):
         count = x.shape[1]
@@ -158,13 +158,13 @@ def test_nima_is_the_mean_of_its_ratings(pair: Pair, tmp_path: Path) -> None:
     state["classifier.1.bias"] = torch.full((10,), -1e4)
     state["classifier.1.bias"][[2, 7]] = torch.tensor([0.0, math.log(2)])
     torch.save(state, tmp_path / "nima.pth")
-    assert metric_of(f"nima:{tmp_path / 'nima.pth'}").load()(pair) == pytest.approx(
+    assert find_metric(f"nima:{tmp_path / 'nima.pth'}").load()(pair) == pytest.approx(
         3 / 3 + 8 * 2 / 3, abs=1e-4
     )
     (tmp_path / "no.pth").write_bytes(b"nonsense")
     for bad in ("no.pth", "none.pth"):
         with pytest.raises(NotMeasured, match=bad):
-            metric_of(f"nima:{tmp_path / bad}").load()
+            find_metric(f"nima:{tmp_path / bad}").load()
 
 
 @pytest.mark.parametrize("name", ["lpips-alex", "dists"])
@@ -174,9 +174,9 @@ def test_without_weights_it_is_said_and_no_number_given(name: str, offline: None
 
 
 def test_a_metric_that_is_not_there() -> None:
-    assert metric_of("lpips") is METRICS["lpips-alex"] and metric_of("ms_ssim") is METRICS["ms-ssim"]
+    assert find_metric("lpips") is METRICS["lpips-alex"] and find_metric("ms_ssim") is METRICS["ms-ssim"]
     with pytest.raises(OptionError, match="there are: psnr, ms-ssim"):
-        metric_of("vmaf")
+        find_metric("vmaf")
 
 
 # ── of all pictures together ──
@@ -207,7 +207,7 @@ def test_fid_by_its_formula(pictures: list[tuple[np.ndarray, np.ndarray]]) -> No
     from scipy.linalg import sqrtm
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    fid = Set(FrechetInceptionDistance(feature=Brightness()), whole, compares=True)
+    fid = DistributionAccumulator(FrechetInceptionDistance(feature=Brightness()), whole, compares=True)
     for decoded, original in pictures:
         fid.add(decoded, original)
     one, other = features(pictures)
@@ -223,7 +223,7 @@ def test_kid_by_its_formula(pictures: list[tuple[np.ndarray, np.ndarray]]) -> No
     """The unbiased squared MMD with the kernel (x·y/d + 1)³, Bińkowski et al. 2018, section 4."""
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    kid = Set(KernelInceptionDistance(feature=Brightness()), whole, compares=True)
+    kid = DistributionAccumulator(KernelInceptionDistance(feature=Brightness()), whole, compares=True)
     for decoded, original in pictures:
         kid.add(decoded, original)
     one, other = features(pictures)
@@ -241,7 +241,7 @@ def test_the_inception_score_by_its_formula(pictures: list[tuple[np.ndarray, np.
     """exp of the mean KL divergence of p(y|x) from p(y), Salimans et al. 2016, section 4."""
     from torchmetrics.image.inception import InceptionScore
 
-    score = Set(InceptionScore(feature=Brightness(), splits=1), whole, compares=False)
+    score = DistributionAccumulator(InceptionScore(feature=Brightness(), splits=1), whole, compares=False)
     for decoded, original in pictures:
         score.add(decoded, original)
     odds = np.exp(features(pictures)[0])
@@ -260,5 +260,5 @@ def test_patches_are_256_pixels_and_shifted_by_half() -> None:
 
 
 def test_every_set_is_named_by_how_it_is_fed() -> None:
-    assert {"fid", "fid-whole", "kid", "kid-whole", "is"} == set(SETS)
-    assert all("patches" in m.title or "whole" in m.title for m in SETS.values())
+    assert {"fid", "fid-whole", "kid", "kid-whole", "is"} == set(DISTRIBUTION_METRICS)
+    assert all("patches" in m.title or "whole" in m.title for m in DISTRIBUTION_METRICS.values())

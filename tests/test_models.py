@@ -17,9 +17,10 @@ from test_ug_icm_compact import small
 from test_words import Letters, steered
 
 from trifocal.errors import OptionError, PresetError, TrifocalError, WeightsError
-from trifocal.evaluation import evaluate, read_means, read_rows
-from trifocal.evaluation.codecs.candidates import title_of, variants
-from trifocal.evaluation.codecs.custom_weights import BUNDLED, labelled
+from trifocal.evaluation import CompareOptions, EvaluateOptions, evaluate, read_means, read_results
+from trifocal.evaluation.codecs.candidates import PresetCandidate
+from trifocal.evaluation.codecs.factory import load_custom_weights
+from trifocal.evaluation.codecs.variant import Variant, expand_variants, parse_variant
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.memory import main as print_peak
 from trifocal.presets import PRESETS
@@ -59,36 +60,38 @@ def train_on(path: Path, seed: int = 1) -> None:
 
 def measured(path: Path) -> dict[str, str]:
     """The weights of each subject in a table."""
-    return {row.preset: row.weights for row in read_rows(path)}
+    return {row.preset: row.weights for row in read_results(path)}
 
 
 def test_own_weights_are_measured_under_their_labels(room: Path) -> None:
     train_on(room / "more.safetensors", seed=2)
     subjects = ["mine=plain:mine.safetensors", "plain", f"my 2nd=plain:{room / 'more.safetensors'}", "jpeg"]
-    evaluate(subjects, "pictures", "out.csv", [20, 60], metrics=["psnr"])
+    evaluate(subjects, "pictures", "out.csv", EvaluateOptions([20, 60], metrics=["psnr"]))
     weights = measured(room / "out.csv")
     assert list(weights) == ["mine", "plain", "my 2nd", "jpeg"]
     assert len(set(weights.values())) == 4 and weights["jpeg"] == ""
-    rows = {row.key: row for row in read_rows(room / "out.csv")}
-    codec = labelled(subjects)[1]["mine"].load()
-    assert weights["mine"] == f"{codec.fingerprint:08x}"
+    rows = {row.key: row for row in read_results(room / "out.csv")}
+    assert weights["mine"] == PresetCandidate(load_custom_weights(subjects)[0]).weights
     assert rows["mine", "a.png", 20].values != rows["plain", "a.png", 20].values
     assert {mean.preset: mean.weights for mean in read_means(room / "out_summary.csv")} == weights
 
 
 def test_resume_drops_rows_of_a_label_whose_weights_changed(room: Path) -> None:
-    ask = partial(evaluate, ["mine=plain:mine.safetensors", "jpeg"], "pictures", "out.csv", metrics=["psnr"])
-    ask([20, 60])
+    ask = partial(evaluate, ["mine=plain:mine.safetensors", "jpeg"], "pictures", "out.csv")
+    options = EvaluateOptions([20, 60], metrics=["psnr"])
+    ask(options)
     before = measured(room / "out.csv")
     kept = (room / "out.csv").read_bytes()
-    ask([20, 60], resume=True)
+    ask(replace(options, resume=True))
     assert (room / "out.csv").read_bytes() == kept
     train_on(room / "mine.safetensors", seed=3)
     said: list[str] = []
-    ask([20], resume=True, note=said.append)
+    ask(replace(options, qualities=[20], resume=True), note=said.append)
     after = measured(room / "out.csv")
-    assert after["mine"] != before["mine"] and "mine has other weights than 4 rows" in said[0]
-    assert {row.weights for row in read_rows(room / "out.csv") if row.preset == "mine"} == {after["mine"]}
+    assert (
+        after["mine"] != before["mine"] and "4 rows of mine are dropped: they have other weights" in said[0]
+    )
+    assert {row.weights for row in read_results(room / "out.csv") if row.preset == "mine"} == {after["mine"]}
     assert {(m.preset, m.quality) for m in read_means(room / "out_summary.csv")} == {
         ("mine", 20),
         ("jpeg", 20),
@@ -102,16 +105,16 @@ def test_a_label_has_words_and_preferences_where_its_preset_has_them(room: Path)
         ["told=late:words.safetensors", "mine=plain:mine.safetensors"],
         "pictures",
         "words.csv",
-        [50],
-        metrics=["psnr"],
-        text=["true", "none"],
+        EvaluateOptions([50], metrics=["psnr"], text=["true", "none"]),
     )
     assert list(measured(room / "words.csv")) == ["told:true", "told:none", "mine"]
-    bytes_of = {row.preset: row.values["text_bytes"] for row in read_rows(room / "words.csv")}
+    bytes_of = {row.preset: row.values["text_bytes"] for row in read_results(room / "words.csv")}
     assert bytes_of["told:true"] and not bytes_of["told:none"]
     subjects = ["own=both:both2.safetensors", "both"]
-    evaluate(subjects, "pictures", "preference.csv", [50], metrics=["psnr"], preferences=[0, 1])
-    rows = {row.key: row for row in read_rows(room / "preference.csv")}
+    evaluate(
+        subjects, "pictures", "preference.csv", EvaluateOptions([50], metrics=["psnr"], preferences=[0, 1])
+    )
+    rows = {row.key: row for row in read_results(room / "preference.csv")}
     assert {name for name, _, _ in rows} == {"own:0", "own:1", "both:0", "both:1"}
     assert rows["own:0", "a.png", 50].values == rows["both:0", "a.png", 50].values
     assert rows["own:1", "a.png", 50].values != rows["both:1", "a.png", 50].values
@@ -119,23 +122,28 @@ def test_a_label_has_words_and_preferences_where_its_preset_has_them(room: Path)
 
 def test_a_label_is_measured_by_its_base_layer(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_layers(monkeypatch)
-    evaluate(["mine=two:any.safetensors"], "pictures", "out.csv", [40], metrics=["psnr"], layers="base")
+    evaluate(
+        ["mine=two:any.safetensors"],
+        "pictures",
+        "out.csv",
+        EvaluateOptions([40], metrics=["psnr"], layers="base"),
+    )
     assert measured(room / "out.csv") == {"mine:base": "0000beef"}
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"text": ["true"]}, "takes any; these do: late"),
-        ({"preferences": [0.5]}, "knows any; these do: both"),
-        ({"layers": "base"}, "nothing to be measured has one"),
+        ({"text": ["true"]}, "needs a preset that reads text; choose one of: late"),
+        ({"preferences": [0.5]}, "needs a preset whose decoder takes one; choose one of: both"),
+        ({"layers": "base"}, "--layers base needs a layered preset; there is none"),
     ],
 )
 def test_what_the_preset_of_a_label_has_not_is_refused(
     room: Path, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(OptionError, match=sentence):
-        evaluate(["mine=plain:mine.safetensors"], "pictures", "out.csv", [50], **options)
+        evaluate(["mine=plain:mine.safetensors"], "pictures", "out.csv", EvaluateOptions([50], **options))
     assert not (room / "out.csv").exists()
 
 
@@ -148,7 +156,7 @@ def test_what_the_preset_of_a_label_has_not_is_refused(
         (
             ["a=plain:mine.safetensors", "a=late:late.safetensors"],
             OptionError,
-            "two models with the label 'a'",
+            "The label 'a' is used twice",
         ),
         (["a/b=plain:mine.safetensors"], OptionError, "letters, digits"),
         (["a:true=plain:mine.safetensors"], OptionError, "letters, digits"),
@@ -165,10 +173,11 @@ def test_what_the_preset_of_a_label_has_not_is_refused(
 def test_what_is_wrong_with_a_label_is_said_before_anything_is_measured(
     room: Path, subjects: list[str], kind: type[TrifocalError], sentence: str
 ) -> None:
-    for work in (evaluate, compare):
-        with pytest.raises(kind, match=sentence):
-            work(["jpeg", *subjects], "pictures", "out.csv", [50])
-        assert not (room / "out.csv").exists()
+    with pytest.raises(kind, match=sentence):
+        evaluate(["jpeg", *subjects], "pictures", "out.csv", EvaluateOptions([50]))
+    with pytest.raises(kind, match=sentence):
+        compare(["jpeg", *subjects], "pictures", "out", CompareOptions([50]))
+    assert not (room / "out.csv").exists() and not (room / "out").exists()
     result = run("evaluate", "jpeg", *subjects, "--data", "pictures", "-o", "out.csv")
     assert result.exit_code == 1 and one_sentence(result.stderr) and not (room / "out.csv").exists()
 
@@ -179,9 +188,7 @@ def test_the_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: py
         ["mine=plain:mine.safetensors", "told=late:words.safetensors", "plain"],
         "pictures",
         "report",
-        [20, 80],
-        metrics=["psnr"],
-        text=["true", "none"],
+        CompareOptions([20, 80], metrics=["psnr"], text=["true", "none"]),
     )
     study = json.loads((page.parent / "report.json").read_text())
     titles = ["mine", "told:true", "told:none", "Trifocal plain"]
@@ -192,7 +199,7 @@ def test_the_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: py
     assert study["words"][0]["preset"] == "told"
     assert json.loads((page.parent / "mine.json").read_text())["name"] == "mine"
     assert (page.parent / "told-true.json").exists()
-    rows = {row.preset: row.weights for row in read_rows(page.parent / "results.csv")}
+    rows = {row.preset: row.weights for row in read_results(page.parent / "results.csv")}
     assert rows["mine"] != rows["plain"]
 
 
@@ -205,12 +212,17 @@ def test_the_peak_memory_is_of_the_labelled_weights(room: Path, capsys: pytest.C
 
 
 def test_names_and_titles_of_variants(room: Path) -> None:
-    names, models = labelled(["mine=plain:mine.safetensors", "own=both:both.safetensors", "plain"])
-    assert names == ["mine", "own", "plain"] and models["own"].spec == "own=both:both.safetensors"
-    assert variants(names, preferences=[0.5], models=models) == ["mine", "own:0.5", "plain"]
-    assert title_of("own:0.5", models) == "own, preference 0.5"
-    assert title_of("mine:small", models) == "mine, at the detector's size"
-    assert title_of("plain", models) == title_of("plain", BUNDLED) == "Trifocal plain"
+    mine, own, plain = load_custom_weights(
+        ["mine=plain:mine.safetensors", "own=both:both.safetensors", "plain"]
+    )
+    assert [one.name for one in (mine, own, plain)] == ["mine", "own", "plain"]
+    assert own.weights_option == "own=both:both.safetensors" and plain == Variant("plain")
+    expanded = expand_variants([mine, own, plain], preferences=[0.5])
+    assert [one.name for one in expanded] == ["mine", "own:0.5", "plain"]
+    labels = {"mine": mine, "own": own}
+    assert parse_variant("own:0.5", labels=labels).title == "own, preference 0.5"
+    assert parse_variant("mine:small", labels=labels).title == "mine, at the detector's size"
+    assert plain.title == "Trifocal plain"
 
 
 def test_presets_run_on_the_device_that_was_asked_for(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +235,9 @@ def test_presets_run_on_the_device_that_was_asked_for(room: Path, monkeypatch: p
         return shared_codec(name, device, weights)
 
     monkeypatch.setattr("trifocal.presets.shared_codec", watched)
-    evaluate(["plain", "mine=plain:mine.safetensors"], "pictures", "out.csv", [50], device="cpu:0")
+    evaluate(
+        ["plain", "mine=plain:mine.safetensors"], "pictures", "out.csv", EvaluateOptions([50], device="cpu:0")
+    )
     assert set(asked) == {"cpu:0"} and len(asked) >= 3
 
 
@@ -238,7 +252,9 @@ def test_a_device_that_cannot_be_used_is_refused_at_once(room: Path, device: str
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_device_decodes_what_it_encodes(room: Path) -> None:
-    rows = evaluate(["plain"], "pictures", "out.csv", [50], metrics=["psnr"], device="cuda").rows
-    again = evaluate(["plain"], "pictures", "cpu.csv", [50], metrics=["psnr"]).rows
+    rows = evaluate(
+        ["plain"], "pictures", "out.csv", EvaluateOptions([50], metrics=["psnr"], device="cuda")
+    ).rows
+    again = evaluate(["plain"], "pictures", "cpu.csv", EvaluateOptions([50], metrics=["psnr"])).rows
     for one, other in zip(rows, again, strict=True):
         assert one.values["psnr"] == pytest.approx(other.values["psnr"], abs=0.05)

@@ -19,17 +19,10 @@ from PIL import Image
 from trifocal.errors import OptionError
 from trifocal.evaluation.report import page as report
 from trifocal.evaluation.report import plots
+from trifocal.evaluation.report.contents import Crop, CurveComparison, LayerBytes, Panel, ReportData, Speed
 from trifocal.evaluation.report.curves import Curve
-from trifocal.evaluation.report.page import (
-    Crop,
-    Difference,
-    LayerBytes,
-    MetricInfo,
-    Panel,
-    Speed,
-    Study,
-    write_report,
-)
+from trifocal.evaluation.report.page import write_report
+from trifocal.evaluation.report.plots import MetricInfo
 
 PSNR = MetricInfo("psnr", "PSNR", "dB", "higher")
 MS_SSIM = MetricInfo("ms-ssim", "MS-SSIM", "", "higher")
@@ -43,7 +36,7 @@ def panel(title: str, size: int, **values: float) -> Panel:
     return Panel(title, size, size / 1000, values, rgb)
 
 
-def demo() -> Study:
+def demo() -> ReportData:
     """Made up, every number of it."""
     psnr = [
         Curve("Trifocal made-up", RATES, (28.0, 32.0, 36.0)),
@@ -51,7 +44,7 @@ def demo() -> Study:
     ]
     ms_ssim = [Curve("Trifocal made-up", RATES, (0.9, 0.98, 1.0)), Curve("rival & made-up", (0.5,), (0.97,))]
     lpips = [Curve("rival & made-up", (0.3, 0.9), (0.2, 0.1))]
-    return Study(
+    return ReportData(
         title="A made-up study",
         command="trifocal evaluate made-up --data <folder>",
         machine="a machine that does not exist",
@@ -62,10 +55,10 @@ def demo() -> Study:
         curves={"psnr": psnr, "ms-ssim": ms_ssim, "lpips": lpips},
         published={"psnr": [Curve("published, $x$ made-up", (0.05, 0.5, 5.0), (26.0, 34.0, 48.0))]},
         differences=[
-            Difference("Trifocal made-up", "rival & made-up", "psnr", -12.34, 0.5, (28.0, 35.0)),
-            Difference("Trifocal made-up", "far made-up", "psnr", None, None, None),
-            Difference("rival & made-up", "Trifocal made-up", "ms-ssim", 20.06, -1.25, (10.0, 20.0)),
-            Difference("rival & made-up", "Trifocal made-up", "lpips", 0.01, -0.002, (-0.3, -0.125)),
+            CurveComparison("Trifocal made-up", "rival & made-up", "psnr", -12.34, 0.5, (28.0, 35.0)),
+            CurveComparison("Trifocal made-up", "far made-up", "psnr", None, None, None),
+            CurveComparison("rival & made-up", "Trifocal made-up", "ms-ssim", 20.06, -1.25, (10.0, 20.0)),
+            CurveComparison("rival & made-up", "Trifocal made-up", "lpips", 0.01, -0.002, (-0.3, -0.125)),
         ],
         speeds=[
             Speed("rival & made-up", 0.5, 0.02, 1.0, 1.0, 3 * 2**20),
@@ -133,7 +126,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots as one white pixel, where a test is about something else."""
     pixel = Image.new("RGB", (2, 2), "white")
 
-    def draw(metric: MetricInfo, lines: list[plots.Line], theme: plots.Theme) -> bytes:
+    def draw(metric: MetricInfo, lines: list[plots.PlotLine], theme: plots.Theme) -> bytes:
         stream = io.BytesIO()
         pixel.save(stream, "PNG")
         return stream.getvalue()
@@ -141,7 +134,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "draw", draw)
 
 
-def written(study: Study, folder: Path) -> Page:
+def written(study: ReportData, folder: Path) -> Page:
     return Page(write_report(study, folder).read_text("utf-8"))
 
 
@@ -184,7 +177,7 @@ def test_differences_are_signed_marked_and_have_their_overlap(page: Page) -> Non
     assert re.search(r"▼\s+−12.3 %\s+\+0.50 dB\s+over 28.0–35.0 dB", text)
     assert re.search(r"▲\s+\+20.1 %\s+−1.25 dB\s+over 0.900–0.990\s", text)
     assert re.search(r"\s\+0.0 %\s+−0.002\s+over 0.125–0.300\s", text)
-    assert any("far made-up" in title and "no quality in common" in title for title in page.titles)
+    assert any("far made-up" in title and "do not overlap" in title for title in page.titles)
 
 
 def test_speeds_are_ratios_of_the_reference(page: Page) -> None:
@@ -236,7 +229,7 @@ def test_the_json_file_has_the_figures(index: Path) -> None:
         ]
         assert found == curves
     assert [
-        Difference(**{**one, "overlap": one["overlap"] and tuple(one["overlap"])})
+        CurveComparison(**{**one, "overlap": one["overlap"] and tuple(one["overlap"])})
         for one in read["differences"]
     ] == study.differences
     assert [Speed(**one) for one in read["speeds"]] == study.speeds
@@ -313,17 +306,17 @@ def test_a_study_that_contradicts_itself_is_refused(
 
 def test_our_own_codecs_may_be_named(tmp_path: Path) -> None:
     study = replace(demo(), own=("rival & made-up",))
-    lines = plots.lines_of(study.curves, study.published, study.is_own)["psnr"]
+    lines = plots.plot_lines(study.curves, study.published, study.is_own)["psnr"]
     assert [(line.curve.name, line.role) for line in lines] == [
         ("rival & made-up", "own"),
-        ("Trifocal made-up", "rival"),
+        ("Trifocal made-up", "other"),
         ("published, $x$ made-up", "published"),
     ]
 
 
 def test_a_codec_has_one_colour_in_all_plots() -> None:
     a, b = Curve("a", (1.0,), (1.0,)), Curve("b", (1.0,), (1.0,))
-    lines = plots.lines_of({"psnr": [a, b], "lpips": [b, Curve("none", (), ())]}, {}, lambda name: False)
+    lines = plots.plot_lines({"psnr": [a, b], "lpips": [b, Curve("none", (), ())]}, {}, lambda name: False)
     assert [line.number for line in lines["lpips"]] == [lines["psnr"][1].number]
 
 
@@ -340,7 +333,7 @@ def test_axes_turn_so_that_up_is_better_and_the_rates_of_ours_are_seen() -> None
     from matplotlib.figure import Figure
 
     study = demo()
-    lines = plots.lines_of(study.curves, study.published, study.is_own)
+    lines = plots.plot_lines(study.curves, study.published, study.is_own)
     seen = {}
     for metric in study.metrics:
         axes = Figure().add_axes((0, 0, 1, 1))
@@ -360,7 +353,7 @@ def test_axes_turn_so_that_up_is_better_and_the_rates_of_ours_are_seen() -> None
 
 
 def test_ticks_of_a_narrow_axis_are_still_readable() -> None:
-    ticks = plots.near_one_ticks(plots.decibels(0.9604), plots.decibels(0.9788))
+    ticks = plots.ms_ssim_ticks(plots.decibels(0.9604), plots.decibels(0.9788))
     assert len(ticks) > 2 and all(0.96 < tick < 0.98 for tick in ticks)
     assert all(len(f"{tick:.6g}") <= 6 for tick in ticks)
 
@@ -390,7 +383,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("theme", [plots.LIGHT, plots.DARK], ids=lambda theme: theme.name)
 def test_colours_stand_out_from_each_other_for_everybody(theme: plots.Theme) -> None:
-    for one, other in combinations(theme.own + theme.rival, 2):
+    for one, other in combinations(theme.own + theme.other, 2):
         for vision in (np.eye(3), *VISIONS):
             assert np.linalg.norm(lab(vision @ linear(one)) - lab(vision @ linear(other))) > 20, (one, other)
 
@@ -401,7 +394,7 @@ def test_colours_stand_out_from_the_paper(theme: plots.Theme) -> None:
         low, high = sorted(float(XYZ[1] @ linear(one)) for one in (colour, theme.paper))
         return (high + 0.05) / (low + 0.05)
 
-    assert min(map(contrast, theme.own + theme.rival + theme.published)) >= 3
+    assert min(map(contrast, theme.own + theme.other + theme.published)) >= 3
     assert contrast(theme.quiet) >= 4.5 and contrast(theme.ink) >= 7
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trifocal.demo import PHOTOGRAPH
-from trifocal.evaluation import Mean, anchors, read_means
+from trifocal.evaluation import MeanResult, anchors, read_means
 from trifocal.evaluation.report.curves import ANCHORS
 from trifocal.losses import quality_lambda
 from trifocal.pictures import Picture
@@ -42,10 +42,10 @@ def module_at(path: str) -> ModuleType:
     return module
 
 
-def as_measured(preset: str, metric: str, points: list[tuple[float, float]]) -> list[Mean]:
+def as_measured(preset: str, metric: str, points: list[tuple[float, float]]) -> list[MeanResult]:
     """Means of a preset that has only this metric, at rates and values."""
     return [
-        Mean(preset, float(number), 24, rate, 0.1, 0.2, "beef", {metric: value})
+        MeanResult(preset, float(number), 24, rate, 0.1, 0.2, "beef", {metric: value})
         for number, (rate, value) in enumerate(points)
     ]
 

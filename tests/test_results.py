@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_reports import module_at
 
-from trifocal.evaluation import evaluate, means, read_means, read_rows
+from trifocal.evaluation import EvaluateOptions, evaluate, mean_results, read_means, read_results
 from trifocal.presets import DEFAULT, load
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -20,14 +20,14 @@ WHOLE |= {"preference_coco": 160, "machine_decoded": 160, "machine_coco": 160, "
 @pytest.mark.parametrize("preset", KODAK)
 @pytest.mark.parametrize("table", ["kodak", "sample"])
 def test_rows_are_of_the_weights_that_ship(preset: str, table: str) -> None:
-    rows = [row for row in read_rows(RESULTS / f"{table}.csv") if row.preset == preset]
+    rows = [row for row in read_results(RESULTS / f"{table}.csv") if row.preset == preset]
     assert {row.weights for row in rows} == {f"{load(preset).fingerprint:08x}"}
 
 
 @pytest.mark.parametrize("table", WHOLE)
 def test_tables_are_whole(table: str) -> None:
     """Each preset with one set of weights, at each quality on all pictures."""
-    rows = read_rows(RESULTS / f"{table}.csv")
+    rows = read_results(RESULTS / f"{table}.csv")
     for preset in {row.preset for row in rows}:
         mine = [row for row in rows if row.preset == preset]
         assert len({row.weights for row in mine}) == 1
@@ -37,16 +37,17 @@ def test_tables_are_whole(table: str) -> None:
             assert {row.picture for row in mine if row.quality == quality} == whole
 
 
-def test_the_table_in_readme_is_that_of_the_results() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_kodak_table_is_that_of_the_results(page: str) -> None:
     """`python scripts/results.py readme` writes it."""
     script = module_at("scripts/results.py")
-    text = (RESULTS.parent / "README.md").read_text("utf-8")
+    text = (RESULTS.parent / page).read_text("utf-8")
     shown = text.partition(f"{script.BEGIN}\n")[2].partition(script.END)[0]
     assert shown == script.kodak_table()
 
 
 def test_the_summary_has_the_means_of_the_rows() -> None:
-    ours = {(mean.preset, mean.quality): mean for mean in means(read_rows(RESULTS / "kodak.csv"))}
+    ours = {(mean.preset, mean.quality): mean for mean in mean_results(read_results(RESULTS / "kodak.csv"))}
     summary = read_means(RESULTS / "kodak_summary.csv")
     assert {(mean.preset, mean.quality) for mean in summary} == set(ours)
     for mean in summary:
@@ -62,8 +63,8 @@ def test_rows_of_a_photograph_that_everybody_has_come_out_again(preset: str, tmp
     Transforms are floats, so another processor may round a value of the latent to its neighbour now and then.
     """
     data = Path(pytest.importorskip("matplotlib").get_data_path(), "sample_data", SAMPLE)
-    rows = {row.key: row for row in read_rows(RESULTS / "sample.csv") if row.preset == preset}
-    for row in evaluate([preset], data, tmp_path / "again.csv", [30, 70]).rows:
+    rows = {row.key: row for row in read_results(RESULTS / "sample.csv") if row.preset == preset}
+    for row in evaluate([preset], data, tmp_path / "again.csv", EvaluateOptions([30, 70])).rows:
         published = rows[row.key]
         assert (row.width, row.height) == (published.width, published.height) == (512, 600)
         assert row.bytes == pytest.approx(published.bytes, rel=0.002)

@@ -14,14 +14,19 @@ import pytest
 import torch
 from PIL import Image
 
+from trifocal.detection import onnx_detector, picodet
+from trifocal.detection.detector_output import DetectorOutput
 from trifocal.detection.input_size import COCO_IDS
+from trifocal.detection.onnx_detector import OnnxDetector
 from trifocal.errors import MissingExtra, NotMeasured, OptionError
-from trifocal.evaluation.tasks import detection, detectors, networks
+from trifocal.evaluation.tasks import classification, detection, detectors, networks
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.evaluation.tasks.annotations import GroundTruth
+from trifocal.evaluation.tasks.classification import Classification, read_classes
 from trifocal.evaluation.tasks.detection import Annotations, Detection, protocol_size
-from trifocal.evaluation.tasks.detectors import Found, OnnxDetector, TorchvisionDetector
-from trifocal.evaluation.tasks.task import Classification, Segmentation, read_classes, task_of
+from trifocal.evaluation.tasks.detectors import TorchvisionDetector
+from trifocal.evaluation.tasks.segmentation import Segmentation
+from trifocal.evaluation.tasks.task import create_task
 
 INSTANCES = "instances.json"
 Boxes = Sequence[tuple[float, float, float, float]]
@@ -49,12 +54,12 @@ class Fake:
         self.categories: Sequence[int] | None = COCO_IDS
         self.seen: list[tuple[int, ...]] = []
 
-    def find(self, pixels: np.ndarray) -> Found:
+    def find(self, pixels: np.ndarray) -> DetectorOutput:
         self.seen.append(pixels.shape)
         answer = self.answers[int(pixels[0, 0, 0])]
         boxes = np.array([box for _, _, box in answer], np.float64).reshape(-1, 4)
         labels, scores = [label for label, _, _ in answer], [score for _, score, _ in answer]
-        return Found(boxes, np.array(labels, np.int64), np.array(scores, np.float64), self.outlines)
+        return DetectorOutput(boxes, np.array(labels, np.int64), np.array(scores, np.float64), self.outlines)
 
 
 def item(image: int, box: Sequence[float], category: int = 1, **more: object) -> dict[str, object]:
@@ -155,7 +160,7 @@ def test_the_detector_may_see_a_picture_that_was_resized(coco: str, tmp_path: Pa
     fake = Fake({1: [(1, 0.9, (0, 0, 20, 100))]}, mask)
     task = Detection(fake, Annotations.read(known), short_side=160)
     task.add(picture(1), "a.png")  # not of the protocol's size
-    assert fake.seen == [] and task.notes[-1].startswith("1 picture left out, of another size")
+    assert fake.seen == [] and task.notes[-1].startswith("1 image left out, of another size")
     task.begin()
     task.add(picture(1, 200, 160), "a.png")
     assert fake.seen == [(160, 200, 3)]
@@ -180,10 +185,10 @@ def test_pictures_that_cannot_be_judged_are_left_out(tmp_path: Path) -> None:
         task.add(picture(1), "c.png")
         task.add(picture(1, width=50), "a.png")
     assert task.notes == [
-        "1 picture left out, not in instances.json: c.png.",
-        "1 picture left out, of another size than in instances.json: a.png.",
+        "1 image left out, not in instances.json: c.png.",
+        "1 image left out, of another size than in instances.json: a.png.",
     ]
-    with pytest.raises(OptionError, match="No picture was added that instances.json knows"):
+    with pytest.raises(OptionError, match="No image was added that instances.json lists"):
         task.result()
 
 
@@ -191,18 +196,18 @@ def test_categories_must_be_the_detectors(tmp_path: Path) -> None:
     path = annotations(tmp_path, [])
     path.write_text(path.read_text().replace('"id": 2', '"id": 12'))
     fake = Fake({1: [(12, 0.9, (0, 0, 9, 9)), (0, 0.8, (0, 0, 9, 9))]})
-    with pytest.raises(OptionError, match="a category 12, and the detector knows COCO's ids only"):
+    with pytest.raises(OptionError, match="a category 12; the detector knows the ids of COCO only"):
         Detection(fake, Annotations.read(path))
     fake.categories = None
     task = Detection(fake, Annotations.read(path))
     task.add(picture(1), "a.png")
-    assert task.notes == ["The detector gives labels that are no category of instances.json: [0]."]
+    assert task.notes == ["The detector returns labels that instances.json does not list: [0]."]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [{"id": 1}]}', '{"images": 3}'])
 def test_annotations_in_another_form(text: str, tmp_path: Path) -> None:
     (tmp_path / INSTANCES).write_text(text)
-    with pytest.raises(OptionError, match="is not in COCO's form"):
+    with pytest.raises(OptionError, match="is not in COCO's layout"):
         Annotations.read(tmp_path / INSTANCES)
 
 
@@ -211,8 +216,8 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         monkeypatch.setitem(sys.modules, package, None)
     works: list[Callable[[], object]] = [
         detection.check_installed,
-        lambda: networks.load("segmentation", "fcn_resnet50"),
-        lambda: detectors.detector_of("a.onnx"),
+        lambda: networks.load_torchvision("segmentation", "fcn_resnet50"),
+        lambda: detectors.create_detector("a.onnx"),
     ]
     for work in works:
         with pytest.raises(MissingExtra, match=r'pip install "trifocal\['):
@@ -228,21 +233,23 @@ def test_pictures_are_found_by_path_or_else_by_a_name_that_only_one_has() -> Non
     assert truth.take("images/b.png") == 3 and truth.take("thumbs/b.png") is None
     assert [note.split(",")[1] for note in truth.notes] == [
         " not in x.json: a.png.",
-        " of which x.json cannot tell the folder: thumbs/b.png.",
+        " ambiguous in x.json (which names no folder): thumbs/b.png.",
     ]
     truth.begin()
     assert truth.take("thumbs/b.png") == 3
     for number in range(5):
         truth.take(f"{number}.png")
-    assert truth.notes[0] == "6 pictures left out, not in x.json: a.png, 0.png, 1.png, …"
+    assert truth.notes[0] == "6 images left out, not in x.json: a.png, 0.png, 1.png, …"
 
 
 def test_annotations_of_other_pictures() -> None:
     truth = GroundTruth("x.json", {"a.png": 1})
     truth.check_any(["z.png", "a.png"])
-    with pytest.raises(OptionError, match="other pictures: it names a.png, for instance, and here is z.jpg"):
+    with pytest.raises(
+        OptionError, match="none of these images: it lists e.g. a.png; the folder contains e.g. z.jpg"
+    ):
         truth.check_any(["z.jpg"])
-    with pytest.raises(OptionError, match="says nothing of any picture"):
+    with pytest.raises(OptionError, match="has annotations for no image"):
         GroundTruth("x.json", {})
 
 
@@ -250,7 +257,7 @@ def test_annotations_of_other_pictures() -> None:
 
 
 def picodet_outputs(side: int = 64) -> list[np.ndarray]:
-    cells = [(-(-side // stride)) ** 2 for stride in detectors.STRIDES]
+    cells = [(-(-side // stride)) ** 2 for stride in picodet.STRIDES]
     scores = [np.zeros((1, count, 80), np.float32) for count in cells]
     return scores + [np.zeros((1, count, 32), np.float32) for count in cells]
 
@@ -263,47 +270,46 @@ def test_picodet_by_hand() -> None:
         outputs[4][0, 2 * 8 + 3, 8 * side + bins] = 60
     outputs[3][0, 0, 79] = 0.9  # bins are equally likely: 3.5 strides to each side, which leaves the picture
     outputs[1][0, 0, 11] = 0.024  # too little
-    found = detectors.decode_picodet(outputs, width=128, height=32)
+    found = picodet.decode_picodet(outputs, width=128, height=32)
     assert found.boxes == pytest.approx(np.array([[0, 0, 128, 32], [39, 1.75, 71, 9.75]]))
     assert found.labels.tolist() == [90, 1]
     assert found.scores == pytest.approx([0.9, 0.5])
-    assert len(detectors.decode_picodet(picodet_outputs(), 128, 32).boxes) == 0
+    assert len(picodet.decode_picodet(picodet_outputs(), 128, 32).boxes) == 0
 
 
 def test_picodet_keeps_the_best_hundred() -> None:
     outputs = picodet_outputs(128)
     outputs[0][0, :, :2] = np.linspace(0.1, 0.9, 256)[:, None]
     outputs[4].reshape(1, 256, 4, 8)[..., 0] = 60  # boxes without extent overlap nothing
-    found = detectors.decode_picodet(outputs, 128, 128)
+    found = picodet.decode_picodet(outputs, 128, 128)
     assert len(found.scores) == 100 and found.scores[0] == pytest.approx(0.9)
     assert (np.diff(found.scores) <= 0).all()
 
 
 def test_picodet_outputs_that_do_not_fit() -> None:
     with pytest.raises(OptionError, match="eight outputs"):
-        detectors.decode_picodet(picodet_outputs()[:7], 64, 64)
+        picodet.decode_picodet(picodet_outputs()[:7], 64, 64)
     outputs = picodet_outputs()
     outputs[4] = outputs[4][:, 1:]
     with pytest.raises(OptionError, match="do not fit"):
-        detectors.decode_picodet(outputs, 64, 64)
+        picodet.decode_picodet(outputs, 64, 64)
 
 
 def test_of_boxes_that_overlap_the_best_stays() -> None:
     boxes = np.array([[0, 0, 10, 5], [0, 0, 10, 9], [0, 0, 10, 10], [0, 0, 10, 10]], np.float64)
-    found = Found(boxes, np.array([1, 1, 1, 2]), np.array([0.3, 0.8, 0.9, 0.5]))
-    assert detectors.suppress(found).tolist() == [2, 3, 0]
-    assert detectors.overlaps(boxes[2], boxes) == pytest.approx([0.5, 0.9, 1, 1])
+    kept = picodet.nms(boxes, np.array([1, 1, 1, 2]), np.array([0.3, 0.8, 0.9, 0.5]))
+    assert kept.tolist() == [2, 3, 0]
 
 
 def test_what_picodet_sees() -> None:
     pixels = np.zeros((10, 20, 3), np.uint8)
     pixels[:] = (10, 120, 250)
-    x = detectors.preprocess(pixels, 8, 6)
+    x = picodet.preprocess(pixels, 8, 6)
     assert x.shape == (1, 3, 6, 8) and x.dtype == np.float32
     expected = [(10 - 123.675) / 58.395, (120 - 116.28) / 57.12, (250 - 103.53) / 57.375]
     assert x[0, :, 2, 5] == pytest.approx(expected)
     ramp = np.broadcast_to(np.arange(0, 240, 2, dtype=np.uint8)[:, None, None], (120, 8, 3))
-    assert (np.diff(detectors.preprocess(ramp, 4, 60)[0, 0, :, 0]) > 0).all()  # rows stay rows
+    assert (np.diff(picodet.preprocess(ramp, 4, 60)[0, 0, :, 0]) > 0).all()  # rows stay rows
 
 
 def test_classes_of_coco_have_gaps() -> None:
@@ -342,7 +348,7 @@ THREE: dict[str, np.ndarray] = {
 
 
 def onnx(monkeypatch: pytest.MonkeyPatch, session: Session) -> OnnxDetector:
-    monkeypatch.setattr(detectors, "session_of", lambda path: session)
+    monkeypatch.setattr(onnx_detector, "open_session", lambda path: session)
     return OnnxDetector("x.onnx")
 
 
@@ -371,17 +377,17 @@ def test_an_onnx_file_that_gives_boxes(
     found = detector.find(picture(51))
     assert session.fed[0].shape == fed and session.fed[0] == pytest.approx(0.2) and not detector.masks
     assert found.labels.tolist() == [18] and found.scores.tolist() == [0.5] and found.boxes.tolist() == [box]
-    with pytest.raises(OptionError, match=r"gave float32 \[1, 4\], int64 \[1\]\."):
-        detectors.decode_boxes([THREE["boxes"], THREE["labels"]], 1, 1)
+    with pytest.raises(OptionError, match=r"returned float32 \[1, 4\], int64 \[1\]\."):
+        onnx_detector.decode_boxes([THREE["boxes"], THREE["labels"]], 1, 1)
 
 
 def test_an_onnx_file_that_is_something_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"this one gives logits \[1, 1000\] tensor\(float\)"):
+    with pytest.raises(OptionError, match=r"this one returns logits \[1, 1000\] tensor\(float\)"):
         onnx(monkeypatch, Session([[1, 3, 64, 64]], {"logits": np.zeros((1, 1000), np.float32)}))
     parts = [SimpleNamespace(name=str(n), shape=[1, "n", 80 if n < 4 else "m"], type="f") for n in range(8)]
-    with pytest.raises(OptionError, match="this one gives 0 "):
-        detectors.is_picodet(parts)
-    with pytest.raises(OptionError, match="should take one picture"):
+    with pytest.raises(OptionError, match="this one returns 0 "):
+        onnx_detector.is_picodet(parts)
+    with pytest.raises(OptionError, match="must take one image"):
         onnx(monkeypatch, Session([[1, 3, 64, 64], [2]], THREE))
     monkeypatch.undo()
     pytest.importorskip("onnxruntime")
@@ -466,11 +472,11 @@ def test_weights_that_are_not_on_this_machine(
     with pytest.raises(
         NotMeasured, match=rf"{model} is not measured.*curl --create-dirs -o .*cache.*\.pth http"
     ):
-        networks.load(kind, model)
-    assert no_weights == [networks.PATIENCE] and socket.getdefaulttimeout() == before
+        networks.load_torchvision(kind, model)
+    assert no_weights == [networks.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() == before
     assert capsys.readouterr().out == ""
-    with pytest.raises(OptionError, match=f"no model resnet1 for {kind}; it has .*{model}"):
-        networks.load(kind, "resnet1")
+    with pytest.raises(OptionError, match=f"no {kind} model 'resnet1'; it has: .*{model}"):
+        networks.load_torchvision(kind, "resnet1")
 
 
 def test_a_damaged_download_is_no_weights_but_other_failures_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,9 +488,9 @@ def test_a_damaged_download_is_no_weights_but_other_failures_stay(monkeypatch: p
 
     monkeypatch.setattr(models, "get_model", fail)
     with pytest.raises(NotMeasured):
-        networks.load("classification", "resnet18")
+        networks.load_torchvision("classification", "resnet18")
     with pytest.raises(RuntimeError, match="out of memory"):
-        networks.load("classification", "resnet18")
+        networks.load_torchvision("classification", "resnet18")
 
 
 # ── regions ──
@@ -503,7 +509,7 @@ def label_map(path: Path, labels: list[list[int]], mode: str = "L") -> Path:
 def test_intersection_over_union_by_hand(mode: str, tmp_path: Path) -> None:
     """Class 0: one of three pixels, 1: two of three, 2: none of one; the pixel of 255 does not count."""
     label_map(tmp_path / "labels" / "a.png", [[0, 0, 1], [1, 255, 2]], mode)
-    maps = tasks.find_maps(tmp_path / "labels")
+    maps = tasks.find_label_maps(tmp_path / "labels")
     task = Segmentation(lambda pixels: np.array([[0, 1, 1], [1, 2, 0]]), maps)
     task.add(picture(1, 3, 2), "images/a.jpg")
     assert task.columns == ("miou",) and task.result() == pytest.approx({"miou": 1 / 3})
@@ -514,7 +520,7 @@ def test_intersection_over_union_by_hand(mode: str, tmp_path: Path) -> None:
         f" not in {tmp_path / 'labels'}",
         f" of another size than in {tmp_path / 'labels'}",
     ]
-    with pytest.raises(OptionError, match="No picture was added that has a label map"):
+    with pytest.raises(OptionError, match="No image was added that has a label map"):
         task.result()
 
 
@@ -522,7 +528,9 @@ def test_intersection_over_union_is_over_all_pictures_together(tmp_path: Path) -
     for name, labels in (("a", [[0, 0, 0, 0]]), ("b", [[0, 1, 1, 1]])):
         label_map(tmp_path / f"{name}.png", labels)
     answers = {1: [[0, 0, 0, 1]], 2: [[0, 1, 1, 1]]}
-    task = Segmentation(lambda pixels: np.array(answers[int(pixels[0, 0, 0])]), tasks.find_maps(tmp_path))
+    task = Segmentation(
+        lambda pixels: np.array(answers[int(pixels[0, 0, 0])]), tasks.find_label_maps(tmp_path)
+    )
     task.add(picture(1, 4, 1), "a.png")
     task.add(picture(2, 4, 1), "b.png")
     assert task.result() == pytest.approx({"miou": (4 / 5 + 3 / 4) / 2})
@@ -530,11 +538,11 @@ def test_intersection_over_union_is_over_all_pictures_together(tmp_path: Path) -
 
 def test_a_label_map_that_is_none(tmp_path: Path) -> None:
     label_map(tmp_path / "a.png", [[0, 1]], "RGB")
-    task = Segmentation(lambda pixels: np.zeros((1, 2), np.int64), tasks.find_maps(tmp_path))
+    task = Segmentation(lambda pixels: np.zeros((1, 2), np.int64), tasks.find_label_maps(tmp_path))
     with pytest.raises(OptionError, match="its mode is RGB"):
         task.add(picture(1, 2, 1), "a.png")
-    with pytest.raises(OptionError, match="says nothing of any picture"):
-        tasks.find_maps(tmp_path / "nowhere")
+    with pytest.raises(OptionError, match="has annotations for no image"):
+        tasks.find_label_maps(tmp_path / "nowhere")
 
 
 def test_scores_of_regions_are_brought_back_to_the_pictures_size() -> None:
@@ -565,8 +573,8 @@ def test_top1_and_top5_by_hand() -> None:
     assert task.result() == {"top1": 0.5, "top5": 0.75}
     task.begin()
     task.add(picture(1), "f")
-    assert task.notes == ["1 picture left out, not in x.csv: f."]
-    with pytest.raises(OptionError, match="No picture was added that x.csv knows"):
+    assert task.notes == ["1 image left out, not in x.csv: f."]
+    with pytest.raises(OptionError, match="No image was added that x.csv lists"):
         task.result()
 
 
@@ -581,13 +589,13 @@ def test_average_precision_of_several_classes_by_hand() -> None:
     task.begin()
     task.add(picture(1), "b")
     assert np.isnan(task.result()["map"])
-    equal = tasks.average_precision(np.array([0.5, 0.5]), np.array([True, False]))
+    equal = classification.mean_average_precision(np.array([[0.5], [0.5]]), np.array([[True], [False]]))
     assert equal == pytest.approx(0.5)  # whichever stands first
 
 
 def test_a_class_that_the_network_does_not_have() -> None:
     task = Classification(scores_of([[0.1, 0.2]]), GroundTruth("x.json", {"a": 2}))
-    with pytest.raises(OptionError, match="has a as class 2; the network's are 0 to 1"):
+    with pytest.raises(OptionError, match="lists a as class 2; the network has 0 to 1"):
         task.add(picture(0), "a")
 
 
@@ -634,8 +642,12 @@ def test_what_a_detector_finds_itself_is_the_truth(coco: str, tmp_path: Path) ->
     (tmp_path / "broken.png").write_bytes(b"no picture")
     paths = {name: tmp_path / name for name in ("a.png", "b.png", "broken.png")}
     said: list[tuple[float, str]] = []
-    known = Annotations.found_by(fake, paths, lambda fraction, text: said.append((fraction, text)))
-    assert said == [(0, "looking at a.png"), (1 / 3, "looking at b.png"), (2 / 3, "looking at broken.png")]
+    known = Annotations.from_detector(fake, paths, lambda fraction, text: said.append((fraction, text)))
+    assert said == [
+        (0, "detecting objects in a.png"),
+        (1 / 3, "detecting objects in b.png"),
+        (2 / 3, "detecting objects in broken.png"),
+    ]
     assert [item["bbox"] for item in known.objects[0]] == [[10, 10, 20, 40]] and known.objects[1] == []
     task = Detection(fake, known, model="fake")
     assert task.model == "fake-own" and not task.masks
@@ -645,19 +657,19 @@ def test_what_a_detector_finds_itself_is_the_truth(coco: str, tmp_path: Path) ->
         assert task.result()["ap"] == pytest.approx(expected), decoded
     task.add(picture(2), "broken.png")
     assert "broken.png" in task.notes[0]
-    with pytest.raises(OptionError, match=r"finds nothing in these pictures with a score of 0\.5"):
-        Annotations.found_by(fake, {"b.png": tmp_path / "b.png"}, lambda fraction, text: None)
+    with pytest.raises(OptionError, match=r"finds no object in these images with a score of 0\.5"):
+        Annotations.from_detector(fake, {"b.png": tmp_path / "b.png"}, lambda fraction, text: None)
 
 
 def test_labels_of_a_detector_that_does_not_say_which_it_knows(tmp_path: Path) -> None:
     fake = Fake({1: [(7, 0.9, (10, 10, 30, 50)), (9, 0.1, (0, 0, 5, 5))]})
     fake.categories = None
     Image.fromarray(picture(1)).save(tmp_path / "a.png")
-    known = Annotations.found_by(fake, {"a.png": tmp_path / "a.png"}, lambda fraction, text: None)
+    known = Annotations.from_detector(fake, {"a.png": tmp_path / "a.png"}, lambda fraction, text: None)
     assert known.ids == {7, 9}
 
 
-# ── task_of ──
+# ── create_task ──
 
 
 @pytest.fixture
@@ -671,36 +683,36 @@ def folder(tmp_path: Path) -> Path:
 
 def test_each_kind_of_task_finds_its_annotations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(lambda x: torch.zeros(1, 4))
-    monkeypatch.setattr(tasks, "load", lambda kind, name: (model, as_float))
-    monkeypatch.setattr(tasks, "detector_of", lambda name, device: Fake({0: []}))
+    monkeypatch.setattr(tasks, "load_torchvision", lambda kind, name: (model, as_float))
+    monkeypatch.setattr(tasks, "create_detector", lambda name, device: Fake({0: []}))
     monkeypatch.setattr(tasks, "check_installed", lambda: None)
     annotations(folder.parent, [item(0, (0, 0, 9, 9))])
     label_map(folder.parent / "labels" / "a.png", [[0]])
     (folder.parent / "labels.csv").write_text("a.png,1\n")
-    found = [task_of(kind, "any", None, folder) for kind in tasks.KINDS]
+    found = [create_task(kind, "any", None, folder) for kind in tasks.TASKS]
     assert [type(task) for task in found] == [Detection, Segmentation, Classification]
     assert [task.columns for task in found] == [("ap", "ap50", "ap75"), ("miou",), ("top1", "top5")]
     found[2].add(picture(0), "a.png")
     assert found[2].result() == {"top1": 0.0, "top5": 1.0}
-    assert task_of("detection", "any", None, folder / "a.png", short_side=800).columns
-    assert task_of("detection", "any", None, folder.parent).columns  # the pictures are images/a.png here
+    assert create_task("detection", "any", None, folder / "a.png", short_side=800).columns
+    assert create_task("detection", "any", None, folder.parent).columns  # the pictures are images/a.png here
 
 
 def test_annotations_are_named_where_they_cannot_be_found(folder: Path) -> None:
     with pytest.raises(
-        OptionError, match=r"Name the annotations of .*images: beside it is no instances\.json or"
+        OptionError, match=r"Name the annotations of .*images: there is no instances\.json or"
     ):
-        task_of("detection", "any", None, folder)
+        create_task("detection", "any", None, folder)
     place = folder.parent / "annotations"
     place.mkdir()
     for name in ("instances_train.json", "instances_val.json"):
         (place / name).write_text("{}")
-    with pytest.raises(OptionError, match=r"has instances_train\.json, instances_val\.json\."):
-        task_of("detection", "any", None, folder)
+    with pytest.raises(OptionError, match=r"has several \(instances_train\.json, instances_val\.json\)"):
+        create_task("detection", "any", None, folder)
     (place / "instances_train.json").unlink()
     assert tasks.find_annotations("detection", folder) == place / "instances_val.json"
     with pytest.raises(FileNotFoundError):
-        task_of("classification", "any", folder / "no.csv", folder)
+        create_task("classification", "any", folder / "no.csv", folder)
 
 
 def test_what_cannot_be_asked_is_said_before_a_network_is_loaded(
@@ -709,19 +721,21 @@ def test_what_cannot_be_asked_is_said_before_a_network_is_loaded(
     def load(*_: object) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(tasks, "load", load)
-    monkeypatch.setattr(tasks, "detector_of", load)
+    monkeypatch.setattr(tasks, "load_torchvision", load)
+    monkeypatch.setattr(tasks, "create_detector", load)
     monkeypatch.setattr(tasks, "check_installed", lambda: None)
     other = annotations(folder.parent, [], names=["z.jpg"])
-    with pytest.raises(OptionError, match=r"instances\.json is about other pictures: it names z\.jpg"):
-        task_of("detection", "any", other, folder)
     with pytest.raises(
-        OptionError, match="no task poetry; there are detection, segmentation, classification"
+        OptionError, match=r"instances\.json matches none of these images: it lists e\.g\. z\.jpg"
     ):
-        task_of("poetry", "any", None, folder)
+        create_task("detection", "any", other, folder)
+    with pytest.raises(
+        OptionError, match="no task 'poetry'; choose one of: detection, segmentation, classification"
+    ):
+        create_task("poetry", "any", None, folder)
     for kind, side in (("segmentation", None), ("detection", 800)):
-        with pytest.raises(OptionError, match="Annotations own are for detection"):
-            task_of(kind, "any", "own", folder, side)
+        with pytest.raises(OptionError, match="The annotations 'own' are for detection"):
+            create_task(kind, "any", "own", folder, side)
     for kind, model, side in (("segmentation", "x.onnx", None), ("classification", "resnet18", 800)):
         with pytest.raises(OptionError, match=f"are for detection, not for {kind}"):
-            task_of(kind, model, None, folder, side)
+            create_task(kind, model, None, folder, side)

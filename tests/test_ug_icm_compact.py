@@ -16,8 +16,9 @@ from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.codecs.ug_icm_compact import UgIcmCompact
 from trifocal.container import Bitstream
 from trifocal.errors import OptionError, PresetError
-from trifocal.evaluation import read_rows
-from trifocal.evaluation.codecs.candidates import candidate_of, title_of, variants
+from trifocal.evaluation import EvaluateOptions, read_results
+from trifocal.evaluation.codecs.factory import create_candidate
+from trifocal.evaluation.codecs.variant import Variant, expand_variants, parse_variant
 from trifocal.losses.ug_icm import UgIcmObjective
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, check_preference, find
@@ -226,33 +227,37 @@ def test_preferences_are_measured_side_by_side(monkeypatch, tmp_path, codec):
     with_preset(monkeypatch, codec)
     Picture(random_rgb(64, 48)).save(tmp_path / "a.png")
     results = evaluation.evaluate(
-        ["ug-icm-compact", "compact"], tmp_path, tmp_path / "out.csv", (20, 60), preferences=(0, 1)
+        ["ug-icm-compact", "compact"],
+        tmp_path,
+        tmp_path / "out.csv",
+        EvaluateOptions((20, 60), preferences=(0, 1)),
     )
     named = [row.preset for row in results.rows]
     assert named == 2 * ["ug-icm-compact:0"] + 2 * ["ug-icm-compact:1"] + 2 * ["compact"]
     people, machines = results.rows[0], results.rows[2]
     assert people.bytes == machines.bytes and people.values["psnr"] != machines.values["psnr"]
-    assert [row.preset for row in read_rows(tmp_path / "out.csv")] == named
+    assert [row.preset for row in read_results(tmp_path / "out.csv")] == named
 
 
 def test_what_has_no_preference_cannot_be_compared_by_it():
-    with pytest.raises(OptionError, match="no preset to be measured knows any; these do: ug-icm-compact"):
-        variants(["compact"], preferences=(0, 1))
-    with pytest.raises(OptionError, match="from 0, for people"):
-        variants(["ug-icm-compact"], preferences=(0, 3))
-    assert variants(["ug-icm-compact", "avif"], preferences=(0, 0.5, 0)) == [
+    with pytest.raises(OptionError, match="needs a preset whose decoder takes one; .* ug-icm-compact"):
+        expand_variants([Variant("compact")], preferences=(0, 1))
+    with pytest.raises(OptionError, match="0 .people. to 1"):
+        EvaluateOptions(preferences=(0, 3))
+    variants = expand_variants([Variant("ug-icm-compact"), Variant("avif")], preferences=(0, 0.5, 0))
+    assert [variant.name for variant in variants] == [
         "ug-icm-compact:0",
         "ug-icm-compact:0.5",
         "avif",
     ]
-    assert title_of("ug-icm-compact:0.5") == "Trifocal ug-icm-compact, preference 0.5"
+    assert parse_variant("ug-icm-compact:0.5").title == "Trifocal ug-icm-compact, preference 0.5"
     with pytest.raises(PresetError, match="takes no preference"):
-        candidate_of("compact:0.5")
+        create_candidate(parse_variant("compact:0.5"))
 
 
 def test_the_verbs_hand_over_preferences(monkeypatch):
     for verb, place, given in (
-        ("evaluate", "trifocal.evaluation.evaluate", evaluation.Results([], [])),
+        ("evaluate", "trifocal.evaluation.evaluate", evaluation.EvaluationResults([], [])),
         ("compare", "trifocal.evaluation.compare.compare", Path("report/index.html")),
     ):
         recorder = Recorder(given)
@@ -260,7 +265,7 @@ def test_the_verbs_hand_over_preferences(monkeypatch):
         words = ("--preference", "0", "0.5", "1")
         done = run(verb, "ug-icm-compact", "--data", "pictures", *words)
         assert done.exit_code == 0, done.stderr
-        assert recorder.options["preferences"] == [0, 0.5, 1]
+        assert recorder.words[-1].preferences == [0, 0.5, 1]
 
 
 def test_the_file_says_nothing_of_it(codec):

@@ -13,7 +13,7 @@ from conftest import random_rgb
 from PIL import Image
 
 from trifocal.errors import MissingExtra, NotMeasured
-from trifocal.evaluation import METRICS, evaluate, read_rows
+from trifocal.evaluation import METRICS, EvaluateOptions, evaluate, read_results
 from trifocal.evaluation.metrics.per_image import Pair
 
 BEST = {"butteraugli": 0, "cvvdp": 10, "flip": 0}
@@ -113,8 +113,10 @@ def test_the_smallest_image(name: str) -> None:
 
 def test_too_small_an_image_is_noted_in_its_row(tmp_path: Path) -> None:
     Image.fromarray(random_rgb(40, 1)).save(tmp_path / "line.png")
-    evaluate(["webp"], tmp_path, tmp_path / "out.csv", [80], metrics=["psnr", "cvvdp", "flip"])
-    [row] = read_rows(tmp_path / "out.csv")
+    evaluate(
+        ["webp"], tmp_path, tmp_path / "out.csv", EvaluateOptions([80], metrics=["psnr", "cvvdp", "flip"])
+    )
+    [row] = read_results(tmp_path / "out.csv")
     assert row.values["cvvdp"] is None and row.note == "ColorVideoVDP needs 2 pixels a side"
     assert row.values["flip"] is not None
 
@@ -160,7 +162,11 @@ def test_a_run_goes_on_without_the_program(monkeypatch: pytest.MonkeyPatch, tmp_
     said: list[Any] = []
     monkeypatch.setattr("shutil.which", lambda name: None)
     evaluate(
-        ["webp"], tmp_path, tmp_path / "out.csv", [80], metrics=["butteraugli", "flip"], note=said.append
+        ["webp"],
+        tmp_path,
+        tmp_path / "out.csv",
+        EvaluateOptions([80], metrics=["butteraugli", "flip"]),
+        note=said.append,
     )
-    [row] = read_rows(tmp_path / "out.csv")
+    [row] = read_results(tmp_path / "out.csv")
     assert row.values.keys() == {"flip"} and "libjxl-devtools" in said[0]

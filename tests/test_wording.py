@@ -1,4 +1,4 @@
-"""Does the text do anything? Kinds of words, the paired answer by hand, and runs of small presets that read words."""
+"""Does the text do anything? Kinds of words, the paired_difference answer by hand, and runs of small presets that read words."""
 
 import csv
 import json
@@ -27,19 +27,22 @@ from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import NotMeasured, OptionError, PictureError, WeightsError
 from trifocal.evaluation import (
     METRICS,
+    CompareOptions,
+    EvaluateOptions,
+    ImageResult,
     PairedDifference,
-    Row,
     TextEffect,
     compare,
     evaluate,
     memory,
-    paired,
+    paired_difference,
     psnr,
 )
-from trifocal.evaluation.codecs.candidates import PresetCandidate, TextCandidate, worded
+from trifocal.evaluation.codecs.candidates import PresetCandidate, TextCandidate
+from trifocal.evaluation.codecs.variant import TEXT_KINDS, TextKind, Variant, expand_variants, parse_variant
 from trifocal.evaluation.metrics.metric_set import MetricSet
 from trifocal.evaluation.metrics.per_image import Pair
-from trifocal.evaluation.text_ablation import TextKinds, effects_of, interval
+from trifocal.evaluation.text_ablation import TextKinds, bootstrap_interval, text_effects
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
 from trifocal.types import TextEmbedding
@@ -68,33 +71,38 @@ def test_each_kind_of_words() -> None:
     [
         ({"b.png": [DOG]}, "true", "a.png has no caption"),
         ({"b.png": [DOG]}, "mismatched", "a.png has no caption"),
-        ({"a.png": [DOG], "b.png": [DOG]}, "mismatched", "no other picture has another caption"),
+        ({"a.png": [DOG], "b.png": [DOG]}, "mismatched", "no other image has another caption"),
     ],
 )
-def test_words_that_a_picture_has_not(captions: dict[str, list[str]], kind: str, said: str) -> None:
+def test_words_that_a_picture_has_not(captions: dict[str, list[str]], kind: TextKind, said: str) -> None:
     with pytest.raises(OptionError, match=said):
         TextKinds(captions, ["a.png", "b.png"]).text(kind, "a.png")
 
 
 def test_presets_that_take_words_are_measured_once_for_each_kind(room: Path) -> None:
-    assert worded(["early", "jpeg", "plain"], ["true", "none", "true"]) == [
+    def expand(names: Sequence[str], text: Sequence[Any]) -> list[str]:
+        return [variant.name for variant in expand_variants([*map(parse_variant, names)], text)]
+
+    assert expand(["early", "jpeg", "plain"], ["true", "none", "true"]) == [
         "early:true", "early:none", "jpeg", "plain"
     ]  # fmt: skip
-    assert worded(["jpeg"], []) == ["jpeg"]
-    with pytest.raises(OptionError, match="no words of the kind 'wrong'; there are: true, empty, mismatched"):
-        worded(["early"], ["true", "wrong"])
-    with pytest.raises(OptionError, match="no preset to be measured takes any; these do: early, late, taco"):
-        worded(["jpeg", "plain"], ["true"])
+    assert expand(["jpeg"], []) == ["jpeg"]
+    with pytest.raises(OptionError, match="no kind of text 'wrong'; choose from: true, empty, mismatched"):
+        EvaluateOptions(text=["true", "wrong"])  # type: ignore[list-item]
+    with pytest.raises(OptionError, match="needs a preset that reads text; choose one of: early, late, taco"):
+        expand(["jpeg", "plain"], ["true"])
 
 
-# ── the paired answer, by hand ──
+# ── the paired_difference answer, by hand ──
 
 
-def rows_of(codec: str, picture: str, above: float, metric: str = "psnr", factor: float = 1.0) -> list[Row]:
+def rows_of(
+    codec: str, picture: str, above: float, metric: str = "psnr", factor: float = 1.0
+) -> list[ImageResult]:
     """A straight line in log rate, moved up; `textless_bpp` is twice `bpp`, no matter how that may be."""
     rates = [factor * rate for rate in (0.25, 0.5, 1.0)]
     return [
-        Row(
+        ImageResult(
             codec, picture, 8, 8, q, 9, rate, 1, 1, "", "", {metric: 30 + q + above, "textless_bpp": 2 * rate}
         )
         for q, rate in enumerate(rates)
@@ -110,10 +118,10 @@ def test_the_paired_answer_of_two_pictures() -> None:
         *rows_of("p:empty", "a", 0.0),
         *rows_of("p:empty", "only there", 9.0),
     ]
-    found = paired(rows, PSNR, "p:true", "p:empty")
+    found = paired_difference(rows, PSNR, "p:true", "p:empty")
     assert found.mean == pytest.approx(1) and found.pictures == 2
     assert found.low == pytest.approx(0.5) and found.high == pytest.approx(1.5)
-    back = paired(rows, PSNR, "p:empty", "p:true")
+    back = paired_difference(rows, PSNR, "p:empty", "p:true")
     assert back.mean == pytest.approx(-1) and back.high == pytest.approx(-0.5)
 
 
@@ -123,25 +131,25 @@ def test_where_less_is_better_the_sign_turns() -> None:
         for codec, above in (("p:true", 0.2), ("p:empty", 0.0))
         for row in rows_of(codec, "a", above)
     ]
-    assert paired(rows, LPIPS, "p:true", "p:empty") == PairedDifference(pytest.approx(0.2), None, None, 1)  # type: ignore[arg-type]
+    found = paired_difference(rows, LPIPS, "p:true", "p:empty")
+    assert found == PairedDifference(found.mean, None, None, 1) and found.mean == pytest.approx(0.2)
 
 
 def test_the_same_files_are_no_difference() -> None:
     rows = [row for codec in ("p:true", "p:empty") for name in "abc" for row in rows_of(codec, name, 0.0)]
-    effect = TextEffect("p", "psnr", "true", "empty", True, paired(rows, PSNR, "p:true", "p:empty"))
-    assert effect.paired == PairedDifference(0, 0, 0, 3)
-    assert (
-        effect.sentence
-        == "The interval includes zero: no difference of true words from empty words is shown."
+    effect = TextEffect(
+        "p", "psnr", "true", "empty", True, paired_difference(rows, PSNR, "p:true", "p:empty")
     )
+    assert effect.paired == PairedDifference(0, 0, 0, 3)
+    assert effect.sentence == "The interval includes zero: no difference between true text and empty text."
 
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (0.1, 0.3, "The interval excludes zero: true words are better than no words."),
-        (-0.3, -0.1, "The interval excludes zero: true words are worse than no words."),
-        (None, None, "Nothing can be said of true words against no words: fewer than two pictures"),
+        (0.1, 0.3, "The interval excludes zero: true text is better than no text."),
+        (-0.3, -0.1, "The interval excludes zero: true text is worse than no text."),
+        (None, None, "True text and no text cannot be compared: fewer than two images"),
     ],
 )
 def test_what_an_interval_says(low: float | None, high: float | None, said: str) -> None:
@@ -152,34 +160,34 @@ def test_what_an_interval_says(low: float | None, high: float | None, said: str)
 
 def test_pictures_whose_curves_do_not_overlap_are_not_counted() -> None:
     rows = [*rows_of("p:true", "a", 1.0), *rows_of("p:empty", "a", 0.0, factor=100)]
-    assert paired(rows, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
+    assert paired_difference(rows, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
     unknown = [replace(row, values={"psnr": None}) for row in rows]
-    assert paired(unknown, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
+    assert paired_difference(unknown, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
 
 
 def test_bytes_of_words_count_or_not() -> None:
     """The metric rises by 1 as the rate doubles, so what costs twice as much is 1 behind; without words both cost as much."""
     rows = [*rows_of("p:true", "a", 0.0, factor=2), *rows_of("p:empty", "a", 0.0)]
-    assert paired(rows, PSNR, "p:true", "p:empty").mean == pytest.approx(-1)
+    assert paired_difference(rows, PSNR, "p:true", "p:empty").mean == pytest.approx(-1)
     rows = [
         replace(row, values={**row.values, "text_bytes": 5.0 * ("true" in row.preset), "textless_bpp": rate})
         for row, rate in zip(rows, (0.25, 0.5, 1.0) * 2)
     ]
-    assert paired(rows, PSNR, "p:true", "p:empty", counted=False).mean == pytest.approx(0)
-    found = effects_of([*rows, *rows_of("jpeg", "a", 0.0)], [PSNR])
+    assert paired_difference(rows, PSNR, "p:true", "p:empty", counted=False).mean == pytest.approx(0)
+    found = text_effects([*rows, *rows_of("jpeg", "a", 0.0)], [PSNR])
     assert [(e.preset, e.words, e.against, e.counted) for e in found] == [
         ("p", "true", "empty", True), ("p", "true", "empty", False)
     ]  # fmt: skip
-    assert effects_of([row for row in rows if row.quality == 0], [PSNR]) == []
+    assert text_effects([row for row in rows if row.quality == 0], [PSNR]) == []
 
 
 def test_the_interval_of_many_is_that_of_the_normal_distribution() -> None:
     values = np.random.default_rng(0).normal(3, 2, 400)
-    low, high = interval(values)
+    low, high = bootstrap_interval(values)
     error = values.std() / 20
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.08 * error)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.08 * error)
-    assert interval(values) == (low, high)
+    assert bootstrap_interval(values) == (low, high)
 
 
 # ── runs ──
@@ -237,14 +245,16 @@ def annotate(room: Path, boxes: dict[str, tuple[int, list[float]]]) -> None:
 
 
 def test_sent_words_are_counted_both_ways(room: Path) -> None:
-    kinds = ("true", "empty", "mismatched", "none")
     results = evaluate(
-        ["late", "jpeg"], room / "pictures", room / "out.csv", [20, 80], metrics=["psnr"], text=kinds
+        ["late", "jpeg"],
+        room / "pictures",
+        room / "out.csv",
+        EvaluateOptions([20, 80], metrics=["psnr"], text=TEXT_KINDS),
     )
     rows = {row.key: row for row in results.rows}
     assert len(rows) == 3 * 2 * 5
-    file = PresetCandidate("late", CAT).encode(Picture.open(room / "pictures" / "b.png"), 20)
-    bare = PresetCandidate("late").encode(Picture.open(room / "pictures" / "b.png"), 20)
+    file = PresetCandidate(Variant("late"), CAT).encode(Picture.open(room / "pictures" / "b.png"), 20)
+    bare = PresetCandidate(Variant("late")).encode(Picture.open(room / "pictures" / "b.png"), 20)
     assert embedded_text(Bitstream.from_bytes(file)) == CAT
     true, none = (rows[f"late:{kind}", "b.png", 20.0] for kind in ("true", "none"))
     assert true.bytes == len(file) and none.bytes == len(bare)
@@ -273,7 +283,9 @@ def test_sent_words_are_counted_both_ways(room: Path) -> None:
 def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
     room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = evaluate(["early"], room / "pictures", room / "out.csv", [40], metrics=["psnr"], text=["true"])
+    first = evaluate(
+        ["early"], room / "pictures", room / "out.csv", EvaluateOptions([40], metrics=["psnr"], text=["true"])
+    )
     assert all(row.values["text_bytes"] == 0 and row.values["textless_bpp"] == row.bpp for row in first.rows)
     encoded: list[tuple[str, str | None]] = []
     encode = PresetCandidate.encode
@@ -288,18 +300,13 @@ def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
         ["early"],
         room / "pictures",
         room / "out.csv",
-        [40],
-        True,
-        ["psnr"],
-        text=["true", "mismatched"],
+        EvaluateOptions([40], resume=True, metrics=["psnr"], text=["true", "mismatched"]),
         note=said.append,
     )
     assert encoded == [("early:mismatched", text) for text in (CAT, EMU, DOG)]
-    assert again.rows[:3] == evaluation.read_rows(room / "out.csv")[:3] and len(again.rows) == 6
+    assert again.rows[:3] == evaluation.read_results(room / "out.csv")[:3] and len(again.rows) == 6
     assert again.effects == [] and not (room / "out_words.csv").exists()
-    assert said == [
-        "What words change is a difference of curves: measure at two qualities or more to have it."
-    ]
+    assert said == ["The effect of text is a difference between curves: measure at least two qualities."]
 
 
 def test_without_captions_the_other_words_are_measured(room: Path) -> None:
@@ -310,13 +317,11 @@ def test_without_captions_the_other_words_are_measured(room: Path) -> None:
             ["early"],
             room / "pictures",
             room / "o.csv",
-            [40],
-            metrics=["psnr"],
-            text=["true", "empty", "mismatched"],
+            EvaluateOptions([40], metrics=["psnr"], text=["true", "empty", "mismatched"]),
             note=said.append,
         )
-    assert {row.preset for row in evaluation.read_rows(room / "o.csv")} == {"early:empty"}
-    assert len(said) == 3 and all("come from a captions.json" in sentence for sentence in said[1:])
+    assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:empty"}
+    assert len(said) == 3 and all("needs a captions.json" in sentence for sentence in said[1:])
 
 
 def test_a_picture_without_a_caption_is_one_sentence(room: Path) -> None:
@@ -327,13 +332,11 @@ def test_a_picture_without_a_caption_is_one_sentence(room: Path) -> None:
             ["early"],
             room / "pictures",
             room / "o.csv",
-            [20, 40],
-            metrics=["psnr"],
-            text=["true", "mismatched"],
+            EvaluateOptions([20, 40], metrics=["psnr"], text=["true", "mismatched"]),
             note=said.append,
         )
-    assert said == ["b.png has no caption in captions.json, so no true or mismatched words."]
-    rows = evaluation.read_rows(room / "o.csv")
+    assert said == ["b.png has no caption in captions.json, so no true or mismatched text."]
+    rows = evaluation.read_results(room / "o.csv")
     assert len(rows) == 2 * 2 * 2 and {row.picture for row in rows} == {"a.png", "c.png"}
 
 
@@ -348,13 +351,11 @@ def test_a_missing_text_tower_is_said_once(room: Path, monkeypatch: pytest.Monke
             ["early"],
             room / "pictures",
             room / "o.csv",
-            [40],
-            metrics=["psnr"],
-            text=["true", "none"],
+            EvaluateOptions([40], metrics=["psnr"], text=["true", "none"]),
             note=said.append,
         )
     assert said[1:] == ["early:true: The tower is not here."]
-    assert {row.preset for row in evaluation.read_rows(room / "o.csv")} == {"early:none"}
+    assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:none"}
 
 
 def test_what_words_name_gets_better_and_the_rest_pays(room: Path) -> None:
@@ -366,11 +367,14 @@ def test_what_words_name_gets_better_and_the_rest_pays(room: Path) -> None:
     annotate(room, {"a.png": (18, left), "b.png": (17, left), "c.png": (16, left)})
     metrics = ["psnr-named", "psnr-rest"]
     results = evaluate(
-        ["taco"], room / "pictures", room / "o.csv", [20, 50, 80], metrics=metrics, text=["true", "empty"]
+        ["taco"],
+        room / "pictures",
+        room / "o.csv",
+        EvaluateOptions([20, 50, 80], metrics=metrics, text=["true", "empty"]),
     )
     named, rest = (next(e for e in results.effects if e.metric == metric) for metric in metrics)
-    assert named.paired.low is not None and named.paired.low > 0 and "are better than" in named.sentence
-    assert rest.paired.high is not None and rest.paired.high < 0 and "are worse than" in rest.sentence
+    assert named.paired.low is not None and named.paired.low > 0 and "is better than" in named.sentence
+    assert rest.paired.high is not None and rest.paired.high < 0 and "is worse than" in rest.sentence
 
 
 # ── metrics ──
@@ -394,27 +398,35 @@ def test_psnr_of_what_is_named_by_hand() -> None:
 def test_boxes_are_those_of_the_first_caption_at_the_size_of_the_picture(room: Path) -> None:
     annotate(room, {"a.png": (18, [24, 16, 24, 16]), "b.png": (3, [0, 0, 9, 9])})
     said: list[str] = []
-    gauge = MetricSet(["psnr-named"], None, room / "pictures", said.append)
-    assert gauge.instances is not None and not said
-    mask = gauge.named(gauge.instances, "a.png", 64, 96)
+    metrics = MetricSet(["psnr-named"], None, room / "pictures", said.append)
+    assert metrics.instances is not None and not said
+    mask = metrics._named(metrics.instances, "a.png", 64, 96)
     assert mask is not None and mask.sum() == 24 * 16 and mask[16:32, 24:48].all()
-    twice = gauge.named(gauge.instances, "a.png", 128, 192)
+    twice = metrics._named(metrics.instances, "a.png", 128, 192)
     assert twice is not None and twice.sum() == 4 * 24 * 16 and twice[32:64, 48:96].all()
-    assert gauge.named(gauge.instances, "b.png", 64, 96) is None, "its caption names a cat and a bed, no car"
-    assert gauge.named(gauge.instances, "c.png", 64, 96) is None, "instances.json has no such picture"
-    row = evaluate(["jpeg"], room / "pictures", room / "o.csv", [50], metrics=["psnr-named"]).rows[1]
+    assert metrics._named(metrics.instances, "b.png", 64, 96) is None, (
+        "its caption names a cat and a bed, no car"
+    )
+    assert metrics._named(metrics.instances, "c.png", 64, 96) is None, "instances.json has no such picture"
+    row = evaluate(
+        ["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"])
+    ).rows[1]
     assert row.values["psnr_named"] is None and "a box of something that the caption names" in row.note
 
 
 def test_without_boxes_what_is_named_is_not_measured(room: Path) -> None:
     said: list[str] = []
     rows = evaluate(
-        ["jpeg"], room / "pictures", room / "o.csv", [50], metrics=["psnr-named", "psnr"], note=said.append
+        ["jpeg"],
+        room / "pictures",
+        room / "o.csv",
+        EvaluateOptions([50], metrics=["psnr-named", "psnr"]),
+        note=said.append,
     ).rows
     assert rows[0].values.keys() == {"psnr"} and "there is no instances.json in" in said[0]
     (room / "instances.json").write_text("[]")
-    with pytest.raises(OptionError, match="not in COCO's form"):
-        evaluate(["jpeg"], room / "pictures", room / "o.csv", [50], metrics=["psnr-named"])
+    with pytest.raises(OptionError, match="not in COCO's layout"):
+        evaluate(["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"]))
 
 
 def test_the_distance_in_the_tower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -436,18 +448,19 @@ def test_the_distance_in_the_tower(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_the_report_says_what_words_change(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
-    monkeypatch.setattr("trifocal.evaluation.compare.peak_of", lambda *words: asked.append(words[:4]))
+    monkeypatch.setattr(
+        "trifocal.evaluation.report.measurements.peak_memory",
+        lambda variant, *more: asked.append((variant.codec, *more)),
+    )
     page = compare.compare(
         ["late", "jpeg"],
         room / "pictures",
         room / "report",
-        [20, 80],
-        metrics=["psnr"],
-        text=["true", "none"],
+        CompareOptions([20, 80], metrics=["psnr"], text=["true", "none"]),
     )
     text = page.read_text("utf-8")
     assert '<section id="words">' in text and "95 % interval" in text
-    assert "true words" in text and ">left out<" in text and ">counted<" in text
+    assert "true text" in text and ">not counted<" in text and ">counted<" in text
     assert asked == [
         ("late", room / "pictures" / "a.png", 50, DOG),
         ("late", room / "pictures" / "a.png", 50, None),
@@ -484,24 +497,24 @@ def test_the_peak_memory_is_that_of_a_preset_with_its_words(
 def test_the_command_line_hands_the_kinds_over_and_prints_the_effects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    row = Row("p:true", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25})
+    row = ImageResult("p:true", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25})
     effects = [
         TextEffect("p", "psnr", "true", "empty", True, PairedDifference(0.25, 0.125, 0.5, 7)),
         TextEffect("p", "psnr", "true", "none", True, PairedDifference(None, None, None, 0)),
     ]
-    asked = Recorder(evaluation.Results([row], evaluation.means([row]), effects))
+    asked = Recorder(evaluation.EvaluationResults([row], evaluation.mean_results([row]), effects))
     monkeypatch.setattr("trifocal.evaluation.evaluate", asked)
     result = run("evaluate", "p", "--data", "pictures", "--text", "true", "empty", "--text", "none")
-    assert result.exit_code == 0 and asked.options["text"] == ["true", "empty", "none"]
+    assert result.exit_code == 0 and asked.words[-1].text == ["true", "empty", "none"]
     assert "+0.125 to +0.5 *" in result.stdout and "+0.25" in result.stdout
     page = Recorder(Path("report/index.html"))
     monkeypatch.setattr("trifocal.evaluation.compare.compare", page)
     assert run("compare", "p", "jpeg", "--data", "pictures", "--text", "true", "empty").exit_code == 0
-    assert ["true", "empty"] in page.words
+    assert page.words[-1].text == ["true", "empty"]
 
 
 def test_a_worded_subject_is_no_subject_until_it_has_a_picture(room: Path) -> None:
-    subject = TextCandidate("early:true", TextKinds({"a.png": (DOG,)}, ["a.png"]))
-    told = subject.for_picture("a.png")
+    subject = TextCandidate(parse_variant("early:true"), TextKinds({"a.png": (DOG,)}, ["a.png"]))
+    told = subject.for_image("a.png")
     assert (told.name, told.text, told.weights) == ("early:true", DOG, subject.weights)
-    assert not told.sends and not hasattr(subject, "encode")
+    assert not told.loaded.sends_text and not hasattr(subject, "encode")

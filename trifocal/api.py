@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from trifocal import presets
 from trifocal.codecs.mask import Mask
-from trifocal.codecs.rate_control import Rate
+from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Header, Tag
 from trifocal.container.bitstream import FileInput, as_bitstream
 from trifocal.container.fields import MAGIC
@@ -120,14 +120,21 @@ class Encoder:
         *,
         text: str | None = None,
         rate: Rate | None = None,
+        base: BaseLayerOptions | None = None,
         progress: Progress | None = None,
         notify: Notify | None = None,
     ) -> Bitstream:
-        """Encode what `read` gave. `text` and `rate` replace those of the options."""
+        """Encode what `read` gave. `text`, `rate` and `base` replace those of the options."""
         options = self.options
         condition, layers = self.conditioning(options.text if text is None else text, notify)
         return self.codec.encode_picture(
-            picture, rate or options.rate, options.base, condition, layers, progress, mask=options.mask
+            picture,
+            rate or options.rate,
+            base or options.base,
+            condition,
+            layers,
+            progress,
+            mask=options.mask,
         )
 
 

@@ -24,7 +24,7 @@ from trifocal.cli.paths import Job, printable
 from trifocal.errors import TrifocalError
 
 if TYPE_CHECKING:
-    from trifocal.evaluation import Mean
+    from trifocal.evaluation import MeanResult
 
 BAR_DELAY = 2.0  # seconds of one image's work before a bar appears
 LOG_INTERVAL = 60.0  # seconds between lines where stderr is no terminal
@@ -39,7 +39,7 @@ def sentence(error: Exception) -> str:
     return str(error)
 
 
-def means_table(means: Sequence["Mean"]) -> Table:
+def means_table(means: Sequence["MeanResult"]) -> Table:
     """A row for each codec and quality."""
     columns = list(dict.fromkeys(column for mean in means for column in mean.values))
     short = [column.partition(":")[0] for column in columns]

@@ -150,7 +150,7 @@ Metrics = Annotated[
     ),
 ]
 Text = Annotated[
-    list[str] | None,
+    list[Any] | None,
     typer.Option(
         metavar="KIND...",
         help="Text ablation for presets that take text: the captions of captions.json next to the images (true), an empty text "
@@ -247,24 +247,24 @@ def evaluate(
     use_threads(threads)
     terminal = console.Console()
     with console.reporting(terminal) as report:
-        evaluation.labelled(presets, device)  # raises before a task loads its detector
-        measured_task = (
-            evaluation.task_of(task, detector, annotations, data, short_side, report=report) if task else None
+        evaluation.load_custom_weights(presets, device)  # before a task loads its detector
+        measured = (
+            evaluation.create_task(task, detector, annotations, data, short_side, report=report)
+            if task
+            else None
         )
-        results = evaluation.evaluate(
-            presets,
-            data,
-            out,
-            qualities,
-            resume,
-            metrics or evaluation.DEFAULT_METRICS,
-            measured_task,
+        options = evaluation.EvaluateOptions(
+            qualities=qualities,
+            metrics=metrics or evaluation.DEFAULT_METRICS,
+            task=measured,
             text=text or (),
-            progress=lambda fraction: report(fraction, ""),
-            note=terminal.note,
             layers=layers,
             preferences=preference or (),
             device=device,
+            resume=resume,
+        )
+        results = evaluation.evaluate(
+            presets, data, out, options, progress=lambda fraction: report(fraction, ""), note=terminal.note
         )
     terminal.out.print(console.means_table(results.means))
     if results.effects:
@@ -313,7 +313,7 @@ def compare(
     """
     check_task(task, detector, annotations, short_side)
     from trifocal.cli import console
-    from trifocal.evaluation import DEFAULT_METRICS, labelled, task_of
+    from trifocal.evaluation import DEFAULT_METRICS, CompareOptions, create_task, load_custom_weights
     from trifocal.evaluation.compare import compare
 
     if not resume:
@@ -321,26 +321,22 @@ def compare(
     use_threads(threads)
     terminal = console.Console()
     with console.reporting(terminal) as report:
-        labelled(subjects, device)  # raises before a task loads its detector
-        measured_task = (
-            task_of(task, detector, annotations, data, short_side, report=report) if task else None
-        )
-        page = compare(
-            subjects,
-            data,
-            out,
-            qualities,
-            resume,
-            metrics or DEFAULT_METRICS,
-            measured_task,
-            text or (),
-            published or (),
-            progress=lambda fraction: report(fraction, ""),
-            note=terminal.note,
+        load_custom_weights(subjects, device)  # before a task loads its detector
+        measured = create_task(task, detector, annotations, data, short_side, report=report) if task else None
+        options = CompareOptions(
+            qualities=qualities,
+            metrics=metrics or DEFAULT_METRICS,
+            task=measured,
+            text=text or (),
             layers=layers,
             preferences=preference or (),
             device=device,
-            crop=crop or (),
+            resume=resume,
+            crops=crop or (),
+            published=published or (),
+        )
+        page = compare(
+            subjects, data, out, options, progress=lambda fraction: report(fraction, ""), note=terminal.note
         )
     terminal.say(str(page))
 

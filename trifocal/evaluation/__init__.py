@@ -1,54 +1,77 @@
-"""Measuring: bytes counted from files, metrics that the field trusts, curves against named anchors."""
+"""Measure codecs on real files: metrics, machine tasks, rate–distortion curves and reports."""
 
 from trifocal.evaluation.codecs.candidates import Candidate
-from trifocal.evaluation.codecs.custom_weights import labelled
+from trifocal.evaluation.codecs.factory import load_custom_weights
 from trifocal.evaluation.codecs.pillow_codecs import PillowCodec, pillow_codecs
-from trifocal.evaluation.evaluate import DEFAULT_METRICS, Results, evaluate
-from trifocal.evaluation.metrics.distribution import SETS
-from trifocal.evaluation.metrics.per_image import METRICS, Metric, metric_of, ms_ssim, psnr, ssimulacra2
-from trifocal.evaluation.report.compressai_json import published_curves, read_results, write_results
-from trifocal.evaluation.report.curves import Curve, Delta, anchors, bd_metric, bd_rate, bd_rate_by, rate_at
-from trifocal.evaluation.report.results_table import Mean, Row, means, read_means, read_rows, write_means
-from trifocal.evaluation.tasks.confidence import APWithError, certainty
-from trifocal.evaluation.tasks.task import Task, task_of
-from trifocal.evaluation.text_ablation import PairedDifference, TextEffect, paired
+from trifocal.evaluation.codecs.variant import Variant, parse_variant
+from trifocal.evaluation.evaluate import EvaluationResults, evaluate
+from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS
+from trifocal.evaluation.metrics.pair import Pair
+from trifocal.evaluation.metrics.per_image import METRICS, Metric, find_metric, ms_ssim, psnr, ssimulacra2
+from trifocal.evaluation.options import DEFAULT_METRICS, CompareOptions, EvaluateOptions
+from trifocal.evaluation.report.compressai_json import published_curves, read_compressai, write_compressai
+from trifocal.evaluation.report.curves import (
+    BjontegaardDelta,
+    Curve,
+    anchors,
+    bd_metric,
+    bd_rate,
+    bd_rate_by,
+    rate_at,
+)
+from trifocal.evaluation.report.results_table import (
+    ImageResult,
+    MeanResult,
+    mean_results,
+    read_means,
+    read_results,
+    write_means,
+)
+from trifocal.evaluation.tasks.confidence import APWithError, ap_with_errors
+from trifocal.evaluation.tasks.task import Task, create_task
+from trifocal.evaluation.text_ablation import PairedDifference, TextEffect, paired_difference
 
 __all__ = [
     "DEFAULT_METRICS",
+    "DISTRIBUTION_METRICS",
     "METRICS",
-    "SETS",
     "APWithError",
+    "BjontegaardDelta",
     "Candidate",
+    "CompareOptions",
     "Curve",
-    "Delta",
-    "Mean",
+    "EvaluateOptions",
+    "EvaluationResults",
+    "ImageResult",
+    "MeanResult",
     "Metric",
+    "Pair",
     "PairedDifference",
     "PillowCodec",
-    "Results",
-    "Row",
     "Task",
     "TextEffect",
+    "Variant",
     "anchors",
+    "ap_with_errors",
     "bd_metric",
     "bd_rate",
     "bd_rate_by",
-    "certainty",
+    "create_task",
     "evaluate",
-    "labelled",
-    "means",
-    "metric_of",
+    "find_metric",
+    "load_custom_weights",
+    "mean_results",
     "ms_ssim",
-    "paired",
+    "paired_difference",
+    "parse_variant",
     "pillow_codecs",
     "psnr",
     "published_curves",
     "rate_at",
+    "read_compressai",
     "read_means",
     "read_results",
-    "read_rows",
     "ssimulacra2",
-    "task_of",
+    "write_compressai",
     "write_means",
-    "write_results",
 ]

@@ -1,4 +1,6 @@
-"""Every number from real files: a picture is coded to a file, the file is read back, decoded and compared."""
+"""Measure codecs on real files: encode each image, write the file, read it back, decode it and compare."""
+
+from __future__ import annotations
 
 import os
 import tempfile
@@ -12,362 +14,333 @@ from trifocal.errors import OptionError, PictureError, TrifocalError
 from trifocal.evaluation.codecs.candidates import (
     Candidate,
     TextCandidate,
-    candidate_of,
-    decoded_image_of,
-    for_picture,
+    candidate_for,
+    decoded_image,
     text_bytes,
-    variants,
 )
-from trifocal.evaluation.codecs.custom_weights import BUNDLED, Models, labelled
+from trifocal.evaluation.codecs.factory import create_candidate, load_custom_weights
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
-from trifocal.evaluation.metrics.metric_set import DecodedImage, MetricSet, Whole
+from trifocal.evaluation.codecs.variant import Variant, expand_variants
+from trifocal.evaluation.metrics.metric_set import DatasetMetric, DecodedImage, MetricSet
+from trifocal.evaluation.options import EvaluateOptions
 from trifocal.evaluation.report.results_table import (
-    Mean,
-    Row,
-    Table,
-    means,
+    ImageResult,
+    MeanResult,
+    ResultsFile,
+    mean_results,
     read_means,
-    summary_of,
+    summary_path,
     write_means,
 )
-from trifocal.evaluation.tasks.annotations import name_of
-from trifocal.evaluation.tasks.task import Task
+from trifocal.evaluation.tasks.annotations import relative_name
 from trifocal.evaluation.text_ablation import (
     TEXT_BYTES,
     TEXTLESS_BPP,
     TextEffect,
     TextKinds,
-    effects_of,
+    text_effects,
     write_effects,
 )
 from trifocal.pictures import Picture, list_pictures
-from trifocal.presets import Preset
+from trifocal.preset_table import Preset
 
-__all__ = ["DEFAULT_METRICS", "QUALITIES", "Results", "evaluate"]
+__all__ = ["EvaluationResults", "evaluate"]
 
-QUALITIES = (10.0, 30.0, 50.0, 70.0, 90.0)
-DEFAULT_METRICS = ("psnr", "ms-ssim")
+ALPHA_NOTE = "alpha is coded, not compared"
 Result = TypeVar("Result")
-CLEAR = "alpha is coded, not compared"
 
 
 @dataclass(frozen=True)
-class Results:
-    """What was asked for, old and new: a row per picture and quality, and their means with what looks at whole sets.
+class EvaluationResults:
+    """The results of what was asked for, new and resumed.
 
-    `effects` say what words change, where several kinds of them were measured.
+    Attributes:
+        rows: one per candidate, image and quality.
+        means: over the images, with metrics of the whole set.
+        effects: of the kinds of text, if several were measured.
     """
 
-    rows: list[Row]
-    means: list[Mean]
+    rows: list[ImageResult]
+    means: list[MeanResult]
     effects: list[TextEffect] = field(default_factory=list)
 
 
 def evaluate(
-    presets: Sequence[str | Candidate | Preset],
+    candidates: Sequence[str | Preset | Candidate],
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    qualities: Sequence[float] | Mapping[str, Sequence[float]] = QUALITIES,
-    resume: bool = False,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    task: Task | None = None,
-    text: Sequence[str] = (),
+    options: EvaluateOptions | None = None,
+    *,
     progress: Callable[[float], None] | None = None,
     note: Callable[[str], None] | None = None,
-    layers: str | None = None,
-    preferences: Sequence[float] = (),
-    device: str = "cpu",
-) -> Results:
-    """Measures each preset (or rival: avif, webp, jpeg ...) on each picture of the folder `data` at each quality.
+) -> EvaluationResults:
+    """Measure each candidate on each image of a folder at each quality.
 
-    "LABEL=PRESET:WEIGHTS" measures a preset with the weights of a .safetensors file, and rows have the label for its name.
-    Presets run on `device`, torch's name of it.
+    A candidate that fails does not stop the others.
 
-    `qualities` are the same for all, or are said for each by its name, as rows have it.
+    Args:
+        candidates: presets, formats (avif, webp, jpeg ...), their variants, and LABEL=PRESET:WEIGHTS for a preset
+            with the weights of a .safetensors file; see `codecs.variant`. Or objects with the interface `Candidate`.
+        data: the folder of the images.
+        out: the CSV file of the rows. Means are written to the file whose name ends in _summary.csv, and the effects
+            of several kinds of text to the one that ends in _words.csv.
+        options: what to measure; None for the defaults.
+        progress: called with the fraction done, 0..1.
+        note: called with a sentence for each failure, and for each metric or image that was left out.
 
-    Rows are appended to the CSV file `out` as they come, and the means go into the file beside it whose name ends in
-    _summary.csv. With `resume`, rows that are there are kept, unless the preset's weights have changed since.
-    `metrics` are names of METRICS and SETS; what cannot be measured on this machine is left out and said. A `task` (see
-    `task_of`) is measured too, and also on the pictures themselves, as PNG files at quality 100.
-
-    `text` are kinds of words (see `TextKinds`): a preset that takes words is measured with each of them, as preset:kind; a
-    decoder's words are sent and counted. Of several kinds and qualities the `TextEffect`s go into a file that ends in _words.csv.
-
-    With `layers` "base", presets with layers are measured by their base layer alone, as preset:base, at base qualities; more
-    such names are in `layering`. With `preferences`, those whose decoder knows one are measured with each, as preset:0.5.
-
-    `progress` is called with the fraction done, 0..1, `note` with a sentence for each thing that failed or was left out. What
-    fails does not stop the rest; PictureError is raised in the end, with those sentences where there is no `note`. Raises
-    OptionError, and for labels PresetError and WeightsError, before anything is done.
+    Raises:
+        OptionError, PresetError, WeightsError: for options and custom weights, before anything is measured.
+        PictureError: at the end, if something failed.
     """
-    named, models = labelled(presets, device)
-    chosen = variants(named, text, layers, preferences, models)
-    subjects = list(dict.fromkeys([*chosen, *([LOSSLESS] if task is not None else [])]))
-    names = list_pictures([data], recursive=True)
-    points = points_of(subjects, qualities)
-    check_request(presets, names, data, points)
-    gauge = MetricSet(metrics, task, data, note or (lambda sentence: None), counts_text=bool(text))
-    run = Run(Path(data), names, points, gauge, Path(out), resume, models)
-    if len(set(text)) > 1 and max(map(len, points.values())) == 1:
-        run.remark(
-            "What words change is a difference of curves: measure at two qualities or more to have it."
-        )
-    for number, subject in enumerate(subjects):
-        for fraction in run.subject(subject):
+    options = options or EvaluateOptions()
+    variants = expand_variants(
+        load_custom_weights(candidates, options.device), options.text, options.layers, options.preferences
+    )
+    if options.task is not None and candidates:
+        variants.append(Variant(LOSSLESS))
+    by_name: dict[str, Variant | Candidate] = {}
+    for variant in variants:
+        by_name.setdefault(variant.name, variant)
+    chosen = list(by_name.values())
+    points = options.points(by_name)
+    images = list_pictures([data], recursive=True)
+    if not images:
+        raise OptionError(f"There is no image in the folder {data}.")
+    notify = note or (lambda sentence: None)
+    has_text = any(isinstance(variant, Variant) and variant.text is not None for variant in chosen)
+    metrics = MetricSet(options.metrics, options.task, data, notify, counts_text=has_text)
+    run = EvaluationRun(Path(data), images, points, metrics, Path(out), options.resume)
+    if len(set(options.text)) > 1 and max(map(len, points.values())) == 1:
+        run.remark("The effect of text is a difference between curves: measure at least two qualities.")
+    for number, candidate in enumerate(chosen):
+        for fraction in run.measure(candidate):
             if progress is not None:
-                progress((number + fraction) / len(subjects))
+                progress((number + fraction) / len(chosen))
     results = run.results()
     if run.failures:
-        said = run.failures if note is None else [f"{len(run.failures)} failed."]
-        raise PictureError(f"{' '.join(said)} All other rows are in {out}.")
+        failures = run.failures if note is None else [f"{len(run.failures)} failed."]
+        raise PictureError(f"{' '.join(failures)} All other rows are in {out}.")
     return results
 
 
-def points_of(
-    subjects: Sequence[str | Candidate], qualities: Sequence[float] | Mapping[str, Sequence[float]]
-) -> dict[str, list[float]]:
-    """The qualities of each subject by its name, rising. Raises OptionError where none are said of one."""
-    points = {}
-    for name in (subject if isinstance(subject, str) else subject.name for subject in subjects):
-        said = qualities.get(name, ()) if isinstance(qualities, Mapping) else qualities
-        points[name] = [100.0] if name == LOSSLESS else sorted(set(map(float, said)))
-    return points
+class EvaluationRun:
+    """The state of one call of `evaluate`.
 
-
-def check_request(
-    presets: Sequence[object],
-    names: Sequence[Path],
-    data: object,
-    points: Mapping[str, Sequence[float]],
-) -> None:
-    bare = [name for name, qualities in points.items() if not qualities]
-    if not presets or bare:
-        whom = f" for {bare[0]}" if bare else ""
-        raise OptionError(f"Name at least one preset, and at least one quality to measure{whom}.")
-    if not names:
-        raise OptionError(f"There is no picture in the folder {data}.")
-    wrong = [quality for qualities in points.values() for quality in qualities if not 0 <= quality <= 100]
-    if wrong:
-        raise OptionError(f"A quality is 0 to 100, not {wrong[0]:g}.")
-
-
-class Run:
-    """One call of `evaluate`: what it was asked, and what became of it."""
+    Args:
+        root: the folder of the images.
+        images: their paths.
+        points: the qualities of each candidate by its name.
+        metrics: the loaded metrics.
+        out: the CSV file.
+        resume: whether to keep its rows.
+    """
 
     def __init__(
         self,
         root: Path,
-        names: Sequence[Path],
+        images: Sequence[Path],
         points: Mapping[str, Sequence[float]],
-        gauge: MetricSet,
+        metrics: MetricSet,
         out: Path,
         resume: bool,
-        models: Models = BUNDLED,
     ) -> None:
-        self.root, self.names, self.points, self.gauge = root, names, points, gauge
-        self.models = models
-        self.wording = (
-            TextKinds(gauge.captions, [name_of(path, root) for path in names]) if gauge.counts_text else None
-        )
-        self.table = Table(out, resume, gauge.columns)
-        self.summary = summary_of(out)
-        self.words = out.with_name(f"{out.stem}_words.csv")
+        self.root, self.images, self.points, self.metrics = root, images, points, metrics
+        self.texts = TextKinds(metrics.captions, [relative_name(path, root) for path in images])
+        self.file = ResultsFile(out, resume, metrics.columns)
+        self.summary = summary_path(out)
+        self.effects_file = out.with_name(f"{out.stem}_words.csv")
         self.old_means = read_means(self.summary) if resume and self.summary.exists() else []
-        self.rows: list[Row] = []
-        self.of_all: dict[tuple[str, float], dict[str, float | None]] = {}
+        self.rows: list[ImageResult] = []
+        self.dataset_values: dict[tuple[str, float], dict[str, float | None]] = {}
         self.failures: list[str] = []
         self.remarks: list[str] = []
 
     def remark(self, sentence: str) -> None:
-        """Says it once."""
+        """Report a sentence once."""
         if sentence not in self.remarks:
             self.remarks.append(sentence)
-            self.gauge.note(sentence)
+            self.metrics.note(sentence)
 
-    def fail(self, sentence: str) -> None:
-        if sentence not in self.failures:
-            self.failures.append(sentence)
-            self.remark(sentence)
-
-    def subject(self, named: str | Candidate) -> Iterator[float]:
-        """Measures one subject, and gives the fraction done after each picture."""
-        subject = (
-            self.attempt(named, candidate_of, named, self.wording, self.models)
-            if isinstance(named, str)
-            else named
+    def measure(self, chosen: Variant | Candidate) -> Iterator[float]:
+        """Measure one candidate; yields the fraction done after each image."""
+        candidate = (
+            self._attempt(chosen.name, create_candidate, chosen, self.texts)
+            if isinstance(chosen, Variant)
+            else chosen
         )
-        if subject is None:
+        if candidate is None:
             yield 1.0
             return
-        known = self.known(subject)
-        qualities = self.points[subject.name]
-        total = len(qualities) * len(self.names)
+        known = self._known_rows(candidate)
+        qualities = self.points[candidate.name]
+        total = len(qualities) * len(self.images)
         with tempfile.TemporaryDirectory(prefix="trifocal-") as folder:
             for place, quality in enumerate(qualities):
-                wholes = self.wholes_to_measure(subject, quality, known)
-                for number, path in enumerate(self.names, start=place * len(self.names) + 1):
-                    self.picture(subject, path, quality, known, wholes, Path(folder) / "file")
+                pending = self._pending_metrics(candidate, quality, known)
+                for number, path in enumerate(self.images, start=place * len(self.images) + 1):
+                    self._measure_image(candidate, path, quality, known, pending, Path(folder) / "file")
                     yield number / total
-                for whole in wholes:
-                    values = self.attempt(f"{subject.name}, quality {quality:g}", whole.result)
-                    self.of_all.setdefault((subject.name, quality), {}).update(values or {})
-                    for sentence in whole.notes():
+                for metric in pending:
+                    values = self._attempt(f"{candidate.name}, quality {quality:g}", metric.result)
+                    self.dataset_values.setdefault((candidate.name, quality), {}).update(values or {})
+                    for sentence in metric.notes():
                         self.remark(sentence)
-                if wholes:
-                    self.keep_means()
+                if pending:
+                    self._write_means()
 
-    def known(self, subject: Candidate | TextCandidate) -> dict[tuple[str, float], Row]:
-        """Rows of this subject that are there already and that its present weights would give again."""
-        mine = [row for row in self.table.rows if row.preset == subject.name]
-        stale = [row for row in mine if row.weights != subject.weights]
+    def results(self) -> EvaluationResults:
+        """Write and return the means, and the effects of text."""
+        means = self._means()
+        if means:
+            write_means(self.summary, means)
+        effects = text_effects(self.rows, list(self.metrics.per_image))
+        if effects:
+            write_effects(self.effects_file, effects)
+        return EvaluationResults(self.rows, means, effects)
+
+    def _known_rows(self, candidate: Candidate | TextCandidate) -> dict[tuple[str, float], ImageResult]:
+        """The rows of this candidate that the file already has with the same weights and all metrics."""
+        rows = [row for row in self.file.rows if row.preset == candidate.name]
+        stale = [row for row in rows if row.weights != candidate.weights]
         if stale:
-            self.gauge.note(
-                f"{subject.name} has other weights than {len(stale)} rows were measured with; they go."
-            )
-        partial = [row for row in mine if row not in stale and not self.gauge.is_whole(row)]
+            self.metrics.note(f"{len(stale)} rows of {candidate.name} are dropped: they have other weights.")
+        partial = [row for row in rows if row not in stale and not self.metrics.is_complete(row)]
         if stale or partial:
-            self.table.drop([*stale, *partial])
-        return {(row.picture, row.quality): row for row in mine if row in self.table.rows}
+            self.file.drop([*stale, *partial])
+        return {(row.picture, row.quality): row for row in rows if row in self.file.rows}
 
-    def wholes_to_measure(
-        self, subject: Candidate | TextCandidate, quality: float, known: Mapping[tuple[str, float], Row]
-    ) -> list[Whole]:
-        """Those that the old summary does not have of the same pictures; begun anew."""
-        all_known = all((name_of(path, self.root), quality) in known for path in self.names)
+    def _pending_metrics(
+        self,
+        candidate: Candidate | TextCandidate,
+        quality: float,
+        known: Mapping[tuple[str, float], ImageResult],
+    ) -> list[DatasetMetric]:
+        """The metrics of the whole set that the old summary lacks for the same images; they are begun."""
+        all_known = all((relative_name(path, self.root), quality) in known for path in self.images)
+        key = candidate.name, quality, candidate.weights, len(self.images)
         old: Mapping[str, float | None] = next(
             (
                 mean.values
                 for mean in self.old_means
-                if all_known
-                and (mean.preset, mean.quality, mean.weights) == (subject.name, quality, subject.weights)
-                and mean.pictures == len(self.names)
+                if all_known and (mean.preset, mean.quality, mean.weights, mean.pictures) == key
             ),
             {},
         )
-        wanted = []
-        for whole in self.gauge.wholes:
-            values = {column: old.get(column) for column in whole.columns}
+        pending = []
+        for metric in self.metrics.dataset_metrics:
+            values = {column: old.get(column) for column in metric.columns}
             if None not in values.values():
-                self.of_all.setdefault((subject.name, quality), {}).update(values)
+                self.dataset_values.setdefault((candidate.name, quality), {}).update(values)
                 continue
-            whole.begin()
-            wanted.append(whole)
-        return wanted
+            metric.begin()
+            pending.append(metric)
+        return pending
 
-    def picture(
+    def _measure_image(
         self,
-        subject: Candidate | TextCandidate,
+        candidate: Candidate | TextCandidate,
         path: Path,
         quality: float,
-        known: Mapping[tuple[str, float], Row],
-        wholes: Sequence[Whole],
+        known: Mapping[tuple[str, float], ImageResult],
+        pending: Sequence[DatasetMetric],
         file: Path,
     ) -> None:
-        name = name_of(path, self.root)
+        name = relative_name(path, self.root)
         old = known.get((name, quality))
         if old is not None:
             self.rows.append(old)
-        if old is not None and not wholes:
+            if not pending:
+                return
+        picture = self._attempt(name, Picture.open, path, "colour")
+        with_text = self._attempt(name, candidate_for, candidate, name)
+        if picture is None or with_text is None:
             return
-        picture, told = (
-            self.attempt(name, Picture.open, path, "colour"),
-            self.attempt(name, for_picture, subject, name),
+        label = f"{candidate.name}, {name}, quality {quality:g}"
+        measured = self._attempt(
+            label, measure_image, with_text, picture, name, quality, file, self.metrics, old
         )
-        if picture is None or told is None:
-            return
-        what = f"{subject.name}, {name}, quality {quality:g}"
-        measured = self.attempt(what, measure, told, picture, name, quality, file, self.gauge, old)
         if measured is None:
             return
-        row, outcome = measured
+        row, image = measured
         if old is None:
-            self.table.add(row)
+            self.file.add(row)
             self.rows.append(row)
-        for whole in wholes:
-            self.attempt(what, whole.add, outcome)
+        for metric in pending:
+            self._attempt(label, metric.add, image)
 
-    def summarised(self) -> list[Mean]:
-        """Of the rows so far, with what was measured of all pictures together."""
+    def _means(self) -> list[MeanResult]:
+        """The means of the rows so far, with the metrics of the whole set."""
         return [
-            replace(mean, values={**mean.values, **self.of_all.get((mean.preset, mean.quality), {})})
-            for mean in means(self.rows)
+            replace(mean, values={**mean.values, **self.dataset_values.get((mean.preset, mean.quality), {})})
+            for mean in mean_results(self.rows)
         ]
 
-    def keep_means(self) -> None:
-        """Writes them, and the old ones of what is yet to come: what was measured of all pictures stands nowhere else."""
-        table = self.summarised()
-        done = {(mean.preset, mean.quality) for mean in table}
-        write_means(
-            self.summary,
-            [*table, *(mean for mean in self.old_means if (mean.preset, mean.quality) not in done)],
-        )
+    def _write_means(self) -> None:
+        """Write the summary, keeping old rows that have not been re-measured: only it stores metrics of whole sets."""
+        means = self._means()
+        done = {(mean.preset, mean.quality) for mean in means}
+        old = [mean for mean in self.old_means if (mean.preset, mean.quality) not in done]
+        write_means(self.summary, [*means, *old])
 
-    def results(self) -> Results:
-        """The rows, their means and the effects of words, which are written too."""
-        table = self.summarised()
-        if table:
-            write_means(self.summary, table)
-        effects = effects_of(self.rows, list(self.gauge.metrics))
-        if effects:
-            write_effects(self.words, effects)
-        return Results(self.rows, table, effects)
-
-    def attempt(self, name: str, work: Callable[..., Result], *arguments: object) -> Result | None:
-        """What is expected to go wrong in `work` becomes a sentence among the failures, and None."""
+    def _attempt(self, name: str, work: Callable[..., Result], *arguments: object) -> Result | None:
+        """The result of `work`; if it raises an expected error, None, and the error is reported."""
         try:
             return work(*arguments)
         except (TrifocalError, OSError) as error:
-            self.fail(sentence_of(error, name))
+            sentence = _sentence(error, name)
+            if sentence not in self.failures:
+                self.failures.append(sentence)
+                self.remark(sentence)
             return None
 
 
-def measure(
-    subject: Candidate,
+def measure_image(
+    candidate: Candidate,
     picture: Picture,
     name: str,
     quality: float,
     file: Path,
-    gauge: MetricSet,
-    old: Row | None = None,
-) -> tuple[Row, DecodedImage]:
-    """One row, to a real file and back from it, and what became of the picture. An old row stays as it is."""
-    coded = gauge.prepared(picture)
-    begun = time.perf_counter()
-    data = subject.encode(coded, quality)
+    metrics: MetricSet,
+    old: ImageResult | None = None,
+) -> tuple[ImageResult, DecodedImage]:
+    """Code one image to a file and back: its row, and the decoded image. If there is an old row, it is returned."""
+    prepared = metrics.prepare(picture)
+    start = time.perf_counter()
+    data = candidate.encode(prepared, quality)
     encoded = time.perf_counter()
     file.write_bytes(data)
     size = file.stat().st_size
     read = file.read_bytes()
-    reading = time.perf_counter()
-    decoded = subject.decode(read)
+    decode_start = time.perf_counter()
+    decoded = candidate.decode(read)
     done = time.perf_counter()
-    outcome = decoded_image_of(subject, read, decoded, coded, name)
+    image = decoded_image(candidate, read, decoded, prepared, name)
     if old is not None:
-        return old, outcome
-    values, notes = gauge.of(outcome.decoded, coded.rgb, name, size)
+        return old, image
+    values, notes = metrics.measure(image.decoded, prepared.rgb, name, size)
     pixels = picture.width * picture.height
-    if gauge.counts_text:
-        words = text_bytes(subject, read)
-        values |= {TEXT_BYTES: words, TEXTLESS_BPP: 8 * (size - words) / pixels}
-    row = Row(
-        preset=subject.name,
+    if metrics.counts_text:
+        of_text = text_bytes(candidate, read)
+        values |= {TEXT_BYTES: of_text, TEXTLESS_BPP: 8 * (size - of_text) / pixels}
+    row = ImageResult(
+        preset=candidate.name,
         picture=name,
         width=picture.width,
         height=picture.height,
         quality=quality,
         bytes=size,
         bpp=8 * size / pixels,
-        encode_s=encoded - begun,
-        decode_s=done - reading,
-        weights=subject.weights,
-        note="; ".join(notes + [CLEAR] * (picture.alpha is not None)),
+        encode_s=encoded - start,
+        decode_s=done - decode_start,
+        weights=candidate.weights,
+        note="; ".join(notes + [ALPHA_NOTE] * (picture.alpha is not None)),
         values=values,
     )
-    return row, outcome
+    return row, image
 
 
-def sentence_of(error: Exception, name: str) -> str:
-    """A whole sentence that names what failed."""
+def _sentence(error: Exception, name: str) -> str:
+    """The error as a sentence that names what failed."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or name}: {error.strerror.lower().rstrip('.')}."
     text = str(error)

@@ -1,11 +1,9 @@
-"""The peak memory of a codec: one picture to a file and back in a process of its own, which does nothing else.
+"""Peak memory of a codec, measured in a separate process that encodes and decodes one image.
 
-    python -m trifocal.evaluation.memory CODEC PICTURE QUALITY [--text TEXT] [--own LABEL=PRESET:WEIGHTS] [--device DEVICE]
+    python -m trifocal.evaluation.memory CODEC IMAGE QUALITY [--text TEXT] [--own LABEL=PRESET:WEIGHTS] [--device DEVICE]
 
-prints bytes. CODEC is a name as in tables.
-
-It is what the operating system counts as resident: the interpreter and its libraries are among it, as they are for whoever
-runs the codec.
+prints bytes. CODEC is a name as in tables. The figure is the resident memory of the process, which includes the
+interpreter and its libraries.
 """
 
 import argparse
@@ -14,33 +12,38 @@ import platform
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from trifocal.evaluation.codecs.custom_weights import BUNDLED, Models, labelled
+from trifocal.evaluation.codecs.variant import Variant, check_device, parse_variant
 
-__all__ = ["own_peak", "peak_of", "processor"]
+__all__ = ["own_peak_memory", "peak_memory", "processor"]
 
 
-def peak_of(
-    codec: str,
-    picture: str | os.PathLike[str],
-    quality: float,
-    text: str | None = None,
-    models: Models = BUNDLED,
+def peak_memory(
+    variant: Variant, image: str | os.PathLike[str], quality: float, text: str | None = None
 ) -> int | None:
-    """Bytes; None where the system does not say, or the codec fails on the picture. `text` is for a preset that takes words."""
-    label = codec.partition(":")[0]
-    options = [] if text is None else [f"--text={text}"]
-    options += [f"--own={models[label].spec}"] if label in models.own else []
-    words = [codec, os.fspath(picture), str(quality), f"--device={models.device}", *options]
-    command = [sys.executable, "-m", "trifocal.evaluation.memory", *words]
+    """The peak memory in bytes; None where the system does not report it, or the codec fails.
+
+    Args:
+        variant: the codec. A kind of text is ignored; `text` is used instead.
+        image: a file.
+        quality: 0..100.
+        text: for a preset that reads text.
+    """
+    name = replace(variant, text=None).name
+    options = [f"--text={text}"] if text is not None else []
+    options += [f"--own={variant.weights_option}"] if variant.label else []
+    arguments = [name, os.fspath(image), str(quality), f"--device={variant.device}", *options]
+    command = [sys.executable, "-m", "trifocal.evaluation.memory", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(run.stdout) if run.returncode == 0 and run.stdout.strip().isdecimal() else None
 
 
-def own_peak() -> int | None:
-    """Of this process so far, in bytes. Linux's own count comes first: `getrusage` there begins with the parent's."""
+def own_peak_memory() -> int | None:
+    """The peak memory of this process so far, in bytes; None where the system does not report it."""
     try:
+        # Not `getrusage`: on Linux its value starts with that of the parent process.
         found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     except OSError:
         found = None
@@ -50,12 +53,12 @@ def own_peak() -> int | None:
         import resource
     except ImportError:
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most << 10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
 
 
 def processor() -> str:
-    """What the processor calls itself."""
+    """The model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -72,24 +75,30 @@ def main(
     own: str | None = None,
     device: str = "cpu",
 ) -> None:
-    from trifocal.evaluation.codecs.candidates import PresetCandidate, candidate_of, for_picture
+    """Encode and decode an image, and print the peak memory."""
+    from trifocal.evaluation.codecs.candidates import PresetCandidate, candidate_for
+    from trifocal.evaluation.codecs.factory import create_candidate
     from trifocal.pictures import Picture
 
-    _, models = labelled([own] if own else [], device)
-    plain = candidate_of(codec, models=models) if text is None else PresetCandidate(models[codec], text)
-    subject = for_picture(plain, path)
-    subject.decode(subject.encode(Picture.open(path, "colour"), quality))
-    print(own_peak() or "")
+    check_device(device)
+    custom = [parse_variant(own, device)] if own else []
+    variant = parse_variant(codec, device, {variant.label: variant for variant in custom})
+    candidate = create_candidate(variant) if text is None else PresetCandidate(variant, text)
+    coder = candidate_for(candidate, path)
+    coder.decode(coder.encode(Picture.open(path, "colour"), quality))
+    print(own_peak_memory() or "")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Print the peak memory of a codec in bytes.")
     parser.add_argument("codec", help="name as in tables")
-    parser.add_argument("path", metavar="PICTURE")
+    parser.add_argument("path", metavar="IMAGE")
     parser.add_argument("quality", type=float)
-    parser.add_argument("--text")
-    parser.add_argument("--own", metavar="LABEL=PRESET:WEIGHTS", help="what a label in CODEC stands for")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--text", help="text for a preset that reads text")
+    parser.add_argument(
+        "--own", metavar="LABEL=PRESET:WEIGHTS", help="the custom weights of a label in CODEC"
+    )
+    parser.add_argument("--device", default="cpu", help="of the preset, as torch names it")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
-"""Does the text do anything? The same pictures with their own words, with empty ones, with another's and with none.
+"""Text ablation: the effect of captions, empty text, captions of other images, and no text.
 
-The answer is paired: for each picture the difference between two kinds of words at equal bytes (Bjøntegaard's, over the
-picture's own curves), and of these differences the mean with its confidence interval.
+The comparison is paired: the Bjøntegaard difference between two kinds of text on each image's own curves, and the mean
+of these differences over the images with a bootstrap interval.
 """
 
 from __future__ import annotations
@@ -15,86 +15,82 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.errors import OptionError
+from trifocal.evaluation.codecs.variant import TEXT_KINDS, TextKind, split_text_kind
 from trifocal.evaluation.metrics.per_image import Metric
 from trifocal.evaluation.report.curves import Curve, bd_metric
-from trifocal.evaluation.report.results_table import Row
+from trifocal.evaluation.report.results_table import ImageResult
 from trifocal.utils.files import write_csv
 
 __all__ = [
-    "KINDS",
     "TEXTLESS_BPP",
     "TEXT_BYTES",
     "PairedDifference",
     "TextEffect",
     "TextKinds",
-    "curves_of",
-    "effects_of",
-    "paired",
+    "image_curves",
+    "paired_difference",
+    "text_effects",
     "write_effects",
 ]
 
-KINDS = ("true", "empty", "mismatched", "none")
-TEXT_BYTES, TEXTLESS_BPP = (
-    "text_bytes",
-    "textless_bpp",
-)  # columns: of the words in a file, and bpp without them
+TEXT_BYTES, TEXTLESS_BPP = "text_bytes", "textless_bpp"  # columns: bytes of stored text, bpp without them
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 SEED = 4
-AT_ONCE = 1_000_000  # numbers that are drawn at a time
+BATCH = 1_000_000  # random numbers at a time
 
 
 class TextKinds:
-    """What each picture of a folder is said to show.
+    """The text of each kind for the images of a folder.
 
     Args:
-        captions: by file name; a picture's first is its true one.
-        pictures: their names, with forward slashes.
+        captions: by file name; the first caption of an image is its "true" text.
+        images: names with forward slashes.
     """
 
-    def __init__(self, captions: Mapping[str, Sequence[str]], pictures: Iterable[str]) -> None:
-        known = {picture: captions.get(PurePosixPath(picture).name, ()) for picture in sorted(pictures)}
-        self.captions = {picture: said for picture, said in known.items() if said}
+    def __init__(self, captions: Mapping[str, Sequence[str]], images: Iterable[str]) -> None:
+        known = {image: captions.get(PurePosixPath(image).name, ()) for image in sorted(images)}
+        self.captions = {image: texts for image, texts in known.items() if texts}
 
-    def check(self, kind: str) -> None:
-        """Raises OptionError where no picture has words of this kind."""
+    def check(self, kind: TextKind) -> None:
+        """Raise OptionError if no image has text of this kind."""
         if kind in ("true", "mismatched") and not self.captions:
             raise OptionError(
-                f"Words that are {kind} come from a captions.json in the folder of the pictures or above it, and there is "
-                "none that knows them."
+                f"Text of the kind {kind!r} needs a captions.json with captions of these images, in their folder or "
+                "above it."
             )
 
-    def text(self, kind: str, picture: str) -> str | None:
-        """The words of one of KINDS for a picture; None for none at all.
+    def text(self, kind: TextKind, image: str) -> str | None:
+        """The text of a kind for an image; None for no text.
 
-        Mismatched words are the caption of the next picture, by name, to which this one's captions do not fit.
+        Mismatched text is the first caption of the next image by name whose caption the image does not have.
 
         Raises:
-            OptionError: where the picture has no caption, or no other picture has another one.
+            OptionError: if the image has no caption, or no other image has another one.
         """
         if kind in ("empty", "none"):
             return "" if kind == "empty" else None
-        if picture not in self.captions:
-            raise OptionError(f"{picture} has no caption in captions.json, so no true or mismatched words.")
-        own, names = self.captions[picture], list(self.captions)
+        if image not in self.captions:
+            raise OptionError(f"{image} has no caption in captions.json, so no true or mismatched text.")
+        own, names = self.captions[image], list(self.captions)
         if kind == "true":
             return own[0]
-        place = names.index(picture)
+        place = names.index(image)
         for other in [*names[place + 1 :], *names[:place]]:
             if self.captions[other][0] not in own:
                 return self.captions[other][0]
-        raise OptionError(f"{picture} has no mismatched words: no other picture has another caption.")
+        raise OptionError(f"{image} has no mismatched text: no other image has another caption.")
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean over pictures of a difference at equal bytes, above 0 where the first is better, and its interval.
+    """The mean over images of a difference at equal bytes, and its interval. Above 0, the first codec is better.
 
     Attributes:
-        mean: on the scale of `Metric.scaled`; None where no picture has two curves that overlap.
-        low, high: the 95 % interval, from RESAMPLES bootstrap samples of the pictures by their percentiles (Efron 1979);
-            None with fewer than two pictures. With few it is too narrow.
-        pictures: that were compared.
+        mean: on the scale of `Metric.scaled`; None if no image has two curves that overlap.
+        low, high: the 95 % interval, from the percentiles of RESAMPLES bootstrap samples of the images (Efron 1979);
+            None with fewer than two images. With few images it is too narrow.
+        pictures: the number of images that were compared.
     """
 
     mean: float | None
@@ -105,10 +101,11 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class TextEffect:
-    """What one kind of words changes against another, for a preset and a metric.
+    """The difference between two kinds of text, for a preset and a metric.
 
     Attributes:
-        counted: whether the words that are sent count as bytes of the file.
+        words, against: the two kinds.
+        counted: whether stored text counts as bytes of the file.
     """
 
     preset: str
@@ -120,71 +117,78 @@ class TextEffect:
 
     @property
     def sentence(self) -> str:
-        """Whether there is a difference."""
-        one, other = (
-            "no words" if kind == "none" else f"{kind} words" for kind in (self.words, self.against)
-        )
+        """The conclusion from the interval."""
+        one, other = ("no text" if kind == "none" else f"{kind} text" for kind in (self.words, self.against))
         low, high = self.paired.low, self.paired.high
         if low is None or high is None:
-            return f"Nothing can be said of {one} against {other}: fewer than two pictures have curves that overlap."
+            return f"{one} and {other} cannot be compared: fewer than two images have curves that overlap.".capitalize()
         if low <= 0 <= high:
-            return f"The interval includes zero: no difference of {one} from {other} is shown."
-        return f"The interval excludes zero: {one} are {'better' if low > 0 else 'worse'} than {other}."
+            return f"The interval includes zero: no difference between {one} and {other}."
+        return f"The interval excludes zero: {one} is {'better' if low > 0 else 'worse'} than {other}."
 
 
-def paired(rows: Sequence[Row], metric: Metric, a: str, b: str, counted: bool = True) -> PairedDifference:
-    """How much better `a` is than `b` at equal bytes, both as tables name them (taco-compact:true), picture by picture.
+def paired_difference(
+    rows: Sequence[ImageResult], metric: Metric, a: str, b: str, counted: bool = True
+) -> PairedDifference:
+    """How much better `a` is than `b` at equal bytes, image by image.
 
     Args:
-        rows: of two qualities or more for each picture.
+        rows: of at least two qualities for each image.
         metric: what is compared.
-        a, b: codecs.
-        counted: whether words that are sent count; else the rate is `textless_bpp`.
+        a, b: candidates by their names in tables, such as taco-compact:true.
+        counted: whether stored text counts; otherwise the rate is `textless_bpp`.
 
     Raises:
         MissingExtra: without scipy.
     """
-    ours, theirs = (curves_of(rows, metric, name, counted) for name in (a, b))
-    gains = [bd_metric(theirs[picture], ours[picture]).value for picture in ours if picture in theirs]
-    found = np.array([gain for gain in gains if gain is not None])
-    if len(found) < 2:
-        return PairedDifference(float(found[0]) if len(found) else None, None, None, len(found))
-    low, high = interval(found)
-    return PairedDifference(float(found.mean()), low, high, len(found))
+    ours, theirs = (image_curves(rows, metric, name, counted) for name in (a, b))
+    gains = [bd_metric(theirs[image], ours[image]).value for image in ours if image in theirs]
+    known = np.array([gain for gain in gains if gain is not None])
+    if len(known) < 2:
+        return PairedDifference(float(known[0]) if len(known) else None, None, None, len(known))
+    low, high = bootstrap_interval(known)
+    return PairedDifference(float(known.mean()), low, high, len(known))
 
 
-def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The percentiles of the means of resampled values."""
-    random, count, means = np.random.default_rng(SEED), len(values), []
-    step = max(1, AT_ONCE // count)
-    for start in range(0, RESAMPLES, step):
-        size = min(step, RESAMPLES - start), count
-        means.append(values[random.integers(count, size=size)].mean(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean of at least two values."""
+    from scipy.stats import bootstrap
+
+    result = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=max(1, BATCH // len(values)),
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def curves_of(rows: Iterable[Row], metric: Metric, codec: str, counted: bool = True) -> dict[str, Curve]:
-    """A codec's curve on each picture, on the scale of comparison."""
+def image_curves(
+    rows: Iterable[ImageResult], metric: Metric, codec: str, counted: bool = True
+) -> dict[str, Curve]:
+    """A codec's curve on each image, on the scale of `Metric.scaled`."""
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         value = row.values.get(metric.column)
         rate = row.bpp if counted else row.values.get(TEXTLESS_BPP)
         if row.preset == codec and value is not None and rate is not None:
             points.setdefault(row.picture, []).append((rate, metric.scaled(value)))
-    return {picture: Curve.of(codec, pairs) for picture, pairs in points.items()}
+    return {image: Curve.of(codec, pairs) for image, pairs in points.items()}
 
 
-def effects_of(rows: Sequence[Row], metrics: Sequence[Metric]) -> list[TextEffect]:
-    """Every kind of words against every other, for each preset that was measured with several, and each metric of rows.
+def text_effects(rows: Sequence[ImageResult], metrics: Sequence[Metric]) -> list[TextEffect]:
+    """The differences between all kinds of text that a preset was measured with, for each preset and metric.
 
-    Where words were sent there are two effects, with and without their bytes. There are none of a single quality.
+    For stored text there are two effects, with and without its bytes. With a single quality there are none.
     """
-    kinds: dict[str, set[str]] = {}
+    kinds: dict[str, set[TextKind]] = {}
     sent, qualities = set(), set()
     for row in rows:
-        preset, _, kind = row.preset.partition(":")
-        if kind in KINDS:
+        preset, kind = split_text_kind(row.preset)
+        if kind is not None:
             kinds.setdefault(preset, set()).add(kind)
             qualities.add(row.quality)
             sent |= {preset} if row.values.get(TEXT_BYTES) else set()
@@ -197,22 +201,22 @@ def effects_of(rows: Sequence[Row], metrics: Sequence[Metric]) -> list[TextEffec
             one,
             other,
             counted,
-            paired(rows, metric, f"{preset}:{one}", f"{preset}:{other}", counted),
+            paired_difference(rows, metric, f"{preset}:{one}", f"{preset}:{other}", counted),
         )
-        for preset, found in kinds.items()
+        for preset, measured in kinds.items()
         for metric in metrics
-        for one, other in combinations(sorted(found, key=KINDS.index), 2)
+        for one, other in combinations(sorted(measured, key=TEXT_KINDS.index), 2)
         for counted in ((True, False) if preset in sent else (True,))
     ]
 
 
 def write_effects(path: Path, effects: Iterable[TextEffect]) -> None:
-    """As CSV, at once or not at all. Raises OSError."""
+    """Write effects as CSV, atomically. Raises OSError."""
     heading = ("preset", "metric", "words", "against", "text_counted", "mean", "low", "high", "pictures")
-    write_csv(path, [heading, *map(cells_of, effects)])
+    write_csv(path, [heading, *map(_cells, effects)])
 
 
-def cells_of(one: TextEffect) -> tuple[object, ...]:
+def _cells(one: TextEffect) -> tuple[object, ...]:
     numbers = (one.paired.mean, one.paired.low, one.paired.high)
     cells = ("" if number is None else f"{number:.6g}" for number in numbers)
     counted = "yes" if one.counted else "no"

@@ -15,16 +15,9 @@ from trifocal.data import TrainingPicture
 from trifocal.data.categories import clip_boxes
 from trifocal.data.prefetching import Prefetcher
 from trifocal.detection.input_size import COCO_IDS, STEP, compact_size
+from trifocal.detection.onnx_detector import is_picodet, open_session
+from trifocal.detection.picodet import OVERLAP, PICODET_SIDE, STRIDES, picodet_cells, preprocess
 from trifocal.errors import OptionError
-from trifocal.evaluation.tasks.detectors import (
-    OVERLAP,
-    PICODET_SIDE,
-    STRIDES,
-    is_picodet,
-    picodet_cells,
-    preprocess,
-    session_of,
-)
 from trifocal.losses.detection import Target, TeacherDetections
 
 PROPORTIONS = (
@@ -57,7 +50,7 @@ class DetectionTeacher:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.session = session_of(Path(path), threads=1)  # the other threads are for training
+        self.session = open_session(Path(path), threads=1)  # the other threads are for training
         if not is_picodet(self.session.get_outputs()):
             raise OptionError(f"{path} is not PicoDet, the only teacher that Trifocal supports.")
         self.input = self.session.get_inputs()[0].name

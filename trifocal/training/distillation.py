@@ -25,10 +25,11 @@ from trifocal.data import TrainingPicture
 from trifocal.data.prefetching import Prefetcher
 from trifocal.detection.backbone import CompactDetectorStem, denormalise
 from trifocal.detection.detector import CompactDetectorTail, SplitDetector
+from trifocal.detection.onnx_detector import open_session
+from trifocal.detection.picodet import PICODET_SIDE, preprocess
 from trifocal.detection.proposals import BINS, CompactProposals
 from trifocal.detection.two_stage import refine_proposals, select_proposals
 from trifocal.errors import MissingExtra, OptionError
-from trifocal.evaluation.tasks.detectors import PICODET_SIDE, preprocess, session_of
 from trifocal.losses.detection import anchor_errors, excess_cross_entropy
 from trifocal.losses.rate_distortion import spread_levels
 from trifocal.training.detection_batches import DetectionTeacher
@@ -101,7 +102,7 @@ def teacher_session(teacher: str | Path, names: Sequence[str]) -> Any:
         )
     for name in names:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return session_of(model.SerializeToString(), threads=1)
+    return open_session(model.SerializeToString(), threads=1)
 
 
 class TeacherOutputs(Prefetcher[DistillationBatch]):

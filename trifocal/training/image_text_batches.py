@@ -23,7 +23,8 @@ from trifocal.data.categories import (
     sample_text,
 )
 from trifocal.detection.image_encoder import SIDE, STRIDE
-from trifocal.evaluation.tasks.detectors import PICODET_SIDE, preprocess, session_of
+from trifocal.detection.onnx_detector import open_session
+from trifocal.detection.picodet import PICODET_SIDE, preprocess
 
 GRID = (
     SIDE // STRIDE
@@ -86,7 +87,7 @@ class ClassMapTeacher:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.session = session_of(Path(path))
+        self.session = open_session(Path(path))
 
     def __call__(self, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """An image [H, W, 3] → scores times 255, [2·GRID, 2·GRID, 80] and [GRID, GRID, 80]."""

@@ -1,1 +1,1 @@
-"""What is compared: presets, their variants, and codecs of Pillow."""
+"""The codecs that are measured: presets, their variants, and Pillow's formats."""

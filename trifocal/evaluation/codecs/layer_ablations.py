@@ -1,125 +1,101 @@
-"""What layers are worth: the base layer alone, layers that know nothing of each other, and rivals that code small pictures.
-
-NAME:base     the base layer's file; the detector that it serves reads it, and people see the first picture
-NAME:unfitted the same, as analysis makes it for all pictures alike: without what the encoder does for this one
-NAME:apart    both layers, the enhancement without what the base layer shows
-NAME:small    any codec, given the picture as small as the detector looks at it
-"""
+"""Layered presets measured by parts: the base layer alone, independent layers, and codecs at the detector's input size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
-from trifocal.container import Bitstream
-from trifocal.container.fields import hexadecimal
 from trifocal.container.parts import strip
+from trifocal.detection.detector_output import Detector, DetectorOutput, Pixels, rescale, resize
 from trifocal.detection.input_size import compact_size
 from trifocal.errors import OptionError
-from trifocal.evaluation.codecs.custom_weights import BUNDLED, Model, Models
-from trifocal.evaluation.tasks.detectors import (
-    COMPACT,
-    CompactDetector,
-    Detector,
-    Found,
-    found_of,
-    rescaled,
-    resized,
-)
+from trifocal.evaluation.codecs.candidates import Candidate, LoadedPreset
+from trifocal.evaluation.codecs.variant import SMALL, Variant
+from trifocal.evaluation.tasks.detectors import COMPACT, CompactDetector
 from trifocal.pictures import Picture
-from trifocal.presets import all_presets, check_layers, find
+from trifocal.presets import check_layers, find
 
 if TYPE_CHECKING:
     from trifocal.codecs.scalable import ScalableCodec
-    from trifocal.evaluation.codecs.candidates import Candidate
 
 __all__ = [
-    "APART",
-    "BASE",
-    "SMALL",
-    "TITLES",
-    "UNFITTED",
+    "BASE_LAYER_DETECTORS",
     "BaseLayerCandidate",
     "DownscaledCandidate",
     "SeparateFilesCandidate",
-    "dual_layer",
-    "layered",
+    "load_scalable",
 ]
 
-BASE, UNFITTED, APART, SMALL = "base", "unfitted", "apart", "small"
-TITLES = {
-    BASE: "base layer",
-    UNFITTED: "base layer without refinement",
-    APART: "layers apart",
-    SMALL: "at the detector's size",
-}
-OWN_DETECTOR = {
-    "dual-layer": "fasterrcnn_resnet50_fpn",
-    "dual-layer-compact": COMPACT,
-}  # whom the base layer serves
-
-Pixels = NDArray[np.uint8]
-Name = TypeVar("Name")
+# The detector that reads the base layer, by preset.
+BASE_LAYER_DETECTORS = {"dual-layer": "fasterrcnn_resnet50_fpn", "dual-layer-compact": COMPACT}
 
 
 class BaseLayerCandidate:
-    """The base layer alone of a preset with layers: the file that `trifocal strip --layers base` makes.
+    """The base layer of a layered preset alone: the file that `trifocal strip --layers base` writes.
 
-    Qualities are base qualities, whole numbers. The whole picture is encoded for it, and `encode_s` is of that. `kind` is BASE
-    or UNFITTED. Raises PresetError, WeightsError.
+    Qualities are base qualities, whole numbers. `encode` codes both layers and drops one, so its time covers both.
+
+    Raises:
+        PresetError: for a preset without layers.
+        WeightsError: as `LoadedPreset`.
     """
 
-    def __init__(self, model: Model, kind: str = BASE) -> None:
-        self.name = f"{model.name}:{kind}"
-        self.refinement = 0 if kind == UNFITTED else None
-        self.codec = loaded(model)
-        self.weights = hexadecimal(self.codec.fingerprint)
-        self.detector = OWN_DETECTOR.get(model.preset)
+    def __init__(self, variant: Variant) -> None:
+        self.name = variant.name
+        self.refinement = 0 if variant.layers == "unfitted" else None
+        self.loaded = _load_layered(variant)
+        self.weights = self.loaded.fingerprint
+        self.detector = BASE_LAYER_DETECTORS.get(variant.codec)
 
     def encode(self, picture: Picture, quality: float) -> bytes:
+        """Raises OptionError for a quality that is not a whole number."""
         if quality != int(quality):
             raise OptionError(f"A base layer takes whole qualities, not {quality:g}.")
-        stream = self.codec.encode(picture, base_quality=int(quality), refinement=self.refinement)
+        stream = self.loaded.encode(picture, base=BaseLayerOptions(int(quality), self.refinement))
         return strip(stream, "base").to_bytes()
 
     def decode(self, data: bytes) -> Pixels:
-        """The first picture."""
-        return self.codec.base_preview(Bitstream.from_bytes(data)).rgb
+        """The base preview."""
+        return self.loaded.base_preview(data)
 
-    def look(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> Found:
-        """What a detector finds in a file of a picture of that (width, height), in its pixels: the one that the layer serves
-        reads the layer, and any other is shown the first picture."""
+    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> DetectorOutput:
+        """The objects in a file, in the pixels of the image of that (width, height).
+
+        The detector of the base layer reads the layer; any other detector gets the base preview.
+        """
         if model == self.detector:
-            return found_of(self.codec.detect(Bitstream.from_bytes(data)))
+            return self.loaded.detect(data)
         return detector.find(self.decode(data))
 
 
 class SeparateFilesCandidate:
-    """A preset with layers whose enhancement does without the first picture. Raises PresetError, WeightsError."""
+    """A layered preset whose enhancement layer is not conditioned on the base preview.
 
-    def __init__(self, model: Model) -> None:
-        self.name = f"{model.name}:{APART}"
-        self.codec = loaded(model)
-        self.weights = hexadecimal(self.codec.fingerprint)
+    Raises:
+        PresetError: for a preset without layers.
+        WeightsError: as `LoadedPreset`.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        self.name = variant.name
+        self.loaded = _load_layered(variant)
+        self.weights = self.loaded.fingerprint
 
     def encode(self, picture: Picture, quality: float) -> bytes:
-        return self.codec.encode_picture(
-            picture, Rate(quality), BaseLayerOptions(conditions=False)
+        return self.loaded.encode(
+            picture, rate=Rate(quality), base=BaseLayerOptions(conditions=False)
         ).to_bytes()
 
     def decode(self, data: bytes) -> Pixels:
-        return self.codec.decode(Bitstream.from_bytes(data)).picture.rgb
+        return self.loaded.decode(data)
 
 
 class DownscaledCandidate:
-    """A codec that is given a picture at the size at which the compact detector looks at it, and decodes it at that size.
+    """A codec that codes each image at the input size of the compact detector.
 
-    A detector is shown that. Bits are counted per pixel of the picture that it was made from.
+    Detectors get the decoded image at that size. Bits are counted per pixel of the original.
     """
 
     def __init__(self, codec: Candidate) -> None:
@@ -128,45 +104,27 @@ class DownscaledCandidate:
 
     def encode(self, picture: Picture, quality: float) -> bytes:
         size = compact_size(picture.width, picture.height)
-        return self.codec.encode(Picture(resized(picture.rgb, size, Image.Resampling.BICUBIC)), quality)
+        return self.codec.encode(Picture(resize(picture.rgb, size, Image.Resampling.BICUBIC)), quality)
 
     def decode(self, data: bytes) -> Pixels:
         return self.codec.decode(data)
 
-    def look(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> Found:
-        """What a detector finds in a file of a picture of that (width, height), in its pixels."""
+    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> DetectorOutput:
+        """The objects in a file, in the pixels of the original of that (width, height)."""
         small = self.decode(data)
-        found = detector.look(small) if isinstance(detector, CompactDetector) else detector.find(small)
-        return rescaled(found, small.shape[:2], size)
+        find = detector.find_in_resized if isinstance(detector, CompactDetector) else detector.find
+        return rescale(find(small), small.shape[:2], size)
 
 
-def layered(subjects: Sequence[Name], layers: str | None, models: Models = BUNDLED) -> list[Name | str]:
-    """Each preset with layers by its base layer alone, as preset:base, where `layers` is "base"; as they are where it is None.
-
-    Raises OptionError for other layers, and where no subject has layers.
-    """
-    if layers is None:
-        return [*subjects]
-    if layers != BASE:
-        raise OptionError(f"A {BASE} layer can be measured alone, and no layers {layers!r}.")
-    able = [preset.name for preset in all_presets() if preset.layers]
-    named = models.named(able)
-    if not any(isinstance(subject, str) and subject.partition(":")[0] in named for subject in subjects):
-        others = f"; these have: {', '.join(able)}" if able else ""
-        raise OptionError(f"A base layer is to be measured, and nothing to be measured has one{others}.")
-    return [f"{subject}:{BASE}" if subject in named else subject for subject in subjects]
-
-
-def dual_layer(preset: str) -> ScalableCodec:
-    """The codec of a preset with layers. Raises PresetError for another, WeightsError."""
-    return loaded(Model(preset))
-
-
-def loaded(model: Model) -> ScalableCodec:
-    """Raises PresetError for a preset without layers, WeightsError."""
+def load_scalable(preset: str) -> ScalableCodec:
+    """The codec of a layered preset. Raises PresetError for another, WeightsError."""
     from trifocal.codecs.scalable import ScalableCodec
 
-    check_layers(find(model.preset))
-    codec = model.load()
+    codec = _load_layered(Variant(preset)).codec
     assert isinstance(codec, ScalableCodec)
     return codec
+
+
+def _load_layered(variant: Variant) -> LoadedPreset:
+    check_layers(find(variant.codec))
+    return LoadedPreset(variant)

@@ -1,4 +1,4 @@
-"""The rivals that people would pick instead, through Pillow: real bytes, and what a viewer makes of them."""
+"""Other codecs for comparison, through Pillow: AVIF, WebP, JPEG, JPEG XL, HEIC, and PNG as the lossless reference."""
 
 import io
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ LOSSLESS = "png"
 
 @dataclass(frozen=True)
 class PillowCodec:
-    """A format of Pillow with the options that it is measured with; `quality` is the format's own 0..100.
+    """A format that Pillow writes, with fixed options; `quality` is the format's own scale of 0..100.
 
-    PNG has no qualities: it stands for the pictures themselves.
+    PNG ignores the quality: it is lossless.
 
     Attributes:
-        name: of the command line and of tables.
-        format: Pillow's name of the format.
-        title: for tables and legends.
+        name: on the command line and in tables.
+        format: as Pillow names it.
+        title: for reports and legends.
         options: of Pillow's writer.
         weights: always empty; presets have a fingerprint here.
-        package: what pip installs to have it.
-        qualities: those of the published tables, about 0.1 to 2.5 bits per pixel on Kodak.
-        slower: whether it is a slower setting of another rival, which `trifocal demo` leaves out.
+        package: what pip installs to add the format.
+        qualities: of the published tables, about 0.1 to 2.5 bits per pixel on Kodak.
+        slower: whether it is a slower setting of another codec; `trifocal demo` skips those.
     """
 
     name: str
@@ -45,9 +45,15 @@ class PillowCodec:
     slower: bool = False
 
     def encode(self, picture: Picture, quality: float, **options: object) -> bytes:
-        """The bytes of a whole file, with more options of Pillow's if any are given.
+        """The bytes of a file.
 
-        Raises PictureError, and OptionError where quality is no whole number.
+        Args:
+            quality: a whole number, 0..100.
+            options: further options of Pillow's writer.
+
+        Raises:
+            OptionError: for a quality that is not a whole number.
+            PictureError: if the format cannot store the image.
         """
         if quality != int(quality):
             raise OptionError(f"{self.title} takes whole qualities, not {quality:g}.")
@@ -55,11 +61,11 @@ class PillowCodec:
         try:
             picture.to_pil().save(stream, self.format, quality=int(quality), **{**self.options, **options})
         except (OSError, ValueError) as error:
-            raise PictureError(f"{self.title} cannot hold this picture: {error}.") from error
+            raise PictureError(f"{self.title} cannot store this image: {error}.") from error
         return stream.getvalue()
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """uint8 [H, W, 3]."""
+        """A file → uint8 [H, W, 3]."""
         with Image.open(io.BytesIO(data), formats=[self.format]) as image:
             return np.asarray(image.convert("RGB"))
 
@@ -69,8 +75,8 @@ AVIF_444 = {"speed": 4, "subsampling": "4:4:4", "advanced": {"tune": "ssimulacra
 EVEN = (10, 20, 30, 40, 50, 60, 70, 80)
 
 PILLOW_CODECS = {
-    rival.name: rival
-    for rival in (
+    codec.name: codec
+    for codec in (
         PillowCodec("avif", "AVIF", "AVIF (Pillow, speed 4)", {"speed": 4}, qualities=AVIF_QUALITIES),
         PillowCodec(
             "avif-444",
@@ -112,7 +118,7 @@ PILLOW_CODECS = {
 
 
 def pillow_codecs() -> tuple[PillowCodec, ...]:
-    """Those of RIVALS that Pillow and the plug-ins at hand can write."""
+    """Those of PILLOW_CODECS that Pillow and its installed plug-ins can write."""
     Image.init()
     register_plug_ins()
-    return tuple(rival for rival in PILLOW_CODECS.values() if rival.format in Image.SAVE)
+    return tuple(codec for codec in PILLOW_CODECS.values() if codec.format in Image.SAVE)

@@ -1,1 +1,1 @@
-"""What is measured: one number per image, or per set of images."""
+"""Metrics of decoded images: one number per image, or one per set of images."""

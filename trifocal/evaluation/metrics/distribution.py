@@ -1,8 +1,8 @@
-"""What looks at all decoded pictures of a codec and quality together: FID, KID and the Inception score.
+"""Distribution metrics: FID, KID and Inception score of all decoded images together.
 
-Through torchmetrics and torch-fidelity's Inception of 2015. Two ways of feeding it, since published figures differ in
-that: `patches` cuts each picture into 256×256 squares, and again from (128, 128), as HiFiC does (Mentzer et al. 2020,
-section 5.1; DISCOVER, section IV, also takes 256-pixel patches); `whole` takes each picture once, as it is.
+Computed by torchmetrics with torch-fidelity's Inception of 2015. Published figures differ in the input of the network:
+`patches` cuts each image into 256×256 squares, and again from (128, 128), as HiFiC does (Mentzer et al. 2020, section
+5.1; DISCOVER, section IV, also uses 256-pixel patches); `whole` uses each image once.
 """
 
 from __future__ import annotations
@@ -12,50 +12,56 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from trifocal.errors import OptionError
-from trifocal.evaluation.metrics.per_image import Pixels
-from trifocal.evaluation.metrics.perceptual import loading, tensor
+from trifocal.evaluation.metrics.pair import Pixels
+from trifocal.evaluation.metrics.perceptual import loading, to_tensor
 
-__all__ = ["SETS", "Set", "SetMetric", "patches", "set_of"]
+__all__ = ["DISTRIBUTION_METRICS", "DistributionAccumulator", "DistributionMetric", "patches", "whole"]
 
-PATCH = 256
-KID_SUBSET = 1000  # torchmetrics' and torch-fidelity's own; fewer where there are fewer
+PATCH = 256  # pixels a side
+KID_SUBSET = 1000  # the default of torchmetrics and torch-fidelity; fewer where there are fewer images
 
 
 @dataclass(frozen=True)
-class SetMetric:
-    """One of SETS; `load` makes what pictures are added to. Raises MissingExtra or NotMeasured."""
+class DistributionMetric:
+    """A number for a set of images.
+
+    Attributes:
+        name: of the option and, with `_` for `-`, of the column.
+        title: for plots.
+        better: the direction of better values.
+        load: creates the accumulator; raises MissingExtra or NotMeasured.
+    """
 
     name: str
     title: str
     better: Literal["higher", "lower"]
-    load: Callable[[], Set]
+    load: Callable[[], DistributionAccumulator]
 
     @property
     def column(self) -> str:
         return self.name.replace("-", "_")
 
 
-class Set:
-    """Adds up pictures for one number.
+class DistributionAccumulator:
+    """Adds images to a torchmetrics metric.
 
     Args:
-        network: torchmetrics' metric.
-        cut: a picture → the pictures that the network gets.
-        compares: whether it wants the originals too.
+        metric: of torchmetrics.
+        cut: an image → the images that the network gets.
+        compares: whether the metric takes the originals too.
     """
 
-    def __init__(self, network: Any, cut: Callable[[Pixels], Iterator[Pixels]], compares: bool) -> None:
-        self.network, self.cut, self.compares = network, cut, compares
+    def __init__(self, metric: Any, cut: Callable[[Pixels], Iterator[Pixels]], compares: bool) -> None:
+        self.metric, self.cut, self.compares = metric, cut, compares
         self.count = 0
 
     def begin(self) -> None:
-        """Forgets what was added."""
-        self.network.reset()
+        """Forget all images."""
+        self.metric.reset()
         self.count = 0
 
     def add(self, decoded: Pixels, original: Pixels) -> None:
-        """uint8 [H, W, 3] each."""
+        """Add an image and its original, uint8 [H, W, 3] each."""
         for part in self.cut(decoded):
             self._update(part, False)
             self.count += 1
@@ -64,21 +70,21 @@ class Set:
                 self._update(part, True)
 
     def result(self) -> float | None:
-        """None where fewer than two pictures (or patches) were added, since a spread needs two."""
+        """None with fewer than two images (or patches), since a covariance needs two."""
         if self.count < 2:
             return None
-        if hasattr(self.network, "subset_size"):
-            self.network.subset_size = min(KID_SUBSET, self.count)
-        value = self.network.compute()
+        if hasattr(self.metric, "subset_size"):
+            self.metric.subset_size = min(KID_SUBSET, self.count)
+        value = self.metric.compute()
         return float(value[0] if isinstance(value, tuple) else value)
 
     def _update(self, pixels: Pixels, real: bool) -> None:
-        batch = tensor(pixels, 255).byte()
-        self.network.update(batch, real=real) if self.compares else self.network.update(batch)
+        batch = to_tensor(pixels, 255).byte()
+        self.metric.update(batch, real=real) if self.compares else self.metric.update(batch)
 
 
 def patches(rgb: Pixels) -> Iterator[Pixels]:
-    """The 256×256 squares from (0, 0), then those from (128, 128); what is left at the edges goes."""
+    """The 256×256 squares from (0, 0), then those from (128, 128); the rest at the edges is dropped."""
     height, width = rgb.shape[:2]
     for start in (0, PATCH // 2):
         for y in range(start, height - PATCH + 1, PATCH):
@@ -87,35 +93,29 @@ def patches(rgb: Pixels) -> Iterator[Pixels]:
 
 
 def whole(rgb: Pixels) -> Iterator[Pixels]:
-    """The picture as it is."""
+    """The image itself."""
     yield rgb
 
 
-def set_of(name: str) -> SetMetric:
-    """By name. Raises OptionError."""
-    known = name.replace("_", "-")
-    if known not in SETS:
-        raise OptionError(f"There is no metric {name!r}; there are: {', '.join(SETS)}.")
-    return SETS[known]
-
-
-def _load(kind: str, cut: Callable[[Pixels], Iterator[Pixels]]) -> Set:
+def _load(kind: str, cut: Callable[[Pixels], Iterator[Pixels]]) -> DistributionAccumulator:
     with loading(kind, "torch-fidelity"):
         from torchmetrics.image.fid import FrechetInceptionDistance
         from torchmetrics.image.inception import InceptionScore
         from torchmetrics.image.kid import KernelInceptionDistance
 
         kinds = {"FID": FrechetInceptionDistance, "KID": KernelInceptionDistance, "IS": InceptionScore}
-        return Set(kinds[kind](), cut, compares=kind != "IS")
+        return DistributionAccumulator(kinds[kind](), cut, compares=kind != "IS")
 
 
-SETS = {
+DISTRIBUTION_METRICS = {
     metric.name: metric
     for metric in (
-        SetMetric("fid", "FID (256-pixel patches)", "lower", partial(_load, "FID", patches)),
-        SetMetric("fid-whole", "FID (whole pictures)", "lower", partial(_load, "FID", whole)),
-        SetMetric("kid", "KID (256-pixel patches)", "lower", partial(_load, "KID", patches)),
-        SetMetric("kid-whole", "KID (whole pictures)", "lower", partial(_load, "KID", whole)),
-        SetMetric("is", "Inception score (256-pixel patches)", "higher", partial(_load, "IS", patches)),
+        DistributionMetric("fid", "FID (256-pixel patches)", "lower", partial(_load, "FID", patches)),
+        DistributionMetric("fid-whole", "FID (whole images)", "lower", partial(_load, "FID", whole)),
+        DistributionMetric("kid", "KID (256-pixel patches)", "lower", partial(_load, "KID", patches)),
+        DistributionMetric("kid-whole", "KID (whole images)", "lower", partial(_load, "KID", whole)),
+        DistributionMetric(
+            "is", "Inception score (256-pixel patches)", "higher", partial(_load, "IS", patches)
+        ),
     )
 }

@@ -1,4 +1,4 @@
-"""What a run of `evaluate` measures with: metrics of pictures, and what looks at all pictures together."""
+"""The metrics and the task of one evaluation, loaded once."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from PIL import Image
 
 from trifocal.data.categories import category_mask, named_categories
 from trifocal.data.coco import CAPTIONS, INSTANCES, corner_boxes, find_annotations, read_captions
+from trifocal.detection.detector_output import Detector, DetectorOutput, resize
 from trifocal.errors import MissingExtra, NotMeasured
-from trifocal.evaluation.metrics.distribution import SETS, SetMetric
-from trifocal.evaluation.metrics.per_image import Measure, Metric, Pair, Pixels, metric_of
-from trifocal.evaluation.report.results_table import Row
+from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS, DistributionMetric
+from trifocal.evaluation.metrics.pair import Measure, Pair, Pixels
+from trifocal.evaluation.metrics.per_image import Metric, find_metric
+from trifocal.evaluation.report.results_table import ImageResult
 from trifocal.evaluation.tasks.detection import Annotations, Detection, protocol_size
-from trifocal.evaluation.tasks.detectors import Detector, Found, resized
 from trifocal.evaluation.tasks.task import Task
 from trifocal.evaluation.text_ablation import TEXT_BYTES, TEXTLESS_BPP
 from trifocal.pictures import Picture
 
-__all__ = ["DecodedImage", "MetricSet", "Whole", "is_metric"]
+__all__ = ["DatasetMetric", "DecodedImage", "MetricSet", "is_metric"]
 
-PROTOCOL = "bpp_"
+PROTOCOL = "bpp_"  # columns: bits per pixel of the resized image
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """What became of one picture.
+    """One decoded image.
 
     Attributes:
         decoded, original: uint8 [H, W, 3].
-        name: as rows have it.
-        look: how a detector (its name, and itself) finds objects in the file, in the pixels of `decoded`; None where it is
-            shown `decoded`.
+        name: as in tables.
+        find: returns the objects in the file, in the pixels of `decoded`, for a detector's name and the detector; None
+            if the detector runs on `decoded`.
     """
 
     decoded: Pixels
     original: Pixels
     name: str
-    look: Callable[[str, Detector], Found] | None = None
+    find: Callable[[str, Detector], DetectorOutput] | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
-    """What looks at all decoded pictures of one codec at one quality: a metric of sets, or a task."""
+class DatasetMetric:
+    """A distribution metric or a task: figures for all decoded images of one codec at one quality."""
 
     columns: tuple[str, ...]
     begin: Callable[[], None]
@@ -56,28 +57,28 @@ class Whole:
     notes: Callable[[], Sequence[str]]
 
     @classmethod
-    def of_set(cls, metric: SetMetric) -> Whole:
+    def from_distribution(cls, metric: DistributionMetric) -> DatasetMetric:
         """Raises MissingExtra, NotMeasured."""
-        measured = metric.load()
+        accumulator = metric.load()
         return cls(
             columns=(metric.column,),
-            begin=measured.begin,
-            add=lambda outcome: measured.add(outcome.decoded, outcome.original),
-            result=lambda: {metric.column: measured.result()},
+            begin=accumulator.begin,
+            add=lambda image: accumulator.add(image.decoded, image.original),
+            result=lambda: {metric.column: accumulator.result()},
             notes=lambda: (),
         )
 
     @classmethod
-    def of_task(cls, task: Task) -> Whole:
-        """Its columns say of whom they are: ap:fasterrcnn_resnet50_fpn, ap:picodet:800."""
+    def from_task(cls, task: Task) -> DatasetMetric:
+        """Its columns name the network: ap:fasterrcnn_resnet50_fpn, ap:picodet:800."""
         parts = [part for part in (task.model, task.short_side) if part]
         column = {name: ":".join(map(str, [name, *parts])) for name in task.columns}
 
-        def add(outcome: DecodedImage) -> None:
+        def add(image: DecodedImage) -> None:
             if isinstance(task, Detection):
-                task.add(outcome.decoded, outcome.name, outcome.look)
+                task.add(image.decoded, image.name, image.find)
             else:
-                task.add(outcome.decoded, outcome.name)
+                task.add(image.decoded, image.name)
 
         return cls(
             columns=tuple(column.values()),
@@ -89,7 +90,18 @@ class Whole:
 
 
 class MetricSet:
-    """The metrics and the task of a run, loaded once; those that cannot be had are named through `note` and left out."""
+    """The metrics and the task of one evaluation. Those that cannot be measured are reported and left out.
+
+    Args:
+        names: of metrics.
+        task: measured too, if given.
+        data: the folder of the images, where captions and annotations are searched for.
+        note: called with a sentence for each metric that is left out.
+        counts_text: whether rows have the columns `text_bytes` and `textless_bpp`.
+
+    Raises:
+        OptionError: for an unknown metric, or captions or annotations of another layout.
+    """
 
     def __init__(
         self,
@@ -103,53 +115,63 @@ class MetricSet:
         self.captions = read_captions(data)
         self.instances: Annotations | None = None
         self.short_side = None if task is None else task.short_side
-        self.metrics: dict[Metric, Measure] = {}
-        self.wholes: list[Whole] = []
-        chosen = [SETS[name] if name in SETS else metric_of(name) for name in dict.fromkeys(names)]
+        self.per_image: dict[Metric, Measure] = {}
+        self.dataset_metrics: list[DatasetMetric] = []
+        chosen = [DISTRIBUTION_METRICS.get(name) or find_metric(name) for name in dict.fromkeys(names)]
         for metric in chosen:
             try:
-                if isinstance(metric, SetMetric):
-                    self.wholes.append(Whole.of_set(metric))
+                if isinstance(metric, DistributionMetric):
+                    self.dataset_metrics.append(DatasetMetric.from_distribution(metric))
                     continue
-                if metric.places and self.instances is None:
-                    self.instances = self.instances_of(data, metric)
-                self.metrics[metric] = metric.load()
+                if metric.needs_boxes and self.instances is None:
+                    self.instances = self._find_instances(data, metric)
+                self.per_image[metric] = metric.load()
             except (MissingExtra, NotMeasured) as error:
                 note(str(error))
         if task is not None:
-            self.wholes.append(Whole.of_task(task))
+            self.dataset_metrics.append(DatasetMetric.from_task(task))
 
     @property
     def columns(self) -> list[str]:
-        """Of a row."""
+        """The columns of a row."""
         counts = [TEXT_BYTES, TEXTLESS_BPP] if self.counts_text else []
-        return [metric.column for metric in self.metrics] + self.protocol + counts
+        return [metric.column for metric in self.per_image] + self.protocol + counts
 
     @property
     def protocol(self) -> list[str]:
-        """The column of bits per resized pixel, in a protocol with a short side."""
+        """The column for bits per pixel of the resized image, if images are resized to a short side."""
         return [] if self.short_side is None else [f"{PROTOCOL}{self.short_side}"]
 
-    def prepared(self, picture: Picture) -> Picture:
-        """What is coded: the picture, or in a protocol with a short side the picture in that size."""
+    def prepare(self, picture: Picture) -> Picture:
+        """The image to code: the given one, resized if the task has a short side."""
         if self.short_side is None:
             return picture
         size = protocol_size(picture.width, picture.height, self.short_side)
-        return Picture(resized(picture.rgb, size, Image.Resampling.BILINEAR))
+        return Picture(resize(picture.rgb, size, Image.Resampling.BILINEAR))
 
-    def of(
+    def measure(
         self, decoded: Pixels, original: Pixels, name: str, size: int
     ) -> tuple[dict[str, float | None], list[str]]:
-        """The values by column, and why there is None among them; `size` is the file's, in bytes."""
-        named = None if self.instances is None else self.named(self.instances, name, *original.shape[:2])
+        """The values by column, and the reason for each None; `size` is that of the file in bytes."""
+        named = None if self.instances is None else self._named(self.instances, name, *original.shape[:2])
         pair = Pair(decoded, original, self.captions.get(Path(name).name, ()), named)
-        values = {metric.column: measure(pair) for metric, measure in self.metrics.items()}
-        notes = [metric.why_none for metric in self.metrics if values[metric.column] is None]
+        values = {metric.column: measure(pair) for metric, measure in self.per_image.items()}
+        notes = [metric.why_none for metric in self.per_image if values[metric.column] is None]
         height, width = original.shape[:2]
         return values | dict.fromkeys(self.protocol, 8 * size / (width * height)), notes
 
-    def instances_of(self, data: str | os.PathLike[str], metric: Metric) -> Annotations:
-        """What is where in the pictures. Raises NotMeasured, and OptionError for a file of another layout."""
+    def is_complete(self, row: ImageResult) -> bool:
+        """Whether an old row is of this protocol and has every metric, or a note on its absence."""
+        protocol = {
+            column for column in row.values if _is_protocol(column) and row.values[column] is not None
+        }
+        return protocol == set(self.protocol) and all(
+            row.values.get(metric.column) is not None or bool(metric.why_none) and metric.why_none in row.note
+            for metric in self.per_image
+        )
+
+    def _find_instances(self, data: str | os.PathLike[str], metric: Metric) -> Annotations:
+        """Boxes of the images. Raises NotMeasured, and OptionError for a file of another layout."""
         path = find_annotations(data, INSTANCES)
         if path is None or not self.captions:
             missing = CAPTIONS if path else INSTANCES
@@ -157,8 +179,8 @@ class MetricSet:
             raise NotMeasured(metric.title, f"there is no {missing} in {data} or above it", remedy)
         return Annotations.read(path)
 
-    def named(self, instances: Annotations, name: str, height: int, width: int) -> NDArray[np.bool_] | None:
-        """Where the boxes are of what the picture's first caption names, [height, width]; None where there is none."""
+    def _named(self, instances: Annotations, name: str, height: int, width: int) -> NDArray[np.bool_] | None:
+        """True inside the boxes of the objects that the first caption names, [height, width]; None without any."""
         image, captions = instances.images.find(name), self.captions.get(Path(name).name)
         if image is None or not captions:
             return None
@@ -167,20 +189,11 @@ class MetricSet:
         mask = category_mask(boxes, labels, named_categories(captions[0]), height, width)
         return mask if mask.any() else None
 
-    def is_whole(self, row: Row) -> bool:
-        """Whether an old row is of this protocol and has every metric, or says why it has not."""
-        protocol = {column for column in row.values if is_protocol(column) and row.values[column] is not None}
-        return protocol == set(self.protocol) and all(
-            row.values.get(metric.column) is not None or bool(metric.why_none) and metric.why_none in row.note
-            for metric in self.metrics
-        )
-
-
-def is_protocol(column: str) -> bool:
-    """Bits per pixel of the resized picture: no metric, but the mark of rows measured so."""
-    return column.startswith(PROTOCOL)
-
 
 def is_metric(column: str) -> bool:
-    """Whether a column has a metric, and not only counts bits or bytes in another way."""
-    return not is_protocol(column) and column not in (TEXT_BYTES, TEXTLESS_BPP)
+    """Whether a column holds a metric, rather than another count of bits or bytes."""
+    return not _is_protocol(column) and column not in (TEXT_BYTES, TEXTLESS_BPP)
+
+
+def _is_protocol(column: str) -> bool:
+    return column.startswith(PROTOCOL)

@@ -1,1 +1,1 @@
-"""Result tables, rate-distortion curves, BD-rates, and the report page."""
+"""Result tables, rate–distortion curves, BD-rates, and report pages."""

@@ -1,4 +1,4 @@
-"""Rate–distortion curves as PNG files: one for a light page and one for a dark page."""
+"""Rate–distortion plots as PNG files, for a light and a dark page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trifocal.detection.detector_output import Floats
 from trifocal.errors import MissingExtra
 from trifocal.evaluation.report.curves import Curve
 
@@ -18,27 +19,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DARK", "LIGHT", "Line", "MetricInfo", "Theme", "draw", "is_near_one", "lines_of", "unscaled"]
+__all__ = ["DARK", "LIGHT", "MetricInfo", "PlotLine", "Theme", "draw", "is_ms_ssim", "plot_lines", "unscaled"]
 
-DOTS = 220  # pixels per inch; a page shows them at half of that or less
-WIDTH, AXES = 5.0, 3.0  # inches, as all that follows: the whole picture, and the height of the axes
+DOTS = 220  # pixels per inch; the page shows half of them or fewer
+WIDTH, AXES = 5.0, 3.0  # inches: the figure, and the height of the axes
 LEFT, RIGHT, ABOVE, BELOW = 0.56, 0.08, 0.62, 0.52
-ROW, HANDLE, GAP = (
-    0.19,
-    0.36,
-    0.09,
-)  # the legend's: a line of text, its line's length, the way from there to the text
-NAME = 28  # letters of a name in the legend before it goes on below
-SEVERAL = 6.0  # from this ratio of the rates on their axis is logarithmic
+ROW = 0.19  # inches of a line of the legend
+NAME_LENGTH = 28  # characters of a line of the legend
+LOG_SCALE_RATIO = 6.0  # of the largest and smallest rate, from which the axis is logarithmic
 
-Role = Literal["own", "rival", "published"]
+Role = Literal["own", "other", "published"]
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 DASHES = ((5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (3, 1.5), (10, 3), (4, 1.5, 1, 1.5, 1, 1.5))
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What an axis says of a metric: `unit` is "dB", or empty."""
+    """The labels of a metric's axis; `unit` may be empty."""
 
     name: str
     title: str
@@ -47,8 +44,8 @@ class MetricInfo:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A curve, whose it is, and its number among those of that role; the colour and marker follow from it."""
+class PlotLine:
+    """A curve with its role, and its number among the curves of that role, which selects the colour and marker."""
 
     curve: Curve
     role: Role
@@ -57,8 +54,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours; those of measured curves can be told apart with any colour vision (CIELAB differences of 20 and more
-    under Machado's simulations), and all curves have a contrast of 3 to the paper."""
+    """Colours. Those of measured curves differ by at least 20 in CIELAB for all types of colour vision (simulated as by
+    Machado et al. 2009); all curves have a contrast of at least 3 to the background."""
 
     name: str
     paper: str
@@ -66,11 +63,11 @@ class Theme:
     quiet: str
     line: str
     own: tuple[str, ...]
-    rival: tuple[str, ...]
+    other: tuple[str, ...]
     published: tuple[str, ...]
 
-    def colour(self, line: Line) -> str:
-        colours = {"own": self.own, "rival": self.rival, "published": self.published}[line.role]
+    def colour(self, line: PlotLine) -> str:
+        colours = {"own": self.own, "other": self.other, "published": self.published}[line.role]
         return colours[line.number % len(colours)]
 
 
@@ -81,7 +78,7 @@ LIGHT = Theme(
     quiet="#57616b",
     line="#e3e7eb",
     own=("#0066b8", "#cc4a00", "#690f78"),
-    rival=("#0fa55a", "#b478a5", "#4b3c00", "#965aff", "#87003c"),
+    other=("#0fa55a", "#b478a5", "#4b3c00", "#965aff", "#87003c"),
     published=("#3d454d", "#7b858e", "#5c5346", "#8a7f70"),
 )
 DARK = Theme(
@@ -91,20 +88,22 @@ DARK = Theme(
     quiet="#9ba6b0",
     line="#2b3138",
     own=("#5fb2ff", "#ff8d52", "#e100b4"),
-    rival=("#c3d200", "#ffb4d2", "#87693c", "#785aff", "#007869"),
+    other=("#c3d200", "#ffb4d2", "#87693c", "#785aff", "#007869"),
     published=("#c3cad1", "#8b959f", "#b3a794", "#968a78"),
 )
 
 
-def lines_of(
+def plot_lines(
     measured: Mapping[str, Iterable[Curve]],
     published: Mapping[str, Iterable[Curve]],
     is_own: Callable[[str], bool],
-) -> dict[str, list[Line]]:
-    """The lines of each metric, our own first and published ones last, without curves that have no point. A codec has
-    the same number, and so the same colour, in all of them."""
-    lines: dict[str, list[Line]] = {}
-    numbers: dict[Role, list[str]] = {"own": [], "rival": [], "published": []}
+) -> dict[str, list[PlotLine]]:
+    """The lines of each metric: own curves first, published ones last, without empty curves.
+
+    A codec has the same number, and so the same colour, in all plots.
+    """
+    lines: dict[str, list[PlotLine]] = {}
+    numbers: dict[Role, list[str]] = {"own": [], "other": [], "published": []}
     for role, names in numbers.items():
         for metric, curves in (published if role == "published" else measured).items():
             for curve in curves:
@@ -112,14 +111,20 @@ def lines_of(
                     continue
                 if curve.name not in names:
                     names.append(curve.name)
-                lines.setdefault(metric, []).append(Line(curve, role, names.index(curve.name)))
+                lines.setdefault(metric, []).append(PlotLine(curve, role, names.index(curve.name)))
     return lines
 
 
-def draw(metric: MetricInfo, lines: Sequence[Line], theme: Theme) -> bytes:
-    """A PNG file, 1100 pixels wide. Values are on the metric's natural scale (MS-SSIM 0..1); up is always better.
+def draw(metric: MetricInfo, lines: Sequence[PlotLine], theme: Theme) -> bytes:
+    """Draw a PNG file, 1100 pixels wide; up is always better.
 
-    The axes hold all that was measured here, and of published curves what lies at the same rates. Raises MissingExtra.
+    The axes show all measured curves, and published curves at the same rates.
+
+    Args:
+        lines: values on the metric's natural scale (MS-SSIM 0..1).
+
+    Raises:
+        MissingExtra: without matplotlib.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -131,7 +136,7 @@ def draw(metric: MetricInfo, lines: Sequence[Line], theme: Theme) -> bytes:
         ("Published", [line for line in lines if line.role == "published"]),
     ]
     columns = [(title, members) for title, members in columns if members]
-    rows = max((sum(len(wrapped(line)) for line in members) for _, members in columns), default=0)
+    rows = max((sum(len(wrapped_name(line)) for line in members) for _, members in columns), default=0)
     height = ABOVE + AXES + BELOW + ROW * (rows + 1.6)
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS, facecolor=theme.paper)
     canvas = FigureCanvasAgg(figure)
@@ -148,29 +153,29 @@ def draw(metric: MetricInfo, lines: Sequence[Line], theme: Theme) -> bytes:
     return stream.getvalue()
 
 
-def draw_lines(axes: Axes, metric: MetricInfo, lines: Sequence[Line], theme: Theme) -> None:
-    """The curves, and the axes' limits and ticks."""
+def draw_lines(axes: Axes, metric: MetricInfo, lines: Sequence[PlotLine], theme: Theme) -> None:
+    """Draw the curves, and set the limits and ticks of the axes."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
     points = [(line, *drawable(metric, line.curve)) for line in lines]
     for line, rates, values in points:
-        axes.plot(rates, values, **look(line, theme))
+        axes.plot(rates, values, **line_style(line, theme))
     measured = [rates for line, rates, _ in points if line.role != "published" and rates.size]
     low, high = limits(np.concatenate(measured or [rates for _, rates, _ in points]))
-    several = high / low >= SEVERAL
-    if several:
+    logarithmic = high / low >= LOG_SCALE_RATIO
+    if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator([tick for tick in round_rates() if low <= tick <= high]))
         axes.xaxis.set_minor_locator(FixedLocator([]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
-    edge = (high / low) ** 0.04 if several else 1 + 0.04 * (high - low) / low
-    low, high = (low / edge if several else max(0.0, 2 * low - low * edge)), high * edge
+    edge = (high / low) ** 0.04 if logarithmic else 1 + 0.04 * (high - low) / low
+    low, high = (low / edge if logarithmic else max(0.0, 2 * low - low * edge)), high * edge
     axes.set_xlim(low, high)
-    axes.set_xlabel("bits per pixel" + (" (logarithmic)" if several else ""), loc="right")
+    axes.set_xlabel("bits per pixel" + (" (logarithmic)" if logarithmic else ""), loc="right")
     bottom, top = value_limits([(rates, values) for _, rates, values in points], low, high)
-    axes.set_ylim(*((bottom, top) if metric.better == "higher" or is_near_one(metric) else (top, bottom)))
-    if is_near_one(metric):
-        ticks = near_one_ticks(bottom, top)
+    axes.set_ylim(*((bottom, top) if metric.better == "higher" or is_ms_ssim(metric) else (top, bottom)))
+    if is_ms_ssim(metric):
+        ticks = ms_ssim_ticks(bottom, top)
         axes.set_yticks([decibels(tick) for tick in ticks], [f"{tick:.6g}" for tick in ticks])
     else:
         axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
@@ -187,21 +192,31 @@ def draw_frame(axes: Axes, theme: Theme) -> None:
 
 
 def draw_legend(
-    figure: Figure, title: str, lines: Sequence[Line], theme: Theme, left: float, top: float
+    figure: Figure, title: str, lines: Sequence[PlotLine], theme: Theme, left: float, top: float
 ) -> None:
-    """A column below the axes, where it covers nothing; its corner in inches from the bottom left."""
+    """A legend below the axes; `left` and `top` are inches from the bottom left of the figure."""
     from matplotlib.lines import Line2D
 
-    write(figure, left, top, title, theme.quiet, size=8.5)
-    y = top - ROW * 1.15
-    for line in lines:
-        ends = [left + 0.02, left + HANDLE / 2, left + HANDLE]
-        handle = Line2D(ends, [y] * 3, transform=figure.dpi_scale_trans, markevery=[1], **look(line, theme))
-        figure.add_artist(handle)
-        for part in wrapped(line):
-            weight = "bold" if line.role == "own" else "normal"
-            write(figure, left + HANDLE + GAP, y, part, theme.ink, size=9, weight=weight)
-            y -= ROW
+    width, height = figure.get_size_inches()
+    legend = figure.legend(
+        [Line2D([], [], **line_style(line, theme)) for line in lines],
+        ["\n".join(wrapped_name(line)) for line in lines],
+        title=title,
+        loc="upper left",
+        bbox_to_anchor=(left / width, top / height),
+        alignment="left",
+        frameon=False,
+        borderpad=0,
+        borderaxespad=0,
+        labelspacing=0.35,
+        fontsize=9,
+        title_fontsize=8.5,
+        labelcolor=theme.ink,
+    )
+    legend.get_title().set_color(theme.quiet)
+    for line, text in zip(lines, legend.get_texts(), strict=True):
+        text.set_parse_math(False)  # a dollar sign in a name is no formula
+        text.set_fontweight("bold" if line.role == "own" else "normal")
 
 
 def write(
@@ -221,8 +236,8 @@ def write(
     )
 
 
-def look(line: Line, theme: Theme) -> dict[str, Any]:
-    """The options of matplotlib's plot."""
+def line_style(line: PlotLine, theme: Theme) -> dict[str, Any]:
+    """The keyword arguments of matplotlib's `plot`."""
     colour = theme.colour(line)
     if line.role == "published":
         dashes = (0, DASHES[line.number % len(DASHES)])
@@ -240,8 +255,8 @@ def look(line: Line, theme: Theme) -> dict[str, Any]:
     }
 
 
-def wrapped(line: Line) -> list[str]:
-    return textwrap.wrap(line.curve.name, NAME, break_on_hyphens=False) or ["(no name)"]
+def wrapped_name(line: PlotLine) -> list[str]:
+    return textwrap.wrap(line.curve.name, NAME_LENGTH, break_on_hyphens=False) or ["(no name)"]
 
 
 def metric_title(metric: MetricInfo) -> str:
@@ -249,18 +264,14 @@ def metric_title(metric: MetricInfo) -> str:
 
 
 def direction(metric: MetricInfo) -> str:
-    """Which way is better, and how the axis was bent so that it is up."""
-    if is_near_one(metric):
-        return "higher is better; the axis is that of −10·log₁₀(1 − x)"
-    return (
-        "higher is better"
-        if metric.better == "higher"
-        else "lower is better; the axis is turned: up is better"
-    )
+    """Which values are better, and how the axis is transformed."""
+    if is_ms_ssim(metric):
+        return "higher is better; on the scale of −10·log₁₀(1 − x)"
+    return "higher is better" if metric.better == "higher" else "lower is better; the axis is inverted"
 
 
-def is_near_one(metric: MetricInfo) -> bool:
-    """Whether the metric crowds near 1 and is compared in dB: MS-SSIM."""
+def is_ms_ssim(metric: MetricInfo) -> bool:
+    """Whether the metric is MS-SSIM, which is plotted and compared in dB."""
     return metric.name.replace("-", "_") == "ms_ssim"
 
 
@@ -269,40 +280,40 @@ def decibels(value: float) -> float:
 
 
 def unscaled(metric: MetricInfo, value: float) -> float:
-    """The natural value of one that may be on the scale that curves are compared on: MS-SSIM in dB, lower-is-better
-    metrics with their sign turned. A natural one stays: no MS-SSIM is above 1, and no such metric below 0."""
-    if is_near_one(metric):
+    """Convert a value to the metric's natural scale if it is on that of `Metric.scaled`.
+
+    The scale follows from the value: no natural MS-SSIM is above 1, and no natural lower-is-better metric below 0.
+    """
+    if is_ms_ssim(metric):
         return 1 - 10 ** (-value / 10) if value > 1 else value
     return -value if metric.better == "lower" and value < 0 else value
 
 
-def drawable(metric: MetricInfo, curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Rates and the axis's values, float [n] each, without what is not finite there (an MS-SSIM of 1)."""
-    values = [decibels(value) if is_near_one(metric) else value for value in curve.values]
+def drawable(metric: MetricInfo, curve: Curve) -> tuple[Floats, Floats]:
+    """Rates and values on the scale of the axis, float [n] each, without infinite ones (an MS-SSIM of 1)."""
+    values = [decibels(value) if is_ms_ssim(metric) else value for value in curve.values]
     pairs = [(rate, value) for rate, value in zip(curve.rates, values) if math.isfinite(value) and rate > 0]
     rates, finite = np.array(sorted(pairs), dtype=float).reshape(-1, 2).T
     return rates, finite
 
 
-def limits(rates: np.ndarray) -> tuple[float, float]:
-    """The least and the greatest, apart from each other even for one point or none."""
+def limits(rates: Floats) -> tuple[float, float]:
+    """The smallest and largest rate; two different values even for one point or none."""
     if not rates.size:
         return 0.1, 1.0
     low, high = float(rates.min()), float(rates.max())
     return (low, high) if low < high else (low / 1.5, high * 1.5)
 
 
-def value_limits(
-    points: Iterable[tuple[np.ndarray, np.ndarray]], low: float, high: float
-) -> tuple[float, float]:
-    """Of what is seen between two rates, and a little more."""
-    seen: list[float] = []
+def value_limits(points: Iterable[tuple[Floats, Floats]], low: float, high: float) -> tuple[float, float]:
+    """The range of the values between two rates, with a margin."""
+    visible: list[float] = []
     for rates, values in points:
-        seen += values[(rates >= low) & (rates <= high)].tolist()
+        visible += values[(rates >= low) & (rates <= high)].tolist()
         if rates.size:
             edges = [edge for edge in (low, high) if rates[0] <= edge <= rates[-1]]
-            seen += np.interp(edges, rates, values).tolist()
-    bottom, top = min(seen, default=0.0), max(seen, default=1.0)
+            visible += np.interp(edges, rates, values).tolist()
+    bottom, top = min(visible, default=0.0), max(visible, default=1.0)
     edge = 0.05 * (top - bottom) or 0.5
     return bottom - edge, top + edge
 
@@ -311,7 +322,7 @@ def round_rates() -> list[float]:
     return [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
 
 
-def near_one_ticks(bottom: float, top: float) -> list[float]:
+def ms_ssim_ticks(bottom: float, top: float) -> list[float]:
     """Round natural values (0.9, 0.95, 0.98, 0.99, ...) between two values in dB."""
     from matplotlib.ticker import MaxNLocator
 

@@ -1,4 +1,4 @@
-"""The table of measurements: a row per codec, picture and quality, written as it comes; and its means."""
+"""Result tables: a row per codec, image and quality, appended as measured, and their means."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trifocal.errors import OptionError
 from trifocal.utils.files import atomic_write
 
 __all__ = [
-    "Mean",
-    "Row",
-    "Table",
-    "columns_of",
-    "means",
+    "ImageResult",
+    "MeanResult",
+    "ResultsFile",
+    "mean_results",
+    "metric_columns",
     "read_means",
-    "read_rows",
-    "summary_of",
+    "read_results",
+    "summary_path",
     "write_means",
 ]
 
@@ -31,22 +31,31 @@ VALUE_DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Row:
-    """One picture at one quality. `bytes` are those of the file, headers and all; `bpp` is per pixel of the picture.
+class ImageResult:
+    """One image at one quality.
 
-    `values` are the metrics by column; None for one that cannot judge this picture, and `note` says why.
+    Attributes:
+        preset: the name of the codec, as `Variant.name`.
+        picture: the path of the image in its folder, with forward slashes.
+        bytes: of the file, with its header.
+        bpp: bits per pixel of the original image.
+        encode_s: seconds from pixels in memory to bytes.
+        decode_s: seconds from bytes to pixels.
+        weights: the fingerprint in hexadecimal; empty for a codec without weights.
+        note: reasons for missing metrics.
+        values: the metrics by column; None for one that cannot measure this image.
     """
 
     preset: str
-    picture: str  # relative to the folder, with forward slashes
+    picture: str
     width: int
     height: int
     quality: float
     bytes: int
     bpp: float
-    encode_s: float  # from pixels in memory to the file's bytes
-    decode_s: float  # and back
-    weights: str  # the fingerprint of the weights in hexadecimal; empty for a codec that has none
+    encode_s: float
+    decode_s: float
+    weights: str
     note: str
     values: Mapping[str, float | None]
 
@@ -56,11 +65,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Mean:
-    """One codec at one quality, over pictures: bpp and metrics are means, times are medians.
+class MeanResult:
+    """One codec at one quality over all images: means of bpp and metrics, medians of times.
 
-    A metric is None as soon as one picture has none, since a mean over other pictures than bpp's would mislead. Beside the
-    metrics of pictures, `values` holds those of the whole set (FID, AP ...), where they were measured.
+    `values` also holds metrics of the whole set (FID, AP ...). A metric is None if one image has none: its mean would
+    cover other images than that of bpp.
     """
 
     preset: str
@@ -73,61 +82,64 @@ class Mean:
     values: Mapping[str, float | None]
 
 
-Line = TypeVar("Line", Row, Mean)
+Record = TypeVar("Record", ImageResult, MeanResult)
 
 
-class Table:
-    """A CSV file that grows by a row at a time, so that a run that dies keeps all that it had measured.
+class ResultsFile:
+    """A CSV file that is written row by row, so that an interrupted evaluation can be resumed.
 
-    An old file is read if `resume`, and replaced otherwise; not before the first new row is there to be written.
-    Raises OptionError where the old file is no such table.
+    The old file is replaced when the first new row is added.
 
     Args:
         path: the file.
-        resume: whether its rows are kept.
-        columns: the metrics of the rows to come. Old rows keep theirs; what one lacks of the columns stays empty.
+        resume: whether to keep the rows of the old file.
+        columns: the metrics of the new rows. Old rows keep theirs; cells of missing columns stay empty.
+
+    Raises:
+        OptionError: if the old file is not such a table.
     """
 
     def __init__(self, path: str | os.PathLike[str], resume: bool, columns: Sequence[str] = ()) -> None:
         self.path = Path(path)
-        self.rows = read_rows(self.path) if resume and self.path.exists() else []
-        self.columns = list(dict.fromkeys([*columns_of(self.rows), *columns]))
+        self.rows = read_results(self.path) if resume and self.path.exists() else []
+        self.columns = list(dict.fromkeys([*metric_columns(self.rows), *columns]))
         self._begun = False
 
-    def add(self, row: Row) -> None:
+    def add(self, row: ImageResult) -> None:
+        """Append a row to the file. Raises OSError."""
         self.rows.append(row)
         if not self._begun:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _write(self.path, Row, self.rows, self.columns)
+            _write(self.path, ImageResult, self.rows, self.columns)
             self._begun = True
             return
         with open(self.path, "a", encoding="utf-8", newline="") as stream:
-            _writer(stream, Row, self.columns).writerow(_cells(row))
+            _writer(stream, ImageResult, self.columns).writerow(_cells(row))
 
-    def drop(self, rows: Sequence[Row]) -> None:
-        """Takes rows out; the file follows when the next row is added."""
+    def drop(self, rows: Sequence[ImageResult]) -> None:
+        """Remove rows; the file changes when the next row is added."""
         self.rows = [row for row in self.rows if row not in rows]
         self._begun = False
 
 
-def read_rows(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a table; a last line that a dying run left unfinished is dropped. Raises OptionError, OSError."""
-    return _read(path, Row)
+def read_results(path: str | os.PathLike[str]) -> list[ImageResult]:
+    """The rows of a table; an incomplete last line is dropped. Raises OptionError, OSError."""
+    return _read(path, ImageResult)
 
 
-def summary_of(table: Path) -> Path:
-    """Where the means of a table's rows are."""
+def summary_path(table: Path) -> Path:
+    """The file of a table's means: results.csv → results_summary.csv."""
     return table.with_name(f"{table.stem}_summary.csv")
 
 
-def read_means(path: str | os.PathLike[str]) -> list[Mean]:
-    """What `write_means` wrote. Raises OptionError, OSError."""
-    return _read(path, Mean)
+def read_means(path: str | os.PathLike[str]) -> list[MeanResult]:
+    """Read the file that `write_means` wrote. Raises OptionError, OSError."""
+    return _read(path, MeanResult)
 
 
-def means(rows: Iterable[Row]) -> list[Mean]:
-    """A Mean for each codec and quality, in order of appearance and of quality."""
-    groups: dict[tuple[str, float, str], list[Row]] = {}
+def mean_results(rows: Iterable[ImageResult]) -> list[MeanResult]:
+    """The means for each codec and quality: codecs in order of appearance, qualities rising."""
+    groups: dict[tuple[str, float, str], list[ImageResult]] = {}
     for row in rows:
         groups.setdefault((row.preset, row.quality, row.weights), []).append(row)
     order = {preset: place for place, preset in enumerate(dict.fromkeys(key[0] for key in groups))}
@@ -136,24 +148,24 @@ def means(rows: Iterable[Row]) -> list[Mean]:
     ]
 
 
-def write_means(path: str | os.PathLike[str], table: Sequence[Mean]) -> None:
-    """Writes the file at once or not at all."""
-    _write(Path(path), Mean, table, columns_of(table))
+def write_means(path: str | os.PathLike[str], table: Sequence[MeanResult]) -> None:
+    """Write means as CSV, atomically. Raises OSError."""
+    _write(Path(path), MeanResult, table, metric_columns(table))
 
 
-def columns_of(table: Iterable[Row | Mean]) -> list[str]:
-    """The metrics that any of them has, in order of appearance."""
+def metric_columns(table: Iterable[ImageResult | MeanResult]) -> list[str]:
+    """The columns of metrics that any row has, in order of appearance."""
     return list(dict.fromkeys(column for row in table for column in row.values))
 
 
-def plain_fields(kind: type) -> list[str]:
-    """The columns that come before those of the metrics."""
+def _fixed_columns(kind: type) -> list[str]:
+    """The columns before those of the metrics."""
     return [field.name for field in fields(kind) if field.name != "values"]
 
 
-def _mean(key: tuple[str, float, str], rows: Sequence[Row]) -> Mean:
+def _mean(key: tuple[str, float, str], rows: Sequence[ImageResult]) -> MeanResult:
     preset, quality, weights = key
-    return Mean(
+    return MeanResult(
         preset=preset,
         quality=quality,
         pictures=len(rows),
@@ -161,16 +173,20 @@ def _mean(key: tuple[str, float, str], rows: Sequence[Row]) -> Mean:
         encode_s=statistics.median(row.encode_s for row in rows),
         decode_s=statistics.median(row.decode_s for row in rows),
         weights=weights,
-        values={column: _mean_of([row.values.get(column) for row in rows]) for column in columns_of(rows)},
+        values={
+            column: _mean_or_none([row.values.get(column) for row in rows]) for column in metric_columns(rows)
+        },
     )
 
 
-def _mean_of(values: Sequence[float | None]) -> float | None:
+def _mean_or_none(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if len(known) == len(values) else None
 
 
-def _write(path: Path, kind: type, table: Sequence[Row] | Sequence[Mean], columns: Sequence[str]) -> None:
+def _write(
+    path: Path, kind: type, table: Sequence[ImageResult] | Sequence[MeanResult], columns: Sequence[str]
+) -> None:
     text = io.StringIO(newline="")
     writer = _writer(text, kind, columns)
     writer.writeheader()
@@ -180,11 +196,11 @@ def _write(path: Path, kind: type, table: Sequence[Row] | Sequence[Mean], column
 
 
 def _writer(stream: Any, kind: type, columns: Sequence[str]) -> csv.DictWriter[str]:
-    return csv.DictWriter(stream, [*plain_fields(kind), *columns], lineterminator="\n")
+    return csv.DictWriter(stream, [*_fixed_columns(kind), *columns], lineterminator="\n")
 
 
-def _cells(row: Row | Mean) -> dict[str, str]:
-    cells = {name: _cell(name, getattr(row, name)) for name in plain_fields(type(row))}
+def _cells(row: ImageResult | MeanResult) -> dict[str, str]:
+    cells = {name: _cell(name, getattr(row, name)) for name in _fixed_columns(type(row))}
     return cells | {
         name: "" if value is None else f"{value:.{VALUE_DIGITS}f}" for name, value in row.values.items()
     }
@@ -196,20 +212,20 @@ def _cell(name: str, value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _read(path: str | os.PathLike[str], kind: type[Line]) -> list[Line]:
+def _read(path: str | os.PathLike[str], kind: type[Record]) -> list[Record]:
     text = Path(path).read_text("utf-8")
     complete = text[: text.rfind("\n") + 1]
     reader = csv.DictReader(io.StringIO(complete, newline=""))
-    names = plain_fields(kind)
+    names = _fixed_columns(kind)
     if text and list(reader.fieldnames or ())[: len(names)] != names:
-        raise OptionError(f"{path} is not a table of `trifocal evaluate`; name another with --out.")
+        raise OptionError(f"{path} is not a table of `trifocal evaluate`; choose another file with --out.")
     try:
         return [_line(kind, cells) for cells in reader]
     except (ValueError, TypeError):
-        raise OptionError(f"Line {reader.line_num} of {path} is damaged; mend or delete it.") from None
+        raise OptionError(f"Line {reader.line_num} of {path} is damaged; fix or delete it.") from None
 
 
-def _line(kind: type[Line], cells: dict[str, str]) -> Line:
+def _line(kind: type[Record], cells: dict[str, str]) -> Record:
     plain = {field.name: _KINDS[str(field.type)] for field in fields(kind) if field.name != "values"}
     values = {name: float(cell) if cell else None for name, cell in cells.items() if name not in plain}
     return kind(**{name: of(cells[name]) for name, of in plain.items()}, values=values)

@@ -1,4 +1,4 @@
-"""Which picture an annotation, label map or class belongs to; and which pictures have none."""
+"""Ground truth by image name, and the list of images without any."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,20 +7,26 @@ from typing import Generic, TypeVar
 
 from trifocal.errors import OptionError
 
-__all__ = ["GroundTruth", "name_of"]
+__all__ = ["GroundTruth", "relative_name"]
 
 Value = TypeVar("Value")
 
 
 class GroundTruth(Generic[Value]):
-    """What is known of each picture, by its path with forward slashes, or else by its file name where that is unique.
+    """A value for each image, found by its path with forward slashes, or by its file name where that is unique.
 
-    `source` is the file or folder that says so, for sentences. With `suffixes=False`, a.png and a.jpg are one name.
+    Args:
+        source: the file or folder of the values, for messages.
+        known: the values by name.
+        suffixes: if False, a.png and a.jpg are the same name.
+
+    Raises:
+        OptionError: if there are no values.
     """
 
     def __init__(self, source: str, known: Mapping[str, Value], suffixes: bool = True) -> None:
         if not known:
-            raise OptionError(f"{source} says nothing of any picture.")
+            raise OptionError(f"{source} has annotations for no image.")
         self.source, self.suffixes = source, suffixes
         self.known = {self._key(name): value for name, value in known.items()}
         counts = Counter(PurePosixPath(key).name for key in self.known)
@@ -28,46 +34,49 @@ class GroundTruth(Generic[Value]):
             PurePosixPath(key).name: key for key in self.known if counts[PurePosixPath(key).name] == 1
         }
         self.taken: dict[str, str] = {}
-        self.left_out: dict[str, list[str]] = {}
+        self.skipped: dict[str, list[str]] = {}
 
     def begin(self) -> None:
-        """Every picture may be taken again; notes stay."""
+        """Start a new pass over the images; notes are kept."""
         self.taken = {}
 
     def find(self, name: str) -> Value | None:
+        """The value of an image; None if it has none."""
         path = self._path(name)
         return None if path is None else self.known[path]
 
     def take(self, name: str) -> Value | None:
-        """As `find`, noting a picture of which nothing is known, or that takes what another picture took already."""
+        """As `find`, and note images without a value, or with one that another image of this pass has taken."""
         path = self._path(name)
         if path is None:
-            self.leave_out(name, f"not in {self.source}")
+            self.skip(name, f"not in {self.source}")
             return None
         if self.taken.setdefault(path, name) != name:
-            self.leave_out(name, f"of which {self.source} cannot tell the folder")
+            self.skip(name, f"ambiguous in {self.source} (which names no folder)")
             return None
         return self.known[path]
 
-    def leave_out(self, name: str, reason: str) -> None:
-        names = self.left_out.setdefault(reason, [])
+    def skip(self, name: str, reason: str) -> None:
+        """Note an image that is left out."""
+        names = self.skipped.setdefault(reason, [])
         if name not in names:
             names.append(name)
 
     def check_any(self, names: Sequence[str]) -> None:
-        """Raises OptionError where nothing is known of any of these."""
+        """Raise OptionError if none of these images has a value."""
         if not any(self._path(name) is not None for name in names):
-            theirs, ours = next(iter(self.known)), names[0] if names else "none"
+            theirs, ours = next(iter(self.known)), names[0] if names else "nothing"
             raise OptionError(
-                f"{self.source} is about other pictures: it names {theirs}, for instance, and here is {ours}."
+                f"{self.source} matches none of these images: it lists e.g. {theirs}; the folder contains e.g. {ours}."
             )
 
     @property
     def notes(self) -> list[str]:
+        """A sentence for each reason why images were left out."""
         return [
-            f"{len(names)} picture{'s' * (len(names) > 1)} left out, {reason}: {', '.join(names[:3])}"
+            f"{len(names)} image{'s' * (len(names) > 1)} left out, {reason}: {', '.join(names[:3])}"
             f"{', …' if len(names) > 3 else '.'}"
-            for reason, names in self.left_out.items()
+            for reason, names in self.skipped.items()
         ]
 
     def _key(self, name: str) -> str:
@@ -78,6 +87,6 @@ class GroundTruth(Generic[Value]):
         return key if key in self.known else self.paths.get(PurePosixPath(key).name)
 
 
-def name_of(path: Path, data: Path) -> str:
-    """A picture's, as rows have it."""
+def relative_name(path: Path, data: Path) -> str:
+    """The name of an image in results: its path in the folder `data`, or its file name if `data` is the image."""
     return path.relative_to(data).as_posix() if path != data else path.name

@@ -1,4 +1,4 @@
-"""How sure an average precision is: what other pictures of the same kind might have given."""
+"""Standard errors of average precision, by a bootstrap over images."""
 
 from __future__ import annotations
 
@@ -11,22 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.errors import OptionError
-from trifocal.evaluation.codecs.candidates import candidate_of, decoded_image_of, for_picture
-from trifocal.evaluation.codecs.custom_weights import BUNDLED, Models
+from trifocal.evaluation.codecs.candidates import candidate_for, decoded_image
+from trifocal.evaluation.codecs.factory import create_candidate
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
-from trifocal.evaluation.tasks.annotations import name_of
+from trifocal.evaluation.codecs.variant import Variant, parse_variant
+from trifocal.evaluation.tasks.annotations import relative_name
 from trifocal.evaluation.tasks.detection import Detection
-from trifocal.evaluation.tasks.task import task_of
+from trifocal.evaluation.tasks.task import create_task
 from trifocal.pictures import Picture, list_pictures
 
-__all__ = ["APWithError", "bootstrapped", "certainty", "detected"]
+__all__ = ["APWithError", "ap_with_errors", "bootstrap_ap", "run_detection"]
 
 SEED = 0
 
 
 @dataclass(frozen=True)
 class APWithError:
-    """AP of a codec at a quality, 0..1; by how much it is less than on the originals; and the standard errors of both."""
+    """AP of a candidate at a quality, with standard errors.
+
+    Attributes:
+        name: of the candidate, as in tables.
+        quality: 0..100.
+        ap: 0..1.
+        ap_error: its standard error.
+        loss: AP on the originals minus `ap`.
+        loss_error: its standard error, paired by image.
+    """
 
     name: str
     quality: float
@@ -36,86 +46,91 @@ class APWithError:
     loss_error: float
 
 
-def certainty(
+def ap_with_errors(
     points: Mapping[str, Sequence[float]],
     data: str | os.PathLike[str],
     detector: str,
     draws: int = 200,
-    progress: Callable[[float, str], None] = lambda fraction, said: None,
+    progress: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> list[APWithError]:
-    """Of each subject (as `evaluate` names them) at each of its qualities, after the originals, which come first.
+    """AP of each candidate at each of its qualities; the originals come first.
 
     Args:
-        data: a folder of pictures with COCO's instances.json in it or above it.
-        detector: as `task_of` names it.
-        draws: bootstrap samples of the pictures, the same for all, so that losses are paired.
+        points: the qualities of each candidate, named as for `evaluate`.
+        data: a folder of images with COCO's instances.json in it or above it.
+        detector: as for `create_task`.
+        draws: the number of bootstrap samples of the images, which are the same for all candidates.
         progress: called with the fraction done and what is being done.
 
     Raises:
-        OptionError: for fewer than two draws; what `task_of` and making a subject raise, PictureError, OSError.
+        OptionError: for fewer than two draws.
+        TrifocalError, OSError: as `create_task` and `create_candidate`.
     """
     if draws < 2:
-        raise OptionError(f"A standard error takes two bootstrap samples or more, not {draws}.")
-    named = [(name, quality) for name, all_of in {LOSSLESS: (100,), **points}.items() for quality in all_of]
-    ways = []
+        raise OptionError(f"A standard error needs at least two bootstrap samples, not {draws}.")
+    named = [
+        (name, quality) for name, qualities in {LOSSLESS: (100,), **points}.items() for quality in qualities
+    ]
+    runs = []
     for number, (name, quality) in enumerate(named):
 
-        def report(part: float, begun: int = number, said: str = f"{name}, quality {quality:g}") -> None:
-            progress((begun + part) / len(named) / 2, said)
+        def report(part: float, start: int = number, text: str = f"{name}, quality {quality:g}") -> None:
+            progress((start + part) / len(named) / 2, text)
 
-        ways.append(detected(name, quality, Path(data), detector, progress=report)[0])
-    table = bootstrapped(ways, draws, progress=lambda part: progress((1 + part) / 2, "bootstrap samples"))
-    precisions = [way.result()["ap"] for way in ways]
-    errors = table.std(axis=0, ddof=1)
-    loss_errors = (table[:, :1] - table).std(axis=0, ddof=1)
+        runs.append(run_detection(parse_variant(name), quality, Path(data), detector, report)[0])
+    samples = bootstrap_ap(runs, draws, progress=lambda part: progress((1 + part) / 2, "bootstrap samples"))
+    precisions = [run.result()["ap"] for run in runs]
+    errors = samples.std(axis=0, ddof=1)
+    loss_errors = (samples[:, :1] - samples).std(axis=0, ddof=1)
     return [
         APWithError(name, quality, ap, float(error), precisions[0] - ap, float(loss_error))
         for (name, quality), ap, error, loss_error in zip(named, precisions, errors, loss_errors)
     ]
 
 
-def detected(
-    name: str,
+def run_detection(
+    variant: Variant,
     quality: float,
     data: Path,
     detector: str,
-    models: Models = BUNDLED,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[Detection, float]:
-    """What a detector finds in all pictures of a folder that a subject coded at a quality, and their mean bits per pixel."""
-    way = task_of("detection", detector, None, data)
-    assert isinstance(way, Detection)
-    subject = candidate_of(name, models=models)
+    """Run a detector on all images of a folder after coding: its detections, and the mean bits per pixel."""
+    task = create_task("detection", detector, None, data)
+    assert isinstance(task, Detection)
+    candidate = create_candidate(variant)
     paths, rates = list_pictures([data], recursive=True), []
     for number, path in enumerate(paths):
         progress(number / len(paths))
-        picture, known = Picture.open(path, "colour"), name_of(path, data)
-        told = for_picture(subject, known)
-        file = told.encode(picture, quality)
-        outcome = decoded_image_of(told, file, told.decode(file), picture, known)
-        way.add(outcome.decoded, known, outcome.look)
+        picture, name = Picture.open(path, "colour"), relative_name(path, data)
+        coder = candidate_for(candidate, name)
+        file = coder.encode(picture, quality)
+        image = decoded_image(coder, file, coder.decode(file), picture, name)
+        task.add(image.decoded, name, image.find)
         rates.append(8 * len(file) / (picture.width * picture.height))
-    return way, float(np.mean(rates))
+    return task, float(np.mean(rates))
 
 
-def bootstrapped(
-    ways: Sequence[Detection],
+def bootstrap_ap(
+    runs: Sequence[Detection],
     draws: int,
     seed: int = SEED,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> NDArray[np.float64]:
-    """AP of each of several measurements on the same pictures, in bootstrap samples of them (Efron 1979): [draws, ways].
+    """AP of several runs on bootstrap samples of their images (Efron 1979): [draws, runs].
 
-    A row's sample is the same for all, so that differences between columns are paired. Raises OptionError where no picture is in all
-    of them.
+    All runs use the same samples, so that differences between columns are paired.
+
+    Raises:
+        OptionError: if no image is in all runs.
     """
-    shared = sorted(set.intersection(*(set(way.found) for way in ways)))
+    shared = sorted(set.intersection(*(set(run.detections) for run in runs)))
     if not shared:
-        raise OptionError("No picture was added to all that are compared.")
+        raise OptionError("No image was measured in all runs.")
     random = np.random.default_rng(seed)
-    table = np.empty((draws, len(ways)))
-    for number, row in enumerate(table):
+    samples = np.empty((draws, len(runs)))
+    for number, row in enumerate(samples):
         ids = [shared[place] for place in random.integers(len(shared), size=len(shared))]
-        row[:] = [way.precision("bbox", ids)[0] for way in ways]
+        row[:] = [run.precision("bbox", ids)[0] for run in runs]
         progress((number + 1) / draws)
-    return table
+    return samples

@@ -1,4 +1,4 @@
-"""Networks of torchvision with their published weights, as functions of a picture, uint8 [H, W, 3]."""
+"""Torchvision networks with their published weights, as functions of an image."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from trifocal.detection.detector_output import Pixels
 from trifocal.errors import MissingExtra, NotMeasured, OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ["EXTRA", "Classifier", "Network", "Segmenter", "load"]
+__all__ = ["Classifier", "Segmenter", "TorchvisionNetwork", "load_torchvision"]
 
-EXTRA = "evaluate"
-PATIENCE = 20.0  # seconds without a byte, after which a download has failed
-
-Pixels = NDArray[np.uint8]
+DOWNLOAD_TIMEOUT = 20.0  # seconds without a byte
 
 
-class Network:
-    """A network, the `transforms` that its weights ask for (uint8 [3, H, W] to float), and where it computes.
+class TorchvisionNetwork:
+    """A network, the transforms that its weights require (uint8 [3, H, W] to float), and its device.
 
-    Raises OptionError where torch cannot compute there.
+    Raises:
+        OptionError: if torch cannot compute on the device.
     """
 
     def __init__(self, model: Module, transforms: Callable[[Tensor], Tensor], device: str = "cpu") -> None:
@@ -40,63 +39,70 @@ class Network:
             raise OptionError(f"Torch cannot compute on the device {device!r} of this machine.") from None
         self.transforms, self.device = transforms, device
 
-    def input_of(self, pixels: Pixels) -> Tensor:
+    def input_tensor(self, pixels: Pixels) -> Tensor:
+        """uint8 [H, W, 3] → the transformed image, [3, h, w]."""
         import torch
 
         return self.transforms(torch.tensor(pixels, device=self.device).permute(2, 0, 1))
 
 
-class Segmenter(Network):
-    """Semantic segmentation: the most likely class of each pixel, int64 [H, W].
+class Segmenter(TorchvisionNetwork):
+    """Semantic segmentation: uint8 [H, W, 3] → the most likely class of each pixel, int64 [H, W].
 
-    The weights' transforms resize the picture (short side 520 for torchvision's); scores are resized back, bilinear.
+    The transforms resize the image (short side 520 for torchvision's weights); scores are resized back, bilinear.
     """
 
     def __call__(self, pixels: Pixels) -> NDArray[np.int64]:
         import torch
 
         with torch.inference_mode():
-            scores = self.model(self.input_of(pixels)[None])["out"]
+            scores = self.model(self.input_tensor(pixels)[None])["out"]
             scores = torch.nn.functional.interpolate(scores, pixels.shape[:2], mode="bilinear")
             return scores[0].argmax(0).cpu().numpy()
 
 
-class Classifier(Network):
-    """Classification: a score for each class, before softmax, float64 [classes]."""
+class Classifier(TorchvisionNetwork):
+    """Classification: uint8 [H, W, 3] → a logit for each class, float64 [classes]."""
 
     def __call__(self, pixels: Pixels) -> NDArray[np.float64]:
         import torch
 
         with torch.inference_mode():
-            return self.model(self.input_of(pixels)[None])[0].double().cpu().numpy()
+            return self.model(self.input_tensor(pixels)[None])[0].double().cpu().numpy()
 
 
-def load(kind: str, name: str) -> tuple[Module, Callable[[Tensor], Tensor]]:
-    """A torchvision model of this kind (detection, segmentation, classification) and its weights' transforms.
+def load_torchvision(kind: str, name: str) -> tuple[Module, Callable[[Tensor], Tensor]]:
+    """A torchvision model and the transforms of its weights; weights that are not in torch's cache are downloaded.
 
-    Weights that torchvision has not fetched before are downloaded. Raises OptionError where torchvision has no such
-    model, NotMeasured where the weights cannot be had, and MissingExtra.
+    Args:
+        kind: detection, segmentation or classification.
+        name: as torchvision names the model.
+
+    Raises:
+        OptionError: if torchvision has no such model of this kind.
+        NotMeasured: if the weights cannot be downloaded.
+        MissingExtra: without torchvision.
     """
     try:
         from torchvision import models
     except ImportError:
-        raise MissingExtra(EXTRA, f"The task of {kind}") from None
-    room = models if kind == "classification" else getattr(models, kind)
-    there = models.list_models(module=room, exclude=["keypoint*"])
-    if name not in there:
-        raise OptionError(f"torchvision has no model {name} for {kind}; it has {', '.join(there)}.")
+        raise MissingExtra("evaluate", f"The task {kind}") from None
+    module = models if kind == "classification" else getattr(models, kind)
+    available = models.list_models(module=module, exclude=["keypoint*"])
+    if name not in available:
+        raise OptionError(f"torchvision has no {kind} model {name!r}; it has: {', '.join(available)}.")
     weights = models.get_model_weights(name)["DEFAULT"]
     try:
-        with patience():
+        with _safe_download():
             model = models.get_model(name, weights=weights)
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "invalid hash" not in str(error):
             raise
-        raise not_measured(name, weights.url) from error
+        raise _missing_weights(name, weights.url) from error
     return model, weights.transforms()
 
 
-def not_measured(name: str, url: str) -> NotMeasured:
+def _missing_weights(name: str, url: str) -> NotMeasured:
     import torch
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
@@ -105,10 +111,10 @@ def not_measured(name: str, url: str) -> NotMeasured:
 
 
 @contextlib.contextmanager
-def patience() -> Iterator[None]:
-    """A download neither hangs (torch sets no timeout of its own) nor writes among the results on stdout."""
+def _safe_download() -> Iterator[None]:
+    """Set a timeout, which torch does not, and keep progress messages off stdout, which holds results."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

@@ -1,0 +1,65 @@
+"""Create what is measured from its parsed name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from trifocal.errors import NotMeasured
+from trifocal.evaluation.codecs.candidates import Candidate, LoadedPreset, PresetCandidate, TextCandidate
+from trifocal.evaluation.codecs.layer_ablations import (
+    BaseLayerCandidate,
+    DownscaledCandidate,
+    SeparateFilesCandidate,
+)
+from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS, pillow_codecs
+from trifocal.evaluation.codecs.variant import Variant, parse_variants
+from trifocal.evaluation.text_ablation import TextKinds
+from trifocal.preset_table import Preset
+
+__all__ = ["create_candidate", "load_custom_weights"]
+
+Other = TypeVar("Other")
+
+
+def create_candidate(variant: Variant, texts: TextKinds | None = None) -> Candidate | TextCandidate:
+    """The candidate of a variant.
+
+    Args:
+        texts: the texts of the images, for variants with a kind of text.
+
+    Raises:
+        NotMeasured: for a format that nothing installed writes.
+        PresetError, WeightsError, OptionError, MissingExtra: as the candidate's class.
+    """
+    if variant.text is not None:
+        return TextCandidate(variant, texts or TextKinds({}, ()))
+    if variant.downscaled:
+        return DownscaledCandidate(_plain(replace(variant, downscaled=False)))
+    if variant.layers == "apart":
+        return SeparateFilesCandidate(variant)
+    if variant.layers is not None:
+        return BaseLayerCandidate(variant)
+    return _plain(variant)
+
+
+def load_custom_weights(
+    candidates: Sequence[str | Preset | Other], device: str = "cpu"
+) -> list[Variant | Other]:
+    """Parse names (other objects are kept), and load the weights of those with a label once, to raise errors before the long work.
+
+    Raises:
+        OptionError, PresetError: as `parse_variants`.
+        WeightsError: for weights that are missing, damaged or of another network.
+    """
+    return parse_variants(candidates, device, check=LoadedPreset)
+
+
+def _plain(variant: Variant) -> Candidate:
+    if not variant.is_pillow_codec or variant.preference is not None:
+        return PresetCandidate(variant)
+    codec = PILLOW_CODECS[variant.codec]
+    if codec not in pillow_codecs():
+        raise NotMeasured(codec.title, "no installed package writes it", f"pip install {codec.package}")
+    return codec
