@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Times one process that encodes and several at once, with OpenMP's threads that wait in turn spinning and sleeping.
+"""Times one process that encodes and several at once, with OpenMP's threads that wait in turn spinning and
+sleeping.
 
     python benchmarks/busy.py [--processes 2] [--pictures 10]
 
-Trifocal asks OpenMP for threads that sleep while they wait (OMP_WAIT_POLICY=PASSIVE), unless the variable is set already. Threads that spin
-take the processor from the other processes of a busy machine.
+Trifocal asks OpenMP for threads that sleep while they wait (OMP_WAIT_POLICY=PASSIVE), unless the variable is
+set already. Threads that spin take the processor from the other processes of a busy machine.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """CompressAI's side of speed.py: runs under the Python that has it, and needs nothing of Trifocal.
 
-Reads a line on stdin for each repetition and answers with a line of JSON: seconds of each part of both ways, and bytes.
-Networks have random weights, which cost the same time; bytes are real. What is neither analysis, nor synthesis, nor
-one of the entropy model's networks is coding.
+Reads a line on stdin for each repetition and answers with a line of JSON: seconds of each part of both ways,
+and bytes. Networks have random weights, which cost the same time; bytes are real. What is neither analysis,
+nor synthesis, nor one of the entropy model's networks is coding.
 """
 
 import json
@@ -27,7 +27,9 @@ PARTS = {"g_a": "analysis", "g_s": "synthesis"}
 
 
 class Stopwatch:
-    """Adds up the seconds of a model's networks by hooks: g_a, g_s, and the single layers of all else as the walk."""
+    """Adds up the seconds of a model's networks by hooks: g_a, g_s, and the single layers of all else as the
+    walk.
+    """
 
     def __init__(self, model):
         self.seconds = {}

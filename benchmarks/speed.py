@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Times the encoding and decoding of one 768×512 photograph, beside CompressAI and AVIF, all in one run.
 
-    python benchmarks/speed.py [--presets NAMES] [--threads 2] [--picture P] [--compressai-python VENV/bin/python]
+    python benchmarks/speed.py [--presets NAMES] [--threads 2] [--picture P] [--compressai-python
+    VENV/bin/python]
 
-Contenders take turns, so that a busy minute of the machine hits all of them; figures are medians over the turns after
-one to warm up, and ratios are medians of the ratios within a turn. CompressAI needs an older numpy, so it may live in
-an environment of its own. Writes speed.csv and speed.md into results/.
+Contenders take turns, so that a busy minute of the machine hits all of them; figures are medians over the
+turns after one to warm up, and ratios are medians of the ratios within a turn. CompressAI needs an older
+numpy, so it may live in an environment of its own. Writes speed.csv and speed.md into results/.
 """
 
 import argparse
@@ -198,7 +199,9 @@ def measure_memory(contenders: Sequence[Contender], arguments: argparse.Namespac
 
 
 def fresh_process(code: str) -> float:
-    """Seconds until a new Python has started and done this; median of LOADS. How long it takes to leave is not counted."""
+    """Seconds until a new Python has started and done this; median of LOADS. How long it takes to leave is
+    not counted.
+    """
     times = []
     for _ in range(LOADS):
         begun = time.perf_counter()
@@ -260,7 +263,8 @@ def markdown(rows: Sequence[dict[str, str]], facts: dict[str, str]) -> str:
         for way in WAYS if not row["note"] else ():
             cells = [milliseconds(row[f"{way}_{part}"]) for part in ("s", *(f"{part}_s" for part in PARTS))]
             lines.append(
-                f"| {row['codec']} | {way} | {' | '.join(cells)} | {row[f'{way}_ratio']} | {row['peak_mib']} |"
+                f"| {row['codec']} | {way} | {' | '.join(cells)} | {row[f'{way}_ratio']} | "
+                f"{row['peak_mib']} |"
             )
         if row["note"]:
             lines.append(f"| {row['codec']} | {row['note']} | | |{' |' * len(PARTS)} |")
@@ -269,11 +273,15 @@ def markdown(rows: Sequence[dict[str, str]], facts: dict[str, str]) -> str:
     ]
     lines += [
         "",
-        "The peak is the resident memory of a process that does one codec's encode and decode, libraries and all.",
+        (
+            "The peak is the resident memory of a process that does one codec's encode and decode, libraries "
+            "and all."
+        ),
     ]
     lines += ["", f"The range coder of {rows[0]['codec']} takes {' and '.join(shares)}."]
     lines.append(
-        f"A fresh process imports the library and loads the weights of {DEFAULT} in {facts['load_s']} s; one that only imports torch"
+        f"A fresh process imports the library and loads the weights of {DEFAULT} in {facts['load_s']} s; "
+        "one that only imports torch"
         f" takes {facts['torch_s']} s."
     )
     return "\n".join([*lines, ""])

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Time training steps in float32 and bfloat16, in one process of two threads and in two processes of one thread.
+"""Time training steps in float32 and bfloat16, in one process of two threads and in two processes of one
+thread.
 
     python benchmarks/training_speed.py [--preset compact] [--objective preset|mse] [--threads 2] [--steps 40]
 
-The images are noise, since their content does not affect the time. Without bfloat16 instructions, bfloat16 is emulated and
-far slower, so a tenth of the steps is timed. The table is written into docs/training.md, between the two comments
-that name this script.
+The images are noise, since their content does not affect the time. Without bfloat16 instructions, bfloat16 is
+emulated and far slower, so a tenth of the steps is timed. The table is written into docs/training.md, between
+the two comments that name this script.
 """
 
 import argparse
@@ -132,8 +133,10 @@ def noise(side: int) -> list[TrainingPicture]:
 
 def caption(arguments: argparse.Namespace, unit: str) -> str:
     return (
-        f"`{arguments.preset}`, objective {arguments.objective}, {arguments.steps} steps after {arguments.warmup} to warm up, on "
-        f"{os.cpu_count()} cores of {processor()} ({unit or 'no bfloat16 instructions'}), torch {torch.__version__}, {time.strftime('%Y-%m-%d')}:"
+        f"`{arguments.preset}`, objective {arguments.objective}, {arguments.steps} steps after "
+        f"{arguments.warmup} to warm up, on "
+        f"{os.cpu_count()} cores of {processor()} ({unit or 'no bfloat16 instructions'}), torch "
+        f"{torch.__version__}, {time.strftime('%Y-%m-%d')}:"
     )
 
 

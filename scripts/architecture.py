@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Writes the module tree of docs/architecture.md from the first lines of the modules' docstrings: python scripts/architecture.py"""
+"""Writes the module tree of docs/architecture.md from the first lines of the modules' docstrings: python
+scripts/architecture.py
+"""
 
 import ast
 from pathlib import Path

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Measure what a perceptual metric is worth in squared error: the exchange rates of trifocal/losses/visual.py.
+"""Measure what a perceptual metric is worth in squared error: the exchange rates of
+trifocal/losses/visual.py.
 
     python scripts/exchange_rates.py compact-psnr --data TRAINING_DATA
 
-At each quality level, the rate curve of a codec gives the bits that one unit of a metric costs, −dR/dD. Divided by λ of the
-level, this is the squared error that the unit is worth. For squared error itself the value is close to 1 if the codec was trained
-for it. Held-out crops of the training data are coded at pairs of neighbouring levels; the exchange rate is the mean over levels.
+At each quality level, the rate curve of a codec gives the bits that one unit of a metric costs, −dR/dD.
+Divided by λ of the level, this is the squared error that the unit is worth. For squared error itself the
+value is close to 1 if the codec was trained for it. Held-out crops of the training data are coded at pairs of
+neighbouring levels; the exchange rate is the mean over levels.
 """
 
 import argparse
@@ -63,7 +65,9 @@ def exchange_rates(
     progress: Callable[[float], None],
     levels: Sequence[int] = LEVELS,
 ) -> list[list[float]]:
-    """−dR/dD divided by λ at each level, for each term; x [B, 3, H, W] in 0..1, rates in bits per pixel, means over the crops."""
+    """−dR/dD divided by λ at each level, for each term; x [B, 3, H, W] in 0..1, rates in bits per pixel,
+    means over the crops.
+    """
     rates = []
     for number, level in enumerate(levels, start=1):
         (rate_low, low), (rate_high, high) = (

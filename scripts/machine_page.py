@@ -106,7 +106,9 @@ def ceiling(means: Iterable[MeanResult], column: str) -> float:
 
 
 def receptive_field(base: str, curves: Mapping[str, Curve], whole: float) -> str:
-    """The sentence on what is asked first: an AP within one point of the originals', and at how much of AVIF's bytes."""
+    """The sentence on what is asked first: an AP within one point of the originals', and at how much of
+    AVIF's bytes.
+    """
     ours, theirs = (fewest(curves.get(name), whole - 0.01) for name in (base, "avif"))
     if ours is None:
         best = max(curves[base].values, default=0) if base in curves else 0
@@ -118,7 +120,9 @@ def receptive_field(base: str, curves: Mapping[str, Curve], whole: float) -> str
 
 
 def fewest(curve: Curve | None, value: float) -> float | None:
-    """The rate at which a curve reaches a value, or its least rate if it begins above; None where it stays below."""
+    """The rate at which a curve reaches a value, or its least rate if it begins above; None where it stays
+    below.
+    """
     if curve is None or not curve.values:
         return None
     return rate_at(curve, max(value, curve.values[0]))
@@ -144,7 +148,9 @@ def differences(base: str, curves: Mapping[str, Curve]) -> Table:
 
 
 def against_each(ours: str, curves: Mapping[str, Curve]) -> Iterator[list[str]]:
-    """The other's title, the bits that ours takes more for the same value, and what it has more for the same bits."""
+    """The other's title, the bits that ours takes more for the same value, and what it has more for the same
+    bits.
+    """
     for name, curve in curves.items():
         if name != ours and ours in curves and len(curve.values) >= LEAST_POINTS:
             rate, gain = bd_rate(curve, curves[ours]).value, bd_metric(curve, curves[ours]).value
@@ -184,7 +190,10 @@ def certainty_section(rows: Rows) -> str:
         values = [value.replace("-", "−") for value in (row["ap"], row["ap_error"], *loss)]
         cells.append([codec_title(row["preset"]), row["quality"], *values])
     draws = rows[0]["draws"]
-    return f"### How sure these pictures make it: {draws} bootstrap samples of them, the same for all rows\n\n{grid(cells)}"
+    return (
+        f"### How sure these pictures make it: {draws} bootstrap samples of them, the same for all "
+        f"rows\n\n{grid(cells)}"
+    )
 
 
 def picture_section(preset: str, judge: str, means: Sequence[MeanResult]) -> str:
@@ -205,7 +214,10 @@ def own_section(preset: str, judge: str, means: Sequence[MeanResult]) -> str:
     columns = (f"ap:{judge}", f"ap50:{judge}")
     return "\n\n".join(
         [
-            f"## Decoded pictures for {judge.removesuffix(f'-{OWN}')}, which no training saw: AP against what it finds in the originals",
+            (
+                f"## Decoded pictures for {judge.removesuffix(f'-{OWN}')}, which no training saw: AP against "
+                "what it finds in the originals"
+            ),
             f"### {codec_title(preset)} against each",
             grid(picture_differences(preset, means, columns)),
             "### All points",

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The command behind results/machine_*: what machines see in a base layer's bytes, and in what others need to show as much.
+"""The command behind results/machine_*: what machines see in a base layer's bytes, and in what others need to
+show as much.
 
     python scripts/machine_results.py COCO_VAL [--judge picodet.onnx] [--own-judge faces.onnx] [--resume]
 
@@ -60,7 +61,9 @@ CERTAIN = {"avif": (45,)}
 
 @dataclass(frozen=True)
 class Way:
-    """How long one way from a file to boxes took, in the median over pictures, and as a part of REFERENCE's time."""
+    """How long one way from a file to boxes took, in the median over pictures, and as a part of REFERENCE's
+    time.
+    """
 
     name: str
     seconds: float

@@ -6,10 +6,10 @@
     python scripts/results.py coco COCO_IMAGES                  results/coco.csv, coco_summary.csv and coco_bd.csv
     python scripts/results.py readme                            the Kodak table of README.md, from kodak_bd.csv
 
-Rows that are already there are kept unless the weights of their preset have changed since, so a run that was stopped goes on. Rivals
-have a file each, so several processes can share them (`--only`). Mean curves of the rivals ship as anchors; they need to be measured
-once. BD-rates follow `evaluation.bd_rate_by`: by SSIMULACRA2 over scores of 30 to 90, by metrics that are better when lower on the
-negated scale.
+Rows that are already there are kept unless the weights of their preset have changed since, so a run that was
+stopped goes on. Rivals have a file each, so several processes can share them (`--only`). Mean curves of the
+rivals ship as anchors; they need to be measured once. BD-rates follow `evaluation.bd_rate_by`: by SSIMULACRA2
+over scores of 30 to 90, by metrics that are better when lower on the negated scale.
 """
 
 import argparse
@@ -143,7 +143,9 @@ def installed(package: str) -> str:
 
 
 def write_differences(table: Sequence[MeanResult], anchor_files: Sequence[Path], out: Path) -> None:
-    """A row of BD_COLUMNS for each preset, metric and anchor that has it. Of files that have the same anchor the first counts."""
+    """A row of BD_COLUMNS for each preset, metric and anchor that has it. Of files that have the same anchor
+    the first counts.
+    """
     rows: list[tuple[str, ...]] = []
     for metric in METRICS:
         known: dict[str, Points] = {}
@@ -209,7 +211,9 @@ def write_table(path: Path) -> None:
 
 
 def kodak_table() -> str:
-    """BD-rate against AVIF by each metric: of our presets as the Kodak tables have it, of other codecs from their anchors."""
+    """BD-rate against AVIF by each metric: of our presets as the Kodak tables have it, of other codecs from
+    their anchors.
+    """
     avif = PILLOW_CODECS["avif"].title
     with open(RESULTS / "kodak_bd.csv", encoding="utf-8", newline="") as stream:
         ours = {

@@ -1,4 +1,6 @@
-"""Captions → pictures by the compact towers, as results/retrieval.csv: python scripts/retrieval_results.py coco-val/images"""
+"""Captions → pictures by the compact towers, as results/retrieval.csv: python scripts/retrieval_results.py
+coco-val/images
+"""
 
 import csv
 import sys

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The first figure of the README: crops of a photograph, Trifocal and AVIF at equal bytes, side by side, enlarged.
+"""The first figure of the README: crops of a photograph, Trifocal and AVIF at equal bytes, side by side,
+enlarged.
 
     python scripts/side_by_side.py docs/side_by_side.png [--photograph FILE] [--bpp 0.4] [--crop x,y,w,h]
 

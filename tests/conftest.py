@@ -20,7 +20,9 @@ from trifocal.types import Condition
 
 
 def small_codec(seed: int = 0, noise: float = 0.05) -> Codec:
-    """The classes of `compact` at a fraction of its size; weights moved at random, so that no path is zero."""
+    """The classes of `compact` at a fraction of its size; weights moved at random, so that no path is
+    zero.
+    """
     torch.manual_seed(seed)
     steps = torch.logspace(2.0, 0.8, 8)
     network = CodecNetwork(
@@ -53,7 +55,9 @@ def random_rgb(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 
 def largest_seam(codec: Codec, condition: Condition, monkeypatch: pytest.MonkeyPatch) -> int:
-    """By how many levels a picture that is decoded in six tiles differs from the same latents decoded at once."""
+    """By how many levels a picture that is decoded in six tiles differs from the same latents decoded at
+    once.
+    """
     picture = Picture(random_rgb(300, 200, seed=5))
     monkeypatch.setattr(canvas, "TILE", 128)
     stream = codec.encode(picture, quality=60)

@@ -4,8 +4,8 @@
     python tests/fuzzing.py decode --number 20000
     python tests/fuzzing.py decode --first 4711 --number 1     # run one file again
 
-Most files have corrected lengths and CRCs, so that the damage reaches the decoder. A number always selects the same
-file, as long as the undamaged source files do not change.
+Most files have corrected lengths and CRCs, so that the damage reaches the decoder. A number always selects
+the same file, as long as the undamaged source files do not change.
 """
 
 import argparse

@@ -332,7 +332,9 @@ def test_a_codec_takes_text_and_base_options() -> None:
 
 
 def test_an_encoder_checks_once_and_encodes_many(small: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """presets.find, the checks of rate and text, and the checksum of the weights: once for each encode at most."""
+    """presets.find, the checks of rate and text, and the checksum of the weights: once for each encode at
+    most.
+    """
     trifocal.register(small)
     counts: Counter[str] = Counter()
 
@@ -500,7 +502,8 @@ def test_strip_and_merge_load_no_torch(tmp_path: Path) -> None:
     Bitstream(Header(8, 8, 8, 400, 1), layers).save(tmp_path / "a.tri")
     code = (
         "import sys, contextlib; from trifocal.cli import app\n"
-        "for words in ['strip a.tri --layers base', 'strip a.tri --layers enhancement', 'merge a-base.tri a-enh.tri -o b.tri']:\n"
+        "for words in ['strip a.tri --layers base', 'strip a.tri --layers enhancement', 'merge a-base.tri "
+        "a-enh.tri -o b.tri']:\n"
         "    with contextlib.suppress(SystemExit):\n        app(words.split())\n"
         "assert 'torch' not in sys.modules, 'loaded'"
     )

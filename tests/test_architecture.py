@@ -219,7 +219,8 @@ def test_cli_imports_what_is_heavy_only_inside_its_verbs(path: Path) -> None:
 
 
 def test_no_import_of_trifocal_loads_torch_or_numpy() -> None:
-    code = "import sys, trifocal, trifocal.cli, trifocal.container; print({'torch', 'numpy', 'PIL'} & {*sys.modules})"
+    code = "import sys, trifocal, trifocal.cli, trifocal.container\n"
+    code += "print({'torch', 'numpy', 'PIL'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
 

@@ -1,5 +1,6 @@
-"""The base layer's objective by hand, and a run of a few steps: the detector stays as it is, and what is exported loads.
-Then the detector's third stage: what stands behind the split learns from base layers, and the front stays as it is."""
+"""The base layer's objective by hand, and a run of a few steps: the detector stays as it is, and what is
+exported loads. Then the detector's third stage: what stands behind the split learns from base layers, and the
+front stays as it is."""
 
 import copy
 import csv
@@ -106,7 +107,9 @@ def test_an_error_counts_by_how_much_a_channel_varies() -> None:
 
 
 def test_objectness_where_the_teacher_is_not_sure_of_nothing() -> None:
-    """Of 20 anchors that count each is off by log 2 less the entropy at 0.5, which is nothing; then all the way off."""
+    """Of 20 anchors that count each is off by log 2 less the entropy at 0.5, which is nothing; then all the
+    way off.
+    """
     wanted = torch.cat([torch.full((1, 24), -9.0), torch.zeros(1, 20)], 1)
     assert objectness_error(wanted, wanted).item() == pytest.approx(0, abs=1e-5)
     found = torch.cat([wanted[:, :24], torch.full((1, 20), 2.0)], 1)
@@ -115,7 +118,9 @@ def test_objectness_where_the_teacher_is_not_sure_of_nothing() -> None:
 
 
 def test_boxes_count_where_a_proposal_has_one(detector: SplitDetector) -> None:
-    """Right offsets cost nothing, of the wrong class they do not count; a proposal beside every box is left out."""
+    """Right offsets cost nothing, of the wrong class they do not count; a proposal beside every box is left
+    out.
+    """
     coder = detector.network.roi_heads.box_coder
     proposals = torch.tensor([[0.0, 0, 10, 10], [50, 50, 70, 70]])
     target = Target(torch.tensor([[0.0, 0, 10, 12]]), torch.tensor([3]))
@@ -172,7 +177,9 @@ def test_a_gradient_reaches_the_features_and_not_the_detector(detector: SplitDet
 
 
 def test_half_precision_rounds_transforms_and_not_rates(detector: SplitDetector) -> None:
-    """Under autocast the bits of a base layer are those of y_obj, to the precision that the analysis leaves it."""
+    """Under autocast the bits of a base layer are those of y_obj, to the precision that the analysis leaves
+    it.
+    """
     base = small_dual(detector).network.base.eval()
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([200, 600])
@@ -220,7 +227,9 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_steps_lower_the_loss_and_leave_the_detector_alone(
     quick: list[DualLayerCompact], detector: SplitDetector, tmp_path: Path
 ) -> None:
-    """Then the run is resumed, and what it leaves is the whole preset: base trained and calibrated, the rest as it was."""
+    """Then the run is resumed, and what it leaves is the whole preset: base trained and calibrated, the rest
+    as it was.
+    """
     before, fresh = copy.deepcopy(detector.state_dict()), small_dual(detector)
     data, run = pictures_in(tmp_path), tmp_path / "run"
     base_task.train_base_layer([data], run, steps=1, batch=4)
@@ -249,7 +258,9 @@ def test_steps_lower_the_loss_and_leave_the_detector_alone(
 def test_the_base_of_the_papers_size_learns_from_its_own_detector(
     quick: list[DualLayerCompact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the same command: at the sizes at which that looks, in its numbers; of the rest nothing is trained."""
+    """By the same command: at the sizes at which that looks, in its numbers; of the rest nothing is
+    trained.
+    """
     codec, fresh = small_dual_layer(), small_dual_layer()
     own = copy.deepcopy(codec.network.detector)
     own.categories = (PERSON, BRUSH)

@@ -61,7 +61,9 @@ def test_a_difference_that_grows_with_a_negated_metric(name: str) -> None:
 
 
 def test_ms_ssim_is_interpolated_in_db() -> None:
-    """log(rate) is a tenth of the dB, and 0.12 for the other: the gap 0.02·dB is 0.3 in the mean over 10..20 dB."""
+    """log(rate) is a tenth of the dB, and 0.12 for the other: the gap 0.02·dB is 0.3 in the mean over 10..20
+    dB.
+    """
     natural = METRICS["ms-ssim"].natural
     anchor = [(math.exp(0.10 * db), natural(db)) for db in (8, 13, 20)]
     test = [(math.exp(0.12 * db), natural(db)) for db in (10, 14, 25)]

@@ -97,7 +97,9 @@ def test_the_base_layer_begins_as_the_detector_does() -> None:
 
 
 def test_the_detector_finds_a_person() -> None:
-    """In a portrait that comes with matplotlib, 512×600: the surest object is the person, who fills most of it."""
+    """In a portrait that comes with matplotlib, 512×600: the surest object is the person, who fills most of
+    it.
+    """
     (portrait,) = (Path(matplotlib.get_data_path()) / "sample_data").glob("grace_hopper.jpg")
     found = trifocal.detect(portrait)
     assert found.names[0] == "person" and found.scores[0] > 0.4
@@ -126,8 +128,8 @@ def test_presets_are_told_apart() -> None:
 
 
 def test_the_photograph_comes_back(photograph: Picture) -> None:
-    """At rates that people use: compact-psnr far better than the DCT that training started from, and compact with a higher
-    SSIMULACRA2 and fewer bytes than compact-psnr."""
+    """At rates that people use: compact-psnr far better than the DCT that training started from, and compact
+    with a higher SSIMULACRA2 and fewer bytes than compact-psnr."""
     rows = {}
     for name in ("compact", "compact-psnr"):
         codec = trifocal.load(name)

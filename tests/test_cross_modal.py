@@ -33,7 +33,9 @@ def condition_of(seed: int = 0) -> Condition:
 
 
 def shaken(codec: Codec, seed: int = 0) -> Codec:
-    """Weights moved at random so that no path is zero, latents of several steps, and statistics that were really gathered."""
+    """Weights moved at random so that no path is zero, latents of several steps, and statistics that were
+    really gathered.
+    """
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in codec.network.named_parameters():
@@ -145,7 +147,9 @@ def test_words_for_one_picture_serve_a_batch(codec):
 
 
 def test_both_sides_walk_alike_whatever_the_order_of_sums(codec):
-    """The reader's hyper synthesis has its hidden channels in another order, so every sum behind them runs differently."""
+    """The reader's hyper synthesis has its hidden channels in another order, so every sum behind them runs
+    differently.
+    """
     other = copy.deepcopy(codec)
     torch.manual_seed(0)
     with torch.no_grad():

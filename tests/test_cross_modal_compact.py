@@ -1,4 +1,6 @@
-"""Words help the decoder of cross-modal-compact: only there, only by their way, and not where they are absent."""
+"""Words help the decoder of cross-modal-compact: only there, only by their way, and not where they are
+absent.
+"""
 
 import numpy as np
 import pytest
@@ -101,7 +103,9 @@ def test_damage_is_said(codec):
 
 
 def test_only_the_synthesis_learns():
-    """A few steps of the recipe lower the loss; analysis and entropy model stay, so that files stay as they were."""
+    """A few steps of the recipe lower the loss; analysis and entropy model stay, so that files stay as they
+    were.
+    """
     torch.manual_seed(0)
     codec = small()
     codec.network.train()

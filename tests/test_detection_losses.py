@@ -1,4 +1,6 @@
-"""What a detector learns from, by hand: places and boxes, a proposal's classes, and a teacher's maps; then a run of a few steps."""
+"""What a detector learns from, by hand: places and boxes, a proposal's classes, and a teacher's maps; then a
+run of a few steps.
+"""
 
 import copy
 import csv
@@ -48,7 +50,9 @@ from trifocal.weights import read_weights, write_weights
 
 
 def test_boxes_by_how_they_overlap() -> None:
-    """Half of it and no hull around: a half. Beside it, two of three parts of the hull: 1 + 1/3. Of nothing: nothing."""
+    """Half of it and no hull around: a half. Beside it, two of three parts of the hull: 1 + 1/3. Of nothing:
+    nothing.
+    """
     found = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [1, 2, 3, 4]])
     wanted = torch.tensor([[0.0, 0, 10, 5], [20, 0, 30, 10], [1, 2, 3, 4]])
     assert box_loss(found, wanted).item() == pytest.approx((1 / 2 + 4 / 3 + 0) / 3)
@@ -66,8 +70,8 @@ def test_a_quality_that_is_met_costs_least() -> None:
 
 
 def test_a_box_is_learned_by_the_places_that_suit_it_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of each, of those inside; one that both want goes to the box that it fits better; a place outside goes to nobody,
-    however well its own box fits."""
+    """Two of each, of those inside; one that both want goes to the box that it fits better; a place outside
+    goes to nobody, however well its own box fits."""
     monkeypatch.setattr(losses, "ANCHORS", 2)
     target = Target(
         torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [80, 80, 90, 90]]), torch.tensor([1, 1, 2])
@@ -108,7 +112,9 @@ def test_a_teachers_maps_lie_on_the_pictures() -> None:
 
 
 def test_what_is_said_is_met_or_costs_what_it_is_off() -> None:
-    """Classes by cross-entropy; distances by divergence, where there is something; both over how much there is."""
+    """Classes by cross-entropy; distances by divergence, where there is something; both over how much there
+    is.
+    """
     wanted = torch.zeros(1, 1, 2, 2 + 4 * BINS)
     wanted[..., :2] = torch.logit(torch.tensor([[0.8, 0.1], [1e-6, 1e-6]]))
     wanted[..., 2:] = torch.randn(2, 4 * BINS, generator=torch.Generator().manual_seed(0))
@@ -192,7 +198,9 @@ def test_a_first_stage_that_knows_it_all_costs_nothing() -> None:
 
 
 def test_a_teacher_says_half_of_the_scores_or_all_of_them() -> None:
-    """With a map that says what is true nothing is lost; one that says nothing leaves half of it wanted, or nothing."""
+    """With a map that says what is true nothing is lost; one that says nothing leaves half of it wanted, or
+    nothing.
+    """
     dense = knowing()
     truth = dense.classes.sigmoid()
     assert detection_losses(dense, [OBJECT, NOTHING], truth)["scores"] < 1e-4
@@ -405,7 +413,9 @@ def test_every_block_learns_what_a_teachers_does(
 def test_what_is_behind_the_split_learns_and_the_front_stays(
     quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From what the front that stays makes of pictures; in the second stage too. Without a front there is none to keep."""
+    """From what the front that stays makes of pictures; in the second stage too. Without a front there is
+    none to keep.
+    """
     monkeypatch.setattr(detector_task, "TeacherOutputs", Blocks)
     start, run = tmp_path / "start.safetensors", tmp_path / "run"
     torch.manual_seed(0)
@@ -481,7 +491,9 @@ def test_what_has_learned_already_stands_on_itself_and_what_it_says_counts_twice
 
 
 def test_regions_that_are_met_cost_nothing() -> None:
-    """One of two classes half off costs a cross-entropy, over how sure the teacher is in all; a box that has nothing in it, nothing."""
+    """One of two classes half off costs a cross-entropy, over how sure the teacher is in all; a box that has
+    nothing in it, nothing.
+    """
     scores = torch.logit(torch.tensor([[0.8, 0.1], [1e-6, 1e-6]]))
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 4, 4]])
     right = distillation.region_errors(scores, boxes, scores, boxes)
@@ -496,7 +508,9 @@ def test_regions_that_are_met_cost_nothing() -> None:
 
 
 def test_the_second_stage_learns_in_the_third_stage_alone() -> None:
-    """It corrects a first stage that is not the teacher's; a gradient reaches every part of it, and through it the pyramid."""
+    """It corrects a first stage that is not the teacher's; a gradient reaches every part of it, and through
+    it the pyramid.
+    """
     source = Blocks(parts=BEHIND)
     perfect = distillation.RefinementLosses(copy.deepcopy(source.detector))
     h, said = distillation.FeatureSource(source, source.detector).next()

@@ -104,7 +104,9 @@ def test_front_and_rest_find_what_the_uncut_network_does(
 def test_a_picture_of_the_size_that_is_looked_at(
     uncut: FasterRCNN, cut: SplitDetector, width: int, height: int
 ) -> None:
-    """Without torchvision's transform, also where the sides are no multiples of 32: it fills up after it normalises."""
+    """Without torchvision's transform, also where the sides are no multiples of 32: it fills up after it
+    normalises.
+    """
     x = pictures(1, width, height)
     assert cut.input_size(width, height) == (width, height)
     assert same(cut(x)[0], uncut([x[0]])[0])
@@ -206,7 +208,9 @@ def test_labels_are_cocos_numbers_not_the_networks(compact: SplitDetector) -> No
 
 @torch.inference_mode()
 def test_what_is_found_is_what_places_say_where_nothing_is_corrected(compact: SplitDetector) -> None:
-    """The surest class of all places, with that place's box, cut off at the picture's sides; of one class no two that overlap much."""
+    """The surest class of all places, with that place's box, cut off at the picture's sides; of one class no
+    two that overlap much.
+    """
     network, x = compact.network, pictures(1, 160, 128)
     images, pyramid = to_image_list(x), network.backbone(x)
     (found,) = predict_compact(network, images, pyramid)
@@ -235,8 +239,9 @@ def test_of_proposals_that_are_much_the_same_the_surest_stays(compact: SplitDete
 
 @torch.inference_mode()
 def test_the_second_stage_corrects_what_the_first_says(compact: SplitDetector) -> None:
-    """Untrained it adds nothing; then one more score everywhere, and all boxes half as wide again, of all proposals of two pictures. What
-    the base layer's objective asks for are the same, as offsets from the proposals."""
+    """Untrained it adds nothing; then one more score everywhere, and all boxes half as wide again, of all
+    proposals of two pictures. What the base layer's objective asks for are the same, as offsets from the
+    proposals."""
     network, x = copy.deepcopy(compact.network), pictures(2, 160, 128)
     images, pyramid = to_image_list(x), network.backbone(x)
     first = propose(network, images, pyramid)
@@ -300,7 +305,9 @@ def test_a_first_stage_that_is_sure_of_nothing_has_a_gradient_too() -> None:
 
 
 def test_where_a_place_is_in_its_box() -> None:
-    """A box of two by one strides, its place a quarter of its width right of its middle and at its lower side; the stride's scale."""
+    """A box of two by one strides, its place a quarter of its width right of its middle and at its lower
+    side; the stride's scale.
+    """
     found = box_geometry(torch.tensor([[0.0, 0, 32, 16]]), torch.tensor([[24.0, 16, 16]]))
     assert found[0].tolist() == pytest.approx([math.log(2) / 2, 0, 0.25, 0.5, 0])
 

@@ -1,4 +1,6 @@
-"""The dual-layer codec at a fraction of its size: windows in tiles, conditions, words, the road of both layers, and learning."""
+"""The dual-layer codec at a fraction of its size: windows in tiles, conditions, words, the road of both
+layers, and learning.
+"""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -492,7 +494,9 @@ def tiled(codec: ScalableCodec) -> Iterator[Bitstream]:
 
 @torch.inference_mode()
 def test_tiles_leave_no_seams(small_tiles, tiled, codec, monkeypatch):
-    """Synthesis of all latents at once and tile by tile differ by at most one level, with words and conditions."""
+    """Synthesis of all latents at once and tile by tile differ by at most one level, with words and
+    conditions.
+    """
     by_tile = codec.decode(tiled).picture.rgb
     y_hat = torch.from_numpy(codec.decode_latents(tiled).y)
     condition = Condition(preview=fed_by(tiled, codec)).within(slice(0, 20), slice(0, 20))

@@ -54,7 +54,9 @@ def test_the_earlier_weights_never_change() -> None:
 @pytest.mark.parametrize("preset", WITH_EARLIER, ids=lambda preset: preset.name)
 @pytest.mark.parametrize("version", [1, 2])
 def test_fingerprints_of_earlier_weights_are_not_the_current_ones(preset: Preset, version: int) -> None:
-    """In version 1 a fingerprint has 16 bits: new weights with that of earlier ones would be taken for them."""
+    """In version 1 a fingerprint has 16 bits: new weights with that of earlier ones would be taken for
+    them.
+    """
     marks = [load(preset.name, weights=FOLDER / name).fingerprint_in(version) for name in preset.earlier]
     assert load(preset.name).fingerprint_in(version) not in marks and None not in marks
 
@@ -67,7 +69,9 @@ def test_compact_and_taco_compact_decode_files_of_the_earlier_weights() -> None:
 
 
 def test_it_decodes_to_the_pixels_of_then(pixels: NDArray[np.uint8]) -> None:
-    """Byte for byte those of the same weights by name; and, up to the rounding of another processor's floats, those of 0.1."""
+    """Byte for byte those of the same weights by name; and, up to the rounding of another processor's floats,
+    those of 0.1.
+    """
     assert np.array_equal(trifocal.decode(GOLDEN).picture.rgb, pixels)
     assert np.abs(pixels.astype(int) - drawing()).mean() == pytest.approx(11.015, abs=0.01)
     expected = [[126, 0, 0], [77, 0, 93], [235, 252, 174], [0, 0, 218]]

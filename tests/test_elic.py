@@ -1,4 +1,6 @@
-"""ELIC on the real road: exact convolutions, ten passes over groups and checkerboards, tiles, bytes, and learning."""
+"""ELIC on the real road: exact convolutions, ten passes over groups and checkerboards, tiles, bytes, and
+learning.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -36,7 +38,9 @@ STEPS = torch.logspace(0.6, -0.6, 8)
 
 
 def lively(codec: Codec, seed: int) -> Codec:
-    """Random weights that make latents of several steps and pictures around grey, so that all paths carry something."""
+    """Random weights that make latents of several steps and pictures around grey, so that all paths carry
+    something.
+    """
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in codec.network.parameters():
@@ -67,7 +71,9 @@ def elic() -> Codec:
 
 @pytest.fixture(scope="module")
 def mean_scale() -> Codec:
-    """The same transforms with a mean–scale hyperprior made of parts: two channels of features for each of the latent."""
+    """The same transforms with a mean–scale hyperprior made of parts: two channels of features for each of
+    the latent.
+    """
     torch.manual_seed(3)
     m = 12
     side = IntegerNetworks(Prior(m, len(STEPS)), elic_hyper_synthesis(m), SinglePass(m, STEPS))
@@ -142,7 +148,9 @@ def test_each_pass_uses_all_that_is_decoded_near_it():
 
 
 class AnotherConvolution(nn.Module):
-    """torch's own convolution in float64, with the channels in another order, in the place of a sum over taps."""
+    """torch's own convolution in float64, with the channels in another order, in the place of a sum over
+    taps.
+    """
 
     def __init__(self, layer: ExactConv | ExactDeconv) -> None:
         super().__init__()
@@ -261,7 +269,9 @@ def test_reach_is_how_far_the_transforms_look(bottlenecks):
 
 
 def test_the_published_sizes(monkeypatch):
-    """Parameters as CompressAI's `elic2022-official` has them: 32 074 200 with its entropy bottleneck for z."""
+    """Parameters as CompressAI's `elic2022-official` has them: 32 074 200 with its entropy bottleneck for
+    z.
+    """
 
     def count(network: nn.Module) -> int:
         return sum(parameter.numel() for parameter in network.parameters())

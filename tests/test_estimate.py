@@ -1,4 +1,6 @@
-"""Rates without a file, latents, masks, and the entropy model alone: the snippets of docs/research.md and what they promise."""
+"""Rates without a file, latents, masks, and the entropy model alone: the snippets of docs/research.md and
+what they promise.
+"""
 
 import re
 import runpy

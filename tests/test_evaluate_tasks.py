@@ -1,4 +1,6 @@
-"""Tasks beside metrics in one run: `evaluate`, `compare` and their options, with tasks and detectors made here."""
+"""Tasks beside metrics in one run: `evaluate`, `compare` and their options, with tasks and detectors made
+here.
+"""
 
 import json
 from pathlib import Path

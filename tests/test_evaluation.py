@@ -97,7 +97,9 @@ def test_ms_ssim_of_equal_pictures_is_one() -> None:
 
 
 def test_ms_ssim_of_two_greys_by_hand() -> None:
-    """Constant pictures have no contrast: what is left is SSIM's luminance at the coarsest scale, to its exponent."""
+    """Constant pictures have no contrast: what is left is SSIM's luminance at the coarsest scale, to its
+    exponent.
+    """
     dark, light = np.full((176, 200, 3), 60, np.uint8), np.full((176, 200, 3), 200, np.uint8)
     c1 = (0.01 * 255) ** 2
     luminance = (2 * 60 * 200 + c1) / (60**2 + 200**2 + c1)
@@ -146,7 +148,9 @@ def test_a_shifted_metric() -> None:
 
 
 def test_straight_lines_by_hand() -> None:
-    """log2(rate) is value for one, value / 2 + 1 for the other: over 0..4 they differ by 1 - value / 2, 0 in the mean."""
+    """log2(rate) is value for one, value / 2 + 1 for the other: over 0..4 they differ by 1 - value / 2, 0 in
+    the mean.
+    """
     one = Curve.of("one", [(2.0**v, v) for v in (0.0, 1.0, 2.0, 4.0)])
     other = Curve.of("other", [(2.0 ** (v / 2 + 1), v) for v in (-2.0, 1.0, 3.0, 4.0)])
     assert bd_rate(one, other).value == pytest.approx(0, abs=1e-9)

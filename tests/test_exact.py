@@ -1,4 +1,6 @@
-"""Two sides that sum in another order, on other threads, in another precision, must still agree to the last bit."""
+"""Two sides that sum in another order, on other threads, in another precision, must still agree to the last
+bit.
+"""
 
 import copy
 from collections.abc import Iterable, Iterator

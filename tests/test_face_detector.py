@@ -1,4 +1,6 @@
-"""The script that wraps CenterFace's file, on a file of the same layout made here: its score is how bright a place is."""
+"""The script that wraps CenterFace's file, on a file of the same layout made here: its score is how bright a
+place is.
+"""
 
 import sys
 from pathlib import Path
@@ -22,7 +24,9 @@ def script() -> Any:
 
 
 def like_centerface(path: Path, offset: float = 0.0) -> Path:
-    """At each place of a quarter of the resolution, the mean of the first channel is the score; opset 9, as CenterFace's."""
+    """At each place of a quarter of the resolution, the mean of the first channel is the score; opset 9, as
+    CenterFace's.
+    """
     make, number = onnx.helper, onnx.TensorProto.FLOAT
     kernel = np.zeros((5, 3, 4, 4), np.float32)  # score, two sizes, two offsets
     kernel[0, 0] = 1 / (16 * 255)

@@ -18,7 +18,9 @@ COUNTS = [pytest.param(1), pytest.param(1000, marks=pytest.mark.slow, id="hours"
 
 
 def nothing_crashed(found: Findings) -> bool:
-    """The numbers are shown with their tracebacks; `python tests/fuzzing.py KIND --first NUMBER --number 1` shows one again."""
+    """The numbers are shown with their tracebacks; `python tests/fuzzing.py KIND --first NUMBER --number 1`
+    shows one again.
+    """
     return not found.crashed and 0.05 < found.accepted / found.files < 0.95
 
 

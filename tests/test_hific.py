@@ -1,4 +1,6 @@
-"""HiFiC's networks and the game of Cross-modal: sizes, blocks, discriminator, rate target, and both stages of training."""
+"""HiFiC's networks and the game of Cross-modal: sizes, blocks, discriminator, rate target, and both stages of
+training.
+"""
 
 import copy
 import json
@@ -144,7 +146,9 @@ def test_spectral_norms_are_one(judge):
 
 
 class Recorder(nn.Module):
-    """Answers real, decoded and mismatched pictures with the logits 1, 2 and 3, and remembers what it was shown."""
+    """Answers real, decoded and mismatched pictures with the logits 1, 2 and 3, and remembers what it was
+    shown.
+    """
 
     def forward(self, x, y_hat, words):
         self.seen = x, y_hat, words

@@ -1,4 +1,6 @@
-"""The base layer alone, layers apart and rivals at the detector's size, measured with a small codec in layers made here."""
+"""The base layer alone, layers apart and rivals at the detector's size, measured with a small codec in layers
+made here.
+"""
 
 import io
 import json
@@ -64,7 +66,9 @@ def bright_box(rgb: np.ndarray) -> np.ndarray:
 
 
 class TwoJpegs(ScalableCodec):
-    """A small JPEG as the base layer and a large one as the enhancement; its detector finds what is bright."""
+    """A small JPEG as the base layer and a large one as the enhancement; its detector finds what is
+    bright.
+    """
 
     fingerprint = 0xBEEF
 
@@ -124,7 +128,9 @@ class Bright:
 
 
 def with_layers(monkeypatch: pytest.MonkeyPatch) -> TwoJpegs:
-    """The preset `two`, in layers, which the detector `bright` reads, beside an untrained `compact` without any."""
+    """The preset `two`, in layers, which the detector `bright` reads, beside an untrained `compact` without
+    any.
+    """
     codec, plain = TwoJpegs(), small_codec()
     presets = replace(PRESETS[0], name="two", id=60, layers=True), PRESETS[0]
     monkeypatch.setattr("trifocal.presets.PRESETS", presets)

@@ -42,7 +42,9 @@ def small_tower(seed: int = 0) -> ImageEncoder:
 
 @pytest.fixture
 def made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AlexNet's features with random weights, the same for every caller, where torchvision would fetch trained ones."""
+    """AlexNet's features with random weights, the same for every caller, where torchvision would fetch
+    trained ones.
+    """
     pytest.importorskip("torchvision")
     features = alexnet_features()
     monkeypatch.setattr(
@@ -179,7 +181,9 @@ def test_distances_by_hand() -> None:
 
 
 def test_the_contrastive_loss_by_hand() -> None:
-    """Two pictures whose cosines to the texts are 1, 0.6 and 0, 0.8: the lengths of the vectors do not count."""
+    """Two pictures whose cosines to the texts are 1, 0.6 and 0, 0.8: the lengths of the vectors do not
+    count.
+    """
     image, text = torch.tensor([[2.0, 0.0], [0.0, 0.5]]), torch.tensor([[3.0, 0.0], [0.6, 0.8]])
     scale = math.exp(2.6592)
 

@@ -1,4 +1,6 @@
-"""The scripts behind results/machine_*: what follows from tables, by hand, and all of it on two pictures with a small codec in layers."""
+"""The scripts behind results/machine_*: what follows from tables, by hand, and all of it on two pictures with
+a small codec in layers.
+"""
 
 import csv
 import sys
@@ -36,7 +38,9 @@ def line(name: str, points: dict[float, tuple[float, float]], column: str = "ap:
 
 
 def made() -> list[MeanResult]:
-    """The base layer needs a quarter of AVIF's bits for each AP; WebP begins above all that is asked, JPEG stays below."""
+    """The base layer needs a quarter of AVIF's bits for each AP; WebP begins above all that is asked, JPEG
+    stays below.
+    """
     return [
         *line("p:base", {0: (0.02, 0.20), 50: (0.04, 0.25), 100: (0.08, 0.30)}),
         *line("avif", {10: (0.08, 0.20), 20: (0.16, 0.25), 30: (0.32, 0.30)}),
@@ -60,7 +64,8 @@ def test_how_many_bits_the_same_precision_takes(page: Any) -> None:
 def test_what_is_reached_is_said(page: Any) -> None:
     curves = page.curves_of(made(), "ap:d")
     assert page.receptive_field("p:base", curves, 0.31) == (
-        "The base layer is within one AP point of 0.310 at 0.0800 bpp, and AVIF at 0.3200 bpp, 4.0 times as many."
+        "The base layer is within one AP point of 0.310 at 0.0800 bpp, and AVIF at 0.3200 bpp, 4.0 times as "
+        "many."
     )
     less = {name: curve for name, curve in curves.items() if name != "avif"}
     assert page.receptive_field("p:base", less, 0.31).endswith("and AVIF at none of its qualities here.")

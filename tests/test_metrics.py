@@ -1,4 +1,6 @@
-"""Each metric against a value that was come by in another way: by hand, by formula, or from the reference package."""
+"""Each metric against a value that was come by in another way: by hand, by formula, or from the reference
+package.
+"""
 
 import json
 import math
@@ -41,7 +43,9 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's backbones with random weights, the same for every caller, where it would fetch trained ones."""
+    """torchvision's backbones with random weights, the same for every caller, where it would fetch trained
+    ones.
+    """
     torchvision = pytest.importorskip("torchvision")
 
     def state(self: Any, *_: object, **__: object) -> dict[str, torch.Tensor]:
@@ -66,7 +70,9 @@ def test_lpips_is_that_of_its_authors_package(net: str, pair: Pair, made_up_weig
 
 
 def test_dists_by_its_formula(pair: Pair, made_up_weights: None) -> None:
-    """One minus the weighted texture and structure similarities of six stages (Ding et al. 2020, equation 7)."""
+    """One minus the weighted texture and structure similarities of six stages (Ding et al. 2020, equation
+    7).
+    """
     from torchmetrics.functional.image.dists import DISTSNetwork
 
     torch.manual_seed(0)
@@ -107,7 +113,9 @@ def test_ssimulacra2_knows_equal_from_bad(pair: Pair) -> None:
     ids=["steps of 4", "steps of 6", "steps of 12", "moved"],
 )
 def test_ssimulacra2_is_near_that_of_its_authors_tool(spoiled: Any, authors: float, within: float) -> None:
-    """`ssimulacra2` of libjxl 0.11.1 on the same pixels as PNG files: a part of scikit-image's coffee.png (Rachel Michetti, CC0)."""
+    """`ssimulacra2` of libjxl 0.11.1 on the same pixels as PNG files: a part of scikit-image's coffee.png
+    (Rachel Michetti, CC0).
+    """
     with Image.open(Path(__file__).parent / "golden" / "coffee.png") as image:
         original = np.asarray(image)
     assert ssimulacra2(spoiled(original), original) == pytest.approx(authors, abs=within)

@@ -1,4 +1,6 @@
-"""Presets with the user's weights, LABEL=PRESET:WEIGHTS, beside the bundled ones; and the device that presets run on."""
+"""Presets with the user's weights, LABEL=PRESET:WEIGHTS, beside the bundled ones; and the device that presets
+run on.
+"""
 
 import json
 from collections.abc import Callable

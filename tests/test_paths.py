@@ -1,4 +1,6 @@
-"""Inputs and outputs of commands: no file is lost, names, folders, pipes, and what goes to stdout and stderr."""
+"""Inputs and outputs of commands: no file is lost, names, folders, pipes, and what goes to stdout and
+stderr.
+"""
 
 import io
 import json

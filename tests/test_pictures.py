@@ -397,7 +397,9 @@ def test_other_metadata_is_named(tmp_path: Path) -> None:
 
 
 def test_damaged_exif_is_noted_and_its_orientation_is_one_that_there_is(tmp_path: Path) -> None:
-    """Whatever bytes it has: no warning of Pillow's, a picture turned or not, and a note where bytes are missing."""
+    """Whatever bytes it has: no warning of Pillow's, a picture turned or not, and a note where bytes are
+    missing.
+    """
     exif = Image.Exif()
     exif[271], exif[274], exif[282] = "Camera", 6, 72.0
     exif.get_ifd(0x8769)[37500] = b"made by somebody" * 3
@@ -734,7 +736,8 @@ def test_folders_become_their_pictures(tmp_path: Path) -> None:
 def test_a_hundred_megapixels_are_opened_and_saved_in_a_gibibyte(tmp_path: Path) -> None:
     code = (
         "import re, sys; from pathlib import Path; from trifocal.pictures import Picture\n"
-        "picture = Picture.open(sys.argv[1]); assert picture.rgb.shape == (12000, 8334, 3), picture.rgb.shape\n"
+        "picture = Picture.open(sys.argv[1]); assert picture.rgb.shape == (12000, 8334, 3), "
+        "picture.rgb.shape\n"
         "picture.save(sys.argv[2])\n"
         "print(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1])\n"
     )

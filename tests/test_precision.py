@@ -82,7 +82,9 @@ def test_the_mode_ends_with_its_context_also_after_an_error() -> None:
 
 
 def test_only_what_is_inside_of_blocks_is_in_bfloat16() -> None:
-    """Heads, linear paths, means, scale indices and bits are float32, and bits and picture are nearly the same."""
+    """Heads, linear paths, means, scale indices and bits are float32, and bits and picture are nearly the
+    same.
+    """
     codec = small_codec().network.train()
     x, level = torch.rand(2, 3, 64, 64), torch.tensor([200, 600])
     seen: dict[str, set[torch.dtype]] = {}

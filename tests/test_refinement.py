@@ -1,4 +1,6 @@
-"""A base layer's latent is fitted to its picture: fewer bits and more of what the detector says, and a file like any other."""
+"""A base layer's latent is fitted to its picture: fewer bits and more of what the detector says, and a file
+like any other.
+"""
 
 import numpy as np
 import pytest
@@ -43,7 +45,9 @@ def small_x(codec: ScalableCodec, picture: Picture) -> torch.Tensor:
 
 @pytest.mark.parametrize("quality", [0, 30, 80])
 def test_a_refined_latent_costs_less(shipped: ScalableCodec, quality: int) -> None:
-    """By the objective, of what the decoder gets and the bytes of its tables; most of it is what the detector says."""
+    """By the objective, of what the decoder gets and the bytes of its tables; most of it is what the detector
+    says.
+    """
     base, x = shipped.network.base, small_x(shipped, Picture(random_rgb(320, 240, seed=3)))
     level, original = torch.tensor([8 * quality]), DetectorReference(shipped.network.detector, x)
     costs, places = [], []

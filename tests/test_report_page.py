@@ -1,5 +1,5 @@
-"""The page that `evaluate` writes: everything it names is there, nothing of it is needed from elsewhere, and its figures
-are those it was given. All numbers and codecs here are made up."""
+"""The page that `evaluate` writes: everything it names is there, nothing of it is needed from elsewhere, and
+its figures are those it was given. All numbers and codecs here are made up."""
 
 import ast
 import csv

@@ -73,7 +73,9 @@ def test_no_overlap_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From measuring to README's table, on two small pictures, with two rivals and a curve of ours that is JPEG's at nine tenths of the rate."""
+    """From measuring to README's table, on two small pictures, with two rivals and a curve of ours that is
+    JPEG's at nine tenths of the rate.
+    """
     script = module_at("scripts/results.py")
     for number in range(2):
         shown = Picture(photograph()[64 * number : 64 * number + 192, 100:292])

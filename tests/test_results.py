@@ -1,4 +1,6 @@
-"""The tables in results/ are of the weights that ship, whole, and true where that can be seen without the pictures."""
+"""The tables in results/ are of the weights that ship, whole, and true where that can be seen without the
+pictures.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""What detectors train on: boxes stay on their objects whatever is done to a picture, and a teacher says what it sees."""
+"""What detectors train on: boxes stay on their objects whatever is done to a picture, and a teacher says what
+it sees.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -53,7 +55,9 @@ PICTURES = [
 
 
 def coloured(rgb: NDArray[np.uint8], label: int) -> NDArray[np.bool_]:
-    """Where a picture is red, or blue; [H, W]. At the edge of an enlarged rectangle the middle of the slope counts."""
+    """Where a picture is red, or blue; [H, W]. At the edge of an enlarged rectangle the middle of the slope
+    counts.
+    """
     own, other = (0, 2) if label == PERSON else (2, 0)
     difference = rgb[..., own].astype(float) - rgb[..., other]
     mask: NDArray[np.bool_] = difference > max(20.0, difference.max() / 2)
@@ -124,7 +128,9 @@ def test_labels_become_the_networks_numbers() -> None:
 
 @pytest.mark.parametrize("mosaic", [0.0, 1.0])
 def test_boxes_stay_on_their_objects_in_scenes(mosaic: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut, mirrored, coloured, one picture or four; each box has its own colour in it, and ends where that ends."""
+    """Cut, mirrored, coloured, one picture or four; each box has its own colour in it, and ends where that
+    ends.
+    """
     monkeypatch.setattr(detection_batches, "MOSAIC", mosaic)
     scenes = DetectionBatches(PICTURES, None, 6, seed=3)
     found = 0
@@ -222,7 +228,9 @@ def test_pictures_without_boxes_need_a_teacher() -> None:
 
 
 def test_what_a_teacher_is_teacher_target() -> None:
-    """Of two boxes of one class in one place the surer; another class beside it; nothing at all of what it doubts."""
+    """Of two boxes of one class in one place the surer; another class beside it; nothing at all of what it
+    doubts.
+    """
     near, far = [10.0, 10, 50, 50], [60.0, 60, 90, 90]
     seen = seen_as(
         [near, [11.0, 10, 51, 50], near, far, far], [{4: 0.6}, {4: 0.8}, {7: 0.5}, {4: 0.39}, {4: 0.41}]
@@ -236,7 +244,9 @@ def test_what_a_teacher_is_teacher_target() -> None:
 
 
 def picodet_outputs() -> list[NDArray[np.float32]]:
-    """PicoDet's eight outputs with one object: at 1/16, row 4, column 6; 1, 2, 3 and 4 strides to its four sides."""
+    """PicoDet's eight outputs with one object: at 1/16, row 4, column 6; 1, 2, 3 and 4 strides to its four
+    sides.
+    """
     scores, distances = [], []
     for stride in STRIDES:
         places = (PICODET_SIDE // stride) ** 2
@@ -250,7 +260,9 @@ def picodet_outputs() -> list[NDArray[np.float32]]:
 
 
 def test_candidates_by_hand() -> None:
-    """The object's place is at (6 · 16 + 7.5, 4 · 16 + 7.5); the picture is twice as wide as the teacher's square."""
+    """The object's place is at (6 · 16 + 7.5, 4 · 16 + 7.5); the picture is twice as wide as the teacher's
+    square.
+    """
     boxes, scores = candidates(picodet_outputs(), 2 * PICODET_SIDE, PICODET_SIDE)
     x, y = 6 * 16 + 7.5, 4 * 16 + 7.5
     assert boxes.tolist() == [pytest.approx([2 * (x - 16), y - 32, 2 * (x + 48), y + 64], abs=1e-3)]
@@ -258,7 +270,9 @@ def test_candidates_by_hand() -> None:
 
 
 def onnx_file(path: Path, inside: Sequence[str] = ()) -> Path:
-    """An ONNX file with PicoDet's eight outputs, and inside of it means of the picture over each 8×8 pixels, by these names."""
+    """An ONNX file with PicoDet's eight outputs, and inside of it means of the picture over each 8×8 pixels,
+    by these names.
+    """
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     make, number = onnx.helper, onnx.TensorProto.FLOAT
@@ -299,7 +313,9 @@ def test_another_file_is_no_teacher(tmp_path: Path) -> None:
 
 
 def test_answers_are_those_of_the_teachers_inside(tmp_path: Path) -> None:
-    """Of those that are asked for: channels last, a batch of what it was shown; a PicoDet that has them not is another one."""
+    """Of those that are asked for: channels last, a batch of what it was shown; a PicoDet that has them not
+    is another one.
+    """
     names = ["block 3", "extra 64", "say 64"]
     asked = [PARTS[name][0] for name in names]
     answers = TeacherOutputs(PICTURES, onnx_file(tmp_path / "t.onnx", asked), names, 2, seed=0)

@@ -1,4 +1,6 @@
-"""Every preset with trained weights: files come back, regions are parts of the whole, damage is refused or greyed out."""
+"""Every preset with trained weights: files come back, regions are parts of the whole, damage is refused or
+greyed out.
+"""
 
 from functools import partial
 

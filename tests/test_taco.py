@@ -1,4 +1,6 @@
-"""TACO: words change what is sent, through the injectors and nothing else, and the decoder does without them."""
+"""TACO: words change what is sent, through the injectors and nothing else, and the decoder does without
+them.
+"""
 
 import copy
 from typing import Any
@@ -79,7 +81,9 @@ def test_the_road_without_words(codec):
 
 
 def test_words_in_tiles(codec, monkeypatch):
-    """Each tile is steered by the words, and its Extractor sees that tile alone; the decoder sees no seams."""
+    """Each tile is steered by the words, and its Extractor sees that tile alone; the decoder sees no
+    seams.
+    """
     monkeypatch.setattr(canvas, "TILE", 128)
     picture = Picture(random_rgb(300, 270, seed=5))
     stream = codec.encode(picture, quality=60, condition=words())
@@ -165,7 +169,9 @@ def test_each_picture_of_a_batch_has_its_words_or_all_have_the_same(codec, x):
 @torch.inference_mode()
 @pytest.mark.parametrize("padding", [0, 3])
 def test_cross_attention_is_that_of_torch(padding):
-    """Values, and the mass that is not on the first key, against `nn.MultiheadAttention` with the same weights."""
+    """Values, and the mass that is not on the first key, against `nn.MultiheadAttention` with the same
+    weights.
+    """
     torch.manual_seed(0)
     ours, theirs = CrossAttention(12, 4), nn.MultiheadAttention(12, 4, batch_first=True)
     theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
@@ -237,7 +243,9 @@ def test_a_few_steps_lower_the_loss_and_open_the_gates():
 
 
 def test_the_published_sizes(monkeypatch):
-    """ELIC's 32.1 M, 1.6 M in the adapter at CLIP's width, and the prior and gains that follow the quality."""
+    """ELIC's 32.1 M, 1.6 M in the adapter at CLIP's width, and the prior and gains that follow the
+    quality.
+    """
     for draw in ("kaiming_uniform_", "uniform_", "kaiming_normal_", "xavier_uniform_"):
         monkeypatch.setattr(nn.init, draw, lambda tensor, *args, **options: tensor)
     codec = presets.find("taco").build()

@@ -1,4 +1,6 @@
-"""Words steer the encoder of taco-compact: where the bits go, what that costs, and that no decoder needs the words."""
+"""Words steer the encoder of taco-compact: where the bits go, what that costs, and that no decoder needs the
+words.
+"""
 
 import numpy as np
 import pytest

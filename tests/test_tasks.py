@@ -1,4 +1,6 @@
-"""Machine tasks: every measure against values by hand, fake networks in place of real ones, and no network at all."""
+"""Machine tasks: every measure against values by hand, fake networks in place of real ones, and no network at
+all.
+"""
 
 import json
 import socket
@@ -103,7 +105,9 @@ def test_average_precision_by_hand(coco: str, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_box_that_is_nearly_right(coco: str, tmp_path: Path) -> None:
-    """It shares 0.72 with the object: right at 0.50, 0.55 … 0.70, five of the ten overlaps. Then a second category."""
+    """It shares 0.72 with the object: right at 0.50, 0.55 … 0.70, five of the ten overlaps. Then a second
+    category.
+    """
     known = annotations(tmp_path, [item(0, (0, 0, 10, 100)), item(1, (0, 0, 10, 10), category=2)])
     fake = Fake({1: [(1, 0.9, (0, 0, 10, 72))], 2: []})
     task = Detection(fake, Annotations.read(known))
@@ -579,7 +583,9 @@ def test_top1_and_top5_by_hand() -> None:
 
 
 def test_average_precision_of_several_classes_by_hand() -> None:
-    """Class 0: ranks 1 and 3 of 3 are right, (1 + 2/3) / 2. Class 1: rank 2, 1/2. Class 2 is in no picture."""
+    """Class 0: ranks 1 and 3 of 3 are right, (1 + 2/3) / 2. Class 1: rank 2, 1/2. Class 2 is in no
+    picture.
+    """
     classify = scores_of([[0.9, 0.1, 0.5], [0.8, 0.3, 0.5], [0.7, 0.2, 0.5]])
     classes: GroundTruth[int | tuple[int, ...]] = GroundTruth("x.json", {"a": (0,), "b": (), "c": (0, 1)})
     task = Classification(classify, classes)
@@ -634,7 +640,9 @@ def test_classes_in_another_form(name: str, text: str, tmp_path: Path) -> None:
 
 
 def test_what_a_detector_finds_itself_is_the_truth(coco: str, tmp_path: Path) -> None:
-    """In picture 1 it is sure of one box and not of another; of a decoded one it finds it again, moved, or not at all."""
+    """In picture 1 it is sure of one box and not of another; of a decoded one it finds it again, moved, or
+    not at all.
+    """
     sure, unsure = (1, 0.9, (10, 10, 30, 50)), (2, 0.4, (50, 10, 70, 30))
     fake = Fake({1: [sure, unsure], 2: [], 3: [(1, 0.3, (10, 10, 30, 50))], 4: [(1, 0.9, (10, 10, 30, 39))]})
     for number, name in ((1, "a.png"), (2, "b.png")):

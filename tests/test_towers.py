@@ -1,4 +1,6 @@
-"""The compact towers: texts of any kind become vectors, pictures become features, and training brings them together."""
+"""The compact towers: texts of any kind become vectors, pictures become features, and training brings them
+together.
+"""
 
 import io
 import json
@@ -51,7 +53,9 @@ def tower():
 
 
 def test_texts_of_any_kind(tower):
-    """Empty, long, in other scripts, with emoji or control characters: vectors, and a sentence where it says little."""
+    """Empty, long, in other scripts, with emoji or control characters: vectors, and a sentence where it says
+    little.
+    """
     texts = ["", "a dog", "word " * 10_000, "犬が走る", "🐕\x00\x07", "Ein Hund läuft über die Wiese"]
     words = tower(texts)
     assert words.tokens.shape == (6, LENGTH, 8) and words.pooled.shape == (6, 8)

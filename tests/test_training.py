@@ -84,7 +84,9 @@ def test_training_lowers_the_loss_and_exports(small_preset, folder, tmp_path):
 
 
 def test_only_the_decoder_is_trained_and_the_weights_name_what_they_decode(small_preset, folder, tmp_path):
-    """The fingerprint of the start weights, and those that the start weights name already; also after a resumed run."""
+    """The fingerprint of the start weights, and those that the start weights name already; also after a
+    resumed run.
+    """
     first = train("small", [folder], tmp_path / "one", steps=1, every=99)
     assert read_decodes(first) == {}
     codec = small_codec()
@@ -268,7 +270,9 @@ class NoBatches:
 
 
 def test_matrices_are_trained_by_muon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All else is trained by AdamW, which trains matrices too where no `matrix_rate` is given. Biases have no weight decay."""
+    """All else is trained by AdamW, which trains matrices too where no `matrix_rate` is given. Biases have no
+    weight decay.
+    """
     module = Square()
     adamw, muon = SquareTask(module, NoBatches()).optimisers()["square"]
     rows = [(g["factor"], g["weight_decay"], [*map(id, g["params"])]) for g in muon.param_groups]
@@ -339,7 +343,8 @@ trainer.fit(1.0, lambda fraction, text: None)
 again = Trainer(LineTask(Line(), Batches()), out, minutes=0.05)
 again.resume()
 assert again.elapsed == trainer.elapsed and again.unwrapped.slope.weight == trainer.unwrapped.slope.weight
-text = f"{trainer.accelerator.num_processes} {trainer.elapsed.step} {float(trainer.unwrapped.slope.weight):.5f}"
+slope = float(trainer.unwrapped.slope.weight)
+text = f"{trainer.accelerator.num_processes} {trainer.elapsed.step} {slope:.5f}"
 (out / f"{Batches.rank}.txt").write_text(text)
 trainer.export()
 assert (out / "0.weights").exists()
@@ -347,8 +352,8 @@ assert (out / "0.weights").exists()
 
 
 def test_two_processes_learn_as_one(tmp_path):
-    """Their gradients are averaged, a run of so many minutes ends at the same step in both, both resume it, and one exports while
-    the other waits."""
+    """Their gradients are averaged, a run of so many minutes ends at the same step in both, both resume it,
+    and one exports while the other waits."""
     script = tmp_path / "script.py"
     script.write_text(TOGETHER)
     with socket.socket() as free:

@@ -127,7 +127,9 @@ def two_threads() -> Iterator[None]:
 def test_two_processes_share_gradients_and_draw_their_own(
     folder: Path, tmp_path: Path, two_threads: None
 ) -> None:
-    """Other crops and levels in each, the same weights; one of them writes; both resume, and the command's threads are shared."""
+    """Other crops and levels in each, the same weights; one of them writes; both resume, and the command's
+    threads are shared.
+    """
     run, said, notes = tmp_path / "run", list[float](), list[str]()
     for steps in (3, 5):
         weights = in_processes(

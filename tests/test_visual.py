@@ -1,4 +1,6 @@
-"""Butteraugli, ColorVideoVDP and FLIP against the program and the packages themselves, and at the ends of their ranges."""
+"""Butteraugli, ColorVideoVDP and FLIP against the program and the packages themselves, and at the ends of
+their ranges.
+"""
 
 import logging
 import shutil

@@ -126,7 +126,9 @@ def test_a_fingerprint_covers_names_shapes_values_and_arithmetic() -> None:
 
 
 def test_weights_off_the_float16_grid_have_no_fingerprint_of_version_1(small: Path) -> None:
-    """In version 1 such a file had the fingerprint of the weights that it rounds to, and decoded to other pixels."""
+    """In version 1 such a file had the fingerprint of the weights that it rounds to, and decoded to other
+    pixels.
+    """
     codec = load("compact")
     mark = codec.fingerprint_in(1)
     assert mark is not None

@@ -1,4 +1,6 @@
-"""Does the text do anything? Kinds of words, the paired_difference answer by hand, and runs of small presets that read words."""
+"""Does the text do anything? Kinds of words, the paired_difference answer by hand, and runs of small presets
+that read words.
+"""
 
 import csv
 import json
@@ -166,7 +168,9 @@ def test_pictures_whose_curves_do_not_overlap_are_not_counted() -> None:
 
 
 def test_bytes_of_words_count_or_not() -> None:
-    """The metric rises by 1 as the rate doubles, so what costs twice as much is 1 behind; without words both cost as much."""
+    """The metric rises by 1 as the rate doubles, so what costs twice as much is 1 behind; without words both
+    cost as much.
+    """
     rows = [*rows_of("p:true", "a", 0.0, factor=2), *rows_of("p:empty", "a", 0.0)]
     assert paired_difference(rows, PSNR, "p:true", "p:empty").mean == pytest.approx(-1)
     rows = [
@@ -194,7 +198,9 @@ def test_the_interval_of_many_is_that_of_the_normal_distribution() -> None:
 
 
 class Faint(Letters):
-    """Letters, so quiet that a picture that is a little brighter is still the better the more bytes it has."""
+    """Letters, so quiet that a picture that is a little brighter is still the better the more bytes it
+    has.
+    """
 
     def __call__(self, texts: Sequence[str]) -> TextEmbedding:
         words = super().__call__(texts)
@@ -211,7 +217,9 @@ def taco() -> Codec:
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Small presets (`plain`, `early`: words for the encoder, `late`: for the decoder, `taco`); three pictures with captions."""
+    """Small presets (`plain`, `early`: words for the encoder, `late`: for the decoder, `taco`); three
+    pictures with captions.
+    """
     made = []
     builds: dict[str, tuple[Callable[[], Any], str]] = {
         "plain": (partial(steered, ""), ""),

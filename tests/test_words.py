@@ -1,4 +1,6 @@
-"""Text of an image: its bytes in a file, how it reaches encoder and decoder, and errors if nothing reads it."""
+"""Text of an image: its bytes in a file, how it reaches encoder and decoder, and errors if nothing reads
+it.
+"""
 
 import hashlib
 import io
@@ -221,7 +223,9 @@ def steered(reads: str, seed: int = 0) -> Codec:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Of three small presets' weights: `plain`, `early` (its encoder reads words), `late` (its decoder does)."""
+    """Of three small presets' weights: `plain`, `early` (its encoder reads words), `late` (its decoder
+    does).
+    """
     made = []
     for number, (name, reads) in enumerate((("plain", ""), ("early", "encoder"), ("late", "decoder"))):
         write_weights(steered(reads).network, tmp_path / f"{name}.safetensors")
@@ -263,7 +267,10 @@ def test_text_reaches_the_decoder_in_the_file_or_out_of_band(folder: Path, rgb: 
     notes: list[str] = []
     kept = trifocal.encode(rgb, "late", text=DOG, notify=notes.append)
     assert notes == [
-        "The text is not stored in the file; send it (--send-text), or give it again when you decode the file."
+        (
+            "The text is not stored in the file; send it (--send-text), or give it again when you decode the "
+            "file."
+        )
     ]
     assert kept == trifocal.encode(rgb, "late")
     sent = trifocal.encode(rgb, "late", text=f"  {DOG}\n", send_text=True)

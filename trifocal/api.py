@@ -1,7 +1,8 @@
 """The one request path: load a codec, check options, make the condition; then encode, decode or detect.
 
-The command line, the Pillow plug-in, the demo and the evaluation call it. `encode`, `decode` and `detect` serve one file; `Encoder`,
-`Decoder` and `Detector` are built once, which checks their options, and called for each of many files.
+The command line, the Pillow plug-in, the demo and the evaluation call it. `encode`, `decode` and `detect`
+serve one file; `Encoder`, `Decoder` and `Detector` are built once, which checks their options, and called for
+each of many files.
 """
 
 from __future__ import annotations
@@ -107,7 +108,9 @@ class Encoder:
         )
 
     def conditioning(self, text: str | None, notify: Notify | None = None) -> Conditioning:
-        """The condition and the file layers of a text; kept until another text comes, so that notices come once."""
+        """The condition and the file layers of a text; kept until another text comes, so that notices come
+        once.
+        """
         if text != self._text:
             notify = notify or self.notify
             self._conditioning = encoding_condition(self.preset, text, self.options.send_text, notify)
@@ -183,7 +186,9 @@ class Decoder:
 
 
 class Detector:
-    """Find objects in files and images with the same options. Arguments and errors as for `detect`, and as for `Encoder`."""
+    """Find objects in files and images with the same options. Arguments and errors as for `detect`, and as
+    for `Encoder`.
+    """
 
     def __init__(
         self,
@@ -282,24 +287,29 @@ def encode(
     """Encode an image.
 
     Args:
-        image: a path, the bytes of an image file or a binary stream of them; a Picture; a Pillow image; a NumPy array [H, W],
-            [H, W, 1], [H, W, 3] or [H, W, 4]; a torch tensor [C, H, W]. Arrays and tensors are uint8, or floating-point in 0..1.
-            A Pillow image is rotated by its EXIF orientation only if Image.open gave it.
+        image: a path, the bytes of an image file or a binary stream of them; a Picture; a Pillow image; a
+            NumPy array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; a torch tensor [C, H, W]. Arrays and
+            tensors are uint8, or floating-point in 0..1. A Pillow image is rotated by its EXIF orientation
+            only if Image.open gave it.
         preset: a name of `trifocal presets`, or a Preset; dual-layer-compact if None.
         quality: 0..100; 50 if none of quality, bpp and max_bytes is given. At most one of the three.
         bpp: the largest number of bits of the whole file per pixel.
         max_bytes: the largest size of the whole file.
         text: what the image shows, for presets that take text.
         send_text: store the text in the file, for presets whose decoder reads it.
-        base_quality: 0..100, of the base layer, for presets with layers; half of `quality` and at most 20 if None.
-        refinement: gradient steps that fit the base layer to the image; 4 for dual-layer-compact if None, 0 is faster.
-        mask: where the image matters, for presets that take text in the encoder: [H, W] of the image, or an image of that size; bool,
-            float in 0..1, or uint8. Places with 1 get more bits at equal bytes, places with 0 fewer.
+        base_quality: 0..100, of the base layer, for presets with layers; half of `quality` and at most 20 if
+            None.
+        refinement: gradient steps that fit the base layer to the image; 4 for dual-layer-compact if None, 0
+            is faster.
+        mask: where the image matters, for presets that take text in the encoder: [H, W] of the image, or an
+            image of that size; bool, float in 0..1, or uint8. Places with 1 get more bits at equal bytes,
+            places with 0 fewer.
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
         weights: a .safetensors file instead of the preset's own weights.
-        notify: called with a sentence for each notice, and for each thing that was converted or left out when the image was
-            read. By default a notice is a TrifocalWarning, and the latter are in `Picture.open(path).notes`.
+        notify: called with a sentence for each notice, and for each thing that was converted or left out when
+            the image was read. By default a notice is a TrifocalWarning, and the latter are in
+            `Picture.open(path).notes`.
 
     Raises:
         PictureError: for an image that cannot be read; the message says what is accepted.
@@ -361,14 +371,16 @@ def detect(
     weights: Weights = None,
     notify: Notify = warn,
 ) -> Detections:
-    """Find objects: `.boxes` [N, 4] in pixels, `.labels` (COCO category ids), `.scores` and `.names`, the highest score first.
+    """Find objects: `.boxes` [N, 4] in pixels, `.labels` (COCO category ids), `.scores` and `.names`, the
+    highest score first.
 
     Of a .tri file with layers only the base layer is read. Other .tri files are decoded first.
 
     Args:
         source: a .tri file as for `decode`, or an image as for `encode`.
         threshold: the lowest score, 0..1. The detector itself stops at 0.02.
-        weights: a .safetensors file, or a folder of them to search, instead of the bundled weights; for .tri files.
+        weights: a .safetensors file, or a folder of them to search, instead of the bundled weights; for .tri
+            files.
         notify: called with a sentence for each notice; by default a TrifocalWarning.
 
     Raises:
@@ -380,7 +392,9 @@ def detect(
 
 
 def scalable_codec(header: Header, device: str, weights: Weights) -> ScalableCodec:
-    """The codec of a file that has a base layer. Raises Damaged if its preset has none, and as `presets.load_for`."""
+    """The codec of a file that has a base layer. Raises Damaged if its preset has none, and as
+    `presets.load_for`.
+    """
     preset = presets.preset_for(header)
     if not preset.layers:
         raise Damaged(f"The file is damaged: it has a base layer, and its preset {preset.name} has none.")

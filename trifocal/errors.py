@@ -42,7 +42,9 @@ class TrifocalError(Exception):
 
 
 class TrifocalWarning(UserWarning):
-    """A notice: something was done differently from what the caller may expect. The category of all warnings of Trifocal."""
+    """A notice: something was done differently from what the caller may expect. The category of all warnings
+    of Trifocal.
+    """
 
 
 class FormatError(TrifocalError):

@@ -138,8 +138,8 @@ class ResidualBlock(nn.Module):
 
 @contextmanager
 def branches_in(dtype: torch.dtype | None, network: nn.Module) -> Iterator[None]:
-    """Within this context, residual blocks with trainable parameters compute their branches in `dtype` in training mode; None
-    changes nothing."""
+    """Within this context, residual blocks with trainable parameters compute their branches in `dtype` in
+    training mode; None changes nothing."""
     blocks = [
         block
         for block in network.modules()
@@ -155,7 +155,8 @@ def branches_in(dtype: torch.dtype | None, network: nn.Module) -> Iterator[None]
 
 
 class Block(ResidualBlock):
-    """x + project(relu(expand(depthwise(x)))): the residual block of analysis and synthesis. Initialised as the identity.
+    """x + project(relu(expand(depthwise(x)))): the residual block of analysis and synthesis. Initialised as
+    the identity.
 
     The depthwise–pointwise form follows DCVC's image model (see MODEL_CARD); it has no normalisation and no
     attention, so its receptive field is one position to each side and tiles with a halo are exact.

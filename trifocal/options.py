@@ -23,7 +23,8 @@ Region: TypeAlias = tuple[int, int, int, int]
 class EncodeOptions:
     """What `encode` takes beside the image and the preset; see there.
 
-    `text_per_image` says that a text comes with each image. Raises OptionError for values that no preset takes.
+    `text_per_image` says that a text comes with each image. Raises OptionError for values that no preset
+    takes.
     """
 
     quality: float | None = None
@@ -51,7 +52,9 @@ class EncodeOptions:
         return BaseLayerOptions(self.base_quality, self.refinement)
 
     def check(self, preset: Preset) -> None:
-        """Raises PresetError for options that the preset has no use for, OptionError for text that is to be sent and missing."""
+        """Raises PresetError for options that the preset has no use for, OptionError for text that is to be
+        sent and missing.
+        """
         presets.check_text(preset, self.text is not None or self.text_per_image, self.send_text)
         if not self.base.is_default:
             presets.check_layers(preset)
@@ -59,7 +62,9 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """What `decode` takes beside the file; see there. Raises OptionError for options that exclude each other."""
+    """What `decode` takes beside the file; see there. Raises OptionError for options that exclude each
+    other.
+    """
 
     region: Region | None = None
     best_effort: bool = False
@@ -73,7 +78,9 @@ class DecodeOptions:
             raise OptionError("base_only excludes region, best_effort, text and preference.")
 
     def check(self, preset: Preset) -> None:
-        """Raises PresetError for options that the preset's decoder has no use for, OptionError for a preference out of 0..1."""
+        """Raises PresetError for options that the preset's decoder has no use for, OptionError for a
+        preference out of 0..1.
+        """
         presets.check_text(preset, self.text is not None)
         if self.text is not None and preset.text_reader != "decoder":
             raise PresetError(f"The decoder of {preset.name} needs no text; decode without it.")

@@ -2,18 +2,18 @@
 
     image = Image.open("photo.tri")             # reads size and mode; pixels are decoded when they are needed
     image.save("photo.tri", quality=60)         # or bpp=0.25, or max_bytes=20_000, and preset=NAME
-    image.save("photo.tri", preset=NAME, text="a brown dog", send_text=True)  # for a preset whose decoder reads text
-    image.save("photo.tri", exif=image.getexif(), xmp=PACKET, dpi=(300, 300), keep_invisible=True)
+    image.save("photo.tri", preset=NAME, text="a brown dog", send_text=True)  # for a preset whose decoder
+    reads text image.save("photo.tri", exif=image.getexif(), xmp=PACKET, dpi=(300, 300), keep_invisible=True)
 
-As with Pillow's own formats, EXIF, XMP and dpi are stored only if they are given, and the ICC profile always. An image that
-Image.open returned is rotated by its EXIF orientation; one that was made or rotated since is stored unchanged. An orientation in
-`exif` is applied to the pixels.
+As with Pillow's own formats, EXIF, XMP and dpi are stored only if they are given, and the ICC profile always.
+An image that Image.open returned is rotated by its EXIF orientation; one that was made or rotated since is
+stored unchanged. An orientation in `exif` is applied to the pixels.
 
-The text of a file is in image.info["text"], and presets whose decoder reads text decode with it. `weights=FILE` names custom weights
-for save; Image.open takes none.
+The text of a file is in image.info["text"], and presets whose decoder reads text decode with it.
+`weights=FILE` names custom weights for save; Image.open takes none.
 
-Errors are those of Pillow, with Trifocal's messages: UnidentifiedImageError from open, OSError from load and save. Notices are
-TrifocalWarnings.
+Errors are those of Pillow, with Trifocal's messages: UnidentifiedImageError from open, OSError from load and
+save. Notices are TrifocalWarnings.
 """
 
 from collections.abc import Iterator
@@ -97,7 +97,9 @@ def save(image: Image.Image, stream: IO[bytes], name: str | bytes) -> None:
 
 
 def to_picture(image: Image.Image, options: dict[str, Any]) -> Picture:
-    """The image with the metadata in `options` of image.save, rotated by its own EXIF orientation unless they have EXIF."""
+    """The image with the metadata in `options` of image.save, rotated by its own EXIF orientation unless they
+    have EXIF.
+    """
     given = given_metadata(options)
     own_orientation = isinstance(image, ImageFile.ImageFile) and "exif" not in options
     with given_profile(image, options):

@@ -20,7 +20,9 @@ CLIP = "openai/clip-vit-base-patch32"
 
 
 def later(module: str, name: str) -> Callable[[], Any]:
-    """A function that imports `name` from trifocal's `module` when it is called, and calls it; torch takes two seconds to import."""
+    """A function that imports `name` from trifocal's `module` when it is called, and calls it; torch takes
+    two seconds to import.
+    """
 
     def call() -> Any:
         return getattr(import_module(f"trifocal.{module}"), name)()
@@ -159,7 +161,8 @@ PRESETS = (
     Preset(
         name="dual-layer",
         id=7,
-        summary="a base layer for Faster R-CNN, and text steers the encoder, 53 M parameters, after Shen et al.",
+        summary="a base layer for Faster R-CNN, and text steers the encoder, 53 M parameters, after Shen "
+        "et al.",
         build=later("codecs.dual_layer", "dual_layer"),
         recipe=DUAL_LAYER,
         weights="dual-layer.safetensors",
@@ -171,7 +174,8 @@ PRESETS = (
     Preset(
         name="dual-layer-compact",
         id=8,
-        summary="the default: a base layer for the compact detector, and an enhancement layer for people; 6.0 M parameters",
+        summary="the default: a base layer for the compact detector, and an enhancement layer for people; "
+        "6.0 M parameters",
         build=later("codecs.dual_layer_compact", "dual_layer_compact"),
         recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
         weights="dual-layer-compact.safetensors",

@@ -51,7 +51,8 @@ _registered: dict[str, Preset] = {}
 
 
 def find(preset: str | Preset) -> Preset:
-    """The preset of that name: bundled, registered, or of an installed package. A Preset is returned unchanged.
+    """The preset of that name: bundled, registered, or of an installed package. A Preset is returned
+    unchanged.
 
     Raises:
         PresetError: if there is none; the message lists all names.
@@ -85,9 +86,11 @@ def preset_for(header: Header) -> Preset:
 
 
 def register(preset: Preset) -> Preset:
-    """Add a preset to those of this process, by its name and its id. One with the same name and id is replaced.
+    """Add a preset to those of this process, by its name and its id. One with the same name and id is
+    replaced.
 
-    Its `weights` may be an absolute path. Packages can name presets in the entry point group "trifocal.presets" instead.
+    Its `weights` may be an absolute path. Packages can name presets in the entry point group
+    "trifocal.presets" instead.
 
     Raises:
         PresetError: for an id outside of 48..62, or a name or id that is taken; the message says which.
@@ -117,7 +120,9 @@ def _first(matches: Callable[[Preset], bool]) -> Preset | None:
 
 @lru_cache(maxsize=1)
 def _installed() -> tuple[Preset, ...]:
-    """The presets of installed packages, by their entry points. Those that cannot be used are left out with a warning."""
+    """The presets of installed packages, by their entry points. Those that cannot be used are left out with a
+    warning.
+    """
     from importlib.metadata import entry_points
 
     found: list[Preset] = []
@@ -144,7 +149,8 @@ def check_registration(preset: Preset, others: Iterable[Preset]) -> None:
     """Raises PresetError as `register` does."""
     if preset.id not in PRIVATE_IDS:
         raise PresetError(
-            f"A registered preset has an id from {PRIVATE_IDS[0]} to {PRIVATE_IDS[-1]}, and {preset.name} has {preset.id};"
+            f"A registered preset has an id from {PRIVATE_IDS[0]} to {PRIVATE_IDS[-1]}, and {preset.name} "
+            f"has {preset.id};"
             " the others belong to bundled presets."
         )
     if not NAME.fullmatch(preset.name):
@@ -155,13 +161,17 @@ def check_registration(preset: Preset, others: Iterable[Preset]) -> None:
 
 
 def taken(preset: Preset, other: Preset) -> str:
-    return f"The preset {preset.name} (id {preset.id}) has the name or id of {other.name} (id {other.id}); choose others."
+    return (
+        f"The preset {preset.name} (id {preset.id}) has the name or id of {other.name} (id {other.id}); "
+        "choose others."
+    )
 
 
 def load(
     preset: str | Preset = DEFAULT, device: str = "cpu", weights: str | PathLike[str] | None = None
 ) -> Codec:
-    """Load a codec with trained weights, ready to encode and decode. The copy is yours; train or change it freely.
+    """Load a codec with trained weights, ready to encode and decode. The copy is yours; train or change it
+    freely.
 
     Args:
         preset: a name, or a Preset.
@@ -188,17 +198,21 @@ def shared_codec(
         raise WeightsError(f"{weights} is a folder; name the .safetensors file in it.")
     if not path.is_file():
         raise WeightsError(
-            f"The preset {preset.name} has no trained weights; train it with `trifocal train {preset.name} --data IMAGES`, "
+            f"The preset {preset.name} has no trained weights; train it with `trifocal train {preset.name} "
+            "--data IMAGES`, "
             "and name them with --weights."
             if weights is None
-            else f"There are no weights at {weights}; name the .safetensors file that `trifocal train {preset.name}` wrote."
+            else f"There are no weights at {weights}; name the .safetensors file that `trifocal train "
+            f"{preset.name}` wrote."
         )
     return _load(preset, device, path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
 def _load(preset: Preset, device: str, path: Path, changed: int) -> Codec:
-    """`changed` is the time of the file's last change in ns, so that weights that were trained further are read again."""
+    """`changed` is the time of the file's last change in ns, so that weights that were trained further are
+    read again.
+    """
     import torch
 
     from trifocal.codecs.torch_runtime import TorchRuntime
@@ -216,7 +230,9 @@ def _load(preset: Preset, device: str, path: Path, changed: int) -> Codec:
 
 
 def text_request(preset: Preset, text: str | None, send: bool) -> tuple[Condition | None, tuple[Layer, ...]]:
-    """What `Codec.encode` makes of `text` and `send_text`. Raises as `check_text` and `encoding_condition`."""
+    """What `Codec.encode` makes of `text` and `send_text`. Raises as `check_text` and
+    `encoding_condition`.
+    """
     check_text(preset, text is not None, send)
     return encoding_condition(preset, text, send)
 
@@ -228,8 +244,8 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
     Args:
         header: of the file.
         device: of torch, such as "cpu" or "cuda".
-        weights: a .safetensors file, or a folder of them to search. None searches the bundled weights, and then the folder in the
-            environment variable TRIFOCAL_WEIGHTS.
+        weights: a .safetensors file, or a folder of them to search. None searches the bundled weights, and
+            then the folder in the environment variable TRIFOCAL_WEIGHTS.
 
     Raises:
         PresetError: if the preset is unknown.
@@ -253,7 +269,8 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
             if header.fingerprint in marks_of(path, path.stat().st_mtime_ns, preset.shared, header.version):
                 return shared_codec(preset, device, path)
     raise WeightsError(
-        f"The file was made with weights {header.fingerprint_hex} of the preset {preset.name}, and {have} were found; "
+        f"The file was made with weights {header.fingerprint_hex} of the preset {preset.name}, and {have} "
+        "were found; "
         f"{where_weights_are(preset.name, header)}"
     )
 
@@ -269,7 +286,9 @@ def earlier_weights(preset: Preset, folder: str | PathLike[str] | None) -> Itera
 
 @lru_cache(maxsize=256)
 def marks_of(path: Path, changed: int, shared: str, version: int) -> frozenset[int | None]:
-    """The fingerprints of the files that weights decode; empty for other files. `changed` is that of `_load`."""
+    """The fingerprints of the files that weights decode; empty for other files. `changed` is that of
+    `_load`.
+    """
     from trifocal.entropy.exact import ARITHMETIC
     from trifocal.weights import FOLDER, fingerprint, read_decodes, read_weights
 
@@ -286,7 +305,8 @@ def where_weights_are(preset: str, header: Header) -> str:
         for row in csv.DictReader(stream):
             if row["preset"] == preset and row[f"fingerprint_{header.version}"] == header.fingerprint_hex:
                 return (
-                    f"they are trifocal/weights/{row['file']} of Trifocal {row['release']} (commit {row['commit']}, SHA-256 "
+                    f"they are trifocal/weights/{row['file']} of Trifocal {row['release']} (commit "
+                    f"{row['commit']}, SHA-256 "
                     f"{row['sha256']}); name that file with --weights, or its folder with TRIFOCAL_WEIGHTS."
                 )
     return "name its weights with --weights, or install the version of Trifocal that made the file."
@@ -297,7 +317,8 @@ def text_encoder_for(preset: str | Preset, device: str = "cpu") -> TextEncoder:
 
     Raises:
         PresetError: if there is no such preset, or it takes no text; the message lists those that do.
-        WeightsError, MissingExtra: if the encoder's weights, or the package that loads them, are not installed.
+        WeightsError, MissingExtra: if the encoder's weights, or the package that loads them, are not
+            installed.
     """
     preset = find(preset)
     check_text(preset, True)
@@ -323,7 +344,8 @@ def check_text(preset: Preset, given: bool, send: bool = False) -> None:
     """Check whether a preset takes text, and whether the text may be stored in its files.
 
     Raises:
-        PresetError: if text is given or to be sent, and nothing in the preset reads it; the message lists presets that do.
+        PresetError: if text is given or to be sent, and nothing in the preset reads it; the message lists
+            presets that do.
         OptionError: if there is no text to send.
     """
     if (given or send) and not preset.text_reader:

@@ -12,10 +12,11 @@ class Recipe:
 
     Attributes:
         learning_rate: the peak learning rate of Adam.
-        factors: multiples of it for parameters with this in their names: small for linear paths that start as a DCT, large for scale
-            indices (in sixths of an octave) and gains.
+        factors: multiples of it for parameters with this in their names: small for linear paths that start as
+            a DCT, large for scale indices (in sixths of an octave) and gains.
         warmup: steps until the peak.
-        cooldown: the fraction at the end of the run, 0..1, in which the rate falls linearly to a fiftieth; 0 keeps it constant.
+        cooldown: the fraction at the end of the run, 0..1, in which the rate falls linearly to a fiftieth; 0
+            keeps it constant.
         batch, crop: images per step, and their side in pixels.
         clip: maximum norm of the gradient.
         ema: decay of the exponential moving average of the weights, which is what is exported.
@@ -47,9 +48,10 @@ COMPACT = Recipe(
     seed=1,
 )
 
-# As in TACO's code: Adam at 1e-4, a tenth of it after 45 of 50 epochs and a hundredth after 48 (here the linear `cooldown`), and ten
-# times the rate for the prior of z, which its auxiliary loss trains. 50 epochs of COCO train2014 with captions, images of at least 256
-# pixels, batches of 8: about 516,000 steps. The tables of indices and gains, which TACO lacks, have the factors of COMPACT.
+# As in TACO's code: Adam at 1e-4, a tenth of it after 45 of 50 epochs and a hundredth after 48 (here the
+# linear `cooldown`), and ten times the rate for the prior of z, which its auxiliary loss trains. 50 epochs of
+# COCO train2014 with captions, images of at least 256 pixels, batches of 8: about 516,000 steps. The tables
+# of indices and gains, which TACO lacks, have the factors of COMPACT.
 TACO = Recipe(
     learning_rate=1e-4,
     factors={"index.table": 20.0, "log_gain": 3.0, "prior.mean": 10.0},
@@ -63,9 +65,10 @@ TACO = Recipe(
     betas=(0.9, 0.999),
 )
 
-# As in HiFiC: Adam at 1e-4, a tenth of it in the second half (here the linear `cooldown`), two million steps. Differences: no weight
-# decay (HiFiC 1e-6), and gradients are clipped at a norm that only outliers reach. Cross-modal: 200 epochs of COCO's training images for
-# each stage, batches of 8 and then of 16 (`--batch 16`).
+# As in HiFiC: Adam at 1e-4, a tenth of it in the second half (here the linear `cooldown`), two million steps.
+# Differences: no weight decay (HiFiC 1e-6), and gradients are clipped at a norm that only outliers reach.
+# Cross-modal: 200 epochs of COCO's training images for each stage, batches of 8 and then of 16 (`--batch
+# 16`).
 HIFIC = Recipe(
     learning_rate=1e-4,
     factors={},
@@ -79,5 +82,6 @@ HIFIC = Recipe(
     betas=(0.9, 0.999),
 )
 
-# Shen, Quan and Liu name no schedule: that of TACO, with a warm-up for the attentions and a frozen base layer.
+# Shen, Quan and Liu name no schedule: that of TACO, with a warm-up for the attentions and a frozen base
+# layer.
 DUAL_LAYER = replace(TACO, factors={"base.": 0.0, **TACO.factors}, warmup=1000, ema=0.999)

@@ -30,7 +30,8 @@ __all__ = ["condition_for", "decoding_condition", "encoding_condition", "read_te
 def encoding_condition(
     preset: Preset, text: str | None, send: bool = False, notify: Notify = warn
 ) -> tuple[Condition[Any] | None, tuple[Layer, ...]]:
-    """The condition of the encoder and the layers of the file that a text gives. `presets.check_text` comes before it.
+    """The condition of the encoder and the layers of the file that a text gives. `presets.check_text` comes
+    before it.
 
     Args:
         preset: of the codec.
@@ -51,7 +52,8 @@ def encoding_condition(
     if send:
         return None, (text_layer(text),)
     notify(
-        "The text is not stored in the file; send it (--send-text), or give it again when you decode the file."
+        "The text is not stored in the file; send it (--send-text), or give it again when you decode the "
+        "file."
     )
     return None, ()
 
@@ -106,7 +108,8 @@ def condition_for(
         notify: called with a sentence for each thing in the texts that the encoder ignores or does not know.
 
     Raises:
-        WeightsError, MissingExtra: if the encoder's weights, or the package that loads them, are not installed.
+        WeightsError, MissingExtra: if the encoder's weights, or the package that loads them, are not
+            installed.
     """
     import torch
 
@@ -128,8 +131,8 @@ def unread_text(preset: Preset, stream: Bitstream) -> str | None:
 
 
 def read_texts(file: str | PathLike[str], images: Sequence[Path]) -> dict[Path, str]:
-    """The text of each image: from a .json file by the image's path or name, {"dog.jpg": "a brown dog"}; from any other
-    file its whole content, the same for all.
+    """The text of each image: from a .json file by the image's path or name, {"dog.jpg": "a brown dog"}; from
+    any other file its whole content, the same for all.
 
     Raises:
         OptionError: if the file is not UTF-8 or not such an object, or has no text for an image.
@@ -147,7 +150,8 @@ def read_texts(file: str | PathLike[str], images: Sequence[Path]) -> dict[Path, 
         raise OptionError(f"{path.name} is not JSON: {error}.") from error
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise OptionError(
-            f'{path.name} is not an object of file names and texts; write it like {{"dog.jpg": "a brown dog"}}.'
+            f"{path.name} is not an object of file names and texts; "
+            'write it like {"dog.jpg": "a brown dog"}.'
         )
     keys = {image: image.as_posix() if image.as_posix() in texts else image.name for image in images}
     missing = [image.name for image, key in keys.items() if key not in texts]

@@ -11,8 +11,8 @@
 
 Feature maps and latents are channels-last.
 
-`TextEmbedding`, `BasePreview` and `Condition` hold NumPy arrays where a user or `Codec` handles them, and torch tensors inside the
-networks. `Condition.to` converts either to tensors.
+`TextEmbedding`, `BasePreview` and `Condition` hold NumPy arrays where a user or `Codec` handles them, and
+torch tensors inside the networks. `Condition.to` converts either to tensors.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class TextEmbedding(Generic[Kind]):
 
     Attributes:
         tokens: one vector per token, [B, T, D].
-        mask: True for tokens, False for padding, [B, T]. The first token is always present, also for an empty text.
+        mask: True for tokens, False for padding, [B, T]. The first token is always present, also for an empty
+            text.
         pooled: one vector per text, [B, D], not normalised.
     """
 
@@ -76,7 +77,8 @@ class BasePreview(Generic[Kind]):
     Attributes:
         picture: [B, 3, h, w], about 0..1.
         size: width and height of the full image in pixels.
-        window: x, y, width, height of the sampled part in pixels of the full image; edges are repeated beyond it.
+        window: x, y, width, height of the sampled part in pixels of the full image; edges are repeated beyond
+            it.
     """
 
     picture: Kind
@@ -88,7 +90,9 @@ class BasePreview(Generic[Kind]):
         return BasePreview(_tensor(self.picture, device), self.size, self.window)
 
     def pixels(self: BasePreview[Tensor]) -> Tensor:
-        """The window at full resolution, [B, 3, height, width]. A pixel's value does not depend on the window."""
+        """The window at full resolution, [B, 3, height, width]. A pixel's value does not depend on the
+        window.
+        """
         import torch
         from torch.nn.functional import grid_sample
 
@@ -114,8 +118,8 @@ class Condition(Generic[Kind]):
 
     Attributes:
         words: embeddings of texts.
-        importance_map: log₂ of the factor by which the quantiser's step shrinks at each latent, [B, H/16, W/16]; positive values
-            spend more bits.
+        importance_map: log₂ of the factor by which the quantiser's step shrinks at each latent, [B, H/16,
+            W/16]; positive values spend more bits.
         preview: the decoded base layer.
         preference: what the image is decoded for, [B]: 0 people … 1 machines.
     """
@@ -161,7 +165,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Output:
-    """The result of `CodecNetwork.forward`: x_hat [B, 3, H, W]; y_hat [B, h, w, M]; bits of each image, [B]."""
+    """The result of `CodecNetwork.forward`: x_hat [B, 3, H, W]; y_hat [B, h, w, M]; bits of each image,
+    [B].
+    """
 
     x_hat: Tensor
     y_hat: Tensor

@@ -31,8 +31,8 @@ def load_weights(network: nn.Module, name: str | Path, shared: str = "") -> None
         shared: a bundled file with the tensors that `name` lacks.
 
     Raises:
-        WeightsError: if the file is missing, incomplete, does not fit the network, or holds values that are not finite or invalid
-            frequency tables.
+        WeightsError: if the file is missing, incomplete, does not fit the network, or holds values that are
+            not finite or invalid frequency tables.
     """
     path = FOLDER / name
     weights = read_weights(path, FOLDER / shared if shared else None)
@@ -41,7 +41,8 @@ def load_weights(network: nn.Module, name: str | Path, shared: str = "") -> None
         network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise WeightsError(
-            f"The weights {path.name} do not fit this preset in this version; name others, or install Trifocal again."
+            f"The weights {path.name} do not fit this preset in this version; name others, or install "
+            "Trifocal again."
         ) from error
     for module in network.modules():
         if check := getattr(module, "check_weights", None):
@@ -49,7 +50,9 @@ def load_weights(network: nn.Module, name: str | Path, shared: str = "") -> None
 
 
 def check_kinds(weights: Weights, wanted: Mapping[str, Tensor], file_name: str) -> None:
-    """Raises WeightsError where a tensor holds integers in place of floats, or floats in place of integers."""
+    """Raises WeightsError where a tensor holds integers in place of floats, or floats in place of
+    integers.
+    """
     for name in weights.keys() & wanted.keys():
         if weights[name].is_floating_point() != wanted[name].is_floating_point():
             kinds = ("whole numbers", "floating-point numbers")
@@ -73,7 +76,8 @@ def read_weights(path: Path, shared: Path | None = None) -> Weights:
         weights = load_file(path)
     except SafetensorError as error:
         raise WeightsError(
-            f"The weights {path.name} are damaged, or no safetensors file; name others, or install Trifocal again."
+            f"The weights {path.name} are damaged, or no safetensors file; name others, or install Trifocal "
+            "again."
         ) from error
     for name, w in weights.items():
         if w.is_floating_point() and not torch.isfinite(w.float()).all():
@@ -95,7 +99,8 @@ def write_weights(network: nn.Module, path: Path, shared: str = "", decodes: Dec
         network: the network.
         path: of the file.
         shared: a bundled file whose tensors are left out.
-        decodes: fingerprints of other weights whose files these weights decode, from `decodable`; stored in the file's metadata.
+        decodes: fingerprints of other weights whose files these weights decode, from `decodable`; stored in
+            the file's metadata.
 
     Raises:
         WeightsError: for values outside the range of float16.
@@ -127,7 +132,8 @@ def halves(weights: Mapping[str, Tensor]) -> Weights:
 
 
 def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = "") -> Decodes:
-    """Fingerprints of the weights whose files a network decodes besides its own, if only its synthesis differs from `start`.
+    """Fingerprints of the weights whose files a network decodes besides its own, if only its synthesis
+    differs from `start`.
 
     Such a synthesis was trained on frozen latents: it reconstructs images from the files that `start` wrote.
 
@@ -153,7 +159,8 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
     )
     if changed:
         raise WeightsError(
-            f"Files of {start.name} need its own weights: {changed[0]} and {len(changed) - 1} other tensors outside the synthesis "
+            f"Files of {start.name} need its own weights: {changed[0]} and {len(changed) - 1} other tensors "
+            "outside the synthesis "
             "differ. Train the synthesis alone."
         )
     listed = read_decodes(start)
@@ -175,15 +182,17 @@ def read_decodes(path: Path) -> Decodes:
 
 
 def fingerprint(weights: Mapping[str, Tensor], version: int, arithmetic: int) -> int | None:
-    """The fingerprint by which a file identifies its weights: the first bits of a SHA-256 over names, shapes and values of all tensors.
+    """The fingerprint by which a file identifies its weights: the first bits of a SHA-256 over names, shapes
+    and values of all tensors.
 
     Args:
-        version: of the file format. Version 1 has 16 bits, over values as float16; version 2 has 32, over values as float32 or int32
-            and the id of the arithmetic.
+        version: of the file format. Version 1 has 16 bits, over values as float16; version 2 has 32, over
+            values as float32 or int32 and the id of the arithmetic.
         arithmetic: `entropy.exact.ARITHMETIC`.
 
     Returns:
-        None in version 1 for weights that float16 does not represent exactly, since no file of that version names them.
+        None in version 1 for weights that float16 does not represent exactly, since no file of that version
+        names them.
     """
     digest = hashlib.sha256()
     if version > 1:
@@ -203,7 +212,9 @@ def fingerprint(weights: Mapping[str, Tensor], version: int, arithmetic: int) ->
 
 
 def checksum(module: nn.Module) -> tuple[int, ...]:
-    """Changes when a weight does, also by fused optimisers, which do not count up a tensor's version; takes a few milliseconds."""
+    """Changes when a weight does, also by fused optimisers, which do not count up a tensor's version; takes a
+    few milliseconds.
+    """
     return checksums([*module.parameters(), *module.buffers()])
 
 

@@ -82,7 +82,8 @@ def encode(
         int | None,
         typer.Option(
             min=0,
-            help="Base layer refinement steps (about 0.5 s); 0 disables refinement and lowers AP. [default: 4]",
+            help="Base layer refinement steps (about 0.5 s); 0 disables refinement and lowers AP. "
+            "[default: 4]",
         ),
     ] = None,
     out: Out = None,
@@ -133,8 +134,8 @@ def encode(
 ) -> None:
     """Encode images to .tri files.
 
-    photo.jpg is written to photo.tri in the same folder. An existing file is kept unless -o names exactly that file, or --force is
-    given. `-` reads standard input.
+    photo.jpg is written to photo.tri in the same folder. An existing file is kept unless -o names exactly
+    that file, or --force is given. `-` reads standard input.
     """
     if sum(rate is not None for rate in (quality, bpp, max_bytes)) > 1:
         raise typer.BadParameter("give only one of --quality, --bpp and --bytes.")
@@ -265,7 +266,9 @@ def encoder_with_text(
     text_file: str | None,
     caption: str | None,
 ) -> "tuple[Encoder, Callable[[Job, Picture], str | None]]":
-    """The encoder, and a function from a job and its image to the image's text. Errors about all images are raised here."""
+    """The encoder, and a function from a job and its image to the image's text. Errors about all images are
+    raised here.
+    """
     from dataclasses import replace
 
     from trifocal.api import Encoder
@@ -334,8 +337,8 @@ def decode(
 ) -> None:
     """Decode .tri files.
 
-    photo.tri is written to photo.png in the same folder. An existing file may be the original: it is kept unless -o names exactly
-    that file, or --force is given.
+    photo.tri is written to photo.png in the same folder. An existing file may be the original: it is kept
+    unless -o names exactly that file, or --force is given.
     """
     base_only = layers is DecodeLayers.base
     if base_only and (best_effort or any(option is not None for option in (region, text, preference))):

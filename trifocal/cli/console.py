@@ -189,7 +189,8 @@ def progress_bar(console: Console, jobs: Sequence[Job]) -> Iterator[Callable[[in
 
 @contextmanager
 def reporting(console: Console) -> Iterator[Callable[[float, str], None]]:
-    """Gives a callback for a long run, which takes the fraction done and a line of text: a bar, or a line a minute in a log.
+    """Gives a callback for a long run, which takes the fraction done and a line of text: a bar, or a line a
+    minute in a log.
 
     Of several processes that train together (torchrun, accelerate) only the first prints.
     """

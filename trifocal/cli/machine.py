@@ -53,7 +53,8 @@ def detect(
         typer.Option(
             "--format",
             "-f",
-            help="json: one object per file, each on one line. coco: one array for all files, in COCO's results format.",
+            help="json: one object per file, each on one line. coco: one array for all files, in COCO's "
+            "results format.",
         ),
     ] = Format.json,
     draw: Annotated[
@@ -69,7 +70,8 @@ def detect(
             "--out",
             "-o",
             metavar="FILE.json",
-            help="Output file; a folder for several inputs, but always one file for coco. [default: standard output]",
+            help="Output file; a folder for several inputs, but always one file for coco. [default: "
+            "standard output]",
         ),
     ] = None,
     force: Force = False,
@@ -82,9 +84,9 @@ def detect(
 ) -> None:
     """Detect objects in images and .tri files.
 
-    Prints one JSON object per file; boxes are x0, y0, x1, y1 in pixels. Of a layered .tri file only the base layer is read. Other .tri
-    files are decoded first. With --format coco boxes are x, y, width, height, and image_id is the file's stem, as a number if it is
-    one.
+    Prints one JSON object per file; boxes are x0, y0, x1, y1 in pixels. Of a layered .tri file only the base
+    layer is read. Other .tri files are decoded first. With --format coco boxes are x, y, width, height, and
+    image_id is the file's stem, as a number if it is one.
     """
     from trifocal.api import Detector
     from trifocal.cli import console, paths
@@ -160,7 +162,9 @@ def plan_drawings(found: Any, draw: str, outputs: Any, keep_suffix: bool) -> dic
 
 
 def image_ids(inputs: Sequence["Input"]) -> dict["Input", int | str]:
-    """COCO's image_id of each file: 139 for 000000000139.jpg, or its stem. Raises OptionError if two are equal."""
+    """COCO's image_id of each file: 139 for 000000000139.jpg, or its stem. Raises OptionError if two are
+    equal.
+    """
     ids: dict[Input, int | str] = {}
     known: dict[int | str, str] = {}
     for one in inputs:
@@ -175,7 +179,9 @@ def image_ids(inputs: Sequence["Input"]) -> dict["Input", int | str]:
 
 
 def coco_results(image_id: int | str, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Objects in COCO's results format: image_id, category_id, bbox (x, y, width, height in pixels), score."""
+    """Objects in COCO's results format: image_id, category_id, bbox (x, y, width, height in pixels),
+    score.
+    """
     return [
         {
             "image_id": image_id,
@@ -213,7 +219,8 @@ def strip(
 ) -> None:
     """Keep one part of layered files.
 
-    street.tri is written to street-base.tri or street-enh.tri in the same folder. `trifocal merge` joins both parts.
+    street.tri is written to street-base.tri or street-enh.tri in the same folder. `trifocal merge` joins both
+    parts.
     """
     from trifocal.cli import console, paths
     from trifocal.container import Bitstream, parts
@@ -272,7 +279,9 @@ def merge(
 
 
 def merged_path(one: Path, other: Path, out: str | None) -> tuple[Path, bool]:
-    """The path of the merged file, and whether the user named it. Raises OptionError if no part's name tells it."""
+    """The path of the merged file, and whether the user named it. Raises OptionError if no part's name tells
+    it.
+    """
     if out is not None and not out.endswith("/") and not Path(out).is_dir():
         return Path(out), True
     for part in one, other:

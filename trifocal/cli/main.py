@@ -66,7 +66,8 @@ Out = Annotated[
     typer.Option(
         "--out",
         "-o",
-        help="Output file; an output folder for several inputs or a folder; - for standard output. [default: next to the input]",
+        help="Output file; an output folder for several inputs or a folder; - for standard output. "
+        "[default: next to the input]",
     ),
 ]
 Preset = Annotated[
@@ -91,7 +92,8 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Refuse larger images. An image takes up to 900 MB of memory plus 20 bytes per pixel. [default: 134217728]",
+        help="Refuse larger images. An image takes up to 900 MB of memory plus 20 bytes per pixel. "
+        "[default: 134217728]",
     ),
 ]
 Threads = Annotated[
@@ -125,7 +127,9 @@ def skip_final_collection() -> None:
 
 
 def use_threads(count: int | None) -> None:
-    """Set the number of torch's threads, at most the number of processors; OpenMP crashes if it gets no more threads."""
+    """Set the number of torch's threads, at most the number of processors; OpenMP crashes if it gets no more
+    threads.
+    """
     if count is not None:
         from trifocal.utils.timing import gc_paused
 
@@ -145,7 +149,9 @@ def check_outputs(paths: Iterable[Path], force: bool) -> None:
 
 
 def console_for(jobs: "Sequence[Job]", quiet: bool, as_json: bool = False) -> "Console":
-    """The console for a run with these outputs. Raises typer.BadParameter if two kinds of results would mix on stdout."""
+    """The console for a run with these outputs. Raises typer.BadParameter if two kinds of results would mix
+    on stdout.
+    """
     from trifocal.cli.console import Console
 
     data_on_stdout = any(job.output.is_stdout for job in jobs)

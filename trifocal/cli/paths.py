@@ -1,7 +1,7 @@
 """Inputs and outputs of the commands. Every output path of every command goes through `Outputs`.
 
-An existing file is replaced only if the user named exactly that file or gave --force; an input never is. `-` is standard input or
-standard output.
+An existing file is replaced only if the user named exactly that file or gave --force; an input never is. `-`
+is standard input or standard output.
 """
 
 import atexit
@@ -119,10 +119,11 @@ def counted(count: int, what: str) -> str:
 
 
 def find_inputs(arguments: Sequence[str], recursive: bool, suffixes: Collection[str]) -> Inputs:
-    """The files that arguments name, each once: a file whatever its suffix, and of a folder the files with one of `suffixes`.
+    """The files that arguments name, each once: a file whatever its suffix, and of a folder the files with
+    one of `suffixes`.
 
-    Below an output folder, the files of a single folder keep their place in it. With several arguments each folder also keeps its
-    name, and its path from the folder that contains all of them.
+    Below an output folder, the files of a single folder keep their place in it. With several arguments each
+    folder also keeps its name, and its path from the folder that contains all of them.
 
     Raises:
         OptionError: for a folder without such files.
@@ -144,9 +145,8 @@ def find_inputs(arguments: Sequence[str], recursive: bool, suffixes: Collection[
             found.errors += listing.errors
             found.left_out += listing.left_out
             if not listing.files and not listing.errors:
-                raise OptionError(
-                    f"The folder {folder} has no suitable files; name files, or try --recursive. {found.notice()}".strip()
-                )
+                advice = f"name files, or try --recursive. {found.notice()}".strip()
+                raise OptionError(f"The folder {folder} has no suitable files; {advice}")
             new = [
                 Input(path, str(path), root / path.relative_to(folder))
                 for path in listing.files
@@ -207,7 +207,8 @@ class Output:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """A binary stream, seekable and readable, that becomes the output when the block ends without an error.
+        """A binary stream, seekable and readable, that becomes the output when the block ends without an
+        error.
 
         Creates the folder of the file. Raises OSError; FileExistsError for a file that may not be replaced.
         """
@@ -261,7 +262,8 @@ class Outputs:
     def add(self, path: Path, named: bool, source: str = "") -> Output:
         """Add an output; `named` if the user named exactly this file, `source` is what it is made from.
 
-        Raises OptionError if it is an input, a folder, or another output of this run, also where a file system ignores case.
+        Raises OptionError if it is an input, a folder, or another output of this run, also where a file
+        system ignores case.
         """
         output = Output(path, named or self.force)
         if not output.is_file:
@@ -278,7 +280,9 @@ class Outputs:
         return output
 
     def check(self, skippable: bool = False) -> None:
-        """Raises OptionError if a file exists that may not be replaced; `skippable` if --skip-existing is an option."""
+        """Raises OptionError if a file exists that may not be replaced; `skippable` if --skip-existing is an
+        option.
+        """
         if self.existing:
             count = len(self.existing) - 1
             others = f" and {count} more exist" if count else " exists"
@@ -292,11 +296,13 @@ def clash_message(one: str, other: str, its: Path, path: Path) -> str:
     """The error about two results that would be one file."""
     if its == path:
         return (
-            f"{one} and {other} would both become {path}; add --keep-suffix if their suffixes differ, or choose"
+            f"{one} and {other} would both become {path}; add --keep-suffix if their suffixes differ, or "
+            "choose"
             " different output folders."
         )
     return (
-        f"{one} and {other} would become {its} and {path}, which are the same file where case is ignored; rename one of them,"
+        f"{one} and {other} would become {its} and {path}, which are the same file where case is ignored; "
+        "rename one of them,"
         " or choose different output folders."
     )
 
@@ -327,7 +333,8 @@ def plan(
     keep_suffix: bool = False,
     skip_existing: bool = False,
 ) -> list[Job]:
-    """The output of each input: in the same folder, in the folder `out`, or `out` itself if that is the name of a file.
+    """The output of each input: in the same folder, in the folder `out`, or `out` itself if that is the name
+    of a file.
 
     Args:
         found: the inputs.
@@ -335,7 +342,8 @@ def plan(
         suffix: of the outputs: x.jpg becomes x plus suffix, or with `keep_suffix` x.jpg plus suffix.
         outputs: the run's outputs; the caller calls its `check`.
         refused: suffixes that `out` must not have.
-        may_replace_original: false if even a named `out` does not replace a file with its input's folder and stem.
+        may_replace_original: false if even a named `out` does not replace a file with its input's folder and
+            stem.
         skip_existing: leave out inputs whose output exists.
 
     Raises:
@@ -372,7 +380,9 @@ def refuse_suffix(out: str, refused: Collection[str], option: str = "--out") -> 
 
 
 def names_file(out: str, alone: bool, option: str) -> bool:
-    """Whether `out` is the name of a file and not of a folder. Raises typer.BadParameter if it must be a folder."""
+    """Whether `out` is the name of a file and not of a folder. Raises typer.BadParameter if it must be a
+    folder.
+    """
     if out.endswith(("/", os.sep)) or Path(out).is_dir():
         return False
     stream = out in STDOUT_NAMES or is_device(out)

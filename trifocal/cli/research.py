@@ -33,7 +33,8 @@ def train(
         int,
         typer.Option(
             min=1,
-            help="Training stage. Stage 2 continues from the weights of stage 1, given with --start; stage 3 of the detector "
+            help="Training stage. Stage 2 continues from the weights of stage 1, given with --start; stage "
+            "3 of the detector "
             "from the bundled weights.",
         ),
     ] = 1,
@@ -51,7 +52,8 @@ def train(
         typer.Option(
             min=0,
             max=1,
-            help="Fraction at the end of the run in which the learning rate falls; 0 keeps it constant, for a run that will be "
+            help="Fraction at the end of the run in which the learning rate falls; 0 keeps it constant, "
+            "for a run that will be "
             "resumed with more steps or minutes. [default: the recipe's]",
         ),
     ] = None,
@@ -59,15 +61,18 @@ def train(
         str,
         typer.Option(
             metavar="auto|bfloat16|float32",
-            help="Precision of residual branches (for towers, detector and base: of all convolutions and matrix products). auto is "
-            "bfloat16 if the processor or GPU supports it. Exported weights and decoding do not depend on it.",
+            help="Precision of residual branches (for towers, detector and base: of all convolutions and "
+            "matrix products). auto is "
+            "bfloat16 if the processor or GPU supports it. Exported weights and decoding do not depend on "
+            "it.",
         ),
     ] = "auto",
     processes: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Processes on this machine that average gradients. They share --threads, or use one GPU each.",
+            help="Processes on this machine that average gradients. They share --threads, or use one GPU "
+            "each.",
         ),
     ] = 1,
     start: Annotated[str | None, typer.Option(help="Initial weights (.safetensors).")] = None,
@@ -98,9 +103,9 @@ def train(
 ) -> None:
     """Train a preset. Needs the extra `train`.
 
-    `towers` trains the compact text and image encoders on images with captions and boxes, `detector` the compact detector by
-    distillation and then on boxes, and `base` a base layer with the losses of its detector; `dual-layer-compact --start` (or
-    `dual-layer`) continues from the weights of a base layer.
+    `towers` trains the compact text and image encoders on images with captions and boxes, `detector` the
+    compact detector by distillation and then on boxes, and `base` a base layer with the losses of its
+    detector; `dual-layer-compact --start` (or `dual-layer`) continues from the weights of a base layer.
     """
     own: dict[str, Any] = {"stage": None if preset == "base" else stage, "keep_front": keep_front or None}
     own |= {"learning_rate": learning_rate, "cooldown": cooldown, "teacher": teacher, "of": of}
@@ -144,8 +149,10 @@ KeepRows = Annotated[bool, typer.Option("--resume", help="Keep existing rows, an
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
-        help="psnr ms-ssim ssimulacra2 butteraugli cvvdp flip lpips lpips-vgg dists tower clip-score ref-clip-score "
-        "nima:FILE; psnr-named and psnr-rest (inside and outside the boxes of the objects that captions name); "
+        help="psnr ms-ssim ssimulacra2 butteraugli cvvdp flip lpips lpips-vgg dists tower clip-score "
+        "ref-clip-score "
+        "nima:FILE; psnr-named and psnr-rest (inside and outside the boxes of the objects that captions "
+        "name); "
         "over all images fid fid-whole kid kid-whole is. [default: psnr ms-ssim]",
     ),
 ]
@@ -153,7 +160,8 @@ Text = Annotated[
     list[Any] | None,
     typer.Option(
         metavar="KIND...",
-        help="Text ablation for presets that take text: the captions of captions.json next to the images (true), an empty text "
+        help="Text ablation for presets that take text: the captions of captions.json next to the images "
+        "(true), an empty text "
         "(empty), another image's caption (mismatched), or no text (none).",
     ),
 ]
@@ -172,7 +180,8 @@ Network = Annotated[
 Annotations = Annotated[
     str | None,
     typer.Option(
-        help="Annotation file. own: the detector's own results on the originals, for images without labels. [default: searched next to the images]",
+        help="Annotation file. own: the detector's own results on the originals, for images without "
+        "labels. [default: searched next to the images]",
     ),
 ]
 ShortSide = Annotated[
@@ -185,7 +194,8 @@ Layers = Annotated[
     str | None,
     typer.Option(
         metavar="base",
-        help="Measure only the base layer of layered presets, at base qualities. --detector compact reads the layer itself, and the "
+        help="Measure only the base layer of layered presets, at base qualities. --detector compact reads "
+        "the layer itself, and the "
         "decoded images of other codecs; avif:small encodes images at the detector's input size.",
     ),
 ]
@@ -195,7 +205,8 @@ Preferences = Annotated[
     list[float] | None,
     typer.Option(
         metavar="P...",
-        help="Decode with each of these preferences, from 0 for people to 1 for machines, for presets whose decoder takes it.",
+        help="Decode with each of these preferences, from 0 for people to 1 for machines, for presets "
+        "whose decoder takes it.",
     ),
 ]
 
@@ -203,7 +214,8 @@ Preferences = Annotated[
 Device = Annotated[str, typer.Option(help="Device of the presets: cpu, cuda, or another one of torch.")]
 
 CANDIDATES = (
-    "Presets; other formats (avif, webp, jpeg, jxl, heic); presets with custom weights as LABEL=PRESET:WEIGHTS, "
+    "Presets; other formats (avif, webp, jpeg, jxl, heic); presets with custom weights as "
+    "LABEL=PRESET:WEIGHTS, "
     "such as mine=compact:mine.safetensors."
 )
 
@@ -234,8 +246,9 @@ def evaluate(
 ) -> None:
     """Measure presets on real files. Needs the extra `evaluate`.
 
-    Writes a row per image and quality with bytes, bits per pixel, metrics and seconds, and prints the means over images. With --text it
-    also prints what the text changes at equal bytes: the mean over images with its 95 % interval.
+    Writes a row per image and quality with bytes, bits per pixel, metrics and seconds, and prints the means
+    over images. With --text it also prints what the text changes at equal bytes: the mean over images with
+    its 95 % interval.
     """
     check_task(task, detector, annotations, short_side)
     from trifocal import evaluation
@@ -294,7 +307,8 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="IMAGE:X,Y,WIDTH,HEIGHT",
-            help="Crop to show, in pixels; repeatable. The default crops are from the images where the first preset is worst, median "
+            help="Crop to show, in pixels; repeatable. The default crops are from the images where the "
+            "first preset is worst, median "
             "and best, at the largest error.",
         ),
     ] = None,
@@ -308,8 +322,8 @@ def compare(
 ) -> None:
     """Measure presets and other formats, and write an HTML report. Needs the extra `evaluate`.
 
-    The report has curves, tables and crops. Crops compare the first preset with the others at equal bytes, at a low, a middle and a
-    high rate.
+    The report has curves, tables and crops. Crops compare the first preset with the others at equal bytes, at
+    a low, a middle and a high rate.
     """
     check_task(task, detector, annotations, short_side)
     from trifocal.cli import console

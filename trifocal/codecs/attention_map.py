@@ -23,7 +23,8 @@ DARKEST = 0.25  # brightness where the attention is 0
 
 @torch.inference_mode()
 def attention_map(codec: Codec, picture: Picture, condition: Condition[Any] | None) -> Picture:
-    """The image in its colours where the text names it, darker and greyer elsewhere; at most 1024 pixels a side.
+    """The image in its colours where the text names it, darker and greyer elsewhere; at most 1024 pixels a
+    side.
 
     Brightness follows the network's `attention`, 0..1: a text that names nothing in the image leaves it dark.
 
@@ -34,7 +35,8 @@ def attention_map(codec: Codec, picture: Picture, condition: Condition[Any] | No
     attention = getattr(network, "attention", None)
     if attention is None or condition is None or condition.words is None:
         raise PresetError(
-            "--attention shows where a text steers the encoder; use a preset such as taco-compact, with --text."
+            "--attention shows where a text steers the encoder; use a preset such as taco-compact, with "
+            "--text."
         )
     small = picture.thumbnail(LONGEST)
     x = image_tensor(small.rgb, network.device)

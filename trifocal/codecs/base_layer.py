@@ -1,4 +1,6 @@
-"""The networks of a scalable codec: a base layer for a detector, and an enhancement layer conditioned on it."""
+"""The networks of a scalable codec: a base layer for a detector, and an enhancement layer conditioned on
+it.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,8 @@ def bundled_detector(device: str) -> SplitDetector:
 
 
 class ScalableNetwork(CodecNetwork):
-    """The network of a codec with a base layer. A paper overrides how `analyse` and `synthesise` use `condition.preview`.
+    """The network of a codec with a base layer. A paper overrides how `analyse` and `synthesise` use
+    `condition.preview`.
 
     Args:
         base: the base layer.
@@ -128,7 +131,9 @@ class ScalableNetwork(CodecNetwork):
         self.base = base
 
     def train(self, mode: bool = True) -> ScalableNetwork:
-        """The base layer stays in evaluation mode: it is trained separately, and frozen while the enhancement learns."""
+        """The base layer stays in evaluation mode: it is trained separately, and frozen while the enhancement
+        learns.
+        """
         super().train(mode)
         self.base.eval()
         return self
@@ -145,7 +150,9 @@ class ScalableNetwork(CodecNetwork):
         condition: Condition | None,
         estimator: RateEstimator | TrainingRateEstimator | None,
     ) -> Output:
-        """If the condition has no preview, the base layer codes x at another scale and its bits count; it gets no gradient."""
+        """If the condition has no preview, the base layer codes x at another scale and its bits count; it
+        gets no gradient.
+        """
         bits = x.new_zeros(len(x))
         if condition is None or condition.preview is None:
             preview, bits = self.below(x, level)
@@ -155,8 +162,8 @@ class ScalableNetwork(CodecNetwork):
 
     @torch.no_grad()
     def below(self, x: Tensor, level: Tensor) -> tuple[BasePreview, Tensor]:
-        """The base preview of crops and the bits of their base layers, [B]. Training draws the scale, and in half of the steps base
-        qualities from 0..100, since users may choose any."""
+        """The base preview of crops and the bits of their base layers, [B]. Training draws the scale, and in
+        half of the steps base qualities from 0..100, since users may choose any."""
         scale = self.scales[int(torch.randint(len(self.scales), ()))] if self.training else self.scales[0]
         size = [max(STEP, round(side * scale / STEP) * STEP) for side in x.shape[2:]]
         quality = default_base_quality(level)
@@ -173,8 +180,8 @@ class ScalableNetwork(CodecNetwork):
     def estimate(
         self, x: Tensor, quality: float | Tensor = 50.0, condition: Condition | None = None
     ) -> Estimate:
-        """As `CodecNetwork.estimate`, with the bits of the base layer at its default quality, which is neither refined nor
-        differentiable. The bit map spreads them evenly."""
+        """As `CodecNetwork.estimate`, with the bits of the base layer at its default quality, which is
+        neither refined nor differentiable. The bit map spreads them evenly."""
         bits = x.new_zeros(len(x))
         if condition is None or condition.preview is None:
             check_images(x)

@@ -42,7 +42,8 @@ T = TypeVar("T")
 
 
 class Codec:
-    """Encodes images to bitstreams and decodes them. Takes and returns NumPy arrays inside `Picture` and `Bitstream`.
+    """Encodes images to bitstreams and decodes them. Takes and returns NumPy arrays inside `Picture` and
+    `Bitstream`.
 
     Args:
         runtime: evaluates the networks.
@@ -63,7 +64,9 @@ class Codec:
 
     @property
     def network(self) -> CodecNetwork:
-        """The torch network, to train or change. Its weights are read at each call. Raises PresetError on a runtime without torch."""
+        """The torch network, to train or change. Its weights are read at each call. Raises PresetError on a
+        runtime without torch.
+        """
         network: CodecNetwork | None = getattr(self.runtime, "network", None)
         if network is None:
             raise PresetError(
@@ -84,7 +87,9 @@ class Codec:
         return self._last_fingerprints[version]
 
     def decodes(self, header: Header, checked: bool = True) -> bool:
-        """Whether the weights decode files with this fingerprint; if not `checked`, the weights as they were last time."""
+        """Whether the weights decode files with this fingerprint; if not `checked`, the weights as they were
+        last time.
+        """
         if checked or header.version not in self._last_fingerprints:
             self.fingerprint_in(header.version)
         have = self._last_fingerprints[header.version]
@@ -99,7 +104,8 @@ class Codec:
             )
         if not self.decodes(header):
             raise WeightsError(
-                f"The file was made with weights {header.fingerprint_hex}, and this codec has {hexadecimal(self.fingerprint)}; "
+                f"The file was made with weights {header.fingerprint_hex}, and this codec has "
+                f"{hexadecimal(self.fingerprint)}; "
                 "`trifocal.decode` finds the weights of a file."
             )
 
@@ -123,11 +129,12 @@ class Codec:
         """Encode an image.
 
         Args:
-            image: a Picture, a path, a Pillow image, an array, a tensor, bytes or a binary stream; see `as_picture`. A Picture is
-                encoded unchanged.
+            image: a Picture, a path, a Pillow image, an array, a tensor, bytes or a binary stream; see
+                `as_picture`. A Picture is encoded unchanged.
             quality: 0..100, kept to 1/8; 50 if none of the three is given.
             bpp: bits of the whole file per pixel, to stay at or under.
-            max_bytes: bytes of the whole file, to stay at or under. A size that quality 100 does not fill is not an error.
+            max_bytes: bytes of the whole file, to stay at or under. A size that quality 100 does not fill is
+                not an error.
             text: what the image shows, for a preset that takes text.
             send_text: store the text in the file, for a preset whose decoder reads it.
             base_quality: 0..100, and
@@ -136,13 +143,14 @@ class Codec:
             layers: further layers of the file; their bytes count.
             progress: called with the fraction done, 0..1.
             timings: receives the seconds of analysis, walk (entropy networks) and coding (range coder).
-            mask: where the image matters: [H, W] of the image, or an image of that size; bool, float in 0..1, or uint8. At equal
-                bytes, places with 1 get more bits and places with 0 fewer. It replaces the map that a text gives.
+            mask: where the image matters: [H, W] of the image, or an image of that size; bool, float in 0..1,
+                or uint8. At equal bytes, places with 1 get more bits and places with 0 fewer. It replaces the
+                map that a text gives.
 
         Raises:
             PictureError: if the image cannot be read.
-            OptionError: for more than one of quality, bpp and max_bytes, a value out of its range, a mask of another shape or range, or
-                text beside a condition.
+            OptionError: for more than one of quality, bpp and max_bytes, a value out of its range, a mask of
+                another shape or range, or text beside a condition.
             PresetError: for text, a mask or base layer options if the preset does not use them.
             RateError: if quality 0 is larger than bpp or max_bytes allow.
         """
@@ -178,7 +186,8 @@ class Codec:
         """Encode with options that are checked already; arguments and errors as for `encode`."""
         if not base.is_default:
             raise PresetError(
-                "This codec has no base layer; leave base_quality and refinement out, or load a preset with layers."
+                "This codec has no base layer; leave base_quality and refinement out, or load a preset with "
+                "layers."
             )
         clock = Stopwatch(timings)
         mark = self.fingerprint
@@ -263,7 +272,9 @@ class Codec:
         return Latents(y, picture.width, picture.height, condition, side, grey=picture.grey)
 
     def encode_latents(self, latents: Latents, quality: float = 50.0) -> Bitstream:
-        """Write latents to a bitstream that `decode` reads. Raises OptionError for a wrong shape or quality."""
+        """Write latents to a bitstream that `decode` reads. Raises OptionError for a wrong shape or
+        quality.
+        """
         level = self._level(latents, quality, self.runtime.reads_importance)
         canvas = Canvas(latents.width, latents.height, self.runtime.receptive_field)
         chunks = []
@@ -283,7 +294,9 @@ class Codec:
         return Latents(y_hat, header.width, header.height, condition, side, header.quality, header.grey)
 
     def synthesise(self, latents: Latents, quality: float | None = None) -> Picture:
-        """The image of latents, decoded or not. `quality` is by default that of the latents' file, or 50. Raises OptionError."""
+        """The image of latents, decoded or not. `quality` is by default that of the latents' file, or 50.
+        Raises OptionError.
+        """
         quality = (50.0 if latents.quality is None else latents.quality) if quality is None else quality
         y = latents.y[..., : self.runtime.latent_channels]
         level = self._level(replace(latents, y=y), quality, importance=False)
@@ -309,7 +322,8 @@ class Codec:
         expected = (1, high // LATENT_STRIDE, wide // LATENT_STRIDE, channels)
         if latents.y.shape != expected:
             raise OptionError(
-                f"The latents of an image of {latents.width} x {latents.height} pixels have the shape {list(expected)}, not "
+                f"The latents of an image of {latents.width} x {latents.height} pixels have the shape "
+                f"{list(expected)}, not "
                 f"{list(latents.y.shape)}."
             )
         level = Rate(quality).level

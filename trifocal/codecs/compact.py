@@ -1,4 +1,6 @@
-"""The compact network: variable rate, lapped 16×16 DCT initialisation, four-pass context, latent of 384 channels at 1/16."""
+"""The compact network: variable rate, lapped 16×16 DCT initialisation, four-pass context, latent of 384
+channels at 1/16.
+"""
 
 from typing import TypeVar
 

@@ -1,23 +1,26 @@
-"""Qin et al., "Perceptual Image Compression with Cooperative Cross-Modal Side Information": a text that only the decoder knows.
+"""Qin et al., "Perceptual Image Compression with Cooperative Cross-Modal Side Information": a text that only
+the decoder knows.
 
     x ── analysis ── y ── hyperprior ⇄ bytes ── y_hat ── synthesis ── x_hat
                                                              │
                           text ── text encoder ── pooled ── semantic–spatial aware blocks
 
-Analysis, hyperprior and generator are HiFiC's (section 4.1: "identical to that of HiFiC"). Only the synthesis reads the text,
-so the same file decodes with that text, another, or none. The text is not part of the latent: rate figures must include its
-bytes, or state that the decoder has it from elsewhere, as the paper does.
+Analysis, hyperprior and generator are HiFiC's (section 4.1: "identical to that of HiFiC"). Only the synthesis
+reads the text, so the same file decodes with that text, another, or none. The text is not part of the latent:
+rate figures must include its bytes, or state that the decoder has it from elsewhere, as the paper does.
 
 Choices where the paper is silent, and differences from it:
 
-- One model for all rates: the entropy model's gains depend on the quality. The papers have one model for each of three rates.
-- Latent and z have logistic distributions with calibrated tables, where HiFiC has a Gaussian and a learned density.
+- One model for all rates: the entropy model's gains depend on the quality. The papers have one model for each
+  of three rates.
+- Latent and z have logistic distributions with calibrated tables, where HiFiC has a Gaussian and a learned
+  density.
 - Positions and contents of the blocks: see `transforms/hific.py` and `transforms/ssa.py`.
-- Without text the blocks only normalise (γ = β = 0). The paper's ablation uses a zero vector, which a perceptron may turn into
-  something else.
+- Without text the blocks only normalise (γ = β = 0). The paper's ablation uses a zero vector, which a
+  perceptron may turn into something else.
 - The pooled text embedding is used unchanged (CLIP's has 512 numbers).
-- The paper does not crop its training images, "considering that different parts correspond to different semantic
-  information", and trains on 256×256; here the training code chooses crops and texts.
+- The paper does not crop its training images, "considering that different parts correspond to different
+  semantic information", and trains on 256×256; here the training code chooses crops and texts.
 """
 
 from math import log2
@@ -88,7 +91,9 @@ def cross_modal(
 
 
 def mean_scale_hyperprior(latent_channels: int, hyper_channels: int) -> EntropyModel:
-    """HiFiC's hyperprior (Minnen et al. 2018, without context), with quantiser steps that depend on the quality."""
+    """HiFiC's hyperprior (Minnen et al. 2018, without context), with quantiser steps that depend on the
+    quality.
+    """
     steps = torch.logspace(log2(COARSEST), log2(FINEST), QUALITY_KNOTS, base=2)
     return EntropyModel.of_parts(
         Gain(steps, latent_channels),
@@ -108,7 +113,8 @@ def cross_modal_cheng2020(
 ) -> Codec:
     """On Cheng2020's transforms (section 4.5), with the same hyperprior.
 
-    Cheng's own entropy model (serial context, Gaussian mixtures) is left out: its decoder works position by position.
+    Cheng's own entropy model (serial context, Gaussian mixtures) is left out: its decoder works position by
+    position.
 
     Args:
         channels: N, of features and latent.

@@ -1,12 +1,13 @@
-"""Cross-modal side information on the compact network: a text that only the decoder knows helps to reconstruct the image.
+"""Cross-modal side information on the compact network: a text that only the decoder knows helps to
+reconstruct the image.
 
     image ── analysis ── entropy ⇄ bytes ── y_hat ── synthesis (text) ── image      as the preset compact, except for
                                              text ── text encoder ┘                the synthesis' second branch
 
-"Perceptual image compression with cooperative cross-modal side information" puts semantic–spatial aware blocks into
-HiFiC's generator (the preset `cross-modal`). Here they are parallel to the last layer of the compact synthesis
-(`transforms/worded.py`). Analysis and entropy model are those of `compact-psnr` and stay frozen in training, so files of both
-presets hold the same latent. The blocks also work without text.
+"Perceptual image compression with cooperative cross-modal side information" puts semantic–spatial aware
+blocks into HiFiC's generator (the preset `cross-modal`). Here they are parallel to the last layer of the
+compact synthesis (`transforms/worded.py`). Analysis and entropy model are those of `compact-psnr` and stay
+frozen in training, so files of both presets hold the same latent. The blocks also work without text.
 
 Difference from the paper: no adversary, and so no text-conditional discriminator.
 """

@@ -1,33 +1,38 @@
-"""Dual-layer with text guidance: a base layer for a detector, an enhancement for people, and a text that steers the encoder.
+"""Dual-layer with text guidance: a base layer for a detector, an enhancement for people, and a text that
+steers the encoder.
 
-T. Shen, J. Quan and Y. Liu, "Dual-Layer Image Codec with Text Guidance for Hybrid Visual Perception" (Santa Clara University).
+T. Shen, J. Quan and Y. Liu, "Dual-Layer Image Codec with Text Guidance for Hybrid Visual Perception" (Santa
+Clara University).
 
     image ── resize ── four convolutions ── y_obj ⇄ BASE ── h_hat ─┬─ the tail of Faster R-CNN ── objects
                                                                    └─ extractor ── base preview x_p ── U-Net ── c1, c½, c¼
 
-    x − x_p, c1 ── 1/2, c½ ── 1/4, c¼ ── inject ── 1/8 ──┬── inject ── 1/16 ── y ⇄ ENHANCEMENT ── y_hat, c ── synthesis, + x_p ── x_hat
+    x − x_p, c1 ── 1/2, c½ ── 1/4, c¼ ── inject ── 1/8 ──┬── inject ── 1/16 ── y ⇄ ENHANCEMENT ── y_hat, c ──
+    synthesis, + x_p ── x_hat
     tokens ──────────────────────────────────┴───────────┴─ extract ─┘
 
 Choices where the paper is silent, and differences from it:
 
-    - The split layer is the output of `layer1` ("an early feature"), 256 channels at 1/4 of the resized image, whose short side is
-      800 pixels as for torchvision's detector. The base layer codes that feature.
-    - The base's transforms: four 5×5 convolutions down and two up (`detection/feature_codec.py`). The entropy models of both layers
-      are ELIC's, since the paper's reference for its spatial–channel context is of that family, with integer logistic tables and a
-      prior of z that depends on the quality.
-    - Channel counts: ELIC's N 192 and M 320 in both layers; the analysis as in Lu et al.'s transformer codec (`transforms/swin.py`);
-      32, 64 and 128 channels of c1, c½ and c¼.
-    - The preview's extractor is trained with the base, and both are frozen while the enhancement is trained. The paper says
-      that the base is frozen, and draws the extractor between the layers. The U-Net is trained with the enhancement and shared by
-      encoder and decoder.
+    - The split layer is the output of `layer1` ("an early feature"), 256 channels at 1/4 of the resized
+      image, whose short side is 800 pixels as for torchvision's detector. The base layer codes that feature.
+    - The base's transforms: four 5×5 convolutions down and two up (`detection/feature_codec.py`). The entropy
+      models of both layers are ELIC's, since the paper's reference for its spatial–channel context is of that
+      family, with integer logistic tables and a prior of z that depends on the quality.
+    - Channel counts: ELIC's N 192 and M 320 in both layers; the analysis as in Lu et al.'s transformer codec
+      (`transforms/swin.py`); 32, 64 and 128 channels of c1, c½ and c¼.
+    - The preview's extractor is trained with the base, and both are frozen while the enhancement is trained.
+      The paper says that the base is frozen, and draws the extractor between the layers. The U-Net is trained
+      with the enhancement and shared by encoder and decoder.
     - The decoder adds the preview to the output of the synthesis. The paper only says that it is conditioned.
-    - The three cross-attentions: image ← text at 1/4, text ← image and image ← text at 1/8, as in TACO, with TACO's
-      gates. Without a text the attentions are skipped and the normalisation before each stays. Padding is masked.
-    - Images above 1024 pixels are analysed in tiles with a halo. Windows are aligned to the whole image; text ← image attends
-      to one tile at a time, so a text steers each tile separately. The decoder uses no text and has no seams.
+    - The three cross-attentions: image ← text at 1/4, text ← image and image ← text at 1/8, as in TACO, with
+      TACO's gates. Without a text the attentions are skipped and the normalisation before each stays. Padding
+      is masked.
+    - Images above 1024 pixels are analysed in tiles with a halo. Windows are aligned to the whole image; text
+      ← image attends to one tile at a time, so a text steers each tile separately. The decoder uses no text
+      and has no seams.
     - Captions: the paper names none for OpenImages. Training takes COCO's; a tenth of the steps have no text.
-    - λ, the weights of the other terms, and the schedule: `losses/dual_layer.py` and the preset's recipe. One model has
-      all rates, by gains around the quantiser; the paper has one model per rate.
+    - λ, the weights of the other terms, and the schedule: `losses/dual_layer.py` and the preset's recipe. One
+      model has all rates, by gains around the quantiser; the paper has one model per rate.
 """
 
 from __future__ import annotations
@@ -95,7 +100,9 @@ class TextGuided(ScalableNetwork):
         self.inject_eighth = inject_eighth
 
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
-        """x [B, 3, H, W] in 0..1, H and W multiples of 64, texts for B images or for one → y [B, H/16, W/16, M]."""
+        """x [B, 3, H, W] in 0..1, H and W multiples of 64, texts for B images or for one → y [B, H/16, W/16,
+        M].
+        """
         first = preview_pixels(condition, x, (len(x), x.shape[2], x.shape[3]))
         tokens, mask = tokens_in(condition, x)
         residual = (x.permute(0, 2, 3, 1) - first).to(precision(self.analysis))

@@ -4,11 +4,12 @@
                                                                └─ base preview ── lapped DCT ── · trust ── p
     image ── analysis ── y ── − p ── entropy ⇄ ENHANCEMENT ── + p ── synthesis ── image
 
-Shen et al., "Dual-layer image codec with text guidance for hybrid visual perception" (section III-C), code the residual of
-the image against the preview that the base layer's extractor makes, in a Swin analysis with text and conditions (the preset
-`dual-layer`). Here the residual is taken between latents. The compact network's linear path is a lapped transform, so both sides
-know the preview's coefficients, and each channel subtracts a learned fraction of them (`trust`: 1 where the preview is right, 0 where it
-is not). The prediction is outside the entropy model, so decoders that sum in another order still read every bit.
+Shen et al., "Dual-layer image codec with text guidance for hybrid visual perception" (section III-C), code
+the residual of the image against the preview that the base layer's extractor makes, in a Swin analysis with
+text and conditions (the preset `dual-layer`). Here the residual is taken between latents. The compact
+network's linear path is a lapped transform, so both sides know the preview's coefficients, and each channel
+subtracts a learned fraction of them (`trust`: 1 where the preview is right, 0 where it is not). The
+prediction is outside the entropy model, so decoders that sum in another order still read every bit.
 """
 
 from __future__ import annotations

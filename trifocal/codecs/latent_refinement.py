@@ -3,9 +3,10 @@
     y_obj ── rounded ── h_hat ── the detector's tail ── detections ── compared with those on the image ─┐
       └───────── − gradient of rate + task cost ────────────────────────────────────────────────────────┘
 
-Campos et al. 2019, "Content adaptive optimization for neural image compression" (arXiv 1906.01223), applied to a detector. The analysis
-is trained for all images, and rounding errors are arbitrary; a few steps move values near a rounding boundary to the side that the
-detector needs, or that costs less. The decoder is unaffected.
+Campos et al. 2019, "Content adaptive optimization for neural image compression" (arXiv 1906.01223), applied
+to a detector. The analysis is trained for all images, and rounding errors are arbitrary; a few steps move
+values near a rounding boundary to the side that the detector needs, or that costs less. The decoder is
+unaffected.
 """
 
 from typing import Protocol
@@ -63,7 +64,9 @@ def refined(base: Base, detector: SplitDetector, x: Tensor, y: Tensor, level: Te
 
 
 class Adam:
-    """Kingma and Ba 2015, for one tensor. torch.optim's computes the same and imports torch's compiler, 130 MB, for it."""
+    """Kingma and Ba 2015, for one tensor. torch.optim's computes the same and imports torch's compiler, 130
+    MB, for it.
+    """
 
     def __init__(self, x: Tensor, rate: float) -> None:
         self.x, self.rate, self.steps = x, rate, 0

@@ -24,7 +24,8 @@ def importance_from_mask(mask: Mask, picture: Picture, readable: bool) -> NDArra
     """A mask → the importance map of the padded image, [1, h, w].
 
     Args:
-        mask: [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of the image's size; bool, float in 0..1, or uint8. Colours are averaged.
+        mask: [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of the image's size; bool, float in 0..1, or uint8.
+            Colours are averaged.
         picture: the image.
         readable: whether the codec codes importance maps.
 
@@ -44,10 +45,12 @@ def importance_from_mask(mask: Mask, picture: Picture, readable: bool) -> NDArra
 
 
 def log2_step_map(p: NDArray[Any], importance: float = IMPORTANCE) -> NDArray[np.float32]:
-    """log₂ of the factor on 1/step for the expected weight of each position, with mean weight 1: [B, h, w] → [B, h, w].
+    """log₂ of the factor on 1/step for the expected weight of each position, with mean weight 1: [B, h, w] →
+    [B, h, w].
 
-    A position's squared error weighs 1 + (importance − 1) · p. To first order a quantiser's error falls with the square of its step and
-    the rate with its logarithm, so that weighted error plus rate is least for step² in proportion to 1/weight.
+    A position's squared error weighs 1 + (importance − 1) · p. To first order a quantiser's error falls with
+    the square of its step and the rate with its logarithm, so that weighted error plus rate is least for
+    step² in proportion to 1/weight.
     """
     weight = 1 + (importance - 1) * np.asarray(p, dtype=np.float64)
     return (0.5 * np.log2(weight / weight.mean(axis=(1, 2), keepdims=True))).astype(np.float32)
@@ -62,7 +65,8 @@ def _values(mask: Mask, picture: Picture) -> NDArray[np.float64]:
     expected = (picture.height, picture.width)
     if array.shape != expected:
         raise OptionError(
-            f"The mask must have the image's size, {expected[1]} x {expected[0]} pixels ([{expected[0]}, {expected[1]}]), not "
+            f"The mask must have the image's size, {expected[1]} x {expected[0]} pixels ([{expected[0]}, "
+            f"{expected[1]}]), not "
             f"the shape {list(array.shape)}."
         )
     if array.dtype.kind not in "bf" or not ((array >= 0) & (array <= 1)).all():

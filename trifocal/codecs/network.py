@@ -1,4 +1,6 @@
-"""The torch network of a codec: analysis, entropy model, synthesis; what training trains and papers override."""
+"""The torch network of a codec: analysis, entropy model, synthesis; what training trains and papers
+override.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ class CodecNetwork(nn.Module):
         return next(self.parameters()).device
 
     def prepare(self, picture: Picture, condition: Condition | None) -> Condition | None:
-        """Compute the parts of the condition that depend on the whole image, before its tiles are analysed. None here."""
+        """Compute the parts of the condition that depend on the whole image, before its tiles are analysed.
+        None here.
+        """
         return condition
 
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
@@ -98,7 +102,8 @@ class CodecNetwork(nn.Module):
     ) -> Output:
         """One training or validation step.
 
-        In training mode the rate is that of `TrainingRateEstimator`, in evaluation mode that of the integer tables.
+        In training mode the rate is that of `TrainingRateEstimator`, in evaluation mode that of the integer
+        tables.
 
         Args:
             x: [B, 3, H, W] in 0..1, H and W multiples of 64.
@@ -113,7 +118,8 @@ class CodecNetwork(nn.Module):
         check_level(level, len(x))
         if x.shape[2] % PADDING or x.shape[3] % PADDING:
             raise OptionError(
-                f"Height and width must be multiples of {PADDING}, not {x.shape[2]} and {x.shape[3]}; crop or pad x, or use "
+                f"Height and width must be multiples of {PADDING}, not {x.shape[2]} and {x.shape[3]}; crop "
+                "or pad x, or use "
                 "`estimate`, which takes any size."
             )
         return self._forward(x, level, condition, estimator)
@@ -135,14 +141,16 @@ class CodecNetwork(nn.Module):
     ) -> Estimate:
         """x_hat and a differentiable rate, without writing a file.
 
-        Before or after an `encode`, with or without gradients. In evaluation mode the value of `bits` is that of the file's latent
-        layer, within 1 % (files add about 18 bytes of header, and images above 1024 pixels are coded in tiles). Its gradient is
-        that of the logistic at the latent before rounding, and rounding itself passes gradients unchanged; both are biased for
-        values inside the dead zone. In training mode the float networks are used in place of the integer ones, so that gradients
-        also reach the entropy model; the value then differs from a file by up to 5 %.
+        Before or after an `encode`, with or without gradients. In evaluation mode the value of `bits` is that
+        of the file's latent layer, within 1 % (files add about 18 bytes of header, and images above 1024
+        pixels are coded in tiles). Its gradient is that of the logistic at the latent before rounding, and
+        rounding itself passes gradients unchanged; both are biased for values inside the dead zone. In
+        training mode the float networks are used in place of the integer ones, so that gradients also reach
+        the entropy model; the value then differs from a file by up to 5 %.
 
         Args:
-            x: float images, [B, 3, H, W] in 0..1, of any size; padded inside by repeating the last row and column.
+            x: float images, [B, 3, H, W] in 0..1, of any size; padded inside by repeating the last row and
+                column.
             quality: 0..100, one for all images or a tensor [B].
             condition: side input of B images or of one.
 
@@ -162,7 +170,9 @@ class CodecNetwork(nn.Module):
         return Estimate(x_hat, y_hat, bit_map.sum((1, 2)), bit_map)
 
     def _bit_map(self, steps: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Bits of each coding step → bits of each latent position; side information is spread evenly over what it describes."""
+        """Bits of each coding step → bits of each latent position; side information is spread evenly over
+        what it describes.
+        """
         *side, z = steps[: len(steps) - self.entropy.exact_side.context.passes]
         passes = steps[len(side) + 1 :]
         put = self.entropy.exact_side.context.put
@@ -195,7 +205,8 @@ def check_images(x: Tensor) -> None:
     """Raises OptionError unless x is a float tensor [B, 3, H, W]."""
     if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or not x.numel():
         raise OptionError(
-            f"x is a float tensor [B, 3, H, W] with values in 0..1, not {str(x.dtype).removeprefix('torch.')} {list(x.shape)}."
+            "x is a float tensor [B, 3, H, W] with values in 0..1, not "
+            f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}."
         )
 
 

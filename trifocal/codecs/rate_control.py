@@ -16,7 +16,8 @@ HIGHEST_DEFAULT = 20  # quality of a base layer
 
 @dataclass(frozen=True)
 class Rate:
-    """The requested rate: at most one of the three; quality 50 if all are None. It is checked when it is made.
+    """The requested rate: at most one of the three; quality 50 if all are None. It is checked when it is
+    made.
 
     Attributes:
         quality: 0..100.
@@ -53,7 +54,9 @@ class Rate:
         return round((50.0 if self.quality is None else float(self.quality)) * LEVELS_PER_QUALITY)
 
     def size(self, pixels: int) -> int | None:
-        """The largest size of the file in bytes for an image of so many pixels; None where a quality is requested."""
+        """The largest size of the file in bytes for an image of so many pixels; None where a quality is
+        requested.
+        """
         if self.bpp is not None:
             return max(1, int(self.bpp * pixels / 8))
         return None if self.max_bytes is None else int(self.max_bytes)
@@ -65,7 +68,8 @@ class BaseLayerOptions:
 
     Attributes:
         quality: 0..100; None for half of the image's quality, at most 20.
-        refinement: gradient steps that fit the base layer to the image, 0 for none; None for the codec's default.
+        refinement: gradient steps that fit the base layer to the image, 0 for none; None for the codec's
+            default.
         conditions: whether the enhancement layer uses the preview that the base layer gives.
 
     Raises:
@@ -141,6 +145,8 @@ def _level_for(size: int, estimate: Callable[[int], float]) -> int:
 
 
 def default_base_quality(level: Any) -> Any:
-    """The base layer's quality for a level of the enhancement: half of its quality, at most 20. An int, or a tensor [B]."""
+    """The base layer's quality for a level of the enhancement: half of its quality, at most 20. An int, or a
+    tensor [B].
+    """
     half = level // (2 * LEVELS_PER_QUALITY)
     return half - (half - HIGHEST_DEFAULT) * (half > HIGHEST_DEFAULT)

@@ -23,11 +23,12 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Latents:
-    """The latents of one image, from `Codec.analyse` or `Codec.decode_latents`. Change `y` with `dataclasses.replace`.
+    """The latents of one image, from `Codec.analyse` or `Codec.decode_latents`. Change `y` with
+    `dataclasses.replace`.
 
     Attributes:
-        y: [1, h, w, M], float32, of the image padded to multiples of 64 pixels. From `analyse` of a codec that reads masks there
-            is one more channel, the importance map.
+        y: [1, h, w, M], float32, of the image padded to multiples of 64 pixels. From `analyse` of a codec
+            that reads masks there is one more channel, the importance map.
         width, height: of the image in pixels.
         condition: side input of the synthesis.
         layers: the other layers of the file.

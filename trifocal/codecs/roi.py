@@ -1,4 +1,5 @@
-"""Region-of-interest coding: an importance map, from text or a mask, sets the quantiser's step at each position.
+"""Region-of-interest coding: an importance map, from text or a mask, sets the quantiser's step at each
+position.
 
     image ── image encoder ── features ┐
     text ──── text encoder ── tokens ──┴─ cross-attention ── p: probability that the text names a position
@@ -6,8 +7,9 @@
                                                                                         │
     image ── analysis ── y ── × 2^map ── entropy ⇄ bytes ── / 2^map ── y_hat ── synthesis ── image
 
-The squared error of positions with p = 1 weighs `IMPORTANCE` times as much as elsewhere (`mask.log2_step_map`). The map is coded
-before the latent (`entropy/importance.py`, about a dozen bytes), so the decoder needs neither text nor mask.
+The squared error of positions with p = 1 weighs `IMPORTANCE` times as much as elsewhere
+(`mask.log2_step_map`). The map is coded before the latent (`entropy/importance.py`, about a dozen bytes), so
+the decoder needs neither text nor mask.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ Grounding = Callable[[Tensor, TextEmbedding], Tensor]
 
 
 def text_probability(x: Tensor, words: TextEmbedding) -> Tensor:
-    """x [B, 3, H, W] in 0..1 → probability that the text names a position, [B, H/16, W/16]. Raises WeightsError."""
+    """x [B, 3, H, W] in 0..1 → probability that the text names a position, [B, H/16, W/16]. Raises
+    WeightsError.
+    """
     device = str(x.device)
     logits: Tensor = load_grounding_head(device)(load_image_encoder(device)(x).stages[-1], words)
     return logits.sigmoid()
@@ -46,7 +50,8 @@ class RoiNetwork(CodecNetwork):
     """A codec network whose latents have one more channel: the importance map.
 
     Attributes:
-        text_probability: image and text embedding → probability that the text names a position; by default with the bundled encoders.
+        text_probability: image and text embedding → probability that the text names a position; by default
+            with the bundled encoders.
     """
 
     reads_importance = True
@@ -70,7 +75,8 @@ class RoiNetwork(CodecNetwork):
         return F.pad(p, (0, wide - latents[1], 0, high - latents[0]), mode="replicate")[:, 0]
 
     def attention(self, x: Tensor, condition: Condition) -> Tensor:
-        """x [B, 3, H, W] in 0..1 → the probability that the text names a position, [B, h, w], at the encoders' input size.
+        """x [B, 3, H, W] in 0..1 → the probability that the text names a position, [B, h, w], at the
+        encoders' input size.
 
         Raises ValueError without text.
         """

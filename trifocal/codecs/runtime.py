@@ -1,4 +1,6 @@
-"""The interface between a codec and what evaluates its networks. Arrays are NumPy's; nothing here needs torch."""
+"""The interface between a codec and what evaluates its networks. Arrays are NumPy's; nothing here needs
+torch.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class Runtime(Protocol):
     Attributes:
         receptive_field: of analysis and synthesis, pixels to each side, a multiple of 16.
         latent_channels: M.
-        reads_importance: whether latents have an importance map as one more channel, which is coded before them.
+        reads_importance: whether latents have an importance map as one more channel, which is coded before
+            them.
     """
 
     receptive_field: int
@@ -32,7 +35,9 @@ class Runtime(Protocol):
     reads_importance: bool
 
     def fingerprint(self, version: int) -> int | None:
-        """The fingerprint of the current weights in a version of the file format; see `weights.fingerprint`."""
+        """The fingerprint of the current weights in a version of the file format; see
+        `weights.fingerprint`.
+        """
         ...
 
     def readable(self, version: int) -> frozenset[int]:
@@ -44,7 +49,9 @@ class Runtime(Protocol):
         ...
 
     def prepare(self, picture: Picture, condition: Condition[Any] | None) -> Condition[Any] | None:
-        """Compute the parts of the condition that depend on the whole image, before its tiles are analysed."""
+        """Compute the parts of the condition that depend on the whole image, before its tiles are
+        analysed.
+        """
         ...
 
     def analyse(self, rgb: NDArray[np.uint8], condition: Condition[Any] | None) -> Array:
@@ -82,15 +89,21 @@ class BaseRuntime(Protocol):
         ...
 
     def refine(self, rgb: NDArray[np.uint8], y: Array, level: int, steps: int) -> Array:
-        """The latent after a number of gradient steps towards the detector's output. Raises WeightsError without a detector."""
+        """The latent after a number of gradient steps towards the detector's output. Raises WeightsError
+        without a detector.
+        """
         ...
 
     def preview(self, y_hat: Array, size: tuple[int, int]) -> Array:
-        """Decoded latent → the small image of that width and height, [1, 3, height, width], float32, about 0..1."""
+        """Decoded latent → the small image of that width and height, [1, 3, height, width], float32, about
+        0..1.
+        """
         ...
 
     def detect(self, y_hat: Array, size: tuple[int, int]) -> Detections:
-        """Decoded latent → objects, in pixels of the small image of that width and height. Raises WeightsError."""
+        """Decoded latent → objects, in pixels of the small image of that width and height. Raises
+        WeightsError.
+        """
         ...
 
 

@@ -4,8 +4,9 @@
                                     └─ base preview ─┐
     image ─────────────────────────── enhancement ⇄ ENHANCEMENT ── image
 
-The base layer codes the whole image at its detector's input size, so its bytes hardly depend on the image's size, and it has one
-chunk. It conditions the enhancement's transforms, but not its entropy model: entropy coding must be exact.
+The base layer codes the whole image at its detector's input size, so its bytes hardly depend on the image's
+size, and it has one chunk. It conditions the enhancement's transforms, but not its entropy model: entropy
+coding must be exact.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ class ScalableCodec(Codec):
         """As `Codec.encode_picture`, with a base layer.
 
         Args:
-            base: its quality is by default half of the quality up to 20; for a requested size the first of 20, 10 and 0 that fits into
-                a share of it. Its refinement is by default that of the preset.
+            base: its quality is by default half of the quality up to 20; for a requested size the first of
+                20, 10 and 0 that fits into a share of it. Its refinement is by default that of the preset.
             timings: also receives the seconds of the base layer.
 
         Raises:
@@ -117,7 +118,9 @@ class ScalableCodec(Codec):
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
     ) -> Decoded:
-        """As `Codec.decode`; `timings` also receives the seconds of the base layer. Raises MissingLayer without base or enhancement."""
+        """As `Codec.decode`; `timings` also receives the seconds of the base layer. Raises MissingLayer
+        without base or enhancement.
+        """
         bitstream = as_bitstream(source, best_effort)
         check_both_layers(bitstream)
         with Stopwatch(timings)("base"):
@@ -125,12 +128,16 @@ class ScalableCodec(Codec):
         return super().decode(bitstream, region, best_effort, condition, progress, timings)
 
     def decode_latents(self, bitstream: Bitstream, condition: Condition[Any] | None = None) -> Latents:
-        """As `Codec.decode_latents`, of the enhancement layer. Raises MissingLayer without base or enhancement."""
+        """As `Codec.decode_latents`, of the enhancement layer. Raises MissingLayer without base or
+        enhancement.
+        """
         check_both_layers(bitstream)
         return super().decode_latents(bitstream, self._conditioned(bitstream, condition))
 
     def detect(self, bitstream: Bitstream) -> Detections:
-        """The objects that the detector finds in the base layer; boxes in pixels of the image. Raises MissingLayer, Damaged."""
+        """The objects that the detector finds in the base layer; boxes in pixels of the image. Raises
+        MissingLayer, Damaged.
+        """
         _, y_hat, size = self._decode_base(bitstream)
         header = bitstream.header
         return scaled_boxes(self.runtime.base.detect(y_hat, size), size, (header.width, header.height))
@@ -150,7 +157,9 @@ class ScalableCodec(Codec):
         size: int | None,
         base: BaseLayerOptions,
     ) -> tuple[Layer, BasePreview[Array] | None]:
-        """The base layer for an enhancement of that level, or a file of that size; and its preview, if it conditions."""
+        """The base layer for an enhancement of that level, or a file of that size; and its preview, if it
+        conditions.
+        """
         quality = base.quality
         steps = self.runtime.base.refinement if base.refinement is None else base.refinement
         if quality is None and level is not None:
@@ -168,7 +177,9 @@ class ScalableCodec(Codec):
     def _base_within(
         self, small: NDArray[np.uint8], quality: int | None, size: int | None, steps: int
     ) -> tuple[int, bytes, Array]:
-        """Quality, bytes and y_obj_hat of a base layer of that quality, or of one that suits a file of that size."""
+        """Quality, bytes and y_obj_hat of a base layer of that quality, or of one that suits a file of that
+        size.
+        """
         *higher, last = BASE_QUALITIES if quality is None else (quality,)
         base = self.runtime.base
         entropy, y = base.entropy(), base.analyse(small)
@@ -218,13 +229,16 @@ def check_both_layers(bitstream: Bitstream) -> None:
         )
     if bitstream.layer(Tag.ENHANCEMENT) is None:
         raise MissingLayer(
-            "This file has only a base layer: `trifocal detect` finds objects in it, `trifocal decode --layers base` shows its "
+            "This file has only a base layer: `trifocal detect` finds objects in it, `trifocal decode "
+            "--layers base` shows its "
             "preview, and `trifocal merge` restores the rest."
         )
 
 
 def detect_objects(picture: Picture, detector: SplitDetector | None = None) -> Detections:
-    """The objects that a detector finds in an image; boxes in its pixels. By default the bundled compact detector."""
+    """The objects that a detector finds in an image; boxes in its pixels. By default the bundled compact
+    detector.
+    """
     import torch
 
     from trifocal.codecs.base_layer import bundled_detector

@@ -1,6 +1,7 @@
 """TACO: a text steers the analysis, and the decoder needs none.
 
-H. Lee, M. Kim, J.-H. Kim, S. Kim, D. Oh and J. Lee, "Neural Image Compression with Text-guided Encoding for both
+H. Lee, M. Kim, J.-H. Kim, S. Kim, D. Oh and J. Lee, "Neural Image Compression with Text-guided Encoding for
+both
 Pixel-level and Perceptual Fidelity" (ICML 2024). ELIC with a text adapter in its analysis:
 
     x ── 1/4 ── inject ── 1/8 ──┬── inject ── 1/16 ── y ── entropy ⇄ bytes ── y_hat ── synthesis ── x_hat
@@ -9,15 +10,19 @@ Pixel-level and Perceptual Fidelity" (ICML 2024). ELIC with a text adapter in it
 
 Choices where the paper and its code are silent, and differences from them:
 
-    - Padding: the published code pads every caption to 38 tokens and attends to the padding. Here it is masked;
-      `mask_padding=False` with an encoder that pads to 38 (`ClipTextEncoder(pad_to=38)`) is the published behaviour.
+    - Padding: the published code pads every caption to 38 tokens and attends to the padding. Here it is
+      masked; `mask_padding=False` with an encoder that pads to 38 (`ClipTextEncoder(pad_to=38)`) is the
+      published behaviour.
     - Without a condition the attention is skipped and the normalisation stays. The paper always has a text.
-    - Initial values of the attention (Xavier) and of the Extractor's linear layer (Kaiming, as the Injector's); epsilon
-      of the normalisations (1e-5); the code specifies only Kaiming for the Injector's linear layer and 0 for its gate.
-    - The tokens that the Extractor changes are used by the second Injector only, through a linear layer of their own.
-    - Images above 1024 pixels are analysed in tiles with a halo, and the Extractor attends to one tile at a time.
-    - One model for all rates, by gains around the quantiser and a prior of z that both depend on the quality. The paper
-      has one model per rate, and an entropy bottleneck for z.
+    - Initial values of the attention (Xavier) and of the Extractor's linear layer (Kaiming, as the
+      Injector's); epsilon of the normalisations (1e-5); the code specifies only Kaiming for the Injector's
+      linear layer and 0 for its gate.
+    - The tokens that the Extractor changes are used by the second Injector only, through a linear layer of
+      their own.
+    - Images above 1024 pixels are analysed in tiles with a halo, and the Extractor attends to one tile at a
+      time.
+    - One model for all rates, by gains around the quantiser and a prior of z that both depend on the quality.
+      The paper has one model per rate, and an entropy bottleneck for z.
     - Logistic distributions from integer tables where ELIC has Gaussians: see `entropy/groups.py`.
 """
 
@@ -88,8 +93,8 @@ class Taco(CodecNetwork):
     def attention(self, x: Tensor, condition: Condition) -> Tensor:
         """How strongly each position attends to the text at 1/4.
 
-        The share of its attention, mean over heads, that is not on the first token, which every text has. The end token
-        counts as part of the text.
+        The share of its attention, mean over heads, that is not on the first token, which every text has. The
+        end token counts as part of the text.
 
         Args:
             x: [B, 3, H, W] in 0..1.

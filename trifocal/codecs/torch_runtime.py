@@ -50,7 +50,9 @@ class TorchRuntime:
         return marks if marks and self._latent_checksum == latent_checksum(self.network) else frozenset()
 
     def also_decodes(self, marks: Decodes) -> None:
-        """Accept the files of other weights, from `weights.read_decodes`, until a weight outside the synthesis changes."""
+        """Accept the files of other weights, from `weights.read_decodes`, until a weight outside the
+        synthesis changes.
+        """
         self._decodes, self._latent_checksum = marks, latent_checksum(self.network)
 
     @torch.inference_mode()

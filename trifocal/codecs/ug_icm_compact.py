@@ -3,12 +3,14 @@
     image ── analysis ── entropy ⇄ bytes ── y_hat ── synthesis (preference) ── image      as the preset compact, except for
                                                          0 people … 1 machines           the synthesis' second branch
 
-"Unified Coding for Both Human Perception and Generalized Machine Analytics with CLIP Supervision" (Yin et al. 2024). This form has the
-paper's second training stage: analysis and entropy model stay frozen, so a file of this preset holds the same latent as
-one of `compact-psnr`, and decodes to the same image with preference 0.
+"Unified Coding for Both Human Perception and Generalized Machine Analytics with CLIP Supervision" (Yin et al.
+2024). This form has the paper's second training stage: analysis and entropy model stay frozen, so a file of
+this preset holds the same latent as one of `compact-psnr`, and decodes to the same image with preference 0.
 
-Differences from the paper: no first stage, in which encoder and entropy model also learn for machines; no perceptron of the preference in
-each block (see `transforms/preferred.py`); the project's image encoder in place of CLIP (see `losses/ug_icm.py`).
+Differences from the paper: no first stage, in which encoder and entropy model also learn for machines; no
+    perceptron of the preference in
+each block (see `transforms/preferred.py`); the project's image encoder in place of CLIP (see
+`losses/ug_icm.py`).
 """
 
 from __future__ import annotations

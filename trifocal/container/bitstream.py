@@ -125,7 +125,9 @@ class Bitstream:
         return preamble(self) + b"".join(chunk or b"" for layer in self.layers for chunk in layer.chunks)
 
     def save(self, target: str | os.PathLike[str] | IO[bytes]) -> None:
-        """Write the file to a path, atomically, or to a binary stream. Raises OSError, or Damaged if a chunk is missing."""
+        """Write the file to a path, atomically, or to a binary stream. Raises OSError, or Damaged if a chunk
+        is missing.
+        """
         data = self.to_bytes()
         if isinstance(target, str | os.PathLike):
             with atomic_write(target) as stream:
@@ -178,7 +180,9 @@ class Bitstream:
 
 
 def as_bitstream(source: FileInput, best_effort: bool = False) -> Bitstream:
-    """Read a .tri file from a path, bytes or a binary stream. Raises FormatError, OSError, and OptionError for other types."""
+    """Read a .tri file from a path, bytes or a binary stream. Raises FormatError, OSError, and OptionError
+    for other types.
+    """
     if isinstance(source, Bitstream):
         return source
     if isinstance(source, bytes | bytearray | memoryview):
@@ -186,7 +190,8 @@ def as_bitstream(source: FileInput, best_effort: bool = False) -> Bitstream:
     if isinstance(source, str | os.PathLike) or callable(getattr(source, "read", None)):
         return Bitstream.open(source, best_effort)
     raise OptionError(
-        f"A .tri file cannot be of the type {type(source).__name__}; give a path, its bytes, a binary stream or a Bitstream."
+        f"A .tri file cannot be of the type {type(source).__name__}; give a path, its bytes, a binary "
+        "stream or a Bitstream."
     )
 
 

@@ -32,7 +32,9 @@ MARGIN, FONT_SIZE = 12, 16  # pixels: around panels, and of their captions
 
 @dataclass(frozen=True)
 class DemoRow:
-    """Results of one format: size in bytes, bits per pixel, SSIMULACRA2 (100 is the original), PSNR in dB, seconds."""
+    """Results of one format: size in bytes, bits per pixel, SSIMULACRA2 (100 is the original), PSNR in dB,
+    seconds.
+    """
 
     name: str
     size: int
@@ -55,9 +57,9 @@ class Demo:
 def run(out: str | Path = ".", preset: str = DEFAULT, quality: float = 50.0) -> Demo:
     """Write demo.tri and demo.png to the folder `out`, which is created, and measure them.
 
-    For a layered preset also writes demo-layers.png: the photograph with the objects detected in the base layer, and the decoded
-    image. The first row is Trifocal's. The others have the highest quality that takes no more bytes, or quality 0 if even that takes
-    more.
+    For a layered preset also writes demo-layers.png: the photograph with the objects detected in the base
+    layer, and the decoded image. The first row is Trifocal's. The others have the highest quality that takes
+    no more bytes, or quality 0 if even that takes more.
 
     Raises:
         PresetError, WeightsError, OptionError, OSError.

@@ -38,7 +38,8 @@ PYRAMID_CHANNELS = 96  # of the compact detector
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects in an image: boxes [N, 4] as x0, y0, x1, y1 in its pixels, COCO category ids [N], scores [N] in 0..1.
+    """Objects in an image: boxes [N, 4] as x0, y0, x1, y1 in its pixels, COCO category ids [N], scores [N] in
+    0..1.
 
     `trifocal.detect` also gives their N names.
     """

@@ -36,7 +36,8 @@ class DetectorOutput:
 class Detector(Protocol):
     """Finds objects in an image.
 
-    `categories` are the category ids that labels can have (None: not known). `masks` is True for instance segmentation.
+    `categories` are the category ids that labels can have (None: not known). `masks` is True for instance
+    segmentation.
     """
 
     @property
@@ -49,7 +50,9 @@ class Detector(Protocol):
 
 
 def rescale(output: DetectorOutput, shape: tuple[int, int], size: tuple[int, int]) -> DetectorOutput:
-    """Convert from the pixels of an image of shape (height, width) to those of one of size (width, height)."""
+    """Convert from the pixels of an image of shape (height, width) to those of one of size (width,
+    height).
+    """
     (height, width), masks = shape, output.masks
     if (width, height) == size:
         return output

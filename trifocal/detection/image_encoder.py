@@ -1,7 +1,8 @@
 """The compact image encoder, trained together with the compact text encoder.
 
 Its features serve perceptual losses, the grounding of text, and retrieval by captions.
-`trifocal/training/image_text_model.py` has the training; `trifocal/weights/towers.json` records its data and results.
+`trifocal/training/image_text_model.py` has the training; `trifocal/weights/towers.json` records its data and
+results.
 """
 
 from dataclasses import dataclass

@@ -103,7 +103,8 @@ def is_picodet(outputs: Sequence[Any]) -> bool:
     if len(outputs) == 3 and len(integers) == 1 and all(len(shape) <= 2 for shape in shapes):
         return False
     raise OptionError(
-        "A detector in an ONNX file must be PicoDet with COCO's 80 classes, or return boxes [N, 4], labels [N] and "
+        "A detector in an ONNX file must be PicoDet with COCO's 80 classes, or return boxes [N, 4], labels "
+        "[N] and "
         f"scores [N]; this one returns {_listed(outputs)}."
     )
 

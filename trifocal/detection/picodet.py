@@ -1,8 +1,8 @@
 """PicoDet as an ONNX file: preprocessing, and decoding of its outputs.
 
-PP-PicoDet (Yu et al. 2021, arXiv 2111.00902) predicts, at each cell of four strides, class scores and the distances from
-the centre of the cell to the four sides of a box. A distance is the expectation over 8 bins (Li et al. 2020, "Generalized
-Focal Loss", section 3.2), in units of the stride.
+PP-PicoDet (Yu et al. 2021, arXiv 2111.00902) predicts, at each cell of four strides, class scores and the
+distances from the centre of the cell to the four sides of a box. A distance is the expectation over 8 bins
+(Li et al. 2020, "Generalized Focal Loss", section 3.2), in units of the stride.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def decode_picodet(outputs: Sequence[NDArray[np.float32]], width: int, height: i
 
 
 def nms(boxes: Floats, labels: NDArray[np.int64], scores: Floats) -> NDArray[np.int64]:
-    """Non-maximum suppression within each class at OVERLAP: the indices of the boxes that stay, best score first."""
+    """Non-maximum suppression within each class at OVERLAP: the indices of the boxes that stay, best score
+    first.
+    """
     import torch
     from torchvision.ops import batched_nms
 
@@ -62,7 +64,8 @@ def picodet_cells(outputs: Sequence[NDArray[np.float32]], width: int, height: in
     """The box of each cell, [N, 4] in the pixels of an image of that size, and its scores, [N, 80].
 
     Args:
-        outputs: class scores [1, n², 80] for each of STRIDES, then distances [1, n², 4·bins] for each, as logits.
+        outputs: class scores [1, n², 80] for each of STRIDES, then distances [1, n², 4·bins] for each, as
+            logits.
 
     Raises:
         OptionError: if the shapes of the outputs do not fit together.

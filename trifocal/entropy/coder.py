@@ -1,8 +1,9 @@
-"""Coders of NumPy arrays: `RateEstimator` counts bits, `Writer` writes a range-coded stream, `Reader` reads one.
+"""Coders of NumPy arrays: `RateEstimator` counts bits, `Writer` writes a range-coded stream, `Reader` reads
+one.
 
-Each coder takes the values of one coding step and their predicted parameters, and returns the values that the decoder will have.
-Values are coded in the order of their scale index, so that the range coder gets long runs of one table. The range coder
-is imported on first use, so training does not need it.
+Each coder takes the values of one coding step and their predicted parameters, and returns the values that the
+decoder will have. Values are coded in the order of their scale index, so that the range coder gets long runs
+of one table. The range coder is imported on first use, so training does not need it.
 """
 
 import time
@@ -27,8 +28,8 @@ RADII = radii()
 
 
 class Coder(Protocol[Kind]):
-    """One step of coding, on arrays of one kind. `RateEstimator`, `Writer` and `Reader` take NumPy arrays; the coders of
-    `estimators.py` take tensors."""
+    """One step of coding, on arrays of one kind. `RateEstimator`, `Writer` and `Reader` take NumPy arrays;
+    the coders of `estimators.py` take tensors."""
 
     def code(self, y: Kind | None, mean: Kind, scale_index: Kind) -> Kind:
         """Code y − mean, rounded, and return y_hat, of mean's shape. A Reader needs no y."""
@@ -45,7 +46,8 @@ class RateEstimator:
 
     Attributes:
         bits: bits of each image so far, [B], float64.
-        counts: with `count`, the frequency of each magnitude in each row, [ROWS, RADIUS + 1]: for calibration.
+        counts: with `count`, the frequency of each magnitude in each row, [ROWS, RADIUS + 1]: for
+            calibration.
     """
 
     def __init__(self, cost: Floats, batch: int = 1, count: bool = False) -> None:
@@ -151,7 +153,9 @@ class Reader:
         return values.reshape(mean.shape) + mean
 
     def end(self) -> None:
-        """Check that the bytes end where the symbols do. Finds all surplus bytes, and missing bytes in 14 of 15 cases."""
+        """Check that the bytes end where the symbols do. Finds all surplus bytes, and missing bytes in 14 of
+        15 cases.
+        """
         if not self._decoder.maybe_exhausted():
             raise Damaged("The coded latent does not end with its last symbol; the file is damaged.")
 
@@ -187,7 +191,9 @@ def rows_at(scale_index: Array) -> npt.NDArray[np.uint8]:
 
 
 def symbols_at(y: Array, mean: Array, rows: npt.NDArray[np.uint8]) -> Array:
-    """The symbols coded for y: integers within ±LARGEST_SYMBOL, and 0 in row 0, whose values are not coded."""
+    """The symbols coded for y: integers within ±LARGEST_SYMBOL, and 0 in row 0, whose values are not
+    coded.
+    """
     symbols: Array = quantise(y - mean, ZERO_BELOW.take(rows))
     np.clip(symbols, -LARGEST_SYMBOL, LARGEST_SYMBOL, out=symbols)
     symbols *= rows > 0

@@ -1,9 +1,10 @@
 """Context models: predict the values of a coding pass from hyper features and earlier passes.
 
-`Context`, of the compact network, has four passes: in every pass, each position of a 2×2 neighbourhood codes another
-quarter of the channels, so a value is predicted from its spatial neighbours and from other channels at its own
-position. It follows the four-step spatial prior of DCVC's image model; the order of the positions is 0, 3, 1, 2 (diagonal
-first), rotated for each channel group. `SinglePass` has no context: the mean–scale hyperprior. ELIC's is in `groups.py`.
+`Context`, of the compact network, has four passes: in every pass, each position of a 2×2 neighbourhood codes
+another quarter of the channels, so a value is predicted from its spatial neighbours and from other channels
+at its own position. It follows the four-step spatial prior of DCVC's image model; the order of the positions
+is 0, 3, 1, 2 (diagonal first), rotated for each channel group. `SinglePass` has no context: the mean–scale
+hyperprior. ELIC's is in `groups.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -40,7 +41,9 @@ def put(part: Tensor, step: int) -> Tensor:
 
 
 def known(channels: int, step: int) -> Tensor:
-    """Indices of the channels, and then of their magnitudes, that pass `step` knows at each of the four positions, [4, 2·step·M/4]."""
+    """Indices of the channels, and then of their magnitudes, that pass `step` knows at each of the four
+    positions, [4, 2·step·M/4].
+    """
     quarter = 4 * torch.arange(channels // 4)
     places = [torch.cat([quarter + (ORDER[s] ^ p) for s in range(step)]) for p in range(4)]
     return torch.stack([torch.cat([own, channels + own]) for own in places])
@@ -55,13 +58,13 @@ def together(parts: Tensor) -> Tensor:
 class ContextModel(nn.Module, ABC):
     """The interface of a context model.
 
-    `forward` also runs on the integer forms of its children, in float64. It may only add, multiply by grid values, permute,
-    and take maxima; a returned mean has passed a `Snap`, and an index a clamp.
+    `forward` also runs on the integer forms of its children, in float64. It may only add, multiply by grid
+    values, permute, and take maxima; a returned mean has passed a `Snap`, and an index a clamp.
 
     Attributes:
         passes: number of passes.
-        normalise: factor per quality and channel that scales values in quantiser steps to about unit size, also for the
-            hyper analysis.
+        normalise: factor per quality and channel that scales values in quantiser steps to about unit size,
+            also for the hyper analysis.
     """
 
     passes: int
@@ -91,7 +94,8 @@ class ContextModel(nn.Module, ABC):
 
 
 class LevelParameters(nn.Module):
-    """From a network's output in units of y to mean and scale index in quantiser steps, which depend on the quality.
+    """From a network's output in units of y to mean and scale index in quantiser steps, which depend on the
+    quality.
 
     The published models have one network per rate and do not need this.
 
@@ -116,7 +120,8 @@ class LevelParameters(nn.Module):
 
 
 class SinglePass(ContextModel):
-    """No context: the mean–scale hyperprior (Minnen et al. 2018, without its autoregressive part; HiFiC's too).
+    """No context: the mean–scale hyperprior (Minnen et al. 2018, without its autoregressive part; HiFiC's
+    too).
 
     The hyper features are mean and log₂ of the scale in units of y, [B, h, w, 2·M].
 
@@ -183,7 +188,8 @@ class Context(ContextModel):
         return put(part, step)
 
     def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """The blocks take magnitudes and signed values, since the scale does not depend on the sign of a coefficient.
+        """The blocks take magnitudes and signed values, since the scale does not depend on the sign of a
+        coefficient.
 
         features [B, h, w, W], y_hat [B, h, w, M] with zeros for values of later passes, level [B] →
         mean and scale index (real-valued, within the tables), each [B, h/2, w/2, 4, M/4].

@@ -18,7 +18,8 @@ THRESHOLDS = torch.from_numpy(ZERO_BELOW)
 def logistic_bits(value: Tensor, scale_index: Tensor) -> Tensor:
     """Bits of a value under the quantised logistic of a real-valued row; differentiable in both.
 
-    log P = log σ(a) + log σ(−b) + log(1 − e^(b−a)) with a, b = (±1/2 − |value|)/s, which is stable in the tails.
+    log P = log σ(a) + log σ(−b) + log(1 − e^(b−a)) with a, b = (±1/2 − |value|)/s,
+    which is stable in the tails.
     """
     inverse = torch.exp2(-scale_index / ROWS_PER_OCTAVE) / SMALLEST_SCALE
     magnitude = value.abs()
@@ -38,11 +39,14 @@ def add_noise(x: Tensor) -> Tensor:
 
 
 class TrainingRateEstimator:
-    """Bits of the rounded values under the logistic, with two sources of gradient; returned values are rounded straight-through.
+    """Bits of the rounded values under the logistic, with two sources of gradient; returned values are
+    rounded straight-through.
 
-    The scale learns from the rounded values, which are what a file contains. Noisy values have 0.3 bits per pixel more than the
-    dead zone leaves, so a scale that learns from them is too wide. Analysis and mean learn from noisy values with the scale
-    detached: rounded zeros have no gradient, and without one the encoder shrinks its steps (results/training.csv, run 6).
+    The scale learns from the rounded values, which are what a file contains. Noisy values have 0.3 bits per
+    pixel more than the dead zone leaves, so a scale that learns from them is too wide. Analysis and mean
+    learn from noisy values with the scale
+    detached: rounded zeros have no gradient, and without one the encoder shrinks its steps
+        (results/training.csv, run 6).
 
     Attributes:
         bits: bits of each image so far, [B].
@@ -64,8 +68,8 @@ class TrainingRateEstimator:
 class PositionRateEstimator:
     """Bits of each value as a file would spend them, with a gradient.
 
-    The value is that of the integer tables at the rounded symbol. The gradient is that of the logistic at the value before
-    rounding, so it is smooth, deterministic, and biased where rounding matters.
+    The value is that of the integer tables at the rounded symbol. The gradient is that of the logistic at the
+    value before rounding, so it is smooth, deterministic, and biased where rounding matters.
 
     Args:
         cost: `cost_table` of the frequencies.

@@ -1,11 +1,11 @@
 """Integer networks: networks on integers carried in float64, with identical results on every machine.
 
-Activations are multiples of 2^−ACTIVATION_BITS clamped to ±ACTIVATION_BOUND, weights are multiples of 2^−WEIGHT_BITS.
-Every product is then a multiple of 2^−(ACTIVATION_BITS + WEIGHT_BITS), and every partial sum stays below 2^53 of those
-units. So no sum is rounded, and its order does not matter (other thread counts, processors, libraries). After
-each layer the result is rounded to the grid of activations. The only operations are + × max clamp and round: divisions are by
-powers of two, and there are no transcendental functions. Convolutions are matrix products and shifted sums, since Winograd or FFT
-kernels would leave the grid.
+Activations are multiples of 2^−ACTIVATION_BITS clamped to ±ACTIVATION_BOUND, weights are multiples of
+2^−WEIGHT_BITS. Every product is then a multiple of 2^−(ACTIVATION_BITS + WEIGHT_BITS), and every partial sum
+stays below 2^53 of those units. So no sum is rounded, and its order does not matter (other thread counts,
+processors, libraries). After each layer the result is rounded to the grid of activations. The only operations
+are + × max clamp and round: divisions are by powers of two, and there are no transcendental functions.
+Convolutions are matrix products and shifted sums, since Winograd or FFT kernels would leave the grid.
 """
 
 import copy
@@ -27,7 +27,8 @@ from trifocal.layers import (
     SpaceToDepth,
 )
 
-ARITHMETIC = 1  # version of the arithmetic: changes whenever the same weights would give other integers; part of fingerprints
+# version of the arithmetic: changes whenever the same weights would give other integers; part of fingerprints
+ARITHMETIC = 1
 ACTIVATION_BITS = 12
 ACTIVATION_BOUND = 2.0**12
 WEIGHT_BITS = 14
@@ -49,8 +50,8 @@ def settle_(
 ) -> Tensor:
     """Add the bias, round to multiples of 2^−bits and clamp to ±bound (or low … bound); in place.
 
-    Adding and subtracting 1.5·2^(52−bits) rounds half to even, since 2^−bits is then the unit in the last place of a float64.
-    The bias must be on the same grid, so that adding both rounds only once.
+    Adding and subtracting 1.5·2^(52−bits) rounds half to even, since 2^−bits is then the unit in the last
+    place of a float64. The bias must be on the same grid, so that adding both rounds only once.
     """
     shift = 1.5 * 2.0 ** (52 - bits)
     return x.add_(bias + shift).sub_(shift).clamp_(-bound if low is None else low, bound)
@@ -216,7 +217,9 @@ class ExactBlock(nn.Module):
 
 
 class ExactQualityInterpolation(nn.Module):
-    """The integer form of `QualityInterpolation`: the interpolation weights are multiples of 1/SPACING, a power of two."""
+    """The integer form of `QualityInterpolation`: the interpolation weights are multiples of 1/SPACING, a
+    power of two.
+    """
 
     table: Tensor
 
@@ -249,10 +252,10 @@ def integer_network(module: nn.Module, composed_of: tuple[type[nn.Module], ...] 
     """Build the integer form of an entropy network.
 
     Args:
-        module: a network of `nn.Linear`, `Conv`, `Deconv`, `Depthwise`, `QualityInterpolation`, `Snap`, `nn.ReLU`, `Block` and the
-            space–depth layers.
-        composed_of: further classes whose own `forward` only adds, multiplies by grid values and snaps, on float64 tensors; their
-            children are converted recursively.
+        module: a network of `nn.Linear`, `Conv`, `Deconv`, `Depthwise`, `QualityInterpolation`, `Snap`,
+            `nn.ReLU`, `Block` and the space–depth layers.
+        composed_of: further classes whose own `forward` only adds, multiplies by grid values and snaps, on
+            float64 tensors; their children are converted recursively.
 
     Raises:
         TypeError: for a layer without an integer form.

@@ -1,6 +1,7 @@
 """ELIC's context model: uneven groups of channels, each coded in two checkerboard passes.
 
-D. He et al., "ELIC: Efficient Learned Image Compression with Unevenly Grouped Space-Channel Contextual Adaptive Coding"
+D. He et al., "ELIC: Efficient Learned Image Compression with Unevenly Grouped Space-Channel Contextual
+    Adaptive Coding"
 (CVPR 2022), sections 3.1 to 3.3 and figure 3; sizes as in CompressAI's `elic2022-official`.
 """
 
@@ -21,7 +22,9 @@ from trifocal.transforms.elic import elic_hyper_analysis, elic_hyper_synthesis
 
 
 def one_colour(y: Tensor, odd: bool) -> Tensor:
-    """The positions whose row + column is odd (or even), in raster order: [B, h, w, C] → [B, h, w/2, C], h and w even."""
+    """The positions whose row + column is odd (or even), in raster order: [B, h, w, C] → [B, h, w/2, C], h
+    and w even.
+    """
     b, h, w, c = y.shape
     pairs = y.reshape(b, h // 2, 2, w // 2, 2, c)
     rows = [pairs[:, :, row, :, row ^ odd] for row in (0, 1)]
@@ -45,21 +48,22 @@ class Groups(ContextModel):
         and non-anchors    all groups before ── 5×5, 5×5, 5×5 ───────┤
         non-anchors only   this group's anchors ── 5×5 ──────────────┘ (zero for the anchors)
 
-    The 5×5 kernel needs no checkerboard mask: masked positions are zero, since nothing is decoded there. The weights at those
-    taps get no gradient; parameter counts include them, as in the published models.
+    The 5×5 kernel needs no checkerboard mask: masked positions are zero, since nothing is decoded there. The
+    weights at those taps get no gradient; parameter counts include them, as in the published models.
 
     Differences from the paper, and choices where paper and code differ:
-        - A logistic and a row of the integer tables instead of a Gaussian: the last layer gives the mean and log₂ of
-          the scale in units of y, and `LevelParameters` converts them to steps and a scale index.
+        - A logistic and a row of the integer tables instead of a Gaussian: the last layer gives the mean and
+          log₂ of the scale in units of y, and `LevelParameters` converts them to steps and a scale index.
         - One model for all rates: the paper has one per rate, and neither `normalise` nor `LevelParameters`.
         - Anchors: in TACO's code the positions whose row + column is odd, in CompressAI's the even ones.
-        - Channel context from all earlier groups (the paper); the Chandelier re-implementation takes the first and the
-          previous one.
+        - Channel context from all earlier groups (the paper); the Chandelier re-implementation takes the
+          first and the previous one.
         - No state is kept between passes, so a group's channel context is computed in both of its passes.
 
     Args:
         sizes: channels of each group; their sum is M.
-        width: W of the hyper features, 2·N in the paper, and the minimum width inside the three aggregation layers.
+        width: W of the hyper features, 2·N in the paper, and the minimum width inside the three aggregation
+            layers.
         steps: quantiser step at each quality knot, [K], in units of y.
         hidden: widths inside the channel context.
         odd_anchors: whether row + column of the anchors is odd.

@@ -58,7 +58,8 @@ class IntegerNetworks(nn.Module):
 
     Args:
         prior: of z.
-        hyper_synthesis: z_hat [B, h/4, w/4, Z] → features [B, h, w, W]; its layers must have integer forms (`exact.py`).
+        hyper_synthesis: z_hat [B, h/4, w/4, Z] → features [B, h, w, W]; its layers must have integer forms
+            (`exact.py`).
         context: features and decoded values → mean and scale index.
     """
 
@@ -72,7 +73,8 @@ class IntegerNetworks(nn.Module):
 class EntropyModel(nn.Module):
     """y ⇄ coder ⇄ y_hat: gain, hyper analysis, and the integer networks (prior, hyper synthesis, context).
 
-    The constructor builds the entropy model of the compact codec; `of_parts` takes any parts. It also codes latents of other
+    The constructor builds the entropy model of the compact codec; `of_parts` takes any parts. It also codes
+    latents of other
     projects: see docs/research.md.
 
     Args:
@@ -133,8 +135,8 @@ class EntropyModel(nn.Module):
         size: tuple[int, int],
         importance: bool = False,
     ) -> Tensor:
-        """`latent_coding.code_latents` for tensors. NumPy coders run on the integer networks, without a gradient; tensor
-        coders on the float networks in training mode, and on the integer networks otherwise.
+        """`latent_coding.code_latents` for tensors. NumPy coders run on the integer networks, without a
+        gradient; tensor coders on the float networks in training mode, and on the integer networks otherwise.
 
         Args:
             coder: any coder.
@@ -161,18 +163,24 @@ class EntropyModel(nn.Module):
 
     @torch.no_grad()
     def compress(self, y: Array, level: Array) -> bytes:
-        """Code a latent of one image, [1, h, w, M] with h and w multiples of 4, at a level, [1]. Raises OptionError."""
+        """Code a latent of one image, [1, h, w, M] with h and w multiples of 4, at a level, [1]. Raises
+        OptionError.
+        """
         check_latents(y.shape, self.latent_channels, level)
         return write_latents(self.arrays(), y, level)[0]
 
     @torch.no_grad()
     def decompress(self, data: bytes, level: Array, size: tuple[int, int]) -> Array:
-        """The inverse of `compress` for a latent of h × w → y_hat, [1, h, w, M]. Raises OptionError, Damaged."""
+        """The inverse of `compress` for a latent of h × w → y_hat, [1, h, w, M]. Raises OptionError,
+        Damaged.
+        """
         check_latents((1, *size, self.latent_channels), self.latent_channels, level)
         return read_latents(self.arrays(), data, level, size)[0]
 
     def expected(self, y: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """The predicted mean and scale index of each value of y [B, h, w, M], in the units of gain · y, both of y's shape."""
+        """The predicted mean and scale index of each value of y [B, h, w, M], in the units of gain · y, both
+        of y's shape.
+        """
         recorder = ParameterRecorder()
         self.code_latents(recorder, y, level, (y.shape[1], y.shape[2]))
         put = self.exact_side.context.put
@@ -181,7 +189,9 @@ class EntropyModel(nn.Module):
         return torch.stack(means).sum(0), torch.stack(indices).sum(0)
 
     def integer_networks(self) -> IntegerNetworks:
-        """The integer form of the current weights. Raises WeightsError for weights too large for exact arithmetic."""
+        """The integer form of the current weights. Raises WeightsError for weights too large for exact
+        arithmetic.
+        """
         weights = checksum(self.exact_side)
         if self._integer is None or self._integer_checksum != weights:
             composed = (IntegerNetworks, Prior, HyperSynthesis, ContextModel, LevelParameters)
@@ -284,7 +294,9 @@ class TensorNetworks:
 
 
 class ArrayNetworks:
-    """`ArrayEntropy` on torch: the integer networks of an entropy model, on NumPy arrays. On a CPU no array is copied."""
+    """`ArrayEntropy` on torch: the integer networks of an entropy model, on NumPy arrays. On a CPU no array
+    is copied.
+    """
 
     def __init__(self, model: EntropyModel) -> None:
         self.model = model

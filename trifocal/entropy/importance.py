@@ -1,7 +1,8 @@
 """The importance map of a file: a coarse map of the quantiser's step, coded before the latent.
 
-The map has one value per 64×64 pixels, in quarters of an octave of the step, and is coded without loss: second differences
-along rows and columns, all with one table whose index is coded first. A map of zeros costs one symbol.
+The map has one value per 64×64 pixels, in quarters of an octave of the step, and is coded without loss:
+second differences along rows and columns, all with one table whose index is coded first. A map of zeros costs
+one symbol.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ def _octave(differences: Array) -> Array:
 
 
 def _upsampled(cells: Array, axis: int) -> Array:
-    """Linear interpolation from cells to latents along an axis, constant beyond the outer centres. Exact: all weights are eighths."""
+    """Linear interpolation from cells to latents along an axis, constant beyond the outer centres. Exact: all
+    weights are eighths.
+    """
     count = cells.shape[axis]
     place = ((np.arange(count * CELL) + 0.5) / CELL - 0.5).clip(0, count - 1)
     low = place.astype(np.int64)

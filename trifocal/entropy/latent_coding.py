@@ -3,7 +3,8 @@
     y ── scale ──┬── hyper_analysis ── z ── code ── z_hat ── hyper_synthesis ── features
                  └── take(step) ── code ── put(step) ── … ── y_hat ── unscale
 
-The functions here work on NumPy arrays and on torch tensors alike: networks and coder of a call take the same kind.
+The functions here work on NumPy arrays and on torch tensors alike: networks and coder of a call take the same
+kind.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class EntropyNetworks(Protocol[Kind]):
         ...
 
     def predict(self, step: int, features: Any, y_hat: Kind | None, level: Kind) -> tuple[Kind, Kind]:
-        """Mean and scale index of the values of a coding step. y_hat holds the steps before, None for the first."""
+        """Mean and scale index of the values of a coding step. y_hat holds the steps before, None for the
+        first.
+        """
         ...
 
     def take(self, y: Kind, step: int) -> Kind:
@@ -85,7 +88,8 @@ def code_latents(
     Args:
         networks: of the entropy model.
         coder: estimates, writes, or reads.
-        y: latent, [B, h, w, M], or None for a Reader. With `importance` it has one more channel, the importance map.
+        y: latent, [B, h, w, M], or None for a Reader. With `importance` it has one more channel, the
+            importance map.
         level: [B].
         size: h and w, multiples of 4.
         importance: code the map first, and the latent in steps that the map makes finer or coarser.
@@ -132,7 +136,9 @@ def read_latents(
 
 
 def check_latents(shape: tuple[int, ...], channels: int, level: Any) -> None:
-    """Raises OptionError unless the shape is that of latents, [B, h, w, channels], and level [B] holds integers in 0..800."""
+    """Raises OptionError unless the shape is that of latents, [B, h, w, channels], and level [B] holds
+    integers in 0..800.
+    """
     if (
         len(shape) != 4
         or shape[3] != channels
@@ -141,7 +147,8 @@ def check_latents(shape: tuple[int, ...], channels: int, level: Any) -> None:
         or not all(shape)
     ):
         raise OptionError(
-            f"Latents of this model have the shape [B, h, w, {channels}] with h and w multiples of {HYPER_STRIDE}, not {list(shape)}."
+            f"Latents of this model have the shape [B, h, w, {channels}] with h and w multiples of "
+            f"{HYPER_STRIDE}, not {list(shape)}."
         )
     check_level(level, shape[0])
 
@@ -152,7 +159,8 @@ def check_level(level: Any, batch: int) -> None:
     if "int" not in kind or shape is None or tuple(shape) != (batch,):
         found = kind if shape is None else f"{kind} {list(shape)}"
         raise OptionError(
-            f"level is an integer tensor [{batch}] with 8 · quality of each image, not {found}; or use `estimate`, which takes quality."
+            f"level is an integer tensor [{batch}] with 8 · quality of each image, not {found}; or use "
+            "`estimate`, which takes quality."
         )
     low, high = int(level.min()), int(level.max())
     if low < 0 or high > MAX_LEVEL:

@@ -1,7 +1,9 @@
 """Integer frequency tables of the range coder, indexed by a scale index.
 
-Row i describes a quantised logistic distribution with scale 0.05 · 2^(i/6), or, after calibration, the values counted on training
-images. Rows are symmetric: a row holds the frequency of 0, of each of ±1 … ±R, and of an escape symbol. Trained tables are
+Row i describes a quantised logistic distribution with scale 0.05 · 2^(i/6), or, after calibration, the values
+counted on training
+images. Rows are symmetric: a row holds the frequency of 0, of each of ±1 … ±R, and of an escape symbol.
+    Trained tables are
 part of the weights; inference never recomputes them.
 """
 
@@ -29,7 +31,9 @@ def radii() -> npt.NDArray[np.int64]:
 
 
 def table_bits(magnitude: Floats, scale_index: Floats) -> Floats:
-    """Bits of integers under the quantised logistic of each row; `estimators.logistic_bits` is its differentiable form."""
+    """Bits of integers under the quantised logistic of each row; `estimators.logistic_bits` is its
+    differentiable form.
+    """
     inverse = np.exp2(-scale_index / ROWS_PER_OCTAVE) / SMALLEST_SCALE
     inside = np.logaddexp(0, (magnitude - 0.5) * inverse) + np.logaddexp(0, (-magnitude - 0.5) * inverse)
     return np.asarray((inside - np.log(-np.expm1(-inverse))) / np.log(2.0))
@@ -42,7 +46,9 @@ def logistic_frequencies() -> Frequencies:
 
 
 def calibrated_frequencies(counts: Floats, confidence: float = 500.0) -> Frequencies:
-    """Tables from counted magnitudes, [ROWS, RADIUS + 1], with the logistic as a prior worth `confidence` counts."""
+    """Tables from counted magnitudes, [ROWS, RADIUS + 1], with the logistic as a prior worth `confidence`
+    counts.
+    """
     prior = logistic_frequencies()[:, :-1] / 2**PRECISION
     both_signs = counts.copy()
     both_signs[:, 1:] /= 2
@@ -52,8 +58,8 @@ def calibrated_frequencies(counts: Floats, confidence: float = 500.0) -> Frequen
 def normalise(weights: Floats) -> Frequencies:
     """Weights of the magnitudes → integer frequencies with a total of 2^PRECISION.
 
-    Column m < RADIUS + 1 is the frequency of +m (and again of −m for m > 0), zero beyond the row's radius; the last
-    column is the escape's. Each symbol within the radius has a frequency of at least 1.
+    Column m < RADIUS + 1 is the frequency of +m (and again of −m for m > 0), zero beyond the row's radius;
+    the last column is the escape's. Each symbol within the radius has a frequency of at least 1.
     """
     table = np.zeros((ROWS, RADIUS + 2), dtype=np.int32)
     for row, radius in enumerate(radii()):
@@ -68,7 +74,9 @@ def normalise(weights: Floats) -> Frequencies:
 
 
 def is_table(frequencies: npt.NDArray[np.generic]) -> bool:
-    """Whether an array satisfies the contract of `normalise`: integers, each symbol possible, row totals of 2^PRECISION."""
+    """Whether an array satisfies the contract of `normalise`: integers, each symbol possible, row totals of
+    2^PRECISION.
+    """
     if frequencies.shape != (ROWS, RADIUS + 2) or not np.issubdtype(frequencies.dtype, np.integer):
         return False
     inside = np.arange(RADIUS + 1) <= radii()[:, None]
@@ -81,7 +89,9 @@ def is_table(frequencies: npt.NDArray[np.generic]) -> bool:
 
 
 def probabilities(frequencies: Frequencies, row: int) -> Floats:
-    """Probabilities of −R … R and of the escape in a row, exact multiples of 2^−16, as the range coder takes them."""
+    """Probabilities of −R … R and of the escape in a row, exact multiples of 2^−16, as the range coder takes
+    them.
+    """
     radius = radii()[row]
     positive = frequencies[row, 1 : radius + 1]
     symbols = np.concatenate([positive[::-1], frequencies[row, :1], positive, frequencies[row, -1:]])

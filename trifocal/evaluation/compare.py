@@ -62,9 +62,9 @@ def compare(
 ) -> Path:
     """Measure candidates with `evaluate`, and write a report; returns the path of its index.html.
 
-    The folder gets index.html, plots, crops, results.csv, bd.csv, report.json, and each codec's curve in CompressAI's
-    format, CODEC.json (taco-compact-true.json for taco-compact:true). On the 24 Kodak images, published curves are
-    plotted too. A candidate that cannot be measured is named in the report.
+    The folder gets index.html, plots, crops, results.csv, bd.csv, report.json, and each codec's curve in
+    CompressAI's format, CODEC.json (taco-compact-true.json for taco-compact:true). On the 24 Kodak images,
+    published curves are plotted too. A candidate that cannot be measured is named in the report.
 
     Args:
         candidates: as for `evaluate`. Speeds are ratios to the first one, and crops are made at its bytes.

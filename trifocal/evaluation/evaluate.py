@@ -79,11 +79,12 @@ def evaluate(
     A candidate that fails does not stop the others.
 
     Args:
-        candidates: presets, formats (avif, webp, jpeg ...), their variants, and LABEL=PRESET:WEIGHTS for a preset
-            with the weights of a .safetensors file; see `codecs.variant`. Or objects with the interface `Candidate`.
+        candidates: presets, formats (avif, webp, jpeg ...), their variants, and LABEL=PRESET:WEIGHTS for a
+            preset with the weights of a .safetensors file; see `codecs.variant`. Or objects with the
+            interface `Candidate`.
         data: the folder of the images.
-        out: the CSV file of the rows. Means are written to the file whose name ends in _summary.csv, and the effects
-            of several kinds of text to the one that ends in _words.csv.
+        out: the CSV file of the rows. Means are written to the file whose name ends in _summary.csv, and the
+            effects of several kinds of text to the one that ends in _words.csv.
         options: what to measure; None for the defaults.
         progress: called with the fraction done, 0..1.
         note: called with a sentence for each failure, and for each metric or image that was left out.
@@ -276,7 +277,9 @@ class EvaluationRun:
         ]
 
     def _write_means(self) -> None:
-        """Write the summary, keeping old rows that have not been re-measured: only it stores metrics of whole sets."""
+        """Write the summary, keeping old rows that have not been re-measured: only it stores metrics of whole
+        sets.
+        """
         means = self._means()
         done = {(mean.preset, mean.quality) for mean in means}
         old = [mean for mean in self.old_means if (mean.preset, mean.quality) not in done]
@@ -303,7 +306,9 @@ def measure_image(
     metrics: MetricSet,
     old: ImageResult | None = None,
 ) -> tuple[ImageResult, DecodedImage]:
-    """Code one image to a file and back: its row, and the decoded image. If there is an old row, it is returned."""
+    """Code one image to a file and back: its row, and the decoded image. If there is an old row, it is
+    returned.
+    """
     prepared = metrics.prepare(picture)
     start = time.perf_counter()
     data = candidate.encode(prepared, quality)

@@ -1,9 +1,10 @@
 """Peak memory of a codec, measured in a separate process that encodes and decodes one image.
 
-    python -m trifocal.evaluation.memory CODEC IMAGE QUALITY [--text TEXT] [--own LABEL=PRESET:WEIGHTS] [--device DEVICE]
+    python -m trifocal.evaluation.memory CODEC IMAGE QUALITY [--text TEXT] [--own LABEL=PRESET:WEIGHTS]
+    [--device DEVICE]
 
-prints bytes. CODEC is a name as in tables. The figure is the resident memory of the process, which includes the
-interpreter and its libraries.
+prints bytes. CODEC is a name as in tables. The figure is the resident memory of the process, which includes
+the interpreter and its libraries.
 """
 
 import argparse

@@ -25,16 +25,18 @@ class EvaluateOptions:
 
     Attributes:
         qualities: 0..100, for all candidates, or for each by its name in tables.
-        metrics: names of METRICS and DISTRIBUTION_METRICS. A metric that this machine cannot measure is left out with
-            a notice.
-        task: a machine task that is measured too (see `create_task`), also on the originals, as PNG at quality 100.
+        metrics: names of METRICS and DISTRIBUTION_METRICS. A metric that this machine cannot measure is left
+            out with a notice.
+        task: a machine task that is measured too (see `create_task`), also on the originals, as PNG at
+            quality 100.
         text: kinds of text (see `TextKinds`). Each preset that reads text is measured with each of them, as
             preset:kind. Text that the decoder reads is stored in the file and counted.
         layers: "base" measures layered presets by their base layer alone, as preset:base, at base qualities.
         preferences: 0 (people) to 1 (machines). Each preset whose decoder takes one is measured with each, as
             preset:0.5.
         device: of the presets, as torch names it.
-        resume: keep the rows that the output file already has, unless the weights of their preset have changed.
+        resume: keep the rows that the output file already has, unless the weights of their preset have
+            changed.
 
     Raises:
         OptionError: for a value out of range, an unknown name, or a device that cannot be used.
@@ -92,8 +94,8 @@ class CompareOptions(EvaluateOptions):
     """What `compare` measures and shows.
 
     Attributes:
-        crops: PICTURE:X,Y,WIDTH,HEIGHT in pixels, or PICTURE for the window with the largest error of the first
-            candidate. By default the images where the first candidate is worst, median and best.
+        crops: PICTURE:X,Y,WIDTH,HEIGHT in pixels, or PICTURE for the window with the largest error of the
+            first candidate. By default the images where the first candidate is worst, median and best.
         published: further curves to plot, as `published_curves` reads them.
     """
 

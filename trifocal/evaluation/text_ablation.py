@@ -1,6 +1,7 @@
 """Text ablation: the effect of captions, empty text, captions of other images, and no text.
 
-The comparison is paired: the Bjøntegaard difference between two kinds of text on each image's own curves, and the mean
+The comparison is paired: the Bjøntegaard difference between two kinds of text on each image's own curves, and
+    the mean
 of these differences over the images with a bootstrap interval.
 """
 
@@ -56,7 +57,8 @@ class TextKinds:
         """Raise OptionError if no image has text of this kind."""
         if kind in ("true", "mismatched") and not self.captions:
             raise OptionError(
-                f"Text of the kind {kind!r} needs a captions.json with captions of these images, in their folder or "
+                f"Text of the kind {kind!r} needs a captions.json with captions of these images, in their "
+                "folder or "
                 "above it."
             )
 
@@ -84,12 +86,13 @@ class TextKinds:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean over images of a difference at equal bytes, and its interval. Above 0, the first codec is better.
+    """The mean over images of a difference at equal bytes, and its interval. Above 0, the first codec is
+    better.
 
     Attributes:
         mean: on the scale of `Metric.scaled`; None if no image has two curves that overlap.
-        low, high: the 95 % interval, from the percentiles of RESAMPLES bootstrap samples of the images (Efron 1979);
-            None with fewer than two images. With few images it is too narrow.
+        low, high: the 95 % interval, from the percentiles of RESAMPLES bootstrap samples of the images (Efron
+            1979); None with fewer than two images. With few images it is too narrow.
         pictures: the number of images that were compared.
     """
 
@@ -121,7 +124,8 @@ class TextEffect:
         one, other = ("no text" if kind == "none" else f"{kind} text" for kind in (self.words, self.against))
         low, high = self.paired.low, self.paired.high
         if low is None or high is None:
-            return f"{one} and {other} cannot be compared: fewer than two images have curves that overlap.".capitalize()
+            message = f"{one} and {other} cannot be compared: fewer than two images have curves that overlap."
+            return message.capitalize()
         if low <= 0 <= high:
             return f"The interval includes zero: no difference between {one} and {other}."
         return f"The interval excludes zero: {one} is {'better' if low > 0 else 'worse'} than {other}."

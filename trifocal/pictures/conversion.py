@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageInput", "array_to_pil", "as_picture", "binary_content"]
 
-ImageInput: TypeAlias = "Picture | PIL.Image.Image | NDArray[Any] | Tensor | str | PathLike[str] | bytes | bytearray | memoryview | IO[bytes]"
+ImageInput: TypeAlias = (
+    "Picture | PIL.Image.Image | NDArray[Any] | Tensor"
+    " | str | PathLike[str] | bytes | bytearray | memoryview | IO[bytes]"
+)
 ACCEPTED = (
-    "a path, a Picture, a Pillow image, a NumPy array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], a torch tensor [C, H, W], "
+    "a path, a Picture, a Pillow image, a NumPy array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], a torch "
+    "tensor [C, H, W], "
     "the bytes of an image file, or a binary stream of them"
 )
 CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGB and alpha
@@ -36,9 +40,10 @@ def as_picture(image: ImageInput, metadata: KeepMetadata = "all", keep_invisible
     """Convert an image to a Picture.
 
     Args:
-        image: a path, the bytes of an image file or a binary stream of them; a Pillow image; a NumPy array [H, W], [H, W, 1],
-            [H, W, 3] or [H, W, 4]; a torch tensor [C, H, W] with 1, 3 or 4 channels. Arrays and tensors are uint8, or
-            floating-point in 0..1. A Picture is returned unchanged, but for metadata that is not wanted.
+        image: a path, the bytes of an image file or a binary stream of them; a Pillow image; a NumPy array
+            [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; a torch tensor [C, H, W] with 1, 3 or 4 channels.
+            Arrays and tensors are uint8, or floating-point in 0..1. A Picture is returned unchanged, but for
+            metadata that is not wanted.
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
 
@@ -85,7 +90,8 @@ def _tensor_to_array(tensor: Any) -> NDArray[Any]:
     """[C, H, W] → [H, W, C]."""
     if tensor.ndim != 3 or tensor.shape[0] not in CHANNELS:
         raise PictureError(
-            f"An image as a tensor is [C, H, W] with 1, 3 or 4 channels, not {list(tensor.shape)}; give one image of a batch."
+            f"An image as a tensor is [C, H, W] with 1, 3 or 4 channels, not {list(tensor.shape)}; give one "
+            "image of a batch."
         )
     values = tensor.detach().cpu()
     array: NDArray[Any] = (values.float() if values.is_floating_point() else values).numpy()
@@ -98,7 +104,8 @@ def array_to_pil(array: NDArray[Any]) -> PIL.Image.Image:
         first = array.ndim == 3 and array.shape[0] in CHANNELS
         remedy = "; move the channels to the end with array.transpose(1, 2, 0)" if first else ""
         raise PictureError(
-            f"An image as an array is [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], not {list(array.shape)}{remedy}."
+            "An image as an array is [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], not "
+            f"{list(array.shape)}{remedy}."
         )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
@@ -116,7 +123,8 @@ def _as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())
     if not (low >= 0 and high <= 1):
         raise PictureError(
-            f"An image of floating-point values is in 0..1, and this one has {low:g} to {high:g}; scale or clip it first."
+            f"An image of floating-point values is in 0..1, and this one has {low:g} to {high:g}; scale or "
+            "clip it first."
         )
     return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
 

@@ -191,7 +191,8 @@ class Picture:
 
         Raises:
             OptionError: for a stream without a format.
-            PictureError: if the format is unknown, or the image cannot be written; the message names the file.
+            PictureError: if the format is unknown, or the image cannot be written; the message names the
+                file.
             OSError: if the file system refuses.
         """
         if isinstance(target, str | os.PathLike):

@@ -49,7 +49,8 @@ def choose_precision(asked: str, device: torch.device, subject: str) -> Precisio
         raise OptionError(f"The precision is one of {', '.join(PRECISIONS)}, not {asked!r}.")
     if (by_accelerate := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("", "no"):
         raise OptionError(
-            f"ACCELERATE_MIXED_PRECISION is {by_accelerate}; unset it, and choose the precision with --precision."
+            f"ACCELERATE_MIXED_PRECISION is {by_accelerate}; unset it, and choose the precision with "
+            "--precision."
         )
     unit = bfloat16_unit(device)
     kind = "GPU" if device.type == "cuda" else "processor"

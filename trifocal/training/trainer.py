@@ -248,5 +248,6 @@ class Trainer:
             **self.task.record(),
             "steps": self.elapsed.step,
             "minutes": round(self.elapsed.seconds / 60, 1),
-            "machine": f"{self.accelerator.device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+            "machine": f"{self.accelerator.device.type}, {torch.get_num_threads()} threads, "
+            f"torch {torch.__version__}",
         }

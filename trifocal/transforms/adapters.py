@@ -1,7 +1,7 @@
 """Cross-attention between image features and text tokens, in both directions.
 
-TACO's text adapter (Lee et al., ICML 2024): an Injector adds text to image features, and an Extractor adds image features to
-tokens. See `codecs/taco.py` for their positions.
+TACO's text adapter (Lee et al., ICML 2024): an Injector adds text to image features, and an Extractor adds
+image features to tokens. See `codecs/taco.py` for their positions.
 """
 
 import torch
@@ -61,9 +61,11 @@ class CrossAttention(nn.Module):
 
 
 class Injector(nn.Module):
-    """Text into a feature map: LN(image) + γ · attention(LN(image) → LN(linear(tokens))), γ per channel, initially 0.
+    """Text into a feature map: LN(image) + γ · attention(LN(image) → LN(linear(tokens))), γ per channel,
+    initially 0.
 
-    The skip connection carries normalised features, so each position is normalised also for γ = 0 and without text.
+    The skip connection carries normalised features, so each position is normalised also for γ = 0 and without
+    text.
 
     Args:
         channels: C of the feature map.
@@ -82,7 +84,9 @@ class Injector(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(channels))
 
     def forward(self, image: Tensor, tokens: Tensor | None, mask: Tensor | None = None) -> Tensor:
-        """image [B, H, W, C], tokens [B, T, D] or None, mask [B, T] or None → [B, H, W, C], in the image's dtype."""
+        """image [B, H, W, C], tokens [B, T, D] or None, mask [B, T] or None → [B, H, W, C], in the image's
+        dtype.
+        """
         normal: Tensor = self.norm_image(image.to(self.gamma.dtype))
         if tokens is not None:
             attended = self.attention(normal.flatten(1, 2), self._keys(tokens), mask)

@@ -1,4 +1,5 @@
-"""Cheng et al., "Learned Image Compression with Discretized Gaussian Mixture Likelihoods and Attention Modules", 2020.
+"""Cheng et al., "Learned Image Compression with Discretized Gaussian Mixture Likelihoods and Attention
+Modules", 2020.
 
 Its transforms with residual blocks and sub-pixel convolutions, in the form without attention (CompressAI's
 `cheng2020-anchor`), and Cross-modal's semantic–spatial aware blocks in the synthesis (section 4.5).
@@ -17,7 +18,8 @@ SLOPE = 0.01  # of the leaky ReLUs
 
 
 class DivisiveNorm(nn.Module):
-    """Generalised divisive normalisation (Ballé et al. 2016), or its inverse: x · (β + Σ γ x²)^∓½, [B, H, W, C] → same.
+    """Generalised divisive normalisation (Ballé et al. 2016), or its inverse: x · (β + Σ γ x²)^∓½, [B, H, W,
+    C] → same.
 
     β and γ are the squares of what is learned, so that they stay positive.
     """
@@ -52,7 +54,9 @@ class Residual(nn.Module):
 
 
 class ConvolutionBlock(ResidualBlock):
-    """x + two 3×3 convolutions, each with a leaky ReLU: [B, H, W, C] → same; receptive field two positions to each side."""
+    """x + two 3×3 convolutions, each with a leaky ReLU: [B, H, W, C] → same; receptive field two positions to
+    each side.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -92,7 +96,9 @@ def doubling(channels: int) -> Residual:
 
 
 class ChengAnalysis(nn.Module):
-    """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, N]: (halving, residual block) three times, then 3×3 with stride 2."""
+    """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, N]: (halving, residual block) three times, then 3×3 with
+    stride 2.
+    """
 
     def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
@@ -111,8 +117,8 @@ class ChengSynthesis(nn.Module):
 
         y_hat ── (residual block, doubling, SSA) × 3 ── residual block, sub-pixel ×2 to 3 ── SSA ── x_hat
 
-    Cross-modal cuts this decoder into four stages, one for each upsampling, with a semantic–spatial aware block (SSA)
-    after each; the last one works on the image's three channels.
+    Cross-modal cuts this decoder into four stages, one for each upsampling, with a semantic–spatial aware
+    block (SSA) after each; the last one works on the image's three channels.
 
     Args:
         channels: N.

@@ -1,7 +1,8 @@
 """The dual-layer codec's conditions from the base preview at three scales, and the synthesis that takes them.
 
-T. Shen, J. Quan and Y. Liu, "Dual-Layer Image Codec with Text Guidance for Hybrid Visual Perception", figure 2. Its extractor
-makes the preview from the base layer's features (here `detection/feature_codec.py`), and a U-Net makes conditions from the preview.
+T. Shen, J. Quan and Y. Liu, "Dual-Layer Image Codec with Text Guidance for Hybrid Visual Perception", figure
+2. Its extractor makes the preview from the base layer's features (here `detection/feature_codec.py`), and a
+U-Net makes conditions from the preview.
 """
 
 from collections.abc import Sequence
@@ -26,8 +27,8 @@ class UNet(nn.Module):
                                                                  │        up           └──────────── c½
                                                                  └─ conv 3×3 stride 2, block ─┴───── c¼
 
-    A block is two 3×3 convolutions and a skip (the figure's ResBlock); "with" is a concatenation and a linear layer; up is a
-    linear layer and depth to space. The receptive field is bounded.
+    A block is two 3×3 convolutions and a skip (the figure's ResBlock); "with" is a concatenation and a linear
+    layer; up is a linear layer and depth to space. The receptive field is bounded.
 
     Args:
         channels: C1, C2 and C3.
@@ -70,11 +71,12 @@ def doubling(inputs: int, outputs: int) -> nn.Sequential:
 class ConditionedSynthesis(nn.Module):
     """y_hat [B, h, w, M], and c1, c½, c¼ → the residual that is added to the preview, [B, 16·h, 16·w, 3].
 
-        y_hat ── attention ── ×2, bottlenecks ── ×2, with c¼, bottlenecks ── ×2, with c½, bottlenecks ── ×2, with c1, block ── 3
+        y_hat ── attention ── ×2, bottlenecks ── ×2, with c¼, bottlenecks ── ×2, with c½, bottlenecks ── ×2,
+        with c1, block ── 3
 
-    ELIC's parts (×2 is a transposed 5×5 convolution), whose receptive field is bounded; attention windows would have to be aligned
-    to 64 pixels, and the latents of a region are not. "With" is a concatenation and a linear layer. The residual is initially
-    zero.
+    ELIC's parts (×2 is a transposed 5×5 convolution), whose receptive field is bounded; attention windows
+    would have to be aligned to 64 pixels, and the latents of a region are not. "With" is a concatenation and
+    a linear layer. The residual is initially zero.
 
     Args:
         known: channels of c1, c½ and c¼.
@@ -112,9 +114,11 @@ class ConditionedSynthesis(nn.Module):
 
 
 def conditioned_receptive_field(bottlenecks: int) -> int:
-    """Receptive field of `ConditionedSynthesis` with its U-Net, pixels to each side; 122 with three bottlenecks.
+    """Receptive field of `ConditionedSynthesis` with its U-Net, pixels to each side; 122 with three
+    bottlenecks.
 
-    The path of the latent is the longest: attention at 1/16, and at each scale a transposed 5×5 kernel (one coarser position) and
+    The path of the latent is the longest: attention at 1/16, and at each scale a transposed 5×5 kernel (one
+        coarser position) and
     the layers after it.
     """
     kernels = sum(stride * bottlenecks for stride in (8, 4, 2))

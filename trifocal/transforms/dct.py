@@ -25,7 +25,8 @@ def dct_matrix(size: int) -> Tensor:
 def block_transform(size: int) -> Tensor:
     """The colour DCT of a size×size block as one orthonormal matrix, [3·size², size²·3].
 
-    Rows are ordered by `coefficient_order`; columns as `space_to_depth` orders a block: (row, column, colour).
+    Rows are ordered by `coefficient_order`; columns as `space_to_depth` orders a block: (row, column,
+    colour).
     """
     basis = torch.einsum("kc,ui,vj->kuvijc", colour_matrix(), dct_matrix(size), dct_matrix(size))
     return basis.reshape(3 * size * size, size * size * 3)[coefficient_order(size)]
@@ -39,8 +40,8 @@ def coefficient_order(size: int) -> Tensor:
 def coefficient_std(size: int) -> Tensor:
     """Standard deviation of each coefficient for natural images on a 0..255 scale, [3, size, size].
 
-    log std = a − b·√f, f the radial frequency in half cycles per 16 pixels, with a separate constant term; a, b and
-    that term are fitted to 300 training photographs (largest error a factor of 2.4).
+    log std = a − b·√f, f the radial frequency in half cycles per 16 pixels, with a separate constant term; a,
+    b and that term are fitted to 300 training photographs (largest error a factor of 2.4).
     """
     f = torch.arange(size) * (16 / size)
     radius = (f[:, None] ** 2 + f[None, :] ** 2).sqrt()

@@ -1,9 +1,11 @@
 """ELIC's transforms: strided 5×5 convolutions, bottlenecks, and local attention.
 
-D. He et al., "ELIC: Efficient Learned Image Compression with Unevenly Grouped Space-Channel Contextual Adaptive Coding"
-(CVPR 2022), section 3.4 and figure 3; sizes as in CompressAI's `elic2022-official`. The attention is Z. Cheng et al.'s
-("Learned Image Compression with Discretized Gaussian Mixture Likelihoods and Attention Modules", CVPR 2020): a gate from
-convolutions, without a sum over the image. The receptive field is bounded, so tiles with a halo are exact.
+D. He et al., "ELIC: Efficient Learned Image Compression with Unevenly Grouped Space-Channel Contextual
+    Adaptive Coding"
+(CVPR 2022), section 3.4 and figure 3; sizes as in CompressAI's `elic2022-official`. The attention is Z. Cheng
+et al.'s ("Learned Image Compression with Discretized Gaussian Mixture Likelihoods and Attention Modules",
+CVPR 2020): a gate from convolutions, without a sum over the image. The receptive field is bounded, so tiles
+with a halo are exact.
 """
 
 import torch
@@ -15,7 +17,9 @@ ATTENTION_UNITS = 3
 
 
 class Bottleneck(ResidualBlock):
-    """x + 1×1, 3×3, 1×1 with ReLU between, half as wide inside: [B, H, W, C] → same; receptive field one position to each side."""
+    """x + 1×1, 3×3, 1×1 with ReLU between, half as wide inside: [B, H, W, C] → same; receptive field one
+    position to each side.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -83,7 +87,8 @@ class ElicAnalysis(nn.Module):
 
 
 class ElicSynthesis(nn.Module):
-    """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w], not clamped: the analysis in reverse, with transposed convolutions.
+    """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w], not clamped: the analysis in reverse, with transposed
+    convolutions.
 
     Args:
         channels: N.
@@ -113,10 +118,11 @@ class ElicSynthesis(nn.Module):
 
 
 def elic_receptive_field(bottlenecks: int = 3) -> int:
-    """Receptive field of analysis and synthesis, pixels to each side, rounded up to whole latents: 144 in the paper.
+    """Receptive field of analysis and synthesis, pixels to each side, rounded up to whole latents: 144 in the
+    paper.
 
-    At each stride a 3×3 kernel adds one position to each side. A strided 5×5 kernel adds two positions of the finer scale, and a
-    transposed one a position of the coarser scale, which is as many pixels.
+    At each stride a 3×3 kernel adds one position to each side. A strided 5×5 kernel adds two positions of the
+    finer scale, and a transposed one a position of the coarser scale, which is as many pixels.
     """
     small = {2: bottlenecks, 4: bottlenecks + ATTENTION_UNITS, 8: bottlenecks, 16: ATTENTION_UNITS}
     strided = (2, 4, 8, 16)

@@ -1,9 +1,9 @@
 """HiFiC's transforms (Mentzer et al., "High-Fidelity Generative Image Compression", 2020, figure 2).
 
-Sizes and order of the layers are the paper's and its published code's, Apache-2.0. Its ChannelNorm, a normalisation of each
-position over its channels, is `nn.LayerNorm` here: the variance divides by C instead of C − 1, which the learned factor
-absorbs. The paper has one model per rate; here the quality acts only through the entropy model's gains, and the
-synthesis ignores the level.
+Sizes and order of the layers are the paper's and its published code's, Apache-2.0. Its ChannelNorm, a
+normalisation of each position over its channels, is `nn.LayerNorm` here: the variance divides by C instead of
+C − 1, which the learned factor absorbs. The paper has one model per rate; here the quality acts only through
+the entropy model's gains, and the synthesis ignores the level.
 """
 
 from itertools import pairwise
@@ -80,7 +80,9 @@ class NormalisedBlock(ResidualBlock):
 
 
 class Upsampling(nn.Module):
-    """A transposed convolution, ChannelNorm and ReLU: [B, H, W, I] → [B, 2·H, 2·W, O]; receptive field one position to each side."""
+    """A transposed convolution, ChannelNorm and ReLU: [B, H, W, I] → [B, 2·H, 2·W, O]; receptive field one
+    position to each side.
+    """
 
     RECEPTIVE_FIELD = 1
 
@@ -100,10 +102,11 @@ class HificSynthesis(nn.Module):
                                                   └───────────────────────┘
               ── (up ×2 to 8w, 4w, 2w, w, each with SSA) ── conv 7×7 ── x_hat
 
-    The generator of HiFiC with Cross-modal's semantic–spatial aware blocks (SSA), which are left out for codecs without
-    text. Cross-modal (section 3.2) divides the decoder into a residual and an upsampling part and puts a block
-    "at the end of each part", without a number; for its other backbone (section 4.5) it names one after each upsampling.
-    This has one after the residual blocks and one after each of the four upsamplings.
+    The generator of HiFiC with Cross-modal's semantic–spatial aware blocks (SSA), which are left out for
+    codecs without text. Cross-modal (section 3.2) divides the decoder into a residual and an upsampling part
+    and puts a block "at the end of each part", without a number; for its other backbone (section 4.5) it
+    names one after each upsampling. This has one after the residual blocks and one after each of the four
+    upsamplings.
 
     Args:
         width: w.
@@ -176,8 +179,8 @@ class HificHyperAnalysis(nn.Module):
 class HificHyperSynthesis(nn.ModuleList):
     """z_hat [B, h/4, w/4, Z] → features [B, h, w, 2·M]: one network for the means and one for the scales.
 
-    Each is twice deconv 5×5 stride 2, then conv 3×3, with ReLU between: all layers have integer forms. It is an `nn.ModuleList`
-    because `integer_network` converts lists of networks.
+    Each is twice deconv 5×5 stride 2, then conv 3×3, with ReLU between: all layers have integer forms. It is
+    an `nn.ModuleList` because `integer_network` converts lists of networks.
     """
 
     def __init__(self, latent_channels: int = LATENT_CHANNELS, hyper_channels: int = HYPER_CHANNELS) -> None:

@@ -13,13 +13,13 @@ RECEPTIVE_FIELD = BLOCK // 2
 class Lapping(nn.Module):
     """A matrix over the 16 samples around each edge of a block, along rows and columns: [B, H, W, C] → same.
 
-    Before a DCT, and inverted after the inverse DCT, it forms a lapped transform: basis functions of neighbouring blocks overlap, which
-    removes block edges and saves bits on smooth signals (coding gain 9.93 dB for a first-order signal of correlation
-    0.95; the DCT of 16 has 9.46 dB).
+    Before a DCT, and inverted after the inverse DCT, it forms a lapped transform: basis functions of
+    neighbouring blocks overlap, which removes block edges and saves bits on smooth signals (coding gain 9.93
+    dB for a first-order signal of correlation 0.95; the DCT of 16 has 9.46 dB).
 
-    It is initialised to the pre-filter of Tran, Liang and Tu, "Lapped transform via time-domain pre- and post-filtering" (IEEE
-    Transactions on Signal Processing 51, 2003), type III with the scaling √2, or its inverse. Image edges are
-    mirrored, so that the filter and its inverse commute with cropping.
+    It is initialised to the pre-filter of Tran, Liang and Tu, "Lapped transform via time-domain pre- and
+    post-filtering" (IEEE Transactions on Signal Processing 51, 2003), type III with the scaling √2, or its
+    inverse. Image edges are mirrored, so that the filter and its inverse commute with cropping.
 
     Args:
         inverse: initialise to the post-filter.

@@ -15,10 +15,10 @@ class PreferredSynthesis(Synthesis):
         ... Block × N ─┬─ linear ── depth to space 8 ──────────────────────── + ── x_hat
                        └─ Block × K ── linear ── · preference ── depth to space 8 ┘
 
-    The preference scales the branch. So 0 is the image of `Synthesis` to the last bit, and values between interpolate
-    linearly. UG-ICM (equation 8) instead shifts the features of each block by a perceptron of the preference, and trains
-    at 0 and 1. Linear interpolation between two estimators is known to trade squared error for perceptual
-    quality well (Freirich, Michaeli and Meir 2021).
+    The preference scales the branch. So 0 is the image of `Synthesis` to the last bit, and values between
+    interpolate linearly. UG-ICM (equation 8) instead shifts the features of each block by a perceptron of the
+    preference, and trains at 0 and 1. Linear interpolation between two estimators is known to trade squared
+    error for perceptual quality well (Freirich, Michaeli and Meir 2021).
 
     Args:
         channels, latent_channels, blocks, knots: as in `Synthesis`.

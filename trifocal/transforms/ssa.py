@@ -12,9 +12,10 @@ HIDDEN_CHANNELS = 256
 class WordNorm(nn.Module):
     """(m · γ(text) + 1) · x̄ + m · β(text), with x̄ the batch-normalised x and m a mask: [B, H, W, C] → same.
 
-    The affine map of SSA-GAN (Liao et al. 2022, section 3.3) with its "+ 1". Cross-modal's equation 2 prints m · (γ · x̄ + β),
-    which would erase the signal outside the mask. γ and β are initially zero. Batch normalisation has no affine part of
-    its own, and running statistics in evaluation, so a tile is normalised like the whole image.
+    The affine map of SSA-GAN (Liao et al. 2022, section 3.3) with its "+ 1". Cross-modal's equation 2 prints
+    m · (γ · x̄ + β), which would erase the signal outside the mask. γ and β are initially zero. Batch
+    normalisation has no affine part of its own, and running statistics in evaluation, so a tile is normalised
+    like the whole image.
 
     Args:
         channels: C.
@@ -43,9 +44,9 @@ class SemanticSpatialBlock(nn.Module):
            ├─ conv 3×3 ── batch norm ── ReLU ── conv 1×1 ── sigmoid ── mask         │
            └─ WordNorm(mask) ── ReLU ── conv 3×3 ── WordNorm(mask) ── ReLU ── conv 3×3 ── · γ0
 
-    The block of SSA-GAN that Cross-modal (section 3.2, figure 5) puts into the decoder. The paper mentions a mask
-    predictor, a normalisation and a residual connection, but no number of convolutions; this follows SSA-GAN's
-    two. The mask comes from the block's own input (Cross-modal), not from a smaller one (SSA-GAN).
+    The block of SSA-GAN that Cross-modal (section 3.2, figure 5) puts into the decoder. The paper mentions a
+    mask predictor, a normalisation and a residual connection, but no number of convolutions; this follows
+    SSA-GAN's two. The mask comes from the block's own input (Cross-modal), not from a smaller one (SSA-GAN).
 
     Args:
         channels: C.

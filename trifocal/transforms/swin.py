@@ -1,7 +1,9 @@
-"""Shifted-window attention (Liu et al., "Swin Transformer", 2021), aligned so that tiles with a halo are exact.
+"""Shifted-window attention (Liu et al., "Swin Transformer", 2021), aligned so that tiles with a halo are
+exact.
 
-Windows divide squares of 64 pixels, or are shifted by half a window. Images are padded to such squares, and tiles and their
-halos are aligned to them, so a tile has the windows of the whole image. `swin_receptive_field` gives the joint receptive field.
+Windows divide squares of 64 pixels, or are shifted by half a window. Images are padded to such squares, and
+tiles and their halos are aligned to them, so a tile has the windows of the whole image.
+`swin_receptive_field` gives the joint receptive field.
 """
 
 from collections.abc import Sequence
@@ -23,8 +25,9 @@ POSITIONS = 2**18  # processed at a time
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows: [B, H, W, C] → same, H and W multiples of the window.
 
-    Each head has a learned bias for each relative position. Shifted windows at the edges extend beyond the feature map; the
-    positions there are zeros that are attended to, as in zero-padded convolutions (Swin masks them).
+    Each head has a learned bias for each relative position. Shifted windows at the edges extend beyond the
+    feature map; the positions there are zeros that are attended to, as in zero-padded convolutions (Swin
+    masks them).
 
     Args:
         channels: C, a multiple of `heads`.
@@ -72,7 +75,9 @@ def distances(window: int) -> Tensor:
 
 
 class SwinBlock(nn.Module):
-    """x + attention(norm(x)), then + perceptron(norm(·)): [B, H, W, C] → same; arguments as in `WindowAttention`."""
+    """x + attention(norm(x)), then + perceptron(norm(·)): [B, H, W, C] → same; arguments as in
+    `WindowAttention`.
+    """
 
     def __init__(self, channels: int, heads: int, window: int, shifted: bool) -> None:
         super().__init__()
@@ -100,8 +105,8 @@ class SwinAnalysis(nn.Module):
           ── conv 3×3 stride 2, blocks ── 1/8                                                             (`eighth`)
           ── conv 3×3 stride 2 to M ── y                                                                  (`latent`)
 
-    "With" is a concatenation and a linear layer. Depths, heads, window and width are those of Lu et al.'s "Transformer-based
-    image compression" (2022), whose analysis has this form.
+    "With" is a concatenation and a linear layer. Depths, heads, window and width are those of Lu et al.'s
+    "Transformer-based image compression" (2022), whose analysis has this form.
 
     Args:
         known: channels of c1, c½ and c¼.
@@ -147,9 +152,11 @@ class SwinAnalysis(nn.Module):
 
 
 def swin_receptive_field(depths: Sequence[int], window: int) -> int:
-    """Receptive field of `SwinAnalysis` for the latents of a box on the grid, pixels to each side; 273 at the default sizes.
+    """Receptive field of `SwinAnalysis` for the latents of a box on the grid, pixels to each side; 273 at the
+    default sizes.
 
-    From the latents back to the pixels, a convolution adds one position of the finer scale, and windows extend to their edges.
+    From the latents back to the pixels, a convolution adds one position of the finer scale, and windows
+    extend to their edges.
     """
     pixels = 0
     for stride, depth in reversed(list(zip(HALVINGS, depths, strict=True))):

@@ -17,8 +17,8 @@ class WordedBlock(ResidualBlock):
            └─ depthwise ─┬─ linear ── (m·γ + 1)·h + m·β ── ReLU ── linear ─┘
                          └─ linear ── sigmoid ── m, one per position
 
-    γ and β come from a perceptron of the pooled text embedding, initially zero (SSA-GAN's form with the "+ 1", Liao et al. 2022,
-    section 3.3). There is no batch normalisation, so tiles stay exact.
+    γ and β come from a perceptron of the pooled text embedding, initially zero (SSA-GAN's form with the "+
+    1", Liao et al. 2022, section 3.3). There is no batch normalisation, so tiles stay exact.
 
     Args:
         channels: C.

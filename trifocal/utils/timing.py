@@ -48,8 +48,9 @@ def gc_paused() -> Iterator[None]:
 
 @contextmanager
 def compiler_deferred() -> Iterator[None]:
-    """Importing torchvision imports torch's compiler, 130 MB and 1.6 s of it, for a function that is hardly ever called. Until this
-    ends a stand-in is found there, whose functions import the compiler when they are called."""
+    """Importing torchvision imports torch's compiler, 130 MB and 1.6 s of it, for a function that is hardly
+    ever called. Until this ends a stand-in is found there, whose functions import the compiler when they are
+    called."""
     if "torchvision" in sys.modules or COMPILER in sys.modules:
         yield
         return

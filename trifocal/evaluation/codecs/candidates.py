@@ -37,8 +37,8 @@ __all__ = [
 class Candidate(Protocol):
     """What can be measured.
 
-    `name` is its name in tables, `weights` the fingerprint of its weights in hexadecimal ("" without). `encode` returns
-    the bytes of a whole file, `decode` uint8 [H, W, 3].
+    `name` is its name in tables, `weights` the fingerprint of its weights in hexadecimal ("" without).
+    `encode` returns the bytes of a whole file, `decode` uint8 [H, W, 3].
     """
 
     @property
@@ -54,7 +54,8 @@ class LoadedPreset:
 
     Raises:
         PresetError: for an unknown preset.
-        WeightsError: for weights that are missing, damaged or of another network; the message starts with the label.
+        WeightsError: for weights that are missing, damaged or of another network; the message starts with the
+            label.
     """
 
     def __init__(self, variant: Variant) -> None:
@@ -160,14 +161,18 @@ def ignore(notice: str) -> None:
 
 
 def candidate_for(candidate: Candidate | TextCandidate, image: str) -> Candidate:
-    """The candidate with the text of an image, if it takes one. Raises OptionError if the image has no such text."""
+    """The candidate with the text of an image, if it takes one. Raises OptionError if the image has no such
+    text.
+    """
     return candidate.for_image(image) if isinstance(candidate, TextCandidate) else candidate
 
 
 def decoded_image(
     candidate: Candidate, data: bytes, decoded: Pixels, original: Picture, name: str
 ) -> DecodedImage:
-    """Resize a decoded image to the original's size for metrics; detectors get the image at its decoded size."""
+    """Resize a decoded image to the original's size for metrics; detectors get the image at its decoded
+    size.
+    """
     size = original.width, original.height
     if decoded.shape[1::-1] != size:
         decoded = resize(decoded, size, Image.Resampling.BICUBIC)

@@ -47,7 +47,8 @@ def create_candidate(variant: Variant, texts: TextKinds | None = None) -> Candid
 def load_custom_weights(
     candidates: Sequence[str | Preset | Other], device: str = "cpu"
 ) -> list[Variant | Other]:
-    """Parse names (other objects are kept), and load the weights of those with a label once, to raise errors before the long work.
+    """Parse names (other objects are kept), and load the weights of those with a label once, to raise errors
+    before the long work.
 
     Raises:
         OptionError, PresetError: as `parse_variants`.

@@ -1,4 +1,6 @@
-"""Layered presets measured by parts: the base layer alone, independent layers, and codecs at the detector's input size."""
+"""Layered presets measured by parts: the base layer alone, independent layers, and codecs at the detector's
+input size.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ BASE_LAYER_DETECTORS = {"dual-layer": "fasterrcnn_resnet50_fpn", "dual-layer-com
 class BaseLayerCandidate:
     """The base layer of a layered preset alone: the file that `trifocal strip --layers base` writes.
 
-    Qualities are base qualities, whole numbers. `encode` codes both layers and drops one, so its time covers both.
+    Qualities are base qualities, whole numbers. `encode` codes both layers and drops one, so its time covers
+    both.
 
     Raises:
         PresetError: for a preset without layers.

@@ -1,4 +1,6 @@
-"""Other codecs for comparison, through Pillow: AVIF, WebP, JPEG, JPEG XL, HEIC, and PNG as the lossless reference."""
+"""Other codecs for comparison, through Pillow: AVIF, WebP, JPEG, JPEG XL, HEIC, and PNG as the lossless
+reference.
+"""
 
 import io
 from collections.abc import Mapping

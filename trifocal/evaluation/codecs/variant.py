@@ -147,7 +147,8 @@ def parse_variants(
     device: str = "cpu",
     check: Callable[[Variant], object] | None = None,
 ) -> list[Variant | Other]:
-    """Parse all names; a Preset is measured by its name, and registered if it is not known. Other objects are kept.
+    """Parse all names; a Preset is measured by its name, and registered if it is not known. Other objects are
+    kept.
 
     Args:
         check: called with each variant that has custom weights, to load them.
@@ -207,7 +208,8 @@ def _parse_custom_weights(text: str, device: str) -> Variant:
         raise OptionError(f"{text!r} is not LABEL=PRESET:WEIGHTS; write it like {EXAMPLE}.")
     if not LABEL.fullmatch(label):
         raise OptionError(
-            f"The label {label!r} may contain letters, digits, spaces and . _ + - only, and starts with a letter or digit."
+            f"The label {label!r} may contain letters, digits, spaces and . _ + - only, and starts with a "
+            "letter or digit."
         )
     if label in PILLOW_CODECS or any(label == known.name for known in presets.all_presets()):
         raise OptionError(f"The label {label!r} is the name of a preset or format; choose another.")
@@ -247,7 +249,9 @@ def _expand(
     support: str,
     message: str,
 ) -> list[Variant | Other]:
-    """A variant for each value of `field` where the preset's attribute `support` is true and nothing is set yet."""
+    """A variant for each value of `field` where the preset's attribute `support` is true and nothing is set
+    yet.
+    """
     expanded: list[Variant | Other] = []
     supported = False
     for candidate in candidates:

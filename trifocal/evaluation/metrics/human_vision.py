@@ -1,6 +1,7 @@
 """Metrics that model human vision: Butteraugli, ColorVideoVDP and FLIP, by their authors' code.
 
-All three run on the CPU and read the pixels as sRGB. Their viewing conditions are the defaults of the implementations.
+All three run on the CPU and read the pixels as sRGB. Their viewing conditions are the defaults of the
+implementations.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ MIN_SIDE_CVVDP = 2  # pixels: the package's pyramid needs two
 
 
 def load_butteraugli() -> Measure:
-    """The 3-norm of the distance map of Butteraugli at 80 nits, as libjxl's `butteraugli_main` prints it. 0 for equal images.
+    """The 3-norm of the distance map of Butteraugli at 80 nits, as libjxl's `butteraugli_main` prints it. 0
+    for equal images.
 
-    The original is the program's reference: exchanging the two images changes the value. Compare values of one release
-    of libjxl only. The measure returns None where a side is shorter than MIN_SIDE_BUTTERAUGLI.
+    The original is the program's reference: exchanging the two images changes the value. Compare values of
+    one release of libjxl only. The measure returns None where a side is shorter than MIN_SIDE_BUTTERAUGLI.
 
     Raises:
         NotMeasured: if the program is not installed, or, from the measure, if it fails.
@@ -59,7 +61,8 @@ def load_butteraugli() -> Measure:
 def load_cvvdp() -> Measure:
     """ColorVideoVDP (Mantiuk et al. 2024, doi 10.1145/3658144), in JOD: 10 is no visible difference.
 
-    The display is `standard_4k`: 200 nits, 75.4 pixels per degree. The measure returns None where a side is shorter
+    The display is `standard_4k`: 200 nits, 75.4 pixels per degree. The measure returns None where a side is
+        shorter
     than MIN_SIDE_CVVDP.
 
     Raises:
@@ -89,7 +92,8 @@ def load_cvvdp() -> Measure:
 
 
 def load_flip() -> Measure:
-    """The mean of LDR-FLIP (Andersson et al. 2020, doi 10.1145/3406183) at 67 pixels per degree, 0..1. 0 for equal images.
+    """The mean of LDR-FLIP (Andersson et al. 2020, doi 10.1145/3406183) at 67 pixels per degree, 0..1. 0 for
+    equal images.
 
     Raises:
         MissingExtra: without the package flip-evaluator.

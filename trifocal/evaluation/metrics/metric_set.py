@@ -36,8 +36,8 @@ class DecodedImage:
     Attributes:
         decoded, original: uint8 [H, W, 3].
         name: as in tables.
-        find: returns the objects in the file, in the pixels of `decoded`, for a detector's name and the detector; None
-            if the detector runs on `decoded`.
+        find: returns the objects in the file, in the pixels of `decoded`, for a detector's name and the
+            detector; None if the detector runs on `decoded`.
     """
 
     decoded: Pixels
@@ -180,7 +180,9 @@ class MetricSet:
         return Annotations.read(path)
 
     def _named(self, instances: Annotations, name: str, height: int, width: int) -> NDArray[np.bool_] | None:
-        """True inside the boxes of the objects that the first caption names, [height, width]; None without any."""
+        """True inside the boxes of the objects that the first caption names, [height, width]; None without
+        any.
+        """
         image, captions = instances.images.find(name), self.captions.get(Path(name).name)
         if image is None or not captions:
             return None

@@ -20,7 +20,8 @@ class Pair:
 
     Attributes:
         captions: of the original; the first is the one that text conditioning uses.
-        named: True inside the boxes of the objects that the first caption names, [H, W]; None without such boxes.
+        named: True inside the boxes of the objects that the first caption names, [H, W]; None without such
+            boxes.
 
     Raises:
         OptionError: for other types or different sizes.

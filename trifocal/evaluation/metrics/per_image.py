@@ -1,10 +1,11 @@
 """Metrics with one number per image, and the table of all of them.
 
-Images are uint8 [H, W, 3] with a peak of 255. The mean over images is the mean of these numbers (of PSNRs, not the PSNR
-of a mean error), as in CompressAI's published tables. The MS-SSIMs of torchmetrics and of pytorch-msssim, which the
-published rows use, differ by at most 0.0001 on decoded Kodak images. The package ssimulacra2 was compared with its authors' tool
-(libjxl 0.11) on four Kodak images coded as JPEG, AVIF and WebP with scores of 20 to 85: it is lower by 0.8 in the mean,
-by 0.3 above 70 and by up to 2.6 below 40. Compare its figures only with each other.
+Images are uint8 [H, W, 3] with a peak of 255. The mean over images is the mean of these numbers (of PSNRs,
+not the PSNR of a mean error), as in CompressAI's published tables. The MS-SSIMs of torchmetrics and of
+pytorch-msssim, which the published rows use, differ by at most 0.0001 on decoded Kodak images. The package
+ssimulacra2 was compared with its authors' tool (libjxl 0.11) on four Kodak images coded as JPEG, AVIF and
+WebP with scores of 20 to 85: it is lower by 0.8 in the mean, by 0.3 above 70 and by up to 2.6 below 40.
+    Compare its figures only with each other.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Metric:
         title: for plots.
         unit: "dB", "JOD", or empty.
         better: the direction of better values.
-        load: creates the measure; raises MissingExtra or NotMeasured. The measure returns None for an image that it
-            cannot measure.
+        load: creates the measure; raises MissingExtra or NotMeasured. The measure returns None for an image
+            that it cannot measure.
         why_none: what such an image lacks.
         needs_boxes: whether the measure needs `Pair.named`.
         limits: the lowest and highest value that a BD-rate covers; None for the whole overlap of the curves.
@@ -89,7 +90,9 @@ def psnr(decoded: Pixels, original: Pixels) -> float:
 
 
 def psnr_in_boxes(pair: Pair, inside: bool) -> float | None:
-    """PSNR of the pixels inside (or outside) the named boxes; None if there are no boxes, or no such pixels."""
+    """PSNR of the pixels inside (or outside) the named boxes; None if there are no boxes, or no such
+    pixels.
+    """
     if pair.named is None:
         return None
     chosen = pair.named == inside

@@ -1,7 +1,7 @@
 """Metrics that need a trained network: LPIPS, DISTS, CLIP scores, NIMA, and the project's image encoder.
 
-If the weights of a network are neither on this machine nor downloadable, loading raises NotMeasured. Images keep their
-size; values are scaled as each network was trained.
+If the weights of a network are neither on this machine nor downloadable, loading raises NotMeasured. Images
+keep their size; values are scaled as each network was trained.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def load_dists() -> Measure:
 def load_clip_score(reference: bool, name: str = CLIP) -> Measure:
     """Hessel et al. 2021 (arXiv 2104.08718), without their factor 2.5: 100 · max(cos(image, caption), 0).
 
-    With `reference`, RefCLIPScore: the harmonic mean of that and the first caption's largest cosine to the other captions.
+    With `reference`, RefCLIPScore: the harmonic mean of that and the first caption's largest cosine to the
+        other captions.
     None for an image without a caption (with `reference`, without a second one).
     """
     with loading("CLIP score", f"transformers ({name})"):
@@ -155,7 +156,8 @@ def load_nima(weights: str | None = None) -> Measure:
 
 
 def load_tower_distance() -> Measure:
-    """The distance between features of the project's image encoder (`losses.perceptual.TowerDistance`), 0..4, on 0..1.
+    """The distance between features of the project's image encoder (`losses.perceptual.TowerDistance`), 0..4,
+    on 0..1.
 
     0 for equal images.
 

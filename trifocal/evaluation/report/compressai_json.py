@@ -1,8 +1,10 @@
 """Read and write result files in the JSON format of CompressAI, in which published curves come.
 
-    {"name": ..., "description": ..., "results": {"bpp": [...], "psnr-rgb": [...], "ms-ssim-rgb": [...], "encoding_time": [...]}}
+    {"name": ..., "description": ..., "results": {"bpp": [...], "psnr-rgb": [...], "ms-ssim-rgb": [...],
+    "encoding_time": [...]}}
 
-Each list has an entry per point of the curve. Times are seconds per image. Older files have psnr and ms-ssim without "-rgb".
+Each list has an entry per point of the curve. Times are seconds per image. Older files have psnr and ms-ssim
+without "-rgb".
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ RGB_METRICS = ("psnr", "ms-ssim")  # their names end in -rgb in these files
 def write_compressai(
     path: str | os.PathLike[str], name: str, description: str, means: Sequence[MeanResult]
 ) -> None:
-    """Write the points of one codec by increasing bpp. A metric that a point lacks is left out. Raises OSError."""
+    """Write the points of one codec by increasing bpp. A metric that a point lacks is left out. Raises
+    OSError.
+    """
     points = sorted(means, key=lambda mean: mean.bpp)
     results: dict[str, list[float]] = {"bpp": [point.bpp for point in points]}
     for metric in METRICS.values():
@@ -61,7 +65,8 @@ def read_compressai(path: str | os.PathLike[str]) -> dict[str, Curve]:
                 curves[known] = Curve.of(name, points)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise OptionError(
-            f"{path} is no result file of CompressAI: it needs results with a list of bpp, and a list of the same length for each metric."
+            f"{path} is no result file of CompressAI: it needs results with a list of bpp, and a list of "
+            "the same length for each metric."
         ) from None
     return curves
 

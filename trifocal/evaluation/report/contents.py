@@ -58,7 +58,8 @@ class CurveComparison:
     Attributes:
         bd_rate: in percent; -10 means 10 % fewer bytes at the same metric.
         bd_metric: above 0 if the codec is better at the same bytes; in dB for MS-SSIM.
-        overlap: the interval of the metric that bd_rate covers, on its natural scale or that of `Metric.scaled`.
+        overlap: the interval of the metric that bd_rate covers, on its natural scale or that of
+            `Metric.scaled`.
     """
 
     codec: str
@@ -103,7 +104,8 @@ class ReportData:
         folder: of the images.
         curves, published: by the metric's name, values on its natural scale (MS-SSIM 0..1).
         notes: sentences: what failed, what was not measured, and how to measure it.
-        own: the codecs of `curves` that are drawn most prominently; if empty, those that begin with "Trifocal".
+        own: the codecs of `curves` that are drawn most prominently; if empty, those that begin with
+            "Trifocal".
         words: the differences between kinds of text.
     """
 

@@ -68,7 +68,8 @@ def _parse_crop(crop: str, names: Sequence[str], data: Path) -> CropLocation:
     name = crop if parsed is None else parsed["picture"]
     if name not in names:
         raise OptionError(
-            f"{data} has no image {name!r}; write a crop as PICTURE:X,Y,WIDTH,HEIGHT or PICTURE, with the name of an "
+            f"{data} has no image {name!r}; write a crop as PICTURE:X,Y,WIDTH,HEIGHT or PICTURE, with the "
+            "name of an "
             "image in that folder."
         )
     if parsed is None:
@@ -77,7 +78,8 @@ def _parse_crop(crop: str, names: Sequence[str], data: Path) -> CropLocation:
     picture = Picture.open(image_path(data, name), "colour")
     if not width or not height or x + width > picture.width or y + height > picture.height:
         raise OptionError(
-            f"The crop {parsed['box']} (x,y,width,height) is not within the {picture.width}×{picture.height} pixels "
+            f"The crop {parsed['box']} (x,y,width,height) is not within the "
+            f"{picture.width}×{picture.height} pixels "
             f"of {name}."
         )
     return CropLocation(name, "chosen", (x, y, x + width, y + height))

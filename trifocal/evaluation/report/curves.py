@@ -1,7 +1,7 @@
 """Rate–distortion curves and Bjøntegaard differences between them.
 
-Curves are interpolated by PCHIP through (metric, log rate), as CompressAI and recent papers do. Two curves are compared
-over their overlap only; no curve is extrapolated.
+Curves are interpolated by PCHIP through (metric, log rate), as CompressAI and recent papers do. Two curves
+are compared over their overlap only; no curve is extrapolated.
 """
 
 import csv
@@ -43,7 +43,8 @@ class Curve:
 
     @classmethod
     def of(cls, name: str, points: Points) -> "Curve":
-        """Sort (rate, value) points, and drop those that are not finite, or cost more than another and are no better.
+        """Sort (rate, value) points, and drop those that are not finite, or cost more than another and are no
+        better.
 
         Raises:
             OptionError: for a rate that is not above 0.
@@ -71,7 +72,8 @@ class BjontegaardDelta:
 
 
 def bd_rate(anchor: Curve, test: Curve, limits: tuple[float, float] | None = None) -> BjontegaardDelta:
-    """The mean difference of the rate at equal metric, in percent: -10 means that `test` needs 10 % fewer bits.
+    """The mean difference of the rate at equal metric, in percent: -10 means that `test` needs 10 % fewer
+    bits.
 
     Args:
         limits: the lowest and highest value of the metric that the mean covers.
@@ -87,7 +89,8 @@ def bd_rate(anchor: Curve, test: Curve, limits: tuple[float, float] | None = Non
 def bd_rate_by(metric: str, anchor: Points, test: Points) -> BjontegaardDelta:
     """The BD-rate of `test` against `anchor` by a metric of `METRICS`, with the conventions of that metric.
 
-    Curves are interpolated on the scale of `Metric.scaled`: metrics that are better when lower (Butteraugli, FLIP, LPIPS)
+    Curves are interpolated on the scale of `Metric.scaled`: metrics that are better when lower (Butteraugli,
+    FLIP, LPIPS)
     are negated, MS-SSIM is -10·log10(1 - x), others are unchanged. The overlap is limited to `Metric.limits`:
     SSIMULACRA2 is compared from 30 to 90. Points outside the limits still shape the curves.
 
@@ -96,8 +99,8 @@ def bd_rate_by(metric: str, anchor: Points, test: Points) -> BjontegaardDelta:
         anchor, test: (rate, value) in any order, the rate above 0, the value on the metric's natural scale.
 
     Returns:
-        The difference in percent, negative if `test` needs fewer bits, and the overlap on the metric's natural scale,
-        the lower value first; None for both if the curves do not overlap within the limits.
+        The difference in percent, negative if `test` needs fewer bits, and the overlap on the metric's
+        natural scale, the lower value first; None for both if the curves do not overlap within the limits.
 
     Raises:
         OptionError: for an unknown metric, or a rate that is not above 0.

@@ -52,7 +52,9 @@ def compare_curves(
 def measure_speeds(
     variants: Sequence[Variant], data: Path, rows: Sequence[ImageResult], texts: TextKinds
 ) -> list[Speed]:
-    """Median times over images and qualities, ratios to the first variant, and peak memory on the largest image."""
+    """Median times over images and qualities, ratios to the first variant, and peak memory on the largest
+    image.
+    """
     largest = max(rows, key=lambda row: row.width * row.height)
     medians = [
         tuple(

@@ -203,7 +203,9 @@ def comparisons(report: ReportData) -> list[ComparisonTable]:
 
 
 def zoom(crop: Crop) -> int:
-    """The integer factor by which a crop is enlarged; all panels fit in one row of a wide page if a factor of 2 allows it."""
+    """The integer factor by which a crop is enlarged; all panels fit in one row of a wide page if a factor of
+    2 allows it.
+    """
     width = max((panel.rgb.shape[1] for panel in crop.panels), default=1)
     abreast = (PAGE_WIDTH + CROP_GAP) // max(1, len(crop.panels)) - CROP_GAP
     most = CROP_WIDTH // width

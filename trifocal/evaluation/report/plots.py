@@ -45,7 +45,9 @@ class MetricInfo:
 
 @dataclass(frozen=True)
 class PlotLine:
-    """A curve with its role, and its number among the curves of that role, which selects the colour and marker."""
+    """A curve with its role, and its number among the curves of that role, which selects the colour and
+    marker.
+    """
 
     curve: Curve
     role: Role
@@ -54,8 +56,8 @@ class PlotLine:
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours. Those of measured curves differ by at least 20 in CIELAB for all types of colour vision (simulated as by
-    Machado et al. 2009); all curves have a contrast of at least 3 to the background."""
+    """Colours. Those of measured curves differ by at least 20 in CIELAB for all types of colour vision
+    (simulated as by Machado et al. 2009); all curves have a contrast of at least 3 to the background."""
 
     name: str
     paper: str
@@ -282,7 +284,8 @@ def decibels(value: float) -> float:
 def unscaled(metric: MetricInfo, value: float) -> float:
     """Convert a value to the metric's natural scale if it is on that of `Metric.scaled`.
 
-    The scale follows from the value: no natural MS-SSIM is above 1, and no natural lower-is-better metric below 0.
+    The scale follows from the value: no natural MS-SSIM is above 1, and no natural lower-is-better metric
+        below 0.
     """
     if is_ms_ssim(metric):
         return 1 - 10 ** (-value / 10) if value > 1 else value

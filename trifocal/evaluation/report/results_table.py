@@ -68,8 +68,8 @@ class ImageResult:
 class MeanResult:
     """One codec at one quality over all images: means of bpp and metrics, medians of times.
 
-    `values` also holds metrics of the whole set (FID, AP ...). A metric is None if one image has none: its mean would
-    cover other images than that of bpp.
+    `values` also holds metrics of the whole set (FID, AP ...). A metric is None if one image has none: its
+    mean would cover other images than that of bpp.
     """
 
     preset: str

@@ -13,7 +13,8 @@ Value = TypeVar("Value")
 
 
 class GroundTruth(Generic[Value]):
-    """A value for each image, found by its path with forward slashes, or by its file name where that is unique.
+    """A value for each image, found by its path with forward slashes, or by its file name where that is
+    unique.
 
     Args:
         source: the file or folder of the values, for messages.
@@ -46,7 +47,9 @@ class GroundTruth(Generic[Value]):
         return None if path is None else self.known[path]
 
     def take(self, name: str) -> Value | None:
-        """As `find`, and note images without a value, or with one that another image of this pass has taken."""
+        """As `find`, and note images without a value, or with one that another image of this pass has
+        taken.
+        """
         path = self._path(name)
         if path is None:
             self.skip(name, f"not in {self.source}")
@@ -67,7 +70,8 @@ class GroundTruth(Generic[Value]):
         if not any(self._path(name) is not None for name in names):
             theirs, ours = next(iter(self.known)), names[0] if names else "nothing"
             raise OptionError(
-                f"{self.source} matches none of these images: it lists e.g. {theirs}; the folder contains e.g. {ours}."
+                f"{self.source} matches none of these images: it lists e.g. {theirs}; the folder contains "
+                f"e.g. {ours}."
             )
 
     @property
@@ -88,5 +92,7 @@ class GroundTruth(Generic[Value]):
 
 
 def relative_name(path: Path, data: Path) -> str:
-    """The name of an image in results: its path in the folder `data`, or its file name if `data` is the image."""
+    """The name of an image in results: its path in the folder `data`, or its file name if `data` is the
+    image.
+    """
     return path.relative_to(data).as_posix() if path != data else path.name

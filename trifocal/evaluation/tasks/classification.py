@@ -53,7 +53,9 @@ class Classification:
         self.labels: list[tuple[int, ...]] = []
 
     def add(self, decoded: Pixels, name: str) -> None:
-        """Classify an image, uint8 [H, W, 3]. Raises OptionError if the network does not have the image's class."""
+        """Classify an image, uint8 [H, W, 3]. Raises OptionError if the network does not have the image's
+        class.
+        """
         value = self.classes.take(name)
         if value is None:
             return
@@ -61,7 +63,8 @@ class Classification:
         scores = self.classify(decoded)
         if not all(0 <= label < len(scores) for label in labels):
             raise OptionError(
-                f"{self.classes.source} lists {name} as class {max(labels)}; the network has 0 to {len(scores) - 1}."
+                f"{self.classes.source} lists {name} as class {max(labels)}; the network has 0 to "
+                f"{len(scores) - 1}."
             )
         self.scores.append(scores)
         self.labels.append(labels)
@@ -108,10 +111,11 @@ def mean_average_precision(scores: Floats, truth: NDArray[np.bool_]) -> float:
 
 
 def read_classes(path: Path) -> GroundTruth[int | tuple[int, ...]]:
-    """The class of each image by file name, or several, from JSON (`{"a.jpg": 3}`, `{"a.jpg": [3, 8]}`) or CSV.
+    """The class of each image by file name, or several, from JSON (`{"a.jpg": 3}`, `{"a.jpg": [3, 8]}`) or
+    CSV.
 
-    A line of CSV is a file name, a comma and the class, or classes separated by spaces. A first line without a number
-    is a heading.
+    A line of CSV is a file name, a comma and the class, or classes separated by spaces. A first line without
+    a number is a heading.
 
     Raises:
         OptionError: for a file of another form.

@@ -75,7 +75,8 @@ class Annotations:
     def from_detector(
         cls, detector: Detector, paths: Mapping[str, Path], report: Callable[[float, str], None]
     ) -> Annotations:
-        """A detector's own detections with scores of MIN_OWN_SCORE and more, as ground truth for images without labels.
+        """A detector's own detections with scores of MIN_OWN_SCORE and more, as ground truth for images
+        without labels.
 
         Images that cannot be opened are skipped.
 
@@ -130,18 +131,19 @@ def _to_xywh(box: NDArray[np.float64]) -> list[float]:
 
 
 class Detection:
-    """Average precision, 0..1, of the boxes that a detector finds, and of masks where annotations have outlines.
+    """Average precision, 0..1, of the boxes that a detector finds, and of masks where annotations have
+    outlines.
 
-    `ap` is the mean over the IoU thresholds 0.50, 0.55 … 0.95; `ap50` and `ap75` are at one threshold. They are nan
-    where the images contain no object. Only the images that were added count.
+    `ap` is the mean over the IoU thresholds 0.50, 0.55 … 0.95; `ap50` and `ap75` are at one threshold. They
+    are nan where the images contain no object. Only the images that were added count.
 
     Args:
         detector: finds the objects.
         annotations: the ground truth.
-        short_side: in pixels; if given, images are resized to `protocol_size` before they are coded, and boxes are
-            converted back to the pixels of the annotations.
-        model: the name of the detector in columns. With the detector's own detections as ground truth, "-own" is
-            appended.
+        short_side: in pixels; if given, images are resized to `protocol_size` before they are coded, and
+            boxes are converted back to the pixels of the annotations.
+        model: the name of the detector in columns. With the detector's own detections as ground truth, "-own"
+            is appended.
 
     Raises:
         OptionError: if the annotations have categories that the detector does not know.
@@ -191,8 +193,8 @@ class Detection:
         Images without annotations, or of another size than annotated, are left out with a note.
 
         Args:
-            find: returns the objects, in the pixels of `decoded`, for the detector's name and the detector; None to run
-                the detector on `decoded`.
+            find: returns the objects, in the pixels of `decoded`, for the detector's name and the detector;
+                None to run the detector on `decoded`.
         """
         image = self.annotations.images.take(name)
         if image is None:
@@ -255,10 +257,11 @@ class Detection:
 
 
 def protocol_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """(width, height) after detectron2's resizing: the short side as given, the long one at most MAX_LONG_SIDE.
+    """(width, height) after detectron2's resizing: the short side as given, the long one at most
+    MAX_LONG_SIDE.
 
-    TransTIC and Adapt-ICMH resize images so, to 800, before they code them, and count bits per pixel of the resized
-    image, which has 2.8 times the pixels of a 640×480 image.
+    TransTIC and Adapt-ICMH resize images so, to 800, before they code them, and count bits per pixel of the
+    resized image, which has 2.8 times the pixels of a 640×480 image.
 
     Raises:
         OptionError: for a short side outside 1..MAX_LONG_SIDE.
@@ -297,7 +300,9 @@ def _coco_precision(
     detections: Sequence[dict[str, Any]],
     kind: str,
 ) -> Any:
-    """Precision [threshold, recall, category] over objects of every size; -1 where a category has no object."""
+    """Precision [threshold, recall, category] over objects of every size; -1 where a category has no
+    object.
+    """
     coco, evaluation, _ = _coco_tools()
     sides = []
     for items in (truth, detections):

@@ -53,8 +53,9 @@ class CompactDetector:
 class TorchvisionDetector(TorchvisionNetwork):
     """A torchvision detector. Its labels are COCO's category ids.
 
-    It resizes the image itself, and the boxes back: R-CNN, FCOS and RetinaNet to a short side of 800 pixels (long
-    side at most 1333; fasterrcnn_mobilenet_v3_large_320_fpn 320 and 640), SSD to 300 x 300, SSDlite to 320 x 320.
+    It resizes the image itself, and the boxes back: R-CNN, FCOS and RetinaNet to a short side of 800 pixels
+    (long side at most 1333; fasterrcnn_mobilenet_v3_large_320_fpn 320 and 640), SSD to 300 x 300, SSDlite to
+    320 x 320.
     """
 
     categories: Sequence[int] | None = COCO_IDS

@@ -49,7 +49,8 @@ class TorchvisionNetwork:
 class Segmenter(TorchvisionNetwork):
     """Semantic segmentation: uint8 [H, W, 3] → the most likely class of each pixel, int64 [H, W].
 
-    The transforms resize the image (short side 520 for torchvision's weights); scores are resized back, bilinear.
+    The transforms resize the image (short side 520 for torchvision's weights); scores are resized back,
+    bilinear.
     """
 
     def __call__(self, pixels: Pixels) -> NDArray[np.int64]:
@@ -72,7 +73,8 @@ class Classifier(TorchvisionNetwork):
 
 
 def load_torchvision(kind: str, name: str) -> tuple[Module, Callable[[Tensor], Tensor]]:
-    """A torchvision model and the transforms of its weights; weights that are not in torch's cache are downloaded.
+    """A torchvision model and the transforms of its weights; weights that are not in torch's cache are
+    downloaded.
 
     Args:
         kind: detection, segmentation or classification.

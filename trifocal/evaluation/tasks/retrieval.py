@@ -75,8 +75,8 @@ def recall_at_ranks(similarity: NDArray[np.float64], target: NDArray[np.int64]) 
 
     Args:
         similarity: [captions, images].
-        target: [captions], the index of each caption's own image. Images with the same similarity as the own image
-            are ranked before it, so that constant features have a recall of 0.
+        target: [captions], the index of each caption's own image. Images with the same similarity as the own
+            image are ranked before it, so that constant features have a recall of 0.
     """
     own = similarity[np.arange(len(target)), target]
     nearer = (similarity >= own[:, None]).sum(1) - 1

@@ -25,7 +25,8 @@ class Segmentation:
 
     Args:
         segment: uint8 [H, W, 3] → the class of each pixel, [H, W].
-        label_maps: the path of each image's label map: class indices, grey or palette, of the image's name and size.
+        label_maps: the path of each image's label map: class indices, grey or palette, of the image's name
+            and size.
         model: the name of the network in columns.
 
     Raises:

@@ -56,8 +56,9 @@ TITLES = {
 class Task(Protocol):
     """A measurement over all images of a folder.
 
-    `columns` are the keys of `result`, whose values are 0..1 or nan. `model` is the short name of the network. `notes`
-    are sentences about images that were left out. With a `short_side`, images are resized before they are coded.
+    `columns` are the keys of `result`, whose values are 0..1 or nan. `model` is the short name of the
+    network. `notes` are sentences about images that were left out. With a `short_side`, images are resized
+    before they are coded.
     """
 
     @property
@@ -86,9 +87,10 @@ def create_task(
 
     Args:
         kind: detection, segmentation or classification.
-        model: a torchvision model, "compact", or the path of a detector that ends in .onnx; None for NETWORKS.
-        annotations: their file or folder; None to search for them next to the images (TASKS). For detection "own": the
-            detector's own detections in the originals are the ground truth.
+        model: a torchvision model, "compact", or the path of a detector that ends in .onnx; None for
+            NETWORKS.
+        annotations: their file or folder; None to search for them next to the images (TASKS). For detection
+            "own": the detector's own detections in the originals are the ground truth.
         short_side: in pixels, for detection: see `Detection`.
         report: called with a fraction and a text while the detector runs on the originals.
 
