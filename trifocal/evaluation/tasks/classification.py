@@ -89,7 +89,7 @@ def mean_average_precision(scores: Floats, truth: NDArray[np.bool_]) -> float:
     Raises:
         MissingExtra: without torchmetrics.
     """
-    present: list[bool] = truth.any(axis=0).tolist()
+    present = [bool(column.any()) for column in truth.T]
     if not any(present):
         return float("nan")
     try:
