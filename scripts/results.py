@@ -1,15 +1,13 @@
 #!/usr/bin/env python3
-"""One resumable command for the tables of what people see; every figure comes from real files.
+"""Measure the tables of perceived quality, from real files; interrupted runs can be resumed.
 
-    python scripts/results.py rivals KODAK [--only avif webp]   results/rivals/*.csv, then trifocal/evaluation/anchors_measured.csv
+    python scripts/results.py rivals KODAK [--only avif webp]   results/rivals/*.csv, then trifocal/evaluation/report/anchors_measured.csv
     python scripts/results.py kodak KODAK                       results/kodak.csv, kodak_summary.csv and kodak_bd.csv
     python scripts/results.py coco COCO_IMAGES                  results/coco.csv, coco_summary.csv and coco_bd.csv
-    python scripts/results.py readme                            the Kodak table of README.md, from kodak_bd.csv
+    python scripts/results.py readme                            the Kodak table of README.md and docs/results.md
 
-Rows that are already there are kept unless the weights of their preset have changed since, so a run that was
-stopped goes on. Rivals have a file each, so several processes can share them (`--only`). Mean curves of the
-rivals ship as anchors; they need to be measured once. BD-rates follow `evaluation.bd_rate_by`: by SSIMULACRA2
-over scores of 30 to 90, by metrics that are better when lower on the negated scale.
+Existing rows are kept unless the weights of their preset have changed. Each of the other codecs has its own file, so several processes can
+share them (`--only`). Their mean curves ship as anchors and are measured once. BD-rates follow `evaluation.bd_rate_by`.
 """
 
 import argparse
@@ -37,8 +35,8 @@ RESULTS = ROOT / "results"
 PRESETS = ("compact", DEFAULT, "compact-psnr")
 METRICS = ("psnr", "ms-ssim", "ssimulacra2", "cvvdp", "flip", "butteraugli")
 QUALITIES = tuple(float(quality) for quality in range(0, 101, 10))
-COCO_QUALITIES, COCO_PICTURES = (10.0, 30.0, 50.0, 70.0, 90.0), 40
-RIVAL_NAMES = [name for name in PILLOW_CODECS if name != LOSSLESS]
+COCO_QUALITIES, COCO_IMAGES_USED = (10.0, 30.0, 50.0, 70.0, 90.0), 40
+OTHER_CODECS = [name for name in PILLOW_CODECS if name != LOSSLESS]
 BD_COLUMNS = ("preset", "anchor", "metric", "bd_rate_percent", "overlap_low", "overlap_high", "weights")
 TABLE = ("ssimulacra2", "butteraugli", "cvvdp", "flip", "ms-ssim", "psnr")  # columns of README's table
 PAGES = ("README.md", "docs/results.md")
@@ -49,13 +47,13 @@ Points = list[tuple[float, float]]
 def main() -> None:
     arguments = parse()
     if arguments.step == "rivals":
-        measure_rivals(arguments.data, arguments.only or RIVAL_NAMES)
+        measure_other_codecs(arguments.data, arguments.only or OTHER_CODECS)
         write_anchors(MEASURED)
     elif arguments.step == "kodak":
         table = measure(PRESETS, arguments.data, RESULTS / "kodak.csv", QUALITIES)
         write_differences(table, [MEASURED, ANCHORS], RESULTS / "kodak_bd.csv")
     elif arguments.step == "coco":
-        with first_pictures(arguments.data, COCO_PICTURES) as folder:
+        with FirstImages(arguments.data, COCO_IMAGES_USED) as folder:
             table = measure([*PRESETS, "avif"], folder, RESULTS / "coco.csv", COCO_QUALITIES)
         write_differences_to_avif(table, RESULTS / "coco_bd.csv")
     else:
@@ -68,9 +66,9 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     steps = parser.add_subparsers(dest="step", required=True)
-    rivals = steps.add_parser("rivals", help="measure other codecs on Kodak")
-    rivals.add_argument("data", help="folder of the 24 Kodak pictures")
-    rivals.add_argument("--only", nargs="+", choices=RIVAL_NAMES, help="some of the other codecs")
+    others = steps.add_parser("rivals", help="measure other codecs on Kodak")
+    others.add_argument("data", help="folder of the 24 Kodak images")
+    others.add_argument("--only", nargs="+", choices=OTHER_CODECS, help="some of the other codecs")
     steps.add_parser("kodak", help="measure our presets on Kodak").add_argument("data")
     steps.add_parser("coco", help="measure our presets and AVIF on COCO").add_argument("data")
     steps.add_parser("readme", help="write the Kodak table of README.md")
@@ -83,7 +81,7 @@ def measure(
     out: Path,
     qualities: Sequence[float] | Mapping[str, Sequence[float]],
 ) -> list[MeanResult]:
-    """Rows of `names` in `out`, and their means; rows that are there already are kept."""
+    """Measure codecs, keeping the existing rows of `out`; returns the means."""
     desk = Console()
     with reporting(desk) as report:
         return evaluation.evaluate(
@@ -96,13 +94,13 @@ def measure(
         ).means
 
 
-def measure_rivals(data: str, names: Sequence[str]) -> None:
+def measure_other_codecs(data: str, names: Sequence[str]) -> None:
     for name in names:
         measure([name], data, RESULTS / "rivals" / f"{name}.csv", {name: PILLOW_CODECS[name].qualities})
 
 
-class first_pictures(tempfile.TemporaryDirectory[str]):
-    """A folder of links to the first pictures of another, by name."""
+class FirstImages(tempfile.TemporaryDirectory[str]):
+    """A temporary folder of links to the first `count` images of a folder, by name."""
 
     def __init__(self, data: str, count: int) -> None:
         super().__init__(prefix="trifocal-")
@@ -111,22 +109,22 @@ class first_pictures(tempfile.TemporaryDirectory[str]):
 
 
 def write_anchors(path: Path) -> None:
-    """The means of all rivals that were measured, with the versions that wrote their files."""
+    """Write the means of the other codecs, with the versions of the encoders."""
     rows = []
-    for name in RIVAL_NAMES:
+    for name in OTHER_CODECS:
         summary = RESULTS / "rivals" / f"{name}_summary.csv"
         for mean in evaluation.read_means(summary) if summary.exists() else ():
             values = [mean.values[evaluation.find_metric(metric).column] for metric in METRICS]
             cells = ["" if value is None else f"{value:.6f}" for value in values]
             rows.append(
-                [PILLOW_CODECS[name].title, f"{mean.quality:g}", f"{mean.bpp:.6f}", *cells, source_of(name)]
+                [PILLOW_CODECS[name].title, f"{mean.quality:g}", f"{mean.bpp:.6f}", *cells, source(name)]
             )
     columns = [evaluation.find_metric(metric).column for metric in METRICS]
     write_csv(path, [["codec", "quality", "bpp", *columns, "source"], *rows])
 
 
-def source_of(name: str) -> str:
-    """The command, and the versions of what wrote the files."""
+def source(name: str) -> str:
+    """The command, and the versions of the encoder's packages."""
     parts = [f"Pillow {version('pillow')}"]
     if PILLOW_CODECS[name].format == "AVIF":
         parts.append(f"libavif {features.version_module('avif')}")
@@ -143,9 +141,7 @@ def installed(package: str) -> str:
 
 
 def write_differences(table: Sequence[MeanResult], anchor_files: Sequence[Path], out: Path) -> None:
-    """A row of BD_COLUMNS for each preset, metric and anchor that has it. Of files that have the same anchor
-    the first counts.
-    """
+    """Write a row of BD_COLUMNS for each preset, metric and anchor. The first file that has an anchor is used."""
     rows: list[tuple[str, ...]] = []
     for metric in METRICS:
         known: dict[str, Points] = {}
@@ -162,7 +158,7 @@ def write_differences_to_avif(table: Sequence[MeanResult], out: Path) -> None:
         row
         for preset in dict.fromkeys(mean.preset for mean in table if mean.preset != "avif")
         for metric in METRICS
-        for row in difference(table, preset, "avif", points_of(table, "avif", metric), metric)
+        for row in difference(table, preset, "avif", curve_points(table, "avif", metric), metric)
     ]
     write_rows(out, rows)
 
@@ -176,7 +172,7 @@ def write_rows(out: Path, rows: Sequence[Sequence[str]]) -> None:
 def difference(
     table: Sequence[MeanResult], preset: str, anchor: str, theirs: Points, metric: str
 ) -> Iterator[tuple[str, ...]]:
-    ours = points_of(table, preset, metric)
+    ours = curve_points(table, preset, metric)
     if not ours or not theirs:
         return
     delta = evaluation.bd_rate_by(metric, theirs, ours)
@@ -186,14 +182,14 @@ def difference(
     yield preset, anchor, evaluation.find_metric(metric).column, rate, low, high, weights
 
 
-def points_of(table: Sequence[MeanResult], preset: str, metric: str) -> Points:
+def curve_points(table: Sequence[MeanResult], preset: str, metric: str) -> Points:
     column = evaluation.find_metric(metric).column
     pairs = ((mean.bpp, mean.values.get(column)) for mean in table if mean.preset == preset)
     return [(bpp, value) for bpp, value in pairs if value is not None]
 
 
 def anchor_points(path: Path, metric: str) -> dict[str, Points]:
-    """Natural values, by codec."""
+    """The points of each codec, (rate, value on the natural scale)."""
     chosen = evaluation.find_metric(metric)
     return {
         name: [(rate, chosen.natural(value)) for rate, value in zip(curve.rates, curve.values)]
@@ -211,9 +207,7 @@ def write_table(path: Path) -> None:
 
 
 def kodak_table() -> str:
-    """BD-rate against AVIF by each metric: of our presets as the Kodak tables have it, of other codecs from
-    their anchors.
-    """
+    """The BD-rates against AVIF in Markdown: of the presets from kodak_bd.csv, of other codecs from their anchors."""
     avif = PILLOW_CODECS["avif"].title
     with open(RESULTS / "kodak_bd.csv", encoding="utf-8", newline="") as stream:
         ours = {
@@ -226,7 +220,7 @@ def kodak_table() -> str:
         cells = [percent(ours[preset, column]["bd_rate_percent"]) for column in columns]
         mark = ours[preset, columns[0]]["weights"]
         lines.append(f"| `{preset}` ({mark}) | " + " | ".join(cells) + " |")
-    for name in RIVAL_NAMES:
+    for name in OTHER_CODECS:
         if (title := PILLOW_CODECS[name].title) != avif and title in anchor_points(MEASURED, "psnr"):
             lines.append(f"| {title} | " + " | ".join(against_avif(title, metric) for metric in TABLE) + " |")
     return "\n".join(lines) + "\n"

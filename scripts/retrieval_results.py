@@ -1,4 +1,4 @@
-"""Captions → pictures by the compact towers, as results/retrieval.csv: python scripts/retrieval_results.py
+"""Write results/retrieval.csv, image retrieval by captions: python scripts/retrieval_results.py
 coco-val/images
 """
 
@@ -15,7 +15,7 @@ OUT = Path(__file__).parent.parent / "results" / "retrieval.csv"
 def main() -> None:
     desk = Console()
     with reporting(desk) as report:
-        found = retrieval(sys.argv[1], lambda fraction: report(fraction, "looking"))
+        found = retrieval(sys.argv[1], lambda fraction: report(fraction, "encoding images"))
     with OUT.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["", *(f"recall@{rank}" for rank in RANKS)])

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""The first figure of the README: crops of a photograph, Trifocal and AVIF at equal bytes, side by side,
-enlarged.
+"""Draw the first figure of the README: enlarged crops of a photograph, Trifocal and AVIF at equal bytes.
 
     python scripts/side_by_side.py docs/side_by_side.png [--photograph FILE] [--bpp 0.4] [--crop x,y,w,h]
 
-AVIF gets its best quality that takes no more bytes than Trifocal's file.
+AVIF has the highest quality that takes no more bytes than Trifocal's file.
 """
 
 import argparse
@@ -52,7 +51,7 @@ def ours(picture: Picture, bpp: float) -> tuple[str, NDArray[np.uint8]]:
 def avif(picture: Picture, bpp: float) -> tuple[str, NDArray[np.uint8]]:
     data = largest_file_within(PILLOW_CODECS["avif"], picture, int(bpp * picture.width * picture.height / 8))
     if data is None:
-        raise SystemExit(f"AVIF has no file of {bpp:g} bits per pixel; ask for more with --bpp.")
+        raise SystemExit(f"AVIF cannot code this image in {bpp:g} bits per pixel; choose a higher --bpp.")
     rgb = PILLOW_CODECS["avif"].decode(data)
     return caption("AVIF", len(data), rgb, picture), rgb
 
@@ -62,7 +61,7 @@ def caption(name: str, size: int, rgb: NDArray[np.uint8], picture: Picture) -> s
 
 
 def side_by_side(panels: list[tuple[str, NDArray[np.uint8]]], zoom: int) -> Image.Image:
-    """Captions above crops, each enlarged by whole pixels."""
+    """Captions above crops, enlarged by an integer factor."""
     height, width = (zoom * side for side in panels[0][1].shape[:2])
     sheet = Image.new("RGB", (len(panels) * (width + GAP) - GAP, height + CAPTION), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)

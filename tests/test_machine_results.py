@@ -5,6 +5,7 @@ a small codec in layers.
 import csv
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ def made() -> list[MeanResult]:
 
 
 def test_how_many_bits_the_same_precision_takes(page: Any) -> None:
-    curves = page.curves_of(made(), "ap:d")
-    assert set(curves) == {"p:base", "avif", "webp", "jpeg"} and page.ceiling(made(), "ap:d") == 0.31
+    curves = page.codec_curves(made(), "ap:d")
+    assert set(curves) == {"p:base", "avif", "webp", "jpeg"} and page.original_ap(made(), "ap:d") == 0.31
     rows = {row[0]: row[1:] for row in page.equal_precision("p:base", curves, 0.31)}
     assert rows[""][0] == "AP 0.300 (−0.01)" and len(rows[""]) == len(page.LOSSES)
     assert rows["Trifocal p, base layer"][0] == "0.0800"
@@ -62,23 +63,22 @@ def test_how_many_bits_the_same_precision_takes(page: Any) -> None:
 
 
 def test_what_is_reached_is_said(page: Any) -> None:
-    curves = page.curves_of(made(), "ap:d")
-    assert page.receptive_field("p:base", curves, 0.31) == (
-        "The base layer is within one AP point of 0.310 at 0.0800 bpp, and AVIF at 0.3200 bpp, 4.0 times as "
-        "many."
+    curves = page.codec_curves(made(), "ap:d")
+    assert page.headline("p:base", curves, 0.31) == (
+        "The base layer is within one AP point of 0.310 at 0.0800 bpp, AVIF at 0.3200 bpp, 4.0 times as many."
     )
     less = {name: curve for name, curve in curves.items() if name != "avif"}
-    assert page.receptive_field("p:base", less, 0.31).endswith("and AVIF at none of its qualities here.")
-    assert page.receptive_field("p:base", curves, 0.5).endswith("of 0.500: its best is 0.300.")
+    assert page.headline("p:base", less, 0.31).endswith("AVIF at none of the measured qualities.")
+    assert page.headline("p:base", curves, 0.5).endswith("of 0.500: its best is 0.300.")
 
 
 def test_the_base_layer_against_each(page: Any) -> None:
-    rows = {row[0]: row[1:] for row in page.differences("p:base", page.curves_of(made(), "ap:d"))}
+    rows = {row[0]: row[1:] for row in page.differences("p:base", page.codec_curves(made(), "ap:d"))}
     assert rows["AVIF (Pillow, speed 4)"][0] == "−75.0 %"
     assert rows["JPEG (Pillow, progressive, 4:2:0)"] == ["—", "—"]
     assert "WebP (Pillow, method 6)" not in rows, "two points are no curve"
     text = page.layer_section("p:base", "d", made())
-    assert "## AP of d against bits: 9 pictures, 0.310 on the originals" in text
+    assert "## AP of d against bits: 9 images, 0.310 on the originals" in text
     assert "| the original (PNG) | 100 | 14.0000 | 0.3100 | — |" in text
 
 
@@ -88,7 +88,7 @@ def test_pictures_are_compared_in_each_metric(page: Any) -> None:
         *line("p:apart", {10: (0.2, 30.0), 50: (0.4, 35.0), 90: (0.8, 40.0)}, "psnr"),
         *line("png", {100: (14.0, 0.31)}),
     ]
-    text = page.picture_section("p", "d", both)
+    text = page.decoded_section("p", "d", both)
     assert "| Trifocal p, layers apart | psnr | −50.0 % | +5.0000 |" in text
     assert "| Trifocal p | 10 | 0.1000 | 30.0000 | — | — | — |" in text
 
@@ -99,13 +99,13 @@ def test_times_are_medians_and_parts_of_the_references(script: Any, page: Any, t
         {"a": 9.0, script.REFERENCE: 8.0},
         {"a": 2.0, script.REFERENCE: 4.0},
     ]
-    ways = {way.name: way for way in script.ways_of(laps)}
+    ways = {way.name: way for way in script.timings(laps)}
     assert ways["a"].seconds == 2 and ways["a"].ratio == 0.5 and ways[script.REFERENCE].ratio == 1
     assert ways["a"].pictures == 3
     script.write_times(tmp_path / "t.csv", ways.values())
-    assert "| a | 2000 ms | 0.50 |" in page.time_section(page.rows_of(tmp_path / "t.csv"))
+    assert "| a | 2000 ms | 0.50 |" in page.time_section(page.read_rows(tmp_path / "t.csv"))
     calls: list[str] = []
-    ran = script.lap({name: lambda name=name: calls.append(name) for name in ("x", "y")})
+    ran = script.time_each({name: lambda name=name: calls.append(name) for name in ("x", "y")})
     assert calls == ["x", "y"] and min(ran.values()) >= 0
 
 
@@ -119,10 +119,10 @@ def test_all_of_it_and_again(
     monkeypatch.setattr(script, "BASE_QUALITIES", (20, 80))
     monkeypatch.setattr(script, "CERTAIN_QUALITIES", (20, 80))
     monkeypatch.setattr(script, "QUALITIES", {"jpeg": (20, 60), "jpeg:small": (60,), "compact": (50,)})
-    monkeypatch.setattr(script, "PICTURE_QUALITIES", (40, 80))
+    monkeypatch.setattr(script, "LAYERED_QUALITIES", (40, 80))
     monkeypatch.setattr(script, "OTHER_QUALITIES", (40, 80))
-    monkeypatch.setattr(script, "PICTURE_METRICS", ("psnr",))
-    monkeypatch.setattr(type(codec), "detector", property(lambda self: None))
+    monkeypatch.setattr(script, "DECODED_METRICS", ("psnr",))
+    monkeypatch.setattr(type(codec), "network", SimpleNamespace(detector=None))
 
     def detect_objects(picture: Picture, detector: object) -> Detections:
         box = torch.from_numpy(bright_box(picture.rgb))
@@ -153,12 +153,12 @@ def test_all_of_it_and_again(
         ("two:base", "80", "0.0000"),
     ]
     text = (out / "machine.md").read_text("utf-8")
-    assert text.startswith("# What machines see: two\n") and text in capsys.readouterr().out
+    assert text.startswith("# Machine vision: two\n") and text in capsys.readouterr().out
     assert "3 bootstrap samples" in text
     assert "| Trifocal two, base layer | 80 | 1.0000 | 0.0000 | 0.0000 |" in text
     assert "AP of other, 1.000 on the originals" in text
-    assert "## Decoded pictures for faces, which no training saw" in text
-    assert "## Times: medians over 2 pictures" in text
+    assert "## Decoded images for faces, not used in training" in text
+    assert "## Times: medians over 2 images" in text
     before, asked = (out / "machine_coco.csv").read_bytes(), len(codec.asked)
     for table in ("times", "certainty"):
         (out / f"machine_{table}.csv").unlink()

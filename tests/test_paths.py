@@ -22,7 +22,8 @@ import trifocal
 from trifocal.cli import app
 from trifocal.cli.console import Console, progress_bar
 from trifocal.cli.main import use_threads
-from trifocal.cli.paths import Input, Inputs, Job, Outputs, find_inputs, plan, printable
+from trifocal.cli.options import printable
+from trifocal.cli.paths import Input, Inputs, Job, Outputs, find_inputs, plan
 from trifocal.codecs.codec import Decoded
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.detection.detector import Detections

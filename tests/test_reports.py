@@ -85,7 +85,7 @@ def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(script, "TABLE", ("psnr", "ssimulacra2"))
     monkeypatch.setattr(script, "PRESETS", ("ours",))
     monkeypatch.setattr(script, "MEASURED", tmp_path / "anchors.csv")
-    script.measure_rivals(str(tmp_path), ["avif", "jpeg"])
+    script.measure_other_codecs(str(tmp_path), ["avif", "jpeg"])
     script.write_anchors(tmp_path / "anchors.csv")
     rows = (tmp_path / "anchors.csv").read_text("utf-8").splitlines()
     assert rows[0] == "codec,quality,bpp,psnr,ssimulacra2,source" and len(rows) == 1 + 8 + 8
@@ -98,7 +98,7 @@ def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.M
     assert table[3].startswith("| JPEG (Pillow, progressive, 4:2:0) | +")
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n", "utf-8")
-    script.write_readme(readme)
+    script.write_table(readme)
     assert readme.read_text("utf-8").splitlines() == ["before", script.BEGIN, *table, script.END, "after"]
 
 
@@ -106,7 +106,7 @@ def test_the_first_pictures_of_a_folder(tmp_path: Path) -> None:
     script = module_at("scripts/results.py")
     for name in "cab":
         Picture(photograph()[:16, :16]).save(tmp_path / f"{name}.png")
-    with script.first_pictures(str(tmp_path), 2) as folder:
+    with script.FirstImages(str(tmp_path), 2) as folder:
         assert sorted(path.name for path in Path(folder).iterdir()) == ["a.png", "b.png"]
 
 

@@ -15,23 +15,22 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from trifocal import presets
 from trifocal.codecs.mask import Mask
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
-from trifocal.container import Bitstream, Header, Tag
+from trifocal.container import Bitstream, Tag
 from trifocal.container.bitstream import FileInput, as_bitstream
 from trifocal.container.fields import MAGIC
 from trifocal.container.parts import read_base
-from trifocal.errors import Damaged, MissingLayer, OptionError
+from trifocal.errors import MissingLayer, OptionError
 from trifocal.file_detection import THRESHOLD, FileDetections, is_tri, named
 from trifocal.options import DecodeOptions, DetectOptions, EncodeOptions, Region
 from trifocal.pictures import Picture
 from trifocal.pictures.conversion import ImageInput, as_picture, binary_content
 from trifocal.pictures.picture import KeepMetadata
 from trifocal.preset_table import DEFAULT, Preset
-from trifocal.text_conditioning import decoding_condition, encoding_condition
+from trifocal.text_conditioning import decoding_condition, encoding_condition, with_preference
 from trifocal.utils.notices import Notify, warn
 
 if TYPE_CHECKING:
     from trifocal.codecs.codec import Codec, Decoded, Progress
-    from trifocal.codecs.scalable import ScalableCodec
     from trifocal.container import Layer
     from trifocal.detection.detector import Detections
     from trifocal.types import Condition
@@ -182,7 +181,7 @@ class Decoder:
 
         is_path = isinstance(source, str | PathLike)
         base = read_base(Path(cast(str, source)))[0] if is_path else as_bitstream(source)
-        return Decoded(scalable_codec(base.header, self.device, self.weights).base_preview(base))
+        return Decoded(presets.scalable_codec(base.header, self.device, self.weights).base_preview(base))
 
 
 class Detector:
@@ -240,7 +239,7 @@ class Detector:
 
     def _in_base(self, base: Bitstream, read: int, whole: Any) -> FileDetections:
         header = base.header
-        codec = scalable_codec(header, self.device, self.weights)
+        codec = presets.scalable_codec(header, self.device, self.weights)
 
         def render() -> Picture:
             stream = whole()
@@ -389,24 +388,3 @@ def detect(
         OptionError, PresetError, WeightsError, OSError: as for `decode`.
     """
     return Detector(DetectOptions(threshold), weights=weights, notify=notify)(source).objects
-
-
-def scalable_codec(header: Header, device: str, weights: Weights) -> ScalableCodec:
-    """The codec of a file that has a base layer. Raises Damaged if its preset has none, and as
-    `presets.load_for`.
-    """
-    preset = presets.preset_for(header)
-    if not preset.layers:
-        raise Damaged(f"The file is damaged: it has a base layer, and its preset {preset.name} has none.")
-    return cast("ScalableCodec", presets.load_for(header, device, weights))
-
-
-def with_preference(condition: Condition[Any] | None, preference: float | None) -> Condition[Any] | None:
-    """The condition with a preference, 0..1; unchanged if it is None."""
-    if preference is None:
-        return condition
-    import numpy as np
-
-    from trifocal.types import Condition
-
-    return replace(condition or Condition(), preference=np.array([preference], dtype=np.float32))

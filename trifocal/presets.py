@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from trifocal.errors import OptionError, PresetError, WeightsError
+from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
 from trifocal.preset_table import DEFAULT, PRESETS, Preset
 from trifocal.text_conditioning import encoding_condition
 from trifocal.utils.notices import warn
@@ -20,6 +20,7 @@ from trifocal.utils.timing import gc_paused
 
 if TYPE_CHECKING:
     from trifocal.codecs.codec import Codec
+    from trifocal.codecs.scalable import ScalableCodec
     from trifocal.container import Header, Layer
     from trifocal.losses import Objective
     from trifocal.text import TextEncoder
@@ -39,6 +40,7 @@ __all__ = [
     "objective_of",
     "preset_for",
     "register",
+    "scalable_codec",
     "shared_codec",
     "text_encoder_for",
 ]
@@ -273,6 +275,16 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
         "were found; "
         f"{where_weights_are(preset.name, header)}"
     )
+
+
+def scalable_codec(header: Header, device: str, weights: str | PathLike[str] | None) -> ScalableCodec:
+    """The codec of a file that has a base layer. Raises Damaged if its preset has none, and as
+    `load_for`.
+    """
+    preset = preset_for(header)
+    if not preset.layers:
+        raise Damaged(f"The file is damaged: it has a base layer, and its preset {preset.name} has none.")
+    return cast("ScalableCodec", load_for(header, device, weights))
 
 
 def earlier_weights(preset: Preset, folder: str | PathLike[str] | None) -> Iterator[Path]:

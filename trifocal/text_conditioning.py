@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,3 +160,14 @@ def read_texts(file: str | PathLike[str], images: Sequence[Path]) -> dict[Path, 
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise OptionError(f"{path.name} has no text for {missing[0]}{others}; add it, or an empty text.")
     return {image: texts[key] for image, key in keys.items()}
+
+
+def with_preference(condition: Condition[Any] | None, preference: float | None) -> Condition[Any] | None:
+    """The condition with a preference, 0..1; unchanged if it is None."""
+    if preference is None:
+        return condition
+    import numpy as np
+
+    from trifocal.types import Condition
+
+    return replace(condition or Condition(), preference=np.array([preference], dtype=np.float32))

@@ -52,3 +52,8 @@ class MultiValueCommand(TyperCommand):
                 spread.append(option)
             spread.append(word)
         return super().parse_args(ctx, spread)
+
+
+def printable(text: str) -> str:
+    """Text for one line of a terminal: control characters and undecodable bytes are escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)

@@ -1,7 +1,6 @@
 """Inputs and outputs of the commands. Every output path of every command goes through `Outputs`.
 
-An existing file is replaced only if the user named exactly that file or gave --force; an input never is. `-`
-is standard input or standard output.
+An existing file is replaced only if the user named exactly that file or gave --force; an input never is.
 """
 
 import atexit
@@ -19,10 +18,11 @@ from typing import BinaryIO, Self
 
 import typer
 
+from trifocal.cli.options import printable
 from trifocal.errors import OptionError
 from trifocal.utils.files import atomic_write, buffered, is_device, list_files
 
-__all__ = ["Input", "Inputs", "Job", "Output", "Outputs", "find_inputs", "input_at", "plan", "printable"]
+__all__ = ["Input", "Inputs", "Job", "Output", "Outputs", "find_inputs", "input_at", "plan"]
 
 MAX_PIPED = 1 << 31  # bytes from standard input or a pipe
 STDOUT_NAMES = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
@@ -46,11 +46,6 @@ OTHER_IMAGES = frozenset(
         ".xcf",
     ]
 )
-
-
-def printable(text: str) -> str:
-    """Text for one line of a terminal: control characters and undecodable bytes are escaped."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 @dataclass(frozen=True)
@@ -399,7 +394,7 @@ def has_known_suffix(out: str) -> bool:
 
 
 def image_suffixes() -> frozenset[str]:
-    """Suffixes of images, also of those that only other programs write."""
+    """Suffixes of images, also of formats that Trifocal cannot read."""
     from trifocal.pictures import PICTURE_SUFFIXES
 
     return PICTURE_SUFFIXES | OTHER_IMAGES

@@ -1,19 +1,12 @@
 """The commands train, evaluate and compare."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from trifocal.cli.main import Force, Threads, app, check_outputs, use_threads
 from trifocal.cli.options import MultiValueCommand, parse_qualities
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from trifocal.evaluation import TextEffect
-
 
 # What is trained besides presets, and the function of `trifocal.training` for it.
 OTHER_TRAININGS = {"towers": "train_text_image", "detector": "train_detector", "base": "train_base_layer"}
@@ -281,7 +274,7 @@ def evaluate(
         )
     terminal.out.print(console.means_table(results.means))
     if results.effects:
-        terminal.out.print(effects_table(results.effects))
+        terminal.out.print(console.effects_table(results.effects))
     terminal.say(f"{out}  {len(results.rows)} rows")
 
 
@@ -353,28 +346,6 @@ def compare(
             subjects, data, out, options, progress=lambda fraction: report(fraction, ""), note=terminal.note
         )
     terminal.say(str(page))
-
-
-def effects_table(effects: Sequence["TextEffect"]) -> "Table":
-    """A row for each preset, metric and pair of text kinds."""
-    from rich.table import Table
-
-    caption = "gain at equal bytes; 95 % bootstrap interval over images; * excludes zero"
-    table = Table(box=None, header_style="bold", caption=caption, pad_edge=False, collapse_padding=True)
-    for name in ("preset", "metric", "text", "against", "sent text", "difference", "interval", "images"):
-        table.add_column(name)
-    for one in effects:
-        paired = one.paired
-        mean = "" if paired.mean is None else f"{paired.mean:+.4g}"
-        interval = ""
-        if paired.low is not None and paired.high is not None:
-            star = "" if paired.low <= 0 <= paired.high else " *"
-            interval = f"{paired.low:+.4g} to {paired.high:+.4g}{star}"
-        counted = "counted" if one.counted else "left out"
-        table.add_row(
-            one.preset, one.metric, one.words, one.against, counted, mean, interval, str(paired.pictures)
-        )
-    return table
 
 
 def check_training(

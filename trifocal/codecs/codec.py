@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trifocal.codecs.mask import Mask, importance_from_mask
 from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
 from trifocal.codecs.results import Decoded, Latents
 from trifocal.codecs.runtime import Runtime
+from trifocal.codecs.tile_coding import Progress, TileCoder, track
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.bitstream import FileInput, as_bitstream
 from trifocal.container.fields import VERSION, hexadecimal
-from trifocal.entropy import RateEstimator
 from trifocal.entropy.coder import Array
-from trifocal.entropy.latent_coding import code_latents, read_latents, write_latents
 from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
 from trifocal.pictures import Picture
-from trifocal.pictures.canvas import Canvas, paste, window
+from trifocal.pictures.canvas import Canvas, window
 from trifocal.pictures.conversion import ImageInput, as_picture
-from trifocal.pictures.tiles import Region, Tile, check_region
+from trifocal.pictures.tiles import Region, check_region
 from trifocal.types import LATENT_STRIDE, Condition
 from trifocal.utils.timing import Stopwatch
 
@@ -33,10 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Codec", "Decoded", "Latents", "Progress", "track"]
 
-GREY = 128
 SEARCH_BEGINS = 0.3  # of the progress, when a size is requested
 
-Progress = Callable[[float], None]
 TextRequest = Callable[[str | None, bool], "tuple[Condition[Any] | None, tuple[Layer, ...]]"]
 T = TypeVar("T")
 
@@ -60,6 +56,7 @@ class Codec:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self.tiles = TileCoder(runtime)
         self._last_fingerprints: dict[int, int | None] = {}
 
     @property
@@ -197,11 +194,11 @@ class Codec:
         condition = self._prepared(picture, condition, mask)
         tiles = track(canvas.tiles(), progress, (0.0, 1.0 if size is None else SEARCH_BEGINS))
         latents: Iterable[Array] = (
-            self._latent(picture.rgb, canvas, tile, condition, clock) for tile in tiles
+            self.tiles.latent(picture.rgb, canvas, tile, condition, clock) for tile in tiles
         )
 
         def write(level: int) -> Bitstream:
-            return stream(level, tuple(self._write(y, level, clock) for y in latents))
+            return stream(level, tuple(self.tiles.write(y, level, clock) for y in latents))
 
         def stream(level: int, chunks: tuple[bytes, ...]) -> Bitstream:
             header = Header(picture.width, picture.height, self.preset_id, level, mark, picture.grey)
@@ -213,7 +210,7 @@ class Codec:
         latents = kept = list(latents)
         overhead = stream(0, (b"",) * len(latents)).size
         return search(
-            size, lambda level: overhead + sum(self._bits(y, level, clock) for y in kept) / 8, write
+            size, lambda level: overhead + sum(self.tiles.bits(y, level, clock) for y in kept) / 8, write
         )
 
     def decode(
@@ -245,11 +242,10 @@ class Codec:
         bitstream = as_bitstream(source, best_effort)
         canvas, region = self._checked(bitstream, region)
         tiles = canvas.tiles_around(region)
-        y_hat, lost = self._read_tiles(bitstream, canvas, tiles, best_effort, progress, clock)
+        chunks, level = self._chunks(bitstream), bitstream.header.level
+        y_hat, lost = self.tiles.read_tiles(chunks, level, canvas, tiles, best_effort, progress, clock)
         frame = canvas.frame(tiles)
-        rgb = self._pixels_of_region(
-            y_hat, canvas, frame, region, bitstream.header.level, condition, lost, progress, clock
-        )
+        rgb = self.tiles.render(y_hat, canvas, frame, region, level, condition, lost, progress, clock)
         return Decoded(with_metadata(rgb, bitstream, region), tuple(sorted(lost)))
 
     def analyse(
@@ -267,7 +263,7 @@ class Codec:
         y = np.zeros((1, high // LATENT_STRIDE, wide // LATENT_STRIDE, channels), dtype=np.float32)
         for tile in canvas.tiles():
             rows, columns = window(canvas.core(tile))
-            y[:, rows, columns] = self._latent(picture.rgb, canvas, tile, condition, Stopwatch())
+            y[:, rows, columns] = self.tiles.latent(picture.rgb, canvas, tile, condition, Stopwatch())
         side = (*metadata_layers(picture), *layers)
         return Latents(y, picture.width, picture.height, condition, side, grey=picture.grey)
 
@@ -281,15 +277,17 @@ class Codec:
         for tile in canvas.tiles():
             rows, columns = window(canvas.core(tile))
             y = np.ascontiguousarray(latents.y[:, rows, columns], dtype=np.float32)
-            chunks.append(self._write(y, level, Stopwatch()))
+            chunks.append(self.tiles.write(y, level, Stopwatch()))
         header = Header(latents.width, latents.height, self.preset_id, level, self.fingerprint, latents.grey)
         return Bitstream(header, (Layer(self.layer, tuple(chunks)), *latents.layers))
 
     def decode_latents(self, bitstream: Bitstream, condition: Condition[Any] | None = None) -> Latents:
         """The decoded latents of a bitstream. Raises as `decode`."""
         canvas, _ = self._checked(bitstream, None)
-        y_hat, _ = self._read_tiles(bitstream, canvas, canvas.tiles(), False, None, Stopwatch())
-        header = bitstream.header
+        header, chunks = bitstream.header, self._chunks(bitstream)
+        y_hat, _ = self.tiles.read_tiles(
+            chunks, header.level, canvas, canvas.tiles(), False, None, Stopwatch()
+        )
         side = tuple(layer for layer in bitstream.layers if layer.tag != self.layer)
         return Latents(y_hat, header.width, header.height, condition, side, header.quality, header.grey)
 
@@ -303,9 +301,7 @@ class Codec:
         canvas = Canvas(latents.width, latents.height, self.runtime.receptive_field)
         whole, region = (0, 0, *canvas.padded), (0, 0, latents.width, latents.height)
         y = np.ascontiguousarray(y, dtype=np.float32)
-        rgb = self._pixels_of_region(
-            y, canvas, whole, region, level, latents.condition, set(), None, Stopwatch()
-        )
+        rgb = self.tiles.render(y, canvas, whole, region, level, latents.condition, set(), None, Stopwatch())
         return Picture(rgb)
 
     def _prepared(
@@ -330,6 +326,10 @@ class Codec:
         assert level is not None
         return level
 
+    def _chunks(self, bitstream: Bitstream) -> tuple[bytes | None, ...]:
+        layer = bitstream.layer(self.layer)
+        return () if layer is None else layer.chunks
+
     def _checked(self, bitstream: Bitstream, region: Region | None) -> tuple[Canvas, Region]:
         """The canvas of a file and the region in it, after all checks of the header."""
         header = bitstream.header
@@ -337,128 +337,6 @@ class Codec:
         header.check_pixels()
         canvas = Canvas(header.width, header.height, self.runtime.receptive_field)
         region = check_region(header.width, header.height, region or (0, 0, header.width, header.height))
-        layer = bitstream.layer(self.layer)
-        if layer is None or len(layer.chunks) != len(canvas.tiles()):
+        if len(self._chunks(bitstream)) != len(canvas.tiles()):
             raise Damaged("The file is damaged: it has not one piece of data for each tile of its picture.")
         return canvas, region
-
-    def _read_tiles(
-        self,
-        bitstream: Bitstream,
-        canvas: Canvas,
-        tiles: Sequence[Tile],
-        best_effort: bool,
-        progress: Progress | None,
-        clock: Stopwatch,
-    ) -> tuple[Array, set[int]]:
-        """y_hat of the frame of the tiles, [1, h, w, M], and the numbers of the damaged ones."""
-        frame = canvas.frame(tiles)
-        rows_in_all, columns_in_all = frame[3] // LATENT_STRIDE, frame[2] // LATENT_STRIDE
-        y_hat = np.zeros((1, rows_in_all, columns_in_all, self.runtime.latent_channels), dtype=np.float32)
-        layer = bitstream.layer(self.layer)
-        assert layer is not None
-        lost = set()
-        for tile in track(tiles, progress, (0.0, 0.6)):
-            rows, columns = window(canvas.core(tile), frame=frame)
-            try:
-                y_hat[:, rows, columns] = self._read(
-                    layer.chunks[tile.index], y_hat[:, rows, columns], bitstream.header.level, clock
-                )
-            except Damaged as error:
-                if not best_effort:
-                    raise Damaged(f"{error} It is tile {tile.index}.", (tile.index,)) from error
-                lost.add(tile.index)
-        return y_hat, lost
-
-    def _pixels_of_region(
-        self,
-        y_hat: Array,
-        canvas: Canvas,
-        frame: Region,
-        region: Region,
-        level: int,
-        condition: Condition[Any] | None,
-        lost: set[int],
-        progress: Progress | None,
-        clock: Stopwatch,
-    ) -> NDArray[np.uint8]:
-        """The pixels of a region, uint8 [H, W, 3], from the latents of a frame; damaged tiles are grey."""
-        rgb = np.empty((region[3], region[2], 3), dtype=np.uint8)
-        for tile in track(canvas.tiles_in(region), progress, (0.6, 1.0)):
-            box = canvas.shown(tile, region)
-            rows, columns = window(canvas.halo(box), frame=frame)
-            near = y_hat[:, rows, columns]
-            part = None if condition is None else condition.within(*window(canvas.halo(box)))
-            pixels = GREY if tile.index in lost else self._pixels(near, canvas, box, level, part, clock)
-            paste(rgb, region, box, pixels)
-        return rgb
-
-    def _latent(
-        self,
-        rgb: NDArray[np.uint8],
-        canvas: Canvas,
-        tile: Tile,
-        condition: Condition[Any] | None,
-        clock: Stopwatch,
-    ) -> Array:
-        """y of one tile, [1, h, w, M], from its pixels and those around them."""
-        with clock("analysis"):
-            core = canvas.core(tile)
-            halo = canvas.halo(core)
-            part = None if condition is None else condition.within(*window(halo))
-            y = self.runtime.analyse(canvas.crop(rgb, halo), part)
-            rows, columns = canvas.within_halo(core, LATENT_STRIDE)
-            return np.ascontiguousarray(y[:, rows, columns])
-
-    def _write(self, y: Array, level: int, clock: Stopwatch) -> bytes:
-        with clock("walk"):
-            data, _, seconds = write_latents(
-                self.runtime.entropy(), y, np.array([level]), self.runtime.reads_importance
-            )
-        clock.move("walk", "coding", seconds)
-        return data
-
-    def _bits(self, y: Array, level: int, clock: Stopwatch) -> float:
-        entropy = self.runtime.entropy()
-        estimator = RateEstimator(entropy.cost())
-        size, importance = (y.shape[1], y.shape[2]), self.runtime.reads_importance
-        with clock("walk"):
-            code_latents(entropy, estimator, y, np.array([level]), size, importance)
-        return float(estimator.bits[0])
-
-    def _read(self, data: bytes | None, place: Array, level: int, clock: Stopwatch) -> Array:
-        """y_hat of one tile, of the shape of `place`."""
-        if data is None:
-            raise Damaged("The coded latent of a tile does not match its check sum.")
-        size = (place.shape[1], place.shape[2])
-        with clock("walk"):
-            y_hat, seconds = read_latents(
-                self.runtime.entropy(), data, np.array([level]), size, self.runtime.reads_importance
-            )
-        clock.move("walk", "coding", seconds)
-        return y_hat
-
-    def _pixels(
-        self,
-        y_hat: Array,
-        canvas: Canvas,
-        box: Region,
-        level: int,
-        condition: Condition[Any] | None,
-        clock: Stopwatch,
-    ) -> NDArray[np.uint8]:
-        """A box's pixels, uint8 [H, W, 3], from the latents of its halo, [1, h, w, M]."""
-        with clock("synthesis"):
-            x_hat = self.runtime.synthesise(y_hat, level, condition)
-            rows, columns = canvas.within_halo(box)
-            values = x_hat[0, :, rows, columns].transpose(1, 2, 0) * np.float32(255)
-            np.rint(values, out=values)
-            return values.clip(0, 255, out=values).astype(np.uint8)
-
-
-def track(items: Sequence[T], progress: Progress | None, between: tuple[float, float]) -> Iterator[T]:
-    """The items, and after each the progress between the two fractions."""
-    for number, item in enumerate(items, start=1):
-        yield item
-        if progress:
-            progress(between[0] + (between[1] - between[0]) * number / len(items))
