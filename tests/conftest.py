@@ -1,7 +1,11 @@
 """A small codec with random weights, pictures to give it, and what several tests ask of such codecs."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

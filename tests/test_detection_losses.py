@@ -298,6 +298,7 @@ def test_a_checkpoint_of_an_older_version_is_refused(quick: None, folder: Path, 
         train(steps=2, resume=True)
 
 
+@pytest.mark.slow  # base layers and text encoders train by the same loop in seconds
 def test_steps_lower_the_loss_resume_and_leave_weights(quick: None, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     said: list[str] = []

@@ -106,7 +106,7 @@ def test_a_region_reads_only_the_tiles_it_needs(tiled, codec, monkeypatch, regio
         read.append(data)
         return place
 
-    monkeypatch.setattr(codec, "_read", nothing)
+    monkeypatch.setattr(codec.tiles, "read", nothing)
     codec.decode(stream, region=region)
     assert len(read) == tiles  # its own, and those that its halo touches
 
