@@ -10,7 +10,7 @@ or, with a codec that is loaded once:
     stream = codec.encode("photo.jpg", max_bytes=20_000)
     codec.decode(stream).picture.rgb  # uint8 [H, W, 3]
 
-Everything is loaded on first use, so `import trifocal` takes no time.
+`import trifocal` is fast: torch, networks and weights are loaded on first use.
 """
 
 import os

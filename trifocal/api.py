@@ -1,4 +1,4 @@
-"""The one request path: load a codec, check options, make the condition; then encode, decode or detect.
+"""Entry points for encoding, decoding and detection, shared by Python, the command line and Pillow.
 
 The command line, the Pillow plug-in, the demo and the evaluation call it. `encode`, `decode` and `detect`
 serve one file; `Encoder`, `Decoder` and `Detector` are built once, which checks their options, and called for
@@ -63,8 +63,8 @@ class Encoder:
         options: checked here, once.
         device: of torch, such as "cpu" or "cuda".
         weights: a .safetensors file instead of the preset's own weights.
-        notify: called with a sentence for each notice; by default a TrifocalWarning.
-        codec: one of this preset that is loaded already.
+        notify: called with a sentence for each notice; by default each is issued as a TrifocalWarning.
+        codec: a loaded codec of this preset, to use instead of loading one.
     """
 
     def __init__(
@@ -342,7 +342,7 @@ def decode(
     weights: Weights = None,
     notify: Notify = warn,
 ) -> Decoded:
-    """Decode a .tri file to `.picture`, and `.damaged`, the numbers of damaged tiles.
+    """Decode a .tri file to `.picture`, and `.damaged`, the indices of damaged tiles.
 
     Args:
         source: a path, the bytes of a file, a binary stream, or a Bitstream.
@@ -351,7 +351,7 @@ def decode(
         text: what the image shows, for presets whose decoder reads text; instead of the text in the file.
         preference: from 0, for people, to 1, for machines, for presets whose decoder takes one; 0 if None.
         weights: a .safetensors file, or a folder of them to search, instead of the bundled weights.
-        notify: called with a sentence for each notice; by default a TrifocalWarning.
+        notify: called with a sentence for each notice; by default each is issued as a TrifocalWarning.
 
     Raises:
         FormatError: for a file that cannot be read.
@@ -380,7 +380,7 @@ def detect(
         threshold: the lowest score, 0..1. The detector itself stops at 0.02.
         weights: a .safetensors file, or a folder of them to search, instead of the bundled weights; for .tri
             files.
-        notify: called with a sentence for each notice; by default a TrifocalWarning.
+        notify: called with a sentence for each notice; by default each is issued as a TrifocalWarning.
 
     Raises:
         MissingLayer: for a file with layers that has no base layer.

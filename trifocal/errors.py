@@ -12,7 +12,7 @@ TrifocalError
 ├── WeightsError          weights are missing, damaged, or not those that the file was encoded with
 ├── MissingExtra          an optional dependency is not installed
 ├── NotMeasured           a metric lacks its weights or its package on this machine
-├── RateError             the requested number of bytes cannot be reached
+├── RateError             even quality 0 exceeds the requested size
 └── OptionError           an argument is out of range, or conflicts with another
 
 Errors of the file system (file not found, disk full, permission denied) are raised as OSError.
@@ -91,7 +91,7 @@ class WeightsError(TrifocalError):
 
 
 class MissingExtra(TrifocalError, ImportError):
-    """An optional dependency is not installed: MissingExtra("web", "The browser demo")."""
+    """An optional dependency is not installed: MissingExtra("text", "Captioning")."""
 
     def __init__(self, extra: str, need: str) -> None:
         super().__init__(
@@ -116,7 +116,7 @@ class NotMeasured(TrifocalError):
 
 
 class RateError(TrifocalError):
-    """The requested number of bytes cannot be reached; the message gives the nearest possible number."""
+    """Even quality 0 exceeds the requested size; the message gives the size at quality 0."""
 
 
 class OptionError(TrifocalError, ValueError):

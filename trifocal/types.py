@@ -106,7 +106,7 @@ class BasePreview(Generic[Kind]):
         return grid_sample(self.picture, places, mode="bicubic", padding_mode="border", align_corners=False)
 
     def within(self, rows: slice, columns: slice) -> BasePreview[Kind]:
-        """The preview for a part of the window, given in latents."""
+        """The preview for a part of the window; rows and columns are latent positions."""
         x, y = self.window[0] + LATENT_STRIDE * columns.start, self.window[1] + LATENT_STRIDE * rows.start
         width, height = (LATENT_STRIDE * (part.stop - part.start) for part in (columns, rows))
         return replace(self, window=(x, y, width, height))
@@ -139,7 +139,7 @@ class Condition(Generic[Kind]):
         )
 
     def within(self, rows: slice, columns: slice) -> Condition[Kind]:
-        """The condition of a part of the image, given in latents."""
+        """The condition of a part of the image; rows and columns are latent positions."""
         importance: Any = self.importance_map
         return replace(
             self,

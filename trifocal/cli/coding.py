@@ -82,7 +82,7 @@ def encode(
         int | None,
         typer.Option(
             min=0,
-            help="Base layer refinement steps (about 0.5 s); 0 disables refinement and lowers AP. "
+            help="Refinement steps of the base layer (about 0.6 s); 0 disables them, which costs bits and AP. "
             "[default: 4]",
         ),
     ] = None,
@@ -116,7 +116,10 @@ def encode(
     ] = False,
     attention: Annotated[
         str | None,
-        typer.Option(metavar="MAP.png", help="Also draw where the text sends the bits; for one image."),
+        typer.Option(
+            metavar="MAP.png",
+            help="Also write the importance map of the text, drawn on the image; for one image.",
+        ),
     ] = None,
     mask: Annotated[
         str | None, typer.Option(metavar="MAP.png", help="Spend more bits where this image is bright.")

@@ -96,9 +96,9 @@ def train(
 ) -> None:
     """Train a preset. Needs the extra `train`.
 
-    `towers` trains the compact text and image encoders on images with captions and boxes, `detector` the
-    compact detector by distillation and then on boxes, and `base` a base layer with the losses of its
-    detector; `dual-layer-compact --start` (or `dual-layer`) continues from the weights of a base layer.
+    `towers` trains the compact text and image encoders on images with captions and boxes. `detector` trains
+    the compact detector, first by distillation, then on boxes. `base` trains a base layer against its
+    detector; then `dual-layer-compact --start WEIGHTS` (or `dual-layer`) trains the enhancement layer.
     """
     own: dict[str, Any] = {"stage": None if preset == "base" else stage, "keep_front": keep_front or None}
     own |= {"learning_rate": learning_rate, "cooldown": cooldown, "teacher": teacher, "of": of}

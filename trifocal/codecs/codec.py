@@ -45,7 +45,7 @@ class Codec:
         runtime: evaluates the networks.
 
     Attributes:
-        preset_id: the number of the preset in files.
+        preset_id: the id of the preset in files.
         layer: tag of the layer that holds the latents.
         text_request: makes the condition and the layers of `text` and `send_text`; set by `trifocal.load`.
     """
@@ -84,8 +84,8 @@ class Codec:
         return self._last_fingerprints[version]
 
     def decodes(self, header: Header, checked: bool = True) -> bool:
-        """Whether the weights decode files with this fingerprint; if not `checked`, the weights as they were
-        last time.
+        """Whether the weights decode files with this fingerprint. `checked` computes that of the weights
+        again; False uses the last computed one.
         """
         if checked or header.version not in self._last_fingerprints:
             self.fingerprint_in(header.version)
@@ -128,14 +128,15 @@ class Codec:
         Args:
             image: a Picture, a path, a Pillow image, an array, a tensor, bytes or a binary stream; see
                 `as_picture`. A Picture is encoded unchanged.
-            quality: 0..100, kept to 1/8; 50 if none of the three is given.
+            quality: 0..100, rounded to 1/8; 50 if quality, bpp and max_bytes are all None.
             bpp: bits of the whole file per pixel, to stay at or under.
-            max_bytes: bytes of the whole file, to stay at or under. A size that quality 100 does not fill is
-                not an error.
+            max_bytes: bytes of the whole file, to stay at or under. If the file at
+                quality 100 is smaller, that file is returned.
             text: what the image shows, for a preset that takes text.
             send_text: store the text in the file, for a preset whose decoder reads it.
-            base_quality: 0..100, and
-            refinement: 0 or more steps: of the base layer, for a preset with layers; see `BaseLayerOptions`.
+            base_quality: quality of the base layer, 0..100, for a preset with a base layer.
+            refinement: gradient steps that adapt the base layer to the image, 0 or more; see
+                `BaseLayerOptions`.
             condition: side input of the analysis, of one image; instead of `text`.
             layers: further layers of the file; their bytes count.
             progress: called with the fraction done, 0..1.
@@ -147,7 +148,7 @@ class Codec:
         Raises:
             PictureError: if the image cannot be read.
             OptionError: for more than one of quality, bpp and max_bytes, a value out of its range, a mask of
-                another shape or range, or text beside a condition.
+                another shape or range, or text together with a condition.
             PresetError: for text, a mask or base layer options if the preset does not use them.
             RateError: if quality 0 is larger than bpp or max_bytes allow.
         """
@@ -338,5 +339,7 @@ class Codec:
         canvas = Canvas(header.width, header.height, self.runtime.receptive_field)
         region = check_region(header.width, header.height, region or (0, 0, header.width, header.height))
         if len(self._chunks(bitstream)) != len(canvas.tiles()):
-            raise Damaged("The file is damaged: it has not one piece of data for each tile of its picture.")
+            raise Damaged(
+                "The file is damaged: the number of its chunks differs from the number of its tiles."
+            )
         return canvas, region

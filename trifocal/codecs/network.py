@@ -1,5 +1,6 @@
-"""The torch network of a codec: analysis, entropy model, synthesis; what training trains and papers
-override.
+"""The torch network of a codec: analysis, entropy model and synthesis.
+
+Training updates it; subclasses implement the papers.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class CodecNetwork(nn.Module):
         receptive_field: of analysis and synthesis, pixels to each side, a multiple of 16.
 
     Attributes:
-        reads_importance: whether `analyse` appends an importance map to y, which is then coded before it.
+        reads_importance: whether `analyse` appends an importance map to y, which is coded before the latent.
     """
 
     reads_importance = False
@@ -73,7 +74,7 @@ class CodecNetwork(nn.Module):
 
     def prepare(self, picture: Picture, condition: Condition | None) -> Condition | None:
         """Compute the parts of the condition that depend on the whole image, before its tiles are analysed.
-        None here.
+        This base class has no such parts and returns the condition unchanged.
         """
         return condition
 
@@ -141,7 +142,7 @@ class CodecNetwork(nn.Module):
     ) -> Estimate:
         """x_hat and a differentiable rate, without writing a file.
 
-        Before or after an `encode`, with or without gradients. In evaluation mode the value of `bits` is that
+        The state of the codec does not change. In evaluation mode the value of `bits` is that
         of the file's latent layer, within 1 % (files add about 18 bytes of header, and images above 1024
         pixels are coded in tiles). Its gradient is that of the logistic at the latent before rounding, and
         rounding itself passes gradients unchanged; both are biased for values inside the dead zone. In
