@@ -82,7 +82,7 @@ def encode(
         int | None,
         typer.Option(
             min=0,
-            help="Refinement steps of the base layer (about 0.6 s); 0 disables them, which costs bits and AP. "
+            help="Refinement steps of the base layer (about 0.6 s); 0 disables them and costs bits and AP. "
             "[default: 4]",
         ),
     ] = None,
@@ -118,7 +118,7 @@ def encode(
         str | None,
         typer.Option(
             metavar="MAP.png",
-            help="Also write the importance map of the text, drawn on the image; for one image.",
+            help="Also write the importance map, drawn on the image; for one image.",
         ),
     ] = None,
     mask: Annotated[

@@ -66,7 +66,7 @@ Out = Annotated[
     typer.Option(
         "--out",
         "-o",
-        help="Output file; an output folder if the input is a folder or several files; - for standard output. "
+        help="Output file; a folder if the input is a folder or several files; - for standard output. "
         "[default: next to the input]",
     ),
 ]
@@ -82,9 +82,7 @@ Force = Annotated[
 SkipExisting = Annotated[bool, typer.Option("--skip-existing", help="Skip inputs whose output file exists.")]
 KeepSuffix = Annotated[
     bool,
-    typer.Option(
-        "--keep-suffix", help="Keep the suffix of the input and append the new one, such as photo.jpg.tri."
-    ),
+    typer.Option("--keep-suffix", help="Keep the input suffix: photo.jpg.tri."),
 ]
 KeepTimes = Annotated[
     bool, typer.Option("--keep-times", help="Copy access and modification times from input to output.")
