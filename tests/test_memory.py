@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trifocal.demo import PHOTOGRAPH
 from trifocal.evaluation.codecs.variant import Variant
 from trifocal.evaluation.memory import own_peak_memory, peak_memory
+from trifocal.preset_table import DEFAULT
 
 
 def test_what_is_held_is_in_the_peak_and_stays_there() -> None:
@@ -52,3 +54,14 @@ def test_encoding_brings_no_compiler() -> None:
     """It is 130 MB; a stand-in had its place while torchvision was imported, and says what it says."""
     run = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=False)
     assert run.stdout.split("\n")[0] == "[] True True", run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["compact", DEFAULT])
+def test_the_documented_budget_holds(preset: str, tmp_path: Path) -> None:
+    """950 MB plus 20 bytes per pixel, for an encode and a decode in one process."""
+    path = tmp_path / "large.jpg"
+    with Image.open(PHOTOGRAPH) as image:
+        image.resize((2400, 1700)).save(path)
+    peak = peak_memory(Variant(preset), path, 50)
+    assert peak is not None and peak < 950e6 + 20 * 2400 * 1700

@@ -92,7 +92,7 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Refuse larger images. An image takes up to 850 MB of memory plus 20 bytes per pixel. "
+        help="Refuse larger images. An image takes up to 950 MB of memory plus 20 bytes per pixel. "
         "[default: 134217728]",
     ),
 ]

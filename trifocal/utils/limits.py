@@ -1,6 +1,6 @@
 """The maximum number of pixels of an image.
 
-Reading, encoding and decoding take up to 850 MB plus 20 bytes per pixel.
+Reading, encoding and decoding take up to 950 MB plus 20 bytes per pixel.
 """
 
 from collections.abc import Iterator
