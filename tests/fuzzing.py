@@ -22,9 +22,9 @@ from functools import cache
 from zlib import crc32
 
 import numpy as np
-from making import png_of
 
 import trifocal
+from helpers.images import png_from_chunks
 from trifocal.codecs.metadata_layers import dpi_from_bytes, dpi_to_bytes
 from trifocal.container import Bitstream, Header, Layer, Tag, describe
 from trifocal.container.bitstream import uses_short_form
@@ -287,7 +287,7 @@ def hurt_png(rng: random.Random, data: bytes) -> bytes:
         case 3:
             rows = hurt(rng, zlib.decompress(b"".join(data for kind, data in chunks if kind == b"IDAT")))
             chunks = [chunks[0], (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")]
-    return png_of(chunks)
+    return png_from_chunks(chunks)
 
 
 def hurt_metadata(rng: random.Random, data: bytes) -> bytes:

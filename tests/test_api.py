@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, small_codec
 from numpy.typing import NDArray
 from PIL import Image
 
 import trifocal
+from helpers.cli import run
+from helpers.codecs import small_codec
+from helpers.images import random_rgb
 from trifocal import presets
 from trifocal.api import Decoder, Encoder
 from trifocal.codecs import rate_control
@@ -455,7 +457,6 @@ def test_installed_packages_bring_presets(small: Preset, monkeypatch: pytest.Mon
     with_entry_points(monkeypatch, one=small, more=lambda: [other])
     assert presets.find("other") is other and presets.all_presets()[-2:] == (small, other)
     assert trifocal.encode(RGB, "small").header.preset == 48
-    from test_cli import run
 
     assert "other" in run("presets").stdout
 

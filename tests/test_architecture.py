@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_reports import module_at
 
 import trifocal
+from helpers.scripts import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "trifocal"
@@ -270,7 +270,7 @@ def test_all_lists_only_names_that_exist(path: Path) -> None:
 
 def test_architecture_page_has_the_tree_that_its_script_writes() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    assert module_at("scripts/architecture.py").with_tree(page) == page, "run scripts/architecture.py"
+    assert load_script("scripts/architecture.py").with_tree(page) == page, "run scripts/architecture.py"
 
 
 def test_files_stay_under_400_lines() -> None:
@@ -303,3 +303,17 @@ def test_no_circle_of_imports() -> None:
 
 def test_few_files_at_the_top() -> None:
     assert len(list(PACKAGE.glob("*.py"))) < 15
+
+
+def test_tests_share_code_only_through_helpers() -> None:
+    """No test imports another test or conftest.py; both run alone."""
+    modules = {path.stem for path in ROOT.glob("tests/*.py")} - {"fuzzing"}
+    wrong = []
+    for path in (*ROOT.glob("tests/*.py"), *ROOT.glob("tests/helpers/*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            wrong += [f"{path.name}: {name}" for name in names if name in modules]
+    assert not wrong, f"{wrong}: move what tests share to tests/helpers."

@@ -12,19 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import small_codec
-from test_detection_losses import Blocks, pictures_in
-from test_dual_layer import small_dual_layer
-from test_scenes import BRUSH, PERSON
 from torch import Tensor
 
-from trifocal.codecs.base_layer import BaseLayer, ScalableTorchRuntime
-from trifocal.codecs.dual_layer_compact import FINE, STRIDE, DualLayerCompact
-from trifocal.codecs.scalable import ScalableCodec
+from helpers.detector_training import BRUSH, PERSON, OtherDetectorBatches, write_annotated_images
+from helpers.dual_layer import small_dual_layer, small_dual_layer_compact
+from trifocal.codecs.dual_layer_compact import DualLayerCompact
 from trifocal.detection.backbone import normalise
 from trifocal.detection.detector import SplitDetector, compact_detector
-from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, PreviewSynthesis
-from trifocal.entropy import EntropyModel
 from trifocal.errors import OptionError, PresetError
 from trifocal.losses.base_layer import (
     TERM_WEIGHTS,
@@ -44,7 +38,6 @@ from trifocal.training.batches import DataEcho
 from trifocal.training.distillation import PARTS, FeatureSource
 from trifocal.training.tasks import base_layer as base_task
 from trifocal.training.tasks import detector as detector_task
-from trifocal.transforms import Analysis, Synthesis
 from trifocal.types import MAX_LEVEL
 from trifocal.weights import FOLDER, read_weights, write_weights
 
@@ -55,34 +48,6 @@ NOTHING = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 def detector() -> SplitDetector:
     torch.manual_seed(5)
     return compact_detector().eval().requires_grad_(False)
-
-
-def small_dual(detector: SplitDetector) -> ScalableCodec:
-    """The classes of `dual-layer-compact` at a fraction of its size."""
-    plain = small_codec(noise=0.0)
-    torch.manual_seed(6)
-    base = BaseLayer(
-        CompactBaseAnalysis(24, 32, 1),
-        EntropyModel(32, hyper_channels=8, width=16, blocks=1, steps=torch.logspace(0.3, -0.6, 8)),
-        CompactBaseSynthesis(32, 24, FINE, 1),
-        PreviewSynthesis(FINE, STRIDE, 24, 1),
-    )
-    assert isinstance(plain.network.analysis, Analysis) and isinstance(plain.network.synthesis, Synthesis)
-    codec = ScalableCodec(
-        ScalableTorchRuntime(
-            DualLayerCompact(
-                base,
-                plain.network.analysis,
-                plain.network.entropy,
-                plain.network.synthesis,
-                plain.network.receptive_field,
-            )
-        )
-    )
-    codec.network.find_detector = lambda device: detector
-    assert isinstance(codec.network.base.analysis, CompactBaseAnalysis)
-    codec.network.base.analysis.init_from_detector(detector)
-    return codec
 
 
 # ── equation (1), by hand ──
@@ -180,7 +145,7 @@ def test_half_precision_rounds_transforms_and_not_rates(detector: SplitDetector)
     """Under autocast the bits of a base layer are those of y_obj, to the precision that the analysis leaves
     it.
     """
-    base = small_dual(detector).network.base.eval()
+    base = small_dual_layer_compact(detector).network.base.eval()
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([200, 600])
     seen: list[torch.dtype] = []
@@ -206,7 +171,7 @@ def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[Dual
     built: list[DualLayerCompact] = []
 
     def build(of: str, start: Path | None) -> DualLayerCompact:
-        network = small_dual(detector).network
+        network = small_dual_layer_compact(detector).network
         assert isinstance(network, DualLayerCompact)
         built.append(network)
         return network
@@ -230,8 +195,8 @@ def test_steps_lower_the_loss_and_leave_the_detector_alone(
     """Then the run is resumed, and what it leaves is the whole preset: base trained and calibrated, the rest
     as it was.
     """
-    before, fresh = copy.deepcopy(detector.state_dict()), small_dual(detector)
-    data, run = pictures_in(tmp_path), tmp_path / "run"
+    before, fresh = copy.deepcopy(detector.state_dict()), small_dual_layer_compact(detector)
+    data, run = write_annotated_images(tmp_path), tmp_path / "run"
     base_task.train_base_layer([data], run, steps=1, batch=4)
     path = base_task.train_base_layer([data], run, steps=6, batch=4, resume=True)
     first, last = log_of(run)
@@ -268,7 +233,7 @@ def test_the_base_of_the_papers_size_learns_from_its_own_detector(
     monkeypatch.setattr(base_task, "codec_with_base", lambda of, start: codec.network)
     run = tmp_path / "run"
     path = base_task.train_base_layer(
-        [pictures_in(tmp_path)], run, of="dual-layer", steps=4, batch=2, every=0
+        [write_annotated_images(tmp_path)], run, of="dual-layer", steps=4, batch=2, every=0
     )
     first, *_, last = log_of(run)
     assert last["held_out_loss"] < first["held_out_loss"]
@@ -278,7 +243,7 @@ def test_the_base_of_the_papers_size_learns_from_its_own_detector(
 
 
 def test_pictures_without_boxes_need_a_teacher(quick: list[DualLayerCompact], tmp_path: Path) -> None:
-    data = pictures_in(tmp_path)
+    data = write_annotated_images(tmp_path)
     for record in data.glob("*.json"):
         record.unlink()
     with pytest.raises(OptionError, match="or a teacher"):
@@ -316,15 +281,15 @@ def test_what_is_behind_the_split_learns_on_and_the_front_stays(
     """So every base layer and every file that was made for it stays good."""
     for name, value in (("validation_batches", 1), ("warmup", 1), ("ema", 0.0)):
         monkeypatch.setattr(detector_task.RefinementTask, name, value)
-    monkeypatch.setattr(detector_task, "TeacherOutputs", Blocks)
-    codec = small_dual(detector)
+    monkeypatch.setattr(detector_task, "TeacherOutputs", OtherDetectorBatches)
+    codec = small_dual_layer_compact(detector)
     before = copy.deepcopy(codec.network.state_dict())
     monkeypatch.setattr(detector_task, "load", lambda preset: codec)
     start = tmp_path / "start.safetensors"
     write_weights(detector, start)
     run = tmp_path / "run"
     train = partial(detector_task.train_detector, stage=3, batch=2, start=start, teacher="some/pico.onnx")
-    train([pictures_in(tmp_path)], run, steps=1)
+    train([write_annotated_images(tmp_path)], run, steps=1)
     path = train([tmp_path / "pictures"], run, steps=6, resume=True)
     first, last = log_of(run)
     terms = list(PARTS)[4:]
@@ -348,7 +313,7 @@ def test_half_of_the_pictures_went_through_the_base_layer(detector: SplitDetecto
 
         def close(self) -> None: ...
 
-    base, seen = small_dual(detector).network.base.eval(), []
+    base, seen = small_dual_layer_compact(detector).network.base.eval(), []
     source = FeatureSource(Same(), detector, base)
     base.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     h, said = source.next()

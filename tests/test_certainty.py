@@ -5,8 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_layering import BOX, HEIGHT, WIDTH, Bright, annotated, detection, with_layers
 
+from helpers.detection import (
+    BRIGHT_BOX,
+    HEIGHT,
+    WIDTH,
+    BrightDetector,
+    detection_task,
+    use_two_jpeg_preset,
+    write_bright_images,
+)
 from trifocal.errors import OptionError
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.evaluation.tasks.confidence import ap_with_errors, bootstrap_ap
@@ -16,7 +24,7 @@ from trifocal.evaluation.tasks.detectors import Detector, DetectorOutput
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return annotated(tmp_path)
+    return write_bright_images(tmp_path)
 
 
 def showing(seen: DetectorOutput, name: str, detector: Detector) -> DetectorOutput:
@@ -25,9 +33,9 @@ def showing(seen: DetectorOutput, name: str, detector: Detector) -> DetectorOutp
 
 def finding(folder: Path, *right: bool) -> Detection:
     """What finds the square of a picture, or is less sure of something else beside it."""
-    way = detection(folder, Bright(), "bright")
+    way = detection_task(folder, BrightDetector(), "bright")
     for number, found in enumerate(right):
-        box = np.array([BOX if found else (0, 0, 20, 20)], np.float64)
+        box = np.array([BRIGHT_BOX if found else (0, 0, 20, 20)], np.float64)
         seen = DetectorOutput(box, np.array([1]), np.array([0.9 if found else 0.5]))
         way.add(np.zeros((HEIGHT, WIDTH, 3), np.uint8), f"{number}.png", partial(showing, seen))
     return way
@@ -59,14 +67,14 @@ def test_a_picture_counts_as_often_as_it_is_named(folder: Path) -> None:
 
 def test_nothing_in_common(folder: Path) -> None:
     with pytest.raises(OptionError, match="No image was measured in all runs"):
-        bootstrap_ap([finding(folder, True), detection(folder, Bright(), "bright")], 5)
+        bootstrap_ap([finding(folder, True), detection_task(folder, BrightDetector(), "bright")], 5)
 
 
 def test_from_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The originals come first, and lose nothing."""
     pytest.importorskip("faster_coco_eval")
-    with_layers(monkeypatch)
-    monkeypatch.setattr(tasks, "create_detector", lambda name, device: Bright())
+    use_two_jpeg_preset(monkeypatch)
+    monkeypatch.setattr(tasks, "create_detector", lambda name, device: BrightDetector())
     said: list[tuple[float, str]] = []
     sure = ap_with_errors(
         {"two:base": (20, 80), "jpeg": (50,)}, folder, "bright", 5, lambda *told: said.append(told)

@@ -7,34 +7,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import typer
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 import trifocal
+from helpers.cli import Recorder, is_one_sentence, run
 from trifocal import evaluation
-from trifocal.cli import app
 from trifocal.cli.options import parse_qualities, parse_region, parse_size
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.demo import PHOTOGRAPH
-
-
-def run(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """The real program in a process of its own."""
     line = [sys.executable, "-m", "trifocal", *map(str, words)]
     return subprocess.run(line, check=False, capture_output=True, text=True, timeout=300)
-
-
-def one_sentence(text: str) -> bool:
-    return len(text.strip().splitlines()) == 1 and text.strip().endswith(".") and "Traceback" not in text
 
 
 @pytest.fixture
@@ -96,7 +86,7 @@ def test_rates_and_formats(photo: Path, tmp_path: Path) -> None:
 def test_a_rate_that_cannot_be_reached_is_said(photo: Path) -> None:
     result = run("encode", photo, "--bytes", "20")
     assert result.exit_code == 1
-    assert one_sentence(result.stderr)
+    assert is_one_sentence(result.stderr)
     assert not photo.with_suffix(".tri").exists()
     result = run("encode", photo, "--bytes", "50M", "--force")
     assert result.exit_code == 0 and "fewer bytes than were allowed" in result.stderr
@@ -128,7 +118,7 @@ def test_decode_replaces_nothing_that_was_not_named(photo: Path, tmp_path: Path)
     run("encode", photo)
     refused = run("decode", photo.with_suffix(".tri"))
     assert refused.exit_code == 1
-    assert one_sentence(refused.stderr)
+    assert is_one_sentence(refused.stderr)
     assert photo.read_bytes() == before
     assert run("decode", photo.with_suffix(".tri"), "--force").exit_code == 0
     assert photo.read_bytes() != before
@@ -140,7 +130,7 @@ def test_an_older_file_is_replaced_if_it_is_named_or_forced(photo: Path) -> None
     assert run("encode", photo, "-q", "80").exit_code == 0
     larger = file.read_bytes()
     refused = run("encode", photo, "-q", "10")
-    assert refused.exit_code == 1 and one_sentence(refused.stderr) and "--force" in refused.stderr
+    assert refused.exit_code == 1 and is_one_sentence(refused.stderr) and "--force" in refused.stderr
     assert file.read_bytes() == larger
     assert run("encode", photo, "-q", "10", "--force").exit_code == 0
     small = file.read_bytes()
@@ -168,7 +158,7 @@ def test_damaged_files_are_one_sentence(photo: Path, tmp_path: Path, kind: str) 
     for verb in "decode", "info":
         done = run(verb, bad)
         assert done.exit_code == 1
-        assert one_sentence(done.stderr)
+        assert is_one_sentence(done.stderr)
         assert "bad.tri" in done.stderr
     assert not bad.with_suffix(".png").exists()
 
@@ -208,7 +198,7 @@ def test_info_shows_a_damaged_file_and_fails(file: Path) -> None:
     result = run("info", file)
     assert result.exit_code == 1
     assert "768" in result.stdout
-    assert one_sentence(result.stderr) and "tile 1" in result.stderr
+    assert is_one_sentence(result.stderr) and "tile 1" in result.stderr
 
 
 def test_info_loads_neither_torch_nor_numpy(file: Path) -> None:
@@ -251,19 +241,6 @@ def test_the_demo_shows_what_a_detector_finds_in_the_base_layer(tmp_path: Path) 
 # ── train and evaluate ──
 
 
-class Recorder:
-    """Stands where a library call would, and keeps what it was given."""
-
-    def __init__(self, result: object) -> None:
-        self.result = result
-        self.words: tuple[Any, ...] = ()
-        self.options: dict[str, Any] = {}
-
-    def __call__(self, *words: object, **options: object) -> object:
-        self.words, self.options = words, options
-        return self.result
-
-
 def test_train_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
     train = Recorder(Path("runs/compact/compact.safetensors"))
     monkeypatch.setattr("trifocal.training.train", train)
@@ -278,7 +255,7 @@ def test_train_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_training_without_an_end_is_one_sentence(tmp_path: Path) -> None:
     result = run("train", "compact", "--data", tmp_path)
     assert result.exit_code == 1
-    assert one_sentence(result.stderr)
+    assert is_one_sentence(result.stderr)
 
 
 def test_evaluate_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -302,7 +279,7 @@ def test_evaluate_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch, t
 def test_evaluate_without_pictures_is_one_sentence(tmp_path: Path) -> None:
     result = run("evaluate", "compact", "--data", tmp_path, "-o", tmp_path / "out.csv")
     assert result.exit_code == 1
-    assert one_sentence(result.stderr)
+    assert is_one_sentence(result.stderr)
 
 
 def test_what_an_extra_is_missing_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,14 +319,14 @@ def test_wrong_usage_exits_with_2(words: tuple[str, ...]) -> None:
 def test_an_unknown_preset_is_one_sentence(photo: Path) -> None:
     result = run("encode", photo, "--preset", "nonsense")
     assert result.exit_code == 1
-    assert one_sentence(result.stderr)
+    assert is_one_sentence(result.stderr)
 
 
 def test_a_format_that_nobody_writes_is_refused_before_anything_is_done(file: Path) -> None:
     for words in ("--format", "xyz"), ("-o", file.with_suffix(".xyz")):
         result = run("decode", file, *words)
         assert result.exit_code == 1
-        assert one_sentence(result.stderr) and "xyz" in result.stderr
+        assert is_one_sentence(result.stderr) and "xyz" in result.stderr
 
 
 def test_the_version_is_that_of_the_package() -> None:
@@ -383,7 +360,7 @@ def test_lists_of_numbers() -> None:
 def test_the_real_program_says_one_sentence_and_exits_with_1(photo: Path) -> None:
     done = command("info", photo)
     assert (done.returncode, done.stdout) == (1, "")
-    assert one_sentence(done.stderr) and "PNG" in done.stderr
+    assert is_one_sentence(done.stderr) and "PNG" in done.stderr
 
 
 def test_a_closed_pipe_is_no_traceback(file: Path) -> None:

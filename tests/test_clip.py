@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb
 from safetensors.torch import load_file, save_file
 
+from helpers.images import random_rgb
 from trifocal.errors import MissingExtra, OptionError, WeightsError
 from trifocal.text import TextEncoder, load_text_encoder
 from trifocal.text import clip as module

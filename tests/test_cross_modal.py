@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb
 from torch import nn
 
+from helpers.images import random_rgb
+from helpers.text import WORD_CHANNELS, random_text_embedding
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.cross_modal import cross_modal, cross_modal_cheng2020
 from trifocal.container import Bitstream, Layer, Tag
@@ -19,17 +20,9 @@ from trifocal.pictures import Picture, canvas
 from trifocal.transforms.ssa import SemanticSpatialBlock, WordNorm
 from trifocal.types import Condition, TextEmbedding
 
-WORD_CHANNELS = 8
-
-
-def words_of(count: int, seed: int = 0) -> TextEmbedding:
-    random = torch.Generator().manual_seed(seed)
-    tokens = torch.randn(count, 3, WORD_CHANNELS, generator=random)
-    return TextEmbedding(tokens, torch.ones(count, 3, dtype=torch.bool), 2 * tokens.mean(1))
-
 
 def condition_of(seed: int = 0) -> Condition:
-    return Condition(words_of(1, seed))
+    return Condition(random_text_embedding(1, seed))
 
 
 def shaken(codec: Codec, seed: int = 0) -> Codec:
@@ -53,7 +46,9 @@ def shaken(codec: Codec, seed: int = 0) -> Codec:
     codec.network.train()
     with torch.no_grad():
         for _ in range(20):
-            codec.network(torch.rand(2, 3, 64, 64), torch.tensor([100, 700]), Condition(words_of(2)))
+            codec.network(
+                torch.rand(2, 3, 64, 64), torch.tensor([100, 700]), Condition(random_text_embedding(2))
+            )
     codec.preset_id = 1
     codec.network.eval()
     return codec
@@ -134,7 +129,7 @@ def test_words_act_only_through_the_blocks(codec):
 
 def test_words_for_one_picture_serve_a_batch(codec):
     y_hat, level = torch.randn(3, 4, 4, codec.network.entropy.latent_channels), torch.tensor([400] * 3)
-    one, many = words_of(1), words_of(3)
+    one, many = random_text_embedding(1), random_text_embedding(3)
     with torch.no_grad():
         for words, parts in (
             (one, [one] * 3),

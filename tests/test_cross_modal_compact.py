@@ -5,9 +5,11 @@ absent.
 import numpy as np
 import pytest
 import torch
-from conftest import Halved, largest_seam, random_rgb, small_codec
 
 import trifocal
+from helpers.codecs import largest_seam, small_codec
+from helpers.images import random_rgb
+from helpers.losses import HalfSizeDistance
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.cross_modal_compact import CrossModalCompact
 from trifocal.codecs.torch_runtime import TorchRuntime
@@ -112,7 +114,7 @@ def test_only_the_synthesis_learns():
     recipe = find("cross-modal-compact").recipe
     before = {name: w.clone() for name, w in codec.network.state_dict().items()}
     optimiser = torch.optim.Adam(parameter_groups(codec.network, recipe), lr=2e-3)
-    objective = PerceptualObjective(perceptual=Halved(), perceptual_weight=6.0)
+    objective = PerceptualObjective(perceptual=HalfSizeDistance(), perceptual_weight=6.0)
     x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
     batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]), words(0, 2))
     losses = []
@@ -132,7 +134,7 @@ def test_only_the_synthesis_learns():
     assert changed == {"synthesis"} and losses[-1] < losses[0]
     plain = codec.network.eval()(batch.x, batch.level)
     judged = objective.held_out_metrics(codec.network, batch.x, batch.level, plain)["distance"]
-    assert torch.equal(judged, Halved()(plain.x_hat, batch.x))
+    assert torch.equal(judged, HalfSizeDistance()(plain.x_hat, batch.x))
 
 
 def test_what_ships_shares_its_latents_with_compact():

@@ -5,7 +5,6 @@ run of a few steps.
 import copy
 import csv
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from test_detector import small_network
-from test_scenes import BLUE, RED, Fake, painted, seen_as
 from torch import Tensor
 from typer.testing import CliRunner
 
+from helpers.detection import small_faster_rcnn
+from helpers.detector_training import (
+    CentreTeacher,
+    OtherDetectorBatches,
+    teacher_detections,
+    write_annotated_images,
+)
 from trifocal import training
 from trifocal.cli import app
 from trifocal.data import read_pictures
@@ -156,7 +159,7 @@ def test_a_place_says_how_far_the_sides_are() -> None:
 
 def test_proposals_are_torchvisions() -> None:
     """Where the first stage is torchvision's, which says no class."""
-    detector = SplitDetector(small_network().train(), range(1, 6))
+    detector = SplitDetector(small_faster_rcnn().train(), range(1, 6))
     images, network = to_image_list(torch.rand(2, 3, 96, 128)), detector.network
     pyramid = network.backbone(images.tensors)
     wanted, _ = network.rpn(images, pyramid, [{"boxes": torch.tensor([[10.0, 10, 60, 70]])}] * 2)
@@ -228,7 +231,9 @@ def test_a_gradient_of_boxes_reaches_all_but_the_second_stage() -> None:
     torch.manual_seed(0)
     model = detector_task.DetectorLosses(compact_detector()).train()
     targets = [Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]), certain=False)]
-    terms = model(torch.rand(1, 3, 64, 96), targets, [whole(seen_as([[8, 8, 60, 50]], [{1: 0.8}]))])
+    terms = model(
+        torch.rand(1, 3, 64, 96), targets, [whole(teacher_detections([[8, 8, 60, 50]], [{1: 0.8}]))]
+    )
     assert terms.keys() == detector_task.DetectorTask.weights.keys() and all(
         term.isfinite() for term in terms.values()
     )
@@ -257,23 +262,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(kind, name, value)
 
 
-def pictures_in(folder: Path) -> Path:
-    """A folder of pictures with a red or a blue rectangle, and records beside them."""
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for number in range(6):
-        left, top = 10 + 6 * number, 8 + 5 * number
-        box, colour = (left, top, left + 50, top + 40), BLUE if number % 2 else RED
-        picture = painted(str(number), 128, 96, box, colour)
-        Image.fromarray(picture.rgb).save(pictures / f"{number}.png")
-        record = {"boxes": picture.boxes.tolist(), "labels": picture.labels.tolist()}
-        (pictures / f"{number}.json").write_text(json.dumps(record))
-    return pictures
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return pictures_in(tmp_path)
+    return write_annotated_images(tmp_path)
 
 
 def log_of(run: Path) -> list[dict[str, float]]:
@@ -335,34 +326,6 @@ def test_a_trained_detector_learns_more_slowly(
 BEHIND = tuple(distillation.PARTS)[distillation.FRONT_BLOCKS :]
 
 
-class Blocks:
-    """Batches as `Answers` gives them, whose answers are those of another detector."""
-
-    def __init__(
-        self,
-        pictures: Any = None,
-        teacher: Any = None,
-        parts: Sequence[str] = tuple(distillation.PARTS),
-        *given: Any,
-    ) -> None:
-        self.parts = parts
-        torch.manual_seed(7)
-        self.detector = compact_detector()
-        self.random = torch.Generator().manual_seed(8)
-
-    @torch.no_grad()
-    def next(self) -> tuple[Tensor, list[Tensor]]:
-        x = torch.rand(2, 3, 128, 128, generator=self.random) - 0.5
-        answers = {"picture": x}
-        for (name, (_, sources)), part in zip(
-            distillation.PARTS.items(), distillation.detector_parts(self.detector)
-        ):
-            answers[name] = part(*[answers[source] for source in sources])
-        return x, [answers[name] for name in self.parts]
-
-    def close(self) -> None: ...
-
-
 def test_parts_names_and_answers_belong_together() -> None:
     detector = compact_detector()
     parts = distillation.detector_parts(detector)
@@ -374,8 +337,8 @@ def test_parts_names_and_answers_belong_together() -> None:
     )
     learned = {id(p) for part in parts for p in part.parameters()}
     assert len(learned) == len([*detector.backbone.parameters(), *detector.network.rpn.parameters()])
-    x, answers = Blocks().next()
-    pyramid = Blocks().detector.backbone(x)  # made as the detector itself makes it
+    x, answers = OtherDetectorBatches().next()
+    pyramid = OtherDetectorBatches().detector.backbone(x)  # made as the detector itself makes it
     named = dict(zip(distillation.PARTS, answers, strict=True))
     for level, name in zip(
         pyramid.values(), ("top-down 8", "bottom-up 16", "bottom-up 32", "extra 64"), strict=True
@@ -388,7 +351,7 @@ def test_every_block_learns_what_a_teachers_does(
     quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The errors fall, also after the run is resumed, and no part stays as it was."""
-    monkeypatch.setattr(detector_task, "TeacherOutputs", Blocks)
+    monkeypatch.setattr(detector_task, "TeacherOutputs", OtherDetectorBatches)
     torch.manual_seed(0)
     start = tmp_path / "start.safetensors"
     write_weights(compact_detector(), start)
@@ -417,7 +380,7 @@ def test_what_is_behind_the_split_learns_and_the_front_stays(
     """From what the front that stays makes of pictures; in the second stage too. Without a front there is
     none to keep.
     """
-    monkeypatch.setattr(detector_task, "TeacherOutputs", Blocks)
+    monkeypatch.setattr(detector_task, "TeacherOutputs", OtherDetectorBatches)
     start, run = tmp_path / "start.safetensors", tmp_path / "run"
     torch.manual_seed(0)
     write_weights(compact_detector(), start)
@@ -446,7 +409,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor], part: str) -> bool:
 
 def test_blocks_that_are_the_teachers_have_no_error() -> None:
     """Alone, and standing on each other."""
-    source = Blocks()
+    source = OtherDetectorBatches()
     own = distillation.DistillationLosses(source.detector)
     given = source.next()
     own.set_variances([given[1]])
@@ -458,7 +421,7 @@ def test_blocks_that_are_the_teachers_have_no_error() -> None:
 
 def test_blocks_stand_on_each_other_at_the_end() -> None:
     """A wrong stem spoils only itself at first, and then what follows."""
-    source = Blocks()
+    source = OtherDetectorBatches()
     own = distillation.DistillationLosses(copy.deepcopy(source.detector))
     with torch.no_grad():
         for parameter in distillation.detector_parts(own.detector)[0].parameters():
@@ -474,7 +437,7 @@ def test_blocks_stand_on_each_other_at_the_end() -> None:
 
 
 def test_what_has_learned_already_stands_on_itself_and_what_it_says_counts_twice() -> None:
-    source = Blocks(parts=BEHIND)
+    source = OtherDetectorBatches(parts=BEHIND)
     own = distillation.RefinementLosses(copy.deepcopy(source.detector))
     with torch.no_grad():
         for lateral in distillation.detector_parts(own.detector)[14:17]:
@@ -512,7 +475,7 @@ def test_the_second_stage_learns_in_the_third_stage_alone() -> None:
     """It corrects a first stage that is not the teacher's; a gradient reaches every part of it, and through
     it the pyramid.
     """
-    source = Blocks(parts=BEHIND)
+    source = OtherDetectorBatches(parts=BEHIND)
     perfect = distillation.RefinementLosses(copy.deepcopy(source.detector))
     h, said = distillation.FeatureSource(source, source.detector).next()
     perfect.set_variances([said])
@@ -540,7 +503,7 @@ def test_the_second_stage_learns_in_the_third_stage_alone() -> None:
 # ── with a teacher ──
 
 
-class Whole(Fake):
+class Whole(CentreTeacher):
     """A teacher with maps too."""
 
     def __call__(self, rgb: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> TeacherDetections:

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import box_iou
 
+from helpers.detection import small_faster_rcnn
 from trifocal.detection import detector as module
 from trifocal.detection import proposals
 from trifocal.detection.detector import (
@@ -34,26 +33,12 @@ from trifocal.detection.two_stage import (
 from trifocal.errors import WeightsError
 from trifocal.weights import write_weights
 
-LEAST, MOST = 96, 160  # sides at which the small network looks at a picture
 SIZES = [(128, 96), (148, 96), (96, 117), (200, 60), (50, 71), (1, 1)]  # width, height
-
-
-def small_network() -> FasterRCNN:
-    """torchvision's Faster R-CNN on a thin ResNet with a pyramid, of five classes; random weights."""
-    torch.manual_seed(0)
-    body = ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=8)
-    stages = {f"layer{n}": str(n - 1) for n in (1, 2, 3, 4)}
-    backbone = BackboneWithFPN(body, stages, [256, 512, 1024, 2048], 16)
-    network = FasterRCNN(backbone, 6, min_size=LEAST, max_size=MOST, rpn_post_nms_top_n_test=60)
-    with torch.no_grad():
-        network.rpn.head.bbox_pred.weight.mul_(20)  # so that no box is an anchor as it stands
-        network.roi_heads.box_predictor.bbox_pred.weight.mul_(20)
-    return network.eval()
 
 
 @pytest.fixture(scope="module")
 def uncut() -> FasterRCNN:
-    return small_network()
+    return small_faster_rcnn()
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +116,7 @@ def test_the_latent_of_the_cut_is_layer1_channels_last(cut: SplitDetector) -> No
 
 
 def test_the_cut_leaves_no_parameter_behind_and_copies_none() -> None:
-    network = small_network()
+    network = small_faster_rcnn()
     before = {id(p) for p in network.parameters()}
     assert {id(p) for p in split_faster_rcnn(network).parameters()} == before
 

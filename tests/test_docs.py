@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_reports import module_at
 
+from helpers.scripts import load_script
 from trifocal.demo import PHOTOGRAPH
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,4 +72,4 @@ def test_code_in_the_documentation_is_typed(tmp_path: Path) -> None:
 
 def test_the_page_of_commands_is_what_its_script_writes() -> None:
     page = (ROOT / "docs" / "cli.md").read_text("utf-8")
-    assert module_at("scripts/cli_page.py").page() == page, "run scripts/cli_page.py"
+    assert load_script("scripts/cli_page.py").page() == page, "run scripts/cli_page.py"

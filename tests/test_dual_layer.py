@@ -3,37 +3,32 @@ layers, and learning.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 from urllib.error import URLError
 
 import numpy as np
 import pytest
-import test_exact
 import torch
 import torch.nn.functional as F
-from conftest import random_rgb
-from test_elic import lively, with_another_order
 from torch import Tensor, nn
 from torchvision.models import detection as tv
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.resnet import Bottleneck, ResNet
-from torchvision.ops import MultiScaleRoIAlign
 
+from helpers.codec_checks import check_thread_counts
+from helpers.dual_layer import KNOWN_CHANNELS, TEXT_CHANNELS, small_dual_layer, small_input_size
+from helpers.exactness import count_mismatches, encode_latents, random_images, with_reordered_layers
+from helpers.images import random_rgb
 from trifocal.codecs import scalable
 from trifocal.codecs.dual_layer import TextGuided, dual_layer
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Tag
 from trifocal.detection import faster_rcnn
-from trifocal.detection.detector import DetectorTail, SplitBackbone, SplitDetector
-from trifocal.detection.input_size import compact_size, torchvision_size
+from trifocal.detection.input_size import torchvision_size
 from trifocal.entropy.latent_coding import write_latents
 from trifocal.errors import FormatError, WeightsError
-from trifocal.layers import Conv
 from trifocal.losses import balance, bits_per_pixel, quality_lambda
 from trifocal.losses.dual_layer import DualLayerObjective
 from trifocal.pictures import Picture, canvas
@@ -42,86 +37,9 @@ from trifocal.transforms.conditioned import ConditionedSynthesis, UNet, conditio
 from trifocal.transforms.swin import SwinAnalysis, WindowAttention, swin_receptive_field
 from trifocal.types import BasePreview, Batch, Condition, Output, TextEmbedding
 
-D = 8
-KNOWN = (4, 4, 8)
-SIZES = partial(compact_size, area=96 * 96)  # at which the small detector looks
-
-
-class OneLevel(DetectorTail):
-    """One convolution behind the split, and a pyramid of one level."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stage = Conv(8, 8, 3)
-
-    def stages(self, h: Tensor) -> list[Tensor]:
-        return [h, self.stage(h)]
-
-    def levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
-        return {"0": stages[-1].permute(0, 3, 1, 2)}
-
-
-def small_detector(device: str = "cpu") -> SplitDetector:
-    """A Faster R-CNN of two classes whose backbone is one convolution; random weights."""
-    torch.manual_seed(1)
-    backbone = SplitBackbone(Channelled(), OneLevel(), channels=8, stride=4, out_channels=8)
-    network = tv.FasterRCNN(
-        backbone,
-        rpn_anchor_generator=AnchorGenerator(((16,),), ((1.0,),)),
-        box_roi_pool=MultiScaleRoIAlign(["0"], 2, 1),
-        box_head=TwoMLPHead(8 * 4, 8),
-        box_predictor=FastRCNNPredictor(8, 3),
-        box_score_thresh=0.0,
-    )
-    return SplitDetector(network, (1, 2), SIZES).eval().requires_grad_(False)
-
-
-class Channelled(nn.Module):
-    """x [B, 3, H, W] → h [B, H/4, W/4, 8]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = Conv(3, 8, 3, stride=4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.stem(x.permute(0, 2, 3, 1))
-        return h
-
-
-DETECTOR = small_detector()
-
-
-def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> Any:
-    """A fraction of the codec, with gates that are open and a base that says something."""
-    torch.manual_seed(seed)
-    codec: Any = dual_layer(
-        channels=8,
-        sizes=(4, 4, 4),
-        hidden=(4, 4),
-        bottlenecks=1,
-        known=KNOWN,
-        swin_channels=8,
-        depths=(2, 1, 2),
-        window=4,
-        word_channels=D,
-        heads=2,
-        features=8,
-    )
-    codec.network.find_detector = lambda device: DETECTOR
-    codec.network.input_size = SIZES
-    with torch.no_grad():
-        network: Any = codec.network
-        for injector in (network.inject_quarter, network.inject_eighth):
-            injector.gamma.fill_(gamma)
-        lively(codec, seed)
-        y = codec.network.base.analysis(torch.rand(1, 3, 128, 128))
-        codec.network.base.entropy.gain.log_gain.table.sub_(y.std().log())
-        codec.network.base.entropy.exact_side.context.normalise.table.mul_(y.std())
-    return codec
-
 
 def random_words(count: int = 1, tokens: int = 5, padding: int = 0, seed: int = 0) -> TextEmbedding:
-    there = torch.randn(count, tokens, D, generator=torch.Generator().manual_seed(seed))
+    there = torch.randn(count, tokens, TEXT_CHANNELS, generator=torch.Generator().manual_seed(seed))
     mask = torch.arange(tokens + padding).expand(count, -1) < tokens
     return TextEmbedding(F.pad(there, (0, 0, 0, padding), value=3.0), mask, there[:, -1])
 
@@ -229,7 +147,7 @@ def positive(network: nn.Module) -> nn.Module:
 
 @torch.inference_mode()
 def test_conditions_are_there_at_three_scales():
-    known = UNet(KNOWN)(torch.rand(2, 64, 32, 3))
+    known = UNet(KNOWN_CHANNELS)(torch.rand(2, 64, 32, 3))
     assert [c.shape for c in known] == [(2, 64, 32, 4), (2, 32, 16, 4), (2, 16, 8, 8)]
 
 
@@ -291,7 +209,7 @@ def test_without_a_first_picture_grey_stands_in(codec, x):
 
 @torch.inference_mode()
 def test_before_training_the_first_picture_is_what_comes_out(x):
-    codec = dual_layer(8, (4, 4), (4, 4), 1, KNOWN, 8, (1, 1, 1), 2, D, 2, features=8)
+    codec = dual_layer(8, (4, 4), (4, 4), 1, KNOWN_CHANNELS, 8, (1, 1, 1), 2, TEXT_CHANNELS, 2, features=8)
     codec.network.eval()
     condition = Condition(preview=first_of(64, 64))
     x_hat = codec.network.synthesise(codec.network.analyse(x, condition), torch.tensor([400]), condition)
@@ -324,7 +242,9 @@ def test_the_third_attention_reads_words_that_have_seen_the_picture(codec, x):
 
 def test_gates_start_closed_and_the_reach_is_on_the_grid():
     """113 pixels of windows and 27 of conditions before them, rounded up to squares of 64."""
-    codec: Any = dual_layer(8, (4, 4), (4, 4), 1, KNOWN, 8, (2, 2, 2), 8, D, 2, features=8)
+    codec: Any = dual_layer(
+        8, (4, 4), (4, 4), 1, KNOWN_CHANNELS, 8, (2, 2, 2), 8, TEXT_CHANNELS, 2, features=8
+    )
     assert not codec.network.inject_quarter.gamma.any() and not codec.network.inject_eighth.gamma.any()
     assert swin_receptive_field((2, 2, 2), 8) == 113 and codec.network.receptive_field == 192
 
@@ -372,7 +292,7 @@ def test_both_sides_have_the_same_latents_in_both_layers(codec, monkeypatch):
     picture = Picture(random_rgb(128, 64, seed=4))
     stream = codec.encode(picture, quality=40, base_quality=70)
     base_runtime = codec.runtime.base
-    y = base_runtime.analyse(scalable.resized(picture, SIZES(128, 64)))
+    y = base_runtime.analyse(scalable.resized(picture, small_input_size(128, 64)))
     data, y_hat, _ = write_latents(base_runtime.entropy(), y, np.array([560]))
     base = stream.layer(Tag.BASE)
     assert base is not None and base.chunks == (bytes([70]) + data,)
@@ -391,7 +311,7 @@ def test_both_sides_have_the_same_latents_in_both_layers(codec, monkeypatch):
 
 
 def test_another_summation_order_reads_the_same(codec):
-    assert test_exact.disagreements(codec, with_another_order(codec), test_exact.random_pictures(3)) == 0
+    assert count_mismatches(codec, with_reordered_layers(codec), random_images(3)) == 0
 
 
 @torch.inference_mode()
@@ -404,7 +324,7 @@ def test_the_first_picture_helps_both_sides_or_neither(codec):
     assert chunks[0] != chunks[1]
     x_hat = codec.network(as_x(picture.rgb), torch.tensor([400]), Condition(preview=fed_by(fed, codec))).x_hat
     assert np.array_equal(codec.decode(fed).picture.rgb, as_rgb(x_hat))
-    y_hat, _, _ = test_exact.latents(codec, picture.rgb, 400)
+    y_hat, _, _ = encode_latents(codec, picture.rgb, 400)
     x_hat = codec.network.synthesise(y_hat, torch.tensor([400]))
     assert np.array_equal(codec.decode(alone).picture.rgb, as_rgb(x_hat))
 
@@ -446,7 +366,7 @@ def test_transforms_in_bfloat16(codec):
         near, y = rounded.network.analyse(x, condition), codec.network.analyse(x, condition)
         assert near.dtype == torch.float32 and 0 < (near - y).abs().max() < 0.2 * y.abs().max()
         assert rounded.network.synthesise(y, torch.tensor([400]), condition).dtype == torch.float32
-    test_exact.test_thread_counts(rounded, 1)
+    check_thread_counts(rounded, 1)
 
 
 # ── tiles ──

@@ -14,6 +14,7 @@ from PIL import Image
 
 import trifocal
 import trifocal.pillow
+from helpers.images import fixed_pattern
 from trifocal.api import Detector
 from trifocal.errors import Damaged, WeightsError
 from trifocal.presets import PRESETS, Preset, load, load_for
@@ -23,13 +24,6 @@ GOLDEN = Path(__file__).parent / "golden" / "compact-0.1.tri"  # `drawing` by co
 EARLIER = FOLDER / "compact-0.1.safetensors"
 MARK = 0x1B77
 WITH_EARLIER = [preset for preset in PRESETS if preset.earlier]
-
-
-def drawing() -> NDArray[np.uint8]:
-    """Waves, a chessboard and a ramp in red, green and blue, uint8 [72, 100, 3]."""
-    y, x = np.mgrid[0:72, 0:100]
-    planes = 127 + 120 * np.sin(x / 9) * np.cos(y / 13), 255 * ((x // 12 + y // 12) % 2), (2.5 * x + y) % 256
-    return np.stack(planes, axis=-1).clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +67,7 @@ def test_it_decodes_to_the_pixels_of_then(pixels: NDArray[np.uint8]) -> None:
     those of 0.1.
     """
     assert np.array_equal(trifocal.decode(GOLDEN).picture.rgb, pixels)
-    assert np.abs(pixels.astype(int) - drawing()).mean() == pytest.approx(11.015, abs=0.01)
+    assert np.abs(pixels.astype(int) - fixed_pattern()).mean() == pytest.approx(11.015, abs=0.01)
     expected = [[126, 0, 0], [77, 0, 93], [235, 252, 174], [0, 0, 218]]
     assert np.abs(pixels[0, ::33].astype(int) - expected).max() <= 1
 
@@ -85,7 +79,7 @@ def test_a_region_of_it_too(pixels: NDArray[np.uint8]) -> None:
 
 def test_the_same_weights_still_write_it() -> None:
     """Up to values of the latent that another processor rounds to their neighbours."""
-    stream = load("compact", weights=EARLIER).encode(trifocal.Picture(drawing()), quality=40)
+    stream = load("compact", weights=EARLIER).encode(trifocal.Picture(fixed_pattern()), quality=40)
     written = trifocal.Bitstream.open(GOLDEN)
     header = replace(stream.header, version=1, fingerprint=MARK)
     assert header == written.header and stream.size == pytest.approx(written.size, rel=0.01)
@@ -93,7 +87,7 @@ def test_the_same_weights_still_write_it() -> None:
 
 def test_files_of_taco_compact_are_decoded_with_them_too() -> None:
     old = load("taco-compact", weights=EARLIER)
-    stream = old.encode(trifocal.Picture(drawing()), quality=40)
+    stream = old.encode(trifocal.Picture(fixed_pattern()), quality=40)
     stream = replace(stream, header=replace(stream.header, version=1, fingerprint=MARK))
     assert stream.header.preset == 3
     decoded = trifocal.decode(trifocal.Bitstream.from_bytes(stream.to_bytes()))

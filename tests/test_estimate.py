@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, small_codec
 from PIL import Image
 from typer.testing import CliRunner
 
 import trifocal
+from helpers.codecs import small_codec
+from helpers.images import random_rgb
 from trifocal.cli import app
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.mask import MASK_PRESETS, Mask

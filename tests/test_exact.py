@@ -3,101 +3,30 @@ bit.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, small_codec
 from torch import nn
 
 import trifocal
-from trifocal.codecs.codec import Codec
+from helpers.codec_checks import check_thread_counts
+from helpers.codecs import small_codec
+from helpers.exactness import (
+    count_mismatches,
+    decode_latents,
+    encode_latents,
+    random_images,
+    with_float32,
+    with_reordered_sums,
+)
+from helpers.images import random_rgb
 from trifocal.demo import PHOTOGRAPH
-from trifocal.entropy import RateEstimator, Reader, Writer, integer_network
+from trifocal.entropy import Reader, integer_network
 from trifocal.entropy.exact import ExactDepthwise, ExactLinear, ExactPlacedLinear, to_grid
-from trifocal.errors import Damaged
 from trifocal.layers import Block, Depthwise, PlacedLinear, QualityInterpolation
 from trifocal.pictures import Picture
-
-
-class AnotherOrder(nn.Module):
-    """A linear layer that adds its input channels up in another order, one block of channels at a time."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, low: float | None, seed: int) -> None:
-        super().__init__()
-        self.order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(seed))
-        self.weight, self.bias, self.low = weight, bias, low
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        total = torch.zeros_like(self.bias)
-        for part in self.order.split(5):
-            total = total + x[..., part] @ self.weight[part]
-        return total + self.bias
-
-
-class AnotherExactOrder(AnotherOrder):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return to_grid(super().forward(x), 12).clamp(-4096 if self.low is None else self.low, 4096)
-
-
-class AtEachPlace(nn.Module):
-    """A `PlacedLinear` of one layer for each place."""
-
-    def __init__(self, layers: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.stack([layer(x[..., place, :]) for place, layer in enumerate(self.layers)], dim=-2)
-
-
-def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[AnotherOrder]) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, ExactPlacedLinear) and kind is ExactLinear:
-            setattr(
-                module, name, AtEachPlace(make(w, child.bias, None, seed=len(name)) for w in child.weight)
-            )
-        elif isinstance(child, PlacedLinear) and kind is nn.Linear:
-            weights, bias = child.weight.detach().T[child.columns], child.bias.detach()
-            setattr(module, name, AtEachPlace(make(w, bias, None, seed=len(name)) for w in weights))
-        elif isinstance(child, ExactLinear) and kind is ExactLinear:
-            setattr(module, name, make(child.weight, child.bias, child.low, seed=len(name)))
-        elif isinstance(child, nn.Linear) and kind is nn.Linear:
-            setattr(module, name, make(child.weight.detach().T, child.bias.detach(), None, seed=len(name)))
-        else:
-            replace_linear(child, kind, make)
-
-
-def with_another_order(codec: Codec) -> Codec:
-    """The same codec, whose exact side adds up in another order."""
-    other = copy.deepcopy(codec)
-    replace_linear(other.network.entropy.integer_networks(), ExactLinear, AnotherExactOrder)
-    return other
-
-
-@torch.inference_mode()
-def latents(codec: Codec, rgb: np.ndarray, level: int) -> tuple[torch.Tensor, bytes, float]:
-    """y_hat on the writing side, the bytes, and the bits that a Meter counts."""
-    x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-    y, q = codec.network.analyse(x), torch.tensor([level])
-    size = (y.shape[1], y.shape[2])
-    writer, meter = Writer(codec.network.entropy.models()), RateEstimator(codec.network.entropy.cost())
-    y_hat = codec.network.code_latents(writer, y, q, size)
-    assert torch.equal(codec.network.code_latents(meter, y, q, size), y_hat)
-    return y_hat, writer.bytes(), float(meter.bits.sum())
-
-
-@torch.inference_mode()
-def read(codec: Codec, data: bytes, y_hat: torch.Tensor, level: int) -> torch.Tensor:
-    size = (y_hat.shape[1], y_hat.shape[2])
-    return codec.network.code_latents(
-        Reader(codec.network.entropy.models(), data), None, torch.tensor([level]), size
-    )
-
-
-def random_pictures(count: int) -> Iterator[np.ndarray]:
-    return (random_rgb(128, 64, seed) for seed in range(count))
 
 
 def parts_of_a_photograph(count: int) -> Iterator[np.ndarray]:
@@ -107,61 +36,19 @@ def parts_of_a_photograph(count: int) -> Iterator[np.ndarray]:
         yield rgb[top : top + 64, left : left + 128].copy()
 
 
-def disagreements(writing: Codec, reading: Codec, pictures: Iterable[np.ndarray]) -> int:
-    failures = 0
-    for number, rgb in enumerate(pictures):
-        level = number * 37 % 801
-        y_hat, data, _ = latents(writing, rgb, level)
-        try:
-            failures += not torch.equal(read(reading, data, y_hat, level), y_hat)
-        except Damaged:
-            failures += 1
-    return failures
-
-
 def test_another_summation_order(codec):
-    assert disagreements(codec, with_another_order(codec), random_pictures(20)) == 0
-
-
-class InFloat(nn.Module):
-    """A network of the exact side as every other codec runs it: in float32, nothing rounded to a grid."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *args):
-        as_float = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
-        result = self.network(*as_float)
-        return tuple(r.double() for r in result) if isinstance(result, tuple) else result.double()
-
-
-def in_float(codec: Codec, another_order: bool) -> Codec:
-    other = copy.deepcopy(codec)
-    side = copy.deepcopy(other.network.entropy.exact_side)
-    if another_order:
-        replace_linear(side, nn.Linear, AnotherOrder)
-    for name, network in list(side.named_children()):
-        setattr(side, name, InFloat(network))
-    other.network.entropy.integer_networks = side.eval  # type: ignore[method-assign]  # it returns the side itself
-    return other
+    assert count_mismatches(codec, with_reordered_sums(codec), random_images(20)) == 0
 
 
 def test_the_test_above_can_fail(codec):
     """In float32 the same change of order does lose streams: this is what the exact side is for."""
-    assert disagreements(in_float(codec, False), in_float(codec, False), random_pictures(20)) == 0
-    assert disagreements(in_float(codec, False), in_float(codec, True), random_pictures(20)) > 0
+    assert count_mismatches(with_float32(codec, False), with_float32(codec, False), random_images(20)) == 0
+    assert count_mismatches(with_float32(codec, False), with_float32(codec, True), random_images(20)) > 0
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_thread_counts(codec, threads):
-    before = torch.get_num_threads()
-    y_hat, data, _ = latents(codec, random_rgb(256, 192, 3), 500)
-    try:
-        torch.set_num_threads(threads)
-        assert torch.equal(read(codec, data, y_hat, 500), y_hat)
-    finally:
-        torch.set_num_threads(before)
+    check_thread_counts(codec, threads)
 
 
 def test_analysis_and_synthesis_in_bfloat16(codec):
@@ -169,8 +56,8 @@ def test_analysis_and_synthesis_in_bfloat16(codec):
     rounded.network.analysis.bfloat16()
     rounded.network.synthesis.bfloat16()
     with torch.inference_mode():
-        y_hat, data, _ = latents(rounded, random_rgb(128, 128, 4), 400)
-        assert torch.equal(read(codec, data, y_hat, 400), y_hat)
+        y_hat, data, _ = encode_latents(rounded, random_rgb(128, 128, 4), 400)
+        assert torch.equal(decode_latents(codec, data, y_hat, 400), y_hat)
         x_hat = rounded.network.synthesise(y_hat, torch.tensor([400]))
     assert (x_hat - codec.network.synthesise(y_hat, torch.tensor([400]))).abs().max() < 0.1
 
@@ -178,7 +65,7 @@ def test_analysis_and_synthesis_in_bfloat16(codec):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_the_other_device(codec):
     other = copy.deepcopy(codec).cuda()
-    y_hat, data, _ = latents(codec, random_rgb(128, 128, 5), 300)
+    y_hat, data, _ = encode_latents(codec, random_rgb(128, 128, 5), 300)
     read_there = other.network.code_latents(
         Reader(other.network.entropy.models(), data), None, torch.tensor([300]).cuda(), (8, 8)
     )
@@ -187,16 +74,16 @@ def test_the_other_device(codec):
 
 def test_bytes_are_what_the_meter_says(codec):
     for seed, level in enumerate((0, 250, 500, 800)):
-        _, data, bits = latents(codec, random_rgb(256, 256, seed), level)
+        _, data, bits = encode_latents(codec, random_rgb(256, 256, seed), level)
         assert abs(len(data) - bits / 8) <= 0.005 * bits / 8 + 16
 
 
 @pytest.mark.slow
 def test_a_thousand_pictures(codec):
     """500 random ones through random weights, 500 parts of a photograph through the weights that ship."""
-    assert disagreements(codec, with_another_order(codec), random_pictures(500)) == 0
+    assert count_mismatches(codec, with_reordered_sums(codec), random_images(500)) == 0
     compact = trifocal.load("compact")
-    assert disagreements(compact, with_another_order(compact), parts_of_a_photograph(500)) == 0
+    assert count_mismatches(compact, with_reordered_sums(compact), parts_of_a_photograph(500)) == 0
 
 
 def test_exact_layers_stay_on_the_grid():

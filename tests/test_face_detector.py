@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_reports import module_at
 
+from helpers.scripts import load_script
 from trifocal.evaluation.tasks.detectors import create_detector
 
 onnx = pytest.importorskip("onnx")
@@ -20,7 +20,7 @@ HEIGHT, WIDTH = 8.0, 12.0  # pixels, of every face that it finds
 
 @pytest.fixture
 def script() -> Any:
-    return module_at("scripts/face_detector.py")
+    return load_script("scripts/face_detector.py")
 
 
 def like_centerface(path: Path, offset: float = 0.0) -> Path:

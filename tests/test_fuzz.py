@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from fuzzing import (
     MAX_PIXELS,
     Findings,

@@ -9,12 +9,12 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from conftest import random_rgb
 from PIL import Image
-from test_cross_modal import WORD_CHANNELS, words_of
 from torch import nn
 from typer.testing import CliRunner
 
+from helpers.images import random_rgb
+from helpers.text import WORD_CHANNELS, random_text_embedding
 from trifocal import presets, recipes
 from trifocal.cli import app
 from trifocal.codecs.cross_modal import cross_modal, cross_modal_cheng2020
@@ -123,7 +123,7 @@ def judge():
 
 def test_the_discriminator_sees_picture_latent_and_words(judge):
     judge.eval()
-    x, y_hat, words = torch.rand(2, 3, 64, 96), torch.randn(2, 4, 6, 6), words_of(2)
+    x, y_hat, words = torch.rand(2, 3, 64, 96), torch.randn(2, 4, 6, 6), random_text_embedding(2)
     logits = judge(x, y_hat, words)
     assert logits.shape == (2, 6, 10)
     for other in (judge(1 - x, y_hat, words), judge(x, -y_hat, words), judge(x, y_hat, words.rolled())):
@@ -138,7 +138,7 @@ def test_spectral_norms_are_one(judge):
             if name.endswith("weight.original"):
                 parameter.mul_(7)
         for _ in range(60):
-            judge(torch.rand(1, 3, 64, 64), torch.randn(1, 4, 4, 6), words_of(1))
+            judge(torch.rand(1, 3, 64, 64), torch.randn(1, 4, 4, 6), random_text_embedding(1))
     layers = convolutions_of(judge.eval())
     assert len(layers) == 7
     for layer in layers:
@@ -161,7 +161,7 @@ def test_mismatched_words_reach_the_discriminator():
         torch.rand(3, 3, 8, 8),
         torch.rand(3, 3, 8, 8),
         torch.rand(3, 1, 1, 2),
-        words_of(3),
+        random_text_embedding(3),
     )
     recorder = Recorder()
     loss = discriminator_loss(recorder, x, x_hat, y_hat, words)
@@ -183,7 +183,7 @@ def test_mismatched_words_reach_the_discriminator():
 
 def test_equal_words_are_no_mismatch():
     """A batch of one, and pictures with the same words, have nothing to be told apart by."""
-    x, y_hat, words = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 1, 2), words_of(1)
+    x, y_hat, words = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 1, 2), random_text_embedding(1)
     twice = TextEmbedding(*(part.expand(2, *part.shape[1:]) for part in vars(words).values()))
     for count, said in ((1, words), (2, twice)):
         loss = discriminator_loss(Recorder(), x[:count], x[:count], y_hat[:count], said, "hinge")
@@ -227,7 +227,7 @@ def batch_of(count: int) -> Batch:
     x = nn.functional.interpolate(
         torch.rand(count, 3, 4, 4, generator=random), size=(64, 64), mode="bilinear"
     )
-    return Batch(x, torch.linspace(0, 800, count).long(), Condition(words_of(count)))
+    return Batch(x, torch.linspace(0, 800, count).long(), Condition(random_text_embedding(count)))
 
 
 def gradients(network: nn.Module) -> list[torch.Tensor | None]:
@@ -258,7 +258,7 @@ def test_the_adversary_reaches_the_picture_and_not_the_latent(judge):
     output = codec(batch.x, batch.level, batch.condition)
     output.y_hat.retain_grad()
     x_hat = output.x_hat.detach().requires_grad_()
-    fooled = objective.adversarial_loss(judge, replace(output, x_hat=x_hat), words_of(2))
+    fooled = objective.adversarial_loss(judge, replace(output, x_hat=x_hat), random_text_embedding(2))
     fooled.sum().backward()
     assert x_hat.grad is not None and x_hat.grad.any() and output.y_hat.grad is None
 

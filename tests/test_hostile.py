@@ -5,10 +5,9 @@ import struct
 import zlib
 
 import pytest
-from conftest import random_rgb
-from making import png_of
 from PIL import Image
 
+from helpers.images import png_from_chunks, random_rgb
 from trifocal.codecs.codec import Codec
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy import coder
@@ -48,14 +47,14 @@ def test_an_alpha_of_another_size_is_refused_before_it_is_opened(
     codec: Codec, stream: Bitstream, heads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = (b"IDAT", zlib.compress(bytes(2_001 * 2_000)))
-    bomb = png_of([*(grey_head(*size) for size in heads), rows, END])
+    bomb = png_from_chunks([*(grey_head(*size) for size in heads), rows, END])
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail())
     with pytest.raises(Damaged, match="96 x 64"):
         decoded(codec, stream.with_layer(Layer(Tag.ALPHA, (bomb,))))
 
 
 def test_an_alpha_of_the_right_size_is_decoded(codec: Codec, stream: Bitstream) -> None:
-    alpha = png_of([grey_head(96, 64), (b"IDAT", zlib.compress((b"\0" + b"\7" * 96) * 64)), END])
+    alpha = png_from_chunks([grey_head(96, 64), (b"IDAT", zlib.compress((b"\0" + b"\7" * 96) * 64)), END])
     picture = codec.decode(stream.with_layer(Layer(Tag.ALPHA, (alpha,)))).picture
     assert picture.alpha is not None and (picture.alpha == 7).all()
 

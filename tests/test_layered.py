@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, small_codec
 
+from helpers.codecs import small_codec
+from helpers.images import random_rgb
 from trifocal.codecs.base_layer import BaseLayer, ScalableTorchRuntime
 from trifocal.codecs.dual_layer_compact import DualLayerCompact
 from trifocal.codecs.network import CodecNetwork

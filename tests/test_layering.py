@@ -2,28 +2,34 @@
 made here.
 """
 
-import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import small_codec
 from PIL import Image
-from test_cli import Recorder, run
 
+from helpers.cli import Recorder, run
+from helpers.detection import (
+    BRIGHT_BOX,
+    HEIGHT,
+    WIDTH,
+    BrightDetector,
+    TwoJpegCodec,
+    bright_image,
+    decode_image,
+    detection_task,
+    use_two_jpeg_preset,
+    write_bright_images,
+)
 from trifocal import evaluation
-from trifocal.codecs.codec import Decoded
-from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
-from trifocal.codecs.scalable import ScalableCodec
-from trifocal.container import Bitstream, Header, Layer, Tag
-from trifocal.detection.detector import Detections, SplitDetector, compact_detector
-from trifocal.detection.detector_output import DetectorOutput, rescale
+from trifocal.codecs.rate_control import BaseLayerOptions, Rate
+from trifocal.container import Bitstream, Tag
+from trifocal.detection.detector import SplitDetector, compact_detector
+from trifocal.detection.detector_output import rescale
 from trifocal.detection.input_size import COCO_IDS, compact_size
 from trifocal.errors import OptionError, PictureError, PresetError
 from trifocal.evaluation import CompareOptions, Curve, EvaluateOptions, evaluate, rate_at, read_means
@@ -38,150 +44,26 @@ from trifocal.evaluation.codecs.layer_ablations import (
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.codecs.variant import Variant, expand_variants, parse_variant
 from trifocal.evaluation.compare import compare
-from trifocal.evaluation.tasks.detection import Annotations, Detection
 from trifocal.evaluation.tasks.detectors import CompactDetector, create_detector
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
 
-WIDTH, HEIGHT = 640, 480
-BOX = (120, 90, 360, 270)  # of the bright rectangle in each picture
-
-
-def as_jpeg(rgb: np.ndarray, quality: int) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(rgb).save(stream, "JPEG", quality=quality)
-    return stream.getvalue()
-
-
-def pixels_of(data: bytes | None) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data or b"")))
-
-
-def bright_box(rgb: np.ndarray) -> np.ndarray:
-    """Around what is bright, [1, 4]; around everything where nothing is."""
-    rows, columns = np.nonzero(rgb.mean(axis=2) > 130)
-    if not rows.size:
-        return np.array([[0, 0, rgb.shape[1], rgb.shape[0]]], np.float64)
-    return np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float64)
-
-
-class TwoJpegs(ScalableCodec):
-    """A small JPEG as the base layer and a large one as the enhancement; its detector finds what is
-    bright.
-    """
-
-    fingerprint = 0xBEEF
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[Rate, BaseLayerOptions]] = []
-        self.detected = 0
-
-    def encode_picture(
-        self, picture: Picture, rate: Rate, base: BaseLayerOptions = DEFAULT_BASE, *options: Any, **more: Any
-    ) -> Bitstream:
-        self.asked.append((rate, base))
-        quality = rate.quality
-        size = compact_size(picture.width, picture.height)
-        small = np.asarray(Image.fromarray(picture.rgb).resize(size))
-        base_quality = int((quality or 50) if base.quality is None else base.quality)
-        level = int(8 * (50 if quality is None else quality))
-        header = Header(picture.width, picture.height, 60, level, self.fingerprint)
-        chunk = bytes([base_quality]) + as_jpeg(small, base_quality)
-        return Bitstream(
-            header, (Layer(Tag.BASE, (chunk,)), Layer(Tag.ENHANCEMENT, (as_jpeg(picture.rgb, level // 8),)))
-        )
-
-    def decode(self, source: Any, *args: Any, **more: Any) -> Decoded:
-        layer = source.layer(Tag.ENHANCEMENT)
-        assert layer is not None
-        return Decoded(Picture(pixels_of(layer.chunks[0])))
-
-    def base_preview(self, bitstream: Bitstream) -> Picture:
-        size = bitstream.header.width, bitstream.header.height
-        return Picture(np.asarray(Image.fromarray(self.base_of(bitstream)).resize(size)))
-
-    def detect(self, bitstream: Bitstream) -> Detections:
-        self.detected += 1
-        small = self.base_of(bitstream)
-        scale = bitstream.header.width / small.shape[1], bitstream.header.height / small.shape[0]
-        box = torch.from_numpy(bright_box(small) * np.array(scale * 2))
-        return Detections(box, torch.tensor([1]), torch.tensor([0.9]))
-
-    def base_of(self, bitstream: Bitstream) -> np.ndarray:
-        layer = bitstream.layer(Tag.BASE)
-        assert layer is not None
-        return pixels_of((layer.chunks[0] or b"")[1:])
-
-
-class Bright:
-    """Finds the box around what is bright, and keeps what sizes it was shown."""
-
-    masks = False
-    categories = None
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, ...]] = []
-
-    def find(self, pixels: np.ndarray) -> DetectorOutput:
-        self.seen.append(pixels.shape[:2])
-        return DetectorOutput(bright_box(pixels), np.array([1]), np.array([0.9]))
-
-
-def with_layers(monkeypatch: pytest.MonkeyPatch) -> TwoJpegs:
-    """The preset `two`, in layers, which the detector `bright` reads, beside an untrained `compact` without
-    any.
-    """
-    codec, plain = TwoJpegs(), small_codec()
-    presets = replace(PRESETS[0], name="two", id=60, layers=True), PRESETS[0]
-    monkeypatch.setattr("trifocal.presets.PRESETS", presets)
-    monkeypatch.setattr(
-        "trifocal.presets.shared_codec", lambda name, *rest: codec if name == "two" else plain
-    )
-    monkeypatch.setitem(BASE_LAYER_DETECTORS, "two", "bright")
-    return codec
-
-
-def picture(seed: int) -> np.ndarray:
-    rgb = np.random.default_rng(seed).normal(60, 8, (HEIGHT, WIDTH, 3))
-    rgb[BOX[1] : BOX[3], BOX[0] : BOX[2]] += 120
-    return rgb.clip(0, 255).astype(np.uint8)
-
-
-def annotated(tmp_path: Path) -> Path:
-    """Two pictures with a bright rectangle, and what COCO would say of them."""
-    place = tmp_path / "pictures"
-    place.mkdir()
-    images, items = [], []
-    for number in range(2):
-        Image.fromarray(picture(number)).save(place / f"{number}.png")
-        images.append({"id": number, "file_name": f"{number}.png", "width": WIDTH, "height": HEIGHT})
-        box = [BOX[0], BOX[1], BOX[2] - BOX[0], BOX[3] - BOX[1]]
-        items.append({"id": number, "image_id": number, "category_id": 1, "bbox": box})
-    text = json.dumps({"images": images, "annotations": items, "categories": [{"id": 1, "name": "square"}]})
-    (tmp_path / "instances.json").write_text(text)
-    return place
-
 
 @pytest.fixture
-def two(monkeypatch: pytest.MonkeyPatch) -> TwoJpegs:
-    return with_layers(monkeypatch)
+def two(monkeypatch: pytest.MonkeyPatch) -> TwoJpegCodec:
+    return use_two_jpeg_preset(monkeypatch)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return annotated(tmp_path)
-
-
-def detection(folder: Path, detector: Bright, name: str) -> Detection:
-    pytest.importorskip("faster_coco_eval")
-    return Detection(detector, Annotations.read(folder.parent / "instances.json"), model=name)
+    return write_bright_images(tmp_path)
 
 
 # ── subjects ──
 
 
-def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
-    shown = Picture(picture(0))
+def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegCodec) -> None:
+    shown = Picture(bright_image(0))
     subject = BaseLayerCandidate(Variant("two", layers="base"))
     file = subject.encode(shown, 30)
     stream = Bitstream.from_bytes(file)
@@ -193,10 +75,10 @@ def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegs) -> None:
         subject.encode(shown, 12.5)
 
 
-def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegs) -> None:
+def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegCodec) -> None:
     subject = create_candidate(parse_variant("two:unfitted"))
     assert isinstance(subject, BaseLayerCandidate)
-    subject.encode(Picture(picture(0)), 30)
+    subject.encode(Picture(bright_image(0)), 30)
     assert two.asked == [(Rate(), BaseLayerOptions(30, 0))]
     assert (subject.name, parse_variant(subject.name).title) == (
         "two:unfitted",
@@ -204,34 +86,44 @@ def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegs) -> Non
     )
 
 
-def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: TwoJpegs) -> None:
-    shown, subject, judge = Picture(picture(0)), BaseLayerCandidate(Variant("two", layers="base")), Bright()
+def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: TwoJpegCodec) -> None:
+    shown, subject, judge = (
+        Picture(bright_image(0)),
+        BaseLayerCandidate(Variant("two", layers="base")),
+        BrightDetector(),
+    )
     file = subject.encode(shown, 80)
     outcome = decoded_image(subject, file, subject.decode(file), shown, "a.png")
     assert outcome.find is not None and outcome.decoded.shape == (HEIGHT, WIDTH, 3)
     own = outcome.find("bright", judge)
-    assert two.detected == 1 and judge.seen == [] and np.abs(own.boxes - BOX).max() < 4
+    assert two.detected == 1 and judge.seen == [] and np.abs(own.boxes - BRIGHT_BOX).max() < 4
     other = outcome.find("another", judge)
-    assert two.detected == 1 and judge.seen == [(HEIGHT, WIDTH)] and np.abs(other.boxes - BOX).max() < 4
+    assert (
+        two.detected == 1 and judge.seen == [(HEIGHT, WIDTH)] and np.abs(other.boxes - BRIGHT_BOX).max() < 4
+    )
 
 
-def test_layers_apart_use_no_first_picture(two: TwoJpegs) -> None:
-    shown, subject = Picture(picture(0)), SeparateFilesCandidate(Variant("two", layers="apart"))
+def test_layers_apart_use_no_first_picture(two: TwoJpegCodec) -> None:
+    shown, subject = Picture(bright_image(0)), SeparateFilesCandidate(Variant("two", layers="apart"))
     file = subject.encode(shown, 40)
     assert two.asked == [(Rate(40), BaseLayerOptions(conditions=False))]
     assert subject.decode(file).shape == (HEIGHT, WIDTH, 3)
 
 
-def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) -> None:
-    shown, subject, judge = Picture(picture(0)), DownscaledCandidate(PILLOW_CODECS["jpeg"]), Bright()
+def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegCodec) -> None:
+    shown, subject, judge = (
+        Picture(bright_image(0)),
+        DownscaledCandidate(PILLOW_CODECS["jpeg"]),
+        BrightDetector(),
+    )
     width, height = compact_size(WIDTH, HEIGHT)
     assert width % 32 == height % 32 == 0 and width < WIDTH
     file = subject.encode(shown, 60)
-    assert pixels_of(file).shape == (height, width, 3)
+    assert decode_image(file).shape == (height, width, 3)
     outcome = decoded_image(subject, file, subject.decode(file), shown, "a.png")
     assert outcome.decoded.shape == outcome.original.shape and outcome.find is not None
     found = outcome.find("bright", judge)
-    assert judge.seen == [(height, width)] and np.abs(found.boxes - BOX).max() < 4
+    assert judge.seen == [(height, width)] and np.abs(found.boxes - BRIGHT_BOX).max() < 4
 
 
 @pytest.mark.parametrize(
@@ -243,12 +135,12 @@ def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegs) 
         ("jpeg:base", "no preset 'jpeg'"),
     ],
 )
-def test_what_has_no_layers_is_one_sentence(name: str, said: str, two: TwoJpegs) -> None:
+def test_what_has_no_layers_is_one_sentence(name: str, said: str, two: TwoJpegCodec) -> None:
     with pytest.raises(PresetError, match=said):
         create_candidate(parse_variant(name))
 
 
-def test_presets_with_layers_are_measured_by_their_base(two: TwoJpegs) -> None:
+def test_presets_with_layers_are_measured_by_their_base(two: TwoJpegCodec) -> None:
     def expand(names: list[str], layers: str | None) -> list[str]:
         return [variant.name for variant in expand_variants([*map(parse_variant, names)], layers=layers)]
 
@@ -274,8 +166,8 @@ def test_titles_say_what_was_measured() -> None:
 # ── runs ──
 
 
-def test_precision_of_the_base_layer_beside_rivals(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
-    judge = Bright()
+def test_precision_of_the_base_layer_beside_rivals(two: TwoJpegCodec, folder: Path, tmp_path: Path) -> None:
+    judge = BrightDetector()
     results = evaluate(
         ["two", "jpeg", "jpeg:small"],
         folder,
@@ -283,7 +175,7 @@ def test_precision_of_the_base_layer_beside_rivals(two: TwoJpegs, folder: Path, 
         EvaluateOptions(
             {"two:base": [20, 80], "jpeg": [50], "jpeg:small": [60]},
             metrics=["psnr"],
-            task=detection(folder, judge, "bright"),
+            task=detection_task(folder, judge, "bright"),
             layers="base",
         ),
     )
@@ -303,17 +195,19 @@ def test_precision_of_the_base_layer_beside_rivals(two: TwoJpegs, folder: Path, 
 
 
 def test_a_detector_of_another_name_is_shown_the_first_picture(
-    two: TwoJpegs, folder: Path, tmp_path: Path
+    two: TwoJpegCodec, folder: Path, tmp_path: Path
 ) -> None:
-    judge = Bright()
-    task = detection(folder, judge, "another")
+    judge = BrightDetector()
+    task = detection_task(folder, judge, "another")
     means = evaluate(
         ["two:base"], folder, tmp_path / "r.csv", EvaluateOptions([80], task=task, metrics=["psnr"])
     ).means
     assert two.detected == 0 and len(judge.seen) == 4 and means[0].values["ap50:another"] == 1
 
 
-def test_qualities_are_said_of_each_or_it_is_a_sentence(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
+def test_qualities_are_said_of_each_or_it_is_a_sentence(
+    two: TwoJpegCodec, folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(OptionError, match="at least one quality for jpeg"):
         evaluate(
             ["two:base", "jpeg"],
@@ -329,14 +223,14 @@ def test_qualities_are_said_of_each_or_it_is_a_sentence(two: TwoJpegs, folder: P
 
 
 def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
-    two: TwoJpegs, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two: TwoJpegCodec, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
     monkeypatch.setattr(
         "trifocal.evaluation.report.measurements.peak_memory",
         lambda variant, *more: asked.append(variant.name),
     )
-    task = detection(folder, Bright(), "bright")
+    task = detection_task(folder, BrightDetector(), "bright")
     page = compare(
         ["two", "jpeg:small", "jpeg"],
         folder,
@@ -354,7 +248,7 @@ def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
     assert study["own"] == ["Trifocal two, base layer"] and (page.parent / "two-base.json").exists()
 
 
-def test_no_layers_are_said_before_anything_is_done(two: TwoJpegs, folder: Path, tmp_path: Path) -> None:
+def test_no_layers_are_said_before_anything_is_done(two: TwoJpegCodec, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--layers base needs a layered preset; choose one of: two"):
         evaluate(["jpeg"], folder, tmp_path / "r.csv", EvaluateOptions([50], layers="base"))
     with pytest.raises(PictureError, match="compact has no base layer"):
@@ -389,7 +283,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> SplitDetector:
 def test_the_compact_detector_gives_boxes_in_the_pictures_pixels(
     untrained: SplitDetector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rgb = picture(0)
+    rgb = bright_image(0)
     judge = create_detector("compact")
     assert isinstance(judge, CompactDetector) and judge.categories == COCO_IDS and not judge.masks
     found = judge.find(rgb)

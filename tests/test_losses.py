@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_rgb, small_codec
 from PIL import Image
 from torch import Tensor, nn
 
+from helpers.codecs import small_codec
+from helpers.images import random_rgb
 from trifocal import losses, presets
 from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import MissingExtra, OptionError

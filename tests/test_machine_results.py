@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_layering import Bright, annotated, bright_box, with_layers
-from test_reports import module_at
 
+from helpers.detection import BrightDetector, find_bright_box, use_two_jpeg_preset, write_bright_images
+from helpers.scripts import load_script
 from trifocal.detection.detector import Detections
 from trifocal.evaluation import MeanResult, read_means, read_results
 from trifocal.evaluation.tasks import task as tasks
@@ -22,12 +22,12 @@ from trifocal.pictures import Picture
 
 @pytest.fixture
 def page() -> Any:
-    return module_at("scripts/machine_page.py")
+    return load_script("scripts/machine_page.py")
 
 
 @pytest.fixture
 def script(page: Any) -> Any:
-    return module_at("scripts/machine_results.py")
+    return load_script("scripts/machine_results.py")
 
 
 def line(name: str, points: dict[float, tuple[float, float]], column: str = "ap:d") -> list[MeanResult]:
@@ -113,9 +113,9 @@ def test_all_of_it_and_again(
     script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("faster_coco_eval")
-    codec, folder, out = with_layers(monkeypatch), annotated(tmp_path), tmp_path / "out"
+    codec, folder, out = use_two_jpeg_preset(monkeypatch), write_bright_images(tmp_path), tmp_path / "out"
     out.mkdir()
-    monkeypatch.setattr(tasks, "create_detector", lambda name, device: Bright())
+    monkeypatch.setattr(tasks, "create_detector", lambda name, device: BrightDetector())
     monkeypatch.setattr(script, "BASE_QUALITIES", (20, 80))
     monkeypatch.setattr(script, "CERTAIN_QUALITIES", (20, 80))
     monkeypatch.setattr(script, "QUALITIES", {"jpeg": (20, 60), "jpeg:small": (60,), "compact": (50,)})
@@ -125,7 +125,7 @@ def test_all_of_it_and_again(
     monkeypatch.setattr(type(codec), "network", SimpleNamespace(detector=None))
 
     def detect_objects(picture: Picture, detector: object) -> Detections:
-        box = torch.from_numpy(bright_box(picture.rgb))
+        box = torch.from_numpy(find_bright_box(picture.rgb))
         return Detections(box, torch.tensor([1]), torch.tensor([0.9]))
 
     monkeypatch.setattr("trifocal.codecs.scalable.detect_objects", detect_objects)

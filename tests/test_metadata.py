@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from making import png_chunk, png_of, rgb_profile, tiff
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 
 import trifocal
 import trifocal.pillow
+from helpers.images import png_chunk, png_from_chunks, rgb_profile, tiff
 from trifocal.codecs.metadata_layers import dpi_from_bytes, dpi_to_bytes
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.errors import Damaged, PictureError, TrifocalError
@@ -335,7 +335,7 @@ def test_a_transparent_grey_of_few_bits_is_found(bits: int, key: int) -> None:
     row = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(bits, "big")
     head = struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"tRNS", struct.pack(">H", key)), (b"IDAT", zlib.compress(b"\0" + row))]
-    picture = Picture.open(io.BytesIO(png_of([*chunks, (b"IEND", b"")])))
+    picture = Picture.open(io.BytesIO(png_from_chunks([*chunks, (b"IEND", b"")])))
     assert picture.alpha is not None
     assert picture.alpha[0].tolist() == [0 if value == key else 255 for value in values]
 

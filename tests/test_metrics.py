@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb
 from PIL import Image
 from torch import nn
 
+from helpers.images import random_rgb
 from trifocal.errors import NotMeasured, OptionError
 from trifocal.evaluation import DISTRIBUTION_METRICS, METRICS, find_metric, ssimulacra2
 from trifocal.evaluation.metrics import perceptual

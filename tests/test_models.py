@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_rgb, small_codec
 from PIL import Image
-from test_cli import one_sentence, run
-from test_layering import with_layers
-from test_ug_icm_compact import small
-from test_words import Letters, steered
 
+from helpers.cli import is_one_sentence, run
+from helpers.codecs import small_codec, small_ug_icm
+from helpers.detection import use_two_jpeg_preset
+from helpers.images import random_rgb
+from helpers.text import VowelEncoder, text_codec
 from trifocal.errors import OptionError, PresetError, TrifocalError, WeightsError
 from trifocal.evaluation import CompareOptions, EvaluateOptions, evaluate, read_means, read_results
 from trifocal.evaluation.codecs.candidates import PresetCandidate
@@ -30,8 +30,8 @@ from trifocal.weights import write_weights
 
 BUILDS: dict[str, tuple[Callable[[], Any], dict[str, object]]] = {
     "plain": (partial(small_codec, noise=0.0), {}),
-    "late": (partial(steered, "decoder"), {"text_reader": "decoder", "text_encoder": "letters"}),
-    "both": (small, {"preference": True}),
+    "late": (partial(text_codec, "decoder"), {"text_reader": "decoder", "text_encoder": "letters"}),
+    "both": (small_ug_icm, {"preference": True}),
 }
 
 
@@ -45,7 +45,7 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         made.append(replace(PRESETS[0], name=name, build=build, **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
-    monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: Letters())
+    monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: VowelEncoder())
     (tmp_path / "pictures").mkdir()
     for seed, name in enumerate(("a.png", "b.png")):
         Image.fromarray(random_rgb(96, 64, seed)).save(tmp_path / "pictures" / name)
@@ -101,8 +101,8 @@ def test_resume_drops_rows_of_a_label_whose_weights_changed(room: Path) -> None:
 
 
 def test_a_label_has_words_and_preferences_where_its_preset_has_them(room: Path) -> None:
-    write_weights(steered("decoder").network, room / "words.safetensors")
-    write_weights(small(noise=0.1).network, room / "both2.safetensors")
+    write_weights(text_codec("decoder").network, room / "words.safetensors")
+    write_weights(small_ug_icm(noise=0.1).network, room / "both2.safetensors")
     evaluate(
         ["told=late:words.safetensors", "mine=plain:mine.safetensors"],
         "pictures",
@@ -123,7 +123,7 @@ def test_a_label_has_words_and_preferences_where_its_preset_has_them(room: Path)
 
 
 def test_a_label_is_measured_by_its_base_layer(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_layers(monkeypatch)
+    use_two_jpeg_preset(monkeypatch)
     evaluate(
         ["mine=two:any.safetensors"],
         "pictures",
@@ -181,11 +181,11 @@ def test_what_is_wrong_with_a_label_is_said_before_anything_is_measured(
         compare(["jpeg", *subjects], "pictures", "out", CompareOptions([50]))
     assert not (room / "out.csv").exists() and not (room / "out").exists()
     result = run("evaluate", "jpeg", *subjects, "--data", "pictures", "-o", "out.csv")
-    assert result.exit_code == 1 and one_sentence(result.stderr) and not (room / "out.csv").exists()
+    assert result.exit_code == 1 and is_one_sentence(result.stderr) and not (room / "out.csv").exists()
 
 
 def test_the_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_weights(steered("decoder").network, room / "words.safetensors")
+    write_weights(text_codec("decoder").network, room / "words.safetensors")
     page = compare(
         ["mine=plain:mine.safetensors", "told=late:words.safetensors", "plain"],
         "pictures",
@@ -247,7 +247,7 @@ def test_presets_run_on_the_device_that_was_asked_for(room: Path, monkeypatch: p
 @pytest.mark.parametrize("verb", ["evaluate", "compare"])
 def test_a_device_that_cannot_be_used_is_refused_at_once(room: Path, device: str, verb: str) -> None:
     result = run(verb, "plain", "--data", "pictures", "-o", "out", "--device", device)
-    assert result.exit_code == 1 and one_sentence(result.stderr)
+    assert result.exit_code == 1 and is_one_sentence(result.stderr)
     assert f"The device {device!r} cannot be used here" in " ".join(result.stderr.split())
     assert not (room / "out").exists()
 

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import (
+from numpy.typing import NDArray
+from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageCms, TiffImagePlugin, features
+
+from helpers.images import (
     bmp_with_profile,
     cmyk_profile,
     grey_profile,
     planar_tiff,
     png,
-    png_of,
+    png_from_chunks,
     rgb_profile,
     tiff,
     tiff_pages,
 )
-from numpy.typing import NDArray
-from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageCms, TiffImagePlugin, features
-
 from trifocal.errors import Damaged, OptionError, PictureError
 from trifocal.pictures import (
     MAX_METADATA,
@@ -619,10 +619,10 @@ HEAD, DATA, END = grey_head(7, 11), zlib.compress(bytes(8 * 11)), (b"IEND", b"")
 def test_alpha_of_other_chunks_is_refused_before_it_is_opened(
     chunks: list[tuple[bytes, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert alpha_from_bytes(png_of([(b"IHDR", HEAD), (b"IDAT", DATA), END]), 7, 11).shape == (11, 7)
+    assert alpha_from_bytes(png_from_chunks([(b"IHDR", HEAD), (b"IDAT", DATA), END]), 7, 11).shape == (11, 7)
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail())
     with pytest.raises(Damaged, match="7 x 11"):
-        alpha_from_bytes(png_of(chunks), 7, 11)
+        alpha_from_bytes(png_from_chunks(chunks), 7, 11)
 
 
 def test_no_alpha_is_of_another_size_than_its_picture() -> None:
@@ -639,7 +639,7 @@ def test_no_alpha_is_of_another_size_than_its_picture() -> None:
             chunks.insert(rng.randint(0, len(chunks)), (rng.choice([name, *names]), bytes(hurt)))
             if rng.random() < 0.5:
                 del chunks[rng.randrange(len(chunks))]
-        data = png_of(chunks)
+        data = png_from_chunks(chunks)
         try:
             alpha = alpha_from_bytes(data[: rng.choice([len(data), rng.randrange(len(data) + 1)])], 7, 11)
         except Damaged:

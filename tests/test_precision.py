@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import small_codec
 from torch import nn
 
+from helpers.codecs import small_codec
 from trifocal import presets
 from trifocal.errors import OptionError
 from trifocal.layers import Block, ResidualBlock, branches_in

@@ -5,10 +5,10 @@ like any other.
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb
-from test_base_training import small_dual
 
 import trifocal
+from helpers.dual_layer import small_dual_layer_compact
+from helpers.images import random_rgb
 from trifocal.codecs.dual_layer import TextGuided
 from trifocal.codecs.latent_refinement import BETAS, Adam, refined
 from trifocal.codecs.scalable import ScalableCodec, detect_objects, resized
@@ -87,7 +87,7 @@ def test_adam_is_that_of_torch() -> None:
 
 def test_what_is_expected_is_what_the_walk_is_told(detector: SplitDetector) -> None:
     """Rounded around the means it is what the walk gives back, and no table is finer than the coder's."""
-    base = small_dual(detector).network.base.eval()
+    base = small_dual_layer_compact(detector).network.base.eval()
     x = torch.rand(2, 3, 128, 192, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([160, 560])
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_who_does_not_refine_needs_no_detector(detector: SplitDetector) -> None:
     def absent(device: str) -> SplitDetector:
         raise WeightsError("no weights")
 
-    codec = small_dual(detector)
+    codec = small_dual_layer_compact(detector)
     codec.network.eval()
     codec.network.find_detector, codec.preset_id = absent, 8
     picture = Picture(random_rgb(96, 64))

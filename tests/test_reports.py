@@ -1,14 +1,12 @@
 """The scripts that make the tables in results/: what they compute, without measuring anything."""
 
 import csv
-import importlib.util
 import math
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from helpers.scripts import load_script
 from trifocal.demo import PHOTOGRAPH
 from trifocal.evaluation import MeanResult, anchors, read_means
 from trifocal.evaluation.report.curves import ANCHORS
@@ -32,16 +31,6 @@ def photograph() -> NDArray[np.uint8]:
     return Picture.open(PHOTOGRAPH).rgb
 
 
-def module_at(path: str) -> ModuleType:
-    """A script of the repository as a module."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
 def as_measured(preset: str, metric: str, points: list[tuple[float, float]]) -> list[MeanResult]:
     """Means of a preset that has only this metric, at rates and values."""
     return [
@@ -53,7 +42,7 @@ def as_measured(preset: str, metric: str, points: list[tuple[float, float]]) -> 
 def test_an_anchor_as_our_result_is_equal_to_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = module_at("scripts/results.py")
+    script = load_script("scripts/results.py")
     table = as_measured("us", "psnr", script.anchor_points(ANCHORS, "psnr")["VTM 9.1"])
     script.write_differences(table, [ANCHORS], tmp_path / "bd.csv")
     with open(tmp_path / "bd.csv", encoding="utf-8", newline="") as stream:
@@ -66,7 +55,7 @@ def test_an_anchor_as_our_result_is_equal_to_itself(
 
 
 def test_no_overlap_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script = module_at("scripts/results.py")
+    script = load_script("scripts/results.py")
     table = as_measured("us", "psnr", [(0.1, 5.0), (0.6, 10.0)])
     script.write_differences(table, [ANCHORS], tmp_path / "bd.csv")
     assert "no overlap %  ..  against VTM 9.1" in capsys.readouterr().out
@@ -76,7 +65,7 @@ def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.M
     """From measuring to README's table, on two small pictures, with two rivals and a curve of ours that is
     JPEG's at nine tenths of the rate.
     """
-    script = module_at("scripts/results.py")
+    script = load_script("scripts/results.py")
     for number in range(2):
         shown = Picture(photograph()[64 * number : 64 * number + 192, 100:292])
         shown.save(tmp_path / f"{number}.png")
@@ -103,7 +92,7 @@ def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_first_pictures_of_a_folder(tmp_path: Path) -> None:
-    script = module_at("scripts/results.py")
+    script = load_script("scripts/results.py")
     for name in "cab":
         Picture(photograph()[:16, :16]).save(tmp_path / f"{name}.png")
     with script.FirstImages(str(tmp_path), 2) as folder:
@@ -115,7 +104,7 @@ def lap(total: float, **parts: float) -> dict[str, Any]:
 
 
 def test_speed_is_told_by_medians_within_turns() -> None:
-    speed = module_at("benchmarks/speed.py")
+    speed = load_script("benchmarks/speed.py")
     ours = speed.Contender("Trifocal", print, [lap(1, coding=0.1), lap(5, coding=0.5), lap(2, coding=0.3)])
     anchor = speed.Contender(speed.ANCHOR, print, [lap(2), lap(20), lap(4)])
     absent = speed.Contender("CompressAI Elic2022Official", None)
@@ -135,7 +124,7 @@ def test_speed_is_told_by_medians_within_turns() -> None:
 
 
 def test_turns_after_the_first_count() -> None:
-    speed = module_at("benchmarks/speed.py")
+    speed = load_script("benchmarks/speed.py")
     turns = iter(range(100))
     contenders = [speed.Contender("one", lambda: next(turns)), speed.Contender("absent", None)]
     speed.take_turns(contenders, 3)
@@ -144,7 +133,7 @@ def test_turns_after_the_first_count() -> None:
 
 def test_exchange_rates_are_slopes_of_the_rate_curve() -> None:
     """Of a codec with a known curve: R = log2(1/D), so −dR/dD is 1 / (D · ln 2)."""
-    script = module_at("scripts/exchange_rates.py")
+    script = load_script("scripts/exchange_rates.py")
 
     class Known(torch.nn.Module):
         def forward(self, x: Tensor, level: Tensor) -> Output:
@@ -165,7 +154,7 @@ def test_exchange_rates_are_slopes_of_the_rate_curve() -> None:
 
 def test_detection_is_compared_at_equal_bytes() -> None:
     """Between the other's points at 0.1 and 0.4 bpp, 0.2 is the middle of the logarithm."""
-    script = module_at("scripts/detection_difference.py")
+    script = load_script("scripts/detection_difference.py")
     aps = np.array([[0.30, 0.20, 0.26], [0.25, 0.20, 0.30]])
     found = script.differences(aps, [0.2, 0.1, 0.4], 1)
     assert found[:, 0].tolist() == pytest.approx([0.07, 0.0])

@@ -5,8 +5,8 @@ pictures.
 from pathlib import Path
 
 import pytest
-from test_reports import module_at
 
+from helpers.scripts import load_script
 from trifocal.evaluation import EvaluateOptions, evaluate, mean_results, read_means, read_results
 from trifocal.presets import DEFAULT, load
 
@@ -42,7 +42,7 @@ def test_tables_are_whole(table: str) -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
 def test_the_kodak_table_is_that_of_the_results(page: str) -> None:
     """`python scripts/results.py readme` writes it."""
-    script = module_at("scripts/results.py")
+    script = load_script("scripts/results.py")
     text = (RESULTS.parent / page).read_text("utf-8")
     shown = text.partition(f"{script.BEGIN}\n")[2].partition(script.END)[0]
     assert shown == script.kodak_table()

@@ -5,9 +5,16 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-import torch
-from conftest import random_rgb, small_codec
 
+from helpers.codec_checks import (
+    check_best_effort_fills_damaged_tile,
+    check_forged_payloads,
+    check_forward_matches_decode,
+    check_tiled_analysis,
+    check_tiles_leave_no_seams,
+)
+from helpers.codecs import small_codec
+from helpers.images import random_rgb
 from trifocal.codecs.rate_control import search
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.errors import Damaged, FormatError, OptionError, RateError, Unsupported
@@ -27,16 +34,7 @@ def tiled(small_tiles, codec):
 
 
 def test_forward_is_what_decode_gives(codec):
-    rgb = random_rgb(192, 128, seed=2)
-    x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-    for quality in (0, 37.5, 100):
-        with torch.inference_mode():
-            output = codec.network(x, torch.tensor([round(8 * quality)]))
-        stream = codec.encode(Picture(rgb), quality=quality)
-        pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
-        assert np.array_equal(codec.decode(stream).picture.rgb, pixels)
-        payload, bits = len(stream.layers[0].chunks[0]), float(output.bits)
-        assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
+    check_forward_matches_decode(codec)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 77), (77, 1), (63, 65), (64, 64), (200, 130)])
@@ -62,28 +60,11 @@ def test_what_travels_beside_the_pixels(codec):
 
 
 def test_tiles_leave_no_seams(tiled, codec):
-    """Synthesis of all latents at once and tile by tile differ by at most one level."""
-    _, stream = tiled
-    assert len(stream.layers[0].chunks) == 9
-    by_tile = codec.decode(stream).picture.rgb
-    y_hat = torch.from_numpy(codec.decode_latents(stream).y)
-    at_once = codec.network.synthesise(y_hat, torch.tensor([480]))[0, :, :270, :300].permute(1, 2, 0)
-    at_once = at_once.detach().mul(255).round().clamp(0, 255).numpy()
-    assert np.abs(by_tile - at_once).max() <= 1
+    check_tiles_leave_no_seams(tiled[1], codec)
 
 
 def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
-    rgb = random_rgb(256, 320, seed=7)
-    shape = canvas.Canvas(256, 320, codec.network.receptive_field)
-    whole = codec.network.analyse(torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255)
-    for tile in shape.tiles():
-        core = shape.core(tile)
-        crop = torch.from_numpy(shape.crop(rgb, shape.halo(core))).permute(2, 0, 1)[None].float() / 255
-        rows, columns = shape.within_halo(core, 16)
-        there = canvas.window(core)
-        assert torch.allclose(
-            codec.network.analyse(crop)[:, rows, columns], whole[:, there[0], there[1]], atol=1e-2
-        )
+    check_tiled_analysis(codec)
 
 
 @pytest.mark.parametrize("region", [(0, 0, 300, 270), (5, 7, 1, 1), (120, 120, 20, 20), (200, 0, 100, 270)])
@@ -118,41 +99,12 @@ def test_a_region_outside_is_refused(tiled, codec, region):
 
 
 def test_best_effort_greys_out_a_damaged_tile(tiled, codec):
-    _, stream = tiled
-    data = bytearray(stream.to_bytes())
-    data[-2] ^= 0x55  # in the last tile
-    with pytest.raises(Damaged) as refusal:
-        Bitstream.from_bytes(bytes(data))
-    assert refusal.value.tiles == (8,)
-    damaged = codec.decode(Bitstream.from_bytes(bytes(data), best_effort=True), best_effort=True)
-    assert damaged.damaged == (8,)
-    whole = codec.decode(stream).picture.rgb
-    assert (damaged.picture.rgb[256:, 256:] == 128).all()
-    receptive_field = codec.network.receptive_field
-    assert np.array_equal(damaged.picture.rgb[: 256 - receptive_field], whole[: 256 - receptive_field])
-    assert np.array_equal(damaged.picture.rgb[:, : 256 - receptive_field], whole[:, : 256 - receptive_field])
-
-
-def with_payload(stream: Bitstream, payload: bytes) -> Bitstream:
-    return dataclasses.replace(stream, layers=(Layer(Tag.LATENT, (payload,)),))
+    check_best_effort_fills_damaged_tile(tiled[1], codec)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_forged_payload_never_crashes(codec, picture, seed):
-    """Bytes with a right check sum and wrong content: some picture, or one of our errors."""
-    random = np.random.default_rng(seed)
-    stream = codec.encode(picture, quality=40)
-    payload = bytearray(stream.layers[0].chunks[0])
-    for place in random.integers(0, len(payload), 1 + seed % 5):
-        payload[place] = random.integers(256)
-    forged = [bytes(payload), bytes(payload[: random.integers(len(payload))]), random.bytes(seed * 30)]
-    for content in forged:
-        data = with_payload(stream, content).to_bytes()
-        try:
-            decoded = codec.decode(Bitstream.from_bytes(data))
-            assert decoded.picture.rgb.shape == picture.rgb.shape
-        except FormatError as error:
-            assert str(error).endswith(".")
+    check_forged_payloads(codec, picture, seed)
 
 
 def test_thousands_of_accidents(codec, picture):

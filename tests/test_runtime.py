@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import small_codec
 
+from helpers.codecs import small_codec
 from trifocal.codecs.codec import Codec
 from trifocal.errors import PresetError
 

@@ -12,10 +12,19 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from helpers.detector_training import (
+    BLUE,
+    BRUSH,
+    PERSON,
+    RED,
+    Box,
+    CentreTeacher,
+    rectangle_image,
+    teacher_detections,
+)
 from trifocal.data.images import TrainingPicture
 from trifocal.detection.input_size import COCO_IDS, compact_size, torchvision_size
 from trifocal.errors import OptionError
-from trifocal.losses.detection import TeacherDetections
 from trifocal.training import detection_batches
 from trifocal.training.detection_batches import (
     PICODET_SIDE,
@@ -31,26 +40,13 @@ from trifocal.training.detection_batches import (
 )
 from trifocal.training.distillation import PARTS, TeacherOutputs
 
-GREY, RED, BLUE = (110, 110, 110), (230, 40, 40), (40, 40, 230)
-PERSON, BRUSH = 1, 90  # COCO's first category and its last: the network's 1 and 80
-Box = tuple[int, int, int, int]
-
-
-def painted(key: str, width: int, height: int, box: Box, colour: tuple[int, int, int]) -> TrainingPicture:
-    """A grey picture with one rectangle, whose label goes by its colour."""
-    rgb = np.full((height, width, 3), GREY, np.uint8)
-    rgb[box[1] : box[3], box[0] : box[2]] = colour
-    label = PERSON if colour == RED else BRUSH
-    return TrainingPicture(key, rgb, (), np.array([box], np.float32), np.array([label]))
-
-
 NUMBERS = label_numbers(COCO_IDS)
 PICTURES = [
-    painted("a", 200, 150, (60, 40, 130, 110), RED),
-    painted("b", 150, 200, (10, 20, 90, 150), BLUE),
-    painted("c", 320, 256, (0, 0, 320, 256), RED),
-    painted("d", 400, 90, (300, 5, 399, 85), BLUE),
-    painted("e", 64, 64, (30, 30, 64, 64), RED),
+    rectangle_image("a", 200, 150, (60, 40, 130, 110), RED),
+    rectangle_image("b", 150, 200, (10, 20, 90, 150), BLUE),
+    rectangle_image("c", 320, 256, (0, 0, 320, 256), RED),
+    rectangle_image("d", 400, 90, (300, 5, 399, 85), BLUE),
+    rectangle_image("e", 64, 64, (30, 30, 64, 64), RED),
 ]
 
 
@@ -185,31 +181,10 @@ def test_parts_lie_in_their_picture(width: int, height: int, aspect: float) -> N
 # ── a teacher ──
 
 
-def seen_as(boxes: Sequence[Sequence[float]], scores: Sequence[dict[int, float]]) -> TeacherDetections:
-    """What a teacher might say: boxes, and for each the scores of some of the 80 classes."""
-    rows = torch.zeros(len(boxes), 80)
-    for row, said in zip(rows, scores):
-        for number, score in said.items():
-            row[number] = score
-    return TeacherDetections(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), rows, ())
-
-
-class Fake:
-    """Sees a person in the middle of everything."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def __call__(self, rgb: NDArray[np.uint8]) -> TeacherDetections:
-        self.asked += 1
-        height, width = rgb.shape[:2]
-        return seen_as([[width / 4, height / 4, width / 2, height / 2]], [{0: 0.9}])
-
-
 def test_a_teacher_speaks_where_nobody_else_did() -> None:
     """And is asked about every scene; pictures without boxes are shown only where there is one."""
     bare = [TrainingPicture(str(number), PICTURES[0].rgb) for number in range(3)]
-    fake = Fake()
+    fake = CentreTeacher()
     scenes = DetectionBatches([*bare, PICTURES[1]], fake, 8, seed=0)  # type: ignore[arg-type]
     assert len(scenes.pictures) == 4 and len(DetectionBatches([*bare, PICTURES[1]], None, 1, 0).pictures) == 1
     x, targets, seen = scenes.next()
@@ -232,7 +207,7 @@ def test_what_a_teacher_is_teacher_target() -> None:
     doubts.
     """
     near, far = [10.0, 10, 50, 50], [60.0, 60, 90, 90]
-    seen = seen_as(
+    seen = teacher_detections(
         [near, [11.0, 10, 51, 50], near, far, far], [{4: 0.6}, {4: 0.8}, {7: 0.5}, {4: 0.39}, {4: 0.41}]
     )
     target = teacher_target(seen, NUMBERS)
@@ -240,7 +215,7 @@ def test_what_a_teacher_is_teacher_target() -> None:
     assert target.labels.tolist() == [5, 8, 5] and target.boxes[0].tolist() == [11, 10, 51, 50]
     assert target.boxes[2].tolist() == far
     assert teacher_target(seen, label_numbers(range(1, 91))).labels.tolist() == [5, 8, 5]
-    assert len(teacher_target(seen_as([], []), NUMBERS).labels) == 0
+    assert len(teacher_target(teacher_detections([], []), NUMBERS).labels) == 0
 
 
 def picodet_outputs() -> list[NDArray[np.float32]]:

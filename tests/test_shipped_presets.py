@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import random_rgb
 
 import trifocal
+from helpers.images import random_rgb
 from trifocal.container import Tag
 from trifocal.errors import Damaged
 from trifocal.evaluation import psnr

@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_exact
-import test_road
 import torch
 import torch.nn.functional as F
-from conftest import random_rgb
-from test_elic import lively
 from torch import nn
 
+from helpers.codec_checks import (
+    check_forged_payloads,
+    check_forward_matches_decode,
+    check_thread_counts,
+    check_tiles_leave_no_seams,
+)
+from helpers.codecs import randomise_weights
+from helpers.images import random_rgb
 from trifocal import presets
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.taco import Taco, taco
@@ -36,7 +40,7 @@ def small_taco(seed: int = 0, gamma: float = 1.0, mask_padding: bool = True) -> 
     with torch.no_grad():
         for injector in (codec.network.inject_quarter, codec.network.inject_eighth):
             injector.gamma.fill_(gamma)
-    lively(codec, seed)
+    randomise_weights(codec, seed)
     return codec
 
 
@@ -76,8 +80,8 @@ def test_the_road_with_words_that_only_the_encoder_has(codec):
 
 
 def test_the_road_without_words(codec):
-    test_road.test_forward_is_what_decode_gives(codec)
-    test_road.test_a_forged_payload_never_crashes(codec, Picture(random_rgb(64, 64)), 1)
+    check_forward_matches_decode(codec)
+    check_forged_payloads(codec, Picture(random_rgb(64, 64)), 1)
 
 
 def test_words_in_tiles(codec, monkeypatch):
@@ -93,7 +97,7 @@ def test_words_in_tiles(codec, monkeypatch):
             stream.layers[0].chunks, codec.encode(picture, quality=60).layers[0].chunks, strict=True
         )
     )
-    test_road.test_tiles_leave_no_seams((picture, stream), codec)
+    check_tiles_leave_no_seams(stream, codec)
 
 
 def test_analysis_in_bfloat16(codec):
@@ -103,7 +107,7 @@ def test_analysis_in_bfloat16(codec):
     with torch.inference_mode():
         near, y = rounded.network.analyse(x, words()), codec.network.analyse(x, words())
     assert near.dtype == torch.float32 and 0 < (near - y).abs().max() < 0.1 * y.abs().max()
-    test_exact.test_thread_counts(rounded, 1)
+    check_thread_counts(rounded, 1)
 
 
 @torch.inference_mode()

@@ -5,10 +5,12 @@ words.
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, small_codec
 from PIL import Image, ImageFilter
 from typer.testing import CliRunner
 
+from helpers.codecs import small_codec
+from helpers.images import random_rgb
+from helpers.text import attend_left_half
 from trifocal.cli import app
 from trifocal.codecs.attention_map import attention_map
 from trifocal.codecs.codec import Codec
@@ -29,19 +31,12 @@ def words(count: int = 1) -> TextEmbedding:
     )
 
 
-def left_half(x: torch.Tensor, words: TextEmbedding) -> torch.Tensor:
-    """A tower that finds the words in the left half of every picture."""
-    p = torch.full((len(x), x.shape[2] // 16, x.shape[3] // 16), 0.02)
-    p[:, :, : p.shape[2] // 2] = 0.98
-    return p
-
-
 @pytest.fixture(scope="module")
 def taco():
     plain = small_codec(noise=0.0)
     parts = plain.network
     network = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
-    network.text_probability = left_half
+    network.text_probability = attend_left_half
     codec = Codec(TorchRuntime(network.eval()))
     codec.preset_id = 1
     return codec

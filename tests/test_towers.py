@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb
 from PIL import Image
 
+from helpers.images import random_rgb
 from trifocal.data import Crops, read_pictures
 from trifocal.data.categories import (
     CATEGORIES,

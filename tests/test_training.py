@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, small_codec
 from PIL import Image
 from torch import nn
 
+from helpers.codecs import small_codec
+from helpers.images import random_rgb
 from trifocal import presets
 from trifocal.data import Crops, read_pictures, split
 from trifocal.data.images import TrainingPicture

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, tiny_preset
-from test_reports import module_at
 from typer.testing import CliRunner
 
+from helpers.images import random_rgb
+from helpers.presets import small_codec_preset
+from helpers.scripts import load_script
 from trifocal import presets
 from trifocal.cli import app
 from trifocal.data import Crops
@@ -86,7 +87,7 @@ def test_a_picture_that_cannot_be_read_ends_the_run(small_preset: presets.Preset
 
 def in_one_of_two(out: Path, *args: Any, report: Any, note: Any, **options: Any) -> str:
     """Trains the small preset, and writes down what this process drew, and its weights in the end."""
-    presets.PRESETS = (tiny_preset(),)  # type: ignore[assignment]
+    presets.PRESETS = (small_codec_preset(),)  # type: ignore[assignment]
     drawn: list[Any] = []
     spread, make = codec_task.spread_levels, Crops._make
 
@@ -305,7 +306,7 @@ def test_the_command_hands_all_of_it_over(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_benchmark_measures_and_writes_its_table(small_preset: presets.Preset, tmp_path: Path) -> None:
-    script = module_at("benchmarks/training_speed.py")
+    script = load_script("benchmarks/training_speed.py")
     page = tmp_path / "page.md"
     page.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
     words = ["--preset", "small", "--threads", "1", "--steps", "2", "--warmup", "1", "--page", str(page)]
@@ -325,7 +326,7 @@ def test_the_benchmark_measures_and_writes_its_table(small_preset: presets.Prese
 
 
 def test_the_benchmark_counts_the_crops_of_all_processes() -> None:
-    script = module_at("benchmarks/training_speed.py")
+    script = load_script("benchmarks/training_speed.py")
     timings = [script.Timing("float32", 1, 2, 4, 30.0), script.Timing("float32", 2, 1, 4, 22.5)]
     assert script.table(timings)[2:] == [
         "| float32 | 1 | 2 | 4 | 30.0 | 120 | ×1.00 |",

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Halved, largest_seam, random_rgb, small_codec
-from test_cli import Recorder, one_sentence, run
 
 import trifocal
+from helpers.cli import Recorder, is_one_sentence, run
+from helpers.codecs import largest_seam, small_codec, small_ug_icm
+from helpers.images import random_rgb
+from helpers.losses import HalfSizeDistance
 from trifocal import evaluation
 from trifocal.codecs.codec import Codec
-from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.codecs.ug_icm_compact import UgIcmCompact
 from trifocal.container import Bitstream
 from trifocal.errors import OptionError, PresetError
@@ -24,34 +25,13 @@ from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, check_preference, find
 from trifocal.training import train
 from trifocal.training.optimisers import parameter_groups
-from trifocal.transforms.preferred import PreferredSynthesis
 from trifocal.types import Batch, Condition
 from trifocal.weights import FOLDER, load_weights, read_weights, write_weights
 
 
-def small(noise: float = 0.05) -> Codec:
-    """The classes of the preset at a fraction of its size; its way for machines moved at random."""
-    plain = small_codec(noise=0.0)
-    torch.manual_seed(3)
-    synthesis = PreferredSynthesis(16, 48, 2, 8, preferring=1)
-    synthesis.load_state_dict(plain.network.synthesis.state_dict(), strict=False)
-    codec = Codec(
-        TorchRuntime(
-            UgIcmCompact(plain.network.analysis, plain.network.entropy, synthesis, receptive_field=32)
-        )
-    )
-    with torch.no_grad():
-        for part in (synthesis.preferring, synthesis.detail):
-            for parameter in part.parameters():
-                parameter.add_(noise * torch.randn_like(parameter))
-    codec.preset_id = 9
-    codec.network.eval()
-    return codec
-
-
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    return small()
+    return small_ug_icm()
 
 
 def wanting(preference: float) -> Condition:
@@ -98,11 +78,11 @@ def test_tiles_leave_no_seams(codec, monkeypatch):
 
 def test_only_the_way_for_machines_learns():
     torch.manual_seed(0)
-    codec = small()
+    codec = small_ug_icm()
     codec.network.train()
     before = {name: w.clone() for name, w in codec.network.state_dict().items()}
     optimiser = torch.optim.Adam(parameter_groups(codec.network, find("ug-icm-compact").recipe), lr=2e-3)
-    objective = UgIcmObjective(Halved())
+    objective = UgIcmObjective(HalfSizeDistance())
     x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
     batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]))
     losses = []
@@ -119,7 +99,7 @@ def test_only_the_way_for_machines_learns():
     judged = objective.held_out_metrics(codec.network, batch.x, batch.level, people)
     assert judged.keys() == {"distance", "distance_machine", "psnr_machine"}
     for_people = codec.network(batch.x, batch.level, Condition(preference=torch.zeros(2))).x_hat
-    assert torch.equal(judged["distance"], Halved()(for_people, batch.x))
+    assert torch.equal(judged["distance"], HalfSizeDistance()(for_people, batch.x))
 
 
 def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
@@ -145,17 +125,17 @@ def test_the_preset_ships_on_the_earlier_weights_of_compact():
 
 def test_weights_that_are_shared_are_not_written_twice(tmp_path, monkeypatch):
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
-    plain, codec = small_codec(noise=0.0), small()
+    plain, codec = small_codec(noise=0.0), small_ug_icm()
     write_weights(plain.network, tmp_path / "plain.safetensors")
     load_weights(plain.network, "plain.safetensors")
     codec.network.load_state_dict(plain.network.state_dict(), strict=False)
     write_weights(codec.network, tmp_path / "own.safetensors", shared="plain.safetensors")
     own = read_weights(tmp_path / "own.safetensors")
     assert own and all(name.startswith(("synthesis.preferring.", "synthesis.detail.")) for name in own)
-    again = small(noise=0.0)
+    again = small_ug_icm(noise=0.0)
     load_weights(again.network, "own.safetensors", "plain.safetensors")
     write_weights(codec.network, tmp_path / "whole.safetensors")
-    load_weights((whole := small(noise=0.0)).network, "whole.safetensors")
+    load_weights((whole := small_ug_icm(noise=0.0)).network, "whole.safetensors")
     assert again.fingerprint == whole.fingerprint
     assert all(
         torch.equal(w.half(), again.network.state_dict()[name].half())
@@ -172,9 +152,9 @@ def test_a_run_begins_with_the_shared_weights_and_ships_its_own(tmp_path, monkey
     recipe = replace(find("ug-icm-compact").recipe, crop=64, batch=2, warmup=1)
     tiny = replace(
         find("ug-icm-compact"),
-        build=lambda: small(0.0),
+        build=lambda: small_ug_icm(0.0),
         recipe=recipe,
-        objective=lambda: UgIcmObjective(Halved()),
+        objective=lambda: UgIcmObjective(HalfSizeDistance()),
     )
     monkeypatch.setattr("trifocal.presets.PRESETS", (tiny,))
     for number in range(3):
@@ -220,7 +200,7 @@ def test_decode_asks_for_whom(monkeypatch, tmp_path, codec):
 def test_decode_refuses_a_preference_that_nobody_knows(tmp_path):
     trifocal.encode(Picture(random_rgb(32, 32)), "compact").save(tmp_path / "a.tri")
     done = run("decode", tmp_path / "a.tri", "--preference", "1")
-    assert done.exit_code == 1 and one_sentence(done.stderr) and "ug-icm-compact" in done.stderr
+    assert done.exit_code == 1 and is_one_sentence(done.stderr) and "ug-icm-compact" in done.stderr
 
 
 def test_preferences_are_measured_side_by_side(monkeypatch, tmp_path, codec):

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import random_rgb
 from PIL import Image
 
+from helpers.images import random_rgb
 from trifocal.errors import MissingExtra, NotMeasured
 from trifocal.evaluation import METRICS, EvaluateOptions, evaluate, read_results
 from trifocal.evaluation.metrics.per_image import Pair

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, small_codec
 from safetensors.torch import load_file, save_file
-from test_earlier_weights import drawing
 from torch import Tensor
 
 import trifocal
+from helpers.codecs import small_codec
+from helpers.images import fixed_pattern, random_rgb
 from trifocal.codecs.codec import Codec
 from trifocal.entropy.exact import ARITHMETIC
 from trifocal.errors import PresetError, WeightsError
@@ -270,7 +270,7 @@ def test_a_file_of_an_earlier_generation_is_decoded_with_the_weights_of_its_day(
         pytest.skip(f"the history of this checkout does not reach {COMMIT}")
     (tmp_path / FILE).write_bytes(shown.stdout)
     decoded = trifocal.decode(OLDER, weights=tmp_path).picture.rgb
-    assert np.abs(decoded.astype(int) - drawing()).mean() == pytest.approx(11.121, abs=0.01)
+    assert np.abs(decoded.astype(int) - fixed_pattern()).mean() == pytest.approx(11.121, abs=0.01)
     expected = [[128, 0, 0], [75, 0, 98], [244, 253, 176], [0, 3, 225]]
     assert np.abs(decoded[0, ::33].astype(int) - expected).max() <= 1
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import random_rgb, small_codec
 from PIL import Image
-from test_cli import Recorder, run
-from test_taco_compact import left_half
-from test_words import Letters, steered
 
+from helpers.cli import Recorder, run
+from helpers.codecs import small_codec
+from helpers.images import random_rgb
+from helpers.text import VowelEncoder, attend_left_half, text_codec
 from trifocal import evaluation
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.taco_compact import TacoCompact
@@ -197,7 +197,7 @@ def test_the_interval_of_many_is_that_of_the_normal_distribution() -> None:
 # ── runs ──
 
 
-class Faint(Letters):
+class Faint(VowelEncoder):
     """Letters, so quiet that a picture that is a little brighter is still the better the more bytes it
     has.
     """
@@ -211,7 +211,7 @@ def taco() -> Codec:
     """One whose look finds any words but empty ones in the left half of the picture."""
     parts = small_codec(noise=0.0).network
     network = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
-    network.text_probability = lambda x, words: left_half(x, words) * (words.pooled.mean() > 0)
+    network.text_probability = lambda x, words: attend_left_half(x, words) * (words.pooled.mean() > 0)
     return Codec(TorchRuntime(network))
 
 
@@ -222,9 +222,9 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """
     made = []
     builds: dict[str, tuple[Callable[[], Any], str]] = {
-        "plain": (partial(steered, ""), ""),
-        "early": (partial(steered, "encoder"), "encoder"),
-        "late": (partial(steered, "decoder"), "decoder"),
+        "plain": (partial(text_codec, ""), ""),
+        "early": (partial(text_codec, "encoder"), "encoder"),
+        "late": (partial(text_codec, "decoder"), "decoder"),
         "taco": (taco, "encoder"),
     }
     for number, (name, (build, reads)) in enumerate(builds.items(), start=50):

@@ -10,7 +10,6 @@ import re
 import sys
 import tracemalloc
 import zlib
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,17 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_rgb, small_codec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_cli import one_sentence, run
 
 import trifocal
 import trifocal.pillow
-from trifocal.codecs.codec import Codec
-from trifocal.codecs.network import CodecNetwork
-from trifocal.codecs.torch_runtime import TorchRuntime
+from helpers.cli import is_one_sentence, run
+from helpers.codecs import small_codec
+from helpers.images import random_rgb
+from helpers.text import VowelEncoder, text_codec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.text import (
     MAX_TEXT,
@@ -51,7 +49,6 @@ from trifocal.errors import (
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, check_text, find, load, shared_codec
 from trifocal.text_conditioning import condition_for, read_texts
-from trifocal.types import Condition, TextEmbedding
 from trifocal.weights import write_weights
 
 GOLDEN = Path(__file__).parent / "golden" / "container-text.tri"
@@ -132,7 +129,7 @@ def test_inflation_is_bounded() -> None:
 def test_words_that_cannot_be_read_are_one_sentence(data: bytes, kind: type[FormatError], word: str) -> None:
     with pytest.raises(kind, match=word) as caught:
         text_from_bytes(data)
-    assert one_sentence(str(caught.value))
+    assert is_one_sentence(str(caught.value))
 
 
 def test_thousands_of_accidents_end_in_a_text_or_a_sentence() -> None:
@@ -148,7 +145,7 @@ def test_thousands_of_accidents_end_in_a_text_or_a_sentence() -> None:
             assert len(text.encode()) <= MAX_TEXT
             kinds.add(str)
         except FormatError as error:
-            assert one_sentence(str(error))
+            assert is_one_sentence(str(error))
             kinds.add(type(error))
     assert kinds == {str, Damaged, Unsupported}
 
@@ -180,47 +177,6 @@ def test_the_layer_is_one_sound_piece_or_there_are_no_words() -> None:
 # ── small presets that read words ──
 
 
-class Steered(CodecNetwork):
-    """The small codec; text brightens its latent or its output, as `reads` has it."""
-
-    reads = ""
-
-    def brightness(self, condition: Condition | None, reader: str) -> torch.Tensor | float:
-        if self.reads != reader or condition is None or condition.words is None:
-            return 0.0
-        return condition.words.pooled.mean()
-
-    def analyse(self, x: torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
-        return super().analyse(x) + 20 * self.brightness(condition, "encoder")
-
-    def synthesise(
-        self, y_hat: torch.Tensor, level: torch.Tensor, condition: Condition | None = None
-    ) -> torch.Tensor:
-        return super().synthesise(y_hat, level) + self.brightness(condition, "decoder")
-
-
-class Letters:
-    """A text encoder: the share of vowels among the letters; it ignores all but eight words."""
-
-    name, width, length = "letters", 4, 8
-
-    def __call__(self, texts: Sequence[str]) -> TextEmbedding:
-        share = [sum(letter in "aeiou" for letter in text) / (len(text) + 1) for text in texts]
-        pooled = torch.tensor(share)[:, None].expand(-1, 4)
-        return TextEmbedding(pooled[:, None], torch.ones(len(texts), 1, dtype=torch.bool), pooled)
-
-    def notes(self, texts: Sequence[str]) -> list[str]:
-        longest = max(len(text.split()) for text in texts)
-        return [f"The text has {longest} words; the first 8 count."] if longest > 8 else []
-
-
-def steered(reads: str, seed: int = 0) -> Codec:
-    parts = small_codec(seed).network
-    network = Steered(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
-    network.reads = reads
-    return Codec(TorchRuntime(network.eval()))
-
-
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Of three small presets' weights: `plain`, `early` (its encoder reads words), `late` (its decoder
@@ -228,13 +184,13 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """
     made = []
     for number, (name, reads) in enumerate((("plain", ""), ("early", "encoder"), ("late", "decoder"))):
-        write_weights(steered(reads).network, tmp_path / f"{name}.safetensors")
+        write_weights(text_codec(reads).network, tmp_path / f"{name}.safetensors")
         changes: dict[str, Any] = {"id": 60 + number, "weights": f"{name}.safetensors", "text_reader": reads}
-        changes["build"] = partial(steered, reads)
+        changes["build"] = partial(text_codec, reads)
         made.append(replace(PRESETS[0], name=name, text_encoder="letters", **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
-    monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: Letters())
+    monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: VowelEncoder())
     return tmp_path
 
 
@@ -315,7 +271,7 @@ def test_text_that_nothing_reads_is_refused(
 ) -> None:
     with pytest.raises(kind, match=said) as caught:
         trifocal.encode(rgb, preset, **options)
-    assert one_sentence(str(caught.value))
+    assert is_one_sentence(str(caught.value))
 
 
 def test_presets_that_take_text_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,14 +316,14 @@ def test_damaged_text_is_an_error_unless_best_effort(
 
 def test_custom_weights_are_needed_to_decode(folder: Path, rgb: np.ndarray) -> None:
     own = folder / "runs.safetensors"
-    write_weights(steered("encoder", seed=1).network, own)
+    write_weights(text_codec("encoder", seed=1).network, own)
     stream = trifocal.encode(rgb, "early", weights=own)
     assert stream.header.fingerprint != load("early").fingerprint
     assert trifocal.decode(stream, weights=str(own)).picture.rgb.shape == rgb.shape
     with pytest.raises(WeightsError, match="were found; name its weights with --weights"):
         trifocal.decode(stream)
     assert shared_codec("early", weights=own) is shared_codec("early", weights=own)
-    write_weights(steered("encoder", seed=2).network, own)
+    write_weights(text_codec("encoder", seed=2).network, own)
     with pytest.raises(WeightsError, match="--weights"):
         trifocal.decode(stream, weights=own)
 
@@ -416,7 +372,7 @@ def test_words_on_the_command_line(photo: Path) -> None:
 def test_wrong_words_are_one_sentence(photo: Path, preset: str, words: tuple[str, ...], said: str) -> None:
     done = run("encode", photo, "--preset", preset, *words)
     assert done.exit_code == 1
-    assert one_sentence(done.stderr) and said in done.stderr
+    assert is_one_sentence(done.stderr) and said in done.stderr
     assert not photo.with_suffix(".tri").exists()
 
 
@@ -424,7 +380,7 @@ def test_words_for_the_decoder_of_another_preset_are_one_sentence(photo: Path) -
     for preset, said in (("plain", "plain takes no text"), ("early", "The decoder of early needs no text")):
         assert run("encode", photo, "--preset", preset, "--force").exit_code == 0
         done = run("decode", photo.with_suffix(".tri"), "--force", "--text", DOG)
-        assert done.exit_code == 1 and one_sentence(done.stderr) and said in done.stderr
+        assert done.exit_code == 1 and is_one_sentence(done.stderr) and said in done.stderr
 
 
 def test_a_missing_text_encoder_is_one_error(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,7 +429,7 @@ def test_files_of_words_that_are_none(tmp_path: Path, content: bytes, said: str)
     (tmp_path / "words.json").write_bytes(content)
     with pytest.raises(OptionError, match=f"^words.json .*{said}") as caught:
         read_texts(tmp_path / "words.json", [Path("dog.png"), Path("cat.png")])
-    assert one_sentence(str(caught.value))
+    assert is_one_sentence(str(caught.value))
 
 
 def test_only_one_source_of_words() -> None:
@@ -491,7 +447,7 @@ def test_info_shows_foreign_words_so_that_they_do_nothing(folder: Path, rgb: np.
     plain.with_layer(Layer(Tag.TEXT, (b"\x07",))).save(file)
     done = run("info", file)
     assert done.exit_code == 1
-    assert "TEXT" in done.stdout and one_sentence(done.stderr) and done.stderr.startswith("odd.tri: ")
+    assert "TEXT" in done.stdout and is_one_sentence(done.stderr) and done.stderr.startswith("odd.tri: ")
 
 
 # ── Pillow ──
@@ -577,7 +533,7 @@ def test_a_captioner_that_is_not_there_is_one_sentence(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     encode = "encode", photo, "--preset", "late", "--send-text", "--caption"
     done = run(*encode, photo.parent / "nowhere")
-    assert done.exit_code == 1 and one_sentence(done.stderr) and "nowhere" in done.stderr
+    assert done.exit_code == 1 and is_one_sentence(done.stderr) and "nowhere" in done.stderr
     monkeypatch.setitem(sys.modules, "transformers", None)
     done = run(*encode, blip)
     assert done.exit_code == 1 and done.stderr.strip().endswith('pip install "trifocal[text]"')

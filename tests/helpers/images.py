@@ -1,4 +1,4 @@
-"""Image files and ICC profiles that Pillow cannot write, for the tests."""
+"""Random images, and image files and ICC profiles that Pillow cannot write."""
 
 import struct
 import zlib
@@ -9,6 +9,27 @@ from numpy.typing import NDArray
 COLOUR_TYPES = {1: 0, 3: 2, 2: 4, 4: 6}  # of PNG, by the number of channels
 D50 = (0.9642, 1.0, 0.8249)
 P3 = ((0.5151, 0.2412, -0.0011), (0.2919, 0.6922, 0.0419), (0.1572, 0.0666, 0.7841))
+
+
+def random_rgb(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """A smooth random picture with some noise and edges, uint8 [height, width, 3]."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / 32
+    waves = sum(
+        random.normal(size=3) * np.sin(a * x + b * y + c)[..., None]
+        for a, b, c in random.uniform(-2, 2, size=(6, 3))
+    )
+    edges = 40 * (np.sin(7 * x) > 0.6)[..., None]
+    return np.clip(128 + 30 * waves + edges + random.normal(size=(height, width, 3)) * 6, 0, 255).astype(
+        np.uint8
+    )
+
+
+def fixed_pattern() -> NDArray[np.uint8]:
+    """Waves, a chessboard and a ramp in red, green and blue, uint8 [72, 100, 3]."""
+    y, x = np.mgrid[0:72, 0:100]
+    planes = 127 + 120 * np.sin(x / 9) * np.cos(y / 13), 255 * ((x // 12 + y // 12) % 2), (2.5 * x + y) % 256
+    return np.stack(planes, axis=-1).clip(0, 255).astype(np.uint8)
 
 
 def png(
@@ -22,11 +43,11 @@ def png(
     parts += [(b"tRNS", struct.pack(f">{len(key)}H", *key))] if key else []
     parts += [(b"tEXt", b"Comment\0" + text)] if text else []
     parts += [(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), (b"IEND", b"")]
-    return png_of(parts)
+    return png_from_chunks(parts)
 
 
-def png_of(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    """Of the names and the data of its chunks."""
+def png_from_chunks(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """A PNG file of the given chunks: name and data of each."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data) for name, data in chunks)
 
 

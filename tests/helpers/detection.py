@@ -1,0 +1,168 @@
+"""Images with a bright rectangle, a detector that finds it, and a codec of two JPEG layers."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from helpers.codecs import small_codec
+from trifocal.codecs.codec import Decoded
+from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
+from trifocal.codecs.scalable import ScalableCodec
+from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.detection.detector import Detections
+from trifocal.detection.detector_output import DetectorOutput
+from trifocal.detection.input_size import compact_size
+from trifocal.evaluation.codecs.layer_ablations import BASE_LAYER_DETECTORS
+from trifocal.evaluation.tasks.detection import Annotations, Detection
+from trifocal.pictures import Picture
+from trifocal.presets import PRESETS
+
+WIDTH, HEIGHT = 640, 480
+BRIGHT_BOX = (120, 90, 360, 270)  # of the bright rectangle in each image: left, top, right, bottom
+
+
+def as_jpeg(rgb: np.ndarray, quality: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(rgb).save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def decode_image(data: bytes | None) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data or b"")))
+
+
+def find_bright_box(rgb: np.ndarray) -> np.ndarray:
+    """Around what is bright, [1, 4]; around everything where nothing is."""
+    rows, columns = np.nonzero(rgb.mean(axis=2) > 130)
+    if not rows.size:
+        return np.array([[0, 0, rgb.shape[1], rgb.shape[0]]], np.float64)
+    return np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float64)
+
+
+class TwoJpegCodec(ScalableCodec):
+    """A small JPEG as the base layer and a large one as the enhancement; its detector finds what is
+    bright.
+    """
+
+    fingerprint = 0xBEEF
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Rate, BaseLayerOptions]] = []
+        self.detected = 0
+
+    def encode_picture(
+        self, picture: Picture, rate: Rate, base: BaseLayerOptions = DEFAULT_BASE, *options: Any, **more: Any
+    ) -> Bitstream:
+        self.asked.append((rate, base))
+        quality = rate.quality
+        size = compact_size(picture.width, picture.height)
+        small = np.asarray(Image.fromarray(picture.rgb).resize(size))
+        base_quality = int((quality or 50) if base.quality is None else base.quality)
+        level = int(8 * (50 if quality is None else quality))
+        header = Header(picture.width, picture.height, 60, level, self.fingerprint)
+        chunk = bytes([base_quality]) + as_jpeg(small, base_quality)
+        return Bitstream(
+            header,
+            (Layer(Tag.BASE, (chunk,)), Layer(Tag.ENHANCEMENT, (as_jpeg(picture.rgb, level // 8),))),
+        )
+
+    def decode(self, source: Any, *args: Any, **more: Any) -> Decoded:
+        layer = source.layer(Tag.ENHANCEMENT)
+        assert layer is not None
+        return Decoded(Picture(decode_image(layer.chunks[0])))
+
+    def base_preview(self, bitstream: Bitstream) -> Picture:
+        size = bitstream.header.width, bitstream.header.height
+        return Picture(np.asarray(Image.fromarray(self.decode_base(bitstream)).resize(size)))
+
+    def detect(self, bitstream: Bitstream) -> Detections:
+        self.detected += 1
+        small = self.decode_base(bitstream)
+        scale = bitstream.header.width / small.shape[1], bitstream.header.height / small.shape[0]
+        box = torch.from_numpy(find_bright_box(small) * np.array(scale * 2))
+        return Detections(box, torch.tensor([1]), torch.tensor([0.9]))
+
+    def decode_base(self, bitstream: Bitstream) -> np.ndarray:
+        layer = bitstream.layer(Tag.BASE)
+        assert layer is not None
+        return decode_image((layer.chunks[0] or b"")[1:])
+
+
+class BrightDetector:
+    """Finds the box around what is bright, and keeps what sizes it was shown."""
+
+    masks = False
+    categories = None
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def find(self, pixels: np.ndarray) -> DetectorOutput:
+        self.seen.append(pixels.shape[:2])
+        return DetectorOutput(find_bright_box(pixels), np.array([1]), np.array([0.9]))
+
+
+def use_two_jpeg_preset(monkeypatch: pytest.MonkeyPatch) -> TwoJpegCodec:
+    """The preset `two`, in layers, which the detector `bright` reads, beside an untrained `compact` without
+    any.
+    """
+    codec, plain = TwoJpegCodec(), small_codec()
+    presets = replace(PRESETS[0], name="two", id=60, layers=True), PRESETS[0]
+    monkeypatch.setattr("trifocal.presets.PRESETS", presets)
+    monkeypatch.setattr(
+        "trifocal.presets.shared_codec", lambda name, *rest: codec if name == "two" else plain
+    )
+    monkeypatch.setitem(BASE_LAYER_DETECTORS, "two", "bright")
+    return codec
+
+
+def bright_image(seed: int) -> np.ndarray:
+    rgb = np.random.default_rng(seed).normal(60, 8, (HEIGHT, WIDTH, 3))
+    rgb[BRIGHT_BOX[1] : BRIGHT_BOX[3], BRIGHT_BOX[0] : BRIGHT_BOX[2]] += 120
+    return rgb.clip(0, 255).astype(np.uint8)
+
+
+def write_bright_images(tmp_path: Path) -> Path:
+    """Two pictures with a bright rectangle, and what COCO would say of them."""
+    place = tmp_path / "pictures"
+    place.mkdir()
+    images, items = [], []
+    for number in range(2):
+        Image.fromarray(bright_image(number)).save(place / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": WIDTH, "height": HEIGHT})
+        box = [BRIGHT_BOX[0], BRIGHT_BOX[1], BRIGHT_BOX[2] - BRIGHT_BOX[0], BRIGHT_BOX[3] - BRIGHT_BOX[1]]
+        items.append({"id": number, "image_id": number, "category_id": 1, "bbox": box})
+    text = json.dumps({"images": images, "annotations": items, "categories": [{"id": 1, "name": "square"}]})
+    (tmp_path / "instances.json").write_text(text)
+    return place
+
+
+def detection_task(folder: Path, detector: BrightDetector, name: str) -> Detection:
+    pytest.importorskip("faster_coco_eval")
+    return Detection(detector, Annotations.read(folder.parent / "instances.json"), model=name)
+
+
+MIN_SIDE, MAX_SIDE = 96, 160  # sides at which the small network looks at a picture
+
+
+def small_faster_rcnn() -> FasterRCNN:
+    """torchvision's Faster R-CNN on a thin ResNet with a pyramid, of five classes; random weights."""
+    torch.manual_seed(0)
+    body = ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=8)
+    stages = {f"layer{n}": str(n - 1) for n in (1, 2, 3, 4)}
+    backbone = BackboneWithFPN(body, stages, [256, 512, 1024, 2048], 16)
+    network = FasterRCNN(backbone, 6, min_size=MIN_SIDE, max_size=MAX_SIDE, rpn_post_nms_top_n_test=60)
+    with torch.no_grad():
+        network.rpn.head.bbox_pred.weight.mul_(20)  # so that no box is an anchor as it stands
+        network.roi_heads.box_predictor.bbox_pred.weight.mul_(20)
+    return network.eval()
