@@ -63,8 +63,8 @@ def test_code_in_the_documentation_is_typed(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     if (ROOT / ".mypy_cache").exists():
         shutil.copytree(ROOT / ".mypy_cache", cache)
-    options = ("--strict", "--allow-untyped-calls", "--follow-imports=silent")
-    options += ("--config-file=", f"--cache-dir={cache}")
+    options = ["--strict", "--allow-untyped-calls", "--follow-imports=silent"]
+    options += ["--config-file=", f"--cache-dir={cache}"]
     line = [sys.executable, "-m", "mypy", *options, *map(str, files)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
