@@ -37,9 +37,9 @@ def check_tiles_leave_no_seams(stream: Bitstream, codec: Codec) -> None:
     assert len(stream.layers[0].chunks) == 9
     by_tile = codec.decode(stream).picture.rgb
     y_hat = torch.from_numpy(codec.decode_latents(stream).y)
-    x_hat = codec.network.synthesise(y_hat, torch.tensor([480]))[0, :, :270, :300].permute(1, 2, 0)
-    at_once = x_hat.detach().mul(255).round().clamp(0, 255).numpy()
-    assert np.abs(by_tile - at_once).max() <= 1
+    at_once = codec.network.synthesise(y_hat, torch.tensor([480]))[0, :, :270, :300].permute(1, 2, 0)
+    whole = at_once.detach().mul(255).round().clamp(0, 255).numpy()
+    assert np.abs(by_tile - whole).max() <= 1
 
 
 def check_tiled_analysis(codec: Codec) -> None:

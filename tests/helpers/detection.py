@@ -1,4 +1,4 @@
-"""Images with a bright rectangle, a detector that finds it, and a codec of two JPEG layers."""
+"""Images with a bright rectangle, detectors, and a codec of two JPEG layers."""
 
 import io
 import json
@@ -42,7 +42,7 @@ def decode_image(data: bytes | None) -> np.ndarray:
 
 
 def find_bright_box(rgb: np.ndarray) -> np.ndarray:
-    """Around what is bright, [1, 4]; around everything where nothing is."""
+    """The box around all bright pixels, [1, 4]; the whole image if none is bright."""
     rows, columns = np.nonzero(rgb.mean(axis=2) > 130)
     if not rows.size:
         return np.array([[0, 0, rgb.shape[1], rgb.shape[0]]], np.float64)
@@ -50,9 +50,7 @@ def find_bright_box(rgb: np.ndarray) -> np.ndarray:
 
 
 class TwoJpegCodec(ScalableCodec):
-    """A small JPEG as the base layer and a large one as the enhancement; its detector finds what is
-    bright.
-    """
+    """A small JPEG as base layer, a large one as enhancement; its detector finds bright pixels."""
 
     fingerprint = 0xBEEF
 
@@ -99,7 +97,7 @@ class TwoJpegCodec(ScalableCodec):
 
 
 class BrightDetector:
-    """Finds the box around what is bright, and keeps what sizes it was shown."""
+    """Finds the box around bright pixels, and keeps the sizes of its inputs."""
 
     masks = False
     categories = None
@@ -113,9 +111,7 @@ class BrightDetector:
 
 
 def use_two_jpeg_preset(monkeypatch: pytest.MonkeyPatch) -> TwoJpegCodec:
-    """The preset `two`, in layers, which the detector `bright` reads, beside an untrained `compact` without
-    any.
-    """
+    """Make the presets `two` (layered, with the detector `bright`) and an untrained `compact`."""
     codec, plain = TwoJpegCodec(), small_codec()
     presets = replace(PRESETS[0], name="two", id=60, layers=True), PRESETS[0]
     monkeypatch.setattr("trifocal.presets.PRESETS", presets)
@@ -127,13 +123,14 @@ def use_two_jpeg_preset(monkeypatch: pytest.MonkeyPatch) -> TwoJpegCodec:
 
 
 def bright_image(seed: int) -> np.ndarray:
+    """Dark noise with a bright rectangle, uint8 [480, 640, 3]."""
     rgb = np.random.default_rng(seed).normal(60, 8, (HEIGHT, WIDTH, 3))
     rgb[BRIGHT_BOX[1] : BRIGHT_BOX[3], BRIGHT_BOX[0] : BRIGHT_BOX[2]] += 120
     return rgb.clip(0, 255).astype(np.uint8)
 
 
 def write_bright_images(tmp_path: Path) -> Path:
-    """Two pictures with a bright rectangle, and what COCO would say of them."""
+    """Write two images with a bright rectangle, and COCO annotations beside their folder."""
     place = tmp_path / "pictures"
     place.mkdir()
     images, items = [], []
@@ -148,11 +145,12 @@ def write_bright_images(tmp_path: Path) -> Path:
 
 
 def detection_task(folder: Path, detector: BrightDetector, name: str) -> Detection:
+    """The detection task on the annotations of `write_bright_images`."""
     pytest.importorskip("faster_coco_eval")
     return Detection(detector, Annotations.read(folder.parent / "instances.json"), model=name)
 
 
-MIN_SIDE, MAX_SIDE = 96, 160  # sides at which the small network looks at a picture
+MIN_SIDE, MAX_SIDE = 96, 160  # of the small network's input, in pixels
 
 
 def small_faster_rcnn() -> FasterRCNN:
@@ -163,6 +161,6 @@ def small_faster_rcnn() -> FasterRCNN:
     backbone = BackboneWithFPN(body, stages, [256, 512, 1024, 2048], 16)
     network = FasterRCNN(backbone, 6, min_size=MIN_SIDE, max_size=MAX_SIDE, rpn_post_nms_top_n_test=60)
     with torch.no_grad():
-        network.rpn.head.bbox_pred.weight.mul_(20)  # so that no box is an anchor as it stands
+        network.rpn.head.bbox_pred.weight.mul_(20)  # so that no box equals its anchor
         network.roi_heads.box_predictor.bbox_pred.weight.mul_(20)
     return network.eval()

@@ -17,18 +17,14 @@ from trifocal.losses.detection import TeacherDetections
 from trifocal.training import distillation
 
 GREY, RED, BLUE = (110, 110, 110), (230, 40, 40), (40, 40, 230)
-
-
 PERSON, BRUSH = 1, 90  # COCO's first category and its last: the network's 1 and 80
-
-
 Box = tuple[int, int, int, int]
 
 
 def rectangle_image(
     key: str, width: int, height: int, box: Box, colour: tuple[int, int, int]
 ) -> TrainingPicture:
-    """A grey picture with one rectangle, whose label goes by its colour."""
+    """A grey image with one rectangle; red is a person, any other colour a brush."""
     rgb = np.full((height, width, 3), GREY, np.uint8)
     rgb[box[1] : box[3], box[0] : box[2]] = colour
     label = PERSON if colour == RED else BRUSH
@@ -38,16 +34,16 @@ def rectangle_image(
 def teacher_detections(
     boxes: Sequence[Sequence[float]], scores: Sequence[dict[int, float]]
 ) -> TeacherDetections:
-    """What a teacher might say: boxes, and for each the scores of some of the 80 classes."""
+    """A teacher's output: boxes, and for each box the scores of some of the 80 classes."""
     rows = torch.zeros(len(boxes), 80)
-    for row, said in zip(rows, scores):
-        for number, score in said.items():
+    for row, known in zip(rows, scores):
+        for number, score in known.items():
             row[number] = score
     return TeacherDetections(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), rows, ())
 
 
 class CentreTeacher:
-    """Sees a person in the middle of everything."""
+    """A teacher that finds a person in the middle of each image."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -59,7 +55,7 @@ class CentreTeacher:
 
 
 def write_annotated_images(folder: Path) -> Path:
-    """A folder of pictures with a red or a blue rectangle, and records beside them."""
+    """Write six images with a red or a blue rectangle, and their annotations."""
     pictures = folder / "pictures"
     pictures.mkdir()
     for number in range(6):
@@ -73,7 +69,7 @@ def write_annotated_images(folder: Path) -> Path:
 
 
 class OtherDetectorBatches:
-    """Batches as `Answers` gives them, whose answers are those of another detector."""
+    """Batches like those of `TeacherOutputs`, from a detector with other random weights."""
 
     def __init__(
         self,

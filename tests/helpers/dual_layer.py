@@ -1,4 +1,4 @@
-"""A small dual-layer codec with random weights, and its detector."""
+"""Small dual-layer codecs with random weights, and a detector for them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -24,16 +24,12 @@ from trifocal.layers import Conv
 from trifocal.transforms import Analysis, Synthesis
 
 TEXT_CHANNELS = 8
-
-
 KNOWN_CHANNELS = (4, 4, 8)
-
-
-small_input_size = partial(compact_size, area=96 * 96)  # at which the small detector looks
+small_input_size = partial(compact_size, area=96 * 96)  # input size of the small detector
 
 
 class OneLevelTail(DetectorTail):
-    """One convolution behind the split, and a pyramid of one level."""
+    """One convolution after the split, and a pyramid of one level."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +73,7 @@ DETECTOR = small_detector()
 
 
 def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> Any:
-    """A fraction of the codec, with gates that are open and a base that says something."""
+    """A small `dual-layer` codec with open gates and a base layer of several steps."""
     torch.manual_seed(seed)
     codec: Any = dual_layer(
         channels=8,
@@ -106,7 +102,7 @@ def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> Any:
 
 
 def small_dual_layer_compact(detector: SplitDetector) -> ScalableCodec:
-    """The classes of `dual-layer-compact` at a fraction of its size."""
+    """A small codec of the classes of `dual-layer-compact`."""
     plain = small_codec(noise=0.0)
     torch.manual_seed(6)
     base = BaseLayer(

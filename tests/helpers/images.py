@@ -12,7 +12,7 @@ P3 = ((0.5151, 0.2412, -0.0011), (0.2919, 0.6922, 0.0419), (0.1572, 0.0666, 0.78
 
 
 def random_rgb(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """A smooth random picture with some noise and edges, uint8 [height, width, 3]."""
+    """A smooth random image with some noise and edges, uint8 [height, width, 3]."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / 32
     waves = sum(

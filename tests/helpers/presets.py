@@ -7,6 +7,6 @@ from trifocal import presets
 
 
 def small_codec_preset() -> presets.Preset:
-    """The small codec with the recipe of `compact` for small crops."""
+    """A preset of the small codec, with the recipe of `compact` on small crops."""
     recipe = replace(presets.find("compact").recipe, batch=2, crop=64, warmup=2, ema=0.5)
     return presets.Preset("small", 9, "for tests", small_codec, recipe, "small.safetensors")
