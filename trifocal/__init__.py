@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # benchmarks/busy.py
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle OpenMP threads sleep; benchmarks/busy.py
 
 __all__ = [
     "Bitstream",

@@ -300,14 +300,15 @@ def encode(
             None.
         refinement: gradient steps that fit the base layer to the image; 4 for dual-layer-compact if None, 0
             is faster.
-        mask: where the image matters, for presets that take text in the encoder: [H, W] of the image, or an
+        mask: where the image matters, for presets with an importance map (`taco-compact`,
+            `dual-layer-compact`): [H, W] of the image, or an
             image of that size; bool, float in 0..1, or uint8. Places with 1 get more bits at equal bytes,
             places with 0 fewer.
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
         weights: a .safetensors file instead of the preset's own weights.
         notify: called with a sentence for each notice, and for each thing that was converted or left out when
-            the image was read. By default a notice is a TrifocalWarning, and the latter are in
+            the image was read. By default a notice is a TrifocalWarning, and notes of the conversion are in
             `Picture.open(path).notes`.
 
     Raises:

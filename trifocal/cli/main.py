@@ -82,7 +82,7 @@ Force = Annotated[
 SkipExisting = Annotated[bool, typer.Option("--skip-existing", help="Skip inputs whose output file exists.")]
 KeepSuffix = Annotated[
     bool,
-    typer.Option("--keep-suffix", help="Keep the input suffix: photo.jpg.tri."),
+    typer.Option("--keep-suffix", help="Keep the input suffix: photo.jpg.tri, photo.tri.png."),
 ]
 KeepTimes = Annotated[
     bool, typer.Option("--keep-times", help="Copy access and modification times from input to output.")

@@ -236,8 +236,8 @@ class Codec:
         Raises:
             WeightsError: if the file was made with another preset or other weights.
             Damaged: if a tile is damaged, or the number of tiles is wrong.
-            OptionError: if the region is empty or leaves the image.
-            Unsupported: if the image is above the limit of pixels.
+            OptionError: if the region is empty or is partly outside the image.
+            Unsupported: if the image is larger than the limit of pixels.
         """
         clock = Stopwatch(timings)
         bitstream = as_bitstream(source, best_effort)
@@ -256,7 +256,7 @@ class Codec:
         mask: Mask | None = None,
         layers: Sequence[Layer] = (),
     ) -> Latents:
-        """The latents of an image before quantisation. Arguments and errors as `encode`."""
+        """The latents of an image before quantisation. Arguments have the same meaning as in `encode`."""
         canvas = Canvas(picture.width, picture.height, self.runtime.receptive_field)
         condition = self._prepared(picture, condition, mask)
         wide, high = canvas.padded

@@ -1,6 +1,6 @@
 """The torch network of a codec: analysis, entropy model and synthesis.
 
-Training updates it; subclasses implement the papers.
+Training updates it; each subclass implements one paper and overrides the methods that differ.
 """
 
 from __future__ import annotations

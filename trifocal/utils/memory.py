@@ -1,4 +1,4 @@
-"""Memory that is not needed any more."""
+"""Return freed memory to the operating system."""
 
 import ctypes
 import sys
