@@ -9,7 +9,7 @@ try:
     from trifocal.training.tasks.detector import train_detector
     from trifocal.training.tasks.text_image import train_text_image
 except ModuleNotFoundError as error:
-    if error.name != "accelerate":
+    if (error.name or "").partition(".")[0] != "accelerate":
         raise
     raise MissingExtra("train", "Training") from error
 
