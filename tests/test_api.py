@@ -20,6 +20,7 @@ from PIL import Image
 import trifocal
 from helpers.cli import run
 from helpers.codecs import small_codec
+from helpers.detection import record_detections
 from helpers.images import random_rgb
 from trifocal import presets
 from trifocal.api import Decoder, Encoder
@@ -252,14 +253,7 @@ def test_the_version_is_that_of_the_package() -> None:
 @pytest.fixture
 def detector(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
     """The images that the detector got; it finds FOUND in each."""
-    images: list[Picture] = []
-
-    def detect_objects(picture: Picture) -> Detections:
-        images.append(picture)
-        return FOUND
-
-    monkeypatch.setattr("trifocal.codecs.scalable.detect_objects", detect_objects)
-    return images
+    return record_detections(monkeypatch, FOUND)
 
 
 @pytest.mark.parametrize("kind", INPUTS)

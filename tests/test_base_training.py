@@ -1,6 +1,7 @@
-"""The base layer's objective by hand, and a run of a few steps: the detector stays as it is, and what is
-exported loads. Then the detector's third stage: what stands behind the split learns from base layers, and the
-front stays as it is."""
+"""The base layer's objective by hand, and a run of a few steps, which leaves the detector unchanged and
+exports weights that load. Then the detector's third stage: the layers after the split are trained on the
+outputs of base layers, and those before it are frozen.
+"""
 
 import copy
 import csv

@@ -2,17 +2,18 @@
 absent.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 import trifocal
-from helpers.codecs import largest_seam, small_codec
+from helpers.codecs import largest_seam, small_codec, small_codec_with
 from helpers.images import random_rgb
 from helpers.losses import HalfSizeDistance
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.cross_modal_compact import CrossModalCompact
-from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.container import Bitstream, Layer
 from trifocal.errors import Damaged
 from trifocal.losses import PerceptualObjective
@@ -30,23 +31,9 @@ def words(seed: int = 0, count: int = 1) -> Condition:
 
 
 def small(noise: float = 0.05) -> Codec:
-    """The classes of the preset at a fraction of its size; its way of words moved at random."""
-    plain = small_codec(noise=0.0)
-    torch.manual_seed(3)
-    synthesis = WordedSynthesis(16, 48, 2, 8, word_channels=8, worded=1)
-    synthesis.load_state_dict(plain.network.synthesis.state_dict(), strict=False)
-    codec = Codec(
-        TorchRuntime(
-            CrossModalCompact(plain.network.analysis, plain.network.entropy, synthesis, receptive_field=32)
-        )
-    )
-    with torch.no_grad():
-        for part in (synthesis.worded, synthesis.detail):
-            for parameter in part.parameters():
-                parameter.add_(noise * torch.randn_like(parameter))
-    codec.preset_id = 1
-    codec.network.eval()
-    return codec
+    """A small codec of the classes of the preset; the parameters for text get random noise."""
+    synthesis = partial(WordedSynthesis, 16, 48, 2, 8, word_channels=8, worded=1)
+    return small_codec_with(CrossModalCompact, synthesis, ("worded", "detail"), 1, noise)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,8 @@
 """Small codecs with random weights."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -62,21 +65,29 @@ def randomise_weights(codec: Codec, seed: int) -> Codec:
     return codec
 
 
-def small_ug_icm(noise: float = 0.05) -> Codec:
-    """A small codec of the classes of `ug-icm-compact`; the parameters for machines get random noise."""
-    plain = small_codec(noise=0.0)
+def small_codec_with(
+    network: type[CodecNetwork],
+    make_synthesis: Callable[[], Synthesis],
+    added: Sequence[str],
+    preset_id: int,
+    noise: float,
+) -> Codec:
+    """`small_codec` with a synthesis that starts from its weights; the `added` parts get random noise."""
+    plain = small_codec(noise=0.0).network
     torch.manual_seed(3)
-    synthesis = PreferredSynthesis(16, 48, 2, 8, preferring=1)
-    synthesis.load_state_dict(plain.network.synthesis.state_dict(), strict=False)
-    codec = Codec(
-        TorchRuntime(
-            UgIcmCompact(plain.network.analysis, plain.network.entropy, synthesis, receptive_field=32)
-        )
-    )
+    synthesis = make_synthesis()
+    synthesis.load_state_dict(plain.synthesis.state_dict(), strict=False)
+    codec = Codec(TorchRuntime(network(plain.analysis, plain.entropy, synthesis, receptive_field=32)))
     with torch.no_grad():
-        for part in (synthesis.preferring, synthesis.detail):
-            for parameter in part.parameters():
+        for name in added:
+            for parameter in synthesis.get_submodule(name).parameters():
                 parameter.add_(noise * torch.randn_like(parameter))
-    codec.preset_id = 9
+    codec.preset_id = preset_id
     codec.network.eval()
     return codec
+
+
+def small_ug_icm(noise: float = 0.05) -> Codec:
+    """A small codec of the classes of `ug-icm-compact`; the parameters for machines get random noise."""
+    synthesis = partial(PreferredSynthesis, 16, 48, 2, 8, preferring=1)
+    return small_codec_with(UgIcmCompact, synthesis, ("preferring", "detail"), 9, noise)

@@ -164,3 +164,15 @@ def small_faster_rcnn() -> FasterRCNN:
         network.rpn.head.bbox_pred.weight.mul_(20)  # so that no box equals its anchor
         network.roi_heads.box_predictor.bbox_pred.weight.mul_(20)
     return network.eval()
+
+
+def record_detections(monkeypatch: pytest.MonkeyPatch, found: Detections) -> list[Picture]:
+    """Replace the bundled detector by one that finds `found` in each image. Returns the images it gets."""
+    images: list[Picture] = []
+
+    def detect_objects(picture: Picture) -> Detections:
+        images.append(picture)
+        return found
+
+    monkeypatch.setattr("trifocal.codecs.scalable.detect_objects", detect_objects)
+    return images

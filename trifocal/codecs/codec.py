@@ -57,7 +57,6 @@ class Codec:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.tiles = TileCoder(runtime)
-        self._last_fingerprints: dict[int, int | None] = {}
 
     @property
     def network(self) -> CodecNetwork:
@@ -80,16 +79,13 @@ class Codec:
 
     def fingerprint_in(self, version: int) -> int | None:
         """The fingerprint in a version of the file format; see `weights.fingerprint`."""
-        self._last_fingerprints[version] = self.runtime.fingerprint(version)
-        return self._last_fingerprints[version]
+        return self.runtime.fingerprint(version)
 
     def decodes(self, header: Header, checked: bool = True) -> bool:
         """Whether the weights decode files with this fingerprint. `checked` computes that of the weights
         again; False uses the last computed one.
         """
-        if checked or header.version not in self._last_fingerprints:
-            self.fingerprint_in(header.version)
-        have = self._last_fingerprints[header.version]
+        have = self.runtime.fingerprint(header.version, checked)
         return have == header.fingerprint or header.fingerprint in self.runtime.readable(header.version)
 
     def check_header(self, header: Header) -> None:
@@ -242,6 +238,7 @@ class Codec:
         clock = Stopwatch(timings)
         bitstream = as_bitstream(source, best_effort)
         canvas, region = self._checked(bitstream, region)
+        condition = self._decoding_condition(bitstream, condition, clock)
         tiles = canvas.tiles_around(region)
         chunks, level = self._chunks(bitstream), bitstream.header.level
         y_hat, lost = self.tiles.read_tiles(chunks, level, canvas, tiles, best_effort, progress, clock)
@@ -285,6 +282,7 @@ class Codec:
     def decode_latents(self, bitstream: Bitstream, condition: Condition[Any] | None = None) -> Latents:
         """The decoded latents of a bitstream. Raises as `decode`."""
         canvas, _ = self._checked(bitstream, None)
+        condition = self._decoding_condition(bitstream, condition, Stopwatch())
         header, chunks = bitstream.header, self._chunks(bitstream)
         y_hat, _ = self.tiles.read_tiles(
             chunks, header.level, canvas, canvas.tiles(), False, None, Stopwatch()
@@ -312,6 +310,12 @@ class Codec:
             importance = importance_from_mask(mask, picture, self.runtime.reads_importance)
             condition = replace(condition or Condition(), importance_map=importance)
         return self.runtime.prepare(picture, condition)
+
+    def _decoding_condition(
+        self, bitstream: Bitstream, condition: Condition[Any] | None, clock: Stopwatch
+    ) -> Condition[Any] | None:
+        """The condition of the synthesis, with what the checked file adds to it; this codec adds nothing."""
+        return condition
 
     def _level(self, latents: Latents, quality: float, importance: bool) -> int:
         wide, high = Canvas(latents.width, latents.height, self.runtime.receptive_field).padded

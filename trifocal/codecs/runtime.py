@@ -34,9 +34,9 @@ class Runtime(Protocol):
     latent_channels: int
     reads_importance: bool
 
-    def fingerprint(self, version: int) -> int | None:
+    def fingerprint(self, version: int, checked: bool = True) -> int | None:
         """The fingerprint of the current weights in a version of the file format; see
-        `weights.fingerprint`.
+        `weights.fingerprint`. If not `checked`, the last one, without reading the weights again.
         """
         ...
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trifocal.codecs.codec import Codec, Decoded, Latents, Progress
+from trifocal.codecs.codec import Codec, Latents, Progress
 from trifocal.codecs.mask import Mask
 from trifocal.codecs.rate_control import (
     DEFAULT_BASE,
@@ -30,12 +30,11 @@ from trifocal.codecs.rate_control import (
 )
 from trifocal.codecs.runtime import ScalableRuntime
 from trifocal.container import Bitstream, Layer, Tag
-from trifocal.container.bitstream import FileInput, as_bitstream
 from trifocal.entropy.coder import Array
 from trifocal.entropy.latent_coding import read_latents, write_latents
 from trifocal.errors import Damaged, MissingLayer
 from trifocal.pictures import Picture
-from trifocal.pictures.canvas import TILE
+from trifocal.pictures.canvas import TILE, Canvas
 from trifocal.pictures.tiles import Region
 from trifocal.types import LEVELS_PER_QUALITY, BasePreview, Condition
 from trifocal.utils.memory import give_back
@@ -52,7 +51,11 @@ BASE_QUALITIES, BASE_SHARE = (20, 10, 0), 0.15  # for a requested size, and the 
 
 
 class ScalableCodec(Codec):
-    """A codec with a base layer. Its runtime is a `ScalableRuntime`."""
+    """A codec with a base layer. Its runtime is a `ScalableRuntime`.
+
+    `decode` and `decode_latents` raise MissingLayer without base or enhancement; `timings` of `decode` also
+    receives the seconds of the base layer.
+    """
 
     runtime: ScalableRuntime
     layer = Tag.ENHANCEMENT
@@ -108,31 +111,6 @@ class ScalableCodec(Codec):
         base, preview = self._encode_base(picture, None, None, options)
         condition = replace(condition or Condition(), preview=preview)
         return super().analyse(picture, condition, mask, (base, *layers))
-
-    def decode(
-        self,
-        source: FileInput,
-        region: Region | None = None,
-        best_effort: bool = False,
-        condition: Condition[Any] | None = None,
-        progress: Progress | None = None,
-        timings: dict[str, float] | None = None,
-    ) -> Decoded:
-        """As `Codec.decode`; `timings` also receives the seconds of the base layer. Raises MissingLayer
-        without base or enhancement.
-        """
-        bitstream = as_bitstream(source, best_effort)
-        check_both_layers(bitstream)
-        with Stopwatch(timings)("base"):
-            condition = self._conditioned(bitstream, condition)
-        return super().decode(bitstream, region, best_effort, condition, progress, timings)
-
-    def decode_latents(self, bitstream: Bitstream, condition: Condition[Any] | None = None) -> Latents:
-        """As `Codec.decode_latents`, of the enhancement layer. Raises MissingLayer without base or
-        enhancement.
-        """
-        check_both_layers(bitstream)
-        return super().decode_latents(bitstream, self._conditioned(bitstream, condition))
 
     def detect(self, bitstream: Bitstream) -> Detections:
         """The objects that the detector finds in the base layer; boxes in pixels of the image. Raises
@@ -193,24 +171,36 @@ class ScalableCodec(Codec):
             y = base.refine(small, y, chosen * LEVELS_PER_QUALITY, steps)
         return chosen, *write(chosen)
 
-    def _conditioned(self, bitstream: Bitstream, condition: Condition[Any] | None) -> Condition[Any] | None:
+    def _checked(self, bitstream: Bitstream, region: Region | None) -> tuple[Canvas, Region]:
+        check_both_layers(bitstream)
+        return super()._checked(bitstream, region)
+
+    def _decoding_condition(
+        self, bitstream: Bitstream, condition: Condition[Any] | None, clock: Stopwatch
+    ) -> Condition[Any] | None:
         """The condition, with the base preview of the file where the enhancement uses it."""
-        flags, y_hat, size = self._decode_base(bitstream)
-        if flags & ALONE:
-            return condition
-        header = bitstream.header
-        preview = whole_preview(self.runtime.base.preview(y_hat, size), header.width, header.height)
-        return replace(condition or Condition(), preview=preview)
+        with clock("base"):
+            flags, y_hat, size = self._read_base(bitstream)
+            if flags & ALONE:
+                return condition
+            header = bitstream.header
+            preview = whole_preview(self.runtime.base.preview(y_hat, size), header.width, header.height)
+            return replace(condition or Condition(), preview=preview)
 
     def _decode_base(self, bitstream: Bitstream) -> tuple[int, Array, tuple[int, int]]:
-        """The first byte, y_obj_hat, and width and height of the small image."""
-        layer = bitstream.layer(Tag.BASE)
-        if layer is None:
+        """As `_read_base`, after the checks of the header."""
+        if bitstream.layer(Tag.BASE) is None:
             raise MissingLayer(
                 "This file has no base layer, which detection needs. Restore it with `trifocal merge`."
             )
         self.check_header(bitstream.header)
         bitstream.header.check_pixels()
+        return self._read_base(bitstream)
+
+    def _read_base(self, bitstream: Bitstream) -> tuple[int, Array, tuple[int, int]]:
+        """The first byte, y_obj_hat, and width and height of the small image."""
+        layer = bitstream.layer(Tag.BASE)
+        assert layer is not None
         chunk = layer.chunks[0]
         if not chunk or chunk[0] & ~ALONE > 100:
             raise Damaged("The base layer of this file is damaged, and decoding needs it.")

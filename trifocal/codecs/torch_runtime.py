@@ -37,7 +37,9 @@ class TorchRuntime:
         self._checksum: tuple[int, ...] = ()
         self._fingerprints: dict[int, int | None] = {}
 
-    def fingerprint(self, version: int) -> int | None:
+    def fingerprint(self, version: int, checked: bool = True) -> int | None:
+        if not checked and version in self._fingerprints:
+            return self._fingerprints[version]
         now = checksum(self.network)
         if now != self._checksum:
             self._checksum, self._fingerprints = now, {}
