@@ -4,11 +4,11 @@ Activations are multiples of 2^−ACTIVATION_BITS clamped to ±ACTIVATION_BOUND,
 2^−WEIGHT_BITS. Every product is then a multiple of 2^−(ACTIVATION_BITS + WEIGHT_BITS), and every partial sum
 stays below 2^53 of those units. So no sum is rounded, and its order does not matter (other thread counts,
 processors, libraries). After each layer the result is rounded to the grid of activations. The only operations
-are + × max clamp and round: divisions are by powers of two, and there are no transcendental functions.
-Convolutions are matrix products and shifted sums, since Winograd or FFT kernels would leave the grid.
+are + × max clamp and round: divisions are by powers of two, and there are no transcendental functions; those
+are in `exact_functions.py`, and `conversion.py` builds integer networks from float ones. Convolutions are
+matrix products and shifted sums, since Winograd or FFT kernels would leave the grid.
 """
 
-import copy
 from collections.abc import Iterator
 from itertools import product
 
@@ -16,16 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.layers import (
-    Block,
-    Conv,
-    Deconv,
-    DepthToSpace,
-    Depthwise,
-    PlacedLinear,
-    QualityInterpolation,
-    SpaceToDepth,
-)
+from trifocal.layers import Block, Conv, Deconv, Depthwise, PlacedLinear, QualityInterpolation
 
 # version of the arithmetic: changes whenever the same weights would give other integers; part of fingerprints
 ARITHMETIC = 1
@@ -233,43 +224,6 @@ class ExactQualityInterpolation(nn.Module):
         part = (level % QualityInterpolation.SPACING).double()[:, None]
         value = self.table[low] * (QualityInterpolation.SPACING - part) + self.table[low + 1] * part
         return settle_(value / QualityInterpolation.SPACING, WEIGHT_BITS)[:, None, None, :]
-
-
-TWINS = {
-    nn.Linear: ExactLinear,
-    PlacedLinear: ExactPlacedLinear,
-    Depthwise: ExactDepthwise,
-    Conv: ExactConv,
-    Deconv: ExactDeconv,
-    Block: ExactBlock,
-    QualityInterpolation: ExactQualityInterpolation,
-    Snap: ExactSnap,
-}
-EXACT_AS_THEY_ARE = (nn.Sequential, nn.ModuleList, nn.ReLU, SpaceToDepth, DepthToSpace)
-
-
-def integer_network(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ()) -> nn.Module:
-    """Build the integer form of an entropy network.
-
-    Args:
-        module: a network of `nn.Linear`, `Conv`, `Deconv`, `Depthwise`, `QualityInterpolation`, `Snap`,
-            `nn.ReLU`, `Block` and the space–depth layers.
-        composed_of: further classes whose own `forward` only adds, multiplies by grid values and snaps, on
-            float64 tensors; their children are converted recursively.
-
-    Raises:
-        TypeError: for a layer without an integer form.
-        OverflowError: if a sum in some output channel could reach 2^53 units.
-    """
-    if type(module) in TWINS:
-        return TWINS[type(module)](module)
-    if not isinstance(module, EXACT_AS_THEY_ARE + composed_of):
-        raise TypeError(
-            f"{type(module).__name__} has no exact form; use linear, convolution, ReLU and knots."
-        )
-    network = copy.copy(module)
-    network._modules = {name: integer_network(child, composed_of) for name, child in module.named_children()}
-    return network.eval()
 
 
 def _on_grid(layer: Conv | Deconv) -> tuple[Tensor, Tensor]:

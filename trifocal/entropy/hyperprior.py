@@ -19,8 +19,9 @@ from trifocal.entropy.coder import (
     range_coder_models,
 )
 from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, LevelParameters
+from trifocal.entropy.conversion import integer_network
 from trifocal.entropy.estimators import ParameterRecorder
-from trifocal.entropy.exact import Snap, integer_network
+from trifocal.entropy.exact import Snap
 from trifocal.entropy.gain import Gain
 from trifocal.entropy.latent_coding import (
     HYPER_STRIDE,
@@ -283,6 +284,10 @@ class TensorNetworks:
         mean, index = self.networks.context(step, features, y_hat, level)
         return mean, index
 
+    def correct(self, step: int, features: Any, y_hat: Tensor, level: Tensor) -> Tensor:
+        residual = self.networks.context.residual(step, features, y_hat, level)
+        return y_hat if residual is None else y_hat + residual
+
     def take(self, y: Tensor, step: int) -> Tensor:
         return self._precise(self.model.exact_side.context.take(y, step))
 
@@ -336,6 +341,10 @@ class ArrayNetworks:
         decoded = None if y_hat is None else self._tensor(y_hat)
         mean, index = self.tensors.predict(step, features, decoded, self._tensor(level))
         return _to_numpy(mean), _to_numpy(index)
+
+    @torch.no_grad()
+    def correct(self, step: int, features: Tensor, y_hat: Array, level: Array) -> Array:
+        return _to_numpy(self.tensors.correct(step, features, self._tensor(y_hat), self._tensor(level)))
 
     def take(self, y: Array, step: int) -> Array:
         return _to_numpy(self.tensors.take(self._tensor(y), step))
