@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trifocal.recipes import COMPACT, DUAL_LAYER, HIFIC, TACO, Recipe
+from trifocal.recipes import COMPACT, DUAL_LAYER, HIFIC, TACO, UG_ICM, Recipe
 
 if TYPE_CHECKING:
     from trifocal.codecs.codec import Codec
@@ -202,5 +202,27 @@ PRESETS = (
         build=later("codecs.compact", "compact"),
         recipe=COMPACT,
         weights=SQUARED_ERROR,
+    ),
+    Preset(
+        name="ug-icm",
+        id=11,
+        summary="one file, decoded for people or for machines, 82 M parameters, after Yin et al. on MLIC++",
+        build=later("codecs.ug_icm", "ug_icm"),
+        recipe=UG_ICM,
+        weights="ug-icm.safetensors",
+        objective=later("losses.ug_icm", "first_stage"),
+        stages=(later("losses.ug_icm", "second_stage"),),
+        preference=True,
+    ),
+    Preset(
+        name="ug-icm-hyperprior",
+        id=12,
+        summary="as ug-icm, 5.5 M parameters, on the hyperprior of Ballé et al. 2018",
+        build=later("codecs.ug_icm", "ug_icm_hyperprior"),
+        recipe=UG_ICM,
+        weights="ug-icm-hyperprior.safetensors",
+        objective=later("losses.ug_icm", "first_stage"),
+        stages=(later("losses.ug_icm", "second_stage"),),
+        preference=True,
     ),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-__all__ = ["COMPACT", "DUAL_LAYER", "HIFIC", "TACO", "Recipe"]
+__all__ = ["COMPACT", "DUAL_LAYER", "HIFIC", "TACO", "UG_ICM", "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -85,3 +85,8 @@ HIFIC = Recipe(
 # Shen, Quan and Liu name no schedule: that of TACO, with a warm-up for the attentions and a frozen base
 # layer.
 DUAL_LAYER = replace(TACO, factors={"base.": 0.0, **TACO.factors}, warmup=1000, ema=0.999)
+
+# Yin et al.: Adam at 1e-4, 200 epochs of 80,000 images of COCO train2017; their command has batches of 128.
+# The second stage has 10 epochs at 1e-5, and trains the decoder only: `--parts decoder --learning-rate
+# 1e-5`. What they do not name is that of TACO: crops, gradient clipping, and the rates of tables and priors.
+UG_ICM = replace(TACO, batch=128, cooldown=0.0)

@@ -121,10 +121,14 @@ def split(pictures: Sequence[TrainingPicture]) -> tuple[list[TrainingPicture], l
 
 @dataclass(frozen=True)
 class CropBatch:
-    """Crops, uint8 [B, size, size, 3], and a text for each, "" where there is none."""
+    """Crops, uint8 [B, size, size, 3], and a text for each, "" where there is none.
+
+    `boxes` are those of the objects in each crop, x0, y0, x1, y1 in its pixels, [N, 4].
+    """
 
     rgb: npt.NDArray[np.uint8]
     texts: tuple[str, ...]
+    boxes: tuple[npt.NDArray[np.float32], ...]
 
 
 class Crops(Prefetcher[CropBatch]):
@@ -156,18 +160,26 @@ class Crops(Prefetcher[CropBatch]):
     def _make(self) -> CropBatch:
         chosen = self.random.choice(len(self.pictures), self.batch, p=self.weights)
         crops = [self._crop(self.pictures[i]) for i in chosen]
-        return CropBatch(np.stack([rgb for rgb, _ in crops]), tuple(text for _, text in crops))
+        rgb, texts, boxes = zip(*crops, strict=True)
+        return CropBatch(np.stack(rgb), texts, boxes)
 
-    def _crop(self, picture: TrainingPicture) -> tuple[npt.NDArray[np.uint8], str]:
+    def _crop(self, picture: TrainingPicture) -> tuple[npt.NDArray[np.uint8], str, npt.NDArray[np.float32]]:
         rgb = picture.rgb
         height, width = rgb.shape[:2]
         top = int(self.random.integers(height - self.size + 1))
         left = int(self.random.integers(width - self.size + 1))
         crop = rgb[top : top + self.size, left : left + self.size]
-        _, seen = clip_boxes(picture.boxes, (left, top, left + self.size, top + self.size))
+        boxes, seen = clip_boxes(picture.boxes, (left, top, left + self.size, top + self.size))
         most = self.size**2 > CAPTION_AREA * height * width or not len(picture.labels)
         text = sample_text(picture.captions if most else (), picture.labels[seen], self.text_random)
-        return (crop[:, ::-1] if self.random.random() < 0.5 else crop), text
+        if self.random.random() < 0.5:
+            crop, boxes = crop[:, ::-1], mirrored_boxes(boxes, self.size)
+        return crop, text, boxes[seen]
+
+
+def mirrored_boxes(boxes: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
+    """The boxes in the image mirrored from left to right."""
+    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
 def centre_crop(rgb: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:

@@ -77,6 +77,7 @@ class CodecTask(TrainingTask):
         self.decodes: Decodes = {}
         self.training: list[TrainingPicture] = []
         self.crops = torch.zeros(0)
+        self.has_boxes = False
         if parts:
             train_only(self.module, parts)
 
@@ -99,6 +100,7 @@ class CodecTask(TrainingTask):
     def use(self, training: list[TrainingPicture], held_out: list[TrainingPicture]) -> None:
         """Train on these images and validate on those."""
         self.training, self.crops = training, validation_batch(held_out, self.recipe.crop)
+        self.has_boxes = any(len(picture.boxes) for picture in training)
 
     def partners(self) -> dict[str, nn.Module]:
         return self.objective.partners()
@@ -127,7 +129,13 @@ class CodecTask(TrainingTask):
         """The losses of the objective, for crops with random quality levels and the condition from their
         texts."""
         x = to_tensor(batch.rgb).to(self.device)
-        inputs = Batch(x, spread_levels(len(x), x.device), self.condition(batch.texts))
+        boxes = tuple(torch.from_numpy(own).to(self.device) for own in batch.boxes)
+        inputs = Batch(
+            x,
+            spread_levels(len(x), x.device),
+            self.condition(batch.texts),
+            boxes if self.has_boxes else None,
+        )
         for part, loss in self.objective.turns(module, inputs, step):
             yield Turn(part, loss, {"loss": loss.detach()} if part == self.name else {})
 
