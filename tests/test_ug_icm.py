@@ -17,6 +17,7 @@ from helpers.codec_checks import (
 from helpers.codecs import randomise_weights
 from helpers.exactness import count_mismatches, random_images, with_float32, with_reordered_layers
 from helpers.images import random_rgb
+from helpers.scripts import load_script
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.ug_icm import quality_steps, ug_icm, ug_icm_hyperprior
 from trifocal.container import Bitstream
@@ -155,6 +156,14 @@ def test_the_code_of_a_preference_is_continuous():
         near, far = code(torch.tensor([0.5, 0.5001])), code(torch.tensor([0.0, 1.0]))
     assert near.shape == (2, CODE)
     assert (near[0] - near[1]).abs().max() < 0.2 * (far[0] - far[1]).abs().max()
+
+
+def test_exact_arithmetic_costs_few_bits(mlic):
+    """The script that measures it, on random weights; docs/training.md has the figure of a trained model."""
+    script = load_script("scripts/exact_cost.py")
+    x = torch.from_numpy(random_rgb(128, 128)).permute(2, 0, 1)[None].float() / 255
+    in_float, exact = (script.bits(mlic.network, x, torch.tensor([400]), exact) for exact in (False, True))
+    assert in_float != exact and abs(exact / in_float - 1) < 0.01
 
 
 def positive(network: nn.Module) -> nn.Module:
