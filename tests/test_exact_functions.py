@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.entropy import integer_network
-from trifocal.entropy.exact import ACTIVATION_BITS, ACTIVATION_BOUND, LARGEST_EXACT, to_grid
 from trifocal.entropy.exact_functions import (
     EXP_BITS,
     EXP_END,
@@ -26,6 +25,7 @@ from trifocal.entropy.exact_functions import (
     places,
     tanh_table,
 )
+from trifocal.entropy.integer_networks import ACTIVATION_BITS, ACTIVATION_BOUND, LARGEST_EXACT, to_grid
 
 CPU = torch.device("cpu")
 UNIT = 2.0**-ACTIVATION_BITS

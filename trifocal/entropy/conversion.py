@@ -4,17 +4,6 @@ import copy
 
 from torch import nn
 
-from trifocal.entropy.exact import (
-    ExactBlock,
-    ExactConv,
-    ExactDeconv,
-    ExactDepthwise,
-    ExactLinear,
-    ExactPlacedLinear,
-    ExactQualityInterpolation,
-    ExactSnap,
-    Snap,
-)
 from trifocal.entropy.exact_functions import (
     ExactGelu,
     ExactLayerNorm,
@@ -24,6 +13,17 @@ from trifocal.entropy.exact_functions import (
     LayerNorm,
     Offsets,
     SoftmaxAverage,
+)
+from trifocal.entropy.integer_networks import (
+    ExactBlock,
+    ExactConv,
+    ExactDeconv,
+    ExactDepthwise,
+    ExactLinear,
+    ExactPlacedLinear,
+    ExactQualityInterpolation,
+    ExactSnap,
+    Snap,
 )
 from trifocal.layers import (
     Block,

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.entropy.exact import ACTIVATION_BITS, ACTIVATION_BOUND, WEIGHT_BITS, settle_, to_grid
+from trifocal.entropy.integer_networks import ACTIVATION_BITS, ACTIVATION_BOUND, WEIGHT_BITS, settle_, to_grid
 
 TABLE_END = 8.0  # GELU(x) = max(x, 0) and tanh(x) = ±1 on the grid beyond ±8
 EXP_BITS = 18  # of the weights of a softmax before its division

@@ -21,8 +21,8 @@ from trifocal.entropy.coder import (
 from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, LevelParameters
 from trifocal.entropy.conversion import integer_network
 from trifocal.entropy.estimators import ParameterRecorder
-from trifocal.entropy.exact import Snap
 from trifocal.entropy.gain import Gain
+from trifocal.entropy.integer_networks import Snap
 from trifocal.entropy.latent_coding import (
     HYPER_STRIDE,
     check_latents,

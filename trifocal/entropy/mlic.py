@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.entropy.context import ContextModel, LevelParameters
-from trifocal.entropy.exact import Snap
 from trifocal.entropy.gain import Gain
 from trifocal.entropy.groups import on_board, one_colour
 from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
+from trifocal.entropy.integer_networks import Snap
 from trifocal.entropy.mlic_attention import GlobalInterContext, GlobalIntraContext, LocalContext
 from trifocal.layers import Conv, QualityInterpolation
 from trifocal.transforms.mlic import mlic_hyper_analysis, mlic_hyper_synthesis

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.entropy.conversion import Composite
-from trifocal.entropy.exact import WEIGHT_BITS, Snap
 from trifocal.entropy.exact_functions import VALUE_BOUND, LayerNorm, Offsets, SoftmaxAverage
 from trifocal.entropy.groups import on_board, one_colour
+from trifocal.entropy.integer_networks import WEIGHT_BITS, Snap
 from trifocal.layers import Conv, Depthwise
 
 __all__ = ["GlobalInterContext", "GlobalIntraContext", "LocalContext"]
