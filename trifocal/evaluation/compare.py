@@ -15,12 +15,13 @@ from trifocal.errors import PictureError
 from trifocal.evaluation.codecs.factory import load_custom_weights
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
 from trifocal.evaluation.codecs.variant import Variant, expand_variants
-from trifocal.evaluation.evaluate import evaluate
+from trifocal.evaluation.evaluate import measure
+from trifocal.evaluation.images import find_images, relative_name
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS
 from trifocal.evaluation.metrics.metric_set import is_metric
 from trifocal.evaluation.metrics.per_image import METRICS, Metric, find_metric
 from trifocal.evaluation.options import CompareOptions
-from trifocal.evaluation.report.compressai_json import published_curves, write_compressai
+from trifocal.evaluation.report.compressai_json import write_compressai
 from trifocal.evaluation.report.contents import ReportData
 from trifocal.evaluation.report.crops import CropLocation, make_crops, parse_crops
 from trifocal.evaluation.report.curves import ANCHORS, Curve
@@ -33,17 +34,13 @@ from trifocal.evaluation.report.measurements import (
 )
 from trifocal.evaluation.report.page import write_report
 from trifocal.evaluation.report.plots import MetricInfo
+from trifocal.evaluation.report.published import published_curves
 from trifocal.evaluation.report.results_table import (
     ImageResult,
     MeanResult,
-    read_means,
-    read_results,
-    summary_path,
 )
-from trifocal.evaluation.tasks.annotations import relative_name
 from trifocal.evaluation.tasks.task import TITLES
 from trifocal.evaluation.text_ablation import TextKinds, text_effects
-from trifocal.pictures import list_pictures
 
 __all__ = ["compare"]
 
@@ -80,8 +77,7 @@ def compare(
         MissingExtra: without jinja2, matplotlib or scipy.
     """
     options = options or CompareOptions()
-    for path in options.published:
-        published_curves("psnr", [path])  # raises before the long work
+    published_curves("psnr", options.published)  # raises before the long work
     locations = parse_crops(options.crops, Path(data))
     folder = Path(out)
     notes: list[str] = []
@@ -92,19 +88,17 @@ def compare(
             note(sentence)
 
     advance = progress or (lambda fraction: None)
-    table = folder / "results.csv"
-    try:
-        evaluate(
-            candidates,
-            data,
-            table,
-            options,
-            progress=lambda fraction: advance(MEASURED * fraction),
-            note=keep,
-        )
-    except PictureError:
-        if not table.exists():
-            raise PictureError(" ".join(notes)) from None
+    results = measure(
+        candidates,
+        data,
+        folder / "results.csv",
+        options,
+        progress=lambda fraction: advance(MEASURED * fraction),
+        note=keep,
+    )
+    if not results.rows:
+        raise PictureError("Nothing was measured." if note else f"{' '.join(notes)} Nothing was measured.")
+    means = results.means
     parsed = load_custom_weights(candidates, options.device)
     variants = [
         variant
@@ -113,11 +107,10 @@ def compare(
     ]
     if options.task is not None:
         variants.append(Variant(LOSSLESS))
-    rows, means = _read(table, variants, options)
     report = make_report(
         variants,
         Path(data),
-        rows,
+        results.rows,
         means,
         notes,
         options,
@@ -130,16 +123,6 @@ def compare(
         description = f"{report.pictures} pictures of {report.folder}, {report.date}: {report.command}"
         write_compressai(folder / f"{name.replace(':', '-')}.json", titles[name], description, curve)
     return write_report(report, folder)
-
-
-def _read(
-    table: Path, variants: Sequence[Variant], options: CompareOptions
-) -> tuple[list[ImageResult], list[MeanResult]]:
-    """The rows and means of these variants at the qualities that were asked for."""
-    points = options.points(variant.name for variant in variants)
-    rows = [row for row in read_results(table) if row.quality in points.get(row.preset, ())]
-    means = [mean for mean in read_means(summary_path(table)) if mean.preset in points]
-    return rows, means
 
 
 def make_report(
@@ -175,9 +158,7 @@ def make_report(
     published = {
         metric: published_curves(metric.name, files) if metric.name in METRICS else [] for metric in metrics
     }
-    texts = TextKinds(
-        read_captions(data), [relative_name(path, data) for path in list_pictures([data], recursive=True)]
-    )
+    texts = TextKinds(read_captions(data), [relative_name(path, data) for path in find_images(data)])
     first = order[0].title
     own = [variant for variant in order if not variant.is_pillow_codec]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from trifocal.errors import OptionError, PictureError, TrifocalError
+from trifocal.errors import PictureError, TrifocalError
 from trifocal.evaluation.codecs.candidates import (
     Candidate,
     TextCandidate,
@@ -21,6 +21,7 @@ from trifocal.evaluation.codecs.candidates import (
 from trifocal.evaluation.codecs.factory import create_candidate, load_custom_weights
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
 from trifocal.evaluation.codecs.variant import Variant, expand_variants
+from trifocal.evaluation.images import find_images, relative_name
 from trifocal.evaluation.metrics.metric_set import DatasetMetric, DecodedImage, MetricSet
 from trifocal.evaluation.options import EvaluateOptions
 from trifocal.evaluation.report.results_table import (
@@ -32,7 +33,6 @@ from trifocal.evaluation.report.results_table import (
     summary_path,
     write_means,
 )
-from trifocal.evaluation.tasks.annotations import relative_name
 from trifocal.evaluation.text_ablation import (
     TEXT_BYTES,
     TEXTLESS_BPP,
@@ -41,7 +41,7 @@ from trifocal.evaluation.text_ablation import (
     text_effects,
     write_effects,
 )
-from trifocal.pictures import Picture, list_pictures
+from trifocal.pictures import Picture
 from trifocal.preset_table import Preset
 
 __all__ = ["EvaluationResults", "evaluate"]
@@ -58,11 +58,13 @@ class EvaluationResults:
         rows: one per candidate, image and quality.
         means: over the images, with metrics of the whole set.
         effects: of the kinds of text, if several were measured.
+        failures: a sentence for each candidate or image that could not be measured.
     """
 
     rows: list[ImageResult]
     means: list[MeanResult]
     effects: list[TextEffect] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
 
 def evaluate(
@@ -90,10 +92,30 @@ def evaluate(
         note: called with a sentence for each failure, and for each metric or image that was left out.
 
     Raises:
-        OptionError, PresetError, WeightsError: for options and custom weights, before anything is measured.
+        OptionError, PresetError, WeightsError: for options, names, a folder without images and custom
+            weights, before anything is measured.
         PictureError: at the end, if something failed.
     """
+    results = measure(candidates, data, out, options, progress=progress, note=note)
+    if results.failures:
+        failures = results.failures if note is None else [f"{len(results.failures)} failed."]
+        rest = f"All other rows are in {out}." if results.rows else "Nothing was measured."
+        raise PictureError(f"{' '.join(failures)} {rest}")
+    return results
+
+
+def measure(
+    candidates: Sequence[str | Preset | Candidate],
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: EvaluateOptions | None = None,
+    *,
+    progress: Callable[[float], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> EvaluationResults:
+    """As `evaluate`, but failures are returned instead of raised at the end."""
     options = options or EvaluateOptions()
+    images = find_images(data)
     variants = expand_variants(
         load_custom_weights(candidates, options.device), options.text, options.layers, options.preferences
     )
@@ -104,9 +126,6 @@ def evaluate(
         by_name.setdefault(variant.name, variant)
     chosen = list(by_name.values())
     points = options.points(by_name)
-    images = list_pictures([data], recursive=True)
-    if not images:
-        raise OptionError(f"There is no image in the folder {data}.")
     notify = note or (lambda sentence: None)
     has_text = any(isinstance(variant, Variant) and variant.text is not None for variant in chosen)
     metrics = MetricSet(options.metrics, options.task, data, notify, counts_text=has_text)
@@ -117,11 +136,7 @@ def evaluate(
         for fraction in run.measure(candidate):
             if progress is not None:
                 progress((number + fraction) / len(chosen))
-    results = run.results()
-    if run.failures:
-        failures = run.failures if note is None else [f"{len(run.failures)} failed."]
-        raise PictureError(f"{' '.join(failures)} All other rows are in {out}.")
-    return results
+    return run.results()
 
 
 class EvaluationRun:
@@ -197,7 +212,7 @@ class EvaluationRun:
         effects = text_effects(self.rows, list(self.metrics.per_image))
         if effects:
             write_effects(self.effects_file, effects)
-        return EvaluationResults(self.rows, means, effects)
+        return EvaluationResults(self.rows, means, effects, self.failures)
 
     def _known_rows(self, candidate: Candidate | TextCandidate) -> dict[tuple[str, float], ImageResult]:
         """The rows of this candidate that the file already has with the same weights and all metrics."""

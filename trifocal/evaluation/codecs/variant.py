@@ -117,15 +117,12 @@ class Variant:
 
     @property
     def preset(self) -> Preset | None:
-        """None for a Pillow codec, and for a preset that does not exist."""
-        try:
-            return presets.find(self.codec)
-        except PresetError:
-            return None
+        """None for a Pillow codec. Raises PresetError for a preset that does not exist."""
+        return None if self.is_pillow_codec else presets.find(self.codec)
 
 
 def parse_variant(text: str, device: str = "cpu", labels: Mapping[str, Variant] | None = None) -> Variant:
-    """Parse one name, see the module's docstring. Presets and weights are not looked up, except with a label.
+    """Parse one name, see the module's docstring. Weights are not looked up.
 
     Args:
         device: for presets.
@@ -133,12 +130,12 @@ def parse_variant(text: str, device: str = "cpu", labels: Mapping[str, Variant] 
 
     Raises:
         OptionError: for an unknown setting, or a label that is malformed or taken.
-        PresetError: for an unknown preset after a label.
+        PresetError: for a name that is neither a preset, a format nor a label.
     """
     if "=" in text:
         return _parse_custom_weights(text, device)
     name, _, setting = text.partition(":")
-    variant = (labels or {}).get(name) or Variant(name, device=device)
+    variant = (labels or {}).get(name) or Variant(_known(name), device=device)
     return replace(variant, **_parse_setting(text, setting)) if setting else variant
 
 
@@ -155,7 +152,7 @@ def parse_variants(
 
     Raises:
         OptionError: as `parse_variant`, for a label that is used twice, and for a device that cannot be used.
-        PresetError: for an unknown preset after a label.
+        PresetError: as `parse_variant`.
     """
     check_device(device)
     labels: dict[str, Variant] = {}
@@ -183,6 +180,16 @@ def split_text_kind(name: str) -> tuple[str, TextKind | None]:
     model, _, setting = name.partition(":")
     kind = next((kind for kind in TEXT_KINDS if kind == setting), None)
     return (name if kind is None else model), kind
+
+
+def _known(name: str) -> str:
+    """The name. Raises PresetError if it is neither a preset nor a format."""
+    known = [preset.name for preset in presets.all_presets()]
+    if name not in known and name not in PILLOW_CODECS:
+        raise PresetError(
+            f"There is no preset or format {name!r}; there are: {', '.join([*known, *PILLOW_CODECS])}."
+        )
+    return name
 
 
 def _parse_setting(text: str, setting: str) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from trifocal.errors import OptionError, RateError
 from trifocal.evaluation.codecs.candidates import Candidate, PresetCandidate, candidate_for, decoded_image
 from trifocal.evaluation.codecs.factory import create_candidate
 from trifocal.evaluation.codecs.variant import Variant
+from trifocal.evaluation.images import find_images, relative_name
 from trifocal.evaluation.metrics.per_image import find_metric, psnr
 from trifocal.evaluation.report.contents import Crop, Panel
 from trifocal.evaluation.report.curves import bd_metric
 from trifocal.evaluation.report.results_table import ImageResult
-from trifocal.evaluation.tasks.annotations import relative_name
 from trifocal.evaluation.text_ablation import TextKinds, image_curves
-from trifocal.pictures import Picture, list_pictures
+from trifocal.pictures import Picture
 
 __all__ = [
     "CropLocation",
@@ -59,7 +59,7 @@ def parse_crops(crops: Sequence[str], data: Path) -> list[CropLocation]:
     Raises:
         OptionError: for an image that is not in the folder, and for a window outside its image.
     """
-    names = [relative_name(path, data) for path in list_pictures([data], recursive=True)] if crops else []
+    names = [relative_name(path, data) for path in find_images(data)] if crops else []
     return [_parse_crop(crop, names, data) for crop in crops]
 
 

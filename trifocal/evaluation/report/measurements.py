@@ -15,15 +15,15 @@ from trifocal.errors import OptionError, TrifocalError
 from trifocal.evaluation.codecs.candidates import candidate_for
 from trifocal.evaluation.codecs.factory import create_candidate
 from trifocal.evaluation.codecs.variant import Variant
+from trifocal.evaluation.images import find_images, relative_name
 from trifocal.evaluation.memory import peak_memory, processor
 from trifocal.evaluation.metrics.per_image import Metric
 from trifocal.evaluation.report.contents import CurveComparison, LayerBytes, Speed
 from trifocal.evaluation.report.crops import image_path
 from trifocal.evaluation.report.curves import Curve, bd_metric, bd_rate
 from trifocal.evaluation.report.results_table import ImageResult, MeanResult
-from trifocal.evaluation.tasks.annotations import relative_name
 from trifocal.evaluation.text_ablation import TextKinds
-from trifocal.pictures import Picture, list_pictures
+from trifocal.pictures import Picture
 
 __all__ = ["compare_curves", "layer_bytes", "machine", "measure_speeds", "scaled_curves"]
 
@@ -96,7 +96,7 @@ def layer_bytes(
     """Mean bytes of the header and of each layer of a preset's files, over the first `count` images."""
     candidate = create_candidate(variant, texts)
     sizes: dict[str, list[int]] = {}
-    for path in list_pictures([data], recursive=True)[:count]:
+    for path in find_images(data)[:count]:
         try:
             coder = candidate_for(candidate, relative_name(path, data))
             file = coder.encode(Picture.open(path, "colour"), quality)

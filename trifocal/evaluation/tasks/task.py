@@ -19,13 +19,12 @@ from typing import Protocol
 
 from trifocal.detection.detector_output import Pixels
 from trifocal.errors import OptionError
-from trifocal.evaluation.tasks.annotations import relative_name
+from trifocal.evaluation.images import find_images, relative_name
 from trifocal.evaluation.tasks.classification import Classification, read_classes
 from trifocal.evaluation.tasks.detection import OWN, Annotations, Detection, check_installed
 from trifocal.evaluation.tasks.detectors import create_detector
 from trifocal.evaluation.tasks.networks import Classifier, Segmenter, load_torchvision
 from trifocal.evaluation.tasks.segmentation import Segmentation, find_label_maps
-from trifocal.pictures import list_pictures
 
 __all__ = ["NETWORKS", "TASKS", "TITLES", "Task", "create_task"]
 
@@ -95,7 +94,8 @@ def create_task(
         report: called with a fraction and a text while the detector runs on the originals.
 
     Raises:
-        OptionError: for options that do not fit together, or annotations of other images.
+        OptionError: for options that do not fit together, a folder without images, or annotations of
+            other images.
         NotMeasured: if weights cannot be downloaded.
         MissingExtra: without the packages that the task needs.
         OSError: if annotations cannot be read.
@@ -103,7 +103,7 @@ def create_task(
     _check(kind, model, annotations, short_side)
     model = model or NETWORKS[kind]
     label = Path(model).stem if model.lower().endswith(".onnx") else model
-    paths = {relative_name(path, Path(data)): path for path in list_pictures([data], True)}
+    paths = {relative_name(path, Path(data)): path for path in find_images(data)}
     if kind == "detection":
         check_installed()
     if annotations == OWN:
