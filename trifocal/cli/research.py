@@ -142,11 +142,10 @@ KeepRows = Annotated[bool, typer.Option("--resume", help="Keep existing rows, an
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
-        help="psnr ms-ssim ssimulacra2 butteraugli cvvdp flip lpips lpips-vgg dists tower clip-score "
-        "ref-clip-score "
-        "nima:FILE; psnr-named and psnr-rest (inside and outside the boxes of the objects that captions "
-        "name); "
-        "over all images fid fid-whole kid kid-whole is. [default: psnr ms-ssim]",
+        help="psnr ssim ms-ssim ssimulacra2 butteraugli cvvdp flip lpips lpips-unscaled lpips-vgg dists "
+        "tower clip-score ref-clip-score nima:FILE; psnr-named and psnr-rest (inside and outside the boxes "
+        "of the objects that captions name); over all images fid fid-whole kid kid-whole is. "
+        "[default: psnr ms-ssim]",
     ),
 ]
 Text = Annotated[
@@ -307,7 +306,11 @@ def compare(
     ] = None,
     published: Annotated[
         list[str] | None,
-        typer.Option(help="More curves: CompressAI result files, or tables with codec, bpp and metrics."),
+        typer.Option(
+            metavar="FILE...",
+            help="More curves: CompressAI result files, tables of `trifocal evaluate`, or tables with codec, "
+            "bpp and metrics.",
+        ),
     ] = None,
     resume: KeepRows = False,
     force: Force = False,

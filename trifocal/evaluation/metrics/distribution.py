@@ -19,6 +19,7 @@ from trifocal.evaluation.metrics.perceptual import loading, to_tensor
 __all__ = ["DISTRIBUTION_METRICS", "DistributionAccumulator", "DistributionMetric", "patches", "whole"]
 
 PATCH = 256  # pixels a side
+BATCH_PIXELS = 32 * PATCH**2  # of images that pass through the network together
 KID_SUBSET = 1000  # the default of torchmetrics and torch-fidelity; fewer where there are fewer images
 
 
@@ -44,7 +45,7 @@ class DistributionMetric:
 
 
 class DistributionAccumulator:
-    """Adds images to a torchmetrics metric.
+    """Adds images to a torchmetrics metric, in batches of images of one size and up to BATCH_PIXELS pixels.
 
     Args:
         metric: of torchmetrics.
@@ -55,33 +56,50 @@ class DistributionAccumulator:
     def __init__(self, metric: Any, cut: Callable[[Pixels], Iterator[Pixels]], compares: bool) -> None:
         self.metric, self.cut, self.compares = metric, cut, compares
         self.count = 0
+        self.waiting: dict[bool, list[Pixels]] = {False: [], True: []}  # by whether they are originals
 
     def begin(self) -> None:
         """Forget all images."""
         self.metric.reset()
         self.count = 0
+        self.waiting = {False: [], True: []}
 
     def add(self, decoded: Pixels, original: Pixels) -> None:
         """Add an image and its original, uint8 [H, W, 3] each."""
         for part in self.cut(decoded):
-            self._update(part, False)
+            self._queue(part, False)
             self.count += 1
         if self.compares:
             for part in self.cut(original):
-                self._update(part, True)
+                self._queue(part, True)
 
     def result(self) -> float | None:
         """None with fewer than two images (or patches), since a covariance needs two."""
         if self.count < 2:
             return None
+        for real in self.waiting:
+            self._update(real)
         if hasattr(self.metric, "subset_size"):
             self.metric.subset_size = min(KID_SUBSET, self.count)
         value = self.metric.compute()
         return float(value[0] if isinstance(value, tuple) else value)
 
-    def _update(self, pixels: Pixels, real: bool) -> None:
-        batch = to_tensor(pixels, 255).byte()
+    def _queue(self, pixels: Pixels, real: bool) -> None:
+        waiting = self.waiting[real]
+        area = pixels.shape[0] * pixels.shape[1]
+        if waiting and (waiting[0].shape != pixels.shape or (len(waiting) + 1) * area > BATCH_PIXELS):
+            self._update(real)
+        self.waiting[real].append(pixels)
+
+    def _update(self, real: bool) -> None:
+        """Pass the images that wait through the network."""
+        if not self.waiting[real]:
+            return
+        import torch
+
+        batch = torch.cat([to_tensor(pixels, 255).byte() for pixels in self.waiting[real]])
         self.metric.update(batch, real=real) if self.compares else self.metric.update(batch)
+        self.waiting[real] = []
 
 
 def patches(rgb: Pixels) -> Iterator[Pixels]:

@@ -18,7 +18,7 @@ from trifocal.errors import MissingExtra, NotMeasured
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS, DistributionMetric
 from trifocal.evaluation.metrics.pair import Measure, Pair, Pixels
 from trifocal.evaluation.metrics.per_image import Metric, find_metric
-from trifocal.evaluation.report.results_table import ImageResult
+from trifocal.evaluation.report.results_table import POOLED_BPP, ImageResult
 from trifocal.evaluation.tasks.detection import Annotations, Detection, protocol_size
 from trifocal.evaluation.tasks.task import Task
 from trifocal.evaluation.text_ablation import TEXT_BYTES, TEXTLESS_BPP
@@ -194,7 +194,7 @@ class MetricSet:
 
 def is_metric(column: str) -> bool:
     """Whether a column holds a metric, rather than another count of bits or bytes."""
-    return not _is_protocol(column) and column not in (TEXT_BYTES, TEXTLESS_BPP)
+    return not _is_protocol(column) and column not in (TEXT_BYTES, TEXTLESS_BPP, POOLED_BPP)
 
 
 def _is_protocol(column: str) -> bool:

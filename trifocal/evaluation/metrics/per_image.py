@@ -28,6 +28,7 @@ __all__ = ["METRICS", "MIN_SIDE_MS_SSIM", "Metric", "find_metric", "ms_ssim", "p
 
 PEAK = 255.0
 MIN_SIDE_MS_SSIM = 176  # pixels: torchmetrics needs 11 at its coarsest scale, the fifth
+MIN_SIDE_SSIM = 11  # pixels: the window of the Gaussian
 MIN_SIDE_SSIMULACRA2 = 8
 
 
@@ -148,6 +149,27 @@ def _load_ms_ssim() -> Measure:
     return measure
 
 
+def _load_ssim() -> Measure:
+    """SSIM (Wang et al. 2004), at most 1, with a Gaussian window of 11 pixels (σ 1.5), averaged over RGB.
+
+    The original is for grey images; published figures of colour images differ in how they treat colour.
+    """
+    try:
+        import torch
+        from torchmetrics.functional.image import structural_similarity_index_measure as score
+    except ImportError:
+        raise MissingExtra("evaluate", "Measuring SSIM") from None
+
+    def measure(pair: Pair) -> float | None:
+        if min(pair.original.shape[:2]) < MIN_SIDE_SSIM:
+            return None
+        x_hat, x = (perceptual.to_tensor(pixels, PEAK).double() for pixels in (pair.decoded, pair.original))
+        with torch.inference_mode():
+            return float(score(x_hat, x, data_range=PEAK))
+
+    return measure
+
+
 def _load_ssimulacra2() -> Measure:
     try:
         from ssimulacra2 import compute_ssimulacra2
@@ -174,6 +196,7 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("psnr", "PSNR", "dB", "higher", lambda: lambda pair: psnr(pair.decoded, pair.original)),
+        Metric("ssim", "SSIM", "", "higher", _load_ssim, f"SSIM needs {MIN_SIDE_SSIM} pixels a side"),
         Metric(
             "ms-ssim",
             "MS-SSIM",
@@ -209,6 +232,13 @@ METRICS = {
         ),
         Metric("flip", "FLIP", "", "lower", human_vision.load_flip),
         Metric("lpips-alex", "LPIPS (AlexNet)", "", "lower", partial(perceptual.load_lpips, "alex")),
+        Metric(
+            "lpips-unscaled",
+            "LPIPS (AlexNet), fed 0..1",
+            "",
+            "lower",
+            partial(perceptual.load_lpips, "alex", scaled=False),
+        ),
         Metric("lpips-vgg", "LPIPS (VGG)", "", "lower", partial(perceptual.load_lpips, "vgg")),
         Metric("dists", "DISTS", "", "lower", perceptual.load_dists),
         Metric(

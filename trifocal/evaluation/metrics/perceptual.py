@@ -60,12 +60,18 @@ def loading(title: str, packages: str) -> Iterator[None]:
         raise NotMeasured(title, why, ONLINE.format(packages)) from error
 
 
-def load_lpips(net: Literal["alex", "vgg"]) -> Measure:
-    """Zhang et al. 2018 (arXiv 1801.03924), version 0.1, on 0..1 scaled to ±1. 0 for equal images."""
+def load_lpips(net: Literal["alex", "vgg"], scaled: bool = True) -> Measure:
+    """Zhang et al. 2018 (arXiv 1801.03924), version 0.1. 0 for equal images.
+
+    Args:
+        net: the backbone.
+        scaled: scale 0..1 to ±1, as in the training of LPIPS; False feeds 0..1, as TACO's published code does
+            in training. Its values are smaller.
+    """
     with loading(f"LPIPS ({net})", "torchvision"):
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        network = LearnedPerceptualImagePatchSimilarity(net_type=net, normalize=True).eval()
+        network = LearnedPerceptualImagePatchSimilarity(net_type=net, normalize=scaled).eval()
     return _of_both(network)
 
 
