@@ -271,6 +271,36 @@ def test_a_stage_without_words():
         assert all(torch.isfinite(loss) for loss in losses.values()) and len(losses) == 2
 
 
+@pytest.mark.parametrize("generator", [True, False])
+@pytest.mark.parametrize("discriminator", [True, False])
+def test_text_is_left_out_of_either_side(generator, discriminator):
+    """The ablations of the paper's Table 1; a side that reads the text passes a gradient to it."""
+    network, batch = small().network.train(), batch_of(3)
+    words = batch.condition.words
+    words = replace(words, pooled=words.pooled.clone().requires_grad_())
+    batch = replace(batch, condition=Condition(words))
+    seen = []
+
+    def codec(x, level, condition):
+        seen.append(condition)
+        return network(x, level, condition)
+
+    objective = CrossModalObjective(
+        Discriminator(6, WORD_CHANNELS, width=4),
+        SquaredError(),
+        generator_text=generator,
+        discriminator_text=discriminator,
+    )
+    for part, loss in objective.turns(codec, batch, 0):
+        words.pooled.grad = None
+        loss.backward()
+        reads = discriminator or (generator and part == "codec")
+        assert (words.pooled.grad is not None) is reads
+    assert seen == [batch.condition if generator else None]
+    record = objective.description()
+    assert (record["generator_text"], record["discriminator_text"]) == (generator, discriminator)
+
+
 @pytest.mark.parametrize("game", [None, "bce", "hinge"], ids=["stage 1", "bce", "hinge"])
 def test_a_few_steps_lower_the_losses(game, judge):
     codec, batch = small().network.train(), batch_of(3)

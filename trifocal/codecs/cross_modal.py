@@ -16,8 +16,9 @@ Choices where the paper is silent, and differences from it:
 - Latent and z have logistic distributions with calibrated tables, where HiFiC has a Gaussian and a learned
   density.
 - Positions and contents of the blocks: see `transforms/hific.py` and `transforms/ssa.py`.
-- Without text the blocks only normalise (γ = β = 0). The paper's ablation uses a zero vector, which a
-  perceptron may turn into something else.
+- Without text the blocks only normalise (γ = β = 0). The paper's ablations use a zero vector, which a
+  perceptron may turn into something else. `CrossModalObjective` has them as `generator_text=False` and
+  `discriminator_text=False`; docs/evaluation.md has the commands.
 - The pooled text embedding is used unchanged (CLIP's has 512 numbers).
 - The paper does not crop its training images, "considering that different parts correspond to different
   semantic information", and trains on 256×256; here the training code chooses crops and texts.

@@ -36,6 +36,10 @@ class CrossModalObjective(Objective):
         perceptual_weight: k_P.
         adversary_weight: β.
         game: "bce" as printed, or "hinge" (SSA-GAN's).
+        generator_text: whether the codec gets the text. Without it, its blocks only normalise, in training
+            and in decoding without text; the paper's ablation (section 4.3) feeds zeros instead.
+        discriminator_text: whether the discriminator gets the text. Without it, it gets zeros as in the
+            paper's ablation, and no mismatched pairs. Both False is the ablation without any text.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class CrossModalObjective(Objective):
         perceptual_weight: float = 1.0,
         adversary_weight: float = 0.15,
         game: Game = "bce",
+        generator_text: bool = True,
+        discriminator_text: bool = True,
     ) -> None:
         super().__init__()
         self.discriminator = discriminator
@@ -56,11 +62,14 @@ class CrossModalObjective(Objective):
         self.perceptual_weight = perceptual_weight
         self.adversary_weight = adversary_weight
         self.game: Game = game
+        self.generator_text, self.discriminator_text = generator_text, discriminator_text
 
     def description(self) -> dict[str, object]:
         """Facts for the record, with the stage and all weights."""
         return super().description() | {
             "stage": 1 if self.discriminator is None else 2,
+            "generator_text": self.generator_text,
+            "discriminator_text": self.discriminator_text,
             "rate": asdict(self.rate),
             "mse_weight": self.mse_weight,
             "perceptual_weight": self.perceptual_weight,
@@ -77,8 +86,8 @@ class CrossModalObjective(Objective):
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         """The codec's loss, and in the second stage the discriminator's. The batch may have no text."""
-        output = codec(batch.x, batch.level, batch.condition)
-        words = None if batch.condition is None else batch.condition.words
+        output = codec(batch.x, batch.level, batch.condition if self.generator_text else None)
+        words = batch.condition.words if self.discriminator_text and batch.condition else None
         loss = self.rate_and_distortion(output, batch, step)
         if self.discriminator is None:
             yield "codec", loss.mean()
