@@ -18,6 +18,8 @@ Written by `python scripts/cli_page.py` from the commands themselves; `trifocal 
 
 Results go to standard output, everything else to standard error. The exit status is 0, 1 if something failed, and 2 for wrong usage.
 No command replaces an existing file unless `-o` names exactly that file, or `--force` is given; an input is never replaced.
+
+`trifocal --networks FOLDER COMMAND` uses the networks of other projects in that folder: see [docs/evaluation.md](evaluation.md#networks-of-other-projects).
 """
 
 

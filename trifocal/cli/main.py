@@ -112,9 +112,32 @@ Version = Annotated[
 ]
 
 
+Networks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of other projects' networks, for machines without network access: CLIP in "
+        "clip-vit-base-patch32, and torchvision's weights, also those of LPIPS, in checkpoints. Or set "
+        "TRIFOCAL_NETWORKS.",
+    ),
+]
+
+
 @app.callback()
-def main(version: Version = False) -> None:
+def main(networks: Networks = None, version: Version = False) -> None:
+    if networks is not None:
+        use_networks(networks)
     atexit.register(skip_final_collection)
+
+
+def use_networks(folder: str) -> None:
+    """Name the folder of networks for this process and those that it starts. Raises OptionError if there is
+    none.
+    """
+    from trifocal.utils.local_networks import VARIABLE, networks_folder
+
+    os.environ[VARIABLE] = folder
+    networks_folder()
 
 
 def skip_final_collection() -> None:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from trifocal.detection.image_encoder import ImageEncoder, load_image_encoder
 from trifocal.errors import MissingExtra, OptionError, WeightsError
+from trifocal.utils.local_networks import HOW_TO_NAME, torch_weights
 
+BACKBONES = {"alex": "AlexNet (alexnet-*.pth)", "vgg": "VGG-16 (vgg16-*.pth)"}  # of LPIPS
 MS_SSIM_SIDE = 176  # pixels: the window of 11 at the fifth scale
 MS_SSIM_POWERS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # by scale, finest first
 SMALLEST = 1e-4  # similarity of a scale: its power is undefined below 0, and has no gradient at 0
@@ -51,13 +53,13 @@ class Lpips(Perceptual):
         except ImportError:
             raise MissingExtra("train", "LPIPS as a loss") from None
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch_weights():
                 warnings.simplefilter("ignore", UserWarning)  # about deprecated names of torchvision
                 self.network = LPIPS(net=net, verbose=False)
         except OSError as error:  # urllib's URLError is one
             raise WeightsError(
-                f"The weights of LPIPS ({net}) are not on this machine and could not be downloaded; "
-                "run it once on a machine with network access, and copy torch's cache."
+                f"The weights of LPIPS ({net}) are not on this machine and could not be downloaded; put "
+                f"torchvision's file of {BACKBONES[net]} into FOLDER/checkpoints, and {HOW_TO_NAME}."
             ) from error
         self.requires_grad_(False).eval()
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from trifocal.errors import MissingExtra, NotMeasured, WeightsError
 from trifocal.evaluation.metrics.pair import Measure, Pair, Pixels
+from trifocal.utils.local_networks import HOW_TO_NAME, local_model, torch_weights
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 CLIP = "openai/clip-vit-base-patch32"
-ONLINE = "run it once on an online machine that has {}, or copy its cache here"
+ONLINE = "run it once on an online machine, or put the files of {} into a folder, and " + HOW_TO_NAME
 NIMA_SIDE = 224
 
 
@@ -49,10 +50,11 @@ def loading(title: str, packages: str) -> Iterator[None]:
 
     Args:
         title: of the metric.
-        packages: whose cache holds the weights.
+        packages: whose files the weights are.
     """
     try:
-        yield
+        with torch_weights():
+            yield
     except ImportError:
         raise MissingExtra("evaluate", f"Measuring {title}") from None
     except OSError as error:  # so are urllib's URLError and the errors of huggingface_hub
@@ -91,6 +93,7 @@ def load_clip_score(reference: bool, name: str = CLIP) -> Measure:
         other captions.
     None for an image without a caption (with `reference`, without a second one).
     """
+    name = local_model(name)
     with loading("CLIP score", f"transformers ({name})"):
         from transformers import CLIPModel, CLIPProcessor
 
