@@ -30,6 +30,7 @@ from trifocal.evaluation import (
     psnr,
 )
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
+from trifocal.evaluation.images import open_image
 from trifocal.evaluation.report import curves as rate_curves
 from trifocal.pictures import Picture
 
@@ -323,6 +324,29 @@ def test_what_cannot_be_done_is_said_first(
     with pytest.raises(OptionError, match=sentence):
         evaluate(asked["presets"], asked["data"], tmp_path / TABLE, EvaluateOptions(asked["qualities"]))
     assert not (tmp_path / TABLE).exists()
+
+
+def test_images_are_resized_and_cropped_to_a_square(folder: Path, tmp_path: Path) -> None:
+    """By torchvision's Resize and CenterCrop of a PIL image, which papers use for CLIC."""
+    transforms = pytest.importorskip("torchvision.transforms")
+    whole = Picture.open(folder / "a.png").to_pil()
+    expected = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(64)])(whole)
+    assert np.array_equal(open_image(folder / "a.png", 64).rgb, np.asarray(expected))
+    out = tmp_path / TABLE
+    subject = Posteriser()
+    row, small = evaluate([subject], folder, out, EvaluateOptions([60], square=64)).rows
+    size = len(subject.encode(Picture(np.asarray(expected)), 60))
+    assert (row.width, row.height, row.bytes, small.width) == (64, 64, size, 64)
+    assert row.bpp == pytest.approx(8 * size / 64**2)
+    again = Posteriser()
+    evaluate([again], folder, out, EvaluateOptions([60], square=64, resume=True))
+    assert again.encoded == 0
+    for square in (None, 32):
+        rows = evaluate([again], folder, out, EvaluateOptions([60], square=square, resume=True)).rows
+        assert rows[0].width == (square or 200)
+    assert again.encoded == 4
+    with pytest.raises(OptionError, match="1 pixel or more"):
+        EvaluateOptions(square=0)
 
 
 def test_a_foreign_table_is_not_resumed(folder: Path, tmp_path: Path) -> None:

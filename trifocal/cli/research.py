@@ -152,9 +152,28 @@ Text = Annotated[
     list[Any] | None,
     typer.Option(
         metavar="KIND...",
-        help="Text ablation for presets that take text: the captions of captions.json next to the images "
-        "(true), an empty text "
-        "(empty), another image's caption (mismatched), or no text (none).",
+        help="Text ablation for presets that take text: the first caption of each image (true), the caption "
+        "whose decoded image is nearest to the original (best, an oracle), an empty text (empty), another "
+        "image's caption (mismatched), or no text (none).",
+    ),
+]
+Captions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE[:SET]",
+        help="Captions as JSON, and the name of a set for a file that has several. [default: captions.json "
+        "next to the images]",
+    ),
+]
+BestBy = Annotated[
+    str, typer.Option(metavar="METRIC", help="Metric that chooses the caption for --text best.")
+]
+Square = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Resize each image to this short side and crop its centre to a square before encoding: 768 for "
+        "CLIC as in papers.",
     ),
 ]
 TaskKind = Annotated[
@@ -225,6 +244,9 @@ def evaluate(
     qualities: Qualities = "10,30,50,70,90",
     metrics: Metrics = None,
     text: Text = None,
+    captions: Captions = None,
+    best_by: BestBy = "lpips",
+    square: Square = None,
     layers: Layers = None,
     preference: Preferences = None,
     device: Device = "cpu",
@@ -242,7 +264,7 @@ def evaluate(
     over images. With --text it also prints what the text changes at equal bytes: the mean over images with
     its 95 % interval.
     """
-    check_task(task, detector, annotations, short_side)
+    check_task(task, detector, annotations, short_side, square)
     from trifocal import evaluation
     from trifocal.cli import console
 
@@ -263,6 +285,9 @@ def evaluate(
             metrics=metrics or evaluation.DEFAULT_METRICS,
             task=measured,
             text=text or (),
+            captions=captions,
+            best_by=best_by,
+            square=square,
             layers=layers,
             preferences=preference or (),
             device=device,
@@ -288,6 +313,9 @@ def compare(
     qualities: Qualities = "10,30,50,70,90",
     metrics: Metrics = None,
     text: Text = None,
+    captions: Captions = None,
+    best_by: BestBy = "lpips",
+    square: Square = None,
     layers: Layers = None,
     preference: Preferences = None,
     device: Device = "cpu",
@@ -312,6 +340,12 @@ def compare(
             "bpp and metrics.",
         ),
     ] = None,
+    free_text: Annotated[
+        bool,
+        typer.Option(
+            "--free-text", help="Leave the text that files store out of the bits of curves and BD-rates."
+        ),
+    ] = False,
     resume: KeepRows = False,
     force: Force = False,
     threads: Threads = None,
@@ -321,7 +355,7 @@ def compare(
     The report has curves, tables and crops. Crops compare the first preset with the others at equal bytes, at
     a low, a middle and a high rate.
     """
-    check_task(task, detector, annotations, short_side)
+    check_task(task, detector, annotations, short_side, square)
     from trifocal.cli import console
     from trifocal.evaluation import DEFAULT_METRICS, CompareOptions, create_task, load_custom_weights
     from trifocal.evaluation.compare import compare
@@ -338,12 +372,16 @@ def compare(
             metrics=metrics or DEFAULT_METRICS,
             task=measured,
             text=text or (),
+            captions=captions,
+            best_by=best_by,
+            square=square,
             layers=layers,
             preferences=preference or (),
             device=device,
             resume=resume,
             crops=crop or (),
             published=published or (),
+            free_text=free_text,
         )
         page = compare(
             subjects, data, out, options, progress=lambda fraction: report(fraction, ""), note=terminal.note
@@ -378,7 +416,15 @@ def check_training(
         raise typer.BadParameter("base has one stage; omit --stage.")
 
 
-def check_task(task: str | None, *options: object) -> None:
-    """Raises typer.BadParameter for options of a task without a task."""
-    if task is None and any(option is not None for option in options):
+def check_task(
+    task: str | None,
+    detector: str | None,
+    annotations: str | None,
+    short_side: int | None,
+    square: int | None,
+) -> None:
+    """Raises typer.BadParameter for options of a task without a task, and for --square with one."""
+    if task is None and any(option is not None for option in (detector, annotations, short_side)):
         raise typer.BadParameter("--detector, --annotations and --short-side need a --task.")
+    if task is not None and square is not None:
+        raise typer.BadParameter("--square crops the images, so annotations do not fit; omit it or --task.")

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trifocal.data.coco import read_captions
 from trifocal.errors import PictureError
 from trifocal.evaluation.codecs.factory import load_custom_weights
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
 from trifocal.evaluation.codecs.variant import Variant, expand_variants
 from trifocal.evaluation.evaluate import measure
-from trifocal.evaluation.images import find_images, relative_name
+from trifocal.evaluation.images import captions_for, find_images, relative_name
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS
 from trifocal.evaluation.metrics.metric_set import is_metric
 from trifocal.evaluation.metrics.per_image import METRICS, Metric, find_metric
@@ -78,9 +77,9 @@ def compare(
     """
     options = options or CompareOptions()
     published_curves("psnr", options.published)  # raises before the long work
-    locations = parse_crops(options.crops, Path(data))
+    locations = parse_crops(options.crops, Path(data), options.square)
     folder = Path(out)
-    notes: list[str] = []
+    notes = ["Curves and BD-rates do not count the text that files store."] if options.free_text else []
 
     def keep(sentence: str) -> None:
         notes.append(sentence)
@@ -152,13 +151,14 @@ def make_report(
     titles = {variant.name: variant.title for variant in order}
     images = sorted({row.picture for row in rows})
     metrics = measured_metrics(means)
-    scaled = {metric: scaled_curves(metric, list(titles), means) for metric in metrics}
+    scaled = {metric: scaled_curves(metric, list(titles), means, options.free_text) for metric in metrics}
     is_kodak = {Path(name).stem for name in images} == KODAK
     files = [*([ANCHORS] if is_kodak else []), *options.published]
     published = {
         metric: published_curves(metric.name, files) if metric.name in METRICS else [] for metric in metrics
     }
-    texts = TextKinds(read_captions(data), [relative_name(path, data) for path in find_images(data)])
+    names = [relative_name(path, data) for path in find_images(data)]
+    texts = TextKinds(captions_for(data, options.captions), names, options.best_by)
     first = order[0].title
     own = [variant for variant in order if not variant.is_pillow_codec]
 
@@ -181,10 +181,18 @@ def make_report(
             for metric in metrics
             for one in compare_curves(metric, scaled[metric], published[metric])
         ],
-        speeds=measure_speeds(order, data, rows, texts),
-        layers=[entry for variant in own for entry in layer_bytes(variant, data, texts)],
+        speeds=measure_speeds(order, data, rows, texts, options.square),
+        layers=[
+            entry for variant in own for entry in layer_bytes(variant, data, texts, square=options.square)
+        ],
         crops=make_crops(
-            [variant for variant in order if variant.name != LOSSLESS], data, rows, texts, locations, progress
+            [variant for variant in order if variant.name != LOSSLESS],
+            data,
+            rows,
+            texts,
+            locations,
+            progress,
+            options.square,
         ),
         notes=list(notes),
         own=tuple(variant.title for variant in own),

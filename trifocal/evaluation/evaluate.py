@@ -21,7 +21,7 @@ from trifocal.evaluation.codecs.candidates import (
 from trifocal.evaluation.codecs.factory import create_candidate, load_custom_weights
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
 from trifocal.evaluation.codecs.variant import Variant, expand_variants
-from trifocal.evaluation.images import find_images, relative_name
+from trifocal.evaluation.images import find_images, open_image, relative_name
 from trifocal.evaluation.metrics.metric_set import DatasetMetric, DecodedImage, MetricSet
 from trifocal.evaluation.options import EvaluateOptions
 from trifocal.evaluation.report.results_table import (
@@ -47,6 +47,7 @@ from trifocal.preset_table import Preset
 __all__ = ["EvaluationResults", "evaluate"]
 
 ALPHA_NOTE = "alpha is coded, not compared"
+SQUARE_NOTE = "resized and cropped to a square of "
 Result = TypeVar("Result")
 
 
@@ -128,8 +129,13 @@ def measure(
     points = options.points(by_name)
     notify = note or (lambda sentence: None)
     has_text = any(isinstance(variant, Variant) and variant.text is not None for variant in chosen)
-    metrics = MetricSet(options.metrics, options.task, data, notify, counts_text=has_text)
-    run = EvaluationRun(Path(data), images, points, metrics, Path(out), options.resume)
+    metrics = MetricSet(options.metrics, options.task, data, notify, has_text, options.captions)
+    run = EvaluationRun(Path(data), images, points, metrics, Path(out), options)
+    if any(isinstance(variant, Variant) and variant.text == "best" for variant in chosen):
+        run.remark(
+            "The best text is an oracle: of the captions of each image, it is the one whose decoded image is "
+            f"nearest to the original by {run.texts.best_by.title}."
+        )
     if len(set(options.text)) > 1 and max(map(len, points.values())) == 1:
         run.remark("The effect of text is a difference between curves: measure at least two qualities.")
     for number, candidate in enumerate(chosen):
@@ -148,7 +154,7 @@ class EvaluationRun:
         points: the qualities of each candidate by its name.
         metrics: the loaded metrics.
         out: the CSV file.
-        resume: whether to keep its rows.
+        options: of `evaluate`.
     """
 
     def __init__(
@@ -158,10 +164,13 @@ class EvaluationRun:
         points: Mapping[str, Sequence[float]],
         metrics: MetricSet,
         out: Path,
-        resume: bool,
+        options: EvaluateOptions,
     ) -> None:
+        resume = options.resume
+        self.square = options.square
         self.root, self.images, self.points, self.metrics = root, images, points, metrics
-        self.texts = TextKinds(metrics.captions, [relative_name(path, root) for path in images])
+        names = [relative_name(path, root) for path in images]
+        self.texts = TextKinds(metrics.captions, names, options.best_by)
         self.file = ResultsFile(out, resume, metrics.columns)
         self.summary = summary_path(out)
         self.effects_file = out.with_name(f"{out.stem}_words.csv")
@@ -220,7 +229,11 @@ class EvaluationRun:
         stale = [row for row in rows if row.weights != candidate.weights]
         if stale:
             self.metrics.note(f"{len(stale)} rows of {candidate.name} are dropped: they have other weights.")
-        partial = [row for row in rows if row not in stale and not self.metrics.is_complete(row)]
+        partial = [
+            row
+            for row in rows
+            if row not in stale and not (self.metrics.is_complete(row) and _is_prepared_for(row, self.square))
+        ]
         if stale or partial:
             self.file.drop([*stale, *partial])
         return {(row.picture, row.quality): row for row in rows if row in self.file.rows}
@@ -267,7 +280,7 @@ class EvaluationRun:
             self.rows.append(old)
             if not pending:
                 return
-        picture = self._attempt(name, Picture.open, path, "colour")
+        picture = self._attempt(name, open_image, path, self.square)
         with_text = self._attempt(name, candidate_for, candidate, name)
         if picture is None or with_text is None:
             return
@@ -279,6 +292,8 @@ class EvaluationRun:
             return
         row, image = measured
         if old is None:
+            if self.square is not None:
+                row = replace(row, note="; ".join(filter(None, [row.note, _square_note(self.square)])))
             self.file.add(row)
             self.rows.append(row)
         for metric in pending:
@@ -357,6 +372,16 @@ def measure_image(
         values=values,
     )
     return row, image
+
+
+def _square_note(square: int) -> str:
+    return f"{SQUARE_NOTE}{square}"
+
+
+def _is_prepared_for(row: ImageResult, square: int | None) -> bool:
+    """Whether the image of a row was cropped to this square, or was whole if there is none."""
+    crops = [part for part in row.note.split("; ") if part.startswith(SQUARE_NOTE)]
+    return crops == ([] if square is None else [_square_note(square)])
 
 
 def _sentence(error: Exception, name: str) -> str:

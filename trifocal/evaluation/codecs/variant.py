@@ -35,7 +35,7 @@ __all__ = [
     "split_text_kind",
 ]
 
-TextKind = Literal["true", "empty", "mismatched", "none"]
+TextKind = Literal["best", "true", "empty", "mismatched", "none"]
 LayerKind = Literal["base", "unfitted", "apart"]
 TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
 LAYER_KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
@@ -45,6 +45,7 @@ TITLES = {
     "unfitted": "base layer without refinement",
     "apart": "layers apart",
     SMALL: "at the detector's size",
+    "best": "best caption (oracle)",
 }
 LABEL = re.compile(r"\w[\w .+-]*")  # also valid as the name of a file
 EXAMPLE = "mine=compact:mine.safetensors"
@@ -61,7 +62,7 @@ class Variant:
         label: the user's name for custom weights; "" for the bundled ones.
         weights: a .safetensors file; None for the bundled weights.
         device: of the preset, as torch names it.
-        text: which text each image gets: its caption, an empty text, the caption of another image, or none.
+        text: which text each image gets: see `TextKinds`.
         layers: the base layer alone, the same without refinement, or both layers without conditioning the
             enhancement layer on the base preview.
         preference: of the decoder, 0 for people … 1 for machines; None for the default.

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.data.categories import category_mask, named_categories
-from trifocal.data.coco import CAPTIONS, INSTANCES, corner_boxes, find_annotations, read_captions
+from trifocal.data.coco import CAPTIONS, INSTANCES, corner_boxes, find_annotations
 from trifocal.detection.detector_output import Detector, DetectorOutput, resize
 from trifocal.errors import MissingExtra, NotMeasured
+from trifocal.evaluation.images import captions_for
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS, DistributionMetric
 from trifocal.evaluation.metrics.pair import Measure, Pair, Pixels
 from trifocal.evaluation.metrics.per_image import Metric, find_metric
@@ -98,6 +99,7 @@ class MetricSet:
         data: the folder of the images, where captions and annotations are searched for.
         note: called with a sentence for each metric that is left out.
         counts_text: whether rows have the columns `text_bytes` and `textless_bpp`.
+        captions: as for `captions_for`.
 
     Raises:
         OptionError: for an unknown metric, or captions or annotations of another layout.
@@ -110,9 +112,10 @@ class MetricSet:
         data: str | os.PathLike[str],
         note: Callable[[str], None],
         counts_text: bool = False,
+        captions: str | None = None,
     ) -> None:
         self.note, self.counts_text = note, counts_text
-        self.captions = read_captions(data)
+        self.captions = captions_for(data, captions)
         self.instances: Annotations | None = None
         self.short_side = None if task is None else task.short_side
         self.per_image: dict[Metric, Measure] = {}
