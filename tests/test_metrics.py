@@ -4,6 +4,7 @@ package.
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trifocal.errors import NotMeasured, OptionError
 from trifocal.evaluation import DISTRIBUTION_METRICS, METRICS, find_metric, ssimulacra2
 from trifocal.evaluation.metrics import perceptual
 from trifocal.evaluation.metrics.distribution import DistributionAccumulator, patches, whole
+from trifocal.evaluation.metrics.metric_set import MetricSet
 from trifocal.evaluation.metrics.per_image import Pair
 
 
@@ -279,6 +281,26 @@ def test_the_inception_score_by_its_formula(pictures: list[tuple[np.ndarray, np.
     given = odds / odds.sum(1, keepdims=True)
     divergence = (given * np.log(given / given.mean(0))).sum(1).mean()
     assert score.result() == pytest.approx(math.exp(divergence), rel=1e-4)
+
+
+def test_networks_of_metrics_run_on_a_cuda_device_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No machine of the tests has a GPU: what is loaded is replaced, and says which device it was given."""
+    given: list[str] = []
+
+    def load(device: str = "cpu") -> Any:
+        given.append(device)
+        return DistributionAccumulator(None, whole, compares=False)
+
+    monkeypatch.setitem(METRICS, "lpips-alex", replace(METRICS["lpips-alex"], load=load))
+    monkeypatch.setitem(DISTRIBUTION_METRICS, "fid", replace(DISTRIBUTION_METRICS["fid"], load=load))
+    for device in ("cpu", "mps", "cuda:1"):
+        MetricSet(["psnr", "lpips", "fid"], None, tmp_path, print, device=device)
+    assert given == ["cpu"] * 4 + ["cuda:1"] * 2
+    assert {name for name, metric in METRICS.items() if metric.takes_device} == {
+        "lpips-alex", "lpips-unscaled", "lpips-vgg", "dists", "clip-score", "ref-clip-score", "nima", "tower",
+    }  # fmt: skip
 
 
 def test_the_network_gets_batches_of_one_size() -> None:

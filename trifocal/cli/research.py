@@ -222,7 +222,12 @@ Preferences = Annotated[
 ]
 
 
-Device = Annotated[str, typer.Option(help="Device of the presets: cpu, cuda, or another one of torch.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Device of the presets and of the networks of metrics and tasks: cpu, cuda, or another of torch."
+    ),
+]
 
 CANDIDATES = (
     "Presets; other formats (avif, webp, jpeg, jxl, heic); presets with custom weights as "
@@ -276,7 +281,7 @@ def evaluate(
     with console.reporting(terminal) as report:
         evaluation.load_custom_weights(presets, device)  # before a task loads its detector
         measured = (
-            evaluation.create_task(task, detector, annotations, data, short_side, report=report)
+            evaluation.create_task(task, detector, annotations, data, short_side, device, report)
             if task
             else None
         )
@@ -366,7 +371,9 @@ def compare(
     terminal = console.Console()
     with console.reporting(terminal) as report:
         load_custom_weights(subjects, device)  # before a task loads its detector
-        measured = create_task(task, detector, annotations, data, short_side, report=report) if task else None
+        measured = (
+            create_task(task, detector, annotations, data, short_side, device, report) if task else None
+        )
         options = CompareOptions(
             qualities=qualities,
             metrics=metrics or DEFAULT_METRICS,

@@ -129,7 +129,9 @@ def measure(
     points = options.points(by_name)
     notify = note or (lambda sentence: None)
     has_text = any(isinstance(variant, Variant) and variant.text is not None for variant in chosen)
-    metrics = MetricSet(options.metrics, options.task, data, notify, has_text, options.captions)
+    metrics = MetricSet(
+        options.metrics, options.task, data, notify, has_text, options.captions, options.device
+    )
     run = EvaluationRun(Path(data), images, points, metrics, Path(out), options)
     if any(isinstance(variant, Variant) and variant.text == "best" for variant in chosen):
         run.remark(

@@ -38,7 +38,7 @@ class EvaluateOptions:
         layers: "base" measures layered presets by their base layer alone, as preset:base, at base qualities.
         preferences: 0 (people) to 1 (machines). Each preset whose decoder takes one is measured with each, as
             preset:0.5.
-        device: of the presets, as torch names it.
+        device: of the presets, as torch names it; a CUDA device runs the metrics' networks too.
         resume: keep the rows that the output file already has, unless the weights of their preset have
             changed.
 

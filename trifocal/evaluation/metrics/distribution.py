@@ -31,13 +31,13 @@ class DistributionMetric:
         name: of the option and, with `_` for `-`, of the column.
         title: for plots.
         better: the direction of better values.
-        load: creates the accumulator; raises MissingExtra or NotMeasured.
+        load: creates the accumulator on a device of torch; raises MissingExtra or NotMeasured.
     """
 
     name: str
     title: str
     better: Literal["higher", "lower"]
-    load: Callable[[], DistributionAccumulator]
+    load: Callable[[str], DistributionAccumulator]
 
     @property
     def column(self) -> str:
@@ -51,10 +51,17 @@ class DistributionAccumulator:
         metric: of torchmetrics.
         cut: an image → the images that the network gets.
         compares: whether the metric takes the originals too.
+        device: of the metric.
     """
 
-    def __init__(self, metric: Any, cut: Callable[[Pixels], Iterator[Pixels]], compares: bool) -> None:
-        self.metric, self.cut, self.compares = metric, cut, compares
+    def __init__(
+        self,
+        metric: Any,
+        cut: Callable[[Pixels], Iterator[Pixels]],
+        compares: bool,
+        device: str = "cpu",
+    ) -> None:
+        self.metric, self.cut, self.compares, self.device = metric, cut, compares, device
         self.count = 0
         self.waiting: dict[bool, list[Pixels]] = {False: [], True: []}  # by whether they are originals
 
@@ -97,7 +104,7 @@ class DistributionAccumulator:
             return
         import torch
 
-        batch = torch.cat([to_tensor(pixels, 255).byte() for pixels in self.waiting[real]])
+        batch = torch.cat([to_tensor(pixels, 255).byte() for pixels in self.waiting[real]]).to(self.device)
         self.metric.update(batch, real=real) if self.compares else self.metric.update(batch)
         self.waiting[real] = []
 
@@ -116,14 +123,16 @@ def whole(rgb: Pixels) -> Iterator[Pixels]:
     yield rgb
 
 
-def _load(kind: str, cut: Callable[[Pixels], Iterator[Pixels]]) -> DistributionAccumulator:
+def _load(
+    kind: str, cut: Callable[[Pixels], Iterator[Pixels]], device: str = "cpu"
+) -> DistributionAccumulator:
     with loading(kind, "torch-fidelity"):
         from torchmetrics.image.fid import FrechetInceptionDistance
         from torchmetrics.image.inception import InceptionScore
         from torchmetrics.image.kid import KernelInceptionDistance
 
         kinds = {"FID": FrechetInceptionDistance, "KID": KernelInceptionDistance, "IS": InceptionScore}
-        return DistributionAccumulator(kinds[kind](), cut, compares=kind != "IS")
+        return DistributionAccumulator(kinds[kind]().to(device), cut, kind != "IS", device)
 
 
 DISTRIBUTION_METRICS = {

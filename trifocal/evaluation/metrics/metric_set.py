@@ -58,9 +58,9 @@ class DatasetMetric:
     notes: Callable[[], Sequence[str]]
 
     @classmethod
-    def from_distribution(cls, metric: DistributionMetric) -> DatasetMetric:
+    def from_distribution(cls, metric: DistributionMetric, device: str) -> DatasetMetric:
         """Raises MissingExtra, NotMeasured."""
-        accumulator = metric.load()
+        accumulator = metric.load(device)
         return cls(
             columns=(metric.column,),
             begin=accumulator.begin,
@@ -100,6 +100,8 @@ class MetricSet:
         note: called with a sentence for each metric that is left out.
         counts_text: whether rows have the columns `text_bytes` and `textless_bpp`.
         captions: as for `captions_for`.
+        device: of the metrics' networks, if it is a CUDA device; on other devices they run on the CPU, since
+            FID needs float64.
 
     Raises:
         OptionError: for an unknown metric, or captions or annotations of another layout.
@@ -113,8 +115,10 @@ class MetricSet:
         note: Callable[[str], None],
         counts_text: bool = False,
         captions: str | None = None,
+        device: str = "cpu",
     ) -> None:
         self.note, self.counts_text = note, counts_text
+        device = device if device.startswith("cuda") else "cpu"
         self.captions = captions_for(data, captions)
         self.instances: Annotations | None = None
         self.short_side = None if task is None else task.short_side
@@ -124,11 +128,11 @@ class MetricSet:
         for metric in chosen:
             try:
                 if isinstance(metric, DistributionMetric):
-                    self.dataset_metrics.append(DatasetMetric.from_distribution(metric))
+                    self.dataset_metrics.append(DatasetMetric.from_distribution(metric, device))
                     continue
                 if metric.needs_boxes and self.instances is None:
                     self.instances = self._find_instances(data, metric)
-                self.per_image[metric] = metric.load()
+                self.per_image[metric] = metric.load_on(device)
             except (MissingExtra, NotMeasured) as error:
                 note(str(error))
         if task is not None:
