@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from trifocal.data.coco import parse_captions, read_captions
-from trifocal.detection.detector_output import resize
+from trifocal.detection.detections import resize
 from trifocal.errors import OptionError
 from trifocal.pictures import Picture, list_pictures
 

@@ -87,7 +87,7 @@ class CrossModalObjective(Objective):
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         """The codec's loss, and in the second stage the discriminator's. The batch may have no text."""
         output = codec(batch.x, batch.level, batch.condition if self.generator_text else None)
-        words = batch.condition.words if self.discriminator_text and batch.condition else None
+        words = batch.condition.text if self.discriminator_text and batch.condition else None
         loss = self.rate_and_distortion(output, batch, step)
         if self.discriminator is None:
             yield "codec", loss.mean()
