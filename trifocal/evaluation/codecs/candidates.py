@@ -13,11 +13,10 @@ from trifocal.api import Decoder, Encoder
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import hexadecimal
-from trifocal.detection.detector_output import DetectorOutput, Pixels, resize
+from trifocal.detection.detections import Detections, Pixels, resize
 from trifocal.errors import PresetError, WeightsError
 from trifocal.evaluation.codecs.variant import Variant
 from trifocal.evaluation.metrics.metric_set import DecodedImage
-from trifocal.evaluation.tasks.detectors import to_output
 from trifocal.evaluation.text_ablation import TextKinds
 from trifocal.options import DecodeOptions, EncodeOptions
 from trifocal.pictures import Picture
@@ -96,9 +95,9 @@ class LoadedPreset:
         """The preview that the base layer of a file gives, uint8 [H, W, 3]."""
         return self.codec.base_preview(Bitstream.from_bytes(data)).rgb
 
-    def detect(self, data: bytes) -> DetectorOutput:
+    def detect(self, data: bytes) -> Detections:
         """The objects that the detector finds in the base layer of a file."""
-        return to_output(self.codec.detect(Bitstream.from_bytes(data)))
+        return self.codec.detect(Bitstream.from_bytes(data))
 
 
 class PresetCandidate:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from trifocal.detection.detector_output import Detector, DetectorOutput, Pixels
+from trifocal.detection.detections import Detections, Detector, Pixels
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.detection.onnx_detector import OnnxDetector
 from trifocal.evaluation.tasks.networks import TorchvisionNetwork, load_torchvision
 from trifocal.pictures import Picture
 
-if TYPE_CHECKING:
-    from trifocal.detection.detector import Detections
-
-__all__ = ["COMPACT", "CompactDetector", "TorchvisionDetector", "create_detector", "to_output"]
+__all__ = ["COMPACT", "CompactDetector", "TorchvisionDetector", "create_detector"]
 
 COMPACT = "compact"
 
@@ -35,19 +29,20 @@ class CompactDetector:
 
         self.network = load_detector()
 
-    def find(self, pixels: Pixels) -> DetectorOutput:
+    def find(self, pixels: Pixels) -> Detections:
         """The objects in an image, uint8 [H, W, 3]."""
         from trifocal.codecs.scalable import detect_objects
 
-        return to_output(detect_objects(Picture(pixels), self.network))
+        return detect_objects(Picture(pixels), self.network)
 
-    def find_in_resized(self, pixels: Pixels) -> DetectorOutput:
+    def find_in_resized(self, pixels: Pixels) -> Detections:
         """The objects in an image that already has the size `compact_size`: it is not resized again."""
         import torch
 
         x = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
-            return to_output(self.network(x)[0])
+            found: Detections = self.network(x)[0]
+        return found
 
 
 class TorchvisionDetector(TorchvisionNetwork):
@@ -64,14 +59,14 @@ class TorchvisionDetector(TorchvisionNetwork):
     def masks(self) -> bool:
         return getattr(getattr(self.model, "roi_heads", None), "mask_predictor", None) is not None
 
-    def find(self, pixels: Pixels) -> DetectorOutput:
+    def find(self, pixels: Pixels) -> Detections:
         """The objects in an image, uint8 [H, W, 3]."""
         import torch
 
         with torch.inference_mode():
             output = self.model([self.input_tensor(pixels)])[0]
         masks = output.get("masks")
-        return DetectorOutput(
+        return Detections(
             boxes=output["boxes"].double().cpu().numpy(),
             labels=output["labels"].cpu().numpy(),
             scores=output["scores"].double().cpu().numpy(),
@@ -93,11 +88,3 @@ def create_detector(model: str, device: str = "cpu") -> Detector:
     if model == COMPACT:
         return CompactDetector()
     return TorchvisionDetector(*load_torchvision("detection", model), device)
-
-
-def to_output(detections: Detections) -> DetectorOutput:
-    """Torch tensors → NumPy arrays."""
-    boxes, labels, scores = (
-        part.detach().cpu().numpy() for part in (detections.boxes, detections.labels, detections.scores)
-    )
-    return DetectorOutput(boxes.astype(np.float64), labels.astype(np.int64), scores.astype(np.float64))
