@@ -20,8 +20,8 @@ from trifocal.entropy.coder import (
 )
 from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, LevelParameters
 from trifocal.entropy.estimators import ParameterRecorder
-from trifocal.entropy.exact import Snap, integer_network
 from trifocal.entropy.gain import Gain
+from trifocal.entropy.integer_networks import Snap, integer_network
 from trifocal.entropy.latent_coding import (
     HYPER_STRIDE,
     check_latents,
@@ -59,7 +59,7 @@ class IntegerNetworks(nn.Module):
     Args:
         prior: of z.
         hyper_synthesis: z_hat [B, h/4, w/4, Z] → features [B, h, w, W]; its layers must have integer forms
-            (`exact.py`).
+            (`integer_networks.py`).
         context: features and decoded values → mean and scale index.
     """
 
