@@ -32,7 +32,7 @@ def later(module: str, name: str) -> Callable[[], Any]:
 
 RATE_DISTORTION = later("losses.objective", "Objective")
 VISUAL = later("losses", "VisualObjective")
-SQUARED_ERROR = "compact-0.1.safetensors"  # compact of release 0.1, trained for squared error; never replaced
+SQUARED_ERROR = "compact-0.1.safetensors"  # earlier weights of compact, for squared error; never replaced
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +174,8 @@ PRESETS = (
     Preset(
         name="dual-layer-compact",
         id=8,
-        summary="the default: a base layer for the compact detector, and an enhancement layer for people; "
-        "6.0 M parameters",
+        summary="the default: a base layer for the bundled detector, and an enhancement layer for people; "
+        "6.4 M parameters",
         build=later("codecs.dual_layer_compact", "dual_layer_compact"),
         recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
         weights="dual-layer-compact.safetensors",

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trifocal.cli.main import Force, Threads, app, check_outputs, use_threads
+from trifocal.cli.main import Force, ForceFolder, Threads, app, check_outputs, use_threads
 from trifocal.cli.options import MultiValueCommand, parse_qualities
 
 # What is trained besides presets, and the function of `trifocal.training` for it.
@@ -15,20 +15,31 @@ OTHER_TRAININGS = {"towers": "train_text_image", "detector": "train_detector", "
 @app.command()
 def train(
     preset: Annotated[str, typer.Argument(show_default=False, help="A preset, towers, detector or base.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[MORE_DATA]...", show_default=False)] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MORE_DATA]...",
+            show_default=False,
+            help="More of --data, as from a wildcard: --data shards/*.tar.",
+        ),
+    ] = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="Folder of images, or tar files of them; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="PATH", help="Folder of images, image file or WebDataset shard (.tar); repeatable."
+        ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="Folder of the run. [default: runs/PRESET]")
+        str | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the run. [default: runs/PRESET]"),
     ] = None,
     stage: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Training stage. Stage 2 continues from the weights of stage 1, given with --start; stage "
-            "3 of the detector "
-            "from the bundled weights.",
+            help="Training stage: 1 to 3 for detector; 1 or 2 for towers, cross-modal and "
+            "cross-modal-cheng2020; 1 for all others. Pass the weights of stage 1 to stage 2 with --start. "
+            "Stage 3 starts from the bundled weights unless --start is given.",
         ),
     ] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run in steps.")] = None,
@@ -46,8 +57,7 @@ def train(
             min=0,
             max=1,
             help="Fraction at the end of the run in which the learning rate falls; 0 keeps it constant, "
-            "for a run that will be "
-            "resumed with more steps or minutes. [default: the recipe's]",
+            "for a run that will be resumed with more steps or minutes. [default: the recipe's]",
         ),
     ] = None,
     precision: Annotated[
@@ -55,9 +65,8 @@ def train(
         typer.Option(
             metavar="auto|bfloat16|float32",
             help="Precision of residual branches (for towers, detector and base: of all convolutions and "
-            "matrix products). auto is "
-            "bfloat16 if the processor or GPU supports it. Exported weights and decoding do not depend on "
-            "it.",
+            "matrix products). auto is bfloat16 if the processor or GPU supports it. Exported weights and "
+            "decoding do not depend on it.",
         ),
     ] = "auto",
     processes: Annotated[
@@ -68,27 +77,37 @@ def train(
             "each.",
         ),
     ] = 1,
-    start: Annotated[str | None, typer.Option(help="Initial weights (.safetensors).")] = None,
+    start: Annotated[str | None, typer.Option(metavar="FILE", help="Initial weights (.safetensors).")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in the folder.")
     ] = False,
     teacher: Annotated[
         str | None,
-        typer.Option(help="For towers, detector and base: PicoDet as an .onnx file, for distillation."),
+        typer.Option(
+            metavar="FILE",
+            help="For towers, detector and base: PicoDet as an .onnx file, for distillation.",
+        ),
     ] = None,
     of: Annotated[
         str | None,
-        typer.Option(help="For base: the preset of the base layer. [default: dual-layer-compact]"),
+        typer.Option(
+            metavar="PRESET",
+            help="For base: the layered preset whose base layer is trained. [default: dual-layer-compact]",
+        ),
     ] = None,
     keep_front: Annotated[
         bool,
         typer.Option(
             "--keep-front",
-            help="Detector only: freeze the layers before the split, so that existing files stay decodable.",
+            help="Detector only: freeze the layers up to the features that the base layer codes, so that "
+            "existing files stay decodable. Stages 1 and 2 then need --start.",
         ),
     ] = False,
     parts: Annotated[
-        str | None, typer.Option(help="Train only these parts of a preset: encoder,decoder,entropy,...")
+        str | None,
+        typer.Option(
+            metavar="PART,...", help="Train only these parts of a preset: encoder, decoder, entropy, ..."
+        ),
     ] = None,
     every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 5.0,
     force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint of an earlier run.")] = False,
@@ -96,8 +115,8 @@ def train(
 ) -> None:
     """Train a preset. Needs the extra `train`.
 
-    `towers` trains the compact text and image encoders on images with captions and boxes. `detector` trains
-    the compact detector, first by distillation, then on boxes. `base` trains a base layer against its
+    `towers` trains the bundled text and image encoders on images with captions and boxes. `detector` trains
+    the bundled detector, first by distillation, then on boxes. `base` trains a base layer against its
     detector; then `dual-layer-compact --start WEIGHTS` (or `dual-layer`) trains the enhancement layer.
     """
     own: dict[str, Any] = {"stage": None if preset == "base" else stage, "keep_front": keep_front or None}
@@ -142,11 +161,11 @@ KeepRows = Annotated[bool, typer.Option("--resume", help="Keep existing rows, an
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
-        help="psnr ms-ssim ssimulacra2 butteraugli cvvdp flip lpips lpips-vgg dists tower clip-score "
-        "ref-clip-score "
-        "nima:FILE; psnr-named and psnr-rest (inside and outside the boxes of the objects that captions "
-        "name); "
-        "over all images fid fid-whole kid kid-whole is. [default: psnr ms-ssim]",
+        metavar="METRIC...",
+        help="Per image: psnr, ms-ssim, ssimulacra2, butteraugli, cvvdp, flip, lpips, lpips-vgg, dists, "
+        "clip-score, ref-clip-score, nima:FILE, tower (feature distance in the bundled image encoder), "
+        "psnr-named and psnr-rest (inside and outside the boxes of the objects that the caption names). Over "
+        "all images: fid, fid-whole, kid, kid-whole, is (Inception Score). [default: psnr ms-ssim]",
     ),
 ]
 Text = Annotated[
@@ -154,27 +173,29 @@ Text = Annotated[
     typer.Option(
         metavar="KIND...",
         help="Text ablation for presets that take text: the captions of captions.json next to the images "
-        "(true), an empty text "
-        "(empty), another image's caption (mismatched), or no text (none).",
+        "(true), an empty text (empty), another image's caption (mismatched), or no text (none).",
     ),
 ]
 TaskKind = Annotated[
     str | None,
-    typer.Option("--task", help="Also measure detection, segmentation or classification."),
+    typer.Option("--task", metavar="TASK", help="Also measure detection, segmentation or classification."),
 ]
 Network = Annotated[
     str | None,
     typer.Option(
         "--detector",
         "--network",
-        help="Network for --task: a torchvision name, an .onnx file, or compact for the bundled detector.",
+        metavar="NETWORK",
+        help="Network for --task: a torchvision name, an .onnx file, or compact: the bundled detector, which "
+        "reads base layers directly.",
     ),
 ]
 Annotations = Annotated[
     str | None,
     typer.Option(
-        help="Annotation file. own: the detector's own results on the originals, for images without "
-        "labels. [default: searched next to the images]",
+        metavar="FILE",
+        help="Annotation file, or own for images without labels: what the same detector finds in the "
+        "originals. [default: searched next to the images]",
     ),
 ]
 ShortSide = Annotated[
@@ -187,9 +208,7 @@ Layers = Annotated[
     str | None,
     typer.Option(
         metavar="base",
-        help="Measure only the base layer of layered presets, at base qualities. --detector compact reads "
-        "the layer itself, and the "
-        "decoded images of other codecs; avif:small encodes images at the detector's input size.",
+        help="Measure only the base layer of layered presets. --qualities are then base qualities.",
     ),
 ]
 
@@ -204,12 +223,14 @@ Preferences = Annotated[
 ]
 
 
-Device = Annotated[str, typer.Option(help="Device of the presets: cpu, cuda, or another one of torch.")]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="Device of the presets: cpu, cuda, or another one of torch.")
+]
 
 CANDIDATES = (
-    "Presets; other formats (avif, webp, jpeg, jxl, heic); presets with custom weights as "
-    "LABEL=PRESET:WEIGHTS, "
-    "such as mine=compact:mine.safetensors."
+    "Presets, other formats (avif, avif-444, avif-slow, webp, jpeg, jxl, heic, png), presets with custom "
+    "weights as LABEL=PRESET:WEIGHTS (mine=compact:mine.safetensors), and variants (dual-layer-compact:base; "
+    "docs/evaluation.md lists them)."
 )
 
 
@@ -217,11 +238,12 @@ CANDIDATES = (
 def evaluate(
     presets: Annotated[
         list[str],
-        typer.Argument(metavar="PRESETS...", show_default=False, help=CANDIDATES),
+        typer.Argument(metavar="CODECS...", show_default=False, help=CANDIDATES),
     ],
-    data: Annotated[str, typer.Option(help="Folder of images.", show_default=False)],
+    data: Annotated[str, typer.Option(metavar="FOLDER", help="Folder of images.", show_default=False)],
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="Table of results. [default: results.csv]")
+        str | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Table of results. [default: results.csv]"),
     ] = None,
     qualities: Qualities = "10,30,50,70,90",
     metrics: Metrics = None,
@@ -237,7 +259,7 @@ def evaluate(
     force: Force = False,
     threads: Threads = None,
 ) -> None:
-    """Measure presets on real files. Needs the extra `evaluate`.
+    """Measure presets and other formats on encoded files. Needs the extra `evaluate`.
 
     Writes a row per image and quality with bytes, bits per pixel, metrics and seconds, and prints the means
     over images. With --text it also prints what the text changes at equal bytes: the mean over images with
@@ -282,10 +304,12 @@ def evaluate(
 def compare(
     subjects: Annotated[
         list[str],
-        typer.Argument(metavar="PRESETS...", show_default=False, help=CANDIDATES),
+        typer.Argument(metavar="CODECS...", show_default=False, help=CANDIDATES),
     ],
-    data: Annotated[str, typer.Option(help="Folder of images.", show_default=False)],
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the report.")] = "report",
+    data: Annotated[str, typer.Option(metavar="FOLDER", help="Folder of images.", show_default=False)],
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the report.")
+    ] = "report",
     qualities: Qualities = "10,30,50,70,90",
     metrics: Metrics = None,
     text: Text = None,
@@ -301,22 +325,25 @@ def compare(
         typer.Option(
             metavar="IMAGE:X,Y,WIDTH,HEIGHT",
             help="Crop to show, in pixels; repeatable. The default crops are from the images where the "
-            "first preset is worst, median "
-            "and best, at the largest error.",
+            "first codec is worst, median and best, at the largest error.",
         ),
     ] = None,
     published: Annotated[
         list[str] | None,
-        typer.Option(help="More curves: CompressAI result files, or tables with codec, bpp and metrics."),
+        typer.Option(
+            metavar="FILE...",
+            help="More curves: CompressAI result files, or CSV tables with the columns codec, bpp and one "
+            "per metric.",
+        ),
     ] = None,
     resume: KeepRows = False,
-    force: Force = False,
+    force: ForceFolder = False,
     threads: Threads = None,
 ) -> None:
     """Measure presets and other formats, and write an HTML report. Needs the extra `evaluate`.
 
-    The report has curves, tables and crops. Crops compare the first preset with the others at equal bytes, at
-    a low, a middle and a high rate.
+    The report has curves, tables and crops. Crops show the other codecs at no more bytes than the first, at a
+    low, a middle and a high rate.
     """
     check_task(task, detector, annotations, short_side)
     from trifocal.cli import console
