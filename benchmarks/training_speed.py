@@ -132,9 +132,10 @@ def noise(side: int) -> list[TrainingPicture]:
 
 
 def caption(arguments: argparse.Namespace, unit: str) -> str:
+    objective = "squared error" if arguments.objective == "mse" else "its own objective"
     return (
-        f"`{arguments.preset}`, objective {arguments.objective}, {arguments.steps} steps after "
-        f"{arguments.warmup} to warm up, on "
+        f"`{arguments.preset}` with {objective}, {arguments.steps} steps after "
+        f"{arguments.warmup} warm-up steps, on "
         f"{os.cpu_count()} cores of {processor()} ({unit or 'no bfloat16 instructions'}), torch "
         f"{torch.__version__}, {time.strftime('%Y-%m-%d')}:"
     )
