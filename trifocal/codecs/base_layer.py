@@ -94,7 +94,7 @@ class BaseLayer(nn.Module):
 @gc_paused()
 @compiler_deferred()
 def bundled_detector(device: str) -> SplitDetector:
-    """The bundled compact detector. Imports torchvision only when called. Raises WeightsError."""
+    """The bundled detector. Imports torchvision only when called. Raises WeightsError."""
     from trifocal.detection.detector import load_detector
 
     return load_detector(device)

@@ -16,7 +16,7 @@ LAMBDAS = (0.0004, 0.016)
 
 
 class CompactImageEmbedder(nn.Module):
-    """Image embeddings in the space of the compact text encoder: [B, 3, H, W] in 0..1 → [B, D].
+    """Image embeddings in the space of the bundled text encoder: [B, 3, H, W] in 0..1 → [B, D].
 
     Args:
         tower: an image encoder; None is the bundled one. A copy of it is used, and never trained.

@@ -1,4 +1,4 @@
-"""Distil the parts of the compact detector from the parts of a teacher.
+"""Distil the parts of the bundled detector from the parts of a teacher.
 
     image ── teacher ── t₀ ── t₁ ── … ── t₃₃        outputs of the teacher's stem, blocks, pyramid and heads
               part k of ours: tₐ, t_b → tₖ           one small regression each, all of them in every step
@@ -187,7 +187,7 @@ class FeatureSource:
 
 
 class DistillationLosses(nn.Module):
-    """The parts of the compact detector with their loss terms.
+    """The parts of the bundled detector with their loss terms.
 
     Args:
         detector: its parts are trained, but not its second detection stage.

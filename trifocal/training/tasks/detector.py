@@ -1,4 +1,4 @@
-"""Train the compact detector on boxes and on the outputs of a teacher.
+"""Train the bundled detector on boxes and on the outputs of a teacher.
 
 Stages 1 and 3 distil the parts of a teacher (`distillation.py`): stage 1 from images; stage 3 from the
 features of a frozen head and from decoded base layers, so that existing base layers and files stay valid.
@@ -45,7 +45,7 @@ NEW_FACTOR = 3.0  # of the learning rate in stage 3, for the second detection st
 
 
 class DetectorTask(LossTask):
-    """The compact detector on boxes, and on the class scores of a teacher if there is one.
+    """The bundled detector on boxes, and on the class scores of a teacher if there is one.
 
     Args:
         detector: its second detection stage is frozen here.
@@ -89,7 +89,7 @@ class DetectorTask(LossTask):
 
 
 class DetectorLosses(nn.Module):
-    """The compact detector with its loss terms."""
+    """The bundled detector with its loss terms."""
 
     def __init__(self, detector: SplitDetector) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class DetectorLosses(nn.Module):
 
 
 class DistillationTask(LossTask):
-    """The parts of the compact detector, each on the outputs of the teacher's part.
+    """The parts of the bundled detector, each on the outputs of the teacher's part.
 
     Args:
         module: the detector with its losses.
@@ -207,7 +207,7 @@ def train_detector(
     report: Report = silent,
     note: Note = silent,
 ) -> Path:
-    """Train the compact detector.
+    """Train the bundled detector.
 
     Args:
         data: shards or folders of images with records (see `read_pictures`); images without boxes need the

@@ -1,4 +1,4 @@
-"""Train the compact text and image encoders (`image_text_model.py`)."""
+"""Train the bundled text and image encoders (`image_text_model.py`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +90,7 @@ def train_text_image(
     report: Report = silent,
     note: Note = silent,
 ) -> Path:
-    """Train the compact text and image encoders.
+    """Train the bundled text and image encoders.
 
     Args:
         data: shards or folders of images with records: captions, boxes, labels (see `read_pictures`).
