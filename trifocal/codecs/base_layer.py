@@ -1,4 +1,4 @@
-"""The networks of a scalable codec: a base layer for a detector, and an enhancement layer conditioned on
+"""The networks of a layered codec: a base layer for a detector, and an enhancement layer conditioned on
 it.
 """
 

@@ -64,7 +64,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class BaseLayerOptions:
-    """How a scalable codec codes its base layer. It is checked when it is made.
+    """How a layered codec codes its base layer. It is checked when it is made.
 
     Attributes:
         quality: 0..100; None for half of the image's quality, at most 20.

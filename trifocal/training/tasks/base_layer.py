@@ -1,4 +1,4 @@
-"""Train the base layer of a scalable preset against its detector, which is frozen.
+"""Train the base layer of a layered preset against its detector, which is frozen.
 
     image ── detector head ── h ── analysis ── y_obj ── noise ── synthesis ── h_hat ─┬─ detector tail
                               └────────────── losses of equation (1) ────────────────┴─ base preview
@@ -147,7 +147,7 @@ def train_base_layer(
     report: Report = silent,
     note: Note = silent,
 ) -> Path:
-    """Train the base layer of a scalable preset. The enhancement of dual-layer-compact starts as `compact`.
+    """Train the base layer of a layered preset. The enhancement of dual-layer-compact starts as `compact`.
 
     Args:
         data: shards or folders of images with records (see `read_pictures`); images without boxes need the
