@@ -316,12 +316,7 @@ def decode(
     out: Out = None,
     format: Annotated[
         str,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="FORMAT",
-            help="Output format: png, jpg, webp, ... Ignored if -o names a file with a suffix.",
-        ),
+        typer.Option("--format", "-f", help="png, jpg, webp, ... Ignored if -o names a file with a suffix."),
     ] = "png",
     region: Annotated[
         Any, typer.Option(parser=parse_region, metavar="X,Y,W,H", help="Decode only this part, in pixels.")
@@ -335,9 +330,7 @@ def decode(
     ] = DecodeLayers.all,
     text: Annotated[
         str | None,
-        typer.Option(
-            help="What the image shows, for presets whose decoder reads text; replaces the file's text."
-        ),
+        typer.Option(help="What the image shows, if the preset's decoder reads text; replaces the file's."),
     ] = None,
     preference: Annotated[
         float | None,

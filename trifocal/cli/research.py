@@ -25,9 +25,7 @@ def train(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="PATH", help="Folder of images, image file or WebDataset shard (.tar); repeatable."
-        ),
+        typer.Option(metavar="PATH", help="Folder of images, image or WebDataset shard (.tar); repeatable."),
     ] = None,
     out: Annotated[
         str | None,
@@ -84,8 +82,7 @@ def train(
     teacher: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE",
-            help="For towers, detector and base: PicoDet as an .onnx file, for distillation.",
+            metavar="FILE", help="For towers, detector and base: PicoDet as .onnx, for distillation."
         ),
     ] = None,
     of: Annotated[
@@ -202,8 +199,6 @@ ShortSide = Annotated[
     int | None,
     typer.Option(help="For detection: resize the short side of each image before encoding, such as 800."),
 ]
-
-
 Layers = Annotated[
     str | None,
     typer.Option(
@@ -211,8 +206,6 @@ Layers = Annotated[
         help="Measure only the base layer of layered presets. --qualities are then base qualities.",
     ),
 ]
-
-
 Preferences = Annotated[
     list[float] | None,
     typer.Option(
@@ -221,8 +214,6 @@ Preferences = Annotated[
         "whose decoder takes it.",
     ),
 ]
-
-
 Device = Annotated[
     str, typer.Option(metavar="DEVICE", help="Device of the presets: cpu, cuda, or another one of torch.")
 ]
