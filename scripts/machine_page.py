@@ -91,10 +91,10 @@ def layer_section(base: str, detector: str, means: Sequence[MeanResult]) -> str:
     whole = original_ap(means, column)
     curves = codec_curves(means, column)
     pictures = max(mean.pictures for mean in means)
+    title = "the bundled detector" if detector == "compact" else detector
     return "\n\n".join(
         [
-            f"## AP of {detector_title(detector)} against bits: {pictures} images, {whole:.3f} on the "
-            "originals",
+            f"## AP of {title} against bits: {pictures} images, {whole:.3f} on the originals",
             headline(base, curves, whole),
             "### Bits per pixel for an AP, and the ratio to the base layer's",
             grid(equal_precision(base, curves, whole)),
@@ -243,11 +243,6 @@ def time_section(rows: Rows) -> str:
     ]
     about = f"medians over {rows[0]['pictures']} images, alternating; {rows[0]['machine']}"
     return f"## Times: {about}\n\n{grid(cells)}"
-
-
-def detector_title(name: str) -> str:
-    """A detector by its name in tables."""
-    return "the bundled detector" if name == "compact" else name
 
 
 def codec_title(name: str) -> str:
