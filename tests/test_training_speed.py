@@ -320,7 +320,9 @@ def test_the_benchmark_measures_and_writes_its_table(small_preset: presets.Prese
     assert rows == ["float32", "bfloat16"]
     rows = [line.split()[1].strip(",") for line in lines if line.startswith(("| float32", "| bfloat16"))]
     assert rows == ["float32", "bfloat16"]
-    assert "| ×1.00 |" in page.read_text() and "objective mse, 2 steps after 1" in page.read_text()
+    assert (
+        "| ×1.00 |" in page.read_text() and "with squared error, 2 steps after 1 warm-up" in page.read_text()
+    )
     with pytest.raises(OptionError, match="needs a line"):
         script.with_table("nothing", "table")
 

@@ -67,7 +67,7 @@ class Lpips(Perceptual):
 
 
 class EncoderDistance(Perceptual):
-    """The distance of the features of the project's image encoder, in 0..4.
+    """The distance of the features of the bundled image encoder, in 0..4.
 
     LPIPS (equation 1) without its learned weights: the squared distance of the normalised feature vectors at
     each position of each stage, averaged over positions and stages (LPIPS sums over stages).
@@ -80,7 +80,7 @@ class EncoderDistance(Perceptual):
         WeightsError: if the bundled weights are missing or damaged.
     """
 
-    title = "distance in the project's image encoder"
+    title = "distance in the bundled image encoder"
 
     def __init__(self, tower: ImageEncoder | None = None, note: str = "") -> None:
         super().__init__()

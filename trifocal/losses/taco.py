@@ -22,7 +22,7 @@ class CompactImageEmbedder(nn.Module):
         tower: an image encoder; None is the bundled one. A copy of it is used, and never trained.
     """
 
-    title = "the project's image encoder"
+    title = "the bundled image encoder"
 
     def __init__(self, tower: ImageEncoder | None = None) -> None:
         super().__init__()
