@@ -149,10 +149,12 @@ def test_two_processes_share_gradients_and_draw_their_own(
     assert one["threads"] == two["threads"] == 1
     assert not {tuple(row) for row in one["drawn"]} & {tuple(row) for row in two["drawn"]}
     assert one["ends"][0] == 5 and one["ends"] == two["ends"]
-    assert said == [1 / 3, 2 / 3, 1, 4 / 5, 1] and len(notes) == 2
+    assert said == [1 / 3, 2 / 3, 1, 4 / 5, 1] and len(notes) == 6
+    assert "2 processes train on a total batch of 2, 1 each." in notes
     assert weights == str(run / "small.safetensors") and len(list(run.glob("*.safetensors"))) == 1
     record = json.loads((run / "small.json").read_text())
     assert (record["processes"], record["steps"], record["recipe"]["batch"]) == (2, 5, 2)
+    assert record["read"]["images"] == 48 and record["batch"] == 2  # the total: a crop in each process
     with (run / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["3", "5"]
 
@@ -295,8 +297,8 @@ def test_the_command_hands_all_of_it_over(monkeypatch: pytest.MonkeyPatch) -> No
         and two[0] == 1
         and two[2:] == (["a"], "runs/base")
     )
-    assert (options["precision"], options["cooldown"], options["stage"]) == ("bfloat16", 0.0, 1)
-    assert others["precision"] == "auto" and not {"cooldown", "stage", "teacher"} & others.keys()
+    assert (options["precision"], options["cooldown"]) == ("bfloat16", 0.0)
+    assert others["precision"] is None and not {"cooldown", "stage", "teacher"} & others.keys()
     assert CliRunner().invoke(app, [*words, "--parts", "decoder,entropy"]).exit_code == 0
     assert given[-1][1]["parts"] == ["decoder", "entropy"] and "parts" not in options
     refused = CliRunner().invoke(app, ["train", "base", "--steps", "9", "--parts", "decoder"])
