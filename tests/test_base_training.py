@@ -6,6 +6,7 @@ outputs of base layers, and those before it are frozen.
 import copy
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,9 @@ def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[Dual
     """Small scenes, few of them, and an average that follows at once; the small codecs that are built."""
     monkeypatch.setattr(scenes, "PROPORTIONS", ((128, 64), (64, 128), (96, 96)))
     monkeypatch.setattr(base_task, "CALIBRATION", 1)
-    for name, value in (("validation_batches", 1), ("warmup", 1), ("ema", 0.0)):
-        monkeypatch.setattr(base_task.BaseLayerTask, name, value)
+    monkeypatch.setattr(base_task, "BASE_LAYER", replace(base_task.BASE_LAYER, ema=0.0))
+    for name in ("validation_batches", "warmup"):
+        monkeypatch.setattr(base_task.BaseLayerTask, name, 1)
     built: list[DualLayerCompact] = []
 
     def build(of: str, start: Path | None) -> DualLayerCompact:

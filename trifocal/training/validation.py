@@ -47,18 +47,26 @@ class HeldOut:
     texts: tuple[str, ...]
 
 
+def validation_pictures(held_out: Sequence[TrainingPicture]) -> Sequence[TrainingPicture]:
+    """Up to CROPS of the held-out images."""
+    return held_out[:: max(1, len(held_out) // CROPS)][:CROPS]
+
+
+def validation_batch(held_out: Sequence[TrainingPicture], crop: int) -> Tensor:
+    """Centre crops of up to CROPS held-out images, [N, 3, crop, crop]."""
+    return to_tensor(np.stack([centre_crop(p.rgb, crop) for p in validation_pictures(held_out)]))
+
+
 def held_out_crops(held_out: Sequence[TrainingPicture], recipe: Recipe) -> HeldOut:
     """Centre crops of up to CROPS held-out images, with texts as in training."""
-    chosen = held_out[:: max(1, len(held_out) // CROPS)][:CROPS]
+    chosen = validation_pictures(held_out)
     random = np.random.default_rng(recipe.seed)
-    crops, texts = [], []
+    texts, size = [], recipe.crop
     for picture in chosen:
-        rgb, size = picture.rgb, recipe.crop
-        height, width = rgb.shape[:2]
+        height, width = picture.rgb.shape[:2]
         place = (width - size) // 2, (height - size) // 2, size
-        crops.append(centre_crop(rgb, size))
         texts.append(crop_text(picture, place, (height, width), recipe.text, random)[0])
-    return HeldOut(to_tensor(np.stack(crops)), tuple(texts))
+    return HeldOut(validation_batch(held_out, size), tuple(texts))
 
 
 @torch.no_grad()
