@@ -29,7 +29,7 @@ from trifocal.losses import LAMBDA_RANGE, balance, quality_lambda, spread_levels
 from trifocal.pictures import Picture
 from trifocal.training import train
 from trifocal.training.checkpoint import append_row, drop_rows_after
-from trifocal.training.optimisers import plateau_schedule, step_decay
+from trifocal.training.optimisers import plateau_schedule
 from trifocal.training.task import LossTask
 from trifocal.training.trainer import Trainer
 from trifocal.weights import load_weights, read_decodes, read_weights

@@ -30,9 +30,9 @@ from trifocal.training import export_run, train
 from trifocal.training.optimisers import adam, step_decay
 from trifocal.training.run import read_options
 from trifocal.training.stages import make_objective, stage_recipe
-from trifocal.training.stopping import DivergenceCheck
-from trifocal.training.trainer import Trainer
-from trifocal.weights import read_level, read_weights
+from trifocal.training.stopping import DivergenceCheck, stop_requests
+from trifocal.training.tasks.codec import CodecTask, with_clip
+from trifocal.weights import read_level
 
 
 def log_rows(out: Path) -> list[dict[str, str]]:
@@ -45,23 +45,33 @@ def module_in(out: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def stop_at(step: int, number: int = signal.SIGTERM) -> Any:
-    """A report that sends a signal to this process at a step."""
-    return lambda fraction, text: os.kill(os.getpid(), number) if text.startswith(f"step {step} ") else None
+def stop_at(step: int) -> Any:
+    """A report that sends SIGTERM to this process at a step."""
+    return lambda fraction, text: (
+        os.kill(os.getpid(), signal.SIGTERM) if text.startswith(f"step {step} ") else None
+    )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_ask_to_stop_once() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = signal.getsignal(number)
+        with stop_requests() as stop:
+            assert not stop.asked
+            os.kill(os.getpid(), number)
+            assert stop.asked and signal.getsignal(number) is before
+        assert signal.getsignal(number) is before
+
+
 def test_a_stopped_run_continues_as_if_it_had_not_been_stopped(
-    small_preset: presets.Preset, folder: Path, tmp_path: Path, number: int
+    small_preset: presets.Preset, folder: Path, tmp_path: Path
 ) -> None:
     """With the same crops, levels, noise and options; and its checkpoint can be exported."""
     options: dict[str, Any] = {"fields": {"learning_rate": 1e-3, "batch": 3}, "every": 99}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train("small", [folder], whole, steps=5, **options)
-    before = signal.getsignal(number)
     with pytest.raises(TrainingError, match=r"after step [23] .*--resume.*trifocal export"):
-        train("small", [folder], stopped, steps=5, report=stop_at(2, number), **options)
-    assert signal.getsignal(number) is before and not list(stopped.glob("*.safetensors"))
+        train("small", [folder], stopped, steps=5, report=stop_at(2), **options)
+    assert not list(stopped.glob("*.safetensors"))
     weights = export_run(stopped)
     record = json.loads(weights.with_suffix(".json").read_text())
     assert record["steps"] in (2, 3) and record["recipe"]["learning_rate"] == 1e-3
@@ -103,7 +113,11 @@ def test_a_diverged_run_ends_without_weights(
     assert result.exit_code == 1 and "diverged" in result.stderr and "--learning-rate" in result.stderr
     assert not list((tmp_path / "run").glob("*.safetensors"))
     check = DivergenceCheck()
-    assert [check.add(loss) for loss in (1.0, float("nan"), 2.0)] == [(False, False), (True, False), (False, False)]
+    assert [check.add(loss) for loss in (1.0, float("nan"), 2.0)] == [
+        (False, False),
+        (True, False),
+        (False, False),
+    ]
     assert [check.add(1e10)[1] for _ in range(10)] == [False] * 9 + [True]
 
 
@@ -180,7 +194,14 @@ def text_preset(monkeypatch: pytest.MonkeyPatch) -> presets.Preset:
     """A preset whose encoder reads text, as TACO's does: captions only."""
     recipe = replace(COMPACT, batch=2, crop=64, warmup=1, text="captions", wordless=0.0)
     preset = presets.Preset(
-        "wordy", 48, "for tests", lambda: text_codec("encoder"), recipe, "w", text_reader="encoder", text_encoder="x"
+        "wordy",
+        48,
+        "for tests",
+        lambda: text_codec("encoder"),
+        recipe,
+        "w",
+        text_reader="encoder",
+        text_encoder="x",
     )
     monkeypatch.setattr(presets, "PRESETS", (preset,))
     monkeypatch.setattr("trifocal.training.tasks.codec.load_text_encoder", lambda *given: VowelEncoder())
@@ -211,8 +232,8 @@ def test_a_text_preset_refuses_data_without_captions(text_preset: presets.Preset
 
 
 def test_the_recipe_says_which_text_a_crop_gets() -> None:
-    boxes, labels = np.array([[0, 0, 200, 200]], np.float32), np.array([18])
-    picture = TrainingPicture("a", random_rgb(200, 200), ("a caption",), boxes, labels)
+    boxes, labels = np.array([[20, 20, 80, 80]], np.float32), np.array([18])
+    picture = TrainingPicture("a", random_rgb(100, 100), ("a caption",), boxes, labels)
     kinds = {}
     for rule in ("captions", "names", "visible", "none"):
         with Crops([picture], 8, 64, 0, CropRules(text=rule, mirrored=0.0)) as crops:
@@ -232,7 +253,9 @@ def test_sampling_mirroring_and_held_out_images_can_be_switched_off() -> None:
     assert len(training) == 60 and held_out
 
 
-def test_batches_depend_on_their_number_and_unreadable_images_are_replaced(folder: Path, monkeypatch: Any) -> None:
+def test_batches_depend_on_their_number_and_unreadable_images_are_replaced(
+    folder: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setattr("trifocal.data.images.DECODED", 0)
     pictures = read_data([folder], 64).pictures
     with Crops(pictures, 4, 64, 7) as crops:
@@ -269,7 +292,9 @@ def test_a_single_rate_is_trained_recorded_and_the_only_one_to_encode(
 
 
 def test_fields_are_set_from_the_command_line_and_from_python() -> None:
-    recipe: Recipe = with_fields(COMPACT, {"learning_rate": 1e-4, "k_p": 3.5, "decay": [[0.9, 0.1]], "batch": 8})
+    recipe: Recipe = with_fields(
+        COMPACT, {"learning_rate": 1e-4, "k_p": 3.5, "decay": [[0.9, 0.1]], "batch": 8}
+    )
     assert (recipe.learning_rate, recipe.batch, recipe.decay) == (1e-4, 8, ((0.9, 0.1),))
     assert recipe.objective == {"perceptual_weight": 3.5}
     assert with_fields(BASE_LAYER, {"bce": "classes"}).bce == "classes"
@@ -289,10 +314,31 @@ def test_recipes_are_those_of_the_papers_by_stage() -> None:
     objective = make_objective(known["cross-modal"], 1, with_fields(first, {"perceptual": "tower"}))
     assert isinstance(objective, CrossModalObjective) and objective.rate.targets == (0.15, 0.30, 0.45)
     recipe = known["taco"].recipe
-    assert [step_decay(f, recipe.decay) for f in (0, 0.89, 0.9, 0.95, 0.96, 1)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+    assert [step_decay(f, recipe.decay) for f in (0, 0.89, 0.9, 0.95, 0.96, 1)] == [
+        1,
+        1,
+        0.1,
+        0.1,
+        0.01,
+        0.01,
+    ]
     assert recipe.objective == {"perceptual": "lpips-unscaled"} and recipe.text == "captions"
     optimiser = adam(torch.nn.Linear(2, 2), replace(COMPACT, factors={}, weight_decay=1e-6))
     assert optimiser.param_groups[0]["weight_decay"] == 1e-6
+
+
+def test_a_folder_of_clip_is_that_of_the_preset_and_its_objective() -> None:
+    known = {preset.name: preset for preset in PRESETS}
+    for name, towers in (
+        ("taco", {"tower": "clips"}),
+        ("dual-layer", {"tower": "clips"}),
+        ("cross-modal", {}),
+    ):
+        preset, recipe = with_clip(known[name], known[name].recipe, 1, "clips")
+        assert preset.text_encoder == "clips"
+        assert {key: value for key, value in recipe.objective.items() if key == "tower"} == towers
+    with pytest.raises(OptionError, match="uses no CLIP"):
+        with_clip(known["compact"], COMPACT, 1, "clips")
 
 
 def test_every_term_of_an_objective_is_kept() -> None:
@@ -312,8 +358,6 @@ def test_every_term_of_an_objective_is_kept() -> None:
 
 
 def test_the_batch_is_the_total_of_all_processes(small_preset: presets.Preset) -> None:
-    from trifocal.training.tasks.codec import CodecTask
-
     task = CodecTask(small_preset, recipe=replace(small_preset.recipe, batch=6))
     task.use_processes(3)
     assert task.own_batch == 2 and "total batch of 6, 2 each" in task.batch_note()

@@ -232,6 +232,11 @@ def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -
     processes.check_count(1)
     with pytest.raises(OptionError, match="leave out --processes"):
         processes.check_count(2)
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(OptionError, match="use torchrun"):
+        processes.check_count(1)
 
 
 # ── cooldown, and a run that is long enough already ──

@@ -19,15 +19,24 @@ DEFAULT = "dual-layer-compact"
 CLIP = "openai/clip-vit-base-patch32"
 
 
-def later(module: str, name: str) -> Callable[..., Any]:
-    """A function that imports `name` from trifocal's `module` when it is called, and calls it with its
-    arguments; torch takes two seconds to import.
-    """
+@dataclass(frozen=True)
+class Later:
+    """Imports `name` from trifocal's `module` when it is called, and calls it with its arguments."""
 
-    def call(**options: Any) -> Any:
-        return getattr(import_module(f"trifocal.{module}"), name)(**options)
+    module: str
+    name: str
 
-    return call
+    def __call__(self, **options: Any) -> Any:
+        return self.target()(**options)
+
+    def target(self) -> Any:
+        """What is called."""
+        return getattr(import_module(f"trifocal.{self.module}"), self.name)
+
+
+def later(module: str, name: str) -> Later:
+    """A function that is imported when it is called; torch takes two seconds to import."""
+    return Later(module, name)
 
 
 RATE_DISTORTION = later("losses.objective", "Objective")

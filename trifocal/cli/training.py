@@ -83,6 +83,12 @@ def train(
         ),
     ] = 1,
     start: Annotated[str | None, typer.Option(help="Initial weights (.safetensors).")] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder with the CLIP model of the preset, in place of the download."
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Continue from the checkpoint in the folder, with its options."),
@@ -121,7 +127,7 @@ def train(
     """
     given = {"cooldown": cooldown, "teacher": teacher, "of": of, "keep_front": keep_front or None}
     given |= {"learning_rate": learning_rate, "parts": parts, "quality": quality, "lambda": lambda_}
-    given |= {"set": fields, "stage": stage}
+    given |= {"set": fields, "stage": stage, "clip": clip}
     check_training(preset, given)
     values = parse_fields(fields or [])
     if quality is not None:
@@ -134,6 +140,7 @@ def train(
         "cooldown": cooldown,
     }
     own |= {"teacher": teacher, "of": of, "keep_front": keep_front or None, "fields": values or None}
+    own |= {"clip": clip}
     own |= {"parts": None if parts is None else parts.replace(",", " ").split()}
     run_training(
         preset,
@@ -210,7 +217,7 @@ def check_training(preset: str, given: dict[str, Any]) -> None:
         raise typer.BadParameter("towers takes no --learning-rate; each of its stages has its own.")
     if not is_preset and given["cooldown"] is not None:
         raise typer.BadParameter(f"{preset} takes no --cooldown; its learning rate falls over the whole run.")
-    for name in ("parts", "quality", "lambda"):
+    for name in ("parts", "quality", "lambda", "clip"):
         if not is_preset and given[name] is not None:
             raise typer.BadParameter(f"{preset} takes no --{name}; presets do.")
     if preset in ("towers", "detector") and given["set"]:

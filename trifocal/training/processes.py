@@ -61,7 +61,7 @@ def in_processes(
 
     Raises:
         OptionError: for a count below 1 or above the number of GPUs, if there are any, or under torchrun or
-            accelerate.
+            accelerate; if accelerate started fewer processes than it was asked for.
         TrifocalError, OSError: if the function raised it in one of the processes.
         KeyboardInterrupt: if it was interrupted before training began.
     """
@@ -98,6 +98,11 @@ def check_count(count: int) -> None:
         raise OptionError(
             "This process was started by torchrun or accelerate, which set the number of processes; "
             "leave out --processes."
+        )
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys() and "RANK" not in os.environ:
+        raise OptionError(
+            "accelerate was asked for several processes and starts only one on this machine, which lacks "
+            "that many GPUs; use torchrun, or --processes without accelerate."
         )
     if count > (gpus := torch.cuda.device_count()) > 0:
         raise OptionError(

@@ -6,10 +6,11 @@ from inspect import signature
 
 from trifocal.errors import OptionError
 from trifocal.losses import Objective
+from trifocal.preset_table import Later
 from trifocal.presets import Preset
 from trifocal.recipes import Recipe
 
-__all__ = ["make_objective", "stage_objective", "stage_recipe"]
+__all__ = ["make_objective", "objective_arguments", "stage_objective", "stage_recipe"]
 
 
 def stage_objective(preset: Preset, stage: int) -> Callable[..., Objective]:
@@ -29,6 +30,12 @@ def stage_recipe(preset: Preset, stage: int) -> Recipe:
     """The recipe of a training stage, 1 for the first. Raises OptionError if the preset has fewer stages."""
     stage_objective(preset, stage)
     return (preset.recipe, *preset.stage_recipes)[:stage][-1]
+
+
+def objective_arguments(preset: Preset, stage: int) -> tuple[str, ...]:
+    """The names of the arguments of a stage's objective, as far as they are known before it is made."""
+    make = stage_objective(preset, stage)
+    return tuple(signature(make.target() if isinstance(make, Later) else make).parameters)
 
 
 def make_objective(preset: Preset, stage: int, recipe: Recipe) -> Objective:

@@ -7,7 +7,7 @@ Every crop of a batch has its own quality level, so one network learns all rates
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from trifocal.training.batches import RunData, read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.optimisers import adam, plateau_schedule, step_decay
 from trifocal.training.run import absolute, open_run
-from trifocal.training.stages import make_objective, stage_recipe
+from trifocal.training.stages import make_objective, objective_arguments, stage_recipe
 from trifocal.training.task import BatchSource, Note, Report, TrainingTask, Turn, silent
 from trifocal.training.trainer import Trainer
 from trifocal.training.validation import HeldOut, calibrate, held_out_crops, to_tensor, validate
@@ -249,6 +249,7 @@ def train(
     parts: Sequence[str] = (),
     precision: str | None = None,
     start: str | Path | None = None,
+    clip: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
     every: float | None = None,
@@ -276,6 +277,8 @@ def train(
             `choose_precision`.
         start: weights (.safetensors) to start from; None starts from those that the preset shares with
             another, if any.
+        clip: a folder with the CLIP model of a preset that takes text by CLIP, and of its objective, in place
+            of the download.
         resume: continue from the checkpoint in `out`, with its options where none are given here. A run whose
             length is used up already is exported without a further step.
         force: replace the run in `out`.
@@ -307,6 +310,7 @@ def train(
         "parts": list(parts),
         "precision": precision,
         "start": None if start is None else str(Path(start).absolute()),
+        "clip": None if clip is None else str(Path(clip).absolute()),
         "every": every,
     }
     defaults = {
@@ -321,6 +325,8 @@ def train(
     options = open_run(chosen.name, out, given, defaults, resume, force)
     start, stage = options["start"], int(options["stage"])
     recipe = with_fields(stage_recipe(chosen, stage), options["fields"])
+    if options.get("clip") is not None:
+        chosen, recipe = with_clip(chosen, recipe, stage, options["clip"])
     check_start(chosen, stage, start is not None or resume)
     set_seed(recipe.seed)
     task = CodecTask(chosen, stage, recipe, options["parts"])
@@ -332,6 +338,15 @@ def train(
     task.read(options["data"], report, note)
     trainer.fit(options["every"], report)
     return trainer.export(options["data"], start or (FOLDER / chosen.shared if chosen.shared else None))
+
+
+def with_clip(preset: Preset, recipe: Recipe, stage: int, folder: str) -> tuple[Preset, Recipe]:
+    """The preset and the recipe with a CLIP model in a folder. Raises OptionError if the preset uses none."""
+    if preset.text_encoder in ("", "compact"):
+        raise OptionError(f"{preset.name} uses no CLIP; leave out --clip.")
+    if "tower" in objective_arguments(preset, stage):
+        recipe = replace(recipe, objective={**recipe.objective, "tower": folder})
+    return replace(preset, text_encoder=folder), recipe
 
 
 def check_texts(preset: Preset, recipe: Recipe, found: RunData, data: Sequence[str | Path]) -> None:

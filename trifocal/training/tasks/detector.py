@@ -232,7 +232,7 @@ def train_detector(
         out: folder of the run: checkpoint.pt, log.csv, and detector.safetensors, .json and .csv at the end.
         steps, minutes: length of the run; one of them.
         stage: 1, the default, distils the parts of the teacher; 2 trains on boxes, and on the class scores of
-            the teacher; 3 distils on, more slowly, from the base layer of the installed dual-layer-compact too.
+            the teacher; 3 distils more slowly, from the base layer of the installed dual-layer-compact too.
         keep_front: freeze the layers before the split, so that base layers and files stay valid; always so in
             stage 3.
         start: detector.safetensors to start from; the installed one by default in stage 3.
