@@ -26,8 +26,8 @@ Choices where the paper and its code are silent, and differences from them:
     - Logistic distributions from integer tables where ELIC has Gaussians: see `entropy/groups.py`. Values are
       rounded with a dead zone (`entropy/quantise.py`).
     - Training differs from the paper, and each difference can be switched off by a field of the recipe: a
-      tenth of the steps have no text (`wordless=0`), crops are mirrored (`mirrored=0`), images are drawn by area
-      (`sampling=uniform`), and one in forty is held out (`held_out=0`).
+      tenth of the steps have no text (`wordless=0`), crops are mirrored (`mirrored=0`), images are drawn by
+      area (`sampling=uniform`), and one in forty is held out (`held_out=0`).
 """
 
 from __future__ import annotations
