@@ -26,6 +26,7 @@ from trifocal.losses.base_layer import (
     TERM_WEIGHTS,
     DetectorReference,
     box_error,
+    class_cross_entropy,
     class_divergence,
     means,
     objectness_error,
@@ -122,8 +123,9 @@ def test_features_that_went_through_unharmed_cost_nothing(detector: SplitDetecto
         h, original = detector.front(x), DetectorReference(detector, x)
         right = original.terms(h, x, targets)
         wrong = original.terms(torch.zeros_like(h), 1 - x, targets)
-    assert right.keys() == TERM_WEIGHTS.keys() == {*original.terms(h, x), "boxes"}
-    for name in right.keys() - {"boxes"}:
+    paper = {"class_cross_entropy"}
+    assert right.keys() == TERM_WEIGHTS.keys() | paper == {*original.terms(h, x), "boxes"} | paper
+    for name in right.keys() - {"boxes", *paper}:
         assert right[name].shape == wrong[name].shape == (2,)
         assert right[name].abs().max() < 1e-4 and (wrong[name] > 20 * right[name].abs()).all(), name
     assert right["boxes"][0] == 0
@@ -158,6 +160,27 @@ def test_half_precision_rounds_transforms_and_not_rates(detector: SplitDetector)
             half = base(x, level)
     assert seen == [torch.float32] * 2 and half.h_hat.dtype == torch.bfloat16
     assert torch.allclose(half.bits, whole.bits, rtol=0.05)
+
+
+def test_the_papers_bce_is_the_cross_entropy_of_the_classes() -> None:
+    """Of proposals with the object that they overlap, or background; a recipe puts it in place of the
+    objectness."""
+    target = Target(torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([2]))
+    proposals = torch.tensor([[0.0, 0.0, 10.0, 9.0], [50.0, 50.0, 60.0, 60.0]])
+    scores = torch.tensor([[0.0, 1.0, 3.0], [2.0, 0.0, 0.0]])
+    expected = torch.nn.functional.cross_entropy(scores, torch.tensor([2, 0]))
+    assert torch.equal(class_cross_entropy(scores, proposals, target, each=False), expected)
+    each = class_cross_entropy(scores[:, 1:], proposals, target, each=True)
+    wanted = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    bits = torch.nn.functional.binary_cross_entropy_with_logits(scores[:, 1:], wanted, reduction="none")
+    assert each.item() == pytest.approx(bits.sum(1).mean().item())
+    assert class_cross_entropy(scores[:0], proposals[:0], target, each=False).item() == 0
+    weights = base_task.weights_by_term(base_task.base_recipe({"bce": "classes", "boxes": 0.3}))
+    assert (weights["objectness"], weights["class_cross_entropy"], weights["boxes"]) == (0, 0.5, 0.3)
+    assert base_task.weights_by_term(base_task.BASE_LAYER) == TERM_WEIGHTS
+    assert base_task.base_recipe({"learning_rate": 7.5e-4}).matrix_rate == 1.5e-3
+    with pytest.raises(OptionError, match="no field 'nonsense'; its recipe has learning_rate"):
+        base_task.weights_by_term(base_task.base_recipe({"nonsense": 1.0}))
 
 
 # ── a run ──

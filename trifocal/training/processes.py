@@ -140,9 +140,6 @@ def run_one(
     def tell(kind: str) -> Callable[..., None]:
         return lambda *values: messages.put((kind, values)) if rank == 0 else None
 
-    warnings.filterwarnings(
-        "ignore", message="Grad strides do not match"
-    )  # depthwise layers in channels-last format
     if rank:
         warnings.simplefilter("ignore")
     try:

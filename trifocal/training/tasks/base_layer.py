@@ -82,14 +82,14 @@ def weights_by_term(recipe: BaseLayerRecipe) -> dict[str, float]:
         if recipe.bce == "classes"
         else {}
     )
-    known = {**TERM_WEIGHTS, CLASS_CROSS_ENTROPY: 0.0}
+    known = (*TERM_WEIGHTS, CLASS_CROSS_ENTROPY)
     if unknown := [name for name in recipe.terms if name not in known]:
         own = [field.name for field in fields(recipe)]
         raise OptionError(
             f"base has no field {unknown[0]!r}; its recipe has {', '.join(own)}, and weights of "
             f"{', '.join(known)}."
         )
-    return {**known, **bce, **recipe.terms}
+    return {**TERM_WEIGHTS, **bce, **recipe.terms}
 
 
 class BaseLayerTask(LossTask):
