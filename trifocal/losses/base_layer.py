@@ -125,8 +125,8 @@ class DetectorReference:
             terms["boxes"] = torch.stack(box_errors)
             each = dense is not None
             own_scores = zip(scores.split(counts), chosen, targets)
-            errors = [class_cross_entropy(*own, each=each) for own in own_scores]
-            terms[CLASS_CROSS_ENTROPY] = torch.stack(errors)
+            class_errors = [class_cross_entropy(*own, each=each) for own in own_scores]
+            terms[CLASS_CROSS_ENTROPY] = torch.stack(class_errors)
         known = self.proposed.dense
         if dense is not None and known is not None:
             errors, there = anchor_errors(dense.classes, dense.bins, known.classes, known.bins)
