@@ -5,13 +5,13 @@ from typing import Annotated, Any
 import typer
 
 from trifocal.cli.main import Threads, app, use_threads
-from trifocal.cli.options import MultiValueCommand, parse_fields
+from trifocal.cli.options import parse_fields
 
 # What is trained besides presets, and the function of `trifocal.training` for it.
 OTHER_TRAININGS = {"towers": "train_text_image", "detector": "train_detector", "base": "train_base_layer"}
 
 
-@app.command(cls=MultiValueCommand)
+@app.command()
 def train(
     preset: Annotated[str, typer.Argument(show_default=False, help="A preset, towers, detector or base.")],
     more: Annotated[list[str] | None, typer.Argument(metavar="[MORE_DATA]...", show_default=False)] = None,
@@ -60,9 +60,9 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="FIELD=VALUE...",
-            help="Fields of the recipe, or of its objective, such as learning_rate=1e-4 k_p=3.5; see "
-            "docs/training.md.",
+            metavar="FIELD=VALUE",
+            help="Fields of the recipe, or of its objective, such as learning_rate=1e-4 or k_p=3.5; "
+            "repeatable, see docs/training.md.",
         ),
     ] = None,
     precision: Annotated[
