@@ -264,7 +264,7 @@ def test_a_plateau_is_resumed_and_cooled_down(
     assert rates == pytest.approx([0.5, *[1.0] * 6, 0.5])
     assert json.loads(weights.with_suffix(".json").read_text())["recipe"]["cooldown"] == 0.25
     with pytest.raises(OptionError, match="from 0 to 1, not 1.5"):
-        train("small", [folder], tmp_path, steps=8, cooldown=1.5)
+        train("small", [folder], tmp_path / "other", steps=8, cooldown=1.5)
 
 
 def test_a_run_that_is_long_enough_is_exported_at_once(
