@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from trifocal.cli.console import Console, reporting
-from trifocal.entropy.exact import ARITHMETIC
+from trifocal.entropy.integer_networks import ARITHMETIC
 from trifocal.presets import GENERATIONS
 from trifocal.utils.files import write_csv
 from trifocal.weights import fingerprint, read_weights

@@ -83,7 +83,7 @@ def package_files() -> list[Path]:
 
 
 def dotted(path: Path, package: Path = PACKAGE) -> str:
-    """`trifocal/entropy/exact.py` is `trifocal.entropy.exact`, and a folder's __init__ is the folder."""
+    """`trifocal/entropy/integer_networks.py` is `trifocal.entropy.integer_networks`, and a folder's __init__ is the folder."""
     parts = path.relative_to(package.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
 
@@ -163,7 +163,7 @@ def test_imports_follow_the_order(path: Path) -> None:
         ("trifocal.layers", "from trifocal import load"),
         ("trifocal.layers", "import trifocal"),
         ("trifocal.transforms.analysis", "def f():\n    from pathlib import Path"),
-        ("trifocal.entropy.exact", "from trifocal.text.encoder import Words"),
+        ("trifocal.entropy.integer_networks", "from trifocal.text.encoder import Words"),
         ("trifocal.codecs.codec", "import constriction"),
         ("trifocal.losses", "from trifocal import codecs"),
         ("trifocal.codecs.taco", "from trifocal.codecs.cross_modal import CrossModal"),

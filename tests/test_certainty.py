@@ -19,7 +19,7 @@ from trifocal.errors import OptionError
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.evaluation.tasks.confidence import ap_with_errors, bootstrap_ap
 from trifocal.evaluation.tasks.detection import Detection
-from trifocal.evaluation.tasks.detectors import Detector, DetectorOutput
+from trifocal.evaluation.tasks.detectors import Detections, Detector
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return write_bright_images(tmp_path)
 
 
-def showing(seen: DetectorOutput, name: str, detector: Detector) -> DetectorOutput:
+def showing(seen: Detections, name: str, detector: Detector) -> Detections:
     return seen
 
 
@@ -36,7 +36,7 @@ def finding(folder: Path, *right: bool) -> Detection:
     way = detection_task(folder, BrightDetector(), "bright")
     for number, found in enumerate(right):
         box = np.array([BRIGHT_BOX if found else (0, 0, 20, 20)], np.float64)
-        seen = DetectorOutput(box, np.array([1]), np.array([0.9 if found else 0.5]))
+        seen = Detections(box, np.array([1]), np.array([0.9 if found else 0.5]))
         way.add(np.zeros((HEIGHT, WIDTH, 3), np.uint8), f"{number}.png", partial(showing, seen))
     return way
 

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from helpers.images import random_rgb
-from helpers.text import WORD_CHANNELS, random_text_embedding
+from helpers.text import TEXT_CHANNELS, random_text_embedding
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.cross_modal import cross_modal, cross_modal_cheng2020
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.entropy import RateEstimator, Reader, Writer
 from trifocal.errors import FormatError
 from trifocal.pictures import Picture, canvas
-from trifocal.transforms.ssa import SemanticSpatialBlock, WordNorm
+from trifocal.transforms.ssa import SemanticSpatialBlock, TextConditionedNorm
 from trifocal.types import Condition, TextEmbedding
 
 
@@ -61,13 +61,13 @@ def last_convolution(network: nn.Module) -> nn.Conv2d:
 def small_hific() -> Codec:
     return shaken(
         cross_modal(
-            width=3, latent_channels=12, hyper_channels=6, residual_blocks=1, word_channels=WORD_CHANNELS
+            width=3, latent_channels=12, hyper_channels=6, residual_blocks=1, text_channels=TEXT_CHANNELS
         )
     )
 
 
 def small_cheng() -> Codec:
-    return shaken(cross_modal_cheng2020(channels=8, hyper_channels=6, word_channels=WORD_CHANNELS))
+    return shaken(cross_modal_cheng2020(channels=8, hyper_channels=6, text_channels=TEXT_CHANNELS))
 
 
 @pytest.fixture(scope="module", params=[small_hific, small_cheng], ids=["hific", "cheng2020"])
@@ -250,8 +250,8 @@ def test_quality_grows_with_bytes(codec):
 
 def test_words_move_what_the_mask_shows():
     torch.manual_seed(0)
-    layer = WordNorm(4, WORD_CHANNELS).eval()
-    x, words, mask = torch.randn(2, 3, 3, 4), torch.randn(2, WORD_CHANNELS), torch.rand(2, 3, 3, 1)
+    layer = TextConditionedNorm(4, TEXT_CHANNELS).eval()
+    x, words, mask = torch.randn(2, 3, 3, 4), torch.randn(2, TEXT_CHANNELS), torch.rand(2, 3, 3, 1)
     mask[:, 0] = 0
     assert torch.equal(layer(x, words, mask), layer(x, None, None)), "γ and β start at zero"
     for network in (layer.gamma, layer.beta):
@@ -269,8 +269,8 @@ def test_words_move_what_the_mask_shows():
 
 def test_a_block_starts_as_the_identity_and_learns():
     torch.manual_seed(0)
-    block = SemanticSpatialBlock(6, WORD_CHANNELS)
-    x, words = torch.randn(2, 5, 5, 6), torch.randn(2, WORD_CHANNELS)
+    block = SemanticSpatialBlock(6, TEXT_CHANNELS)
+    x, words = torch.randn(2, 5, 5, 6), torch.randn(2, TEXT_CHANNELS)
     assert torch.equal(block(x, words), x)
     mask = block.mask(x).detach()
     assert mask.shape == (2, 5, 5, 1) and 0 < float(mask.min()) < float(mask.max()) < 1
@@ -282,7 +282,7 @@ def test_a_block_starts_as_the_identity_and_learns():
     # The strength moves first, then γ and β, and only then what lies before their last layers.
     assert block.strength.item() != 0
     for norm in block.norms:
-        assert isinstance(norm, WordNorm)
+        assert isinstance(norm, TextConditionedNorm)
         for network in (norm.gamma, norm.beta):
             assert last_linear(network).weight.any()
 
@@ -293,11 +293,11 @@ def last_linear(network: nn.Module) -> nn.Linear:
 
 def test_in_evaluation_a_tile_is_normalised_as_the_whole():
     torch.manual_seed(0)
-    block = SemanticSpatialBlock(6, WORD_CHANNELS)
+    block = SemanticSpatialBlock(6, TEXT_CHANNELS)
     nn.init.constant_(block.strength, 1.0)
     for _ in range(5):
-        block(3 * torch.randn(4, 6, 6, 6) + 1, torch.randn(4, WORD_CHANNELS))
-    x, words = torch.randn(1, 20, 8, 6), torch.randn(1, WORD_CHANNELS)
+        block(3 * torch.randn(4, 6, 6, 6) + 1, torch.randn(4, TEXT_CHANNELS))
+    x, words = torch.randn(1, 20, 8, 6), torch.randn(1, TEXT_CHANNELS)
     for training in (False, True):
         block.train(training)
         whole, tile = block(x, words)[:, :10], block(x[:, : 10 + block.RECEPTIVE_FIELD], words)[:, :10]

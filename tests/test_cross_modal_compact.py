@@ -20,7 +20,7 @@ from trifocal.losses import PerceptualObjective
 from trifocal.pictures import Picture
 from trifocal.presets import find
 from trifocal.training.optimisers import parameter_groups
-from trifocal.transforms.worded import WordedSynthesis
+from trifocal.transforms.text_conditioned import TextConditionedSynthesis
 from trifocal.types import Batch, Condition, TextEmbedding
 from trifocal.weights import FOLDER
 
@@ -32,7 +32,7 @@ def words(seed: int = 0, count: int = 1) -> Condition:
 
 def small(noise: float = 0.05) -> Codec:
     """A small codec of the classes of the preset; the parameters for text get random noise."""
-    synthesis = partial(WordedSynthesis, 16, 48, 2, 8, word_channels=8, worded=1)
+    synthesis = partial(TextConditionedSynthesis, 16, 48, 2, 8, text_channels=8, worded=1)
     return small_codec_with(CrossModalCompact, synthesis, ("worded", "detail"), 1, noise)
 
 

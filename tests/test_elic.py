@@ -25,8 +25,8 @@ from trifocal.codecs.taco import GROUPS
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.container import Bitstream
 from trifocal.entropy import EntropyModel, Gain, Groups, IntegerNetworks, Prior, SinglePass, integer_network
-from trifocal.entropy.exact import to_grid
 from trifocal.entropy.groups import elic_hyperprior, on_board, one_colour
+from trifocal.entropy.integer_networks import to_grid
 from trifocal.layers import Conv, Deconv
 from trifocal.losses import balance, rate_distortion
 from trifocal.pictures import Picture, canvas

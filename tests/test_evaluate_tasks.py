@@ -17,7 +17,7 @@ from trifocal.evaluation import CompareOptions, EvaluateOptions, evaluate, psnr,
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS, PILLOW_CODECS
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.tasks import task as tasks
-from trifocal.evaluation.tasks.detectors import DetectorOutput
+from trifocal.evaluation.tasks.detectors import Detections
 from trifocal.pictures import Picture
 
 BOX = (8, 8, 40, 32)  # of the bright square in each picture: left, top, right, bottom
@@ -51,11 +51,11 @@ class Bright:
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
 
-    def find(self, pixels: np.ndarray) -> DetectorOutput:
+    def find(self, pixels: np.ndarray) -> Detections:
         self.seen.append(pixels.shape[:2])
         rows, columns = np.nonzero(pixels.mean(axis=2) > 130)
         box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float64)
-        return DetectorOutput(box, np.array([1]), np.array([0.9]), None)
+        return Detections(box, np.array([1]), np.array([0.9]), None)
 
 
 class Agreement:

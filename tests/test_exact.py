@@ -24,7 +24,7 @@ from helpers.exactness import (
 from helpers.images import random_rgb
 from trifocal.demo import PHOTOGRAPH
 from trifocal.entropy import Reader, integer_network
-from trifocal.entropy.exact import ExactDepthwise, ExactLinear, ExactPlacedLinear, to_grid
+from trifocal.entropy.integer_networks import ExactDepthwise, ExactLinear, ExactPlacedLinear, to_grid
 from trifocal.layers import Block, Depthwise, PlacedLinear, QualityInterpolation
 from trifocal.pictures import Picture
 

@@ -14,7 +14,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from helpers.images import random_rgb
-from helpers.text import WORD_CHANNELS, random_text_embedding
+from helpers.text import TEXT_CHANNELS, random_text_embedding
 from trifocal import presets, recipes
 from trifocal.cli import app
 from trifocal.codecs.cross_modal import cross_modal, cross_modal_cheng2020
@@ -118,7 +118,7 @@ def test_channel_norm_looks_at_its_own_place_only():
 @pytest.fixture
 def judge():
     torch.manual_seed(1)
-    return Discriminator(6, WORD_CHANNELS, width=4)
+    return Discriminator(6, TEXT_CHANNELS, width=4)
 
 
 def test_the_discriminator_sees_picture_latent_and_words(judge):
@@ -217,7 +217,7 @@ def test_rate_targets():
 def small():
     torch.manual_seed(0)
     return cross_modal(
-        width=4, latent_channels=6, hyper_channels=4, residual_blocks=1, word_channels=WORD_CHANNELS
+        width=4, latent_channels=6, hyper_channels=4, residual_blocks=1, text_channels=TEXT_CHANNELS
     )
 
 
@@ -265,7 +265,7 @@ def test_the_adversary_reaches_the_picture_and_not_the_latent(judge):
 
 def test_a_stage_without_words():
     codec, batch = small().network.train(), batch_of(2)
-    objective = CrossModalObjective(Discriminator(6, WORD_CHANNELS, width=4), SquaredError())
+    objective = CrossModalObjective(Discriminator(6, TEXT_CHANNELS, width=4), SquaredError())
     for condition in (None, Condition()):
         losses = dict(objective.turns(codec, Batch(batch.x, batch.level, condition), 0))
         assert all(torch.isfinite(loss) for loss in losses.values()) and len(losses) == 2
@@ -325,7 +325,7 @@ def staged(monkeypatch, tmp_path):
         recipe,
         "small.safetensors",
         objective=lambda: CrossModalObjective(None, SquaredError()),
-        stages=(lambda: CrossModalObjective(Discriminator(6, WORD_CHANNELS, width=4), SquaredError()),),
+        stages=(lambda: CrossModalObjective(Discriminator(6, TEXT_CHANNELS, width=4), SquaredError()),),
     )
     whole = replace(preset, name="whole", stages=())
     monkeypatch.setattr(presets, "PRESETS", (preset, whole))
@@ -345,7 +345,7 @@ def test_two_stages_of_training(staged, tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(*map(trained, (first, second)), strict=True))
     checkpoint = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)
     assert checkpoint["partners"].keys() == {"discriminator"}
-    untrained = Discriminator(6, WORD_CHANNELS, width=4).state_dict()
+    untrained = Discriminator(6, TEXT_CHANNELS, width=4).state_dict()
     learned = checkpoint["partners"]["discriminator"]
     assert learned.keys() == untrained.keys()
     train("small", [staged], tmp_path / "two", stage=2, steps=3, every=99, resume=True)

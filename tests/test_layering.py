@@ -28,8 +28,8 @@ from helpers.detection import (
 from trifocal import evaluation
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Tag
+from trifocal.detection.detections import rescale
 from trifocal.detection.detector import SplitDetector, compact_detector
-from trifocal.detection.detector_output import rescale
 from trifocal.detection.input_size import COCO_IDS, compact_size
 from trifocal.errors import OptionError, PictureError, PresetError
 from trifocal.evaluation import CompareOptions, Curve, EvaluateOptions, evaluate, rate_at, read_means

@@ -20,7 +20,7 @@ from trifocal.training.trainer import Trainer
 from trifocal.transforms.cheng import ConvolutionBlock
 from trifocal.transforms.elic import Bottleneck
 from trifocal.transforms.hific import NormalisedBlock
-from trifocal.transforms.worded import WordedBlock
+from trifocal.transforms.text_conditioned import TextConditionedBlock
 from trifocal.weights import read_weights
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def results(block: nn.Module, x: torch.Tensor, *more: torch.Tensor) -> list[torc
     "build",
     [
         lambda: Block(32),
-        lambda: WordedBlock(32, 16),
+        lambda: TextConditionedBlock(32, 16),
         lambda: Bottleneck(32),
         lambda: ConvolutionBlock(32),
         lambda: NormalisedBlock(32),
@@ -57,7 +57,10 @@ def results(block: nn.Module, x: torch.Tensor, *more: torch.Tensor) -> list[torc
 def test_a_block_in_bfloat16_is_nearly_the_block_in_float32(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     block = wakened(build())
-    x, more = torch.randn(2, 8, 8, 32), [torch.randn(2, 16)] if isinstance(block, WordedBlock) else []
+    x, more = (
+        torch.randn(2, 8, 8, 32),
+        [torch.randn(2, 16)] if isinstance(block, TextConditionedBlock) else [],
+    )
     whole = results(block, x, *more)
     with branches_in(torch.bfloat16, block):
         half = results(block, x, *more)

@@ -36,7 +36,7 @@ D = 8
 def small_taco(seed: int = 0, gamma: float = 1.0, mask_padding: bool = True) -> Any:
     """A fraction of TACO, with gates that are open."""
     torch.manual_seed(seed)
-    codec: Any = taco(12, (4, 4, 6, 8, 10), (12, 8), 1, word_channels=D, heads=4, mask_padding=mask_padding)
+    codec: Any = taco(12, (4, 4, 6, 8, 10), (12, 8), 1, text_channels=D, heads=4, mask_padding=mask_padding)
     with torch.no_grad():
         for injector in (codec.network.inject_quarter, codec.network.inject_eighth):
             injector.gamma.fill_(gamma)
@@ -125,7 +125,7 @@ def test_words_change_the_latent_through_either_injector_and_nothing_else(codec,
 
 def test_gates_start_closed():
     torch.manual_seed(0)
-    codec: Any = taco(12, (4, 4), (4, 4), 1, word_channels=D, heads=4)
+    codec: Any = taco(12, (4, 4), (4, 4), 1, text_channels=D, heads=4)
     assert not codec.network.inject_quarter.gamma.any() and not codec.network.inject_eighth.gamma.any()
     assert codec.network.receptive_field == elic_receptive_field(1)
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from trifocal.detection import onnx_detector, picodet
-from trifocal.detection.detector_output import DetectorOutput
+from trifocal.detection.detections import Detections
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.detection.onnx_detector import OnnxDetector
 from trifocal.errors import MissingExtra, NotMeasured, OptionError
@@ -56,12 +56,12 @@ class Fake:
         self.categories: Sequence[int] | None = COCO_IDS
         self.seen: list[tuple[int, ...]] = []
 
-    def find(self, pixels: np.ndarray) -> DetectorOutput:
+    def find(self, pixels: np.ndarray) -> Detections:
         self.seen.append(pixels.shape)
         answer = self.answers[int(pixels[0, 0, 0])]
         boxes = np.array([box for _, _, box in answer], np.float64).reshape(-1, 4)
         labels, scores = [label for label, _, _ in answer], [score for _, score, _ in answer]
-        return DetectorOutput(boxes, np.array(labels, np.int64), np.array(scores, np.float64), self.outlines)
+        return Detections(boxes, np.array(labels, np.int64), np.array(scores, np.float64), self.outlines)
 
 
 def item(image: int, box: Sequence[float], category: int = 1, **more: object) -> dict[str, object]:

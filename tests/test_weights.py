@@ -18,7 +18,7 @@ import trifocal
 from helpers.codecs import small_codec
 from helpers.images import fixed_pattern, random_rgb
 from trifocal.codecs.codec import Codec
-from trifocal.entropy.exact import ARITHMETIC
+from trifocal.entropy.integer_networks import ARITHMETIC
 from trifocal.errors import PresetError, WeightsError
 from trifocal.pictures import Picture
 from trifocal.presets import GENERATIONS, PRESETS, load, load_for, shared_codec

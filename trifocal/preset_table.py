@@ -91,11 +91,11 @@ class Preset:
         return (Path(__file__).with_name("weights") / self.weights).exists()
 
 
-def hific_adversarial_objective(latent_channels: int, word_channels: int = 512, **options: Any) -> Objective:
+def hific_adversarial_objective(latent_channels: int, text_channels: int = 512, **options: Any) -> Objective:
     """The objective of the second stage, with the adversary."""
     from trifocal.losses import CrossModalObjective, Discriminator
 
-    return CrossModalObjective(Discriminator(latent_channels, word_channels), **options)
+    return CrossModalObjective(Discriminator(latent_channels, text_channels), **options)
 
 
 PRESETS = (

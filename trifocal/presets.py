@@ -300,7 +300,7 @@ def marks_of(path: Path, changed: int, shared: str, version: int) -> frozenset[i
     """The fingerprints of the files that weights decode; empty for other files. `changed` is that of
     `_load`.
     """
-    from trifocal.entropy.exact import ARITHMETIC
+    from trifocal.entropy.integer_networks import ARITHMETIC
     from trifocal.weights import FOLDER, fingerprint, read_decodes, read_weights
 
     try:

@@ -117,14 +117,14 @@ class Condition(Generic[Kind]):
     """Side input of a transform; fields that are None have no effect.
 
     Attributes:
-        words: embeddings of texts.
+        text: embeddings of texts.
         importance_map: log₂ of the factor by which the quantiser's step shrinks at each latent, [B, H/16,
             W/16]; positive values spend more bits.
         preview: the decoded base layer.
         preference: what the image is decoded for, [B]: 0 people … 1 machines.
     """
 
-    words: TextEmbedding[Kind] | None = None
+    text: TextEmbedding[Kind] | None = None
     importance_map: Kind | None = None
     preview: BasePreview[Kind] | None = None
     preference: Kind | None = None
@@ -132,7 +132,7 @@ class Condition(Generic[Kind]):
     def to(self, device: torch.device | str) -> Condition[Tensor]:
         """Tensors on a device."""
         return Condition(
-            None if self.words is None else self.words.to(device),
+            None if self.text is None else self.text.to(device),
             None if self.importance_map is None else _tensor(self.importance_map, device),
             None if self.preview is None else self.preview.to(device),
             None if self.preference is None else _tensor(self.preference, device),

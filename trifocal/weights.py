@@ -149,7 +149,7 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
     Args:
         network: the network after training.
         start: the weights that training started from.
-        arithmetic: `entropy.exact.ARITHMETIC`.
+        arithmetic: `entropy.integer_networks.ARITHMETIC`.
         shared: a bundled file with the tensors that `start` lacks.
 
     Returns:
@@ -207,7 +207,7 @@ def fingerprint(weights: Mapping[str, Tensor], version: int, arithmetic: int) ->
     Args:
         version: of the file format. Version 1 has 16 bits, over values as float16; version 2 has 32, over
             values as float32 or int32 and the id of the arithmetic.
-        arithmetic: `entropy.exact.ARITHMETIC`.
+        arithmetic: `entropy.integer_networks.ARITHMETIC`.
 
     Returns:
         None in version 1 for weights that float16 does not represent exactly, since no file of that version

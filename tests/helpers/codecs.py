@@ -15,7 +15,7 @@ from trifocal.codecs.ug_icm_compact import UgIcmCompact
 from trifocal.entropy import EntropyModel
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms import Analysis, Synthesis
-from trifocal.transforms.preferred import PreferredSynthesis
+from trifocal.transforms.preference_conditioned import PreferenceConditionedSynthesis
 from trifocal.types import Condition
 
 
@@ -89,5 +89,5 @@ def small_codec_with(
 
 def small_ug_icm(noise: float = 0.05) -> Codec:
     """A small codec of the classes of `ug-icm-compact`; the parameters for machines get random noise."""
-    synthesis = partial(PreferredSynthesis, 16, 48, 2, 8, preferring=1)
+    synthesis = partial(PreferenceConditionedSynthesis, 16, 48, 2, 8, preferring=1)
     return small_codec_with(UgIcmCompact, synthesis, ("preferring", "detail"), 9, noise)

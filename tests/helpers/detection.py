@@ -19,8 +19,8 @@ from trifocal.codecs.codec import Decoded
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Header, Layer, Tag
+from trifocal.detection.detections import Detections
 from trifocal.detection.detector import Detections
-from trifocal.detection.detector_output import DetectorOutput
 from trifocal.detection.input_size import compact_size
 from trifocal.evaluation.codecs.layer_ablations import BASE_LAYER_DETECTORS
 from trifocal.evaluation.tasks.detection import Annotations, Detection
@@ -105,9 +105,9 @@ class BrightDetector:
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
 
-    def find(self, pixels: np.ndarray) -> DetectorOutput:
+    def find(self, pixels: np.ndarray) -> Detections:
         self.seen.append(pixels.shape[:2])
-        return DetectorOutput(find_bright_box(pixels), np.array([1]), np.array([0.9]))
+        return Detections(find_bright_box(pixels), np.array([1]), np.array([0.9]))
 
 
 def use_two_jpeg_preset(monkeypatch: pytest.MonkeyPatch) -> TwoJpegCodec:

@@ -84,7 +84,7 @@ def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> Any:
         swin_channels=8,
         depths=(2, 1, 2),
         window=4,
-        word_channels=TEXT_CHANNELS,
+        text_channels=TEXT_CHANNELS,
         heads=2,
         features=8,
     )

@@ -11,7 +11,7 @@ from torch import nn
 from helpers.images import random_rgb
 from trifocal.codecs.codec import Codec
 from trifocal.entropy import RateEstimator, Reader, Writer
-from trifocal.entropy.exact import ExactConv, ExactDeconv, ExactLinear, ExactPlacedLinear, to_grid
+from trifocal.entropy.integer_networks import ExactConv, ExactDeconv, ExactLinear, ExactPlacedLinear, to_grid
 from trifocal.errors import Damaged
 from trifocal.layers import PlacedLinear
 

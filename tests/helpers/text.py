@@ -10,13 +10,13 @@ from trifocal.codecs.network import CodecNetwork
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.types import Condition, TextEmbedding
 
-WORD_CHANNELS = 8
+TEXT_CHANNELS = 8
 
 
 def random_text_embedding(count: int, seed: int = 0) -> TextEmbedding:
     """Random embeddings of `count` texts of three tokens."""
     random = torch.Generator().manual_seed(seed)
-    tokens = torch.randn(count, 3, WORD_CHANNELS, generator=random)
+    tokens = torch.randn(count, 3, TEXT_CHANNELS, generator=random)
     return TextEmbedding(tokens, torch.ones(count, 3, dtype=torch.bool), 2 * tokens.mean(1))
 
 
@@ -26,9 +26,9 @@ class TextBrightenedNetwork(CodecNetwork):
     reads = ""
 
     def brightness(self, condition: Condition | None, reader: str) -> torch.Tensor | float:
-        if self.reads != reader or condition is None or condition.words is None:
+        if self.reads != reader or condition is None or condition.text is None:
             return 0.0
-        return condition.words.pooled.mean()
+        return condition.text.pooled.mean()
 
     def analyse(self, x: torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
         return super().analyse(x) + 20 * self.brightness(condition, "encoder")

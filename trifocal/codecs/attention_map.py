@@ -33,7 +33,7 @@ def attention_map(codec: Codec, picture: Picture, condition: Condition[Any] | No
     """
     network = codec.network
     attention = getattr(network, "attention", None)
-    if attention is None or condition is None or condition.words is None:
+    if attention is None or condition is None or condition.text is None:
         raise PresetError(
             "--attention shows where a text steers the encoder; use a preset such as taco-compact, with "
             "--text."

@@ -11,17 +11,17 @@ from trifocal.codecs.network import CodecNetwork
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.entropy import EntropyModel
 from trifocal.transforms import Analysis, Synthesis
-from trifocal.transforms.preferred import PreferredSynthesis
-from trifocal.transforms.worded import WordedSynthesis
+from trifocal.transforms.preference_conditioned import PreferenceConditionedSynthesis
+from trifocal.transforms.text_conditioned import TextConditionedSynthesis
 
-__all__ = ["compact", "parts", "plain", "preferred", "worded"]
+__all__ = ["compact", "parts", "plain", "with_preference", "with_text"]
 
 QUALITY_KNOTS = 8
 COARSEST = 118.4  # quantiser step at quality 0
 OCTAVES = 0.6162  # by which it falls from knot to knot: λ^−1/2 of the losses
 CHANNELS, LATENT_CHANNELS, BLOCKS = 128, 384, 4
 BLOCK_REACH = 8  # receptive field of a block at 1/8, pixels to each side
-WORD_CHANNELS, WORDED_BLOCKS = 256, 2
+TEXT_CHANNELS, WORDED_BLOCKS = 256, 2
 PREFERRING_BLOCKS = 4
 
 Kind = TypeVar("Kind", bound=CodecNetwork)
@@ -43,17 +43,19 @@ def parts() -> tuple[Analysis, EntropyModel, Synthesis, int]:
     return _analysis(), _entropy(), synthesis, BLOCKS * BLOCK_REACH
 
 
-def worded(kind: type[Kind]) -> Kind:
+def with_text(kind: type[Kind]) -> Kind:
     """The same with a synthesis that reads text, 4.2 M parameters."""
-    synthesis = WordedSynthesis(
-        CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, WORD_CHANNELS, WORDED_BLOCKS
+    synthesis = TextConditionedSynthesis(
+        CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, TEXT_CHANNELS, WORDED_BLOCKS
     )
     return kind(_analysis(), _entropy(), synthesis, receptive_field=(BLOCKS + WORDED_BLOCKS) * BLOCK_REACH)
 
 
-def preferred(kind: type[Kind]) -> Kind:
+def with_preference(kind: type[Kind]) -> Kind:
     """The same with a synthesis that takes a preference, 3.9 M parameters."""
-    synthesis = PreferredSynthesis(CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, PREFERRING_BLOCKS)
+    synthesis = PreferenceConditionedSynthesis(
+        CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, PREFERRING_BLOCKS
+    )
     return kind(
         _analysis(), _entropy(), synthesis, receptive_field=(BLOCKS + PREFERRING_BLOCKS) * BLOCK_REACH
     )

@@ -50,7 +50,7 @@ from trifocal.transforms.hific import (
 )
 from trifocal.types import Condition
 
-WORD_CHANNELS = 512
+TEXT_CHANNELS = 512
 COARSEST, FINEST = 2.0, 0.5  # quantiser steps at the ends; HiFiC's is 1 for every rate
 QUALITY_KNOTS = 8
 
@@ -60,7 +60,7 @@ class CrossModal(CodecNetwork):
 
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w]. The condition has texts for B images or for one."""
-        words = None if condition is None or condition.words is None else condition.words.pooled
+        words = None if condition is None or condition.text is None else condition.text.pooled
         dtype = precision(self.synthesis)
         x_hat: Tensor = self.synthesis(
             y_hat.to(dtype), None if words is None else words.to(y_hat.device, dtype)
@@ -73,7 +73,7 @@ def cross_modal(
     latent_channels: int = LATENT_CHANNELS,
     hyper_channels: int = HYPER_CHANNELS,
     residual_blocks: int = RESIDUAL_BLOCKS,
-    word_channels: int = WORD_CHANNELS,
+    text_channels: int = TEXT_CHANNELS,
 ) -> Codec:
     """On HiFiC: 210 M parameters at the published sizes, 28 M of them in the semantic–spatial aware blocks.
 
@@ -82,9 +82,9 @@ def cross_modal(
         latent_channels: M.
         hyper_channels: Z.
         residual_blocks: of the generator.
-        word_channels: D of the pooled text embedding.
+        text_channels: D of the pooled text embedding.
     """
-    synthesis = HificSynthesis(width, latent_channels, residual_blocks, word_channels)
+    synthesis = HificSynthesis(width, latent_channels, residual_blocks, text_channels)
     network = CrossModal(
         analysis=HificAnalysis(width, latent_channels),
         entropy=mean_scale_hyperprior(latent_channels, hyper_channels),
@@ -113,7 +113,7 @@ def mean_scale_hyperprior(latent_channels: int, hyper_channels: int) -> EntropyM
 def cross_modal_cheng2020(
     channels: int = CHENG_CHANNELS,
     hyper_channels: int = CHENG_CHANNELS,
-    word_channels: int = WORD_CHANNELS,
+    text_channels: int = TEXT_CHANNELS,
 ) -> Codec:
     """On Cheng2020's transforms (section 4.5), with the same hyperprior.
 
@@ -123,9 +123,9 @@ def cross_modal_cheng2020(
     Args:
         channels: N, of features and latent.
         hyper_channels: Z.
-        word_channels: D of the pooled text embedding.
+        text_channels: D of the pooled text embedding.
     """
-    synthesis = ChengSynthesis(channels, word_channels)
+    synthesis = ChengSynthesis(channels, text_channels)
     network = CrossModal(
         analysis=ChengAnalysis(channels),
         entropy=mean_scale_hyperprior(channels, hyper_channels),

@@ -6,7 +6,7 @@ reconstruct the image.
 
 "Perceptual image compression with cooperative cross-modal side information" puts semantic–spatial aware
 blocks into HiFiC's generator (the preset `cross-modal`). Here they are parallel to the last layer of the
-compact synthesis (`transforms/worded.py`). Analysis and entropy model are those of `compact-psnr` and stay
+compact synthesis (`transforms/text_conditioned.py`). Analysis and entropy model are those of `compact-psnr` and stay
 frozen in training, so files of both presets hold the same latent. The blocks also work without text.
 
 Difference from the paper: no adversary, and so no text-conditional discriminator.
@@ -26,15 +26,15 @@ __all__ = ["CrossModalCompact", "cross_modal_compact"]
 
 
 class CrossModalCompact(CodecNetwork):
-    """A network whose synthesis is a `WordedSynthesis`."""
+    """A network whose synthesis is a `TextConditionedSynthesis`."""
 
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w], given the pooled text embedding of the condition."""
-        words = None if condition is None else condition.words
+        words = None if condition is None else condition.text
         x_hat: Tensor = self.synthesis(y_hat.to(precision(self.synthesis)), level, words)
         return x_hat.float()
 
 
 def cross_modal_compact() -> Codec:
     """With untrained weights."""
-    return Codec(TorchRuntime(compact.worded(CrossModalCompact)))
+    return Codec(TorchRuntime(compact.with_text(CrossModalCompact)))

@@ -140,9 +140,9 @@ def preview_pixels(condition: Condition | None, like: Tensor, size: tuple[int, i
 
 def tokens_in(condition: Condition | None, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Tokens [B, T, D] and mask [B, T], or None without text."""
-    if condition is None or condition.words is None:
+    if condition is None or condition.text is None:
         return None, None
-    words = condition.words.to(x.device)
+    words = condition.text.to(x.device)
     return words.tokens.expand(len(x), -1, -1), words.mask.expand(len(x), -1)
 
 
@@ -155,7 +155,7 @@ def dual_layer(
     swin_channels: int = 128,
     depths: Sequence[int] = (2, 4, 6),
     window: int = 8,
-    word_channels: int = 512,
+    text_channels: int = 512,
     heads: int = 8,
     features: int = CHANNELS,
     stride: int = STRIDE,
@@ -171,7 +171,7 @@ def dual_layer(
         swin_channels: of the analysis; a multiple of `heads`.
         depths: of its blocks at 1/2, 1/4 and 1/8.
         window: of its attentions, in positions.
-        word_channels: D of the text encoder's tokens, a multiple of `heads`.
+        text_channels: D of the text encoder's tokens, a multiple of `heads`.
         heads: of all attentions.
         features, stride: channels and stride of the detector's split layer.
     """
@@ -192,8 +192,8 @@ def dual_layer(
         entropy=elic_hyperprior(channels, sizes, steps, hidden),
         synthesis=ConditionedSynthesis(known, channels, m, bottlenecks),
         receptive_field=receptive_field + -receptive_field % GRID,
-        inject_quarter=Injector(swin_channels, word_channels, heads),
-        extract=Extractor(swin_channels, word_channels, heads),
-        inject_eighth=Injector(swin_channels, word_channels, heads),
+        inject_quarter=Injector(swin_channels, text_channels, heads),
+        extract=Extractor(swin_channels, text_channels, heads),
+        inject_eighth=Injector(swin_channels, text_channels, heads),
     )
     return ScalableCodec(ScalableTorchRuntime(network))

@@ -60,9 +60,9 @@ class RoiNetwork(CodecNetwork):
     @torch.inference_mode()
     def prepare(self, picture: Picture, condition: Condition | None) -> Condition | None:
         """Compute the importance map of a text for the whole image. A map that the condition has is kept."""
-        if condition is None or condition.words is None or condition.importance_map is not None:
+        if condition is None or condition.text is None or condition.importance_map is not None:
             return condition
-        return replace(condition, importance_map=step_map(self.places(picture, condition.words)))
+        return replace(condition, importance_map=step_map(self.places(picture, condition.text)))
 
     def places(self, picture: Picture, words: TextEmbedding) -> Tensor:
         """The probability that the text names it, for each latent of the padded image, [1, h, w], 0..1."""
@@ -80,18 +80,18 @@ class RoiNetwork(CodecNetwork):
 
         Raises ValueError without text.
         """
-        if condition.words is None:
+        if condition.text is None:
             raise ValueError("Attention needs a text.")
         scale = INPUT_SIDE / (x.shape[2] * x.shape[3]) ** 0.5
         size = [max(STRIDE, STRIDE * round(side * scale / STRIDE)) for side in x.shape[2:]]
         small = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
-        return self.text_probability(small.clamp(0, 1), condition.words)
+        return self.text_probability(small.clamp(0, 1), condition.text)
 
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """x [B, 3, H, W] in 0..1 → y and the importance map, [B, H/16, W/16, M + 1]."""
         y = super().analyse(x, condition)
         importance_map = None if condition is None else condition.importance_map
-        if importance_map is None and condition is not None and condition.words is not None:
+        if importance_map is None and condition is not None and condition.text is not None:
             p = F.interpolate(self.attention(x, condition)[:, None], size=y.shape[1:3], mode="bilinear")
             importance_map = step_map(p[:, 0])
         if importance_map is None:

@@ -122,9 +122,9 @@ class Taco(CodecNetwork):
 
     def _tokens(self, condition: Condition | None, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Tokens [B, T, D] and mask [B, T], or None without text."""
-        if condition is None or condition.words is None:
+        if condition is None or condition.text is None:
             return None, None
-        words = condition.words.to(x.device)
+        words = condition.text.to(x.device)
         tokens = words.tokens.expand(len(x), -1, -1)
         return tokens, words.mask.expand(len(x), -1) if self.mask_padding else None
 
@@ -134,7 +134,7 @@ def taco(
     sizes: Sequence[int] = GROUPS,
     hidden: tuple[int, int] = (224, 128),
     bottlenecks: int = 3,
-    word_channels: int = 512,
+    text_channels: int = 512,
     heads: int = 8,
     mask_padding: bool = True,
     odd_anchors: bool = True,
@@ -146,7 +146,7 @@ def taco(
         sizes: channels of ELIC's groups; their sum is M.
         hidden: widths inside the channel context.
         bottlenecks: at each scale of analysis and synthesis.
-        word_channels: D of the text encoder's tokens.
+        text_channels: D of the text encoder's tokens.
         heads: of the attentions; must divide N and D.
         mask_padding: as in `Taco`.
         odd_anchors: whether the anchors' row + column is odd, as in TACO, or even, as in CompressAI.
@@ -159,9 +159,9 @@ def taco(
         entropy=elic_hyperprior(channels, sizes, steps, hidden, odd_anchors),
         synthesis=ElicSynthesis(channels, m, bottlenecks),
         receptive_field=elic_receptive_field(bottlenecks),
-        inject_quarter=Injector(channels, word_channels, heads),
-        extract=Extractor(channels, word_channels, heads),
-        inject_eighth=Injector(channels, word_channels, heads),
+        inject_quarter=Injector(channels, text_channels, heads),
+        extract=Extractor(channels, text_channels, heads),
+        inject_eighth=Injector(channels, text_channels, heads),
         mask_padding=mask_padding,
     )
     return Codec(TorchRuntime(network))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from trifocal.codecs.network import CodecNetwork
 from trifocal.entropy.coder import Array
-from trifocal.entropy.exact import ARITHMETIC
 from trifocal.entropy.hyperprior import ArrayNetworks
+from trifocal.entropy.integer_networks import ARITHMETIC
 from trifocal.pictures import Picture
 from trifocal.types import Condition
 from trifocal.weights import Decodes, checksum, fingerprint, latent_checksum

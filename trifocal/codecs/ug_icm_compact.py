@@ -9,7 +9,7 @@ this preset holds the same latent as one of `compact-psnr`, and decodes to the s
 
 Differences from the paper: no first stage, in which encoder and entropy model also learn for machines; no
     perceptron of the preference in
-each block (see `transforms/preferred.py`); the project's image encoder in place of CLIP (see
+each block (see `transforms/preference_conditioned.py`); the project's image encoder in place of CLIP (see
 `losses/ug_icm.py`).
 """
 
@@ -27,7 +27,7 @@ __all__ = ["UgIcmCompact", "ug_icm_compact"]
 
 
 class UgIcmCompact(CodecNetwork):
-    """A network whose synthesis is a `PreferredSynthesis`."""
+    """A network whose synthesis is a `PreferenceConditionedSynthesis`."""
 
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w], for the condition's preference."""
@@ -38,4 +38,4 @@ class UgIcmCompact(CodecNetwork):
 
 def ug_icm_compact() -> Codec:
     """With untrained weights."""
-    return Codec(TorchRuntime(compact.preferred(UgIcmCompact)))
+    return Codec(TorchRuntime(compact.with_preference(UgIcmCompact)))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trifocal.detection.detector_output import DetectorOutput, Pixels, resize, to_chw
+from trifocal.detection.detections import Detections, Pixels, resize, to_chw
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.detection.picodet import PICODET_SIDE, decode_picodet, preprocess
 from trifocal.errors import MissingExtra, OptionError
@@ -42,7 +42,7 @@ class OnnxDetector:
             PICODET_SIDE if self.is_picodet and side is None else side for side in sides
         ]
 
-    def find(self, pixels: Pixels) -> DetectorOutput:
+    def find(self, pixels: Pixels) -> Detections:
         """The objects in an image, uint8 [H, W, 3]."""
         height, width = pixels.shape[:2]
         size = (self.width or width, self.height or height)
@@ -109,7 +109,7 @@ def is_picodet(outputs: Sequence[Any]) -> bool:
     )
 
 
-def decode_boxes(outputs: Sequence[NDArray[Any]], scale_x: float, scale_y: float) -> DetectorOutput:
+def decode_boxes(outputs: Sequence[NDArray[Any]], scale_x: float, scale_y: float) -> Detections:
     """Three outputs in any order → objects: the integers are labels, [N, 4] are boxes.
 
     Raises:
@@ -125,7 +125,7 @@ def decode_boxes(outputs: Sequence[NDArray[Any]], scale_x: float, scale_y: float
             f"A detector must return boxes [N, 4], labels [N] and scores [N]; it returned {given}."
         )
     scale = np.array([scale_x, scale_y, scale_x, scale_y])
-    return DetectorOutput(boxes[0] * scale, labels[0].astype(np.int64), scores[0].astype(np.float64))
+    return Detections(boxes[0] * scale, labels[0].astype(np.int64), scores[0].astype(np.float64))
 
 
 def _listed(parts: Sequence[Any]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trifocal.detection.detector_output import DetectorOutput, Floats, Pixels, resize, to_chw
+from trifocal.detection.detections import Detections, Floats, Pixels, resize, to_chw
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.errors import OptionError
 
@@ -35,7 +35,7 @@ def preprocess(pixels: Pixels, width: int, height: int) -> NDArray[np.float32]:
     return ((resized - mean) / deviation)[None]
 
 
-def decode_picodet(outputs: Sequence[NDArray[np.float32]], width: int, height: int) -> DetectorOutput:
+def decode_picodet(outputs: Sequence[NDArray[np.float32]], width: int, height: int) -> Detections:
     """PicoDet's eight outputs → at most 100 objects in an image of that size, best score first.
 
     Raises:
@@ -47,7 +47,7 @@ def decode_picodet(outputs: Sequence[NDArray[np.float32]], width: int, height: i
     labels: NDArray[np.int64] = np.array(COCO_IDS)[number]
     chosen: Floats = scores[cell, number]
     kept = nms(boxes, labels, chosen)[:MAX_BOXES]
-    return DetectorOutput(boxes[kept], labels[kept], chosen[kept])
+    return Detections(boxes[kept], labels[kept], chosen[kept])
 
 
 def nms(boxes: Floats, labels: NDArray[np.int64], scores: Floats) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from trifocal.entropy.exact import Snap
+from trifocal.entropy.integer_networks import Snap
 from trifocal.entropy.tables import ROWS, ROWS_PER_OCTAVE, SMALLEST_SCALE
 from trifocal.layers import Block, Depthwise, PlacedLinear, QualityInterpolation, zero_init
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.entropy.context import ContextModel, LevelParameters
-from trifocal.entropy.exact import Snap
 from trifocal.entropy.gain import Gain
 from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
+from trifocal.entropy.integer_networks import Snap
 from trifocal.layers import Conv, QualityInterpolation
 from trifocal.transforms.elic import elic_hyper_analysis, elic_hyper_synthesis
 

@@ -20,8 +20,8 @@ from trifocal.entropy.coder import (
 )
 from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, LevelParameters
 from trifocal.entropy.estimators import ParameterRecorder
-from trifocal.entropy.exact import Snap, integer_network
 from trifocal.entropy.gain import Gain
+from trifocal.entropy.integer_networks import Snap, integer_network
 from trifocal.entropy.latent_coding import (
     HYPER_STRIDE,
     check_latents,

@@ -33,20 +33,20 @@ class Discriminator(nn.Module):
 
     Args:
         latent_channels: M.
-        word_channels: D of the pooled text embedding.
+        text_channels: D of the pooled text embedding.
         width: w; 64 in HiFiC.
     """
 
-    def __init__(self, latent_channels: int, word_channels: int, width: int = 64) -> None:
+    def __init__(self, latent_channels: int, text_channels: int, width: int = 64) -> None:
         super().__init__()
-        self.word_channels = word_channels
+        self.text_channels = text_channels
         self.latent = spectrally_normalised(nn.Conv2d(latent_channels, LATENT_FEATURES, 3, padding=1))
         widths = (3 + LATENT_FEATURES, width, 2 * width, 4 * width)
         self.features = nn.ModuleList(
             spectrally_normalised(nn.Conv2d(i, o, KERNEL, stride=2, padding=1)) for i, o in pairwise(widths)
         )
         self.features.append(spectrally_normalised(nn.Conv2d(4 * width, 8 * width, KERNEL, padding=1)))
-        self.fuse = spectrally_normalised(nn.Conv2d(8 * width + word_channels, 8 * width, 3, padding=1))
+        self.fuse = spectrally_normalised(nn.Conv2d(8 * width + text_channels, 8 * width, 3, padding=1))
         self.head = spectrally_normalised(nn.Conv2d(8 * width, 1, KERNEL, padding=1))
 
     def forward(self, x: Tensor, y_hat: Tensor, words: TextEmbedding | None) -> Tensor:
@@ -64,7 +64,7 @@ class Discriminator(nn.Module):
     def _spread(self, words: TextEmbedding | None, hidden: Tensor) -> Tensor:
         """The pooled text embedding at every position, [B, D, h, w]."""
         if words is None:
-            return hidden.new_zeros(len(hidden), self.word_channels, *hidden.shape[2:])
+            return hidden.new_zeros(len(hidden), self.text_channels, *hidden.shape[2:])
         return words.pooled.to(hidden)[:, :, None, None].expand(-1, -1, *hidden.shape[2:])
 
 

@@ -77,7 +77,7 @@ class CrossModalObjective(Objective):
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         """The codec's loss, and in the second stage the discriminator's. The batch may have no text."""
         output = codec(batch.x, batch.level, batch.condition)
-        words = None if batch.condition is None else batch.condition.words
+        words = None if batch.condition is None else batch.condition.text
         loss = self.rate_and_distortion(output, batch, step)
         if self.discriminator is None:
             yield "codec", loss.mean()

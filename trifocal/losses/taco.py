@@ -83,7 +83,7 @@ class TacoObjective(Objective):
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         """The loss of the codec; for a batch without text the joint loss has only its image term."""
-        words = None if batch.condition is None else batch.condition.words
+        words = None if batch.condition is None else batch.condition.text
         output = codec(batch.x, batch.level, batch.condition)
         trade = quality_lambda(batch.level, self.lambdas)
         bpp, error = bits_per_pixel(output, batch.x), mean_squared_error(output.x_hat, batch.x)

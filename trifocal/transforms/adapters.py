@@ -69,13 +69,13 @@ class Injector(nn.Module):
 
     Args:
         channels: C of the feature map.
-        word_channels: D of the tokens.
+        text_channels: D of the tokens.
         heads: of the attention.
     """
 
-    def __init__(self, channels: int, word_channels: int, heads: int = 8) -> None:
+    def __init__(self, channels: int, text_channels: int, heads: int = 8) -> None:
         super().__init__()
-        self.project = nn.Linear(word_channels, channels)
+        self.project = nn.Linear(text_channels, channels)
         nn.init.kaiming_normal_(self.project.weight)
         nn.init.zeros_(self.project.bias)
         self.norm_image = nn.LayerNorm(channels)
@@ -110,18 +110,18 @@ class Extractor(nn.Module):
 
     Args:
         channels: C of the feature map.
-        word_channels: D of the tokens, a multiple of `heads`.
+        text_channels: D of the tokens, a multiple of `heads`.
         heads: of the attention.
     """
 
-    def __init__(self, channels: int, word_channels: int, heads: int = 8) -> None:
+    def __init__(self, channels: int, text_channels: int, heads: int = 8) -> None:
         super().__init__()
-        self.project = nn.Linear(channels, word_channels)
+        self.project = nn.Linear(channels, text_channels)
         nn.init.kaiming_normal_(self.project.weight)
         nn.init.zeros_(self.project.bias)
-        self.norm_image = nn.LayerNorm(word_channels)
-        self.norm_words = nn.LayerNorm(word_channels)
-        self.attention = CrossAttention(word_channels, heads)
+        self.norm_image = nn.LayerNorm(text_channels)
+        self.norm_words = nn.LayerNorm(text_channels)
+        self.attention = CrossAttention(text_channels, heads)
 
     def forward(self, tokens: Tensor, image: Tensor) -> Tensor:
         """tokens [B, T, D], image [B, H, W, C] → tokens [B, T, D]."""

@@ -122,7 +122,7 @@ class ChengSynthesis(nn.Module):
 
     Args:
         channels: N.
-        word_channels: D.
+        text_channels: D.
     """
 
     # pixels: residual block 2, sub-pixel 1 before and 3×3 1 after each doubling, then SSA
@@ -131,13 +131,13 @@ class ChengSynthesis(nn.Module):
         for stride in (16, 8, 4, 2)
     )
 
-    def __init__(self, channels: int, word_channels: int) -> None:
+    def __init__(self, channels: int, text_channels: int) -> None:
         super().__init__()
         stages = [nn.Sequential(ConvolutionBlock(channels), doubling(channels)) for _ in range(STAGES - 1)]
         stages.append(nn.Sequential(ConvolutionBlock(channels), subpixel(channels, 3)))
         self.stages = nn.ModuleList(stages)
         self.aware = nn.ModuleList(
-            SemanticSpatialBlock(c, word_channels) for c in (*[channels] * (STAGES - 1), 3)
+            SemanticSpatialBlock(c, text_channels) for c in (*[channels] * (STAGES - 1), 3)
         )
 
     def forward(self, y_hat: Tensor, words: Tensor | None = None) -> Tensor:

@@ -112,7 +112,7 @@ class HificSynthesis(nn.Module):
         width: w.
         latent_channels: M.
         residual_blocks: number of blocks at 1/16, 16w wide.
-        word_channels: D, or None for HiFiC's own generator.
+        text_channels: D, or None for HiFiC's own generator.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class HificSynthesis(nn.Module):
         width: int = WIDTH,
         latent_channels: int = LATENT_CHANNELS,
         residual_blocks: int = RESIDUAL_BLOCKS,
-        word_channels: int | None = None,
+        text_channels: int | None = None,
     ) -> None:
         super().__init__()
         widths = widths_of(width)[::-1]
@@ -131,7 +131,7 @@ class HificSynthesis(nn.Module):
         self.upsampling = nn.ModuleList(Upsampling(i, o) for i, o in pairwise(widths))
         self.tail = Conv(widths[-1], 3, 7)
         self.aware = nn.ModuleList(
-            [] if word_channels is None else [SemanticSpatialBlock(w, word_channels) for w in widths]
+            [] if text_channels is None else [SemanticSpatialBlock(w, text_channels) for w in widths]
         )
 
     def forward(self, y_hat: Tensor, words: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ MASK_CHANNELS = 100
 HIDDEN_CHANNELS = 256
 
 
-class WordNorm(nn.Module):
+class TextConditionedNorm(nn.Module):
     """(m · γ(text) + 1) · x̄ + m · β(text), with x̄ the batch-normalised x and m a mask: [B, H, W, C] → same.
 
     The affine map of SSA-GAN (Liao et al. 2022, section 3.3) with its "+ 1". Cross-modal's equation 2 prints
@@ -19,14 +19,14 @@ class WordNorm(nn.Module):
 
     Args:
         channels: C.
-        word_channels: D of the pooled text embedding.
+        text_channels: D of the pooled text embedding.
     """
 
-    def __init__(self, channels: int, word_channels: int) -> None:
+    def __init__(self, channels: int, text_channels: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(channels, affine=False)
-        self.gamma = perceptron(word_channels, channels)
-        self.beta = perceptron(word_channels, channels)
+        self.gamma = perceptron(text_channels, channels)
+        self.beta = perceptron(text_channels, channels)
 
     def forward(self, x: Tensor, words: Tensor | None, mask: Tensor | None) -> Tensor:
         """x [B, H, W, C], words [B, D], mask [B, H, W, 1]; without text and mask only x̄."""
@@ -42,7 +42,7 @@ class SemanticSpatialBlock(nn.Module):
 
         x ─┬─────────────────────────────────────────────────────────────────────── + ── x'
            ├─ conv 3×3 ── batch norm ── ReLU ── conv 1×1 ── sigmoid ── mask         │
-           └─ WordNorm(mask) ── ReLU ── conv 3×3 ── WordNorm(mask) ── ReLU ── conv 3×3 ── · γ0
+           └─ TextConditionedNorm(mask) ── ReLU ── conv 3×3 ── TextConditionedNorm(mask) ── ReLU ── conv 3×3 ── · γ0
 
     The block of SSA-GAN that Cross-modal (section 3.2, figure 5) puts into the decoder. The paper mentions a
     mask predictor, a normalisation and a residual connection, but no number of convolutions; this follows
@@ -50,17 +50,17 @@ class SemanticSpatialBlock(nn.Module):
 
     Args:
         channels: C.
-        word_channels: D of the pooled text embedding.
+        text_channels: D of the pooled text embedding.
     """
 
     RECEPTIVE_FIELD = 3  # positions to each side: the mask's convolution and the two after it
 
-    def __init__(self, channels: int, word_channels: int) -> None:
+    def __init__(self, channels: int, text_channels: int) -> None:
         super().__init__()
         self.mask_features = Conv(channels, MASK_CHANNELS, 3)
         self.mask_norm = nn.BatchNorm1d(MASK_CHANNELS)
         self.mask_head = nn.Linear(MASK_CHANNELS, 1)
-        self.norms = nn.ModuleList(WordNorm(channels, word_channels) for _ in range(2))
+        self.norms = nn.ModuleList(TextConditionedNorm(channels, text_channels) for _ in range(2))
         self.convolutions = nn.ModuleList(Conv(channels, channels, 3) for _ in range(2))
         self.strength = nn.Parameter(torch.zeros(1))
 
@@ -79,10 +79,10 @@ class SemanticSpatialBlock(nn.Module):
         return torch.sigmoid(self.mask_head(torch.relu(features)))
 
 
-def perceptron(word_channels: int, channels: int) -> nn.Module:
+def perceptron(text_channels: int, channels: int) -> nn.Module:
     """words [B, D] → [B, C], initially zero (SSA-GAN)."""
     return nn.Sequential(
-        nn.Linear(word_channels, HIDDEN_CHANNELS),
+        nn.Linear(text_channels, HIDDEN_CHANNELS),
         nn.ReLU(),
         zero_init(nn.Linear(HIDDEN_CHANNELS, channels)),
     )

@@ -13,7 +13,7 @@ from trifocal.api import Decoder, Encoder
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import hexadecimal
-from trifocal.detection.detector_output import DetectorOutput, Pixels, resize
+from trifocal.detection.detections import Detections, Pixels, resize
 from trifocal.errors import PresetError, WeightsError
 from trifocal.evaluation.codecs.variant import Variant
 from trifocal.evaluation.metrics.metric_set import DecodedImage
@@ -96,7 +96,7 @@ class LoadedPreset:
         """The preview that the base layer of a file gives, uint8 [H, W, 3]."""
         return self.codec.base_preview(Bitstream.from_bytes(data)).rgb
 
-    def detect(self, data: bytes) -> DetectorOutput:
+    def detect(self, data: bytes) -> Detections:
         """The objects that the detector finds in the base layer of a file."""
         return to_output(self.codec.detect(Bitstream.from_bytes(data)))
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.container.parts import strip
-from trifocal.detection.detector_output import Detector, DetectorOutput, Pixels, rescale, resize
+from trifocal.detection.detections import Detections, Detector, Pixels, rescale, resize
 from trifocal.detection.input_size import compact_size
 from trifocal.errors import OptionError
 from trifocal.evaluation.codecs.candidates import Candidate, LoadedPreset
@@ -63,7 +63,7 @@ class BaseLayerCandidate:
         """The base preview."""
         return self.loaded.base_preview(data)
 
-    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> DetectorOutput:
+    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> Detections:
         """The objects in a file, in the pixels of the image of that (width, height).
 
         The detector of the base layer reads the layer; any other detector gets the base preview.
@@ -112,7 +112,7 @@ class DownscaledCandidate:
     def decode(self, data: bytes) -> Pixels:
         return self.codec.decode(data)
 
-    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> DetectorOutput:
+    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> Detections:
         """The objects in a file, in the pixels of the original of that (width, height)."""
         small = self.decode(data)
         find = detector.find_in_resized if isinstance(detector, CompactDetector) else detector.find

@@ -13,7 +13,7 @@ from PIL import Image
 
 from trifocal.data.categories import category_mask, named_categories
 from trifocal.data.coco import CAPTIONS, INSTANCES, corner_boxes, find_annotations, read_captions
-from trifocal.detection.detector_output import Detector, DetectorOutput, resize
+from trifocal.detection.detections import Detections, Detector, resize
 from trifocal.errors import MissingExtra, NotMeasured
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS, DistributionMetric
 from trifocal.evaluation.metrics.pair import Measure, Pair, Pixels
@@ -43,7 +43,7 @@ class DecodedImage:
     decoded: Pixels
     original: Pixels
     name: str
-    find: Callable[[str, Detector], DetectorOutput] | None = None
+    find: Callable[[str, Detector], Detections] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trifocal.detection.detector_output import Pixels
+from trifocal.detection.detections import Pixels
 from trifocal.errors import OptionError
 
 __all__ = ["Measure", "Pair", "Pixels", "check_pair"]

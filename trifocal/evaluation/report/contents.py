@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trifocal.detection.detector_output import Pixels
+from trifocal.detection.detections import Pixels
 from trifocal.errors import OptionError
 from trifocal.evaluation.report.curves import Curve
 from trifocal.evaluation.report.plots import MetricInfo, is_ms_ssim

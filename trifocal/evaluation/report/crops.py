@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trifocal.detection.detector_output import Pixels
+from trifocal.detection.detections import Pixels
 from trifocal.errors import OptionError, RateError
 from trifocal.evaluation.codecs.candidates import Candidate, PresetCandidate, candidate_for, decoded_image
 from trifocal.evaluation.codecs.factory import create_candidate

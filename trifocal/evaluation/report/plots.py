@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from trifocal.detection.detector_output import Floats
+from trifocal.detection.detections import Floats
 from trifocal.errors import MissingExtra
 from trifocal.evaluation.report.curves import Curve
 

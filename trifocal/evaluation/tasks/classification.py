@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trifocal.detection.detector_output import Floats, Pixels
+from trifocal.detection.detections import Floats, Pixels
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.tasks.annotations import GroundTruth
 

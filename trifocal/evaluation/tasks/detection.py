@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trifocal.detection.detector_output import Detector, DetectorOutput, Pixels, rescale
+from trifocal.detection.detections import Detections, Detector, Pixels, rescale
 from trifocal.errors import MissingExtra, OptionError, PictureError
 from trifocal.evaluation.tasks.annotations import GroundTruth
 from trifocal.pictures import Picture
@@ -186,7 +186,7 @@ class Detection:
         self.annotations.images.begin()
 
     def add(
-        self, decoded: Pixels, name: str, find: Callable[[str, Detector], DetectorOutput] | None = None
+        self, decoded: Pixels, name: str, find: Callable[[str, Detector], Detections] | None = None
     ) -> None:
         """Find the objects of an image, uint8 [H, W, 3].
 

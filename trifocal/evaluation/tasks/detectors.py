@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trifocal.detection.detector_output import Detector, DetectorOutput, Pixels
+from trifocal.detection.detections import Detections, Detector, Pixels
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.detection.onnx_detector import OnnxDetector
 from trifocal.evaluation.tasks.networks import TorchvisionNetwork, load_torchvision
@@ -35,13 +35,13 @@ class CompactDetector:
 
         self.network = load_detector()
 
-    def find(self, pixels: Pixels) -> DetectorOutput:
+    def find(self, pixels: Pixels) -> Detections:
         """The objects in an image, uint8 [H, W, 3]."""
         from trifocal.codecs.scalable import detect_objects
 
         return to_output(detect_objects(Picture(pixels), self.network))
 
-    def find_in_resized(self, pixels: Pixels) -> DetectorOutput:
+    def find_in_resized(self, pixels: Pixels) -> Detections:
         """The objects in an image that already has the size `compact_size`: it is not resized again."""
         import torch
 
@@ -64,14 +64,14 @@ class TorchvisionDetector(TorchvisionNetwork):
     def masks(self) -> bool:
         return getattr(getattr(self.model, "roi_heads", None), "mask_predictor", None) is not None
 
-    def find(self, pixels: Pixels) -> DetectorOutput:
+    def find(self, pixels: Pixels) -> Detections:
         """The objects in an image, uint8 [H, W, 3]."""
         import torch
 
         with torch.inference_mode():
             output = self.model([self.input_tensor(pixels)])[0]
         masks = output.get("masks")
-        return DetectorOutput(
+        return Detections(
             boxes=output["boxes"].double().cpu().numpy(),
             labels=output["labels"].cpu().numpy(),
             scores=output["scores"].double().cpu().numpy(),
@@ -95,9 +95,9 @@ def create_detector(model: str, device: str = "cpu") -> Detector:
     return TorchvisionDetector(*load_torchvision("detection", model), device)
 
 
-def to_output(detections: Detections) -> DetectorOutput:
+def to_output(detections: Detections) -> Detections:
     """Torch tensors → NumPy arrays."""
     boxes, labels, scores = (
         part.detach().cpu().numpy() for part in (detections.boxes, detections.labels, detections.scores)
     )
-    return DetectorOutput(boxes.astype(np.float64), labels.astype(np.int64), scores.astype(np.float64))
+    return Detections(boxes.astype(np.float64), labels.astype(np.int64), scores.astype(np.float64))

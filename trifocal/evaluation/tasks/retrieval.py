@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.data.coco import read_captions
-from trifocal.detection.detector_output import Pixels
+from trifocal.detection.detections import Pixels
 from trifocal.detection.image_encoder import SIDE, load_image_encoder
 from trifocal.errors import OptionError
 from trifocal.pictures import Picture, list_pictures

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trifocal.detection.detector_output import Pixels
+from trifocal.detection.detections import Pixels
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.tasks.annotations import GroundTruth
 

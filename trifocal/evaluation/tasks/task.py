@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from trifocal.detection.detector_output import Pixels
+from trifocal.detection.detections import Pixels
 from trifocal.errors import OptionError
 from trifocal.evaluation.tasks.annotations import relative_name
 from trifocal.evaluation.tasks.classification import Classification, read_classes

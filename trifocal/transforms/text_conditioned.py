@@ -7,10 +7,10 @@ from trifocal.layers import Depthwise, ResidualBlock, zero_init
 from trifocal.transforms.synthesis import Synthesis
 from trifocal.types import TextEmbedding
 
-__all__ = ["WordedBlock", "WordedSynthesis"]
+__all__ = ["TextConditionedBlock", "TextConditionedSynthesis"]
 
 
-class WordedBlock(ResidualBlock):
+class TextConditionedBlock(ResidualBlock):
     """The residual block of the compact network with a semantic–spatial affine map: [B, H, W, C] → same.
 
         x ─┬────────────────────────────────────────────────────────────── + ── x'
@@ -22,19 +22,19 @@ class WordedBlock(ResidualBlock):
 
     Args:
         channels: C.
-        word_channels: D of the pooled text embedding.
+        text_channels: D of the pooled text embedding.
         expansion: width of the hidden features relative to C.
     """
 
-    def __init__(self, channels: int, word_channels: int, expansion: int = 2) -> None:
+    def __init__(self, channels: int, text_channels: int, expansion: int = 2) -> None:
         super().__init__()
         width = expansion * channels
         self.depthwise = Depthwise(channels)
         self.expand = nn.Linear(channels, width)
         self.mask = nn.Linear(channels, 1)
         self.affine = nn.Sequential(
-            nn.LayerNorm(word_channels),
-            nn.Linear(word_channels, 128),
+            nn.LayerNorm(text_channels),
+            nn.Linear(text_channels, 128),
             nn.ReLU(),
             zero_init(nn.Linear(128, 2 * width)),
         )
@@ -53,23 +53,23 @@ class WordedBlock(ResidualBlock):
         return x + branch
 
 
-class WordedSynthesis(Synthesis):
+class TextConditionedSynthesis(Synthesis):
     """`Synthesis`, with a second output branch that takes a text, initially zero.
 
         ... Block × N ─┬─ linear ── depth to space 8 ───────────────────────── + ── x_hat
-                       └─ WordedBlock × K (text) ── linear ── depth to space 8 ┘
+                       └─ TextConditionedBlock × K (text) ── linear ── depth to space 8 ┘
 
     Args:
         channels, latent_channels, blocks, knots: as in `Synthesis`.
-        word_channels: D of the pooled text embedding.
+        text_channels: D of the pooled text embedding.
         worded: number of blocks of the branch; each adds 8 pixels to each side of the receptive field.
     """
 
     def __init__(
-        self, channels: int, latent_channels: int, blocks: int, knots: int, word_channels: int, worded: int
+        self, channels: int, latent_channels: int, blocks: int, knots: int, text_channels: int, worded: int
     ) -> None:
         super().__init__(channels, latent_channels, blocks, knots)
-        self.worded = nn.ModuleList([WordedBlock(channels, word_channels) for _ in range(worded)])
+        self.worded = nn.ModuleList([TextConditionedBlock(channels, text_channels) for _ in range(worded)])
         self.detail = zero_init(nn.Linear(channels, 192))
 
     def forward(self, y_hat: Tensor, level: Tensor, words: TextEmbedding | None = None) -> Tensor:

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Detector", "DetectorOutput", "Floats", "Pixels", "rescale", "resize", "to_chw"]
+__all__ = ["Detections", "Detector", "Floats", "Pixels", "rescale", "resize", "to_chw"]
 
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class DetectorOutput:
+class Detections:
     """The objects of one image.
 
     Attributes:
@@ -44,12 +44,12 @@ class Detector(Protocol):
     def categories(self) -> Sequence[int] | None: ...
     @property
     def masks(self) -> bool: ...
-    def find(self, pixels: Pixels) -> DetectorOutput:
+    def find(self, pixels: Pixels) -> Detections:
         """The objects in an image, uint8 [H, W, 3]."""
         ...
 
 
-def rescale(output: DetectorOutput, shape: tuple[int, int], size: tuple[int, int]) -> DetectorOutput:
+def rescale(output: Detections, shape: tuple[int, int], size: tuple[int, int]) -> Detections:
     """Convert from the pixels of an image of shape (height, width) to those of one of size (width,
     height).
     """
@@ -62,7 +62,7 @@ def rescale(output: DetectorOutput, shape: tuple[int, int], size: tuple[int, int
             ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in ((size[1], height), (size[0], width))
         )
         masks = masks[:, rows[:, None], columns]
-    return DetectorOutput(output.boxes * scale, output.labels, output.scores, masks)
+    return Detections(output.boxes * scale, output.labels, output.scores, masks)
 
 
 def resize(pixels: Pixels, size: tuple[int, int], resample: Image.Resampling) -> Pixels:

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from trifocal.layers import Block, zero_init
 from trifocal.transforms.synthesis import Synthesis
 
-__all__ = ["PreferredSynthesis"]
+__all__ = ["PreferenceConditionedSynthesis"]
 
 
-class PreferredSynthesis(Synthesis):
+class PreferenceConditionedSynthesis(Synthesis):
     """`Synthesis`, with a second output branch for machines, initially zero.
 
         ... Block × N ─┬─ linear ── depth to space 8 ──────────────────────── + ── x_hat
