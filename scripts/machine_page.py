@@ -162,9 +162,10 @@ def all_points(means: Sequence[MeanResult], *columns: str) -> Table:
     rows = [["", "quality", "bpp", *columns]]
     for mean in means:
         values = (mean.values.get(column) for column in columns)
+        weights = f" ({mean.weights})" if mean.weights else ""
         rows.append(
             [
-                codec_title(mean.preset),
+                codec_title(mean.preset) + weights,
                 f"{mean.quality:g}",
                 f"{mean.bpp:.4f}",
                 *(signed(v, ".4f") for v in values),

@@ -13,7 +13,7 @@ from trifocal.pictures import Picture
 from trifocal.pictures.drawing import draw_boxes
 
 if TYPE_CHECKING:
-    from trifocal.detection.detector import Detections
+    from trifocal.detection.detections import Detections
 
 __all__ = ["THRESHOLD", "FileDetections", "drawn", "is_tri", "json_objects", "named"]
 

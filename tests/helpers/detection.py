@@ -20,7 +20,6 @@ from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.detection.detections import Detections
-from trifocal.detection.detector import Detections
 from trifocal.detection.input_size import compact_size
 from trifocal.evaluation.codecs.layer_ablations import BASE_LAYER_DETECTORS
 from trifocal.evaluation.tasks.detection import Annotations, Detection
@@ -87,8 +86,8 @@ class TwoJpegCodec(ScalableCodec):
         self.detected += 1
         small = self.decode_base(bitstream)
         scale = bitstream.header.width / small.shape[1], bitstream.header.height / small.shape[0]
-        box = torch.from_numpy(find_bright_box(small) * np.array(scale * 2))
-        return Detections(box, torch.tensor([1]), torch.tensor([0.9]))
+        box = find_bright_box(small) * np.array(scale * 2)
+        return Detections(box, np.array([1]), np.array([0.9]))
 
     def decode_base(self, bitstream: Bitstream) -> np.ndarray:
         layer = bitstream.layer(Tag.BASE)

@@ -27,7 +27,8 @@ from trifocal.types import LATENT_STRIDE, LEVELS_PER_QUALITY, BasePreview, Condi
 from trifocal.utils.timing import compiler_deferred, gc_paused
 
 if TYPE_CHECKING:
-    from trifocal.detection.detector import Detections, SplitDetector
+    from trifocal.detection.detections import Detections
+    from trifocal.detection.detector import SplitDetector
 
 __all__ = ["BaseLayer", "BaseOutput", "BaseTorchRuntime", "ScalableNetwork", "ScalableTorchRuntime"]
 

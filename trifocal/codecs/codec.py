@@ -139,7 +139,8 @@ class Codec:
             condition: side input of the analysis, of one image; instead of `text`.
             layers: further layers of the file; their bytes count.
             progress: called with the fraction done, 0..1.
-            timings: receives the seconds of analysis, walk (entropy networks) and coding (range coder).
+            timings: receives the seconds of analysis, entropy (networks of the entropy model) and coding
+                (range coder).
             mask: where the image matters: [H, W] of the image, or an image of that size; bool, float in 0..1,
                 or uint8. At equal bytes, places with 1 get more bits and places with 0 fewer. It replaces the
                 map that a text gives.
@@ -232,7 +233,7 @@ class Codec:
             best_effort: fill damaged tiles with grey instead of raising.
             condition: side input of the synthesis, of one image.
             progress: called with the fraction done, 0..1.
-            timings: receives the seconds of walk, coding and synthesis.
+            timings: receives the seconds of entropy, coding and synthesis.
 
         Raises:
             WeightsError: if the file was made with another preset or other weights.

@@ -1,9 +1,9 @@
-"""The output of a detector as NumPy arrays, and the interface of detectors of images."""
+"""The objects in an image as NumPy arrays, and the interface of detectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,16 +21,26 @@ class Detections:
     """The objects of one image.
 
     Attributes:
-        boxes: [N, 4], x0 y0 x1 y1 in pixels.
-        labels: [N], category ids.
+        boxes: [N, 4], x0, y0, x1, y1 in pixels.
+        labels: [N], COCO's category ids.
         scores: [N], 0..1.
         masks: [N, H, W]; None where the detector gives none.
+        names: of the N categories, from `trifocal.detect`; empty from a detector.
     """
 
     boxes: Floats
     labels: NDArray[np.int64]
     scores: Floats
     masks: NDArray[np.bool_] | None = None
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        names = self.names or [f"category {label}" for label in self.labels.tolist()]
+        shown = [f"{name} {score:.2f}" for name, score in zip(names, self.scores.tolist())][:5]
+        return f"<Detections {len(self)}: {', '.join(shown)}{', ...' if len(self) > 5 else ''}>"
 
 
 class Detector(Protocol):
@@ -49,20 +59,20 @@ class Detector(Protocol):
         ...
 
 
-def rescale(output: Detections, shape: tuple[int, int], size: tuple[int, int]) -> Detections:
+def rescale(found: Detections, shape: tuple[int, int], size: tuple[int, int]) -> Detections:
     """Convert from the pixels of an image of shape (height, width) to those of one of size (width,
     height).
     """
-    (height, width), masks = shape, output.masks
+    (height, width), masks = shape, found.masks
     if (width, height) == size:
-        return output
+        return found
     scale = np.array([size[0] / width, size[1] / height] * 2)
     if masks is not None:
         rows, columns = (
             ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in ((size[1], height), (size[0], width))
         )
         masks = masks[:, rows[:, None], columns]
-    return Detections(output.boxes * scale, output.labels, output.scores, masks)
+    return replace(found, boxes=found.boxes * scale, masks=masks)
 
 
 def resize(pixels: Pixels, size: tuple[int, int], resample: Image.Resampling) -> Pixels:

@@ -107,13 +107,13 @@ class TextEffect:
     """The difference between two kinds of text, for a preset and a metric.
 
     Attributes:
-        words, against: the two kinds.
+        text, against: the two kinds.
         counted: whether stored text counts as bytes of the file.
     """
 
     preset: str
     metric: str
-    words: str
+    text: str
     against: str
     counted: bool
     paired: PairedDifference
@@ -121,7 +121,7 @@ class TextEffect:
     @property
     def sentence(self) -> str:
         """The conclusion from the interval."""
-        one, other = ("no text" if kind == "none" else f"{kind} text" for kind in (self.words, self.against))
+        one, other = ("no text" if kind == "none" else f"{kind} text" for kind in (self.text, self.against))
         low, high = self.paired.low, self.paired.high
         if low is None or high is None:
             message = f"{one} and {other} cannot be compared: fewer than two images have curves that overlap."
@@ -224,4 +224,4 @@ def _cells(one: TextEffect) -> tuple[object, ...]:
     numbers = (one.paired.mean, one.paired.low, one.paired.high)
     cells = ("" if number is None else f"{number:.6g}" for number in numbers)
     counted = "yes" if one.counted else "no"
-    return one.preset, one.metric, one.words, one.against, counted, *cells, one.paired.pictures
+    return one.preset, one.metric, one.text, one.against, counted, *cells, one.paired.pictures

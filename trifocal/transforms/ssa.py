@@ -40,9 +40,11 @@ class TextConditionedNorm(nn.Module):
 class SemanticSpatialBlock(nn.Module):
     """x + γ0 · residual(x, text), with γ0 initially zero: [B, H, W, C] → same.
 
-        x ─┬─────────────────────────────────────────────────────────────────────── + ── x'
-           ├─ conv 3×3 ── batch norm ── ReLU ── conv 1×1 ── sigmoid ── mask         │
-           └─ TextConditionedNorm(mask) ── ReLU ── conv 3×3 ── TextConditionedNorm(mask) ── ReLU ── conv 3×3 ── · γ0
+        x ─┬──────────────────────────────────────────────────────────────────── + ── x'
+           ├─ conv 3×3 ── batch norm ── ReLU ── conv 1×1 ── sigmoid ── mask      │
+           └─ norm(mask) ── ReLU ── conv 3×3 ── norm(mask) ── ReLU ── conv 3×3 ── · γ0
+
+    Both norms are `TextConditionedNorm`.
 
     The block of SSA-GAN that Cross-modal (section 3.2, figure 5) puts into the decoder. The paper mentions a
     mask predictor, a normalisation and a residual connection, but no number of convolutions; this follows

@@ -17,7 +17,6 @@ from trifocal.detection.detections import Detections, Pixels, resize
 from trifocal.errors import PresetError, WeightsError
 from trifocal.evaluation.codecs.variant import Variant
 from trifocal.evaluation.metrics.metric_set import DecodedImage
-from trifocal.evaluation.tasks.detectors import to_output
 from trifocal.evaluation.text_ablation import TextKinds
 from trifocal.options import DecodeOptions, EncodeOptions
 from trifocal.pictures import Picture
@@ -98,7 +97,7 @@ class LoadedPreset:
 
     def detect(self, data: bytes) -> Detections:
         """The objects that the detector finds in the base layer of a file."""
-        return to_output(self.codec.detect(Bitstream.from_bytes(data)))
+        return self.codec.detect(Bitstream.from_bytes(data))
 
 
 class PresetCandidate:

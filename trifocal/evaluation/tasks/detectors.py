@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from trifocal.detection.detections import Detections, Detector, Pixels
 from trifocal.detection.input_size import COCO_IDS
@@ -13,10 +10,7 @@ from trifocal.detection.onnx_detector import OnnxDetector
 from trifocal.evaluation.tasks.networks import TorchvisionNetwork, load_torchvision
 from trifocal.pictures import Picture
 
-if TYPE_CHECKING:
-    from trifocal.detection.detector import Detections
-
-__all__ = ["COMPACT", "CompactDetector", "TorchvisionDetector", "create_detector", "to_output"]
+__all__ = ["COMPACT", "CompactDetector", "TorchvisionDetector", "create_detector"]
 
 COMPACT = "compact"
 
@@ -39,7 +33,7 @@ class CompactDetector:
         """The objects in an image, uint8 [H, W, 3]."""
         from trifocal.codecs.scalable import detect_objects
 
-        return to_output(detect_objects(Picture(pixels), self.network))
+        return detect_objects(Picture(pixels), self.network)
 
     def find_in_resized(self, pixels: Pixels) -> Detections:
         """The objects in an image that already has the size `compact_size`: it is not resized again."""
@@ -47,7 +41,8 @@ class CompactDetector:
 
         x = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
-            return to_output(self.network(x)[0])
+            found: Detections = self.network(x)[0]
+        return found
 
 
 class TorchvisionDetector(TorchvisionNetwork):
@@ -93,11 +88,3 @@ def create_detector(model: str, device: str = "cpu") -> Detector:
     if model == COMPACT:
         return CompactDetector()
     return TorchvisionDetector(*load_torchvision("detection", model), device)
-
-
-def to_output(detections: Detections) -> Detections:
-    """Torch tensors → NumPy arrays."""
-    boxes, labels, scores = (
-        part.detach().cpu().numpy() for part in (detections.boxes, detections.labels, detections.scores)
-    )
-    return Detections(boxes.astype(np.float64), labels.astype(np.int64), scores.astype(np.float64))
