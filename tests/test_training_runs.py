@@ -8,7 +8,7 @@ import signal
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -56,9 +56,10 @@ def test_both_signals_ask_to_stop_once() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         before = signal.getsignal(number)
         with stop_requests() as stop:
-            assert not stop.asked
+            states = [stop.asked]
             os.kill(os.getpid(), number)
-            assert stop.asked and signal.getsignal(number) is before
+            states.append(stop.asked)
+            assert states == [False, True] and signal.getsignal(number) is before
         assert signal.getsignal(number) is before
 
 
@@ -84,7 +85,18 @@ def test_a_stopped_run_continues_as_if_it_had_not_been_stopped(
 def test_the_same_command_again_is_refused(
     small_preset: presets.Preset, folder: Path, tmp_path: Path
 ) -> None:
-    words = ["train", "small", "--data", folder, "-o", tmp_path / "run", "--steps", "1", "--threads", "1"]
+    words: list[str | Path] = [
+        "train",
+        "small",
+        "--data",
+        folder,
+        "-o",
+        tmp_path / "run",
+        "--steps",
+        "1",
+        "--threads",
+        "1",
+    ]
     assert run(*words).exit_code == 0
     again = run(*words)
     assert again.exit_code == 1 and is_one_sentence(again.stderr)
@@ -243,7 +255,8 @@ def test_the_recipe_says_which_text_a_crop_gets() -> None:
 
 def test_sampling_mirroring_and_held_out_images_can_be_switched_off() -> None:
     small, large = (TrainingPicture(str(side), random_rgb(side, side)) for side in (64, 640))
-    for sampling, share in (("uniform", 0.5), ("area", 10 / 11)):
+    samplings: list[tuple[Literal["uniform", "area"], float]] = [("uniform", 0.5), ("area", 10 / 11)]
+    for sampling, share in samplings:
         with Crops([small, large], 4, 64, 0, CropRules(sampling=sampling)) as crops:
             assert crops.weights[1] == pytest.approx(share)
     with Crops([small], 8, 64, 0, CropRules(mirrored=0.0)) as crops:
@@ -274,7 +287,7 @@ def test_batches_depend_on_their_number_and_unreadable_images_are_replaced(
 def test_a_single_rate_is_trained_recorded_and_the_only_one_to_encode(
     small_preset: presets.Preset, folder: Path, tmp_path: Path
 ) -> None:
-    words = ["train", "small", "--data", folder, "--steps", "2", "--threads", "1"]
+    words: list[str | Path] = ["train", "small", "--data", folder, "--steps", "2", "--threads", "1"]
     assert run(*words, "-o", tmp_path / "q", "--quality", "25").exit_code == 0
     weights = tmp_path / "q" / "small.safetensors"
     record = json.loads(weights.with_suffix(".json").read_text())

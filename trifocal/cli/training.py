@@ -125,7 +125,12 @@ def train(
 
     Ctrl-C or SIGTERM saves a checkpoint and ends the run; --resume continues it.
     """
-    given = {"cooldown": cooldown, "teacher": teacher, "of": of, "keep_front": keep_front or None}
+    given: dict[str, Any] = {
+        "cooldown": cooldown,
+        "teacher": teacher,
+        "of": of,
+        "keep_front": keep_front or None,
+    }
     given |= {"learning_rate": learning_rate, "parts": parts, "quality": quality, "lambda": lambda_}
     given |= {"set": fields, "stage": stage, "clip": clip}
     check_training(preset, given)
