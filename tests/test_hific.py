@@ -316,7 +316,7 @@ def test_a_perceptual_network_is_not_trained(judge):
 @pytest.fixture
 def staged(monkeypatch, tmp_path):
     """A preset with two stages, and a folder of pictures to train it on."""
-    recipe = replace(recipes.HIFIC, batch=2, crop=64, learning_rate=1e-3)
+    recipe = replace(recipes.HIFIC, batch=2, crop=64, learning_rate=1e-3, objective={})
     preset = presets.Preset(
         "small",
         9,
@@ -353,7 +353,7 @@ def test_two_stages_of_training(staged, tmp_path):
     moved = (again["partners"]["discriminator"]["head.bias"] - learned["head.bias"]).abs()
     assert 0 < moved < 0.01, "it went on from where it was"
     with pytest.raises(OptionError, match="another stage"):
-        train("small", [staged], tmp_path / "two", steps=9, resume=True)
+        train("small", [staged], tmp_path / "two", stage=1, steps=9, resume=True)
 
 
 def trained(weights):

@@ -329,13 +329,13 @@ def test_taco_says_what_it_is_made_of() -> None:
         "image_weight": 40.0,
     }
     assert objective.notes() == [] and objective.partners() == {}
-    assert losses.Objective().description() == {"objective": "Objective"}
+    assert losses.Objective((0.01, 0.01)).description() == {"objective": "Objective", "lambdas": [0.01, 0.01]}
 
 
 def test_tacos_networks_are_found_by_the_towers_name(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = small_tower()
     monkeypatch.setattr(taco, "load_image_encoder", lambda: tower)
-    monkeypatch.setattr(taco, "find_perceptual", Far)
+    monkeypatch.setattr("trifocal.losses.perceptual.find_perceptual", Far)
     objective = losses.TacoObjective("compact")
     assert objective.description()["images"] == "the bundled image encoder"
     assert isinstance(objective.perceptual, Far)

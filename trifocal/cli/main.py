@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from trifocal.errors import TrifocalError
+from trifocal.errors import OptionError, TrainingError, TrifocalError
 
 if TYPE_CHECKING:
     from trifocal.cli.console import Console
@@ -39,7 +39,9 @@ class CommandGroup(TyperGroup):
         except (TrifocalError, OSError) as error:
             from trifocal.cli.console import Console
 
-            Console().error(error)
+            shared = isinstance(error, (OptionError, TrainingError))  # by all processes of torchrun
+            if not shared or os.environ.get("RANK", "0") == "0":
+                Console().error(error)
             raise typer.Exit(1) from error
 
 

@@ -1,4 +1,4 @@
-"""The commands train, evaluate and compare."""
+"""The commands evaluate and compare."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,149 +7,6 @@ import typer
 
 from trifocal.cli.main import Force, ForceFolder, Threads, app, check_outputs, use_threads
 from trifocal.cli.options import MultiValueCommand, parse_qualities
-
-# What is trained besides presets, and the function of `trifocal.training` for it.
-OTHER_TRAININGS = {"towers": "train_text_image", "detector": "train_detector", "base": "train_base_layer"}
-
-
-@app.command()
-def train(
-    preset: Annotated[str, typer.Argument(show_default=False, help="A preset, towers, detector or base.")],
-    more: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[MORE_DATA]...",
-            show_default=False,
-            help="More of --data, as from a wildcard: --data shards/*.tar.",
-        ),
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATH", help="Folder of images, image or WebDataset shard (.tar); repeatable."),
-    ] = None,
-    out: Annotated[
-        str | None,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the run. [default: runs/PRESET]"),
-    ] = None,
-    stage: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Training stage: 1 to 3 for detector; 1 or 2 for towers, cross-modal and "
-            "cross-modal-cheng2020; 1 for all others. Pass the weights of stage 1 to stage 2 with --start. "
-            "Stage 3 starts from the bundled weights unless --start is given.",
-        ),
-    ] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Length of the run in steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Length of the run in minutes.")] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(min=1, help="Crops per step of each process. [default: the recipe's]"),
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(min=0, help="Peak learning rate. [default: the recipe's]")
-    ] = None,
-    cooldown: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Fraction at the end of the run in which the learning rate falls; 0 keeps it constant, "
-            "for a run that will be resumed with more steps or minutes. [default: the recipe's]",
-        ),
-    ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|bfloat16|float32",
-            help="Precision of residual branches (for towers, detector and base: of all convolutions and "
-            "matrix products). auto is bfloat16 if the processor or GPU supports it. Exported weights and "
-            "decoding do not depend on it.",
-        ),
-    ] = "auto",
-    processes: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Processes on this machine that average gradients. They share --threads, or use one GPU "
-            "each.",
-        ),
-    ] = 1,
-    start: Annotated[str | None, typer.Option(metavar="FILE", help="Initial weights (.safetensors).")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the checkpoint in the folder.")
-    ] = False,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="For towers, detector and base: PicoDet as .onnx, for distillation."
-        ),
-    ] = None,
-    of: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PRESET",
-            help="For base: the layered preset whose base layer is trained. [default: dual-layer-compact]",
-        ),
-    ] = None,
-    keep_front: Annotated[
-        bool,
-        typer.Option(
-            "--keep-front",
-            help="Detector only: freeze the layers up to the features that the base layer codes, so that "
-            "existing files stay decodable. Stages 1 and 2 then need --start.",
-        ),
-    ] = False,
-    parts: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PART,...", help="Train only these parts of a preset: encoder, decoder, entropy, ..."
-        ),
-    ] = None,
-    every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 5.0,
-    force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint of an earlier run.")] = False,
-    threads: Threads = None,
-) -> None:
-    """Train a preset. Needs the extra `train`.
-
-    `towers` trains the bundled text and image encoders on images with captions and boxes. `detector` trains
-    the bundled detector, first by distillation, then on boxes. `base` trains a base layer against its
-    detector; then `dual-layer-compact --start WEIGHTS` (or `dual-layer`) trains the enhancement layer.
-    """
-    own: dict[str, Any] = {"stage": None if preset == "base" else stage, "keep_front": keep_front or None}
-    own |= {"learning_rate": learning_rate, "cooldown": cooldown, "teacher": teacher, "of": of}
-    own |= {"parts": None if parts is None else parts.replace(",", " ").split()}
-    own = {name: value for name, value in own.items() if value is not None}
-    check_training(preset, stage, learning_rate, cooldown, teacher, of, keep_front, parts)
-    from trifocal import training
-    from trifocal.cli import console
-
-    use_threads(threads)
-    terminal = console.Console()
-    sources = [*(data or []), *(more or [])]
-    folder = out or f"runs/{preset}" + (f"-stage{stage}" if stage > 1 else "") + (f"-{of}" if of else "")
-    if not resume:
-        check_outputs([Path(folder, "checkpoint.pt")], force)
-    with console.reporting(terminal) as report:
-        weights = training.in_processes(
-            processes,
-            getattr(training, OTHER_TRAININGS.get(preset, "train")),
-            *(() if preset in OTHER_TRAININGS else (preset,)),
-            sources,
-            folder,
-            steps=steps,
-            minutes=minutes,
-            batch=batch,
-            precision=precision,
-            start=start,
-            resume=resume,
-            every=every,
-            report=report,
-            note=terminal.note,
-            **own,
-        )
-    terminal.say(str(weights))
-
 
 Qualities = Annotated[
     Any, typer.Option(parser=parse_qualities, metavar="Q,Q,...", help="Qualities, 0 to 100.")
@@ -364,33 +221,6 @@ def compare(
             subjects, data, out, options, progress=lambda fraction: report(fraction, ""), note=terminal.note
         )
     terminal.say(str(page))
-
-
-def check_training(
-    preset: str,
-    stage: int,
-    learning_rate: float | None,
-    cooldown: float | None,
-    teacher: str | None,
-    of: str | None,
-    keep_front: bool,
-    parts: str | None,
-) -> None:
-    """Raises typer.BadParameter for options that this kind of training would ignore."""
-    if preset not in OTHER_TRAININGS and teacher is not None:
-        raise typer.BadParameter(f"{preset} takes no --teacher; {', '.join(OTHER_TRAININGS)} do.")
-    if preset == "towers" and learning_rate is not None:
-        raise typer.BadParameter("towers takes no --learning-rate; each of its stages has its own.")
-    if preset in OTHER_TRAININGS and cooldown is not None:
-        raise typer.BadParameter(f"{preset} takes no --cooldown; its learning rate falls over the whole run.")
-    if preset in OTHER_TRAININGS and parts is not None:
-        raise typer.BadParameter(f"{preset} takes no --parts; presets do.")
-    if preset != "base" and of is not None:
-        raise typer.BadParameter(f"--of is for base, not for {preset}.")
-    if preset != "detector" and keep_front:
-        raise typer.BadParameter(f"--keep-front is for detector, not for {preset}.")
-    if preset == "base" and stage != 1:
-        raise typer.BadParameter("base has one stage; omit --stage.")
 
 
 def check_task(task: str | None, *options: object) -> None:

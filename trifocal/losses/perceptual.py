@@ -135,6 +135,13 @@ class MsSsim(Perceptual):
         return 1 - product
 
 
+def as_perceptual(perceptual: nn.Module | str | None) -> nn.Module:
+    """A distance: the module itself, or that of a name; None is `find_perceptual()`. Raises as there."""
+    if isinstance(perceptual, nn.Module):
+        return perceptual
+    return find_perceptual() if perceptual is None else find_perceptual(perceptual)
+
+
 def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
     """The preferred distance, or `EncoderDistance`, with a `note`, if it is not available.
 
@@ -142,7 +149,7 @@ def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
     effect.
 
     Args:
-        prefer: "lpips-alex", "lpips-vgg", "ms-ssim" or "tower".
+        prefer: "lpips-alex", "lpips-vgg", "lpips-unscaled" (AlexNet, fed 0..1), "ms-ssim" or "tower".
 
     Raises:
         OptionError: for another name.
@@ -153,11 +160,12 @@ def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
         return EncoderDistance()
     if prefer == "ms-ssim":
         return MsSsim()
-    if prefer not in ("lpips-alex", "lpips-vgg"):
+    if prefer not in ("lpips-alex", "lpips-vgg", "lpips-unscaled"):
         raise OptionError(
-            f"There is no perceptual loss {prefer!r}; choose from lpips-alex, lpips-vgg, ms-ssim, tower."
+            f"There is no perceptual loss {prefer!r}; choose from lpips-alex, lpips-vgg, lpips-unscaled, "
+            "ms-ssim, tower."
         )
     try:
-        return Lpips("vgg" if prefer == "lpips-vgg" else "alex")
+        return Lpips("vgg" if prefer == "lpips-vgg" else "alex", scaled=prefer != "lpips-unscaled")
     except (MissingExtra, WeightsError) as error:
         return EncoderDistance(note=f"{error} The {EncoderDistance.title} replaces it.")

@@ -57,12 +57,12 @@ class UgIcmObjective(Objective):
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, for_machines(batch.x))
+        perceptual = self.perceptual(output.x_hat, batch.x)
+        self.keep_terms(mse=mean_squared_error(output.x_hat, batch.x), perceptual=perceptual)
         error = quality_lambda(batch.level) * mean_squared_error(output.x_hat, batch.x) * balance(batch.level)
         yield (
             "codec",
-            (
-                self.error_weight * error + self.perceptual_weight * self.perceptual(output.x_hat, batch.x)
-            ).mean(),
+            (self.error_weight * error + self.perceptual_weight * perceptual).mean(),
         )
 
 
