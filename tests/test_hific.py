@@ -276,14 +276,16 @@ def test_a_stage_without_words():
 def test_text_is_left_out_of_either_side(generator, discriminator):
     """The ablations of the paper's Table 1; a side that reads the text passes a gradient to it."""
     network, batch = small().network.train(), batch_of(3)
-    words = batch.condition.text
-    words = replace(words, pooled=words.pooled.clone().requires_grad_())
+    assert batch.condition is not None and batch.condition.text is not None
+    words = replace(batch.condition.text, pooled=batch.condition.text.pooled.clone().requires_grad_())
     batch = replace(batch, condition=Condition(words))
     seen = []
 
-    def codec(x, level, condition):
+    def record(x, level, condition):
         seen.append(condition)
         return network(x, level, condition)
+
+    codec: Any = record
 
     objective = CrossModalObjective(
         Discriminator(6, TEXT_CHANNELS, width=4),
@@ -346,7 +348,7 @@ def test_a_perceptual_network_is_not_trained(judge):
 @pytest.fixture
 def staged(monkeypatch, tmp_path):
     """A preset with two stages, and a folder of pictures to train it on."""
-    recipe = replace(recipes.HIFIC, batch=2, crop=64, learning_rate=1e-3)
+    recipe = replace(recipes.HIFIC, batch=2, crop=64, learning_rate=1e-3, objective={})
     preset = presets.Preset(
         "small",
         9,
@@ -383,7 +385,7 @@ def test_two_stages_of_training(staged, tmp_path):
     moved = (again["partners"]["discriminator"]["head.bias"] - learned["head.bias"]).abs()
     assert 0 < moved < 0.01, "it went on from where it was"
     with pytest.raises(OptionError, match="another stage"):
-        train("small", [staged], tmp_path / "two", steps=9, resume=True)
+        train("small", [staged], tmp_path / "two", stage=1, steps=9, resume=True)
 
 
 def trained(weights):

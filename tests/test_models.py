@@ -198,7 +198,7 @@ def test_the_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: py
     assert [speed["codec"] for speed in study["speeds"]] == titles
     assert all(speed["peak_bytes"] is None for speed in study["speeds"][3:])  # no such preset elsewhere
     assert study["own"] == titles and "mine" in page.read_text("utf-8")
-    assert study["words"][0]["preset"] == "told"
+    assert study["text_effects"][0]["preset"] == "told"
     assert json.loads((page.parent / "mine.json").read_text())["name"] == "mine"
     assert (page.parent / "told-true.json").exists()
     rows = {row.preset: row.weights for row in read_results(page.parent / "results.csv")}

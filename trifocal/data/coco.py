@@ -17,6 +17,7 @@ __all__ = [
     "INSTANCES",
     "corner_boxes",
     "find_annotations",
+    "image_folder",
     "parse_captions",
     "read_boxes",
     "read_captions",
@@ -38,6 +39,23 @@ def find_annotations(data: str | os.PathLike[str], name: str) -> Path | None:
         folder.parent / "annotations" / f"{stem}_{folder.name}{suffix}",
     )
     return next((path for path in places if path.is_file()), None)
+
+
+def image_folder(root: Path) -> Path:
+    """The folder of training images in a root folder of COCO, which has a folder `annotations`; any other
+    folder is returned unchanged.
+
+    Raises:
+        OptionError: if there are several; the message names them.
+    """
+    if not (root / "annotations").is_dir():
+        return root
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name != "annotations")
+    training = [path for path in folders if path.name.startswith("train")] or folders
+    if len(training) > 1:
+        names = " and ".join(str(path) for path in training)
+        raise OptionError(f"{root} has several folders of images; name one of {names}.")
+    return training[0] if training else root
 
 
 def read_captions(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:

@@ -196,7 +196,7 @@ def make_report(
         ),
         notes=list(notes),
         own=tuple(variant.title for variant in own),
-        words=tuple(
+        text_effects=tuple(
             replace(effect, preset=_title_without_text(order, effect.preset))
             for effect in text_effects(rows, metrics)
         ),

@@ -120,13 +120,13 @@ class TextEffect:
     """The difference between two kinds of text, for a preset and a metric.
 
     Attributes:
-        words, against: the two kinds.
+        text, against: the two kinds.
         counted: whether stored text counts as bytes of the file.
     """
 
     preset: str
     metric: str
-    words: str
+    text: str
     against: str
     counted: bool
     paired: PairedDifference
@@ -135,7 +135,7 @@ class TextEffect:
     def sentence(self) -> str:
         """The conclusion from the interval."""
         names = {"none": "no text", "best": "best text (chosen with the original)"}
-        one, other = (names.get(kind, f"{kind} text") for kind in (self.words, self.against))
+        one, other = (names.get(kind, f"{kind} text") for kind in (self.text, self.against))
         low, high = self.paired.low, self.paired.high
         if low is None or high is None:
             message = f"{one} and {other} cannot be compared: fewer than two images have curves that overlap."
@@ -238,4 +238,4 @@ def _cells(one: TextEffect) -> tuple[object, ...]:
     numbers = (one.paired.mean, one.paired.low, one.paired.high)
     cells = ("" if number is None else f"{number:.6g}" for number in numbers)
     counted = "yes" if one.counted else "no"
-    return one.preset, one.metric, one.words, one.against, counted, *cells, one.paired.pictures
+    return one.preset, one.metric, one.text, one.against, counted, *cells, one.paired.pictures

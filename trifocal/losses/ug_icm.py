@@ -17,7 +17,7 @@ class UgIcmObjective(Objective):
 
     The second half of UG-ICM's second stage: the encoder, the entropy model and the output for people are
     trained before, and frozen. In the paper the distance is that of CLIP's embeddings of the image, of a crop
-    and of each instance (equation 7). Here it is that of the features of the project's image encoder
+    and of each instance (equation 7). Here it is that of the features of the bundled image encoder
     (`EncoderDistance`): moving decoded images along the gradient of its pooled embedding (equation 3) did not
     help a detector, and moving them along the gradient of its features did (see MODEL_CARD).
 
@@ -57,12 +57,12 @@ class UgIcmObjective(Objective):
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, for_machines(batch.x))
+        perceptual = self.perceptual(output.x_hat, batch.x)
+        self.keep_terms(mse=mean_squared_error(output.x_hat, batch.x), perceptual=perceptual)
         error = quality_lambda(batch.level) * mean_squared_error(output.x_hat, batch.x) * balance(batch.level)
         yield (
             "codec",
-            (
-                self.error_weight * error + self.perceptual_weight * self.perceptual(output.x_hat, batch.x)
-            ).mean(),
+            (self.error_weight * error + self.perceptual_weight * perceptual).mean(),
         )
 
 

@@ -20,7 +20,6 @@ from trifocal.evaluation.codecs.variant import Variant
 from trifocal.evaluation.metrics.metric_set import DecodedImage
 from trifocal.evaluation.metrics.pair import Pair
 from trifocal.evaluation.metrics.per_image import Metric
-from trifocal.evaluation.tasks.detectors import to_output
 from trifocal.evaluation.text_ablation import TextKinds
 from trifocal.options import DecodeOptions, EncodeOptions
 from trifocal.pictures import Picture
@@ -102,7 +101,7 @@ class LoadedPreset:
 
     def detect(self, data: bytes) -> Detections:
         """The objects that the detector finds in the base layer of a file."""
-        return to_output(self.codec.detect(Bitstream.from_bytes(data)))
+        return self.codec.detect(Bitstream.from_bytes(data))
 
 
 class PresetCandidate:

@@ -5,7 +5,7 @@ avif                        a format that Pillow writes
 mine=compact:mine.safetensors     a preset with custom weights, named by a label
 taco-compact:true           with the caption of each image (see TEXT_KINDS)
 dual-layer-compact:base     the base layer alone (see LAYER_KINDS)
-avif:small                  coding each image at the input size of the compact detector
+avif:small                  coding each image at the input size of the bundled detector
 ug-icm-compact:0.5          decoded with this preference
 """
 
@@ -66,7 +66,7 @@ class Variant:
         layers: the base layer alone, the same without refinement, or both layers without conditioning the
             enhancement layer on the base preview.
         preference: of the decoder, 0 for people … 1 for machines; None for the default.
-        downscaled: whether images are coded at the input size of the compact detector.
+        downscaled: whether images are coded at the input size of the bundled detector.
     """
 
     codec: str

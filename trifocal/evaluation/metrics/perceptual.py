@@ -1,4 +1,4 @@
-"""Metrics that need a trained network: LPIPS, DISTS, CLIP scores, NIMA, and the project's image encoder.
+"""Metrics that need a trained network: LPIPS, DISTS, CLIP scores, NIMA, and the bundled image encoder.
 
 If the weights of a network are neither on this machine nor downloadable, loading raises NotMeasured. Images
 keep their size; values are scaled as each network was trained.
@@ -169,7 +169,7 @@ def load_nima(weights: str | None = None, device: str = "cpu") -> Measure:
 
 
 def load_tower_distance(device: str = "cpu") -> Measure:
-    """The distance between features of the project's image encoder (`losses.perceptual.TowerDistance`), 0..4,
+    """The distance between features of the bundled image encoder (`losses.perceptual.EncoderDistance`), 0..4,
     on 0..1.
 
     0 for equal images.
