@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import torch
@@ -281,11 +282,11 @@ def test_text_is_left_out_of_either_side(generator, discriminator):
     batch = replace(batch, condition=Condition(words))
     seen = []
 
-    def record(x, level, condition):
+    def recording(x, level, condition):
         seen.append(condition)
         return network(x, level, condition)
 
-    codec: Any = record
+    codec: Any = recording
 
     objective = CrossModalObjective(
         Discriminator(6, TEXT_CHANNELS, width=4),

@@ -185,7 +185,7 @@ def test_without_weights_it_is_said_and_no_number_given(name: str, offline: None
 
 def test_a_metric_that_is_not_there() -> None:
     assert find_metric("lpips") is METRICS["lpips-alex"] and find_metric("ms_ssim") is METRICS["ms-ssim"]
-    with pytest.raises(OptionError, match="there are: psnr, ms-ssim"):
+    with pytest.raises(OptionError, match="there are: psnr, ssim"):
         find_metric("vmaf")
 
 
