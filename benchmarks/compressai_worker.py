@@ -27,14 +27,14 @@ PARTS = {"g_a": "analysis", "g_s": "synthesis"}
 
 
 class Stopwatch:
-    """Adds up the seconds of a model's networks with hooks: g_a, g_s, and all other layers (`walk`)."""
+    """Adds up the seconds of a model's networks with hooks: g_a, g_s, and all other layers (`entropy`)."""
 
     def __init__(self, model):
         self.seconds = {}
         for name, module in model.named_modules():
             part = PARTS.get(name)
             if part is None and name.split(".")[0] not in PARTS and not list(module.children()):
-                part = "walk"
+                part = "entropy"
             if part is not None:
                 self.watch(module, part)
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -156,23 +157,24 @@ def sound_containers() -> list[Bitstream]:
     return [short, tiled, layered, *(strip(layered, half) for half in PART_TAGS)]
 
 
-def sound_files() -> list[Bitstream]:
-    """Small files of bundled presets, with all types of layers."""
+def sound_files(preset: str | None = None) -> list[Bitstream]:
+    """Small files of a bundled preset, or of all of them, with all types of layers."""
     y, x = np.mgrid[0:72, 0:100]
     planes = 127 + 120 * np.sin(x / 9) * np.cos(y / 13), 255 * ((x // 12 + y // 12) % 2), (2.5 * x + y) % 256
     rgb = np.stack(planes, axis=-1).clip(0, 255).astype(np.uint8)
     full = Picture(rgb, alpha=rgb[..., 0], icc=b"profile", exif=b"Exif\0\0II*\0" + bytes(20))
     small = Picture(np.ascontiguousarray(rgb[:20, :30]))
-    words = {"text": "a brown dog", "send_text": True}
-    files = [
-        trifocal.encode(small, "compact"),
-        trifocal.encode(full, "compact", quality=80),
-        trifocal.encode(small, "taco-compact", text="a brown dog"),
-        trifocal.encode(full, "cross-modal-compact", **words),  # type: ignore[arg-type]
-        trifocal.encode(small, "dual-layer-compact", refinement=0),
-        trifocal.encode(full, "dual-layer-compact", refinement=0, base_quality=60),
+    options: list[tuple[str, Picture, dict[str, Any]]] = [
+        ("compact", small, {}),
+        ("compact", full, {"quality": 80}),
+        ("taco-compact", small, {"text": "a brown dog"}),
+        ("cross-modal-compact", full, {"text": "a brown dog", "send_text": True}),
+        ("dual-layer-compact", small, {"refinement": 0}),
+        ("dual-layer-compact", full, {"refinement": 0, "base_quality": 60}),
     ]
-    return [*files, strip(files[-1], "base")]
+    files = [trifocal.encode(image, name, **rest) for name, image, rest in options if preset in (None, name)]
+    bases = [strip(file, "base") for file in files if file.layer(Tag.BASE) is not None]
+    return [*files, *bases[-1:]]
 
 
 # ── damage ──
@@ -344,9 +346,15 @@ def main() -> None:
     parser.add_argument("kind", choices=KINDS, help="read the container only, or decode")
     parser.add_argument("--number", type=int, default=10_000, help="number of files [default: 10000]")
     parser.add_argument("--first", type=int, default=0, help="number of the first file [default: 0]")
+    parser.add_argument(
+        "--preset",
+        help="decode damaged files of this preset only; the peak memory is then that of one preset",
+    )
     options = parser.parse_args()
     sources, use = KINDS[options.kind]
-    files = sources()
+    if options.preset and options.kind != "decode":
+        parser.error("--preset needs decode")
+    files = sound_files(options.preset) if options.preset else sources()
     for file in files:  # load weights before measuring
         use(file.to_bytes())
     found = fuzz(files, use, range(options.first, options.first + options.number))

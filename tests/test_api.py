@@ -28,7 +28,7 @@ from trifocal.codecs import rate_control
 from trifocal.codecs.codec import Codec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.text import embedded_text
-from trifocal.detection.detector import Detections
+from trifocal.detection.detections import Detections
 from trifocal.errors import (
     OptionError,
     PictureError,
@@ -45,9 +45,9 @@ from trifocal.weights import write_weights
 
 RGB = random_rgb(48, 40)
 FOUND = Detections(
-    torch.tensor([[1.0, 2.0, 30.0, 20.0], [4.0, 5.0, 40.0, 29.0], [0.0, 0.0, 9.0, 9.0]]),
-    torch.tensor([18, 1, 12]),
-    torch.tensor([0.5, 0.875, 0.125]),
+    np.array([[1.0, 2.0, 30.0, 20.0], [4.0, 5.0, 40.0, 29.0], [0.0, 0.0, 9.0, 9.0]]),
+    np.array([18, 1, 12]),
+    np.array([0.5, 0.875, 0.125]),
 )
 
 

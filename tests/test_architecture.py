@@ -84,7 +84,7 @@ def package_files() -> list[Path]:
 
 
 def dotted(path: Path, package: Path = PACKAGE) -> str:
-    """`trifocal/entropy/integer_networks.py` is `trifocal.entropy.integer_networks`, and a folder's __init__ is the folder."""
+    """`trifocal/entropy/coder.py` is `trifocal.entropy.coder`, and a folder's __init__ is the folder."""
     parts = path.relative_to(package.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
 

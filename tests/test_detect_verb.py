@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -20,16 +19,16 @@ from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.container.parts import strip
-from trifocal.detection.detector import Detections
+from trifocal.detection.detections import Detections
 from trifocal.pictures import Picture
 from trifocal.pictures.drawing import MIN_SIDE, draw_boxes
 from trifocal.presets import find
 
 LAYERED, PLAIN = find("dual-layer-compact"), find("compact")
 FOUND = Detections(
-    boxes=torch.tensor([[1.0, 2.0, 30.0, 20.0], [4.256, 5.0, 40.0, 29.5], [0.0, 0.0, 9.0, 9.0]]),
-    labels=torch.tensor([18, 1, 12]),
-    scores=torch.tensor([0.5, 0.875, 0.125]),
+    boxes=np.array([[1.0, 2.0, 30.0, 20.0], [4.256, 5.0, 40.0, 29.5], [0.0, 0.0, 9.0, 9.0]]),
+    labels=np.array([18, 1, 12]),
+    scores=np.array([0.5, 0.875, 0.125]),
 )
 DECODED, FIRST = (200, 200, 200), (40, 40, 40)  # the colours of the decoded image and of the base preview
 

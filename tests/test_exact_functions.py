@@ -126,9 +126,10 @@ def test_gradients_are_those_of_the_float_functions():
         (smooth,) = torch.autograd.grad(layer(x).sum(), x)
         assert torch.allclose(exact, smooth)
     logits, values = on_grid(4, 9).requires_grad_(), on_grid(9, 2, seed=1).requires_grad_()
-    exact = torch.autograd.grad(integer_network(SoftmaxAverage())(logits, values).sum(), (logits, values))
-    smooth = torch.autograd.grad(SoftmaxAverage()(logits, values).sum(), (logits, values))
-    assert all(torch.allclose(a, b) for a, b in zip(exact, smooth, strict=True))
+    inputs = (logits, values)
+    integer = torch.autograd.grad(integer_network(SoftmaxAverage())(*inputs).sum(), inputs)
+    floating = torch.autograd.grad(SoftmaxAverage()(*inputs).sum(), inputs)
+    assert all(torch.allclose(a, b) for a, b in zip(integer, floating, strict=True))
 
 
 def test_offsets_are_rounded_and_bounded():

@@ -14,7 +14,7 @@ import trifocal.pillow
 from trifocal.cli import app
 from trifocal.codecs import scalable
 from trifocal.container import Bitstream
-from trifocal.detection.detector import Detections
+from trifocal.detection.detections import Detections
 from trifocal.pictures import Picture
 from trifocal.pictures.invisible import fill_invisible
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from helpers.detection import BrightDetector, find_bright_box, use_two_jpeg_preset, write_bright_images
 from helpers.scripts import load_script
-from trifocal.detection.detector import Detections
+from trifocal.detection.detections import Detections
 from trifocal.evaluation import MeanResult, read_means, read_results
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.pictures import Picture
@@ -125,8 +124,8 @@ def test_all_of_it_and_again(
     monkeypatch.setattr(type(codec), "network", SimpleNamespace(detector=None))
 
     def detect_objects(picture: Picture, detector: object) -> Detections:
-        box = torch.from_numpy(find_bright_box(picture.rgb))
-        return Detections(box, torch.tensor([1]), torch.tensor([0.9]))
+        box = find_bright_box(picture.rgb)
+        return Detections(box, np.array([1]), np.array([0.9]))
 
     monkeypatch.setattr("trifocal.codecs.scalable.detect_objects", detect_objects)
     words = ["s.py", str(folder), "--preset", "two", "--detector", "bright", "--judge", "x/other.onnx"]

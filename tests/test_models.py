@@ -198,7 +198,7 @@ def test_the_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: py
     assert [speed["codec"] for speed in study["speeds"]] == titles
     assert all(speed["peak_bytes"] is None for speed in study["speeds"][3:])  # no such preset elsewhere
     assert study["own"] == titles and "mine" in page.read_text("utf-8")
-    assert study["words"][0]["preset"] == "told"
+    assert study["text_effects"][0]["preset"] == "told"
     assert json.loads((page.parent / "mine.json").read_text())["name"] == "mine"
     assert (page.parent / "told-true.json").exists()
     rows = {row.preset: row.weights for row in read_results(page.parent / "results.csv")}
@@ -209,7 +209,7 @@ def test_the_peak_memory_is_of_the_labelled_weights(room: Path, capsys: pytest.C
     spec = "mine=plain:mine.safetensors"
     print_peak("mine", "pictures/a.png", 50, own=spec)
     assert capsys.readouterr().out.strip().isdecimal()
-    with pytest.raises(PresetError, match="no preset 'other'"):
+    with pytest.raises(PresetError, match="no preset or format 'other'"):
         print_peak("other", "pictures/a.png", 50, own=spec)
 
 

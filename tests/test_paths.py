@@ -26,12 +26,12 @@ from trifocal.cli.options import printable
 from trifocal.cli.paths import Input, Inputs, Job, Outputs, find_inputs, plan
 from trifocal.codecs.codec import Decoded
 from trifocal.container import Bitstream, Header, Layer, Tag
-from trifocal.detection.detector import Detections
+from trifocal.detection.detections import Detections
 from trifocal.errors import OptionError, PictureError, Unsupported
 from trifocal.pictures import Picture
 from trifocal.utils.files import atomic_write, swept
 
-FOUND = Detections(torch.tensor([[1.0, 2.0, 30.0, 20.0]]), torch.tensor([18]), torch.tensor([0.5]))
+FOUND = Detections(np.array([[1.0, 2.0, 30.0, 20.0]]), np.array([18]), np.array([0.5]))
 
 
 def run(*words: str | Path, stdin: bytes | None = None) -> Result:

@@ -124,7 +124,7 @@ def test_a_refined_base_layer_detects_what_is_in_the_picture(shipped: ScalableCo
         stream = Bitstream.from_bytes(
             shipped.encode(Picture(rgb), base_quality=20, refinement=steps).to_bytes()
         )
-        off.append(float((shipped.detect(stream).scores[: len(original)] - original).abs().mean()))
+        off.append(float(np.abs(shipped.detect(stream).scores[: len(original)] - original).mean()))
     assert len(original) and off[1] < off[0]
 
 

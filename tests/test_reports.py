@@ -108,7 +108,7 @@ def test_speed_is_told_by_medians_within_turns() -> None:
     ours = speed.Contender("Trifocal", print, [lap(1, coding=0.1), lap(5, coding=0.5), lap(2, coding=0.3)])
     anchor = speed.Contender(speed.ANCHOR, print, [lap(2), lap(20), lap(4)])
     absent = speed.Contender("CompressAI Elic2022Official", None)
-    assert ours.seconds("encode") == 2 and ours.seconds("encode", "walk") is None
+    assert ours.seconds("encode") == 2 and ours.seconds("encode", "entropy") is None
     assert ours.ratio("encode", anchor) == 0.5 and absent.ratio("encode", anchor) is None
     ours.peak = 3 << 20
     rows = speed.table([ours, anchor, absent])

@@ -1,6 +1,7 @@
 """The objectives of UG-ICM: preferences, the views of MS-CLIP, and both stages of a small preset."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ class Shifted(nn.Module):
         return Output(x_hat, x, torch.full((len(x),), float(x.shape[2] * x.shape[3])))
 
 
-def small(**options) -> PreferenceObjective:
+def small(**options: Any) -> PreferenceObjective:
     return PreferenceObjective(images=Averages(), objects="none", **options)
 
 

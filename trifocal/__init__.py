@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trifocal.api import encode as encode
     from trifocal.codecs.codec import Decoded as Decoded
     from trifocal.container import Bitstream as Bitstream
-    from trifocal.detection.detector import Detections as Detections
+    from trifocal.detection.detections import Detections as Detections
     from trifocal.errors import TrifocalError as TrifocalError
     from trifocal.errors import TrifocalWarning as TrifocalWarning
     from trifocal.pictures import Picture as Picture
@@ -60,7 +60,7 @@ __all__ = [
 _MODULES = {
     "Bitstream": "container",
     "Decoded": "codecs.codec",
-    "Detections": "detection.detector",
+    "Detections": "detection.detections",
     "Picture": "pictures",
     "Preset": "preset_table",
     "TrifocalError": "errors",

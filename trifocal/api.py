@@ -32,7 +32,7 @@ from trifocal.utils.notices import Notify, warn
 if TYPE_CHECKING:
     from trifocal.codecs.codec import Codec, Decoded, Progress
     from trifocal.container import Layer
-    from trifocal.detection.detector import Detections
+    from trifocal.detection.detections import Detections
     from trifocal.types import Condition
 
     Conditioning: TypeAlias = tuple[Condition[Any] | None, tuple[Layer, ...]]

@@ -13,11 +13,11 @@ from trifocal.pictures import Picture
 from trifocal.pictures.drawing import draw_boxes
 
 if TYPE_CHECKING:
-    from trifocal.detection.detector import Detections
+    from trifocal.detection.detections import Detections
 
 __all__ = ["THRESHOLD", "FileDetections", "drawn", "is_tri", "json_objects", "named"]
 
-THRESHOLD = 0.35  # best F1 score of the compact detector on held-out training images
+THRESHOLD = 0.35  # best F1 score of the bundled detector on held-out training images
 
 
 @dataclass(frozen=True)

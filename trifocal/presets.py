@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from trifocal.codecs.codec import Codec
     from trifocal.codecs.scalable import ScalableCodec
     from trifocal.container import Header, Layer
-    from trifocal.losses import Objective
     from trifocal.text import TextEncoder
     from trifocal.types import Condition
 
@@ -37,7 +36,6 @@ __all__ = [
     "find",
     "load",
     "load_for",
-    "objective_of",
     "preset_for",
     "register",
     "scalable_codec",
@@ -218,12 +216,13 @@ def _load(preset: Preset, device: str, path: Path, changed: int) -> Codec:
     import torch
 
     from trifocal.codecs.torch_runtime import TorchRuntime
-    from trifocal.weights import load_weights, read_decodes
+    from trifocal.weights import load_weights, read_decodes, read_level
 
     with torch.inference_mode(False):  # refinement and training need gradients
         codec = preset.build()
         codec.preset_id = preset.id
         codec.text_request = partial(text_request, preset)
+        codec.only_level = read_level(path)
         load_weights(codec.network, path, preset.shared)
         codec.network.to(device).eval()
         if isinstance(codec.runtime, TorchRuntime):
@@ -337,19 +336,6 @@ def text_encoder_for(preset: str | Preset, device: str = "cpu") -> TextEncoder:
     from trifocal.text.encoder import load_text_encoder
 
     return load_text_encoder(preset.text_encoder, device)
-
-
-def objective_of(preset: Preset, stage: int) -> Callable[[], Objective]:
-    """The function that makes the objective of a training stage, 1 for the first.
-
-    Raises:
-        OptionError: if the preset has fewer stages.
-    """
-    stages = (preset.objective, *preset.stages)
-    if not 1 <= stage <= len(stages):
-        have = f"stages 1 to {len(stages)}, not {stage}" if preset.stages else "one stage; leave --stage out"
-        raise OptionError(f"The preset {preset.name} has {have}.")
-    return stages[stage - 1]
 
 
 def check_text(preset: Preset, given: bool, send: bool = False) -> None:

@@ -18,7 +18,7 @@ from trifocal.utils.files import atomic_write
 FOLDER = Path(__file__).with_name("weights")
 Weights = dict[str, Tensor]
 Decodes = dict[int, frozenset[int]]  # fingerprints by version of the file format
-DECODES, SYNTHESIS = "decodes", "synthesis."
+DECODES, LEVEL, SYNTHESIS = "decodes", "level", "synthesis."
 FINGERPRINT_BYTES = {1: 2, 2: 4}  # by version of the file format
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -92,7 +92,13 @@ def load_part(path: Path, prefix: str) -> Weights:
     return {name.removeprefix(prefix): w for name, w in read_weights(path).items() if name.startswith(prefix)}
 
 
-def write_weights(network: nn.Module, path: Path, shared: str = "", decodes: Decodes | None = None) -> None:
+def write_weights(
+    network: nn.Module,
+    path: Path,
+    shared: str = "",
+    decodes: Decodes | None = None,
+    level: int | None = None,
+) -> None:
     """Write the state of a network as float16 safetensors; integer tables stay integers.
 
     Args:
@@ -101,6 +107,7 @@ def write_weights(network: nn.Module, path: Path, shared: str = "", decodes: Dec
         shared: a bundled file whose tensors are left out.
         decodes: fingerprints of other weights whose files these weights decode, from `decodable`; stored in
             the file's metadata.
+        level: the quality level of a single-rate model, 0..800; stored there too.
 
     Raises:
         WeightsError: for values outside the range of float16.
@@ -119,6 +126,8 @@ def write_weights(network: nn.Module, path: Path, shared: str = "", decodes: Dec
     metadata = {"format": "pt"}
     if decodes:
         metadata[DECODES] = json.dumps({str(v): sorted(marks) for v, marks in decodes.items() if marks})
+    if level is not None:
+        metadata[LEVEL] = str(level)
     with atomic_write(path) as stream:
         stream.write(save(halved, metadata=metadata))
 
@@ -179,6 +188,16 @@ def read_decodes(path: Path) -> Decodes:
         return {int(version): frozenset(int(mark) for mark in marks) for version, marks in found.items()}
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def read_level(path: Path) -> int | None:
+    """The quality level of a single-rate model, 0..800; None for weights of all rates."""
+    try:
+        with safe_open(path, "pt") as file:
+            found = (file.metadata() or {}).get(LEVEL)
+        return None if found is None else int(found)
+    except (SafetensorError, OSError, ValueError):
+        return None
 
 
 def fingerprint(weights: Mapping[str, Tensor], version: int, arithmetic: int) -> int | None:

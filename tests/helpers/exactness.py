@@ -122,7 +122,8 @@ class Float32Network(nn.Module):
         return tuple(r.double() for r in result) if isinstance(result, tuple) else result.double()
 
     def residual(self, *args):
-        result = self.network.residual(*floats(args))
+        network: Any = self.network
+        result = network.residual(*floats(args))
         return None if result is None else result.double()
 
 

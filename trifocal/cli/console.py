@@ -55,7 +55,7 @@ def effects_table(effects: Sequence["TextEffect"]) -> Table:
             interval = f"{paired.low:+.4g} to {paired.high:+.4g}{star}"
         counted = "counted" if one.counted else "left out"
         table.add_row(
-            one.preset, one.metric, one.words, one.against, counted, mean, interval, str(paired.pictures)
+            one.preset, one.metric, one.text, one.against, counted, mean, interval, str(paired.pictures)
         )
     return table
 

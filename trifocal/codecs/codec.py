@@ -47,11 +47,14 @@ class Codec:
     Attributes:
         preset_id: the id of the preset in files.
         layer: tag of the layer that holds the latents.
+        only_level: the quality level of weights that were trained for a single rate, 0..800; set by
+            `trifocal.load`. `encode` uses it, and refuses others.
         text_request: makes the condition and the layers of `text` and `send_text`; set by `trifocal.load`.
     """
 
     preset_id = 0
     layer = Tag.LATENT
+    only_level: int | None = None
     text_request: TextRequest | None = None
 
     def __init__(self, runtime: Runtime) -> None:
@@ -136,14 +139,16 @@ class Codec:
             condition: side input of the analysis, of one image; instead of `text`.
             layers: further layers of the file; their bytes count.
             progress: called with the fraction done, 0..1.
-            timings: receives the seconds of analysis, walk (entropy networks) and coding (range coder).
+            timings: receives the seconds of analysis, entropy (networks of the entropy model) and coding
+                (range coder).
             mask: where the image matters: [H, W] of the image, or an image of that size; bool, float in 0..1,
                 or uint8. At equal bytes, places with 1 get more bits and places with 0 fewer. It replaces the
                 map that a text gives.
 
         Raises:
             PictureError: if the image cannot be read.
-            OptionError: for more than one of quality, bpp and max_bytes, a value out of its range, a mask of
+            OptionError: for more than one of quality, bpp and max_bytes, a value out of its range or, for
+                weights of a single rate, another than theirs, a mask of
                 another shape or range, or text together with a condition.
             PresetError: for text, a mask or base layer options if the preset does not use them.
             RateError: if quality 0 is larger than bpp or max_bytes allow.
@@ -183,6 +188,7 @@ class Codec:
                 "This codec has no base layer; leave base_quality and refinement out, or load a preset with "
                 "layers."
             )
+        rate = rate.at_level(self.only_level)
         clock = Stopwatch(timings)
         mark = self.fingerprint
         size = rate.size(picture.width * picture.height)
@@ -227,7 +233,7 @@ class Codec:
             best_effort: fill damaged tiles with grey instead of raising.
             condition: side input of the synthesis, of one image.
             progress: called with the fraction done, 0..1.
-            timings: receives the seconds of walk, coding and synthesis.
+            timings: receives the seconds of entropy, coding and synthesis.
 
         Raises:
             WeightsError: if the file was made with another preset or other weights.
@@ -327,7 +333,7 @@ class Codec:
                 f"{list(expected)}, not "
                 f"{list(latents.y.shape)}."
             )
-        level = Rate(quality).level
+        level = Rate(quality).at_level(self.only_level).level
         assert level is not None
         return level
 

@@ -15,7 +15,7 @@ from trifocal.pictures import Picture
 from trifocal.types import Condition
 
 if TYPE_CHECKING:
-    from trifocal.detection.detector import Detections
+    from trifocal.detection.detections import Detections
 
 __all__ = ["BaseRuntime", "Runtime", "ScalableRuntime"]
 

@@ -30,6 +30,7 @@ from trifocal.codecs.rate_control import (
 )
 from trifocal.codecs.runtime import ScalableRuntime
 from trifocal.container import Bitstream, Layer, Tag
+from trifocal.detection.detections import Detections, rescale
 from trifocal.entropy.coder import Array
 from trifocal.entropy.latent_coding import read_latents, write_latents
 from trifocal.errors import Damaged, MissingLayer
@@ -42,7 +43,7 @@ from trifocal.utils.timing import Stopwatch
 
 if TYPE_CHECKING:
     from trifocal.codecs.base_layer import ScalableNetwork
-    from trifocal.detection.detector import Detections, SplitDetector
+    from trifocal.detection.detector import SplitDetector
 
 __all__ = ["ScalableCodec", "detect_objects"]
 
@@ -86,6 +87,7 @@ class ScalableCodec(Codec):
         Raises:
             WeightsError: if the base layer is refined and its detector is not installed.
         """
+        rate = rate.at_level(self.only_level)
         size = rate.size(picture.width * picture.height)
         with Stopwatch(timings)("base"):
             layer, preview = self._encode_base(picture, rate.level, size, base)
@@ -118,7 +120,7 @@ class ScalableCodec(Codec):
         """
         _, y_hat, size = self._decode_base(bitstream)
         header = bitstream.header
-        return scaled_boxes(self.runtime.base.detect(y_hat, size), size, (header.width, header.height))
+        return rescale(self.runtime.base.detect(y_hat, size), size[::-1], (header.width, header.height))
 
     def base_preview(self, bitstream: Bitstream) -> Picture:
         """The image that the base layer decodes to, at the full size. Raises MissingLayer, Damaged."""
@@ -238,18 +240,12 @@ def detect_objects(picture: Picture, detector: SplitDetector | None = None) -> D
     with torch.inference_mode():
         size = detector.input_size(picture.width, picture.height)
         x = image_tensor(resized(picture, size), next(detector.parameters()).device)
-        return scaled_boxes(detector(x)[0], size, (picture.width, picture.height))
+        return rescale(detector(x)[0], size[::-1], (picture.width, picture.height))
 
 
 def resized(picture: Picture, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The image at that width and height, [H, W, 3]."""
     return np.array(Image.fromarray(picture.rgb).resize(size, Image.Resampling.BICUBIC))
-
-
-def scaled_boxes(found: Detections, size: tuple[int, int], full: tuple[int, int]) -> Detections:
-    """Boxes of a small image in pixels of the full one; both sizes are width and height."""
-    scale = found.boxes.new_tensor([full[0] / size[0], full[1] / size[1]] * 2)
-    return replace(found, boxes=found.boxes * scale)
 
 
 def whole_preview(picture: Array, width: int, height: int) -> BasePreview[Array]:

@@ -102,18 +102,18 @@ class TileCoder:
             return np.ascontiguousarray(y[:, rows, columns])
 
     def write(self, y: Array, level: int, clock: Stopwatch) -> bytes:
-        with clock("walk"):
+        with clock("entropy"):
             data, _, seconds = write_latents(
                 self.runtime.entropy(), y, np.array([level]), self.runtime.reads_importance
             )
-        clock.move("walk", "coding", seconds)
+        clock.move("entropy", "coding", seconds)
         return data
 
     def bits(self, y: Array, level: int, clock: Stopwatch) -> float:
         entropy = self.runtime.entropy()
         estimator = RateEstimator(entropy.cost())
         size, importance = (y.shape[1], y.shape[2]), self.runtime.reads_importance
-        with clock("walk"):
+        with clock("entropy"):
             code_latents(entropy, estimator, y, np.array([level]), size, importance)
         return float(estimator.bits[0])
 
@@ -122,11 +122,11 @@ class TileCoder:
         if data is None:
             raise Damaged("The coded latent of a tile does not match its check sum.")
         size = (place.shape[1], place.shape[2])
-        with clock("walk"):
+        with clock("entropy"):
             y_hat, seconds = read_latents(
                 self.runtime.entropy(), data, np.array([level]), size, self.runtime.reads_importance
             )
-        clock.move("walk", "coding", seconds)
+        clock.move("entropy", "coding", seconds)
         return y_hat
 
     def pixels(

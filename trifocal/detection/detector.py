@@ -5,7 +5,7 @@
               base layer ── bytes ── h_hat
 
 There are two. One is torchvision's Faster R-CNN (Ren et al. 2015) with ResNet-50 and FPN, split after
-`layer1` (Shen et al., "Dual-layer image codec", section III-B). The other is a compact detector of 3.4 M
+`layer1` (Shen et al., "Dual-layer image codec", section III-B). The other is a small detector of 3.4 M
 parameters. Its first stage predicts a box and class scores at each grid point, and its second stage refines
 them. h is channels-last, like all latents.
 """
@@ -15,9 +15,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork
 
 from trifocal.detection.backbone import CHANNELS, DEVIATION, MEAN, CompactDetectorStem, make_stage, normalise
+from trifocal.detection.detections import Detections
 from trifocal.detection.input_size import COCO_IDS, compact_size, torchvision_size
 from trifocal.detection.proposals import CompactProposals
 from trifocal.detection.pyramid import Pyramid
@@ -33,29 +34,7 @@ from trifocal.detection.roi_head import RefinementHead, RoiFeatures
 from trifocal.detection.two_stage import Predict, predict_compact, predict_torchvision, to_image_list
 from trifocal.weights import FOLDER, load_weights
 
-PYRAMID_CHANNELS = 96  # of the compact detector
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Objects in an image: boxes [N, 4] as x0, y0, x1, y1 in its pixels, COCO category ids [N], scores [N] in
-    0..1.
-
-    `trifocal.detect` also gives their N names.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    scores: Tensor
-    names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def __repr__(self) -> str:
-        names = self.names or [f"category {label}" for label in self.labels.tolist()]
-        shown = [f"{name} {score:.2f}" for name, score in zip(names, self.scores.tolist())][:5]
-        return f"<Detections {len(self)}: {', '.join(shown)}{', ...' if len(self) > 5 else ''}>"
+PYRAMID_CHANNELS = 96  # of the bundled detector
 
 
 class DetectorTail(nn.Module, ABC):
@@ -136,8 +115,12 @@ class SplitDetector(nn.Module):
     def rest(self, h: Tensor, size: tuple[int, int]) -> list[Detections]:
         """h [B, h, w, C] of images of that height and width → their objects, in their pixels."""
         outputs = self.predict(self.network, self.image_list(h, size), self.backbone.rest(h))
-        ids = torch.tensor((0, *self.categories), device=h.device)
-        return [Detections(o["boxes"], ids[o["labels"]], o["scores"]) for o in outputs]
+        ids = np.array((0, *self.categories), np.int64)
+        arrays = ([o[key].detach().cpu().numpy() for key in ("boxes", "labels", "scores")] for o in outputs)
+        return [
+            Detections(boxes.astype(np.float64), ids[labels], scores.astype(np.float64))
+            for boxes, labels, scores in arrays
+        ]
 
     def image_list(self, h: Tensor, size: tuple[int, int] | None = None) -> ImageList:
         """The images that belong to h, for torchvision's modules, which need only their sizes."""
@@ -167,7 +150,7 @@ class CompactDetectorTail(DetectorTail):
 
 
 def compact_detector() -> SplitDetector:
-    """The compact detector with untrained weights."""
+    """The bundled detector with untrained weights."""
     backbone = SplitBackbone(CompactDetectorStem(), CompactDetectorTail(), CHANNELS[1], 8, PYRAMID_CHANNELS)
     network = tv.FasterRCNN(
         backbone,
@@ -231,7 +214,7 @@ def pyramid_channels(pyramid: FeaturePyramidNetwork) -> int:
 @lru_cache(maxsize=2)
 @torch.inference_mode(False)
 def load_detector(device: str = "cpu") -> SplitDetector:
-    """The frozen compact detector with its trained weights.
+    """The frozen bundled detector with its trained weights.
 
     Raises WeightsError if they are missing or damaged.
     """

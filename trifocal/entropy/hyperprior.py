@@ -60,7 +60,7 @@ class IntegerNetworks(nn.Module):
     Args:
         prior: of z.
         hyper_synthesis: z_hat [B, h/4, w/4, Z] → features [B, h, w, W]; its layers must have integer forms
-            (`exact.py`).
+            (`integer_networks.py`).
         context: features and decoded values → mean and scale index.
     """
 

@@ -56,7 +56,7 @@ class PreferenceObjective(Objective):
     """λ · (people_error · MSE) for people, λ · (machine_error · MSE + clip · MS-CLIP) for machines, and bpp.
 
     Each image of a batch draws its preference. The second stage has no rate; train only the decoder in it
-    (`--parts decoder`).
+    (its recipe freezes the rest).
 
     Differences from the paper and its code, and what they leave open:
 
@@ -100,11 +100,11 @@ class PreferenceObjective(Objective):
         local_side: int = SIDE,
         most_objects: int = 8,
     ) -> None:
-        super().__init__()
+        super().__init__(lambdas)
         if isinstance(weights, str) and weights not in published:
             raise OptionError(f"The weights are {' or '.join(published)}, not {weights}.")
         self.weights = published[weights] if isinstance(weights, str) else weights
-        self.rate, self.lambdas, self.continuous, self.objects = rate, lambdas, continuous, objects
+        self.rate, self.continuous, self.objects = rate, continuous, objects
         self.clip = MultiScaleClip(images or image_embedder(tower), local_side, most_objects)
         if segmenter is None and objects not in (BOXES, NO_OBJECTS):
             from trifocal.detection.instances import load_instance_segmenter
@@ -116,7 +116,6 @@ class PreferenceObjective(Objective):
         """Facts for the record, with all weights."""
         return super().description() | {
             "stage": 1 if self.rate else 2,
-            "lambdas": list(self.lambdas),
             "continuous": self.continuous,
             "objects": self.objects,
             **asdict(self.weights),
@@ -141,10 +140,14 @@ class PreferenceObjective(Objective):
         output = codec(batch.x, batch.level, Condition(preference=preference))
         error = mean_squared_error(output.x_hat, batch.x)
         shares = self.weights.people_error * (1 - preference) + self.weights.machine_error * preference
-        clip = self.weights.clip * preference * self._clip_distance(output.x_hat, batch, preference > 0)
-        each = quality_lambda(batch.level, self.lambdas) * (shares * error + clip)
+        distance = self._clip_distance(output.x_hat, batch, preference > 0)
+        bpp = bits_per_pixel(output, batch.x)
+        self.keep_terms(bpp=bpp, mse=error, clip=distance)
+        each = quality_lambda(batch.level, self.lambdas) * (
+            shares * error + self.weights.clip * preference * distance
+        )
         if self.rate:
-            each = each + bits_per_pixel(output, batch.x)
+            each = each + bpp
         yield "codec", (each * balance(batch.level, limits=self.lambdas)).mean()
 
     def _clip_distance(self, x_hat: Tensor, batch: Batch, chosen: Tensor) -> Tensor:
@@ -185,7 +188,7 @@ class UgIcmObjective(Objective):
 
     The second half of UG-ICM's second stage: the encoder, the entropy model and the output for people are
     trained before, and frozen. In the paper the distance is that of CLIP's embeddings of the image, of a crop
-    and of each instance (equation 7). Here it is that of the features of the project's image encoder
+    and of each instance (equation 7). Here it is that of the features of the bundled image encoder
     (`EncoderDistance`): moving decoded images along the gradient of its pooled embedding (equation 3) did not
     help a detector, and moving them along the gradient of its features did (see MODEL_CARD).
 
@@ -225,12 +228,12 @@ class UgIcmObjective(Objective):
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, for_machines(batch.x))
+        perceptual = self.perceptual(output.x_hat, batch.x)
+        self.keep_terms(mse=mean_squared_error(output.x_hat, batch.x), perceptual=perceptual)
         error = quality_lambda(batch.level) * mean_squared_error(output.x_hat, batch.x) * balance(batch.level)
         yield (
             "codec",
-            (
-                self.error_weight * error + self.perceptual_weight * self.perceptual(output.x_hat, batch.x)
-            ).mean(),
+            (self.error_weight * error + self.perceptual_weight * perceptual).mean(),
         )
 
 

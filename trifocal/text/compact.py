@@ -1,4 +1,4 @@
-"""The compact text encoder: a subword tokenizer and a small transformer.
+"""The bundled text encoder: a subword tokenizer and a small transformer.
 
 It is bundled with the package, so that text works without a download. It was trained on English captions of
 photographs; for other text, which consists of rare tokens, `notes` returns a warning.
@@ -88,7 +88,7 @@ class CompactTextEncoder:
                 notes.append(f"The text has {count} tokens; only the first {LENGTH - 2} are used.")
             if count > MAX_TOKENS_PER_LETTER * len(text) + 4:
                 notes.append(
-                    "The compact text encoder was trained on English captions and may not understand this"
+                    "The bundled text encoder was trained on English captions and may not understand this"
                     " text."
                 )
         return list(dict.fromkeys(notes))

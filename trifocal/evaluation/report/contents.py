@@ -106,7 +106,7 @@ class ReportData:
         notes: sentences: what failed, what was not measured, and how to measure it.
         own: the codecs of `curves` that are drawn most prominently; if empty, those that begin with
             "Trifocal".
-        words: the differences between kinds of text.
+        text_effects: the differences between kinds of text.
     """
 
     title: str
@@ -124,7 +124,7 @@ class ReportData:
     crops: list[Crop]
     notes: list[str]
     own: tuple[str, ...] = ()
-    words: tuple[TextEffect, ...] = ()
+    text_effects: tuple[TextEffect, ...] = ()
 
     def is_own(self, codec: str) -> bool:
         return codec in self.own if self.own else codec.startswith("Trifocal")
@@ -134,7 +134,7 @@ class ReportData:
         known = {metric.name for metric in self.metrics}
         panels = [panel for crop in self.crops for panel in crop.panels]
         used = {*self.curves, *self.published, *(one.metric for one in self.differences)}
-        used.update((effect.metric for effect in self.words), *(panel.values for panel in panels))
+        used.update((effect.metric for effect in self.text_effects), *(panel.values for panel in panels))
         if unknown := used - known:
             raise OptionError(f"The report uses metrics that it does not list: {', '.join(sorted(unknown))}.")
         for metric in filter(is_ms_ssim, self.metrics):
