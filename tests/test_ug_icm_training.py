@@ -19,7 +19,7 @@ from trifocal.losses.multi_scale_clip import SIDE, MultiScaleClip, box_masks, ob
 from trifocal.losses.ug_icm import FIRST_STAGE, SECOND_STAGE, PreferenceObjective, first_stage, second_stage
 from trifocal.pictures import Picture
 from trifocal.presets import find
-from trifocal.recipes import UG_ICM
+from trifocal.recipes import UG_ICM, UG_ICM_DECODER
 from trifocal.training import train
 from trifocal.types import Batch, Output
 from trifocal.weights import read_weights
@@ -201,6 +201,7 @@ def test_both_stages_of_a_run(tmp_path, monkeypatch):
         find("ug-icm-hyperprior"),
         build=tiny_codec,
         recipe=replace(UG_ICM, batch=2, crop=64),
+        stage_recipes=(replace(UG_ICM_DECODER, batch=2, crop=64),),
         objective=lambda **options: first_stage(images=Averages(), objects="none", **options),
         stages=(lambda **options: second_stage(images=Averages(), objects="none", **options),),
     )
