@@ -139,7 +139,7 @@ def decode(data: bytes) -> bool:
 
 def sound_containers() -> list[Bitstream]:
     """Files with all types of layers, and latents that no codec can decode."""
-    header = Header(width=30, height=20, preset=1, level=400, fingerprint=0xBEEF)
+    header = Header(width=30, height=20, preset_id=1, level=400, fingerprint=0xBEEF)
     plane = np.arange(600, dtype=np.uint8).reshape(20, 30)
     side = (
         Layer(Tag.ALPHA, (alpha_to_bytes(plane),)),
@@ -153,7 +153,7 @@ def sound_containers() -> list[Bitstream]:
     short = Bitstream(header, (Layer(Tag.LATENT, (b"payload",)),))
     tiled = Bitstream(replace(header, grey=True), (Layer(Tag.LATENT, (b"one", b"", bytes(130))), *side))
     coded = Layer(Tag.BASE, (b"\x1ebase",)), Layer(Tag.ENHANCEMENT, (b"left", b"right"))
-    layered = Bitstream(replace(header, preset=8), (*coded, *side))
+    layered = Bitstream(replace(header, preset_id=8), (*coded, *side))
     return [short, tiled, layered, *(strip(layered, half) for half in PART_TAGS)]
 
 
@@ -223,7 +223,7 @@ def hurt_header(rng: random.Random, header: Header) -> Header:
         (
             replace(header, width=side),
             replace(header, height=side),
-            replace(header, preset=rng.randint(1, 12)),
+            replace(header, preset_id=rng.randint(1, 12)),
             replace(header, level=rng.choice((0, 1, 799, 800, rng.randint(0, 800)))),
             replace(header, fingerprint=rng.getrandbits(32)),
             replace(header, grey=not header.grey),

@@ -450,7 +450,7 @@ def test_installed_packages_bring_presets(small: Preset, monkeypatch: pytest.Mon
     other = replace(small, name="other", id=50)
     with_entry_points(monkeypatch, one=small, more=lambda: [other])
     assert presets.find("other") is other and presets.all_presets()[-2:] == (small, other)
-    assert trifocal.encode(RGB, "small").header.preset == 48
+    assert trifocal.encode(RGB, "small").header.preset_id == 48
 
     assert "other" in run("presets").stdout
 

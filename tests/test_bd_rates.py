@@ -47,7 +47,7 @@ def test_the_package_bjontegaard_gives_the_same_figures(name: str) -> None:
     test = [(rate * 1.05**step, value * 1.01) for step, (rate, value) in enumerate(test)]
     columns = [list(column) for pairs in (anchor, test) for column in zip(*pairs)]
     options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
-    one, other = Curve.of("anchor", anchor), Curve.of("test", test)
+    one, other = Curve.from_points("anchor", anchor), Curve.from_points("test", test)
     assert bd_rate(one, other).value == pytest.approx(oracle.bd_rate(*columns, **options), rel=1e-6)
     assert bd_metric(one, other).value == pytest.approx(oracle.bd_psnr(*columns, **options), rel=1e-6)
 
@@ -95,7 +95,7 @@ def test_what_lies_outside_the_limits_does_not_count() -> None:
     anchor = line(lambda x: x / 20, scores)
     test = [(rate * (5 if score < 20 else 0.9), score) for rate, score in anchor]
     assert bd_rate_by("ssimulacra2", anchor, test).value == pytest.approx(-10)
-    unlimited = bd_rate(Curve.of("anchor", anchor), Curve.of("test", test)).value
+    unlimited = bd_rate(Curve.from_points("anchor", anchor), Curve.from_points("test", test)).value
     assert unlimited is not None and unlimited > 0
 
 
@@ -109,7 +109,9 @@ def test_the_report_has_the_same_difference() -> None:
     name = "ssimulacra2"
     anchor, test = points(VALUES[name]), points([value + 2 for value in VALUES[name]])
     expected = bd_rate_by(name, anchor, test)
-    [first, _] = compare_curves(METRICS[name], [Curve.of("test", test), Curve.of("anchor", anchor)], [])
+    [first, _] = compare_curves(
+        METRICS[name], [Curve.from_points("test", test), Curve.from_points("anchor", anchor)], []
+    )
     assert (first.bd_rate, first.overlap) == (expected.value, expected.overlap)
 
 

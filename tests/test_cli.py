@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Path:
     """A sound .tri file as far as the container knows."""
     path = tmp_path / "sound.tri"
     layers = (Layer(Tag.LATENT, (b"abc", b"defgh")), Layer(Tag.ICC, (b"profile",)))
-    Bitstream(Header(768, 512, preset=1, level=400, fingerprint=0x1234), layers).save(path)
+    Bitstream(Header(768, 512, preset_id=1, level=400, fingerprint=0x1234), layers).save(path)
     return path
 
 

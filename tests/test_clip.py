@@ -82,16 +82,16 @@ def test_long_texts_are_cut_and_it_is_said(tower: ClipTextEncoder) -> None:
     assert tower.length == 77 and words.tokens.shape == (2, 77, 16)
     assert words.mask.sum(1).tolist() == [77, 3]
     torch.testing.assert_close(words.tokens[0], tower(["dog " * 75]).tokens[0])
-    assert tower.notes([text, text]) == ["The text has 10000 tokens; only the first 75 are used."]
-    assert tower.notes(["dog " * 75, ""]) == []
+    assert tower.notices([text, text]) == ["The text has 10000 tokens; only the first 75 are used."]
+    assert tower.notices(["dog " * 75, ""]) == []
 
 
 def test_other_scripts_and_broken_characters_are_read_and_it_is_said(tower: ClipTextEncoder) -> None:
     assert tower(["犬がフリスビーを捕る", "🐕", "a\udcffb", "\0"]).tokens.isfinite().all()
-    (note,) = tower.notes(["собака", "犬"])
+    (note,) = tower.notices(["собака", "犬"])
     assert "non-Latin" in note
-    assert tower.notes(["un chien très sûr, 3 × ½ – 🐕"]) == []
-    (note,) = tower.notes(["a\udcffb"])
+    assert tower.notices(["un chien très sûr, 3 × ½ – 🐕"]) == []
+    (note,) = tower.notices(["a\udcffb"])
     assert "invalid" in note
     torch.testing.assert_close(tower(["a\udcffb"]).pooled, tower(["a?b"]).pooled)
 
@@ -104,7 +104,7 @@ def test_padding_as_published(folder: Path, tower: ClipTextEncoder) -> None:
     longest = plain.mask.shape[1]
     torch.testing.assert_close(words.tokens[:, :longest], plain.tokens)
     torch.testing.assert_close(words.pooled, plain.pooled)
-    assert padded.notes(["dog " * 37]) == ["The text has 37 tokens; only the first 36 are used."]
+    assert padded.notices(["dog " * 37]) == ["The text has 37 tokens; only the first 36 are used."]
     for wrong in (2, 78):
         with pytest.raises(OptionError, match="must be 3 to 77 tokens"):
             ClipTextEncoder(str(folder), pad_to=wrong)

@@ -13,7 +13,7 @@ from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.memory import own_peak_memory
 from trifocal.evaluation.report.compressai_json import read_compressai
-from trifocal.evaluation.report.crops import largest_error_window, largest_file_within, parse_crops
+from trifocal.evaluation.report.crops import largest_error_region, largest_file_within, parse_crops
 from trifocal.pictures import Picture
 
 
@@ -84,9 +84,9 @@ def test_the_crop_is_where_the_error_is() -> None:
     original = np.zeros((400, 600, 3), np.uint8)
     decoded = original.copy()
     decoded[350, 500] = 255
-    left, top, right, bottom = largest_error_window(decoded, original)
+    left, top, right, bottom = largest_error_region(decoded, original)
     assert left <= 500 < right and top <= 350 < bottom and (right - left, bottom - top) == (192, 144)
-    assert largest_error_window(decoded[:50, :60], original[:50, :60]) == (0, 0, 60, 50)
+    assert largest_error_region(decoded[:50, :60], original[:50, :60]) == (0, 0, 60, 50)
 
 
 def test_crops_are_shown_where_they_are_asked_for_at_three_rates(folder: Path, tmp_path: Path) -> None:

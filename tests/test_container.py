@@ -25,11 +25,11 @@ from trifocal.utils.files import atomic_write
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMAT = Path(__file__).parent.parent / "trifocal/container/FORMAT.md"
-KODAK = Header(width=768, height=512, preset=1, level=400, fingerprint=0xBEEF, version=1)
+KODAK = Header(width=768, height=512, preset_id=1, level=400, fingerprint=0xBEEF, version=1)
 SHORT = Bitstream(KODAK, (Layer(Tag.LATENT, (b"payload",)),))
 SECOND = replace(SHORT, header=replace(KODAK, fingerprint=0xC0FFEE11, version=2))
 TILED = Bitstream(
-    Header(width=3000, height=2000, preset=5, level=333, fingerprint=0x00FF, grey=True, version=1),
+    Header(width=3000, height=2000, preset_id=5, level=333, fingerprint=0x00FF, grey=True, version=1),
     (
         Layer(Tag.LATENT, (b"tile zero", b"", b"tile two", bytes(130), b"tile four", b"tile five")),
         Layer(Tag.ALPHA, (b"a PNG",)),
@@ -37,7 +37,7 @@ TILED = Bitstream(
     ),
 )
 LAYERED = Bitstream(
-    Header(width=1100, height=700, preset=8, level=480, fingerprint=0xD0A1, version=1),
+    Header(width=1100, height=700, preset_id=8, level=480, fingerprint=0xD0A1, version=1),
     (
         Layer(Tag.BASE, (b"\x1ebase",)),
         Layer(Tag.ENHANCEMENT, (b"left", b"right")),
@@ -46,7 +46,7 @@ LAYERED = Bitstream(
 )
 BASE = replace(LAYERED, layers=(LAYERED.layers[0], Layer(Tag.PART, (b"\xbc\x77\xae\x04",))))
 KEPT = Bitstream(
-    Header(width=640, height=480, preset=1, level=400, fingerprint=0xC0FFEE11),
+    Header(width=640, height=480, preset_id=1, level=400, fingerprint=0xC0FFEE11),
     (
         Layer(Tag.LATENT, (b"payload",)),
         Layer(Tag.EXIF, (b"exif",)),

@@ -32,7 +32,7 @@ def words(seed: int = 0, count: int = 1) -> Condition:
 
 def small(noise: float = 0.05) -> Codec:
     """A small codec of the classes of the preset; the parameters for text get random noise."""
-    synthesis = partial(TextConditionedSynthesis, 16, 48, 2, 8, text_channels=8, worded=1)
+    synthesis = partial(TextConditionedSynthesis, 16, 48, 2, 8, text_channels=8, text_blocks=1)
     return small_codec_with(CrossModalCompact, synthesis, ("worded", "detail"), 1, noise)
 
 

@@ -18,8 +18,8 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from helpers.codec_checks import check_thread_counts
 from helpers.dual_layer import KNOWN_CHANNELS, TEXT_CHANNELS, small_dual_layer, small_input_size
-from helpers.exactness import count_mismatches, encode_latents, random_images, with_reordered_layers
 from helpers.images import random_rgb
+from helpers.summation_order import count_mismatches, encode_latents, random_images, with_reordered_layers
 from trifocal.codecs import scalable
 from trifocal.codecs.dual_layer import TextGuided, dual_layer
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
@@ -387,9 +387,9 @@ def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
     for tile in shape.tiles():
         core = shape.core(tile)
         halo = shape.halo(core)
-        y = codec.network.analyse(as_x(shape.crop(rgb, halo)), condition.within(*canvas.window(halo)))
+        y = codec.network.analyse(as_x(shape.crop(rgb, halo)), condition.within(*canvas.region_slices(halo)))
         rows, columns = shape.within_halo(core, 16)
-        there = canvas.window(core)
+        there = canvas.region_slices(core)
         assert torch.allclose(y[:, rows, columns], whole[:, there[0], there[1]], atol=1e-5)
 
 

@@ -37,7 +37,7 @@ def test_the_golden_file_is_of_compact_and_its_earlier_weights() -> None:
     data = GOLDEN.read_bytes()
     assert hashlib.sha256(data).hexdigest().startswith("170b53834fa31377")
     header = trifocal.Bitstream.from_bytes(data).header
-    assert (header.preset, header.fingerprint, header.quality) == (1, MARK, 40)
+    assert (header.preset_id, header.fingerprint, header.quality) == (1, MARK, 40)
 
 
 def test_the_earlier_weights_never_change() -> None:
@@ -89,7 +89,7 @@ def test_files_of_taco_compact_are_decoded_with_them_too() -> None:
     old = load("taco-compact", weights=EARLIER)
     stream = old.encode(trifocal.Picture(fixed_pattern()), quality=40)
     stream = replace(stream, header=replace(stream.header, version=1, fingerprint=MARK))
-    assert stream.header.preset == 3
+    assert stream.header.preset_id == 3
     decoded = trifocal.decode(trifocal.Bitstream.from_bytes(stream.to_bytes()))
     assert np.array_equal(decoded.picture.rgb, old.decode(stream).picture.rgb)
 

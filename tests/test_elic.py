@@ -17,8 +17,8 @@ from helpers.codec_checks import (
     check_tiles_leave_no_seams,
 )
 from helpers.codecs import randomise_weights
-from helpers.exactness import count_mismatches, random_images, with_float32, with_reordered_layers
 from helpers.images import random_rgb
+from helpers.summation_order import count_mismatches, random_images, with_float32, with_reordered_layers
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.network import CodecNetwork
 from trifocal.codecs.taco import GROUPS

@@ -122,7 +122,7 @@ def test_only_pictures_of_one_size_are_compared() -> None:
 
 # ── curves ──
 
-PLAIN = Curve.of("plain", [(0.1, 28.0), (0.2, 31.0), (0.4, 33.5), (0.8, 35.0)])
+PLAIN = Curve.from_points("plain", [(0.1, 28.0), (0.2, 31.0), (0.4, 33.5), (0.8, 35.0)])
 
 
 def scaled(curve: Curve, rate: float = 1.0, value: float = 0.0) -> Curve:
@@ -151,11 +151,11 @@ def test_straight_lines_by_hand() -> None:
     """log2(rate) is value for one, value / 2 + 1 for the other: over 0..4 they differ by 1 - value / 2, 0 in
     the mean.
     """
-    one = Curve.of("one", [(2.0**v, v) for v in (0.0, 1.0, 2.0, 4.0)])
-    other = Curve.of("other", [(2.0 ** (v / 2 + 1), v) for v in (-2.0, 1.0, 3.0, 4.0)])
+    one = Curve.from_points("one", [(2.0**v, v) for v in (0.0, 1.0, 2.0, 4.0)])
+    other = Curve.from_points("other", [(2.0 ** (v / 2 + 1), v) for v in (-2.0, 1.0, 3.0, 4.0)])
     assert bd_rate(one, other).value == pytest.approx(0, abs=1e-9)
     assert bd_rate(one, other).overlap == (0.0, 4.0)
-    shorter = Curve.of("shorter", [(2.0 ** (v / 2 + 1), v) for v in (-2.0, 1.0, 2.0)])
+    shorter = Curve.from_points("shorter", [(2.0 ** (v / 2 + 1), v) for v in (-2.0, 1.0, 2.0)])
     assert bd_rate(one, shorter).value == pytest.approx(100 * (2**0.5 - 1))  # 1/2 in the mean over 0..2
 
 
@@ -181,15 +181,15 @@ def test_no_figure_where_curves_do_not_overlap() -> None:
     assert bd_rate(PLAIN, far) == evaluation.BjontegaardDelta(None, None)
     assert bd_metric(PLAIN, scaled(PLAIN, rate=100)) == evaluation.BjontegaardDelta(None, None)
     assert bd_rate(PLAIN, scaled(PLAIN, value=7)).value is None  # they touch in one point
-    assert bd_rate(PLAIN, Curve.of("a point", [(0.3, 32.0)])).value is None
-    assert bd_rate(PLAIN, Curve.of("nothing", [])).value is None
+    assert bd_rate(PLAIN, Curve.from_points("a point", [(0.3, 32.0)])).value is None
+    assert bd_rate(PLAIN, Curve.from_points("nothing", [])).value is None
 
 
 def test_points_that_cost_more_for_less_are_left_out() -> None:
-    curve = Curve.of("noisy", [(0.4, 33.5), (0.1, 28.0), (0.3, 27.0), (0.4, 33.0), (0.9, math.inf)])
+    curve = Curve.from_points("noisy", [(0.4, 33.5), (0.1, 28.0), (0.3, 27.0), (0.4, 33.0), (0.9, math.inf)])
     assert curve.rates == (0.1, 0.4) and curve.values == (28.0, 33.5)
     with pytest.raises(OptionError, match="above 0"):
-        Curve.of("free", [(0.0, 30.0)])
+        Curve.from_points("free", [(0.0, 30.0)])
 
 
 def test_every_anchor_has_a_curve_and_a_source() -> None:

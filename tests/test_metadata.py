@@ -68,7 +68,7 @@ def test_only_images_that_pillow_opened_are_turned(form: str) -> None:
     upright = Image.open(stream).transpose(Image.Transpose.ROTATE_270) if form != "TIFF" else opened.copy()
     for image in (upright, upright.copy(), upright.resize((16, 32)), ImageOps.exif_transpose(opened)):
         picture = Picture.from_pil(image)
-        assert picture.rgb.shape[:2] == (32, 16) and "turned" not in "".join(picture.notes)
+        assert picture.rgb.shape[:2] == (32, 16) and "turned" not in "".join(picture.notices)
 
 
 def test_the_plug_in_turns_nothing_twice() -> None:
@@ -151,12 +151,12 @@ def test_a_position_is_named_where_it_is_dropped() -> None:
     exif = exif_of()
     exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 0.0)})
     photo = saved(WIDE, "JPEG", exif=exif)
-    assert Picture.open(photo, "colour").notes == ("The EXIF data was dropped, including a GPS position.",)
-    assert Picture.open(photo).notes == () and Picture.open(photo).exif
+    assert Picture.open(photo, "colour").notices == ("The EXIF data was dropped, including a GPS position.",)
+    assert Picture.open(photo).notices == () and Picture.open(photo).exif
     photo = saved(WIDE, "JPEG", xmp=b'<x exif:GPSLatitude="48,8N"/>')
-    assert Picture.open(photo, "colour").notes == ("The XMP data was dropped, including a GPS position.",)
+    assert Picture.open(photo, "colour").notices == ("The XMP data was dropped, including a GPS position.",)
     photo = saved(WIDE, "JPEG", exif=exif_of())
-    assert Picture.open(photo, "colour").notes == ("The EXIF data was dropped.",)
+    assert Picture.open(photo, "colour").notices == ("The EXIF data was dropped.",)
 
 
 def test_metadata_above_the_limit_of_jpeg_is_left_out_with_a_notice(tmp_path: Path) -> None:
@@ -224,7 +224,9 @@ def test_made_profiles_are_what_they_say() -> None:
 )
 def test_cicp_of_png(codes: tuple[int, ...], pixel: list[int], note: str) -> None:
     picture = Picture.open(png_with(png_chunk(b"cICP", bytes(codes))))
-    assert shown(picture) == pixel and note in "".join(picture.notes) and bool(picture.notes) == bool(note)
+    assert (
+        shown(picture) == pixel and note in "".join(picture.notices) and bool(picture.notices) == bool(note)
+    )
 
 
 def chromaticities(points: Any = ADOBE_RGB, gamma: float | None = 0.45455) -> list[bytes]:
@@ -238,23 +240,23 @@ def chromaticities(points: Any = ADOBE_RGB, gamma: float | None = 0.45455) -> li
 def test_chromaticities_and_gamma_of_png() -> None:
     made = ("An ICC profile was made from the cHRM and gAMA values.",)
     adobe = Picture.open(png_with(*chromaticities()))
-    assert adobe.notes == made and shown(adobe)[0] > 225
-    assert Picture.open(png_with(*chromaticities(SRGB))).notes == ()
-    assert Picture.open(png_with(*chromaticities(SRGB, None))).notes == ()
-    assert Picture.open(png_with(png_chunk(b"sRGB", b"\0"), *chromaticities())).notes == ()
+    assert adobe.notices == made and shown(adobe)[0] > 225
+    assert Picture.open(png_with(*chromaticities(SRGB))).notices == ()
+    assert Picture.open(png_with(*chromaticities(SRGB, None))).notices == ()
+    assert Picture.open(png_with(png_chunk(b"sRGB", b"\0"), *chromaticities())).notices == ()
     linear = Picture.open(png_with(*chromaticities(SRGB, 1.0)))
-    assert linear.notes == made and shown(linear)[1] in (160, 161)  # 90 of 255 is light already
+    assert linear.notices == made and shown(linear)[1] in (160, 161)  # 90 of 255 is light already
     grey = Picture.open(png_with(*chromaticities(SRGB, 1.0), image=WIDE.convert("L")))
-    assert grey.notes == made and grey.icc and grey.icc[16:20] == b"GRAY"
+    assert grey.notices == made and grey.icc and grey.icc[16:20] == b"GRAY"
     for wrong in (
         chromaticities(((0.3, 0.0),) * 4),
         chromaticities(SRGB, 0.0),
         chromaticities(SRGB, 40000.0),
     ):
-        assert "not supported" in Picture.open(png_with(*wrong)).notes[0]
+        assert "not supported" in Picture.open(png_with(*wrong)).notices[0]
     profiled = saved(WIDE, icc_profile=rgb_profile()).getvalue()
     picture = Picture.open(io.BytesIO(profiled[:33] + b"".join(chromaticities()) + profiled[33:]))
-    assert picture.icc == rgb_profile() and picture.notes == ()
+    assert picture.icc == rgb_profile() and picture.notices == ()
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
@@ -264,7 +266,7 @@ def test_code_points_of_avif() -> None:
     for codes, note in (((1, 13), ""), ((9, 16), HDR), ((12, 13), "An ICC profile was made from")):
         changed = data[:at] + struct.pack(">HH", *codes) + data[at + 4 :]
         picture = Picture.open(io.BytesIO(changed))
-        assert note in "".join(picture.notes) and bool(picture.notes) == bool(note)
+        assert note in "".join(picture.notices) and bool(picture.notices) == bool(note)
         assert (picture.icc is not None) == (codes == (12, 13))
 
 
@@ -288,7 +290,7 @@ def test_adobe_rgb_is_found_in_exif() -> None:
     exif.get_ifd(0x8769)[0xA001] = 0xFFFF
     exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
     picture = Picture.open(saved(WIDE, "JPEG", exif=exif, quality=100))
-    assert picture.notes == ("An ICC profile was made from the EXIF colour space, Adobe RGB.",)
+    assert picture.notices == ("An ICC profile was made from the EXIF colour space, Adobe RGB.",)
     assert shown(picture)[0] > 225
 
 
@@ -322,8 +324,8 @@ def test_gain_maps_are_noted(segment: bytes) -> None:
     data = saved(WIDE, "MPO", save_all=True, append_images=[WIDE.resize((8, 4))]).getvalue()
     segment = segment[:2] + struct.pack(">H", len(segment)) + segment[2:]
     picture = Picture.open(io.BytesIO(data[:2] + segment + data[2:]))
-    assert "The HDR gain map was dropped." in picture.notes
-    assert "The HDR gain map was dropped." not in Picture.open(io.BytesIO(data)).notes
+    assert "The HDR gain map was dropped." in picture.notices
+    assert "The HDR gain map was dropped." not in Picture.open(io.BytesIO(data)).notices
 
 
 # ── read wrongly by Pillow ──
@@ -353,7 +355,7 @@ def test_a_tga_without_alpha_is_opaque() -> None:
     pixels[..., :3] = 30, 90, 200
     picture = Picture.open(tga(pixels, 0))
     assert picture.alpha is None and picture.rgb[2, 2].tolist() == [200, 90, 30]
-    assert picture.notes == ("An unused fourth channel was dropped.",)
+    assert picture.notices == ("An unused fourth channel was dropped.",)
     pixels[:2, :, 3] = 255
     for alpha_bits in (0, 8):
         kept = Picture.open(tga(pixels, alpha_bits))

@@ -282,7 +282,13 @@ def test_what_is_left_out_of_a_folder_is_said(here: Path) -> None:
     Path("in/linked").symlink_to(here / "in" / "deep")
     Path("in/broken.png").symlink_to("nowhere")
     found = find_inputs(["in"], False, [".png", ".apng", ".mpo", ".jpx", ".avifs"])
-    assert [one.place.name for one in found.files] == ["a.png", "b.apng", "c.mpo", "d.jpx", "e.avifs"]
+    assert [one.relative_output.name for one in found.files] == [
+        "a.png",
+        "b.apng",
+        "c.mpo",
+        "d.jpx",
+        "e.avifs",
+    ]
     for reason in ("1 .txt", "without a suffix", "1 hidden", "1 subfolder", "1 linked folder", "broken link"):
         assert reason in found.notice()
     assert "subfolder" not in find_inputs(["in"], True, [".png"]).notice()
@@ -390,7 +396,7 @@ def test_a_bar_on_a_terminal_is_on_stderr(
     job = Job(Input(Path("[red]a\x1b.png"), "a", Path("a")), Outputs().add(Path("x"), True))
     with progress_bar(terminal, [job, job]) as progress_of_job:
         progress_of_job(0)(0.5)
-        terminal.say("a result")
+        terminal.print_result("a result")
         progress_of_job(1)(1.0)
     printed = capsys.readouterr()
     assert printed.out == "a result\n"

@@ -83,7 +83,7 @@ def test_rgb_comes_back_in_all_sizes(tmp_path: Path, size: tuple[int, int]) -> N
     rgb = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
     picture = Picture.open(file(tmp_path, png(rgb)))
     assert np.array_equal(picture.rgb, rgb) and (picture.height, picture.width) == size
-    assert picture.notes == () and picture.alpha is None and not picture.grey
+    assert picture.notices == () and picture.alpha is None and not picture.grey
     picture.save(tmp_path / "again.png")
     assert np.array_equal(Picture.open(tmp_path / "again.png").rgb, rgb)
 
@@ -92,7 +92,7 @@ def test_rgb_comes_back_in_all_sizes(tmp_path: Path, size: tuple[int, int]) -> N
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_what_is_saved_is_opened(tmp_path: Path, mode: str, suffix: str) -> None:
     picture = Picture.from_pil(Image.fromarray(RGBA).convert(mode))
-    assert picture.to_pil().mode == mode and picture.notes == ()
+    assert picture.to_pil().mode == mode and picture.notices == ()
     path = tmp_path / f"photo.{suffix}"
     notes = picture.save(path)
     again = Picture.open(path)
@@ -116,7 +116,7 @@ def test_lossy_formats_are_written_well(tmp_path: Path, mode: str, suffix: str) 
     path = tmp_path / f"photo.{suffix}"
     notes = picture.save(path)
     again = Picture.open(path)
-    assert again.notes == ()
+    assert again.notices == ()
     if suffix == "jpg" and mode.endswith("A"):
         assert (
             notes == ("The image was composited on white, because JPEG has no transparency.",)
@@ -162,10 +162,10 @@ def test_sixteen_bits_are_reduced_and_said(tmp_path: Path) -> None:
     for channels in (1, 3, 2, 4):
         layers = deep[..., [0, 3]] if channels == 2 else deep[..., :channels]
         picture = Picture.open(file(tmp_path, png(layers)))
-        assert picture.notes == note and picture.grey == (channels == 1)  # Pillow makes RGBA of 16-bit LA
+        assert picture.notices == note and picture.grey == (channels == 1)  # Pillow makes RGBA of 16-bit LA
         assert np.abs(picture.rgb.astype(int) - rounded[..., : 1 if channels < 3 else 3]).max() <= 1
         assert (picture.alpha is not None) == (channels in (2, 4))
-        assert Picture.from_pil(Image.open(io.BytesIO(png(layers)))).notes == note
+        assert Picture.from_pil(Image.open(io.BytesIO(png(layers)))).notices == note
     grey = Picture.open(file(tmp_path, png(deep[..., :1])))
     assert is_grey_of(grey, rounded[..., 0])
 
@@ -175,20 +175,20 @@ def test_sixteen_bits_in_other_formats(tmp_path: Path) -> None:
     deep = RNG.integers(0, 65536, (11, 7, 3), dtype=np.uint16)
     rounded = np.rint(deep / 257).astype(np.uint8)
     colour = Picture.open(file(tmp_path, tiff(deep, 2), "deep.tif"))
-    assert colour.notes == note and np.abs(colour.rgb.astype(int) - rounded).max() <= 1
+    assert colour.notices == note and np.abs(colour.rgb.astype(int) - rounded).max() <= 1
     grey = Picture.open(file(tmp_path, tiff(deep[..., :1], 1), "deep.tif"))
-    assert grey.notes == note and is_grey_of(grey, rounded[..., 0])
+    assert grey.notices == note and is_grey_of(grey, rounded[..., 0])
     negative = Picture.open(file(tmp_path, tiff(deep[..., :1], 0), "deep.tif"))
-    assert negative.notes == note and is_grey_of(negative, 255 - rounded[..., 0])
+    assert negative.notices == note and is_grey_of(negative, 255 - rounded[..., 0])
     array = Picture.from_pil(Image.fromarray(deep[..., 0]))
-    assert array.notes == note and is_grey_of(array, rounded[..., 0])
+    assert array.notices == note and is_grey_of(array, rounded[..., 0])
     pgm = b"P5 7 11 65535\n" + deep[..., 0].astype(">u2").tobytes()
     assert is_grey_of(Picture.open(file(tmp_path, pgm, "deep.pgm")), rounded[..., 0])
     ppm = b"P6\n# a comment\n7 11\n65535\n" + deep.astype(">u2").tobytes()
-    assert Picture.open(file(tmp_path, ppm, "deep.ppm")).notes == note
-    assert Picture.open(file(tmp_path, b"P6 7 11 255\n" + RGB.tobytes(), "flat.ppm")).notes == ()
+    assert Picture.open(file(tmp_path, ppm, "deep.ppm")).notices == note
+    assert Picture.open(file(tmp_path, b"P6 7 11 255\n" + RGB.tobytes(), "flat.ppm")).notices == ()
     jp2 = Picture.open(file(tmp_path, saved(Image.fromarray(deep[..., 0]), "JPEG2000"), "deep.jp2"))
-    assert jp2.notes == note and is_grey_of(jp2, rounded[..., 0])
+    assert jp2.notices == note and is_grey_of(jp2, rounded[..., 0])
 
 
 def test_ten_bits_of_heic_are_said(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_ten_bits_of_heic_are_said(tmp_path: Path) -> None:
             deep.save(path, quality=50, **options)
         except (RuntimeError, ValueError, KeyError):
             continue
-        assert "bits per channel were reduced to 8." in Picture.open(path).notes[0], suffix
+        assert "bits per channel were reduced to 8." in Picture.open(path).notices[0], suffix
 
 
 def test_bits_are_found_at_the_start_of_avif_and_jpeg_2000() -> None:
@@ -217,19 +217,19 @@ def test_one_bit_is_widened(tmp_path: Path) -> None:
     image = Image.fromarray(GREY > 99)
     picture = Picture.open(file(tmp_path, saved(image)))
     assert is_grey_of(picture, np.where(GREY > 99, 255, 0).astype(np.uint8))
-    assert picture.notes == ("Pixels of 1 bit were converted to 8 bits.",)
+    assert picture.notices == ("Pixels of 1 bit were converted to 8 bits.",)
 
 
 def test_palettes_become_colours(tmp_path: Path) -> None:
     image = Image.fromarray(RGB).quantize(16)
     picture = Picture.open(file(tmp_path, saved(image)))
     assert np.array_equal(picture.rgb, np.asarray(image.convert("RGB"))) and picture.alpha is None
-    assert picture.notes == ("Palette colours were converted to RGB.",)
+    assert picture.notices == ("Palette colours were converted to RGB.",)
     entries = bytes([0, 128] + [255] * 14)
     clear = Picture.open(file(tmp_path, saved(image, transparency=entries)), keep_invisible=True)
     assert np.array_equal(clear.rgb, picture.rgb)
     assert np.array_equal(clear.alpha, np.frombuffer(entries, np.uint8)[np.asarray(image)])  # type: ignore[arg-type]
-    assert clear.notes == (*picture.notes, "Transparent colours were converted to an alpha channel.")
+    assert clear.notices == (*picture.notices, "Transparent colours were converted to an alpha channel.")
     one = Picture.open(file(tmp_path, saved(image, "GIF", transparency=3), "one.gif"))
     assert one.alpha is not None and set(np.unique(one.alpha)) == {0, 255}
 
@@ -244,12 +244,12 @@ def test_transparent_colours_become_alpha(tmp_path: Path) -> None:
     deep_grey = Picture.open(file(tmp_path, png(deep[..., :1], (int(deep[2, 2, 0]),))))
     assert np.array_equal(deep_grey.alpha, grey.alpha)  # type: ignore[arg-type]
     deep_colour = Picture.open(file(tmp_path, png(deep, tuple(int(value) for value in deep[4, 5]))))
-    assert deep_colour.alpha is None and "The transparent colour was dropped." in deep_colour.notes
+    assert deep_colour.alpha is None and "The transparent colour was dropped." in deep_colour.notices
 
 
 def test_opaque_alpha_is_left_out(tmp_path: Path) -> None:
     picture = Picture.from_pil(Image.fromarray(RGB).convert("RGBA"))
-    assert picture.alpha is None and picture.notes == ("The alpha channel is opaque and was dropped.",)
+    assert picture.alpha is None and picture.notices == ("The alpha channel is opaque and was dropped.",)
 
 
 @pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB", "CMYK", "RGBX", "RGBa", "La", "PA"])
@@ -264,7 +264,7 @@ def test_other_modes_are_converted(mode: str) -> None:
     else:
         image = image.convert("RGB" if mode in ("YCbCr", "HSV", "CMYK", "RGBX") else "RGBA").convert(mode)
     picture = Picture.from_pil(image)
-    assert len(picture.notes) >= 1 and picture.notes[0].endswith(".")
+    assert len(picture.notices) >= 1 and picture.notices[0].endswith(".")
     if mode in ("YCbCr", "HSV", "LAB", "CMYK", "RGBX"):
         assert np.abs(picture.rgb.astype(int) - RGB).mean() < 6
 
@@ -283,23 +283,23 @@ def test_cmyk_goes_through_its_profile(tmp_path: Path, form: str) -> None:
     inks = Image.new("CMYK", (32, 16), (255, 0, 0, 0))
     plain = Picture.open(file(tmp_path, saved(inks, form)))
     assert plain.rgb[8, 8].tolist() == [0, 255, 255] and plain.icc is None
-    assert plain.notes == (
+    assert plain.notices == (
         "CMYK colours were converted to RGB by a simple formula, because there is no ICC profile.",
     )
     profiled = Picture.open(file(tmp_path, saved(inks, form, icc_profile=cmyk_profile())))
-    assert profiled.notes == ("CMYK colours were converted to sRGB by the ICC profile.",)
+    assert profiled.notices == ("CMYK colours were converted to sRGB by the ICC profile.",)
     assert (
         np.ptp(profiled.rgb[8, 8].astype(int)) < 8 and 150 < profiled.rgb[8, 8, 0] < 220
     )  # this profile's cyan is grey
     assert profiled.icc is None
     broken = Picture.open(file(tmp_path, saved(inks, form, icc_profile=b"broken" * 99)))
-    assert "the ICC profile is invalid" in broken.notes[0] and broken.rgb[8, 8].tolist() == [0, 255, 255]
+    assert "the ICC profile is invalid" in broken.notices[0] and broken.rgb[8, 8].tolist() == [0, 255, 255]
 
 
 def test_colour_profiles_are_kept(tmp_path: Path) -> None:
     for array, icc in ((RGB, rgb_profile()), (GREY, grey_profile(1.8))):
         picture = Picture.open(file(tmp_path, saved(Image.fromarray(array), icc_profile=icc)))
-        assert picture.icc == icc and picture.notes == ()
+        assert picture.icc == icc and picture.notices == ()
         assert picture.to_pil().info["icc_profile"] == icc
         for suffix in ("png", "jpg", "tif"):
             assert picture.save(tmp_path / f"out.{suffix}") == ()
@@ -315,11 +315,11 @@ def test_colour_profiles_are_kept(tmp_path: Path) -> None:
 def test_profiles_embedded_in_bmp_files_are_read(tmp_path: Path) -> None:
     profile = rgb_profile()
     picture = Picture.open(file(tmp_path, bmp_with_profile(RGB, profile), "photo.bmp"))
-    assert np.array_equal(picture.rgb, RGB) and picture.icc == profile and picture.notes == ()
+    assert np.array_equal(picture.rgb, RGB) and picture.icc == profile and picture.notices == ()
     cut = Picture.open(file(tmp_path, bmp_with_profile(RGB, profile)[:-400], "photo.bmp"))
-    assert cut.icc is None and "damaged" in cut.notes[0]
+    assert cut.icc is None and "damaged" in cut.notices[0]
     linked = Picture.open(file(tmp_path, bmp_with_profile(RGB, b"p3.icc", b"LINK"), "photo.bmp"))
-    assert linked.icc is None and linked.notes == ()
+    assert linked.icc is None and linked.notices == ()
 
 
 def test_profiles_that_say_nothing_are_left_out() -> None:
@@ -328,7 +328,7 @@ def test_profiles_that_say_nothing_are_left_out() -> None:
         image = Image.fromarray(RGB)
         image.info["icc_profile"] = icc
         picture = Picture.from_pil(image)
-        assert picture.icc is None and len(picture.notes) == 1 and word in picture.notes[0]
+        assert picture.icc is None and len(picture.notices) == 1 and word in picture.notices[0]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -357,7 +357,7 @@ def test_orientation_is_applied(tmp_path: Path, form: str, orientation: int) -> 
         picture.rgb.shape[:2] == expected.shape
         and np.abs(picture.rgb[..., 0].astype(int) - expected).max() < 4
     )
-    assert picture.notes == (
+    assert picture.notices == (
         ("The image was rotated or mirrored by its orientation tag.",) if orientation > 1 else ()
     )
     assert picture.exif is None
@@ -369,9 +369,9 @@ def test_exif_is_kept_unless_colour_alone_is_asked_for(tmp_path: Path) -> None:
     exif.get_ifd(0x8825)[1] = "N"
     path = file(tmp_path, saved(Image.fromarray(RGB), "JPEG", exif=exif), "photo.jpg")
     colour = Picture.open(path, metadata="colour")
-    assert colour.exif is None and "The EXIF data was dropped." in colour.notes
+    assert colour.exif is None and "The EXIF data was dropped." in colour.notices
     picture = Picture.open(path)
-    assert picture.exif is not None and picture.notes == (
+    assert picture.exif is not None and picture.notices == (
         "The image was rotated or mirrored by its orientation tag.",
     )
     for suffix in ("jpg", "png", "tif"):
@@ -388,9 +388,9 @@ def test_exif_is_kept_unless_colour_alone_is_asked_for(tmp_path: Path) -> None:
 
 def test_other_metadata_is_named(tmp_path: Path) -> None:
     picture = Picture.open(file(tmp_path, png(RGB, text=b"taken at noon")))
-    assert picture.notes == ("The PNG text was dropped.",)
+    assert picture.notices == ("The PNG text was dropped.",)
     jpeg = saved(Image.fromarray(RGB), "JPEG", comment=b"at noon", xmp=b"<x:xmpmeta/>")
-    assert Picture.open(file(tmp_path, jpeg, "photo.jpg"), "colour").notes == (
+    assert Picture.open(file(tmp_path, jpeg, "photo.jpg"), "colour").notices == (
         "The XMP data was dropped.",
         "The comment was dropped.",
     )
@@ -412,7 +412,7 @@ def test_damaged_exif_is_noted_and_its_orientation_is_one_that_there_is(tmp_path
         del data[rng.choice((len(data), rng.randrange(6, len(data)))) :]
         picture = Picture.open(file(tmp_path, saved(Image.fromarray(RGB), exif=bytes(data))), metadata="all")
         assert picture.rgb.shape in ((11, 7, 3), (7, 11, 3))
-        notes |= {*picture.notes}
+        notes |= {*picture.notices}
     assert "The EXIF data is partly damaged." in notes
 
 
@@ -424,7 +424,7 @@ def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, monkeypatch: 
     assert np.array_equal(Picture.open(path).rgb, RGB)
     monkeypatch.setattr(Image.Exif, "tobytes", lambda self: 1 // 0)
     picture = Picture.open(path)
-    assert np.array_equal(picture.rgb, RGB) and "The EXIF data is damaged and was dropped." in picture.notes
+    assert np.array_equal(picture.rgb, RGB) and "The EXIF data is damaged and was dropped." in picture.notices
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "PNG", "AVIF"])
@@ -433,7 +433,7 @@ def test_moving_pictures_show_their_first(tmp_path: Path, form: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
     data = saved(frames[0], form, save_all=True, append_images=frames[1:])
     picture = Picture.open(file(tmp_path, data, f"moving.{form.lower()}"))
-    assert "Only the first frame or page was read." in picture.notes
+    assert "Only the first frame or page was read." in picture.notices
     assert picture.rgb[8, 8, 0] > 240 and picture.rgb[8, 8, 1:].max() < 20
 
 
@@ -451,7 +451,7 @@ def test_further_pictures_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.
         assert np.array_equal(Picture.open(file(tmp_path, data, "moving.gif")).rgb, first)
     for data in (pages, pages[:-20], pages[: len(page)] + b"\xff" * 60):
         picture = Picture.open(file(tmp_path, data, "pages.tif"))
-        assert picture.notes == ("Only the first frame or page was read.",)
+        assert picture.notices == ("Only the first frame or page was read.",)
         assert np.array_equal(picture.rgb, RGB)
 
 

@@ -306,7 +306,7 @@ def test_a_study_that_contradicts_itself_is_refused(
 
 def test_our_own_codecs_may_be_named(tmp_path: Path) -> None:
     study = replace(demo(), own=("rival & made-up",))
-    lines = plots.plot_lines(study.curves, study.published, study.is_own)["psnr"]
+    lines = plots.plot_lines(study.curves, study.published, study.is_highlighted)["psnr"]
     assert [(line.curve.name, line.role) for line in lines] == [
         ("rival & made-up", "own"),
         ("Trifocal made-up", "other"),
@@ -333,7 +333,7 @@ def test_axes_turn_so_that_up_is_better_and_the_rates_of_ours_are_seen() -> None
     from matplotlib.figure import Figure
 
     study = demo()
-    lines = plots.plot_lines(study.curves, study.published, study.is_own)
+    lines = plots.plot_lines(study.curves, study.published, study.is_highlighted)
     seen = {}
     for metric in study.metrics:
         axes = Figure().add_axes((0, 0, 1, 1))

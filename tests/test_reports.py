@@ -73,7 +73,7 @@ def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(script, "METRICS", ("psnr", "ssimulacra2"))
     monkeypatch.setattr(script, "TABLE", ("psnr", "ssimulacra2"))
     monkeypatch.setattr(script, "PRESETS", ("ours",))
-    monkeypatch.setattr(script, "MEASURED", tmp_path / "anchors.csv")
+    monkeypatch.setattr(script, "PILLOW_CURVES", tmp_path / "anchors.csv")
     script.measure_other_codecs(str(tmp_path), ["avif", "jpeg"])
     script.write_anchors(tmp_path / "anchors.csv")
     rows = (tmp_path / "anchors.csv").read_text("utf-8").splitlines()
@@ -81,7 +81,7 @@ def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.M
     assert "libavif" in rows[1] and "libavif" not in rows[-1]
     avif = read_means(tmp_path / "results" / "rivals" / "avif_summary.csv")
     ours = [replace(mean, preset="ours", bpp=0.9 * mean.bpp, weights="beef") for mean in avif]
-    script.write_differences(ours, [script.MEASURED], tmp_path / "results" / "kodak_bd.csv")
+    script.write_differences(ours, [script.PILLOW_CURVES], tmp_path / "results" / "kodak_bd.csv")
     table = script.kodak_table().splitlines()
     assert table[2] == "| `ours` (beef) | −10.0 % | −10.0 % |"
     assert table[3].startswith("| JPEG (Pillow, progressive, 4:2:0) | +")

@@ -250,6 +250,6 @@ def test_the_verbs_hand_over_preferences(monkeypatch):
 
 def test_the_file_says_nothing_of_it(codec):
     stream = Bitstream.from_bytes(codec.encode(Picture(random_rgb(64, 48))).to_bytes())
-    assert len(stream.layers) == 1 and stream.header.preset == 9 == next(
+    assert len(stream.layers) == 1 and stream.header.preset_id == 9 == next(
         p.id for p in PRESETS if p.preference
     )

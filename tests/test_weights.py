@@ -212,9 +212,9 @@ def test_a_codec_refuses_files_of_other_weights_and_presets(small: Path) -> None
     with pytest.raises(WeightsError, match=f"weights {stream.header.fingerprint_hex}, and this codec has"):
         other.decode(stream)
     with pytest.raises(WeightsError, match="preset number 9"):
-        codec.decode(replace(stream, header=replace(stream.header, preset=9)))
+        codec.decode(replace(stream, header=replace(stream.header, preset_id=9)))
     with pytest.raises(PresetError):
-        trifocal.decode(replace(stream, header=replace(stream.header, preset=9)))
+        trifocal.decode(replace(stream, header=replace(stream.header, preset_id=9)))
 
 
 # ── weights are found ──

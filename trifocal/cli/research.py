@@ -129,10 +129,10 @@ def train(
             resume=resume,
             every=every,
             report=report,
-            note=terminal.note,
+            note=terminal.print_notice,
             **own,
         )
-    terminal.say(str(weights))
+    terminal.print_result(str(weights))
 
 
 Qualities = Annotated[
@@ -270,12 +270,17 @@ def evaluate(
             resume=resume,
         )
         results = evaluation.evaluate(
-            presets, data, out, options, progress=lambda fraction: report(fraction, ""), note=terminal.note
+            presets,
+            data,
+            out,
+            options,
+            progress=lambda fraction: report(fraction, ""),
+            note=terminal.print_notice,
         )
     terminal.out.print(console.means_table(results.means))
     if results.effects:
         terminal.out.print(console.effects_table(results.effects))
-    terminal.say(f"{out}  {len(results.rows)} rows")
+    terminal.print_result(f"{out}  {len(results.rows)} rows")
 
 
 @app.command(cls=MultiValueCommand)
@@ -343,9 +348,14 @@ def compare(
             published=published or (),
         )
         page = compare(
-            subjects, data, out, options, progress=lambda fraction: report(fraction, ""), note=terminal.note
+            subjects,
+            data,
+            out,
+            options,
+            progress=lambda fraction: report(fraction, ""),
+            note=terminal.print_notice,
         )
-    terminal.say(str(page))
+    terminal.print_result(str(page))
 
 
 def check_training(

@@ -25,7 +25,7 @@ from trifocal.evaluation.tasks.annotations import relative_name
 from trifocal.evaluation.text_ablation import TextKinds
 from trifocal.pictures import Picture, list_pictures
 
-__all__ = ["compare_curves", "layer_bytes", "machine", "measure_speeds", "scaled_curves"]
+__all__ = ["compare_curves", "layer_bytes", "measure_speeds", "scaled_curves", "system_description"]
 
 
 def scaled_curves(metric: Metric, names: Sequence[str], means: Sequence[MeanResult]) -> list[Curve]:
@@ -35,7 +35,7 @@ def scaled_curves(metric: Metric, names: Sequence[str], means: Sequence[MeanResu
         values = [(mean.bpp, mean.values.get(metric.column)) for mean in means if mean.preset == name]
         points = [(bpp, metric.scaled(value)) for bpp, value in values if value is not None]
         if points:
-            curves.append(Curve.of(name, points))
+            curves.append(Curve.from_points(name, points))
     return curves
 
 
@@ -52,8 +52,8 @@ def compare_curves(
 def measure_speeds(
     variants: Sequence[Variant], data: Path, rows: Sequence[ImageResult], texts: TextKinds
 ) -> list[Speed]:
-    """Median times over images and qualities, ratios to the first variant, and peak memory on the largest
-    image.
+    """Median times over images and qualities, their ratios to those of the first variant, and peak memory on
+    the largest image.
     """
     largest = max(rows, key=lambda row: row.width * row.height)
     medians = [
@@ -113,6 +113,6 @@ def layer_bytes(
     ]
 
 
-def machine() -> str:
-    """This machine, its system and its Python."""
+def system_description() -> str:
+    """Processor, operating system and Python version of this computer."""
     return f"{os.cpu_count()} cores of {processor()}, {platform.system()}, Python {platform.python_version()}"

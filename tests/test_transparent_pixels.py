@@ -64,13 +64,13 @@ def test_the_continuation_is_smooth() -> None:
 def test_pictures_are_flattened_when_they_are_read() -> None:
     rgba = hiding()
     picture = Picture.open(png(rgba))
-    assert picture.notes == (HIDDEN,)
+    assert picture.notices == (HIDDEN,)
     assert np.array_equal(picture.rgb, Picture.from_pil(Image.fromarray(rgba)).rgb)
     assert np.array_equal(picture.rgb, Picture(rgba[..., :3], rgba[..., 3]).fill_invisible().rgb)
     kept = Picture.open(png(rgba), keep_invisible=True)
-    assert kept.notes == () and np.array_equal(kept.rgb, rgba[..., :3])
+    assert kept.notices == () and np.array_equal(kept.rgb, rgba[..., :3])
     rgba[:, 48:, :3] = 0
-    assert Picture.open(png(rgba)).notes == ()  # one colour hides nothing
+    assert Picture.open(png(rgba)).notices == ()  # one colour hides nothing
 
 
 def test_what_is_hidden_is_in_no_file() -> None:

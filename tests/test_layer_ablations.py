@@ -317,7 +317,10 @@ def test_what_is_small_already_is_not_resized_again(untrained: SplitDetector) ->
 
 
 def test_the_rate_at_a_value_by_hand() -> None:
-    line = Curve.of("line", [(0.1, 0.2), (0.2, 0.3), (0.4, 0.4)])  # straight in log rate
+    line = Curve.from_points("line", [(0.1, 0.2), (0.2, 0.3), (0.4, 0.4)])  # straight in log rate
     assert rate_at(line, 0.25) == pytest.approx(0.1 * 2**0.5) and rate_at(line, 0.4) == pytest.approx(0.4)
     assert rate_at(line, 0.19) is None and rate_at(line, 0.41) is None
-    assert rate_at(Curve.of("one", [(0.1, 0.2)]), 0.2) == 0.1 and rate_at(Curve.of("none", []), 0.2) is None
+    assert (
+        rate_at(Curve.from_points("one", [(0.1, 0.2)]), 0.2) == 0.1
+        and rate_at(Curve.from_points("none", []), 0.2) is None
+    )

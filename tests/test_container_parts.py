@@ -15,7 +15,7 @@ from trifocal.container.parts import merge, part_id, read_base, strip
 from trifocal.errors import Damaged, FormatError, MissingLayer, NotTrifocal, OptionError, Truncated
 
 GOLDEN = Path(__file__).parent / "golden"
-HEADER = Header(width=640, height=480, preset=8, level=400, fingerprint=0xBEEF)
+HEADER = Header(width=640, height=480, preset_id=8, level=400, fingerprint=0xBEEF)
 BASE = Layer(Tag.BASE, (b"\x32" + bytes(range(40)),))
 ENHANCEMENT = Layer(Tag.ENHANCEMENT, (b"first tile", b"", b"third"))
 WHOLE = Bitstream(HEADER, (BASE, ENHANCEMENT, Layer(Tag.ICC, (b"profile",)), Layer(200, (b"later",))))

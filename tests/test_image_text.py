@@ -61,9 +61,9 @@ def test_texts_of_any_kind(tower):
     assert words.tokens.shape == (6, LENGTH, 8) and words.pooled.shape == (6, 8)
     assert torch.isfinite(words.tokens[words.mask]).all() and torch.isfinite(words.pooled).all()
     assert words.mask[:, 0].all() and words.mask[0].sum() == 2
-    assert tower.notes(["a dog"]) == [] and tower.notes([""]) == []
-    assert "only the first 62 are used" in tower.notes([texts[2]])[0]
-    assert "English" in tower.notes([texts[3]])[-1]
+    assert tower.notices(["a dog"]) == [] and tower.notices([""]) == []
+    assert "only the first 62 are used" in tower.notices([texts[2]])[0]
+    assert "English" in tower.notices([texts[3]])[-1]
 
 
 def test_padding_changes_nothing(tower):

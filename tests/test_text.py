@@ -154,7 +154,7 @@ def test_the_golden_file_is_read_as_ever() -> None:
     stream = Bitstream.open(GOLDEN)
     assert stream.to_bytes() == GOLDEN.read_bytes()
     assert embedded_text(stream) == DOG
-    assert stream.header == Header(640, 480, preset=3, level=400, fingerprint=0xCAFE, version=1)
+    assert stream.header == Header(640, 480, preset_id=3, level=400, fingerprint=0xCAFE, version=1)
 
 
 def test_the_law_explains_the_golden_file_and_pins_the_dictionary() -> None:

@@ -13,7 +13,8 @@ from torch import nn
 import trifocal
 from helpers.codec_checks import check_thread_counts
 from helpers.codecs import small_codec
-from helpers.exactness import (
+from helpers.images import random_rgb
+from helpers.summation_order import (
     count_mismatches,
     decode_latents,
     encode_latents,
@@ -21,7 +22,6 @@ from helpers.exactness import (
     with_float32,
     with_reordered_sums,
 )
-from helpers.images import random_rgb
 from trifocal.demo import PHOTOGRAPH
 from trifocal.entropy import Reader, integer_network
 from trifocal.entropy.integer_networks import ExactDepthwise, ExactLinear, ExactPlacedLinear, to_grid
