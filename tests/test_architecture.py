@@ -142,7 +142,7 @@ def import_faults(name: str, module: str, layer: str) -> list[str]:
     return [f"{module} (step {STEP[layer]}) imports {name} (step {STEP[other]}), which comes later"]
 
 
-def test_every_file_lives_in_a_layer_name_the_staircase() -> None:
+def test_every_file_is_in_the_import_order() -> None:
     strangers = {layer_name(dotted(path)) for path in package_files()} - STEP.keys()
     assert not strangers, f"add {strangers} to LAYERS"
 
@@ -174,7 +174,7 @@ def test_imports_follow_the_order(path: Path) -> None:
         ("trifocal.pillow", "from trifocal.cli import app"),
     ],
 )
-def test_the_rules_refuse(module: str, source: str) -> None:
+def test_import_rules_reject(module: str, source: str) -> None:
     assert faults(source, module)
 
 
@@ -192,7 +192,7 @@ def test_the_rules_refuse(module: str, source: str) -> None:
         ("trifocal.cli.coding", "import trifocal\nfrom trifocal.container import Bitstream"),
     ],
 )
-def test_the_rules_allow(module: str, source: str) -> None:
+def test_import_rules_accept(module: str, source: str) -> None:
     assert not faults(source, module)
 
 
@@ -200,7 +200,7 @@ COMMANDS = [path for path in sorted((PACKAGE / "cli").glob("*.py")) if path.stem
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
-def test_cli_imports_what_is_heavy_only_inside_its_verbs(path: Path) -> None:
+def test_cli_modules_import_large_packages_only_inside_functions(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
     at_top = "\n".join(
         ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))
@@ -218,7 +218,7 @@ def test_cli_imports_what_is_heavy_only_inside_its_verbs(path: Path) -> None:
     assert names == light
 
 
-def test_no_import_of_trifocal_loads_torch_or_numpy() -> None:
+def test_importing_trifocal_loads_neither_torch_nor_numpy() -> None:
     code = "import sys, trifocal, trifocal.cli, trifocal.container\n"
     code += "print({'torch', 'numpy', 'PIL'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -234,7 +234,7 @@ def test_public_names_exist() -> None:
         _ = trifocal.nonsense
 
 
-def test_type_checkers_see_the_public_names() -> None:
+def test_public_names_are_imported_for_type_checkers() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
     seen = {
         alias.asname
@@ -268,7 +268,7 @@ def test_all_lists_only_names_that_exist(path: Path) -> None:
     assert set(listed) <= bound and len(set(listed)) == len(listed)
 
 
-def test_architecture_page_has_the_tree_that_its_script_writes() -> None:
+def test_architecture_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     assert load_script("scripts/architecture.py").with_tree(page) == page, "run scripts/architecture.py"
 
@@ -294,7 +294,7 @@ def graph() -> dict[str, set[str]]:
     }
 
 
-def test_no_circle_of_imports() -> None:
+def test_no_import_cycles() -> None:
     left = {name: {*targets} - {"trifocal.__init__"} for name, targets in graph().items()}
     while leaves := {name for name, targets in left.items() if not targets}:
         left = {name: targets - leaves for name, targets in left.items() if name not in leaves}
@@ -305,8 +305,8 @@ def test_few_files_at_the_top() -> None:
     assert len(list(PACKAGE.glob("*.py"))) < 15
 
 
-def test_tests_share_code_only_through_helpers() -> None:
-    """No test imports another test or conftest.py; both run alone."""
+def test_tests_do_not_import_each_other() -> None:
+    """No test imports another test or conftest.py; both can run alone."""
     modules = {path.stem for path in ROOT.glob("tests/*.py")} - {"fuzzing"}
     wrong = []
     for path in (*ROOT.glob("tests/*.py"), *ROOT.glob("tests/helpers/*.py")):

@@ -1,5 +1,5 @@
-"""The dual-layer codec at a fraction of its size: windows in tiles, conditions, words, the road of both
-layers, and learning.
+"""The dual-layer codec at a fraction of its size: attention windows in tiles, conditions, text, both layers
+in files, and training.
 """
 
 import copy
@@ -81,8 +81,8 @@ def x() -> Tensor:
 
 @pytest.mark.parametrize("shifted", [False, True])
 @torch.inference_mode()
-def test_a_place_attends_to_its_window_and_to_nothing_else(shifted):
-    """Against attention written out place by place; beyond the edge there are places of zeros."""
+def test_positions_attend_to_their_window_only(shifted):
+    """Against attention computed position by position; positions beyond the edge are zeros."""
     torch.manual_seed(0)
     window, heads, channels = 4, 2, 6
     attention = WindowAttention(channels, heads, window, shifted)
@@ -107,7 +107,7 @@ def test_a_place_attends_to_its_window_and_to_nothing_else(shifted):
 
 
 @torch.inference_mode()
-def test_windows_a_few_at_a_time_change_nothing(monkeypatch):
+def test_chunked_windows_give_the_same_result(monkeypatch):
     torch.manual_seed(0)
     attention, x = WindowAttention(8, 2, 4, True), torch.randn(2, 16, 12, 8)
     whole = attention(x)
@@ -116,8 +116,10 @@ def test_windows_a_few_at_a_time_change_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(("depths", "window"), [((2, 1, 2), 2), ((1, 2, 3), 4), ((2, 2, 2), 8)])
-def test_reach_is_how_far_the_windows_look(depths, window):
-    """From a square of the grid: something at the reach matters, and nothing beyond it."""
+def test_swin_receptive_field_is_exact(depths, window):
+    """From a square of the grid: a change at the receptive field's edge has an effect, a change beyond it has
+    none.
+    """
     torch.manual_seed(0)
     begins = swin_receptive_field(depths, window) // 64 * 64 + 64
     width = begins + 64
@@ -131,7 +133,7 @@ def test_reach_is_how_far_the_windows_look(depths, window):
     assert begins - int(columns.min()) == swin_receptive_field(depths, window)
 
 
-def test_the_reach_of_the_published_sizes():
+def test_receptive_field_of_the_published_sizes():
     assert swin_receptive_field((2, 4, 6), 8) == 273 and conditioned_receptive_field(3) == 122
 
 
@@ -146,13 +148,13 @@ def positive(network: nn.Module) -> nn.Module:
 
 
 @torch.inference_mode()
-def test_conditions_are_there_at_three_scales():
+def test_unet_gives_conditions_at_three_scales():
     known = UNet(KNOWN_CHANNELS)(torch.rand(2, 64, 32, 3))
     assert [c.shape for c in known] == [(2, 64, 32, 4), (2, 32, 16, 4), (2, 16, 8, 8)]
 
 
 @pytest.mark.parametrize("scale", [0, 1, 2])
-def test_reach_of_the_conditions(scale):
+def test_receptive_field_of_the_conditions(scale):
     furthest = 0
     for place in range(4):
         first = torch.rand(1, 4, 160, 3, dtype=torch.float64, requires_grad=True)
@@ -166,7 +168,7 @@ def test_reach_of_the_conditions(scale):
 
 
 @pytest.mark.parametrize("bottlenecks", [1, 2])
-def test_reach_of_the_synthesis_with_the_conditions_before_it(bottlenecks):
+def test_receptive_field_of_the_synthesis_with_conditions(bottlenecks):
     torch.manual_seed(0)
     size, middle = 320, 160
     unet, synthesis = positive(UNet((2, 2, 2))), positive(ConditionedSynthesis((2, 2, 2), 2, 2, bottlenecks))
@@ -182,7 +184,7 @@ def test_reach_of_the_synthesis_with_the_conditions_before_it(bottlenecks):
 
 
 @torch.inference_mode()
-def test_conditions_matter_at_each_scale_on_both_sides(codec, x):
+def test_conditions_affect_analysis_and_synthesis_at_each_scale(codec, x):
     condition = Condition(preview=first_of(64, 64))
     y = codec.network.analyse(x, condition)
     x_hat = codec.network.synthesise(y, torch.tensor([400]), condition)
@@ -197,7 +199,7 @@ def test_conditions_matter_at_each_scale_on_both_sides(codec, x):
 
 
 @torch.inference_mode()
-def test_without_a_first_picture_grey_stands_in(codec, x):
+def test_grey_replaces_a_missing_base_preview(codec, x):
     grey = Condition(preview=BasePreview(torch.full((1, 3, 4, 4), 0.5), (64, 64), (0, 0, 64, 64)))
     y = codec.network.analyse(x)
     assert torch.allclose(codec.network.analyse(x, grey), y, atol=1e-5)
@@ -208,7 +210,7 @@ def test_without_a_first_picture_grey_stands_in(codec, x):
 
 
 @torch.inference_mode()
-def test_before_training_the_first_picture_is_what_comes_out(x):
+def test_untrained_synthesis_returns_the_base_preview(x):
     codec = dual_layer(8, (4, 4), (4, 4), 1, KNOWN_CHANNELS, 8, (1, 1, 1), 2, TEXT_CHANNELS, 2, features=8)
     codec.network.eval()
     condition = Condition(preview=first_of(64, 64))
@@ -220,7 +222,7 @@ def test_before_training_the_first_picture_is_what_comes_out(x):
 
 
 @torch.inference_mode()
-def test_words_change_the_latent_through_either_injector_and_nothing_else(codec, x):
+def test_text_changes_the_latent_through_the_injectors_only(codec, x):
     words = Condition(random_words(), preview=first_of(64, 64))
     for open_gates in ((), ("quarter",), ("eighth",), ("quarter", "eighth")):
         other = copy.deepcopy(codec)
@@ -231,7 +233,7 @@ def test_words_change_the_latent_through_either_injector_and_nothing_else(codec,
 
 
 @torch.inference_mode()
-def test_the_third_attention_reads_words_that_have_seen_the_picture(codec, x):
+def test_second_injector_uses_tokens_with_image_features(codec, x):
     other = copy.deepcopy(codec)
     other.network.inject_quarter.gamma.zero_()
     before = other.network.analyse(x, Condition(random_words()))
@@ -240,8 +242,8 @@ def test_the_third_attention_reads_words_that_have_seen_the_picture(codec, x):
     assert not torch.equal(other.network.analyse(x, Condition(random_words())), before)
 
 
-def test_gates_start_closed_and_the_reach_is_on_the_grid():
-    """113 pixels of windows and 27 of conditions before them, rounded up to squares of 64."""
+def test_gates_are_initially_zero_and_receptive_field_is_aligned():
+    """113 pixels for windows and 27 for conditions, rounded up to squares of 64."""
     codec: Any = dual_layer(
         8, (4, 4), (4, 4), 1, KNOWN_CHANNELS, 8, (2, 2, 2), 8, TEXT_CHANNELS, 2, features=8
     )
@@ -250,13 +252,13 @@ def test_gates_start_closed_and_the_reach_is_on_the_grid():
 
 
 @torch.inference_mode()
-def test_padding_of_words_changes_nothing(codec, x):
+def test_text_padding_has_no_effect(codec, x):
     y = codec.network.analyse(x, Condition(random_words()))
     assert torch.allclose(codec.network.analyse(x, Condition(random_words(padding=33))), y, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_each_picture_of_a_batch_has_its_words_or_all_have_the_same(codec, x):
+def test_batch_takes_a_text_per_image_or_one_for_all(codec, x):
     both, words = torch.cat([x, x.flip(3)]), random_words(2)
     y = codec.network.analyse(both, Condition(words))
     for number in range(2):
@@ -273,7 +275,7 @@ def test_each_picture_of_a_batch_has_its_words_or_all_have_the_same(codec, x):
 
 @pytest.mark.parametrize("words", [None, random_words()], ids=["wordless", "worded"])
 @torch.inference_mode()
-def test_forward_is_what_decode_gives(codec, words):
+def test_forward_equals_decode(codec, words):
     rgb = random_rgb(192, 128, seed=2)
     made = codec.encode(Picture(rgb), quality=60, condition=Condition(words))
     stream = Bitstream.from_bytes(made.to_bytes())
@@ -288,7 +290,7 @@ def test_forward_is_what_decode_gives(codec, words):
 
 
 @torch.inference_mode()
-def test_both_sides_have_the_same_latents_in_both_layers(codec, monkeypatch):
+def test_encoder_and_decoder_have_the_same_latents_in_both_layers(codec, monkeypatch):
     picture = Picture(random_rgb(128, 64, seed=4))
     stream = codec.encode(picture, quality=40, base_quality=70)
     base_runtime = codec.runtime.base
@@ -310,12 +312,12 @@ def test_both_sides_have_the_same_latents_in_both_layers(codec, monkeypatch):
     assert torch.equal(read[0], written)
 
 
-def test_another_summation_order_reads_the_same(codec):
+def test_decoder_with_another_summation_order_agrees(codec):
     assert count_mismatches(codec, with_reordered_layers(codec), random_images(3)) == 0
 
 
 @torch.inference_mode()
-def test_the_first_picture_helps_both_sides_or_neither(codec):
+def test_base_preview_conditions_encoder_and_decoder_or_neither(codec):
     picture = Picture(random_rgb(128, 64, seed=4))
     alone, fed = (
         codec.encode_picture(picture, Rate(), BaseLayerOptions(conditions=c)) for c in (False, True)
@@ -330,7 +332,7 @@ def test_the_first_picture_helps_both_sides_or_neither(codec):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 77), (63, 65), (200, 130)])
-def test_any_size(codec, size):
+def test_images_of_any_size_round_trip(codec, size):
     picture = Picture(random_rgb(*size))
     stream = Bitstream.from_bytes(codec.encode(picture, condition=Condition(random_words())).to_bytes())
     assert codec.decode(stream).picture.rgb.shape == picture.rgb.shape
@@ -339,7 +341,7 @@ def test_any_size(codec, size):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_forged_payload_never_crashes(codec, seed):
+def test_forged_payload_raises_only_trifocal_errors(codec, seed):
     picture, random = Picture(random_rgb(64, 64)), np.random.default_rng(seed)
     stream = codec.encode(picture, quality=40)
     for number, layer in enumerate(stream.layers):
@@ -356,7 +358,7 @@ def test_a_forged_payload_never_crashes(codec, seed):
                 assert str(error).endswith(".")
 
 
-def test_transforms_in_bfloat16(codec):
+def test_codec_works_in_bfloat16(codec):
     rounded = copy.deepcopy(codec)
     for part in (rounded.network.analysis, rounded.network.synthesis):
         part.bfloat16()
@@ -378,8 +380,8 @@ def small_tiles(monkeypatch):
 
 
 @torch.inference_mode()
-def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
-    """Without words: windows of a tile are windows of the whole picture."""
+def test_analysis_of_a_tile_equals_that_of_the_whole_image(small_tiles, codec):
+    """Without text: windows of a tile are windows of the whole image."""
     rgb = random_rgb(512, 192, seed=7)
     shape = canvas.Canvas(512, 192, codec.network.receptive_field)
     condition = Condition(preview=first_of(512, 192))
@@ -394,8 +396,8 @@ def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
 
 
 @torch.inference_mode()
-def test_the_test_above_can_fail(codec):
-    """A halo that is not on the grid moves the windows."""
+def test_analysis_with_a_misaligned_halo_differs(codec):
+    """A halo that is not aligned to the grid shifts the windows."""
     rgb, condition = random_rgb(384, 64, seed=7), Condition(preview=first_of(384, 64))
     whole = codec.network.analyse(as_x(rgb), condition)
     part = condition.within(slice(0, 4), slice(1, 21))
@@ -413,8 +415,8 @@ def tiled(codec: ScalableCodec) -> Iterator[Bitstream]:
 
 
 @torch.inference_mode()
-def test_tiles_leave_no_seams(small_tiles, tiled, codec, monkeypatch):
-    """Synthesis of all latents at once and tile by tile differ by at most one level, with words and
+def test_tiles_equal_the_whole_image(small_tiles, tiled, codec, monkeypatch):
+    """Synthesis of all latents at once and tile by tile differ by at most one grey level, with text and
     conditions.
     """
     by_tile = codec.decode(tiled).picture.rgb
@@ -426,8 +428,8 @@ def test_tiles_leave_no_seams(small_tiles, tiled, codec, monkeypatch):
 
 
 @pytest.mark.parametrize("region", [(5, 7, 1, 1), (200, 0, 100, 270)])
-def test_a_region_is_a_part_of_the_whole(small_tiles, tiled, codec, region):
-    """Also where it does not begin on the grid of 64 pixels."""
+def test_decoded_region_equals_the_part_of_the_whole_image(small_tiles, tiled, codec, region):
+    """Also if it is not aligned to the grid of 64 pixels."""
     x, y, width, height = region
     whole = codec.decode(tiled).picture.rgb[y : y + height, x : x + width].astype(int)
     assert np.abs(codec.decode(tiled, region=region).picture.rgb - whole).max() <= 1
@@ -465,7 +467,7 @@ def objective() -> DualLayerObjective:
     return DualLayerObjective(perceptual=Alike(), images=Means())
 
 
-def test_five_steps_lower_the_loss_and_leave_the_base_as_it_is():
+def test_training_lowers_the_loss_and_keeps_the_base_layer():
     codec = small_dual_layer(seed=7, gamma=0.0)
     codec.network.train()
     base = {name: value.clone() for name, value in codec.network.base.state_dict().items()}
@@ -489,7 +491,7 @@ def test_five_steps_lower_the_loss_and_leave_the_base_as_it_is():
     assert all(torch.equal(value, base[name]) for name, value in codec.network.base.state_dict().items())
 
 
-def test_it_learns_without_words_too():
+def test_training_works_without_text():
     codec = small_dual_layer(seed=7)
     codec.network.train()
     ((_, loss),) = objective().turns(
@@ -500,7 +502,7 @@ def test_it_learns_without_words_too():
     assert all(p.grad is not None for p in codec.network.analysis.parameters())
 
 
-def test_the_objective_by_hand():
+def test_objective_by_hand():
     x, level = torch.rand(2, 3, 64, 64), torch.tensor([0, 800])
     x_hat = x + torch.tensor([0.1, 0.01])[:, None, None, None]
     output = Output(x_hat, torch.zeros(1), torch.tensor([4096.0, 8192.0]))
@@ -545,7 +547,7 @@ def fetched(monkeypatch):
 
 
 @torch.inference_mode()
-def test_the_split_network_finds_what_the_uncut_one_does(fetched):
+def test_split_faster_rcnn_equals_the_original(fetched):
     cut, uncut = faster_rcnn.load_faster_rcnn(), thin_network()
     for network in (cut.network, uncut):
         network.roi_heads.score_thresh = 0.0
@@ -562,7 +564,7 @@ def test_the_split_network_finds_what_the_uncut_one_does(fetched):
     )
 
 
-def test_the_detector_is_torchvisions_with_its_coco_weights(fetched):
+def test_detector_is_torchvisions_with_coco_weights(fetched):
     detector = faster_rcnn.load_faster_rcnn()
     assert fetched["weights"] is tv.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
     assert fetched["box_score_thresh"] == 0.02
@@ -572,7 +574,7 @@ def test_the_detector_is_torchvisions_with_its_coco_weights(fetched):
     assert TextGuided.input_size is torchvision_size
 
 
-def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch):
+def test_failed_weights_download_raises_weights_error(monkeypatch):
     def refuse(**options: object) -> None:
         raise URLError("no network")
 
@@ -582,8 +584,8 @@ def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch):
         faster_rcnn.load_faster_rcnn()
 
 
-def test_the_published_sizes(monkeypatch):
-    """Building it draws nothing and fetches nothing."""
+def test_published_sizes(monkeypatch):
+    """Building the network neither draws random weights nor downloads any."""
     for draw in ("kaiming_uniform_", "uniform_", "kaiming_normal_", "xavier_uniform_", "trunc_normal_"):
         monkeypatch.setattr(nn.init, draw, lambda tensor, *args, **options: tensor)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)

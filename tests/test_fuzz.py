@@ -35,20 +35,20 @@ def test_damaged_files_are_decoded_or_refused(times: int) -> None:
     assert nothing_crashed(fuzz(sound_files(), decode, range(100 * times)))
 
 
-def test_sound_files_are_accepted() -> None:
+def test_undamaged_files_are_accepted() -> None:
     assert all(read(file.to_bytes()) for file in sound_containers())
     for file in sound_files():
         file.header.check_pixels(MAX_PIXELS)
         assert read(file.to_bytes())
 
 
-def test_a_number_stands_for_one_file() -> None:
+def test_seed_determines_the_damaged_file() -> None:
     files = [[damaged_file(random.Random(n), sound_containers()) for n in range(50)] for _ in range(2)]
     assert files[0] == files[1] and len({*files[0]}) > 40
 
 
-def test_what_is_found_is_counted() -> None:
-    """A crash, of which there is none that is real, with its number."""
+def test_crashes_are_counted() -> None:
+    """A fake crash is reported with its seed."""
     files = sound_containers()
     third = damaged_file(random.Random(3), files)
 

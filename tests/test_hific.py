@@ -1,5 +1,5 @@
-"""HiFiC's networks and the game of Cross-modal: sizes, blocks, discriminator, rate target, and both stages of
-training.
+"""HiFiC's networks and Cross-modal's adversarial training: sizes, blocks, discriminator, rate target, and
+both training stages.
 """
 
 import copy
@@ -71,7 +71,7 @@ def without_first_weights(monkeypatch):
     monkeypatch.setattr(nn.init, "kaiming_uniform_", lambda tensor, *rest, **more: tensor)
 
 
-def test_the_published_sizes(without_first_weights):
+def test_published_sizes(without_first_weights):
     """Mentzer et al. 2020, figure 2: 181 million parameters without the discriminator."""
     widths = [60, 120, 240, 480, 960]
     analysis = convolution(3, 60, 7) + convolution(960, 220, 3, normed=False)
@@ -86,14 +86,14 @@ def test_the_published_sizes(without_first_weights):
     assert analysis + synthesis + hyper == pytest.approx(181.5e6, rel=0.001)
 
 
-def test_the_published_discriminator():
+def test_published_discriminator_size():
     discriminator = Discriminator(220, 512)
     shapes = [tuple(layer.weight.shape) for layer in convolutions_of(discriminator.features)]
     assert shapes == [(64, 15, 4, 4), (128, 64, 4, 4), (256, 128, 4, 4), (512, 256, 4, 4)]
     assert discriminator.latent.weight.shape == (12, 220, 3, 3)
 
 
-def test_the_whole_presets_have_their_size(without_first_weights):
+def test_presets_have_the_published_sizes(without_first_weights):
     whole, other = cross_modal().network, cross_modal_cheng2020().network
     assert [block.mask_features.in_channels for block in blocks_of(whole)] == [960, 480, 240, 120, 60]
     assert sum(map(size_of, blocks_of(whole))) == pytest.approx(28.3e6, rel=0.01) and size_of(
@@ -103,7 +103,7 @@ def test_the_whole_presets_have_their_size(without_first_weights):
     assert [block.mask_features.in_channels for block in blocks_of(other)] == [192, 192, 192, 3]
 
 
-def test_channel_norm_looks_at_its_own_place_only():
+def test_channel_norm_depends_on_its_own_position_only():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 3, 16)
     other = x.clone()
@@ -121,7 +121,7 @@ def judge():
     return Discriminator(6, TEXT_CHANNELS, width=4)
 
 
-def test_the_discriminator_sees_picture_latent_and_words(judge):
+def test_discriminator_depends_on_image_latent_and_text(judge):
     judge.eval()
     x, y_hat, words = torch.rand(2, 3, 64, 96), torch.randn(2, 4, 6, 6), random_text_embedding(2)
     logits = judge(x, y_hat, words)
@@ -132,7 +132,7 @@ def test_the_discriminator_sees_picture_latent_and_words(judge):
     assert torch.equal(judge(x, y_hat, None), judge(x, y_hat, nothing))
 
 
-def test_spectral_norms_are_one(judge):
+def test_spectral_norms_of_the_discriminator_are_one(judge):
     with torch.no_grad():
         for name, parameter in judge.named_parameters():
             if name.endswith("weight.original"):
@@ -156,7 +156,7 @@ class Recorder(nn.Module):
         return torch.arange(1.0, 4.0)[: len(x) // count].repeat_interleave(count)[:, None, None]
 
 
-def test_mismatched_words_reach_the_discriminator():
+def test_discriminator_gets_mismatched_texts():
     x, x_hat, y_hat, words = (
         torch.rand(3, 3, 8, 8),
         torch.rand(3, 3, 8, 8),
@@ -181,8 +181,8 @@ def test_mismatched_words_reach_the_discriminator():
     assert discriminator_loss(recorder, x, x_hat, y_hat, None, "hinge").item() == pytest.approx(0 + 3)
 
 
-def test_equal_words_are_no_mismatch():
-    """A batch of one, and pictures with the same words, have nothing to be told apart by."""
+def test_equal_texts_are_not_mismatched():
+    """A batch of one, and images with the same text, have no mismatched pairs."""
     x, y_hat, words = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 1, 2), random_text_embedding(1)
     twice = TextEmbedding(*(part.expand(2, *part.shape[1:]) for part in vars(words).values()))
     for count, said in ((1, words), (2, twice)):
@@ -190,14 +190,14 @@ def test_equal_words_are_no_mismatch():
         assert loss.item() == pytest.approx(0 + 3)
 
 
-def test_what_the_codec_pays():
+def test_codec_loss_by_hand():
     logits = torch.tensor([[[0.0, 2.0]], [[-1.0, -1.0]]])
     bce = [-math.log(1 / (1 + math.exp(-value))) for value in (0, 2, -1)]
     assert generator_loss(logits, "bce").tolist() == pytest.approx([(bce[0] + bce[1]) / 2, bce[2]])
     assert generator_loss(logits, "hinge").tolist() == [-1.0, 1.0]
 
 
-def test_rate_targets():
+def test_rate_target_selects_the_rate_weight():
     rate, level = RateTarget(), torch.tensor([80, 240, 400, 720])
     late, early = rate.warm_steps, 0
     middle = math.sqrt(0.14 * 0.30)
@@ -234,7 +234,7 @@ def gradients(network: nn.Module) -> list[torch.Tensor | None]:
     return [None if p.grad is None else p.grad.clone() for p in network.parameters()]
 
 
-def test_each_learns_in_its_own_turn(judge):
+def test_codec_and_discriminator_are_updated_separately(judge):
     codec, batch = small().network.train(), batch_of(3)
     objective = CrossModalObjective(judge, SquaredError())
     assert objective.partners() == {"discriminator": judge}
@@ -252,7 +252,7 @@ def test_each_learns_in_its_own_turn(judge):
     assert next(turns, None) is None
 
 
-def test_the_adversary_reaches_the_picture_and_not_the_latent(judge):
+def test_adversarial_gradient_reaches_the_image_but_not_the_latent(judge):
     codec, batch = small().network.train(), batch_of(2)
     objective = CrossModalObjective(judge, SquaredError(), adversary_weight=1.0)
     output = codec(batch.x, batch.level, batch.condition)
@@ -263,7 +263,7 @@ def test_the_adversary_reaches_the_picture_and_not_the_latent(judge):
     assert x_hat.grad is not None and x_hat.grad.any() and output.y_hat.grad is None
 
 
-def test_a_stage_without_words():
+def test_stage_without_text():
     codec, batch = small().network.train(), batch_of(2)
     objective = CrossModalObjective(Discriminator(6, TEXT_CHANNELS, width=4), SquaredError())
     for condition in (None, Condition()):
@@ -272,7 +272,7 @@ def test_a_stage_without_words():
 
 
 @pytest.mark.parametrize("game", [None, "bce", "hinge"], ids=["stage 1", "bce", "hinge"])
-def test_a_few_steps_lower_the_losses(game, judge):
+def test_training_lowers_the_losses(game, judge):
     codec, batch = small().network.train(), batch_of(3)
     objective = CrossModalObjective(judge if game else None, SquaredError(), game=game or "bce")
     parts = {"codec": codec, **objective.partners()}
@@ -288,7 +288,7 @@ def test_a_few_steps_lower_the_losses(game, judge):
         assert len(run) == 25 and sum(run[-5:]) < 0.9 * sum(run[:5])
 
 
-def test_what_the_record_says(judge):
+def test_record_describes_the_objective(judge):
     first = CrossModalObjective(None, SquaredError()).description()
     second = CrossModalObjective(judge, SquaredError()).description()
     assert first["objective"] == "CrossModalObjective" and first["perceptual"] == "squared error"
@@ -297,7 +297,7 @@ def test_what_the_record_says(judge):
     assert first["mse_weight"] == 0.075 / 32 and first["rate"] == asdict(RateTarget())
 
 
-def test_a_perceptual_network_is_not_trained(judge):
+def test_perceptual_network_is_frozen(judge):
     judged = nn.Conv2d(3, 1, 1)
 
     class Network(SquaredError):
@@ -360,7 +360,7 @@ def trained(weights):
     return [tensor for name, tensor in sorted(read_weights(weights).items()) if "analysis" in name]
 
 
-def test_stages_that_are_not_there(staged, tmp_path):
+def test_missing_training_stages_are_refused(staged, tmp_path):
     with pytest.raises(OptionError, match="--start"):
         train("small", [staged], tmp_path / "run", stage=2, steps=1)
     with pytest.raises(OptionError, match="stages 1 to 2, not 3"):
@@ -369,7 +369,7 @@ def test_stages_that_are_not_there(staged, tmp_path):
         train("whole", [staged], tmp_path / "run", stage=2, steps=1)
 
 
-def test_stages_on_the_command_line(staged, tmp_path, monkeypatch):
+def test_stage_option_of_the_command_line(staged, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
     data = ["--data", str(staged), "--steps", "1"]

@@ -1,4 +1,4 @@
-"""What training minimises, against values that were computed another way."""
+"""Training losses, against values that were computed in another way."""
 
 import json
 import math
@@ -74,7 +74,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perceptual, "load_image_encoder", small_tower)
 
 
-def test_lpips_is_that_of_another_package(made_up_weights: None) -> None:
+def test_lpips_equals_that_of_another_package(made_up_weights: None) -> None:
     functional = pytest.importorskip("torchmetrics.functional.image")
     x_hat, x = two()
     measure, unscaled = losses.Lpips("alex"), losses.Lpips("alex", scaled=False)
@@ -94,7 +94,7 @@ def test_lpips_is_that_of_another_package(made_up_weights: None) -> None:
     )
 
 
-def test_the_towers_distance_by_its_formula() -> None:
+def test_encoder_distance_by_its_formula() -> None:
     tower = small_tower()
     x_hat, x = two()
     value = losses.EncoderDistance(tower)(x_hat, x)
@@ -111,7 +111,7 @@ def test_the_towers_distance_by_its_formula() -> None:
     assert (value > 0).all() and losses.EncoderDistance(tower)(x, x).max() == 0
 
 
-def test_a_shared_tower_is_copied_before_it_is_frozen() -> None:
+def test_shared_encoder_is_copied_before_it_is_frozen() -> None:
     tower = small_tower()
     measure = losses.EncoderDistance(tower)
     assert all(parameter.requires_grad for parameter in tower.parameters()) and tower.training
@@ -120,7 +120,7 @@ def test_a_shared_tower_is_copied_before_it_is_frozen() -> None:
     )
 
 
-def test_ms_ssim_is_that_of_another_package() -> None:
+def test_ms_ssim_equals_that_of_another_package() -> None:
     torchmetrics = pytest.importorskip("torchmetrics")
     x_hat, x = two(192, 176)
     value = losses.MsSsim()(x_hat, x)
@@ -132,7 +132,7 @@ def test_ms_ssim_is_that_of_another_package() -> None:
         losses.MsSsim()(x_hat[..., :175, :], x[..., :175, :])
 
 
-def test_ms_ssim_has_a_gradient_where_pictures_are_opposite() -> None:
+def test_ms_ssim_has_a_gradient_for_inverted_images() -> None:
     pytest.importorskip("torchmetrics")
     _, x = two(192, 176)
     x_hat = (1 - x).requires_grad_()
@@ -141,7 +141,7 @@ def test_ms_ssim_has_a_gradient_where_pictures_are_opposite() -> None:
     assert x_hat.grad is not None and x_hat.grad.isfinite().all() and (value > 0.5).all()
 
 
-def test_without_lpips_the_tower_takes_its_place_and_it_is_said(offline: None) -> None:
+def test_encoder_distance_replaces_missing_lpips_with_a_notice(offline: None) -> None:
     objective = losses.TacoObjective(images=nn.Identity())
     found = objective.perceptual
     assert isinstance(found, losses.EncoderDistance)
@@ -153,14 +153,14 @@ def test_without_lpips_the_tower_takes_its_place_and_it_is_said(offline: None) -
     assert objective.description()["perceptual"] == found.title
 
 
-def test_without_the_package_it_is_said_too(offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_lpips_package_gives_a_notice(offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lpips", None)
     assert 'pip install "trifocal[train]"' in losses.find_perceptual().note
     with pytest.raises(MissingExtra):
         losses.Lpips()
 
 
-def test_what_is_preferred_is_taken(made_up_weights: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_perceptual_loss_is_found_by_name(made_up_weights: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perceptual, "load_image_encoder", small_tower)
     found = [losses.find_perceptual(name) for name in ("lpips-alex", "ms-ssim", "tower")]
     titles = ["LPIPS (alex)", "1 − MS-SSIM", "distance in the project's image encoder"]
@@ -181,10 +181,8 @@ def test_distances_by_hand() -> None:
     assert losses.frobenius_distance(e_hat, e, 1.0).item() == pytest.approx(math.sqrt(10))
 
 
-def test_the_contrastive_loss_by_hand() -> None:
-    """Two pictures whose cosines to the texts are 1, 0.6 and 0, 0.8: the lengths of the vectors do not
-    count.
-    """
+def test_contrastive_loss_by_hand() -> None:
+    """Two images with cosines 1, 0.6 and 0, 0.8 to the texts; vector lengths do not count."""
     image, text = torch.tensor([[2.0, 0.0], [0.0, 0.5]]), torch.tensor([[3.0, 0.0], [0.6, 0.8]])
     scale = math.exp(2.6592)
 
@@ -201,7 +199,7 @@ def test_the_contrastive_loss_by_hand() -> None:
     )
 
 
-def test_the_contrastive_loss_is_the_librarys() -> None:
+def test_contrastive_loss_equals_transformers() -> None:
     modeling = pytest.importorskip("transformers.models.clip.modeling_clip")
     torch.manual_seed(0)
     image, text = torch.randn(5, 7), torch.randn(5, 7)
@@ -210,7 +208,7 @@ def test_the_contrastive_loss_is_the_librarys() -> None:
     torch.testing.assert_close(losses.contrastive(image, text), expected)
 
 
-def test_the_joint_loss_is_both_on_directions() -> None:
+def test_joint_loss_sums_both_terms_on_unit_vectors() -> None:
     torch.manual_seed(0)
     e_hat, e, text = torch.randn(3, 4, 6)
     unit = F.normalize(e_hat, dim=-1), F.normalize(e, dim=-1)
@@ -303,8 +301,8 @@ def test_tacos_loss_by_hand() -> None:
     assert not any(parameter.requires_grad for parameter in objective.parameters())
 
 
-def test_tacos_words_count() -> None:
-    """Pictures in the colours of their texts: the words of another picture cost more."""
+def test_taco_loss_depends_on_the_text() -> None:
+    """Images in the colours of their texts: the text of another image gives a higher loss."""
     x = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])[:, :, None, None].expand(2, 3, 8, 8)
     pooled = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     objective = losses.TacoObjective(perceptual=Far(), images=Colours())
@@ -317,7 +315,7 @@ def test_tacos_words_count() -> None:
         assert without.item() == pytest.approx(right.item() - 0.0025 * nats.item(), rel=1e-5)
 
 
-def test_taco_says_what_it_is_made_of() -> None:
+def test_taco_record_describes_its_losses() -> None:
     objective = losses.TacoObjective(perceptual=Far(), images=Colours(), joint_weight=0.5)
     assert objective.description() == {
         "objective": "TacoObjective",
@@ -332,7 +330,7 @@ def test_taco_says_what_it_is_made_of() -> None:
     assert losses.Objective().description() == {"objective": "Objective"}
 
 
-def test_tacos_networks_are_found_by_the_towers_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taco_networks_are_found_by_the_text_encoders_name(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = small_tower()
     monkeypatch.setattr(taco, "load_image_encoder", lambda: tower)
     monkeypatch.setattr(taco, "find_perceptual", Far)
@@ -346,7 +344,7 @@ def test_tacos_networks_are_found_by_the_towers_name(monkeypatch: pytest.MonkeyP
     assert isinstance(found, nn.Linear) and found.out_features == 6
 
 
-def test_a_few_steps_lower_tacos_loss() -> None:
+def test_training_lowers_tacos_loss() -> None:
     torch.manual_seed(0)
     codec = small_codec().network.train()
     objective = losses.TacoObjective(perceptual=losses.EncoderDistance(small_tower()), images=Colours())
@@ -375,7 +373,7 @@ class Substitute(losses.Objective):
         self.perceptual.note = "Far takes the place of LPIPS."
 
 
-def test_a_run_says_what_judges_and_writes_it_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_reports_and_records_the_perceptual_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         Image.fromarray(random_rgb(72, 72, seed=number)).save(tmp_path / f"{number}.png")
     recipe = replace(presets.find("compact").recipe, batch=1, crop=64)

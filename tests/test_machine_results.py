@@ -1,5 +1,5 @@
-"""The scripts behind results/machine_*: what follows from tables, by hand, and all of it on two pictures with
-a small codec in layers.
+"""The scripts that write results/machine_*: values that follow from tables, by hand, and a whole run on two
+images with a small scalable codec.
 """
 
 import csv
@@ -50,7 +50,7 @@ def made() -> list[MeanResult]:
     ]
 
 
-def test_how_many_bits_the_same_precision_takes(page: Any) -> None:
+def test_bits_at_equal_ap(page: Any) -> None:
     curves = page.codec_curves(made(), "ap:d")
     assert set(curves) == {"p:base", "avif", "webp", "jpeg"} and page.original_ap(made(), "ap:d") == 0.31
     rows = {row[0]: row[1:] for row in page.equal_precision("p:base", curves, 0.31)}
@@ -61,7 +61,7 @@ def test_how_many_bits_the_same_precision_takes(page: Any) -> None:
     assert set(rows["JPEG (Pillow, progressive, 4:2:0)"]) == {"not reached"}
 
 
-def test_what_is_reached_is_said(page: Any) -> None:
+def test_headline_states_the_rate_near_the_originals_ap(page: Any) -> None:
     curves = page.codec_curves(made(), "ap:d")
     assert page.headline("p:base", curves, 0.31) == (
         "The base layer is within one AP point of 0.310 at 0.0800 bpp, AVIF at 0.3200 bpp, 4.0 times as many."
@@ -71,7 +71,7 @@ def test_what_is_reached_is_said(page: Any) -> None:
     assert page.headline("p:base", curves, 0.5).endswith("of 0.500: its best is 0.300.")
 
 
-def test_the_base_layer_against_each(page: Any) -> None:
+def test_base_layer_compared_with_each_codec(page: Any) -> None:
     rows = {row[0]: row[1:] for row in page.differences("p:base", page.codec_curves(made(), "ap:d"))}
     assert rows["AVIF (Pillow, speed 4)"][0] == "−75.0 %"
     assert rows["JPEG (Pillow, progressive, 4:2:0)"] == ["—", "—"]
@@ -81,7 +81,7 @@ def test_the_base_layer_against_each(page: Any) -> None:
     assert "| the original (PNG) | 100 | 14.0000 | 0.3100 | — |" in text
 
 
-def test_pictures_are_compared_in_each_metric(page: Any) -> None:
+def test_decoded_images_are_compared_in_each_metric(page: Any) -> None:
     both = [
         *line("p", {10: (0.1, 30.0), 50: (0.2, 35.0), 90: (0.4, 40.0)}, "psnr"),
         *line("p:apart", {10: (0.2, 30.0), 50: (0.4, 35.0), 90: (0.8, 40.0)}, "psnr"),
@@ -92,7 +92,7 @@ def test_pictures_are_compared_in_each_metric(page: Any) -> None:
     assert "| Trifocal p | 10 | 0.1000 | 30.0000 | — | — | — |" in text
 
 
-def test_times_are_medians_and_parts_of_the_references(script: Any, page: Any, tmp_path: Path) -> None:
+def test_times_are_medians_and_ratios_to_the_reference(script: Any, page: Any, tmp_path: Path) -> None:
     laps = [
         {"a": 1.0, script.REFERENCE: 2.0},
         {"a": 9.0, script.REFERENCE: 8.0},
@@ -108,7 +108,7 @@ def test_times_are_medians_and_parts_of_the_references(script: Any, page: Any, t
     assert calls == ["x", "y"] and min(ran.values()) >= 0
 
 
-def test_all_of_it_and_again(
+def test_whole_run_and_resumed_run(
     script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("faster_coco_eval")

@@ -1,6 +1,4 @@
-"""Presets with the user's weights, LABEL=PRESET:WEIGHTS, beside the bundled ones; and the device that presets
-run on.
-"""
+"""Presets with custom weights, LABEL=PRESET:WEIGHTS, beside the bundled ones; and the device of presets."""
 
 import json
 from collections.abc import Callable
@@ -65,7 +63,7 @@ def measured(path: Path) -> dict[str, str]:
     return {row.preset: row.weights for row in read_results(path)}
 
 
-def test_own_weights_are_measured_under_their_labels(room: Path) -> None:
+def test_custom_weights_are_measured_under_their_labels(room: Path) -> None:
     train_on(room / "more.safetensors", seed=2)
     subjects = ["mine=plain:mine.safetensors", "plain", f"my 2nd=plain:{room / 'more.safetensors'}", "jpeg"]
     evaluate(subjects, "pictures", "out.csv", EvaluateOptions([20, 60], metrics=["psnr"]))
@@ -100,7 +98,7 @@ def test_resume_drops_rows_of_a_label_whose_weights_changed(room: Path) -> None:
     }
 
 
-def test_a_label_has_words_and_preferences_where_its_preset_has_them(room: Path) -> None:
+def test_label_has_the_text_and_preference_settings_of_its_preset(room: Path) -> None:
     write_weights(text_codec("decoder").network, room / "words.safetensors")
     write_weights(small_ug_icm(noise=0.1).network, room / "both2.safetensors")
     evaluate(
@@ -122,7 +120,7 @@ def test_a_label_has_words_and_preferences_where_its_preset_has_them(room: Path)
     assert rows["own:1", "a.png", 50].values != rows["both:1", "a.png", 50].values
 
 
-def test_a_label_is_measured_by_its_base_layer(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_layer_of_a_label_can_be_measured(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_two_jpeg_preset(monkeypatch)
     evaluate(
         ["mine=two:any.safetensors"],
@@ -141,7 +139,7 @@ def test_a_label_is_measured_by_its_base_layer(room: Path, monkeypatch: pytest.M
         ({"layers": "base"}, "--layers base needs a layered preset; there is none"),
     ],
 )
-def test_what_the_preset_of_a_label_has_not_is_refused(
+def test_settings_that_the_preset_of_a_label_lacks_are_refused(
     room: Path, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(OptionError, match=sentence):
@@ -172,7 +170,7 @@ def test_what_the_preset_of_a_label_has_not_is_refused(
         (["mine=plain:pictures"], WeightsError, "mine: pictures is a folder"),
     ],
 )
-def test_what_is_wrong_with_a_label_is_said_before_anything_is_measured(
+def test_invalid_labels_are_refused_before_measuring(
     room: Path, subjects: list[str], kind: type[TrifocalError], sentence: str
 ) -> None:
     with pytest.raises(kind, match=sentence):
@@ -184,7 +182,7 @@ def test_what_is_wrong_with_a_label_is_said_before_anything_is_measured(
     assert result.exit_code == 1 and is_one_sentence(result.stderr) and not (room / "out.csv").exists()
 
 
-def test_the_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_weights(text_codec("decoder").network, room / "words.safetensors")
     page = compare(
         ["mine=plain:mine.safetensors", "told=late:words.safetensors", "plain"],
@@ -205,7 +203,9 @@ def test_the_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: py
     assert rows["mine"] != rows["plain"]
 
 
-def test_the_peak_memory_is_of_the_labelled_weights(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_peak_memory_is_measured_with_the_labelled_weights(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = "mine=plain:mine.safetensors"
     print_peak("mine", "pictures/a.png", 50, own=spec)
     assert capsys.readouterr().out.strip().isdecimal()
@@ -227,7 +227,7 @@ def test_names_and_titles_of_variants(room: Path) -> None:
     assert plain.title == "Trifocal plain"
 
 
-def test_presets_run_on_the_device_that_was_asked_for(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_run_on_the_requested_device(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trifocal.presets import shared_codec
 
     asked: list[str] = []
@@ -245,7 +245,7 @@ def test_presets_run_on_the_device_that_was_asked_for(room: Path, monkeypatch: p
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "meta", "cuda:99", ""])
 @pytest.mark.parametrize("verb", ["evaluate", "compare"])
-def test_a_device_that_cannot_be_used_is_refused_at_once(room: Path, device: str, verb: str) -> None:
+def test_unavailable_device_is_refused_at_once(room: Path, device: str, verb: str) -> None:
     result = run(verb, "plain", "--data", "pictures", "-o", "out", "--device", device)
     assert result.exit_code == 1 and is_one_sentence(result.stderr)
     assert f"The device {device!r} cannot be used here" in " ".join(result.stderr.split())

@@ -1,6 +1,4 @@
-"""Inputs and outputs of commands: no file is lost, names, folders, pipes, and what goes to stdout and
-stderr.
-"""
+"""Inputs and outputs of commands: existing files, names, folders, pipes, stdout and stderr."""
 
 import io
 import json
@@ -124,7 +122,7 @@ def files_in(folder: Path) -> set[str]:
         ("train", "compact", "--data", "photos", "--steps", "1", "-o", "photos"),
     ],
 )
-def test_no_file_is_replaced_that_was_not_named(here: Path, words: tuple[str, ...]) -> None:
+def test_files_that_were_not_named_are_not_replaced(here: Path, words: tuple[str, ...]) -> None:
     photo("photos/a.png")
     photo("other.png", 10)
     os.link("photos/a.png", "photos/hard.png")
@@ -165,7 +163,7 @@ def test_folders_with_equal_names_of_files_keep_their_own_names(here: Path) -> N
     assert files_in(here / "dots") == {"2023/a.tri", "2024/a.tri"}
 
 
-def test_two_runs_into_one_folder_lose_nothing(here: Path) -> None:
+def test_second_run_into_a_folder_keeps_existing_files(here: Path) -> None:
     photo("2023/a.png")
     photo("2024/a.png")
     assert run("encode", "2023/a.png", "-o", "out/").exit_code == 0
@@ -191,7 +189,7 @@ def test_a_file_that_appears_meanwhile_is_kept(
 
 
 @pytest.mark.parametrize("words", [("-o", "b.png"), ("-o", "b.png", "--force"), ()])
-def test_nothing_is_written_through_a_link_without_a_target(here: Path, words: tuple[str, ...]) -> None:
+def test_broken_links_are_not_written_through(here: Path, words: tuple[str, ...]) -> None:
     tri("b.tri")
     Path("b.png").symlink_to(here / "elsewhere.png")
     result = run("decode", "b.tri", *words)
@@ -199,7 +197,7 @@ def test_nothing_is_written_through_a_link_without_a_target(here: Path, words: t
     assert files_in(here) == {"b.tri"} and Path("b.png").is_symlink()
 
 
-def test_names_that_are_one_file_where_case_is_ignored_are_refused(here: Path) -> None:
+def test_outputs_that_differ_in_case_only_are_refused(here: Path) -> None:
     photo("in/x.png")
     photo("in/X.png")
     if len(files_in(here)) == 1:
@@ -209,7 +207,7 @@ def test_names_that_are_one_file_where_case_is_ignored_are_refused(here: Path) -
     assert not Path("out").exists()
 
 
-def test_names_do_not_depend_on_other_files_of_the_folder(here: Path) -> None:
+def test_output_names_do_not_depend_on_other_files(here: Path) -> None:
     photo("in/x.png")
     photo("in/x.bmp")
     refused = run("encode", "in", "-o", "out")
@@ -229,7 +227,7 @@ def names_of(found: Inputs, out: str | None, **options: Any) -> list[str]:
     return [job.output.path.as_posix() for job in plan(found, out, ".tri", Outputs(), **options)]
 
 
-def test_outputs_stand_beside_their_inputs_or_where_out_says(tmp_path: Path) -> None:
+def test_outputs_are_next_to_their_inputs_or_in_out(tmp_path: Path) -> None:
     one, two = inputs_of("a/x.jpg"), inputs_of("a/x.jpg", "b/y.png")
     assert names_of(one, None) == ["a/x.tri"]
     assert names_of(one, "z.tri") == ["z.tri"]
@@ -240,7 +238,7 @@ def test_outputs_stand_beside_their_inputs_or_where_out_says(tmp_path: Path) -> 
     assert names_of(two, None, keep_suffix=True) == ["a/x.jpg.tri", "b/y.png.tri"]
 
 
-def test_inputs_are_known_by_what_they_are(tmp_path: Path) -> None:
+def test_inputs_are_recognised_by_identity(tmp_path: Path) -> None:
     outputs = Outputs([tmp_path / "gone.tri"], force=True)
     with pytest.raises(OptionError, match="written over"):
         outputs.add(tmp_path / "sub" / ".." / "gone.tri", named=True)
@@ -265,7 +263,7 @@ def test_out_is_a_folder_for_a_folder_and_for_several_files(here: Path) -> None:
 # ── folders ──
 
 
-def test_what_is_left_out_of_a_folder_is_said(here: Path) -> None:
+def test_files_left_out_of_a_folder_are_reported(here: Path) -> None:
     for name in (
         "a.png",
         "b.apng",
@@ -297,7 +295,7 @@ def test_what_is_left_out_of_a_folder_is_said(here: Path) -> None:
     assert len(find_inputs(["in", "in/a.png"], False, [".png"]).files) == 1
 
 
-def test_pictures_of_all_suffixes_are_taken(here: Path) -> None:
+def test_images_of_all_suffixes_are_found(here: Path) -> None:
     for suffix in "mpo", "apng", "jpx", "avifs":
         image = Image.new("RGB", (40, 30), "red")
         image.save(
@@ -338,7 +336,7 @@ def test_info_takes_folders(here: Path) -> None:
 # ── pipes ──
 
 
-def test_a_picture_goes_through_pipes(here: Path) -> None:
+def test_image_is_read_from_and_written_to_pipes(here: Path) -> None:
     data = photo("a.png").read_bytes()
     encoded = run("encode", "-", stdin=data)
     assert encoded.exit_code == 0 and encoded.stdout_bytes == stream_of().to_bytes()
@@ -356,7 +354,7 @@ def test_a_picture_goes_through_pipes(here: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="named pipes of POSIX")
-def test_pipes_with_names_are_read_and_written(here: Path) -> None:
+def test_named_pipes_are_read_and_written(here: Path) -> None:
     photo("a.png")
     os.mkfifo("pipe.tri")
     with subprocess.Popen(["cat", "pipe.tri"], stdout=subprocess.PIPE) as process:
@@ -376,9 +374,7 @@ def test_a_failing_job_writes_nothing_to_stdout(here: Path) -> None:
 # ── what is printed ──
 
 
-def test_results_alone_go_to_stdout_whatever_the_terminal(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_results_are_printed_to_stdout(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     photo("a.png")
     photo("b.png")
@@ -387,7 +383,7 @@ def test_results_alone_go_to_stdout_whatever_the_terminal(
     assert "\x1b" not in result.stdout
 
 
-def test_a_bar_on_a_terminal_is_on_stderr(
+def test_progress_bar_is_on_stderr(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
@@ -414,7 +410,7 @@ def test_names_are_printed_without_control_characters(here: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text")
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii"])
-def test_a_name_that_cannot_be_printed_stops_nothing(here: Path, encoding: str) -> None:
+def test_unprintable_name_does_not_stop_a_run(here: Path, encoding: str) -> None:
     tri("a.tri")
     os.rename(b"a.tri", b"caf\xe9.tri")
     tri("é.tri")
@@ -428,7 +424,7 @@ def test_a_name_that_cannot_be_printed_stops_nothing(here: Path, encoding: str) 
 # ── features ──
 
 
-def test_existing_outputs_are_skipped(here: Path) -> None:
+def test_skip_existing_skips_existing_outputs(here: Path) -> None:
     photo("in/a.png")
     assert run("encode", "in").exit_code == 0
     photo("in/b.png")
@@ -439,7 +435,7 @@ def test_existing_outputs_are_skipped(here: Path) -> None:
     assert run("encode", "in", "--skip-existing").exit_code == 0
 
 
-def test_times_are_kept(here: Path) -> None:
+def test_keep_times_copies_modification_times(here: Path) -> None:
     os.utime(photo("a.png"), ns=(10**18, 10**18 + 7))
     assert run("encode", "a.png", "--keep-times").exit_code == 0
     assert Path("a.tri").stat().st_mtime_ns == Path("a.png").stat().st_mtime_ns
@@ -455,7 +451,7 @@ def test_encode_prints_json(here: Path) -> None:
     assert run("encode", "a.png", "--json", "-o", "-").exit_code == 2
 
 
-def test_quiet_prints_errors_alone(here: Path) -> None:
+def test_quiet_prints_only_errors(here: Path) -> None:
     photo("in/a.png")
     Path("in/notes.txt").touch()
     result = run("encode", "in", "--quiet")
@@ -477,7 +473,7 @@ def test_detect_prints_results_in_cocos_format(here: Path) -> None:
     assert clash.exit_code == 1 and one_sentence(clash.stderr) and "image_id" in clash.stderr
 
 
-def test_results_load_as_coco(here: Path) -> None:
+def test_coco_results_are_loaded_by_pycocotools(here: Path) -> None:
     coco = pytest.importorskip("faster_coco_eval").COCO
     photo("7.png")
     assert run("detect", "7.png", "--format", "coco", "-o", "found.json").exit_code == 0
@@ -495,7 +491,7 @@ def test_results_load_as_coco(here: Path) -> None:
 # ── temporary files ──
 
 
-def test_old_leftovers_are_swept_and_young_ones_stay(tmp_path: Path) -> None:
+def test_old_temporary_files_are_removed_and_recent_ones_kept(tmp_path: Path) -> None:
     old, young, other = (
         tmp_path / f".{name}.tmp" for name in ("trifocal-" + "a" * 16, "trifocal-" + "b" * 16, "x")
     )
@@ -512,7 +508,7 @@ def test_old_leftovers_are_swept_and_young_ones_stay(tmp_path: Path) -> None:
 # ── limits ──
 
 
-def test_the_limit_of_pixels_is_lowered_and_raised(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixel_limit_can_be_lowered_and_raised(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo("a.png")
     tri("b.tri")
     for words in ("encode", "a.png", "-o", "c.tri"), ("detect", "a.png"):
@@ -530,7 +526,7 @@ def test_the_limit_of_pixels_is_lowered_and_raised(here: Path, monkeypatch: pyte
         pass
 
 
-def test_no_more_threads_are_made_than_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_limited_to_the_number_of_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     use_threads(100_000)
@@ -539,7 +535,7 @@ def test_no_more_threads_are_made_than_there_are_processors(monkeypatch: pytest.
     assert asked == [os.cpu_count(), 1]
 
 
-def test_a_run_over_several_pictures_ends_with_bytes_before_and_after(here: Path) -> None:
+def test_run_over_several_images_prints_total_bytes(here: Path) -> None:
     photo("in/a.png")
     photo("in/b.png")
     told = run("encode", "in", "-o", "out")

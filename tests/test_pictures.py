@@ -79,7 +79,7 @@ def is_grey_of(picture: Picture, grey: Array) -> bool:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (255, 3), (16, 16), (641, 427)])
-def test_rgb_comes_back_in_all_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_rgb_round_trips_in_all_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
     rgb = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
     picture = Picture.open(file(tmp_path, png(rgb)))
     assert np.array_equal(picture.rgb, rgb) and (picture.height, picture.width) == size
@@ -90,7 +90,7 @@ def test_rgb_comes_back_in_all_sizes(tmp_path: Path, size: tuple[int, int]) -> N
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "ppm", "bmp", "jp2"])
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-def test_what_is_saved_is_opened(tmp_path: Path, mode: str, suffix: str) -> None:
+def test_saved_image_is_opened_again(tmp_path: Path, mode: str, suffix: str) -> None:
     picture = Picture.from_pil(Image.fromarray(RGBA).convert(mode))
     assert picture.to_pil().mode == mode and picture.notices == ()
     path = tmp_path / f"photo.{suffix}"
@@ -106,7 +106,7 @@ def test_what_is_saved_is_opened(tmp_path: Path, mode: str, suffix: str) -> None
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp", "avif", "heic"])
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-def test_lossy_formats_are_written_well(tmp_path: Path, mode: str, suffix: str) -> None:
+def test_lossy_formats_are_written_in_high_quality(tmp_path: Path, mode: str, suffix: str) -> None:
     need(suffix)
     smooth = np.linspace(20, 230, 64).astype(np.uint8)
     image = Image.merge(
@@ -136,7 +136,7 @@ def need(suffix: str) -> None:
         pytest.skip(f"this Pillow has no {suffix}")
 
 
-def test_options_of_pillow_are_handed_on(tmp_path: Path) -> None:
+def test_options_are_passed_to_pillow(tmp_path: Path) -> None:
     picture = Picture(np.repeat(np.repeat(RGB, 9, 0), 9, 1))
     sizes = []
     for quality in (10, 90):
@@ -145,7 +145,7 @@ def test_options_of_pillow_are_handed_on(tmp_path: Path) -> None:
     assert sizes[0] < sizes[1] / 2
 
 
-def test_views_of_arrays_are_pictures(tmp_path: Path) -> None:
+def test_array_views_are_accepted(tmp_path: Path) -> None:
     picture = Picture(RGB[::-1, ::2], ALPHA[::-1, ::2])
     picture.save(tmp_path / "view.png")
     again = Picture.open(tmp_path / "view.png")
@@ -155,7 +155,7 @@ def test_views_of_arrays_are_pictures(tmp_path: Path) -> None:
 # ── converted, and said ──
 
 
-def test_sixteen_bits_are_reduced_and_said(tmp_path: Path) -> None:
+def test_sixteen_bits_are_reduced_with_a_notice(tmp_path: Path) -> None:
     note = ("16 bits per channel were reduced to 8.",)
     deep = RNG.integers(0, 65536, (11, 7, 4), dtype=np.uint16)
     rounded = np.rint(deep / 257).astype(np.uint8)
@@ -191,7 +191,7 @@ def test_sixteen_bits_in_other_formats(tmp_path: Path) -> None:
     assert jp2.notices == note and is_grey_of(jp2, rounded[..., 0])
 
 
-def test_ten_bits_of_heic_are_said(tmp_path: Path) -> None:
+def test_ten_bits_of_heic_give_a_notice(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif")
     deep = heif.from_bytes("RGB;16", (64, 64), RNG.integers(0, 65536, (64, 64, 3), dtype=np.uint16).tobytes())
     for suffix, options in (("heic", {}), ("avif", {"format": "AVIF"})):
@@ -203,7 +203,7 @@ def test_ten_bits_of_heic_are_said(tmp_path: Path) -> None:
         assert "bits per channel were reduced to 8." in Picture.open(path).notices[0], suffix
 
 
-def test_bits_are_found_at_the_start_of_avif_and_jpeg_2000() -> None:
+def test_bit_depth_is_read_from_avif_and_jpeg_2000_headers() -> None:
     need("avif")
     avif = bytearray(saved(Image.fromarray(RGB), "AVIF"))
     jp2 = bytearray(saved(Image.fromarray(RGB), "JPEG2000"))
@@ -213,14 +213,14 @@ def test_bits_are_found_at_the_start_of_avif_and_jpeg_2000() -> None:
     assert header_bit_depth(bytes(avif)) == header_bit_depth(bytes(jp2)) == 12
 
 
-def test_one_bit_is_widened(tmp_path: Path) -> None:
+def test_one_bit_is_converted_to_eight(tmp_path: Path) -> None:
     image = Image.fromarray(GREY > 99)
     picture = Picture.open(file(tmp_path, saved(image)))
     assert is_grey_of(picture, np.where(GREY > 99, 255, 0).astype(np.uint8))
     assert picture.notices == ("Pixels of 1 bit were converted to 8 bits.",)
 
 
-def test_palettes_become_colours(tmp_path: Path) -> None:
+def test_palettes_are_converted_to_rgb(tmp_path: Path) -> None:
     image = Image.fromarray(RGB).quantize(16)
     picture = Picture.open(file(tmp_path, saved(image)))
     assert np.array_equal(picture.rgb, np.asarray(image.convert("RGB"))) and picture.alpha is None
@@ -247,7 +247,7 @@ def test_transparent_colours_become_alpha(tmp_path: Path) -> None:
     assert deep_colour.alpha is None and "The transparent colour was dropped." in deep_colour.notices
 
 
-def test_opaque_alpha_is_left_out(tmp_path: Path) -> None:
+def test_opaque_alpha_is_dropped(tmp_path: Path) -> None:
     picture = Picture.from_pil(Image.fromarray(RGB).convert("RGBA"))
     assert picture.alpha is None and picture.notices == ("The alpha channel is opaque and was dropped.",)
 
@@ -279,7 +279,7 @@ def lab_of(image: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
-def test_cmyk_goes_through_its_profile(tmp_path: Path, form: str) -> None:
+def test_cmyk_is_converted_by_its_profile(tmp_path: Path, form: str) -> None:
     inks = Image.new("CMYK", (32, 16), (255, 0, 0, 0))
     plain = Picture.open(file(tmp_path, saved(inks, form)))
     assert plain.rgb[8, 8].tolist() == [0, 255, 255] and plain.icc is None
@@ -322,7 +322,7 @@ def test_profiles_embedded_in_bmp_files_are_read(tmp_path: Path) -> None:
     assert linked.icc is None and linked.notices == ()
 
 
-def test_profiles_that_say_nothing_are_left_out() -> None:
+def test_srgb_and_invalid_profiles_are_dropped() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for icc, word in ((srgb, "sRGB"), (b"nonsense" * 50, "damaged"), (grey_profile(1.8), "does not apply")):
         image = Image.fromarray(RGB)
@@ -386,7 +386,7 @@ def test_exif_is_kept_unless_colour_alone_is_asked_for(tmp_path: Path) -> None:
         Picture.open(path, metadata="some")  # type: ignore[arg-type]
 
 
-def test_other_metadata_is_named(tmp_path: Path) -> None:
+def test_dropped_metadata_is_named_in_notices(tmp_path: Path) -> None:
     picture = Picture.open(file(tmp_path, png(RGB, text=b"taken at noon")))
     assert picture.notices == ("The PNG text was dropped.",)
     jpeg = saved(Image.fromarray(RGB), "JPEG", comment=b"at noon", xmp=b"<x:xmpmeta/>")
@@ -396,10 +396,8 @@ def test_other_metadata_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_damaged_exif_is_noted_and_its_orientation_is_one_that_there_is(tmp_path: Path) -> None:
-    """Whatever bytes it has: no warning of Pillow's, a picture turned or not, and a note where bytes are
-    missing.
-    """
+def test_damaged_exif_gives_a_notice_and_a_valid_orientation(tmp_path: Path) -> None:
+    """For any bytes: no warning of Pillow, an image that may be rotated, and a notice if bytes are missing."""
     exif = Image.Exif()
     exif[271], exif[274], exif[282] = "Camera", 6, 72.0
     exif.get_ifd(0x8769)[37500] = b"made by somebody" * 3
@@ -416,8 +414,8 @@ def test_damaged_exif_is_noted_and_its_orientation_is_one_that_there_is(tmp_path
     assert "The EXIF data is partly damaged." in notes
 
 
-def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor where the rest of the EXIF data is damaged."""
+def test_invalid_orientation_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the rest of the EXIF data is damaged."""
     exif = Image.Exif()
     exif[271], exif[274] = "Camera", 99
     path = file(tmp_path, saved(Image.fromarray(RGB), exif=exif))
@@ -428,7 +426,7 @@ def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "PNG", "AVIF"])
-def test_moving_pictures_show_their_first(tmp_path: Path, form: str) -> None:
+def test_first_frame_of_an_animation_is_read(tmp_path: Path, form: str) -> None:
     need(form.lower())
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
     data = saved(frames[0], form, save_all=True, append_images=frames[1:])
@@ -437,8 +435,8 @@ def test_moving_pictures_show_their_first(tmp_path: Path, form: str) -> None:
     assert picture.rgb[8, 8, 0] > 240 and picture.rgb[8, 8, 1:].max() < 20
 
 
-def test_further_pictures_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither 60,000 pages nor a broken second one cost anything."""
+def test_later_frames_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither 60,000 pages nor a damaged second one take time."""
     page = tiff(RGB, 2)
     pages = tiff_pages(page, 60_000)
     monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "n_frames", property(lambda image: pytest.fail()))
@@ -458,7 +456,7 @@ def test_further_pictures_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.
 # ── refused ──
 
 
-def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
+def test_pixels_of_unknown_range_are_refused(tmp_path: Path) -> None:
     values = RNG.normal(size=(11, 7, 1))
     assert "floating-point" in refuses(file(tmp_path, tiff(values.astype(np.float32), 1, 3), "float.tif"))
     assert "integers" in refuses(file(tmp_path, tiff((values * 1e6).astype(np.int32), 1, 2), "signed.tif"))
@@ -468,8 +466,8 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_channels_in_planes_are_read_or_refused(tmp_path: Path, bits: int) -> None:
-    """Pillow takes each byte of 16-bit planes for a value, and says nothing."""
+def test_planar_channels_are_read_or_refused(tmp_path: Path, bits: int) -> None:
+    """Pillow silently reads each byte of 16-bit planes as a value."""
     wide = RGB.astype(np.uint16) * 257 if bits == 16 else RGB
     path = file(tmp_path, planar_tiff(wide), "planes.tif")
     if bits == 16:
@@ -492,13 +490,13 @@ def test_channels_in_planes_are_read_or_refused(tmp_path: Path, bits: int) -> No
         (b"\0\0\0\x18ftypisom\0\0\0\0", "video"),
     ],
 )
-def test_files_that_are_no_pictures_are_named(tmp_path: Path, data: bytes, what: str) -> None:
+def test_other_file_types_are_named_in_the_error(tmp_path: Path, data: bytes, what: str) -> None:
     said = refuses(file(tmp_path, data, "strange.png"))
     assert what in said or what == "JPEG XL" and "libjxl" in said  # where a plug-in takes it for one
 
 
-def test_only_formats_of_a_list_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow hands EPS to Ghostscript; this would be taken for EPS, and is not even opened."""
+def test_only_listed_formats_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow passes EPS to Ghostscript; an EPS file is not even opened."""
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail())
     drawing = saved(Image.fromarray(RGB), "EPS")
     assert Image.open(io.BytesIO(drawing)).format == "EPS"
@@ -506,13 +504,13 @@ def test_only_formats_of_a_list_are_opened(tmp_path: Path, monkeypatch: pytest.M
     assert "EPS" not in READ_FORMATS and "WMF" not in READ_FORMATS
 
 
-def test_files_that_are_not_there_are_an_error_of_the_system(tmp_path: Path) -> None:
+def test_missing_file_raises_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Picture.open(tmp_path / "nowhere.png")
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000"])
-def test_pictures_cut_short_are_refused(tmp_path: Path, form: str) -> None:
+def test_truncated_images_are_refused(tmp_path: Path, form: str) -> None:
     need(form.lower())
     noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     options = {"compression": "tiff_lzw"} if form == "TIFF" else {}
@@ -522,7 +520,7 @@ def test_pictures_cut_short_are_refused(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_pictures_end_in_a_sentence(tmp_path: Path) -> None:
+def test_damaged_images_raise_picture_error(tmp_path: Path) -> None:
     rng = random.Random(3)
     exif = Image.Exif()
     exif[271] = "Camera"
@@ -544,7 +542,7 @@ def test_damaged_pictures_end_in_a_sentence(tmp_path: Path) -> None:
     assert refused > 100
 
 
-def test_pictures_above_the_limit_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+def test_images_above_the_pixel_limit_are_refused_before_decompression(tmp_path: Path) -> None:
     for width, height in ((1 << 14, (1 << 13) + 1), (65537, 1), (60000, 60000)):
         start = bytearray(png(RGB))
         start[16:24] = struct.pack(">II", width, height)
@@ -553,7 +551,7 @@ def test_pictures_above_the_limit_are_refused_before_they_are_unpacked(tmp_path:
     assert Image.MAX_IMAGE_PIXELS is not None
 
 
-def test_arrays_that_are_no_pictures_are_refused() -> None:
+def test_invalid_arrays_are_refused() -> None:
     for rgb in (RGB[..., 0], RGBA, RGB.astype(float), RGB[:0], np.zeros((65537, 1, 3), np.uint8)):
         with pytest.raises(PictureError, match=r"\.$"):
             Picture(rgb)
@@ -564,13 +562,13 @@ def test_arrays_that_are_no_pictures_are_refused() -> None:
 # ── written ──
 
 
-def test_names_without_a_known_suffix_are_refused(tmp_path: Path) -> None:
+def test_unknown_suffixes_are_refused(tmp_path: Path) -> None:
     for name in ("photo", "photo.xyz", "photo.gif"):
         with pytest.raises(PictureError, match=rf"^{name} cannot be written.*\.png"):
             Picture(RGB).save(tmp_path / name)
 
 
-def test_a_picture_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "photo.webp"
     Picture(RGB).save(path)
     before = path.read_bytes()
@@ -584,7 +582,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) ->
 # ── beside the picture ──
 
 
-def test_alpha_becomes_bytes_and_comes_back() -> None:
+def test_alpha_bytes_round_trip() -> None:
     data = alpha_to_bytes(ALPHA)
     assert np.array_equal(alpha_from_bytes(data, 7, 11), ALPHA)
     for bad in (b"", data[:40], data[:-40], saved(Image.fromarray(RGB)), alpha_to_bytes(ALPHA[1:])):
@@ -616,7 +614,7 @@ HEAD, DATA, END = grey_head(7, 11), zlib.compress(bytes(8 * 11)), (b"IEND", b"")
         [(b"IDAT", DATA), END],
     ],
 )
-def test_alpha_of_other_chunks_is_refused_before_it_is_opened(
+def test_alpha_png_with_other_chunks_is_refused_before_decompression(
     chunks: list[tuple[bytes, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert alpha_from_bytes(png_from_chunks([(b"IHDR", HEAD), (b"IDAT", DATA), END]), 7, 11).shape == (11, 7)
@@ -625,8 +623,8 @@ def test_alpha_of_other_chunks_is_refused_before_it_is_opened(
         alpha_from_bytes(png_from_chunks(chunks), 7, 11)
 
 
-def test_no_alpha_is_of_another_size_than_its_picture() -> None:
-    """Chunks changed, added and taken away at random, with corrected CRCs."""
+def test_alpha_has_the_size_of_its_image() -> None:
+    """Chunks are changed, added and removed at random, with corrected CRCs."""
     rng = random.Random(7)
     start = [(b"IHDR", HEAD), (b"IDAT", DATA), END]
     names = [b"IHDR", b"IDAT", b"IEND", b"tEXt", b"acTL", b"PLTE", rng.randbytes(4)]
@@ -647,7 +645,7 @@ def test_no_alpha_is_of_another_size_than_its_picture() -> None:
         assert alpha.shape == (11, 7) and alpha.dtype == np.uint8
 
 
-def test_metadata_becomes_bytes_and_comes_back() -> None:
+def test_metadata_bytes_round_trip() -> None:
     icc = rgb_profile()
     data = metadata_to_bytes(icc)
     assert metadata_from_bytes(data) == icc and metadata_from_bytes(metadata_to_bytes(b"")) == b""
@@ -676,7 +674,7 @@ def test_tiles_cover_each_pixel_once(width: int, height: int, size: int) -> None
     assert (count == 1).all()
 
 
-def test_a_region_needs_the_tiles_that_it_touches() -> None:
+def test_region_needs_the_tiles_that_it_overlaps() -> None:
     every = tiles(100, 70, 16)
     rng = random.Random(4)
     for _ in range(200):
@@ -693,13 +691,13 @@ def test_a_region_needs_the_tiles_that_it_touches() -> None:
 @pytest.mark.parametrize(
     "region", [(-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 101, 1), (99, 69, 1, 2), (100, 0, 1, 1)]
 )
-def test_regions_outside_are_refused(region: tuple[int, int, int, int]) -> None:
+def test_regions_outside_the_image_are_refused(region: tuple[int, int, int, int]) -> None:
     with pytest.raises(OptionError, match="100 x 70"):
         check_region(100, 70, region)
 
 
-def test_exif_that_jpeg_cannot_hold_is_left_out_with_a_notice(tmp_path: Path) -> None:
-    """JPEG has one segment for it, of 64 KiB."""
+def test_exif_above_jpegs_limit_is_dropped_with_a_notice(tmp_path: Path) -> None:
+    """JPEG has one segment of 64 KiB for EXIF."""
     for size, notices in (65_000, 0), (66_000, 1):
         exif = Image.Exif()
         exif[0x010E] = "x" * size
@@ -714,7 +712,7 @@ def test_exif_that_jpeg_cannot_hold_is_left_out_with_a_notice(tmp_path: Path) ->
 # ── folders ──
 
 
-def test_folders_become_their_pictures(tmp_path: Path) -> None:
+def test_folders_are_replaced_by_their_images(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "notes.txt", ".hidden.png", "sub/c.webp", "sub/d.tri"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -733,7 +731,7 @@ def test_folders_become_their_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="getrusage gives a child the peak of its parent")
-def test_a_hundred_megapixels_are_opened_and_saved_in_a_gibibyte(tmp_path: Path) -> None:
+def test_hundred_megapixels_take_less_than_a_gibibyte(tmp_path: Path) -> None:
     code = (
         "import re, sys; from pathlib import Path; from trifocal.pictures import Picture\n"
         "picture = Picture.open(sys.argv[1]); assert picture.rgb.shape == (12000, 8334, 3), "

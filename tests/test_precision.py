@@ -1,4 +1,4 @@
-"""Training in bfloat16 inside of residual blocks, and in float32 elsewhere."""
+"""Training in bfloat16 inside residual blocks, and in float32 elsewhere."""
 
 import json
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def results(block: nn.Module, x: torch.Tensor, *more: torch.Tensor) -> list[torc
         lambda: NormalisedBlock(32),
     ],
 )
-def test_a_block_in_bfloat16_is_nearly_the_block_in_float32(build: Callable[[], nn.Module]) -> None:
+def test_block_in_bfloat16_is_close_to_float32(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     block = wakened(build())
     x, more = (
@@ -73,7 +73,7 @@ def test_a_block_in_bfloat16_is_nearly_the_block_in_float32(build: Callable[[], 
     assert all(torch.equal(a, b) for a, b in zip(results(block.train(), x, *more), whole, strict=True))
 
 
-def test_the_mode_ends_with_its_context_also_after_an_error() -> None:
+def test_mode_ends_with_its_context_also_after_an_error() -> None:
     codec = small_codec()
     codec.network.analysis.requires_grad_(False)
     blocks = [block for block in codec.network.modules() if isinstance(block, ResidualBlock)]
@@ -84,10 +84,8 @@ def test_the_mode_ends_with_its_context_also_after_an_error() -> None:
     assert all(block.branch_dtype is None for block in blocks)
 
 
-def test_only_what_is_inside_of_blocks_is_in_bfloat16() -> None:
-    """Heads, linear paths, means, scale indices and bits are float32, and bits and picture are nearly the
-    same.
-    """
+def test_only_residual_blocks_are_in_bfloat16() -> None:
+    """Heads, linear paths, means, scale indices and bits are float32, and bits and image are nearly the same."""
     codec = small_codec().network.train()
     x, level = torch.rand(2, 3, 64, 64), torch.tensor([200, 600])
     seen: dict[str, set[torch.dtype]] = {}
@@ -114,7 +112,7 @@ def test_only_what_is_inside_of_blocks_is_in_bfloat16() -> None:
     assert (half.x_hat - whole.x_hat).abs().mean() < 0.01
 
 
-def test_a_compiled_block_follows_the_mode() -> None:
+def test_compiled_block_follows_the_mode() -> None:
     torch.manual_seed(0)
     block, x = wakened(Block(8)), torch.randn(1, 4, 4, 8)
     compiled = torch.compile(block, backend="eager", fullgraph=True)
@@ -138,7 +136,7 @@ def test_a_compiled_block_follows_the_mode() -> None:
         ("float32", "AMX-BF16", "float32", "as requested"),
     ],
 )
-def test_the_precision_is_chosen_by_option_and_processor(
+def test_precision_is_chosen_by_option_and_processor(
     monkeypatch: pytest.MonkeyPatch, asked: str, unit: str, name: str, why: str
 ) -> None:
     monkeypatch.setattr(precision, "bfloat16_unit", lambda device: unit)
@@ -147,7 +145,7 @@ def test_the_precision_is_chosen_by_option_and_processor(
     assert chosen.lower == (torch.bfloat16 if name == "bfloat16" else None)
 
 
-def test_the_processor_is_asked_for_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_instructions_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = {"avx512_bf16": True, "amx_bf16": True, "avx2": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
     assert precision.bfloat16_unit(CPU) == "AVX-512 BF16 and AMX-BF16"
@@ -159,7 +157,7 @@ def test_the_processor_is_asked_for_its_instructions(monkeypatch: pytest.MonkeyP
     )
 
 
-def test_there_is_one_way_to_ask_for_a_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_is_set_only_by_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match="one of auto, bfloat16, float32, not 'half'"):
         choose_precision("half", CPU, "Blocks")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
@@ -169,7 +167,7 @@ def test_there_is_one_way_to_ask_for_a_precision(monkeypatch: pytest.MonkeyPatch
         choose_precision("auto", CPU, "Blocks")
 
 
-def test_a_run_in_bfloat16_says_so_and_exports_float16(
+def test_bfloat16_run_gives_a_notice_and_exports_float16(
     small_preset: presets.Preset, folder: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []

@@ -1,6 +1,4 @@
-"""Does the text do anything? Kinds of words, the paired_difference answer by hand, and runs of small presets
-that read words.
-"""
+"""The effect of text: kinds of text, paired differences by hand, and runs of small presets that read text."""
 
 import csv
 import json
@@ -57,7 +55,7 @@ PSNR, LPIPS = METRICS["psnr"], METRICS["lpips-alex"]
 # ── words ──
 
 
-def test_each_kind_of_words() -> None:
+def test_texts_of_each_kind() -> None:
     captions = {"a.png": (DOG, "a dog"), "b.png": (DOG,), "c.png": (CAT, DOG), "d.png": (EMU,)}
     wording = TextKinds(captions, ["more/d.png", "c.png", "b.png", "a.png"])
     assert [wording.text("true", name) for name in ("a.png", "c.png", "more/d.png")] == [DOG, CAT, EMU]
@@ -76,12 +74,12 @@ def test_each_kind_of_words() -> None:
         ({"a.png": [DOG], "b.png": [DOG]}, "mismatched", "no other image has another caption"),
     ],
 )
-def test_words_that_a_picture_has_not(captions: dict[str, list[str]], kind: TextKind, said: str) -> None:
+def test_missing_texts_are_refused(captions: dict[str, list[str]], kind: TextKind, said: str) -> None:
     with pytest.raises(OptionError, match=said):
         TextKinds(captions, ["a.png", "b.png"]).text(kind, "a.png")
 
 
-def test_presets_that_take_words_are_measured_once_for_each_kind(room: Path) -> None:
+def test_presets_with_text_are_measured_once_per_kind(room: Path) -> None:
     def expand(names: Sequence[str], text: Sequence[Any]) -> list[str]:
         return [variant.name for variant in expand_variants([*map(parse_variant, names)], text)]
 
@@ -111,8 +109,8 @@ def rows_of(
     ]
 
 
-def test_the_paired_answer_of_two_pictures() -> None:
-    """Differences of 0.5 and 1.5: a resample's mean is 0.5, 1 or 1.5 with odds of 1 : 2 : 1."""
+def test_paired_difference_of_two_images() -> None:
+    """Differences of 0.5 and 1.5: the mean of a resample is 0.5, 1 or 1.5 with odds of 1 : 2 : 1."""
     rows = [
         *rows_of("p:true", "a", 0.5),
         *rows_of("p:true", "b", 2.5),
@@ -127,7 +125,7 @@ def test_the_paired_answer_of_two_pictures() -> None:
     assert back.mean == pytest.approx(-1) and back.high == pytest.approx(-0.5)
 
 
-def test_where_less_is_better_the_sign_turns() -> None:
+def test_sign_is_inverted_for_metrics_that_are_better_when_lower() -> None:
     rows = [
         replace(row, values={"lpips_alex": 100 - row.values["psnr"]})  # type: ignore[operator]
         for codec, above in (("p:true", 0.2), ("p:empty", 0.0))
@@ -137,7 +135,7 @@ def test_where_less_is_better_the_sign_turns() -> None:
     assert found == PairedDifference(found.mean, None, None, 1) and found.mean == pytest.approx(0.2)
 
 
-def test_the_same_files_are_no_difference() -> None:
+def test_equal_files_have_no_difference() -> None:
     rows = [row for codec in ("p:true", "p:empty") for name in "abc" for row in rows_of(codec, name, 0.0)]
     effect = TextEffect(
         "p", "psnr", "true", "empty", True, paired_difference(rows, PSNR, "p:true", "p:empty")
@@ -154,22 +152,22 @@ def test_the_same_files_are_no_difference() -> None:
         (None, None, "True text and no text cannot be compared: fewer than two images"),
     ],
 )
-def test_what_an_interval_says(low: float | None, high: float | None, said: str) -> None:
+def test_interval_that_excludes_zero_is_marked(low: float | None, high: float | None, said: str) -> None:
     assert TextEffect(
         "p", "psnr", "true", "none", True, PairedDifference(0.2, low, high, 9)
     ).sentence.startswith(said)
 
 
-def test_pictures_whose_curves_do_not_overlap_are_not_counted() -> None:
+def test_images_without_overlapping_curves_are_not_counted() -> None:
     rows = [*rows_of("p:true", "a", 1.0), *rows_of("p:empty", "a", 0.0, factor=100)]
     assert paired_difference(rows, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
     unknown = [replace(row, values={"psnr": None}) for row in rows]
     assert paired_difference(unknown, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
 
 
-def test_bytes_of_words_count_or_not() -> None:
-    """The metric rises by 1 as the rate doubles, so what costs twice as much is 1 behind; without words both
-    cost as much.
+def test_text_bytes_count_or_are_left_out() -> None:
+    """The metric rises by 1 as the rate doubles, so twice the bytes are worth −1; without the text both have
+    the same bytes.
     """
     rows = [*rows_of("p:true", "a", 0.0, factor=2), *rows_of("p:empty", "a", 0.0)]
     assert paired_difference(rows, PSNR, "p:true", "p:empty").mean == pytest.approx(-1)
@@ -185,7 +183,7 @@ def test_bytes_of_words_count_or_not() -> None:
     assert text_effects([row for row in rows if row.quality == 0], [PSNR]) == []
 
 
-def test_the_interval_of_many_is_that_of_the_normal_distribution() -> None:
+def test_interval_of_many_images_is_that_of_the_normal_distribution() -> None:
     values = np.random.default_rng(0).normal(3, 2, 400)
     low, high = bootstrap_interval(values)
     error = values.std() / 20
@@ -252,7 +250,7 @@ def annotate(room: Path, boxes: dict[str, tuple[int, list[float]]]) -> None:
     )
 
 
-def test_sent_words_are_counted_both_ways(room: Path) -> None:
+def test_sent_text_is_reported_with_and_without_its_bytes(room: Path) -> None:
     results = evaluate(
         ["late", "jpeg"],
         room / "pictures",
@@ -288,7 +286,7 @@ def test_sent_words_are_counted_both_ways(room: Path) -> None:
     assert float(lines[0]["mean"]) == pytest.approx(results.effects[0].paired.mean, rel=1e-4)
 
 
-def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
+def test_encoder_text_takes_no_bytes_and_a_run_is_resumed(
     room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(
@@ -317,7 +315,7 @@ def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
     assert said == ["The effect of text is a difference between curves: measure at least two qualities."]
 
 
-def test_without_captions_the_other_words_are_measured(room: Path) -> None:
+def test_other_kinds_are_measured_without_captions(room: Path) -> None:
     (room / "captions.json").unlink()
     said: list[str] = []
     with pytest.raises(PictureError, match="2 failed"):
@@ -332,7 +330,7 @@ def test_without_captions_the_other_words_are_measured(room: Path) -> None:
     assert len(said) == 3 and all("needs a captions.json" in sentence for sentence in said[1:])
 
 
-def test_a_picture_without_a_caption_is_one_sentence(room: Path) -> None:
+def test_image_without_a_caption_is_reported(room: Path) -> None:
     (room / "captions.json").write_text(json.dumps({"a.png": DOG, "c.png": EMU}))
     said: list[str] = []
     with pytest.raises(PictureError, match="1 failed"):
@@ -348,7 +346,7 @@ def test_a_picture_without_a_caption_is_one_sentence(room: Path) -> None:
     assert len(rows) == 2 * 2 * 2 and {row.picture for row in rows} == {"a.png", "c.png"}
 
 
-def test_a_missing_text_tower_is_said_once(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_text_encoder_is_reported_once(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str, device: str) -> None:
         raise WeightsError("The tower is not here.")
 
@@ -366,8 +364,8 @@ def test_a_missing_text_tower_is_said_once(room: Path, monkeypatch: pytest.Monke
     assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:none"}
 
 
-def test_what_words_name_gets_better_and_the_rest_pays(room: Path) -> None:
-    """The words find the left half, where the dog, the cat and, says its box, a bird are."""
+def test_named_objects_improve_and_the_rest_gets_worse(room: Path) -> None:
+    """The text names the left half, where the boxes of the dog, the cat and the bird are."""
     (room / "captions.json").write_text(
         json.dumps({"a.png": DOG, "b.png": CAT, "c.png": "a bird looks at you"})
     )
@@ -388,7 +386,7 @@ def test_what_words_name_gets_better_and_the_rest_pays(room: Path) -> None:
 # ── metrics ──
 
 
-def test_psnr_of_what_is_named_by_hand() -> None:
+def test_psnr_of_named_objects_by_hand() -> None:
     black = np.zeros((2, 4, 3), np.uint8)
     decoded = black.copy()
     decoded[:, :2], decoded[:, 2:] = 2, 10
@@ -403,7 +401,7 @@ def test_psnr_of_what_is_named_by_hand() -> None:
     assert METRICS["psnr-named"].load()(Pair(decoded, black, (DOG,))) is None
 
 
-def test_boxes_are_those_of_the_first_caption_at_the_size_of_the_picture(room: Path) -> None:
+def test_boxes_are_of_the_first_caption_and_in_image_pixels(room: Path) -> None:
     annotate(room, {"a.png": (18, [24, 16, 24, 16]), "b.png": (3, [0, 0, 9, 9])})
     said: list[str] = []
     metrics = MetricSet(["psnr-named"], None, room / "pictures", said.append)
@@ -422,7 +420,7 @@ def test_boxes_are_those_of_the_first_caption_at_the_size_of_the_picture(room: P
     assert row.values["psnr_named"] is None and "a box of something that the caption names" in row.note
 
 
-def test_without_boxes_what_is_named_is_not_measured(room: Path) -> None:
+def test_named_objects_are_not_measured_without_boxes(room: Path) -> None:
     said: list[str] = []
     rows = evaluate(
         ["jpeg"],
@@ -437,7 +435,7 @@ def test_without_boxes_what_is_named_is_not_measured(room: Path) -> None:
         evaluate(["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"]))
 
 
-def test_the_distance_in_the_tower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_distance_in_the_image_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "towers.safetensors"
     monkeypatch.setattr("trifocal.losses.perceptual.load_image_encoder", lambda: read_weights(path))
     with pytest.raises(NotMeasured, match="the weights towers.safetensors are not installed; .*train them"):
@@ -454,7 +452,7 @@ def test_the_distance_in_the_tower(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 # ── the report and the command line ──
 
 
-def test_the_report_says_what_words_change(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_shows_text_effects(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(
         "trifocal.evaluation.report.measurements.peak_memory",
@@ -492,7 +490,7 @@ def test_the_report_says_what_words_change(room: Path, monkeypatch: pytest.Monke
     }
 
 
-def test_the_peak_memory_is_that_of_a_preset_with_its_words(
+def test_peak_memory_includes_the_text_encoder(
     room: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str | None] = []
@@ -508,7 +506,7 @@ def test_the_peak_memory_is_that_of_a_preset_with_its_words(
     assert seen == [None, DOG] and all(line.isdecimal() for line in capsys.readouterr().out.split())
 
 
-def test_the_command_line_hands_the_kinds_over_and_prints_the_effects(
+def test_command_line_passes_text_kinds_on_and_prints_effects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = ImageResult("p:true", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25})
@@ -527,7 +525,7 @@ def test_the_command_line_hands_the_kinds_over_and_prints_the_effects(
     assert page.words[-1].text == ["true", "empty"]
 
 
-def test_a_worded_subject_is_no_subject_until_it_has_a_picture(room: Path) -> None:
+def test_text_candidate_needs_an_image(room: Path) -> None:
     subject = TextCandidate(parse_variant("early:true"), TextKinds({"a.png": (DOG,)}, ["a.png"]))
     told = subject.for_image("a.png")
     assert (told.name, told.text, told.weights) == ("early:true", DOG, subject.weights)

@@ -39,7 +39,7 @@ def png(rgba: NDArray[np.uint8]) -> io.BytesIO:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (64, 33)])
-def test_what_is_seen_stays_and_the_rest_follows_from_it(size: tuple[int, int]) -> None:
+def test_visible_pixels_are_kept_and_determine_the_rest(size: tuple[int, int]) -> None:
     random = np.random.default_rng(2)
     rgb, other = random.integers(0, 256, (2, *size, 3), dtype=np.uint8)
     alpha = random.choice(np.array([0, 0, 1, 255], np.uint8), size)
@@ -53,7 +53,7 @@ def test_what_is_seen_stays_and_the_rest_follows_from_it(size: tuple[int, int]) 
     assert (fill_invisible(rgb, np.zeros(size, np.uint8)) == 128).all()
 
 
-def test_the_continuation_is_smooth() -> None:
+def test_filled_pixels_are_smooth() -> None:
     rgba = hiding()
     flat = fill_invisible(rgba[..., :3], rgba[..., 3]).astype(int)
     assert np.abs(np.diff(flat, axis=1)).max() <= 8 and np.abs(np.diff(flat, axis=0)).max() <= 8
@@ -61,7 +61,7 @@ def test_the_continuation_is_smooth() -> None:
     assert (one_colour == 77).all()
 
 
-def test_pictures_are_flattened_when_they_are_read() -> None:
+def test_invisible_colours_are_replaced_on_reading() -> None:
     rgba = hiding()
     picture = Picture.open(png(rgba))
     assert picture.notices == (HIDDEN,)
@@ -73,7 +73,7 @@ def test_pictures_are_flattened_when_they_are_read() -> None:
     assert Picture.open(png(rgba)).notices == ()  # one colour hides nothing
 
 
-def test_what_is_hidden_is_in_no_file() -> None:
+def test_invisible_colours_are_not_stored() -> None:
     clean, noisy = hiding(1), hiding(2)
     clean[:, 48:, :3] = 0
     files = [
@@ -95,7 +95,7 @@ def test_what_is_hidden_is_in_no_file() -> None:
     assert out.getvalue() == kept.to_bytes()
 
 
-def test_the_command_flattens_unless_told_otherwise(tmp_path: Path) -> None:
+def test_command_replaces_invisible_colours_by_default(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(png(hiding()).getvalue())
     words = ["encode", str(tmp_path / "photo.png"), "--preset", "compact", "-o"]
     plain = CliRunner().invoke(app, [*words, str(tmp_path / "plain.tri")])
@@ -106,7 +106,7 @@ def test_the_command_flattens_unless_told_otherwise(tmp_path: Path) -> None:
     assert 3 * sizes[0] < sizes[1]
 
 
-def test_a_detector_does_not_see_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detector_does_not_use_invisible_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Picture] = []
 
     def look(picture: Picture) -> Detections:
@@ -123,7 +123,7 @@ def test_a_detector_does_not_see_them(tmp_path: Path, monkeypatch: pytest.Monkey
         assert picture.alpha is not None and np.array_equal(picture.rgb, picture.fill_invisible().rgb), name
 
 
-def test_a_file_that_is_larger_than_its_source_is_noted(tmp_path: Path) -> None:
+def test_file_larger_than_its_source_gives_a_notice(tmp_path: Path) -> None:
     random = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(random).save(tmp_path / "small.webp", quality=1)
     Image.fromarray(random).save(tmp_path / "large.png")
