@@ -66,7 +66,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Preset]]:
 
 
 def with_entry_points(monkeypatch: pytest.MonkeyPatch, **loaded: Any) -> None:
-    """As if installed packages had these entry points: names and what they load."""
+    """Pretend that installed packages have these entry points: names and the objects that they load."""
     entries = []
     for name, value in loaded.items():
         monkeypatch.setattr(sys.modules[__name__], name, value, raising=False)
@@ -80,7 +80,7 @@ def with_entry_points(monkeypatch: pytest.MonkeyPatch, **loaded: Any) -> None:
 
 @pytest.fixture
 def small(registry: dict[str, Preset], tmp_path: Path) -> Preset:
-    """A preset of another package, with weights outside of Trifocal; not registered."""
+    """A preset of another package, with weights outside Trifocal; not registered."""
     write_weights(build().network, tmp_path / "small.safetensors")
     weights = str(tmp_path / "small.safetensors")
     return replace(presets.find("compact"), name="small", id=48, build=build, weights=weights, earlier=())
@@ -252,7 +252,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 @pytest.fixture
 def detector(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
-    """The images that the detector got; it finds FOUND in each."""
+    """The images that the detector gets; it finds FOUND in each."""
     return record_detections(monkeypatch, FOUND)
 
 

@@ -94,7 +94,7 @@ def layer_name(module: str) -> str:
 
 
 def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
-    """Every name that the source imports, in full, wherever the import stands."""
+    """The full name of every import of the source, also inside functions."""
     here = module.split(".") if is_package else module.split(".")[:-1]
     tree = ast.parse(source)
     for node in ast.walk(tree):
@@ -111,7 +111,7 @@ def is_in(name: str, package: str) -> bool:
 
 
 def faults(source: str, module: str, is_package: bool = False) -> list[str]:
-    """What in this source breaks the rules, as sentences; empty where nothing does."""
+    """Violations of the rules in this source, as sentences."""
     layer = layer_name(module)
     found = []
     for name in imports(source, module, is_package):
@@ -281,7 +281,7 @@ def test_files_stay_under_400_lines() -> None:
 
 
 def graph() -> dict[str, set[str]]:
-    """Every module of the package, and those of it that it imports, for types too."""
+    """Every module of the package, and the modules that it imports, also for types only."""
     names = {dotted(path): path for path in package_files()}
     return {
         name: {

@@ -164,7 +164,7 @@ def test_autocast_applies_to_transforms_but_not_to_rates(detector: SplitDetector
 
 @pytest.fixture
 def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[DualLayerCompact]:
-    """Small scenes, few of them, and an average that follows at once; the small codecs that are built."""
+    """Small batches, few of them, a fast moving average, and small codecs."""
     monkeypatch.setattr(scenes, "PROPORTIONS", ((128, 64), (64, 128), (96, 96)))
     monkeypatch.setattr(base_task, "CALIBRATION", 1)
     for name, value in (("validation_batches", 1), ("warmup", 1), ("ema", 0.0)):
@@ -224,7 +224,7 @@ def test_training_lowers_the_loss_and_keeps_the_detector(
 def test_dual_layer_base_layer_is_trained_with_torchvisions_detector(
     quick: list[DualLayerCompact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Uses the same command, and the input sizes and labels of that detector; only the base layer is trained."""
+    """Uses the same command, and that detector's input sizes and labels; only the base layer is trained."""
     codec, fresh = small_dual_layer(), small_dual_layer()
     own = copy.deepcopy(codec.network.detector)
     own.categories = (PERSON, BRUSH)

@@ -22,7 +22,7 @@ from trifocal.demo import PHOTOGRAPH
 
 
 def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """The real program in a process of its own."""
+    """The installed program in a separate process."""
     line = [sys.executable, "-m", "trifocal", *map(str, words)]
     return subprocess.run(line, check=False, capture_output=True, text=True, timeout=300)
 
@@ -37,7 +37,7 @@ def photo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A sound .tri file as far as the container knows."""
+    """A .tri file with a valid container."""
     path = tmp_path / "sound.tri"
     layers = (Layer(Tag.LATENT, (b"abc", b"defgh")), Layer(Tag.ICC, (b"profile",)))
     Bitstream(Header(768, 512, preset_id=1, level=400, fingerprint=0x1234), layers).save(path)

@@ -46,7 +46,7 @@ def plain(width: int, height: int, colour: tuple[int, int, int]) -> Picture:
 
 
 class Fake:
-    """A layered codec that keeps what it was given."""
+    """A layered codec that keeps its arguments."""
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -86,8 +86,8 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
 
 @pytest.fixture
-def looked(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
-    """The images that the bundled detector got."""
+def seen_images(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
+    """The images that the bundled detector gets."""
     return record_detections(monkeypatch, FOUND)
 
 
@@ -151,17 +151,17 @@ def test_threshold_drops_objects_with_lower_scores(street: Path) -> None:
     assert run("detect", street, "--threshold", "1.1").exit_code == 2
 
 
-def test_detect_runs_on_ordinary_images(photo: Path, looked: list[Picture]) -> None:
+def test_detect_runs_on_ordinary_images(photo: Path, seen_images: list[Picture]) -> None:
     result = run("detect", photo)
     facts = json.loads(result.stdout)
     assert (facts["preset"], facts["bytes read"], facts["width"]) == (None, photo.stat().st_size, 40)
-    assert len(facts["objects"]) == 2 and len(looked) == 1
+    assert len(facts["objects"]) == 2 and len(seen_images) == 1
     refused = run("detect", photo, "--weights", "mine.safetensors")
     assert refused.exit_code == 1 and one_sentence(refused.stderr) and "--weights" in refused.stderr
 
 
 def test_detect_decodes_files_without_a_base_layer(
-    tmp_path: Path, codec: Fake, looked: list[Picture]
+    tmp_path: Path, codec: Fake, seen_images: list[Picture]
 ) -> None:
     stream = Bitstream(Header(40, 30, PLAIN.id, 400, 0xBEEF), (Layer(Tag.LATENT, (b"latent",)),))
     stream.save(tmp_path / "compact.tri")
@@ -169,7 +169,7 @@ def test_detect_decodes_files_without_a_base_layer(
     assert result.exit_code == 0 and one_sentence(result.stderr) and "decoded image" in result.stderr
     facts = json.loads(result.stdout)
     assert (facts["preset"], facts["bytes read"]) == ("compact", stream.size)
-    assert codec.streams == [stream] and tuple(looked[0].rgb[0, 0]) == DECODED
+    assert codec.streams == [stream] and tuple(seen_images[0].rgb[0, 0]) == DECODED
 
 
 def test_detect_passes_custom_weights_to_the_codec(street: Path, codec: Fake) -> None:
@@ -178,7 +178,7 @@ def test_detect_passes_custom_weights_to_the_codec(street: Path, codec: Fake) ->
 
 
 def test_detect_prints_a_line_per_file_of_a_folder_and_lists_failures(
-    street: Path, photo: Path, looked: list[Picture]
+    street: Path, photo: Path, seen_images: list[Picture]
 ) -> None:
     (street.parent / "broken.tri").write_bytes(street.read_bytes()[:30])
     street.with_name("unnamed").write_bytes(street.read_bytes())
@@ -189,7 +189,7 @@ def test_detect_prints_a_line_per_file_of_a_folder_and_lists_failures(
     assert [one["preset"] for one in facts] == [None, "dual-layer-compact", "dual-layer-compact"]
 
 
-def test_detect_writes_results_to_out(street: Path, photo: Path, looked: list[Picture]) -> None:
+def test_detect_writes_results_to_out(street: Path, photo: Path, seen_images: list[Picture]) -> None:
     file, folder = street.with_name("street.json"), street.parent / "found"
     result = run("detect", street, "-o", file)
     assert result.stdout == f"{file}  2 objects\n"
@@ -205,7 +205,7 @@ def test_detect_writes_results_to_out(street: Path, photo: Path, looked: list[Pi
 
 @pytest.mark.parametrize("kind", ["part", "forged", "damaged", "missing", "text", "newer"])
 def test_detect_gives_a_one_line_error_for_invalid_inputs(
-    street: Path, kind: str, looked: list[Picture]
+    street: Path, kind: str, seen_images: list[Picture]
 ) -> None:
     stream = Bitstream.open(street)
     data = stream.to_bytes()
@@ -227,7 +227,7 @@ def test_detect_gives_a_one_line_error_for_invalid_inputs(
     words = {"part": "trifocal merge", "forged": "has none", "damaged": "BASE", "newer": "number 62"}
     assert result.exit_code == 1 and result.stdout == "" and one_sentence(result.stderr)
     assert "street.tri" in result.stderr and words.get(kind, "") in result.stderr
-    assert not looked
+    assert not seen_images
 
 
 def test_missing_input_creates_no_output_folder(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_boxes_are_drawn_on_the_decoded_image_or_on_the_base_preview(
 
 
 def test_drawings_of_several_inputs_are_written_to_a_folder(
-    street: Path, photo: Path, looked: list[Picture]
+    street: Path, photo: Path, seen_images: list[Picture]
 ) -> None:
     folder = street.parent / "drawn"
     result = run("detect", street, photo, "--draw", folder)

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_clip(folder: Path, projection: int = 16) -> Path:
-    """Of width 16, with every byte as a token and the word "dog" as one."""
+    """A CLIP of width 16, with a token for every byte and for the word "dog"."""
     from tokenizers import pre_tokenizers
 
     folder.mkdir()

@@ -65,18 +65,18 @@ GOLDENS = {
 }
 
 
-def front_of(stream: Bitstream) -> int:
+def preamble_of(stream: Bitstream) -> int:
     """Bytes before the first chunk."""
     return stream.size - sum(layer.size for layer in stream.layers)
 
 
-def sealed(front: bytes, body: bytes = b"") -> bytes:
-    """A long form whose checksum is right, whatever it says."""
+def with_valid_crc(front: bytes, body: bytes = b"") -> bytes:
+    """A long form with a valid checksum, whatever its content."""
     return front + crc32(front).to_bytes(4, "big") + body
 
 
-def refuses(data: bytes, kind: type[FormatError] = FormatError, name: str = "photo.tri") -> str:
-    """The sentence, after a look at whether it is one."""
+def error_message(data: bytes, kind: type[FormatError] = FormatError, name: str = "photo.tri") -> str:
+    """The error message, which must be one sentence."""
     with pytest.raises(kind) as caught:
         Bitstream.from_bytes(data, name=name)
     return sentence(caught.value, name)
@@ -178,7 +178,9 @@ def test_layers_can_be_found_added_and_replaced() -> None:
 def test_unknown_optional_layers_are_kept_and_required_ones_refused() -> None:
     assert Bitstream.from_bytes(TILED.to_bytes()).layer(200) == TILED.layers[-1]
     data = SHORT.with_layer(Layer(77, (b"?",))).to_bytes()
-    assert "newer version of Trifocal" in refuses(data, Unsupported) and "77" in refuses(data, Unsupported)
+    assert "newer version of Trifocal" in error_message(data, Unsupported) and "77" in error_message(
+        data, Unsupported
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def test_describe_equals_the_output_of_info() -> None:
         and told["grey"] is True
         and told["fingerprint"] == "00ff"
     )
-    assert told["bytes"] == TILED.size and told["overhead"] == front_of(TILED)
+    assert told["bytes"] == TILED.size and told["overhead"] == preamble_of(TILED)
     assert told["layers"] == [
         {"tag": 1, "name": "LATENT", "chunks": 6, "bytes": 165},
         {"tag": 128, "name": "ALPHA", "chunks": 1, "bytes": 5},
@@ -266,7 +268,7 @@ def test_describe_equals_the_output_of_info() -> None:
     ],
 )
 def test_other_file_types_are_named_in_the_error(data: bytes, what: str) -> None:
-    assert what in refuses(data, NotTrifocal)
+    assert what in error_message(data, NotTrifocal)
 
 
 @pytest.mark.parametrize(
@@ -284,13 +286,13 @@ def test_fields_out_of_range_are_named_in_the_error(
 ) -> None:
     data = bytearray(SHORT.to_bytes())
     data[at] = value
-    assert word in refuses(bytes(data), kind)
+    assert word in error_message(bytes(data), kind)
 
 
 def test_oversized_image_is_refused_before_allocating_memory() -> None:
     start = SHORT.to_bytes()[:8]
     for size in (varint(1 << 16) + varint(0), varint(0) + varint((1 << 35) - 1)):
-        assert "65536" in refuses(start + size + bytes(4), Damaged)
+        assert "65536" in error_message(start + size + bytes(4), Damaged)
 
 
 @pytest.mark.parametrize("stream", GOLDENS.values(), ids=GOLDENS)
@@ -306,7 +308,7 @@ def test_truncated_files_are_refused(stream: Bitstream) -> None:
 def test_best_effort_reads_the_rest_of_a_truncated_file() -> None:
     data = TILED.to_bytes()
     stream = Bitstream.from_bytes(
-        data[: front_of(TILED) + len("tile zero" + "tile two") + 3], best_effort=True
+        data[: preamble_of(TILED) + len("tile zero" + "tile two") + 3], best_effort=True
     )
     assert stream.layers[0].chunks == (b"tile zero", b"", b"tile two", None, None, None)
     assert [layer.damaged for layer in stream.layers] == [(3, 4, 5), (0,), (0, 1, 2)]
@@ -318,13 +320,13 @@ def test_best_effort_reads_the_rest_of_a_truncated_file() -> None:
 
 def test_best_effort_reads_the_header_of_a_damaged_short_file() -> None:
     data = SHORT.to_bytes()[:-1] + b"D"
-    assert "checksum" in refuses(data, Damaged)
+    assert "checksum" in error_message(data, Damaged)
     assert Bitstream.from_bytes(data, best_effort=True) == Bitstream(KODAK, (Layer(Tag.LATENT, (None,)),))
 
 
 def test_damaged_base_layer_names_no_tile_and_cannot_be_decoded() -> None:
     data = bytearray(LAYERED.to_bytes())
-    data[front_of(LAYERED)] ^= 1
+    data[preamble_of(LAYERED)] ^= 1
     with pytest.raises(Damaged) as caught:
         Bitstream.from_bytes(bytes(data), name="l.tri")
     assert caught.value.tiles == ()
@@ -340,14 +342,14 @@ def test_a_base_alone_is_written_in_the_long_form() -> None:
     alone = replace(LAYERED, layers=LAYERED.layers[:1])
     data = alone.to_bytes()
     assert not data[3] & 2 and Bitstream.from_bytes(data) == alone
-    assert "short form" in refuses(sealed(front_as_latent(data)), Damaged)
+    assert "short form" in error_message(with_valid_crc(preamble_with_latent_tag(data)), Damaged)
     with pytest.raises(Damaged, match="checksum") as caught:
         Bitstream.from_bytes(data[:-1] + b"E")
     assert caught.value.tiles == ()
 
 
-def front_as_latent(data: bytes) -> bytes:
-    """Header and table of a file with a BASE alone, as if it were a LATENT."""
+def preamble_with_latent_tag(data: bytes) -> bytes:
+    """Header and table of a file with a BASE layer, whose tag is replaced by LATENT."""
     front = bytearray(data[: len(data) - len(b"\x1ebase") - 4])
     front[-7] = Tag.LATENT
     return bytes(front)
@@ -355,7 +357,7 @@ def front_as_latent(data: bytes) -> bytes:
 
 def test_flipped_bit_in_a_short_file_is_refused() -> None:
     for data in flips(SHORT.to_bytes()):
-        refuses(data)
+        error_message(data)
 
 
 @pytest.mark.parametrize("stream", [TILED, LAYERED, BASE], ids=["tiled", "layers", "base"])
@@ -368,8 +370,8 @@ def test_flipped_bit_in_a_long_file_is_refused_and_its_chunk_named(stream: Bitst
         for _ in chunk or b""
     ]
     for place, flipped in enumerate(flips(data)):
-        refuses(flipped)
-        byte = place // 8 - front_of(stream)
+        error_message(flipped)
+        byte = place // 8 - preamble_of(stream)
         if byte < 0:
             assert outcome(flipped, best_effort=True) is not Bitstream or place == SHORT_FLAG
             continue
@@ -388,7 +390,7 @@ def flips(data: bytes) -> Iterator[bytes]:
 def test_damage_is_reported_by_layer_and_tile() -> None:
     data = bytearray(TILED.to_bytes())
     for at in (0, 20, -len("afromthefuture"), -1):
-        data[front_of(TILED) + at if at >= 0 else at] ^= 1
+        data[preamble_of(TILED) + at if at >= 0 else at] ^= 1
     with pytest.raises(Damaged) as caught:
         Bitstream.from_bytes(bytes(data), name="t.tri")
     assert caught.value.tiles == (0, 3)
@@ -427,22 +429,22 @@ ONE, TWO = b"\x01" + bytes(5), b"\x02" + bytes(10)  # empty chunks
 )
 def test_malformed_layer_tables_are_refused(layers: bytes, word: str) -> None:
     start = TILED.to_bytes()[:12]
-    assert word in refuses(sealed(start + layers), Damaged)
+    assert word in error_message(with_valid_crc(start + layers), Damaged)
 
 
 def test_trailing_bytes_are_refused() -> None:
     data = TILED.to_bytes() + b"!"
-    assert "1 bytes follow" in refuses(data, Damaged)
+    assert "1 bytes follow" in error_message(data, Damaged)
     assert Bitstream.from_bytes(data, best_effort=True) == TILED
 
 
 def test_layer_table_allocates_no_more_than_the_file_size() -> None:
     start = TILED.to_bytes()[:12]
     front = start + b"\x01\x01" + varint(1 << 16) + bytes(1000)
-    huge = sealed(start + b"\x01\x01\x02" + (varint((1 << 35) - 1) + bytes(4)) * 2, b"tail")
+    huge = with_valid_crc(start + b"\x01\x01\x02" + (varint((1 << 35) - 1) + bytes(4)) * 2, b"tail")
     tracemalloc.start()
     for data in (front, huge):
-        refuses(data, Truncated)
+        error_message(data, Truncated)
     assert Bitstream.from_bytes(huge, best_effort=True).layers[0].chunks == (None, None)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -450,7 +452,7 @@ def test_layer_table_allocates_no_more_than_the_file_size() -> None:
 
 
 def mutated(rng: random.Random, data: bytes) -> bytes:
-    """The bytes with one to three small accidents."""
+    """The bytes with one to three small changes."""
     out = bytearray(data)
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(out) + 1)
@@ -479,7 +481,7 @@ def test_random_damage_gives_an_error_or_the_same_bytes(mended: bool) -> None:
         stream = streams[turn % len(streams)]
         data = mutated(rng, stream.to_bytes())
         if mended:
-            end = max(0, front_of(stream) - 4)
+            end = max(0, preamble_of(stream) - 4)
             data = data[:end] + crc32(data[:end]).to_bytes(4, "big") + data[end + 4 :]
         kinds |= {outcome(data, best_effort) for best_effort in (False, True)}
     assert {NotTrifocal, Truncated, Damaged, Unsupported, Bitstream} <= kinds

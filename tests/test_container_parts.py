@@ -26,8 +26,8 @@ def halves(stream: Bitstream) -> tuple[Bitstream, Bitstream]:
     return strip(stream, "base"), strip(stream, "enhancement")
 
 
-def again(stream: Bitstream) -> Bitstream:
-    """What a reader makes of the bytes."""
+def reread(stream: Bitstream) -> Bitstream:
+    """The stream that is read from the bytes."""
     return Bitstream.from_bytes(stream.to_bytes())
 
 
@@ -52,7 +52,7 @@ def test_strip_and_merge_are_inverses_byte_for_byte() -> None:
     rng = random.Random(1)
     for _ in range(200):
         whole = random_whole(rng)
-        parts = [again(part) for part in halves(whole)]
+        parts = [reread(part) for part in halves(whole)]
         rng.shuffle(parts)
         assert merge(*parts).to_bytes() == whole.to_bytes()
 
@@ -106,8 +106,8 @@ def test_parts_have_two_names() -> None:
     assert "everything" in says(error)
 
 
-def other(stream: Bitstream) -> Bitstream:
-    """A file as like it as can be: the next frame of the same camera."""
+def next_frame(stream: Bitstream) -> Bitstream:
+    """A similar file: the next frame of the same camera."""
     return stream.with_layer(Layer(Tag.BASE, (bytes(41),)))
 
 
@@ -119,9 +119,9 @@ MARK = Layer(Tag.PART, (part_id(B),))
     ("one", "two", "word"),
     [
         (B, B, "Both files are base parts"),
-        (B, strip(other(WHOLE), "base"), "Both files are base parts"),
+        (B, strip(next_frame(WHOLE), "base"), "Both files are base parts"),
         (E, E, "Both files are enhancement parts"),
-        (B, strip(other(WHOLE), "enhancement"), "different files"),
+        (B, strip(next_frame(WHOLE), "enhancement"), "different files"),
         (B, strip(replace(WHOLE, header=replace(HEADER, level=401)), "enhancement"), "different files"),
         (WHOLE, E, "complete file"),
         (B, PLAIN, "not a part"),

@@ -25,10 +25,8 @@ def condition_of(seed: int = 0) -> Condition:
     return Condition(random_text_embedding(1, seed))
 
 
-def shaken(codec: Codec, seed: int = 0) -> Codec:
-    """Weights moved at random so that no path is zero, latents of several steps, and statistics that were
-    really gathered.
-    """
+def randomised(codec: Codec, seed: int = 0) -> Codec:
+    """Random weights so that no path is zero, latents of several steps, and collected statistics."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in codec.network.named_parameters():
@@ -59,7 +57,7 @@ def last_convolution(network: nn.Module) -> nn.Conv2d:
 
 
 def small_hific() -> Codec:
-    return shaken(
+    return randomised(
         cross_modal(
             width=3, latent_channels=12, hyper_channels=6, residual_blocks=1, text_channels=TEXT_CHANNELS
         )
@@ -67,7 +65,7 @@ def small_hific() -> Codec:
 
 
 def small_cheng() -> Codec:
-    return shaken(cross_modal_cheng2020(channels=8, hyper_channels=6, text_channels=TEXT_CHANNELS))
+    return randomised(cross_modal_cheng2020(channels=8, hyper_channels=6, text_channels=TEXT_CHANNELS))
 
 
 @pytest.fixture(scope="module", params=[small_hific, small_cheng], ids=["hific", "cheng2020"])

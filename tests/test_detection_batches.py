@@ -48,9 +48,9 @@ PICTURES = [
 ]
 
 
-def coloured(rgb: NDArray[np.uint8], label: int) -> NDArray[np.bool_]:
-    """Where a picture is red, or blue; [H, W]. At the edge of an enlarged rectangle the middle of the slope
-    counts.
+def coloured_mask(rgb: NDArray[np.uint8], label: int) -> NDArray[np.bool_]:
+    """The pixels that are red, or blue; [H, W]. At the edge of an enlarged rectangle the middle of the slope
+    is the limit.
     """
     own, other = (0, 2) if label == PERSON else (2, 0)
     difference = rgb[..., own].astype(float) - rgb[..., other]
@@ -78,7 +78,7 @@ def test_boxes_follow_crops(part: Box, height: int, width: int) -> None:
     assert rgb.shape == (height, width, 3) and objects is not None
     boxes, labels = objects
     assert labels.tolist() == [PERSON]
-    assert np.abs(boxes[0] - extent(coloured(rgb, PERSON))).max() <= 1.5
+    assert np.abs(boxes[0] - extent(coloured_mask(rgb, PERSON))).max() <= 1.5
 
 
 def test_mostly_cropped_objects_are_dropped() -> None:
@@ -102,7 +102,9 @@ def test_boxes_follow_mirroring() -> None:
     flipped, moved = mirror(rgb, objects)
     assert moved is not None and objects is not None
     assert np.array_equal(flipped, rgb[:, ::-1])
-    assert moved[0].tolist() == [[70, 40, 140, 110]] == [[*map(float, extent(coloured(flipped, PERSON)))]]
+    assert (
+        moved[0].tolist() == [[70, 40, 140, 110]] == [[*map(float, extent(coloured_mask(flipped, PERSON)))]]
+    )
     again, back = mirror(flipped, moved)
     assert back is not None and np.array_equal(again, rgb) and np.array_equal(back[0], objects[0])
 
@@ -140,12 +142,12 @@ def test_boxes_stay_on_their_objects_after_augmentation(
 
 
 def check_boxes(rgb: NDArray[np.uint8], boxes: NDArray[np.float32], labels: list[int], tiles: int) -> None:
-    """Each box against what has its colour in the tile where its middle is."""
+    """Compare each box with the pixels of its colour in the tile that contains its centre."""
     high, wide = rgb.shape[0] // tiles, rgb.shape[1] // tiles
     for box, label in zip(boxes, labels):
         x, y = (wide * int((box[0] + box[2]) / 2 // wide), high * int((box[1] + box[3]) / 2 // high))
         tile = rgb[y : y + high, x : x + wide]
-        there = extent(coloured(tile, {1: PERSON, 80: BRUSH}[label]))
+        there = extent(coloured_mask(tile, {1: PERSON, 80: BRUSH}[label]))
         assert np.abs(box - np.array(there) - [x, y, x, y]).max() <= 2.5
 
 
@@ -243,8 +245,8 @@ def test_teacher_candidates_by_hand() -> None:
 
 
 def onnx_file(path: Path, inside: Sequence[str] = ()) -> Path:
-    """An ONNX file with PicoDet's eight outputs, and inside of it means of the picture over each 8×8 pixels,
-    by these names.
+    """An ONNX file with PicoDet's eight outputs, and inside it the means of the image over 8×8 pixels, with
+    these names.
     """
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

@@ -139,7 +139,7 @@ def test_teacher_loss_is_zero_for_equal_predictions() -> None:
 # ── a network's ──
 
 
-def nearly(*numbers: int) -> Tensor:
+def peaked_logits(*numbers: int) -> Tensor:
     """Logits of all bins for distances of that many strides."""
     bins = torch.full((4, BINS), -40.0)
     bins[range(4), numbers] = 40.0
@@ -150,9 +150,11 @@ def test_distances_to_box_sides_by_hand() -> None:
     """From the centre of a grid point, in strides: the second point of three in a row at 1/16."""
     where = grid_points((1, 3), 16)
     assert where.tolist() == [[7.5, 7.5, 16], [23.5, 7.5, 16], [39.5, 7.5, 16]]
-    bins = torch.stack([nearly(0, 0, 0, 0), nearly(1, 0, 2, 7), nearly(0, 0, 0, 0)])[None]
+    bins = torch.stack([peaked_logits(0, 0, 0, 0), peaked_logits(1, 0, 2, 7), peaked_logits(0, 0, 0, 0)])[
+        None
+    ]
     assert decode_distances(bins, where)[0, 1].tolist() == pytest.approx([7.5, 7.5, 55.5, 119.5])
-    half = torch.logaddexp(nearly(1, 0, 2, 7), nearly(2, 0, 2, 7))
+    half = torch.logaddexp(peaked_logits(1, 0, 2, 7), peaked_logits(2, 0, 2, 7))
     assert decode_distances(half[None, None], where[1:2])[0, 0].tolist() == pytest.approx(
         [-0.5, 7.5, 55.5, 119.5]
     )
@@ -175,8 +177,8 @@ OBJECT = Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([2]))
 NOTHING = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
-def knowing(classes: int = 5) -> DensePredictions:
-    """A first stage that knows the first of two pictures by heart, and nothing of it anywhere else."""
+def perfect_first_stage(classes: int = 5) -> DensePredictions:
+    """First-stage outputs that are correct for the first of two images, and empty for the other."""
     where = torch.cat([grid_points((12, 16), 8), grid_points((6, 8), 16)])
     boxes = torch.cat([where[:, :2] - 4, where[:, :2] + 4], 1).repeat(2, 1, 1)
     bins = torch.zeros(2, len(where), 4 * BINS)
@@ -190,7 +192,7 @@ def knowing(classes: int = 5) -> DensePredictions:
 
 def test_perfect_first_stage_has_no_loss() -> None:
     """Low scores and displaced boxes both have a high loss."""
-    dense = knowing()
+    dense = perfect_first_stage()
     terms = detection_losses(dense, [OBJECT, NOTHING])
     assert terms["scores"] < 1e-4 and terms["boxes"] < 1e-4
     terms = detection_losses(replace(dense, classes=torch.full_like(dense.classes, -30)), [OBJECT, NOTHING])
@@ -203,7 +205,7 @@ def test_perfect_first_stage_has_no_loss() -> None:
 
 def test_teacher_scores_count_half_or_fully() -> None:
     """A correct map changes nothing; an empty map leaves half of the target score, or none."""
-    dense = knowing()
+    dense = perfect_first_stage()
     truth = dense.classes.sigmoid()
     assert detection_losses(dense, [OBJECT, NOTHING], truth)["scores"] < 1e-4
     silent = torch.zeros_like(truth)
@@ -231,7 +233,7 @@ def test_box_gradient_reaches_all_but_the_second_stage() -> None:
     model = detector_task.DetectorLosses(compact_detector()).train()
     targets = [Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]), certain=False)]
     terms = model(
-        torch.rand(1, 3, 64, 96), targets, [whole(teacher_detections([[8, 8, 60, 50]], [{1: 0.8}]))]
+        torch.rand(1, 3, 64, 96), targets, [full_maps(teacher_detections([[8, 8, 60, 50]], [{1: 0.8}]))]
     )
     assert terms.keys() == detector_task.DetectorTask.weights.keys() and all(
         term.isfinite() for term in terms.values()
@@ -242,8 +244,8 @@ def test_box_gradient_reaches_all_but_the_second_stage() -> None:
     assert not any(p.requires_grad for p in model.detector.network.roi_heads.parameters())
 
 
-def whole(seen: TeacherDetections) -> TeacherDetections:
-    """With maps of PicoDet's sizes at each level."""
+def full_maps(seen: TeacherDetections) -> TeacherDetections:
+    """Teacher outputs with maps of PicoDet's sizes at each level."""
     random = torch.Generator().manual_seed(0)
     maps = tuple(0.1 * torch.rand(len(COCO_IDS), side, side, generator=random) for side in (52, 26, 13, 7))
     return TeacherDetections(seen.boxes, seen.scores, maps)
@@ -254,7 +256,7 @@ def whole(seen: TeacherDetections) -> TeacherDetections:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small scenes, few of them, and an average that follows at once."""
+    """Small batches, few of them, and a fast moving average."""
     monkeypatch.setattr(scenes, "PROPORTIONS", ((96, 64), (64, 96), (64, 64)))
     for kind in (detector_task.DetectorTask, detector_task.DistillationTask):
         for name, value in (("validation_batches", 1), ("warmup", 1), ("ema", 0.0)):
@@ -271,8 +273,8 @@ def log_of(run: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def loss_of(row: dict[str, float]) -> float:
-    """Of the last steps, as it was trained on."""
+def last_loss(row: dict[str, float]) -> float:
+    """The mean training loss of the last steps."""
     return sum(weight * row.get(name, 0.0) for name, weight in detector_task.DetectorTask.weights.items())
 
 
@@ -502,11 +504,11 @@ def test_second_detection_stage_is_trained_in_training_stage_3_only() -> None:
 # ── with a teacher ──
 
 
-class Whole(CentreTeacher):
-    """A teacher with maps too."""
+class TeacherWithMaps(CentreTeacher):
+    """A teacher that also returns maps."""
 
     def __call__(self, rgb: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> TeacherDetections:
-        return whole(super().__call__(rgb))
+        return full_maps(super().__call__(rgb))
 
 
 def test_training_with_a_teacher(
@@ -517,12 +519,12 @@ def test_training_with_a_teacher(
         record.unlink()
     with pytest.raises(OptionError, match="or a teacher"):
         detector_task.train_detector([folder], tmp_path / "without", steps=1, stage=2)
-    monkeypatch.setattr(detector_task, "DetectionTeacher", lambda path: Whole())
+    monkeypatch.setattr(detector_task, "DetectionTeacher", lambda path: TeacherWithMaps())
     path = detector_task.train_detector(
         [folder], tmp_path / "run", steps=2, stage=2, batch=2, teacher="some/pico.onnx"
     )
     (row,) = log_of(tmp_path / "run")
-    assert row["scores"] > 0 and row["held_out_boxes"] > 0 and loss_of(row) > 0
+    assert row["scores"] > 0 and row["held_out_boxes"] > 0 and last_loss(row) > 0
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["teacher"] == "pico.onnx" and record["terms"] == dict(detector_task.DetectorTask.weights)
 

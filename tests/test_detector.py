@@ -49,7 +49,7 @@ def cut(uncut: FasterRCNN) -> SplitDetector:
 
 @pytest.fixture(scope="module")
 def compact() -> SplitDetector:
-    """With random weights, and scores that differ enough for something to be found."""
+    """A detector with random weights, whose scores differ enough for detections."""
     torch.manual_seed(0)
     detector = compact_detector().eval()
     with torch.no_grad():
@@ -312,7 +312,7 @@ def test_backbone_is_stem_and_tail(compact: SplitDetector) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where weights are looked for."""
+    """The folder of the weights."""
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     load_detector.cache_clear()
     yield tmp_path

@@ -18,7 +18,7 @@ SAMPLES = ("photo.jpg", "dog.jpg", "street.jpg")
 
 
 def python_code(page: Path) -> str:
-    """All Python blocks of a page, at the lines where they are in it."""
+    """All Python blocks of a page, with their line numbers."""
     text = page.read_text("utf-8")
     lines = [""] * (text.count("\n") + 1)
     for block in BLOCK.finditer(text):
@@ -35,7 +35,7 @@ PAGES = [
 
 @pytest.fixture
 def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder has the images that the pages name."""
+    """The working folder contains the images that the pages name."""
     with Image.open(PHOTOGRAPH) as image:
         for name in SAMPLES:
             image.crop((200, 100, 264, 148)).save(tmp_path / name, icc_profile=None)

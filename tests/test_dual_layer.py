@@ -58,8 +58,8 @@ def as_rgb(x_hat: Tensor) -> np.ndarray:
     return rgb
 
 
-def fed_by(stream: Bitstream, codec: ScalableCodec) -> BasePreview:
-    """The first picture that both sides take from a file's base layer."""
+def preview_of(stream: Bitstream, codec: ScalableCodec) -> BasePreview:
+    """The base preview that encoder and decoder take from a file's base layer."""
     _, y_hat, size = codec._decode_base(stream)
     _, small = codec.network.base.synthesise(torch.from_numpy(y_hat), size[::-1])
     width, height = stream.header.width, stream.header.height
@@ -141,7 +141,7 @@ def test_receptive_field_of_the_published_sizes():
 
 
 def positive(network: nn.Module) -> nn.Module:
-    """With weights under which no influence is hidden by a ReLU, and none cancels another."""
+    """Make all weights positive, so that no influence is hidden by a ReLU or cancelled by another."""
     for parameter in network.double().parameters():
         nn.init.constant_(parameter, 0.1)
     return network
@@ -279,7 +279,9 @@ def test_forward_equals_decode(codec, words):
     rgb = random_rgb(192, 128, seed=2)
     made = codec.encode(Picture(rgb), quality=60, condition=Condition(words))
     stream = Bitstream.from_bytes(made.to_bytes())
-    output = codec.network(as_x(rgb), torch.tensor([480]), Condition(words, preview=fed_by(stream, codec)))
+    output = codec.network(
+        as_x(rgb), torch.tensor([480]), Condition(words, preview=preview_of(stream, codec))
+    )
     assert np.array_equal(codec.decode(stream).picture.rgb, as_rgb(output.x_hat))
     other = Condition(random_words(seed=9))
     assert np.array_equal(codec.decode(stream, condition=other).picture.rgb, as_rgb(output.x_hat))
@@ -299,7 +301,7 @@ def test_encoder_and_decoder_have_the_same_latents_in_both_layers(codec, monkeyp
     base = stream.layer(Tag.BASE)
     assert base is not None and base.chunks == (bytes([70]) + data,)
     assert np.array_equal(codec._decode_base(stream)[1], y_hat) and np.abs(y_hat).max() > 0
-    condition = Condition(preview=fed_by(stream, codec))
+    condition = Condition(preview=preview_of(stream, codec))
     written = codec.network(as_x(picture.rgb), torch.tensor([320]), condition).y_hat
     read: list[Tensor] = []
 
@@ -324,7 +326,9 @@ def test_base_preview_conditions_encoder_and_decoder_or_neither(codec):
     )
     chunks = [stream.layer(Tag.ENHANCEMENT).chunks for stream in (alone, fed)]
     assert chunks[0] != chunks[1]
-    x_hat = codec.network(as_x(picture.rgb), torch.tensor([400]), Condition(preview=fed_by(fed, codec))).x_hat
+    x_hat = codec.network(
+        as_x(picture.rgb), torch.tensor([400]), Condition(preview=preview_of(fed, codec))
+    ).x_hat
     assert np.array_equal(codec.decode(fed).picture.rgb, as_rgb(x_hat))
     y_hat, _, _ = encode_latents(codec, picture.rgb, 400)
     x_hat = codec.network.synthesise(y_hat, torch.tensor([400]))
@@ -407,7 +411,7 @@ def test_analysis_with_a_misaligned_halo_differs(codec):
 
 @pytest.fixture(scope="module")
 def tiled(codec: ScalableCodec) -> Iterator[Bitstream]:
-    """A picture of nine tiles, with words."""
+    """An image of nine tiles, with text."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(canvas, "TILE", 128)
         picture = Picture(random_rgb(300, 270, seed=5))
@@ -421,7 +425,7 @@ def test_tiles_equal_the_whole_image(small_tiles, tiled, codec, monkeypatch):
     """
     by_tile = codec.decode(tiled).picture.rgb
     y_hat = torch.from_numpy(codec.decode_latents(tiled).y)
-    condition = Condition(preview=fed_by(tiled, codec)).within(slice(0, 20), slice(0, 20))
+    condition = Condition(preview=preview_of(tiled, codec)).within(slice(0, 20), slice(0, 20))
     at_once = codec.network.synthesise(y_hat, torch.tensor([480]), condition)
     whole = as_rgb(at_once)[:270, :300].astype(int)
     assert np.abs(by_tile - whole).max() <= 1 and whole.std() > 3
@@ -438,15 +442,15 @@ def test_decoded_region_equals_the_part_of_the_whole_image(small_tiles, tiled, c
 # ── learning ──
 
 
-class Alike(nn.Module):
-    """The squared difference of means: a stand-in for a network that judges."""
+class MeanDistance(nn.Module):
+    """The squared difference of means, instead of a perceptual network."""
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         return (x_hat.mean((2, 3)) - x.mean((2, 3))).square().sum(1)
 
 
-class Given(nn.Module):
-    """A codec that always gives the same."""
+class ConstantCodec(nn.Module):
+    """A codec that always returns the same output."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
@@ -456,15 +460,15 @@ class Given(nn.Module):
         return self.output
 
 
-class Means(nn.Module):
-    """The mean colour as a picture's vector."""
+class MeanColour(nn.Module):
+    """The mean colour as the embedding of an image."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3)) + 0.1
 
 
 def objective() -> DualLayerObjective:
-    return DualLayerObjective(perceptual=Alike(), images=Means())
+    return DualLayerObjective(perceptual=MeanDistance(), images=MeanColour())
 
 
 def test_training_lowers_the_loss_and_keeps_the_base_layer():
@@ -506,7 +510,7 @@ def test_objective_by_hand():
     x, level = torch.rand(2, 3, 64, 64), torch.tensor([0, 800])
     x_hat = x + torch.tensor([0.1, 0.01])[:, None, None, None]
     output = Output(x_hat, torch.zeros(1), torch.tensor([4096.0, 8192.0]))
-    ((_, loss),) = objective().turns(Given(output), Batch(x, level), 0)
+    ((_, loss),) = objective().turns(ConstantCodec(output), Batch(x, level), 0)
     assert bits_per_pixel(output, x).tolist() == [1, 2]
     means = [F.normalize(picture.mean((2, 3)) + 0.1, dim=1) for picture in (x_hat, x)]
     apart = (means[0] - means[1]).square().sum(1)
@@ -535,8 +539,8 @@ def thin_network(**options: object) -> tv.FasterRCNN:
 
 
 @pytest.fixture
-def fetched(monkeypatch):
-    """torchvision's builder gives the thin network, and remembers what it was asked for."""
+def requested_weights(monkeypatch):
+    """torchvision's builder returns the thin network, and records its arguments."""
     asked: dict[str, object] = {}
     monkeypatch.setattr(
         faster_rcnn, "fasterrcnn_resnet50_fpn", lambda **options: asked.update(options) or thin_network()
@@ -547,7 +551,7 @@ def fetched(monkeypatch):
 
 
 @torch.inference_mode()
-def test_split_faster_rcnn_equals_the_original(fetched):
+def test_split_faster_rcnn_equals_the_original(requested_weights):
     cut, uncut = faster_rcnn.load_faster_rcnn(), thin_network()
     for network in (cut.network, uncut):
         network.roi_heads.score_thresh = 0.0
@@ -564,10 +568,10 @@ def test_split_faster_rcnn_equals_the_original(fetched):
     )
 
 
-def test_detector_is_torchvisions_with_coco_weights(fetched):
+def test_detector_is_torchvisions_with_coco_weights(requested_weights):
     detector = faster_rcnn.load_faster_rcnn()
-    assert fetched["weights"] is tv.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
-    assert fetched["box_score_thresh"] == 0.02
+    assert requested_weights["weights"] is tv.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    assert requested_weights["box_score_thresh"] == 0.02
     assert not detector.training and not any(p.requires_grad for p in detector.parameters())
     assert detector is faster_rcnn.load_faster_rcnn()
     assert TextGuided.find_detector is faster_rcnn.load_faster_rcnn

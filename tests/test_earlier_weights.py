@@ -28,7 +28,7 @@ WITH_EARLIER = [preset for preset in PRESETS if preset.earlier]
 
 @pytest.fixture(scope="module")
 def pixels() -> NDArray[np.uint8]:
-    """What the weights of 0.1 decode, asked for by their file, uint8 [72, 100, 3]."""
+    """The image that the weights of 0.1 decode, loaded by their file, uint8 [72, 100, 3]."""
     codec = load("compact", weights=EARLIER)
     return codec.decode(trifocal.Bitstream.open(GOLDEN)).picture.rgb
 
@@ -105,7 +105,7 @@ def test_detect_decodes_the_golden_file_with_the_earlier_weights(pixels: NDArray
 
 
 def command(*words: str) -> "subprocess.CompletedProcess[str]":
-    """`trifocal` with these words, in a process of its own."""
+    """`trifocal` with these arguments, in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "trifocal", *words], check=False, capture_output=True, text=True
     )

@@ -60,9 +60,7 @@ def elic() -> Codec:
 
 @pytest.fixture(scope="module")
 def mean_scale() -> Codec:
-    """The same transforms with a mean–scale hyperprior made of parts: two channels of features for each of
-    the latent.
-    """
+    """The same transforms with a mean–scale hyperprior: two channels of features for each latent channel."""
     torch.manual_seed(3)
     m = 12
     side = IntegerNetworks(Prior(m, len(STEPS)), elic_hyper_synthesis(m), SinglePass(m, STEPS))
@@ -176,7 +174,7 @@ def test_forged_payload_raises_only_trifocal_errors(elic, seed):
 
 @pytest.fixture(scope="module")
 def tiled(elic: Codec) -> Iterator[tuple[Picture, Bitstream]]:
-    """A picture of nine tiles."""
+    """An image of nine tiles."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(canvas, "TILE", 128)
         picture = Picture(random_rgb(300, 270, seed=5))
@@ -196,7 +194,7 @@ def test_analysis_of_a_tile_equals_that_of_the_whole_image(tiled, elic):
 
 
 def positive(network: nn.Module) -> nn.Module:
-    """With weights under which no influence is hidden by a ReLU."""
+    """Make all weights positive, so that no influence is hidden by a ReLU."""
     for parameter in network.double().parameters():
         nn.init.constant_(parameter, 0.1)
     return network

@@ -95,7 +95,7 @@ def test_escape_codes_round_trip():
 
 
 class Bits:
-    """A stream of bits that are read in turn."""
+    """A stream of bits that are read in order."""
 
     def __init__(self, bits):
         self.text, self.at = "".join(map(str, bits)), 0

@@ -36,7 +36,7 @@ def compact() -> Codec:
 
 @pytest.fixture(scope="module")
 def crops() -> list[Picture]:
-    """Three crops of the photograph, of sizes that are no multiples of 64."""
+    """Three crops of the photograph, with sizes that are not multiples of 64."""
     rgb = Picture.open(PHOTOGRAPH).rgb
     return [Picture(rgb[y : y + 150, x : x + 210].copy()) for y, x in ((0, 0), (100, 200), (200, 60))]
 

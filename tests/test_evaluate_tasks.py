@@ -23,7 +23,7 @@ BOX = (8, 8, 40, 32)  # of the bright square in each picture: left, top, right, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three noisy pictures of 80 × 60 with a bright square, and what COCO would say of them."""
+    """Three noisy images of 80 × 60 with a bright square, and their COCO annotations."""
     rng = np.random.default_rng(0)
     place = tmp_path / "pictures"
     place.mkdir()
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Bright:
-    """Finds the box around what is brighter than the middle of the range; sees nothing in dull pictures."""
+    """A detector that finds the box around pixels brighter than the middle of the range."""
 
     masks = False
     categories = COCO_IDS
@@ -57,7 +57,7 @@ class Bright:
 
 
 class Agreement:
-    """A task that says how many pictures it was given, and can be told to fail."""
+    """A task that counts its images, and can fail."""
 
     columns = ("count",)
     model, short_side = "counter", None

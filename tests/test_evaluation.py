@@ -40,7 +40,7 @@ TABLE = "results.csv"
 
 
 class Posteriser:
-    """Stands in for a codec: quality is the number of grey levels, and the bytes are a PNG."""
+    """A fake codec: quality is the number of grey levels, and the bytes are a PNG."""
 
     name = "posteriser"
     weights = "0001"

@@ -24,9 +24,7 @@ def script() -> Any:
 
 
 def like_centerface(path: Path, offset: float = 0.0) -> Path:
-    """At each place of a quarter of the resolution, the mean of the first channel is the score; opset 9, as
-    CenterFace's.
-    """
+    """At each cell of stride 4, the mean of the first channel is the score; opset 9, as CenterFace's."""
     make, number = onnx.helper, onnx.TensorProto.FLOAT
     kernel = np.zeros((5, 3, 4, 4), np.float32)  # score, two sizes, two offsets
     kernel[0, 0] = 1 / (16 * 255)

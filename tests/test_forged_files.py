@@ -23,8 +23,8 @@ def stream(codec: Codec) -> Bitstream:
     return codec.encode(Picture(PIXELS), quality=60)
 
 
-def decoded(codec: Codec, stream: Bitstream) -> None:
-    """By way of its bytes, as from a file."""
+def decode_bytes(codec: Codec, stream: Bitstream) -> None:
+    """Decode the stream's bytes, as from a file."""
     codec.decode(Bitstream.from_bytes(stream.to_bytes()))
 
 
@@ -50,7 +50,7 @@ def test_alpha_of_another_size_is_refused_before_decompression(
     bomb = png_from_chunks([*(grey_head(*size) for size in heads), rows, END])
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail())
     with pytest.raises(Damaged, match="96 x 64"):
-        decoded(codec, stream.with_layer(Layer(Tag.ALPHA, (bomb,))))
+        decode_bytes(codec, stream.with_layer(Layer(Tag.ALPHA, (bomb,))))
 
 
 def test_alpha_of_the_right_size_is_decoded(codec: Codec, stream: Bitstream) -> None:
@@ -62,7 +62,7 @@ def test_alpha_of_the_right_size_is_decoded(codec: Codec, stream: Bitstream) -> 
 @pytest.mark.parametrize("more", [b"x" * 8, random.Random(1).randbytes(100_000) + b"x"], ids=["few", "many"])
 def test_bytes_after_a_latent_are_refused(codec: Codec, stream: Bitstream, more: bytes) -> None:
     with pytest.raises(Damaged, match="tile 0"):
-        decoded(codec, with_latent(stream, latent_of(stream) + more))
+        decode_bytes(codec, with_latent(stream, latent_of(stream) + more))
     partly = codec.decode(with_latent(stream, latent_of(stream) + more), best_effort=True)
     assert partly.damaged == (0,)
 
@@ -81,7 +81,7 @@ def test_truncated_latents_and_flipped_bits_are_detected(codec: Codec, stream: B
 
 def is_refused(codec: Codec, stream: Bitstream) -> bool:
     try:
-        decoded(codec, stream)
+        decode_bytes(codec, stream)
     except Damaged:
         return True
     return False
@@ -113,5 +113,5 @@ def test_latent_of_escape_codes_is_decoded_quickly(codec: Codec, monkeypatch: py
         return bits(reader, count)
 
     monkeypatch.setattr(coder.Reader, "_bits", counted)
-    decoded(codec, hostile)
+    decode_bytes(codec, hostile)
     assert sum(calls) > 10_000 and len(calls) < sum(calls) / 10

@@ -40,7 +40,7 @@ from trifocal.weights import read_weights
 
 
 class SquaredError(nn.Module):
-    """Stands where a perceptual network does: its gradient leads to the picture, and nothing is fetched."""
+    """A fake perceptual network with a gradient with respect to the image."""
 
     title = "squared error"
 
@@ -61,17 +61,17 @@ def convolutions_of(network: nn.Module) -> list[nn.Conv2d]:
 
 
 def convolution(inputs: int, outputs: int, kernel: int, normed: bool = True) -> int:
-    """Parameters of a convolution and the ChannelNorm behind it."""
+    """The number of parameters of a convolution and the ChannelNorm after it."""
     return outputs * (inputs * kernel**2 + 1) + 2 * outputs * normed
 
 
 @pytest.fixture
-def without_first_weights(monkeypatch):
-    """Large networks at once: their memory is taken, and not filled."""
+def without_initialisation(monkeypatch):
+    """Build large networks quickly: memory is allocated, but not filled."""
     monkeypatch.setattr(nn.init, "kaiming_uniform_", lambda tensor, *rest, **more: tensor)
 
 
-def test_published_sizes(without_first_weights):
+def test_published_sizes(without_initialisation):
     """Mentzer et al. 2020, figure 2: 181 million parameters without the discriminator."""
     widths = [60, 120, 240, 480, 960]
     analysis = convolution(3, 60, 7) + convolution(960, 220, 3, normed=False)
@@ -93,7 +93,7 @@ def test_published_discriminator_size():
     assert discriminator.latent.weight.shape == (12, 220, 3, 3)
 
 
-def test_presets_have_the_published_sizes(without_first_weights):
+def test_presets_have_the_published_sizes(without_initialisation):
     whole, other = cross_modal().network, cross_modal_cheng2020().network
     assert [block.mask_features.in_channels for block in blocks_of(whole)] == [960, 480, 240, 120, 60]
     assert sum(map(size_of, blocks_of(whole))) == pytest.approx(28.3e6, rel=0.01) and size_of(
@@ -146,9 +146,7 @@ def test_spectral_norms_of_the_discriminator_are_one(judge):
 
 
 class Recorder(nn.Module):
-    """Answers real, decoded and mismatched pictures with the logits 1, 2 and 3, and remembers what it was
-    shown.
-    """
+    """A discriminator that returns 1, 2 and 3 for real, decoded and mismatched images; keeps its inputs."""
 
     def forward(self, x, y_hat, words):
         self.seen = x, y_hat, words
@@ -221,8 +219,8 @@ def small():
     )
 
 
-def batch_of(count: int) -> Batch:
-    """Smooth pictures that can be learned in a few steps."""
+def smooth_batch(count: int) -> Batch:
+    """Smooth images, for which a few steps lower the loss."""
     random = torch.Generator().manual_seed(0)
     x = nn.functional.interpolate(
         torch.rand(count, 3, 4, 4, generator=random), size=(64, 64), mode="bilinear"
@@ -235,7 +233,7 @@ def gradients(network: nn.Module) -> list[torch.Tensor | None]:
 
 
 def test_codec_and_discriminator_are_updated_separately(judge):
-    codec, batch = small().network.train(), batch_of(3)
+    codec, batch = small().network.train(), smooth_batch(3)
     objective = CrossModalObjective(judge, SquaredError())
     assert objective.partners() == {"discriminator": judge}
     turns = objective.turns(codec, batch, 0)
@@ -253,7 +251,7 @@ def test_codec_and_discriminator_are_updated_separately(judge):
 
 
 def test_adversarial_gradient_reaches_the_image_but_not_the_latent(judge):
-    codec, batch = small().network.train(), batch_of(2)
+    codec, batch = small().network.train(), smooth_batch(2)
     objective = CrossModalObjective(judge, SquaredError(), adversary_weight=1.0)
     output = codec(batch.x, batch.level, batch.condition)
     output.y_hat.retain_grad()
@@ -264,7 +262,7 @@ def test_adversarial_gradient_reaches_the_image_but_not_the_latent(judge):
 
 
 def test_stage_without_text():
-    codec, batch = small().network.train(), batch_of(2)
+    codec, batch = small().network.train(), smooth_batch(2)
     objective = CrossModalObjective(Discriminator(6, TEXT_CHANNELS, width=4), SquaredError())
     for condition in (None, Condition()):
         losses = dict(objective.turns(codec, Batch(batch.x, batch.level, condition), 0))
@@ -273,7 +271,7 @@ def test_stage_without_text():
 
 @pytest.mark.parametrize("game", [None, "bce", "hinge"], ids=["stage 1", "bce", "hinge"])
 def test_training_lowers_the_losses(game, judge):
-    codec, batch = small().network.train(), batch_of(3)
+    codec, batch = small().network.train(), smooth_batch(3)
     objective = CrossModalObjective(judge if game else None, SquaredError(), game=game or "bce")
     parts = {"codec": codec, **objective.partners()}
     optimisers = {name: torch.optim.Adam(part.parameters(), 3e-3) for name, part in parts.items()}
@@ -315,7 +313,7 @@ def test_perceptual_network_is_frozen(judge):
 
 @pytest.fixture
 def staged(monkeypatch, tmp_path):
-    """A preset with two stages, and a folder of pictures to train it on."""
+    """A preset with two stages, and a folder of training images."""
     recipe = replace(recipes.HIFIC, batch=2, crop=64, learning_rate=1e-3)
     preset = presets.Preset(
         "small",

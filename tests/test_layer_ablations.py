@@ -270,7 +270,7 @@ def test_command_line_passes_layer_settings_on(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> SplitDetector:
-    """A compact detector that finds a hundred things everywhere."""
+    """A compact detector that finds a hundred objects everywhere."""
     torch.manual_seed(0)
     network = compact_detector().eval().requires_grad_(False)
     network.network.roi_heads.score_thresh = 0.0

@@ -29,7 +29,9 @@ def script(page: Any) -> Any:
     return load_script("scripts/machine_results.py")
 
 
-def line(name: str, points: dict[float, tuple[float, float]], column: str = "ap:d") -> list[MeanResult]:
+def codec_means(
+    name: str, points: dict[float, tuple[float, float]], column: str = "ap:d"
+) -> list[MeanResult]:
     """A codec's means from (bpp, value) by quality."""
     return [
         MeanResult(name, quality, 9, bpp, 0.1, 0.2, "", {column: value, "ap50:d": None})
@@ -37,22 +39,25 @@ def line(name: str, points: dict[float, tuple[float, float]], column: str = "ap:
     ]
 
 
-def made() -> list[MeanResult]:
-    """The base layer needs a quarter of AVIF's bits for each AP; WebP begins above all that is asked, JPEG
-    stays below.
+def example_means() -> list[MeanResult]:
+    """The base layer needs a quarter of AVIF's bits for each AP; WebP's APs are all above the range, JPEG's
+    all below.
     """
     return [
-        *line("p:base", {0: (0.02, 0.20), 50: (0.04, 0.25), 100: (0.08, 0.30)}),
-        *line("avif", {10: (0.08, 0.20), 20: (0.16, 0.25), 30: (0.32, 0.30)}),
-        *line("webp", {10: (0.50, 0.31), 20: (0.60, 0.32)}),
-        *line("jpeg", {10: (0.30, 0.10), 20: (0.40, 0.12), 30: (0.50, 0.14)}),
-        *line("png", {100: (14.0, 0.31)}),
+        *codec_means("p:base", {0: (0.02, 0.20), 50: (0.04, 0.25), 100: (0.08, 0.30)}),
+        *codec_means("avif", {10: (0.08, 0.20), 20: (0.16, 0.25), 30: (0.32, 0.30)}),
+        *codec_means("webp", {10: (0.50, 0.31), 20: (0.60, 0.32)}),
+        *codec_means("jpeg", {10: (0.30, 0.10), 20: (0.40, 0.12), 30: (0.50, 0.14)}),
+        *codec_means("png", {100: (14.0, 0.31)}),
     ]
 
 
 def test_bits_at_equal_ap(page: Any) -> None:
-    curves = page.codec_curves(made(), "ap:d")
-    assert set(curves) == {"p:base", "avif", "webp", "jpeg"} and page.original_ap(made(), "ap:d") == 0.31
+    curves = page.codec_curves(example_means(), "ap:d")
+    assert (
+        set(curves) == {"p:base", "avif", "webp", "jpeg"}
+        and page.original_ap(example_means(), "ap:d") == 0.31
+    )
     rows = {row[0]: row[1:] for row in page.equal_precision("p:base", curves, 0.31)}
     assert rows[""][0] == "AP 0.300 (−0.01)" and len(rows[""]) == len(page.LOSSES)
     assert rows["Trifocal p, base layer"][0] == "0.0800"
@@ -62,7 +67,7 @@ def test_bits_at_equal_ap(page: Any) -> None:
 
 
 def test_headline_states_the_rate_near_the_originals_ap(page: Any) -> None:
-    curves = page.codec_curves(made(), "ap:d")
+    curves = page.codec_curves(example_means(), "ap:d")
     assert page.headline("p:base", curves, 0.31) == (
         "The base layer is within one AP point of 0.310 at 0.0800 bpp, AVIF at 0.3200 bpp, 4.0 times as many."
     )
@@ -72,20 +77,20 @@ def test_headline_states_the_rate_near_the_originals_ap(page: Any) -> None:
 
 
 def test_base_layer_compared_with_each_codec(page: Any) -> None:
-    rows = {row[0]: row[1:] for row in page.differences("p:base", page.codec_curves(made(), "ap:d"))}
+    rows = {row[0]: row[1:] for row in page.differences("p:base", page.codec_curves(example_means(), "ap:d"))}
     assert rows["AVIF (Pillow, speed 4)"][0] == "−75.0 %"
     assert rows["JPEG (Pillow, progressive, 4:2:0)"] == ["—", "—"]
     assert "WebP (Pillow, method 6)" not in rows, "two points are no curve"
-    text = page.layer_section("p:base", "d", made())
+    text = page.layer_section("p:base", "d", example_means())
     assert "## AP of d against bits: 9 images, 0.310 on the originals" in text
     assert "| the original (PNG) | 100 | 14.0000 | 0.3100 | — |" in text
 
 
 def test_decoded_images_are_compared_in_each_metric(page: Any) -> None:
     both = [
-        *line("p", {10: (0.1, 30.0), 50: (0.2, 35.0), 90: (0.4, 40.0)}, "psnr"),
-        *line("p:apart", {10: (0.2, 30.0), 50: (0.4, 35.0), 90: (0.8, 40.0)}, "psnr"),
-        *line("png", {100: (14.0, 0.31)}),
+        *codec_means("p", {10: (0.1, 30.0), 50: (0.2, 35.0), 90: (0.4, 40.0)}, "psnr"),
+        *codec_means("p:apart", {10: (0.2, 30.0), 50: (0.4, 35.0), 90: (0.8, 40.0)}, "psnr"),
+        *codec_means("png", {100: (14.0, 0.31)}),
     ]
     text = page.decoded_section("p", "d", both)
     assert "| Trifocal p, layers apart | psnr | −50.0 % | +5.0000 |" in text

@@ -44,13 +44,13 @@ def exif_of(**tags: Any) -> Image.Exif:
 
 
 def png_with(*chunks: bytes, image: Image.Image = WIDE) -> io.BytesIO:
-    """Chunks are put behind IHDR."""
+    """A PNG with chunks inserted after IHDR."""
     data = saved(image).getvalue()
     return io.BytesIO(data[:33] + b"".join(chunks) + data[33:])
 
 
-def shown(picture: Picture) -> list[int]:
-    """The left upper pixel, in sRGB."""
+def first_pixel(picture: Picture) -> list[int]:
+    """The top left pixel, in sRGB."""
     image = Image.fromarray(picture.rgb[:1, :1])
     convert = srgb_converter(picture.icc, "RGB") if picture.icc else None
     return [int(value) for value in np.asarray(convert(image) if convert else image)[0, 0]]
@@ -225,7 +225,9 @@ def test_made_profiles_convert_colours_correctly() -> None:
 def test_cicp_of_png_is_read(codes: tuple[int, ...], pixel: list[int], note: str) -> None:
     picture = Picture.open(png_with(png_chunk(b"cICP", bytes(codes))))
     assert (
-        shown(picture) == pixel and note in "".join(picture.notices) and bool(picture.notices) == bool(note)
+        first_pixel(picture) == pixel
+        and note in "".join(picture.notices)
+        and bool(picture.notices) == bool(note)
     )
 
 
@@ -240,12 +242,12 @@ def chromaticities(points: Any = ADOBE_RGB, gamma: float | None = 0.45455) -> li
 def test_chromaticities_and_gamma_of_png_are_read() -> None:
     made = ("An ICC profile was made from the cHRM and gAMA values.",)
     adobe = Picture.open(png_with(*chromaticities()))
-    assert adobe.notices == made and shown(adobe)[0] > 225
+    assert adobe.notices == made and first_pixel(adobe)[0] > 225
     assert Picture.open(png_with(*chromaticities(SRGB))).notices == ()
     assert Picture.open(png_with(*chromaticities(SRGB, None))).notices == ()
     assert Picture.open(png_with(png_chunk(b"sRGB", b"\0"), *chromaticities())).notices == ()
     linear = Picture.open(png_with(*chromaticities(SRGB, 1.0)))
-    assert linear.notices == made and shown(linear)[1] in (160, 161)  # 90 of 255 is light already
+    assert linear.notices == made and first_pixel(linear)[1] in (160, 161)  # 90 of 255 is light already
     grey = Picture.open(png_with(*chromaticities(SRGB, 1.0), image=WIDE.convert("L")))
     assert grey.notices == made and grey.icc and grey.icc[16:20] == b"GRAY"
     for wrong in (
@@ -291,7 +293,7 @@ def test_adobe_rgb_is_read_from_exif() -> None:
     exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
     picture = Picture.open(saved(WIDE, "JPEG", exif=exif, quality=100))
     assert picture.notices == ("An ICC profile was made from the EXIF colour space, Adobe RGB.",)
-    assert shown(picture)[0] > 225
+    assert first_pixel(picture)[0] > 225
 
 
 def test_profile_of_jpeg_2000_is_read() -> None:

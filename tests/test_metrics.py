@@ -28,7 +28,7 @@ def pair() -> Pair:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without network and without any cache."""
+    """No network and no cache."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no network")
@@ -40,10 +40,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's backbones with random weights, the same for every caller, where it would fetch trained
-    ones.
-    """
+def random_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's backbones with fixed random weights, instead of a download."""
     torchvision = pytest.importorskip("torchvision")
 
     def state(self: Any, *_: object, **__: object) -> dict[str, torch.Tensor]:
@@ -56,7 +54,7 @@ def made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight enum")
 @pytest.mark.parametrize("net", ["alex", "vgg"])
-def test_lpips_equals_the_authors_package(net: str, pair: Pair, made_up_weights: None) -> None:
+def test_lpips_equals_the_authors_package(net: str, pair: Pair, random_backbones: None) -> None:
     lpips = pytest.importorskip("lpips")
     theirs = lpips.LPIPS(net=net, verbose=False).eval()
     scaled = [perceptual.to_tensor(pixels, 2.0) - 1 for pixels in (pair.decoded, pair.original)]
@@ -67,7 +65,7 @@ def test_lpips_equals_the_authors_package(net: str, pair: Pair, made_up_weights:
     assert METRICS[f"lpips-{net}"].load()(Pair(pair.original, pair.original)) == pytest.approx(0, abs=1e-6)
 
 
-def test_dists_by_its_formula(pair: Pair, made_up_weights: None) -> None:
+def test_dists_by_its_formula(pair: Pair, random_backbones: None) -> None:
     """One minus the weighted texture and structure similarities of six stages (Ding et al. 2020, equation
     7).
     """
@@ -189,7 +187,7 @@ def test_unknown_metric_is_refused() -> None:
 
 
 class Brightness(nn.Module):
-    """Stands in for Inception: three numbers of a picture."""
+    """A fake Inception network: three numbers per image."""
 
     num_features = 3
 

@@ -45,7 +45,7 @@ def stream_of(width: int = 40, height: int = 30) -> Bitstream:
 
 
 class Fake:
-    """A codec that codes nothing."""
+    """A codec that does not code."""
 
     def encode_picture(self, picture: Picture, *options: Any, **more: Any) -> Bitstream:
         return stream_of(picture.width, picture.height)
@@ -64,7 +64,7 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -122,7 +122,7 @@ def files_in(folder: Path) -> set[str]:
         ("train", "compact", "--data", "photos", "--steps", "1", "-o", "photos"),
     ],
 )
-def test_files_that_were_not_named_are_not_replaced(here: Path, words: tuple[str, ...]) -> None:
+def test_files_that_were_not_named_are_not_replaced(working_folder: Path, words: tuple[str, ...]) -> None:
     photo("photos/a.png")
     photo("other.png", 10)
     os.link("photos/a.png", "photos/hard.png")
@@ -135,13 +135,13 @@ def test_files_that_were_not_named_are_not_replaced(here: Path, words: tuple[str
     Path("results.csv").touch()
     layers = (Layer(Tag.BASE, (b"base",)), Layer(Tag.ENHANCEMENT, (b"enhancement",)))
     Bitstream(Header(40, 30, 8, 400, 1), layers).save("photos/two.tri")
-    before = {name: (here / name).read_bytes() for name in files_in(here)}
+    before = {name: (working_folder / name).read_bytes() for name in files_in(working_folder)}
     result = run(*words)
     assert result.exit_code == 1 and one_sentence(result.stderr), result.output
-    assert {name: (here / name).read_bytes() for name in files_in(here)} == before
+    assert {name: (working_folder / name).read_bytes() for name in files_in(working_folder)} == before
 
 
-def test_a_named_file_is_replaced_and_force_replaces_others(here: Path) -> None:
+def test_a_named_file_is_replaced_and_force_replaces_others(working_folder: Path) -> None:
     original = photo("photos/a.png").read_bytes()
     tri("photos/a.tri")
     assert run("decode", "photos/a.tri", "-o", "b.png").exit_code == 0
@@ -151,19 +151,19 @@ def test_a_named_file_is_replaced_and_force_replaces_others(here: Path) -> None:
     assert run("detect", "photos/a.tri", "--draw", "photos/a.png", "--force").exit_code == 0
 
 
-def test_folders_with_equal_names_of_files_keep_their_own_names(here: Path) -> None:
+def test_folders_with_equal_names_of_files_keep_their_own_names(working_folder: Path) -> None:
     for name in "2023/a.png", "2024/a.png", "2024/deep/b.png", "x/2024/a.png":
         photo(name)
     assert run("encode", "2023", "2024", "x/2024", "-r", "-o", "out").exit_code == 0
-    assert files_in(here / "out") == {"2023/a.tri", "2024/a.tri", "2024/deep/b.tri", "x/2024/a.tri"}
+    assert files_in(working_folder / "out") == {"2023/a.tri", "2024/a.tri", "2024/deep/b.tri", "x/2024/a.tri"}
     assert run("encode", "2024", "-r", "-o", "one").exit_code == 0
-    assert files_in(here / "one") == {"a.tri", "deep/b.tri"}
+    assert files_in(working_folder / "one") == {"a.tri", "deep/b.tri"}
     os.chdir("2024")
     assert run("encode", ".", "../2023", "-o", "../dots").exit_code == 0
-    assert files_in(here / "dots") == {"2023/a.tri", "2024/a.tri"}
+    assert files_in(working_folder / "dots") == {"2023/a.tri", "2024/a.tri"}
 
 
-def test_second_run_into_a_folder_keeps_existing_files(here: Path) -> None:
+def test_second_run_into_a_folder_keeps_existing_files(working_folder: Path) -> None:
     photo("2023/a.png")
     photo("2024/a.png")
     assert run("encode", "2023/a.png", "-o", "out/").exit_code == 0
@@ -173,7 +173,7 @@ def test_second_run_into_a_folder_keeps_existing_files(here: Path) -> None:
 
 
 def test_a_file_that_appears_meanwhile_is_kept(
-    here: Path, monkeypatch: pytest.MonkeyPatch, codec: Fake
+    working_folder: Path, monkeypatch: pytest.MonkeyPatch, codec: Fake
 ) -> None:
     encode_picture = codec.encode_picture
 
@@ -185,35 +185,38 @@ def test_a_file_that_appears_meanwhile_is_kept(
     photo("a.png")
     result = run("encode", "a.png")
     assert result.exit_code == 1 and one_sentence(result.stderr)
-    assert Path("a.tri").read_bytes() == b"another program's" and files_in(here) == {"a.png", "a.tri"}
+    assert Path("a.tri").read_bytes() == b"another program's" and files_in(working_folder) == {
+        "a.png",
+        "a.tri",
+    }
 
 
 @pytest.mark.parametrize("words", [("-o", "b.png"), ("-o", "b.png", "--force"), ()])
-def test_broken_links_are_not_written_through(here: Path, words: tuple[str, ...]) -> None:
+def test_broken_links_are_not_written_through(working_folder: Path, words: tuple[str, ...]) -> None:
     tri("b.tri")
-    Path("b.png").symlink_to(here / "elsewhere.png")
+    Path("b.png").symlink_to(working_folder / "elsewhere.png")
     result = run("decode", "b.tri", *words)
     assert result.exit_code == 1 and one_sentence(result.stderr)
-    assert files_in(here) == {"b.tri"} and Path("b.png").is_symlink()
+    assert files_in(working_folder) == {"b.tri"} and Path("b.png").is_symlink()
 
 
-def test_outputs_that_differ_in_case_only_are_refused(here: Path) -> None:
+def test_outputs_that_differ_in_case_only_are_refused(working_folder: Path) -> None:
     photo("in/x.png")
     photo("in/X.png")
-    if len(files_in(here)) == 1:
+    if len(files_in(working_folder)) == 1:
         pytest.skip("this file system ignores case")
     result = run("encode", "in", "-o", "out")
     assert result.exit_code == 1 and one_sentence(result.stderr) and "case is ignored" in result.stderr
     assert not Path("out").exists()
 
 
-def test_output_names_do_not_depend_on_other_files(here: Path) -> None:
+def test_output_names_do_not_depend_on_other_files(working_folder: Path) -> None:
     photo("in/x.png")
     photo("in/x.bmp")
     refused = run("encode", "in", "-o", "out")
     assert refused.exit_code == 1 and one_sentence(refused.stderr) and "--keep-suffix" in refused.stderr
     assert run("encode", "in", "-o", "out", "--keep-suffix").exit_code == 0
-    assert files_in(here / "out") == {"x.png.tri", "x.bmp.tri"}
+    assert files_in(working_folder / "out") == {"x.png.tri", "x.bmp.tri"}
 
 
 # ── names ──
@@ -246,13 +249,13 @@ def test_inputs_are_recognised_by_identity(tmp_path: Path) -> None:
         outputs.add(tmp_path, named=True)
 
 
-def test_out_is_a_folder_for_a_folder_and_for_several_files(here: Path) -> None:
+def test_out_is_a_folder_for_a_folder_and_for_several_files(working_folder: Path) -> None:
     photo("in/a.png")
     assert run("encode", "in", "-o", "small").exit_code == 0
-    assert files_in(here / "small") == {"a.tri"}
+    assert files_in(working_folder / "small") == {"a.tri"}
     photo("in/b.png")
     assert run("encode", "in/a.png", "in/b.png", "-o", "pair").exit_code == 0
-    assert files_in(here / "pair") == {"a.tri", "b.tri"}
+    assert files_in(working_folder / "pair") == {"a.tri", "b.tri"}
     for inputs in ("in/a.png", "in/b.png"), ("in",):
         for out in "two.tri", "two.png", "in/a.png", "-", "/dev/stdout":
             result = run("encode", *inputs, "-o", out)
@@ -263,7 +266,7 @@ def test_out_is_a_folder_for_a_folder_and_for_several_files(here: Path) -> None:
 # ── folders ──
 
 
-def test_files_left_out_of_a_folder_are_reported(here: Path) -> None:
+def test_files_left_out_of_a_folder_are_reported(working_folder: Path) -> None:
     for name in (
         "a.png",
         "b.apng",
@@ -277,7 +280,7 @@ def test_files_left_out_of_a_folder_are_reported(here: Path) -> None:
     ):
         Path("in", name).parent.mkdir(parents=True, exist_ok=True)
         Path("in", name).touch()
-    Path("in/linked").symlink_to(here / "in" / "deep")
+    Path("in/linked").symlink_to(working_folder / "in" / "deep")
     Path("in/broken.png").symlink_to("nowhere")
     found = find_inputs(["in"], False, [".png", ".apng", ".mpo", ".jpx", ".avifs"])
     assert [one.relative_output.name for one in found.files] == [
@@ -295,7 +298,7 @@ def test_files_left_out_of_a_folder_are_reported(here: Path) -> None:
     assert len(find_inputs(["in", "in/a.png"], False, [".png"]).files) == 1
 
 
-def test_images_of_all_suffixes_are_found(here: Path) -> None:
+def test_images_of_all_suffixes_are_found(working_folder: Path) -> None:
     for suffix in "mpo", "apng", "jpx", "avifs":
         image = Image.new("RGB", (40, 30), "red")
         image.save(
@@ -306,7 +309,7 @@ def test_images_of_all_suffixes_are_found(here: Path) -> None:
     assert len(result.stdout.splitlines()) == 4
 
 
-def test_a_folder_that_cannot_be_read_fails(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_fails(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo("in/a.png")
     photo("in/locked/b.png")
     scandir = os.scandir
@@ -319,10 +322,10 @@ def test_a_folder_that_cannot_be_read_fails(here: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "scandir", refusing)
     result = run("encode", "in", "-r", "-o", "out")
     assert result.exit_code == 1 and one_sentence(result.stderr) and "locked" in result.stderr
-    assert files_in(here / "out") == {"a.tri"}
+    assert files_in(working_folder / "out") == {"a.tri"}
 
 
-def test_info_takes_folders(here: Path) -> None:
+def test_info_takes_folders(working_folder: Path) -> None:
     for name in "in/a.tri", "in/b.tri", "in/deep/c.tri":
         tri(name)
     result = run("info", "in", "-r", "--json")
@@ -336,7 +339,7 @@ def test_info_takes_folders(here: Path) -> None:
 # ── pipes ──
 
 
-def test_image_is_read_from_and_written_to_pipes(here: Path) -> None:
+def test_image_is_read_from_and_written_to_pipes(working_folder: Path) -> None:
     data = photo("a.png").read_bytes()
     encoded = run("encode", "-", stdin=data)
     assert encoded.exit_code == 0 and encoded.stdout_bytes == stream_of().to_bytes()
@@ -350,11 +353,11 @@ def test_image_is_read_from_and_written_to_pipes(here: Path) -> None:
     assert json.loads(run("detect", "-", stdin=data).stdout)["objects"]
     assert run("encode", "-", "-o", "b.tri", stdin=data).exit_code == 0
     assert run("encode", "a.png", "-", stdin=data).exit_code == 1
-    assert files_in(here) == {"a.png", "b.tri"}
+    assert files_in(working_folder) == {"a.png", "b.tri"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="named pipes of POSIX")
-def test_named_pipes_are_read_and_written(here: Path) -> None:
+def test_named_pipes_are_read_and_written(working_folder: Path) -> None:
     photo("a.png")
     os.mkfifo("pipe.tri")
     with subprocess.Popen(["cat", "pipe.tri"], stdout=subprocess.PIPE) as process:
@@ -366,7 +369,7 @@ def test_named_pipes_are_read_and_written(here: Path) -> None:
     assert Path("b.tri").read_bytes() == stream_of().to_bytes()
 
 
-def test_a_failing_job_writes_nothing_to_stdout(here: Path) -> None:
+def test_a_failing_job_writes_nothing_to_stdout(working_folder: Path) -> None:
     result = run("decode", "-", stdin=stream_of().to_bytes()[:-2])
     assert (result.exit_code, result.stdout_bytes) == (1, b"") and one_sentence(result.stderr)
 
@@ -374,7 +377,7 @@ def test_a_failing_job_writes_nothing_to_stdout(here: Path) -> None:
 # ── what is printed ──
 
 
-def test_only_results_are_printed_to_stdout(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_results_are_printed_to_stdout(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     photo("a.png")
     photo("b.png")
@@ -399,7 +402,7 @@ def test_progress_bar_is_on_stderr(
     assert "[red]a\\x1b.png" in printed.err
 
 
-def test_names_are_printed_without_control_characters(here: Path) -> None:
+def test_names_are_printed_without_control_characters(working_folder: Path) -> None:
     assert printable("a\x1b[31m\n\u202e\udce9é") == "a\\x1b[31m\\n\\u202e\\udce9é"
     photo("a\x1b[31m\n.png")
     result = run("encode", "a\x1b[31m\n.png")
@@ -410,7 +413,7 @@ def test_names_are_printed_without_control_characters(here: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text")
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii"])
-def test_unprintable_name_does_not_stop_a_run(here: Path, encoding: str) -> None:
+def test_unprintable_name_does_not_stop_a_run(working_folder: Path, encoding: str) -> None:
     tri("a.tri")
     os.rename(b"a.tri", b"caf\xe9.tri")
     tri("é.tri")
@@ -424,7 +427,7 @@ def test_unprintable_name_does_not_stop_a_run(here: Path, encoding: str) -> None
 # ── features ──
 
 
-def test_skip_existing_skips_existing_outputs(here: Path) -> None:
+def test_skip_existing_skips_existing_outputs(working_folder: Path) -> None:
     photo("in/a.png")
     assert run("encode", "in").exit_code == 0
     photo("in/b.png")
@@ -435,7 +438,7 @@ def test_skip_existing_skips_existing_outputs(here: Path) -> None:
     assert run("encode", "in", "--skip-existing").exit_code == 0
 
 
-def test_keep_times_copies_modification_times(here: Path) -> None:
+def test_keep_times_copies_modification_times(working_folder: Path) -> None:
     os.utime(photo("a.png"), ns=(10**18, 10**18 + 7))
     assert run("encode", "a.png", "--keep-times").exit_code == 0
     assert Path("a.tri").stat().st_mtime_ns == Path("a.png").stat().st_mtime_ns
@@ -443,7 +446,7 @@ def test_keep_times_copies_modification_times(here: Path) -> None:
     assert Path("b.png").stat().st_mtime_ns == Path("a.png").stat().st_mtime_ns
 
 
-def test_encode_prints_json(here: Path) -> None:
+def test_encode_prints_json(working_folder: Path) -> None:
     photo("a.png")
     facts = json.loads(run("encode", "a.png", "--json").stdout)
     assert (facts["source"], facts["file"], facts["width"]) == ("a.png", "a.tri", 40)
@@ -451,7 +454,7 @@ def test_encode_prints_json(here: Path) -> None:
     assert run("encode", "a.png", "--json", "-o", "-").exit_code == 2
 
 
-def test_quiet_prints_only_errors(here: Path) -> None:
+def test_quiet_prints_only_errors(working_folder: Path) -> None:
     photo("in/a.png")
     Path("in/notes.txt").touch()
     result = run("encode", "in", "--quiet")
@@ -460,7 +463,7 @@ def test_quiet_prints_only_errors(here: Path) -> None:
     assert json.loads(run("detect", "in/a.png", "--quiet").stdout)
 
 
-def test_detect_prints_results_in_cocos_format(here: Path) -> None:
+def test_detect_prints_results_in_cocos_format(working_folder: Path) -> None:
     for name in "000000000139.png", "street.png":
         photo(name)
     result = run("detect", ".", "--format", "coco")
@@ -473,7 +476,7 @@ def test_detect_prints_results_in_cocos_format(here: Path) -> None:
     assert clash.exit_code == 1 and one_sentence(clash.stderr) and "image_id" in clash.stderr
 
 
-def test_coco_results_are_loaded_by_pycocotools(here: Path) -> None:
+def test_coco_results_are_loaded_by_pycocotools(working_folder: Path) -> None:
     coco = pytest.importorskip("faster_coco_eval").COCO
     photo("7.png")
     assert run("detect", "7.png", "--format", "coco", "-o", "found.json").exit_code == 0
@@ -508,7 +511,7 @@ def test_old_temporary_files_are_removed_and_recent_ones_kept(tmp_path: Path) ->
 # ── limits ──
 
 
-def test_pixel_limit_can_be_lowered_and_raised(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixel_limit_can_be_lowered_and_raised(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo("a.png")
     tri("b.tri")
     for words in ("encode", "a.png", "-o", "c.tri"), ("detect", "a.png"):
@@ -535,10 +538,12 @@ def test_threads_are_limited_to_the_number_of_processors(monkeypatch: pytest.Mon
     assert asked == [os.cpu_count(), 1]
 
 
-def test_run_over_several_images_prints_total_bytes(here: Path) -> None:
+def test_run_over_several_images_prints_total_bytes(working_folder: Path) -> None:
     photo("in/a.png")
     photo("in/b.png")
     told = run("encode", "in", "-o", "out")
-    before, after = (sum(one.stat().st_size for one in (here / name).iterdir()) for name in ("in", "out"))
+    before, after = (
+        sum(one.stat().st_size for one in (working_folder / name).iterdir()) for name in ("in", "out")
+    )
     assert f"2 images, {before:,} bytes before and {after:,} bytes after." in told.stderr
     assert "before" not in run("encode", "in/a.png", "-o", "out", "--force").stderr

@@ -62,8 +62,8 @@ def saved(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     return out.getvalue()
 
 
-def refuses(path: Path) -> str:
-    """The sentence, after a look at whether it is one and names the file."""
+def error_message(path: Path) -> str:
+    """The error message, which must be one sentence that names the file."""
     with pytest.raises(PictureError) as caught:
         Picture.open(path)
     said = str(caught.value)
@@ -397,7 +397,7 @@ def test_dropped_metadata_is_named_in_notices(tmp_path: Path) -> None:
 
 
 def test_damaged_exif_gives_a_notice_and_a_valid_orientation(tmp_path: Path) -> None:
-    """For any bytes: no warning of Pillow, an image that may be rotated, and a notice if bytes are missing."""
+    """For any bytes: no warning of Pillow, an image, rotated or not, and a notice if bytes are missing."""
     exif = Image.Exif()
     exif[271], exif[274], exif[282] = "Camera", 6, 72.0
     exif.get_ifd(0x8769)[37500] = b"made by somebody" * 3
@@ -458,9 +458,15 @@ def test_later_frames_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_pixels_of_unknown_range_are_refused(tmp_path: Path) -> None:
     values = RNG.normal(size=(11, 7, 1))
-    assert "floating-point" in refuses(file(tmp_path, tiff(values.astype(np.float32), 1, 3), "float.tif"))
-    assert "integers" in refuses(file(tmp_path, tiff((values * 1e6).astype(np.int32), 1, 2), "signed.tif"))
-    assert "integers" in refuses(file(tmp_path, tiff((values * 999).astype(np.int16), 1, 2), "short.tif"))
+    assert "floating-point" in error_message(
+        file(tmp_path, tiff(values.astype(np.float32), 1, 3), "float.tif")
+    )
+    assert "integers" in error_message(
+        file(tmp_path, tiff((values * 1e6).astype(np.int32), 1, 2), "signed.tif")
+    )
+    assert "integers" in error_message(
+        file(tmp_path, tiff((values * 999).astype(np.int16), 1, 2), "short.tif")
+    )
     with pytest.raises(PictureError, match=r"^This image cannot be read: its pixels are floating-point"):
         Picture.from_pil(Image.new("F", (4, 4)))
 
@@ -471,7 +477,7 @@ def test_planar_channels_are_read_or_refused(tmp_path: Path, bits: int) -> None:
     wide = RGB.astype(np.uint16) * 257 if bits == 16 else RGB
     path = file(tmp_path, planar_tiff(wide), "planes.tif")
     if bits == 16:
-        assert "interleaved" in refuses(path)
+        assert "interleaved" in error_message(path)
     else:
         assert np.array_equal(Picture.open(path).rgb, RGB)
 
@@ -491,7 +497,7 @@ def test_planar_channels_are_read_or_refused(tmp_path: Path, bits: int) -> None:
     ],
 )
 def test_other_file_types_are_named_in_the_error(tmp_path: Path, data: bytes, what: str) -> None:
-    said = refuses(file(tmp_path, data, "strange.png"))
+    said = error_message(file(tmp_path, data, "strange.png"))
     assert what in said or what == "JPEG XL" and "libjxl" in said  # where a plug-in takes it for one
 
 
@@ -500,7 +506,7 @@ def test_only_listed_formats_are_opened(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail())
     drawing = saved(Image.fromarray(RGB), "EPS")
     assert Image.open(io.BytesIO(drawing)).format == "EPS"
-    assert "PostScript" in refuses(file(tmp_path, drawing, "photo.jpg"))
+    assert "PostScript" in error_message(file(tmp_path, drawing, "photo.jpg"))
     assert "EPS" not in READ_FORMATS and "WMF" not in READ_FORMATS
 
 
@@ -516,7 +522,7 @@ def test_truncated_images_are_refused(tmp_path: Path, form: str) -> None:
     options = {"compression": "tiff_lzw"} if form == "TIFF" else {}
     data = saved(Image.fromarray(noise), form, **options)
     for length in (len(data) // 2, 40, 9, 2):
-        refuses(file(tmp_path, data[:length], f"cut.{form.lower()}"))
+        error_message(file(tmp_path, data[:length], f"cut.{form.lower()}"))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -547,7 +553,7 @@ def test_images_above_the_pixel_limit_are_refused_before_decompression(tmp_path:
         start = bytearray(png(RGB))
         start[16:24] = struct.pack(">II", width, height)
         start[29:33] = struct.pack(">I", zlib.crc32(start[12:29]))
-        assert f"{width} x {height}" in refuses(file(tmp_path, bytes(start), "huge.png"))
+        assert f"{width} x {height}" in error_message(file(tmp_path, bytes(start), "huge.png"))
     assert Image.MAX_IMAGE_PIXELS is not None
 
 

@@ -26,15 +26,15 @@ from trifocal.weights import read_weights
 CPU = torch.device("cpu")
 
 
-def wakened(block: nn.Module) -> nn.Module:
-    """The block with random weights, also where it starts at zero."""
+def randomised(block: nn.Module) -> nn.Module:
+    """The block with random weights, also where they are initially zero."""
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return block.train()
 
 
-def results(block: nn.Module, x: torch.Tensor, *more: torch.Tensor) -> list[torch.Tensor]:
+def outputs_and_gradients(block: nn.Module, x: torch.Tensor, *more: torch.Tensor) -> list[torch.Tensor]:
     """Output, gradient of x, and gradients of the parameters."""
     x = x.clone().requires_grad_()
     y = block(x, *more)
@@ -56,21 +56,23 @@ def results(block: nn.Module, x: torch.Tensor, *more: torch.Tensor) -> list[torc
 )
 def test_block_in_bfloat16_is_close_to_float32(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
-    block = wakened(build())
+    block = randomised(build())
     x, more = (
         torch.randn(2, 8, 8, 32),
         [torch.randn(2, 16)] if isinstance(block, TextConditionedBlock) else [],
     )
-    whole = results(block, x, *more)
+    whole = outputs_and_gradients(block, x, *more)
     with branches_in(torch.bfloat16, block):
-        half = results(block, x, *more)
+        half = outputs_and_gradients(block, x, *more)
         inference = block.eval()(x, *more)
     assert all(value.dtype == torch.float32 for value in half) and len(half) == len(whole)
     assert not torch.equal(half[0], whole[0])
     for one, other, tolerance in zip(half, whole, [0.005, *[0.06] * len(whole)]):
         assert (one - other).norm() < tolerance * other.norm()
     assert torch.equal(inference, whole[0])
-    assert all(torch.equal(a, b) for a, b in zip(results(block.train(), x, *more), whole, strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(outputs_and_gradients(block.train(), x, *more), whole, strict=True)
+    )
 
 
 def test_mode_ends_with_its_context_also_after_an_error() -> None:
@@ -85,7 +87,7 @@ def test_mode_ends_with_its_context_also_after_an_error() -> None:
 
 
 def test_only_residual_blocks_are_in_bfloat16() -> None:
-    """Heads, linear paths, means, scale indices and bits are float32, and bits and image are nearly the same."""
+    """Heads, linear paths, means, scale indices and bits are float32, bits and image are nearly the same."""
     codec = small_codec().network.train()
     x, level = torch.rand(2, 3, 64, 64), torch.tensor([200, 600])
     seen: dict[str, set[torch.dtype]] = {}
@@ -114,7 +116,7 @@ def test_only_residual_blocks_are_in_bfloat16() -> None:
 
 def test_compiled_block_follows_the_mode() -> None:
     torch.manual_seed(0)
-    block, x = wakened(Block(8)), torch.randn(1, 4, 4, 8)
+    block, x = randomised(Block(8)), torch.randn(1, 4, 4, 8)
     compiled = torch.compile(block, backend="eager", fullgraph=True)
     whole = compiled(x)
     with branches_in(torch.bfloat16, block):
@@ -186,8 +188,8 @@ def test_bfloat16_run_gives_a_notice_and_exports_float16(
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
-class Line(nn.Module):
-    """A matrix product, and the dtypes that it was computed in."""
+class RecordingLinear(nn.Module):
+    """A matrix product that records its dtypes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,7 +224,7 @@ def test_losses_are_computed_in_bfloat16_and_validated_in_float32(
     tmp_path: Path, asked: str, dtype: torch.dtype
 ) -> None:
     notes: list[str] = []
-    task = LineTask(Line(), Ones())
+    task = LineTask(RecordingLinear(), Ones())
     trainer = Trainer(task, tmp_path, steps=1, precision=asked, note=notes.append)
     trainer.fit(1.0, lambda *values: None)
     assert trainer.unwrapped.dtypes == [dtype] and trainer.average.dtypes == [torch.float32]

@@ -37,8 +37,8 @@ def panel(title: str, size: int, **values: float) -> Panel:
     return Panel(title, size, size / 1000, values, rgb)
 
 
-def demo() -> ReportData:
-    """Made up, every number of it."""
+def example_report() -> ReportData:
+    """All numbers are made up."""
     psnr = [
         Curve("Trifocal made-up", RATES, (28.0, 32.0, 36.0)),
         Curve("rival & made-up", RATES, (27, 31, 35)),
@@ -87,7 +87,7 @@ def demo() -> ReportData:
 
 
 class Page(HTMLParser):
-    """What a page refers to, which tags it has, the ids of its sections, and its text."""
+    """The files that a page refers to, its tags, the ids of its sections, and its text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(demo(), tmp_path_factory.mktemp("study") / "new" / "report")
+    return write_report(example_report(), tmp_path_factory.mktemp("study") / "new" / "report")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def page(index: Path) -> Page:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots as one white pixel, where a test is about something else."""
+    """Plots are one white pixel, for tests of other parts."""
     pixel = Image.new("RGB", (2, 2), "white")
 
     def draw(metric: MetricInfo, lines: list[plots.PlotLine], theme: plots.Theme) -> bytes:
@@ -219,11 +219,11 @@ def test_png_files_have_the_stated_sizes(index: Path) -> None:
 
 def test_crops_have_the_given_pixels(index: Path) -> None:
     with Image.open(index.parent / "crop-2-1.png") as image:
-        assert (np.asarray(image) == demo().crops[1].panels[1].rgb).all()
+        assert (np.asarray(image) == example_report().crops[1].panels[1].rgb).all()
 
 
 def test_json_file_has_all_figures(index: Path) -> None:
-    study, read = demo(), json.loads((index.parent / "report.json").read_text("utf-8"))
+    study, read = example_report(), json.loads((index.parent / "report.json").read_text("utf-8"))
     for metric, curves in study.curves.items():
         found = [
             Curve(one["name"], tuple(one["rates"]), tuple(one["values"])) for one in read["curves"][metric]
@@ -262,7 +262,9 @@ def test_csv_of_differences(index: Path) -> None:
 
 
 def test_empty_sections_are_left_out(tmp_path: Path) -> None:
-    bare = replace(demo(), curves={}, published={}, differences=[], speeds=[], layers=[], crops=[], notes=[])
+    bare = replace(
+        example_report(), curves={}, published={}, differences=[], speeds=[], layers=[], crops=[], notes=[]
+    )
     page = written(bare, tmp_path)
     assert page.sections == [] and page.references == {"report.json"}
     assert "A made-up study" in page.text
@@ -271,13 +273,13 @@ def test_empty_sections_are_left_out(tmp_path: Path) -> None:
 
 
 def test_names_with_invalid_characters_are_written(tmp_path: Path, quick: None) -> None:
-    crop = replace(demo().crops[1], picture=b"a\xffb.png".decode(errors="surrogateescape"))
-    assert "a?b.png" in written(replace(demo(), crops=[crop]), tmp_path).text
+    crop = replace(example_report().crops[1], picture=b"a\xffb.png".decode(errors="surrogateescape"))
+    assert "a?b.png" in written(replace(example_report(), crops=[crop]), tmp_path).text
 
 
 def test_a_second_report_replaces_the_first(tmp_path: Path, quick: None) -> None:
-    write_report(demo(), tmp_path)
-    page = written(replace(demo(), title="Another"), tmp_path)
+    write_report(example_report(), tmp_path)
+    page = written(replace(example_report(), title="Another"), tmp_path)
     assert "Another" in page.text and "A made-up study" not in page.text
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -299,12 +301,12 @@ def test_a_second_report_replaces_the_first(tmp_path: Path, quick: None) -> None
 )
 def test_inconsistent_report_data_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=words):
-        write_report(replace(demo(), **changes), tmp_path / "never")
+        write_report(replace(example_report(), **changes), tmp_path / "never")
     assert not (tmp_path / "never").exists()
 
 
 def test_highlighted_codecs_can_be_named(tmp_path: Path) -> None:
-    study = replace(demo(), own=("rival & made-up",))
+    study = replace(example_report(), own=("rival & made-up",))
     lines = plots.plot_lines(study.curves, study.published, study.is_highlighted)["psnr"]
     assert [(line.curve.name, line.role) for line in lines] == [
         ("rival & made-up", "own"),
@@ -325,13 +327,13 @@ def test_codec_has_one_colour_in_all_plots() -> None:
 )
 def test_crops_are_enlarged_by_integers_to_fit_a_row(width: int, panels: int, expected: int) -> None:
     one = Panel("A", 1, 1.0, {}, np.zeros((10, width, 3), np.uint8))
-    assert report.zoom(Crop("x", "best", (0, 0, width, 10), (one,) * panels)) == expected
+    assert report.enlargement(Crop("x", "best", (0, 0, width, 10), (one,) * panels)) == expected
 
 
 def test_axes_are_inverted_so_that_up_is_better() -> None:
     from matplotlib.figure import Figure
 
-    study = demo()
+    study = example_report()
     lines = plots.plot_lines(study.curves, study.published, study.is_highlighted)
     seen = {}
     for metric in study.metrics:

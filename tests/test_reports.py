@@ -32,7 +32,7 @@ def photograph() -> NDArray[np.uint8]:
 
 
 def as_measured(preset: str, metric: str, points: list[tuple[float, float]]) -> list[MeanResult]:
-    """Means of a preset that has only this metric, at rates and values."""
+    """Means of a preset with only this metric, at rates and values."""
     return [
         MeanResult(preset, float(number), 24, rate, 0.1, 0.2, "beef", {metric: value})
         for number, (rate, value) in enumerate(points)

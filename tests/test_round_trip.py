@@ -23,7 +23,7 @@ from trifocal.pictures import Picture, canvas
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Tiles of 128 pixels, so that a small picture has several."""
+    """Tiles of 128 pixels, so that a small image has several."""
     monkeypatch.setattr(canvas, "TILE", 128)
 
 

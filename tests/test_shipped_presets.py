@@ -24,13 +24,13 @@ decode = partial(trifocal.decode, notify=lambda notice: None)  # a text that is 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of 128 pixels, so that a small picture has several."""
+    """Tiles of 128 pixels, so that a small image has several."""
     monkeypatch.setattr(canvas, "TILE", 128)
 
 
 @pytest.fixture(params=SHIPPED)
 def file(request: pytest.FixtureRequest) -> tuple[str, Picture, bytes]:
-    """A preset, a picture of 3 × 2 tiles, and its file."""
+    """A preset, an image of 3 × 2 tiles, and its file."""
     preset, picture = request.param, Picture(random_rgb(300, 200, seed=5))
     return preset, picture, trifocal.encode(picture, preset, quality=60).to_bytes()
 

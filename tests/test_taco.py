@@ -32,7 +32,7 @@ D = 8
 
 
 def small_taco(seed: int = 0, gamma: float = 1.0, mask_padding: bool = True) -> Any:
-    """A fraction of TACO, with gates that are open."""
+    """A small TACO with open gates."""
     torch.manual_seed(seed)
     codec: Any = taco(12, (4, 4, 6, 8, 10), (12, 8), 1, text_channels=D, heads=4, mask_padding=mask_padding)
     with torch.no_grad():

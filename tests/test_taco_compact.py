@@ -41,7 +41,7 @@ def taco():
 
 
 def smooth_rgb(width: int, height: int) -> np.ndarray:
-    """Nothing that the small codec's few coefficients cannot hold: its errors are the quantiser's."""
+    """An image that the small codec's few coefficients can represent, so its errors are the quantiser's."""
     return np.asarray(Image.fromarray(random_rgb(width, height, seed=3)).filter(ImageFilter.GaussianBlur(8)))
 
 

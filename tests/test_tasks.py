@@ -36,7 +36,7 @@ Boxes = Sequence[tuple[float, float, float, float]]
 
 @pytest.fixture(params=["faster_coco_eval", "pycocotools"])
 def coco(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """One of the two packages that measure average precision, the other hidden."""
+    """One of the two packages that measure average precision, while the other is hidden."""
     pytest.importorskip(request.param)
     for other in {"faster_coco_eval", "pycocotools"} - {request.param}:
         monkeypatch.setitem(sys.modules, other, None)
@@ -44,12 +44,12 @@ def coco(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def picture(number: int, width: int = 100, height: int = 80) -> np.ndarray:
-    """One that a fake network knows by its value."""
+    """An image that a fake network identifies by its value."""
     return np.full((height, width, 3), number, np.uint8)
 
 
 class Fake:
-    """Finds in the picture of value n what `answers[n]` says: (label, score, x0 y0 x1 y1), and masks."""
+    """A detector that returns `answers[n]` for the image of value n: label, score, box, and masks."""
 
     def __init__(self, answers: dict[int, list[tuple[int, float, Any]]], masks: Any = None) -> None:
         self.answers, self.outlines, self.masks = answers, masks, masks is not None
@@ -264,7 +264,7 @@ def picodet_outputs(side: int = 64) -> list[np.ndarray]:
 
 
 def test_picodet_outputs_by_hand() -> None:
-    """Input 64 x 64: stride 8, row 2, column 3, with centre (27.5, 19.5); and the single cell of stride 64."""
+    """Input 64 x 64: stride 8, row 2, column 3, centre (27.5, 19.5); and the single cell of stride 64."""
     outputs = picodet_outputs()
     outputs[0][0, 2 * 8 + 3, 0] = 0.5
     for side, bins in enumerate((1, 2, 1, 0)):
@@ -319,7 +319,7 @@ def test_coco_category_ids_have_gaps() -> None:
 
 
 class Session:
-    """Stands in for onnxruntime's."""
+    """A fake onnxruntime session."""
 
     def __init__(self, inputs: list[list[Any]], outputs: dict[str, np.ndarray]) -> None:
         self.inputs = [SimpleNamespace(name="image", shape=shape, type="tensor(float)") for shape in inputs]
@@ -400,7 +400,7 @@ def test_other_onnx_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 class Model(torch.nn.Module):
-    """Says of each input what it was told to say."""
+    """A model that returns a given output for each input."""
 
     def __init__(self, answer: Any) -> None:
         super().__init__()
@@ -447,8 +447,8 @@ def test_small_mask_rcnn_of_torchvision() -> None:
 
 
 @pytest.fixture
-def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float | None]:
-    """torchvision as on a machine that is offline; gives the timeouts that downloads would have had."""
+def offline_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float | None]:
+    """torchvision on a machine that is offline; returns the timeouts of its downloads."""
     models = pytest.importorskip("torchvision.models")
     timeouts: list[float | None] = []
 
@@ -467,14 +467,14 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float | 
     [("detection", "ssd300_vgg16"), ("segmentation", "fcn_resnet50"), ("classification", "resnet18")],
 )
 def test_missing_torchvision_weights_raise_weights_error(
-    kind: str, model: str, no_weights: list[float | None], capsys: pytest.CaptureFixture[str]
+    kind: str, model: str, offline_torchvision: list[float | None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = socket.getdefaulttimeout()
     with pytest.raises(
         NotMeasured, match=rf"{model} is not measured.*curl --create-dirs -o .*cache.*\.pth http"
     ):
         networks.load_torchvision(kind, model)
-    assert no_weights == [networks.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() == before
+    assert offline_torchvision == [networks.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() == before
     assert capsys.readouterr().out == ""
     with pytest.raises(OptionError, match=f"no {kind} model 'resnet1'; it has: .*{model}"):
         networks.load_torchvision(kind, "resnet1")

@@ -179,8 +179,8 @@ def test_text_layer_is_intact_or_raises() -> None:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Of three small presets' weights: `plain`, `early` (its encoder reads words), `late` (its decoder
-    does).
+    """The folder of three small presets' weights: `plain`, `early` (its encoder reads text), `late` (its
+    decoder does).
     """
     made = []
     for number, (name, reads) in enumerate((("plain", ""), ("early", "encoder"), ("late", "decoder"))):
@@ -474,7 +474,7 @@ def test_text_through_pillow(folder: Path, rgb: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small BLIP with random weights, in a folder of its own as the published one is."""
+    """A small BLIP with random weights, in a folder like the published one."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("blip")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "brown", "dog", "red", "frisbee"]

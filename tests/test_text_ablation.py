@@ -79,7 +79,7 @@ def test_missing_texts_are_refused(captions: dict[str, list[str]], kind: TextKin
         TextKinds(captions, ["a.png", "b.png"]).text(kind, "a.png")
 
 
-def test_presets_with_text_are_measured_once_per_kind(room: Path) -> None:
+def test_presets_with_text_are_measured_once_per_kind(workspace: Path) -> None:
     def expand(names: Sequence[str], text: Sequence[Any]) -> list[str]:
         return [variant.name for variant in expand_variants([*map(parse_variant, names)], text)]
 
@@ -96,10 +96,10 @@ def test_presets_with_text_are_measured_once_per_kind(room: Path) -> None:
 # ── the paired_difference answer, by hand ──
 
 
-def rows_of(
+def linear_rows(
     codec: str, picture: str, above: float, metric: str = "psnr", factor: float = 1.0
 ) -> list[ImageResult]:
-    """A straight line in log rate, moved up; `textless_bpp` is twice `bpp`, no matter how that may be."""
+    """A straight line in log rate, shifted up; `textless_bpp` is twice `bpp`, unlike real values."""
     rates = [factor * rate for rate in (0.25, 0.5, 1.0)]
     return [
         ImageResult(
@@ -112,11 +112,11 @@ def rows_of(
 def test_paired_difference_of_two_images() -> None:
     """Differences of 0.5 and 1.5: the mean of a resample is 0.5, 1 or 1.5 with odds of 1 : 2 : 1."""
     rows = [
-        *rows_of("p:true", "a", 0.5),
-        *rows_of("p:true", "b", 2.5),
-        *rows_of("p:empty", "b", 1.0),
-        *rows_of("p:empty", "a", 0.0),
-        *rows_of("p:empty", "only there", 9.0),
+        *linear_rows("p:true", "a", 0.5),
+        *linear_rows("p:true", "b", 2.5),
+        *linear_rows("p:empty", "b", 1.0),
+        *linear_rows("p:empty", "a", 0.0),
+        *linear_rows("p:empty", "only there", 9.0),
     ]
     found = paired_difference(rows, PSNR, "p:true", "p:empty")
     assert found.mean == pytest.approx(1) and found.pictures == 2
@@ -129,14 +129,14 @@ def test_sign_is_inverted_for_metrics_that_are_better_when_lower() -> None:
     rows = [
         replace(row, values={"lpips_alex": 100 - row.values["psnr"]})  # type: ignore[operator]
         for codec, above in (("p:true", 0.2), ("p:empty", 0.0))
-        for row in rows_of(codec, "a", above)
+        for row in linear_rows(codec, "a", above)
     ]
     found = paired_difference(rows, LPIPS, "p:true", "p:empty")
     assert found == PairedDifference(found.mean, None, None, 1) and found.mean == pytest.approx(0.2)
 
 
 def test_equal_files_have_no_difference() -> None:
-    rows = [row for codec in ("p:true", "p:empty") for name in "abc" for row in rows_of(codec, name, 0.0)]
+    rows = [row for codec in ("p:true", "p:empty") for name in "abc" for row in linear_rows(codec, name, 0.0)]
     effect = TextEffect(
         "p", "psnr", "true", "empty", True, paired_difference(rows, PSNR, "p:true", "p:empty")
     )
@@ -159,7 +159,7 @@ def test_interval_that_excludes_zero_is_marked(low: float | None, high: float | 
 
 
 def test_images_without_overlapping_curves_are_not_counted() -> None:
-    rows = [*rows_of("p:true", "a", 1.0), *rows_of("p:empty", "a", 0.0, factor=100)]
+    rows = [*linear_rows("p:true", "a", 1.0), *linear_rows("p:empty", "a", 0.0, factor=100)]
     assert paired_difference(rows, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
     unknown = [replace(row, values={"psnr": None}) for row in rows]
     assert paired_difference(unknown, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
@@ -169,14 +169,14 @@ def test_text_bytes_count_or_are_left_out() -> None:
     """The metric rises by 1 as the rate doubles, so twice the bytes are worth −1; without the text both have
     the same bytes.
     """
-    rows = [*rows_of("p:true", "a", 0.0, factor=2), *rows_of("p:empty", "a", 0.0)]
+    rows = [*linear_rows("p:true", "a", 0.0, factor=2), *linear_rows("p:empty", "a", 0.0)]
     assert paired_difference(rows, PSNR, "p:true", "p:empty").mean == pytest.approx(-1)
     rows = [
         replace(row, values={**row.values, "text_bytes": 5.0 * ("true" in row.preset), "textless_bpp": rate})
         for row, rate in zip(rows, (0.25, 0.5, 1.0) * 2)
     ]
     assert paired_difference(rows, PSNR, "p:true", "p:empty", counted=False).mean == pytest.approx(0)
-    found = text_effects([*rows, *rows_of("jpeg", "a", 0.0)], [PSNR])
+    found = text_effects([*rows, *linear_rows("jpeg", "a", 0.0)], [PSNR])
     assert [(e.preset, e.text, e.against, e.counted) for e in found] == [
         ("p", "true", "empty", True), ("p", "true", "empty", False)
     ]  # fmt: skip
@@ -206,7 +206,7 @@ class Faint(VowelEncoder):
 
 
 def taco() -> Codec:
-    """One whose look finds any words but empty ones in the left half of the picture."""
+    """A preset whose attention finds any text but an empty one in the left half of the image."""
     parts = small_codec(noise=0.0).network
     network = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
     network.text_probability = lambda x, words: attend_left_half(x, words) * (words.pooled.mean() > 0)
@@ -214,9 +214,9 @@ def taco() -> Codec:
 
 
 @pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Small presets (`plain`, `early`: words for the encoder, `late`: for the decoder, `taco`); three
-    pictures with captions.
+def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Small presets (`plain`, `early`: text for the encoder, `late`: for the decoder, `taco`); three images
+    with captions.
     """
     made = []
     builds: dict[str, tuple[Callable[[], Any], str]] = {
@@ -240,27 +240,27 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def annotate(room: Path, boxes: dict[str, tuple[int, list[float]]]) -> None:
-    """instances.json with one object of a category in each picture."""
+def annotate(workspace: Path, boxes: dict[str, tuple[int, list[float]]]) -> None:
+    """instances.json with one object of a category in each image."""
     images = [{"id": n, "file_name": name, "width": 96, "height": 64} for n, name in enumerate(boxes)]
     items = [{"image_id": n, "category_id": c, "bbox": box} for n, (c, box) in enumerate(boxes.values())]
     kinds = [{"id": category} for category in sorted({c for c, _ in boxes.values()})]
-    (room / "instances.json").write_text(
+    (workspace / "instances.json").write_text(
         json.dumps({"images": images, "annotations": items, "categories": kinds})
     )
 
 
-def test_sent_text_is_reported_with_and_without_its_bytes(room: Path) -> None:
+def test_sent_text_is_reported_with_and_without_its_bytes(workspace: Path) -> None:
     results = evaluate(
         ["late", "jpeg"],
-        room / "pictures",
-        room / "out.csv",
+        workspace / "pictures",
+        workspace / "out.csv",
         EvaluateOptions([20, 80], metrics=["psnr"], text=TEXT_KINDS),
     )
     rows = {row.key: row for row in results.rows}
     assert len(rows) == 3 * 2 * 5
-    file = PresetCandidate(Variant("late"), CAT).encode(Picture.open(room / "pictures" / "b.png"), 20)
-    bare = PresetCandidate(Variant("late")).encode(Picture.open(room / "pictures" / "b.png"), 20)
+    file = PresetCandidate(Variant("late"), CAT).encode(Picture.open(workspace / "pictures" / "b.png"), 20)
+    bare = PresetCandidate(Variant("late")).encode(Picture.open(workspace / "pictures" / "b.png"), 20)
     assert embedded_text(Bitstream.from_bytes(file)) == CAT
     true, none = (rows[f"late:{kind}", "b.png", 20.0] for kind in ("true", "none"))
     assert true.bytes == len(file) and none.bytes == len(bare)
@@ -279,7 +279,7 @@ def test_sent_text_is_reported_with_and_without_its_bytes(room: Path) -> None:
     same = {e.counted: e.paired for e in results.effects if (e.text, e.against) == ("empty", "none")}
     assert same[False].mean == pytest.approx(0, abs=1e-9), "Letters finds no vowels in an empty text"
     assert (same[True].mean or 0) < 0
-    with open(room / "out_words.csv", encoding="utf-8", newline="") as stream:
+    with open(workspace / "out_words.csv", encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert len(lines) == len(results.effects) and lines[0]["preset"] == "late"
     assert [line["text_counted"] for line in lines[:2]] == ["yes", "no"]
@@ -287,10 +287,13 @@ def test_sent_text_is_reported_with_and_without_its_bytes(room: Path) -> None:
 
 
 def test_encoder_text_takes_no_bytes_and_a_run_is_resumed(
-    room: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(
-        ["early"], room / "pictures", room / "out.csv", EvaluateOptions([40], metrics=["psnr"], text=["true"])
+        ["early"],
+        workspace / "pictures",
+        workspace / "out.csv",
+        EvaluateOptions([40], metrics=["psnr"], text=["true"]),
     )
     assert all(row.values["text_bytes"] == 0 and row.values["textless_bpp"] == row.bpp for row in first.rows)
     encoded: list[tuple[str, str | None]] = []
@@ -304,49 +307,49 @@ def test_encoder_text_takes_no_bytes_and_a_run_is_resumed(
     said: list[str] = []
     again = evaluate(
         ["early"],
-        room / "pictures",
-        room / "out.csv",
+        workspace / "pictures",
+        workspace / "out.csv",
         EvaluateOptions([40], resume=True, metrics=["psnr"], text=["true", "mismatched"]),
         note=said.append,
     )
     assert encoded == [("early:mismatched", text) for text in (CAT, EMU, DOG)]
-    assert again.rows[:3] == evaluation.read_results(room / "out.csv")[:3] and len(again.rows) == 6
-    assert again.effects == [] and not (room / "out_words.csv").exists()
+    assert again.rows[:3] == evaluation.read_results(workspace / "out.csv")[:3] and len(again.rows) == 6
+    assert again.effects == [] and not (workspace / "out_words.csv").exists()
     assert said == ["The effect of text is a difference between curves: measure at least two qualities."]
 
 
-def test_other_kinds_are_measured_without_captions(room: Path) -> None:
-    (room / "captions.json").unlink()
+def test_other_kinds_are_measured_without_captions(workspace: Path) -> None:
+    (workspace / "captions.json").unlink()
     said: list[str] = []
     with pytest.raises(PictureError, match="2 failed"):
         evaluate(
             ["early"],
-            room / "pictures",
-            room / "o.csv",
+            workspace / "pictures",
+            workspace / "o.csv",
             EvaluateOptions([40], metrics=["psnr"], text=["true", "empty", "mismatched"]),
             note=said.append,
         )
-    assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:empty"}
+    assert {row.preset for row in evaluation.read_results(workspace / "o.csv")} == {"early:empty"}
     assert len(said) == 3 and all("needs a captions.json" in sentence for sentence in said[1:])
 
 
-def test_image_without_a_caption_is_reported(room: Path) -> None:
-    (room / "captions.json").write_text(json.dumps({"a.png": DOG, "c.png": EMU}))
+def test_image_without_a_caption_is_reported(workspace: Path) -> None:
+    (workspace / "captions.json").write_text(json.dumps({"a.png": DOG, "c.png": EMU}))
     said: list[str] = []
     with pytest.raises(PictureError, match="1 failed"):
         evaluate(
             ["early"],
-            room / "pictures",
-            room / "o.csv",
+            workspace / "pictures",
+            workspace / "o.csv",
             EvaluateOptions([20, 40], metrics=["psnr"], text=["true", "mismatched"]),
             note=said.append,
         )
     assert said == ["b.png has no caption in captions.json, so no true or mismatched text."]
-    rows = evaluation.read_results(room / "o.csv")
+    rows = evaluation.read_results(workspace / "o.csv")
     assert len(rows) == 2 * 2 * 2 and {row.picture for row in rows} == {"a.png", "c.png"}
 
 
-def test_missing_text_encoder_is_reported_once(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_text_encoder_is_reported_once(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str, device: str) -> None:
         raise WeightsError("The tower is not here.")
 
@@ -355,27 +358,27 @@ def test_missing_text_encoder_is_reported_once(room: Path, monkeypatch: pytest.M
     with pytest.raises(PictureError, match="1 failed"):
         evaluate(
             ["early"],
-            room / "pictures",
-            room / "o.csv",
+            workspace / "pictures",
+            workspace / "o.csv",
             EvaluateOptions([40], metrics=["psnr"], text=["true", "none"]),
             note=said.append,
         )
     assert said[1:] == ["early:true: The tower is not here."]
-    assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:none"}
+    assert {row.preset for row in evaluation.read_results(workspace / "o.csv")} == {"early:none"}
 
 
-def test_named_objects_improve_and_the_rest_gets_worse(room: Path) -> None:
+def test_named_objects_improve_and_the_rest_gets_worse(workspace: Path) -> None:
     """The text names the left half, where the boxes of the dog, the cat and the bird are."""
-    (room / "captions.json").write_text(
+    (workspace / "captions.json").write_text(
         json.dumps({"a.png": DOG, "b.png": CAT, "c.png": "a bird looks at you"})
     )
     left: list[float] = [0, 0, 48, 64]
-    annotate(room, {"a.png": (18, left), "b.png": (17, left), "c.png": (16, left)})
+    annotate(workspace, {"a.png": (18, left), "b.png": (17, left), "c.png": (16, left)})
     metrics = ["psnr-named", "psnr-rest"]
     results = evaluate(
         ["taco"],
-        room / "pictures",
-        room / "o.csv",
+        workspace / "pictures",
+        workspace / "o.csv",
         EvaluateOptions([20, 50, 80], metrics=metrics, text=["true", "empty"]),
     )
     named, rest = (next(e for e in results.effects if e.metric == metric) for metric in metrics)
@@ -401,10 +404,10 @@ def test_psnr_of_named_objects_by_hand() -> None:
     assert METRICS["psnr-named"].load()(Pair(decoded, black, (DOG,))) is None
 
 
-def test_boxes_are_of_the_first_caption_and_in_image_pixels(room: Path) -> None:
-    annotate(room, {"a.png": (18, [24, 16, 24, 16]), "b.png": (3, [0, 0, 9, 9])})
+def test_boxes_are_of_the_first_caption_and_in_image_pixels(workspace: Path) -> None:
+    annotate(workspace, {"a.png": (18, [24, 16, 24, 16]), "b.png": (3, [0, 0, 9, 9])})
     said: list[str] = []
-    metrics = MetricSet(["psnr-named"], None, room / "pictures", said.append)
+    metrics = MetricSet(["psnr-named"], None, workspace / "pictures", said.append)
     assert metrics.instances is not None and not said
     mask = metrics._named(metrics.instances, "a.png", 64, 96)
     assert mask is not None and mask.sum() == 24 * 16 and mask[16:32, 24:48].all()
@@ -415,24 +418,29 @@ def test_boxes_are_of_the_first_caption_and_in_image_pixels(room: Path) -> None:
     )
     assert metrics._named(metrics.instances, "c.png", 64, 96) is None, "instances.json has no such picture"
     row = evaluate(
-        ["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"])
+        ["jpeg"], workspace / "pictures", workspace / "o.csv", EvaluateOptions([50], metrics=["psnr-named"])
     ).rows[1]
     assert row.values["psnr_named"] is None and "a box of something that the caption names" in row.note
 
 
-def test_named_objects_are_not_measured_without_boxes(room: Path) -> None:
+def test_named_objects_are_not_measured_without_boxes(workspace: Path) -> None:
     said: list[str] = []
     rows = evaluate(
         ["jpeg"],
-        room / "pictures",
-        room / "o.csv",
+        workspace / "pictures",
+        workspace / "o.csv",
         EvaluateOptions([50], metrics=["psnr-named", "psnr"]),
         note=said.append,
     ).rows
     assert rows[0].values.keys() == {"psnr"} and "there is no instances.json in" in said[0]
-    (room / "instances.json").write_text("[]")
+    (workspace / "instances.json").write_text("[]")
     with pytest.raises(OptionError, match="not in COCO's layout"):
-        evaluate(["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"]))
+        evaluate(
+            ["jpeg"],
+            workspace / "pictures",
+            workspace / "o.csv",
+            EvaluateOptions([50], metrics=["psnr-named"]),
+        )
 
 
 def test_distance_in_the_image_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -452,7 +460,7 @@ def test_distance_in_the_image_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path
 # ── the report and the command line ──
 
 
-def test_report_shows_text_effects(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_shows_text_effects(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(
         "trifocal.evaluation.report.measurements.peak_memory",
@@ -460,17 +468,17 @@ def test_report_shows_text_effects(room: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     page = compare.compare(
         ["late", "jpeg"],
-        room / "pictures",
-        room / "report",
+        workspace / "pictures",
+        workspace / "report",
         CompareOptions([20, 80], metrics=["psnr"], text=["true", "none"]),
     )
     text = page.read_text("utf-8")
     assert '<section id="words">' in text and "95 % interval" in text
     assert "true text" in text and ">not counted<" in text and ">counted<" in text
     assert asked == [
-        ("late", room / "pictures" / "a.png", 50, DOG),
-        ("late", room / "pictures" / "a.png", 50, None),
-        ("jpeg", room / "pictures" / "a.png", 50, None),
+        ("late", workspace / "pictures" / "a.png", 50, DOG),
+        ("late", workspace / "pictures" / "a.png", 50, None),
+        ("jpeg", workspace / "pictures" / "a.png", 50, None),
     ]
     assert (page.parent / "late-true.json").exists()
     read = json.loads((page.parent / "report.json").read_text())
@@ -491,7 +499,7 @@ def test_report_shows_text_effects(room: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_peak_memory_includes_the_text_encoder(
-    room: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str | None] = []
     encode = PresetCandidate.encode
@@ -502,7 +510,7 @@ def test_peak_memory_includes_the_text_encoder(
 
     monkeypatch.setattr(PresetCandidate, "encode", watched)
     for text in (None, DOG):
-        memory.main("late", str(room / "pictures" / "a.png"), 50, text)
+        memory.main("late", str(workspace / "pictures" / "a.png"), 50, text)
     assert seen == [None, DOG] and all(line.isdecimal() for line in capsys.readouterr().out.split())
 
 
@@ -525,7 +533,7 @@ def test_command_line_passes_text_kinds_on_and_prints_effects(
     assert page.words[-1].text == ["true", "empty"]
 
 
-def test_text_candidate_needs_an_image(room: Path) -> None:
+def test_text_candidate_needs_an_image(workspace: Path) -> None:
     subject = TextCandidate(parse_variant("early:true"), TextKinds({"a.png": (DOG,)}, ["a.png"]))
     told = subject.for_image("a.png")
     assert (told.name, told.text, told.weights) == ("early:true", DOG, subject.weights)

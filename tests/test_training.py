@@ -237,7 +237,7 @@ def test_weights_of_another_network_are_refused(tmp_path, monkeypatch):
 
 
 class Square(nn.Module):
-    """Two linear layers, of which one has a frozen bias, and a convolution."""
+    """Two linear layers, one with a frozen bias, and a convolution."""
 
     def __init__(self) -> None:
         super().__init__()

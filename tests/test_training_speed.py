@@ -37,7 +37,7 @@ from trifocal.weights import read_weights
 
 
 class Counted(Prefetcher[int]):
-    """0, 1, 2 … and an error in the place of 3; keeps the threads that made them."""
+    """0, 1, 2 … and an error instead of 3; keeps the threads that made them."""
 
     def __init__(self, depth: int) -> None:
         self.made, self.threads = 0, set[threading.Thread]()
@@ -85,8 +85,8 @@ def test_unreadable_image_ends_the_run(small_preset: presets.Preset, tmp_path: P
 # ── several processes ──
 
 
-def in_one_of_two(out: Path, *args: Any, report: Any, note: Any, **options: Any) -> str:
-    """Trains the small preset, and writes down what this process drew, and its weights in the end."""
+def train_in_one_of_two_processes(out: Path, *args: Any, report: Any, note: Any, **options: Any) -> str:
+    """Train the small preset, and write what this process drew, and its final weights."""
     presets.PRESETS = (small_codec_preset(),)  # type: ignore[assignment]
     drawn: list[Any] = []
     spread, make = codec_task.spread_levels, Crops._make
@@ -135,7 +135,7 @@ def test_two_processes_share_gradients_and_use_different_crops(
     for steps in (3, 5):
         weights = in_processes(
             2,
-            in_one_of_two,
+            train_in_one_of_two_processes,
             tmp_path,
             [folder],
             run,
@@ -208,7 +208,7 @@ def test_processes_end_with_their_parent(tmp_path: Path, number: signal.Signals)
 
 
 def wait_for(done: Callable[[], bool]) -> None:
-    """At most two minutes."""
+    """Wait for at most two minutes."""
     end = time.monotonic() + 120
     while not done():
         assert time.monotonic() < end

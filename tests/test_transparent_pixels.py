@@ -21,8 +21,8 @@ from trifocal.pictures.invisible import fill_invisible
 HIDDEN = "The colours of fully transparent pixels were dropped."
 
 
-def hiding(noise: int = 1) -> NDArray[np.uint8]:
-    """[64, 96, 4]: a ramp, whose right half is clear and holds noise."""
+def image_with_hidden_noise(noise: int = 1) -> NDArray[np.uint8]:
+    """[64, 96, 4]: a ramp, whose right half is transparent and contains noise."""
     random = np.random.default_rng(noise)
     rgba = np.zeros((64, 96, 4), np.uint8)
     rgba[..., :3] = np.linspace(40, 200, 96).astype(np.uint8)[None, :, None]
@@ -54,7 +54,7 @@ def test_visible_pixels_are_kept_and_determine_the_rest(size: tuple[int, int]) -
 
 
 def test_filled_pixels_are_smooth() -> None:
-    rgba = hiding()
+    rgba = image_with_hidden_noise()
     flat = fill_invisible(rgba[..., :3], rgba[..., 3]).astype(int)
     assert np.abs(np.diff(flat, axis=1)).max() <= 8 and np.abs(np.diff(flat, axis=0)).max() <= 8
     one_colour = fill_invisible(np.where(rgba[..., 3:] > 0, 77, rgba[..., :3]).astype(np.uint8), rgba[..., 3])
@@ -62,7 +62,7 @@ def test_filled_pixels_are_smooth() -> None:
 
 
 def test_invisible_colours_are_replaced_on_reading() -> None:
-    rgba = hiding()
+    rgba = image_with_hidden_noise()
     picture = Picture.open(png(rgba))
     assert picture.notices == (HIDDEN,)
     assert np.array_equal(picture.rgb, Picture.from_pil(Image.fromarray(rgba)).rgb)
@@ -74,7 +74,7 @@ def test_invisible_colours_are_replaced_on_reading() -> None:
 
 
 def test_invisible_colours_are_not_stored() -> None:
-    clean, noisy = hiding(1), hiding(2)
+    clean, noisy = image_with_hidden_noise(1), image_with_hidden_noise(2)
     clean[:, 48:, :3] = 0
     files = [
         trifocal.encode(source, "compact").to_bytes()
@@ -96,7 +96,7 @@ def test_invisible_colours_are_not_stored() -> None:
 
 
 def test_command_replaces_invisible_colours_by_default(tmp_path: Path) -> None:
-    (tmp_path / "photo.png").write_bytes(png(hiding()).getvalue())
+    (tmp_path / "photo.png").write_bytes(png(image_with_hidden_noise()).getvalue())
     words = ["encode", str(tmp_path / "photo.png"), "--preset", "compact", "-o"]
     plain = CliRunner().invoke(app, [*words, str(tmp_path / "plain.tri")])
     assert plain.exit_code == 0 and HIDDEN in plain.stderr
@@ -114,8 +114,8 @@ def test_detector_does_not_use_invisible_colours(tmp_path: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     monkeypatch.setattr(scalable, "detect_objects", look)
-    (tmp_path / "photo.png").write_bytes(png(hiding()).getvalue())
-    trifocal.encode(hiding(), "compact", keep_invisible=True).save(tmp_path / "kept.tri")
+    (tmp_path / "photo.png").write_bytes(png(image_with_hidden_noise()).getvalue())
+    trifocal.encode(image_with_hidden_noise(), "compact", keep_invisible=True).save(tmp_path / "kept.tri")
     for name in ("photo.png", "kept.tri"):
         with pytest.raises(KeyboardInterrupt):
             trifocal.detect(tmp_path / name, notify=lambda notice: None)

@@ -105,7 +105,7 @@ def test_only_the_branch_for_machines_is_trained():
 
 
 def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
-    """`ug-icm-compact` is the small codec, and `compact` a small one beside it."""
+    """Replace `ug-icm-compact` by the small codec, and `compact` by another one."""
     plain = small_codec()
     monkeypatch.setattr(
         "trifocal.presets.shared_codec",

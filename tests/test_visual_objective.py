@@ -37,7 +37,7 @@ def coded(image: Image.Image, format: str, quality: int) -> Image.Image:
 
 
 def pairs() -> list[tuple[str, Image.Image, Image.Image]]:
-    """Twenty: parts of a photograph, of even and odd sizes, coded at all qualities or blurred."""
+    """Twenty pairs: parts of a photograph, of even and odd sizes, coded at all qualities or blurred."""
     with Image.open(PHOTOGRAPH) as image:
         photograph = image.convert("RGB")
     places = [(0, 0, 256, 256), (180, 20, 437, 211), (60, 250, 290, 501)]

@@ -33,7 +33,7 @@ COMMIT, FILE = "c2e9311", "dual-layer-compact.safetensors"
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The preset `compact` is a small codec; its weights."""
+    """The preset `compact` is a small codec; returns its weights."""
     tiny = replace(PRESETS[0], build=small_codec, earlier=())
     monkeypatch.setattr("trifocal.presets.PRESETS", (tiny,))
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
@@ -126,7 +126,7 @@ def test_a_fingerprint_covers_names_shapes_values_and_arithmetic() -> None:
 
 
 def test_weights_off_the_float16_grid_have_no_version_1_fingerprint(small: Path) -> None:
-    """In version 1 such a file would have the fingerprint of its rounded weights, and decode to other pixels."""
+    """In version 1 such a file would have the fingerprint of its rounded weights and decode to other pixels."""
     codec = load("compact")
     mark = codec.fingerprint_in(1)
     assert mark is not None
@@ -148,7 +148,7 @@ def test_weights_off_the_float16_grid_have_no_version_1_fingerprint(small: Path)
 
 
 def train_a_little(codec: Codec) -> None:
-    """By an optimiser that changes weights without a trace in their version."""
+    """Train by an optimiser that does not increment the version of tensors."""
     optimiser = torch.optim.Adam(codec.network.parameters(), lr=1e-2, fused=True)
     codec.network.train()
     output = codec.network(torch.rand(1, 3, 64, 64), torch.tensor([400]))
@@ -277,8 +277,8 @@ def test_file_of_an_earlier_generation_is_decoded_with_its_weights(tmp_path: Pat
 
 
 @pytest.fixture
-def better(small: Path) -> Path:
-    """Weights whose synthesis alone differs from those of `small`, beside them."""
+def later_decoder(small: Path) -> Path:
+    """Weights whose synthesis alone differs from those of `small`, in the same folder."""
     network = load("compact").network
     with torch.no_grad():
         for parameter in network.synthesis.parameters():
@@ -288,40 +288,40 @@ def better(small: Path) -> Path:
     return path
 
 
-def test_later_decoder_decodes_old_files(small: Path, better: Path) -> None:
+def test_later_decoder_decodes_old_files(small: Path, later_decoder: Path) -> None:
     old = load("compact").encode(picture())
-    assert load_for(old.header, weights=better).fingerprint != old.header.fingerprint
-    first, second = (trifocal.decode(old, weights=weights).picture.rgb for weights in (small, better))
+    assert load_for(old.header, weights=later_decoder).fingerprint != old.header.fingerprint
+    first, second = (trifocal.decode(old, weights=weights).picture.rgb for weights in (small, later_decoder))
     assert not np.array_equal(first, second)
 
 
-def test_later_decoder_is_found_in_a_folder(small: Path, better: Path, tmp_path: Path) -> None:
+def test_later_decoder_is_found_in_a_folder(small: Path, later_decoder: Path, tmp_path: Path) -> None:
     old, folder = load("compact").encode(picture()), tmp_path / "folder"
     folder.mkdir()
-    better.rename(folder / better.name)
+    later_decoder.rename(folder / later_decoder.name)
     write_weights(small_codec(seed=2).network, small)
     with pytest.raises(WeightsError, match="were found"):
         load_for(old.header)
     assert load_for(old.header, weights=folder).decodes(old.header)
 
 
-def test_later_decoder_does_not_change_which_weights_are_needed(small: Path, better: Path) -> None:
+def test_later_decoder_does_not_change_which_weights_are_needed(small: Path, later_decoder: Path) -> None:
     """Its own files need it, and it does not decode files of other weights."""
-    new = load("compact", weights=better).encode(picture())
+    new = load("compact", weights=later_decoder).encode(picture())
     with pytest.raises(WeightsError):
         load_for(new.header, weights=small)
     other = small_codec(seed=2).encode(picture())
     with pytest.raises(WeightsError):
-        load_for(other.header, weights=better)
+        load_for(other.header, weights=later_decoder)
 
 
-def test_decoder_for_other_latents_is_refused(small: Path, better: Path) -> None:
+def test_decoder_for_other_latents_is_refused(small: Path, later_decoder: Path) -> None:
     network = load("compact").network
     with torch.no_grad():
         next(network.entropy.parameters()).add_(1)
     with pytest.raises(WeightsError, match="Train the synthesis alone"):
         decodable(network, small, ARITHMETIC)
-    old, codec = load("compact").encode(picture()), load("compact", weights=better)
+    old, codec = load("compact").encode(picture()), load("compact", weights=later_decoder)
     assert codec.decodes(old.header)
     with torch.no_grad():
         next(codec.network.entropy.parameters()).add_(1)

@@ -235,7 +235,7 @@ class Detector:
         decoder = Decoder(device=self.device, weights=self.weights, notify=notify)
         picture = decoder(stream).picture
         notify(f"The preset {preset.name} has no base layer; objects were detected in the decoded image.")
-        return replace(self._in_pixels(picture, stream.size), preset=preset.name)
+        return replace(self._in_pixels(picture, stream.size), preset_name=preset.name)
 
     def _in_base(self, base: Bitstream, read: int, whole: Any) -> FileDetections:
         header = base.header

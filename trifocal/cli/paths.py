@@ -295,8 +295,8 @@ def clash_message(source: str, other_source: str, path: Path, other_path: Path) 
             "differ, or choose different output folders."
         )
     return (
-        f"{source} and {other_source} would become {path} and {other_path}, which are the same file where case "
-        "is ignored; rename one of them, or choose different output folders."
+        f"{source} and {other_source} would become {path} and {other_path}, which are the same file where "
+        "case is ignored; rename one of them, or choose different output folders."
     )
 
 

@@ -111,8 +111,8 @@ class Picture:
             metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile; "colour" keeps the profile
                 only.
             keep_invisible: keep the colours of fully transparent pixels instead of replacing them.
-            use_orientation: whether to apply the EXIF orientation to the pixels. By default, only for an image
-                that comes directly from Image.open.
+            use_orientation: whether to apply the EXIF orientation to the pixels. By default, only for an
+                image that comes directly from Image.open.
 
         Raises:
             PictureError: if the image is damaged or cannot be converted to 8 bits.
