@@ -188,8 +188,8 @@ def test_unknown_optional_layers_are_kept_and_required_ones_refused() -> None:
     [
         {"width": 0},
         {"height": 65537},
-        {"preset": 0},
-        {"preset": 63},
+        {"preset_id": 0},
+        {"preset_id": 63},
         {"level": 801},
         {"fingerprint": 65536},
         {"version": 3},

@@ -126,7 +126,7 @@ def test_a_fingerprint_covers_names_shapes_values_and_arithmetic() -> None:
 
 
 def test_weights_off_the_float16_grid_have_no_version_1_fingerprint(small: Path) -> None:
-    """In version 1 such a file would have the fingerprint of its rounded weights and decode to other pixels."""
+    """In version 1 such a file would have the fingerprint of its rounded weights, but decode differently."""
     codec = load("compact")
     mark = codec.fingerprint_in(1)
     assert mark is not None

@@ -91,8 +91,8 @@ def bd_rate_by(metric: str, anchor: Points, test: Points) -> BjontegaardDelta:
 
     Curves are interpolated on the scale of `Metric.scaled`: metrics that are better when lower (Butteraugli,
     FLIP, LPIPS) are negated, MS-SSIM is -10·log10(1 - x), others are unchanged. The overlap is
-    limited to `Metric.limits`: SSIMULACRA2 is compared from 30 to 90. Points outside the limits still affect the
-    curves.
+    limited to `Metric.limits`: SSIMULACRA2 is compared from 30 to 90. Points outside the limits still
+    affect the curves.
 
     Args:
         metric: its name, such as "ssimulacra2".
