@@ -175,7 +175,7 @@ class Header:
     def __post_init__(self) -> None:
         if self.version not in FIELDS:
             raise OptionError(f"The header field 'version' must be 1 or 2, not {self.version}.")
-        values = vars(self)
+        values = field_values(self)
         for field in FIELDS[self.version]:
             if field.name in values and not field.low <= values[field.name] <= field.high:
                 raise OptionError(
