@@ -196,7 +196,7 @@ def test_unknown_optional_layers_are_kept_and_required_ones_refused() -> None:
     ],
 )
 def test_invalid_headers_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=next(iter(change))):
+    with pytest.raises(OptionError, match=next(iter(change)).removesuffix("_id")):
         replace(KODAK, **change)
 
 
