@@ -183,7 +183,7 @@ def codec_curves(means: Iterable[MeanResult], column: str) -> dict[str, Curve]:
         value = mean.values.get(column)
         if mean.preset != LOSSLESS and value is not None:
             points.setdefault(mean.preset, []).append((mean.bpp, scaled(value)))
-    return {name: Curve.of(name, pairs) for name, pairs in points.items()}
+    return {name: Curve.from_points(name, pairs) for name, pairs in points.items()}
 
 
 def certainty_section(rows: Rows) -> str:

@@ -33,7 +33,7 @@ from trifocal.errors import TrifocalError
 from trifocal.evaluation import APWithError, EvaluateOptions, ap_with_errors, create_task
 from trifocal.evaluation.codecs.layer_ablations import load_scalable
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
-from trifocal.evaluation.report.measurements import machine
+from trifocal.evaluation.report.measurements import system_description
 from trifocal.evaluation.tasks.task import OWN
 from trifocal.pictures import Picture, list_pictures
 
@@ -144,8 +144,8 @@ class Request:
         metrics: Sequence[str],
         annotations: str | None = None,
     ) -> None:
-        desk = Console()
-        with reporting(desk) as report_progress:
+        terminal = Console()
+        with reporting(terminal) as report_progress:
             task = create_task("detection", detector, annotations, self.folder, report=report_progress)
             evaluation.evaluate(
                 list(points),
@@ -153,7 +153,7 @@ class Request:
                 self.out / table,
                 EvaluateOptions(points, metrics, task, resume=self.resume),
                 progress=lambda fraction: report_progress(fraction, table),
-                note=desk.note,
+                note=terminal.print_notice,
             )
 
     def measure_times(self) -> list[Timing]:
@@ -225,7 +225,7 @@ def timings(laps: Sequence[Mapping[str, float]]) -> list[Timing]:
 def write_times(path: Path, ways: Iterable[Timing]) -> None:
     import torch
 
-    facts = [machine(), str(torch.get_num_threads()), torch.__version__, time.strftime("%Y-%m-%d")]
+    facts = [system_description(), str(torch.get_num_threads()), torch.__version__, time.strftime("%Y-%m-%d")]
     with open(path, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["way", "median_s", "ratio", "pictures", "machine", "threads", "torch", "date"])

@@ -25,7 +25,7 @@ from trifocal.cli.console import Console, reporting
 from trifocal.errors import TrifocalError
 from trifocal.evaluation import EvaluateOptions, MeanResult
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS, PILLOW_CODECS
-from trifocal.evaluation.report.curves import ANCHORS, MEASURED
+from trifocal.evaluation.report.curves import ANCHORS, PILLOW_CURVES
 from trifocal.pictures import list_pictures
 from trifocal.presets import DEFAULT
 from trifocal.utils.files import atomic_write, write_csv
@@ -48,10 +48,10 @@ def main() -> None:
     arguments = parse()
     if arguments.step == "rivals":
         measure_other_codecs(arguments.data, arguments.only or OTHER_CODECS)
-        write_anchors(MEASURED)
+        write_anchors(PILLOW_CURVES)
     elif arguments.step == "kodak":
         table = measure(PRESETS, arguments.data, RESULTS / "kodak.csv", QUALITIES)
-        write_differences(table, [MEASURED, ANCHORS], RESULTS / "kodak_bd.csv")
+        write_differences(table, [PILLOW_CURVES, ANCHORS], RESULTS / "kodak_bd.csv")
     elif arguments.step == "coco":
         with FirstImages(arguments.data, COCO_IMAGES_USED) as folder:
             table = measure([*PRESETS, "avif"], folder, RESULTS / "coco.csv", COCO_QUALITIES)
@@ -82,15 +82,15 @@ def measure(
     qualities: Sequence[float] | Mapping[str, Sequence[float]],
 ) -> list[MeanResult]:
     """Measure codecs, keeping the existing rows of `out`; returns the means."""
-    desk = Console()
-    with reporting(desk) as report:
+    terminal = Console()
+    with reporting(terminal) as report:
         return evaluation.evaluate(
             names,
             data,
             out,
             EvaluateOptions(qualities, METRICS, resume=True),
             progress=lambda fraction: report(fraction, out.name),
-            note=desk.note,
+            note=terminal.print_notice,
         ).means
 
 
@@ -221,13 +221,13 @@ def kodak_table() -> str:
         mark = ours[preset, columns[0]]["weights"]
         lines.append(f"| `{preset}` ({mark}) | " + " | ".join(cells) + " |")
     for name in OTHER_CODECS:
-        if (title := PILLOW_CODECS[name].title) != avif and title in anchor_points(MEASURED, "psnr"):
+        if (title := PILLOW_CODECS[name].title) != avif and title in anchor_points(PILLOW_CURVES, "psnr"):
             lines.append(f"| {title} | " + " | ".join(against_avif(title, metric) for metric in TABLE) + " |")
     return "\n".join(lines) + "\n"
 
 
 def against_avif(title: str, metric: str) -> str:
-    points = anchor_points(MEASURED, metric)
+    points = anchor_points(PILLOW_CURVES, metric)
     delta = evaluation.bd_rate_by(metric, points[PILLOW_CODECS["avif"].title], points[title])
     return percent("" if delta.value is None else f"{delta.value:.2f}")
 

@@ -53,7 +53,7 @@ class Findings:
 
 
 def ignore(notice: str) -> None:
-    """Damaged text of a file is a notice, and no error."""
+    """Discard a notice about damaged text."""
 
 
 def fuzz(sources: Sequence[Bitstream], use: Callable[[bytes], bool], numbers: range) -> Findings:
@@ -137,9 +137,9 @@ def decode(data: bytes) -> bool:
 # ── undamaged source files ──
 
 
-def sound_containers() -> list[Bitstream]:
+def undamaged_containers() -> list[Bitstream]:
     """Files with all types of layers, and latents that no codec can decode."""
-    header = Header(width=30, height=20, preset=1, level=400, fingerprint=0xBEEF)
+    header = Header(width=30, height=20, preset_id=1, level=400, fingerprint=0xBEEF)
     plane = np.arange(600, dtype=np.uint8).reshape(20, 30)
     side = (
         Layer(Tag.ALPHA, (alpha_to_bytes(plane),)),
@@ -153,11 +153,11 @@ def sound_containers() -> list[Bitstream]:
     short = Bitstream(header, (Layer(Tag.LATENT, (b"payload",)),))
     tiled = Bitstream(replace(header, grey=True), (Layer(Tag.LATENT, (b"one", b"", bytes(130))), *side))
     coded = Layer(Tag.BASE, (b"\x1ebase",)), Layer(Tag.ENHANCEMENT, (b"left", b"right"))
-    layered = Bitstream(replace(header, preset=8), (*coded, *side))
+    layered = Bitstream(replace(header, preset_id=8), (*coded, *side))
     return [short, tiled, layered, *(strip(layered, half) for half in PART_TAGS)]
 
 
-def sound_files(preset: str | None = None) -> list[Bitstream]:
+def undamaged_files(preset: str | None = None) -> list[Bitstream]:
     """Small files of a bundled preset, or of all of them, with all types of layers."""
     y, x = np.mgrid[0:72, 0:100]
     planes = 127 + 120 * np.sin(x / 9) * np.cos(y / 13), 255 * ((x // 12 + y // 12) % 2), (2.5 * x + y) % 256
@@ -188,42 +188,42 @@ def damaged_file(rng: random.Random, sources: Sequence[Bitstream]) -> bytes:
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         kind = rng.random()
         if kind < 0.7:
-            hurt_chunk(rng, pieces)
+            damage_chunk(rng, pieces)
         elif kind < 0.85:
-            hurt_layers(rng, pieces)
+            damage_layers(rng, pieces)
         else:
-            header = hurt_header(rng, header)
-    data = assembled(rng, header, pieces)
-    return hurt(rng, data) if rng.random() < 0.1 else data
+            header = damage_header(rng, header)
+    data = assemble(rng, header, pieces)
+    return damage_bytes(rng, data) if rng.random() < 0.1 else data
 
 
-def assembled(rng: random.Random, header: Header, pieces: Pieces) -> bytes:
+def assemble(rng: random.Random, header: Header, pieces: Pieces) -> bytes:
     """A file of these pieces with valid CRCs, in its correct form, or rarely in the other one."""
     short = bool(pieces) and uses_short_form(pieces[0][0], len(pieces), len(pieces[0][1]))
     odd = rng.random()
     if short != (odd < 0.02):
-        head = hurt_front(rng, write_header(header, short=True), odd)
+        head = damage_preamble(rng, write_header(header, short=True), odd)
         body = b"".join(chunk for _, chunks in pieces for chunk in chunks)
         return head + crc32(body, crc32(head)).to_bytes(4, "big") + body
     front = write_header(header, short=False) + varint(len(pieces))
     for tag, chunks in pieces:
         rows = (varint(len(chunk)) + crc32(chunk).to_bytes(4, "big") for chunk in chunks)
         front += bytes([tag]) + varint(len(chunks)) + b"".join(rows)
-    front = hurt_front(rng, front, odd)
+    front = damage_preamble(rng, front, odd)
     return front + crc32(front).to_bytes(4, "big") + b"".join(c for _, chunks in pieces for c in chunks)
 
 
-def hurt_front(rng: random.Random, front: bytes, odd: float) -> bytes:
-    return hurt(rng, front) if odd > 0.9 else front
+def damage_preamble(rng: random.Random, front: bytes, odd: float) -> bytes:
+    return damage_bytes(rng, front) if odd > 0.9 else front
 
 
-def hurt_header(rng: random.Random, header: Header) -> Header:
+def damage_header(rng: random.Random, header: Header) -> Header:
     side = rng.choice((1, 2, 15, 16, 17, 64, 65, 1000, 1024, 1025, 65535, 65536, rng.randint(1, 65536)))
     return rng.choice(
         (
             replace(header, width=side),
             replace(header, height=side),
-            replace(header, preset=rng.randint(1, 12)),
+            replace(header, preset_id=rng.randint(1, 12)),
             replace(header, level=rng.choice((0, 1, 799, 800, rng.randint(0, 800)))),
             replace(header, fingerprint=rng.getrandbits(32)),
             replace(header, grey=not header.grey),
@@ -231,7 +231,7 @@ def hurt_header(rng: random.Random, header: Header) -> Header:
     )
 
 
-def hurt_layers(rng: random.Random, pieces: Pieces) -> None:
+def damage_layers(rng: random.Random, pieces: Pieces) -> None:
     """Add or remove a layer, or change its tag or its number of chunks."""
     if not pieces:
         return
@@ -259,59 +259,61 @@ def hurt_layers(rng: random.Random, pieces: Pieces) -> None:
             pieces.sort(key=lambda piece: piece[0])
 
 
-def hurt_chunk(rng: random.Random, pieces: Pieces) -> None:
+def damage_chunk(rng: random.Random, pieces: Pieces) -> None:
     """Change the bytes of a chunk, or its decompressed content."""
     layers = [layer for layer in pieces if layer[1]]
     if not layers:
         return
     tag, chunks = rng.choice(layers)
     at = rng.randrange(len(chunks))
-    inside = {Tag.ALPHA: hurt_png, Tag.TEXT: hurt_text}
-    inside |= dict.fromkeys((Tag.ICC, Tag.EXIF, Tag.XMP), hurt_metadata)
+    inside = {Tag.ALPHA: damage_png, Tag.TEXT: damage_text}
+    inside |= dict.fromkeys((Tag.ICC, Tag.EXIF, Tag.XMP), damage_metadata)
     if rng.random() < 0.5 and tag in inside:
         with suppress(TrifocalError, zlib.error, IndexError):  # damaged by an earlier change
             chunks[at] = inside[Tag(tag)](rng, chunks[at])
             return
-    chunks[at] = hurt(rng, chunks[at])
+    chunks[at] = damage_bytes(rng, chunks[at])
 
 
-def hurt_png(rng: random.Random, data: bytes) -> bytes:
+def damage_png(rng: random.Random, data: bytes) -> bytes:
     chunks = png_chunks(data)
     at = rng.randrange(len(chunks))
     name, body = chunks[at]
     match rng.randrange(4):
         case 0:
-            chunks[at] = name, hurt(rng, body)
+            chunks[at] = name, damage_bytes(rng, body)
         case 1:
             chunks[at] = rng.choice((b"IHDR", b"IDAT", b"IEND", b"acTL", b"PLTE", rng.randbytes(4))), body
         case 2:
-            chunks.insert(rng.randint(0, len(chunks)), (name, hurt(rng, body)))
+            chunks.insert(rng.randint(0, len(chunks)), (name, damage_bytes(rng, body)))
         case 3:
-            rows = hurt(rng, zlib.decompress(b"".join(data for kind, data in chunks if kind == b"IDAT")))
+            rows = damage_bytes(
+                rng, zlib.decompress(b"".join(data for kind, data in chunks if kind == b"IDAT"))
+            )
             chunks = [chunks[0], (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")]
     return png_from_chunks(chunks)
 
 
-def hurt_metadata(rng: random.Random, data: bytes) -> bytes:
-    if data == bomb() or rng.random() < 0.0005:
-        return bomb()
-    return zlib.compress(hurt(rng, zlib.decompress(data)), 1)
+def damage_metadata(rng: random.Random, data: bytes) -> bytes:
+    if data == decompression_bomb() or rng.random() < 0.0005:
+        return decompression_bomb()
+    return zlib.compress(damage_bytes(rng, zlib.decompress(data)), 1)
 
 
 @cache
-def bomb() -> bytes:
+def decompression_bomb() -> bytes:
     return zlib.compress(bytes(2 * MAX_METADATA), 9)
 
 
-def hurt_text(rng: random.Random, data: bytes) -> bytes:
+def damage_text(rng: random.Random, data: bytes) -> bytes:
     stream = zlib.decompressobj(wbits=RAW_DEFLATE, zdict=dictionary())
-    plain = hurt(rng, stream.decompress(data[1:], 100) if data[0] else data[1:101])
+    plain = damage_bytes(rng, stream.decompress(data[1:], 100) if data[0] else data[1:101])
     plain *= rng.choice((1, 1, 1, 3000))
     deflate = zlib.compressobj(1, wbits=RAW_DEFLATE, zdict=dictionary())
     return rng.choice((b"\0" + plain, b"\1" + deflate.compress(plain) + deflate.flush()))
 
 
-def hurt(rng: random.Random, data: bytes) -> bytes:
+def damage_bytes(rng: random.Random, data: bytes) -> bytes:
     """Flip bits; set, remove, insert or repeat bytes; truncate or extend the end."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 1, 2, 8))):
@@ -336,8 +338,8 @@ def hurt(rng: random.Random, data: bytes) -> bytes:
 
 
 KINDS: dict[str, tuple[Callable[[], list[Bitstream]], Callable[[bytes], bool]]] = {
-    "container": (sound_containers, read),
-    "decode": (sound_files, decode),
+    "container": (undamaged_containers, read),
+    "decode": (undamaged_files, decode),
 }
 
 
@@ -354,7 +356,7 @@ def main() -> None:
     sources, use = KINDS[options.kind]
     if options.preset and options.kind != "decode":
         parser.error("--preset needs decode")
-    files = sound_files(options.preset) if options.preset else sources()
+    files = undamaged_files(options.preset) if options.preset else sources()
     for file in files:  # load weights before measuring
         use(file.to_bytes())
     found = fuzz(files, use, range(options.first, options.first + options.number))

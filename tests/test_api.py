@@ -66,7 +66,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Preset]]:
 
 
 def with_entry_points(monkeypatch: pytest.MonkeyPatch, **loaded: Any) -> None:
-    """As if installed packages had these entry points: names and what they load."""
+    """Pretend that installed packages have these entry points: names and the objects that they load."""
     entries = []
     for name, value in loaded.items():
         monkeypatch.setattr(sys.modules[__name__], name, value, raising=False)
@@ -80,7 +80,7 @@ def with_entry_points(monkeypatch: pytest.MonkeyPatch, **loaded: Any) -> None:
 
 @pytest.fixture
 def small(registry: dict[str, Preset], tmp_path: Path) -> Preset:
-    """A preset of another package, with weights outside of Trifocal; not registered."""
+    """A preset of another package, with weights outside Trifocal; not registered."""
     write_weights(build().network, tmp_path / "small.safetensors")
     weights = str(tmp_path / "small.safetensors")
     return replace(presets.find("compact"), name="small", id=48, build=build, weights=weights, earlier=())
@@ -141,7 +141,7 @@ INPUTS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-def test_every_kind_of_image_is_encoded_alike(codec: Codec, tmp_path: Path, kind: str) -> None:
+def test_all_input_types_give_the_same_file(codec: Codec, tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.png").write_bytes(png())
     expected = codec.encode(Picture(RGB))
     for encode in codec.encode, lambda image: trifocal.encode(image, "small"):
@@ -152,7 +152,7 @@ def test_every_kind_of_image_is_encoded_alike(codec: Codec, tmp_path: Path, kind
 
 
 @pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
-def test_arrays_have_one_to_four_channels(channels: int) -> None:
+def test_arrays_with_one_to_four_channels_are_encoded(channels: int) -> None:
     array = np.random.default_rng(0).integers(0, 256, (7, 5, channels or 1)).astype(np.uint8)
     array = array if channels else array[..., 0]
     picture = as_picture(array, keep_invisible=True)
@@ -186,7 +186,7 @@ def test_arrays_have_one_to_four_channels(channels: int) -> None:
         (io.StringIO("hello"), "binary"),
     ],
 )
-def test_other_images_are_refused_in_a_sentence(image: Any, said: str) -> None:
+def test_unsupported_images_raise_picture_error(image: Any, said: str) -> None:
     with pytest.raises(PictureError, match=said) as caught:
         as_picture(image)
     assert one_sentence(caught.value)
@@ -213,7 +213,7 @@ def test_files_are_decoded_from_paths_bytes_and_streams(codec: Codec, tmp_path: 
 
 
 @pytest.mark.parametrize("source", [None, 5, RGB, io.StringIO("hello"), b"hello", b""])
-def test_other_files_are_refused_in_a_sentence(source: Any) -> None:
+def test_unsupported_files_raise_an_error(source: Any) -> None:
     with pytest.raises(TrifocalError) as caught:
         trifocal.decode(source)
     assert one_sentence(caught.value)
@@ -252,14 +252,12 @@ def test_the_version_is_that_of_the_package() -> None:
 
 @pytest.fixture
 def detector(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
-    """The images that the detector got; it finds FOUND in each."""
+    """The images that the detector gets; it finds FOUND in each."""
     return record_detections(monkeypatch, FOUND)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-def test_objects_are_detected_in_every_kind_of_image(
-    detector: list[Picture], tmp_path: Path, kind: str
-) -> None:
+def test_detect_accepts_all_input_types(detector: list[Picture], tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.png").write_bytes(png())
     image = INPUTS[kind](tmp_path)
     found = trifocal.detect(image)
@@ -308,7 +306,7 @@ def test_objects_are_detected_in_files(codec: Codec, detector: list[Picture], tm
         ({"max_bytes": 30}, trifocal.errors.RateError),
     ],
 )
-def test_wrong_options_are_refused_by_both_ways_to_encode(
+def test_encode_and_encoder_raise_for_invalid_options(
     codec: Codec, options: dict[str, Any], kind: type[Exception]
 ) -> None:
     for encode in codec.encode, lambda image, **more: trifocal.encode(image, "small", **more):
@@ -327,9 +325,9 @@ def test_a_codec_takes_text_and_base_options() -> None:
         small_codec().encode(RGB, text="a dog")
 
 
-def test_an_encoder_checks_once_and_encodes_many(small: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """presets.find, the checks of rate and text, and the checksum of the weights: once for each encode at
-    most.
+def test_encoder_checks_options_once(small: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`presets.find`, the checks of rate and text, and the checksum of the weights run at most once per
+    encoder.
     """
     trifocal.register(small)
     counts: Counter[str] = Counter()
@@ -369,7 +367,7 @@ def test_an_encoder_checks_once_and_encodes_many(small: Preset, monkeypatch: pyt
     assert counts["checksum"] == 1 and counts["check_text"] == 1
 
 
-def test_weights_that_changed_are_noticed_though_they_are_summed_once(codec: Codec, small: Preset) -> None:
+def test_changed_weights_are_detected_with_a_cached_checksum(codec: Codec, small: Preset) -> None:
     stream = codec.encode(RGB)
     shared = presets.load_for(stream.header)
     trifocal.decode(stream)
@@ -383,7 +381,7 @@ def test_weights_that_changed_are_noticed_though_they_are_summed_once(codec: Cod
 # ── notices ──
 
 
-def test_notices_are_warnings_or_go_to_a_callback(codec: Codec, detector: list[Picture]) -> None:
+def test_notices_are_warnings_or_passed_to_the_callback(codec: Codec, detector: list[Picture]) -> None:
     stream = codec.encode(RGB)
     with pytest.warns(TrifocalWarning, match="has no base layer") as caught:
         trifocal.detect(stream)
@@ -399,7 +397,7 @@ def test_notices_are_warnings_or_go_to_a_callback(codec: Codec, detector: list[P
 # ── presets of other packages ──
 
 
-def test_a_registered_preset_is_known_everywhere(small: Preset, tmp_path: Path) -> None:
+def test_registered_preset_works_in_all_functions(small: Preset, tmp_path: Path) -> None:
     stream = trifocal.load(small).encode(RGB)
     with pytest.raises(PresetError, match="number 48.*trifocal.register"):
         trifocal.decode(stream)
@@ -413,7 +411,7 @@ def test_a_registered_preset_is_known_everywhere(small: Preset, tmp_path: Path) 
     assert trifocal.register(again) is presets.find("small") is again
 
 
-def test_a_preset_is_measured_and_trained(small: Preset, tmp_path: Path, folder: Path) -> None:
+def test_registered_preset_can_be_evaluated_and_trained(small: Preset, tmp_path: Path, folder: Path) -> None:
     from trifocal.evaluation import EvaluateOptions, evaluate
     from trifocal.losses import Objective
     from trifocal.training import train
@@ -439,25 +437,23 @@ def test_a_preset_is_measured_and_trained(small: Preset, tmp_path: Path, folder:
         ({"id": 49}, "has the name or id of small"),
     ],
 )
-def test_names_and_ids_of_others_are_refused(small: Preset, changes: dict[str, Any], said: str) -> None:
+def test_registering_a_used_name_or_id_raises(small: Preset, changes: dict[str, Any], said: str) -> None:
     trifocal.register(small)
     with pytest.raises(PresetError, match=said) as caught:
         trifocal.register(replace(small, **changes))
     assert one_sentence(caught.value)
 
 
-def test_installed_packages_bring_presets(small: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entry_points_register_presets(small: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(small, name="other", id=50)
     with_entry_points(monkeypatch, one=small, more=lambda: [other])
     assert presets.find("other") is other and presets.all_presets()[-2:] == (small, other)
-    assert trifocal.encode(RGB, "small").header.preset == 48
+    assert trifocal.encode(RGB, "small").header.preset_id == 48
 
     assert "other" in run("presets").stdout
 
 
-def test_packages_are_not_searched_for_bundled_presets(
-    monkeypatch: pytest.MonkeyPatch, registry: Any
-) -> None:
+def test_bundled_presets_do_not_load_entry_points(monkeypatch: pytest.MonkeyPatch, registry: Any) -> None:
     def refuse(group: str) -> None:
         raise AssertionError("searched")
 
@@ -467,9 +463,7 @@ def test_packages_are_not_searched_for_bundled_presets(
 
 
 @pytest.mark.parametrize("broken", [5, lambda: 1 / 0, replace(presets.find("compact"), id=60)])
-def test_a_package_that_cannot_be_used_is_a_warning(
-    broken: Any, small: Preset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_entry_point_is_a_warning(broken: Any, small: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
     with_entry_points(monkeypatch, broken=broken, sound=small)
     with pytest.warns(TrifocalWarning, match="entry point broken"):
         assert presets.find("small") is small
@@ -479,7 +473,7 @@ def test_a_package_that_cannot_be_used_is_a_warning(
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("encode", "--help"), ("info", "a.tri"), ("presets",)])
-def test_light_commands_load_neither_torch_nor_numpy(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_info_and_help_import_neither_torch_nor_numpy(words: tuple[str, ...], tmp_path: Path) -> None:
     layers = (Layer(Tag.BASE, (b"\x14base",)), Layer(Tag.ENHANCEMENT, (b"enhancement",)))
     Bitstream(Header(8, 8, 8, 400, 1), layers).save(tmp_path / "a.tri")
     code = (
@@ -492,7 +486,7 @@ def test_light_commands_load_neither_torch_nor_numpy(words: tuple[str, ...], tmp
     assert done.returncode == 0, done.stderr
 
 
-def test_strip_and_merge_load_no_torch(tmp_path: Path) -> None:
+def test_strip_and_merge_do_not_import_torch(tmp_path: Path) -> None:
     layers = (Layer(Tag.BASE, (b"\x14base",)), Layer(Tag.ENHANCEMENT, (b"enhancement",)))
     Bitstream(Header(8, 8, 8, 400, 1), layers).save(tmp_path / "a.tri")
     code = (
@@ -509,7 +503,7 @@ def test_strip_and_merge_load_no_torch(tmp_path: Path) -> None:
     assert (tmp_path / "b.tri").read_bytes() == (tmp_path / "a.tri").read_bytes()
 
 
-def test_the_format_keeps_ids_for_private_use() -> None:
+def test_format_reserves_preset_ids_for_private_use() -> None:
     law = (Path(trifocal.__file__).parent / "container" / "FORMAT.md").read_text("utf-8")
     first, last = presets.PRIVATE_IDS[0], presets.PRIVATE_IDS[-1]
     assert f"{first}..{last} are for private use" in law

@@ -95,7 +95,7 @@ def layer_name(module: str) -> str:
 
 
 def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
-    """Every name that the source imports, in full, wherever the import stands."""
+    """The full name of every import of the source, also inside functions."""
     here = module.split(".") if is_package else module.split(".")[:-1]
     tree = ast.parse(source)
     for node in ast.walk(tree):
@@ -112,7 +112,7 @@ def is_in(name: str, package: str) -> bool:
 
 
 def faults(source: str, module: str, is_package: bool = False) -> list[str]:
-    """What in this source breaks the rules, as sentences; empty where nothing does."""
+    """Violations of the rules in this source, as sentences."""
     layer = layer_name(module)
     found = []
     for name in imports(source, module, is_package):
@@ -143,7 +143,7 @@ def import_faults(name: str, module: str, layer: str) -> list[str]:
     return [f"{module} (step {STEP[layer]}) imports {name} (step {STEP[other]}), which comes later"]
 
 
-def test_every_file_lives_in_a_layer_name_the_staircase() -> None:
+def test_every_file_is_in_the_import_order() -> None:
     strangers = {layer_name(dotted(path)) for path in package_files()} - STEP.keys()
     assert not strangers, f"add {strangers} to LAYERS"
 
@@ -175,7 +175,7 @@ def test_imports_follow_the_order(path: Path) -> None:
         ("trifocal.pillow", "from trifocal.cli import app"),
     ],
 )
-def test_the_rules_refuse(module: str, source: str) -> None:
+def test_import_rules_reject(module: str, source: str) -> None:
     assert faults(source, module)
 
 
@@ -193,7 +193,7 @@ def test_the_rules_refuse(module: str, source: str) -> None:
         ("trifocal.cli.coding", "import trifocal\nfrom trifocal.container import Bitstream"),
     ],
 )
-def test_the_rules_allow(module: str, source: str) -> None:
+def test_import_rules_accept(module: str, source: str) -> None:
     assert not faults(source, module)
 
 
@@ -201,7 +201,7 @@ COMMANDS = [path for path in sorted((PACKAGE / "cli").glob("*.py")) if path.stem
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
-def test_cli_imports_what_is_heavy_only_inside_its_verbs(path: Path) -> None:
+def test_cli_modules_import_large_packages_only_inside_functions(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
     at_top = "\n".join(
         ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))
@@ -219,7 +219,7 @@ def test_cli_imports_what_is_heavy_only_inside_its_verbs(path: Path) -> None:
     assert names == light
 
 
-def test_no_import_of_trifocal_loads_torch_or_numpy() -> None:
+def test_importing_trifocal_loads_neither_torch_nor_numpy() -> None:
     code = "import sys, trifocal, trifocal.cli, trifocal.container\n"
     code += "print({'torch', 'numpy', 'PIL'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -235,7 +235,7 @@ def test_public_names_exist() -> None:
         _ = trifocal.nonsense
 
 
-def test_type_checkers_see_the_public_names() -> None:
+def test_public_names_are_imported_for_type_checkers() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
     seen = {
         alias.asname
@@ -269,7 +269,7 @@ def test_all_lists_only_names_that_exist(path: Path) -> None:
     assert set(listed) <= bound and len(set(listed)) == len(listed)
 
 
-def test_architecture_page_has_the_tree_that_its_script_writes() -> None:
+def test_architecture_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     assert load_script("scripts/architecture.py").with_tree(page) == page, "run scripts/architecture.py"
 
@@ -282,7 +282,7 @@ def test_files_stay_under_400_lines() -> None:
 
 
 def graph() -> dict[str, set[str]]:
-    """Every module of the package, and those of it that it imports, for types too."""
+    """Every module of the package, and the modules that it imports, also for types only."""
     names = {dotted(path): path for path in package_files()}
     return {
         name: {
@@ -295,7 +295,7 @@ def graph() -> dict[str, set[str]]:
     }
 
 
-def test_no_circle_of_imports() -> None:
+def test_no_import_cycles() -> None:
     left = {name: {*targets} - {"trifocal.__init__"} for name, targets in graph().items()}
     while leaves := {name for name, targets in left.items() if not targets}:
         left = {name: targets - leaves for name, targets in left.items() if name not in leaves}
@@ -306,8 +306,8 @@ def test_few_files_at_the_top() -> None:
     assert len(list(PACKAGE.glob("*.py"))) < 15
 
 
-def test_tests_share_code_only_through_helpers() -> None:
-    """No test imports another test or conftest.py; both run alone."""
+def test_tests_do_not_import_each_other() -> None:
+    """No test imports another test or conftest.py; both can run alone."""
     modules = {path.stem for path in ROOT.glob("tests/*.py")} - {"fuzzing"}
     wrong = []
     for path in (*ROOT.glob("tests/*.py"), *ROOT.glob("tests/helpers/*.py")):

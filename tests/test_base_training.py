@@ -1,6 +1,6 @@
-"""The base layer's objective by hand, and a run of a few steps, which leaves the detector unchanged and
-exports weights that load. Then the detector's third stage: the layers after the split are trained on the
-outputs of base layers, and those before it are frozen.
+"""The base layer's objective against values by hand, and training runs of a few steps. The runs leave the
+detector unchanged and export weights that load. In the detector's third training stage, the layers after the
+split are trained on the outputs of base layers, and those before it are frozen.
 """
 
 import copy
@@ -56,14 +56,14 @@ def detector() -> SplitDetector:
 # ── equation (1), by hand ──
 
 
-def test_the_weight_of_the_task_rises_with_the_quality() -> None:
+def test_task_weight_increases_with_quality() -> None:
     level = torch.tensor([0, MAX_LEVEL // 2, MAX_LEVEL])
     low, middle, high = task_weight(level, (0.01, 1.0)).tolist()
     assert (low, middle, high) == pytest.approx((0.01, 0.1, 1.0))
 
 
-def test_an_error_counts_by_how_much_a_channel_varies() -> None:
-    """Twice the values, twice the error: the same; and each picture has its own."""
+def test_feature_error_is_normalised_by_channel_variance() -> None:
+    """Twice the values with twice the error give the same loss; each image is normalised separately."""
     wanted = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     found = wanted.clone()
     found[1] += 0.5
@@ -74,9 +74,9 @@ def test_an_error_counts_by_how_much_a_channel_varies() -> None:
     assert torch.allclose(relative_error(torch.zeros_like(wanted), wanted), torch.ones(2), atol=0.6)
 
 
-def test_objectness_where_the_teacher_is_not_sure_of_nothing() -> None:
-    """Of 20 anchors that count each is off by log 2 less the entropy at 0.5, which is nothing; then all the
-    way off.
+def test_objectness_loss_covers_points_that_the_teacher_does_not_reject() -> None:
+    """20 points count; each is off by log 2 less the entropy at 0.5, which is 0; then each is completely
+    wrong.
     """
     wanted = torch.cat([torch.full((1, 24), -9.0), torch.zeros(1, 20)], 1)
     assert objectness_error(wanted, wanted).item() == pytest.approx(0, abs=1e-5)
@@ -85,9 +85,9 @@ def test_objectness_where_the_teacher_is_not_sure_of_nothing() -> None:
     assert objectness_error(found, wanted).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_boxes_count_where_a_proposal_has_one(detector: SplitDetector) -> None:
-    """Right offsets cost nothing, of the wrong class they do not count; a proposal beside every box is left
-    out.
+def test_box_loss_covers_proposals_with_an_object(detector: SplitDetector) -> None:
+    """Correct offsets have no loss; offsets of the wrong class do not count; a proposal away from all boxes
+    is ignored.
     """
     coder = detector.network.roi_heads.box_coder
     proposals = torch.tensor([[0.0, 0, 10, 10], [50, 50, 70, 70]])
@@ -101,8 +101,10 @@ def test_boxes_count_where_a_proposal_has_one(detector: SplitDetector) -> None:
     assert box_error(coder, moved, proposals[1:], target) == 0
 
 
-def test_classes_diverge_as_a_softmax_or_each_by_itself() -> None:
-    """Of two that were said to be even: a half for a quarter and three quarters; and then of both classes."""
+def test_class_loss_uses_softmax_or_independent_sigmoids() -> None:
+    """Two classes at even odds: one half instead of a quarter and three quarters; then both classes
+    independently.
+    """
     wanted, found = torch.zeros(1, 2), torch.tensor([[0.0, np.log(3.0)]])
     softmax = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
     assert class_divergence(found, wanted, each=False).item() == pytest.approx(softmax, rel=1e-5)
@@ -112,11 +114,11 @@ def test_classes_diverge_as_a_softmax_or_each_by_itself() -> None:
     )
 
 
-def test_means_of_runs() -> None:
+def test_means_of_consecutive_groups() -> None:
     assert means(torch.tensor([1.0, 3, 5]), [2, 0, 1]).tolist() == [2, 0, 5]
 
 
-def test_features_that_went_through_unharmed_cost_nothing(detector: SplitDetector) -> None:
+def test_unchanged_features_have_no_loss(detector: SplitDetector) -> None:
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     targets = [NOTHING, Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]))]
     with torch.no_grad():
@@ -131,12 +133,12 @@ def test_features_that_went_through_unharmed_cost_nothing(detector: SplitDetecto
     assert right["boxes"][0] == 0
 
 
-def test_what_the_task_costs() -> None:
+def test_task_loss_by_hand() -> None:
     terms = {"features": torch.tensor([1.0, 0.0]), "places": torch.tensor([2.0, 3.0])}
     assert torch.allclose(task_cost(terms), torch.tensor([0.3 + 1.4, 2.1]))
 
 
-def test_a_gradient_reaches_the_features_and_not_the_detector(detector: SplitDetector) -> None:
+def test_gradient_reaches_the_features_but_not_the_detector(detector: SplitDetector) -> None:
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     h_hat = (detector.front(x) + 0.1).requires_grad_()
     terms = DetectorReference(detector, x).terms(h_hat, x, [NOTHING, NOTHING])
@@ -145,10 +147,8 @@ def test_a_gradient_reaches_the_features_and_not_the_detector(detector: SplitDet
         assert slope.isfinite().all() and slope.any(), name
 
 
-def test_half_precision_rounds_transforms_and_not_rates(detector: SplitDetector) -> None:
-    """Under autocast the bits of a base layer are those of y_obj, to the precision that the analysis leaves
-    it.
-    """
+def test_autocast_applies_to_transforms_but_not_to_rates(detector: SplitDetector) -> None:
+    """Under autocast the bits of a base layer are those of y_obj, up to the precision of the analysis."""
     base = small_dual_layer_compact(detector).network.base.eval()
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([200, 600])
@@ -188,7 +188,7 @@ def test_the_papers_bce_is_the_cross_entropy_of_the_classes() -> None:
 
 @pytest.fixture
 def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[DualLayerCompact]:
-    """Small scenes, few of them, and an average that follows at once; the small codecs that are built."""
+    """Small batches, few of them, a fast moving average, and small codecs."""
     monkeypatch.setattr(scenes, "PROPORTIONS", ((128, 64), (64, 128), (96, 96)))
     monkeypatch.setattr(base_task, "CALIBRATION", 1)
     monkeypatch.setattr(base_task, "BASE_LAYER", replace(base_task.BASE_LAYER, ema=0.0))
@@ -215,11 +215,11 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_steps_lower_the_loss_and_leave_the_detector_alone(
+def test_training_lowers_the_loss_and_keeps_the_detector(
     quick: list[DualLayerCompact], detector: SplitDetector, tmp_path: Path
 ) -> None:
-    """Then the run is resumed, and what it leaves is the whole preset: base trained and calibrated, the rest
-    as it was.
+    """The run is resumed, and exports the whole preset: base layer trained and calibrated, the rest
+    unchanged.
     """
     before, fresh = copy.deepcopy(detector.state_dict()), small_dual_layer_compact(detector)
     data, run = write_annotated_images(tmp_path), tmp_path / "run"
@@ -246,12 +246,10 @@ def test_steps_lower_the_loss_and_leave_the_detector_alone(
     assert all(name.startswith("base.") for name in checkpoint["module"])
 
 
-def test_the_base_of_the_papers_size_learns_from_its_own_detector(
+def test_dual_layer_base_layer_is_trained_with_torchvisions_detector(
     quick: list[DualLayerCompact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the same command: at the sizes at which that looks, in its numbers; of the rest nothing is
-    trained.
-    """
+    """Uses the same command, and that detector's input sizes and labels; only the base layer is trained."""
     codec, fresh = small_dual_layer(), small_dual_layer()
     own = copy.deepcopy(codec.network.detector)
     own.categories = (PERSON, BRUSH)
@@ -268,7 +266,7 @@ def test_the_base_of_the_papers_size_learns_from_its_own_detector(
     assert not torch.equal(fresh.network.base.entropy.frequencies, codec.network.base.entropy.frequencies)
 
 
-def test_pictures_without_boxes_need_a_teacher(quick: list[DualLayerCompact], tmp_path: Path) -> None:
+def test_images_without_boxes_need_a_teacher(quick: list[DualLayerCompact], tmp_path: Path) -> None:
     data = write_annotated_images(tmp_path)
     for record in data.glob("*.json"):
         record.unlink()
@@ -278,8 +276,8 @@ def test_pictures_without_boxes_need_a_teacher(quick: list[DualLayerCompact], tm
         base_task.train_base_layer([data], tmp_path / "run", steps=1, minutes=1)
 
 
-def test_it_begins_with_the_trunk_of_compact(tmp_path: Path) -> None:
-    """And with all that other weights of its own have, where they are named."""
+def test_enhancement_starts_from_compact_weights(tmp_path: Path) -> None:
+    """Also from named custom weights."""
     codec, compact = (
         base_task.codec_with_base("dual-layer-compact", None),
         read_weights(FOLDER / "compact.safetensors"),
@@ -301,10 +299,10 @@ def test_it_begins_with_the_trunk_of_compact(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_behind_the_split_learns_on_and_the_front_stays(
+def test_third_stage_trains_layers_after_the_split_only(
     detector: SplitDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So every base layer and every file that was made for it stays good."""
+    """Therefore existing base layers and files stay valid."""
     for name, value in (("validation_batches", 1), ("warmup", 1), ("ema", 0.0)):
         monkeypatch.setattr(detector_task.RefinementTask, name, value)
     monkeypatch.setattr(detector_task, "TeacherOutputs", OtherDetectorBatches)
@@ -328,8 +326,8 @@ def test_what_is_behind_the_split_learns_on_and_the_front_stays(
     assert json.loads(path.with_suffix(".json").read_text())["stage"] == 3
 
 
-def test_half_of_the_pictures_went_through_the_base_layer(detector: SplitDetector) -> None:
-    """As the pixels that they are; what the teacher answers is of the whole picture."""
+def test_third_stage_codes_half_of_the_images_with_the_base_layer(detector: SplitDetector) -> None:
+    """The others are used unchanged; the teacher's outputs are those for the original image."""
     pixels = torch.rand(4, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     answers = [torch.full((4, 2), float(number)) for number in range(3)]
 
@@ -352,8 +350,8 @@ def test_half_of_the_pictures_went_through_the_base_layer(detector: SplitDetecto
     assert torch.allclose(alone, whole, atol=1e-5)
 
 
-def test_batches_come_again() -> None:
-    """As often as was asked for on average, the newest at once, and only those that are kept."""
+def test_echoed_batches_are_reused() -> None:
+    """On average as often as requested, the newest first, and only from the batches that are kept."""
 
     class Counting:
         number = -1

@@ -1,4 +1,4 @@
-"""BD-rates by the name of a metric, on curves whose difference is known analytically."""
+"""BD-rates by metric name, on curves whose difference is known analytically."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def line(log_rate: Callable[[float], float], values: Sequence[float]) -> list[Po
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_nine_tenths_of_the_rate_is_minus_ten_percent_by_every_metric(name: str) -> None:
+def test_nine_tenths_of_the_rate_is_minus_ten_percent_for_every_metric(name: str) -> None:
     anchor, test = points(VALUES[name]), points(VALUES[name], 0.9)
     delta = bd_rate_by(name, anchor, test[::-1])
     assert delta.value == pytest.approx(-10) and delta.overlap == pytest.approx(OVERLAPS[name])
@@ -40,20 +40,20 @@ def test_nine_tenths_of_the_rate_is_minus_ten_percent_by_every_metric(name: str)
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_the_package_bjontegaard_gives_the_same_figures(name: str) -> None:
+def test_bd_rate_equals_that_of_the_package_bjontegaard(name: str) -> None:
     oracle = pytest.importorskip("bjontegaard")
     scaled = find_metric(name).scaled
     anchor, test = ([(rate, scaled(value)) for rate, value in points(VALUES[name], f)] for f in (1.0, 0.8))
     test = [(rate * 1.05**step, value * 1.01) for step, (rate, value) in enumerate(test)]
     columns = [list(column) for pairs in (anchor, test) for column in zip(*pairs)]
     options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
-    one, other = Curve.of("anchor", anchor), Curve.of("test", test)
+    one, other = Curve.from_points("anchor", anchor), Curve.from_points("test", test)
     assert bd_rate(one, other).value == pytest.approx(oracle.bd_rate(*columns, **options), rel=1e-6)
     assert bd_metric(one, other).value == pytest.approx(oracle.bd_psnr(*columns, **options), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["butteraugli", "flip"])
-def test_a_difference_that_grows_with_a_negated_metric(name: str) -> None:
+def test_bd_rate_for_a_metric_that_is_better_when_lower(name: str) -> None:
     """log(rate) is -2x for one and -2.2x for the other, so the gap is -0.2x: its mean over 1..3 is -0.4."""
     anchor, test = line(lambda x: -2 * x, (4, 2.5, 1)), line(lambda x: -2.2 * x, (3, 2, 0.5))
     delta = bd_rate_by(name, anchor, test)
@@ -89,31 +89,33 @@ def test_ssimulacra2_is_compared_from_30_to_90(scores: Sequence[float], overlap:
     assert delta.overlap == overlap and delta.value == pytest.approx(100 * math.expm1(gap))
 
 
-def test_what_lies_outside_the_limits_does_not_count() -> None:
+def test_points_outside_the_limits_are_ignored() -> None:
     """Below a score of 20 the other codec needs 5 times the rate, above 30 nine tenths of it."""
     scores = (-20, 0, 20, 25, 30, 45, 60, 90, 95)
     anchor = line(lambda x: x / 20, scores)
     test = [(rate * (5 if score < 20 else 0.9), score) for rate, score in anchor]
     assert bd_rate_by("ssimulacra2", anchor, test).value == pytest.approx(-10)
-    unlimited = bd_rate(Curve.of("anchor", anchor), Curve.of("test", test)).value
+    unlimited = bd_rate(Curve.from_points("anchor", anchor), Curve.from_points("test", test)).value
     assert unlimited is not None and unlimited > 0
 
 
 @pytest.mark.parametrize("scores", [(5, 20, 30), (90, 93, 97), (98, 99)])
-def test_no_figure_where_the_overlap_is_outside_the_limits(scores: Sequence[float]) -> None:
+def test_no_bd_rate_if_the_overlap_is_outside_the_limits(scores: Sequence[float]) -> None:
     delta = bd_rate_by("ssimulacra2", line(lambda x: x / 20, (0, 50, 97)), line(lambda x: x / 19, scores))
     assert delta.value is None and delta.overlap is None
 
 
-def test_the_report_has_the_same_difference() -> None:
+def test_report_has_the_same_bd_rate() -> None:
     name = "ssimulacra2"
     anchor, test = points(VALUES[name]), points([value + 2 for value in VALUES[name]])
     expected = bd_rate_by(name, anchor, test)
-    [first, _] = compare_curves(METRICS[name], [Curve.of("test", test), Curve.of("anchor", anchor)], [])
+    [first, _] = compare_curves(
+        METRICS[name], [Curve.from_points("test", test), Curve.from_points("anchor", anchor)], []
+    )
     assert (first.bd_rate, first.overlap) == (expected.value, expected.overlap)
 
 
-def test_what_cannot_be_compared_is_said() -> None:
+def test_curves_that_cannot_be_compared_raise() -> None:
     with pytest.raises(OptionError, match="no metric 'vmaf'"):
         bd_rate_by("vmaf", [], [])
     with pytest.raises(OptionError, match="above 0"):

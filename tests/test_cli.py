@@ -1,4 +1,4 @@
-"""The command line: its files, its output, and its exit status."""
+"""Files, output and exit status of the command line."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from trifocal.demo import PHOTOGRAPH
 
 
 def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """The real program in a process of its own."""
+    """The installed program in a separate process."""
     line = [sys.executable, "-m", "trifocal", *map(str, words)]
     return subprocess.run(line, check=False, capture_output=True, text=True, timeout=300)
 
@@ -37,17 +37,17 @@ def photo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A sound .tri file as far as the container knows."""
+    """A .tri file with a valid container."""
     path = tmp_path / "sound.tri"
     layers = (Layer(Tag.LATENT, (b"abc", b"defgh")), Layer(Tag.ICC, (b"profile",)))
-    Bitstream(Header(768, 512, preset=1, level=400, fingerprint=0x1234), layers).save(path)
+    Bitstream(Header(768, 512, preset_id=1, level=400, fingerprint=0x1234), layers).save(path)
     return path
 
 
 # ── encode and decode ──
 
 
-def test_a_picture_becomes_a_tri_file_and_comes_back(photo: Path) -> None:
+def test_encode_and_decode_an_image(photo: Path) -> None:
     encoded = run("encode", photo)
     stream = Bitstream.open(photo.with_suffix(".tri"))
     assert encoded.exit_code == 0
@@ -71,7 +71,7 @@ def test_a_picture_becomes_a_tri_file_and_comes_back(photo: Path) -> None:
         assert image.size == (160, 120)
 
 
-def test_rates_and_formats(photo: Path, tmp_path: Path) -> None:
+def test_rate_options_and_output_formats(photo: Path, tmp_path: Path) -> None:
     small, low = tmp_path / "small.tri", tmp_path / "low.tri"
     assert run("encode", photo, "--bytes", "1.5k", "-o", small).exit_code == 0
     assert 1500 * 0.97 - 1 <= small.stat().st_size <= 1500
@@ -83,7 +83,7 @@ def test_rates_and_formats(photo: Path, tmp_path: Path) -> None:
         assert (image.format, image.size) == ("WEBP", (70, 50))
 
 
-def test_a_rate_that_cannot_be_reached_is_said(photo: Path) -> None:
+def test_unreachable_rate_is_an_error(photo: Path) -> None:
     result = run("encode", photo, "--bytes", "20")
     assert result.exit_code == 1
     assert is_one_sentence(result.stderr)
@@ -100,7 +100,7 @@ def test_threads_do_not_change_the_file(photo: Path, tmp_path: Path) -> None:
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
 
 
-def test_folders_go_into_folders_and_failures_are_named(photo: Path, tmp_path: Path) -> None:
+def test_folders_are_encoded_and_failed_files_are_listed(photo: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     for name in "a.png", "b.png", "deep/c.png":
         (tmp_path / "in" / name).write_bytes(photo.read_bytes())
@@ -113,7 +113,7 @@ def test_folders_go_into_folders_and_failures_are_named(photo: Path, tmp_path: P
     assert f"1 of 4 failed: {tmp_path / 'in' / 'broken.png'}" in done.stderr
 
 
-def test_decode_replaces_nothing_that_was_not_named(photo: Path, tmp_path: Path) -> None:
+def test_decode_keeps_existing_files_that_were_not_named(photo: Path, tmp_path: Path) -> None:
     before = photo.read_bytes()
     run("encode", photo)
     refused = run("decode", photo.with_suffix(".tri"))
@@ -125,7 +125,7 @@ def test_decode_replaces_nothing_that_was_not_named(photo: Path, tmp_path: Path)
     assert run("decode", photo.with_suffix(".tri"), "-o", photo).exit_code == 0
 
 
-def test_an_older_file_is_replaced_if_it_is_named_or_forced(photo: Path) -> None:
+def test_existing_file_is_replaced_if_named_or_forced(photo: Path) -> None:
     file = photo.with_suffix(".tri")
     assert run("encode", photo, "-q", "80").exit_code == 0
     larger = file.read_bytes()
@@ -139,7 +139,7 @@ def test_an_older_file_is_replaced_if_it_is_named_or_forced(photo: Path) -> None
     assert file.read_bytes() == larger
 
 
-def test_what_was_changed_in_a_picture_is_said_on_stderr(tmp_path: Path) -> None:
+def test_conversion_notices_are_printed_to_stderr(tmp_path: Path) -> None:
     Image.new("CMYK", (40, 30), (0, 100, 200, 20)).save(tmp_path / "print.tif")
     result = run("encode", tmp_path / "print.tif")
     assert result.exit_code == 0
@@ -148,7 +148,7 @@ def test_what_was_changed_in_a_picture_is_said_on_stderr(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["truncated", "flipped", "foreign", "empty", "missing"])
-def test_damaged_files_are_one_sentence(photo: Path, tmp_path: Path, kind: str) -> None:
+def test_damaged_file_gives_a_one_line_error(photo: Path, tmp_path: Path, kind: str) -> None:
     run("encode", photo)
     data = photo.with_suffix(".tri").read_bytes()
     bad = tmp_path / "bad.tri"
@@ -166,7 +166,7 @@ def test_damaged_files_are_one_sentence(photo: Path, tmp_path: Path, kind: str) 
 # ── info, presets, demo ──
 
 
-def test_info_says_what_a_file_holds(file: Path) -> None:
+def test_info_prints_header_and_layers(file: Path) -> None:
     result = run("info", file)
     assert result.exit_code == 0
     for fact in (
@@ -183,7 +183,7 @@ def test_info_says_what_a_file_holds(file: Path) -> None:
         assert fact in result.stdout
 
 
-def test_info_as_json_is_one_object_a_line(file: Path) -> None:
+def test_info_json_is_one_object_per_line(file: Path) -> None:
     result = run("info", "--json", file, file)
     facts = [json.loads(line) for line in result.stdout.splitlines()]
     assert facts[0] == facts[1]
@@ -191,7 +191,7 @@ def test_info_as_json_is_one_object_a_line(file: Path) -> None:
     assert [layer["name"] for layer in facts[0]["layers"]] == ["LATENT", "ICC"]
 
 
-def test_info_shows_a_damaged_file_and_fails(file: Path) -> None:
+def test_info_prints_a_damaged_file_and_exits_with_1(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-8] ^= 1  # the last byte of the latent's second chunk
     file.write_bytes(data)
@@ -201,7 +201,7 @@ def test_info_shows_a_damaged_file_and_fails(file: Path) -> None:
     assert is_one_sentence(result.stderr) and "tile 1" in result.stderr
 
 
-def test_info_loads_neither_torch_nor_numpy(file: Path) -> None:
+def test_info_imports_neither_torch_nor_numpy(file: Path) -> None:
     line = [sys.executable, "-X", "importtime", "-m", "trifocal", "info", str(file)]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     loaded = {row.rpartition("|")[2].strip() for row in done.stderr.splitlines()}
@@ -209,14 +209,14 @@ def test_info_loads_neither_torch_nor_numpy(file: Path) -> None:
     assert not {"torch", "numpy", "PIL", "PIL.Image"} & loaded
 
 
-def test_presets_are_listed() -> None:
+def test_presets_command_lists_all_presets() -> None:
     result = run("presets")
     assert result.exit_code == 0
     for preset in trifocal.presets.PRESETS:
         assert preset.name in result.stdout
 
 
-def test_the_demo_shows_a_photograph_in_trifocal_and_other_formats(tmp_path: Path) -> None:
+def test_demo_compares_trifocal_with_other_formats(tmp_path: Path) -> None:
     result = run("demo", "--preset", "compact", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert {path.name for path in tmp_path.iterdir()} == {"demo.tri", "demo.png"}
@@ -226,7 +226,7 @@ def test_the_demo_shows_a_photograph_in_trifocal_and_other_formats(tmp_path: Pat
         assert image.size == (512, 512)
 
 
-def test_the_demo_shows_what_a_detector_finds_in_the_base_layer(tmp_path: Path) -> None:
+def test_demo_draws_detections_from_the_base_layer(tmp_path: Path) -> None:
     result = run("demo", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert {path.name for path in tmp_path.iterdir()} == {"demo.tri", "demo.png", "demo-layers.png"}
@@ -241,7 +241,7 @@ def test_the_demo_shows_what_a_detector_finds_in_the_base_layer(tmp_path: Path) 
 # ── train and evaluate ──
 
 
-def test_train_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
     train = Recorder(Path("runs/compact/compact.safetensors"))
     monkeypatch.setattr("trifocal.training.train", train)
     result = run("train", "compact", "--data", "a.tar", "b.tar", "--data", "c", "--steps", "9", "--resume")
@@ -252,13 +252,13 @@ def test_train_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> N
     train.options["report"](0.5, "step 5")
 
 
-def test_a_training_without_an_end_is_one_sentence(tmp_path: Path) -> None:
+def test_train_without_a_length_is_an_error(tmp_path: Path) -> None:
     result = run("train", "compact", "--data", tmp_path)
     assert result.exit_code == 1
     assert is_one_sentence(result.stderr)
 
 
-def test_evaluate_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_evaluate_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     row = evaluation.ImageResult(
         "compact", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25}
     )
@@ -276,7 +276,7 @@ def test_evaluate_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch, t
     )
 
 
-def test_a_folder_of_networks_is_named_for_every_command(
+def test_networks_folder_option_applies_to_every_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TRIFOCAL_NETWORKS", "")
@@ -287,7 +287,7 @@ def test_a_folder_of_networks_is_named_for_every_command(
 
 
 @pytest.mark.parametrize(("preset", "data"), [("compact", "."), ("compact", "nowhere"), ("nonsense", ".")])
-def test_evaluate_without_pictures_or_preset_is_one_sentence(preset: str, data: str, tmp_path: Path) -> None:
+def test_evaluate_without_images_or_preset_is_an_error(preset: str, data: str, tmp_path: Path) -> None:
     for more in ((), ("--task", "detection")):
         words = "evaluate", preset, "--data", tmp_path / data, "-o", tmp_path / "out.csv", *more
         result = run(*words)
@@ -297,7 +297,7 @@ def test_evaluate_without_pictures_or_preset_is_one_sentence(preset: str, data: 
         assert not (tmp_path / "out.csv").exists()
 
 
-def test_what_an_extra_is_missing_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.startswith("trifocal.training")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.delattr(trifocal, "training", raising=False)
@@ -331,20 +331,20 @@ def test_wrong_usage_exits_with_2(words: tuple[str, ...]) -> None:
     assert not result.stdout
 
 
-def test_an_unknown_preset_is_one_sentence(photo: Path) -> None:
+def test_unknown_preset_is_an_error(photo: Path) -> None:
     result = run("encode", photo, "--preset", "nonsense")
     assert result.exit_code == 1
     assert is_one_sentence(result.stderr)
 
 
-def test_a_format_that_nobody_writes_is_refused_before_anything_is_done(file: Path) -> None:
+def test_unsupported_output_format_is_refused_before_decoding(file: Path) -> None:
     for words in ("--format", "xyz"), ("-o", file.with_suffix(".xyz")):
         result = run("decode", file, *words)
         assert result.exit_code == 1
         assert is_one_sentence(result.stderr) and "xyz" in result.stderr
 
 
-def test_the_version_is_that_of_the_package() -> None:
+def test_version_option_prints_the_package_version() -> None:
     from importlib.metadata import version
 
     assert run("--version").stdout.strip() == f"trifocal {version('trifocal')}"
@@ -354,17 +354,17 @@ def test_the_version_is_that_of_the_package() -> None:
     ("text", "size"),
     [("20000", 20_000), ("20k", 20_000), ("1.5M", 1_500_000), ("20kB", 20_000), ("4Ki", 4096), ("2 k", 2000)],
 )
-def test_sizes_as_people_write_them(text: str, size: int) -> None:
+def test_sizes_are_parsed(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "k", "-3", "0", "20q", "nan", "inf", "1e999"])
-def test_sizes_that_are_none(text: str) -> None:
+def test_invalid_sizes_are_rejected(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         parse_size(text)
 
 
-def test_lists_of_numbers() -> None:
+def test_lists_of_numbers_are_parsed() -> None:
     assert parse_region("1,2, 3,4") == (1, 2, 3, 4)
     assert parse_qualities("10,30.5 50") == [10, 30.5, 50]
 
@@ -372,20 +372,20 @@ def test_lists_of_numbers() -> None:
 # ── the process ──
 
 
-def test_the_real_program_says_one_sentence_and_exits_with_1(photo: Path) -> None:
+def test_installed_command_prints_a_one_line_error_and_exits_with_1(photo: Path) -> None:
     done = command("info", photo)
     assert (done.returncode, done.stdout) == (1, "")
     assert is_one_sentence(done.stderr) and "PNG" in done.stderr
 
 
-def test_a_closed_pipe_is_no_traceback(file: Path) -> None:
+def test_closed_pipe_gives_no_traceback(file: Path) -> None:
     script = f"{sys.executable} -m trifocal info {' '.join([str(file)] * 50)} | head -n 1"
     done = subprocess.run(script, shell=True, check=False, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_ctrl_c_is_clean(photo: Path, tmp_path: Path) -> None:
+def test_ctrl_c_gives_no_traceback(photo: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(100):
         (tmp_path / "in" / f"{number:03}.png").write_bytes(photo.read_bytes())

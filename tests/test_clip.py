@@ -1,4 +1,4 @@
-"""The CLIP encoders, with a small random CLIP that is loaded from a folder like a published one."""
+"""The CLIP encoders, with a small random CLIP model that is loaded from a folder like a published one."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_clip(folder: Path, projection: int = 16) -> Path:
-    """Of width 16, with every byte as a token and the word "dog" as one."""
+    """A CLIP of width 16, with a token for every byte and for the word "dog"."""
     from tokenizers import pre_tokenizers
 
     folder.mkdir()
@@ -54,7 +54,7 @@ def tower(folder: Path) -> ClipTextEncoder:
     return ClipTextEncoder(str(folder))
 
 
-def test_words_are_what_the_model_says_of_each_text_alone(tower: ClipTextEncoder, folder: Path) -> None:
+def test_batched_texts_are_encoded_as_single_texts(tower: ClipTextEncoder, folder: Path) -> None:
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     words = tower(TEXTS)
     assert words.tokens.shape == (3, words.mask.shape[1], tower.width) and words.pooled.shape == (3, 16)
@@ -76,27 +76,27 @@ def test_words_are_what_the_model_says_of_each_text_alone(tower: ClipTextEncoder
     assert not any(p.requires_grad for p in (*tower.network.parameters(), *tower.projection.parameters()))
 
 
-def test_long_texts_are_cut_and_it_is_said(tower: ClipTextEncoder) -> None:
+def test_long_texts_are_truncated_with_a_notice(tower: ClipTextEncoder) -> None:
     text = "dog " * 10_000
     words = tower([text, "dog"])
     assert tower.length == 77 and words.tokens.shape == (2, 77, 16)
     assert words.mask.sum(1).tolist() == [77, 3]
     torch.testing.assert_close(words.tokens[0], tower(["dog " * 75]).tokens[0])
-    assert tower.notes([text, text]) == ["The text has 10000 tokens; only the first 75 are used."]
-    assert tower.notes(["dog " * 75, ""]) == []
+    assert tower.notices([text, text]) == ["The text has 10000 tokens; only the first 75 are used."]
+    assert tower.notices(["dog " * 75, ""]) == []
 
 
-def test_other_scripts_and_broken_characters_are_read_and_it_is_said(tower: ClipTextEncoder) -> None:
+def test_non_latin_and_invalid_characters_give_a_notice(tower: ClipTextEncoder) -> None:
     assert tower(["犬がフリスビーを捕る", "🐕", "a\udcffb", "\0"]).tokens.isfinite().all()
-    (note,) = tower.notes(["собака", "犬"])
+    (note,) = tower.notices(["собака", "犬"])
     assert "non-Latin" in note
-    assert tower.notes(["un chien très sûr, 3 × ½ – 🐕"]) == []
-    (note,) = tower.notes(["a\udcffb"])
+    assert tower.notices(["un chien très sûr, 3 × ½ – 🐕"]) == []
+    (note,) = tower.notices(["a\udcffb"])
     assert "invalid" in note
     torch.testing.assert_close(tower(["a\udcffb"]).pooled, tower(["a?b"]).pooled)
 
 
-def test_padding_as_published(folder: Path, tower: ClipTextEncoder) -> None:
+def test_pad_to_pads_and_truncates_as_tacos_code(folder: Path, tower: ClipTextEncoder) -> None:
     padded = ClipTextEncoder(str(folder), pad_to=38)
     words, plain = padded(TEXTS), tower(TEXTS)
     assert words.tokens.shape == (3, 38, 16) and padded(["dog"]).tokens.shape == (1, 38, 16)
@@ -104,13 +104,13 @@ def test_padding_as_published(folder: Path, tower: ClipTextEncoder) -> None:
     longest = plain.mask.shape[1]
     torch.testing.assert_close(words.tokens[:, :longest], plain.tokens)
     torch.testing.assert_close(words.pooled, plain.pooled)
-    assert padded.notes(["dog " * 37]) == ["The text has 37 tokens; only the first 36 are used."]
+    assert padded.notices(["dog " * 37]) == ["The text has 37 tokens; only the first 36 are used."]
     for wrong in (2, 78):
         with pytest.raises(OptionError, match="must be 3 to 77 tokens"):
             ClipTextEncoder(str(folder), pad_to=wrong)
 
 
-def test_pictures_are_seen_as_clips_own_preparation_shows_them(folder: Path) -> None:
+def test_preprocessing_equals_clips_image_processor(folder: Path) -> None:
     rgb = random_rgb(90, 70)
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     small = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
@@ -128,7 +128,7 @@ def test_pictures_are_seen_as_clips_own_preparation_shows_them(folder: Path) -> 
     assert not any(p.requires_grad for p in images.parameters())
 
 
-def test_the_centre_is_what_counts(folder: Path) -> None:
+def test_only_the_centre_crop_is_encoded(folder: Path) -> None:
     images = ClipImageEncoder(str(folder))
     x = torch.rand(1, 3, 32, 64)
     border = x.clone()
@@ -137,8 +137,8 @@ def test_the_centre_is_what_counts(folder: Path) -> None:
     assert not torch.allclose(images(x), images(1 - x))
 
 
-def test_a_pair_shares_its_space(folder: Path, tower: ClipTextEncoder) -> None:
-    """Cosines of pictures and texts are the library's own."""
+def test_text_and_image_embeddings_share_a_space(folder: Path, tower: ClipTextEncoder) -> None:
+    """Cosines of images and texts equal those of transformers."""
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     x = torch.rand(2, 3, 32, 32)
     images = ClipImageEncoder(str(folder))
@@ -149,14 +149,16 @@ def test_a_pair_shares_its_space(folder: Path, tower: ClipTextEncoder) -> None:
     torch.testing.assert_close(cosines, both.logits_per_image / model.logit_scale.exp().detach())
 
 
-def test_a_clip_of_two_widths_is_refused(tmp_path: Path) -> None:
+def test_clip_with_different_token_and_pooled_widths_is_refused(tmp_path: Path) -> None:
     folder = make_clip(tmp_path / "two", projection=8)
     with pytest.raises(WeightsError, match="embeddings of 16 numbers and pooled embeddings of 8"):
         ClipTextEncoder(str(folder))
     assert ClipImageEncoder(str(folder))(torch.rand(1, 3, 40, 32)).shape == (1, 8)
 
 
-def test_what_cannot_be_loaded_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_that_cannot_be_loaded_raises_weights_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     missing = str(tmp_path / "no" / "folder")
     with pytest.raises(
         WeightsError,
@@ -184,8 +186,8 @@ def test_clip_in_the_folder_of_networks(folder: Path, monkeypatch: pytest.Monkey
         ClipTextEncoder(name)
 
 
-def test_half_a_clip_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """transformers itself would go on with random weights for what is missing."""
+def test_incomplete_clip_model_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """transformers itself would use random weights for missing ones."""
     weights = make_clip(tmp_path / "half") / "model.safetensors"
     kept = {name: w for name, w in load_file(weights).items() if "final_layer_norm" not in name}
     save_file(kept, weights, {"format": "pt"})
@@ -195,7 +197,7 @@ def test_half_a_clip_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert not any(capfd.readouterr())
 
 
-def test_what_is_here_is_used_before_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_model_is_used_before_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
     class Kind:
@@ -213,7 +215,7 @@ def test_what_is_here_is_used_before_the_hub_is_asked(monkeypatch: pytest.Monkey
     assert asked == [{"local_files_only": True}, {"local_files_only": True}, {}]
 
 
-def test_towers_by_their_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_encoders_are_loaded_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tower: TextEncoder = load_text_encoder(str(folder))
     assert isinstance(tower, ClipTextEncoder) and tower.name == str(folder)
     assert load_text_encoder(str(folder)) is tower

@@ -1,4 +1,4 @@
-"""The weights that ship, on the photograph that ships."""
+"""The bundled weights, on the bundled photograph."""
 
 import csv
 import gc
@@ -41,8 +41,8 @@ WITHOUT_LOG = {"compact.safetensors"}  # of its runs only what its record says w
 
 
 @pytest.mark.parametrize("preset", TRAINED, ids=lambda preset: preset.name)
-def test_what_ships_is_complete(preset: Preset) -> None:
-    """float16 weights, a record of how they were made, and a log whose last figure is the record's."""
+def test_bundled_compact_weights_are_complete(preset: Preset) -> None:
+    """float16 weights, a record of the training, and a log whose last value equals the record's."""
     path = FOLDER / preset.weights
     weights = load_file(path)
     floats = [w for w in weights.values() if w.is_floating_point()]
@@ -65,13 +65,13 @@ def test_what_ships_is_complete(preset: Preset) -> None:
     assert float(last["held_out"]) == record["held_out_before_calibration"]
 
 
-def test_every_compact_preset_ships() -> None:
+def test_every_compact_preset_has_bundled_weights() -> None:
     compact = {preset.name for preset in PRESETS if "compact" in preset.name}
     assert {preset.name for preset in PRESETS if preset.ships} == compact
 
 
-def test_the_detector_ships_with_its_record() -> None:
-    """float16, what it was trained on, and what it is worth."""
+def test_detector_has_bundled_weights_and_a_record() -> None:
+    """float16 weights, training data and metrics."""
     weights = load_file(FOLDER / "detector.safetensors")
     assert all(w.dtype == torch.float16 for w in weights.values() if w.is_floating_point())
     record = json.loads((FOLDER / "detector.json").read_text())
@@ -86,8 +86,8 @@ def test_the_detector_ships_with_its_record() -> None:
     assert log[-1].split(",")[0] == str(record["steps"])
 
 
-def test_the_base_layer_begins_as_the_detector_does() -> None:
-    """The front in both, to the last bit: what is behind it may learn on, and files stay good."""
+def test_base_layer_and_detector_have_the_same_stem() -> None:
+    """Equal to the last bit; the layers after it may be trained on, and files stay valid."""
     detector, dual = (
         load_file(FOLDER / f"{name}.safetensors") for name in ("detector", "dual-layer-compact")
     )
@@ -96,9 +96,9 @@ def test_the_base_layer_begins_as_the_detector_does() -> None:
     assert front and all(torch.equal(w, detector[f"network.backbone.front.{n}"]) for n, w in front.items())
 
 
-def test_the_detector_finds_a_person() -> None:
-    """In a portrait that comes with matplotlib, 512×600: the surest object is the person, who fills most of
-    it.
+def test_detector_finds_a_person() -> None:
+    """In a portrait that comes with matplotlib, 512×600: the highest-scoring object is the person, who fills
+    most of the image.
     """
     (portrait,) = (Path(matplotlib.get_data_path()) / "sample_data").glob("grace_hopper.jpg")
     found = trifocal.detect(portrait)
@@ -109,8 +109,8 @@ def test_the_detector_finds_a_person() -> None:
 
 
 @pytest.mark.parametrize("collecting", [True, False])
-def test_loading_leaves_the_garbage_collector_as_it_was(collecting: bool) -> None:
-    """It rests while torch is imported, and also where loading fails."""
+def test_loading_restores_the_garbage_collector(collecting: bool) -> None:
+    """It is paused while torch is imported, and resumed also if loading fails."""
     (gc.enable if collecting else gc.disable)()
     try:
         trifocal.load("compact")
@@ -122,14 +122,15 @@ def test_loading_leaves_the_garbage_collector_as_it_was(collecting: bool) -> Non
         gc.enable()
 
 
-def test_presets_are_told_apart() -> None:
+def test_fingerprints_of_presets_differ() -> None:
     assert len({p.id for p in PRESETS}) == len({p.name for p in PRESETS}) == len(PRESETS)
     assert all(1 <= p.id <= 62 and p.summary for p in PRESETS)
 
 
-def test_the_photograph_comes_back(photograph: Picture) -> None:
-    """At rates that people use: compact-psnr far better than the DCT that training started from, and compact
-    with a higher SSIMULACRA2 and fewer bytes than compact-psnr."""
+def test_photograph_is_decoded_with_the_expected_quality(photograph: Picture) -> None:
+    """compact-psnr is far better than the DCT that training started from; compact has a higher SSIMULACRA2
+    and fewer bytes than compact-psnr.
+    """
     rows = {}
     for name in ("compact", "compact-psnr"):
         codec = trifocal.load(name)
@@ -147,7 +148,7 @@ def test_the_photograph_comes_back(photograph: Picture) -> None:
 
 
 @torch.inference_mode()
-def test_forward_decode_and_bytes_agree(compact: Codec, photograph: Picture) -> None:
+def test_forward_decode_and_file_size_agree(compact: Codec, photograph: Picture) -> None:
     rgb = photograph.rgb[:256, :320]
     x = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float() / 255
     output = compact.network(x, torch.tensor([480]))
@@ -159,7 +160,7 @@ def test_forward_decode_and_bytes_agree(compact: Codec, photograph: Picture) -> 
 
 
 @torch.inference_mode()
-def test_bytes_grow_with_every_step_of_quality(compact: Codec, photograph: Picture) -> None:
+def test_file_size_increases_with_quality(compact: Codec, photograph: Picture) -> None:
     x = torch.from_numpy(photograph.rgb[:192, :192].copy()).permute(2, 0, 1)[None].float() / 255
     y = compact.network.analyse(x)
     bits = []
@@ -175,6 +176,6 @@ def test_bytes_grow_with_every_step_of_quality(compact: Codec, photograph: Pictu
 
 
 @pytest.mark.parametrize("bpp", [0.2, 0.7])
-def test_a_rate_is_met(compact: Codec, photograph: Picture, bpp: float) -> None:
+def test_requested_rate_is_met(compact: Codec, photograph: Picture, bpp: float) -> None:
     size = 8 * compact.encode(photograph, bpp=bpp).size / photograph.rgb[..., 0].size
     assert 0.97 * bpp <= size <= bpp

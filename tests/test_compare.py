@@ -1,4 +1,4 @@
-"""The report of a comparison, on small pictures and rivals that every Pillow has."""
+"""The report of a comparison, on small images and with codecs of every Pillow."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.memory import own_peak_memory
 from trifocal.evaluation.report.compressai_json import read_compressai
-from trifocal.evaluation.report.crops import largest_error_window, largest_file_within, parse_crops
+from trifocal.evaluation.report.crops import largest_error_region, largest_file_within, parse_crops
 from trifocal.pictures import Picture
 
 
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def test_a_comparison_becomes_a_page(folder: Path, tmp_path: Path) -> None:
+def test_compare_writes_a_report_page(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.png").write_bytes(b"\x89PNG")
     said: list[str] = []
     other = tmp_path / "other.json"
@@ -64,7 +64,7 @@ def test_a_comparison_becomes_a_page(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "report" / "results.csv").read_bytes() == before
 
 
-def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
+def test_comparison_without_candidates_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no image"):
         compare(["webp"], tmp_path, tmp_path / "report")
     Image.fromarray(photograph(0)).save(tmp_path / "a.png")
@@ -77,7 +77,7 @@ def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def test_a_rival_is_brought_to_the_same_bytes() -> None:
+def test_other_codec_is_encoded_within_the_same_bytes() -> None:
     picture = Picture(photograph(1))
     sizes = [len(PILLOW_CODECS["jpeg"].encode(picture, quality)) for quality in (40, 41)]
     kept = largest_file_within(PILLOW_CODECS["jpeg"], picture, sizes[1] - 1)
@@ -85,16 +85,16 @@ def test_a_rival_is_brought_to_the_same_bytes() -> None:
     assert largest_file_within(PILLOW_CODECS["jpeg"], picture, 10) is None
 
 
-def test_the_crop_is_where_the_error_is() -> None:
+def test_crop_has_the_largest_error() -> None:
     original = np.zeros((400, 600, 3), np.uint8)
     decoded = original.copy()
     decoded[350, 500] = 255
-    left, top, right, bottom = largest_error_window(decoded, original)
+    left, top, right, bottom = largest_error_region(decoded, original)
     assert left <= 500 < right and top <= 350 < bottom and (right - left, bottom - top) == (192, 144)
-    assert largest_error_window(decoded[:50, :60], original[:50, :60]) == (0, 0, 60, 50)
+    assert largest_error_region(decoded[:50, :60], original[:50, :60]) == (0, 0, 60, 50)
 
 
-def test_crops_are_shown_where_they_are_asked_for_at_three_rates(folder: Path, tmp_path: Path) -> None:
+def test_requested_crops_are_made_at_three_rates(folder: Path, tmp_path: Path) -> None:
     compare(
         ["webp", "jpeg"],
         folder,
@@ -124,6 +124,6 @@ def test_crops_are_shown_where_they_are_asked_for_at_three_rates(folder: Path, t
         ("1.png:0,0,0,9", "220×200"),
     ],
 )
-def test_a_crop_that_is_not_there_is_refused_before_the_work(folder: Path, written: str, said: str) -> None:
+def test_invalid_crop_is_refused_before_measuring(folder: Path, written: str, said: str) -> None:
     with pytest.raises(OptionError, match=said):
         parse_crops([written], folder)

@@ -1,4 +1,4 @@
-"""The file format: golden bytes, canonical encoding, damage, and atomic writes."""
+"""The file format: golden bytes, canonical encoding, damaged files, and atomic writes."""
 
 import errno
 import os
@@ -25,11 +25,11 @@ from trifocal.utils.files import atomic_write
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMAT = Path(__file__).parent.parent / "trifocal/container/FORMAT.md"
-KODAK = Header(width=768, height=512, preset=1, level=400, fingerprint=0xBEEF, version=1)
+KODAK = Header(width=768, height=512, preset_id=1, level=400, fingerprint=0xBEEF, version=1)
 SHORT = Bitstream(KODAK, (Layer(Tag.LATENT, (b"payload",)),))
 SECOND = replace(SHORT, header=replace(KODAK, fingerprint=0xC0FFEE11, version=2))
 TILED = Bitstream(
-    Header(width=3000, height=2000, preset=5, level=333, fingerprint=0x00FF, grey=True, version=1),
+    Header(width=3000, height=2000, preset_id=5, level=333, fingerprint=0x00FF, grey=True, version=1),
     (
         Layer(Tag.LATENT, (b"tile zero", b"", b"tile two", bytes(130), b"tile four", b"tile five")),
         Layer(Tag.ALPHA, (b"a PNG",)),
@@ -37,7 +37,7 @@ TILED = Bitstream(
     ),
 )
 LAYERED = Bitstream(
-    Header(width=1100, height=700, preset=8, level=480, fingerprint=0xD0A1, version=1),
+    Header(width=1100, height=700, preset_id=8, level=480, fingerprint=0xD0A1, version=1),
     (
         Layer(Tag.BASE, (b"\x1ebase",)),
         Layer(Tag.ENHANCEMENT, (b"left", b"right")),
@@ -46,7 +46,7 @@ LAYERED = Bitstream(
 )
 BASE = replace(LAYERED, layers=(LAYERED.layers[0], Layer(Tag.PART, (b"\xbc\x77\xae\x04",))))
 KEPT = Bitstream(
-    Header(width=640, height=480, preset=1, level=400, fingerprint=0xC0FFEE11),
+    Header(width=640, height=480, preset_id=1, level=400, fingerprint=0xC0FFEE11),
     (
         Layer(Tag.LATENT, (b"payload",)),
         Layer(Tag.EXIF, (b"exif",)),
@@ -65,18 +65,18 @@ GOLDENS = {
 }
 
 
-def front_of(stream: Bitstream) -> int:
+def preamble_of(stream: Bitstream) -> int:
     """Bytes before the first chunk."""
     return stream.size - sum(layer.size for layer in stream.layers)
 
 
-def sealed(front: bytes, body: bytes = b"") -> bytes:
-    """A long form whose checksum is right, whatever it says."""
+def with_valid_crc(front: bytes, body: bytes = b"") -> bytes:
+    """A long form with a valid checksum, whatever its content."""
     return front + crc32(front).to_bytes(4, "big") + body
 
 
-def refuses(data: bytes, kind: type[FormatError] = FormatError, name: str = "photo.tri") -> str:
-    """The sentence, after a look at whether it is one."""
+def error_message(data: bytes, kind: type[FormatError] = FormatError, name: str = "photo.tri") -> str:
+    """The error message, which must be one sentence."""
     with pytest.raises(kind) as caught:
         Bitstream.from_bytes(data, name=name)
     return sentence(caught.value, name)
@@ -92,28 +92,28 @@ def sentence(error: Exception, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", GOLDENS)
-def test_golden_files_are_read_and_written_as_ever(name: str) -> None:
+def test_golden_files_are_read_and_written_unchanged(name: str) -> None:
     data = (GOLDEN / name).read_bytes()
     assert Bitstream.from_bytes(data) == GOLDENS[name]
     assert GOLDENS[name].to_bytes() == data
 
 
 @pytest.mark.parametrize("name", GOLDENS)
-def test_the_law_explains_the_golden_file_byte_by_byte(name: str) -> None:
+def test_format_md_explains_each_byte_of_the_golden_file(name: str) -> None:
     section = FORMAT.read_text("utf-8").split(f"### `{name}`")[1].split("###")[0]
     rows = re.findall(r"^\| `([0-9A-F ]+)`(?: × (\d+))? \|", section, re.MULTILINE)
     explained = b"".join(bytes.fromhex(digits) * int(times or 1) for digits, times in rows)
     assert explained == (GOLDEN / name).read_bytes()
 
 
-def test_the_law_names_every_field_and_tag() -> None:
+def test_format_md_names_every_field_and_tag() -> None:
     law = FORMAT.read_text("utf-8")
     assert all(f"| {tag.value} | {tag.name} |" in law for tag in Tag)
     assert all(field.name in law for field in FIELDS[2])
 
 
 @pytest.mark.parametrize(("stream", "most"), [(SHORT, 16), (SECOND, 18)])
-def test_an_ordinary_picture_has_few_bytes_on_top(stream: Bitstream, most: int) -> None:
+def test_overhead_of_an_ordinary_file_is_small(stream: Bitstream, most: int) -> None:
     assert stream.size == len(stream.to_bytes()) == most + len(b"payload")
 
 
@@ -148,7 +148,7 @@ def random_chunks(rng: random.Random) -> tuple[bytes, ...]:
     )
 
 
-def test_what_is_written_is_read() -> None:
+def test_written_stream_is_read_back() -> None:
     rng = random.Random(1)
     for _ in range(300):
         stream = random_stream(rng)
@@ -157,7 +157,7 @@ def test_what_is_written_is_read() -> None:
         assert stream.size == len(data)
 
 
-def test_numbers_are_written_in_one_way() -> None:
+def test_varints_have_one_encoding() -> None:
     for value in (0, 1, 127, 128, 300, (1 << 14) - 1, 1 << 14, (1 << 35) - 1):
         assert ByteReader(varint(value), "x").varint() == value
     for data in (b"\x80\x00", b"\xff\x80\x00", b"\xff\xff\xff\xff\xff\x01"):
@@ -165,7 +165,7 @@ def test_numbers_are_written_in_one_way() -> None:
             ByteReader(data, "x").varint()
 
 
-def test_layers_are_found_added_and_replaced() -> None:
+def test_layers_can_be_found_added_and_replaced() -> None:
     assert SHORT.layer(Tag.ALPHA) is None
     more = SHORT.with_layer(Layer(Tag.EXIF, (b"e",))).with_layer(Layer(Tag.ALPHA, (b"a",)))
     assert [layer.tag for layer in more.layers] == [Tag.LATENT, Tag.ALPHA, Tag.EXIF]
@@ -175,10 +175,12 @@ def test_layers_are_found_added_and_replaced() -> None:
     assert Bitstream.from_bytes(again.to_bytes()) == again
 
 
-def test_unknown_layers_are_kept_if_optional_and_refused_if_not() -> None:
+def test_unknown_optional_layers_are_kept_and_required_ones_refused() -> None:
     assert Bitstream.from_bytes(TILED.to_bytes()).layer(200) == TILED.layers[-1]
     data = SHORT.with_layer(Layer(77, (b"?",))).to_bytes()
-    assert "newer version of Trifocal" in refuses(data, Unsupported) and "77" in refuses(data, Unsupported)
+    assert "newer version of Trifocal" in error_message(data, Unsupported) and "77" in error_message(
+        data, Unsupported
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,19 +188,19 @@ def test_unknown_layers_are_kept_if_optional_and_refused_if_not() -> None:
     [
         {"width": 0},
         {"height": 65537},
-        {"preset": 0},
-        {"preset": 63},
+        {"preset_id": 0},
+        {"preset_id": 63},
         {"level": 801},
         {"fingerprint": 65536},
         {"version": 3},
     ],
 )
-def test_headers_that_cannot_be_are_not_made(change: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=next(iter(change))):
+def test_invalid_headers_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(change)).removesuffix("_id")):
         replace(KODAK, **change)
 
 
-def test_streams_that_cannot_be_are_not_made() -> None:
+def test_invalid_streams_are_refused() -> None:
     latent = Layer(Tag.LATENT, (b"",))
     for layers in (
         (),
@@ -219,14 +221,14 @@ def test_streams_that_cannot_be_are_not_made() -> None:
             Layer(tag, chunks)
 
 
-def test_quality_and_pixels() -> None:
+def test_header_quality_and_pixel_count() -> None:
     assert KODAK.quality == 50.0
     KODAK.check_pixels()
     with pytest.raises(Unsupported, match="megapixels"):
         replace(KODAK, width=65536, height=65536).check_pixels()
 
 
-def test_describe_is_what_info_prints() -> None:
+def test_describe_equals_the_output_of_info() -> None:
     told = describe(TILED)
     assert (
         told["preset"] == 5
@@ -234,7 +236,7 @@ def test_describe_is_what_info_prints() -> None:
         and told["grey"] is True
         and told["fingerprint"] == "00ff"
     )
-    assert told["bytes"] == TILED.size and told["overhead"] == front_of(TILED)
+    assert told["bytes"] == TILED.size and told["overhead"] == preamble_of(TILED)
     assert told["layers"] == [
         {"tag": 1, "name": "LATENT", "chunks": 6, "bytes": 165},
         {"tag": 128, "name": "ALPHA", "chunks": 1, "bytes": 5},
@@ -265,8 +267,8 @@ def test_describe_is_what_info_prints() -> None:
         (b"\xf3TG" + SHORT.to_bytes()[3:], "damaged"),
     ],
 )
-def test_foreign_files_are_named(data: bytes, what: str) -> None:
-    assert what in refuses(data, NotTrifocal)
+def test_other_file_types_are_named_in_the_error(data: bytes, what: str) -> None:
+    assert what in error_message(data, NotTrifocal)
 
 
 @pytest.mark.parametrize(
@@ -279,20 +281,22 @@ def test_foreign_files_are_named(data: bytes, what: str) -> None:
         (4, 0x07, Damaged, "level 912"),
     ],
 )
-def test_fields_out_of_range_are_named(at: int, value: int, kind: type[FormatError], word: str) -> None:
+def test_fields_out_of_range_are_named_in_the_error(
+    at: int, value: int, kind: type[FormatError], word: str
+) -> None:
     data = bytearray(SHORT.to_bytes())
     data[at] = value
-    assert word in refuses(bytes(data), kind)
+    assert word in error_message(bytes(data), kind)
 
 
-def test_a_header_of_absurd_size_is_refused_before_anything_is_made() -> None:
+def test_oversized_image_is_refused_before_allocating_memory() -> None:
     start = SHORT.to_bytes()[:8]
     for size in (varint(1 << 16) + varint(0), varint(0) + varint((1 << 35) - 1)):
-        assert "65536" in refuses(start + size + bytes(4), Damaged)
+        assert "65536" in error_message(start + size + bytes(4), Damaged)
 
 
 @pytest.mark.parametrize("stream", GOLDENS.values(), ids=GOLDENS)
-def test_files_cut_anywhere_are_refused(stream: Bitstream) -> None:
+def test_truncated_files_are_refused(stream: Bitstream) -> None:
     data = stream.to_bytes()
     for length in range(1, len(data)):
         kinds = (Truncated, Damaged) if stream in (SHORT, SECOND) else Truncated
@@ -301,10 +305,10 @@ def test_files_cut_anywhere_are_refused(stream: Bitstream) -> None:
         assert "cut short" in sentence(caught.value, "cut.tri")
 
 
-def test_best_effort_gives_what_is_there_of_a_file_cut_short() -> None:
+def test_best_effort_reads_the_rest_of_a_truncated_file() -> None:
     data = TILED.to_bytes()
     stream = Bitstream.from_bytes(
-        data[: front_of(TILED) + len("tile zero" + "tile two") + 3], best_effort=True
+        data[: preamble_of(TILED) + len("tile zero" + "tile two") + 3], best_effort=True
     )
     assert stream.layers[0].chunks == (b"tile zero", b"", b"tile two", None, None, None)
     assert [layer.damaged for layer in stream.layers] == [(3, 4, 5), (0,), (0, 1, 2)]
@@ -314,15 +318,15 @@ def test_best_effort_gives_what_is_there_of_a_file_cut_short() -> None:
     assert caught.value.tiles == (3, 4, 5)
 
 
-def test_a_short_file_that_is_damaged_keeps_its_header_at_best() -> None:
+def test_best_effort_reads_the_header_of_a_damaged_short_file() -> None:
     data = SHORT.to_bytes()[:-1] + b"D"
-    assert "checksum" in refuses(data, Damaged)
+    assert "checksum" in error_message(data, Damaged)
     assert Bitstream.from_bytes(data, best_effort=True) == Bitstream(KODAK, (Layer(Tag.LATENT, (None,)),))
 
 
-def test_damage_to_a_base_is_no_tile_and_leaves_nothing_to_show() -> None:
+def test_damaged_base_layer_names_no_tile_and_cannot_be_decoded() -> None:
     data = bytearray(LAYERED.to_bytes())
-    data[front_of(LAYERED)] ^= 1
+    data[preamble_of(LAYERED)] ^= 1
     with pytest.raises(Damaged) as caught:
         Bitstream.from_bytes(bytes(data), name="l.tri")
     assert caught.value.tiles == ()
@@ -338,26 +342,26 @@ def test_a_base_alone_is_written_in_the_long_form() -> None:
     alone = replace(LAYERED, layers=LAYERED.layers[:1])
     data = alone.to_bytes()
     assert not data[3] & 2 and Bitstream.from_bytes(data) == alone
-    assert "short form" in refuses(sealed(front_as_latent(data)), Damaged)
+    assert "short form" in error_message(with_valid_crc(preamble_with_latent_tag(data)), Damaged)
     with pytest.raises(Damaged, match="checksum") as caught:
         Bitstream.from_bytes(data[:-1] + b"E")
     assert caught.value.tiles == ()
 
 
-def front_as_latent(data: bytes) -> bytes:
-    """Header and table of a file with a BASE alone, as if it were a LATENT."""
+def preamble_with_latent_tag(data: bytes) -> bytes:
+    """Header and table of a file with a BASE layer, whose tag is replaced by LATENT."""
     front = bytearray(data[: len(data) - len(b"\x1ebase") - 4])
     front[-7] = Tag.LATENT
     return bytes(front)
 
 
-def test_any_flipped_bit_of_a_short_file_is_refused() -> None:
+def test_flipped_bit_in_a_short_file_is_refused() -> None:
     for data in flips(SHORT.to_bytes()):
-        refuses(data)
+        error_message(data)
 
 
 @pytest.mark.parametrize("stream", [TILED, LAYERED, BASE], ids=["tiled", "layers", "base"])
-def test_any_flipped_bit_of_a_long_file_is_refused_and_its_chunk_is_named(stream: Bitstream) -> None:
+def test_flipped_bit_in_a_long_file_is_refused_and_its_chunk_named(stream: Bitstream) -> None:
     data = stream.to_bytes()
     owners = [
         (layer.tag, number)
@@ -366,8 +370,8 @@ def test_any_flipped_bit_of_a_long_file_is_refused_and_its_chunk_is_named(stream
         for _ in chunk or b""
     ]
     for place, flipped in enumerate(flips(data)):
-        refuses(flipped)
-        byte = place // 8 - front_of(stream)
+        error_message(flipped)
+        byte = place // 8 - preamble_of(stream)
         if byte < 0:
             assert outcome(flipped, best_effort=True) is not Bitstream or place == SHORT_FLAG
             continue
@@ -383,10 +387,10 @@ def flips(data: bytes) -> Iterator[bytes]:
         yield bytes(flipped)
 
 
-def test_damage_is_told_by_layer_and_tile() -> None:
+def test_damage_is_reported_by_layer_and_tile() -> None:
     data = bytearray(TILED.to_bytes())
     for at in (0, 20, -len("afromthefuture"), -1):
-        data[front_of(TILED) + at if at >= 0 else at] ^= 1
+        data[preamble_of(TILED) + at if at >= 0 else at] ^= 1
     with pytest.raises(Damaged) as caught:
         Bitstream.from_bytes(bytes(data), name="t.tri")
     assert caught.value.tiles == (0, 3)
@@ -423,24 +427,24 @@ ONE, TWO = b"\x01" + bytes(5), b"\x02" + bytes(10)  # empty chunks
         (b"\x01\x01\x02\x80\x00" + bytes(4) + b"\x00" + bytes(4), "shortest"),
     ],
 )
-def test_tables_that_are_not_well_formed_are_refused(layers: bytes, word: str) -> None:
+def test_malformed_layer_tables_are_refused(layers: bytes, word: str) -> None:
     start = TILED.to_bytes()[:12]
-    assert word in refuses(sealed(start + layers), Damaged)
+    assert word in error_message(with_valid_crc(start + layers), Damaged)
 
 
-def test_nothing_may_follow_the_end() -> None:
+def test_trailing_bytes_are_refused() -> None:
     data = TILED.to_bytes() + b"!"
-    assert "1 bytes follow" in refuses(data, Damaged)
+    assert "1 bytes follow" in error_message(data, Damaged)
     assert Bitstream.from_bytes(data, best_effort=True) == TILED
 
 
-def test_a_table_makes_room_only_for_what_the_file_holds() -> None:
+def test_layer_table_allocates_no_more_than_the_file_size() -> None:
     start = TILED.to_bytes()[:12]
     front = start + b"\x01\x01" + varint(1 << 16) + bytes(1000)
-    huge = sealed(start + b"\x01\x01\x02" + (varint((1 << 35) - 1) + bytes(4)) * 2, b"tail")
+    huge = with_valid_crc(start + b"\x01\x01\x02" + (varint((1 << 35) - 1) + bytes(4)) * 2, b"tail")
     tracemalloc.start()
     for data in (front, huge):
-        refuses(data, Truncated)
+        error_message(data, Truncated)
     assert Bitstream.from_bytes(huge, best_effort=True).layers[0].chunks == (None, None)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -448,7 +452,7 @@ def test_a_table_makes_room_only_for_what_the_file_holds() -> None:
 
 
 def mutated(rng: random.Random, data: bytes) -> bytes:
-    """The bytes with one to three small accidents."""
+    """The bytes with one to three small changes."""
     out = bytearray(data)
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(out) + 1)
@@ -469,7 +473,7 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("mended", [False, True], ids=["as they are", "checksum of the table mended"])
-def test_thousands_of_accidents_end_in_a_sentence_or_in_the_same_bytes(mended: bool) -> None:
+def test_random_damage_gives_an_error_or_the_same_bytes(mended: bool) -> None:
     rng = random.Random(2)
     streams = [SHORT, TILED, LAYERED, BASE, *(random_stream(rng) for _ in range(8))]
     kinds: set[type] = set()
@@ -477,7 +481,7 @@ def test_thousands_of_accidents_end_in_a_sentence_or_in_the_same_bytes(mended: b
         stream = streams[turn % len(streams)]
         data = mutated(rng, stream.to_bytes())
         if mended:
-            end = max(0, front_of(stream) - 4)
+            end = max(0, preamble_of(stream) - 4)
             data = data[:end] + crc32(data[:end]).to_bytes(4, "big") + data[end + 4 :]
         kinds |= {outcome(data, best_effort) for best_effort in (False, True)}
     assert {NotTrifocal, Truncated, Damaged, Unsupported, Bitstream} <= kinds
@@ -498,7 +502,7 @@ def outcome(data: bytes, best_effort: bool) -> type:
 # ── files ──
 
 
-def test_open_and_save(tmp_path: Path) -> None:
+def test_streams_are_opened_and_saved(tmp_path: Path) -> None:
     path = tmp_path / "photo.tri"
     TILED.save(path)
     assert path.read_bytes() == TILED.to_bytes() and Bitstream.open(path) == TILED
@@ -510,7 +514,7 @@ def test_open_and_save(tmp_path: Path) -> None:
         Bitstream.open(tmp_path / "nowhere.tri")
 
 
-def test_a_vast_foreign_file_is_refused_by_its_first_bytes(tmp_path: Path) -> None:
+def test_large_file_of_another_type_is_refused_by_its_first_bytes(tmp_path: Path) -> None:
     path = tmp_path / "vast.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n")
     os.truncate(path, 1 << 34)
@@ -520,7 +524,7 @@ def test_a_vast_foreign_file_is_refused_by_its_first_bytes(tmp_path: Path) -> No
     assert time.perf_counter() - start < 1
 
 
-def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "photo.tri"
     path.write_bytes(b"old")
     with pytest.raises(RuntimeError), atomic_write(path) as stream:
@@ -530,7 +534,7 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
+def test_killed_process_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "photo.tri"
     path.write_bytes(b"old")
     code = (
@@ -542,7 +546,7 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
     assert run.returncode == -9 and path.read_bytes() == b"old"
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "photo.tri"
     SHORT.save(path)
 
@@ -557,10 +561,10 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders have no descriptors")
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_the_file_and_then_its_folder_are_synced(
+def test_file_and_then_its_folder_are_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ) -> None:
-    """The folder after the rename, which would otherwise be lost in a power failure."""
+    """The folder after the rename, so that the rename survives a power failure."""
     path = tmp_path / "photo.tri"
     synced: list[tuple[bool, bool]] = []
 
@@ -595,6 +599,6 @@ def umask() -> int:
     return mask
 
 
-def test_saving_into_no_folder_names_the_folder(tmp_path: Path) -> None:
+def test_saving_to_a_missing_folder_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         SHORT.save(tmp_path / "nowhere" / "photo.tri")

@@ -1,4 +1,4 @@
-"""Cross-modal on the real road: bytes, tiles, damage, and words that only the decoder has."""
+"""Cross-modal with real files: bytes, tiles, damage, and text that only the decoder has."""
 
 import copy
 import dataclasses
@@ -25,10 +25,8 @@ def condition_of(seed: int = 0) -> Condition:
     return Condition(random_text_embedding(1, seed))
 
 
-def shaken(codec: Codec, seed: int = 0) -> Codec:
-    """Weights moved at random so that no path is zero, latents of several steps, and statistics that were
-    really gathered.
-    """
+def randomised(codec: Codec, seed: int = 0) -> Codec:
+    """Random weights so that no path is zero, latents of several steps, and collected statistics."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in codec.network.named_parameters():
@@ -59,7 +57,7 @@ def last_convolution(network: nn.Module) -> nn.Conv2d:
 
 
 def small_hific() -> Codec:
-    return shaken(
+    return randomised(
         cross_modal(
             width=3, latent_channels=12, hyper_channels=6, residual_blocks=1, text_channels=TEXT_CHANNELS
         )
@@ -67,7 +65,7 @@ def small_hific() -> Codec:
 
 
 def small_cheng() -> Codec:
-    return shaken(cross_modal_cheng2020(channels=8, hyper_channels=6, text_channels=TEXT_CHANNELS))
+    return randomised(cross_modal_cheng2020(channels=8, hyper_channels=6, text_channels=TEXT_CHANNELS))
 
 
 @pytest.fixture(scope="module", params=[small_hific, small_cheng], ids=["hific", "cheng2020"])
@@ -89,7 +87,7 @@ def as_rgb(x_hat: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("condition", [None, condition_of()], ids=["without", "with words"])
-def test_forward_is_what_decode_gives(codec, condition):
+def test_forward_equals_decode(codec, condition):
     rgb = random_rgb(192, 128, seed=2)
     for quality in (0, 37.5, 100):
         with torch.inference_mode():
@@ -101,8 +99,8 @@ def test_forward_is_what_decode_gives(codec, condition):
         assert payload > 100 and abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
 
 
-def test_the_file_does_not_know_the_words(codec):
-    """Bits are the encoder's, words the decoder's (section 4.4): one file, as many pictures as texts."""
+def test_file_does_not_depend_on_the_text(codec):
+    """Text is used by the decoder only (section 4.4): one file gives different images for different texts."""
     picture = Picture(random_rgb(100, 80))
     plain = codec.encode(picture, quality=50)
     assert codec.encode(picture, quality=50, condition=condition_of()).to_bytes() == plain.to_bytes()
@@ -113,8 +111,8 @@ def test_the_file_does_not_know_the_words(codec):
         assert not np.array_equal(pictures[one], pictures[other])
 
 
-def test_words_act_only_through_the_blocks(codec):
-    """With γ0 zero, as at the start of training, the words change nothing; with it, they do."""
+def test_text_acts_only_through_the_blocks(codec):
+    """With γ0 zero, as at the start of training, the text has no effect; otherwise it has."""
     deaf = copy.deepcopy(codec.network)
     with torch.no_grad():
         for name, parameter in deaf.named_parameters():
@@ -127,7 +125,7 @@ def test_words_act_only_through_the_blocks(codec):
     assert (said[1] - unsaid[1]).abs().max() > 0.01
 
 
-def test_words_for_one_picture_serve_a_batch(codec):
+def test_text_of_one_image_is_used_for_a_batch(codec):
     y_hat, level = torch.randn(3, 4, 4, codec.network.entropy.latent_channels), torch.tensor([400] * 3)
     one, many = random_text_embedding(1), random_text_embedding(3)
     with torch.no_grad():
@@ -141,9 +139,9 @@ def test_words_for_one_picture_serve_a_batch(codec):
                 assert torch.allclose(whole[number], alone[0], atol=1e-4)
 
 
-def test_both_sides_walk_alike_whatever_the_order_of_sums(codec):
-    """The reader's hyper synthesis has its hidden channels in another order, so every sum behind them runs
-    differently.
+def test_encoder_and_decoder_agree_for_any_summation_order(codec):
+    """The decoder's hyper synthesis has its hidden channels in another order, so all sums after them are
+    computed differently.
     """
     other = copy.deepcopy(codec)
     torch.manual_seed(0)
@@ -172,8 +170,8 @@ def test_both_sides_walk_alike_whatever_the_order_of_sums(codec):
         assert torch.equal(read, y_hat) and y_hat.abs().max() > 0
 
 
-def test_tiles_leave_no_seams(codec, small_tiles, monkeypatch):
-    """Synthesis of all latents at once and tile by tile differ by at most one level, with words too."""
+def test_tiles_equal_the_whole_image(codec, small_tiles, monkeypatch):
+    """Synthesis of all latents at once and tile by tile differ by at most one grey level, also with text."""
     picture, condition = Picture(random_rgb(300, 270, seed=5)), condition_of()
     stream = codec.encode(picture, quality=60)
     assert len(stream.layers[0].chunks) == 9
@@ -185,8 +183,8 @@ def test_tiles_leave_no_seams(codec, small_tiles, monkeypatch):
     assert np.abs(by_tile.astype(int) - at_once).max() <= 1
 
 
-def test_reach_is_far_enough(codec):
-    """A latent beyond the reach changes no pixel; the farthest that may is within it."""
+def test_receptive_field_is_large_enough(codec):
+    """A latent beyond the receptive field changes no pixel, and the farthest that does is within it."""
     places = codec.network.receptive_field // 16
     far = torch.zeros(1, 2 * places + 3, 4, codec.network.entropy.latent_channels)
     near = far.clone()
@@ -207,7 +205,7 @@ def test_reach_is_far_enough(codec):
     )
 
 
-def test_analysis_of_a_tile_is_analysis_of_the_whole(codec, small_tiles):
+def test_analysis_of_a_tile_equals_that_of_the_whole_image(codec, small_tiles):
     rgb = random_rgb(256, 192, seed=8)
     stream = codec.encode(Picture(rgb), quality=80)
     with torch.inference_mode():
@@ -223,7 +221,7 @@ def test_analysis_of_a_tile_is_analysis_of_the_whole(codec, small_tiles):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_forged_payload_never_crashes(codec, seed):
+def test_forged_payload_raises_only_trifocal_errors(codec, seed):
     random = np.random.default_rng(seed)
     picture = Picture(random_rgb(100, 70))
     stream = codec.encode(picture, quality=40)
@@ -243,12 +241,12 @@ def test_a_forged_payload_never_crashes(codec, seed):
         Bitstream.from_bytes(bytes(damaged))
 
 
-def test_quality_grows_with_bytes(codec):
+def test_psnr_increases_with_file_size(codec):
     sizes = [codec.encode(Picture(random_rgb(128, 128)), quality=q).size for q in (0, 25, 50, 75, 100)]
     assert sizes == sorted(sizes) and sizes[0] < 0.8 * sizes[-1]
 
 
-def test_words_move_what_the_mask_shows():
+def test_text_changes_pixels_inside_the_mask():
     torch.manual_seed(0)
     layer = TextConditionedNorm(4, TEXT_CHANNELS).eval()
     x, words, mask = torch.randn(2, 3, 3, 4), torch.randn(2, TEXT_CHANNELS), torch.rand(2, 3, 3, 1)
@@ -267,7 +265,7 @@ def test_words_move_what_the_mask_shows():
     assert (moved[:, 1:] - normal[:, 1:]).abs().min() > 0
 
 
-def test_a_block_starts_as_the_identity_and_learns():
+def test_block_is_initially_the_identity_and_can_be_trained():
     torch.manual_seed(0)
     block = SemanticSpatialBlock(6, TEXT_CHANNELS)
     x, words = torch.randn(2, 5, 5, 6), torch.randn(2, TEXT_CHANNELS)
@@ -291,7 +289,7 @@ def last_linear(network: nn.Module) -> nn.Linear:
     return [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
 
 
-def test_in_evaluation_a_tile_is_normalised_as_the_whole():
+def test_tile_is_normalised_like_the_whole_image_in_evaluation():
     torch.manual_seed(0)
     block = SemanticSpatialBlock(6, TEXT_CHANNELS)
     nn.init.constant_(block.strength, 1.0)

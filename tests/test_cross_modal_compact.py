@@ -1,6 +1,4 @@
-"""Words help the decoder of cross-modal-compact: only there, only by their way, and not where they are
-absent.
-"""
+"""Text in the decoder of cross-modal-compact: its effect, where it acts, and decoding without it."""
 
 from functools import partial
 
@@ -32,7 +30,7 @@ def words(seed: int = 0, count: int = 1) -> Condition:
 
 def small(noise: float = 0.05) -> Codec:
     """A small codec of the classes of the preset; the parameters for text get random noise."""
-    synthesis = partial(TextConditionedSynthesis, 16, 48, 2, 8, text_channels=8, worded=1)
+    synthesis = partial(TextConditionedSynthesis, 16, 48, 2, 8, text_channels=8, text_blocks=1)
     return small_codec_with(CrossModalCompact, synthesis, ("worded", "detail"), 1, noise)
 
 
@@ -41,8 +39,8 @@ def codec() -> Codec:
     return small()
 
 
-def test_it_starts_as_the_trunk():
-    """What the words add starts at zero."""
+def test_untrained_network_equals_compact():
+    """The text branch is initially zero."""
     picture = Picture(random_rgb(120, 90))
     plain, new = small_codec(noise=0.0), small(noise=0.0)
     stream, same = new.encode(picture), plain.encode(picture)
@@ -52,7 +50,7 @@ def test_it_starts_as_the_trunk():
         assert np.array_equal(new.decode(stream, condition=condition).picture.rgb, expected)
 
 
-def test_words_change_the_picture_and_not_the_bytes(codec):
+def test_text_changes_the_image_and_not_the_file(codec):
     picture = Picture(random_rgb(192, 128))
     stream = codec.encode(picture, condition=words(0))
     assert stream.to_bytes() == codec.encode(picture).to_bytes()
@@ -63,7 +61,7 @@ def test_words_change_the_picture_and_not_the_bytes(codec):
 
 
 @pytest.mark.parametrize("condition", [None, words(0)])
-def test_forward_is_what_decode_gives(codec, condition):
+def test_forward_equals_decode(codec, condition):
     rgb = random_rgb(192, 128, seed=2)
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
@@ -75,12 +73,12 @@ def test_forward_is_what_decode_gives(codec, condition):
     assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
 
 
-def test_tiles_leave_no_seams(codec, monkeypatch):
-    """With words too: what they add looks no further than the halo."""
+def test_tiles_equal_the_whole_image(codec, monkeypatch):
+    """Also with text: the receptive field of its branch is within the halo."""
     assert largest_seam(codec, words(0), monkeypatch) <= 1
 
 
-def test_damage_is_said(codec):
+def test_damage_raises_or_is_greyed_out(codec):
     stream = codec.encode(Picture(random_rgb(120, 90)))
     layer = stream.layers[0]
     forged = bytes([255]) * 9
@@ -91,9 +89,9 @@ def test_damage_is_said(codec):
         assert "tile 0" in str(failure)
 
 
-def test_only_the_synthesis_learns():
-    """A few steps of the recipe lower the loss; analysis and entropy model stay, so that files stay as they
-    were.
+def test_only_the_synthesis_is_trained():
+    """A few steps of the recipe lower the loss; analysis and entropy model do not change, so files stay
+    valid.
     """
     torch.manual_seed(0)
     codec = small()
@@ -124,8 +122,8 @@ def test_only_the_synthesis_learns():
     assert torch.equal(judged, HalfSizeDistance()(plain.x_hat, batch.x))
 
 
-def test_what_ships_shares_its_latents_with_compact():
-    """That of 0.1: the same analysis and gains; only the frequency tables were counted anew."""
+def test_bundled_weights_share_latents_with_compact():
+    """Those of 0.1: the same analysis and gains; only the frequency tables were counted again."""
     plain = trifocal.load("compact", weights=FOLDER / "compact-0.1.safetensors")
     worded = trifocal.load("cross-modal-compact")
     assert isinstance(plain, Codec) and isinstance(worded.network, CrossModalCompact)

@@ -1,5 +1,5 @@
-"""What a detector learns from, by hand: places and boxes, a proposal's classes, and a teacher's maps; then a
-run of a few steps.
+"""Losses of the detector by hand: grid points and boxes, classes of proposals, and a teacher's outputs; then
+training runs of a few steps.
 """
 
 import copy
@@ -52,9 +52,9 @@ from trifocal.weights import read_weights, write_weights
 # ── by hand ──
 
 
-def test_boxes_by_how_they_overlap() -> None:
-    """Half of it and no hull around: a half. Beside it, two of three parts of the hull: 1 + 1/3. Of nothing:
-    nothing.
+def test_generalised_iou_loss_by_hand() -> None:
+    """Half overlap in the same hull: 1/2. Side by side, two of three parts of the hull: 1 + 1/3. Equal boxes:
+    0.
     """
     found = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [1, 2, 3, 4]])
     wanted = torch.tensor([[0.0, 0, 10, 5], [20, 0, 30, 10], [1, 2, 3, 4]])
@@ -63,8 +63,8 @@ def test_boxes_by_how_they_overlap() -> None:
     assert box_loss(found[:0], wanted[:0]) == 0 and len(paired_iou(found[:0], wanted[:0])) == 0
 
 
-def test_a_quality_that_is_met_costs_least() -> None:
-    """Far off by 0.6 at 0.5: 0.36 of the cross-entropy; what is nothing and is sure of it, nothing."""
+def test_quality_focal_loss_is_lowest_at_the_target() -> None:
+    """Off by 0.6 at 0.5: 0.36 of the cross-entropy; a confident negative has no loss."""
     quality = torch.tensor([0.0, 1.0, 0.9])
     assert quality_focal_loss(torch.tensor([-30.0, 30, torch.logit(quality[2])]), quality) < 1e-9
     logit, target = torch.logit(torch.tensor(0.3)), torch.tensor(0.9)
@@ -72,9 +72,10 @@ def test_a_quality_that_is_met_costs_least() -> None:
     assert quality_focal_loss(logit, target).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_box_is_learned_by_the_places_that_suit_it_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of each, of those inside; one that both want goes to the box that it fits better; a place outside
-    goes to nobody, however well its own box fits."""
+def test_boxes_are_assigned_to_the_best_points_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two points per box; a point that suits both goes to the box that it fits better; a point outside is
+    assigned to no box, however well its prediction fits.
+    """
     monkeypatch.setattr(losses, "ANCHORS", 2)
     target = Target(
         torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [80, 80, 90, 90]]), torch.tensor([1, 1, 2])
@@ -94,7 +95,7 @@ def test_a_box_is_learned_by_the_places_that_suit_it_best(monkeypatch: pytest.Mo
     assert len(there) == len(whose) == 0
 
 
-def test_the_least_soft_cross_entropy_is_zero() -> None:
+def test_minimum_of_the_soft_cross_entropy_is_zero() -> None:
     target = torch.tensor([0.0, 0.3, 1.0]).reshape(1, 3, 1, 1)
     assert soft_cross_entropy(torch.logit(target, eps=1e-7), target).item() == pytest.approx(0, abs=1e-5)
     found = soft_cross_entropy(torch.zeros(1, 3, 1, 1), target).item()
@@ -105,8 +106,8 @@ def test_the_least_soft_cross_entropy_is_zero() -> None:
     )
 
 
-def test_a_teachers_maps_lie_on_the_pictures() -> None:
-    """It saw the picture stretched to a square; a step from left to right stays in the middle."""
+def test_teacher_maps_are_aligned_with_the_images() -> None:
+    """The teacher's input is the image stretched to a square; an edge in the middle stays in the middle."""
     step = torch.zeros(2, 4, 4)
     step[:, :, 2:] = 1
     wide = resized([step, step], torch.zeros(2, 7, 3, 8))
@@ -114,9 +115,9 @@ def test_a_teachers_maps_lie_on_the_pictures() -> None:
     assert torch.equal(wide[0, 0], wide[1, 1]) and wide[0, 0, 0].tolist() == [0, 0, 0, 0.25, 0.75, 1, 1, 1]
 
 
-def test_what_is_said_is_met_or_costs_what_it_is_off() -> None:
-    """Classes by cross-entropy; distances by divergence, where there is something; both over how much there
-    is.
+def test_teacher_loss_is_zero_for_equal_predictions() -> None:
+    """Cross-entropy for classes; divergence for distances, weighted by the teacher's score; both divided by
+    the sum of scores.
     """
     wanted = torch.zeros(1, 1, 2, 2 + 4 * BINS)
     wanted[..., :2] = torch.logit(torch.tensor([[0.8, 0.1], [1e-6, 1e-6]]))
@@ -138,27 +139,29 @@ def test_what_is_said_is_met_or_costs_what_it_is_off() -> None:
 # ── a network's ──
 
 
-def nearly(*numbers: int) -> Tensor:
+def peaked_logits(*numbers: int) -> Tensor:
     """Logits of all bins for distances of that many strides."""
     bins = torch.full((4, BINS), -40.0)
     bins[range(4), numbers] = 40.0
     return bins.flatten()
 
 
-def test_a_place_says_how_far_the_sides_are() -> None:
-    """From its middle, in strides: the second place of a row of three at 1/16."""
+def test_distances_to_box_sides_by_hand() -> None:
+    """From the centre of a grid point, in strides: the second point of three in a row at 1/16."""
     where = grid_points((1, 3), 16)
     assert where.tolist() == [[7.5, 7.5, 16], [23.5, 7.5, 16], [39.5, 7.5, 16]]
-    bins = torch.stack([nearly(0, 0, 0, 0), nearly(1, 0, 2, 7), nearly(0, 0, 0, 0)])[None]
+    bins = torch.stack([peaked_logits(0, 0, 0, 0), peaked_logits(1, 0, 2, 7), peaked_logits(0, 0, 0, 0)])[
+        None
+    ]
     assert decode_distances(bins, where)[0, 1].tolist() == pytest.approx([7.5, 7.5, 55.5, 119.5])
-    half = torch.logaddexp(nearly(1, 0, 2, 7), nearly(2, 0, 2, 7))
+    half = torch.logaddexp(peaked_logits(1, 0, 2, 7), peaked_logits(2, 0, 2, 7))
     assert decode_distances(half[None, None], where[1:2])[0, 0].tolist() == pytest.approx(
         [-0.5, 7.5, 55.5, 119.5]
     )
 
 
-def test_proposals_are_torchvisions() -> None:
-    """Where the first stage is torchvision's, which says no class."""
+def test_proposal_losses_equal_torchvisions() -> None:
+    """For a first stage from torchvision, which predicts no classes."""
     detector = SplitDetector(small_faster_rcnn().train(), range(1, 6))
     images, network = to_image_list(torch.rand(2, 3, 96, 128)), detector.network
     pyramid = network.backbone(images.tensors)
@@ -174,8 +177,8 @@ OBJECT = Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([2]))
 NOTHING = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
-def knowing(classes: int = 5) -> DensePredictions:
-    """A first stage that knows the first of two pictures by heart, and nothing of it anywhere else."""
+def perfect_first_stage(classes: int = 5) -> DensePredictions:
+    """First-stage outputs that are correct for the first of two images, and empty for the other."""
     where = torch.cat([grid_points((12, 16), 8), grid_points((6, 8), 16)])
     boxes = torch.cat([where[:, :2] - 4, where[:, :2] + 4], 1).repeat(2, 1, 1)
     bins = torch.zeros(2, len(where), 4 * BINS)
@@ -187,9 +190,9 @@ def knowing(classes: int = 5) -> DensePredictions:
     return dense
 
 
-def test_a_first_stage_that_knows_it_all_costs_nothing() -> None:
-    """One that is sure of nothing costs much, and one whose boxes are elsewhere too."""
-    dense = knowing()
+def test_perfect_first_stage_has_no_loss() -> None:
+    """Low scores and displaced boxes both have a high loss."""
+    dense = perfect_first_stage()
     terms = detection_losses(dense, [OBJECT, NOTHING])
     assert terms["scores"] < 1e-4 and terms["boxes"] < 1e-4
     terms = detection_losses(replace(dense, classes=torch.full_like(dense.classes, -30)), [OBJECT, NOTHING])
@@ -200,11 +203,9 @@ def test_a_first_stage_that_knows_it_all_costs_nothing() -> None:
     assert terms["boxes"].item() == pytest.approx(0.5) and terms["scores"] > 0.1
 
 
-def test_a_teacher_says_half_of_the_scores_or_all_of_them() -> None:
-    """With a map that says what is true nothing is lost; one that says nothing leaves half of it wanted, or
-    nothing.
-    """
-    dense = knowing()
+def test_teacher_scores_count_half_or_fully() -> None:
+    """A correct map changes nothing; an empty map leaves half of the target score, or none."""
+    dense = perfect_first_stage()
     truth = dense.classes.sigmoid()
     assert detection_losses(dense, [OBJECT, NOTHING], truth)["scores"] < 1e-4
     silent = torch.zeros_like(truth)
@@ -214,7 +215,7 @@ def test_a_teacher_says_half_of_the_scores_or_all_of_them() -> None:
     assert alone == pytest.approx(30.0, rel=1e-3)
 
 
-def test_what_a_teacher_says_lies_where_the_places_are() -> None:
+def test_teacher_outputs_are_ordered_like_the_grid_points() -> None:
     """Level by level, row by row."""
     pyramid = {str(n): torch.zeros(1, 7, *sides) for n, sides in enumerate([(8, 12), (4, 6)])}
     fine, coarse = torch.rand(80, 8, 12), torch.rand(80, 4, 6)
@@ -227,12 +228,12 @@ def test_what_a_teacher_says_lies_where_the_places_are() -> None:
     )
 
 
-def test_a_gradient_of_boxes_reaches_all_but_the_second_stage() -> None:
+def test_box_gradient_reaches_all_but_the_second_stage() -> None:
     torch.manual_seed(0)
     model = detector_task.DetectorLosses(compact_detector()).train()
     targets = [Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]), certain=False)]
     terms = model(
-        torch.rand(1, 3, 64, 96), targets, [whole(teacher_detections([[8, 8, 60, 50]], [{1: 0.8}]))]
+        torch.rand(1, 3, 64, 96), targets, [full_maps(teacher_detections([[8, 8, 60, 50]], [{1: 0.8}]))]
     )
     assert terms.keys() == detector_task.DetectorTask.weights.keys() and all(
         term.isfinite() for term in terms.values()
@@ -243,8 +244,8 @@ def test_a_gradient_of_boxes_reaches_all_but_the_second_stage() -> None:
     assert not any(p.requires_grad for p in model.detector.network.roi_heads.parameters())
 
 
-def whole(seen: TeacherDetections) -> TeacherDetections:
-    """With maps of PicoDet's sizes at each level."""
+def full_maps(seen: TeacherDetections) -> TeacherDetections:
+    """Teacher outputs with maps of PicoDet's sizes at each level."""
     random = torch.Generator().manual_seed(0)
     maps = tuple(0.1 * torch.rand(len(COCO_IDS), side, side, generator=random) for side in (52, 26, 13, 7))
     return TeacherDetections(seen.boxes, seen.scores, maps)
@@ -255,7 +256,7 @@ def whole(seen: TeacherDetections) -> TeacherDetections:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small scenes, few of them, and an average that follows at once."""
+    """Small batches, few of them, and a fast moving average."""
     monkeypatch.setattr(scenes, "PROPORTIONS", ((96, 64), (64, 96), (64, 64)))
     for kind in (detector_task.DetectorTask, detector_task.DistillationTask):
         for name, value in (("validation_batches", 1), ("warmup", 1), ("ema", 0.0)):
@@ -272,13 +273,13 @@ def log_of(run: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def loss_of(row: dict[str, float]) -> float:
-    """Of the last steps, as it was trained on."""
+def last_loss(row: dict[str, float]) -> float:
+    """The mean training loss of the last steps."""
     return sum(weight * row.get(name, 0.0) for name, weight in detector_task.DetectorTask.weights.items())
 
 
-def test_a_checkpoint_of_an_older_version_is_refused(quick: None, folder: Path, tmp_path: Path) -> None:
-    """It had one optimiser, and another name for it."""
+def test_checkpoint_of_an_older_version_is_refused(quick: None, folder: Path, tmp_path: Path) -> None:
+    """It has one optimiser with another name."""
     train = partial(detector_task.train_detector, [folder], tmp_path / "run", stage=2, batch=2)
     train(steps=1)
     path = tmp_path / "run" / "checkpoint.pt"
@@ -290,7 +291,9 @@ def test_a_checkpoint_of_an_older_version_is_refused(quick: None, folder: Path, 
 
 
 @pytest.mark.slow  # base layers and text encoders train by the same loop in seconds
-def test_steps_lower_the_loss_resume_and_leave_weights(quick: None, folder: Path, tmp_path: Path) -> None:
+def test_detector_training_lowers_the_loss_resumes_and_exports(
+    quick: None, folder: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     said: list[str] = []
     train = partial(detector_task.train_detector, [folder], stage=2, batch=2)
@@ -309,7 +312,7 @@ def test_steps_lower_the_loss_resume_and_leave_weights(quick: None, folder: Path
 
 
 @pytest.mark.parametrize(("started", "factor"), [(False, 1.0), (True, detector_task.START_FACTOR)])
-def test_a_trained_detector_learns_more_slowly(
+def test_trained_detector_has_a_lower_learning_rate(
     quick: None, folder: Path, started: bool, factor: float
 ) -> None:
     pictures = read_pictures([folder], 64)
@@ -326,7 +329,7 @@ def test_a_trained_detector_learns_more_slowly(
 BEHIND = tuple(distillation.PARTS)[distillation.FRONT_BLOCKS :]
 
 
-def test_parts_names_and_answers_belong_together() -> None:
+def test_distilled_parts_match_teacher_outputs() -> None:
     detector = compact_detector()
     parts = distillation.detector_parts(detector)
     assert (
@@ -347,10 +350,10 @@ def test_parts_names_and_answers_belong_together() -> None:
 
 
 @pytest.mark.slow
-def test_every_block_learns_what_a_teachers_does(
+def test_distillation_trains_every_part(
     quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The errors fall, also after the run is resumed, and no part stays as it was."""
+    """The errors fall, also after the run is resumed, and every part changes."""
     monkeypatch.setattr(detector_task, "TeacherOutputs", OtherDetectorBatches)
     torch.manual_seed(0)
     start = tmp_path / "start.safetensors"
@@ -374,11 +377,11 @@ def test_every_block_learns_what_a_teachers_does(
 
 
 @pytest.mark.slow
-def test_what_is_behind_the_split_learns_and_the_front_stays(
+def test_frozen_stem_is_kept_in_training(
     quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From what the front that stays makes of pictures; in the second stage too. Without a front there is
-    none to keep.
+    """The other layers are trained on the features of the frozen stem, also in the second stage. Without a
+    stem, --keep-front is refused.
     """
     monkeypatch.setattr(detector_task, "TeacherOutputs", OtherDetectorBatches)
     start, run = tmp_path / "start.safetensors", tmp_path / "run"
@@ -407,8 +410,8 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor], part: str) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items() if f".{part}." in name)
 
 
-def test_blocks_that_are_the_teachers_have_no_error() -> None:
-    """Alone, and standing on each other."""
+def test_parts_equal_to_the_teachers_have_no_error() -> None:
+    """With the teacher's inputs, and with their own."""
     source = OtherDetectorBatches()
     own = distillation.DistillationLosses(source.detector)
     given = source.next()
@@ -419,8 +422,8 @@ def test_blocks_that_are_the_teachers_have_no_error() -> None:
         assert all(term.abs() < 1e-4 for term in own(*given).values())
 
 
-def test_blocks_stand_on_each_other_at_the_end() -> None:
-    """A wrong stem spoils only itself at first, and then what follows."""
+def test_parts_use_our_outputs_at_the_end_of_distillation() -> None:
+    """At first a wrong stem affects only its own error, at the end also those of the following parts."""
     source = OtherDetectorBatches()
     own = distillation.DistillationLosses(copy.deepcopy(source.detector))
     with torch.no_grad():
@@ -436,7 +439,7 @@ def test_blocks_stand_on_each_other_at_the_end() -> None:
     assert wrong[0] == [True] + 33 * [False] and wrong[1][:3] == [True, True, True]
 
 
-def test_what_has_learned_already_stands_on_itself_and_what_it_says_counts_twice() -> None:
+def test_predictions_weigh_twice_in_stage_3() -> None:
     source = OtherDetectorBatches(parts=BEHIND)
     own = distillation.RefinementLosses(copy.deepcopy(source.detector))
     with torch.no_grad():
@@ -454,9 +457,9 @@ def test_what_has_learned_already_stands_on_itself_and_what_it_says_counts_twice
     assert all(weight in (1, 2) for weight in own.weights.values())
 
 
-def test_regions_that_are_met_cost_nothing() -> None:
-    """One of two classes half off costs a cross-entropy, over how sure the teacher is in all; a box that has
-    nothing in it, nothing.
+def test_equal_region_predictions_have_no_loss() -> None:
+    """One class off by a half: cross-entropy over the sum of the teacher's scores; a box without an object
+    counts nothing.
     """
     scores = torch.logit(torch.tensor([[0.8, 0.1], [1e-6, 1e-6]]))
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 4, 4]])
@@ -471,10 +474,8 @@ def test_regions_that_are_met_cost_nothing() -> None:
     assert float(wrong["region boxes"]) == pytest.approx(0.8 * 0.5, rel=1e-4)
 
 
-def test_the_second_stage_learns_in_the_third_stage_alone() -> None:
-    """It corrects a first stage that is not the teacher's; a gradient reaches every part of it, and through
-    it the pyramid.
-    """
+def test_second_detection_stage_is_trained_in_training_stage_3_only() -> None:
+    """It corrects an imperfect first stage; its gradient reaches all of its parameters and the pyramid."""
     source = OtherDetectorBatches(parts=BEHIND)
     perfect = distillation.RefinementLosses(copy.deepcopy(source.detector))
     h, said = distillation.FeatureSource(source, source.detector).next()
@@ -503,32 +504,32 @@ def test_the_second_stage_learns_in_the_third_stage_alone() -> None:
 # ── with a teacher ──
 
 
-class Whole(CentreTeacher):
-    """A teacher with maps too."""
+class TeacherWithMaps(CentreTeacher):
+    """A teacher that also returns maps."""
 
     def __call__(self, rgb: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> TeacherDetections:
-        return whole(super().__call__(rgb))
+        return full_maps(super().__call__(rgb))
 
 
-def test_a_teacher_teaches(
+def test_training_with_a_teacher(
     quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where no picture has a box; its terms are in the log, and its name is in the record."""
+    """Also without any boxes; its terms are in the log, and its name is in the record."""
     for record in folder.glob("*.json"):
         record.unlink()
     with pytest.raises(OptionError, match="or a teacher"):
         detector_task.train_detector([folder], tmp_path / "without", steps=1, stage=2)
-    monkeypatch.setattr(detector_task, "DetectionTeacher", lambda path: Whole())
+    monkeypatch.setattr(detector_task, "DetectionTeacher", lambda path: TeacherWithMaps())
     path = detector_task.train_detector(
         [folder], tmp_path / "run", steps=2, stage=2, batch=2, teacher="some/pico.onnx"
     )
     (row,) = log_of(tmp_path / "run")
-    assert row["scores"] > 0 and row["held_out_boxes"] > 0 and loss_of(row) > 0
+    assert row["scores"] > 0 and row["held_out_boxes"] > 0 and last_loss(row) > 0
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["teacher"] == "pico.onnx" and record["terms"] == dict(detector_task.DetectorTask.weights)
 
 
-def test_a_run_that_cannot_begin_is_one_sentence(quick: None, folder: Path, tmp_path: Path) -> None:
+def test_invalid_detector_training_options_are_refused(quick: None, folder: Path, tmp_path: Path) -> None:
     train = partial(detector_task.train_detector, [folder], tmp_path / "run", steps=1)
     with pytest.raises(OptionError, match="either steps or minutes"):
         train(stage=2, minutes=1)
@@ -549,7 +550,7 @@ def said(*words: str) -> Any:
 
 
 @pytest.mark.parametrize(("name", "function"), [("detector", "train_detector"), ("base", "train_base_layer")])
-def test_train_hands_over_what_it_was_told(name: str, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_passes_its_options_on(name: str, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
 
     def stand_in(*words: Any, **options: Any) -> Path:
@@ -595,6 +596,6 @@ def test_train_hands_over_what_it_was_told(name: str, function: str, monkeypatch
         ("compact --steps 1 --teacher t.onnx", "--teacher"),
     ],
 )
-def test_options_that_a_run_has_not_are_refused(line: str, named: str) -> None:
+def test_options_of_other_runs_are_refused(line: str, named: str) -> None:
     result = said(*line.split())
     assert result.exit_code == 2 and named in result.stderr

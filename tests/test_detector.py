@@ -49,7 +49,7 @@ def cut(uncut: FasterRCNN) -> SplitDetector:
 
 @pytest.fixture(scope="module")
 def compact() -> SplitDetector:
-    """With random weights, and scores that differ enough for something to be found."""
+    """A detector with random weights, whose scores differ enough for detections."""
     torch.manual_seed(0)
     detector = compact_detector().eval()
     with torch.no_grad():
@@ -73,10 +73,10 @@ def same(found: Detections, wanted: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
 @torch.inference_mode()
-def test_front_and_rest_find_what_the_uncut_network_does(
+def test_split_detector_equals_the_original_network(
     uncut: FasterRCNN, cut: SplitDetector, width: int, height: int
 ) -> None:
-    """After torchvision's own transform: the same boxes, labels and scores to the last bit."""
+    """After torchvision's transform: the same boxes, labels and scores to the last bit."""
     (x,) = pictures(1, width, height)
     seen, _ = cut.network.transform([x])
     found = cut.rest(cut.backbone.front(seen.tensors), seen.image_sizes[0])[0]
@@ -87,11 +87,11 @@ def test_front_and_rest_find_what_the_uncut_network_does(
 
 @pytest.mark.parametrize(("width", "height"), [(128, 96), (148, 96), (96, 117), (160, 48)])
 @torch.inference_mode()
-def test_a_picture_of_the_size_that_is_looked_at(
+def test_image_of_the_input_size_is_not_resized(
     uncut: FasterRCNN, cut: SplitDetector, width: int, height: int
 ) -> None:
-    """Without torchvision's transform, also where the sides are no multiples of 32: it fills up after it
-    normalises.
+    """Without torchvision's transform, also for sides that are not multiples of 32: it pads after
+    normalising.
     """
     x = pictures(1, width, height)
     assert cut.input_size(width, height) == (width, height)
@@ -99,9 +99,7 @@ def test_a_picture_of_the_size_that_is_looked_at(
 
 
 @pytest.mark.parametrize(("width", "height"), [*SIZES, (640, 480), (481, 640), (97, 3001), (2, 3)])
-def test_looked_at_is_what_torchvision_makes_of_a_picture(
-    cut: SplitDetector, width: int, height: int
-) -> None:
+def test_input_size_equals_torchvisions(cut: SplitDetector, width: int, height: int) -> None:
     if width * height > 1:
         seen, _ = cut.network.transform([torch.zeros(3, height, width)])
         assert cut.input_size(width, height) == seen.image_sizes[0][::-1]
@@ -109,14 +107,14 @@ def test_looked_at_is_what_torchvision_makes_of_a_picture(
 
 
 @torch.inference_mode()
-def test_the_latent_of_the_cut_is_layer1_channels_last(cut: SplitDetector) -> None:
+def test_stem_features_are_layer1_channels_last(cut: SplitDetector) -> None:
     h = cut.front(pictures(2, 128, 96))
     assert h.shape == (2, 24, 32, 256)
     backbone = cut.backbone
     assert (backbone.channels, backbone.stride, backbone.out_channels) == (256, 4, 16)
 
 
-def test_the_cut_leaves_no_parameter_behind_and_copies_none() -> None:
+def test_splitting_keeps_all_parameters_once() -> None:
     network = small_faster_rcnn()
     before = {id(p) for p in network.parameters()}
     assert {id(p) for p in split_faster_rcnn(network).parameters()} == before
@@ -136,8 +134,8 @@ def test_the_compact_detector_is_small(compact: SplitDetector) -> None:
     [(1, 1), (2, 1), (31, 33), (333, 501), (640, 480), (10_000, 10_000), (1, 4000), (65536, 1)],
 )
 @torch.inference_mode()
-def test_pictures_of_any_size(compact: SplitDetector, width: int, height: int) -> None:
-    """At the size that it looks at: everything found lies in it, and has a category of COCO's."""
+def test_images_of_any_size_are_detected(compact: SplitDetector, width: int, height: int) -> None:
+    """At the detector's input size: all boxes lie within the image, and all labels are COCO's."""
     wide, high = compact.input_size(width, height)
     assert wide % 32 == high % 32 == 0
     assert wide * high <= 1.25 * MAX_AREA
@@ -150,14 +148,14 @@ def test_pictures_of_any_size(compact: SplitDetector, width: int, height: int) -
 
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (480, 640), (500, 333), (1000, 990), (3000, 1000)])
-def test_the_aspect_is_kept(compact: SplitDetector, width: int, height: int) -> None:
-    """As well as multiples of 32 allow."""
+def test_aspect_ratio_is_kept(compact: SplitDetector, width: int, height: int) -> None:
+    """As far as multiples of 32 allow."""
     wide, high = compact.input_size(width, height)
     assert abs(wide / high / (width / height) - 1) < 0.12
 
 
 @torch.inference_mode()
-def test_rest_of_a_batch_is_rest_of_each(compact: SplitDetector) -> None:
+def test_tail_of_a_batch_equals_that_of_each_image(compact: SplitDetector) -> None:
     x = pictures(3, 160, 128)
     h = compact.front(x)
     assert h.shape == (3, 16, 20, compact.backbone.channels) and compact.backbone.stride == 8
@@ -176,16 +174,16 @@ def test_rest_of_a_batch_is_rest_of_each(compact: SplitDetector) -> None:
 
 
 @torch.inference_mode()
-def test_boxes_end_where_the_picture_does(compact: SplitDetector) -> None:
-    """h may cover more than the picture; what lies beyond it is not in it."""
+def test_boxes_are_clipped_to_the_image(compact: SplitDetector) -> None:
+    """h may extend beyond the image; objects outside it are dropped."""
     h = compact.front(pictures(1, 160, 128))
     (found,) = compact.rest(h, (90, 100))
     assert len(found.boxes) and (found.boxes <= np.array([100, 90, 100, 90])).all()
 
 
 @torch.inference_mode()
-def test_labels_are_cocos_numbers_not_the_networks(compact: SplitDetector) -> None:
-    """Its 12th class is the category 13: COCO has no 12."""
+def test_labels_are_coco_category_ids(compact: SplitDetector) -> None:
+    """The network's 12th class is category 13: COCO has no category 12."""
     sure = copy.deepcopy(compact)
     for level in sure.network.rpn.levels:
         level.say.bias[11] = 100.0
@@ -194,9 +192,9 @@ def test_labels_are_cocos_numbers_not_the_networks(compact: SplitDetector) -> No
 
 
 @torch.inference_mode()
-def test_what_is_found_is_what_places_say_where_nothing_is_corrected(compact: SplitDetector) -> None:
-    """The surest class of all places, with that place's box, cut off at the picture's sides; of one class no
-    two that overlap much.
+def test_detections_of_an_untrained_second_stage_are_the_proposals(compact: SplitDetector) -> None:
+    """The best class of each grid point, with its box, clipped to the image; no two boxes of a class overlap
+    much.
     """
     network, x = compact.network, pictures(1, 160, 128)
     images, pyramid = to_image_list(x), network.backbone(x)
@@ -212,8 +210,8 @@ def test_what_is_found_is_what_places_say_where_nothing_is_corrected(compact: Sp
 
 
 @torch.inference_mode()
-def test_of_proposals_that_are_much_the_same_the_surest_stays(compact: SplitDetector) -> None:
-    """The surest first; none overlaps another much, and no more than are looked at."""
+def test_nms_keeps_the_proposal_with_the_highest_score(compact: SplitDetector) -> None:
+    """By descending score; no two overlap much, and there are at most as many as the second stage takes."""
     network, x = compact.network, pictures(1, 160, 128)
     proposed = propose(network, to_image_list(x), network.backbone(x))
     assert proposed.dense is not None
@@ -225,10 +223,10 @@ def test_of_proposals_that_are_much_the_same_the_surest_stays(compact: SplitDete
 
 
 @torch.inference_mode()
-def test_the_second_stage_corrects_what_the_first_says(compact: SplitDetector) -> None:
-    """Untrained it adds nothing; then one more score everywhere, and all boxes half as wide again, of all
-    proposals of two pictures. What the base layer's objective asks for are the same, as offsets from the
-    proposals."""
+def test_second_stage_adds_to_the_first_stages_outputs(compact: SplitDetector) -> None:
+    """Untrained it adds nothing; then it raises all scores by one, and widens all boxes by half, for all
+    proposals of two images. The base layer's objective gets the same outputs, as offsets from the proposals.
+    """
     network, x = copy.deepcopy(compact.network), pictures(2, 160, 128)
     images, pyramid = to_image_list(x), network.backbone(x)
     first = propose(network, images, pyramid)
@@ -260,8 +258,8 @@ def test_the_second_stage_corrects_what_the_first_says(compact: SplitDetector) -
 
 
 @torch.inference_mode()
-def test_the_second_stage_looks_at_the_regions(compact: SplitDetector) -> None:
-    """What it adds hangs on the pyramid there, not only on what the first stage said."""
+def test_second_stage_depends_on_the_region_features(compact: SplitDetector) -> None:
+    """Its outputs depend on the pyramid, not only on the first stage's."""
     network, x = copy.deepcopy(compact.network), pictures(1, 160, 128)
     network.roi_heads.box_predictor.scores.weight.normal_(generator=torch.Generator().manual_seed(3))
     images, pyramid = to_image_list(x), network.backbone(x)
@@ -272,7 +270,7 @@ def test_the_second_stage_looks_at_the_regions(compact: SplitDetector) -> None:
 
 
 @torch.inference_mode()
-def test_nothing_proposed_is_nothing_found(compact: SplitDetector) -> None:
+def test_no_proposals_give_no_detections(compact: SplitDetector) -> None:
     network, x = copy.deepcopy(compact.network), pictures(2, 96, 64)
     for level in network.rpn.levels:
         level.say.bias[:80] = -1000.0
@@ -281,7 +279,7 @@ def test_nothing_proposed_is_nothing_found(compact: SplitDetector) -> None:
     assert [len(one["boxes"]) for one in found] == [0, 0]
 
 
-def test_a_first_stage_that_is_sure_of_nothing_has_a_gradient_too() -> None:
+def test_first_stage_without_detections_has_a_gradient() -> None:
     correction = RefinementHead(80)
     torch.nn.init.normal_(correction.scores.weight)
     scores = torch.full((3, 80), -1000.0, requires_grad=True)
@@ -291,16 +289,16 @@ def test_a_first_stage_that_is_sure_of_nothing_has_a_gradient_too() -> None:
     assert more.isfinite().all() and scores.grad is not None and scores.grad.isfinite().all()
 
 
-def test_where_a_place_is_in_its_box() -> None:
-    """A box of two by one strides, its place a quarter of its width right of its middle and at its lower
-    side; the stride's scale.
+def test_relative_position_of_a_grid_point_in_its_box() -> None:
+    """A box of two by one strides; its point is a quarter of the width right of the centre, on the lower
+    side; logarithm of the stride.
     """
     found = box_geometry(torch.tensor([[0.0, 0, 32, 16]]), torch.tensor([[24.0, 16, 16]]))
     assert found[0].tolist() == pytest.approx([math.log(2) / 2, 0, 0.25, 0.5, 0])
 
 
 @torch.inference_mode()
-def test_the_backbone_is_front_and_then_rest(compact: SplitDetector) -> None:
+def test_backbone_is_stem_and_tail(compact: SplitDetector) -> None:
     x = pictures(1, 96, 64)
     pyramid = compact.backbone(x)
     apart = compact.backbone.rest(compact.backbone.front(x))
@@ -314,7 +312,7 @@ def test_the_backbone_is_front_and_then_rest(compact: SplitDetector) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where weights are looked for."""
+    """The folder of the weights."""
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     load_detector.cache_clear()
     yield tmp_path
@@ -322,7 +320,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @torch.inference_mode()
-def test_weights_come_back_frozen(folder: Path, compact: SplitDetector) -> None:
+def test_loaded_weights_are_frozen(folder: Path, compact: SplitDetector) -> None:
     write_weights(compact, folder / "detector.safetensors")
     loaded = load_detector()
     assert loaded is load_detector() and not loaded.training
@@ -330,6 +328,6 @@ def test_weights_come_back_frozen(folder: Path, compact: SplitDetector) -> None:
     assert all(torch.equal(a, b.half().float()) for a, b in zip(loaded.parameters(), compact.parameters()))
 
 
-def test_missing_weights_are_one_sentence(folder: Path) -> None:
+def test_missing_weights_raise_weights_error(folder: Path) -> None:
     with pytest.raises(WeightsError, match=r"detector\.safetensors are not installed"):
         load_detector()

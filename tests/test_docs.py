@@ -18,7 +18,7 @@ SAMPLES = ("photo.jpg", "dog.jpg", "street.jpg")
 
 
 def python_code(page: Path) -> str:
-    """All Python blocks of a page, at the lines where they are in it."""
+    """All Python blocks of a page, with their line numbers."""
     text = page.read_text("utf-8")
     lines = [""] * (text.count("\n") + 1)
     for block in BLOCK.finditer(text):
@@ -35,7 +35,7 @@ PAGES = [
 
 @pytest.fixture
 def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder has the images that the pages name."""
+    """The working folder contains the images that the pages name."""
     with Image.open(PHOTOGRAPH) as image:
         for name in SAMPLES:
             image.crop((200, 100, 264, 148)).save(tmp_path / name, icc_profile=None)
@@ -43,7 +43,7 @@ def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_there_are_pages_with_code() -> None:
+def test_documentation_has_code() -> None:
     assert {"README.md", "python.md"} <= {page.name for page in PAGES}
 
 
@@ -70,6 +70,6 @@ def test_code_in_the_documentation_is_typed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_page_of_commands_is_what_its_script_writes() -> None:
+def test_cli_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "cli.md").read_text("utf-8")
     assert load_script("scripts/cli_page.py").page() == page, "run scripts/cli_page.py"

@@ -1,5 +1,5 @@
-"""The dual-layer codec at a fraction of its size: windows in tiles, conditions, words, the road of both
-layers, and learning.
+"""The dual-layer codec at a fraction of its size: attention windows in tiles, conditions, text, both layers
+in files, and training.
 """
 
 import copy
@@ -18,8 +18,8 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from helpers.codec_checks import check_thread_counts
 from helpers.dual_layer import KNOWN_CHANNELS, TEXT_CHANNELS, small_dual_layer, small_input_size
-from helpers.exactness import count_mismatches, encode_latents, random_images, with_reordered_layers
 from helpers.images import random_rgb
+from helpers.summation_order import count_mismatches, encode_latents, random_images, with_reordered_layers
 from trifocal.codecs import scalable
 from trifocal.codecs.dual_layer import TextGuided, dual_layer
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
@@ -58,8 +58,8 @@ def as_rgb(x_hat: Tensor) -> np.ndarray:
     return rgb
 
 
-def fed_by(stream: Bitstream, codec: ScalableCodec) -> BasePreview:
-    """The first picture that both sides take from a file's base layer."""
+def preview_of(stream: Bitstream, codec: ScalableCodec) -> BasePreview:
+    """The base preview that encoder and decoder take from a file's base layer."""
     _, y_hat, size = codec._decode_base(stream)
     _, small = codec.network.base.synthesise(torch.from_numpy(y_hat), size[::-1])
     width, height = stream.header.width, stream.header.height
@@ -81,8 +81,8 @@ def x() -> Tensor:
 
 @pytest.mark.parametrize("shifted", [False, True])
 @torch.inference_mode()
-def test_a_place_attends_to_its_window_and_to_nothing_else(shifted):
-    """Against attention written out place by place; beyond the edge there are places of zeros."""
+def test_positions_attend_to_their_window_only(shifted):
+    """Against attention computed position by position; positions beyond the edge are zeros."""
     torch.manual_seed(0)
     window, heads, channels = 4, 2, 6
     attention = WindowAttention(channels, heads, window, shifted)
@@ -107,7 +107,7 @@ def test_a_place_attends_to_its_window_and_to_nothing_else(shifted):
 
 
 @torch.inference_mode()
-def test_windows_a_few_at_a_time_change_nothing(monkeypatch):
+def test_chunked_windows_give_the_same_result(monkeypatch):
     torch.manual_seed(0)
     attention, x = WindowAttention(8, 2, 4, True), torch.randn(2, 16, 12, 8)
     whole = attention(x)
@@ -116,8 +116,10 @@ def test_windows_a_few_at_a_time_change_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(("depths", "window"), [((2, 1, 2), 2), ((1, 2, 3), 4), ((2, 2, 2), 8)])
-def test_reach_is_how_far_the_windows_look(depths, window):
-    """From a square of the grid: something at the reach matters, and nothing beyond it."""
+def test_swin_receptive_field_is_exact(depths, window):
+    """From a square of the grid: a change at the receptive field's edge has an effect, a change beyond it has
+    none.
+    """
     torch.manual_seed(0)
     begins = swin_receptive_field(depths, window) // 64 * 64 + 64
     width = begins + 64
@@ -131,7 +133,7 @@ def test_reach_is_how_far_the_windows_look(depths, window):
     assert begins - int(columns.min()) == swin_receptive_field(depths, window)
 
 
-def test_the_reach_of_the_published_sizes():
+def test_receptive_field_of_the_published_sizes():
     assert swin_receptive_field((2, 4, 6), 8) == 273 and conditioned_receptive_field(3) == 122
 
 
@@ -139,20 +141,20 @@ def test_the_reach_of_the_published_sizes():
 
 
 def positive(network: nn.Module) -> nn.Module:
-    """With weights under which no influence is hidden by a ReLU, and none cancels another."""
+    """Make all weights positive, so that no influence is hidden by a ReLU or cancelled by another."""
     for parameter in network.double().parameters():
         nn.init.constant_(parameter, 0.1)
     return network
 
 
 @torch.inference_mode()
-def test_conditions_are_there_at_three_scales():
+def test_unet_gives_conditions_at_three_scales():
     known = UNet(KNOWN_CHANNELS)(torch.rand(2, 64, 32, 3))
     assert [c.shape for c in known] == [(2, 64, 32, 4), (2, 32, 16, 4), (2, 16, 8, 8)]
 
 
 @pytest.mark.parametrize("scale", [0, 1, 2])
-def test_reach_of_the_conditions(scale):
+def test_receptive_field_of_the_conditions(scale):
     furthest = 0
     for place in range(4):
         first = torch.rand(1, 4, 160, 3, dtype=torch.float64, requires_grad=True)
@@ -166,7 +168,7 @@ def test_reach_of_the_conditions(scale):
 
 
 @pytest.mark.parametrize("bottlenecks", [1, 2])
-def test_reach_of_the_synthesis_with_the_conditions_before_it(bottlenecks):
+def test_receptive_field_of_the_synthesis_with_conditions(bottlenecks):
     torch.manual_seed(0)
     size, middle = 320, 160
     unet, synthesis = positive(UNet((2, 2, 2))), positive(ConditionedSynthesis((2, 2, 2), 2, 2, bottlenecks))
@@ -182,7 +184,7 @@ def test_reach_of_the_synthesis_with_the_conditions_before_it(bottlenecks):
 
 
 @torch.inference_mode()
-def test_conditions_matter_at_each_scale_on_both_sides(codec, x):
+def test_conditions_affect_analysis_and_synthesis_at_each_scale(codec, x):
     condition = Condition(preview=first_of(64, 64))
     y = codec.network.analyse(x, condition)
     x_hat = codec.network.synthesise(y, torch.tensor([400]), condition)
@@ -197,7 +199,7 @@ def test_conditions_matter_at_each_scale_on_both_sides(codec, x):
 
 
 @torch.inference_mode()
-def test_without_a_first_picture_grey_stands_in(codec, x):
+def test_grey_replaces_a_missing_base_preview(codec, x):
     grey = Condition(preview=BasePreview(torch.full((1, 3, 4, 4), 0.5), (64, 64), (0, 0, 64, 64)))
     y = codec.network.analyse(x)
     assert torch.allclose(codec.network.analyse(x, grey), y, atol=1e-5)
@@ -208,7 +210,7 @@ def test_without_a_first_picture_grey_stands_in(codec, x):
 
 
 @torch.inference_mode()
-def test_before_training_the_first_picture_is_what_comes_out(x):
+def test_untrained_synthesis_returns_the_base_preview(x):
     codec = dual_layer(8, (4, 4), (4, 4), 1, KNOWN_CHANNELS, 8, (1, 1, 1), 2, TEXT_CHANNELS, 2, features=8)
     codec.network.eval()
     condition = Condition(preview=first_of(64, 64))
@@ -220,7 +222,7 @@ def test_before_training_the_first_picture_is_what_comes_out(x):
 
 
 @torch.inference_mode()
-def test_words_change_the_latent_through_either_injector_and_nothing_else(codec, x):
+def test_text_changes_the_latent_through_the_injectors_only(codec, x):
     words = Condition(random_words(), preview=first_of(64, 64))
     for open_gates in ((), ("quarter",), ("eighth",), ("quarter", "eighth")):
         other = copy.deepcopy(codec)
@@ -231,7 +233,7 @@ def test_words_change_the_latent_through_either_injector_and_nothing_else(codec,
 
 
 @torch.inference_mode()
-def test_the_third_attention_reads_words_that_have_seen_the_picture(codec, x):
+def test_second_injector_uses_tokens_with_image_features(codec, x):
     other = copy.deepcopy(codec)
     other.network.inject_quarter.gamma.zero_()
     before = other.network.analyse(x, Condition(random_words()))
@@ -240,8 +242,8 @@ def test_the_third_attention_reads_words_that_have_seen_the_picture(codec, x):
     assert not torch.equal(other.network.analyse(x, Condition(random_words())), before)
 
 
-def test_gates_start_closed_and_the_reach_is_on_the_grid():
-    """113 pixels of windows and 27 of conditions before them, rounded up to squares of 64."""
+def test_gates_are_initially_zero_and_receptive_field_is_aligned():
+    """113 pixels for windows and 27 for conditions, rounded up to squares of 64."""
     codec: Any = dual_layer(
         8, (4, 4), (4, 4), 1, KNOWN_CHANNELS, 8, (2, 2, 2), 8, TEXT_CHANNELS, 2, features=8
     )
@@ -250,13 +252,13 @@ def test_gates_start_closed_and_the_reach_is_on_the_grid():
 
 
 @torch.inference_mode()
-def test_padding_of_words_changes_nothing(codec, x):
+def test_text_padding_has_no_effect(codec, x):
     y = codec.network.analyse(x, Condition(random_words()))
     assert torch.allclose(codec.network.analyse(x, Condition(random_words(padding=33))), y, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_each_picture_of_a_batch_has_its_words_or_all_have_the_same(codec, x):
+def test_batch_takes_a_text_per_image_or_one_for_all(codec, x):
     both, words = torch.cat([x, x.flip(3)]), random_words(2)
     y = codec.network.analyse(both, Condition(words))
     for number in range(2):
@@ -273,11 +275,13 @@ def test_each_picture_of_a_batch_has_its_words_or_all_have_the_same(codec, x):
 
 @pytest.mark.parametrize("words", [None, random_words()], ids=["wordless", "worded"])
 @torch.inference_mode()
-def test_forward_is_what_decode_gives(codec, words):
+def test_forward_equals_decode(codec, words):
     rgb = random_rgb(192, 128, seed=2)
     made = codec.encode(Picture(rgb), quality=60, condition=Condition(words))
     stream = Bitstream.from_bytes(made.to_bytes())
-    output = codec.network(as_x(rgb), torch.tensor([480]), Condition(words, preview=fed_by(stream, codec)))
+    output = codec.network(
+        as_x(rgb), torch.tensor([480]), Condition(words, preview=preview_of(stream, codec))
+    )
     assert np.array_equal(codec.decode(stream).picture.rgb, as_rgb(output.x_hat))
     other = Condition(random_words(seed=9))
     assert np.array_equal(codec.decode(stream, condition=other).picture.rgb, as_rgb(output.x_hat))
@@ -288,7 +292,7 @@ def test_forward_is_what_decode_gives(codec, words):
 
 
 @torch.inference_mode()
-def test_both_sides_have_the_same_latents_in_both_layers(codec, monkeypatch):
+def test_encoder_and_decoder_have_the_same_latents_in_both_layers(codec, monkeypatch):
     picture = Picture(random_rgb(128, 64, seed=4))
     stream = codec.encode(picture, quality=40, base_quality=70)
     base_runtime = codec.runtime.base
@@ -297,7 +301,7 @@ def test_both_sides_have_the_same_latents_in_both_layers(codec, monkeypatch):
     base = stream.layer(Tag.BASE)
     assert base is not None and base.chunks == (bytes([70]) + data,)
     assert np.array_equal(codec._decode_base(stream)[1], y_hat) and np.abs(y_hat).max() > 0
-    condition = Condition(preview=fed_by(stream, codec))
+    condition = Condition(preview=preview_of(stream, codec))
     written = codec.network(as_x(picture.rgb), torch.tensor([320]), condition).y_hat
     read: list[Tensor] = []
 
@@ -310,19 +314,21 @@ def test_both_sides_have_the_same_latents_in_both_layers(codec, monkeypatch):
     assert torch.equal(read[0], written)
 
 
-def test_another_summation_order_reads_the_same(codec):
+def test_decoder_with_another_summation_order_agrees(codec):
     assert count_mismatches(codec, with_reordered_layers(codec), random_images(3)) == 0
 
 
 @torch.inference_mode()
-def test_the_first_picture_helps_both_sides_or_neither(codec):
+def test_base_preview_conditions_encoder_and_decoder_or_neither(codec):
     picture = Picture(random_rgb(128, 64, seed=4))
     alone, fed = (
         codec.encode_picture(picture, Rate(), BaseLayerOptions(conditions=c)) for c in (False, True)
     )
     chunks = [stream.layer(Tag.ENHANCEMENT).chunks for stream in (alone, fed)]
     assert chunks[0] != chunks[1]
-    x_hat = codec.network(as_x(picture.rgb), torch.tensor([400]), Condition(preview=fed_by(fed, codec))).x_hat
+    x_hat = codec.network(
+        as_x(picture.rgb), torch.tensor([400]), Condition(preview=preview_of(fed, codec))
+    ).x_hat
     assert np.array_equal(codec.decode(fed).picture.rgb, as_rgb(x_hat))
     y_hat, _, _ = encode_latents(codec, picture.rgb, 400)
     x_hat = codec.network.synthesise(y_hat, torch.tensor([400]))
@@ -330,7 +336,7 @@ def test_the_first_picture_helps_both_sides_or_neither(codec):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 77), (63, 65), (200, 130)])
-def test_any_size(codec, size):
+def test_images_of_any_size_round_trip(codec, size):
     picture = Picture(random_rgb(*size))
     stream = Bitstream.from_bytes(codec.encode(picture, condition=Condition(random_words())).to_bytes())
     assert codec.decode(stream).picture.rgb.shape == picture.rgb.shape
@@ -339,7 +345,7 @@ def test_any_size(codec, size):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_forged_payload_never_crashes(codec, seed):
+def test_forged_payload_raises_only_trifocal_errors(codec, seed):
     picture, random = Picture(random_rgb(64, 64)), np.random.default_rng(seed)
     stream = codec.encode(picture, quality=40)
     for number, layer in enumerate(stream.layers):
@@ -356,7 +362,7 @@ def test_a_forged_payload_never_crashes(codec, seed):
                 assert str(error).endswith(".")
 
 
-def test_transforms_in_bfloat16(codec):
+def test_codec_works_in_bfloat16(codec):
     rounded = copy.deepcopy(codec)
     for part in (rounded.network.analysis, rounded.network.synthesis):
         part.bfloat16()
@@ -378,8 +384,8 @@ def small_tiles(monkeypatch):
 
 
 @torch.inference_mode()
-def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
-    """Without words: windows of a tile are windows of the whole picture."""
+def test_analysis_of_a_tile_equals_that_of_the_whole_image(small_tiles, codec):
+    """Without text: windows of a tile are windows of the whole image."""
     rgb = random_rgb(512, 192, seed=7)
     shape = canvas.Canvas(512, 192, codec.network.receptive_field)
     condition = Condition(preview=first_of(512, 192))
@@ -387,15 +393,15 @@ def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
     for tile in shape.tiles():
         core = shape.core(tile)
         halo = shape.halo(core)
-        y = codec.network.analyse(as_x(shape.crop(rgb, halo)), condition.within(*canvas.window(halo)))
+        y = codec.network.analyse(as_x(shape.crop(rgb, halo)), condition.within(*canvas.region_slices(halo)))
         rows, columns = shape.within_halo(core, 16)
-        there = canvas.window(core)
+        there = canvas.region_slices(core)
         assert torch.allclose(y[:, rows, columns], whole[:, there[0], there[1]], atol=1e-5)
 
 
 @torch.inference_mode()
-def test_the_test_above_can_fail(codec):
-    """A halo that is not on the grid moves the windows."""
+def test_analysis_with_a_misaligned_halo_differs(codec):
+    """A halo that is not aligned to the grid shifts the windows."""
     rgb, condition = random_rgb(384, 64, seed=7), Condition(preview=first_of(384, 64))
     whole = codec.network.analyse(as_x(rgb), condition)
     part = condition.within(slice(0, 4), slice(1, 21))
@@ -405,7 +411,7 @@ def test_the_test_above_can_fail(codec):
 
 @pytest.fixture(scope="module")
 def tiled(codec: ScalableCodec) -> Iterator[Bitstream]:
-    """A picture of nine tiles, with words."""
+    """An image of nine tiles, with text."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(canvas, "TILE", 128)
         picture = Picture(random_rgb(300, 270, seed=5))
@@ -413,21 +419,21 @@ def tiled(codec: ScalableCodec) -> Iterator[Bitstream]:
 
 
 @torch.inference_mode()
-def test_tiles_leave_no_seams(small_tiles, tiled, codec, monkeypatch):
-    """Synthesis of all latents at once and tile by tile differ by at most one level, with words and
+def test_tiles_equal_the_whole_image(small_tiles, tiled, codec, monkeypatch):
+    """Synthesis of all latents at once and tile by tile differ by at most one grey level, with text and
     conditions.
     """
     by_tile = codec.decode(tiled).picture.rgb
     y_hat = torch.from_numpy(codec.decode_latents(tiled).y)
-    condition = Condition(preview=fed_by(tiled, codec)).within(slice(0, 20), slice(0, 20))
+    condition = Condition(preview=preview_of(tiled, codec)).within(slice(0, 20), slice(0, 20))
     at_once = codec.network.synthesise(y_hat, torch.tensor([480]), condition)
     whole = as_rgb(at_once)[:270, :300].astype(int)
     assert np.abs(by_tile - whole).max() <= 1 and whole.std() > 3
 
 
 @pytest.mark.parametrize("region", [(5, 7, 1, 1), (200, 0, 100, 270)])
-def test_a_region_is_a_part_of_the_whole(small_tiles, tiled, codec, region):
-    """Also where it does not begin on the grid of 64 pixels."""
+def test_decoded_region_equals_the_part_of_the_whole_image(small_tiles, tiled, codec, region):
+    """Also if it is not aligned to the grid of 64 pixels."""
     x, y, width, height = region
     whole = codec.decode(tiled).picture.rgb[y : y + height, x : x + width].astype(int)
     assert np.abs(codec.decode(tiled, region=region).picture.rgb - whole).max() <= 1
@@ -436,15 +442,15 @@ def test_a_region_is_a_part_of_the_whole(small_tiles, tiled, codec, region):
 # ── learning ──
 
 
-class Alike(nn.Module):
-    """The squared difference of means: a stand-in for a network that judges."""
+class MeanDistance(nn.Module):
+    """The squared difference of means, instead of a perceptual network."""
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         return (x_hat.mean((2, 3)) - x.mean((2, 3))).square().sum(1)
 
 
-class Given(nn.Module):
-    """A codec that always gives the same."""
+class ConstantCodec(nn.Module):
+    """A codec that always returns the same output."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
@@ -454,18 +460,18 @@ class Given(nn.Module):
         return self.output
 
 
-class Means(nn.Module):
-    """The mean colour as a picture's vector."""
+class MeanColour(nn.Module):
+    """The mean colour as the embedding of an image."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3)) + 0.1
 
 
 def objective() -> DualLayerObjective:
-    return DualLayerObjective(perceptual=Alike(), images=Means())
+    return DualLayerObjective(perceptual=MeanDistance(), images=MeanColour())
 
 
-def test_five_steps_lower_the_loss_and_leave_the_base_as_it_is():
+def test_training_lowers_the_loss_and_keeps_the_base_layer():
     codec = small_dual_layer(seed=7, gamma=0.0)
     codec.network.train()
     base = {name: value.clone() for name, value in codec.network.base.state_dict().items()}
@@ -489,7 +495,7 @@ def test_five_steps_lower_the_loss_and_leave_the_base_as_it_is():
     assert all(torch.equal(value, base[name]) for name, value in codec.network.base.state_dict().items())
 
 
-def test_it_learns_without_words_too():
+def test_training_works_without_text():
     codec = small_dual_layer(seed=7)
     codec.network.train()
     ((_, loss),) = objective().turns(
@@ -500,11 +506,11 @@ def test_it_learns_without_words_too():
     assert all(p.grad is not None for p in codec.network.analysis.parameters())
 
 
-def test_the_objective_by_hand():
+def test_objective_by_hand():
     x, level = torch.rand(2, 3, 64, 64), torch.tensor([0, 800])
     x_hat = x + torch.tensor([0.1, 0.01])[:, None, None, None]
     output = Output(x_hat, torch.zeros(1), torch.tensor([4096.0, 8192.0]))
-    ((_, loss),) = objective().turns(Given(output), Batch(x, level), 0)
+    ((_, loss),) = objective().turns(ConstantCodec(output), Batch(x, level), 0)
     assert bits_per_pixel(output, x).tolist() == [1, 2]
     means = [F.normalize(picture.mean((2, 3)) + 0.1, dim=1) for picture in (x_hat, x)]
     apart = (means[0] - means[1]).square().sum(1)
@@ -533,8 +539,8 @@ def thin_network(**options: object) -> tv.FasterRCNN:
 
 
 @pytest.fixture
-def fetched(monkeypatch):
-    """torchvision's builder gives the thin network, and remembers what it was asked for."""
+def requested_weights(monkeypatch):
+    """torchvision's builder returns the thin network, and records its arguments."""
     asked: dict[str, object] = {}
     monkeypatch.setattr(
         faster_rcnn, "fasterrcnn_resnet50_fpn", lambda **options: asked.update(options) or thin_network()
@@ -545,7 +551,7 @@ def fetched(monkeypatch):
 
 
 @torch.inference_mode()
-def test_the_split_network_finds_what_the_uncut_one_does(fetched):
+def test_split_faster_rcnn_equals_the_original(requested_weights):
     cut, uncut = faster_rcnn.load_faster_rcnn(), thin_network()
     for network in (cut.network, uncut):
         network.roi_heads.score_thresh = 0.0
@@ -562,17 +568,17 @@ def test_the_split_network_finds_what_the_uncut_one_does(fetched):
     )
 
 
-def test_the_detector_is_torchvisions_with_its_coco_weights(fetched):
+def test_detector_is_torchvisions_with_coco_weights(requested_weights):
     detector = faster_rcnn.load_faster_rcnn()
-    assert fetched["weights"] is tv.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
-    assert fetched["box_score_thresh"] == 0.02
+    assert requested_weights["weights"] is tv.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    assert requested_weights["box_score_thresh"] == 0.02
     assert not detector.training and not any(p.requires_grad for p in detector.parameters())
     assert detector is faster_rcnn.load_faster_rcnn()
     assert TextGuided.find_detector is faster_rcnn.load_faster_rcnn
     assert TextGuided.input_size is torchvision_size
 
 
-def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch, tmp_path):
+def test_failed_weights_download_raises_weights_error(monkeypatch, tmp_path):
     searched = []
 
     def refuse(**options: object) -> None:
@@ -590,8 +596,8 @@ def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch, tmp_path):
     assert searched == [str(tmp_path)] and torch.hub.get_dir() != str(tmp_path)
 
 
-def test_the_published_sizes(monkeypatch):
-    """Building it draws nothing and fetches nothing."""
+def test_published_sizes(monkeypatch):
+    """Building the network neither draws random weights nor downloads any."""
     for draw in ("kaiming_uniform_", "uniform_", "kaiming_normal_", "xavier_uniform_", "trunc_normal_"):
         monkeypatch.setattr(nn.init, draw, lambda tensor, *args, **options: tensor)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)

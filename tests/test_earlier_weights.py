@@ -28,16 +28,16 @@ WITH_EARLIER = [preset for preset in PRESETS if preset.earlier]
 
 @pytest.fixture(scope="module")
 def pixels() -> NDArray[np.uint8]:
-    """What the weights of 0.1 decode, asked for by their file, uint8 [72, 100, 3]."""
+    """The image that the weights of 0.1 decode, loaded by their file, uint8 [72, 100, 3]."""
     codec = load("compact", weights=EARLIER)
     return codec.decode(trifocal.Bitstream.open(GOLDEN)).picture.rgb
 
 
-def test_the_golden_file_is_of_compact_and_its_earlier_weights() -> None:
+def test_golden_file_has_the_fingerprint_of_the_earlier_weights() -> None:
     data = GOLDEN.read_bytes()
     assert hashlib.sha256(data).hexdigest().startswith("170b53834fa31377")
     header = trifocal.Bitstream.from_bytes(data).header
-    assert (header.preset, header.fingerprint, header.quality) == (1, MARK, 40)
+    assert (header.preset_id, header.fingerprint, header.quality) == (1, MARK, 40)
 
 
 def test_the_earlier_weights_never_change() -> None:
@@ -47,8 +47,8 @@ def test_the_earlier_weights_never_change() -> None:
 
 @pytest.mark.parametrize("preset", WITH_EARLIER, ids=lambda preset: preset.name)
 @pytest.mark.parametrize("version", [1, 2])
-def test_fingerprints_of_earlier_weights_are_not_the_current_ones(preset: Preset, version: int) -> None:
-    """In version 1 a fingerprint has 16 bits: new weights with that of earlier ones would be taken for
+def test_fingerprints_of_earlier_weights_differ_from_current_ones(preset: Preset, version: int) -> None:
+    """In version 1 a fingerprint has 16 bits; new weights with that of earlier ones would be confused with
     them.
     """
     marks = [load(preset.name, weights=FOLDER / name).fingerprint_in(version) for name in preset.earlier]
@@ -62,9 +62,9 @@ def test_compact_and_taco_compact_decode_files_of_the_earlier_weights() -> None:
     }
 
 
-def test_it_decodes_to_the_pixels_of_then(pixels: NDArray[np.uint8]) -> None:
-    """Byte for byte those of the same weights by name; and, up to the rounding of another processor's floats,
-    those of 0.1.
+def test_golden_file_decodes_to_its_original_pixels(pixels: NDArray[np.uint8]) -> None:
+    """Byte for byte those of the same weights loaded by name; and, up to rounding on another processor, those
+    of 0.1.
     """
     assert np.array_equal(trifocal.decode(GOLDEN).picture.rgb, pixels)
     assert np.abs(pixels.astype(int) - fixed_pattern()).mean() == pytest.approx(11.015, abs=0.01)
@@ -72,46 +72,48 @@ def test_it_decodes_to_the_pixels_of_then(pixels: NDArray[np.uint8]) -> None:
     assert np.abs(pixels[0, ::33].astype(int) - expected).max() <= 1
 
 
-def test_a_region_of_it_too(pixels: NDArray[np.uint8]) -> None:
+def test_region_of_the_golden_file_is_decoded(pixels: NDArray[np.uint8]) -> None:
     region = trifocal.decode(GOLDEN, region=(30, 20, 40, 30)).picture.rgb.astype(int)
     assert np.abs(region - pixels[20:50, 30:70]).max() <= 1
 
 
-def test_the_same_weights_still_write_it() -> None:
-    """Up to values of the latent that another processor rounds to their neighbours."""
+def test_earlier_weights_still_write_the_golden_file() -> None:
+    """Up to latent values that another processor rounds differently."""
     stream = load("compact", weights=EARLIER).encode(trifocal.Picture(fixed_pattern()), quality=40)
     written = trifocal.Bitstream.open(GOLDEN)
     header = replace(stream.header, version=1, fingerprint=MARK)
     assert header == written.header and stream.size == pytest.approx(written.size, rel=0.01)
 
 
-def test_files_of_taco_compact_are_decoded_with_them_too() -> None:
+def test_files_of_taco_compact_are_decoded_with_the_earlier_weights() -> None:
     old = load("taco-compact", weights=EARLIER)
     stream = old.encode(trifocal.Picture(fixed_pattern()), quality=40)
     stream = replace(stream, header=replace(stream.header, version=1, fingerprint=MARK))
-    assert stream.header.preset == 3
+    assert stream.header.preset_id == 3
     decoded = trifocal.decode(trifocal.Bitstream.from_bytes(stream.to_bytes()))
     assert np.array_equal(decoded.picture.rgb, old.decode(stream).picture.rgb)
 
 
-def test_pillow_opens_it(pixels: NDArray[np.uint8]) -> None:
+def test_pillow_opens_the_golden_file(pixels: NDArray[np.uint8]) -> None:
     with Image.open(GOLDEN) as image:
         assert np.array_equal(np.asarray(image), pixels)
 
 
-def test_detect_reads_the_right_pixels(pixels: NDArray[np.uint8]) -> None:
+def test_detect_decodes_the_golden_file_with_the_earlier_weights(pixels: NDArray[np.uint8]) -> None:
     found = Detector(notify=lambda notice: None)(GOLDEN)
     assert np.array_equal(found.render().rgb, pixels)
 
 
 def command(*words: str) -> "subprocess.CompletedProcess[str]":
-    """`trifocal` with these words, in a process of its own."""
+    """`trifocal` with these arguments, in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "trifocal", *words], check=False, capture_output=True, text=True
     )
 
 
-def test_the_command_line_decodes_and_describes_it(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+def test_command_line_decodes_and_describes_the_golden_file(
+    tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
     whole, part = tmp_path / "whole.png", tmp_path / "part.png"
     assert command("decode", str(GOLDEN), "-o", str(whole)).returncode == 0
     assert command("decode", str(GOLDEN), "--region", "30,20,40,30", "-o", str(part)).returncode == 0
@@ -124,21 +126,21 @@ def test_the_command_line_decodes_and_describes_it(tmp_path: Path, pixels: NDArr
     assert (facts["preset"], facts["fingerprint"]) == (1, "1b77")
 
 
-def test_a_damaged_one_is_refused() -> None:
+def test_damaged_golden_file_is_refused() -> None:
     data = bytearray(GOLDEN.read_bytes())
     data[-2] ^= 0x55
     with pytest.raises(Damaged):
         trifocal.decode(bytes(data))
 
 
-def test_unknown_fingerprints_are_refused_with_one_that_is_at_hand() -> None:
+def test_error_for_unknown_fingerprints_names_an_available_one() -> None:
     header = replace(trifocal.Bitstream.open(GOLDEN).header, fingerprint=MARK + 1)
     current = f"{load('compact').fingerprint_in(1):04x}"
     with pytest.raises(WeightsError, match=f"weights 1b78 of the preset compact, and {current} were found"):
         load_for(header)
 
 
-def test_weights_that_the_user_names_are_not_replaced() -> None:
+def test_custom_weights_are_not_replaced_by_earlier_ones() -> None:
     header = trifocal.Bitstream.open(GOLDEN).header
     with pytest.raises(WeightsError, match="weights 1b77 of the preset compact"):
         load_for(header, weights=FOLDER / "compact.safetensors")

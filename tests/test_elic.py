@@ -1,5 +1,5 @@
-"""ELIC on the real road: exact convolutions, ten passes over groups and checkerboards, tiles, bytes, and
-learning.
+"""ELIC with real files: integer convolutions, ten passes over groups and checkerboards, tiles, bytes, and
+training.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from helpers.codec_checks import (
     check_tiles_leave_no_seams,
 )
 from helpers.codecs import randomise_weights
-from helpers.exactness import count_mismatches, random_images, with_float32, with_reordered_layers
 from helpers.images import random_rgb
+from helpers.summation_order import count_mismatches, random_images, with_float32, with_reordered_layers
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.network import CodecNetwork
 from trifocal.codecs.taco import GROUPS
@@ -60,9 +60,7 @@ def elic() -> Codec:
 
 @pytest.fixture(scope="module")
 def mean_scale() -> Codec:
-    """The same transforms with a mean–scale hyperprior made of parts: two channels of features for each of
-    the latent.
-    """
+    """The same transforms with a mean–scale hyperprior: two channels of features for each latent channel."""
     torch.manual_seed(3)
     m = 12
     side = IntegerNetworks(Prior(m, len(STEPS)), elic_hyper_synthesis(m), SinglePass(m, STEPS))
@@ -79,7 +77,7 @@ def either(request: pytest.FixtureRequest) -> Codec:
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (5, 1), (7, 1), (3, 2), (5, 2)])
 @pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 3)])
-def test_exact_convolutions_are_convolutions_on_the_grid(kernel, stride, size):
+def test_integer_convolutions_equal_float_convolutions_on_the_grid(kernel, stride, size):
     torch.manual_seed(0)
     x = to_grid(torch.randn(2, *size, 5, dtype=torch.float64), 12)
     for layer in (Conv(5, 3, kernel, stride), Deconv(5, 3, kernel, stride)):
@@ -88,13 +86,13 @@ def test_exact_convolutions_are_convolutions_on_the_grid(kernel, stride, size):
         assert torch.equal(y, to_grid(y, 12)) and (y - expected).abs().max() < 2e-3
 
 
-def test_convolutions_know_their_size():
+def test_convolutions_return_the_expected_sizes():
     x = torch.randn(1, 6, 10, 4)
     assert Conv(4, 7, 5, stride=2)(x).shape == (1, 3, 5, 7)
     assert Deconv(4, 7, 5)(x).shape == (1, 12, 20, 7)
 
 
-def test_a_strided_1x1_convolution_of_an_image_and_its_gradient():
+def test_strided_1x1_convolution_and_its_gradient():
     """As a linear layer: torch 2.14 writes out of bounds in the gradient of its own convolution here."""
     torch.manual_seed(0)
     layer, x = Conv(3, 24, 1, stride=2), torch.rand(2, 64, 64, 3, requires_grad=True)
@@ -105,7 +103,7 @@ def test_a_strided_1x1_convolution_of_an_image_and_its_gradient():
     assert x.grad is not None and x.grad[:, ::2, ::2].any() and not x.grad[:, 1::2].any()
 
 
-def test_a_sum_of_a_convolution_that_could_be_rounded_is_refused():
+def test_convolution_with_inexact_sums_is_refused():
     for layer in (Conv(4, 2, 3), Deconv(4, 2, 3)):
         nn.init.constant_(layer.weight, 2.0**36)
         with pytest.raises(OverflowError, match="2\\^53"):
@@ -113,7 +111,7 @@ def test_a_sum_of_a_convolution_that_could_be_rounded_is_refused():
 
 
 @pytest.mark.parametrize("odd", [True, False])
-def test_a_checkerboard_has_two_colours(odd):
+def test_checkerboard_splits_positions_in_two(odd):
     y = torch.arange(1, 1 + 2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
     there = on_board(one_colour(y, odd), odd)
     row, column = torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
@@ -131,8 +129,8 @@ def test_ten_passes_cover_each_value_once(odd):
     assert parts[0][0, 0, 1, 0] == (y[0, 0, 1, 0] if odd else 0), "the anchors' colour"
 
 
-def test_each_pass_uses_all_that_is_decoded_near_it():
-    """All channels of all groups before and, between the anchors, those of its own group."""
+def test_each_pass_uses_all_decoded_neighbours():
+    """All channels of earlier groups and, for non-anchors, the anchors of their own group."""
     torch.manual_seed(1)
     context = Groups(SIZES, 24, STEPS, hidden=(12, 8))
     for step in range(1, context.passes):
@@ -147,17 +145,17 @@ def test_each_pass_uses_all_that_is_decoded_near_it():
         assert used[: end if step % 2 else begin].all() and not used[end if step % 2 else begin :].any()
 
 
-def test_another_summation_order_and_another_convolution(either):
+def test_decoder_with_other_summation_order_and_convolution_agrees(either):
     assert count_mismatches(either, with_reordered_layers(either), random_images(4)) == 0
 
 
-def test_the_test_above_can_fail(elic):
-    """In float32 streams are lost: this is what the exact side is for."""
+def test_float32_networks_lose_streams(elic):
+    """Shows that the integer networks are necessary."""
     writing, reading = with_float32(elic, False), with_float32(elic, True)
     assert count_mismatches(writing, reading, random_images(3)) > 0
 
 
-def test_forward_is_what_decode_gives_and_bytes_are_what_is_estimated(either):
+def test_forward_equals_decode_and_estimated_bits_equal_bytes(either):
     check_forward_matches_decode(either)
 
 
@@ -168,53 +166,53 @@ def decoded_by_forward(codec: Codec, picture: Picture) -> np.ndarray:
     return x_hat.permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
 
 
-def test_even_anchors_work_too_and_make_another_stream(elic):
+def test_even_anchors_give_another_valid_stream(elic):
     even, picture = small_elic(odd_anchors=False), Picture(random_rgb(64, 64))
     stream = even.encode(picture)
     assert np.array_equal(even.decode(stream).picture.rgb, decoded_by_forward(even, picture))
     assert stream.to_bytes() != elic.encode(picture).to_bytes()
 
 
-def test_bytes_grow_with_quality(elic, picture):
+def test_file_size_increases_with_quality(elic, picture):
     sizes = [elic.encode(picture, quality=quality).size for quality in (0, 25, 50, 75, 100)]
     assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_forged_payload_never_crashes(elic, seed):
+def test_forged_payload_raises_only_trifocal_errors(elic, seed):
     check_forged_payloads(elic, Picture(random_rgb(64, 64)), seed)
 
 
 @pytest.fixture(scope="module")
 def tiled(elic: Codec) -> Iterator[tuple[Picture, Bitstream]]:
-    """A picture of nine tiles."""
+    """An image of nine tiles."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(canvas, "TILE", 128)
         picture = Picture(random_rgb(300, 270, seed=5))
         yield picture, elic.encode(picture, quality=60)
 
 
-def test_a_damaged_tile_is_said_and_greyed_out(tiled, elic):
+def test_damaged_tile_is_reported_and_greyed_out(tiled, elic):
     check_best_effort_fills_damaged_tile(tiled[1], elic)
 
 
-def test_tiles_leave_no_seams(tiled, elic):
+def test_tiles_equal_the_whole_image(tiled, elic):
     check_tiles_leave_no_seams(tiled[1], elic)
 
 
-def test_analysis_of_a_tile_is_analysis_of_the_whole(tiled, elic):
+def test_analysis_of_a_tile_equals_that_of_the_whole_image(tiled, elic):
     check_tiled_analysis(elic)
 
 
 def positive(network: nn.Module) -> nn.Module:
-    """With weights under which no influence is hidden by a ReLU."""
+    """Make all weights positive, so that no influence is hidden by a ReLU."""
     for parameter in network.double().parameters():
         nn.init.constant_(parameter, 0.1)
     return network
 
 
 @pytest.mark.parametrize("bottlenecks", [1, 3])
-def test_reach_is_how_far_the_transforms_look(bottlenecks):
+def test_receptive_field_is_exact(bottlenecks):
     size, middle = 320, 160
     x = torch.rand(1, 3, size, size, dtype=torch.float64, requires_grad=True)
     analysis = positive(ElicAnalysis(2, 2, bottlenecks))
@@ -232,10 +230,8 @@ def test_reach_is_how_far_the_transforms_look(bottlenecks):
         assert receptive_field - 16 <= furthest <= receptive_field
 
 
-def test_the_published_sizes(monkeypatch):
-    """Parameters as CompressAI's `elic2022-official` has them: 32 074 200 with its entropy bottleneck for
-    z.
-    """
+def test_published_sizes(monkeypatch):
+    """Parameters as in CompressAI's `elic2022-official`: 32 074 200 with its entropy bottleneck for z."""
 
     def count(network: nn.Module) -> int:
         return sum(parameter.numel() for parameter in network.parameters())
@@ -252,7 +248,7 @@ def test_the_published_sizes(monkeypatch):
     assert 32_000_000 < total < 32_074_200 and elic_receptive_field() == 144
 
 
-def test_a_few_steps_lower_the_loss():
+def test_training_lowers_the_loss():
     codec = small_elic(seed=7)
     codec.network.train()
     x = torch.from_numpy(np.stack([random_rgb(64, 64, seed) for seed in range(2)]))

@@ -1,4 +1,4 @@
-"""Tables, coders and the order of the context model."""
+"""Frequency tables, range coders, and the order of the context model."""
 
 import math
 
@@ -65,7 +65,7 @@ def test_reader_reads_what_writer_wrote(seed):
     assert np.array_equal(written[~coded], mean[~coded])
 
 
-def test_extremes():
+def test_values_beyond_the_largest_symbol_are_clamped():
     y = np.array([1e9, -1e9, 0.0, 500.0, -401.0])
     mean, rows = np.zeros(5), np.full(5, 5.0)
     writer = Writer(range_coder_models(TABLES))
@@ -74,8 +74,8 @@ def test_extremes():
     assert np.array_equal(Reader(range_coder_models(TABLES), writer.bytes()).code(None, mean, rows), written)
 
 
-def test_golden_bytes():
-    """The format of the stream: these bytes must never change, or old files are lost."""
+def test_golden_bytes_of_a_stream():
+    """These bytes must never change, or existing files cannot be decoded."""
     y = np.array([0.0, 1.0, -2.0, 3.0, 0.0, 0.0, 17.0, -1.0, 90.0])
     rows = np.array([20.0, 30, 30, 40, 1, 0, 40, 20, 12])
     writer = Writer(range_coder_models(TABLES))
@@ -86,7 +86,7 @@ def test_golden_bytes():
 GOLDEN = "d9fff3ffa595aa07"
 
 
-def test_escape_codes():
+def test_escape_codes_round_trip():
     symbols = [7, -7, 8, -9, 10, 107, -LARGEST_SYMBOL, LARGEST_SYMBOL, -7]
     bits = [bit for symbol in symbols for bit in escape_to_bits(abs(symbol) - 7, symbol < 0)]
     code = Bits(bits + [1] * 9)
@@ -95,7 +95,7 @@ def test_escape_codes():
 
 
 class Bits:
-    """A stream of bits that are read in turn."""
+    """A stream of bits that are read in order."""
 
     def __init__(self, bits):
         self.text, self.at = "".join(map(str, bits)), 0
@@ -114,7 +114,7 @@ def test_symbols_beyond_the_bound_are_refused():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_reading_noise_ends(seed):
+def test_decoding_random_bytes_ends(seed):
     data = np.random.default_rng(seed).bytes(seed * 7)
     _, mean, rows = values(seed)
     try:
@@ -144,8 +144,8 @@ def decoded(data, mean, rows):
     return y_hat
 
 
-def test_cut_streams_and_flipped_bits_are_found():
-    """A range coder decodes any bytes to something; what gives most of them away is where they end."""
+def test_truncated_streams_and_flipped_bits_are_detected():
+    """A range coder decodes any bytes to symbols; most damage is detected by where the stream ends."""
     random = np.random.default_rng(1)
     found = []
     for seed in range(10):
@@ -169,7 +169,7 @@ def refused(data, mean, rows):
     return False
 
 
-def test_logistic_bits_are_those_of_the_formula():
+def test_logistic_bits_equal_the_formula():
     v, row = torch.tensor([0.0, 1.0, -3.0], dtype=torch.float64), torch.tensor([30.0, 33.5, 40.0]).double()
     s = 0.05 * 2 ** (row / 6)
     p = torch.sigmoid((v + 0.5) / s) - torch.sigmoid((v - 0.5) / s)
@@ -180,14 +180,14 @@ def test_logistic_bits_are_those_of_the_formula():
     assert torch.isfinite(bits) and far.grad is not None and 0 < far.grad < 100
 
 
-def test_tables_agree_with_the_training_meter():
+def test_tables_agree_with_the_training_rate_estimator():
     row = torch.full((2001,), 35.0, dtype=torch.float64)
     v = torch.arange(-2, 3).double().repeat_interleave(10)
     exact = cost_table(TABLES)[35][v.abs().long()]
     assert torch.allclose(logistic_bits(v, row[: len(v)]), torch.from_numpy(exact), atol=0.02)
 
 
-def test_calibration_follows_the_counts():
+def test_calibrated_tables_follow_the_counts():
     counts = np.zeros((ROWS, RADIUS + 1))
     counts[30, 0], counts[30, 1], counts[30, 2] = 1e6, 2e6, 1e6
     cost = cost_table(calibrated_frequencies(counts))
@@ -196,8 +196,10 @@ def test_calibration_follows_the_counts():
     assert np.abs(cost_table(TABLES) - cost)[40, :9].max() < 0.01
 
 
-def test_the_dead_zone_grows_with_the_price_of_one():
-    """Rows of small scale, where ±1 is dear, keep 0 for longer; wide rows round to the nearest."""
+def test_dead_zone_grows_with_the_cost_of_a_one():
+    """Rows of small scale, where ±1 costs many bits, round to 0 more often; rows of large scale round to the
+    nearest.
+    """
     assert (np.diff(ZERO_BELOW) < 0).all() and ZERO_BELOW[-1] - 0.5 < 1e-3
     price = -math.log2(1 / (1 + math.exp(0.5 / 0.1)) - 1 / (1 + math.exp(1.5 / 0.1)))
     price += math.log2(math.tanh(0.5 / 0.1 / 2))
@@ -207,7 +209,7 @@ def test_the_dead_zone_grows_with_the_price_of_one():
     assert quantise(values, np.full(5, ZERO_BELOW[6])).tolist() == [0, 0, 1, -1, 2]
 
 
-def test_gradients_pass_the_rounding():
+def test_gradients_pass_through_rounding():
     residual = torch.tensor([0.3, 0.7, -1.2], requires_grad=True)
     mean, index = torch.zeros(3), torch.full((3,), 20.0, requires_grad=True)
     meter = TrainingRateEstimator(1)
@@ -219,7 +221,7 @@ def test_gradients_pass_the_rounding():
     assert index.grad is not None and index.grad.abs().min() > 0
 
 
-def test_training_meter_estimates_the_bits():
+def test_training_rate_estimator_estimates_the_bits():
     torch.manual_seed(0)
     y, mean, rows = values(9, 20000)
     rows = rows.clip(min=24)
@@ -236,8 +238,8 @@ def test_passes_cover_each_value_once():
     assert sum((part != 0).sum() for part in parts) == y.numel()
 
 
-def test_context_sees_only_what_is_decoded(codec):
-    """Values of later passes must not change what the model says of an earlier one."""
+def test_context_uses_only_decoded_values(codec):
+    """Values of later passes do not change the parameters of an earlier one."""
     context = codec.network.entropy.integer_networks().context
     torch.manual_seed(0)
     features, level = torch.randn(1, 4, 4, 16).double(), torch.tensor([300])

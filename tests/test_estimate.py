@@ -1,5 +1,5 @@
 """Rates without a file, latents, masks, and the entropy model alone: the snippets of docs/research.md and
-what they promise.
+their guarantees.
 """
 
 import re
@@ -36,7 +36,7 @@ def compact() -> Codec:
 
 @pytest.fixture(scope="module")
 def crops() -> list[Picture]:
-    """Three crops of the photograph, of sizes that are no multiples of 64."""
+    """Three crops of the photograph, with sizes that are not multiples of 64."""
     rgb = Picture.open(PHOTOGRAPH).rgb
     return [Picture(rgb[y : y + 150, x : x + 210].copy()) for y, x in ((0, 0), (100, 200), (200, 60))]
 
@@ -47,10 +47,10 @@ def as_x(picture: Picture) -> torch.Tensor:
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("quality", [20, 80])
-def test_estimated_bits_are_those_of_files(
+def test_estimated_bits_equal_file_sizes(
     compact: Codec, crops: list[Picture], quality: int, training: bool
 ) -> None:
-    """Within 1 % in evaluation mode and 5 % in training mode, of all crops together."""
+    """Within 1 % in evaluation mode and 5 % in training mode, over all crops together."""
     network = compact.network.train(training)
     files = [8 * len(compact.encode(crop, quality=quality).layers[0].chunks[0] or b"") for crop in crops]
     bits = [float(network.estimate(as_x(crop), quality).bits.detach()) for crop in crops]
@@ -58,7 +58,7 @@ def test_estimated_bits_are_those_of_files(
     assert sum(bits) == pytest.approx(sum(files), rel=0.05 if training else 0.01, abs=64)
 
 
-def test_an_estimate_has_x_hat_a_map_and_a_gradient(compact: Codec, crops: list[Picture]) -> None:
+def test_estimate_has_x_hat_a_bit_map_and_a_gradient(compact: Codec, crops: list[Picture]) -> None:
     """After an encode, which runs in inference mode."""
     stream = compact.encode(crops[0], quality=60)
     x = as_x(crops[0]).requires_grad_()
@@ -71,7 +71,7 @@ def test_an_estimate_has_x_hat_a_map_and_a_gradient(compact: Codec, crops: list[
     assert x.grad is not None and x.grad.abs().mean() > 0
 
 
-def test_a_step_against_the_gradient_costs_fewer_bits() -> None:
+def test_gradient_step_lowers_the_bits() -> None:
     network = small_codec().network
     x = as_x(Picture(random_rgb(100, 70))).requires_grad_()
     before = network.estimate(x, 50).bits
@@ -80,7 +80,7 @@ def test_a_step_against_the_gradient_costs_fewer_bits() -> None:
     assert float(after.detach()) < 0.99 * float(before.detach())
 
 
-def test_each_image_has_its_quality_and_its_bits() -> None:
+def test_each_image_has_its_own_quality_and_bits() -> None:
     network = small_codec().network
     x = torch.cat([as_x(Picture(random_rgb(64, 64, seed))) for seed in (1, 2)])
     both = network.estimate(x, torch.tensor([20.0, 90.0])).bits
@@ -88,7 +88,7 @@ def test_each_image_has_its_quality_and_its_bits() -> None:
     assert torch.allclose(both, torch.cat(alone), rtol=1e-4)
 
 
-def test_the_base_layer_counts() -> None:
+def test_estimate_includes_the_base_layer() -> None:
     codec = trifocal.load("dual-layer-compact")
     picture = Picture(random_rgb(150, 100))
     assert isinstance(codec, ScalableCodec)
@@ -111,18 +111,18 @@ def test_the_base_layer_counts() -> None:
         (torch.zeros(1, 3, 64, 64).byte(), torch.tensor([400]), "not uint8"),
     ],
 )
-def test_wrong_input_of_forward_is_one_sentence(x: torch.Tensor, level: torch.Tensor, message: str) -> None:
+def test_invalid_input_of_forward_raises(x: torch.Tensor, level: torch.Tensor, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         small_codec().network(x, level)
 
 
 @pytest.mark.parametrize("quality", [-1, 101, float("nan"), torch.tensor([1.0, 2.0])])
-def test_wrong_qualities_are_refused(quality: float | torch.Tensor) -> None:
+def test_invalid_qualities_are_refused(quality: float | torch.Tensor) -> None:
     with pytest.raises(OptionError, match="[Qq]uality"):
         small_codec().network.estimate(torch.zeros(1, 3, 64, 64), quality)
 
 
-def test_latents_are_read_changed_and_written(codec: Codec, picture: Picture) -> None:
+def test_latents_can_be_read_changed_and_written(codec: Codec, picture: Picture) -> None:
     latents = codec.analyse(picture)
     assert codec.encode_latents(latents, 60).to_bytes() == codec.encode(picture, 60).to_bytes()
     changed = replace(latents, y=0.5 * latents.y)
@@ -142,7 +142,7 @@ def test_latents_of_another_shape_are_refused(codec: Codec, picture: Picture) ->
         codec.synthesise(latents, 300)
 
 
-def test_the_entropy_model_alone() -> None:
+def test_entropy_model_codes_a_latent_alone() -> None:
     torch.manual_seed(0)
     entropy = EntropyModel(16, hyper_channels=8, width=16, blocks=1, steps=torch.full((8,), 0.5)).eval()
     y, level = np.random.default_rng(0).normal(size=(1, 8, 12, 16)).astype(np.float32), np.array([400])
@@ -162,7 +162,7 @@ def error(codec: Codec, stream: trifocal.Bitstream, picture: Picture) -> np.ndar
 
 
 @pytest.mark.parametrize("kind", ["bool", "uint8", "float", "picture"])
-def test_a_mask_moves_bits(crops: list[Picture], kind: str) -> None:
+def test_mask_moves_bits(crops: list[Picture], kind: str) -> None:
     codec, picture = trifocal.load("taco-compact"), crops[0]
     inside = np.zeros((150, 210), bool)
     inside[:, :105] = True
@@ -192,19 +192,19 @@ def test_a_mask_moves_bits(crops: list[Picture], kind: str) -> None:
         (np.zeros((150, 210), np.int64), "floats in 0..1"),
     ],
 )
-def test_a_wrong_mask_is_refused(crops: list[Picture], mask: np.ndarray, message: str) -> None:
+def test_invalid_mask_is_refused(crops: list[Picture], mask: np.ndarray, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         trifocal.load("taco-compact").encode(crops[0], mask=mask)
 
 
-def test_a_mask_that_would_be_ignored_is_refused(compact: Codec, crops: list[Picture]) -> None:
+def test_mask_is_refused_for_presets_that_ignore_it(compact: Codec, crops: list[Picture]) -> None:
     with pytest.raises(PresetError, match="taco-compact or dual-layer-compact"):
         compact.encode(crops[0], mask=np.ones((150, 210)))
     able = {p.name for p in PRESETS if "compact" in p.name and p.build().runtime.reads_importance}
     assert able == {*MASK_PRESETS}
 
 
-def test_the_command_line_takes_a_mask(tmp_path: Path, crops: list[Picture]) -> None:
+def test_command_line_takes_a_mask(tmp_path: Path, crops: list[Picture]) -> None:
     photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
     Image.fromarray(crops[0].rgb).save(photo)
     half = np.zeros((150, 210), np.uint8)
@@ -227,7 +227,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", RESEARCH.read_text("utf-8"), re.DOTA
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_snippets_of_the_page_run(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each block by itself, on a small photo.jpg."""
+    """Each block is run separately, on a small photo.jpg."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(random_rgb(100, 70)).save("photo.jpg")
     (tmp_path / "snippet.py").write_text(BLOCKS[number], "utf-8")

@@ -1,6 +1,4 @@
-"""Tasks beside metrics in one run: `evaluate`, `compare` and their options, with tasks and detectors made
-here.
-"""
+"""Tasks in `evaluate` and `compare`, and their options, with fake tasks and detectors."""
 
 import json
 from pathlib import Path
@@ -25,7 +23,7 @@ BOX = (8, 8, 40, 32)  # of the bright square in each picture: left, top, right, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three noisy pictures of 80 × 60 with a bright square, and what COCO would say of them."""
+    """Three noisy images of 80 × 60 with a bright square, and their COCO annotations."""
     rng = np.random.default_rng(0)
     place = tmp_path / "pictures"
     place.mkdir()
@@ -43,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Bright:
-    """Finds the box around what is brighter than the middle of the range; sees nothing in dull pictures."""
+    """A detector that finds the box around pixels brighter than the middle of the range."""
 
     masks = False
     categories = COCO_IDS
@@ -59,7 +57,7 @@ class Bright:
 
 
 class Agreement:
-    """A task that says how many pictures it was given, and can be told to fail."""
+    """A task that counts its images, and can fail."""
 
     columns = ("count",)
     model, short_side = "counter", None
@@ -88,7 +86,7 @@ def bright(monkeypatch: pytest.MonkeyPatch) -> Bright:
     return detector
 
 
-def test_a_task_is_measured_beside_the_metrics_and_on_the_originals(folder: Path, tmp_path: Path) -> None:
+def test_task_is_measured_with_the_metrics_and_on_the_originals(folder: Path, tmp_path: Path) -> None:
     task = Agreement()
     said: list[str] = []
     results = evaluate(
@@ -107,7 +105,7 @@ def test_a_task_is_measured_beside_the_metrics_and_on_the_originals(folder: Path
     assert other.runs == 3, "another network's figures are not this one's"
 
 
-def test_a_task_that_fails_is_named_and_costs_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_failing_task_is_named_and_other_results_are_kept(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="webp, quality 20: Nothing was counted"):
         evaluate(["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20], task=Agreement(fails=True)))
     means = read_means(tmp_path / "r_summary.csv")
@@ -116,7 +114,7 @@ def test_a_task_that_fails_is_named_and_costs_nothing_else(folder: Path, tmp_pat
     )
 
 
-def test_what_was_measured_of_all_pictures_outlives_an_interruption(folder: Path, tmp_path: Path) -> None:
+def test_results_over_all_images_survive_an_interruption(folder: Path, tmp_path: Path) -> None:
     class Interrupted(Agreement):
         def begin(self) -> None:
             if self.runs == 2:
@@ -135,7 +133,7 @@ def test_what_was_measured_of_all_pictures_outlives_an_interruption(folder: Path
     assert [mean.values["count:counter"] for mean in results.means] == [3, 3, 3, 3]
 
 
-def test_png_gives_the_pixels_back_at_one_quality(folder: Path, tmp_path: Path) -> None:
+def test_png_is_lossless_and_has_one_quality(folder: Path, tmp_path: Path) -> None:
     picture = Picture.open(folder / "0.png")
     decoded = PILLOW_CODECS[LOSSLESS].decode(PILLOW_CODECS[LOSSLESS].encode(picture, 100))
     assert np.array_equal(decoded, picture.rgb) and psnr(decoded, picture.rgb) == np.inf
@@ -153,7 +151,7 @@ def test_detection_from_the_command_line(folder: Path, tmp_path: Path, bright: B
     assert set(bright.seen) == {(60, 80)}
 
 
-def test_detection_in_pictures_that_nobody_labelled(folder: Path, tmp_path: Path, bright: Bright) -> None:
+def test_detection_in_unlabelled_images(folder: Path, tmp_path: Path, bright: Bright) -> None:
     (tmp_path / "instances.json").unlink()
     out = tmp_path / "r.csv"
     words = ["evaluate", "jpeg", "--data", folder, "--task", "detection", "--detector", "some/square.onnx"]
@@ -165,9 +163,7 @@ def test_detection_in_pictures_that_nobody_labelled(folder: Path, tmp_path: Path
     assert len(bright.seen) == 9, "three originals twice: for the truth, and measured"
 
 
-def test_the_protocol_with_a_short_side_codes_larger_pictures(
-    folder: Path, tmp_path: Path, bright: Bright
-) -> None:
+def test_short_side_protocol_codes_resized_images(folder: Path, tmp_path: Path, bright: Bright) -> None:
     out = tmp_path / "r.csv"
     words = ["evaluate", "jpeg", "--data", folder, "--task", "detection", "--short-side", "120"]
     run = CliRunner().invoke(app, [*map(str, words), "--out", str(out), "--qualities", "90"])
@@ -187,7 +183,7 @@ def test_the_protocol_with_a_short_side_codes_larger_pictures(
     assert native.means[0].bpp == pytest.approx(np.mean([row.bpp for row in rows]), rel=1e-4)
 
 
-def test_a_page_shows_the_task_and_what_the_originals_give(
+def test_report_shows_the_task_and_the_value_of_the_originals(
     folder: Path, tmp_path: Path, bright: Bright
 ) -> None:
     task = tasks.create_task("detection", "square.onnx", None, folder)
@@ -206,7 +202,7 @@ def test_a_page_shows_the_task_and_what_the_originals_give(
         (["--task", "detection", "--short-side", "4000"], "1 to 1333 pixels"),
     ],
 )
-def test_what_cannot_be_asked_is_said(
+def test_invalid_task_options_are_refused(
     words: list[str], sentence: str, folder: Path, tmp_path: Path, bright: Bright
 ) -> None:
     out = tmp_path / "r.csv"

@@ -1,4 +1,4 @@
-"""Measuring: metrics against values by hand, curves against known pairs, and a run that keeps what it has."""
+"""Metrics against values by hand, curves against known pairs, and runs that keep existing rows."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ TABLE = "results.csv"
 
 
 class Posteriser:
-    """Stands in for a codec: quality is the number of grey levels, and the bytes are a PNG."""
+    """A fake codec: quality is the number of grey levels, and the bytes are a PNG."""
 
     name = "posteriser"
     weights = "0001"
@@ -90,13 +90,13 @@ def test_psnr_by_hand() -> None:
     assert psnr(black, black) == math.inf
 
 
-def test_ms_ssim_of_equal_pictures_is_one() -> None:
+def test_ms_ssim_of_equal_images_is_one() -> None:
     picture = photograph(192, 180)
     assert ms_ssim(picture, picture) == pytest.approx(1, abs=1e-6)
 
 
 def test_ms_ssim_of_two_greys_by_hand() -> None:
-    """Constant pictures have no contrast: what is left is SSIM's luminance at the coarsest scale, to its
+    """Constant images have no contrast: what remains is SSIM's luminance at the coarsest scale, with its
     exponent.
     """
     dark, light = np.full((176, 200, 3), 60, np.uint8), np.full((176, 200, 3), 200, np.uint8)
@@ -105,14 +105,14 @@ def test_ms_ssim_of_two_greys_by_hand() -> None:
     assert ms_ssim(dark, light) == pytest.approx(luminance**0.1333, abs=1e-3)
 
 
-def test_ms_ssim_of_a_small_picture_is_not_measured() -> None:
+def test_ms_ssim_of_a_small_image_is_none() -> None:
     for width, height in ((175, 400), (400, 175), (1, 1)):
         picture = photograph(width, height)
         assert ms_ssim(picture, picture) is None
     assert ms_ssim(photograph(176, 176), photograph(176, 176)) is not None
 
 
-def test_only_pictures_of_one_size_are_compared() -> None:
+def test_images_of_different_sizes_are_refused() -> None:
     with pytest.raises(OptionError, match="one size"):
         psnr(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 3, 3), np.uint8))
     with pytest.raises(OptionError, match="8-bit"):
@@ -121,7 +121,7 @@ def test_only_pictures_of_one_size_are_compared() -> None:
 
 # ── curves ──
 
-PLAIN = Curve.of("plain", [(0.1, 28.0), (0.2, 31.0), (0.4, 33.5), (0.8, 35.0)])
+PLAIN = Curve.from_points("plain", [(0.1, 28.0), (0.2, 31.0), (0.4, 33.5), (0.8, 35.0)])
 
 
 def scaled(curve: Curve, rate: float = 1.0, value: float = 0.0) -> Curve:
@@ -130,7 +130,7 @@ def scaled(curve: Curve, rate: float = 1.0, value: float = 0.0) -> Curve:
     )
 
 
-def test_a_curve_against_itself_is_zero() -> None:
+def test_bd_rate_of_a_curve_with_itself_is_zero() -> None:
     delta = bd_rate(PLAIN, PLAIN)
     assert delta.value == pytest.approx(0, abs=1e-9) and delta.overlap == (28.0, 35.0)
     gain = bd_metric(PLAIN, PLAIN)
@@ -138,23 +138,23 @@ def test_a_curve_against_itself_is_zero() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.9, 1.25, 2.0])
-def test_rates_times_a_factor(factor: float) -> None:
+def test_bd_rate_of_scaled_rates_is_the_factor(factor: float) -> None:
     assert bd_rate(PLAIN, scaled(PLAIN, rate=factor)).value == pytest.approx(100 * (factor - 1))
 
 
-def test_a_shifted_metric() -> None:
+def test_bd_metric_of_a_shifted_metric_is_the_shift() -> None:
     assert bd_metric(PLAIN, scaled(PLAIN, value=0.75)).value == pytest.approx(0.75)
 
 
-def test_straight_lines_by_hand() -> None:
+def test_bd_rate_of_straight_lines_by_hand() -> None:
     """log2(rate) is value for one, value / 2 + 1 for the other: over 0..4 they differ by 1 - value / 2, 0 in
     the mean.
     """
-    one = Curve.of("one", [(2.0**v, v) for v in (0.0, 1.0, 2.0, 4.0)])
-    other = Curve.of("other", [(2.0 ** (v / 2 + 1), v) for v in (-2.0, 1.0, 3.0, 4.0)])
+    one = Curve.from_points("one", [(2.0**v, v) for v in (0.0, 1.0, 2.0, 4.0)])
+    other = Curve.from_points("other", [(2.0 ** (v / 2 + 1), v) for v in (-2.0, 1.0, 3.0, 4.0)])
     assert bd_rate(one, other).value == pytest.approx(0, abs=1e-9)
     assert bd_rate(one, other).overlap == (0.0, 4.0)
-    shorter = Curve.of("shorter", [(2.0 ** (v / 2 + 1), v) for v in (-2.0, 1.0, 2.0)])
+    shorter = Curve.from_points("shorter", [(2.0 ** (v / 2 + 1), v) for v in (-2.0, 1.0, 2.0)])
     assert bd_rate(one, shorter).value == pytest.approx(100 * (2**0.5 - 1))  # 1/2 in the mean over 0..2
 
 
@@ -169,26 +169,26 @@ def test_straight_lines_by_hand() -> None:
         ("MLIC++", -15.0),
     ],
 )
-def test_published_pairs(codec: str, percent: float) -> None:
-    """Against VTM 9.1 on Kodak, as computed elsewhere from the same published points."""
+def test_published_bd_rates_are_reproduced(codec: str, percent: float) -> None:
+    """Against VTM 9.1 on Kodak, as computed by others from the same published points."""
     curves = anchors("psnr")
     assert bd_rate(curves["VTM 9.1"], curves[codec]).value == pytest.approx(percent, abs=0.1)
 
 
-def test_no_figure_where_curves_do_not_overlap() -> None:
+def test_no_bd_rate_if_curves_do_not_overlap() -> None:
     far = scaled(PLAIN, value=10)
     assert bd_rate(PLAIN, far) == evaluation.BjontegaardDelta(None, None)
     assert bd_metric(PLAIN, scaled(PLAIN, rate=100)) == evaluation.BjontegaardDelta(None, None)
     assert bd_rate(PLAIN, scaled(PLAIN, value=7)).value is None  # they touch in one point
-    assert bd_rate(PLAIN, Curve.of("a point", [(0.3, 32.0)])).value is None
-    assert bd_rate(PLAIN, Curve.of("nothing", [])).value is None
+    assert bd_rate(PLAIN, Curve.from_points("a point", [(0.3, 32.0)])).value is None
+    assert bd_rate(PLAIN, Curve.from_points("nothing", [])).value is None
 
 
-def test_points_that_cost_more_for_less_are_left_out() -> None:
-    curve = Curve.of("noisy", [(0.4, 33.5), (0.1, 28.0), (0.3, 27.0), (0.4, 33.0), (0.9, math.inf)])
+def test_dominated_points_are_dropped() -> None:
+    curve = Curve.from_points("noisy", [(0.4, 33.5), (0.1, 28.0), (0.3, 27.0), (0.4, 33.0), (0.9, math.inf)])
     assert curve.rates == (0.1, 0.4) and curve.values == (28.0, 33.5)
     with pytest.raises(OptionError, match="above 0"):
-        Curve.of("free", [(0.0, 30.0)])
+        Curve.from_points("free", [(0.0, 30.0)])
 
 
 def test_every_anchor_has_a_curve_and_a_source() -> None:
@@ -201,7 +201,7 @@ def test_every_anchor_has_a_curve_and_a_source() -> None:
         assert all(line["source"] for line in csv.DictReader(stream))
 
 
-def test_a_table_that_is_none_of_anchors(tmp_path: Path) -> None:
+def test_other_csv_files_are_refused_as_anchors(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(OptionError, match="needs the columns codec and bpp"):
         anchors("psnr", tmp_path / "x.csv")
@@ -210,7 +210,7 @@ def test_a_table_that_is_none_of_anchors(tmp_path: Path) -> None:
 # ── evaluate ──
 
 
-def test_rows_come_from_real_files(folder: Path, tmp_path: Path) -> None:
+def test_rows_are_measured_from_real_files(folder: Path, tmp_path: Path) -> None:
     seen: list[float] = []
     out = tmp_path / "new" / TABLE
     subject = Posteriser()
@@ -240,7 +240,7 @@ def test_rows_come_from_real_files(folder: Path, tmp_path: Path) -> None:
     assert [mean.bpp for mean in written] == pytest.approx([mean.bpp for mean in results.means], abs=1e-5)
 
 
-def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> None:
+def test_resume_measures_only_missing_rows(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / TABLE
     evaluate([Posteriser()], folder, out, EvaluateOptions([60]))
     text = out.read_text()
@@ -279,7 +279,7 @@ def test_rows_of_other_weights_are_measured_again(folder: Path, tmp_path: Path) 
     assert {row.weights for row in evaluation.read_results(out)} == {"0002"}
 
 
-def test_a_broken_picture_is_a_sentence_and_the_rest_goes_on(folder: Path, tmp_path: Path) -> None:
+def test_damaged_image_is_reported_and_others_are_measured(folder: Path, tmp_path: Path) -> None:
     (folder / "a-broken.png").write_bytes((folder / "a.png").read_bytes()[:300])
     (folder / "empty.jpg").write_bytes(b"")
     out = tmp_path / TABLE
@@ -292,7 +292,7 @@ def test_a_broken_picture_is_a_sentence_and_the_rest_goes_on(folder: Path, tmp_p
         evaluate([Posteriser(), "jpeg"], folder, out, EvaluateOptions([60, 90], resume=True))
 
 
-def test_a_codec_that_fails_is_named_with_picture_and_quality(folder: Path, tmp_path: Path) -> None:
+def test_failing_codec_is_reported_with_image_and_quality(folder: Path, tmp_path: Path) -> None:
     class Picky(Posteriser):
         def decode(self, data: bytes) -> NDArray[np.uint8]:
             pixels = super().decode(data)
@@ -315,7 +315,7 @@ def test_a_codec_that_fails_is_named_with_picture_and_quality(folder: Path, tmp_
         ({"data": "nowhere"}, "There is no folder nowhere; name a folder of images"),
     ],
 )
-def test_what_cannot_be_done_is_said_first(
+def test_invalid_requests_are_refused_before_measuring(
     change: dict[str, object], sentence: str, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -357,7 +357,7 @@ def test_a_foreign_table_is_not_resumed(folder: Path, tmp_path: Path) -> None:
     assert out.read_text() == "name,price\nbread,2\n"
 
 
-def test_a_damaged_line_is_named(folder: Path, tmp_path: Path) -> None:
+def test_damaged_line_is_named_in_the_error(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / TABLE
     evaluate([Posteriser()], folder, out, EvaluateOptions([60]))
     out.write_text(out.read_text() + "posteriser,c.png,wide\n")
@@ -365,7 +365,7 @@ def test_a_damaged_line_is_named(folder: Path, tmp_path: Path) -> None:
         evaluation.read_results(out)
 
 
-def test_alpha_is_noted(tmp_path: Path) -> None:
+def test_ignored_alpha_is_noted(tmp_path: Path) -> None:
     rgba = np.dstack([photograph(180, 180), np.full((180, 180), 128, np.uint8)])
     Image.fromarray(rgba).save(tmp_path / "clear.png")
     rows = evaluate(["webp"], tmp_path, tmp_path / TABLE, EvaluateOptions([80])).rows
@@ -377,7 +377,7 @@ def test_alpha_is_noted(tmp_path: Path) -> None:
     [rival for rival in evaluation.pillow_codecs() if rival.name != LOSSLESS],
     ids=lambda rival: rival.name,
 )
-def test_rivals_make_real_files(rival: evaluation.PillowCodec, tmp_path: Path) -> None:
+def test_pillow_codecs_write_real_files(rival: evaluation.PillowCodec, tmp_path: Path) -> None:
     picture = Picture(photograph(200, 180))
     sizes = [len(rival.encode(picture, quality)) for quality in (20, 80)]
     assert 100 < sizes[0] < sizes[1]
@@ -386,7 +386,7 @@ def test_rivals_make_real_files(rival: evaluation.PillowCodec, tmp_path: Path) -
         rival.encode(picture, 12.5)
 
 
-def test_means_are_over_pictures() -> None:
+def test_means_are_over_images() -> None:
     row = ImageResult("p", "a", 10, 10, 50.0, 20, 1.6, 1.0, 2.0, "beef", "", {"psnr": 30.0, "ms_ssim": 0.9})
     other = replace(row, picture="b", bpp=0.4, values={"psnr": 40.0, "ms_ssim": 0.7})
     rows = [row, other, replace(row, quality=20.0)]
@@ -426,7 +426,7 @@ def test_an_unknown_name_is_refused_before_anything_is_measured(folder: Path, tm
 # ── the room ──
 
 
-def test_measuring_loads_no_training_and_no_torch_until_it_is_needed() -> None:
+def test_evaluation_imports_torch_only_when_needed() -> None:
     code = (
         "import json, sys, trifocal.evaluation; print(json.dumps([n for n in"
         " ('torch', 'accelerate', 'trifocal.training', 'torchmetrics', 'scipy') if n in sys.modules]))"

@@ -1,5 +1,5 @@
-"""The script that wraps CenterFace's file, on a file of the same layout made here: its score is how bright a
-place is.
+"""The script that wraps CenterFace's ONNX file, on a fake file of the same layout whose score is the
+brightness.
 """
 
 import sys
@@ -24,9 +24,7 @@ def script() -> Any:
 
 
 def like_centerface(path: Path, offset: float = 0.0) -> Path:
-    """At each place of a quarter of the resolution, the mean of the first channel is the score; opset 9, as
-    CenterFace's.
-    """
+    """At each cell of stride 4, the mean of the first channel is the score; opset 9, as CenterFace's."""
     make, number = onnx.helper, onnx.TensorProto.FLOAT
     kernel = np.zeros((5, 3, 4, 4), np.float32)  # score, two sizes, two offsets
     kernel[0, 0] = 1 / (16 * 255)
@@ -52,7 +50,7 @@ def wrap(script: Any, monkeypatch: pytest.MonkeyPatch, source: Path, target: Pat
     script.main()
 
 
-def test_faces_come_out_as_boxes_in_pixels(
+def test_faces_are_returned_as_boxes_in_pixels(
     script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     wrap(script, monkeypatch, like_centerface(tmp_path / "c.onnx", 0.25), tmp_path / "f.onnx")
@@ -70,7 +68,7 @@ def test_faces_come_out_as_boxes_in_pixels(
     assert create_detector(str(tmp_path / "f.onnx")).find(pixels * 0).boxes.shape == (0, 4)
 
 
-def test_another_file_is_refused(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_onnx_files_are_refused(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrap(script, monkeypatch, like_centerface(tmp_path / "c.onnx"), tmp_path / "f.onnx")
     with pytest.raises(SystemExit, match=r"f\.onnx is not CenterFace: it has no output 537\."):
         wrap(script, monkeypatch, tmp_path / "f.onnx", tmp_path / "g.onnx")

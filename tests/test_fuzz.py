@@ -11,45 +11,45 @@ from fuzzing import (
     decode,
     fuzz,
     read,
-    sound_containers,
-    sound_files,
+    undamaged_containers,
+    undamaged_files,
 )
 
 COUNTS = [pytest.param(1), pytest.param(1000, marks=pytest.mark.slow, id="hours")]
 
 
-def nothing_crashed(found: Findings) -> bool:
-    """The numbers are shown with their tracebacks; `python tests/fuzzing.py KIND --first NUMBER --number 1`
-    shows one again.
+def no_crash(found: Findings) -> bool:
+    """Crashes are shown with their numbers and tracebacks; `python tests/fuzzing.py KIND --first NUMBER
+    --number 1` repeats one.
     """
     return not found.crashed and 0.05 < found.accepted / found.files < 0.95
 
 
 @pytest.mark.parametrize("times", COUNTS)
 def test_damaged_files_are_read_or_refused(times: int) -> None:
-    assert nothing_crashed(fuzz(sound_containers(), read, range(2000 * times)))
+    assert no_crash(fuzz(undamaged_containers(), read, range(2000 * times)))
 
 
 @pytest.mark.parametrize("times", COUNTS)
 def test_damaged_files_are_decoded_or_refused(times: int) -> None:
-    assert nothing_crashed(fuzz(sound_files(), decode, range(100 * times)))
+    assert no_crash(fuzz(undamaged_files(), decode, range(100 * times)))
 
 
-def test_sound_files_are_accepted() -> None:
-    assert all(read(file.to_bytes()) for file in sound_containers())
-    for file in sound_files():
+def test_undamaged_files_are_accepted() -> None:
+    assert all(read(file.to_bytes()) for file in undamaged_containers())
+    for file in undamaged_files():
         file.header.check_pixels(MAX_PIXELS)
         assert read(file.to_bytes())
 
 
-def test_a_number_stands_for_one_file() -> None:
-    files = [[damaged_file(random.Random(n), sound_containers()) for n in range(50)] for _ in range(2)]
+def test_seed_determines_the_damaged_file() -> None:
+    files = [[damaged_file(random.Random(n), undamaged_containers()) for n in range(50)] for _ in range(2)]
     assert files[0] == files[1] and len({*files[0]}) > 40
 
 
-def test_what_is_found_is_counted() -> None:
-    """A crash, of which there is none that is real, with its number."""
-    files = sound_containers()
+def test_crashes_are_counted() -> None:
+    """A fake crash is reported with its seed."""
+    files = undamaged_containers()
     third = damaged_file(random.Random(3), files)
 
     def use(data: bytes) -> bool:

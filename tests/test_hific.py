@@ -1,5 +1,5 @@
-"""HiFiC's networks and the game of Cross-modal: sizes, blocks, discriminator, rate target, and both stages of
-training.
+"""HiFiC's networks and Cross-modal's adversarial training: sizes, blocks, discriminator, rate target, and
+both training stages.
 """
 
 import copy
@@ -41,7 +41,7 @@ from trifocal.weights import read_weights
 
 
 class SquaredError(nn.Module):
-    """Stands where a perceptual network does: its gradient leads to the picture, and nothing is fetched."""
+    """A fake perceptual network with a gradient with respect to the image."""
 
     title = "squared error"
 
@@ -62,17 +62,17 @@ def convolutions_of(network: nn.Module) -> list[nn.Conv2d]:
 
 
 def convolution(inputs: int, outputs: int, kernel: int, normed: bool = True) -> int:
-    """Parameters of a convolution and the ChannelNorm behind it."""
+    """The number of parameters of a convolution and the ChannelNorm after it."""
     return outputs * (inputs * kernel**2 + 1) + 2 * outputs * normed
 
 
 @pytest.fixture
-def without_first_weights(monkeypatch):
-    """Large networks at once: their memory is taken, and not filled."""
+def without_initialisation(monkeypatch):
+    """Build large networks quickly: memory is allocated, but not filled."""
     monkeypatch.setattr(nn.init, "kaiming_uniform_", lambda tensor, *rest, **more: tensor)
 
 
-def test_the_published_sizes(without_first_weights):
+def test_published_sizes(without_initialisation):
     """Mentzer et al. 2020, figure 2: 181 million parameters without the discriminator."""
     widths = [60, 120, 240, 480, 960]
     analysis = convolution(3, 60, 7) + convolution(960, 220, 3, normed=False)
@@ -87,14 +87,14 @@ def test_the_published_sizes(without_first_weights):
     assert analysis + synthesis + hyper == pytest.approx(181.5e6, rel=0.001)
 
 
-def test_the_published_discriminator():
+def test_published_discriminator_size():
     discriminator = Discriminator(220, 512)
     shapes = [tuple(layer.weight.shape) for layer in convolutions_of(discriminator.features)]
     assert shapes == [(64, 15, 4, 4), (128, 64, 4, 4), (256, 128, 4, 4), (512, 256, 4, 4)]
     assert discriminator.latent.weight.shape == (12, 220, 3, 3)
 
 
-def test_the_whole_presets_have_their_size(without_first_weights):
+def test_presets_have_the_published_sizes(without_initialisation):
     whole, other = cross_modal().network, cross_modal_cheng2020().network
     assert [block.mask_features.in_channels for block in blocks_of(whole)] == [960, 480, 240, 120, 60]
     assert sum(map(size_of, blocks_of(whole))) == pytest.approx(28.3e6, rel=0.01) and size_of(
@@ -104,7 +104,7 @@ def test_the_whole_presets_have_their_size(without_first_weights):
     assert [block.mask_features.in_channels for block in blocks_of(other)] == [192, 192, 192, 3]
 
 
-def test_channel_norm_looks_at_its_own_place_only():
+def test_channel_norm_depends_on_its_own_position_only():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 3, 16)
     other = x.clone()
@@ -122,7 +122,7 @@ def judge():
     return Discriminator(6, TEXT_CHANNELS, width=4)
 
 
-def test_the_discriminator_sees_picture_latent_and_words(judge):
+def test_discriminator_depends_on_image_latent_and_text(judge):
     judge.eval()
     x, y_hat, words = torch.rand(2, 3, 64, 96), torch.randn(2, 4, 6, 6), random_text_embedding(2)
     logits = judge(x, y_hat, words)
@@ -133,7 +133,7 @@ def test_the_discriminator_sees_picture_latent_and_words(judge):
     assert torch.equal(judge(x, y_hat, None), judge(x, y_hat, nothing))
 
 
-def test_spectral_norms_are_one(judge):
+def test_spectral_norms_of_the_discriminator_are_one(judge):
     with torch.no_grad():
         for name, parameter in judge.named_parameters():
             if name.endswith("weight.original"):
@@ -147,9 +147,7 @@ def test_spectral_norms_are_one(judge):
 
 
 class Recorder(nn.Module):
-    """Answers real, decoded and mismatched pictures with the logits 1, 2 and 3, and remembers what it was
-    shown.
-    """
+    """A discriminator that returns 1, 2 and 3 for real, decoded and mismatched images; keeps its inputs."""
 
     def forward(self, x, y_hat, words):
         self.seen = x, y_hat, words
@@ -157,7 +155,7 @@ class Recorder(nn.Module):
         return torch.arange(1.0, 4.0)[: len(x) // count].repeat_interleave(count)[:, None, None]
 
 
-def test_mismatched_words_reach_the_discriminator():
+def test_discriminator_gets_mismatched_texts():
     x, x_hat, y_hat, words = (
         torch.rand(3, 3, 8, 8),
         torch.rand(3, 3, 8, 8),
@@ -182,8 +180,8 @@ def test_mismatched_words_reach_the_discriminator():
     assert discriminator_loss(recorder, x, x_hat, y_hat, None, "hinge").item() == pytest.approx(0 + 3)
 
 
-def test_equal_words_are_no_mismatch():
-    """A batch of one, and pictures with the same words, have nothing to be told apart by."""
+def test_equal_texts_are_not_mismatched():
+    """A batch of one, and images with the same text, have no mismatched pairs."""
     x, y_hat, words = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 1, 2), random_text_embedding(1)
     twice = TextEmbedding(*(part.expand(2, *part.shape[1:]) for part in vars(words).values()))
     for count, said in ((1, words), (2, twice)):
@@ -191,14 +189,14 @@ def test_equal_words_are_no_mismatch():
         assert loss.item() == pytest.approx(0 + 3)
 
 
-def test_what_the_codec_pays():
+def test_codec_loss_by_hand():
     logits = torch.tensor([[[0.0, 2.0]], [[-1.0, -1.0]]])
     bce = [-math.log(1 / (1 + math.exp(-value))) for value in (0, 2, -1)]
     assert generator_loss(logits, "bce").tolist() == pytest.approx([(bce[0] + bce[1]) / 2, bce[2]])
     assert generator_loss(logits, "hinge").tolist() == [-1.0, 1.0]
 
 
-def test_rate_targets():
+def test_rate_target_selects_the_rate_weight():
     rate, level = RateTarget(), torch.tensor([80, 240, 400, 720])
     late, early = rate.warm_steps, 0
     middle = math.sqrt(0.14 * 0.30)
@@ -222,8 +220,8 @@ def small():
     )
 
 
-def batch_of(count: int) -> Batch:
-    """Smooth pictures that can be learned in a few steps."""
+def smooth_batch(count: int) -> Batch:
+    """Smooth images, for which a few steps lower the loss."""
     random = torch.Generator().manual_seed(0)
     x = nn.functional.interpolate(
         torch.rand(count, 3, 4, 4, generator=random), size=(64, 64), mode="bilinear"
@@ -235,8 +233,8 @@ def gradients(network: nn.Module) -> list[torch.Tensor | None]:
     return [None if p.grad is None else p.grad.clone() for p in network.parameters()]
 
 
-def test_each_learns_in_its_own_turn(judge):
-    codec, batch = small().network.train(), batch_of(3)
+def test_codec_and_discriminator_are_updated_separately(judge):
+    codec, batch = small().network.train(), smooth_batch(3)
     objective = CrossModalObjective(judge, SquaredError())
     assert objective.partners() == {"discriminator": judge}
     turns = objective.turns(codec, batch, 0)
@@ -253,8 +251,8 @@ def test_each_learns_in_its_own_turn(judge):
     assert next(turns, None) is None
 
 
-def test_the_adversary_reaches_the_picture_and_not_the_latent(judge):
-    codec, batch = small().network.train(), batch_of(2)
+def test_adversarial_gradient_reaches_the_image_but_not_the_latent(judge):
+    codec, batch = small().network.train(), smooth_batch(2)
     objective = CrossModalObjective(judge, SquaredError(), adversary_weight=1.0)
     output = codec(batch.x, batch.level, batch.condition)
     output.y_hat.retain_grad()
@@ -264,8 +262,8 @@ def test_the_adversary_reaches_the_picture_and_not_the_latent(judge):
     assert x_hat.grad is not None and x_hat.grad.any() and output.y_hat.grad is None
 
 
-def test_a_stage_without_words():
-    codec, batch = small().network.train(), batch_of(2)
+def test_stage_without_text():
+    codec, batch = small().network.train(), smooth_batch(2)
     objective = CrossModalObjective(Discriminator(6, TEXT_CHANNELS, width=4), SquaredError())
     for condition in (None, Condition()):
         losses = dict(objective.turns(codec, Batch(batch.x, batch.level, condition), 0))
@@ -276,7 +274,7 @@ def test_a_stage_without_words():
 @pytest.mark.parametrize("discriminator", [True, False])
 def test_text_is_left_out_of_either_side(generator, discriminator):
     """The ablations of the paper's Table 1; a side that reads the text passes a gradient to it."""
-    network, batch = small().network.train(), batch_of(3)
+    network, batch = small().network.train(), smooth_batch(3)
     assert batch.condition is not None and batch.condition.text is not None
     words = replace(batch.condition.text, pooled=batch.condition.text.pooled.clone().requires_grad_())
     batch = replace(batch, condition=Condition(words))
@@ -305,8 +303,8 @@ def test_text_is_left_out_of_either_side(generator, discriminator):
 
 
 @pytest.mark.parametrize("game", [None, "bce", "hinge"], ids=["stage 1", "bce", "hinge"])
-def test_a_few_steps_lower_the_losses(game, judge):
-    codec, batch = small().network.train(), batch_of(3)
+def test_training_lowers_the_losses(game, judge):
+    codec, batch = small().network.train(), smooth_batch(3)
     objective = CrossModalObjective(judge if game else None, SquaredError(), game=game or "bce")
     parts = {"codec": codec, **objective.partners()}
     optimisers = {name: torch.optim.Adam(part.parameters(), 3e-3) for name, part in parts.items()}
@@ -321,7 +319,7 @@ def test_a_few_steps_lower_the_losses(game, judge):
         assert len(run) == 25 and sum(run[-5:]) < 0.9 * sum(run[:5])
 
 
-def test_what_the_record_says(judge):
+def test_record_describes_the_objective(judge):
     first = CrossModalObjective(None, SquaredError()).description()
     second = CrossModalObjective(judge, SquaredError()).description()
     assert first["objective"] == "CrossModalObjective" and first["perceptual"] == "squared error"
@@ -330,7 +328,7 @@ def test_what_the_record_says(judge):
     assert first["mse_weight"] == 0.075 / 32 and first["rate"] == asdict(RateTarget())
 
 
-def test_a_perceptual_network_is_not_trained(judge):
+def test_perceptual_network_is_frozen(judge):
     judged = nn.Conv2d(3, 1, 1)
 
     class Network(SquaredError):
@@ -348,7 +346,7 @@ def test_a_perceptual_network_is_not_trained(judge):
 
 @pytest.fixture
 def staged(monkeypatch, tmp_path):
-    """A preset with two stages, and a folder of pictures to train it on."""
+    """A preset with two stages, and a folder of training images."""
     recipe = replace(recipes.HIFIC, batch=2, crop=64, learning_rate=1e-3, objective={})
     preset = presets.Preset(
         "small",
@@ -393,7 +391,7 @@ def trained(weights):
     return [tensor for name, tensor in sorted(read_weights(weights).items()) if "analysis" in name]
 
 
-def test_stages_that_are_not_there(staged, tmp_path):
+def test_missing_training_stages_are_refused(staged, tmp_path):
     with pytest.raises(OptionError, match="--start"):
         train("small", [staged], tmp_path / "run", stage=2, steps=1)
     with pytest.raises(OptionError, match="stages 1 to 2, not 3"):
@@ -402,7 +400,7 @@ def test_stages_that_are_not_there(staged, tmp_path):
         train("whole", [staged], tmp_path / "run", stage=2, steps=1)
 
 
-def test_stages_on_the_command_line(staged, tmp_path, monkeypatch):
+def test_stage_option_of_the_command_line(staged, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
     data = ["--data", str(staged), "--steps", "1"]

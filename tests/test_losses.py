@@ -1,4 +1,4 @@
-"""What training minimises, against values that were computed another way."""
+"""Training losses, against values that were computed in another way."""
 
 import json
 import math
@@ -29,8 +29,8 @@ from trifocal.types import MAX_LEVEL, Batch, Condition, Output, TextEmbedding
 # ── perceptual ──
 
 
-def two(width: int = 96, height: int = 80, noise: float = 0.05) -> tuple[Tensor, Tensor]:
-    """Two pictures and their noisy versions, x_hat and x, each [2, 3, H, W]."""
+def image_pairs(width: int = 96, height: int = 80, noise: float = 0.05) -> tuple[Tensor, Tensor]:
+    """Two images and their noisy versions, x_hat and x, each [2, 3, H, W]."""
     rgb = np.stack([random_rgb(width, height, seed=seed) for seed in (1, 2)])
     x = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
     return (x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1), x
@@ -42,10 +42,8 @@ def small_tower(seed: int = 0) -> ImageEncoder:
 
 
 @pytest.fixture
-def made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AlexNet's features with random weights, the same for every caller, where torchvision would fetch
-    trained ones.
-    """
+def random_alexnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AlexNet's features with fixed random weights, instead of a download."""
     pytest.importorskip("torchvision")
     features = alexnet_features()
     monkeypatch.setattr(
@@ -64,7 +62,7 @@ def alexnet_features() -> nn.Module:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without network and without any cache, but with an image tower."""
+    """No network and no cache, but an image encoder."""
     pytest.importorskip("torchvision")
 
     def refuse(**_: object) -> None:
@@ -74,9 +72,9 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perceptual, "load_image_encoder", small_tower)
 
 
-def test_lpips_is_that_of_another_package(made_up_weights: None) -> None:
+def test_lpips_equals_that_of_another_package(random_alexnet: None) -> None:
     functional = pytest.importorskip("torchmetrics.functional.image")
-    x_hat, x = two()
+    x_hat, x = image_pairs()
     measure, unscaled = losses.Lpips("alex"), losses.Lpips("alex", scaled=False)
     value = measure(x_hat, x)
     expected = functional.learned_perceptual_image_patch_similarity(x_hat, x, net_type="alex", normalize=True)
@@ -94,9 +92,9 @@ def test_lpips_is_that_of_another_package(made_up_weights: None) -> None:
     )
 
 
-def test_the_towers_distance_by_its_formula() -> None:
+def test_encoder_distance_by_its_formula() -> None:
     tower = small_tower()
-    x_hat, x = two()
+    x_hat, x = image_pairs()
     value = losses.EncoderDistance(tower)(x_hat, x)
     expected = np.zeros(2)
     with torch.no_grad():
@@ -111,7 +109,7 @@ def test_the_towers_distance_by_its_formula() -> None:
     assert (value > 0).all() and losses.EncoderDistance(tower)(x, x).max() == 0
 
 
-def test_a_shared_tower_is_copied_before_it_is_frozen() -> None:
+def test_shared_encoder_is_copied_before_it_is_frozen() -> None:
     tower = small_tower()
     measure = losses.EncoderDistance(tower)
     assert all(parameter.requires_grad for parameter in tower.parameters()) and tower.training
@@ -120,9 +118,9 @@ def test_a_shared_tower_is_copied_before_it_is_frozen() -> None:
     )
 
 
-def test_ms_ssim_is_that_of_another_package() -> None:
+def test_ms_ssim_equals_that_of_another_package() -> None:
     torchmetrics = pytest.importorskip("torchmetrics")
-    x_hat, x = two(192, 176)
+    x_hat, x = image_pairs(192, 176)
     value = losses.MsSsim()(x_hat, x)
     theirs = torchmetrics.functional.image.multiscale_structural_similarity_index_measure
     expected = 1 - theirs(x_hat, x, data_range=1.0, reduction="none")
@@ -132,16 +130,16 @@ def test_ms_ssim_is_that_of_another_package() -> None:
         losses.MsSsim()(x_hat[..., :175, :], x[..., :175, :])
 
 
-def test_ms_ssim_has_a_gradient_where_pictures_are_opposite() -> None:
+def test_ms_ssim_has_a_gradient_for_inverted_images() -> None:
     pytest.importorskip("torchmetrics")
-    _, x = two(192, 176)
+    _, x = image_pairs(192, 176)
     x_hat = (1 - x).requires_grad_()
     value = losses.MsSsim()(x_hat, x)
     value.sum().backward()
     assert x_hat.grad is not None and x_hat.grad.isfinite().all() and (value > 0.5).all()
 
 
-def test_without_lpips_the_tower_takes_its_place_and_it_is_said(offline: None) -> None:
+def test_encoder_distance_replaces_missing_lpips_with_a_notice(offline: None) -> None:
     objective = losses.TacoObjective(images=nn.Identity())
     found = objective.perceptual
     assert isinstance(found, losses.EncoderDistance)
@@ -153,14 +151,14 @@ def test_without_lpips_the_tower_takes_its_place_and_it_is_said(offline: None) -
     assert objective.description()["perceptual"] == found.title
 
 
-def test_without_the_package_it_is_said_too(offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_lpips_package_gives_a_notice(offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lpips", None)
     assert 'pip install "trifocal[train]"' in losses.find_perceptual().note
     with pytest.raises(MissingExtra):
         losses.Lpips()
 
 
-def test_what_is_preferred_is_taken(made_up_weights: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_perceptual_loss_is_found_by_name(random_alexnet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perceptual, "load_image_encoder", small_tower)
     found = [losses.find_perceptual(name) for name in ("lpips-alex", "ms-ssim", "tower")]
     titles = ["LPIPS (alex)", "1 − MS-SSIM", "distance in the bundled image encoder"]
@@ -181,10 +179,8 @@ def test_distances_by_hand() -> None:
     assert losses.frobenius_distance(e_hat, e, 1.0).item() == pytest.approx(math.sqrt(10))
 
 
-def test_the_contrastive_loss_by_hand() -> None:
-    """Two pictures whose cosines to the texts are 1, 0.6 and 0, 0.8: the lengths of the vectors do not
-    count.
-    """
+def test_contrastive_loss_by_hand() -> None:
+    """Two images with cosines 1, 0.6 and 0, 0.8 to the texts; vector lengths do not count."""
     image, text = torch.tensor([[2.0, 0.0], [0.0, 0.5]]), torch.tensor([[3.0, 0.0], [0.6, 0.8]])
     scale = math.exp(2.6592)
 
@@ -201,7 +197,7 @@ def test_the_contrastive_loss_by_hand() -> None:
     )
 
 
-def test_the_contrastive_loss_is_the_librarys() -> None:
+def test_contrastive_loss_equals_transformers() -> None:
     modeling = pytest.importorskip("transformers.models.clip.modeling_clip")
     torch.manual_seed(0)
     image, text = torch.randn(5, 7), torch.randn(5, 7)
@@ -210,7 +206,7 @@ def test_the_contrastive_loss_is_the_librarys() -> None:
     torch.testing.assert_close(losses.contrastive(image, text), expected)
 
 
-def test_the_joint_loss_is_both_on_directions() -> None:
+def test_joint_loss_sums_both_terms_on_unit_vectors() -> None:
     torch.manual_seed(0)
     e_hat, e, text = torch.randn(3, 4, 6)
     unit = F.normalize(e_hat, dim=-1), F.normalize(e, dim=-1)
@@ -235,8 +231,8 @@ def test_equal_embeddings_have_a_finite_gradient() -> None:
 # ── TACO ──
 
 
-class Far(losses.Perceptual):
-    """Stands in for LPIPS."""
+class FakeLpips(losses.Perceptual):
+    """A fake LPIPS."""
 
     title = "mean distance"
 
@@ -244,8 +240,8 @@ class Far(losses.Perceptual):
         return (x_hat - x).abs().flatten(1).mean(1)
 
 
-class Colours(nn.Module):
-    """Stands in for CLIP's image half: three numbers of a picture, through a weight that must not learn."""
+class FakeImageEncoder(nn.Module):
+    """A fake CLIP image encoder: three numbers per image, through a weight that must not be trained."""
 
     title = "mean colours"
 
@@ -257,8 +253,8 @@ class Colours(nn.Module):
         return x.mean((2, 3)) @ self.weight
 
 
-class Fixed(nn.Module):
-    """Stands in for a codec: adds a number to the picture, at a price of 500 bits."""
+class AddingCodec(nn.Module):
+    """A fake codec that adds a number to the image, and takes 500 bits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -279,7 +275,7 @@ def batch_of(x: Tensor, level: list[int], pooled: Tensor) -> Batch:
 def test_tacos_loss_by_hand() -> None:
     torch.manual_seed(0)
     x, pooled = torch.rand(2, 3, 8, 8), torch.randn(2, 3)
-    codec, objective = Fixed(), losses.TacoObjective(perceptual=Far(), images=Colours())
+    codec, objective = AddingCodec(), losses.TacoObjective(perceptual=FakeLpips(), images=FakeImageEncoder())
     batch = batch_of(x, [0, MAX_LEVEL], pooled)
     ((part, loss),) = objective.turns(codec, batch, 0)
     assert part == "codec" and codec.seen == [batch.condition]
@@ -303,22 +299,22 @@ def test_tacos_loss_by_hand() -> None:
     assert not any(parameter.requires_grad for parameter in objective.parameters())
 
 
-def test_tacos_words_count() -> None:
-    """Pictures in the colours of their texts: the words of another picture cost more."""
+def test_taco_loss_depends_on_the_text() -> None:
+    """Images in the colours of their texts: the text of another image gives a higher loss."""
     x = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])[:, :, None, None].expand(2, 3, 8, 8)
     pooled = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    objective = losses.TacoObjective(perceptual=Far(), images=Colours())
-    ((_, right),) = objective.turns(Fixed(), batch_of(x, [400, 400], pooled), 0)
-    ((_, wrong),) = objective.turns(Fixed(), batch_of(x, [400, 400], pooled.flip(0)), 0)
+    objective = losses.TacoObjective(perceptual=FakeLpips(), images=FakeImageEncoder())
+    ((_, right),) = objective.turns(AddingCodec(), batch_of(x, [400, 400], pooled), 0)
+    ((_, wrong),) = objective.turns(AddingCodec(), batch_of(x, [400, 400], pooled.flip(0)), 0)
     assert wrong > right + 0.01
     for condition in (None, Condition()):  # without words the pictures are compared, and nothing else
-        ((_, without),) = objective.turns(Fixed(), Batch(x, torch.tensor([400, 400]), condition), 0)
-        nats = losses.contrastive(Colours()(Fixed()(x, x).x_hat), pooled)
+        ((_, without),) = objective.turns(AddingCodec(), Batch(x, torch.tensor([400, 400]), condition), 0)
+        nats = losses.contrastive(FakeImageEncoder()(AddingCodec()(x, x).x_hat), pooled)
         assert without.item() == pytest.approx(right.item() - 0.0025 * nats.item(), rel=1e-5)
 
 
-def test_taco_says_what_it_is_made_of() -> None:
-    objective = losses.TacoObjective(perceptual=Far(), images=Colours(), joint_weight=0.5)
+def test_taco_record_describes_its_losses() -> None:
+    objective = losses.TacoObjective(perceptual=FakeLpips(), images=FakeImageEncoder(), joint_weight=0.5)
     assert objective.description() == {
         "objective": "TacoObjective",
         "perceptual": "mean distance",
@@ -332,24 +328,26 @@ def test_taco_says_what_it_is_made_of() -> None:
     assert losses.Objective((0.01, 0.01)).description() == {"objective": "Objective", "lambdas": [0.01, 0.01]}
 
 
-def test_tacos_networks_are_found_by_the_towers_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taco_networks_are_found_by_the_text_encoders_name(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = small_tower()
     monkeypatch.setattr(taco, "load_image_encoder", lambda: tower)
-    monkeypatch.setattr("trifocal.losses.perceptual.find_perceptual", Far)
+    monkeypatch.setattr("trifocal.losses.perceptual.find_perceptual", FakeLpips)
     objective = losses.TacoObjective("compact")
     assert objective.description()["images"] == "the bundled image encoder"
-    assert isinstance(objective.perceptual, Far)
+    assert isinstance(objective.perceptual, FakeLpips)
     x = torch.rand(2, 3, 32, 48)
     torch.testing.assert_close(objective.images(x), tower(x).pooled)
     monkeypatch.setattr("trifocal.text.clip.ClipImageEncoder", lambda name: nn.Linear(1, len(name)))
-    found = losses.TacoObjective("a/clip", perceptual=Far()).images
+    found = losses.TacoObjective("a/clip", perceptual=FakeLpips()).images
     assert isinstance(found, nn.Linear) and found.out_features == 6
 
 
-def test_a_few_steps_lower_tacos_loss() -> None:
+def test_training_lowers_tacos_loss() -> None:
     torch.manual_seed(0)
     codec = small_codec().network.train()
-    objective = losses.TacoObjective(perceptual=losses.EncoderDistance(small_tower()), images=Colours())
+    objective = losses.TacoObjective(
+        perceptual=losses.EncoderDistance(small_tower()), images=FakeImageEncoder()
+    )
     x = torch.from_numpy(np.stack([random_rgb(64, 64, seed=n) for n in range(2)])).permute(0, 3, 1, 2) / 255
     batch = batch_of(x, [200, 600], torch.randn(2, 3))
     optimiser = torch.optim.Adam(codec.parameters(), 2e-3)
@@ -366,16 +364,16 @@ def test_a_few_steps_lower_tacos_loss() -> None:
 # ── in a run ──
 
 
-class Substitute(losses.Objective):
-    """One whose judge stands in for another."""
+class SubstituteObjective(losses.Objective):
+    """An objective whose perceptual loss replaces another."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.perceptual = Far()
+        self.perceptual = FakeLpips()
         self.perceptual.note = "Far takes the place of LPIPS."
 
 
-def test_a_run_says_what_judges_and_writes_it_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_reports_and_records_the_perceptual_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         Image.fromarray(random_rgb(72, 72, seed=number)).save(tmp_path / f"{number}.png")
     recipe = replace(presets.find("compact").recipe, batch=1, crop=64)
@@ -386,11 +384,11 @@ def test_a_run_says_what_judges_and_writes_it_down(tmp_path: Path, monkeypatch: 
         small_codec,
         recipe,
         "small.safetensors",
-        Substitute,
+        SubstituteObjective,
     )
     monkeypatch.setattr(presets, "PRESETS", (preset,))
     said: list[str] = []
     weights = train("small", [tmp_path], tmp_path / "run", steps=1, every=99, note=said.append)
     assert said[0] == "Far takes the place of LPIPS." and said.count(said[0]) == 1
     record = json.loads(weights.with_suffix(".json").read_text())
-    assert record["objective"] == "Substitute" and record["perceptual"] == "mean distance"
+    assert record["objective"] == "SubstituteObjective" and record["perceptual"] == "mean distance"

@@ -1,4 +1,4 @@
-"""Peak memory, as a process of its own finds it, and what keeps it low."""
+"""Peak memory as measured in a separate process, and what keeps it low."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from trifocal.evaluation.memory import own_peak_memory, peak_memory
 from trifocal.preset_table import DEFAULT
 
 
-def test_what_is_held_is_in_the_peak_and_stays_there() -> None:
+def test_peak_memory_includes_all_allocations() -> None:
     held = np.ones(64 << 20, np.uint8)
     peak = own_peak_memory()
     if peak is None:
@@ -25,7 +25,7 @@ def test_what_is_held_is_in_the_peak_and_stays_there() -> None:
     assert later is not None and later >= 0.99 * peak  # counted in lumps, by thread
 
 
-def test_a_larger_picture_takes_more(tmp_path: Path) -> None:
+def test_larger_image_takes_more_memory(tmp_path: Path) -> None:
     if own_peak_memory() is None:
         pytest.skip("this system does not say")
     peaks = []
@@ -50,15 +50,15 @@ print(sorted(brought), asked is not is_compile_supported, asked("cpu") == is_com
 """
 
 
-def test_encoding_brings_no_compiler() -> None:
-    """It is 130 MB; a stand-in had its place while torchvision was imported, and says what it says."""
+def test_encoding_does_not_import_torchs_compiler() -> None:
+    """It takes 130 MB; a placeholder replaces it while torchvision is imported, and forwards calls to it."""
     run = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=False)
     assert run.stdout.split("\n")[0] == "[] True True", run.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["compact", DEFAULT])
-def test_the_documented_budget_holds(preset: str, tmp_path: Path) -> None:
+def test_documented_memory_limit_holds(preset: str, tmp_path: Path) -> None:
     """950 MB plus 20 bytes per pixel, for an encode and a decode in one process."""
     path = tmp_path / "large.jpg"
     with Image.open(PHOTOGRAPH) as image:

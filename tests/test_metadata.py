@@ -44,13 +44,13 @@ def exif_of(**tags: Any) -> Image.Exif:
 
 
 def png_with(*chunks: bytes, image: Image.Image = WIDE) -> io.BytesIO:
-    """Chunks are put behind IHDR."""
+    """A PNG with chunks inserted after IHDR."""
     data = saved(image).getvalue()
     return io.BytesIO(data[:33] + b"".join(chunks) + data[33:])
 
 
-def shown(picture: Picture) -> list[int]:
-    """The left upper pixel, in sRGB."""
+def first_pixel(picture: Picture) -> list[int]:
+    """The top left pixel, in sRGB."""
     image = Image.fromarray(picture.rgb[:1, :1])
     convert = srgb_converter(picture.icc, "RGB") if picture.icc else None
     return [int(value) for value in np.asarray(convert(image) if convert else image)[0, 0]]
@@ -60,7 +60,7 @@ def shown(picture: Picture) -> list[int]:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_only_images_that_pillow_opened_are_turned(form: str) -> None:
+def test_orientation_is_applied_only_to_images_opened_by_pillow(form: str) -> None:
     stream = saved(WIDE, form, exif=exif_of(_274=6))
     assert Picture.open(stream).rgb.shape[:2] == (32, 16)
     opened = Image.open(stream)
@@ -68,10 +68,10 @@ def test_only_images_that_pillow_opened_are_turned(form: str) -> None:
     upright = Image.open(stream).transpose(Image.Transpose.ROTATE_270) if form != "TIFF" else opened.copy()
     for image in (upright, upright.copy(), upright.resize((16, 32)), ImageOps.exif_transpose(opened)):
         picture = Picture.from_pil(image)
-        assert picture.rgb.shape[:2] == (32, 16) and "turned" not in "".join(picture.notes)
+        assert picture.rgb.shape[:2] == (32, 16) and "turned" not in "".join(picture.notices)
 
 
-def test_the_plug_in_turns_nothing_twice() -> None:
+def test_plug_in_applies_the_orientation_once() -> None:
     stream = saved(WIDE, "JPEG", exif=exif_of(_274=6), xmp=XMP)
     opened = Image.open(stream)
     upright = Image.open(stream).transpose(Image.Transpose.ROTATE_270)
@@ -92,14 +92,14 @@ def test_the_plug_in_turns_nothing_twice() -> None:
     assert opened.getexif()[274] == 6 and opened.info["exif"]
 
 
-def test_the_library_takes_an_image_as_it_is() -> None:
+def test_pillow_images_in_memory_are_not_rotated() -> None:
     upright = Image.open(saved(WIDE, "JPEG", exif=exif_of(_274=6))).transpose(Image.Transpose.ROTATE_270)
     stream = trifocal.encode(upright.resize((20, 30)), "compact", quality=0)
     assert (stream.header.width, stream.header.height) == (20, 30) and stream.layer(Tag.EXIF)
 
 
-def test_an_orientation_in_exif_of_jpeg_xl_is_not_applied() -> None:
-    """JPEG XL has one of its own, which its decoder applies."""
+def test_exif_orientation_of_jpeg_xl_is_not_applied() -> None:
+    """JPEG XL has its own, which its decoder applies."""
     pytest.importorskip("pillow_jxl")
     assert Picture.open(saved(WIDE, "JXL", exif=exif_of(_274=6).tobytes())).rgb.shape[:2] == (16, 32)
 
@@ -108,7 +108,7 @@ def test_an_orientation_in_exif_of_jpeg_xl_is_not_applied() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "avif", "jxl"])
-def test_exif_xmp_and_dpi_come_back_through_a_tri_file(tmp_path: Path, suffix: str) -> None:
+def test_exif_xmp_and_dpi_are_kept_in_a_tri_file(tmp_path: Path, suffix: str) -> None:
     if suffix == "jxl":
         pytest.importorskip("pillow_jxl")
     if suffix in ("avif", "webp") and not features.check(suffix):
@@ -139,7 +139,7 @@ def picture_of(folder: Path) -> Picture:
     return Picture.open(folder / "photo.jpg")
 
 
-def test_a_tri_file_has_them_in_pillow() -> None:
+def test_pillow_reads_metadata_of_a_tri_file() -> None:
     tri = saved(WIDE, "TRI", preset="compact", exif=exif_of(), xmp=XMP, dpi=(72, 72))
     with Image.open(tri) as image:
         assert image.info["dpi"] == (72, 72) and image.getexif()[271] == "Camera"
@@ -147,19 +147,19 @@ def test_a_tri_file_has_them_in_pillow() -> None:
     assert not {"exif", "xmp", "dpi"} & {*Image.open(saved(Image.open(tri), "TRI", preset="compact")).info}
 
 
-def test_a_position_is_named_where_it_is_dropped() -> None:
+def test_notice_names_a_dropped_gps_position() -> None:
     exif = exif_of()
     exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 0.0)})
     photo = saved(WIDE, "JPEG", exif=exif)
-    assert Picture.open(photo, "colour").notes == ("The EXIF data was dropped, including a GPS position.",)
-    assert Picture.open(photo).notes == () and Picture.open(photo).exif
+    assert Picture.open(photo, "colour").notices == ("The EXIF data was dropped, including a GPS position.",)
+    assert Picture.open(photo).notices == () and Picture.open(photo).exif
     photo = saved(WIDE, "JPEG", xmp=b'<x exif:GPSLatitude="48,8N"/>')
-    assert Picture.open(photo, "colour").notes == ("The XMP data was dropped, including a GPS position.",)
+    assert Picture.open(photo, "colour").notices == ("The XMP data was dropped, including a GPS position.",)
     photo = saved(WIDE, "JPEG", exif=exif_of())
-    assert Picture.open(photo, "colour").notes == ("The EXIF data was dropped.",)
+    assert Picture.open(photo, "colour").notices == ("The EXIF data was dropped.",)
 
 
-def test_metadata_above_the_limit_of_jpeg_is_left_out_with_a_notice(tmp_path: Path) -> None:
+def test_metadata_above_jpegs_limit_is_dropped_with_a_notice(tmp_path: Path) -> None:
     exif = exif_of()
     exif[37510] = bytes(70_000)
     picture = Picture(np.zeros((8, 8, 3), np.uint8), exif=exif.tobytes(), xmp=bytes(70_000))
@@ -169,7 +169,7 @@ def test_metadata_above_the_limit_of_jpeg_is_left_out_with_a_notice(tmp_path: Pa
     assert picture.save(tmp_path / "out.png") == ()
 
 
-def test_a_resolution_that_no_file_states_is_none() -> None:
+def test_default_resolutions_of_pillow_are_ignored() -> None:
     assert Picture.open(saved(WIDE, "JPEG")).dpi is None
     assert Picture.open(saved(WIDE, "JPEG", exif=exif_of())).dpi is None  # Pillow says 72
     assert Picture.open(saved(WIDE, "TIFF")).dpi is None  # and 1
@@ -179,7 +179,7 @@ def test_a_resolution_that_no_file_states_is_none() -> None:
         assert Picture.from_pil(image).dpi is None
 
 
-def test_resolutions_are_bytes_and_only_these() -> None:
+def test_resolution_layer_has_one_encoding() -> None:
     for dpi, size in (((72.0, 72.0), 3), ((299.999, 150.0), 6), ((0.001, 0.001), 1), ((1e6, 1e6), 5)):
         assert dpi_from_bytes(dpi_to_bytes(dpi)) == dpi and len(dpi_to_bytes(dpi)) == size
     for bad in (b"", b"\0", b"\x80", b"\x05\x05", b"\x05\x06\x07", b"\xff\xff\xff\xff\x7f"):
@@ -187,7 +187,7 @@ def test_resolutions_are_bytes_and_only_these() -> None:
             dpi_from_bytes(bad)
 
 
-def test_a_damaged_resolution_is_one_sentence() -> None:
+def test_damaged_resolution_raises_damaged() -> None:
     stream = trifocal.encode(WIDE, "compact", quality=0)
     broken = Bitstream(stream.header, (*stream.layers, Layer(Tag.DPI, (b"\0",))))
     with pytest.raises(Damaged, match="resolution"):
@@ -197,7 +197,7 @@ def test_a_damaged_resolution_is_one_sentence() -> None:
 # ── colours without a profile ──
 
 
-def test_made_profiles_are_what_they_say() -> None:
+def test_made_profiles_convert_colours_correctly() -> None:
     assert make_profile(False, SRGB, SRGB_CURVE) is None and make_profile(True, ADOBE_RGB, SRGB_CURVE) is None
     slightly = tuple((x + 1e-5, y) for x, y in SRGB)
     assert make_profile(False, slightly, SRGB_CURVE) is None
@@ -222,9 +222,13 @@ def test_made_profiles_are_what_they_say() -> None:
         ((77, 13, 0, 1), [200, 90, 30], "code points 77 and 13"),
     ],
 )
-def test_cicp_of_png(codes: tuple[int, ...], pixel: list[int], note: str) -> None:
+def test_cicp_of_png_is_read(codes: tuple[int, ...], pixel: list[int], note: str) -> None:
     picture = Picture.open(png_with(png_chunk(b"cICP", bytes(codes))))
-    assert shown(picture) == pixel and note in "".join(picture.notes) and bool(picture.notes) == bool(note)
+    assert (
+        first_pixel(picture) == pixel
+        and note in "".join(picture.notices)
+        and bool(picture.notices) == bool(note)
+    )
 
 
 def chromaticities(points: Any = ADOBE_RGB, gamma: float | None = 0.45455) -> list[bytes]:
@@ -235,40 +239,40 @@ def chromaticities(points: Any = ADOBE_RGB, gamma: float | None = 0.45455) -> li
     )
 
 
-def test_chromaticities_and_gamma_of_png() -> None:
+def test_chromaticities_and_gamma_of_png_are_read() -> None:
     made = ("An ICC profile was made from the cHRM and gAMA values.",)
     adobe = Picture.open(png_with(*chromaticities()))
-    assert adobe.notes == made and shown(adobe)[0] > 225
-    assert Picture.open(png_with(*chromaticities(SRGB))).notes == ()
-    assert Picture.open(png_with(*chromaticities(SRGB, None))).notes == ()
-    assert Picture.open(png_with(png_chunk(b"sRGB", b"\0"), *chromaticities())).notes == ()
+    assert adobe.notices == made and first_pixel(adobe)[0] > 225
+    assert Picture.open(png_with(*chromaticities(SRGB))).notices == ()
+    assert Picture.open(png_with(*chromaticities(SRGB, None))).notices == ()
+    assert Picture.open(png_with(png_chunk(b"sRGB", b"\0"), *chromaticities())).notices == ()
     linear = Picture.open(png_with(*chromaticities(SRGB, 1.0)))
-    assert linear.notes == made and shown(linear)[1] in (160, 161)  # 90 of 255 is light already
+    assert linear.notices == made and first_pixel(linear)[1] in (160, 161)  # 90 of 255 is light already
     grey = Picture.open(png_with(*chromaticities(SRGB, 1.0), image=WIDE.convert("L")))
-    assert grey.notes == made and grey.icc and grey.icc[16:20] == b"GRAY"
+    assert grey.notices == made and grey.icc and grey.icc[16:20] == b"GRAY"
     for wrong in (
         chromaticities(((0.3, 0.0),) * 4),
         chromaticities(SRGB, 0.0),
         chromaticities(SRGB, 40000.0),
     ):
-        assert "not supported" in Picture.open(png_with(*wrong)).notes[0]
+        assert "not supported" in Picture.open(png_with(*wrong)).notices[0]
     profiled = saved(WIDE, icc_profile=rgb_profile()).getvalue()
     picture = Picture.open(io.BytesIO(profiled[:33] + b"".join(chromaticities()) + profiled[33:]))
-    assert picture.icc == rgb_profile() and picture.notes == ()
+    assert picture.icc == rgb_profile() and picture.notices == ()
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
-def test_code_points_of_avif() -> None:
+def test_code_points_of_avif_are_read() -> None:
     data = saved(WIDE, "AVIF", quality=100).getvalue()
     at = data.find(b"nclx") + 4
     for codes, note in (((1, 13), ""), ((9, 16), HDR), ((12, 13), "An ICC profile was made from")):
         changed = data[:at] + struct.pack(">HH", *codes) + data[at + 4 :]
         picture = Picture.open(io.BytesIO(changed))
-        assert note in "".join(picture.notes) and bool(picture.notes) == bool(note)
+        assert note in "".join(picture.notices) and bool(picture.notices) == bool(note)
         assert (picture.icc is not None) == (codes == (12, 13))
 
 
-def test_code_points_of_the_main_item_count() -> None:
+def test_code_points_of_the_primary_item_are_used() -> None:
     def box(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I4s", 8 + len(body), name) + body
 
@@ -283,16 +287,16 @@ def test_code_points_of_the_main_item_count() -> None:
     assert list(iso_boxes(struct.pack(">I4s", 3, b"evil") + bytes(40))) == []
 
 
-def test_adobe_rgb_is_found_in_exif() -> None:
+def test_adobe_rgb_is_read_from_exif() -> None:
     exif = exif_of()
     exif.get_ifd(0x8769)[0xA001] = 0xFFFF
     exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
     picture = Picture.open(saved(WIDE, "JPEG", exif=exif, quality=100))
-    assert picture.notes == ("An ICC profile was made from the EXIF colour space, Adobe RGB.",)
-    assert shown(picture)[0] > 225
+    assert picture.notices == ("An ICC profile was made from the EXIF colour space, Adobe RGB.",)
+    assert first_pixel(picture)[0] > 225
 
 
-def test_the_profile_of_jpeg_2000_is_read() -> None:
+def test_profile_of_jpeg_2000_is_read() -> None:
     data = saved(WIDE, "JPEG2000").getvalue()
     profile = rgb_profile()
     at, head = data.find(b"colr") - 4, data.find(b"jp2h") - 4
@@ -318,19 +322,19 @@ def test_the_profile_of_jpeg_2000_is_read() -> None:
         b"\xff\xe2urn:iso:std:iso:ts:21496:-1\0" + bytes(4),
     ],
 )
-def test_gain_maps_are_noted(segment: bytes) -> None:
+def test_dropped_gain_maps_are_noted(segment: bytes) -> None:
     data = saved(WIDE, "MPO", save_all=True, append_images=[WIDE.resize((8, 4))]).getvalue()
     segment = segment[:2] + struct.pack(">H", len(segment)) + segment[2:]
     picture = Picture.open(io.BytesIO(data[:2] + segment + data[2:]))
-    assert "The HDR gain map was dropped." in picture.notes
-    assert "The HDR gain map was dropped." not in Picture.open(io.BytesIO(data)).notes
+    assert "The HDR gain map was dropped." in picture.notices
+    assert "The HDR gain map was dropped." not in Picture.open(io.BytesIO(data)).notices
 
 
 # ── read wrongly by Pillow ──
 
 
 @pytest.mark.parametrize(("bits", "key"), [(1, 1), (2, 1), (4, 5), (8, 3)])
-def test_a_transparent_grey_of_few_bits_is_found(bits: int, key: int) -> None:
+def test_transparent_grey_of_few_bits_is_converted(bits: int, key: int) -> None:
     values = np.arange(8) % (1 << bits)
     row = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(bits, "big")
     head = struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0)
@@ -353,15 +357,15 @@ def test_a_tga_without_alpha_is_opaque() -> None:
     pixels[..., :3] = 30, 90, 200
     picture = Picture.open(tga(pixels, 0))
     assert picture.alpha is None and picture.rgb[2, 2].tolist() == [200, 90, 30]
-    assert picture.notes == ("An unused fourth channel was dropped.",)
+    assert picture.notices == ("An unused fourth channel was dropped.",)
     pixels[:2, :, 3] = 255
     for alpha_bits in (0, 8):
         kept = Picture.open(tga(pixels, alpha_bits))
         assert kept.alpha is not None and kept.alpha[0, 0] == 255 and kept.alpha[3, 0] == 0
 
 
-def test_a_made_profile_is_one_for_every_reader() -> None:
-    """Head and table are sound, and equal curves are stored once."""
+def test_made_profile_is_valid() -> None:
+    """Header and tag table are valid, and equal curves are stored once."""
     made = make_profile(False, ADOBE_RGB, (2.2,))
     assert made is not None and len(made) == int.from_bytes(made[:4], "big") and made[36:40] == b"acsp"
     count = int.from_bytes(made[128:132], "big")
@@ -370,7 +374,7 @@ def test_a_made_profile_is_one_for_every_reader() -> None:
     assert len({at for name, at, _ in rows if name.endswith(b"TRC")}) == 1
 
 
-def test_tiff_files_that_pillow_reads_wrongly_are_refused() -> None:
+def test_tiff_files_that_pillow_misreads_are_refused() -> None:
     signed = np.arange(-38, 39).astype(np.int8).reshape(11, 7, 1)
     with pytest.raises(PictureError, match="signed"):
         Picture.open(io.BytesIO(tiff(signed, 1, 2)))

@@ -1,6 +1,4 @@
-"""Each metric against a value that was come by in another way: by hand, by formula, or from the reference
-package.
-"""
+"""Each metric against an independent value: by hand, by formula, or from the reference package."""
 
 import json
 import math
@@ -32,7 +30,7 @@ def pair() -> Pair:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without network and without any cache."""
+    """No network and no cache."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no network")
@@ -44,10 +42,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's backbones with random weights, the same for every caller, where it would fetch trained
-    ones.
-    """
+def random_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's backbones with fixed random weights, instead of a download."""
     torchvision = pytest.importorskip("torchvision")
 
     def state(self: Any, *_: object, **__: object) -> dict[str, torch.Tensor]:
@@ -60,7 +56,7 @@ def made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight enum")
 @pytest.mark.parametrize("net", ["alex", "vgg"])
-def test_lpips_is_that_of_its_authors_package(net: str, pair: Pair, made_up_weights: None) -> None:
+def test_lpips_equals_the_authors_package(net: str, pair: Pair, random_backbones: None) -> None:
     lpips = pytest.importorskip("lpips")
     theirs = lpips.LPIPS(net=net, verbose=False).eval()
     scaled = [perceptual.to_tensor(pixels, 2.0) - 1 for pixels in (pair.decoded, pair.original)]
@@ -71,7 +67,7 @@ def test_lpips_is_that_of_its_authors_package(net: str, pair: Pair, made_up_weig
     assert METRICS[f"lpips-{net}"].load()(Pair(pair.original, pair.original)) == pytest.approx(0, abs=1e-6)
 
 
-def test_dists_by_its_formula(pair: Pair, made_up_weights: None) -> None:
+def test_dists_by_its_formula(pair: Pair, random_backbones: None) -> None:
     """One minus the weighted texture and structure similarities of six stages (Ding et al. 2020, equation
     7).
     """
@@ -96,7 +92,7 @@ def test_dists_by_its_formula(pair: Pair, made_up_weights: None) -> None:
     assert METRICS["dists"].load()(pair) == pytest.approx(1 - similarity, abs=1e-4)
 
 
-def test_ssimulacra2_knows_equal_from_bad(pair: Pair) -> None:
+def test_ssimulacra2_of_equal_and_bad_images(pair: Pair) -> None:
     assert ssimulacra2(pair.original, pair.original) == 100
     slightly = np.clip(pair.original.astype(int) + 1, 0, 255).astype(np.uint8)
     near, far = ssimulacra2(slightly, pair.original), ssimulacra2(pair.decoded, pair.original)
@@ -114,7 +110,7 @@ def test_ssimulacra2_knows_equal_from_bad(pair: Pair) -> None:
     ],
     ids=["steps of 4", "steps of 6", "steps of 12", "moved"],
 )
-def test_ssimulacra2_is_near_that_of_its_authors_tool(spoiled: Any, authors: float, within: float) -> None:
+def test_ssimulacra2_is_near_the_authors_tool(spoiled: Any, authors: float, within: float) -> None:
     """`ssimulacra2` of libjxl 0.11.1 on the same pixels as PNG files: a part of scikit-image's coffee.png
     (Rachel Michetti, CC0).
     """
@@ -178,12 +174,12 @@ def test_nima_is_the_mean_of_its_ratings(pair: Pair, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["lpips-alex", "dists"])
-def test_without_weights_it_is_said_and_no_number_given(name: str, offline: None) -> None:
+def test_missing_weights_are_noted_and_give_no_value(name: str, offline: None) -> None:
     with pytest.raises(NotMeasured, match=r"is not measured: .*; run it once .*\.$"):
         METRICS[name].load()
 
 
-def test_a_metric_that_is_not_there() -> None:
+def test_unknown_metric_is_refused() -> None:
     assert find_metric("lpips") is METRICS["lpips-alex"] and find_metric("ms_ssim") is METRICS["ms-ssim"]
     with pytest.raises(OptionError, match="there are: psnr, ssim"):
         find_metric("vmaf")
@@ -216,7 +212,7 @@ def test_ssim_of_two_greys_by_hand(pair: Pair) -> None:
 
 
 class Brightness(nn.Module):
-    """Stands in for Inception: three numbers of a picture."""
+    """A fake Inception network: three numbers per image."""
 
     num_features = 3
 
@@ -270,7 +266,7 @@ def test_kid_by_its_formula(pictures: list[tuple[np.ndarray, np.ndarray]]) -> No
 
 
 @pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save", r"ignore:std\(\)")
-def test_the_inception_score_by_its_formula(pictures: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def test_inception_score_by_its_formula(pictures: list[tuple[np.ndarray, np.ndarray]]) -> None:
     """exp of the mean KL divergence of p(y|x) from p(y), Salimans et al. 2016, section 4."""
     from torchmetrics.image.inception import InceptionScore
 
@@ -337,6 +333,6 @@ def test_patches_are_256_pixels_and_shifted_by_half() -> None:
     assert list(patches(np.zeros((255, 999, 3), np.uint8))) == []
 
 
-def test_every_set_is_named_by_how_it_is_fed() -> None:
+def test_distribution_metrics_are_named_after_their_patches() -> None:
     assert {"fid", "fid-whole", "kid", "kid-whole", "is"} == set(DISTRIBUTION_METRICS)
     assert all("patches" in m.title or "whole" in m.title for m in DISTRIBUTION_METRICS.values())

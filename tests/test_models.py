@@ -1,6 +1,4 @@
-"""Presets with the user's weights, LABEL=PRESET:WEIGHTS, beside the bundled ones; and the device that presets
-run on.
-"""
+"""Presets with custom weights, LABEL=PRESET:WEIGHTS, beside the bundled ones; and the device of presets."""
 
 import json
 from collections.abc import Callable
@@ -36,8 +34,8 @@ BUILDS: dict[str, tuple[Callable[[], Any], dict[str, object]]] = {
 
 
 @pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Small presets with bundled weights, two pictures with captions, and `mine.safetensors` of plain."""
+def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Small presets with bundled weights, two images with captions, and `mine.safetensors` of plain."""
     made = []
     for number, (name, (build, more)) in enumerate(BUILDS.items(), start=50):
         write_weights(build().network, tmp_path / f"{name}.safetensors")
@@ -51,78 +49,85 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         Image.fromarray(random_rgb(96, 64, seed)).save(tmp_path / "pictures" / name)
     (tmp_path / "captions.json").write_text(json.dumps({"a.png": "a dog", "b.png": "a cat"}))
     monkeypatch.chdir(tmp_path)
-    train_on(tmp_path / "mine.safetensors")
+    write_other_weights(tmp_path / "mine.safetensors")
     return tmp_path
 
 
-def train_on(path: Path, seed: int = 1) -> None:
+def write_other_weights(path: Path, seed: int = 1) -> None:
     """Other weights of the preset `plain`."""
     write_weights(small_codec(seed, noise=0.01).network, path)
 
 
-def measured(path: Path) -> dict[str, str]:
-    """The weights of each subject in a table."""
+def weights_by_codec(path: Path) -> dict[str, str]:
+    """The weights of each codec in a table."""
     return {row.preset: row.weights for row in read_results(path)}
 
 
-def test_own_weights_are_measured_under_their_labels(room: Path) -> None:
-    train_on(room / "more.safetensors", seed=2)
-    subjects = ["mine=plain:mine.safetensors", "plain", f"my 2nd=plain:{room / 'more.safetensors'}", "jpeg"]
+def test_custom_weights_are_measured_under_their_labels(workspace: Path) -> None:
+    write_other_weights(workspace / "more.safetensors", seed=2)
+    subjects = [
+        "mine=plain:mine.safetensors",
+        "plain",
+        f"my 2nd=plain:{workspace / 'more.safetensors'}",
+        "jpeg",
+    ]
     evaluate(subjects, "pictures", "out.csv", EvaluateOptions([20, 60], metrics=["psnr"]))
-    weights = measured(room / "out.csv")
+    weights = weights_by_codec(workspace / "out.csv")
     assert list(weights) == ["mine", "plain", "my 2nd", "jpeg"]
     assert len(set(weights.values())) == 4 and weights["jpeg"] == ""
-    rows = {row.key: row for row in read_results(room / "out.csv")}
+    rows = {row.key: row for row in read_results(workspace / "out.csv")}
     assert weights["mine"] == PresetCandidate(load_custom_weights(subjects)[0]).weights
     assert rows["mine", "a.png", 20].values != rows["plain", "a.png", 20].values
-    assert {mean.preset: mean.weights for mean in read_means(room / "out_summary.csv")} == weights
+    assert {mean.preset: mean.weights for mean in read_means(workspace / "out_summary.csv")} == weights
 
 
-def test_resume_drops_rows_of_a_label_whose_weights_changed(room: Path) -> None:
+def test_resume_drops_rows_of_a_label_whose_weights_changed(workspace: Path) -> None:
     ask = partial(evaluate, ["mine=plain:mine.safetensors", "jpeg"], "pictures", "out.csv")
     options = EvaluateOptions([20, 60], metrics=["psnr"])
     ask(options)
-    before = measured(room / "out.csv")
-    kept = (room / "out.csv").read_bytes()
+    before = weights_by_codec(workspace / "out.csv")
+    kept = (workspace / "out.csv").read_bytes()
     ask(replace(options, resume=True))
-    assert (room / "out.csv").read_bytes() == kept
-    train_on(room / "mine.safetensors", seed=3)
+    assert (workspace / "out.csv").read_bytes() == kept
+    write_other_weights(workspace / "mine.safetensors", seed=3)
     said: list[str] = []
     ask(replace(options, qualities=[20], resume=True), note=said.append)
-    after = measured(room / "out.csv")
+    after = weights_by_codec(workspace / "out.csv")
     assert (
         after["mine"] != before["mine"] and "4 rows of mine are dropped: they have other weights" in said[0]
     )
-    assert {row.weights for row in read_results(room / "out.csv") if row.preset == "mine"} == {after["mine"]}
-    assert {(m.preset, m.quality) for m in read_means(room / "out_summary.csv")} == {
+    assert {row.weights for row in read_results(workspace / "out.csv") if row.preset == "mine"} == {
+        after["mine"]
+    }
+    assert {(m.preset, m.quality) for m in read_means(workspace / "out_summary.csv")} == {
         ("mine", 20),
         ("jpeg", 20),
     }
 
 
-def test_a_label_has_words_and_preferences_where_its_preset_has_them(room: Path) -> None:
-    write_weights(text_codec("decoder").network, room / "words.safetensors")
-    write_weights(small_ug_icm(noise=0.1).network, room / "both2.safetensors")
+def test_label_has_the_text_and_preference_settings_of_its_preset(workspace: Path) -> None:
+    write_weights(text_codec("decoder").network, workspace / "words.safetensors")
+    write_weights(small_ug_icm(noise=0.1).network, workspace / "both2.safetensors")
     evaluate(
         ["told=late:words.safetensors", "mine=plain:mine.safetensors"],
         "pictures",
         "words.csv",
         EvaluateOptions([50], metrics=["psnr"], text=["true", "none"]),
     )
-    assert list(measured(room / "words.csv")) == ["told:true", "told:none", "mine"]
-    bytes_of = {row.preset: row.values["text_bytes"] for row in read_results(room / "words.csv")}
+    assert list(weights_by_codec(workspace / "words.csv")) == ["told:true", "told:none", "mine"]
+    bytes_of = {row.preset: row.values["text_bytes"] for row in read_results(workspace / "words.csv")}
     assert bytes_of["told:true"] and not bytes_of["told:none"]
     subjects = ["own=both:both2.safetensors", "both"]
     evaluate(
         subjects, "pictures", "preference.csv", EvaluateOptions([50], metrics=["psnr"], preferences=[0, 1])
     )
-    rows = {row.key: row for row in read_results(room / "preference.csv")}
+    rows = {row.key: row for row in read_results(workspace / "preference.csv")}
     assert {name for name, _, _ in rows} == {"own:0", "own:1", "both:0", "both:1"}
     assert rows["own:0", "a.png", 50].values == rows["both:0", "a.png", 50].values
     assert rows["own:1", "a.png", 50].values != rows["both:1", "a.png", 50].values
 
 
-def test_a_label_is_measured_by_its_base_layer(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_layer_of_a_label_can_be_measured(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_two_jpeg_preset(monkeypatch)
     evaluate(
         ["mine=two:any.safetensors"],
@@ -130,7 +135,7 @@ def test_a_label_is_measured_by_its_base_layer(room: Path, monkeypatch: pytest.M
         "out.csv",
         EvaluateOptions([40], metrics=["psnr"], layers="base"),
     )
-    assert measured(room / "out.csv") == {"mine:base": "0000beef"}
+    assert weights_by_codec(workspace / "out.csv") == {"mine:base": "0000beef"}
 
 
 @pytest.mark.parametrize(
@@ -141,12 +146,12 @@ def test_a_label_is_measured_by_its_base_layer(room: Path, monkeypatch: pytest.M
         ({"layers": "base"}, "--layers base needs a layered preset; there is none"),
     ],
 )
-def test_what_the_preset_of_a_label_has_not_is_refused(
-    room: Path, options: dict[str, Any], sentence: str
+def test_settings_that_the_preset_of_a_label_lacks_are_refused(
+    workspace: Path, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(OptionError, match=sentence):
         evaluate(["mine=plain:mine.safetensors"], "pictures", "out.csv", EvaluateOptions([50], **options))
-    assert not (room / "out.csv").exists()
+    assert not (workspace / "out.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -172,20 +177,20 @@ def test_what_the_preset_of_a_label_has_not_is_refused(
         (["mine=plain:pictures"], WeightsError, "mine: pictures is a folder"),
     ],
 )
-def test_what_is_wrong_with_a_label_is_said_before_anything_is_measured(
-    room: Path, subjects: list[str], kind: type[TrifocalError], sentence: str
+def test_invalid_labels_are_refused_before_measuring(
+    workspace: Path, subjects: list[str], kind: type[TrifocalError], sentence: str
 ) -> None:
     with pytest.raises(kind, match=sentence):
         evaluate(["jpeg", *subjects], "pictures", "out.csv", EvaluateOptions([50]))
     with pytest.raises(kind, match=sentence):
         compare(["jpeg", *subjects], "pictures", "out", CompareOptions([50]))
-    assert not (room / "out.csv").exists() and not (room / "out").exists()
+    assert not (workspace / "out.csv").exists() and not (workspace / "out").exists()
     result = run("evaluate", "jpeg", *subjects, "--data", "pictures", "-o", "out.csv")
-    assert result.exit_code == 1 and is_one_sentence(result.stderr) and not (room / "out.csv").exists()
+    assert result.exit_code == 1 and is_one_sentence(result.stderr) and not (workspace / "out.csv").exists()
 
 
-def test_the_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_weights(text_codec("decoder").network, room / "words.safetensors")
+def test_report_has_labels_in_legends_and_tables(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights(text_codec("decoder").network, workspace / "words.safetensors")
     page = compare(
         ["mine=plain:mine.safetensors", "told=late:words.safetensors", "plain"],
         "pictures",
@@ -205,7 +210,9 @@ def test_the_report_has_labels_in_legends_and_tables(room: Path, monkeypatch: py
     assert rows["mine"] != rows["plain"]
 
 
-def test_the_peak_memory_is_of_the_labelled_weights(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_peak_memory_is_measured_with_the_labelled_weights(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = "mine=plain:mine.safetensors"
     print_peak("mine", "pictures/a.png", 50, own=spec)
     assert capsys.readouterr().out.strip().isdecimal()
@@ -213,7 +220,7 @@ def test_the_peak_memory_is_of_the_labelled_weights(room: Path, capsys: pytest.C
         print_peak("other", "pictures/a.png", 50, own=spec)
 
 
-def test_names_and_titles_of_variants(room: Path) -> None:
+def test_names_and_titles_of_variants(workspace: Path) -> None:
     mine, own, plain = load_custom_weights(
         ["mine=plain:mine.safetensors", "own=both:both.safetensors", "plain"]
     )
@@ -227,7 +234,7 @@ def test_names_and_titles_of_variants(room: Path) -> None:
     assert plain.title == "Trifocal plain"
 
 
-def test_presets_run_on_the_device_that_was_asked_for(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_run_on_the_requested_device(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trifocal.presets import shared_codec
 
     asked: list[str] = []
@@ -245,15 +252,15 @@ def test_presets_run_on_the_device_that_was_asked_for(room: Path, monkeypatch: p
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "meta", "cuda:99", ""])
 @pytest.mark.parametrize("verb", ["evaluate", "compare"])
-def test_a_device_that_cannot_be_used_is_refused_at_once(room: Path, device: str, verb: str) -> None:
+def test_unavailable_device_is_refused_at_once(workspace: Path, device: str, verb: str) -> None:
     result = run(verb, "plain", "--data", "pictures", "-o", "out", "--device", device)
     assert result.exit_code == 1 and is_one_sentence(result.stderr)
     assert f"The device {device!r} cannot be used here" in " ".join(result.stderr.split())
-    assert not (room / "out").exists()
+    assert not (workspace / "out").exists()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_cuda_device_decodes_what_it_encodes(room: Path) -> None:
+def test_a_cuda_device_decodes_what_it_encodes(workspace: Path) -> None:
     rows = evaluate(
         ["plain"], "pictures", "out.csv", EvaluateOptions([50], metrics=["psnr"], device="cuda")
     ).rows

@@ -1,6 +1,4 @@
-"""Inputs and outputs of commands: no file is lost, names, folders, pipes, and what goes to stdout and
-stderr.
-"""
+"""Inputs and outputs of commands: existing files, names, folders, pipes, stdout and stderr."""
 
 import io
 import json
@@ -47,7 +45,7 @@ def stream_of(width: int = 40, height: int = 30) -> Bitstream:
 
 
 class Fake:
-    """A codec that codes nothing."""
+    """A codec that does not code."""
 
     def encode_picture(self, picture: Picture, *options: Any, **more: Any) -> Bitstream:
         return stream_of(picture.width, picture.height)
@@ -66,7 +64,7 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -124,7 +122,7 @@ def files_in(folder: Path) -> set[str]:
         ("train", "compact", "--data", "photos", "--steps", "1", "-o", "photos"),
     ],
 )
-def test_no_file_is_replaced_that_was_not_named(here: Path, words: tuple[str, ...]) -> None:
+def test_files_that_were_not_named_are_not_replaced(working_folder: Path, words: tuple[str, ...]) -> None:
     photo("photos/a.png")
     photo("other.png", 10)
     os.link("photos/a.png", "photos/hard.png")
@@ -137,13 +135,13 @@ def test_no_file_is_replaced_that_was_not_named(here: Path, words: tuple[str, ..
     Path("results.csv").touch()
     layers = (Layer(Tag.BASE, (b"base",)), Layer(Tag.ENHANCEMENT, (b"enhancement",)))
     Bitstream(Header(40, 30, 8, 400, 1), layers).save("photos/two.tri")
-    before = {name: (here / name).read_bytes() for name in files_in(here)}
+    before = {name: (working_folder / name).read_bytes() for name in files_in(working_folder)}
     result = run(*words)
     assert result.exit_code == 1 and one_sentence(result.stderr), result.output
-    assert {name: (here / name).read_bytes() for name in files_in(here)} == before
+    assert {name: (working_folder / name).read_bytes() for name in files_in(working_folder)} == before
 
 
-def test_a_named_file_is_replaced_and_force_replaces_others(here: Path) -> None:
+def test_a_named_file_is_replaced_and_force_replaces_others(working_folder: Path) -> None:
     original = photo("photos/a.png").read_bytes()
     tri("photos/a.tri")
     assert run("decode", "photos/a.tri", "-o", "b.png").exit_code == 0
@@ -153,19 +151,19 @@ def test_a_named_file_is_replaced_and_force_replaces_others(here: Path) -> None:
     assert run("detect", "photos/a.tri", "--draw", "photos/a.png", "--force").exit_code == 0
 
 
-def test_folders_with_equal_names_of_files_keep_their_own_names(here: Path) -> None:
+def test_folders_with_equal_names_of_files_keep_their_own_names(working_folder: Path) -> None:
     for name in "2023/a.png", "2024/a.png", "2024/deep/b.png", "x/2024/a.png":
         photo(name)
     assert run("encode", "2023", "2024", "x/2024", "-r", "-o", "out").exit_code == 0
-    assert files_in(here / "out") == {"2023/a.tri", "2024/a.tri", "2024/deep/b.tri", "x/2024/a.tri"}
+    assert files_in(working_folder / "out") == {"2023/a.tri", "2024/a.tri", "2024/deep/b.tri", "x/2024/a.tri"}
     assert run("encode", "2024", "-r", "-o", "one").exit_code == 0
-    assert files_in(here / "one") == {"a.tri", "deep/b.tri"}
+    assert files_in(working_folder / "one") == {"a.tri", "deep/b.tri"}
     os.chdir("2024")
     assert run("encode", ".", "../2023", "-o", "../dots").exit_code == 0
-    assert files_in(here / "dots") == {"2023/a.tri", "2024/a.tri"}
+    assert files_in(working_folder / "dots") == {"2023/a.tri", "2024/a.tri"}
 
 
-def test_two_runs_into_one_folder_lose_nothing(here: Path) -> None:
+def test_second_run_into_a_folder_keeps_existing_files(working_folder: Path) -> None:
     photo("2023/a.png")
     photo("2024/a.png")
     assert run("encode", "2023/a.png", "-o", "out/").exit_code == 0
@@ -175,7 +173,7 @@ def test_two_runs_into_one_folder_lose_nothing(here: Path) -> None:
 
 
 def test_a_file_that_appears_meanwhile_is_kept(
-    here: Path, monkeypatch: pytest.MonkeyPatch, codec: Fake
+    working_folder: Path, monkeypatch: pytest.MonkeyPatch, codec: Fake
 ) -> None:
     encode_picture = codec.encode_picture
 
@@ -187,35 +185,38 @@ def test_a_file_that_appears_meanwhile_is_kept(
     photo("a.png")
     result = run("encode", "a.png")
     assert result.exit_code == 1 and one_sentence(result.stderr)
-    assert Path("a.tri").read_bytes() == b"another program's" and files_in(here) == {"a.png", "a.tri"}
+    assert Path("a.tri").read_bytes() == b"another program's" and files_in(working_folder) == {
+        "a.png",
+        "a.tri",
+    }
 
 
 @pytest.mark.parametrize("words", [("-o", "b.png"), ("-o", "b.png", "--force"), ()])
-def test_nothing_is_written_through_a_link_without_a_target(here: Path, words: tuple[str, ...]) -> None:
+def test_broken_links_are_not_written_through(working_folder: Path, words: tuple[str, ...]) -> None:
     tri("b.tri")
-    Path("b.png").symlink_to(here / "elsewhere.png")
+    Path("b.png").symlink_to(working_folder / "elsewhere.png")
     result = run("decode", "b.tri", *words)
     assert result.exit_code == 1 and one_sentence(result.stderr)
-    assert files_in(here) == {"b.tri"} and Path("b.png").is_symlink()
+    assert files_in(working_folder) == {"b.tri"} and Path("b.png").is_symlink()
 
 
-def test_names_that_are_one_file_where_case_is_ignored_are_refused(here: Path) -> None:
+def test_outputs_that_differ_in_case_only_are_refused(working_folder: Path) -> None:
     photo("in/x.png")
     photo("in/X.png")
-    if len(files_in(here)) == 1:
+    if len(files_in(working_folder)) == 1:
         pytest.skip("this file system ignores case")
     result = run("encode", "in", "-o", "out")
     assert result.exit_code == 1 and one_sentence(result.stderr) and "case is ignored" in result.stderr
     assert not Path("out").exists()
 
 
-def test_names_do_not_depend_on_other_files_of_the_folder(here: Path) -> None:
+def test_output_names_do_not_depend_on_other_files(working_folder: Path) -> None:
     photo("in/x.png")
     photo("in/x.bmp")
     refused = run("encode", "in", "-o", "out")
     assert refused.exit_code == 1 and one_sentence(refused.stderr) and "--keep-suffix" in refused.stderr
     assert run("encode", "in", "-o", "out", "--keep-suffix").exit_code == 0
-    assert files_in(here / "out") == {"x.png.tri", "x.bmp.tri"}
+    assert files_in(working_folder / "out") == {"x.png.tri", "x.bmp.tri"}
 
 
 # ── names ──
@@ -229,7 +230,7 @@ def names_of(found: Inputs, out: str | None, **options: Any) -> list[str]:
     return [job.output.path.as_posix() for job in plan(found, out, ".tri", Outputs(), **options)]
 
 
-def test_outputs_stand_beside_their_inputs_or_where_out_says(tmp_path: Path) -> None:
+def test_outputs_are_next_to_their_inputs_or_in_out(tmp_path: Path) -> None:
     one, two = inputs_of("a/x.jpg"), inputs_of("a/x.jpg", "b/y.png")
     assert names_of(one, None) == ["a/x.tri"]
     assert names_of(one, "z.tri") == ["z.tri"]
@@ -240,7 +241,7 @@ def test_outputs_stand_beside_their_inputs_or_where_out_says(tmp_path: Path) -> 
     assert names_of(two, None, keep_suffix=True) == ["a/x.jpg.tri", "b/y.png.tri"]
 
 
-def test_inputs_are_known_by_what_they_are(tmp_path: Path) -> None:
+def test_inputs_are_recognised_by_identity(tmp_path: Path) -> None:
     outputs = Outputs([tmp_path / "gone.tri"], force=True)
     with pytest.raises(OptionError, match="written over"):
         outputs.add(tmp_path / "sub" / ".." / "gone.tri", named=True)
@@ -248,13 +249,13 @@ def test_inputs_are_known_by_what_they_are(tmp_path: Path) -> None:
         outputs.add(tmp_path, named=True)
 
 
-def test_out_is_a_folder_for_a_folder_and_for_several_files(here: Path) -> None:
+def test_out_is_a_folder_for_a_folder_and_for_several_files(working_folder: Path) -> None:
     photo("in/a.png")
     assert run("encode", "in", "-o", "small").exit_code == 0
-    assert files_in(here / "small") == {"a.tri"}
+    assert files_in(working_folder / "small") == {"a.tri"}
     photo("in/b.png")
     assert run("encode", "in/a.png", "in/b.png", "-o", "pair").exit_code == 0
-    assert files_in(here / "pair") == {"a.tri", "b.tri"}
+    assert files_in(working_folder / "pair") == {"a.tri", "b.tri"}
     for inputs in ("in/a.png", "in/b.png"), ("in",):
         for out in "two.tri", "two.png", "in/a.png", "-", "/dev/stdout":
             result = run("encode", *inputs, "-o", out)
@@ -265,7 +266,7 @@ def test_out_is_a_folder_for_a_folder_and_for_several_files(here: Path) -> None:
 # ── folders ──
 
 
-def test_what_is_left_out_of_a_folder_is_said(here: Path) -> None:
+def test_files_left_out_of_a_folder_are_reported(working_folder: Path) -> None:
     for name in (
         "a.png",
         "b.apng",
@@ -279,10 +280,16 @@ def test_what_is_left_out_of_a_folder_is_said(here: Path) -> None:
     ):
         Path("in", name).parent.mkdir(parents=True, exist_ok=True)
         Path("in", name).touch()
-    Path("in/linked").symlink_to(here / "in" / "deep")
+    Path("in/linked").symlink_to(working_folder / "in" / "deep")
     Path("in/broken.png").symlink_to("nowhere")
     found = find_inputs(["in"], False, [".png", ".apng", ".mpo", ".jpx", ".avifs"])
-    assert [one.place.name for one in found.files] == ["a.png", "b.apng", "c.mpo", "d.jpx", "e.avifs"]
+    assert [one.relative_output.name for one in found.files] == [
+        "a.png",
+        "b.apng",
+        "c.mpo",
+        "d.jpx",
+        "e.avifs",
+    ]
     for reason in ("1 .txt", "without a suffix", "1 hidden", "1 subfolder", "1 linked folder", "broken link"):
         assert reason in found.notice()
     assert "subfolder" not in find_inputs(["in"], True, [".png"]).notice()
@@ -291,7 +298,7 @@ def test_what_is_left_out_of_a_folder_is_said(here: Path) -> None:
     assert len(find_inputs(["in", "in/a.png"], False, [".png"]).files) == 1
 
 
-def test_pictures_of_all_suffixes_are_taken(here: Path) -> None:
+def test_images_of_all_suffixes_are_found(working_folder: Path) -> None:
     for suffix in "mpo", "apng", "jpx", "avifs":
         image = Image.new("RGB", (40, 30), "red")
         image.save(
@@ -302,7 +309,7 @@ def test_pictures_of_all_suffixes_are_taken(here: Path) -> None:
     assert len(result.stdout.splitlines()) == 4
 
 
-def test_a_folder_that_cannot_be_read_fails(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_fails(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo("in/a.png")
     photo("in/locked/b.png")
     scandir = os.scandir
@@ -315,10 +322,10 @@ def test_a_folder_that_cannot_be_read_fails(here: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "scandir", refusing)
     result = run("encode", "in", "-r", "-o", "out")
     assert result.exit_code == 1 and one_sentence(result.stderr) and "locked" in result.stderr
-    assert files_in(here / "out") == {"a.tri"}
+    assert files_in(working_folder / "out") == {"a.tri"}
 
 
-def test_info_takes_folders(here: Path) -> None:
+def test_info_takes_folders(working_folder: Path) -> None:
     for name in "in/a.tri", "in/b.tri", "in/deep/c.tri":
         tri(name)
     result = run("info", "in", "-r", "--json")
@@ -332,7 +339,7 @@ def test_info_takes_folders(here: Path) -> None:
 # ── pipes ──
 
 
-def test_a_picture_goes_through_pipes(here: Path) -> None:
+def test_image_is_read_from_and_written_to_pipes(working_folder: Path) -> None:
     data = photo("a.png").read_bytes()
     encoded = run("encode", "-", stdin=data)
     assert encoded.exit_code == 0 and encoded.stdout_bytes == stream_of().to_bytes()
@@ -346,11 +353,11 @@ def test_a_picture_goes_through_pipes(here: Path) -> None:
     assert json.loads(run("detect", "-", stdin=data).stdout)["objects"]
     assert run("encode", "-", "-o", "b.tri", stdin=data).exit_code == 0
     assert run("encode", "a.png", "-", stdin=data).exit_code == 1
-    assert files_in(here) == {"a.png", "b.tri"}
+    assert files_in(working_folder) == {"a.png", "b.tri"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="named pipes of POSIX")
-def test_pipes_with_names_are_read_and_written(here: Path) -> None:
+def test_named_pipes_are_read_and_written(working_folder: Path) -> None:
     photo("a.png")
     os.mkfifo("pipe.tri")
     with subprocess.Popen(["cat", "pipe.tri"], stdout=subprocess.PIPE) as process:
@@ -362,7 +369,7 @@ def test_pipes_with_names_are_read_and_written(here: Path) -> None:
     assert Path("b.tri").read_bytes() == stream_of().to_bytes()
 
 
-def test_a_failing_job_writes_nothing_to_stdout(here: Path) -> None:
+def test_a_failing_job_writes_nothing_to_stdout(working_folder: Path) -> None:
     result = run("decode", "-", stdin=stream_of().to_bytes()[:-2])
     assert (result.exit_code, result.stdout_bytes) == (1, b"") and one_sentence(result.stderr)
 
@@ -370,9 +377,7 @@ def test_a_failing_job_writes_nothing_to_stdout(here: Path) -> None:
 # ── what is printed ──
 
 
-def test_results_alone_go_to_stdout_whatever_the_terminal(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_results_are_printed_to_stdout(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     photo("a.png")
     photo("b.png")
@@ -381,7 +386,7 @@ def test_results_alone_go_to_stdout_whatever_the_terminal(
     assert "\x1b" not in result.stdout
 
 
-def test_a_bar_on_a_terminal_is_on_stderr(
+def test_progress_bar_is_on_stderr(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
@@ -390,14 +395,14 @@ def test_a_bar_on_a_terminal_is_on_stderr(
     job = Job(Input(Path("[red]a\x1b.png"), "a", Path("a")), Outputs().add(Path("x"), True))
     with progress_bar(terminal, [job, job]) as progress_of_job:
         progress_of_job(0)(0.5)
-        terminal.say("a result")
+        terminal.print_result("a result")
         progress_of_job(1)(1.0)
     printed = capsys.readouterr()
     assert printed.out == "a result\n"
     assert "[red]a\\x1b.png" in printed.err
 
 
-def test_names_are_printed_without_control_characters(here: Path) -> None:
+def test_names_are_printed_without_control_characters(working_folder: Path) -> None:
     assert printable("a\x1b[31m\n\u202e\udce9é") == "a\\x1b[31m\\n\\u202e\\udce9é"
     photo("a\x1b[31m\n.png")
     result = run("encode", "a\x1b[31m\n.png")
@@ -408,7 +413,7 @@ def test_names_are_printed_without_control_characters(here: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text")
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii"])
-def test_a_name_that_cannot_be_printed_stops_nothing(here: Path, encoding: str) -> None:
+def test_unprintable_name_does_not_stop_a_run(working_folder: Path, encoding: str) -> None:
     tri("a.tri")
     os.rename(b"a.tri", b"caf\xe9.tri")
     tri("é.tri")
@@ -422,7 +427,7 @@ def test_a_name_that_cannot_be_printed_stops_nothing(here: Path, encoding: str) 
 # ── features ──
 
 
-def test_existing_outputs_are_skipped(here: Path) -> None:
+def test_skip_existing_skips_existing_outputs(working_folder: Path) -> None:
     photo("in/a.png")
     assert run("encode", "in").exit_code == 0
     photo("in/b.png")
@@ -433,7 +438,7 @@ def test_existing_outputs_are_skipped(here: Path) -> None:
     assert run("encode", "in", "--skip-existing").exit_code == 0
 
 
-def test_times_are_kept(here: Path) -> None:
+def test_keep_times_copies_modification_times(working_folder: Path) -> None:
     os.utime(photo("a.png"), ns=(10**18, 10**18 + 7))
     assert run("encode", "a.png", "--keep-times").exit_code == 0
     assert Path("a.tri").stat().st_mtime_ns == Path("a.png").stat().st_mtime_ns
@@ -441,7 +446,7 @@ def test_times_are_kept(here: Path) -> None:
     assert Path("b.png").stat().st_mtime_ns == Path("a.png").stat().st_mtime_ns
 
 
-def test_encode_prints_json(here: Path) -> None:
+def test_encode_prints_json(working_folder: Path) -> None:
     photo("a.png")
     facts = json.loads(run("encode", "a.png", "--json").stdout)
     assert (facts["source"], facts["file"], facts["width"]) == ("a.png", "a.tri", 40)
@@ -449,7 +454,7 @@ def test_encode_prints_json(here: Path) -> None:
     assert run("encode", "a.png", "--json", "-o", "-").exit_code == 2
 
 
-def test_quiet_prints_errors_alone(here: Path) -> None:
+def test_quiet_prints_only_errors(working_folder: Path) -> None:
     photo("in/a.png")
     Path("in/notes.txt").touch()
     result = run("encode", "in", "--quiet")
@@ -458,7 +463,7 @@ def test_quiet_prints_errors_alone(here: Path) -> None:
     assert json.loads(run("detect", "in/a.png", "--quiet").stdout)
 
 
-def test_detect_prints_results_in_cocos_format(here: Path) -> None:
+def test_detect_prints_results_in_cocos_format(working_folder: Path) -> None:
     for name in "000000000139.png", "street.png":
         photo(name)
     result = run("detect", ".", "--format", "coco")
@@ -471,7 +476,7 @@ def test_detect_prints_results_in_cocos_format(here: Path) -> None:
     assert clash.exit_code == 1 and one_sentence(clash.stderr) and "image_id" in clash.stderr
 
 
-def test_results_load_as_coco(here: Path) -> None:
+def test_coco_results_are_loaded_by_pycocotools(working_folder: Path) -> None:
     coco = pytest.importorskip("faster_coco_eval").COCO
     photo("7.png")
     assert run("detect", "7.png", "--format", "coco", "-o", "found.json").exit_code == 0
@@ -489,7 +494,7 @@ def test_results_load_as_coco(here: Path) -> None:
 # ── temporary files ──
 
 
-def test_old_leftovers_are_swept_and_young_ones_stay(tmp_path: Path) -> None:
+def test_old_temporary_files_are_removed_and_recent_ones_kept(tmp_path: Path) -> None:
     old, young, other = (
         tmp_path / f".{name}.tmp" for name in ("trifocal-" + "a" * 16, "trifocal-" + "b" * 16, "x")
     )
@@ -506,7 +511,7 @@ def test_old_leftovers_are_swept_and_young_ones_stay(tmp_path: Path) -> None:
 # ── limits ──
 
 
-def test_the_limit_of_pixels_is_lowered_and_raised(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixel_limit_can_be_lowered_and_raised(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo("a.png")
     tri("b.tri")
     for words in ("encode", "a.png", "-o", "c.tri"), ("detect", "a.png"):
@@ -524,7 +529,7 @@ def test_the_limit_of_pixels_is_lowered_and_raised(here: Path, monkeypatch: pyte
         pass
 
 
-def test_no_more_threads_are_made_than_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_limited_to_the_number_of_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     use_threads(100_000)
@@ -533,10 +538,12 @@ def test_no_more_threads_are_made_than_there_are_processors(monkeypatch: pytest.
     assert asked == [os.cpu_count(), 1]
 
 
-def test_a_run_over_several_pictures_ends_with_bytes_before_and_after(here: Path) -> None:
+def test_run_over_several_images_prints_total_bytes(working_folder: Path) -> None:
     photo("in/a.png")
     photo("in/b.png")
     told = run("encode", "in", "-o", "out")
-    before, after = (sum(one.stat().st_size for one in (here / name).iterdir()) for name in ("in", "out"))
+    before, after = (
+        sum(one.stat().st_size for one in (working_folder / name).iterdir()) for name in ("in", "out")
+    )
     assert f"2 images, {before:,} bytes before and {after:,} bytes after." in told.stderr
     assert "before" not in run("encode", "in/a.png", "-o", "out", "--force").stderr

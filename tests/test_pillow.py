@@ -1,4 +1,4 @@
-"""The Pillow plug-in: header before pixels, pixels on demand, and Pillow's own errors."""
+"""The Pillow plug-in: header first, pixels when needed, and Pillow's own errors."""
 
 import io
 import subprocess
@@ -21,7 +21,7 @@ def photo() -> Image.Image:
         return image.crop((200, 100, 360, 220))
 
 
-def test_what_is_saved_is_what_the_library_makes(photo: Image.Image, tmp_path: Path) -> None:
+def test_saved_file_equals_that_of_encode(photo: Image.Image, tmp_path: Path) -> None:
     photo.save(tmp_path / "photo.tri", quality=60)
     assert (tmp_path / "photo.tri").read_bytes() == trifocal.encode(photo, quality=60).to_bytes()
     with Image.open(tmp_path / "photo.tri") as image:
@@ -31,7 +31,7 @@ def test_what_is_saved_is_what_the_library_makes(photo: Image.Image, tmp_path: P
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-def test_modes_come_back(photo: Image.Image, mode: str) -> None:
+def test_modes_round_trip(photo: Image.Image, mode: str) -> None:
     image = photo.convert(mode)
     if mode.endswith("A"):
         image.putpixel((3, 4), (90, 0) if mode == "LA" else (90, 80, 70, 0))
@@ -59,7 +59,7 @@ def test_profile_and_exif_are_kept_as_for_other_formats(photo: Image.Image) -> N
         assert again.getexif()[0x010E] == "astronaut"
 
 
-def test_no_pixel_is_decoded_before_it_is_needed(photo: Image.Image, tmp_path: Path) -> None:
+def test_pixels_are_decoded_only_when_needed(photo: Image.Image, tmp_path: Path) -> None:
     photo.save(tmp_path / "photo.tri")
     code = (
         "import sys, trifocal.pillow; from PIL import Image; image = Image.open(sys.argv[1]);"
@@ -71,7 +71,7 @@ def test_no_pixel_is_decoded_before_it_is_needed(photo: Image.Image, tmp_path: P
     assert done.stdout.splitlines() == ["(160, 120) RGB 50.0 False", "True"]
 
 
-def test_an_opened_file_is_closed_once_it_is_loaded(photo: Image.Image, tmp_path: Path) -> None:
+def test_opened_file_is_closed_after_loading(photo: Image.Image, tmp_path: Path) -> None:
     photo.save(tmp_path / "photo.tri")
     image = Image.open(tmp_path / "photo.tri")
     assert image.load() is not None
@@ -79,7 +79,7 @@ def test_an_opened_file_is_closed_once_it_is_loaded(photo: Image.Image, tmp_path
     assert image.copy().resize((80, 60)).size == (80, 60)
 
 
-def test_errors_are_those_of_pillow(photo: Image.Image, tmp_path: Path) -> None:
+def test_errors_are_pillows(photo: Image.Image, tmp_path: Path) -> None:
     photo.save(tmp_path / "photo.tri")
     data = (tmp_path / "photo.tri").read_bytes()
     with pytest.raises(UnidentifiedImageError, match="damaged"):
@@ -93,7 +93,7 @@ def test_errors_are_those_of_pillow(photo: Image.Image, tmp_path: Path) -> None:
     assert not (tmp_path / "small.tri").exists()
 
 
-def test_a_file_of_other_weights_is_refused_when_it_is_loaded(photo: Image.Image, tmp_path: Path) -> None:
+def test_file_of_other_weights_is_refused_on_load(photo: Image.Image, tmp_path: Path) -> None:
     from dataclasses import replace
 
     stream = trifocal.encode(photo)
@@ -102,7 +102,7 @@ def test_a_file_of_other_weights_is_refused_when_it_is_loaded(photo: Image.Image
         image.load()
 
 
-def test_pillows_own_switch_means_best_effort(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_truncated_images_means_best_effort(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     large = photo.resize((1600, 1200))
     data = bytearray(trifocal.encode(large, quality=5).to_bytes())
     *_, layer = Bitstream.from_bytes(bytes(data)).layers

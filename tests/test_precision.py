@@ -1,4 +1,4 @@
-"""Training in bfloat16 inside of residual blocks, and in float32 elsewhere."""
+"""Training in bfloat16 inside residual blocks, and in float32 elsewhere."""
 
 import json
 from collections.abc import Callable
@@ -26,15 +26,15 @@ from trifocal.weights import read_weights
 CPU = torch.device("cpu")
 
 
-def wakened(block: nn.Module) -> nn.Module:
-    """The block with random weights, also where it starts at zero."""
+def randomised(block: nn.Module) -> nn.Module:
+    """The block with random weights, also where they are initially zero."""
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return block.train()
 
 
-def results(block: nn.Module, x: torch.Tensor, *more: torch.Tensor) -> list[torch.Tensor]:
+def outputs_and_gradients(block: nn.Module, x: torch.Tensor, *more: torch.Tensor) -> list[torch.Tensor]:
     """Output, gradient of x, and gradients of the parameters."""
     x = x.clone().requires_grad_()
     y = block(x, *more)
@@ -54,26 +54,28 @@ def results(block: nn.Module, x: torch.Tensor, *more: torch.Tensor) -> list[torc
         lambda: NormalisedBlock(32),
     ],
 )
-def test_a_block_in_bfloat16_is_nearly_the_block_in_float32(build: Callable[[], nn.Module]) -> None:
+def test_block_in_bfloat16_is_close_to_float32(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
-    block = wakened(build())
+    block = randomised(build())
     x, more = (
         torch.randn(2, 8, 8, 32),
         [torch.randn(2, 16)] if isinstance(block, TextConditionedBlock) else [],
     )
-    whole = results(block, x, *more)
+    whole = outputs_and_gradients(block, x, *more)
     with branches_in(torch.bfloat16, block):
-        half = results(block, x, *more)
+        half = outputs_and_gradients(block, x, *more)
         inference = block.eval()(x, *more)
     assert all(value.dtype == torch.float32 for value in half) and len(half) == len(whole)
     assert not torch.equal(half[0], whole[0])
     for one, other, tolerance in zip(half, whole, [0.005, *[0.06] * len(whole)]):
         assert (one - other).norm() < tolerance * other.norm()
     assert torch.equal(inference, whole[0])
-    assert all(torch.equal(a, b) for a, b in zip(results(block.train(), x, *more), whole, strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(outputs_and_gradients(block.train(), x, *more), whole, strict=True)
+    )
 
 
-def test_the_mode_ends_with_its_context_also_after_an_error() -> None:
+def test_mode_ends_with_its_context_also_after_an_error() -> None:
     codec = small_codec()
     codec.network.analysis.requires_grad_(False)
     blocks = [block for block in codec.network.modules() if isinstance(block, ResidualBlock)]
@@ -84,10 +86,8 @@ def test_the_mode_ends_with_its_context_also_after_an_error() -> None:
     assert all(block.branch_dtype is None for block in blocks)
 
 
-def test_only_what_is_inside_of_blocks_is_in_bfloat16() -> None:
-    """Heads, linear paths, means, scale indices and bits are float32, and bits and picture are nearly the
-    same.
-    """
+def test_only_residual_blocks_are_in_bfloat16() -> None:
+    """Heads, linear paths, means, scale indices and bits are float32, bits and image are nearly the same."""
     codec = small_codec().network.train()
     x, level = torch.rand(2, 3, 64, 64), torch.tensor([200, 600])
     seen: dict[str, set[torch.dtype]] = {}
@@ -114,9 +114,9 @@ def test_only_what_is_inside_of_blocks_is_in_bfloat16() -> None:
     assert (half.x_hat - whole.x_hat).abs().mean() < 0.01
 
 
-def test_a_compiled_block_follows_the_mode() -> None:
+def test_compiled_block_follows_the_mode() -> None:
     torch.manual_seed(0)
-    block, x = wakened(Block(8)), torch.randn(1, 4, 4, 8)
+    block, x = randomised(Block(8)), torch.randn(1, 4, 4, 8)
     compiled = torch.compile(block, backend="eager", fullgraph=True)
     whole = compiled(x)
     with branches_in(torch.bfloat16, block):
@@ -138,7 +138,7 @@ def test_a_compiled_block_follows_the_mode() -> None:
         ("float32", "AMX-BF16", "float32", "as requested"),
     ],
 )
-def test_the_precision_is_chosen_by_option_and_processor(
+def test_precision_is_chosen_by_option_and_processor(
     monkeypatch: pytest.MonkeyPatch, asked: str, unit: str, name: str, why: str
 ) -> None:
     monkeypatch.setattr(precision, "bfloat16_unit", lambda device: unit)
@@ -147,7 +147,7 @@ def test_the_precision_is_chosen_by_option_and_processor(
     assert chosen.lower == (torch.bfloat16 if name == "bfloat16" else None)
 
 
-def test_the_processor_is_asked_for_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_instructions_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = {"avx512_bf16": True, "amx_bf16": True, "avx2": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
     assert precision.bfloat16_unit(CPU) == "AVX-512 BF16 and AMX-BF16"
@@ -159,7 +159,7 @@ def test_the_processor_is_asked_for_its_instructions(monkeypatch: pytest.MonkeyP
     )
 
 
-def test_there_is_one_way_to_ask_for_a_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_is_set_only_by_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match="one of auto, bfloat16, float32, not 'half'"):
         choose_precision("half", CPU, "Blocks")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
@@ -169,17 +169,15 @@ def test_there_is_one_way_to_ask_for_a_precision(monkeypatch: pytest.MonkeyPatch
         choose_precision("auto", CPU, "Blocks")
 
 
-def test_a_run_in_bfloat16_says_so_and_exports_float16(
+def test_bfloat16_run_gives_a_notice_and_exports_float16(
     small_preset: presets.Preset, folder: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
     options: dict[str, Any] = {"steps": 3, "every": 99, "note": said.append}
     weights = train("small", [folder], tmp_path / "half", precision="bfloat16", **options)
     other = train("small", [folder], tmp_path / "whole", precision="float32", **options)
-    assert ["bfloat16, as requested" in said[0], "float32, as requested" in said[1]] == [
-        True,
-        True,
-    ]
+    precisions = [line for line in said if ", as requested" in line]
+    assert ["bfloat16" in precisions[0], "float32" in precisions[1]] == [True, True]
     records = [json.loads(path.with_suffix(".json").read_text()) for path in (weights, other)]
     assert [record["precision"] for record in records] == ["bfloat16", "float32"]
     assert records[0]["held_out"]["held_out"] == pytest.approx(records[1]["held_out"]["held_out"], rel=0.02)
@@ -188,8 +186,8 @@ def test_a_run_in_bfloat16_says_so_and_exports_float16(
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
-class Line(nn.Module):
-    """A matrix product, and the dtypes that it was computed in."""
+class RecordingLinear(nn.Module):
+    """A matrix product that records its dtypes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +222,7 @@ def test_losses_are_computed_in_bfloat16_and_validated_in_float32(
     tmp_path: Path, asked: str, dtype: torch.dtype
 ) -> None:
     notes: list[str] = []
-    task = LineTask(Line(), Ones())
+    task = LineTask(RecordingLinear(), Ones())
     trainer = Trainer(task, tmp_path, steps=1, precision=asked, note=notes.append)
     trainer.fit(1.0, lambda *values: None)
     assert trainer.unwrapped.dtypes == [dtype] and trainer.average.dtypes == [torch.float32]

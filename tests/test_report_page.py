@@ -1,5 +1,6 @@
-"""The page that `evaluate` writes: everything it names is there, nothing of it is needed from elsewhere, and
-its figures are those it was given. All numbers and codecs here are made up."""
+"""The report page: all files that it refers to exist, it needs no network, and its figures are those of its
+data. All numbers and codecs here are made up.
+"""
 
 import ast
 import csv
@@ -36,8 +37,8 @@ def panel(title: str, size: int, **values: float) -> Panel:
     return Panel(title, size, size / 1000, values, rgb)
 
 
-def demo() -> ReportData:
-    """Made up, every number of it."""
+def example_report() -> ReportData:
+    """All numbers are made up."""
     psnr = [
         Curve("Trifocal made-up", RATES, (28.0, 32.0, 36.0)),
         Curve("rival & made-up", RATES, (27, 31, 35)),
@@ -86,7 +87,7 @@ def demo() -> ReportData:
 
 
 class Page(HTMLParser):
-    """What a page refers to, which tags it has, the ids of its sections, and its text."""
+    """The files that a page refers to, its tags, the ids of its sections, and its text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -113,7 +114,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(demo(), tmp_path_factory.mktemp("study") / "new" / "report")
+    return write_report(example_report(), tmp_path_factory.mktemp("study") / "new" / "report")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def page(index: Path) -> Page:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots as one white pixel, where a test is about something else."""
+    """Plots are one white pixel, for tests of other parts."""
     pixel = Image.new("RGB", (2, 2), "white")
 
     def draw(metric: MetricInfo, lines: list[plots.PlotLine], theme: plots.Theme) -> bytes:
@@ -138,7 +139,7 @@ def written(study: ReportData, folder: Path) -> Page:
     return Page(write_report(study, folder).read_text("utf-8"))
 
 
-def test_every_file_is_written_and_every_written_file_is_referred_to(index: Path, page: Page) -> None:
+def test_written_files_are_exactly_those_referred_to(index: Path, page: Page) -> None:
     there = {path.name for path in index.parent.iterdir()}
     files = {name for name in page.references if not name.startswith("#")}
     assert files == there - {"index.html"}
@@ -147,7 +148,7 @@ def test_every_file_is_written_and_every_written_file_is_referred_to(index: Path
     assert len([name for name in files if name.startswith("crop-")]) == 2 + 3
 
 
-def test_the_page_needs_nothing_from_elsewhere(index: Path) -> None:
+def test_page_needs_no_network(index: Path) -> None:
     text = index.read_text("utf-8")
     assert not re.search(r"https?:|//[a-z]|url\(|@import|<link|<script", text)
 
@@ -159,7 +160,7 @@ def test_names_are_escaped(index: Path, page: Page) -> None:
     assert "rival & made-up" in page.text and "--data <folder>" in page.text
 
 
-def test_the_page_says_where_when_and_how(page: Page) -> None:
+def test_page_states_computer_date_and_command(page: Page) -> None:
     for part in (
         "A made-up study",
         "trifocal evaluate",
@@ -172,7 +173,7 @@ def test_the_page_says_where_when_and_how(page: Page) -> None:
     assert page.sections == ["curves", "differences", "crops", "speed", "layers", "notes"]
 
 
-def test_differences_are_signed_marked_and_have_their_overlap(page: Page) -> None:
+def test_differences_have_sign_class_and_overlap(page: Page) -> None:
     text = page.text.replace("\N{NARROW NO-BREAK SPACE}", " ")
     assert re.search(r"▼\s+−12.3 %\s+\+0.50 dB\s+over 28.0–35.0 dB", text)
     assert re.search(r"▲\s+\+20.1 %\s+−1.25 dB\s+over 0.900–0.990\s", text)
@@ -180,7 +181,7 @@ def test_differences_are_signed_marked_and_have_their_overlap(page: Page) -> Non
     assert any("far made-up" in title and "do not overlap" in title for title in page.titles)
 
 
-def test_speeds_are_ratios_of_the_reference(page: Page) -> None:
+def test_speeds_are_relative_to_the_reference(page: Page) -> None:
     text = page.text.replace("\N{NARROW NO-BREAK SPACE}", " ")
     assert "1× is rival & made-up." in text
     assert re.search(r"2\.50×\s*1\.25 s\s*—\s*—\s*—", text) and re.search(
@@ -188,18 +189,18 @@ def test_speeds_are_ratios_of_the_reference(page: Page) -> None:
     )
 
 
-def test_layers_are_shares_of_the_file(index: Path, page: Page) -> None:
+def test_layer_bytes_are_shown_as_shares(index: Path, page: Page) -> None:
     assert "width: 75.00%" in index.read_text("utf-8")
     assert "3,000 75.0 %" in page.text and "4,000 100.0 %" in page.text
 
 
-def test_the_best_value_of_a_crop_is_bold_and_the_original_is_no_contestant(index: Path) -> None:
+def test_best_value_of_a_crop_is_bold_and_excludes_the_original(index: Path) -> None:
     text = index.read_text("utf-8")
     assert re.findall(r"<dd><b>(.*?)</b>", text) == ["31.00 dB", "0.2000"]
     assert "∞ dB" in text
 
 
-def test_pngs_have_their_sizes(index: Path) -> None:
+def test_png_files_have_the_stated_sizes(index: Path) -> None:
     for path in index.parent.glob("*.png"):
         with Image.open(path) as image:
             image.load()
@@ -216,13 +217,13 @@ def test_pngs_have_their_sizes(index: Path) -> None:
         assert corners == [(255, 255, 255), (0x14, 0x17, 0x1B)]
 
 
-def test_crops_are_the_pixels_that_were_given(index: Path) -> None:
+def test_crops_have_the_given_pixels(index: Path) -> None:
     with Image.open(index.parent / "crop-2-1.png") as image:
-        assert (np.asarray(image) == demo().crops[1].panels[1].rgb).all()
+        assert (np.asarray(image) == example_report().crops[1].panels[1].rgb).all()
 
 
-def test_the_json_file_has_the_figures(index: Path) -> None:
-    study, read = demo(), json.loads((index.parent / "report.json").read_text("utf-8"))
+def test_json_file_has_all_figures(index: Path) -> None:
+    study, read = example_report(), json.loads((index.parent / "report.json").read_text("utf-8"))
     for metric, curves in study.curves.items():
         found = [
             Curve(one["name"], tuple(one["rates"]), tuple(one["values"])) for one in read["curves"][metric]
@@ -248,7 +249,7 @@ def test_the_json_file_has_the_figures(index: Path) -> None:
     assert (index.parent / read["plots"]["lpips"]["dark"]).exists()
 
 
-def test_the_table_of_differences(index: Path) -> None:
+def test_csv_of_differences(index: Path) -> None:
     with open(index.parent / "bd.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.reader(stream))
     assert rows == [
@@ -260,8 +261,10 @@ def test_the_table_of_differences(index: Path) -> None:
     ]
 
 
-def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
-    bare = replace(demo(), curves={}, published={}, differences=[], speeds=[], layers=[], crops=[], notes=[])
+def test_empty_sections_are_left_out(tmp_path: Path) -> None:
+    bare = replace(
+        example_report(), curves={}, published={}, differences=[], speeds=[], layers=[], crops=[], notes=[]
+    )
     page = written(bare, tmp_path)
     assert page.sections == [] and page.references == {"report.json"}
     assert "A made-up study" in page.text
@@ -269,14 +272,14 @@ def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
     assert page.sections == ["notes"]
 
 
-def test_a_name_that_is_no_text_does_not_cost_the_report(tmp_path: Path, quick: None) -> None:
-    crop = replace(demo().crops[1], picture=b"a\xffb.png".decode(errors="surrogateescape"))
-    assert "a?b.png" in written(replace(demo(), crops=[crop]), tmp_path).text
+def test_names_with_invalid_characters_are_written(tmp_path: Path, quick: None) -> None:
+    crop = replace(example_report().crops[1], picture=b"a\xffb.png".decode(errors="surrogateescape"))
+    assert "a?b.png" in written(replace(example_report(), crops=[crop]), tmp_path).text
 
 
 def test_a_second_report_replaces_the_first(tmp_path: Path, quick: None) -> None:
-    write_report(demo(), tmp_path)
-    page = written(replace(demo(), title="Another"), tmp_path)
+    write_report(example_report(), tmp_path)
+    page = written(replace(example_report(), title="Another"), tmp_path)
     assert "Another" in page.text and "A made-up study" not in page.text
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -296,17 +299,15 @@ def test_a_second_report_replaces_the_first(tmp_path: Path, quick: None) -> None
         ),
     ],
 )
-def test_a_study_that_contradicts_itself_is_refused(
-    changes: dict[str, Any], words: str, tmp_path: Path
-) -> None:
+def test_inconsistent_report_data_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=words):
-        write_report(replace(demo(), **changes), tmp_path / "never")
+        write_report(replace(example_report(), **changes), tmp_path / "never")
     assert not (tmp_path / "never").exists()
 
 
-def test_our_own_codecs_may_be_named(tmp_path: Path) -> None:
-    study = replace(demo(), own=("rival & made-up",))
-    lines = plots.plot_lines(study.curves, study.published, study.is_own)["psnr"]
+def test_highlighted_codecs_can_be_named(tmp_path: Path) -> None:
+    study = replace(example_report(), own=("rival & made-up",))
+    lines = plots.plot_lines(study.curves, study.published, study.is_highlighted)["psnr"]
     assert [(line.curve.name, line.role) for line in lines] == [
         ("rival & made-up", "own"),
         ("Trifocal made-up", "other"),
@@ -314,7 +315,7 @@ def test_our_own_codecs_may_be_named(tmp_path: Path) -> None:
     ]
 
 
-def test_a_codec_has_one_colour_in_all_plots() -> None:
+def test_codec_has_one_colour_in_all_plots() -> None:
     a, b = Curve("a", (1.0,), (1.0,)), Curve("b", (1.0,), (1.0,))
     lines = plots.plot_lines({"psnr": [a, b], "lpips": [b, Curve("none", (), ())]}, {}, lambda name: False)
     assert [line.number for line in lines["lpips"]] == [lines["psnr"][1].number]
@@ -324,16 +325,16 @@ def test_a_codec_has_one_colour_in_all_plots() -> None:
     ("width", "panels", "expected"),
     [(96, 3, 3), (110, 4, 2), (64, 8, 2), (160, 7, 2), (200, 2, 1), (500, 2, 1)],
 )
-def test_crops_are_enlarged_by_whole_numbers_to_stand_abreast(width: int, panels: int, expected: int) -> None:
+def test_crops_are_enlarged_by_integers_to_fit_a_row(width: int, panels: int, expected: int) -> None:
     one = Panel("A", 1, 1.0, {}, np.zeros((10, width, 3), np.uint8))
-    assert report.zoom(Crop("x", "best", (0, 0, width, 10), (one,) * panels)) == expected
+    assert report.enlargement(Crop("x", "best", (0, 0, width, 10), (one,) * panels)) == expected
 
 
-def test_axes_turn_so_that_up_is_better_and_the_rates_of_ours_are_seen() -> None:
+def test_axes_are_inverted_so_that_up_is_better() -> None:
     from matplotlib.figure import Figure
 
-    study = demo()
-    lines = plots.plot_lines(study.curves, study.published, study.is_own)
+    study = example_report()
+    lines = plots.plot_lines(study.curves, study.published, study.is_highlighted)
     seen = {}
     for metric in study.metrics:
         axes = Figure().add_axes((0, 0, 1, 1))
@@ -352,7 +353,7 @@ def test_axes_turn_so_that_up_is_better_and_the_rates_of_ours_are_seen() -> None
     assert labels == ["0.9", "0.95", "0.98"]
 
 
-def test_ticks_of_a_narrow_axis_are_still_readable() -> None:
+def test_ticks_of_a_narrow_axis_differ() -> None:
     ticks = plots.ms_ssim_ticks(plots.decibels(0.9604), plots.decibels(0.9788))
     assert len(ticks) > 2 and all(0.96 < tick < 0.98 for tick in ticks)
     assert all(len(f"{tick:.6g}") <= 6 for tick in ticks)
@@ -382,14 +383,14 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("theme", [plots.LIGHT, plots.DARK], ids=lambda theme: theme.name)
-def test_colours_stand_out_from_each_other_for_everybody(theme: plots.Theme) -> None:
+def test_colours_are_distinguishable_for_all_types_of_colour_vision(theme: plots.Theme) -> None:
     for one, other in combinations(theme.own + theme.other, 2):
         for vision in (np.eye(3), *VISIONS):
             assert np.linalg.norm(lab(vision @ linear(one)) - lab(vision @ linear(other))) > 20, (one, other)
 
 
 @pytest.mark.parametrize("theme", [plots.LIGHT, plots.DARK], ids=lambda theme: theme.name)
-def test_colours_stand_out_from_the_paper(theme: plots.Theme) -> None:
+def test_colours_have_contrast_to_the_background(theme: plots.Theme) -> None:
     def contrast(colour: str) -> float:
         low, high = sorted(float(XYZ[1] @ linear(one)) for one in (colour, theme.paper))
         return (high + 0.05) / (low + 0.05)
@@ -398,7 +399,7 @@ def test_colours_stand_out_from_the_paper(theme: plots.Theme) -> None:
     assert contrast(theme.quiet) >= 4.5 and contrast(theme.ink) >= 7
 
 
-def test_a_report_needs_no_torch() -> None:
+def test_report_needs_no_torch() -> None:
     for module in (report, plots):
         tree = ast.parse(Path(str(module.__file__)).read_text("utf-8"))
         assert "torch" not in ast.dump(tree)

@@ -1,4 +1,4 @@
-"""The scripts that make the tables in results/: what they compute, without measuring anything."""
+"""The scripts that write the tables in results/, without measuring anything."""
 
 import csv
 import math
@@ -32,14 +32,14 @@ def photograph() -> NDArray[np.uint8]:
 
 
 def as_measured(preset: str, metric: str, points: list[tuple[float, float]]) -> list[MeanResult]:
-    """Means of a preset that has only this metric, at rates and values."""
+    """Means of a preset with only this metric, at rates and values."""
     return [
         MeanResult(preset, float(number), 24, rate, 0.1, 0.2, "beef", {metric: value})
         for number, (rate, value) in enumerate(points)
     ]
 
 
-def test_an_anchor_as_our_result_is_equal_to_itself(
+def test_anchor_compared_with_itself_has_no_difference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = load_script("scripts/results.py")
@@ -54,15 +54,17 @@ def test_an_anchor_as_our_result_is_equal_to_itself(
     assert "+0.00 %" in capsys.readouterr().out
 
 
-def test_no_overlap_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_overlap_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = load_script("scripts/results.py")
     table = as_measured("us", "psnr", [(0.1, 5.0), (0.6, 10.0)])
     script.write_differences(table, [ANCHORS], tmp_path / "bd.csv")
     assert "no overlap %  ..  against VTM 9.1" in capsys.readouterr().out
 
 
-def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From measuring to README's table, on two small pictures, with two rivals and a curve of ours that is
+def test_pillow_codecs_are_written_as_anchors_and_as_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From measuring to README's table, on two small images, with two codecs and a curve of ours that is
     JPEG's at nine tenths of the rate.
     """
     script = load_script("scripts/results.py")
@@ -73,7 +75,7 @@ def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(script, "METRICS", ("psnr", "ssimulacra2"))
     monkeypatch.setattr(script, "TABLE", ("psnr", "ssimulacra2"))
     monkeypatch.setattr(script, "PRESETS", ("ours",))
-    monkeypatch.setattr(script, "MEASURED", tmp_path / "anchors.csv")
+    monkeypatch.setattr(script, "PILLOW_CURVES", tmp_path / "anchors.csv")
     script.measure_other_codecs(str(tmp_path), ["avif", "jpeg"])
     script.write_anchors(tmp_path / "anchors.csv")
     rows = (tmp_path / "anchors.csv").read_text("utf-8").splitlines()
@@ -81,7 +83,7 @@ def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.M
     assert "libavif" in rows[1] and "libavif" not in rows[-1]
     avif = read_means(tmp_path / "results" / "rivals" / "avif_summary.csv")
     ours = [replace(mean, preset="ours", bpp=0.9 * mean.bpp, weights="beef") for mean in avif]
-    script.write_differences(ours, [script.MEASURED], tmp_path / "results" / "kodak_bd.csv")
+    script.write_differences(ours, [script.PILLOW_CURVES], tmp_path / "results" / "kodak_bd.csv")
     table = script.kodak_table().splitlines()
     assert table[2] == "| `ours` (beef) | −10.0 % | −10.0 % |"
     assert table[3].startswith("| JPEG (Pillow, progressive, 4:2:0) | +")
@@ -91,7 +93,7 @@ def test_rivals_become_anchors_and_a_table(tmp_path: Path, monkeypatch: pytest.M
     assert readme.read_text("utf-8").splitlines() == ["before", script.BEGIN, *table, script.END, "after"]
 
 
-def test_the_first_pictures_of_a_folder(tmp_path: Path) -> None:
+def test_first_images_of_a_folder_are_used(tmp_path: Path) -> None:
     script = load_script("scripts/results.py")
     for name in "cab":
         Picture(photograph()[:16, :16]).save(tmp_path / f"{name}.png")
@@ -103,7 +105,7 @@ def lap(total: float, **parts: float) -> dict[str, Any]:
     return {"encode": {**parts, "total": total}, "decode": {**parts, "total": 2 * total}, "bytes": 900}
 
 
-def test_speed_is_told_by_medians_within_turns() -> None:
+def test_speed_ratios_are_medians_within_rounds() -> None:
     speed = load_script("benchmarks/speed.py")
     ours = speed.Contender("Trifocal", print, [lap(1, coding=0.1), lap(5, coding=0.5), lap(2, coding=0.3)])
     anchor = speed.Contender(speed.ANCHOR, print, [lap(2), lap(20), lap(4)])
@@ -123,7 +125,7 @@ def test_speed_is_told_by_medians_within_turns() -> None:
     assert "15.0% of encode and 7.5% of decode" in text
 
 
-def test_turns_after_the_first_count() -> None:
+def test_first_round_is_a_warm_up() -> None:
     speed = load_script("benchmarks/speed.py")
     turns = iter(range(100))
     contenders = [speed.Contender("one", lambda: next(turns)), speed.Contender("absent", None)]
@@ -131,7 +133,7 @@ def test_turns_after_the_first_count() -> None:
     assert contenders[0].laps == [1, 2, 3] and contenders[1].laps == []
 
 
-def test_exchange_rates_are_slopes_of_the_rate_curve() -> None:
+def test_conversion_factors_are_slopes_of_the_rate_curve() -> None:
     """Of a codec with a known curve: R = log2(1/D), so −dR/dD is 1 / (D · ln 2)."""
     script = load_script("scripts/exchange_rates.py")
 
@@ -161,9 +163,7 @@ def test_detection_is_compared_at_equal_bytes() -> None:
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
-    asked: str | None, expected: str
-) -> None:
+def test_openmp_wait_policy_is_passive_unless_set(asked: str | None, expected: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     told = subprocess.run(
         [sys.executable, "-c", "import trifocal, os; print(os.environ['OMP_WAIT_POLICY'])"],

@@ -1,5 +1,5 @@
-"""The tables in results/ are of the weights that ship, whole, and true where that can be seen without the
-pictures.
+"""The tables in results/ are of the bundled weights, complete, and consistent as far as can be checked
+without the images.
 """
 
 from pathlib import Path
@@ -21,14 +21,14 @@ WHOLE |= {"preference_coco": 160, "machine_decoded": 160, "machine_coco": 160, "
 
 @pytest.mark.parametrize("preset", KODAK)
 @pytest.mark.parametrize("table", ["kodak", "sample"])
-def test_rows_are_of_the_weights_that_ship(preset: str, table: str) -> None:
+def test_rows_are_of_the_bundled_weights(preset: str, table: str) -> None:
     rows = [row for row in read_results(RESULTS / f"{table}.csv") if row.preset == preset]
     assert {row.weights for row in rows} == {f"{load(preset).fingerprint:08x}"}
 
 
 @pytest.mark.parametrize("table", WHOLE)
-def test_tables_are_whole(table: str) -> None:
-    """Each preset with one set of weights, at each quality on all pictures."""
+def test_tables_are_complete(table: str) -> None:
+    """Each preset with one set of weights, at each quality on all images."""
     rows = read_results(RESULTS / f"{table}.csv")
     for preset in {row.preset for row in rows}:
         mine = [row for row in rows if row.preset == preset]
@@ -40,7 +40,7 @@ def test_tables_are_whole(table: str) -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
-def test_the_kodak_table_is_that_of_the_results(page: str) -> None:
+def test_kodak_table_is_up_to_date(page: str) -> None:
     """`python scripts/results.py readme` writes it."""
     script = load_script("scripts/results.py")
     text = (RESULTS.parent / page).read_text("utf-8")
@@ -48,7 +48,7 @@ def test_the_kodak_table_is_that_of_the_results(page: str) -> None:
     assert shown == script.kodak_table()
 
 
-def test_the_summary_has_the_means_of_the_rows() -> None:
+def test_summary_has_the_means_of_the_rows() -> None:
     ours = {(mean.preset, mean.quality): mean for mean in mean_results(read_results(RESULTS / "kodak.csv"))}
     summary = read_means(RESULTS / "kodak_summary.csv")
     assert {(mean.preset, mean.quality) for mean in summary} == set(ours)
@@ -59,7 +59,7 @@ def test_the_summary_has_the_means_of_the_rows() -> None:
 
 
 @pytest.mark.parametrize("preset", KODAK)
-def test_rows_of_a_photograph_that_everybody_has_come_out_again(preset: str, tmp_path: Path) -> None:
+def test_rows_of_a_public_photograph_are_reproduced(preset: str, tmp_path: Path) -> None:
     """`trifocal evaluate PRESET --data grace_hopper.jpg --out results/sample.csv` made them.
 
     Transforms are floats, so another processor may round a value of the latent to its neighbour now and then.

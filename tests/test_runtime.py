@@ -63,12 +63,12 @@ except Exception as error:
 """
 
 
-def test_a_codec_runs_without_torch() -> None:
+def test_codec_runs_without_torch() -> None:
     run = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=False, capture_output=True, text=True)
     assert run.stdout.strip() == "PresetError", run.stderr
 
 
-def test_a_network_is_found_only_where_there_is_one(codec: Codec) -> None:
+def test_network_is_available_only_with_torch(codec: Codec) -> None:
     assert codec.network.entropy.latent_channels == codec.runtime.latent_channels == 48
     with pytest.raises(PresetError, match="without torch"):
         _ = Codec(object()).network  # type: ignore[arg-type]

@@ -1,5 +1,5 @@
-"""Every preset with trained weights: files come back, regions are parts of the whole, damage is refused or
-greyed out.
+"""Every preset with bundled weights: files round-trip, regions equal parts of the whole image, damage is
+refused or greyed out.
 """
 
 from functools import partial
@@ -24,18 +24,18 @@ decode = partial(trifocal.decode, notify=lambda notice: None)  # a text that is 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of 128 pixels, so that a small picture has several."""
+    """Tiles of 128 pixels, so that a small image has several."""
     monkeypatch.setattr(canvas, "TILE", 128)
 
 
 @pytest.fixture(params=SHIPPED)
 def file(request: pytest.FixtureRequest) -> tuple[str, Picture, bytes]:
-    """A preset, a picture of 3 × 2 tiles, and its file."""
+    """A preset, an image of 3 × 2 tiles, and its file."""
     preset, picture = request.param, Picture(random_rgb(300, 200, seed=5))
     return preset, picture, trifocal.encode(picture, preset, quality=60).to_bytes()
 
 
-def test_files_come_back_in_parts_and_damaged(file: tuple[str, Picture, bytes]) -> None:
+def test_files_regions_and_damaged_files_are_decoded(file: tuple[str, Picture, bytes]) -> None:
     preset, picture, data = file
     stream = trifocal.Bitstream.from_bytes(data)
     assert stream.header.fingerprint == load(preset).fingerprint
@@ -56,7 +56,7 @@ def test_files_come_back_in_parts_and_damaged(file: tuple[str, Picture, bytes]) 
     assert np.array_equal(rest.picture.rgb[:, : 256 - receptive_field], whole[:, : 256 - receptive_field])
 
 
-def test_layers_of_the_presets_are_those_of_their_kind(file: tuple[str, Picture, bytes]) -> None:
+def test_presets_write_the_expected_layers(file: tuple[str, Picture, bytes]) -> None:
     preset, _, data = file
     layers = {layer.tag for layer in trifocal.Bitstream.from_bytes(data).layers}
     layered = {Tag.BASE, Tag.ENHANCEMENT} <= layers

@@ -1,6 +1,4 @@
-"""TACO: words change what is sent, through the injectors and nothing else, and the decoder does without
-them.
-"""
+"""TACO: text changes the file through the injectors only, and the decoder needs no text."""
 
 import copy
 from typing import Any
@@ -34,7 +32,7 @@ D = 8
 
 
 def small_taco(seed: int = 0, gamma: float = 1.0, mask_padding: bool = True) -> Any:
-    """A fraction of TACO, with gates that are open."""
+    """A small TACO with open gates."""
     torch.manual_seed(seed)
     codec: Any = taco(12, (4, 4, 6, 8, 10), (12, 8), 1, text_channels=D, heads=4, mask_padding=mask_padding)
     with torch.no_grad():
@@ -67,7 +65,7 @@ def x() -> torch.Tensor:
 
 
 @torch.inference_mode()
-def test_the_road_with_words_that_only_the_encoder_has(codec):
+def test_round_trip_with_text_in_the_encoder_only(codec):
     rgb = random_rgb(192, 128, seed=2)
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     output = codec.network(x, torch.tensor([480]), words())
@@ -79,13 +77,13 @@ def test_the_road_with_words_that_only_the_encoder_has(codec):
     assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
 
 
-def test_the_road_without_words(codec):
+def test_round_trip_without_text(codec):
     check_forward_matches_decode(codec)
     check_forged_payloads(codec, Picture(random_rgb(64, 64)), 1)
 
 
-def test_words_in_tiles(codec, monkeypatch):
-    """Each tile is steered by the words, and its Extractor sees that tile alone; the decoder sees no
+def test_text_is_used_in_tiles(codec, monkeypatch):
+    """Each tile is conditioned on the text, and the Extractor uses that tile alone; decoded tiles have no
     seams.
     """
     monkeypatch.setattr(canvas, "TILE", 128)
@@ -100,7 +98,7 @@ def test_words_in_tiles(codec, monkeypatch):
     check_tiles_leave_no_seams(stream, codec)
 
 
-def test_analysis_in_bfloat16(codec):
+def test_analysis_works_in_bfloat16(codec):
     rounded = copy.deepcopy(codec)
     rounded.network.analysis.bfloat16()
     x = torch.rand(1, 3, 64, 64)
@@ -111,7 +109,7 @@ def test_analysis_in_bfloat16(codec):
 
 
 @torch.inference_mode()
-def test_words_change_the_latent_through_either_injector_and_nothing_else(codec, x):
+def test_text_changes_the_latent_through_the_injectors_only(codec, x):
     for open_gates in ((), ("quarter",), ("eighth",), ("quarter", "eighth")):
         other = copy.deepcopy(codec)
         other.network.inject_quarter.gamma *= "quarter" in open_gates
@@ -123,7 +121,7 @@ def test_words_change_the_latent_through_either_injector_and_nothing_else(codec,
         )
 
 
-def test_gates_start_closed():
+def test_gates_are_initially_zero():
     torch.manual_seed(0)
     codec: Any = taco(12, (4, 4), (4, 4), 1, text_channels=D, heads=4)
     assert not codec.network.inject_quarter.gamma.any() and not codec.network.inject_eighth.gamma.any()
@@ -131,7 +129,7 @@ def test_gates_start_closed():
 
 
 @torch.inference_mode()
-def test_the_second_injector_reads_words_that_have_seen_the_picture(codec, x):
+def test_second_injector_uses_tokens_with_image_features(codec, x):
     other = copy.deepcopy(codec)
     other.network.inject_quarter.gamma.zero_()
     before = other.network.analyse(x, words())
@@ -141,7 +139,7 @@ def test_the_second_injector_reads_words_that_have_seen_the_picture(codec, x):
 
 
 @torch.inference_mode()
-def test_an_injector_without_words_is_a_normalisation(codec):
+def test_injector_without_text_is_a_normalisation(codec):
     image = 5 + 3 * torch.randn(2, 3, 4, 12)
     injector = Injector(12, D, heads=4)
     assert torch.allclose(injector(image, None), F.layer_norm(image, (12,)), atol=1e-6)
@@ -149,7 +147,7 @@ def test_an_injector_without_words_is_a_normalisation(codec):
 
 
 @torch.inference_mode()
-def test_masked_padding_changes_nothing_and_unmasked_padding_does(codec, x):
+def test_masked_padding_has_no_effect_and_unmasked_padding_has(codec, x):
     y, padded = codec.network.analyse(x, words()), codec.network.analyse(x, words(padding=33))
     assert torch.allclose(y, padded, atol=1e-5)
     published = small_taco(mask_padding=False).network
@@ -158,7 +156,7 @@ def test_masked_padding_changes_nothing_and_unmasked_padding_does(codec, x):
 
 
 @torch.inference_mode()
-def test_each_picture_of_a_batch_has_its_words_or_all_have_the_same(codec, x):
+def test_batch_takes_a_text_per_image_or_one_for_all(codec, x):
     both = torch.cat([x, x.flip(3)])
     y = codec.network.analyse(both, words(2))
     for number in range(2):
@@ -172,7 +170,7 @@ def test_each_picture_of_a_batch_has_its_words_or_all_have_the_same(codec, x):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("padding", [0, 3])
-def test_cross_attention_is_that_of_torch(padding):
+def test_cross_attention_equals_torchs(padding):
     """Values, and the mass that is not on the first key, against `nn.MultiheadAttention` with the same
     weights.
     """
@@ -188,7 +186,7 @@ def test_cross_attention_is_that_of_torch(padding):
 
 
 @torch.inference_mode()
-def test_chunks_change_nothing(monkeypatch):
+def test_chunked_attention_gives_the_same_result(monkeypatch):
     torch.manual_seed(0)
     attention, queries, keys = CrossAttention(12, 4), torch.randn(2, 50, 12), torch.randn(2, 6, 12)
     mask = torch.arange(6).expand(2, 6) < 4
@@ -201,8 +199,8 @@ def test_chunks_change_nothing(monkeypatch):
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("queries", "keys"), [(750_000, 77), (77, 187_500)])
-def test_scores_stay_bounded_on_twelve_megapixels(monkeypatch, queries, keys):
-    """Places at 1/4 that look at words, and words that look at places at 1/8."""
+def test_attention_memory_is_bounded_for_twelve_megapixels(monkeypatch, queries, keys):
+    """Positions at 1/4 attend to tokens, and tokens attend to positions at 1/8."""
     sizes = []
 
     def attend(query, key, value, mask):
@@ -215,7 +213,7 @@ def test_scores_stay_bounded_on_twelve_megapixels(monkeypatch, queries, keys):
 
 
 @torch.inference_mode()
-def test_the_map_of_attention(codec, x):
+def test_attention_map_by_hand(codec, x):
     there = codec.network.attention(x, words())
     assert there.shape == (1, 16, 16) and 0 < there.min() and there.max() < 1 and there.std() > 1e-4
     assert torch.allclose(codec.network.attention(x, words(padding=6)), there, atol=1e-5)
@@ -224,7 +222,7 @@ def test_the_map_of_attention(codec, x):
         codec.network.attention(x, Condition())
 
 
-def test_a_few_steps_lower_the_loss_and_open_the_gates():
+def test_training_lowers_the_loss_and_opens_the_gates():
     codec = small_taco(seed=7, gamma=0.0)
     codec.network.train()
     before = codec.network.extract.project.weight.detach().clone()
@@ -246,8 +244,8 @@ def test_a_few_steps_lower_the_loss_and_open_the_gates():
     assert not torch.equal(codec.network.extract.project.weight, before)
 
 
-def test_the_published_sizes(monkeypatch):
-    """ELIC's 32.1 M, 1.6 M in the adapter at CLIP's width, and the prior and gains that follow the
+def test_published_sizes(monkeypatch):
+    """ELIC's 32.1 M, 1.6 M in the adapter at CLIP's width, and the prior and gains that depend on the
     quality.
     """
     for draw in ("kaiming_uniform_", "uniform_", "kaiming_normal_", "xavier_uniform_"):
@@ -263,7 +261,7 @@ def test_the_published_sizes(monkeypatch):
     assert codec.network.receptive_field == 144 and codec.network.entropy.exact_side.context.passes == 10
 
 
-def test_the_recipe_is_the_papers():
+def test_recipe_equals_the_papers():
     preset = presets.find("taco")
     recipe = preset.recipe
     assert (preset.id, preset.text_reader, preset.text_encoder) == (
@@ -272,4 +270,4 @@ def test_the_recipe_is_the_papers():
         "openai/clip-vit-base-patch32",
     )
     assert (recipe.learning_rate, recipe.betas, recipe.clip) == (1e-4, (0.9, 0.999), 1.0)
-    assert (recipe.batch, recipe.crop, recipe.cooldown) == (8, 256, 0.1)
+    assert (recipe.batch, recipe.crop, recipe.decay) == (8, 256, ((0.9, 0.1), (0.96, 0.01)))

@@ -1,6 +1,4 @@
-"""Words steer the encoder of taco-compact: where the bits go, what that costs, and that no decoder needs the
-words.
-"""
+"""Text in the encoder of taco-compact: bit allocation, its cost, and decoding without text."""
 
 import numpy as np
 import pytest
@@ -43,7 +41,7 @@ def taco():
 
 
 def smooth_rgb(width: int, height: int) -> np.ndarray:
-    """Nothing that the small codec's few coefficients cannot hold: its errors are the quantiser's."""
+    """An image that the small codec's few coefficients can represent, so its errors are the quantiser's."""
     return np.asarray(Image.fromarray(random_rgb(width, height, seed=3)).filter(ImageFilter.GaussianBlur(8)))
 
 
@@ -51,8 +49,8 @@ def error(decoded: np.ndarray, rgb: np.ndarray) -> np.ndarray:
     return (decoded.astype(float) - rgb) ** 2
 
 
-def test_allocation_comes_back_from_the_bytes(taco):
-    """Coarse as it is sent, it is the same on both sides, and the meter knows its price."""
+def test_importance_map_is_decoded_from_the_file(taco):
+    """Encoder and decoder have the same quantised map, and the rate estimator includes its bits."""
     torch.manual_seed(0)
     importance_map = torch.randn(1, 16, 24, 1).cumsum(1).numpy() / 3
     like = np.array([0])
@@ -67,13 +65,13 @@ def test_allocation_comes_back_from_the_bytes(taco):
     assert sent.max() <= limit and sent.min() >= 1 / limit and sent.shape == (1, 16, 24, 1)
 
 
-def test_no_words_cost_less_than_a_byte(taco):
+def test_file_without_text_grows_by_less_than_a_byte(taco):
     meter = RateEstimator(taco.network.entropy.cost())
     factor = code_importance(meter, np.zeros((1, 32, 48, 1)), (32, 48), np.array([0]))
     assert (factor == 1).all() and float(meter.bits.sum()) < 8
 
 
-def test_a_box_costs_a_few_bytes(taco):
+def test_box_in_the_importance_map_takes_a_few_bytes(taco):
     importance_map = np.full((1, 32, 48, 1), -0.25)
     importance_map[:, 8:20, 12:32] = 0.75
     meter = RateEstimator(taco.network.entropy.cost())
@@ -81,8 +79,8 @@ def test_a_box_costs_a_few_bytes(taco):
     assert 8 < float(meter.bits.sum()) < 8 * 30
 
 
-def test_words_move_bits_to_what_they_name(taco):
-    """At no more bytes the named half is better and the rest is worse; the decoder has no words."""
+def test_text_moves_bits_to_the_named_object(taco):
+    """At no more bytes the named half is better and the rest is worse; the decoder has no text."""
     picture = Picture(smooth_rgb(256, 192))
     plain = taco.encode(picture, quality=30)
     steered = taco.encode(picture, max_bytes=plain.size, condition=Condition(words()))
@@ -92,8 +90,8 @@ def test_words_move_bits_to_what_they_name(taco):
     assert after[:, 144:].mean() > before[:, 144:].mean()
 
 
-def test_fineness_follows_the_weights():
-    """Importance 4 halves the step, and the whole stays what it was."""
+def test_log2_gain_follows_the_error_weights():
+    """Error weight 4 halves the step, and the mean is unchanged."""
     p = np.zeros((1, 4, 4))
     p[:, :2] = 1.0
     importance_map = log2_step_map(p, importance=4.0)
@@ -103,7 +101,7 @@ def test_fineness_follows_the_weights():
     assert np.abs(log2_step_map(np.full((1, 4, 4), 0.3))).max() < 1e-6
 
 
-def test_forward_is_what_decode_gives(taco):
+def test_forward_equals_decode(taco):
     rgb = random_rgb(192, 128, seed=2)
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     condition = Condition(
@@ -120,8 +118,8 @@ def test_forward_is_what_decode_gives(taco):
     assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
 
 
-def test_without_words_it_is_the_trunk(taco):
-    """The same picture, for a byte at most."""
+def test_without_text_it_equals_compact(taco):
+    """The same image, for one more byte at most."""
     picture = Picture(random_rgb(192, 128))
     trunk = small_codec(noise=0.0)
     stream, plain = taco.encode(picture), trunk.encode(picture)
@@ -129,8 +127,8 @@ def test_without_words_it_is_the_trunk(taco):
     assert np.array_equal(taco.decode(stream).picture.rgb, trunk.decode(plain).picture.rgb)
 
 
-def test_tiles_have_their_part_of_the_map(taco, monkeypatch):
-    """A picture in tiles is steered as a whole, and a region decodes alone."""
+def test_tiles_use_their_part_of_the_importance_map(taco, monkeypatch):
+    """An image in tiles has one map, and a region is decoded alone."""
     monkeypatch.setattr(canvas, "TILE", 128)
     picture = Picture(smooth_rgb(300, 270))
     stream = Bitstream.from_bytes(taco.encode(picture, quality=30, condition=Condition(words())).to_bytes())
@@ -142,8 +140,8 @@ def test_tiles_have_their_part_of_the_map(taco, monkeypatch):
     assert np.abs(region.astype(int) - whole[100:170, 150:210]).max() <= 1
 
 
-def test_training_sees_the_words(taco):
-    """`forward` alone looks for them in its crops, and its loss has gradients."""
+def test_training_uses_the_text(taco):
+    """`forward` computes the map for its crops, and its loss has gradients."""
     taco.network.train()
     x = torch.from_numpy(random_rgb(128, 64)).permute(2, 0, 1)[None].float() / 255
     output = taco.network(x.repeat(2, 1, 1, 1), torch.tensor([300, 500]), Condition(words(2)))
@@ -154,7 +152,7 @@ def test_training_sees_the_words(taco):
     assert gradient is not None and torch.isfinite(gradient).all() and output.bits.shape == (2,)
 
 
-def test_damage_is_said(taco):
+def test_damage_raises_or_is_greyed_out(taco):
     picture = Picture(random_rgb(192, 128))
     stream = taco.encode(picture, condition=Condition(words()))
     chunk = stream.layers[0].chunks[0]
@@ -166,8 +164,8 @@ def test_damage_is_said(taco):
             assert "tile 0" in str(failure)
 
 
-def test_a_map_of_where_the_words_point(taco):
-    """Colours stay where they point; elsewhere it is grey and dark. Size and picture are the original's."""
+def test_attention_map_highlights_the_named_object(taco):
+    """Named parts keep their colours; the rest is grey and dark. Size and image are the original's."""
     picture = Picture(smooth_rgb(200, 136))
     drawn = attention_map(taco, picture, Condition(words())).rgb
     assert drawn.shape == picture.rgb.shape
@@ -179,8 +177,8 @@ def test_a_map_of_where_the_words_point(taco):
     )
 
 
-def test_large_pictures_are_looked_at_small(taco):
-    """The map of 2 megapixels is a thumbnail, and the fineness has a value for each latent all the same."""
+def test_large_images_are_grounded_at_a_smaller_size(taco):
+    """The map of 2 megapixels is computed on a thumbnail, and the gain has a value for each latent."""
     picture = Picture(np.tile(smooth_rgb(500, 400), (3, 4, 1)))
     assert attention_map(taco, picture, Condition(words())).rgb.shape == (614, 1024, 3)
     prepared = taco.network.prepare(picture, Condition(words()))
@@ -189,15 +187,15 @@ def test_large_pictures_are_looked_at_small(taco):
 
 
 @pytest.mark.parametrize("condition", [None, Condition()])
-def test_no_map_without_words(taco, codec, condition):
+def test_attention_map_needs_text(taco, codec, condition):
     with pytest.raises(PresetError, match="taco-compact"):
         attention_map(taco, Picture(random_rgb(64, 64)), condition)
     with pytest.raises(PresetError, match="taco-compact"):
         attention_map(codec, Picture(random_rgb(64, 64)), Condition(words()))
 
 
-def test_the_command_line_draws_it(tmp_path):
-    """With the towers that ship; for one picture, and a preset that reads words."""
+def test_command_line_draws_the_attention_map(tmp_path):
+    """With the bundled encoders; for one image, and a preset that reads text."""
     photo, drawn = tmp_path / "photo.png", tmp_path / "map.png"
     Image.fromarray(smooth_rgb(120, 90)).save(photo)
     arguments = ["encode", str(photo), "--text", "a dog", "--attention", str(drawn), "--preset"]

@@ -1,5 +1,5 @@
-"""Machine tasks: every measure against values by hand, fake networks in place of real ones, and no network at
-all.
+"""Machine tasks: each measure against values by hand, fake networks instead of real ones, and no network
+access.
 """
 
 import json
@@ -37,7 +37,7 @@ Boxes = Sequence[tuple[float, float, float, float]]
 
 @pytest.fixture(params=["faster_coco_eval", "pycocotools"])
 def coco(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """One of the two packages that measure average precision, the other hidden."""
+    """One of the two packages that measure average precision, while the other is hidden."""
     pytest.importorskip(request.param)
     for other in {"faster_coco_eval", "pycocotools"} - {request.param}:
         monkeypatch.setitem(sys.modules, other, None)
@@ -45,12 +45,12 @@ def coco(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def picture(number: int, width: int = 100, height: int = 80) -> np.ndarray:
-    """One that a fake network knows by its value."""
+    """An image that a fake network identifies by its value."""
     return np.full((height, width, 3), number, np.uint8)
 
 
 class Fake:
-    """Finds in the picture of value n what `answers[n]` says: (label, score, x0 y0 x1 y1), and masks."""
+    """A detector that returns `answers[n]` for the image of value n: label, score, box, and masks."""
 
     def __init__(self, answers: dict[int, list[tuple[int, float, Any]]], masks: Any = None) -> None:
         self.answers, self.outlines, self.masks = answers, masks, masks is not None
@@ -84,9 +84,8 @@ def annotations(
 
 
 def test_average_precision_by_hand(coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Found: right at 0.9, wrong at 0.8, right at 0.7; one of three is missed.
-
-    Precision is 1 up to recall 1/3, which 34 of 101 recalls are, and 2/3 up to 2/3, which 33 are.
+    """Detections: correct at 0.9, wrong at 0.8, correct at 0.7; one of three objects is missed. Precision is
+    1 up to recall 1/3 (34 of 101 recalls), and 2/3 up to 2/3 (33 recalls).
     """
     known = annotations(
         tmp_path, [item(0, (10, 10, 20, 20)), item(0, (50, 10, 20, 20)), item(1, (0, 0, 9, 9))]
@@ -105,10 +104,8 @@ def test_average_precision_by_hand(coco: str, tmp_path: Path, capsys: pytest.Cap
     assert task.result() == pytest.approx(dict.fromkeys(task.columns, 1.0))
 
 
-def test_a_box_that_is_nearly_right(coco: str, tmp_path: Path) -> None:
-    """It shares 0.72 with the object: right at 0.50, 0.55 … 0.70, five of the ten overlaps. Then a second
-    category.
-    """
+def test_ap_of_an_inexact_box(coco: str, tmp_path: Path) -> None:
+    """Its IoU is 0.72: correct at 0.50, 0.55 … 0.70, five of the ten thresholds. Then a second category."""
     known = annotations(tmp_path, [item(0, (0, 0, 10, 100)), item(1, (0, 0, 10, 10), category=2)])
     fake = Fake({1: [(1, 0.9, (0, 0, 10, 72))], 2: []})
     task = Detection(fake, Annotations.read(known))
@@ -119,8 +116,8 @@ def test_a_box_that_is_nearly_right(coco: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("crowd", "expected"), [(1, 1.0), (0, (51 * 0.5) / 101)])
-def test_boxes_in_a_crowd_are_not_wrong(coco: str, crowd: int, expected: float, tmp_path: Path) -> None:
-    """Without the flag: wrong at 0.9, right at 0.8, and of two objects one is missed."""
+def test_boxes_in_a_crowd_are_ignored(coco: str, crowd: int, expected: float, tmp_path: Path) -> None:
+    """Without the flag: wrong at 0.9, correct at 0.8, and one of two objects is missed."""
     known = annotations(tmp_path, [item(0, (0, 0, 60, 60), iscrowd=crowd), item(0, (70, 0, 10, 10))])
     task = Detection(
         Fake({1: [(1, 0.9, (5, 5, 15, 15)), (1, 0.8, (70, 0, 80, 10))]}), Annotations.read(known)
@@ -129,7 +126,7 @@ def test_boxes_in_a_crowd_are_not_wrong(coco: str, crowd: int, expected: float, 
     assert task.result()["ap"] == pytest.approx(expected)
 
 
-def test_nothing_found_and_nothing_to_find(coco: str, tmp_path: Path) -> None:
+def test_ap_without_detections_or_objects(coco: str, tmp_path: Path) -> None:
     known = Annotations.read(annotations(tmp_path, [item(0, (0, 0, 9, 9))]))
     task = Detection(Fake({1: [], 2: [(1, 0.9, (0, 0, 9, 9))]}), known)
     task.add(picture(1), "a.png")
@@ -139,8 +136,8 @@ def test_nothing_found_and_nothing_to_find(coco: str, tmp_path: Path) -> None:
     assert all(np.isnan(value) for value in task.result().values())
 
 
-def test_masks_are_measured_where_there_are_outlines(coco: str, tmp_path: Path) -> None:
-    """The box is right, the mask has 36 of the 50 rows, and so shares 0.72; the outline is a polygon."""
+def test_mask_ap_is_measured_if_there_are_masks(coco: str, tmp_path: Path) -> None:
+    """The box is correct, the mask has 36 of the 50 rows, an IoU of 0.72; the outline is a polygon."""
     outline = [[0, 0, 10, 0, 10, 50, 0, 50]]
     known = annotations(tmp_path, [item(0, (0, 0, 10, 50), segmentation=outline)])
     mask = np.zeros((1, 80, 100), bool)
@@ -157,7 +154,7 @@ def test_masks_are_measured_where_there_are_outlines(coco: str, tmp_path: Path) 
     ]
 
 
-def test_the_detector_may_see_a_picture_that_was_resized(coco: str, tmp_path: Path) -> None:
+def test_detector_may_get_a_resized_image(coco: str, tmp_path: Path) -> None:
     mask = np.zeros((1, 160, 200), bool)
     mask[0, :100, :20] = True
     outline = [[0, 0, 10, 0, 10, 50, 0, 50]]
@@ -176,13 +173,13 @@ def test_the_detector_may_see_a_picture_that_was_resized(coco: str, tmp_path: Pa
     ("size", "expected"), [((640, 480), (1067, 800)), ((480, 640), (800, 1067)), ((2000, 500), (1333, 333))]
 )
 def test_sizes_of_the_800_pixel_protocol(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    """As detectron2's ResizeShortestEdge(800, 1333) has them."""
+    """As in detectron2's ResizeShortestEdge(800, 1333)."""
     assert protocol_size(*size, 800) == expected
     with pytest.raises(OptionError, match="1 to 1333 pixels, not 1400"):
         protocol_size(*size, 1400)
 
 
-def test_pictures_that_cannot_be_judged_are_left_out(tmp_path: Path) -> None:
+def test_images_without_usable_annotations_are_left_out(tmp_path: Path) -> None:
     known = Annotations.read(annotations(tmp_path, [item(0, (0, 0, 9, 9))]))
     task = Detection(Fake({}), known)
     for _ in range(2):
@@ -197,7 +194,7 @@ def test_pictures_that_cannot_be_judged_are_left_out(tmp_path: Path) -> None:
         task.result()
 
 
-def test_categories_must_be_the_detectors(tmp_path: Path) -> None:
+def test_categories_must_match_the_detector(tmp_path: Path) -> None:
     path = annotations(tmp_path, [])
     path.write_text(path.read_text().replace('"id": 2', '"id": 12'))
     fake = Fake({1: [(12, 0.9, (0, 0, 9, 9)), (0, 0.8, (0, 0, 9, 9))]})
@@ -210,7 +207,7 @@ def test_categories_must_be_the_detectors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [{"id": 1}]}', '{"images": 3}'])
-def test_annotations_in_another_form(text: str, tmp_path: Path) -> None:
+def test_annotations_in_other_formats_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / INSTANCES).write_text(text)
     with pytest.raises(OptionError, match="is not in COCO's layout"):
         Annotations.read(tmp_path / INSTANCES)
@@ -232,7 +229,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 # ── names ──
 
 
-def test_pictures_are_found_by_path_or_else_by_a_name_that_only_one_has() -> None:
+def test_images_are_matched_by_path_or_unique_name() -> None:
     truth = GroundTruth("x.json", {"one/a.png": 1, "two/a.png": 2, "b.png": 3})
     assert truth.take("one/a.png") == 1 and truth.take("a.png") is None
     assert truth.take("images/b.png") == 3 and truth.take("thumbs/b.png") is None
@@ -247,7 +244,7 @@ def test_pictures_are_found_by_path_or_else_by_a_name_that_only_one_has() -> Non
     assert truth.notes[0] == "6 images left out, not in x.json: a.png, 0.png, 1.png, …"
 
 
-def test_annotations_of_other_pictures() -> None:
+def test_annotations_of_other_images_are_refused() -> None:
     truth = GroundTruth("x.json", {"a.png": 1})
     truth.check_any(["z.png", "a.png"])
     with pytest.raises(
@@ -267,8 +264,8 @@ def picodet_outputs(side: int = 64) -> list[np.ndarray]:
     return scores + [np.zeros((1, count, 32), np.float32) for count in cells]
 
 
-def test_picodet_by_hand() -> None:
-    """Of 64 x 64: stride 8, row 2, column 3, whose middle is (27.5, 19.5); and the one cell of stride 64."""
+def test_picodet_outputs_by_hand() -> None:
+    """Input 64 x 64: stride 8, row 2, column 3, centre (27.5, 19.5); and the single cell of stride 64."""
     outputs = picodet_outputs()
     outputs[0][0, 2 * 8 + 3, 0] = 0.5
     for side, bins in enumerate((1, 2, 1, 0)):
@@ -291,7 +288,7 @@ def test_picodet_keeps_the_best_hundred() -> None:
     assert (np.diff(found.scores) <= 0).all()
 
 
-def test_picodet_outputs_that_do_not_fit() -> None:
+def test_invalid_picodet_outputs_are_refused() -> None:
     with pytest.raises(OptionError, match="eight outputs"):
         picodet.decode_picodet(picodet_outputs()[:7], 64, 64)
     outputs = picodet_outputs()
@@ -300,13 +297,13 @@ def test_picodet_outputs_that_do_not_fit() -> None:
         picodet.decode_picodet(outputs, 64, 64)
 
 
-def test_of_boxes_that_overlap_the_best_stays() -> None:
+def test_nms_keeps_the_box_with_the_highest_score() -> None:
     boxes = np.array([[0, 0, 10, 5], [0, 0, 10, 9], [0, 0, 10, 10], [0, 0, 10, 10]], np.float64)
     kept = picodet.nms(boxes, np.array([1, 1, 1, 2]), np.array([0.3, 0.8, 0.9, 0.5]))
     assert kept.tolist() == [2, 3, 0]
 
 
-def test_what_picodet_sees() -> None:
+def test_picodet_preprocessing() -> None:
     pixels = np.zeros((10, 20, 3), np.uint8)
     pixels[:] = (10, 120, 250)
     x = picodet.preprocess(pixels, 8, 6)
@@ -317,13 +314,13 @@ def test_what_picodet_sees() -> None:
     assert (np.diff(picodet.preprocess(ramp, 4, 60)[0, 0, :, 0]) > 0).all()  # rows stay rows
 
 
-def test_classes_of_coco_have_gaps() -> None:
+def test_coco_category_ids_have_gaps() -> None:
     assert len(COCO_IDS) == 80 and COCO_IDS[:12] == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13)
     assert COCO_IDS[-1] == 90
 
 
 class Session:
-    """Stands in for onnxruntime's."""
+    """A fake onnxruntime session."""
 
     def __init__(self, inputs: list[list[Any]], outputs: dict[str, np.ndarray]) -> None:
         self.inputs = [SimpleNamespace(name="image", shape=shape, type="tensor(float)") for shape in inputs]
@@ -357,7 +354,7 @@ def onnx(monkeypatch: pytest.MonkeyPatch, session: Session) -> OnnxDetector:
     return OnnxDetector("x.onnx")
 
 
-def test_an_onnx_file_that_is_picodet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_file_of_picodet_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = picodet_outputs()
     outputs[3][0, 0, 0] = 0.9
     session = Session([[1, 3, 64, 64]], {str(number): output for number, output in enumerate(outputs)})
@@ -374,7 +371,7 @@ def test_an_onnx_file_that_is_picodet(monkeypatch: pytest.MonkeyPatch) -> None:
         ([1, 3, 40, 200], (1, 3, 40, 200), [0, 0, 5, 40]),
     ],
 )
-def test_an_onnx_file_that_gives_boxes(
+def test_onnx_file_with_box_outputs_is_loaded(
     shape: list[Any], fed: tuple[int, ...], box: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = Session([shape], THREE)
@@ -386,7 +383,7 @@ def test_an_onnx_file_that_gives_boxes(
         onnx_detector.decode_boxes([THREE["boxes"], THREE["labels"]], 1, 1)
 
 
-def test_an_onnx_file_that_is_something_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_onnx_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"this one returns logits \[1, 1000\] tensor\(float\)"):
         onnx(monkeypatch, Session([[1, 3, 64, 64]], {"logits": np.zeros((1, 1000), np.float32)}))
     parts = [SimpleNamespace(name=str(n), shape=[1, "n", 80 if n < 4 else "m"], type="f") for n in range(8)]
@@ -404,7 +401,7 @@ def test_an_onnx_file_that_is_something_else(monkeypatch: pytest.MonkeyPatch, tm
 
 
 class Model(torch.nn.Module):
-    """Says of each input what it was told to say."""
+    """A model that returns a given output for each input."""
 
     def __init__(self, answer: Any) -> None:
         super().__init__()
@@ -418,7 +415,7 @@ def as_float(x: torch.Tensor) -> torch.Tensor:
     return x / 255
 
 
-def test_a_detector_of_torchvisions_form() -> None:
+def test_detector_with_torchvisions_interface() -> None:
     def answer(pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         assert pictures[0].shape == (3, 80, 100) and float(pictures[0][0, 0, 0]) == pytest.approx(0.2)
         boxes = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
@@ -434,7 +431,7 @@ def test_a_detector_of_torchvisions_form() -> None:
         TorchvisionDetector(Model(answer), as_float, "abacus")
 
 
-def test_a_small_mask_rcnn_of_torchvision() -> None:
+def test_small_mask_rcnn_of_torchvision() -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 16, stride=16))
@@ -451,8 +448,8 @@ def test_a_small_mask_rcnn_of_torchvision() -> None:
 
 
 @pytest.fixture
-def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float | None]:
-    """torchvision as on a machine that is offline; gives the timeouts that downloads would have had."""
+def offline_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float | None]:
+    """torchvision on a machine that is offline; returns the timeouts of its downloads."""
     models = pytest.importorskip("torchvision.models")
     timeouts: list[float | None] = []
 
@@ -470,15 +467,15 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float | 
     ("kind", "model"),
     [("detection", "ssd300_vgg16"), ("segmentation", "fcn_resnet50"), ("classification", "resnet18")],
 )
-def test_weights_that_are_not_on_this_machine(
-    kind: str, model: str, no_weights: list[float | None], capsys: pytest.CaptureFixture[str]
+def test_missing_torchvision_weights_raise_weights_error(
+    kind: str, model: str, offline_torchvision: list[float | None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = socket.getdefaulttimeout()
     with pytest.raises(
         NotMeasured, match=rf"{model} is not measured.*curl --create-dirs -o .*cache.*\.pth http"
     ):
         networks.load_torchvision(kind, model)
-    assert no_weights == [networks.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() == before
+    assert offline_torchvision == [networks.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() == before
     assert capsys.readouterr().out == ""
     with pytest.raises(OptionError, match=f"no {kind} model 'resnet1'; it has: .*{model}"):
         networks.load_torchvision(kind, "resnet1")
@@ -499,7 +496,7 @@ def test_weights_in_the_folder_of_networks(monkeypatch: pytest.MonkeyPatch, tmp_
     assert torch.hub.get_dir() == before
 
 
-def test_a_damaged_download_is_no_weights_but_other_failures_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_download_raises_weights_error_and_other_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     models = pytest.importorskip("torchvision.models")
     failures = iter([RuntimeError('invalid hash value (expected "a")'), RuntimeError("out of memory")])
 
@@ -544,7 +541,7 @@ def test_intersection_over_union_by_hand(mode: str, tmp_path: Path) -> None:
         task.result()
 
 
-def test_intersection_over_union_is_over_all_pictures_together(tmp_path: Path) -> None:
+def test_intersection_over_union_is_over_all_images_together(tmp_path: Path) -> None:
     for name, labels in (("a", [[0, 0, 0, 0]]), ("b", [[0, 1, 1, 1]])):
         label_map(tmp_path / f"{name}.png", labels)
     answers = {1: [[0, 0, 0, 1]], 2: [[0, 1, 1, 1]]}
@@ -556,7 +553,7 @@ def test_intersection_over_union_is_over_all_pictures_together(tmp_path: Path) -
     assert task.result() == pytest.approx({"miou": (4 / 5 + 3 / 4) / 2})
 
 
-def test_a_label_map_that_is_none(tmp_path: Path) -> None:
+def test_invalid_label_maps_are_refused(tmp_path: Path) -> None:
     label_map(tmp_path / "a.png", [[0, 1]], "RGB")
     task = Segmentation(lambda pixels: np.zeros((1, 2), np.int64), tasks.find_label_maps(tmp_path))
     with pytest.raises(OptionError, match="its mode is RGB"):
@@ -565,8 +562,8 @@ def test_a_label_map_that_is_none(tmp_path: Path) -> None:
         tasks.find_label_maps(tmp_path / "nowhere")
 
 
-def test_scores_of_regions_are_brought_back_to_the_pictures_size() -> None:
-    """The network sees a quarter of the pixels, and says class 1 on the right."""
+def test_segmentation_scores_are_resized_to_the_image() -> None:
+    """The network's input has a quarter of the pixels, and its output is class 1 on the right."""
 
     def answer(x: torch.Tensor) -> dict[str, torch.Tensor]:
         assert x.shape == (1, 3, 2, 4)
@@ -615,13 +612,13 @@ def test_average_precision_of_several_classes_by_hand() -> None:
     assert equal == pytest.approx(0.5)  # whichever stands first
 
 
-def test_a_class_that_the_network_does_not_have() -> None:
+def test_unknown_classes_are_refused() -> None:
     task = Classification(scores_of([[0.1, 0.2]]), GroundTruth("x.json", {"a": 2}))
     with pytest.raises(OptionError, match="lists a as class 2; the network has 0 to 1"):
         task.add(picture(0), "a")
 
 
-def test_a_classifier() -> None:
+def test_classifier_is_measured() -> None:
     network = networks.Classifier(Model(lambda x: x.mean(dim=(2, 3))), as_float)
     assert network(picture(51)) == pytest.approx([0.2, 0.2, 0.2])
 
@@ -636,7 +633,7 @@ def test_a_classifier() -> None:
         ("x.csv", "a,3 1\nb,0\nc,\n", {"a": (3, 1), "b": (0,), "c": ()}),
     ],
 )
-def test_classes_are_read(name: str, text: str, expected: dict[str, object], tmp_path: Path) -> None:
+def test_class_files_are_read(name: str, text: str, expected: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     assert read_classes(tmp_path / name).known == expected
 
@@ -646,7 +643,7 @@ def test_classes_are_read(name: str, text: str, expected: dict[str, object], tmp
     [("x.json", "[3]"), ("x.json", '{"a": "cat"}'), ("x.json", '{"a": [[3]]}'), ("x.json", '{"a": -1}')]
     + [("x.csv", "a,3\nb,cat"), ("x.csv", "a,3,4"), ("x.json", "")],
 )
-def test_classes_in_another_form(name: str, text: str, tmp_path: Path) -> None:
+def test_invalid_class_files_are_refused(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(OptionError, match="does not give each file name its class"):
         read_classes(tmp_path / name)
@@ -655,9 +652,9 @@ def test_classes_in_another_form(name: str, text: str, tmp_path: Path) -> None:
 # ── a detector's own answers ──
 
 
-def test_what_a_detector_finds_itself_is_the_truth(coco: str, tmp_path: Path) -> None:
-    """In picture 1 it is sure of one box and not of another; of a decoded one it finds it again, moved, or
-    not at all.
+def test_detections_in_originals_can_be_the_ground_truth(coco: str, tmp_path: Path) -> None:
+    """In image 1 one box is confident and another is not; in a decoded image the first is found, shifted, or
+    missed.
     """
     sure, unsure = (1, 0.9, (10, 10, 30, 50)), (2, 0.4, (50, 10, 70, 30))
     fake = Fake({1: [sure, unsure], 2: [], 3: [(1, 0.3, (10, 10, 30, 50))], 4: [(1, 0.9, (10, 10, 30, 39))]})
@@ -685,7 +682,7 @@ def test_what_a_detector_finds_itself_is_the_truth(coco: str, tmp_path: Path) ->
         Annotations.from_detector(fake, {"b.png": tmp_path / "b.png"}, lambda fraction, text: None)
 
 
-def test_labels_of_a_detector_that_does_not_say_which_it_knows(tmp_path: Path) -> None:
+def test_detector_without_a_list_of_labels(tmp_path: Path) -> None:
     fake = Fake({1: [(7, 0.9, (10, 10, 30, 50)), (9, 0.1, (0, 0, 5, 5))]})
     fake.categories = None
     Image.fromarray(picture(1)).save(tmp_path / "a.png")
@@ -787,7 +784,7 @@ def test_annotations_are_named_where_they_cannot_be_found(folder: Path) -> None:
         create_task("classification", "any", folder / "no.csv", folder)
 
 
-def test_what_cannot_be_asked_is_said_before_a_network_is_loaded(
+def test_invalid_requests_are_refused_before_a_network_is_loaded(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""A small network learns something in a minute, stops, goes on, and what it exports encodes a picture."""
+"""A small network is trained for a minute, stopped and resumed, and its export encodes an image."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ def held_out(run: Path) -> list[float]:
 
 
 def test_training_needs_no_range_coder():
-    """A machine that only trains may lack it."""
+    """The range coder may be missing on a machine that only trains."""
     script = """
 import sys
 sys.modules["constriction"] = None
@@ -84,10 +84,8 @@ def test_training_lowers_the_loss_and_exports(small_preset, folder, tmp_path):
     assert decoded.rgb.shape == picture.rgb.shape
 
 
-def test_only_the_decoder_is_trained_and_the_weights_name_what_they_decode(small_preset, folder, tmp_path):
-    """The fingerprint of the start weights, and those that the start weights name already; also after a
-    resumed run.
-    """
+def test_decoder_training_records_decodable_fingerprints(small_preset, folder, tmp_path):
+    """The fingerprint of the start weights, and those that they list already; also after a resumed run."""
     first = train("small", [folder], tmp_path / "one", steps=1, every=99)
     assert read_decodes(first) == {}
     codec = small_codec()
@@ -109,7 +107,7 @@ def test_only_the_decoder_is_trained_and_the_weights_name_what_they_decode(small
     assert json.loads(second.with_suffix(".json").read_text())["parts"] == ["decoder"]
 
 
-def test_weights_of_another_encoder_or_entropy_model_decode_no_other_files(small_preset, folder, tmp_path):
+def test_weights_with_another_encoder_record_no_other_fingerprints(small_preset, folder, tmp_path):
     first = train("small", [folder], tmp_path / "one", steps=1, every=99)
     second = train("small", [folder], tmp_path / "two", steps=1, every=99, start=first, parts=["entropy"])
     assert read_decodes(second) == {}
@@ -126,8 +124,8 @@ def test_parts_that_do_not_exist_or_are_frozen_are_refused(small_preset, folder,
         train(frozen, [folder], tmp_path, steps=1, parts=["decoder"])
 
 
-def test_a_checkpoint_of_the_first_release_is_resumed(small_preset, folder, tmp_path):
-    """It had one optimiser for each network, and called the module "codec"."""
+def test_checkpoint_of_the_first_release_is_resumed(small_preset, folder, tmp_path):
+    """It has one optimiser for each network, and calls the module "codec"."""
     train("small", [folder], tmp_path, steps=2, every=99)
     path = tmp_path / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
@@ -146,12 +144,12 @@ def test_training_can_start_from_weights(small_preset, folder, tmp_path):
 
 
 @pytest.mark.parametrize("length", [{}, {"steps": 1, "minutes": 1}])
-def test_a_run_needs_one_length(small_preset, folder, tmp_path, length):
+def test_run_needs_exactly_one_length(small_preset, folder, tmp_path, length):
     with pytest.raises(OptionError, match="either steps or minutes"):
         train("small", [folder], tmp_path, **length)
 
 
-def test_what_is_not_there_is_said(small_preset, folder, tmp_path):
+def test_missing_inputs_are_named(small_preset, folder, tmp_path):
     with pytest.raises(OptionError, match="no checkpoint"):
         train("small", [folder], tmp_path / "new", steps=1, resume=True)
     with pytest.raises(OptionError, match="There is no"):
@@ -163,7 +161,7 @@ def test_what_is_not_there_is_said(small_preset, folder, tmp_path):
         train("large", [folder], tmp_path / "new", steps=1)
 
 
-def test_shards_and_folders_hold_the_same_pictures(folder, tmp_path):
+def test_shards_and_folders_give_the_same_images(folder, tmp_path):
     shard = tmp_path / "shard.tar"
     with tarfile.open(shard, "w") as archive:
         for path in sorted(folder.iterdir()):
@@ -176,8 +174,8 @@ def test_shards_and_folders_hold_the_same_pictures(folder, tmp_path):
     assert np.array_equal(one[0].rgb, next(p for p in other if p.key == one[0].key).rgb)
 
 
-def test_pictures_are_read_as_the_codec_reads_them(folder):
-    """Turned as their EXIF says; what cannot be read is left out and named."""
+def test_images_are_read_like_those_of_the_codec(folder):
+    """Rotated by their EXIF orientation; unreadable files are left out and named."""
     wide = random_rgb(100, 70)
     exif = Image.Exif()
     exif[274] = 6
@@ -189,14 +187,14 @@ def test_pictures_are_read_as_the_codec_reads_them(folder):
     assert "broken" not in pictures and any("broken, left out" in text for text in said)
 
 
-def test_the_split_is_by_key():
+def test_validation_split_is_by_key():
     pictures = [TrainingPicture(str(n), random_rgb(8, 8)) for n in range(400)]
     training, held = split(pictures)
     assert len(training) + len(held) == 400 and 2 <= len(held) <= 25
     assert {p.key for p in split(pictures[::-1])[1]} == {p.key for p in held}
 
 
-def test_a_few_pictures_are_split_too():
+def test_few_images_are_split():
     few = [TrainingPicture(f"picture {number}", np.zeros((1, 1, 3), np.uint8)) for number in range(5)]
     training, held = split(few)
     assert len(held) == 1 and len(training) == 4
@@ -204,7 +202,7 @@ def test_a_few_pictures_are_split_too():
         split(few[:1])
 
 
-def test_crops_lie_in_their_pictures():
+def test_crops_are_within_their_images():
     picture = TrainingPicture("a", random_rgb(70, 66))
     with Crops([picture], batch=6, size=64, seed=0) as crops:
         batch = crops.next().rgb
@@ -217,7 +215,7 @@ def test_crops_lie_in_their_pictures():
         assert any(np.array_equal(p, crop) or np.array_equal(p[:, ::-1], crop) for p in places)
 
 
-def test_schedule_and_levels():
+def test_learning_rate_schedule_and_quality_levels():
     recipe = presets.find("compact").recipe
     schedule = partial(plateau_schedule, warmup=recipe.warmup, cooldown=recipe.cooldown)
     assert schedule(0, 0.0) < 0.05 and schedule(10**4, 0.3) == 1 and schedule(10**4, 0.999) == 0.02
@@ -229,7 +227,7 @@ def test_schedule_and_levels():
     assert balance(torch.tensor([400])).item() == 1
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
+def test_weights_of_another_network_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
     with pytest.raises(WeightsError, match="not installed"):
         load_weights(small_codec().network, "none.safetensors")
@@ -239,7 +237,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
 
 
 class Square(nn.Module):
-    """Two linear layers, of which one has a frozen bias, and a convolution."""
+    """Two linear layers, one with a frozen bias, and a convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,9 +268,9 @@ class NoBatches:
     def close(self) -> None: ...
 
 
-def test_matrices_are_trained_by_muon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All else is trained by AdamW, which trains matrices too where no `matrix_rate` is given. Biases have no
-    weight decay.
+def test_muon_trains_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW trains all other parameters, and matrices too if there is no `matrix_rate`. Biases have no weight
+    decay.
     """
     module = Square()
     adamw, muon = SquareTask(module, NoBatches()).optimisers()["square"]
@@ -288,7 +286,7 @@ def test_matrices_are_trained_by_muon(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(len(group["params"]) for group in adamw.param_groups) == 5
 
 
-def test_another_learning_rate_scales_both_optimisers(tmp_path: Path) -> None:
+def test_learning_rate_option_scales_both_optimisers(tmp_path: Path) -> None:
     trainer = Trainer(SquareTask(Square(), NoBatches(), learning_rate=0.002), tmp_path, steps=1)
     record = trainer.record()
     assert record["learning_rate"] == 0.002 and record["matrix_rate"] == pytest.approx(0.008)
@@ -352,9 +350,10 @@ assert (out / "0.weights").exists()
 """
 
 
-def test_two_processes_learn_as_one(tmp_path):
-    """Their gradients are averaged, a run of so many minutes ends at the same step in both, both resume it,
-    and one exports while the other waits."""
+def test_two_processes_train_one_network(tmp_path):
+    """Gradients are averaged, a run limited in minutes ends at the same step in both, both resume it, and one
+    exports while the other waits.
+    """
     script = tmp_path / "script.py"
     script.write_text(TOGETHER)
     with socket.socket() as free:
@@ -374,7 +373,7 @@ def test_two_processes_learn_as_one(tmp_path):
     assert not (tmp_path / "1.weights").exists()
 
 
-def test_a_log_loses_what_its_run_did_after_the_checkpoint(tmp_path: Path) -> None:
+def test_resumed_log_drops_rows_after_the_checkpoint(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     drop_rows_after(log, 5)
     for step in 5, 10, 15:

@@ -1,4 +1,4 @@
-"""What else makes training faster: batches made ahead, several processes; and runs of several sessions."""
+"""Faster training: prefetched batches, several processes, and runs in several sessions."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ from trifocal.weights import read_weights
 
 
 class Counted(Prefetcher[int]):
-    """0, 1, 2 … and an error in the place of 3; keeps the threads that made them."""
+    """0, 1, 2 … and an error instead of 3; keeps the threads that made them."""
 
     def __init__(self, depth: int) -> None:
         self.made, self.threads = 0, set[threading.Thread]()
@@ -52,7 +52,7 @@ class Counted(Prefetcher[int]):
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_batches_are_made_in_order_by_one_thread_and_errors_come_in_their_place(depth: int) -> None:
+def test_prefetcher_keeps_the_order_of_batches_and_errors(depth: int) -> None:
     with Counted(depth) as source:
         assert [source.next() for _ in range(3)] == [0, 1, 2]
         with pytest.raises(PictureError, match="fourth"):
@@ -63,7 +63,7 @@ def test_batches_are_made_in_order_by_one_thread_and_errors_come_in_their_place(
     assert source.made <= 5 + depth
 
 
-def test_crops_are_made_ahead_and_are_the_same_again() -> None:
+def test_prefetched_crops_are_reproducible() -> None:
     pictures = [TrainingPicture(str(n), random_rgb(90, 80, seed=n)) for n in range(5)]
     rounds = []
     for seed in (0, 0, 1):
@@ -72,7 +72,7 @@ def test_crops_are_made_ahead_and_are_the_same_again() -> None:
     assert np.array_equal(rounds[0], rounds[1]) and not np.array_equal(rounds[0], rounds[2])
 
 
-def test_a_picture_that_cannot_be_read_ends_the_run(small_preset: presets.Preset, tmp_path: Path) -> None:
+def test_unreadable_image_ends_the_run(small_preset: presets.Preset, tmp_path: Path) -> None:
     task = CodecTask(small_preset)
     broken = replace(TrainingPicture("a", random_rgb(80, 72)), kept=random_rgb(8, 8))
     threads = threading.active_count()
@@ -85,8 +85,8 @@ def test_a_picture_that_cannot_be_read_ends_the_run(small_preset: presets.Preset
 # ── several processes ──
 
 
-def in_one_of_two(out: Path, *args: Any, report: Any, note: Any, **options: Any) -> str:
-    """Trains the small preset, and writes down what this process drew, and its weights in the end."""
+def train_in_one_of_two_processes(out: Path, *args: Any, report: Any, note: Any, **options: Any) -> str:
+    """Train the small preset, and write what this process drew, and its final weights."""
     presets.PRESETS = (small_codec_preset(),)  # type: ignore[assignment]
     drawn: list[Any] = []
     spread, make = codec_task.spread_levels, Crops._make
@@ -125,17 +125,17 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_two_processes_share_gradients_and_draw_their_own(
+def test_two_processes_share_gradients_and_use_different_crops(
     folder: Path, tmp_path: Path, two_threads: None
 ) -> None:
-    """Other crops and levels in each, the same weights; one of them writes; both resume, and the command's
-    threads are shared.
+    """Each has other crops and levels and the same weights; one writes files; both resume, and the threads
+    are divided.
     """
     run, said, notes = tmp_path / "run", list[float](), list[str]()
     for steps in (3, 5):
         weights = in_processes(
             2,
-            in_one_of_two,
+            train_in_one_of_two_processes,
             tmp_path,
             [folder],
             run,
@@ -167,7 +167,7 @@ def failing(error: Exception | None, *, report: Any, note: Any) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_in_a_process_is_the_error_of_all() -> None:
+def test_error_in_one_process_ends_all() -> None:
     said: list[object] = []
     with pytest.raises(OptionError, match="^No pictures.$"):
         in_processes(2, failing, OptionError("No pictures."), report=lambda *words: said.append(words))
@@ -192,7 +192,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_processes_end_with_the_one_that_started_them(tmp_path: Path, number: signal.Signals) -> None:
+def test_processes_end_with_their_parent(tmp_path: Path, number: signal.Signals) -> None:
     script = tmp_path / "script.py"
     script.write_text(SLEEPERS)
     pids: list[int] = []
@@ -210,14 +210,14 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path, number: si
 
 
 def wait_for(done: Callable[[], bool]) -> None:
-    """At most two minutes."""
+    """Wait for at most two minutes."""
     end = time.monotonic() + 120
     while not done():
         assert time.monotonic() < end
         time.sleep(0.1)
 
 
-def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_numbers_of_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match="must be 1 or more, not 0"):
         processes.check_count(0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -242,13 +242,13 @@ def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -
 # ── cooldown, and a run that is long enough already ──
 
 
-def test_without_a_cooldown_the_rate_stays_level() -> None:
+def test_learning_rate_is_constant_without_a_cooldown() -> None:
     rates = [plateau_schedule(10**4, fraction, 100, 0.0) for fraction in (0.0, 0.5, 0.999, 1.0)]
     assert rates == [1.0] * 4 and plateau_schedule(0, 0.0, 100, 0.0) < 0.05
     assert plateau_schedule(10**4, 0.95, 100, 0.1) == pytest.approx(0.5)
 
 
-def test_a_plateau_is_resumed_and_cooled_down(
+def test_constant_rate_run_is_resumed_with_a_cooldown(
     small_preset: presets.Preset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
@@ -267,9 +267,7 @@ def test_a_plateau_is_resumed_and_cooled_down(
         train("small", [folder], tmp_path / "other", steps=8, cooldown=1.5)
 
 
-def test_a_run_that_is_long_enough_is_exported_at_once(
-    small_preset: presets.Preset, folder: Path, tmp_path: Path
-) -> None:
+def test_finished_run_is_exported_at_once(small_preset: presets.Preset, folder: Path, tmp_path: Path) -> None:
     """Without a step, a row or another checkpoint."""
     weights = train("small", [folder], tmp_path, steps=4, cooldown=0.0, every=99)
     record, log = json.loads(weights.with_suffix(".json").read_text()), (tmp_path / "log.csv").read_text()
@@ -288,7 +286,7 @@ def test_a_run_that_is_long_enough_is_exported_at_once(
 # ── the command, and the benchmark ──
 
 
-def test_the_command_hands_all_of_it_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line_passes_all_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
     monkeypatch.setattr(
         "trifocal.training.in_processes", lambda *words, **options: given.append((words, options))
@@ -312,7 +310,7 @@ def test_the_command_hands_all_of_it_over(monkeypatch: pytest.MonkeyPatch) -> No
     assert refused.exit_code == 2 and "takes no --cooldown" in " ".join(refused.output.split())
 
 
-def test_the_benchmark_measures_and_writes_its_table(small_preset: presets.Preset, tmp_path: Path) -> None:
+def test_benchmark_measures_and_writes_its_table(small_preset: presets.Preset, tmp_path: Path) -> None:
     script = load_script("benchmarks/training_speed.py")
     page = tmp_path / "page.md"
     page.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
@@ -334,7 +332,7 @@ def test_the_benchmark_measures_and_writes_its_table(small_preset: presets.Prese
         script.with_table("nothing", "table")
 
 
-def test_the_benchmark_counts_the_crops_of_all_processes() -> None:
+def test_benchmark_counts_the_crops_of_all_processes() -> None:
     script = load_script("benchmarks/training_speed.py")
     timings = [script.Timing("float32", 1, 2, 4, 30.0), script.Timing("float32", 2, 1, 4, 22.5)]
     assert script.table(timings)[2:] == [

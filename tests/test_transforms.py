@@ -1,4 +1,4 @@
-"""The transforms before any training: lapping, and the road that already works."""
+"""The untrained transforms: lapping, and the DCT initialisation."""
 
 import torch
 
@@ -6,14 +6,14 @@ from trifocal.transforms.dct import BLOCK, dct_matrix
 from trifocal.transforms.lapped import Lapping, prefilter
 
 
-def test_lapping_is_undone_by_its_inverse_up_to_the_edges():
+def test_lapping_and_its_inverse_cancel():
     x = torch.rand(2, 48, 80, 3)
     lapped = Lapping()(x)
     assert not torch.allclose(lapped, x, atol=0.01)
     assert torch.allclose(Lapping(inverse=True)(lapped), x, atol=1e-5)
 
 
-def test_lapping_keeps_what_is_flat_and_stays_near_the_edges_of_blocks():
+def test_lapping_keeps_constants_and_acts_near_block_edges():
     flat = torch.full((1, 32, 32, 3), 0.7)
     assert torch.allclose(Lapping()(flat), flat, atol=1e-6)
     point = torch.zeros(1, 64, 64, 1)
@@ -23,7 +23,7 @@ def test_lapping_keeps_what_is_flat_and_stays_near_the_edges_of_blocks():
     assert not touched[:, :24].any() and not touched[:, 40:].any()
 
 
-def test_the_start_has_the_coding_gain_that_is_said():
+def test_initial_transform_has_the_stated_coding_gain():
     """Of an AR(1) signal: synthesis norms times coefficient variances, geometric mean, in dB."""
     dct, gain = dct_matrix(BLOCK).double(), {}
     for name, filtered in (("dct", torch.eye(BLOCK)), ("lapped", prefilter())):

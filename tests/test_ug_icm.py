@@ -15,9 +15,9 @@ from helpers.codec_checks import (
     check_tiles_leave_no_seams,
 )
 from helpers.codecs import randomise_weights
-from helpers.exactness import count_mismatches, random_images, with_float32, with_reordered_layers
 from helpers.images import random_rgb
 from helpers.scripts import load_script
+from helpers.summation_order import count_mismatches, random_images, with_float32, with_reordered_layers
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.ug_icm import quality_steps, ug_icm, ug_icm_hyperprior
 from trifocal.container import Bitstream

@@ -1,4 +1,6 @@
-"""One file for people and for machines: who decodes it says which, and nothing else changes."""
+"""One file for people and for machines: the decoder's preference selects the output, and the file does not
+depend on it.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +40,7 @@ def wanting(preference: float) -> Condition:
     return Condition(preference=torch.tensor([preference]))
 
 
-def test_people_get_the_picture_of_the_trunk(codec):
+def test_preference_0_equals_compact(codec):
     picture = Picture(random_rgb(120, 90))
     plain = small_codec(noise=0.0)
     stream, same = codec.encode(picture), plain.encode(picture)
@@ -49,7 +51,7 @@ def test_people_get_the_picture_of_the_trunk(codec):
     assert (codec.decode(stream, condition=wanting(1.0)).picture.rgb != expected).any()
 
 
-def test_between_lies_the_line(codec):
+def test_preference_interpolates_linearly(codec):
     y_hat, level = torch.randn(2, 4, 4, 48) * 20, torch.tensor([100, 700])
     with torch.inference_mode():
         people, half, machines = (
@@ -61,7 +63,7 @@ def test_between_lies_the_line(codec):
     assert torch.allclose(mixed[0], machines[0], atol=1e-5) and torch.allclose(mixed[1], people[1], atol=1e-5)
 
 
-def test_forward_is_what_decode_gives(codec):
+def test_forward_equals_decode(codec):
     rgb = random_rgb(192, 128, seed=2)
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
@@ -71,12 +73,12 @@ def test_forward_is_what_decode_gives(codec):
     assert np.array_equal(codec.decode(stream, condition=wanting(1.0)).picture.rgb, pixels)
 
 
-def test_tiles_leave_no_seams(codec, monkeypatch):
-    """What is added for machines looks no further than the halo."""
+def test_tiles_equal_the_whole_image(codec, monkeypatch):
+    """The receptive field of the branch for machines is within the halo."""
     assert largest_seam(codec, wanting(1.0), monkeypatch) <= 1
 
 
-def test_only_the_way_for_machines_learns():
+def test_only_the_branch_for_machines_is_trained():
     torch.manual_seed(0)
     codec = small_ug_icm()
     codec.network.train()
@@ -103,7 +105,7 @@ def test_only_the_way_for_machines_learns():
 
 
 def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
-    """`ug-icm-compact` is the small codec, and `compact` a small one beside it."""
+    """Replace `ug-icm-compact` by the small codec, and `compact` by another one."""
     plain = small_codec()
     monkeypatch.setattr(
         "trifocal.presets.shared_codec",
@@ -112,7 +114,7 @@ def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
     monkeypatch.setattr("trifocal.presets.load_for", lambda header, *rest, **more: codec)
 
 
-def test_the_preset_ships_on_the_earlier_weights_of_compact():
+def test_bundled_weights_extend_the_earlier_weights_of_compact():
     plain = trifocal.load("compact", weights=FOLDER / find("ug-icm-compact").shared)
     ours = trifocal.load("ug-icm-compact")
     assert ours.fingerprint_in(1) == 0xE160  # its files from before are still its own
@@ -123,7 +125,7 @@ def test_the_preset_ships_on_the_earlier_weights_of_compact():
     assert not read_weights(folder / find("ug-icm-compact").weights).keys() & theirs.keys()
 
 
-def test_weights_that_are_shared_are_not_written_twice(tmp_path, monkeypatch):
+def test_shared_weights_are_not_exported(tmp_path, monkeypatch):
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
     plain, codec = small_codec(noise=0.0), small_ug_icm()
     write_weights(plain.network, tmp_path / "plain.safetensors")
@@ -143,7 +145,7 @@ def test_weights_that_are_shared_are_not_written_twice(tmp_path, monkeypatch):
     )
 
 
-def test_a_run_begins_with_the_shared_weights_and_ships_its_own(tmp_path, monkeypatch):
+def test_run_starts_from_shared_weights_and_exports_its_own(tmp_path, monkeypatch):
     folder = tmp_path / "weights"
     folder.mkdir()
     for place in ("weights", "training.tasks.codec"):
@@ -166,7 +168,7 @@ def test_a_run_begins_with_the_shared_weights_and_ships_its_own(tmp_path, monkey
     assert "distance_machine" in (tmp_path / "run" / "ug-icm-compact.csv").read_text().splitlines()[0]
 
 
-def test_preferences_out_of_range_and_out_of_place_are_said():
+def test_invalid_or_unsupported_preferences_are_refused():
     ours, plain = find("ug-icm-compact"), find("compact")
     check_preference(plain, None)
     with pytest.raises(PresetError, match="compact takes no preference; use ug-icm-compact"):
@@ -176,7 +178,7 @@ def test_preferences_out_of_range_and_out_of_place_are_said():
             check_preference(ours, wrong)
 
 
-def test_decode_asks_for_whom(monkeypatch, tmp_path, codec):
+def test_decode_takes_a_preference(monkeypatch, tmp_path, codec):
     with_preset(monkeypatch, codec)
     stream = codec.encode(Picture(random_rgb(64, 48)))
     stream.save(tmp_path / "a.tri")
@@ -197,13 +199,13 @@ def test_decode_asks_for_whom(monkeypatch, tmp_path, codec):
         assert failed.exit_code != 0 and said in failed.stderr and not (tmp_path / "x.png").exists()
 
 
-def test_decode_refuses_a_preference_that_nobody_knows(tmp_path):
+def test_decode_refuses_an_invalid_preference(tmp_path):
     trifocal.encode(Picture(random_rgb(32, 32)), "compact").save(tmp_path / "a.tri")
     done = run("decode", tmp_path / "a.tri", "--preference", "1")
     assert done.exit_code == 1 and is_one_sentence(done.stderr) and "ug-icm-compact" in done.stderr
 
 
-def test_preferences_are_measured_side_by_side(monkeypatch, tmp_path, codec):
+def test_evaluate_measures_several_preferences(monkeypatch, tmp_path, codec):
     with_preset(monkeypatch, codec)
     Picture(random_rgb(64, 48)).save(tmp_path / "a.png")
     results = evaluation.evaluate(
@@ -219,7 +221,7 @@ def test_preferences_are_measured_side_by_side(monkeypatch, tmp_path, codec):
     assert [row.preset for row in read_results(tmp_path / "out.csv")] == named
 
 
-def test_what_has_no_preference_cannot_be_compared_by_it():
+def test_preference_settings_are_refused_for_other_presets():
     with pytest.raises(OptionError, match="needs a preset whose decoder takes one; .* ug-icm-compact"):
         expand_variants([Variant("compact")], preferences=(0, 1))
     with pytest.raises(OptionError, match="0 .people. to 1"):
@@ -235,7 +237,7 @@ def test_what_has_no_preference_cannot_be_compared_by_it():
         create_candidate(parse_variant("compact:0.5"))
 
 
-def test_the_verbs_hand_over_preferences(monkeypatch):
+def test_commands_pass_preferences_on(monkeypatch):
     for verb, place, given in (
         ("evaluate", "trifocal.evaluation.evaluate", evaluation.EvaluationResults([], [])),
         ("compare", "trifocal.evaluation.compare.compare", Path("report/index.html")),
@@ -248,8 +250,8 @@ def test_the_verbs_hand_over_preferences(monkeypatch):
         assert recorder.words[-1].preferences == [0, 0.5, 1]
 
 
-def test_the_file_says_nothing_of_it(codec):
+def test_file_does_not_depend_on_the_preference(codec):
     stream = Bitstream.from_bytes(codec.encode(Picture(random_rgb(64, 48))).to_bytes())
-    assert len(stream.layers) == 1 and stream.header.preset == 9 == next(
+    assert len(stream.layers) == 1 and stream.header.preset_id == 9 == next(
         p.id for p in PRESETS if p.preference
     )

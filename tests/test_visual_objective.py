@@ -1,4 +1,4 @@
-"""Training for perceived quality: SSIMULACRA2 and ColorVideoVDP as losses, and the objective made of them."""
+"""SSIMULACRA2 and ColorVideoVDP as training losses, and the objective made of them."""
 
 import io
 from pathlib import Path
@@ -37,7 +37,7 @@ def coded(image: Image.Image, format: str, quality: int) -> Image.Image:
 
 
 def pairs() -> list[tuple[str, Image.Image, Image.Image]]:
-    """Twenty: parts of a photograph, of even and odd sizes, coded at all qualities or blurred."""
+    """Twenty pairs: parts of a photograph, of even and odd sizes, coded at all qualities or blurred."""
     with Image.open(PHOTOGRAPH) as image:
         photograph = image.convert("RGB")
     places = [(0, 0, 256, 256), (180, 20, 437, 211), (60, 250, 290, 501)]
@@ -64,7 +64,7 @@ def ssimulacra2() -> Ssimulacra2:
 @pytest.mark.parametrize(
     ("name", "original", "decoded"), pairs(), ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_the_score_is_that_of_the_package(
+def test_score_equals_the_package(
     name: str, original: Image.Image, decoded: Image.Image, ssimulacra2: Ssimulacra2
 ) -> None:
     from trifocal.evaluation.metrics.per_image import ssimulacra2 as package
@@ -75,7 +75,7 @@ def test_the_score_is_that_of_the_package(
     assert score == pytest.approx(published, abs=0.5 if published > 30 else 1.0)
 
 
-def test_the_pairs_cover_the_whole_range(ssimulacra2: Ssimulacra2) -> None:
+def test_test_pairs_cover_the_whole_range(ssimulacra2: Ssimulacra2) -> None:
     scores = [float(ssimulacra2_score(ssimulacra2(tensor(b), tensor(a)))) for _, a, b in pairs()]
     assert len(scores) == 20
     for low, high in ((-1000, 0), (0, 30), (30, 50), (50, 70), (70, 80), (80, 90), (90, 100)):
@@ -93,7 +93,7 @@ def test_equal_images_have_no_loss_and_finite_gradients(loss: torch.nn.Module) -
 
 
 @pytest.mark.parametrize("loss", [Ssimulacra2(), Cvvdp()], ids=["ssimulacra2", "cvvdp"])
-def test_a_step_down_the_gradient_lowers_the_loss(loss: torch.nn.Module) -> None:
+def test_gradient_step_lowers_the_loss(loss: torch.nn.Module) -> None:
     with Image.open(PHOTOGRAPH) as image:
         x = tensor(image.convert("RGB").crop((180, 20, 308, 148)))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
@@ -105,8 +105,8 @@ def test_a_step_down_the_gradient_lowers_the_loss(loss: torch.nn.Module) -> None
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 90), (33, 31), (300, 21)])
-def test_any_size_from_16_pixels(height: int, width: int, ssimulacra2: Ssimulacra2) -> None:
-    """With fewer scales where a side falls below 8 pixels, as the package has it."""
+def test_sizes_from_16_pixels_are_accepted(height: int, width: int, ssimulacra2: Ssimulacra2) -> None:
+    """With fewer scales if a side falls below 8 pixels, as in the package."""
     from trifocal.evaluation.metrics.per_image import ssimulacra2 as package
 
     random = np.random.default_rng(0)
@@ -117,12 +117,12 @@ def test_any_size_from_16_pixels(height: int, width: int, ssimulacra2: Ssimulacr
     assert published is not None and score == pytest.approx(published, abs=0.5 if published > 30 else 1.0)
 
 
-def test_too_small_an_image_is_refused(ssimulacra2: Ssimulacra2) -> None:
+def test_too_small_image_is_refused(ssimulacra2: Ssimulacra2) -> None:
     with pytest.raises(OptionError, match="8 pixels a side, not 7"):
         ssimulacra2(torch.zeros(1, 3, 7, 20), torch.zeros(1, 3, 7, 20))
 
 
-def test_every_image_of_a_batch_has_its_own_loss() -> None:
+def test_each_image_of_a_batch_has_its_own_loss() -> None:
     x = torch.rand(3, 3, 64, 48, generator=torch.Generator().manual_seed(1))
     x_hat = (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)
     for loss in (Ssimulacra2(), Cvvdp()):
@@ -131,8 +131,8 @@ def test_every_image_of_a_batch_has_its_own_loss() -> None:
         assert torch.allclose(together, apart, rtol=1e-3)
 
 
-def test_cvvdp_is_what_its_package_says() -> None:
-    """Our faster blur changes nothing."""
+def test_cvvdp_equals_the_package() -> None:
+    """Our faster blur gives the same result."""
     from pycvvdp import cvvdp
 
     with Image.open(PHOTOGRAPH) as image:
@@ -144,7 +144,7 @@ def test_cvvdp_is_what_its_package_says() -> None:
     assert 10 - float(Cvvdp()(x_hat, x)) == pytest.approx(float(jod), abs=1e-4)
 
 
-def test_the_objective_is_the_sum_it_is_said_to_be() -> None:
+def test_objective_is_the_documented_sum() -> None:
     objective = VisualObjective(0.2, 0.3, 0.5, ssimulacra2_rate=10.0, cvvdp_rate=90.0)
     x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     x_hat = (x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)

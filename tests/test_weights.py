@@ -1,4 +1,4 @@
-"""Weights: their values are checked, a file names exactly those that wrote it, and they are found again."""
+"""Weights: checks of their values, fingerprints, and how they are found."""
 
 import copy
 import csv
@@ -33,7 +33,7 @@ COMMIT, FILE = "c2e9311", "dual-layer-compact.safetensors"
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The preset `compact` is a small codec; its weights."""
+    """The preset `compact` is a small codec; returns its weights."""
     tiny = replace(PRESETS[0], build=small_codec, earlier=())
     monkeypatch.setattr("trifocal.presets.PRESETS", (tiny,))
     monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
@@ -64,7 +64,7 @@ def test_weights_that_are_not_finite_are_refused(small: Path, part: str, value: 
         load("compact")
 
 
-def test_whole_numbers_in_the_place_of_others_are_refused(small: Path) -> None:
+def test_integer_tensors_instead_of_floats_are_refused(small: Path) -> None:
     weights = load_file(small)
     name = next(name for name in weights if "synthesis" in name)
     save_file({**weights, name: weights[name].to(torch.int32)}, small)
@@ -86,7 +86,7 @@ def test_whole_numbers_in_the_place_of_others_are_refused(small: Path) -> None:
     ],
     ids=["zeros", "an impossible symbol", "another total", "a negative escape", "beyond the radius"],
 )
-def test_tables_that_no_coder_can_use_are_refused(small: Path, change: Callable[[Tensor], None]) -> None:
+def test_invalid_frequency_tables_are_refused(small: Path, change: Callable[[Tensor], None]) -> None:
     weights = load_file(small)
     change(weights["entropy.frequencies"])
     save_file(weights, small)
@@ -125,10 +125,8 @@ def test_a_fingerprint_covers_names_shapes_values_and_arithmetic() -> None:
     assert len(set(marks)) == len(marks) and all(m is not None and m < 1 << 32 for m in marks)
 
 
-def test_weights_off_the_float16_grid_have_no_fingerprint_of_version_1(small: Path) -> None:
-    """In version 1 such a file had the fingerprint of the weights that it rounds to, and decoded to other
-    pixels.
-    """
+def test_weights_off_the_float16_grid_have_no_version_1_fingerprint(small: Path) -> None:
+    """In version 1 such a file would have the fingerprint of its rounded weights, but decode differently."""
     codec = load("compact")
     mark = codec.fingerprint_in(1)
     assert mark is not None
@@ -150,7 +148,7 @@ def test_weights_off_the_float16_grid_have_no_fingerprint_of_version_1(small: Pa
 
 
 def train_a_little(codec: Codec) -> None:
-    """By an optimiser that changes weights without a trace in their version."""
+    """Train by an optimiser that does not increment the version of tensors."""
     optimiser = torch.optim.Adam(codec.network.parameters(), lr=1e-2, fused=True)
     codec.network.train()
     output = codec.network(torch.rand(1, 3, 64, 64), torch.tensor([400]))
@@ -158,7 +156,7 @@ def train_a_little(codec: Codec) -> None:
     optimiser.step()
 
 
-def test_training_a_loaded_codec_changes_nothing_for_others(small: Path) -> None:
+def test_training_a_loaded_codec_does_not_change_others(small: Path) -> None:
     before = trifocal.encode(picture().rgb, "compact").to_bytes()
     codec = load("compact")
     train_a_little(codec)
@@ -167,7 +165,7 @@ def test_training_a_loaded_codec_changes_nothing_for_others(small: Path) -> None
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_codec_that_learned_writes_what_its_weights_read(small: Path, training: bool) -> None:
+def test_trained_codec_writes_files_that_its_weights_decode(small: Path, training: bool) -> None:
     codec = load("compact")
     codec.encode(picture())
     mark = codec.fingerprint
@@ -182,7 +180,7 @@ def test_a_codec_that_learned_writes_what_its_weights_read(small: Path, training
     assert np.array_equal(fresh.decode(stream).picture.rgb, codec.decode(stream).picture.rgb)
 
 
-def test_weights_changed_in_place_are_taken_as_they_are(small: Path) -> None:
+def test_weights_changed_in_place_are_used(small: Path) -> None:
     codec = load("compact")
     before = codec.decode(codec.encode(picture())).picture.rgb
     for parameter in codec.network.entropy.parameters():
@@ -194,7 +192,7 @@ def test_weights_changed_in_place_are_taken_as_they_are(small: Path) -> None:
     assert np.array_equal(after, codec.decode(stream).picture.rgb) and not np.array_equal(after, before)
 
 
-def test_gradients_pass_after_an_encode(small: Path) -> None:
+def test_gradients_work_after_an_encode(small: Path) -> None:
     codec = load("compact")
     codec.encode(picture())
     x = torch.rand(1, 3, 64, 64, requires_grad=True)
@@ -203,7 +201,7 @@ def test_gradients_pass_after_an_encode(small: Path) -> None:
     assert all(torch.isfinite(p.grad).all() for p in codec.network.parameters() if p.grad is not None)
 
 
-def test_a_codec_refuses_files_of_other_weights_and_presets(small: Path) -> None:
+def test_codec_refuses_files_of_other_weights_and_presets(small: Path) -> None:
     codec = load("compact")
     stream = codec.encode(picture())
     other = copy.deepcopy(codec)
@@ -212,9 +210,9 @@ def test_a_codec_refuses_files_of_other_weights_and_presets(small: Path) -> None
     with pytest.raises(WeightsError, match=f"weights {stream.header.fingerprint_hex}, and this codec has"):
         other.decode(stream)
     with pytest.raises(WeightsError, match="preset number 9"):
-        codec.decode(replace(stream, header=replace(stream.header, preset=9)))
+        codec.decode(replace(stream, header=replace(stream.header, preset_id=9)))
     with pytest.raises(PresetError):
-        trifocal.decode(replace(stream, header=replace(stream.header, preset=9)))
+        trifocal.decode(replace(stream, header=replace(stream.header, preset_id=9)))
 
 
 # ── weights are found ──
@@ -237,7 +235,7 @@ def test_weights_are_found_in_a_folder(small: Path, tmp_path: Path, monkeypatch:
     assert np.array_equal(trifocal.decode(stream).picture.rgb, expected)
 
 
-def test_every_preset_that_ships_is_in_the_table_of_generations() -> None:
+def test_table_of_generations_has_every_bundled_preset() -> None:
     """`python scripts/generations.py` writes it, once new weights are committed."""
     with open(GENERATIONS, encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -253,14 +251,14 @@ def test_every_preset_that_ships_is_in_the_table_of_generations() -> None:
             assert row["sha256"] == hashlib.sha256((FOLDER / preset.weights).read_bytes()).hexdigest()
 
 
-def test_a_file_of_weights_that_ship_no_more_is_said_to_need_them() -> None:
+def test_error_names_weights_that_are_no_longer_bundled() -> None:
     with pytest.raises(
         WeightsError, match=rf"weights 797a of .*{FILE} of Trifocal 0.1.0 \(commit {COMMIT}, SHA-256 0cbff68"
     ):
         trifocal.decode(OLDER)
 
 
-def test_a_file_of_an_earlier_generation_is_decoded_with_the_weights_of_its_day(tmp_path: Path) -> None:
+def test_file_of_an_earlier_generation_is_decoded_with_its_weights(tmp_path: Path) -> None:
     name = f"{COMMIT}:trifocal/weights/{FILE}"
     try:
         shown = subprocess.run(["git", "show", name], cwd=ROOT, capture_output=True, check=False)
@@ -279,8 +277,8 @@ def test_a_file_of_an_earlier_generation_is_decoded_with_the_weights_of_its_day(
 
 
 @pytest.fixture
-def better(small: Path) -> Path:
-    """Weights whose synthesis alone differs from those of `small`, beside them."""
+def later_decoder(small: Path) -> Path:
+    """Weights whose synthesis alone differs from those of `small`, in the same folder."""
     network = load("compact").network
     with torch.no_grad():
         for parameter in network.synthesis.parameters():
@@ -290,40 +288,40 @@ def better(small: Path) -> Path:
     return path
 
 
-def test_a_better_decoder_opens_old_files(small: Path, better: Path) -> None:
+def test_later_decoder_decodes_old_files(small: Path, later_decoder: Path) -> None:
     old = load("compact").encode(picture())
-    assert load_for(old.header, weights=better).fingerprint != old.header.fingerprint
-    first, second = (trifocal.decode(old, weights=weights).picture.rgb for weights in (small, better))
+    assert load_for(old.header, weights=later_decoder).fingerprint != old.header.fingerprint
+    first, second = (trifocal.decode(old, weights=weights).picture.rgb for weights in (small, later_decoder))
     assert not np.array_equal(first, second)
 
 
-def test_it_is_found_in_a_folder(small: Path, better: Path, tmp_path: Path) -> None:
+def test_later_decoder_is_found_in_a_folder(small: Path, later_decoder: Path, tmp_path: Path) -> None:
     old, folder = load("compact").encode(picture()), tmp_path / "folder"
     folder.mkdir()
-    better.rename(folder / better.name)
+    later_decoder.rename(folder / later_decoder.name)
     write_weights(small_codec(seed=2).network, small)
     with pytest.raises(WeightsError, match="were found"):
         load_for(old.header)
     assert load_for(old.header, weights=folder).decodes(old.header)
 
 
-def test_nothing_else_opens_them(small: Path, better: Path) -> None:
-    """Files of the better weights need them, and other files stay closed to them."""
-    new = load("compact", weights=better).encode(picture())
+def test_later_decoder_does_not_change_which_weights_are_needed(small: Path, later_decoder: Path) -> None:
+    """Its own files need it, and it does not decode files of other weights."""
+    new = load("compact", weights=later_decoder).encode(picture())
     with pytest.raises(WeightsError):
         load_for(new.header, weights=small)
     other = small_codec(seed=2).encode(picture())
     with pytest.raises(WeightsError):
-        load_for(other.header, weights=better)
+        load_for(other.header, weights=later_decoder)
 
 
-def test_a_decoder_on_other_latents_is_refused(small: Path, better: Path) -> None:
+def test_decoder_for_other_latents_is_refused(small: Path, later_decoder: Path) -> None:
     network = load("compact").network
     with torch.no_grad():
         next(network.entropy.parameters()).add_(1)
     with pytest.raises(WeightsError, match="Train the synthesis alone"):
         decodable(network, small, ARITHMETIC)
-    old, codec = load("compact").encode(picture()), load("compact", weights=better)
+    old, codec = load("compact").encode(picture()), load("compact", weights=later_decoder)
     assert codec.decodes(old.header)
     with torch.no_grad():
         next(codec.network.entropy.parameters()).add_(1)

@@ -20,13 +20,13 @@ from trifocal.container.bitstream import FileInput, as_bitstream
 from trifocal.container.fields import MAGIC
 from trifocal.container.parts import read_base
 from trifocal.errors import MissingLayer, OptionError
-from trifocal.file_detection import THRESHOLD, FileDetections, is_tri, named
+from trifocal.file_detection import THRESHOLD, FileDetections, filter_and_name, is_tri
 from trifocal.options import DecodeOptions, DetectOptions, EncodeOptions, Region
 from trifocal.pictures import Picture
 from trifocal.pictures.conversion import ImageInput, as_picture, binary_content
 from trifocal.pictures.picture import KeepMetadata
 from trifocal.preset_table import DEFAULT, Preset
-from trifocal.text_conditioning import decoding_condition, encoding_condition, with_preference
+from trifocal.text_conditioning import add_preference, decoding_condition, encoding_condition
 from trifocal.utils.notices import Notify, warn
 
 if TYPE_CHECKING:
@@ -94,12 +94,12 @@ class Encoder:
         if self.notify is not warn and not isinstance(
             image, Picture
         ):  # most photographs have notes: no warnings
-            for note in picture.notes:
+            for note in picture.notices:
                 self.notify(note)
         return self.encode_picture(picture, text=text, progress=progress)
 
     def read(self, image: ImageInput) -> Picture:
-        """The image as it will be encoded. `picture.notes` has what was converted or left out."""
+        """The image as it will be encoded. `picture.notices` has what was converted or left out."""
         options = self.options
         picture = as_picture(image, options.metadata, options.keep_invisible)
         return (
@@ -172,7 +172,7 @@ class Decoder:
             stream,
             region=options.region,
             best_effort=options.best_effort,
-            condition=with_preference(condition, options.preference),
+            condition=add_preference(condition, options.preference),
             progress=progress,
         )
 
@@ -202,7 +202,7 @@ class Detector:
 
     def __call__(self, source: FileInput | ImageInput, *, notify: Notify | None = None) -> FileDetections:
         found = self._found(source, notify or self.notify)
-        return replace(found, objects=named(found.objects, self.options.threshold))
+        return replace(found, objects=filter_and_name(found.objects, self.options.threshold))
 
     def _found(self, source: Any, notify: Notify) -> FileDetections:
         if isinstance(source, str | PathLike):
@@ -235,7 +235,7 @@ class Detector:
         decoder = Decoder(device=self.device, weights=self.weights, notify=notify)
         picture = decoder(stream).picture
         notify(f"The preset {preset.name} has no base layer; objects were detected in the decoded image.")
-        return replace(self._in_pixels(picture, stream.size), preset=preset.name)
+        return replace(self._in_pixels(picture, stream.size), preset_name=preset.name)
 
     def _in_base(self, base: Bitstream, read: int, whole: Any) -> FileDetections:
         header = base.header
@@ -309,7 +309,7 @@ def encode(
         weights: a .safetensors file instead of the preset's own weights.
         notify: called with a sentence for each notice, and for each thing that was converted or left out when
             the image was read. By default a notice is a TrifocalWarning, and notes of the conversion are in
-            `Picture.open(path).notes`.
+            `Picture.open(path).notices`.
 
     Raises:
         PictureError: for an image that cannot be read; the message says what is accepted.

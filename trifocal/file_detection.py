@@ -15,7 +15,7 @@ from trifocal.pictures.drawing import draw_boxes
 if TYPE_CHECKING:
     from trifocal.detection.detections import Detections
 
-__all__ = ["THRESHOLD", "FileDetections", "drawn", "is_tri", "json_objects", "named"]
+__all__ = ["THRESHOLD", "FileDetections", "draw_detections", "filter_and_name", "is_tri", "json_objects"]
 
 THRESHOLD = 0.35  # best F1 score of the bundled detector on held-out training images
 
@@ -26,7 +26,7 @@ class FileDetections:
 
     Attributes:
         width, height: of the image, in pixels.
-        preset: of a .tri file; None for an ordinary image.
+        preset_name: of a .tri file; None for an ordinary image.
         bytes_read: of the file; 0 for an image in memory.
         objects: the detections.
         render: gives the image to draw on.
@@ -34,7 +34,7 @@ class FileDetections:
 
     width: int
     height: int
-    preset: str | None
+    preset_name: str | None
     bytes_read: int
     objects: Detections
     render: Callable[[], Picture]
@@ -48,11 +48,11 @@ def is_tri(path: Path) -> bool:
         return stream.read(len(MAGIC)) == MAGIC
 
 
-def named(objects: Detections, threshold: float = 0.0) -> Detections:
-    """The objects with at least this score, the highest first, with their names."""
+def filter_and_name(objects: Detections, threshold: float = 0.0) -> Detections:
+    """Drop objects below a score, sort the others by descending score, and add the names of their labels."""
     scores = objects.scores.tolist()
     chosen = sorted(
-        (place for place, score in enumerate(scores) if score >= threshold), key=lambda at: -scores[at]
+        (index for index, score in enumerate(scores) if score >= threshold), key=lambda index: -scores[index]
     )
     labels = objects.labels[chosen]
     names = tuple(CATEGORIES.get(label, (f"category {label}",))[0] for label in labels.tolist())
@@ -62,13 +62,13 @@ def named(objects: Detections, threshold: float = 0.0) -> Detections:
 
 
 def json_objects(objects: Detections) -> list[dict[str, Any]]:
-    """What `named` gave, ready for JSON: label, category, score and box of each."""
+    """The result of `filter_and_name` for JSON: label, category, score and box of each object."""
     return [
         {
             "label": name,
             "category": category,
             "score": round(score, 4),
-            "box": [round(place, 2) for place in box],
+            "box": [round(edge, 2) for edge in box],
         }
         for name, category, score, box in zip(
             objects.names,
@@ -80,7 +80,7 @@ def json_objects(objects: Detections) -> list[dict[str, Any]]:
     ]
 
 
-def drawn(picture: Picture, objects: Sequence[dict[str, Any]]) -> Picture:
-    """The image with boxes, names and scores of what `json_objects` gave."""
+def draw_detections(picture: Picture, objects: Sequence[dict[str, Any]]) -> Picture:
+    """Draw boxes, names and scores on the image; `objects` as from `json_objects`."""
     names = [f"{one['label']} {one['score']:.2f}" for one in objects]
     return draw_boxes(picture, [one["box"] for one in objects], names, [one["category"] for one in objects])

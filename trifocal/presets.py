@@ -72,15 +72,15 @@ def preset_for(header: Header) -> Preset:
     Raises:
         PresetError: if its id is unknown.
     """
-    found = _first(lambda known: known.id == header.preset)
+    found = _first(lambda known: known.id == header.preset_id)
     if found is None:
         remedy = (
             "install the package that has it, or call trifocal.register"
-            if header.preset in PRIVATE_IDS
+            if header.preset_id in PRIVATE_IDS
             else "update Trifocal"
         )
         raise PresetError(
-            f"The file was made with preset number {header.preset}, which is not known here; {remedy}."
+            f"The file was made with preset number {header.preset_id}, which is not known here; {remedy}."
         )
     return found
 

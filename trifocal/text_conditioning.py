@@ -31,14 +31,15 @@ __all__ = ["condition_for", "decoding_condition", "encoding_condition", "read_te
 def encoding_condition(
     preset: Preset, text: str | None, send: bool = False, notify: Notify = warn
 ) -> tuple[Condition[Any] | None, tuple[Layer, ...]]:
-    """The condition of the encoder and the layers of the file that a text gives. `presets.check_text` comes
-    before it.
+    """The condition of the encoder and the layers of the file that a text gives.
+
+    Call `presets.check_text` first.
 
     Args:
         preset: of the codec.
         text: what the image shows; None for no text, which differs from an empty text.
         send: store the text in the file.
-        notify: called with a sentence for each notice.
+        notify: called with each notice.
 
     Raises:
         OptionError: for a text that is too long or is not Unicode.
@@ -73,7 +74,7 @@ def decoding_condition(
         stream: the file.
         text: what the image shows; only for a preset whose decoder reads text.
         best_effort: decode without the file's text if it is damaged.
-        notify: called with a sentence for each notice.
+        notify: called with each notice.
 
     Raises:
         FormatError: if the file's text cannot be read.
@@ -106,7 +107,7 @@ def condition_for(
         preset: one that takes text.
         texts: one for each image; may be empty strings.
         device: of torch.
-        notify: called with a sentence for each thing in the texts that the encoder ignores or does not know.
+        notify: called with each notice, such as that a text was truncated.
 
     Raises:
         WeightsError, MissingExtra: if the encoder's weights, or the package that loads them, are not
@@ -118,8 +119,8 @@ def condition_for(
     from trifocal.types import Condition
 
     encoder = load_text_encoder(preset.text_encoder, device)
-    for sentence in encoder.notes(texts):
-        notify(sentence)
+    for notice in encoder.notices(texts):
+        notify(notice)
     with torch.no_grad():
         return Condition(encoder(texts).numpy())
 
@@ -162,8 +163,8 @@ def read_texts(file: str | PathLike[str], images: Sequence[Path]) -> dict[Path, 
     return {image: texts[key] for image, key in keys.items()}
 
 
-def with_preference(condition: Condition[Any] | None, preference: float | None) -> Condition[Any] | None:
-    """The condition with a preference, 0..1; unchanged if it is None."""
+def add_preference(condition: Condition[Any] | None, preference: float | None) -> Condition[Any] | None:
+    """The condition with a preference, 0..1; unchanged if the preference is None."""
     if preference is None:
         return condition
     import numpy as np

@@ -36,6 +36,7 @@ else:
 MAX_LEVEL = 800
 LEVELS_PER_QUALITY = 8
 LATENT_STRIDE = 16  # pixels
+HYPER_LATENT_PIXELS = 64  # side of a hyper-latent; images are padded to multiples of it
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.exactness import decode_latents, encode_latents
 from helpers.images import random_rgb
+from helpers.summation_order import decode_latents, encode_latents
 from trifocal.codecs.codec import Codec
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.errors import Damaged, FormatError
@@ -51,7 +51,7 @@ def check_tiled_analysis(codec: Codec) -> None:
         core = shape.core(tile)
         crop = torch.from_numpy(shape.crop(rgb, shape.halo(core))).permute(2, 0, 1)[None].float() / 255
         rows, columns = shape.within_halo(core, 16)
-        there = canvas.window(core)
+        there = canvas.region_slices(core)
         assert torch.allclose(
             codec.network.analyse(crop)[:, rows, columns], whole[:, there[0], there[1]], atol=1e-2
         )

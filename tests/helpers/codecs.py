@@ -89,5 +89,5 @@ def small_codec_with(
 
 def small_ug_icm(noise: float = 0.05) -> Codec:
     """A small codec of the classes of `ug-icm-compact`; the parameters for machines get random noise."""
-    synthesis = partial(PreferenceConditionedSynthesis, 16, 48, 2, 8, preferring=1)
+    synthesis = partial(PreferenceConditionedSynthesis, 16, 48, 2, 8, preference_blocks=1)
     return small_codec_with(UgIcmCompact, synthesis, ("preferring", "detail"), 9, noise)

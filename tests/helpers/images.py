@@ -131,7 +131,7 @@ def grey_profile(gamma: float) -> bytes:
 
 
 def cmyk_profile() -> bytes:
-    """One where all inks are greys: L falls in equal steps with the sum of inks."""
+    """A profile in which all inks are grey: L falls in equal steps with the sum of inks."""
     nodes = [node.bit_count() for node in range(16)]
     colours = b"".join(bytes([255 - 63 * inks, 128, 128]) for inks in nodes)
     line = bytes(range(256))
@@ -142,7 +142,7 @@ def cmyk_profile() -> bytes:
 
 def icc(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
     tags = {
-        b"desc": described(b"made for a test"),
+        b"desc": text_tag(b"made for a test"),
         b"cprt": b"text" + bytes(4) + b"none\0",
         b"wtpt": xyz(D50),
     } | tags
@@ -165,5 +165,5 @@ def curve(gamma: float) -> bytes:
     return b"curv" + bytes(4) + struct.pack(">IH", 1, round(256 * gamma))
 
 
-def described(name: bytes) -> bytes:
+def text_tag(name: bytes) -> bytes:
     return b"desc" + bytes(4) + struct.pack(">I", len(name) + 1) + name + b"\0" + bytes(78)

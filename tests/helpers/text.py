@@ -49,7 +49,7 @@ class VowelEncoder:
         pooled = torch.tensor(share)[:, None].expand(-1, 4)
         return TextEmbedding(pooled[:, None], torch.ones(len(texts), 1, dtype=torch.bool), pooled)
 
-    def notes(self, texts: Sequence[str]) -> list[str]:
+    def notices(self, texts: Sequence[str]) -> list[str]:
         longest = max(len(text.split()) for text in texts)
         return [f"The text has {longest} words; the first 8 count."] if longest > 8 else []
 

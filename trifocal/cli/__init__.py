@@ -1,6 +1,13 @@
-"""The command `trifocal`, a function for each verb. Slow imports are inside the functions."""
+"""The command `trifocal`, a function for each subcommand. Slow imports are inside the functions."""
 
-from trifocal.cli import about, coding, machine, research, training  # each adds its commands to the app
+from trifocal.cli import (  # each adds its commands to the app
+    about,
+    coding,
+    detection,
+    layers,
+    research,
+    training,
+)
 from trifocal.cli.main import app
 
-__all__ = ["about", "app", "coding", "machine", "research", "training"]
+__all__ = ["about", "app", "coding", "detection", "layers", "research", "training"]

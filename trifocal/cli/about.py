@@ -46,7 +46,7 @@ def info(inputs: InputFiles, as_json: AsJson = False, recursive: Recursive = Fal
 
 
 def print_file(terminal: "Console", one: "Input", as_json: bool) -> None:
-    """Print what a file holds. Raises FormatError, after that, if some of it is damaged."""
+    """Print a file's contents, then raise FormatError if a layer is damaged."""
     from trifocal.container import Bitstream, Tag, describe
     from trifocal.container.parts import part_id
     from trifocal.container.text import embedded_text
@@ -62,21 +62,21 @@ def print_file(terminal: "Console", one: "Input", as_json: bool) -> None:
     with suppress(FormatError):
         facts |= {"text": embedded_text(stream)} if stream.layer(Tag.TEXT) else {}
     with suppress(FormatError):
-        facts |= {"part of a whole": mark.hex()} if (mark := part_id(stream)) else {}
-    terminal.say(*([json.dumps(facts)] if as_json else fact_lines(facts)))
+        facts |= {"part of a whole": identifier.hex()} if (identifier := part_id(stream)) else {}
+    terminal.print_result(*([json.dumps(facts)] if as_json else fact_lines(facts)))
     if any(layer.damaged for layer in stream.layers):
         Bitstream.open(one.path)  # raises an error that names the damaged layers
-    embedded_text(stream)  # raises one if the text cannot be read,
-    part_id(stream)  # or the mark of a part
+    embedded_text(stream)  # raises FormatError if the text is damaged
+    part_id(stream)  # raises Damaged if the part id is damaged
     if preset and (notice := unread_text(preset, stream)):
-        terminal.note(f"{one.path.name}: {notice}")
+        terminal.print_notice(f"{one.path.name}: {notice}")
 
 
 def fact_lines(facts: dict[str, Any]) -> list[str]:
     """A line for each fact, and one for each layer."""
     shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in facts.items()}
     if "text" in facts:
-        shown["text"] = repr(facts["text"])  # escapes what would move a terminal's cursor
+        shown["text"] = repr(facts["text"])  # escapes control characters
     rows = [(key, value) for key, value in shown.items() if key != "layers"]
     rows += [(f"layer {layer['name']}", f"{layer['bytes']} bytes") for layer in facts["layers"]]
     width = max(16, *(len(key) + 1 for key, _ in rows))
@@ -122,9 +122,9 @@ def demo(
     terminal.out.print(demo_table(results.rows))
     if len(results.layers) > 1:
         sizes = ", ".join(f"{name} {size:,}" for name, size in results.layers)
-        terminal.say(f"Bytes of each layer: {sizes}.")
+        terminal.print_result(f"Bytes of each layer: {sizes}.")
     *others, last = map(str, results.files)
-    terminal.say(f"Wrote {', '.join(others)} and {last}.")
+    terminal.print_result(f"Wrote {', '.join(others)} and {last}.")
 
 
 def demo_table(rows: "list[DemoRow]") -> Any:

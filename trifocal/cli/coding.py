@@ -205,7 +205,7 @@ def encode(
         image_text = text_for(job, picture)
 
         def notify(notice: str) -> None:
-            terminal.note(f"{job.source.name}: {notice}")
+            terminal.print_notice(f"{job.source.name}: {notice}")
 
         if map_output is not None:
             from trifocal.codecs.attention_map import attention_map
@@ -223,7 +223,7 @@ def encode(
         for note in notes:
             notify(note)
         if as_json:
-            terminal.say(json.dumps(encode_facts(job, stream, chosen.name, notes)))
+            terminal.print_result(json.dumps(encode_facts(job, stream, chosen.name, notes)))
         else:
             terminal.report(encode_line(job, stream))
 
@@ -231,13 +231,13 @@ def encode(
         status = console.run_jobs(terminal, jobs, work, found.errors)
     if len(sizes) > 1:
         before, after = map(sum, zip(*sizes))
-        terminal.note(f"{len(sizes)} images, {before:,} bytes before and {after:,} bytes after.")
+        terminal.print_notice(f"{len(sizes)} images, {before:,} bytes before and {after:,} bytes after.")
     raise typer.Exit(status)
 
 
 def notes_on(picture: "Picture", stream: "Bitstream", source_size: int, rated: bool) -> list[str]:
     """Notices about an image that was encoded; `rated` if a size was requested."""
-    notes = [*picture.notes]
+    notes = [*picture.notices]
     if rated and stream.header.quality == 100:
         notes.append("The best quality takes fewer bytes than were allowed.")
     if stream.size > source_size:
@@ -294,8 +294,10 @@ def encoder_with_text(
     if caption is None and len({*texts.values()}) <= 1:
         same = next(iter(texts.values()), options.text)
         options = replace(options, text=same, text_per_image=False)
-        return Encoder(preset, options, weights=weights, notify=terminal.note), lambda job, picture: same
-    encoder = Encoder(preset, options, weights=weights, notify=terminal.note)
+        return Encoder(
+            preset, options, weights=weights, notify=terminal.print_notice
+        ), lambda job, picture: same
+    encoder = Encoder(preset, options, weights=weights, notify=terminal.print_notice)
     if caption is None:
         return encoder, lambda job, picture: texts[job.source]
     from trifocal.text.captions import CAPTIONER, Captioner
@@ -304,7 +306,7 @@ def encoder_with_text(
 
     def captioned(job: "Job", picture: "Picture") -> str:
         text = captioner(picture.rgb)
-        terminal.note(f"{job.source.name}: {text}", style="")
+        terminal.print_notice(f"{job.source.name}: {text}", style="")
         return text
 
     return encoder, captioned
@@ -378,7 +380,7 @@ def decode(
 
     def work(job: paths.Job, progress: console.Progress) -> None:
         def notify(notice: str) -> None:
-            terminal.note(f"{job.source.name}: {notice}")
+            terminal.print_notice(f"{job.source.name}: {notice}")
 
         decoded = decoder(job.source, progress=progress, notify=notify)
         with job.output.open() as target:
@@ -386,10 +388,10 @@ def decode(
         if keep_times and not job.input.piped:
             job.output.keep_times(job.source)
         for note in notes:
-            terminal.note(f"{names[job].name}: {note}")
+            terminal.print_notice(f"{names[job].name}: {note}")
         if decoded.damaged:
             tiles = ", ".join(map(str, decoded.damaged))
-            terminal.note(f"{job.source.name} is damaged; filled with grey: tile {tiles}.")
+            terminal.print_notice(f"{job.source.name} is damaged; filled with grey: tile {tiles}.")
         height, width = decoded.picture.rgb.shape[:2]
         terminal.report(f"{job.output}  {width}×{height}")
 

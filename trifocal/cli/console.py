@@ -96,10 +96,13 @@ class Console:
 
     @property
     def shows_bars(self) -> bool:
-        """rich is not asked, because with FORCE_COLOR it takes any file for a terminal."""
+        """Whether to draw progress bars.
+
+        Does not use rich's detection, which treats any file as a terminal under FORCE_COLOR.
+        """
         return sys.stderr.isatty() and not self.quiet
 
-    def say(self, *lines: str) -> None:
+    def print_result(self, *lines: str) -> None:
         """Print results to stdout, with control characters escaped."""
         text = "".join(f"{printable(line)}\n" for line in lines)
         with self._without_bar():
@@ -111,11 +114,11 @@ class Console:
         if self.quiet:
             return
         if self.data_on_stdout:
-            self.note(line, style="")
+            self.print_notice(line, style="")
         else:
-            self.say(line)
+            self.print_result(line)
 
-    def note(self, text: str, style: str = "yellow") -> None:
+    def print_notice(self, text: str, style: str = "yellow") -> None:
         """Print a notice to stderr."""
         if not self.quiet:
             self._message(text, style)
@@ -227,7 +230,7 @@ def reporting(console: Console) -> Iterator[Callable[[float, str], None]]:
         now = time.monotonic()
         if not console.shows_bars and (now - last >= LOG_INTERVAL or fraction >= 1):
             last = now
-            console.note(f"{fraction:4.0%}  {text}", style="")
+            console.print_notice(f"{fraction:4.0%}  {text}", style="")
 
     with console.progress(
         BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), text_column, transient=False

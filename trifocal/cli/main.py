@@ -158,15 +158,15 @@ def use_networks(folder: str) -> None:
 def skip_final_collection() -> None:
     """Skip Python's last garbage collection, which takes half a second after torch was imported.
 
-    Not if triton is loaded, which complains about each object that is left.
+    Skipped if triton is loaded, because it prints an error for each remaining object.
     """
     if "triton" not in sys.modules:
         gc.freeze()
 
 
 def use_threads(count: int | None) -> None:
-    """Set the number of torch's threads, at most the number of processors; OpenMP crashes if it gets no more
-    threads.
+    """Set the number of torch's threads, at most the number of processors, because OpenMP crashes when the
+    system cannot create more threads.
     """
     if count is not None:
         from trifocal.utils.timing import gc_paused
@@ -203,6 +203,8 @@ def console_for(jobs: "Sequence[Job]", quiet: bool, as_json: bool = False) -> "C
 def report_inputs(console: "Console", inputs: "Inputs", jobs: "Sequence[Job]") -> None:
     """Print which files of the folders are left out, and how many inputs are skipped."""
     if notice := inputs.notice():
-        console.note(notice)
+        console.print_notice(notice)
     if skipped := len(inputs.files) - len(jobs):
-        console.note(f"{skipped} of {len(inputs.files)} inputs were skipped, as their output files exist.")
+        console.print_notice(
+            f"{skipped} of {len(inputs.files)} inputs were skipped, as their output files exist."
+        )

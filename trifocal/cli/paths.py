@@ -53,14 +53,14 @@ class Input:
     """A file to read.
 
     Attributes:
-        path: of its bytes; a temporary copy for standard input and pipes, so that they can be read twice.
-        name: in messages and results.
-        place: its path below an output folder, with its name.
+        path: the file; a temporary copy for standard input and pipes, so that they can be read twice.
+        name: for messages and results.
+        relative_output: its path below an output folder, with its name.
     """
 
     path: Path
     name: str
-    place: Path
+    relative_output: Path
 
     @property
     def piped(self) -> bool:
@@ -69,7 +69,7 @@ class Input:
 
 @dataclass
 class Inputs:
-    """What the arguments of a command name.
+    """The files that the arguments of a command name.
 
     Attributes:
         files: the files.
@@ -92,33 +92,33 @@ class Inputs:
 
     def notice(self) -> str:
         """A notice about files in folders that were left out; empty if there are none."""
-        suffixes = {why: n for why, n in self.left_out.items() if why.startswith(".")}
+        suffixes = {reason: n for reason, n in self.left_out.items() if reason.startswith(".")}
         parts = []
         if suffixes:
             shown = ", ".join(f"{n} {suffix}" for suffix, n in sorted(suffixes.items()))
             parts.append(f"{counted(sum(suffixes.values()), 'file')} with other suffixes ({shown})")
-        for why, what in (
+        for reason, phrase in (
             ("no suffix", "file%s without a suffix"),
             ("hidden file", "hidden file%s"),
             ("subfolder", "subfolder%s (use --recursive)"),
             ("linked folder", "linked folder%s (name them to include their files)"),
             ("special file or broken link", "special file%s or broken links"),
         ):
-            if count := self.left_out[why]:
-                parts.append(f"{count} {what % ('s' if count > 1 else '')}")
+            if count := self.left_out[reason]:
+                parts.append(f"{count} {phrase % ('s' if count > 1 else '')}")
         return f"Files left out: {', '.join(parts)}." if parts else ""
 
 
-def counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count != 1 else ''}"
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 def find_inputs(arguments: Sequence[str], recursive: bool, suffixes: Collection[str]) -> Inputs:
     """The files that arguments name, each once: a file whatever its suffix, and of a folder the files with
     one of `suffixes`.
 
-    Below an output folder, the files of a single folder keep their place in it. With several arguments each
-    folder also keeps its name, and its path from the folder that contains all of them.
+    Below an output folder, the files of a single folder keep their relative paths. With several arguments
+    each folder also keeps its name, and its path from the folder that contains all of them.
 
     Raises:
         OptionError: for a folder without such files.
@@ -255,7 +255,7 @@ class Outputs:
         self.existing: list[Path] = []
 
     def add(self, path: Path, named: bool, source: str = "") -> Output:
-        """Add an output; `named` if the user named exactly this file, `source` is what it is made from.
+        """Add an output; `named` if the user named exactly this file, `source` is the name of its input.
 
         Raises OptionError if it is an input, a folder, or another output of this run, also where a file
         system ignores case.
@@ -267,9 +267,9 @@ class Outputs:
             raise OptionError(f"{path} is a folder; name a file.")
         if file_key(path) in self.keys or identity(path) in self.identities:
             raise OptionError(f"{path} is an input and would be written over; name another output with -o.")
-        other, its_source = self.taken.setdefault(file_key(path), (path, source))
-        if (other, its_source) != (path, source):
-            raise OptionError(clash_message(its_source, source, other, path))
+        other, other_source = self.taken.setdefault(file_key(path), (path, source))
+        if (other, other_source) != (path, source):
+            raise OptionError(clash_message(other_source, source, other, path))
         if os.path.lexists(path) and not output.overwrite:
             self.existing.append(path)
         return output
@@ -287,18 +287,16 @@ class Outputs:
             )
 
 
-def clash_message(one: str, other: str, its: Path, path: Path) -> str:
-    """The error about two results that would be one file."""
-    if its == path:
+def clash_message(source: str, other_source: str, path: Path, other_path: Path) -> str:
+    """The error about two results that would be the same file."""
+    if path == other_path:
         return (
-            f"{one} and {other} would both become {path}; add --keep-suffix if their suffixes differ, or "
-            "choose"
-            " different output folders."
+            f"{source} and {other_source} would both become {path}; add --keep-suffix if their suffixes "
+            "differ, or choose different output folders."
         )
     return (
-        f"{one} and {other} would become {its} and {path}, which are the same file where case is ignored; "
-        "rename one of them,"
-        " or choose different output folders."
+        f"{source} and {other_source} would become {path} and {other_path}, which are the same file where "
+        "case is ignored; rename one of them, or choose different output folders."
     )
 
 
@@ -358,7 +356,7 @@ def plan(
         if named:
             path = Path(out or "")
         else:
-            base = one.path.parent / one.path.name if out is None else Path(out, one.place)
+            base = one.path.parent / one.path.name if out is None else Path(out, one.relative_output)
             path = base.with_name(f"{base.name if keep_suffix else base.stem}{suffix}")
         if skip_existing and Output(path).is_file and os.path.lexists(path):
             continue

@@ -172,12 +172,17 @@ def evaluate(
             resume=resume,
         )
         results = evaluation.evaluate(
-            presets, data, out, options, progress=lambda fraction: report(fraction, ""), note=terminal.note
+            presets,
+            data,
+            out,
+            options,
+            progress=lambda fraction: report(fraction, ""),
+            note=terminal.print_notice,
         )
     terminal.out.print(console.means_table(results.means))
     if results.effects:
         terminal.out.print(console.effects_table(results.effects))
-    terminal.say(f"{out}  {len(results.rows)} rows")
+    terminal.print_result(f"{out}  {len(results.rows)} rows")
 
 
 @app.command(cls=MultiValueCommand)
@@ -265,9 +270,14 @@ def compare(
             free_text=free_text,
         )
         page = compare(
-            subjects, data, out, options, progress=lambda fraction: report(fraction, ""), note=terminal.note
+            subjects,
+            data,
+            out,
+            options,
+            progress=lambda fraction: report(fraction, ""),
+            note=terminal.print_notice,
         )
-    terminal.say(str(page))
+    terminal.print_result(str(page))
 
 
 def check_task(

@@ -203,7 +203,7 @@ def run_training(
             data,
             out,
             report=report,
-            note=terminal.note,
+            note=terminal.print_notice,
             **options,
         )
     terminal.report(str(weights))
@@ -230,8 +230,8 @@ def export(
     use_threads(threads)
     terminal = console.Console()
     with console.reporting(terminal) as report:
-        weights = training.export_run(run, data or [], report=report, note=terminal.note)
-    terminal.say(str(weights))
+        weights = training.export_run(run, data or [], report=report, note=terminal.print_notice)
+    terminal.print_result(str(weights))
 
 
 def check_training(preset: str, given: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from trifocal.container.fields import VERSION, hexadecimal
 from trifocal.entropy.coder import Array
 from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
 from trifocal.pictures import Picture
-from trifocal.pictures.canvas import Canvas, window
+from trifocal.pictures.canvas import Canvas, region_slices
 from trifocal.pictures.conversion import ImageInput, as_picture
 from trifocal.pictures.tiles import Region, check_region
 from trifocal.types import LATENT_STRIDE, Condition
@@ -93,9 +93,9 @@ class Codec:
 
     def check_header(self, header: Header) -> None:
         """Raises WeightsError if a file was made with another preset or other weights."""
-        if header.preset != self.preset_id:
+        if header.preset_id != self.preset_id:
             raise WeightsError(
-                f"The file is of preset number {header.preset} and this codec is number {self.preset_id}; "
+                f"The file is of preset number {header.preset_id} and this codec is number {self.preset_id}; "
                 "`trifocal.decode` finds the codec of a file."
             )
         if not self.decodes(header):
@@ -266,7 +266,7 @@ class Codec:
         channels = self.runtime.latent_channels + self.runtime.reads_importance
         y = np.zeros((1, high // LATENT_STRIDE, wide // LATENT_STRIDE, channels), dtype=np.float32)
         for tile in canvas.tiles():
-            rows, columns = window(canvas.core(tile))
+            rows, columns = region_slices(canvas.core(tile))
             y[:, rows, columns] = self.tiles.latent(picture.rgb, canvas, tile, condition, Stopwatch())
         side = (*metadata_layers(picture), *layers)
         return Latents(y, picture.width, picture.height, condition, side, grey=picture.grey)
@@ -279,7 +279,7 @@ class Codec:
         canvas = Canvas(latents.width, latents.height, self.runtime.receptive_field)
         chunks = []
         for tile in canvas.tiles():
-            rows, columns = window(canvas.core(tile))
+            rows, columns = region_slices(canvas.core(tile))
             y = np.ascontiguousarray(latents.y[:, rows, columns], dtype=np.float32)
             chunks.append(self.tiles.write(y, level, Stopwatch()))
         header = Header(latents.width, latents.height, self.preset_id, level, self.fingerprint, latents.grey)

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from trifocal.errors import OptionError, PresetError
 from trifocal.pictures import Picture
-from trifocal.pictures.canvas import PADDING
-from trifocal.types import LATENT_STRIDE
+from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE
 
 __all__ = ["MASK_PRESETS", "Mask", "importance_from_mask", "log2_step_map"]
 
@@ -38,7 +37,7 @@ def importance_from_mask(mask: Mask, picture: Picture, readable: bool) -> NDArra
             f"This preset does not read a mask, so it would have no effect; use {' or '.join(MASK_PRESETS)}."
         )
     values = _values(mask, picture)
-    high, wide = (side + -side % PADDING for side in values.shape)
+    high, wide = (side + -side % HYPER_LATENT_PIXELS for side in values.shape)
     padded = np.pad(values, ((0, high - values.shape[0]), (0, wide - values.shape[1])), mode="edge")
     cells = padded.reshape(high // LATENT_STRIDE, LATENT_STRIDE, wide // LATENT_STRIDE, LATENT_STRIDE)
     return log2_step_map(cells.mean(axis=(1, 3))[None], MASK_IMPORTANCE)

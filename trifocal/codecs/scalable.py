@@ -38,7 +38,7 @@ from trifocal.pictures import Picture
 from trifocal.pictures.canvas import TILE, Canvas
 from trifocal.pictures.tiles import Region
 from trifocal.types import LEVELS_PER_QUALITY, BasePreview, Condition
-from trifocal.utils.memory import give_back
+from trifocal.utils.memory import trim_heap
 from trifocal.utils.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class ScalableCodec(Codec):
         if preview is not None:
             condition = replace(condition or Condition(), preview=preview)
         if base.refinement != 0 and max(picture.width, picture.height) > TILE:
-            give_back()  # the memory of the gradients, before the tiles allocate blocks of other sizes
+            trim_heap()  # the memory of the gradients, before the tiles allocate blocks of other sizes
         return super().encode_picture(
             picture, rate, DEFAULT_BASE, condition, (layer, *layers), progress, timings, mask
         )

@@ -13,7 +13,7 @@ from trifocal.entropy import RateEstimator
 from trifocal.entropy.coder import Array
 from trifocal.entropy.latent_coding import code_latents, read_latents, write_latents
 from trifocal.errors import Damaged
-from trifocal.pictures.canvas import Canvas, paste, window
+from trifocal.pictures.canvas import Canvas, paste, region_slices
 from trifocal.pictures.tiles import Region, Tile
 from trifocal.types import LATENT_STRIDE, Condition
 from trifocal.utils.timing import Stopwatch
@@ -52,7 +52,7 @@ class TileCoder:
         y_hat = np.zeros((1, rows_in_all, columns_in_all, self.runtime.latent_channels), dtype=np.float32)
         lost = set()
         for tile in track(tiles, progress, (0.0, 0.6)):
-            rows, columns = window(canvas.core(tile), frame=frame)
+            rows, columns = region_slices(canvas.core(tile), frame=frame)
             try:
                 y_hat[:, rows, columns] = self.read(chunks[tile.index], y_hat[:, rows, columns], level, clock)
             except Damaged as error:
@@ -76,10 +76,10 @@ class TileCoder:
         """The pixels of a region, uint8 [H, W, 3], from the latents of a frame; damaged tiles are grey."""
         rgb = np.empty((region[3], region[2], 3), dtype=np.uint8)
         for tile in track(canvas.tiles_in(region), progress, (0.6, 1.0)):
-            box = canvas.shown(tile, region)
-            rows, columns = window(canvas.halo(box), frame=frame)
+            box = canvas.decoded_part(tile, region)
+            rows, columns = region_slices(canvas.halo(box), frame=frame)
             near = y_hat[:, rows, columns]
-            part = None if condition is None else condition.within(*window(canvas.halo(box)))
+            part = None if condition is None else condition.within(*region_slices(canvas.halo(box)))
             pixels = GREY if tile.index in lost else self.pixels(near, canvas, box, level, part, clock)
             paste(rgb, region, box, pixels)
         return rgb
@@ -96,7 +96,7 @@ class TileCoder:
         with clock("analysis"):
             core = canvas.core(tile)
             halo = canvas.halo(core)
-            part = None if condition is None else condition.within(*window(halo))
+            part = None if condition is None else condition.within(*region_slices(halo))
             y = self.runtime.analyse(canvas.crop(rgb, halo), part)
             rows, columns = canvas.within_halo(core, LATENT_STRIDE)
             return np.ascontiguousarray(y[:, rows, columns])

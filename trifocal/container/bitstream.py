@@ -38,7 +38,7 @@ FileInput: TypeAlias = "Bitstream | bytes | bytearray | memoryview | str | os.Pa
 
 @dataclass(frozen=True)
 class Layer:
-    """A tag and its chunks: one per tile in a tiled layer, else one. None stands for a damaged chunk.
+    """A tag and its chunks: one per tile in a tiled layer, else one. A damaged chunk is None.
 
     Raises:
         OptionError: if no file can have such a layer.
@@ -96,7 +96,7 @@ class Bitstream:
     def __repr__(self) -> str:
         header, names = self.header, " ".join(layer.name for layer in self.layers)
         return (
-            f"<Bitstream {header.width}x{header.height}, {self.size:,} bytes, preset {header.preset}, "
+            f"<Bitstream {header.width}x{header.height}, {self.size:,} bytes, preset {header.preset_id}, "
             f"quality {header.quality:g}, {names}>"
         )
 
@@ -121,7 +121,7 @@ class Bitstream:
 
     def to_bytes(self) -> bytes:
         """The bytes of the file; there is exactly one encoding. Raises Damaged if a chunk is missing."""
-        refuse_damaged(self.layers, "This stream")
+        raise_if_damaged(self.layers, "This stream")
         return preamble(self) + b"".join(chunk or b"" for layer in self.layers for chunk in layer.chunks)
 
     def save(self, target: str | os.PathLike[str] | IO[bytes]) -> None:
@@ -175,7 +175,7 @@ class Bitstream:
         header, short = read_header(reader)
         layers = _read_short(reader) if short else _read_long(reader, best_effort)
         if not best_effort:
-            refuse_damaged(layers, name)
+            raise_if_damaged(layers, name)
         return cls(header, layers)
 
 
@@ -257,7 +257,7 @@ def _read_long(reader: ByteReader, best_effort: bool) -> tuple[Layer, ...]:
 
 def read_table(reader: ByteReader) -> LayerTable:
     """The table of layers. Raises FormatError if its checksum or its content is invalid."""
-    layer_count = _count(reader, MAX_LAYERS, "layers", least_bytes=7)
+    layer_count = _count(reader, MAX_LAYERS, "layers", min_bytes=7)
     table = [_read_rows(reader) for _ in range(layer_count)]
     end = reader.at
     if reader.number(CRC_BYTES) != crc32(reader.data[:end]):
@@ -275,18 +275,18 @@ def read_table(reader: ByteReader) -> LayerTable:
 
 def _read_rows(reader: ByteReader) -> tuple[int, list[tuple[int, int]]]:
     tag = reader.number(1)
-    chunk_count = _count(reader, MAX_CHUNKS, "chunks", least_bytes=1 + CRC_BYTES)
+    chunk_count = _count(reader, MAX_CHUNKS, "chunks", min_bytes=1 + CRC_BYTES)
     return tag, [(reader.varint(), reader.number(CRC_BYTES)) for _ in range(chunk_count)]
 
 
-def _count(reader: ByteReader, most: int, what: str, least_bytes: int) -> int:
+def _count(reader: ByteReader, maximum: int, what: str, min_bytes: int) -> int:
     """The number of entries that follow. Raises FormatError if the rest of the file is too short for them."""
     count = reader.varint()
-    if not 1 <= count <= most:
+    if not 1 <= count <= maximum:
         raise Damaged(
-            f"{reader.name} is damaged: it claims {count} {what}, but only 1 to {most} are allowed."
+            f"{reader.name} is damaged: it claims {count} {what}, but only 1 to {maximum} are allowed."
         )
-    if count * least_bytes > reader.left:
+    if count * min_bytes > reader.left:
         raise Truncated(f"{reader.name} is cut short or damaged: it ends within its table of {count} {what}.")
     return count
 
@@ -312,7 +312,7 @@ def _read_chunk(reader: ByteReader, length: int, expected: int) -> bytes | None:
     return chunk if crc32(chunk) == expected else None
 
 
-def refuse_damaged(layers: Sequence[Layer], name: str) -> None:
+def raise_if_damaged(layers: Sequence[Layer], name: str) -> None:
     """Raises Damaged, with the numbers of the lost tiles, if a chunk is None."""
     damaged = [layer for layer in layers if layer.damaged]
     if not damaged:

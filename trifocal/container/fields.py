@@ -73,11 +73,11 @@ class ByteReader:
         Raises Damaged if it is not in its shortest form.
         """
         value = 0
-        for place in range(VARINT_BYTES):
+        for index in range(VARINT_BYTES):
             byte = self.number(1)
-            value |= (byte & 127) << 7 * place
+            value |= (byte & 127) << 7 * index
             if byte < 128:
-                if byte == 0 and place > 0:
+                if byte == 0 and index > 0:
                     break
                 return value
         raise Damaged(f"{self.name} is damaged: a number in its header is not in its shortest form.")
@@ -101,7 +101,7 @@ class Field:
     bits: int
     low: int
     high: int
-    refusal: type[FormatError] = Damaged
+    error_class: type[FormatError] = Damaged
     show: Callable[[int], object] = int
 
     def check(self, value: int, file_name: str) -> None:
@@ -109,12 +109,12 @@ class Field:
             return
         allowed = str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
         facts = f"its header has {self.name} {value}, but this version of Trifocal supports {allowed}"
-        if self.refusal is Unsupported:
+        if self.error_class is Unsupported:
             raise Unsupported(
                 f"{file_name} cannot be read: {facts}; update Trifocal, or check that the file is not"
                 " damaged."
             )
-        raise self.refusal(f"{file_name} is damaged: {facts}.")
+        raise self.error_class(f"{file_name} is damaged: {facts}.")
 
 
 def hexadecimal(fingerprint: int, version: int = VERSION) -> str:
@@ -154,7 +154,7 @@ class Header:
 
     Attributes:
         width, height: in pixels, 1..65536.
-        preset: id of the preset that wrote the file, 1..62.
+        preset_id: of the preset that wrote the file, 1..62.
         level: quality times 8, 0..800.
         fingerprint: of the preset's weights, 16 bits in version 1 and 32 bits in version 2.
         grey: whether the image has one channel.
@@ -166,7 +166,7 @@ class Header:
 
     width: int
     height: int
-    preset: int
+    preset_id: int
     level: int
     fingerprint: int
     grey: bool = False
@@ -175,7 +175,7 @@ class Header:
     def __post_init__(self) -> None:
         if self.version not in FIELDS:
             raise OptionError(f"The header field 'version' must be 1 or 2, not {self.version}.")
-        values = vars(self)
+        values = field_values(self)
         for field in FIELDS[self.version]:
             if field.name in values and not field.low <= values[field.name] <= field.high:
                 raise OptionError(
@@ -216,7 +216,7 @@ class Header:
 
 def write_header(header: Header, short: bool) -> bytes:
     """The magic bytes and the fields; `short` selects the short form instead of the long form."""
-    values = vars(header) | {"reserved flags": 0, "short": short}
+    values = field_values(header) | {"reserved flags": 0, "short": short}
     word, bits = 0, 0
     tail = b""
     for field in FIELDS[header.version]:
@@ -255,9 +255,16 @@ def read_header(reader: ByteReader) -> tuple[Header, bool]:
     return header, bool(values["short"])
 
 
+def field_values(header: Header) -> dict[str, int]:
+    """The values of the header by the names of its fields."""
+    values = dict(vars(header))
+    values["preset"] = values.pop("preset_id")
+    return values
+
+
 def show_header(header: Header) -> dict[str, object]:
     """Field names and their values for display, in file order."""
-    values = vars(header)
+    values = field_values(header)
     return {
         field.name: field.show(values[field.name]) for field in FIELDS[header.version] if field.name in values
     }
@@ -275,7 +282,7 @@ def check_magic(data: bytes, name: str) -> None:
         raise NotTrifocal(f"{name} is empty.")
     if MAGIC.startswith(start):
         raise Truncated(f"{name} is cut short: it has only {len(data)} bytes.")
-    raise NotTrifocal(f"{name} is not a Trifocal file; {describe_foreign(data)}.")
+    raise NotTrifocal(f"{name} is not a Trifocal file; {describe_other_format(data)}.")
 
 
 SIGNATURES = (
@@ -303,10 +310,10 @@ SIGNATURES = (
 TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\r\f")
 
 
-def describe_foreign(data: bytes) -> str:
-    """What the first 512 bytes of another file look like, as the end of a sentence."""
-    for offset, mark, what in SIGNATURES:
-        if data[offset : offset + len(mark)] == mark:
+def describe_other_format(data: bytes) -> str:
+    """The likely type of a file that is not a .tri file, by its first 512 bytes, as the end of a sentence."""
+    for offset, signature, what in SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
             return f"it seems to be {what}"
     start = data[: len(MAGIC)]
     if (

@@ -13,8 +13,8 @@ from trifocal.container.bitstream import (
     Layer,
     LayerTable,
     preamble,
+    raise_if_damaged,
     read_table,
-    refuse_damaged,
 )
 from trifocal.container.fields import ByteReader, Header, Tag, read_header
 from trifocal.errors import Damaged, MissingLayer, OptionError, Truncated
@@ -44,7 +44,7 @@ def strip(stream: Bitstream, layers: str) -> Bitstream:
             raise MissingLayer(
                 f"This file has no {part} layer, so it cannot be split; encode it with a layered preset."
             )
-    refuse_damaged(stream.layers, "This file")
+    raise_if_damaged(stream.layers, "This file")
     kept = tuple(layer for layer in stream.layers if (layer.tag == Tag.BASE) == (layers == "base"))
     return replace(stream, layers=(*kept, Layer(Tag.PART, (table_crc(stream),))))
 
@@ -67,7 +67,7 @@ def merge(one: Bitstream, other: Bitstream) -> Bitstream:
             "The two files are parts of different files; merge needs two parts of the same file."
         )
     layers = tuple(layer for part in (one, other) for layer in part.layers if layer.tag != Tag.PART)
-    refuse_damaged(layers, "One of the two parts")
+    raise_if_damaged(layers, "One of the two parts")
     if len({layer.tag for layer in layers}) == len(layers) and one.header == other.header:
         whole = Bitstream(one.header, layers)
         if table_crc(whole) == ids["base"]:

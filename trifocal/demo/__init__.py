@@ -18,14 +18,14 @@ from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Tag
 from trifocal.evaluation import PillowCodec, pillow_codecs, psnr
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
-from trifocal.file_detection import THRESHOLD, drawn, json_objects, named
+from trifocal.file_detection import THRESHOLD, draw_detections, filter_and_name, json_objects
 from trifocal.losses import Ssimulacra2, ssimulacra2_score
 from trifocal.options import EncodeOptions
 from trifocal.pictures import Picture
 from trifocal.presets import DEFAULT
 
 PHOTOGRAPH = Path(__file__).with_name("astronaut.png")
-FULL = 0.99  # of the allowed bytes: the search for a quality stops there
+CLOSE_ENOUGH = 0.99  # of the allowed bytes, at which the search for a quality stops
 GROWTH = 0.04  # of log(bytes) per unit of quality, roughly; first guess of the search
 MARGIN, FONT_SIZE = 12, 16  # pixels: around panels, and of their captions
 
@@ -111,10 +111,10 @@ def draw_layers(codec: ScalableCodec, stream: Bitstream, photograph: Picture, de
     """Side by side: the photograph, the objects detected in the file's base layer, and the decoded image."""
     base = stream.layer(Tag.BASE)
     assert base is not None
-    found = json_objects(named(codec.detect(stream), THRESHOLD))
+    found = json_objects(filter_and_name(codec.detect(stream), THRESHOLD))
     objects = f"{len(found)} object{'s' * (len(found) != 1)}"
     return side_by_side(
-        [photograph, drawn(photograph, found), decoded],
+        [photograph, draw_detections(photograph, found), decoded],
         [
             f"the photograph, {3 * photograph.width * photograph.height:,} bytes",
             f"detected in the base layer's {base.size:,} bytes: {objects}",
@@ -123,23 +123,23 @@ def draw_layers(codec: ScalableCodec, stream: Bitstream, photograph: Picture, de
     )
 
 
-def side_by_side(pictures: Sequence[Picture], texts: Sequence[str]) -> Picture:
+def side_by_side(images: Sequence[Picture], texts: Sequence[str]) -> Picture:
     """Images of one size in a row, each with its caption below."""
-    width, height = pictures[0].width, pictures[0].height
+    width, height = images[0].width, images[0].height
     sheet = Image.new(
-        "RGB", (MARGIN + len(pictures) * (width + MARGIN), height + 2 * FONT_SIZE + 2 * MARGIN), "white"
+        "RGB", (MARGIN + len(images) * (width + MARGIN), height + 2 * FONT_SIZE + 2 * MARGIN), "white"
     )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
-    for number, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+    for number, (image, text) in enumerate(zip(images, texts, strict=True)):
         left = MARGIN + number * (width + MARGIN)
-        sheet.paste(Image.fromarray(picture.rgb), (left, MARGIN))
+        sheet.paste(Image.fromarray(image.rgb), (left, MARGIN))
         draw.text((left, height + MARGIN + FONT_SIZE // 2), text, fill="black", font=font)
     return Picture(np.asarray(sheet))
 
 
 def best_within(codec: PillowCodec, picture: Picture, size: int) -> DemoRow:
     """Another codec at about its highest quality within `size` bytes, or at quality 0."""
-    low, high, quality = -1, 101, 50  # low fits, high does not
+    low, high, quality = -1, 101, 50  # exclusive bounds: the file fits at `low` and not at `high`
     while high - low > 1:
         start = time.perf_counter()
         data = codec.encode(picture, quality)
@@ -148,7 +148,7 @@ def best_within(codec: PillowCodec, picture: Picture, size: int) -> DemoRow:
             low, best, encode_s = quality, data, seconds
         else:
             high = quality
-        if FULL * size <= len(data) <= size:
+        if CLOSE_ENOUGH * size <= len(data) <= size:
             break
         step = round(math.log(size / len(data)) / GROWTH)
         quality = min(high - 1, max(low + 1, quality + step))

@@ -27,9 +27,9 @@ from trifocal.evaluation.report.curves import ANCHORS, Curve
 from trifocal.evaluation.report.measurements import (
     compare_curves,
     layer_bytes,
-    machine,
     measure_speeds,
     scaled_curves,
+    system_description,
 )
 from trifocal.evaluation.report.page import write_report
 from trifocal.evaluation.report.plots import MetricInfo
@@ -169,7 +169,7 @@ def make_report(
     return ReportData(
         title=f"{first} and {len(order) - 1} others" if len(order) > 1 else first,
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        machine=machine(),
+        machine=system_description(),
         date=time.strftime("%Y-%m-%d"),
         pictures=len(images),
         folder=data.name,

@@ -194,7 +194,7 @@ def image_curves(
         rate = row.bpp if counted else row.values.get(TEXTLESS_BPP)
         if row.preset == codec and value is not None and rate is not None:
             points.setdefault(row.picture, []).append((rate, metric.scaled(value)))
-    return {image: Curve.of(codec, pairs) for image, pairs in points.items()}
+    return {image: Curve.from_points(codec, pairs) for image, pairs in points.items()}
 
 
 def text_effects(rows: Sequence[ImageResult], metrics: Sequence[Metric]) -> list[TextEffect]:

@@ -1,4 +1,7 @@
-"""Image files ⇄ 8-bit RGB arrays with metadata, and a notice for each conversion."""
+"""Image files ⇄ 8-bit RGB arrays with metadata, and a notice for each conversion.
+
+`Picture` is the class of an image with its metadata; all other text says "image".
+"""
 
 from trifocal.pictures.attachments import (
     MAX_METADATA,

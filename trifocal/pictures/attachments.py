@@ -28,9 +28,8 @@ def alpha_from_bytes(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     """The inverse of `alpha_to_bytes`: uint8 [height, width].
 
     Raises:
-        Damaged: if the PNG is not 8-bit grey of that size, or has other chunks than IHDR, IDAT and IEND in
-            this order
-            (checked before pixels are decompressed), or cannot be decompressed.
+        Damaged: if the PNG is not 8-bit grey of that size, has other chunks than IHDR, IDAT and IEND in
+            this order (checked before pixels are decompressed), or cannot be decompressed.
     """
     wrong = Damaged(f"The ALPHA layer of this file is not an 8-bit grey PNG of {width} x {height} pixels.")
     chunks = png_chunks(data)

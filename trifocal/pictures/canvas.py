@@ -7,16 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.pictures.tiles import Region, Tile, tiles, tiles_in_region
-from trifocal.types import LATENT_STRIDE
+from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE
 
 TILE = 1024
-PADDING = 64
-Window = tuple[slice, slice]  # rows, columns
+Slices = tuple[slice, slice]  # rows, columns
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """The canvas is the image, with its last row and column repeated up to multiples of 64 pixels.
+    """The padded image: its last row and column are repeated up to multiples of HYPER_LATENT_PIXELS.
 
     Attributes:
         width, height: of the image, in pixels.
@@ -30,7 +29,10 @@ class Canvas:
     @property
     def padded(self) -> tuple[int, int]:
         """Width and height of the canvas."""
-        return self.width + -self.width % PADDING, self.height + -self.height % PADDING
+        return (
+            self.width + -self.width % HYPER_LATENT_PIXELS,
+            self.height + -self.height % HYPER_LATENT_PIXELS,
+        )
 
     def tiles(self) -> tuple[Tile, ...]:
         """All tiles, in the order of the chunks in the file."""
@@ -46,12 +48,12 @@ class Canvas:
         return self.tiles_in((x, y, min(width, self.width - x), min(height, self.height - y)))
 
     def core(self, tile: Tile) -> Region:
-        """The tile with its part of the padding; multiples of 64."""
-        wide, high = self.padded
-        return tile.x, tile.y, min(TILE, wide - tile.x), min(TILE, high - tile.y)
+        """The tile with its part of the padding; multiples of HYPER_LATENT_PIXELS."""
+        width, height = self.padded
+        return tile.x, tile.y, min(TILE, width - tile.x), min(TILE, height - tile.y)
 
-    def shown(self, tile: Tile, region: Region) -> Region:
-        """The part of the core that covers a region, as a whole number of latents."""
+    def decoded_part(self, tile: Tile, region: Region) -> Region:
+        """The part of the tile's core that a region needs, in whole latents."""
         return intersection(self.core(tile), snap_to_latents(region))
 
     def halo(self, region: Region) -> Region:
@@ -74,9 +76,9 @@ class Canvas:
             return np.ascontiguousarray(inside)
         return np.pad(inside, ((0, below), (0, right), (0, 0)), mode="edge")
 
-    def within_halo(self, region: Region, stride: int = 1) -> Window:
-        """The window of a region within its halo, in units of `stride` pixels."""
-        return window(region, stride, frame=self.halo(region))
+    def within_halo(self, region: Region, stride: int = 1) -> Slices:
+        """The slices of a region within its halo, in units of `stride` pixels."""
+        return region_slices(region, stride, frame=self.halo(region))
 
     def frame(self, among: Sequence[Tile]) -> Region:
         """The region of all cores, for tiles that are in row-major order and fill a rectangle."""
@@ -86,11 +88,11 @@ class Canvas:
 
 
 def paste(into: NDArray[np.uint8], region: Region, part: Region, pixels: NDArray[np.uint8] | int) -> None:
-    """Copy the pixels of `part`, or one value for all of them, to their place in an image of `region`."""
+    """Copy the pixels of `part`, or one value for all of them, to their position in an image of `region`."""
     common = intersection(part, region)
     if not isinstance(pixels, int):
-        pixels = pixels[window(common, 1, frame=part)]
-    into[window(common, 1, frame=region)] = pixels
+        pixels = pixels[region_slices(common, 1, frame=part)]
+    into[region_slices(common, 1, frame=region)] = pixels
 
 
 def snap_to_latents(region: Region) -> Region:
@@ -108,8 +110,8 @@ def intersection(a: Region, b: Region) -> Region:
     return left, top, right - left, bottom - top
 
 
-def window(region: Region, stride: int = LATENT_STRIDE, frame: Region = (0, 0, 0, 0)) -> Window:
-    """The window of a region within a frame, in units of `stride` pixels from the frame's corner."""
+def region_slices(region: Region, stride: int = LATENT_STRIDE, frame: Region = (0, 0, 0, 0)) -> Slices:
+    """The slices of a region within a frame, in units of `stride` pixels from the frame's corner."""
     x, y, width, height = region
     left, top = (x - frame[0]) // stride, (y - frame[1]) // stride
     return slice(top, top + height // stride), slice(left, left + width // stride)

@@ -19,9 +19,9 @@ from trifocal.pictures.profiles import (
 )
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SRGB_GAMMA, GAMMA_TOLERANCE = 0.45455, 0.001  # the gAMA value that stands for sRGB
+SRGB_GAMMA, GAMMA_TOLERANCE = 0.45455, 0.001  # the gAMA value that files use for sRGB
 CHROMATICITY_TOLERANCE = 0.002
-GAIN_MAP_MARKS = (b"hdrgm:", b"hdr-gain-map", b'Semantic="GainMap"', b"HDRGainMap")
+GAIN_MAP_SIGNATURES = (b"hdrgm:", b"hdr-gain-map", b'Semantic="GainMap"', b"HDRGainMap")
 GAIN_MAP_SEGMENT = b"urn:iso:std:iso:ts:21496:-1"
 BMP_HEADER, BMP_V5_END = 14, 14 + 124  # bytes of the file header, and up to the end of a version 5 header
 BMP_EMBEDDED = b"MBED"[::-1]  # colour space type, little-endian
@@ -74,7 +74,7 @@ def profile_from_metadata(
 
 
 def source_name(codes: CodePoints | None) -> str:
-    """What described the colours, for a notice."""
+    """The name of the colour description, for a notice."""
     return f"colour code points {codes[0]} and {codes[1]}" if codes else "cHRM and gAMA values"
 
 
@@ -89,7 +89,7 @@ def profile_from_code_points(codes: CodePoints, grey: bool) -> bytes | None:
 
 
 def profile_from_png(image: Image.Image, grey: bool) -> bytes | None:
-    """A profile from cHRM and gAMA, or None for sRGB. The gamma that stands for sRGB selects sRGB's curve."""
+    """A profile from cHRM and gAMA, or None for sRGB. A gAMA of SRGB_GAMMA selects sRGB's curve."""
     values = image.info.get("chromaticity")
     points = SRGB if values is None else tuple(zip(values[::2], values[1::2], strict=True))
     if np.abs(np.subtract(points, SRGB)).max() < CHROMATICITY_TOLERANCE:
@@ -105,7 +105,7 @@ def profile_from_png(image: Image.Image, grey: bool) -> bytes | None:
 def has_gain_map(image: Image.Image, start: bytes) -> bool:
     """Whether the file has a gain map, which would turn this image into HDR."""
     for name, data in getattr(image, "applist", ()):
-        if name == "APP1" and any(mark in data for mark in GAIN_MAP_MARKS):
+        if name == "APP1" and any(signature in data for signature in GAIN_MAP_SIGNATURES):
             return True
         if name == "APP2" and data.startswith(GAIN_MAP_SEGMENT):
             return True

@@ -48,7 +48,7 @@ def as_picture(image: ImageInput, metadata: KeepMetadata = "all", keep_invisible
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
 
     Returns:
-        The picture; its `notes` have a sentence for each thing that was converted or left out.
+        The picture; its `notices` have a sentence for each thing that was converted or left out.
 
     Raises:
         PictureError: for other types, shapes and ranges, and for a file that cannot be read.

@@ -57,7 +57,7 @@ def font_size(width: int, height: int) -> int:
 def scaled_box(box: Box, factor: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """The first and last pixels of a box, inclusive, in an image that was enlarged to `size`."""
     x0, y0, x1, y1 = (
-        min(max(round(factor * place), 0), side) for place, side in zip(box, (*size, *size), strict=True)
+        min(max(round(factor * edge), 0), side) for edge, side in zip(box, (*size, *size), strict=True)
     )
     left, top = min(x0, x1, size[0] - 1), min(y0, y1, size[1] - 1)
     return left, top, max(left, x0 - 1, x1 - 1), max(top, y0 - 1, y1 - 1)

@@ -51,7 +51,7 @@ class Picture:
         exif, xmp: as in a JPEG file, without an orientation, which is applied to the pixels when a file is
             read.
         dpi: pixels per inch, horizontal and vertical, 0.001 to 1,000,000.
-        notes: one sentence for each conversion or loss when the image was read.
+        notices: one sentence for each conversion or loss when the image was read.
 
     Raises:
         PictureError: if a shape or type is wrong, or the image is too large.
@@ -64,7 +64,7 @@ class Picture:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
-    notes: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape, dtype = self.rgb.shape, self.rgb.dtype
@@ -102,7 +102,7 @@ class Picture:
         image: Image.Image,
         metadata: KeepMetadata = "all",
         keep_invisible: bool = False,
-        transpose: bool | None = None,
+        use_orientation: bool | None = None,
     ) -> "Picture":
         """Convert a Pillow image of any mode; the image itself is not changed.
 
@@ -111,16 +111,19 @@ class Picture:
             metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile; "colour" keeps the profile
                 only.
             keep_invisible: keep the colours of fully transparent pixels instead of replacing them.
-            transpose: whether to apply the EXIF orientation to the pixels. By default, only for an image that
-                comes
-                directly from Image.open.
+            use_orientation: whether to apply the EXIF orientation to the pixels. By default, only for an
+                image that comes directly from Image.open.
 
         Raises:
             PictureError: if the image is damaged or cannot be converted to 8 bits.
         """
         with image_errors("This image", "read"):
-            transpose = isinstance(image, ImageFile.ImageFile) if transpose is None else transpose
-            return cls._from_reading(read(image, keeps_all_metadata(metadata), transpose, keep_invisible))
+            use_orientation = (
+                isinstance(image, ImageFile.ImageFile) if use_orientation is None else use_orientation
+            )
+            return cls._from_reading(
+                read(image, keeps_all_metadata(metadata), use_orientation, keep_invisible)
+            )
 
     @classmethod
     def open(
@@ -145,9 +148,10 @@ class Picture:
 
     @classmethod
     def _from_reading(cls, reading: Reading) -> "Picture":
-        notes = tuple(reading.notes)
         metadata = reading.icc, reading.exif, reading.xmp, reading.dpi
-        return cls(reading.rgb, reading.alpha, reading.grey, *metadata, notes).oriented(reading.orientation)
+        return cls(reading.rgb, reading.alpha, reading.grey, *metadata, tuple(reading.notices)).oriented(
+            reading.orientation
+        )
 
     def fill_invisible(self) -> "Picture":
         """A copy whose fully transparent pixels have a smooth continuation of the visible colours."""
@@ -224,11 +228,11 @@ def keeps_all_metadata(metadata: str) -> bool:
     return metadata == "all"
 
 
-def read_file(stream: IO[bytes], keep: bool, keep_invisible: bool) -> Reading:
+def read_file(stream: IO[bytes], keep_metadata: bool, keep_invisible: bool) -> Reading:
     """Read an image file; the Pillow image is freed before an orientation is applied, which saves a copy."""
     with pillow_limit_lifted():
         image = open_image(stream)
-    return read(image, keep, True, keep_invisible)
+    return read(image, keep_metadata, True, keep_invisible)
 
 
 def open_image(stream: IO[bytes]) -> Image.Image:
@@ -246,11 +250,11 @@ def open_image(stream: IO[bytes]) -> Image.Image:
 
 
 def describe_unreadable(start: bytes) -> str:
-    """What a file that Pillow cannot open looks like, as the end of a sentence."""
+    """The likely type of a file that Pillow cannot open, as the end of a sentence."""
     if not start:
         return "it is empty"
-    for offset, mark, what in UNREADABLE_FORMATS:
-        if start[offset : offset + len(mark)] == mark:
+    for offset, signature, what in UNREADABLE_FORMATS:
+        if start[offset : offset + len(signature)] == signature:
             return what
     if start.isascii() and all(chr(byte).isprintable() or chr(byte).isspace() for byte in start):
         return "it seems to be text"
@@ -278,18 +282,21 @@ def check_writer(name: str) -> None:
 
 
 @contextmanager
-def image_errors(name: str, done: str) -> Iterator[None]:
-    """Convert what Pillow raises to a PictureError about `name`; errors of the file system pass through."""
+def image_errors(name: str, action: str) -> Iterator[None]:
+    """Convert what Pillow raises to a PictureError: `name` cannot be `action` ("read", "written" or "used").
+
+    Errors of the file system are not converted.
+    """
     try:
         yield
     except PictureError as error:
-        raise PictureError(f"{name} cannot be {done}: {error}.") from None
+        raise PictureError(f"{name} cannot be {action}: {error}.") from None
     except MemoryError:
         raise
     except Exception as error:  # damaged files raise almost any exception in Pillow
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise PictureError(f"{name} cannot be {done}: {describe_error(error)}.") from error
+        raise PictureError(f"{name} cannot be {action}: {describe_error(error)}.") from error
 
 
 def describe_error(error: Exception) -> str:

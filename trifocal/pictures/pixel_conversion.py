@@ -8,14 +8,13 @@ from PIL import Image
 
 from trifocal.errors import PictureError
 from trifocal.pictures.colour import srgb_converter
+from trifocal.utils.notices import Notify
 
 TIFF_PHOTOMETRIC = 262
 
 Array = NDArray[np.uint8]
-Note = Callable[[str], None]
-ToArray = Callable[
-    [Image.Image], Array
-]  # a band of rows → [h, w, 1..4]; of 2 or 4 channels, the last is alpha
+ToArray = Callable[[Image.Image], Array]
+"""A band of rows → [h, w, 1..4]; of 2 or 4 channels, the last is alpha."""
 
 # Pillow's mode: the mode to convert it to, and a notice.
 MODES = {
@@ -34,19 +33,19 @@ MODES = {
 }
 
 
-def converter(image: Image.Image, bits: int, note: Note) -> ToArray:
+def converter(image: Image.Image, bits: int, notify: Notify) -> ToArray:
     """A function from a band of the image to its array. Raises PictureError if the mode is not supported."""
     mode = image.mode
     if mode in MODES:
         target, sentence = MODES[mode]
-        note(sentence)
-        target += alpha_suffix(image, target, bits, note)
+        notify(sentence)
+        target += alpha_suffix(image, target, bits, notify)
         key = image.info.get("transparency")
         if (mode, target) == ("L", "LA") and bits < 8 and isinstance(key, int):
             return key_converter(key * 255 // ((1 << bits) - 1))  # Pillow scales the pixels, but not the key
         return plain_converter(target)
     if mode in ("CMYK", "LAB"):
-        return profile_converter(image, note)
+        return profile_converter(image, notify)
     if mode.startswith("I;16") or mode == "I" and image.format in ("PPM", "PNG"):
         return grey16_converter(image, bits)
     if mode in ("I", "F"):
@@ -59,7 +58,7 @@ def converter(image: Image.Image, bits: int, note: Note) -> ToArray:
     )
 
 
-def alpha_suffix(image: Image.Image, target: str, bits: int, note: Note) -> str:
+def alpha_suffix(image: Image.Image, target: str, bits: int, notify: Notify) -> str:
     """ "A" if a colour or palette entries are transparent.
 
     A 16-bit colour key is dropped: its pixels have 8 bits.
@@ -67,9 +66,9 @@ def alpha_suffix(image: Image.Image, target: str, bits: int, note: Note) -> str:
     if target.endswith("A") or not image.has_transparency_data:
         return ""
     if bits > 8:
-        note("The transparent colour was dropped.")
+        notify("The transparent colour was dropped.")
         return ""
-    note("Transparent colours were converted to an alpha channel.")
+    notify("Transparent colours were converted to an alpha channel.")
     return "A"
 
 
@@ -88,18 +87,18 @@ def key_converter(key: int) -> ToArray:
     return convert
 
 
-def profile_converter(image: Image.Image, note: Note) -> ToArray:
+def profile_converter(image: Image.Image, notify: Notify) -> ToArray:
     """Conversion of CMYK or LAB to sRGB, by the ICC profile if there is a valid one."""
     icc = image.info.get("icc_profile") if image.mode == "CMYK" else None
     convert = srgb_converter(icc, image.mode) if icc or image.mode == "LAB" else None
     if convert:
         by_profile = " by the ICC profile" if icc else ""
-        note(f"{image.mode} colours were converted to sRGB{by_profile}.")
+        notify(f"{image.mode} colours were converted to sRGB{by_profile}.")
         return lambda band: as_array(convert(band))
     if image.mode == "LAB":
         raise PictureError("its LAB colours cannot be converted by this Pillow; convert it to RGB first")
     reason = "the ICC profile is invalid" if icc else "there is no ICC profile"
-    note(f"CMYK colours were converted to RGB by a simple formula, because {reason}.")
+    notify(f"CMYK colours were converted to RGB by a simple formula, because {reason}.")
     return plain_converter("RGB")
 
 

@@ -84,12 +84,12 @@ def assemble(space: bytes, tags: dict[bytes, bytes]) -> bytes:
     """The bytes of a display profile: header, tag table and tags; equal tags are stored once."""
     at = 128 + 4 + 12 * len(tags)
     table, body = struct.pack(">I", len(tags)), b""
-    places: dict[bytes, int] = {}
+    offsets: dict[bytes, int] = {}
     for name, data in tags.items():
-        if data not in places:
-            places[data] = at + len(body)
+        if data not in offsets:
+            offsets[data] = at + len(body)
             body += data + bytes(-len(data) % 4)
-        table += name + struct.pack(">II", places[data], len(data))
+        table += name + struct.pack(">II", offsets[data], len(data))
     head = struct.pack(">I4sI4s4s4s", at + len(body), bytes(4), 0x04300000, b"mntr", space, b"XYZ ")
     head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + s15fixed16(*D50_XYZ) + bytes(48)
     return head + table + body

@@ -53,21 +53,21 @@ class Reading:
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     orientation: int = 1
-    notes: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
-    def note(self, sentence: str) -> None:
+    def add_notice(self, sentence: str) -> None:
         """Add a notice, unless it is empty or already there."""
-        if sentence and sentence not in self.notes:
-            self.notes.append(sentence)
+        if sentence and sentence not in self.notices:
+            self.notices.append(sentence)
 
 
-def read(image: Image.Image, keep: bool, transpose: bool, keep_invisible: bool) -> Reading:
+def read(image: Image.Image, keep_metadata: bool, use_orientation: bool, keep_invisible: bool) -> Reading:
     """Convert an image to 8-bit arrays and metadata.
 
     Args:
         image: is not changed.
-        keep: keep EXIF, XMP and the resolution.
-        transpose: return the image's EXIF orientation instead of 1.
+        keep_metadata: keep EXIF, XMP and the resolution.
+        use_orientation: return the image's EXIF orientation; otherwise 1.
         keep_invisible: keep the colours of fully transparent pixels.
 
     Raises:
@@ -80,22 +80,24 @@ def read(image: Image.Image, keep: bool, transpose: bool, keep_invisible: bool) 
     embedded = embedded_profile(image, start)
     bits = bit_depth(image, start)
     if bits > 8:
-        reading.note(f"{bits} bits per channel were reduced to 8.")
+        reading.add_notice(f"{bits} bits per channel were reduced to 8.")
     check_layout(image, bits)
     note_frames(image, reading)
     if has_gain_map(image, start):
-        reading.note("The HDR gain map was dropped.")
+        reading.add_notice("The HDR gain map was dropped.")
     transposed_by_pillow = getattr(image, "tag_v2", {}).get(TIFF_ORIENTATION, 1) != 1
     with pillow_limit_lifted() if image.width * image.height > BAND_PIXELS else nullcontext():
         image.load()
-    read_pixels(image, converter(image, bits, reading.note), reading)
+    read_pixels(image, converter(image, bits, reading.add_notice), reading)
     drop_unused_alpha(image, start, reading)
     metadata = extract_metadata(image)
     read_profile(image, reading, read_code_points(image, start), embedded, metadata)
-    add_metadata(metadata, reading, keep)
-    reading.orientation = metadata.orientation if transpose and not is_upright(image) else 1
+    add_metadata(metadata, reading, keep_metadata)
+    reading.orientation = (
+        metadata.orientation if use_orientation and not orientation_already_applied(image) else 1
+    )
     if transposed_by_pillow or reading.orientation != 1:
-        reading.note("The image was rotated or mirrored by its orientation tag.")
+        reading.add_notice("The image was rotated or mirrored by its orientation tag.")
     note_dropped_data(image, reading)
     if reading.alpha is not None and not keep_invisible:
         fill_transparent(reading)
@@ -106,12 +108,12 @@ def fill_transparent(reading: Reading) -> None:
     """Replace the colours of fully transparent pixels, with a notice if that loses something."""
     assert reading.alpha is not None
     if hides_something(reading.rgb, reading.alpha):
-        reading.note("The colours of fully transparent pixels were dropped.")
+        reading.add_notice("The colours of fully transparent pixels were dropped.")
     reading.rgb = fill_invisible(reading.rgb, reading.alpha)
 
 
-def is_upright(image: Image.Image) -> bool:
-    """Whether the EXIF orientation must be ignored: the plug-in of JPEG XL applies the orientation itself."""
+def orientation_already_applied(image: Image.Image) -> bool:
+    """Whether the pixels are rotated already: the plug-in of JPEG XL applies the orientation itself."""
     return image.format == "JXL" and not getattr(image, "jpeg", False)
 
 
@@ -154,7 +156,7 @@ def drop_unused_alpha(image: Image.Image, start: bytes, reading: Reading) -> Non
     stated = image.format != "TGA" or len(start) < 18 or start[17] & 15
     if not stated and reading.alpha is not None and not reading.alpha.any():
         reading.alpha = None
-        reading.note("An unused fourth channel was dropped.")
+        reading.add_notice("An unused fourth channel was dropped.")
 
 
 def read_bytes(image: Image.Image, offset: int, count: int) -> bytes:
@@ -162,10 +164,10 @@ def read_bytes(image: Image.Image, offset: int, count: int) -> bytes:
     stream = getattr(image, "fp", None)
     if stream is None or getattr(stream, "closed", False):
         return b""
-    place = stream.tell()
+    position = stream.tell()
     stream.seek(offset)
     data: bytes = stream.read(count)
-    stream.seek(place)
+    stream.seek(position)
     return data
 
 
@@ -198,7 +200,7 @@ def note_frames(image: Image.Image, reading: Reading) -> None:
     """Note that there are more frames, without counting or reading them: they may be many, or damaged."""
     with suppress(Exception):  # the second frame of a GIF may be damaged
         if getattr(image, "is_animated", False):
-            reading.note("Only the first frame or page was read.")
+            reading.add_notice("Only the first frame or page was read.")
 
 
 def read_pixels(image: Image.Image, convert: ToArray, reading: Reading) -> None:
@@ -216,7 +218,7 @@ def read_pixels(image: Image.Image, convert: ToArray, reading: Reading) -> None:
             alpha[top : top + rows] = block[..., -1]
         reading.grey = channels < 3
     if alpha is not None and alpha.min() == 255:
-        reading.note("The alpha channel is opaque and was dropped.")
+        reading.add_notice("The alpha channel is opaque and was dropped.")
         alpha = None
     reading.rgb, reading.alpha = rgb, alpha
 
@@ -232,33 +234,33 @@ def read_profile(
     if image.mode in ("CMYK", "LAB"):
         return
     if is_hdr(codes):
-        reading.note(
+        reading.add_notice(
             "The image is HDR, but was read as sRGB, which changes its appearance; convert it to SDR first."
         )
     icc = image.info.get("icc_profile") or embedded
     if not icc:
         reading.icc, notice = profile_from_metadata(image, codes, reading.grey, metadata.adobe)
-        reading.note(notice)
+        reading.add_notice(notice)
         return
     mode = profile_mode(icc)
     if mode is None or len(icc) > MAX_METADATA:
-        reading.note("The ICC profile is damaged or of an unknown kind, and was dropped.")
+        reading.add_notice("The ICC profile is damaged or of an unknown kind, and was dropped.")
     elif is_srgb(icc):
-        reading.note("The ICC profile is sRGB, the default, and was dropped.")
+        reading.add_notice("The ICC profile is sRGB, the default, and was dropped.")
     elif mode != ("L" if reading.grey else "RGB"):
-        reading.note("The ICC profile does not apply to these pixels, and was dropped.")
+        reading.add_notice("The ICC profile does not apply to these pixels, and was dropped.")
     else:
         reading.icc = icc
 
 
-def add_metadata(metadata: Metadata, reading: Reading, keep: bool) -> None:
+def add_metadata(metadata: Metadata, reading: Reading, keep_metadata: bool) -> None:
     """Keep EXIF, XMP and the resolution if requested, except data that is too large."""
-    reading.note(metadata.fault)
-    if not keep:
+    reading.add_notice(metadata.fault)
+    if not keep_metadata:
         found = [name for name, data in (("EXIF", metadata.exif), ("XMP", metadata.xmp)) if data]
         position = ", including a GPS position" if metadata.has_position else ""
         if found:
-            reading.note(f"The {' and '.join(found)} data was dropped{position}.")
+            reading.add_notice(f"The {' and '.join(found)} data was dropped{position}.")
         return
     reading.exif = within_limit(metadata.exif, "EXIF", reading)
     reading.xmp = within_limit(metadata.xmp, "XMP", reading)
@@ -268,7 +270,7 @@ def add_metadata(metadata: Metadata, reading: Reading, keep: bool) -> None:
 def within_limit(data: bytes | None, name: str, reading: Reading) -> bytes | None:
     """The data, or None with a notice if it is larger than MAX_METADATA."""
     if data and len(data) > MAX_METADATA:
-        reading.note(f"The {name} data has more than {MAX_METADATA >> 20} MiB and was dropped.")
+        reading.add_notice(f"The {name} data has more than {MAX_METADATA >> 20} MiB and was dropped.")
         return None
     return data
 
@@ -278,13 +280,13 @@ def note_dropped_data(image: Image.Image, reading: Reading) -> None:
     tags = getattr(image, "tag_v2", {})
     extra = tags.get(TIFF_CHANNELS, 0) - len(image.getbands())
     if extra > 0 and image.mode != "P":
-        reading.note(f"{extra} extra channels were dropped.")
+        reading.add_notice(f"{extra} extra channels were dropped.")
     kinds = {"photoshop": "Photoshop data", "comment": "comment", "depth_images": "depth map"}
     found = [what for key, what in kinds.items() if image.info.get(key) and image.format != "JPEG2000"]
     texts = getattr(image, "text", {})
     found += ["PNG text"] if any(isinstance(texts[key], str) for key in {*texts} - METADATA_TEXTS) else []
     for what in dict.fromkeys(found):
-        reading.note(f"The {what} was dropped.")
+        reading.add_notice(f"The {what} was dropped.")
 
 
 def apply_orientation(array: Array, orientation: int) -> Array:

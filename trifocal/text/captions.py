@@ -24,8 +24,7 @@ class Captioner:
 
     Args:
         name: of a model on the Hugging Face Hub, or a folder: BLIP, or another image-text-to-text model that
-            needs
-            no prompt.
+            needs no prompt.
         device: the torch device.
 
     Raises:

@@ -38,8 +38,7 @@ class ClipTextEncoder:
         name: of a model on the Hugging Face Hub, or a folder.
         device: the torch device.
         pad_to: truncate and pad all texts to this number of tokens, instead of padding to the longest text of
-            the batch.
-            TACO's code pads to 38; we assume that it truncates there, too.
+            the batch. TACO's code pads to 38; we assume that it truncates there, too.
 
     Raises:
         MissingExtra: if transformers is not installed.
@@ -79,22 +78,22 @@ class ClipTextEncoder:
         pooled = self.projection(hidden.pooler_output)
         return TextEmbedding(hidden.last_hidden_state, encoded["attention_mask"].bool(), pooled)
 
-    def notes(self, texts: Sequence[str]) -> list[str]:
-        """A sentence for each limitation that applies: truncation, or characters unlike the training data."""
-        notes = []
+    def notices(self, texts: Sequence[str]) -> list[str]:
+        """A notice for each limitation that applies: truncation, or characters unlike the training data."""
+        notices = []
         for text in texts:
             plain = replace_surrogates(text)
             count = len(self.tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"])
             if count > self.length - 2:
-                notes.append(f"The text has {count} tokens; only the first {self.length - 2} are used.")
+                notices.append(f"The text has {count} tokens; only the first {self.length - 2} are used.")
             if any(c.isalpha() and not unicodedata.name(c, "").startswith("LATIN") for c in plain):
-                notes.append(
+                notices.append(
                     "The text has non-Latin letters; CLIP was trained on English text and may not"
                     " understand them."
                 )
             if plain != text:
-                notes.append("The text has invalid characters; each is replaced by a question mark.")
-        return list(dict.fromkeys(notes))
+                notices.append("The text has invalid characters; each is replaced by a question mark.")
+        return list(dict.fromkeys(notices))
 
 
 class ClipImageEncoder(nn.Module):

@@ -1,7 +1,7 @@
 """The bundled text encoder: a subword tokenizer and a small transformer.
 
 It is bundled with the package, so that text works without a download. It was trained on English captions of
-photographs; for other text, which consists of rare tokens, `notes` returns a warning.
+photographs; for other text, which consists of rare tokens, `notices` returns a notice.
 """
 
 from collections.abc import Iterable, Sequence
@@ -79,19 +79,19 @@ class CompactTextEncoder:
         embedding: TextEmbedding = self.network(ids.to(device), mask.to(device))
         return embedding
 
-    def notes(self, texts: Sequence[str]) -> list[str]:
-        """A sentence for each limitation that applies: truncation, and text unlike the training data."""
-        notes = []
+    def notices(self, texts: Sequence[str]) -> list[str]:
+        """A notice for each limitation that applies: truncation, and text unlike the training data."""
+        notices = []
         for text in texts:
             count = len(self.tokenizer.encode(text, add_special_tokens=False).ids)
             if count > LENGTH - 2:
-                notes.append(f"The text has {count} tokens; only the first {LENGTH - 2} are used.")
+                notices.append(f"The text has {count} tokens; only the first {LENGTH - 2} are used.")
             if count > MAX_TOKENS_PER_LETTER * len(text) + 4:
-                notes.append(
+                notices.append(
                     "The bundled text encoder was trained on English captions and may not understand this"
                     " text."
                 )
-        return list(dict.fromkeys(notes))
+        return list(dict.fromkeys(notices))
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

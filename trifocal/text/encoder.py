@@ -31,8 +31,8 @@ class TextEncoder(Protocol):
         """B texts, at least one → tokens [B, T, D], mask [B, T] and pooled [B, D]."""
         ...
 
-    def notes(self, texts: Sequence[str]) -> list[str]:
-        """One sentence for each limitation that applies to these texts, such as truncation."""
+    def notices(self, texts: Sequence[str]) -> list[str]:
+        """A notice for each limitation that applies to these texts, such as truncation."""
         ...
 
 

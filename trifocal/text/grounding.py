@@ -1,4 +1,4 @@
-"""Locate text in an image: a logit for each place, by cross-attention to tokens."""
+"""Locate text in an image: a logit for each position, by cross-attention to tokens."""
 
 from functools import lru_cache
 
@@ -11,13 +11,13 @@ from trifocal.weights import FOLDER, load_part
 
 
 class GroundingHead(nn.Module):
-    """Features of places and text → for each place, the logit that the text names what is there.
+    """x [B, h, w, D] and text → [B, h, w]: the logit that the text names what is at the position.
 
-    Cross-attention from places to tokens, with padding masked as in TACO's injector; its output is compared
-    with the place's own features, channel by channel.
+    Cross-attention from positions to tokens, with padding masked as in TACO's injector; its output is
+    compared with the position's own features, channel by channel.
 
     Args:
-        width: D of places and tokens.
+        width: D of positions and tokens.
         heads: number of attention heads.
         hidden: width of the comparison.
     """
@@ -34,10 +34,10 @@ class GroundingHead(nn.Module):
         self.token_norm = nn.LayerNorm(width)
         nn.init.constant_(answer.bias, -2.0)
 
-    def forward(self, places: Tensor, text: TextEmbedding) -> Tensor:
-        """places [B, h, w, D] and the embeddings of B texts → logits [B, h, w]."""
-        b, h, w, _ = places.shape
-        x = self.place_norm(places).flatten(1, 2)
+    def forward(self, features: Tensor, text: TextEmbedding) -> Tensor:
+        """features [B, h, w, D] and the embeddings of B texts → logits [B, h, w]."""
+        b, h, w, _ = features.shape
+        x = self.place_norm(features).flatten(1, 2)
         keys, values = self.answer(self.token_norm(text.tokens)).chunk(2, dim=-1)
         query, keys, values = (
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.ask(x), keys, values)

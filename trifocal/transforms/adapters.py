@@ -33,9 +33,9 @@ class CrossAttention(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
         """mask: True for keys that are attended to, [B, K]; None for all."""
         key, value = self._by_head(self.key(keys)), self._by_head(self.value(keys))
-        there = None if mask is None else mask[:, None, None]
+        attended_keys = None if mask is None else mask[:, None, None]
         parts = [
-            F.scaled_dot_product_attention(self._by_head(self.query(part)), key, value, there)
+            F.scaled_dot_product_attention(self._by_head(self.query(part)), key, value, attended_keys)
             for part in self._chunks(queries, keys)
         ]
         attended: Tensor = self.out(torch.cat(parts, dim=2).transpose(1, 2).flatten(2))

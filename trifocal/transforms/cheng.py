@@ -21,7 +21,7 @@ class DivisiveNorm(nn.Module):
     """Generalised divisive normalisation (Ballé et al. 2016), or its inverse: x · (β + Σ γ x²)^∓½, [B, H, W,
     C] → same.
 
-    β and γ are the squares of what is learned, so that they stay positive.
+    The parameters are the square roots of β and γ, so that they stay positive.
     """
 
     def __init__(self, channels: int, inverse: bool = False) -> None:
@@ -40,7 +40,7 @@ def subpixel(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(Conv(inputs, 4 * outputs, 3), DepthToSpace(2))
 
 
-class Residual(nn.Module):
+class ShortcutBlock(nn.Module):
     """shortcut(x) + body(x)."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
@@ -73,38 +73,38 @@ class ConvolutionBlock(ResidualBlock):
         return x + branch
 
 
-def halving(inputs: int, channels: int) -> Residual:
-    """Stride 2, leaky ReLU, 3×3, divisive normalisation; beside it 1×1 with stride 2."""
+def downsample_strided(inputs: int, channels: int) -> ShortcutBlock:
+    """3×3 with stride 2, leaky ReLU, 3×3, divisive normalisation; the shortcut is 1×1 with stride 2."""
     body = [
         Conv(inputs, channels, 3, stride=2),
         nn.LeakyReLU(SLOPE),
         Conv(channels, channels, 3),
         DivisiveNorm(channels),
     ]
-    return Residual(nn.Sequential(*body), Conv(inputs, channels, 1, stride=2))
+    return ShortcutBlock(nn.Sequential(*body), Conv(inputs, channels, 1, stride=2))
 
 
-def doubling(channels: int) -> Residual:
-    """Sub-pixel ×2, leaky ReLU, 3×3, inverse divisive normalisation; beside it sub-pixel ×2."""
+def upsample_subpixel(channels: int) -> ShortcutBlock:
+    """Sub-pixel ×2, leaky ReLU, 3×3, inverse divisive normalisation; the shortcut is sub-pixel ×2."""
     body = [
         subpixel(channels, channels),
         nn.LeakyReLU(SLOPE),
         Conv(channels, channels, 3),
         DivisiveNorm(channels, inverse=True),
     ]
-    return Residual(nn.Sequential(*body), subpixel(channels, channels))
+    return ShortcutBlock(nn.Sequential(*body), subpixel(channels, channels))
 
 
 class ChengAnalysis(nn.Module):
-    """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, N]: (halving, residual block) three times, then 3×3 with
-    stride 2.
+    """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, N]: (downsampling, residual block) three times, then 3×3
+    with stride 2.
     """
 
     def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for inputs in (3, channels, channels):
-            layers += [halving(inputs, channels), ConvolutionBlock(channels)]
+            layers += [downsample_strided(inputs, channels), ConvolutionBlock(channels)]
         self.body = nn.Sequential(*layers, Conv(channels, channels, 3, stride=2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,9 +113,9 @@ class ChengAnalysis(nn.Module):
 
 
 class ChengSynthesis(nn.Module):
-    """y_hat [B, h, w, N], words [B, D] or None → x_hat [B, 3, 16·h, 16·w], not clamped.
+    """y_hat [B, h, w, N], pooled [B, D] or None → x_hat [B, 3, 16·h, 16·w], not clamped.
 
-        y_hat ── (residual block, doubling, SSA) × 3 ── residual block, sub-pixel ×2 to 3 ── SSA ── x_hat
+        y_hat ── (residual block, ×2, SSA) × 3 ── residual block, sub-pixel ×2 to 3 ── SSA ── x_hat
 
     Cross-modal cuts this decoder into four stages, one for each upsampling, with a semantic–spatial aware
     block (SSA) after each; the last one works on the image's three channels.
@@ -125,7 +125,7 @@ class ChengSynthesis(nn.Module):
         text_channels: D.
     """
 
-    # pixels: residual block 2, sub-pixel 1 before and 3×3 1 after each doubling, then SSA
+    # pixels: residual block 2, sub-pixel 1 before and 3×3 1 after each upsampling, then SSA
     RECEPTIVE_FIELD = sum(
         stride * 3 + (stride // 2) * (SemanticSpatialBlock.RECEPTIVE_FIELD + (1 if stride > 2 else 0))
         for stride in (16, 8, 4, 2)
@@ -133,17 +133,19 @@ class ChengSynthesis(nn.Module):
 
     def __init__(self, channels: int, text_channels: int) -> None:
         super().__init__()
-        stages = [nn.Sequential(ConvolutionBlock(channels), doubling(channels)) for _ in range(STAGES - 1)]
+        stages = [
+            nn.Sequential(ConvolutionBlock(channels), upsample_subpixel(channels)) for _ in range(STAGES - 1)
+        ]
         stages.append(nn.Sequential(ConvolutionBlock(channels), subpixel(channels, 3)))
         self.stages = nn.ModuleList(stages)
         self.aware = nn.ModuleList(
             SemanticSpatialBlock(c, text_channels) for c in (*[channels] * (STAGES - 1), 3)
         )
 
-    def forward(self, y_hat: Tensor, words: Tensor | None = None) -> Tensor:
+    def forward(self, y_hat: Tensor, pooled: Tensor | None = None) -> Tensor:
         features = y_hat
         for stage, aware in zip(self.stages, self.aware, strict=True):
-            features = aware(stage(features), words)
+            features = aware(stage(features), pooled)
         return features.permute(0, 3, 1, 2)
 
     @property

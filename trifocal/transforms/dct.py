@@ -9,7 +9,9 @@ BLOCK = 16
 
 
 def colour_matrix() -> Tensor:
-    """Orthonormal rows: luma (R+G+B), red–blue, green–magenta; [3, 3]. Squared error in it is that in RGB."""
+    """Orthonormal rows: luma (R+G+B), red–blue, green–magenta; [3, 3]. The squared error in
+    this space equals that in RGB.
+    """
     rows = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
     return rows / rows.norm(dim=1, keepdim=True)
 

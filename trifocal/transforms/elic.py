@@ -1,11 +1,10 @@
 """ELIC's transforms: strided 5×5 convolutions, bottlenecks, and local attention.
 
 D. He et al., "ELIC: Efficient Learned Image Compression with Unevenly Grouped Space-Channel Contextual
-    Adaptive Coding"
-(CVPR 2022), section 3.4 and figure 3; sizes as in CompressAI's `elic2022-official`. The attention is Z. Cheng
-et al.'s ("Learned Image Compression with Discretized Gaussian Mixture Likelihoods and Attention Modules",
-CVPR 2020): a gate from convolutions, without a sum over the image. The receptive field is bounded, so tiles
-with a halo are exact.
+Adaptive Coding" (CVPR 2022), section 3.4 and figure 3; sizes as in CompressAI's `elic2022-official`. The
+attention is Z. Cheng et al.'s ("Learned Image Compression with Discretized Gaussian Mixture Likelihoods and
+Attention Modules", CVPR 2020): a gate from convolutions, without a sum over the image. The receptive field is
+bounded, so tiles with a halo are exact.
 """
 
 import torch

@@ -28,7 +28,7 @@ def channel_norm(channels: int) -> nn.LayerNorm:
     return nn.LayerNorm(channels, eps=EPSILON)
 
 
-def widths_of(width: int) -> tuple[int, ...]:
+def layer_widths(width: int) -> tuple[int, ...]:
     """Channels at 1, 1/2, 1/4, 1/8 and 1/16: 60 to 960 in the paper."""
     return tuple(width * 2**i for i in range(HALVINGS + 1))
 
@@ -47,7 +47,7 @@ class HificAnalysis(nn.Module):
 
     def __init__(self, width: int = WIDTH, latent_channels: int = LATENT_CHANNELS) -> None:
         super().__init__()
-        widths = widths_of(width)
+        widths = layer_widths(width)
         layers: list[nn.Module] = [Conv(3, width, 7), channel_norm(width), nn.ReLU()]
         for inputs, outputs in pairwise(widths):
             layers += [Conv(inputs, outputs, 3, stride=2), channel_norm(outputs), nn.ReLU()]
@@ -96,7 +96,7 @@ class Upsampling(nn.Module):
 
 
 class HificSynthesis(nn.Module):
-    """y_hat [B, h, w, M], words [B, D] or None → x_hat [B, 3, 16·h, 16·w], not clamped.
+    """y_hat [B, h, w, M], pooled [B, D] or None → x_hat [B, 3, 16·h, 16·w], not clamped.
 
         y_hat ── norm ── conv 3×3 to 16w ── norm ─┬─ residual block × 9 ─ + ── SSA
                                                   └───────────────────────┘
@@ -123,7 +123,7 @@ class HificSynthesis(nn.Module):
         text_channels: int | None = None,
     ) -> None:
         super().__init__()
-        widths = widths_of(width)[::-1]
+        widths = layer_widths(width)[::-1]
         self.head = nn.Sequential(
             channel_norm(latent_channels), Conv(latent_channels, widths[0], 3), channel_norm(widths[0])
         )
@@ -134,17 +134,17 @@ class HificSynthesis(nn.Module):
             [] if text_channels is None else [SemanticSpatialBlock(w, text_channels) for w in widths]
         )
 
-    def forward(self, y_hat: Tensor, words: Tensor | None = None) -> Tensor:
+    def forward(self, y_hat: Tensor, pooled: Tensor | None = None) -> Tensor:
         features = self.head(y_hat)
-        features = self._aware(0, features + self.residual(features), words)
+        features = self._aware(0, features + self.residual(features), pooled)
         for stage, up in enumerate(self.upsampling, start=1):
-            features = self._aware(stage, up(features), words)
+            features = self._aware(stage, up(features), pooled)
         x_hat: Tensor = (self.tail(features) + 1) / 2
         return x_hat.permute(0, 3, 1, 2)
 
-    def _aware(self, stage: int, features: Tensor, words: Tensor | None) -> Tensor:
+    def _aware(self, stage: int, features: Tensor, pooled: Tensor | None) -> Tensor:
         if len(self.aware):
-            features = self.aware[stage](features, words)
+            features = self.aware[stage](features, pooled)
         return features
 
     @property

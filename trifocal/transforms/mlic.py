@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trifocal.layers import Conv, DepthToSpace, ResidualBlock
-from trifocal.transforms.cheng import DivisiveNorm, Residual, subpixel
+from trifocal.transforms.cheng import DivisiveNorm, ShortcutBlock, subpixel
 from trifocal.transforms.preference import CODE, PreferenceCode, PreferredBlock
 
 __all__ = [
@@ -41,20 +41,22 @@ class GeluBlock(ResidualBlock):
         return x + branch
 
 
-def halving(inputs: int, outputs: int) -> Residual:
+def downsample_strided(inputs: int, outputs: int) -> ShortcutBlock:
     """3×3 with stride 2, GELU, 3×3, divisive normalisation; beside it 1×1 with stride 2."""
     body = [Conv(inputs, outputs, 3, stride=2), nn.GELU(), Conv(outputs, outputs, 3), DivisiveNorm(outputs)]
-    return Residual(nn.Sequential(*body), Conv(inputs, outputs, 1, stride=2))
+    return ShortcutBlock(nn.Sequential(*body), Conv(inputs, outputs, 1, stride=2))
 
 
-def doubling(channels: int) -> Residual:
+def upsample_subpixel(channels: int) -> ShortcutBlock:
     """Sub-pixel ×2, GELU, 3×3, inverse divisive normalisation; beside it sub-pixel ×2."""
     body = [subpixel(channels, channels), nn.GELU(), Conv(channels, channels, 3)]
-    return Residual(nn.Sequential(*body, DivisiveNorm(channels, inverse=True)), subpixel(channels, channels))
+    return ShortcutBlock(
+        nn.Sequential(*body, DivisiveNorm(channels, inverse=True)), subpixel(channels, channels)
+    )
 
 
 class MlicAnalysis(nn.Module):
-    """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M]: (halving, residual block) × 3, then 3×3 with stride 2.
+    """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M]: (÷2, residual block) × 3, then 3×3 with stride 2.
 
     Args:
         channels: N.
@@ -65,7 +67,7 @@ class MlicAnalysis(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for inputs in (3, channels, channels):
-            layers += [halving(inputs, channels), GeluBlock(channels)]
+            layers += [downsample_strided(inputs, channels), GeluBlock(channels)]
         self.body = nn.Sequential(*layers, Conv(channels, latent_channels, 3, stride=2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +78,7 @@ class MlicAnalysis(nn.Module):
 class PreferredMlicSynthesis(nn.Module):
     """y_hat [B, h, w, M], preference [B] → x_hat [B, 3, 16·h, 16·w], not clamped.
 
-        y_hat ── (block with shifts, doubling) × 3 ── block with shifts ── sub-pixel ×2 to 3 ── x_hat
+        y_hat ── (block with shifts, ×2) × 3 ── block with shifts ── sub-pixel ×2 to 3 ── x_hat
                         └────────── preference ── code ──────┘
 
     Args:
@@ -90,7 +92,7 @@ class PreferredMlicSynthesis(nn.Module):
         self.preference = PreferenceCode(code_channels)
         widths = (latent_channels, channels, channels, channels)
         self.blocks = nn.ModuleList(PreferredBlock(inputs, channels, code_channels) for inputs in widths)
-        self.up = nn.ModuleList([*(doubling(channels) for _ in range(3)), subpixel(channels, 3)])
+        self.up = nn.ModuleList([*(upsample_subpixel(channels) for _ in range(3)), subpixel(channels, 3)])
 
     def forward(self, y_hat: Tensor, level: Tensor, preference: Tensor | None = None) -> Tensor:
         """preference [B], 0 for people … 1 for machines; None is 0. `level` is unused here: the rate is

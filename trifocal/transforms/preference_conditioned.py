@@ -22,12 +22,15 @@ class PreferenceConditionedSynthesis(Synthesis):
 
     Args:
         channels, latent_channels, blocks, knots: as in `Synthesis`.
-        preferring: number of blocks of the branch; each adds 8 pixels to each side of the receptive field.
+        preference_blocks: number of blocks of the branch; each adds 8 pixels to each side of the receptive
+            field.
     """
 
-    def __init__(self, channels: int, latent_channels: int, blocks: int, knots: int, preferring: int) -> None:
+    def __init__(
+        self, channels: int, latent_channels: int, blocks: int, knots: int, preference_blocks: int
+    ) -> None:
         super().__init__(channels, latent_channels, blocks, knots)
-        self.preferring = nn.Sequential(*[Block(channels) for _ in range(preferring)])
+        self.preferring = nn.Sequential(*[Block(channels) for _ in range(preference_blocks)])
         self.detail = zero_init(nn.Linear(channels, 192))
 
     def forward(self, y_hat: Tensor, level: Tensor, preference: Tensor | None = None) -> Tensor:
@@ -37,4 +40,4 @@ class PreferenceConditionedSynthesis(Synthesis):
         if preference is not None and bool(torch.any(preference != 0)):
             detail = self.detail(self.preferring(features))
             residual = residual + preference.to(detail.dtype)[:, None, None, None] * detail
-        return self.picture(y_hat, residual)
+        return self.to_image(y_hat, residual)

@@ -28,12 +28,12 @@ class TextConditionedNorm(nn.Module):
         self.gamma = perceptron(text_channels, channels)
         self.beta = perceptron(text_channels, channels)
 
-    def forward(self, x: Tensor, words: Tensor | None, mask: Tensor | None) -> Tensor:
-        """x [B, H, W, C], words [B, D], mask [B, H, W, 1]; without text and mask only x̄."""
+    def forward(self, x: Tensor, pooled: Tensor | None, mask: Tensor | None) -> Tensor:
+        """x [B, H, W, C], pooled [B, D], mask [B, H, W, 1]; without text and mask only x̄."""
         normal: Tensor = self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
-        if words is None or mask is None:
+        if pooled is None or mask is None:
             return normal
-        gamma, beta = self.gamma(words)[:, None, None, :], self.beta(words)[:, None, None, :]
+        gamma, beta = self.gamma(pooled)[:, None, None, :], self.beta(pooled)[:, None, None, :]
         return (mask * gamma + 1) * normal + mask * beta
 
 
@@ -66,12 +66,12 @@ class SemanticSpatialBlock(nn.Module):
         self.convolutions = nn.ModuleList(Conv(channels, channels, 3) for _ in range(2))
         self.strength = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: Tensor, words: Tensor | None) -> Tensor:
-        """x [B, H, W, C], words [B, D] or None."""
-        mask = None if words is None else self.mask(x)
+    def forward(self, x: Tensor, pooled: Tensor | None) -> Tensor:
+        """x [B, H, W, C], pooled [B, D] or None."""
+        mask = None if pooled is None else self.mask(x)
         residual = x
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            residual = convolution(torch.relu(norm(residual, words, mask)))
+            residual = convolution(torch.relu(norm(residual, pooled, mask)))
         return x + self.strength * residual
 
     def mask(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class SemanticSpatialBlock(nn.Module):
 
 
 def perceptron(text_channels: int, channels: int) -> nn.Module:
-    """words [B, D] → [B, C], initially zero (SSA-GAN)."""
+    """pooled [B, D] → [B, C], initially zero (SSA-GAN)."""
     return nn.Sequential(
         nn.Linear(text_channels, HIDDEN_CHANNELS),
         nn.ReLU(),

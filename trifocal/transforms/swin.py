@@ -18,7 +18,7 @@ __all__ = ["SwinAnalysis", "SwinBlock", "WindowAttention", "swin_receptive_field
 
 GRID = 64  # pixels: alignment of tiles and their halos
 HALVINGS = (2, 4, 8)  # strides of the scales that have blocks
-WIDEN = 2  # inside a block's perceptron
+EXPANSION = 2  # of the width inside a block's perceptron
 POSITIONS = 2**18  # processed at a time
 
 
@@ -48,14 +48,14 @@ class WindowAttention(nn.Module):
         self.register_buffer("index", distances(window), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = F.pad(x, (0, 0, *[self.shift] * 4))
-        windows = space_to_depth(wide, self.window)
+        padded = F.pad(x, (0, 0, *[self.shift] * 4))
+        windows = space_to_depth(padded, self.window)
         positions = windows.reshape(-1, self.window**2, x.shape[-1])
         bias = self.distance[self.index].permute(2, 0, 1)[None].to(x.dtype)
         attended = [self._attend(part, bias) for part in positions.split(max(1, POSITIONS // self.window**2))]
-        wide = depth_to_space(torch.cat(attended).view_as(windows), self.window)
+        padded = depth_to_space(torch.cat(attended).view_as(windows), self.window)
         s = self.shift
-        return wide[:, s : s + x.shape[1], s : s + x.shape[2]]
+        return padded[:, s : s + x.shape[1], s : s + x.shape[2]]
 
     def _attend(self, positions: Tensor, bias: Tensor) -> Tensor:
         """positions [N, w², C], bias [1, heads, w², w²] → [N, w², C]."""
@@ -85,7 +85,7 @@ class SwinBlock(nn.Module):
         self.attention = WindowAttention(channels, heads, window, shifted)
         self.norm_perceptron = nn.LayerNorm(channels)
         self.perceptron = nn.Sequential(
-            nn.Linear(channels, WIDEN * channels), nn.GELU(), nn.Linear(WIDEN * channels, channels)
+            nn.Linear(channels, EXPANSION * channels), nn.GELU(), nn.Linear(EXPANSION * channels, channels)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,15 +101,15 @@ def swin_blocks(channels: int, heads: int, window: int, depth: int) -> nn.Sequen
 class SwinAnalysis(nn.Module):
     """Residual image, and conditions at three scales → y [B, H/16, W/16, M].
 
-        residual, c1 ── conv 3×3 stride 2, with c½, blocks ── conv 3×3 stride 2, with c¼, blocks ── 1/4   (`quarter`)
+        residual, c1 ── conv 3×3 stride 2, cat c½, blocks ── conv 3×3 stride 2, cat c¼, blocks ── 1/4     (`quarter`)
           ── conv 3×3 stride 2, blocks ── 1/8                                                             (`eighth`)
           ── conv 3×3 stride 2 to M ── y                                                                  (`latent`)
 
-    "With" is a concatenation and a linear layer. Depths, heads, window and width are those of Lu et al.'s
+    `cat` is a concatenation and a linear layer. Depths, heads, window and width are those of Lu et al.'s
     "Transformer-based image compression" (2022), whose analysis has this form.
 
     Args:
-        known: channels of c1, c½ and c¼.
+        condition_channels: of c1, c½ and c¼.
         channels: of the features at 1/2, 1/4 and 1/8.
         latent_channels: M.
         depths: blocks at each of them.
@@ -119,7 +119,7 @@ class SwinAnalysis(nn.Module):
 
     def __init__(
         self,
-        known: Sequence[int],
+        condition_channels: Sequence[int],
         channels: int = 128,
         latent_channels: int = 320,
         depths: Sequence[int] = (2, 4, 6),
@@ -128,17 +128,17 @@ class SwinAnalysis(nn.Module):
     ) -> None:
         super().__init__()
         n = channels
-        self.to_half = Conv(3 + known[0], n, 3, stride=2)
-        self.with_half = nn.Linear(n + known[1], n)
+        self.to_half = Conv(3 + condition_channels[0], n, 3, stride=2)
+        self.with_half = nn.Linear(n + condition_channels[1], n)
         self.to_quarter = Conv(n, n, 3, stride=2)
-        self.with_quarter = nn.Linear(n + known[2], n)
+        self.with_quarter = nn.Linear(n + condition_channels[2], n)
         self.to_eighth = Conv(n, n, 3, stride=2)
         self.blocks = nn.ModuleList(swin_blocks(n, heads, window, depth) for depth in depths)
         self.latent = Conv(n, latent_channels, 3, stride=2)
 
-    def quarter(self, residual: Tensor, known: Sequence[Tensor]) -> Tensor:
+    def quarter(self, residual: Tensor, conditions: Sequence[Tensor]) -> Tensor:
         """residual [B, H, W, 3], H and W multiples of 64, and c1, c½, c¼ → features at 1/4."""
-        whole, half, quarter = known
+        whole, half, quarter = conditions
         features = self.to_half(torch.cat([residual, whole], dim=-1))
         features = self.blocks[0](self.with_half(torch.cat([features, half], dim=-1)))
         features = self.with_quarter(torch.cat([self.to_quarter(features), quarter], dim=-1))

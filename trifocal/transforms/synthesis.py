@@ -59,7 +59,7 @@ class Synthesis(nn.Module):
             nn.init.zeros_(self.stem.bias)
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
-        return self.picture(y_hat, self.head(self.features(y_hat, level)))
+        return self.to_image(y_hat, self.head(self.features(y_hat, level)))
 
     def features(self, y_hat: Tensor, level: Tensor) -> Tensor:
         """Features after the blocks, [B, 2·h, 2·w, channels]."""
@@ -67,7 +67,7 @@ class Synthesis(nn.Module):
         features = self.blocks(features * self.scale(level) + self.shift(level))
         return features
 
-    def picture(self, y_hat: Tensor, residual: Tensor) -> Tensor:
+    def to_image(self, y_hat: Tensor, residual: Tensor) -> Tensor:
         """The image: linear path of y_hat plus the residual of each 8×8 block, [B, 2·h, 2·w, 192]."""
         pixels = self.lapping(depth_to_space(self.linear(y_hat / 255), BLOCK))
         pixels = pixels + RESIDUAL_UNIT * depth_to_space(residual, 8)

@@ -62,19 +62,27 @@ class TextConditionedSynthesis(Synthesis):
     Args:
         channels, latent_channels, blocks, knots: as in `Synthesis`.
         text_channels: D of the pooled text embedding.
-        worded: number of blocks of the branch; each adds 8 pixels to each side of the receptive field.
+        text_blocks: number of blocks of the branch; each adds 8 pixels to each side of the receptive field.
     """
 
     def __init__(
-        self, channels: int, latent_channels: int, blocks: int, knots: int, text_channels: int, worded: int
+        self,
+        channels: int,
+        latent_channels: int,
+        blocks: int,
+        knots: int,
+        text_channels: int,
+        text_blocks: int,
     ) -> None:
         super().__init__(channels, latent_channels, blocks, knots)
-        self.worded = nn.ModuleList([TextConditionedBlock(channels, text_channels) for _ in range(worded)])
+        self.worded = nn.ModuleList(
+            [TextConditionedBlock(channels, text_channels) for _ in range(text_blocks)]
+        )
         self.detail = zero_init(nn.Linear(channels, 192))
 
-    def forward(self, y_hat: Tensor, level: Tensor, words: TextEmbedding | None = None) -> Tensor:
+    def forward(self, y_hat: Tensor, level: Tensor, text: TextEmbedding | None = None) -> Tensor:
         features = self.features(y_hat, level)
         detail = features
         for block in self.worded:
-            detail = block(detail, None if words is None else words.pooled.to(features.dtype))
-        return self.picture(y_hat, self.head(features) + self.detail(detail))
+            detail = block(detail, None if text is None else text.pooled.to(features.dtype))
+        return self.to_image(y_hat, self.head(features) + self.detail(detail))

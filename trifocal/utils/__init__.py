@@ -1,1 +1,1 @@
-"""Atomic file writing, timing, and limits."""
+"""Atomic file writing, notices, timing, and limits."""

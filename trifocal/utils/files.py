@@ -81,16 +81,13 @@ def is_device(path: str | os.PathLike[str]) -> bool:
 def atomic_write(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[BinaryIO]:
     """Yield a binary stream (seekable and readable) that replaces `path` if the block ends without an error.
 
-    The data is written to a temporary file in the same folder, which is renamed at the end, so that a run
-    that is
-    killed leaves either the old or the new file. The permissions of an existing file are kept, and symbolic
-    links are
-    followed. Devices and pipes are written to directly.
+    The data is written to a temporary file in the same folder, which is renamed at the end, so that a
+    killed run leaves either the old or the new file. The permissions of an existing file are kept, and
+    symbolic links are followed. Devices and pipes are written to directly.
 
     Raises:
         OSError: if the folder is missing, the disk is full, or the target is write-protected or a broken
-            link. An
-            existing file is then unchanged.
+            link. An existing file is then unchanged.
         FileExistsError: if the file exists and `overwrite` is false.
     """
     if is_device(path):

@@ -3,12 +3,13 @@
 import ctypes
 import sys
 
-__all__ = ["give_back"]
+__all__ = ["trim_heap"]
 
 
-def give_back() -> None:
-    """Gives what was freed, and the allocator keeps for later, back to the system; a few milliseconds. Only
-    glibc can be told to.
+def trim_heap() -> None:
+    """Return freed memory that the allocator still holds to the system, by glibc's `malloc_trim`.
+
+    Has no effect on other systems. Takes a few milliseconds.
     """
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)

@@ -1,4 +1,4 @@
-"""Notices: what was done differently from what the caller may expect, as warnings or through a callback."""
+"""Issue notices, such as that metadata was dropped, as warnings or through a callback."""
 
 import os
 import sys

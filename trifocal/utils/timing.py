@@ -13,7 +13,7 @@ COMPILER = "torch._dynamo.utils"
 
 
 class Stopwatch:
-    """Adds seconds to named entries of `timings`; without it, the measurements are discarded."""
+    """Adds seconds to named entries of `timings`; if that is None, the measurements are discarded."""
 
     def __init__(self, timings: dict[str, float] | None = None) -> None:
         self.timings = {} if timings is None else timings
@@ -48,19 +48,22 @@ def gc_paused() -> Iterator[None]:
 
 @contextmanager
 def compiler_deferred() -> Iterator[None]:
-    """Importing torchvision imports torch's compiler, 130 MB and 1.6 s of it, for a function that is hardly
-    ever called. Until this ends a stand-in is found there, whose functions import the compiler when they are
-    called."""
+    """Defer the import of torch's compiler (130 MB, 1.6 s), which torchvision imports for one rarely called
+    function.
+
+    While the block runs, a placeholder module is in sys.modules; its functions import the compiler when
+    called.
+    """
     if "torchvision" in sys.modules or COMPILER in sys.modules:
         yield
         return
-    stand_in = ModuleType(COMPILER)
-    vars(stand_in)["__getattr__"] = _imported_when_called
-    sys.modules[COMPILER] = stand_in
+    placeholder = ModuleType(COMPILER)
+    vars(placeholder)["__getattr__"] = _imported_when_called
+    sys.modules[COMPILER] = placeholder
     try:
         yield
     finally:
-        if sys.modules.get(COMPILER) is stand_in:
+        if sys.modules.get(COMPILER) is placeholder:
             del sys.modules[COMPILER]
 
 

@@ -1,4 +1,4 @@
-"""Read and write result files in the JSON format of CompressAI, in which published curves come.
+"""Read and write result files in the JSON format of CompressAI, in which curves are published.
 
     {"name": ..., "description": ..., "results": {"bpp": [...], "psnr-rgb": [...], "ms-ssim-rgb": [...],
     "encoding_time": [...]}}
@@ -58,14 +58,14 @@ def read_compressai(path: str | os.PathLike[str]) -> dict[str, Curve]:
         name = str(data.get("name") or Path(path).stem)
         curves = {}
         for key, values in results.items():
-            known = key.removesuffix("-rgb")
-            if known in METRICS:
-                metric = find_metric(known)
+            name_in_metrics = key.removesuffix("-rgb")
+            if name_in_metrics in METRICS:
+                metric = find_metric(name_in_metrics)
                 points = zip(rates, (metric.scaled(float(value)) for value in values), strict=True)
-                curves[known] = Curve.of(name, points)
+                curves[name_in_metrics] = Curve.from_points(name, points)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise OptionError(
-            f"{path} is no result file of CompressAI: it needs results with a list of bpp, and a list of "
+            f"{path} is not a result file of CompressAI: it needs results with a list of bpp, and a list of "
             "the same length for each metric."
         ) from None
     return curves

@@ -36,11 +36,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Crop:
-    """The same window of the original and of each codec's decoded image, at equal bytes.
+    """The same region of the original and of each codec's decoded image, at equal bytes.
 
     Attributes:
         picture: the name of the image.
-        why: it was chosen: "worst", "median", "best".
+        why: reason for the choice: "worst", "median" or "best", and the rate.
         box: left, top, right, bottom in pixels.
         panels: the original first.
     """
@@ -100,10 +100,10 @@ class ReportData:
     """All contents of a report.
 
     Attributes:
-        pictures: the number of images.
+        pictures: image count.
         folder: of the images.
         curves, published: by the metric's name, values on its natural scale (MS-SSIM 0..1).
-        notes: sentences: what failed, what was not measured, and how to measure it.
+        notes: notices: what failed, what was not measured, and how to measure it.
         own: the codecs of `curves` that are drawn most prominently; if empty, those that begin with
             "Trifocal".
         text_effects: the differences between kinds of text.
@@ -126,11 +126,12 @@ class ReportData:
     own: tuple[str, ...] = ()
     text_effects: tuple[TextEffect, ...] = ()
 
-    def is_own(self, codec: str) -> bool:
+    def is_highlighted(self, codec: str) -> bool:
+        """Whether the curves of a codec are drawn most prominently."""
         return codec in self.own if self.own else codec.startswith("Trifocal")
 
     def check(self) -> None:
-        """Raise OptionError if parts contradict each other."""
+        """Raises OptionError if parts contradict each other."""
         known = {metric.name for metric in self.metrics}
         panels = [panel for crop in self.crops for panel in crop.panels]
         used = {*self.curves, *self.published, *(one.metric for one in self.differences)}

@@ -1,4 +1,4 @@
-"""Crops of a report: the same window of the original and of each decoded image, at equal bytes."""
+"""Crops of a report: the same region of the original and of each decoded image, at equal bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trifocal.pictures import Picture
 __all__ = [
     "CropLocation",
     "image_path",
-    "largest_error_window",
+    "largest_error_region",
     "largest_file_within",
     "make_crops",
     "parse_crops",
@@ -40,12 +40,12 @@ Corners = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 @dataclass(frozen=True)
 class CropLocation:
-    """A window of an image, and why it was chosen.
+    """A region of an image, and the reason for its choice.
 
     Attributes:
         picture: the name of the image.
         why: "worst", "median", "best", or "chosen".
-        corners: left, top, right, bottom; None for the window with the largest error of the first candidate.
+        corners: left, top, right, bottom; None for the region with the largest error of the first candidate.
     """
 
     picture: str
@@ -57,7 +57,7 @@ def parse_crops(crops: Sequence[str], data: Path, square: int | None = None) -> 
     """Parse PICTURE:X,Y,WIDTH,HEIGHT in pixels, or PICTURE alone; `square` is that of `open_image`.
 
     Raises:
-        OptionError: for an image that is not in the folder, and for a window outside its image.
+        OptionError: for an image that is not in the folder, and for a region outside its image.
     """
     names = [relative_name(path, data) for path in find_images(data)] if crops else []
     return [_parse_crop(crop, names, data, square) for crop in crops]
@@ -139,7 +139,7 @@ def _locations_by_gain(names: Sequence[str], rows: Sequence[ImageResult]) -> lis
 def _crops_at(
     candidates: Sequence[Candidate], picture: Picture, location: CropLocation, titles: Mapping[str, str]
 ) -> Iterator[Crop]:
-    """All candidates within the bytes of the first one's file, at each rate, in the same window."""
+    """All candidates within the bytes of the first one's file, at each rate, in the same region."""
     corners = location.corners
     for rate, quality in RATES.items():
         first = candidates[0].encode(picture, quality)
@@ -153,7 +153,7 @@ def _crops_at(
             for candidate, file in zip(candidates, files)
             if file is not None
         ]
-        corners = corners or largest_error_window(decoded[0][2], picture.rgb)
+        corners = corners or largest_error_region(decoded[0][2], picture.rgb)
         panels = _panels(decoded, picture, corners)
         yield Crop(location.picture, f"{location.why}, {rate}", corners, panels)
 
@@ -193,15 +193,15 @@ def largest_file_within(candidate: Candidate, picture: Picture, size: int) -> by
     return best
 
 
-def largest_error_window(decoded: Pixels, original: Pixels) -> Corners:
-    """The window of SIZE with the largest squared error, on a grid of half windows."""
+def largest_error_region(decoded: Pixels, original: Pixels) -> Corners:
+    """The region of SIZE with the largest squared error, on a grid of half its size."""
     height, width = original.shape[:2]
-    wide, high = min(SIZE[0], width), min(SIZE[1], height)
+    crop_width, crop_height = min(SIZE[0], width), min(SIZE[1], height)
     error = np.square(decoded.astype(np.int32) - original).sum(2)
-    windows = [
-        (int(error[top : top + high, left : left + wide].sum()), left, top)
-        for top in range(0, height - high + 1, max(1, high // 2))
-        for left in range(0, width - wide + 1, max(1, wide // 2))
+    regions = [
+        (int(error[top : top + crop_height, left : left + crop_width].sum()), left, top)
+        for top in range(0, height - crop_height + 1, max(1, crop_height // 2))
+        for left in range(0, width - crop_width + 1, max(1, crop_width // 2))
     ]
-    _, left, top = max(windows)
-    return left, top, left + wide, top + high
+    _, left, top = max(regions)
+    return left, top, left + crop_width, top + crop_height

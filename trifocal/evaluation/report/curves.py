@@ -17,7 +17,7 @@ from trifocal.evaluation.metrics.per_image import find_metric
 
 __all__ = [
     "ANCHORS",
-    "MEASURED",
+    "PILLOW_CURVES",
     "BjontegaardDelta",
     "Curve",
     "anchors",
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 ANCHORS = Path(__file__).with_name("anchors_kodak.csv")  # published curves
-MEASURED = Path(__file__).with_name("anchors_measured.csv")  # Pillow codecs, measured by scripts/results.py
+PILLOW_CURVES = Path(__file__).with_name("anchors_measured.csv")  # measured by scripts/results.py
 Points = Iterable[tuple[float, float]]
 COLUMNS = {"psnr": "psnr_db"}  # in a table of anchors, where it differs from Metric.column
 
@@ -42,7 +42,7 @@ class Curve:
     values: tuple[float, ...]
 
     @classmethod
-    def of(cls, name: str, points: Points) -> "Curve":
+    def from_points(cls, name: str, points: Points) -> "Curve":
         """Sort (rate, value) points, and drop those that are not finite, or cost more than another and are no
         better.
 
@@ -90,9 +90,9 @@ def bd_rate_by(metric: str, anchor: Points, test: Points) -> BjontegaardDelta:
     """The BD-rate of `test` against `anchor` by a metric of `METRICS`, with the conventions of that metric.
 
     Curves are interpolated on the scale of `Metric.scaled`: metrics that are better when lower (Butteraugli,
-    FLIP, LPIPS)
-    are negated, MS-SSIM is -10·log10(1 - x), others are unchanged. The overlap is limited to `Metric.limits`:
-    SSIMULACRA2 is compared from 30 to 90. Points outside the limits still shape the curves.
+    FLIP, LPIPS) are negated, MS-SSIM is -10·log10(1 - x), others are unchanged. The overlap is
+    limited to `Metric.limits`: SSIMULACRA2 is compared from 30 to 90. Points outside the limits still
+    affect the curves.
 
     Args:
         metric: its name, such as "ssimulacra2".
@@ -108,7 +108,7 @@ def bd_rate_by(metric: str, anchor: Points, test: Points) -> BjontegaardDelta:
     """
     chosen = find_metric(metric)
     one, other = (
-        Curve.of(name, [(rate, chosen.scaled(value)) for rate, value in points])
+        Curve.from_points(name, [(rate, chosen.scaled(value)) for rate, value in points])
         for name, points in (("anchor", anchor), ("test", test))
     )
     delta = bd_rate(one, other, chosen.scaled_limits)
@@ -162,14 +162,14 @@ def anchors(metric: str = "psnr", path: str | os.PathLike[str] = ANCHORS) -> dic
         reader = csv.DictReader(stream)
         if not {"codec", "bpp"} <= set(reader.fieldnames or ()):
             raise OptionError(
-                f"{path} is no table of curves: it needs the columns codec and bpp, and those of metrics."
+                f"{path} is not a table of curves: it needs the columns codec and bpp, and those of metrics."
             )
         for line in reader:
             cell = line.get(column) or line.get(chosen.column)
             if cell:
                 value = chosen.scaled(float(cell))
                 points.setdefault(line["codec"], []).append((float(line["bpp"]), value))
-    return {codec: Curve.of(codec, pairs) for codec, pairs in points.items()}
+    return {codec: Curve.from_points(codec, pairs) for codec, pairs in points.items()}
 
 
 def _mean_difference(
@@ -182,8 +182,8 @@ def _mean_difference(
     """The mean of other_y - y over the overlap of x and other_x, within `limits`."""
     if min(len(x), len(other_x)) < 2:
         return BjontegaardDelta(None, None)
-    least, most = limits or (-math.inf, math.inf)
-    low, high = max(x[0], other_x[0], least), min(x[-1], other_x[-1], most)
+    minimum, maximum = limits or (-math.inf, math.inf)
+    low, high = max(x[0], other_x[0], minimum), min(x[-1], other_x[-1], maximum)
     if low >= high:
         return BjontegaardDelta(None, None)
     areas = [float(_interpolate(*pair).integrate(low, high)) for pair in ((x, y), (other_x, other_y))]

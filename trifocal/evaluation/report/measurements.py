@@ -24,7 +24,7 @@ from trifocal.evaluation.report.curves import Curve, bd_metric, bd_rate
 from trifocal.evaluation.report.results_table import ImageResult, MeanResult
 from trifocal.evaluation.text_ablation import TEXTLESS_BPP, TextKinds
 
-__all__ = ["compare_curves", "layer_bytes", "machine", "measure_speeds", "scaled_curves"]
+__all__ = ["compare_curves", "layer_bytes", "measure_speeds", "scaled_curves", "system_description"]
 
 
 def scaled_curves(
@@ -41,7 +41,7 @@ def scaled_curves(
         ]
         points = [(bpp, metric.scaled(value)) for bpp, value in values if value is not None]
         if points:
-            curves.append(Curve.of(name, points))
+            curves.append(Curve.from_points(name, points))
     return curves
 
 
@@ -133,6 +133,6 @@ def layer_bytes(
     ]
 
 
-def machine() -> str:
-    """This machine, its system and its Python."""
+def system_description() -> str:
+    """Processor, operating system and Python version of this computer."""
     return f"{os.cpu_count()} cores of {processor()}, {platform.system()}, Python {platform.python_version()}"

@@ -70,7 +70,7 @@ def write_report(report: ReportData, folder: str | os.PathLike[str]) -> Path:
     texts = {
         "bd.csv": comparisons_csv(report.differences),
         "report.json": json.dumps(json_contents(report, plots, names), indent=1, ensure_ascii=False),
-        "index.html": page.render(context(report, plots, names)),
+        "index.html": page.render(template_variables(report, plots, names)),
     }
     # Names of files may contain bytes that are not valid text; they become question marks.
     files |= {name: text.encode(errors="replace") for name, text in texts.items()}
@@ -84,7 +84,7 @@ def write_report(report: ReportData, folder: str | os.PathLike[str]) -> Path:
 
 def draw_plots(report: ReportData, files: dict[str, bytes]) -> list[Plot]:
     """A plot for each metric that has points; the PNG files are added to `files`."""
-    lines = plot_lines(report.curves, report.published, report.is_own)
+    lines = plot_lines(report.curves, report.published, report.is_highlighted)
     plots = []
     for number, metric in enumerate(report.metrics, 1):
         if not lines.get(metric.name):
@@ -102,7 +102,7 @@ def cut_crops(report: ReportData, files: dict[str, bytes]) -> list[list[str]]:
     """The names of the PNG files by crop and panel; the files are added to `files`."""
     names: list[list[str]] = []
     for number, crop in enumerate(report.crops, 1):
-        names.append([f"crop-{number}-{place}.png" for place in range(len(crop.panels))])
+        names.append([f"crop-{number}-{index}.png" for index in range(len(crop.panels))])
         for name, panel in zip(names[-1], crop.panels):
             stream = io.BytesIO()
             Image.fromarray(panel.rgb).save(stream, "PNG")
@@ -127,7 +127,7 @@ def comparisons_csv(differences: Iterable[CurveComparison]) -> str:
 def json_contents(
     report: ReportData, plots: Sequence[Plot], names: Sequence[Sequence[str]]
 ) -> dict[str, object]:
-    """The contents of report.json: names of files in place of pixels, null for infinite values."""
+    """The contents of report.json: names of files instead of pixels, null for infinite values."""
     crops = [
         {
             **asdict(replace(crop, panels=())),
@@ -172,7 +172,9 @@ def load_template() -> jinja2.Template:
     return environment.get_template(TEMPLATE.name)
 
 
-def context(report: ReportData, plots: Sequence[Plot], names: Sequence[Sequence[str]]) -> dict[str, object]:
+def template_variables(
+    report: ReportData, plots: Sequence[Plot], names: Sequence[Sequence[str]]
+) -> dict[str, object]:
     """The variables of the template."""
     references = [one.codec for one in report.speeds if one.relative_encode == one.relative_decode == 1]
     return {
@@ -183,9 +185,10 @@ def context(report: ReportData, plots: Sequence[Plot], names: Sequence[Sequence[
         "reference": references[0] if references else "",
         "layers": list(dict.fromkeys(layer for one in report.layers for layer in one.layers)),
         "crops": [
-            (crop, list(zip(files, crop.panels)), zoom(crop)) for crop, files in zip(report.crops, names)
+            (crop, list(zip(files, crop.panels)), enlargement(crop))
+            for crop, files in zip(report.crops, names)
         ],
-        "best": best,
+        "best_value": best_value,
     }
 
 
@@ -202,17 +205,17 @@ def comparisons(report: ReportData) -> list[ComparisonTable]:
     return tables
 
 
-def zoom(crop: Crop) -> int:
+def enlargement(crop: Crop) -> int:
     """The integer factor by which a crop is enlarged; all panels fit in one row of a wide page if a factor of
     2 allows it.
     """
     width = max((panel.rgb.shape[1] for panel in crop.panels), default=1)
-    abreast = (PAGE_WIDTH + CROP_GAP) // max(1, len(crop.panels)) - CROP_GAP
-    most = CROP_WIDTH // width
-    return max(1, min(most, max(2, abreast // width)))
+    width_per_panel = (PAGE_WIDTH + CROP_GAP) // max(1, len(crop.panels)) - CROP_GAP
+    maximum = CROP_WIDTH // width
+    return max(1, min(maximum, max(2, width_per_panel // width)))
 
 
-def best(crop: Crop, metric: MetricInfo) -> float | None:
+def best_value(crop: Crop, metric: MetricInfo) -> float | None:
     """The best value among the codecs, if there are several."""
     values = [
         panel.values[metric.name] for panel in crop.panels if panel.bytes and metric.name in panel.values

@@ -98,7 +98,7 @@ DARK = Theme(
 def plot_lines(
     measured: Mapping[str, Iterable[Curve]],
     published: Mapping[str, Iterable[Curve]],
-    is_own: Callable[[str], bool],
+    is_highlighted: Callable[[str], bool],
 ) -> dict[str, list[PlotLine]]:
     """The lines of each metric: own curves first, published ones last, without empty curves.
 
@@ -109,7 +109,7 @@ def plot_lines(
     for role, names in numbers.items():
         for metric, curves in (published if role == "published" else measured).items():
             for curve in curves:
-                if not curve.rates or (role != "published" and is_own(curve.name) != (role == "own")):
+                if not curve.rates or (role != "published" and is_highlighted(curve.name) != (role == "own")):
                     continue
                 if curve.name not in names:
                     names.append(curve.name)
@@ -146,8 +146,8 @@ def draw(metric: MetricInfo, lines: Sequence[PlotLine], theme: Theme) -> bytes:
     axes = figure.add_axes(box, facecolor=theme.paper)
     draw_lines(axes, metric, lines, theme)
     draw_frame(axes, theme)
-    write(figure, 0, height - 0.2, metric_title(metric), theme.ink, size=12, weight="bold")
-    write(figure, 0, height - 0.42, direction(metric), theme.quiet, size=8.5)
+    add_text(figure, 0, height - 0.2, metric_title(metric), theme.ink, size=12, weight="bold")
+    add_text(figure, 0, height - 0.42, direction(metric), theme.quiet, size=8.5)
     for number, (title, members) in enumerate(columns):
         draw_legend(figure, title, members, theme, number * WIDTH / 2, height - ABOVE - AXES - BELOW - 0.1)
     stream = io.BytesIO()
@@ -159,11 +159,11 @@ def draw_lines(axes: Axes, metric: MetricInfo, lines: Sequence[PlotLine], theme:
     """Draw the curves, and set the limits and ticks of the axes."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-    points = [(line, *drawable(metric, line.curve)) for line in lines]
+    points = [(line, *plottable_points(metric, line.curve)) for line in lines]
     for line, rates, values in points:
         axes.plot(rates, values, **line_style(line, theme))
     measured = [rates for line, rates, _ in points if line.role != "published" and rates.size]
-    low, high = limits(np.concatenate(measured or [rates for _, rates, _ in points]))
+    low, high = rate_limits(np.concatenate(measured or [rates for _, rates, _ in points]))
     logarithmic = high / low >= LOG_SCALE_RATIO
     if logarithmic:
         axes.set_xscale("log")
@@ -217,14 +217,14 @@ def draw_legend(
     )
     legend.get_title().set_color(theme.quiet)
     for line, text in zip(lines, legend.get_texts(), strict=True):
-        text.set_parse_math(False)  # a dollar sign in a name is no formula
+        text.set_parse_math(False)  # a dollar sign in a name does not start a formula
         text.set_fontweight("bold" if line.role == "own" else "normal")
 
 
-def write(
+def add_text(
     figure: Figure, x: float, y: float, text: str, colour: str, size: float, weight: str = "normal"
 ) -> None:
-    """Text at inches from the bottom left, vertically centred; dollar signs are no formulas."""
+    """Text at inches from the bottom left, vertically centred; dollar signs do not start formulas."""
     width, height = figure.get_size_inches()
     figure.text(
         x / width,
@@ -285,14 +285,14 @@ def unscaled(metric: MetricInfo, value: float) -> float:
     """Convert a value to the metric's natural scale if it is on that of `Metric.scaled`.
 
     The scale follows from the value: no natural MS-SSIM is above 1, and no natural lower-is-better metric
-        below 0.
+    is below 0.
     """
     if is_ms_ssim(metric):
         return 1 - 10 ** (-value / 10) if value > 1 else value
     return -value if metric.better == "lower" and value < 0 else value
 
 
-def drawable(metric: MetricInfo, curve: Curve) -> tuple[Floats, Floats]:
+def plottable_points(metric: MetricInfo, curve: Curve) -> tuple[Floats, Floats]:
     """Rates and values on the scale of the axis, float [n] each, without infinite ones (an MS-SSIM of 1)."""
     values = [decibels(value) if is_ms_ssim(metric) else value for value in curve.values]
     pairs = [(rate, value) for rate, value in zip(curve.rates, values) if math.isfinite(value) and rate > 0]
@@ -300,7 +300,7 @@ def drawable(metric: MetricInfo, curve: Curve) -> tuple[Floats, Floats]:
     return rates, finite
 
 
-def limits(rates: Floats) -> tuple[float, float]:
+def rate_limits(rates: Floats) -> tuple[float, float]:
     """The smallest and largest rate; two different values even for one point or none."""
     if not rates.size:
         return 0.1, 1.0

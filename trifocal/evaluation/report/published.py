@@ -61,4 +61,4 @@ def _read_results(metric: str, path: Path, has_means: bool) -> list[Curve]:
             marks = [source] if len(weights[mean.preset]) == 1 else [mean.weights, source]
             curve = points.setdefault(f"{mean.preset} ({', '.join(marks)})", [])
             curve.append((mean.bpp, chosen.scaled(value)))
-    return [Curve.of(name, pairs) for name, pairs in points.items()]
+    return [Curve.from_points(name, pairs) for name, pairs in points.items()]

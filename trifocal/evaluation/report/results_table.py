@@ -85,7 +85,7 @@ class MeanResult:
     values: Mapping[str, float | None]
 
 
-Record = TypeVar("Record", ImageResult, MeanResult)
+Row = TypeVar("Row", ImageResult, MeanResult)
 
 
 class ResultsFile:
@@ -145,7 +145,7 @@ def mean_results(rows: Iterable[ImageResult]) -> list[MeanResult]:
     groups: dict[tuple[str, float, str], list[ImageResult]] = {}
     for row in rows:
         groups.setdefault((row.preset, row.quality, row.weights), []).append(row)
-    order = {preset: place for place, preset in enumerate(dict.fromkeys(key[0] for key in groups))}
+    order = {preset: index for index, preset in enumerate(dict.fromkeys(key[0] for key in groups))}
     return [
         _mean(*item) for item in sorted(groups.items(), key=lambda item: (order[item[0][0]], item[0][1:]))
     ]
@@ -216,7 +216,7 @@ def _cell(name: str, value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _read(path: str | os.PathLike[str], kind: type[Record]) -> list[Record]:
+def _read(path: str | os.PathLike[str], kind: type[Row]) -> list[Row]:
     text = Path(path).read_text("utf-8")
     complete = text[: text.rfind("\n") + 1]
     reader = csv.DictReader(io.StringIO(complete, newline=""))
@@ -229,7 +229,7 @@ def _read(path: str | os.PathLike[str], kind: type[Record]) -> list[Record]:
         raise OptionError(f"Line {reader.line_num} of {path} is damaged; fix or delete it.") from None
 
 
-def _line(kind: type[Record], cells: dict[str, str]) -> Record:
+def _line(kind: type[Row], cells: dict[str, str]) -> Row:
     plain = {field.name: _KINDS[str(field.type)] for field in fields(kind) if field.name != "values"}
     values = {name: float(cell) if cell else None for name, cell in cells.items() if name not in plain}
     return kind(**{name: of(cells[name]) for name, of in plain.items()}, values=values)

@@ -1,6 +1,4 @@
-"""Does the text do anything? Kinds of words, the paired_difference answer by hand, and runs of small presets
-that read words.
-"""
+"""The effect of text: kinds of text, paired differences by hand, and runs of small presets that read text."""
 
 import csv
 import json
@@ -58,7 +56,7 @@ PSNR, LPIPS = METRICS["psnr"], METRICS["lpips-alex"]
 # ── words ──
 
 
-def test_each_kind_of_words() -> None:
+def test_texts_of_each_kind() -> None:
     captions = {"a.png": (DOG, "a dog"), "b.png": (DOG,), "c.png": (CAT, DOG), "d.png": (EMU,)}
     wording = TextKinds(captions, ["more/d.png", "c.png", "b.png", "a.png"])
     assert [wording.text("true", name) for name in ("a.png", "c.png", "more/d.png")] == [DOG, CAT, EMU]
@@ -77,12 +75,12 @@ def test_each_kind_of_words() -> None:
         ({"a.png": [DOG], "b.png": [DOG]}, "mismatched", "no other image has another caption"),
     ],
 )
-def test_words_that_a_picture_has_not(captions: dict[str, list[str]], kind: TextKind, said: str) -> None:
+def test_missing_texts_are_refused(captions: dict[str, list[str]], kind: TextKind, said: str) -> None:
     with pytest.raises(OptionError, match=said):
         TextKinds(captions, ["a.png", "b.png"]).text(kind, "a.png")
 
 
-def test_presets_that_take_words_are_measured_once_for_each_kind(room: Path) -> None:
+def test_presets_with_text_are_measured_once_per_kind(workspace: Path) -> None:
     def expand(names: Sequence[str], text: Sequence[Any]) -> list[str]:
         return [variant.name for variant in expand_variants([*map(parse_variant, names)], text)]
 
@@ -101,10 +99,10 @@ def test_presets_that_take_words_are_measured_once_for_each_kind(room: Path) -> 
 # ── the paired_difference answer, by hand ──
 
 
-def rows_of(
+def linear_rows(
     codec: str, picture: str, above: float, metric: str = "psnr", factor: float = 1.0
 ) -> list[ImageResult]:
-    """A straight line in log rate, moved up; `textless_bpp` is twice `bpp`, no matter how that may be."""
+    """A straight line in log rate, shifted up; `textless_bpp` is twice `bpp`, unlike real values."""
     rates = [factor * rate for rate in (0.25, 0.5, 1.0)]
     return [
         ImageResult(
@@ -114,14 +112,14 @@ def rows_of(
     ]
 
 
-def test_the_paired_answer_of_two_pictures() -> None:
-    """Differences of 0.5 and 1.5: a resample's mean is 0.5, 1 or 1.5 with odds of 1 : 2 : 1."""
+def test_paired_difference_of_two_images() -> None:
+    """Differences of 0.5 and 1.5: the mean of a resample is 0.5, 1 or 1.5 with odds of 1 : 2 : 1."""
     rows = [
-        *rows_of("p:true", "a", 0.5),
-        *rows_of("p:true", "b", 2.5),
-        *rows_of("p:empty", "b", 1.0),
-        *rows_of("p:empty", "a", 0.0),
-        *rows_of("p:empty", "only there", 9.0),
+        *linear_rows("p:true", "a", 0.5),
+        *linear_rows("p:true", "b", 2.5),
+        *linear_rows("p:empty", "b", 1.0),
+        *linear_rows("p:empty", "a", 0.0),
+        *linear_rows("p:empty", "only there", 9.0),
     ]
     found = paired_difference(rows, PSNR, "p:true", "p:empty")
     assert found.mean == pytest.approx(1) and found.pictures == 2
@@ -130,18 +128,18 @@ def test_the_paired_answer_of_two_pictures() -> None:
     assert back.mean == pytest.approx(-1) and back.high == pytest.approx(-0.5)
 
 
-def test_where_less_is_better_the_sign_turns() -> None:
+def test_sign_is_inverted_for_metrics_that_are_better_when_lower() -> None:
     rows = [
         replace(row, values={"lpips_alex": 100 - row.values["psnr"]})  # type: ignore[operator]
         for codec, above in (("p:true", 0.2), ("p:empty", 0.0))
-        for row in rows_of(codec, "a", above)
+        for row in linear_rows(codec, "a", above)
     ]
     found = paired_difference(rows, LPIPS, "p:true", "p:empty")
     assert found == PairedDifference(found.mean, None, None, 1) and found.mean == pytest.approx(0.2)
 
 
-def test_the_same_files_are_no_difference() -> None:
-    rows = [row for codec in ("p:true", "p:empty") for name in "abc" for row in rows_of(codec, name, 0.0)]
+def test_equal_files_have_no_difference() -> None:
+    rows = [row for codec in ("p:true", "p:empty") for name in "abc" for row in linear_rows(codec, name, 0.0)]
     effect = TextEffect(
         "p", "psnr", "true", "empty", True, paired_difference(rows, PSNR, "p:true", "p:empty")
     )
@@ -157,38 +155,38 @@ def test_the_same_files_are_no_difference() -> None:
         (None, None, "True text and no text cannot be compared: fewer than two images"),
     ],
 )
-def test_what_an_interval_says(low: float | None, high: float | None, said: str) -> None:
+def test_interval_that_excludes_zero_is_marked(low: float | None, high: float | None, said: str) -> None:
     assert TextEffect(
         "p", "psnr", "true", "none", True, PairedDifference(0.2, low, high, 9)
     ).sentence.startswith(said)
 
 
-def test_pictures_whose_curves_do_not_overlap_are_not_counted() -> None:
-    rows = [*rows_of("p:true", "a", 1.0), *rows_of("p:empty", "a", 0.0, factor=100)]
+def test_images_without_overlapping_curves_are_not_counted() -> None:
+    rows = [*linear_rows("p:true", "a", 1.0), *linear_rows("p:empty", "a", 0.0, factor=100)]
     assert paired_difference(rows, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
     unknown = [replace(row, values={"psnr": None}) for row in rows]
     assert paired_difference(unknown, PSNR, "p:true", "p:empty") == PairedDifference(None, None, None, 0)
 
 
-def test_bytes_of_words_count_or_not() -> None:
-    """The metric rises by 1 as the rate doubles, so what costs twice as much is 1 behind; without words both
-    cost as much.
+def test_text_bytes_count_or_are_left_out() -> None:
+    """The metric rises by 1 as the rate doubles, so twice the bytes are worth −1; without the text both have
+    the same bytes.
     """
-    rows = [*rows_of("p:true", "a", 0.0, factor=2), *rows_of("p:empty", "a", 0.0)]
+    rows = [*linear_rows("p:true", "a", 0.0, factor=2), *linear_rows("p:empty", "a", 0.0)]
     assert paired_difference(rows, PSNR, "p:true", "p:empty").mean == pytest.approx(-1)
     rows = [
         replace(row, values={**row.values, "text_bytes": 5.0 * ("true" in row.preset), "textless_bpp": rate})
         for row, rate in zip(rows, (0.25, 0.5, 1.0) * 2)
     ]
     assert paired_difference(rows, PSNR, "p:true", "p:empty", counted=False).mean == pytest.approx(0)
-    found = text_effects([*rows, *rows_of("jpeg", "a", 0.0)], [PSNR])
+    found = text_effects([*rows, *linear_rows("jpeg", "a", 0.0)], [PSNR])
     assert [(e.preset, e.text, e.against, e.counted) for e in found] == [
         ("p", "true", "empty", True), ("p", "true", "empty", False)
     ]  # fmt: skip
     assert text_effects([row for row in rows if row.quality == 0], [PSNR]) == []
 
 
-def test_the_interval_of_many_is_that_of_the_normal_distribution() -> None:
+def test_interval_of_many_images_is_that_of_the_normal_distribution() -> None:
     values = np.random.default_rng(0).normal(3, 2, 400)
     low, high = bootstrap_interval(values)
     error = values.std() / 20
@@ -211,7 +209,7 @@ class Faint(VowelEncoder):
 
 
 def taco() -> Codec:
-    """One whose look finds any words but empty ones in the left half of the picture."""
+    """A preset whose attention finds any text but an empty one in the left half of the image."""
     parts = small_codec(noise=0.0).network
     network = TacoCompact(parts.analysis, parts.entropy, parts.synthesis, parts.receptive_field)
     network.text_probability = lambda x, words: attend_left_half(x, words) * (words.pooled.mean() > 0)
@@ -219,9 +217,9 @@ def taco() -> Codec:
 
 
 @pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Small presets (`plain`, `early`: words for the encoder, `late`: for the decoder, `taco`); three
-    pictures with captions.
+def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Small presets (`plain`, `early`: text for the encoder, `late`: for the decoder, `taco`); three images
+    with captions.
     """
     made = []
     builds: dict[str, tuple[Callable[[], Any], str]] = {
@@ -245,27 +243,27 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def annotate(room: Path, boxes: dict[str, tuple[int, list[float]]]) -> None:
-    """instances.json with one object of a category in each picture."""
+def annotate(workspace: Path, boxes: dict[str, tuple[int, list[float]]]) -> None:
+    """instances.json with one object of a category in each image."""
     images = [{"id": n, "file_name": name, "width": 96, "height": 64} for n, name in enumerate(boxes)]
     items = [{"image_id": n, "category_id": c, "bbox": box} for n, (c, box) in enumerate(boxes.values())]
     kinds = [{"id": category} for category in sorted({c for c, _ in boxes.values()})]
-    (room / "instances.json").write_text(
+    (workspace / "instances.json").write_text(
         json.dumps({"images": images, "annotations": items, "categories": kinds})
     )
 
 
-def test_sent_words_are_counted_both_ways(room: Path) -> None:
+def test_sent_text_is_reported_with_and_without_its_bytes(workspace: Path) -> None:
     results = evaluate(
         ["late", "jpeg"],
-        room / "pictures",
-        room / "out.csv",
+        workspace / "pictures",
+        workspace / "out.csv",
         EvaluateOptions([20, 80], metrics=["psnr"], text=TEXT_KINDS[1:]),
     )
     rows = {row.key: row for row in results.rows}
     assert len(rows) == 3 * 2 * 5
-    file = PresetCandidate(Variant("late"), CAT).encode(Picture.open(room / "pictures" / "b.png"), 20)
-    bare = PresetCandidate(Variant("late")).encode(Picture.open(room / "pictures" / "b.png"), 20)
+    file = PresetCandidate(Variant("late"), CAT).encode(Picture.open(workspace / "pictures" / "b.png"), 20)
+    bare = PresetCandidate(Variant("late")).encode(Picture.open(workspace / "pictures" / "b.png"), 20)
     assert embedded_text(Bitstream.from_bytes(file)) == CAT
     true, none = (rows[f"late:{kind}", "b.png", 20.0] for kind in ("true", "none"))
     assert true.bytes == len(file) and none.bytes == len(bare)
@@ -284,18 +282,21 @@ def test_sent_words_are_counted_both_ways(room: Path) -> None:
     same = {e.counted: e.paired for e in results.effects if (e.text, e.against) == ("empty", "none")}
     assert same[False].mean == pytest.approx(0, abs=1e-9), "Letters finds no vowels in an empty text"
     assert (same[True].mean or 0) < 0
-    with open(room / "out_words.csv", encoding="utf-8", newline="") as stream:
+    with open(workspace / "out_words.csv", encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert len(lines) == len(results.effects) and lines[0]["preset"] == "late"
     assert [line["text_counted"] for line in lines[:2]] == ["yes", "no"]
     assert float(lines[0]["mean"]) == pytest.approx(results.effects[0].paired.mean, rel=1e-4)
 
 
-def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
-    room: Path, monkeypatch: pytest.MonkeyPatch
+def test_encoder_text_takes_no_bytes_and_a_run_is_resumed(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(
-        ["early"], room / "pictures", room / "out.csv", EvaluateOptions([40], metrics=["psnr"], text=["true"])
+        ["early"],
+        workspace / "pictures",
+        workspace / "out.csv",
+        EvaluateOptions([40], metrics=["psnr"], text=["true"]),
     )
     assert all(row.values["text_bytes"] == 0 and row.values["textless_bpp"] == row.bpp for row in first.rows)
     encoded: list[tuple[str, str | None]] = []
@@ -309,33 +310,35 @@ def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
     said: list[str] = []
     again = evaluate(
         ["early"],
-        room / "pictures",
-        room / "out.csv",
+        workspace / "pictures",
+        workspace / "out.csv",
         EvaluateOptions([40], resume=True, metrics=["psnr"], text=["true", "mismatched"]),
         note=said.append,
     )
     assert encoded == [("early:mismatched", text) for text in (CAT, EMU, DOG)]
-    assert again.rows[:3] == evaluation.read_results(room / "out.csv")[:3] and len(again.rows) == 6
-    assert again.effects == [] and not (room / "out_words.csv").exists()
+    assert again.rows[:3] == evaluation.read_results(workspace / "out.csv")[:3] and len(again.rows) == 6
+    assert again.effects == [] and not (workspace / "out_words.csv").exists()
     assert said == ["The effect of text is a difference between curves: measure at least two qualities."]
 
 
 @pytest.mark.parametrize(("preset", "metric"), [("early", "psnr"), ("late", "flip")])
-def test_the_best_caption_is_that_of_the_nearest_image(preset: str, metric: str, room: Path) -> None:
+def test_the_best_caption_is_that_of_the_nearest_image(preset: str, metric: str, workspace: Path) -> None:
     captions = {"a.png": [DOG, "aeiou", "xyz"], "b.png": ["sky", EMU], "c.png": CAT}
-    (room / "captions.json").write_text(json.dumps(captions))
+    (workspace / "captions.json").write_text(json.dumps(captions))
     said: list[str] = []
     options = EvaluateOptions([20, 80], metrics=[metric], text=["best", "true"], best_by=metric)
-    results = evaluate([preset], room / "pictures", room / "out.csv", options, note=said.append)
+    results = evaluate([preset], workspace / "pictures", workspace / "out.csv", options, note=said.append)
     assert len(said) == 1 and "an oracle" in said[0] and metric.upper() in said[0]
     rows = {row.key: row for row in results.rows}
     sign = 1 if metric == "psnr" else -1
     for name, texts in captions.items():
         alone = []
         for number, text in enumerate([texts] if isinstance(texts, str) else texts):
-            (room / "one.json").write_text(json.dumps({name: text}))
-            one = EvaluateOptions([20], metrics=[metric], text=["true"], captions=str(room / "one.json"))
-            alone += evaluate([preset], room / "pictures" / name, room / f"{name}{number}.csv", one).rows
+            (workspace / "one.json").write_text(json.dumps({name: text}))
+            one = EvaluateOptions([20], metrics=[metric], text=["true"], captions=str(workspace / "one.json"))
+            alone += evaluate(
+                [preset], workspace / "pictures" / name, workspace / f"{name}{number}.csv", one
+            ).rows
         best = rows[f"{preset}:best", name, 20.0]
         nearest = max(alone, key=lambda row: sign * (row.values[metric] or 0))
         assert best.values == nearest.values and best.bytes == nearest.bytes
@@ -343,61 +346,61 @@ def test_the_best_caption_is_that_of_the_nearest_image(preset: str, metric: str,
     assert (gain.text, gain.against) == ("best", "true") and "chosen with the original" in gain.sentence
 
 
-def test_captions_of_a_named_file_and_set(room: Path) -> None:
+def test_captions_of_a_named_file_and_set(workspace: Path) -> None:
     table = {"people": {"a.png": [DOG, CAT], "b.png": CAT, "c.png": EMU}, "model": {"a.png": "an owl"}}
-    path = room / "sets.json"
+    path = workspace / "sets.json"
     path.write_text(json.dumps(table))
-    assert captions_for(room, f"{path}:model") == {"a.png": ("an owl",)}
-    assert captions_for(room, f"{path}:people")["a.png"] == (DOG, CAT)
-    (room / "plain.json").write_text(json.dumps(table["people"]))
-    assert captions_for(room, str(room / "plain.json")) == captions_for(room, f"{path}:people")
+    assert captions_for(workspace, f"{path}:model") == {"a.png": ("an owl",)}
+    assert captions_for(workspace, f"{path}:people")["a.png"] == (DOG, CAT)
+    (workspace / "plain.json").write_text(json.dumps(table["people"]))
+    assert captions_for(workspace, str(workspace / "plain.json")) == captions_for(workspace, f"{path}:people")
     for source, said in (
         (path, "name one as FILE:SET; it has the sets people, model"),
         (f"{path}:owls", "has no set 'owls'; it has the sets"),
-        (f"{room / 'plain.json'}:people", "has no set 'people'; it has no sets"),
-        (room / "nothing.json", "no file .*nothing.json with captions"),
+        (f"{workspace / 'plain.json'}:people", "has no set 'people'; it has no sets"),
+        (workspace / "nothing.json", "no file .*nothing.json with captions"),
     ):
         with pytest.raises(OptionError, match=said):
-            captions_for(room, str(source))
+            captions_for(workspace, str(source))
     options = EvaluateOptions([40], metrics=["psnr"], text=["true"], captions=f"{path}:model")
     with pytest.raises(PictureError, match=r"b\.png has no caption, so no true"):
-        evaluate(["early"], room / "pictures", room / "out.csv", options)
-    rows = evaluation.read_results(room / "out.csv")
+        evaluate(["early"], workspace / "pictures", workspace / "out.csv", options)
+    rows = evaluation.read_results(workspace / "out.csv")
     assert [row.picture for row in rows] == ["a.png"]
 
 
-def test_without_captions_the_other_words_are_measured(room: Path) -> None:
-    (room / "captions.json").unlink()
+def test_without_captions_the_other_words_are_measured(workspace: Path) -> None:
+    (workspace / "captions.json").unlink()
     said: list[str] = []
     with pytest.raises(PictureError, match="2 failed"):
         evaluate(
             ["early"],
-            room / "pictures",
-            room / "o.csv",
+            workspace / "pictures",
+            workspace / "o.csv",
             EvaluateOptions([40], metrics=["psnr"], text=["true", "empty", "mismatched"]),
             note=said.append,
         )
-    assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:empty"}
+    assert {row.preset for row in evaluation.read_results(workspace / "o.csv")} == {"early:empty"}
     assert len(said) == 3 and all("needs a captions.json" in sentence for sentence in said[1:])
 
 
-def test_a_picture_without_a_caption_is_one_sentence(room: Path) -> None:
-    (room / "captions.json").write_text(json.dumps({"a.png": DOG, "c.png": EMU}))
+def test_image_without_a_caption_is_reported(workspace: Path) -> None:
+    (workspace / "captions.json").write_text(json.dumps({"a.png": DOG, "c.png": EMU}))
     said: list[str] = []
     with pytest.raises(PictureError, match="1 failed"):
         evaluate(
             ["early"],
-            room / "pictures",
-            room / "o.csv",
+            workspace / "pictures",
+            workspace / "o.csv",
             EvaluateOptions([20, 40], metrics=["psnr"], text=["true", "mismatched"]),
             note=said.append,
         )
     assert said == ["b.png has no caption, so no true, best or mismatched text."]
-    rows = evaluation.read_results(room / "o.csv")
+    rows = evaluation.read_results(workspace / "o.csv")
     assert len(rows) == 2 * 2 * 2 and {row.picture for row in rows} == {"a.png", "c.png"}
 
 
-def test_a_missing_text_tower_is_said_once(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_text_encoder_is_reported_once(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str, device: str) -> None:
         raise WeightsError("The tower is not here.")
 
@@ -406,27 +409,27 @@ def test_a_missing_text_tower_is_said_once(room: Path, monkeypatch: pytest.Monke
     with pytest.raises(PictureError, match="1 failed"):
         evaluate(
             ["early"],
-            room / "pictures",
-            room / "o.csv",
+            workspace / "pictures",
+            workspace / "o.csv",
             EvaluateOptions([40], metrics=["psnr"], text=["true", "none"]),
             note=said.append,
         )
     assert said[1:] == ["early:true: The tower is not here."]
-    assert {row.preset for row in evaluation.read_results(room / "o.csv")} == {"early:none"}
+    assert {row.preset for row in evaluation.read_results(workspace / "o.csv")} == {"early:none"}
 
 
-def test_what_words_name_gets_better_and_the_rest_pays(room: Path) -> None:
-    """The words find the left half, where the dog, the cat and, says its box, a bird are."""
-    (room / "captions.json").write_text(
+def test_named_objects_improve_and_the_rest_gets_worse(workspace: Path) -> None:
+    """The text names the left half, where the boxes of the dog, the cat and the bird are."""
+    (workspace / "captions.json").write_text(
         json.dumps({"a.png": DOG, "b.png": CAT, "c.png": "a bird looks at you"})
     )
     left: list[float] = [0, 0, 48, 64]
-    annotate(room, {"a.png": (18, left), "b.png": (17, left), "c.png": (16, left)})
+    annotate(workspace, {"a.png": (18, left), "b.png": (17, left), "c.png": (16, left)})
     metrics = ["psnr-named", "psnr-rest"]
     results = evaluate(
         ["taco"],
-        room / "pictures",
-        room / "o.csv",
+        workspace / "pictures",
+        workspace / "o.csv",
         EvaluateOptions([20, 50, 80], metrics=metrics, text=["true", "empty"]),
     )
     named, rest = (next(e for e in results.effects if e.metric == metric) for metric in metrics)
@@ -437,7 +440,7 @@ def test_what_words_name_gets_better_and_the_rest_pays(room: Path) -> None:
 # ── metrics ──
 
 
-def test_psnr_of_what_is_named_by_hand() -> None:
+def test_psnr_of_named_objects_by_hand() -> None:
     black = np.zeros((2, 4, 3), np.uint8)
     decoded = black.copy()
     decoded[:, :2], decoded[:, 2:] = 2, 10
@@ -452,10 +455,10 @@ def test_psnr_of_what_is_named_by_hand() -> None:
     assert METRICS["psnr-named"].load()(Pair(decoded, black, (DOG,))) is None
 
 
-def test_boxes_are_those_of_the_first_caption_at_the_size_of_the_picture(room: Path) -> None:
-    annotate(room, {"a.png": (18, [24, 16, 24, 16]), "b.png": (3, [0, 0, 9, 9])})
+def test_boxes_are_of_the_first_caption_and_in_image_pixels(workspace: Path) -> None:
+    annotate(workspace, {"a.png": (18, [24, 16, 24, 16]), "b.png": (3, [0, 0, 9, 9])})
     said: list[str] = []
-    metrics = MetricSet(["psnr-named"], None, room / "pictures", said.append)
+    metrics = MetricSet(["psnr-named"], None, workspace / "pictures", said.append)
     assert metrics.instances is not None and not said
     mask = metrics._named(metrics.instances, "a.png", 64, 96)
     assert mask is not None and mask.sum() == 24 * 16 and mask[16:32, 24:48].all()
@@ -466,27 +469,32 @@ def test_boxes_are_those_of_the_first_caption_at_the_size_of_the_picture(room: P
     )
     assert metrics._named(metrics.instances, "c.png", 64, 96) is None, "instances.json has no such picture"
     row = evaluate(
-        ["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"])
+        ["jpeg"], workspace / "pictures", workspace / "o.csv", EvaluateOptions([50], metrics=["psnr-named"])
     ).rows[1]
     assert row.values["psnr_named"] is None and "a box of something that the caption names" in row.note
 
 
-def test_without_boxes_what_is_named_is_not_measured(room: Path) -> None:
+def test_named_objects_are_not_measured_without_boxes(workspace: Path) -> None:
     said: list[str] = []
     rows = evaluate(
         ["jpeg"],
-        room / "pictures",
-        room / "o.csv",
+        workspace / "pictures",
+        workspace / "o.csv",
         EvaluateOptions([50], metrics=["psnr-named", "psnr"]),
         note=said.append,
     ).rows
     assert rows[0].values.keys() == {"psnr"} and "there is no instances.json in" in said[0]
-    (room / "instances.json").write_text("[]")
+    (workspace / "instances.json").write_text("[]")
     with pytest.raises(OptionError, match="not in COCO's layout"):
-        evaluate(["jpeg"], room / "pictures", room / "o.csv", EvaluateOptions([50], metrics=["psnr-named"]))
+        evaluate(
+            ["jpeg"],
+            workspace / "pictures",
+            workspace / "o.csv",
+            EvaluateOptions([50], metrics=["psnr-named"]),
+        )
 
 
-def test_the_distance_in_the_tower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_distance_in_the_image_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "towers.safetensors"
     monkeypatch.setattr("trifocal.losses.perceptual.load_image_encoder", lambda: read_weights(path))
     with pytest.raises(NotMeasured, match="the weights towers.safetensors are not installed; .*train them"):
@@ -503,7 +511,7 @@ def test_the_distance_in_the_tower(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 # ── the report and the command line ──
 
 
-def test_the_report_says_what_words_change(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_shows_text_effects(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(
         "trifocal.evaluation.report.measurements.peak_memory",
@@ -511,17 +519,17 @@ def test_the_report_says_what_words_change(room: Path, monkeypatch: pytest.Monke
     )
     page = compare.compare(
         ["late", "jpeg"],
-        room / "pictures",
-        room / "report",
+        workspace / "pictures",
+        workspace / "report",
         CompareOptions([20, 80], metrics=["psnr"], text=["true", "none"]),
     )
     text = page.read_text("utf-8")
     assert '<section id="words">' in text and "95 % interval" in text
     assert "true text" in text and ">not counted<" in text and ">counted<" in text
     assert asked == [
-        ("late", room / "pictures" / "a.png", 50, DOG),
-        ("late", room / "pictures" / "a.png", 50, None),
-        ("jpeg", room / "pictures" / "a.png", 50, None),
+        ("late", workspace / "pictures" / "a.png", 50, DOG),
+        ("late", workspace / "pictures" / "a.png", 50, None),
+        ("jpeg", workspace / "pictures" / "a.png", 50, None),
     ]
     assert (page.parent / "late-true.json").exists()
     read = json.loads((page.parent / "report.json").read_text())
@@ -541,9 +549,9 @@ def test_the_report_says_what_words_change(room: Path, monkeypatch: pytest.Monke
     }
 
 
-def test_curves_with_free_text_leave_its_bytes_out(room: Path) -> None:
+def test_curves_with_free_text_leave_its_bytes_out(workspace: Path) -> None:
     options = CompareOptions([20, 80], metrics=["psnr"], text=["true"], free_text=True, crops=["a.png"])
-    page = compare.compare(["late"], room / "pictures", room / "report", options)
+    page = compare.compare(["late"], workspace / "pictures", workspace / "report", options)
     (curve,) = json.loads((page.parent / "report.json").read_text())["curves"]["psnr"]
     means = evaluation.read_means(page.parent / "results_summary.csv")
     assert curve["rates"] == pytest.approx([mean.values["textless_bpp"] for mean in means], abs=1e-5)
@@ -551,8 +559,8 @@ def test_curves_with_free_text_leave_its_bytes_out(room: Path) -> None:
     assert "do not count the text" in page.read_text("utf-8")
 
 
-def test_the_peak_memory_is_that_of_a_preset_with_its_words(
-    room: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_peak_memory_includes_the_text_encoder(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str | None] = []
     encode = PresetCandidate.encode
@@ -563,11 +571,11 @@ def test_the_peak_memory_is_that_of_a_preset_with_its_words(
 
     monkeypatch.setattr(PresetCandidate, "encode", watched)
     for text in (None, DOG):
-        memory.main("late", str(room / "pictures" / "a.png"), 50, text)
+        memory.main("late", str(workspace / "pictures" / "a.png"), 50, text)
     assert seen == [None, DOG] and all(line.isdecimal() for line in capsys.readouterr().out.split())
 
 
-def test_the_command_line_hands_the_kinds_over_and_prints_the_effects(
+def test_command_line_passes_text_kinds_on_and_prints_effects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = ImageResult("p:true", "a.png", 8, 8, 50.0, 20, 2.5, 0.1, 0.2, "beef", "", {"psnr": 31.25})
@@ -586,7 +594,7 @@ def test_the_command_line_hands_the_kinds_over_and_prints_the_effects(
     assert page.words[-1].text == ["true", "empty"]
 
 
-def test_a_worded_subject_is_no_subject_until_it_has_a_picture(room: Path) -> None:
+def test_text_candidate_needs_an_image(workspace: Path) -> None:
     subject = TextCandidate(parse_variant("early:true"), TextKinds({"a.png": (DOG,)}, ["a.png"]))
     told = subject.for_image("a.png")
     assert (told.name, told.text, told.weights) == ("early:true", DOG, subject.weights)

@@ -1,5 +1,5 @@
-"""The base layer alone, layers apart and rivals at the detector's size, measured with a small codec in layers
-made here.
+"""The base layer alone, an unconditioned enhancement layer, and other codecs at the detector's size, measured
+with a small scalable codec.
 """
 
 import json
@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 # ── subjects ──
 
 
-def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegCodec) -> None:
+def test_base_layer_is_measured_by_its_own_file(two: TwoJpegCodec) -> None:
     shown = Picture(bright_image(0))
     subject = BaseLayerCandidate(Variant("two", layers="base"))
     file = subject.encode(shown, 30)
@@ -75,7 +75,7 @@ def test_the_base_layer_is_measured_by_its_own_file(two: TwoJpegCodec) -> None:
         subject.encode(shown, 12.5)
 
 
-def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegCodec) -> None:
+def test_base_layer_can_be_measured_without_refinement(two: TwoJpegCodec) -> None:
     subject = create_candidate(parse_variant("two:unfitted"))
     assert isinstance(subject, BaseLayerCandidate)
     subject.encode(Picture(bright_image(0)), 30)
@@ -86,7 +86,7 @@ def test_the_base_layer_is_measured_without_refinement_too(two: TwoJpegCodec) ->
     )
 
 
-def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: TwoJpegCodec) -> None:
+def test_own_detector_reads_the_layer_and_others_the_base_preview(two: TwoJpegCodec) -> None:
     shown, subject, judge = (
         Picture(bright_image(0)),
         BaseLayerCandidate(Variant("two", layers="base")),
@@ -103,14 +103,14 @@ def test_its_own_detector_reads_the_layer_and_others_see_the_first_picture(two: 
     )
 
 
-def test_layers_apart_use_no_first_picture(two: TwoJpegCodec) -> None:
+def test_unconditioned_enhancement_uses_no_base_preview(two: TwoJpegCodec) -> None:
     shown, subject = Picture(bright_image(0)), SeparateFilesCandidate(Variant("two", layers="apart"))
     file = subject.encode(shown, 40)
     assert two.asked == [(Rate(40), BaseLayerOptions(conditions=False))]
     assert subject.decode(file).shape == (HEIGHT, WIDTH, 3)
 
 
-def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegCodec) -> None:
+def test_other_codec_at_the_detectors_size_is_not_enlarged(two: TwoJpegCodec) -> None:
     shown, subject, judge = (
         Picture(bright_image(0)),
         DownscaledCandidate(PILLOW_CODECS["jpeg"]),
@@ -135,12 +135,12 @@ def test_a_rival_at_the_detectors_size_is_seen_as_small_as_it_is(two: TwoJpegCod
         ("jpeg:base", "no preset 'jpeg'"),
     ],
 )
-def test_what_has_no_layers_is_one_sentence(name: str, said: str, two: TwoJpegCodec) -> None:
+def test_layer_settings_are_refused_for_other_presets(name: str, said: str, two: TwoJpegCodec) -> None:
     with pytest.raises(PresetError, match=said):
         create_candidate(parse_variant(name))
 
 
-def test_presets_with_layers_are_measured_by_their_base(two: TwoJpegCodec) -> None:
+def test_layered_presets_can_be_measured_by_their_base_layer(two: TwoJpegCodec) -> None:
     def expand(names: list[str], layers: str | None) -> list[str]:
         return [variant.name for variant in expand_variants([*map(parse_variant, names)], layers=layers)]
 
@@ -153,11 +153,11 @@ def test_presets_with_layers_are_measured_by_their_base(two: TwoJpegCodec) -> No
         EvaluateOptions(layers="enhancement")
 
 
-def test_every_preset_with_layers_has_a_detector_that_reads_them() -> None:
+def test_every_layered_preset_has_a_detector() -> None:
     assert {preset.name for preset in PRESETS if preset.layers} <= BASE_LAYER_DETECTORS.keys()
 
 
-def test_titles_say_what_was_measured() -> None:
+def test_titles_describe_the_setting() -> None:
     assert parse_variant("dual-layer-compact:base").title == "Trifocal dual-layer-compact, base layer"
     assert parse_variant("webp:small").title == "WebP (Pillow, method 6), at the detector's size"
     assert parse_variant("taco-compact:true").title == "Trifocal taco-compact:true"
@@ -166,7 +166,7 @@ def test_titles_say_what_was_measured() -> None:
 # ── runs ──
 
 
-def test_precision_of_the_base_layer_beside_rivals(two: TwoJpegCodec, folder: Path, tmp_path: Path) -> None:
+def test_ap_of_the_base_layer_and_other_codecs(two: TwoJpegCodec, folder: Path, tmp_path: Path) -> None:
     judge = BrightDetector()
     results = evaluate(
         ["two", "jpeg", "jpeg:small"],
@@ -194,9 +194,7 @@ def test_precision_of_the_base_layer_beside_rivals(two: TwoJpegCodec, folder: Pa
     assert 15 < (means["two:base", 80].values["psnr"] or 0) < 50
 
 
-def test_a_detector_of_another_name_is_shown_the_first_picture(
-    two: TwoJpegCodec, folder: Path, tmp_path: Path
-) -> None:
+def test_other_detectors_get_the_base_preview(two: TwoJpegCodec, folder: Path, tmp_path: Path) -> None:
     judge = BrightDetector()
     task = detection_task(folder, judge, "another")
     means = evaluate(
@@ -205,9 +203,7 @@ def test_a_detector_of_another_name_is_shown_the_first_picture(
     assert two.detected == 0 and len(judge.seen) == 4 and means[0].values["ap50:another"] == 1
 
 
-def test_qualities_are_said_of_each_or_it_is_a_sentence(
-    two: TwoJpegCodec, folder: Path, tmp_path: Path
-) -> None:
+def test_each_candidate_needs_qualities(two: TwoJpegCodec, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="at least one quality for jpeg"):
         evaluate(
             ["two:base", "jpeg"],
@@ -222,7 +218,7 @@ def test_qualities_are_said_of_each_or_it_is_a_sentence(
     assert {row.quality for row in rows} == {100}
 
 
-def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
+def test_report_plots_ap_against_rate_and_shows_base_layer_bytes(
     two: TwoJpegCodec, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
@@ -248,7 +244,9 @@ def test_the_page_draws_precision_against_bits_and_shows_the_base_files_bytes(
     assert study["own"] == ["Trifocal two, base layer"] and (page.parent / "two-base.json").exists()
 
 
-def test_no_layers_are_said_before_anything_is_done(two: TwoJpegCodec, folder: Path, tmp_path: Path) -> None:
+def test_missing_base_layer_is_refused_before_measuring(
+    two: TwoJpegCodec, folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(OptionError, match="--layers base needs a layered preset; choose one of: two"):
         evaluate(["jpeg"], folder, tmp_path / "r.csv", EvaluateOptions([50], layers="base"))
     with pytest.raises(PictureError, match="compact has no base layer"):
@@ -258,7 +256,7 @@ def test_no_layers_are_said_before_anything_is_done(two: TwoJpegCodec, folder: P
     assert {mean.preset for mean in read_means(tmp_path / "r_summary.csv")} == {"jpeg"}
 
 
-def test_the_command_line_hands_the_layers_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line_passes_layer_settings_on(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, page = Recorder(evaluation.EvaluationResults([], [])), Recorder(Path("report/index.html"))
     monkeypatch.setattr("trifocal.evaluation.evaluate", asked)
     monkeypatch.setattr("trifocal.evaluation.compare.compare", page)
@@ -272,7 +270,7 @@ def test_the_command_line_hands_the_layers_over(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> SplitDetector:
-    """A compact detector that finds a hundred things everywhere."""
+    """A compact detector that finds a hundred objects everywhere."""
     torch.manual_seed(0)
     network = compact_detector().eval().requires_grad_(False)
     network.network.roi_heads.score_thresh = 0.0
@@ -280,7 +278,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> SplitDetector:
     return network
 
 
-def test_the_compact_detector_gives_boxes_in_the_pictures_pixels(
+def test_compact_detector_returns_boxes_in_image_pixels(
     untrained: SplitDetector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rgb = bright_image(0)
@@ -296,8 +294,8 @@ def test_the_compact_detector_gives_boxes_in_the_pictures_pixels(
     assert np.allclose(seen.boxes, found.boxes, atol=1e-2) and np.array_equal(seen.labels, found.labels)
 
 
-def test_what_is_small_already_is_not_resized_again(untrained: SplitDetector) -> None:
-    """There are sizes at which the detector would look at its own small picture at yet another size."""
+def test_resized_images_are_not_resized_again(untrained: SplitDetector) -> None:
+    """For some sizes the detector's input size for its own resized image is yet another one."""
     sizes: Callable[[int, int], tuple[int, int]] = untrained.input_size
     width, height = next((w, 427) for w in range(97, 900) if sizes(*sizes(w, 427)) != sizes(w, 427))
     shapes: list[tuple[int, ...]] = []
@@ -316,8 +314,11 @@ def test_what_is_small_already_is_not_resized_again(untrained: SplitDetector) ->
 # ── curves ──
 
 
-def test_the_rate_at_a_value_by_hand() -> None:
-    line = Curve.of("line", [(0.1, 0.2), (0.2, 0.3), (0.4, 0.4)])  # straight in log rate
+def test_rate_at_a_value_by_hand() -> None:
+    line = Curve.from_points("line", [(0.1, 0.2), (0.2, 0.3), (0.4, 0.4)])  # straight in log rate
     assert rate_at(line, 0.25) == pytest.approx(0.1 * 2**0.5) and rate_at(line, 0.4) == pytest.approx(0.4)
     assert rate_at(line, 0.19) is None and rate_at(line, 0.41) is None
-    assert rate_at(Curve.of("one", [(0.1, 0.2)]), 0.2) == 0.1 and rate_at(Curve.of("none", []), 0.2) is None
+    assert (
+        rate_at(Curve.from_points("one", [(0.1, 0.2)]), 0.2) == 0.1
+        and rate_at(Curve.from_points("none", []), 0.2) is None
+    )

@@ -1,6 +1,4 @@
-"""A base layer's latent is fitted to its picture: fewer bits and more of what the detector says, and a file
-like any other.
-"""
+"""Encoder-side refinement of a base layer's latent: fewer bits, better detections, and an ordinary file."""
 
 import numpy as np
 import pytest
@@ -44,10 +42,8 @@ def small_x(codec: ScalableCodec, picture: Picture) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("quality", [0, 30, 80])
-def test_a_refined_latent_costs_less(shipped: ScalableCodec, quality: int) -> None:
-    """By the objective, of what the decoder gets and the bytes of its tables; most of it is what the detector
-    says.
-    """
+def test_refined_latent_has_a_lower_loss(shipped: ScalableCodec, quality: int) -> None:
+    """With the decoded latent and the bytes of its tables; most of the gain is in the detector's outputs."""
     base, x = shipped.network.base, small_x(shipped, Picture(random_rgb(320, 240, seed=3)))
     level, original = torch.tensor([8 * quality]), DetectorReference(shipped.network.detector, x)
     costs, places = [], []
@@ -63,7 +59,7 @@ def test_a_refined_latent_costs_less(shipped: ScalableCodec, quality: int) -> No
     assert costs[2] < costs[1] < costs[0] and places[2] < 0.8 * places[0]
 
 
-def test_no_step_leaves_a_latent_as_it_is(shipped: ScalableCodec) -> None:
+def test_zero_steps_keep_the_latent(shipped: ScalableCodec) -> None:
     x = small_x(shipped, Picture(random_rgb(96, 64)))
     with torch.inference_mode():
         y = shipped.network.base.analyse(x)
@@ -72,8 +68,8 @@ def test_no_step_leaves_a_latent_as_it_is(shipped: ScalableCodec) -> None:
         )
 
 
-def test_adam_is_that_of_torch() -> None:
-    """To the last bit, so that files stay what they were."""
+def test_adam_equals_torchs() -> None:
+    """To the last bit, so that files do not change."""
     generator = torch.Generator().manual_seed(2)
     own, other = torch.ones(7, 33), torch.ones(7, 33, requires_grad=True)
     adam, theirs = Adam(own, 0.02), torch.optim.Adam([other], 0.02, BETAS)
@@ -85,8 +81,10 @@ def test_adam_is_that_of_torch() -> None:
         assert torch.equal(own, other)
 
 
-def test_what_is_expected_is_what_the_walk_is_told(detector: SplitDetector) -> None:
-    """Rounded around the means it is what the walk gives back, and no table is finer than the coder's."""
+def test_predicted_parameters_equal_those_of_coding(detector: SplitDetector) -> None:
+    """Values rounded around the means are those of the coding passes, and no table index is beyond the
+    coder's.
+    """
     base = small_dual_layer_compact(detector).network.base.eval()
     x = torch.rand(2, 3, 128, 192, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([160, 560])
@@ -102,8 +100,10 @@ def test_what_is_expected_is_what_the_walk_is_told(detector: SplitDetector) -> N
     assert torch.allclose(rounded / gain, y_hat, atol=1e-5) and index.std() > 0
 
 
-def test_the_same_picture_makes_the_same_file(shipped: ScalableCodec) -> None:
-    """Whoever calls, and however often; another than without refinement, which every reader reads as well."""
+def test_refinement_is_deterministic(shipped: ScalableCodec) -> None:
+    """Independent of the caller and of earlier calls; differs from the file without refinement, which every
+    decoder also reads.
+    """
     rgb = random_rgb(160, 120, seed=1)
     with torch.inference_mode():
         inside = trifocal.encode(rgb).to_bytes()
@@ -115,8 +115,8 @@ def test_the_same_picture_makes_the_same_file(shipped: ScalableCodec) -> None:
     assert np.abs(first - second).mean() < 3
 
 
-def test_a_refined_base_layer_detects_what_is_in_the_picture(shipped: ScalableCodec) -> None:
-    """Scores of what the detector finds in the picture itself come nearer to what it says there."""
+def test_refined_base_layer_improves_detections(shipped: ScalableCodec) -> None:
+    """Scores are nearer to those of the detector on the original image."""
     rgb = random_rgb(320, 240, seed=3)
     original = detect_objects(Picture(rgb)).scores[:5]
     off = []
@@ -128,7 +128,7 @@ def test_a_refined_base_layer_detects_what_is_in_the_picture(shipped: ScalableCo
     assert len(original) and off[1] < off[0]
 
 
-def test_who_does_not_refine_needs_no_detector(detector: SplitDetector) -> None:
+def test_encoding_without_refinement_needs_no_detector(detector: SplitDetector) -> None:
     def absent(device: str) -> SplitDetector:
         raise WeightsError("no weights")
 
@@ -143,12 +143,12 @@ def test_who_does_not_refine_needs_no_detector(detector: SplitDetector) -> None:
     assert TextGuided.refinement == 0
 
 
-def test_a_size_is_kept_with_a_refined_base(shipped: ScalableCodec) -> None:
+def test_requested_size_is_met_with_a_refined_base_layer(shipped: ScalableCodec) -> None:
     stream = shipped.encode(Picture(random_rgb(320, 240, seed=3)), max_bytes=6000)
     assert stream.size <= 6000
 
 
-def test_steps_that_cannot_be(shipped: ScalableCodec) -> None:
+def test_invalid_numbers_of_steps_are_refused(shipped: ScalableCodec) -> None:
     picture = Picture(random_rgb(32, 32))
     with pytest.raises(OptionError, match="0 steps or more, not -1"):
         shipped.encode(picture, refinement=-1)

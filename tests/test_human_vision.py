@@ -1,5 +1,5 @@
-"""Butteraugli, ColorVideoVDP and FLIP against the program and the packages themselves, and at the ends of
-their ranges.
+"""Butteraugli, ColorVideoVDP and FLIP against the reference program and packages, and at the limits of their
+ranges.
 """
 
 import logging
@@ -46,7 +46,7 @@ def test_equal_images_are_best_and_more_noise_is_worse(name: str) -> None:
 
 
 @needs_butteraugli
-def test_butteraugli_is_what_the_program_prints_by_default(tmp_path: Path) -> None:
+def test_butteraugli_equals_the_programs_default_output(tmp_path: Path) -> None:
     original = random_rgb(60, 44, seed=3)
     decoded = noisy(original, 8)
     paths = [str(tmp_path / "original.png"), str(tmp_path / "decoded.png")]
@@ -58,7 +58,7 @@ def test_butteraugli_is_what_the_program_prints_by_default(tmp_path: Path) -> No
     assert measured("butteraugli", original, decoded) != value  # so the order of the two is the right one
 
 
-def test_cvvdp_is_that_of_the_package() -> None:
+def test_cvvdp_equals_the_package() -> None:
     original = random_rgb(60, 44, seed=3)
     decoded = noisy(original, 8)
     value = measured("cvvdp", decoded, original)
@@ -76,14 +76,14 @@ def test_cvvdp_measures_images_of_changing_sizes_with_one_model() -> None:
     ]
 
 
-def test_cvvdp_does_not_warn_of_a_dark_image(caplog: pytest.LogCaptureFixture) -> None:
+def test_cvvdp_gives_no_warning_for_a_dark_image(caplog: pytest.LogCaptureFixture) -> None:
     black = np.zeros((16, 16, 3), np.uint8)
     with caplog.at_level(logging.WARNING):
         assert measured("cvvdp", black, black) == 10
     assert not caplog.records
 
 
-def test_flip_is_the_mean_of_the_packages_map() -> None:
+def test_flip_equals_the_mean_of_the_packages_map() -> None:
     import flip_evaluator
 
     original = random_rgb(60, 44, seed=3)
@@ -100,8 +100,8 @@ def test_flip_of_black_and_white_is_near_its_maximum() -> None:
 
 
 @three
-def test_the_smallest_image(name: str) -> None:
-    """Each measures sides of LEAST pixels, and returns None below, in either direction."""
+def test_minimum_image_sizes(name: str) -> None:
+    """Each metric measures sides of LEAST pixels, and returns None below, in either direction."""
     least, of = LEAST[name], METRICS[name].load()
     original = random_rgb(40, 40, seed=5)
     for height, width in ((least, least), (least, 40), (40, least)):
@@ -113,7 +113,7 @@ def test_the_smallest_image(name: str) -> None:
             assert of(Pair(255 - below, below)) is None
 
 
-def test_too_small_an_image_is_noted_in_its_row(tmp_path: Path) -> None:
+def test_too_small_image_is_noted_in_its_row(tmp_path: Path) -> None:
     Image.fromarray(random_rgb(40, 1)).save(tmp_path / "line.png")
     evaluate(
         ["webp"], tmp_path, tmp_path / "out.csv", EvaluateOptions([80], metrics=["psnr", "cvvdp", "flip"])
@@ -126,7 +126,7 @@ def test_too_small_an_image_is_noted_in_its_row(tmp_path: Path) -> None:
 # ── what is missing ──
 
 
-def test_a_missing_program_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_program_names_its_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         NotMeasured, match=r"^Butteraugli is not measured: .*apt install libjxl-devtools\)\.$"
@@ -159,7 +159,7 @@ def test_a_missing_package_is_named_with_its_extra(
         METRICS[name].load()
 
 
-def test_a_run_goes_on_without_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_evaluation_continues_without_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Image.fromarray(random_rgb(40, 40)).save(tmp_path / "a.png")
     said: list[Any] = []
     monkeypatch.setattr("shutil.which", lambda name: None)

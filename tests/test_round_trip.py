@@ -1,4 +1,4 @@
-"""The whole road: pictures of any size to bytes and back; tiles, regions, damage, rate."""
+"""Encoding and decoding of images of any size: tiles, regions, damage and rates."""
 
 import dataclasses
 from zlib import crc32
@@ -23,7 +23,7 @@ from trifocal.pictures import Picture, canvas
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Tiles of 128 pixels, so that a small picture has several."""
+    """Tiles of 128 pixels, so that a small image has several."""
     monkeypatch.setattr(canvas, "TILE", 128)
 
 
@@ -33,23 +33,23 @@ def tiled(small_tiles, codec):
     return picture, codec.encode(picture, quality=60)
 
 
-def test_forward_is_what_decode_gives(codec):
+def test_forward_equals_decode(codec):
     check_forward_matches_decode(codec)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 77), (77, 1), (63, 65), (64, 64), (200, 130)])
-def test_any_size(codec, size):
+def test_images_of_any_size_round_trip(codec, size):
     picture = Picture(random_rgb(*size))
     stream = Bitstream.from_bytes(codec.encode(picture).to_bytes())
     assert codec.decode(stream).picture.rgb.shape == picture.rgb.shape
 
 
-def test_overhead_is_eighteen_bytes(codec):
+def test_file_overhead_is_eighteen_bytes(codec):
     stream = codec.encode(Picture(random_rgb(768, 512)), quality=20)
     assert stream.size - len(stream.layers[0].chunks[0]) <= 18
 
 
-def test_what_travels_beside_the_pixels(codec):
+def test_alpha_and_metadata_round_trip(codec):
     rgb = np.repeat(random_rgb(70, 50)[..., :1], 3, axis=2)
     alpha = random_rgb(70, 50, seed=1)[..., 0]
     picture = Picture(rgb, alpha=alpha, grey=True, icc=b"profile", exif=b"Exif\0\0data")
@@ -59,16 +59,16 @@ def test_what_travels_beside_the_pixels(codec):
     assert (back.rgb == back.rgb[..., :1]).all()
 
 
-def test_tiles_leave_no_seams(tiled, codec):
+def test_tiles_equal_the_whole_image(tiled, codec):
     check_tiles_leave_no_seams(tiled[1], codec)
 
 
-def test_analysis_of_a_tile_is_analysis_of_the_whole(small_tiles, codec):
+def test_analysis_of_a_tile_equals_that_of_the_whole_image(small_tiles, codec):
     check_tiled_analysis(codec)
 
 
 @pytest.mark.parametrize("region", [(0, 0, 300, 270), (5, 7, 1, 1), (120, 120, 20, 20), (200, 0, 100, 270)])
-def test_a_region_is_a_part_of_the_whole(tiled, codec, region):
+def test_decoded_region_equals_the_part_of_the_whole_image(tiled, codec, region):
     _, stream = tiled
     x, y, width, height = region
     whole = codec.decode(stream).picture.rgb[y : y + height, x : x + width].astype(int)
@@ -79,7 +79,7 @@ def test_a_region_is_a_part_of_the_whole(tiled, codec, region):
     ("region", "tiles"),
     [((10, 10, 20, 20), 1), ((100, 10, 20, 20), 2), ((100, 100, 20, 20), 4), ((0, 0, 300, 270), 9)],
 )
-def test_a_region_reads_only_the_tiles_it_needs(tiled, codec, monkeypatch, region, tiles):
+def test_region_decodes_only_the_tiles_it_needs(tiled, codec, monkeypatch, region, tiles):
     _, stream = tiled
     read = []
 
@@ -93,7 +93,7 @@ def test_a_region_reads_only_the_tiles_it_needs(tiled, codec, monkeypatch, regio
 
 
 @pytest.mark.parametrize("region", [(0, 0, 0, 5), (-1, 0, 5, 5), (290, 0, 20, 5)])
-def test_a_region_outside_is_refused(tiled, codec, region):
+def test_region_outside_the_image_is_refused(tiled, codec, region):
     with pytest.raises(OptionError, match="region"):
         codec.decode(tiled[1], region=region)
 
@@ -103,12 +103,12 @@ def test_best_effort_greys_out_a_damaged_tile(tiled, codec):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_forged_payload_never_crashes(codec, picture, seed):
+def test_forged_payload_raises_only_trifocal_errors(codec, picture, seed):
     check_forged_payloads(codec, picture, seed)
 
 
-def test_thousands_of_accidents(codec, picture):
-    """One byte changed, cut off or added, anywhere: refused, and nothing but our errors."""
+def test_random_damage_raises_only_trifocal_errors(codec, picture):
+    """One byte changed, removed or added, anywhere."""
     data = codec.encode(picture, quality=10).to_bytes()
     random = np.random.default_rng(0)
     for number in range(3000):
@@ -124,7 +124,7 @@ def test_thousands_of_accidents(codec, picture):
             Bitstream.from_bytes(bytes(changed))
 
 
-def test_a_header_that_claims_too_much_is_refused_first(codec, picture):
+def test_oversized_header_is_refused_before_decoding(codec, picture):
     stream = codec.encode(picture)
     huge = dataclasses.replace(stream.header, width=65536, height=65536)
     with pytest.raises(Unsupported, match="megapixels"):
@@ -134,7 +134,7 @@ def test_a_header_that_claims_too_much_is_refused_first(codec, picture):
         codec.decode(dataclasses.replace(stream, header=wide))
 
 
-def test_quality_is_kept_and_bytes_grow_with_it(codec, picture):
+def test_quality_is_stored_and_file_size_increases_with_it(codec, picture):
     sizes = []
     for quality in range(0, 101, 10):
         stream = codec.encode(picture, quality=quality)
@@ -145,7 +145,7 @@ def test_quality_is_kept_and_bytes_grow_with_it(codec, picture):
 
 
 @pytest.mark.parametrize("part", [0.15, 0.5, 0.9])
-def test_a_size_is_met(codec, picture, part):
+def test_requested_size_is_met(codec, picture, part):
     low, high = (codec.encode(picture, quality=q).size for q in (0, 100))
     target = round(low + part * (high - low))
     stream = codec.encode(picture, max_bytes=target)
@@ -154,7 +154,7 @@ def test_a_size_is_met(codec, picture, part):
     assert 0.97 * target <= codec.encode(picture, bpp=bpp).size <= target
 
 
-def test_sizes_that_cannot_be_met(codec, picture):
+def test_unreachable_sizes_are_refused(codec, picture):
     with pytest.raises(RateError, match="needs at least"):
         codec.encode(picture, max_bytes=30)
     assert codec.encode(picture, max_bytes=10**7).header.quality == 100
@@ -171,12 +171,12 @@ def test_sizes_that_cannot_be_met(codec, picture):
         {"bpp": float("nan")},
     ],
 )
-def test_rates_out_of_range(codec, picture, options):
+def test_rates_out_of_range_are_refused(codec, picture, options):
     with pytest.raises(OptionError):
         codec.encode(picture, **options)
 
 
-def test_search_survives_an_estimate_that_is_too_low():
+def test_rate_search_corrects_a_low_estimate():
     header = Header(8, 8, 1, 0, 0)
 
     def write(level: int) -> Bitstream:
@@ -186,7 +186,7 @@ def test_search_survives_an_estimate_that_is_too_low():
     assert 3800 <= stream.size <= 4000
 
 
-def test_progress_and_timings(codec, picture):
+def test_progress_and_timings_are_reported(codec, picture):
     seen: list[float] = []
     timings: dict[str, float] = {}
     stream = codec.encode(picture, max_bytes=4000, progress=seen.append, timings=timings)
@@ -201,7 +201,7 @@ def test_encoding_is_deterministic():
     assert first == second and crc32(first) == crc32(second)
 
 
-def test_the_canvas_repeats_the_edge():
+def test_canvas_repeats_the_edge():
     rgb = random_rgb(7, 11)
     padded = canvas.Canvas(7, 11, receptive_field=16).crop(rgb, (0, 0, 64, 64))
     assert np.array_equal(padded[:11, :7], rgb)

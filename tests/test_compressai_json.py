@@ -1,4 +1,4 @@
-"""CompressAI's result files: one as CompressAI writes it, ours and back, and what is none."""
+"""Result files of CompressAI: one written by CompressAI, a round trip, and invalid files."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def mean(bpp: float, **values: float | None) -> MeanResult:
     return MeanResult("p", 50.0, 24, bpp, 0.5, 0.25, "beef", values)
 
 
-def test_vtm_as_compressai_has_it_is_the_anchor(tmp_path: Path) -> None:
+def test_vtm_of_compressai_equals_the_bundled_anchor(tmp_path: Path) -> None:
     """Three of the eight points of CompressAI's results/image/kodak/vtm.json, rounded."""
     results = {
         "psnr": [26.14485, 28.49302, 31.19987],
@@ -44,7 +44,7 @@ def test_vtm_as_compressai_has_it_is_the_anchor(tmp_path: Path) -> None:
     assert difference.value == pytest.approx(0, abs=0.1) and difference.overlap is not None
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_file_is_read_back(tmp_path: Path) -> None:
     points = [mean(0.9, psnr=34.0, ms_ssim=0.98, lpips=None), mean(0.3, psnr=30.0, ms_ssim=0.95, lpips=0.2)]
     path = tmp_path / "p.json"
     write_compressai(path, "Trifocal p", "two pictures", points)
@@ -58,7 +58,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert curves["ms-ssim"].values == pytest.approx([-10 * math.log10(0.05), -10 * math.log10(0.02)])
 
 
-def test_a_table_of_curves_may_have_any_metrics(tmp_path: Path) -> None:
+def test_csv_of_curves_may_have_any_metrics(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("codec,bpp,psnr,ssimulacra2\nA,0.5,30,\nA,1,33,60\nB,1,34,\n")
     assert [curve.name for curve in published_curves("psnr", [path])] == ["A", "B"]
@@ -94,7 +94,7 @@ def test_tables_of_evaluate_are_published_curves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"results": {"bpp": 3}}', '{"results": {"bpp": [1, 2], "psnr": [30]}}']
 )
-def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
+def test_other_json_files_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(OptionError, match=r"x\.json is no result file of CompressAI"):
+    with pytest.raises(OptionError, match=r"x\.json is not a result file of CompressAI"):
         read_compressai(tmp_path / "x.json")

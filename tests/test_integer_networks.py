@@ -1,6 +1,4 @@
-"""Two sides that sum in another order, on other threads, in another precision, must still agree to the last
-bit.
-"""
+"""Encoder and decoder agree to the last bit with another summation order, number of threads, or precision."""
 
 import copy
 from collections.abc import Iterator
@@ -13,7 +11,8 @@ from torch import nn
 import trifocal
 from helpers.codec_checks import check_thread_counts
 from helpers.codecs import small_codec
-from helpers.exactness import (
+from helpers.images import random_rgb
+from helpers.summation_order import (
     count_mismatches,
     decode_latents,
     encode_latents,
@@ -21,7 +20,6 @@ from helpers.exactness import (
     with_float32,
     with_reordered_sums,
 )
-from helpers.images import random_rgb
 from trifocal.demo import PHOTOGRAPH
 from trifocal.entropy import Reader, integer_network
 from trifocal.entropy.integer_networks import ExactDepthwise, ExactLinear, ExactPlacedLinear, to_grid
@@ -36,22 +34,22 @@ def parts_of_a_photograph(count: int) -> Iterator[np.ndarray]:
         yield rgb[top : top + 64, left : left + 128].copy()
 
 
-def test_another_summation_order(codec):
+def test_decoder_with_another_summation_order_agrees(codec):
     assert count_mismatches(codec, with_reordered_sums(codec), random_images(20)) == 0
 
 
-def test_the_test_above_can_fail(codec):
-    """In float32 the same change of order does lose streams: this is what the exact side is for."""
+def test_float32_networks_lose_streams(codec):
+    """Shows that the integer networks are necessary."""
     assert count_mismatches(with_float32(codec, False), with_float32(codec, False), random_images(20)) == 0
     assert count_mismatches(with_float32(codec, False), with_float32(codec, True), random_images(20)) > 0
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_thread_counts(codec, threads):
+def test_decoder_with_another_number_of_threads_agrees(codec, threads):
     check_thread_counts(codec, threads)
 
 
-def test_analysis_and_synthesis_in_bfloat16(codec):
+def test_codec_works_in_bfloat16(codec):
     rounded = copy.deepcopy(codec)
     rounded.network.analysis.bfloat16()
     rounded.network.synthesis.bfloat16()
@@ -63,7 +61,7 @@ def test_analysis_and_synthesis_in_bfloat16(codec):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-def test_the_other_device(codec):
+def test_decoder_on_another_device_agrees(codec):
     other = copy.deepcopy(codec).cuda()
     y_hat, data, _ = encode_latents(codec, random_rgb(128, 128, 5), 300)
     read_there = other.network.code_latents(
@@ -72,21 +70,21 @@ def test_the_other_device(codec):
     assert torch.equal(read_there.cpu(), y_hat)
 
 
-def test_bytes_are_what_the_meter_says(codec):
+def test_file_size_equals_the_rate_estimate(codec):
     for seed, level in enumerate((0, 250, 500, 800)):
         _, data, bits = encode_latents(codec, random_rgb(256, 256, seed), level)
         assert abs(len(data) - bits / 8) <= 0.005 * bits / 8 + 16
 
 
 @pytest.mark.slow
-def test_a_thousand_pictures(codec):
-    """500 random ones through random weights, 500 parts of a photograph through the weights that ship."""
+def test_a_thousand_images_round_trip(codec):
+    """500 random images with random weights, 500 parts of a photograph with the bundled weights."""
     assert count_mismatches(codec, with_reordered_sums(codec), random_images(500)) == 0
     compact = trifocal.load("compact")
     assert count_mismatches(compact, with_reordered_sums(compact), parts_of_a_photograph(500)) == 0
 
 
-def test_exact_layers_stay_on_the_grid():
+def test_integer_layers_stay_on_the_grid():
     torch.manual_seed(0)
     x = to_grid(torch.randn(1, 5, 7, 12, dtype=torch.float64), 12)
     for layer in (nn.Linear(12, 8), Depthwise(12), Block(12)):
@@ -95,14 +93,14 @@ def test_exact_layers_stay_on_the_grid():
         assert (y - layer.double()(x)).abs().max() < 1e-2
 
 
-def test_exact_depthwise_is_a_convolution():
+def test_integer_depthwise_equals_a_convolution():
     torch.manual_seed(0)
     layer = Depthwise(6).double()
     x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
     assert (ExactDepthwise(layer)(x) - layer(x)).abs().max() < 1e-3
 
 
-def test_a_placed_linear_layer_is_the_whole_one_on_zeros():
+def test_linear_layer_at_positions_equals_the_dense_one_with_zeros():
     torch.manual_seed(0)
     columns = torch.stack([torch.randperm(12)[:5] for _ in range(4)])
     layer = PlacedLinear(12, 8, columns)
@@ -115,19 +113,19 @@ def test_a_placed_linear_layer_is_the_whole_one_on_zeros():
     assert layer.state_dict().keys() == {"weight", "bias"}
 
 
-def test_exact_knots():
+def test_integer_quality_interpolation():
     knots = QualityInterpolation(torch.tensor([[0.0, 1.0], [1.0, -1.0], [4.0, 4.0]]))
     exact = integer_network(knots)(torch.tensor([0, 64, 128, 255]))
     assert exact[:3, 0, 0].tolist() == [[0.0, 1.0], [0.5, 0.0], [1.0, -1.0]]
     assert torch.allclose(exact.float(), knots(torch.tensor([0, 64, 128, 255])), atol=1e-3)
 
 
-def test_what_has_no_exact_form_is_refused():
+def test_modules_without_an_integer_form_are_refused():
     with pytest.raises(TypeError, match="Sigmoid has no exact form"):
         integer_network(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()))
 
 
-def test_a_sum_that_could_be_rounded_is_refused():
+def test_inexact_sums_are_refused():
     layer = nn.Linear(4, 2)
     with torch.no_grad():
         layer.weight.fill_(2.0**40)
@@ -135,7 +133,7 @@ def test_a_sum_that_could_be_rounded_is_refused():
         ExactLinear(layer)
 
 
-def test_the_integer_network_is_built_again_only_when_weights_change():
+def test_integer_network_is_rebuilt_only_after_weights_change():
     codec = small_codec(seed=1)
     built = codec.network.entropy.integer_networks()
     assert codec.network.train().eval().entropy.integer_networks() is built

@@ -1,4 +1,4 @@
-"""How sure an average precision is, with a detector whose faults are known."""
+"""Standard errors of average precision, with a detector whose errors are known."""
 
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,8 @@ def showing(seen: Detections, name: str, detector: Detector) -> Detections:
     return seen
 
 
-def finding(folder: Path, *right: bool) -> Detection:
-    """What finds the square of a picture, or is less sure of something else beside it."""
+def detection_task_with(folder: Path, *right: bool) -> Detection:
+    """A task whose detector finds the square of an image, or another box with a lower score."""
     way = detection_task(folder, BrightDetector(), "bright")
     for number, found in enumerate(right):
         box = np.array([BRIGHT_BOX if found else (0, 0, 20, 20)], np.float64)
@@ -41,12 +41,12 @@ def finding(folder: Path, *right: bool) -> Detection:
     return way
 
 
-def test_samples_are_of_pictures_and_the_same_for_all(folder: Path) -> None:
-    """Of two pictures a sample has the first twice, the second twice, or each once."""
+def test_bootstrap_samples_images_equally_for_all_runs(folder: Path) -> None:
+    """With two images a sample has the first twice, the second twice, or each once."""
     both, first, none = (
-        finding(folder, True, True),
-        finding(folder, True, False),
-        finding(folder, False, False),
+        detection_task_with(folder, True, True),
+        detection_task_with(folder, True, False),
+        detection_task_with(folder, False, False),
     )
     table = bootstrap_ap([both, first, first, none], 60)
     assert table.shape == (60, 4)
@@ -58,20 +58,22 @@ def test_samples_are_of_pictures_and_the_same_for_all(folder: Path) -> None:
     assert np.array_equal(table, bootstrap_ap([both, first, first, none], 60))
 
 
-def test_a_picture_counts_as_often_as_it_is_named(folder: Path) -> None:
-    way = finding(folder, True, False)
+def test_image_counts_as_often_as_it_is_sampled(folder: Path) -> None:
+    way = detection_task_with(folder, True, False)
     assert way.precision("bbox") == way.precision("bbox", [0, 1])
     assert way.precision("bbox", [0, 0, 0])[0] == 1 and way.precision("bbox", [1, 1])[0] == 0
     assert way.precision("bbox", [0, 0, 1])[0] > way.precision("bbox", [0, 1])[0]
 
 
-def test_nothing_in_common(folder: Path) -> None:
+def test_runs_without_common_images_are_refused(folder: Path) -> None:
     with pytest.raises(OptionError, match="No image was measured in all runs"):
-        bootstrap_ap([finding(folder, True), detection_task(folder, BrightDetector(), "bright")], 5)
+        bootstrap_ap(
+            [detection_task_with(folder, True), detection_task(folder, BrightDetector(), "bright")], 5
+        )
 
 
-def test_from_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The originals come first, and lose nothing."""
+def test_ap_with_errors_measures_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The originals are first, and their loss is 0."""
     pytest.importorskip("faster_coco_eval")
     use_two_jpeg_preset(monkeypatch)
     monkeypatch.setattr(tasks, "create_detector", lambda name, device: BrightDetector())

@@ -1,6 +1,4 @@
-"""What detectors train on: boxes stay on their objects whatever is done to a picture, and a teacher says what
-it sees.
-"""
+"""Training batches of detectors: boxes follow the augmentations, and teacher detections become targets."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -50,9 +48,9 @@ PICTURES = [
 ]
 
 
-def coloured(rgb: NDArray[np.uint8], label: int) -> NDArray[np.bool_]:
-    """Where a picture is red, or blue; [H, W]. At the edge of an enlarged rectangle the middle of the slope
-    counts.
+def coloured_mask(rgb: NDArray[np.uint8], label: int) -> NDArray[np.bool_]:
+    """The pixels that are red, or blue; [H, W]. At the edge of an enlarged rectangle the middle of the slope
+    is the limit.
     """
     own, other = (0, 2) if label == PERSON else (2, 0)
     difference = rgb[..., own].astype(float) - rgb[..., other]
@@ -75,16 +73,16 @@ def as_pixels(x: torch.Tensor) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("part", [(0, 0, 200, 150), (30, 20, 180, 140), (70, 50, 125, 105), (0, 0, 100, 90)])
 @pytest.mark.parametrize(("height", "width"), [(96, 128), (300, 200)])
-def test_a_box_stays_on_its_object_in_a_cut(part: Box, height: int, width: int) -> None:
+def test_boxes_follow_crops(part: Box, height: int, width: int) -> None:
     rgb, objects = crop(PICTURES[0], part, height, width)
     assert rgb.shape == (height, width, 3) and objects is not None
     boxes, labels = objects
     assert labels.tolist() == [PERSON]
-    assert np.abs(boxes[0] - extent(coloured(rgb, PERSON))).max() <= 1.5
+    assert np.abs(boxes[0] - extent(coloured_mask(rgb, PERSON))).max() <= 1.5
 
 
-def test_what_is_hardly_there_is_not_there() -> None:
-    """Less than three tenths of the object, or fewer than four pixels of a side in the scene."""
+def test_mostly_cropped_objects_are_dropped() -> None:
+    """Less than three tenths of the object, or a side of less than four pixels, remain in the crop."""
     picture = PICTURES[0]
     for part, height, width in (((0, 0, 79, 150), 96, 96), ((0, 0, 200, 150), 8, 96)):
         _, objects = crop(picture, part, height, width)
@@ -93,23 +91,25 @@ def test_what_is_hardly_there_is_not_there() -> None:
     assert objects is not None and len(objects[0]) == 1
 
 
-def test_where_nobody_said_what_is_there_nothing_is_said() -> None:
+def test_images_without_boxes_have_no_targets_without_a_teacher() -> None:
     picture = TrainingPicture("x", PICTURES[0].rgb)
     rgb, objects = crop(picture, (0, 0, 100, 100), 32, 32)
     assert objects is None and mirror(rgb, None)[1] is None
 
 
-def test_a_mirror_takes_the_boxes_along() -> None:
+def test_boxes_follow_mirroring() -> None:
     rgb, objects = crop(PICTURES[0], (0, 0, 200, 150), 150, 200)
     flipped, moved = mirror(rgb, objects)
     assert moved is not None and objects is not None
     assert np.array_equal(flipped, rgb[:, ::-1])
-    assert moved[0].tolist() == [[70, 40, 140, 110]] == [[*map(float, extent(coloured(flipped, PERSON)))]]
+    assert (
+        moved[0].tolist() == [[70, 40, 140, 110]] == [[*map(float, extent(coloured_mask(flipped, PERSON)))]]
+    )
     again, back = mirror(flipped, moved)
     assert back is not None and np.array_equal(again, rgb) and np.array_equal(back[0], objects[0])
 
 
-def test_labels_become_the_networks_numbers() -> None:
+def test_labels_are_mapped_to_class_indices() -> None:
     assert sorted(NUMBERS.values()) == [*range(1, 81)] and NUMBERS[PERSON] == 1 and NUMBERS[BRUSH] == 80
     objects = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32), np.array([BRUSH, 13])
     target = make_target(objects, NUMBERS)
@@ -123,10 +123,10 @@ def test_labels_become_the_networks_numbers() -> None:
 
 
 @pytest.mark.parametrize("mosaic", [0.0, 1.0])
-def test_boxes_stay_on_their_objects_in_scenes(mosaic: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut, mirrored, coloured, one picture or four; each box has its own colour in it, and ends where that
-    ends.
-    """
+def test_boxes_stay_on_their_objects_after_augmentation(
+    mosaic: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crops, mirroring, colours, one image or a mosaic of four; each box encloses exactly its own colour."""
     monkeypatch.setattr(detection_batches, "MOSAIC", mosaic)
     scenes = DetectionBatches(PICTURES, None, 6, seed=3)
     found = 0
@@ -142,17 +142,17 @@ def test_boxes_stay_on_their_objects_in_scenes(mosaic: float, monkeypatch: pytes
 
 
 def check_boxes(rgb: NDArray[np.uint8], boxes: NDArray[np.float32], labels: list[int], tiles: int) -> None:
-    """Each box against what has its colour in the tile where its middle is."""
+    """Compare each box with the pixels of its colour in the tile that contains its centre."""
     high, wide = rgb.shape[0] // tiles, rgb.shape[1] // tiles
     for box, label in zip(boxes, labels):
         x, y = (wide * int((box[0] + box[2]) / 2 // wide), high * int((box[1] + box[3]) / 2 // high))
         tile = rgb[y : y + high, x : x + wide]
-        there = extent(coloured(tile, {1: PERSON, 80: BRUSH}[label]))
+        there = extent(coloured_mask(tile, {1: PERSON, 80: BRUSH}[label]))
         assert np.abs(box - np.array(there) - [x, y, x, y]).max() <= 2.5
 
 
-def test_scenes_are_as_large_as_the_detector_looks() -> None:
-    """In whole steps, and labels are its own."""
+def test_batches_have_the_detectors_input_size() -> None:
+    """In whole steps; labels are those of the detector."""
     scenes = DetectionBatches(PICTURES, None, 1, 0, range(1, 91), torchvision_size)
     assert scenes.shapes == [[800, 1056], [1056, 800], [800, 864]]
     small = DetectionBatches(PICTURES, None, 4, 0, range(1, 91), partial(compact_size, area=96 * 96))
@@ -160,7 +160,7 @@ def test_scenes_are_as_large_as_the_detector_looks() -> None:
     assert {label for target in targets for label in target.labels.tolist()} <= {PERSON, BRUSH}
 
 
-def test_the_same_seed_makes_the_same_scenes() -> None:
+def test_same_seed_gives_the_same_batches() -> None:
     one, two, other = (DetectionBatches(PICTURES, None, 3, seed).next() for seed in (5, 5, 6))
     assert torch.equal(one[0], two[0]) and torch.equal(one[1][0].boxes, two[1][0].boxes)
     assert one[0].shape != other[0].shape or not torch.equal(one[0], other[0])
@@ -168,7 +168,7 @@ def test_the_same_seed_makes_the_same_scenes() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (64, 900), (900, 64), (1000, 700)])
 @pytest.mark.parametrize("aspect", [192 / 256, 1.0, 320 / 256])
-def test_parts_lie_in_their_picture(width: int, height: int, aspect: float) -> None:
+def test_crops_are_within_the_image(width: int, height: int, aspect: float) -> None:
     scenes = DetectionBatches(PICTURES, None, 1, seed=0)
     picture = TrainingPicture("x", np.zeros((height, width, 3), np.uint8))
     for _ in range(50):
@@ -181,8 +181,8 @@ def test_parts_lie_in_their_picture(width: int, height: int, aspect: float) -> N
 # ── a teacher ──
 
 
-def test_a_teacher_speaks_where_nobody_else_did() -> None:
-    """And is asked about every scene; pictures without boxes are shown only where there is one."""
+def test_teacher_is_used_for_images_without_boxes() -> None:
+    """It runs on every batch; images without boxes are used only if there is a teacher."""
     bare = [TrainingPicture(str(number), PICTURES[0].rgb) for number in range(3)]
     fake = CentreTeacher()
     scenes = DetectionBatches([*bare, PICTURES[1]], fake, 8, seed=0)  # type: ignore[arg-type]
@@ -197,14 +197,14 @@ def test_a_teacher_speaks_where_nobody_else_did() -> None:
             assert target.boxes.tolist() == [[width / 4, height / 4, width / 2, height / 2]]
 
 
-def test_pictures_without_boxes_need_a_teacher() -> None:
+def test_images_without_boxes_need_a_teacher() -> None:
     with pytest.raises(OptionError, match="needs images with boxes, or a teacher"):
         DetectionBatches([TrainingPicture("x", PICTURES[0].rgb)], None, 1, 0)
 
 
-def test_what_a_teacher_is_teacher_target() -> None:
-    """Of two boxes of one class in one place the surer; another class beside it; nothing at all of what it
-    doubts.
+def test_confident_teacher_detections_become_targets() -> None:
+    """Of two overlapping boxes of a class the one with the higher score; boxes of other classes too; none
+    with a low score.
     """
     near, far = [10.0, 10, 50, 50], [60.0, 60, 90, 90]
     seen = teacher_detections(
@@ -234,9 +234,9 @@ def picodet_outputs() -> list[NDArray[np.float32]]:
     return scores + distances
 
 
-def test_candidates_by_hand() -> None:
-    """The object's place is at (6 · 16 + 7.5, 4 · 16 + 7.5); the picture is twice as wide as the teacher's
-    square.
+def test_teacher_candidates_by_hand() -> None:
+    """The object's grid point is at (6 · 16 + 7.5, 4 · 16 + 7.5); the image is twice as wide as the teacher's
+    square input.
     """
     boxes, scores = candidates(picodet_outputs(), 2 * PICODET_SIDE, PICODET_SIDE)
     x, y = 6 * 16 + 7.5, 4 * 16 + 7.5
@@ -245,8 +245,8 @@ def test_candidates_by_hand() -> None:
 
 
 def onnx_file(path: Path, inside: Sequence[str] = ()) -> Path:
-    """An ONNX file with PicoDet's eight outputs, and inside of it means of the picture over each 8×8 pixels,
-    by these names.
+    """An ONNX file with PicoDet's eight outputs, and inside it the means of the image over 8×8 pixels, with
+    these names.
     """
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -267,7 +267,7 @@ def onnx_file(path: Path, inside: Sequence[str] = ()) -> Path:
     return path
 
 
-def test_a_teacher_in_an_onnx_file(tmp_path: Path) -> None:
+def test_onnx_teacher_gives_outputs_by_position(tmp_path: Path) -> None:
     """What it says of each place stands where the place is."""
     rgb = np.zeros((50, 100, 3), np.uint8)
     rgb[:, 50:] = 255
@@ -279,7 +279,7 @@ def test_a_teacher_in_an_onnx_file(tmp_path: Path) -> None:
     assert x0 < x < x1 and y0 < y < y1 and teacher_target(seen, NUMBERS).labels.tolist() == [len(COCO_IDS)]
 
 
-def test_another_file_is_no_teacher(tmp_path: Path) -> None:
+def test_other_onnx_files_are_refused_as_teacher(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = tmp_path / "x.onnx"
     path.write_text("hello, this is no ONNX")
@@ -287,10 +287,8 @@ def test_another_file_is_no_teacher(tmp_path: Path) -> None:
         DetectionTeacher(path)
 
 
-def test_answers_are_those_of_the_teachers_inside(tmp_path: Path) -> None:
-    """Of those that are asked for: channels last, a batch of what it was shown; a PicoDet that has them not
-    is another one.
-    """
+def test_teacher_features_are_the_requested_tensors(tmp_path: Path) -> None:
+    """Channels-last, for the batch it was given; a PicoDet without these tensors is refused."""
     names = ["block 3", "extra 64", "say 64"]
     asked = [PARTS[name][0] for name in names]
     answers = TeacherOutputs(PICTURES, onnx_file(tmp_path / "t.onnx", asked), names, 2, seed=0)
@@ -302,7 +300,7 @@ def test_answers_are_those_of_the_teachers_inside(tmp_path: Path) -> None:
         TeacherOutputs(PICTURES, onnx_file(tmp_path / "other.onnx", asked[:-1]), names, 2, seed=0)
 
 
-def test_a_label_that_coco_has_not_is_one_sentence() -> None:
-    """12 is one of its gaps."""
+def test_label_that_coco_lacks_is_an_error() -> None:
+    """COCO has no category 12."""
     with pytest.raises(OptionError, match="12"):
         make_target((np.zeros((1, 4), np.float32), np.array([12])), NUMBERS)

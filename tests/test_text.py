@@ -67,7 +67,7 @@ CAPTIONS = (
 
 
 @pytest.mark.parametrize("text", CAPTIONS)
-def test_a_caption_takes_clearly_less_than_its_letters(text: str) -> None:
+def test_captions_are_compressed(text: str) -> None:
     data = text_to_bytes(text)
     assert len(data) <= 0.75 * len(text)
     assert text_from_bytes(data) == text
@@ -75,13 +75,13 @@ def test_a_caption_takes_clearly_less_than_its_letters(text: str) -> None:
 
 @given(st.text(max_size=200))
 @settings(max_examples=100, deadline=None)
-def test_any_text_comes_back_tidy_in_at_most_a_byte_more(text: str) -> None:
+def test_any_text_round_trips_normalised_with_one_byte_overhead(text: str) -> None:
     data = text_to_bytes(text)
     assert text_from_bytes(data) == normalise_text(text) == normalise_text(normalise_text(text))
     assert len(data) <= len(normalise_text(text).encode()) + 1
 
 
-def test_what_tidy_means() -> None:
+def test_text_normalisation() -> None:
     assert normalise_text(" a\n\tdog \x1b[2J ") == "a dog [2J"
     assert normalise_text("cafe\u0301") == "caf\u00e9"
     assert normalise_text("") == normalise_text(" \0 ") == ""
@@ -90,7 +90,7 @@ def test_what_tidy_means() -> None:
 
 
 @pytest.mark.parametrize("letter", ["a", "\u72d7"])
-def test_long_words_have_a_limit(letter: str) -> None:
+def test_long_texts_are_refused(letter: str) -> None:
     most = MAX_TEXT // len(letter.encode())
     assert text_from_bytes(text_to_bytes(letter * most)) == letter * most
     with pytest.raises(OptionError, match=f"{(most + 1) * len(letter.encode())} bytes, above .* {MAX_TEXT}"):
@@ -102,7 +102,7 @@ def deflated(text: bytes) -> bytes:
     return b"\x01" + deflate.compress(text) + deflate.flush()
 
 
-def test_inflation_is_bounded() -> None:
+def test_inflated_text_size_is_bounded() -> None:
     bomb = deflated(bytes(1 << 25))
     tracemalloc.start()
     with pytest.raises(Damaged, match=str(MAX_TEXT)):
@@ -126,13 +126,13 @@ def test_inflation_is_bounded() -> None:
         (b"\x01", Damaged, "end"),
     ],
 )
-def test_words_that_cannot_be_read_are_one_sentence(data: bytes, kind: type[FormatError], word: str) -> None:
+def test_invalid_text_layers_raise(data: bytes, kind: type[FormatError], word: str) -> None:
     with pytest.raises(kind, match=word) as caught:
         text_from_bytes(data)
     assert is_one_sentence(str(caught.value))
 
 
-def test_thousands_of_accidents_end_in_a_text_or_a_sentence() -> None:
+def test_random_damage_gives_a_text_or_an_error() -> None:
     rng = random.Random(4)
     kinds: set[type] = set()
     for turn in range(3000):
@@ -150,14 +150,14 @@ def test_thousands_of_accidents_end_in_a_text_or_a_sentence() -> None:
     assert kinds == {str, Damaged, Unsupported}
 
 
-def test_the_golden_file_is_read_as_ever() -> None:
+def test_golden_file_is_read_unchanged() -> None:
     stream = Bitstream.open(GOLDEN)
     assert stream.to_bytes() == GOLDEN.read_bytes()
     assert embedded_text(stream) == DOG
-    assert stream.header == Header(640, 480, preset=3, level=400, fingerprint=0xCAFE, version=1)
+    assert stream.header == Header(640, 480, preset_id=3, level=400, fingerprint=0xCAFE, version=1)
 
 
-def test_the_law_explains_the_golden_file_and_pins_the_dictionary() -> None:
+def test_format_md_explains_the_golden_file_and_the_dictionary() -> None:
     law = LAW.read_text("utf-8")
     section = law.split(f"### `{GOLDEN.name}`")[1].split("###")[0]
     rows = re.findall(r"^\| `([0-9A-F ]+)` \|", section, re.MULTILINE)
@@ -166,7 +166,7 @@ def test_the_law_explains_the_golden_file_and_pins_the_dictionary() -> None:
     assert f"{len(dictionary())} bytes of ASCII" in law and dictionary().isascii()
 
 
-def test_the_layer_is_one_sound_piece_or_there_are_no_words() -> None:
+def test_text_layer_is_intact_or_raises() -> None:
     stream = Bitstream.open(GOLDEN)
     assert embedded_text(replace(stream, layers=stream.layers[:1])) is None
     assert embedded_text(stream.with_layer(text_layer(""))) == ""
@@ -179,8 +179,8 @@ def test_the_layer_is_one_sound_piece_or_there_are_no_words() -> None:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Of three small presets' weights: `plain`, `early` (its encoder reads words), `late` (its decoder
-    does).
+    """The folder of three small presets' weights: `plain`, `early` (its encoder reads text), `late` (its
+    decoder does).
     """
     made = []
     for number, (name, reads) in enumerate((("plain", ""), ("early", "encoder"), ("late", "decoder"))):
@@ -342,7 +342,7 @@ def test_missing_weights_are_an_error(folder: Path, rgb: np.ndarray) -> None:
 # ── the command line ──
 
 
-def test_words_on_the_command_line(photo: Path) -> None:
+def test_text_option_of_the_command_line(photo: Path) -> None:
     file = photo.with_suffix(".tri")
     done = run("encode", photo, "--preset", "late", "--text", DOG, "--send-text")
     assert done.exit_code == 0 and done.stdout.rstrip().endswith(f"{len(text_to_bytes(DOG))} bytes of text")
@@ -369,21 +369,21 @@ def test_words_on_the_command_line(photo: Path) -> None:
         ("early", ("--text-file", "none.txt"), "no such file"),
     ],
 )
-def test_wrong_words_are_one_sentence(photo: Path, preset: str, words: tuple[str, ...], said: str) -> None:
+def test_invalid_text_is_an_error(photo: Path, preset: str, words: tuple[str, ...], said: str) -> None:
     done = run("encode", photo, "--preset", preset, *words)
     assert done.exit_code == 1
     assert is_one_sentence(done.stderr) and said in done.stderr
     assert not photo.with_suffix(".tri").exists()
 
 
-def test_words_for_the_decoder_of_another_preset_are_one_sentence(photo: Path) -> None:
+def test_text_is_refused_for_presets_whose_decoder_ignores_it(photo: Path) -> None:
     for preset, said in (("plain", "plain takes no text"), ("early", "The decoder of early needs no text")):
         assert run("encode", photo, "--preset", preset, "--force").exit_code == 0
         done = run("decode", photo.with_suffix(".tri"), "--force", "--text", DOG)
         assert done.exit_code == 1 and is_one_sentence(done.stderr) and said in done.stderr
 
 
-def test_a_missing_text_encoder_is_one_error(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_text_encoder_is_one_error(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise WeightsError("The text encoder is missing.")
 
@@ -395,7 +395,7 @@ def test_a_missing_text_encoder_is_one_error(photo: Path, monkeypatch: pytest.Mo
         assert done.exit_code == 1 and done.stderr.count("The text encoder is missing.") == 1
 
 
-def test_words_from_a_file(photo: Path) -> None:
+def test_text_from_a_file(photo: Path) -> None:
     cat = photo.with_name("cat.png")
     cat.write_bytes(photo.read_bytes())
     texts = photo.with_name("words.json")
@@ -425,18 +425,18 @@ def test_words_from_a_file(photo: Path) -> None:
         (b'{"fish.png": "a fish"}', "no text for dog.png and 1 more"),
     ],
 )
-def test_files_of_words_that_are_none(tmp_path: Path, content: bytes, said: str) -> None:
+def test_invalid_text_files_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "words.json").write_bytes(content)
     with pytest.raises(OptionError, match=f"^words.json .*{said}") as caught:
         read_texts(tmp_path / "words.json", [Path("dog.png"), Path("cat.png")])
     assert is_one_sentence(str(caught.value))
 
 
-def test_only_one_source_of_words() -> None:
+def test_only_one_source_of_text_is_allowed() -> None:
     assert run("encode", "a.png", "--text", DOG, "--caption", "auto").exit_code == 2
 
 
-def test_info_shows_foreign_words_so_that_they_do_nothing(folder: Path, rgb: np.ndarray) -> None:
+def test_info_escapes_control_characters_in_text(folder: Path, rgb: np.ndarray) -> None:
     file = folder / "odd.tri"
     plain = trifocal.encode(rgb, "plain")
     plain.with_layer(Layer(Tag.TEXT, (b"\0\x1b[2Jred",))).save(file)
@@ -453,7 +453,7 @@ def test_info_shows_foreign_words_so_that_they_do_nothing(folder: Path, rgb: np.
 # ── Pillow ──
 
 
-def test_words_through_pillow(folder: Path, rgb: np.ndarray) -> None:
+def test_text_through_pillow(folder: Path, rgb: np.ndarray) -> None:
     stream = io.BytesIO()
     Image.fromarray(rgb).save(stream, format="TRI", preset="late", text=DOG, send_text=True)
     assert stream.getvalue() == trifocal.encode(rgb, "late", text=DOG, send_text=True).to_bytes()
@@ -474,7 +474,7 @@ def test_words_through_pillow(folder: Path, rgb: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small BLIP with random weights, in a folder of its own as the published one is."""
+    """A small BLIP with random weights, in a folder like the published one."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("blip")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "brown", "dog", "red", "frisbee"]
@@ -517,7 +517,7 @@ def test_a_captioner_returns_what_its_network_generates(blip: Path, rgb: np.ndar
         assert captioner(pixels) == sentence.strip() != ""
 
 
-def test_a_captioner_writes_the_words(blip: Path, photo: Path, rgb: np.ndarray) -> None:
+def test_captioner_writes_the_text(blip: Path, photo: Path, rgb: np.ndarray) -> None:
     from trifocal.text.captions import Captioner
 
     done = run("encode", photo, "--preset", "late", "--send-text", "--caption", blip)
@@ -527,9 +527,7 @@ def test_a_captioner_writes_the_words(blip: Path, photo: Path, rgb: np.ndarray) 
     assert done.stderr == f"dog.png: {sentence}\n"
 
 
-def test_a_captioner_that_is_not_there_is_one_sentence(
-    blip: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_captioner_is_an_error(blip: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     encode = "encode", photo, "--preset", "late", "--send-text", "--caption"
     done = run(*encode, photo.parent / "nowhere")

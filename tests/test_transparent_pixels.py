@@ -21,8 +21,8 @@ from trifocal.pictures.invisible import fill_invisible
 HIDDEN = "The colours of fully transparent pixels were dropped."
 
 
-def hiding(noise: int = 1) -> NDArray[np.uint8]:
-    """[64, 96, 4]: a ramp, whose right half is clear and holds noise."""
+def image_with_hidden_noise(noise: int = 1) -> NDArray[np.uint8]:
+    """[64, 96, 4]: a ramp, whose right half is transparent and contains noise."""
     random = np.random.default_rng(noise)
     rgba = np.zeros((64, 96, 4), np.uint8)
     rgba[..., :3] = np.linspace(40, 200, 96).astype(np.uint8)[None, :, None]
@@ -39,7 +39,7 @@ def png(rgba: NDArray[np.uint8]) -> io.BytesIO:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (64, 33)])
-def test_what_is_seen_stays_and_the_rest_follows_from_it(size: tuple[int, int]) -> None:
+def test_visible_pixels_are_kept_and_determine_the_rest(size: tuple[int, int]) -> None:
     random = np.random.default_rng(2)
     rgb, other = random.integers(0, 256, (2, *size, 3), dtype=np.uint8)
     alpha = random.choice(np.array([0, 0, 1, 255], np.uint8), size)
@@ -53,28 +53,28 @@ def test_what_is_seen_stays_and_the_rest_follows_from_it(size: tuple[int, int]) 
     assert (fill_invisible(rgb, np.zeros(size, np.uint8)) == 128).all()
 
 
-def test_the_continuation_is_smooth() -> None:
-    rgba = hiding()
+def test_filled_pixels_are_smooth() -> None:
+    rgba = image_with_hidden_noise()
     flat = fill_invisible(rgba[..., :3], rgba[..., 3]).astype(int)
     assert np.abs(np.diff(flat, axis=1)).max() <= 8 and np.abs(np.diff(flat, axis=0)).max() <= 8
     one_colour = fill_invisible(np.where(rgba[..., 3:] > 0, 77, rgba[..., :3]).astype(np.uint8), rgba[..., 3])
     assert (one_colour == 77).all()
 
 
-def test_pictures_are_flattened_when_they_are_read() -> None:
-    rgba = hiding()
+def test_invisible_colours_are_replaced_on_reading() -> None:
+    rgba = image_with_hidden_noise()
     picture = Picture.open(png(rgba))
-    assert picture.notes == (HIDDEN,)
+    assert picture.notices == (HIDDEN,)
     assert np.array_equal(picture.rgb, Picture.from_pil(Image.fromarray(rgba)).rgb)
     assert np.array_equal(picture.rgb, Picture(rgba[..., :3], rgba[..., 3]).fill_invisible().rgb)
     kept = Picture.open(png(rgba), keep_invisible=True)
-    assert kept.notes == () and np.array_equal(kept.rgb, rgba[..., :3])
+    assert kept.notices == () and np.array_equal(kept.rgb, rgba[..., :3])
     rgba[:, 48:, :3] = 0
-    assert Picture.open(png(rgba)).notes == ()  # one colour hides nothing
+    assert Picture.open(png(rgba)).notices == ()  # one colour hides nothing
 
 
-def test_what_is_hidden_is_in_no_file() -> None:
-    clean, noisy = hiding(1), hiding(2)
+def test_invisible_colours_are_not_stored() -> None:
+    clean, noisy = image_with_hidden_noise(1), image_with_hidden_noise(2)
     clean[:, 48:, :3] = 0
     files = [
         trifocal.encode(source, "compact").to_bytes()
@@ -95,8 +95,8 @@ def test_what_is_hidden_is_in_no_file() -> None:
     assert out.getvalue() == kept.to_bytes()
 
 
-def test_the_command_flattens_unless_told_otherwise(tmp_path: Path) -> None:
-    (tmp_path / "photo.png").write_bytes(png(hiding()).getvalue())
+def test_command_replaces_invisible_colours_by_default(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(png(image_with_hidden_noise()).getvalue())
     words = ["encode", str(tmp_path / "photo.png"), "--preset", "compact", "-o"]
     plain = CliRunner().invoke(app, [*words, str(tmp_path / "plain.tri")])
     assert plain.exit_code == 0 and HIDDEN in plain.stderr
@@ -106,7 +106,7 @@ def test_the_command_flattens_unless_told_otherwise(tmp_path: Path) -> None:
     assert 3 * sizes[0] < sizes[1]
 
 
-def test_a_detector_does_not_see_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detector_does_not_use_invisible_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Picture] = []
 
     def look(picture: Picture) -> Detections:
@@ -114,8 +114,8 @@ def test_a_detector_does_not_see_them(tmp_path: Path, monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(scalable, "detect_objects", look)
-    (tmp_path / "photo.png").write_bytes(png(hiding()).getvalue())
-    trifocal.encode(hiding(), "compact", keep_invisible=True).save(tmp_path / "kept.tri")
+    (tmp_path / "photo.png").write_bytes(png(image_with_hidden_noise()).getvalue())
+    trifocal.encode(image_with_hidden_noise(), "compact", keep_invisible=True).save(tmp_path / "kept.tri")
     for name in ("photo.png", "kept.tri"):
         with pytest.raises(KeyboardInterrupt):
             trifocal.detect(tmp_path / name, notify=lambda notice: None)
@@ -123,7 +123,7 @@ def test_a_detector_does_not_see_them(tmp_path: Path, monkeypatch: pytest.Monkey
         assert picture.alpha is not None and np.array_equal(picture.rgb, picture.fill_invisible().rgb), name
 
 
-def test_a_file_that_is_larger_than_its_source_is_noted(tmp_path: Path) -> None:
+def test_file_larger_than_its_source_gives_a_notice(tmp_path: Path) -> None:
     random = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(random).save(tmp_path / "small.webp", quality=1)
     Image.fromarray(random).save(tmp_path / "large.png")

@@ -15,7 +15,7 @@ from trifocal.container.parts import merge, part_id, read_base, strip
 from trifocal.errors import Damaged, FormatError, MissingLayer, NotTrifocal, OptionError, Truncated
 
 GOLDEN = Path(__file__).parent / "golden"
-HEADER = Header(width=640, height=480, preset=8, level=400, fingerprint=0xBEEF)
+HEADER = Header(width=640, height=480, preset_id=8, level=400, fingerprint=0xBEEF)
 BASE = Layer(Tag.BASE, (b"\x32" + bytes(range(40)),))
 ENHANCEMENT = Layer(Tag.ENHANCEMENT, (b"first tile", b"", b"third"))
 WHOLE = Bitstream(HEADER, (BASE, ENHANCEMENT, Layer(Tag.ICC, (b"profile",)), Layer(200, (b"later",))))
@@ -26,8 +26,8 @@ def halves(stream: Bitstream) -> tuple[Bitstream, Bitstream]:
     return strip(stream, "base"), strip(stream, "enhancement")
 
 
-def again(stream: Bitstream) -> Bitstream:
-    """What a reader makes of the bytes."""
+def reread(stream: Bitstream) -> Bitstream:
+    """The stream that is read from the bytes."""
     return Bitstream.from_bytes(stream.to_bytes())
 
 
@@ -40,7 +40,7 @@ def says(error: pytest.ExceptionInfo[Exception]) -> str:
 # ── there and back ──
 
 
-def test_the_base_part_is_the_base_alone_and_the_other_part_is_the_rest() -> None:
+def test_base_part_has_the_base_layer_and_the_other_part_the_rest() -> None:
     base, enhancement = halves(WHOLE)
     assert [layer.tag for layer in base.layers] == [Tag.BASE, Tag.PART]
     assert [layer.tag for layer in enhancement.layers] == [Tag.ENHANCEMENT, Tag.ICC, Tag.PART, 200]
@@ -52,7 +52,7 @@ def test_strip_and_merge_are_inverses_byte_for_byte() -> None:
     rng = random.Random(1)
     for _ in range(200):
         whole = random_whole(rng)
-        parts = [again(part) for part in halves(whole)]
+        parts = [reread(part) for part in halves(whole)]
         rng.shuffle(parts)
         assert merge(*parts).to_bytes() == whole.to_bytes()
 
@@ -66,15 +66,15 @@ def random_whole(rng: random.Random) -> Bitstream:
     return Bitstream(header, (base, Layer(Tag.ENHANCEMENT, tiles), *others))
 
 
-def test_the_golden_part_is_of_the_golden_file() -> None:
+def test_golden_part_equals_that_of_the_golden_file() -> None:
     whole = Bitstream.open(GOLDEN / "container-layers.tri")
     assert strip(whole, "base").to_bytes() == (GOLDEN / "container-base.tri").read_bytes()
     part = Bitstream.open(GOLDEN / "container-base.tri")
     assert merge(strip(whole, "enhancement"), part) == whole
 
 
-def test_one_bit_elsewhere_makes_another_mark() -> None:
-    """Also where two bytes of the table's CRC change places, which a CRC over that CRC would not see."""
+def test_part_id_depends_on_every_bit() -> None:
+    """Also if two bytes of the table's CRC are swapped, which a CRC over that CRC would not detect."""
     rng = random.Random(2)
     marks = {part_id(strip(random_whole(rng), "base")) for _ in range(2000)}
     assert len(marks) == 2000
@@ -94,7 +94,7 @@ def test_one_bit_elsewhere_makes_another_mark() -> None:
         (strip(WHOLE, "enhancement"), "base"),
     ],
 )
-def test_only_a_file_with_both_layers_has_parts(stream: Bitstream, missing: str, layers: str) -> None:
+def test_only_files_with_both_layers_can_be_stripped(stream: Bitstream, missing: str, layers: str) -> None:
     with pytest.raises(MissingLayer) as error:
         strip(stream, layers)
     assert f"no {missing} layer" in says(error)
@@ -106,8 +106,8 @@ def test_parts_have_two_names() -> None:
     assert "everything" in says(error)
 
 
-def other(stream: Bitstream) -> Bitstream:
-    """A file as like it as can be: the next frame of the same camera."""
+def next_frame(stream: Bitstream) -> Bitstream:
+    """A similar file: the next frame of the same camera."""
     return stream.with_layer(Layer(Tag.BASE, (bytes(41),)))
 
 
@@ -119,9 +119,9 @@ MARK = Layer(Tag.PART, (part_id(B),))
     ("one", "two", "word"),
     [
         (B, B, "Both files are base parts"),
-        (B, strip(other(WHOLE), "base"), "Both files are base parts"),
+        (B, strip(next_frame(WHOLE), "base"), "Both files are base parts"),
         (E, E, "Both files are enhancement parts"),
-        (B, strip(other(WHOLE), "enhancement"), "different files"),
+        (B, strip(next_frame(WHOLE), "enhancement"), "different files"),
         (B, strip(replace(WHOLE, header=replace(HEADER, level=401)), "enhancement"), "different files"),
         (WHOLE, E, "complete file"),
         (B, PLAIN, "not a part"),
@@ -129,7 +129,7 @@ MARK = Layer(Tag.PART, (part_id(B),))
         (replace(WHOLE, layers=(BASE,)), E, "not a part"),
     ],
 )
-def test_what_does_not_belong_together_is_not_merged(one: Bitstream, two: Bitstream, word: str) -> None:
+def test_parts_of_different_files_are_not_merged(one: Bitstream, two: Bitstream, word: str) -> None:
     for parts in (one, two), (two, one):
         with pytest.raises(OptionError, match=word) as error:
             merge(*parts)
@@ -147,7 +147,7 @@ def test_what_does_not_belong_together_is_not_merged(one: Bitstream, two: Bitstr
     ],
     ids=["another base", "a layer more", "a layer twice", "another header", "a layer less"],
 )
-def test_parts_that_were_changed_do_not_fit(one: Bitstream, two: Bitstream) -> None:
+def test_changed_parts_are_not_merged(one: Bitstream, two: Bitstream) -> None:
     with pytest.raises(Damaged, match="changed") as error:
         merge(one, two)
     says(error)
@@ -164,7 +164,7 @@ def test_damaged_streams_are_neither_stripped_nor_merged() -> None:
 
 
 @pytest.mark.parametrize("chunks", [(None,), (b"123",), (b"12345",)])
-def test_a_mark_that_is_none_is_refused(chunks: tuple[bytes | None, ...]) -> None:
+def test_invalid_part_id_is_refused(chunks: tuple[bytes | None, ...]) -> None:
     with pytest.raises(Damaged, match="strip the original file again") as error:
         merge(B.with_layer(Layer(Tag.PART, chunks)), E)
     says(error)
@@ -187,7 +187,7 @@ def front_of(stream: Bitstream) -> int:
     return stream.size - sum(layer.size for layer in stream.layers)
 
 
-def test_a_base_is_read_whatever_follows_it(saved: Callable[[bytes], Path]) -> None:
+def test_base_layer_is_read_if_later_bytes_are_damaged(saved: Callable[[bytes], Path]) -> None:
     data = WHOLE.to_bytes()
     end = front_of(WHOLE) + BASE.size
     for rest in (data[end:], b"", bytes(len(data) - end), b"much more" * 10_000):
@@ -197,7 +197,7 @@ def test_a_base_is_read_whatever_follows_it(saved: Callable[[bytes], Path]) -> N
     assert (base, read) == (Bitstream(HEADER, (BASE,)), B.size - 4)
 
 
-def test_large_tables_and_bases_are_read_in_pieces(saved: Callable[[bytes], Path]) -> None:
+def test_large_tables_and_base_layers_are_read_in_pieces(saved: Callable[[bytes], Path]) -> None:
     base = Layer(Tag.BASE, (random.Random(3).randbytes(50_001),))
     large = Bitstream(HEADER, (base, Layer(Tag.ENHANCEMENT, (b"x",) * 9000)))
     assert read_base(saved(large.to_bytes())) == (
@@ -207,13 +207,15 @@ def test_large_tables_and_bases_are_read_in_pieces(saved: Callable[[bytes], Path
 
 
 @pytest.mark.parametrize("stream", [PLAIN, E, PLAIN.with_layer(Layer(Tag.ICC, (b"profile",)))])
-def test_a_file_without_a_base_is_one_sentence(stream: Bitstream, saved: Callable[[bytes], Path]) -> None:
+def test_file_without_a_base_layer_raises_missing_layer(
+    stream: Bitstream, saved: Callable[[bytes], Path]
+) -> None:
     with pytest.raises(MissingLayer, match=r"^x.tri has no base layer") as error:
         read_base(saved(stream.to_bytes()))
     says(error)
 
 
-def test_a_base_cut_anywhere_or_flipped_anywhere_is_refused(saved: Callable[[bytes], Path]) -> None:
+def test_truncated_or_changed_base_layer_is_refused(saved: Callable[[bytes], Path]) -> None:
     data = B.to_bytes()
     end = front_of(B) + BASE.size
     for length in range(1, end):
@@ -230,14 +232,14 @@ def test_a_base_cut_anywhere_or_flipped_anywhere_is_refused(saved: Callable[[byt
 
 
 @pytest.mark.parametrize(("data", "kind"), [(b"", NotTrifocal), (b"hello, this is text", NotTrifocal)])
-def test_foreign_files_have_no_base(
+def test_other_files_are_refused_by_read_base(
     data: bytes, kind: type[FormatError], saved: Callable[[bytes], Path]
 ) -> None:
     with pytest.raises(kind, match="^x.tri"):
         read_base(saved(data))
 
 
-def test_a_base_of_absurd_length_makes_no_room(saved: Callable[[bytes], Path]) -> None:
+def test_false_base_layer_length_allocates_no_memory(saved: Callable[[bytes], Path]) -> None:
     front = write_header(WHOLE.header, short=False) + b"\x01\x02\x01" + varint((1 << 35) - 1) + bytes(4)
     path = saved(front + crc32(front).to_bytes(4, "big") + b"tail")
     tracemalloc.start()
@@ -247,7 +249,7 @@ def test_a_base_of_absurd_length_makes_no_room(saved: Callable[[bytes], Path]) -
     tracemalloc.stop()
 
 
-def test_thousands_of_accidents_to_parts_end_in_a_sentence_or_in_the_whole(
+def test_random_damage_to_parts_gives_an_error_or_the_original(
     saved: Callable[[bytes], Path],
 ) -> None:
     rng = random.Random(4)

@@ -1,4 +1,4 @@
-"""Networks that sum in another order or precision, and a comparison of what they decode."""
+"""Networks that sum in another order or precision, and the comparison of what they decode."""
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -32,13 +32,13 @@ class ReorderedLinear(nn.Module):
         return total + self.bias
 
 
-class ReorderedExactLinear(ReorderedLinear):
+class ReorderedIntegerLinear(ReorderedLinear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return to_grid(super().forward(x), 12).clamp(-4096 if self.low is None else self.low, 4096)
 
 
-class LinearPerPlace(nn.Module):
-    """A `PlacedLinear` of one layer for each place."""
+class LinearPerPosition(nn.Module):
+    """A `PlacedLinear` with one layer for each position."""
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -52,11 +52,13 @@ def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[Reordere
     for name, child in module.named_children():
         if isinstance(child, ExactPlacedLinear) and kind is ExactLinear:
             setattr(
-                module, name, LinearPerPlace(make(w, child.bias, None, seed=len(name)) for w in child.weight)
+                module,
+                name,
+                LinearPerPosition(make(w, child.bias, None, seed=len(name)) for w in child.weight),
             )
         elif isinstance(child, PlacedLinear) and kind is nn.Linear:
             weights, bias = child.weight.detach().T[child.columns], child.bias.detach()
-            setattr(module, name, LinearPerPlace(make(w, bias, None, seed=len(name)) for w in weights))
+            setattr(module, name, LinearPerPosition(make(w, bias, None, seed=len(name)) for w in weights))
         elif isinstance(child, ExactLinear) and kind is ExactLinear:
             setattr(module, name, make(child.weight, child.bias, child.low, seed=len(name)))
         elif isinstance(child, nn.Linear) and kind is nn.Linear:
@@ -66,9 +68,9 @@ def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[Reordere
 
 
 def with_reordered_sums(codec: Codec) -> Codec:
-    """A copy of the codec whose exact linear layers sum in another order."""
+    """A copy of the codec whose integer linear layers sum in another order."""
     other = copy.deepcopy(codec)
-    replace_linear(other.network.entropy.integer_networks(), ExactLinear, ReorderedExactLinear)
+    replace_linear(other.network.entropy.integer_networks(), ExactLinear, ReorderedIntegerLinear)
     return other
 
 
@@ -111,7 +113,7 @@ def count_mismatches(writing: Codec, reading: Codec, pictures: Iterable[np.ndarr
 
 
 class Float32Network(nn.Module):
-    """A network of the exact side as other codecs run it: in float32, without rounding to a grid."""
+    """The network's layers in float32, without rounding to a grid, as in other codecs."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -132,7 +134,7 @@ def floats(values: Iterable[Any]) -> list[Any]:
 
 
 def with_float32(codec: Codec, another_order: bool) -> Codec:
-    """A copy of the codec whose exact side runs in float32, if asked with sums in another order."""
+    """A copy of the codec whose integer networks run in float32, optionally with sums in another order."""
     other = copy.deepcopy(codec)
     side = copy.deepcopy(other.network.entropy.exact_side)
     if another_order:
@@ -164,10 +166,10 @@ class ReorderedConvolution(nn.Module):
 
 
 def with_reordered_layers(codec: Codec) -> Codec:
-    """A copy of the codec whose exact linear layers and convolutions sum in another order."""
+    """A copy of the codec whose integer linear layers and convolutions sum in another order."""
     other = copy.deepcopy(codec)
     networks = other.network.entropy.integer_networks()
-    replace_linear(networks, ExactLinear, ReorderedExactLinear)
+    replace_linear(networks, ExactLinear, ReorderedIntegerLinear)
     replaced = 0
     for module in list(networks.modules()):
         for name, child in list(module.named_children()):

@@ -1,4 +1,4 @@
-"""Two layers in one file: the base alone detects, both give the picture, and nothing inexact feeds a walk."""
+"""Two layers in one file: the base layer alone for detection, and both for the image."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def dual(detector):
     return codec
 
 
-def test_base_comes_first_and_alone_detects(dual):
+def test_base_layer_is_first_and_suffices_for_detection(dual):
     picture = Picture(random_rgb(300, 200))
     stream = Bitstream.from_bytes(dual.encode(picture, quality=30, base_quality=70).to_bytes())
     assert [layer.tag for layer in stream.layers] == [Tag.BASE, Tag.ENHANCEMENT]
@@ -77,12 +77,12 @@ def test_base_comes_first_and_alone_detects(dual):
         ({"bpp": 60.0}, 20),
     ],
 )
-def test_the_base_layer_is_as_good_as_asked_or_as_detectors_need(dual, asked, base):
+def test_base_quality_is_as_requested_or_the_default(dual, asked, base):
     stream = dual.encode(Picture(random_rgb(96, 64)), **asked)
     assert stream.layers[0].chunks[0][0] == base
 
 
-def test_missing_layers_are_said(dual):
+def test_missing_layers_raise_missing_layer(dual):
     stream = dual.encode(Picture(random_rgb(96, 64)))
     base, rest = strip(stream, "base"), strip(stream, "enhancement")
     with pytest.raises(MissingLayer, match="only a base layer"):
@@ -96,8 +96,8 @@ def test_missing_layers_are_said(dual):
 
 
 @pytest.mark.parametrize("conditions", [True, False])
-def test_forward_is_what_decode_gives(dual, conditions):
-    """One walk for each layer; the base of the file is the base of the forward pass."""
+def test_forward_equals_decode(dual, conditions):
+    """Also the file's base layer equals that of the forward pass."""
     rgb = random_rgb(192, 128, seed=2)
     stream = dual.encode_picture(Picture(rgb), Rate(50), BaseLayerOptions(40, conditions=conditions))
     flags, y_hat, size = dual._decode_base(stream)
@@ -117,8 +117,8 @@ def test_forward_is_what_decode_gives(dual, conditions):
     assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16
 
 
-def test_base_estimate_is_its_bytes(dual):
-    """And the meter's y_hat is the reader's."""
+def test_base_layer_estimate_equals_its_bytes(dual):
+    """And the rate estimator's y_hat equals the decoder's."""
     x = torch.from_numpy(random_rgb(320, 256, seed=4)).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         output = dual.network.base(x, torch.tensor([8 * 60]))
@@ -132,8 +132,8 @@ def test_base_estimate_is_its_bytes(dual):
     assert abs(len(data) - float(output.bits) / 8) <= 0.005 * len(data) + 16
 
 
-def test_the_first_picture_is_taken_off(dual):
-    """Where it is right, little is left to say; the picture that comes of it is the same."""
+def test_enhancement_codes_the_residual_of_the_base_preview(dual):
+    """If the preview is correct, the enhancement layer is small; the decoded image is the same."""
     rgb = random_rgb(192, 128, seed=3)
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     told = Condition(preview=BasePreview(x, (192, 128), (0, 0, 192, 128)))
@@ -148,7 +148,7 @@ def test_the_first_picture_is_taken_off(dual):
     assert torch.allclose(*back, atol=1e-4)
 
 
-def test_tiles_agree_with_the_whole(dual, monkeypatch):
+def test_tiles_equal_the_whole_image(dual, monkeypatch):
     picture = Picture(random_rgb(300, 270))
     whole = dual.decode(dual.encode(picture, quality=60)).picture.rgb
     monkeypatch.setattr(canvas, "TILE", 128)
@@ -163,7 +163,7 @@ def test_tiles_agree_with_the_whole(dual, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (33, 65)])
-def test_odd_pictures(dual, size):
+def test_images_of_unusual_sizes_round_trip(dual, size):
     picture = Picture(random_rgb(*size))
     stream = Bitstream.from_bytes(dual.encode(picture, quality=80).to_bytes())
     assert dual.decode(stream).picture.rgb.shape == picture.rgb.shape
@@ -171,15 +171,15 @@ def test_odd_pictures(dual, size):
     assert len(dual.detect(stream).boxes) <= 100
 
 
-def test_a_large_picture_is_seen_small(dual):
+def test_base_layer_size_does_not_grow_with_the_image(dual):
     """The base layer's bytes do not grow with the picture."""
     small, large = (Picture(np.kron(random_rgb(480, 352), np.ones((n, n, 1), np.uint8))) for n in (1, 4))
     sizes = [dual.encode(p, quality=0, base_quality=50).layers[0].size for p in (small, large)]
     assert sizes[1] < 1.3 * sizes[0]
 
 
-def test_people_need_no_detector(dual, monkeypatch):
-    """Not its weights either: only what detects asks for them, and who fits a base layer to its picture."""
+def test_decoding_images_needs_no_detector(dual, monkeypatch):
+    """Nor its weights: only detection and base layer refinement load it."""
     monkeypatch.setattr(dual.network, "find_detector", None)
     stream = dual.encode(Picture(random_rgb(96, 64)), refinement=0)
     assert dual.decode(stream).picture.rgb.shape == (64, 96, 3)
@@ -188,8 +188,8 @@ def test_people_need_no_detector(dual, monkeypatch):
         dual.detect(stream)
 
 
-def test_a_small_file_has_a_small_base(dual):
-    """Where a size is asked for, the base layer takes a share of it, or as little as it can."""
+def test_base_layer_takes_a_share_of_a_requested_size(dual):
+    """Or has its minimum size."""
     picture = Picture(random_rgb(192, 128))
     least, best = (dual.encode(picture, quality=0, base_quality=q).layers[0].size for q in (0, 20))
     front = dual.encode(picture, quality=0, base_quality=0).size
@@ -200,7 +200,7 @@ def test_a_small_file_has_a_small_base(dual):
     assert [(base.chunks[0] or b"")[0] for base in bases[::2]] == [0, 20]
 
 
-def test_damage_in_the_base_is_said(dual):
+def test_damaged_base_layer_raises_damaged(dual):
     stream = dual.encode(Picture(random_rgb(96, 64)))
     chunk = stream.layers[0].chunks[0]
     for wrong in (b"", bytes([101]) + chunk[1:], chunk[:1]):
@@ -222,7 +222,7 @@ def test_damage_in_the_base_is_said(dual):
             pass
 
 
-def test_the_seconds_of_the_base_are_its_own(dual):
+def test_base_layer_has_its_own_timing(dual):
     encode: dict[str, float] = {}
     decode: dict[str, float] = {}
     stream = dual.encode(Picture(random_rgb(64, 48)), quality=30, timings=encode)
@@ -239,8 +239,8 @@ def test_rate_control_counts_both_layers(dual):
         dual.encode(picture, base_quality=101)
 
 
-def test_the_base_learns_by_itself(dual):
-    """Training the enhancement leaves it in evaluation, and gives it no gradient."""
+def test_enhancement_training_freezes_the_base_layer(dual):
+    """The base layer is in evaluation mode and gets no gradient."""
     dual.network.train()
     assert not dual.network.base.training and dual.network.analysis.training
     x = torch.from_numpy(random_rgb(128, 128)).permute(2, 0, 1)[None].float() / 255
@@ -252,6 +252,6 @@ def test_the_base_learns_by_itself(dual):
     dual.network.eval()
 
 
-def test_objects_of_a_picture(detector):
+def test_objects_are_detected_in_a_file(detector):
     found = detect_objects(Picture(random_rgb(500, 40)), detector)
     assert found.boxes.shape[1] == 4 and found.boxes.shape[0] == len(found.labels) == len(found.scores)

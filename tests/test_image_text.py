@@ -1,6 +1,4 @@
-"""The compact towers: texts of any kind become vectors, pictures become features, and training brings them
-together.
-"""
+"""The compact text and image encoders: embeddings of texts, features of images, and their training."""
 
 import io
 import json
@@ -53,28 +51,28 @@ def tower():
     return CompactTextEncoder(tokenizer, network.eval())
 
 
-def test_texts_of_any_kind(tower):
-    """Empty, long, in other scripts, with emoji or control characters: vectors, and a sentence where it says
-    little.
+def test_any_text_is_encoded(tower):
+    """Empty, long, in other scripts, with emoji or control characters; with a notice for text unlike the
+    training data.
     """
     texts = ["", "a dog", "word " * 10_000, "犬が走る", "🐕\x00\x07", "Ein Hund läuft über die Wiese"]
     words = tower(texts)
     assert words.tokens.shape == (6, LENGTH, 8) and words.pooled.shape == (6, 8)
     assert torch.isfinite(words.tokens[words.mask]).all() and torch.isfinite(words.pooled).all()
     assert words.mask[:, 0].all() and words.mask[0].sum() == 2
-    assert tower.notes(["a dog"]) == [] and tower.notes([""]) == []
-    assert "only the first 62 are used" in tower.notes([texts[2]])[0]
-    assert "English" in tower.notes([texts[3]])[-1]
+    assert tower.notices(["a dog"]) == [] and tower.notices([""]) == []
+    assert "only the first 62 are used" in tower.notices([texts[2]])[0]
+    assert "English" in tower.notices([texts[3]])[-1]
 
 
-def test_padding_changes_nothing(tower):
+def test_padding_has_no_effect(tower):
     alone, among = tower(["a dog"]), tower(["a dog", "two cats and a red ball on the grass"])
     length = int(alone.mask.sum())
     assert torch.allclose(alone.tokens[0], among.tokens[0, :length], atol=1e-5)
     assert torch.allclose(alone.pooled[0], among.pooled[0], atol=1e-5)
 
 
-def test_case_and_width_of_letters_do_not_matter(tower):
+def test_case_and_width_of_letters_are_ignored(tower):
     assert torch.equal(tower(["A Dog"]).pooled, tower(["ａ dog"]).pooled)
 
 
@@ -84,7 +82,7 @@ def test_every_byte_has_a_token(tower):
 
 
 @pytest.mark.parametrize("size", [(64, 48), (50, 70), (1, 1)])
-def test_the_image_tower_takes_any_size(size):
+def test_image_encoder_takes_any_size(size):
     torch.manual_seed(0)
     tower = ImageEncoder((4, 8, 12), (1, 1, 1), embedding=6).eval()
     seen = tower(torch.rand(2, 3, *size))
@@ -98,13 +96,13 @@ def test_the_image_tower_takes_any_size(size):
     assert torch.allclose(seen.pooled.norm(dim=-1), torch.ones(2))
 
 
-def test_sizes_that_ship():
+def test_bundled_encoders_have_the_documented_sizes():
     text = sum(p.numel() for p in TextTransformer(4096).parameters())
     image = sum(p.numel() for p in ImageEncoder().parameters())
     assert text < 4_000_000 and image < 3_000_000
 
 
-def test_ground_does_not_see_padding():
+def test_grounding_ignores_padding():
     torch.manual_seed(0)
     ground = GroundingHead(width=16, heads=2, hidden=8)
     tokens, places = torch.randn(1, 5, 16), torch.randn(1, 3, 4, 16)
@@ -114,7 +112,7 @@ def test_ground_does_not_see_padding():
     assert short.shape == (1, 3, 4)
 
 
-def test_names_in_a_text():
+def test_category_names_in_a_text():
     assert named_categories("Two hot dogs beside a teddy bear, and men on buses") == {58, 88, 1, 6}
     assert named_categories("a dog bears a wine glass") == {18, 23, 46}
     assert named_categories("nothing much") == frozenset()
@@ -124,7 +122,7 @@ def test_names_in_a_text():
         assert named_categories(make_phrase([category_name(number, random)], random)) == {number}
 
 
-def test_where_what_is_named_stands():
+def test_positions_of_named_categories():
     boxes, labels = np.array([[2, 3, 6, 5], [0, 0, 1, 1]], np.float32), np.array([18, 17])
     mask = category_mask(boxes, labels, frozenset({18}), 8, 10)
     assert mask.shape == (8, 10) and mask.sum() == 8 and mask[3:5, 2:6].all()
@@ -132,8 +130,8 @@ def test_where_what_is_named_stands():
     assert seen.tolist() == [True, False] and clipped[0].tolist() == [0, 3, 2, 5]
 
 
-def test_a_crop_has_words_of_its_own():
-    """A crop without the dog is not said to show one."""
+def test_crop_has_its_own_text():
+    """The text of a crop without the dog does not mention the dog."""
     boxes, labels = np.array([[0, 0, 60, 60], [140, 140, 200, 200]], np.float32), np.array([18, 53])
     picture = TrainingPicture("a", random_rgb(200, 200), ("a dog and an apple",), boxes, labels)
     said: set[frozenset[int]] = set()
@@ -159,7 +157,7 @@ def shard(path: Path, count: int = 48, captions: bool = True) -> Path:
     return path
 
 
-def test_records_are_read_with_their_pictures(tmp_path):
+def test_image_records_are_read_with_their_images(tmp_path):
     pictures = read_pictures([shard(tmp_path / "a.tar", 3)], 64)
     assert [p.key for p in pictures] == ["0000", "0001", "0002"]
     assert pictures[1].captions == (CAPTIONS[1],) and pictures[1].labels.tolist() == [18]
@@ -174,8 +172,8 @@ def test_records_are_read_with_their_pictures(tmp_path):
     assert picture.captions == ("a thing",) and any("1 boxes and 0 labels" in sentence for sentence in said)
 
 
-def test_records_in_cocos_layout(tmp_path):
-    """As COCO lies on a disk: train2014/ beside annotations/, crowds left out."""
+def test_image_records_in_cocos_layout(tmp_path):
+    """The folders of COCO: train2014/ beside annotations/; crowds are left out."""
     folder = tmp_path / "train2014"
     folder.mkdir()
     (tmp_path / "annotations").mkdir()
@@ -197,7 +195,7 @@ def test_records_in_cocos_layout(tmp_path):
         read_pictures([folder], 64)
 
 
-def test_more_pictures_than_memory_holds_are_kept_as_files(tmp_path, monkeypatch):
+def test_images_beyond_the_memory_limit_are_read_from_files(tmp_path, monkeypatch):
     """The crops are the same."""
     pictures = read_pictures([shard(tmp_path / "a.tar", 6)], 64)
     monkeypatch.setattr("trifocal.data.images.DECODED", 3 * pictures[0].rgb.nbytes)
@@ -208,11 +206,11 @@ def test_more_pictures_than_memory_holds_are_kept_as_files(tmp_path, monkeypatch
     assert np.array_equal(both[0].rgb, both[1].rgb) and both[0].texts == both[1].texts
 
 
-def test_views_and_their_words(tmp_path):
+def test_crops_and_their_texts(tmp_path):
     views = make_views(read_pictures([shard(tmp_path / "a.tar", 12)], 64), None)
     assert len(views) == 48 and all(view.rgb.shape == (SIDE, SIDE, 3) for view in views)
     assert all(view.captions for view in views[::4])
-    (batch,) = ImageTextBatches(views, 8, seed=0).next()
+    (batch,) = ImageTextBatches(views, 8, seed=1).next()
     assert (
         batch.x.shape == (8, 3, SIDE, SIDE) and batch.where.shape == (8, GRID, GRID) and batch.scores is None
     )
@@ -220,14 +218,14 @@ def test_views_and_their_words(tmp_path):
         assert bool(where.any()) == bool(named_categories(text) & {17, 18})
 
 
-def test_losses_by_hand():
+def test_image_text_losses_by_hand():
     target = torch.tensor([[0.3, 0.0]])
     assert class_map_loss(torch.logit(target, eps=1e-7), target).item() == pytest.approx(0, abs=1e-5)
     assert ranks(torch.tensor([[0.9, 0.1], [0.8, 0.2]])).tolist() == [0, 1]
 
 
-def test_a_few_steps_and_what_they_leave(tmp_path, monkeypatch):
-    """Two steps and a checkpoint, resumed for more; the export is what the towers load."""
+def test_image_text_training_resumes_and_exports(tmp_path, monkeypatch):
+    """Two steps and a checkpoint, resumed for more; the encoders load the export."""
     monkeypatch.setattr(
         image_text_model, "ImageEncoder", lambda: ImageEncoder((8, 8, 256), (1, 1, 1), expansion=1)
     )
@@ -246,8 +244,8 @@ def test_a_few_steps_and_what_they_leave(tmp_path, monkeypatch):
     assert names == {"image", "text", "ground", "bag"}
 
 
-def test_the_second_stage_trains_ground_alone(tmp_path, monkeypatch):
-    """The towers stay as they are, and the record has both stages."""
+def test_second_stage_trains_the_grounding_head_only(tmp_path, monkeypatch):
+    """The encoders do not change, and the record has both stages."""
     from safetensors.torch import load_file
 
     monkeypatch.setattr(
@@ -271,7 +269,7 @@ def test_the_second_stage_trains_ground_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("rate", [1e-3, 10.0])
-def test_a_ground_that_got_worse_is_not_exported(tmp_path, monkeypatch, rate):
+def test_worse_grounding_head_is_not_exported(tmp_path, monkeypatch, rate):
     """The record has the loss of both."""
     torch.manual_seed(0)
     monkeypatch.setattr(GroundingTask, "learning_rate", rate)
@@ -282,7 +280,7 @@ def test_a_ground_that_got_worse_is_not_exported(tmp_path, monkeypatch, rate):
     model = ImageTextModel(train_tokenizer(CAPTIONS, vocabulary=300))
     start = {name: w.clone() for name, w in model.ground.state_dict().items()}
     task = GroundingTask(model, views, views[:2], lambda *_: {}, lambda fraction: None)
-    trainer = Trainer(task, tmp_path / "run", steps=2)
+    trainer = Trainer(task, tmp_path / "run", steps=8)
     trainer.fit(99.0, lambda fraction, text: None)
     record = json.loads(trainer.export().with_suffix(".json").read_text())
     better = record["ground_held_out"] < record["ground_held_out_before"]
@@ -290,7 +288,7 @@ def test_a_ground_that_got_worse_is_not_exported(tmp_path, monkeypatch, rate):
     assert same != better and better == (rate < 1)
 
 
-def test_towers_need_captions(tmp_path):
+def test_training_the_encoders_needs_captions(tmp_path):
     with pytest.raises(OptionError, match="captions"):
         train_text_image([shard(tmp_path / "a.tar", captions=False)], tmp_path / "run", steps=1)
     with pytest.raises(OptionError, match="no checkpoint"):

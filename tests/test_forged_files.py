@@ -1,4 +1,4 @@
-"""Hand-made hostile files with valid checksums; `fuzzing.py` makes such files at random."""
+"""Forged files with valid checksums; `fuzzing.py` makes such files at random."""
 
 import random
 import struct
@@ -23,8 +23,8 @@ def stream(codec: Codec) -> Bitstream:
     return codec.encode(Picture(PIXELS), quality=60)
 
 
-def decoded(codec: Codec, stream: Bitstream) -> None:
-    """By way of its bytes, as from a file."""
+def decode_bytes(codec: Codec, stream: Bitstream) -> None:
+    """Decode the stream's bytes, as from a file."""
     codec.decode(Bitstream.from_bytes(stream.to_bytes()))
 
 
@@ -43,32 +43,32 @@ def grey_head(width: int, height: int) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("heads", [[(2_000, 2_000)], [(96, 64), (2_000, 2_000)]], ids=["one", "two"])
-def test_an_alpha_of_another_size_is_refused_before_it_is_opened(
+def test_alpha_of_another_size_is_refused_before_decompression(
     codec: Codec, stream: Bitstream, heads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = (b"IDAT", zlib.compress(bytes(2_001 * 2_000)))
     bomb = png_from_chunks([*(grey_head(*size) for size in heads), rows, END])
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail())
     with pytest.raises(Damaged, match="96 x 64"):
-        decoded(codec, stream.with_layer(Layer(Tag.ALPHA, (bomb,))))
+        decode_bytes(codec, stream.with_layer(Layer(Tag.ALPHA, (bomb,))))
 
 
-def test_an_alpha_of_the_right_size_is_decoded(codec: Codec, stream: Bitstream) -> None:
+def test_alpha_of_the_right_size_is_decoded(codec: Codec, stream: Bitstream) -> None:
     alpha = png_from_chunks([grey_head(96, 64), (b"IDAT", zlib.compress((b"\0" + b"\7" * 96) * 64)), END])
     picture = codec.decode(stream.with_layer(Layer(Tag.ALPHA, (alpha,)))).picture
     assert picture.alpha is not None and (picture.alpha == 7).all()
 
 
 @pytest.mark.parametrize("more", [b"x" * 8, random.Random(1).randbytes(100_000) + b"x"], ids=["few", "many"])
-def test_nothing_follows_a_latent(codec: Codec, stream: Bitstream, more: bytes) -> None:
+def test_bytes_after_a_latent_are_refused(codec: Codec, stream: Bitstream, more: bytes) -> None:
     with pytest.raises(Damaged, match="tile 0"):
-        decoded(codec, with_latent(stream, latent_of(stream) + more))
+        decode_bytes(codec, with_latent(stream, latent_of(stream) + more))
     partly = codec.decode(with_latent(stream, latent_of(stream) + more), best_effort=True)
     assert partly.damaged == (0,)
 
 
-def test_cut_latents_and_flipped_bits_are_found(codec: Codec, stream: Bitstream) -> None:
-    """Bits of the last two words are left out, since many of those say nothing."""
+def test_truncated_latents_and_flipped_bits_are_detected(codec: Codec, stream: Bitstream) -> None:
+    """Bits of the last two words are left out, since many of them have no effect."""
     latent = latent_of(stream)
     rng = random.Random(2)
     bad = [latent[: rng.randrange(len(latent) - 8)].rstrip(b"\0") for _ in range(15)]
@@ -81,7 +81,7 @@ def test_cut_latents_and_flipped_bits_are_found(codec: Codec, stream: Bitstream)
 
 def is_refused(codec: Codec, stream: Bitstream) -> bool:
     try:
-        decoded(codec, stream)
+        decode_bytes(codec, stream)
     except Damaged:
         return True
     return False
@@ -91,7 +91,7 @@ def is_refused(codec: Codec, stream: Bitstream) -> bool:
 def test_symbols_beyond_the_bound_are_refused(
     codec: Codec, monkeypatch: pytest.MonkeyPatch, excess: int, sign: int
 ) -> None:
-    """An encoder without the bound writes them; one with it writes the largest that there are."""
+    """An encoder without the bound writes them; one with it writes the largest allowed symbols."""
     hostile = all_symbols_are(sign * (coder.LARGEST_SYMBOL + excess), codec, monkeypatch)
     assert is_refused(codec, hostile) == (excess > 0)
 
@@ -102,9 +102,7 @@ def all_symbols_are(symbol: int, codec: Codec, monkeypatch: pytest.MonkeyPatch) 
         return codec.encode(Picture(PIXELS))
 
 
-def test_a_latent_of_escapes_costs_little_more_than_another(
-    codec: Codec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latent_of_escape_codes_is_decoded_quickly(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their bits are read in batches, not each by a call of the range coder."""
     hostile = all_symbols_are(coder.LARGEST_SYMBOL, codec, monkeypatch)
     calls: list[int] = []
@@ -115,5 +113,5 @@ def test_a_latent_of_escapes_costs_little_more_than_another(
         return bits(reader, count)
 
     monkeypatch.setattr(coder.Reader, "_bits", counted)
-    decoded(codec, hostile)
+    decode_bytes(codec, hostile)
     assert sum(calls) > 10_000 and len(calls) < sum(calls) / 10

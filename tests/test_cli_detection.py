@@ -1,4 +1,4 @@
-"""The commands detect, strip and merge, and the options of layers in others, with a fake codec."""
+"""The commands detect, strip and merge, and the layer options of other commands, with a fake codec."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def plain(width: int, height: int, colour: tuple[int, int, int]) -> Picture:
 
 
 class Fake:
-    """A layered codec that keeps what it was given."""
+    """A layered codec that keeps its arguments."""
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -86,8 +86,8 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
 
 @pytest.fixture
-def looked(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
-    """The images that the bundled detector got."""
+def seen_images(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
+    """The images that the bundled detector gets."""
     return record_detections(monkeypatch, FOUND)
 
 
@@ -113,7 +113,7 @@ def photo(tmp_path: Path) -> Path:
 # ── results ──
 
 
-def test_a_file_in_layers_is_one_json_object(street: Path, codec: Fake) -> None:
+def test_detect_prints_one_json_object_for_a_layered_file(street: Path, codec: Fake) -> None:
     result = run("detect", street)
     assert (result.exit_code, result.stderr) == (0, "")
     assert json.loads(result.stdout) == {
@@ -131,7 +131,7 @@ def test_a_file_in_layers_is_one_json_object(street: Path, codec: Fake) -> None:
     assert [[layer.tag for layer in stream.layers] for stream in codec.streams] == [[Tag.BASE]]
 
 
-def test_only_the_base_layer_is_read(street: Path) -> None:
+def test_detect_reads_only_the_base_layer(street: Path) -> None:
     said = run("detect", street).stdout
     end = json.loads(said)["bytes read"]
     for rest in b"", b"\xff" * 500:
@@ -140,7 +140,7 @@ def test_only_the_base_layer_is_read(street: Path) -> None:
         assert run("decode", street, "-o", street.with_suffix(".png")).exit_code == 1
 
 
-def test_a_threshold_leaves_out_what_is_less_sure(street: Path) -> None:
+def test_threshold_drops_objects_with_lower_scores(street: Path) -> None:
     counts = {
         share: len(json.loads(run("detect", street, "--threshold", share).stdout)["objects"])
         for share in ("0", "0.5", "0.51", "1")
@@ -151,17 +151,17 @@ def test_a_threshold_leaves_out_what_is_less_sure(street: Path) -> None:
     assert run("detect", street, "--threshold", "1.1").exit_code == 2
 
 
-def test_ordinary_pictures_are_looked_at_themselves(photo: Path, looked: list[Picture]) -> None:
+def test_detect_runs_on_ordinary_images(photo: Path, seen_images: list[Picture]) -> None:
     result = run("detect", photo)
     facts = json.loads(result.stdout)
     assert (facts["preset"], facts["bytes read"], facts["width"]) == (None, photo.stat().st_size, 40)
-    assert len(facts["objects"]) == 2 and len(looked) == 1
+    assert len(facts["objects"]) == 2 and len(seen_images) == 1
     refused = run("detect", photo, "--weights", "mine.safetensors")
     assert refused.exit_code == 1 and one_sentence(refused.stderr) and "--weights" in refused.stderr
 
 
-def test_a_file_without_layers_is_decoded_and_then_looked_at(
-    tmp_path: Path, codec: Fake, looked: list[Picture]
+def test_detect_decodes_files_without_a_base_layer(
+    tmp_path: Path, codec: Fake, seen_images: list[Picture]
 ) -> None:
     stream = Bitstream(Header(40, 30, PLAIN.id, 400, 0xBEEF), (Layer(Tag.LATENT, (b"latent",)),))
     stream.save(tmp_path / "compact.tri")
@@ -169,16 +169,16 @@ def test_a_file_without_layers_is_decoded_and_then_looked_at(
     assert result.exit_code == 0 and one_sentence(result.stderr) and "decoded image" in result.stderr
     facts = json.loads(result.stdout)
     assert (facts["preset"], facts["bytes read"]) == ("compact", stream.size)
-    assert codec.streams == [stream] and tuple(looked[0].rgb[0, 0]) == DECODED
+    assert codec.streams == [stream] and tuple(seen_images[0].rgb[0, 0]) == DECODED
 
 
-def test_weights_of_your_own_reach_the_codec(street: Path, codec: Fake) -> None:
+def test_detect_passes_custom_weights_to_the_codec(street: Path, codec: Fake) -> None:
     assert run("detect", street, "--weights", "mine.safetensors").exit_code == 0
     assert codec.options["weights"] == "mine.safetensors"
 
 
-def test_folders_give_a_line_for_each_file_and_failures_are_named(
-    street: Path, photo: Path, looked: list[Picture]
+def test_detect_prints_a_line_per_file_of_a_folder_and_lists_failures(
+    street: Path, photo: Path, seen_images: list[Picture]
 ) -> None:
     (street.parent / "broken.tri").write_bytes(street.read_bytes()[:30])
     street.with_name("unnamed").write_bytes(street.read_bytes())
@@ -189,7 +189,7 @@ def test_folders_give_a_line_for_each_file_and_failures_are_named(
     assert [one["preset"] for one in facts] == [None, "dual-layer-compact", "dual-layer-compact"]
 
 
-def test_what_is_found_goes_where_out_says(street: Path, photo: Path, looked: list[Picture]) -> None:
+def test_detect_writes_results_to_out(street: Path, photo: Path, seen_images: list[Picture]) -> None:
     file, folder = street.with_name("street.json"), street.parent / "found"
     result = run("detect", street, "-o", file)
     assert result.stdout == f"{file}  2 objects\n"
@@ -204,7 +204,9 @@ def test_what_is_found_goes_where_out_says(street: Path, photo: Path, looked: li
 
 
 @pytest.mark.parametrize("kind", ["part", "forged", "damaged", "missing", "text", "newer"])
-def test_what_cannot_be_looked_at_is_one_sentence(street: Path, kind: str, looked: list[Picture]) -> None:
+def test_detect_gives_a_one_line_error_for_invalid_inputs(
+    street: Path, kind: str, seen_images: list[Picture]
+) -> None:
     stream = Bitstream.open(street)
     data = stream.to_bytes()
     if kind == "part":
@@ -225,10 +227,10 @@ def test_what_cannot_be_looked_at_is_one_sentence(street: Path, kind: str, looke
     words = {"part": "trifocal merge", "forged": "has none", "damaged": "BASE", "newer": "number 62"}
     assert result.exit_code == 1 and result.stdout == "" and one_sentence(result.stderr)
     assert "street.tri" in result.stderr and words.get(kind, "") in result.stderr
-    assert not looked
+    assert not seen_images
 
 
-def test_a_missing_file_makes_no_folder(tmp_path: Path) -> None:
+def test_missing_input_creates_no_output_folder(tmp_path: Path) -> None:
     assert run("detect", tmp_path / "nowhere" / "x.tri").exit_code == 1
     assert not (tmp_path / "nowhere").exists()
 
@@ -245,7 +247,7 @@ def drawing_of(*words: str | Path) -> Image.Image:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (40, 30), (3000, 2000)])
-def test_boxes_are_drawn_on_the_decoded_picture_or_else_on_the_first(
+def test_boxes_are_drawn_on_the_decoded_image_or_on_the_base_preview(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
     whole, base, out = tmp_path / "w.tri", tmp_path / "b.tri", tmp_path / "out.png"
@@ -258,7 +260,9 @@ def test_boxes_are_drawn_on_the_decoded_picture_or_else_on_the_first(
         assert counts[colour] > 0 and len(counts) > 5  # inks of two boxes, and of letters with soft edges
 
 
-def test_drawings_of_several_go_into_a_folder(street: Path, photo: Path, looked: list[Picture]) -> None:
+def test_drawings_of_several_inputs_are_written_to_a_folder(
+    street: Path, photo: Path, seen_images: list[Picture]
+) -> None:
     folder = street.parent / "drawn"
     result = run("detect", street, photo, "--draw", folder)
     assert result.exit_code == 0 and len(result.stdout.splitlines()) == 2
@@ -269,13 +273,13 @@ def test_drawings_of_several_go_into_a_folder(street: Path, photo: Path, looked:
     assert refused.exit_code == 1 and refused.stdout == "" and one_sentence(refused.stderr)
 
 
-def test_what_is_found_is_said_even_if_it_cannot_be_drawn(street: Path) -> None:
+def test_results_are_printed_if_drawing_fails(street: Path) -> None:
     street.write_bytes(street.read_bytes()[:-1])
     result = run("detect", street, "--draw", street.with_name("out.png"))
     assert result.exit_code == 1 and json.loads(result.stdout)["objects"] and one_sentence(result.stderr)
 
 
-def test_boxes_of_one_kind_have_one_colour_and_the_first_lies_on_top() -> None:
+def test_boxes_of_a_category_share_a_colour_and_the_first_is_on_top() -> None:
     picture = plain(400, 320, FIRST)
     boxes = [(100, 100, 200, 200), (100, 100, 200, 200), (300, 200, 390, 300)]
     drawn = draw_boxes(picture, boxes, ["", "", ""], [1, 18, 1]).rgb
@@ -286,7 +290,7 @@ def test_boxes_of_one_kind_have_one_colour_and_the_first_lies_on_top() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 900), (900, 2), (400, 400)])
-def test_boxes_that_leave_the_picture_or_are_empty_are_drawn_as_far_as_they_can_be(
+def test_boxes_are_clipped_to_the_image(
     size: tuple[int, int],
 ) -> None:
     boxes = [(-50.0, -50.0, 5000.0, 5000.0), (0.5, 0.5, 0.5, 0.5), (899.9, 899.9, 900.0, 900.0)]
@@ -294,8 +298,8 @@ def test_boxes_that_leave_the_picture_or_are_empty_are_drawn_as_far_as_they_can_
     assert max(drawn.width, drawn.height) >= MIN_SIDE and (drawn.rgb != FIRST).any()
 
 
-def test_what_stands_at_a_box_is_not_covered_by_what_stands_at_another() -> None:
-    """A second text moves down from the first, and where nothing has room it is left out."""
+def test_labels_do_not_overlap() -> None:
+    """A second label moves below the first; a label without free space is omitted."""
     picture, box = plain(400, 400, FIRST), (100, 100, 300, 300)
     one = draw_boxes(picture, [box], ["person 0.90"], [1]).rgb
     both = draw_boxes(picture, [box, box], ["person 0.90", "dog 0.40"], [1, 18]).rgb
@@ -306,7 +310,7 @@ def test_what_stands_at_a_box_is_not_covered_by_what_stands_at_another() -> None
     assert (many[plate[:, 0], plate[:, 1]] == one[plate[:, 0], plate[:, 1]]).all()
 
 
-def test_words_on_small_and_large_pictures_are_of_a_size_that_can_be_read() -> None:
+def test_label_size_follows_the_image_size() -> None:
     for size in (40, 30), (640, 480), (3000, 2000):
         drawn = draw_boxes(plain(*size, FIRST), [(0, 0, 1, 1)], ["dog 0.87"], [18]).rgb
         high = int((drawn[:, 8] != FIRST).any(axis=1).sum())  # the plate of the label
@@ -329,7 +333,7 @@ def test_strip_and_merge_give_the_same_bytes(street: Path) -> None:
     assert street.read_bytes() == data
 
 
-def test_strip_takes_several_and_names_those_that_failed(street: Path, tmp_path: Path) -> None:
+def test_strip_takes_several_files_and_lists_failures(street: Path, tmp_path: Path) -> None:
     run("strip", street, "--layers", "base")
     part = tmp_path / "street-base.tri"
     result = run("strip", street, part, "--layers", "enhancement", "-o", tmp_path / "out")
@@ -347,7 +351,7 @@ def parts(street: Path) -> tuple[Path, Path]:
     return street.with_name("street-base.tri"), street.with_name("street-enh.tri")
 
 
-def test_merge_replaces_nothing_that_was_not_named(street: Path, parts: tuple[Path, Path]) -> None:
+def test_merge_keeps_existing_files_that_were_not_named(street: Path, parts: tuple[Path, Path]) -> None:
     data = street.read_bytes()
     street.write_bytes(b"something else")
     refused = run("merge", *parts)
@@ -362,7 +366,7 @@ def test_merge_replaces_nothing_that_was_not_named(street: Path, parts: tuple[Pa
     assert (street.parent / "new" / "street.tri").read_bytes() == data
 
 
-def test_a_merged_file_is_named_by_its_parts_or_by_out(tmp_path: Path, parts: tuple[Path, Path]) -> None:
+def test_merged_file_is_named_after_its_parts_or_by_out(tmp_path: Path, parts: tuple[Path, Path]) -> None:
     a, b = parts[0].rename(tmp_path / "a.tri"), parts[1].rename(tmp_path / "b.tri")
     refused = run("merge", a, b)
     assert refused.exit_code == 1 and one_sentence(refused.stderr) and "-o" in refused.stderr
@@ -370,7 +374,7 @@ def test_a_merged_file_is_named_by_its_parts_or_by_out(tmp_path: Path, parts: tu
     assert run("merge", a, b.rename(tmp_path / "d-enh.tri")).stdout.startswith(str(tmp_path / "d.tri"))
 
 
-def test_what_does_not_belong_together_is_one_sentence(street: Path, parts: tuple[Path, Path]) -> None:
+def test_merging_parts_of_different_files_is_an_error(street: Path, parts: tuple[Path, Path]) -> None:
     street.unlink()
     strip(layered(base=b"\x32other"), "base").save(street.with_name("other-base.tri"))
     cases = {
@@ -387,7 +391,7 @@ def test_what_does_not_belong_together_is_one_sentence(street: Path, parts: tupl
 # ── layers in other commands ──
 
 
-def test_encode_hands_over_what_is_said_of_the_base(photo: Path, codec: Fake) -> None:
+def test_encode_passes_base_layer_options_on(photo: Path, codec: Fake) -> None:
     result = run("encode", photo, "--preset", LAYERED.name, "--base-quality", "30", "-q", "60")
     assert result.exit_code == 0, result.output
     assert codec.options == {"rate": Rate(60), "base": BaseLayerOptions(30)}
@@ -401,13 +405,13 @@ def test_encode_hands_over_what_is_said_of_the_base(photo: Path, codec: Fake) ->
 
 
 @pytest.mark.parametrize("option", ["--base-quality", "--refinement"])
-def test_a_preset_without_layers_has_no_base_quality(photo: Path, option: str) -> None:
+def test_base_quality_is_refused_for_presets_without_a_base_layer(photo: Path, option: str) -> None:
     result = run("encode", photo, "--preset", "compact", option, "30")
     assert result.exit_code == 1 and one_sentence(result.stderr)
     assert "compact has no base layer" in result.stderr and LAYERED.name in result.stderr
 
 
-def test_decode_shows_the_first_picture_if_it_is_asked_to(street: Path, codec: Fake) -> None:
+def test_decode_layers_base_writes_the_base_preview(street: Path, codec: Fake) -> None:
     out = street.with_suffix(".png")
     street.write_bytes(street.read_bytes()[:-1])  # of which it needs nothing
     assert run("decode", street, "--layers", "base").exit_code == 0
@@ -423,7 +427,9 @@ def test_decode_shows_the_first_picture_if_it_is_asked_to(street: Path, codec: F
     assert refused.exit_code == 1 and one_sentence(refused.stderr) and "no base layer" in refused.stderr
 
 
-def test_decode_of_a_part_says_what_to_do(street: Path, codec: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_a_part_names_the_merge_command(
+    street: Path, codec: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         Fake, "decode", lambda self, stream, **options: ScalableCodec.decode(self, stream, **options)
     )
@@ -454,7 +460,7 @@ def test_info_names_layers_and_parts(street: Path, parts: tuple[Path, Path]) -> 
     assert result.exit_code == 1 and "PART" in result.stderr and one_sentence(result.stderr)
 
 
-def test_info_about_a_base_loads_neither_torch_nor_numpy(parts: tuple[Path, Path]) -> None:
+def test_info_for_a_base_part_imports_neither_torch_nor_numpy(parts: tuple[Path, Path]) -> None:
     line = [sys.executable, "-X", "importtime", "-m", "trifocal", "info", str(parts[0])]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     loaded = {row.rpartition("|")[2].strip() for row in done.stderr.splitlines()}
