@@ -35,6 +35,7 @@ else:
 
 MAX_LEVEL = 800
 LEVELS_PER_QUALITY = 8
+LEVELS_PER_KNOT = 128  # between the learned values of a `QualityInterpolation`
 LATENT_STRIDE = 16  # pixels
 
 

@@ -10,6 +10,7 @@ import typer
 
 from trifocal.cli.main import (
     AsJson,
+    EngineName,
     Force,
     InputFiles,
     KeepSuffix,
@@ -24,6 +25,7 @@ from trifocal.cli.main import (
     Weights,
     app,
     console_for,
+    engine_named,
     report_inputs,
     use_threads,
 )
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from trifocal.api import Encoder
     from trifocal.cli.console import Console
     from trifocal.cli.paths import Job
+    from trifocal.codecs.loading import Engine
     from trifocal.container import Bitstream
     from trifocal.options import EncodeOptions
     from trifocal.pictures import Picture
@@ -132,6 +135,7 @@ def encode(
     keep_times: KeepTimes = False,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
+    engine: EngineName = None,
     weights: Weights = None,
     recursive: Recursive = False,
     threads: Threads = None,
@@ -186,7 +190,9 @@ def encode(
     terminal = console_for(jobs, quiet, as_json)
     report_inputs(terminal, found, jobs)
     use_threads(threads)
-    encoder, text_for = encoder_with_text(terminal, jobs, chosen, options, weights, text_file, caption)
+    encoder, text_for = encoder_with_text(
+        terminal, jobs, chosen, options, engine_named(engine), weights, text_file, caption
+    )
     sizes: list[tuple[int, int]] = []
 
     def work(job: paths.Job, progress: console.Progress) -> None:
@@ -266,6 +272,7 @@ def encoder_with_text(
     jobs: "Sequence[Job]",
     preset: Any,
     options: "EncodeOptions",
+    engine: "Engine | None",
     weights: str | None,
     text_file: str | None,
     caption: str | None,
@@ -283,8 +290,9 @@ def encoder_with_text(
     if caption is None and len({*texts.values()}) <= 1:
         same = next(iter(texts.values()), options.text)
         options = replace(options, text=same, text_per_image=False)
-        return Encoder(preset, options, weights=weights, notify=terminal.note), lambda job, picture: same
-    encoder = Encoder(preset, options, weights=weights, notify=terminal.note)
+        encoder = Encoder(preset, options, engine=engine, weights=weights, notify=terminal.note)
+        return encoder, lambda job, picture: same
+    encoder = Encoder(preset, options, engine=engine, weights=weights, notify=terminal.note)
     if caption is None:
         return encoder, lambda job, picture: texts[job.source]
     from trifocal.text.captions import CAPTIONER, Captioner
@@ -335,6 +343,7 @@ def decode(
     keep_times: KeepTimes = False,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
+    engine: EngineName = None,
     weights: Weights = None,
     recursive: Recursive = False,
     threads: Threads = None,
@@ -365,7 +374,7 @@ def decode(
     terminal = console_for(jobs, quiet)
     report_inputs(terminal, found, jobs)
     use_threads(threads)
-    decoder = Decoder(options, weights=weights)
+    decoder = Decoder(options, engine=engine_named(engine), weights=weights)
 
     def work(job: paths.Job, progress: console.Progress) -> None:
         def notify(notice: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trifocal.cli.main import (
+    EngineName,
     Force,
     InputFiles,
     KeepSuffix,
@@ -20,6 +21,7 @@ from trifocal.cli.main import (
     Weights,
     app,
     console_for,
+    engine_named,
     report_inputs,
     use_threads,
 )
@@ -78,6 +80,7 @@ def detect(
     keep_suffix: KeepSuffix = False,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
+    engine: EngineName = None,
     weights: Weights = None,
     recursive: Recursive = False,
     threads: Threads = None,
@@ -112,7 +115,7 @@ def detect(
     terminal = console.Console(quiet)
     report_inputs(terminal, found, jobs)
     use_threads(threads)
-    detector = Detector(DetectOptions(threshold), weights=weights)
+    detector = Detector(DetectOptions(threshold), engine=engine_named(engine), weights=weights)
     results: list[dict[str, Any]] = []
 
     def work(job: paths.Job, progress: console.Progress) -> None:

@@ -17,6 +17,7 @@ from trifocal.errors import TrifocalError
 if TYPE_CHECKING:
     from trifocal.cli.console import Console
     from trifocal.cli.paths import Inputs, Job
+    from trifocal.codecs.loading import Engine
 
 
 class CommandGroup(TyperGroup):
@@ -106,6 +107,14 @@ Weights = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Custom weights (.safetensors) instead of the bundled ones."),
 ]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="onnx or torch. [default: onnx for the compact presets, torch for others]",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each on one line.")]
 Version = Annotated[
     bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
@@ -127,15 +136,21 @@ def skip_final_collection() -> None:
 
 
 def use_threads(count: int | None) -> None:
-    """Set the number of torch's threads, at most the number of processors; OpenMP crashes if it gets no more
-    threads.
+    """Set the number of threads of both engines, at most the number of processors; OpenMP crashes if it gets
+    no more threads.
     """
     if count is not None:
-        from trifocal.utils.timing import gc_paused
+        most = min(count, os.cpu_count() or 1)
+        os.environ["OMP_NUM_THREADS"] = str(most)  # which NumPy and both engines read
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(most)
 
-        with gc_paused():
-            import torch
-        torch.set_num_threads(min(count, os.cpu_count() or 1))
+
+def engine_named(name: str | None) -> "Engine | None":
+    """The engine of that name. Raises typer.BadParameter."""
+    if name not in (None, "onnx", "torch"):
+        raise typer.BadParameter(f"--engine is onnx or torch, not {name}.")
+    return name
 
 
 def check_outputs(paths: Iterable[Path], force: bool) -> None:

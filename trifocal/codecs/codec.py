@@ -60,10 +60,14 @@ class Codec:
 
     @property
     def network(self) -> CodecNetwork:
-        """The torch network, to train or change. Its weights are read at each call. Raises PresetError on a
-        runtime without torch.
+        """The torch network, to train or change. Its weights are read at each call. A codec on the ONNX
+        engine moves to the torch engine. Raises PresetError on a runtime without torch, and MissingExtra.
         """
         network: CodecNetwork | None = getattr(self.runtime, "network", None)
+        if network is None and hasattr(self.runtime, "on_torch"):
+            self.runtime = self.runtime.on_torch()
+            self.tiles = TileCoder(self.runtime)
+            network = self.runtime.network
         if network is None:
             raise PresetError(
                 "This codec runs without torch and has no network; load it on the torch runtime."

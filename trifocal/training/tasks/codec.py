@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from trifocal.codecs.network import CodecNetwork
 from trifocal.data import CropBatch, Crops, TrainingPicture, read_pictures, split
-from trifocal.entropy.integer_networks import ARITHMETIC
+from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import OptionError, WeightsError
 from trifocal.layers import branches_in
 from trifocal.losses import Objective, spread_levels
