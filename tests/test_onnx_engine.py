@@ -125,7 +125,7 @@ def test_graphs_agree_with_their_modules() -> None:
     torch_codec, onnx_codec = engines("dual-layer-compact")
     ours, theirs = torch_codec.runtime, onnx_codec.runtime
     random = np.random.default_rng(0)
-    preview = BasePreview(random.random((1, 3, 64, 96), np.float32), (180, 120), (-16, -16, 128, 192))
+    preview = BasePreview(random.random((1, 3, 64, 96), np.float32), (180, 120), (-16, -16, 192, 128))
     rgb = random_rgb(192, 128, 3)
     for condition in (None, Condition(preview=preview)):
         y = ours.analyse(rgb, condition)
