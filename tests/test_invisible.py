@@ -109,7 +109,7 @@ def test_the_command_flattens_unless_told_otherwise(tmp_path: Path) -> None:
 def test_a_detector_does_not_see_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Picture] = []
 
-    def look(picture: Picture) -> Detections:
+    def look(picture: Picture, **engine: object) -> Detections:
         looked.append(picture)
         raise KeyboardInterrupt
 

@@ -61,7 +61,7 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     fake = Fake()
     monkeypatch.setattr("trifocal.presets.load_for", lambda header, *rest: fake)
     monkeypatch.setattr("trifocal.presets.shared_codec", lambda name, *rest: fake)
-    monkeypatch.setattr("trifocal.codecs.scalable.detect_objects", lambda picture: FOUND)
+    monkeypatch.setattr("trifocal.codecs.scalable.detect_objects", lambda picture, **engine: FOUND)
     yield fake
 
 

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.errors import WeightsError
-from trifocal.weights import FOLDER
 
 __all__ = ["GRAPHS", "Graphs", "has_graphs", "network_record"]
 
-GRAPHS = FOLDER / "graphs"  # the graphs, and which of them belongs to which network
+GRAPHS = Path(__file__).parent.parent / "weights" / "graphs"
 THREADS = "OMP_NUM_THREADS"  # as torch reads it
 
 Array = NDArray[Any]
