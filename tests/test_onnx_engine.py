@@ -10,16 +10,20 @@ import pytest
 import torch
 
 import trifocal
+from helpers.codecs import small_codec
 from helpers.images import random_rgb
 from trifocal.codecs.codec import Codec
+from trifocal.codecs.graph_export import codec_network, export_networks
+from trifocal.codecs.onnx_runtime import image_array
 from trifocal.codecs.preview import preview_pixels
 from trifocal.demo import PHOTOGRAPH
 from trifocal.detection.compact_onnx import load_compact_detector, suppress
 from trifocal.entropy.latent_coding import read_latents, write_latents
-from trifocal.errors import Damaged, OptionError, WeightsError
+from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
 from trifocal.graphs.session import has_graphs, record
 from trifocal.pictures import Picture
 from trifocal.preset_table import PRESETS
+from trifocal.presets import find
 from trifocal.types import BasePreview, Condition
 from trifocal.weights import FOLDER, fingerprint, read_arrays, read_weights
 
@@ -53,7 +57,7 @@ def photograph(width: int = 192, height: int = 128) -> Picture:
 
 def engines(preset: str) -> tuple[Codec, Codec]:
     """The shared codecs of both engines."""
-    return tuple(trifocal.presets.shared_codec(preset, engine=one) for one in ("torch", "onnx"))  # type: ignore[return-value,arg-type]
+    return tuple(trifocal.presets.shared_codec(preset, engine=one) for one in ("torch", "onnx"))  # type: ignore[return-value]
 
 
 def test_encode_decode_and_detect_without_torch(tmp_path: Path) -> None:
@@ -92,7 +96,7 @@ def test_each_engine_decodes_the_files_of_the_other(preset: str) -> None:
         both = [reading.decode(stream).picture.rgb.astype(int) for reading in codecs]
         assert abs(both[0] - both[1]).max() <= 1
         y_hats = [reading.decode_latents(stream).y for reading in codecs]
-        assert np.array_equal(*y_hats)
+        assert np.array_equal(y_hats[0], y_hats[1])
         assert ((both[0] - picture.rgb) ** 2).mean() < 100
 
 
@@ -153,7 +157,7 @@ def test_both_engines_detect_the_same_objects(size: tuple[int, int]) -> None:
     x = np.random.default_rng(1).random((1, 3, size[1], size[0]), np.float32)
     if size[0] > 300:
         picture = np.asarray(Picture.open(PHOTOGRAPH).rgb[: size[1], : size[0]])
-        x = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32) / 255
+        x = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
     with torch.inference_mode():
         (ours,) = load_detector()(torch.from_numpy(x))
     theirs = load_compact_detector()(x)
@@ -218,7 +222,7 @@ def test_a_codec_moves_to_torch_when_its_network_is_asked_for() -> None:
 def test_weights_that_do_not_fit_are_refused() -> None:
     for engine in ("torch", "onnx"):
         with pytest.raises(WeightsError, match="do not fit this preset"):
-            trifocal.load("compact", weights=FOLDER / "detector.safetensors", engine=engine)  # type: ignore[arg-type]
+            trifocal.load("compact", weights=FOLDER / "detector.safetensors", engine=engine)
 
 
 def test_the_record_names_every_graph_and_only_weights_that_ship() -> None:
@@ -229,3 +233,31 @@ def test_the_record_names_every_graph_and_only_weights_that_ship() -> None:
     assert files == used == set(found["weights"])
     assert sum(path.stat().st_size for path in (FOLDER / "graphs").iterdir()) < 1_000_000
     assert json.loads((FOLDER / "graphs" / "graphs.json").read_text("utf-8")) == found
+
+
+@pytest.mark.slow
+def test_exported_graphs_agree_with_their_modules_and_need_no_other_file(tmp_path: Path) -> None:
+    import onnxruntime
+
+    codec = small_codec()
+    names: list[str] = []
+    export_networks({"small": codec_network(codec, [])}, tmp_path, True, names.append)
+    assert names == ["small.analysis.onnx", "small.synthesis.onnx", "small.hyper_analysis.onnx"]
+    rgb = random_rgb(160, 96, 1)
+    y = codec.runtime.analyse(rgb, None)
+    sessions = [onnxruntime.InferenceSession(tmp_path / name) for name in names[:2]]
+    (found,) = sessions[0].run(None, {"x": image_array(rgb)})
+    assert abs(found - y).max() < 1e-3 * max(1, abs(y).max())
+    (x_hat,) = sessions[1].run(None, {"y_hat": y, "level": np.array([400])})
+    assert abs(x_hat - codec.runtime.synthesise(y, 400, None)).max() < 0.01 * GREY_LEVEL
+    shared = tmp_path / "shared"
+    export_networks({"small": codec_network(codec, [])}, shared, False, names.append)
+    found_record = json.loads((shared / "graphs.json").read_text("utf-8"))
+    assert "analysis.stem.weight" in found_record["weights"]["small.analysis.onnx"]
+    weights = sum(w.numel() * 4 for w in codec.network.analysis.state_dict().values())
+    assert (tmp_path / names[0]).stat().st_size - (shared / names[0]).stat().st_size > 0.9 * weights
+
+
+def test_only_compact_codecs_are_exported() -> None:
+    with pytest.raises(PresetError, match="Only compact presets"):
+        codec_network(find("taco").build(), [])

@@ -178,7 +178,7 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
     Args:
         network: the network after training.
         start: the weights that training started from.
-        arithmetic: `entropy.integer_networks.ARITHMETIC`.
+        arithmetic: `entropy.integer_arithmetic.ARITHMETIC`.
         shared: a bundled file with the tensors that `start` lacks.
 
     Returns:
@@ -229,7 +229,7 @@ def fingerprint(weights: Mapping[str, Any], version: int, arithmetic: int) -> in
         weights: NumPy arrays or tensors.
         version: of the file format. Version 1 has 16 bits, over values as float16; version 2 has 32, over
             values as float32 or int32 and the id of the arithmetic.
-        arithmetic: `entropy.integer_networks.ARITHMETIC`.
+        arithmetic: `entropy.integer_arithmetic.ARITHMETIC`.
 
     Returns:
         None in version 1 for weights that float16 does not represent exactly, since no file of that version

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -150,7 +150,7 @@ def engine_named(name: str | None) -> "Engine | None":
     """The engine of that name. Raises typer.BadParameter."""
     if name not in (None, "onnx", "torch"):
         raise typer.BadParameter(f"--engine is onnx or torch, not {name}.")
-    return name
+    return cast("Engine | None", name)
 
 
 def check_outputs(paths: Iterable[Path], force: bool) -> None:

@@ -63,11 +63,10 @@ class Codec:
         """The torch network, to train or change. Its weights are read at each call. A codec on the ONNX
         engine moves to the torch engine. Raises PresetError on a runtime without torch, and MissingExtra.
         """
-        network: CodecNetwork | None = getattr(self.runtime, "network", None)
-        if network is None and hasattr(self.runtime, "on_torch"):
-            self.runtime = self.runtime.on_torch()
+        if on_torch := getattr(self.runtime, "on_torch", None):
+            self.runtime = on_torch()
             self.tiles = TileCoder(self.runtime)
-            network = self.runtime.network
+        network: CodecNetwork | None = getattr(self.runtime, "network", None)
         if network is None:
             raise PresetError(
                 "This codec runs without torch and has no network; load it on the torch runtime."

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.scalable import ScalableCodec
@@ -72,8 +72,8 @@ def onnx_codec(name: str, layers: bool, build: Callable[[], Codec], path: Path, 
     from trifocal.codecs.onnx_runtime import OnnxRuntime, ScalableOnnxRuntime
 
     def on_torch() -> TorchRuntime:
-        runtime: Any = torch_codec(build, path, shared, "cpu").runtime
-        return runtime  # type: ignore[no-any-return]
+        runtime = torch_codec(build, path, shared, "cpu").runtime
+        return cast("TorchRuntime", runtime)
 
     weights = read_arrays(path, FOLDER / shared if shared else None)
     parts = (name, path.name, weights, read_decodes(path), on_torch)
