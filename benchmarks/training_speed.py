@@ -26,9 +26,10 @@ from trifocal.data import TrainingPicture
 from trifocal.errors import OptionError, TrifocalError
 from trifocal.evaluation.memory import processor
 from trifocal.losses import Objective
-from trifocal.presets import Preset, find, objective_of
+from trifocal.presets import Preset, find
 from trifocal.training import in_processes
 from trifocal.training.precision import bfloat16_unit
+from trifocal.training.stages import make_objective
 from trifocal.training.task import Note, Report
 from trifocal.training.tasks.codec import CodecTask
 from trifocal.training.trainer import Trainer
@@ -37,7 +38,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
 BEGIN, END = "<!-- benchmarks/training_speed.py -->", "<!-- end of benchmarks/training_speed.py -->"
 PICTURES, SIDE = 8, 320  # and at least the recipe's crop
 OBJECTIVES: dict[str, Callable[[Preset], Objective]] = {
-    "preset": lambda preset: objective_of(preset, 1)(),
+    "preset": lambda preset: make_objective(preset, 1, preset.recipe),
     "mse": lambda preset: Objective(),
 }
 
@@ -108,7 +109,8 @@ def measure(
 ) -> float:
     """Steps a minute of an untrained network, without validation and checkpoints."""
     chosen = find(preset)
-    recipe = replace(chosen.recipe, batch=batch)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    recipe = replace(chosen.recipe, batch=batch * processes)
     task = CodecTask(chosen, recipe=recipe, objective=lambda: OBJECTIVES[objective](chosen))
     task.training = noise(max(SIDE, recipe.crop))
     with TemporaryDirectory() as out:
@@ -132,9 +134,10 @@ def noise(side: int) -> list[TrainingPicture]:
 
 
 def caption(arguments: argparse.Namespace, unit: str) -> str:
+    objective = "squared error" if arguments.objective == "mse" else "its own objective"
     return (
-        f"`{arguments.preset}`, objective {arguments.objective}, {arguments.steps} steps after "
-        f"{arguments.warmup} to warm up, on "
+        f"`{arguments.preset}` with {objective}, {arguments.steps} steps after "
+        f"{arguments.warmup} warm-up steps, on "
         f"{os.cpu_count()} cores of {processor()} ({unit or 'no bfloat16 instructions'}), torch "
         f"{torch.__version__}, {time.strftime('%Y-%m-%d')}:"
     )

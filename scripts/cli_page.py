@@ -14,10 +14,13 @@ from trifocal.cli import app
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 HEAD = """# Command line
 
-Written by `python scripts/cli_page.py` from the commands themselves; `trifocal COMMAND --help` prints the same.
+Written by `python scripts/cli_page.py` from the commands themselves; `trifocal COMMAND --help` lists the same options.
+An option with `...` takes several values, separated by spaces; one with `,...` takes one value with commas in it.
 
 Results go to standard output, everything else to standard error. The exit status is 0, 1 if something failed, and 2 for wrong usage.
 No command replaces an existing file unless `-o` names exactly that file, or `--force` is given; an input is never replaced.
+
+`trifocal --networks FOLDER COMMAND` uses the networks of other projects in that folder: see [docs/evaluation.md](evaluation.md#networks-of-other-projects).
 """
 
 
@@ -53,8 +56,8 @@ def section(name: str, command: Callable[..., Any]) -> str:
             rows.append(f"| `{arguments[-1]}` | {sentence(info.help)} |" if info.help else "")
     usage = " ".join(["trifocal", name, "[OPTIONS]", *arguments])
     help = "\n\n".join(sentence(part) for part in (inspect.getdoc(command) or "").split("\n\n"))
-    table = ["| option | |", "|---|---|", *filter(None, rows)]
-    return "\n".join([f"## trifocal {name}", "", "```", usage, "```", "", help, "", *table, ""])
+    table = ["| option | |", "|---|---|", *filter(None, rows), ""] if any(rows) else []
+    return "\n".join([f"## trifocal {name}", "", "```", usage, "```", "", help, "", *table])
 
 
 def plain_type(kind: Any) -> Any:
@@ -69,10 +72,10 @@ def names(name: str, kind: Any, info: OptionInfo) -> str:
     declared = [one for one in given if one.startswith("-")] or [f"--{name.replace('_', '-')}"]
     written: list[str] = sorted(declared, key=len)
     kind = plain_type(kind)
-    choices = "/".join(one.value for one in kind) if inspect.isclass(kind) and issubclass(kind, Enum) else ""
+    choices = "|".join(one.value for one in kind) if inspect.isclass(kind) and issubclass(kind, Enum) else ""
     value = info.metavar or choices or {int: "INT", float: "FLOAT"}.get(kind, "TEXT")
     if kind is not bool:
-        written[-1] += f" {value.replace('|', '/')}"
+        written[-1] += f" {value}".replace("|", "\\|")
     return ", ".join(f"`{one}`" for one in written)
 
 

@@ -91,9 +91,10 @@ def layer_section(base: str, detector: str, means: Sequence[MeanResult]) -> str:
     whole = original_ap(means, column)
     curves = codec_curves(means, column)
     pictures = max(mean.pictures for mean in means)
+    title = "the bundled detector" if detector == "compact" else detector
     return "\n\n".join(
         [
-            f"## AP of {detector} against bits: {pictures} images, {whole:.3f} on the originals",
+            f"## AP of {title} against bits: {pictures} images, {whole:.3f} on the originals",
             headline(base, curves, whole),
             "### Bits per pixel for an AP, and the ratio to the base layer's",
             grid(equal_precision(base, curves, whole)),
@@ -162,9 +163,10 @@ def all_points(means: Sequence[MeanResult], *columns: str) -> Table:
     rows = [["", "quality", "bpp", *columns]]
     for mean in means:
         values = (mean.values.get(column) for column in columns)
+        weights = f" ({mean.weights})" if mean.weights else ""
         rows.append(
             [
-                codec_title(mean.preset),
+                codec_title(mean.preset) + weights,
                 f"{mean.quality:g}",
                 f"{mean.bpp:.4f}",
                 *(signed(v, ".4f") for v in values),

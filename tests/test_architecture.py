@@ -47,6 +47,7 @@ PAPERS = {
     "cross_modal_compact",
     "dual_layer",
     "dual_layer_compact",
+    "ug_icm",
     "ug_icm_compact",
 }
 

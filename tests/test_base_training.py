@@ -6,6 +6,7 @@ outputs of base layers, and those before it are frozen.
 import copy
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from trifocal.losses.base_layer import (
     TERM_WEIGHTS,
     DetectorReference,
     box_error,
+    class_cross_entropy,
     class_divergence,
     means,
     objectness_error,
@@ -121,8 +123,9 @@ def test_features_that_went_through_unharmed_cost_nothing(detector: SplitDetecto
         h, original = detector.front(x), DetectorReference(detector, x)
         right = original.terms(h, x, targets)
         wrong = original.terms(torch.zeros_like(h), 1 - x, targets)
-    assert right.keys() == TERM_WEIGHTS.keys() == {*original.terms(h, x), "boxes"}
-    for name in right.keys() - {"boxes"}:
+    paper = {"class_cross_entropy"}
+    assert right.keys() == TERM_WEIGHTS.keys() | paper == {*original.terms(h, x), "boxes"} | paper
+    for name in right.keys() - {"boxes", *paper}:
         assert right[name].shape == wrong[name].shape == (2,)
         assert right[name].abs().max() < 1e-4 and (wrong[name] > 20 * right[name].abs()).all(), name
     assert right["boxes"][0] == 0
@@ -159,6 +162,27 @@ def test_half_precision_rounds_transforms_and_not_rates(detector: SplitDetector)
     assert torch.allclose(half.bits, whole.bits, rtol=0.05)
 
 
+def test_the_papers_bce_is_the_cross_entropy_of_the_classes() -> None:
+    """Of proposals with the object that they overlap, or background; a recipe puts it in place of the
+    objectness."""
+    target = Target(torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([2]))
+    proposals = torch.tensor([[0.0, 0.0, 10.0, 9.0], [50.0, 50.0, 60.0, 60.0]])
+    scores = torch.tensor([[0.0, 1.0, 3.0], [2.0, 0.0, 0.0]])
+    expected = torch.nn.functional.cross_entropy(scores, torch.tensor([2, 0]))
+    assert torch.equal(class_cross_entropy(scores, proposals, target, each=False), expected)
+    each = class_cross_entropy(scores[:, 1:], proposals, target, each=True)
+    wanted = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    bits = torch.nn.functional.binary_cross_entropy_with_logits(scores[:, 1:], wanted, reduction="none")
+    assert each.item() == pytest.approx(bits.sum(1).mean().item())
+    assert class_cross_entropy(scores[:0], proposals[:0], target, each=False).item() == 0
+    weights = base_task.weights_by_term(base_task.base_recipe({"bce": "classes", "boxes": 0.3}))
+    assert (weights["objectness"], weights["class_cross_entropy"], weights["boxes"]) == (0, 0.5, 0.3)
+    assert base_task.weights_by_term(base_task.BASE_LAYER) == TERM_WEIGHTS
+    assert base_task.base_recipe({"learning_rate": 7.5e-4}).matrix_rate == 1.5e-3
+    with pytest.raises(OptionError, match="no field 'nonsense'; its recipe has learning_rate"):
+        base_task.weights_by_term(base_task.base_recipe({"nonsense": 1.0}))
+
+
 # ── a run ──
 
 
@@ -167,8 +191,9 @@ def quick(detector: SplitDetector, monkeypatch: pytest.MonkeyPatch) -> list[Dual
     """Small scenes, few of them, and an average that follows at once; the small codecs that are built."""
     monkeypatch.setattr(scenes, "PROPORTIONS", ((128, 64), (64, 128), (96, 96)))
     monkeypatch.setattr(base_task, "CALIBRATION", 1)
-    for name, value in (("validation_batches", 1), ("warmup", 1), ("ema", 0.0)):
-        monkeypatch.setattr(base_task.BaseLayerTask, name, value)
+    monkeypatch.setattr(base_task, "BASE_LAYER", replace(base_task.BASE_LAYER, ema=0.0))
+    for name in ("validation_batches", "warmup"):
+        monkeypatch.setattr(base_task.BaseLayerTask, name, 1)
     built: list[DualLayerCompact] = []
 
     def build(of: str, start: Path | None) -> DualLayerCompact:

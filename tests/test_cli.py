@@ -276,10 +276,25 @@ def test_evaluate_hands_over_what_it_was_told(monkeypatch: pytest.MonkeyPatch, t
     )
 
 
-def test_evaluate_without_pictures_is_one_sentence(tmp_path: Path) -> None:
-    result = run("evaluate", "compact", "--data", tmp_path, "-o", tmp_path / "out.csv")
-    assert result.exit_code == 1
-    assert is_one_sentence(result.stderr)
+def test_a_folder_of_networks_is_named_for_every_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRIFOCAL_NETWORKS", "")
+    assert run("--networks", tmp_path, "presets").exit_code == 0
+    assert os.environ["TRIFOCAL_NETWORKS"] == str(tmp_path)
+    result = run("--networks", tmp_path / "nowhere", "presets")
+    assert result.exit_code == 1 and is_one_sentence(result.stderr)
+
+
+@pytest.mark.parametrize(("preset", "data"), [("compact", "."), ("compact", "nowhere"), ("nonsense", ".")])
+def test_evaluate_without_pictures_or_preset_is_one_sentence(preset: str, data: str, tmp_path: Path) -> None:
+    for more in ((), ("--task", "detection")):
+        words = "evaluate", preset, "--data", tmp_path / data, "-o", tmp_path / "out.csv", *more
+        result = run(*words)
+        assert result.exit_code == 1
+        assert is_one_sentence(result.stderr)
+        assert "rows" not in result.stderr
+        assert not (tmp_path / "out.csv").exists()
 
 
 def test_what_an_extra_is_missing_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

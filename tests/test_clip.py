@@ -158,7 +158,10 @@ def test_a_clip_of_two_widths_is_refused(tmp_path: Path) -> None:
 
 def test_what_cannot_be_loaded_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = str(tmp_path / "no" / "folder")
-    with pytest.raises(WeightsError, match=r"cannot be loaded; .*pass that folder\.$"):
+    with pytest.raises(
+        WeightsError,
+        match="cannot be loaded; download it to FOLDER/folder .*, and name that folder with `trifocal --netw",
+    ):
         ClipTextEncoder(missing)
     damaged = make_clip(tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes(b"nonsense")
@@ -167,6 +170,18 @@ def test_what_cannot_be_loaded_is_said(folder: Path, tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtra, match=r"CLIP needs packages.*trifocal\[text\]"):
         ClipImageEncoder(str(folder))
+
+
+def test_clip_in_the_folder_of_networks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"openai/{folder.name}"
+    monkeypatch.setenv("TRIFOCAL_NETWORKS", str(folder.parent))
+    np.testing.assert_array_equal(
+        ClipTextEncoder(name)(["dog"]).pooled, ClipTextEncoder(str(folder))(["dog"]).pooled
+    )
+    assert ClipImageEncoder(name).side == 32
+    monkeypatch.setenv("TRIFOCAL_NETWORKS", str(folder / "nowhere"))
+    with pytest.raises(OptionError, match="There is no folder .*nowhere; TRIFOCAL_NETWORKS and --networks"):
+        ClipTextEncoder(name)
 
 
 def test_half_a_clip_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trifocal.errors import OptionError, PictureError
+from trifocal.errors import OptionError, PictureError, PresetError
 from trifocal.evaluation import CompareOptions
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.compare import compare
@@ -68,8 +68,13 @@ def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no image"):
         compare(["webp"], tmp_path, tmp_path / "report")
     Image.fromarray(photograph(0)).save(tmp_path / "a.png")
-    with pytest.raises(PictureError, match="no preset 'nonsense'"):
-        compare(["nonsense"], tmp_path, tmp_path / "report")
+    with pytest.raises(PresetError, match="no preset or format 'nonsense'"):
+        compare(["webp", "nonsense"], tmp_path, tmp_path / "report")
+    with pytest.raises(
+        PictureError, match=r"^The preset taco has no trained weights.*Nothing was measured\.$"
+    ):
+        compare(["taco"], tmp_path, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_rival_is_brought_to_the_same_bytes() -> None:

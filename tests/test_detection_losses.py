@@ -575,8 +575,9 @@ def test_train_hands_over_what_it_was_told(name: str, function: str, monkeypatch
         "resume": True,
         "every": 2,
         "batch": 4,
-        "precision": "auto",
-    } | ({} if name == "base" else {"stage": 1})
+        "precision": None,
+        "force": False,
+    }
     assert said(name, "--data", "a.tar", "-o", "elsewhere", "--steps", "3").exit_code == 0
     assert calls[1][0] == (["a.tar"], "elsewhere") and calls[1][1]["resume"] is False
     assert said(name, "--data", "a.tar", "--steps", "3", "--learning-rate", "4e-4").exit_code == 0

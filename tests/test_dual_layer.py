@@ -572,14 +572,22 @@ def test_the_detector_is_torchvisions_with_its_coco_weights(fetched):
     assert TextGuided.input_size is torchvision_size
 
 
-def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch):
+def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch, tmp_path):
+    searched = []
+
     def refuse(**options: object) -> None:
+        searched.append(torch.hub.get_dir())
         raise URLError("no network")
 
     monkeypatch.setattr(faster_rcnn, "fasterrcnn_resnet50_fpn", refuse)
+    monkeypatch.setenv("TRIFOCAL_NETWORKS", str(tmp_path))
     faster_rcnn.load_faster_rcnn.cache_clear()
-    with pytest.raises(WeightsError, match="fasterrcnn_resnet50_fpn"):
+    said = (
+        r"put fasterrcnn_resnet50_fpn_coco-.*\.pth into FOLDER/checkpoints, and name .*TRIFOCAL_NETWORKS\.$"
+    )
+    with pytest.raises(WeightsError, match=said):
         faster_rcnn.load_faster_rcnn()
+    assert searched == [str(tmp_path)] and torch.hub.get_dir() != str(tmp_path)
 
 
 def test_the_published_sizes(monkeypatch):

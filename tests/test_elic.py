@@ -94,6 +94,17 @@ def test_convolutions_know_their_size():
     assert Deconv(4, 7, 5)(x).shape == (1, 12, 20, 7)
 
 
+def test_a_strided_1x1_convolution_of_an_image_and_its_gradient():
+    """As a linear layer: torch 2.14 writes out of bounds in the gradient of its own convolution here."""
+    torch.manual_seed(0)
+    layer, x = Conv(3, 24, 1, stride=2), torch.rand(2, 64, 64, 3, requires_grad=True)
+    y = layer(x)
+    expected = nn.functional.conv2d(x.permute(0, 3, 1, 2).contiguous(), layer.weight, layer.bias, 2)
+    assert torch.allclose(y, expected.permute(0, 2, 3, 1), atol=1e-6)
+    y.sum().backward()
+    assert x.grad is not None and x.grad[:, ::2, ::2].any() and not x.grad[:, 1::2].any()
+
+
 def test_a_sum_of_a_convolution_that_could_be_rounded_is_refused():
     for layer in (Conv(4, 2, 3), Deconv(4, 2, 3)):
         nn.init.constant_(layer.weight, 2.0**36)

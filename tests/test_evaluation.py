@@ -29,9 +29,8 @@ from trifocal.evaluation import (
     ms_ssim,
     psnr,
 )
-from trifocal.evaluation.codecs.candidates import PresetCandidate
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
-from trifocal.evaluation.codecs.variant import Variant
+from trifocal.evaluation.images import open_image
 from trifocal.evaluation.report import curves as rate_curves
 from trifocal.pictures import Picture
 
@@ -262,8 +261,8 @@ def test_without_resume_an_old_table_is_replaced_only_by_rows(folder: Path, tmp_
     out = tmp_path / TABLE
     evaluate([Posteriser()], folder, out, EvaluateOptions([60]))
     before = out.read_bytes()
-    with pytest.raises(PictureError, match="nonsense"):
-        evaluate(["nonsense"], folder, out, EvaluateOptions([90]))
+    with pytest.raises(PictureError, match=r"taco has no trained weights.*Nothing was measured\.$"):
+        evaluate(["taco"], folder, out, EvaluateOptions([90]))
     assert out.read_bytes() == before
     evaluate([Posteriser()], folder, out, EvaluateOptions([90]))
     assert {row.quality for row in evaluation.read_results(out)} == {90}
@@ -313,6 +312,7 @@ def test_a_codec_that_fails_is_named_with_picture_and_quality(folder: Path, tmp_
         ({"qualities": []}, "at least one"),
         ({"presets": []}, "at least one"),
         ({"data": "empty"}, "no image in the folder"),
+        ({"data": "nowhere"}, "There is no folder nowhere; name a folder of images"),
     ],
 )
 def test_what_cannot_be_done_is_said_first(
@@ -324,6 +324,29 @@ def test_what_cannot_be_done_is_said_first(
     with pytest.raises(OptionError, match=sentence):
         evaluate(asked["presets"], asked["data"], tmp_path / TABLE, EvaluateOptions(asked["qualities"]))
     assert not (tmp_path / TABLE).exists()
+
+
+def test_images_are_resized_and_cropped_to_a_square(folder: Path, tmp_path: Path) -> None:
+    """By torchvision's Resize and CenterCrop of a PIL image, which papers use for CLIC."""
+    transforms = pytest.importorskip("torchvision.transforms")
+    whole = Picture.open(folder / "a.png").to_pil()
+    expected = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(64)])(whole)
+    assert np.array_equal(open_image(folder / "a.png", 64).rgb, np.asarray(expected))
+    out = tmp_path / TABLE
+    subject = Posteriser()
+    row, small = evaluate([subject], folder, out, EvaluateOptions([60], square=64)).rows
+    size = len(subject.encode(Picture(np.asarray(expected)), 60))
+    assert (row.width, row.height, row.bytes, small.width) == (64, 64, size, 64)
+    assert row.bpp == pytest.approx(8 * size / 64**2)
+    again = Posteriser()
+    evaluate([again], folder, out, EvaluateOptions([60], square=64, resume=True))
+    assert again.encoded == 0
+    for square in (None, 32):
+        rows = evaluate([again], folder, out, EvaluateOptions([60], square=square, resume=True)).rows
+        assert rows[0].width == (square or 200)
+    assert again.encoded == 4
+    with pytest.raises(OptionError, match="1 pixel or more"):
+        EvaluateOptions(square=0)
 
 
 def test_a_foreign_table_is_not_resumed(folder: Path, tmp_path: Path) -> None:
@@ -372,19 +395,32 @@ def test_means_are_over_pictures() -> None:
     assert (high.pictures, high.bpp, high.values["psnr"], high.weights) == (2, 1.0, 35.0, "beef")
     assert high.values["ms_ssim"] == pytest.approx(0.8)
     unknown = replace(row, picture="b", values={"psnr": 1.0, "ms_ssim": None})
-    assert evaluation.mean_results([row, unknown])[0].values == {"psnr": 15.5, "ms_ssim": None}
+    assert evaluation.mean_results([row, unknown])[0].values == {
+        "pooled_bpp": 1.6,
+        "psnr": 15.5,
+        "ms_ssim": None,
+    }
 
 
-def test_a_preset_that_is_not_there_does_not_stop_the_others(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(self: PresetCandidate, variant: Variant) -> None:
-        raise PresetError(f"There is no preset {variant.codec}.")
+def test_pooled_bpp_is_all_bits_over_all_pixels(folder: Path, tmp_path: Path) -> None:
+    results = evaluate([Posteriser()], folder, tmp_path / TABLE, EvaluateOptions([60]))
+    bits = 8 * sum(row.bytes for row in results.rows)
+    (mean,) = evaluation.read_means(tmp_path / "results_summary.csv")
+    assert mean.values["pooled_bpp"] == pytest.approx(bits / (200 * 180 + 40 * 30), abs=1e-6)
+    assert mean.bpp != pytest.approx(mean.values["pooled_bpp"], rel=0.01)
 
-    monkeypatch.setattr(PresetCandidate, "__init__", refuse)
-    with pytest.raises(PictureError, match="There is no preset nonsense"):
-        evaluate(["nonsense", Posteriser()], folder, tmp_path / TABLE, EvaluateOptions([60]))
+
+def test_a_preset_without_weights_does_not_stop_the_others(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="taco has no trained weights.*All other rows are in"):
+        evaluate(["taco", Posteriser()], folder, tmp_path / TABLE, EvaluateOptions([60]))
     assert len(evaluation.read_results(tmp_path / TABLE)) == 2
+
+
+def test_an_unknown_name_is_refused_before_anything_is_measured(folder: Path, tmp_path: Path) -> None:
+    subject = Posteriser()
+    with pytest.raises(PresetError, match="no preset or format 'nonsense'; there are: compact.*avif"):
+        evaluate([subject, "nonsense"], folder, tmp_path / TABLE, EvaluateOptions([60]))
+    assert subject.encoded == 0 and not (tmp_path / TABLE).exists()
 
 
 # ── the room ──

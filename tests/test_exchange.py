@@ -2,13 +2,24 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from trifocal.errors import OptionError
-from trifocal.evaluation import MeanResult, bd_rate, published_curves, read_compressai, write_compressai
+from trifocal.evaluation import (
+    ImageResult,
+    MeanResult,
+    bd_rate,
+    mean_results,
+    published_curves,
+    read_compressai,
+    write_compressai,
+    write_means,
+)
 from trifocal.evaluation.report.curves import ANCHORS
+from trifocal.evaluation.report.results_table import ResultsFile, summary_path
 
 
 def mean(bpp: float, **values: float | None) -> MeanResult:
@@ -53,6 +64,31 @@ def test_a_table_of_curves_may_have_any_metrics(tmp_path: Path) -> None:
     assert [curve.name for curve in published_curves("psnr", [path])] == ["A", "B"]
     assert published_curves("ssimulacra2", [path])[0].rates == (1.0,)
     assert published_curves("lpips", [path]) == []
+
+
+def test_tables_of_evaluate_are_published_curves(tmp_path: Path) -> None:
+    row = ImageResult(
+        "codec", "a", 10, 10, 20.0, 20, 0.2, 1, 1, "beef", "", {"psnr": 30.0, "lpips_alex": 0.3}
+    )
+    rows = [
+        row,
+        replace(row, picture="b", bpp=0.4, values={"psnr": 32.0, "lpips_alex": 0.1}),
+        replace(row, quality=50.0, bpp=1.0, values={"psnr": 40.0, "lpips_alex": 0.05}),
+        replace(row, preset="other", weights="", values={"psnr": 10.0}),
+    ]
+    table = ResultsFile(tmp_path / "kodak.csv", False, ["psnr", "lpips_alex"])
+    for one in rows:
+        table.add(one)
+    write_means(summary_path(tmp_path / "kodak.csv"), mean_results(rows))
+    for path in (tmp_path / "kodak.csv", tmp_path / "kodak_summary.csv"):
+        codec, other = published_curves("psnr", [path])
+        assert (codec.name, other.name) == ("codec (kodak)", "other (kodak)")
+        assert codec.rates == pytest.approx((0.3, 1.0)) and codec.values == (31.0, 40.0)
+        (curve,) = published_curves("lpips", [path])
+        assert curve.values == pytest.approx((-0.2, -0.05))
+    table.add(replace(row, weights="cafe"))
+    names = [curve.name for curve in published_curves("psnr", [tmp_path / "kodak.csv"])]
+    assert names == ["codec (beef, kodak)", "codec (cafe, kodak)", "other (kodak)"]
 
 
 @pytest.mark.parametrize(

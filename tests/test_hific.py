@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import torch
@@ -271,6 +272,38 @@ def test_a_stage_without_words():
         assert all(torch.isfinite(loss) for loss in losses.values()) and len(losses) == 2
 
 
+@pytest.mark.parametrize("generator", [True, False])
+@pytest.mark.parametrize("discriminator", [True, False])
+def test_text_is_left_out_of_either_side(generator, discriminator):
+    """The ablations of the paper's Table 1; a side that reads the text passes a gradient to it."""
+    network, batch = small().network.train(), batch_of(3)
+    assert batch.condition is not None and batch.condition.text is not None
+    words = replace(batch.condition.text, pooled=batch.condition.text.pooled.clone().requires_grad_())
+    batch = replace(batch, condition=Condition(words))
+    seen = []
+
+    def recording(x, level, condition):
+        seen.append(condition)
+        return network(x, level, condition)
+
+    codec: Any = recording
+
+    objective = CrossModalObjective(
+        Discriminator(6, TEXT_CHANNELS, width=4),
+        SquaredError(),
+        generator_text=generator,
+        discriminator_text=discriminator,
+    )
+    for part, loss in objective.turns(codec, batch, 0):
+        words.pooled.grad = None
+        loss.backward()
+        reads = discriminator or (generator and part == "codec")
+        assert (words.pooled.grad is not None) is reads
+    assert seen == [batch.condition if generator else None]
+    record = objective.description()
+    assert (record["generator_text"], record["discriminator_text"]) == (generator, discriminator)
+
+
 @pytest.mark.parametrize("game", [None, "bce", "hinge"], ids=["stage 1", "bce", "hinge"])
 def test_a_few_steps_lower_the_losses(game, judge):
     codec, batch = small().network.train(), batch_of(3)
@@ -316,7 +349,7 @@ def test_a_perceptual_network_is_not_trained(judge):
 @pytest.fixture
 def staged(monkeypatch, tmp_path):
     """A preset with two stages, and a folder of pictures to train it on."""
-    recipe = replace(recipes.HIFIC, batch=2, crop=64, learning_rate=1e-3)
+    recipe = replace(recipes.HIFIC, batch=2, crop=64, learning_rate=1e-3, objective={})
     preset = presets.Preset(
         "small",
         9,
@@ -353,7 +386,7 @@ def test_two_stages_of_training(staged, tmp_path):
     moved = (again["partners"]["discriminator"]["head.bias"] - learned["head.bias"]).abs()
     assert 0 < moved < 0.01, "it went on from where it was"
     with pytest.raises(OptionError, match="another stage"):
-        train("small", [staged], tmp_path / "two", steps=9, resume=True)
+        train("small", [staged], tmp_path / "two", stage=1, steps=9, resume=True)
 
 
 def trained(weights):

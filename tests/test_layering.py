@@ -263,7 +263,7 @@ def test_the_command_line_hands_the_layers_over(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("trifocal.evaluation.evaluate", asked)
     monkeypatch.setattr("trifocal.evaluation.compare.compare", page)
     for verb, recorder in (("evaluate", asked), ("compare", page)):
-        result = run(verb, "two", "avif:small", "--data", "pictures", "--layers", "base")
+        result = run(verb, "dual-layer-compact", "avif:small", "--data", "pictures", "--layers", "base")
         assert result.exit_code == 0 and recorder.words[-1].layers == "base"
 
 

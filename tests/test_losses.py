@@ -145,9 +145,9 @@ def test_without_lpips_the_tower_takes_its_place_and_it_is_said(offline: None) -
     objective = losses.TacoObjective(images=nn.Identity())
     found = objective.perceptual
     assert isinstance(found, losses.EncoderDistance)
-    assert found.title == "distance in the project's image encoder"
+    assert found.title == "distance in the bundled image encoder"
     assert "LPIPS (alex)" in found.note and found.note.endswith(
-        "The distance in the project's image encoder replaces it."
+        "The distance in the bundled image encoder replaces it."
     )
     assert objective.notes() == [found.note]
     assert objective.description()["perceptual"] == found.title
@@ -163,7 +163,7 @@ def test_without_the_package_it_is_said_too(offline: None, monkeypatch: pytest.M
 def test_what_is_preferred_is_taken(made_up_weights: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perceptual, "load_image_encoder", small_tower)
     found = [losses.find_perceptual(name) for name in ("lpips-alex", "ms-ssim", "tower")]
-    titles = ["LPIPS (alex)", "1 − MS-SSIM", "distance in the project's image encoder"]
+    titles = ["LPIPS (alex)", "1 − MS-SSIM", "distance in the bundled image encoder"]
     assert [one.title for one in found] == titles and not any(one.note for one in found)
     with pytest.raises(OptionError, match="no perceptual loss 'dists'"):
         losses.find_perceptual("dists")
@@ -329,15 +329,15 @@ def test_taco_says_what_it_is_made_of() -> None:
         "image_weight": 40.0,
     }
     assert objective.notes() == [] and objective.partners() == {}
-    assert losses.Objective().description() == {"objective": "Objective"}
+    assert losses.Objective((0.01, 0.01)).description() == {"objective": "Objective", "lambdas": [0.01, 0.01]}
 
 
 def test_tacos_networks_are_found_by_the_towers_name(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = small_tower()
     monkeypatch.setattr(taco, "load_image_encoder", lambda: tower)
-    monkeypatch.setattr(taco, "find_perceptual", Far)
+    monkeypatch.setattr("trifocal.losses.perceptual.find_perceptual", Far)
     objective = losses.TacoObjective("compact")
-    assert objective.description()["images"] == "the project's image encoder"
+    assert objective.description()["images"] == "the bundled image encoder"
     assert isinstance(objective.perceptual, Far)
     x = torch.rand(2, 3, 32, 48)
     torch.testing.assert_close(objective.images(x), tower(x).pooled)

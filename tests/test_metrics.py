@@ -4,6 +4,7 @@ package.
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trifocal.errors import NotMeasured, OptionError
 from trifocal.evaluation import DISTRIBUTION_METRICS, METRICS, find_metric, ssimulacra2
 from trifocal.evaluation.metrics import perceptual
 from trifocal.evaluation.metrics.distribution import DistributionAccumulator, patches, whole
+from trifocal.evaluation.metrics.metric_set import MetricSet
 from trifocal.evaluation.metrics.per_image import Pair
 
 
@@ -183,8 +185,31 @@ def test_without_weights_it_is_said_and_no_number_given(name: str, offline: None
 
 def test_a_metric_that_is_not_there() -> None:
     assert find_metric("lpips") is METRICS["lpips-alex"] and find_metric("ms_ssim") is METRICS["ms-ssim"]
-    with pytest.raises(OptionError, match="there are: psnr, ms-ssim"):
+    with pytest.raises(OptionError, match="there are: psnr, ssim"):
         find_metric("vmaf")
+
+
+@pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight enum")
+def test_lpips_unscaled_is_fed_0_to_1(pair: Pair, made_up_weights: None) -> None:
+    lpips = pytest.importorskip("lpips")
+    theirs = lpips.LPIPS(net="alex", verbose=False).eval()
+    with torch.inference_mode():
+        expected = float(theirs(perceptual.to_tensor(pair.decoded), perceptual.to_tensor(pair.original)))
+    value = METRICS["lpips-unscaled"].load()(pair)
+    assert value == pytest.approx(expected, rel=1e-3)
+    assert value != pytest.approx(METRICS["lpips-alex"].load()(pair), rel=0.05)
+
+
+def test_ssim_of_two_greys_by_hand(pair: Pair) -> None:
+    """Constant images differ in luminance only: (2ab + c1) / (a² + b² + c1), c1 = (0.01 · 255)²."""
+    measure = METRICS["ssim"].load()
+    dark, light = np.full((12, 20, 3), 60, np.uint8), np.full((12, 20, 3), 200, np.uint8)
+    c1 = (0.01 * 255) ** 2
+    assert measure(Pair(dark, light)) == pytest.approx((2 * 60 * 200 + c1) / (60**2 + 200**2 + c1), abs=1e-4)
+    assert measure(Pair(pair.original, pair.original)) == pytest.approx(1)
+    value = measure(pair)
+    assert value is not None and 0 < value < 0.99
+    assert measure(Pair(dark[:10], light[:10])) is None
 
 
 # ── of all pictures together ──
@@ -256,6 +281,51 @@ def test_the_inception_score_by_its_formula(pictures: list[tuple[np.ndarray, np.
     given = odds / odds.sum(1, keepdims=True)
     divergence = (given * np.log(given / given.mean(0))).sum(1).mean()
     assert score.result() == pytest.approx(math.exp(divergence), rel=1e-4)
+
+
+def test_networks_of_metrics_run_on_a_cuda_device_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No machine of the tests has a GPU: what is loaded is replaced, and says which device it was given."""
+    given: list[str] = []
+
+    def load(device: str = "cpu") -> Any:
+        given.append(device)
+        return DistributionAccumulator(None, whole, compares=False)
+
+    monkeypatch.setitem(METRICS, "lpips-alex", replace(METRICS["lpips-alex"], load=load))
+    monkeypatch.setitem(DISTRIBUTION_METRICS, "fid", replace(DISTRIBUTION_METRICS["fid"], load=load))
+    for device in ("cpu", "mps", "cuda:1"):
+        MetricSet(["psnr", "lpips", "fid"], None, tmp_path, print, device=device)
+    assert given == ["cpu"] * 4 + ["cuda:1"] * 2
+    assert {name for name, metric in METRICS.items() if metric.takes_device} == {
+        "lpips-alex", "lpips-unscaled", "lpips-vgg", "dists", "clip-score", "ref-clip-score", "nima", "tower",
+    }  # fmt: skip
+
+
+def test_the_network_gets_batches_of_one_size() -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    class Metric:
+        def reset(self) -> None: ...
+
+        def update(self, batch: torch.Tensor, real: bool) -> None:
+            sizes.append((real, *batch.shape))
+
+        def compute(self) -> float:
+            return 0.5
+
+    small, large = np.zeros((200, 300, 3), np.uint8), np.zeros((2000, 1500, 3), np.uint8)
+    total = DistributionAccumulator(Metric(), whole, compares=True)
+    for _ in range(2):
+        total.begin()
+        for image in (*[small] * 40, large, large):
+            total.add(image, image)
+        assert total.result() == 0.5
+        ours = [size[1:] for size in sizes if not size[0]]
+        assert ours == [(34, 3, 200, 300), (6, 3, 200, 300), (1, 3, 2000, 1500), (1, 3, 2000, 1500)]
+        assert ours == [size[1:] for size in sizes if size[0]]
+        sizes.clear()
 
 
 def test_patches_are_256_pixels_and_shifted_by_half() -> None:

@@ -209,7 +209,7 @@ def test_the_peak_memory_is_of_the_labelled_weights(room: Path, capsys: pytest.C
     spec = "mine=plain:mine.safetensors"
     print_peak("mine", "pictures/a.png", 50, own=spec)
     assert capsys.readouterr().out.strip().isdecimal()
-    with pytest.raises(PresetError, match="no preset 'other'"):
+    with pytest.raises(PresetError, match="no preset or format 'other'"):
         print_peak("other", "pictures/a.png", 50, own=spec)
 
 

@@ -212,7 +212,7 @@ class Ones:
 class LineTask(LossTask):
     name, weights, validation_batches, warmup = "line", {"error": 1.0}, 1, 1
 
-    def batches(self, seed: int) -> Ones:
+    def batches(self, seed: int, first: int) -> Ones:
         return Ones()
 
     def export(self, average: nn.Module, path: Path) -> dict[str, object]:

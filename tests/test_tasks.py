@@ -29,6 +29,7 @@ from trifocal.evaluation.tasks.detection import Annotations, Detection, protocol
 from trifocal.evaluation.tasks.detectors import TorchvisionDetector
 from trifocal.evaluation.tasks.segmentation import Segmentation
 from trifocal.evaluation.tasks.task import create_task
+from trifocal.evaluation.tasks.voc import read_voc
 
 INSTANCES = "instances.json"
 Boxes = Sequence[tuple[float, float, float, float]]
@@ -483,6 +484,21 @@ def test_weights_that_are_not_on_this_machine(
         networks.load_torchvision(kind, "resnet1")
 
 
+def test_weights_in_the_folder_of_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By torchvision's own loader, with random weights in the file of its smallest network."""
+    models = pytest.importorskip("torchvision.models")
+    weights = models.SqueezeNet1_1_Weights.DEFAULT
+    state = models.squeezenet1_1(weights=None).state_dict()
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(state, tmp_path / "checkpoints" / weights.url.rpartition("/")[2])
+    monkeypatch.setattr("torch.hub.download_url_to_file", None)
+    monkeypatch.setenv("TRIFOCAL_NETWORKS", str(tmp_path))
+    before = torch.hub.get_dir()
+    model, _ = networks.load_torchvision("classification", "squeezenet1_1")
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert torch.hub.get_dir() == before
+
+
 def test_a_damaged_download_is_no_weights_but_other_failures_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     models = pytest.importorskip("torchvision.models")
     failures = iter([RuntimeError('invalid hash value (expected "a")'), RuntimeError("out of memory")])
@@ -704,6 +720,54 @@ def test_each_kind_of_task_finds_its_annotations(folder: Path, monkeypatch: pyte
     assert found[2].result() == {"top1": 0.0, "top5": 1.0}
     assert create_task("detection", "any", None, folder / "a.png", short_side=800).columns
     assert create_task("detection", "any", None, folder.parent).columns  # the pictures are images/a.png here
+
+
+def voc(folder: Path, name: str, *boxes: tuple[str, int, tuple[int, ...]]) -> None:
+    """An XML file of PASCAL VOC for an image of 100×80: objects with class, difficult or not, and corners."""
+    corners = ("xmin", "ymin", "xmax", "ymax")
+    objects = "".join(
+        f"<object><name>{kind}</name><difficult>{difficult}</difficult><part><name>head</name></part><bndbox>"
+        + "".join(f"<{side}>{value}</{side}>" for side, value in zip(corners, box))
+        + "</bndbox></object>"
+        for kind, difficult, box in boxes
+    )
+    text = f"<annotation><size><width>100</width><height>80</height></size>{objects}</annotation>"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.xml").write_text(text)
+
+
+def test_annotations_of_voc(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A found person, a missed difficult one, and a found sofa that is COCO's couch: nothing is wrong."""
+    place = folder.parent / "Annotations"
+    voc(place, "a", ("person", 0, (11, 21, 30, 40)), ("person", 1, (60, 60, 70, 70)))
+    voc(place, "b", ("sofa", 0, (1, 1, 50, 50)))
+    found = {0: [(1, 0.9, (10, 20, 30, 40))], 1: [(63, 0.8, (0, 0, 50, 50))]}
+    monkeypatch.setattr(tasks, "create_detector", lambda name, device: Fake(found))
+    task = create_task("detection", "any", None, folder)
+    for number, name in enumerate(("a.png", "b.png")):
+        task.add(picture(number), name)
+    assert task.result() == {"ap": 1.0, "ap50": 1.0, "ap75": 1.0} and task.notes == []
+    voc(place, "b", ("sofa", 0, (1, 1, 50, 50)), ("person", 0, (60, 60, 70, 70)))
+    task = create_task("detection", "any", None, folder)
+    for number, name in enumerate(("a.png", "b.png")):
+        task.add(picture(number), name)
+    assert 0.6 < task.result()["ap50"] < 0.8, "one of two persons is missed"
+
+
+def test_voc_numbers_its_classes_for_other_detectors(folder: Path, tmp_path: Path) -> None:
+    place = folder.parent / "Annotations"
+    voc(place, "a", ("aeroplane", 0, (1, 1, 9, 9)), ("tvmonitor", 0, (1, 1, 9, 9)))
+    for coco_ids, expected in ((True, [5, 72]), (False, [1, 20])):
+        (objects,) = read_voc(place, coco_ids).objects.values()
+        assert [item["category_id"] for item in objects] == expected
+        assert objects[0]["bbox"] == [0, 0, 9, 9]
+    assert len(read_voc(place).categories) == 20
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OptionError, match="has no .xml files"):
+        read_voc(tmp_path / "empty")
+    voc(place, "b", ("unicorn", 0, (1, 1, 9, 9)))
+    with pytest.raises(OptionError, match=r"b\.xml is not an annotation in PASCAL VOC's layout.*unicorn"):
+        read_voc(place)
 
 
 def test_annotations_are_named_where_they_cannot_be_found(folder: Path) -> None:

@@ -24,6 +24,7 @@ from trifocal.data.categories import (
     sample_text,
 )
 from trifocal.data.images import TrainingPicture
+from trifocal.data.sources import FilePart
 from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import OptionError
 from trifocal.text.compact import LENGTH, CompactTextEncoder, TextTransformer, tokenize, train_tokenizer
@@ -201,7 +202,7 @@ def test_more_pictures_than_memory_holds_are_kept_as_files(tmp_path, monkeypatch
     pictures = read_pictures([shard(tmp_path / "a.tar", 6)], 64)
     monkeypatch.setattr("trifocal.data.images.DECODED", 3 * pictures[0].rgb.nbytes)
     some = read_pictures([tmp_path / "a.tar"], 64)
-    assert [isinstance(picture.kept, bytes) for picture in some] == [False] * 3 + [True] * 3
+    assert [isinstance(picture.kept, FilePart) for picture in some] == [False] * 3 + [True] * 3
     assert [picture.area for picture in some] == [picture.area for picture in pictures]
     both = [Crops(each, batch=12, size=64, seed=0).next() for each in (pictures, some)]
     assert np.array_equal(both[0].rgb, both[1].rgb) and both[0].texts == both[1].texts

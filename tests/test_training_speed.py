@@ -149,10 +149,12 @@ def test_two_processes_share_gradients_and_draw_their_own(
     assert one["threads"] == two["threads"] == 1
     assert not {tuple(row) for row in one["drawn"]} & {tuple(row) for row in two["drawn"]}
     assert one["ends"][0] == 5 and one["ends"] == two["ends"]
-    assert said == [1 / 3, 2 / 3, 1, 4 / 5, 1] and len(notes) == 2
+    assert said == [1 / 3, 2 / 3, 1, 4 / 5, 1] and len(notes) == 6
+    assert "2 processes train on a total batch of 2, 1 each." in notes
     assert weights == str(run / "small.safetensors") and len(list(run.glob("*.safetensors"))) == 1
     record = json.loads((run / "small.json").read_text())
     assert (record["processes"], record["steps"], record["recipe"]["batch"]) == (2, 5, 2)
+    assert record["read"]["images"] == 48 and record["batch"] == 2  # the total: a crop in each process
     with (run / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["3", "5"]
 
@@ -230,6 +232,11 @@ def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -
     processes.check_count(1)
     with pytest.raises(OptionError, match="leave out --processes"):
         processes.check_count(2)
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(OptionError, match="use torchrun"):
+        processes.check_count(1)
 
 
 # ── cooldown, and a run that is long enough already ──
@@ -257,7 +264,7 @@ def test_a_plateau_is_resumed_and_cooled_down(
     assert rates == pytest.approx([0.5, *[1.0] * 6, 0.5])
     assert json.loads(weights.with_suffix(".json").read_text())["recipe"]["cooldown"] == 0.25
     with pytest.raises(OptionError, match="from 0 to 1, not 1.5"):
-        train("small", [folder], tmp_path, steps=8, cooldown=1.5)
+        train("small", [folder], tmp_path / "other", steps=8, cooldown=1.5)
 
 
 def test_a_run_that_is_long_enough_is_exported_at_once(
@@ -295,8 +302,8 @@ def test_the_command_hands_all_of_it_over(monkeypatch: pytest.MonkeyPatch) -> No
         and two[0] == 1
         and two[2:] == (["a"], "runs/base")
     )
-    assert (options["precision"], options["cooldown"], options["stage"]) == ("bfloat16", 0.0, 1)
-    assert others["precision"] == "auto" and not {"cooldown", "stage", "teacher"} & others.keys()
+    assert (options["precision"], options["cooldown"]) == ("bfloat16", 0.0)
+    assert others["precision"] is None and not {"cooldown", "stage", "teacher"} & others.keys()
     assert CliRunner().invoke(app, [*words, "--parts", "decoder,entropy"]).exit_code == 0
     assert given[-1][1]["parts"] == ["decoder", "entropy"] and "parts" not in options
     refused = CliRunner().invoke(app, ["train", "base", "--steps", "9", "--parts", "decoder"])
@@ -320,7 +327,9 @@ def test_the_benchmark_measures_and_writes_its_table(small_preset: presets.Prese
     assert rows == ["float32", "bfloat16"]
     rows = [line.split()[1].strip(",") for line in lines if line.startswith(("| float32", "| bfloat16"))]
     assert rows == ["float32", "bfloat16"]
-    assert "| ×1.00 |" in page.read_text() and "objective mse, 2 steps after 1" in page.read_text()
+    assert (
+        "| ×1.00 |" in page.read_text() and "with squared error, 2 steps after 1 warm-up" in page.read_text()
+    )
     with pytest.raises(OptionError, match="needs a line"):
         script.with_table("nothing", "table")
 

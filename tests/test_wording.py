@@ -42,6 +42,7 @@ from trifocal.evaluation import (
 )
 from trifocal.evaluation.codecs.candidates import PresetCandidate, TextCandidate
 from trifocal.evaluation.codecs.variant import TEXT_KINDS, TextKind, Variant, expand_variants, parse_variant
+from trifocal.evaluation.images import captions_for
 from trifocal.evaluation.metrics.metric_set import MetricSet
 from trifocal.evaluation.metrics.per_image import Pair
 from trifocal.evaluation.text_ablation import TextKinds, bootstrap_interval, text_effects
@@ -89,7 +90,9 @@ def test_presets_that_take_words_are_measured_once_for_each_kind(room: Path) -> 
         "early:true", "early:none", "jpeg", "plain"
     ]  # fmt: skip
     assert expand(["jpeg"], []) == ["jpeg"]
-    with pytest.raises(OptionError, match="no kind of text 'wrong'; choose from: true, empty, mismatched"):
+    with pytest.raises(
+        OptionError, match="no kind of text 'wrong'; choose from: best, true, empty, mismatched"
+    ):
         EvaluateOptions(text=["true", "wrong"])  # type: ignore[list-item]
     with pytest.raises(OptionError, match="needs a preset that reads text; choose one of: early, late, taco"):
         expand(["jpeg", "plain"], ["true"])
@@ -257,7 +260,7 @@ def test_sent_words_are_counted_both_ways(room: Path) -> None:
         ["late", "jpeg"],
         room / "pictures",
         room / "out.csv",
-        EvaluateOptions([20, 80], metrics=["psnr"], text=TEXT_KINDS),
+        EvaluateOptions([20, 80], metrics=["psnr"], text=TEXT_KINDS[1:]),
     )
     rows = {row.key: row for row in results.rows}
     assert len(rows) == 3 * 2 * 5
@@ -317,6 +320,52 @@ def test_words_of_the_encoder_cost_no_bytes_and_a_run_is_resumed(
     assert said == ["The effect of text is a difference between curves: measure at least two qualities."]
 
 
+@pytest.mark.parametrize(("preset", "metric"), [("early", "psnr"), ("late", "flip")])
+def test_the_best_caption_is_that_of_the_nearest_image(preset: str, metric: str, room: Path) -> None:
+    captions = {"a.png": [DOG, "aeiou", "xyz"], "b.png": ["sky", EMU], "c.png": CAT}
+    (room / "captions.json").write_text(json.dumps(captions))
+    said: list[str] = []
+    options = EvaluateOptions([20, 80], metrics=[metric], text=["best", "true"], best_by=metric)
+    results = evaluate([preset], room / "pictures", room / "out.csv", options, note=said.append)
+    assert len(said) == 1 and "an oracle" in said[0] and metric.upper() in said[0]
+    rows = {row.key: row for row in results.rows}
+    sign = 1 if metric == "psnr" else -1
+    for name, texts in captions.items():
+        alone = []
+        for number, text in enumerate([texts] if isinstance(texts, str) else texts):
+            (room / "one.json").write_text(json.dumps({name: text}))
+            one = EvaluateOptions([20], metrics=[metric], text=["true"], captions=str(room / "one.json"))
+            alone += evaluate([preset], room / "pictures" / name, room / f"{name}{number}.csv", one).rows
+        best = rows[f"{preset}:best", name, 20.0]
+        nearest = max(alone, key=lambda row: sign * (row.values[metric] or 0))
+        assert best.values == nearest.values and best.bytes == nearest.bytes
+    gain = results.effects[0]
+    assert (gain.text, gain.against) == ("best", "true") and "chosen with the original" in gain.sentence
+
+
+def test_captions_of_a_named_file_and_set(room: Path) -> None:
+    table = {"people": {"a.png": [DOG, CAT], "b.png": CAT, "c.png": EMU}, "model": {"a.png": "an owl"}}
+    path = room / "sets.json"
+    path.write_text(json.dumps(table))
+    assert captions_for(room, f"{path}:model") == {"a.png": ("an owl",)}
+    assert captions_for(room, f"{path}:people")["a.png"] == (DOG, CAT)
+    (room / "plain.json").write_text(json.dumps(table["people"]))
+    assert captions_for(room, str(room / "plain.json")) == captions_for(room, f"{path}:people")
+    for source, said in (
+        (path, "name one as FILE:SET; it has the sets people, model"),
+        (f"{path}:owls", "has no set 'owls'; it has the sets"),
+        (f"{room / 'plain.json'}:people", "has no set 'people'; it has no sets"),
+        (room / "nothing.json", "no file .*nothing.json with captions"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            captions_for(room, str(source))
+    options = EvaluateOptions([40], metrics=["psnr"], text=["true"], captions=f"{path}:model")
+    with pytest.raises(PictureError, match=r"b\.png has no caption, so no true"):
+        evaluate(["early"], room / "pictures", room / "out.csv", options)
+    rows = evaluation.read_results(room / "out.csv")
+    assert [row.picture for row in rows] == ["a.png"]
+
+
 def test_without_captions_the_other_words_are_measured(room: Path) -> None:
     (room / "captions.json").unlink()
     said: list[str] = []
@@ -343,7 +392,7 @@ def test_a_picture_without_a_caption_is_one_sentence(room: Path) -> None:
             EvaluateOptions([20, 40], metrics=["psnr"], text=["true", "mismatched"]),
             note=said.append,
         )
-    assert said == ["b.png has no caption in captions.json, so no true or mismatched text."]
+    assert said == ["b.png has no caption, so no true, best or mismatched text."]
     rows = evaluation.read_results(room / "o.csv")
     assert len(rows) == 2 * 2 * 2 and {row.picture for row in rows} == {"a.png", "c.png"}
 
@@ -492,6 +541,16 @@ def test_the_report_says_what_words_change(room: Path, monkeypatch: pytest.Monke
     }
 
 
+def test_curves_with_free_text_leave_its_bytes_out(room: Path) -> None:
+    options = CompareOptions([20, 80], metrics=["psnr"], text=["true"], free_text=True, crops=["a.png"])
+    page = compare.compare(["late"], room / "pictures", room / "report", options)
+    (curve,) = json.loads((page.parent / "report.json").read_text())["curves"]["psnr"]
+    means = evaluation.read_means(page.parent / "results_summary.csv")
+    assert curve["rates"] == pytest.approx([mean.values["textless_bpp"] for mean in means], abs=1e-5)
+    assert all((mean.values["textless_bpp"] or 9) < mean.bpp for mean in means)
+    assert "do not count the text" in page.read_text("utf-8")
+
+
 def test_the_peak_memory_is_that_of_a_preset_with_its_words(
     room: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -518,12 +577,12 @@ def test_the_command_line_hands_the_kinds_over_and_prints_the_effects(
     ]
     asked = Recorder(evaluation.EvaluationResults([row], evaluation.mean_results([row]), effects))
     monkeypatch.setattr("trifocal.evaluation.evaluate", asked)
-    result = run("evaluate", "p", "--data", "pictures", "--text", "true", "empty", "--text", "none")
+    result = run("evaluate", "taco", "--data", "pictures", "--text", "true", "empty", "--text", "none")
     assert result.exit_code == 0 and asked.words[-1].text == ["true", "empty", "none"]
     assert "+0.125 to +0.5 *" in result.stdout and "+0.25" in result.stdout
     page = Recorder(Path("report/index.html"))
     monkeypatch.setattr("trifocal.evaluation.compare.compare", page)
-    assert run("compare", "p", "jpeg", "--data", "pictures", "--text", "true", "empty").exit_code == 0
+    assert run("compare", "taco", "jpeg", "--data", "pictures", "--text", "true", "empty").exit_code == 0
     assert page.words[-1].text == ["true", "empty"]
 
 

@@ -13,6 +13,7 @@ TrifocalError
 ├── MissingExtra          an optional dependency is not installed
 ├── NotMeasured           a metric lacks its weights or its package on this machine
 ├── RateError             even quality 0 exceeds the requested size
+├── TrainingError         a training run was stopped, or diverged
 └── OptionError           an argument is out of range, or conflicts with another
 
 Errors of the file system (file not found, disk full, permission denied) are raised as OSError.
@@ -29,6 +30,7 @@ __all__ = [
     "PictureError",
     "PresetError",
     "RateError",
+    "TrainingError",
     "TrifocalError",
     "TrifocalWarning",
     "Truncated",
@@ -117,6 +119,10 @@ class NotMeasured(TrifocalError):
 
 class RateError(TrifocalError):
     """Even quality 0 exceeds the requested size; the message gives the size at quality 0."""
+
+
+class TrainingError(TrifocalError):
+    """A training run was stopped, or its loss diverged; the message says how to continue."""
 
 
 class OptionError(TrifocalError, ValueError):

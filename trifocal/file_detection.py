@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["THRESHOLD", "FileDetections", "drawn", "is_tri", "json_objects", "named"]
 
-THRESHOLD = 0.35  # best F1 score of the compact detector on held-out training images
+THRESHOLD = 0.35  # best F1 score of the bundled detector on held-out training images
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trifocal.recipes import COMPACT, DUAL_LAYER, HIFIC, TACO, Recipe
+from trifocal.recipes import (
+    COMPACT,
+    DUAL_LAYER,
+    HIFIC,
+    HIFIC_ADVERSARIAL,
+    TACO,
+    UG_ICM,
+    UG_ICM_DECODER,
+    Recipe,
+)
 
 if TYPE_CHECKING:
     from trifocal.codecs.codec import Codec
@@ -19,20 +28,29 @@ DEFAULT = "dual-layer-compact"
 CLIP = "openai/clip-vit-base-patch32"
 
 
-def later(module: str, name: str) -> Callable[[], Any]:
-    """A function that imports `name` from trifocal's `module` when it is called, and calls it; torch takes
-    two seconds to import.
-    """
+@dataclass(frozen=True)
+class Later:
+    """Imports `name` from trifocal's `module` when it is called, and calls it with its arguments."""
 
-    def call() -> Any:
-        return getattr(import_module(f"trifocal.{module}"), name)()
+    module: str
+    name: str
 
-    return call
+    def __call__(self, **options: Any) -> Any:
+        return self.target()(**options)
+
+    def target(self) -> Any:
+        """What is called."""
+        return getattr(import_module(f"trifocal.{self.module}"), self.name)
+
+
+def later(module: str, name: str) -> Later:
+    """A function that is imported when it is called; torch takes two seconds to import."""
+    return Later(module, name)
 
 
 RATE_DISTORTION = later("losses.objective", "Objective")
 VISUAL = later("losses", "VisualObjective")
-SQUARED_ERROR = "compact-0.1.safetensors"  # compact of release 0.1, trained for squared error; never replaced
+SQUARED_ERROR = "compact-0.1.safetensors"  # earlier weights of compact, for squared error; never replaced
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +62,11 @@ class Preset:
         id: in the header of its files: 1..47 bundled, given by hand and never reused; 48..62 for private use.
         summary: one line.
         build: makes the codec with untrained weights.
-        recipe: how it is trained.
+        recipe: how it is trained, in the first stage.
         weights: a file name under trifocal/weights/, or an absolute path.
-        objective: makes the training objective.
+        objective: makes the training objective, with the arguments in the recipe's `objective`.
         stages: the same for later training stages.
+        stage_recipes: how it is trained in the later stages; those of stages beyond these are the last one.
         text_reader: what reads text: "encoder", "decoder", or "" for neither.
         text_encoder: the text encoder: "compact", or a name or folder of CLIP for transformers.
         layers: whether files have a base layer for detectors.
@@ -62,8 +81,9 @@ class Preset:
     build: Callable[[], Codec]
     recipe: Recipe
     weights: str
-    objective: Callable[[], Objective] = RATE_DISTORTION
-    stages: tuple[Callable[[], Objective], ...] = ()
+    objective: Callable[..., Objective] = RATE_DISTORTION
+    stages: tuple[Callable[..., Objective], ...] = ()
+    stage_recipes: tuple[Recipe, ...] = ()
     text_reader: Literal["", "encoder", "decoder"] = ""
     text_encoder: str = ""
     layers: bool = False
@@ -80,11 +100,11 @@ class Preset:
         return (Path(__file__).with_name("weights") / self.weights).exists()
 
 
-def hific_adversarial_objective(latent_channels: int, text_channels: int = 512) -> Objective:
+def hific_adversarial_objective(latent_channels: int, text_channels: int = 512, **options: Any) -> Objective:
     """The objective of the second stage, with the adversary."""
     from trifocal.losses import CrossModalObjective, Discriminator
 
-    return CrossModalObjective(Discriminator(latent_channels, text_channels))
+    return CrossModalObjective(Discriminator(latent_channels, text_channels), **options)
 
 
 PRESETS = (
@@ -130,6 +150,7 @@ PRESETS = (
         weights="cross-modal.safetensors",
         objective=later("losses", "CrossModalObjective"),
         stages=(partial(hific_adversarial_objective, latent_channels=220),),
+        stage_recipes=(HIFIC_ADVERSARIAL,),
         text_reader="decoder",
         text_encoder=CLIP,
     ),
@@ -155,6 +176,7 @@ PRESETS = (
         weights="cross-modal-cheng2020.safetensors",
         objective=later("losses", "CrossModalObjective"),
         stages=(partial(hific_adversarial_objective, latent_channels=192),),
+        stage_recipes=(HIFIC_ADVERSARIAL,),
         text_reader="decoder",
         text_encoder=CLIP,
     ),
@@ -174,8 +196,8 @@ PRESETS = (
     Preset(
         name="dual-layer-compact",
         id=8,
-        summary="the default: a base layer for the compact detector, and an enhancement layer for people; "
-        "6.0 M parameters",
+        summary="the default: a base layer for the bundled detector, and an enhancement layer for people; "
+        "6.4 M parameters",
         build=later("codecs.dual_layer_compact", "dual_layer_compact"),
         recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
         weights="dual-layer-compact.safetensors",
@@ -202,5 +224,29 @@ PRESETS = (
         build=later("codecs.compact", "compact"),
         recipe=COMPACT,
         weights=SQUARED_ERROR,
+    ),
+    Preset(
+        name="ug-icm",
+        id=11,
+        summary="one file, decoded for people or for machines, 82 M parameters, after Yin et al. on MLIC++",
+        build=later("codecs.ug_icm", "ug_icm"),
+        recipe=UG_ICM,
+        weights="ug-icm.safetensors",
+        objective=later("losses.ug_icm", "first_stage"),
+        stages=(later("losses.ug_icm", "second_stage"),),
+        stage_recipes=(UG_ICM_DECODER,),
+        preference=True,
+    ),
+    Preset(
+        name="ug-icm-hyperprior",
+        id=12,
+        summary="as ug-icm, 5.5 M parameters, on the hyperprior of Ballé et al. 2018",
+        build=later("codecs.ug_icm", "ug_icm_hyperprior"),
+        recipe=UG_ICM,
+        weights="ug-icm-hyperprior.safetensors",
+        objective=later("losses.ug_icm", "first_stage"),
+        stages=(later("losses.ug_icm", "second_stage"),),
+        stage_recipes=(UG_ICM_DECODER,),
+        preference=True,
     ),
 )

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from trifocal.codecs.loading import Engine
     from trifocal.codecs.scalable import ScalableCodec
     from trifocal.container import Header, Layer
-    from trifocal.losses import Objective
     from trifocal.text import TextEncoder
     from trifocal.types import Condition
 
@@ -37,7 +36,6 @@ __all__ = [
     "find",
     "load",
     "load_for",
-    "objective_of",
     "preset_for",
     "register",
     "scalable_codec",
@@ -224,6 +222,7 @@ def _load(preset: Preset, device: str, path: Path, changed: int, engine: Engine)
     read again.
     """
     from trifocal.codecs.loading import onnx_codec, torch_codec
+    from trifocal.weights import read_level
 
     codec = (
         onnx_codec(preset.name, preset.layers, preset.build, path, preset.shared)
@@ -232,22 +231,24 @@ def _load(preset: Preset, device: str, path: Path, changed: int, engine: Engine)
     )
     codec.preset_id = preset.id
     codec.text_request = partial(text_request, preset)
+    codec.only_level = read_level(path)
     return codec
 
 
 def engine_for(preset: Preset, device: str, engine: str | None) -> Engine:
-    """The engine that runs a preset. Raises OptionError for one that cannot."""
+    """The engine that runs a preset: torch by default. Raises OptionError for one that cannot."""
     from trifocal import preset_table
     from trifocal.graphs.session import has_graphs
 
     if engine not in (None, "onnx", "torch"):
         raise OptionError(f"engine is onnx or torch, not {engine}.")
+    if engine != "onnx":
+        return "torch"
     bundled = any(known.build is preset.build for known in preset_table.PRESETS) and has_graphs(preset.name)
-    able = bundled and device == "cpu"
-    if engine == "onnx" and not able:
+    if not bundled or device != "cpu":
         limit = "runs on the CPU; leave the device out" if bundled else f"has no graphs of {preset.name}"
         raise OptionError(f"The ONNX engine {limit}, or use the torch engine.")
-    return "onnx" if able and engine != "torch" else "torch"
+    return "onnx"
 
 
 def text_request(preset: Preset, text: str | None, send: bool) -> tuple[Condition | None, tuple[Layer, ...]]:
@@ -337,19 +338,6 @@ def text_encoder_for(preset: str | Preset, device: str = "cpu") -> TextEncoder:
     from trifocal.text.encoder import load_text_encoder
 
     return load_text_encoder(preset.text_encoder, device)
-
-
-def objective_of(preset: Preset, stage: int) -> Callable[[], Objective]:
-    """The function that makes the objective of a training stage, 1 for the first.
-
-    Raises:
-        OptionError: if the preset has fewer stages.
-    """
-    stages = (preset.objective, *preset.stages)
-    if not 1 <= stage <= len(stages):
-        have = f"stages 1 to {len(stages)}, not {stage}" if preset.stages else "one stage; leave --stage out"
-        raise OptionError(f"The preset {preset.name} has {have}.")
-    return stages[stage - 1]
 
 
 def check_text(preset: Preset, given: bool, send: bool = False) -> None:

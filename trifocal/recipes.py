@@ -1,27 +1,64 @@
-"""Training recipes: the numbers that `trifocal train` uses for each preset."""
+"""Training recipes: the numbers that `trifocal train` uses for each stage of each preset."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
-__all__ = ["COMPACT", "DUAL_LAYER", "HIFIC", "TACO", "Recipe"]
+from trifocal.errors import OptionError
+
+__all__ = [
+    "BASE_LAYER",
+    "COMPACT",
+    "DUAL_LAYER",
+    "HIFIC",
+    "HIFIC_ADVERSARIAL",
+    "TACO",
+    "UG_ICM",
+    "UG_ICM_DECODER",
+    "BaseLayerRecipe",
+    "Recipe",
+    "with_fields",
+]
+
+SYMBOLS = {
+    "k_p": "perceptual_weight",
+    "k_m": "mse_weight",
+    "k_j": "joint_weight",
+    "beta": "adversary_weight",
+}  # of the papers, for arguments of objectives
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters of a training run.
+    """Hyperparameters of one stage of a codec's training.
 
     Attributes:
         learning_rate: the peak learning rate of Adam.
         factors: multiples of it for parameters with this in their names: small for linear paths that start as
             a DCT, large for scale indices (in sixths of an octave) and gains.
-        warmup: steps until the peak.
+        warmup: steps until the peak, 1 or more.
         cooldown: the fraction at the end of the run, 0..1, in which the rate falls linearly to a fiftieth; 0
             keeps it constant.
-        batch, crop: images per step, and their side in pixels.
+        batch, crop: images per step, in all processes together, and their side in pixels.
         clip: maximum norm of the gradient.
         ema: decay of the exponential moving average of the weights, which is what is exported.
         seed: of weights, crops and noise.
         betas: of Adam.
+        weight_decay: of Adam, as an L2 penalty.
+        decay: fractions of the run, 0..1, and the factor of the learning rate from there on.
+        text: the text of a crop: "captions", "names", "visible" or "none"; see `data.crops.CropRules`.
+        wordless: the share of steps without text, 0..1, for presets that take text.
+        mirrored: probability that a crop is mirrored, 0..1.
+        sampling: of images: "area" (by the square root of it) or "uniform".
+        held_out: one image in so many validates the run; 0 trains on all images, also those that validate.
+        quality: 0..100 trains a single rate; None all of them.
+        any_base_quality: for presets with a base layer, the share of steps in which the base has any quality
+            that `encode` offers, 0..100; the others have its default.
+        objective: arguments of the objective, by name: weights of its terms, `lambdas` and so on.
+
+    Raises:
+        OptionError: for a value out of its range.
     """
 
     learning_rate: float
@@ -34,6 +71,124 @@ class Recipe:
     ema: float
     seed: int
     betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    decay: tuple[tuple[float, float], ...] = ()
+    text: Literal["captions", "names", "visible", "none"] = "visible"
+    wordless: float = 0.1
+    mirrored: float = 0.5
+    sampling: Literal["area", "uniform"] = "area"
+    held_out: int = 40
+    quality: float | None = None
+    any_base_quality: float = 0.5
+    objective: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_positive(self, "learning_rate", "warmup", "batch", "crop", "clip")
+        check_range(self, 1, "cooldown", "ema", "wordless", "mirrored", "any_base_quality")
+        check_range(self, math.inf, "weight_decay", "held_out")
+        check_range(self, 100, "quality")
+        check_choice(self, "text", ("captions", "names", "visible", "none"))
+        check_choice(self, "sampling", ("area", "uniform"))
+        if self.crop % 64:
+            raise OptionError(f"crop must be a multiple of 64 pixels, not {self.crop}.")
+        if not all(0 <= fraction <= 1 and factor > 0 for fraction, factor in self.decay):
+            raise OptionError("decay is a list of [fraction of the run, factor], such as [[0.9, 0.1]].")
+
+
+@dataclass(frozen=True)
+class BaseLayerRecipe:
+    """Hyperparameters of the training of a base layer.
+
+    Attributes:
+        learning_rate: the peak learning rate of AdamW.
+        matrix_rate: that of Muon, which trains matrices; None trains them by AdamW.
+        weight_decay: of weights.
+        batch: images per step, in all processes together.
+        ema: decay of the average of the weights.
+        bce: L_BCE of the paper's equation (1). "objectness": binary cross-entropy of the first stage's
+            objectness with the detector's. "classes": cross-entropy of the class probabilities with the
+            detector's, as the paper prints it.
+        terms: weights of the terms that differ from the default; 0 leaves a term out.
+
+    Raises:
+        OptionError: for a value out of its range.
+    """
+
+    learning_rate: float = 1.5e-3
+    matrix_rate: float | None = 3e-3
+    weight_decay: float = 0.0
+    batch: int = 8
+    ema: float = 0.997
+    bce: Literal["objectness", "classes"] = "objectness"
+    terms: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_positive(self, "learning_rate", "matrix_rate", "batch")
+        check_range(self, 1, "ema")
+        check_range(self, math.inf, "weight_decay")
+        check_choice(self, "bce", ("objectness", "classes"))
+
+
+def check_positive(recipe: object, *names: str) -> None:
+    """Raises OptionError unless these fields are numbers above 0, or None."""
+    for name in names:
+        value = getattr(recipe, name)
+        if value is not None and not 0 < value < math.inf:
+            raise OptionError(f"{name} must be above 0, not {value}.")
+
+
+def check_range(recipe: object, highest: float, *names: str) -> None:
+    """Raises OptionError unless these fields are from 0 to `highest`, or None."""
+    for name in names:
+        value = getattr(recipe, name)
+        if value is not None and not 0 <= value <= highest:
+            limit = "0 or more" if highest == math.inf else f"from 0 to {highest:g}"
+            raise OptionError(f"{name} must be {limit}, not {value}.")
+
+
+def check_choice(recipe: object, name: str, choices: tuple[str, ...]) -> None:
+    """Raises OptionError unless this field is one of the choices."""
+    if getattr(recipe, name) not in choices:
+        raise OptionError(f"{name} is one of {', '.join(choices)}, not {getattr(recipe, name)!r}.")
+
+
+def with_fields(recipe: Any, values: Mapping[str, object]) -> Any:
+    """A recipe with other values.
+
+    Args:
+        recipe: a Recipe or a BaseLayerRecipe.
+        values: by field name. Names that the recipe lacks are arguments of the objective, or weights of a
+            base layer's terms; the papers' k_p, k_m, k_j and beta are `perceptual_weight`, `mse_weight`,
+            `joint_weight` and `adversary_weight`.
+
+    Raises:
+        OptionError: for a value of another type, or out of its range. Names that the objective lacks are
+            refused where it is made.
+    """
+    rest = "objective" if isinstance(recipe, Recipe) else "terms"
+    own = {known.name for known in fields(recipe)}
+    changes = {name: coerced(recipe, name, value) for name, value in values.items() if name in own}
+    others = {SYMBOLS.get(name, name): value for name, value in values.items() if name not in own}
+    merged = {**getattr(recipe, rest), **dict(changes.pop(rest, {})), **others}
+    return replace(recipe, **changes, **{rest: merged})
+
+
+def coerced(recipe: object, name: str, value: Any) -> Any:
+    """The value in the type of the field. Raises OptionError if it has another."""
+    before = getattr(recipe, name)
+    kind = {"matrix_rate": float, "quality": float}.get(name, type(before))
+    if value is None and name in ("quality", "matrix_rate"):
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is float and number:
+        return float(value)
+    if kind is int and number and value == int(value):
+        return int(value)
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(tuple(part) if isinstance(part, list | tuple) else part for part in value)
+    if kind is str and isinstance(value, str) or kind is dict and isinstance(value, Mapping):
+        return value
+    raise OptionError(f"{name} has values like {before!r}, not {value!r}.")
 
 
 COMPACT = Recipe(
@@ -48,40 +203,57 @@ COMPACT = Recipe(
     seed=1,
 )
 
-# As in TACO's code: Adam at 1e-4, a tenth of it after 45 of 50 epochs and a hundredth after 48 (here the
-# linear `cooldown`), and ten times the rate for the prior of z, which its auxiliary loss trains. 50 epochs of
-# COCO train2014 with captions, images of at least 256 pixels, batches of 8: about 516,000 steps. The tables
-# of indices and gains, which TACO lacks, have the factors of COMPACT.
+# As in TACO's code: Adam at 1e-4, a tenth of it after 45 of 50 epochs and a hundredth after 48, and ten times
+# the rate for the prior of z, which its auxiliary loss trains; LPIPS is fed 0..1. 50 epochs of COCO train2014
+# with captions, images of at least 256 pixels, batches of 8: about 516,000 steps. The tables of indices and
+# gains, which TACO lacks, have the factors of COMPACT.
 TACO = Recipe(
     learning_rate=1e-4,
     factors={"index.table": 20.0, "log_gain": 3.0, "prior.mean": 10.0},
     warmup=1,
-    cooldown=0.1,
+    cooldown=0.0,
+    decay=((0.9, 0.1), (0.96, 0.01)),
     batch=8,
     crop=256,
     clip=1.0,
     ema=0.0,
     seed=1,
     betas=(0.9, 0.999),
+    text="captions",
+    objective={"perceptual": "lpips-unscaled"},
 )
 
-# As in HiFiC: Adam at 1e-4, a tenth of it in the second half (here the linear `cooldown`), two million steps.
-# Differences: no weight decay (HiFiC 1e-6), and gradients are clipped at a norm that only outliers reach.
-# Cross-modal: 200 epochs of COCO's training images for each stage, batches of 8 and then of 16 (`--batch
-# 16`).
+# As in HiFiC: Adam at 1e-4, a tenth of it in the second half, two million steps, weight decay 1e-6 as in its
+# torch port. Gradients are clipped at a norm that only outliers reach. Cross-modal: 200 epochs of COCO's
+# training images for each stage, batches of 8 and then of 16, and rates of 0.15, 0.30 and 0.45 bpp.
 HIFIC = Recipe(
     learning_rate=1e-4,
     factors={},
     warmup=1,
-    cooldown=0.5,
+    cooldown=0.0,
+    decay=((0.5, 0.1),),
     batch=8,
     crop=256,
     clip=10.0,
     ema=0.999,
     seed=1,
     betas=(0.9, 0.999),
+    weight_decay=1e-6,
+    text="captions",
+    objective={"targets": (0.15, 0.30, 0.45)},
 )
+HIFIC_ADVERSARIAL = replace(HIFIC, batch=16)
 
 # Shen, Quan and Liu name no schedule: that of TACO, with a warm-up for the attentions and a frozen base
 # layer.
-DUAL_LAYER = replace(TACO, factors={"base.": 0.0, **TACO.factors}, warmup=1000, ema=0.999)
+DUAL_LAYER = replace(TACO, factors={"base.": 0.0, **TACO.factors}, warmup=1000, ema=0.999, objective={})
+
+# Yin et al.: Adam at 1e-4, 200 epochs of 80,000 images of COCO train2017; their command has batches of 128.
+# What they do not name is that of TACO: crops, gradient clipping, and the rates of tables and priors. The
+# second stage has 10 epochs at 1e-5, and trains the decoder only.
+UG_ICM = replace(TACO, batch=128, cooldown=0.0, decay=(), objective={})
+UG_ICM_DECODER = replace(
+    UG_ICM, learning_rate=1e-5, factors={**UG_ICM.factors, "analysis.": 0.0, "entropy.": 0.0}
+)
+
+BASE_LAYER = BaseLayerRecipe()

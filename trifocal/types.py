@@ -157,11 +157,13 @@ class Batch:
         x: crops, [B, 3, H, W], 0..1.
         level: [B].
         condition: side input, or None.
+        boxes: of the objects of each crop, x0, y0, x1, y1 in its pixels, [N, 4]; None for data without boxes.
     """
 
     x: Tensor
     level: Tensor
     condition: Condition[Tensor] | None = None
+    boxes: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)

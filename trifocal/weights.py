@@ -26,7 +26,7 @@ FOLDER = Path(__file__).with_name("weights")
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 Weights: TypeAlias = "dict[str, Tensor]"
 Decodes = dict[int, frozenset[int]]  # fingerprints by version of the file format
-DECODES, SYNTHESIS = "decodes", "synthesis."
+DECODES, LEVEL, SYNTHESIS = "decodes", "level", "synthesis."
 FINGERPRINT_BYTES = {1: 2, 2: 4}  # by version of the file format
 INTEGERS = {2: "int16", 4: "int32", 8: "int64"}  # torch's, by their bytes
 
@@ -127,7 +127,13 @@ def load_part(path: Path, prefix: str) -> Weights:
     return {name.removeprefix(prefix): w for name, w in read_weights(path).items() if name.startswith(prefix)}
 
 
-def write_weights(network: nn.Module, path: Path, shared: str = "", decodes: Decodes | None = None) -> None:
+def write_weights(
+    network: nn.Module,
+    path: Path,
+    shared: str = "",
+    decodes: Decodes | None = None,
+    level: int | None = None,
+) -> None:
     """Write the state of a network as float16 safetensors; integer tables stay integers.
 
     Args:
@@ -136,6 +142,7 @@ def write_weights(network: nn.Module, path: Path, shared: str = "", decodes: Dec
         shared: a bundled file whose tensors are left out.
         decodes: fingerprints of other weights whose files these weights decode, from `decodable`; stored in
             the file's metadata.
+        level: the quality level of a single-rate model, 0..800; stored there too.
 
     Raises:
         WeightsError: for values outside the range of float16.
@@ -157,6 +164,8 @@ def write_weights(network: nn.Module, path: Path, shared: str = "", decodes: Dec
     metadata = {"format": "pt"}
     if decodes:
         metadata[DECODES] = json.dumps({str(v): sorted(marks) for v, marks in decodes.items() if marks})
+    if level is not None:
+        metadata[LEVEL] = str(level)
     with atomic_write(path) as stream:
         stream.write(save(halved, metadata=metadata))
 
@@ -219,6 +228,16 @@ def read_decodes(path: Path) -> Decodes:
         return {int(version): frozenset(int(mark) for mark in marks) for version, marks in found.items()}
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def read_level(path: Path) -> int | None:
+    """The quality level of a single-rate model, 0..800; None for weights of all rates."""
+    try:
+        with safe_open(path, "numpy") as file:
+            found = (file.metadata() or {}).get(LEVEL)
+        return None if found is None else int(found)
+    except (SafetensorError, OSError, ValueError):
+        return None
 
 
 def fingerprint(weights: Mapping[str, Any], version: int, arithmetic: int) -> int | None:

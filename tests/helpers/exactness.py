@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,9 +118,17 @@ class Float32Network(nn.Module):
         self.network = network
 
     def forward(self, *args):
-        as_float = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
-        result = self.network(*as_float)
+        result = self.network(*floats(args))
         return tuple(r.double() for r in result) if isinstance(result, tuple) else result.double()
+
+    def residual(self, *args):
+        network: Any = self.network
+        result = network.residual(*floats(args))
+        return None if result is None else result.double()
+
+
+def floats(values: Iterable[Any]) -> list[Any]:
+    return [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in values]
 
 
 def with_float32(codec: Codec, another_order: bool) -> Codec:

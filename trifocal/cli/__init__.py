@@ -1,6 +1,6 @@
 """The command `trifocal`, a function for each verb. Slow imports are inside the functions."""
 
-from trifocal.cli import about, coding, export, machine, research  # each adds its commands to the app
+from trifocal.cli import about, coding, export, machine, research, training  # each adds its commands
 from trifocal.cli.main import app
 
-__all__ = ["about", "app", "coding", "export", "machine", "research"]
+__all__ = ["about", "app", "coding", "export", "machine", "research", "training"]

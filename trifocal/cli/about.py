@@ -9,7 +9,7 @@ import typer
 
 from trifocal.cli.main import (
     AsJson,
-    Force,
+    ForceFolder,
     InputFiles,
     Preset,
     Recursive,
@@ -100,9 +100,9 @@ def presets() -> None:
 
 @app.command()
 def demo(
-    out: Annotated[str, typer.Option("--out", "-o", help="Output folder.")] = ".",
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder.")] = ".",
     preset: Preset = None,
-    force: Force = False,
+    force: ForceFolder = False,
     threads: Threads = None,
 ) -> None:
     """Compare Trifocal with other formats on a sample photograph.

@@ -23,6 +23,7 @@ from trifocal.cli.main import (
     SkipExisting,
     Threads,
     Weights,
+    WeightsForFile,
     app,
     console_for,
     engine_named,
@@ -78,16 +79,17 @@ def encode(
         typer.Option(
             min=0,
             max=100,
-            help="Quality of the base layer (layered presets only). [default: min(20, quality / 2)]",
+            help="Quality of the base layer (layered presets only). [default: min(20, quality / 2); with "
+            "--bpp or --bytes, the highest of 20, 10 and 0 at which the base layer takes at most 15 % of the "
+            "size]",
         ),
     ] = None,
     refinement: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Refinement steps of the base layer (about 0.6 s); 0 is faster, but files are larger and AP "
-            "is lower. "
-            "[default: 4]",
+            help="Gradient steps that fit the base layer to the image. 0 saves about 0.6 s per image; the "
+            "base layer is then up to 3 % larger, and detection less accurate. [default: 4]",
         ),
     ] = None,
     out: Out = None,
@@ -116,17 +118,26 @@ def encode(
     ] = None,
     send_text: Annotated[
         bool,
-        typer.Option("--send-text", help="Store the text in the file, for presets whose decoder reads it."),
+        typer.Option(
+            "--send-text",
+            help="Store the text in the file. Only for presets whose decoder reads text (cross-modal*).",
+        ),
     ] = False,
     attention: Annotated[
         str | None,
         typer.Option(
             metavar="MAP.png",
-            help="Also write the importance map, drawn on the image; for one image.",
+            help="Also write the image with the parts that the text names bright, and the others dark. Only "
+            "for one image, with a text, and presets such as taco-compact.",
         ),
     ] = None,
     mask: Annotated[
-        str | None, typer.Option(metavar="MAP.png", help="Spend more bits where this image is bright.")
+        str | None,
+        typer.Option(
+            metavar="MASK.png",
+            help="Spend more bits where this mask is bright, at the same file size. The mask has the size of "
+            "the image. taco-compact and dual-layer-compact only.",
+        ),
     ] = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -313,7 +324,7 @@ def decode(
     out: Out = None,
     format: Annotated[
         str,
-        typer.Option("--format", "-f", help="png, jpg, webp, ...; the suffix of a file named with -o wins."),
+        typer.Option("--format", "-f", help="png, jpg, webp, ... Ignored if -o names a file with a suffix."),
     ] = "png",
     region: Annotated[
         Any, typer.Option(parser=parse_region, metavar="X,Y,W,H", help="Decode only this part, in pixels.")
@@ -327,9 +338,7 @@ def decode(
     ] = DecodeLayers.all,
     text: Annotated[
         str | None,
-        typer.Option(
-            help="What the image shows, for presets whose decoder reads text; replaces the file's text."
-        ),
+        typer.Option(help="What the image shows, if the preset's decoder reads text; replaces the file's."),
     ] = None,
     preference: Annotated[
         float | None,
@@ -344,7 +353,7 @@ def decode(
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
     engine: EngineName = None,
-    weights: Weights = None,
+    weights: WeightsForFile = None,
     recursive: Recursive = False,
     threads: Threads = None,
 ) -> None:

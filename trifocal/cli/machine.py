@@ -18,7 +18,7 @@ from trifocal.cli.main import (
     Quiet,
     Recursive,
     Threads,
-    Weights,
+    WeightsForFile,
     app,
     console_for,
     engine_named,
@@ -48,7 +48,7 @@ class LayerPart(StrEnum):
 def detect(
     inputs: InputFiles,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Minimum score (the detector itself stops at 0.02).")
+        float, typer.Option(min=0, max=1, help="Minimum score. Scores below 0.02 are never returned.")
     ] = 0.35,
     format: Annotated[
         Format,
@@ -63,7 +63,8 @@ def detect(
         str | None,
         typer.Option(
             metavar="IMAGE",
-            help="Also draw boxes, names and scores on the image; a folder for several inputs.",
+            help="Also draw boxes, names and scores on the image. For several inputs, the folder of the "
+            "drawings.",
         ),
     ] = None,
     out: Annotated[
@@ -72,8 +73,8 @@ def detect(
             "--out",
             "-o",
             metavar="FILE.json",
-            help="Output file; a folder for several inputs, but always one file for coco. [default: "
-            "standard output]",
+            help="Output file. For several inputs, the output folder; with --format coco always one file. "
+            "[default: standard output]",
         ),
     ] = None,
     force: Force = False,
@@ -81,7 +82,7 @@ def detect(
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
     engine: EngineName = None,
-    weights: Weights = None,
+    weights: WeightsForFile = None,
     recursive: Recursive = False,
     threads: Threads = None,
 ) -> None:
@@ -211,10 +212,13 @@ def detect_facts(name: str, detected: "FileDetections", objects: list[dict[str, 
 
 @app.command()
 def strip(
-    files: Annotated[list[str], typer.Argument(metavar="FILES...", show_default=False)],
+    files: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
     layers: Annotated[
         LayerPart,
-        typer.Option(help="Part to keep: the base layer, or everything else.", show_default=False),
+        typer.Option(
+            help="Layers to keep. base: the base layer. enhancement: all layers but the base layer.",
+            show_default=False,
+        ),
     ],
     out: Out = None,
     force: Force = False,
@@ -254,7 +258,8 @@ def merge(
         typer.Option(
             "--out",
             "-o",
-            help="Output file or folder; - for standard output. [default: street.tri for street-base.tri]",
+            metavar="PATH",
+            help="Output file or folder, or - for standard output. [default: street.tri for street-base.tri]",
         ),
     ] = None,
     force: Force = False,

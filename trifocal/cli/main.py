@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from trifocal.errors import TrifocalError
+from trifocal.errors import OptionError, TrainingError, TrifocalError
 
 if TYPE_CHECKING:
     from trifocal.cli.console import Console
@@ -40,7 +40,9 @@ class CommandGroup(TyperGroup):
         except (TrifocalError, OSError) as error:
             from trifocal.cli.console import Console
 
-            Console().error(error)
+            shared = isinstance(error, (OptionError, TrainingError))  # by all processes of torchrun
+            if not shared or os.environ.get("RANK", "0") == "0":
+                Console().error(error)
             raise typer.Exit(1) from error
 
 
@@ -67,18 +69,22 @@ Out = Annotated[
     typer.Option(
         "--out",
         "-o",
-        help="Output file; a folder if the input is a folder or several files; - for standard output. "
-        "[default: next to the input]",
+        metavar="PATH",
+        help="Output file, or - for standard output. If the input is a folder or several files, the output "
+        "folder. [default: the folder of the input]",
     ),
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(help="Model; see `trifocal presets`. [default: dual-layer-compact]"),
+    typer.Option(metavar="PRESET", help="Model; see `trifocal presets`. [default: dual-layer-compact]"),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Recurse into subfolders.")]
 Force = Annotated[
     bool,
     typer.Option("--force", help="Replace existing files. Without it only a file named with -o is replaced."),
+]
+ForceFolder = Annotated[
+    bool, typer.Option("--force", help="Replace the files of an earlier run in the output folder.")
 ]
 SkipExisting = Annotated[bool, typer.Option("--skip-existing", help="Skip inputs whose output file exists.")]
 KeepSuffix = Annotated[
@@ -107,12 +113,21 @@ Weights = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Custom weights (.safetensors) instead of the bundled ones."),
 ]
+WeightsForFile = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="PATH",
+        help="Custom weights: a .safetensors file, or a folder of them, of which each .tri file's "
+        "fingerprint selects one.",
+    ),
+]
 EngineName = Annotated[
     str | None,
     typer.Option(
         "--engine",
         metavar="ENGINE",
-        help="onnx or torch. [default: onnx for the compact presets, torch for others]",
+        help="torch, or onnx for the compact presets on the CPU. [default: torch]",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each on one line.")]
@@ -121,9 +136,32 @@ Version = Annotated[
 ]
 
 
+Networks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of other projects' networks, for machines without network access: CLIP in "
+        "clip-vit-base-patch32, and torchvision's weights, also those of LPIPS, in checkpoints. Or set "
+        "TRIFOCAL_NETWORKS.",
+    ),
+]
+
+
 @app.callback()
-def main(version: Version = False) -> None:
+def main(networks: Networks = None, version: Version = False) -> None:
+    if networks is not None:
+        use_networks(networks)
     atexit.register(skip_final_collection)
+
+
+def use_networks(folder: str) -> None:
+    """Name the folder of networks for this process and those that it starts. Raises OptionError if there is
+    none.
+    """
+    from trifocal.utils.local_networks import VARIABLE, networks_folder
+
+    os.environ[VARIABLE] = folder
+    networks_folder()
 
 
 def skip_final_collection() -> None:

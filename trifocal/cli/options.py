@@ -1,5 +1,6 @@
 """Parsers of option values, and options that take several values."""
 
+import json
 from typing import Any
 
 import typer
@@ -36,6 +37,20 @@ def parse_qualities(text: str) -> list[float]:
         return [float(part) for part in text.replace(",", " ").split()]
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list of qualities; write it like 10,30,50.") from None
+
+
+def parse_fields(words: list[str]) -> dict[str, Any]:
+    """`learning_rate=1e-4`: fields and values. A value is JSON, or else text."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"{word!r} is not a field; write it like learning_rate=1e-4.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 class MultiValueCommand(TyperCommand):

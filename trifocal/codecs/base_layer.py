@@ -1,4 +1,4 @@
-"""The networks of a scalable codec: a base layer for a detector, and an enhancement layer conditioned on
+"""The networks of a layered codec: a base layer for a detector, and an enhancement layer conditioned on
 it.
 """
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from trifocal.detection.detector import SplitDetector
 
 __all__ = ["BaseLayer", "BaseOutput", "BaseTorchRuntime", "ScalableNetwork", "ScalableTorchRuntime"]
-
-ANY_BASE_QUALITY = 0.5  # of training steps
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class BaseLayer(nn.Module):
 @gc_paused()
 @compiler_deferred()
 def bundled_detector(device: str) -> SplitDetector:
-    """The bundled compact detector. Imports torchvision only when called. Raises WeightsError."""
+    """The bundled detector. Imports torchvision only when called. Raises WeightsError."""
     from trifocal.detection.detector import load_detector
 
     return load_detector(device)
@@ -112,11 +110,14 @@ class ScalableNetwork(CodecNetwork):
         find_detector: device name → the detector of the base layer; decoding images does not need it.
         input_size: width and height of an image → those of the detector's input.
         refinement: default number of refinement steps of the base layer, which need the detector.
+        any_base_quality: share of training steps in which the base has any quality from 0 to 100; in the
+            others it has its default.
         scales: sizes of the base layer's input relative to a training crop; validation uses the first.
     """
 
     scales: tuple[float, ...] = (0.625, 0.5, 0.75)
     refinement = REFINEMENT
+    any_base_quality = 0.5
     find_detector: Callable[[str], SplitDetector] = staticmethod(bundled_detector)
     input_size: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)
 
@@ -164,11 +165,11 @@ class ScalableNetwork(CodecNetwork):
     @torch.no_grad()
     def below(self, x: Tensor, level: Tensor) -> tuple[BasePreview, Tensor]:
         """The base preview of crops and the bits of their base layers, [B]. Training draws the scale, and in
-        half of the steps base qualities from 0..100, since users may choose any."""
+        a share of the steps base qualities from 0..100, since users may choose any."""
         scale = self.scales[int(torch.randint(len(self.scales), ()))] if self.training else self.scales[0]
         size = [max(STEP, round(side * scale / STEP) * STEP) for side in x.shape[2:]]
         quality = default_base_quality(level)
-        if self.training and float(torch.rand(())) < ANY_BASE_QUALITY:
+        if self.training and float(torch.rand(())) < self.any_base_quality:
             quality = torch.randint_like(level, 101)
         return self._preview(x, size, quality)
 

@@ -47,11 +47,14 @@ class Codec:
     Attributes:
         preset_id: the id of the preset in files.
         layer: tag of the layer that holds the latents.
+        only_level: the quality level of weights that were trained for a single rate, 0..800; set by
+            `trifocal.load`. `encode` uses it, and refuses others.
         text_request: makes the condition and the layers of `text` and `send_text`; set by `trifocal.load`.
     """
 
     preset_id = 0
     layer = Tag.LATENT
+    only_level: int | None = None
     text_request: TextRequest | None = None
 
     def __init__(self, runtime: Runtime) -> None:
@@ -147,7 +150,8 @@ class Codec:
 
         Raises:
             PictureError: if the image cannot be read.
-            OptionError: for more than one of quality, bpp and max_bytes, a value out of its range, a mask of
+            OptionError: for more than one of quality, bpp and max_bytes, a value out of its range or, for
+                weights of a single rate, another than theirs, a mask of
                 another shape or range, or text together with a condition.
             PresetError: for text, a mask or base layer options if the preset does not use them.
             RateError: if quality 0 is larger than bpp or max_bytes allow.
@@ -187,6 +191,7 @@ class Codec:
                 "This codec has no base layer; leave base_quality and refinement out, or load a preset with "
                 "layers."
             )
+        rate = rate.at_level(self.only_level)
         clock = Stopwatch(timings)
         mark = self.fingerprint
         size = rate.size(picture.width * picture.height)
@@ -331,7 +336,7 @@ class Codec:
                 f"{list(expected)}, not "
                 f"{list(latents.y.shape)}."
             )
-        level = Rate(quality).level
+        level = Rate(quality).at_level(self.only_level).level
         assert level is not None
         return level
 

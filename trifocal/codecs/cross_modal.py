@@ -12,15 +12,20 @@ rate figures must include its bytes, or state that the decoder has it from elsew
 Choices where the paper is silent, and differences from it:
 
 - One model for all rates: the entropy model's gains depend on the quality. The papers have one model for each
-  of three rates.
+  of three rates, as `--quality` trains.
 - Latent and z have logistic distributions with calibrated tables, where HiFiC has a Gaussian and a learned
   density.
 - Positions and contents of the blocks: see `transforms/hific.py` and `transforms/ssa.py`.
-- Without text the blocks only normalise (γ = β = 0). The paper's ablation uses a zero vector, which a
-  perceptron may turn into something else.
+- Without text the blocks only normalise (γ = β = 0). The paper's ablations use a zero vector, which a
+  perceptron may turn into something else. `CrossModalObjective` has them as `generator_text=False` and
+  `discriminator_text=False`; docs/evaluation.md has the commands.
 - The pooled text embedding is used unchanged (CLIP's has 512 numbers).
 - The paper does not crop its training images, "considering that different parts correspond to different
-  semantic information", and trains on 256×256; here the training code chooses crops and texts.
+  semantic information", and trains on 256×256; here it takes crops, each with a caption of the whole image.
+- Training differs in more, and each difference can be switched off by a field of the recipe: a tenth of the
+  steps have no text (`wordless=0`), crops are mirrored (`mirrored=0`), images are drawn by area
+  (`sampling=uniform`), and one in forty is held out (`held_out=0`).
+- Values are rounded with a dead zone (`entropy/quantise.py`).
 """
 
 from math import log2

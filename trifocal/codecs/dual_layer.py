@@ -30,9 +30,13 @@ Choices where the paper is silent, and differences from it:
     - Images above 1024 pixels are analysed in tiles with a halo. Windows are aligned to the whole image; text
       ← image attends to one tile at a time, so a text steers each tile separately. The decoder uses no text
       and has no seams.
-    - Captions: the paper names none for OpenImages. Training takes COCO's; a tenth of the steps have no text.
+    - Captions: the paper names none for OpenImages. Training takes COCO's.
+    - Training differs from the paper, and each difference can be switched off by a field of the recipe: a tenth
+      of the steps have no text (`wordless=0`), crops are mirrored (`mirrored=0`), images are drawn by area
+      (`sampling=uniform`), and one in forty is held out (`held_out=0`). L_BCE of the base is that of the
+      objectness (`bce=classes` for `train base`). Values are rounded with a dead zone (`entropy/quantise.py`).
     - λ, the weights of the other terms, and the schedule: `losses/dual_layer.py` and the preset's recipe. One
-      model has all rates, by gains around the quantiser; the paper has one model per rate.
+      model has all rates, by gains around the quantiser; the paper has one model per rate, as `--lambda` trains.
 """
 
 from __future__ import annotations

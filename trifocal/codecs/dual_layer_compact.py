@@ -1,6 +1,6 @@
 """The dual-layer codec on the compact network.
 
-    image ── resize ── compact detector's stem ── base ⇄ BASE ─┬─ h_hat ── the detector's tail ── objects
+    image ── resize ── bundled detector's stem ── base ⇄ BASE ─┬─ h_hat ── the detector's tail ── objects
                                                                └─ base preview ── lapped DCT ── · trust ── p
     image ── analysis ── y ── − p ── entropy ⇄ ENHANCEMENT ── + p ── synthesis ── image
 
@@ -32,7 +32,7 @@ from trifocal.types import Condition
 __all__ = ["DualLayerCompact", "dual_layer_compact"]
 
 LAPPING_REACH = 16  # pixels: the prediction's lapped transform, added to the blocks' receptive field
-FINE, STRIDE = 96, 8  # of the compact detector's h: channels and stride
+FINE, STRIDE = 96, 8  # of the bundled detector's h: channels and stride
 CHANNELS, LATENT_CHANNELS, BLOCKS = 192, 96, 2
 SYNTHESIS_BLOCKS = 4  # at each of its two scales
 HYPER_CHANNELS, HYPER_WIDTH, WIDTH = 32, 96, 128
@@ -88,7 +88,7 @@ def dual_layer_compact() -> ScalableCodec:
 
 
 def compact_base() -> BaseLayer:
-    """The base layer for the compact detector, with untrained weights."""
+    """The base layer for the bundled detector, with untrained weights."""
     steps = COARSEST * torch.exp2(-OCTAVES * torch.arange(QUALITY_KNOTS))
     spread = (1 / steps)[:, None].expand(-1, LATENT_CHANNELS)
     exact_side = IntegerNetworks(

@@ -47,6 +47,22 @@ class Rate:
         if self.max_bytes is not None and not 1 <= self.max_bytes < math.inf:
             raise OptionError(f"max_bytes must be 1 or more, not {self.max_bytes}.")
 
+    def at_level(self, level: int | None) -> "Rate":
+        """This rate for a model of a single quality level; None is a model of all rates.
+
+        Raises:
+            OptionError: if another quality, or a size, is requested.
+        """
+        if level is None:
+            return self
+        quality = level / LEVELS_PER_QUALITY
+        if self.level is None or self.quality is not None and self.level != level:
+            raise OptionError(
+                f"These weights were trained for a single rate, quality {quality:g}; leave out quality, bpp "
+                "and max_bytes (--quality, --bpp, --bytes)."
+            )
+        return Rate(quality)
+
     @property
     def level(self) -> int | None:
         """The quality level, 0..800; None where a size is requested."""
@@ -65,7 +81,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class BaseLayerOptions:
-    """How a scalable codec codes its base layer. It is checked when it is made.
+    """How a layered codec codes its base layer. It is checked when it is made.
 
     Attributes:
         quality: 0..100; None for half of the image's quality, at most 20.

@@ -87,6 +87,7 @@ class ScalableCodec(Codec):
         Raises:
             WeightsError: if the base layer is refined and its detector is not installed.
         """
+        rate = rate.at_level(self.only_level)
         size = rate.size(picture.width * picture.height)
         with Stopwatch(timings)("base"):
             layer, preview = self._encode_base(picture, rate.level, size, base)

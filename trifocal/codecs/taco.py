@@ -22,8 +22,12 @@ Choices where the paper and its code are silent, and differences from them:
     - Images above 1024 pixels are analysed in tiles with a halo, and the Extractor attends to one tile at a
       time.
     - One model for all rates, by gains around the quantiser and a prior of z that both depend on the quality.
-      The paper has one model per rate, and an entropy bottleneck for z.
-    - Logistic distributions from integer tables where ELIC has Gaussians: see `entropy/groups.py`.
+      The paper has one model per rate, as `--lambda` trains, and an entropy bottleneck for z.
+    - Logistic distributions from integer tables where ELIC has Gaussians: see `entropy/groups.py`. Values are
+      rounded with a dead zone (`entropy/quantise.py`).
+    - Training differs from the paper, and each difference can be switched off by a field of the recipe: a
+      tenth of the steps have no text (`wordless=0`), crops are mirrored (`mirrored=0`), images are drawn by
+      area (`sampling=uniform`), and one in forty is held out (`held_out=0`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ this preset holds the same latent as one of `compact-psnr`, and decodes to the s
 
 Differences from the paper: no first stage, in which encoder and entropy model also learn for machines; no
     perceptron of the preference in
-each block (see `transforms/preference_conditioned.py`); the project's image encoder in place of CLIP (see
+each block (see `transforms/preference_conditioned.py`); the bundled image encoder in place of CLIP (see
 `losses/ug_icm.py`).
 """
 

@@ -1,5 +1,15 @@
 """Training images from folders, files and WebDataset shards."""
 
-from trifocal.data.images import CropBatch, Crops, TrainingPicture, read_pictures, split
+from trifocal.data.crops import CropBatch, CropRules, Crops
+from trifocal.data.images import TrainingData, TrainingPicture, read_data, read_pictures, split
 
-__all__ = ["CropBatch", "Crops", "TrainingPicture", "read_pictures", "split"]
+__all__ = [
+    "CropBatch",
+    "CropRules",
+    "Crops",
+    "TrainingData",
+    "TrainingPicture",
+    "read_data",
+    "read_pictures",
+    "split",
+]

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from trifocal.errors import OptionError
 
-__all__ = ["CAPTIONS", "INSTANCES", "corner_boxes", "find_annotations", "read_boxes", "read_captions"]
+__all__ = [
+    "CAPTIONS",
+    "INSTANCES",
+    "corner_boxes",
+    "find_annotations",
+    "image_folder",
+    "parse_captions",
+    "read_boxes",
+    "read_captions",
+]
 
 CAPTIONS, INSTANCES = "captions.json", "instances.json"
 
@@ -32,6 +41,23 @@ def find_annotations(data: str | os.PathLike[str], name: str) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
+def image_folder(root: Path) -> Path:
+    """The folder of training images in a root folder of COCO, which has a folder `annotations`; any other
+    folder is returned unchanged.
+
+    Raises:
+        OptionError: if there are several; the message names them.
+    """
+    if not (root / "annotations").is_dir():
+        return root
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name != "annotations")
+    training = [path for path in folders if path.name.startswith("train")] or folders
+    if len(training) > 1:
+        names = " and ".join(str(path) for path in training)
+        raise OptionError(f"{root} has several folders of images; name one of {names}.")
+    return training[0] if training else root
+
+
 def read_captions(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     """Captions by file name from captions.json, in COCO's layout or as {name: text}.
 
@@ -40,18 +66,43 @@ def read_captions(data: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     path = find_annotations(data, CAPTIONS)
     if path is None:
         return {}
+    return parse_captions(path.read_text("utf-8"), str(path))
+
+
+def parse_captions(text: str, source: str, name: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Captions by file name from JSON in COCO's layout, or as {file name: caption or list of captions}.
+
+    Args:
+        text: the JSON.
+        source: its file, for messages.
+        name: of a set of captions, for files that have several: {name of the set: captions}.
+
+    Raises:
+        OptionError: for another layout, and for a file with sets unless `name` is one of them.
+    """
     try:
-        table = json.loads(path.read_text("utf-8"))
-        if "annotations" not in table:
-            return {name: (text,) if isinstance(text, str) else tuple(text) for name, text in table.items()}
-        captions: dict[str, tuple[str, ...]] = {}
-        for name, entry in _entries(table):
-            captions[name] = (*captions.get(name, ()), entry["caption"])
-        return captions
+        table = json.loads(text)
+        sets = {} if "annotations" in table else {k: v for k, v in table.items() if isinstance(v, dict)}
+        chosen = sets.get(name) if sets or name else table
+        captions = {} if chosen is None else _captions_in(chosen)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise OptionError(
-            f"{path} is not a table of captions; it must have COCO's layout or {{file name: caption}}."
+            f"{source} is not a table of captions; it must have COCO's layout or {{file name: caption}}."
         ) from None
+    if chosen is None:
+        known = f"it has the sets {', '.join(sets)}" if sets else "it has no sets"
+        wrong = "name one as FILE:SET" if name is None else f"it has no set {name!r}"
+        raise OptionError(f"{source}: {wrong}; {known}.")
+    return captions
+
+
+def _captions_in(table: Any) -> dict[str, tuple[str, ...]]:
+    if "annotations" not in table:
+        return {image: (one,) if isinstance(one, str) else tuple(one) for image, one in table.items()}
+    captions: dict[str, tuple[str, ...]] = {}
+    for image, entry in _entries(table):
+        captions[image] = (*captions.get(image, ()), entry["caption"])
+    return captions
 
 
 def read_boxes(data: str | os.PathLike[str]) -> dict[str, Boxes]:

@@ -1,33 +1,22 @@
-"""Training images: read once, kept in memory, and served as random crops with texts."""
+"""Training images: found once, kept decoded as far as memory allows, and read again where it does not."""
 
 import hashlib
 import io
-import json
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from trifocal.data.categories import clip_boxes, sample_text
-from trifocal.data.coco import read_boxes, read_captions
-from trifocal.data.prefetching import Prefetcher
+from trifocal.data.sources import FilePart, ImageFile, list_images
 from trifocal.errors import OptionError, PictureError
-from trifocal.pictures import Picture, is_picture
+from trifocal.pictures import Picture
 
-Annotations = tuple[
-    tuple[str, ...], npt.NDArray[np.float32], npt.NDArray[np.int64]
-]  # captions, boxes, labels
-Record = bytes | Annotations  # KEY.json, or its content
+__all__ = ["HELD_OUT_ONE_IN", "TrainingData", "TrainingPicture", "read_data", "read_pictures", "split"]
 
-NO_BOXES = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
 HELD_OUT_ONE_IN = 40
-DECODED = 4 << 30  # bytes of images that are kept decoded; the others are kept as files in memory
-CROPS_AHEAD = 4  # batches made ahead
-CAPTION_AREA = 0.45  # share of an image's area from which its captions are taken to be true of a crop
+DECODED = 4 << 30  # bytes of images that are kept decoded, by all processes of a machine together
 
 
 @dataclass(frozen=True)
@@ -36,198 +25,185 @@ class TrainingPicture:
 
     Attributes:
         key: file name without suffix.
-        kept: uint8 [H, W, 3], or the bytes of an image file, which is decoded at each use.
+        kept: uint8 [H, W, 3], or the file, which is read and decoded at each use.
         captions: sentences.
         boxes: x0, y0, x1, y1 in pixels, [N, 4].
         labels: COCO category ids, [N].
+        stored: width and height of an image that is not kept decoded, as stored in its file.
     """
 
     key: str
-    kept: npt.NDArray[np.uint8] | bytes
+    kept: npt.NDArray[np.uint8] | FilePart
     captions: tuple[str, ...] = ()
     boxes: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    stored: tuple[int, int] | None = None
 
     @property
     def rgb(self) -> npt.NDArray[np.uint8]:
-        """The decoded image, uint8 [H, W, 3]."""
-        return Picture.open(io.BytesIO(self.kept)).rgb if isinstance(self.kept, bytes) else self.kept
+        """The decoded image, uint8 [H, W, 3]. Raises PictureError or OSError if its file cannot be read."""
+        if isinstance(self.kept, FilePart):
+            return Picture.open(io.BytesIO(self.kept.read())).rgb
+        return self.kept
 
     @property
     def area(self) -> int:
-        """Number of pixels. Only the header of a file is read."""
-        if isinstance(self.kept, bytes):
-            with Image.open(io.BytesIO(self.kept)) as image:
-                return image.width * image.height
+        """Number of pixels."""
+        if isinstance(self.kept, FilePart):
+            width, height = self.stored or self.kept.dimensions()
+            return width * height
         return self.kept.shape[0] * self.kept.shape[1]
 
 
-def read_pictures(
-    sources: Sequence[str | Path], smallest: int, progress: Callable[[str], None] | None = None
-) -> list[TrainingPicture]:
+@dataclass(frozen=True)
+class TrainingData:
+    """The images of a run, and those that were left out.
+
+    Attributes:
+        pictures: images that are used.
+        small: number of images that are smaller than a crop.
+        unreadable: reasons by key.
+        places: folders and shards.
+    """
+
+    pictures: list[TrainingPicture]
+    small: int
+    unreadable: dict[str, str]
+    places: tuple[Path, ...]
+
+    @property
+    def captioned(self) -> int:
+        """Number of images with captions."""
+        return sum(bool(picture.captions) for picture in self.pictures)
+
+    @property
+    def boxed(self) -> int:
+        """Number of images with boxes."""
+        return sum(len(picture.labels) > 0 for picture in self.pictures)
+
+    def record(self) -> dict[str, object]:
+        """Facts for the record of a run."""
+        return {
+            "images": len(self.pictures),
+            "with_captions": self.captioned,
+            "with_boxes": self.boxed,
+            "left_out_small": self.small,
+            "left_out_unreadable": self.unreadable,
+        }
+
+    def sentence(self, smallest: int) -> str:
+        """What was read, and what was left out and why."""
+        where = ", ".join(map(str, self.places[:3])) + (", …" if len(self.places) > 3 else "")
+        text = (
+            f"Read {len(self.pictures)} images of {where}: {self.captioned} with captions, {self.boxed} with "
+            f"boxes"
+        )
+        if self.small:
+            text += f"; {self.small} smaller than {smallest} pixels are left out"
+        if self.unreadable:
+            key, reason = next(iter(self.unreadable.items()))
+            text += f"; {len(self.unreadable)} cannot be read, such as {key} ({reason.rstrip('.')})"
+        return f"{text}."
+
+
+def read_data(
+    sources: Sequence[str | Path],
+    smallest: int,
+    progress: Callable[[str], None] | None = None,
+    processes: int = 1,
+) -> TrainingData:
     """Read all images in folders, files and tar shards (WebDataset: KEY.jpg, KEY.png …, and KEY.json).
 
     KEY.json is the record of an image, with any of captions, boxes and labels as in TrainingPicture. Images
-    in folders may instead have captions.json and instances.json, see `trifocal.data.coco`.
+    in folders may instead have captions.json and instances.json, see `trifocal.data.coco`. Images are decoded
+    and kept until they take 4 GiB in all processes together. Of further images only the header is read; each
+    use reads the file again.
 
     Args:
         sources: folders (searched recursively), image files, .tar shards.
-        smallest: length of a side in pixels; smaller images are skipped, and so are unreadable ones.
-        progress: called with the key of each image, and the reason if it is skipped because it cannot be
-            read.
+        smallest: length of a side in pixels; smaller images are left out, and so are unreadable ones.
+        progress: called with the key of each image, and the reason if it cannot be read.
+        processes: on this machine, which read the same data.
 
     Raises:
         OptionError: if a source does not exist, no image is left, or an annotation file has another layout.
     """
-    pictures = []
-    left = DECODED
-    for key, data, record in _files(sources):
-        text = key
+    if not sources:
+        raise OptionError("Training needs images; name folders or shards with --data.")
+    pictures: list[TrainingPicture] = []
+    unreadable: dict[str, str] = {}
+    places: dict[Path, None] = {}
+    small, left = 0, DECODED // processes
+    for found in list_images(sources):
+        text = found.key
         try:
-            picture = Picture.open(io.BytesIO(data))
-            if min(picture.width, picture.height) >= smallest:
-                left -= picture.rgb.nbytes
-                pictures.append(
-                    TrainingPicture(key, picture.rgb if left >= 0 else data, *_read_record(record))
-                )
-        except (PictureError, ValueError, TypeError) as error:
-            text = f"{key}, left out: {error}"
+            picture = _read(found, left > 0)
+            if isinstance(picture.kept, np.ndarray):
+                side = min(picture.kept.shape[:2])
+                left -= picture.kept.nbytes if side >= smallest else 0
+                if left < 0:
+                    height, width = picture.kept.shape[:2]
+                    picture = _unkept(picture, found.content, (width, height))
+            else:
+                side = min(picture.stored or (0, 0))
+            small += side < smallest
+            if side >= smallest:
+                pictures.append(picture)
+                places[found.folder] = None
+        except (PictureError, ValueError, TypeError, OSError) as error:
+            unreadable[found.key] = str(error)
+            text = f"{found.key}, left out: {error}"
         if progress:
             progress(text)
     if not pictures:
         raise OptionError(
             f"No image of at least {smallest} pixels a side was found in {', '.join(map(str, sources))}."
         )
-    return pictures
+    return TrainingData(pictures, small, unreadable, tuple(places))
 
 
-def split(pictures: Sequence[TrainingPicture]) -> tuple[list[TrainingPicture], list[TrainingPicture]]:
+def _read(found: ImageFile, decode: bool) -> TrainingPicture:
+    annotations = found.annotations()
+    if decode:
+        rgb = Picture.open(io.BytesIO(found.content.read())).rgb
+        return TrainingPicture(found.key, rgb, *annotations)
+    return TrainingPicture(found.key, found.content, *annotations, found.content.dimensions())
+
+
+def _unkept(picture: TrainingPicture, content: FilePart, size: tuple[int, int]) -> TrainingPicture:
+    return TrainingPicture(picture.key, content, picture.captions, picture.boxes, picture.labels, size)
+
+
+def read_pictures(
+    sources: Sequence[str | Path], smallest: int, progress: Callable[[str], None] | None = None
+) -> list[TrainingPicture]:
+    """The images that `read_data` reads; arguments and errors as there."""
+    return read_data(sources, smallest, progress).pictures
+
+
+def split(
+    pictures: Sequence[TrainingPicture], one_in: int = HELD_OUT_ONE_IN
+) -> tuple[list[TrainingPicture], list[TrainingPicture]]:
     """Split images into those for training and those held out.
 
-    One in HELD_OUT_ONE_IN is held out by a hash of its key, the same on every machine. If the hash selects
-    none of a few images, those with the lowest remainder are held out.
+    One in `one_in` is held out by a hash of its key, the same on every machine. If the hash selects none of a
+    few images, those with the lowest remainder are held out.
+
+    Args:
+        one_in: 0 holds none out: all images are for training, and those that would be held out validate too.
 
     Raises:
         OptionError: if none is left for training.
     """
-    remainders = [_hash(p.key) % HELD_OUT_ONE_IN for p in pictures]
+    remainders = [_hash(p.key) % (one_in or HELD_OUT_ONE_IN) for p in pictures]
     lowest = min(remainders)
     held = [p for p, remainder in zip(pictures, remainders) if remainder == lowest]
+    if not one_in:
+        return list(pictures), held
     training = [p for p, remainder in zip(pictures, remainders) if remainder > lowest]
     if not training:
         raise OptionError("Training needs more images, since at least one is held out for validation.")
     return training, held
-
-
-@dataclass(frozen=True)
-class CropBatch:
-    """Crops, uint8 [B, size, size, 3], and a text for each, "" where there is none."""
-
-    rgb: npt.NDArray[np.uint8]
-    texts: tuple[str, ...]
-
-
-class Crops(Prefetcher[CropBatch]):
-    """Endless batches of random crops, randomly mirrored, with texts. The same arguments give the same
-    batches.
-
-    The text of a crop is a caption of the image, if the crop covers most of it, or names of the objects in
-    the crop.
-
-    Args:
-        pictures: drawn with a probability proportional to the square root of their area.
-        batch: crops in a batch.
-        size: of a crop in pixels; no image may be smaller.
-        seed: of images, positions, mirroring and texts.
-    """
-
-    def __init__(self, pictures: Sequence[TrainingPicture], batch: int, size: int, seed: int) -> None:
-        self.pictures = pictures
-        self.batch = batch
-        self.size = size
-        self.random = np.random.default_rng(seed)
-        self.text_random = np.random.default_rng(
-            seed + 1
-        )  # a second one, so that texts do not change the crops
-        areas = np.array([picture.area for picture in pictures], dtype=np.float64)
-        self.weights = np.sqrt(areas) / np.sqrt(areas).sum()
-        super().__init__(CROPS_AHEAD)
-
-    def _make(self) -> CropBatch:
-        chosen = self.random.choice(len(self.pictures), self.batch, p=self.weights)
-        crops = [self._crop(self.pictures[i]) for i in chosen]
-        return CropBatch(np.stack([rgb for rgb, _ in crops]), tuple(text for _, text in crops))
-
-    def _crop(self, picture: TrainingPicture) -> tuple[npt.NDArray[np.uint8], str]:
-        rgb = picture.rgb
-        height, width = rgb.shape[:2]
-        top = int(self.random.integers(height - self.size + 1))
-        left = int(self.random.integers(width - self.size + 1))
-        crop = rgb[top : top + self.size, left : left + self.size]
-        _, seen = clip_boxes(picture.boxes, (left, top, left + self.size, top + self.size))
-        most = self.size**2 > CAPTION_AREA * height * width or not len(picture.labels)
-        text = sample_text(picture.captions if most else (), picture.labels[seen], self.text_random)
-        return (crop[:, ::-1] if self.random.random() < 0.5 else crop), text
-
-
-def centre_crop(rgb: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """The central size × size pixels."""
-    top, left = (rgb.shape[0] - size) // 2, (rgb.shape[1] - size) // 2
-    return rgb[top : top + size, left : left + size]
-
-
-def _files(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes, Record]]:
-    """Key, bytes and record of each image."""
-    for source in map(Path, sources):
-        if not source.exists():
-            raise OptionError(f"There is no {source}; pass a folder, an image or a .tar shard.")
-        if source.suffix == ".tar":
-            yield from _shard(source)
-            continue
-        folder = source if source.is_dir() else source.parent
-        captions, boxes = read_captions(folder), read_boxes(folder)
-        for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
-            own = path.with_suffix(".json")
-            if path.suffix == ".tar":
-                yield from _shard(path)
-            elif is_picture(path) and own.exists():
-                yield path.stem, path.read_bytes(), own.read_bytes()
-            elif is_picture(path):
-                found = captions.get(path.name, ()), *boxes.get(path.name, NO_BOXES)
-                yield path.stem, path.read_bytes(), found
-
-
-def _shard(path: Path) -> Iterator[tuple[str, bytes, Record]]:
-    """Images of a WebDataset shard, in which the files of a key follow each other."""
-    with tarfile.open(path) as archive:
-        picture, record, last = b"", b"", ""
-        for member in archive:
-            name = Path(member.name)
-            content = archive.extractfile(member)
-            if content is None:
-                continue
-            if name.stem != last and picture:
-                yield last, picture, record
-            if name.stem != last:
-                picture, record, last = b"", b"", name.stem
-            if is_picture(name):
-                picture = content.read()
-            elif name.suffix == ".json":
-                record = content.read()
-        if picture:
-            yield last, picture, record
-
-
-def _read_record(source: Record) -> Annotations:
-    """Parse a record. Raises ValueError or TypeError if it is malformed."""
-    if not isinstance(source, bytes):
-        return source
-    record = json.loads(source) if source else {}
-    boxes = np.asarray(record.get("boxes", ()), np.float32).reshape(-1, 4)
-    labels = np.asarray(record.get("labels", ()), np.int64)
-    if len(boxes) != len(labels):
-        raise ValueError(f"its record has {len(boxes)} boxes and {len(labels)} labels.")
-    return tuple(map(str, record.get("captions", ()))), boxes, labels
 
 
 def _hash(key: str) -> int:

@@ -5,7 +5,7 @@
               base layer ── bytes ── h_hat
 
 There are two. One is torchvision's Faster R-CNN (Ren et al. 2015) with ResNet-50 and FPN, split after
-`layer1` (Shen et al., "Dual-layer image codec", section III-B). The other is a compact detector of 3.4 M
+`layer1` (Shen et al., "Dual-layer image codec", section III-B). The other is a small detector of 3.4 M
 parameters. Its first stage predicts a box and class scores at each grid point, and its second stage refines
 them. h is channels-last, like all latents.
 """
@@ -34,7 +34,7 @@ from trifocal.detection.roi_head import RefinementHead, RoiFeatures
 from trifocal.detection.two_stage import Predict, predict_compact, predict_torchvision, to_image_list
 from trifocal.weights import FOLDER, load_weights
 
-PYRAMID_CHANNELS = 96  # of the compact detector
+PYRAMID_CHANNELS = 96  # of the bundled detector
 
 
 class DetectorTail(nn.Module, ABC):
@@ -150,7 +150,7 @@ class CompactDetectorTail(DetectorTail):
 
 
 def compact_detector() -> SplitDetector:
-    """The compact detector with untrained weights."""
+    """The bundled detector with untrained weights."""
     backbone = SplitBackbone(CompactDetectorStem(), CompactDetectorTail(), CHANNELS[1], 8, PYRAMID_CHANNELS)
     network = tv.FasterRCNN(
         backbone,
@@ -214,7 +214,7 @@ def pyramid_channels(pyramid: FeaturePyramidNetwork) -> int:
 @lru_cache(maxsize=2)
 @torch.inference_mode(False)
 def load_detector(device: str = "cpu") -> SplitDetector:
-    """The frozen compact detector with its trained weights.
+    """The frozen bundled detector with its trained weights.
 
     Raises WeightsError if they are missing or damaged.
     """

@@ -12,6 +12,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, faster
 
 from trifocal.detection.detector import SplitDetector, split_faster_rcnn
 from trifocal.errors import WeightsError
+from trifocal.utils.local_networks import HOW_TO_NAME, torch_weights
 
 __all__ = ["CHANNELS", "STRIDE", "load_faster_rcnn"]
 
@@ -22,17 +23,20 @@ MIN_SCORE = 0.02  # torchvision's default is 0.05
 @lru_cache(maxsize=2)
 @torch.inference_mode(False)
 def load_faster_rcnn(device: str = "cpu") -> SplitDetector:
-    """The frozen network with its COCO weights, which torchvision downloads, split after `layer1`.
+    """The frozen network with its COCO weights, split after `layer1`.
+
+    The weights are in the folder of networks (`utils.local_networks`), or torchvision downloads them.
 
     Raises:
         WeightsError: if the weights are neither cached nor can be downloaded.
     """
     weights = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
     try:
-        network = fasterrcnn_resnet50_fpn(weights=weights, progress=False, box_score_thresh=MIN_SCORE)
+        with torch_weights():
+            network = fasterrcnn_resnet50_fpn(weights=weights, progress=False, box_score_thresh=MIN_SCORE)
     except OSError as error:  # includes urllib's URLError
         raise WeightsError(
             "The weights of torchvision's fasterrcnn_resnet50_fpn are not cached and cannot be downloaded; "
-            "run this once on a machine with network access, and copy torch's cache from there."
+            f"put {weights.url.rpartition('/')[2]} into FOLDER/checkpoints, and {HOW_TO_NAME}."
         ) from error
     return split_faster_rcnn(network).to(device).eval().requires_grad_(False)

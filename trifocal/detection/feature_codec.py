@@ -64,7 +64,7 @@ class CompactBaseAnalysis(nn.Module):
         return y
 
     def init_from_detector(self, detector: SplitDetector, front_only: bool = False) -> None:
-        """Copy the compact detector's first stages, or its front only, if `middle` is already trained."""
+        """Copy the bundled detector's first stages, or its front only, if `middle` is already trained."""
         self.front.load_state_dict(detector.backbone.front.state_dict())
         if not front_only:
             self.middle.load_state_dict(detector.backbone.rest.get_submodule("middle").state_dict())

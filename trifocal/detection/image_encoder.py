@@ -1,4 +1,4 @@
-"""The compact image encoder, trained together with the compact text encoder.
+"""The bundled image encoder, trained together with the bundled text encoder.
 
 Its features serve perceptual losses, the grounding of text, and retrieval by captions.
 `trifocal/training/image_text_model.py` has the training; `trifocal/weights/towers.json` records its data and

@@ -7,13 +7,13 @@ import math
 __all__ = ["COCO_IDS", "MAX_AREA", "PADDING", "STEP", "compact_size", "torchvision_size"]
 
 COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
-MAX_AREA = 416 * 416  # pixels of the compact detector's input, as for its teacher
+MAX_AREA = 416 * 416  # pixels of the bundled detector's input, as for its teacher
 PADDING = 64  # pixels of a base layer's input: one hyper-latent
 STEP = 32  # pixels; the sides of an input are multiples of it
 
 
 def compact_size(width: int, height: int, area: int = MAX_AREA) -> tuple[int, int]:
-    """The input width and height of the compact detector and its base layer, for an image of that size."""
+    """The input width and height of the bundled detector and its base layer, for an image of that size."""
     scale = min(1.0, math.sqrt(area / (width * height)))
     most = area // STEP // STEP  # the number of steps of the longest allowed strip, which is one step wide
     wide, high = (STEP * min(most, max(1, round(side * scale / STEP))) for side in (width, height))

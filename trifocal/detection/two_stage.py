@@ -1,8 +1,8 @@
-"""Both detection stages after the pyramid, for torchvision's and the compact detector.
+"""Both detection stages after the pyramid, for torchvision's and the bundled detector.
 
 pyramid ── first stage: proposals ── second stage: classes and boxes ── non-maximum suppression
 
-The compact detector's first stage also predicts classes, and its second stage refines its predictions. For
+The bundled detector's first stage also predicts classes, and its second stage refines its predictions. For
 torchvision's network,
 these functions also return the intermediate outputs that its own methods hide.
 """
@@ -33,7 +33,7 @@ class Proposals:
     Attributes:
         objectness: logits of all anchors or grid points, [B, A].
         chosen: the proposed boxes of each image by descending objectness, [N, 4], without gradient.
-        dense: all predictions of the compact detector's first stage.
+        dense: all predictions of the bundled detector's first stage.
         indices: of the proposed boxes in `dense`, [N] for each image.
     """
 
@@ -59,7 +59,7 @@ def propose(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) 
 
 
 def select_proposals(dense: DensePredictions, images: ImageList) -> Proposals:
-    """The proposals from the dense predictions of the compact detector's first stage."""
+    """The proposals from the dense predictions of the bundled detector's first stage."""
     indices = [dense.select(number, size) for number, size in enumerate(images.image_sizes)]
     boxes = [
         clip_boxes_to_image(own[where].detach(), size)
@@ -91,7 +91,7 @@ def roi_features(
 def refine_proposals(
     network: FasterRCNN, pyramid: dict[str, Tensor], proposals: Proposals, images: ImageList
 ) -> tuple[Tensor, Tensor]:
-    """Final class logits [N, K] and boxes [N, 4] of the compact detector's proposals.
+    """Final class logits [N, K] and boxes [N, 4] of the bundled detector's proposals.
 
     They are the predictions of the first stage plus the corrections of the second stage.
     """
@@ -108,7 +108,7 @@ def second_stage_outputs(
     """Class logits and box offsets of all proposals, for either detector, in torchvision's layout.
 
     Returns:
-        Logits, [N, K] for the compact detector and [N, K + 1] with a background class for torchvision's; and
+        Logits, [N, K] for the bundled detector and [N, K + 1] with a background class for torchvision's; and
         offsets from the proposed boxes, [N, 4·(K + 1)].
     """
     if proposals.dense is None:
@@ -137,7 +137,7 @@ def predict_torchvision(
 
 
 def predict_compact(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> TorchvisionOutput:
-    """Both stages of the compact detector: classes are independent, and there is no background class."""
+    """Both stages of the bundled detector: classes are independent, and there is no background class."""
     proposals = propose(network, images, pyramid)
     scores, boxes = refine_proposals(network, pyramid, proposals, images)
     counts = [len(own) for own in proposals.indices]

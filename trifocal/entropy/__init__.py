@@ -11,13 +11,13 @@ from trifocal.entropy.coder import Writer as Writer
 if TYPE_CHECKING:
     from trifocal.entropy.context import ContextModel as ContextModel
     from trifocal.entropy.context import SinglePass as SinglePass
+    from trifocal.entropy.conversion import integer_network as integer_network
     from trifocal.entropy.estimators import TrainingRateEstimator as TrainingRateEstimator
     from trifocal.entropy.gain import Gain as Gain
     from trifocal.entropy.groups import Groups as Groups
     from trifocal.entropy.hyperprior import EntropyModel as EntropyModel
     from trifocal.entropy.hyperprior import IntegerNetworks as IntegerNetworks
     from trifocal.entropy.hyperprior import Prior as Prior
-    from trifocal.entropy.integer_networks import integer_network as integer_network
 
 # Modules that import torch; coding with another runtime does without them.
 _TORCH = {
@@ -29,7 +29,7 @@ _TORCH = {
     "Prior": "hyperprior",
     "SinglePass": "context",
     "TrainingRateEstimator": "estimators",
-    "integer_network": "integer_networks",
+    "integer_network": "conversion",
 }
 
 

@@ -2,7 +2,7 @@
 
 `Context`, of the compact network, has four passes, after the four-step spatial prior of DCVC's image model;
 `four_passes.py` has their order. `SinglePass` has no context: the mean–scale hyperprior. ELIC's is in
-`groups.py`.
+`groups.py`, and MLIC++'s in `mlic.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -21,8 +21,9 @@ from trifocal.layers import Block, Depthwise, PlacedLinear, QualityInterpolation
 class ContextModel(nn.Module, ABC):
     """The interface of a context model.
 
-    `forward` also runs on the integer forms of its children, in float64. It may only add, multiply by grid
-    values, permute, and take maxima; a returned mean has passed a `Snap`, and an index a clamp.
+    `forward` and `residual` also run on the integer forms of its children, in float64. They may only add,
+    multiply by grid values, permute, and take maxima; a returned mean or residual has passed a `Snap`, and an
+    index a clamp.
 
     Attributes:
         passes: number of passes.
@@ -54,6 +55,14 @@ class ContextModel(nn.Module, ABC):
         Returns:
             Mean, and scale index (real-valued, 0..ROWS-1), each of the shape of `take`.
         """
+
+    def residual(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> Tensor | None:
+        """The predicted error of rounding the values of a pass (latent residual prediction, Minnen and Singh
+        2020), [B, h, w, M], zero at values of other passes; None without a prediction.
+
+        The arguments are those of `forward`, but y_hat includes the values of this pass.
+        """
+        return None
 
 
 class LevelParameters(nn.Module):
@@ -108,6 +117,20 @@ class SinglePass(ContextModel):
 
     def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         return cast(tuple[Tensor, Tensor], self.of_level(features, level))
+
+
+class ZeroMean(SinglePass):
+    """No context and no mean: the scale hyperprior (Ballé et al. 2018).
+
+    The hyper features are log₂ of the scale in units of y, [B, h, w, M].
+
+    Args:
+        latent_channels, steps: as in `SinglePass`.
+    """
+
+    def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        raw = torch.cat([torch.zeros_like(features), features], dim=-1)
+        return super().forward(step, raw, y_hat, level)
 
 
 class Context(ContextModel):

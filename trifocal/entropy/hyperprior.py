@@ -20,10 +20,11 @@ from trifocal.entropy.coder import (
     range_coder_models,
 )
 from trifocal.entropy.context import Context, ContextModel, LevelParameters
+from trifocal.entropy.conversion import integer_network
 from trifocal.entropy.estimators import ParameterRecorder
 from trifocal.entropy.four_passes import MEAN_BITS
 from trifocal.entropy.gain import Gain
-from trifocal.entropy.integer_networks import Snap, integer_network
+from trifocal.entropy.integer_networks import Snap
 from trifocal.entropy.latent_coding import (
     HYPER_STRIDE,
     check_latents,
@@ -286,6 +287,10 @@ class TensorNetworks:
         mean, index = self.networks.context(step, features, y_hat, level)
         return mean, index
 
+    def correct(self, step: int, features: Any, y_hat: Tensor, level: Tensor) -> Tensor:
+        residual = self.networks.context.residual(step, features, y_hat, level)
+        return y_hat if residual is None else y_hat + residual
+
     def take(self, y: Tensor, step: int) -> Tensor:
         return self._precise(self.model.exact_side.context.take(y, step))
 
@@ -337,6 +342,10 @@ class ArrayNetworks:
         decoded = None if y_hat is None else self._tensor(y_hat)
         mean, index = self.tensors.predict(step, features, decoded, self._tensor(level))
         return _to_numpy(mean), _to_numpy(index)
+
+    @torch.no_grad()
+    def correct(self, step: int, features: Tensor, y_hat: Array, level: Array) -> Array:
+        return _to_numpy(self.tensors.correct(step, features, self._tensor(y_hat), self._tensor(level)))
 
     def take(self, y: Array, step: int) -> Array:
         return _to_numpy(self.tensors.take(self._tensor(y), step))

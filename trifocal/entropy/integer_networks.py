@@ -1,9 +1,9 @@
 """The integer forms of the torch layers and networks; `integer_arithmetic.py` has the arithmetic.
 
 Convolutions are matrix products and shifted sums, since Winograd or FFT kernels would leave the grid.
+`exact_functions.py` has transcendental functions, and `conversion.py` builds integer networks of float ones.
 """
 
-import copy
 from collections.abc import Iterator
 from itertools import product
 
@@ -23,16 +23,7 @@ from trifocal.entropy.integer_arithmetic import (
     settle_,
     to_grid,
 )
-from trifocal.layers import (
-    Block,
-    Conv,
-    Deconv,
-    DepthToSpace,
-    Depthwise,
-    PlacedLinear,
-    QualityInterpolation,
-    SpaceToDepth,
-)
+from trifocal.layers import Block, Conv, Deconv, Depthwise, PlacedLinear, QualityInterpolation
 
 
 class Snap(nn.Module):
@@ -202,43 +193,6 @@ class ExactQualityInterpolation(nn.Module):
     def forward(self, level: Tensor) -> Tensor:
         value: Tensor = interpolate(self.table, level)
         return value
-
-
-TWINS = {
-    nn.Linear: ExactLinear,
-    PlacedLinear: ExactPlacedLinear,
-    Depthwise: ExactDepthwise,
-    Conv: ExactConv,
-    Deconv: ExactDeconv,
-    Block: ExactBlock,
-    QualityInterpolation: ExactQualityInterpolation,
-    Snap: ExactSnap,
-}
-EXACT_AS_THEY_ARE = (nn.Sequential, nn.ModuleList, nn.ReLU, SpaceToDepth, DepthToSpace)
-
-
-def integer_network(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ()) -> nn.Module:
-    """Build the integer form of an entropy network.
-
-    Args:
-        module: a network of `nn.Linear`, `Conv`, `Deconv`, `Depthwise`, `QualityInterpolation`, `Snap`,
-            `nn.ReLU`, `Block` and the space–depth layers.
-        composed_of: further classes whose own `forward` only adds, multiplies by grid values and snaps, on
-            float64 tensors; their children are converted recursively.
-
-    Raises:
-        TypeError: for a layer without an integer form.
-        OverflowError: if a sum in some output channel could reach 2^53 units.
-    """
-    if type(module) in TWINS:
-        return TWINS[type(module)](module)
-    if not isinstance(module, EXACT_AS_THEY_ARE + composed_of):
-        raise TypeError(
-            f"{type(module).__name__} has no exact form; use linear, convolution, ReLU and knots."
-        )
-    network = copy.copy(module)
-    network._modules = {name: integer_network(child, composed_of) for name, child in module.named_children()}
-    return network.eval()
 
 
 def _on_grid(layer: Conv | Deconv) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The order in which a latent is coded, written once for the estimator, the encoder and the decoder.
 
     y ── scale ──┬── hyper_analysis ── z ── code ── z_hat ── hyper_synthesis ── features
-                 └── take(step) ── code ── put(step) ── … ── y_hat ── unscale
+                 └── take(step) ── code ── put(step) ── correct(step) ── … ── y_hat ── unscale
 
 The functions here work on NumPy arrays and on torch tensors alike: networks and coder of a call take the same
 kind.
@@ -51,6 +51,12 @@ class EntropyNetworks(Protocol[Kind]):
     def predict(self, step: int, features: Any, y_hat: Kind | None, level: Kind) -> tuple[Kind, Kind]:
         """Mean and scale index of the values of a coding step. y_hat holds the steps before, None for the
         first.
+        """
+        ...
+
+    def correct(self, step: int, features: Any, y_hat: Kind, level: Kind) -> Kind:
+        """y_hat of the steps so far, with the predicted error of this step's rounding added; y_hat itself for
+        an entropy model without such a prediction.
         """
         ...
 
@@ -113,6 +119,7 @@ def code_latents(
         part = coder.code(None if scaled is None else networks.take(scaled, step), mean, scale_index)
         placed = networks.put(part, step)
         decoded = placed if decoded is None else decoded + placed
+        decoded = networks.correct(step, features, decoded, level)
     return networks.unscale(decoded, level)
 
 

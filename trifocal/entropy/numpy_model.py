@@ -85,6 +85,9 @@ class NumpyEntropy:
             y_hat = np.zeros((*features.shape[:3], self.weights["gain.log_gain.table"].shape[1]))
         return predict(self.networks[2], step, features, y_hat, level)
 
+    def correct(self, step: int, features: Array, y_hat: Array, level: Array) -> Array:
+        return y_hat
+
     def take(self, y: Array, step: int) -> Array:
         values: Array = take(y, step)
         return values.astype(np.float64)

@@ -9,7 +9,7 @@ from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS
 from trifocal.evaluation.metrics.pair import Pair
 from trifocal.evaluation.metrics.per_image import METRICS, Metric, find_metric, ms_ssim, psnr, ssimulacra2
 from trifocal.evaluation.options import DEFAULT_METRICS, CompareOptions, EvaluateOptions
-from trifocal.evaluation.report.compressai_json import published_curves, read_compressai, write_compressai
+from trifocal.evaluation.report.compressai_json import read_compressai, write_compressai
 from trifocal.evaluation.report.curves import (
     BjontegaardDelta,
     Curve,
@@ -19,6 +19,7 @@ from trifocal.evaluation.report.curves import (
     bd_rate_by,
     rate_at,
 )
+from trifocal.evaluation.report.published import published_curves
 from trifocal.evaluation.report.results_table import (
     ImageResult,
     MeanResult,

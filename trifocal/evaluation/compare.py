@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trifocal.data.coco import read_captions
 from trifocal.errors import PictureError
 from trifocal.evaluation.codecs.factory import load_custom_weights
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
 from trifocal.evaluation.codecs.variant import Variant, expand_variants
-from trifocal.evaluation.evaluate import evaluate
+from trifocal.evaluation.evaluate import measure
+from trifocal.evaluation.images import captions_for, find_images, relative_name
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS
 from trifocal.evaluation.metrics.metric_set import is_metric
 from trifocal.evaluation.metrics.per_image import METRICS, Metric, find_metric
 from trifocal.evaluation.options import CompareOptions
-from trifocal.evaluation.report.compressai_json import published_curves, write_compressai
+from trifocal.evaluation.report.compressai_json import write_compressai
 from trifocal.evaluation.report.contents import ReportData
 from trifocal.evaluation.report.crops import CropLocation, make_crops, parse_crops
 from trifocal.evaluation.report.curves import ANCHORS, Curve
@@ -33,17 +33,13 @@ from trifocal.evaluation.report.measurements import (
 )
 from trifocal.evaluation.report.page import write_report
 from trifocal.evaluation.report.plots import MetricInfo
+from trifocal.evaluation.report.published import published_curves
 from trifocal.evaluation.report.results_table import (
     ImageResult,
     MeanResult,
-    read_means,
-    read_results,
-    summary_path,
 )
-from trifocal.evaluation.tasks.annotations import relative_name
 from trifocal.evaluation.tasks.task import TITLES
 from trifocal.evaluation.text_ablation import TextKinds, text_effects
-from trifocal.pictures import list_pictures
 
 __all__ = ["compare"]
 
@@ -80,11 +76,10 @@ def compare(
         MissingExtra: without jinja2, matplotlib or scipy.
     """
     options = options or CompareOptions()
-    for path in options.published:
-        published_curves("psnr", [path])  # raises before the long work
-    locations = parse_crops(options.crops, Path(data))
+    published_curves("psnr", options.published)  # raises before the long work
+    locations = parse_crops(options.crops, Path(data), options.square)
     folder = Path(out)
-    notes: list[str] = []
+    notes = ["Curves and BD-rates do not count the text that files store."] if options.free_text else []
 
     def keep(sentence: str) -> None:
         notes.append(sentence)
@@ -92,19 +87,17 @@ def compare(
             note(sentence)
 
     advance = progress or (lambda fraction: None)
-    table = folder / "results.csv"
-    try:
-        evaluate(
-            candidates,
-            data,
-            table,
-            options,
-            progress=lambda fraction: advance(MEASURED * fraction),
-            note=keep,
-        )
-    except PictureError:
-        if not table.exists():
-            raise PictureError(" ".join(notes)) from None
+    results = measure(
+        candidates,
+        data,
+        folder / "results.csv",
+        options,
+        progress=lambda fraction: advance(MEASURED * fraction),
+        note=keep,
+    )
+    if not results.rows:
+        raise PictureError("Nothing was measured." if note else f"{' '.join(notes)} Nothing was measured.")
+    means = results.means
     parsed = load_custom_weights(candidates, options.device)
     variants = [
         variant
@@ -113,11 +106,10 @@ def compare(
     ]
     if options.task is not None:
         variants.append(Variant(LOSSLESS))
-    rows, means = _read(table, variants, options)
     report = make_report(
         variants,
         Path(data),
-        rows,
+        results.rows,
         means,
         notes,
         options,
@@ -130,16 +122,6 @@ def compare(
         description = f"{report.pictures} pictures of {report.folder}, {report.date}: {report.command}"
         write_compressai(folder / f"{name.replace(':', '-')}.json", titles[name], description, curve)
     return write_report(report, folder)
-
-
-def _read(
-    table: Path, variants: Sequence[Variant], options: CompareOptions
-) -> tuple[list[ImageResult], list[MeanResult]]:
-    """The rows and means of these variants at the qualities that were asked for."""
-    points = options.points(variant.name for variant in variants)
-    rows = [row for row in read_results(table) if row.quality in points.get(row.preset, ())]
-    means = [mean for mean in read_means(summary_path(table)) if mean.preset in points]
-    return rows, means
 
 
 def make_report(
@@ -169,15 +151,14 @@ def make_report(
     titles = {variant.name: variant.title for variant in order}
     images = sorted({row.picture for row in rows})
     metrics = measured_metrics(means)
-    scaled = {metric: scaled_curves(metric, list(titles), means) for metric in metrics}
+    scaled = {metric: scaled_curves(metric, list(titles), means, options.free_text) for metric in metrics}
     is_kodak = {Path(name).stem for name in images} == KODAK
     files = [*([ANCHORS] if is_kodak else []), *options.published]
     published = {
         metric: published_curves(metric.name, files) if metric.name in METRICS else [] for metric in metrics
     }
-    texts = TextKinds(
-        read_captions(data), [relative_name(path, data) for path in list_pictures([data], recursive=True)]
-    )
+    names = [relative_name(path, data) for path in find_images(data)]
+    texts = TextKinds(captions_for(data, options.captions), names, options.best_by)
     first = order[0].title
     own = [variant for variant in order if not variant.is_pillow_codec]
 
@@ -200,10 +181,18 @@ def make_report(
             for metric in metrics
             for one in compare_curves(metric, scaled[metric], published[metric])
         ],
-        speeds=measure_speeds(order, data, rows, texts),
-        layers=[entry for variant in own for entry in layer_bytes(variant, data, texts)],
+        speeds=measure_speeds(order, data, rows, texts, options.square),
+        layers=[
+            entry for variant in own for entry in layer_bytes(variant, data, texts, square=options.square)
+        ],
         crops=make_crops(
-            [variant for variant in order if variant.name != LOSSLESS], data, rows, texts, locations, progress
+            [variant for variant in order if variant.name != LOSSLESS],
+            data,
+            rows,
+            texts,
+            locations,
+            progress,
+            options.square,
         ),
         notes=list(notes),
         own=tuple(variant.title for variant in own),

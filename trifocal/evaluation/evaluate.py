@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from trifocal.errors import OptionError, PictureError, TrifocalError
+from trifocal.errors import PictureError, TrifocalError
 from trifocal.evaluation.codecs.candidates import (
     Candidate,
     TextCandidate,
@@ -21,6 +21,7 @@ from trifocal.evaluation.codecs.candidates import (
 from trifocal.evaluation.codecs.factory import create_candidate, load_custom_weights
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
 from trifocal.evaluation.codecs.variant import Variant, expand_variants
+from trifocal.evaluation.images import find_images, open_image, relative_name
 from trifocal.evaluation.metrics.metric_set import DatasetMetric, DecodedImage, MetricSet
 from trifocal.evaluation.options import EvaluateOptions
 from trifocal.evaluation.report.results_table import (
@@ -32,7 +33,6 @@ from trifocal.evaluation.report.results_table import (
     summary_path,
     write_means,
 )
-from trifocal.evaluation.tasks.annotations import relative_name
 from trifocal.evaluation.text_ablation import (
     TEXT_BYTES,
     TEXTLESS_BPP,
@@ -41,12 +41,13 @@ from trifocal.evaluation.text_ablation import (
     text_effects,
     write_effects,
 )
-from trifocal.pictures import Picture, list_pictures
+from trifocal.pictures import Picture
 from trifocal.preset_table import Preset
 
 __all__ = ["EvaluationResults", "evaluate"]
 
 ALPHA_NOTE = "alpha is coded, not compared"
+SQUARE_NOTE = "resized and cropped to a square of "
 Result = TypeVar("Result")
 
 
@@ -58,11 +59,13 @@ class EvaluationResults:
         rows: one per candidate, image and quality.
         means: over the images, with metrics of the whole set.
         effects: of the kinds of text, if several were measured.
+        failures: a sentence for each candidate or image that could not be measured.
     """
 
     rows: list[ImageResult]
     means: list[MeanResult]
     effects: list[TextEffect] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
 
 def evaluate(
@@ -90,10 +93,30 @@ def evaluate(
         note: called with a sentence for each failure, and for each metric or image that was left out.
 
     Raises:
-        OptionError, PresetError, WeightsError: for options and custom weights, before anything is measured.
+        OptionError, PresetError, WeightsError: for options, names, a folder without images and custom
+            weights, before anything is measured.
         PictureError: at the end, if something failed.
     """
+    results = measure(candidates, data, out, options, progress=progress, note=note)
+    if results.failures:
+        failures = results.failures if note is None else [f"{len(results.failures)} failed."]
+        rest = f"All other rows are in {out}." if results.rows else "Nothing was measured."
+        raise PictureError(f"{' '.join(failures)} {rest}")
+    return results
+
+
+def measure(
+    candidates: Sequence[str | Preset | Candidate],
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: EvaluateOptions | None = None,
+    *,
+    progress: Callable[[float], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> EvaluationResults:
+    """As `evaluate`, but failures are returned instead of raised at the end."""
     options = options or EvaluateOptions()
+    images = find_images(data)
     variants = expand_variants(
         load_custom_weights(candidates, options.device), options.text, options.layers, options.preferences
     )
@@ -104,24 +127,24 @@ def evaluate(
         by_name.setdefault(variant.name, variant)
     chosen = list(by_name.values())
     points = options.points(by_name)
-    images = list_pictures([data], recursive=True)
-    if not images:
-        raise OptionError(f"There is no image in the folder {data}.")
     notify = note or (lambda sentence: None)
     has_text = any(isinstance(variant, Variant) and variant.text is not None for variant in chosen)
-    metrics = MetricSet(options.metrics, options.task, data, notify, counts_text=has_text)
-    run = EvaluationRun(Path(data), images, points, metrics, Path(out), options.resume)
+    metrics = MetricSet(
+        options.metrics, options.task, data, notify, has_text, options.captions, options.device
+    )
+    run = EvaluationRun(Path(data), images, points, metrics, Path(out), options)
+    if any(isinstance(variant, Variant) and variant.text == "best" for variant in chosen):
+        run.remark(
+            "The best text is an oracle: of the captions of each image, it is the one whose decoded image is "
+            f"nearest to the original by {run.texts.best_by.title}."
+        )
     if len(set(options.text)) > 1 and max(map(len, points.values())) == 1:
         run.remark("The effect of text is a difference between curves: measure at least two qualities.")
     for number, candidate in enumerate(chosen):
         for fraction in run.measure(candidate):
             if progress is not None:
                 progress((number + fraction) / len(chosen))
-    results = run.results()
-    if run.failures:
-        failures = run.failures if note is None else [f"{len(run.failures)} failed."]
-        raise PictureError(f"{' '.join(failures)} All other rows are in {out}.")
-    return results
+    return run.results()
 
 
 class EvaluationRun:
@@ -133,7 +156,7 @@ class EvaluationRun:
         points: the qualities of each candidate by its name.
         metrics: the loaded metrics.
         out: the CSV file.
-        resume: whether to keep its rows.
+        options: of `evaluate`.
     """
 
     def __init__(
@@ -143,10 +166,13 @@ class EvaluationRun:
         points: Mapping[str, Sequence[float]],
         metrics: MetricSet,
         out: Path,
-        resume: bool,
+        options: EvaluateOptions,
     ) -> None:
+        resume = options.resume
+        self.square = options.square
         self.root, self.images, self.points, self.metrics = root, images, points, metrics
-        self.texts = TextKinds(metrics.captions, [relative_name(path, root) for path in images])
+        names = [relative_name(path, root) for path in images]
+        self.texts = TextKinds(metrics.captions, names, options.best_by)
         self.file = ResultsFile(out, resume, metrics.columns)
         self.summary = summary_path(out)
         self.effects_file = out.with_name(f"{out.stem}_words.csv")
@@ -197,7 +223,7 @@ class EvaluationRun:
         effects = text_effects(self.rows, list(self.metrics.per_image))
         if effects:
             write_effects(self.effects_file, effects)
-        return EvaluationResults(self.rows, means, effects)
+        return EvaluationResults(self.rows, means, effects, self.failures)
 
     def _known_rows(self, candidate: Candidate | TextCandidate) -> dict[tuple[str, float], ImageResult]:
         """The rows of this candidate that the file already has with the same weights and all metrics."""
@@ -205,7 +231,11 @@ class EvaluationRun:
         stale = [row for row in rows if row.weights != candidate.weights]
         if stale:
             self.metrics.note(f"{len(stale)} rows of {candidate.name} are dropped: they have other weights.")
-        partial = [row for row in rows if row not in stale and not self.metrics.is_complete(row)]
+        partial = [
+            row
+            for row in rows
+            if row not in stale and not (self.metrics.is_complete(row) and _is_prepared_for(row, self.square))
+        ]
         if stale or partial:
             self.file.drop([*stale, *partial])
         return {(row.picture, row.quality): row for row in rows if row in self.file.rows}
@@ -252,7 +282,7 @@ class EvaluationRun:
             self.rows.append(old)
             if not pending:
                 return
-        picture = self._attempt(name, Picture.open, path, "colour")
+        picture = self._attempt(name, open_image, path, self.square)
         with_text = self._attempt(name, candidate_for, candidate, name)
         if picture is None or with_text is None:
             return
@@ -264,6 +294,8 @@ class EvaluationRun:
             return
         row, image = measured
         if old is None:
+            if self.square is not None:
+                row = replace(row, note="; ".join(filter(None, [row.note, _square_note(self.square)])))
             self.file.add(row)
             self.rows.append(row)
         for metric in pending:
@@ -342,6 +374,16 @@ def measure_image(
         values=values,
     )
     return row, image
+
+
+def _square_note(square: int) -> str:
+    return f"{SQUARE_NOTE}{square}"
+
+
+def _is_prepared_for(row: ImageResult, square: int | None) -> bool:
+    """Whether the image of a row was cropped to this square, or was whole if there is none."""
+    crops = [part for part in row.note.split("; ") if part.startswith(SQUARE_NOTE)]
+    return crops == ([] if square is None else [_square_note(square)])
 
 
 def _sentence(error: Exception, name: str) -> str:

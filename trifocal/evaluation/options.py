@@ -31,10 +31,14 @@ class EvaluateOptions:
             quality 100.
         text: kinds of text (see `TextKinds`). Each preset that reads text is measured with each of them, as
             preset:kind. Text that the decoder reads is stored in the file and counted.
+        captions: a file with captions, instead of captions.json, as `captions_for` reads it.
+        best_by: the metric by which text of the kind "best" is chosen.
+        square: the short side to which each image is resized before its centre is cropped to a square, in
+            pixels; see `open_image`.
         layers: "base" measures layered presets by their base layer alone, as preset:base, at base qualities.
         preferences: 0 (people) to 1 (machines). Each preset whose decoder takes one is measured with each, as
             preset:0.5.
-        device: of the presets, as torch names it.
+        device: of the presets, as torch names it; a CUDA device runs the metrics' networks too.
         resume: keep the rows that the output file already has, unless the weights of their preset have
             changed.
 
@@ -46,6 +50,9 @@ class EvaluateOptions:
     metrics: Sequence[str] = DEFAULT_METRICS
     task: Task | None = None
     text: Sequence[TextKind] = ()
+    captions: str | None = None
+    best_by: str = "lpips"
+    square: int | None = None
     layers: str | None = None
     preferences: Sequence[float] = ()
     device: str = "cpu"
@@ -65,6 +72,11 @@ class EvaluateOptions:
         for kind in self.text:
             if kind not in TEXT_KINDS:
                 raise OptionError(f"There is no kind of text {kind!r}; choose from: {', '.join(TEXT_KINDS)}.")
+        find_metric(self.best_by)
+        if self.square is not None and self.square < 1:
+            raise OptionError(f"The side of a square is 1 pixel or more, not {self.square}.")
+        if self.square is not None and self.task is not None:
+            raise OptionError("--square crops the images, so annotations do not fit; omit it or --task.")
         if self.layers not in (None, "base"):
             raise OptionError(f'--layers accepts only "base", not {self.layers!r}.')
         for preference in self.preferences:
@@ -97,7 +109,10 @@ class CompareOptions(EvaluateOptions):
         crops: PICTURE:X,Y,WIDTH,HEIGHT in pixels, or PICTURE for the window with the largest error of the
             first candidate. By default the images where the first candidate is worst, median and best.
         published: further curves to plot, as `published_curves` reads them.
+        free_text: count bits without the text that files store, as Cross-modal does (section 2: the decoder
+            has the text from elsewhere).
     """
 
     crops: Sequence[str] = ()
     published: Sequence[str | os.PathLike[str]] = ()
+    free_text: bool = False

@@ -22,7 +22,14 @@ from trifocal.detection.two_stage import first_stage_objectness, propose, second
 from trifocal.losses.detection import Target, anchor_errors, excess_cross_entropy
 from trifocal.losses.rate_distortion import quality_lambda
 
-__all__ = ["TASK_RANGE", "TERM_WEIGHTS", "DetectorReference", "task_cost", "task_weight"]
+__all__ = [
+    "CLASS_CROSS_ENTROPY",
+    "TASK_RANGE",
+    "TERM_WEIGHTS",
+    "DetectorReference",
+    "task_cost",
+    "task_weight",
+]
 
 TASK_RANGE = (0.03, 10.0)
 TERM_WEIGHTS = {
@@ -35,6 +42,7 @@ TERM_WEIGHTS = {
     "boxes": 0.1,
     "picture": 5.0,
 }
+CLASS_CROSS_ENTROPY = "class_cross_entropy"  # the paper's L_BCE; its weight is 0 by default
 PROPOSALS = 64  # per image
 LEAST_SIDE = 1.0  # of a proposal, in pixels
 LEAST_IOU = 0.5  # of a proposal and the object that is its target
@@ -47,9 +55,9 @@ def task_weight(level: Tensor, limits: tuple[float, float] = TASK_RANGE) -> Tens
     return quality_lambda(level, limits)
 
 
-def task_cost(terms: Mapping[str, Tensor]) -> Tensor:
-    """The weighted sum of the terms, each [B] → [B]."""
-    return torch.stack([TERM_WEIGHTS[name] * term for name, term in terms.items()]).sum(0)
+def task_cost(terms: Mapping[str, Tensor], weights: Mapping[str, float] = TERM_WEIGHTS) -> Tensor:
+    """The weighted sum of the terms, each [B] → [B]; terms without a weight count nothing."""
+    return torch.stack([weights.get(name, 0.0) * term for name, term in terms.items()]).sum(0)
 
 
 class DetectorReference:
@@ -80,14 +88,15 @@ class DetectorReference:
     def terms(
         self, h_hat: Tensor, first: Tensor, targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor]:
-        """The terms "features", "stages", "pyramid", "classes" (KL), "objectness" (BCE), "picture" (of the
-        preview) and "boxes" of each image, [B]; and "places", if the detector predicts box and class at every
-        anchor.
+        """The terms "features", "stages", "pyramid", "classes" (KL), "class_cross_entropy" (L_BCE as the
+        paper describes it), "objectness" (BCE), "picture" (of the preview) and "boxes" of each image, [B];
+        and "places", if the detector predicts box and class at every anchor.
 
         Args:
             h_hat: decoded features, [B, h, w, C].
             first: base previews, [B, 3, H, W].
-            targets: the objects, with the detector's labels; without them there is no term "boxes".
+            targets: the objects, with the detector's labels; without them there are no terms "boxes" and
+                "class_cross_entropy".
         """
         stages = self.rest.stages(h_hat)
         pyramid = self.rest.levels(stages)
@@ -114,6 +123,10 @@ class DetectorReference:
             coder, chosen = self.network.roi_heads.box_coder, self.proposed.chosen
             box_errors = [box_error(coder, *own) for own in zip(moved.split(counts), chosen, targets)]
             terms["boxes"] = torch.stack(box_errors)
+            each = dense is not None
+            own_scores = zip(scores.split(counts), chosen, targets)
+            class_errors = [class_cross_entropy(*own, each=each) for own in own_scores]
+            terms[CLASS_CROSS_ENTROPY] = torch.stack(class_errors)
         known = self.proposed.dense
         if dense is not None and known is not None:
             errors, there = anchor_errors(dense.classes, dense.bins, known.classes, known.bins)
@@ -141,6 +154,31 @@ def class_divergence(found: Tensor, wanted: Tensor, each: bool) -> Tensor:
     if not each:
         return F.kl_div(found.log_softmax(1), wanted.softmax(1), reduction="none").sum(1)
     return excess_cross_entropy(found, wanted.sigmoid()).sum(1)
+
+
+def class_cross_entropy(scores: Tensor, proposals: Tensor, target: Target, each: bool) -> Tensor:
+    """Cross-entropy of the class probabilities of proposals with the classes of the objects, the mean: a
+    scalar, 0 without proposals.
+
+    The paper calls L_BCE "the cross-entropy loss of the predicted object class probability", and gives no
+    formula. A proposal has the class of the object that it overlaps most, or is background.
+
+    Args:
+        scores: class logits, [N, K + 1] with background as class 0, or with `each` [N, K].
+        proposals: boxes, [N, 4].
+        target: the objects, with labels from 1.
+        each: whether the detector has a logistic for each class, and no background.
+    """
+    if not len(proposals):
+        return scores.new_zeros(())
+    labels = torch.zeros(len(proposals), dtype=torch.int64, device=scores.device)
+    if len(target.boxes):
+        overlap, nearest = box_iou(proposals, target.boxes).max(dim=1)
+        labels = torch.where(overlap >= LEAST_IOU, target.labels[nearest], labels)
+    if not each:
+        return F.cross_entropy(scores.float(), labels)
+    wanted = F.one_hot(labels, scores.shape[1] + 1)[:, 1:].to(scores)
+    return F.binary_cross_entropy_with_logits(scores, wanted, reduction="none").sum(1).mean()
 
 
 def box_error(coder: Any, moved: Tensor, proposals: Tensor, target: Target) -> Tensor:

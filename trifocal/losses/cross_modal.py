@@ -1,20 +1,15 @@
 """The objectives of the cross-modal codecs."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from torch import Tensor, nn
 
 from trifocal.losses.adversary import Discriminator, Game, discriminator_loss, generator_loss
 from trifocal.losses.hific import HIFIC_RATE, RateTarget
 from trifocal.losses.objective import Objective
-from trifocal.losses.perceptual import EncoderDistance, find_perceptual
-from trifocal.losses.rate_distortion import (
-    balance,
-    bits_per_pixel,
-    mean_squared_error,
-    rate_distortion,
-)
+from trifocal.losses.perceptual import EncoderDistance, as_perceptual
+from trifocal.losses.rate_distortion import LAMBDA_RANGE, bits_per_pixel, mean_squared_error
 from trifocal.types import Batch, Output, TextEmbedding
 
 
@@ -29,38 +24,51 @@ class CrossModalObjective(Objective):
 
     Args:
         discriminator: None for the first stage.
-        perceptual: x_hat, x [B, 3, H, W] → [B]; None is `find_perceptual()` (LPIPS with AlexNet, if
-            installed).
+        perceptual: x_hat, x [B, 3, H, W] → [B], or a name for `find_perceptual`; None is its default (LPIPS
+            with AlexNet, if installed).
         rate: the weight of the rate.
+        targets: bpp at qualities 10, 50 and 90, in place of those of `rate`.
         mse_weight: k_M, on the 0..255 scale.
         perceptual_weight: k_P.
         adversary_weight: β.
         game: "bce" as printed, or "hinge" (SSA-GAN's).
+        generator_text: whether the codec gets the text. Without it, its blocks only normalise, in training
+            and in decoding without text; the paper's ablation (section 4.3) feeds zeros instead.
+        discriminator_text: whether the discriminator gets the text. Without it, it gets zeros as in the
+            paper's ablation, and no mismatched pairs. Both False is the ablation without any text.
     """
 
     def __init__(
         self,
         discriminator: Discriminator | None = None,
-        perceptual: nn.Module | None = None,
+        perceptual: nn.Module | str | None = None,
         rate: RateTarget = HIFIC_RATE,
+        targets: tuple[float, ...] | None = None,
         mse_weight: float = 0.075 * 2.0**-5,
         perceptual_weight: float = 1.0,
         adversary_weight: float = 0.15,
         game: Game = "bce",
+        generator_text: bool = True,
+        discriminator_text: bool = True,
     ) -> None:
         super().__init__()
         self.discriminator = discriminator
-        self.perceptual = (perceptual or find_perceptual()).requires_grad_(False).eval()
-        self.rate = rate
+        self.perceptual = as_perceptual(perceptual).requires_grad_(False).eval()
+        self.rate = rate if targets is None else replace(rate, targets=tuple(targets))
         self.mse_weight = mse_weight
         self.perceptual_weight = perceptual_weight
         self.adversary_weight = adversary_weight
         self.game: Game = game
+        self.generator_text, self.discriminator_text = generator_text, discriminator_text
 
     def description(self) -> dict[str, object]:
         """Facts for the record, with the stage and all weights."""
-        return super().description() | {
+        facts = super().description()
+        facts.pop("lambdas")  # the rate has a target instead
+        return facts | {
             "stage": 1 if self.discriminator is None else 2,
+            "generator_text": self.generator_text,
+            "discriminator_text": self.discriminator_text,
             "rate": asdict(self.rate),
             "mse_weight": self.mse_weight,
             "perceptual_weight": self.perceptual_weight,
@@ -77,28 +85,28 @@ class CrossModalObjective(Objective):
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         """The codec's loss, and in the second stage the discriminator's. The batch may have no text."""
-        output = codec(batch.x, batch.level, batch.condition)
-        words = None if batch.condition is None else batch.condition.text
+        output = codec(batch.x, batch.level, batch.condition if self.generator_text else None)
+        words = batch.condition.text if self.discriminator_text and batch.condition else None
         loss = self.rate_and_distortion(output, batch, step)
         if self.discriminator is None:
             yield "codec", loss.mean()
             return
-        yield (
-            "codec",
-            (loss + self.adversary_weight * self.adversarial_loss(self.discriminator, output, words)).mean(),
-        )
-        yield (
-            "discriminator",
-            discriminator_loss(self.discriminator, batch.x, output.x_hat, output.y_hat, words, self.game),
-        )
+        adversary = self.adversarial_loss(self.discriminator, output, words)
+        self.keep_terms(adversary=adversary)
+        yield "codec", (loss + self.adversary_weight * adversary).mean()
+        own = discriminator_loss(self.discriminator, batch.x, output.x_hat, output.y_hat, words, self.game)
+        self.keep_terms(discriminator=own)
+        yield "discriminator", own
 
     def rate_and_distortion(self, output: Output, batch: Batch, step: int) -> Tensor:
         """The first stage's loss of each image, [B]."""
         bpp = bits_per_pixel(output, batch.x)
+        error = mean_squared_error(output.x_hat, batch.x)
         perceptual: Tensor = self.perceptual(output.x_hat, batch.x)
+        self.keep_terms(bpp=bpp, mse=error, perceptual=perceptual)
         return (
             self.rate.weight(bpp, batch.level, step) * bpp
-            + self.mse_weight * mean_squared_error(output.x_hat, batch.x)
+            + self.mse_weight * error
             + self.perceptual_weight * perceptual
         )
 
@@ -124,10 +132,16 @@ class PerceptualObjective(Objective):
         perceptual: x_hat, x [B, 3, H, W] → [B]; None is `EncoderDistance` with the bundled image encoder.
         perceptual_weight: k_P; at 6 its gradient is as large as that of the MSE at quality 20, and a tenth of
             it at 90.
+        lambdas: as for `Objective`.
     """
 
-    def __init__(self, perceptual: nn.Module | None = None, perceptual_weight: float = 6.0) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        perceptual: nn.Module | None = None,
+        perceptual_weight: float = 6.0,
+        lambdas: tuple[float, float] = LAMBDA_RANGE,
+    ) -> None:
+        super().__init__(lambdas)
         self.perceptual = (perceptual or EncoderDistance()).requires_grad_(False).eval()
         self.perceptual_weight = perceptual_weight
 
@@ -142,5 +156,7 @@ class PerceptualObjective(Objective):
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, batch.condition)
-        fidelity = rate_distortion(output, batch.x, batch.level) * balance(batch.level)
-        yield "codec", (fidelity + self.perceptual_weight * self.perceptual(output.x_hat, batch.x)).mean()
+        perceptual = self.perceptual(output.x_hat, batch.x)
+        cost = self.rate_and_error(output, batch)
+        self.keep_terms(perceptual=perceptual)
+        yield "codec", (cost + self.perceptual_weight * perceptual).mean()

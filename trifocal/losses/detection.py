@@ -1,4 +1,4 @@
-"""Losses of the compact detector: boxes, and the soft class scores of a teacher.
+"""Losses of the bundled detector: boxes, and the soft class scores of a teacher.
 
 scores: class scores of each anchor; the target is the IoU of its box (Li et al. 2020, "Generalized focal
     loss"), mixed with the teacher's scores

@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from trifocal.losses.image_text import squared_distance
 from trifocal.losses.objective import Objective
-from trifocal.losses.perceptual import find_perceptual
+from trifocal.losses.perceptual import as_perceptual
 from trifocal.losses.rate_distortion import balance, bits_per_pixel, quality_lambda
 from trifocal.losses.taco import image_embedder
 from trifocal.types import Batch
@@ -36,7 +36,7 @@ class DualLayerObjective(Objective):
     Args:
         tower: name of the text encoder, whose image encoder embeds the images: "compact", or a name or folder
             of a CLIP.
-        perceptual: x_hat, x [B, 3, H, W] → [B]; None is `find_perceptual()`.
+        perceptual: x_hat, x [B, 3, H, W] → [B], or a name for `find_perceptual`; None is its default.
         images: [B, 3, H, W] in 0..1 → [B, D]; None is the image encoder of `tower`.
         lambdas: λ at the lowest and at the highest quality.
         mse_weight, perceptual_weight, image_weight: of the three distortion terms.
@@ -48,17 +48,16 @@ class DualLayerObjective(Objective):
     def __init__(
         self,
         tower: str = "openai/clip-vit-base-patch32",
-        perceptual: nn.Module | None = None,
+        perceptual: nn.Module | str | None = None,
         images: nn.Module | None = None,
         lambdas: tuple[float, float] = LAMBDAS,
         mse_weight: float = MSE_WEIGHT,
         perceptual_weight: float = 1.0,
         image_weight: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.perceptual = (perceptual or find_perceptual()).requires_grad_(False).eval()
+        super().__init__(lambdas)
+        self.perceptual = as_perceptual(perceptual).requires_grad_(False).eval()
         self.images = (images or image_embedder(tower)).requires_grad_(False).eval()
-        self.lambdas = lambdas
         self.mse_weight = mse_weight
         self.perceptual_weight = perceptual_weight
         self.image_weight = image_weight
@@ -66,13 +65,14 @@ class DualLayerObjective(Objective):
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, batch.condition)
         x_hat = output.x_hat.float()
-        distortion = (
-            self.mse_weight * (x_hat - batch.x).square().flatten(1).mean(1)
-            + self.perceptual_weight * self.perceptual(x_hat, batch.x)
-            + squared_distance(self._embed(x_hat), self._embed(batch.x), self.image_weight)
-        )
+        error = (x_hat - batch.x).square().flatten(1).mean(1)
+        perceptual = self.perceptual(x_hat, batch.x)
+        image = squared_distance(self._embed(x_hat), self._embed(batch.x))
+        distortion = self.mse_weight * error + self.perceptual_weight * perceptual + self.image_weight * image
         trade = 1 / quality_lambda(batch.level, self.lambdas)
-        each = bits_per_pixel(output, batch.x) + trade * distortion
+        bpp = bits_per_pixel(output, batch.x)
+        self.keep_terms(bpp=bpp, mse=255**2 * error, perceptual=perceptual, image=image)
+        each = bpp + trade * distortion
         low, high = self.lambdas
         yield "codec", (each * balance(batch.level, limits=(1 / low, 1 / high))).mean()
 
@@ -83,7 +83,6 @@ class DualLayerObjective(Objective):
     def description(self) -> dict[str, object]:
         """Facts for the record, with all weights."""
         return super().description() | {
-            "lambdas": list(self.lambdas),
             "mse_weight": self.mse_weight,
             "perceptual_weight": self.perceptual_weight,
             "image_weight": self.image_weight,

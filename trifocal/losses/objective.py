@@ -4,7 +4,13 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from trifocal.losses.rate_distortion import balance, rate_distortion
+from trifocal.losses.rate_distortion import (
+    LAMBDA_RANGE,
+    balance,
+    bits_per_pixel,
+    mean_squared_error,
+    quality_lambda,
+)
 from trifocal.types import Batch, Output
 
 
@@ -13,7 +19,22 @@ class Objective(nn.Module):
 
     An objective may own networks. Frozen ones, such as LPIPS, have no gradient. Those that are trained beside
     the codec, such as a discriminator, are its partners, each with an optimiser of its own.
+
+    Args:
+        lambdas: λ at the lowest and at the highest quality; two equal numbers train a single rate.
+
+    Attributes:
+        terms: the terms of the last loss, each a scalar: means over the batch, before they are weighted.
     """
+
+    def __init__(self, lambdas: tuple[float, float] = LAMBDA_RANGE) -> None:
+        super().__init__()
+        self.lambdas = lambdas
+        self.terms: dict[str, Tensor] = {}
+
+    def keep_terms(self, **terms: Tensor) -> None:
+        """Add to `terms`: the mean of each."""
+        self.terms |= {name: term.detach().float().mean() for name, term in terms.items()}
 
     def partners(self) -> dict[str, nn.Module]:
         """Networks that are trained beside the codec, by the name of their turn; none here."""
@@ -22,7 +43,9 @@ class Objective(nn.Module):
     def description(self) -> dict[str, object]:
         """Facts for the record of a run: the class, and the title of each network."""
         titles = {name: getattr(part, "title", None) for name, part in self.named_children()}
-        return {"objective": type(self).__name__} | {name: title for name, title in titles.items() if title}
+        return {"objective": type(self).__name__, "lambdas": list(self.lambdas)} | {
+            name: title for name, title in titles.items() if title
+        }
 
     def notes(self) -> list[str]:
         """Notices for the user before a run: which network replaces another, and why."""
@@ -55,4 +78,11 @@ class Objective(nn.Module):
             step: steps done before this one, in all sessions of the run.
         """
         output = codec(batch.x, batch.level, batch.condition)
-        yield "codec", (rate_distortion(output, batch.x, batch.level) * balance(batch.level)).mean()
+        yield "codec", self.rate_and_error(output, batch).mean()
+
+    def rate_and_error(self, output: Output, batch: Batch) -> Tensor:
+        """bpp + λ · MSE, with all quality levels weighted equally, [B]."""
+        bpp, error = bits_per_pixel(output, batch.x), mean_squared_error(output.x_hat, batch.x)
+        self.keep_terms(bpp=bpp, mse=error)
+        cost = bpp + quality_lambda(batch.level, self.lambdas) * error
+        return cost * balance(batch.level, limits=self.lambdas)

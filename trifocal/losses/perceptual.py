@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from trifocal.detection.image_encoder import ImageEncoder, load_image_encoder
 from trifocal.errors import MissingExtra, OptionError, WeightsError
+from trifocal.utils.local_networks import HOW_TO_NAME, torch_weights
 
+BACKBONES = {"alex": "AlexNet (alexnet-*.pth)", "vgg": "VGG-16 (vgg16-*.pth)"}  # of LPIPS
 MS_SSIM_SIDE = 176  # pixels: the window of 11 at the fifth scale
 MS_SSIM_POWERS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # by scale, finest first
 SMALLEST = 1e-4  # similarity of a scale: its power is undefined below 0, and has no gradient at 0
@@ -51,13 +53,13 @@ class Lpips(Perceptual):
         except ImportError:
             raise MissingExtra("train", "LPIPS as a loss") from None
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch_weights():
                 warnings.simplefilter("ignore", UserWarning)  # about deprecated names of torchvision
                 self.network = LPIPS(net=net, verbose=False)
         except OSError as error:  # urllib's URLError is one
             raise WeightsError(
-                f"The weights of LPIPS ({net}) are not on this machine and could not be downloaded; "
-                "run it once on a machine with network access, and copy torch's cache."
+                f"The weights of LPIPS ({net}) are not on this machine and could not be downloaded; put "
+                f"torchvision's file of {BACKBONES[net]} into FOLDER/checkpoints, and {HOW_TO_NAME}."
             ) from error
         self.requires_grad_(False).eval()
 
@@ -67,7 +69,7 @@ class Lpips(Perceptual):
 
 
 class EncoderDistance(Perceptual):
-    """The distance of the features of the project's image encoder, in 0..4.
+    """The distance of the features of the bundled image encoder, in 0..4.
 
     LPIPS (equation 1) without its learned weights: the squared distance of the normalised feature vectors at
     each position of each stage, averaged over positions and stages (LPIPS sums over stages).
@@ -80,7 +82,7 @@ class EncoderDistance(Perceptual):
         WeightsError: if the bundled weights are missing or damaged.
     """
 
-    title = "distance in the project's image encoder"
+    title = "distance in the bundled image encoder"
 
     def __init__(self, tower: ImageEncoder | None = None, note: str = "") -> None:
         super().__init__()
@@ -135,6 +137,13 @@ class MsSsim(Perceptual):
         return 1 - product
 
 
+def as_perceptual(perceptual: nn.Module | str | None) -> nn.Module:
+    """A distance: the module itself, or that of a name; None is `find_perceptual()`. Raises as there."""
+    if isinstance(perceptual, nn.Module):
+        return perceptual
+    return find_perceptual() if perceptual is None else find_perceptual(perceptual)
+
+
 def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
     """The preferred distance, or `EncoderDistance`, with a `note`, if it is not available.
 
@@ -142,7 +151,7 @@ def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
     effect.
 
     Args:
-        prefer: "lpips-alex", "lpips-vgg", "ms-ssim" or "tower".
+        prefer: "lpips-alex", "lpips-vgg", "lpips-unscaled" (AlexNet, fed 0..1), "ms-ssim" or "tower".
 
     Raises:
         OptionError: for another name.
@@ -153,11 +162,12 @@ def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
         return EncoderDistance()
     if prefer == "ms-ssim":
         return MsSsim()
-    if prefer not in ("lpips-alex", "lpips-vgg"):
+    if prefer not in ("lpips-alex", "lpips-vgg", "lpips-unscaled"):
         raise OptionError(
-            f"There is no perceptual loss {prefer!r}; choose from lpips-alex, lpips-vgg, ms-ssim, tower."
+            f"There is no perceptual loss {prefer!r}; choose from lpips-alex, lpips-vgg, lpips-unscaled, "
+            "ms-ssim, tower."
         )
     try:
-        return Lpips("vgg" if prefer == "lpips-vgg" else "alex")
+        return Lpips("vgg" if prefer == "lpips-vgg" else "alex", scaled=prefer != "lpips-unscaled")
     except (MissingExtra, WeightsError) as error:
         return EncoderDistance(note=f"{error} The {EncoderDistance.title} replaces it.")

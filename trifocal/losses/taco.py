@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from trifocal.detection.image_encoder import ImageEncoder, load_image_encoder
 from trifocal.losses.image_text import joint_image_text
 from trifocal.losses.objective import Objective
-from trifocal.losses.perceptual import find_perceptual
+from trifocal.losses.perceptual import as_perceptual
 from trifocal.losses.rate_distortion import balance, bits_per_pixel, mean_squared_error, quality_lambda
 from trifocal.types import Batch
 
@@ -16,13 +16,13 @@ LAMBDAS = (0.0004, 0.016)
 
 
 class CompactImageEmbedder(nn.Module):
-    """Image embeddings in the space of the compact text encoder: [B, 3, H, W] in 0..1 → [B, D].
+    """Image embeddings in the space of the bundled text encoder: [B, 3, H, W] in 0..1 → [B, D].
 
     Args:
         tower: an image encoder; None is the bundled one. A copy of it is used, and never trained.
     """
 
-    title = "the project's image encoder"
+    title = "the bundled image encoder"
 
     def __init__(self, tower: ImageEncoder | None = None) -> None:
         super().__init__()
@@ -44,7 +44,8 @@ class TacoObjective(Objective):
       other rates are not published. Here one model covers all rates: λ is log-spaced from 0.0004, taken as
       that of the lowest rate, over a factor of 40, and k_P and k_J are constant. The quality levels are
       balanced as in `losses.balance`, except in the joint loss, which is a scalar of the batch.
-    * LPIPS gets inputs in −1..1, as in its training. The code feeds 0..1: `perceptual=Lpips(scaled=False)`.
+    * The code feeds LPIPS inputs in 0..1, and the preset's recipe does so too ("lpips-unscaled"). Without
+      that argument they are in −1..1, as in the training of LPIPS.
     * Where LPIPS is not available, `EncoderDistance` replaces it with the same k_P; `notes` returns a notice,
       and `description` records it.
     * As in the code, two images of a batch with the same text are negatives of each other.
@@ -52,7 +53,7 @@ class TacoObjective(Objective):
     Args:
         tower: name of the text encoder, whose image encoder embeds the images: "compact", or a name or folder
             of a CLIP.
-        perceptual: x_hat, x [B, 3, H, W] → [B]; None is `find_perceptual()`.
+        perceptual: x_hat, x [B, 3, H, W] → [B], or a name for `find_perceptual`; None is its default.
         images: [B, 3, H, W] in 0..1 → [B, D]; None is the image encoder of `tower`.
         lambdas: λ at the lowest and at the highest quality.
         perceptual_weight: k_P.
@@ -66,18 +67,16 @@ class TacoObjective(Objective):
     def __init__(
         self,
         tower: str = "openai/clip-vit-base-patch32",
-        perceptual: nn.Module | None = None,
+        perceptual: nn.Module | str | None = None,
         images: nn.Module | None = None,
         lambdas: tuple[float, float] = LAMBDAS,
         perceptual_weight: float = 3.50,
         joint_weight: float = 0.0025,
         image_weight: float = 40.0,
     ) -> None:
-        super().__init__()
-        perceptual = perceptual or find_perceptual()
-        self.perceptual = perceptual.requires_grad_(False).eval()
+        super().__init__(lambdas)
+        self.perceptual = as_perceptual(perceptual).requires_grad_(False).eval()
         self.images = (images or image_embedder(tower)).requires_grad_(False).eval()
-        self.lambdas = lambdas
         self.perceptual_weight = perceptual_weight
         self.joint_weight = joint_weight
         self.image_weight = image_weight
@@ -87,11 +86,9 @@ class TacoObjective(Objective):
         words = None if batch.condition is None else batch.condition.text
         output = codec(batch.x, batch.level, batch.condition)
         trade = quality_lambda(batch.level, self.lambdas)
-        each = (
-            bits_per_pixel(output, batch.x)
-            + trade * mean_squared_error(output.x_hat, batch.x)
-            + self.perceptual_weight * self.perceptual(output.x_hat, batch.x)
-        )
+        bpp, error = bits_per_pixel(output, batch.x), mean_squared_error(output.x_hat, batch.x)
+        perceptual = self.perceptual(output.x_hat, batch.x)
+        each = bpp + trade * error + self.perceptual_weight * perceptual
         balanced = each * balance(batch.level, limits=self.lambdas)
         joint = joint_image_text(
             self.images(output.x_hat.float()),
@@ -99,12 +96,12 @@ class TacoObjective(Objective):
             None if words is None else words.pooled,
             self.image_weight,
         )
+        self.keep_terms(bpp=bpp, mse=error, perceptual=perceptual, joint=joint)
         yield "codec", balanced.mean() + self.joint_weight * joint
 
     def description(self) -> dict[str, object]:
         """Facts for the record, with all weights."""
         return super().description() | {
-            "lambdas": list(self.lambdas),
             "perceptual_weight": self.perceptual_weight,
             "joint_weight": self.joint_weight,
             "image_weight": self.image_weight,

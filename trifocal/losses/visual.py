@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from trifocal.losses.cvvdp import Cvvdp
 from trifocal.losses.objective import Objective
-from trifocal.losses.rate_distortion import balance, bits_per_pixel, mean_squared_error, quality_lambda
+from trifocal.losses.rate_distortion import (
+    LAMBDA_RANGE,
+    balance,
+    bits_per_pixel,
+    mean_squared_error,
+    quality_lambda,
+)
 from trifocal.losses.ssimulacra2 import Ssimulacra2, ssimulacra2_score
 from trifocal.types import Batch, Output
 
@@ -32,6 +38,7 @@ class VisualObjective(Objective):
         cvvdp_weight: c, of ColorVideoVDP.
         ssimulacra2_rate, cvvdp_rate: exchange rates: squared error per unit of S and per JOD.
         cvvdp_share: fraction of each batch on which ColorVideoVDP is computed, since it is the slowest term.
+        lambdas: as for `Objective`.
 
     Raises:
         MissingExtra: if the package `cvvdp` is not installed and c is not 0.
@@ -45,8 +52,9 @@ class VisualObjective(Objective):
         ssimulacra2_rate: float = SSIMULACRA2_RATE,
         cvvdp_rate: float = CVVDP_RATE,
         cvvdp_share: float = 0.5,
+        lambdas: tuple[float, float] = LAMBDA_RANGE,
     ) -> None:
-        super().__init__()
+        super().__init__(lambdas)
         self.ssimulacra2 = Ssimulacra2()
         self.cvvdp: nn.Module | None = Cvvdp() if cvvdp_weight else None
         self.error_weight = error_weight
@@ -71,18 +79,23 @@ class VisualObjective(Objective):
                 divided by it.
         """
         x_hat = output.x_hat.float()
-        total = self.error_weight * mean_squared_error(x_hat, x)
-        total = total + self.ssimulacra2_weight * self.ssimulacra2_rate * self.ssimulacra2(x_hat, x)
+        error, s = mean_squared_error(x_hat, x), self.ssimulacra2(x_hat, x)
+        self.keep_terms(mse=error, ssimulacra2_error=s)
+        total = self.error_weight * error + self.ssimulacra2_weight * self.ssimulacra2_rate * s
         if self.cvvdp is None:
             return total
         count = max(1, round(share * len(x)))
         weight = self.cvvdp_weight * self.cvvdp_rate * len(x) / count
         below = self.cvvdp(x_hat[:count], x[:count])
+        self.keep_terms(jod_loss=below)
         return total + weight * torch.cat([below, below.new_zeros(len(x) - count)])
 
     def weighted(self, output: Output, x: Tensor, level: Tensor, distortion: Tensor) -> Tensor:
         """bpp + λ · distortion, with all quality levels weighted equally, [B]."""
-        return (bits_per_pixel(output, x) + quality_lambda(level) * distortion) * balance(level)
+        bpp = bits_per_pixel(output, x)
+        self.keep_terms(bpp=bpp)
+        cost = bpp + quality_lambda(level, self.lambdas) * distortion
+        return cost * balance(level, limits=self.lambdas)
 
     def held_out_metrics(
         self, codec: nn.Module, x: Tensor, level: Tensor, output: Output

@@ -2,8 +2,10 @@
 
 Radford et al. 2021, arXiv 2103.00020.
 
-Both accept the name of a model on the Hugging Face Hub or a folder. A cached model is used without access to
-the network. Both are frozen, and their pooled embeddings share one space of `projection_dim` numbers.
+Both accept the name of a model on the Hugging Face Hub or a folder. A model in the folder of networks
+(`utils.local_networks`) or in the cache is used without access to the network.
+
+Both are frozen, and their pooled embeddings share one space of `projection_dim` numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from trifocal.errors import MissingExtra, OptionError, WeightsError
 from trifocal.types import TextEmbedding
+from trifocal.utils.local_networks import HOW_TO_NAME, local_model
 
 CLIP = "openai/clip-vit-base-patch32"
 
@@ -151,15 +154,15 @@ def load_clip(name: str, tokenizer: bool) -> tuple[Any, Any]:
         from transformers import AutoTokenizer, CLIPModel
     except ImportError:
         raise MissingExtra("text", "CLIP") from None
+    name = local_model(name)
     try:
         with silence_transformers():
             model, found = load_pretrained(CLIPModel, name, output_loading_info=True)
             texts = load_pretrained(AutoTokenizer, name) if tokenizer else None
     except Exception as error:  # OSError, or almost any exception for files of another kind
         raise WeightsError(
-            f"The CLIP model {name!r} cannot be loaded; download it to a folder on a machine with network"
-            " access, and "
-            "pass that folder."
+            f"The CLIP model {name!r} cannot be loaded; download it to FOLDER/{Path(name).name} on a machine "
+            f"with network access, and {HOW_TO_NAME}."
         ) from error
     if found["missing_keys"]:
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""The compact text encoder: a subword tokenizer and a small transformer.
+"""The bundled text encoder: a subword tokenizer and a small transformer.
 
 It is bundled with the package, so that text works without a download. It was trained on English captions of
 photographs; for other text, which consists of rare tokens, `notes` returns a warning.

@@ -1,4 +1,4 @@
-"""The interface of the text encoders: CLIP and the bundled compact encoder."""
+"""The interface of the text encoders: CLIP and the bundled encoder."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def notes(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
             found.append(f"The text has {count} tokens; only the first {LENGTH - 2} are used.")
         if count > MAX_TOKENS_PER_LETTER * len(text) + 4:
             found.append(
-                "The compact text encoder was trained on English captions and may not understand this text."
+                "The bundled text encoder was trained on English captions and may not understand this text."
             )
     return list(dict.fromkeys(found))
 

@@ -3,7 +3,8 @@
 from trifocal.errors import MissingExtra
 
 try:
-    from trifocal.training.processes import in_processes
+    from trifocal.training.export import export_run
+    from trifocal.training.processes import in_processes, process_rank
     from trifocal.training.tasks.base_layer import train_base_layer
     from trifocal.training.tasks.codec import train
     from trifocal.training.tasks.detector import train_detector
@@ -13,4 +14,12 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtra("train", "Training") from error
 
-__all__ = ["in_processes", "train", "train_base_layer", "train_detector", "train_text_image"]
+__all__ = [
+    "export_run",
+    "in_processes",
+    "process_rank",
+    "train",
+    "train_base_layer",
+    "train_detector",
+    "train_text_image",
+]

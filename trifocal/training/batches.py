@@ -1,32 +1,64 @@
-"""Reading the training data of a task, and data echoing."""
+"""The images of a run, and data echoing."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from accelerate.utils import set_seed
 
-from trifocal.data import TrainingPicture, read_pictures, split
-from trifocal.training.checkpoint import check_length
-from trifocal.training.task import SEED, BatchSource, Report
+from trifocal.data import TrainingPicture, read_data, split
+from trifocal.data.images import HELD_OUT_ONE_IN
+from trifocal.training.processes import local_processes, process_rank
+from trifocal.training.task import BatchSource, Note, Report
 
-__all__ = ["DataEcho", "read_data"]
+__all__ = ["SMALLEST", "DataEcho", "RunData", "read_run_data"]
 
 SMALLEST = 64  # pixels of a side
 
 
-def read_data(
-    data: Sequence[str | Path], steps: int | None, minutes: float | None, report: Report
-) -> tuple[list[TrainingPicture], list[TrainingPicture]]:
-    """Check the length of a run, set the random seeds, and read its images: those for training, and those
-    held out.
+@dataclass(frozen=True)
+class RunData:
+    """The images of a run.
+
+    Attributes:
+        training, held_out: images.
+        captioned, boxed: how many of them have captions and boxes.
+        record: facts for the record of the run.
+    """
+
+    training: list[TrainingPicture]
+    held_out: list[TrainingPicture]
+    captioned: int
+    boxed: int
+    record: dict[str, object]
+
+
+def read_run_data(
+    data: Sequence[str | Path],
+    report: Report,
+    note: Note,
+    smallest: int = SMALLEST,
+    held_out: int = HELD_OUT_ONE_IN,
+) -> RunData:
+    """Read the images of a run, and tell the user what was read and what was left out.
+
+    Args:
+        data: folders, image files and shards.
+        report: called with the key of each image.
+        note: called once, in the first process.
+        smallest: length of a side in pixels.
+        held_out: one image in so many validates the run; 0 for none besides training images.
 
     Raises:
-        OptionError: unless one of steps and minutes is given; if there are no images.
+        OptionError: if there are no images; see `read_data`.
     """
-    check_length(steps, minutes)
-    set_seed(SEED)
-    return split(read_pictures(data, SMALLEST, lambda key: report(0.0, f"reading {key}")))
+    found = read_data(data, smallest, lambda key: report(0.0, f"reading {key}"), local_processes())
+    training, validating = split(found.pictures, held_out)
+    kind = "held out for validation" if held_out else "also used for validation"
+    if process_rank() == 0:
+        note(f"{found.sentence(smallest)} {len(validating)} are {kind}.")
+    record = {**found.record(), "held_out": len(validating) if held_out else 0}
+    return RunData(training, validating, found.captioned, found.boxed, {"read": record})
 
 
 class DataEcho:

@@ -1,7 +1,9 @@
-"""The files of a training run: checkpoint.pt and log.csv."""
+"""The files of a training run: checkpoint.pt and log.csv, and what its processes agree on."""
 
 import csv
+import errno
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from torch import nn
 from trifocal.errors import OptionError, WeightsError
 from trifocal.utils.files import atomic_write, write_csv
 from trifocal.weights import read_weights
+
+ROOM = 1 << 20  # bytes of a checkpoint besides its tensors
 
 
 @dataclass
@@ -31,16 +35,20 @@ class Elapsed:
 
 
 def check_length(steps: int | None, minutes: float | None) -> None:
-    """Raise OptionError unless exactly one of them is given."""
+    """Raise OptionError unless exactly one of them is given, and above 0."""
     if (steps is None) == (minutes is None):
         raise OptionError("Set the length of the run by either steps or minutes.")
+    length = minutes if steps is None else steps
+    if length is None or not length > 0:
+        raise OptionError(f"The length of a run must be above 0 steps or minutes, not {length}.")
 
 
-def mean_over_processes(accelerator: Accelerator, value: float) -> float:
-    """The mean of a number over all processes; with it they end a run of so many minutes at the same step."""
+def mean_over_processes(accelerator: Accelerator, *values: float) -> list[float]:
+    """The means of numbers over all processes, by which they agree on when to end a run."""
     if accelerator.num_processes == 1:
-        return value
-    return float(accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean"))
+        return list(values)
+    means: list[float] = accelerator.reduce(torch.tensor(values, device=accelerator.device), "mean").tolist()
+    return means
 
 
 def on_main_process(accelerator: Accelerator, work: Callable[[], object]) -> None:
@@ -50,8 +58,29 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], object]) -> Non
     accelerator.wait_for_everyone()
 
 
+def check_space(folder: Path, needed: int) -> None:
+    """Raise OSError if a file of so many bytes does not fit on the disk."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"The disk is full: a checkpoint takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are "
+            "free; make room and continue with --resume, or name a folder on another disk with -o",
+            str(folder),
+        )
+
+
+def state_size(state: Any) -> int:
+    """Bytes of the tensors in nested tables and lists, and room for all else."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return 64 + sum(map(state_size, parts))
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint beside the old one, then replace it."""
+    """Write a checkpoint beside the old one, then replace it. Raises OSError if the disk is full."""
+    check_space(path.parent, state_size(state) + ROOM)
     with atomic_write(path) as stream:
         torch.save(state, stream)
 
@@ -103,13 +132,20 @@ def start_record(start: Path) -> object:
 
 
 def append_row(path: Path, row: Mapping[str, object]) -> None:
-    """Append a row to a CSV file. The first row brings the header."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    """Append a row to a CSV file. The first row brings the header. New columns are added to all rows."""
+    rows: list[list[str]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [*csv.reader(file)]
+    heading = rows[0] if rows else []
+    added = [name for name in row if name not in heading]
+    cells = [str(row.get(name, "")) for name in [*heading, *added]]
+    if added:
+        filled = [[*one, *[""] * (len(heading) + len(added) - len(one))] for one in rows[1:]]
+        write_csv(path, [[*heading, *added], *filled, cells], end="\r\n")
+    else:
+        with path.open("a", newline="") as file:
+            csv.writer(file).writerow(cells)
 
 
 def drop_rows_after(path: Path, step: int) -> None:

@@ -82,6 +82,7 @@ class DetectionBatches(Prefetcher[DetectionBatch]):
         teacher: its detections are added, and are the targets of images without boxes.
         batch: images in a batch.
         seed: of the augmentation.
+        first: number of the first batch; each depends only on the arguments and its number.
         categories: COCO ids of the detector's labels 1, 2, …
         input_size: width and height of an image → those of the detector's input.
 
@@ -97,6 +98,7 @@ class DetectionBatches(Prefetcher[DetectionBatch]):
         seed: int,
         categories: Sequence[int] = COCO_IDS,
         input_size: Callable[[int, int], tuple[int, int]] = compact_size,
+        first: int = 0,
     ) -> None:
         self.labelled = [p for p in pictures if len(p.labels)]
         self.pictures = list(pictures) if teacher else self.labelled
@@ -105,10 +107,12 @@ class DetectionBatches(Prefetcher[DetectionBatch]):
         self.teacher, self.batch = teacher, batch
         self.numbers = label_numbers(categories)
         self.shapes = [[side // STEP * STEP for side in input_size(*size)[::-1]] for size in PROPORTIONS]
-        self.random = np.random.default_rng(seed)
+        self.seed, self.number = seed, first
         super().__init__()
 
     def _make(self) -> DetectionBatch:
+        self.random = np.random.default_rng((self.seed, self.number))
+        self.number += 1
         height, width = self.shapes[self.random.choice(len(self.shapes), p=SHAPE_PROBABILITIES)]
         images = [self._image(height, width) for _ in range(self.batch)]
         x = torch.from_numpy(np.stack([rgb for rgb, _ in images])).permute(0, 3, 1, 2) / 255.0

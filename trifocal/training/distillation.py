@@ -1,4 +1,4 @@
-"""Distil the parts of the compact detector from the parts of a teacher.
+"""Distil the parts of the bundled detector from the parts of a teacher.
 
     image ── teacher ── t₀ ── t₁ ── … ── t₃₃        outputs of the teacher's stem, blocks, pyramid and heads
               part k of ours: tₐ, t_b → tₖ           one small regression each, all of them in every step
@@ -115,6 +115,7 @@ class TeacherOutputs(Prefetcher[DistillationBatch]):
         parts: names from PARTS.
         batch: inputs in a batch.
         seed: of the choice.
+        first: number of the first batch; each depends only on the arguments and its number.
 
     Raises:
         OptionError: for a file that is not this teacher.
@@ -128,14 +129,16 @@ class TeacherOutputs(Prefetcher[DistillationBatch]):
         parts: Sequence[str],
         batch: int,
         seed: int,
+        first: int = 0,
     ) -> None:
-        self.pictures, self.batch = pictures, batch
-        self.random = np.random.default_rng(seed)
+        self.pictures, self.batch, self.seed, self.number = pictures, batch, seed, first
         self.tensors = [PARTS[name][0] for name in parts]
         self.session = teacher_session(teacher, self.tensors)
         super().__init__()
 
     def _make(self) -> DistillationBatch:
+        self.random = np.random.default_rng((self.seed, self.number))
+        self.number += 1
         inputs = [self._view() for _ in range(self.batch)]
         name = self.session.get_inputs()[0].name
         rows = [self.session.run(self.tensors, {name: view}) for view in inputs]
@@ -187,7 +190,7 @@ class FeatureSource:
 
 
 class DistillationLosses(nn.Module):
-    """The parts of the compact detector with their loss terms.
+    """The parts of the bundled detector with their loss terms.
 
     Args:
         detector: its parts are trained, but not its second detection stage.

@@ -122,19 +122,24 @@ def make_views(
 
 
 class ImageTextBatches:
-    """Endless batches of views in random order, each once per epoch, mirrored at random."""
+    """Endless batches of views in random order, each once per epoch, mirrored at random. Each batch depends
+    only on the arguments and its number, of which `first` is that of the first one."""
 
-    def __init__(self, views: Sequence[View], batch: int, seed: int) -> None:
-        self.views, self.batch = views, batch
-        self.random = np.random.default_rng(seed)
-        self.order: list[int] = []
+    def __init__(self, views: Sequence[View], batch: int, seed: int, first: int = 0) -> None:
+        self.views, self.batch, self.seed, self.number = views, batch, seed, first
 
     def next(self) -> tuple[ImageTextBatch]:
         """The next batch."""
-        if len(self.order) < self.batch:
-            self.order += self.random.permutation(len(self.views)).tolist()
-        chosen, self.order = self.order[: self.batch], self.order[self.batch :]
-        return (collate([self.views[i] for i in chosen], self.random),)
+        places = range(self.number * self.batch, (self.number + 1) * self.batch)
+        epochs = {place // len(self.views) for place in places}
+        orders = {
+            epoch: np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.views))
+            for epoch in epochs
+        }
+        chosen = [self.views[orders[place // len(self.views)][place % len(self.views)]] for place in places]
+        random = np.random.default_rng((self.seed, 1, self.number))
+        self.number += 1
+        return (collate(chosen, random),)
 
     def close(self) -> None:
         """Nothing to stop."""

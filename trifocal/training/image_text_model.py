@@ -1,4 +1,4 @@
-"""The compact text and image encoders with their losses.
+"""The bundled text and image encoders with their losses.
 
     captions ── text encoder ── pooled ┐
                                        ├─ contrastive loss (CLIP, Radford et al. 2021)

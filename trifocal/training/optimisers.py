@@ -1,7 +1,7 @@
 """Optimisers, parameter groups and learning-rate schedules."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch.optim import Adam, AdamW, Muon, Optimizer
 from trifocal.errors import OptionError
 from trifocal.recipes import Recipe
 
-__all__ = ["adam", "adamw_and_muon", "cosine_schedule", "parameter_groups", "plateau_schedule"]
+__all__ = ["adam", "adamw_and_muon", "cosine_schedule", "parameter_groups", "plateau_schedule", "step_decay"]
 
 FLOOR = 0.02  # of the learning rate, at the end of a run
 
@@ -20,7 +20,7 @@ def adam(network: nn.Module, recipe: Recipe) -> Adam:
     groups = parameter_groups(network, recipe)
     if not groups:
         raise OptionError("The recipe freezes all parameters of these parts; choose others with --parts.")
-    return Adam(groups, betas=recipe.betas, fused=True)
+    return Adam(groups, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
@@ -76,6 +76,16 @@ def plateau_schedule(step: int, fraction: float, warmup: int, cooldown: float) -
     rising = min(1.0, (step + 1) / warmup)
     falling = max(FLOOR, min(1.0, (1 - fraction) / cooldown)) if cooldown else 1.0
     return rising * falling
+
+
+def step_decay(fraction: float, decay: Sequence[tuple[float, float]]) -> float:
+    """The factor of the learning rate at this fraction of the run: that of the last step that is passed.
+
+    Args:
+        fraction: of the run that is done, 0..1.
+        decay: fractions and the factors from there on.
+    """
+    return next((factor for begin, factor in sorted(decay, reverse=True) if fraction >= begin), 1.0)
 
 
 def cosine_schedule(step: int, fraction: float, warmup: int) -> float:

@@ -1,6 +1,7 @@
 """The precision of a training run, and its accelerator."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -86,6 +87,12 @@ def new_accelerator(unused: bool = True) -> Accelerator:
         unused: whether a step may leave parameters without a gradient, as in networks with optional text.
             Several processes then need more time per step.
     """
+    warnings.filterwarnings(
+        "ignore", message="Grad strides do not match"
+    )  # of several processes: depthwise layers in channels-last format
+    launched = "LOCAL_RANK" in os.environ  # by torchrun, accelerate or `in_processes`
     return Accelerator(
-        mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)]
+        cpu=launched and not torch.accelerator.is_available(),  # else each process would train alone
+        mixed_precision="no",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
     )

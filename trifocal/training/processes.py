@@ -13,17 +13,21 @@ from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
-from torch.multiprocessing import ProcessContext, spawn
+from torch.multiprocessing import (
+    ProcessContext,
+    ProcessExitedException,
+    ProcessRaisedException,
+    spawn,
+)
 
 from trifocal.errors import OptionError, TrifocalError
+from trifocal.training.stopping import StopRequest, stop_requests
 from trifocal.training.task import Note, Report, silent
 
-__all__ = ["in_processes"]
+__all__ = ["in_processes", "local_processes", "process_rank"]
 
-POLL, GRACE = (
-    0.1,
-    5.0,
-)  # seconds between checks of the processes, and until one that does not end is killed
+POLL = 0.1  # seconds between checks of the processes
+GRACE = 5.0  # seconds until a process that does not end is killed
 
 Result = TypeVar("Result")
 Message = tuple[str, tuple[Any, ...]]
@@ -42,13 +46,14 @@ def in_processes(
     their gradients.
 
     The processes are spawned, so a script that calls this needs `if __name__ == "__main__":`. All of them end
-    when one fails, and when this one is interrupted.
+    when one fails. The first Ctrl-C or SIGTERM of this one stops training as it does in a single process; the
+    second ends all of them at once.
 
     Args:
         count: number of processes; 1 runs the function in this one.
         train: `train`, `train_base_layer`, `train_detector`, `train_text_image`, or another function at the
             top level of a module that trains with accelerate.
-        args, options: its arguments, which must be picklable. A batch size is that of each process.
+        args, options: its arguments, which must be picklable.
         report, note: called in this process with the values of the first of the others.
 
     Returns:
@@ -56,8 +61,9 @@ def in_processes(
 
     Raises:
         OptionError: for a count below 1 or above the number of GPUs, if there are any, or under torchrun or
-            accelerate.
+            accelerate; if accelerate started fewer processes than it was asked for.
         TrifocalError, OSError: if the function raised it in one of the processes.
+        KeyboardInterrupt: if it was interrupted before training began.
     """
     check_count(count)
     if count == 1:
@@ -68,9 +74,20 @@ def in_processes(
     with interrupts_ignored():
         workers = spawn(run_one, work, nprocs=count, join=False)
     try:
-        return attend(workers, messages, callbacks)
+        with stop_requests() as stop:
+            return attend(workers, messages, callbacks, stop)
     finally:
         end(workers)
+
+
+def process_rank() -> int:
+    """The number of this process among those that train together, 0 for the first."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_processes() -> int:
+    """How many processes on this machine train together."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def check_count(count: int) -> None:
@@ -81,6 +98,11 @@ def check_count(count: int) -> None:
         raise OptionError(
             "This process was started by torchrun or accelerate, which set the number of processes; "
             "leave out --processes."
+        )
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys() and "RANK" not in os.environ:
+        raise OptionError(
+            "accelerate was asked for several processes and starts only one on this machine, which lacks "
+            "that many GPUs; use torchrun, or --processes without accelerate."
         )
     if count > (gpus := torch.cuda.device_count()) > 0:
         raise OptionError(
@@ -118,9 +140,6 @@ def run_one(
     def tell(kind: str) -> Callable[..., None]:
         return lambda *values: messages.put((kind, values)) if rank == 0 else None
 
-    warnings.filterwarnings(
-        "ignore", message="Grad strides do not match"
-    )  # depthwise layers in channels-last format
     if rank:
         warnings.simplefilter("ignore")
     try:
@@ -157,13 +176,25 @@ def leave_with_parent() -> None:
 
 
 def attend(
-    workers: ProcessContext, messages: "SimpleQueue[Message]", callbacks: Mapping[str, Callable[..., object]]
+    workers: ProcessContext,
+    messages: "SimpleQueue[Message]",
+    callbacks: Mapping[str, Callable[..., object]],
+    stop: StopRequest,
 ) -> Any:
-    """Forward messages until all processes have ended. Return the result, or raise the first error."""
-    result, running = None, True
+    """Forward messages until all processes have ended. Return the result, or raise the first error. A request
+    to stop is forwarded once."""
+    result, running, forwarded = None, True, False
     while running:
+        if stop.asked and not forwarded:
+            forwarded = True
+            for process in workers.processes:
+                process.terminate()
         try:
             running = not workers.join(POLL)
+        except (ProcessExitedException, ProcessRaisedException):
+            if forwarded and messages.empty():
+                raise KeyboardInterrupt from None
+            raise
         finally:  # the original error takes precedence over that of processes that lost the connection
             while not messages.empty():
                 kind, values = messages.get()

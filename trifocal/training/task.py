@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trifocal.errors import OptionError
 from trifocal.training.optimisers import adamw_and_muon, cosine_schedule
 
 __all__ = ["SEED", "BatchSource", "LossTask", "Note", "Report", "TrainingTask", "Turn", "move", "silent"]
@@ -64,6 +65,8 @@ class TrainingTask(ABC):
         ema: decay of the averaged weights, which are validated and exported.
         clip: largest norm of a gradient.
         reduced: which operations `autocast` computes in bfloat16, in the plural, for the notice to the user.
+        batch: images in a step, in all processes together.
+        processes: that share the batch.
         unused_parameters: whether a step may leave parameters without a gradient.
         device: of the run.
     """
@@ -76,6 +79,8 @@ class TrainingTask(ABC):
     ema: float
     clip: float
     reduced = "Convolutions and matrix products"
+    batch = 1
+    processes = 1
     unused_parameters = True
     device = torch.device("cpu")
 
@@ -86,6 +91,26 @@ class TrainingTask(ABC):
     def to(self, device: torch.device) -> None:
         """Use a device for batches, and move the networks of the task other than `module` there."""
         self.device = device
+
+    def use_processes(self, count: int) -> None:
+        """Share the batch among so many processes. Raises OptionError if it cannot be divided among them."""
+        if self.batch % count:
+            raise OptionError(
+                f"A batch of {self.batch} cannot be shared by {count} processes; choose a multiple of "
+                f"{count} with --batch, which is the total."
+            )
+        self.processes = count
+
+    @property
+    def own_batch(self) -> int:
+        """Images in a step of this process."""
+        return self.batch // self.processes
+
+    def batch_note(self) -> str:
+        """How many processes train, on how many images in a step."""
+        if self.processes == 1:
+            return f"One process trains on a batch of {self.batch}."
+        return f"{self.processes} processes train on a total batch of {self.batch}, {self.own_batch} each."
 
     @abstractmethod
     def optimisers(self) -> dict[str, list[Optimizer]]:
@@ -103,8 +128,13 @@ class TrainingTask(ABC):
         return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
     @abstractmethod
-    def batches(self, seed: int) -> BatchSource:
-        """Training batches."""
+    def batches(self, seed: int, first: int) -> BatchSource:
+        """Training batches of this process.
+
+        Args:
+            seed: differs between processes.
+            first: number of the first batch: steps that are done already.
+        """
 
     @abstractmethod
     def losses(self, module: nn.Module, batch: Any, step: int, fraction: float) -> Iterator[Turn]:

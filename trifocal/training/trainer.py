@@ -4,14 +4,15 @@
 
 A run is bounded by steps or by minutes. The learning rate depends on the fraction of that bound that is used
 up, so the schedule is the same on any machine. Several processes average their gradients; each has batches
-and noise of its own.
+and noise of its own. All random numbers of a step follow from the seed, the process and the number of the
+step, so a run that is stopped and resumed continues as it would have without the stop.
 """
 
 import json
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -22,22 +23,28 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from trifocal.errors import OptionError
+from trifocal.errors import OptionError, TrainingError
 from trifocal.training.checkpoint import (
+    ROOM,
     Elapsed,
     append_row,
+    check_space,
     drop_rows_after,
     mean_over_processes,
     on_main_process,
     restore,
     save,
     start_record,
+    state_size,
 )
 from trifocal.training.precision import choose_precision, new_accelerator
+from trifocal.training.run import CHECKPOINT, LOG
+from trifocal.training.stopping import DivergenceCheck, stop_requests
 from trifocal.training.task import Note, Report, TrainingTask, silent
 
 __all__ = ["Trainer"]
 
+GROUP_OPTIONS = ("weight_decay", "betas", "factor")  # of the resumed run, not of its checkpoint
 WINDOW = 100  # steps whose losses are averaged for the log
 
 
@@ -50,6 +57,10 @@ class Trainer:
         steps, minutes: length of the run; one of them.
         precision: "auto", "bfloat16" or "float32"; see `choose_precision`.
         note: called with each notice to the user, in the main process.
+        options: of the run, which the checkpoint keeps; see `open_run`.
+
+    Raises:
+        OptionError: if the batch of the task cannot be divided among the processes.
     """
 
     def __init__(
@@ -61,14 +72,17 @@ class Trainer:
         minutes: float | None = None,
         precision: str = "float32",
         note: Note = silent,
+        options: Mapping[str, object] | None = None,
     ) -> None:
         self.task, self.out = task, Path(out)
-        self.steps, self.minutes = steps, minutes
+        self.steps, self.minutes, self.options = steps, minutes, {**(options or {})}
         self.elapsed = Elapsed()
+        self.largest_loss = 0.0
         self.accelerator = new_accelerator(task.unused_parameters)
         self.precision = choose_precision(precision, self.accelerator.device, task.reduced)
+        task.use_processes(self.accelerator.num_processes)
         if self.accelerator.is_main_process:
-            for sentence in (*task.notes(), self.precision.reason):
+            for sentence in (*task.notes(), self.precision.reason, task.batch_note()):
                 note(sentence)
         self.out.mkdir(parents=True, exist_ok=True)
         task.to(self.accelerator.device)
@@ -98,8 +112,16 @@ class Trainer:
         return min(1.0, self.elapsed.fraction(self.steps, self.minutes))
 
     def fit(self, every: float, report: Report) -> None:
-        """Train until the run's length is reached; validate and save every few minutes and at the end."""
+        """Train until the run's length is reached; validate and save every few minutes and at the end.
+
+        The first Ctrl-C or SIGTERM saves a checkpoint after the current step.
+
+        Raises:
+            TrainingError: if the run was stopped, or the loss diverged.
+            OSError: if there is no room for a checkpoint.
+        """
         saved = self.elapsed.seconds
+        check_space(self.out, state_size(self.state()) + ROOM)
         recent: deque[dict[str, float]] = deque(maxlen=WINDOW)
         with closing(self.train_steps()) as steps:
             for terms in steps:
@@ -112,20 +134,51 @@ class Trainer:
                     saved = self.elapsed.seconds
 
     def train_steps(self) -> Generator[dict[str, float], None, None]:
-        """Train until the run's length is reached; yield the loss terms of each step."""
+        """Train until the run's length is reached; yield the loss terms of each step. Raises as `fit`."""
         if self.fraction >= 1:
             return
-        seed = self.task.seed + 1000 * self.elapsed.step + self.accelerator.process_index
-        torch.manual_seed(seed)  # of quality levels and noise, which differ between processes
         self.module.train()
-        with closing(self.task.batches(seed)) as batches:
+        divergence, first = DivergenceCheck(), self.elapsed.step
+        with stop_requests() as stop, closing(self.task.batches(self.seed(), first)) as batches:
             while self.fraction < 1:
                 began = time.monotonic()
+                torch.manual_seed(self.seed(self.elapsed.step))  # of quality levels and noise
                 terms = self.step(batches.next())
                 self.elapsed.step += 1
-                seconds = time.monotonic() - began
-                self.elapsed.seconds += mean_over_processes(self.accelerator, seconds)
+                seconds, stopped, bad, diverged = mean_over_processes(
+                    self.accelerator, time.monotonic() - began, stop.asked, *divergence.add(self.largest_loss)
+                )
+                self.elapsed.seconds += seconds
+                if diverged or bad and self.fraction >= 1:
+                    raise TrainingError(self.divergence())
                 yield terms
+                if stopped and self.fraction < 1:
+                    on_main_process(self.accelerator, self.save)
+                    raise TrainingError(self.stop_message())
+
+    def seed(self, *numbers: int) -> int:
+        """A seed of this process, and of a step."""
+        sequence = np.random.SeedSequence((self.task.seed, self.accelerator.process_index, *numbers))
+        return int(sequence.generate_state(1)[0])
+
+    def stop_message(self) -> str:
+        """How to continue."""
+        subject = self.options.get("subject")
+        if subject is None:
+            return f"Stopped after step {self.elapsed.step}; the checkpoint in {self.out} is saved."
+        return (
+            f"Stopped after step {self.elapsed.step} and saved; continue with `trifocal train {subject} -o "
+            f"{self.out} --resume`, or write the weights with `trifocal export {self.out}`."
+        )
+
+    def divergence(self) -> str:
+        """What a diverged run says."""
+        last = (self.out / CHECKPOINT).exists()
+        remedy = f"resume {self.out} from its last checkpoint" if last else "start anew"
+        return (
+            f"The loss diverged: it is {self.largest_loss:.2g} at step {self.elapsed.step}, and no weights "
+            f"are written; {remedy} with a lower --learning-rate."
+        )
 
     def step(self, batch: object) -> dict[str, float]:
         """The turns of one step, each with its optimiser step, then the averaged weights. Returns the loss
@@ -134,14 +187,17 @@ class Trainer:
         rate = self.task.learning_rate * self.task.schedule(step, fraction)
         turns = self.task.losses(self.module, batch, step, fraction)
         terms: dict[str, Tensor] = {}
+        losses: list[Tensor] = []
         while True:
             with self.task.autocast(self.unwrapped, self.accelerator.device, self.precision.lower):
                 turn = next(turns, None)
             if turn is None:
                 break
             self.optimise(turn.part, turn.loss, rate)
+            losses.append(turn.loss.detach().abs())
             terms |= turn.terms
         self.averaged.update_parameters(self.unwrapped)
+        self.largest_loss = max((float(loss) for loss in losses), key=lambda loss: (math.isnan(loss), loss))
         return {name: term.item() for name, term in terms.items()}
 
     def optimise(self, part: str, loss: Tensor, rate: float) -> None:
@@ -177,24 +233,33 @@ class Trainer:
         """Validate the averaged weights, and write a row of the log and the checkpoint."""
         row: dict[str, object] = {"step": self.elapsed.step, "minutes": round(self.elapsed.seconds / 60, 2)}
         row |= {name: round(value, 4) for name, value in terms.items()}
-        append_row(self.out / "log.csv", row | self.task.validate(self.average))
-        state = {
+        row |= self.task.validate(self.average)
+        append_row(self.out / LOG, row)
+        self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        save(self.out / CHECKPOINT, self.state())
+
+    def state(self) -> dict[str, object]:
+        """What the checkpoint has."""
+        return {
             "module": self.unwrapped.state_dict(),
             "averaged": self.averaged.state_dict(),
             "partners": {name: part.state_dict() for name, part in self.task.partners().items()},
             "optimisers": {name: [o.state_dict() for o in own] for name, own in self.optimisers.items()},
             "progress": asdict(self.elapsed),
             "task": self.task.state(),
+            "options": self.options,
         }
-        save(self.out / "checkpoint.pt", state)
 
     def resume(self) -> None:
         """Continue from the checkpoint, with its optimiser and its place in the schedule."""
-        state = restore(self.out / "checkpoint.pt", self.task.name)
+        state = restore(self.out / CHECKPOINT, self.task.name)
         if not self.fits(state):
             raise OptionError(
-                f"The checkpoint in {self.out} is of another stage, network or version; pass its --stage and "
-                "--parts, or choose another folder with --out."
+                f"The checkpoint in {self.out} is of another stage, network or version; leave out --stage "
+                "and --parts, which it keeps, or choose another folder with --out."
             )
         self.unwrapped.load_state_dict(state["module"])
         self.averaged.load_state_dict(state["averaged"])
@@ -202,10 +267,13 @@ class Trainer:
             part.load_state_dict(state["partners"][name])
         for name, own in self.optimisers.items():
             for optimiser, kept in zip(own, state["optimisers"][name], strict=True):
+                fresh = [{**group} for group in optimiser.param_groups]
                 optimiser.load_state_dict(kept)
+                for group, own_options in zip(optimiser.param_groups, fresh, strict=True):
+                    group |= {name: own_options[name] for name in GROUP_OPTIONS if name in own_options}
         self.elapsed = Elapsed(**state["progress"])
         self.task.load_state(state["task"])
-        on_main_process(self.accelerator, lambda: drop_rows_after(self.out / "log.csv", self.elapsed.step))
+        on_main_process(self.accelerator, lambda: drop_rows_after(self.out / LOG, self.elapsed.step))
 
     def fits(self, state: dict[str, object]) -> bool:
         """Whether a checkpoint has the networks and the parameter groups of this run."""
@@ -233,8 +301,8 @@ class Trainer:
             exported = self.task.export(self.average, path)
             record = self.record() | sources | facts | exported
             path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-            if (self.out / "log.csv").exists():
-                path.with_suffix(".csv").write_bytes((self.out / "log.csv").read_bytes())
+            if (self.out / LOG).exists():
+                path.with_suffix(".csv").write_bytes((self.out / LOG).read_bytes())
 
         on_main_process(self.accelerator, write)
         return path
@@ -245,6 +313,7 @@ class Trainer:
             "date": time.strftime("%Y-%m-%d"),
             "precision": self.precision.name,
             "processes": self.accelerator.num_processes,
+            "batch": self.task.batch,
             **self.task.record(),
             "steps": self.elapsed.step,
             "minutes": round(self.elapsed.seconds / 60, 1),

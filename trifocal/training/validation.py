@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from trifocal.codecs.network import CodecNetwork
 from trifocal.data import Crops, TrainingPicture
-from trifocal.data.images import centre_crop
+from trifocal.data.crops import centre_crop, crop_text
 from trifocal.entropy import RateEstimator
 from trifocal.entropy.tables import calibrated_frequencies
 from trifocal.losses import (
@@ -21,9 +22,11 @@ from trifocal.losses import (
     spread_levels,
 )
 from trifocal.recipes import Recipe
+from trifocal.types import Batch, Condition
 
 LEVELS = (80, 240, 400, 560, 720)
 CROPS = 32
+LAST_STEP = 1 << 30  # of an objective whose weights change at the start of a run
 
 
 def to_tensor(crops: NDArray[np.uint8]) -> Tensor:
@@ -31,31 +34,72 @@ def to_tensor(crops: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Crops for validation.
+
+    Attributes:
+        x: [N, 3, crop, crop] in 0..1.
+        texts: of the crops, "" where there is none.
+    """
+
+    x: Tensor
+    texts: tuple[str, ...]
+
+
+def validation_pictures(held_out: Sequence[TrainingPicture]) -> Sequence[TrainingPicture]:
+    """Up to CROPS of the held-out images."""
+    return held_out[:: max(1, len(held_out) // CROPS)][:CROPS]
+
+
 def validation_batch(held_out: Sequence[TrainingPicture], crop: int) -> Tensor:
     """Centre crops of up to CROPS held-out images, [N, 3, crop, crop]."""
-    chosen = held_out[:: max(1, len(held_out) // CROPS)][:CROPS]
-    return to_tensor(np.stack([centre_crop(p.rgb, crop) for p in chosen]))
+    return to_tensor(np.stack([centre_crop(p.rgb, crop) for p in validation_pictures(held_out)]))
+
+
+def held_out_crops(held_out: Sequence[TrainingPicture], recipe: Recipe) -> HeldOut:
+    """Centre crops of up to CROPS held-out images, with texts as in training."""
+    chosen = validation_pictures(held_out)
+    random = np.random.default_rng(recipe.seed)
+    texts, size = [], recipe.crop
+    for picture in chosen:
+        height, width = picture.rgb.shape[:2]
+        place = (width - size) // 2, (height - size) // 2, size
+        texts.append(crop_text(picture, place, (height, width), recipe.text, random)[0])
+    return HeldOut(validation_batch(held_out, size), tuple(texts))
 
 
 @torch.no_grad()
-def validate(network: CodecNetwork, x: Tensor, objective: Objective) -> dict[str, float]:
+def validate(
+    network: CodecNetwork,
+    x: Tensor,
+    objective: Objective,
+    texts: Condition | None = None,
+    only_level: int | None = None,
+) -> dict[str, float]:
     """Evaluate the network of a codec on crops, with rounded latents and the bits of the frequency tables.
 
     Args:
         network: the network, in float32.
         x: [N, 3, H, W] in 0..1.
-        objective: its `held_out_metrics` are added as means.
+        objective: its terms are added as means over the levels, as `held_out_TERM`, and so are its
+            `held_out_metrics`.
+        texts: the condition of the crops, for a preset that takes text. Only the terms are computed with it.
+        only_level: the level of a single-rate model.
 
     Returns:
-        `bpp_LEVEL` and `psnr_LEVEL` at five quality levels; `held_out`, the geometric mean of the
-        rate–distortion costs.
+        `bpp_LEVEL` and `psnr_LEVEL` without text at five quality levels, or that of a single-rate model;
+        `held_out`, the geometric mean of the rate–distortion costs.
     """
     network.eval()
+    partners = objective.partners().values()
+    for partner in partners:
+        partner.eval()  # spectral normalisation updates its vectors in training mode
     x = x.to(next(network.parameters()).device)
     row: dict[str, float] = {}
     costs = []
     more: dict[str, list[float]] = {}
-    for number in LEVELS:
+    for number in LEVELS if only_level is None else (only_level,):
         level = torch.full((len(x),), number, device=x.device)
         output = network(x, level)
         error = mean_squared_error(output.x_hat, x)
@@ -64,17 +108,29 @@ def validate(network: CodecNetwork, x: Tensor, objective: Objective) -> dict[str
         costs.append(math.log(float(rate_distortion(output, x, level).mean())))
         for name, values in objective.held_out_metrics(network, x, level, output).items():
             more.setdefault(name, []).append(float(values.mean()))
+        objective.terms.clear()
+        for _ in objective.turns(network, Batch(x, level, texts), LAST_STEP):
+            pass
+        for name, value in objective.terms.items():
+            more.setdefault(f"held_out_{name}", []).append(float(value))
     row["held_out"] = round(math.exp(float(np.mean(costs))), 5)
     row |= {name: round(float(np.mean(values)), 5) for name, values in more.items()}
     network.train()
+    for partner in partners:
+        partner.train()
     return row
 
 
 @torch.no_grad()
 def calibrate(
-    network: CodecNetwork, pictures: Sequence[TrainingPicture], recipe: Recipe, batches: int = 24
+    network: CodecNetwork,
+    pictures: Sequence[TrainingPicture],
+    recipe: Recipe,
+    level: int | None = None,
+    batches: int = 24,
 ) -> None:
-    """Set the frequency tables of the entropy model to the frequencies in training crops of all qualities.
+    """Set the frequency tables of the entropy model to the frequencies in training crops of all qualities, or
+    at the level of a single-rate model.
 
     The same weights and images give the same tables.
     """
@@ -84,7 +140,8 @@ def calibrate(
     with Crops(pictures, 8, recipe.crop, recipe.seed + 1) as crops, torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         for _ in range(batches):
-            network(to_tensor(crops.next().rgb).to(device), spread_levels(8, device), estimator=estimator)
+            levels = spread_levels(8, device) if level is None else torch.full((8,), level, device=device)
+            network(to_tensor(crops.next().rgb).to(device), levels, estimator=estimator)
     assert estimator.counts is not None
     network.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(estimator.counts)))
     network.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -14,15 +15,18 @@ from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import hexadecimal
 from trifocal.detection.detections import Detections, Pixels, resize
-from trifocal.errors import PresetError, WeightsError
+from trifocal.errors import OptionError, PresetError, WeightsError
 from trifocal.evaluation.codecs.variant import Variant
 from trifocal.evaluation.metrics.metric_set import DecodedImage
+from trifocal.evaluation.metrics.pair import Pair
+from trifocal.evaluation.metrics.per_image import Metric
 from trifocal.evaluation.text_ablation import TextKinds
 from trifocal.options import DecodeOptions, EncodeOptions
 from trifocal.pictures import Picture
 from trifocal.presets import check_preference, find, text_encoder_for
 
 __all__ = [
+    "BestCaptionCandidate",
     "Candidate",
     "LoadedPreset",
     "PresetCandidate",
@@ -129,6 +133,33 @@ class PresetCandidate:
         return self.loaded.decode(data, self.preference)
 
 
+class BestCaptionCandidate(PresetCandidate):
+    """A preset with the one of several captions whose decoded image is best: an oracle, see `TextKinds`.
+
+    `encode` codes and decodes with each caption, so its time covers all of them. The first of equal ones is
+    taken.
+
+    Args:
+        variant: the preset, its weights and preference.
+        captions: of the image, at least one.
+        loss: of a decoded image and its original; lower is better.
+    """
+
+    def __init__(self, variant: Variant, captions: Sequence[str], loss: Callable[[Pair], float]) -> None:
+        super().__init__(variant)
+        self.captions, self.loss = captions, loss
+
+    def encode(self, picture: Picture, quality: float) -> bytes:
+        return self._best(picture, Rate(quality))
+
+    def encode_within(self, picture: Picture, size: int) -> bytes:
+        return self._best(picture, Rate(max_bytes=size))
+
+    def _best(self, picture: Picture, rate: Rate) -> bytes:
+        files = [self.loaded.encode(picture, text, rate=rate).to_bytes() for text in self.captions]
+        return min(files, key=lambda file: self.loss(Pair(self.decode(file), picture.rgb)))
+
+
 class TextCandidate:
     """A preset whose text depends on the image.
 
@@ -139,6 +170,7 @@ class TextCandidate:
     Raises:
         OptionError: if no image has text of this kind.
         PresetError, WeightsError, MissingExtra: for the preset, and for its text encoder.
+        NotMeasured, MissingExtra: if the metric that chooses the best text cannot be measured.
     """
 
     def __init__(self, variant: Variant, texts: TextKinds) -> None:
@@ -148,11 +180,27 @@ class TextCandidate:
         self.weights = PresetCandidate(variant).weights
         if variant.text != "none":
             text_encoder_for(variant.codec)
+        self.loss = _loss_by(texts.best_by) if variant.text == "best" else None
 
     def for_image(self, name: str) -> PresetCandidate:
         """The preset with the text of an image. Raises OptionError if the image has no such text."""
         assert self.variant.text is not None
+        if self.loss is not None:
+            return BestCaptionCandidate(self.variant, self.texts.choices(name), self.loss)
         return PresetCandidate(self.variant, self.texts.text(self.variant.text, name))
+
+
+def _loss_by(metric: Metric) -> Callable[[Pair], float]:
+    """A metric as a number that is lower for a better image. Raises NotMeasured, MissingExtra."""
+    measure = metric.load()
+
+    def loss(pair: Pair) -> float:
+        value = measure(pair)
+        if value is None:
+            raise OptionError(f"The best text cannot be chosen by {metric.name}: {metric.why_none}.")
+        return -metric.scaled(value)
+
+    return loss
 
 
 def ignore(notice: str) -> None:
@@ -182,11 +230,7 @@ def decoded_image(
 
 def text_bytes(candidate: Candidate, file: bytes) -> int:
     """By how many bytes the text in a candidate's file makes it longer."""
-    if (
-        not isinstance(candidate, PresetCandidate)
-        or candidate.text is None
-        or not candidate.loaded.sends_text
-    ):
+    if not isinstance(candidate, PresetCandidate) or not candidate.loaded.sends_text:
         return 0
     stream = Bitstream.from_bytes(file)
     bare = replace(stream, layers=tuple(layer for layer in stream.layers if layer.tag != Tag.TEXT))

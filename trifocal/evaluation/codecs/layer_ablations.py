@@ -96,7 +96,7 @@ class SeparateFilesCandidate:
 
 
 class DownscaledCandidate:
-    """A codec that codes each image at the input size of the compact detector.
+    """A codec that codes each image at the input size of the bundled detector.
 
     Detectors get the decoded image at that size. Bits are counted per pixel of the original.
     """

@@ -5,7 +5,7 @@ avif                        a format that Pillow writes
 mine=compact:mine.safetensors     a preset with custom weights, named by a label
 taco-compact:true           with the caption of each image (see TEXT_KINDS)
 dual-layer-compact:base     the base layer alone (see LAYER_KINDS)
-avif:small                  coding each image at the input size of the compact detector
+avif:small                  coding each image at the input size of the bundled detector
 ug-icm-compact:0.5          decoded with this preference
 """
 
@@ -35,7 +35,7 @@ __all__ = [
     "split_text_kind",
 ]
 
-TextKind = Literal["true", "empty", "mismatched", "none"]
+TextKind = Literal["best", "true", "empty", "mismatched", "none"]
 LayerKind = Literal["base", "unfitted", "apart"]
 TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
 LAYER_KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
@@ -45,6 +45,7 @@ TITLES = {
     "unfitted": "base layer without refinement",
     "apart": "layers apart",
     SMALL: "at the detector's size",
+    "best": "best caption (oracle)",
 }
 LABEL = re.compile(r"\w[\w .+-]*")  # also valid as the name of a file
 EXAMPLE = "mine=compact:mine.safetensors"
@@ -61,11 +62,11 @@ class Variant:
         label: the user's name for custom weights; "" for the bundled ones.
         weights: a .safetensors file; None for the bundled weights.
         device: of the preset, as torch names it.
-        text: which text each image gets: its caption, an empty text, the caption of another image, or none.
+        text: which text each image gets: see `TextKinds`.
         layers: the base layer alone, the same without refinement, or both layers without conditioning the
             enhancement layer on the base preview.
         preference: of the decoder, 0 for people … 1 for machines; None for the default.
-        downscaled: whether images are coded at the input size of the compact detector.
+        downscaled: whether images are coded at the input size of the bundled detector.
     """
 
     codec: str
@@ -117,15 +118,12 @@ class Variant:
 
     @property
     def preset(self) -> Preset | None:
-        """None for a Pillow codec, and for a preset that does not exist."""
-        try:
-            return presets.find(self.codec)
-        except PresetError:
-            return None
+        """None for a Pillow codec. Raises PresetError for a preset that does not exist."""
+        return None if self.is_pillow_codec else presets.find(self.codec)
 
 
 def parse_variant(text: str, device: str = "cpu", labels: Mapping[str, Variant] | None = None) -> Variant:
-    """Parse one name, see the module's docstring. Presets and weights are not looked up, except with a label.
+    """Parse one name, see the module's docstring. Weights are not looked up.
 
     Args:
         device: for presets.
@@ -133,12 +131,12 @@ def parse_variant(text: str, device: str = "cpu", labels: Mapping[str, Variant] 
 
     Raises:
         OptionError: for an unknown setting, or a label that is malformed or taken.
-        PresetError: for an unknown preset after a label.
+        PresetError: for a name that is neither a preset, a format nor a label.
     """
     if "=" in text:
         return _parse_custom_weights(text, device)
     name, _, setting = text.partition(":")
-    variant = (labels or {}).get(name) or Variant(name, device=device)
+    variant = (labels or {}).get(name) or Variant(_known(name), device=device)
     return replace(variant, **_parse_setting(text, setting)) if setting else variant
 
 
@@ -155,7 +153,7 @@ def parse_variants(
 
     Raises:
         OptionError: as `parse_variant`, for a label that is used twice, and for a device that cannot be used.
-        PresetError: for an unknown preset after a label.
+        PresetError: as `parse_variant`.
     """
     check_device(device)
     labels: dict[str, Variant] = {}
@@ -183,6 +181,16 @@ def split_text_kind(name: str) -> tuple[str, TextKind | None]:
     model, _, setting = name.partition(":")
     kind = next((kind for kind in TEXT_KINDS if kind == setting), None)
     return (name if kind is None else model), kind
+
+
+def _known(name: str) -> str:
+    """The name. Raises PresetError if it is neither a preset nor a format."""
+    known = [preset.name for preset in presets.all_presets()]
+    if name not in known and name not in PILLOW_CODECS:
+        raise PresetError(
+            f"There is no preset or format {name!r}; there are: {', '.join([*known, *PILLOW_CODECS])}."
+        )
+    return name
 
 
 def _parse_setting(text: str, setting: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from trifocal.evaluation.metrics.perceptual import loading, to_tensor
 __all__ = ["DISTRIBUTION_METRICS", "DistributionAccumulator", "DistributionMetric", "patches", "whole"]
 
 PATCH = 256  # pixels a side
+BATCH_PIXELS = 32 * PATCH**2  # of images that pass through the network together
 KID_SUBSET = 1000  # the default of torchmetrics and torch-fidelity; fewer where there are fewer images
 
 
@@ -30,13 +31,13 @@ class DistributionMetric:
         name: of the option and, with `_` for `-`, of the column.
         title: for plots.
         better: the direction of better values.
-        load: creates the accumulator; raises MissingExtra or NotMeasured.
+        load: creates the accumulator on a device of torch; raises MissingExtra or NotMeasured.
     """
 
     name: str
     title: str
     better: Literal["higher", "lower"]
-    load: Callable[[], DistributionAccumulator]
+    load: Callable[[str], DistributionAccumulator]
 
     @property
     def column(self) -> str:
@@ -44,44 +45,68 @@ class DistributionMetric:
 
 
 class DistributionAccumulator:
-    """Adds images to a torchmetrics metric.
+    """Adds images to a torchmetrics metric, in batches of images of one size and up to BATCH_PIXELS pixels.
 
     Args:
         metric: of torchmetrics.
         cut: an image → the images that the network gets.
         compares: whether the metric takes the originals too.
+        device: of the metric.
     """
 
-    def __init__(self, metric: Any, cut: Callable[[Pixels], Iterator[Pixels]], compares: bool) -> None:
-        self.metric, self.cut, self.compares = metric, cut, compares
+    def __init__(
+        self,
+        metric: Any,
+        cut: Callable[[Pixels], Iterator[Pixels]],
+        compares: bool,
+        device: str = "cpu",
+    ) -> None:
+        self.metric, self.cut, self.compares, self.device = metric, cut, compares, device
         self.count = 0
+        self.waiting: dict[bool, list[Pixels]] = {False: [], True: []}  # by whether they are originals
 
     def begin(self) -> None:
         """Forget all images."""
         self.metric.reset()
         self.count = 0
+        self.waiting = {False: [], True: []}
 
     def add(self, decoded: Pixels, original: Pixels) -> None:
         """Add an image and its original, uint8 [H, W, 3] each."""
         for part in self.cut(decoded):
-            self._update(part, False)
+            self._queue(part, False)
             self.count += 1
         if self.compares:
             for part in self.cut(original):
-                self._update(part, True)
+                self._queue(part, True)
 
     def result(self) -> float | None:
         """None with fewer than two images (or patches), since a covariance needs two."""
         if self.count < 2:
             return None
+        for real in self.waiting:
+            self._update(real)
         if hasattr(self.metric, "subset_size"):
             self.metric.subset_size = min(KID_SUBSET, self.count)
         value = self.metric.compute()
         return float(value[0] if isinstance(value, tuple) else value)
 
-    def _update(self, pixels: Pixels, real: bool) -> None:
-        batch = to_tensor(pixels, 255).byte()
+    def _queue(self, pixels: Pixels, real: bool) -> None:
+        waiting = self.waiting[real]
+        area = pixels.shape[0] * pixels.shape[1]
+        if waiting and (waiting[0].shape != pixels.shape or (len(waiting) + 1) * area > BATCH_PIXELS):
+            self._update(real)
+        self.waiting[real].append(pixels)
+
+    def _update(self, real: bool) -> None:
+        """Pass the images that wait through the network."""
+        if not self.waiting[real]:
+            return
+        import torch
+
+        batch = torch.cat([to_tensor(pixels, 255).byte() for pixels in self.waiting[real]]).to(self.device)
         self.metric.update(batch, real=real) if self.compares else self.metric.update(batch)
+        self.waiting[real] = []
 
 
 def patches(rgb: Pixels) -> Iterator[Pixels]:
@@ -98,14 +123,16 @@ def whole(rgb: Pixels) -> Iterator[Pixels]:
     yield rgb
 
 
-def _load(kind: str, cut: Callable[[Pixels], Iterator[Pixels]]) -> DistributionAccumulator:
+def _load(
+    kind: str, cut: Callable[[Pixels], Iterator[Pixels]], device: str = "cpu"
+) -> DistributionAccumulator:
     with loading(kind, "torch-fidelity"):
         from torchmetrics.image.fid import FrechetInceptionDistance
         from torchmetrics.image.inception import InceptionScore
         from torchmetrics.image.kid import KernelInceptionDistance
 
         kinds = {"FID": FrechetInceptionDistance, "KID": KernelInceptionDistance, "IS": InceptionScore}
-        return DistributionAccumulator(kinds[kind](), cut, compares=kind != "IS")
+        return DistributionAccumulator(kinds[kind]().to(device), cut, kind != "IS", device)
 
 
 DISTRIBUTION_METRICS = {

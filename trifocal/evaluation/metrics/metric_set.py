@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.data.categories import category_mask, named_categories
-from trifocal.data.coco import CAPTIONS, INSTANCES, corner_boxes, find_annotations, read_captions
+from trifocal.data.coco import CAPTIONS, INSTANCES, corner_boxes, find_annotations
 from trifocal.detection.detections import Detections, Detector, resize
 from trifocal.errors import MissingExtra, NotMeasured
+from trifocal.evaluation.images import captions_for
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS, DistributionMetric
 from trifocal.evaluation.metrics.pair import Measure, Pair, Pixels
 from trifocal.evaluation.metrics.per_image import Metric, find_metric
-from trifocal.evaluation.report.results_table import ImageResult
+from trifocal.evaluation.report.results_table import POOLED_BPP, ImageResult
 from trifocal.evaluation.tasks.detection import Annotations, Detection, protocol_size
 from trifocal.evaluation.tasks.task import Task
 from trifocal.evaluation.text_ablation import TEXT_BYTES, TEXTLESS_BPP
@@ -57,9 +58,9 @@ class DatasetMetric:
     notes: Callable[[], Sequence[str]]
 
     @classmethod
-    def from_distribution(cls, metric: DistributionMetric) -> DatasetMetric:
+    def from_distribution(cls, metric: DistributionMetric, device: str) -> DatasetMetric:
         """Raises MissingExtra, NotMeasured."""
-        accumulator = metric.load()
+        accumulator = metric.load(device)
         return cls(
             columns=(metric.column,),
             begin=accumulator.begin,
@@ -98,6 +99,9 @@ class MetricSet:
         data: the folder of the images, where captions and annotations are searched for.
         note: called with a sentence for each metric that is left out.
         counts_text: whether rows have the columns `text_bytes` and `textless_bpp`.
+        captions: as for `captions_for`.
+        device: of the metrics' networks, if it is a CUDA device; on other devices they run on the CPU, since
+            FID needs float64.
 
     Raises:
         OptionError: for an unknown metric, or captions or annotations of another layout.
@@ -110,9 +114,12 @@ class MetricSet:
         data: str | os.PathLike[str],
         note: Callable[[str], None],
         counts_text: bool = False,
+        captions: str | None = None,
+        device: str = "cpu",
     ) -> None:
         self.note, self.counts_text = note, counts_text
-        self.captions = read_captions(data)
+        device = device if device.startswith("cuda") else "cpu"
+        self.captions = captions_for(data, captions)
         self.instances: Annotations | None = None
         self.short_side = None if task is None else task.short_side
         self.per_image: dict[Metric, Measure] = {}
@@ -121,11 +128,11 @@ class MetricSet:
         for metric in chosen:
             try:
                 if isinstance(metric, DistributionMetric):
-                    self.dataset_metrics.append(DatasetMetric.from_distribution(metric))
+                    self.dataset_metrics.append(DatasetMetric.from_distribution(metric, device))
                     continue
                 if metric.needs_boxes and self.instances is None:
                     self.instances = self._find_instances(data, metric)
-                self.per_image[metric] = metric.load()
+                self.per_image[metric] = metric.load_on(device)
             except (MissingExtra, NotMeasured) as error:
                 note(str(error))
         if task is not None:
@@ -194,7 +201,7 @@ class MetricSet:
 
 def is_metric(column: str) -> bool:
     """Whether a column holds a metric, rather than another count of bits or bytes."""
-    return not _is_protocol(column) and column not in (TEXT_BYTES, TEXTLESS_BPP)
+    return not _is_protocol(column) and column not in (TEXT_BYTES, TEXTLESS_BPP, POOLED_BPP)
 
 
 def _is_protocol(column: str) -> bool:

@@ -28,6 +28,7 @@ __all__ = ["METRICS", "MIN_SIDE_MS_SSIM", "Metric", "find_metric", "ms_ssim", "p
 
 PEAK = 255.0
 MIN_SIDE_MS_SSIM = 176  # pixels: torchmetrics needs 11 at its coarsest scale, the fifth
+MIN_SIDE_SSIM = 11  # pixels: the window of the Gaussian
 MIN_SIDE_SSIMULACRA2 = 8
 
 
@@ -42,6 +43,7 @@ class Metric:
         better: the direction of better values.
         load: creates the measure; raises MissingExtra or NotMeasured. The measure returns None for an image
             that it cannot measure.
+        takes_device: whether `load` takes the keyword `device`, of torch.
         why_none: what such an image lacks.
         needs_boxes: whether the measure needs `Pair.named`.
         limits: the lowest and highest value that a BD-rate covers; None for the whole overlap of the curves.
@@ -51,10 +53,11 @@ class Metric:
     title: str
     unit: str
     better: Literal["higher", "lower"]
-    load: Callable[[], Measure]
+    load: Callable[..., Measure]
     why_none: str = ""
     needs_boxes: bool = False
     limits: tuple[float, float] | None = None
+    takes_device: bool = False
 
     @property
     def column(self) -> str:
@@ -71,6 +74,10 @@ class Metric:
         if self.name == "ms-ssim":
             return 1 - 10 ** (-scaled / 10)
         return scaled if self.better == "higher" else -scaled
+
+    def load_on(self, device: str) -> Measure:
+        """The measure, with its network on a device, if it has one. Raises as `load`."""
+        return self.load(device=device) if self.takes_device else self.load()
 
     @property
     def scaled_limits(self) -> tuple[float, float] | None:
@@ -125,7 +132,9 @@ def find_metric(name: str) -> Metric:
     """
     known = ALIASES.get(name, name).replace("_", "-")
     if name.startswith("nima:"):
-        return Metric("nima", "NIMA", "", "higher", partial(perceptual.load_nima, name[5:]))
+        return Metric(
+            "nima", "NIMA", "", "higher", partial(perceptual.load_nima, name[5:]), takes_device=True
+        )
     if known not in METRICS:
         raise OptionError(f"There is no metric {name!r}; there are: {', '.join(METRICS)}.")
     return METRICS[known]
@@ -144,6 +153,29 @@ def _load_ms_ssim() -> Measure:
         x_hat, x = (perceptual.to_tensor(pixels, PEAK) for pixels in (pair.decoded, pair.original))
         with torch.inference_mode():
             return float(score(x_hat, x, data_range=PEAK))
+
+    return measure
+
+
+def _load_ssim() -> Measure:
+    """SSIM (Wang et al. 2004), at most 1, with a Gaussian window of 11 pixels (σ 1.5), averaged over RGB.
+
+    The original is for grey images; published figures of colour images differ in how they treat colour.
+    """
+    try:
+        import torch
+        from torchmetrics.functional.image import structural_similarity_index_measure as score
+    except ImportError:
+        raise MissingExtra("evaluate", "Measuring SSIM") from None
+
+    def measure(pair: Pair) -> float | None:
+        if min(pair.original.shape[:2]) < MIN_SIDE_SSIM:
+            return None
+        x_hat, x = (perceptual.to_tensor(pixels, PEAK).double() for pixels in (pair.decoded, pair.original))
+        with torch.inference_mode():
+            value = score(x_hat, x, data_range=PEAK)
+        assert isinstance(value, torch.Tensor)
+        return float(value)
 
     return measure
 
@@ -174,6 +206,7 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("psnr", "PSNR", "dB", "higher", lambda: lambda pair: psnr(pair.decoded, pair.original)),
+        Metric("ssim", "SSIM", "", "higher", _load_ssim, f"SSIM needs {MIN_SIDE_SSIM} pixels a side"),
         Metric(
             "ms-ssim",
             "MS-SSIM",
@@ -208,9 +241,26 @@ METRICS = {
             f"ColorVideoVDP needs {human_vision.MIN_SIDE_CVVDP} pixels a side",
         ),
         Metric("flip", "FLIP", "", "lower", human_vision.load_flip),
-        Metric("lpips-alex", "LPIPS (AlexNet)", "", "lower", partial(perceptual.load_lpips, "alex")),
-        Metric("lpips-vgg", "LPIPS (VGG)", "", "lower", partial(perceptual.load_lpips, "vgg")),
-        Metric("dists", "DISTS", "", "lower", perceptual.load_dists),
+        Metric(
+            "lpips-alex",
+            "LPIPS (AlexNet)",
+            "",
+            "lower",
+            partial(perceptual.load_lpips, "alex"),
+            takes_device=True,
+        ),
+        Metric(
+            "lpips-unscaled",
+            "LPIPS (AlexNet), fed 0..1",
+            "",
+            "lower",
+            partial(perceptual.load_lpips, "alex", scaled=False),
+            takes_device=True,
+        ),
+        Metric(
+            "lpips-vgg", "LPIPS (VGG)", "", "lower", partial(perceptual.load_lpips, "vgg"), takes_device=True
+        ),
+        Metric("dists", "DISTS", "", "lower", perceptual.load_dists, takes_device=True),
         Metric(
             "clip-score",
             "CLIP score",
@@ -218,6 +268,7 @@ METRICS = {
             "higher",
             partial(perceptual.load_clip_score, False),
             "a CLIP score needs a caption",
+            takes_device=True,
         ),
         Metric(
             "ref-clip-score",
@@ -226,8 +277,9 @@ METRICS = {
             "higher",
             partial(perceptual.load_clip_score, True),
             "a reference CLIP score needs two captions",
+            takes_device=True,
         ),
-        Metric("nima", "NIMA", "", "higher", perceptual.load_nima),
+        Metric("nima", "NIMA", "", "higher", perceptual.load_nima, takes_device=True),
         Metric(
             "psnr-named",
             "PSNR of the objects that the caption names",
@@ -246,7 +298,14 @@ METRICS = {
             "psnr-rest needs pixels outside the boxes of what the caption names",
             needs_boxes=True,
         ),
-        Metric("tower", "distance in the image encoder", "", "lower", perceptual.load_tower_distance),
+        Metric(
+            "tower",
+            "distance in the image encoder",
+            "",
+            "lower",
+            perceptual.load_tower_distance,
+            takes_device=True,
+        ),
     )
 }
 ALIASES = {"lpips": "lpips-alex"}

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from trifocal.errors import OptionError
 from trifocal.evaluation.metrics.per_image import METRICS, find_metric
-from trifocal.evaluation.report.curves import Curve, anchors
+from trifocal.evaluation.report.curves import Curve
 from trifocal.evaluation.report.results_table import MeanResult
 from trifocal.utils.files import atomic_write
 
-__all__ = ["published_curves", "read_compressai", "write_compressai"]
+__all__ = ["read_compressai", "write_compressai"]
 
 RGB_METRICS = ("psnr", "ms-ssim")  # their names end in -rgb in these files
 
@@ -68,18 +68,4 @@ def read_compressai(path: str | os.PathLike[str]) -> dict[str, Curve]:
             f"{path} is no result file of CompressAI: it needs results with a list of bpp, and a list of "
             "the same length for each metric."
         ) from None
-    return curves
-
-
-def published_curves(metric: str, paths: Sequence[str | os.PathLike[str]]) -> list[Curve]:
-    """The curves of a metric in .json files of CompressAI, and in .csv tables as `anchors` reads them.
-
-    Raises OptionError, OSError.
-    """
-    curves: list[Curve] = []
-    for path in paths:
-        if Path(path).suffix.lower() == ".csv":
-            curves += anchors(metric, path).values()
-        else:
-            curves += [curve for name, curve in read_compressai(path).items() if name == metric]
     return curves

@@ -14,13 +14,13 @@ from trifocal.errors import OptionError, RateError
 from trifocal.evaluation.codecs.candidates import Candidate, PresetCandidate, candidate_for, decoded_image
 from trifocal.evaluation.codecs.factory import create_candidate
 from trifocal.evaluation.codecs.variant import Variant
+from trifocal.evaluation.images import find_images, open_image, relative_name
 from trifocal.evaluation.metrics.per_image import find_metric, psnr
 from trifocal.evaluation.report.contents import Crop, Panel
 from trifocal.evaluation.report.curves import bd_metric
 from trifocal.evaluation.report.results_table import ImageResult
-from trifocal.evaluation.tasks.annotations import relative_name
 from trifocal.evaluation.text_ablation import TextKinds, image_curves
-from trifocal.pictures import Picture, list_pictures
+from trifocal.pictures import Picture
 
 __all__ = [
     "CropLocation",
@@ -53,17 +53,17 @@ class CropLocation:
     corners: Corners | None = None
 
 
-def parse_crops(crops: Sequence[str], data: Path) -> list[CropLocation]:
-    """Parse PICTURE:X,Y,WIDTH,HEIGHT in pixels, or PICTURE alone.
+def parse_crops(crops: Sequence[str], data: Path, square: int | None = None) -> list[CropLocation]:
+    """Parse PICTURE:X,Y,WIDTH,HEIGHT in pixels, or PICTURE alone; `square` is that of `open_image`.
 
     Raises:
         OptionError: for an image that is not in the folder, and for a window outside its image.
     """
-    names = [relative_name(path, data) for path in list_pictures([data], recursive=True)] if crops else []
-    return [_parse_crop(crop, names, data) for crop in crops]
+    names = [relative_name(path, data) for path in find_images(data)] if crops else []
+    return [_parse_crop(crop, names, data, square) for crop in crops]
 
 
-def _parse_crop(crop: str, names: Sequence[str], data: Path) -> CropLocation:
+def _parse_crop(crop: str, names: Sequence[str], data: Path, square: int | None) -> CropLocation:
     parsed = None if crop in names else CROP.fullmatch(crop)
     name = crop if parsed is None else parsed["picture"]
     if name not in names:
@@ -75,7 +75,7 @@ def _parse_crop(crop: str, names: Sequence[str], data: Path) -> CropLocation:
     if parsed is None:
         return CropLocation(name, "chosen")
     x, y, width, height = map(int, parsed["box"].split(","))
-    picture = Picture.open(image_path(data, name), "colour")
+    picture = open_image(image_path(data, name), square)
     if not width or not height or x + width > picture.width or y + height > picture.height:
         raise OptionError(
             f"The crop {parsed['box']} (x,y,width,height) is not within the "
@@ -92,6 +92,7 @@ def make_crops(
     texts: TextKinds,
     locations: Sequence[CropLocation] = (),
     progress: Callable[[float], None] = lambda fraction: None,
+    square: int | None = None,
 ) -> list[Crop]:
     """Crops at low, middle and high rate.
 
@@ -102,6 +103,7 @@ def make_crops(
         texts: the texts of the images.
         locations: by default the images where the first variant is worst, median and best against the second.
         progress: called with the fraction done.
+        square: as for `open_image`.
     """
     if len(variants) < 2:
         return []
@@ -116,7 +118,8 @@ def make_crops(
             candidate_for(candidate, location.picture) for candidate in candidates if candidate.name in coded
         ]
         if len(chosen) > 1:
-            crops += _crops_at(chosen, data, location, titles)
+            picture = open_image(image_path(data, location.picture), square)
+            crops += _crops_at(chosen, picture, location, titles)
     return crops
 
 
@@ -134,10 +137,9 @@ def _locations_by_gain(names: Sequence[str], rows: Sequence[ImageResult]) -> lis
 
 
 def _crops_at(
-    candidates: Sequence[Candidate], data: Path, location: CropLocation, titles: Mapping[str, str]
+    candidates: Sequence[Candidate], picture: Picture, location: CropLocation, titles: Mapping[str, str]
 ) -> Iterator[Crop]:
     """All candidates within the bytes of the first one's file, at each rate, in the same window."""
-    picture = Picture.open(image_path(data, location.picture), "colour")
     corners = location.corners
     for rate, quality in RATES.items():
         first = candidates[0].encode(picture, quality)

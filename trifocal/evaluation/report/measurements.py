@@ -15,28 +15,39 @@ from trifocal.errors import OptionError, TrifocalError
 from trifocal.evaluation.codecs.candidates import candidate_for
 from trifocal.evaluation.codecs.factory import create_candidate
 from trifocal.evaluation.codecs.variant import Variant
+from trifocal.evaluation.images import find_images, open_image, relative_name
 from trifocal.evaluation.memory import peak_memory, processor
 from trifocal.evaluation.metrics.per_image import Metric
 from trifocal.evaluation.report.contents import CurveComparison, LayerBytes, Speed
 from trifocal.evaluation.report.crops import image_path
 from trifocal.evaluation.report.curves import Curve, bd_metric, bd_rate
 from trifocal.evaluation.report.results_table import ImageResult, MeanResult
-from trifocal.evaluation.tasks.annotations import relative_name
-from trifocal.evaluation.text_ablation import TextKinds
-from trifocal.pictures import Picture, list_pictures
+from trifocal.evaluation.text_ablation import TEXTLESS_BPP, TextKinds
 
 __all__ = ["compare_curves", "layer_bytes", "machine", "measure_speeds", "scaled_curves"]
 
 
-def scaled_curves(metric: Metric, names: Sequence[str], means: Sequence[MeanResult]) -> list[Curve]:
-    """The curve of each codec, on the scale of `Metric.scaled`; codecs without points are left out."""
+def scaled_curves(
+    metric: Metric, names: Sequence[str], means: Sequence[MeanResult], free_text: bool = False
+) -> list[Curve]:
+    """The curve of each codec, on the scale of `Metric.scaled`; codecs without points are left out.
+
+    With `free_text`, stored text does not count as bits.
+    """
     curves = []
     for name in names:
-        values = [(mean.bpp, mean.values.get(metric.column)) for mean in means if mean.preset == name]
+        values = [
+            (_rate(mean, free_text), mean.values.get(metric.column)) for mean in means if mean.preset == name
+        ]
         points = [(bpp, metric.scaled(value)) for bpp, value in values if value is not None]
         if points:
             curves.append(Curve.of(name, points))
     return curves
+
+
+def _rate(mean: MeanResult, free_text: bool) -> float:
+    textless = mean.values.get(TEXTLESS_BPP) if free_text else None
+    return mean.bpp if textless is None else textless
 
 
 def compare_curves(
@@ -50,10 +61,14 @@ def compare_curves(
 
 
 def measure_speeds(
-    variants: Sequence[Variant], data: Path, rows: Sequence[ImageResult], texts: TextKinds
+    variants: Sequence[Variant],
+    data: Path,
+    rows: Sequence[ImageResult],
+    texts: TextKinds,
+    square: int | None = None,
 ) -> list[Speed]:
     """Median times over images and qualities, ratios to the first variant, and peak memory on the largest
-    image.
+    image; without peak memory if images are cropped to a square, which the other process does not do.
     """
     largest = max(rows, key=lambda row: row.width * row.height)
     medians = [
@@ -71,7 +86,7 @@ def measure_speeds(
             decode,
             encode / first[0],
             decode / first[1],
-            _peak(variant, data, largest.picture, texts),
+            None if square else _peak(variant, data, largest.picture, texts),
         )
         for variant, (encode, decode) in zip(variants, medians)
     ]
@@ -91,15 +106,20 @@ def _peak(variant: Variant, data: Path, name: str, texts: TextKinds, quality: fl
 
 
 def layer_bytes(
-    variant: Variant, data: Path, texts: TextKinds, quality: float = 50.0, count: int = 24
+    variant: Variant,
+    data: Path,
+    texts: TextKinds,
+    quality: float = 50.0,
+    count: int = 24,
+    square: int | None = None,
 ) -> list[LayerBytes]:
     """Mean bytes of the header and of each layer of a preset's files, over the first `count` images."""
     candidate = create_candidate(variant, texts)
     sizes: dict[str, list[int]] = {}
-    for path in list_pictures([data], recursive=True)[:count]:
+    for path in find_images(data)[:count]:
         try:
             coder = candidate_for(candidate, relative_name(path, data))
-            file = coder.encode(Picture.open(path, "colour"), quality)
+            file = coder.encode(open_image(path, square), quality)
         except (TrifocalError, OSError):
             continue  # `evaluate` has reported it
         entries: Any = describe(Bitstream.from_bytes(file))["layers"]

@@ -15,6 +15,7 @@ from trifocal.errors import OptionError
 from trifocal.utils.files import atomic_write
 
 __all__ = [
+    "POOLED_BPP",
     "ImageResult",
     "MeanResult",
     "ResultsFile",
@@ -28,6 +29,7 @@ __all__ = [
 
 DIGITS = {"bpp": 6, "encode_s": 4, "decode_s": 4}
 VALUE_DIGITS = 6
+POOLED_BPP = "pooled_bpp"  # a column of means: the bits of all files over the pixels of all images
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ class ImageResult:
 class MeanResult:
     """One codec at one quality over all images: means of bpp and metrics, medians of times.
 
-    `values` also holds metrics of the whole set (FID, AP ...). A metric is None if one image has none: its
-    mean would cover other images than that of bpp.
+    `values` also holds metrics of the whole set (FID, AP ...), and `pooled_bpp`: the bits of all files over
+    the pixels of all images, where `bpp` is the mean of the images' bits per pixel. A metric is None if one
+    image has none: its mean would cover other images than that of bpp.
     """
 
     preset: str
@@ -173,7 +176,8 @@ def _mean(key: tuple[str, float, str], rows: Sequence[ImageResult]) -> MeanResul
         encode_s=statistics.median(row.encode_s for row in rows),
         decode_s=statistics.median(row.decode_s for row in rows),
         weights=weights,
-        values={
+        values={POOLED_BPP: 8 * sum(row.bytes for row in rows) / sum(row.width * row.height for row in rows)}
+        | {
             column: _mean_or_none([row.values.get(column) for row in rows]) for column in metric_columns(rows)
         },
     )

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Generic, TypeVar
 
 from trifocal.errors import OptionError
 
-__all__ = ["GroundTruth", "relative_name"]
+__all__ = ["GroundTruth"]
 
 Value = TypeVar("Value")
 
@@ -89,10 +89,3 @@ class GroundTruth(Generic[Value]):
     def _path(self, name: str) -> str | None:
         key = self._key(name)
         return key if key in self.known else self.paths.get(PurePosixPath(key).name)
-
-
-def relative_name(path: Path, data: Path) -> str:
-    """The name of an image in results: its path in the folder `data`, or its file name if `data` is the
-    image.
-    """
-    return path.relative_to(data).as_posix() if path != data else path.name

@@ -15,10 +15,10 @@ from trifocal.evaluation.codecs.candidates import candidate_for, decoded_image
 from trifocal.evaluation.codecs.factory import create_candidate
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
 from trifocal.evaluation.codecs.variant import Variant, parse_variant
-from trifocal.evaluation.tasks.annotations import relative_name
+from trifocal.evaluation.images import find_images, relative_name
 from trifocal.evaluation.tasks.detection import Detection
 from trifocal.evaluation.tasks.task import create_task
-from trifocal.pictures import Picture, list_pictures
+from trifocal.pictures import Picture
 
 __all__ = ["APWithError", "ap_with_errors", "bootstrap_ap", "run_detection"]
 
@@ -99,7 +99,7 @@ def run_detection(
     task = create_task("detection", detector, None, data)
     assert isinstance(task, Detection)
     candidate = create_candidate(variant)
-    paths, rates = list_pictures([data], recursive=True), []
+    paths, rates = find_images(data), []
     for number, path in enumerate(paths):
         progress(number / len(paths))
         picture, name = Picture.open(path, "colour"), relative_name(path, data)

@@ -19,7 +19,15 @@ from trifocal.errors import MissingExtra, OptionError, PictureError
 from trifocal.evaluation.tasks.annotations import GroundTruth
 from trifocal.pictures import Picture
 
-__all__ = ["MAX_LONG_SIDE", "OWN", "Annotations", "Detection", "check_installed", "protocol_size"]
+__all__ = [
+    "MAX_LONG_SIDE",
+    "OWN",
+    "Annotations",
+    "Detection",
+    "annotation",
+    "check_installed",
+    "protocol_size",
+]
 
 OWN = "own"  # the detector's own detections in the originals are the ground truth
 MIN_OWN_SCORE = 0.5  # of a detection that counts as ground truth then
@@ -29,7 +37,7 @@ BOXES, MASKS = ("ap", "ap50", "ap75"), ("mask_ap", "mask_ap50")
 
 @dataclass(frozen=True)
 class Annotations:
-    """Ground truth in COCO's layout.
+    """Ground truth in COCO's layout; `voc.read_voc` reads PASCAL VOC's.
 
     Attributes:
         images: id, width and height of each image by file name.
@@ -62,7 +70,7 @@ class Annotations:
             objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images.values()}
             for item in data["annotations"]:
                 if item["image_id"] in objects:
-                    objects[item["image_id"]].append(_annotation(item))
+                    objects[item["image_id"]].append(annotation(item))
             categories = [{"id": int(category["id"])} for category in data["categories"]]
         except (ValueError, KeyError, TypeError) as error:
             raise OptionError(
@@ -100,7 +108,7 @@ class Annotations:
             output = detector.find(pixels)
             labels |= {int(label) for label in output.labels}
             objects[number] = [
-                _annotation({"image_id": number, "category_id": int(label), "bbox": _to_xywh(box)})
+                annotation({"image_id": number, "category_id": int(label), "bbox": _to_xywh(box)})
                 for box, label, score in zip(output.boxes, output.labels, output.scores, strict=True)
                 if score >= MIN_OWN_SCORE
             ]
@@ -113,7 +121,7 @@ class Annotations:
         return cls(GroundTruth(source, images), objects, categories, False, own=True)
 
 
-def _annotation(item: Mapping[str, Any]) -> dict[str, Any]:
+def annotation(item: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an annotation that COCO's evaluation reads; `bbox` is x y width height.
 
     Crowds match any number of boxes, or none.

@@ -1,4 +1,4 @@
-"""Detectors by name: the compact detector, torchvision's, and ONNX files."""
+"""Detectors by name: the bundled detector, torchvision's, and ONNX files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMPACT = "compact"
 
 
 class CompactDetector:
-    """The project's compact detector on whole images; its second half also reads base layers.
+    """The bundled detector on whole images; its second half also reads base layers.
 
     It resizes the image to `compact_size`, and the boxes back. Raises WeightsError.
     """

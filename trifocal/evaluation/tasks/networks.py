@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from trifocal.detection.detections import Pixels
 from trifocal.errors import MissingExtra, NotMeasured, OptionError
+from trifocal.utils.local_networks import HOW_TO_NAME, torch_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +74,8 @@ class Classifier(TorchvisionNetwork):
 
 
 def load_torchvision(kind: str, name: str) -> tuple[Module, Callable[[Tensor], Tensor]]:
-    """A torchvision model and the transforms of its weights; weights that are not in torch's cache are
-    downloaded.
+    """A torchvision model and the transforms of its weights; weights that are neither in the folder of
+    networks (`utils.local_networks`) nor in torch's cache are downloaded.
 
     Args:
         kind: detection, segmentation or classification.
@@ -94,13 +95,14 @@ def load_torchvision(kind: str, name: str) -> tuple[Module, Callable[[Tensor], T
     if name not in available:
         raise OptionError(f"torchvision has no {kind} model {name!r}; it has: {', '.join(available)}.")
     weights = models.get_model_weights(name)["DEFAULT"]
-    try:
-        with _safe_download():
-            model = models.get_model(name, weights=weights)
-    except (OSError, http.client.HTTPException, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "invalid hash" not in str(error):
-            raise
-        raise _missing_weights(name, weights.url) from error
+    with torch_weights():
+        try:
+            with _safe_download():
+                model = models.get_model(name, weights=weights)
+        except (OSError, http.client.HTTPException, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "invalid hash" not in str(error):
+                raise
+            raise _missing_weights(name, weights.url) from error
     return model, weights.transforms()
 
 
@@ -108,7 +110,10 @@ def _missing_weights(name: str, url: str) -> NotMeasured:
     import torch
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    remedy = f"get them with `curl --create-dirs -o {path} {url}`"
+    remedy = (
+        f"get them with `curl --create-dirs -o {path} {url}`, or put {path.name} into FOLDER/checkpoints "
+    )
+    remedy += f"and {HOW_TO_NAME}"
     return NotMeasured(name, "its weights are not on this machine", remedy)
 
 

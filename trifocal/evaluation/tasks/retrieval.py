@@ -1,4 +1,4 @@
-"""Caption-to-image retrieval: each caption ranks all images by the cosine of the compact encoders."""
+"""Caption-to-image retrieval: each caption ranks all images by the cosine of the bundled encoders."""
 
 from __future__ import annotations
 

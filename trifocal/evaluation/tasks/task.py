@@ -19,20 +19,20 @@ from typing import Protocol
 
 from trifocal.detection.detections import Pixels
 from trifocal.errors import OptionError
-from trifocal.evaluation.tasks.annotations import relative_name
+from trifocal.evaluation.images import find_images, relative_name
 from trifocal.evaluation.tasks.classification import Classification, read_classes
 from trifocal.evaluation.tasks.detection import OWN, Annotations, Detection, check_installed
 from trifocal.evaluation.tasks.detectors import create_detector
 from trifocal.evaluation.tasks.networks import Classifier, Segmenter, load_torchvision
 from trifocal.evaluation.tasks.segmentation import Segmentation, find_label_maps
-from trifocal.pictures import list_pictures
+from trifocal.evaluation.tasks.voc import read_voc
 
 __all__ = ["NETWORKS", "TASKS", "TITLES", "Task", "create_task"]
 
 # By task: where annotations are searched for, in the folder of the images and then in the folder above.
 TASKS = {
-    "detection": ("instances.json", "annotations/instances*.json"),
-    "segmentation": ("labels", "annotations"),
+    "detection": ("instances.json", "annotations/instances*.json", "Annotations"),
+    "segmentation": ("labels", "SegmentationClass", "annotations"),
     "classification": ("labels.json", "labels.csv"),
 }
 NETWORKS = {
@@ -90,12 +90,14 @@ def create_task(
         model: a torchvision model, "compact", or the path of a detector that ends in .onnx; None for
             NETWORKS.
         annotations: their file or folder; None to search for them next to the images (TASKS). For detection
-            "own": the detector's own detections in the originals are the ground truth.
+            a file in COCO's layout or a folder in PASCAL VOC's, or "own": the detector's own detections in
+            the originals are the ground truth.
         short_side: in pixels, for detection: see `Detection`.
         report: called with a fraction and a text while the detector runs on the originals.
 
     Raises:
-        OptionError: for options that do not fit together, or annotations of other images.
+        OptionError: for options that do not fit together, a folder without images, or annotations of
+            other images.
         NotMeasured: if weights cannot be downloaded.
         MissingExtra: without the packages that the task needs.
         OSError: if annotations cannot be read.
@@ -103,7 +105,7 @@ def create_task(
     _check(kind, model, annotations, short_side)
     model = model or NETWORKS[kind]
     label = Path(model).stem if model.lower().endswith(".onnx") else model
-    paths = {relative_name(path, Path(data)): path for path in list_pictures([data], True)}
+    paths = {relative_name(path, Path(data)): path for path in find_images(data)}
     if kind == "detection":
         check_installed()
     if annotations == OWN:
@@ -112,9 +114,12 @@ def create_task(
     source = find_annotations(kind, Path(data)) if annotations is None else Path(annotations)
     names = list(paths)
     if kind == "detection":
-        known = Annotations.read(source)
+        known = read_voc(source) if source.is_dir() else Annotations.read(source)
         known.images.check_any(names)
-        return Detection(create_detector(model, device), known, short_side, label)
+        detector = create_detector(model, device)
+        if source.is_dir() and detector.categories is None:
+            known = read_voc(source, coco_ids=False)
+        return Detection(detector, known, short_side, label)
     if kind == "segmentation":
         label_maps = find_label_maps(source)
         label_maps.check_any(names)

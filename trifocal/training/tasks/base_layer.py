@@ -1,4 +1,4 @@
-"""Train the base layer of a scalable preset against its detector, which is frozen.
+"""Train the base layer of a layered preset against its detector, which is frozen.
 
     image ── detector head ── h ── analysis ── y_obj ── noise ── synthesis ── h_hat ─┬─ detector tail
                               └────────────── losses of equation (1) ────────────────┴─ base preview
@@ -6,10 +6,12 @@
 Every image of a batch has its own quality level, so one base layer serves all rates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork
@@ -19,7 +21,9 @@ from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import CompactBaseAnalysis
 from trifocal.entropy import RateEstimator
 from trifocal.entropy.tables import calibrated_frequencies
+from trifocal.errors import OptionError
 from trifocal.losses.base_layer import (
+    CLASS_CROSS_ENTROPY,
     TASK_RANGE,
     TERM_WEIGHTS,
     DetectorReference,
@@ -29,10 +33,12 @@ from trifocal.losses.base_layer import (
 from trifocal.losses.detection import Target, TeacherDetections
 from trifocal.losses.rate_distortion import balance, spread_levels
 from trifocal.presets import Preset, check_layers, find
-from trifocal.training.batches import read_data
+from trifocal.recipes import BASE_LAYER, BaseLayerRecipe, with_fields
+from trifocal.training.batches import read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.detection_batches import DetectionBatches, DetectionTeacher
 from trifocal.training.precision import new_accelerator
+from trifocal.training.run import absolute, open_run
 from trifocal.training.task import SEED, LossTask, Note, Report, silent
 from trifocal.training.trainer import Trainer
 from trifocal.types import Condition
@@ -41,7 +47,6 @@ from trifocal.weights import FOLDER, write_weights
 __all__ = ["train_base_layer"]
 
 PRESET, ENHANCEMENT = "dual-layer-compact", "compact"
-BATCH = 8
 CALIBRATION = 24  # batches
 BALANCE = 0.4  # the cost of a quality grows about as this power of its task weight
 
@@ -49,9 +54,11 @@ BALANCE = 0.4  # the cost of a quality grows about as this power of its task wei
 class BaseLayerLosses(nn.Module):
     """The base layer with its loss terms. The detector has no gradient and is no submodule."""
 
-    def __init__(self, base: BaseLayer, detector: SplitDetector) -> None:
+    def __init__(
+        self, base: BaseLayer, detector: SplitDetector, term_weights: Mapping[str, float] = TERM_WEIGHTS
+    ) -> None:
         super().__init__()
-        self.base = base
+        self.base, self.term_weights = base, dict(term_weights)
         self.detector = (detector,)  # a tuple hides it from nn.Module
 
     def forward(
@@ -62,8 +69,27 @@ class BaseLayerLosses(nn.Module):
         output = self.base(x, level)
         rate = output.bits / (x.shape[2] * x.shape[3])
         terms = DetectorReference(self.detector[0], x).terms(output.h_hat, output.first, targets)
-        cost = (rate + task_weight(level) * task_cost(terms)) * balance(level, BALANCE, TASK_RANGE)
+        cost = (rate + task_weight(level) * task_cost(terms, self.term_weights)) * balance(
+            level, BALANCE, TASK_RANGE
+        )
         return {"loss": cost.mean(), "rate": rate.mean()} | {n: t.mean() for n, t in terms.items()}
+
+
+def weights_by_term(recipe: BaseLayerRecipe) -> dict[str, float]:
+    """The weight of each term of a base layer's loss. Raises OptionError for terms that do not exist."""
+    bce = (
+        {"objectness": 0.0, CLASS_CROSS_ENTROPY: TERM_WEIGHTS["objectness"]}
+        if recipe.bce == "classes"
+        else {}
+    )
+    known = (*TERM_WEIGHTS, CLASS_CROSS_ENTROPY)
+    if unknown := [name for name in recipe.terms if name not in known]:
+        own = [field.name for field in fields(recipe)]
+        raise OptionError(
+            f"base has no field {unknown[0]!r}; its recipe has {', '.join(own)}, and weights of "
+            f"{', '.join(known)}."
+        )
+    return {**TERM_WEIGHTS, **bce, **recipe.terms}
 
 
 class BaseLayerTask(LossTask):
@@ -73,16 +99,13 @@ class BaseLayerTask(LossTask):
         codec: as from `codec_with_base`.
         training, held_out: images.
         teacher: finds the objects in images without boxes.
-        batch: images in a batch.
-        learning_rate: replaces the default.
+        recipe: rates, batch and terms.
     """
 
     name = "base"
-    weights = {"loss": 1.0} | dict.fromkeys(("rate", *TERM_WEIGHTS), 0.0)  # "loss" contains the others
-    learning_rate = 1.5e-3
-    weight_decay = 0.0
-    ema = 0.997
-    matrix_rate = 3e-3
+    weights = {"loss": 1.0} | dict.fromkeys(
+        ("rate", *TERM_WEIGHTS, CLASS_CROSS_ENTROPY), 0.0
+    )  # "loss" contains the others
 
     def __init__(
         self,
@@ -91,24 +114,32 @@ class BaseLayerTask(LossTask):
         training: Sequence[TrainingPicture],
         held_out: Sequence[TrainingPicture],
         teacher: DetectionTeacher | None,
-        batch: int,
-        learning_rate: float | None = None,
+        recipe: BaseLayerRecipe = BASE_LAYER,
     ) -> None:
         self.preset, self.codec, self.training = preset, codec, training
-        self.teacher, self.batch = teacher, batch
+        self.teacher, self.recipe, self.batch = teacher, recipe, recipe.batch
+        self.learning_rate, self.matrix_rate = recipe.learning_rate, recipe.matrix_rate
+        self.weight_decay, self.ema = recipe.weight_decay, recipe.ema
+        self.term_weights = weights_by_term(recipe)
         self.file_name = preset.weights
         self.detector = codec.find_detector(str(new_accelerator().device))
-        module = BaseLayerLosses(codec.base, self.detector)
-        super().__init__(module, self.source(held_out, SEED), learning_rate)
+        module = BaseLayerLosses(codec.base, self.detector, self.term_weights)
+        super().__init__(module, self.source(held_out, SEED))
 
-    def source(self, pictures: Sequence[TrainingPicture], seed: int) -> DetectionBatches:
+    def source(self, pictures: Sequence[TrainingPicture], seed: int, first: int = 0) -> DetectionBatches:
         """Batches at the detector's input size, with its labels."""
         return DetectionBatches(
-            pictures, self.teacher, self.batch, seed, self.detector.categories, self.codec.input_size
+            pictures,
+            self.teacher,
+            self.own_batch,
+            seed,
+            self.detector.categories,
+            self.codec.input_size,
+            first,
         )
 
-    def batches(self, seed: int) -> DetectionBatches:
-        return self.source(self.training, seed)
+    def batches(self, seed: int, first: int) -> DetectionBatches:
+        return self.source(self.training, seed, first)
 
     def factor(self, name: str) -> float:
         """Scale indices are in sixths of an octave, gains in octaves."""
@@ -123,9 +154,9 @@ class BaseLayerTask(LossTask):
         write_weights(self.codec, path)
         return {
             "preset": self.preset.name,
-            "task": TERM_WEIGHTS,
+            "task": self.term_weights,
+            "bce": self.recipe.bce,
             "pictures": len(self.training),
-            "batch": self.batch,
             "parameters": sum(p.numel() for p in average.base.parameters()),
         }
 
@@ -134,35 +165,37 @@ def train_base_layer(
     data: Sequence[str | Path],
     out: str | Path,
     *,
-    of: str | Preset = PRESET,
+    of: str | Preset | None = None,
     steps: int | None = None,
     minutes: float | None = None,
     start: str | Path | None = None,
     teacher: str | Path | None = None,
     resume: bool = False,
-    every: float = 5.0,
+    force: bool = False,
+    every: float | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,
-    precision: str = "auto",
+    fields: Mapping[str, object] | None = None,
+    precision: str | None = None,
     report: Report = silent,
     note: Note = silent,
 ) -> Path:
-    """Train the base layer of a scalable preset. The enhancement of dual-layer-compact starts as `compact`.
+    """Train the base layer of a layered preset. The enhancement of dual-layer-compact starts as `compact`.
 
     Args:
-        data: shards or folders of images with records (see `read_pictures`); images without boxes need the
+        data: shards or folders of images with records (see `read_data`); images without boxes need the
             teacher.
         out: folder of the run: checkpoint.pt, log.csv, and PRESET.safetensors, .json and .csv at the end.
-        of: the preset or its name.
+        of: the preset or its name; "dual-layer-compact" by default.
         steps, minutes: length of the run; one of them.
         start: weights of the preset to start from.
         teacher: PicoDet as ONNX, which finds the objects in images without boxes.
-        resume: continue from the checkpoint in `out`.
-        every: minutes between checkpoints.
-        batch: images in a batch; 8 by default.
-        learning_rate: of AdamW, in place of the default; Muon's is scaled along. With weights from an earlier
-            run use a lower one than the default.
-        precision: "auto", "bfloat16" or "float32"; see `choose_precision`.
+        resume, force, every: as for `train`.
+        batch, learning_rate: the same as in `fields`.
+        fields: values in place of those of `recipes.BaseLayerRecipe`, by name, and weights of terms. With
+            another learning rate Muon's is scaled along. With weights from an earlier run use a lower one
+            than the default.
+        precision: "auto" (the default), "bfloat16" or "float32"; see `choose_precision`.
         report: called after each step with the fraction done and a line of text.
         note: called with each notice.
 
@@ -172,19 +205,50 @@ def train_base_layer(
 
     Raises:
         PresetError: if there is no such preset, or it has no base layer.
-        OptionError: for a run without a length, images without boxes and no teacher, or no checkpoint to
-            resume.
+        OptionError: for a run without a length, images without boxes and no teacher, a field that does not
+            exist, no checkpoint to resume, or one that the run would replace.
+        TrainingError, OSError: as for `train`.
         WeightsError: if the weights of the detector or of compact are not installed.
     """
-    training, held_out = read_data(data, steps, minutes, report)
-    preset, seer = find(of), None if teacher is None else DetectionTeacher(teacher)
+    more = {"batch": batch, "learning_rate": learning_rate}
+    given = {
+        "of": None if of is None else find(of).name,
+        "data": absolute(data),
+        "steps": steps,
+        "minutes": minutes,
+        "fields": {**(fields or {}), **{name: value for name, value in more.items() if value is not None}},
+        "precision": precision,
+        "start": None if start is None else str(Path(start).absolute()),
+        "teacher": None if teacher is None else str(Path(teacher).absolute()),
+        "every": every,
+    }
+    defaults = {"of": PRESET, "data": [], "fields": {}, "precision": "auto", "every": 5.0}
+    options = open_run("base", out, given, defaults | {"start": None, "teacher": None}, resume, force)
+    start, teacher = options["start"], options["teacher"]
+    recipe = base_recipe(options["fields"])
+    set_seed(SEED)
+    preset = of if isinstance(of, Preset) else find(options["of"])
+    check_layers(preset)
+    found = read_run_data(options["data"], report, note)
+    seer = None if teacher is None else DetectionTeacher(teacher)
     codec = codec_with_base(preset, start)
-    task = BaseLayerTask(preset, codec, training, held_out, seer, batch or BATCH, learning_rate)
-    trainer = Trainer(task, out, steps=steps, minutes=minutes, precision=precision, note=note)
+    task = BaseLayerTask(preset, codec, found.training, found.held_out, seer, recipe)
+    length = {"steps": options["steps"], "minutes": options["minutes"]}
+    trainer = Trainer(task, out, **length, precision=options["precision"], note=note, options=options)
     if resume:
         trainer.resume()
-    trainer.fit(every, report)
-    return trainer.export(data, start, teacher=None if teacher is None else Path(teacher).name)
+    trainer.fit(options["every"], report)
+    name = None if teacher is None else Path(teacher).name
+    return trainer.export(options["data"], start, teacher=name, **found.record)
+
+
+def base_recipe(values: Mapping[str, object]) -> BaseLayerRecipe:
+    """The recipe with other values; Muon's rate is scaled along with another learning rate."""
+    if "learning_rate" in values and "matrix_rate" not in values and BASE_LAYER.matrix_rate is not None:
+        recipe: BaseLayerRecipe = with_fields(BASE_LAYER, values)
+        scale = recipe.learning_rate / BASE_LAYER.learning_rate
+        return with_fields(recipe, {"matrix_rate": BASE_LAYER.matrix_rate * scale})
+    return with_fields(BASE_LAYER, values)
 
 
 def codec_with_base(of: str | Preset, start: str | Path | None) -> ScalableNetwork:

@@ -2,7 +2,7 @@
 
     crops, quality levels, condition ── network ── objective ── its losses, in turn ── one Adam for each part
 
-Every crop of a batch has its own quality level, so one network learns all rates.
+Every crop of a batch has its own quality level, so one network learns all rates, unless the recipe names one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,29 +13,32 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trifocal.codecs.base_layer import ScalableNetwork
 from trifocal.codecs.network import CodecNetwork
-from trifocal.data import CropBatch, Crops, TrainingPicture, read_pictures, split
+from trifocal.data import CropBatch, CropRules, Crops, TrainingPicture
 from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import OptionError, WeightsError
 from trifocal.layers import branches_in
 from trifocal.losses import Objective, spread_levels
-from trifocal.presets import Preset, find, objective_of
-from trifocal.recipes import Recipe
+from trifocal.presets import Preset, find
+from trifocal.recipes import Recipe, with_fields
 from trifocal.text.encoder import load_text_encoder
-from trifocal.training.checkpoint import check_length, load_start
-from trifocal.training.optimisers import adam, plateau_schedule
+from trifocal.training.batches import RunData, read_run_data
+from trifocal.training.checkpoint import load_start
+from trifocal.training.optimisers import adam, plateau_schedule, step_decay
+from trifocal.training.run import absolute, open_run
+from trifocal.training.stages import make_objective, objective_arguments, stage_recipe
 from trifocal.training.task import BatchSource, Note, Report, TrainingTask, Turn, silent
 from trifocal.training.trainer import Trainer
-from trifocal.training.validation import calibrate, to_tensor, validate, validation_batch
-from trifocal.types import Batch, Condition
+from trifocal.training.validation import HeldOut, calibrate, held_out_crops, to_tensor, validate
+from trifocal.types import LEVELS_PER_QUALITY, Batch, Condition
 from trifocal.weights import FOLDER, Decodes, decodable, load_weights, write_weights
 
 __all__ = ["CodecTask", "train"]
 
-NO_TEXT = 0.1  # of the steps of a preset that takes text
 PARTS = {"encoder": "analysis", "decoder": "synthesis"}
 
 
@@ -45,12 +48,12 @@ class CodecTask(TrainingTask):
     Args:
         preset: what is built.
         stage: of the preset's training, from 1.
-        recipe: in place of the preset's.
+        recipe: in place of that of the stage.
         parts: see `train_only`; empty for all.
         objective: makes another objective than that of the stage.
 
     Raises:
-        OptionError: if the preset has no such stage or part.
+        OptionError: if the preset has no such stage or part, or its objective no such argument.
         WeightsError, MissingExtra: if the preset's text encoder is not on this machine.
     """
 
@@ -65,18 +68,22 @@ class CodecTask(TrainingTask):
         parts: Sequence[str] = (),
         objective: Callable[[], Objective] | None = None,
     ) -> None:
-        objective = objective or objective_of(preset, stage)
-        self.preset, self.recipe, self.parts = preset, recipe or preset.recipe, tuple(parts)
+        self.preset, self.recipe, self.parts = preset, recipe or stage_recipe(preset, stage), tuple(parts)
+        self.stage = stage
+        self.objective = objective() if objective else make_objective(preset, stage, self.recipe)
         self.text_encoder = load_text_encoder(preset.text_encoder) if preset.text_reader else None
         self.module: nn.Module = preset.build().network
-        self.objective = objective()
+        if isinstance(self.module, ScalableNetwork):
+            self.module.any_base_quality = self.recipe.any_base_quality
         self.file_name = f"{preset.name}.safetensors"
         self.seed, self.learning_rate = self.recipe.seed, self.recipe.learning_rate
-        self.ema, self.clip = self.recipe.ema, self.recipe.clip
+        self.ema, self.clip, self.batch = self.recipe.ema, self.recipe.clip, self.recipe.batch
         self.unused_parameters = self.text_encoder is not None or bool(self.objective.partners())
         self.decodes: Decodes = {}
         self.training: list[TrainingPicture] = []
-        self.crops = torch.zeros(0)
+        self.has_boxes = False
+        self.held_out = HeldOut(torch.zeros(0), ())
+        self.read_facts: dict[str, object] = {}
         if parts:
             train_only(self.module, parts)
 
@@ -91,14 +98,25 @@ class CodecTask(TrainingTask):
             with suppress(WeightsError):  # weights of parts only: they wrote no files of this preset
                 self.decodes = decodable(self.module, Path(weights), ARITHMETIC, self.preset.shared)
 
-    def read(self, data: Sequence[str | Path], report: Report) -> None:
-        """Read the images for training and validation."""
-        pictures = read_pictures(data, self.recipe.crop, lambda key: report(0.0, f"reading {key}"))
-        self.use(*split(pictures))
+    @property
+    def level(self) -> int | None:
+        """The quality level of a single-rate model, 0..800; None for all rates."""
+        quality = self.recipe.quality
+        return None if quality is None else round(quality * LEVELS_PER_QUALITY)
+
+    def read(self, data: Sequence[str | Path], report: Report, note: Note = silent) -> None:
+        """Read the images for training and validation. Raises OptionError if the preset takes text, and no
+        image has any that the recipe uses."""
+        found = read_run_data(data, report, note, self.recipe.crop, self.recipe.held_out)
+        if self.text_encoder is not None:
+            check_texts(self.preset, self.recipe, found, data)
+        self.read_facts = found.record
+        self.use(found.training, found.held_out)
 
     def use(self, training: list[TrainingPicture], held_out: list[TrainingPicture]) -> None:
         """Train on these images and validate on those."""
-        self.training, self.crops = training, validation_batch(held_out, self.recipe.crop)
+        self.training, self.held_out = training, held_out_crops(held_out, self.recipe)
+        self.has_boxes = any(len(picture.boxes) for picture in training)
 
     def partners(self) -> dict[str, nn.Module]:
         return self.objective.partners()
@@ -106,13 +124,16 @@ class CodecTask(TrainingTask):
     def to(self, device: torch.device) -> None:
         super().to(device)
         self.objective.to(device)
+        if self.text_encoder is not None:
+            self.text_encoder = load_text_encoder(self.preset.text_encoder, str(device))
 
     def optimisers(self) -> dict[str, list[Optimizer]]:
         networks = {self.name: self.module, **self.partners()}
         return {name: [adam(network, self.recipe)] for name, network in networks.items()}
 
     def schedule(self, step: int, fraction: float) -> float:
-        return plateau_schedule(step, fraction, self.recipe.warmup, self.recipe.cooldown)
+        rate = plateau_schedule(step, fraction, self.recipe.warmup, self.recipe.cooldown)
+        return rate * step_decay(fraction, self.recipe.decay)
 
     def autocast(
         self, module: nn.Module, device: torch.device, dtype: torch.dtype | None
@@ -120,46 +141,71 @@ class CodecTask(TrainingTask):
         """Only the branches of residual blocks; all else is float32."""
         return branches_in(dtype, module)
 
-    def batches(self, seed: int) -> BatchSource:
-        return Crops(self.training, self.recipe.batch, self.recipe.crop, seed)
+    def batches(self, seed: int, first: int) -> BatchSource:
+        rules = CropRules(self.recipe.text, self.recipe.mirrored, self.recipe.sampling)
+        return Crops(self.training, self.own_batch, self.recipe.crop, seed, rules, first)
+
+    def levels(self, count: int) -> Tensor:
+        """Random quality levels, or that of a single-rate model, [count]."""
+        if self.level is None:
+            return spread_levels(count, self.device)
+        return torch.full((count,), self.level, device=self.device)
 
     def losses(self, module: nn.Module, batch: CropBatch, step: int, fraction: float) -> Iterator[Turn]:
         """The losses of the objective, for crops with random quality levels and the condition from their
-        texts."""
+        texts; the terms of the objective, and the share of crops with each kind of text."""
         x = to_tensor(batch.rgb).to(self.device)
-        inputs = Batch(x, spread_levels(len(x), x.device), self.condition(batch.texts))
+        boxes = tuple(torch.from_numpy(own).to(self.device) for own in batch.boxes)
+        inputs = Batch(x, self.levels(len(x)), self.condition(batch.texts), boxes if self.has_boxes else None)
+        shares: dict[str, Tensor] = {}
+        if self.text_encoder is not None:
+            shares = {
+                f"text_{kind}": torch.tensor(batch.kinds.count(kind) / len(x))
+                for kind in ("caption", "names")
+            }
         for part, loss in self.objective.turns(module, inputs, step):
-            yield Turn(part, loss, {"loss": loss.detach()} if part == self.name else {})
+            own = {"loss": loss.detach()} if part == self.name else {}
+            yield Turn(part, loss, own | self.objective.terms | shares)
 
     def condition(self, texts: Sequence[str]) -> Condition | None:
         """The text embeddings of a batch; now and then none, since the preset must work without text too."""
-        if self.text_encoder is None or float(torch.rand(())) < NO_TEXT:
+        if self.text_encoder is None or self.recipe.text == "none":
+            return None
+        if float(torch.rand(())) < self.recipe.wordless:
             return None
         return Condition(self.text_encoder(texts)).to(self.device)
 
     def validate(self, average: nn.Module) -> dict[str, float]:
         assert isinstance(average, CodecNetwork)
-        return validate(average, self.crops, self.objective)
+        texts = None
+        if self.text_encoder is not None and any(self.held_out.texts):
+            with torch.no_grad():
+                texts = Condition(self.text_encoder(self.held_out.texts)).to(self.device)
+        return validate(average, self.held_out.x, self.objective, texts, self.level)
 
     def export(self, average: nn.Module, path: Path) -> dict[str, object]:
         """Calibrate the frequency tables if the entropy model was trained, then write the weights."""
         assert isinstance(average, CodecNetwork)
-        before = validate(average, self.crops, self.objective)
+        before = self.validate(average)
         trained = [name for name, parameter in average.named_parameters() if parameter.requires_grad]
         if any(name.startswith("entropy.") for name in trained):
-            calibrate(average, self.training, self.recipe)
+            calibrate(average, self.training, self.recipe, self.level)
         decoder_only = all(name.startswith("synthesis.") for name in trained)
-        write_weights(average, path, self.preset.shared, self.decodes if decoder_only else None)
+        decodes = self.decodes if decoder_only else None
+        write_weights(average, path, self.preset.shared, decodes, self.level)
         load_weights(average, path.absolute(), self.preset.shared)
         return {
             "parameters": sum(p.numel() for p in average.parameters()),
             "pictures": len(self.training),
             "held_out_before_calibration": before["held_out"],
-            "held_out": validate(average, self.crops, self.objective),
+            "held_out": self.validate(average),
         }
 
     def record(self) -> dict[str, object]:
-        settings = {"preset": self.preset.name, "recipe": asdict(self.recipe)}
+        settings: dict[str, object] = {"preset": self.preset.name, "stage": self.stage}
+        settings |= {"recipe": asdict(self.recipe), **self.read_facts}
+        if self.recipe.quality is not None:
+            settings |= {"quality": self.recipe.quality, "level": self.level}
         return settings | ({"parts": self.parts} if self.parts else {}) | self.objective.description()
 
     def notes(self) -> list[str]:
@@ -196,17 +242,20 @@ def train(
     data: Sequence[str | Path],
     out: str | Path,
     *,
-    stage: int = 1,
+    stage: int | None = None,
     steps: int | None = None,
     minutes: float | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,
     cooldown: float | None = None,
+    fields: Mapping[str, object] | None = None,
     parts: Sequence[str] = (),
-    precision: str = "auto",
+    precision: str | None = None,
     start: str | Path | None = None,
+    clip: str | Path | None = None,
     resume: bool = False,
-    every: float = 5.0,
+    force: bool = False,
+    every: float | None = None,
     report: Report = silent,
     note: Note = silent,
 ) -> Path:
@@ -216,22 +265,27 @@ def train(
         preset: a preset or its name. Several processes need a name, or a preset that can be pickled.
         data: folders, image files and WebDataset shards; one image in forty is held out.
         out: folder of the run: checkpoint.pt, log.csv, and PRESET.safetensors, .json and .csv at the end.
-        stage: of a preset that is trained in stages; each is a run of its own, which starts from the weights
-            of the last.
+        stage: of a preset that is trained in stages, 1 by default; each is a run of its own, which starts
+            from the weights of the last.
         steps, minutes: length of the run; one of them.
-        batch, learning_rate, cooldown: replace the recipe's. The batch is that of one process. The cooldown
-            is the last part of the run, 0..1, in which the learning rate falls; 0 keeps it level, for a run
-            that is resumed and made longer later.
+        batch, learning_rate, cooldown: the same as in `fields`.
+        fields: values in place of the recipe's, by name, and arguments of the objective; see
+            `recipes.Recipe` and `recipes.with_fields`. `batch` is the total of all processes. `cooldown` is
+            the last part of the run, 0..1, in which the learning rate falls; 0 keeps it level, for a run that
+            is resumed and made longer later. `quality` trains a single rate.
         parts: train only these: "encoder", "decoder", "entropy", or another submodule of the network; empty
             for all. If only the decoder is trained, files of the start weights can be decoded with the
             exported weights.
-        precision: of the branches of residual blocks, "auto", "bfloat16" or "float32"; see
+        precision: of the branches of residual blocks, "auto" (the default), "bfloat16" or "float32"; see
             `choose_precision`.
         start: weights (.safetensors) to start from; None starts from those that the preset shares with
             another, if any.
-        resume: continue from the checkpoint in `out`. A run whose length is used up already is exported
-            without a further step.
-        every: minutes between checkpoints.
+        clip: a folder with the CLIP model of a preset that takes text by CLIP, and of its objective, in place
+            of the download.
+        resume: continue from the checkpoint in `out`, with its options where none are given here. A run whose
+            length is used up already is exported without a further step.
+        force: replace the run in `out`.
+        every: minutes between checkpoints; 5 by default.
         report: called after each step with the fraction done and a line of text.
         note: called with each notice.
 
@@ -239,33 +293,78 @@ def train(
         The exported weights.
 
     Raises:
-        OptionError: for a run without a length, data, or a checkpoint to resume; for a stage, part, cooldown
-            or precision that does not exist; for a later stage, or a preset with a base layer, without
-            weights to start from.
+        OptionError: for a run without a length, data, or a checkpoint to resume, or with one that it would
+            replace; for a stage, part, field or precision that does not exist, or a value out of range; for a
+            later stage, or a preset with a base layer, without weights to start from; for data without texts
+            for a preset that takes them.
+        TrainingError: if the run was stopped, after its checkpoint was saved; or if the loss diverged.
         PresetError: if there is no such preset.
         WeightsError, MissingExtra: if the preset's text encoder is not on this machine.
+        OSError: if the disk is full.
     """
-    check_length(steps, minutes)
     chosen = find(preset)
-    objective_of(chosen, stage)
+    more = {"batch": batch, "learning_rate": learning_rate, "cooldown": cooldown}
+    given = {
+        "stage": stage,
+        "data": absolute(data),
+        "steps": steps,
+        "minutes": minutes,
+        "fields": {**(fields or {}), **{name: value for name, value in more.items() if value is not None}},
+        "parts": list(parts),
+        "precision": precision,
+        "start": None if start is None else str(Path(start).absolute()),
+        "clip": None if clip is None else str(Path(clip).absolute()),
+        "every": every,
+    }
+    defaults = {
+        "stage": 1,
+        "data": [],
+        "fields": {},
+        "parts": [],
+        "precision": "auto",
+        "every": 5.0,
+        "start": None,
+    }
+    options = open_run(chosen.name, out, given, defaults, resume, force)
+    start, stage = options["start"], int(options["stage"])
+    recipe = with_fields(stage_recipe(chosen, stage), options["fields"])
+    if options.get("clip") is not None:
+        chosen, recipe = with_clip(chosen, recipe, stage, options["clip"])
     check_start(chosen, stage, start is not None or resume)
-    if cooldown is not None and not 0 <= cooldown <= 1:
-        raise OptionError(f"The cooldown is a part of the run, from 0 to 1, not {cooldown}.")
-    recipe = replace(
-        chosen.recipe,
-        batch=batch or chosen.recipe.batch,
-        learning_rate=learning_rate or chosen.recipe.learning_rate,
-        cooldown=chosen.recipe.cooldown if cooldown is None else cooldown,
-    )
     set_seed(recipe.seed)
-    task = CodecTask(chosen, stage, recipe, parts)
-    task.start_from(start)
-    trainer = Trainer(task, out, steps=steps, minutes=minutes, precision=precision, note=note)
+    task = CodecTask(chosen, stage, recipe, options["parts"])
+    task.start_from(None if resume else start)
+    length = {"steps": options["steps"], "minutes": options["minutes"]}
+    trainer = Trainer(task, out, **length, precision=options["precision"], note=note, options=options)
     if resume:
         trainer.resume()
-    task.read(data, report)
-    trainer.fit(every, report)
-    return trainer.export(data, start or (FOLDER / chosen.shared if chosen.shared else None))
+    task.read(options["data"], report, note)
+    trainer.fit(options["every"], report)
+    return trainer.export(options["data"], start or (FOLDER / chosen.shared if chosen.shared else None))
+
+
+def with_clip(preset: Preset, recipe: Recipe, stage: int, folder: str) -> tuple[Preset, Recipe]:
+    """The preset and the recipe with a CLIP model in a folder. Raises OptionError if the preset uses none."""
+    if preset.text_encoder in ("", "compact"):
+        raise OptionError(f"{preset.name} uses no CLIP; leave out --clip.")
+    if "tower" in objective_arguments(preset, stage):
+        recipe = replace(recipe, objective={**recipe.objective, "tower": folder})
+    return replace(preset, text_encoder=folder), recipe
+
+
+def check_texts(preset: Preset, recipe: Recipe, found: RunData, data: Sequence[str | Path]) -> None:
+    """Raise OptionError if the recipe asks for texts, and no image has any."""
+    usable = {"captions": found.captioned, "names": found.boxed, "visible": found.captioned + found.boxed}
+    if recipe.text == "none" or usable[recipe.text]:
+        return
+    kind = {"captions": "captions", "names": "boxes", "visible": "captions or boxes"}[recipe.text]
+    where = ", ".join(map(str, data))
+    folder = Path(data[0])
+    raise OptionError(
+        f"{preset.name} trains on text, and no image of {where} has {kind}; put "
+        f"annotations/captions_{folder.name}.json beside {folder}, captions.json or KEY.json into it, or "
+        "train without text by --set text=none."
+    )
 
 
 def check_start(preset: Preset, stage: int, given: bool) -> None:

@@ -1,4 +1,4 @@
-"""Train the compact detector on boxes and on the outputs of a teacher.
+"""Train the bundled detector on boxes and on the outputs of a teacher.
 
 Stages 1 and 3 distil the parts of a teacher (`distillation.py`): stage 1 from images; stage 3 from the
 features of a frozen head and from decoded base layers, so that existing base layers and files stay valid.
@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork
@@ -22,7 +23,7 @@ from trifocal.detection.detector import SplitDetector, compact_detector
 from trifocal.errors import OptionError
 from trifocal.losses.detection import Target, TeacherDetections, detection_losses, teacher_score_maps
 from trifocal.presets import load
-from trifocal.training.batches import DataEcho, read_data
+from trifocal.training.batches import DataEcho, read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.detection_batches import DetectionBatches, DetectionTeacher
 from trifocal.training.distillation import (
@@ -31,6 +32,7 @@ from trifocal.training.distillation import (
     RefinementLosses,
     TeacherOutputs,
 )
+from trifocal.training.run import absolute, open_run
 from trifocal.training.task import SEED, BatchSource, LossTask, Note, Report, silent
 from trifocal.training.tasks.base_layer import PRESET
 from trifocal.training.trainer import Trainer
@@ -41,18 +43,29 @@ __all__ = ["train_detector"]
 START_FACTOR = 0.15  # of the learning rate in stage 2, for a detector that is trained already
 ECHOES = 3  # of each batch of features
 BATCHES = (4, 8, 4)
+DEFAULTS = {
+    "data": [],
+    "stage": 1,
+    "keep_front": False,
+    "batch": None,
+    "learning_rate": None,
+    "precision": "auto",
+    "start": None,
+    "teacher": None,
+    "every": 5.0,
+}
 NEW_FACTOR = 3.0  # of the learning rate in stage 3, for the second detection stage
 
 
 class DetectorTask(LossTask):
-    """The compact detector on boxes, and on the class scores of a teacher if there is one.
+    """The bundled detector on boxes, and on the class scores of a teacher if there is one.
 
     Args:
         detector: its second detection stage is frozen here.
         started: whether it is trained already; then it learns more slowly.
         training, held_out: images.
         teacher: of class scores; it finds the objects in images without boxes.
-        batch: images in a batch.
+        batch: images in a batch, in all processes together.
         learning_rate: replaces the default.
     """
 
@@ -77,8 +90,8 @@ class DetectorTask(LossTask):
             DetectorLosses(detector), DetectionBatches(held_out, teacher, 8, SEED), learning_rate
         )
 
-    def batches(self, seed: int) -> BatchSource:
-        return DetectionBatches(self.training, self.teacher, self.batch, seed)
+    def batches(self, seed: int, first: int) -> BatchSource:
+        return DetectionBatches(self.training, self.teacher, self.own_batch, seed, first=first)
 
     def factor(self, name: str) -> float:
         return START_FACTOR if self.started else 1.0
@@ -89,7 +102,7 @@ class DetectorTask(LossTask):
 
 
 class DetectorLosses(nn.Module):
-    """The compact detector with its loss terms."""
+    """The bundled detector with its loss terms."""
 
     def __init__(self, detector: SplitDetector) -> None:
         super().__init__()
@@ -106,7 +119,7 @@ class DetectorLosses(nn.Module):
 
 
 class DistillationTask(LossTask):
-    """The parts of the compact detector, each on the outputs of the teacher's part.
+    """The parts of the bundled detector, each on the outputs of the teacher's part.
 
     Args:
         module: the detector with its losses.
@@ -146,14 +159,17 @@ class DistillationTask(LossTask):
         if self.base is not None:
             self.base.to(device)
 
-    def source(self, pictures: Sequence[TrainingPicture], batch: int, seed: int) -> BatchSource:
+    def source(
+        self, pictures: Sequence[TrainingPicture], batch: int, seed: int, first: int = 0
+    ) -> BatchSource:
         """Images, or their features where the head is frozen, with the outputs of the teacher."""
-        outputs = TeacherOutputs(pictures, self.teacher, self.names, batch, seed)
+        outputs = TeacherOutputs(pictures, self.teacher, self.names, batch, seed, first)
         return FeatureSource(outputs, self.detector, self.base) if self.keep_front else outputs
 
-    def batches(self, seed: int) -> BatchSource:
-        source = self.source(self.training, self.batch, seed)
-        return DataEcho(source, ECHOES, seed) if self.keep_front else source
+    def batches(self, seed: int, first: int) -> BatchSource:
+        """A resumed run with a frozen head fills the pool of its echoes anew."""
+        source = self.source(self.training, self.own_batch, seed, first)
+        return DataEcho(source, ECHOES, seed + first) if self.keep_front else source
 
     def factor(self, name: str) -> float:
         """The stem has the fewest parameters, and every other part depends on it."""
@@ -195,37 +211,37 @@ def train_detector(
     *,
     steps: int | None = None,
     minutes: float | None = None,
-    stage: int = 1,
-    keep_front: bool = False,
+    stage: int | None = None,
+    keep_front: bool | None = None,
     start: str | Path | None = None,
     teacher: str | Path | None = None,
     resume: bool = False,
-    every: float = 5.0,
+    force: bool = False,
+    every: float | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,
-    precision: str = "auto",
+    precision: str | None = None,
     report: Report = silent,
     note: Note = silent,
 ) -> Path:
-    """Train the compact detector.
+    """Train the bundled detector.
 
     Args:
         data: shards or folders of images with records (see `read_pictures`); images without boxes need the
             teacher.
         out: folder of the run: checkpoint.pt, log.csv, and detector.safetensors, .json and .csv at the end.
         steps, minutes: length of the run; one of them.
-        stage: 1 distils the parts of the teacher; 2 trains on boxes, and on the class scores of the teacher;
-            3 distils on, more slowly, from the base layer of the installed dual-layer-compact as well.
+        stage: 1, the default, distils the parts of the teacher; 2 trains on boxes, and on the class scores of
+            the teacher; 3 distils more slowly, from the base layer of the installed dual-layer-compact too.
         keep_front: freeze the layers before the split, so that base layers and files stay valid; always so in
             stage 3.
         start: detector.safetensors to start from; the installed one by default in stage 3.
         teacher: PicoDet as ONNX; stages 1 and 3 need it.
-        resume: continue from the checkpoint in `out`.
-        every: minutes between checkpoints.
-        batch: images in a batch; 8 in stage 2 and 4 in the others by default.
+        resume, force, every: as for `train`.
+        batch: images in a batch, in all processes together; 8 in stage 2 and 4 in the others by default.
         learning_rate: of AdamW, in place of the default; Muon's is scaled along. With weights from an earlier
             run use a lower one than the default.
-        precision: "auto", "bfloat16" or "float32"; see `choose_precision`.
+        precision: "auto" (the default), "bfloat16" or "float32"; see `choose_precision`.
         report: called after each step with the fraction done and a line of text.
         note: called with each notice.
 
@@ -234,39 +250,58 @@ def train_detector(
 
     Raises:
         OptionError: for a run without a length, images without boxes and no teacher, no weights to keep the
-            front of, or no checkpoint to resume.
+            front of, no checkpoint to resume, or one that the run would replace.
+        TrainingError, OSError: as for `train`.
         WeightsError: in stage 3, if no base layer is installed.
     """
+    given = {
+        "data": absolute(data),
+        "stage": stage,
+        "keep_front": keep_front,
+        "steps": steps,
+        "minutes": minutes,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "precision": precision,
+        "start": None if start is None else str(Path(start).absolute()),
+        "teacher": None if teacher is None else str(Path(teacher).absolute()),
+        "every": every,
+    }
+    options = open_run("detector", out, given, DEFAULTS, resume, force)
+    stage, teacher = options["stage"], options["teacher"]
     if stage not in (1, 2, 3) or stage != 2 and teacher is None:
         raise OptionError(
             "The detector has stages 1 to 3. Stages 1 and 3 need a --teacher; without one, use --stage 2."
         )
-    training, held_out = read_data(data, steps, minutes, report)
+    set_seed(SEED)
+    found = read_run_data(options["data"], report, note)
     detector, base = compact_detector(), None
+    start = options["start"]
     if stage == 3:
         base, start = installed_base_layer(), start or FOLDER / "detector.safetensors"
-    keep_front = keep_front or stage == 3
+    keep_front = options["keep_front"] or stage == 3
     if keep_front and start is None:
         raise OptionError("--keep-front requires --start WEIGHTS.")
     if start is not None:
         load_start(detector, start)
     detector.backbone.front.requires_grad_(not keep_front)
-    batch = batch or BATCHES[stage - 1]
+    batch, rate = options["batch"] or BATCHES[stage - 1], options["learning_rate"]
     task: LossTask
     if stage == 2:
         seer = None if teacher is None else DetectionTeacher(teacher)
-        task = DetectorTask(detector, start is not None, training, held_out, seer, batch, learning_rate)
+        task = DetectorTask(detector, start is not None, found.training, found.held_out, seer, batch, rate)
     else:
-        assert teacher is not None
         kind = DistillationTask if stage == 1 else RefinementTask
         losses = DistillationLosses(detector, keep_front) if stage == 1 else RefinementLosses(detector)
-        task = kind(losses, training, held_out, teacher, batch, learning_rate, base)
-    trainer = Trainer(task, out, steps=steps, minutes=minutes, precision=precision, note=note)
+        task = kind(losses, found.training, found.held_out, teacher, batch, rate, base)
+    length = {"steps": options["steps"], "minutes": options["minutes"]}
+    trainer = Trainer(task, out, **length, precision=options["precision"], note=note, options=options)
     if resume:
         trainer.resume()
-    trainer.fit(every, report)
-    facts = {"pictures": len(training), "batch": batch, "stage": stage}
-    return trainer.export(data, start, teacher=None if teacher is None else Path(teacher).name, **facts)
+    trainer.fit(options["every"], report)
+    facts = {"pictures": len(found.training), "stage": stage, **found.record}
+    name = None if teacher is None else Path(teacher).name
+    return trainer.export(options["data"], start, teacher=name, **facts)
 
 
 def installed_base_layer() -> BaseLayer:

@@ -44,6 +44,7 @@ class GroundingTask(TrainingTask):
     name = "ground"
     file_name = "towers.safetensors"
     learning_rate, weight_decay = 1e-3, 0.05
+    batch = BATCH
     ema, clip = 0.0, math.inf
 
     def __init__(
@@ -76,8 +77,8 @@ class GroundingTask(TrainingTask):
     def schedule(self, step: int, fraction: float) -> float:
         return cosine_schedule(step, fraction, 1)
 
-    def batches(self, seed: int) -> BatchSource:
-        return GroundingBatches(self.views, self.features, seed)
+    def batches(self, seed: int, first: int) -> BatchSource:
+        return GroundingBatches(self.views, self.features, seed, first, self.own_batch)
 
     def losses(
         self,
@@ -129,16 +130,22 @@ class GroundingBatches:
     Args:
         features: of the views, [N, h, w, C].
         seed: of the choice, and of the phrases.
+        first: number of the first batch; each depends only on the arguments and its number.
+        batch: views in a batch.
     """
 
-    def __init__(self, views: Sequence[View], features: Tensor, seed: int) -> None:
-        self.views, self.features = views, features
-        self.random = np.random.default_rng(seed)
+    def __init__(
+        self, views: Sequence[View], features: Tensor, seed: int, first: int = 0, batch: int = BATCH
+    ) -> None:
+        self.views, self.features, self.batch = views, features, batch
+        self.seed, self.number = seed, first
 
     def next(self) -> tuple[Tensor, list[View], np.random.Generator]:
         """Features [B, h, w, C], their views, and the generator that draws their phrases."""
-        chosen = self.random.choice(len(self.views), min(BATCH, len(self.views)), replace=False)
-        return self.features[torch.from_numpy(chosen)], [self.views[i] for i in chosen], self.random
+        random = np.random.default_rng((self.seed, self.number))
+        self.number += 1
+        chosen = random.choice(len(self.views), min(self.batch, len(self.views)), replace=False)
+        return self.features[torch.from_numpy(chosen)], [self.views[i] for i in chosen], random
 
     def close(self) -> None:
         """Nothing to stop."""

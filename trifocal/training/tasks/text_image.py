@@ -1,15 +1,16 @@
-"""Train the compact text and image encoders (`image_text_model.py`)."""
+"""Train the bundled text and image encoders (`image_text_model.py`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from accelerate.utils import set_seed
 from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import nn
 
 from trifocal.errors import OptionError
 from trifocal.text.compact import train_tokenizer
-from trifocal.training.batches import read_data
+from trifocal.training.batches import read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.image_text_batches import (
     ClassMapTeacher,
@@ -20,14 +21,23 @@ from trifocal.training.image_text_batches import (
 )
 from trifocal.training.image_text_model import ImageTextModel
 from trifocal.training.precision import new_accelerator
-from trifocal.training.task import BatchSource, LossTask, Note, Report, TrainingTask, move, silent
+from trifocal.training.run import absolute, open_run
+from trifocal.training.task import SEED, BatchSource, LossTask, Note, Report, TrainingTask, move, silent
 from trifocal.training.tasks.grounding import GroundingTask
 from trifocal.training.trainer import Trainer
 from trifocal.utils.files import atomic_write
 
 __all__ = ["train_text_image"]
 
-BATCH = 32
+DEFAULTS = {
+    "data": [],
+    "stage": 1,
+    "batch": 32,
+    "precision": "auto",
+    "start": None,
+    "teacher": None,
+    "every": 5.0,
+}
 WEIGHTS = {"captions": 1.0, "bag": 0.2, "where": 0.5, "ground": 1.0, "teacher": 1.0}
 EXPORTED = ("image.", "text.", "ground.", "bag.")
 
@@ -60,8 +70,8 @@ class TextImageTask(LossTask):
         self.weights = {name: weight for name, weight in WEIGHTS.items() if teacher or name != "teacher"}
         super().__init__(model, RepeatedBatch(held_out))
 
-    def batches(self, seed: int) -> BatchSource:
-        return ImageTextBatches(self.views, self.batch, seed)
+    def batches(self, seed: int, first: int) -> BatchSource:
+        return ImageTextBatches(self.views, self.own_batch, seed, first)
 
     def validate(self, average: nn.Module) -> dict[str, float]:
         """Retrieval and localisation on held-out views."""
@@ -80,31 +90,32 @@ def train_text_image(
     *,
     steps: int | None = None,
     minutes: float | None = None,
-    stage: int = 1,
+    stage: int | None = None,
     start: str | Path | None = None,
     teacher: str | Path | None = None,
     resume: bool = False,
-    every: float = 5.0,
+    force: bool = False,
+    every: float | None = None,
     batch: int | None = None,
-    precision: str = "auto",
+    precision: str | None = None,
     report: Report = silent,
     note: Note = silent,
 ) -> Path:
-    """Train the compact text and image encoders.
+    """Train the bundled text and image encoders.
 
     Args:
         data: shards or folders of images with records: captions, boxes, labels (see `read_pictures`).
         out: folder of the run: checkpoint.pt, log.csv, and towers.safetensors, .json and .csv, and
             tokenizer.json at the end.
         steps, minutes: length of the run; one of them.
-        stage: 1 trains everything, 2 only `ground`.
+        stage: 1, the default, trains everything, 2 only `ground`.
         start: towers.safetensors to start from, with its tokenizer.json beside it; stage 2 needs it.
         teacher: PicoDet as ONNX, whose class scores are distilled into the image encoder; without it that
             loss is left out.
-        resume: continue from the checkpoint in `out`.
-        every: minutes between checkpoints.
-        batch: views in a batch of stage 1; 32 by default.
-        precision: "auto", "bfloat16" or "float32"; see `choose_precision`. Stage 2 is always in float32.
+        resume, force, every: as for `train`.
+        batch: views in a batch of stage 1, in all processes together; 32 by default.
+        precision: "auto" (the default), "bfloat16" or "float32"; see `choose_precision`. Stage 2 is always in
+            float32.
         report: called after each step with the fraction done and a line of text.
         note: called with each notice.
 
@@ -112,38 +123,57 @@ def train_text_image(
         The exported weights.
 
     Raises:
-        OptionError: for a run without a length, images without captions, no checkpoint to resume, or a second
-            stage without weights to start from.
+        OptionError: for a run without a length, images without captions, no checkpoint to resume or one that
+            the run would replace, or a second stage without weights to start from.
+        TrainingError, OSError: as for `train`.
     """
+    given = {
+        "data": absolute(data),
+        "stage": stage,
+        "steps": steps,
+        "minutes": minutes,
+        "batch": batch,
+        "precision": precision,
+        "start": None if start is None else str(Path(start).absolute()),
+        "teacher": None if teacher is None else str(Path(teacher).absolute()),
+        "every": every,
+    }
+    options = open_run("towers", out, given, DEFAULTS, resume, force)
+    stage, start, teacher = options["stage"], options["start"], options["teacher"]
     if stage not in (1, 2) or stage == 2 and start is None:
         raise OptionError(
             "towers has stages 1 and 2; stage 2 needs the towers.safetensors of stage 1 as --start."
         )
-    if stage == 2 and precision == "bfloat16":
+    if stage == 2 and options["precision"] == "bfloat16":
         raise OptionError("Stage 2 of towers trains in float32; leave out --precision.")
-    training, held_out = read_data(data, steps, minutes, report)
-    captions = [caption for picture in training for caption in picture.captions]
-    if not captions or not any(picture.captions for picture in held_out):
+    set_seed(SEED)
+    found = read_run_data(options["data"], report, note)
+    captions = [caption for picture in found.training for caption in picture.captions]
+    if not captions or not any(picture.captions for picture in found.held_out):
         raise OptionError("towers needs captions: shards or folders with KEY.json beside KEY.jpg.")
     model = new_model(captions, start)
     seer = None if teacher is None else ClassMapTeacher(teacher)
-    views = make_views(training, seer, progress=lambda f: report(0.0, f"computing class scores, {f:.0%}"))
-    others = make_views([p for p in held_out if p.captions], None, ("whole",))
+    views = make_views(
+        found.training, seer, progress=lambda f: report(0.0, f"computing class scores, {f:.0%}")
+    )
+    others = make_views([p for p in found.held_out if p.captions], None, ("whole",))
     task: TrainingTask
     if stage == 1:
-        task = TextImageTask(model, views, others, batch or BATCH, seer is not None)
+        task = TextImageTask(model, views, others, options["batch"], seer is not None)
     else:
         model.to(new_accelerator().device)
         task = GroundingTask(
             model, views, others, write_encoders, lambda f: report(0.0, f"computing features, {f:.0%}")
         )
-        precision = "float32"
-    trainer = Trainer(task, out, steps=steps, minutes=minutes, precision=precision, note=note)
+    precision = "float32" if stage == 2 else options["precision"]
+    length = {"steps": options["steps"], "minutes": options["minutes"]}
+    trainer = Trainer(task, out, **length, precision=precision, note=note, options=options)
     if resume:
         trainer.resume()
-    trainer.fit(every, report)
-    facts = {"pictures": len(training), "views": len(views), "batch": batch or BATCH, "stage": stage}
-    return trainer.export(data, start, teacher=None if teacher is None else Path(teacher).name, **facts)
+    trainer.fit(options["every"], report)
+    facts = {"pictures": len(found.training), "views": len(views), "stage": stage, **found.record}
+    name = None if teacher is None else Path(teacher).name
+    return trainer.export(options["data"], start, teacher=name, **facts)
 
 
 def new_model(captions: Sequence[str], start: str | Path | None) -> ImageTextModel:

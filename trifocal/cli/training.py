@@ -1,0 +1,258 @@
+"""The commands train and export."""
+
+from typing import Annotated, Any
+
+import typer
+
+from trifocal.cli.main import Threads, app, use_threads
+from trifocal.cli.options import parse_fields
+
+# What is trained besides presets, and the function of `trifocal.training` for it.
+OTHER_TRAININGS = {"towers": "train_text_image", "detector": "train_detector", "base": "train_base_layer"}
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Argument(show_default=False, help="A preset, towers, detector or base.")],
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MORE_DATA]...",
+            show_default=False,
+            help="More of --data, as from a wildcard: --data shards/*.tar.",
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Folder of images (of COCO, its root too), image or WebDataset shard (.tar); repeatable.",
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the run. [default: runs/PRESET]"),
+    ] = None,
+    stage: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Training stage: 1 to 3 for detector; 1 or 2 for towers, cross-modal and "
+            "cross-modal-cheng2020; 1 for all others. Pass the weights of stage 1 to stage 2 with --start. "
+            "Stage 3 starts from the bundled weights unless --start is given. [default: 1]",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of the run in steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Length of the run in minutes.")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Crops per step, in all processes together. [default: the recipe's]"),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Peak learning rate. [default: the recipe's]")
+    ] = None,
+    cooldown: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Fraction at the end of the run in which the learning rate falls; 0 keeps it constant, "
+            "for a run that will be resumed with more steps or minutes. [default: the recipe's]",
+        ),
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Train a single rate: that of this quality. [default: all rates]"),
+    ] = None,
+    lambda_: Annotated[
+        float | None,
+        typer.Option("--lambda", min=0, help="Train a single rate: that of this λ of the objective."),
+    ] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Fields of the recipe, or of its objective, such as learning_rate=1e-4 or k_p=3.5; "
+            "repeatable, see docs/training.md.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|bfloat16|float32",
+            help="Precision of residual branches (for towers, detector and base: of all convolutions and "
+            "matrix products). auto is bfloat16 if the processor or GPU supports it. Exported weights and "
+            "decoding do not depend on it. [default: auto]",
+        ),
+    ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes on this machine that average gradients. They share --batch and --threads, or use "
+            "one GPU each.",
+        ),
+    ] = 1,
+    start: Annotated[str | None, typer.Option(metavar="FILE", help="Initial weights (.safetensors).")] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder with the CLIP model of the preset, in place of the download."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue from the checkpoint in the folder, with its options."),
+    ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="For towers, detector and base: PicoDet as .onnx, for distillation."
+        ),
+    ] = None,
+    of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRESET",
+            help="For base: the layered preset whose base layer is trained. [default: dual-layer-compact]",
+        ),
+    ] = None,
+    keep_front: Annotated[
+        bool,
+        typer.Option(
+            "--keep-front",
+            help="Detector only: freeze the layers up to the features that the base layer codes, so that "
+            "existing files stay decodable. Stages 1 and 2 then need --start.",
+        ),
+    ] = False,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART,...", help="Train only these parts of a preset: encoder, decoder, entropy, ..."
+        ),
+    ] = None,
+    every: Annotated[
+        float | None, typer.Option(min=0, help="Minutes between checkpoints. [default: 5]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in the folder.")] = False,
+    threads: Threads = None,
+) -> None:
+    """Train a preset. Needs the extra `train`.
+
+    `towers` trains the bundled text and image encoders on images with captions and boxes. `detector` trains
+    the compact detector, first by distillation, then on boxes. `base` trains a base layer against its
+    detector; then `dual-layer-compact --start WEIGHTS` (or `dual-layer`) trains the enhancement layer.
+
+    Ctrl-C or SIGTERM saves a checkpoint and ends the run; --resume continues it.
+    """
+    given: dict[str, Any] = {
+        "cooldown": cooldown,
+        "teacher": teacher,
+        "of": of,
+        "keep_front": keep_front or None,
+    }
+    given |= {"learning_rate": learning_rate, "parts": parts, "quality": quality, "lambda": lambda_}
+    given |= {"set": fields, "stage": stage, "clip": clip}
+    check_training(preset, given)
+    values = parse_fields(fields or [])
+    if quality is not None:
+        values["quality"] = quality
+    if lambda_ is not None:
+        values |= {"quality": 50.0, "lambdas": [lambda_, lambda_]}
+    own: dict[str, Any] = {
+        "stage": None if preset == "base" else stage,
+        "learning_rate": learning_rate,
+        "cooldown": cooldown,
+    }
+    own |= {"teacher": teacher, "of": of, "keep_front": keep_front or None, "fields": values or None}
+    own |= {"clip": clip}
+    own |= {"parts": None if parts is None else parts.replace(",", " ").split()}
+    run_training(
+        preset,
+        [*(data or []), *(more or [])],
+        out or f"runs/{preset}" + (f"-stage{stage}" if (stage or 1) > 1 else "") + (f"-{of}" if of else ""),
+        processes,
+        threads,
+        steps=steps,
+        minutes=minutes,
+        batch=batch,
+        precision=precision,
+        start=start,
+        resume=resume,
+        force=force,
+        every=every,
+        **{name: value for name, value in own.items() if value is not None},
+    )
+
+
+def run_training(
+    preset: str, data: list[str], out: str, processes: int, threads: int | None, **options: Any
+) -> None:
+    """Train with a progress bar; the first of several processes prints."""
+    from trifocal import training
+    from trifocal.cli import console
+
+    use_threads(threads)
+    terminal = console.Console(quiet=training.process_rank() > 0)
+    with console.reporting(terminal) as report:
+        weights = training.in_processes(
+            processes,
+            getattr(training, OTHER_TRAININGS.get(preset, "train")),
+            *(() if preset in OTHER_TRAININGS else (preset,)),
+            data,
+            out,
+            report=report,
+            note=terminal.note,
+            **options,
+        )
+    terminal.report(str(weights))
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", show_default=False, help="Folder of a training run.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Training images, on which the frequency tables are set. [default: those of the run]"
+        ),
+    ] = None,
+    threads: Threads = None,
+) -> None:
+    """Write the weights of a training run's checkpoint. Needs the extra `train`.
+
+    The run may still be going on, or may have been stopped. Nothing is trained.
+    """
+    from trifocal import training
+    from trifocal.cli import console
+
+    use_threads(threads)
+    terminal = console.Console()
+    with console.reporting(terminal) as report:
+        weights = training.export_run(run, data or [], report=report, note=terminal.note)
+    terminal.say(str(weights))
+
+
+def check_training(preset: str, given: dict[str, Any]) -> None:
+    """Raises typer.BadParameter for options that this kind of training would ignore."""
+    is_preset, stage = preset not in OTHER_TRAININGS, given["stage"]
+    if is_preset and given["teacher"] is not None:
+        raise typer.BadParameter(f"{preset} takes no --teacher; {', '.join(OTHER_TRAININGS)} do.")
+    if preset == "towers" and given["learning_rate"] is not None:
+        raise typer.BadParameter("towers takes no --learning-rate; each of its stages has its own.")
+    if not is_preset and given["cooldown"] is not None:
+        raise typer.BadParameter(f"{preset} takes no --cooldown; its learning rate falls over the whole run.")
+    for name in ("parts", "quality", "lambda", "clip"):
+        if not is_preset and given[name] is not None:
+            raise typer.BadParameter(f"{preset} takes no --{name}; presets do.")
+    if preset in ("towers", "detector") and given["set"]:
+        raise typer.BadParameter(f"{preset} takes no --set; presets and base do.")
+    if given["quality"] is not None and given["lambda"] is not None:
+        raise typer.BadParameter("give --quality or --lambda, not both.")
+    if preset != "base" and given["of"] is not None:
+        raise typer.BadParameter(f"--of is for base, not for {preset}.")
+    if preset != "detector" and given["keep_front"]:
+        raise typer.BadParameter(f"--keep-front is for detector, not for {preset}.")
+    if preset == "base" and stage not in (None, 1):
+        raise typer.BadParameter("base has one stage; omit --stage.")

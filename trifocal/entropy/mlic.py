@@ -1,0 +1,185 @@
+"""MLIC++'s context model: slices of channels in two checkerboard passes, with local and global attention.
+
+W. Jiang and R. Wang, "MLIC++: Linear Complexity Multi-Reference Entropy Modeling for Learned Image
+Compression" (2023, arXiv 2307.15421); sizes as in its published code.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trifocal.entropy.context import ContextModel, LevelParameters
+from trifocal.entropy.gain import Gain
+from trifocal.entropy.groups import on_board, one_colour
+from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
+from trifocal.entropy.integer_networks import Snap
+from trifocal.entropy.mlic_attention import GlobalInterContext, GlobalIntraContext, LocalContext
+from trifocal.layers import Conv, QualityInterpolation
+from trifocal.transforms.mlic import mlic_hyper_analysis, mlic_hyper_synthesis
+
+__all__ = ["MlicContext", "MlicWidths", "mlic_hyperprior"]
+
+RESIDUAL_BITS = 8  # a residual is a multiple of 2^−8 of a quantiser step
+
+
+@dataclass(frozen=True)
+class MlicWidths:
+    """Channels inside the networks of a slice.
+
+    Attributes:
+        channel: between the convolutions of the channel context.
+        parameters: between the 1×1 layers that predict mean and scale.
+        residual: between the convolutions of the latent residual prediction.
+    """
+
+    channel: tuple[int, int] = (192, 128)
+    parameters: tuple[int, int, int] = (320, 256, 128)
+    residual: tuple[int, int] = (224, 128)
+
+
+PUBLISHED = MlicWidths()
+
+
+class MlicContext(ContextModel):
+    """Two passes per slice: its anchors, then the non-anchors; after each, a prediction of the rounding
+    error.
+
+        anchors            features ─────────────────────────────── cat ── four layers ── mean, scale index
+        and non-anchors    all slices before ── 3×3, 3×3, 3×3 ───────┤
+                           all slices before ── global attention ────┤
+        non-anchors only   this slice's anchors ── 5×5 attention ────┤
+                           and the slice before ── global attention ─┘
+
+        half of the features, y_hat so far ── 3×3, 3×3, 3×3 ── ½·tanh ── + y_hat
+
+    The global attentions see what is coded at once, a tile of at most 1024 × 1024 pixels; in the paper they
+    see the whole image, and larger images differ in this.
+
+    Other differences from the paper and its code:
+        - A logistic and a row of the integer tables instead of a Gaussian, and one model for all rates, as in
+          `Groups`. The residual is predicted in quantiser steps.
+        - The windows' places attend to anchors only; see `LocalContext`.
+        - No state is kept between passes, so channel and inter-slice contexts are computed in both of them.
+
+    Args:
+        latent_channels: M.
+        slices: their number; must divide M.
+        steps: quantiser step at each quality knot, [K], in units of y.
+        widths: channels inside the networks.
+        odd_anchors: whether row + column of the anchors is odd, as in the published code.
+    """
+
+    def __init__(
+        self,
+        latent_channels: int,
+        slices: int,
+        steps: Tensor,
+        widths: MlicWidths = PUBLISHED,
+        odd_anchors: bool = True,
+    ) -> None:
+        super().__init__()
+        m, c = latent_channels, latent_channels // slices
+        self.passes, self.channels, self.latent_channels = 2 * slices, c, m
+        self.odd_anchors = odd_anchors
+        self.normalise = QualityInterpolation(steps[:, None].expand(-1, m))
+        self.compress = Snap()
+        later = range(1, slices)
+        self.channel = nn.ModuleList(convolutions(n * c, *widths.channel, 4 * c) for n in later)
+        self.inter = nn.ModuleList(GlobalInterContext(c, n) for n in later)
+        self.local = nn.ModuleList(LocalContext(c, odd_anchors) for _ in range(slices))
+        self.intra = nn.ModuleList(GlobalIntraContext(c, odd_anchors) for _ in later)
+        self.anchor_parameters = nn.ModuleList(
+            perceptron(2 * m + (6 * c if n else 0), *widths.parameters, 2 * c) for n in range(slices)
+        )
+        self.other_parameters = nn.ModuleList(
+            perceptron(2 * m + (10 * c if n else 2 * c), *widths.parameters, 2 * c) for n in range(slices)
+        )
+        self.residuals = nn.ModuleList(
+            convolutions(m + (step // 2 + 1) * c, *widths.residual, c) for step in range(self.passes)
+        )
+        self.tanh = nn.Tanh()
+        self.snap = Snap(RESIDUAL_BITS, bound=0.5)
+        self.of_level = LevelParameters(steps, m)
+
+    def take(self, y: Tensor, step: int) -> Tensor:
+        """[B, h, w, M] → [B, h, w/2, C], h and w even."""
+        return one_colour(y[..., self._channels(step)], self._odd(step))
+
+    def put(self, part: Tensor, step: int) -> Tensor:
+        own = self._channels(step)
+        return F.pad(on_board(part, self._odd(step)), (own.start, self.latent_channels - own.stop))
+
+    def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        number, between = divmod(step, 2)
+        own = self._channels(step)
+        known = self._known(step, y_hat, level)
+        before, here = known[..., : own.start], known[..., own]
+        seen = [features]
+        if number:
+            seen += [self.channel[number - 1](before), self.inter[number - 1](before)]
+        if between:
+            seen.append(self.local[number](here))
+        if number and between:
+            seen.append(self.intra[number - 1](before[..., -self.channels :], here))
+        there = one_colour(torch.cat(seen, dim=-1), self._odd(step))
+        raw = (self.other_parameters if between else self.anchor_parameters)[number](there)
+        return cast(tuple[Tensor, Tensor], self.of_level(raw, level, own))
+
+    def residual(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> Tensor:
+        means = features[..., : self.latent_channels]
+        known = self._known(step, y_hat, level)
+        predicted = self.tanh(self.residuals[step](torch.cat([means, known], dim=-1)))
+        return self.put(self.snap(one_colour(predicted, self._odd(step)) / 2), step)
+
+    def _known(self, step: int, y_hat: Tensor, level: Tensor) -> Tensor:
+        """The slices up to that of the pass, in units of y, [B, h, w, (step // 2 + 1)·C]."""
+        end = self._channels(step).stop
+        known: Tensor = self.compress(y_hat[..., :end] * self.normalise(level)[..., :end])
+        return known
+
+    def _channels(self, step: int) -> slice:
+        return slice(step // 2 * self.channels, (step // 2 + 1) * self.channels)
+
+    def _odd(self, step: int) -> bool:
+        return self.odd_anchors ^ bool(step % 2)
+
+
+def convolutions(inputs: int, first: int, second: int, outputs: int) -> nn.Sequential:
+    """Three 3×3 convolutions with GELU between them."""
+    return nn.Sequential(
+        Conv(inputs, first, 3), nn.GELU(), Conv(first, second, 3), nn.GELU(), Conv(second, outputs, 3)
+    )
+
+
+def perceptron(*widths: int) -> nn.Sequential:
+    """1×1 layers of these widths with GELU between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def mlic_hyperprior(
+    channels: int, latent_channels: int, slices: int, steps: Tensor, widths: MlicWidths = PUBLISHED
+) -> EntropyModel:
+    """MLIC++'s entropy model: its hyperprior, with N channels of z, and `MlicContext`.
+
+    The prior of z has a mean and a scale per channel and quality, where the paper has an entropy bottleneck.
+
+    Args:
+        channels: N.
+        latent_channels, slices, steps, widths: as in `MlicContext`.
+    """
+    return EntropyModel.of_parts(
+        Gain(steps, latent_channels),
+        mlic_hyper_analysis(channels, latent_channels),
+        IntegerNetworks(
+            Prior(channels, len(steps)),
+            mlic_hyper_synthesis(channels, latent_channels),
+            MlicContext(latent_channels, slices, steps, widths),
+        ),
+    )

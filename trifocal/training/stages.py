@@ -1,0 +1,60 @@
+"""The stages of a preset's training: the recipe and the objective of each."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import signature
+
+from trifocal.errors import OptionError
+from trifocal.losses import Objective
+from trifocal.preset_table import Later
+from trifocal.presets import Preset
+from trifocal.recipes import Recipe
+
+__all__ = ["make_objective", "objective_arguments", "stage_objective", "stage_recipe"]
+
+
+def stage_objective(preset: Preset, stage: int) -> Callable[..., Objective]:
+    """The function that makes the objective of a training stage, 1 for the first.
+
+    Raises:
+        OptionError: if the preset has fewer stages.
+    """
+    stages = (preset.objective, *preset.stages)
+    if not 1 <= stage <= len(stages):
+        have = f"stages 1 to {len(stages)}, not {stage}" if preset.stages else "one stage; leave --stage out"
+        raise OptionError(f"The preset {preset.name} has {have}.")
+    return stages[stage - 1]
+
+
+def stage_recipe(preset: Preset, stage: int) -> Recipe:
+    """The recipe of a training stage, 1 for the first. Raises OptionError if the preset has fewer stages."""
+    stage_objective(preset, stage)
+    return (preset.recipe, *preset.stage_recipes)[:stage][-1]
+
+
+def objective_arguments(preset: Preset, stage: int) -> tuple[str, ...]:
+    """The names of the arguments of a stage's objective, as far as they are known before it is made."""
+    make = stage_objective(preset, stage)
+    return tuple(signature(make.target() if isinstance(make, Later) else make).parameters)
+
+
+def make_objective(preset: Preset, stage: int, recipe: Recipe) -> Objective:
+    """The objective of a training stage with the arguments that the recipe has for it.
+
+    Raises:
+        OptionError: if the preset has fewer stages, or its objective no such argument; the message lists
+            those that there are.
+    """
+    make = stage_objective(preset, stage)
+    try:
+        return make(**recipe.objective)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        own = [known.name for known in fields(recipe)]
+        names = [name for name in signature(type(make())).parameters if name != "discriminator"]
+        unknown = next((name for name in recipe.objective if name not in names), "")
+        raise OptionError(
+            f"{preset.name} has no field {unknown!r}; its recipe has {', '.join(own)}, and its objective "
+            f"{', '.join(names) or 'none'}."
+        ) from None
