@@ -236,13 +236,17 @@ def _load(preset: Preset, device: str, path: Path, changed: int, engine: Engine)
 
 
 def engine_for(preset: Preset, device: str, engine: str | None) -> Engine:
-    """The engine that runs a preset: torch by default. Raises OptionError for one that cannot."""
+    """The engine that runs a preset: torch by default, ONNX where torch is not installed. Raises OptionError
+    for one that cannot.
+    """
+    from importlib.util import find_spec
+
     from trifocal import preset_table
     from trifocal.graphs.session import has_graphs
 
     if engine not in (None, "onnx", "torch"):
         raise OptionError(f"engine is onnx or torch, not {engine}.")
-    if engine != "onnx":
+    if engine == "torch" or engine is None and find_spec("torch") is not None:
         return "torch"
     bundled = any(known.build is preset.build for known in preset_table.PRESETS) and has_graphs(preset.name)
     if not bundled or device != "cpu":

@@ -26,7 +26,6 @@ from trifocal.cli.main import (
     WeightsForFile,
     app,
     console_for,
-    engine_named,
     report_inputs,
     use_threads,
 )
@@ -201,9 +200,8 @@ def encode(
     terminal = console_for(jobs, quiet, as_json)
     report_inputs(terminal, found, jobs)
     use_threads(threads)
-    encoder, text_for = encoder_with_text(
-        terminal, jobs, chosen, options, engine_named(engine), weights, text_file, caption
-    )
+    given = weights, text_file, caption
+    encoder, text_for = encoder_with_text(terminal, jobs, chosen, options, engine, *given)
     sizes: list[tuple[int, int]] = []
 
     def work(job: paths.Job, progress: console.Progress) -> None:
@@ -383,7 +381,7 @@ def decode(
     terminal = console_for(jobs, quiet)
     report_inputs(terminal, found, jobs)
     use_threads(threads)
-    decoder = Decoder(options, engine=engine_named(engine), weights=weights)
+    decoder = Decoder(options, engine=engine, weights=weights)
 
     def work(job: paths.Job, progress: console.Progress) -> None:
         def notify(notice: str) -> None:

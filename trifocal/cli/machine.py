@@ -21,7 +21,6 @@ from trifocal.cli.main import (
     WeightsForFile,
     app,
     console_for,
-    engine_named,
     report_inputs,
     use_threads,
 )
@@ -116,7 +115,7 @@ def detect(
     terminal = console.Console(quiet)
     report_inputs(terminal, found, jobs)
     use_threads(threads)
-    detector = Detector(DetectOptions(threshold), engine=engine_named(engine), weights=weights)
+    detector = Detector(DetectOptions(threshold), engine=engine, weights=weights)
     results: list[dict[str, Any]] = []
 
     def work(job: paths.Job, progress: console.Progress) -> None:

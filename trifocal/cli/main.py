@@ -122,10 +122,20 @@ WeightsForFile = Annotated[
         "fingerprint selects one.",
     ),
 ]
+
+
+def parse_engine(name: str) -> "Engine":
+    """The engine of that name. Raises typer.BadParameter."""
+    if name not in ("onnx", "torch"):
+        raise typer.BadParameter(f"--engine is onnx or torch, not {name}.")
+    return cast("Engine", name)
+
+
 EngineName = Annotated[
-    str | None,
+    Any,
     typer.Option(
         "--engine",
+        parser=parse_engine,
         metavar="ENGINE",
         help="torch, or onnx for the compact presets on the CPU. [default: torch]",
     ),
@@ -182,13 +192,6 @@ def use_threads(count: int | None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(most)  # which NumPy and both engines read
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(most)
-
-
-def engine_named(name: str | None) -> "Engine | None":
-    """The engine of that name. Raises typer.BadParameter."""
-    if name not in (None, "onnx", "torch"):
-        raise typer.BadParameter(f"--engine is onnx or torch, not {name}.")
-    return cast("Engine | None", name)
 
 
 def check_outputs(paths: Iterable[Path], force: bool) -> None:
