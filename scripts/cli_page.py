@@ -30,7 +30,9 @@ def main() -> None:
 
 def page() -> str:
     """The whole page."""
-    commands = {one.callback.__name__: one.callback for one in app.registered_commands if one.callback}
+    commands = {
+        one.name or one.callback.__name__: one.callback for one in app.registered_commands if one.callback
+    }
     links = [
         f"- [`trifocal {name}`](#trifocal-{name}): {summary(commands[name])}" for name in sorted(commands)
     ]

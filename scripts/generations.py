@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 
 from trifocal.cli.console import Console, reporting
-from trifocal.entropy.integer_networks import ARITHMETIC
-from trifocal.presets import GENERATIONS
+from trifocal.codecs.loading import GENERATIONS
+from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.utils.files import write_csv
 from trifocal.weights import fingerprint, read_weights
 

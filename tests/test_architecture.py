@@ -19,7 +19,7 @@ LAYERS = (
     ("types", "errors"),
     ("utils",),
     ("container", "pictures", "weights"),
-    ("layers",),
+    ("layers", "graphs"),
     ("transforms",),
     ("entropy", "text", "detection"),
     ("losses",),

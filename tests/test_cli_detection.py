@@ -76,12 +76,12 @@ class Fake:
 def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     fake = Fake()
 
-    def load_for(header: Header, device: str = "cpu", weights: str | None = None) -> Fake:
+    def load_for(header: Header, device: str, weights: str | None, engine: str | None) -> Fake:
         fake.options["weights"] = weights
         return fake
 
     monkeypatch.setattr("trifocal.presets.load_for", load_for)
-    monkeypatch.setattr("trifocal.presets.shared_codec", lambda name, device="cpu", weights=None: fake)
+    monkeypatch.setattr("trifocal.presets.shared_codec", lambda name, *rest: fake)
     yield fake
 
 

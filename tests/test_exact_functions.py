@@ -25,7 +25,7 @@ from trifocal.entropy.exact_functions import (
     places,
     tanh_table,
 )
-from trifocal.entropy.integer_networks import ACTIVATION_BITS, ACTIVATION_BOUND, LARGEST_EXACT, to_grid
+from trifocal.entropy.integer_arithmetic import ACTIVATION_BITS, ACTIVATION_BOUND, LARGEST_EXACT, to_grid
 
 CPU = torch.device("cpu")
 UNIT = 2.0**-ACTIVATION_BITS

@@ -186,7 +186,7 @@ def test_unknown_metric_is_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight enum")
-def test_lpips_unscaled_is_fed_0_to_1(pair: Pair, made_up_weights: None) -> None:
+def test_lpips_unscaled_is_fed_0_to_1(pair: Pair, random_backbones: None) -> None:
     lpips = pytest.importorskip("lpips")
     theirs = lpips.LPIPS(net="alex", verbose=False).eval()
     with torch.inference_mode():

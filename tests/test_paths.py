@@ -57,9 +57,9 @@ class Fake:
 @pytest.fixture(autouse=True)
 def codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     fake = Fake()
-    monkeypatch.setattr("trifocal.presets.load_for", lambda header, device="cpu", weights=None: fake)
-    monkeypatch.setattr("trifocal.presets.shared_codec", lambda name, device="cpu", weights=None: fake)
-    monkeypatch.setattr("trifocal.codecs.scalable.detect_objects", lambda picture: FOUND)
+    monkeypatch.setattr("trifocal.presets.load_for", lambda header, *rest: fake)
+    monkeypatch.setattr("trifocal.presets.shared_codec", lambda name, *rest: fake)
+    monkeypatch.setattr("trifocal.codecs.scalable.detect_objects", lambda picture, **engine: FOUND)
     yield fake
 
 

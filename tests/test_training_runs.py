@@ -57,7 +57,7 @@ def test_both_signals_ask_to_stop_once() -> None:
         before = signal.getsignal(number)
         with stop_requests() as stop:
             states = [stop.asked]
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
             states.append(stop.asked)
             assert states == [False, True] and signal.getsignal(number) is before
         assert signal.getsignal(number) is before

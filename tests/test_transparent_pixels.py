@@ -109,7 +109,7 @@ def test_command_replaces_invisible_colours_by_default(tmp_path: Path) -> None:
 def test_detector_does_not_use_invisible_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Picture] = []
 
-    def look(picture: Picture) -> Detections:
+    def look(picture: Picture, **engine: object) -> Detections:
         looked.append(picture)
         raise KeyboardInterrupt
 

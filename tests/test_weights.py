@@ -18,10 +18,11 @@ import trifocal
 from helpers.codecs import small_codec
 from helpers.images import fixed_pattern, random_rgb
 from trifocal.codecs.codec import Codec
-from trifocal.entropy.integer_networks import ARITHMETIC
+from trifocal.codecs.loading import GENERATIONS
+from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import PresetError, WeightsError
 from trifocal.pictures import Picture
-from trifocal.presets import GENERATIONS, PRESETS, load, load_for, shared_codec
+from trifocal.presets import PRESETS, load, load_for, shared_codec
 from trifocal.weights import FOLDER, decodable, fingerprint, write_weights
 
 ROOT = Path(__file__).parent.parent

@@ -31,6 +31,7 @@ from trifocal.utils.notices import Notify, warn
 
 if TYPE_CHECKING:
     from trifocal.codecs.codec import Codec, Decoded, Progress
+    from trifocal.codecs.loading import Engine
     from trifocal.container import Layer
     from trifocal.detection.detections import Detections
     from trifocal.types import Condition
@@ -62,8 +63,7 @@ class Encoder:
         preset: a name or a Preset.
         options: checked here, once.
         device: of torch, such as "cpu" or "cuda".
-        weights: a .safetensors file instead of the preset's own weights.
-        notify: called with a sentence for each notice; by default each is issued as a TrifocalWarning.
+        engine, weights, notify: as for `encode`.
         codec: a loaded codec of this preset, to use instead of loading one.
     """
 
@@ -73,6 +73,7 @@ class Encoder:
         options: EncodeOptions | None = None,
         *,
         device: str = "cpu",
+        engine: Engine | None = None,
         weights: Weights = None,
         notify: Notify = warn,
         codec: Codec | None = None,
@@ -80,7 +81,7 @@ class Encoder:
         self.preset = presets.find(preset)
         self.options, self.notify = options or EncodeOptions(), notify
         self.options.check(self.preset)
-        self.codec = codec or presets.shared_codec(self.preset, device, weights)
+        self.codec = codec or presets.shared_codec(self.preset, device, weights, engine)
         self._text: str | None = None
         self._conditioning: Conditioning = (None, ())
         if self.options.text_per_image and self.preset.text_reader == "encoder":
@@ -148,12 +149,13 @@ class Decoder:
         options: DecodeOptions | None = None,
         *,
         device: str = "cpu",
+        engine: Engine | None = None,
         weights: Weights = None,
         notify: Notify = warn,
         codec: Codec | None = None,
     ) -> None:
         self.options, self.notify = options or DecodeOptions(), notify
-        self.device, self.weights, self.codec = device, weights, codec
+        self.device, self.engine, self.weights, self.codec = device, engine, weights, codec
 
     def __call__(
         self, source: FileInput, *, progress: Progress | None = None, notify: Notify | None = None
@@ -164,7 +166,7 @@ class Decoder:
         stream = as_bitstream(source, options.best_effort)
         preset = presets.preset_for(stream.header)
         options.check(preset)
-        codec = self.codec or presets.load_for(stream.header, self.device, self.weights)
+        codec = self.codec or presets.load_for(stream.header, self.device, self.weights, self.engine)
         condition = decoding_condition(
             preset, stream, options.text, options.best_effort, notify or self.notify
         )
@@ -181,7 +183,8 @@ class Decoder:
 
         is_path = isinstance(source, str | PathLike)
         base = read_base(Path(cast(str, source)))[0] if is_path else as_bitstream(source)
-        return Decoded(presets.scalable_codec(base.header, self.device, self.weights).base_preview(base))
+        codec = presets.scalable_codec(base.header, self.device, self.weights, self.engine)
+        return Decoded(codec.base_preview(base))
 
 
 class Detector:
@@ -194,11 +197,12 @@ class Detector:
         options: DetectOptions | None = None,
         *,
         device: str = "cpu",
+        engine: Engine | None = None,
         weights: Weights = None,
         notify: Notify = warn,
     ) -> None:
         self.options, self.notify = options or DetectOptions(), notify
-        self.device, self.weights = device, weights
+        self.device, self.weights, self.engine = device, weights, engine
 
     def __call__(self, source: FileInput | ImageInput, *, notify: Notify | None = None) -> FileDetections:
         found = self._found(source, notify or self.notify)
@@ -232,14 +236,14 @@ class Detector:
         preset = presets.preset_for(stream.header)
         if preset.layers or stream.layer(Tag.BASE) is not None:
             return self._in_base(stream, stream.size, lambda: stream)
-        decoder = Decoder(device=self.device, weights=self.weights, notify=notify)
+        decoder = Decoder(device=self.device, engine=self.engine, weights=self.weights, notify=notify)
         picture = decoder(stream).picture
         notify(f"The preset {preset.name} has no base layer; objects were detected in the decoded image.")
         return replace(self._in_pixels(picture, stream.size), preset_name=preset.name)
 
     def _in_base(self, base: Bitstream, read: int, whole: Any) -> FileDetections:
         header = base.header
-        codec = presets.scalable_codec(header, self.device, self.weights)
+        codec = presets.scalable_codec(header, self.device, self.weights, self.engine)
 
         def render() -> Picture:
             stream = whole()
@@ -262,7 +266,7 @@ class Detector:
     def _in_pixels(self, picture: Picture, read: int) -> FileDetections:
         from trifocal.codecs.scalable import detect_objects
 
-        objects = detect_objects(picture.fill_invisible())
+        objects = detect_objects(picture.fill_invisible(), engine=self.engine, device=self.device)
         return FileDetections(picture.width, picture.height, None, read, objects, lambda: picture)
 
 
@@ -280,6 +284,7 @@ def encode(
     mask: Mask | None = None,
     metadata: KeepMetadata = "all",
     keep_invisible: bool = False,
+    engine: Engine | None = None,
     weights: Weights = None,
     notify: Notify = warn,
 ) -> Bitstream:
@@ -301,14 +306,14 @@ def encode(
         refinement: gradient steps that fit the base layer to the image; 4 for dual-layer-compact if None, 0
             is faster.
         mask: where the image matters, for presets with an importance map (`taco-compact`,
-            `dual-layer-compact`): [H, W] of the image, or an
-            image of that size; bool, float in 0..1, or uint8. Places with 1 get more bits at equal bytes,
-            places with 0 fewer.
+            `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Places
+            with 1 get more bits at equal bytes, places with 0 fewer.
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
+        engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.
         weights: a .safetensors file instead of the preset's own weights.
-        notify: called with a sentence for each notice, and for each thing that was converted or left out when
-            the image was read. By default a notice is a TrifocalWarning, and notes of the conversion are in
+        notify: called with a sentence for each notice, and for each thing that was converted or left out on
+            reading; by default a notice is a TrifocalWarning, and the rest is in
             `Picture.open(path).notices`.
 
     Raises:
@@ -330,7 +335,7 @@ def encode(
         metadata=metadata,
         keep_invisible=keep_invisible,
     )
-    return Encoder(preset or DEFAULT, options, weights=weights, notify=notify)(image)
+    return Encoder(preset or DEFAULT, options, engine=engine, weights=weights, notify=notify)(image)
 
 
 def decode(
@@ -340,6 +345,7 @@ def decode(
     best_effort: bool = False,
     text: str | None = None,
     preference: float | None = None,
+    engine: Engine | None = None,
     weights: Weights = None,
     notify: Notify = warn,
 ) -> Decoded:
@@ -351,6 +357,7 @@ def decode(
         best_effort: fill damaged tiles with grey instead of raising an error.
         text: what the image shows, for presets whose decoder reads text; instead of the text in the file.
         preference: from 0, for people, to 1, for machines, for presets whose decoder takes one; 0 if None.
+        engine: as for `encode`.
         weights: a .safetensors file, or a folder of them to search, instead of the bundled weights.
         notify: called with a sentence for each notice; by default each is issued as a TrifocalWarning.
 
@@ -361,13 +368,14 @@ def decode(
         OSError: for a path that cannot be opened.
     """
     options = DecodeOptions(region, best_effort, text, preference)
-    return Decoder(options, weights=weights, notify=notify)(source)
+    return Decoder(options, engine=engine, weights=weights, notify=notify)(source)
 
 
 def detect(
     source: FileInput | ImageInput,
     *,
     threshold: float = THRESHOLD,
+    engine: Engine | None = None,
     weights: Weights = None,
     notify: Notify = warn,
 ) -> Detections:
@@ -379,8 +387,8 @@ def detect(
     Args:
         source: a .tri file as for `decode`, or an image as for `encode`.
         threshold: the lowest score, 0..1. The detector itself stops at 0.02.
-        weights: a .safetensors file, or a folder of them to search, instead of the bundled weights; for .tri
-            files.
+        engine: as for `encode`.
+        weights: as for `decode`, for .tri files.
         notify: called with a sentence for each notice; by default each is issued as a TrifocalWarning.
 
     Raises:
@@ -388,4 +396,4 @@ def detect(
         FormatError, PictureError: for a file that cannot be read.
         OptionError, PresetError, WeightsError, OSError: as for `decode`.
     """
-    return Detector(DetectOptions(threshold), weights=weights, notify=notify)(source).objects
+    return Detector(DetectOptions(threshold), engine=engine, weights=weights, notify=notify)(source).objects

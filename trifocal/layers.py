@@ -8,21 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifocal.types import LEVELS_PER_KNOT
+from trifocal.utils.arrays import depth_to_space, space_to_depth
+
 Layer = TypeVar("Layer", bound=nn.Module)
-
-
-def space_to_depth(x: Tensor, factor: int) -> Tensor:
-    """[B, H, W, C] → [B, H/f, W/f, f·f·C]; the new channels run over (row, column, old channel)."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // factor, factor, w // factor, factor, c)
-    return x.transpose(2, 3).reshape(b, h // factor, w // factor, factor * factor * c)
-
-
-def depth_to_space(x: Tensor, factor: int) -> Tensor:
-    """The inverse of `space_to_depth`: [B, H, W, f·f·C] → [B, f·H, f·W, C]."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h, w, factor, factor, c // factor**2)
-    return x.transpose(2, 3).reshape(b, h * factor, w * factor, c // factor**2)
 
 
 class SpaceToDepth(nn.Module):
@@ -33,7 +22,8 @@ class SpaceToDepth(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        return space_to_depth(x, self.factor)
+        y: Tensor = space_to_depth(x, self.factor)
+        return y
 
 
 class DepthToSpace(nn.Module):
@@ -44,7 +34,8 @@ class DepthToSpace(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        return depth_to_space(x, self.factor)
+        y: Tensor = depth_to_space(x, self.factor)
+        return y
 
 
 class Depthwise(nn.Module):
@@ -185,7 +176,7 @@ class QualityInterpolation(nn.Module):
         initial: initial values, [K, C]; row k belongs to level k·SPACING.
     """
 
-    SPACING = 128
+    SPACING = LEVELS_PER_KNOT
 
     def __init__(self, initial: Tensor) -> None:
         super().__init__()

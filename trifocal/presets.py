@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from trifocal.utils.timing import gc_paused
 
 if TYPE_CHECKING:
     from trifocal.codecs.codec import Codec
+    from trifocal.codecs.loading import Engine
     from trifocal.codecs.scalable import ScalableCodec
     from trifocal.container import Header, Layer
     from trifocal.text import TextEncoder
@@ -43,7 +43,6 @@ __all__ = [
     "text_encoder_for",
 ]
 
-GENERATIONS = Path(__file__).with_name("weights") / "generations.csv"
 ENTRY_POINTS = "trifocal.presets"  # the group in which installed packages name their presets
 PRIVATE_IDS = range(48, 63)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -168,7 +167,10 @@ def taken(preset: Preset, other: Preset) -> str:
 
 
 def load(
-    preset: str | Preset = DEFAULT, device: str = "cpu", weights: str | PathLike[str] | None = None
+    preset: str | Preset = DEFAULT,
+    device: str = "cpu",
+    weights: str | PathLike[str] | None = None,
+    engine: Engine | None = None,
 ) -> Codec:
     """Load a codec with trained weights, ready to encode and decode. The copy is yours; train or change it
     freely.
@@ -177,17 +179,23 @@ def load(
         preset: a name, or a Preset.
         device: of torch, such as "cpu" or "cuda".
         weights: a .safetensors file instead of the preset's own weights.
+        engine: "onnx", which needs no torch, or "torch". By default ONNX on the CPU for the compact presets.
 
     Raises:
         PresetError: if there is no such preset.
+        OptionError: if the engine cannot run the preset or the device.
+        MissingExtra: for torch, if it is not installed.
         WeightsError: if its weights are missing or damaged, or do not fit it.
     """
-    return copy.deepcopy(shared_codec(preset, device, weights))
+    return copy.deepcopy(shared_codec(preset, device, weights, engine))
 
 
 @gc_paused()
 def shared_codec(
-    preset: str | Preset = DEFAULT, device: str = "cpu", weights: str | PathLike[str] | None = None
+    preset: str | Preset = DEFAULT,
+    device: str = "cpu",
+    weights: str | PathLike[str] | None = None,
+    engine: Engine | None = None,
 ) -> Codec:
     """As `load`, but the same object for the same arguments; do not change it."""
     from trifocal.weights import FOLDER
@@ -205,29 +213,46 @@ def shared_codec(
             else f"There are no weights at {weights}; name the .safetensors file that `trifocal train "
             f"{preset.name}` wrote."
         )
-    return _load(preset, device, path, path.stat().st_mtime_ns)
+    return _load(preset, device, path, path.stat().st_mtime_ns, engine_for(preset, device, engine))
 
 
 @lru_cache(maxsize=4)
-def _load(preset: Preset, device: str, path: Path, changed: int) -> Codec:
+def _load(preset: Preset, device: str, path: Path, changed: int, engine: Engine) -> Codec:
     """`changed` is the time of the file's last change in ns, so that weights that were trained further are
     read again.
     """
-    import torch
+    from trifocal.codecs.loading import onnx_codec, torch_codec
+    from trifocal.weights import read_level
 
-    from trifocal.codecs.torch_runtime import TorchRuntime
-    from trifocal.weights import load_weights, read_decodes, read_level
+    codec = (
+        onnx_codec(preset.name, preset.layers, preset.build, path, preset.shared)
+        if engine == "onnx"
+        else torch_codec(preset.build, path, preset.shared, device)
+    )
+    codec.preset_id = preset.id
+    codec.text_request = partial(text_request, preset)
+    codec.only_level = read_level(path)
+    return codec
 
-    with torch.inference_mode(False):  # refinement and training need gradients
-        codec = preset.build()
-        codec.preset_id = preset.id
-        codec.text_request = partial(text_request, preset)
-        codec.only_level = read_level(path)
-        load_weights(codec.network, path, preset.shared)
-        codec.network.to(device).eval()
-        if isinstance(codec.runtime, TorchRuntime):
-            codec.runtime.also_decodes(read_decodes(path))
-        return codec
+
+def engine_for(preset: Preset, device: str, engine: str | None) -> Engine:
+    """The engine that runs a preset: torch by default, ONNX where torch is not installed. Raises OptionError
+    for one that cannot.
+    """
+    from importlib.util import find_spec
+
+    from trifocal import preset_table
+    from trifocal.graphs.session import has_graphs
+
+    if engine not in (None, "onnx", "torch"):
+        raise OptionError(f"engine is onnx or torch, not {engine}.")
+    if engine == "torch" or engine is None and find_spec("torch") is not None:
+        return "torch"
+    bundled = any(known.build is preset.build for known in preset_table.PRESETS) and has_graphs(preset.name)
+    if not bundled or device != "cpu":
+        limit = "runs on the CPU; leave the device out" if bundled else f"has no graphs of {preset.name}"
+        raise OptionError(f"The ONNX engine {limit}, or use the torch engine.")
+    return "onnx"
 
 
 def text_request(preset: Preset, text: str | None, send: bool) -> tuple[Condition | None, tuple[Layer, ...]]:
@@ -239,12 +264,18 @@ def text_request(preset: Preset, text: str | None, send: bool) -> tuple[Conditio
 
 
 @gc_paused()
-def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] | None = None) -> Codec:
+def load_for(
+    header: Header,
+    device: str = "cpu",
+    weights: str | PathLike[str] | None = None,
+    engine: Engine | None = None,
+) -> Codec:
     """The codec that a file was made with, by the fingerprint in its header. It is shared; do not change it.
 
     Args:
         header: of the file.
         device: of torch, such as "cpu" or "cuda".
+        engine: as for `load`.
         weights: a .safetensors file, or a folder of them to search. None searches the bundled weights, and
             then the folder in the environment variable TRIFOCAL_WEIGHTS.
 
@@ -252,6 +283,7 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
         PresetError: if the preset is unknown.
         WeightsError: if no weights with this fingerprint are found; the message says where they are.
     """
+    from trifocal.codecs.loading import marks_of, where_weights_are
     from trifocal.container.fields import hexadecimal
     from trifocal.weights import FOLDER
 
@@ -260,7 +292,7 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
     named = None if weights is None or Path(weights).is_dir() else weights
     have = "none"
     if named is not None or (FOLDER / preset.weights).exists():
-        codec = shared_codec(preset, device, named)
+        codec = shared_codec(preset, device, named, engine)
         if codec.decodes(header, checked=False):
             return codec
         mark = codec.fingerprint_in(header.version)
@@ -268,7 +300,7 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
     if named is None:
         for path in earlier_weights(preset, folder):
             if header.fingerprint in marks_of(path, path.stat().st_mtime_ns, preset.shared, header.version):
-                return shared_codec(preset, device, path)
+                return shared_codec(preset, device, path, engine)
     raise WeightsError(
         f"The file was made with weights {header.fingerprint_hex} of the preset {preset.name}, and {have} "
         "were found; "
@@ -276,14 +308,16 @@ def load_for(header: Header, device: str = "cpu", weights: str | PathLike[str] |
     )
 
 
-def scalable_codec(header: Header, device: str, weights: str | PathLike[str] | None) -> ScalableCodec:
+def scalable_codec(
+    header: Header, device: str, weights: str | PathLike[str] | None, engine: Engine | None = None
+) -> ScalableCodec:
     """The codec of a file that has a base layer. Raises Damaged if its preset has none, and as
     `load_for`.
     """
     preset = preset_for(header)
     if not preset.layers:
         raise Damaged(f"The file is damaged: it has a base layer, and its preset {preset.name} has none.")
-    return cast("ScalableCodec", load_for(header, device, weights))
+    return cast("ScalableCodec", load_for(header, device, weights, engine))
 
 
 def earlier_weights(preset: Preset, folder: str | PathLike[str] | None) -> Iterator[Path]:
@@ -293,34 +327,6 @@ def earlier_weights(preset: Preset, folder: str | PathLike[str] | None) -> Itera
     yield from (path for name in preset.earlier if (path := FOLDER / name).exists())
     if folder:
         yield from sorted(Path(folder).glob("*.safetensors"))
-
-
-@lru_cache(maxsize=256)
-def marks_of(path: Path, changed: int, shared: str, version: int) -> frozenset[int | None]:
-    """The fingerprints of the files that weights decode; empty for other files. `changed` is that of
-    `_load`.
-    """
-    from trifocal.entropy.integer_networks import ARITHMETIC
-    from trifocal.weights import FOLDER, fingerprint, read_decodes, read_weights
-
-    try:
-        weights = read_weights(path, FOLDER / shared if shared else None)
-    except WeightsError:
-        return frozenset()
-    return read_decodes(path).get(version, frozenset()) | {fingerprint(weights, version, ARITHMETIC)}
-
-
-def where_weights_are(preset: str, header: Header) -> str:
-    """The end of a sentence: which version of Trifocal has the weights of a file, from generations.csv."""
-    with open(GENERATIONS, encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if row["preset"] == preset and row[f"fingerprint_{header.version}"] == header.fingerprint_hex:
-                return (
-                    f"they are trifocal/weights/{row['file']} of Trifocal {row['release']} (commit "
-                    f"{row['commit']}, SHA-256 "
-                    f"{row['sha256']}); name that file with --weights, or its folder with TRIFOCAL_WEIGHTS."
-                )
-    return "name its weights with --weights, or install the version of Trifocal that made the file."
 
 
 def text_encoder_for(preset: str | Preset, device: str = "cpu") -> TextEncoder:

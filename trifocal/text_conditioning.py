@@ -113,10 +113,18 @@ def condition_for(
         WeightsError, MissingExtra: if the encoder's weights, or the package that loads them, are not
             installed.
     """
+    from trifocal.types import Condition
+
+    if preset.text_encoder == "compact" and device == "cpu":
+        from trifocal.text.compact_onnx import load_compact_onnx
+
+        compact = load_compact_onnx()
+        for sentence in compact.notices(texts):
+            notify(sentence)
+        return Condition(compact(texts))
     import torch
 
     from trifocal.text.encoder import load_text_encoder
-    from trifocal.types import Condition
 
     encoder = load_text_encoder(preset.text_encoder, device)
     for notice in encoder.notices(texts):

@@ -35,6 +35,7 @@ else:
 
 MAX_LEVEL = 800
 LEVELS_PER_QUALITY = 8
+LEVELS_PER_KNOT = 128  # between the learned values of a `QualityInterpolation`
 LATENT_STRIDE = 16  # pixels
 HYPER_LATENT_PIXELS = 64  # side of a hyper-latent; images are padded to multiples of it
 

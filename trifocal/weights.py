@@ -1,26 +1,34 @@
-"""Read, verify and write weights: float16 safetensors, bundled under trifocal/weights/ or of your own."""
+"""Read, verify and write weights: float16 safetensors, bundled under trifocal/weights/ or of your own.
+
+Reading gives NumPy arrays; only what takes a torch network imports torch.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from safetensors.numpy import load_file
 
 from trifocal.errors import WeightsError
 from trifocal.utils.files import atomic_write
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 FOLDER = Path(__file__).with_name("weights")
-Weights = dict[str, Tensor]
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+Weights: TypeAlias = "dict[str, Tensor]"
 Decodes = dict[int, frozenset[int]]  # fingerprints by version of the file format
 DECODES, LEVEL, SYNTHESIS = "decodes", "level", "synthesis."
 FINGERPRINT_BYTES = {1: 2, 2: 4}  # by version of the file format
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+INTEGERS = {2: "int16", 4: "int32", 8: "int64"}  # torch's, by their bytes
 
 
 def load_weights(network: nn.Module, name: str | Path, shared: str = "") -> None:
@@ -49,42 +57,69 @@ def load_weights(network: nn.Module, name: str | Path, shared: str = "") -> None
             check()
 
 
+def check_arrays(weights: Arrays, wanted: Mapping[str, Sequence[Any]], file_name: str) -> None:
+    """Raises WeightsError as `load_weights` does, unless weights are the wanted tensors.
+
+    Args:
+        wanted: for each name the kind of its values, "f" or "i", and its shape.
+    """
+    for name in weights.keys() & wanted.keys():
+        if (weights[name].dtype.kind == "f") != (wanted[name][0] == "f"):
+            raise WeightsError(wrong_kind(file_name, name, weights[name].dtype.kind == "f"))
+    if {name: list(w.shape) for name, w in weights.items()} != {name: w[1] for name, w in wanted.items()}:
+        raise WeightsError(
+            f"The weights {file_name} do not fit this preset in this version; name others, or install "
+            "Trifocal again."
+        )
+
+
+def wrong_kind(file_name: str, name: str, floats: bool) -> str:
+    """The message about a tensor of integers that must hold floats, or of floats that must hold integers."""
+    kinds = ("whole numbers", "floating-point numbers")
+    return (
+        f"The weights {file_name} hold {kinds[floats]} in {name} instead of {kinds[not floats]}; name others."
+    )
+
+
 def check_kinds(weights: Weights, wanted: Mapping[str, Tensor], file_name: str) -> None:
     """Raises WeightsError where a tensor holds integers in place of floats, or floats in place of
     integers.
     """
     for name in weights.keys() & wanted.keys():
         if weights[name].is_floating_point() != wanted[name].is_floating_point():
-            kinds = ("whole numbers", "floating-point numbers")
-            has, should = kinds[weights[name].is_floating_point()], kinds[wanted[name].is_floating_point()]
-            raise WeightsError(
-                f"The weights {file_name} hold {has} in {name} instead of {should}; name others."
-            )
+            raise WeightsError(wrong_kind(file_name, name, weights[name].is_floating_point()))
 
 
 def read_weights(path: Path, shared: Path | None = None) -> Weights:
+    """`read_arrays` as tensors."""
+    import torch
+
+    return {name: torch.from_numpy(w) for name, w in read_arrays(path, shared).items()}
+
+
+def read_arrays(path: Path, shared: Path | None = None) -> Arrays:
     """Tensors of a safetensors file, and those of `shared` that it lacks; floats as float32.
 
     Raises WeightsError for a file that is missing or damaged, and for values that are not finite.
     """
-    others = {} if shared is None else read_weights(shared)
+    others = {} if shared is None else read_arrays(shared)
     if not path.exists():
         raise WeightsError(
             f"The weights {path.name} are not installed; install Trifocal again, or train them."
         )
     try:
         weights = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, TypeError) as error:  # the last two for types that NumPy lacks
         raise WeightsError(
             f"The weights {path.name} are damaged, or no safetensors file; name others, or install Trifocal "
             "again."
         ) from error
     for name, w in weights.items():
-        if w.is_floating_point() and not torch.isfinite(w.float()).all():
+        if w.dtype.kind == "f" and not np.isfinite(w).all():
             raise WeightsError(
                 f"The weights {path.name} hold values in {name} that are not finite; name others."
             )
-    return others | {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
+    return others | {name: w.astype(np.float32) if w.dtype.kind == "f" else w for name, w in weights.items()}
 
 
 def load_part(path: Path, prefix: str) -> Weights:
@@ -112,6 +147,9 @@ def write_weights(
     Raises:
         WeightsError: for values outside the range of float16.
     """
+    import torch
+    from safetensors.torch import save
+
     halved = halves(network.state_dict())
     if shared:
         there = read_weights(FOLDER / shared)
@@ -149,7 +187,7 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
     Args:
         network: the network after training.
         start: the weights that training started from.
-        arithmetic: `entropy.integer_networks.ARITHMETIC`.
+        arithmetic: `entropy.integer_arithmetic.ARITHMETIC`.
         shared: a bundled file with the tensors that `start` lacks.
 
     Returns:
@@ -158,6 +196,8 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
     Raises:
         WeightsError: if other tensors than those of the synthesis differ, or `start` cannot be read.
     """
+    import torch
+
     before = read_weights(start, FOLDER / shared if shared else None)
     now, then = halves(network.state_dict()), halves(before)
     changed = sorted(
@@ -183,7 +223,7 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
 def read_decodes(path: Path) -> Decodes:
     """The fingerprints that `write_weights` stored in a file; empty for other files."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "np") as file:
             found = json.loads((file.metadata() or {}).get(DECODES, "{}"))
         return {int(version): frozenset(int(mark) for mark in marks) for version, marks in found.items()}
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError):
@@ -193,21 +233,22 @@ def read_decodes(path: Path) -> Decodes:
 def read_level(path: Path) -> int | None:
     """The quality level of a single-rate model, 0..800; None for weights of all rates."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "numpy") as file:
             found = (file.metadata() or {}).get(LEVEL)
         return None if found is None else int(found)
     except (SafetensorError, OSError, ValueError):
         return None
 
 
-def fingerprint(weights: Mapping[str, Tensor], version: int, arithmetic: int) -> int | None:
+def fingerprint(weights: Mapping[str, Any], version: int, arithmetic: int) -> int | None:
     """The fingerprint by which a file identifies its weights: the first bits of a SHA-256 over names, shapes
     and values of all tensors.
 
     Args:
+        weights: NumPy arrays or tensors.
         version: of the file format. Version 1 has 16 bits, over values as float16; version 2 has 32, over
             values as float32 or int32 and the id of the arithmetic.
-        arithmetic: `entropy.integer_networks.ARITHMETIC`.
+        arithmetic: `entropy.integer_arithmetic.ARITHMETIC`.
 
     Returns:
         None in version 1 for weights that float16 does not represent exactly, since no file of that version
@@ -217,17 +258,26 @@ def fingerprint(weights: Mapping[str, Tensor], version: int, arithmetic: int) ->
     if version > 1:
         digest.update(f"arithmetic {arithmetic}".encode())
     for name in sorted(weights):
-        w = weights[name].detach().cpu()
+        w = as_array(weights[name])
         digest.update(f"{name}{tuple(w.shape)}".encode())
         if version == 1:
-            halved = w.half() if w.is_floating_point() else w
-            if not torch.equal(halved.to(w.dtype), w):
+            with np.errstate(over="ignore"):
+                halved = w.astype(np.float16) if w.dtype.kind == "f" else w
+            if not np.array_equal(halved.astype(w.dtype), w):
                 return None
-            digest.update(halved.contiguous().numpy().tobytes())
+            digest.update(np.ascontiguousarray(halved).tobytes())
         else:
-            kept = w.float() if w.is_floating_point() else w.int()
-            digest.update(kept.contiguous().numpy().tobytes())
+            digest.update(w.astype(np.float32 if w.dtype.kind == "f" else np.int32).tobytes())
     return int.from_bytes(digest.digest()[: FINGERPRINT_BYTES[version]], "big")
+
+
+def as_array(w: Any) -> NDArray[Any]:
+    """A NumPy array or a tensor as a NumPy array; bfloat16, which NumPy lacks, as float32."""
+    if isinstance(w, np.ndarray):
+        return w
+    w = w.detach().cpu()
+    array: NDArray[Any] = (w.float() if str(w.dtype) == "torch.bfloat16" else w).numpy()
+    return array
 
 
 def checksum(module: nn.Module) -> tuple[int, ...]:
@@ -244,12 +294,16 @@ def latent_checksum(network: nn.Module) -> tuple[int, ...]:
 
 def checksums(tensors: Iterable[Tensor]) -> tuple[int, ...]:
     """`checksum_of` of each tensor."""
+    import torch
+
     sums = [checksum_of(w) for w in tensors]
     return tuple(torch.stack(sums).tolist()) if sums else ()
 
 
 def checksum_of(w: Tensor) -> Tensor:
     """The sum of a tensor's bits, an int64 scalar."""
+    import torch
+
     if w.is_floating_point():
-        w = w.detach().contiguous().view(BITS[w.element_size()])
+        w = w.detach().contiguous().view(getattr(torch, INTEGERS[w.element_size()]))
     return w.sum(dtype=torch.int64)

@@ -1,13 +1,14 @@
 """The command `trifocal`, a function for each subcommand. Slow imports are inside the functions."""
 
-from trifocal.cli import (  # each adds its commands to the app
+from trifocal.cli import (  # each adds its commands
     about,
     coding,
     detection,
+    export,
     layers,
     research,
     training,
 )
 from trifocal.cli.main import app
 
-__all__ = ["about", "app", "coding", "detection", "layers", "research", "training"]
+__all__ = ["about", "app", "coding", "detection", "export", "layers", "research", "training"]

@@ -134,6 +134,7 @@ def demo_table(rows: "list[DemoRow]") -> Any:
     names = "", "bytes", "bpp", "SSIMULACRA2", "PSNR", "encode", "decode"
     table = Table(*names, box=None, header_style="bold")
     for row in rows:
-        values = f"{row.size:,}", f"{row.bpp:.3f}", f"{row.ssimulacra2:.1f}", f"{row.psnr:.2f} dB"
+        score = "needs torch" if row.ssimulacra2 is None else f"{row.ssimulacra2:.1f}"
+        values = f"{row.size:,}", f"{row.bpp:.3f}", score, f"{row.psnr:.2f} dB"
         table.add_row(row.name, *values, f"{row.encode_s:.2f} s", f"{row.decode_s:.2f} s")
     return table

@@ -1,7 +1,6 @@
 """The commands encode and decode."""
 
 import json
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ import typer
 
 from trifocal.cli.main import (
     AsJson,
+    EngineName,
     Force,
     InputFiles,
     KeepSuffix,
@@ -29,15 +29,11 @@ from trifocal.cli.main import (
     use_threads,
 )
 from trifocal.cli.options import parse_region, parse_size
+from trifocal.cli.text_options import encoder_with_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trifocal.api import Encoder
-    from trifocal.cli.console import Console
     from trifocal.cli.paths import Job
     from trifocal.container import Bitstream
-    from trifocal.options import EncodeOptions
     from trifocal.pictures import Picture
 
 
@@ -143,6 +139,7 @@ def encode(
     keep_times: KeepTimes = False,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
+    engine: EngineName = None,
     weights: Weights = None,
     recursive: Recursive = False,
     threads: Threads = None,
@@ -197,7 +194,8 @@ def encode(
     terminal = console_for(jobs, quiet, as_json)
     report_inputs(terminal, found, jobs)
     use_threads(threads)
-    encoder, text_for = encoder_with_text(terminal, jobs, chosen, options, weights, text_file, caption)
+    given = weights, text_file, caption
+    encoder, text_for = encoder_with_text(terminal, jobs, chosen, options, engine, *given)
     sizes: list[tuple[int, int]] = []
 
     def work(job: paths.Job, progress: console.Progress) -> None:
@@ -272,46 +270,6 @@ def encode_facts(job: "Job", stream: "Bitstream", preset: str, notes: list[str])
     }
 
 
-def encoder_with_text(
-    terminal: "Console",
-    jobs: "Sequence[Job]",
-    preset: Any,
-    options: "EncodeOptions",
-    weights: str | None,
-    text_file: str | None,
-    caption: str | None,
-) -> "tuple[Encoder, Callable[[Job, Picture], str | None]]":
-    """The encoder, and a function from a job and its image to the image's text. Errors about all images are
-    raised here.
-    """
-    from dataclasses import replace
-
-    from trifocal.api import Encoder
-    from trifocal.text_conditioning import read_texts
-
-    options.check(preset)
-    texts = {} if text_file is None else read_texts(text_file, [job.source for job in jobs])
-    if caption is None and len({*texts.values()}) <= 1:
-        same = next(iter(texts.values()), options.text)
-        options = replace(options, text=same, text_per_image=False)
-        return Encoder(
-            preset, options, weights=weights, notify=terminal.print_notice
-        ), lambda job, picture: same
-    encoder = Encoder(preset, options, weights=weights, notify=terminal.print_notice)
-    if caption is None:
-        return encoder, lambda job, picture: texts[job.source]
-    from trifocal.text.captions import CAPTIONER, Captioner
-
-    captioner = Captioner(CAPTIONER if caption == "auto" else caption)
-
-    def captioned(job: "Job", picture: "Picture") -> str:
-        text = captioner(picture.rgb)
-        terminal.print_notice(f"{job.source.name}: {text}", style="")
-        return text
-
-    return encoder, captioned
-
-
 @app.command()
 def decode(
     inputs: InputFiles,
@@ -346,6 +304,7 @@ def decode(
     keep_times: KeepTimes = False,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
+    engine: EngineName = None,
     weights: WeightsForFile = None,
     recursive: Recursive = False,
     threads: Threads = None,
@@ -376,7 +335,7 @@ def decode(
     terminal = console_for(jobs, quiet)
     report_inputs(terminal, found, jobs)
     use_threads(threads)
-    decoder = Decoder(options, weights=weights)
+    decoder = Decoder(options, engine=engine, weights=weights)
 
     def work(job: paths.Job, progress: console.Progress) -> None:
         def notify(notice: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trifocal.cli.main import (
+    EngineName,
     Force,
     InputFiles,
     KeepSuffix,
@@ -70,6 +71,7 @@ def detect(
     keep_suffix: KeepSuffix = False,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
+    engine: EngineName = None,
     weights: WeightsForFile = None,
     recursive: Recursive = False,
     threads: Threads = None,
@@ -104,7 +106,7 @@ def detect(
     terminal = console.Console(quiet)
     report_inputs(terminal, found, jobs)
     use_threads(threads)
-    detector = Detector(DetectOptions(threshold), weights=weights)
+    detector = Detector(DetectOptions(threshold), engine=engine, weights=weights)
     results: list[dict[str, Any]] = []
 
     def work(job: paths.Job, progress: console.Progress) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +17,7 @@ from trifocal.errors import OptionError, TrainingError, TrifocalError
 if TYPE_CHECKING:
     from trifocal.cli.console import Console
     from trifocal.cli.paths import Inputs, Job
+    from trifocal.codecs.loading import Engine
 
 
 class CommandGroup(TyperGroup):
@@ -121,6 +122,24 @@ WeightsForFile = Annotated[
         "fingerprint selects one.",
     ),
 ]
+
+
+def parse_engine(name: str) -> "Engine":
+    """The engine of that name. Raises typer.BadParameter."""
+    if name not in ("onnx", "torch"):
+        raise typer.BadParameter(f"--engine is onnx or torch, not {name}.")
+    return cast("Engine", name)
+
+
+EngineName = Annotated[
+    Any,
+    typer.Option(
+        "--engine",
+        parser=parse_engine,
+        metavar="ENGINE",
+        help="torch, or onnx for the compact presets on the CPU. [default: torch]",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each on one line.")]
 Version = Annotated[
     bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
@@ -165,15 +184,14 @@ def skip_final_collection() -> None:
 
 
 def use_threads(count: int | None) -> None:
-    """Set the number of torch's threads, at most the number of processors, because OpenMP crashes when the
-    system cannot create more threads.
+    """Set the number of threads of both engines, at most the number of processors; OpenMP crashes if it gets
+    no more threads.
     """
     if count is not None:
-        from trifocal.utils.timing import gc_paused
-
-        with gc_paused():
-            import torch
-        torch.set_num_threads(min(count, os.cpu_count() or 1))
+        most = min(count, os.cpu_count() or 1)
+        os.environ["OMP_NUM_THREADS"] = str(most)  # which NumPy and both engines read
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(most)
 
 
 def check_outputs(paths: Iterable[Path], force: bool) -> None:

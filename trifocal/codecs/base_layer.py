@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trifocal.codecs.network import PADDING as IMAGE_PADDING
 from trifocal.codecs.network import CodecNetwork, Estimate, check_images, levels, rate_estimator
-from trifocal.codecs.rate_control import default_base_quality
+from trifocal.codecs.rate_control import REFINEMENT, default_base_quality
 from trifocal.codecs.torch_runtime import TorchRuntime, as_array, image_tensor
 from trifocal.detection.feature_codec import PADDING, crop_features, pad_image
 from trifocal.detection.input_size import STEP, compact_size
@@ -116,7 +116,7 @@ class ScalableNetwork(CodecNetwork):
     """
 
     scales: tuple[float, ...] = (0.625, 0.5, 0.75)
-    refinement = 4
+    refinement = REFINEMENT
     any_base_quality = 0.5
     find_detector: Callable[[str], SplitDetector] = staticmethod(bundled_detector)
     input_size: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)

@@ -63,9 +63,12 @@ class Codec:
 
     @property
     def network(self) -> CodecNetwork:
-        """The torch network, to train or change. Its weights are read at each call. Raises PresetError on a
-        runtime without torch.
+        """The torch network, to train or change. Its weights are read at each call. A codec on the ONNX
+        engine moves to the torch engine. Raises PresetError on a runtime without torch, and MissingExtra.
         """
+        if on_torch := getattr(self.runtime, "on_torch", None):
+            self.runtime = on_torch()
+            self.tiles = TileCoder(self.runtime)
         network: CodecNetwork | None = getattr(self.runtime, "network", None)
         if network is None:
             raise PresetError(

@@ -11,6 +11,7 @@ from trifocal.errors import OptionError, RateError
 from trifocal.types import LEVELS_PER_QUALITY, MAX_LEVEL
 
 CLOSE_ENOUGH = 0.002
+REFINEMENT = 4  # default gradient steps of the compact base layer
 HIGHEST_DEFAULT = 20  # quality of a base layer
 
 

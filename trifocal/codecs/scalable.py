@@ -227,16 +227,29 @@ def check_both_layers(bitstream: Bitstream) -> None:
         )
 
 
-def detect_objects(picture: Picture, detector: SplitDetector | None = None) -> Detections:
+def detect_objects(
+    picture: Picture,
+    detector: SplitDetector | None = None,
+    engine: str | None = None,
+    device: str = "cpu",
+) -> Detections:
     """The objects that a detector finds in an image; boxes in its pixels. By default the bundled compact
-    detector.
+    detector, on that engine.
     """
+    if detector is None and engine != "torch" and device == "cpu":
+        from trifocal.codecs.onnx_runtime import image_array
+        from trifocal.detection.compact_onnx import load_compact_detector
+
+        bundled = load_compact_detector()
+        size = bundled.input_size(picture.width, picture.height)
+        found = bundled(image_array(resized(picture, size)))
+        return rescale(found, size[::-1], (picture.width, picture.height))
     import torch
 
     from trifocal.codecs.base_layer import bundled_detector
     from trifocal.codecs.torch_runtime import image_tensor
 
-    detector = detector or bundled_detector("cpu")
+    detector = detector or bundled_detector(device)
     with torch.inference_mode():
         size = detector.input_size(picture.width, picture.height)
         x = image_tensor(resized(picture, size), next(detector.parameters()).device)

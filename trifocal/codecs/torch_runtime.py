@@ -12,7 +12,7 @@ from torch import Tensor
 from trifocal.codecs.network import CodecNetwork
 from trifocal.entropy.coder import Array
 from trifocal.entropy.hyperprior import ArrayNetworks
-from trifocal.entropy.integer_networks import ARITHMETIC
+from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.pictures import Picture
 from trifocal.types import Condition
 from trifocal.weights import Decodes, checksum, fingerprint, latent_checksum

@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,7 +19,6 @@ from trifocal.container import Bitstream, Tag
 from trifocal.evaluation import PillowCodec, pillow_codecs, psnr
 from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
 from trifocal.file_detection import THRESHOLD, draw_detections, filter_and_name, json_objects
-from trifocal.losses import Ssimulacra2, ssimulacra2_score
 from trifocal.options import EncodeOptions
 from trifocal.pictures import Picture
 from trifocal.presets import DEFAULT
@@ -32,14 +31,14 @@ MARGIN, FONT_SIZE = 12, 16  # pixels: around panels, and of their captions
 
 @dataclass(frozen=True)
 class DemoRow:
-    """Results of one format: size in bytes, bits per pixel, SSIMULACRA2 (100 is the original), PSNR in dB,
-    seconds.
+    """Results of one format: size in bytes, bits per pixel, SSIMULACRA2 (100 is the original; None without
+    torch), PSNR in dB, seconds.
     """
 
     name: str
     size: int
     bpp: float
-    ssimulacra2: float
+    ssimulacra2: float | None
     psnr: float
     encode_s: float
     decode_s: float
@@ -97,8 +96,14 @@ def run(out: str | Path = ".", preset: str = DEFAULT, quality: float = 50.0) -> 
     )
 
 
-def scores(decoded: NDArray[np.uint8], original: NDArray[np.uint8]) -> tuple[float, float]:
-    """SSIMULACRA2 and PSNR of a decoded image, uint8 [H, W, 3]."""
+def scores(decoded: NDArray[np.uint8], original: NDArray[np.uint8]) -> tuple[float | None, float]:
+    """SSIMULACRA2, which needs torch, and PSNR of a decoded image, uint8 [H, W, 3]."""
+    if find_spec("torch") is None:
+        return None, psnr(decoded, original)
+    import torch
+
+    from trifocal.losses import Ssimulacra2, ssimulacra2_score
+
     x_hat, x = (
         torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float() / 255 for rgb in (decoded, original)
     )

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.detection.backbone import CHANNELS, CompactDetectorStem, make_stage, normalise
-from trifocal.detection.input_size import STEP
+from trifocal.detection.input_size import PADDING, STEP
 from trifocal.layers import Block, Conv, Deconv, DepthToSpace, space_to_depth
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ __all__ = [
     "crop_features",
     "pad_image",
 ]
-
-PADDING = 64  # pixels; one hyper-latent
 
 
 class CompactBaseAnalysis(nn.Module):

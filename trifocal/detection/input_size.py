@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["COCO_IDS", "MAX_AREA", "STEP", "compact_size", "torchvision_size"]
+__all__ = ["COCO_IDS", "MAX_AREA", "PADDING", "STEP", "compact_size", "torchvision_size"]
 
 COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 MAX_AREA = 416 * 416  # pixels of the bundled detector's input, as for its teacher
+PADDING = 64  # pixels of a base layer's input: one hyper-latent
 STEP = 32  # pixels; the sides of an input are multiples of it
 
 

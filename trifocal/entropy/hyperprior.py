@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,9 +19,10 @@ from trifocal.entropy.coder import (
     cost_table,
     range_coder_models,
 )
-from trifocal.entropy.context import MEAN_BITS, Context, ContextModel, LevelParameters
+from trifocal.entropy.context import Context, ContextModel, LevelParameters
 from trifocal.entropy.conversion import integer_network
 from trifocal.entropy.estimators import ParameterRecorder
+from trifocal.entropy.four_passes import MEAN_BITS
 from trifocal.entropy.gain import Gain
 from trifocal.entropy.integer_networks import Snap
 from trifocal.entropy.latent_coding import (
@@ -30,6 +32,7 @@ from trifocal.entropy.latent_coding import (
     read_latents,
     write_latents,
 )
+from trifocal.entropy.numpy_model import latent_gain
 from trifocal.entropy.tables import ROWS, Floats, is_table, logistic_frequencies
 from trifocal.errors import WeightsError
 from trifocal.layers import QualityInterpolation
@@ -315,13 +318,11 @@ class ArrayNetworks:
     def cost(self) -> Floats:
         return self.model.cost()
 
-    @torch.no_grad()
     def scale(self, y: Array, level: Array) -> Array:
-        return _to_numpy(self.tensors.scale(self._tensor(y), self._tensor(level)))
+        return y * latent_gain(_to_numpy(self.model.gain.log_gain.table), level)
 
-    @torch.no_grad()
     def unscale(self, y_hat: Array, level: Array) -> Array:
-        return _to_numpy(self.tensors.unscale(self._tensor(y_hat), self._tensor(level)))
+        return y_hat.astype(np.float32) / latent_gain(_to_numpy(self.model.gain.log_gain.table), level)
 
     @torch.no_grad()
     def hyper_analysis(self, scaled: Array, level: Array) -> Array:

@@ -1,12 +1,7 @@
-"""Integer networks: networks on integers carried in float64, with identical results on every machine.
+"""The integer forms of the torch layers and networks; `integer_arithmetic.py` has the arithmetic.
 
-Activations are multiples of 2^−ACTIVATION_BITS clamped to ±ACTIVATION_BOUND, weights are multiples of
-2^−WEIGHT_BITS. Every product is then a multiple of 2^−(ACTIVATION_BITS + WEIGHT_BITS), and every partial sum
-stays below 2^53 of those units. So no sum is rounded, and its order does not matter (other thread counts,
-processors, libraries). After each layer the result is rounded to the grid of activations. The only operations
-are + × max clamp and round: divisions are by powers of two, and there are no transcendental functions; those
-are in `exact_functions.py`, and `conversion.py` builds integer networks from float ones. Convolutions are
-matrix products and shifted sums, since Winograd or FFT kernels would leave the grid.
+Convolutions are matrix products and shifted sums, since Winograd or FFT kernels would leave the grid.
+`exact_functions.py` has transcendental functions, and `conversion.py` builds integer networks of float ones.
 """
 
 from collections.abc import Iterator
@@ -16,36 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifocal.entropy.integer_arithmetic import (
+    ACTIVATION_BITS,
+    ACTIVATION_BOUND,
+    WEIGHT_BITS,
+    check_bound,
+    depthwise,
+    interpolate,
+    linear,
+    placed_linear,
+    settle_,
+    to_grid,
+)
 from trifocal.layers import Block, Conv, Deconv, Depthwise, PlacedLinear, QualityInterpolation
-
-# version of the arithmetic: changes whenever the same weights would give other integers; part of fingerprints
-ARITHMETIC = 1
-ACTIVATION_BITS = 12
-ACTIVATION_BOUND = 2.0**12
-WEIGHT_BITS = 14
-LARGEST_INPUT = 2.0**16  # of a layer: a sum of up to 16 activations, or a decoded value
-LARGEST_EXACT = 2.0**53
-
-
-def to_grid(x: Tensor, bits: int) -> Tensor:
-    """Round to the nearest multiple of 2^−bits, half to even; exact for float64 |x| < 2^(51−bits)."""
-    return torch.round(x * 2.0**bits) * 2.0**-bits
-
-
-def settle_(
-    x: Tensor,
-    bits: int = ACTIVATION_BITS,
-    bound: float = ACTIVATION_BOUND,
-    bias: Tensor | float = 0.0,
-    low: float | None = None,
-) -> Tensor:
-    """Add the bias, round to multiples of 2^−bits and clamp to ±bound (or low … bound); in place.
-
-    Adding and subtracting 1.5·2^(52−bits) rounds half to even, since 2^−bits is then the unit in the last
-    place of a float64. The bias must be on the same grid, so that adding both rounds only once.
-    """
-    shift = 1.5 * 2.0 ** (52 - bits)
-    return x.add_(bias + shift).sub_(shift).clamp_(-bound if low is None else low, bound)
 
 
 class Snap(nn.Module):
@@ -69,7 +47,8 @@ class ExactSnap(nn.Module):
         self.bound = layer.bound
 
     def forward(self, x: Tensor) -> Tensor:
-        return settle_(x.clone(), self.bits, self.bound)
+        y: Tensor = settle_(x.clone(), self.bits, self.bound)
+        return y
 
 
 class ExactLinear(nn.Module):
@@ -87,14 +66,14 @@ class ExactLinear(nn.Module):
         super().__init__()
         weight = to_grid(layer.weight.detach().double(), WEIGHT_BITS)
         bias = to_grid(layer.bias.detach().double(), ACTIVATION_BITS)
-        _check_bound(weight.abs().sum(1), bias)
+        check_bound(weight.abs().sum(1), bias)
         self.low = low
         self.register_buffer("weight", weight.T.contiguous(), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.reshape(-1, x.shape[-1]) @ self.weight
-        return settle_(y, bias=self.bias, low=self.low).reshape(*x.shape[:-1], -1)
+        y: Tensor = linear(x, self.weight, self.bias, self.low)
+        return y
 
 
 class ExactPlacedLinear(nn.Module):
@@ -110,10 +89,8 @@ class ExactPlacedLinear(nn.Module):
         self.register_buffer("bias", whole.bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.new_empty(*x.shape[:-1], len(self.bias))
-        for place, weight in enumerate(self.weight):
-            y[..., place, :] = x[..., place, :] @ weight
-        return settle_(y, bias=self.bias)
+        y: Tensor = placed_linear(x, self.weight, self.bias)
+        return y
 
 
 class ExactDepthwise(nn.Module):
@@ -128,19 +105,13 @@ class ExactDepthwise(nn.Module):
         bias = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
         if layer.bias is not None:
             bias = to_grid(layer.bias.detach().double(), ACTIVATION_BITS)
-        _check_bound(weight.abs().sum(1), bias)
+        check_bound(weight.abs().sum(1), bias)
         self.register_buffer("weight", weight.T.contiguous(), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[1:3]
-        y = x * self.weight[4]
-        for tap in (0, 1, 2, 3, 5, 6, 7, 8):
-            row, column = tap // 3 - 1, tap % 3 - 1
-            there = y[:, max(0, -row) : h - max(0, row), max(0, -column) : w - max(0, column)]
-            from_here = x[:, max(0, row) : h - max(0, -row), max(0, column) : w - max(0, -column)]
-            there.addcmul_(from_here, self.weight[tap])
-        return settle_(y, bias=self.bias)
+        y: Tensor = depthwise(x, self.weight, self.bias)
+        return y
 
 
 class ExactConv(nn.Module):
@@ -152,7 +123,7 @@ class ExactConv(nn.Module):
     def __init__(self, layer: Conv) -> None:
         super().__init__()
         weight, bias = _on_grid(layer)
-        _check_bound(weight.abs().sum((1, 2, 3)), bias)
+        check_bound(weight.abs().sum((1, 2, 3)), bias)
         self.stride, self.padding = layer.stride[0], layer.kernel_size[0] // 2
         self.register_buffer("weight", weight.permute(2, 3, 1, 0).contiguous(), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
@@ -165,7 +136,8 @@ class ExactConv(nn.Module):
         for i, j in _taps(self.weight):
             there = x[:, _every(self.stride, i, rows), _every(self.stride, j, columns)]
             y.addmm_(there.reshape(-1, c), self.weight[i, j])
-        return settle_(y.reshape(b, rows, columns, -1), bias=self.bias)
+        settled: Tensor = settle_(y.reshape(b, rows, columns, -1), bias=self.bias)
+        return settled
 
 
 class ExactDeconv(nn.Module):
@@ -177,7 +149,7 @@ class ExactDeconv(nn.Module):
     def __init__(self, layer: Deconv) -> None:
         super().__init__()
         weight, bias = _on_grid(layer)
-        _check_bound(weight.abs().sum((0, 2, 3)), bias)
+        check_bound(weight.abs().sum((0, 2, 3)), bias)
         self.stride, self.padding = layer.stride[0], layer.kernel_size[0] // 2
         self.register_buffer("weight", weight.permute(2, 3, 0, 1).contiguous(), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
@@ -190,7 +162,8 @@ class ExactDeconv(nn.Module):
             part = x.reshape(-1, c) @ self.weight[i, j]
             y[:, _every(self.stride, i, h), _every(self.stride, j, w)] += part.reshape(b, h, w, -1)
         inside = slice(self.padding, self.padding + rows), slice(self.padding, self.padding + columns)
-        return settle_(y[:, inside[0], inside[1]].contiguous(), bias=self.bias)
+        settled: Tensor = settle_(y[:, inside[0], inside[1]].contiguous(), bias=self.bias)
+        return settled
 
 
 class ExactBlock(nn.Module):
@@ -208,9 +181,7 @@ class ExactBlock(nn.Module):
 
 
 class ExactQualityInterpolation(nn.Module):
-    """The integer form of `QualityInterpolation`: the interpolation weights are multiples of 1/SPACING, a
-    power of two.
-    """
+    """The integer form of `QualityInterpolation`."""
 
     table: Tensor
 
@@ -220,10 +191,8 @@ class ExactQualityInterpolation(nn.Module):
         self.register_buffer("table", table.clamp(-ACTIVATION_BOUND, ACTIVATION_BOUND), persistent=False)
 
     def forward(self, level: Tensor) -> Tensor:
-        low = level // QualityInterpolation.SPACING
-        part = (level % QualityInterpolation.SPACING).double()[:, None]
-        value = self.table[low] * (QualityInterpolation.SPACING - part) + self.table[low + 1] * part
-        return settle_(value / QualityInterpolation.SPACING, WEIGHT_BITS)[:, None, None, :]
+        value: Tensor = interpolate(self.table, level)
+        return value
 
 
 def _on_grid(layer: Conv | Deconv) -> tuple[Tensor, Tensor]:
@@ -241,11 +210,3 @@ def _taps(weight: Tensor) -> Iterator[tuple[int, int]]:
 def _every(stride: int, first: int, count: int) -> slice:
     """`count` positions from the first."""
     return slice(first, first + stride * (count - 1) + 1, stride)
-
-
-def _check_bound(weight_sums: Tensor, bias: Tensor) -> None:
-    """weight_sums: Σ|w| for each output channel, [O]."""
-    units = 2.0 ** (ACTIVATION_BITS + WEIGHT_BITS)
-    largest = float(((weight_sums * LARGEST_INPUT + bias.abs()) * units).max())
-    if largest >= LARGEST_EXACT:
-        raise OverflowError(f"A sum may reach {largest:.3g} units and would be rounded; 2^53 is the limit.")

@@ -11,15 +11,12 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from trifocal.errors import WeightsError
+from trifocal.text.tokens import END, LENGTH, PAD, START, load_tokenizer, notices, token_ids
 from trifocal.types import TextEmbedding
 from trifocal.weights import FOLDER, load_part
 
-LENGTH = 64
 VOCABULARY = 4096
-PAD, START, END = "<pad>", "<start>", "<end>"
-MAX_TOKENS_PER_LETTER = 0.5  # English captions need about 0.25, other scripts 1 or more
-WEIGHTS, TOKENIZER = FOLDER / "towers.safetensors", FOLDER / "tokenizer.json"
+WEIGHTS = FOLDER / "towers.safetensors"
 
 
 class TextTransformer(nn.Module):
@@ -80,29 +77,14 @@ class CompactTextEncoder:
         return embedding
 
     def notices(self, texts: Sequence[str]) -> list[str]:
-        """A notice for each limitation that applies: truncation, and text unlike the training data."""
-        notices = []
-        for text in texts:
-            count = len(self.tokenizer.encode(text, add_special_tokens=False).ids)
-            if count > LENGTH - 2:
-                notices.append(f"The text has {count} tokens; only the first {LENGTH - 2} are used.")
-            if count > MAX_TOKENS_PER_LETTER * len(text) + 4:
-                notices.append(
-                    "The bundled text encoder was trained on English captions and may not understand this"
-                    " text."
-                )
-        return list(dict.fromkeys(notices))
+        """A sentence for each limitation that applies: truncation, and text unlike the training data."""
+        return notices(self.tokenizer, texts)
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Token ids and mask [B, T] of START, text and END, truncated to LENGTH and padded to the longest."""
-    start, end, pad = (tokenizer.token_to_id(token) for token in (START, END, PAD))
-    rows = [
-        [start, *tokenizer.encode(text, add_special_tokens=False).ids[: LENGTH - 2], end] for text in texts
-    ]
-    longest = max(len(row) for row in rows)
-    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-    return ids, torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows])
+    ids, mask = token_ids(tokenizer, texts)
+    return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Tokenizer:
@@ -145,12 +127,3 @@ def load_compact(device: str = "cpu") -> CompactTextEncoder:
 def load_bag_of_words() -> BagOfWords:
     """The baseline with its trained embedding. Raises WeightsError if it is missing or damaged."""
     return BagOfWords(load_tokenizer(), load_part(WEIGHTS, "bag.")["weight"])
-
-
-def load_tokenizer() -> Tokenizer:
-    """The bundled tokenizer. Raises WeightsError if it is missing."""
-    if not TOKENIZER.exists():
-        raise WeightsError(
-            f"The tokenizer {TOKENIZER.name} is missing from the installation; reinstall Trifocal."
-        )
-    return Tokenizer.from_str(TOKENIZER.read_text("utf-8"))

@@ -37,7 +37,7 @@ class PreferenceConditionedSynthesis(Synthesis):
         """preference [B], 0 for people … 1 for machines; None is 0."""
         features = self.features(y_hat, level)
         residual = self.head(features)
-        if preference is not None and bool(torch.any(preference != 0)):
+        if preference is not None and (torch.compiler.is_exporting() or bool(torch.any(preference != 0))):
             detail = self.detail(self.preferring(features))
             residual = residual + preference.to(detail.dtype)[:, None, None, None] * detail
         return self.to_image(y_hat, residual)

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from trifocal.codecs.base_layer import ScalableNetwork
 from trifocal.codecs.network import CodecNetwork
 from trifocal.data import CropBatch, CropRules, Crops, TrainingPicture
-from trifocal.entropy.integer_networks import ARITHMETIC
+from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import OptionError, WeightsError
 from trifocal.layers import branches_in
 from trifocal.losses import Objective, spread_levels

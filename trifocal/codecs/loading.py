@@ -1,0 +1,105 @@
+"""Codecs with trained weights, on either engine.
+
+The torch engine runs every preset, on any of its devices. The ONNX engine runs the compact presets on CPUs,
+without torch; both read and write the same files.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+
+from trifocal.codecs.codec import Codec
+from trifocal.codecs.scalable import ScalableCodec
+from trifocal.container import Header
+from trifocal.entropy.integer_arithmetic import ARITHMETIC
+from trifocal.errors import MissingExtra, WeightsError
+from trifocal.weights import FOLDER, fingerprint, read_arrays, read_decodes
+
+if TYPE_CHECKING:
+    from trifocal.codecs.torch_runtime import TorchRuntime
+
+__all__ = ["Engine", "marks_of", "onnx_codec", "torch_codec", "where_weights_are"]
+
+GENERATIONS = FOLDER / "generations.csv"
+Engine: TypeAlias = Literal["onnx", "torch"]
+
+
+def torch_codec(build: Callable[[], Codec], path: Path, shared: str, device: str) -> Codec:
+    """A codec on the torch engine.
+
+    Args:
+        build: makes it with untrained weights.
+        path: of its weights.
+        shared: a bundled file with the tensors that it lacks.
+        device: of torch.
+
+    Raises:
+        MissingExtra: without torch.
+        WeightsError: if the weights are missing or damaged, or do not fit.
+    """
+    if find_spec("torch") is None:
+        raise MissingExtra("torch", "The torch engine")
+    import torch
+
+    from trifocal.codecs.torch_runtime import TorchRuntime
+    from trifocal.weights import load_weights
+
+    with torch.inference_mode(False):  # refinement and training need gradients
+        codec = build()
+        load_weights(codec.network, path, shared)
+        codec.network.to(device).eval()
+        if isinstance(codec.runtime, TorchRuntime):
+            codec.runtime.also_decodes(read_decodes(path))
+        return codec
+
+
+def onnx_codec(name: str, layers: bool, build: Callable[[], Codec], path: Path, shared: str) -> Codec:
+    """A codec on the ONNX engine.
+
+    Args:
+        name: of the preset, whose graphs are bundled.
+        layers: whether it has a base layer.
+        build, path, shared: as for `torch_codec`; `build` is called when its torch network is needed.
+
+    Raises:
+        WeightsError: if the weights are missing or damaged, or do not fit.
+    """
+    from trifocal.codecs.onnx_runtime import OnnxRuntime, ScalableOnnxRuntime
+
+    def on_torch() -> TorchRuntime:
+        runtime = torch_codec(build, path, shared, "cpu").runtime
+        return cast("TorchRuntime", runtime)
+
+    weights = read_arrays(path, FOLDER / shared if shared else None)
+    parts = (name, path.name, weights, read_decodes(path), on_torch)
+    return ScalableCodec(ScalableOnnxRuntime(*parts)) if layers else Codec(OnnxRuntime(*parts))
+
+
+@lru_cache(maxsize=256)
+def marks_of(path: Path, changed: int, shared: str, version: int) -> frozenset[int | None]:
+    """The fingerprints of the files that weights decode; empty for other files. `changed` is the time
+    of the file's last change.
+    """
+    try:
+        weights = read_arrays(path, FOLDER / shared if shared else None)
+    except WeightsError:
+        return frozenset()
+    return read_decodes(path).get(version, frozenset()) | {fingerprint(weights, version, ARITHMETIC)}
+
+
+def where_weights_are(preset: str, header: Header) -> str:
+    """The end of a sentence: which version of Trifocal has the weights of a file, from generations.csv."""
+    with open(GENERATIONS, encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row["preset"] == preset and row[f"fingerprint_{header.version}"] == header.fingerprint_hex:
+                return (
+                    f"they are trifocal/weights/{row['file']} of Trifocal {row['release']} (commit "
+                    f"{row['commit']}, SHA-256 "
+                    f"{row['sha256']}); name that file with --weights, or its folder with TRIFOCAL_WEIGHTS."
+                )
+    return "name its weights with --weights, or install the version of Trifocal that made the file."

@@ -1,0 +1,209 @@
+"""The runtimes of the compact codecs on ONNX Runtime and NumPy, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trifocal.codecs.preview import preview_pixels
+from trifocal.codecs.rate_control import REFINEMENT
+from trifocal.detection.input_size import PADDING, STEP, compact_size
+from trifocal.entropy.coder import Array
+from trifocal.entropy.integer_arithmetic import ARITHMETIC
+from trifocal.entropy.numpy_model import NumpyEntropy
+from trifocal.entropy.numpy_networks import part
+from trifocal.graphs.session import Graphs, network_record
+from trifocal.pictures import Picture
+from trifocal.types import LATENT_STRIDE, Condition
+from trifocal.utils.notices import warn
+from trifocal.weights import Arrays, Decodes, check_arrays, fingerprint
+
+if TYPE_CHECKING:
+    from trifocal.codecs.runtime import BaseRuntime, ScalableRuntime
+    from trifocal.codecs.torch_runtime import TorchRuntime
+    from trifocal.detection.detections import Detections
+
+__all__ = ["BaseOnnxRuntime", "OnnxRuntime", "ScalableOnnxRuntime", "image_array"]
+
+FEATURE_STRIDE = 8  # of the compact detector's features
+
+
+class OnnxRuntime:
+    """`Runtime` of a compact codec.
+
+    Args:
+        name: of the preset.
+        file_name: of its weights, for messages.
+        weights: all tensors of its weight file, floats as float32.
+        decodes: fingerprints of other weights whose files these weights decode.
+        on_torch: makes the runtime of a new network with these weights on torch.
+
+    Raises:
+        WeightsError: for weights that do not fit the preset.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        file_name: str,
+        weights: Arrays,
+        decodes: Decodes,
+        on_torch: Callable[[], TorchRuntime],
+    ) -> None:
+        sizes = network_record(name)
+        check_arrays(weights, sizes["tensors"], file_name)
+        self.receptive_field: int = sizes["receptive_field"]
+        self.latent_channels: int = sizes["latent_channels"]
+        self.reads_importance: bool = sizes["reads_importance"]
+        self.weights, self.decodes, self.on_torch = weights, decodes, on_torch
+        self.graphs = Graphs(name, weights)
+        self._entropy = NumpyEntropy(part(weights, "entropy."), partial(self._hyper, "hyper_analysis"))
+        self._fingerprints: dict[int, int | None] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OnnxRuntime:
+        """Nothing here changes; a changeable copy is that of `on_torch`."""
+        return self
+
+    def fingerprint(self, version: int, checked: bool = True) -> int | None:
+        """The weights never change here, so `checked` has no effect."""
+        if version not in self._fingerprints:
+            self._fingerprints[version] = fingerprint(self.weights, version, ARITHMETIC)
+        return self._fingerprints[version]
+
+    def readable(self, version: int) -> frozenset[int]:
+        return self.decodes.get(version, frozenset())
+
+    def entropy(self) -> NumpyEntropy:
+        return self._entropy
+
+    def prepare(self, picture: Picture, condition: Condition[Any] | None) -> Condition[Any] | None:
+        if not self.reads_importance or condition is None or condition.text is None:
+            return condition
+        from trifocal.codecs.onnx_text import with_importance
+
+        return with_importance(picture, condition, self.receptive_field)
+
+    def analyse(self, rgb: NDArray[np.uint8], condition: Condition[Any] | None) -> Array:
+        side = self._side("analysis", condition)
+        given = {} if side is None else {side: side_input(side, condition)}
+        graph = "analysis" if side is None else f"analysis.{side}"
+        (y,) = self.graphs.run(graph, x=image_array(rgb), **given)
+        if not self.reads_importance:
+            return y
+        sent = None if condition is None else condition.importance_map
+        importance = np.zeros(y.shape[:3], np.float32) if sent is None else np.asarray(sent, np.float32)
+        return np.concatenate([y, importance[..., None]], axis=-1)
+
+    def synthesise(self, y_hat: Array, level: int, condition: Condition[Any] | None) -> Array:
+        side = self._side("synthesis", condition)
+        given = {} if side is None else {"given": side_input(side, condition)}
+        graph = "synthesis" if side is None else f"synthesis.{side}"
+        return self.graphs.run(graph, y_hat=y_hat, level=np.array([level]), **given)[0]
+
+    def _side(self, transform: str, condition: Condition[Any] | None) -> str | None:
+        """The side input of the condition that a transform takes."""
+        return next(
+            (
+                name
+                for name in ("preview", "text", "preference")
+                if getattr(condition, name, None) is not None and f"{transform}.{name}" in self.graphs
+            ),
+            None,
+        )
+
+    def _hyper(self, graph: str, scaled: Array, level: Array) -> Array:
+        return self.graphs.run(graph, scaled=scaled, level=level)[0]
+
+
+class BaseOnnxRuntime:
+    """`BaseRuntime` of the compact base layer.
+
+    Args:
+        graphs, weights: of the whole preset.
+        on_torch: as for `OnnxRuntime`; refinement needs gradients.
+    """
+
+    refinement = REFINEMENT
+
+    def __init__(self, graphs: Graphs, weights: Arrays, on_torch: Callable[[], TorchRuntime]) -> None:
+        self.graphs, self.on_torch = graphs, on_torch
+        self._entropy = NumpyEntropy(part(weights, "base.entropy."), self._hyper)
+
+    @cached_property
+    def torch_base(self) -> BaseRuntime:
+        """This base layer on torch."""
+        return cast("ScalableRuntime", self.on_torch()).base
+
+    def entropy(self) -> NumpyEntropy:
+        return self._entropy
+
+    def input_size(self, width: int, height: int) -> tuple[int, int]:
+        return compact_size(width, height)
+
+    def latent_size(self, width: int, height: int) -> tuple[int, int]:
+        rows, columns = ((side + -side % PADDING) // LATENT_STRIDE for side in (height, width))
+        return rows, columns
+
+    def analyse(self, rgb: NDArray[np.uint8]) -> Array:
+        high, wide = (-side % PADDING for side in rgb.shape[:2])
+        padded = np.pad(rgb, ((0, high), (0, wide), (0, 0)), mode="edge")
+        return self.graphs.run("base.analysis", given=image_array(padded))[0]
+
+    def refine(self, rgb: NDArray[np.uint8], y: Array, level: int, steps: int) -> Array:
+        if find_spec("torch") is None:
+            warn(
+                "The base layer is not refined, which needs torch; install trifocal[torch], or ask for no "
+                "refinement."
+            )
+            return y
+        return self.torch_base.refine(rgb, y, level, steps)
+
+    def preview(self, y_hat: Array, size: tuple[int, int]) -> Array:
+        (first,) = self.graphs.run("base.extractor", given=self._features(y_hat, size))
+        return first[:, :, : size[1], : size[0]]
+
+    def detect(self, y_hat: Array, size: tuple[int, int]) -> Detections:
+        from trifocal.detection.compact_onnx import load_compact_detector
+
+        return load_compact_detector().rest(self._features(y_hat, size), (size[1], size[0]))
+
+    def _features(self, y_hat: Array, size: tuple[int, int]) -> Array:
+        (h_hat,) = self.graphs.run("base.synthesis", given=y_hat)
+        columns, rows = (-(-side // STEP) * STEP // FEATURE_STRIDE for side in size)
+        return h_hat[:, :rows, :columns]
+
+    def _hyper(self, scaled: Array, level: Array) -> Array:
+        return self.graphs.run("base.hyper_analysis", scaled=scaled, level=level)[0]
+
+
+class ScalableOnnxRuntime(OnnxRuntime):
+    """`ScalableRuntime` of the compact codec with a base layer."""
+
+    def __init__(
+        self,
+        name: str,
+        file_name: str,
+        weights: Arrays,
+        decodes: Decodes,
+        on_torch: Callable[[], TorchRuntime],
+    ) -> None:
+        super().__init__(name, file_name, weights, decodes, on_torch)
+        self.base = BaseOnnxRuntime(self.graphs, weights, on_torch)
+
+
+def side_input(name: str, condition: Any) -> Array:
+    """The input of a graph for a side input of the condition."""
+    if name == "preview":
+        return preview_pixels(condition.preview)
+    given: Array = condition.text.pooled if name == "text" else condition.preference
+    return given
+
+
+def image_array(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """[H, W, 3] uint8 → [1, 3, H, W] in 0..1."""
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)

@@ -1,0 +1,45 @@
+"""The importance map of a text, on ONNX Runtime; `roi.py` has the same on torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trifocal.codecs.mask import log2_step_map
+from trifocal.pictures import Picture
+from trifocal.pictures.canvas import Canvas
+from trifocal.text.compact_onnx import load_graphs
+from trifocal.types import LATENT_STRIDE, Condition, TextEmbedding
+
+__all__ = ["with_importance"]
+
+INPUT_SIDE, STRIDE = 256, 16  # of the image encoder: square root of its input area, and its stride
+
+
+def with_importance(picture: Picture, condition: Condition[Any], receptive_field: int) -> Condition[Any]:
+    """The condition with the importance map of its text; a map that it has is kept."""
+    if condition.importance_map is not None or condition.text is None:
+        return condition
+    p = places(picture, condition.text, receptive_field)
+    return replace(condition, importance_map=log2_step_map(p))
+
+
+def places(picture: Picture, words: TextEmbedding[Any], receptive_field: int) -> NDArray[np.float32]:
+    """The probability that the text names it, for each latent of the padded image, [1, h, w], 0..1."""
+    scale = INPUT_SIDE / (picture.width * picture.height) ** 0.5
+    size = [max(STRIDE, STRIDE * round(side * scale / STRIDE)) for side in (picture.width, picture.height)]
+    small = Image.fromarray(picture.thumbnail(4 * INPUT_SIDE).rgb).resize(
+        (size[0], size[1]), Image.Resampling.BICUBIC
+    )
+    x = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / np.float32(255)
+    (p,) = load_graphs().run("grounding", x=x, tokens=words.tokens, mask=words.mask)
+    latents = -(-picture.width // LATENT_STRIDE), -(-picture.height // LATENT_STRIDE)
+    fine = np.asarray(Image.fromarray(p[0]).resize(latents, Image.Resampling.BILINEAR))
+    wide, high = (
+        side // LATENT_STRIDE for side in Canvas(picture.width, picture.height, receptive_field).padded
+    )
+    return np.pad(fine, ((0, high - latents[1]), (0, wide - latents[0])), mode="edge")[None]

@@ -1,0 +1,121 @@
+"""The compact detector on ONNX Runtime and NumPy, without torch.
+
+    x ── front ── h ── proposals ── selection ── refinement ── non-maximum suppression ── objects
+
+The three networks are graphs; what depends on the values, selection and suppression, is here.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trifocal.detection.detections import Detections
+from trifocal.detection.input_size import COCO_IDS, compact_size
+from trifocal.graphs.session import Graphs
+from trifocal.weights import FOLDER, read_arrays
+
+__all__ = ["CompactOnnxDetector", "load_compact_detector", "suppress"]
+
+# As in `proposals.py`, `two_stage.py` and torchvision's Faster R-CNN; a test compares the results.
+BEFORE_NMS, AFTER_NMS, PROPOSAL_OVERLAP, MIN_PROBABILITY = 400, 100, 0.8, 1e-3
+MIN_SCORE, OVERLAP, MOST, MIN_SIDE = 0.02, 0.5, 100, 0.01
+CANONICAL_LEVEL, CANONICAL_SIDE, LOWEST_LEVEL = 4, 224, 3  # of a box of 224 pixels; of the finest level
+LEVELS = 4
+
+Floats = NDArray[np.float32]
+
+
+class CompactOnnxDetector:
+    """The compact detector with its bundled weights."""
+
+    def __init__(self, graphs: Graphs) -> None:
+        self.graphs = graphs
+
+    def input_size(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height of the input for an image of that size."""
+        return compact_size(width, height)
+
+    def __call__(self, x: Floats) -> Detections:
+        """x [1, 3, H, W] in 0..1, H and W multiples of 32 → the objects, in its pixels."""
+        return self.rest(self.graphs.run("front", x=x)[0], (x.shape[2], x.shape[3]))
+
+    def rest(self, h: Floats, size: tuple[int, int]) -> Detections:
+        """h [1, h, w, C] of an image of that height and width → its objects, in its pixels."""
+        *levels, classes, boxes, points = self.graphs.run("proposals", h=h)
+        chosen = propose(classes[0], boxes[0], size)
+        if not len(chosen):
+            return detections(np.zeros((0, 4), np.float32), np.zeros((0, len(COCO_IDS)), np.float32))
+        clipped = clip_boxes(boxes[0, chosen], size)
+        scores, refined = self.graphs.run(
+            "refinement",
+            **{f"level{number}": level for number, level in enumerate(levels)},
+            chosen=clipped,
+            level=np.eye(LEVELS, dtype=np.float32)[pyramid_level(clipped)],
+            classes=classes[0, chosen],
+            boxes=boxes[0, chosen],
+            points=points[chosen].astype(np.float32),
+        )
+        return detections(clip_boxes(refined, size), scores)
+
+
+def propose(classes: Floats, boxes: Floats, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Indices of the proposals, by descending probability; class logits [A, K], boxes [A, 4]."""
+    probability = 1 / (1 + np.exp(-classes.max(axis=1)))
+    order = np.argsort(-probability, kind="stable")[:BEFORE_NMS]
+    order = order[probability[order] > MIN_PROBABILITY]
+    kept = suppress(clip_boxes(boxes[order], size), probability[order], PROPOSAL_OVERLAP)
+    found: NDArray[np.int64] = order[kept[:AFTER_NMS]]
+    return found
+
+
+def detections(boxes: Floats, scores: Floats) -> Detections:
+    """The objects after score threshold and non-maximum suppression in each class; boxes [N, 4], scores
+    [N, K].
+    """
+    place, label = np.nonzero(scores > MIN_SCORE)
+    found, score = boxes[place], scores[place, label]
+    large = ((found[:, 2:] - found[:, :2]) >= MIN_SIDE).all(axis=1)
+    found, score, label = found[large], score[large], label[large]
+    apart = found + (label * (found.max(initial=0) + 1))[:, None].astype(np.float32)  # classes do not overlap
+    kept = suppress(apart, score, OVERLAP)[:MOST]
+    ids = np.array(COCO_IDS, np.int64)
+    return Detections(found[kept].astype(np.float64), ids[label[kept]], score[kept].astype(np.float64))
+
+
+def suppress(boxes: Floats, scores: Floats, overlap: float) -> NDArray[np.int64]:
+    """Non-maximum suppression: indices of the boxes that no better one overlaps by more than that
+    intersection over union, best first.
+    """
+    order = np.argsort(-scores, kind="stable")
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    kept = []
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(best)
+        low = np.maximum(boxes[best, :2], boxes[order, :2])
+        high = np.minimum(boxes[best, 2:], boxes[order, 2:])
+        shared = (high - low).clip(min=0).prod(axis=1)
+        order = order[shared <= overlap * (area[best] + area[order] - shared)]
+    return np.array(kept, np.int64)
+
+
+def clip_boxes(boxes: Floats, size: tuple[int, int]) -> Floats:
+    """Boxes [N, 4] within an image of that height and width."""
+    return boxes.clip(0, np.array([size[1], size[0]] * 2, np.float32))
+
+
+def pyramid_level(boxes: Floats) -> NDArray[np.int64]:
+    """The level of each box, by its size (Lin et al. 2017, equation 1), 0 for the finest."""
+    side = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    with np.errstate(divide="ignore"):
+        level = np.floor(CANONICAL_LEVEL + np.log2(side / CANONICAL_SIDE) + 1e-6)
+    return (level.clip(LOWEST_LEVEL, LOWEST_LEVEL + LEVELS - 1) - LOWEST_LEVEL).astype(np.int64)
+
+
+@lru_cache(maxsize=1)
+def load_compact_detector() -> CompactOnnxDetector:
+    """The detector with its trained weights. Raises WeightsError if they are missing or damaged."""
+    return CompactOnnxDetector(Graphs("detector", read_arrays(FOLDER / "detector.safetensors")))

@@ -1,0 +1,144 @@
+"""The four-pass context of the compact network, on NumPy arrays or torch tensors: which values a pass codes,
+and how its mean and scale index are predicted.
+
+In every pass, each position of a 2×2 neighbourhood codes another quarter of the channels, so a value is
+predicted from its spatial neighbours and from other channels at its own position. The order of the positions
+is 0, 3, 1, 2 (diagonal first), rotated for each channel group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trifocal.entropy.tables import ROWS, ROWS_PER_OCTAVE
+from trifocal.utils.arrays import namespace, zeros
+
+__all__ = ["MEAN_BITS", "MEAN_BOUND", "ORDER", "PASSES", "Layers", "known", "predict", "put", "take"]
+
+PASSES = 4
+ORDER = (0, 3, 1, 2)
+MEAN_BITS, MEAN_BOUND = 4, 2.0**14  # of a predicted mean: its grid and its largest magnitude
+
+
+class Layers(Protocol):
+    """The layers of the context model, float or integer: functions of arrays of one kind.
+
+    Attributes:
+        linear_channels: number of leading channels whose mean is also predicted linearly from 3×3 neighbours.
+        start, normalise, mean_scale, index: levels [B] → a vector each, [B, 1, 1, C].
+        compress, snap_mean: clamps of decoded values and of means.
+        adapt, heads, neighbours: of the passes; `blocks` are shared by them.
+    """
+
+    @property
+    def linear_channels(self) -> int: ...
+    @property
+    def start(self) -> Any: ...
+    @property
+    def normalise(self) -> Any: ...
+    @property
+    def mean_scale(self) -> Any: ...
+    @property
+    def index(self) -> Any: ...
+    @property
+    def compress(self) -> Any: ...
+    @property
+    def snap_mean(self) -> Any: ...
+    @property
+    def adapt(self) -> Any: ...
+    @property
+    def blocks(self) -> Any: ...
+    @property
+    def heads(self) -> Any: ...
+    @property
+    def neighbours(self) -> Any: ...
+
+
+def take(y: Any, step: int) -> Any:
+    """The values that pass `step` codes: [B, h, w, M] → [B, h/2, w/2, 4, M/4], h and w even."""
+    b, h, w, m = y.shape
+    y = y.reshape(b, h // 2, 2, w // 2, 2, m // 4, 4)
+    places = [y[:, :, p // 2, :, p % 2, :, ORDER[step] ^ p] for p in range(4)]
+    return namespace(y).stack(places, 3)
+
+
+def put(part: Any, step: int) -> Any:
+    """The inverse of `take`, zero at values of other passes: [B, h/2, w/2, 4, M/4] → [B, h, w, M]."""
+    b, h, w, _, m = part.shape
+    y = zeros((b, h, 2, w, 2, m, 4), part)
+    for p in range(4):
+        y[:, :, p // 2, :, p % 2, :, ORDER[step] ^ p] = part[:, :, :, p]
+    return y.reshape(b, 2 * h, 2 * w, 4 * m)
+
+
+def known(channels: int, step: int) -> NDArray[np.int64]:
+    """Indices of the channels, and then of their magnitudes, that pass `step` knows at each of the four
+    positions, [4, 2·step·M/4].
+    """
+    quarter = 4 * np.arange(channels // 4)
+    places = [np.concatenate([quarter + (ORDER[s] ^ p) for s in range(step)]) for p in range(4)]
+    return np.stack([np.concatenate([own, channels + own]) for own in places])
+
+
+def together(parts: Any) -> Any:
+    """Move the four positions of each neighbourhood into the grid: [B, h/2, w/2, 4, C] → [B, h, w, C]."""
+    b, h, w, _, c = parts.shape
+    return parts.reshape(b, h, w, 2, 2, c).swapaxes(2, 3).reshape(b, 2 * h, 2 * w, c)
+
+
+def predict(layers: Layers, step: int, features: Any, y_hat: Any, level: Any) -> tuple[Any, Any]:
+    """Mean and scale index (real-valued, within the tables) of the values of a pass.
+
+    The blocks take magnitudes and signed values, since the scale does not depend on the sign of a
+    coefficient.
+
+    Args:
+        layers: of the context model.
+        step: number of the pass.
+        features: of the hyper synthesis, [B, h, w, W].
+        y_hat: values decoded by earlier passes, zero elsewhere, [B, h, w, M].
+        level: [B].
+
+    Returns:
+        [B, h/2, w/2, 4, M/4] each.
+    """
+    hidden = features + layers.start(level)
+    if step > 0:
+        hidden = hidden + together(news(layers, step, y_hat, level))
+    raw_mean, raw_index = outputs(layers.heads[4 * step : 4 * step + 4], layers.blocks(hidden))
+    mean = raw_mean * in_step(layers.mean_scale(level), step)
+    if step > 0:
+        near = take(layers.neighbours[step - 1](y_hat[..., : layers.linear_channels]), step)
+        mean[..., : near.shape[-1]] += near
+    scale_index = raw_index * ROWS_PER_OCTAVE + in_step(layers.index(level), step)
+    return layers.snap_mean(mean), scale_index.clip(0, ROWS - 1)
+
+
+def news(layers: Layers, step: int, y_hat: Any, level: Any) -> Any:
+    """What the blocks learn from the values of earlier passes, [B, h/2, w/2, 4, W]."""
+    before, normalise = range(step), layers.normalise(level)
+    join = namespace(y_hat).concatenate
+    decoded = join([take(y_hat, earlier) for earlier in before], -1)
+    scale = join([in_step(normalise, earlier) for earlier in before], -1)
+    decoded = layers.compress(decoded * scale)
+    return layers.adapt[step - 1](join([decoded, abs(decoded)], -1))
+
+
+def outputs(heads: Sequence[Any], hidden: Any) -> tuple[Any, Any]:
+    """Raw mean and scale index from the head of each of the four positions."""
+    b, h, w, c = hidden.shape
+    places = hidden.reshape(b, h // 2, 2, w // 2, 2, c)
+    raw = [head(places[:, :, p // 2, :, p % 2]) for p, head in enumerate(heads)]
+    both = namespace(hidden).stack(raw, 3)
+    quarter = both.shape[-1] // 2
+    return both[..., :quarter], both[..., quarter:]
+
+
+def in_step(values: Any, step: int) -> Any:
+    """[B, 1, 1, M] → [B, 1, 1, 4, M/4] in the order of `take`."""
+    groups = values.reshape(*values.shape[:3], -1, 4)
+    return namespace(values).stack([groups[..., ORDER[step] ^ p] for p in range(4)], 3)

@@ -1,0 +1,109 @@
+"""The entropy model of the compact codecs on NumPy arrays, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import numpy as np
+
+from trifocal.entropy.coder import Array, Model, cost_table, range_coder_models
+from trifocal.entropy.four_passes import PASSES, predict, put, take
+from trifocal.entropy.latent_coding import HYPER_STRIDE
+from trifocal.entropy.numpy_networks import ContextLayers, HyperSynthesis, Prior, part
+from trifocal.entropy.tables import ROWS, Floats, is_table
+from trifocal.errors import WeightsError
+from trifocal.types import LEVELS_PER_KNOT
+
+__all__ = ["NumpyEntropy", "latent_gain"]
+
+
+class NumpyEntropy:
+    """`ArrayEntropy` for the networks of `hyperprior.EntropyModel` and `context.Context`.
+
+    Args:
+        weights: those of the entropy model; floats as float32.
+        analyse: the hyper-analysis: scaled latent and level → z.
+
+    Raises:
+        WeightsError: for invalid frequency tables; and, on first use, for weights too large for exact
+            arithmetic.
+    """
+
+    passes = PASSES
+
+    def __init__(self, weights: Mapping[str, Array], analyse: Callable[[Array, Array], Array]) -> None:
+        if not is_table(weights["frequencies"]):
+            raise WeightsError("The weights hold frequencies that the range coder cannot use; name others.")
+        self.weights, self.analyse = weights, analyse
+
+    @cached_property
+    def networks(self) -> tuple[Prior, HyperSynthesis, ContextLayers]:
+        side = part(self.weights, "exact_side.")
+        try:
+            return (
+                Prior(part(side, "prior.")),
+                HyperSynthesis(part(side, "hyper_synthesis.")),
+                ContextLayers(part(side, "context.")),
+            )
+        except OverflowError as error:
+            raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
+
+    @cached_property
+    def tables(self) -> list[Model]:
+        return range_coder_models(self.weights["frequencies"].astype(np.int32))
+
+    @cached_property
+    def costs(self) -> Floats:
+        return cost_table(self.weights["frequencies"].astype(np.int32))
+
+    def models(self) -> list[Model]:
+        return self.tables
+
+    def cost(self) -> Floats:
+        return self.costs
+
+    def scale(self, y: Array, level: Array) -> Array:
+        return y * latent_gain(self.weights["gain.log_gain.table"], level)
+
+    def unscale(self, y_hat: Array, level: Array) -> Array:
+        return y_hat.astype(np.float32) / latent_gain(self.weights["gain.log_gain.table"], level)
+
+    def hyper_analysis(self, scaled: Array, level: Array) -> Array:
+        return self.analyse(scaled, level).astype(np.float64)
+
+    def prior(self, level: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+        mean, index = self.networks[0](level)
+        shape = (len(level), size[0] // HYPER_STRIDE, size[1] // HYPER_STRIDE, mean.shape[-1])
+        return np.broadcast_to(mean, shape), np.broadcast_to(index.clip(0, ROWS - 1), shape)
+
+    def hyper_synthesis(self, z_hat: Array) -> Array:
+        return self.networks[1](z_hat)
+
+    def predict(self, step: int, features: Array, y_hat: Array | None, level: Array) -> tuple[Array, Array]:
+        if y_hat is None:
+            y_hat = np.zeros((*features.shape[:3], self.weights["gain.log_gain.table"].shape[1]))
+        return predict(self.networks[2], step, features, y_hat, level)
+
+    def correct(self, step: int, features: Array, y_hat: Array, level: Array) -> Array:
+        return y_hat
+
+    def take(self, y: Array, step: int) -> Array:
+        values: Array = take(y, step)
+        return values.astype(np.float64)
+
+    def put(self, part: Array, step: int) -> Array:
+        placed: Array = put(part, step)
+        return placed
+
+
+def latent_gain(log_gain: Array, level: Array) -> Array:
+    """The factor between a latent and quantiser steps at levels [B]: [K, M] → [B, 1, 1, M], float32.
+
+    The exponential is rounded from float64, so that decoders with other libraries get the same latents.
+    """
+    low, fraction = level // LEVELS_PER_KNOT, (level % LEVELS_PER_KNOT / LEVELS_PER_KNOT)[:, None]
+    fraction = fraction.astype(np.float32)
+    value = log_gain[low] * (1 - fraction) + log_gain[low + 1] * fraction
+    gain: Array = np.exp(value.astype(np.float64)).astype(np.float32)
+    return gain[:, None, None, :]

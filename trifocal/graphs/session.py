@@ -1,0 +1,108 @@
+"""Run an ONNX graph whose weights come from a weight file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trifocal.errors import WeightsError
+
+__all__ = ["GRAPHS", "Graphs", "has_graphs", "network_record"]
+
+GRAPHS = Path(__file__).parent.parent / "weights" / "graphs"
+THREADS = "OMP_NUM_THREADS"  # as torch reads it
+
+Array = NDArray[Any]
+
+
+class Graphs:
+    """The graphs of a network, by name; a session is opened when a graph is first run.
+
+    Args:
+        name: of the network in the record of the bundled graphs.
+        weights: by their names in the weight file, floats as float32. The arrays are used, not copied.
+
+    Raises:
+        WeightsError: on first use, for a graph that is not installed, or weights that do not fit it.
+    """
+
+    def __init__(self, name: str, weights: Mapping[str, Array]) -> None:
+        self.files: dict[str, str] = network_record(name)["graphs"]
+        self.weights = weights
+        self._sessions: dict[str, Any] = {}
+
+    def __contains__(self, graph: str) -> bool:
+        return graph in self.files
+
+    def run(self, graph: str, **inputs: Array) -> list[Array]:
+        """The outputs of a graph."""
+        if graph not in self._sessions:
+            self._sessions[graph] = open_graph(GRAPHS / self.files[graph], self.weights)
+        outputs: list[Array] = self._sessions[graph].run(
+            None, {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+        )
+        return outputs
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graphs:
+        """Sessions cannot be copied, and neither they nor the weights change."""
+        return self
+
+
+@lru_cache(maxsize=1)
+def record() -> dict[str, Any]:
+    """What `trifocal export-onnx` wrote about the bundled graphs: opset and exporter, the weights that each
+    file needs, and for each network its sizes and its graphs by name.
+    """
+    path = GRAPHS / "graphs.json"
+    found: dict[str, Any] = (
+        json.loads(path.read_text("utf-8")) if path.exists() else {"networks": {}, "weights": {}}
+    )
+    return found
+
+
+def has_graphs(name: str) -> bool:
+    """Whether graphs of a network are bundled."""
+    return name in record()["networks"]
+
+
+def network_record(name: str) -> dict[str, Any]:
+    """The sizes of a network, and under "graphs" the file of each of its graphs."""
+    found: dict[str, Any] = record()["networks"][name]
+    return found
+
+
+def open_graph(path: Path, weights: Mapping[str, Array]) -> Any:
+    """An onnxruntime session for a graph, with its weights."""
+    import onnxruntime
+
+    if not path.exists():
+        raise WeightsError(f"The graph {path.name} is not installed; install Trifocal again.")
+    content = path.read_bytes()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = threads()
+    options.enable_cpu_mem_arena = False  # sizes differ from tile to tile, and the arena keeps the largest
+    names = record()["weights"][path.name]
+    try:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
+        options.add_external_initializers(names, values)
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise WeightsError(
+            f"The weights do not fit the graph {path.name}: {error}. Name others, or use the torch engine."
+        ) from error
+
+
+def threads() -> int:
+    """As many threads as torch would use: the variable OMP_NUM_THREADS, or one for each processor."""
+    given = os.environ.get(THREADS, "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
