@@ -52,15 +52,19 @@ def stop_at(step: int) -> Any:
     )
 
 
-def test_both_signals_ask_to_stop_once() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before = signal.getsignal(number)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_ask_to_stop_once(number: signal.Signals) -> None:
+    usual = signal.getsignal(number)
+    signal.signal(number, signal.default_int_handler)  # a background job ignores SIGINT
+    try:
         with stop_requests() as stop:
             states = [stop.asked]
             signal.raise_signal(number)
             states.append(stop.asked)
-            assert states == [False, True] and signal.getsignal(number) is before
-        assert signal.getsignal(number) is before
+            assert states == [False, True] and signal.getsignal(number) is signal.default_int_handler
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, usual)
 
 
 def test_a_stopped_run_continues_as_if_it_had_not_been_stopped(
