@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 import trifocal
-from trifocal.codecs.network import PADDING, CodecNetwork
+from trifocal.codecs.network import CodecNetwork
 from trifocal.entropy.estimators import PositionRateEstimator
 from trifocal.entropy.hyperprior import TensorNetworks
 from trifocal.entropy.latent_coding import code_latents
 from trifocal.pictures import Picture, list_pictures
 from trifocal.pictures.canvas import TILE
+from trifocal.types import HYPER_LATENT_PIXELS
 
 QUALITIES = (10, 30, 50, 70, 90)
 
@@ -42,7 +43,8 @@ def crops(folder: str) -> Iterator[Tensor]:
     """The upper left part of each image, in whole multiples of 64 pixels up to a tile."""
     for path in list_pictures([folder], recursive=True):
         rgb = Picture.open(path).rgb
-        height, width = (min(side, TILE) // PADDING * PADDING for side in rgb.shape[:2])
+        step = HYPER_LATENT_PIXELS
+        height, width = (min(side, TILE) // step * step for side in rgb.shape[:2])
         x = torch.from_numpy(np.ascontiguousarray(rgb[:height, :width]))
         yield x.permute(2, 0, 1)[None].float() / 255
 

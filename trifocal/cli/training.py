@@ -146,28 +146,17 @@ def train(
 
     Ctrl-C or SIGTERM saves a checkpoint and ends the run; --resume continues it.
     """
-    given: dict[str, Any] = {
-        "cooldown": cooldown,
-        "teacher": teacher,
-        "of": of,
-        "keep_front": keep_front or None,
-    }
-    given |= {"learning_rate": learning_rate, "parts": parts, "quality": quality, "lambda": lambda_}
-    given |= {"set": fields, "stage": stage, "clip": clip}
-    check_training(preset, given)
+    kept: dict[str, Any] = {"stage": stage, "learning_rate": learning_rate, "cooldown": cooldown}
+    kept |= {"teacher": teacher, "of": of, "keep_front": keep_front or None, "clip": clip}
+    check_training(preset, {**kept, "parts": parts, "quality": quality, "lambda": lambda_, "set": fields})
     values = parse_fields(fields or [])
     if quality is not None:
         values["quality"] = quality
     if lambda_ is not None:
         values |= {"quality": 50.0, "lambdas": [lambda_, lambda_]}
-    own: dict[str, Any] = {
-        "stage": None if preset == "base" else stage,
-        "learning_rate": learning_rate,
-        "cooldown": cooldown,
-    }
-    own |= {"teacher": teacher, "of": of, "keep_front": keep_front or None, "fields": values or None}
-    own |= {"clip": clip}
-    own |= {"parts": None if parts is None else parts.replace(",", " ").split()}
+    kept |= {"fields": values or None, "parts": None if parts is None else parts.replace(",", " ").split()}
+    if preset == "base":  # which has no stages
+        kept.pop("stage")
     run_training(
         preset,
         [*(data or []), *(more or [])],
@@ -182,7 +171,7 @@ def train(
         resume=resume,
         force=force,
         every=every,
-        **{name: value for name, value in own.items() if value is not None},
+        **{name: value for name, value in kept.items() if value is not None},
     )
 
 

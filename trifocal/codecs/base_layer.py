@@ -14,16 +14,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trifocal.codecs.network import PADDING as IMAGE_PADDING
 from trifocal.codecs.network import CodecNetwork, Estimate, check_images, levels, rate_estimator
 from trifocal.codecs.rate_control import REFINEMENT, default_base_quality
 from trifocal.codecs.torch_runtime import TorchRuntime, as_array, image_tensor
-from trifocal.detection.feature_codec import PADDING, crop_features, pad_image
-from trifocal.detection.input_size import STEP, compact_size
+from trifocal.detection.feature_codec import crop_features, pad_image
+from trifocal.detection.input_size import STEP, base_latent_size, compact_size
 from trifocal.entropy import EntropyModel, RateEstimator, TrainingRateEstimator
 from trifocal.entropy.coder import Array
 from trifocal.entropy.hyperprior import ArrayNetworks
-from trifocal.types import LATENT_STRIDE, LEVELS_PER_QUALITY, BasePreview, Condition, Output
+from trifocal.types import (
+    HYPER_LATENT_PIXELS,
+    LATENT_STRIDE,
+    LEVELS_PER_QUALITY,
+    BasePreview,
+    Condition,
+    Output,
+)
 from trifocal.utils.timing import compiler_deferred, gc_paused
 
 if TYPE_CHECKING:
@@ -194,7 +200,7 @@ class ScalableNetwork(CodecNetwork):
             condition = replace(condition or Condition(), preview=preview)
         assert condition.preview is not None
         x0, y0, width, height = condition.preview.window
-        window = (x0, y0, width + -width % IMAGE_PADDING, height + -height % IMAGE_PADDING)
+        window = (x0, y0, width + -width % HYPER_LATENT_PIXELS, height + -height % HYPER_LATENT_PIXELS)
         condition = replace(condition, preview=replace(condition.preview, window=window))
         enhancement = super().estimate(x, quality, condition)
         places = enhancement.bit_map.shape[1] * enhancement.bit_map.shape[2]
@@ -224,8 +230,7 @@ class BaseTorchRuntime:
         return self.network.input_size(width, height)
 
     def latent_size(self, width: int, height: int) -> tuple[int, int]:
-        rows, columns = ((side + -side % PADDING) // LATENT_STRIDE for side in (height, width))
-        return rows, columns
+        return base_latent_size(width, height)
 
     @torch.inference_mode()
     def analyse(self, rgb: NDArray[np.uint8]) -> Array:

@@ -17,11 +17,9 @@ from trifocal.entropy.estimators import PositionRateEstimator
 from trifocal.entropy.latent_coding import HYPER_STRIDE, check_level
 from trifocal.errors import OptionError
 from trifocal.pictures import Picture
-from trifocal.types import LEVELS_PER_QUALITY, Condition, Output
+from trifocal.types import HYPER_LATENT_PIXELS, LEVELS_PER_QUALITY, Condition, Output
 
 __all__ = ["CodecNetwork", "Estimate", "levels", "precision"]
-
-PADDING = 64  # pixels: what H and W are padded to multiples of
 
 
 @dataclass(frozen=True)
@@ -117,11 +115,10 @@ class CodecNetwork(nn.Module):
         """
         check_images(x)
         check_level(level, len(x))
-        if x.shape[2] % PADDING or x.shape[3] % PADDING:
+        if x.shape[2] % HYPER_LATENT_PIXELS or x.shape[3] % HYPER_LATENT_PIXELS:
             raise OptionError(
-                f"Height and width must be multiples of {PADDING}, not {x.shape[2]} and {x.shape[3]}; crop "
-                "or pad x, or use "
-                "`estimate`, which takes any size."
+                f"Height and width must be multiples of {HYPER_LATENT_PIXELS}, not {x.shape[2]} and "
+                f"{x.shape[3]}; crop or pad x, or use `estimate`, which takes any size."
             )
         return self._forward(x, level, condition, estimator)
 
@@ -161,7 +158,8 @@ class CodecNetwork(nn.Module):
         check_images(x)
         level = levels(quality, len(x), x.device)
         height, width = x.shape[2:]
-        padded = F.pad(x, (0, -width % PADDING, 0, -height % PADDING), mode="replicate")
+        wide, high = (-side % HYPER_LATENT_PIXELS for side in (width, height))
+        padded = F.pad(x, (0, wide, 0, high), mode="replicate")
         y = self.analyse(padded, condition)
         size = y.shape[1], y.shape[2]
         estimator = PositionRateEstimator(self.entropy.cost())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from trifocal.codecs.preview import preview_pixels
 from trifocal.codecs.rate_control import REFINEMENT
-from trifocal.detection.input_size import PADDING, STEP, compact_size
+from trifocal.detection.input_size import STEP, base_latent_size, compact_size
 from trifocal.entropy.coder import Array
 from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.entropy.numpy_model import NumpyEntropy
 from trifocal.entropy.numpy_networks import part
 from trifocal.graphs.session import Graphs, network_record
 from trifocal.pictures import Picture
-from trifocal.types import LATENT_STRIDE, Condition
+from trifocal.types import HYPER_LATENT_PIXELS, Condition
 from trifocal.utils.notices import warn
 from trifocal.weights import Arrays, Decodes, check_arrays, fingerprint
 
@@ -62,7 +62,7 @@ class OnnxRuntime:
         self.reads_importance: bool = sizes["reads_importance"]
         self.weights, self.decodes, self.on_torch = weights, decodes, on_torch
         self.graphs = Graphs(name, weights)
-        self._entropy = NumpyEntropy(part(weights, "entropy."), partial(self._hyper, "hyper_analysis"))
+        self._entropy = NumpyEntropy(part(weights, "entropy."), hyper_analysis(self.graphs, "hyper_analysis"))
         self._fingerprints: dict[int, int | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxRuntime:
@@ -116,9 +116,6 @@ class OnnxRuntime:
             None,
         )
 
-    def _hyper(self, graph: str, scaled: Array, level: Array) -> Array:
-        return self.graphs.run(graph, scaled=scaled, level=level)[0]
-
 
 class BaseOnnxRuntime:
     """`BaseRuntime` of the compact base layer.
@@ -132,7 +129,9 @@ class BaseOnnxRuntime:
 
     def __init__(self, graphs: Graphs, weights: Arrays, on_torch: Callable[[], TorchRuntime]) -> None:
         self.graphs, self.on_torch = graphs, on_torch
-        self._entropy = NumpyEntropy(part(weights, "base.entropy."), self._hyper)
+        self._entropy = NumpyEntropy(
+            part(weights, "base.entropy."), hyper_analysis(graphs, "base.hyper_analysis")
+        )
 
     @cached_property
     def torch_base(self) -> BaseRuntime:
@@ -146,11 +145,10 @@ class BaseOnnxRuntime:
         return compact_size(width, height)
 
     def latent_size(self, width: int, height: int) -> tuple[int, int]:
-        rows, columns = ((side + -side % PADDING) // LATENT_STRIDE for side in (height, width))
-        return rows, columns
+        return base_latent_size(width, height)
 
     def analyse(self, rgb: NDArray[np.uint8]) -> Array:
-        high, wide = (-side % PADDING for side in rgb.shape[:2])
+        high, wide = (-side % HYPER_LATENT_PIXELS for side in rgb.shape[:2])
         padded = np.pad(rgb, ((0, high), (0, wide), (0, 0)), mode="edge")
         return self.graphs.run("base.analysis", given=image_array(padded))[0]
 
@@ -177,9 +175,6 @@ class BaseOnnxRuntime:
         columns, rows = (-(-side // STEP) * STEP // FEATURE_STRIDE for side in size)
         return h_hat[:, :rows, :columns]
 
-    def _hyper(self, scaled: Array, level: Array) -> Array:
-        return self.graphs.run("base.hyper_analysis", scaled=scaled, level=level)[0]
-
 
 class ScalableOnnxRuntime(OnnxRuntime):
     """`ScalableRuntime` of the compact codec with a base layer."""
@@ -194,6 +189,11 @@ class ScalableOnnxRuntime(OnnxRuntime):
     ) -> None:
         super().__init__(name, file_name, weights, decodes, on_torch)
         self.base = BaseOnnxRuntime(self.graphs, weights, on_torch)
+
+
+def hyper_analysis(graphs: Graphs, name: str) -> Callable[[Array, Array], Array]:
+    """The hyper-analysis in a graph: scaled latent and level → z."""
+    return lambda scaled, level: graphs.run(name, scaled=scaled, level=level)[0]
 
 
 def side_input(name: str, condition: Any) -> Array:

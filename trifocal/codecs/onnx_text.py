@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.codecs.mask import log2_step_map
+from trifocal.detection.input_size import ENCODER_SIDE, encoder_size
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import Canvas
 from trifocal.text.compact_onnx import load_graphs
 from trifocal.types import LATENT_STRIDE, Condition, TextEmbedding
 
 __all__ = ["with_importance"]
-
-INPUT_SIDE, STRIDE = 256, 16  # of the image encoder: square root of its input area, and its stride
 
 
 def with_importance(picture: Picture, condition: Condition[Any], receptive_field: int) -> Condition[Any]:
@@ -30,11 +29,8 @@ def with_importance(picture: Picture, condition: Condition[Any], receptive_field
 
 def places(picture: Picture, words: TextEmbedding[Any], receptive_field: int) -> NDArray[np.float32]:
     """The probability that the text names it, for each latent of the padded image, [1, h, w], 0..1."""
-    scale = INPUT_SIDE / (picture.width * picture.height) ** 0.5
-    size = [max(STRIDE, STRIDE * round(side * scale / STRIDE)) for side in (picture.width, picture.height)]
-    small = Image.fromarray(picture.thumbnail(4 * INPUT_SIDE).rgb).resize(
-        (size[0], size[1]), Image.Resampling.BICUBIC
-    )
+    small = Image.fromarray(picture.thumbnail(4 * ENCODER_SIDE).rgb)
+    small = small.resize(encoder_size(picture.width, picture.height), Image.Resampling.BICUBIC)
     x = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / np.float32(255)
     (p,) = load_graphs().run("grounding", x=x, tokens=words.tokens, mask=words.mask)
     latents = -(-picture.width // LATENT_STRIDE), -(-picture.height // LATENT_STRIDE)

@@ -24,7 +24,8 @@ from torch import Tensor
 from trifocal.codecs.mask import log2_step_map
 from trifocal.codecs.network import CodecNetwork
 from trifocal.codecs.torch_runtime import image_tensor
-from trifocal.detection.image_encoder import STRIDE, load_image_encoder
+from trifocal.detection.image_encoder import load_image_encoder
+from trifocal.detection.input_size import ENCODER_SIDE, encoder_size
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import Canvas
 from trifocal.text.grounding import load_grounding_head
@@ -32,7 +33,6 @@ from trifocal.types import LATENT_STRIDE, Condition, TextEmbedding
 
 __all__ = ["RoiNetwork", "text_probability"]
 
-INPUT_SIDE = 256  # pixels, the square root of the encoders' input area: about that of their training
 
 Grounding = Callable[[Tensor, TextEmbedding], Tensor]
 
@@ -66,7 +66,7 @@ class RoiNetwork(CodecNetwork):
 
     def places(self, picture: Picture, words: TextEmbedding) -> Tensor:
         """The probability that the text names it, for each latent of the padded image, [1, h, w], 0..1."""
-        small = picture.thumbnail(4 * INPUT_SIDE)
+        small = picture.thumbnail(4 * ENCODER_SIDE)
         p = self.attention(image_tensor(small.rgb, self.device), Condition(words))
         latents = -(-picture.height // LATENT_STRIDE), -(-picture.width // LATENT_STRIDE)
         p = F.interpolate(p[:, None], size=latents, mode="bilinear", align_corners=False)
@@ -82,9 +82,8 @@ class RoiNetwork(CodecNetwork):
         """
         if condition.text is None:
             raise ValueError("Attention needs a text.")
-        scale = INPUT_SIDE / (x.shape[2] * x.shape[3]) ** 0.5
-        size = [max(STRIDE, STRIDE * round(side * scale / STRIDE)) for side in x.shape[2:]]
-        small = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
+        width, height = encoder_size(x.shape[3], x.shape[2])
+        small = F.interpolate(x, size=(height, width), mode="bicubic", align_corners=False, antialias=True)
         return self.text_probability(small.clamp(0, 1), condition.text)
 
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:

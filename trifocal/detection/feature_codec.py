@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.detection.backbone import CHANNELS, CompactDetectorStem, make_stage, normalise
-from trifocal.detection.input_size import PADDING, STEP
+from trifocal.detection.input_size import STEP
 from trifocal.layers import Block, Conv, Deconv, DepthToSpace, space_to_depth
+from trifocal.types import HYPER_LATENT_PIXELS
 
 if TYPE_CHECKING:
     from trifocal.detection.detector import SplitDetector
@@ -163,8 +164,9 @@ class PreviewSynthesis(nn.Module):
 
 
 def pad_image(x: Tensor) -> Tensor:
-    """Repeat the last row and column of [B, 3, H, W] up to multiples of PADDING."""
-    return F.pad(x, (0, -x.shape[3] % PADDING, 0, -x.shape[2] % PADDING), mode="replicate")
+    """Repeat the last row and column of [B, 3, H, W] up to multiples of HYPER_LATENT_PIXELS."""
+    high, wide = (-side % HYPER_LATENT_PIXELS for side in x.shape[2:])
+    return F.pad(x, (0, wide, 0, high), mode="replicate")
 
 
 def crop_features(h: Tensor, stride: int, size: tuple[int, int]) -> Tensor:

@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifocal.detection.input_size import ENCODER_STRIDE
 from trifocal.layers import SpaceToDepth
 from trifocal.weights import FOLDER, load_part
 
 EMBEDDING = 256
-STRIDE = 16
+STRIDE = ENCODER_STRIDE
 SIDE = 208  # pixels of the training images: crops, and whole images, resized to squares
 MEAN, DEVIATION = 0.45, 0.27  # of the values of photographs in 0..1, approximately
 

@@ -1,14 +1,27 @@
-"""The input size of each detector, and COCO's class ids; no network is loaded."""
+"""The input sizes of detectors and the image encoder, and COCO's class ids; no network is loaded."""
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["COCO_IDS", "MAX_AREA", "PADDING", "STEP", "compact_size", "torchvision_size"]
+from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE
+
+__all__ = [
+    "COCO_IDS",
+    "ENCODER_SIDE",
+    "ENCODER_STRIDE",
+    "MAX_AREA",
+    "STEP",
+    "base_latent_size",
+    "compact_size",
+    "encoder_size",
+    "torchvision_size",
+]
 
 COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 MAX_AREA = 416 * 416  # pixels of the bundled detector's input, as for its teacher
-PADDING = 64  # pixels of a base layer's input: one hyper-latent
+ENCODER_SIDE = 256  # pixels, the square root of the image encoder's input area: about that of its training
+ENCODER_STRIDE = 16  # pixels; the sides of its input are multiples of it
 STEP = 32  # pixels; the sides of an input are multiples of it
 
 
@@ -18,6 +31,21 @@ def compact_size(width: int, height: int, area: int = MAX_AREA) -> tuple[int, in
     most = area // STEP // STEP  # the number of steps of the longest allowed strip, which is one step wide
     wide, high = (STEP * min(most, max(1, round(side * scale / STEP))) for side in (width, height))
     return wide, high
+
+
+def encoder_size(width: int, height: int) -> tuple[int, int]:
+    """The input width and height of the bundled image encoder, for an image of that size."""
+    scale = ENCODER_SIDE / (width * height) ** 0.5
+    wide, high = (
+        max(ENCODER_STRIDE, ENCODER_STRIDE * round(side * scale / ENCODER_STRIDE)) for side in (width, height)
+    )
+    return wide, high
+
+
+def base_latent_size(width: int, height: int) -> tuple[int, int]:
+    """Rows and columns of a base layer's latent for an input of that width and height."""
+    rows, columns = ((side + -side % HYPER_LATENT_PIXELS) // LATENT_STRIDE for side in (height, width))
+    return rows, columns
 
 
 def torchvision_size(width: int, height: int, least: int = 800, most: int = 1333) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """The objectives of UG-ICM (Yin et al. 2024): of both stages, and of the compact form for machines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,13 +126,7 @@ class PreferenceObjective(Objective):
     ) -> dict[str, Tensor]:
         """The global CLIP distance of images decoded for people and for machines, and the PSNR of the
         latter."""
-        machines = codec(x, level, for_machines(x))
-        error = mean_squared_error(machines.x_hat, x)
-        return {
-            "distance": self.clip.whole(output.x_hat, x),
-            "distance_machine": self.clip.whole(machines.x_hat, x),
-            "psnr_machine": 10 * torch.log10(255**2 / error),
-        }
+        return machine_metrics(self.clip.whole, codec, x, level, output)
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         preference = torch.rand(len(batch.x), device=batch.x.device)
@@ -218,13 +212,7 @@ class UgIcmObjective(Objective):
     ) -> dict[str, Tensor]:
         """Feature distance and PSNR of images decoded for machines, and the distance of those decoded for
         people."""
-        machines = codec(x, level, for_machines(x))
-        error = mean_squared_error(machines.x_hat, x)
-        return {
-            "distance": self.perceptual(output.x_hat, x),
-            "distance_machine": self.perceptual(machines.x_hat, x),
-            "psnr_machine": 10 * torch.log10(255**2 / error),
-        }
+        return machine_metrics(self.perceptual, codec, x, level, output)
 
     def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, for_machines(batch.x))
@@ -235,6 +223,19 @@ class UgIcmObjective(Objective):
             "codec",
             (self.error_weight * error + self.perceptual_weight * perceptual).mean(),
         )
+
+
+def machine_metrics(
+    distance: Callable[[Tensor, Tensor], Tensor], codec: nn.Module, x: Tensor, level: Tensor, output: Output
+) -> dict[str, Tensor]:
+    """Distances of images decoded for people and for machines, and the PSNR of the latter, [B] each."""
+    machines = codec(x, level, for_machines(x))
+    error = mean_squared_error(machines.x_hat, x)
+    return {
+        "distance": distance(output.x_hat, x),
+        "distance_machine": distance(machines.x_hat, x),
+        "psnr_machine": 10 * torch.log10(255**2 / error),
+    }
 
 
 def for_machines(x: Tensor) -> Condition:

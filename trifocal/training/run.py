@@ -13,6 +13,7 @@ __all__ = ["CHECKPOINT", "LOG", "open_run", "read_options"]
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.csv"
 LENGTHS = ("steps", "minutes")
+PATHS = ("data", "start", "teacher", "clip")
 
 
 def open_run(
@@ -30,7 +31,7 @@ def open_run(
         subject: what is trained: the name of a preset, "towers", "detector" or "base".
         out: folder of the run. Its name is part of the messages.
         given: by name; None, and empty lists and tables, are not given. `fields` is merged with that of the
-            checkpoint.
+            checkpoint. Paths are kept independent of the current folder.
         defaults: for options that nothing sets.
         resume: continue from the checkpoint.
         force: without `resume`, remove the checkpoint and the log of an earlier run.
@@ -56,7 +57,10 @@ def open_run(
             )
         for name in (CHECKPOINT, LOG):
             (folder / name).unlink(missing_ok=True)
-    own = {name: value for name, value in given.items() if value is not None and value != [] and value != {}}
+    stored: dict[str, Any] = {
+        name: absolute(value) if name in PATHS else value for name, value in given.items()
+    }
+    own = {name: value for name, value in stored.items() if value is not None and value != [] and value != {}}
     if any(name in own for name in LENGTHS):
         kept = {name: value for name, value in kept.items() if name not in LENGTHS}
     options = {**dict.fromkeys(LENGTHS), **defaults, **kept, **own, "subject": subject}
@@ -80,6 +84,8 @@ def read_options(folder: Path) -> dict[str, Any]:
     return options
 
 
-def absolute(paths: Sequence[str | Path]) -> list[str]:
-    """The paths as the checkpoint keeps them, independent of the current folder."""
-    return [str(Path(path).absolute()) for path in paths]
+def absolute(path: str | Path | Sequence[str | Path] | None) -> str | list[str] | None:
+    """A path, or each of several, as an absolute one; None stays None."""
+    if path is None or isinstance(path, (str, Path)):
+        return None if path is None else str(Path(path).absolute())
+    return [str(Path(one).absolute()) for one in path]

@@ -17,6 +17,7 @@ from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ from trifocal.training.run import CHECKPOINT, LOG
 from trifocal.training.stopping import DivergenceCheck, stop_requests
 from trifocal.training.task import Note, Report, TrainingTask, silent
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "open_trainer"]
 
 GROUP_OPTIONS = ("weight_decay", "betas", "factor")  # of the resumed run, not of its checkpoint
 WINDOW = 100  # steps whose losses are averaged for the log
@@ -320,3 +321,30 @@ class Trainer:
             "machine": f"{self.accelerator.device.type}, {torch.get_num_threads()} threads, "
             f"torch {torch.__version__}",
         }
+
+
+def open_trainer(
+    task: TrainingTask,
+    out: str | Path,
+    options: Mapping[str, Any],
+    resume: bool,
+    note: Note,
+    precision: str | None = None,
+) -> Trainer:
+    """The trainer of a run with its options from `open_run`, at its checkpoint if it is resumed.
+
+    Args:
+        precision: in place of that of the options.
+    """
+    trainer = Trainer(
+        task,
+        out,
+        steps=options["steps"],
+        minutes=options["minutes"],
+        precision=precision or options["precision"],
+        note=note,
+        options=options,
+    )
+    if resume:
+        trainer.resume()
+    return trainer

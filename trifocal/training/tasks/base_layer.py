@@ -38,9 +38,9 @@ from trifocal.training.batches import read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.detection_batches import DetectionBatches, DetectionTeacher
 from trifocal.training.precision import new_accelerator
-from trifocal.training.run import absolute, open_run
+from trifocal.training.run import open_run
 from trifocal.training.task import SEED, LossTask, Note, Report, silent
-from trifocal.training.trainer import Trainer
+from trifocal.training.trainer import open_trainer
 from trifocal.types import Condition
 from trifocal.weights import FOLDER, write_weights
 
@@ -213,13 +213,13 @@ def train_base_layer(
     more = {"batch": batch, "learning_rate": learning_rate}
     given = {
         "of": None if of is None else find(of).name,
-        "data": absolute(data),
+        "data": data,
         "steps": steps,
         "minutes": minutes,
         "fields": {**(fields or {}), **{name: value for name, value in more.items() if value is not None}},
         "precision": precision,
-        "start": None if start is None else str(Path(start).absolute()),
-        "teacher": None if teacher is None else str(Path(teacher).absolute()),
+        "start": start,
+        "teacher": teacher,
         "every": every,
     }
     defaults = {"of": PRESET, "data": [], "fields": {}, "precision": "auto", "every": 5.0}
@@ -233,10 +233,7 @@ def train_base_layer(
     seer = None if teacher is None else DetectionTeacher(teacher)
     codec = codec_with_base(preset, start)
     task = BaseLayerTask(preset, codec, found.training, found.held_out, seer, recipe)
-    length = {"steps": options["steps"], "minutes": options["minutes"]}
-    trainer = Trainer(task, out, **length, precision=options["precision"], note=note, options=options)
-    if resume:
-        trainer.resume()
+    trainer = open_trainer(task, out, options, resume, note)
     trainer.fit(options["every"], report)
     name = None if teacher is None else Path(teacher).name
     return trainer.export(options["data"], start, teacher=name, **found.record)

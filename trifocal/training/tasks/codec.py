@@ -29,10 +29,10 @@ from trifocal.text.encoder import load_text_encoder
 from trifocal.training.batches import RunData, read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.optimisers import adam, plateau_schedule, step_decay
-from trifocal.training.run import absolute, open_run
+from trifocal.training.run import open_run
 from trifocal.training.stages import make_objective, objective_arguments, stage_recipe
 from trifocal.training.task import BatchSource, Note, Report, TrainingTask, Turn, silent
-from trifocal.training.trainer import Trainer
+from trifocal.training.trainer import open_trainer
 from trifocal.training.validation import HeldOut, calibrate, held_out_crops, to_tensor, validate
 from trifocal.types import LEVELS_PER_QUALITY, Batch, Condition
 from trifocal.weights import FOLDER, Decodes, decodable, load_weights, write_weights
@@ -306,14 +306,14 @@ def train(
     more = {"batch": batch, "learning_rate": learning_rate, "cooldown": cooldown}
     given = {
         "stage": stage,
-        "data": absolute(data),
+        "data": data,
         "steps": steps,
         "minutes": minutes,
         "fields": {**(fields or {}), **{name: value for name, value in more.items() if value is not None}},
         "parts": list(parts),
         "precision": precision,
-        "start": None if start is None else str(Path(start).absolute()),
-        "clip": None if clip is None else str(Path(clip).absolute()),
+        "start": start,
+        "clip": clip,
         "every": every,
     }
     defaults = {
@@ -334,10 +334,7 @@ def train(
     set_seed(recipe.seed)
     task = CodecTask(chosen, stage, recipe, options["parts"])
     task.start_from(None if resume else start)
-    length = {"steps": options["steps"], "minutes": options["minutes"]}
-    trainer = Trainer(task, out, **length, precision=options["precision"], note=note, options=options)
-    if resume:
-        trainer.resume()
+    trainer = open_trainer(task, out, options, resume, note)
     task.read(options["data"], report, note)
     trainer.fit(options["every"], report)
     return trainer.export(options["data"], start or (FOLDER / chosen.shared if chosen.shared else None))

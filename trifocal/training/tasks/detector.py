@@ -32,10 +32,10 @@ from trifocal.training.distillation import (
     RefinementLosses,
     TeacherOutputs,
 )
-from trifocal.training.run import absolute, open_run
+from trifocal.training.run import open_run
 from trifocal.training.task import SEED, BatchSource, LossTask, Note, Report, silent
 from trifocal.training.tasks.base_layer import PRESET
-from trifocal.training.trainer import Trainer
+from trifocal.training.trainer import open_trainer
 from trifocal.weights import FOLDER, write_weights
 
 __all__ = ["train_detector"]
@@ -255,7 +255,7 @@ def train_detector(
         WeightsError: in stage 3, if no base layer is installed.
     """
     given = {
-        "data": absolute(data),
+        "data": data,
         "stage": stage,
         "keep_front": keep_front,
         "steps": steps,
@@ -263,8 +263,8 @@ def train_detector(
         "batch": batch,
         "learning_rate": learning_rate,
         "precision": precision,
-        "start": None if start is None else str(Path(start).absolute()),
-        "teacher": None if teacher is None else str(Path(teacher).absolute()),
+        "start": start,
+        "teacher": teacher,
         "every": every,
     }
     options = open_run("detector", out, given, DEFAULTS, resume, force)
@@ -294,10 +294,7 @@ def train_detector(
         kind = DistillationTask if stage == 1 else RefinementTask
         losses = DistillationLosses(detector, keep_front) if stage == 1 else RefinementLosses(detector)
         task = kind(losses, found.training, found.held_out, teacher, batch, rate, base)
-    length = {"steps": options["steps"], "minutes": options["minutes"]}
-    trainer = Trainer(task, out, **length, precision=options["precision"], note=note, options=options)
-    if resume:
-        trainer.resume()
+    trainer = open_trainer(task, out, options, resume, note)
     trainer.fit(options["every"], report)
     facts = {"pictures": len(found.training), "stage": stage, **found.record}
     name = None if teacher is None else Path(teacher).name

@@ -21,10 +21,10 @@ from trifocal.training.image_text_batches import (
 )
 from trifocal.training.image_text_model import ImageTextModel
 from trifocal.training.precision import new_accelerator
-from trifocal.training.run import absolute, open_run
+from trifocal.training.run import open_run
 from trifocal.training.task import SEED, BatchSource, LossTask, Note, Report, TrainingTask, move, silent
 from trifocal.training.tasks.grounding import GroundingTask
-from trifocal.training.trainer import Trainer
+from trifocal.training.trainer import open_trainer
 from trifocal.utils.files import atomic_write
 
 __all__ = ["train_text_image"]
@@ -128,14 +128,14 @@ def train_text_image(
         TrainingError, OSError: as for `train`.
     """
     given = {
-        "data": absolute(data),
+        "data": data,
         "stage": stage,
         "steps": steps,
         "minutes": minutes,
         "batch": batch,
         "precision": precision,
-        "start": None if start is None else str(Path(start).absolute()),
-        "teacher": None if teacher is None else str(Path(teacher).absolute()),
+        "start": start,
+        "teacher": teacher,
         "every": every,
     }
     options = open_run("towers", out, given, DEFAULTS, resume, force)
@@ -165,11 +165,7 @@ def train_text_image(
         task = GroundingTask(
             model, views, others, write_encoders, lambda f: report(0.0, f"computing features, {f:.0%}")
         )
-    precision = "float32" if stage == 2 else options["precision"]
-    length = {"steps": options["steps"], "minutes": options["minutes"]}
-    trainer = Trainer(task, out, **length, precision=precision, note=note, options=options)
-    if resume:
-        trainer.resume()
+    trainer = open_trainer(task, out, options, resume, note, "float32" if stage == 2 else None)
     trainer.fit(options["every"], report)
     facts = {"pictures": len(found.training), "views": len(views), "stage": stage, **found.record}
     name = None if teacher is None else Path(teacher).name
