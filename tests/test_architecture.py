@@ -252,7 +252,7 @@ def test_all_lists_only_names_that_exist(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
     listed: list[str] = []
     bound: set[str] = set()
-    guarded = [node for part in tree.body if isinstance(part, ast.Try) for node in part.body]
+    guarded = [node for part in tree.body if isinstance(part, ast.Try | ast.With) for node in part.body]
     for node in [*tree.body, *guarded]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             bound.add(node.name)

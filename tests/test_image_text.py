@@ -25,11 +25,11 @@ from trifocal.data.images import TrainingPicture
 from trifocal.data.sources import FilePart
 from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.errors import OptionError
-from trifocal.text.compact import LENGTH, CompactTextEncoder, TextTransformer, tokenize, train_tokenizer
+from trifocal.text.compact import LENGTH, CompactTextEncoder, TextTransformer, tokenize
 from trifocal.text.grounding import GroundingHead
 from trifocal.training import image_text_model, train_text_image
 from trifocal.training.image_text_batches import GRID, SIDE, ImageTextBatches, make_views
-from trifocal.training.image_text_model import ImageTextModel, class_map_loss, ranks
+from trifocal.training.image_text_model import ImageTextModel, class_map_loss, ranks, train_tokenizer
 from trifocal.training.tasks import grounding
 from trifocal.training.tasks.grounding import GroundingTask
 from trifocal.training.trainer import Trainer
@@ -47,7 +47,7 @@ CAPTIONS = [
 def tower():
     torch.manual_seed(0)
     tokenizer = train_tokenizer(CAPTIONS, vocabulary=300)
-    network = TextTransformer(tokenizer.get_vocab_size(), width=16, layers=1, heads=2, embedding=8)
+    network = TextTransformer(len(tokenizer), width=16, layers=1, heads=2, embedding=8)
     return CompactTextEncoder(tokenizer, network.eval())
 
 

@@ -201,8 +201,8 @@ def test_regions_and_damage_on_the_onnx_engine() -> None:
 
 
 def test_the_engine_is_chosen() -> None:
-    assert type(trifocal.load("compact").runtime).__name__ == "TorchRuntime"
-    assert type(trifocal.load("compact", engine="onnx").runtime).__name__ == "OnnxRuntime"
+    assert type(trifocal.load("compact").runtime).__name__ == "OnnxRuntime"
+    assert type(trifocal.load("compact", engine="torch").runtime).__name__ == "TorchRuntime"
     assert type(trifocal.load("compact", device="cpu:0").runtime).__name__ == "TorchRuntime"
     with pytest.raises(OptionError, match="ONNX engine runs on the CPU"):
         trifocal.load("compact", device="cuda", engine="onnx")

@@ -535,3 +535,28 @@ def test_missing_captioner_is_an_error(blip: Path, photo: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "transformers", None)
     done = run(*encode, blip)
     assert done.exit_code == 1 and done.stderr.strip().endswith('pip install "trifocal[text]"')
+
+
+def test_byte_pairs_agree_with_the_package_tokenizers() -> None:
+    """Captions, other scripts, control characters, contractions, special tokens, long and repeated words."""
+    from tokenizers import Tokenizer
+
+    from trifocal.text.tokens import TOKENIZER, load_tokenizer
+
+    ours, theirs = load_tokenizer(), Tokenizer.from_file(str(TOKENIZER))
+    random = np.random.default_rng(0)
+    texts = [
+        *("", " ", "A brown dog's ball, and they'll play.", "<pad> hi<end>", "it's  two\t tabs \n\r"),
+        *(
+            "Straße ﬁ Ⅷ ² 一二 犬が走る ΣΑΣ İstanbul",
+            "e\u0301 a\u0327\u00a0b",
+            "\x1c\x1d",
+            "🙂🙂 ok",
+            "a" * 3000,
+        ),
+        *("".join(map(chr, random.integers(9, 0x250, 12))) for _ in range(300)),
+        *("".join(map(chr, random.integers(32, 127, 20))) for _ in range(300)),
+    ]
+    for text in texts:
+        assert ours.ids(text) == theirs.encode(text, add_special_tokens=False).ids, ascii(text)
+    assert len(ours) == theirs.get_vocab_size()

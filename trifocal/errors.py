@@ -19,6 +19,9 @@ TrifocalError
 Errors of the file system (file not found, disk full, permission denied) are raised as OSError.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "Damaged",
     "FormatError",
@@ -36,6 +39,7 @@ __all__ = [
     "Truncated",
     "Unsupported",
     "WeightsError",
+    "optional_packages",
 ]
 
 
@@ -104,6 +108,17 @@ class MissingExtra(TrifocalError, ImportError):
 
     def __reduce__(self) -> tuple[type["MissingExtra"], tuple[str, str]]:
         return type(self), (self.extra, self.need)
+
+
+@contextmanager
+def optional_packages(extra: str, need: str) -> Iterator[None]:
+    """Raises MissingExtra, with these arguments, if an import in its body lacks a package."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "trifocal":
+            raise
+        raise MissingExtra(extra, need) from error
 
 
 class NotMeasured(TrifocalError):

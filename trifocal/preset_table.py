@@ -163,6 +163,7 @@ PRESETS = (
             COMPACT, factors={"analysis.": 0.0, "entropy.": 0.0, ".linear.": 0.03, ".lapping.": 0.1}
         ),
         weights="cross-modal-compact.safetensors",
+        shared=SQUARED_ERROR,
         objective=later("losses", "PerceptualObjective"),
         text_reader="decoder",
         text_encoder="compact",

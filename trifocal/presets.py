@@ -236,23 +236,23 @@ def _load(preset: Preset, device: str, path: Path, changed: int, engine: Engine)
 
 
 def engine_for(preset: Preset, device: str, engine: str | None) -> Engine:
-    """The engine that runs a preset: torch by default, ONNX where torch is not installed. Raises OptionError
-    for one that cannot.
+    """The engine that runs a preset: by default ONNX where it can, else torch. Raises OptionError for one
+    that cannot.
     """
-    from importlib.util import find_spec
-
     from trifocal import preset_table
     from trifocal.graphs.session import has_graphs
 
     if engine not in (None, "onnx", "torch"):
         raise OptionError(f"engine is onnx or torch, not {engine}.")
-    if engine == "torch" or engine is None and find_spec("torch") is not None:
-        return "torch"
+    if engine == "torch":
+        return engine
     bundled = any(known.build is preset.build for known in preset_table.PRESETS) and has_graphs(preset.name)
-    if not bundled or device != "cpu":
+    if bundled and device == "cpu":
+        return "onnx"
+    if engine == "onnx":
         limit = "runs on the CPU; leave the device out" if bundled else f"has no graphs of {preset.name}"
         raise OptionError(f"The ONNX engine {limit}, or use the torch engine.")
-    return "onnx"
+    return "torch"
 
 
 def text_request(preset: Preset, text: str | None, send: bool) -> tuple[Condition | None, tuple[Layer, ...]]:

@@ -33,7 +33,10 @@ def export_onnx(
     """
     from trifocal import presets
     from trifocal.cli.console import Console
-    from trifocal.codecs.graph_export import codec_network, export_networks, shared_networks
+    from trifocal.errors import optional_packages
+
+    with optional_packages("export", "Exporting ONNX graphs"):
+        from trifocal.codecs.graph_export import codec_network, export_networks, shared_networks
 
     console = Console(quiet)
     found = [presets.find(name) for name in names]

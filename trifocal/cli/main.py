@@ -99,7 +99,7 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Refuse larger images. An image takes up to 950 MB of memory plus 20 bytes per pixel. "
+        help="Refuse larger images. An image takes up to 600 MB of memory plus 20 bytes per pixel. "
         "[default: 134217728]",
     ),
 ]
@@ -137,7 +137,7 @@ EngineName = Annotated[
         "--engine",
         parser=parse_engine,
         metavar="ENGINE",
-        help="torch, or onnx for the compact presets on the CPU. [default: torch]",
+        help="onnx, which runs the compact presets on the CPU, or torch. [default: onnx where it can]",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each on one line.")]

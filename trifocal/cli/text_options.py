@@ -40,7 +40,10 @@ def encoder_with_text(
         return encoder, lambda job, picture: same
     if caption is None:
         return encoder, lambda job, picture: texts[job.source]
-    from trifocal.text.captions import CAPTIONER, Captioner
+    from trifocal.errors import optional_packages
+
+    with optional_packages("text", "A captioner"):
+        from trifocal.text.captions import CAPTIONER, Captioner
 
     captioner = Captioner(CAPTIONER if caption == "auto" else caption)
 

@@ -4,18 +4,17 @@ It is bundled with the package, so that text works without a download. It was tr
 photographs; for other text, which consists of rare tokens, `notices` returns a notice.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from trifocal.text.tokens import END, LENGTH, PAD, START, load_tokenizer, notices, token_ids
+from trifocal.text.byte_pairs import BytePairTokenizer
+from trifocal.text.tokens import LENGTH, load_tokenizer, notices, token_ids
 from trifocal.types import TextEmbedding
 from trifocal.weights import FOLDER, load_part
 
-VOCABULARY = 4096
 WEIGHTS = FOLDER / "towers.safetensors"
 
 
@@ -56,14 +55,14 @@ class CompactTextEncoder:
     """The compact `TextEncoder`.
 
     Args:
-        tokenizer: from `train_tokenizer`.
+        tokenizer: with the vocabulary of the weights.
         network: with the same vocabulary.
     """
 
     name = "compact"
     length = LENGTH
 
-    def __init__(self, tokenizer: Tokenizer, network: TextTransformer) -> None:
+    def __init__(self, tokenizer: BytePairTokenizer, network: TextTransformer) -> None:
         self.tokenizer = tokenizer
         self.network = network
         self.width = network.embedding
@@ -81,32 +80,16 @@ class CompactTextEncoder:
         return notices(self.tokenizer, texts)
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def tokenize(tokenizer: BytePairTokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Token ids and mask [B, T] of START, text and END, truncated to LENGTH and padded to the longest."""
     ids, mask = token_ids(tokenizer, texts)
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Tokenizer:
-    """Train byte-level BPE on lower-case NFKC text; every byte is a token, so no character is unknown."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        min_frequency=2,
-        special_tokens=[PAD, START, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
 class BagOfWords:
     """Texts → L2-normalised means of token embeddings, [B, D]: a baseline for the text encoder."""
 
-    def __init__(self, tokenizer: Tokenizer, embedding: Tensor) -> None:
+    def __init__(self, tokenizer: BytePairTokenizer, embedding: Tensor) -> None:
         self.tokenizer = tokenizer
         self.embedding = embedding
 
@@ -119,7 +102,7 @@ class BagOfWords:
 def load_compact(device: str = "cpu") -> CompactTextEncoder:
     """The frozen encoder with its trained weights. Raises WeightsError if they are missing or damaged."""
     weights, tokenizer = load_part(WEIGHTS, "text."), load_tokenizer()
-    network = TextTransformer(tokenizer.get_vocab_size())
+    network = TextTransformer(len(tokenizer))
     network.load_state_dict(weights)
     return CompactTextEncoder(tokenizer, network.to(device).eval().requires_grad_(False))
 

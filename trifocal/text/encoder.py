@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
+from trifocal.errors import optional_packages
 from trifocal.types import TextEmbedding
 
 
@@ -48,10 +49,9 @@ def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
         MissingExtra: if a required package is not installed.
         WeightsError: if the weights are missing or damaged.
     """
-    if name == "compact":
+    with optional_packages("text", "A text encoder on torch"):
+        from trifocal.text.clip import ClipTextEncoder
         from trifocal.text.compact import load_compact
-
+    if name == "compact":
         return load_compact(device)
-    from trifocal.text.clip import ClipTextEncoder
-
     return ClipTextEncoder(name, device)

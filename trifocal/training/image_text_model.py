@@ -11,22 +11,27 @@
 A bag of words (the mean of one embedding per token) is trained on the same captions for comparison.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.losses import contrastive
 from trifocal.losses.detection import soft_cross_entropy
+from trifocal.text.byte_pairs import BytePairTokenizer
 from trifocal.text.compact import TextTransformer, tokenize
 from trifocal.text.grounding import GroundingHead
+from trifocal.text.tokens import END, PAD, START
 from trifocal.training.image_text_batches import ImageTextBatch
 from trifocal.types import TextEmbedding
 
-__all__ = ["ImageTextModel", "auc", "ranks"]
+__all__ = ["ImageTextModel", "auc", "ranks", "train_tokenizer"]
 
 CLASSES = 80
+VOCABULARY = 4096
 
 
 class ImageTextModel(nn.Module):
@@ -36,10 +41,10 @@ class ImageTextModel(nn.Module):
         tokenizer: of the text encoder.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: BytePairTokenizer) -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        vocabulary = tokenizer.get_vocab_size()
+        vocabulary = len(tokenizer)
         self.image = ImageEncoder()
         self.text = TextTransformer(vocabulary)
         self.ground = GroundingHead(self.text.embedding)
@@ -122,3 +127,19 @@ def auc(scores: Tensor, where: Tensor) -> float:
     seventh): [B, h, w] twice."""
     inside, outside = scores[where > 0.9], scores[where < 0.1]
     return round(float((inside[:, None] > outside[None, ::7]).float().mean()), 4)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> BytePairTokenizer:
+    """Train byte-level BPE on lower-case NFKC text; every byte is a token, so no character is unknown."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return BytePairTokenizer(tokenizer.to_str())

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from trifocal import presets
-from trifocal.errors import OptionError, PresetError
+from trifocal.errors import OptionError, PresetError, optional_packages
 from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
 from trifocal.preset_table import Preset
 
@@ -282,7 +282,8 @@ def check_device(name: str) -> None:
     """Raise OptionError if torch does not know the device, or it cannot be used on this machine."""
     if name == "cpu":
         return
-    import torch
+    with optional_packages("torch", "Another device than the CPU"):
+        import torch
 
     try:
         torch.zeros(1, device=name).cpu()

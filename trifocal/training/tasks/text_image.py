@@ -5,11 +5,10 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 from safetensors.torch import save
-from tokenizers import Tokenizer
 from torch import nn
 
 from trifocal.errors import OptionError
-from trifocal.text.compact import train_tokenizer
+from trifocal.text.byte_pairs import BytePairTokenizer
 from trifocal.training.batches import read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.image_text_batches import (
@@ -19,7 +18,7 @@ from trifocal.training.image_text_batches import (
     View,
     make_views,
 )
-from trifocal.training.image_text_model import ImageTextModel
+from trifocal.training.image_text_model import ImageTextModel, train_tokenizer
 from trifocal.training.precision import new_accelerator
 from trifocal.training.run import open_run
 from trifocal.training.task import SEED, BatchSource, LossTask, Note, Report, TrainingTask, move, silent
@@ -177,7 +176,7 @@ def new_model(captions: Sequence[str], start: str | Path | None) -> ImageTextMod
     `start`."""
     if start is None:
         return ImageTextModel(train_tokenizer(captions))
-    model = ImageTextModel(Tokenizer.from_str(Path(start).with_name("tokenizer.json").read_text("utf-8")))
+    model = ImageTextModel(BytePairTokenizer(Path(start).with_name("tokenizer.json").read_text("utf-8")))
     load_start(model, start)
     return model
 
@@ -188,7 +187,7 @@ def write_encoders(model: ImageTextModel, path: Path) -> dict[str, object]:
     weights = {k: v for k, v in model.state_dict().items() if k.startswith(EXPORTED)}
     with atomic_write(path) as stream:
         stream.write(save({k: v.half().cpu().contiguous() for k, v in weights.items()}))
-    path.with_name("tokenizer.json").write_text(model.tokenizer.to_str(), "utf-8")
+    path.with_name("tokenizer.json").write_text(model.tokenizer.definition, "utf-8")
     sizes = {
         part.rstrip("."): sum(v.numel() for k, v in weights.items() if k.startswith(part))
         for part in EXPORTED
