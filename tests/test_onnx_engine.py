@@ -1,6 +1,7 @@
 """The ONNX engine: the same files as the torch engine, and no torch."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from trifocal.codecs.onnx_runtime import image_array
 from trifocal.codecs.preview import preview_pixels
 from trifocal.demo import PHOTOGRAPH
 from trifocal.detection.compact_onnx import load_compact_detector, suppress
+from trifocal.entropy.integer_arithmetic import depthwise, linear, placed_linear
 from trifocal.entropy.latent_coding import read_latents, write_latents
+from trifocal.entropy.numpy_networks import threaded_depthwise, threaded_linear, threaded_placed_linear
 from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
 from trifocal.graphs.session import has_graphs, record
 from trifocal.pictures import Picture
@@ -217,6 +220,36 @@ def test_a_codec_moves_to_torch_when_its_network_is_asked_for() -> None:
         next(codec.network.parameters()).add_(1)
     assert type(codec.runtime).__name__ == "TorchRuntime" and codec.fingerprint != mark
     assert other.fingerprint == mark and type(other.runtime).__name__ == "OnnxRuntime"
+
+
+@pytest.mark.parametrize("threads", ["1", "3", "7"])
+def test_layers_on_several_threads_equal_those_on_one(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr("trifocal.utils.threads.COST_PER_THREAD", 1.0)
+    random = np.random.default_rng(0)
+    weight, bias = random.standard_normal((12, 8)), random.standard_normal(8)
+    x = random.standard_normal((1, 5, 4, 12))
+    assert np.array_equal(threaded_linear(x, weight, bias, 0.0), linear(x, weight, bias, 0.0))
+    nine, own = random.standard_normal((9, 12)), random.standard_normal(12)
+    assert np.array_equal(threaded_depthwise(x, nine, own), depthwise(x, nine, own))
+    places = random.standard_normal((4, 12, 8))
+    assert np.array_equal(threaded_placed_linear(x, places, bias), placed_linear(x, places, bias))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    code = (
+        "import os; os.environ['OMP_NUM_THREADS'] = '2'\n"
+        "from trifocal.utils.threads import for_rows\n"
+        "for_rows(lambda part: None, 10, 1e9)\n"
+        "child = os.fork()\n"
+        "for_rows(lambda part: None, 10, 1e9)\n"
+        "child and print(os.waitpid(child, 0)[1])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.stdout == "0\n", run.stderr
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:

@@ -14,6 +14,7 @@ from trifocal.entropy.numpy_networks import ContextLayers, HyperSynthesis, Prior
 from trifocal.entropy.tables import ROWS, Floats, is_table
 from trifocal.errors import WeightsError
 from trifocal.types import LEVELS_PER_KNOT
+from trifocal.utils.threads import one_blas_thread
 
 __all__ = ["NumpyEntropy", "latent_gain"]
 
@@ -78,12 +79,14 @@ class NumpyEntropy:
         return np.broadcast_to(mean, shape), np.broadcast_to(index.clip(0, ROWS - 1), shape)
 
     def hyper_synthesis(self, z_hat: Array) -> Array:
-        return self.networks[1](z_hat)
+        with one_blas_thread():
+            return self.networks[1](z_hat)
 
     def predict(self, step: int, features: Array, y_hat: Array | None, level: Array) -> tuple[Array, Array]:
         if y_hat is None:
             y_hat = np.zeros((*features.shape[:3], self.weights["gain.log_gain.table"].shape[1]))
-        return predict(self.networks[2], step, features, y_hat, level)
+        with one_blas_thread():
+            return predict(self.networks[2], step, features, y_hat, level)
 
     def correct(self, step: int, features: Array, y_hat: Array, level: Array) -> Array:
         return y_hat

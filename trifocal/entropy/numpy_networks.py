@@ -21,12 +21,11 @@ from trifocal.entropy.integer_arithmetic import (
     check_bound,
     depthwise,
     interpolate,
-    linear,
-    placed_linear,
     settle_,
     to_grid,
 )
 from trifocal.utils.arrays import depth_to_space
+from trifocal.utils.threads import for_rows
 
 __all__ = ["ContextLayers", "HyperSynthesis", "Prior"]
 
@@ -111,20 +110,58 @@ def chain(layers: Sequence[Layer]) -> Layer:
 def linear_layer(weights: Weights, name: str, low: float | None = None) -> Layer:
     weight, bias = on_grid(weights, name)
     check_bound(abs(weight).sum(1), bias)
-    return partial(linear, weight=np.ascontiguousarray(weight.T), bias=bias, low=low)
+    return partial(threaded_linear, weight=np.ascontiguousarray(weight.T), bias=bias, low=low)
 
 
 def placed_layer(weights: Weights, name: str, columns: Array) -> Layer:
     weight, bias = on_grid(weights, name)
     check_bound(abs(weight).sum(1), bias)
-    return partial(placed_linear, weight=weight.T[columns], bias=bias)
+    return partial(threaded_placed_linear, weight=weight.T[columns], bias=bias)
 
 
 def depthwise_layer(weights: Weights, name: str) -> Layer:
     weight, bias = on_grid(weights, name)
     weight = weight.reshape(-1, 9)
     check_bound(abs(weight).sum(1), bias)
-    return partial(depthwise, weight=np.ascontiguousarray(weight.T), bias=bias)
+    return partial(threaded_depthwise, weight=np.ascontiguousarray(weight.T), bias=bias)
+
+
+def threaded_linear(x: Array, weight: Array, bias: Array, low: float | None) -> Array:
+    """`integer_arithmetic.linear`, on several threads."""
+    rows = x.reshape(-1, x.shape[-1])
+    y = np.empty((len(rows), weight.shape[1]))
+
+    def compute(part: slice) -> None:
+        settle_(np.matmul(rows[part], weight, out=y[part]), bias=bias, low=low)
+
+    for_rows(compute, len(rows), weight.size)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def threaded_placed_linear(x: Array, weight: Array, bias: Array) -> Array:
+    """`integer_arithmetic.placed_linear`, on several threads."""
+    rows = x.reshape(-1, *x.shape[-2:])
+    y = np.empty((*rows.shape[:2], weight.shape[2]))
+
+    def compute(part: slice) -> None:
+        for place, own in enumerate(weight):
+            y[part, place] = rows[part, place] @ own
+        settle_(y[part], bias=bias)
+
+    for_rows(compute, len(rows), weight.size)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def threaded_depthwise(x: Array, weight: Array, bias: Array) -> Array:
+    """`integer_arithmetic.depthwise`, on several threads."""
+    y = np.empty_like(x)
+
+    def compute(part: slice) -> None:
+        first, end = max(0, part.start - 1), min(x.shape[1], part.stop + 1)
+        y[:, part] = depthwise(x[:, first:end], weight, bias)[:, part.start - first : part.stop - first]
+
+    for_rows(compute, x.shape[1], 4 * x.shape[0] * x.shape[2] * weight.size)  # it is bound by memory
+    return y
 
 
 def block(weights: Weights, name: str) -> Layer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.errors import WeightsError
+from trifocal.utils.threads import thread_count
 
 __all__ = ["GRAPHS", "Graphs", "has_graphs", "network_record"]
 
 GRAPHS = Path(__file__).parent.parent / "weights" / "graphs"
-THREADS = "OMP_NUM_THREADS"  # as torch reads it
 
 Array = NDArray[Any]
 
@@ -87,7 +86,8 @@ def open_graph(path: Path, weights: Mapping[str, Array]) -> Any:
     content = path.read_bytes()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = threads()
+    options.intra_op_num_threads = thread_count()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # benchmarks/busy.py
     options.enable_cpu_mem_arena = False  # sizes differ from tile to tile, and the arena keeps the largest
     names = record()["weights"][path.name]
     try:
@@ -98,11 +98,3 @@ def open_graph(path: Path, weights: Mapping[str, Array]) -> Any:
         raise WeightsError(
             f"The weights do not fit the graph {path.name}: {error}. Name others, or use the torch engine."
         ) from error
-
-
-def threads() -> int:
-    """As many threads as torch would use: the variable OMP_NUM_THREADS, or one for each processor."""
-    given = os.environ.get(THREADS, "")
-    if given.isdecimal() and int(given):
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

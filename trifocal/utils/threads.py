@@ -1,0 +1,66 @@
+"""Threads for NumPy: parts of an array are computed side by side, each on one thread.
+
+OpenBLAS has threads of its own, which wait busily: two processes on two cores then take several times as
+long. `one_blas_thread` turns them off for a while.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import lru_cache
+
+from threadpoolctl import ThreadpoolController
+
+__all__ = ["for_rows", "one_blas_thread", "thread_count"]
+
+THREADS = "OMP_NUM_THREADS"  # as torch reads it
+COST_PER_THREAD = 4e6  # multiplications that take longer than starting a thread
+
+
+def thread_count() -> int:
+    """As many threads as torch would use: the variable OMP_NUM_THREADS, or one for each processor."""
+    given = os.environ.get(THREADS, "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def for_rows(compute: Callable[[slice], object], rows: int, cost: float) -> None:
+    """Call a function for all rows of an array, in slices that run side by side.
+
+    Args:
+        compute: for a slice of rows; writes its results into an array of the caller.
+        rows: their number.
+        cost: multiplications per row.
+    """
+    parts = max(1, min(thread_count(), rows, int(rows * cost / COST_PER_THREAD)))
+    slices = [slice(rows * part // parts, rows * (part + 1) // parts) for part in range(parts)]
+    if parts == 1:
+        compute(slices[0])
+        return
+    for _ in pool().map(compute, slices):
+        pass
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """While it is open, products of matrices take one thread."""
+    limit: AbstractContextManager[object] = blas().limit(limits=1, user_api="blas")
+    return limit
+
+
+@lru_cache(maxsize=1)
+def blas() -> ThreadpoolController:
+    """The thread pools of the libraries that are loaded at the first call."""
+    return ThreadpoolController()
+
+
+@lru_cache(maxsize=1)
+def pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="trifocal")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.cache_clear)  # a forked process has none of the threads
