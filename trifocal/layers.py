@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trifocal.types import LEVELS_PER_KNOT
 from trifocal.utils.arrays import depth_to_space, space_to_depth
 
-Layer = TypeVar("Layer", bound=nn.Module)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class SpaceToDepth(nn.Module):
@@ -190,7 +190,7 @@ class QualityInterpolation(nn.Module):
         return value[:, None, None, :]
 
 
-def zero_init(layer: Layer) -> Layer:
+def zero_init(layer: ModuleT) -> ModuleT:
     """Set weight and bias of a layer to zero, and return it."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

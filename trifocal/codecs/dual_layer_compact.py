@@ -23,7 +23,7 @@ from trifocal.codecs.roi import RoiNetwork
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, PreviewSynthesis
 from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior
-from trifocal.entropy.context import Context
+from trifocal.entropy.context import FourPassContext
 from trifocal.layers import space_to_depth
 from trifocal.transforms import Analysis, HyperAnalysis, HyperSynthesis, Synthesis
 from trifocal.transforms.dct import BLOCK
@@ -31,15 +31,17 @@ from trifocal.types import Condition
 
 __all__ = ["DualLayerCompact", "dual_layer_compact"]
 
-LAPPING_REACH = 16  # pixels: the prediction's lapped transform, added to the blocks' receptive field
-FINE, STRIDE = 96, 8  # of the bundled detector's h: channels and stride
+LAPPING_RECEPTIVE_FIELD = (
+    16  # pixels: the prediction's lapped transform, added to the blocks' receptive field
+)
+DETECTOR_CHANNELS, STRIDE = 96, 8  # of the bundled detector's h: channels and stride
 CHANNELS, LATENT_CHANNELS, BLOCKS = 192, 96, 2
 SYNTHESIS_BLOCKS = 4  # at each of its two scales
 HYPER_CHANNELS, HYPER_WIDTH, WIDTH = 32, 96, 128
 QUALITY_KNOTS, COARSEST, OCTAVES = 8, 2.0, 0.45  # quantiser steps: 2 at quality 0, 0.23 at the last knot
 
 
-class Residual(ScalableNetwork):
+class LatentResidualNetwork(ScalableNetwork):
     """A network that codes latents as residuals against those of the base preview.
 
     Attributes:
@@ -54,7 +56,7 @@ class Residual(ScalableNetwork):
         synthesis: Synthesis,
         receptive_field: int,
     ) -> None:
-        super().__init__(base, analysis, entropy, synthesis, receptive_field + LAPPING_REACH)
+        super().__init__(base, analysis, entropy, synthesis, receptive_field + LAPPING_RECEPTIVE_FIELD)
         self.trust = nn.Parameter(torch.ones(self.entropy.latent_channels))
 
     def predict(self, condition: Condition | None) -> Tensor | None:
@@ -78,7 +80,7 @@ class Residual(ScalableNetwork):
         return super().synthesise(y_hat if p is None else y_hat + p, level, condition)
 
 
-class DualLayerCompact(RoiNetwork, Residual):
+class DualLayerCompact(RoiNetwork, LatentResidualNetwork):
     """The same with an importance map for the enhancement."""
 
 
@@ -89,17 +91,17 @@ def dual_layer_compact() -> ScalableCodec:
 
 def compact_base() -> BaseLayer:
     """The base layer for the bundled detector, with untrained weights."""
-    steps = COARSEST * torch.exp2(-OCTAVES * torch.arange(QUALITY_KNOTS))
-    spread = (1 / steps)[:, None].expand(-1, LATENT_CHANNELS)
+    step_sizes = COARSEST * torch.exp2(-OCTAVES * torch.arange(QUALITY_KNOTS))
+    spread = (1 / step_sizes)[:, None].expand(-1, LATENT_CHANNELS)
     exact_side = IntegerNetworks(
         Prior(HYPER_CHANNELS, QUALITY_KNOTS),
         HyperSynthesis(HYPER_CHANNELS, HYPER_WIDTH, WIDTH),
-        Context(LATENT_CHANNELS, WIDTH, 2, spread),
+        FourPassContext(LATENT_CHANNELS, WIDTH, 2, spread),
     )
     hyper_analysis = HyperAnalysis(LATENT_CHANNELS, HYPER_WIDTH, HYPER_CHANNELS)
     return BaseLayer(
         CompactBaseAnalysis(CHANNELS, LATENT_CHANNELS, BLOCKS),
-        EntropyModel.of_parts(Gain(steps, LATENT_CHANNELS), hyper_analysis, exact_side),
-        CompactBaseSynthesis(LATENT_CHANNELS, CHANNELS, FINE, SYNTHESIS_BLOCKS),
-        PreviewSynthesis(FINE, STRIDE, FINE, BLOCKS),
+        EntropyModel.from_parts(Gain(step_sizes, LATENT_CHANNELS), hyper_analysis, exact_side),
+        CompactBaseSynthesis(LATENT_CHANNELS, CHANNELS, DETECTOR_CHANNELS, SYNTHESIS_BLOCKS),
+        PreviewSynthesis(DETECTOR_CHANNELS, STRIDE, DETECTOR_CHANNELS, BLOCKS),
     )

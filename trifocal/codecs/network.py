@@ -19,7 +19,7 @@ from trifocal.errors import OptionError
 from trifocal.pictures import Picture
 from trifocal.types import HYPER_LATENT_PIXELS, LEVELS_PER_QUALITY, Condition, Output
 
-__all__ = ["CodecNetwork", "Estimate", "levels", "precision"]
+__all__ = ["CodecNetwork", "Estimate", "module_dtype", "quality_levels"]
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class CodecNetwork(nn.Module):
         receptive_field: of analysis and synthesis, pixels to each side, a multiple of 16.
 
     Attributes:
-        reads_importance: whether `analyse` appends an importance map to y, which is coded before the latent.
+        has_importance_map: whether `analyse` appends an importance map to y, which is coded before the latent.
     """
 
-    reads_importance = False
+    has_importance_map = False
 
     def __init__(
         self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, receptive_field: int
@@ -78,18 +78,18 @@ class CodecNetwork(nn.Module):
 
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M]. The condition has no effect here."""
-        y: Tensor = self.analysis(x.to(precision(self.analysis)))
+        y: Tensor = self.analysis(x.to(module_dtype(self.analysis)))
         return y.float()
 
     def code_latents(
         self, coder: Coder[Any], y: Tensor | None, level: Tensor, size: tuple[int, int]
     ) -> Tensor:
         """y, or the bytes of a Reader → y_hat [B, h, w, M]; see `EntropyModel.code_latents`."""
-        return self.entropy.code_latents(coder, y, level, size, self.reads_importance)
+        return self.entropy.code_latents(coder, y, level, size, self.has_importance_map)
 
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w]. The condition has no effect here."""
-        x_hat: Tensor = self.synthesis(y_hat.to(precision(self.synthesis)), level)
+        x_hat: Tensor = self.synthesis(y_hat.to(module_dtype(self.synthesis)), level)
         return x_hat.float()
 
     def forward(
@@ -156,7 +156,7 @@ class CodecNetwork(nn.Module):
             OptionError: for another shape, dtype or quality.
         """
         check_images(x)
-        level = levels(quality, len(x), x.device)
+        level = quality_levels(quality, len(x), x.device)
         height, width = x.shape[2:]
         wide, high = (-side % HYPER_LATENT_PIXELS for side in (width, height))
         padded = F.pad(x, (0, wide, 0, high), mode="replicate")
@@ -164,18 +164,18 @@ class CodecNetwork(nn.Module):
         size = y.shape[1], y.shape[2]
         estimator = PositionRateEstimator(self.entropy.cost())
         y_hat = self.code_latents(estimator, y, level, size)
-        bit_map = self._bit_map(estimator.steps, size)
+        bit_map = self._bit_map(estimator.bits_by_call, size)
         x_hat = self.synthesise(y_hat, level, condition)[:, :, :height, :width]
         return Estimate(x_hat, y_hat, bit_map.sum((1, 2)), bit_map)
 
-    def _bit_map(self, steps: list[Tensor], size: tuple[int, int]) -> Tensor:
+    def _bit_map(self, bits_by_call: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Bits of each coding step → bits of each latent position; side information is spread evenly over
         what it describes.
         """
-        *side, z = steps[: len(steps) - self.entropy.exact_side.context.passes]
-        passes = steps[len(side) + 1 :]
+        *side, z = bits_by_call[: len(bits_by_call) - self.entropy.exact_side.context.passes]
+        passes = bits_by_call[len(side) + 1 :]
         put = self.entropy.exact_side.context.put
-        bits = torch.stack([put(part, step).sum(-1) for step, part in enumerate(passes)]).sum(0)
+        bits = torch.stack([put(part, index).sum(-1) for index, part in enumerate(passes)]).sum(0)
         spread = z.sum(-1).repeat_interleave(HYPER_STRIDE, 1).repeat_interleave(HYPER_STRIDE, 2)
         bits = bits + spread / HYPER_STRIDE**2
         for part in side:
@@ -190,7 +190,7 @@ def rate_estimator(entropy: EntropyModel, x: Tensor) -> RateEstimator | Training
     return RateEstimator(entropy.cost(), len(x))
 
 
-def levels(quality: float | Tensor, batch: int, device: torch.device | str = "cpu") -> Tensor:
+def quality_levels(quality: float | Tensor, batch: int, device: torch.device | str = "cpu") -> Tensor:
     """Qualities 0..100 → levels [B]. Raises OptionError for others."""
     values = torch.as_tensor(quality, dtype=torch.float64, device=device)
     if values.shape not in ((), (batch,)):
@@ -209,6 +209,6 @@ def check_images(x: Tensor) -> None:
         )
 
 
-def precision(module: nn.Module) -> torch.dtype:
+def module_dtype(module: nn.Module) -> torch.dtype:
     """The dtype of a transform; analysis and synthesis may run in bfloat16."""
     return next(module.parameters()).dtype

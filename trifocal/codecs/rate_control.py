@@ -87,7 +87,7 @@ class BaseLayerOptions:
         quality: 0..100; None for half of the image's quality, at most 20.
         refinement: gradient steps that fit the base layer to the image, 0 for none; None for the codec's
             default.
-        conditions: whether the enhancement layer uses the preview that the base layer gives.
+        condition_enhancement: whether the enhancement layer uses the preview that the base layer gives.
 
     Raises:
         OptionError: for a value that is not a whole number in its range.
@@ -95,7 +95,7 @@ class BaseLayerOptions:
 
     quality: int | None = None
     refinement: int | None = None
-    conditions: bool = True
+    condition_enhancement: bool = True
 
     def __post_init__(self) -> None:
         given: dict[str, object] = {"base_quality": self.quality, "refinement": self.refinement}

@@ -15,11 +15,11 @@ from trifocal.entropy.tables import ROWS, Floats, is_table
 from trifocal.errors import WeightsError
 from trifocal.types import LEVELS_PER_KNOT
 
-__all__ = ["NumpyEntropy", "latent_gain"]
+__all__ = ["NumpyCodingNetworks", "latent_gain"]
 
 
-class NumpyEntropy:
-    """`ArrayEntropy` for the networks of `hyperprior.EntropyModel` and `context.Context`.
+class NumpyCodingNetworks:
+    """`CodingNetworks` for the networks of `hyperprior.EntropyModel` and `context.FourPassContext`.
 
     Args:
         weights: those of the entropy model; floats as float32.
@@ -80,20 +80,22 @@ class NumpyEntropy:
     def hyper_synthesis(self, z_hat: Array) -> Array:
         return self.networks[1](z_hat)
 
-    def predict(self, step: int, features: Array, y_hat: Array | None, level: Array) -> tuple[Array, Array]:
+    def predict(
+        self, pass_index: int, features: Array, y_hat: Array | None, level: Array
+    ) -> tuple[Array, Array]:
         if y_hat is None:
             y_hat = np.zeros((*features.shape[:3], self.weights["gain.log_gain.table"].shape[1]))
-        return predict(self.networks[2], step, features, y_hat, level)
+        return predict(self.networks[2], pass_index, features, y_hat, level)
 
-    def correct(self, step: int, features: Array, y_hat: Array, level: Array) -> Array:
+    def correct(self, pass_index: int, features: Array, y_hat: Array, level: Array) -> Array:
         return y_hat
 
-    def take(self, y: Array, step: int) -> Array:
-        values: Array = take(y, step)
+    def take(self, y: Array, pass_index: int) -> Array:
+        values: Array = take(y, pass_index)
         return values.astype(np.float64)
 
-    def put(self, part: Array, step: int) -> Array:
-        placed: Array = put(part, step)
+    def put(self, part: Array, pass_index: int) -> Array:
+        placed: Array = put(part, pass_index)
         return placed
 
 

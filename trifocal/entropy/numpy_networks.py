@@ -13,24 +13,24 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from trifocal.entropy.coder import Array
-from trifocal.entropy.four_passes import MEAN_BITS, MEAN_BOUND, PASSES, known
+from trifocal.entropy.four_passes import MEAN_BITS, MEAN_BOUND, PASSES, decoded_channels
 from trifocal.entropy.integer_arithmetic import (
     ACTIVATION_BITS,
     ACTIVATION_BOUND,
     WEIGHT_BITS,
+    add_bias_round_clamp_,
     check_bound,
     depthwise,
     interpolate,
     linear,
     placed_linear,
-    settle_,
     to_grid,
 )
 from trifocal.utils.arrays import depth_to_space
 
 __all__ = ["ContextLayers", "HyperSynthesis", "Prior"]
 
-Layer: TypeAlias = Callable[[Array], Array]
+ArrayFunction: TypeAlias = Callable[[Array], Array]
 Weights: TypeAlias = Mapping[str, Array]
 
 LATENT_BOUND = 8.0  # of the normalised values that the context model reads
@@ -40,7 +40,7 @@ class ContextLayers:
     """`four_passes.Layers` in integers.
 
     Args:
-        weights: those of `context.Context`.
+        weights: those of `context.FourPassContext`.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -50,7 +50,8 @@ class ContextLayers:
         )
         self.compress, self.snap_mean = snap(bound=LATENT_BOUND), snap(MEAN_BITS, MEAN_BOUND)
         self.adapt = [
-            placed_layer(weights, f"adapt.{step - 1}", known(channels, step)) for step in range(1, PASSES)
+            placed_layer(weights, f"adapt.{pass_index - 1}", decoded_channels(channels, pass_index))
+            for pass_index in range(1, PASSES)
         ]
         self.blocks = chain([block(weights, f"blocks.{n}") for n in range(count(weights, "blocks"))])
         self.heads = [linear_layer(weights, f"heads.{n}") for n in range(4 * PASSES)]
@@ -99,7 +100,7 @@ def count(weights: Weights, name: str) -> int:
     return len({key.split(".")[1] for key in weights if key.startswith(f"{name}.")})
 
 
-def chain(layers: Sequence[Layer]) -> Layer:
+def chain(layers: Sequence[ArrayFunction]) -> ArrayFunction:
     def forward(x: Array) -> Array:
         for layer in layers:
             x = layer(x)
@@ -108,26 +109,26 @@ def chain(layers: Sequence[Layer]) -> Layer:
     return forward
 
 
-def linear_layer(weights: Weights, name: str, low: float | None = None) -> Layer:
+def linear_layer(weights: Weights, name: str, low: float | None = None) -> ArrayFunction:
     weight, bias = on_grid(weights, name)
     check_bound(abs(weight).sum(1), bias)
     return partial(linear, weight=np.ascontiguousarray(weight.T), bias=bias, low=low)
 
 
-def placed_layer(weights: Weights, name: str, columns: Array) -> Layer:
+def placed_layer(weights: Weights, name: str, columns: Array) -> ArrayFunction:
     weight, bias = on_grid(weights, name)
     check_bound(abs(weight).sum(1), bias)
     return partial(placed_linear, weight=weight.T[columns], bias=bias)
 
 
-def depthwise_layer(weights: Weights, name: str) -> Layer:
+def depthwise_layer(weights: Weights, name: str) -> ArrayFunction:
     weight, bias = on_grid(weights, name)
     weight = weight.reshape(-1, 9)
     check_bound(abs(weight).sum(1), bias)
     return partial(depthwise, weight=np.ascontiguousarray(weight.T), bias=bias)
 
 
-def block(weights: Weights, name: str) -> Layer:
+def block(weights: Weights, name: str) -> ArrayFunction:
     branch = chain(
         [
             depthwise_layer(weights, f"{name}.depthwise"),
@@ -144,14 +145,14 @@ def block(weights: Weights, name: str) -> Layer:
     return forward
 
 
-def interpolation(weights: Weights, name: str) -> Layer:
+def interpolation(weights: Weights, name: str) -> ArrayFunction:
     table = to_grid(weights[f"{name}.table"].astype(np.float64), WEIGHT_BITS)
     return partial(interpolate, table.clip(-ACTIVATION_BOUND, ACTIVATION_BOUND))
 
 
-def snap(bits: int = ACTIVATION_BITS, bound: float = ACTIVATION_BOUND) -> Layer:
+def snap(bits: int = ACTIVATION_BITS, bound: float = ACTIVATION_BOUND) -> ArrayFunction:
     def forward(x: Array) -> Array:
-        y: Array = settle_(x.copy(), bits, bound)
+        y: Array = add_bias_round_clamp_(x.copy(), bits, bound)
         return y
 
     return forward

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from trifocal.text.tokens import END, LENGTH, PAD, START, load_tokenizer, notices, token_ids
 from trifocal.types import TextEmbedding
-from trifocal.weights import FOLDER, load_part
+from trifocal.weights import WEIGHTS_FOLDER, load_part
 
 VOCABULARY = 4096
-WEIGHTS = FOLDER / "towers.safetensors"
+WEIGHTS = WEIGHTS_FOLDER / "towers.safetensors"
 
 
 class TextTransformer(nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.errors import WeightsError
-from trifocal.weights import FOLDER
+from trifocal.weights import WEIGHTS_FOLDER
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -19,7 +19,7 @@ __all__ = ["END", "LENGTH", "PAD", "START", "load_tokenizer", "notices", "token_
 LENGTH = 64
 PAD, START, END = "<pad>", "<start>", "<end>"
 MAX_TOKENS_PER_LETTER = 0.5  # English captions need about 0.25, other scripts 1 or more
-TOKENIZER = FOLDER / "tokenizer.json"
+TOKENIZER = WEIGHTS_FOLDER / "tokenizer.json"
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

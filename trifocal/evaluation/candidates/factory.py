@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 from trifocal.errors import NotMeasured
-from trifocal.evaluation.codecs.candidates import Candidate, LoadedPreset, PresetCandidate, TextCandidate
-from trifocal.evaluation.codecs.layer_ablations import (
+from trifocal.evaluation.candidates.candidate import Candidate, LoadedPreset, PresetCandidate, TextCandidate
+from trifocal.evaluation.candidates.layer_ablations import (
     BaseLayerCandidate,
     DownscaledCandidate,
-    SeparateFilesCandidate,
+    UnconditionedCandidate,
 )
-from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS, pillow_codecs
-from trifocal.evaluation.codecs.variant import Variant, parse_variants
+from trifocal.evaluation.candidates.pillow_codecs import PILLOW_CODECS, pillow_codecs
+from trifocal.evaluation.candidates.variant import Variant, parse_variants
 from trifocal.evaluation.text_ablation import TextKinds
 from trifocal.preset_table import Preset
 
@@ -38,7 +38,7 @@ def create_candidate(variant: Variant, texts: TextKinds | None = None) -> Candid
     if variant.downscaled:
         return DownscaledCandidate(_plain(replace(variant, downscaled=False)))
     if variant.layers == "apart":
-        return SeparateFilesCandidate(variant)
+        return UnconditionedCandidate(variant)
     if variant.layers is not None:
         return BaseLayerCandidate(variant)
     return _plain(variant)

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from trifocal import presets
 from trifocal.errors import OptionError, PresetError
-from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
+from trifocal.evaluation.candidates.pillow_codecs import PILLOW_CODECS
 from trifocal.preset_table import Preset
 
 __all__ = [
@@ -241,12 +241,16 @@ def expand_variants(
         OptionError: if there are settings and no candidate supports them.
     """
     if layers is not None:
-        candidates = _expand(candidates, "layers", [layers], "layers", "--layers base needs a layered preset")
+        candidates = _expand(
+            candidates, "layers", [layers], "has_base_layer", "--layers base needs a layered preset"
+        )
     if text:
-        candidates = _expand(candidates, "text", text, "text_reader", "--text needs a preset that reads text")
+        candidates = _expand(
+            candidates, "text", text, "text_used_by", "--text needs a preset that reads text"
+        )
     if preferences:
         message = "--preference needs a preset whose decoder takes one"
-        candidates = _expand(candidates, "preference", preferences, "preference", message)
+        candidates = _expand(candidates, "preference", preferences, "takes_preference", message)
     return [*candidates]
 
 

@@ -16,7 +16,7 @@ from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import hexadecimal
 from trifocal.detection.detections import Detections, Pixels, resize
 from trifocal.errors import OptionError, PresetError, WeightsError
-from trifocal.evaluation.codecs.variant import Variant
+from trifocal.evaluation.candidates.variant import Variant
 from trifocal.evaluation.metrics.metric_set import DecodedImage
 from trifocal.evaluation.metrics.pair import Pair
 from trifocal.evaluation.metrics.per_image import Metric
@@ -70,7 +70,7 @@ class LoadedPreset:
                 raise
             raise type(error)(f"{variant.label}: {error}") from error
         self.fingerprint = hexadecimal(self.codec.fingerprint)
-        self.sends_text = self.preset.text_reader == "decoder"
+        self.sends_text = self.preset.text_used_by == "decoder"
         self._encoder = self._with_text(None)
 
     def encode(
@@ -197,7 +197,7 @@ def _loss_by(metric: Metric) -> Callable[[Pair], float]:
     def loss(pair: Pair) -> float:
         value = measure(pair)
         if value is None:
-            raise OptionError(f"The best text cannot be chosen by {metric.name}: {metric.why_none}.")
+            raise OptionError(f"The best text cannot be chosen by {metric.name}: {metric.missing_reason}.")
         return -metric.scaled(value)
 
     return loss

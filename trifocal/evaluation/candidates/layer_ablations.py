@@ -10,14 +10,14 @@ from PIL import Image
 
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.container.parts import strip
-from trifocal.detection.detections import Detections, Detector, Pixels, rescale, resize
+from trifocal.detection.detections import Detections, ObjectDetector, Pixels, rescale, resize
 from trifocal.detection.input_size import compact_size
 from trifocal.errors import OptionError
-from trifocal.evaluation.codecs.candidates import Candidate, LoadedPreset
-from trifocal.evaluation.codecs.variant import SMALL, Variant
+from trifocal.evaluation.candidates.candidate import Candidate, LoadedPreset
+from trifocal.evaluation.candidates.variant import SMALL, Variant
 from trifocal.evaluation.tasks.detectors import COMPACT, CompactDetector
 from trifocal.pictures import Picture
-from trifocal.presets import check_layers, find
+from trifocal.presets import check_base_layer, find
 
 if TYPE_CHECKING:
     from trifocal.codecs.scalable import ScalableCodec
@@ -26,7 +26,7 @@ __all__ = [
     "BASE_LAYER_DETECTORS",
     "BaseLayerCandidate",
     "DownscaledCandidate",
-    "SeparateFilesCandidate",
+    "UnconditionedCandidate",
     "load_scalable",
 ]
 
@@ -63,7 +63,7 @@ class BaseLayerCandidate:
         """The base preview."""
         return self.loaded.base_preview(data)
 
-    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> Detections:
+    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: ObjectDetector) -> Detections:
         """The objects in a file, in the pixels of the image of that (width, height).
 
         The detector of the base layer reads the layer; any other detector gets the base preview.
@@ -73,7 +73,7 @@ class BaseLayerCandidate:
         return detector.find(self.decode(data))
 
 
-class SeparateFilesCandidate:
+class UnconditionedCandidate:
     """A layered preset whose enhancement layer is not conditioned on the base preview.
 
     Raises:
@@ -88,7 +88,7 @@ class SeparateFilesCandidate:
 
     def encode(self, picture: Picture, quality: float) -> bytes:
         return self.loaded.encode(
-            picture, rate=Rate(quality), base=BaseLayerOptions(conditions=False)
+            picture, rate=Rate(quality), base=BaseLayerOptions(condition_enhancement=False)
         ).to_bytes()
 
     def decode(self, data: bytes) -> Pixels:
@@ -112,7 +112,7 @@ class DownscaledCandidate:
     def decode(self, data: bytes) -> Pixels:
         return self.codec.decode(data)
 
-    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> Detections:
+    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: ObjectDetector) -> Detections:
         """The objects in a file, in the pixels of the original of that (width, height)."""
         small = self.decode(data)
         find = detector.find_in_resized if isinstance(detector, CompactDetector) else detector.find
@@ -129,5 +129,5 @@ def load_scalable(preset: str) -> ScalableCodec:
 
 
 def _load_layered(variant: Variant) -> LoadedPreset:
-    check_layers(find(variant.codec))
+    check_base_layer(find(variant.codec))
     return LoadedPreset(variant)
