@@ -218,8 +218,8 @@ def own_section(preset: str, detector: str, means: Sequence[MeanResult]) -> str:
     return "\n\n".join(
         [
             (
-                f"## Decoded images for {detector.removesuffix(f'-{DETECTOR_LABELS}')}, not used in training: AP against "
-                "its detections in the originals"
+                f"## Decoded images for {detector.removesuffix(f'-{DETECTOR_LABELS}')}, not used in training: AP "
+                "against its detections in the originals"
             ),
             f"### {codec_title(preset)} against each codec",
             grid(decoded_differences(preset, means, columns)),

@@ -76,7 +76,7 @@ def test_boxes_are_assigned_to_the_best_points_inside(monkeypatch: pytest.Monkey
     """Two points per box; a point that suits both goes to the box that it fits better; a point outside is
     assigned to no box, however well its prediction fits.
     """
-    monkeypatch.setattr(losses, "ANCHORS", 2)
+    monkeypatch.setattr(losses, "POINTS_PER_OBJECT", 2)
     target = Target(
         torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [80, 80, 90, 90]]), torch.tensor([1, 1, 2])
     )

@@ -123,7 +123,7 @@ def test_integer_quality_interpolation():
 
 
 def test_modules_without_an_integer_form_are_refused():
-    with pytest.raises(TypeError, match="Sigmoid has no exact form"):
+    with pytest.raises(TypeError, match="Sigmoid has no integer form; build the network"):
         integer_network(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()))
 
 

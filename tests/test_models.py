@@ -29,7 +29,7 @@ from trifocal.weights import write_weights
 BUILDS: dict[str, tuple[Callable[[], Any], dict[str, object]]] = {
     "plain": (partial(small_codec, noise=0.0), {}),
     "late": (partial(text_codec, "decoder"), {"text_used_by": "decoder", "text_encoder": "letters"}),
-    "both": (small_ug_icm, {"preference": True}),
+    "both": (small_ug_icm, {"takes_preference": True}),
 }
 
 

@@ -170,10 +170,11 @@ class Block(ResidualBlock):
 
 
 class QualityInterpolation(nn.Module):
-    """A vector per level, interpolated linearly between learned values at every 128th level.
+    """A vector for each quality level, interpolated linearly between learned values at K knots, which are the
+    levels 0, 128, 256, …
 
     Args:
-        initial: initial values, [K, C]; row k belongs to level k·SPACING.
+        initial: initial values, [K, C]; row k belongs to the knot at level k·SPACING.
     """
 
     SPACING = LEVELS_PER_KNOT

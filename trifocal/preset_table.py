@@ -71,7 +71,8 @@ class Preset:
         text_encoder: the text encoder: "compact", or a name or folder of CLIP for transformers.
         has_base_layer: whether files have a base layer for detectors.
         takes_preference: whether the decoder takes a preference from people (0) to machines (1).
-        shared_weights: the weight file of the tensors that it shares with another preset; its own file has the rest.
+        shared_weights: the weight file of the tensors that it shares with another preset; its own file has
+            the rest.
         earlier_weights: weight files that this preset had before; their files are still decoded.
     """
 

@@ -140,8 +140,8 @@ def write_weights(
         network: the network.
         path: of the file.
         shared: a bundled file whose tensors are left out.
-        decodable_fingerprints: fingerprints of other weights whose files these weights decode, from `decodable`; stored in
-            the file's metadata.
+        decodable_fingerprints: fingerprints of other weights whose files these weights decode, from
+            `decodable`; stored in the file's metadata.
         level: the quality level of a single-rate model, 0..800; stored there too.
 
     Raises:

@@ -26,7 +26,8 @@ def attention_map(codec: Codec, picture: Picture, condition: Condition[Any] | No
     """The image in its colours where the text names it, darker and greyer elsewhere; at most 1024 pixels a
     side.
 
-    Brightness follows the network's `text_relevance`, 0..1: a text that names nothing in the image leaves it dark.
+    Brightness follows the network's `text_relevance`, 0..1. The map of a text that names nothing in the image
+    is dark.
 
     Raises:
         PresetError: for a codec whose encoder reads no text, or without text.

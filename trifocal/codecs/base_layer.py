@@ -1,6 +1,4 @@
-"""The networks of a layered codec: a base layer for a detector, and an enhancement layer conditioned on
-it.
-"""
+"""The networks of a scalable codec: a base layer for a detector, and an enhancement layer."""
 
 from __future__ import annotations
 
@@ -61,15 +59,15 @@ class BaseLayer(nn.Module):
         analysis: x → y_obj [B, H/16, W/16, M].
         entropy: y_obj ⇄ coder ⇄ y_obj_hat.
         synthesis: y_obj_hat → h_hat.
-        extractor: h_hat → the base preview.
+        preview_synthesis: h_hat → the base preview (the paper calls it the extractor).
     """
 
     def __init__(
-        self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, extractor: nn.Module
+        self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, preview_synthesis: nn.Module
     ) -> None:
         super().__init__()
         self.analysis, self.entropy = analysis, entropy
-        self.synthesis, self.extractor = synthesis, extractor
+        self.synthesis, self.extractor = synthesis, preview_synthesis
 
     def forward(
         self, x: Tensor, level: Tensor, estimator: RateEstimator | TrainingRateEstimator | None = None
@@ -170,8 +168,9 @@ class ScalableNetwork(CodecNetwork):
 
     @torch.no_grad()
     def simulate_base_layer(self, x: Tensor, level: Tensor) -> tuple[BasePreview, Tensor]:
-        """The base preview of crops and the bits of their base layers, [B]. Training draws the scale, and in
-        a share of the steps base qualities from 0..100, since users may choose any."""
+        """Base previews of crops and the bits of their base layers, [B], as a file would have them. Training
+        draws
+        the scale, and in a share of the steps base qualities from 0..100, since users may choose any."""
         scale = self.scales[int(torch.randint(len(self.scales), ()))] if self.training else self.scales[0]
         size = [max(STEP, round(side * scale / STEP) * STEP) for side in x.shape[2:]]
         quality = default_base_quality(level)

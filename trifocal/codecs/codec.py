@@ -42,14 +42,14 @@ class Codec:
     `Bitstream`.
 
     Args:
-        runtime: evaluates the networks.
+        runtime: runs the networks.
 
     Attributes:
         preset_id: the id of the preset in files.
         layer: tag of the layer that holds the latents.
         only_level: the quality level of weights that were trained for a single rate, 0..800; set by
             `trifocal.load`. `encode` uses it, and refuses others.
-        text_inputs: makes the condition and the layers of `text` and `send_text`; set by `trifocal.load`.
+        text_inputs: text, send → the condition and the layers that they give; set by `trifocal.load`.
     """
 
     preset_id = 0
@@ -88,8 +88,10 @@ class Codec:
         return self.runtime.fingerprint(version)
 
     def can_decode(self, header: Header, refresh: bool = True) -> bool:
-        """Whether the weights decode files with this fingerprint. `refresh` computes that of the weights
-        again; False uses the last computed one.
+        """Whether the weights decode files with this fingerprint.
+
+        Args:
+            refresh: recompute the fingerprint of the weights; False uses the cached one.
         """
         have = self.runtime.fingerprint(header.version, refresh)
         return have == header.fingerprint or header.fingerprint in self.runtime.decodable_fingerprints(
@@ -134,8 +136,8 @@ class Codec:
                 `as_picture`. A Picture is encoded unchanged.
             quality: 0..100, rounded to 1/8; 50 if quality, bpp and max_bytes are all None.
             bpp: bits of the whole file per pixel, to stay at or under.
-            max_bytes: bytes of the whole file, to stay at or under. If the file at
-                quality 100 is smaller, that file is returned.
+            max_bytes: bytes of the whole file, to stay at or under. If the file at quality 100 is smaller,
+                that file is returned.
             text: what the image shows, for a preset that takes text.
             send_text: store the text in the file, for a preset whose decoder reads it.
             base_quality: quality of the base layer, 0..100, for a preset with a base layer.
@@ -153,8 +155,8 @@ class Codec:
         Raises:
             PictureError: if the image cannot be read.
             OptionError: for more than one of quality, bpp and max_bytes, a value out of its range or, for
-                weights of a single rate, another than theirs, a mask of
-                another shape or range, or text together with a condition.
+                weights of a single rate, another quality than theirs, a mask of another shape or range, or
+                text together with a condition.
             PresetError: for text, a mask or base layer options if the preset does not use them.
             RateError: if quality 0 is larger than bpp or max_bytes allow.
         """

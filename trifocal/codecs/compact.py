@@ -20,7 +20,7 @@ QUALITY_KNOTS = 8
 COARSEST = 118.4  # quantiser step at quality 0
 OCTAVES = 0.6162  # by which it falls from knot to knot: λ^−1/2 of the losses
 CHANNELS, LATENT_CHANNELS, BLOCKS = 128, 384, 4
-BLOCK_RECEPTIVE_FIELD = 8  # receptive field of a block at 1/8, pixels to each side
+BLOCK_RECEPTIVE_FIELD = 8  # of a block at 1/8, pixels to each side
 TEXT_CHANNELS, TEXT_BLOCKS = 256, 2
 PREFERENCE_BLOCKS = 4
 
@@ -33,7 +33,7 @@ def compact() -> Codec:
 
 
 def plain_network(network_class: type[NetworkT]) -> NetworkT:
-    """A compact network of that class with untrained weights, 3.6 M parameters."""
+    """Compact network of a class, untrained, 3.6 M parameters."""
     return network_class(*parts())
 
 
@@ -44,7 +44,7 @@ def parts() -> tuple[Analysis, EntropyModel, Synthesis, int]:
 
 
 def text_conditioned_network(network_class: type[NetworkT]) -> NetworkT:
-    """The same with a synthesis that reads text, 4.2 M parameters."""
+    """Compact network whose synthesis reads text, untrained, 4.0 M parameters."""
     synthesis = TextConditionedSynthesis(
         CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, TEXT_CHANNELS, TEXT_BLOCKS
     )
@@ -54,7 +54,7 @@ def text_conditioned_network(network_class: type[NetworkT]) -> NetworkT:
 
 
 def preference_conditioned_network(network_class: type[NetworkT]) -> NetworkT:
-    """The same with a synthesis that takes a preference, 3.9 M parameters."""
+    """Compact network whose synthesis takes a preference, untrained, 3.9 M parameters."""
     synthesis = PreferenceConditionedSynthesis(
         CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, PREFERENCE_BLOCKS
     )

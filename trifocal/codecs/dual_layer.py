@@ -5,7 +5,7 @@ T. Shen, J. Quan and Y. Liu, "Dual-Layer Image Codec with Text Guidance for Hybr
 Clara University).
 
     image ── resize ── four convolutions ── y_obj ⇄ BASE ── h_hat ─┬─ the tail of Faster R-CNN ── objects
-                                                                   └─ extractor ── base preview x_p ── U-Net ── c1, c½, c¼
+                                                                   └─ preview synthesis ── x_p ── U-Net ── c1, c½, c¼
 
     x − x_p, c1 ── 1/2, c½ ── 1/4, c¼ ── inject ── 1/8 ──┬── inject ── 1/16 ── y ⇄ ENHANCEMENT ── y_hat, c ──
     synthesis, + x_p ── x_hat
@@ -20,8 +20,8 @@ Choices where the paper is silent, and differences from it:
       family, with integer logistic tables and a prior of z that depends on the quality.
     - Channel counts: ELIC's N 192 and M 320 in both layers; the analysis as in Lu et al.'s transformer codec
       (`transforms/swin.py`); 32, 64 and 128 channels of c1, c½ and c¼.
-    - The preview's extractor is trained with the base, and both are frozen while the enhancement is trained.
-      The paper says that the base is frozen, and draws the extractor between the layers. The U-Net is trained
+    - The preview synthesis (the paper calls it the extractor) is trained with the base, and both are frozen while the enhancement is trained.
+      The paper says that the base is frozen, and draws it between the layers. The U-Net is trained
       with the enhancement and shared by encoder and decoder.
     - The decoder adds the preview to the output of the synthesis. The paper only says that it is conditioned.
     - The three cross-attentions: image ← text at 1/4, text ← image and image ← text at 1/8, as in TACO, with
@@ -72,7 +72,7 @@ class TextGuided(ScalableNetwork):
 
     Args:
         base: the base layer.
-        conditions: the base preview → conditions of both sides, at three scales.
+        conditions: the base preview → conditions of analysis and synthesis, at three scales.
         analysis, entropy, synthesis, receptive_field: as in `CodecNetwork`; the last is a multiple of 64.
         inject_quarter: cross-attention from the features at 1/4 to the tokens.
         extract: cross-attention from the tokens to the features at 1/8.

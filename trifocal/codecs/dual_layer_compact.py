@@ -5,11 +5,11 @@
     image ── analysis ── y ── − p ── entropy ⇄ ENHANCEMENT ── + p ── synthesis ── image
 
 Shen et al., "Dual-layer image codec with text guidance for hybrid visual perception" (section III-C), code
-the residual of the image against the preview that the base layer's extractor makes, in a Swin analysis with
+the residual of the image against the base preview, in a Swin analysis with
 text and conditions (the preset `dual-layer`). Here the residual is taken between latents. The compact
-network's linear path is a lapped transform, so both sides know the preview's coefficients, and each channel
-subtracts a learned fraction of them (`trust`: 1 where the preview is right, 0 where it is not). The
-prediction is outside the entropy model, so decoders that sum in another order still read every bit.
+network's linear path is a lapped transform, so encoder and decoder can compute the preview's coefficients,
+and each channel subtracts a learned fraction of them (`trust`: 1 where the preview is right, 0 where it is
+not). The prediction is outside the entropy model, so decoders that sum in another order still read every bit.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ from trifocal.types import Condition
 
 __all__ = ["DualLayerCompact", "dual_layer_compact"]
 
-LAPPING_RECEPTIVE_FIELD = (
-    16  # pixels: the prediction's lapped transform, added to the blocks' receptive field
-)
-DETECTOR_CHANNELS, STRIDE = 96, 8  # of the bundled detector's h: channels and stride
+LAPPING_RECEPTIVE_FIELD = 16  # pixels, of the prediction's lapped transform; added to that of the blocks
+DETECTOR_CHANNELS, STRIDE = 96, 8  # of the bundled detector's h
 CHANNELS, LATENT_CHANNELS, BLOCKS = 192, 96, 2
 SYNTHESIS_BLOCKS = 4  # at each of its two scales
 HYPER_CHANNELS, HYPER_WIDTH, WIDTH = 32, 96, 128
@@ -81,7 +79,7 @@ class LatentResidualNetwork(ScalableNetwork):
 
 
 class DualLayerCompact(RoiNetwork, LatentResidualNetwork):
-    """The same with an importance map for the enhancement."""
+    """`LatentResidualNetwork` with an importance map for the enhancement layer."""
 
 
 def dual_layer_compact() -> ScalableCodec:
@@ -93,7 +91,7 @@ def compact_base() -> BaseLayer:
     """The base layer for the bundled detector, with untrained weights."""
     step_sizes = COARSEST * torch.exp2(-OCTAVES * torch.arange(QUALITY_KNOTS))
     spread = (1 / step_sizes)[:, None].expand(-1, LATENT_CHANNELS)
-    exact_side = IntegerNetworks(
+    integer_networks = IntegerNetworks(
         Prior(HYPER_CHANNELS, QUALITY_KNOTS),
         HyperSynthesis(HYPER_CHANNELS, HYPER_WIDTH, WIDTH),
         FourPassContext(LATENT_CHANNELS, WIDTH, 2, spread),
@@ -101,7 +99,7 @@ def compact_base() -> BaseLayer:
     hyper_analysis = HyperAnalysis(LATENT_CHANNELS, HYPER_WIDTH, HYPER_CHANNELS)
     return BaseLayer(
         CompactBaseAnalysis(CHANNELS, LATENT_CHANNELS, BLOCKS),
-        EntropyModel.from_parts(Gain(step_sizes, LATENT_CHANNELS), hyper_analysis, exact_side),
+        EntropyModel.from_parts(Gain(step_sizes, LATENT_CHANNELS), hyper_analysis, integer_networks),
         CompactBaseSynthesis(LATENT_CHANNELS, CHANNELS, DETECTOR_CHANNELS, SYNTHESIS_BLOCKS),
         PreviewSynthesis(DETECTOR_CHANNELS, STRIDE, DETECTOR_CHANNELS, BLOCKS),
     )

@@ -44,11 +44,10 @@ def importance_from_mask(mask: Mask, picture: Picture, has_importance_map: bool)
 
 
 def log2_gain_map(p: NDArray[Any], error_weight: float = IMPORTANCE) -> NDArray[np.float32]:
-    """log₂ of the factor on 1/step for the expected weight of each position, with mean weight 1: [B, h, w] →
-    [B, h, w].
+    """log₂ of the gain (1 / quantiser step) at each position, with mean weight 1: p [B, h, w] → [B, h, w].
 
-    A position's squared error weighs 1 + (error_weight − 1) · p. To first order a quantiser's error falls with
-    the square of its step and the rate with its logarithm, so that weighted error plus rate is least for
+    A position's squared error weighs 1 + (error_weight − 1) · p. To first order a quantiser's error falls
+    with the square of its step and the rate with its logarithm, so that weighted error plus rate is least for
     step² in proportion to 1/weight.
     """
     weight = 1 + (error_weight - 1) * np.asarray(p, dtype=np.float64)

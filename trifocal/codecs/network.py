@@ -51,7 +51,8 @@ class CodecNetwork(nn.Module):
         receptive_field: of analysis and synthesis, pixels to each side, a multiple of 16.
 
     Attributes:
-        has_importance_map: whether `analyse` appends an importance map to y, which is coded before the latent.
+        has_importance_map: whether `analyse` appends an importance map to y, which is coded before the
+            latent.
     """
 
     has_importance_map = False
@@ -139,10 +140,10 @@ class CodecNetwork(nn.Module):
     ) -> Estimate:
         """x_hat and a differentiable rate, without writing a file.
 
-        The state of the codec does not change. In evaluation mode the value of `bits` is that
-        of the file's latent layer, within 1 % (files add about 18 bytes of header, and images above 1024
-        pixels are coded in tiles). Its gradient is that of the logistic at the latent before rounding, and
-        rounding itself passes gradients unchanged; both are biased for values inside the dead zone. In
+        The state of the codec does not change. In evaluation mode the value of `bits` is that of
+        the file's latent layer, within 1 % (files add about 18 bytes of header, and images above 1024 pixels
+        are coded in tiles). Its gradient is that of the logistic at the latent before rounding, and rounding
+        itself passes gradients unchanged; both are biased for values inside the dead zone. In
         training mode the float networks are used in place of the integer ones, so that gradients also reach
         the entropy model; the value then differs from a file by up to 5 %.
 
@@ -169,22 +170,24 @@ class CodecNetwork(nn.Module):
         return Estimate(x_hat, y_hat, bit_map.sum((1, 2)), bit_map)
 
     def _bit_map(self, bits_by_call: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Bits of each coding step → bits of each latent position; side information is spread evenly over
-        what it describes.
+        """Bits of each coding call → bits of each latent position. The bits of the importance map and of z
+        are
+        spread evenly over the positions that they describe.
         """
-        *side, z = bits_by_call[: len(bits_by_call) - self.entropy.exact_side.context.passes]
-        passes = bits_by_call[len(side) + 1 :]
+        *importance_bits, z = bits_by_call[: len(bits_by_call) - self.entropy.exact_side.context.passes]
+        passes = bits_by_call[len(importance_bits) + 1 :]
         put = self.entropy.exact_side.context.put
         bits = torch.stack([put(part, index).sum(-1) for index, part in enumerate(passes)]).sum(0)
         spread = z.sum(-1).repeat_interleave(HYPER_STRIDE, 1).repeat_interleave(HYPER_STRIDE, 2)
         bits = bits + spread / HYPER_STRIDE**2
-        for part in side:
+        for part in importance_bits:
             bits = bits + (part.flatten(1).sum(1) / (size[0] * size[1]))[:, None, None]
         return bits.float()
 
 
 def rate_estimator(entropy: EntropyModel, x: Tensor) -> RateEstimator | TrainingRateEstimator:
-    """The estimator of a forward pass: differentiable in training mode, exact in evaluation mode."""
+    """The estimator of a forward pass: differentiable in training mode; in evaluation mode, the bits of the
+    integer tables."""
     if entropy.training:
         return TrainingRateEstimator(len(x), x.device)
     return RateEstimator(entropy.cost(), len(x))

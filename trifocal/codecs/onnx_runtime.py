@@ -181,16 +181,10 @@ class BaseOnnxRuntime:
 class ScalableOnnxRuntime(OnnxRuntime):
     """`ScalableRuntime` of the compact codec with a base layer."""
 
-    def __init__(
-        self,
-        name: str,
-        file_name: str,
-        weights: Arrays,
-        decodes: DecodableFingerprints,
-        on_torch: Callable[[], TorchRuntime],
-    ) -> None:
-        super().__init__(name, file_name, weights, decodes, on_torch)
-        self.base = BaseOnnxRuntime(self.graphs, weights, on_torch)
+    def __init__(self, *arguments: Any) -> None:
+        """Arguments as for `OnnxRuntime`."""
+        super().__init__(*arguments)
+        self.base = BaseOnnxRuntime(self.graphs, self.weights, self.on_torch)
 
 
 def hyper_analysis(graphs: Graphs, name: str) -> Callable[[Array, Array], Array]:

@@ -1,6 +1,4 @@
-"""The interface between a codec and what evaluates its networks. Arrays are NumPy's; nothing here needs
-torch.
-"""
+"""The interface between a codec and the engine that runs its networks, on NumPy arrays and without torch."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ class Runtime(Protocol):
 
     def fingerprint(self, version: int, refresh: bool = True) -> int | None:
         """The fingerprint of the current weights in a version of the file format; see
-        `weights.fingerprint`. If not `refresh`, the last one, without reading the weights again.
+        `weights.fingerprint`. With `refresh` False, the cached one, without reading the weights again.
         """
         ...
 

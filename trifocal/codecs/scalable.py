@@ -1,4 +1,4 @@
-"""Codecs with two layers: a base layer that a detector reads, and an enhancement layer for viewing.
+"""Scalable codecs: a base layer that a detector reads, and an enhancement layer for viewing.
 
     image ── resize ── base ⇄ BASE ─┬─ h_hat ── detector ── objects
                                     └─ base preview ─┐
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["ScalableCodec", "detect_objects"]
 
 UNCONDITIONED = 128  # in the first byte of BASE: the enhancement is not conditioned on the base preview
-BASE_QUALITIES, BASE_SHARE = (20, 10, 0), 0.15  # for a requested size, and the largest share of it
+BASE_QUALITIES = (20, 10, 0)  # tried in this order when a file size is requested
+BASE_SHARE = 0.15  # largest share of the requested size that the base layer may take
 
 
 class ScalableCodec(Codec):
@@ -137,8 +138,9 @@ class ScalableCodec(Codec):
         size: int | None,
         base: BaseLayerOptions,
     ) -> tuple[Layer, BasePreview[Array] | None]:
-        """The base layer for an enhancement of that level, or a file of that size; and its preview, if it
-        conditions.
+        """Encode the base layer for a quality level of the enhancement layer or a requested file size.
+        Returns the
+        layer, and the preview unless `base.condition_enhancement` is false.
         """
         quality = base.quality
         steps = self.runtime.base.refinement if base.refinement is None else base.refinement

@@ -30,7 +30,7 @@ class TileCoder:
     """Codes the tiles of an image.
 
     Args:
-        runtime: evaluates the networks.
+        runtime: runs the networks.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -55,7 +55,10 @@ class TileCoder:
             rows, columns = region_slices(canvas.core(tile), frame=frame)
             try:
                 y_hat[:, rows, columns] = self.read(
-                    chunks[tile.index], y_hat[:, rows, columns], level, stopwatch
+                    chunks[tile.index],
+                    (rows.stop - rows.start, columns.stop - columns.start),
+                    level,
+                    stopwatch,
                 )
             except Damaged as error:
                 if not best_effort:
@@ -114,16 +117,15 @@ class TileCoder:
     def bits(self, y: Array, level: int, stopwatch: Stopwatch) -> float:
         entropy = self.runtime.entropy()
         estimator = RateEstimator(entropy.cost())
-        size, importance = (y.shape[1], y.shape[2]), self.runtime.has_importance_map
+        size, has_importance_map = (y.shape[1], y.shape[2]), self.runtime.has_importance_map
         with stopwatch("entropy"):
-            code_latents(entropy, estimator, y, np.array([level]), size, importance)
+            code_latents(entropy, estimator, y, np.array([level]), size, has_importance_map)
         return float(estimator.bits[0])
 
-    def read(self, data: bytes | None, latent: Array, level: int, stopwatch: Stopwatch) -> Array:
-        """y_hat of one tile, of the shape of `place`."""
+    def read(self, data: bytes | None, size: tuple[int, int], level: int, stopwatch: Stopwatch) -> Array:
+        """y_hat of one tile, [1, h, w, M]; size is h and w."""
         if data is None:
             raise Damaged("The coded latent of a tile does not match its check sum.")
-        size = (latent.shape[1], latent.shape[2])
         with stopwatch("entropy"):
             y_hat, seconds = read_latents(
                 self.runtime.entropy(), data, np.array([level]), size, self.runtime.has_importance_map

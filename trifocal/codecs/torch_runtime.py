@@ -32,8 +32,8 @@ class TorchRuntime:
         self.receptive_field = network.receptive_field
         self.latent_channels = network.entropy.latent_channels
         self.has_importance_map = network.has_importance_map
-        self._decodes: DecodableFingerprints = {}
-        self._checksum_without_synthesis: tuple[int, ...] = ()
+        self._accepted: DecodableFingerprints = {}
+        self._accepted_checksum: tuple[int, ...] = ()
         self._checksum: tuple[int, ...] = ()
         self._fingerprints: dict[int, int | None] = {}
 
@@ -48,21 +48,17 @@ class TorchRuntime:
         return self._fingerprints[version]
 
     def decodable_fingerprints(self, version: int) -> frozenset[int]:
-        fingerprints = self._decodes.get(version, frozenset())
-        return (
-            fingerprints
-            if fingerprints and self._checksum_without_synthesis == checksum_without_synthesis(self.network)
-            else frozenset()
-        )
+        fingerprints = self._accepted.get(version, frozenset())
+        if fingerprints and self._accepted_checksum != checksum_without_synthesis(self.network):
+            return frozenset()
+        return fingerprints
 
     def accept_fingerprints(self, fingerprints: DecodableFingerprints) -> None:
-        """Accept the files of other weights, from `weights.read_decodable_fingerprints`, until a weight outside the
-        synthesis changes.
+        """Accept the files of other weights until a weight outside the synthesis changes; see
+        `weights.read_decodable_fingerprints`.
         """
-        self._decodes, self._checksum_without_synthesis = (
-            fingerprints,
-            checksum_without_synthesis(self.network),
-        )
+        self._accepted = fingerprints
+        self._accepted_checksum = checksum_without_synthesis(self.network)
 
     @torch.inference_mode()
     def entropy(self) -> TorchCodingNetworks:

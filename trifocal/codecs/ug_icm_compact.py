@@ -8,8 +8,7 @@
 this preset holds the same latent as one of `compact-psnr`, and decodes to the same image with preference 0.
 
 Differences from the paper: no first stage, in which encoder and entropy model also learn for machines; no
-    perceptron of the preference in
-each block (see `transforms/preference_conditioned.py`); the bundled image encoder in place of CLIP (see
+perceptron of the preference in each block (see `transforms/preference_conditioned.py`); the bundled image encoder in place of CLIP (see
 `losses/ug_icm.py`).
 """
 

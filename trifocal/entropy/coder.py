@@ -28,8 +28,9 @@ RADII = radii()
 
 
 class Coder(Protocol[ArrayT]):
-    """One step of coding, on arrays of one kind. `RateEstimator`, `Writer` and `Reader` take NumPy arrays;
-    the coders of `estimators.py` take tensors."""
+    """Codes the values of one coding call. `RateEstimator`, `Writer` and `Reader` take NumPy arrays, and the
+    coders
+    of `estimators.py` torch tensors."""
 
     def code(self, y: ArrayT | None, mean: ArrayT, scale_index: ArrayT) -> ArrayT:
         """Code y − mean, rounded, and return y_hat, of mean's shape. A Reader needs no y."""

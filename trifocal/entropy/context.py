@@ -1,7 +1,7 @@
 """Context models: predict the values of a coding pass from hyper features and earlier passes.
 
-`FourPassContext`, of the compact network, has four passes, after the four-step spatial prior of DCVC's image model;
-`four_passes.py` has their order. `SinglePass` has no context: the mean–scale hyperprior. ELIC's is in
+`FourPassContext`, of the compact network, has four passes, after the four-step spatial prior of DCVC's image
+model; `four_passes.py` has their order. `SinglePass` has no context: the mean–scale hyperprior. ELIC's is in
 `elic.py`, and MLIC++'s in `mlic.py`.
 """
 
@@ -22,11 +22,11 @@ class ContextModel(nn.Module, ABC):
     """The interface of a context model.
 
     `forward` and `residual` also run on the integer forms of its children, in float64. They may only add,
-    multiply by grid values, permute, and take maxima; a returned mean or residual has passed a `Clamp`, and an
-    index a clamp.
+    multiply by grid values, permute, and take maxima. A returned mean or residual has passed a `Clamp`, and
+    an index has been clamped to the rows of the tables.
 
     Attributes:
-        passes: number of passes.
+        passes: number of coding passes.
         normalise: factor per quality and channel that scales values in quantiser steps to about unit size,
             also for the hyper analysis.
     """

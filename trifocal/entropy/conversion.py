@@ -1,4 +1,4 @@
-"""Make the integer form of an entropy network: each layer is replaced by its exact form."""
+"""Convert an entropy network to its bit-exact form: each layer is replaced by an integer layer."""
 
 import copy
 
@@ -82,7 +82,8 @@ def integer_network(module: nn.Module, composed_of: tuple[type[nn.Module], ...] 
         return INTEGER_FORMS[type(module)](module)
     if not isinstance(module, CONVERTED_BY_CHILDREN + composed_of):
         raise TypeError(
-            f"{type(module).__name__} has no exact form; use linear, convolution, ReLU and knots."
+            f"{type(module).__name__} has no integer form; build the network from nn.Linear, Conv, Deconv, "
+            "nn.ReLU and QualityInterpolation."
         )
     network = copy.copy(module)
     network._modules = {name: integer_network(child, composed_of) for name, child in module.named_children()}

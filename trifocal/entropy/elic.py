@@ -1,8 +1,7 @@
 """ELIC's context model: uneven groups of channels, each coded in two checkerboard passes.
 
 D. He et al., "ELIC: Efficient Learned Image Compression with Unevenly Grouped Space-Channel Contextual
-    Adaptive Coding"
-(CVPR 2022), sections 3.1 to 3.3 and figure 3; sizes as in CompressAI's `elic2022-official`.
+Adaptive Coding" (CVPR 2022), sections 3.1 to 3.3 and figure 3; sizes as in CompressAI's `elic2022-official`.
 """
 
 from collections.abc import Sequence
@@ -53,7 +52,8 @@ class ElicContext(ContextModel):
 
     Differences from the paper, and choices where paper and code differ:
         - A logistic and a row of the integer tables instead of a Gaussian: the last layer gives the mean and
-          log₂ of the scale in units of y, and `LevelParameters` converts them to steps and a scale index.
+          log₂ of the scale in units of y, and `LevelParameters` converts them to quantiser
+          steps and a scale index.
         - One model for all rates: the paper has one per rate, and neither `normalise` nor `LevelParameters`.
         - Anchors: in TACO's code the positions whose row + column is odd, in CompressAI's the even ones.
         - Channel context from all earlier groups (the paper); the Chandelier re-implementation takes the

@@ -44,9 +44,8 @@ class TrainingRateEstimator:
 
     The scale learns from the rounded values, which are what a file contains. Noisy values have 0.3 bits per
     pixel more than the dead zone leaves, so a scale that learns from them is too wide. Analysis and mean
-    learn from noisy values with the scale
-    detached: rounded zeros have no gradient, and without one the encoder shrinks its steps
-        (results/training.csv, run 6).
+    learn from noisy values with the scale detached: rounded zeros have no gradient, and without one the
+    encoder shrinks its steps (results/training.csv, run 6).
 
     Attributes:
         bits: bits of each image so far, [B].

@@ -69,7 +69,7 @@ class Layers(Protocol):
 
 
 def take(y: Any, pass_index: int) -> Any:
-    """The values that pass `pass_index` codes: [B, h, w, M] → [B, h/2, w/2, 4, M/4], h and w even."""
+    """The values of a pass: [B, h, w, M] → [B, h/2, w/2, 4, M/4], h and w even."""
     b, h, w, m = y.shape
     y = y.reshape(b, h // 2, 2, w // 2, 2, m // 4, 4)
     places = [y[:, :, p // 2, :, p % 2, :, ORDER[pass_index] ^ p] for p in range(4)]
@@ -86,7 +86,8 @@ def put(part: Any, pass_index: int) -> Any:
 
 
 def decoded_channels(channels: int, pass_index: int) -> NDArray[np.int64]:
-    """Indices of the channels, and then of their magnitudes, that pass `pass_index` knows at each of the four
+    """Indices of the channels, and then of their magnitudes, that pass `pass_index` can use at each of the
+    four
     positions, [4, 2·pass_index·M/4].
     """
     quarter = 4 * np.arange(channels // 4)
@@ -129,7 +130,7 @@ def predict(layers: Layers, pass_index: int, features: Any, y_hat: Any, level: A
 
 
 def decoded_features(layers: Layers, pass_index: int, y_hat: Any, level: Any) -> Any:
-    """What the blocks learn from the values of earlier passes, [B, h/2, w/2, 4, W]."""
+    """The contribution of the values of earlier passes to the input of the blocks, [B, h/2, w/2, 4, W]."""
     before, normalise = range(pass_index), layers.normalise(level)
     join = namespace(y_hat).concatenate
     decoded = join([take(y_hat, earlier) for earlier in before], -1)

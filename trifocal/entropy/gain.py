@@ -10,7 +10,8 @@ class Gain(nn.Module):
     """A factor for each latent channel and quality level, log-linear between learned values.
 
     Args:
-        step_sizes: initial quantiser step at each of K levels, [K], in the units of y.
+        step_sizes: initial quantiser step at the K knots of `QualityInterpolation` (levels 0, 128, 256, …),
+            [K], in the units of y.
         channels: M.
     """
 

@@ -58,7 +58,7 @@ class Prior(nn.Module):
 
 
 class IntegerNetworks(nn.Module):
-    """The networks between z_hat and the coder, which encoder and decoder must evaluate identically.
+    """The networks between z_hat and the coder, whose results must be identical in encoder and decoder.
 
     Args:
         prior: of z.
@@ -78,15 +78,15 @@ class EntropyModel(nn.Module):
     """y ⇄ coder ⇄ y_hat: gain, hyper analysis, and the integer networks (prior, hyper synthesis, context).
 
     The constructor builds the entropy model of the compact codec; `from_parts` takes any parts. It also codes
-    latents of other
-    projects: see docs/research.md.
+    latents of other projects: see docs/research.md.
 
     Args:
         latent_channels: M, a multiple of 4.
         hyper_channels: Z.
         width: width of the context model.
         blocks: blocks of the context model.
-        step_sizes: initial quantiser step at each of K quality levels, [K].
+        step_sizes: initial quantiser step at the K knots of `QualityInterpolation` (levels 0, 128, 256, …),
+            [K].
     """
 
     def __init__(
@@ -105,23 +105,25 @@ class EntropyModel(nn.Module):
         )
 
     @classmethod
-    def from_parts(cls, gain: Gain, hyper_analysis: nn.Module, exact_side: IntegerNetworks) -> EntropyModel:
+    def from_parts(
+        cls, gain: Gain, hyper_analysis: nn.Module, integer_networks: IntegerNetworks
+    ) -> EntropyModel:
         """Any other entropy model: ELIC's (`elic.py`), a mean–scale hyperprior (`SinglePass`).
 
         Args:
             gain: level and channel → the factor before the quantiser.
             hyper_analysis: normalised y [B, h, w, M] → z [B, h/4, w/4, Z], in ordinary floats.
-            exact_side: prior, hyper synthesis and context.
+            integer_networks: prior, hyper synthesis and context.
         """
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model._take_parts(gain, hyper_analysis, exact_side)
+        model._take_parts(gain, hyper_analysis, integer_networks)
         return model
 
-    def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, exact_side: IntegerNetworks) -> None:
+    def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, integer_networks: IntegerNetworks) -> None:
         self.gain = gain
         self.hyper_analysis = hyper_analysis
-        self.exact_side = exact_side
+        self.exact_side = integer_networks
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
         self._integer: IntegerNetworks | None = None
@@ -153,7 +155,7 @@ class EntropyModel(nn.Module):
             y_hat, [B, h, w, M], in the units of y.
         """
         if not isinstance(coder, ARRAY_CODERS):
-            networks = TorchEntropyNetworks(self, exact=not self.training)
+            networks = TorchEntropyNetworks(self, integer=not self.training)
             return code_latents(networks, coder, y, level, size, has_importance_map)
         device = self.frequencies.device
         arrays = self.arrays()
@@ -250,12 +252,12 @@ class TorchEntropyNetworks:
 
     Args:
         model: whose networks.
-        exact: use the integer networks, in float64; otherwise the float networks, with a gradient.
+        integer: use the integer networks, in float64; otherwise the float networks, with a gradient.
     """
 
-    def __init__(self, model: EntropyModel, exact: bool) -> None:
-        self.model, self.exact = model, exact
-        self.networks = model.integer_networks() if exact else model.exact_side
+    def __init__(self, model: EntropyModel, integer: bool) -> None:
+        self.model, self.integer = model, integer
+        self.networks = model.integer_networks() if integer else model.exact_side
         self.passes = model.exact_side.context.passes
 
     def scale(self, y: Tensor, level: Tensor) -> Tensor:
@@ -300,7 +302,7 @@ class TorchEntropyNetworks:
         return self.model.exact_side.context.put(part, pass_index)
 
     def _precise(self, values: Tensor) -> Tensor:
-        return values.double() if self.exact else values
+        return values.double() if self.integer else values
 
 
 class TorchCodingNetworks:
@@ -311,7 +313,7 @@ class TorchCodingNetworks:
     def __init__(self, model: EntropyModel) -> None:
         self.model = model
         self.device = model.frequencies.device
-        self.tensors = TorchEntropyNetworks(model, exact=True)
+        self.tensors = TorchEntropyNetworks(model, integer=True)
         self.passes = self.tensors.passes
 
     def models(self) -> list[Model]:

@@ -18,15 +18,15 @@ from trifocal.errors import Damaged
 QUARTERS = 4
 LARGEST = 8  # quarters of an octave to each side
 CELL = 4  # latents to a side
-SPREAD_INDEX_ROW = 30  # of the table that codes the index of the other table
+SPREAD_INDEX_ROW = 30  # of the tables: the row that codes the spread index
 SPREAD_INDICES = 7
-MEAN_TO_INDEX = 4.0  # octave o stands for a mean magnitude of about 2^(o−4)
+MEAN_TO_INDEX = 4.0  # index i: a mean magnitude of about 2^(i−4)
 
 
 def code_importance(
     coder: Coder[ArrayT], importance_map: ArrayT | None, size: tuple[int, int], like: ArrayT
 ) -> ArrayT:
-    """Code the map, and return the factor that both sides apply around the quantiser.
+    """Code the map, and return the factor that encoder and decoder apply around the quantiser.
 
     Args:
         coder: of NumPy arrays or of tensors.
@@ -82,14 +82,16 @@ def _differences(quarters: Array) -> Array:
 
 
 def _spread_index(differences: Array) -> Array:
-    """0 where all are zero, else the octave of the table that suits their mean magnitude, [B, 1, 1, 1]."""
+    """The spread index, which selects the table of the differences: 0 where all are zero, else by their mean
+    magnitude, [B, 1, 1, 1]."""
     mean = np.abs(differences).mean(axis=(1, 2, 3), keepdims=True)
     index = np.rint(np.log2(mean.clip(min=2.0**-12)) + MEAN_TO_INDEX).clip(1, SPREAD_INDICES)
     return np.where(mean > 0, index, 0.0)
 
 
 def _upsampled(cells: Array, axis: int) -> Array:
-    """Linear interpolation from cells to latents along an axis, constant beyond the outer centres. Exact: all
+    """Linear interpolation from cells to latents along an axis, constant beyond the outer centres. Bit-exact:
+    all
     weights are eighths.
     """
     count = cells.shape[axis]

@@ -1,7 +1,8 @@
 """The integer forms of the torch layers and networks; `integer_arithmetic.py` has the arithmetic.
 
 Convolutions are matrix products and shifted sums, since Winograd or FFT kernels would leave the grid.
-`integer_functions.py` has transcendental functions, and `conversion.py` builds integer networks of float ones.
+The results are bit-exact: the same on every machine. `integer_functions.py` has transcendental functions, and
+`conversion.py` converts float networks.
 """
 
 from collections.abc import Iterator

@@ -57,7 +57,8 @@ class EntropyNetworks(Protocol[ArrayT]):
         ...
 
     def correct(self, pass_index: int, features: Any, y_hat: ArrayT, level: ArrayT) -> ArrayT:
-        """y_hat of the passes so far, with the predicted error of this pass's rounding added; y_hat itself for
+        """y_hat of the passes so far, with the predicted error of this pass's rounding added; y_hat itself
+        for
         an entropy model without such a prediction.
         """
         ...
@@ -72,7 +73,7 @@ class EntropyNetworks(Protocol[ArrayT]):
 
 
 class CodingNetworks(EntropyNetworks[Array], Protocol):
-    """An entropy model for coding: exact networks on NumPy arrays, and its tables."""
+    """An entropy model for coding: integer networks on NumPy arrays, and its tables."""
 
     def models(self) -> list[Model]:
         """Range-coder models of the frequencies."""
@@ -96,11 +97,12 @@ def code_latents(
     Args:
         networks: of the entropy model.
         coder: estimates, writes, or reads.
-        y: latent, [B, h, w, M], or None for a Reader. With `has_importance_map` it has one more channel, the
-            importance map.
+        y: latent, [B, h, w, M], or None for a Reader. With `has_importance_map` it has one more channel,
+            the importance map.
         level: [B].
         size: h and w, multiples of 4.
-        has_importance_map: code the map first, and the latent in steps that the map makes finer or coarser.
+        has_importance_map: code the map first, and then the latent in quantiser steps that the map makes
+            finer or coarser.
 
     Returns:
         y_hat, [B, h, w, M], in the units of y.

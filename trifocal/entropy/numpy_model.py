@@ -39,12 +39,12 @@ class NumpyCodingNetworks:
 
     @cached_property
     def networks(self) -> tuple[Prior, HyperSynthesis, ContextLayers]:
-        side = part(self.weights, "exact_side.")
+        weights = part(self.weights, "exact_side.")
         try:
             return (
-                Prior(part(side, "prior.")),
-                HyperSynthesis(part(side, "hyper_synthesis.")),
-                ContextLayers(part(side, "context.")),
+                Prior(part(weights, "prior.")),
+                HyperSynthesis(part(weights, "hyper_synthesis.")),
+                ContextLayers(part(weights, "context.")),
             )
         except OverflowError as error:
             raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error

@@ -1,10 +1,8 @@
 """Integer frequency tables of the range coder, indexed by a scale index.
 
 Row i describes a quantised logistic distribution with scale 0.05 · 2^(i/6), or, after calibration, the values
-counted on training
-images. Rows are symmetric: a row holds the frequency of 0, of each of ±1 … ±R, and of an escape symbol.
-    Trained tables are
-part of the weights; inference never recomputes them.
+counted on training images. Rows are symmetric: a row holds the frequency of 0, of each of ±1 … ±R, and of an
+escape symbol. Trained tables are part of the weights; inference never recomputes them.
 """
 
 import numpy as np

@@ -14,7 +14,7 @@ from trifocal.errors import PictureError
 from trifocal.evaluation.candidates.factory import load_custom_weights
 from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS
 from trifocal.evaluation.candidates.variant import Variant, expand_variants
-from trifocal.evaluation.evaluate import measure
+from trifocal.evaluation.evaluate import evaluate
 from trifocal.evaluation.images import captions_for, find_images, relative_name
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS
 from trifocal.evaluation.metrics.metric_set import is_metric
@@ -63,7 +63,8 @@ def compare(
     published curves are plotted too. A candidate that cannot be measured is named in the report.
 
     Args:
-        candidates: as for `evaluate`. Speeds are ratios to the first one, and crops are made at its bytes.
+        candidates: as for `evaluate`. The first one is the reference: speeds are relative to it, and all
+            crops use files of at most its size.
         data: the folder of the images.
         out: the folder of the report.
         options: what to measure and show; None for the defaults.
@@ -87,11 +88,12 @@ def compare(
             notify(sentence)
 
     advance = progress or (lambda fraction: None)
-    results = measure(
+    results = evaluate(
         candidates,
         data,
         folder / "results.csv",
         options,
+        raise_failures=False,
         progress=lambda fraction: advance(MEASURING_SHARE * fraction),
         notify=keep,
     )

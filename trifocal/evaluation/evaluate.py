@@ -53,7 +53,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class EvaluationResults:
-    """The results of what was asked for, new and resumed.
+    """Results of one call: rows that were measured now, and rows that were kept from the output file.
 
     Attributes:
         rows: one per candidate, image and quality.
@@ -74,6 +74,7 @@ def evaluate(
     out: str | os.PathLike[str],
     options: EvaluateOptions | None = None,
     *,
+    raise_failures: bool = True,
     progress: Callable[[float], None] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> EvaluationResults:
@@ -89,34 +90,36 @@ def evaluate(
         out: the CSV file of the rows. Means are written to the file whose name ends in _summary.csv, and the
             effects of several kinds of text to the one that ends in _words.csv.
         options: what to measure; None for the defaults.
+        raise_failures: if False, what failed is only in the results.
         progress: called with the fraction done, 0..1.
         notify: called with a sentence for each failure, and for each metric or image that was left out.
 
     Raises:
         OptionError, PresetError, WeightsError: for options, names, a folder without images and custom
             weights, before anything is measured.
-        PictureError: at the end, if something failed.
+        PictureError: at the end, if something failed and `raise_failures` is true.
     """
-    results = measure(candidates, data, out, options, progress=progress, notify=notify)
-    if results.failures:
+    options = options or EvaluateOptions()
+    chosen = distinct_candidates(candidates, options)
+    run = open_run(chosen, Path(data), Path(out), options, notify or (lambda sentence: None))
+    for number, candidate in enumerate(chosen):
+        for fraction in run.measure(candidate):
+            if progress is not None:
+                progress((number + fraction) / len(chosen))
+    results = run.results()
+    if results.failures and raise_failures:
         failures = results.failures if notify is None else [f"{len(results.failures)} failed."]
         rest = f"All other rows are in {out}." if results.rows else "Nothing was measured."
         raise PictureError(f"{' '.join(failures)} {rest}")
     return results
 
 
-def measure(
-    candidates: Sequence[str | Preset | Candidate],
-    data: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    options: EvaluateOptions | None = None,
-    *,
-    progress: Callable[[float], None] | None = None,
-    notify: Callable[[str], None] | None = None,
-) -> EvaluationResults:
-    """As `evaluate`, but failures are returned instead of raised at the end."""
-    options = options or EvaluateOptions()
-    images = find_images(data)
+def distinct_candidates(
+    candidates: Sequence[str | Preset | Candidate], options: EvaluateOptions
+) -> list[Variant | Candidate]:
+    """The candidates with all their settings, each name once; with a task also the originals. Raises as
+    `evaluate`.
+    """
     variants = expand_variants(
         load_custom_weights(candidates, options.device), options.text, options.layers, options.preferences
     )
@@ -125,14 +128,24 @@ def measure(
     by_name: dict[str, Variant | Candidate] = {}
     for variant in variants:
         by_name.setdefault(variant.name, variant)
-    chosen = list(by_name.values())
-    qualities_by_candidate = options.qualities_by_candidate(by_name)
-    notify = notify or (lambda sentence: None)
+    return list(by_name.values())
+
+
+def open_run(
+    chosen: Sequence[Variant | Candidate],
+    data: Path,
+    out: Path,
+    options: EvaluateOptions,
+    notify: Callable[[str], None],
+) -> EvaluationRun:
+    """Load the metrics, and issue the notices about the choice of candidates. Raises as `evaluate`."""
+    images = find_images(data)
+    qualities_by_candidate = options.qualities_by_candidate([candidate.name for candidate in chosen])
     has_text = any(isinstance(variant, Variant) and variant.text is not None for variant in chosen)
     metrics = MetricSet(
         options.metrics, options.task, data, notify, has_text, options.captions, options.device
     )
-    run = EvaluationRun(Path(data), images, qualities_by_candidate, metrics, Path(out), options)
+    run = EvaluationRun(data, images, qualities_by_candidate, metrics, out, options)
     if any(isinstance(variant, Variant) and variant.text == "best" for variant in chosen):
         run.notify_once(
             "The best text is an oracle: of the captions of each image, it is the one whose decoded image is "
@@ -140,11 +153,7 @@ def measure(
         )
     if len(set(options.text)) > 1 and max(map(len, qualities_by_candidate.values())) == 1:
         run.notify_once("The effect of text is a difference between curves: measure at least two qualities.")
-    for number, candidate in enumerate(chosen):
-        for fraction in run.measure(candidate):
-            if progress is not None:
-                progress((number + fraction) / len(chosen))
-    return run.results()
+    return run
 
 
 class EvaluationRun:
@@ -226,7 +235,7 @@ class EvaluationRun:
         return EvaluationResults(self.rows, means, effects, self.failures)
 
     def _reusable_rows(self, candidate: Candidate | TextCandidate) -> dict[tuple[str, float], ImageResult]:
-        """The rows of this candidate that the file already has with the same weights and all metrics."""
+        """The rows of this candidate in the output file that have the same weights and all metrics."""
         rows = [row for row in self.file.rows if row.preset == candidate.name]
         stale = [row for row in rows if row.weights != candidate.weights]
         if stale:
@@ -248,7 +257,9 @@ class EvaluationRun:
         quality: float,
         known: Mapping[tuple[str, float], ImageResult],
     ) -> list[DatasetMetric]:
-        """The metrics of the whole set that the old summary lacks for the same images; they are begun."""
+        """The metrics of the whole set that the old summary lacks for the same images. `begin` is called on
+        them.
+        """
         all_known = all((relative_name(path, self.root), quality) in known for path in self.images)
         key = candidate.name, quality, candidate.weights, len(self.images)
         old: Mapping[str, float | None] = next(

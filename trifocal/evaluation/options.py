@@ -35,7 +35,7 @@ class EvaluateOptions:
         best_by: the metric by which text of the kind "best" is chosen.
         square: the short side to which each image is resized before its centre is cropped to a square, in
             pixels; see `open_image`.
-        layers: "base" measures layered presets by their base layer alone, as preset:base, at base qualities.
+        layers: "base" measures scalable presets by their base layer alone, as preset:base, at base qualities.
         preferences: 0 (people) to 1 (machines). Each preset whose decoder takes one is measured with each, as
             preset:0.5.
         device: of the presets, as torch names it; a CUDA device runs the metrics' networks too.

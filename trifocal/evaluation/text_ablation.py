@@ -1,8 +1,7 @@
 """Text ablation: the effect of captions, empty text, captions of other images, and no text.
 
 The comparison is paired: the Bjøntegaard difference between two kinds of text on each image's own curves, and
-    the mean
-of these differences over the images with a bootstrap interval.
+the mean of these differences over the images with a bootstrap interval.
 """
 
 from __future__ import annotations

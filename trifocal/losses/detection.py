@@ -2,7 +2,8 @@
 
 scores: class scores of each grid point; the target is the IoU of its box (Li et al. 2020, "Generalized focal
     loss"), mixed with the teacher's scores
-boxes:  generalised IoU of the grid points that are assigned to an object (Feng et al. 2021, "TOOD", section 3.3)
+boxes:  generalised IoU of the grid points that are assigned to an object (Feng et al. 2021, "TOOD", section
+3.3)
 """
 
 from collections.abc import Sequence
@@ -65,9 +66,9 @@ def detection_losses(
 ) -> dict[str, Tensor]:
     """The scalar terms "scores" and "boxes".
 
-    The target of a class score is the IoU of the grid point's box and the object that it is assigned to, and 0
-    elsewhere. With a teacher it is the mean of that and the teacher's score, or the teacher's score alone for
-    uncertain targets.
+    The target of a class score is the IoU of the grid point's box and the object that it is assigned to, and
+    0 elsewhere. With a teacher it is the mean of that and the teacher's score, or the teacher's score alone
+    for uncertain targets.
 
     Args:
         dense: outputs of the detector for B images.
@@ -94,7 +95,8 @@ def detection_losses(
 
 
 def assign_grid_points(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Assign grid points to objects: of the grid points inside an object's box the POINTS_PER_OBJECT with the best alignment of
+    """Assign grid points to objects: of the grid points inside an object's box the POINTS_PER_OBJECT with the
+    best alignment of
     score and IoU.
 
     A grid point that is chosen for several objects is assigned to the one with the largest IoU.

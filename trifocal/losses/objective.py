@@ -15,7 +15,8 @@ from trifocal.types import Batch, Output
 
 
 class Objective(nn.Module):
-    """bpp + λ(level) · MSE, with all quality levels weighted equally. A method's objective overrides `losses`.
+    """bpp + λ(level) · MSE, with all quality levels weighted equally. A method's objective overrides
+    `losses`.
 
     An objective may own networks. Frozen ones, such as LPIPS, have no gradient. Those that are trained beside
     the codec, such as a discriminator, are its partners, each with an optimiser of its own.

@@ -46,7 +46,8 @@ class TacoObjective(Objective):
       balanced as in `losses.level_weight`, except in the joint loss, which is a scalar of the batch.
     * The code feeds LPIPS inputs in 0..1, and the preset's recipe does so too ("lpips-unscaled"). Without
       that argument they are in −1..1, as in the training of LPIPS.
-    * Where LPIPS is not available, `EncoderDistance` replaces it with the same k_P; `notices` returns a notice,
+    * Where LPIPS is not available, `EncoderDistance` replaces it with the same k_P; `notices` returns a
+    notice,
       and `description` records it.
     * As in the code, two images of a batch with the same text are negatives of each other.
 

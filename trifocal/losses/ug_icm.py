@@ -61,7 +61,8 @@ class PreferenceObjective(Objective):
     Differences from the paper and its code, and what they leave open:
 
     * The paper trains one model for each of four rates, and its code has one λ. Here λ is log-spaced over
-      the quality levels, with the range of MLIC++'s models, and they are balanced as in `losses.level_weight`.
+      the quality levels, with the range of MLIC++'s models, and they are balanced as in
+      `losses.level_weight`.
     * The paper alternates between both preferences in halves of an epoch; its code draws one for each image,
       as here. A batch with a single preference has no loss for the other.
     * Objects come from torchvision's Mask R-CNN, run on the original crop, or from the boxes of the data; in

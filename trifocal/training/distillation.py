@@ -263,7 +263,8 @@ class ContinuedDistillationLosses(DistillationLosses):
     """Distillation of a trained detector with a frozen stem: every part gets our own outputs as inputs, and
     predictions weigh twice.
 
-    The second detection stage is trained too: for each region, on the teacher's prediction at the grid point that
+    The second detection stage is trained too: for each region, on the teacher's prediction at the grid point
+    that
         proposed it.
     """
 
@@ -312,7 +313,8 @@ def detector_parts(detector: SplitDetector) -> list[nn.Module]:
 
 
 def prediction_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """`grid_point_errors` of class scores and box distances over the teacher's confidence: logits [B, h, w, K +
+    """`grid_point_errors` of class scores and box distances over the teacher's confidence: logits [B, h, w, K
+    +
     4·BINS] twice → scalar."""
     split = [found.shape[-1] - 4 * BINS, 4 * BINS]
     errors, confidence = grid_point_errors(*found.split(split, dim=-1), *wanted.split(split, dim=-1))

@@ -60,7 +60,8 @@ class ImageTextBatch:
         x: [B, 3, SIDE, SIDE] in 0..1.
         captions: one per view, "" where there is none.
         phrases: one per view; every fourth names an object that is absent.
-        coverage: the share of each position that is covered by a box of a named object, [B, GRID, GRID], 0..1.
+        coverage: the share of each position that is covered by a box of a named object, [B, GRID, GRID],
+            0..1.
         named_categories: COCO category ids that the phrases name, per view.
         scores: the teacher's class scores, [B, 2·GRID, 2·GRID, 80] and [B, GRID, GRID, 80], 0..1; or None.
     """

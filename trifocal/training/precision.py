@@ -39,7 +39,8 @@ def choose_precision(requested: str, device: torch.device, operations: str) -> P
     """Choose the precision of a run.
 
     Args:
-        requested: one of PRECISIONS; "auto" is bfloat16 where the device computes in it, and float32 elsewhere.
+        requested: one of PRECISIONS; "auto" is bfloat16 where the device computes in it, and float32
+            elsewhere.
         device: of the run.
         operations: the operations that are computed in bfloat16, in the plural, for the sentence.
 

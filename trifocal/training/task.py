@@ -64,7 +64,8 @@ class TrainingTask(ABC):
         learning_rate: at the height of the schedule.
         ema: decay of the averaged weights, which are validated and exported.
         clip: largest norm of a gradient.
-        bfloat16_operations: which operations `autocast` computes in bfloat16, in the plural, for the notice to the user.
+        bfloat16_operations: which operations `autocast` computes in bfloat16, in the plural, for the notice
+            to the user.
         batch: images in a step, in all processes together.
         processes: that share the batch.
         unused_parameters: whether a step may leave parameters without a gradient.

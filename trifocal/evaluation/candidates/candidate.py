@@ -1,4 +1,4 @@
-"""The interface of what is measured, and presets behind it."""
+"""The `Candidate` interface, and its implementation for presets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Candidate(Protocol):
-    """What can be measured.
+    """A codec that can be measured.
 
     `name` is its name in tables, `weights` the fingerprint of its weights in hexadecimal ("" without).
     `encode` returns the bytes of a whole file, `decode` uint8 [H, W, 3].
@@ -53,7 +53,8 @@ class Candidate(Protocol):
 
 
 class LoadedPreset:
-    """A preset with its weights: the one place where the evaluation encodes and decodes presets.
+    """A preset with its weights. All encoding and decoding of presets in the evaluation goes through this
+    class.
 
     Raises:
         PresetError: for an unknown preset.
@@ -204,7 +205,7 @@ def _loss_by(metric: Metric) -> Callable[[Pair], float]:
 
 
 def ignore(notice: str) -> None:
-    """Measurements print no notices about single files."""
+    """Discard a notice."""
 
 
 def candidate_for(candidate: Candidate | TextCandidate, image: str) -> Candidate:

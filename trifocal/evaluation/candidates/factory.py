@@ -1,4 +1,4 @@
-"""Create what is measured from its parsed name."""
+"""Create a `Candidate` from a `Variant`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Layered presets measured by parts: the base layer alone, independent layers, and codecs at the detector's
-input size.
-"""
+"""Scalable presets by parts: base layer, unconditioned enhancement, the detector's size."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ BASE_LAYER_DETECTORS = {"dual-layer": "fasterrcnn_resnet50_fpn", "dual-layer-com
 
 
 class BaseLayerCandidate:
-    """The base layer of a layered preset alone: the file that `trifocal strip --layers base` writes.
+    """The base layer of a scalable preset alone: the file that `trifocal strip --layers base` writes.
 
     Qualities are base qualities, whole numbers. `encode` codes both layers and drops one, so its time covers
     both.
@@ -74,7 +72,7 @@ class BaseLayerCandidate:
 
 
 class UnconditionedCandidate:
-    """A layered preset whose enhancement layer is not conditioned on the base preview.
+    """A scalable preset whose enhancement layer is not conditioned on the base preview.
 
     Raises:
         PresetError: for a preset without layers.
@@ -120,7 +118,7 @@ class DownscaledCandidate:
 
 
 def load_scalable(preset: str) -> ScalableCodec:
-    """The codec of a layered preset. Raises PresetError for another, WeightsError."""
+    """The codec of a scalable preset. Raises PresetError for another, WeightsError."""
     from trifocal.codecs.scalable import ScalableCodec
 
     codec = _load_layered(Variant(preset)).codec

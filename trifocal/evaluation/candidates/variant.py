@@ -1,4 +1,4 @@
-"""What is measured, parsed from text: a preset or format, its weights, and one setting.
+"""`Variant`: a codec, its weights and one setting, parsed from a name such as `compact` or `avif:small`.
 
 compact                     a preset with its bundled weights
 avif                        a format that Pillow writes
@@ -234,7 +234,7 @@ def expand_variants(
 
     Args:
         text: kinds of text, for presets that read text.
-        layers: "base" measures layered presets by their base layer alone.
+        layers: "base" measures scalable presets by their base layer alone.
         preferences: for presets whose decoder takes a preference.
 
     Raises:

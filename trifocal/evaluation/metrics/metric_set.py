@@ -168,11 +168,11 @@ class MetricSet:
         return values | dict.fromkeys(self.resized_bpp_columns, 8 * size / (width * height)), notes
 
     def is_complete(self, row: ImageResult) -> bool:
-        """Whether an old row is of this protocol and has every metric, or a note on its absence."""
-        protocol = {
+        """Whether an old row has the same resized-bpp columns, and every metric or a note on its absence."""
+        columns = {
             column for column in row.values if _is_resized_bpp(column) and row.values[column] is not None
         }
-        return protocol == set(self.resized_bpp_columns) and all(
+        return columns == set(self.resized_bpp_columns) and all(
             row.values.get(metric.column) is not None
             or bool(metric.missing_reason)
             and metric.missing_reason in row.note

@@ -5,7 +5,7 @@ not the PSNR of a mean error), as in CompressAI's published tables. The MS-SSIMs
 pytorch-msssim, which the published rows use, differ by at most 0.0001 on decoded Kodak images. The package
 ssimulacra2 was compared with its authors' tool (libjxl 0.11) on four Kodak images coded as JPEG, AVIF and
 WebP with scores of 20 to 85: it is lower by 0.8 in the mean, by 0.3 above 70 and by up to 2.6 below 40.
-    Compare its figures only with each other.
+Compare its figures only with each other.
 """
 
 from __future__ import annotations

@@ -91,7 +91,8 @@ def load_clip_score(reference: bool, name: str = CLIP, device: str = "cpu") -> M
     """Hessel et al. 2021 (arXiv 2104.08718), without their factor 2.5: 100 · max(cos(image, caption), 0).
 
     With `reference`, RefCLIPScore: the harmonic mean of that and the first caption's largest cosine to the
-        other captions.
+    other captions.
+
     None for an image without a caption (with `reference`, without a second one).
     """
     name = local_model(name)

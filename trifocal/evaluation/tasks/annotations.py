@@ -38,7 +38,7 @@ class GroundTruth(Generic[Value]):
         self.skipped: dict[str, list[str]] = {}
 
     def begin(self) -> None:
-        """Start a new pass over the images; notes are kept."""
+        """Start a new pass over the images; notices are kept."""
         self.claimed = {}
 
     def find(self, name: str) -> Value | None:
@@ -47,8 +47,9 @@ class GroundTruth(Generic[Value]):
         return None if path is None else self.values[path]
 
     def claim(self, name: str) -> Value | None:
-        """As `find`, and note images without a value, or with one that another image of this pass has
-        taken.
+        """As `find`, but record images that have no value, or whose value is already used by another image of
+        this
+        pass.
         """
         path = self._path(name)
         if path is None:
@@ -60,7 +61,7 @@ class GroundTruth(Generic[Value]):
         return self.values[path]
 
     def skip(self, name: str, reason: str) -> None:
-        """Note an image that is left out."""
+        """Record an image that is left out."""
         names = self.skipped.setdefault(reason, [])
         if name not in names:
             names.append(name)

@@ -202,7 +202,7 @@ class DetectionTask:
     ) -> None:
         """Find the objects of an image, uint8 [H, W, 3].
 
-        Images without annotations, or of another size than annotated, are left out with a note.
+        Images without annotations, or of another size than annotated, are left out with a notice.
 
         Args:
             find: returns the objects, in the pixels of `decoded`, for the detector's name and the detector;

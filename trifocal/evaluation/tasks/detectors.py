@@ -16,7 +16,7 @@ COMPACT = "compact"
 
 
 class CompactDetector:
-    """The bundled detector on whole images; its second half also reads base layers.
+    """The bundled detector on whole images; its tail also reads base layers.
 
     It resizes the image to `compact_size`, and the boxes back. Raises WeightsError.
     """
