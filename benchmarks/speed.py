@@ -31,9 +31,9 @@ from PIL import Image
 from trifocal.container import Bitstream
 from trifocal.demo import PHOTOGRAPH
 from trifocal.errors import TrifocalError
-from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS, pillow_codecs
-from trifocal.evaluation.codecs.variant import Variant
-from trifocal.evaluation.memory import peak_memory, processor
+from trifocal.evaluation.candidates.pillow_codecs import PILLOW_CODECS, pillow_codecs
+from trifocal.evaluation.candidates.variant import Variant
+from trifocal.evaluation.peak_memory import peak_memory, processor
 from trifocal.pictures import Picture
 from trifocal.presets import DEFAULT, load
 

@@ -24,13 +24,13 @@ import torch
 
 from trifocal.data import TrainingPicture
 from trifocal.errors import OptionError, TrifocalError
-from trifocal.evaluation.memory import processor
+from trifocal.evaluation.peak_memory import processor
 from trifocal.losses import Objective
 from trifocal.presets import Preset, find
 from trifocal.training import in_processes
 from trifocal.training.precision import bfloat16_unit
 from trifocal.training.stages import make_objective
-from trifocal.training.task import Note, Report
+from trifocal.training.task import Notify, Report
 from trifocal.training.tasks.codec import CodecTask
 from trifocal.training.trainer import Trainer
 
@@ -105,14 +105,14 @@ def measure(
     steps: int,
     *,
     report: Report,
-    note: Note,
+    notify: Notify,
 ) -> float:
     """Steps a minute of an untrained network, without validation and checkpoints."""
     chosen = find(preset)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     recipe = replace(chosen.recipe, batch=batch * processes)
     task = CodecTask(chosen, recipe=recipe, objective=lambda: OBJECTIVES[objective](chosen))
-    task.training = noise(max(SIDE, recipe.crop))
+    task.training_images = noise(max(SIDE, recipe.crop))
     with TemporaryDirectory() as out:
         trainer = Trainer(task, out, steps=warmup + steps, precision=precision)
         begun = time.perf_counter()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from trifocal.cli.console import Console, reporting
 from trifocal.errors import TrifocalError
-from trifocal.evaluation.codecs.factory import load_custom_weights
+from trifocal.evaluation.candidates.factory import load_custom_weights
 from trifocal.evaluation.tasks.confidence import bootstrap_ap, run_detection
 
 QUALITIES = {"first": (10, 30, 60), "other": (0, 10, 20, 35, 60)}
@@ -50,7 +50,7 @@ def main() -> None:
             rates.append(rate)
         table = bootstrap_ap(runs, arguments.draws, progress=lambda part: report(0.9 + 0.1 * part, "samples"))
     count = len(arguments.qualities)
-    measured = np.array([[run.precision("bbox")[0] for run in runs]])
+    measured = np.array([[run.average_precision("bbox")[0] for run in runs]])
     values, draws = (differences(aps, rates, count) for aps in (measured, table))
     print(
         f"AP of {first.name}, and its difference from {other.name} at equal bits per pixel with a 95 % "

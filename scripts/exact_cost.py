@@ -13,7 +13,7 @@ from torch import Tensor
 import trifocal
 from trifocal.codecs.network import CodecNetwork
 from trifocal.entropy.estimators import PositionRateEstimator
-from trifocal.entropy.hyperprior import TensorNetworks
+from trifocal.entropy.hyperprior import TorchEntropyNetworks
 from trifocal.entropy.latent_coding import code_latents
 from trifocal.pictures import Picture, list_pictures
 from trifocal.pictures.canvas import TILE
@@ -34,9 +34,9 @@ def bits(network: CodecNetwork, x: Tensor, level: Tensor, exact: bool) -> float:
     """
     y = network.analyse(x)
     estimator = PositionRateEstimator(network.entropy.cost())
-    networks = TensorNetworks(network.entropy, exact)
-    code_latents(networks, estimator, y, level, (y.shape[1], y.shape[2]), network.reads_importance)
-    return float(sum(step.double().sum() for step in estimator.steps))
+    networks = TorchEntropyNetworks(network.entropy, exact)
+    code_latents(networks, estimator, y, level, (y.shape[1], y.shape[2]), network.has_importance_map)
+    return float(sum(step.double().sum() for step in estimator.bits_by_call))
 
 
 def crops(folder: str) -> Iterator[Tensor]:

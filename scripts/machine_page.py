@@ -22,9 +22,9 @@ from trifocal.evaluation import (
     rate_at,
     read_means,
 )
-from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
+from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS
 from trifocal.evaluation.report.results_table import summary_path
-from trifocal.evaluation.tasks.task import OWN
+from trifocal.evaluation.tasks.task import DETECTOR_LABELS
 from trifocal.utils.files import atomic_write
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -215,12 +215,10 @@ def decoded_section(preset: str, detector: str, means: Sequence[MeanResult]) -> 
 
 def own_section(preset: str, detector: str, means: Sequence[MeanResult]) -> str:
     columns = (f"ap:{detector}", f"ap50:{detector}")
+    name = detector.removesuffix(f"-{DETECTOR_LABELS}")
     return "\n\n".join(
         [
-            (
-                f"## Decoded images for {detector.removesuffix(f'-{OWN}')}, not used in training: AP against "
-                "its detections in the originals"
-            ),
+            f"## Decoded images for {name}, not used in training: AP against its detections in the originals",
             f"### {codec_title(preset)} against each codec",
             grid(decoded_differences(preset, means, columns)),
             "### All points",

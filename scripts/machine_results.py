@@ -31,10 +31,10 @@ from trifocal.container import Bitstream
 from trifocal.container.parts import read_base, strip
 from trifocal.errors import TrifocalError
 from trifocal.evaluation import APWithError, EvaluateOptions, ap_with_errors, create_task
-from trifocal.evaluation.codecs.layer_ablations import load_scalable
-from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
+from trifocal.evaluation.candidates.layer_ablations import load_scalable
+from trifocal.evaluation.candidates.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.report.measurements import system_description
-from trifocal.evaluation.tasks.task import OWN
+from trifocal.evaluation.tasks.task import DETECTOR_LABELS
 from trifocal.pictures import Picture, list_pictures
 
 BASE_QUALITIES = (0, 20, 40, 60, 80, 100)
@@ -134,7 +134,7 @@ class Request:
         self.measure(DECODED, points, detector, DECODED_METRICS)
 
     def measure_with_own_truth(self, detector: str) -> None:
-        self.measure(OWN_DECODED, decoded_points(self.preset), detector, (), OWN)
+        self.measure(OWN_DECODED, decoded_points(self.preset), detector, (), DETECTOR_LABELS)
 
     def measure(
         self,
@@ -153,7 +153,7 @@ class Request:
                 self.out / table,
                 EvaluateOptions(points, metrics, task, resume=self.resume),
                 progress=lambda fraction: report_progress(fraction, table),
-                note=terminal.print_notice,
+                notify=terminal.print_notice,
             )
 
     def measure_times(self) -> list[Timing]:

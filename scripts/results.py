@@ -24,7 +24,7 @@ from trifocal import evaluation
 from trifocal.cli.console import Console, reporting
 from trifocal.errors import TrifocalError
 from trifocal.evaluation import EvaluateOptions, MeanResult
-from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS, PILLOW_CODECS
+from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS, PILLOW_CODECS
 from trifocal.evaluation.report.curves import ANCHORS, PILLOW_CURVES
 from trifocal.pictures import list_pictures
 from trifocal.presets import DEFAULT
@@ -90,7 +90,7 @@ def measure(
             out,
             EvaluateOptions(qualities, METRICS, resume=True),
             progress=lambda fraction: report(fraction, out.name),
-            note=terminal.print_notice,
+            notify=terminal.print_notice,
         ).means
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 import trifocal
 from trifocal.demo import PHOTOGRAPH
 from trifocal.evaluation import ssimulacra2
-from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
+from trifocal.evaluation.candidates.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.report.crops import largest_file_within
 from trifocal.pictures import Picture
 

@@ -83,7 +83,9 @@ def small(registry: dict[str, Preset], tmp_path: Path) -> Preset:
     """A preset of another package, with weights outside Trifocal; not registered."""
     write_weights(build().network, tmp_path / "small.safetensors")
     weights = str(tmp_path / "small.safetensors")
-    return replace(presets.find("compact"), name="small", id=48, build=build, weights=weights, earlier=())
+    return replace(
+        presets.find("compact"), name="small", id=48, build=build, weights=weights, earlier_weights=()
+    )
 
 
 @pytest.fixture
@@ -404,7 +406,7 @@ def test_registered_preset_works_in_all_functions(small: Preset, tmp_path: Path)
     assert trifocal.register(small) is small
     assert trifocal.register(small) is small
     assert presets.find("small") is presets.preset_for(stream.header) is small
-    assert small in presets.all_presets() and small.ships
+    assert small in presets.all_presets() and small.has_weights
     assert trifocal.encode(RGB, "small") == trifocal.encode(RGB, small) == stream
     assert trifocal.decode(stream).picture.rgb.shape == RGB.shape
     again = replace(small, summary="another object with the same name and id")

@@ -38,11 +38,11 @@ from trifocal.losses.detection import Target
 from trifocal.presets import find
 from trifocal.training import detection_batches as scenes
 from trifocal.training.batches import DataEcho
-from trifocal.training.distillation import PARTS, FeatureSource
+from trifocal.training.distillation import DISTILLED_PARTS, FeatureSource
 from trifocal.training.tasks import base_layer as base_task
 from trifocal.training.tasks import detector as detector_task
 from trifocal.types import MAX_LEVEL
-from trifocal.weights import FOLDER, read_weights, write_weights
+from trifocal.weights import WEIGHTS_FOLDER, read_weights, write_weights
 
 NOTHING = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
@@ -122,7 +122,7 @@ def test_unchanged_features_have_no_loss(detector: SplitDetector) -> None:
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     targets = [NOTHING, Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]))]
     with torch.no_grad():
-        h, original = detector.front(x), DetectorReference(detector, x)
+        h, original = detector.stem_features(x), DetectorReference(detector, x)
         right = original.terms(h, x, targets)
         wrong = original.terms(torch.zeros_like(h), 1 - x, targets)
     paper = {"class_cross_entropy"}
@@ -140,7 +140,7 @@ def test_task_loss_by_hand() -> None:
 
 def test_gradient_reaches_the_features_but_not_the_detector(detector: SplitDetector) -> None:
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
-    h_hat = (detector.front(x) + 0.1).requires_grad_()
+    h_hat = (detector.stem_features(x) + 0.1).requires_grad_()
     terms = DetectorReference(detector, x).terms(h_hat, x, [NOTHING, NOTHING])
     for name in ("features", "stages", "pyramid", "classes", "objectness", "places"):
         (slope,) = torch.autograd.grad(terms[name].sum(), h_hat, retain_graph=True)
@@ -280,7 +280,7 @@ def test_enhancement_starts_from_compact_weights(tmp_path: Path) -> None:
     """Also from named custom weights."""
     codec, compact = (
         base_task.codec_with_base("dual-layer-compact", None),
-        read_weights(FOLDER / "compact.safetensors"),
+        read_weights(WEIGHTS_FOLDER / "compact.safetensors"),
     )
     own = codec.state_dict()
     assert all(torch.equal(own[name], value) for name, value in compact.items())
@@ -304,7 +304,7 @@ def test_third_stage_trains_layers_after_the_split_only(
 ) -> None:
     """Therefore existing base layers and files stay valid."""
     for name, value in (("validation_batches", 1), ("warmup", 1), ("ema", 0.0)):
-        monkeypatch.setattr(detector_task.RefinementTask, name, value)
+        monkeypatch.setattr(detector_task.ContinuedDistillationTask, name, value)
     monkeypatch.setattr(detector_task, "TeacherOutputs", OtherDetectorBatches)
     codec = small_dual_layer_compact(detector)
     before = copy.deepcopy(codec.network.state_dict())
@@ -316,7 +316,7 @@ def test_third_stage_trains_layers_after_the_split_only(
     train([write_annotated_images(tmp_path)], run, steps=1)
     path = train([tmp_path / "pictures"], run, steps=6, resume=True)
     first, last = log_of(run)
-    terms = list(PARTS)[4:]
+    terms = list(DISTILLED_PARTS)[4:]
     assert sum(last[name] for name in terms) < 0.9 * sum(first[name] for name in terms)
     old, new = read_weights(start), read_weights(path)
     assert all(torch.equal(old[name], new[name]) for name in old if ".front." in name)
@@ -341,7 +341,7 @@ def test_third_stage_codes_half_of_the_images_with_the_base_layer(detector: Spli
     source = FeatureSource(Same(), detector, base)
     base.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     h, said = source.next()
-    whole = detector.front(pixels)
+    whole = detector.stem_features(pixels)
     assert h.shape == whole.shape and said == answers
     kept = [bool(torch.allclose(one, other, atol=1e-5)) for one, other in zip(h, whole)]
     assert sum(kept) == 2

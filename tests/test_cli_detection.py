@@ -433,7 +433,7 @@ def test_decoding_a_part_names_the_merge_command(
     monkeypatch.setattr(
         Fake, "decode", lambda self, stream, **options: ScalableCodec.decode(self, stream, **options)
     )
-    monkeypatch.setattr(Fake, "_checked", ScalableCodec._checked, raising=False)
+    monkeypatch.setattr(Fake, "_canvas_and_region", ScalableCodec._canvas_and_region, raising=False)
     words = {
         "base": ("trifocal detect", "--layers base", "trifocal merge"),
         "enhancement": ("trifocal merge",),

@@ -20,7 +20,7 @@ from trifocal.errors import PresetError
 from trifocal.evaluation import psnr, ssimulacra2
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, Preset
-from trifocal.weights import FOLDER
+from trifocal.weights import WEIGHTS_FOLDER
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,9 @@ def photograph() -> Picture:
     return Picture.open(PHOTOGRAPH)
 
 
-TRAINED = [p for p in PRESETS if p.ships and p.name != "taco-compact"]  # which has the weights of compact
+TRAINED = [
+    p for p in PRESETS if p.has_weights and p.name != "taco-compact"
+]  # which has the weights of compact
 NAMED_THEN = {
     "compact-0.1.safetensors": "compact"
 }  # presets in the records of weights that serve another now
@@ -43,7 +45,7 @@ WITHOUT_LOG = {"compact.safetensors"}  # of its runs only what its record says w
 @pytest.mark.parametrize("preset", TRAINED, ids=lambda preset: preset.name)
 def test_bundled_compact_weights_are_complete(preset: Preset) -> None:
     """float16 weights, a record of the training, and a log whose last value equals the record's."""
-    path = FOLDER / preset.weights
+    path = WEIGHTS_FOLDER / preset.weights
     weights = load_file(path)
     floats = [w for w in weights.values() if w.is_floating_point()]
     assert all(w.dtype == torch.float16 for w in floats)
@@ -53,7 +55,9 @@ def test_bundled_compact_weights_are_complete(preset: Preset) -> None:
         and record["steps"] > 0
         and record["data"]
     )
-    all_weights = (load_file(FOLDER / preset.shared) if preset.shared else {}) | weights
+    all_weights = (
+        load_file(WEIGHTS_FOLDER / preset.shared_weights) if preset.shared_weights else {}
+    ) | weights
     parameters = sum(w.numel() for w in all_weights.values() if w.is_floating_point())
     assert record["parameters"] == parameters <= 7_000_000
     assert path.with_suffix(".csv").exists() == (preset.weights not in WITHOUT_LOG)
@@ -67,14 +71,14 @@ def test_bundled_compact_weights_are_complete(preset: Preset) -> None:
 
 def test_every_compact_preset_has_bundled_weights() -> None:
     compact = {preset.name for preset in PRESETS if "compact" in preset.name}
-    assert {preset.name for preset in PRESETS if preset.ships} == compact
+    assert {preset.name for preset in PRESETS if preset.has_weights} == compact
 
 
 def test_detector_has_bundled_weights_and_a_record() -> None:
     """float16 weights, training data and metrics."""
-    weights = load_file(FOLDER / "detector.safetensors")
+    weights = load_file(WEIGHTS_FOLDER / "detector.safetensors")
     assert all(w.dtype == torch.float16 for w in weights.values() if w.is_floating_point())
-    record = json.loads((FOLDER / "detector.json").read_text())
+    record = json.loads((WEIGHTS_FOLDER / "detector.json").read_text())
     assert record["parameters"] == sum(p.numel() for p in load_detector().parameters()) <= 6_000_000
     assert all(
         p.any() for p in load_detector().network.roi_heads.parameters()
@@ -82,14 +86,14 @@ def test_detector_has_bundled_weights_and_a_record() -> None:
     assert record["data"] and record["teacher"]
     assert (record["stage"], record["start"]["stage"]) == (3, 3)
     assert 0 < record["coco-val"]["ap"] < record["coco-val"]["ap50"] < 1
-    log = (FOLDER / "detector.csv").read_text().splitlines()
+    log = (WEIGHTS_FOLDER / "detector.csv").read_text().splitlines()
     assert log[-1].split(",")[0] == str(record["steps"])
 
 
 def test_base_layer_and_detector_have_the_same_stem() -> None:
     """Equal to the last bit; the layers after it may be trained on, and files stay valid."""
     detector, dual = (
-        load_file(FOLDER / f"{name}.safetensors") for name in ("detector", "dual-layer-compact")
+        load_file(WEIGHTS_FOLDER / f"{name}.safetensors") for name in ("detector", "dual-layer-compact")
     )
     begin = "base.analysis.front."
     front = {name.removeprefix(begin): w for name, w in dual.items() if name.startswith(begin)}

@@ -9,9 +9,9 @@ from PIL import Image
 
 from trifocal.errors import OptionError, PictureError, PresetError
 from trifocal.evaluation import CompareOptions
-from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
+from trifocal.evaluation.candidates.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.compare import compare
-from trifocal.evaluation.memory import own_peak_memory
+from trifocal.evaluation.peak_memory import own_peak_memory
 from trifocal.evaluation.report.compressai_json import read_compressai
 from trifocal.evaluation.report.crops import largest_error_region, largest_file_within, parse_crops
 from trifocal.pictures import Picture
@@ -44,7 +44,7 @@ def test_compare_writes_a_report_page(folder: Path, tmp_path: Path) -> None:
         folder,
         tmp_path / "report",
         CompareOptions([20, 50, 80], published=[other]),
-        note=said.append,
+        notify=said.append,
     )
     text = page.read_text("utf-8")
     assert page == tmp_path / "report" / "index.html" and "worst" in text and "best" in text

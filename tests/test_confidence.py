@@ -18,8 +18,8 @@ from helpers.detection import (
 from trifocal.errors import OptionError
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.evaluation.tasks.confidence import ap_with_errors, bootstrap_ap
-from trifocal.evaluation.tasks.detection import Detection
-from trifocal.evaluation.tasks.detectors import Detections, Detector
+from trifocal.evaluation.tasks.detection import DetectionTask
+from trifocal.evaluation.tasks.detectors import Detections, ObjectDetector
 
 
 @pytest.fixture
@@ -27,11 +27,11 @@ def folder(tmp_path: Path) -> Path:
     return write_bright_images(tmp_path)
 
 
-def showing(seen: Detections, name: str, detector: Detector) -> Detections:
+def showing(seen: Detections, name: str, detector: ObjectDetector) -> Detections:
     return seen
 
 
-def detection_task_with(folder: Path, *right: bool) -> Detection:
+def detection_task_with(folder: Path, *right: bool) -> DetectionTask:
     """A task whose detector finds the square of an image, or another box with a lower score."""
     way = detection_task(folder, BrightDetector(), "bright")
     for number, found in enumerate(right):
@@ -60,9 +60,9 @@ def test_bootstrap_samples_images_equally_for_all_runs(folder: Path) -> None:
 
 def test_image_counts_as_often_as_it_is_sampled(folder: Path) -> None:
     way = detection_task_with(folder, True, False)
-    assert way.precision("bbox") == way.precision("bbox", [0, 1])
-    assert way.precision("bbox", [0, 0, 0])[0] == 1 and way.precision("bbox", [1, 1])[0] == 0
-    assert way.precision("bbox", [0, 0, 1])[0] > way.precision("bbox", [0, 1])[0]
+    assert way.average_precision("bbox") == way.average_precision("bbox", [0, 1])
+    assert way.average_precision("bbox", [0, 0, 0])[0] == 1 and way.average_precision("bbox", [1, 1])[0] == 0
+    assert way.average_precision("bbox", [0, 0, 1])[0] > way.average_precision("bbox", [0, 1])[0]
 
 
 def test_runs_without_common_images_are_refused(folder: Path) -> None:

@@ -20,7 +20,7 @@ from trifocal.presets import find
 from trifocal.training.optimisers import parameter_groups
 from trifocal.transforms.text_conditioned import TextConditionedSynthesis
 from trifocal.types import Batch, Condition, TextEmbedding
-from trifocal.weights import FOLDER
+from trifocal.weights import WEIGHTS_FOLDER
 
 
 def words(seed: int = 0, count: int = 1) -> Condition:
@@ -105,7 +105,7 @@ def test_only_the_synthesis_is_trained():
     losses = []
     for step in range(12):
         torch.manual_seed(1)
-        ((part, loss),) = objective.turns(codec.network, batch, step)
+        ((part, loss),) = objective.losses(codec.network, batch, step)
         assert part == "codec"
         optimiser.zero_grad()
         loss.backward()
@@ -124,7 +124,7 @@ def test_only_the_synthesis_is_trained():
 
 def test_bundled_weights_share_latents_with_compact():
     """Those of 0.1: the same analysis and gains; only the frequency tables were counted again."""
-    plain = trifocal.load("compact", weights=FOLDER / "compact-0.1.safetensors")
+    plain = trifocal.load("compact", weights=WEIGHTS_FOLDER / "compact-0.1.safetensors")
     worded = trifocal.load("cross-modal-compact")
     assert isinstance(plain, Codec) and isinstance(worded.network, CrossModalCompact)
     ours, theirs = worded.network.state_dict(), plain.network.state_dict()

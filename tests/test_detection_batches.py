@@ -36,7 +36,7 @@ from trifocal.training.detection_batches import (
     mirror,
     teacher_target,
 )
-from trifocal.training.distillation import PARTS, TeacherOutputs
+from trifocal.training.distillation import DISTILLED_PARTS, TeacherOutputs
 
 NUMBERS = label_numbers(COCO_IDS)
 PICTURES = [
@@ -290,7 +290,7 @@ def test_other_onnx_files_are_refused_as_teacher(tmp_path: Path) -> None:
 def test_teacher_features_are_the_requested_tensors(tmp_path: Path) -> None:
     """Channels-last, for the batch it was given; a PicoDet without these tensors is refused."""
     names = ["block 3", "extra 64", "say 64"]
-    asked = [PARTS[name][0] for name in names]
+    asked = [DISTILLED_PARTS[name][0] for name in names]
     answers = TeacherOutputs(PICTURES, onnx_file(tmp_path / "t.onnx", asked), names, 2, seed=0)
     x, said = answers.next()
     assert x.shape == (2, 3, PICODET_SIDE, PICODET_SIDE) and len(said) == 3

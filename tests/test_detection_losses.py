@@ -35,7 +35,7 @@ from trifocal.losses import detection as losses
 from trifocal.losses.detection import (
     Target,
     TeacherDetections,
-    assign_anchors,
+    assign_grid_points,
     box_loss,
     detection_losses,
     paired_iou,
@@ -76,7 +76,7 @@ def test_boxes_are_assigned_to_the_best_points_inside(monkeypatch: pytest.Monkey
     """Two points per box; a point that suits both goes to the box that it fits better; a point outside is
     assigned to no box, however well its prediction fits.
     """
-    monkeypatch.setattr(losses, "ANCHORS", 2)
+    monkeypatch.setattr(losses, "POINTS_PER_OBJECT", 2)
     target = Target(
         torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [80, 80, 90, 90]]), torch.tensor([1, 1, 2])
     )
@@ -86,12 +86,12 @@ def test_boxes_are_assigned_to_the_best_points_inside(monkeypatch: pytest.Monkey
     where = torch.tensor([[4.0, 4], [8, 4], [12, 4], [4, 8], [70, 70], [84, 82]])
     where = torch.cat([where, torch.full((6, 1), 8.0)], 1)
     sure = torch.full((6, 2), 0.5)
-    there, whose = assign_anchors(target, sure, boxes, where)
+    there, whose = assign_grid_points(target, sure, boxes, where)
     assert (there.tolist(), whose.tolist()) == ([0, 1, 2, 5], [0, 1, 1, 2])
     sure[1, 0] = 1e-9  # unsure of the class: the first box's next best is another
-    there, whose = assign_anchors(target, sure, boxes, where)
+    there, whose = assign_grid_points(target, sure, boxes, where)
     assert (there.tolist(), whose.tolist()) == ([0, 1, 2, 3, 5], [0, 1, 1, 0, 2])
-    there, whose = assign_anchors(Target(target.boxes[:0], target.labels[:0]), sure, boxes, where)
+    there, whose = assign_grid_points(Target(target.boxes[:0], target.labels[:0]), sure, boxes, where)
     assert len(there) == len(whose) == 0
 
 
@@ -185,7 +185,7 @@ def perfect_first_stage(classes: int = 5) -> DensePredictions:
     dense = DensePredictions(torch.full((2, len(where), classes), -30.0), boxes, bins, where)
     inside = ((where[:, :2] > 10) & (where[:, :2] < torch.tensor([60.0, 70]))).all(1)
     dense.boxes[0, inside] = OBJECT.boxes
-    there = inside.nonzero()[: losses.ANCHORS, 0]
+    there = inside.nonzero()[: losses.POINTS_PER_OBJECT, 0]
     dense.classes[0, there, OBJECT.labels - 1] = 30.0
     return dense
 
@@ -210,7 +210,9 @@ def test_teacher_scores_count_half_or_fully() -> None:
     assert detection_losses(dense, [OBJECT, NOTHING], truth)["scores"] < 1e-4
     silent = torch.zeros_like(truth)
     half = detection_losses(dense, [OBJECT, NOTHING], silent)["scores"].item()
-    assert half == pytest.approx(losses.ANCHORS * 30 * 0.5 * 0.5**2 / losses.ANCHORS, rel=1e-3)
+    assert half == pytest.approx(
+        losses.POINTS_PER_OBJECT * 30 * 0.5 * 0.5**2 / losses.POINTS_PER_OBJECT, rel=1e-3
+    )
     alone = detection_losses(dense, [replace(OBJECT, certain=False), NOTHING], silent)["scores"].item()
     assert alone == pytest.approx(30.0, rel=1e-3)
 
@@ -326,7 +328,7 @@ def test_trained_detector_has_a_lower_learning_rate(
 
 # ── the first stage ──
 
-BEHIND = tuple(distillation.PARTS)[distillation.FRONT_BLOCKS :]
+BEHIND = tuple(distillation.DISTILLED_PARTS)[distillation.FRONT_BLOCKS :]
 
 
 def test_distilled_parts_match_teacher_outputs() -> None:
@@ -334,15 +336,15 @@ def test_distilled_parts_match_teacher_outputs() -> None:
     parts = distillation.detector_parts(detector)
     assert (
         len(parts)
-        == len(distillation.PARTS)
-        == len({answer for answer, _ in distillation.PARTS.values()})
+        == len(distillation.DISTILLED_PARTS)
+        == len({answer for answer, _ in distillation.DISTILLED_PARTS.values()})
         == 34
     )
     learned = {id(p) for part in parts for p in part.parameters()}
     assert len(learned) == len([*detector.backbone.parameters(), *detector.network.rpn.parameters()])
     x, answers = OtherDetectorBatches().next()
     pyramid = OtherDetectorBatches().detector.backbone(x)  # made as the detector itself makes it
-    named = dict(zip(distillation.PARTS, answers, strict=True))
+    named = dict(zip(distillation.DISTILLED_PARTS, answers, strict=True))
     for level, name in zip(
         pyramid.values(), ("top-down 8", "bottom-up 16", "bottom-up 32", "extra 64"), strict=True
     ):
@@ -362,7 +364,7 @@ def test_distillation_trains_every_part(
     train(tmp_path / "one", steps=1)
     path = train(tmp_path / "one", steps=6, resume=True)
     first, last = log_of(tmp_path / "one")
-    blocks = [name for name in distillation.PARTS if name in first]
+    blocks = [name for name in distillation.DISTILLED_PARTS if name in first]
     assert len(blocks) == 34
     assert sum(last[name] for name in blocks) < 0.9 * sum(first[name] for name in blocks)
     assert len({last[f"held_out_{name}"] for name in blocks}) == 34
@@ -393,8 +395,8 @@ def test_frozen_stem_is_kept_in_training(
     train(run, steps=1, start=start)
     path = train(run, steps=6, start=start, resume=True)
     first, last = log_of(run)
-    blocks = list(distillation.PARTS)[4:]
-    assert [name for name in first if name in distillation.PARTS] == blocks
+    blocks = list(distillation.DISTILLED_PARTS)[4:]
+    assert [name for name in first if name in distillation.DISTILLED_PARTS] == blocks
     assert sum(last[name] for name in blocks) < 0.9 * sum(first[name] for name in blocks)
     begun, made = read_weights(start), read_weights(path)
     assert equal(made, begun, "front") and not equal(made, begun, "middle") and not equal(made, begun, "last")
@@ -441,7 +443,7 @@ def test_parts_use_our_outputs_at_the_end_of_distillation() -> None:
 
 def test_predictions_weigh_twice_in_stage_3() -> None:
     source = OtherDetectorBatches(parts=BEHIND)
-    own = distillation.RefinementLosses(copy.deepcopy(source.detector))
+    own = distillation.ContinuedDistillationLosses(copy.deepcopy(source.detector))
     with torch.no_grad():
         for lateral in distillation.detector_parts(own.detector)[14:17]:
             for parameter in lateral.parameters():
@@ -452,7 +454,9 @@ def test_predictions_weigh_twice_in_stage_3() -> None:
     terms = own.train()(h, said)
     assert terms.keys() == own.weights.keys() == {*BEHIND, *distillation.REGIONS}
     errors = {name: float(terms[name].detach()) for name in BEHIND if not name.startswith("say")}
-    assert [name for name, error in errors.items() if error < 1e-4] == list(distillation.PARTS)[4:14]
+    assert [name for name, error in errors.items() if error < 1e-4] == list(distillation.DISTILLED_PARTS)[
+        4:14
+    ]
     assert {name for name in BEHIND if own.weights[name] == 2} == {f"say {side}" for side in (8, 16, 32, 64)}
     assert all(weight in (1, 2) for weight in own.weights.values())
 
@@ -477,11 +481,11 @@ def test_equal_region_predictions_have_no_loss() -> None:
 def test_second_detection_stage_is_trained_in_training_stage_3_only() -> None:
     """It corrects an imperfect first stage; its gradient reaches all of its parameters and the pyramid."""
     source = OtherDetectorBatches(parts=BEHIND)
-    perfect = distillation.RefinementLosses(copy.deepcopy(source.detector))
+    perfect = distillation.ContinuedDistillationLosses(copy.deepcopy(source.detector))
     h, said = distillation.FeatureSource(source, source.detector).next()
     perfect.set_variances([said])
     assert all(perfect(h, said)[name] < 1e-4 for name in distillation.REGIONS)
-    own = distillation.RefinementLosses(copy.deepcopy(source.detector))
+    own = distillation.ContinuedDistillationLosses(copy.deepcopy(source.detector))
     own.set_variances([said])
     heads = own.detector.network.roi_heads
     with torch.no_grad():
@@ -495,7 +499,7 @@ def test_second_detection_stage_is_trained_in_training_stage_3_only() -> None:
     reached = {name for name, p in own.named_parameters() if p.grad is not None and p.grad.any()}
     assert {name for name, _ in own.named_parameters() if ".roi_heads." in name} <= reached
     assert any(".pyramid." in name for name in reached) and not any(".front." in name for name in reached)
-    factor = partial(detector_task.RefinementTask.factor, None)  # type: ignore[arg-type]
+    factor = partial(detector_task.ContinuedDistillationTask.factor, None)  # type: ignore[arg-type]
     assert factor("detector.network.roi_heads.box_head.whole.weight") > factor("detector.network.rpn") == 1
     first = distillation.DistillationLosses(copy.deepcopy(source.detector), keep_front=True)
     assert not any(p.requires_grad for p in first.detector.network.roi_heads.parameters())
@@ -567,7 +571,7 @@ def test_train_passes_its_options_on(name: str, function: str, monkeypatch: pyte
     assert words == (["a.tar", "b.tar"], f"runs/{name}")
     report = options.pop("report")
     report(0.5, "step 5")
-    options.pop("note")("trains in float32")
+    options.pop("notify")("trains in float32")
     assert options == {
         "steps": None,
         "minutes": 5,

@@ -23,12 +23,12 @@ from trifocal.detection.detector import (
     split_faster_rcnn,
 )
 from trifocal.detection.input_size import COCO_IDS, MAX_AREA
-from trifocal.detection.roi_head import RefinementHead, box_geometry
+from trifocal.detection.roi_head import RoiPredictor, box_geometry
 from trifocal.detection.two_stage import (
     predict_compact,
     propose,
-    refine_proposals,
     second_stage_outputs,
+    second_stage_predictions,
     to_image_list,
 )
 from trifocal.errors import WeightsError
@@ -79,7 +79,7 @@ def test_split_detector_equals_the_original_network(
     """After torchvision's transform: the same boxes, labels and scores to the last bit."""
     (x,) = pictures(1, width, height)
     seen, _ = cut.network.transform([x])
-    found = cut.rest(cut.backbone.front(seen.tensors), seen.image_sizes[0])[0]
+    found = cut.detect_from_features(cut.backbone.front(seen.tensors), seen.image_sizes[0])[0]
     result: list[dict[str, Tensor]] = [{"boxes": torch.from_numpy(found.boxes).float()}]
     (back,) = cut.network.transform.postprocess(result, seen.image_sizes, [(height, width)])
     assert same(Detections(back["boxes"].double().numpy(), found.labels, found.scores), uncut([x])[0])
@@ -108,7 +108,7 @@ def test_input_size_equals_torchvisions(cut: SplitDetector, width: int, height: 
 
 @torch.inference_mode()
 def test_stem_features_are_layer1_channels_last(cut: SplitDetector) -> None:
-    h = cut.front(pictures(2, 128, 96))
+    h = cut.stem_features(pictures(2, 128, 96))
     assert h.shape == (2, 24, 32, 256)
     backbone = cut.backbone
     assert (backbone.channels, backbone.stride, backbone.out_channels) == (256, 4, 16)
@@ -157,12 +157,12 @@ def test_aspect_ratio_is_kept(compact: SplitDetector, width: int, height: int) -
 @torch.inference_mode()
 def test_tail_of_a_batch_equals_that_of_each_image(compact: SplitDetector) -> None:
     x = pictures(3, 160, 128)
-    h = compact.front(x)
+    h = compact.stem_features(x)
     assert h.shape == (3, 16, 20, compact.backbone.channels) and compact.backbone.stride == 8
-    together = compact.rest(h, (128, 160))
+    together = compact.detect_from_features(h, (128, 160))
     assert len(together) == 3
     for one, found in zip(h, together):
-        (alone,) = compact.rest(one[None], (128, 160))
+        (alone,) = compact.detect_from_features(one[None], (128, 160))
         assert len(found.boxes) == len(alone.boxes) > 0
         assert np.allclose(found.scores, alone.scores, atol=1e-4)
         one_row, other_row = (
@@ -176,8 +176,8 @@ def test_tail_of_a_batch_equals_that_of_each_image(compact: SplitDetector) -> No
 @torch.inference_mode()
 def test_boxes_are_clipped_to_the_image(compact: SplitDetector) -> None:
     """h may extend beyond the image; objects outside it are dropped."""
-    h = compact.front(pictures(1, 160, 128))
-    (found,) = compact.rest(h, (90, 100))
+    h = compact.stem_features(pictures(1, 160, 128))
+    (found,) = compact.detect_from_features(h, (90, 100))
     assert len(found.boxes) and (found.boxes <= np.array([100, 90, 100, 90])).all()
 
 
@@ -234,13 +234,13 @@ def test_second_stage_adds_to_the_first_stages_outputs(compact: SplitDetector) -
     given = (network, pyramid, first, images)
     scores, boxes, _ = first.dense.gather(first.indices)
     assert len(scores) == sum(len(chosen) for chosen in first.chosen) and len(first.chosen) == 2
-    same_scores, same_boxes = refine_proposals(*given)
+    same_scores, same_boxes = second_stage_predictions(*given)
     assert torch.equal(same_scores, scores) and torch.allclose(same_boxes, boxes, atol=1e-4)
     coder = network.roi_heads.box_coder
     with torch.no_grad():
         network.roi_heads.box_predictor.scores.bias[7] = 3.0
         network.roi_heads.box_predictor.offsets.bias[2] = coder.weights[2] * math.log(1.5)
-    more, wider = refine_proposals(*given)
+    more, wider = second_stage_predictions(*given)
     assert torch.allclose(more - scores, torch.eye(80)[7] * 3, atol=1e-5)
     widths, heights = (boxes[:, 2:] - boxes[:, :2]).T
     assert torch.allclose(
@@ -264,8 +264,10 @@ def test_second_stage_depends_on_the_region_features(compact: SplitDetector) -> 
     network.roi_heads.box_predictor.scores.weight.normal_(generator=torch.Generator().manual_seed(3))
     images, pyramid = to_image_list(x), network.backbone(x)
     first = propose(network, images, pyramid)
-    one, _ = refine_proposals(network, pyramid, first, images)
-    other, _ = refine_proposals(network, {name: 2 * level for name, level in pyramid.items()}, first, images)
+    one, _ = second_stage_predictions(network, pyramid, first, images)
+    other, _ = second_stage_predictions(
+        network, {name: 2 * level for name, level in pyramid.items()}, first, images
+    )
     assert (one - other).abs().max() > 1e-3
 
 
@@ -280,7 +282,7 @@ def test_no_proposals_give_no_detections(compact: SplitDetector) -> None:
 
 
 def test_first_stage_without_detections_has_a_gradient() -> None:
-    correction = RefinementHead(80)
+    correction = RoiPredictor(80)
     torch.nn.init.normal_(correction.scores.weight)
     scores = torch.full((3, 80), -1000.0, requires_grad=True)
     boxes, places = torch.tensor([[5.0, 5, 5, 5]]).repeat(3, 1), torch.tensor([[4.0, 4, 8]]).repeat(3, 1)
@@ -313,7 +315,7 @@ def test_backbone_is_stem_and_tail(compact: SplitDetector) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of the weights."""
-    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    monkeypatch.setattr(module, "WEIGHTS_FOLDER", tmp_path)
     load_detector.cache_clear()
     yield tmp_path
     load_detector.cache_clear()

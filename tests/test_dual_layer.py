@@ -17,7 +17,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from helpers.codec_checks import check_thread_counts
-from helpers.dual_layer import KNOWN_CHANNELS, TEXT_CHANNELS, small_dual_layer, small_input_size
+from helpers.dual_layer import CONDITION_CHANNELS, TEXT_CHANNELS, small_dual_layer, small_input_size
 from helpers.images import random_rgb
 from helpers.summation_order import count_mismatches, encode_latents, random_images, with_reordered_layers
 from trifocal.codecs import scalable
@@ -29,7 +29,7 @@ from trifocal.detection import faster_rcnn
 from trifocal.detection.input_size import torchvision_size
 from trifocal.entropy.latent_coding import write_latents
 from trifocal.errors import FormatError, WeightsError
-from trifocal.losses import balance, bits_per_pixel, quality_lambda
+from trifocal.losses import bits_per_pixel, level_weight, quality_lambda
 from trifocal.losses.dual_layer import DualLayerObjective
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms import swin
@@ -149,7 +149,7 @@ def positive(network: nn.Module) -> nn.Module:
 
 @torch.inference_mode()
 def test_unet_gives_conditions_at_three_scales():
-    known = UNet(KNOWN_CHANNELS)(torch.rand(2, 64, 32, 3))
+    known = UNet(CONDITION_CHANNELS)(torch.rand(2, 64, 32, 3))
     assert [c.shape for c in known] == [(2, 64, 32, 4), (2, 32, 16, 4), (2, 16, 8, 8)]
 
 
@@ -211,7 +211,9 @@ def test_grey_replaces_a_missing_base_preview(codec, x):
 
 @torch.inference_mode()
 def test_untrained_synthesis_returns_the_base_preview(x):
-    codec = dual_layer(8, (4, 4), (4, 4), 1, KNOWN_CHANNELS, 8, (1, 1, 1), 2, TEXT_CHANNELS, 2, features=8)
+    codec = dual_layer(
+        8, (4, 4), (4, 4), 1, CONDITION_CHANNELS, 8, (1, 1, 1), 2, TEXT_CHANNELS, 2, features=8
+    )
     codec.network.eval()
     condition = Condition(preview=first_of(64, 64))
     x_hat = codec.network.synthesise(codec.network.analyse(x, condition), torch.tensor([400]), condition)
@@ -245,7 +247,7 @@ def test_second_injector_uses_tokens_with_image_features(codec, x):
 def test_gates_are_initially_zero_and_receptive_field_is_aligned():
     """113 pixels for windows and 27 for conditions, rounded up to squares of 64."""
     codec: Any = dual_layer(
-        8, (4, 4), (4, 4), 1, KNOWN_CHANNELS, 8, (2, 2, 2), 8, TEXT_CHANNELS, 2, features=8
+        8, (4, 4), (4, 4), 1, CONDITION_CHANNELS, 8, (2, 2, 2), 8, TEXT_CHANNELS, 2, features=8
     )
     assert not codec.network.inject_quarter.gamma.any() and not codec.network.inject_eighth.gamma.any()
     assert swin_receptive_field((2, 2, 2), 8) == 113 and codec.network.receptive_field == 192
@@ -264,9 +266,9 @@ def test_batch_takes_a_text_per_image_or_one_for_all(codec, x):
     for number in range(2):
         part = slice(number, number + 1)
         assert torch.allclose(
-            codec.network.analyse(both[part], Condition(words.of(part))), y[part], atol=1e-4
+            codec.network.analyse(both[part], Condition(words.select(part))), y[part], atol=1e-4
         )
-    for_all = codec.network.analyse(both, Condition(words.of(slice(1))))
+    for_all = codec.network.analyse(both, Condition(words.select(slice(1))))
     assert torch.allclose(for_all[0], y[0], atol=1e-4) and not torch.allclose(for_all[1], y[1], atol=1e-3)
 
 
@@ -322,7 +324,8 @@ def test_decoder_with_another_summation_order_agrees(codec):
 def test_base_preview_conditions_encoder_and_decoder_or_neither(codec):
     picture = Picture(random_rgb(128, 64, seed=4))
     alone, fed = (
-        codec.encode_picture(picture, Rate(), BaseLayerOptions(conditions=c)) for c in (False, True)
+        codec.encode_picture(picture, Rate(), BaseLayerOptions(condition_enhancement=c))
+        for c in (False, True)
     )
     chunks = [stream.layer(Tag.ENHANCEMENT).chunks for stream in (alone, fed)]
     assert chunks[0] != chunks[1]
@@ -482,7 +485,7 @@ def test_training_lowers_the_loss_and_keeps_the_base_layer():
     losses, goal = [], objective()
     for step in range(6):
         torch.manual_seed(0)
-        ((part, loss),) = goal.turns(codec.network, batch, step)
+        ((part, loss),) = goal.losses(codec.network, batch, step)
         assert part == "codec"
         optimiser.zero_grad()
         loss.backward()
@@ -498,7 +501,7 @@ def test_training_lowers_the_loss_and_keeps_the_base_layer():
 def test_training_works_without_text():
     codec = small_dual_layer(seed=7)
     codec.network.train()
-    ((_, loss),) = objective().turns(
+    ((_, loss),) = objective().losses(
         codec.network, Batch(torch.rand(2, 3, 64, 64), torch.tensor([0, 800])), 0
     )
     loss.backward()
@@ -510,14 +513,14 @@ def test_objective_by_hand():
     x, level = torch.rand(2, 3, 64, 64), torch.tensor([0, 800])
     x_hat = x + torch.tensor([0.1, 0.01])[:, None, None, None]
     output = Output(x_hat, torch.zeros(1), torch.tensor([4096.0, 8192.0]))
-    ((_, loss),) = objective().turns(ConstantCodec(output), Batch(x, level), 0)
+    ((_, loss),) = objective().losses(ConstantCodec(output), Batch(x, level), 0)
     assert bits_per_pixel(output, x).tolist() == [1, 2]
     means = [F.normalize(picture.mean((2, 3)) + 0.1, dim=1) for picture in (x_hat, x)]
     apart = (means[0] - means[1]).square().sum(1)
     change = torch.tensor([0.01, 0.0001])
     terms = torch.tensor([1.0, 2.0]) + (150 * change + 3 * change + apart) / torch.tensor([2.0, 0.01])
     assert torch.allclose(quality_lambda(level, (2.0, 0.01)), torch.tensor([2.0, 0.01]))
-    assert torch.allclose(loss, (terms * balance(level, limits=(0.5, 100))).mean(), rtol=1e-4)
+    assert torch.allclose(loss, (terms * level_weight(level, limits=(0.5, 100))).mean(), rtol=1e-4)
     said = objective().description()
     assert (said["objective"], said["mse_weight"], said["lambdas"]) == (
         "DualLayerObjective",
@@ -560,7 +563,7 @@ def test_split_faster_rcnn_equals_the_original(requested_weights):
     assert len(found) == 100
     for part, key in ((found.boxes, "boxes"), (found.labels, "labels"), (found.scores, "scores")):
         assert np.array_equal(part, wanted[key].numpy())
-    assert cut.front(x).shape == (
+    assert cut.stem_features(x).shape == (
         1,
         96 // faster_rcnn.STRIDE,
         128 // faster_rcnn.STRIDE,

@@ -18,12 +18,12 @@ from helpers.images import fixed_pattern
 from trifocal.api import Detector
 from trifocal.errors import Damaged, WeightsError
 from trifocal.presets import PRESETS, Preset, load, load_for
-from trifocal.weights import FOLDER
+from trifocal.weights import WEIGHTS_FOLDER
 
 GOLDEN = Path(__file__).parent / "golden" / "compact-0.1.tri"  # `drawing` by compact of 0.1, quality 40
-EARLIER = FOLDER / "compact-0.1.safetensors"
+EARLIER = WEIGHTS_FOLDER / "compact-0.1.safetensors"
 MARK = 0x1B77
-WITH_EARLIER = [preset for preset in PRESETS if preset.earlier]
+WITH_EARLIER = [preset for preset in PRESETS if preset.earlier_weights]
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,15 @@ def test_fingerprints_of_earlier_weights_differ_from_current_ones(preset: Preset
     """In version 1 a fingerprint has 16 bits; new weights with that of earlier ones would be confused with
     them.
     """
-    marks = [load(preset.name, weights=FOLDER / name).fingerprint_in(version) for name in preset.earlier]
+    marks = [
+        load(preset.name, weights=WEIGHTS_FOLDER / name).fingerprint_in(version)
+        for name in preset.earlier_weights
+    ]
     assert load(preset.name).fingerprint_in(version) not in marks and None not in marks
 
 
 def test_compact_and_taco_compact_decode_files_of_the_earlier_weights() -> None:
-    assert {preset.name for preset in WITH_EARLIER if EARLIER.name in preset.earlier} >= {
+    assert {preset.name for preset in WITH_EARLIER if EARLIER.name in preset.earlier_weights} >= {
         "compact",
         "taco-compact",
     }
@@ -143,5 +146,5 @@ def test_error_for_unknown_fingerprints_names_an_available_one() -> None:
 def test_custom_weights_are_not_replaced_by_earlier_ones() -> None:
     header = trifocal.Bitstream.open(GOLDEN).header
     with pytest.raises(WeightsError, match="weights 1b77 of the preset compact"):
-        load_for(header, weights=FOLDER / "compact.safetensors")
+        load_for(header, weights=WEIGHTS_FOLDER / "compact.safetensors")
     assert load_for(header, weights=EARLIER).fingerprint_in(1) == MARK

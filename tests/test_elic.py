@@ -24,11 +24,19 @@ from trifocal.codecs.network import CodecNetwork
 from trifocal.codecs.taco import GROUPS
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.container import Bitstream
-from trifocal.entropy import EntropyModel, Gain, Groups, IntegerNetworks, Prior, SinglePass, integer_network
-from trifocal.entropy.groups import elic_hyperprior, on_board, one_colour
+from trifocal.entropy import (
+    ElicContext,
+    EntropyModel,
+    Gain,
+    IntegerNetworks,
+    Prior,
+    SinglePass,
+    integer_network,
+)
+from trifocal.entropy.elic import elic_hyperprior, put_checkerboard, take_checkerboard
 from trifocal.entropy.integer_networks import to_grid
 from trifocal.layers import Conv, Deconv
-from trifocal.losses import balance, rate_distortion
+from trifocal.losses import level_weight, rate_distortion
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms.elic import (
     ElicAnalysis,
@@ -64,7 +72,7 @@ def mean_scale() -> Codec:
     torch.manual_seed(3)
     m = 12
     side = IntegerNetworks(Prior(m, len(STEPS)), elic_hyper_synthesis(m), SinglePass(m, STEPS))
-    entropy = EntropyModel.of_parts(Gain(STEPS, m), elic_hyper_analysis(m, m), side)
+    entropy = EntropyModel.from_parts(Gain(STEPS, m), elic_hyper_analysis(m, m), side)
     network = CodecNetwork(ElicAnalysis(8, m, 1), entropy, ElicSynthesis(8, m, 1), elic_receptive_field(1))
     return randomise_weights(Codec(TorchRuntime(network)), 3)
 
@@ -113,7 +121,7 @@ def test_convolution_with_inexact_sums_is_refused():
 @pytest.mark.parametrize("odd", [True, False])
 def test_checkerboard_splits_positions_in_two(odd):
     y = torch.arange(1, 1 + 2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-    there = on_board(one_colour(y, odd), odd)
+    there = put_checkerboard(take_checkerboard(y, odd), odd)
     row, column = torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
     coloured = ((row + column) % 2 == odd)[None, :, :, None]
     assert torch.equal(there, torch.where(coloured, y, 0))
@@ -121,7 +129,7 @@ def test_checkerboard_splits_positions_in_two(odd):
 
 @pytest.mark.parametrize("odd", [True, False])
 def test_ten_passes_cover_each_value_once(odd):
-    context = Groups(SIZES, 24, STEPS, hidden=(4, 4), odd_anchors=odd)
+    context = ElicContext(SIZES, 24, STEPS, hidden=(4, 4), odd_anchors=odd)
     y = torch.arange(1, 1 + 2 * 4 * 6 * sum(SIZES)).reshape(2, 4, 6, sum(SIZES)).float()
     parts = [context.put(context.take(y, step), step) for step in range(context.passes)]
     assert len(parts) == 10 and torch.equal(torch.stack(parts).sum(0), y)
@@ -132,7 +140,7 @@ def test_ten_passes_cover_each_value_once(odd):
 def test_each_pass_uses_all_decoded_neighbours():
     """All channels of earlier groups and, for non-anchors, the anchors of their own group."""
     torch.manual_seed(1)
-    context = Groups(SIZES, 24, STEPS, hidden=(12, 8))
+    context = ElicContext(SIZES, 24, STEPS, hidden=(12, 8))
     for step in range(1, context.passes):
         known = torch.randn(1, 8, 8, sum(SIZES), requires_grad=True)
         decoded = torch.stack([context.put(context.take(known, s), s) for s in range(step)]).sum(0)
@@ -238,7 +246,7 @@ def test_published_sizes(monkeypatch):
 
     for draw in ("kaiming_uniform_", "uniform_"):
         monkeypatch.setattr(nn.init, draw, lambda tensor, *args, **options: tensor)
-    analysis, synthesis, context = ElicAnalysis(), ElicSynthesis(), Groups(GROUPS, 384, torch.ones(8))
+    analysis, synthesis, context = ElicAnalysis(), ElicSynthesis(), ElicContext(GROUPS, 384, torch.ones(8))
     hyper = count(elic_hyper_analysis()) + count(elic_hyper_synthesis())
     of_quality = count(context.normalise) + count(context.of_level)
     assert (count(analysis), count(synthesis)) == (7_337_792, 7_337_475)
@@ -256,7 +264,7 @@ def test_training_lowers_the_loss():
     optimiser = torch.optim.Adam(codec.network.parameters(), 3e-3)
     losses = []
     for _ in range(25):
-        loss = (rate_distortion(codec.network(x, level), x, level) * balance(level)).mean()
+        loss = (rate_distortion(codec.network(x, level), x, level) * level_weight(level)).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -19,7 +19,7 @@ from trifocal.entropy.context import PASSES, put, take
 from trifocal.entropy.estimators import logistic_bits
 from trifocal.entropy.quantise import ZERO_BELOW, quantise
 from trifocal.entropy.tables import (
-    PRECISION,
+    FREQUENCY_BITS,
     RADIUS,
     ROWS,
     calibrated_frequencies,
@@ -44,7 +44,7 @@ def values(seed: int, count: int = 4000) -> tuple[Array, Array, Array]:
 def test_rows_fill_the_range_exactly():
     for row in range(ROWS):
         p = probabilities(TABLES, row)
-        assert p.sum() == 1 and p.min() >= 2.0**-PRECISION
+        assert p.sum() == 1 and p.min() >= 2.0**-FREQUENCY_BITS
         assert len(p) == 2 * radii()[row] + 2
         assert np.array_equal(p[:-1], p[-2::-1])
 

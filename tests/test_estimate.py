@@ -144,7 +144,7 @@ def test_latents_of_another_shape_are_refused(codec: Codec, picture: Picture) ->
 
 def test_entropy_model_codes_a_latent_alone() -> None:
     torch.manual_seed(0)
-    entropy = EntropyModel(16, hyper_channels=8, width=16, blocks=1, steps=torch.full((8,), 0.5)).eval()
+    entropy = EntropyModel(16, hyper_channels=8, width=16, blocks=1, step_sizes=torch.full((8,), 0.5)).eval()
     y, level = np.random.default_rng(0).normal(size=(1, 8, 12, 16)).astype(np.float32), np.array([400])
     data = entropy.compress(y, level)
     y_hat = entropy.decompress(data, level, (8, 12))
@@ -200,7 +200,7 @@ def test_invalid_mask_is_refused(crops: list[Picture], mask: np.ndarray, message
 def test_mask_is_refused_for_presets_that_ignore_it(compact: Codec, crops: list[Picture]) -> None:
     with pytest.raises(PresetError, match="taco-compact or dual-layer-compact"):
         compact.encode(crops[0], mask=np.ones((150, 210)))
-    able = {p.name for p in PRESETS if "compact" in p.name and p.build().runtime.reads_importance}
+    able = {p.name for p in PRESETS if "compact" in p.name and p.build().runtime.has_importance_map}
     assert able == {*MASK_PRESETS}
 
 

@@ -12,7 +12,7 @@ from trifocal.cli import app
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.errors import OptionError, PictureError
 from trifocal.evaluation import CompareOptions, EvaluateOptions, evaluate, psnr, read_means
-from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS, PILLOW_CODECS
+from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS, PILLOW_CODECS
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.evaluation.tasks.detectors import Detections
@@ -63,7 +63,7 @@ class Agreement:
     model, short_side = "counter", None
 
     def __init__(self, fails: bool = False) -> None:
-        self.fails, self.notes, self.runs = fails, ["One thing was left out."], 0
+        self.fails, self.notices, self.runs = fails, ["One thing was left out."], 0
 
     def begin(self) -> None:
         self.names: list[str] = []
@@ -90,7 +90,7 @@ def test_task_is_measured_with_the_metrics_and_on_the_originals(folder: Path, tm
     task = Agreement()
     said: list[str] = []
     results = evaluate(
-        ["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20, 80], task=task), note=said.append
+        ["webp"], folder, tmp_path / "r.csv", EvaluateOptions([20, 80], task=task), notify=said.append
     )
     assert [(mean.preset, mean.quality, mean.values["count:counter"]) for mean in results.means] == [
         ("webp", 20, 3), ("webp", 80, 3), (LOSSLESS, 100, 3)

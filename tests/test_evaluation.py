@@ -29,7 +29,7 @@ from trifocal.evaluation import (
     ms_ssim,
     psnr,
 )
-from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
+from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS
 from trifocal.evaluation.images import open_image
 from trifocal.evaluation.report import curves as rate_curves
 from trifocal.pictures import Picture
@@ -274,7 +274,7 @@ def test_rows_of_other_weights_are_measured_again(folder: Path, tmp_path: Path) 
     trained = Posteriser()
     trained.weights = "0002"
     said: list[str] = []
-    evaluate([trained], folder, out, EvaluateOptions([60], resume=True), note=said.append)
+    evaluate([trained], folder, out, EvaluateOptions([60], resume=True), notify=said.append)
     assert trained.encoded == 2 and "other weights" in said[0]
     assert {row.weights for row in evaluation.read_results(out)} == {"0002"}
 
@@ -285,7 +285,7 @@ def test_damaged_image_is_reported_and_others_are_measured(folder: Path, tmp_pat
     out = tmp_path / TABLE
     said: list[str] = []
     with pytest.raises(PictureError, match="2 failed. All other rows are in"):
-        evaluate([Posteriser(), "jpeg"], folder, out, EvaluateOptions([60, 90]), note=said.append)
+        evaluate([Posteriser(), "jpeg"], folder, out, EvaluateOptions([60, 90]), notify=said.append)
     assert len(evaluation.read_results(out)) == 8
     assert len(said) == 2 and all(sentence.endswith(".") for sentence in said)
     with pytest.raises(PictureError, match=r"a-broken\.png.*empty\.jpg.*All other rows are in"):

@@ -236,8 +236,8 @@ def gradients(network: nn.Module) -> list[torch.Tensor | None]:
 def test_codec_and_discriminator_are_updated_separately(judge):
     codec, batch = small().network.train(), smooth_batch(3)
     objective = CrossModalObjective(judge, SquaredError())
-    assert objective.partners() == {"discriminator": judge}
-    turns = objective.turns(codec, batch, 0)
+    assert objective.auxiliary_networks() == {"discriminator": judge}
+    turns = objective.losses(codec, batch, 0)
     part, loss = next(turns)
     loss.backward()
     assert part == "codec" and all(gradient is None for gradient in gradients(judge))
@@ -266,7 +266,7 @@ def test_stage_without_text():
     codec, batch = small().network.train(), smooth_batch(2)
     objective = CrossModalObjective(Discriminator(6, TEXT_CHANNELS, width=4), SquaredError())
     for condition in (None, Condition()):
-        losses = dict(objective.turns(codec, Batch(batch.x, batch.level, condition), 0))
+        losses = dict(objective.losses(codec, Batch(batch.x, batch.level, condition), 0))
         assert all(torch.isfinite(loss) for loss in losses.values()) and len(losses) == 2
 
 
@@ -292,7 +292,7 @@ def test_text_is_left_out_of_either_side(generator, discriminator):
         generator_text=generator,
         discriminator_text=discriminator,
     )
-    for part, loss in objective.turns(codec, batch, 0):
+    for part, loss in objective.losses(codec, batch, 0):
         words.pooled.grad = None
         loss.backward()
         reads = discriminator or (generator and part == "codec")
@@ -306,11 +306,11 @@ def test_text_is_left_out_of_either_side(generator, discriminator):
 def test_training_lowers_the_losses(game, judge):
     codec, batch = small().network.train(), smooth_batch(3)
     objective = CrossModalObjective(judge if game else None, SquaredError(), game=game or "bce")
-    parts = {"codec": codec, **objective.partners()}
+    parts = {"codec": codec, **objective.auxiliary_networks()}
     optimisers = {name: torch.optim.Adam(part.parameters(), 3e-3) for name, part in parts.items()}
     losses: dict[str, list[float]] = {name: [] for name in parts}
     for step in range(25):
-        for part, loss in objective.turns(codec, batch, step):
+        for part, loss in objective.losses(codec, batch, step):
             optimisers[part].zero_grad()
             loss.backward()
             optimisers[part].step()

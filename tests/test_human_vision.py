@@ -168,7 +168,7 @@ def test_evaluation_continues_without_the_program(monkeypatch: pytest.MonkeyPatc
         tmp_path,
         tmp_path / "out.csv",
         EvaluateOptions([80], metrics=["butteraugli", "flip"]),
-        note=said.append,
+        notify=said.append,
     )
     [row] = read_results(tmp_path / "out.csv")
     assert row.values.keys() == {"flip"} and "libjxl-devtools" in said[0]

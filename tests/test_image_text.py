@@ -87,7 +87,7 @@ def test_image_encoder_takes_any_size(size):
     tower = ImageEncoder((4, 8, 12), (1, 1, 1), embedding=6).eval()
     seen = tower(torch.rand(2, 3, *size))
     h, w = -(-size[0] // 16), -(-size[1] // 16)
-    assert [tuple(stage.shape[1:]) for stage in seen.stages] == [
+    assert [tuple(stage.shape[1:]) for stage in seen.feature_maps] == [
         (4 * h, 4 * w, 4),
         (2 * h, 2 * w, 8),
         (h, w, 12),
@@ -212,9 +212,11 @@ def test_crops_and_their_texts(tmp_path):
     assert all(view.captions for view in views[::4])
     (batch,) = ImageTextBatches(views, 8, seed=1).next()
     assert (
-        batch.x.shape == (8, 3, SIDE, SIDE) and batch.where.shape == (8, GRID, GRID) and batch.scores is None
+        batch.x.shape == (8, 3, SIDE, SIDE)
+        and batch.coverage.shape == (8, GRID, GRID)
+        and batch.scores is None
     )
-    for text, where in zip(batch.phrases, batch.where):
+    for text, where in zip(batch.phrases, batch.coverage):
         assert bool(where.any()) == bool(named_categories(text) & {17, 18})
 
 

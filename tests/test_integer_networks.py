@@ -22,7 +22,7 @@ from helpers.summation_order import (
 )
 from trifocal.demo import PHOTOGRAPH
 from trifocal.entropy import Reader, integer_network
-from trifocal.entropy.integer_networks import ExactDepthwise, ExactLinear, ExactPlacedLinear, to_grid
+from trifocal.entropy.integer_networks import IntegerDepthwise, IntegerLinear, IntegerPlacedLinear, to_grid
 from trifocal.layers import Block, Depthwise, PlacedLinear, QualityInterpolation
 from trifocal.pictures import Picture
 
@@ -97,7 +97,7 @@ def test_integer_depthwise_equals_a_convolution():
     torch.manual_seed(0)
     layer = Depthwise(6).double()
     x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
-    assert (ExactDepthwise(layer)(x) - layer(x)).abs().max() < 1e-3
+    assert (IntegerDepthwise(layer)(x) - layer(x)).abs().max() < 1e-3
 
 
 def test_linear_layer_at_positions_equals_the_dense_one_with_zeros():
@@ -107,7 +107,9 @@ def test_linear_layer_at_positions_equals_the_dense_one_with_zeros():
     parts = to_grid(torch.randn(3, 4, 5, dtype=torch.float64), 12)
     whole = parts.new_zeros(3, 4, 12).scatter(-1, columns.expand(3, 4, 5), parts)
     network = integer_network(layer)
-    assert isinstance(network, ExactPlacedLinear) and torch.equal(network(parts), ExactLinear(layer)(whole))
+    assert isinstance(network, IntegerPlacedLinear) and torch.equal(
+        network(parts), IntegerLinear(layer)(whole)
+    )
     layer.double()
     assert torch.allclose(layer(parts), nn.functional.linear(whole, layer.weight, layer.bias), atol=1e-12)
     assert layer.state_dict().keys() == {"weight", "bias"}
@@ -121,7 +123,7 @@ def test_integer_quality_interpolation():
 
 
 def test_modules_without_an_integer_form_are_refused():
-    with pytest.raises(TypeError, match="Sigmoid has no exact form"):
+    with pytest.raises(TypeError, match="Sigmoid has no integer form; build the network"):
         integer_network(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()))
 
 
@@ -130,7 +132,7 @@ def test_inexact_sums_are_refused():
     with torch.no_grad():
         layer.weight.fill_(2.0**40)
     with pytest.raises(OverflowError, match="2\\^53"):
-        ExactLinear(layer)
+        IntegerLinear(layer)
 
 
 def test_integer_network_is_rebuilt_only_after_weights_change():

@@ -75,7 +75,7 @@ def test_adam_equals_torchs() -> None:
     adam, theirs = Adam(own, 0.02), torch.optim.Adam([other], 0.02, BETAS)
     for step in range(6):
         gradient = torch.randn(own.shape, generator=generator) * 10.0 ** (1 - step)
-        adam.move(gradient)
+        adam.step(gradient)
         other.grad = gradient
         theirs.step()
         assert torch.equal(own, other)
@@ -90,7 +90,7 @@ def test_predicted_parameters_equal_those_of_coding(detector: SplitDetector) -> 
     level = torch.tensor([160, 560])
     with torch.no_grad():
         y = base.analyse(x)
-        mean, index = base.entropy.expected(y, level)
+        mean, index = base.entropy.predicted_parameters(y, level)
         gain = base.entropy.gain(level)
         rounded = quantise(y * gain - mean, THRESHOLDS.to(index)[torch.round(index).long()]) + mean
         y_hat = base.entropy.code_latents(

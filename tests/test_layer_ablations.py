@@ -33,16 +33,16 @@ from trifocal.detection.detector import SplitDetector, compact_detector
 from trifocal.detection.input_size import COCO_IDS, compact_size
 from trifocal.errors import OptionError, PictureError, PresetError
 from trifocal.evaluation import CompareOptions, Curve, EvaluateOptions, evaluate, rate_at, read_means
-from trifocal.evaluation.codecs.candidates import decoded_image
-from trifocal.evaluation.codecs.factory import create_candidate
-from trifocal.evaluation.codecs.layer_ablations import (
+from trifocal.evaluation.candidates.candidate import decoded_image
+from trifocal.evaluation.candidates.factory import create_candidate
+from trifocal.evaluation.candidates.layer_ablations import (
     BASE_LAYER_DETECTORS,
     BaseLayerCandidate,
     DownscaledCandidate,
-    SeparateFilesCandidate,
+    UnconditionedCandidate,
 )
-from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
-from trifocal.evaluation.codecs.variant import Variant, expand_variants, parse_variant
+from trifocal.evaluation.candidates.pillow_codecs import PILLOW_CODECS
+from trifocal.evaluation.candidates.variant import Variant, expand_variants, parse_variant
 from trifocal.evaluation.compare import compare
 from trifocal.evaluation.tasks.detectors import CompactDetector, create_detector
 from trifocal.pictures import Picture
@@ -104,9 +104,9 @@ def test_own_detector_reads_the_layer_and_others_the_base_preview(two: TwoJpegCo
 
 
 def test_unconditioned_enhancement_uses_no_base_preview(two: TwoJpegCodec) -> None:
-    shown, subject = Picture(bright_image(0)), SeparateFilesCandidate(Variant("two", layers="apart"))
+    shown, subject = Picture(bright_image(0)), UnconditionedCandidate(Variant("two", layers="apart"))
     file = subject.encode(shown, 40)
-    assert two.asked == [(Rate(40), BaseLayerOptions(conditions=False))]
+    assert two.asked == [(Rate(40), BaseLayerOptions(condition_enhancement=False))]
     assert subject.decode(file).shape == (HEIGHT, WIDTH, 3)
 
 
@@ -154,7 +154,7 @@ def test_layered_presets_can_be_measured_by_their_base_layer(two: TwoJpegCodec) 
 
 
 def test_every_layered_preset_has_a_detector() -> None:
-    assert {preset.name for preset in PRESETS if preset.layers} <= BASE_LAYER_DETECTORS.keys()
+    assert {preset.name for preset in PRESETS if preset.has_base_layer} <= BASE_LAYER_DETECTORS.keys()
 
 
 def test_titles_describe_the_setting() -> None:

@@ -98,7 +98,7 @@ def test_encoder_distance_by_its_formula() -> None:
     value = losses.EncoderDistance(tower)(x_hat, x)
     expected = np.zeros(2)
     with torch.no_grad():
-        for one, other in zip(tower(x_hat).stages, tower(x).stages):
+        for one, other in zip(tower(x_hat).feature_maps, tower(x).feature_maps):
             for picture, (a, b) in enumerate(zip(one.numpy(), other.numpy())):
                 places = [
                     np.sum((u / np.linalg.norm(u) - v / np.linalg.norm(v)) ** 2)
@@ -114,7 +114,8 @@ def test_shared_encoder_is_copied_before_it_is_frozen() -> None:
     measure = losses.EncoderDistance(tower)
     assert all(parameter.requires_grad for parameter in tower.parameters()) and tower.training
     assert (
-        not any(parameter.requires_grad for parameter in measure.parameters()) and not measure.tower.training
+        not any(parameter.requires_grad for parameter in measure.parameters())
+        and not measure.encoder.training
     )
 
 
@@ -144,16 +145,16 @@ def test_encoder_distance_replaces_missing_lpips_with_a_notice(offline: None) ->
     found = objective.perceptual
     assert isinstance(found, losses.EncoderDistance)
     assert found.title == "distance in the bundled image encoder"
-    assert "LPIPS (alex)" in found.note and found.note.endswith(
+    assert "LPIPS (alex)" in found.notice and found.notice.endswith(
         "The distance in the bundled image encoder replaces it."
     )
-    assert objective.notes() == [found.note]
+    assert objective.notices() == [found.notice]
     assert objective.description()["perceptual"] == found.title
 
 
 def test_missing_lpips_package_gives_a_notice(offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lpips", None)
-    assert 'pip install "trifocal[train]"' in losses.find_perceptual().note
+    assert 'pip install "trifocal[train]"' in losses.find_perceptual().notice
     with pytest.raises(MissingExtra):
         losses.Lpips()
 
@@ -162,7 +163,7 @@ def test_perceptual_loss_is_found_by_name(random_alexnet: None, monkeypatch: pyt
     monkeypatch.setattr(perceptual, "load_image_encoder", small_tower)
     found = [losses.find_perceptual(name) for name in ("lpips-alex", "ms-ssim", "tower")]
     titles = ["LPIPS (alex)", "1 − MS-SSIM", "distance in the bundled image encoder"]
-    assert [one.title for one in found] == titles and not any(one.note for one in found)
+    assert [one.title for one in found] == titles and not any(one.notice for one in found)
     with pytest.raises(OptionError, match="no perceptual loss 'dists'"):
         losses.find_perceptual("dists")
 
@@ -277,7 +278,7 @@ def test_tacos_loss_by_hand() -> None:
     x, pooled = torch.rand(2, 3, 8, 8), torch.randn(2, 3)
     codec, objective = AddingCodec(), losses.TacoObjective(perceptual=FakeLpips(), images=FakeImageEncoder())
     batch = batch_of(x, [0, MAX_LEVEL], pooled)
-    ((part, loss),) = objective.turns(codec, batch, 0)
+    ((part, loss),) = objective.losses(codec, batch, 0)
     assert part == "codec" and codec.seen == [batch.condition]
     each = []
     for trade in (0.0004, 0.016):
@@ -304,11 +305,11 @@ def test_taco_loss_depends_on_the_text() -> None:
     x = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])[:, :, None, None].expand(2, 3, 8, 8)
     pooled = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     objective = losses.TacoObjective(perceptual=FakeLpips(), images=FakeImageEncoder())
-    ((_, right),) = objective.turns(AddingCodec(), batch_of(x, [400, 400], pooled), 0)
-    ((_, wrong),) = objective.turns(AddingCodec(), batch_of(x, [400, 400], pooled.flip(0)), 0)
+    ((_, right),) = objective.losses(AddingCodec(), batch_of(x, [400, 400], pooled), 0)
+    ((_, wrong),) = objective.losses(AddingCodec(), batch_of(x, [400, 400], pooled.flip(0)), 0)
     assert wrong > right + 0.01
     for condition in (None, Condition()):  # without words the pictures are compared, and nothing else
-        ((_, without),) = objective.turns(AddingCodec(), Batch(x, torch.tensor([400, 400]), condition), 0)
+        ((_, without),) = objective.losses(AddingCodec(), Batch(x, torch.tensor([400, 400]), condition), 0)
         nats = losses.contrastive(FakeImageEncoder()(AddingCodec()(x, x).x_hat), pooled)
         assert without.item() == pytest.approx(right.item() - 0.0025 * nats.item(), rel=1e-5)
 
@@ -324,7 +325,7 @@ def test_taco_record_describes_its_losses() -> None:
         "joint_weight": 0.5,
         "image_weight": 40.0,
     }
-    assert objective.notes() == [] and objective.partners() == {}
+    assert objective.notices() == [] and objective.auxiliary_networks() == {}
     assert losses.Objective((0.01, 0.01)).description() == {"objective": "Objective", "lambdas": [0.01, 0.01]}
 
 
@@ -353,7 +354,7 @@ def test_training_lowers_tacos_loss() -> None:
     optimiser = torch.optim.Adam(codec.parameters(), 2e-3)
     seen = []
     for step in range(15):
-        ((_, loss),) = objective.turns(codec, batch, step)
+        ((_, loss),) = objective.losses(codec, batch, step)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -370,7 +371,7 @@ class SubstituteObjective(losses.Objective):
     def __init__(self) -> None:
         super().__init__()
         self.perceptual = FakeLpips()
-        self.perceptual.note = "Far takes the place of LPIPS."
+        self.perceptual.notice = "Far takes the place of LPIPS."
 
 
 def test_run_reports_and_records_the_perceptual_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,7 +389,7 @@ def test_run_reports_and_records_the_perceptual_loss(tmp_path: Path, monkeypatch
     )
     monkeypatch.setattr(presets, "PRESETS", (preset,))
     said: list[str] = []
-    weights = train("small", [tmp_path], tmp_path / "run", steps=1, every=99, note=said.append)
+    weights = train("small", [tmp_path], tmp_path / "run", steps=1, every=99, notify=said.append)
     assert said[0] == "Far takes the place of LPIPS." and said.count(said[0]) == 1
     record = json.loads(weights.with_suffix(".json").read_text())
     assert record["objective"] == "SubstituteObjective" and record["perceptual"] == "mean distance"

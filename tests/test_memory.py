@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from trifocal.demo import PHOTOGRAPH
-from trifocal.evaluation.codecs.variant import Variant
-from trifocal.evaluation.memory import own_peak_memory, peak_memory
+from trifocal.evaluation.candidates.variant import Variant
+from trifocal.evaluation.peak_memory import own_peak_memory, peak_memory
 from trifocal.preset_table import DEFAULT
 
 

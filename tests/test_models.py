@@ -18,18 +18,18 @@ from helpers.images import random_rgb
 from helpers.text import VowelEncoder, text_codec
 from trifocal.errors import OptionError, PresetError, TrifocalError, WeightsError
 from trifocal.evaluation import CompareOptions, EvaluateOptions, evaluate, read_means, read_results
-from trifocal.evaluation.codecs.candidates import PresetCandidate
-from trifocal.evaluation.codecs.factory import load_custom_weights
-from trifocal.evaluation.codecs.variant import Variant, expand_variants, parse_variant
+from trifocal.evaluation.candidates.candidate import PresetCandidate
+from trifocal.evaluation.candidates.factory import load_custom_weights
+from trifocal.evaluation.candidates.variant import Variant, expand_variants, parse_variant
 from trifocal.evaluation.compare import compare
-from trifocal.evaluation.memory import main as print_peak
+from trifocal.evaluation.peak_memory import main as print_peak
 from trifocal.presets import PRESETS
 from trifocal.weights import write_weights
 
 BUILDS: dict[str, tuple[Callable[[], Any], dict[str, object]]] = {
     "plain": (partial(small_codec, noise=0.0), {}),
-    "late": (partial(text_codec, "decoder"), {"text_reader": "decoder", "text_encoder": "letters"}),
-    "both": (small_ug_icm, {"preference": True}),
+    "late": (partial(text_codec, "decoder"), {"text_used_by": "decoder", "text_encoder": "letters"}),
+    "both": (small_ug_icm, {"takes_preference": True}),
 }
 
 
@@ -42,7 +42,7 @@ def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         changes: dict[str, Any] = {"id": number, "weights": f"{name}.safetensors", **more}
         made.append(replace(PRESETS[0], name=name, build=build, **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
-    monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
+    monkeypatch.setattr("trifocal.weights.WEIGHTS_FOLDER", tmp_path)
     monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: VowelEncoder())
     (tmp_path / "pictures").mkdir()
     for seed, name in enumerate(("a.png", "b.png")):
@@ -91,7 +91,7 @@ def test_resume_drops_rows_of_a_label_whose_weights_changed(workspace: Path) -> 
     assert (workspace / "out.csv").read_bytes() == kept
     write_other_weights(workspace / "mine.safetensors", seed=3)
     said: list[str] = []
-    ask(replace(options, qualities=[20], resume=True), note=said.append)
+    ask(replace(options, qualities=[20], resume=True), notify=said.append)
     after = weights_by_codec(workspace / "out.csv")
     assert (
         after["mine"] != before["mine"] and "4 rows of mine are dropped: they have other weights" in said[0]
@@ -214,10 +214,10 @@ def test_peak_memory_is_measured_with_the_labelled_weights(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = "mine=plain:mine.safetensors"
-    print_peak("mine", "pictures/a.png", 50, own=spec)
+    print_peak("mine", "pictures/a.png", 50, custom_weights=spec)
     assert capsys.readouterr().out.strip().isdecimal()
     with pytest.raises(PresetError, match="no preset or format 'other'"):
-        print_peak("other", "pictures/a.png", 50, own=spec)
+        print_peak("other", "pictures/a.png", 50, custom_weights=spec)
 
 
 def test_names_and_titles_of_variants(workspace: Path) -> None:

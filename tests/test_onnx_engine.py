@@ -28,7 +28,7 @@ from trifocal.pictures import Picture
 from trifocal.preset_table import PRESETS
 from trifocal.presets import find
 from trifocal.types import BasePreview, Condition
-from trifocal.weights import FOLDER, fingerprint, read_arrays, read_weights
+from trifocal.weights import WEIGHTS_FOLDER, fingerprint, read_arrays, read_weights
 
 COMPACT = ("compact", "dual-layer-compact")
 OTHERS = tuple(p.name for p in PRESETS if has_graphs(p.name) and p.name not in COMPACT)
@@ -182,7 +182,7 @@ def test_suppression_is_that_of_torchvision() -> None:
 
 
 def test_fingerprints_of_arrays_are_those_of_tensors() -> None:
-    path = FOLDER / "compact.safetensors"
+    path = WEIGHTS_FOLDER / "compact.safetensors"
     for version in (1, 2):
         assert fingerprint(read_arrays(path), version, 1) == fingerprint(read_weights(path), version, 1)
         ours, theirs = engines("compact")
@@ -255,17 +255,17 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 def test_weights_that_do_not_fit_are_refused() -> None:
     for engine in ("torch", "onnx"):
         with pytest.raises(WeightsError, match="do not fit this preset"):
-            trifocal.load("compact", weights=FOLDER / "detector.safetensors", engine=engine)
+            trifocal.load("compact", weights=WEIGHTS_FOLDER / "detector.safetensors", engine=engine)
 
 
 def test_the_record_names_every_graph_and_only_weights_that_ship() -> None:
     found = record()
     assert found["opset"] == 20 and found["exporter"].startswith("torch.onnx.export of torch ")
-    files = {path.name for path in (FOLDER / "graphs").glob("*.onnx")}
+    files = {path.name for path in (WEIGHTS_FOLDER / "graphs").glob("*.onnx")}
     used = {file for network in found["networks"].values() for file in network["graphs"].values()}
     assert files == used == set(found["weights"])
-    assert sum(path.stat().st_size for path in (FOLDER / "graphs").iterdir()) < 1_000_000
-    assert json.loads((FOLDER / "graphs" / "graphs.json").read_text("utf-8")) == found
+    assert sum(path.stat().st_size for path in (WEIGHTS_FOLDER / "graphs").iterdir()) < 1_000_000
+    assert json.loads((WEIGHTS_FOLDER / "graphs" / "graphs.json").read_text("utf-8")) == found
 
 
 @pytest.mark.slow

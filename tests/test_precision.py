@@ -144,7 +144,7 @@ def test_precision_is_chosen_by_option_and_processor(
     monkeypatch.setattr(precision, "bfloat16_unit", lambda device: unit)
     chosen = choose_precision(asked, CPU, "Blocks")
     assert chosen.name == name and why in chosen.reason
-    assert chosen.lower == (torch.bfloat16 if name == "bfloat16" else None)
+    assert chosen.autocast_dtype == (torch.bfloat16 if name == "bfloat16" else None)
 
 
 def test_bfloat16_instructions_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_bfloat16_run_gives_a_notice_and_exports_float16(
     small_preset: presets.Preset, folder: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    options: dict[str, Any] = {"steps": 3, "every": 99, "note": said.append}
+    options: dict[str, Any] = {"steps": 3, "every": 99, "notify": said.append}
     weights = train("small", [folder], tmp_path / "half", precision="bfloat16", **options)
     other = train("small", [folder], tmp_path / "whole", precision="float32", **options)
     precisions = [line for line in said if ", as requested" in line]
@@ -223,7 +223,7 @@ def test_losses_are_computed_in_bfloat16_and_validated_in_float32(
 ) -> None:
     notes: list[str] = []
     task = LineTask(RecordingLinear(), Ones())
-    trainer = Trainer(task, tmp_path, steps=1, precision=asked, note=notes.append)
+    trainer = Trainer(task, tmp_path, steps=1, precision=asked, notify=notes.append)
     trainer.fit(1.0, lambda *values: None)
     assert trainer.unwrapped.dtypes == [dtype] and trainer.average.dtypes == [torch.float32]
     assert trainer.record()["precision"] == asked and asked in notes[0]

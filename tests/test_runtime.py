@@ -38,9 +38,9 @@ class MeanEntropy:
     def cost(self): return cost_table(self.tables)
 
 class MeanRuntime:
-    receptive_field, latent_channels, reads_importance = 0, 3, False
+    receptive_field, latent_channels, has_importance_map = 0, 3, False
     def fingerprint(self, version, checked=True): return 7
-    def readable(self, version): return frozenset()
+    def decodable_fingerprints(self, version): return frozenset()
     def entropy(self): return MeanEntropy()
     def prepare(self, picture, condition): return condition
     def analyse(self, rgb, condition):

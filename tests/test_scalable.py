@@ -10,7 +10,7 @@ from trifocal.codecs.base_layer import BaseLayer, ScalableTorchRuntime
 from trifocal.codecs.dual_layer_compact import DualLayerCompact
 from trifocal.codecs.network import CodecNetwork
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
-from trifocal.codecs.scalable import ALONE, ScalableCodec, detect_objects
+from trifocal.codecs.scalable import UNCONDITIONED, ScalableCodec, detect_objects
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.container.parts import merge, strip
 from trifocal.detection.detector import compact_detector
@@ -37,7 +37,7 @@ def dual(detector):
     listening.init_from_detector(detector)
     base = BaseLayer(
         listening,
-        EntropyModel(32, hyper_channels=8, width=16, blocks=1, steps=torch.logspace(0.3, -0.6, 8)),
+        EntropyModel(32, hyper_channels=8, width=16, blocks=1, step_sizes=torch.logspace(0.3, -0.6, 8)),
         CompactBaseSynthesis(32, 24, 96, 1),
         PreviewSynthesis(96, 8, 24, 1),
     )
@@ -99,9 +99,11 @@ def test_missing_layers_raise_missing_layer(dual):
 def test_forward_equals_decode(dual, conditions):
     """Also the file's base layer equals that of the forward pass."""
     rgb = random_rgb(192, 128, seed=2)
-    stream = dual.encode_picture(Picture(rgb), Rate(50), BaseLayerOptions(40, conditions=conditions))
+    stream = dual.encode_picture(
+        Picture(rgb), Rate(50), BaseLayerOptions(40, condition_enhancement=conditions)
+    )
     flags, y_hat, size = dual._decode_base(stream)
-    assert bool(flags & ALONE) is not conditions
+    assert bool(flags & UNCONDITIONED) is not conditions
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     first = BasePreview(
         dual.network.base.synthesise(torch.from_numpy(y_hat), size[::-1])[1], (192, 128), (0, 0, 192, 128)

@@ -21,7 +21,7 @@ from trifocal import presets
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.taco import Taco, taco
 from trifocal.container import Bitstream
-from trifocal.losses import balance, rate_distortion
+from trifocal.losses import level_weight, rate_distortion
 from trifocal.pictures import Picture, canvas
 from trifocal.transforms import adapters
 from trifocal.transforms.adapters import CrossAttention, Extractor, Injector
@@ -160,7 +160,7 @@ def test_batch_takes_a_text_per_image_or_one_for_all(codec, x):
     both = torch.cat([x, x.flip(3)])
     y = codec.network.analyse(both, words(2))
     for number in range(2):
-        own = Condition(random_words(2).of(slice(number, number + 1)))
+        own = Condition(random_words(2).select(slice(number, number + 1)))
         assert torch.allclose(
             codec.network.analyse(both[number : number + 1], own), y[number : number + 1], atol=1e-4
         )
@@ -214,12 +214,12 @@ def test_attention_memory_is_bounded_for_twelve_megapixels(monkeypatch, queries,
 
 @torch.inference_mode()
 def test_attention_map_by_hand(codec, x):
-    there = codec.network.attention(x, words())
+    there = codec.network.text_relevance(x, words())
     assert there.shape == (1, 16, 16) and 0 < there.min() and there.max() < 1 and there.std() > 1e-4
-    assert torch.allclose(codec.network.attention(x, words(padding=6)), there, atol=1e-5)
-    assert not codec.network.attention(x, words(tokens=1)).any(), "only the token that every text has"
+    assert torch.allclose(codec.network.text_relevance(x, words(padding=6)), there, atol=1e-5)
+    assert not codec.network.text_relevance(x, words(tokens=1)).any(), "only the token that every text has"
     with pytest.raises(ValueError, match="needs a text"):
-        codec.network.attention(x, Condition())
+        codec.network.text_relevance(x, Condition())
 
 
 def test_training_lowers_the_loss_and_opens_the_gates():
@@ -231,7 +231,7 @@ def test_training_lowers_the_loss_and_opens_the_gates():
     optimiser = torch.optim.Adam(codec.network.parameters(), 3e-3)
     losses = []
     for _ in range(25):
-        loss = (rate_distortion(codec.network(x, level, condition), x, level) * balance(level)).mean()
+        loss = (rate_distortion(codec.network(x, level, condition), x, level) * level_weight(level)).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -264,7 +264,7 @@ def test_published_sizes(monkeypatch):
 def test_recipe_equals_the_papers():
     preset = presets.find("taco")
     recipe = preset.recipe
-    assert (preset.id, preset.text_reader, preset.text_encoder) == (
+    assert (preset.id, preset.text_used_by, preset.text_encoder) == (
         2,
         "encoder",
         "openai/clip-vit-base-patch32",

@@ -12,7 +12,7 @@ from helpers.text import attend_left_half
 from trifocal.cli import app
 from trifocal.codecs.attention_map import attention_map
 from trifocal.codecs.codec import Codec
-from trifocal.codecs.mask import log2_step_map
+from trifocal.codecs.mask import log2_gain_map
 from trifocal.codecs.taco_compact import TacoCompact
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.container import Bitstream
@@ -94,11 +94,11 @@ def test_log2_gain_follows_the_error_weights():
     """Error weight 4 halves the step, and the mean is unchanged."""
     p = np.zeros((1, 4, 4))
     p[:, :2] = 1.0
-    importance_map = log2_step_map(p, importance=4.0)
+    importance_map = log2_gain_map(p, error_weight=4.0)
     assert importance_map[0, 0, 0] - importance_map[0, 3, 0] == pytest.approx(1.0)
     weight = 1 + 3 * p
     assert np.allclose(np.exp2(2 * importance_map) * weight.mean(), weight)
-    assert np.abs(log2_step_map(np.full((1, 4, 4), 0.3))).max() < 1e-6
+    assert np.abs(log2_gain_map(np.full((1, 4, 4), 0.3))).max() < 1e-6
 
 
 def test_forward_equals_decode(taco):
@@ -106,7 +106,7 @@ def test_forward_equals_decode(taco):
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     condition = Condition(
         importance_map=torch.from_numpy(
-            log2_step_map(torch.rand(1, 8, 12, generator=torch.manual_seed(1)).numpy())
+            log2_gain_map(torch.rand(1, 8, 12, generator=torch.manual_seed(1)).numpy())
         )
     )
     with torch.inference_mode():

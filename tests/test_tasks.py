@@ -24,10 +24,10 @@ from trifocal.errors import MissingExtra, NotMeasured, OptionError
 from trifocal.evaluation.tasks import classification, detection, detectors, networks
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.evaluation.tasks.annotations import GroundTruth
-from trifocal.evaluation.tasks.classification import Classification, read_classes
-from trifocal.evaluation.tasks.detection import Annotations, Detection, protocol_size
+from trifocal.evaluation.tasks.classification import ClassificationTask, read_classes
+from trifocal.evaluation.tasks.detection import Annotations, DetectionTask, protocol_size
 from trifocal.evaluation.tasks.detectors import TorchvisionDetector
-from trifocal.evaluation.tasks.segmentation import Segmentation
+from trifocal.evaluation.tasks.segmentation import SegmentationTask
 from trifocal.evaluation.tasks.task import create_task
 from trifocal.evaluation.tasks.voc import read_voc
 
@@ -91,13 +91,13 @@ def test_average_precision_by_hand(coco: str, tmp_path: Path, capsys: pytest.Cap
         tmp_path, [item(0, (10, 10, 20, 20)), item(0, (50, 10, 20, 20)), item(1, (0, 0, 9, 9))]
     )
     fake = Fake({1: [(1, 0.9, (10, 10, 30, 30)), (1, 0.8, (60, 60, 70, 70))], 2: [(1, 0.7, (0, 0, 9, 9))]})
-    task = Detection(fake, Annotations.read(known))
+    task = DetectionTask(fake, Annotations.read(known))
     task.add(picture(1), "a.png")
     task.add(picture(2), "b.png")
     expected = (34 + 33 * 2 / 3) / 101
     assert task.columns == ("ap", "ap50", "ap75")
     assert task.result() == pytest.approx(dict.fromkeys(task.columns, expected))
-    assert capsys.readouterr().out == "" and task.notes == []
+    assert capsys.readouterr().out == "" and task.notices == []
 
     task.begin()
     task.add(picture(2), "b.png")  # only what was added counts
@@ -108,7 +108,7 @@ def test_ap_of_an_inexact_box(coco: str, tmp_path: Path) -> None:
     """Its IoU is 0.72: correct at 0.50, 0.55 … 0.70, five of the ten thresholds. Then a second category."""
     known = annotations(tmp_path, [item(0, (0, 0, 10, 100)), item(1, (0, 0, 10, 10), category=2)])
     fake = Fake({1: [(1, 0.9, (0, 0, 10, 72))], 2: []})
-    task = Detection(fake, Annotations.read(known))
+    task = DetectionTask(fake, Annotations.read(known))
     task.add(picture(1), "a.png")
     assert task.result() == pytest.approx({"ap": 0.5, "ap50": 1.0, "ap75": 0.0})
     task.add(picture(2), "b.png")
@@ -119,7 +119,7 @@ def test_ap_of_an_inexact_box(coco: str, tmp_path: Path) -> None:
 def test_boxes_in_a_crowd_are_ignored(coco: str, crowd: int, expected: float, tmp_path: Path) -> None:
     """Without the flag: wrong at 0.9, correct at 0.8, and one of two objects is missed."""
     known = annotations(tmp_path, [item(0, (0, 0, 60, 60), iscrowd=crowd), item(0, (70, 0, 10, 10))])
-    task = Detection(
+    task = DetectionTask(
         Fake({1: [(1, 0.9, (5, 5, 15, 15)), (1, 0.8, (70, 0, 80, 10))]}), Annotations.read(known)
     )
     task.add(picture(1), "a.png")
@@ -128,7 +128,7 @@ def test_boxes_in_a_crowd_are_ignored(coco: str, crowd: int, expected: float, tm
 
 def test_ap_without_detections_or_objects(coco: str, tmp_path: Path) -> None:
     known = Annotations.read(annotations(tmp_path, [item(0, (0, 0, 9, 9))]))
-    task = Detection(Fake({1: [], 2: [(1, 0.9, (0, 0, 9, 9))]}), known)
+    task = DetectionTask(Fake({1: [], 2: [(1, 0.9, (0, 0, 9, 9))]}), known)
     task.add(picture(1), "a.png")
     assert task.result() == {"ap": 0.0, "ap50": 0.0, "ap75": 0.0}
     task.begin()
@@ -142,14 +142,14 @@ def test_mask_ap_is_measured_if_there_are_masks(coco: str, tmp_path: Path) -> No
     known = annotations(tmp_path, [item(0, (0, 0, 10, 50), segmentation=outline)])
     mask = np.zeros((1, 80, 100), bool)
     mask[0, :36, :10] = True
-    task = Detection(Fake({1: [(1, 0.9, (0, 0, 10, 50))]}, mask), Annotations.read(known))
+    task = DetectionTask(Fake({1: [(1, 0.9, (0, 0, 10, 50))]}, mask), Annotations.read(known))
     task.add(picture(1), "a.png")
     result = task.result()
     assert tuple(result) == task.columns == ("ap", "ap50", "ap75", "mask_ap", "mask_ap50")
     assert result == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1, "mask_ap": 0.5, "mask_ap50": 1})
 
-    bare = Detection(task.detector, Annotations.read(annotations(tmp_path, [item(0, (0, 0, 10, 50))])))
-    assert "mask_ap" not in bare.columns and bare.notes == [
+    bare = DetectionTask(task.detector, Annotations.read(annotations(tmp_path, [item(0, (0, 0, 10, 50))])))
+    assert "mask_ap" not in bare.columns and bare.notices == [
         "Masks are not measured: instances.json has no outlines."
     ]
 
@@ -160,9 +160,9 @@ def test_detector_may_get_a_resized_image(coco: str, tmp_path: Path) -> None:
     outline = [[0, 0, 10, 0, 10, 50, 0, 50]]
     known = annotations(tmp_path, [item(0, (0, 0, 10, 50), segmentation=outline)])
     fake = Fake({1: [(1, 0.9, (0, 0, 20, 100))]}, mask)
-    task = Detection(fake, Annotations.read(known), short_side=160)
+    task = DetectionTask(fake, Annotations.read(known), short_side=160)
     task.add(picture(1), "a.png")  # not of the protocol's size
-    assert fake.seen == [] and task.notes[-1].startswith("1 image left out, of another size")
+    assert fake.seen == [] and task.notices[-1].startswith("1 image left out, of another size")
     task.begin()
     task.add(picture(1, 200, 160), "a.png")
     assert fake.seen == [(160, 200, 3)]
@@ -181,12 +181,12 @@ def test_sizes_of_the_800_pixel_protocol(size: tuple[int, int], expected: tuple[
 
 def test_images_without_usable_annotations_are_left_out(tmp_path: Path) -> None:
     known = Annotations.read(annotations(tmp_path, [item(0, (0, 0, 9, 9))]))
-    task = Detection(Fake({}), known)
+    task = DetectionTask(Fake({}), known)
     for _ in range(2):
         task.begin()
         task.add(picture(1), "c.png")
         task.add(picture(1, width=50), "a.png")
-    assert task.notes == [
+    assert task.notices == [
         "1 image left out, not in instances.json: c.png.",
         "1 image left out, of another size than in instances.json: a.png.",
     ]
@@ -199,11 +199,11 @@ def test_categories_must_match_the_detector(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"id": 2', '"id": 12'))
     fake = Fake({1: [(12, 0.9, (0, 0, 9, 9)), (0, 0.8, (0, 0, 9, 9))]})
     with pytest.raises(OptionError, match="a category 12; the detector knows the ids of COCO only"):
-        Detection(fake, Annotations.read(path))
+        DetectionTask(fake, Annotations.read(path))
     fake.categories = None
-    task = Detection(fake, Annotations.read(path))
+    task = DetectionTask(fake, Annotations.read(path))
     task.add(picture(1), "a.png")
-    assert task.notes == ["The detector returns labels that instances.json does not list: [0]."]
+    assert task.notices == ["The detector returns labels that instances.json does not list: [0]."]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [{"id": 1}]}', '{"images": 3}'])
@@ -231,17 +231,17 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 
 def test_images_are_matched_by_path_or_unique_name() -> None:
     truth = GroundTruth("x.json", {"one/a.png": 1, "two/a.png": 2, "b.png": 3})
-    assert truth.take("one/a.png") == 1 and truth.take("a.png") is None
-    assert truth.take("images/b.png") == 3 and truth.take("thumbs/b.png") is None
-    assert [note.split(",")[1] for note in truth.notes] == [
+    assert truth.claim("one/a.png") == 1 and truth.claim("a.png") is None
+    assert truth.claim("images/b.png") == 3 and truth.claim("thumbs/b.png") is None
+    assert [note.split(",")[1] for note in truth.notices] == [
         " not in x.json: a.png.",
         " ambiguous in x.json (which names no folder): thumbs/b.png.",
     ]
     truth.begin()
-    assert truth.take("thumbs/b.png") == 3
+    assert truth.claim("thumbs/b.png") == 3
     for number in range(5):
-        truth.take(f"{number}.png")
-    assert truth.notes[0] == "6 images left out, not in x.json: a.png, 0.png, 1.png, …"
+        truth.claim(f"{number}.png")
+    assert truth.notices[0] == "6 images left out, not in x.json: a.png, 0.png, 1.png, …"
 
 
 def test_annotations_of_other_images_are_refused() -> None:
@@ -527,13 +527,13 @@ def test_intersection_over_union_by_hand(mode: str, tmp_path: Path) -> None:
     """Class 0: one of three pixels, 1: two of three, 2: none of one; the pixel of 255 does not count."""
     label_map(tmp_path / "labels" / "a.png", [[0, 0, 1], [1, 255, 2]], mode)
     maps = tasks.find_label_maps(tmp_path / "labels")
-    task = Segmentation(lambda pixels: np.array([[0, 1, 1], [1, 2, 0]]), maps)
+    task = SegmentationTask(lambda pixels: np.array([[0, 1, 1], [1, 2, 0]]), maps)
     task.add(picture(1, 3, 2), "images/a.jpg")
     assert task.columns == ("miou",) and task.result() == pytest.approx({"miou": 1 / 3})
     task.begin()
     task.add(picture(1, 3, 2), "b.jpg")
     task.add(picture(1, 4, 2), "a.jpg")
-    assert [note.split(",")[1].split(":")[0] for note in task.notes] == [
+    assert [note.split(",")[1].split(":")[0] for note in task.notices] == [
         f" not in {tmp_path / 'labels'}",
         f" of another size than in {tmp_path / 'labels'}",
     ]
@@ -545,7 +545,7 @@ def test_intersection_over_union_is_over_all_images_together(tmp_path: Path) -> 
     for name, labels in (("a", [[0, 0, 0, 0]]), ("b", [[0, 1, 1, 1]])):
         label_map(tmp_path / f"{name}.png", labels)
     answers = {1: [[0, 0, 0, 1]], 2: [[0, 1, 1, 1]]}
-    task = Segmentation(
+    task = SegmentationTask(
         lambda pixels: np.array(answers[int(pixels[0, 0, 0])]), tasks.find_label_maps(tmp_path)
     )
     task.add(picture(1, 4, 1), "a.png")
@@ -555,7 +555,7 @@ def test_intersection_over_union_is_over_all_images_together(tmp_path: Path) -> 
 
 def test_invalid_label_maps_are_refused(tmp_path: Path) -> None:
     label_map(tmp_path / "a.png", [[0, 1]], "RGB")
-    task = Segmentation(lambda pixels: np.zeros((1, 2), np.int64), tasks.find_label_maps(tmp_path))
+    task = SegmentationTask(lambda pixels: np.zeros((1, 2), np.int64), tasks.find_label_maps(tmp_path))
     with pytest.raises(OptionError, match="its mode is RGB"):
         task.add(picture(1, 2, 1), "a.png")
     with pytest.raises(OptionError, match="has annotations for no image"):
@@ -584,13 +584,13 @@ def scores_of(rows: list[list[float]]) -> Callable[[np.ndarray], np.ndarray]:
 
 def test_top1_and_top5_by_hand() -> None:
     classify = scores_of([[9, 1, 2, 3, 4, 5], [1, 9, 8, 7, 6, 5], [1, 9, 8, 7, 6, 5], [0, 0, 0, 0, 0, 1]])
-    task = Classification(classify, GroundTruth("x.csv", {"a": 0, "b": 5, "c": 0, "d": 5, "e": 3}))
+    task = ClassificationTask(classify, GroundTruth("x.csv", {"a": 0, "b": 5, "c": 0, "d": 5, "e": 3}))
     for number, name in enumerate("abcd"):  # first; fifth; sixth; first
         task.add(picture(number), name)
     assert task.result() == {"top1": 0.5, "top5": 0.75}
     task.begin()
     task.add(picture(1), "f")
-    assert task.notes == ["1 image left out, not in x.csv: f."]
+    assert task.notices == ["1 image left out, not in x.csv: f."]
     with pytest.raises(OptionError, match="No image was added that x.csv lists"):
         task.result()
 
@@ -601,7 +601,7 @@ def test_average_precision_of_several_classes_by_hand() -> None:
     """
     classify = scores_of([[0.9, 0.1, 0.5], [0.8, 0.3, 0.5], [0.7, 0.2, 0.5]])
     classes: GroundTruth[int | tuple[int, ...]] = GroundTruth("x.json", {"a": (0,), "b": (), "c": (0, 1)})
-    task = Classification(classify, classes)
+    task = ClassificationTask(classify, classes)
     for number, name in enumerate("abc"):
         task.add(picture(number), name)
     assert task.columns == ("map",) and task.result() == pytest.approx({"map": (5 / 6 + 1 / 2) / 2})
@@ -613,7 +613,7 @@ def test_average_precision_of_several_classes_by_hand() -> None:
 
 
 def test_unknown_classes_are_refused() -> None:
-    task = Classification(scores_of([[0.1, 0.2]]), GroundTruth("x.json", {"a": 2}))
+    task = ClassificationTask(scores_of([[0.1, 0.2]]), GroundTruth("x.json", {"a": 2}))
     with pytest.raises(OptionError, match="lists a as class 2; the network has 0 to 1"):
         task.add(picture(0), "a")
 
@@ -635,7 +635,7 @@ def test_classifier_is_measured() -> None:
 )
 def test_class_files_are_read(name: str, text: str, expected: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
-    assert read_classes(tmp_path / name).known == expected
+    assert read_classes(tmp_path / name).values == expected
 
 
 @pytest.mark.parametrize(
@@ -670,14 +670,14 @@ def test_detections_in_originals_can_be_the_ground_truth(coco: str, tmp_path: Pa
         (2 / 3, "detecting objects in broken.png"),
     ]
     assert [item["bbox"] for item in known.objects[0]] == [[10, 10, 20, 40]] and known.objects[1] == []
-    task = Detection(fake, known, model="fake")
+    task = DetectionTask(fake, known, model="fake")
     assert task.model == "fake-own" and not task.masks
     for decoded, expected in ((1, 1.0), (3, 1.0), (4, 0.5), (2, 0.0)):
         task.begin()
         task.add(picture(decoded), "a.png")
         assert task.result()["ap"] == pytest.approx(expected), decoded
     task.add(picture(2), "broken.png")
-    assert "broken.png" in task.notes[0]
+    assert "broken.png" in task.notices[0]
     with pytest.raises(OptionError, match=r"finds no object in these images with a score of 0\.5"):
         Annotations.from_detector(fake, {"b.png": tmp_path / "b.png"}, lambda fraction, text: None)
 
@@ -711,7 +711,7 @@ def test_each_kind_of_task_finds_its_annotations(folder: Path, monkeypatch: pyte
     label_map(folder.parent / "labels" / "a.png", [[0]])
     (folder.parent / "labels.csv").write_text("a.png,1\n")
     found = [create_task(kind, "any", None, folder) for kind in tasks.TASKS]
-    assert [type(task) for task in found] == [Detection, Segmentation, Classification]
+    assert [type(task) for task in found] == [DetectionTask, SegmentationTask, ClassificationTask]
     assert [task.columns for task in found] == [("ap", "ap50", "ap75"), ("miou",), ("top1", "top5")]
     found[2].add(picture(0), "a.png")
     assert found[2].result() == {"top1": 0.0, "top5": 1.0}
@@ -743,7 +743,7 @@ def test_annotations_of_voc(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     task = create_task("detection", "any", None, folder)
     for number, name in enumerate(("a.png", "b.png")):
         task.add(picture(number), name)
-    assert task.result() == {"ap": 1.0, "ap50": 1.0, "ap75": 1.0} and task.notes == []
+    assert task.result() == {"ap": 1.0, "ap50": 1.0, "ap75": 1.0} and task.notices == []
     voc(place, "b", ("sofa", 0, (1, 1, 50, 50)), ("person", 0, (60, 60, 70, 70)))
     task = create_task("detection", "any", None, folder)
     for number, name in enumerate(("a.png", "b.png")):

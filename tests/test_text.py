@@ -185,11 +185,11 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     made = []
     for number, (name, reads) in enumerate((("plain", ""), ("early", "encoder"), ("late", "decoder"))):
         write_weights(text_codec(reads).network, tmp_path / f"{name}.safetensors")
-        changes: dict[str, Any] = {"id": 60 + number, "weights": f"{name}.safetensors", "text_reader": reads}
+        changes: dict[str, Any] = {"id": 60 + number, "weights": f"{name}.safetensors", "text_used_by": reads}
         changes["build"] = partial(text_codec, reads)
         made.append(replace(PRESETS[0], name=name, text_encoder="letters", **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
-    monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
+    monkeypatch.setattr("trifocal.weights.WEIGHTS_FOLDER", tmp_path)
     monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: VowelEncoder())
     return tmp_path
 

@@ -38,8 +38,14 @@ from trifocal.evaluation import (
     paired_difference,
     psnr,
 )
-from trifocal.evaluation.codecs.candidates import PresetCandidate, TextCandidate
-from trifocal.evaluation.codecs.variant import TEXT_KINDS, TextKind, Variant, expand_variants, parse_variant
+from trifocal.evaluation.candidates.candidate import PresetCandidate, TextCandidate
+from trifocal.evaluation.candidates.variant import (
+    TEXT_KINDS,
+    TextKind,
+    Variant,
+    expand_variants,
+    parse_variant,
+)
 from trifocal.evaluation.images import captions_for
 from trifocal.evaluation.metrics.metric_set import MetricSet
 from trifocal.evaluation.metrics.per_image import Pair
@@ -178,7 +184,7 @@ def test_text_bytes_count_or_are_left_out() -> None:
         replace(row, values={**row.values, "text_bytes": 5.0 * ("true" in row.preset), "textless_bpp": rate})
         for row, rate in zip(rows, (0.25, 0.5, 1.0) * 2)
     ]
-    assert paired_difference(rows, PSNR, "p:true", "p:empty", counted=False).mean == pytest.approx(0)
+    assert paired_difference(rows, PSNR, "p:true", "p:empty", count_text_bytes=False).mean == pytest.approx(0)
     found = text_effects([*rows, *linear_rows("jpeg", "a", 0.0)], [PSNR])
     assert [(e.preset, e.text, e.against, e.counted) for e in found] == [
         ("p", "true", "empty", True), ("p", "true", "empty", False)
@@ -230,10 +236,10 @@ def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     }
     for number, (name, (build, reads)) in enumerate(builds.items(), start=50):
         write_weights(build().network, tmp_path / f"{name}.safetensors")
-        changes: dict[str, Any] = {"id": number, "weights": f"{name}.safetensors", "text_reader": reads}
+        changes: dict[str, Any] = {"id": number, "weights": f"{name}.safetensors", "text_used_by": reads}
         made.append(replace(PRESETS[0], name=name, text_encoder="letters", build=build, **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
-    monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
+    monkeypatch.setattr("trifocal.weights.WEIGHTS_FOLDER", tmp_path)
     monkeypatch.setattr("trifocal.text.encoder.load_text_encoder", lambda name, device: Faint())
     (tmp_path / "pictures").mkdir()
     for seed, name in enumerate(("a.png", "b.png", "c.png")):
@@ -313,7 +319,7 @@ def test_encoder_text_takes_no_bytes_and_a_run_is_resumed(
         workspace / "pictures",
         workspace / "out.csv",
         EvaluateOptions([40], resume=True, metrics=["psnr"], text=["true", "mismatched"]),
-        note=said.append,
+        notify=said.append,
     )
     assert encoded == [("early:mismatched", text) for text in (CAT, EMU, DOG)]
     assert again.rows[:3] == evaluation.read_results(workspace / "out.csv")[:3] and len(again.rows) == 6
@@ -327,7 +333,7 @@ def test_the_best_caption_is_that_of_the_nearest_image(preset: str, metric: str,
     (workspace / "captions.json").write_text(json.dumps(captions))
     said: list[str] = []
     options = EvaluateOptions([20, 80], metrics=[metric], text=["best", "true"], best_by=metric)
-    results = evaluate([preset], workspace / "pictures", workspace / "out.csv", options, note=said.append)
+    results = evaluate([preset], workspace / "pictures", workspace / "out.csv", options, notify=said.append)
     assert len(said) == 1 and "an oracle" in said[0] and metric.upper() in said[0]
     rows = {row.key: row for row in results.rows}
     sign = 1 if metric == "psnr" else -1
@@ -378,7 +384,7 @@ def test_without_captions_the_other_words_are_measured(workspace: Path) -> None:
             workspace / "pictures",
             workspace / "o.csv",
             EvaluateOptions([40], metrics=["psnr"], text=["true", "empty", "mismatched"]),
-            note=said.append,
+            notify=said.append,
         )
     assert {row.preset for row in evaluation.read_results(workspace / "o.csv")} == {"early:empty"}
     assert len(said) == 3 and all("needs a captions.json" in sentence for sentence in said[1:])
@@ -393,7 +399,7 @@ def test_image_without_a_caption_is_reported(workspace: Path) -> None:
             workspace / "pictures",
             workspace / "o.csv",
             EvaluateOptions([20, 40], metrics=["psnr"], text=["true", "mismatched"]),
-            note=said.append,
+            notify=said.append,
         )
     assert said == ["b.png has no caption, so no true, best or mismatched text."]
     rows = evaluation.read_results(workspace / "o.csv")
@@ -412,7 +418,7 @@ def test_missing_text_encoder_is_reported_once(workspace: Path, monkeypatch: pyt
             workspace / "pictures",
             workspace / "o.csv",
             EvaluateOptions([40], metrics=["psnr"], text=["true", "none"]),
-            note=said.append,
+            notify=said.append,
         )
     assert said[1:] == ["early:true: The tower is not here."]
     assert {row.preset for row in evaluation.read_results(workspace / "o.csv")} == {"early:none"}
@@ -481,7 +487,7 @@ def test_named_objects_are_not_measured_without_boxes(workspace: Path) -> None:
         workspace / "pictures",
         workspace / "o.csv",
         EvaluateOptions([50], metrics=["psnr-named", "psnr"]),
-        note=said.append,
+        notify=said.append,
     ).rows
     assert rows[0].values.keys() == {"psnr"} and "there is no instances.json in" in said[0]
     (workspace / "instances.json").write_text("[]")

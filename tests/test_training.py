@@ -25,14 +25,14 @@ from trifocal import presets
 from trifocal.data import Crops, read_pictures, split
 from trifocal.data.images import TrainingPicture
 from trifocal.errors import OptionError, PresetError, WeightsError
-from trifocal.losses import LAMBDA_RANGE, balance, quality_lambda, spread_levels
+from trifocal.losses import LAMBDA_RANGE, level_weight, quality_lambda, spread_levels
 from trifocal.pictures import Picture
 from trifocal.training import train
 from trifocal.training.checkpoint import append_row, drop_rows_after
 from trifocal.training.optimisers import plateau_schedule
 from trifocal.training.task import LossTask
 from trifocal.training.trainer import Trainer
-from trifocal.weights import load_weights, read_decodes, read_weights
+from trifocal.weights import load_weights, read_decodable_fingerprints, read_weights
 
 
 def held_out(run: Path) -> list[float]:
@@ -87,22 +87,22 @@ def test_training_lowers_the_loss_and_exports(small_preset, folder, tmp_path):
 def test_decoder_training_records_decodable_fingerprints(small_preset, folder, tmp_path):
     """The fingerprint of the start weights, and those that they list already; also after a resumed run."""
     first = train("small", [folder], tmp_path / "one", steps=1, every=99)
-    assert read_decodes(first) == {}
+    assert read_decodable_fingerprints(first) == {}
     codec = small_codec()
     load_weights(codec.network, first)
     own = {version: frozenset({codec.fingerprint_in(version)}) for version in (1, 2)}
     options: dict[str, Any] = {"parts": ["decoder"], "every": 99}
     second = train(small_preset, [folder], tmp_path / "two", steps=1, start=first, **options)
-    assert read_decodes(second) == own
+    assert read_decodable_fingerprints(second) == own
     train("small", [folder], tmp_path / "two", steps=3, resume=True, **options)
-    assert read_decodes(second) == own
+    assert read_decodable_fingerprints(second) == own
     before, after = read_weights(first), read_weights(second)
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"synthesis"}
     assert json.loads(second.with_suffix(".json").read_text())["parts"] == ["decoder"]
     load_weights(codec.network, second)
     third = train("small", [folder], tmp_path / "three", steps=1, start=second, **options)
-    assert read_decodes(third) == {v: own[v] | {codec.fingerprint_in(v)} for v in own}
+    assert read_decodable_fingerprints(third) == {v: own[v] | {codec.fingerprint_in(v)} for v in own}
     train("small", [], tmp_path / "two", steps=4, resume=True)  # with the parts and data of the checkpoint
     assert json.loads(second.with_suffix(".json").read_text())["parts"] == ["decoder"]
 
@@ -110,7 +110,7 @@ def test_decoder_training_records_decodable_fingerprints(small_preset, folder, t
 def test_weights_with_another_encoder_record_no_other_fingerprints(small_preset, folder, tmp_path):
     first = train("small", [folder], tmp_path / "one", steps=1, every=99)
     second = train("small", [folder], tmp_path / "two", steps=1, every=99, start=first, parts=["entropy"])
-    assert read_decodes(second) == {}
+    assert read_decodable_fingerprints(second) == {}
     before, after = read_weights(first), read_weights(second)
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"entropy"}
@@ -224,11 +224,11 @@ def test_learning_rate_schedule_and_quality_levels():
     assert sorted((levels // 100.2).long().tolist()) == list(range(8))
     ends = quality_lambda(torch.tensor([0, 800]))
     assert ends.tolist() == pytest.approx(LAMBDA_RANGE)
-    assert balance(torch.tensor([400])).item() == 1
+    assert level_weight(torch.tensor([400])).item() == 1
 
 
 def test_weights_of_another_network_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
+    monkeypatch.setattr("trifocal.weights.WEIGHTS_FOLDER", tmp_path)
     with pytest.raises(WeightsError, match="not installed"):
         load_weights(small_codec().network, "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"\x10" * 40)

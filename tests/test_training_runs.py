@@ -120,8 +120,8 @@ def test_a_diverged_run_ends_without_weights(
     small_preset: presets.Preset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Huge(Objective):
-        def turns(self, codec: Any, batch: Any, step: int) -> Any:
-            for part, loss in super().turns(codec, batch, step):
+        def losses(self, codec: Any, batch: Any, step: int) -> Any:
+            for part, loss in super().losses(codec, batch, step):
                 yield part, loss * 1e31
 
     monkeypatch.setattr(presets, "PRESETS", (replace(small_preset, objective=Huge),))
@@ -216,7 +216,7 @@ def text_preset(monkeypatch: pytest.MonkeyPatch) -> presets.Preset:
         lambda: text_codec("encoder"),
         recipe,
         "w",
-        text_reader="encoder",
+        text_used_by="encoder",
         text_encoder="x",
     )
     monkeypatch.setattr(presets, "PRESETS", (preset,))
@@ -227,7 +227,7 @@ def text_preset(monkeypatch: pytest.MonkeyPatch) -> presets.Preset:
 def test_captions_reach_training_in_cocos_layout(text_preset: presets.Preset, tmp_path: Path) -> None:
     """From the root; what was read is said and recorded, and the log has the share of crops with text."""
     said: list[str] = []
-    weights = train("wordy", [coco(tmp_path / "coco")], tmp_path / "run", steps=2, note=said.append)
+    weights = train("wordy", [coco(tmp_path / "coco")], tmp_path / "run", steps=2, notify=said.append)
     assert any("Read 6 images" in text and "6 with captions, 6 with boxes" in text for text in said)
     (row,) = log_rows(tmp_path / "run")
     assert float(row["text_caption"]) == 1 and float(row["text_names"]) == 0
@@ -368,7 +368,7 @@ def test_every_term_of_an_objective_is_kept() -> None:
 
     objective = TacoObjective(perceptual=Zero(), images=Zero())
     batch = Batch(torch.rand(2, 3, 64, 64), torch.tensor([100, 500]))
-    for _ in objective.turns(small_codec().network, batch, 0):
+    for _ in objective.losses(small_codec().network, batch, 0):
         pass
     assert objective.terms.keys() == {"bpp", "mse", "perceptual", "joint"}
     assert all(term.ndim == 0 and not term.requires_grad for term in objective.terms.values())
@@ -377,6 +377,6 @@ def test_every_term_of_an_objective_is_kept() -> None:
 def test_the_batch_is_the_total_of_all_processes(small_preset: presets.Preset) -> None:
     task = CodecTask(small_preset, recipe=replace(small_preset.recipe, batch=6))
     task.use_processes(3)
-    assert task.own_batch == 2 and "total batch of 6, 2 each" in task.batch_note()
+    assert task.process_batch == 2 and "total batch of 6, 2 each" in task.batch_notice()
     with pytest.raises(OptionError, match="multiple of 4 with --batch"):
         task.use_processes(4)

@@ -77,7 +77,7 @@ def test_unreadable_image_ends_the_run(small_preset: presets.Preset, tmp_path: P
     broken = replace(TrainingPicture("a", random_rgb(80, 72)), kept=random_rgb(8, 8))
     threads = threading.active_count()
     with pytest.raises(ValueError, match="high <= 0"):
-        task.training = [broken]
+        task.training_images = [broken]
         list(Trainer(task, tmp_path, steps=9).train_steps())
     assert threading.active_count() == threads
 
@@ -85,7 +85,7 @@ def test_unreadable_image_ends_the_run(small_preset: presets.Preset, tmp_path: P
 # ── several processes ──
 
 
-def train_in_one_of_two_processes(out: Path, *args: Any, report: Any, note: Any, **options: Any) -> str:
+def train_in_one_of_two_processes(out: Path, *args: Any, report: Any, notify: Any, **options: Any) -> str:
     """Train the small preset, and write what this process drew, and its final weights."""
     presets.PRESETS = (small_codec_preset(),)  # type: ignore[assignment]
     drawn: list[Any] = []
@@ -110,7 +110,7 @@ def train_in_one_of_two_processes(out: Path, *args: Any, report: Any, note: Any,
         ends.extend(float(p.detach().double().sum()) for p in self.unwrapped.parameters())
 
     Trainer.fit = fit_and_note  # type: ignore[assignment, method-assign]
-    weights = train("small", *args, report=report, note=note, **options)
+    weights = train("small", *args, report=report, notify=notify, **options)
     facts = {"drawn": drawn, "ends": ends, "threads": torch.get_num_threads()}
     (out / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(facts))
     return str(weights)
@@ -143,7 +143,7 @@ def test_two_processes_share_gradients_and_use_different_crops(
             every=99.0,
             resume=steps == 5,
             report=lambda fraction, text: said.append(fraction) if text.startswith("step") else None,
-            note=notes.append,
+            notify=notes.append,
         )
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one["threads"] == two["threads"] == 1
@@ -159,7 +159,7 @@ def test_two_processes_share_gradients_and_use_different_crops(
         assert [row["step"] for row in csv.DictReader(file)] == ["3", "5"]
 
 
-def failing(error: Exception | None, *, report: Any, note: Any) -> None:
+def failing(error: Exception | None, *, report: Any, notify: Any) -> None:
     if error is None:
         raise SystemExit(3)
     report(0.5, "half")
@@ -181,7 +181,7 @@ import os, sys, time
 from pathlib import Path
 from trifocal.training import in_processes
 
-def sleep(folder, report, note):
+def sleep(folder, report, notify):
     Path(folder, os.environ["RANK"]).write_text(str(os.getpid()))
     time.sleep(300)
 

@@ -203,7 +203,7 @@ def test_the_published_sizes():
     assert blocks == shift + 320 * 192 * 9 + 7 * 192 * 192 * 9 + 8 * 192 + 321 * 192
     for name in ("ug-icm", "ug-icm-hyperprior"):
         preset = find(name)
-        assert preset.preference and not preset.ships
+        assert preset.takes_preference and not preset.has_weights
 
 
 def count(network: nn.Module) -> int:

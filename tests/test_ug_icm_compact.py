@@ -20,15 +20,15 @@ from trifocal.codecs.ug_icm_compact import UgIcmCompact
 from trifocal.container import Bitstream
 from trifocal.errors import OptionError, PresetError
 from trifocal.evaluation import EvaluateOptions, read_results
-from trifocal.evaluation.codecs.factory import create_candidate
-from trifocal.evaluation.codecs.variant import Variant, expand_variants, parse_variant
+from trifocal.evaluation.candidates.factory import create_candidate
+from trifocal.evaluation.candidates.variant import Variant, expand_variants, parse_variant
 from trifocal.losses.ug_icm import UgIcmObjective
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, check_preference, find
 from trifocal.training import train
 from trifocal.training.optimisers import parameter_groups
 from trifocal.types import Batch, Condition
-from trifocal.weights import FOLDER, load_weights, read_weights, write_weights
+from trifocal.weights import WEIGHTS_FOLDER, load_weights, read_weights, write_weights
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_only_the_branch_for_machines_is_trained():
     batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]))
     losses = []
     for step in range(12):
-        ((part, loss),) = objective.turns(codec.network, batch, step)
+        ((part, loss),) = objective.losses(codec.network, batch, step)
         assert part == "codec"
         optimiser.zero_grad()
         loss.backward()
@@ -115,7 +115,7 @@ def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
 
 
 def test_bundled_weights_extend_the_earlier_weights_of_compact():
-    plain = trifocal.load("compact", weights=FOLDER / find("ug-icm-compact").shared)
+    plain = trifocal.load("compact", weights=WEIGHTS_FOLDER / find("ug-icm-compact").shared_weights)
     ours = trifocal.load("ug-icm-compact")
     assert ours.fingerprint_in(1) == 0xE160  # its files from before are still its own
     assert isinstance(ours.network, UgIcmCompact)
@@ -126,7 +126,7 @@ def test_bundled_weights_extend_the_earlier_weights_of_compact():
 
 
 def test_shared_weights_are_not_exported(tmp_path, monkeypatch):
-    monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
+    monkeypatch.setattr("trifocal.weights.WEIGHTS_FOLDER", tmp_path)
     plain, codec = small_codec(noise=0.0), small_ug_icm()
     write_weights(plain.network, tmp_path / "plain.safetensors")
     load_weights(plain.network, "plain.safetensors")
@@ -149,8 +149,8 @@ def test_run_starts_from_shared_weights_and_exports_its_own(tmp_path, monkeypatc
     folder = tmp_path / "weights"
     folder.mkdir()
     for place in ("weights", "training.tasks.codec"):
-        monkeypatch.setattr(f"trifocal.{place}.FOLDER", folder)
-    write_weights(small_codec().network, folder / find("ug-icm-compact").shared)
+        monkeypatch.setattr(f"trifocal.{place}.WEIGHTS_FOLDER", folder)
+    write_weights(small_codec().network, folder / find("ug-icm-compact").shared_weights)
     recipe = replace(find("ug-icm-compact").recipe, crop=64, batch=2, warmup=1)
     tiny = replace(
         find("ug-icm-compact"),
@@ -253,5 +253,5 @@ def test_commands_pass_preferences_on(monkeypatch):
 def test_file_does_not_depend_on_the_preference(codec):
     stream = Bitstream.from_bytes(codec.encode(Picture(random_rgb(64, 48))).to_bytes())
     assert len(stream.layers) == 1 and stream.header.preset_id == 9 == next(
-        p.id for p in PRESETS if p.preference
+        p.id for p in PRESETS if p.takes_preference
     )

@@ -58,7 +58,7 @@ def batch(count: int = 16, side: int = 64) -> Batch:
 
 
 def loss(objective: PreferenceObjective, codec: nn.Module, inputs: Batch) -> Tensor:
-    ((part, value),) = objective.turns(codec, inputs, 0)
+    ((part, value),) = objective.losses(codec, inputs, 0)
     assert part == "codec"
     return value
 

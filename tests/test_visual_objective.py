@@ -14,8 +14,8 @@ from trifocal.losses import (
     Cvvdp,
     Ssimulacra2,
     VisualObjective,
-    balance,
     bits_per_pixel,
+    level_weight,
     mean_squared_error,
     quality_lambda,
     ssimulacra2_score,
@@ -155,7 +155,7 @@ def test_objective_is_the_documented_sum() -> None:
         0.3 * 10 * Ssimulacra2()(x_hat, x),
         0.5 * 90 * Cvvdp()(x_hat, x),
     )
-    expected = (bits_per_pixel(output, x) + quality_lambda(level) * sum(parts)) * balance(level)
+    expected = (bits_per_pixel(output, x) + quality_lambda(level) * sum(parts)) * level_weight(level)
     judged = objective.held_out_metrics(torch.nn.Identity(), x, level, output)
     assert torch.allclose(judged["objective"], expected, rtol=1e-4)
     half = objective.distortion(output, x, share=0.5)

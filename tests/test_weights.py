@@ -23,7 +23,7 @@ from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import PresetError, WeightsError
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS, load, load_for, shared_codec
-from trifocal.weights import FOLDER, decodable, fingerprint, write_weights
+from trifocal.weights import WEIGHTS_FOLDER, decodable, fingerprint, write_weights
 
 ROOT = Path(__file__).parent.parent
 OLDER = (
@@ -35,9 +35,9 @@ COMMIT, FILE = "c2e9311", "dual-layer-compact.safetensors"
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The preset `compact` is a small codec; returns its weights."""
-    tiny = replace(PRESETS[0], build=small_codec, earlier=())
+    tiny = replace(PRESETS[0], build=small_codec, earlier_weights=())
     monkeypatch.setattr("trifocal.presets.PRESETS", (tiny,))
-    monkeypatch.setattr("trifocal.weights.FOLDER", tmp_path)
+    monkeypatch.setattr("trifocal.weights.WEIGHTS_FOLDER", tmp_path)
     write_weights(small_codec(seed=1).network, tmp_path / "compact.safetensors")
     return tmp_path / "compact.safetensors"
 
@@ -241,7 +241,7 @@ def test_table_of_generations_has_every_bundled_preset() -> None:
     with open(GENERATIONS, encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     for preset in PRESETS:
-        if preset.ships:
+        if preset.has_weights:
             codec = shared_codec(preset.name)
             (row,) = [
                 row
@@ -249,8 +249,11 @@ def test_table_of_generations_has_every_bundled_preset() -> None:
                 if row["preset"] == preset.name and row["fingerprint_2"] == f"{codec.fingerprint:08x}"
             ]
             assert row["fingerprint_1"] == f"{codec.fingerprint_in(1):04x}"
-            if not preset.shared:  # else the table may name an earlier file that held all of it
-                assert row["sha256"] == hashlib.sha256((FOLDER / preset.weights).read_bytes()).hexdigest()
+            if not preset.shared_weights:  # else the table may name an earlier file that held all of it
+                assert (
+                    row["sha256"]
+                    == hashlib.sha256((WEIGHTS_FOLDER / preset.weights).read_bytes()).hexdigest()
+                )
 
 
 def test_error_names_weights_that_are_no_longer_bundled() -> None:
@@ -286,7 +289,7 @@ def later_decoder(small: Path) -> Path:
         for parameter in network.synthesis.parameters():
             parameter.mul_(1.05)
     path = small.with_name("better.safetensors")
-    write_weights(network, path, decodes=decodable(network, small, ARITHMETIC))
+    write_weights(network, path, decodable_fingerprints=decodable(network, small, ARITHMETIC))
     return path
 
 
@@ -304,7 +307,7 @@ def test_later_decoder_is_found_in_a_folder(small: Path, later_decoder: Path, tm
     write_weights(small_codec(seed=2).network, small)
     with pytest.raises(WeightsError, match="were found"):
         load_for(old.header)
-    assert load_for(old.header, weights=folder).decodes(old.header)
+    assert load_for(old.header, weights=folder).can_decode(old.header)
 
 
 def test_later_decoder_does_not_change_which_weights_are_needed(small: Path, later_decoder: Path) -> None:
@@ -324,7 +327,7 @@ def test_decoder_for_other_latents_is_refused(small: Path, later_decoder: Path) 
     with pytest.raises(WeightsError, match="Train the synthesis alone"):
         decodable(network, small, ARITHMETIC)
     old, codec = load("compact").encode(picture()), load("compact", weights=later_decoder)
-    assert codec.decodes(old.header)
+    assert codec.can_decode(old.header)
     with torch.no_grad():
         next(codec.network.entropy.parameters()).add_(1)
-    assert not codec.decodes(old.header)
+    assert not codec.can_decode(old.header)

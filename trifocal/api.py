@@ -53,7 +53,7 @@ __all__ = [
     "encode",
 ]
 
-Weights: TypeAlias = "str | PathLike[str] | None"
+WeightsPath: TypeAlias = "str | PathLike[str] | None"
 
 
 class Encoder:
@@ -74,7 +74,7 @@ class Encoder:
         *,
         device: str = "cpu",
         engine: Engine | None = None,
-        weights: Weights = None,
+        weights: WeightsPath = None,
         notify: Notify = warn,
         codec: Codec | None = None,
     ) -> None:
@@ -84,7 +84,7 @@ class Encoder:
         self.codec = codec or presets.shared_codec(self.preset, device, weights, engine)
         self._text: str | None = None
         self._conditioning: Conditioning = (None, ())
-        if self.options.text_per_image and self.preset.text_reader == "encoder":
+        if self.options.text_per_image and self.preset.text_used_by == "encoder":
             presets.text_encoder_for(self.preset)  # fails here and not at each image
         self.conditioning(self.options.text)
 
@@ -150,7 +150,7 @@ class Decoder:
         *,
         device: str = "cpu",
         engine: Engine | None = None,
-        weights: Weights = None,
+        weights: WeightsPath = None,
         notify: Notify = warn,
         codec: Codec | None = None,
     ) -> None:
@@ -198,55 +198,55 @@ class Detector:
         *,
         device: str = "cpu",
         engine: Engine | None = None,
-        weights: Weights = None,
+        weights: WeightsPath = None,
         notify: Notify = warn,
     ) -> None:
         self.options, self.notify = options or DetectOptions(), notify
         self.device, self.weights, self.engine = device, weights, engine
 
     def __call__(self, source: FileInput | ImageInput, *, notify: Notify | None = None) -> FileDetections:
-        found = self._found(source, notify or self.notify)
+        found = self._detect(source, notify or self.notify)
         return replace(found, objects=filter_and_name(found.objects, self.options.threshold))
 
-    def _found(self, source: Any, notify: Notify) -> FileDetections:
+    def _detect(self, source: Any, notify: Notify) -> FileDetections:
         if isinstance(source, str | PathLike):
-            return self._in_file(Path(source), notify)
+            return self._detect_in_file(Path(source), notify)
         if callable(getattr(source, "read", None)):
             source = binary_content(source)
         if isinstance(source, bytes | bytearray | memoryview) and bytes(source[: len(MAGIC)]) == MAGIC:
             source = Bitstream.from_bytes(source)
         if isinstance(source, Bitstream):
-            return self._in_stream(source, notify)
+            return self._detect_in_stream(source, notify)
         size = len(source) if isinstance(source, bytes | bytearray | memoryview) else 0
-        return self._in_picture(as_picture(source), "This image", size)
+        return self._detect_in_picture(as_picture(source), "This image", size)
 
-    def _in_file(self, path: Path, notify: Notify) -> FileDetections:
+    def _detect_in_file(self, path: Path, notify: Notify) -> FileDetections:
         if not is_tri(path):
-            return self._in_picture(as_picture(path), path.name, path.stat().st_size)
+            return self._detect_in_picture(as_picture(path), path.name, path.stat().st_size)
         try:
-            base, read = read_base(path)
+            base, bytes_read = read_base(path)
         except MissingLayer:
             stream = Bitstream.open(path)
-            if presets.preset_for(stream.header).layers:
+            if presets.preset_for(stream.header).has_base_layer:
                 raise
-            return self._in_stream(stream, notify)
-        return self._in_base(base, read, lambda: Bitstream.open(path))
+            return self._detect_in_stream(stream, notify)
+        return self._detect_in_base(base, bytes_read, lambda: Bitstream.open(path))
 
-    def _in_stream(self, stream: Bitstream, notify: Notify) -> FileDetections:
+    def _detect_in_stream(self, stream: Bitstream, notify: Notify) -> FileDetections:
         preset = presets.preset_for(stream.header)
-        if preset.layers or stream.layer(Tag.BASE) is not None:
-            return self._in_base(stream, stream.size, lambda: stream)
+        if preset.has_base_layer or stream.layer(Tag.BASE) is not None:
+            return self._detect_in_base(stream, stream.size, lambda: stream)
         decoder = Decoder(device=self.device, engine=self.engine, weights=self.weights, notify=notify)
         picture = decoder(stream).picture
         notify(f"The preset {preset.name} has no base layer; objects were detected in the decoded image.")
-        return replace(self._in_pixels(picture, stream.size), preset_name=preset.name)
+        return replace(self._detect_in_pixels(picture, stream.size), preset_name=preset.name)
 
-    def _in_base(self, base: Bitstream, read: int, whole: Any) -> FileDetections:
+    def _detect_in_base(self, base: Bitstream, bytes_read: int, open_file: Any) -> FileDetections:
         header = base.header
         codec = presets.scalable_codec(header, self.device, self.weights, self.engine)
 
         def render() -> Picture:
-            stream = whole()
+            stream = open_file()
             return (
                 codec.base_preview(base)
                 if stream.layer(Tag.ENHANCEMENT) is None
@@ -254,20 +254,20 @@ class Detector:
             )
 
         preset = presets.preset_for(header).name
-        return FileDetections(header.width, header.height, preset, read, codec.detect(base), render)
+        return FileDetections(header.width, header.height, preset, bytes_read, codec.detect(base), render)
 
-    def _in_picture(self, picture: Picture, name: str, read: int) -> FileDetections:
+    def _detect_in_picture(self, picture: Picture, name: str, bytes_read: int) -> FileDetections:
         if self.weights is not None:
             raise OptionError(
                 f"{name} is not a .tri file, so it needs no weights; leave them (--weights) out."
             )
-        return self._in_pixels(picture, read)
+        return self._detect_in_pixels(picture, bytes_read)
 
-    def _in_pixels(self, picture: Picture, read: int) -> FileDetections:
+    def _detect_in_pixels(self, picture: Picture, bytes_read: int) -> FileDetections:
         from trifocal.codecs.scalable import detect_objects
 
         objects = detect_objects(picture.fill_invisible(), engine=self.engine, device=self.device)
-        return FileDetections(picture.width, picture.height, None, read, objects, lambda: picture)
+        return FileDetections(picture.width, picture.height, None, bytes_read, objects, lambda: picture)
 
 
 def encode(
@@ -285,7 +285,7 @@ def encode(
     metadata: KeepMetadata = "all",
     keep_invisible: bool = False,
     engine: Engine | None = None,
-    weights: Weights = None,
+    weights: WeightsPath = None,
     notify: Notify = warn,
 ) -> Bitstream:
     """Encode an image.
@@ -346,7 +346,7 @@ def decode(
     text: str | None = None,
     preference: float | None = None,
     engine: Engine | None = None,
-    weights: Weights = None,
+    weights: WeightsPath = None,
     notify: Notify = warn,
 ) -> Decoded:
     """Decode a .tri file to `.picture`, and `.damaged`, the indices of damaged tiles.
@@ -376,7 +376,7 @@ def detect(
     *,
     threshold: float = THRESHOLD,
     engine: Engine | None = None,
-    weights: Weights = None,
+    weights: WeightsPath = None,
     notify: Notify = warn,
 ) -> Detections:
     """Find objects: `.boxes` [N, 4] in pixels, `.labels` (COCO category ids), `.scores` and `.names`, the

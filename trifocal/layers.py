@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trifocal.types import LEVELS_PER_KNOT
 from trifocal.utils.arrays import depth_to_space, space_to_depth
 
-Layer = TypeVar("Layer", bound=nn.Module)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class SpaceToDepth(nn.Module):
@@ -170,10 +170,11 @@ class Block(ResidualBlock):
 
 
 class QualityInterpolation(nn.Module):
-    """A vector per level, interpolated linearly between learned values at every 128th level.
+    """A vector for each quality level, interpolated linearly between learned values at K knots, which are the
+    levels 0, 128, 256, …
 
     Args:
-        initial: initial values, [K, C]; row k belongs to level k·SPACING.
+        initial: initial values, [K, C]; row k belongs to the knot at level k·SPACING.
     """
 
     SPACING = LEVELS_PER_KNOT
@@ -190,7 +191,7 @@ class QualityInterpolation(nn.Module):
         return value[:, None, None, :]
 
 
-def zero_init(layer: Layer) -> Layer:
+def zero_init(layer: ModuleT) -> ModuleT:
     """Set weight and bias of a layer to zero, and return it."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

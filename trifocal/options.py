@@ -57,7 +57,7 @@ class EncodeOptions:
         """
         presets.check_text(preset, self.text is not None or self.text_per_image, self.send_text)
         if not self.base.is_default:
-            presets.check_layers(preset)
+            presets.check_base_layer(preset)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class DecodeOptions:
         preference out of 0..1.
         """
         presets.check_text(preset, self.text is not None)
-        if self.text is not None and preset.text_reader != "decoder":
+        if self.text is not None and preset.text_used_by != "decoder":
             raise PresetError(f"The decoder of {preset.name} needs no text; decode without it.")
         presets.check_preference(preset, self.preference)
 

@@ -29,7 +29,7 @@ CLIP = "openai/clip-vit-base-patch32"
 
 
 @dataclass(frozen=True)
-class Later:
+class LazyCall:
     """Imports `name` from trifocal's `module` when it is called, and calls it with its arguments."""
 
     module: str
@@ -43,13 +43,13 @@ class Later:
         return getattr(import_module(f"trifocal.{self.module}"), self.name)
 
 
-def later(module: str, name: str) -> Later:
+def lazy_call(module: str, name: str) -> LazyCall:
     """A function that is imported when it is called; torch takes two seconds to import."""
-    return Later(module, name)
+    return LazyCall(module, name)
 
 
-RATE_DISTORTION = later("losses.objective", "Objective")
-VISUAL = later("losses", "VisualObjective")
+RATE_DISTORTION = lazy_call("losses.objective", "Objective")
+VISUAL = lazy_call("losses", "VisualObjective")
 SQUARED_ERROR = "compact-0.1.safetensors"  # earlier weights of compact, for squared error; never replaced
 
 
@@ -67,12 +67,13 @@ class Preset:
         objective: makes the training objective, with the arguments in the recipe's `objective`.
         stages: the same for later training stages.
         stage_recipes: how it is trained in the later stages; those of stages beyond these are the last one.
-        text_reader: what reads text: "encoder", "decoder", or "" for neither.
+        text_used_by: what reads text: "encoder", "decoder", or "" for neither.
         text_encoder: the text encoder: "compact", or a name or folder of CLIP for transformers.
-        layers: whether files have a base layer for detectors.
-        preference: whether the decoder takes a preference from people (0) to machines (1).
-        shared: the weight file of the tensors that it shares with another preset; its own file has the rest.
-        earlier: weight files that this preset had before; their files are still decoded.
+        has_base_layer: whether files have a base layer for detectors.
+        takes_preference: whether the decoder takes a preference from people (0) to machines (1).
+        shared_weights: the weight file of the tensors that it shares with another preset; its own file has
+            the rest.
+        earlier_weights: weight files that this preset had before; their files are still decoded.
     """
 
     name: str
@@ -84,18 +85,18 @@ class Preset:
     objective: Callable[..., Objective] = RATE_DISTORTION
     stages: tuple[Callable[..., Objective], ...] = ()
     stage_recipes: tuple[Recipe, ...] = ()
-    text_reader: Literal["", "encoder", "decoder"] = ""
+    text_used_by: Literal["", "encoder", "decoder"] = ""
     text_encoder: str = ""
-    layers: bool = False
-    preference: bool = False
-    shared: str = ""
-    earlier: tuple[str, ...] = ()
+    has_base_layer: bool = False
+    takes_preference: bool = False
+    shared_weights: str = ""
+    earlier_weights: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Preset {self.name}, id {self.id}>"
 
     @property
-    def ships(self) -> bool:
+    def has_weights(self) -> bool:
         """Whether the trained weights are installed."""
         return (Path(__file__).with_name("weights") / self.weights).exists()
 
@@ -112,73 +113,73 @@ PRESETS = (
         name="compact",
         id=1,
         summary="one layer, variable rate, trained for perceived quality; 3.6 M parameters",
-        build=later("codecs.compact", "compact"),
+        build=lazy_call("codecs.compact", "compact"),
         recipe=COMPACT,
         weights="compact.safetensors",
         objective=VISUAL,
-        earlier=(SQUARED_ERROR,),
+        earlier_weights=(SQUARED_ERROR,),
     ),
     Preset(
         name="taco",
         id=2,
         summary="text steers the encoder, 34 M parameters, after Lee et al. on ELIC",
-        build=later("codecs.taco", "taco"),
+        build=lazy_call("codecs.taco", "taco"),
         recipe=TACO,
         weights="taco.safetensors",
-        objective=later("losses", "TacoObjective"),
-        text_reader="encoder",
+        objective=lazy_call("losses", "TacoObjective"),
+        text_used_by="encoder",
         text_encoder=CLIP,
     ),
     Preset(
         name="taco-compact",
         id=3,
         summary="text steers the bit allocation; the network and the weights of compact",
-        build=later("codecs.taco_compact", "taco_compact"),
+        build=lazy_call("codecs.taco_compact", "taco_compact"),
         recipe=COMPACT,
         weights="compact.safetensors",
         objective=VISUAL,
-        text_reader="encoder",
+        text_used_by="encoder",
         text_encoder="compact",
-        earlier=(SQUARED_ERROR,),
+        earlier_weights=(SQUARED_ERROR,),
     ),
     Preset(
         name="cross-modal",
         id=4,
         summary="text helps the decoder, 210 M parameters, after Qin et al. on HiFiC",
-        build=later("codecs.cross_modal", "cross_modal"),
+        build=lazy_call("codecs.cross_modal", "cross_modal"),
         recipe=HIFIC,
         weights="cross-modal.safetensors",
-        objective=later("losses", "CrossModalObjective"),
+        objective=lazy_call("losses", "CrossModalObjective"),
         stages=(partial(hific_adversarial_objective, latent_channels=220),),
         stage_recipes=(HIFIC_ADVERSARIAL,),
-        text_reader="decoder",
+        text_used_by="decoder",
         text_encoder=CLIP,
     ),
     Preset(
         name="cross-modal-compact",
         id=5,
         summary="text helps the decoder; the network of compact, 4.0 M parameters",
-        build=later("codecs.cross_modal_compact", "cross_modal_compact"),
+        build=lazy_call("codecs.cross_modal_compact", "cross_modal_compact"),
         recipe=replace(
             COMPACT, factors={"analysis.": 0.0, "entropy.": 0.0, ".linear.": 0.03, ".lapping.": 0.1}
         ),
         weights="cross-modal-compact.safetensors",
-        shared=SQUARED_ERROR,
-        objective=later("losses", "PerceptualObjective"),
-        text_reader="decoder",
+        shared_weights=SQUARED_ERROR,
+        objective=lazy_call("losses", "PerceptualObjective"),
+        text_used_by="decoder",
         text_encoder="compact",
     ),
     Preset(
         name="cross-modal-cheng2020",
         id=6,
         summary="text helps the decoder, after Qin et al. on the transforms of Cheng2020",
-        build=later("codecs.cross_modal", "cross_modal_cheng2020"),
+        build=lazy_call("codecs.cross_modal", "cross_modal_cheng2020"),
         recipe=HIFIC,
         weights="cross-modal-cheng2020.safetensors",
-        objective=later("losses", "CrossModalObjective"),
+        objective=lazy_call("losses", "CrossModalObjective"),
         stages=(partial(hific_adversarial_objective, latent_channels=192),),
         stage_recipes=(HIFIC_ADVERSARIAL,),
-        text_reader="decoder",
+        text_used_by="decoder",
         text_encoder=CLIP,
     ),
     Preset(
@@ -186,43 +187,43 @@ PRESETS = (
         id=7,
         summary="a base layer for Faster R-CNN, and text steers the encoder, 53 M parameters, after Shen "
         "et al.",
-        build=later("codecs.dual_layer", "dual_layer"),
+        build=lazy_call("codecs.dual_layer", "dual_layer"),
         recipe=DUAL_LAYER,
         weights="dual-layer.safetensors",
-        objective=later("losses.dual_layer", "DualLayerObjective"),
-        text_reader="encoder",
+        objective=lazy_call("losses.dual_layer", "DualLayerObjective"),
+        text_used_by="encoder",
         text_encoder=CLIP,
-        layers=True,
+        has_base_layer=True,
     ),
     Preset(
         name="dual-layer-compact",
         id=8,
         summary="the default: a base layer for the bundled detector, and an enhancement layer for people; "
         "6.4 M parameters",
-        build=later("codecs.dual_layer_compact", "dual_layer_compact"),
+        build=lazy_call("codecs.dual_layer_compact", "dual_layer_compact"),
         recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
         weights="dual-layer-compact.safetensors",
         objective=VISUAL,
-        text_reader="encoder",
+        text_used_by="encoder",
         text_encoder="compact",
-        layers=True,
+        has_base_layer=True,
     ),
     Preset(
         name="ug-icm-compact",
         id=9,
         summary="one file, decoded for people or for machines; the encoder of compact-psnr, 3.9 M parameters",
-        build=later("codecs.ug_icm_compact", "ug_icm_compact"),
+        build=lazy_call("codecs.ug_icm_compact", "ug_icm_compact"),
         recipe=replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
         weights="ug-icm-compact.safetensors",
-        objective=later("losses.ug_icm", "UgIcmObjective"),
-        preference=True,
-        shared=SQUARED_ERROR,
+        objective=lazy_call("losses.ug_icm", "UgIcmObjective"),
+        takes_preference=True,
+        shared_weights=SQUARED_ERROR,
     ),
     Preset(
         name="compact-psnr",
         id=10,
         summary="the network of compact trained for squared error, for comparison with published tables",
-        build=later("codecs.compact", "compact"),
+        build=lazy_call("codecs.compact", "compact"),
         recipe=COMPACT,
         weights=SQUARED_ERROR,
     ),
@@ -230,24 +231,24 @@ PRESETS = (
         name="ug-icm",
         id=11,
         summary="one file, decoded for people or for machines, 82 M parameters, after Yin et al. on MLIC++",
-        build=later("codecs.ug_icm", "ug_icm"),
+        build=lazy_call("codecs.ug_icm", "ug_icm"),
         recipe=UG_ICM,
         weights="ug-icm.safetensors",
-        objective=later("losses.ug_icm", "first_stage"),
-        stages=(later("losses.ug_icm", "second_stage"),),
+        objective=lazy_call("losses.ug_icm", "first_stage"),
+        stages=(lazy_call("losses.ug_icm", "second_stage"),),
         stage_recipes=(UG_ICM_DECODER,),
-        preference=True,
+        takes_preference=True,
     ),
     Preset(
         name="ug-icm-hyperprior",
         id=12,
         summary="as ug-icm, 5.5 M parameters, on the hyperprior of Ballé et al. 2018",
-        build=later("codecs.ug_icm", "ug_icm_hyperprior"),
+        build=lazy_call("codecs.ug_icm", "ug_icm_hyperprior"),
         recipe=UG_ICM,
         weights="ug-icm-hyperprior.safetensors",
-        objective=later("losses.ug_icm", "first_stage"),
-        stages=(later("losses.ug_icm", "second_stage"),),
+        objective=lazy_call("losses.ug_icm", "first_stage"),
+        stages=(lazy_call("losses.ug_icm", "second_stage"),),
         stage_recipes=(UG_ICM_DECODER,),
-        preference=True,
+        takes_preference=True,
     ),
 )

@@ -30,7 +30,7 @@ __all__ = [
     "PRESETS",
     "Preset",
     "all_presets",
-    "check_layers",
+    "check_base_layer",
     "check_preference",
     "check_text",
     "find",
@@ -198,10 +198,10 @@ def shared_codec(
     engine: Engine | None = None,
 ) -> Codec:
     """As `load`, but the same object for the same arguments; do not change it."""
-    from trifocal.weights import FOLDER
+    from trifocal.weights import WEIGHTS_FOLDER
 
     preset = find(preset)
-    path = FOLDER / preset.weights if weights is None else Path(weights).absolute()
+    path = WEIGHTS_FOLDER / preset.weights if weights is None else Path(weights).absolute()
     if path.is_dir():
         raise WeightsError(f"{weights} is a folder; name the .safetensors file in it.")
     if not path.is_file():
@@ -225,12 +225,12 @@ def _load(preset: Preset, device: str, path: Path, changed: int, engine: Engine)
     from trifocal.weights import read_level
 
     codec = (
-        onnx_codec(preset.name, preset.layers, preset.build, path, preset.shared)
+        onnx_codec(preset.name, preset.has_base_layer, preset.build, path, preset.shared_weights)
         if engine == "onnx"
-        else torch_codec(preset.build, path, preset.shared, device)
+        else torch_codec(preset.build, path, preset.shared_weights, device)
     )
     codec.preset_id = preset.id
-    codec.text_request = partial(text_request, preset)
+    codec.text_inputs = partial(text_inputs, preset)
     codec.only_level = read_level(path)
     return codec
 
@@ -255,7 +255,7 @@ def engine_for(preset: Preset, device: str, engine: str | None) -> Engine:
     return "torch"
 
 
-def text_request(preset: Preset, text: str | None, send: bool) -> tuple[Condition | None, tuple[Layer, ...]]:
+def text_inputs(preset: Preset, text: str | None, send: bool) -> tuple[Condition | None, tuple[Layer, ...]]:
     """What `Codec.encode` makes of `text` and `send_text`. Raises as `check_text` and
     `encoding_condition`.
     """
@@ -283,23 +283,25 @@ def load_for(
         PresetError: if the preset is unknown.
         WeightsError: if no weights with this fingerprint are found; the message says where they are.
     """
-    from trifocal.codecs.loading import marks_of, where_weights_are
+    from trifocal.codecs.loading import fingerprints_in, where_weights_are
     from trifocal.container.fields import hexadecimal
-    from trifocal.weights import FOLDER
+    from trifocal.weights import WEIGHTS_FOLDER
 
     preset = preset_for(header)
     folder = os.environ.get("TRIFOCAL_WEIGHTS") if weights is None else weights
     named = None if weights is None or Path(weights).is_dir() else weights
     have = "none"
-    if named is not None or (FOLDER / preset.weights).exists():
+    if named is not None or (WEIGHTS_FOLDER / preset.weights).exists():
         codec = shared_codec(preset, device, named, engine)
-        if codec.decodes(header, checked=False):
+        if codec.can_decode(header, refresh=False):
             return codec
-        mark = codec.fingerprint_in(header.version)
-        have = "others" if mark is None else hexadecimal(mark, header.version)
+        fingerprint = codec.fingerprint_in(header.version)
+        have = "others" if fingerprint is None else hexadecimal(fingerprint, header.version)
     if named is None:
-        for path in earlier_weights(preset, folder):
-            if header.fingerprint in marks_of(path, path.stat().st_mtime_ns, preset.shared, header.version):
+        for path in weight_files_for(preset, folder):
+            if header.fingerprint in fingerprints_in(
+                path, path.stat().st_mtime_ns, preset.shared_weights, header.version
+            ):
                 return shared_codec(preset, device, path, engine)
     raise WeightsError(
         f"The file was made with weights {header.fingerprint_hex} of the preset {preset.name}, and {have} "
@@ -315,16 +317,16 @@ def scalable_codec(
     `load_for`.
     """
     preset = preset_for(header)
-    if not preset.layers:
+    if not preset.has_base_layer:
         raise Damaged(f"The file is damaged: it has a base layer, and its preset {preset.name} has none.")
     return cast("ScalableCodec", load_for(header, device, weights, engine))
 
 
-def earlier_weights(preset: Preset, folder: str | PathLike[str] | None) -> Iterator[Path]:
+def weight_files_for(preset: Preset, folder: str | PathLike[str] | None) -> Iterator[Path]:
     """Weight files that may belong to a preset: its bundled earlier ones, then all in the folder."""
-    from trifocal.weights import FOLDER
+    from trifocal.weights import WEIGHTS_FOLDER
 
-    yield from (path for name in preset.earlier if (path := FOLDER / name).exists())
+    yield from (path for name in preset.earlier_weights if (path := WEIGHTS_FOLDER / name).exists())
     if folder:
         yield from sorted(Path(folder).glob("*.safetensors"))
 
@@ -352,11 +354,11 @@ def check_text(preset: Preset, given: bool, send: bool = False) -> None:
             presets that do.
         OptionError: if there is no text to send.
     """
-    if (given or send) and not preset.text_reader:
-        *most, last = [other.name for other in all_presets() if other.text_reader] or ["no preset"]
+    if (given or send) and not preset.text_used_by:
+        *most, last = [other.name for other in all_presets() if other.text_used_by] or ["no preset"]
         able = f"{', '.join(most)} and {last} do" if most else f"{last} does"
         raise PresetError(f"{preset.name} takes no text; {able}.")
-    if send and preset.text_reader != "decoder":
+    if send and preset.text_used_by != "decoder":
         raise PresetError(f"The decoder of {preset.name} reads no text; do not send it.")
     if send and not given:
         raise OptionError("There is no text to send; give one, or do not ask to send it.")
@@ -371,15 +373,15 @@ def check_preference(preset: Preset, preference: float | None) -> None:
     """
     if preference is None:
         return
-    if not preset.preference:
-        able = [other.name for other in all_presets() if other.preference] or ["no preset"]
+    if not preset.takes_preference:
+        able = [other.name for other in all_presets() if other.takes_preference] or ["no preset"]
         raise PresetError(f"{preset.name} takes no preference; use {' or '.join(able)}.")
     if not 0 <= preference <= 1:
         raise OptionError(f"A preference is from 0, for people, to 1, for machines, not {preference:g}.")
 
 
-def check_layers(preset: Preset) -> None:
+def check_base_layer(preset: Preset) -> None:
     """Raises PresetError if a preset has no base layer; the message lists presets that have one."""
-    if not preset.layers:
-        able = [other.name for other in all_presets() if other.layers] or ["no preset"]
+    if not preset.has_base_layer:
+        able = [other.name for other in all_presets() if other.has_base_layer] or ["no preset"]
         raise PresetError(f"{preset.name} has no base layer; use {' or '.join(able)}.")

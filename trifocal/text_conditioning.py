@@ -49,7 +49,7 @@ def encoding_condition(
         return None, ()
     if not isinstance(text, str):
         raise OptionError(f"text must be a string, not {type(text).__name__}.")
-    if preset.text_reader == "encoder":
+    if preset.text_used_by == "encoder":
         return condition_for(preset, [normalise_text(text)], notify=notify), ()
     if send:
         return None, (text_layer(text),)
@@ -81,7 +81,7 @@ def decoding_condition(
         OptionError: for a text that is not Unicode.
         WeightsError, MissingExtra: if the preset's text encoder is not installed.
     """
-    if preset.text_reader != "decoder":
+    if preset.text_used_by != "decoder":
         if notice := unread_text(preset, stream):
             notify(notice)
         return None
@@ -135,7 +135,7 @@ def condition_for(
 
 def unread_text(preset: Preset, stream: Bitstream) -> str | None:
     """A notice if a file has text that the decoder of its preset does not read."""
-    if preset.text_reader == "decoder" or stream.layer(Tag.TEXT) is None:
+    if preset.text_used_by == "decoder" or stream.layer(Tag.TEXT) is None:
         return None
     return f"The file has text, which the decoder of {preset.name} does not read."
 

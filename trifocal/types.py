@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     Array: TypeAlias = NDArray[Any]
-    Kind = TypeVar("Kind", default=Tensor)
+    ArrayT = TypeVar("ArrayT", default=Tensor)
 else:
     from typing import TypeVar
 
-    Kind = TypeVar("Kind")
+    ArrayT = TypeVar("ArrayT")
 
 MAX_LEVEL = 800
 LEVELS_PER_QUALITY = 8
@@ -41,7 +41,7 @@ HYPER_LATENT_PIXELS = 64  # side of a hyper-latent; images are padded to multipl
 
 
 @dataclass(frozen=True)
-class TextEmbedding(Generic[Kind]):
+class TextEmbedding(Generic[ArrayT]):
     """Vectors of B texts, padded to the longest.
 
     Attributes:
@@ -51,9 +51,9 @@ class TextEmbedding(Generic[Kind]):
         pooled: one vector per text, [B, D], not normalised.
     """
 
-    tokens: Kind
-    mask: Kind
-    pooled: Kind
+    tokens: ArrayT
+    mask: ArrayT
+    pooled: ArrayT
 
     def to(self, device: torch.device | str) -> TextEmbedding[Tensor]:
         """Tensors on a device."""
@@ -63,7 +63,7 @@ class TextEmbedding(Generic[Kind]):
         """NumPy arrays."""
         return TextEmbedding(*(_array(part) for part in (self.tokens, self.mask, self.pooled)))
 
-    def of(self: TextEmbedding[Tensor], rows: slice) -> TextEmbedding[Tensor]:
+    def select(self: TextEmbedding[Tensor], rows: slice) -> TextEmbedding[Tensor]:
         """The embeddings of some of the texts."""
         return TextEmbedding(self.tokens[rows], self.mask[rows], self.pooled[rows])
 
@@ -73,23 +73,23 @@ class TextEmbedding(Generic[Kind]):
 
 
 @dataclass(frozen=True)
-class BasePreview(Generic[Kind]):
+class BasePreview(Generic[ArrayT]):
     """The small image that a base layer decodes to, and the window of the full image that it is sampled in.
 
     Attributes:
-        picture: [B, 3, h, w], about 0..1.
+        image: [B, 3, h, w], about 0..1.
         size: width and height of the full image in pixels.
-        window: x, y, width, height of the sampled part in pixels of the full image; edges are repeated beyond
+        region: x, y, width, height of the sampled part in pixels of the full image; edges are repeated beyond
             it.
     """
 
-    picture: Kind
+    image: ArrayT
     size: tuple[int, int]
-    window: tuple[int, int, int, int]
+    region: tuple[int, int, int, int]
 
     def to(self, device: torch.device | str) -> BasePreview[Tensor]:
         """Tensors on a device."""
-        return BasePreview(_tensor(self.picture, device), self.size, self.window)
+        return BasePreview(_tensor(self.image, device), self.size, self.region)
 
     def pixels(self: BasePreview[Tensor]) -> Tensor:
         """The window at full resolution, [B, 3, height, width]. A pixel's value does not depend on the
@@ -98,24 +98,24 @@ class BasePreview(Generic[Kind]):
         import torch
         from torch.nn.functional import grid_sample
 
-        x, y, width, height = self.window
+        x, y, width, height = self.region
         across, down = (
-            (2 * (start + 0.5 + torch.arange(count, device=self.picture.device)) / whole - 1)
+            (2 * (start + 0.5 + torch.arange(count, device=self.image.device)) / whole - 1)
             for start, count, whole in ((x, width, self.size[0]), (y, height, self.size[1]))
         )
         places = torch.stack(torch.broadcast_tensors(across[None], down[:, None]), dim=-1)
-        places = places.expand(len(self.picture), -1, -1, -1).to(self.picture.dtype)
-        return grid_sample(self.picture, places, mode="bicubic", padding_mode="border", align_corners=False)
+        places = places.expand(len(self.image), -1, -1, -1).to(self.image.dtype)
+        return grid_sample(self.image, places, mode="bicubic", padding_mode="border", align_corners=False)
 
-    def within(self, rows: slice, columns: slice) -> BasePreview[Kind]:
+    def within(self, rows: slice, columns: slice) -> BasePreview[ArrayT]:
         """The preview for a part of the window; rows and columns are latent positions."""
-        x, y = self.window[0] + LATENT_STRIDE * columns.start, self.window[1] + LATENT_STRIDE * rows.start
+        x, y = self.region[0] + LATENT_STRIDE * columns.start, self.region[1] + LATENT_STRIDE * rows.start
         width, height = (LATENT_STRIDE * (part.stop - part.start) for part in (columns, rows))
-        return replace(self, window=(x, y, width, height))
+        return replace(self, region=(x, y, width, height))
 
 
 @dataclass(frozen=True)
-class Condition(Generic[Kind]):
+class Condition(Generic[ArrayT]):
     """Side input of a transform; fields that are None have no effect.
 
     Attributes:
@@ -126,10 +126,10 @@ class Condition(Generic[Kind]):
         preference: what the image is decoded for, [B]: 0 people … 1 machines.
     """
 
-    text: TextEmbedding[Kind] | None = None
-    importance_map: Kind | None = None
-    preview: BasePreview[Kind] | None = None
-    preference: Kind | None = None
+    text: TextEmbedding[ArrayT] | None = None
+    importance_map: ArrayT | None = None
+    preview: BasePreview[ArrayT] | None = None
+    preference: ArrayT | None = None
 
     def to(self, device: torch.device | str) -> Condition[Tensor]:
         """Tensors on a device."""
@@ -140,12 +140,12 @@ class Condition(Generic[Kind]):
             None if self.preference is None else _tensor(self.preference, device),
         )
 
-    def within(self, rows: slice, columns: slice) -> Condition[Kind]:
+    def within(self, rows: slice, columns: slice) -> Condition[ArrayT]:
         """The condition of a part of the image; rows and columns are latent positions."""
-        importance: Any = self.importance_map
+        importance_map: Any = self.importance_map
         return replace(
             self,
-            importance_map=None if importance is None else importance[:, rows, columns],
+            importance_map=None if importance_map is None else importance_map[:, rows, columns],
             preview=None if self.preview is None else self.preview.within(rows, columns),
         )
 

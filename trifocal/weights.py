@@ -22,10 +22,10 @@ from trifocal.utils.files import atomic_write
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FOLDER = Path(__file__).with_name("weights")
+WEIGHTS_FOLDER = Path(__file__).with_name("weights")
 Arrays: TypeAlias = dict[str, NDArray[Any]]
-Weights: TypeAlias = "dict[str, Tensor]"
-Decodes = dict[int, frozenset[int]]  # fingerprints by version of the file format
+StateDict: TypeAlias = "dict[str, Tensor]"
+DecodableFingerprints = dict[int, frozenset[int]]  # fingerprints by version of the file format
 DECODES, LEVEL, SYNTHESIS = "decodes", "level", "synthesis."
 FINGERPRINT_BYTES = {1: 2, 2: 4}  # by version of the file format
 INTEGERS = {2: "int16", 4: "int32", 8: "int64"}  # torch's, by their bytes
@@ -42,9 +42,9 @@ def load_weights(network: nn.Module, name: str | Path, shared: str = "") -> None
         WeightsError: if the file is missing, incomplete, does not fit the network, or holds values that are
             not finite or invalid frequency tables.
     """
-    path = FOLDER / name
-    weights = read_weights(path, FOLDER / shared if shared else None)
-    check_kinds(weights, network.state_dict(), path.name)
+    path = WEIGHTS_FOLDER / name
+    weights = read_weights(path, WEIGHTS_FOLDER / shared if shared else None)
+    check_dtypes(weights, network.state_dict(), path.name)
     try:
         network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
@@ -81,7 +81,7 @@ def wrong_kind(file_name: str, name: str, floats: bool) -> str:
     )
 
 
-def check_kinds(weights: Weights, wanted: Mapping[str, Tensor], file_name: str) -> None:
+def check_dtypes(weights: StateDict, wanted: Mapping[str, Tensor], file_name: str) -> None:
     """Raises WeightsError where a tensor holds integers in place of floats, or floats in place of
     integers.
     """
@@ -90,7 +90,7 @@ def check_kinds(weights: Weights, wanted: Mapping[str, Tensor], file_name: str) 
             raise WeightsError(wrong_kind(file_name, name, weights[name].is_floating_point()))
 
 
-def read_weights(path: Path, shared: Path | None = None) -> Weights:
+def read_weights(path: Path, shared: Path | None = None) -> StateDict:
     """`read_arrays` as tensors."""
     import torch
 
@@ -122,7 +122,7 @@ def read_arrays(path: Path, shared: Path | None = None) -> Arrays:
     return others | {name: w.astype(np.float32) if w.dtype.kind == "f" else w for name, w in weights.items()}
 
 
-def load_part(path: Path, prefix: str) -> Weights:
+def load_part(path: Path, prefix: str) -> StateDict:
     """The tensors of a file whose names start with a prefix, without the prefix."""
     return {name.removeprefix(prefix): w for name, w in read_weights(path).items() if name.startswith(prefix)}
 
@@ -131,7 +131,7 @@ def write_weights(
     network: nn.Module,
     path: Path,
     shared: str = "",
-    decodes: Decodes | None = None,
+    decodable_fingerprints: DecodableFingerprints | None = None,
     level: int | None = None,
 ) -> None:
     """Write the state of a network as float16 safetensors; integer tables stay integers.
@@ -140,8 +140,8 @@ def write_weights(
         network: the network.
         path: of the file.
         shared: a bundled file whose tensors are left out.
-        decodes: fingerprints of other weights whose files these weights decode, from `decodable`; stored in
-            the file's metadata.
+        decodable_fingerprints: fingerprints of other weights whose files these weights decode, from
+            `decodable`; stored in the file's metadata.
         level: the quality level of a single-rate model, 0..800; stored there too.
 
     Raises:
@@ -150,9 +150,9 @@ def write_weights(
     import torch
     from safetensors.torch import save
 
-    halved = halves(network.state_dict())
+    halved = as_float16(network.state_dict())
     if shared:
-        there = read_weights(FOLDER / shared)
+        there = read_weights(WEIGHTS_FOLDER / shared)
         halved = {
             name: w
             for name, w in halved.items()
@@ -162,15 +162,21 @@ def write_weights(
         if not torch.isfinite(w).all():
             raise WeightsError(f"The weights of {name} do not fit into float16; the run has diverged.")
     metadata = {"format": "pt"}
-    if decodes:
-        metadata[DECODES] = json.dumps({str(v): sorted(marks) for v, marks in decodes.items() if marks})
+    if decodable_fingerprints:
+        metadata[DECODES] = json.dumps(
+            {
+                str(v): sorted(fingerprints)
+                for v, fingerprints in decodable_fingerprints.items()
+                if fingerprints
+            }
+        )
     if level is not None:
         metadata[LEVEL] = str(level)
     with atomic_write(path) as stream:
         stream.write(save(halved, metadata=metadata))
 
 
-def halves(weights: Mapping[str, Tensor]) -> Weights:
+def as_float16(weights: Mapping[str, Tensor]) -> StateDict:
     """Weights as `write_weights` stores them."""
     return {
         name: w.detach().cpu().half().contiguous() if w.is_floating_point() else w.detach().cpu()
@@ -178,7 +184,7 @@ def halves(weights: Mapping[str, Tensor]) -> Weights:
     }
 
 
-def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = "") -> Decodes:
+def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = "") -> DecodableFingerprints:
     """Fingerprints of the weights whose files a network decodes besides its own, if only its synthesis
     differs from `start`.
 
@@ -198,8 +204,8 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
     """
     import torch
 
-    before = read_weights(start, FOLDER / shared if shared else None)
-    now, then = halves(network.state_dict()), halves(before)
+    before = read_weights(start, WEIGHTS_FOLDER / shared if shared else None)
+    now, then = as_float16(network.state_dict()), as_float16(before)
     changed = sorted(
         name
         for name in now.keys() | then.keys()
@@ -212,7 +218,7 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
             "outside the synthesis "
             "differ. Train the synthesis alone."
         )
-    listed = read_decodes(start)
+    listed = read_decodable_fingerprints(start)
     own = {version: fingerprint(before, version, arithmetic) for version in FINGERPRINT_BYTES}
     return {
         version: listed.get(version, frozenset()) | (frozenset() if mark is None else {mark})
@@ -220,12 +226,12 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
     }
 
 
-def read_decodes(path: Path) -> Decodes:
+def read_decodable_fingerprints(path: Path) -> DecodableFingerprints:
     """The fingerprints that `write_weights` stored in a file; empty for other files."""
     try:
         with safe_open(path, "np") as file:
             found = json.loads((file.metadata() or {}).get(DECODES, "{}"))
-        return {int(version): frozenset(int(mark) for mark in marks) for version, marks in found.items()}
+        return {int(version): frozenset(map(int, values)) for version, values in found.items()}
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -287,20 +293,20 @@ def checksum(module: nn.Module) -> tuple[int, ...]:
     return checksums([*module.parameters(), *module.buffers()])
 
 
-def latent_checksum(network: nn.Module) -> tuple[int, ...]:
+def checksum_without_synthesis(network: nn.Module) -> tuple[int, ...]:
     """`checksum` of all that is not part of the synthesis."""
     return checksums(w for name, w in network.state_dict().items() if not name.startswith(SYNTHESIS))
 
 
 def checksums(tensors: Iterable[Tensor]) -> tuple[int, ...]:
-    """`checksum_of` of each tensor."""
+    """`tensor_checksum` of each tensor."""
     import torch
 
-    sums = [checksum_of(w) for w in tensors]
+    sums = [tensor_checksum(w) for w in tensors]
     return tuple(torch.stack(sums).tolist()) if sums else ()
 
 
-def checksum_of(w: Tensor) -> Tensor:
+def tensor_checksum(w: Tensor) -> Tensor:
     """The sum of a tensor's bits, an int64 scalar."""
     import torch
 

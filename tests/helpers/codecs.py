@@ -25,7 +25,7 @@ def small_codec(seed: int = 0, noise: float = 0.05) -> Codec:
     steps = torch.logspace(2.0, 0.8, 8)
     network = CodecNetwork(
         analysis=Analysis(channels=16, latent_channels=48, blocks=2),
-        entropy=EntropyModel(latent_channels=48, hyper_channels=8, width=16, blocks=1, steps=steps),
+        entropy=EntropyModel(latent_channels=48, hyper_channels=8, width=16, blocks=1, step_sizes=steps),
         synthesis=Synthesis(channels=16, latent_channels=48, blocks=2, knots=8),
         receptive_field=16,
     )

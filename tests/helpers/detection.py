@@ -21,8 +21,8 @@ from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.detection.detections import Detections
 from trifocal.detection.input_size import compact_size
-from trifocal.evaluation.codecs.layer_ablations import BASE_LAYER_DETECTORS
-from trifocal.evaluation.tasks.detection import Annotations, Detection
+from trifocal.evaluation.candidates.layer_ablations import BASE_LAYER_DETECTORS
+from trifocal.evaluation.tasks.detection import Annotations, DetectionTask
 from trifocal.pictures import Picture
 from trifocal.presets import PRESETS
 
@@ -112,7 +112,7 @@ class BrightDetector:
 def use_two_jpeg_preset(monkeypatch: pytest.MonkeyPatch) -> TwoJpegCodec:
     """Make the presets `two` (layered, with the detector `bright`) and an untrained `compact`."""
     codec, plain = TwoJpegCodec(), small_codec()
-    presets = replace(PRESETS[0], name="two", id=60, layers=True), PRESETS[0]
+    presets = replace(PRESETS[0], name="two", id=60, has_base_layer=True), PRESETS[0]
     monkeypatch.setattr("trifocal.presets.PRESETS", presets)
     monkeypatch.setattr(
         "trifocal.presets.shared_codec", lambda name, *rest: codec if name == "two" else plain
@@ -143,10 +143,10 @@ def write_bright_images(tmp_path: Path) -> Path:
     return place
 
 
-def detection_task(folder: Path, detector: BrightDetector, name: str) -> Detection:
+def detection_task(folder: Path, detector: BrightDetector, name: str) -> DetectionTask:
     """The detection task on the annotations of `write_bright_images`."""
     pytest.importorskip("faster_coco_eval")
-    return Detection(detector, Annotations.read(folder.parent / "instances.json"), model=name)
+    return DetectionTask(detector, Annotations.read(folder.parent / "instances.json"), model=name)
 
 
 MIN_SIDE, MAX_SIDE = 96, 160  # of the small network's input, in pixels

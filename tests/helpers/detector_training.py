@@ -75,7 +75,7 @@ class OtherDetectorBatches:
         self,
         pictures: Any = None,
         teacher: Any = None,
-        parts: Sequence[str] = tuple(distillation.PARTS),
+        parts: Sequence[str] = tuple(distillation.DISTILLED_PARTS),
         *given: Any,
     ) -> None:
         self.parts = parts
@@ -88,7 +88,7 @@ class OtherDetectorBatches:
         x = torch.rand(2, 3, 128, 128, generator=self.random) - 0.5
         answers = {"picture": x}
         for (name, (_, sources)), part in zip(
-            distillation.PARTS.items(), distillation.detector_parts(self.detector)
+            distillation.DISTILLED_PARTS.items(), distillation.detector_parts(self.detector)
         ):
             answers[name] = part(*[answers[source] for source in sources])
         return x, [answers[name] for name in self.parts]

@@ -14,7 +14,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from helpers.codecs import randomise_weights, small_codec
 from trifocal.codecs.base_layer import BaseLayer, ScalableTorchRuntime
 from trifocal.codecs.dual_layer import dual_layer
-from trifocal.codecs.dual_layer_compact import FINE, STRIDE, DualLayerCompact
+from trifocal.codecs.dual_layer_compact import DETECTOR_CHANNELS, STRIDE, DualLayerCompact
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.detection.detector import DetectorTail, SplitBackbone, SplitDetector
 from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, PreviewSynthesis
@@ -24,7 +24,7 @@ from trifocal.layers import Conv
 from trifocal.transforms import Analysis, Synthesis
 
 TEXT_CHANNELS = 8
-KNOWN_CHANNELS = (4, 4, 8)
+CONDITION_CHANNELS = (4, 4, 8)
 small_input_size = partial(compact_size, area=96 * 96)  # input size of the small detector
 
 
@@ -35,10 +35,10 @@ class OneLevelTail(DetectorTail):
         super().__init__()
         self.stage = Conv(8, 8, 3)
 
-    def stages(self, h: Tensor) -> list[Tensor]:
+    def backbone_features(self, h: Tensor) -> list[Tensor]:
         return [h, self.stage(h)]
 
-    def levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
+    def pyramid_levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
         return {"0": stages[-1].permute(0, 3, 1, 2)}
 
 
@@ -80,7 +80,7 @@ def small_dual_layer(seed: int = 0, gamma: float = 1.0) -> Any:
         sizes=(4, 4, 4),
         hidden=(4, 4),
         bottlenecks=1,
-        known=KNOWN_CHANNELS,
+        condition_channels=CONDITION_CHANNELS,
         swin_channels=8,
         depths=(2, 1, 2),
         window=4,
@@ -107,9 +107,9 @@ def small_dual_layer_compact(detector: SplitDetector) -> ScalableCodec:
     torch.manual_seed(6)
     base = BaseLayer(
         CompactBaseAnalysis(24, 32, 1),
-        EntropyModel(32, hyper_channels=8, width=16, blocks=1, steps=torch.logspace(0.3, -0.6, 8)),
-        CompactBaseSynthesis(32, 24, FINE, 1),
-        PreviewSynthesis(FINE, STRIDE, 24, 1),
+        EntropyModel(32, hyper_channels=8, width=16, blocks=1, step_sizes=torch.logspace(0.3, -0.6, 8)),
+        CompactBaseSynthesis(32, 24, DETECTOR_CHANNELS, 1),
+        PreviewSynthesis(DETECTOR_CHANNELS, STRIDE, 24, 1),
     )
     assert isinstance(plain.network.analysis, Analysis) and isinstance(plain.network.synthesis, Synthesis)
     codec = ScalableCodec(

@@ -12,7 +12,13 @@ from torch import nn
 from helpers.images import random_rgb
 from trifocal.codecs.codec import Codec
 from trifocal.entropy import RateEstimator, Reader, Writer
-from trifocal.entropy.integer_networks import ExactConv, ExactDeconv, ExactLinear, ExactPlacedLinear, to_grid
+from trifocal.entropy.integer_networks import (
+    IntegerConv,
+    IntegerDeconv,
+    IntegerLinear,
+    IntegerPlacedLinear,
+    to_grid,
+)
 from trifocal.errors import Damaged
 from trifocal.layers import PlacedLinear
 
@@ -50,7 +56,7 @@ class LinearPerPosition(nn.Module):
 
 def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[ReorderedLinear]) -> None:
     for name, child in module.named_children():
-        if isinstance(child, ExactPlacedLinear) and kind is ExactLinear:
+        if isinstance(child, IntegerPlacedLinear) and kind is IntegerLinear:
             setattr(
                 module,
                 name,
@@ -59,7 +65,7 @@ def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[Reordere
         elif isinstance(child, PlacedLinear) and kind is nn.Linear:
             weights, bias = child.weight.detach().T[child.columns], child.bias.detach()
             setattr(module, name, LinearPerPosition(make(w, bias, None, seed=len(name)) for w in weights))
-        elif isinstance(child, ExactLinear) and kind is ExactLinear:
+        elif isinstance(child, IntegerLinear) and kind is IntegerLinear:
             setattr(module, name, make(child.weight, child.bias, child.low, seed=len(name)))
         elif isinstance(child, nn.Linear) and kind is nn.Linear:
             setattr(module, name, make(child.weight.detach().T, child.bias.detach(), None, seed=len(name)))
@@ -70,7 +76,7 @@ def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[Reordere
 def with_reordered_sums(codec: Codec) -> Codec:
     """A copy of the codec whose integer linear layers sum in another order."""
     other = copy.deepcopy(codec)
-    replace_linear(other.network.entropy.integer_networks(), ExactLinear, ReorderedIntegerLinear)
+    replace_linear(other.network.entropy.integer_networks(), IntegerLinear, ReorderedIntegerLinear)
     return other
 
 
@@ -148,7 +154,7 @@ def with_float32(codec: Codec, another_order: bool) -> Codec:
 class ReorderedConvolution(nn.Module):
     """torch's own convolution in float64, with the channels in another order; replaces a sum over taps."""
 
-    def __init__(self, layer: ExactConv | ExactDeconv) -> None:
+    def __init__(self, layer: IntegerConv | IntegerDeconv) -> None:
         super().__init__()
         self.layer = layer
         self.order = torch.randperm(layer.weight.shape[2], generator=torch.Generator().manual_seed(0))
@@ -156,7 +162,7 @@ class ReorderedConvolution(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x[..., self.order].permute(0, 3, 1, 2).contiguous()
         weight, stride, padding = self.layer.weight[:, :, self.order], self.layer.stride, self.layer.padding
-        if isinstance(self.layer, ExactConv):
+        if isinstance(self.layer, IntegerConv):
             y = F.conv2d(x, weight.permute(3, 2, 0, 1), self.layer.bias, stride, padding)
         else:
             y = F.conv_transpose2d(
@@ -169,11 +175,13 @@ def with_reordered_layers(codec: Codec) -> Codec:
     """A copy of the codec whose integer linear layers and convolutions sum in another order."""
     other = copy.deepcopy(codec)
     networks = other.network.entropy.integer_networks()
-    replace_linear(networks, ExactLinear, ReorderedIntegerLinear)
+    replace_linear(networks, IntegerLinear, ReorderedIntegerLinear)
     replaced = 0
     for module in list(networks.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, (ExactConv, ExactDeconv)) and not isinstance(module, ReorderedConvolution):
+            if isinstance(child, (IntegerConv, IntegerDeconv)) and not isinstance(
+                module, ReorderedConvolution
+            ):
                 setattr(module, name, ReorderedConvolution(child))
                 replaced += 1
     assert replaced >= 3

@@ -93,7 +93,7 @@ def presets() -> None:
 
     table = Table("preset", "id", "weights", "description", box=None, header_style="bold")
     for preset in all_presets():
-        weights = "installed" if preset.ships else "to train"
+        weights = "installed" if preset.has_weights else "to train"
         table.add_row(preset.name, str(preset.id), weights, preset.summary)
     Console().out.print(table)
 

@@ -54,8 +54,8 @@ def export_onnx(
 def side_inputs(preset: "Preset") -> list[str]:
     """The side inputs that the transforms of a compact preset take."""
     takes = {
-        "text": preset.text_reader == "decoder",
-        "preference": preset.preference,
-        "preview": preset.layers,
+        "text": preset.text_used_by == "decoder",
+        "preference": preset.takes_preference,
+        "preview": preset.has_base_layer,
     }
     return [name for name, taken in takes.items() if taken]

@@ -11,7 +11,7 @@ from trifocal.cli.options import MultiValueCommand, parse_qualities
 Qualities = Annotated[
     Any, typer.Option(parser=parse_qualities, metavar="Q,Q,...", help="Qualities, 0 to 100.")
 ]
-KeepRows = Annotated[bool, typer.Option("--resume", help="Keep existing rows, and measure what is missing.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Keep existing rows, and measure what is missing.")]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
@@ -132,7 +132,7 @@ def evaluate(
     detector: Network = None,
     annotations: Annotations = None,
     short_side: ShortSide = None,
-    resume: KeepRows = False,
+    resume: Resume = False,
     force: Force = False,
     threads: Threads = None,
 ) -> None:
@@ -177,7 +177,7 @@ def evaluate(
             out,
             options,
             progress=lambda fraction: report(fraction, ""),
-            note=terminal.print_notice,
+            notify=terminal.print_notice,
         )
     terminal.out.print(console.means_table(results.means))
     if results.effects:
@@ -187,7 +187,7 @@ def evaluate(
 
 @app.command(cls=MultiValueCommand)
 def compare(
-    subjects: Annotated[
+    candidates: Annotated[
         list[str],
         typer.Argument(metavar="CODECS...", show_default=False, help=CANDIDATES),
     ],
@@ -230,7 +230,7 @@ def compare(
             "--free-text", help="Leave the text that files store out of the bits of curves and BD-rates."
         ),
     ] = False,
-    resume: KeepRows = False,
+    resume: Resume = False,
     force: ForceFolder = False,
     threads: Threads = None,
 ) -> None:
@@ -249,7 +249,7 @@ def compare(
     use_threads(threads)
     terminal = console.Console()
     with console.reporting(terminal) as report:
-        load_custom_weights(subjects, device)  # before a task loads its detector
+        load_custom_weights(candidates, device)  # before a task loads its detector
         measured = (
             create_task(task, detector, annotations, data, short_side, device, report) if task else None
         )
@@ -270,12 +270,12 @@ def compare(
             free_text=free_text,
         )
         page = compare(
-            subjects,
+            candidates,
             data,
             out,
             options,
             progress=lambda fraction: report(fraction, ""),
-            note=terminal.print_notice,
+            notify=terminal.print_notice,
         )
     terminal.print_result(str(page))
 

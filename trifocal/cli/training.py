@@ -192,7 +192,7 @@ def run_training(
             data,
             out,
             report=report,
-            note=terminal.print_notice,
+            notify=terminal.print_notice,
             **options,
         )
     terminal.report(str(weights))
@@ -219,7 +219,7 @@ def export(
     use_threads(threads)
     terminal = console.Console()
     with console.reporting(terminal) as report:
-        weights = training.export_run(run, data or [], report=report, note=terminal.print_notice)
+        weights = training.export_run(run, data or [], report=report, notify=terminal.print_notice)
     terminal.print_result(str(weights))
 
 

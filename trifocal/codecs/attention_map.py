@@ -26,21 +26,22 @@ def attention_map(codec: Codec, picture: Picture, condition: Condition[Any] | No
     """The image in its colours where the text names it, darker and greyer elsewhere; at most 1024 pixels a
     side.
 
-    Brightness follows the network's `attention`, 0..1: a text that names nothing in the image leaves it dark.
+    Brightness follows the network's `text_relevance`, 0..1. The map of a text that names nothing in the image
+    is dark.
 
     Raises:
         PresetError: for a codec whose encoder reads no text, or without text.
     """
     network = codec.network
-    attention = getattr(network, "attention", None)
-    if attention is None or condition is None or condition.text is None:
+    text_relevance = getattr(network, "text_relevance", None)
+    if text_relevance is None or condition is None or condition.text is None:
         raise PresetError(
             "--attention shows where a text steers the encoder; use a preset such as taco-compact, with "
             "--text."
         )
     small = picture.thumbnail(LONGEST)
     x = image_tensor(small.rgb, network.device)
-    map_ = attention(x, condition.to(network.device))[:, None].float()
+    map_ = text_relevance(x, condition.to(network.device))[:, None].float()
     wide = F.interpolate(map_, size=x.shape[2:], mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
     return Picture(shaded(small.rgb, wide))
 

@@ -1,6 +1,4 @@
-"""The networks of a layered codec: a base layer for a detector, and an enhancement layer conditioned on
-it.
-"""
+"""The networks of a scalable codec: a base layer for a detector, and an enhancement layer."""
 
 from __future__ import annotations
 
@@ -14,14 +12,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trifocal.codecs.network import CodecNetwork, Estimate, check_images, levels, rate_estimator
+from trifocal.codecs.network import CodecNetwork, Estimate, check_images, quality_levels, rate_estimator
 from trifocal.codecs.rate_control import REFINEMENT, default_base_quality
 from trifocal.codecs.torch_runtime import TorchRuntime, as_array, image_tensor
 from trifocal.detection.feature_codec import crop_features, pad_image
 from trifocal.detection.input_size import STEP, base_latent_size, compact_size
 from trifocal.entropy import EntropyModel, RateEstimator, TrainingRateEstimator
 from trifocal.entropy.coder import Array
-from trifocal.entropy.hyperprior import ArrayNetworks
+from trifocal.entropy.hyperprior import TorchCodingNetworks
 from trifocal.types import (
     HYPER_LATENT_PIXELS,
     LATENT_STRIDE,
@@ -45,12 +43,12 @@ class BaseOutput:
 
     Attributes:
         h_hat: decoded detector features of x, [B, h, w, C].
-        first: the base preview, [B, 3, H, W], about 0..1.
+        preview: the base preview, [B, 3, H, W], about 0..1.
         bits: of each image, [B].
     """
 
     h_hat: Tensor
-    first: Tensor
+    preview: Tensor
     bits: Tensor
 
 
@@ -61,15 +59,15 @@ class BaseLayer(nn.Module):
         analysis: x → y_obj [B, H/16, W/16, M].
         entropy: y_obj ⇄ coder ⇄ y_obj_hat.
         synthesis: y_obj_hat → h_hat.
-        extractor: h_hat → the base preview.
+        preview_synthesis: h_hat → the base preview (the paper calls it the extractor).
     """
 
     def __init__(
-        self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, extractor: nn.Module
+        self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, preview_synthesis: nn.Module
     ) -> None:
         super().__init__()
         self.analysis, self.entropy = analysis, entropy
-        self.synthesis, self.extractor = synthesis, extractor
+        self.synthesis, self.extractor = synthesis, preview_synthesis
 
     def forward(
         self, x: Tensor, level: Tensor, estimator: RateEstimator | TrainingRateEstimator | None = None
@@ -79,15 +77,15 @@ class BaseLayer(nn.Module):
         y = self.analyse(x)
         with torch.autocast(x.device.type, enabled=False):  # rates need float32
             y_hat = self.entropy.code_latents(estimator, y.float(), level, (y.shape[1], y.shape[2]))
-        h_hat, first = self.synthesise(y_hat, (x.shape[2], x.shape[3]))
-        return BaseOutput(h_hat, first, torch.as_tensor(estimator.bits))
+        h_hat, preview = self.synthesise(y_hat, (x.shape[2], x.shape[3]))
+        return BaseOutput(h_hat, preview, torch.as_tensor(estimator.bits))
 
     def synthesise(self, y_hat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """y_obj_hat → h_hat and the base preview of a small image of that height and width."""
         h_hat: Tensor = self.synthesis(y_hat)
         h_hat = crop_features(h_hat, LATENT_STRIDE * y_hat.shape[1] // h_hat.shape[1], size)
-        first: Tensor = self.extractor(h_hat)
-        return h_hat, first[:, :, : size[0], : size[1]]
+        preview: Tensor = self.extractor(h_hat)
+        return h_hat, preview[:, :, : size[0], : size[1]]
 
     def analyse(self, x: Tensor) -> Tensor:
         """Small images x [B, 3, H, W] in 0..1 → y_obj."""
@@ -163,15 +161,16 @@ class ScalableNetwork(CodecNetwork):
         """
         bits = x.new_zeros(len(x))
         if condition is None or condition.preview is None:
-            preview, bits = self.below(x, level)
+            preview, bits = self.simulate_base_layer(x, level)
             condition = replace(condition or Condition(), preview=preview)
         output = super()._forward(x, level, condition, estimator)
         return replace(output, bits=output.bits + bits.to(output.bits))
 
     @torch.no_grad()
-    def below(self, x: Tensor, level: Tensor) -> tuple[BasePreview, Tensor]:
-        """The base preview of crops and the bits of their base layers, [B]. Training draws the scale, and in
-        a share of the steps base qualities from 0..100, since users may choose any."""
+    def simulate_base_layer(self, x: Tensor, level: Tensor) -> tuple[BasePreview, Tensor]:
+        """Base previews of crops and the bits of their base layers, [B], as a file would have them. Training
+        draws
+        the scale, and in a share of the steps base qualities from 0..100, since users may choose any."""
         scale = self.scales[int(torch.randint(len(self.scales), ()))] if self.training else self.scales[0]
         size = [max(STEP, round(side * scale / STEP) * STEP) for side in x.shape[2:]]
         quality = default_base_quality(level)
@@ -183,7 +182,7 @@ class ScalableNetwork(CodecNetwork):
         small = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
         output = self.base(small.clamp(0, 1), LEVELS_PER_QUALITY * quality)
         height, width = x.shape[2:]
-        return BasePreview(output.first, (width, height), (0, 0, width, height)), output.bits
+        return BasePreview(output.preview, (width, height), (0, 0, width, height)), output.bits
 
     def estimate(
         self, x: Tensor, quality: float | Tensor = 50.0, condition: Condition | None = None
@@ -193,15 +192,15 @@ class ScalableNetwork(CodecNetwork):
         bits = x.new_zeros(len(x))
         if condition is None or condition.preview is None:
             check_images(x)
-            level = levels(quality, len(x), x.device)
+            level = quality_levels(quality, len(x), x.device)
             width, height = self.input_size(x.shape[3], x.shape[2])
             with torch.no_grad():
                 preview, bits = self._preview(x, [height, width], default_base_quality(level))
             condition = replace(condition or Condition(), preview=preview)
         assert condition.preview is not None
-        x0, y0, width, height = condition.preview.window
-        window = (x0, y0, width + -width % HYPER_LATENT_PIXELS, height + -height % HYPER_LATENT_PIXELS)
-        condition = replace(condition, preview=replace(condition.preview, window=window))
+        x0, y0, width, height = condition.preview.region
+        region = (x0, y0, width + -width % HYPER_LATENT_PIXELS, height + -height % HYPER_LATENT_PIXELS)
+        condition = replace(condition, preview=replace(condition.preview, region=region))
         enhancement = super().estimate(x, quality, condition)
         places = enhancement.bit_map.shape[1] * enhancement.bit_map.shape[2]
         bits = bits.to(enhancement.bits)
@@ -223,7 +222,7 @@ class BaseTorchRuntime:
         return self.network.refinement
 
     @torch.inference_mode()
-    def entropy(self) -> ArrayNetworks:
+    def entropy(self) -> TorchCodingNetworks:
         return self.network.base.entropy.arrays()
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
@@ -253,7 +252,7 @@ class BaseTorchRuntime:
     @torch.inference_mode()
     def detect(self, y_hat: Array, size: tuple[int, int]) -> Detections:
         h_hat, _ = self._synthesise(y_hat, size)
-        return self.network.detector.rest(h_hat, (size[1], size[0]))[0]
+        return self.network.detector.detect_from_features(h_hat, (size[1], size[0]))[0]
 
     def _synthesise(self, y_hat: Array, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         latent = torch.from_numpy(y_hat).to(self.network.device)

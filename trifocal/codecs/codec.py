@@ -33,7 +33,7 @@ __all__ = ["Codec", "Decoded", "Latents", "Progress", "track"]
 
 SEARCH_BEGINS = 0.3  # of the progress, when a size is requested
 
-TextRequest = Callable[[str | None, bool], "tuple[Condition[Any] | None, tuple[Layer, ...]]"]
+TextInputs = Callable[[str | None, bool], "tuple[Condition[Any] | None, tuple[Layer, ...]]"]
 T = TypeVar("T")
 
 
@@ -42,20 +42,20 @@ class Codec:
     `Bitstream`.
 
     Args:
-        runtime: evaluates the networks.
+        runtime: runs the networks.
 
     Attributes:
         preset_id: the id of the preset in files.
         layer: tag of the layer that holds the latents.
         only_level: the quality level of weights that were trained for a single rate, 0..800; set by
             `trifocal.load`. `encode` uses it, and refuses others.
-        text_request: makes the condition and the layers of `text` and `send_text`; set by `trifocal.load`.
+        text_inputs: text, send → the condition and the layers that they give; set by `trifocal.load`.
     """
 
     preset_id = 0
     layer = Tag.LATENT
     only_level: int | None = None
-    text_request: TextRequest | None = None
+    text_inputs: TextInputs | None = None
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -79,20 +79,24 @@ class Codec:
     @property
     def fingerprint(self) -> int:
         """The fingerprint of the current weights, as new files store it."""
-        mark = self.fingerprint_in(VERSION)
-        assert mark is not None
-        return mark
+        fingerprint = self.fingerprint_in(VERSION)
+        assert fingerprint is not None
+        return fingerprint
 
     def fingerprint_in(self, version: int) -> int | None:
         """The fingerprint in a version of the file format; see `weights.fingerprint`."""
         return self.runtime.fingerprint(version)
 
-    def decodes(self, header: Header, checked: bool = True) -> bool:
-        """Whether the weights decode files with this fingerprint. `checked` computes that of the weights
-        again; False uses the last computed one.
+    def can_decode(self, header: Header, refresh: bool = True) -> bool:
+        """Whether the weights decode files with this fingerprint.
+
+        Args:
+            refresh: recompute the fingerprint of the weights; False uses the cached one.
         """
-        have = self.runtime.fingerprint(header.version, checked)
-        return have == header.fingerprint or header.fingerprint in self.runtime.readable(header.version)
+        have = self.runtime.fingerprint(header.version, refresh)
+        return have == header.fingerprint or header.fingerprint in self.runtime.decodable_fingerprints(
+            header.version
+        )
 
     def check_header(self, header: Header) -> None:
         """Raises WeightsError if a file was made with another preset or other weights."""
@@ -101,7 +105,7 @@ class Codec:
                 f"The file is of preset number {header.preset_id} and this codec is number {self.preset_id}; "
                 "`trifocal.decode` finds the codec of a file."
             )
-        if not self.decodes(header):
+        if not self.can_decode(header):
             raise WeightsError(
                 f"The file was made with weights {header.fingerprint_hex}, and this codec has "
                 f"{hexadecimal(self.fingerprint)}; "
@@ -132,8 +136,8 @@ class Codec:
                 `as_picture`. A Picture is encoded unchanged.
             quality: 0..100, rounded to 1/8; 50 if quality, bpp and max_bytes are all None.
             bpp: bits of the whole file per pixel, to stay at or under.
-            max_bytes: bytes of the whole file, to stay at or under. If the file at
-                quality 100 is smaller, that file is returned.
+            max_bytes: bytes of the whole file, to stay at or under. If the file at quality 100 is smaller,
+                that file is returned.
             text: what the image shows, for a preset that takes text.
             send_text: store the text in the file, for a preset whose decoder reads it.
             base_quality: quality of the base layer, 0..100, for a preset with a base layer.
@@ -151,8 +155,8 @@ class Codec:
         Raises:
             PictureError: if the image cannot be read.
             OptionError: for more than one of quality, bpp and max_bytes, a value out of its range or, for
-                weights of a single rate, another than theirs, a mask of
-                another shape or range, or text together with a condition.
+                weights of a single rate, another quality than theirs, a mask of another shape or range, or
+                text together with a condition.
             PresetError: for text, a mask or base layer options if the preset does not use them.
             RateError: if quality 0 is larger than bpp or max_bytes allow.
         """
@@ -168,11 +172,11 @@ class Codec:
     ) -> tuple[Condition[Any] | None, tuple[Layer, ...]]:
         if condition is not None:
             raise OptionError("Give text or a condition, not both.")
-        if self.text_request is None:
+        if self.text_inputs is None:
             raise PresetError(
                 "This codec belongs to no preset and takes no text; use one of trifocal.load()."
             )
-        return self.text_request(text, send)
+        return self.text_inputs(text, send)
 
     def encode_picture(
         self,
@@ -192,23 +196,23 @@ class Codec:
                 "layers."
             )
         rate = rate.at_level(self.only_level)
-        clock = Stopwatch(timings)
-        mark = self.fingerprint
+        stopwatch = Stopwatch(timings)
+        fingerprint = self.fingerprint
         size = rate.size(picture.width * picture.height)
         canvas = Canvas(picture.width, picture.height, self.runtime.receptive_field)
-        side = (*metadata_layers(picture), *layers)
-        condition = self._prepared(picture, condition, mask)
+        other_layers = (*metadata_layers(picture), *layers)
+        condition = self._prepare_condition(picture, condition, mask)
         tiles = track(canvas.tiles(), progress, (0.0, 1.0 if size is None else SEARCH_BEGINS))
         latents: Iterable[Array] = (
-            self.tiles.latent(picture.rgb, canvas, tile, condition, clock) for tile in tiles
+            self.tiles.latent(picture.rgb, canvas, tile, condition, stopwatch) for tile in tiles
         )
 
         def write(level: int) -> Bitstream:
-            return stream(level, tuple(self.tiles.write(y, level, clock) for y in latents))
+            return stream(level, tuple(self.tiles.write(y, level, stopwatch) for y in latents))
 
         def stream(level: int, chunks: tuple[bytes, ...]) -> Bitstream:
-            header = Header(picture.width, picture.height, self.preset_id, level, mark, picture.grey)
-            return Bitstream(header, (Layer(self.layer, chunks), *side))
+            header = Header(picture.width, picture.height, self.preset_id, level, fingerprint, picture.grey)
+            return Bitstream(header, (Layer(self.layer, chunks), *other_layers))
 
         if rate.level is not None:
             return write(rate.level)
@@ -216,7 +220,7 @@ class Codec:
         latents = kept = list(latents)
         overhead = stream(0, (b"",) * len(latents)).size
         return search(
-            size, lambda level: overhead + sum(self.tiles.bits(y, level, clock) for y in kept) / 8, write
+            size, lambda level: overhead + sum(self.tiles.bits(y, level, stopwatch) for y in kept) / 8, write
         )
 
     def decode(
@@ -244,15 +248,15 @@ class Codec:
             OptionError: if the region is empty or is partly outside the image.
             Unsupported: if the image is larger than the limit of pixels.
         """
-        clock = Stopwatch(timings)
+        stopwatch = Stopwatch(timings)
         bitstream = as_bitstream(source, best_effort)
-        canvas, region = self._checked(bitstream, region)
-        condition = self._decoding_condition(bitstream, condition, clock)
+        canvas, region = self._canvas_and_region(bitstream, region)
+        condition = self._decoding_condition(bitstream, condition, stopwatch)
         tiles = canvas.tiles_around(region)
         chunks, level = self._chunks(bitstream), bitstream.header.level
-        y_hat, lost = self.tiles.read_tiles(chunks, level, canvas, tiles, best_effort, progress, clock)
+        y_hat, lost = self.tiles.read_tiles(chunks, level, canvas, tiles, best_effort, progress, stopwatch)
         frame = canvas.frame(tiles)
-        rgb = self.tiles.render(y_hat, canvas, frame, region, level, condition, lost, progress, clock)
+        rgb = self.tiles.render(y_hat, canvas, frame, region, level, condition, lost, progress, stopwatch)
         return Decoded(with_metadata(rgb, bitstream, region), tuple(sorted(lost)))
 
     def analyse(
@@ -264,21 +268,21 @@ class Codec:
     ) -> Latents:
         """The latents of an image before quantisation. Arguments have the same meaning as in `encode`."""
         canvas = Canvas(picture.width, picture.height, self.runtime.receptive_field)
-        condition = self._prepared(picture, condition, mask)
+        condition = self._prepare_condition(picture, condition, mask)
         wide, high = canvas.padded
-        channels = self.runtime.latent_channels + self.runtime.reads_importance
+        channels = self.runtime.latent_channels + self.runtime.has_importance_map
         y = np.zeros((1, high // LATENT_STRIDE, wide // LATENT_STRIDE, channels), dtype=np.float32)
         for tile in canvas.tiles():
             rows, columns = region_slices(canvas.core(tile))
             y[:, rows, columns] = self.tiles.latent(picture.rgb, canvas, tile, condition, Stopwatch())
-        side = (*metadata_layers(picture), *layers)
-        return Latents(y, picture.width, picture.height, condition, side, grey=picture.grey)
+        other_layers = (*metadata_layers(picture), *layers)
+        return Latents(y, picture.width, picture.height, condition, other_layers, grey=picture.grey)
 
     def encode_latents(self, latents: Latents, quality: float = 50.0) -> Bitstream:
         """Write latents to a bitstream that `decode` reads. Raises OptionError for a wrong shape or
         quality.
         """
-        level = self._level(latents, quality, self.runtime.reads_importance)
+        level = self._level(latents, quality, self.runtime.has_importance_map)
         canvas = Canvas(latents.width, latents.height, self.runtime.receptive_field)
         chunks = []
         for tile in canvas.tiles():
@@ -290,14 +294,16 @@ class Codec:
 
     def decode_latents(self, bitstream: Bitstream, condition: Condition[Any] | None = None) -> Latents:
         """The decoded latents of a bitstream. Raises as `decode`."""
-        canvas, _ = self._checked(bitstream, None)
+        canvas, _ = self._canvas_and_region(bitstream, None)
         condition = self._decoding_condition(bitstream, condition, Stopwatch())
         header, chunks = bitstream.header, self._chunks(bitstream)
         y_hat, _ = self.tiles.read_tiles(
             chunks, header.level, canvas, canvas.tiles(), False, None, Stopwatch()
         )
-        side = tuple(layer for layer in bitstream.layers if layer.tag != self.layer)
-        return Latents(y_hat, header.width, header.height, condition, side, header.quality, header.grey)
+        other_layers = tuple(layer for layer in bitstream.layers if layer.tag != self.layer)
+        return Latents(
+            y_hat, header.width, header.height, condition, other_layers, header.quality, header.grey
+        )
 
     def synthesise(self, latents: Latents, quality: float | None = None) -> Picture:
         """The image of latents, decoded or not. `quality` is by default that of the latents' file, or 50.
@@ -305,30 +311,30 @@ class Codec:
         """
         quality = (50.0 if latents.quality is None else latents.quality) if quality is None else quality
         y = latents.y[..., : self.runtime.latent_channels]
-        level = self._level(replace(latents, y=y), quality, importance=False)
+        level = self._level(replace(latents, y=y), quality, has_importance_map=False)
         canvas = Canvas(latents.width, latents.height, self.runtime.receptive_field)
         whole, region = (0, 0, *canvas.padded), (0, 0, latents.width, latents.height)
         y = np.ascontiguousarray(y, dtype=np.float32)
         rgb = self.tiles.render(y, canvas, whole, region, level, latents.condition, set(), None, Stopwatch())
         return Picture(rgb)
 
-    def _prepared(
+    def _prepare_condition(
         self, picture: Picture, condition: Condition[Any] | None, mask: Mask | None
     ) -> Condition[Any] | None:
         if mask is not None:
-            importance = importance_from_mask(mask, picture, self.runtime.reads_importance)
-            condition = replace(condition or Condition(), importance_map=importance)
+            importance_map = importance_from_mask(mask, picture, self.runtime.has_importance_map)
+            condition = replace(condition or Condition(), importance_map=importance_map)
         return self.runtime.prepare(picture, condition)
 
     def _decoding_condition(
-        self, bitstream: Bitstream, condition: Condition[Any] | None, clock: Stopwatch
+        self, bitstream: Bitstream, condition: Condition[Any] | None, stopwatch: Stopwatch
     ) -> Condition[Any] | None:
         """The condition of the synthesis, with what the checked file adds to it; this codec adds nothing."""
         return condition
 
-    def _level(self, latents: Latents, quality: float, importance: bool) -> int:
+    def _level(self, latents: Latents, quality: float, has_importance_map: bool) -> int:
         wide, high = Canvas(latents.width, latents.height, self.runtime.receptive_field).padded
-        channels = self.runtime.latent_channels + importance
+        channels = self.runtime.latent_channels + has_importance_map
         expected = (1, high // LATENT_STRIDE, wide // LATENT_STRIDE, channels)
         if latents.y.shape != expected:
             raise OptionError(
@@ -344,7 +350,7 @@ class Codec:
         layer = bitstream.layer(self.layer)
         return () if layer is None else layer.chunks
 
-    def _checked(self, bitstream: Bitstream, region: Region | None) -> tuple[Canvas, Region]:
+    def _canvas_and_region(self, bitstream: Bitstream, region: Region | None) -> tuple[Canvas, Region]:
         """The canvas of a file and the region in it, after all checks of the header."""
         header = bitstream.header
         self.check_header(header)

@@ -14,50 +14,55 @@ from trifocal.transforms import Analysis, Synthesis
 from trifocal.transforms.preference_conditioned import PreferenceConditionedSynthesis
 from trifocal.transforms.text_conditioned import TextConditionedSynthesis
 
-__all__ = ["compact", "parts", "plain", "with_preference", "with_text"]
+__all__ = ["compact", "parts", "plain_network", "preference_conditioned_network", "text_conditioned_network"]
 
 QUALITY_KNOTS = 8
 COARSEST = 118.4  # quantiser step at quality 0
 OCTAVES = 0.6162  # by which it falls from knot to knot: λ^−1/2 of the losses
 CHANNELS, LATENT_CHANNELS, BLOCKS = 128, 384, 4
-BLOCK_REACH = 8  # receptive field of a block at 1/8, pixels to each side
-TEXT_CHANNELS, WORDED_BLOCKS = 256, 2
-PREFERRING_BLOCKS = 4
+BLOCK_RECEPTIVE_FIELD = 8  # of a block at 1/8, pixels to each side
+TEXT_CHANNELS, TEXT_BLOCKS = 256, 2
+PREFERENCE_BLOCKS = 4
 
-Kind = TypeVar("Kind", bound=CodecNetwork)
+NetworkT = TypeVar("NetworkT", bound=CodecNetwork)
 
 
 def compact() -> Codec:
     """The compact codec with untrained weights."""
-    return Codec(TorchRuntime(plain(CodecNetwork)))
+    return Codec(TorchRuntime(plain_network(CodecNetwork)))
 
 
-def plain(kind: type[Kind]) -> Kind:
-    """A compact network of that class with untrained weights, 3.6 M parameters."""
-    return kind(*parts())
+def plain_network(network_class: type[NetworkT]) -> NetworkT:
+    """Compact network of a class, untrained, 3.6 M parameters."""
+    return network_class(*parts())
 
 
 def parts() -> tuple[Analysis, EntropyModel, Synthesis, int]:
     """Analysis, entropy model, synthesis and receptive field of the compact network, untrained."""
     synthesis = Synthesis(CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS)
-    return _analysis(), _entropy(), synthesis, BLOCKS * BLOCK_REACH
+    return _analysis(), _entropy(), synthesis, BLOCKS * BLOCK_RECEPTIVE_FIELD
 
 
-def with_text(kind: type[Kind]) -> Kind:
-    """The same with a synthesis that reads text, 4.2 M parameters."""
+def text_conditioned_network(network_class: type[NetworkT]) -> NetworkT:
+    """Compact network whose synthesis reads text, untrained, 4.0 M parameters."""
     synthesis = TextConditionedSynthesis(
-        CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, TEXT_CHANNELS, WORDED_BLOCKS
+        CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, TEXT_CHANNELS, TEXT_BLOCKS
     )
-    return kind(_analysis(), _entropy(), synthesis, receptive_field=(BLOCKS + WORDED_BLOCKS) * BLOCK_REACH)
+    return network_class(
+        _analysis(), _entropy(), synthesis, receptive_field=(BLOCKS + TEXT_BLOCKS) * BLOCK_RECEPTIVE_FIELD
+    )
 
 
-def with_preference(kind: type[Kind]) -> Kind:
-    """The same with a synthesis that takes a preference, 3.9 M parameters."""
+def preference_conditioned_network(network_class: type[NetworkT]) -> NetworkT:
+    """Compact network whose synthesis takes a preference, untrained, 3.9 M parameters."""
     synthesis = PreferenceConditionedSynthesis(
-        CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, PREFERRING_BLOCKS
+        CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, PREFERENCE_BLOCKS
     )
-    return kind(
-        _analysis(), _entropy(), synthesis, receptive_field=(BLOCKS + PREFERRING_BLOCKS) * BLOCK_REACH
+    return network_class(
+        _analysis(),
+        _entropy(),
+        synthesis,
+        receptive_field=(BLOCKS + PREFERENCE_BLOCKS) * BLOCK_RECEPTIVE_FIELD,
     )
 
 
@@ -66,5 +71,5 @@ def _analysis() -> Analysis:
 
 
 def _entropy() -> EntropyModel:
-    steps = COARSEST * torch.exp2(-OCTAVES * torch.arange(QUALITY_KNOTS))
-    return EntropyModel(LATENT_CHANNELS, hyper_channels=96, width=192, blocks=2, steps=steps)
+    step_sizes = COARSEST * torch.exp2(-OCTAVES * torch.arange(QUALITY_KNOTS))
+    return EntropyModel(LATENT_CHANNELS, hyper_channels=96, width=192, blocks=2, step_sizes=step_sizes)

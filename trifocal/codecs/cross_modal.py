@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from trifocal.codecs.codec import Codec
-from trifocal.codecs.network import CodecNetwork, precision
+from trifocal.codecs.network import CodecNetwork, module_dtype
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior, SinglePass
 from trifocal.transforms.cheng import CHANNELS as CHENG_CHANNELS
@@ -61,10 +61,10 @@ class CrossModal(CodecNetwork):
 
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w]. The condition has texts for B images or for one."""
-        words = None if condition is None or condition.text is None else condition.text.pooled
-        dtype = precision(self.synthesis)
+        pooled = None if condition is None or condition.text is None else condition.text.pooled
+        dtype = module_dtype(self.synthesis)
         x_hat: Tensor = self.synthesis(
-            y_hat.to(dtype), None if words is None else words.to(y_hat.device, dtype)
+            y_hat.to(dtype), None if pooled is None else pooled.to(y_hat.device, dtype)
         )
         return x_hat.float()
 
@@ -99,14 +99,14 @@ def mean_scale_hyperprior(latent_channels: int, hyper_channels: int) -> EntropyM
     """HiFiC's hyperprior (Minnen et al. 2018, without context), with quantiser steps that depend on the
     quality.
     """
-    steps = torch.logspace(log2(COARSEST), log2(FINEST), QUALITY_KNOTS, base=2)
-    return EntropyModel.of_parts(
-        Gain(steps, latent_channels),
+    step_sizes = torch.logspace(log2(COARSEST), log2(FINEST), QUALITY_KNOTS, base=2)
+    return EntropyModel.from_parts(
+        Gain(step_sizes, latent_channels),
         HificHyperAnalysis(latent_channels, hyper_channels),
         IntegerNetworks(
             Prior(hyper_channels, QUALITY_KNOTS),
             HificHyperSynthesis(latent_channels, hyper_channels),
-            SinglePass(latent_channels, steps),
+            SinglePass(latent_channels, step_sizes),
         ),
     )
 

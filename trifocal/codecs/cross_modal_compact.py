@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trifocal.codecs import compact
 from trifocal.codecs.codec import Codec
-from trifocal.codecs.network import CodecNetwork, precision
+from trifocal.codecs.network import CodecNetwork, module_dtype
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.types import Condition
 
@@ -30,11 +30,11 @@ class CrossModalCompact(CodecNetwork):
 
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w], given the pooled text embedding of the condition."""
-        words = None if condition is None else condition.text
-        x_hat: Tensor = self.synthesis(y_hat.to(precision(self.synthesis)), level, words)
+        text = None if condition is None else condition.text
+        x_hat: Tensor = self.synthesis(y_hat.to(module_dtype(self.synthesis)), level, text)
         return x_hat.float()
 
 
 def cross_modal_compact() -> Codec:
     """With untrained weights."""
-    return Codec(TorchRuntime(compact.with_text(CrossModalCompact)))
+    return Codec(TorchRuntime(compact.text_conditioned_network(CrossModalCompact)))

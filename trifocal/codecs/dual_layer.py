@@ -5,7 +5,7 @@ T. Shen, J. Quan and Y. Liu, "Dual-Layer Image Codec with Text Guidance for Hybr
 Clara University).
 
     image ── resize ── four convolutions ── y_obj ⇄ BASE ── h_hat ─┬─ the tail of Faster R-CNN ── objects
-                                                                   └─ extractor ── base preview x_p ── U-Net ── c1, c½, c¼
+                                                                   └─ preview synthesis ── x_p ── U-Net ── c1, c½, c¼
 
     x − x_p, c1 ── 1/2, c½ ── 1/4, c¼ ── inject ── 1/8 ──┬── inject ── 1/16 ── y ⇄ ENHANCEMENT ── y_hat, c ──
     synthesis, + x_p ── x_hat
@@ -20,8 +20,8 @@ Choices where the paper is silent, and differences from it:
       family, with integer logistic tables and a prior of z that depends on the quality.
     - Channel counts: ELIC's N 192 and M 320 in both layers; the analysis as in Lu et al.'s transformer codec
       (`transforms/swin.py`); 32, 64 and 128 channels of c1, c½ and c¼.
-    - The preview's extractor is trained with the base, and both are frozen while the enhancement is trained.
-      The paper says that the base is frozen, and draws the extractor between the layers. The U-Net is trained
+    - The preview synthesis (the paper calls it the extractor) is trained with the base, and both are frozen while the enhancement is trained.
+      The paper says that the base is frozen, and draws it between the layers. The U-Net is trained
       with the enhancement and shared by encoder and decoder.
     - The decoder adds the preview to the output of the synthesis. The paper only says that it is conditioned.
     - The three cross-attentions: image ← text at 1/4, text ← image and image ← text at 1/8, as in TACO, with
@@ -47,14 +47,14 @@ import torch
 from torch import Tensor, nn
 
 from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork, ScalableTorchRuntime
-from trifocal.codecs.network import precision
+from trifocal.codecs.network import module_dtype
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.faster_rcnn import CHANNELS, STRIDE, load_faster_rcnn
 from trifocal.detection.feature_codec import BaseAnalysis, BaseSynthesis, PreviewSynthesis
 from trifocal.detection.input_size import torchvision_size
 from trifocal.entropy import EntropyModel
-from trifocal.entropy.groups import elic_hyperprior
+from trifocal.entropy.elic import elic_hyperprior
 from trifocal.layers import QualityInterpolation
 from trifocal.transforms.adapters import Extractor, Injector
 from trifocal.transforms.conditioned import ConditionedSynthesis, UNet, conditioned_receptive_field
@@ -72,7 +72,7 @@ class TextGuided(ScalableNetwork):
 
     Args:
         base: the base layer.
-        conditions: the base preview → conditions of both sides, at three scales.
+        conditions: the base preview → conditions of analysis and synthesis, at three scales.
         analysis, entropy, synthesis, receptive_field: as in `CodecNetwork`; the last is a multiple of 64.
         inject_quarter: cross-attention from the features at 1/4 to the tokens.
         extract: cross-attention from the tokens to the features at 1/8.
@@ -107,10 +107,10 @@ class TextGuided(ScalableNetwork):
         """x [B, 3, H, W] in 0..1, H and W multiples of 64, texts for B images or for one → y [B, H/16, W/16,
         M].
         """
-        first = preview_pixels(condition, x, (len(x), x.shape[2], x.shape[3]))
+        preview = preview_pixels(condition, x, (len(x), x.shape[2], x.shape[3]))
         tokens, mask = tokens_in(condition, x)
-        residual = (x.permute(0, 2, 3, 1) - first).to(precision(self.analysis))
-        features = self.analysis.quarter(residual, self._known(first, self.analysis))
+        residual = (x.permute(0, 2, 3, 1) - preview).to(module_dtype(self.analysis))
+        features = self.analysis.quarter(residual, self._conditions(preview, self.analysis))
         features = self.analysis.eighth(self.inject_quarter(features, tokens, mask))
         if tokens is not None:
             tokens = self.extract(tokens, features)
@@ -120,14 +120,16 @@ class TextGuided(ScalableNetwork):
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w]. The text has no effect."""
         b, h, w, _ = y_hat.shape
-        first = preview_pixels(condition, y_hat, (b, LATENT_STRIDE * h, LATENT_STRIDE * w))
-        added = self.synthesis(y_hat.to(precision(self.synthesis)), self._known(first, self.synthesis))
-        return (first + added.float()).permute(0, 3, 1, 2)
+        preview = preview_pixels(condition, y_hat, (b, LATENT_STRIDE * h, LATENT_STRIDE * w))
+        added = self.synthesis(
+            y_hat.to(module_dtype(self.synthesis)), self._conditions(preview, self.synthesis)
+        )
+        return (preview + added.float()).permute(0, 3, 1, 2)
 
-    def _known(self, first: Tensor, transform: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    def _conditions(self, preview: Tensor, transform: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
         """c1, c½ and c¼ in the dtype of a transform."""
-        whole, half, quarter = self.conditions(first.to(precision(self.conditions)))
-        dtype = precision(transform)
+        whole, half, quarter = self.conditions(preview.to(module_dtype(self.conditions)))
+        dtype = module_dtype(transform)
         return whole.to(dtype), half.to(dtype), quarter.to(dtype)
 
 
@@ -142,8 +144,8 @@ def tokens_in(condition: Condition | None, x: Tensor) -> tuple[Tensor | None, Te
     """Tokens [B, T, D] and mask [B, T], or None without text."""
     if condition is None or condition.text is None:
         return None, None
-    words = condition.text.to(x.device)
-    return words.tokens.expand(len(x), -1, -1), words.mask.expand(len(x), -1)
+    text = condition.text.to(x.device)
+    return text.tokens.expand(len(x), -1, -1), text.mask.expand(len(x), -1)
 
 
 def dual_layer(
@@ -151,7 +153,7 @@ def dual_layer(
     sizes: Sequence[int] = GROUPS,
     hidden: tuple[int, int] = (224, 128),
     bottlenecks: int = 3,
-    known: Sequence[int] = (32, 64, 128),
+    condition_channels: Sequence[int] = (32, 64, 128),
     swin_channels: int = 128,
     depths: Sequence[int] = (2, 4, 6),
     window: int = 8,
@@ -167,7 +169,7 @@ def dual_layer(
         sizes: channels of ELIC's groups; their sum is M, of both layers.
         hidden: widths inside the channel contexts.
         bottlenecks: at each scale of the synthesis.
-        known: channels of c1, c½ and c¼.
+        condition_channels: channels of c1, c½ and c¼.
         swin_channels: of the analysis; a multiple of `heads`.
         depths: of its blocks at 1/2, 1/4 and 1/8.
         window: of its attentions, in positions.
@@ -176,21 +178,23 @@ def dual_layer(
         features, stride: channels and stride of the detector's split layer.
     """
     m = sum(sizes)
-    steps = COARSEST ** (1 - torch.arange(QUALITY_KNOTS) * QualityInterpolation.SPACING / (MAX_LEVEL // 2))
+    step_sizes = COARSEST ** (
+        1 - torch.arange(QUALITY_KNOTS) * QualityInterpolation.SPACING / (MAX_LEVEL // 2)
+    )
     receptive_field = max(
         swin_receptive_field(depths, window) + UNet.RECEPTIVE_FIELD, conditioned_receptive_field(bottlenecks)
     )
     network = TextGuided(
         base=BaseLayer(
             BaseAnalysis(channels, m),
-            elic_hyperprior(channels, sizes, steps, hidden),
+            elic_hyperprior(channels, sizes, step_sizes, hidden),
             BaseSynthesis(m, channels, features),
             PreviewSynthesis(features, stride, channels, blocks=2),
         ),
-        conditions=UNet(known),
-        analysis=SwinAnalysis(known, swin_channels, m, depths, heads, window),
-        entropy=elic_hyperprior(channels, sizes, steps, hidden),
-        synthesis=ConditionedSynthesis(known, channels, m, bottlenecks),
+        conditions=UNet(condition_channels),
+        analysis=SwinAnalysis(condition_channels, swin_channels, m, depths, heads, window),
+        entropy=elic_hyperprior(channels, sizes, step_sizes, hidden),
+        synthesis=ConditionedSynthesis(condition_channels, channels, m, bottlenecks),
         receptive_field=receptive_field + -receptive_field % GRID,
         inject_quarter=Injector(swin_channels, text_channels, heads),
         extract=Extractor(swin_channels, text_channels, heads),

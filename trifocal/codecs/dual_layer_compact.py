@@ -5,11 +5,11 @@
     image ── analysis ── y ── − p ── entropy ⇄ ENHANCEMENT ── + p ── synthesis ── image
 
 Shen et al., "Dual-layer image codec with text guidance for hybrid visual perception" (section III-C), code
-the residual of the image against the preview that the base layer's extractor makes, in a Swin analysis with
+the residual of the image against the base preview, in a Swin analysis with
 text and conditions (the preset `dual-layer`). Here the residual is taken between latents. The compact
-network's linear path is a lapped transform, so both sides know the preview's coefficients, and each channel
-subtracts a learned fraction of them (`trust`: 1 where the preview is right, 0 where it is not). The
-prediction is outside the entropy model, so decoders that sum in another order still read every bit.
+network's linear path is a lapped transform, so encoder and decoder can compute the preview's coefficients,
+and each channel subtracts a learned fraction of them (`trust`: 1 where the preview is right, 0 where it is
+not). The prediction is outside the entropy model, so decoders that sum in another order still read every bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trifocal.codecs.roi import RoiNetwork
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, PreviewSynthesis
 from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior
-from trifocal.entropy.context import Context
+from trifocal.entropy.context import FourPassContext
 from trifocal.layers import space_to_depth
 from trifocal.transforms import Analysis, HyperAnalysis, HyperSynthesis, Synthesis
 from trifocal.transforms.dct import BLOCK
@@ -31,15 +31,15 @@ from trifocal.types import Condition
 
 __all__ = ["DualLayerCompact", "dual_layer_compact"]
 
-LAPPING_REACH = 16  # pixels: the prediction's lapped transform, added to the blocks' receptive field
-FINE, STRIDE = 96, 8  # of the bundled detector's h: channels and stride
+LAPPING_RECEPTIVE_FIELD = 16  # pixels, of the prediction's lapped transform; added to that of the blocks
+DETECTOR_CHANNELS, STRIDE = 96, 8  # of the bundled detector's h
 CHANNELS, LATENT_CHANNELS, BLOCKS = 192, 96, 2
 SYNTHESIS_BLOCKS = 4  # at each of its two scales
 HYPER_CHANNELS, HYPER_WIDTH, WIDTH = 32, 96, 128
 QUALITY_KNOTS, COARSEST, OCTAVES = 8, 2.0, 0.45  # quantiser steps: 2 at quality 0, 0.23 at the last knot
 
 
-class Residual(ScalableNetwork):
+class LatentResidualNetwork(ScalableNetwork):
     """A network that codes latents as residuals against those of the base preview.
 
     Attributes:
@@ -54,7 +54,7 @@ class Residual(ScalableNetwork):
         synthesis: Synthesis,
         receptive_field: int,
     ) -> None:
-        super().__init__(base, analysis, entropy, synthesis, receptive_field + LAPPING_REACH)
+        super().__init__(base, analysis, entropy, synthesis, receptive_field + LAPPING_RECEPTIVE_FIELD)
         self.trust = nn.Parameter(torch.ones(self.entropy.latent_channels))
 
     def predict(self, condition: Condition | None) -> Tensor | None:
@@ -78,8 +78,8 @@ class Residual(ScalableNetwork):
         return super().synthesise(y_hat if p is None else y_hat + p, level, condition)
 
 
-class DualLayerCompact(RoiNetwork, Residual):
-    """The same with an importance map for the enhancement."""
+class DualLayerCompact(RoiNetwork, LatentResidualNetwork):
+    """`LatentResidualNetwork` with an importance map for the enhancement layer."""
 
 
 def dual_layer_compact() -> ScalableCodec:
@@ -89,17 +89,17 @@ def dual_layer_compact() -> ScalableCodec:
 
 def compact_base() -> BaseLayer:
     """The base layer for the bundled detector, with untrained weights."""
-    steps = COARSEST * torch.exp2(-OCTAVES * torch.arange(QUALITY_KNOTS))
-    spread = (1 / steps)[:, None].expand(-1, LATENT_CHANNELS)
-    exact_side = IntegerNetworks(
+    step_sizes = COARSEST * torch.exp2(-OCTAVES * torch.arange(QUALITY_KNOTS))
+    spread = (1 / step_sizes)[:, None].expand(-1, LATENT_CHANNELS)
+    integer_networks = IntegerNetworks(
         Prior(HYPER_CHANNELS, QUALITY_KNOTS),
         HyperSynthesis(HYPER_CHANNELS, HYPER_WIDTH, WIDTH),
-        Context(LATENT_CHANNELS, WIDTH, 2, spread),
+        FourPassContext(LATENT_CHANNELS, WIDTH, 2, spread),
     )
     hyper_analysis = HyperAnalysis(LATENT_CHANNELS, HYPER_WIDTH, HYPER_CHANNELS)
     return BaseLayer(
         CompactBaseAnalysis(CHANNELS, LATENT_CHANNELS, BLOCKS),
-        EntropyModel.of_parts(Gain(steps, LATENT_CHANNELS), hyper_analysis, exact_side),
-        CompactBaseSynthesis(LATENT_CHANNELS, CHANNELS, FINE, SYNTHESIS_BLOCKS),
-        PreviewSynthesis(FINE, STRIDE, FINE, BLOCKS),
+        EntropyModel.from_parts(Gain(step_sizes, LATENT_CHANNELS), hyper_analysis, integer_networks),
+        CompactBaseSynthesis(LATENT_CHANNELS, CHANNELS, DETECTOR_CHANNELS, SYNTHESIS_BLOCKS),
+        PreviewSynthesis(DETECTOR_CHANNELS, STRIDE, DETECTOR_CHANNELS, BLOCKS),
     )

@@ -156,7 +156,7 @@ def codec_network(codec: Codec, sides: Sequence[str]) -> Network:
     sizes = {
         "receptive_field": network.receptive_field,
         "latent_channels": network.entropy.latent_channels,
-        "reads_importance": network.reads_importance,
+        "reads_importance": network.has_importance_map,
         "tensors": {
             name: ["f" if w.is_floating_point() else "i", list(w.shape)]
             for name, w in network.state_dict().items()
@@ -173,5 +173,5 @@ def shared_networks() -> dict[str, Network]:
     from trifocal.text.compact import load_compact
     from trifocal.text.grounding import load_grounding_head
 
-    words = text_sources(load_compact().network, load_image_encoder(), load_grounding_head())
-    return {"detector": Network(detector_sources(load_detector()), {}), "text": Network(words, {})}
+    text = text_sources(load_compact().network, load_image_encoder(), load_grounding_head())
+    return {"detector": Network(detector_sources(load_detector()), {}), "text": Network(text, {})}

@@ -115,7 +115,7 @@ class FrontGraph(nn.Module):
         self.network = detector
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network.front(x)
+        return self.network.stem_features(x)
 
 
 class ProposalsGraph(nn.Module):
@@ -171,8 +171,8 @@ class TextGraph(nn.Module):
         self.text = text
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        words = self.text(ids, mask)
-        return words.tokens, words.pooled
+        embedding = self.text(ids, mask)
+        return embedding.tokens, embedding.pooled
 
 
 class GroundingGraph(nn.Module):
@@ -183,7 +183,7 @@ class GroundingGraph(nn.Module):
         self.image, self.ground = image, ground
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        features = self.image(x).stages[-1]
+        features = self.image(x).feature_maps[-1]
         logits: Tensor = self.ground(features, TextEmbedding(tokens, mask, tokens[:, 0]))
         return logits.sigmoid()
 
@@ -266,7 +266,7 @@ def detector_sources(detector: SplitDetector) -> dict[str, Source]:
     h, w, n = Dim("h", max=256), Dim("w", max=256), Dim("n", max=400)
     with torch.inference_mode(False), torch.no_grad():
         x = torch.rand(1, 3, 192, 128)
-        features = detector.front(x)
+        features = detector.stem_features(x)
         *levels, classes, boxes, points = ProposalsGraph(detector)(features)
     some = slice(0, 5)
     named = {f"level{number}": level for number, level in enumerate(levels)}

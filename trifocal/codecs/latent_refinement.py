@@ -26,7 +26,7 @@ BETAS = (0.8, 0.95)  # short memory for few steps
 EPSILON = 1e-8
 
 
-class Base(Protocol):
+class RefinableBaseLayer(Protocol):
     """The parts of `base_layer.BaseLayer` that refinement uses."""
 
     entropy: EntropyModel
@@ -36,7 +36,9 @@ class Base(Protocol):
         ...
 
 
-def refined(base: Base, detector: SplitDetector, x: Tensor, y: Tensor, level: Tensor, steps: int) -> Tensor:
+def refined(
+    base: RefinableBaseLayer, detector: SplitDetector, x: Tensor, y: Tensor, level: Tensor, steps: int
+) -> Tensor:
     """y_obj after some steps of Adam.
 
     Args:
@@ -54,18 +56,18 @@ def refined(base: Base, detector: SplitDetector, x: Tensor, y: Tensor, level: Te
         adam = Adam(y, LEARNING_RATE * float((1 / gain).mean()))
         for _ in range(steps):
             with torch.no_grad():
-                mean, index = base.entropy.expected(y, level)
+                mean, index = base.entropy.predicted_parameters(y, level)
             residual = y * gain - mean
             bits = logistic_bits(residual, index).flatten(1).sum(1)
             y_hat = (quantise_through(residual, torch.round(index).long()) + mean) / gain
             cost = bits / pixels + weight * task_cost(original.terms(*base.synthesise(y_hat, size)))
-            adam.move(*torch.autograd.grad(cost.sum(), y))
+            adam.step(*torch.autograd.grad(cost.sum(), y))
     return y.detach()
 
 
 class Adam:
-    """Kingma and Ba 2015, for one tensor. torch.optim's computes the same and imports torch's compiler, 130
-    MB, for it.
+    """Kingma and Ba 2015, for one tensor. Same result as torch.optim.Adam, without importing torch's compiler
+    (130 MB).
     """
 
     def __init__(self, x: Tensor, rate: float) -> None:
@@ -73,11 +75,11 @@ class Adam:
         self.mean, self.square = torch.zeros_like(x), torch.zeros_like(x)
 
     @torch.no_grad()
-    def move(self, gradient: Tensor) -> None:
-        """Takes a step against the gradient, of x's shape."""
+    def step(self, gradient: Tensor) -> None:
+        """Update x by one step against a gradient of its shape."""
         self.steps += 1
-        slow, slower = BETAS
-        self.mean.lerp_(gradient, 1 - slow)
-        self.square.mul_(slower).addcmul_(gradient, gradient, value=1 - slower)
-        spread = (self.square.sqrt() / (1 - slower**self.steps) ** 0.5).add_(EPSILON)
-        self.x.addcdiv_(self.mean, spread, value=-self.rate / (1 - slow**self.steps))
+        beta1, beta2 = BETAS
+        self.mean.lerp_(gradient, 1 - beta1)
+        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        spread = (self.square.sqrt() / (1 - beta2**self.steps) ** 0.5).add_(EPSILON)
+        self.x.addcdiv_(self.mean, spread, value=-self.rate / (1 - beta1**self.steps))

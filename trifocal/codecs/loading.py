@@ -18,14 +18,14 @@ from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Header
 from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import MissingExtra, WeightsError
-from trifocal.weights import FOLDER, fingerprint, read_arrays, read_decodes
+from trifocal.weights import WEIGHTS_FOLDER, fingerprint, read_arrays, read_decodable_fingerprints
 
 if TYPE_CHECKING:
     from trifocal.codecs.torch_runtime import TorchRuntime
 
-__all__ = ["Engine", "marks_of", "onnx_codec", "torch_codec", "where_weights_are"]
+__all__ = ["Engine", "fingerprints_in", "onnx_codec", "torch_codec", "where_weights_are"]
 
-GENERATIONS = FOLDER / "generations.csv"
+GENERATIONS = WEIGHTS_FOLDER / "generations.csv"
 Engine: TypeAlias = Literal["onnx", "torch"]
 
 
@@ -54,16 +54,16 @@ def torch_codec(build: Callable[[], Codec], path: Path, shared: str, device: str
         load_weights(codec.network, path, shared)
         codec.network.to(device).eval()
         if isinstance(codec.runtime, TorchRuntime):
-            codec.runtime.also_decodes(read_decodes(path))
+            codec.runtime.accept_fingerprints(read_decodable_fingerprints(path))
         return codec
 
 
-def onnx_codec(name: str, layers: bool, build: Callable[[], Codec], path: Path, shared: str) -> Codec:
+def onnx_codec(name: str, has_base_layer: bool, build: Callable[[], Codec], path: Path, shared: str) -> Codec:
     """A codec on the ONNX engine.
 
     Args:
         name: of the preset, whose graphs are bundled.
-        layers: whether it has a base layer.
+        has_base_layer: whether it has a base layer.
         build, path, shared: as for `torch_codec`; `build` is called when its torch network is needed.
 
     Raises:
@@ -75,21 +75,23 @@ def onnx_codec(name: str, layers: bool, build: Callable[[], Codec], path: Path, 
         runtime = torch_codec(build, path, shared, "cpu").runtime
         return cast("TorchRuntime", runtime)
 
-    weights = read_arrays(path, FOLDER / shared if shared else None)
-    parts = (name, path.name, weights, read_decodes(path), on_torch)
-    return ScalableCodec(ScalableOnnxRuntime(*parts)) if layers else Codec(OnnxRuntime(*parts))
+    weights = read_arrays(path, WEIGHTS_FOLDER / shared if shared else None)
+    parts = (name, path.name, weights, read_decodable_fingerprints(path), on_torch)
+    return ScalableCodec(ScalableOnnxRuntime(*parts)) if has_base_layer else Codec(OnnxRuntime(*parts))
 
 
 @lru_cache(maxsize=256)
-def marks_of(path: Path, changed: int, shared: str, version: int) -> frozenset[int | None]:
+def fingerprints_in(path: Path, changed: int, shared: str, version: int) -> frozenset[int | None]:
     """The fingerprints of the files that weights decode; empty for other files. `changed` is the time
     of the file's last change.
     """
     try:
-        weights = read_arrays(path, FOLDER / shared if shared else None)
+        weights = read_arrays(path, WEIGHTS_FOLDER / shared if shared else None)
     except WeightsError:
         return frozenset()
-    return read_decodes(path).get(version, frozenset()) | {fingerprint(weights, version, ARITHMETIC)}
+    return read_decodable_fingerprints(path).get(version, frozenset()) | {
+        fingerprint(weights, version, ARITHMETIC)
+    }
 
 
 def where_weights_are(preset: str, header: Header) -> str:

@@ -11,7 +11,7 @@ from trifocal.errors import OptionError, PresetError
 from trifocal.pictures import Picture
 from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE
 
-__all__ = ["MASK_PRESETS", "Mask", "importance_from_mask", "log2_step_map"]
+__all__ = ["MASK_PRESETS", "Mask", "importance_from_mask", "log2_gain_map"]
 
 Mask = NDArray[Any] | Picture
 IMPORTANCE = 4.0  # weight of the squared error at positions that a text names
@@ -19,20 +19,20 @@ MASK_IMPORTANCE = 12.0  # weight where a mask is 1
 MASK_PRESETS = ("taco-compact", "dual-layer-compact")
 
 
-def importance_from_mask(mask: Mask, picture: Picture, readable: bool) -> NDArray[np.float32]:
+def importance_from_mask(mask: Mask, picture: Picture, has_importance_map: bool) -> NDArray[np.float32]:
     """A mask → the importance map of the padded image, [1, h, w].
 
     Args:
         mask: [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of the image's size; bool, float in 0..1, or uint8.
             Colours are averaged.
         picture: the image.
-        readable: whether the codec codes importance maps.
+        has_importance_map: whether the codec codes importance maps.
 
     Raises:
         PresetError: if it does not.
         OptionError: for another shape, type or range.
     """
-    if not readable:
+    if not has_importance_map:
         raise PresetError(
             f"This preset does not read a mask, so it would have no effect; use {' or '.join(MASK_PRESETS)}."
         )
@@ -40,18 +40,17 @@ def importance_from_mask(mask: Mask, picture: Picture, readable: bool) -> NDArra
     high, wide = (side + -side % HYPER_LATENT_PIXELS for side in values.shape)
     padded = np.pad(values, ((0, high - values.shape[0]), (0, wide - values.shape[1])), mode="edge")
     cells = padded.reshape(high // LATENT_STRIDE, LATENT_STRIDE, wide // LATENT_STRIDE, LATENT_STRIDE)
-    return log2_step_map(cells.mean(axis=(1, 3))[None], MASK_IMPORTANCE)
+    return log2_gain_map(cells.mean(axis=(1, 3))[None], MASK_IMPORTANCE)
 
 
-def log2_step_map(p: NDArray[Any], importance: float = IMPORTANCE) -> NDArray[np.float32]:
-    """log₂ of the factor on 1/step for the expected weight of each position, with mean weight 1: [B, h, w] →
-    [B, h, w].
+def log2_gain_map(p: NDArray[Any], error_weight: float = IMPORTANCE) -> NDArray[np.float32]:
+    """log₂ of the gain (1 / quantiser step) at each position, with mean weight 1: p [B, h, w] → [B, h, w].
 
-    A position's squared error weighs 1 + (importance − 1) · p. To first order a quantiser's error falls with
-    the square of its step and the rate with its logarithm, so that weighted error plus rate is least for
+    A position's squared error weighs 1 + (error_weight − 1) · p. To first order a quantiser's error falls
+    with the square of its step and the rate with its logarithm, so that weighted error plus rate is least for
     step² in proportion to 1/weight.
     """
-    weight = 1 + (importance - 1) * np.asarray(p, dtype=np.float64)
+    weight = 1 + (error_weight - 1) * np.asarray(p, dtype=np.float64)
     return (0.5 * np.log2(weight / weight.mean(axis=(1, 2), keepdims=True))).astype(np.float32)
 
 

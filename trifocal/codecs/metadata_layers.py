@@ -54,7 +54,7 @@ def with_metadata(rgb: NDArray[np.uint8], stream: Bitstream, region: Region) -> 
 
     A damaged metadata layer (only from a best-effort read) is left out.
     """
-    alpha = _side(stream, Tag.ALPHA)
+    alpha = _layer_bytes(stream, Tag.ALPHA)
     icc, exif, xmp = (metadata_in(stream, tag) for tag in (Tag.ICC, Tag.EXIF, Tag.XMP))
     grey = stream.header.grey
     if grey:
@@ -74,16 +74,16 @@ def with_metadata(rgb: NDArray[np.uint8], stream: Bitstream, region: Region) -> 
 
 def metadata_in(stream: Bitstream, tag: Tag) -> bytes | None:
     """The ICC profile, EXIF block or XMP packet of a file. Raises Damaged."""
-    data = _side(stream, tag)
+    data = _layer_bytes(stream, tag)
     return None if data is None else metadata_from_bytes(data)
 
 
 def dpi_in(stream: Bitstream) -> tuple[float, float] | None:
     """The resolution of a file. Raises Damaged."""
-    data = _side(stream, Tag.DPI)
+    data = _layer_bytes(stream, Tag.DPI)
     return None if data is None else dpi_from_bytes(data)
 
 
-def _side(stream: Bitstream, tag: Tag) -> bytes | None:
+def _layer_bytes(stream: Bitstream, tag: Tag) -> bytes | None:
     layer = stream.layer(tag)
     return None if layer is None else layer.chunks[0]

@@ -19,7 +19,7 @@ from trifocal.errors import OptionError
 from trifocal.pictures import Picture
 from trifocal.types import HYPER_LATENT_PIXELS, LEVELS_PER_QUALITY, Condition, Output
 
-__all__ = ["CodecNetwork", "Estimate", "levels", "precision"]
+__all__ = ["CodecNetwork", "Estimate", "module_dtype", "quality_levels"]
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,11 @@ class CodecNetwork(nn.Module):
         receptive_field: of analysis and synthesis, pixels to each side, a multiple of 16.
 
     Attributes:
-        reads_importance: whether `analyse` appends an importance map to y, which is coded before the latent.
+        has_importance_map: whether `analyse` appends an importance map to y, which is coded before the
+            latent.
     """
 
-    reads_importance = False
+    has_importance_map = False
 
     def __init__(
         self, analysis: nn.Module, entropy: EntropyModel, synthesis: nn.Module, receptive_field: int
@@ -78,18 +79,18 @@ class CodecNetwork(nn.Module):
 
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M]. The condition has no effect here."""
-        y: Tensor = self.analysis(x.to(precision(self.analysis)))
+        y: Tensor = self.analysis(x.to(module_dtype(self.analysis)))
         return y.float()
 
     def code_latents(
         self, coder: Coder[Any], y: Tensor | None, level: Tensor, size: tuple[int, int]
     ) -> Tensor:
         """y, or the bytes of a Reader → y_hat [B, h, w, M]; see `EntropyModel.code_latents`."""
-        return self.entropy.code_latents(coder, y, level, size, self.reads_importance)
+        return self.entropy.code_latents(coder, y, level, size, self.has_importance_map)
 
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w]. The condition has no effect here."""
-        x_hat: Tensor = self.synthesis(y_hat.to(precision(self.synthesis)), level)
+        x_hat: Tensor = self.synthesis(y_hat.to(module_dtype(self.synthesis)), level)
         return x_hat.float()
 
     def forward(
@@ -139,10 +140,10 @@ class CodecNetwork(nn.Module):
     ) -> Estimate:
         """x_hat and a differentiable rate, without writing a file.
 
-        The state of the codec does not change. In evaluation mode the value of `bits` is that
-        of the file's latent layer, within 1 % (files add about 18 bytes of header, and images above 1024
-        pixels are coded in tiles). Its gradient is that of the logistic at the latent before rounding, and
-        rounding itself passes gradients unchanged; both are biased for values inside the dead zone. In
+        The state of the codec does not change. In evaluation mode the value of `bits` is that of
+        the file's latent layer, within 1 % (files add about 18 bytes of header, and images above 1024 pixels
+        are coded in tiles). Its gradient is that of the logistic at the latent before rounding, and rounding
+        itself passes gradients unchanged; both are biased for values inside the dead zone. In
         training mode the float networks are used in place of the integer ones, so that gradients also reach
         the entropy model; the value then differs from a file by up to 5 %.
 
@@ -156,7 +157,7 @@ class CodecNetwork(nn.Module):
             OptionError: for another shape, dtype or quality.
         """
         check_images(x)
-        level = levels(quality, len(x), x.device)
+        level = quality_levels(quality, len(x), x.device)
         height, width = x.shape[2:]
         wide, high = (-side % HYPER_LATENT_PIXELS for side in (width, height))
         padded = F.pad(x, (0, wide, 0, high), mode="replicate")
@@ -164,33 +165,35 @@ class CodecNetwork(nn.Module):
         size = y.shape[1], y.shape[2]
         estimator = PositionRateEstimator(self.entropy.cost())
         y_hat = self.code_latents(estimator, y, level, size)
-        bit_map = self._bit_map(estimator.steps, size)
+        bit_map = self._bit_map(estimator.bits_by_call, size)
         x_hat = self.synthesise(y_hat, level, condition)[:, :, :height, :width]
         return Estimate(x_hat, y_hat, bit_map.sum((1, 2)), bit_map)
 
-    def _bit_map(self, steps: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Bits of each coding step → bits of each latent position; side information is spread evenly over
-        what it describes.
+    def _bit_map(self, bits_by_call: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Bits of each coding call → bits of each latent position. The bits of the importance map and of z
+        are
+        spread evenly over the positions that they describe.
         """
-        *side, z = steps[: len(steps) - self.entropy.exact_side.context.passes]
-        passes = steps[len(side) + 1 :]
+        *importance_bits, z = bits_by_call[: len(bits_by_call) - self.entropy.exact_side.context.passes]
+        passes = bits_by_call[len(importance_bits) + 1 :]
         put = self.entropy.exact_side.context.put
-        bits = torch.stack([put(part, step).sum(-1) for step, part in enumerate(passes)]).sum(0)
+        bits = torch.stack([put(part, index).sum(-1) for index, part in enumerate(passes)]).sum(0)
         spread = z.sum(-1).repeat_interleave(HYPER_STRIDE, 1).repeat_interleave(HYPER_STRIDE, 2)
         bits = bits + spread / HYPER_STRIDE**2
-        for part in side:
+        for part in importance_bits:
             bits = bits + (part.flatten(1).sum(1) / (size[0] * size[1]))[:, None, None]
         return bits.float()
 
 
 def rate_estimator(entropy: EntropyModel, x: Tensor) -> RateEstimator | TrainingRateEstimator:
-    """The estimator of a forward pass: differentiable in training mode, exact in evaluation mode."""
+    """The estimator of a forward pass: differentiable in training mode; in evaluation mode, the bits of the
+    integer tables."""
     if entropy.training:
         return TrainingRateEstimator(len(x), x.device)
     return RateEstimator(entropy.cost(), len(x))
 
 
-def levels(quality: float | Tensor, batch: int, device: torch.device | str = "cpu") -> Tensor:
+def quality_levels(quality: float | Tensor, batch: int, device: torch.device | str = "cpu") -> Tensor:
     """Qualities 0..100 → levels [B]. Raises OptionError for others."""
     values = torch.as_tensor(quality, dtype=torch.float64, device=device)
     if values.shape not in ((), (batch,)):
@@ -209,6 +212,6 @@ def check_images(x: Tensor) -> None:
         )
 
 
-def precision(module: nn.Module) -> torch.dtype:
+def module_dtype(module: nn.Module) -> torch.dtype:
     """The dtype of a transform; analysis and synthesis may run in bfloat16."""
     return next(module.parameters()).dtype

@@ -15,13 +15,13 @@ from trifocal.codecs.rate_control import REFINEMENT
 from trifocal.detection.input_size import STEP, base_latent_size, compact_size
 from trifocal.entropy.coder import Array
 from trifocal.entropy.integer_arithmetic import ARITHMETIC
-from trifocal.entropy.numpy_model import NumpyEntropy
+from trifocal.entropy.numpy_model import NumpyCodingNetworks
 from trifocal.entropy.numpy_networks import part
 from trifocal.graphs.session import Graphs, network_record
 from trifocal.pictures import Picture
 from trifocal.types import HYPER_LATENT_PIXELS, Condition
 from trifocal.utils.notices import warn
-from trifocal.weights import Arrays, Decodes, check_arrays, fingerprint
+from trifocal.weights import Arrays, DecodableFingerprints, check_arrays, fingerprint
 
 if TYPE_CHECKING:
     from trifocal.codecs.runtime import BaseRuntime, ScalableRuntime
@@ -52,37 +52,39 @@ class OnnxRuntime:
         name: str,
         file_name: str,
         weights: Arrays,
-        decodes: Decodes,
+        decodes: DecodableFingerprints,
         on_torch: Callable[[], TorchRuntime],
     ) -> None:
         sizes = network_record(name)
         check_arrays(weights, sizes["tensors"], file_name)
         self.receptive_field: int = sizes["receptive_field"]
         self.latent_channels: int = sizes["latent_channels"]
-        self.reads_importance: bool = sizes["reads_importance"]
+        self.has_importance_map: bool = sizes["reads_importance"]
         self.weights, self.decodes, self.on_torch = weights, decodes, on_torch
         self.graphs = Graphs(name, weights)
-        self._entropy = NumpyEntropy(part(weights, "entropy."), hyper_analysis(self.graphs, "hyper_analysis"))
+        self._entropy = NumpyCodingNetworks(
+            part(weights, "entropy."), hyper_analysis(self.graphs, "hyper_analysis")
+        )
         self._fingerprints: dict[int, int | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxRuntime:
         """Nothing here changes; a changeable copy is that of `on_torch`."""
         return self
 
-    def fingerprint(self, version: int, checked: bool = True) -> int | None:
-        """The weights never change here, so `checked` has no effect."""
+    def fingerprint(self, version: int, refresh: bool = True) -> int | None:
+        """The weights never change here, so `refresh` has no effect."""
         if version not in self._fingerprints:
             self._fingerprints[version] = fingerprint(self.weights, version, ARITHMETIC)
         return self._fingerprints[version]
 
-    def readable(self, version: int) -> frozenset[int]:
+    def decodable_fingerprints(self, version: int) -> frozenset[int]:
         return self.decodes.get(version, frozenset())
 
-    def entropy(self) -> NumpyEntropy:
+    def entropy(self) -> NumpyCodingNetworks:
         return self._entropy
 
     def prepare(self, picture: Picture, condition: Condition[Any] | None) -> Condition[Any] | None:
-        if not self.reads_importance or condition is None or condition.text is None:
+        if not self.has_importance_map or condition is None or condition.text is None:
             return condition
         from trifocal.codecs.onnx_text import with_importance
 
@@ -93,7 +95,7 @@ class OnnxRuntime:
         given = {} if side is None else {side: side_input(side, condition)}
         graph = "analysis" if side is None else f"analysis.{side}"
         (y,) = self.graphs.run(graph, x=image_array(rgb), **given)
-        if not self.reads_importance:
+        if not self.has_importance_map:
             return y
         sent = None if condition is None else condition.importance_map
         importance = np.zeros(y.shape[:3], np.float32) if sent is None else np.asarray(sent, np.float32)
@@ -129,7 +131,7 @@ class BaseOnnxRuntime:
 
     def __init__(self, graphs: Graphs, weights: Arrays, on_torch: Callable[[], TorchRuntime]) -> None:
         self.graphs, self.on_torch = graphs, on_torch
-        self._entropy = NumpyEntropy(
+        self._entropy = NumpyCodingNetworks(
             part(weights, "base.entropy."), hyper_analysis(graphs, "base.hyper_analysis")
         )
 
@@ -138,7 +140,7 @@ class BaseOnnxRuntime:
         """This base layer on torch."""
         return cast("ScalableRuntime", self.on_torch()).base
 
-    def entropy(self) -> NumpyEntropy:
+    def entropy(self) -> NumpyCodingNetworks:
         return self._entropy
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
@@ -168,7 +170,7 @@ class BaseOnnxRuntime:
     def detect(self, y_hat: Array, size: tuple[int, int]) -> Detections:
         from trifocal.detection.compact_onnx import load_compact_detector
 
-        return load_compact_detector().rest(self._features(y_hat, size), (size[1], size[0]))
+        return load_compact_detector().detect_from_features(self._features(y_hat, size), (size[1], size[0]))
 
     def _features(self, y_hat: Array, size: tuple[int, int]) -> Array:
         (h_hat,) = self.graphs.run("base.synthesis", given=y_hat)
@@ -179,16 +181,10 @@ class BaseOnnxRuntime:
 class ScalableOnnxRuntime(OnnxRuntime):
     """`ScalableRuntime` of the compact codec with a base layer."""
 
-    def __init__(
-        self,
-        name: str,
-        file_name: str,
-        weights: Arrays,
-        decodes: Decodes,
-        on_torch: Callable[[], TorchRuntime],
-    ) -> None:
-        super().__init__(name, file_name, weights, decodes, on_torch)
-        self.base = BaseOnnxRuntime(self.graphs, weights, on_torch)
+    def __init__(self, *arguments: Any) -> None:
+        """Arguments as for `OnnxRuntime`."""
+        super().__init__(*arguments)
+        self.base = BaseOnnxRuntime(self.graphs, self.weights, self.on_torch)
 
 
 def hyper_analysis(graphs: Graphs, name: str) -> Callable[[Array, Array], Array]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trifocal.codecs.mask import log2_step_map
+from trifocal.codecs.mask import log2_gain_map
 from trifocal.detection.input_size import ENCODER_SIDE, encoder_size
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import Canvas
@@ -23,16 +23,18 @@ def with_importance(picture: Picture, condition: Condition[Any], receptive_field
     """The condition with the importance map of its text; a map that it has is kept."""
     if condition.importance_map is not None or condition.text is None:
         return condition
-    p = places(picture, condition.text, receptive_field)
-    return replace(condition, importance_map=log2_step_map(p))
+    p = text_probability_map(picture, condition.text, receptive_field)
+    return replace(condition, importance_map=log2_gain_map(p))
 
 
-def places(picture: Picture, words: TextEmbedding[Any], receptive_field: int) -> NDArray[np.float32]:
+def text_probability_map(
+    picture: Picture, text: TextEmbedding[Any], receptive_field: int
+) -> NDArray[np.float32]:
     """The probability that the text names it, for each latent of the padded image, [1, h, w], 0..1."""
     small = Image.fromarray(picture.thumbnail(4 * ENCODER_SIDE).rgb)
     small = small.resize(encoder_size(picture.width, picture.height), Image.Resampling.BICUBIC)
     x = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / np.float32(255)
-    (p,) = load_graphs().run("grounding", x=x, tokens=words.tokens, mask=words.mask)
+    (p,) = load_graphs().run("grounding", x=x, tokens=text.tokens, mask=text.mask)
     latents = -(-picture.width // LATENT_STRIDE), -(-picture.height // LATENT_STRIDE)
     fine = np.asarray(Image.fromarray(p[0]).resize(latents, Image.Resampling.BILINEAR))
     wide, high = (

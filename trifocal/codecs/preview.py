@@ -17,8 +17,8 @@ Floats = NDArray[np.float32]
 
 def preview_pixels(preview: BasePreview[Any]) -> Floats:
     """The window at full resolution, [1, 3, height, width]; as `BasePreview.pixels`, for one image."""
-    x, y, width, height = preview.window
-    picture = np.asarray(preview.picture, np.float32)
+    x, y, width, height = preview.region
+    picture = np.asarray(preview.image, np.float32)
     across = taps(x, width, preview.size[0], picture.shape[3])
     down = taps(y, height, preview.size[1], picture.shape[2])
     rows = sum(picture[:, :, place] * weight[:, None] for place, weight in zip(*down))

@@ -81,13 +81,13 @@ class Rate:
 
 @dataclass(frozen=True)
 class BaseLayerOptions:
-    """How a layered codec codes its base layer. It is checked when it is made.
+    """Options of the base layer of a scalable codec, checked when they are made.
 
     Attributes:
         quality: 0..100; None for half of the image's quality, at most 20.
         refinement: gradient steps that fit the base layer to the image, 0 for none; None for the codec's
             default.
-        conditions: whether the enhancement layer uses the preview that the base layer gives.
+        condition_enhancement: whether the enhancement layer is conditioned on the base preview.
 
     Raises:
         OptionError: for a value that is not a whole number in its range.
@@ -95,7 +95,7 @@ class BaseLayerOptions:
 
     quality: int | None = None
     refinement: int | None = None
-    conditions: bool = True
+    condition_enhancement: bool = True
 
     def __post_init__(self) -> None:
         given: dict[str, object] = {"base_quality": self.quality, "refinement": self.refinement}
@@ -133,7 +133,7 @@ def search(size: int, estimate: Callable[[int], float], write: Callable[[int], B
             return stream
         if level == 0:
             raise RateError(
-                f"This picture needs at least {stream.size} bytes (quality 0); {size} were allowed."
+                f"This image needs at least {stream.size} bytes (quality 0); {size} were allowed."
             )
         level -= 1
 

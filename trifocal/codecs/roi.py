@@ -3,12 +3,12 @@ position.
 
     image ── image encoder ── features ┐
     text ──── text encoder ── tokens ──┴─ cross-attention ── p: probability that the text names a position
-                                                             └── or a mask ── p ── log₂ step map
+                                                             └── or a mask ── p ── log₂ gain map
                                                                                         │
     image ── analysis ── y ── × 2^map ── entropy ⇄ bytes ── / 2^map ── y_hat ── synthesis ── image
 
 The squared error of positions with p = 1 weighs `IMPORTANCE` times as much as elsewhere
-(`mask.log2_step_map`). The map is coded before the latent (`entropy/importance.py`, about a dozen bytes), so
+(`mask.log2_gain_map`). The map is coded before the latent (`entropy/importance.py`, about a dozen bytes), so
 the decoder needs neither text nor mask.
 """
 
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trifocal.codecs.mask import log2_step_map
+from trifocal.codecs.mask import log2_gain_map
 from trifocal.codecs.network import CodecNetwork
 from trifocal.codecs.torch_runtime import image_tensor
 from trifocal.detection.image_encoder import load_image_encoder
@@ -37,12 +37,12 @@ __all__ = ["RoiNetwork", "text_probability"]
 Grounding = Callable[[Tensor, TextEmbedding], Tensor]
 
 
-def text_probability(x: Tensor, words: TextEmbedding) -> Tensor:
+def text_probability(x: Tensor, text: TextEmbedding) -> Tensor:
     """x [B, 3, H, W] in 0..1 → probability that the text names a position, [B, H/16, W/16]. Raises
     WeightsError.
     """
     device = str(x.device)
-    logits: Tensor = load_grounding_head(device)(load_image_encoder(device)(x).stages[-1], words)
+    logits: Tensor = load_grounding_head(device)(load_image_encoder(device)(x).feature_maps[-1], text)
     return logits.sigmoid()
 
 
@@ -54,7 +54,7 @@ class RoiNetwork(CodecNetwork):
             with the bundled encoders.
     """
 
-    reads_importance = True
+    has_importance_map = True
     text_probability: Grounding = staticmethod(text_probability)
 
     @torch.inference_mode()
@@ -62,19 +62,21 @@ class RoiNetwork(CodecNetwork):
         """Compute the importance map of a text for the whole image. A map that the condition has is kept."""
         if condition is None or condition.text is None or condition.importance_map is not None:
             return condition
-        return replace(condition, importance_map=step_map(self.places(picture, condition.text)))
+        return replace(
+            condition, importance_map=log2_gain_map_tensor(self.text_probability_map(picture, condition.text))
+        )
 
-    def places(self, picture: Picture, words: TextEmbedding) -> Tensor:
+    def text_probability_map(self, picture: Picture, text: TextEmbedding) -> Tensor:
         """The probability that the text names it, for each latent of the padded image, [1, h, w], 0..1."""
         small = picture.thumbnail(4 * ENCODER_SIDE)
-        p = self.attention(image_tensor(small.rgb, self.device), Condition(words))
+        p = self.text_relevance(image_tensor(small.rgb, self.device), Condition(text))
         latents = -(-picture.height // LATENT_STRIDE), -(-picture.width // LATENT_STRIDE)
         p = F.interpolate(p[:, None], size=latents, mode="bilinear", align_corners=False)
         canvas = Canvas(picture.width, picture.height, self.receptive_field)
         wide, high = (side // LATENT_STRIDE for side in canvas.padded)
         return F.pad(p, (0, wide - latents[1], 0, high - latents[0]), mode="replicate")[:, 0]
 
-    def attention(self, x: Tensor, condition: Condition) -> Tensor:
+    def text_relevance(self, x: Tensor, condition: Condition) -> Tensor:
         """x [B, 3, H, W] in 0..1 → the probability that the text names a position, [B, h, w], at the
         encoders' input size.
 
@@ -91,13 +93,13 @@ class RoiNetwork(CodecNetwork):
         y = super().analyse(x, condition)
         importance_map = None if condition is None else condition.importance_map
         if importance_map is None and condition is not None and condition.text is not None:
-            p = F.interpolate(self.attention(x, condition)[:, None], size=y.shape[1:3], mode="bilinear")
-            importance_map = step_map(p[:, 0])
+            p = F.interpolate(self.text_relevance(x, condition)[:, None], size=y.shape[1:3], mode="bilinear")
+            importance_map = log2_gain_map_tensor(p[:, 0])
         if importance_map is None:
             importance_map = y.new_zeros(y.shape[:3])
         return torch.cat([y, importance_map.to(y)[..., None]], dim=-1)
 
 
-def step_map(p: Tensor) -> Tensor:
-    """`log2_step_map` of a tensor, without a gradient."""
-    return torch.from_numpy(log2_step_map(p.detach().cpu().numpy())).to(p.device)
+def log2_gain_map_tensor(p: Tensor) -> Tensor:
+    """`log2_gain_map` of a tensor, without a gradient."""
+    return torch.from_numpy(log2_gain_map(p.detach().cpu().numpy())).to(p.device)

@@ -1,6 +1,4 @@
-"""The interface between a codec and what evaluates its networks. Arrays are NumPy's; nothing here needs
-torch.
-"""
+"""The interface between a codec and the engine that runs its networks, on NumPy arrays and without torch."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.entropy.coder import Array
-from trifocal.entropy.latent_coding import ArrayEntropy
+from trifocal.entropy.latent_coding import CodingNetworks
 from trifocal.pictures import Picture
 from trifocal.types import Condition
 
@@ -26,25 +24,25 @@ class Runtime(Protocol):
     Attributes:
         receptive_field: of analysis and synthesis, pixels to each side, a multiple of 16.
         latent_channels: M.
-        reads_importance: whether latents have an importance map as one more channel, which is coded before
+        has_importance_map: whether latents have an importance map as one more channel, which is coded before
             them.
     """
 
     receptive_field: int
     latent_channels: int
-    reads_importance: bool
+    has_importance_map: bool
 
-    def fingerprint(self, version: int, checked: bool = True) -> int | None:
+    def fingerprint(self, version: int, refresh: bool = True) -> int | None:
         """The fingerprint of the current weights in a version of the file format; see
-        `weights.fingerprint`. If not `checked`, the last one, without reading the weights again.
+        `weights.fingerprint`. With `refresh` False, the cached one, without reading the weights again.
         """
         ...
 
-    def readable(self, version: int) -> frozenset[int]:
+    def decodable_fingerprints(self, version: int) -> frozenset[int]:
         """Fingerprints of other weights whose files these weights decode; see docs/research.md."""
         ...
 
-    def entropy(self) -> ArrayEntropy:
+    def entropy(self) -> CodingNetworks:
         """The entropy model with the current weights."""
         ...
 
@@ -72,7 +70,7 @@ class BaseRuntime(Protocol):
 
     refinement: int
 
-    def entropy(self) -> ArrayEntropy:
+    def entropy(self) -> CodingNetworks:
         """The entropy model with the current weights."""
         ...
 

@@ -1,4 +1,4 @@
-"""Codecs with two layers: a base layer that a detector reads, and an enhancement layer for viewing.
+"""Scalable codecs: a base layer that a detector reads, and an enhancement layer for viewing.
 
     image ── resize ── base ⇄ BASE ─┬─ h_hat ── detector ── objects
                                     └─ base preview ─┐
@@ -47,8 +47,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ScalableCodec", "detect_objects"]
 
-ALONE = 128  # in the first byte of BASE: the enhancement is not conditioned on the base preview
-BASE_QUALITIES, BASE_SHARE = (20, 10, 0), 0.15  # for a requested size, and the largest share of it
+UNCONDITIONED = 128  # in the first byte of BASE: the enhancement is not conditioned on the base preview
+BASE_QUALITIES = (20, 10, 0)  # tried in this order when a file size is requested
+BASE_SHARE = 0.15  # largest share of the requested size that the base layer may take
 
 
 class ScalableCodec(Codec):
@@ -137,8 +138,9 @@ class ScalableCodec(Codec):
         size: int | None,
         base: BaseLayerOptions,
     ) -> tuple[Layer, BasePreview[Array] | None]:
-        """The base layer for an enhancement of that level, or a file of that size; and its preview, if it
-        conditions.
+        """Encode the base layer for a quality level of the enhancement layer or a requested file size.
+        Returns the
+        layer, and the preview unless `base.condition_enhancement` is false.
         """
         quality = base.quality
         steps = self.runtime.base.refinement if base.refinement is None else base.refinement
@@ -147,9 +149,9 @@ class ScalableCodec(Codec):
         small_size = self.runtime.base.input_size(picture.width, picture.height)
         small = resized(picture, small_size)
         chosen, data, y_hat = self._base_within(small, quality, size, steps)
-        flags = chosen if base.conditions else chosen | ALONE
+        flags = chosen if base.condition_enhancement else chosen | UNCONDITIONED
         layer = Layer(Tag.BASE, (bytes([flags]) + data,))
-        if not base.conditions:
+        if not base.condition_enhancement:
             return layer, None
         preview = self.runtime.base.preview(y_hat, small_size)
         return layer, whole_preview(preview, picture.width, picture.height)
@@ -173,17 +175,17 @@ class ScalableCodec(Codec):
             y = base.refine(small, y, chosen * LEVELS_PER_QUALITY, steps)
         return chosen, *write(chosen)
 
-    def _checked(self, bitstream: Bitstream, region: Region | None) -> tuple[Canvas, Region]:
+    def _canvas_and_region(self, bitstream: Bitstream, region: Region | None) -> tuple[Canvas, Region]:
         check_both_layers(bitstream)
-        return super()._checked(bitstream, region)
+        return super()._canvas_and_region(bitstream, region)
 
     def _decoding_condition(
-        self, bitstream: Bitstream, condition: Condition[Any] | None, clock: Stopwatch
+        self, bitstream: Bitstream, condition: Condition[Any] | None, stopwatch: Stopwatch
     ) -> Condition[Any] | None:
         """The condition, with the base preview of the file where the enhancement uses it."""
-        with clock("base"):
+        with stopwatch("base"):
             flags, y_hat, size = self._read_base(bitstream)
-            if flags & ALONE:
+            if flags & UNCONDITIONED:
                 return condition
             header = bitstream.header
             preview = whole_preview(self.runtime.base.preview(y_hat, size), header.width, header.height)
@@ -204,11 +206,11 @@ class ScalableCodec(Codec):
         layer = bitstream.layer(Tag.BASE)
         assert layer is not None
         chunk = layer.chunks[0]
-        if not chunk or chunk[0] & ~ALONE > 100:
+        if not chunk or chunk[0] & ~UNCONDITIONED > 100:
             raise Damaged("The base layer of this file is damaged, and decoding needs it.")
         base = self.runtime.base
         size = base.input_size(bitstream.header.width, bitstream.header.height)
-        level = np.array([(chunk[0] & ~ALONE) * LEVELS_PER_QUALITY])
+        level = np.array([(chunk[0] & ~UNCONDITIONED) * LEVELS_PER_QUALITY])
         y_hat, _ = read_latents(base.entropy(), chunk[1:], level, base.latent_size(*size))
         return chunk[0], y_hat, size
 

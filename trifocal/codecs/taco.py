@@ -23,7 +23,7 @@ Choices where the paper and its code are silent, and differences from them:
       time.
     - One model for all rates, by gains around the quantiser and a prior of z that both depend on the quality.
       The paper has one model per rate, as `--lambda` trains, and an entropy bottleneck for z.
-    - Logistic distributions from integer tables where ELIC has Gaussians: see `entropy/groups.py`. Values are
+    - Logistic distributions from integer tables where ELIC has Gaussians: see `entropy/elic.py`. Values are
       rounded with a dead zone (`entropy/quantise.py`).
     - Training differs from the paper, and each difference can be switched off by a field of the recipe: a
       tenth of the steps have no text (`wordless=0`), crops are mirrored (`mirrored=0`), images are drawn by
@@ -38,10 +38,10 @@ import torch
 from torch import Tensor
 
 from trifocal.codecs.codec import Codec
-from trifocal.codecs.network import CodecNetwork, precision
+from trifocal.codecs.network import CodecNetwork, module_dtype
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.entropy import EntropyModel
-from trifocal.entropy.groups import elic_hyperprior
+from trifocal.entropy.elic import elic_hyperprior
 from trifocal.layers import QualityInterpolation
 from trifocal.transforms.adapters import Extractor, Injector
 from trifocal.transforms.elic import ElicAnalysis, ElicSynthesis, elic_receptive_field
@@ -94,7 +94,7 @@ class Taco(CodecNetwork):
         y: Tensor = self.analysis.latent(features)
         return y.float()
 
-    def attention(self, x: Tensor, condition: Condition) -> Tensor:
+    def text_relevance(self, x: Tensor, condition: Condition) -> Tensor:
         """How strongly each position attends to the text at 1/4.
 
         The share of its attention, mean over heads, that is not on the first token, which every text has. The
@@ -117,16 +117,16 @@ class Taco(CodecNetwork):
 
     def _quarter(self, x: Tensor) -> Tensor:
         """Features at 1/4 before the first Injector, [B, H/4, W/4, N]."""
-        features: Tensor = self.analysis.quarter(x.to(precision(self.analysis)).permute(0, 2, 3, 1))
+        features: Tensor = self.analysis.quarter(x.to(module_dtype(self.analysis)).permute(0, 2, 3, 1))
         return features
 
     def _tokens(self, condition: Condition | None, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Tokens [B, T, D] and mask [B, T], or None without text."""
         if condition is None or condition.text is None:
             return None, None
-        words = condition.text.to(x.device)
-        tokens = words.tokens.expand(len(x), -1, -1)
-        return tokens, words.mask.expand(len(x), -1) if self.mask_padding else None
+        text = condition.text.to(x.device)
+        tokens = text.tokens.expand(len(x), -1, -1)
+        return tokens, text.mask.expand(len(x), -1) if self.mask_padding else None
 
 
 def taco(
@@ -153,10 +153,10 @@ def taco(
     """
     m = sum(sizes)
     middle = MAX_LEVEL // 2
-    steps = COARSEST ** (1 - torch.arange(QUALITY_KNOTS) * QualityInterpolation.SPACING / middle)
+    step_sizes = COARSEST ** (1 - torch.arange(QUALITY_KNOTS) * QualityInterpolation.SPACING / middle)
     network = Taco(
         analysis=ElicAnalysis(channels, m, bottlenecks),
-        entropy=elic_hyperprior(channels, sizes, steps, hidden, odd_anchors),
+        entropy=elic_hyperprior(channels, sizes, step_sizes, hidden, odd_anchors),
         synthesis=ElicSynthesis(channels, m, bottlenecks),
         receptive_field=elic_receptive_field(bottlenecks),
         inject_quarter=Injector(channels, text_channels, heads),

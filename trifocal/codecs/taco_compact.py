@@ -2,11 +2,11 @@
 
 Lee et al., "Neural image compression with text-guided encoding for both pixel-level and perceptual fidelity"
 (2024), let text tokens meet image features in cross-attention inside the analysis, trained by the loss. Here
-the cross-attention (`text/ground.py`) yields an explicit importance map; see `codecs/roi.py`. The network and
-its weights are those of the preset compact.
+the cross-attention (`text/grounding.py`) yields an explicit importance map; see `codecs/roi.py`. The network
+and its weights are those of the preset compact.
 
 Differences from the paper: no extractor (image → text), no joint image–text loss, no LPIPS. The preset `taco`
-    has them.
+has them.
 """
 
 from trifocal.codecs import compact
@@ -23,4 +23,4 @@ class TacoCompact(RoiNetwork):
 
 def taco_compact() -> Codec:
     """With untrained weights."""
-    return Codec(TorchRuntime(compact.plain(TacoCompact)))
+    return Codec(TorchRuntime(compact.plain_network(TacoCompact)))

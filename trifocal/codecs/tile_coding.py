@@ -30,7 +30,7 @@ class TileCoder:
     """Codes the tiles of an image.
 
     Args:
-        runtime: evaluates the networks.
+        runtime: runs the networks.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -44,7 +44,7 @@ class TileCoder:
         tiles: Sequence[Tile],
         best_effort: bool,
         progress: Progress | None,
-        clock: Stopwatch,
+        stopwatch: Stopwatch,
     ) -> tuple[Array, set[int]]:
         """y_hat of the frame of the tiles, [1, h, w, M], and the numbers of the damaged ones."""
         frame = canvas.frame(tiles)
@@ -54,7 +54,12 @@ class TileCoder:
         for tile in track(tiles, progress, (0.0, 0.6)):
             rows, columns = region_slices(canvas.core(tile), frame=frame)
             try:
-                y_hat[:, rows, columns] = self.read(chunks[tile.index], y_hat[:, rows, columns], level, clock)
+                y_hat[:, rows, columns] = self.read(
+                    chunks[tile.index],
+                    (rows.stop - rows.start, columns.stop - columns.start),
+                    level,
+                    stopwatch,
+                )
             except Damaged as error:
                 if not best_effort:
                     raise Damaged(f"{error} It is tile {tile.index}.", (tile.index,)) from error
@@ -71,7 +76,7 @@ class TileCoder:
         condition: Condition[Any] | None,
         lost: set[int],
         progress: Progress | None,
-        clock: Stopwatch,
+        stopwatch: Stopwatch,
     ) -> NDArray[np.uint8]:
         """The pixels of a region, uint8 [H, W, 3], from the latents of a frame; damaged tiles are grey."""
         rgb = np.empty((region[3], region[2], 3), dtype=np.uint8)
@@ -80,7 +85,7 @@ class TileCoder:
             rows, columns = region_slices(canvas.halo(box), frame=frame)
             near = y_hat[:, rows, columns]
             part = None if condition is None else condition.within(*region_slices(canvas.halo(box)))
-            pixels = GREY if tile.index in lost else self.pixels(near, canvas, box, level, part, clock)
+            pixels = GREY if tile.index in lost else self.pixels(near, canvas, box, level, part, stopwatch)
             paste(rgb, region, box, pixels)
         return rgb
 
@@ -90,10 +95,10 @@ class TileCoder:
         canvas: Canvas,
         tile: Tile,
         condition: Condition[Any] | None,
-        clock: Stopwatch,
+        stopwatch: Stopwatch,
     ) -> Array:
         """y of one tile, [1, h, w, M], from its pixels and those around them."""
-        with clock("analysis"):
+        with stopwatch("analysis"):
             core = canvas.core(tile)
             halo = canvas.halo(core)
             part = None if condition is None else condition.within(*region_slices(halo))
@@ -101,32 +106,31 @@ class TileCoder:
             rows, columns = canvas.within_halo(core, LATENT_STRIDE)
             return np.ascontiguousarray(y[:, rows, columns])
 
-    def write(self, y: Array, level: int, clock: Stopwatch) -> bytes:
-        with clock("entropy"):
+    def write(self, y: Array, level: int, stopwatch: Stopwatch) -> bytes:
+        with stopwatch("entropy"):
             data, _, seconds = write_latents(
-                self.runtime.entropy(), y, np.array([level]), self.runtime.reads_importance
+                self.runtime.entropy(), y, np.array([level]), self.runtime.has_importance_map
             )
-        clock.move("entropy", "coding", seconds)
+        stopwatch.move("entropy", "coding", seconds)
         return data
 
-    def bits(self, y: Array, level: int, clock: Stopwatch) -> float:
+    def bits(self, y: Array, level: int, stopwatch: Stopwatch) -> float:
         entropy = self.runtime.entropy()
         estimator = RateEstimator(entropy.cost())
-        size, importance = (y.shape[1], y.shape[2]), self.runtime.reads_importance
-        with clock("entropy"):
-            code_latents(entropy, estimator, y, np.array([level]), size, importance)
+        size, has_importance_map = (y.shape[1], y.shape[2]), self.runtime.has_importance_map
+        with stopwatch("entropy"):
+            code_latents(entropy, estimator, y, np.array([level]), size, has_importance_map)
         return float(estimator.bits[0])
 
-    def read(self, data: bytes | None, place: Array, level: int, clock: Stopwatch) -> Array:
-        """y_hat of one tile, of the shape of `place`."""
+    def read(self, data: bytes | None, size: tuple[int, int], level: int, stopwatch: Stopwatch) -> Array:
+        """y_hat of one tile, [1, h, w, M]; size is h and w."""
         if data is None:
             raise Damaged("The coded latent of a tile does not match its check sum.")
-        size = (place.shape[1], place.shape[2])
-        with clock("entropy"):
+        with stopwatch("entropy"):
             y_hat, seconds = read_latents(
-                self.runtime.entropy(), data, np.array([level]), size, self.runtime.reads_importance
+                self.runtime.entropy(), data, np.array([level]), size, self.runtime.has_importance_map
             )
-        clock.move("entropy", "coding", seconds)
+        stopwatch.move("entropy", "coding", seconds)
         return y_hat
 
     def pixels(
@@ -136,10 +140,10 @@ class TileCoder:
         box: Region,
         level: int,
         condition: Condition[Any] | None,
-        clock: Stopwatch,
+        stopwatch: Stopwatch,
     ) -> NDArray[np.uint8]:
         """A box's pixels, uint8 [H, W, 3], from the latents of its halo, [1, h, w, M]."""
-        with clock("synthesis"):
+        with stopwatch("synthesis"):
             x_hat = self.runtime.synthesise(y_hat, level, condition)
             rows, columns = canvas.within_halo(box)
             values = x_hat[0, :, rows, columns].transpose(1, 2, 0) * np.float32(255)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from trifocal.codecs.network import CodecNetwork
 from trifocal.entropy.coder import Array
-from trifocal.entropy.hyperprior import ArrayNetworks
+from trifocal.entropy.hyperprior import TorchCodingNetworks
 from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.pictures import Picture
 from trifocal.types import Condition
-from trifocal.weights import Decodes, checksum, fingerprint, latent_checksum
+from trifocal.weights import DecodableFingerprints, checksum, checksum_without_synthesis, fingerprint
 
 __all__ = ["TorchRuntime", "as_array", "image_tensor"]
 
@@ -31,14 +31,14 @@ class TorchRuntime:
         self.network = network
         self.receptive_field = network.receptive_field
         self.latent_channels = network.entropy.latent_channels
-        self.reads_importance = network.reads_importance
-        self._decodes: Decodes = {}
-        self._latent_checksum: tuple[int, ...] = ()
+        self.has_importance_map = network.has_importance_map
+        self._accepted: DecodableFingerprints = {}
+        self._accepted_checksum: tuple[int, ...] = ()
         self._checksum: tuple[int, ...] = ()
         self._fingerprints: dict[int, int | None] = {}
 
-    def fingerprint(self, version: int, checked: bool = True) -> int | None:
-        if not checked and version in self._fingerprints:
+    def fingerprint(self, version: int, refresh: bool = True) -> int | None:
+        if not refresh and version in self._fingerprints:
             return self._fingerprints[version]
         now = checksum(self.network)
         if now != self._checksum:
@@ -47,18 +47,21 @@ class TorchRuntime:
             self._fingerprints[version] = fingerprint(self.network.state_dict(), version, ARITHMETIC)
         return self._fingerprints[version]
 
-    def readable(self, version: int) -> frozenset[int]:
-        marks = self._decodes.get(version, frozenset())
-        return marks if marks and self._latent_checksum == latent_checksum(self.network) else frozenset()
+    def decodable_fingerprints(self, version: int) -> frozenset[int]:
+        fingerprints = self._accepted.get(version, frozenset())
+        if fingerprints and self._accepted_checksum != checksum_without_synthesis(self.network):
+            return frozenset()
+        return fingerprints
 
-    def also_decodes(self, marks: Decodes) -> None:
-        """Accept the files of other weights, from `weights.read_decodes`, until a weight outside the
-        synthesis changes.
+    def accept_fingerprints(self, fingerprints: DecodableFingerprints) -> None:
+        """Accept the files of other weights until a weight outside the synthesis changes; see
+        `weights.read_decodable_fingerprints`.
         """
-        self._decodes, self._latent_checksum = marks, latent_checksum(self.network)
+        self._accepted = fingerprints
+        self._accepted_checksum = checksum_without_synthesis(self.network)
 
     @torch.inference_mode()
-    def entropy(self) -> ArrayNetworks:
+    def entropy(self) -> TorchCodingNetworks:
         return self.network.entropy.arrays()
 
     @torch.inference_mode()

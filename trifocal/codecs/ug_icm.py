@@ -11,8 +11,8 @@ Choices where the paper and its code are silent, and differences from them:
 
     - One model for all rates, by gains around the quantiser and a prior of z that both depend on the quality.
       The paper has one model for each of four rates, and an entropy bottleneck for z.
-    - Logistic distributions from integer tables where the backbones have Gaussians: see `entropy/groups.py`.
-    - The entropy model of MLIC++ runs in exact arithmetic (`entropy/exact_functions.py`), so that files
+    - Logistic distributions from integer tables where the backbones have Gaussians: see `entropy/elic.py`.
+    - The entropy model of MLIC++ runs in exact arithmetic (`entropy/integer_functions.py`), so that files
       decode on every machine. docs/training.md has its cost in bits.
     - Images above 1024 pixels are coded in tiles. MLIC++'s global attention sees one tile at a time, and in
       the paper the whole image.
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from trifocal.codecs.codec import Codec
-from trifocal.codecs.network import CodecNetwork, precision
+from trifocal.codecs.network import CodecNetwork, module_dtype
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior
 from trifocal.entropy.context import ZeroMean
@@ -57,7 +57,7 @@ class UgIcm(CodecNetwork):
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w], for the condition's preference."""
         preference = None if condition is None else condition.preference
-        x_hat: Tensor = self.synthesis(y_hat.to(precision(self.synthesis)), level, preference)
+        x_hat: Tensor = self.synthesis(y_hat.to(module_dtype(self.synthesis)), level, preference)
         return x_hat.float()
 
 
@@ -100,14 +100,14 @@ def ug_icm_hyperprior(channels: int = 128, latent_channels: int = 192, code_chan
         latent_channels: M.
         code_channels: of the preference's code.
     """
-    steps = quality_steps()
-    entropy = EntropyModel.of_parts(
-        Gain(steps, latent_channels),
+    step_sizes = quality_steps()
+    entropy = EntropyModel.from_parts(
+        Gain(step_sizes, latent_channels),
         BmshjHyperAnalysis(channels, latent_channels),
         IntegerNetworks(
-            Prior(channels, len(steps)),
+            Prior(channels, len(step_sizes)),
             bmshj_hyper_synthesis(channels, latent_channels),
-            ZeroMean(latent_channels, steps),
+            ZeroMean(latent_channels, step_sizes),
         ),
     )
     network = UgIcm(

@@ -8,8 +8,7 @@
 this preset holds the same latent as one of `compact-psnr`, and decodes to the same image with preference 0.
 
 Differences from the paper: no first stage, in which encoder and entropy model also learn for machines; no
-    perceptron of the preference in
-each block (see `transforms/preference_conditioned.py`); the bundled image encoder in place of CLIP (see
+perceptron of the preference in each block (see `transforms/preference_conditioned.py`); the bundled image encoder in place of CLIP (see
 `losses/ug_icm.py`).
 """
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from trifocal.codecs import compact
 from trifocal.codecs.codec import Codec
-from trifocal.codecs.network import CodecNetwork, precision
+from trifocal.codecs.network import CodecNetwork, module_dtype
 from trifocal.codecs.torch_runtime import TorchRuntime
 from trifocal.types import Condition
 
@@ -32,10 +31,10 @@ class UgIcmCompact(CodecNetwork):
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """y_hat [B, h, w, M] → x_hat [B, 3, 16·h, 16·w], for the condition's preference."""
         preference = None if condition is None else condition.preference
-        x_hat: Tensor = self.synthesis(y_hat.to(precision(self.synthesis)), level, preference)
+        x_hat: Tensor = self.synthesis(y_hat.to(module_dtype(self.synthesis)), level, preference)
         return x_hat.float()
 
 
 def ug_icm_compact() -> Codec:
     """With untrained weights."""
-    return Codec(TorchRuntime(compact.with_preference(UgIcmCompact)))
+    return Codec(TorchRuntime(compact.preference_conditioned_network(UgIcmCompact)))

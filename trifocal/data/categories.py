@@ -79,7 +79,10 @@ def clip_boxes(
 
 
 def sample_text(
-    captions: Sequence[str], labels: NDArray[np.int64], random: np.random.Generator, caption_in: float = 0.5
+    captions: Sequence[str],
+    labels: NDArray[np.int64],
+    random: np.random.Generator,
+    caption_probability: float = 0.5,
 ) -> str:
     """A random text for a part of an image: a caption, or the names of a few objects, or "" if there are
     neither.
@@ -87,10 +90,10 @@ def sample_text(
     Args:
         captions: that are true of the part.
         labels: category ids of the visible objects, [N].
-        caption_in: probability of a caption where there are both.
+        caption_probability: probability of a caption where there are both.
     """
     there = sorted(set(labels.tolist()) & set(CATEGORIES))
-    if captions and (not there or random.random() < caption_in):
+    if captions and (not there or random.random() < caption_probability):
         return str(random.choice(captions))
     if not there:
         return ""

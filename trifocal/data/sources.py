@@ -17,9 +17,9 @@ from trifocal.data.coco import image_folder, read_boxes, read_captions
 from trifocal.errors import OptionError
 from trifocal.pictures import is_picture
 
-__all__ = ["Annotations", "FilePart", "ImageFile", "list_images"]
+__all__ = ["FilePart", "ImageAnnotations", "ImageFile", "list_images"]
 
-Annotations = tuple[
+ImageAnnotations = tuple[
     tuple[str, ...], npt.NDArray[np.float32], npt.NDArray[np.int64]
 ]  # captions, boxes, labels
 
@@ -68,9 +68,9 @@ class ImageFile:
     key: str
     content: FilePart
     folder: Path
-    record: FilePart | Annotations | None
+    record: FilePart | ImageAnnotations | None
 
-    def annotations(self) -> Annotations:
+    def annotations(self) -> ImageAnnotations:
         """Captions, boxes and labels. Raises ValueError or TypeError if the record is malformed."""
         if isinstance(self.record, tuple):
             return self.record
@@ -123,7 +123,7 @@ def _tables(folder: Path) -> list[Table]:
 
 def _file(path: Path, tables: Sequence[Table]) -> ImageFile:
     own = path.with_suffix(".json")
-    record: FilePart | Annotations
+    record: FilePart | ImageAnnotations
     if own.exists():
         record = FilePart(own)
     else:

@@ -17,7 +17,7 @@ from trifocal.api import Decoder, Encoder
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream, Tag
 from trifocal.evaluation import PillowCodec, pillow_codecs, psnr
-from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
+from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS
 from trifocal.file_detection import THRESHOLD, draw_detections, filter_and_name, json_objects
 from trifocal.options import EncodeOptions
 from trifocal.pictures import Picture

@@ -24,7 +24,7 @@ __all__ = [
     "CompactDetectorStem",
     "DownsampleBlock",
     "InvertedResidual",
-    "Stem",
+    "StemConv",
     "denormalise",
     "make_stage",
     "normalise",
@@ -60,7 +60,7 @@ class DepthwiseConv(nn.Conv2d):
         return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-class Stem(nn.Module):
+class StemConv(nn.Module):
     """x [B, 3, H, W] → [B, H/4, W/4, channels]."""
 
     def __init__(self, channels: int) -> None:
@@ -143,7 +143,7 @@ class CompactDetectorStem(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.stage = Stem(CHANNELS[0]), make_stage(0)
+        self.stem, self.stage = StemConv(CHANNELS[0]), make_stage(0)
 
     def forward(self, x: Tensor) -> Tensor:
         h: Tensor = self.stage(self.stem(x))

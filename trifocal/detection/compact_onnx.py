@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trifocal.detection.detections import Detections
 from trifocal.detection.input_size import COCO_IDS, compact_size
 from trifocal.graphs.session import Graphs
-from trifocal.weights import FOLDER, read_arrays
+from trifocal.weights import WEIGHTS_FOLDER, read_arrays
 
 __all__ = ["CompactOnnxDetector", "load_compact_detector", "suppress"]
 
@@ -40,9 +40,9 @@ class CompactOnnxDetector:
 
     def __call__(self, x: Floats) -> Detections:
         """x [1, 3, H, W] in 0..1, H and W multiples of 32 → the objects, in its pixels."""
-        return self.rest(self.graphs.run("front", x=x)[0], (x.shape[2], x.shape[3]))
+        return self.detect_from_features(self.graphs.run("front", x=x)[0], (x.shape[2], x.shape[3]))
 
-    def rest(self, h: Floats, size: tuple[int, int]) -> Detections:
+    def detect_from_features(self, h: Floats, size: tuple[int, int]) -> Detections:
         """h [1, h, w, C] of an image of that height and width → its objects, in its pixels."""
         *levels, classes, boxes, points = self.graphs.run("proposals", h=h)
         chosen = propose(classes[0], boxes[0], size)
@@ -118,4 +118,4 @@ def pyramid_level(boxes: Floats) -> NDArray[np.int64]:
 @lru_cache(maxsize=1)
 def load_compact_detector() -> CompactOnnxDetector:
     """The detector with its trained weights. Raises WeightsError if they are missing or damaged."""
-    return CompactOnnxDetector(Graphs("detector", read_arrays(FOLDER / "detector.safetensors")))
+    return CompactOnnxDetector(Graphs("detector", read_arrays(WEIGHTS_FOLDER / "detector.safetensors")))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Detections", "Detector", "Floats", "Pixels", "rescale", "resize", "to_chw"]
+__all__ = ["Detections", "Floats", "ObjectDetector", "Pixels", "rescale", "resize", "to_chw"]
 
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -43,7 +43,7 @@ class Detections:
         return f"<Detections {len(self)}: {', '.join(shown)}{', ...' if len(self) > 5 else ''}>"
 
 
-class Detector(Protocol):
+class ObjectDetector(Protocol):
     """Finds objects in an image.
 
     `categories` are the category ids that labels can have (None: not known). `masks` is True for instance

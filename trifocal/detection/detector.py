@@ -30,9 +30,9 @@ from trifocal.detection.detections import Detections
 from trifocal.detection.input_size import COCO_IDS, compact_size, torchvision_size
 from trifocal.detection.proposals import CompactProposals
 from trifocal.detection.pyramid import Pyramid
-from trifocal.detection.roi_head import RefinementHead, RoiFeatures
+from trifocal.detection.roi_head import RoiFeatures, RoiPredictor
 from trifocal.detection.two_stage import Predict, predict_compact, predict_torchvision, to_image_list
-from trifocal.weights import FOLDER, load_weights
+from trifocal.weights import WEIGHTS_FOLDER, load_weights
 
 PYRAMID_CHANNELS = 96  # of the bundled detector
 
@@ -41,15 +41,15 @@ class DetectorTail(nn.Module, ABC):
     """The backbone after the split and the pyramid: h [B, H/s, W/s, C] → levels by name, [B, P, h, w]."""
 
     @abstractmethod
-    def stages(self, h: Tensor) -> list[Tensor]:
+    def backbone_features(self, h: Tensor) -> list[Tensor]:
         """The inputs of the pyramid, [B, h, w, C'] each; the first is h."""
 
     @abstractmethod
-    def levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
+    def pyramid_levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
         """The levels of the pyramid from its inputs."""
 
     def forward(self, h: Tensor) -> dict[str, Tensor]:
-        return self.levels(self.stages(h))
+        return self.pyramid_levels(self.backbone_features(h))
 
 
 class SplitBackbone(nn.Module):
@@ -104,7 +104,7 @@ class SplitDetector(nn.Module):
         assert isinstance(backbone, SplitBackbone)
         return backbone
 
-    def front(self, x: Tensor) -> Tensor:
+    def stem_features(self, x: Tensor) -> Tensor:
         """x [B, 3, H, W] in 0..1 → h [B, H/s, W/s, C]; H and W are zero-padded like torchvision's."""
         transform = self.network.transform
         normal = normalise(x, transform.image_mean, transform.image_std)
@@ -112,7 +112,7 @@ class SplitDetector(nn.Module):
         h: Tensor = self.backbone.front(F.pad(normal, (0, -x.shape[3] % step, 0, -x.shape[2] % step)))
         return h
 
-    def rest(self, h: Tensor, size: tuple[int, int]) -> list[Detections]:
+    def detect_from_features(self, h: Tensor, size: tuple[int, int]) -> list[Detections]:
         """h [B, h, w, C] of images of that height and width → their objects, in their pixels."""
         outputs = self.predict(self.network, self.image_list(h, size), self.backbone.rest(h))
         ids = np.array((0, *self.categories), np.int64)
@@ -128,8 +128,8 @@ class SplitDetector(nn.Module):
         return to_image_list(h.new_zeros(1).expand(len(h), 3, *sides), size)
 
     def forward(self, x: Tensor) -> list[Detections]:
-        """x [B, 3, H, W] in 0..1 → the objects in each image: `rest` of `front`."""
-        return self.rest(self.front(x), (x.shape[2], x.shape[3]))
+        """x [B, 3, H, W] in 0..1 → the objects in each image: `detect_from_features` of `stem_features`."""
+        return self.detect_from_features(self.stem_features(x), (x.shape[2], x.shape[3]))
 
 
 class CompactDetectorTail(DetectorTail):
@@ -140,11 +140,11 @@ class CompactDetectorTail(DetectorTail):
         self.middle, self.last = make_stage(1), make_stage(2)
         self.pyramid = Pyramid(CHANNELS[1:], PYRAMID_CHANNELS)
 
-    def stages(self, h: Tensor) -> list[Tensor]:
+    def backbone_features(self, h: Tensor) -> list[Tensor]:
         middle = self.middle(h)
         return [h, middle, self.last(middle)]
 
-    def levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
+    def pyramid_levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
         levels: dict[str, Tensor] = self.pyramid(stages)
         return levels
 
@@ -157,7 +157,7 @@ def compact_detector() -> SplitDetector:
         image_mean=MEAN,
         image_std=DEVIATION,
         box_head=RoiFeatures(PYRAMID_CHANNELS),
-        box_predictor=RefinementHead(len(COCO_IDS)),
+        box_predictor=RoiPredictor(len(COCO_IDS)),
         box_score_thresh=0.02,
     )
     network.rpn = CompactProposals(PYRAMID_CHANNELS, len(COCO_IDS))
@@ -184,13 +184,13 @@ class ResNetDetectorTail(DetectorTail):
         self.layers = nn.ModuleList([body[n] for n in ("layer2", "layer3", "layer4")])
         self.pyramid = pyramid
 
-    def stages(self, h: Tensor) -> list[Tensor]:
+    def backbone_features(self, h: Tensor) -> list[Tensor]:
         stages = [h]
         for layer in self.layers:
             stages.append(layer(stages[-1].permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return stages
 
-    def levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
+    def pyramid_levels(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
         named = OrderedDict((name, stage.permute(0, 3, 1, 2)) for name, stage in zip("0123", stages))
         levels: dict[str, Tensor] = self.pyramid(named)
         return levels
@@ -219,5 +219,5 @@ def load_detector(device: str = "cpu") -> SplitDetector:
     Raises WeightsError if they are missing or damaged.
     """
     detector = compact_detector()
-    load_weights(detector, FOLDER / "detector.safetensors")
+    load_weights(detector, WEIGHTS_FOLDER / "detector.safetensors")
     return detector.to(device).eval().requires_grad_(False)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trifocal.detection.input_size import ENCODER_STRIDE
 from trifocal.layers import SpaceToDepth
-from trifocal.weights import FOLDER, load_part
+from trifocal.weights import WEIGHTS_FOLDER, load_part
 
 EMBEDDING = 256
 STRIDE = ENCODER_STRIDE
@@ -27,12 +27,12 @@ class ImageFeatures:
     """Features of B images.
 
     Attributes:
-        stages: features at 1/4, 1/8 and 1/16 of the image's sides, [B, h, w, C] each.
+        feature_maps: features at 1/4, 1/8 and 1/16 of the image's sides, [B, h, w, C] each.
         places: local embeddings in the space of the text encoder, [B, H/16, W/16, D], L2-normalised.
         pooled: the embedding of the whole image in that space, [B, D], L2-normalised.
     """
 
-    stages: tuple[Tensor, ...]
+    feature_maps: tuple[Tensor, ...]
     places: Tensor
     pooled: Tensor
 
@@ -95,13 +95,13 @@ class ImageEncoder(nn.Module):
         """x [B, 3, H, W] in 0..1; its last row and column are repeated up to multiples of 16."""
         x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE), mode="replicate")
         y = (x.permute(0, 2, 3, 1) - MEAN) / DEVIATION
-        stages = []
+        feature_maps = []
         for down, blocks in zip(self.downs, self.blocks):
             y = blocks(down(y))
-            stages.append(y)
+            feature_maps.append(y)
         y = self.norm(y)
         return ImageFeatures(
-            tuple(stages),
+            tuple(feature_maps),
             F.normalize(self.place(y), dim=-1),
             F.normalize(self.whole(self._pool(y)), dim=-1),
         )
@@ -117,5 +117,5 @@ class ImageEncoder(nn.Module):
 def load_image_encoder(device: str = "cpu") -> ImageEncoder:
     """The frozen encoder with its trained weights. Raises WeightsError if they are missing or damaged."""
     encoder = ImageEncoder()
-    encoder.load_state_dict(load_part(FOLDER / "towers.safetensors", "image."))
+    encoder.load_state_dict(load_part(WEIGHTS_FOLDER / "towers.safetensors", "image."))
     return encoder.to(device).eval().requires_grad_(False)

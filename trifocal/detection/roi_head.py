@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["RefinementHead", "RoiFeatures", "box_geometry"]
+__all__ = ["RoiFeatures", "RoiPredictor", "box_geometry"]
 
 SIDE = 7  # of the RoIAlign output, as in torchvision's Faster R-CNN
 NARROW, HIDDEN = 48, 256
@@ -33,7 +33,7 @@ class RoiFeatures(nn.Module):
         return F.hardswish(self.whole(narrow.flatten(1)))
 
 
-class RefinementHead(nn.Module):
+class RoiPredictor(nn.Module):
     """Changes of the class logits and box offsets of N proposals.
 
     Args:

@@ -88,7 +88,7 @@ def roi_features(
     return features
 
 
-def refine_proposals(
+def second_stage_predictions(
     network: FasterRCNN, pyramid: dict[str, Tensor], proposals: Proposals, images: ImageList
 ) -> tuple[Tensor, Tensor]:
     """Final class logits [N, K] and boxes [N, 4] of the bundled detector's proposals.
@@ -116,7 +116,7 @@ def second_stage_outputs(
             roi_features(network, pyramid, proposals.chosen, images)
         )
         return outputs
-    scores, boxes = refine_proposals(network, pyramid, proposals, images)
+    scores, boxes = second_stage_predictions(network, pyramid, proposals, images)
     offsets = network.roi_heads.box_coder.encode_single(boxes, torch.cat(proposals.chosen))
     return scores, offsets.repeat(1, scores.shape[1] + 1)
 
@@ -139,7 +139,7 @@ def predict_torchvision(
 def predict_compact(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> TorchvisionOutput:
     """Both stages of the bundled detector: classes are independent, and there is no background class."""
     proposals = propose(network, images, pyramid)
-    scores, boxes = refine_proposals(network, pyramid, proposals, images)
+    scores, boxes = second_stage_predictions(network, pyramid, proposals, images)
     counts = [len(own) for own in proposals.indices]
     return [
         filter_detections(network, clip_boxes_to_image(own, size), probabilities)

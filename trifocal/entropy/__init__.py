@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from trifocal.entropy.context import ContextModel as ContextModel
     from trifocal.entropy.context import SinglePass as SinglePass
     from trifocal.entropy.conversion import integer_network as integer_network
+    from trifocal.entropy.elic import ElicContext as ElicContext
     from trifocal.entropy.estimators import TrainingRateEstimator as TrainingRateEstimator
     from trifocal.entropy.gain import Gain as Gain
-    from trifocal.entropy.groups import Groups as Groups
     from trifocal.entropy.hyperprior import EntropyModel as EntropyModel
     from trifocal.entropy.hyperprior import IntegerNetworks as IntegerNetworks
     from trifocal.entropy.hyperprior import Prior as Prior
@@ -24,7 +24,7 @@ _TORCH = {
     "ContextModel": "context",
     "EntropyModel": "hyperprior",
     "Gain": "gain",
-    "Groups": "groups",
+    "ElicContext": "elic",
     "IntegerNetworks": "hyperprior",
     "Prior": "hyperprior",
     "SinglePass": "context",

@@ -1,7 +1,7 @@
 """Coders of NumPy arrays: `RateEstimator` counts bits, `Writer` writes a range-coded stream, `Reader` reads
 one.
 
-Each coder takes the values of one coding step and their predicted parameters, and returns the values that the
+Each coder takes the values of one coding call and their predicted parameters, and returns the values that the
 decoder will have. Values are coded in the order of their scale index, so that the range coder gets long runs
 of one table. The range coder is imported on first use, so training does not need it.
 """
@@ -14,24 +14,25 @@ import numpy as np
 import numpy.typing as npt
 
 from trifocal.entropy.quantise import ZERO_BELOW, quantise
-from trifocal.entropy.tables import PRECISION, RADIUS, ROWS, Floats, Frequencies, probabilities, radii
+from trifocal.entropy.tables import FREQUENCY_BITS, RADIUS, ROWS, Floats, Frequencies, probabilities, radii
 from trifocal.errors import Damaged
 
 Model: TypeAlias = Any  # constriction.stream.model.Categorical, which has no type stubs
 Array: TypeAlias = npt.NDArray[Any]
 Integers = npt.NDArray[np.int32]
-Kind = TypeVar("Kind")  # of array: NumPy's or torch's
+ArrayT = TypeVar("ArrayT")  # of array: NumPy's or torch's
 
 LARGEST_SYMBOL = 2**13 - 1
 ESCAPE_BITS = 13
 RADII = radii()
 
 
-class Coder(Protocol[Kind]):
-    """One step of coding, on arrays of one kind. `RateEstimator`, `Writer` and `Reader` take NumPy arrays;
-    the coders of `estimators.py` take tensors."""
+class Coder(Protocol[ArrayT]):
+    """Codes the values of one coding call. `RateEstimator`, `Writer` and `Reader` take NumPy arrays, and the
+    coders
+    of `estimators.py` torch tensors."""
 
-    def code(self, y: Kind | None, mean: Kind, scale_index: Kind) -> Kind:
+    def code(self, y: ArrayT | None, mean: ArrayT, scale_index: ArrayT) -> ArrayT:
         """Code y − mean, rounded, and return y_hat, of mean's shape. A Reader needs no y."""
         ...
 
@@ -255,5 +256,5 @@ def cost_table(frequencies: Frequencies) -> Floats:
         extra = np.maximum(magnitude - radius - 1, 0)
         escape = 2 * np.floor(np.log2(extra + 1)) + 2 - np.log2(frequencies[row, -1])
         inside = -np.log2(np.maximum(frequencies[row, np.minimum(magnitude, radius)], 1))
-        cost[row] = PRECISION + np.where(magnitude > radius, escape, inside)
+        cost[row] = FREQUENCY_BITS + np.where(magnitude > radius, escape, inside)
     return cost

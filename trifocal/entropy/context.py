@@ -1,8 +1,8 @@
 """Context models: predict the values of a coding pass from hyper features and earlier passes.
 
-`Context`, of the compact network, has four passes, after the four-step spatial prior of DCVC's image model;
-`four_passes.py` has their order. `SinglePass` has no context: the mean–scale hyperprior. ELIC's is in
-`groups.py`, and MLIC++'s in `mlic.py`.
+`FourPassContext`, of the compact network, has four passes, after the four-step spatial prior of DCVC's image
+model; `four_passes.py` has their order. `SinglePass` has no context: the mean–scale hyperprior. ELIC's is in
+`elic.py`, and MLIC++'s in `mlic.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from trifocal.entropy.four_passes import MEAN_BITS, MEAN_BOUND, PASSES, known, predict, put, take
-from trifocal.entropy.integer_networks import Snap
+from trifocal.entropy.four_passes import MEAN_BITS, MEAN_BOUND, PASSES, decoded_channels, predict, put, take
+from trifocal.entropy.integer_networks import Clamp
 from trifocal.entropy.tables import ROWS, ROWS_PER_OCTAVE, SMALLEST_SCALE
 from trifocal.layers import Block, Depthwise, PlacedLinear, QualityInterpolation, zero_init
 
@@ -22,11 +22,11 @@ class ContextModel(nn.Module, ABC):
     """The interface of a context model.
 
     `forward` and `residual` also run on the integer forms of its children, in float64. They may only add,
-    multiply by grid values, permute, and take maxima; a returned mean or residual has passed a `Snap`, and an
-    index a clamp.
+    multiply by grid values, permute, and take maxima. A returned mean or residual has passed a `Clamp`, and
+    an index has been clamped to the rows of the tables.
 
     Attributes:
-        passes: number of passes.
+        passes: number of coding passes.
         normalise: factor per quality and channel that scales values in quantiser steps to about unit size,
             also for the hyper analysis.
     """
@@ -35,19 +35,21 @@ class ContextModel(nn.Module, ABC):
     normalise: QualityInterpolation
 
     @abstractmethod
-    def take(self, y: Tensor, step: int) -> Tensor:
-        """The values that pass `step` codes: [B, h, w, M] → a tensor of any shape, B first."""
+    def take(self, y: Tensor, pass_index: int) -> Tensor:
+        """The values that pass `pass_index` codes: [B, h, w, M] → a tensor of any shape, B first."""
 
     @abstractmethod
-    def put(self, part: Tensor, step: int) -> Tensor:
+    def put(self, part: Tensor, pass_index: int) -> Tensor:
         """The inverse of `take`, [B, h, w, M], zero at values of other passes."""
 
     @abstractmethod
-    def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pass_index: int, features: Tensor, y_hat: Tensor, level: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The mean, in quantiser steps, and the scale index of the values of a pass.
 
         Args:
-            step: number of the pass.
+            pass_index: number of the pass.
             features: of the hyper synthesis, [B, h, w, W].
             y_hat: values decoded by earlier passes, in quantiser steps, zero elsewhere, [B, h, w, M].
             level: [B].
@@ -56,7 +58,7 @@ class ContextModel(nn.Module, ABC):
             Mean, and scale index (real-valued, 0..ROWS-1), each of the shape of `take`.
         """
 
-    def residual(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> Tensor | None:
+    def residual(self, pass_index: int, features: Tensor, y_hat: Tensor, level: Tensor) -> Tensor | None:
         """The predicted error of rounding the values of a pass (latent residual prediction, Minnen and Singh
         2020), [B, h, w, M], zero at values of other passes; None without a prediction.
 
@@ -72,16 +74,16 @@ class LevelParameters(nn.Module):
     The published models have one network per rate and do not need this.
 
     Args:
-        steps: quantiser step at each quality knot, [K], in units of y.
+        step_sizes: quantiser step at each quality knot, [K], in units of y.
         channels: M.
     """
 
-    def __init__(self, steps: Tensor, channels: int) -> None:
+    def __init__(self, step_sizes: Tensor, channels: int) -> None:
         super().__init__()
-        spread = (1 / steps)[:, None].expand(-1, channels)
+        spread = (1 / step_sizes)[:, None].expand(-1, channels)
         self.mean_scale = QualityInterpolation(spread)
         self.index = QualityInterpolation(_scale_index(spread))
-        self.snap = Snap(MEAN_BITS, bound=MEAN_BOUND)
+        self.snap = Clamp(MEAN_BITS, bound=MEAN_BOUND)
 
     def forward(self, raw: Tensor, level: Tensor, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """raw [B, h, w, 2·C], mean and log₂ of the scale of the C latent channels in the slice."""
@@ -99,23 +101,25 @@ class SinglePass(ContextModel):
 
     Args:
         latent_channels: M.
-        steps: quantiser step at each quality knot, [K], in units of y.
+        step_sizes: quantiser step at each quality knot, [K], in units of y.
     """
 
     passes = 1
 
-    def __init__(self, latent_channels: int, steps: Tensor) -> None:
+    def __init__(self, latent_channels: int, step_sizes: Tensor) -> None:
         super().__init__()
-        self.normalise = QualityInterpolation(steps[:, None].expand(-1, latent_channels))
-        self.of_level = LevelParameters(steps, latent_channels)
+        self.normalise = QualityInterpolation(step_sizes[:, None].expand(-1, latent_channels))
+        self.of_level = LevelParameters(step_sizes, latent_channels)
 
-    def take(self, y: Tensor, step: int) -> Tensor:
+    def take(self, y: Tensor, pass_index: int) -> Tensor:
         return y
 
-    def put(self, part: Tensor, step: int) -> Tensor:
+    def put(self, part: Tensor, pass_index: int) -> Tensor:
         return part
 
-    def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pass_index: int, features: Tensor, y_hat: Tensor, level: Tensor
+    ) -> tuple[Tensor, Tensor]:
         return cast(tuple[Tensor, Tensor], self.of_level(features, level))
 
 
@@ -125,15 +129,17 @@ class ZeroMean(SinglePass):
     The hyper features are log₂ of the scale in units of y, [B, h, w, M].
 
     Args:
-        latent_channels, steps: as in `SinglePass`.
+        latent_channels, step_sizes: as in `SinglePass`.
     """
 
-    def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pass_index: int, features: Tensor, y_hat: Tensor, level: Tensor
+    ) -> tuple[Tensor, Tensor]:
         raw = torch.cat([torch.zeros_like(features), features], dim=-1)
-        return super().forward(step, raw, y_hat, level)
+        return super().forward(pass_index, raw, y_hat, level)
 
 
-class Context(ContextModel):
+class FourPassContext(ContextModel):
     """Mean and scale index of the values of one pass, from hyper features and decoded values.
 
     Args:
@@ -156,10 +162,12 @@ class Context(ContextModel):
         self.mean_scale = QualityInterpolation(spread / spread.log().mean(0).exp().sqrt())
         self.index = QualityInterpolation(_scale_index(spread))
         self.start = QualityInterpolation(torch.zeros(len(spread), width))
-        self.compress = Snap(bound=8.0)
+        self.compress = Clamp(bound=8.0)
         self.adapt = nn.ModuleList(
             [
-                PlacedLinear(2 * latent_channels, width, torch.from_numpy(known(latent_channels, s)))
+                PlacedLinear(
+                    2 * latent_channels, width, torch.from_numpy(decoded_channels(latent_channels, s))
+                )
                 for s in range(1, PASSES)
             ]
         )
@@ -168,16 +176,18 @@ class Context(ContextModel):
         self.neighbours = nn.ModuleList(
             [zero_init(Depthwise(linear_channels, bias=False)) for _ in range(PASSES - 1)]
         )
-        self.snap_mean = Snap(MEAN_BITS, bound=MEAN_BOUND)
+        self.snap_mean = Clamp(MEAN_BITS, bound=MEAN_BOUND)
 
-    def take(self, y: Tensor, step: int) -> Tensor:
-        return cast(Tensor, take(y, step))
+    def take(self, y: Tensor, pass_index: int) -> Tensor:
+        return cast(Tensor, take(y, pass_index))
 
-    def put(self, part: Tensor, step: int) -> Tensor:
-        return cast(Tensor, put(part, step))
+    def put(self, part: Tensor, pass_index: int) -> Tensor:
+        return cast(Tensor, put(part, pass_index))
 
-    def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        return cast(tuple[Tensor, Tensor], predict(self, step, features, y_hat, level))
+    def forward(
+        self, pass_index: int, features: Tensor, y_hat: Tensor, level: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return cast(tuple[Tensor, Tensor], predict(self, pass_index, features, y_hat, level))
 
 
 def _scale_index(spread: Tensor) -> Tensor:

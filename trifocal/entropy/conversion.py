@@ -1,29 +1,29 @@
-"""Make the integer form of an entropy network: each layer is replaced by its exact form."""
+"""Convert an entropy network to its bit-exact form: each layer is replaced by an integer layer."""
 
 import copy
 
 from torch import nn
 
-from trifocal.entropy.exact_functions import (
-    ExactGelu,
-    ExactLayerNorm,
-    ExactOffsets,
-    ExactSoftmaxAverage,
-    ExactTanh,
+from trifocal.entropy.integer_functions import (
+    IntegerGelu,
+    IntegerLayerNorm,
+    IntegerOffsets,
+    IntegerSoftmaxAverage,
+    IntegerTanh,
     LayerNorm,
     Offsets,
     SoftmaxAverage,
 )
 from trifocal.entropy.integer_networks import (
-    ExactBlock,
-    ExactConv,
-    ExactDeconv,
-    ExactDepthwise,
-    ExactLinear,
-    ExactPlacedLinear,
-    ExactQualityInterpolation,
-    ExactSnap,
-    Snap,
+    Clamp,
+    IntegerBlock,
+    IntegerClamp,
+    IntegerConv,
+    IntegerDeconv,
+    IntegerDepthwise,
+    IntegerLinear,
+    IntegerPlacedLinear,
+    IntegerQualityInterpolation,
 )
 from trifocal.layers import (
     Block,
@@ -38,20 +38,20 @@ from trifocal.layers import (
 
 __all__ = ["Composite", "integer_network"]
 
-TWINS = {
-    nn.Linear: ExactLinear,
-    PlacedLinear: ExactPlacedLinear,
-    Depthwise: ExactDepthwise,
-    Conv: ExactConv,
-    Deconv: ExactDeconv,
-    Block: ExactBlock,
-    QualityInterpolation: ExactQualityInterpolation,
-    Snap: ExactSnap,
-    nn.GELU: ExactGelu,
-    nn.Tanh: ExactTanh,
-    LayerNorm: ExactLayerNorm,
-    SoftmaxAverage: ExactSoftmaxAverage,
-    Offsets: ExactOffsets,
+INTEGER_FORMS = {
+    nn.Linear: IntegerLinear,
+    PlacedLinear: IntegerPlacedLinear,
+    Depthwise: IntegerDepthwise,
+    Conv: IntegerConv,
+    Deconv: IntegerDeconv,
+    Block: IntegerBlock,
+    QualityInterpolation: IntegerQualityInterpolation,
+    Clamp: IntegerClamp,
+    nn.GELU: IntegerGelu,
+    nn.Tanh: IntegerTanh,
+    LayerNorm: IntegerLayerNorm,
+    SoftmaxAverage: IntegerSoftmaxAverage,
+    Offsets: IntegerOffsets,
 }
 
 
@@ -61,14 +61,14 @@ class Composite(nn.Module):
     """
 
 
-EXACT_AS_THEY_ARE = (nn.Sequential, nn.ModuleList, nn.ReLU, SpaceToDepth, DepthToSpace, Composite)
+CONVERTED_BY_CHILDREN = (nn.Sequential, nn.ModuleList, nn.ReLU, SpaceToDepth, DepthToSpace, Composite)
 
 
 def integer_network(module: nn.Module, composed_of: tuple[type[nn.Module], ...] = ()) -> nn.Module:
     """Build the integer form of an entropy network.
 
     Args:
-        module: a network of `nn.Linear`, `Conv`, `Deconv`, `Depthwise`, `QualityInterpolation`, `Snap`,
+        module: a network of `nn.Linear`, `Conv`, `Deconv`, `Depthwise`, `QualityInterpolation`, `Clamp`,
             `nn.ReLU`, `nn.GELU`, `nn.Tanh`, `LayerNorm`, `SoftmaxAverage`, `Offsets`, `Block`, `Composite`
             and the space–depth layers.
         composed_of: further classes whose own `forward` only adds, multiplies by grid values and snaps, on
@@ -78,11 +78,12 @@ def integer_network(module: nn.Module, composed_of: tuple[type[nn.Module], ...] 
         TypeError: for a layer without an integer form.
         OverflowError: if a sum in some output channel could reach 2^53 units.
     """
-    if type(module) in TWINS:
-        return TWINS[type(module)](module)
-    if not isinstance(module, EXACT_AS_THEY_ARE + composed_of):
+    if type(module) in INTEGER_FORMS:
+        return INTEGER_FORMS[type(module)](module)
+    if not isinstance(module, CONVERTED_BY_CHILDREN + composed_of):
         raise TypeError(
-            f"{type(module).__name__} has no exact form; use linear, convolution, ReLU and knots."
+            f"{type(module).__name__} has no integer form; build the network from nn.Linear, Conv, Deconv, "
+            "nn.ReLU and QualityInterpolation."
         )
     network = copy.copy(module)
     network._modules = {name: integer_network(child, composed_of) for name, child in module.named_children()}

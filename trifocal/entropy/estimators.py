@@ -44,9 +44,8 @@ class TrainingRateEstimator:
 
     The scale learns from the rounded values, which are what a file contains. Noisy values have 0.3 bits per
     pixel more than the dead zone leaves, so a scale that learns from them is too wide. Analysis and mean
-    learn from noisy values with the scale
-    detached: rounded zeros have no gradient, and without one the encoder shrinks its steps
-        (results/training.csv, run 6).
+    learn from noisy values with the scale detached: rounded zeros have no gradient, and without one the
+    encoder shrinks its steps (results/training.csv, run 6).
 
     Attributes:
         bits: bits of each image so far, [B].
@@ -75,11 +74,11 @@ class PositionRateEstimator:
         cost: `cost_table` of the frequencies.
 
     Attributes:
-        steps: bits of the values of each coding step so far, of the shape that was coded.
+        bits_by_call: bits of the values of each coding call so far, of the shape that was coded.
     """
 
     def __init__(self, cost: Floats) -> None:
-        self.steps: list[Tensor] = []
+        self.bits_by_call: list[Tensor] = []
         self._cost = torch.from_numpy(cost)
 
     def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
@@ -90,7 +89,7 @@ class PositionRateEstimator:
         magnitude = rounded.detach().abs().round().long().clamp(max=LARGEST_SYMBOL)
         exact = self._cost.to(rows.device)[rows, magnitude].to(residual)
         smooth = logistic_bits(residual, scale_index)
-        self.steps.append(smooth + (exact - smooth.detach()))
+        self.bits_by_call.append(smooth + (exact - smooth.detach()))
         return rounded + mean
 
 
@@ -98,15 +97,15 @@ class ParameterRecorder:
     """Codes nothing: rounds, and keeps the predicted parameters.
 
     Attributes:
-        steps: mean and scale index of each coding step so far.
+        parameters_by_call: mean and scale index of each coding call so far.
     """
 
     def __init__(self) -> None:
-        self.steps: list[tuple[Tensor, Tensor]] = []
+        self.parameters_by_call: list[tuple[Tensor, Tensor]] = []
 
     def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
         assert y is not None
-        self.steps.append((mean, scale_index))
+        self.parameters_by_call.append((mean, scale_index))
         rows = torch.round(scale_index).long()
         symbols: Tensor = quantise(y - mean, THRESHOLDS.to(y)[rows])
         return symbols.clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL) * (rows > 0) + mean

@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from trifocal.entropy.tables import ROWS, ROWS_PER_OCTAVE
 from trifocal.utils.arrays import namespace, zeros
 
-__all__ = ["MEAN_BITS", "MEAN_BOUND", "ORDER", "PASSES", "Layers", "known", "predict", "put", "take"]
+__all__ = [
+    "MEAN_BITS",
+    "MEAN_BOUND",
+    "ORDER",
+    "PASSES",
+    "Layers",
+    "decoded_channels",
+    "predict",
+    "put",
+    "take",
+]
 
 PASSES = 4
 ORDER = (0, 3, 1, 2)
@@ -58,39 +68,40 @@ class Layers(Protocol):
     def neighbours(self) -> Any: ...
 
 
-def take(y: Any, step: int) -> Any:
-    """The values that pass `step` codes: [B, h, w, M] → [B, h/2, w/2, 4, M/4], h and w even."""
+def take(y: Any, pass_index: int) -> Any:
+    """The values of a pass: [B, h, w, M] → [B, h/2, w/2, 4, M/4], h and w even."""
     b, h, w, m = y.shape
     y = y.reshape(b, h // 2, 2, w // 2, 2, m // 4, 4)
-    places = [y[:, :, p // 2, :, p % 2, :, ORDER[step] ^ p] for p in range(4)]
+    places = [y[:, :, p // 2, :, p % 2, :, ORDER[pass_index] ^ p] for p in range(4)]
     return namespace(y).stack(places, 3)
 
 
-def put(part: Any, step: int) -> Any:
+def put(part: Any, pass_index: int) -> Any:
     """The inverse of `take`, zero at values of other passes: [B, h/2, w/2, 4, M/4] → [B, h, w, M]."""
     b, h, w, _, m = part.shape
     y = zeros((b, h, 2, w, 2, m, 4), part)
     for p in range(4):
-        y[:, :, p // 2, :, p % 2, :, ORDER[step] ^ p] = part[:, :, :, p]
+        y[:, :, p // 2, :, p % 2, :, ORDER[pass_index] ^ p] = part[:, :, :, p]
     return y.reshape(b, 2 * h, 2 * w, 4 * m)
 
 
-def known(channels: int, step: int) -> NDArray[np.int64]:
-    """Indices of the channels, and then of their magnitudes, that pass `step` knows at each of the four
-    positions, [4, 2·step·M/4].
+def decoded_channels(channels: int, pass_index: int) -> NDArray[np.int64]:
+    """Indices of the channels, and then of their magnitudes, that pass `pass_index` can use at each of the
+    four
+    positions, [4, 2·pass_index·M/4].
     """
     quarter = 4 * np.arange(channels // 4)
-    places = [np.concatenate([quarter + (ORDER[s] ^ p) for s in range(step)]) for p in range(4)]
+    places = [np.concatenate([quarter + (ORDER[s] ^ p) for s in range(pass_index)]) for p in range(4)]
     return np.stack([np.concatenate([own, channels + own]) for own in places])
 
 
-def together(parts: Any) -> Any:
+def merge_positions(parts: Any) -> Any:
     """Move the four positions of each neighbourhood into the grid: [B, h/2, w/2, 4, C] → [B, h, w, C]."""
     b, h, w, _, c = parts.shape
     return parts.reshape(b, h, w, 2, 2, c).swapaxes(2, 3).reshape(b, 2 * h, 2 * w, c)
 
 
-def predict(layers: Layers, step: int, features: Any, y_hat: Any, level: Any) -> tuple[Any, Any]:
+def predict(layers: Layers, pass_index: int, features: Any, y_hat: Any, level: Any) -> tuple[Any, Any]:
     """Mean and scale index (real-valued, within the tables) of the values of a pass.
 
     The blocks take magnitudes and signed values, since the scale does not depend on the sign of a
@@ -98,7 +109,7 @@ def predict(layers: Layers, step: int, features: Any, y_hat: Any, level: Any) ->
 
     Args:
         layers: of the context model.
-        step: number of the pass.
+        pass_index: number of the pass.
         features: of the hyper synthesis, [B, h, w, W].
         y_hat: values decoded by earlier passes, zero elsewhere, [B, h, w, M].
         level: [B].
@@ -107,25 +118,25 @@ def predict(layers: Layers, step: int, features: Any, y_hat: Any, level: Any) ->
         [B, h/2, w/2, 4, M/4] each.
     """
     hidden = features + layers.start(level)
-    if step > 0:
-        hidden = hidden + together(news(layers, step, y_hat, level))
-    raw_mean, raw_index = outputs(layers.heads[4 * step : 4 * step + 4], layers.blocks(hidden))
-    mean = raw_mean * in_step(layers.mean_scale(level), step)
-    if step > 0:
-        near = take(layers.neighbours[step - 1](y_hat[..., : layers.linear_channels]), step)
+    if pass_index > 0:
+        hidden = hidden + merge_positions(decoded_features(layers, pass_index, y_hat, level))
+    raw_mean, raw_index = outputs(layers.heads[4 * pass_index : 4 * pass_index + 4], layers.blocks(hidden))
+    mean = raw_mean * in_pass_order(layers.mean_scale(level), pass_index)
+    if pass_index > 0:
+        near = take(layers.neighbours[pass_index - 1](y_hat[..., : layers.linear_channels]), pass_index)
         mean[..., : near.shape[-1]] += near
-    scale_index = raw_index * ROWS_PER_OCTAVE + in_step(layers.index(level), step)
+    scale_index = raw_index * ROWS_PER_OCTAVE + in_pass_order(layers.index(level), pass_index)
     return layers.snap_mean(mean), scale_index.clip(0, ROWS - 1)
 
 
-def news(layers: Layers, step: int, y_hat: Any, level: Any) -> Any:
-    """What the blocks learn from the values of earlier passes, [B, h/2, w/2, 4, W]."""
-    before, normalise = range(step), layers.normalise(level)
+def decoded_features(layers: Layers, pass_index: int, y_hat: Any, level: Any) -> Any:
+    """The contribution of the values of earlier passes to the input of the blocks, [B, h/2, w/2, 4, W]."""
+    before, normalise = range(pass_index), layers.normalise(level)
     join = namespace(y_hat).concatenate
     decoded = join([take(y_hat, earlier) for earlier in before], -1)
-    scale = join([in_step(normalise, earlier) for earlier in before], -1)
+    scale = join([in_pass_order(normalise, earlier) for earlier in before], -1)
     decoded = layers.compress(decoded * scale)
-    return layers.adapt[step - 1](join([decoded, abs(decoded)], -1))
+    return layers.adapt[pass_index - 1](join([decoded, abs(decoded)], -1))
 
 
 def outputs(heads: Sequence[Any], hidden: Any) -> tuple[Any, Any]:
@@ -138,7 +149,7 @@ def outputs(heads: Sequence[Any], hidden: Any) -> tuple[Any, Any]:
     return both[..., :quarter], both[..., quarter:]
 
 
-def in_step(values: Any, step: int) -> Any:
+def in_pass_order(values: Any, pass_index: int) -> Any:
     """[B, 1, 1, M] → [B, 1, 1, 4, M/4] in the order of `take`."""
     groups = values.reshape(*values.shape[:3], -1, 4)
-    return namespace(values).stack([groups[..., ORDER[step] ^ p] for p in range(4)], 3)
+    return namespace(values).stack([groups[..., ORDER[pass_index] ^ p] for p in range(4)], 3)

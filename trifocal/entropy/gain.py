@@ -10,13 +10,14 @@ class Gain(nn.Module):
     """A factor for each latent channel and quality level, log-linear between learned values.
 
     Args:
-        steps: initial quantiser step at each of K levels, [K], in the units of y.
+        step_sizes: initial quantiser step at the K knots of `QualityInterpolation` (levels 0, 128, 256, …),
+            [K], in the units of y.
         channels: M.
     """
 
-    def __init__(self, steps: Tensor, channels: int) -> None:
+    def __init__(self, step_sizes: Tensor, channels: int) -> None:
         super().__init__()
-        self.log_gain = QualityInterpolation(-torch.log(steps)[:, None].expand(-1, channels))
+        self.log_gain = QualityInterpolation(-torch.log(step_sizes)[:, None].expand(-1, channels))
 
     def forward(self, level: Tensor) -> Tensor:
         """[B] → [B, 1, 1, M], positive."""

@@ -19,12 +19,12 @@ from trifocal.entropy.coder import (
     cost_table,
     range_coder_models,
 )
-from trifocal.entropy.context import Context, ContextModel, LevelParameters
+from trifocal.entropy.context import ContextModel, FourPassContext, LevelParameters
 from trifocal.entropy.conversion import integer_network
 from trifocal.entropy.estimators import ParameterRecorder
 from trifocal.entropy.four_passes import MEAN_BITS
 from trifocal.entropy.gain import Gain
-from trifocal.entropy.integer_networks import Snap
+from trifocal.entropy.integer_networks import Clamp
 from trifocal.entropy.latent_coding import (
     HYPER_STRIDE,
     check_latents,
@@ -38,7 +38,7 @@ from trifocal.errors import WeightsError
 from trifocal.layers import QualityInterpolation
 from trifocal.transforms.dct import BLOCK, ordered_std
 from trifocal.transforms.hyper import HyperAnalysis, HyperSynthesis
-from trifocal.weights import checksum, checksum_of
+from trifocal.weights import checksum, tensor_checksum
 
 ARRAY_CODERS = (RateEstimator, Reader, Writer)
 
@@ -50,7 +50,7 @@ class Prior(nn.Module):
         super().__init__()
         self.mean = QualityInterpolation(torch.zeros(knots, channels))
         self.index = QualityInterpolation(torch.full((knots, channels), 30.0))
-        self.snap = Snap(MEAN_BITS)
+        self.snap = Clamp(MEAN_BITS)
 
     def forward(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """[B] → mean and scale index, each [B, 1, 1, Z]."""
@@ -58,7 +58,7 @@ class Prior(nn.Module):
 
 
 class IntegerNetworks(nn.Module):
-    """The networks between z_hat and the coder, which encoder and decoder must evaluate identically.
+    """The networks between z_hat and the coder, whose results must be identical in encoder and decoder.
 
     Args:
         prior: of z.
@@ -77,51 +77,53 @@ class IntegerNetworks(nn.Module):
 class EntropyModel(nn.Module):
     """y ⇄ coder ⇄ y_hat: gain, hyper analysis, and the integer networks (prior, hyper synthesis, context).
 
-    The constructor builds the entropy model of the compact codec; `of_parts` takes any parts. It also codes
-    latents of other
-    projects: see docs/research.md.
+    The constructor builds the entropy model of the compact codec; `from_parts` takes any parts. It also codes
+    latents of other projects: see docs/research.md.
 
     Args:
         latent_channels: M, a multiple of 4.
         hyper_channels: Z.
         width: width of the context model.
         blocks: blocks of the context model.
-        steps: initial quantiser step at each of K quality levels, [K].
+        step_sizes: initial quantiser step at the K knots of `QualityInterpolation` (levels 0, 128, 256, …),
+            [K].
     """
 
     def __init__(
-        self, latent_channels: int, hyper_channels: int, width: int, blocks: int, steps: Tensor
+        self, latent_channels: int, hyper_channels: int, width: int, blocks: int, step_sizes: Tensor
     ) -> None:
         super().__init__()
-        spread = (ordered_std(BLOCK, latent_channels)[None] / steps[:, None]).clamp(min=0.02)
+        spread = (ordered_std(BLOCK, latent_channels)[None] / step_sizes[:, None]).clamp(min=0.02)
         self._take_parts(
-            Gain(steps, latent_channels),
+            Gain(step_sizes, latent_channels),
             HyperAnalysis(latent_channels, 128, hyper_channels),
             IntegerNetworks(
-                Prior(hyper_channels, len(steps)),
+                Prior(hyper_channels, len(step_sizes)),
                 HyperSynthesis(hyper_channels, 128, width),
-                Context(latent_channels, width, blocks, spread),
+                FourPassContext(latent_channels, width, blocks, spread),
             ),
         )
 
     @classmethod
-    def of_parts(cls, gain: Gain, hyper_analysis: nn.Module, exact_side: IntegerNetworks) -> EntropyModel:
-        """Any other entropy model: ELIC's (`groups.py`), a mean–scale hyperprior (`SinglePass`).
+    def from_parts(
+        cls, gain: Gain, hyper_analysis: nn.Module, integer_networks: IntegerNetworks
+    ) -> EntropyModel:
+        """Any other entropy model: ELIC's (`elic.py`), a mean–scale hyperprior (`SinglePass`).
 
         Args:
             gain: level and channel → the factor before the quantiser.
             hyper_analysis: normalised y [B, h, w, M] → z [B, h/4, w/4, Z], in ordinary floats.
-            exact_side: prior, hyper synthesis and context.
+            integer_networks: prior, hyper synthesis and context.
         """
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model._take_parts(gain, hyper_analysis, exact_side)
+        model._take_parts(gain, hyper_analysis, integer_networks)
         return model
 
-    def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, exact_side: IntegerNetworks) -> None:
+    def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, integer_networks: IntegerNetworks) -> None:
         self.gain = gain
         self.hyper_analysis = hyper_analysis
-        self.exact_side = exact_side
+        self.exact_side = integer_networks
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
         self._integer: IntegerNetworks | None = None
@@ -137,33 +139,33 @@ class EntropyModel(nn.Module):
         y: Tensor | None,
         level: Tensor,
         size: tuple[int, int],
-        importance: bool = False,
+        has_importance_map: bool = False,
     ) -> Tensor:
         """`latent_coding.code_latents` for tensors. NumPy coders run on the integer networks, without a
         gradient; tensor coders on the float networks in training mode, and on the integer networks otherwise.
 
         Args:
             coder: any coder.
-            y: latent, [B, h, w, M], or None for a Reader; with `importance` [B, h, w, M + 1].
+            y: latent, [B, h, w, M], or None for a Reader; with `has_importance_map` [B, h, w, M + 1].
             level: [B].
             size: h and w, multiples of 4.
-            importance: whether y's last channel is an importance map.
+        has_importance_map: whether y's last channel is an importance map.
 
         Returns:
             y_hat, [B, h, w, M], in the units of y.
         """
         if not isinstance(coder, ARRAY_CODERS):
-            networks = TensorNetworks(self, exact=not self.training)
-            return code_latents(networks, coder, y, level, size, importance)
+            networks = TorchEntropyNetworks(self, integer=not self.training)
+            return code_latents(networks, coder, y, level, size, has_importance_map)
         device = self.frequencies.device
         arrays = self.arrays()
         latent = None if y is None else _to_numpy(y)
-        y_hat = code_latents(arrays, coder, latent, _to_numpy(level), size, importance)
+        y_hat = code_latents(arrays, coder, latent, _to_numpy(level), size, has_importance_map)
         return torch.from_numpy(y_hat).to(device)
 
-    def arrays(self) -> ArrayNetworks:
+    def arrays(self) -> TorchCodingNetworks:
         """The integer networks and tables behind the interface on NumPy arrays."""
-        return ArrayNetworks(self)
+        return TorchCodingNetworks(self)
 
     @torch.no_grad()
     def compress(self, y: Array, level: Array) -> bytes:
@@ -181,15 +183,17 @@ class EntropyModel(nn.Module):
         check_latents((1, *size, self.latent_channels), self.latent_channels, level)
         return read_latents(self.arrays(), data, level, size)[0]
 
-    def expected(self, y: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    def predicted_parameters(self, y: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """The predicted mean and scale index of each value of y [B, h, w, M], in the units of gain · y, both
         of y's shape.
         """
         recorder = ParameterRecorder()
         self.code_latents(recorder, y, level, (y.shape[1], y.shape[2]))
         put = self.exact_side.context.put
-        _, *passes = ((mean.to(y), index.to(y)) for mean, index in recorder.steps)
-        means, indices = ([put(part, step) for step, part in enumerate(parts)] for parts in zip(*passes))
+        _, *passes = ((mean.to(y), index.to(y)) for mean, index in recorder.parameters_by_call)
+        means, indices = (
+            [put(part, pass_index) for pass_index, part in enumerate(parts)] for parts in zip(*passes)
+        )
         return torch.stack(means).sum(0), torch.stack(indices).sum(0)
 
     def integer_networks(self) -> IntegerNetworks:
@@ -201,11 +205,11 @@ class EntropyModel(nn.Module):
             composed = (IntegerNetworks, Prior, HyperSynthesis, ContextModel, LevelParameters)
             try:
                 with torch.inference_mode(False), torch.no_grad():  # a later gradient may pass through it
-                    twin = integer_network(self.exact_side, composed)
+                    integer = integer_network(self.exact_side, composed)
             except OverflowError as error:
                 raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
             # Not registered as a child: it belongs neither to the state nor to the trained parameters.
-            object.__setattr__(self, "_integer", twin)
+            object.__setattr__(self, "_integer", integer)
             self._integer_checksum = weights
         return cast(IntegerNetworks, self._integer)
 
@@ -229,7 +233,7 @@ class EntropyModel(nn.Module):
             raise WeightsError("The weights hold frequencies that the range coder cannot use; name others.")
 
     def _drop_stale_tables(self) -> None:
-        total = int(checksum_of(self.frequencies))
+        total = int(tensor_checksum(self.frequencies))
         if self._tables_checksum != total:
             self._models, self._cost, self._tables_checksum = None, None, total
 
@@ -243,17 +247,17 @@ class EntropyModel(nn.Module):
         return super()._apply(fn, recurse)
 
 
-class TensorNetworks:
+class TorchEntropyNetworks:
     """`EntropyNetworks` on tensors.
 
     Args:
         model: whose networks.
-        exact: use the integer networks, in float64; otherwise the float networks, with a gradient.
+        integer: use the integer networks, in float64; otherwise the float networks, with a gradient.
     """
 
-    def __init__(self, model: EntropyModel, exact: bool) -> None:
-        self.model, self.exact = model, exact
-        self.networks = model.integer_networks() if exact else model.exact_side
+    def __init__(self, model: EntropyModel, integer: bool) -> None:
+        self.model, self.integer = model, integer
+        self.networks = model.integer_networks() if integer else model.exact_side
         self.passes = model.exact_side.context.passes
 
     def scale(self, y: Tensor, level: Tensor) -> Tensor:
@@ -280,36 +284,36 @@ class TensorNetworks:
         return features
 
     def predict(
-        self, step: int, features: Tensor, y_hat: Tensor | None, level: Tensor
+        self, pass_index: int, features: Tensor, y_hat: Tensor | None, level: Tensor
     ) -> tuple[Tensor, Tensor]:
         if y_hat is None:
             y_hat = features.new_zeros(*features.shape[:3], self.model.latent_channels)
-        mean, index = self.networks.context(step, features, y_hat, level)
+        mean, index = self.networks.context(pass_index, features, y_hat, level)
         return mean, index
 
-    def correct(self, step: int, features: Any, y_hat: Tensor, level: Tensor) -> Tensor:
-        residual = self.networks.context.residual(step, features, y_hat, level)
+    def correct(self, pass_index: int, features: Any, y_hat: Tensor, level: Tensor) -> Tensor:
+        residual = self.networks.context.residual(pass_index, features, y_hat, level)
         return y_hat if residual is None else y_hat + residual
 
-    def take(self, y: Tensor, step: int) -> Tensor:
-        return self._precise(self.model.exact_side.context.take(y, step))
+    def take(self, y: Tensor, pass_index: int) -> Tensor:
+        return self._precise(self.model.exact_side.context.take(y, pass_index))
 
-    def put(self, part: Tensor, step: int) -> Tensor:
-        return self.model.exact_side.context.put(part, step)
+    def put(self, part: Tensor, pass_index: int) -> Tensor:
+        return self.model.exact_side.context.put(part, pass_index)
 
     def _precise(self, values: Tensor) -> Tensor:
-        return values.double() if self.exact else values
+        return values.double() if self.integer else values
 
 
-class ArrayNetworks:
-    """`ArrayEntropy` on torch: the integer networks of an entropy model, on NumPy arrays. On a CPU no array
+class TorchCodingNetworks:
+    """`CodingNetworks` on torch: the integer networks of an entropy model, on NumPy arrays. On a CPU no array
     is copied.
     """
 
     def __init__(self, model: EntropyModel) -> None:
         self.model = model
         self.device = model.frequencies.device
-        self.tensors = TensorNetworks(model, exact=True)
+        self.tensors = TorchEntropyNetworks(model, integer=True)
         self.passes = self.tensors.passes
 
     def models(self) -> list[Model]:
@@ -338,20 +342,22 @@ class ArrayNetworks:
         return self.tensors.hyper_synthesis(self._tensor(z_hat))
 
     @torch.no_grad()
-    def predict(self, step: int, features: Tensor, y_hat: Array | None, level: Array) -> tuple[Array, Array]:
+    def predict(
+        self, pass_index: int, features: Tensor, y_hat: Array | None, level: Array
+    ) -> tuple[Array, Array]:
         decoded = None if y_hat is None else self._tensor(y_hat)
-        mean, index = self.tensors.predict(step, features, decoded, self._tensor(level))
+        mean, index = self.tensors.predict(pass_index, features, decoded, self._tensor(level))
         return _to_numpy(mean), _to_numpy(index)
 
     @torch.no_grad()
-    def correct(self, step: int, features: Tensor, y_hat: Array, level: Array) -> Array:
-        return _to_numpy(self.tensors.correct(step, features, self._tensor(y_hat), self._tensor(level)))
+    def correct(self, pass_index: int, features: Tensor, y_hat: Array, level: Array) -> Array:
+        return _to_numpy(self.tensors.correct(pass_index, features, self._tensor(y_hat), self._tensor(level)))
 
-    def take(self, y: Array, step: int) -> Array:
-        return _to_numpy(self.tensors.take(self._tensor(y), step))
+    def take(self, y: Array, pass_index: int) -> Array:
+        return _to_numpy(self.tensors.take(self._tensor(y), pass_index))
 
-    def put(self, part: Array, step: int) -> Array:
-        return _to_numpy(self.tensors.put(self._tensor(part), step))
+    def put(self, part: Array, pass_index: int) -> Array:
+        return _to_numpy(self.tensors.put(self._tensor(part), pass_index))
 
     def _tensor(self, values: Array) -> Tensor:
         return torch.from_numpy(values).to(self.device)

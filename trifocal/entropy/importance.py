@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from trifocal.entropy.coder import Array, Coder, Kind
+from trifocal.entropy.coder import Array, ArrayT, Coder
 from trifocal.entropy.tables import ROWS_PER_OCTAVE
 from trifocal.errors import Damaged
 
 QUARTERS = 4
 LARGEST = 8  # quarters of an octave to each side
 CELL = 4  # latents to a side
-ROW_OF_OCTAVE = 30  # of the table that codes the index of the other table
-OCTAVES = 7
-MEAN_TO_OCTAVE = 4.0  # octave o stands for a mean magnitude of about 2^(o−4)
+SPREAD_INDEX_ROW = 30  # of the tables: the row that codes the spread index
+SPREAD_INDICES = 7
+MEAN_TO_INDEX = 4.0  # index i: a mean magnitude of about 2^(i−4)
 
 
 def code_importance(
-    coder: Coder[Kind], importance_map: Kind | None, size: tuple[int, int], like: Kind
-) -> Kind:
-    """Code the map, and return the factor that both sides apply around the quantiser.
+    coder: Coder[ArrayT], importance_map: ArrayT | None, size: tuple[int, int], like: ArrayT
+) -> ArrayT:
+    """Code the map, and return the factor that encoder and decoder apply around the quantiser.
 
     Args:
         coder: of NumPy arrays or of tensors.
@@ -50,12 +50,13 @@ def code_importance(
             _numpy(coder.code(sent, _like(np.zeros(scale_index.shape), like), _like(scale_index, like)))
         )
 
-    octave = code(
-        None if differences is None else _octave(differences), np.full((batch, 1, 1, 1), float(ROW_OF_OCTAVE))
+    index = code(
+        None if differences is None else _spread_index(differences),
+        np.full((batch, 1, 1, 1), float(SPREAD_INDEX_ROW)),
     )
-    _check_range(octave, 0, OCTAVES)
+    _check_range(index, 0, SPREAD_INDICES)
     shape = (batch, size[0] // CELL, size[1] // CELL, 1)
-    found = code(differences, np.broadcast_to(octave * ROWS_PER_OCTAVE, shape).copy())
+    found = code(differences, np.broadcast_to(index * ROWS_PER_OCTAVE, shape).copy())
     quarters = found.cumsum(1).cumsum(2)
     _check_range(quarters, -LARGEST, LARGEST)
     smooth = _upsampled(_upsampled(quarters, 1), 2)
@@ -80,15 +81,17 @@ def _differences(quarters: Array) -> Array:
     return np.diff(along, axis=1, prepend=0)
 
 
-def _octave(differences: Array) -> Array:
-    """0 where all are zero, else the octave of the table that suits their mean magnitude, [B, 1, 1, 1]."""
+def _spread_index(differences: Array) -> Array:
+    """The spread index, which selects the table of the differences: 0 where all are zero, else by their mean
+    magnitude, [B, 1, 1, 1]."""
     mean = np.abs(differences).mean(axis=(1, 2, 3), keepdims=True)
-    octave = np.rint(np.log2(mean.clip(min=2.0**-12)) + MEAN_TO_OCTAVE).clip(1, OCTAVES)
-    return np.where(mean > 0, octave, 0.0)
+    index = np.rint(np.log2(mean.clip(min=2.0**-12)) + MEAN_TO_INDEX).clip(1, SPREAD_INDICES)
+    return np.where(mean > 0, index, 0.0)
 
 
 def _upsampled(cells: Array, axis: int) -> Array:
-    """Linear interpolation from cells to latents along an axis, constant beyond the outer centres. Exact: all
+    """Linear interpolation from cells to latents along an axis, constant beyond the outer centres. Bit-exact:
+    all
     weights are eighths.
     """
     count = cells.shape[axis]

@@ -20,12 +20,12 @@ __all__ = [
     "ACTIVATION_BOUND",
     "ARITHMETIC",
     "WEIGHT_BITS",
+    "add_bias_round_clamp_",
     "check_bound",
     "depthwise",
     "interpolate",
     "linear",
     "placed_linear",
-    "settle_",
     "to_grid",
 ]
 
@@ -43,7 +43,7 @@ def to_grid(x: Any, bits: int) -> Any:
     return namespace(x).round(x * 2.0**bits) * 2.0**-bits
 
 
-def settle_(
+def add_bias_round_clamp_(
     x: Any,
     bits: int = ACTIVATION_BITS,
     bound: float = ACTIVATION_BOUND,
@@ -64,13 +64,13 @@ def settle_(
 def linear(x: Any, weight: Any, bias: Any, low: float | None = None) -> Any:
     """A linear layer over the last axis: [..., I], [I, O], [O] → [..., O]. `low` 0 includes a ReLU."""
     y = x.reshape(-1, x.shape[-1]) @ weight
-    return settle_(y, bias=bias, low=low).reshape(*x.shape[:-1], -1)
+    return add_bias_round_clamp_(y, bias=bias, low=low).reshape(*x.shape[:-1], -1)
 
 
 def placed_linear(x: Any, weight: Any, bias: Any) -> Any:
     """A linear layer with other weights at each of P places: [..., P, I], [P, I, O], [O] → [..., P, O]."""
     places = [x[..., place, :] @ own for place, own in enumerate(weight)]
-    return settle_(namespace(x).stack(places, -2), bias=bias)
+    return add_bias_round_clamp_(namespace(x).stack(places, -2), bias=bias)
 
 
 def depthwise(x: Any, weight: Any, bias: Any) -> Any:
@@ -82,7 +82,7 @@ def depthwise(x: Any, weight: Any, bias: Any) -> Any:
         there = y[:, max(0, -row) : h - max(0, row), max(0, -column) : w - max(0, column)]
         from_here = x[:, max(0, row) : h - max(0, -row), max(0, column) : w - max(0, -column)]
         there += from_here * weight[tap]
-    return settle_(y, bias=bias)
+    return add_bias_round_clamp_(y, bias=bias)
 
 
 def interpolate(table: Any, level: Any) -> Any:
@@ -91,7 +91,7 @@ def interpolate(table: Any, level: Any) -> Any:
     """
     low, part = level // LEVELS_PER_KNOT, (level % LEVELS_PER_KNOT)[:, None]
     value = table[low] * (LEVELS_PER_KNOT - part) + table[low + 1] * part
-    return settle_(value / LEVELS_PER_KNOT, WEIGHT_BITS)[:, None, None, :]
+    return add_bias_round_clamp_(value / LEVELS_PER_KNOT, WEIGHT_BITS)[:, None, None, :]
 
 
 def check_bound(weight_sums: Any, bias: Any) -> None:

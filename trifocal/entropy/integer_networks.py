@@ -1,7 +1,8 @@
 """The integer forms of the torch layers and networks; `integer_arithmetic.py` has the arithmetic.
 
 Convolutions are matrix products and shifted sums, since Winograd or FFT kernels would leave the grid.
-`exact_functions.py` has transcendental functions, and `conversion.py` builds integer networks of float ones.
+The results are bit-exact: the same on every machine. `integer_functions.py` has transcendental functions, and
+`conversion.py` converts float networks.
 """
 
 from collections.abc import Iterator
@@ -15,18 +16,18 @@ from trifocal.entropy.integer_arithmetic import (
     ACTIVATION_BITS,
     ACTIVATION_BOUND,
     WEIGHT_BITS,
+    add_bias_round_clamp_,
     check_bound,
     depthwise,
     interpolate,
     linear,
     placed_linear,
-    settle_,
     to_grid,
 )
 from trifocal.layers import Block, Conv, Deconv, Depthwise, PlacedLinear, QualityInterpolation
 
 
-class Snap(nn.Module):
+class Clamp(nn.Module):
     """Clamps an activation; its integer form also rounds it to the grid."""
 
     def __init__(self, bits: int = ACTIVATION_BITS, bound: float = ACTIVATION_BOUND) -> None:
@@ -38,20 +39,20 @@ class Snap(nn.Module):
         return x.clamp(-self.bound, self.bound)
 
 
-class ExactSnap(nn.Module):
-    """The integer form of `Snap`."""
+class IntegerClamp(nn.Module):
+    """The integer form of `Clamp`."""
 
-    def __init__(self, layer: Snap) -> None:
+    def __init__(self, layer: Clamp) -> None:
         super().__init__()
         self.bits = layer.bits
         self.bound = layer.bound
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = settle_(x.clone(), self.bits, self.bound)
+        y: Tensor = add_bias_round_clamp_(x.clone(), self.bits, self.bound)
         return y
 
 
-class ExactLinear(nn.Module):
+class IntegerLinear(nn.Module):
     """The integer form of `nn.Linear` over the last axis: [..., I] → [..., O], float64.
 
     Args:
@@ -76,7 +77,7 @@ class ExactLinear(nn.Module):
         return y
 
 
-class ExactPlacedLinear(nn.Module):
+class IntegerPlacedLinear(nn.Module):
     """The integer form of `PlacedLinear`: [..., P, I'] → [..., P, O], float64."""
 
     weight: Tensor
@@ -84,7 +85,7 @@ class ExactPlacedLinear(nn.Module):
 
     def __init__(self, layer: PlacedLinear) -> None:
         super().__init__()
-        whole = ExactLinear(layer)
+        whole = IntegerLinear(layer)
         self.register_buffer("weight", whole.weight[layer.columns], persistent=False)
         self.register_buffer("bias", whole.bias, persistent=False)
 
@@ -93,7 +94,7 @@ class ExactPlacedLinear(nn.Module):
         return y
 
 
-class ExactDepthwise(nn.Module):
+class IntegerDepthwise(nn.Module):
     """The integer form of `Depthwise`: nine shifted products, [B, H, W, C], float64."""
 
     weight: Tensor
@@ -114,7 +115,7 @@ class ExactDepthwise(nn.Module):
         return y
 
 
-class ExactConv(nn.Module):
+class IntegerConv(nn.Module):
     """The integer form of `Conv`: the sum of a matrix product per tap of the kernel, float64."""
 
     weight: Tensor
@@ -136,11 +137,11 @@ class ExactConv(nn.Module):
         for i, j in _taps(self.weight):
             there = x[:, _every(self.stride, i, rows), _every(self.stride, j, columns)]
             y.addmm_(there.reshape(-1, c), self.weight[i, j])
-        settled: Tensor = settle_(y.reshape(b, rows, columns, -1), bias=self.bias)
+        settled: Tensor = add_bias_round_clamp_(y.reshape(b, rows, columns, -1), bias=self.bias)
         return settled
 
 
-class ExactDeconv(nn.Module):
+class IntegerDeconv(nn.Module):
     """The integer form of `Deconv`: a matrix product per tap, added at the tap's positions, float64."""
 
     weight: Tensor
@@ -162,25 +163,25 @@ class ExactDeconv(nn.Module):
             part = x.reshape(-1, c) @ self.weight[i, j]
             y[:, _every(self.stride, i, h), _every(self.stride, j, w)] += part.reshape(b, h, w, -1)
         inside = slice(self.padding, self.padding + rows), slice(self.padding, self.padding + columns)
-        settled: Tensor = settle_(y[:, inside[0], inside[1]].contiguous(), bias=self.bias)
+        settled: Tensor = add_bias_round_clamp_(y[:, inside[0], inside[1]].contiguous(), bias=self.bias)
         return settled
 
 
-class ExactBlock(nn.Module):
+class IntegerBlock(nn.Module):
     """The integer form of `Block`."""
 
     def __init__(self, layer: Block) -> None:
         super().__init__()
-        self.depthwise = ExactDepthwise(layer.depthwise)
-        self.expand = ExactLinear(layer.expand, low=0.0)
-        self.project = ExactLinear(layer.project)
+        self.depthwise = IntegerDepthwise(layer.depthwise)
+        self.expand = IntegerLinear(layer.expand, low=0.0)
+        self.project = IntegerLinear(layer.project)
 
     def forward(self, x: Tensor) -> Tensor:
         residual: Tensor = self.project(self.expand(self.depthwise(x)))
         return residual.add_(x)
 
 
-class ExactQualityInterpolation(nn.Module):
+class IntegerQualityInterpolation(nn.Module):
     """The integer form of `QualityInterpolation`."""
 
     table: Tensor

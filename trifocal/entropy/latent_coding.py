@@ -1,7 +1,7 @@
 """The order in which a latent is coded, written once for the estimator, the encoder and the decoder.
 
     y ── scale ──┬── hyper_analysis ── z ── code ── z_hat ── hyper_synthesis ── features
-                 └── take(step) ── code ── put(step) ── correct(step) ── … ── y_hat ── unscale
+                 └── take ── code ── put ── correct ── … ── y_hat ── unscale
 
 The functions here work on NumPy arrays and on torch tensors alike: networks and coder of a call take the same
 kind.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from trifocal.entropy.coder import Array, Coder, Kind, Model, Reader, Writer
+from trifocal.entropy.coder import Array, ArrayT, Coder, Model, Reader, Writer
 from trifocal.entropy.importance import code_importance
 from trifocal.entropy.tables import Floats
 from trifocal.errors import OptionError
@@ -20,7 +20,7 @@ from trifocal.types import MAX_LEVEL
 HYPER_STRIDE = 4  # latents per hyper-latent, to a side
 
 
-class EntropyNetworks(Protocol[Kind]):
+class EntropyNetworks(Protocol[ArrayT]):
     """The networks of an entropy model, on arrays of one kind.
 
     Latents are [B, h, w, M] with h and w multiples of 4; level is [B].
@@ -28,49 +28,52 @@ class EntropyNetworks(Protocol[Kind]):
 
     passes: int
 
-    def scale(self, y: Kind, level: Kind) -> Kind:
+    def scale(self, y: ArrayT, level: ArrayT) -> ArrayT:
         """The latent in quantiser steps."""
         ...
 
-    def unscale(self, y_hat: Kind, level: Kind) -> Kind:
+    def unscale(self, y_hat: ArrayT, level: ArrayT) -> ArrayT:
         """The inverse of `scale`."""
         ...
 
-    def hyper_analysis(self, scaled: Kind, level: Kind) -> Kind:
+    def hyper_analysis(self, scaled: ArrayT, level: ArrayT) -> ArrayT:
         """The hyper-latent z, [B, h/4, w/4, Z]."""
         ...
 
-    def prior(self, level: Kind, size: tuple[int, int]) -> tuple[Kind, Kind]:
+    def prior(self, level: ArrayT, size: tuple[int, int]) -> tuple[ArrayT, ArrayT]:
         """Mean and scale index of z for a latent of h × w, each [B, h/4, w/4, Z]."""
         ...
 
-    def hyper_synthesis(self, z_hat: Kind) -> Any:
+    def hyper_synthesis(self, z_hat: ArrayT) -> Any:
         """Features for `predict`, in whatever form it takes them."""
         ...
 
-    def predict(self, step: int, features: Any, y_hat: Kind | None, level: Kind) -> tuple[Kind, Kind]:
-        """Mean and scale index of the values of a coding step. y_hat holds the steps before, None for the
+    def predict(
+        self, pass_index: int, features: Any, y_hat: ArrayT | None, level: ArrayT
+    ) -> tuple[ArrayT, ArrayT]:
+        """Mean and scale index of the values of a coding pass. y_hat holds the passes before, None for the
         first.
         """
         ...
 
-    def correct(self, step: int, features: Any, y_hat: Kind, level: Kind) -> Kind:
-        """y_hat of the steps so far, with the predicted error of this step's rounding added; y_hat itself for
+    def correct(self, pass_index: int, features: Any, y_hat: ArrayT, level: ArrayT) -> ArrayT:
+        """y_hat of the passes so far, with the predicted error of this pass's rounding added; y_hat itself
+        for
         an entropy model without such a prediction.
         """
         ...
 
-    def take(self, y: Kind, step: int) -> Kind:
-        """The values of a step."""
+    def take(self, y: ArrayT, pass_index: int) -> ArrayT:
+        """The values of a pass."""
         ...
 
-    def put(self, part: Kind, step: int) -> Kind:
+    def put(self, part: ArrayT, pass_index: int) -> ArrayT:
         """The inverse of `take`, [B, h, w, M], zero elsewhere."""
         ...
 
 
-class ArrayEntropy(EntropyNetworks[Array], Protocol):
-    """An entropy model for coding: exact networks on NumPy arrays, and its tables."""
+class CodingNetworks(EntropyNetworks[Array], Protocol):
+    """An entropy model for coding: integer networks on NumPy arrays, and its tables."""
 
     def models(self) -> list[Model]:
         """Range-coder models of the frequencies."""
@@ -82,23 +85,24 @@ class ArrayEntropy(EntropyNetworks[Array], Protocol):
 
 
 def code_latents(
-    networks: EntropyNetworks[Kind],
-    coder: Coder[Kind],
+    networks: EntropyNetworks[ArrayT],
+    coder: Coder[ArrayT],
     y: Any,
-    level: Kind,
+    level: ArrayT,
     size: tuple[int, int],
-    importance: bool = False,
-) -> Kind:
+    has_importance_map: bool = False,
+) -> ArrayT:
     """Code a latent. This is the only path between latent and coder.
 
     Args:
         networks: of the entropy model.
         coder: estimates, writes, or reads.
-        y: latent, [B, h, w, M], or None for a Reader. With `importance` it has one more channel, the
-            importance map.
+        y: latent, [B, h, w, M], or None for a Reader. With `has_importance_map` it has one more channel,
+            the importance map.
         level: [B].
         size: h and w, multiples of 4.
-        importance: code the map first, and the latent in steps that the map makes finer or coarser.
+        has_importance_map: code the map first, and then the latent in quantiser steps that the map makes
+            finer or coarser.
 
     Returns:
         y_hat, [B, h, w, M], in the units of y.
@@ -106,7 +110,7 @@ def code_latents(
     Raises:
         Damaged: from a Reader.
     """
-    if importance:
+    if has_importance_map:
         factor: Any = code_importance(coder, None if y is None else y[..., -1:], size, level)
         y_hat: Any = code_latents(networks, coder, None if y is None else y[..., :-1] * factor, level, size)
         return y_hat / factor
@@ -114,30 +118,34 @@ def code_latents(
     z = None if scaled is None else networks.hyper_analysis(scaled, level)
     features = networks.hyper_synthesis(coder.code(z, *networks.prior(level, size)))
     decoded: Any = None
-    for step in range(networks.passes):
-        mean, scale_index = networks.predict(step, features, decoded, level)
-        part = coder.code(None if scaled is None else networks.take(scaled, step), mean, scale_index)
-        placed = networks.put(part, step)
+    for pass_index in range(networks.passes):
+        mean, scale_index = networks.predict(pass_index, features, decoded, level)
+        part = coder.code(None if scaled is None else networks.take(scaled, pass_index), mean, scale_index)
+        placed = networks.put(part, pass_index)
         decoded = placed if decoded is None else decoded + placed
-        decoded = networks.correct(step, features, decoded, level)
+        decoded = networks.correct(pass_index, features, decoded, level)
     return networks.unscale(decoded, level)
 
 
 def write_latents(
-    entropy: ArrayEntropy, y: Array, level: Array, importance: bool = False
+    entropy: CodingNetworks, y: Array, level: Array, has_importance_map: bool = False
 ) -> tuple[bytes, Array, float]:
     """y of one image → its bytes, y_hat, and the seconds spent in the range coder."""
     writer = Writer(entropy.models())
-    y_hat = code_latents(entropy, writer, y, level, (y.shape[1], y.shape[2]), importance)
+    y_hat = code_latents(entropy, writer, y, level, (y.shape[1], y.shape[2]), has_importance_map)
     return writer.bytes(), y_hat, writer.seconds
 
 
 def read_latents(
-    entropy: ArrayEntropy, data: bytes, level: Array, size: tuple[int, int], importance: bool = False
+    entropy: CodingNetworks,
+    data: bytes,
+    level: Array,
+    size: tuple[int, int],
+    has_importance_map: bool = False,
 ) -> tuple[Array, float]:
     """The bytes of `write_latents` → y_hat, and the seconds spent in the range coder. Raises Damaged."""
     reader = Reader(entropy.models(), data)
-    y_hat = code_latents(entropy, reader, None, level, size, importance)
+    y_hat = code_latents(entropy, reader, None, level, size, has_importance_map)
     reader.end()
     return y_hat, reader.seconds
 

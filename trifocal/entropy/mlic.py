@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.entropy.context import ContextModel, LevelParameters
+from trifocal.entropy.elic import put_checkerboard, take_checkerboard
 from trifocal.entropy.gain import Gain
-from trifocal.entropy.groups import on_board, one_colour
 from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
-from trifocal.entropy.integer_networks import Snap
+from trifocal.entropy.integer_networks import Clamp
 from trifocal.entropy.mlic_attention import GlobalInterContext, GlobalIntraContext, LocalContext
 from trifocal.layers import Conv, QualityInterpolation
 from trifocal.transforms.mlic import mlic_hyper_analysis, mlic_hyper_synthesis
@@ -61,14 +61,14 @@ class MlicContext(ContextModel):
 
     Other differences from the paper and its code:
         - A logistic and a row of the integer tables instead of a Gaussian, and one model for all rates, as in
-          `Groups`. The residual is predicted in quantiser steps.
+          `ElicContext`. The residual is predicted in quantiser steps.
         - The windows' places attend to anchors only; see `LocalContext`.
         - No state is kept between passes, so channel and inter-slice contexts are computed in both of them.
 
     Args:
         latent_channels: M.
         slices: their number; must divide M.
-        steps: quantiser step at each quality knot, [K], in units of y.
+        step_sizes: quantiser step at each quality knot, [K], in units of y.
         widths: channels inside the networks.
         odd_anchors: whether row + column of the anchors is odd, as in the published code.
     """
@@ -77,7 +77,7 @@ class MlicContext(ContextModel):
         self,
         latent_channels: int,
         slices: int,
-        steps: Tensor,
+        step_sizes: Tensor,
         widths: MlicWidths = PUBLISHED,
         odd_anchors: bool = True,
     ) -> None:
@@ -85,8 +85,8 @@ class MlicContext(ContextModel):
         m, c = latent_channels, latent_channels // slices
         self.passes, self.channels, self.latent_channels = 2 * slices, c, m
         self.odd_anchors = odd_anchors
-        self.normalise = QualityInterpolation(steps[:, None].expand(-1, m))
-        self.compress = Snap()
+        self.normalise = QualityInterpolation(step_sizes[:, None].expand(-1, m))
+        self.compress = Clamp()
         later = range(1, slices)
         self.channel = nn.ModuleList(convolutions(n * c, *widths.channel, 4 * c) for n in later)
         self.inter = nn.ModuleList(GlobalInterContext(c, n) for n in later)
@@ -99,53 +99,58 @@ class MlicContext(ContextModel):
             perceptron(2 * m + (10 * c if n else 2 * c), *widths.parameters, 2 * c) for n in range(slices)
         )
         self.residuals = nn.ModuleList(
-            convolutions(m + (step // 2 + 1) * c, *widths.residual, c) for step in range(self.passes)
+            convolutions(m + (pass_index // 2 + 1) * c, *widths.residual, c)
+            for pass_index in range(self.passes)
         )
         self.tanh = nn.Tanh()
-        self.snap = Snap(RESIDUAL_BITS, bound=0.5)
-        self.of_level = LevelParameters(steps, m)
+        self.snap = Clamp(RESIDUAL_BITS, bound=0.5)
+        self.of_level = LevelParameters(step_sizes, m)
 
-    def take(self, y: Tensor, step: int) -> Tensor:
+    def take(self, y: Tensor, pass_index: int) -> Tensor:
         """[B, h, w, M] → [B, h, w/2, C], h and w even."""
-        return one_colour(y[..., self._channels(step)], self._odd(step))
+        return take_checkerboard(y[..., self._channels(pass_index)], self._odd(pass_index))
 
-    def put(self, part: Tensor, step: int) -> Tensor:
-        own = self._channels(step)
-        return F.pad(on_board(part, self._odd(step)), (own.start, self.latent_channels - own.stop))
+    def put(self, part: Tensor, pass_index: int) -> Tensor:
+        own = self._channels(pass_index)
+        return F.pad(
+            put_checkerboard(part, self._odd(pass_index)), (own.start, self.latent_channels - own.stop)
+        )
 
-    def forward(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        number, between = divmod(step, 2)
-        own = self._channels(step)
-        known = self._known(step, y_hat, level)
-        before, here = known[..., : own.start], known[..., own]
-        seen = [features]
+    def forward(
+        self, pass_index: int, features: Tensor, y_hat: Tensor, level: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        number, is_non_anchor = divmod(pass_index, 2)
+        own = self._channels(pass_index)
+        decoded = self._decoded_slices(pass_index, y_hat, level)
+        before, here = decoded[..., : own.start], decoded[..., own]
+        parts = [features]
         if number:
-            seen += [self.channel[number - 1](before), self.inter[number - 1](before)]
-        if between:
-            seen.append(self.local[number](here))
-        if number and between:
-            seen.append(self.intra[number - 1](before[..., -self.channels :], here))
-        there = one_colour(torch.cat(seen, dim=-1), self._odd(step))
-        raw = (self.other_parameters if between else self.anchor_parameters)[number](there)
+            parts += [self.channel[number - 1](before), self.inter[number - 1](before)]
+        if is_non_anchor:
+            parts.append(self.local[number](here))
+        if number and is_non_anchor:
+            parts.append(self.intra[number - 1](before[..., -self.channels :], here))
+        inputs = take_checkerboard(torch.cat(parts, dim=-1), self._odd(pass_index))
+        raw = (self.other_parameters if is_non_anchor else self.anchor_parameters)[number](inputs)
         return cast(tuple[Tensor, Tensor], self.of_level(raw, level, own))
 
-    def residual(self, step: int, features: Tensor, y_hat: Tensor, level: Tensor) -> Tensor:
+    def residual(self, pass_index: int, features: Tensor, y_hat: Tensor, level: Tensor) -> Tensor:
         means = features[..., : self.latent_channels]
-        known = self._known(step, y_hat, level)
-        predicted = self.tanh(self.residuals[step](torch.cat([means, known], dim=-1)))
-        return self.put(self.snap(one_colour(predicted, self._odd(step)) / 2), step)
+        decoded = self._decoded_slices(pass_index, y_hat, level)
+        predicted = self.tanh(self.residuals[pass_index](torch.cat([means, decoded], dim=-1)))
+        return self.put(self.snap(take_checkerboard(predicted, self._odd(pass_index)) / 2), pass_index)
 
-    def _known(self, step: int, y_hat: Tensor, level: Tensor) -> Tensor:
-        """The slices up to that of the pass, in units of y, [B, h, w, (step // 2 + 1)·C]."""
-        end = self._channels(step).stop
-        known: Tensor = self.compress(y_hat[..., :end] * self.normalise(level)[..., :end])
-        return known
+    def _decoded_slices(self, pass_index: int, y_hat: Tensor, level: Tensor) -> Tensor:
+        """The slices up to that of the pass, in units of y, [B, h, w, (pass_index // 2 + 1)·C]."""
+        end = self._channels(pass_index).stop
+        decoded: Tensor = self.compress(y_hat[..., :end] * self.normalise(level)[..., :end])
+        return decoded
 
-    def _channels(self, step: int) -> slice:
-        return slice(step // 2 * self.channels, (step // 2 + 1) * self.channels)
+    def _channels(self, pass_index: int) -> slice:
+        return slice(pass_index // 2 * self.channels, (pass_index // 2 + 1) * self.channels)
 
-    def _odd(self, step: int) -> bool:
-        return self.odd_anchors ^ bool(step % 2)
+    def _odd(self, pass_index: int) -> bool:
+        return self.odd_anchors ^ bool(pass_index % 2)
 
 
 def convolutions(inputs: int, first: int, second: int, outputs: int) -> nn.Sequential:
@@ -164,7 +169,7 @@ def perceptron(*widths: int) -> nn.Sequential:
 
 
 def mlic_hyperprior(
-    channels: int, latent_channels: int, slices: int, steps: Tensor, widths: MlicWidths = PUBLISHED
+    channels: int, latent_channels: int, slices: int, step_sizes: Tensor, widths: MlicWidths = PUBLISHED
 ) -> EntropyModel:
     """MLIC++'s entropy model: its hyperprior, with N channels of z, and `MlicContext`.
 
@@ -172,14 +177,14 @@ def mlic_hyperprior(
 
     Args:
         channels: N.
-        latent_channels, slices, steps, widths: as in `MlicContext`.
+        latent_channels, slices, step_sizes, widths: as in `MlicContext`.
     """
-    return EntropyModel.of_parts(
-        Gain(steps, latent_channels),
+    return EntropyModel.from_parts(
+        Gain(step_sizes, latent_channels),
         mlic_hyper_analysis(channels, latent_channels),
         IntegerNetworks(
-            Prior(channels, len(steps)),
+            Prior(channels, len(step_sizes)),
             mlic_hyper_synthesis(channels, latent_channels),
-            MlicContext(latent_channels, slices, steps, widths),
+            MlicContext(latent_channels, slices, step_sizes, widths),
         ),
     )

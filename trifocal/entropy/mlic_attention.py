@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.entropy.conversion import Composite
-from trifocal.entropy.exact_functions import VALUE_BOUND, LayerNorm, Offsets, SoftmaxAverage
-from trifocal.entropy.groups import on_board, one_colour
-from trifocal.entropy.integer_networks import WEIGHT_BITS, Snap
+from trifocal.entropy.elic import put_checkerboard, take_checkerboard
+from trifocal.entropy.integer_functions import VALUE_BOUND, LayerNorm, Offsets, SoftmaxAverage
+from trifocal.entropy.integer_networks import WEIGHT_BITS, Clamp
 from trifocal.layers import Conv, Depthwise
 
 __all__ = ["GlobalInterContext", "GlobalIntraContext", "LocalContext"]
@@ -72,7 +72,7 @@ class LocalContext(Composite):
         self.scale = round((channels // heads) ** -0.5 * 2**WEIGHT_BITS) / 2**WEIGHT_BITS
         self.norm = LayerNorm(channels)
         self.project = nn.Linear(channels, 3 * channels)
-        self.snap = Snap(bound=VALUE_BOUND)
+        self.snap = Clamp(bound=VALUE_BOUND)
         self.bias = Offsets(0.02 * torch.randn((2 * side - 1) ** 2, heads))
         self.register_buffer("index", relative_places(side), persistent=False)
         self.average = SoftmaxAverage()
@@ -143,11 +143,13 @@ class GlobalIntraContext(Composite):
     def forward(self, before: Tensor, anchors: Tensor) -> Tensor:
         """before: the slice before; anchors: this slice, zero at the non-anchors."""
         odd, even = self.odd_anchors, not self.odd_anchors
-        queries = one_colour(self.queries(on_board(one_colour(before, even), even)), even)
-        keys = one_colour(self.keys(on_board(one_colour(before, odd), odd)), odd)
-        values = one_colour(self.values(anchors), odd)
+        queries = take_checkerboard(
+            self.queries(put_checkerboard(take_checkerboard(before, even), even)), even
+        )
+        keys = take_checkerboard(self.keys(put_checkerboard(take_checkerboard(before, odd), odd)), odd)
+        values = take_checkerboard(self.values(anchors), odd)
         attended = self.attend(queries.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2))
-        reprojected = self.reproject(on_board(attended.reshape(queries.shape), even))
+        reprojected = self.reproject(put_checkerboard(attended.reshape(queries.shape), even))
         whole: Tensor = reprojected + self.perceptron(reprojected)
         return whole
 

@@ -16,11 +16,11 @@ from trifocal.errors import WeightsError
 from trifocal.types import LEVELS_PER_KNOT
 from trifocal.utils.threads import one_blas_thread
 
-__all__ = ["NumpyEntropy", "latent_gain"]
+__all__ = ["NumpyCodingNetworks", "latent_gain"]
 
 
-class NumpyEntropy:
-    """`ArrayEntropy` for the networks of `hyperprior.EntropyModel` and `context.Context`.
+class NumpyCodingNetworks:
+    """`CodingNetworks` for the networks of `hyperprior.EntropyModel` and `context.FourPassContext`.
 
     Args:
         weights: those of the entropy model; floats as float32.
@@ -40,12 +40,12 @@ class NumpyEntropy:
 
     @cached_property
     def networks(self) -> tuple[Prior, HyperSynthesis, ContextLayers]:
-        side = part(self.weights, "exact_side.")
+        weights = part(self.weights, "exact_side.")
         try:
             return (
-                Prior(part(side, "prior.")),
-                HyperSynthesis(part(side, "hyper_synthesis.")),
-                ContextLayers(part(side, "context.")),
+                Prior(part(weights, "prior.")),
+                HyperSynthesis(part(weights, "hyper_synthesis.")),
+                ContextLayers(part(weights, "context.")),
             )
         except OverflowError as error:
             raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
@@ -82,21 +82,23 @@ class NumpyEntropy:
         with one_blas_thread():
             return self.networks[1](z_hat)
 
-    def predict(self, step: int, features: Array, y_hat: Array | None, level: Array) -> tuple[Array, Array]:
+    def predict(
+        self, pass_index: int, features: Array, y_hat: Array | None, level: Array
+    ) -> tuple[Array, Array]:
         if y_hat is None:
             y_hat = np.zeros((*features.shape[:3], self.weights["gain.log_gain.table"].shape[1]))
         with one_blas_thread():
-            return predict(self.networks[2], step, features, y_hat, level)
+            return predict(self.networks[2], pass_index, features, y_hat, level)
 
-    def correct(self, step: int, features: Array, y_hat: Array, level: Array) -> Array:
+    def correct(self, pass_index: int, features: Array, y_hat: Array, level: Array) -> Array:
         return y_hat
 
-    def take(self, y: Array, step: int) -> Array:
-        values: Array = take(y, step)
+    def take(self, y: Array, pass_index: int) -> Array:
+        values: Array = take(y, pass_index)
         return values.astype(np.float64)
 
-    def put(self, part: Array, step: int) -> Array:
-        placed: Array = put(part, step)
+    def put(self, part: Array, pass_index: int) -> Array:
+        placed: Array = put(part, pass_index)
         return placed
 
 

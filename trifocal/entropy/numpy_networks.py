@@ -13,15 +13,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from trifocal.entropy.coder import Array
-from trifocal.entropy.four_passes import MEAN_BITS, MEAN_BOUND, PASSES, known
+from trifocal.entropy.four_passes import MEAN_BITS, MEAN_BOUND, PASSES, decoded_channels
 from trifocal.entropy.integer_arithmetic import (
     ACTIVATION_BITS,
     ACTIVATION_BOUND,
     WEIGHT_BITS,
+    add_bias_round_clamp_,
     check_bound,
     depthwise,
     interpolate,
-    settle_,
     to_grid,
 )
 from trifocal.utils.arrays import depth_to_space
@@ -29,7 +29,7 @@ from trifocal.utils.threads import for_rows
 
 __all__ = ["ContextLayers", "HyperSynthesis", "Prior"]
 
-Layer: TypeAlias = Callable[[Array], Array]
+ArrayFunction: TypeAlias = Callable[[Array], Array]
 Weights: TypeAlias = Mapping[str, Array]
 
 LATENT_BOUND = 8.0  # of the normalised values that the context model reads
@@ -39,7 +39,7 @@ class ContextLayers:
     """`four_passes.Layers` in integers.
 
     Args:
-        weights: those of `context.Context`.
+        weights: those of `context.FourPassContext`.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -49,7 +49,8 @@ class ContextLayers:
         )
         self.compress, self.snap_mean = snap(bound=LATENT_BOUND), snap(MEAN_BITS, MEAN_BOUND)
         self.adapt = [
-            placed_layer(weights, f"adapt.{step - 1}", known(channels, step)) for step in range(1, PASSES)
+            placed_layer(weights, f"adapt.{pass_index - 1}", decoded_channels(channels, pass_index))
+            for pass_index in range(1, PASSES)
         ]
         self.blocks = chain([block(weights, f"blocks.{n}") for n in range(count(weights, "blocks"))])
         self.heads = [linear_layer(weights, f"heads.{n}") for n in range(4 * PASSES)]
@@ -98,7 +99,7 @@ def count(weights: Weights, name: str) -> int:
     return len({key.split(".")[1] for key in weights if key.startswith(f"{name}.")})
 
 
-def chain(layers: Sequence[Layer]) -> Layer:
+def chain(layers: Sequence[ArrayFunction]) -> ArrayFunction:
     def forward(x: Array) -> Array:
         for layer in layers:
             x = layer(x)
@@ -107,19 +108,19 @@ def chain(layers: Sequence[Layer]) -> Layer:
     return forward
 
 
-def linear_layer(weights: Weights, name: str, low: float | None = None) -> Layer:
+def linear_layer(weights: Weights, name: str, low: float | None = None) -> ArrayFunction:
     weight, bias = on_grid(weights, name)
     check_bound(abs(weight).sum(1), bias)
     return partial(threaded_linear, weight=np.ascontiguousarray(weight.T), bias=bias, low=low)
 
 
-def placed_layer(weights: Weights, name: str, columns: Array) -> Layer:
+def placed_layer(weights: Weights, name: str, columns: Array) -> ArrayFunction:
     weight, bias = on_grid(weights, name)
     check_bound(abs(weight).sum(1), bias)
     return partial(threaded_placed_linear, weight=weight.T[columns], bias=bias)
 
 
-def depthwise_layer(weights: Weights, name: str) -> Layer:
+def depthwise_layer(weights: Weights, name: str) -> ArrayFunction:
     weight, bias = on_grid(weights, name)
     weight = weight.reshape(-1, 9)
     check_bound(abs(weight).sum(1), bias)
@@ -132,7 +133,7 @@ def threaded_linear(x: Array, weight: Array, bias: Array, low: float | None) -> 
     y = np.empty((len(rows), weight.shape[1]))
 
     def compute(part: slice) -> None:
-        settle_(np.matmul(rows[part], weight, out=y[part]), bias=bias, low=low)
+        add_bias_round_clamp_(np.matmul(rows[part], weight, out=y[part]), bias=bias, low=low)
 
     for_rows(compute, len(rows), weight.size)
     return y.reshape(*x.shape[:-1], -1)
@@ -146,7 +147,7 @@ def threaded_placed_linear(x: Array, weight: Array, bias: Array) -> Array:
     def compute(part: slice) -> None:
         for place, own in enumerate(weight):
             y[part, place] = rows[part, place] @ own
-        settle_(y[part], bias=bias)
+        add_bias_round_clamp_(y[part], bias=bias)
 
     for_rows(compute, len(rows), weight.size)
     return y.reshape(*x.shape[:-1], -1)
@@ -164,7 +165,7 @@ def threaded_depthwise(x: Array, weight: Array, bias: Array) -> Array:
     return y
 
 
-def block(weights: Weights, name: str) -> Layer:
+def block(weights: Weights, name: str) -> ArrayFunction:
     branch = chain(
         [
             depthwise_layer(weights, f"{name}.depthwise"),
@@ -181,14 +182,14 @@ def block(weights: Weights, name: str) -> Layer:
     return forward
 
 
-def interpolation(weights: Weights, name: str) -> Layer:
+def interpolation(weights: Weights, name: str) -> ArrayFunction:
     table = to_grid(weights[f"{name}.table"].astype(np.float64), WEIGHT_BITS)
     return partial(interpolate, table.clip(-ACTIVATION_BOUND, ACTIVATION_BOUND))
 
 
-def snap(bits: int = ACTIVATION_BITS, bound: float = ACTIVATION_BOUND) -> Layer:
+def snap(bits: int = ACTIVATION_BITS, bound: float = ACTIVATION_BOUND) -> ArrayFunction:
     def forward(x: Array) -> Array:
-        y: Array = settle_(x.copy(), bits, bound)
+        y: Array = add_bias_round_clamp_(x.copy(), bits, bound)
         return y
 
     return forward

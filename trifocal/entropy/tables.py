@@ -1,10 +1,8 @@
 """Integer frequency tables of the range coder, indexed by a scale index.
 
 Row i describes a quantised logistic distribution with scale 0.05 · 2^(i/6), or, after calibration, the values
-counted on training
-images. Rows are symmetric: a row holds the frequency of 0, of each of ±1 … ±R, and of an escape symbol.
-    Trained tables are
-part of the weights; inference never recomputes them.
+counted on training images. Rows are symmetric: a row holds the frequency of 0, of each of ±1 … ±R, and of an
+escape symbol. Trained tables are part of the weights; inference never recomputes them.
 """
 
 import numpy as np
@@ -14,7 +12,7 @@ ROWS = 64
 ROWS_PER_OCTAVE = 6
 SMALLEST_SCALE = 0.05
 RADIUS = 400
-PRECISION = 16
+FREQUENCY_BITS = 16
 
 Frequencies = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -49,14 +47,14 @@ def calibrated_frequencies(counts: Floats, confidence: float = 500.0) -> Frequen
     """Tables from counted magnitudes, [ROWS, RADIUS + 1], with the logistic as a prior worth `confidence`
     counts.
     """
-    prior = logistic_frequencies()[:, :-1] / 2**PRECISION
+    prior = logistic_frequencies()[:, :-1] / 2**FREQUENCY_BITS
     both_signs = counts.copy()
     both_signs[:, 1:] /= 2
     return normalise(both_signs + confidence * prior)
 
 
 def normalise(weights: Floats) -> Frequencies:
-    """Weights of the magnitudes → integer frequencies with a total of 2^PRECISION.
+    """Weights of the magnitudes → integer frequencies with a total of 2^FREQUENCY_BITS.
 
     Column m < RADIUS + 1 is the frequency of +m (and again of −m for m > 0), zero beyond the row's radius;
     the last column is the escape's. Each symbol within the radius has a frequency of at least 1.
@@ -66,16 +64,16 @@ def normalise(weights: Floats) -> Frequencies:
         inside = weights[row, : radius + 1]
         outside = weights[row, radius + 1 :].sum() * 2
         total = 2 * inside.sum() - inside[0] + outside
-        available = 2**PRECISION - (2 * radius + 2)
+        available = 2**FREQUENCY_BITS - (2 * radius + 2)
         table[row, 1 : radius + 1] = 1 + np.rint(inside[1:] / total * available)
         table[row, -1] = 1 + np.rint(outside / total * available)
-        table[row, 0] = 2**PRECISION - 2 * table[row, 1 : radius + 1].sum() - table[row, -1]
+        table[row, 0] = 2**FREQUENCY_BITS - 2 * table[row, 1 : radius + 1].sum() - table[row, -1]
     return table
 
 
 def is_table(frequencies: npt.NDArray[np.generic]) -> bool:
     """Whether an array satisfies the contract of `normalise`: integers, each symbol possible, row totals of
-    2^PRECISION.
+    2^FREQUENCY_BITS.
     """
     if frequencies.shape != (ROWS, RADIUS + 2) or not np.issubdtype(frequencies.dtype, np.integer):
         return False
@@ -84,7 +82,10 @@ def is_table(frequencies: npt.NDArray[np.generic]) -> bool:
     possible = (symbols >= 1) == inside
     totals = 2 * symbols.sum(1) - symbols[:, 0] + escapes
     return bool(
-        possible.all() and (symbols >= 0).all() and (escapes >= 1).all() and (totals == 2**PRECISION).all()
+        possible.all()
+        and (symbols >= 0).all()
+        and (escapes >= 1).all()
+        and (totals == 2**FREQUENCY_BITS).all()
     )
 
 
@@ -95,4 +96,4 @@ def probabilities(frequencies: Frequencies, row: int) -> Floats:
     radius = radii()[row]
     positive = frequencies[row, 1 : radius + 1]
     symbols = np.concatenate([positive[::-1], frequencies[row, :1], positive, frequencies[row, -1:]])
-    return symbols / 2.0**PRECISION
+    return symbols / 2.0**FREQUENCY_BITS

@@ -1,9 +1,9 @@
 """Measure codecs on real files: metrics, machine tasks, rate–distortion curves and reports."""
 
-from trifocal.evaluation.codecs.candidates import Candidate
-from trifocal.evaluation.codecs.factory import load_custom_weights
-from trifocal.evaluation.codecs.pillow_codecs import PillowCodec, pillow_codecs
-from trifocal.evaluation.codecs.variant import Variant, parse_variant
+from trifocal.evaluation.candidates.candidate import Candidate
+from trifocal.evaluation.candidates.factory import load_custom_weights
+from trifocal.evaluation.candidates.pillow_codecs import PillowCodec, pillow_codecs
+from trifocal.evaluation.candidates.variant import Variant, parse_variant
 from trifocal.evaluation.evaluate import EvaluationResults, evaluate
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS
 from trifocal.evaluation.metrics.pair import Pair

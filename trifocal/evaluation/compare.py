@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from trifocal.errors import PictureError
-from trifocal.evaluation.codecs.factory import load_custom_weights
-from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
-from trifocal.evaluation.codecs.variant import Variant, expand_variants
-from trifocal.evaluation.evaluate import measure
+from trifocal.evaluation.candidates.factory import load_custom_weights
+from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS
+from trifocal.evaluation.candidates.variant import Variant, expand_variants
+from trifocal.evaluation.evaluate import evaluate
 from trifocal.evaluation.images import captions_for, find_images, relative_name
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS
 from trifocal.evaluation.metrics.metric_set import is_metric
@@ -43,7 +43,7 @@ from trifocal.evaluation.text_ablation import TextKinds, text_effects
 
 __all__ = ["compare"]
 
-MEASURED = 0.7  # of the progress, when measuring is done and crops are made
+MEASURING_SHARE = 0.7  # of the progress, when measuring is done and crops are made
 KODAK = frozenset(f"kodim{number:02}" for number in range(1, 25))
 
 
@@ -54,7 +54,7 @@ def compare(
     options: CompareOptions | None = None,
     *,
     progress: Callable[[float], None] | None = None,
-    note: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> Path:
     """Measure candidates with `evaluate`, and write a report; returns the path of its index.html.
 
@@ -63,12 +63,13 @@ def compare(
     published curves are plotted too. A candidate that cannot be measured is named in the report.
 
     Args:
-        candidates: as for `evaluate`. Speeds are ratios to the first one, and crops are made at its bytes.
+        candidates: as for `evaluate`. The first one is the reference: speeds are relative to it, and all
+            crops use files of at most its size.
         data: the folder of the images.
         out: the folder of the report.
         options: what to measure and show; None for the defaults.
         progress: called with the fraction done, 0..1.
-        note: called with a sentence for each failure, and for each metric or image that was left out.
+        notify: called with a sentence for each failure, and for each metric or image that was left out.
 
     Raises:
         OptionError, PresetError, WeightsError: for options and custom weights, before anything is measured.
@@ -83,20 +84,21 @@ def compare(
 
     def keep(sentence: str) -> None:
         notes.append(sentence)
-        if note is not None:
-            note(sentence)
+        if notify is not None:
+            notify(sentence)
 
     advance = progress or (lambda fraction: None)
-    results = measure(
+    results = evaluate(
         candidates,
         data,
         folder / "results.csv",
         options,
-        progress=lambda fraction: advance(MEASURED * fraction),
-        note=keep,
+        raise_failures=False,
+        progress=lambda fraction: advance(MEASURING_SHARE * fraction),
+        notify=keep,
     )
     if not results.rows:
-        raise PictureError("Nothing was measured." if note else f"{' '.join(notes)} Nothing was measured.")
+        raise PictureError("Nothing was measured." if notify else f"{' '.join(notes)} Nothing was measured.")
     means = results.means
     parsed = load_custom_weights(candidates, options.device)
     variants = [
@@ -114,7 +116,7 @@ def compare(
         notes,
         options,
         locations,
-        lambda fraction: advance(MEASURED + (1 - MEASURED) * fraction),
+        lambda fraction: advance(MEASURING_SHARE + (1 - MEASURING_SHARE) * fraction),
     )
     titles = {variant.name: variant.title for variant in variants}
     for name in {mean.preset for mean in means} - {LOSSLESS}:

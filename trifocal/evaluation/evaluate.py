@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from trifocal.errors import PictureError, TrifocalError
-from trifocal.evaluation.codecs.candidates import (
+from trifocal.evaluation.candidates.candidate import (
     Candidate,
     TextCandidate,
     candidate_for,
     decoded_image,
     text_bytes,
 )
-from trifocal.evaluation.codecs.factory import create_candidate, load_custom_weights
-from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
-from trifocal.evaluation.codecs.variant import Variant, expand_variants
+from trifocal.evaluation.candidates.factory import create_candidate, distinct_candidates
+from trifocal.evaluation.candidates.variant import Variant
 from trifocal.evaluation.images import find_images, open_image, relative_name
 from trifocal.evaluation.metrics.metric_set import DatasetMetric, DecodedImage, MetricSet
 from trifocal.evaluation.options import EvaluateOptions
@@ -53,7 +52,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class EvaluationResults:
-    """The results of what was asked for, new and resumed.
+    """Results of one call: rows that were measured now, and rows that were kept from the output file.
 
     Attributes:
         rows: one per candidate, image and quality.
@@ -74,8 +73,9 @@ def evaluate(
     out: str | os.PathLike[str],
     options: EvaluateOptions | None = None,
     *,
+    raise_failures: bool = True,
     progress: Callable[[float], None] | None = None,
-    note: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> EvaluationResults:
     """Measure each candidate on each image of a folder at each quality.
 
@@ -83,68 +83,59 @@ def evaluate(
 
     Args:
         candidates: presets, formats (avif, webp, jpeg ...), their variants, and LABEL=PRESET:WEIGHTS for a
-            preset with the weights of a .safetensors file; see `codecs.variant`. Or objects with the
+            preset with the weights of a .safetensors file; see `candidates.variant`. Or objects with the
             interface `Candidate`.
         data: the folder of the images.
         out: the CSV file of the rows. Means are written to the file whose name ends in _summary.csv, and the
             effects of several kinds of text to the one that ends in _words.csv.
         options: what to measure; None for the defaults.
+        raise_failures: if False, what failed is only in the results.
         progress: called with the fraction done, 0..1.
-        note: called with a sentence for each failure, and for each metric or image that was left out.
+        notify: called with a sentence for each failure, and for each metric or image that was left out.
 
     Raises:
         OptionError, PresetError, WeightsError: for options, names, a folder without images and custom
             weights, before anything is measured.
-        PictureError: at the end, if something failed.
+        PictureError: at the end, if something failed and `raise_failures` is true.
     """
-    results = measure(candidates, data, out, options, progress=progress, note=note)
-    if results.failures:
-        failures = results.failures if note is None else [f"{len(results.failures)} failed."]
+    options = options or EvaluateOptions()
+    chosen = distinct_candidates(candidates, options)
+    run = open_run(chosen, Path(data), Path(out), options, notify or (lambda sentence: None))
+    for number, candidate in enumerate(chosen):
+        for fraction in run.measure(candidate):
+            if progress is not None:
+                progress((number + fraction) / len(chosen))
+    results = run.results()
+    if results.failures and raise_failures:
+        failures = results.failures if notify is None else [f"{len(results.failures)} failed."]
         rest = f"All other rows are in {out}." if results.rows else "Nothing was measured."
         raise PictureError(f"{' '.join(failures)} {rest}")
     return results
 
 
-def measure(
-    candidates: Sequence[str | Preset | Candidate],
-    data: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    options: EvaluateOptions | None = None,
-    *,
-    progress: Callable[[float], None] | None = None,
-    note: Callable[[str], None] | None = None,
-) -> EvaluationResults:
-    """As `evaluate`, but failures are returned instead of raised at the end."""
-    options = options or EvaluateOptions()
+def open_run(
+    chosen: Sequence[Variant | Candidate],
+    data: Path,
+    out: Path,
+    options: EvaluateOptions,
+    notify: Callable[[str], None],
+) -> EvaluationRun:
+    """Load the metrics, and issue the notices about the choice of candidates. Raises as `evaluate`."""
     images = find_images(data)
-    variants = expand_variants(
-        load_custom_weights(candidates, options.device), options.text, options.layers, options.preferences
-    )
-    if options.task is not None and candidates:
-        variants.append(Variant(LOSSLESS))
-    by_name: dict[str, Variant | Candidate] = {}
-    for variant in variants:
-        by_name.setdefault(variant.name, variant)
-    chosen = list(by_name.values())
-    points = options.points(by_name)
-    notify = note or (lambda sentence: None)
+    qualities_by_candidate = options.qualities_by_candidate([candidate.name for candidate in chosen])
     has_text = any(isinstance(variant, Variant) and variant.text is not None for variant in chosen)
     metrics = MetricSet(
         options.metrics, options.task, data, notify, has_text, options.captions, options.device
     )
-    run = EvaluationRun(Path(data), images, points, metrics, Path(out), options)
+    run = EvaluationRun(data, images, qualities_by_candidate, metrics, out, options)
     if any(isinstance(variant, Variant) and variant.text == "best" for variant in chosen):
-        run.remark(
+        run.notify_once(
             "The best text is an oracle: of the captions of each image, it is the one whose decoded image is "
             f"nearest to the original by {run.texts.best_by.title}."
         )
-    if len(set(options.text)) > 1 and max(map(len, points.values())) == 1:
-        run.remark("The effect of text is a difference between curves: measure at least two qualities.")
-    for number, candidate in enumerate(chosen):
-        for fraction in run.measure(candidate):
-            if progress is not None:
-                progress((number + fraction) / len(chosen))
-    return run.results()
+    if len(set(options.text)) > 1 and max(map(len, qualities_by_candidate.values())) == 1:
+        run.notify_once("The effect of text is a difference between curves: measure at least two qualities.")
+    return run
 
 
 class EvaluationRun:
@@ -153,7 +144,7 @@ class EvaluationRun:
     Args:
         root: the folder of the images.
         images: their paths.
-        points: the qualities of each candidate by its name.
+        qualities_by_candidate: the qualities of each candidate by its name.
         metrics: the loaded metrics.
         out: the CSV file.
         options: of `evaluate`.
@@ -163,14 +154,14 @@ class EvaluationRun:
         self,
         root: Path,
         images: Sequence[Path],
-        points: Mapping[str, Sequence[float]],
+        qualities_by_candidate: Mapping[str, Sequence[float]],
         metrics: MetricSet,
         out: Path,
         options: EvaluateOptions,
     ) -> None:
         resume = options.resume
         self.square = options.square
-        self.root, self.images, self.points, self.metrics = root, images, points, metrics
+        self.root, self.images, self.qualities, self.metrics = root, images, qualities_by_candidate, metrics
         names = [relative_name(path, root) for path in images]
         self.texts = TextKinds(metrics.captions, names, options.best_by)
         self.file = ResultsFile(out, resume, metrics.columns)
@@ -180,13 +171,13 @@ class EvaluationRun:
         self.rows: list[ImageResult] = []
         self.dataset_values: dict[tuple[str, float], dict[str, float | None]] = {}
         self.failures: list[str] = []
-        self.remarks: list[str] = []
+        self.issued: list[str] = []
 
-    def remark(self, sentence: str) -> None:
+    def notify_once(self, sentence: str) -> None:
         """Report a sentence once."""
-        if sentence not in self.remarks:
-            self.remarks.append(sentence)
-            self.metrics.note(sentence)
+        if sentence not in self.issued:
+            self.issued.append(sentence)
+            self.metrics.notify(sentence)
 
     def measure(self, chosen: Variant | Candidate) -> Iterator[float]:
         """Measure one candidate; yields the fraction done after each image."""
@@ -198,8 +189,8 @@ class EvaluationRun:
         if candidate is None:
             yield 1.0
             return
-        known = self._known_rows(candidate)
-        qualities = self.points[candidate.name]
+        known = self._reusable_rows(candidate)
+        qualities = self.qualities[candidate.name]
         total = len(qualities) * len(self.images)
         with tempfile.TemporaryDirectory(prefix="trifocal-") as folder:
             for place, quality in enumerate(qualities):
@@ -210,8 +201,8 @@ class EvaluationRun:
                 for metric in pending:
                     values = self._attempt(f"{candidate.name}, quality {quality:g}", metric.result)
                     self.dataset_values.setdefault((candidate.name, quality), {}).update(values or {})
-                    for sentence in metric.notes():
-                        self.remark(sentence)
+                    for sentence in metric.notices():
+                        self.notify_once(sentence)
                 if pending:
                     self._write_means()
 
@@ -225,12 +216,14 @@ class EvaluationRun:
             write_effects(self.effects_file, effects)
         return EvaluationResults(self.rows, means, effects, self.failures)
 
-    def _known_rows(self, candidate: Candidate | TextCandidate) -> dict[tuple[str, float], ImageResult]:
-        """The rows of this candidate that the file already has with the same weights and all metrics."""
+    def _reusable_rows(self, candidate: Candidate | TextCandidate) -> dict[tuple[str, float], ImageResult]:
+        """The rows of this candidate in the output file that have the same weights and all metrics."""
         rows = [row for row in self.file.rows if row.preset == candidate.name]
         stale = [row for row in rows if row.weights != candidate.weights]
         if stale:
-            self.metrics.note(f"{len(stale)} rows of {candidate.name} are dropped: they have other weights.")
+            self.metrics.notify(
+                f"{len(stale)} rows of {candidate.name} are dropped: they have other weights."
+            )
         partial = [
             row
             for row in rows
@@ -246,7 +239,9 @@ class EvaluationRun:
         quality: float,
         known: Mapping[tuple[str, float], ImageResult],
     ) -> list[DatasetMetric]:
-        """The metrics of the whole set that the old summary lacks for the same images; they are begun."""
+        """The metrics of the whole set that the old summary lacks for the same images. `begin` is called on
+        them.
+        """
         all_known = all((relative_name(path, self.root), quality) in known for path in self.images)
         key = candidate.name, quality, candidate.weights, len(self.images)
         old: Mapping[str, float | None] = next(
@@ -325,7 +320,7 @@ class EvaluationRun:
             sentence = _sentence(error, name)
             if sentence not in self.failures:
                 self.failures.append(sentence)
-                self.remark(sentence)
+                self.notify_once(sentence)
             return None
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trifocal.errors import OptionError
-from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
-from trifocal.evaluation.codecs.variant import TEXT_KINDS, TextKind, check_device
+from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS
+from trifocal.evaluation.candidates.variant import TEXT_KINDS, TextKind, check_device
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS
 from trifocal.evaluation.metrics.per_image import find_metric
 from trifocal.evaluation.tasks.task import Task
@@ -35,7 +35,7 @@ class EvaluateOptions:
         best_by: the metric by which text of the kind "best" is chosen.
         square: the short side to which each image is resized before its centre is cropped to a square, in
             pixels; see `open_image`.
-        layers: "base" measures layered presets by their base layer alone, as preset:base, at base qualities.
+        layers: "base" measures scalable presets by their base layer alone, as preset:base, at base qualities.
         preferences: 0 (people) to 1 (machines). Each preset whose decoder takes one is measured with each, as
             preset:0.5.
         device: of the presets, as torch names it; a CUDA device runs the metrics' networks too.
@@ -84,21 +84,21 @@ class EvaluateOptions:
                 raise OptionError(f"A preference is 0 (people) to 1 (machines), not {preference:g}.")
         check_device(self.device)
 
-    def points(self, names: Iterable[str]) -> dict[str, list[float]]:
+    def qualities_by_candidate(self, names: Iterable[str]) -> dict[str, list[float]]:
         """The qualities of each candidate by its name, rising.
 
         Raises:
             OptionError: if there are no candidates, or none of the qualities is for one of them.
         """
-        points: dict[str, list[float]] = {}
+        qualities: dict[str, list[float]] = {}
         for name in names:
             given = self.qualities.get(name, ()) if isinstance(self.qualities, Mapping) else self.qualities
-            points[name] = [100.0] if name == LOSSLESS else sorted(set(map(float, given)))
-            if not points[name]:
+            qualities[name] = [100.0] if name == LOSSLESS else sorted(set(map(float, given)))
+            if not qualities[name]:
                 raise OptionError(f"Choose at least one quality for {name}.")
-        if not points:
+        if not qualities:
             raise OptionError("Name at least one preset or format to measure.")
-        return points
+        return qualities
 
 
 @dataclass(frozen=True)

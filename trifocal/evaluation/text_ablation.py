@@ -1,8 +1,7 @@
 """Text ablation: the effect of captions, empty text, captions of other images, and no text.
 
 The comparison is paired: the Bjøntegaard difference between two kinds of text on each image's own curves, and
-    the mean
-of these differences over the images with a bootstrap interval.
+the mean of these differences over the images with a bootstrap interval.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.errors import OptionError
-from trifocal.evaluation.codecs.variant import TEXT_KINDS, TextKind, split_text_kind
+from trifocal.evaluation.candidates.variant import TEXT_KINDS, TextKind, split_text_kind
 from trifocal.evaluation.metrics.per_image import Metric, find_metric
 from trifocal.evaluation.report.curves import Curve, bd_metric
 from trifocal.evaluation.report.results_table import ImageResult
@@ -146,7 +145,7 @@ class TextEffect:
 
 
 def paired_difference(
-    rows: Sequence[ImageResult], metric: Metric, a: str, b: str, counted: bool = True
+    rows: Sequence[ImageResult], metric: Metric, a: str, b: str, count_text_bytes: bool = True
 ) -> PairedDifference:
     """How much better `a` is than `b` at equal bytes, image by image.
 
@@ -154,12 +153,12 @@ def paired_difference(
         rows: of at least two qualities for each image.
         metric: what is compared.
         a, b: candidates by their names in tables, such as taco-compact:true.
-        counted: whether stored text counts; otherwise the rate is `textless_bpp`.
+        count_text_bytes: whether stored text counts; otherwise the rate is `textless_bpp`.
 
     Raises:
         MissingExtra: without scipy.
     """
-    ours, theirs = (image_curves(rows, metric, name, counted) for name in (a, b))
+    ours, theirs = (image_curves(rows, metric, name, count_text_bytes) for name in (a, b))
     gains = [bd_metric(theirs[image], ours[image]).value for image in ours if image in theirs]
     known = np.array([gain for gain in gains if gain is not None])
     if len(known) < 2:
@@ -185,13 +184,13 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def image_curves(
-    rows: Iterable[ImageResult], metric: Metric, codec: str, counted: bool = True
+    rows: Iterable[ImageResult], metric: Metric, codec: str, count_text_bytes: bool = True
 ) -> dict[str, Curve]:
     """A codec's curve on each image, on the scale of `Metric.scaled`."""
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         value = row.values.get(metric.column)
-        rate = row.bpp if counted else row.values.get(TEXTLESS_BPP)
+        rate = row.bpp if count_text_bytes else row.values.get(TEXTLESS_BPP)
         if row.preset == codec and value is not None and rate is not None:
             points.setdefault(row.picture, []).append((rate, metric.scaled(value)))
     return {image: Curve.from_points(codec, pairs) for image, pairs in points.items()}

@@ -15,8 +15,8 @@ from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import EncoderDistance, Lpips, MsSsim, Perceptual, find_perceptual
 from trifocal.losses.rate_distortion import (
     LAMBDA_RANGE,
-    balance,
     bits_per_pixel,
+    level_weight,
     mean_squared_error,
     quality_lambda,
     rate_distortion,
@@ -41,7 +41,6 @@ __all__ = [
     "Ssimulacra2",
     "TacoObjective",
     "VisualObjective",
-    "balance",
     "bits_per_pixel",
     "contrastive",
     "cosine_distance",
@@ -50,6 +49,7 @@ __all__ = [
     "frobenius_distance",
     "generator_loss",
     "joint_image_text",
+    "level_weight",
     "mean_squared_error",
     "quality_lambda",
     "rate_distortion",

@@ -49,7 +49,7 @@ class Discriminator(nn.Module):
         self.fuse = spectrally_normalised(nn.Conv2d(8 * width + text_channels, 8 * width, 3, padding=1))
         self.head = spectrally_normalised(nn.Conv2d(8 * width, 1, KERNEL, padding=1))
 
-    def forward(self, x: Tensor, y_hat: Tensor, words: TextEmbedding | None) -> Tensor:
+    def forward(self, x: Tensor, y_hat: Tensor, text: TextEmbedding | None) -> Tensor:
         """x [B, 3, H, W] in 0..1, y_hat [B, H/16, W/16, M], text of B images → logits of patches, [B, H/8 −
         2, W/8 − 2]."""
         latent = F.leaky_relu(self.latent(y_hat.permute(0, 3, 1, 2)), SLOPE)
@@ -57,15 +57,15 @@ class Discriminator(nn.Module):
         hidden = torch.cat([2 * x - 1, latent], dim=1)
         for layer in self.features:
             hidden = F.leaky_relu(layer(hidden), SLOPE)
-        hidden = F.leaky_relu(self.fuse(torch.cat([hidden, self._spread(words, hidden)], dim=1)), SLOPE)
+        hidden = F.leaky_relu(self.fuse(torch.cat([hidden, self._spread(text, hidden)], dim=1)), SLOPE)
         logits: Tensor = self.head(hidden)
         return logits[:, 0]
 
-    def _spread(self, words: TextEmbedding | None, hidden: Tensor) -> Tensor:
+    def _spread(self, text: TextEmbedding | None, hidden: Tensor) -> Tensor:
         """The pooled text embedding at every position, [B, D, h, w]."""
-        if words is None:
+        if text is None:
             return hidden.new_zeros(len(hidden), self.text_channels, *hidden.shape[2:])
-        return words.pooled.to(hidden)[:, :, None, None].expand(-1, -1, *hidden.shape[2:])
+        return text.pooled.to(hidden)[:, :, None, None].expand(-1, -1, *hidden.shape[2:])
 
 
 def spectrally_normalised(layer: nn.Conv2d) -> nn.Module:
@@ -99,7 +99,7 @@ def discriminator_loss(
     x: Tensor,
     x_hat: Tensor,
     y_hat: Tensor,
-    words: TextEmbedding | None,
+    text: TextEmbedding | None,
     game: Game = "bce",
 ) -> Tensor:
     """The loss of the discriminator, a scalar: real + (fake + mismatched) / 2, or real + fake without text.
@@ -112,12 +112,12 @@ def discriminator_loss(
         discriminator: a `Discriminator`.
         x, x_hat: real and decoded images, [B, 3, H, W].
         y_hat: their latents, [B, h, w, M].
-        words: their text embeddings, or None.
+        text: their text embeddings, or None.
         game: "bce" or "hinge".
     """
     x_hat, y_hat = x_hat.detach(), y_hat.detach()
-    images, latents, texts = [x, x_hat], [y_hat, y_hat], [words, words]
-    others = None if words is None else words.rolled()
+    images, latents, texts = [x, x_hat], [y_hat, y_hat], [text, text]
+    others = None if text is None else text.rolled()
     if others is not None:
         images, latents, texts = [*images, x], [*latents, y_hat], [*texts, others]
     logits = discriminator(torch.cat(images), torch.cat(latents), concatenate(texts)).chunk(len(images))
@@ -125,9 +125,9 @@ def discriminator_loss(
         classification_loss(logits[0], True, game).mean(),
         classification_loss(logits[1], False, game).mean(),
     )
-    if words is None or others is None:
+    if text is None or others is None:
         return real + fake
-    differ = (words.pooled != others.pooled).any(1)
+    differ = (text.pooled != others.pooled).any(1)
     if not differ.any():
         return real + fake
     mismatched = classification_loss(logits[2], False, game)[differ].mean()
@@ -136,7 +136,7 @@ def discriminator_loss(
 
 def concatenate(texts: list[TextEmbedding | None]) -> TextEmbedding | None:
     """The text embeddings of several batches as those of one; None if there are none."""
-    there = [words for words in texts if words is not None]
+    there = [text for text in texts if text is not None]
     if not there:
         return None
     return TextEmbedding(

@@ -19,7 +19,7 @@ from torchvision.ops import box_iou, remove_small_boxes
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import crop_features, pad_image
 from trifocal.detection.two_stage import first_stage_objectness, propose, second_stage_outputs, to_image_list
-from trifocal.losses.detection import Target, anchor_errors, excess_cross_entropy
+from trifocal.losses.detection import Target, excess_cross_entropy, grid_point_errors
 from trifocal.losses.rate_distortion import quality_lambda
 
 __all__ = [
@@ -44,8 +44,8 @@ TERM_WEIGHTS = {
 }
 CLASS_CROSS_ENTROPY = "class_cross_entropy"  # the paper's L_BCE; its weight is 0 by default
 PROPOSALS = 64  # per image
-LEAST_SIDE = 1.0  # of a proposal, in pixels
-LEAST_IOU = 0.5  # of a proposal and the object that is its target
+MIN_SIDE = 1.0  # of a proposal, in pixels
+MIN_IOU = 0.5  # of a proposal and the object that is its target
 CONFIDENT = 0.05  # objectness from which an anchor counts in the mean
 
 
@@ -72,13 +72,13 @@ class DetectorReference:
         self.x, self.network, self.rest = x, detector.network, detector.backbone.rest
         self.images = to_image_list(x)
         with torch.no_grad():
-            h = detector.front(pad_image(x))
-            self.stages = self.rest.stages(
+            h = detector.stem_features(pad_image(x))
+            self.stages = self.rest.backbone_features(
                 crop_features(h, detector.backbone.stride, (x.shape[2], x.shape[3]))
             )
-            self.pyramid = self.rest.levels(self.stages)
+            self.pyramid = self.rest.pyramid_levels(self.stages)
             proposed = propose(self.network, self.images, self.pyramid)
-            kept = [remove_small_boxes(own, LEAST_SIDE)[:PROPOSALS] for own in proposed.chosen]
+            kept = [remove_small_boxes(own, MIN_SIDE)[:PROPOSALS] for own in proposed.chosen]
             chosen, places = (
                 [p[k] for p, k in zip(part, kept)] for part in (proposed.chosen, proposed.indices)
             )
@@ -86,7 +86,7 @@ class DetectorReference:
             self.scores, _ = second_stage_outputs(self.network, self.pyramid, self.proposed, self.images)
 
     def terms(
-        self, h_hat: Tensor, first: Tensor, targets: Sequence[Target] | None = None
+        self, h_hat: Tensor, preview: Tensor, targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor]:
         """The terms "features", "stages", "pyramid", "classes" (KL), "class_cross_entropy" (L_BCE as the
         paper describes it), "objectness" (BCE), "picture" (of the preview) and "boxes" of each image, [B];
@@ -94,12 +94,12 @@ class DetectorReference:
 
         Args:
             h_hat: decoded features, [B, h, w, C].
-            first: base previews, [B, 3, H, W].
+            preview: base previews, [B, 3, H, W].
             targets: the objects, with the detector's labels; without them there are no terms "boxes" and
                 "class_cross_entropy".
         """
-        stages = self.rest.stages(h_hat)
-        pyramid = self.rest.levels(stages)
+        stages = self.rest.backbone_features(h_hat)
+        pyramid = self.rest.pyramid_levels(stages)
         objectness, dense = first_stage_objectness(self.network, pyramid)
         scores, moved = second_stage_outputs(
             self.network, pyramid, replace(self.proposed, dense=dense), self.images
@@ -117,7 +117,7 @@ class DetectorReference:
             "pyramid": torch.stack(pyramid_errors).mean(0),
             "classes": means(divergence, counts),
             "objectness": objectness_error(objectness, self.proposed.objectness),
-            "picture": (first - self.x).square().mean(dim=(1, 2, 3)),
+            "picture": (preview - self.x).square().mean(dim=(1, 2, 3)),
         }
         if targets is not None:
             coder, chosen = self.network.roi_heads.box_coder, self.proposed.chosen
@@ -129,7 +129,7 @@ class DetectorReference:
             terms[CLASS_CROSS_ENTROPY] = torch.stack(class_errors)
         known = self.proposed.dense
         if dense is not None and known is not None:
-            errors, there = anchor_errors(dense.classes, dense.bins, known.classes, known.bins)
+            errors, there = grid_point_errors(dense.classes, dense.bins, known.classes, known.bins)
             terms["places"] = errors.sum(1) / there.sum(1).mean().clamp(min=1.0)
         return terms
 
@@ -174,7 +174,7 @@ def class_cross_entropy(scores: Tensor, proposals: Tensor, target: Target, each:
     labels = torch.zeros(len(proposals), dtype=torch.int64, device=scores.device)
     if len(target.boxes):
         overlap, nearest = box_iou(proposals, target.boxes).max(dim=1)
-        labels = torch.where(overlap >= LEAST_IOU, target.labels[nearest], labels)
+        labels = torch.where(overlap >= MIN_IOU, target.labels[nearest], labels)
     if not each:
         return F.cross_entropy(scores.float(), labels)
     wanted = F.one_hot(labels, scores.shape[1] + 1)[:, 1:].to(scores)
@@ -187,7 +187,7 @@ def box_error(coder: Any, moved: Tensor, proposals: Tensor, target: Target) -> T
     if not len(target.boxes) or not len(proposals):
         return moved.new_zeros(())
     overlap, nearest = box_iou(proposals, target.boxes).max(dim=1)
-    there = torch.nonzero(overlap >= LEAST_IOU)[:, 0]
+    there = torch.nonzero(overlap >= MIN_IOU)[:, 0]
     if not len(there):
         return moved.new_zeros(())
     nearest = nearest[there]

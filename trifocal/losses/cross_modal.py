@@ -79,22 +79,22 @@ class CrossModalObjective(Objective):
             ),
         }
 
-    def partners(self) -> dict[str, nn.Module]:
+    def auxiliary_networks(self) -> dict[str, nn.Module]:
         """The discriminator, in the second stage."""
         return {} if self.discriminator is None else {"discriminator": self.discriminator}
 
-    def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         """The codec's loss, and in the second stage the discriminator's. The batch may have no text."""
         output = codec(batch.x, batch.level, batch.condition if self.generator_text else None)
-        words = batch.condition.text if self.discriminator_text and batch.condition else None
+        text = batch.condition.text if self.discriminator_text and batch.condition else None
         loss = self.rate_and_distortion(output, batch, step)
         if self.discriminator is None:
             yield "codec", loss.mean()
             return
-        adversary = self.adversarial_loss(self.discriminator, output, words)
+        adversary = self.adversarial_loss(self.discriminator, output, text)
         self.keep_terms(adversary=adversary)
         yield "codec", (loss + self.adversary_weight * adversary).mean()
-        own = discriminator_loss(self.discriminator, batch.x, output.x_hat, output.y_hat, words, self.game)
+        own = discriminator_loss(self.discriminator, batch.x, output.x_hat, output.y_hat, text, self.game)
         self.keep_terms(discriminator=own)
         yield "discriminator", own
 
@@ -111,7 +111,7 @@ class CrossModalObjective(Objective):
         )
 
     def adversarial_loss(
-        self, discriminator: Discriminator, output: Output, words: TextEmbedding | None
+        self, discriminator: Discriminator, output: Output, text: TextEmbedding | None
     ) -> Tensor:
         """The adversarial loss of the codec, [B].
 
@@ -119,7 +119,7 @@ class CrossModalObjective(Objective):
         conditions the discriminator.
         """
         discriminator.requires_grad_(False)
-        logits = discriminator(output.x_hat, output.y_hat.detach(), words)
+        logits = discriminator(output.x_hat, output.y_hat.detach(), text)
         discriminator.requires_grad_(True)
         return generator_loss(logits, self.game)
 
@@ -154,7 +154,7 @@ class PerceptualObjective(Objective):
         """The perceptual distance of images decoded without text."""
         return {"distance": self.perceptual(output.x_hat, x)}
 
-    def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, batch.condition)
         perceptual = self.perceptual(output.x_hat, batch.x)
         cost = self.rate_and_error(output, batch)

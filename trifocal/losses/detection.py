@@ -1,8 +1,9 @@
 """Losses of the bundled detector: boxes, and the soft class scores of a teacher.
 
-scores: class scores of each anchor; the target is the IoU of its box (Li et al. 2020, "Generalized focal
+scores: class scores of each grid point; the target is the IoU of its box (Li et al. 2020, "Generalized focal
     loss"), mixed with the teacher's scores
-boxes:  generalised IoU of the anchors that are assigned to an object (Feng et al. 2021, "TOOD", section 3.3)
+boxes:  generalised IoU of the grid points that are assigned to an object (Feng et al. 2021, "TOOD", section
+3.3)
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ from torchvision.ops import box_area, box_iou, generalized_box_iou_loss
 from trifocal.detection.proposals import BINS, DensePredictions
 
 TEACHER_SHARE = 0.5  # of the target of a class score, in images with boxes
-ANCHORS, IOU_POWER = 10, 6.0  # anchors per object; TOOD's alignment metric is score · IoU^IOU_POWER
+POINTS_PER_OBJECT, IOU_POWER = (
+    10,
+    6.0,
+)  # grid points per object; TOOD's alignment metric is score · IoU^IOU_POWER
 
 
 @dataclass(frozen=True)
@@ -58,25 +62,25 @@ class Target:
 
 
 def detection_losses(
-    first: DensePredictions, targets: Sequence[Target], maps: Tensor | None = None
+    dense: DensePredictions, targets: Sequence[Target], maps: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The scalar terms "scores" and "boxes".
 
-    The target of a class score is the IoU of the anchor's box and the object that it is assigned to, and 0
-    elsewhere. With a teacher it is the mean of that and the teacher's score, or the teacher's score alone for
-    uncertain targets.
+    The target of a class score is the IoU of the grid point's box and the object that it is assigned to, and
+    0 elsewhere. With a teacher it is the mean of that and the teacher's score, or the teacher's score alone
+    for uncertain targets.
 
     Args:
-        first: outputs of the detector for B images.
+        dense: outputs of the detector for B images.
         targets: their objects.
-        maps: the teacher's class scores at each anchor, [B, A, K], or None.
+        maps: the teacher's class scores at each grid point, [B, A, K], or None.
     """
-    wanted = torch.zeros_like(first.classes)
+    wanted = torch.zeros_like(dense.classes)
     found, true = [], []
     for number, target in enumerate(targets):
-        sure = first.classes[number].detach().sigmoid()
-        there, whose = assign_anchors(target, sure, first.boxes[number].detach(), first.points)
-        found.append(first.boxes[number, there])
+        sure = dense.classes[number].detach().sigmoid()
+        there, whose = assign_grid_points(target, sure, dense.boxes[number].detach(), dense.points)
+        found.append(dense.boxes[number, there])
         true.append(target.boxes[whose])
         wanted[number, there, target.labels[whose] - 1] = paired_iou(found[-1].detach(), true[-1])
         if maps is not None:
@@ -85,25 +89,26 @@ def detection_losses(
             )
     all_found, all_true = torch.cat(found), torch.cat(true)
     return {
-        "scores": quality_focal_loss(first.classes, wanted) / max(1, len(all_true)),
+        "scores": quality_focal_loss(dense.classes, wanted) / max(1, len(all_true)),
         "boxes": box_loss(all_found, all_true),
     }
 
 
-def assign_anchors(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Assign anchors to objects: of the anchors inside an object's box the ANCHORS with the best alignment of
+def assign_grid_points(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Assign grid points to objects: of the grid points inside an object's box the POINTS_PER_OBJECT with the
+    best alignment of
     score and IoU.
 
-    An anchor that is chosen for several objects is assigned to the one with the largest IoU.
+    A grid point that is chosen for several objects is assigned to the one with the largest IoU.
 
     Args:
         target: the objects of an image.
         sure: class scores, 0..1, [A, K].
         boxes: predicted boxes, [A, 4].
-        places: x, y and stride of the anchors, [A, 3].
+        places: x, y and stride of the grid points, [A, 3].
 
     Returns:
-        Indices of anchors, and of the objects that they are assigned to, [N] each.
+        Indices of grid points, and of the objects that they are assigned to, [N] each.
     """
     if not len(target.boxes):
         nowhere = torch.zeros(0, dtype=torch.int64, device=boxes.device)
@@ -113,7 +118,7 @@ def assign_anchors(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) 
     inside = (x > left) & (x < right) & (y > top) & (y < bottom)
     overlap = box_iou(target.boxes, boxes)
     suits = sure.T[target.labels - 1] * overlap**IOU_POWER * inside
-    best, where = suits.topk(min(ANCHORS, len(boxes)), dim=1)
+    best, where = suits.topk(min(POINTS_PER_OBJECT, len(boxes)), dim=1)
     taken = torch.zeros_like(overlap).scatter_(1, where, overlap.gather(1, where) * (best > 0))
     fit, whose = taken.max(0)
     there = torch.nonzero(fit > 0)[:, 0]
@@ -121,7 +126,7 @@ def assign_anchors(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) 
 
 
 def teacher_score_maps(seen: Sequence[TeacherDetections], pyramid: dict[str, Tensor]) -> Tensor:
-    """The teacher's class scores at each anchor of all pyramid levels, [B, A, K]."""
+    """The teacher's class scores at each grid point of all pyramid levels, [B, A, K]."""
     levels = zip(zip(*(s.maps for s in seen), strict=True), pyramid.values(), strict=True)
     return torch.cat([resized(maps, level).flatten(2).transpose(1, 2) for maps, level in levels], 1)
 
@@ -159,23 +164,23 @@ def excess_cross_entropy(logits: Tensor, p: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, p, reduction="none") - entropy(p)
 
 
-def anchor_errors(
-    scores: Tensor, bins: Tensor, true_scores: Tensor, true_bins: Tensor
+def grid_point_errors(
+    scores: Tensor, bins: Tensor, teacher_scores: Tensor, teacher_bins: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The errors of a detector's outputs at anchors against a teacher's.
+    """The errors of a detector's outputs at grid points against a teacher's.
 
     Args:
-        scores, true_scores: class logits, [..., K].
-        bins, true_bins: logits of the distributions of the four box distances, [..., 4·BINS].
+        scores, teacher_scores: class logits, [..., K].
+        bins, teacher_bins: logits of the distributions of the four box distances, [..., 4·BINS].
 
     Returns:
         Cross-entropy of the classes above its minimum + confidence · divergence of the distances, [...]; and
         the confidence, the teacher's largest class score, [...].
     """
-    p = true_scores.sigmoid()
+    p = teacher_scores.sigmoid()
     sure = p.amax(-1)
     classes = excess_cross_entropy(scores, p).sum(-1)
-    own, true = (part.unflatten(-1, (4, BINS)).log_softmax(-1) for part in (bins, true_bins))
+    own, true = (part.unflatten(-1, (4, BINS)).log_softmax(-1) for part in (bins, teacher_bins))
     distances = F.kl_div(own, true, reduction="none", log_target=True).sum(-1).mean(-1)
     return classes + sure * distances, sure
 

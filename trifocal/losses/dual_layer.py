@@ -8,11 +8,11 @@ from torch.nn.functional import normalize
 from trifocal.losses.image_text import squared_distance
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import as_perceptual
-from trifocal.losses.rate_distortion import balance, bits_per_pixel, quality_lambda
+from trifocal.losses.rate_distortion import bits_per_pixel, level_weight, quality_lambda
 from trifocal.losses.taco import image_embedder
 from trifocal.types import Batch
 
-LAMBDAS = (2.0, 0.01)
+RATE_LAMBDAS = (2.0, 0.01)
 MSE_WEIGHT = 150.0
 
 
@@ -29,7 +29,7 @@ class DualLayerObjective(Objective):
     * The scale of the MSE: 0..1, with a weight of 150 for LPIPS's 1, which is MS-ILLM's ratio, and about
       HiFiC's (152).
     * The network of LPIPS, "typically AlexNet". Where LPIPS is not available, `EncoderDistance` replaces it,
-      and `notes` returns a notice.
+      and `notices` returns a notice.
     * The norm of CLIP's vectors: they are normalised, so their squared distance is in 0..4, close to the
       range of LPIPS.
 
@@ -50,7 +50,7 @@ class DualLayerObjective(Objective):
         tower: str = "openai/clip-vit-base-patch32",
         perceptual: nn.Module | str | None = None,
         images: nn.Module | None = None,
-        lambdas: tuple[float, float] = LAMBDAS,
+        lambdas: tuple[float, float] = RATE_LAMBDAS,
         mse_weight: float = MSE_WEIGHT,
         perceptual_weight: float = 1.0,
         image_weight: float = 1.0,
@@ -62,19 +62,19 @@ class DualLayerObjective(Objective):
         self.perceptual_weight = perceptual_weight
         self.image_weight = image_weight
 
-    def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, batch.condition)
         x_hat = output.x_hat.float()
         error = (x_hat - batch.x).square().flatten(1).mean(1)
         perceptual = self.perceptual(x_hat, batch.x)
         image = squared_distance(self._embed(x_hat), self._embed(batch.x))
         distortion = self.mse_weight * error + self.perceptual_weight * perceptual + self.image_weight * image
-        trade = 1 / quality_lambda(batch.level, self.lambdas)
+        distortion_weight = 1 / quality_lambda(batch.level, self.lambdas)
         bpp = bits_per_pixel(output, batch.x)
         self.keep_terms(bpp=bpp, mse=255**2 * error, perceptual=perceptual, image=image)
-        each = bpp + trade * distortion
+        each = bpp + distortion_weight * distortion
         low, high = self.lambdas
-        yield "codec", (each * balance(batch.level, limits=(1 / low, 1 / high))).mean()
+        yield "codec", (each * level_weight(batch.level, limits=(1 / low, 1 / high))).mean()
 
     def _embed(self, x: Tensor) -> Tensor:
         """Normalised embeddings of images, [B, D]."""

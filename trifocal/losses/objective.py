@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from trifocal.losses.rate_distortion import (
     LAMBDA_RANGE,
-    balance,
     bits_per_pixel,
+    level_weight,
     mean_squared_error,
     quality_lambda,
 )
@@ -15,7 +15,8 @@ from trifocal.types import Batch, Output
 
 
 class Objective(nn.Module):
-    """bpp + λ(level) · MSE, with all quality levels weighted equally. A method's objective overrides `turns`.
+    """bpp + λ(level) · MSE, with all quality levels weighted equally. A method's objective overrides
+    `losses`.
 
     An objective may own networks. Frozen ones, such as LPIPS, have no gradient. Those that are trained beside
     the codec, such as a discriminator, are its partners, each with an optimiser of its own.
@@ -36,7 +37,7 @@ class Objective(nn.Module):
         """Add to `terms`: the mean of each."""
         self.terms |= {name: term.detach().float().mean() for name, term in terms.items()}
 
-    def partners(self) -> dict[str, nn.Module]:
+    def auxiliary_networks(self) -> dict[str, nn.Module]:
         """Networks that are trained beside the codec, by the name of their turn; none here."""
         return {}
 
@@ -47,10 +48,10 @@ class Objective(nn.Module):
             name: title for name, title in titles.items() if title
         }
 
-    def notes(self) -> list[str]:
+    def notices(self) -> list[str]:
         """Notices for the user before a run: which network replaces another, and why."""
-        said = [getattr(part, "note", "") for part in self.children()]
-        return [note for note in said if note]
+        notices = [getattr(part, "notice", "") for part in self.children()]
+        return [notice for notice in notices if notice]
 
     def held_out_metrics(
         self, codec: nn.Module, x: Tensor, level: Tensor, output: Output
@@ -65,7 +66,7 @@ class Objective(nn.Module):
         """
         return {}
 
-    def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         """The losses of one step: the part that is updated ("codec" or the name of a partner), and the loss,
         a scalar.
 
@@ -85,4 +86,4 @@ class Objective(nn.Module):
         bpp, error = bits_per_pixel(output, batch.x), mean_squared_error(output.x_hat, batch.x)
         self.keep_terms(bpp=bpp, mse=error)
         cost = bpp + quality_lambda(batch.level, self.lambdas) * error
-        return cost * balance(batch.level, limits=self.lambdas)
+        return cost * level_weight(batch.level, limits=self.lambdas)

@@ -23,11 +23,11 @@ class Perceptual(nn.Module):
 
     Attributes:
         title: for the record of a run.
-        note: a notice before a run, if it replaces another distance; else "".
+        notice: a notice before a run, if it replaces another distance; else "".
     """
 
     title: str
-    note: str = ""
+    notice: str = ""
 
 
 class Lpips(Perceptual):
@@ -75,8 +75,8 @@ class EncoderDistance(Perceptual):
     each position of each stage, averaged over positions and stages (LPIPS sums over stages).
 
     Args:
-        tower: an image encoder; None is the bundled one. A copy of it is used.
-        note: see `Perceptual`.
+        encoder: an image encoder; None is the bundled one. A copy of it is used.
+        notice: see `Perceptual`.
 
     Raises:
         WeightsError: if the bundled weights are missing or damaged.
@@ -84,10 +84,10 @@ class EncoderDistance(Perceptual):
 
     title = "distance in the bundled image encoder"
 
-    def __init__(self, tower: ImageEncoder | None = None, note: str = "") -> None:
+    def __init__(self, encoder: ImageEncoder | None = None, notice: str = "") -> None:
         super().__init__()
-        self.tower = copy.deepcopy(tower or load_image_encoder()).requires_grad_(False).eval()
-        self.note = note
+        self.encoder = copy.deepcopy(encoder or load_image_encoder()).requires_grad_(False).eval()
+        self.notice = notice
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         distances = [
@@ -96,7 +96,7 @@ class EncoderDistance(Perceptual):
             .sum(-1)
             .flatten(1)
             .mean(1)
-            for a, b in zip(self.tower(x_hat.float()).stages, self.tower(x).stages)
+            for a, b in zip(self.encoder(x_hat.float()).feature_maps, self.encoder(x).feature_maps)
         ]
         return torch.stack(distances).mean(0)
 
@@ -145,7 +145,7 @@ def as_perceptual(perceptual: nn.Module | str | None) -> nn.Module:
 
 
 def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
-    """The preferred distance, or `EncoderDistance`, with a `note`, if it is not available.
+    """The preferred distance, or `EncoderDistance`, with a `notice`, if it is not available.
 
     `EncoderDistance` is not rescaled to the range of LPIPS, so weights published for LPIPS have another
     effect.
@@ -170,4 +170,4 @@ def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
     try:
         return Lpips("vgg" if prefer == "lpips-vgg" else "alex", scaled=prefer != "lpips-unscaled")
     except (MissingExtra, WeightsError) as error:
-        return EncoderDistance(note=f"{error} The {EncoderDistance.title} replaces it.")
+        return EncoderDistance(notice=f"{error} The {EncoderDistance.title} replaces it.")

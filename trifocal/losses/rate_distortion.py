@@ -31,7 +31,7 @@ def rate_distortion(output: Output, x: Tensor, level: Tensor) -> Tensor:
     return bits_per_pixel(output, x) + quality_lambda(level) * mean_squared_error(output.x_hat, x)
 
 
-def balance(level: Tensor, exponent: float = 0.45, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:
+def level_weight(level: Tensor, exponent: float = 0.45, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:
     """λ^−exponent, normalised to 1 at the middle level, [B] → [B].
 
     The rate–distortion cost grows about as λ^exponent, so this weight makes all quality levels count equally.

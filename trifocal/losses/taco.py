@@ -9,27 +9,27 @@ from trifocal.detection.image_encoder import ImageEncoder, load_image_encoder
 from trifocal.losses.image_text import joint_image_text
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import as_perceptual
-from trifocal.losses.rate_distortion import balance, bits_per_pixel, mean_squared_error, quality_lambda
+from trifocal.losses.rate_distortion import bits_per_pixel, level_weight, mean_squared_error, quality_lambda
 from trifocal.types import Batch
 
-LAMBDAS = (0.0004, 0.016)
+DISTORTION_LAMBDAS = (0.0004, 0.016)
 
 
 class CompactImageEmbedder(nn.Module):
     """Image embeddings in the space of the bundled text encoder: [B, 3, H, W] in 0..1 → [B, D].
 
     Args:
-        tower: an image encoder; None is the bundled one. A copy of it is used, and never trained.
+        encoder: an image encoder; None is the bundled one. A copy of it is used, and never trained.
     """
 
     title = "the bundled image encoder"
 
-    def __init__(self, tower: ImageEncoder | None = None) -> None:
+    def __init__(self, encoder: ImageEncoder | None = None) -> None:
         super().__init__()
-        self.tower = copy.deepcopy(tower or load_image_encoder()).requires_grad_(False).eval()
+        self.encoder = copy.deepcopy(encoder or load_image_encoder()).requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled: Tensor = self.tower(x).pooled
+        pooled: Tensor = self.encoder(x).pooled
         return pooled
 
 
@@ -43,10 +43,11 @@ class TacoObjective(Objective):
     * The paper trains one model per rate. Its code has one λ, 0.0004, with one k_P and one k_J; those of the
       other rates are not published. Here one model covers all rates: λ is log-spaced from 0.0004, taken as
       that of the lowest rate, over a factor of 40, and k_P and k_J are constant. The quality levels are
-      balanced as in `losses.balance`, except in the joint loss, which is a scalar of the batch.
+      balanced as in `losses.level_weight`, except in the joint loss, which is a scalar of the batch.
     * The code feeds LPIPS inputs in 0..1, and the preset's recipe does so too ("lpips-unscaled"). Without
       that argument they are in −1..1, as in the training of LPIPS.
-    * Where LPIPS is not available, `EncoderDistance` replaces it with the same k_P; `notes` returns a notice,
+    * Where LPIPS is not available, `EncoderDistance` replaces it with the same k_P; `notices` returns a
+    notice,
       and `description` records it.
     * As in the code, two images of a batch with the same text are negatives of each other.
 
@@ -69,7 +70,7 @@ class TacoObjective(Objective):
         tower: str = "openai/clip-vit-base-patch32",
         perceptual: nn.Module | str | None = None,
         images: nn.Module | None = None,
-        lambdas: tuple[float, float] = LAMBDAS,
+        lambdas: tuple[float, float] = DISTORTION_LAMBDAS,
         perceptual_weight: float = 3.50,
         joint_weight: float = 0.0025,
         image_weight: float = 40.0,
@@ -81,19 +82,19 @@ class TacoObjective(Objective):
         self.joint_weight = joint_weight
         self.image_weight = image_weight
 
-    def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         """The loss of the codec; for a batch without text the joint loss has only its image term."""
-        words = None if batch.condition is None else batch.condition.text
+        text = None if batch.condition is None else batch.condition.text
         output = codec(batch.x, batch.level, batch.condition)
-        trade = quality_lambda(batch.level, self.lambdas)
+        distortion_weight = quality_lambda(batch.level, self.lambdas)
         bpp, error = bits_per_pixel(output, batch.x), mean_squared_error(output.x_hat, batch.x)
         perceptual = self.perceptual(output.x_hat, batch.x)
-        each = bpp + trade * error + self.perceptual_weight * perceptual
-        balanced = each * balance(batch.level, limits=self.lambdas)
+        each = bpp + distortion_weight * error + self.perceptual_weight * perceptual
+        balanced = each * level_weight(batch.level, limits=self.lambdas)
         joint = joint_image_text(
             self.images(output.x_hat.float()),
             self.images(batch.x),
-            None if words is None else words.pooled,
+            None if text is None else text.pooled,
             self.image_weight,
         )
         self.keep_terms(bpp=bpp, mse=error, perceptual=perceptual, joint=joint)
@@ -108,11 +109,11 @@ class TacoObjective(Objective):
         }
 
 
-def image_embedder(tower: str) -> nn.Module:
+def image_embedder(text_encoder: str) -> nn.Module:
     """The image encoder that belongs to a text encoder. Raises MissingExtra or WeightsError."""
-    if tower == "compact":
+    if text_encoder == "compact":
         return CompactImageEmbedder()
 
     from trifocal.text.clip import ClipImageEncoder
 
-    return ClipImageEncoder(tower)
+    return ClipImageEncoder(text_encoder)

@@ -11,7 +11,7 @@ from trifocal.errors import OptionError
 from trifocal.losses.multi_scale_clip import SIDE, MultiScaleClip, box_masks
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import EncoderDistance, Perceptual
-from trifocal.losses.rate_distortion import balance, bits_per_pixel, mean_squared_error, quality_lambda
+from trifocal.losses.rate_distortion import bits_per_pixel, level_weight, mean_squared_error, quality_lambda
 from trifocal.losses.taco import image_embedder
 from trifocal.types import Batch, Condition, Output
 
@@ -26,7 +26,7 @@ __all__ = [
     "second_stage",
 ]
 
-LAMBDAS = (0.0018, 0.0483)
+DISTORTION_LAMBDAS = (0.0018, 0.0483)
 MASK_RCNN = "maskrcnn_resnet50_fpn"
 BOXES, NO_OBJECTS = "boxes", "none"
 
@@ -61,7 +61,8 @@ class PreferenceObjective(Objective):
     Differences from the paper and its code, and what they leave open:
 
     * The paper trains one model for each of four rates, and its code has one λ. Here λ is log-spaced over
-      the quality levels, with the range of MLIC++'s models, and they are balanced as in `losses.balance`.
+      the quality levels, with the range of MLIC++'s models, and they are balanced as in
+      `losses.level_weight`.
     * The paper alternates between both preferences in halves of an epoch; its code draws one for each image,
       as here. A batch with a single preference has no loss for the other.
     * Objects come from torchvision's Mask R-CNN, run on the original crop, or from the boxes of the data; in
@@ -95,7 +96,7 @@ class PreferenceObjective(Objective):
         images: nn.Module | None = None,
         objects: str = MASK_RCNN,
         segmenter: nn.Module | None = None,
-        lambdas: tuple[float, float] = LAMBDAS,
+        lambdas: tuple[float, float] = DISTORTION_LAMBDAS,
         continuous: bool = False,
         local_side: int = SIDE,
         most_objects: int = 8,
@@ -128,7 +129,7 @@ class PreferenceObjective(Objective):
         latter."""
         return machine_metrics(self.clip.whole, codec, x, level, output)
 
-    def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         preference = torch.rand(len(batch.x), device=batch.x.device)
         preference = preference if self.continuous else preference.round()
         output = codec(batch.x, batch.level, Condition(preference=preference))
@@ -142,7 +143,7 @@ class PreferenceObjective(Objective):
         )
         if self.rate:
             each = each + bpp
-        yield "codec", (each * balance(batch.level, limits=self.lambdas)).mean()
+        yield "codec", (each * level_weight(batch.level, limits=self.lambdas)).mean()
 
     def _clip_distance(self, x_hat: Tensor, batch: Batch, chosen: Tensor) -> Tensor:
         """MS-CLIP of the chosen images, [B], and 0 for the others."""
@@ -214,11 +215,15 @@ class UgIcmObjective(Objective):
         people."""
         return machine_metrics(self.perceptual, codec, x, level, output)
 
-    def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, for_machines(batch.x))
         perceptual = self.perceptual(output.x_hat, batch.x)
         self.keep_terms(mse=mean_squared_error(output.x_hat, batch.x), perceptual=perceptual)
-        error = quality_lambda(batch.level) * mean_squared_error(output.x_hat, batch.x) * balance(batch.level)
+        error = (
+            quality_lambda(batch.level)
+            * mean_squared_error(output.x_hat, batch.x)
+            * level_weight(batch.level)
+        )
         yield (
             "codec",
             (self.error_weight * error + self.perceptual_weight * perceptual).mean(),

@@ -15,8 +15,8 @@ from trifocal.losses.cvvdp import Cvvdp
 from trifocal.losses.objective import Objective
 from trifocal.losses.rate_distortion import (
     LAMBDA_RANGE,
-    balance,
     bits_per_pixel,
+    level_weight,
     mean_squared_error,
     quality_lambda,
 )
@@ -25,8 +25,8 @@ from trifocal.types import Batch, Output
 
 __all__ = ["VisualObjective"]
 
-SSIMULACRA2_RATE = 11.0  # squared error per unit of S
-CVVDP_RATE = 95.0  # squared error per JOD
+MSE_PER_SSIMULACRA2 = 11.0  # squared error per unit of S
+MSE_PER_JOD = 95.0  # squared error per JOD
 
 
 class VisualObjective(Objective):
@@ -49,8 +49,8 @@ class VisualObjective(Objective):
         error_weight: float = 0.25,
         ssimulacra2_weight: float = 0.375,
         cvvdp_weight: float = 0.375,
-        ssimulacra2_rate: float = SSIMULACRA2_RATE,
-        cvvdp_rate: float = CVVDP_RATE,
+        ssimulacra2_rate: float = MSE_PER_SSIMULACRA2,
+        cvvdp_rate: float = MSE_PER_JOD,
         cvvdp_share: float = 0.5,
         lambdas: tuple[float, float] = LAMBDA_RANGE,
     ) -> None:
@@ -64,7 +64,7 @@ class VisualObjective(Objective):
         self.cvvdp_rate = cvvdp_rate
         self.cvvdp_share = cvvdp_share
 
-    def turns(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, batch.condition)
         distortion = self.distortion(output, batch.x, self.cvvdp_share)
         yield "codec", self.weighted(output, batch.x, batch.level, distortion).mean()
@@ -95,7 +95,7 @@ class VisualObjective(Objective):
         bpp = bits_per_pixel(output, x)
         self.keep_terms(bpp=bpp)
         cost = bpp + quality_lambda(level, self.lambdas) * distortion
-        return cost * balance(level, limits=self.lambdas)
+        return cost * level_weight(level, limits=self.lambdas)
 
     def held_out_metrics(
         self, codec: nn.Module, x: Tensor, level: Tensor, output: Output

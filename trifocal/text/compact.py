@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from trifocal.text.byte_pairs import BytePairTokenizer
 from trifocal.text.tokens import LENGTH, load_tokenizer, notices, token_ids
 from trifocal.types import TextEmbedding
-from trifocal.weights import FOLDER, load_part
+from trifocal.weights import WEIGHTS_FOLDER, load_part
 
-WEIGHTS = FOLDER / "towers.safetensors"
+WEIGHTS = WEIGHTS_FOLDER / "towers.safetensors"
 
 
 class TextTransformer(nn.Module):

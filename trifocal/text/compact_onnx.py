@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trifocal.graphs.session import Graphs
 from trifocal.text.tokens import LENGTH, load_tokenizer, notices, token_ids
 from trifocal.types import TextEmbedding
-from trifocal.weights import FOLDER, read_arrays
+from trifocal.weights import WEIGHTS_FOLDER, read_arrays
 
 __all__ = ["CompactOnnxTextEncoder", "load_compact_onnx", "load_graphs"]
 
@@ -48,7 +48,7 @@ class CompactOnnxTextEncoder:
 @lru_cache(maxsize=1)
 def load_graphs() -> Graphs:
     """The graphs of the text encoder and of grounding. Raises WeightsError if the weights are missing."""
-    return Graphs("text", read_arrays(FOLDER / "towers.safetensors"))
+    return Graphs("text", read_arrays(WEIGHTS_FOLDER / "towers.safetensors"))
 
 
 @lru_cache(maxsize=1)

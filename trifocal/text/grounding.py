@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.types import TextEmbedding
-from trifocal.weights import FOLDER, load_part
+from trifocal.weights import WEIGHTS_FOLDER, load_part
 
 
 class GroundingHead(nn.Module):
@@ -53,5 +53,5 @@ class GroundingHead(nn.Module):
 def load_grounding_head(device: str = "cpu") -> GroundingHead:
     """The frozen head with its trained weights. Raises WeightsError if they are missing or damaged."""
     head = GroundingHead()
-    head.load_state_dict(load_part(FOLDER / "towers.safetensors", "ground."))
+    head.load_state_dict(load_part(WEIGHTS_FOLDER / "towers.safetensors", "ground."))
     return head.to(device).eval().requires_grad_(False)

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from trifocal.errors import WeightsError
 from trifocal.text.byte_pairs import BytePairTokenizer
-from trifocal.weights import FOLDER
+from trifocal.weights import WEIGHTS_FOLDER
 
 __all__ = ["END", "LENGTH", "PAD", "START", "load_tokenizer", "notices", "token_ids"]
 
 LENGTH = 64
 PAD, START, END = "<pad>", "<start>", "<end>"
 MAX_TOKENS_PER_LETTER = 0.5  # English captions need about 0.25, other scripts 1 or more
-TOKENIZER = FOLDER / "tokenizer.json"
+TOKENIZER = WEIGHTS_FOLDER / "tokenizer.json"
 
 
 def token_ids(

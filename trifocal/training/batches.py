@@ -9,7 +9,7 @@ import numpy as np
 from trifocal.data import TrainingPicture, read_data, split
 from trifocal.data.images import HELD_OUT_ONE_IN
 from trifocal.training.processes import local_processes, process_rank
-from trifocal.training.task import BatchSource, Note, Report
+from trifocal.training.task import BatchSource, Notify, Report
 
 __all__ = ["SMALLEST", "DataEcho", "RunData", "read_run_data"]
 
@@ -36,7 +36,7 @@ class RunData:
 def read_run_data(
     data: Sequence[str | Path],
     report: Report,
-    note: Note,
+    notify: Notify,
     smallest: int = SMALLEST,
     held_out: int = HELD_OUT_ONE_IN,
 ) -> RunData:
@@ -45,7 +45,7 @@ def read_run_data(
     Args:
         data: folders, image files and shards.
         report: called with the key of each image.
-        note: called once, in the first process.
+        notify: called once, in the first process.
         smallest: length of a side in pixels.
         held_out: one image in so many validates the run; 0 for none besides training images.
 
@@ -56,7 +56,7 @@ def read_run_data(
     training, validating = split(found.pictures, held_out)
     kind = "held out for validation" if held_out else "also used for validation"
     if process_rank() == 0:
-        note(f"{found.sentence(smallest)} {len(validating)} are {kind}.")
+        notify(f"{found.sentence(smallest)} {len(validating)} are {kind}.")
     record = {**found.record(), "held_out": len(validating) if held_out else 0}
     return RunData(training, validating, found.captioned, found.boxed, {"read": record})
 

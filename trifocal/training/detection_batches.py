@@ -28,9 +28,9 @@ PROPORTIONS = (
 SHAPE_PROBABILITIES = (0.6, 0.25, 0.15)
 WHOLE, MOSAIC = 0.4, 0.25  # probability of a whole image, and of a mosaic
 LARGE = 0.2  # of the image: a cut object that covers more is kept, however small the rest of it is
-LEAST_SIDE = 4  # of a box, in pixels
-LEAST_SCORE = 0.4  # of a teacher's detection that is a target in an image without boxes
-CANDIDATES, LEAST_CANDIDATE = 300, 0.05
+MIN_SIDE = 4  # of a box, in pixels
+MIN_SCORE = 0.4  # of a teacher's detection that is a target in an image without boxes
+CANDIDATES, MIN_CANDIDATE = 300, 0.05
 
 Rgb = NDArray[np.uint8]
 Objects = tuple[NDArray[np.float32], NDArray[np.int64]]  # boxes [N, 4], category ids [N]
@@ -70,7 +70,7 @@ def candidates(outputs: Sequence[NDArray[np.float32]], width: int, height: int) 
     """PicoDet's best boxes in pixels of an image of that size, [N, 4], and their class scores, [N, 80]."""
     boxes, scores = (torch.from_numpy(part).float() for part in picodet_cells(outputs, width, height))
     sure, chosen = scores.max(1).values.topk(CANDIDATES)
-    chosen = chosen[sure > LEAST_CANDIDATE]
+    chosen = chosen[sure > MIN_CANDIDATE]
     return boxes[chosen], scores[chosen]
 
 
@@ -187,7 +187,7 @@ def crop(
     shares = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1) / ((x1 - x0) * (y1 - y0))
     kept |= shares > LARGE
     boxes = boxes * np.array([width / (x1 - x0), height / (y1 - y0)] * 2, np.float32)
-    kept &= (boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= LEAST_SIDE
+    kept &= (boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= MIN_SIDE
     return rgb, (boxes[kept], picture.labels[kept])
 
 
@@ -229,6 +229,6 @@ def teacher_target(seen: TeacherDetections, numbers: Mapping[int, int]) -> Targe
     """The confident detections of a teacher, after non-maximum suppression, as an uncertain target."""
     scores, classes = seen.scores.max(1)
     kept = batched_nms(seen.boxes, scores, classes, OVERLAP)
-    kept = kept[scores[kept] > LEAST_SCORE]
+    kept = kept[scores[kept] > MIN_SCORE]
     labels = torch.tensor([numbers[COCO_IDS[int(number)]] for number in classes[kept]], dtype=torch.int64)
     return Target(seen.boxes[kept], labels, certain=False)

@@ -28,14 +28,20 @@ from trifocal.detection.detector import CompactDetectorTail, SplitDetector
 from trifocal.detection.onnx_detector import open_session
 from trifocal.detection.picodet import PICODET_SIDE, preprocess
 from trifocal.detection.proposals import BINS, CompactProposals
-from trifocal.detection.two_stage import refine_proposals, select_proposals
+from trifocal.detection.two_stage import second_stage_predictions, select_proposals
 from trifocal.errors import MissingExtra, OptionError
-from trifocal.losses.detection import anchor_errors, excess_cross_entropy
+from trifocal.losses.detection import excess_cross_entropy, grid_point_errors
 from trifocal.losses.rate_distortion import spread_levels
 from trifocal.training.detection_batches import DetectionTeacher
 from trifocal.training.task import BatchSource
 
-__all__ = ["PARTS", "DistillationLosses", "FeatureSource", "RefinementLosses", "TeacherOutputs"]
+__all__ = [
+    "DISTILLED_PARTS",
+    "ContinuedDistillationLosses",
+    "DistillationLosses",
+    "FeatureSource",
+    "TeacherOutputs",
+]
 
 DistillationBatch = tuple[Tensor, list[Tensor]]
 """Inputs of the first part, and the teacher's outputs for each part."""
@@ -47,7 +53,7 @@ BLOCKS = (
     "batch_norm_45.tmp_4", "reshape2_17.tmp_0", "reshape2_19.tmp_0",
 )  # fmt: skip
 """Names of the output tensors of PicoDet's stem and blocks, in order."""
-PARTS = {
+DISTILLED_PARTS = {
     **{f"block {n}": (answer, (f"block {n - 1}" if n else "picture",)) for n, answer in enumerate(BLOCKS)},
     "lateral 8": ("hardswish_0.tmp_0", ("block 3",)),
     "lateral 16": ("hardswish_1.tmp_0", ("block 10",)),
@@ -73,7 +79,7 @@ PARTS = {
 """Our parts in order: the name of the teacher's tensor that each is trained on, and the parts that it takes
 as inputs."""
 PYRAMID = ("top-down 8", "bottom-up 16", "bottom-up 32", "extra 64")
-PREDICTIONS = tuple(name for name in PARTS if name.startswith("say"))
+PREDICTIONS = tuple(name for name in DISTILLED_PARTS if name.startswith("say"))
 FRONT_BLOCKS = 4
 WHOLE = 0.4  # probability that the teacher gets a whole image
 SMOOTHING = 0.02  # of the mean variance, which is added to that of each channel
@@ -112,7 +118,7 @@ class TeacherOutputs(Prefetcher[DistillationBatch]):
     Args:
         pictures: random parts of these are the inputs.
         teacher: PicoDet as ONNX.
-        parts: names from PARTS.
+        parts: names from DISTILLED_PARTS.
         batch: inputs in a batch.
         seed: of the choice.
         first: number of the first batch; each depends only on the arguments and its number.
@@ -132,7 +138,7 @@ class TeacherOutputs(Prefetcher[DistillationBatch]):
         first: int = 0,
     ) -> None:
         self.pictures, self.batch, self.seed, self.number = pictures, batch, seed, first
-        self.tensors = [PARTS[name][0] for name in parts]
+        self.tensors = [DISTILLED_PARTS[name][0] for name in parts]
         self.session = teacher_session(teacher, self.tensors)
         super().__init__()
 
@@ -162,11 +168,11 @@ class TeacherOutputs(Prefetcher[DistillationBatch]):
 
 
 class FeatureSource:
-    """Replaces the images of a source by the features of a detector's frozen head.
+    """Replaces the images of a source by the features of a detector's frozen stem.
 
     Args:
         source: of images and teacher outputs.
-        detector: whose head is used.
+        detector: whose stem is used.
         base: if given, half of the features are coded by this base layer, at random qualities.
     """
 
@@ -209,7 +215,7 @@ class DistillationLosses(nn.Module):
         self.variances: list[Tensor] = []
         self.fraction = 0.0
         self.first, self.input = (FRONT_BLOCKS, "block 3") if keep_front else (0, "picture")
-        self.names = list(PARTS)[self.first :]
+        self.names = list(DISTILLED_PARTS)[self.first :]
         trained = TAIL if keep_front else (FRONT, *TAIL)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(trained))
@@ -222,40 +228,43 @@ class DistillationLosses(nn.Module):
             variance = torch.cat([output.flatten(0, 2) for output in outputs]).var(0)
             self.variances.append(variance + SMOOTHING * variance.mean())
 
-    def forward(self, x: Tensor, true: Sequence[Tensor]) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, teacher_outputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """Inputs and teacher outputs → for each part the squared error over the variance, or
         `prediction_error`."""
-        return self.errors(self.outputs(x, true), true)
+        return self.errors(self.outputs(x, teacher_outputs), teacher_outputs)
 
-    def outputs(self, x: Tensor, true: Sequence[Tensor]) -> dict[str, Tensor]:
+    def outputs(self, x: Tensor, teacher_outputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """The outputs of our parts by name."""
-        teacher, own = dict(zip(self.names, true, strict=True)), {self.input: x}
+        teacher, own = dict(zip(self.names, teacher_outputs, strict=True)), {self.input: x}
         for name, part in zip(self.names, detector_parts(self.detector)[self.first :], strict=True):
-            own[name] = part(*[self.choose(own[source], teacher.get(source)) for source in PARTS[name][1]])
+            own[name] = part(
+                *[self.choose(own[source], teacher.get(source)) for source in DISTILLED_PARTS[name][1]]
+            )
         return own
 
-    def errors(self, own: Mapping[str, Tensor], true: Sequence[Tensor]) -> dict[str, Tensor]:
+    def errors(self, own: Mapping[str, Tensor], teacher_outputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """The term of each part."""
         terms = {}
-        for name, wanted, variance in zip(self.names, true, self.variances, strict=True):
+        for name, wanted, variance in zip(self.names, teacher_outputs, self.variances, strict=True):
             if name in PREDICTIONS:
                 terms[name] = prediction_error(own[name], wanted)
             else:
                 terms[name] = ((own[name] - wanted).square() / variance.to(wanted)).mean()
         return terms
 
-    def choose(self, own: Tensor, true: Tensor | None) -> Tensor:
+    def choose(self, own: Tensor, teacher_output: Tensor | None) -> Tensor:
         """The input of a part: our own output, or the teacher's."""
-        if true is None or not self.training or float(torch.rand(())) <= self.fraction**0.5:
+        if teacher_output is None or not self.training or float(torch.rand(())) <= self.fraction**0.5:
             return own
-        return true
+        return teacher_output
 
 
-class RefinementLosses(DistillationLosses):
-    """Distillation of a trained detector with a frozen head: every part gets our own outputs as inputs, and
+class ContinuedDistillationLosses(DistillationLosses):
+    """Distillation of a trained detector with a frozen stem: every part gets our own outputs as inputs, and
     predictions weigh twice.
 
-    The second detection stage is trained too: for each region, on the teacher's prediction at the anchor that
+    The second detection stage is trained too: for each region, on the teacher's prediction at the grid point
+    that
         proposed it.
     """
 
@@ -264,27 +273,27 @@ class RefinementLosses(DistillationLosses):
         detector.network.roi_heads.requires_grad_(True)
         self.weights = {name: 2.0 if name in PREDICTIONS else 1.0 for name in self.names} | REGIONS
 
-    def forward(self, x: Tensor, true: Sequence[Tensor]) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, teacher_outputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """As in distillation, with the terms of `region_errors`."""
-        own, teacher = self.outputs(x, true), dict(zip(self.names, true, strict=True))
+        own, teacher = self.outputs(x, teacher_outputs), dict(zip(self.names, teacher_outputs, strict=True))
         network, images = self.detector.network, self.detector.image_list(x)
         pyramid = {str(number): own[name].permute(0, 3, 1, 2) for number, name in enumerate(PYRAMID)}
         rpn = network.rpn
         assert isinstance(rpn, CompactProposals)
         first = select_proposals(rpn.dense([own[name] for name in PREDICTIONS]), images)
-        found = refine_proposals(network, pyramid, first, images)
+        found = second_stage_predictions(network, pyramid, first, images)
         wanted_scores, wanted_boxes, _ = rpn.dense([teacher[name] for name in PREDICTIONS]).gather(
             first.indices
         )
-        return self.errors(own, true) | region_errors(*found, wanted_scores, wanted_boxes)
+        return self.errors(own, teacher_outputs) | region_errors(*found, wanted_scores, wanted_boxes)
 
-    def choose(self, own: Tensor, true: Tensor | None) -> Tensor:
+    def choose(self, own: Tensor, teacher_output: Tensor | None) -> Tensor:
         """Our own output."""
         return own
 
 
 def detector_parts(detector: SplitDetector) -> list[nn.Module]:
-    """The modules that PARTS names, in its order."""
+    """The modules that DISTILLED_PARTS names, in its order."""
     front, rest, proposals = detector.backbone.front, detector.backbone.rest, detector.network.rpn
     assert isinstance(front, CompactDetectorStem) and isinstance(rest, CompactDetectorTail)
     assert isinstance(proposals, CompactProposals)
@@ -304,25 +313,26 @@ def detector_parts(detector: SplitDetector) -> list[nn.Module]:
 
 
 def prediction_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """`anchor_errors` of class scores and box distances over the teacher's confidence: logits [B, h, w, K +
+    """`grid_point_errors` of class scores and box distances over the teacher's confidence: logits [B, h, w, K
+    +
     4·BINS] twice → scalar."""
     split = [found.shape[-1] - 4 * BINS, 4 * BINS]
-    errors, confidence = anchor_errors(*found.split(split, dim=-1), *wanted.split(split, dim=-1))
+    errors, confidence = grid_point_errors(*found.split(split, dim=-1), *wanted.split(split, dim=-1))
     return errors.sum() / confidence.sum().clamp(min=1.0)
 
 
 def region_errors(
-    scores: Tensor, boxes: Tensor, true_scores: Tensor, true_boxes: Tensor
+    scores: Tensor, boxes: Tensor, teacher_scores: Tensor, teacher_boxes: Tensor
 ) -> dict[str, Tensor]:
     """The terms of REGIONS, over the sum of the teacher's confidences.
 
     Args:
-        scores, true_scores: class logits [N, K]; the term is the cross-entropy above its minimum.
-        boxes, true_boxes: [N, 4]; the term is 1 − generalised IoU, weighted by the teacher's confidence.
+        scores, teacher_scores: class logits [N, K]; the term is the cross-entropy above its minimum.
+        boxes, teacher_boxes: [N, 4]; the term is 1 − generalised IoU, weighted by the teacher's confidence.
     """
-    p = true_scores.sigmoid()
+    p = teacher_scores.sigmoid()
     confidence = p.amax(1)
-    distance = generalized_box_iou_loss(boxes, true_boxes, reduction="none")
+    distance = generalized_box_iou_loss(boxes, teacher_boxes, reduction="none")
     total = confidence.sum().clamp(min=1.0)
     classes = excess_cross_entropy(scores, p).sum()
     return dict(zip(REGIONS, (classes / total, (confidence * distance).sum() / total)))

@@ -7,7 +7,7 @@ from typing import Any
 from trifocal.errors import OptionError
 from trifocal.training.checkpoint import restore
 from trifocal.training.run import CHECKPOINT, read_options
-from trifocal.training.task import Note, Report, silent
+from trifocal.training.task import Notify, Report, silent
 from trifocal.training.tasks.base_layer import train_base_layer
 from trifocal.training.tasks.codec import train
 from trifocal.training.tasks.detector import train_detector
@@ -24,14 +24,14 @@ OTHER_TRAININGS: dict[str, Callable[..., Path]] = {
 
 
 def export_run(
-    run: str | Path, data: Sequence[str | Path] = (), *, report: Report = silent, note: Note = silent
+    run: str | Path, data: Sequence[str | Path] = (), *, report: Report = silent, notify: Notify = silent
 ) -> Path:
     """Write the weights of a run's checkpoint, without a further step. The run itself may go on.
 
     Args:
         run: folder of the run.
         data: training images for the frequency tables; those of the run by default.
-        report, note: as for `train`.
+        report, notify: as for `train`.
 
     Returns:
         The weights, beside the checkpoint.
@@ -47,7 +47,7 @@ def export_run(
             f"train PRESET --data DATA -o {folder} --resume --steps 1`, which makes no further step."
         )
     subject, done = options["subject"], restore(folder / CHECKPOINT, "")["progress"]["step"]
-    more: dict[str, Any] = {"steps": done, "resume": True, "report": report, "note": note}
+    more: dict[str, Any] = {"steps": done, "resume": True, "report": report, "notify": notify}
     if subject in OTHER_TRAININGS:
         return OTHER_TRAININGS[subject](data, folder, **more)
     return train(subject, data, folder, **more)

@@ -29,7 +29,7 @@ from trifocal.detection.picodet import PICODET_SIDE, preprocess
 GRID = (
     SIDE // STRIDE
 )  # the teacher's input has twice the side: its strides 16 and 32 are the image encoder's 8 and 16
-ROLES = ("whole", "square", "part", "part")
+CROP_KINDS = ("whole", "square", "part", "part")
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,23 @@ class ImageTextBatch:
         x: [B, 3, SIDE, SIDE] in 0..1.
         captions: one per view, "" where there is none.
         phrases: one per view; every fourth names an object that is absent.
-        where: the share of each position that is covered by a box of a named object, [B, GRID, GRID], 0..1.
-        named: COCO category ids that the phrases name, per view.
+        coverage: the share of each position that is covered by a box of a named object, [B, GRID, GRID],
+            0..1.
+        named_categories: COCO category ids that the phrases name, per view.
         scores: the teacher's class scores, [B, 2·GRID, 2·GRID, 80] and [B, GRID, GRID, 80], 0..1; or None.
     """
 
     x: Tensor
     captions: list[str]
     phrases: list[str]
-    where: Tensor
-    named: list[frozenset[int]]
+    coverage: Tensor
+    named_categories: list[frozenset[int]]
     scores: tuple[Tensor, Tensor] | None
 
     def to(self, device: torch.device) -> ImageTextBatch:
         """The batch on a device."""
         scores = None if self.scores is None else (self.scores[0].to(device), self.scores[1].to(device))
-        return replace(self, x=self.x.to(device), where=self.where.to(device), scores=scores)
+        return replace(self, x=self.x.to(device), coverage=self.coverage.to(device), scores=scores)
 
 
 class ClassMapTeacher:
@@ -101,21 +102,21 @@ class ClassMapTeacher:
 def make_views(
     pictures: Sequence[TrainingPicture],
     teacher: ClassMapTeacher | None,
-    roles: Sequence[str] = ROLES,
+    crop_kinds: Sequence[str] = CROP_KINDS,
     seed: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> list[View]:
-    """Views of every image, one in each role.
+    """Views of every image, one in each crop_kind.
 
     Args:
         teacher: of class scores, or None.
-        roles: "whole", "square" (the largest square, at a random place) or "part" (a random part).
+        crop_kinds: "whole", "square" (the largest square, at a random place) or "part" (a random part).
         progress: called with the fraction of the images that are done.
     """
     random = np.random.default_rng(seed)
     views = []
     for number, picture in enumerate(pictures):
-        views += [_view(picture, role, teacher, random) for role in roles]
+        views += [_view(picture, crop_kind, teacher, random) for crop_kind in crop_kinds]
         if progress:
             progress((number + 1) / len(pictures))
     return views
@@ -175,8 +176,8 @@ def collate(views: Sequence[View], random: np.random.Generator, mirrored: float 
         x=torch.stack([_flipped(v.rgb, flip) for v, flip in zip(views, flips)]).permute(0, 3, 1, 2) / 255.0,
         captions=[str(random.choice(v.captions)) if v.captions else "" for v in views],
         phrases=[text for text, _ in phrases],
-        where=phrase_masks(views, named, flips),
-        named=named,
+        coverage=phrase_masks(views, named, flips),
+        named_categories=named,
         scores=scores,
     )
 
@@ -188,7 +189,7 @@ def _phrase(view: View, random: np.random.Generator, absent: bool) -> tuple[str,
     if absent or not there:
         number = int(random.choice([n for n in CATEGORIES if n not in there]))
         return make_phrase([category_name(number, random)], random), frozenset({number})
-    text = sample_text(view.captions, view.labels, random, caption_in=0.4)
+    text = sample_text(view.captions, view.labels, random, caption_probability=0.4)
     return text, named_categories(text)
 
 
@@ -209,10 +210,10 @@ def _flipped(values: NDArray[np.generic], flip: bool) -> Tensor:
 
 
 def _view(
-    picture: TrainingPicture, role: str, teacher: ClassMapTeacher | None, random: np.random.Generator
+    picture: TrainingPicture, crop_kind: str, teacher: ClassMapTeacher | None, random: np.random.Generator
 ) -> View:
     height, width = picture.rgb.shape[:2]
-    x0, y0, x1, y1 = _part(width, height, role, random)
+    x0, y0, x1, y1 = _part(width, height, crop_kind, random)
     crop = Image.fromarray(picture.rgb[y0:y1, x0:x1])
     rgb = np.asarray(crop.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     scale = np.array([SIDE / (x1 - x0), SIDE / (y1 - y0)] * 2, np.float32)
@@ -227,12 +228,12 @@ def _view(
     )
 
 
-def _part(width: int, height: int, role: str, random: np.random.Generator) -> tuple[int, int, int, int]:
+def _part(width: int, height: int, crop_kind: str, random: np.random.Generator) -> tuple[int, int, int, int]:
     """x0, y0, x1, y1 of a view in its image."""
-    if role == "whole":
+    if crop_kind == "whole":
         return 0, 0, width, height
     wide = high = min(width, height)
-    if role == "part":
+    if crop_kind == "part":
         wide = int(width * random.uniform(0.45, 0.95))
         high = int(np.clip(wide * random.uniform(0.75, 1.33), 64, height))
     x, y = int(random.integers(width - wide + 1)), int(random.integers(height - high + 1))

@@ -70,17 +70,17 @@ class ImageTextModel(nn.Module):
         images = seen.pooled[captioned]
         bag = self.bag_embedding(ids[: len(captioned)], mask[: len(captioned)])
         at = torch.einsum("bhwd,bd->bhw", seen.places, phrases) * self.scale[1].exp() + self.offset
-        ground = self.ground(seen.stages[2], embedding.of(slice(len(captioned), None)))
+        ground = self.ground(seen.feature_maps[2], embedding.select(slice(len(captioned), None)))
         terms = {
             "captions": contrastive(images, captions, self.scale[0].exp()),
             "bag": contrastive(images.detach(), bag, self.scale[0].exp().detach()),
-            "where": F.binary_cross_entropy_with_logits(at, batch.where),
-            "ground": F.binary_cross_entropy_with_logits(ground, batch.where),
+            "where": F.binary_cross_entropy_with_logits(at, batch.coverage),
+            "ground": F.binary_cross_entropy_with_logits(ground, batch.coverage),
         }
         if batch.scores is not None:
             fine, coarse = batch.scores
-            terms["teacher"] = class_map_loss(self.coarse(seen.stages[2]), coarse) + class_map_loss(
-                self.fine(seen.stages[1]), fine
+            terms["teacher"] = class_map_loss(self.coarse(seen.feature_maps[2]), coarse) + class_map_loss(
+                self.fine(seen.feature_maps[1]), fine
             )
         return terms
 
@@ -106,8 +106,8 @@ class ImageTextModel(nn.Module):
             row[f"{name}recall_5"] = round(float((rank < 5).float().mean()), 4)
         phrases = self.text(*self.tokens(batch.phrases))
         at = torch.einsum("bhwd,bd->bhw", seen.places, F.normalize(phrases.pooled, dim=-1))
-        row["where_auc"] = auc(at, batch.where)
-        row["ground_auc"] = auc(self.ground(seen.stages[2], phrases), batch.where)
+        row["where_auc"] = auc(at, batch.coverage)
+        row["ground_auc"] = auc(self.ground(seen.feature_maps[2], phrases), batch.coverage)
         return row
 
 

@@ -30,24 +30,25 @@ class Precision:
     reason: str
 
     @property
-    def lower(self) -> torch.dtype | None:
+    def autocast_dtype(self) -> torch.dtype | None:
         """The dtype of operations that may be computed in less than float32, or None."""
         return torch.bfloat16 if self.name == "bfloat16" else None
 
 
-def choose_precision(asked: str, device: torch.device, subject: str) -> Precision:
+def choose_precision(requested: str, device: torch.device, operations: str) -> Precision:
     """Choose the precision of a run.
 
     Args:
-        asked: one of PRECISIONS; "auto" is bfloat16 where the device computes in it, and float32 elsewhere.
+        requested: one of PRECISIONS; "auto" is bfloat16 where the device computes in it, and float32
+            elsewhere.
         device: of the run.
-        subject: the operations that are computed in bfloat16, in the plural, for the sentence.
+        operations: the operations that are computed in bfloat16, in the plural, for the sentence.
 
     Raises:
-        OptionError: for another `asked`, or where accelerate was asked for mixed precision.
+        OptionError: for another `requested`, or where accelerate was asked for mixed precision.
     """
-    if asked not in PRECISIONS:
-        raise OptionError(f"The precision is one of {', '.join(PRECISIONS)}, not {asked!r}.")
+    if requested not in PRECISIONS:
+        raise OptionError(f"The precision is one of {', '.join(PRECISIONS)}, not {requested!r}.")
     if (by_accelerate := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("", "no"):
         raise OptionError(
             f"ACCELERATE_MIXED_PRECISION is {by_accelerate}; unset it, and choose the precision with "
@@ -55,15 +56,15 @@ def choose_precision(asked: str, device: torch.device, subject: str) -> Precisio
         )
     unit = bfloat16_unit(device)
     kind = "GPU" if device.type == "cuda" else "processor"
-    if asked == "float32":
+    if requested == "float32":
         return Precision("float32", "Everything trains in float32, as requested.")
     if unit:
         return Precision(
-            "bfloat16", f"{subject} train in bfloat16, the rest in float32: this {kind} has {unit}."
+            "bfloat16", f"{operations} train in bfloat16, the rest in float32: this {kind} has {unit}."
         )
     lacking = f"this {kind} has no bfloat16 instructions"
-    if asked == "bfloat16":
-        return Precision("bfloat16", f"{subject} train in bfloat16, as requested, but slowly: {lacking}.")
+    if requested == "bfloat16":
+        return Precision("bfloat16", f"{operations} train in bfloat16, as requested, but slowly: {lacking}.")
     return Precision("float32", f"Everything trains in float32: {lacking}.")
 
 

@@ -22,16 +22,16 @@ from torch.multiprocessing import (
 
 from trifocal.errors import OptionError, TrifocalError
 from trifocal.training.stopping import StopRequest, stop_requests
-from trifocal.training.task import Note, Report, silent
+from trifocal.training.task import Notify, Report, silent
 
 __all__ = ["in_processes", "local_processes", "process_rank"]
 
 POLL = 0.1  # seconds between checks of the processes
-GRACE = 5.0  # seconds until a process that does not end is killed
+KILL_AFTER = 5.0  # seconds until a process that does not end is killed
 
 Result = TypeVar("Result")
 Message = tuple[str, tuple[Any, ...]]
-"""A kind ("report", "note", "result" or "error") and its values."""
+"""A kind ("report", "notify", "result" or "error") and its values."""
 
 
 def in_processes(
@@ -39,7 +39,7 @@ def in_processes(
     train: Callable[..., Result],
     *args: object,
     report: Report = silent,
-    note: Note = silent,
+    notify: Notify = silent,
     **options: object,
 ) -> Result:
     """Run a training function in several processes, which share the torch threads of this one and average
@@ -54,7 +54,7 @@ def in_processes(
         train: `train`, `train_base_layer`, `train_detector`, `train_text_image`, or another function at the
             top level of a module that trains with accelerate.
         args, options: its arguments, which must be picklable.
-        report, note: called in this process with the values of the first of the others.
+        report, notify: called in this process with the values of the first of the others.
 
     Returns:
         The result of the first process.
@@ -67,17 +67,17 @@ def in_processes(
     """
     check_count(count)
     if count == 1:
-        return train(*args, report=report, note=note, **options)
+        return train(*args, report=report, notify=notify, **options)
     messages: SimpleQueue[Message] = get_context("spawn").SimpleQueue()
-    callbacks: dict[str, Callable[..., object]] = {"report": report, "note": note}
+    callbacks: dict[str, Callable[..., object]] = {"report": report, "notify": notify}
     work = (environment(count), max(1, torch.get_num_threads() // count), messages, train, args, options)
     with interrupts_ignored():
         workers = spawn(run_one, work, nprocs=count, join=False)
     try:
         with stop_requests() as stop:
-            return attend(workers, messages, callbacks, stop)
+            return forward_messages(workers, messages, callbacks, stop)
     finally:
-        end(workers)
+        terminate(workers)
 
 
 def process_rank() -> int:
@@ -130,20 +130,20 @@ def run_one(
     options: Mapping[str, object],
 ) -> None:
     """The body of one process."""
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     signal.signal(
         signal.SIGTERM, lambda number, frame: sys.exit(1)
     )  # exits through `finally`, which removes unfinished files
     os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS=str(threads))
     torch.set_num_threads(threads)
 
-    def tell(kind: str) -> Callable[..., None]:
+    def sender(kind: str) -> Callable[..., None]:
         return lambda *values: messages.put((kind, values)) if rank == 0 else None
 
     if rank:
         warnings.simplefilter("ignore")
     try:
-        tell("result")(train(*args, report=tell("report"), note=tell("note"), **options))
+        sender("result")(train(*args, report=sender("report"), notify=sender("notify"), **options))
     except (TrifocalError, OSError) as error:
         messages.put(("error", (error,)))
     except SystemExit:
@@ -167,7 +167,7 @@ def interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def leave_with_parent() -> None:
+def exit_with_parent() -> None:
     """End this process when its parent ends, in whatever way."""
     parent = parent_process()
     assert parent is not None
@@ -175,7 +175,7 @@ def leave_with_parent() -> None:
     os._exit(1)
 
 
-def attend(
+def forward_messages(
     workers: ProcessContext,
     messages: "SimpleQueue[Message]",
     callbacks: Mapping[str, Callable[..., object]],
@@ -207,13 +207,13 @@ def attend(
     return result
 
 
-def end(workers: ProcessContext) -> None:
+def terminate(workers: ProcessContext) -> None:
     """End the processes that still run."""
     for process in workers.processes:
         if process.is_alive():
             process.terminate()
     for process in workers.processes:
-        process.join(GRACE)
+        process.join(KILL_AFTER)
         if process.is_alive():
             process.kill()
             process.join()

@@ -6,7 +6,7 @@ from inspect import signature
 
 from trifocal.errors import OptionError
 from trifocal.losses import Objective
-from trifocal.preset_table import Later
+from trifocal.preset_table import LazyCall
 from trifocal.presets import Preset
 from trifocal.recipes import Recipe
 
@@ -35,7 +35,7 @@ def stage_recipe(preset: Preset, stage: int) -> Recipe:
 def objective_arguments(preset: Preset, stage: int) -> tuple[str, ...]:
     """The names of the arguments of a stage's objective, as far as they are known before it is made."""
     make = stage_objective(preset, stage)
-    return tuple(signature(make.target() if isinstance(make, Later) else make).parameters)
+    return tuple(signature(make.target() if isinstance(make, LazyCall) else make).parameters)
 
 
 def make_objective(preset: Preset, stage: int, recipe: Recipe) -> Objective:

@@ -15,17 +15,17 @@ from torch.optim import Optimizer
 from trifocal.errors import OptionError
 from trifocal.training.optimisers import adamw_and_muon, cosine_schedule
 
-__all__ = ["SEED", "BatchSource", "LossTask", "Note", "Report", "TrainingTask", "Turn", "move", "silent"]
+__all__ = ["SEED", "BatchSource", "LossTask", "Notify", "Report", "TrainingTask", "Update", "move", "silent"]
 
 SEED = 1
 Report = Callable[[float, str], None]
 """Called with the fraction of the run that is done, 0..1, and a line of text."""
-Note = Callable[[str], object]
+Notify = Callable[[str], object]
 """Called with a sentence for the user."""
 
 
 def silent(*values: object) -> None:
-    """A report or note that does nothing."""
+    """A report or notify that does nothing."""
 
 
 class BatchSource(Protocol):
@@ -39,7 +39,7 @@ class BatchSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Turn:
+class Update:
     """One backward pass and optimiser step within a training step.
 
     Attributes:
@@ -64,7 +64,8 @@ class TrainingTask(ABC):
         learning_rate: at the height of the schedule.
         ema: decay of the averaged weights, which are validated and exported.
         clip: largest norm of a gradient.
-        reduced: which operations `autocast` computes in bfloat16, in the plural, for the notice to the user.
+        bfloat16_operations: which operations `autocast` computes in bfloat16, in the plural, for the notice
+            to the user.
         batch: images in a step, in all processes together.
         processes: that share the batch.
         unused_parameters: whether a step may leave parameters without a gradient.
@@ -78,13 +79,13 @@ class TrainingTask(ABC):
     learning_rate: float
     ema: float
     clip: float
-    reduced = "Convolutions and matrix products"
+    bfloat16_operations = "Convolutions and matrix products"
     batch = 1
     processes = 1
     unused_parameters = True
     device = torch.device("cpu")
 
-    def partners(self) -> dict[str, nn.Module]:
+    def auxiliary_networks(self) -> dict[str, nn.Module]:
         """Networks that are trained beside the module, such as a discriminator, by name."""
         return {}
 
@@ -102,15 +103,17 @@ class TrainingTask(ABC):
         self.processes = count
 
     @property
-    def own_batch(self) -> int:
+    def process_batch(self) -> int:
         """Images in a step of this process."""
         return self.batch // self.processes
 
-    def batch_note(self) -> str:
+    def batch_notice(self) -> str:
         """How many processes train, on how many images in a step."""
         if self.processes == 1:
             return f"One process trains on a batch of {self.batch}."
-        return f"{self.processes} processes train on a total batch of {self.batch}, {self.own_batch} each."
+        return (
+            f"{self.processes} processes train on a total batch of {self.batch}, {self.process_batch} each."
+        )
 
     @abstractmethod
     def optimisers(self) -> dict[str, list[Optimizer]]:
@@ -137,7 +140,7 @@ class TrainingTask(ABC):
         """
 
     @abstractmethod
-    def losses(self, module: nn.Module, batch: Any, step: int, fraction: float) -> Iterator[Turn]:
+    def losses(self, module: nn.Module, batch: Any, step: int, fraction: float) -> Iterator[Update]:
         """The turns of one step. The optimiser step of a turn is done before the next turn is computed.
 
         Args:
@@ -159,7 +162,7 @@ class TrainingTask(ABC):
         """Settings of the run for the record beside the weights."""
         return {}
 
-    def notes(self) -> list[str]:
+    def notices(self) -> list[str]:
         """Sentences for the user before the first step."""
         return []
 
@@ -223,10 +226,10 @@ class LossTask(TrainingTask):
         terms: dict[str, Tensor] = module(*move(batch, self.device))
         return terms
 
-    def losses(self, module: nn.Module, batch: Any, step: int, fraction: float) -> Iterator[Turn]:
+    def losses(self, module: nn.Module, batch: Any, step: int, fraction: float) -> Iterator[Update]:
         terms = {name: term.float() for name, term in self.terms(module, batch, fraction).items()}
         loss = sum((self.weights[name] * term for name, term in terms.items()), torch.zeros(()))
-        yield Turn(self.name, loss, terms)
+        yield Update(self.name, loss, terms)
 
     def validate(self, average: nn.Module) -> dict[str, float]:
         """The mean of each loss term over the held-out batches, as `held_out_NAME`."""

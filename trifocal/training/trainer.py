@@ -41,7 +41,7 @@ from trifocal.training.checkpoint import (
 from trifocal.training.precision import choose_precision, new_accelerator
 from trifocal.training.run import CHECKPOINT, LOG
 from trifocal.training.stopping import DivergenceCheck, stop_requests
-from trifocal.training.task import Note, Report, TrainingTask, silent
+from trifocal.training.task import Notify, Report, TrainingTask, silent
 
 __all__ = ["Trainer", "open_trainer"]
 
@@ -57,7 +57,7 @@ class Trainer:
         out: folder of the run, for checkpoint.pt, log.csv and the exported weights.
         steps, minutes: length of the run; one of them.
         precision: "auto", "bfloat16" or "float32"; see `choose_precision`.
-        note: called with each notice to the user, in the main process.
+        notify: called with each notice to the user, in the main process.
         options: of the run, which the checkpoint keeps; see `open_run`.
 
     Raises:
@@ -72,7 +72,7 @@ class Trainer:
         steps: int | None = None,
         minutes: float | None = None,
         precision: str = "float32",
-        note: Note = silent,
+        notify: Notify = silent,
         options: Mapping[str, object] | None = None,
     ) -> None:
         self.task, self.out = task, Path(out)
@@ -80,11 +80,11 @@ class Trainer:
         self.elapsed = Elapsed()
         self.largest_loss = 0.0
         self.accelerator = new_accelerator(task.unused_parameters)
-        self.precision = choose_precision(precision, self.accelerator.device, task.reduced)
+        self.precision = choose_precision(precision, self.accelerator.device, task.bfloat16_operations)
         task.use_processes(self.accelerator.num_processes)
         if self.accelerator.is_main_process:
-            for sentence in (*task.notes(), self.precision.reason, task.batch_note()):
-                note(sentence)
+            for sentence in (*task.notices(), self.precision.reason, task.batch_notice()):
+                notify(sentence)
         self.out.mkdir(parents=True, exist_ok=True)
         task.to(self.accelerator.device)
         optimisers = task.optimisers()
@@ -186,17 +186,17 @@ class Trainer:
         terms."""
         step, fraction = self.elapsed.step, self.fraction
         rate = self.task.learning_rate * self.task.schedule(step, fraction)
-        turns = self.task.losses(self.module, batch, step, fraction)
+        updates = self.task.losses(self.module, batch, step, fraction)
         terms: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         while True:
-            with self.task.autocast(self.unwrapped, self.accelerator.device, self.precision.lower):
-                turn = next(turns, None)
-            if turn is None:
+            with self.task.autocast(self.unwrapped, self.accelerator.device, self.precision.autocast_dtype):
+                update = next(updates, None)
+            if update is None:
                 break
-            self.optimise(turn.part, turn.loss, rate)
-            losses.append(turn.loss.detach().abs())
-            terms |= turn.terms
+            self.optimise(update.part, update.loss, rate)
+            losses.append(update.loss.detach().abs())
+            terms |= update.terms
         self.averaged.update_parameters(self.unwrapped)
         self.largest_loss = max((float(loss) for loss in losses), key=lambda loss: (math.isnan(loss), loss))
         return {name: term.item() for name, term in terms.items()}
@@ -212,7 +212,7 @@ class Trainer:
         if part == self.task.name:
             parameters = list(self.module.parameters())
         else:
-            parameters = list(self.task.partners()[part].parameters())
+            parameters = list(self.task.auxiliary_networks()[part].parameters())
             self.average_gradients(parameters)
         norm = self.accelerator.clip_grad_norm_(parameters, self.task.clip)
         if norm is not None and math.isfinite(float(norm)):
@@ -247,7 +247,7 @@ class Trainer:
         return {
             "module": self.unwrapped.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "partners": {name: part.state_dict() for name, part in self.task.partners().items()},
+            "partners": {name: part.state_dict() for name, part in self.task.auxiliary_networks().items()},
             "optimisers": {name: [o.state_dict() for o in own] for name, own in self.optimisers.items()},
             "progress": asdict(self.elapsed),
             "task": self.task.state(),
@@ -264,7 +264,7 @@ class Trainer:
             )
         self.unwrapped.load_state_dict(state["module"])
         self.averaged.load_state_dict(state["averaged"])
-        for name, part in self.task.partners().items():
+        for name, part in self.task.auxiliary_networks().items():
             part.load_state_dict(state["partners"][name])
         for name, own in self.optimisers.items():
             for optimiser, kept in zip(own, state["optimisers"][name], strict=True):
@@ -328,7 +328,7 @@ def open_trainer(
     out: str | Path,
     options: Mapping[str, Any],
     resume: bool,
-    note: Note,
+    notify: Notify,
     precision: str | None = None,
 ) -> Trainer:
     """The trainer of a run with its options from `open_run`, at its checkpoint if it is resumed.
@@ -342,7 +342,7 @@ def open_trainer(
         steps=options["steps"],
         minutes=options["minutes"],
         precision=precision or options["precision"],
-        note=note,
+        notify=notify,
         options=options,
     )
     if resume:

@@ -92,7 +92,7 @@ def validate(
         `held_out`, the geometric mean of the rate–distortion costs.
     """
     network.eval()
-    partners = objective.partners().values()
+    partners = objective.auxiliary_networks().values()
     for partner in partners:
         partner.eval()  # spectral normalisation updates its vectors in training mode
     x = x.to(next(network.parameters()).device)
@@ -109,7 +109,7 @@ def validate(
         for name, values in objective.held_out_metrics(network, x, level, output).items():
             more.setdefault(name, []).append(float(values.mean()))
         objective.terms.clear()
-        for _ in objective.turns(network, Batch(x, level, texts), LAST_STEP):
+        for _ in objective.losses(network, Batch(x, level, texts), LAST_STEP):
             pass
         for name, value in objective.terms.items():
             more.setdefault(f"held_out_{name}", []).append(float(value))

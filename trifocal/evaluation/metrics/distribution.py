@@ -2,8 +2,7 @@
 
 Computed by torchmetrics with torch-fidelity's Inception of 2015. Published figures differ in the input of the
 network: `patches` cuts each image into 256×256 squares, and again from (128, 128), as HiFiC does (Mentzer et
-    al. 2020, section
-5.1; DISCOVER, section IV, also uses 256-pixel patches); `whole` uses each image once.
+al. 2020, section 5.1; DISCOVER, section IV, also uses 256-pixel patches); `whole` uses each image once.
 """
 
 from __future__ import annotations

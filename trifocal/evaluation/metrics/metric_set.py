@@ -13,21 +13,21 @@ from PIL import Image
 
 from trifocal.data.categories import category_mask, named_categories
 from trifocal.data.coco import CAPTIONS, INSTANCES, corner_boxes, find_annotations
-from trifocal.detection.detections import Detections, Detector, resize
+from trifocal.detection.detections import Detections, ObjectDetector, resize
 from trifocal.errors import MissingExtra, NotMeasured
 from trifocal.evaluation.images import captions_for
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS, DistributionMetric
 from trifocal.evaluation.metrics.pair import Measure, Pair, Pixels
 from trifocal.evaluation.metrics.per_image import Metric, find_metric
 from trifocal.evaluation.report.results_table import POOLED_BPP, ImageResult
-from trifocal.evaluation.tasks.detection import Annotations, Detection, protocol_size
+from trifocal.evaluation.tasks.detection import Annotations, DetectionTask, protocol_size
 from trifocal.evaluation.tasks.task import Task
 from trifocal.evaluation.text_ablation import TEXT_BYTES, TEXTLESS_BPP
 from trifocal.pictures import Picture
 
 __all__ = ["DatasetMetric", "DecodedImage", "MetricSet", "is_metric"]
 
-PROTOCOL = "bpp_"  # columns: bits per pixel of the resized image
+RESIZED_BPP_PREFIX = "bpp_"  # columns: bits per pixel of the resized image
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class DecodedImage:
     decoded: Pixels
     original: Pixels
     name: str
-    find: Callable[[str, Detector], Detections] | None = None
+    find: Callable[[str, ObjectDetector], Detections] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class DatasetMetric:
     begin: Callable[[], None]
     add: Callable[[DecodedImage], None]
     result: Callable[[], Mapping[str, float | None]]
-    notes: Callable[[], Sequence[str]]
+    notices: Callable[[], Sequence[str]]
 
     @classmethod
     def from_distribution(cls, metric: DistributionMetric, device: str) -> DatasetMetric:
@@ -66,7 +66,7 @@ class DatasetMetric:
             begin=accumulator.begin,
             add=lambda image: accumulator.add(image.decoded, image.original),
             result=lambda: {metric.column: accumulator.result()},
-            notes=lambda: (),
+            notices=lambda: (),
         )
 
     @classmethod
@@ -76,7 +76,7 @@ class DatasetMetric:
         column = {name: ":".join(map(str, [name, *parts])) for name in task.columns}
 
         def add(image: DecodedImage) -> None:
-            if isinstance(task, Detection):
+            if isinstance(task, DetectionTask):
                 task.add(image.decoded, image.name, image.find)
             else:
                 task.add(image.decoded, image.name)
@@ -86,7 +86,7 @@ class DatasetMetric:
             begin=task.begin,
             add=add,
             result=lambda: {column[name]: value for name, value in task.result().items()},
-            notes=lambda: task.notes,
+            notices=lambda: task.notices,
         )
 
 
@@ -97,7 +97,7 @@ class MetricSet:
         names: of metrics.
         task: measured too, if given.
         data: the folder of the images, where captions and annotations are searched for.
-        note: called with a sentence for each metric that is left out.
+        notify: called with a sentence for each metric that is left out.
         counts_text: whether rows have the columns `text_bytes` and `textless_bpp`.
         captions: as for `captions_for`.
         device: of the metrics' networks, if it is a CUDA device; on other devices they run on the CPU, since
@@ -112,12 +112,12 @@ class MetricSet:
         names: Sequence[str],
         task: Task | None,
         data: str | os.PathLike[str],
-        note: Callable[[str], None],
+        notify: Callable[[str], None],
         counts_text: bool = False,
         captions: str | None = None,
         device: str = "cpu",
     ) -> None:
-        self.note, self.counts_text = note, counts_text
+        self.notify, self.counts_text = notify, counts_text
         device = device if device.startswith("cuda") else "cpu"
         self.captions = captions_for(data, captions)
         self.instances: Annotations | None = None
@@ -134,7 +134,7 @@ class MetricSet:
                     self.instances = self._find_instances(data, metric)
                 self.per_image[metric] = metric.load_on(device)
             except (MissingExtra, NotMeasured) as error:
-                note(str(error))
+                notify(str(error))
         if task is not None:
             self.dataset_metrics.append(DatasetMetric.from_task(task))
 
@@ -142,12 +142,12 @@ class MetricSet:
     def columns(self) -> list[str]:
         """The columns of a row."""
         counts = [TEXT_BYTES, TEXTLESS_BPP] if self.counts_text else []
-        return [metric.column for metric in self.per_image] + self.protocol + counts
+        return [metric.column for metric in self.per_image] + self.resized_bpp_columns + counts
 
     @property
-    def protocol(self) -> list[str]:
+    def resized_bpp_columns(self) -> list[str]:
         """The column for bits per pixel of the resized image, if images are resized to a short side."""
-        return [] if self.short_side is None else [f"{PROTOCOL}{self.short_side}"]
+        return [] if self.short_side is None else [f"{RESIZED_BPP_PREFIX}{self.short_side}"]
 
     def prepare(self, picture: Picture) -> Picture:
         """The image to code: the given one, resized if the task has a short side."""
@@ -163,17 +163,19 @@ class MetricSet:
         named = None if self.instances is None else self._named(self.instances, name, *original.shape[:2])
         pair = Pair(decoded, original, self.captions.get(Path(name).name, ()), named)
         values = {metric.column: measure(pair) for metric, measure in self.per_image.items()}
-        notes = [metric.why_none for metric in self.per_image if values[metric.column] is None]
+        notes = [metric.missing_reason for metric in self.per_image if values[metric.column] is None]
         height, width = original.shape[:2]
-        return values | dict.fromkeys(self.protocol, 8 * size / (width * height)), notes
+        return values | dict.fromkeys(self.resized_bpp_columns, 8 * size / (width * height)), notes
 
     def is_complete(self, row: ImageResult) -> bool:
-        """Whether an old row is of this protocol and has every metric, or a note on its absence."""
-        protocol = {
-            column for column in row.values if _is_protocol(column) and row.values[column] is not None
+        """Whether an old row has the same resized-bpp columns, and every metric or a note on its absence."""
+        columns = {
+            column for column in row.values if _is_resized_bpp(column) and row.values[column] is not None
         }
-        return protocol == set(self.protocol) and all(
-            row.values.get(metric.column) is not None or bool(metric.why_none) and metric.why_none in row.note
+        return columns == set(self.resized_bpp_columns) and all(
+            row.values.get(metric.column) is not None
+            or bool(metric.missing_reason)
+            and metric.missing_reason in row.note
             for metric in self.per_image
         )
 
@@ -201,8 +203,8 @@ class MetricSet:
 
 def is_metric(column: str) -> bool:
     """Whether a column holds a metric, rather than another count of bits or bytes."""
-    return not _is_protocol(column) and column not in (TEXT_BYTES, TEXTLESS_BPP, POOLED_BPP)
+    return not _is_resized_bpp(column) and column not in (TEXT_BYTES, TEXTLESS_BPP, POOLED_BPP)
 
 
-def _is_protocol(column: str) -> bool:
-    return column.startswith(PROTOCOL)
+def _is_resized_bpp(column: str) -> bool:
+    return column.startswith(RESIZED_BPP_PREFIX)

@@ -5,7 +5,7 @@ not the PSNR of a mean error), as in CompressAI's published tables. The MS-SSIMs
 pytorch-msssim, which the published rows use, differ by at most 0.0001 on decoded Kodak images. The package
 ssimulacra2 was compared with its authors' tool (libjxl 0.11) on four Kodak images coded as JPEG, AVIF and
 WebP with scores of 20 to 85: it is lower by 0.8 in the mean, by 0.3 above 70 and by up to 2.6 below 40.
-    Compare its figures only with each other.
+Compare its figures only with each other.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Metric:
         load: creates the measure; raises MissingExtra or NotMeasured. The measure returns None for an image
             that it cannot measure.
         takes_device: whether `load` takes the keyword `device`, of torch.
-        why_none: what such an image lacks.
+        missing_reason: what such an image lacks.
         needs_boxes: whether the measure needs `Pair.named`.
         limits: the lowest and highest value that a BD-rate covers; None for the whole overlap of the curves.
     """
@@ -54,7 +54,7 @@ class Metric:
     unit: str
     better: Literal["higher", "lower"]
     load: Callable[..., Measure]
-    why_none: str = ""
+    missing_reason: str = ""
     needs_boxes: bool = False
     limits: tuple[float, float] | None = None
     takes_device: bool = False
@@ -303,7 +303,7 @@ METRICS = {
             "distance in the image encoder",
             "",
             "lower",
-            perceptual.load_tower_distance,
+            perceptual.load_encoder_distance,
             takes_device=True,
         ),
     )

@@ -25,9 +25,9 @@ __all__ = [
     "CLIP",
     "load_clip_score",
     "load_dists",
+    "load_encoder_distance",
     "load_lpips",
     "load_nima",
-    "load_tower_distance",
     "loading",
     "to_tensor",
 ]
@@ -75,7 +75,7 @@ def load_lpips(net: Literal["alex", "vgg"], scaled: bool = True, device: str = "
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         network = LearnedPerceptualImagePatchSimilarity(net_type=net, normalize=scaled).eval()
-    return _of_both(network, device)
+    return _pair_measure(network, device)
 
 
 def load_dists(device: str = "cpu") -> Measure:
@@ -84,14 +84,15 @@ def load_dists(device: str = "cpu") -> Measure:
         from torchmetrics.functional.image.dists import DISTSNetwork
 
         network = DISTSNetwork().eval()
-    return _of_both(network, device)
+    return _pair_measure(network, device)
 
 
 def load_clip_score(reference: bool, name: str = CLIP, device: str = "cpu") -> Measure:
     """Hessel et al. 2021 (arXiv 2104.08718), without their factor 2.5: 100 · max(cos(image, caption), 0).
 
     With `reference`, RefCLIPScore: the harmonic mean of that and the first caption's largest cosine to the
-        other captions.
+    other captions.
+
     None for an image without a caption (with `reference`, without a second one).
     """
     name = local_model(name)
@@ -168,7 +169,7 @@ def load_nima(weights: str | None = None, device: str = "cpu") -> Measure:
     return measure
 
 
-def load_tower_distance(device: str = "cpu") -> Measure:
+def load_encoder_distance(device: str = "cpu") -> Measure:
     """The distance between features of the bundled image encoder (`losses.perceptual.EncoderDistance`), 0..4,
     on 0..1.
 
@@ -180,13 +181,13 @@ def load_tower_distance(device: str = "cpu") -> Measure:
     from trifocal.losses.perceptual import EncoderDistance
 
     try:
-        return _of_both(EncoderDistance(), device)
+        return _pair_measure(EncoderDistance(), device)
     except WeightsError as error:
         why, _, remedy = str(error).rstrip(".").partition("; ")
         raise NotMeasured("The distance in the image encoder", why[0].lower() + why[1:], remedy) from error
 
 
-def _of_both(distance: torch.nn.Module, device: str) -> Measure:
+def _pair_measure(distance: torch.nn.Module, device: str) -> Measure:
     import torch
 
     distance.to(device)

@@ -11,9 +11,9 @@ import numpy as np
 
 from trifocal.detection.detections import Pixels
 from trifocal.errors import OptionError, RateError
-from trifocal.evaluation.codecs.candidates import Candidate, PresetCandidate, candidate_for, decoded_image
-from trifocal.evaluation.codecs.factory import create_candidate
-from trifocal.evaluation.codecs.variant import Variant
+from trifocal.evaluation.candidates.candidate import Candidate, PresetCandidate, candidate_for, decoded_image
+from trifocal.evaluation.candidates.factory import create_candidate
+from trifocal.evaluation.candidates.variant import Variant
 from trifocal.evaluation.images import find_images, open_image, relative_name
 from trifocal.evaluation.metrics.per_image import find_metric, psnr
 from trifocal.evaluation.report.contents import Crop, Panel

@@ -12,12 +12,12 @@ from typing import Any
 from trifocal.container import Bitstream, describe
 from trifocal.container.text import normalise_text
 from trifocal.errors import OptionError, TrifocalError
-from trifocal.evaluation.codecs.candidates import candidate_for
-from trifocal.evaluation.codecs.factory import create_candidate
-from trifocal.evaluation.codecs.variant import Variant
+from trifocal.evaluation.candidates.candidate import candidate_for
+from trifocal.evaluation.candidates.factory import create_candidate
+from trifocal.evaluation.candidates.variant import Variant
 from trifocal.evaluation.images import find_images, open_image, relative_name
-from trifocal.evaluation.memory import peak_memory, processor
 from trifocal.evaluation.metrics.per_image import Metric
+from trifocal.evaluation.peak_memory import peak_memory, processor
 from trifocal.evaluation.report.contents import CurveComparison, LayerBytes, Speed
 from trifocal.evaluation.report.crops import image_path
 from trifocal.evaluation.report.curves import Curve, bd_metric, bd_rate

@@ -14,10 +14,10 @@ from trifocal.detection.detections import Floats, Pixels
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.tasks.annotations import GroundTruth
 
-__all__ = ["Classification", "mean_average_precision", "read_classes"]
+__all__ = ["ClassificationTask", "mean_average_precision", "read_classes"]
 
 
-class Classification:
+class ClassificationTask:
     """`top1` and `top5`: the share of images whose class has the highest score, or one of the five highest.
 
     Where images have several classes each, `map` instead: see `mean_average_precision`.
@@ -37,14 +37,14 @@ class Classification:
         model: str = "",
     ) -> None:
         self.classify, self.classes, self.model = classify, classes, model
-        self.multilabel = any(isinstance(value, tuple) for value in classes.known.values())
+        self.multilabel = any(isinstance(value, tuple) for value in classes.values.values())
         self.columns: tuple[str, ...] = ("map",) if self.multilabel else ("top1", "top5")
         self.begin()
 
     @property
-    def notes(self) -> list[str]:
+    def notices(self) -> list[str]:
         """Sentences about images that were left out."""
-        return self.classes.notes
+        return self.classes.notices
 
     def begin(self) -> None:
         """Forget all images."""
@@ -56,7 +56,7 @@ class Classification:
         """Classify an image, uint8 [H, W, 3]. Raises OptionError if the network does not have the image's
         class.
         """
-        value = self.classes.take(name)
+        value = self.classes.claim(name)
         if value is None:
             return
         labels = value if isinstance(value, tuple) else (value,)

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.errors import OptionError
-from trifocal.evaluation.codecs.candidates import candidate_for, decoded_image
-from trifocal.evaluation.codecs.factory import create_candidate
-from trifocal.evaluation.codecs.pillow_codecs import LOSSLESS
-from trifocal.evaluation.codecs.variant import Variant, parse_variant
+from trifocal.evaluation.candidates.candidate import candidate_for, decoded_image
+from trifocal.evaluation.candidates.factory import create_candidate
+from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS
+from trifocal.evaluation.candidates.variant import Variant, parse_variant
 from trifocal.evaluation.images import find_images, relative_name
-from trifocal.evaluation.tasks.detection import Detection
+from trifocal.evaluation.tasks.detection import DetectionTask
 from trifocal.evaluation.tasks.task import create_task
 from trifocal.pictures import Picture
 
@@ -94,10 +94,10 @@ def run_detection(
     data: Path,
     detector: str,
     progress: Callable[[float], None] = lambda fraction: None,
-) -> tuple[Detection, float]:
+) -> tuple[DetectionTask, float]:
     """Run a detector on all images of a folder after coding: its detections, and the mean bits per pixel."""
     task = create_task("detection", detector, None, data)
-    assert isinstance(task, Detection)
+    assert isinstance(task, DetectionTask)
     candidate = create_candidate(variant)
     paths, rates = find_images(data), []
     for number, path in enumerate(paths):
@@ -112,7 +112,7 @@ def run_detection(
 
 
 def bootstrap_ap(
-    runs: Sequence[Detection],
+    runs: Sequence[DetectionTask],
     draws: int,
     seed: int = SEED,
     progress: Callable[[float], None] = lambda fraction: None,
@@ -131,6 +131,6 @@ def bootstrap_ap(
     samples = np.empty((draws, len(runs)))
     for number, row in enumerate(samples):
         ids = [shared[place] for place in random.integers(len(shared), size=len(shared))]
-        row[:] = [run.precision("bbox", ids)[0] for run in runs]
+        row[:] = [run.average_precision("bbox", ids)[0] for run in runs]
         progress((number + 1) / draws)
     return samples

@@ -14,23 +14,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trifocal.detection.detections import Detections, Detector, Pixels, rescale
+from trifocal.detection.detections import Detections, ObjectDetector, Pixels, rescale
 from trifocal.errors import MissingExtra, OptionError, PictureError
 from trifocal.evaluation.tasks.annotations import GroundTruth
 from trifocal.pictures import Picture
 
 __all__ = [
+    "DETECTOR_LABELS",
     "MAX_LONG_SIDE",
-    "OWN",
     "Annotations",
-    "Detection",
+    "DetectionTask",
     "annotation",
     "check_installed",
     "protocol_size",
 ]
 
-OWN = "own"  # the detector's own detections in the originals are the ground truth
-MIN_OWN_SCORE = 0.5  # of a detection that counts as ground truth then
+DETECTOR_LABELS = "own"  # the detector's own detections in the originals are the ground truth
+MIN_LABEL_SCORE = 0.5  # of a detection that counts as ground truth then
 MAX_LONG_SIDE = 1333  # pixels, in detectron2's evaluation, whose short side is 800
 BOXES, MASKS = ("ap", "ap50", "ap75"), ("mask_ap", "mask_ap50")
 
@@ -81,9 +81,9 @@ class Annotations:
 
     @classmethod
     def from_detector(
-        cls, detector: Detector, paths: Mapping[str, Path], report: Callable[[float, str], None]
+        cls, detector: ObjectDetector, paths: Mapping[str, Path], report: Callable[[float, str], None]
     ) -> Annotations:
-        """A detector's own detections with scores of MIN_OWN_SCORE and more, as ground truth for images
+        """A detector's own detections with scores of MIN_LABEL_SCORE and more, as ground truth for images
         without labels.
 
         Images that cannot be opened are skipped.
@@ -110,11 +110,11 @@ class Annotations:
             objects[number] = [
                 annotation({"image_id": number, "category_id": int(label), "bbox": _to_xywh(box)})
                 for box, label, score in zip(output.boxes, output.labels, output.scores, strict=True)
-                if score >= MIN_OWN_SCORE
+                if score >= MIN_LABEL_SCORE
             ]
         if not any(objects.values()):
             raise OptionError(
-                f"The detector finds no object in these images with a score of {MIN_OWN_SCORE} or more."
+                f"The detector finds no object in these images with a score of {MIN_LABEL_SCORE} or more."
             )
         categories = [{"id": label} for label in sorted(labels)]
         source = "the detections in the originals"
@@ -138,7 +138,7 @@ def _to_xywh(box: NDArray[np.float64]) -> list[float]:
     return [float(value) for value in (box[0], box[1], box[2] - box[0], box[3] - box[1])]
 
 
-class Detection:
+class DetectionTask:
     """Average precision, 0..1, of the boxes that a detector finds, and of masks where annotations have
     outlines.
 
@@ -158,7 +158,11 @@ class Detection:
     """
 
     def __init__(
-        self, detector: Detector, annotations: Annotations, short_side: int | None = None, model: str = ""
+        self,
+        detector: ObjectDetector,
+        annotations: Annotations,
+        short_side: int | None = None,
+        model: str = "",
     ) -> None:
         unknown = annotations.ids - set(detector.categories or annotations.ids)
         if unknown:
@@ -168,7 +172,7 @@ class Detection:
             )
         self.masks = detector.masks and annotations.outlined
         self.columns = BOXES + MASKS * self.masks
-        self.name, self.model = model, f"{model}-{OWN}" if annotations.own else model
+        self.name, self.model = model, f"{model}-{DETECTOR_LABELS}" if annotations.own else model
         self.detector, self.annotations, self.short_side = detector, annotations, short_side
         self.detections: dict[int, list[dict[str, Any]]] = {}
         self.unknown_labels: set[int] = set()
@@ -176,17 +180,17 @@ class Detection:
             protocol_size(1, 1, short_side)
 
     @property
-    def notes(self) -> list[str]:
+    def notices(self) -> list[str]:
         """Sentences about masks, labels and images that were left out."""
         source = self.annotations.images.source
-        notes = []
+        notices = []
         if self.detector.masks and not self.masks:
-            notes.append(f"Masks are not measured: {source} has no outlines.")
+            notices.append(f"Masks are not measured: {source} has no outlines.")
         if self.unknown_labels:
-            notes.append(
+            notices.append(
                 f"The detector returns labels that {source} does not list: {sorted(self.unknown_labels)}."
             )
-        return notes + self.annotations.images.notes
+        return notices + self.annotations.images.notices
 
     def begin(self) -> None:
         """Forget all images."""
@@ -194,17 +198,17 @@ class Detection:
         self.annotations.images.begin()
 
     def add(
-        self, decoded: Pixels, name: str, find: Callable[[str, Detector], Detections] | None = None
+        self, decoded: Pixels, name: str, find: Callable[[str, ObjectDetector], Detections] | None = None
     ) -> None:
         """Find the objects of an image, uint8 [H, W, 3].
 
-        Images without annotations, or of another size than annotated, are left out with a note.
+        Images without annotations, or of another size than annotated, are left out with a notice.
 
         Args:
             find: returns the objects, in the pixels of `decoded`, for the detector's name and the detector;
                 None to run the detector on `decoded`.
         """
-        image = self.annotations.images.take(name)
+        image = self.annotations.images.claim(name)
         if image is None:
             return
         size = image["width"], image["height"]
@@ -238,18 +242,18 @@ class Detection:
         """The figures by column. Raises OptionError if no image was measured."""
         if not self.detections:
             raise OptionError(f"No image was added that {self.annotations.images.source} lists.")
-        values = self.precision("bbox")
+        values = self.average_precision("bbox")
         if self.masks:
-            values += self.precision("segm")[:2]
+            values += self.average_precision("segm")[:2]
         return dict(zip(self.columns, values, strict=True))
 
-    def precision(self, kind: str, ids: Sequence[int] | None = None) -> tuple[float, ...]:
+    def average_precision(self, kind: str, ids: Sequence[int] | None = None) -> tuple[float, ...]:
         """AP, AP50 and AP75 of "bbox" or "segm".
 
         Args:
             ids: the images that count, each as often as it is listed; None for all that were added.
         """
-        known = {image["id"]: image for image in self.annotations.images.known.values()}
+        known = {image["id"]: image for image in self.annotations.images.values.values()}
         places = list(enumerate(sorted(self.detections) if ids is None else ids))
         images = [{**known[own], "id": place} for place, own in places]
         truth = _numbered(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trifocal.detection.detections import Detections, Detector, Pixels
+from trifocal.detection.detections import Detections, ObjectDetector, Pixels
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.detection.onnx_detector import OnnxDetector
 from trifocal.evaluation.tasks.networks import TorchvisionNetwork, load_torchvision
@@ -16,7 +16,7 @@ COMPACT = "compact"
 
 
 class CompactDetector:
-    """The bundled detector on whole images; its second half also reads base layers.
+    """The bundled detector on whole images; its tail also reads base layers.
 
     It resizes the image to `compact_size`, and the boxes back. Raises WeightsError.
     """
@@ -74,7 +74,7 @@ class TorchvisionDetector(TorchvisionNetwork):
         )
 
 
-def create_detector(model: str, device: str = "cpu") -> Detector:
+def create_detector(model: str, device: str = "cpu") -> ObjectDetector:
     """A detector by name: "compact", a path that ends in .onnx, or a torchvision model.
 
     Raises:

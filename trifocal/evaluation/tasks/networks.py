@@ -64,7 +64,7 @@ class Segmenter(TorchvisionNetwork):
 
 
 class Classifier(TorchvisionNetwork):
-    """Classification: uint8 [H, W, 3] → a logit for each class, float64 [classes]."""
+    """ClassificationTask: uint8 [H, W, 3] → a logit for each class, float64 [classes]."""
 
     def __call__(self, pixels: Pixels) -> NDArray[np.float64]:
         import torch

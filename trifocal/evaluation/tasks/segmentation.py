@@ -13,12 +13,12 @@ from trifocal.detection.detections import Pixels
 from trifocal.errors import MissingExtra, OptionError
 from trifocal.evaluation.tasks.annotations import GroundTruth
 
-__all__ = ["Segmentation", "find_label_maps", "read_label_map"]
+__all__ = ["SegmentationTask", "find_label_maps", "read_label_map"]
 
 UNLABELLED = 255  # pixels of a label map with this value are not counted
 
 
-class Segmentation:
+class SegmentationTask:
     """`miou`: the mean over classes of intersection over union, both counted over the pixels of all images.
 
     Classes that occur neither in a label map nor in a prediction do not count.
@@ -48,9 +48,9 @@ class Segmentation:
         self.begin()
 
     @property
-    def notes(self) -> list[str]:
+    def notices(self) -> list[str]:
         """Sentences about images that were left out."""
-        return self.label_maps.notes
+        return self.label_maps.notices
 
     def begin(self) -> None:
         """Forget all images."""
@@ -67,7 +67,7 @@ class Segmentation:
         """
         import torch
 
-        path = self.label_maps.take(name)
+        path = self.label_maps.claim(name)
         if path is None:
             return
         labels = read_label_map(path)

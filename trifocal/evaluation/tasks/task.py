@@ -20,11 +20,11 @@ from typing import Protocol
 from trifocal.detection.detections import Pixels
 from trifocal.errors import OptionError
 from trifocal.evaluation.images import find_images, relative_name
-from trifocal.evaluation.tasks.classification import Classification, read_classes
-from trifocal.evaluation.tasks.detection import OWN, Annotations, Detection, check_installed
+from trifocal.evaluation.tasks.classification import ClassificationTask, read_classes
+from trifocal.evaluation.tasks.detection import DETECTOR_LABELS, Annotations, DetectionTask, check_installed
 from trifocal.evaluation.tasks.detectors import create_detector
 from trifocal.evaluation.tasks.networks import Classifier, Segmenter, load_torchvision
-from trifocal.evaluation.tasks.segmentation import Segmentation, find_label_maps
+from trifocal.evaluation.tasks.segmentation import SegmentationTask, find_label_maps
 from trifocal.evaluation.tasks.voc import read_voc
 
 __all__ = ["NETWORKS", "TASKS", "TITLES", "Task", "create_task"]
@@ -57,7 +57,7 @@ class Task(Protocol):
     """A measurement over all images of a folder.
 
     `columns` are the keys of `result`, whose values are 0..1 or nan. `model` is the short name of the
-    network. `notes` are sentences about images that were left out. With a `short_side`, images are resized
+    network. `notices` are sentences about images that were left out. With a `short_side`, images are resized
     before they are coded.
     """
 
@@ -68,7 +68,7 @@ class Task(Protocol):
     @property
     def short_side(self) -> int | None: ...
     @property
-    def notes(self) -> list[str]: ...
+    def notices(self) -> list[str]: ...
     def begin(self) -> None: ...
     def add(self, decoded: Pixels, name: str) -> None: ...
     def result(self) -> dict[str, float]: ...
@@ -92,7 +92,7 @@ def create_task(
         annotations: their file or folder; None to search for them next to the images (TASKS). For detection
             a file in COCO's layout or a folder in PASCAL VOC's, or "own": the detector's own detections in
             the originals are the ground truth.
-        short_side: in pixels, for detection: see `Detection`.
+        short_side: in pixels, for detection: see `DetectionTask`.
         report: called with a fraction and a text while the detector runs on the originals.
 
     Raises:
@@ -108,9 +108,9 @@ def create_task(
     paths = {relative_name(path, Path(data)): path for path in find_images(data)}
     if kind == "detection":
         check_installed()
-    if annotations == OWN:
+    if annotations == DETECTOR_LABELS:
         detector = create_detector(model, device)
-        return Detection(detector, Annotations.from_detector(detector, paths, report), model=label)
+        return DetectionTask(detector, Annotations.from_detector(detector, paths, report), model=label)
     source = find_annotations(kind, Path(data)) if annotations is None else Path(annotations)
     names = list(paths)
     if kind == "detection":
@@ -119,14 +119,14 @@ def create_task(
         detector = create_detector(model, device)
         if source.is_dir() and detector.categories is None:
             known = read_voc(source, coco_ids=False)
-        return Detection(detector, known, short_side, label)
+        return DetectionTask(detector, known, short_side, label)
     if kind == "segmentation":
         label_maps = find_label_maps(source)
         label_maps.check_any(names)
-        return Segmentation(Segmenter(*load_torchvision(kind, model), device), label_maps, label)
+        return SegmentationTask(Segmenter(*load_torchvision(kind, model), device), label_maps, label)
     classes = read_classes(source)
     classes.check_any(names)
-    return Classification(Classifier(*load_torchvision(kind, model), device), classes, label)
+    return ClassificationTask(Classifier(*load_torchvision(kind, model), device), classes, label)
 
 
 def _check(kind: str, model: str | None, annotations: object, short_side: int | None) -> None:
@@ -135,8 +135,8 @@ def _check(kind: str, model: str | None, annotations: object, short_side: int | 
     is_onnx = model is not None and model.lower().endswith(".onnx")
     if kind != "detection" and (short_side is not None or is_onnx):
         raise OptionError(f"ONNX files and a short side are for detection, not for {kind}.")
-    if annotations == OWN and (kind != "detection" or short_side is not None):
-        raise OptionError(f"The annotations {OWN!r} are for detection without --short-side.")
+    if annotations == DETECTOR_LABELS and (kind != "detection" or short_side is not None):
+        raise OptionError(f"The annotations {DETECTOR_LABELS!r} are for detection without --short-side.")
 
 
 def find_annotations(kind: str, data: Path) -> Path:

@@ -1,6 +1,6 @@
 """Train the base layer of a layered preset against its detector, which is frozen.
 
-    image ── detector head ── h ── analysis ── y_obj ── noise ── synthesis ── h_hat ─┬─ detector tail
+    image ── detector stem ── h ── analysis ── y_obj ── noise ── synthesis ── h_hat ─┬─ detector tail
                               └────────────── losses of equation (1) ────────────────┴─ base preview
 
 Every image of a batch has its own quality level, so one base layer serves all rates.
@@ -31,24 +31,24 @@ from trifocal.losses.base_layer import (
     task_weight,
 )
 from trifocal.losses.detection import Target, TeacherDetections
-from trifocal.losses.rate_distortion import balance, spread_levels
-from trifocal.presets import Preset, check_layers, find
+from trifocal.losses.rate_distortion import level_weight, spread_levels
+from trifocal.presets import Preset, check_base_layer, find
 from trifocal.recipes import BASE_LAYER, BaseLayerRecipe, with_fields
 from trifocal.training.batches import read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.detection_batches import DetectionBatches, DetectionTeacher
 from trifocal.training.precision import new_accelerator
 from trifocal.training.run import open_run
-from trifocal.training.task import SEED, LossTask, Note, Report, silent
+from trifocal.training.task import SEED, LossTask, Notify, Report, silent
 from trifocal.training.trainer import open_trainer
 from trifocal.types import Condition
-from trifocal.weights import FOLDER, write_weights
+from trifocal.weights import WEIGHTS_FOLDER, write_weights
 
 __all__ = ["train_base_layer"]
 
 PRESET, ENHANCEMENT = "dual-layer-compact", "compact"
 CALIBRATION = 24  # batches
-BALANCE = 0.4  # the cost of a quality grows about as this power of its task weight
+LEVEL_WEIGHT_EXPONENT = 0.4  # the cost of a quality grows about as this power of its task weight
 
 
 class BaseLayerLosses(nn.Module):
@@ -68,9 +68,9 @@ class BaseLayerLosses(nn.Module):
         level = spread_levels(len(x), x.device)
         output = self.base(x, level)
         rate = output.bits / (x.shape[2] * x.shape[3])
-        terms = DetectorReference(self.detector[0], x).terms(output.h_hat, output.first, targets)
-        cost = (rate + task_weight(level) * task_cost(terms, self.term_weights)) * balance(
-            level, BALANCE, TASK_RANGE
+        terms = DetectorReference(self.detector[0], x).terms(output.h_hat, output.preview, targets)
+        cost = (rate + task_weight(level) * task_cost(terms, self.term_weights)) * level_weight(
+            level, LEVEL_WEIGHT_EXPONENT, TASK_RANGE
         )
         return {"loss": cost.mean(), "rate": rate.mean()} | {n: t.mean() for n, t in terms.items()}
 
@@ -116,7 +116,7 @@ class BaseLayerTask(LossTask):
         teacher: DetectionTeacher | None,
         recipe: BaseLayerRecipe = BASE_LAYER,
     ) -> None:
-        self.preset, self.codec, self.training = preset, codec, training
+        self.preset, self.codec, self.training_images = preset, codec, training
         self.teacher, self.recipe, self.batch = teacher, recipe, recipe.batch
         self.learning_rate, self.matrix_rate = recipe.learning_rate, recipe.matrix_rate
         self.weight_decay, self.ema = recipe.weight_decay, recipe.ema
@@ -131,7 +131,7 @@ class BaseLayerTask(LossTask):
         return DetectionBatches(
             pictures,
             self.teacher,
-            self.own_batch,
+            self.process_batch,
             seed,
             self.detector.categories,
             self.codec.input_size,
@@ -139,7 +139,7 @@ class BaseLayerTask(LossTask):
         )
 
     def batches(self, seed: int, first: int) -> DetectionBatches:
-        return self.source(self.training, seed, first)
+        return self.source(self.training_images, seed, first)
 
     def factor(self, name: str) -> float:
         """Scale indices are in sixths of an octave, gains in octaves."""
@@ -149,14 +149,14 @@ class BaseLayerTask(LossTask):
         """Calibrate the codec with the trained base layer, and write all of its weights."""
         assert isinstance(average, BaseLayerLosses)
         self.codec.base.load_state_dict(average.base.state_dict())
-        with self.source(self.training, SEED) as batches:
+        with self.source(self.training_images, SEED) as batches:
             calibrate(self.codec.to(self.device), batches)
         write_weights(self.codec, path)
         return {
             "preset": self.preset.name,
             "task": self.term_weights,
             "bce": self.recipe.bce,
-            "pictures": len(self.training),
+            "pictures": len(self.training_images),
             "parameters": sum(p.numel() for p in average.base.parameters()),
         }
 
@@ -178,7 +178,7 @@ def train_base_layer(
     fields: Mapping[str, object] | None = None,
     precision: str | None = None,
     report: Report = silent,
-    note: Note = silent,
+    notify: Notify = silent,
 ) -> Path:
     """Train the base layer of a layered preset. The enhancement of dual-layer-compact starts as `compact`.
 
@@ -197,7 +197,7 @@ def train_base_layer(
             than the default.
         precision: "auto" (the default), "bfloat16" or "float32"; see `choose_precision`.
         report: called after each step with the fraction done and a line of text.
-        note: called with each notice.
+        notify: called with each notice.
 
     Returns:
         Weights of the whole preset. Its enhancement is that of compact, or untrained; continue with
@@ -228,12 +228,12 @@ def train_base_layer(
     recipe = base_recipe(options["fields"])
     set_seed(SEED)
     preset = of if isinstance(of, Preset) else find(options["of"])
-    check_layers(preset)
-    found = read_run_data(options["data"], report, note)
-    seer = None if teacher is None else DetectionTeacher(teacher)
+    check_base_layer(preset)
+    found = read_run_data(options["data"], report, notify)
+    teacher_model = None if teacher is None else DetectionTeacher(teacher)
     codec = codec_with_base(preset, start)
-    task = BaseLayerTask(preset, codec, found.training, found.held_out, seer, recipe)
-    trainer = open_trainer(task, out, options, resume, note)
+    task = BaseLayerTask(preset, codec, found.training, found.held_out, teacher_model, recipe)
+    trainer = open_trainer(task, out, options, resume, notify)
     trainer.fit(options["every"], report)
     name = None if teacher is None else Path(teacher).name
     return trainer.export(options["data"], start, teacher=name, **found.record)
@@ -251,12 +251,12 @@ def base_recipe(values: Mapping[str, object]) -> BaseLayerRecipe:
 def codec_with_base(of: str | Preset, start: str | Path | None) -> ScalableNetwork:
     """The codec of a preset with the weights in `start`. Without it, it is untrained, but for a compact
     enhancement, which starts as the bundled compact."""
-    check_layers(find(of))
+    check_base_layer(find(of))
     codec = find(of).build().network
     assert isinstance(codec, ScalableNetwork)
     analysis = codec.base.analysis
     if isinstance(analysis, CompactBaseAnalysis):
-        load_start(codec, start or FOLDER / find(ENHANCEMENT).weights)
+        load_start(codec, start or WEIGHTS_FOLDER / find(ENHANCEMENT).weights)
         analysis.init_from_detector(codec.detector, front_only=start is not None)
     elif start is not None:
         load_start(codec, start)
@@ -281,7 +281,7 @@ def calibrate(codec: ScalableNetwork, batches: DetectionBatches) -> None:
     covariance = power = torch.zeros_like(codec.trust)
     for _ in range(CALIBRATION):
         x = batches.next()[0].to(codec.trust.device)
-        preview, _ = codec.below(x, spread_levels(len(x), x.device))
+        preview, _ = codec.simulate_base_layer(x, spread_levels(len(x), x.device))
         y, p = codec.analysis(x), codec.predict(Condition(preview=preview))
         assert p is not None
         covariance, power = covariance + (y * p).sum((0, 1, 2)), power + p.square().sum((0, 1, 2))

@@ -31,15 +31,15 @@ from trifocal.training.checkpoint import load_start
 from trifocal.training.optimisers import adam, plateau_schedule, step_decay
 from trifocal.training.run import open_run
 from trifocal.training.stages import make_objective, objective_arguments, stage_recipe
-from trifocal.training.task import BatchSource, Note, Report, TrainingTask, Turn, silent
+from trifocal.training.task import BatchSource, Notify, Report, TrainingTask, Update, silent
 from trifocal.training.trainer import open_trainer
 from trifocal.training.validation import HeldOut, calibrate, held_out_crops, to_tensor, validate
 from trifocal.types import LEVELS_PER_QUALITY, Batch, Condition
-from trifocal.weights import FOLDER, Decodes, decodable, load_weights, write_weights
+from trifocal.weights import WEIGHTS_FOLDER, DecodableFingerprints, decodable, load_weights, write_weights
 
 __all__ = ["CodecTask", "train"]
 
-PARTS = {"encoder": "analysis", "decoder": "synthesis"}
+SUBMODULE_ALIASES = {"encoder": "analysis", "decoder": "synthesis"}
 
 
 class CodecTask(TrainingTask):
@@ -58,7 +58,7 @@ class CodecTask(TrainingTask):
     """
 
     name = "codec"
-    reduced = "Residual blocks"
+    bfloat16_operations = "Residual blocks"
 
     def __init__(
         self,
@@ -71,16 +71,16 @@ class CodecTask(TrainingTask):
         self.preset, self.recipe, self.parts = preset, recipe or stage_recipe(preset, stage), tuple(parts)
         self.stage = stage
         self.objective = objective() if objective else make_objective(preset, stage, self.recipe)
-        self.text_encoder = load_text_encoder(preset.text_encoder) if preset.text_reader else None
+        self.text_encoder = load_text_encoder(preset.text_encoder) if preset.text_used_by else None
         self.module: nn.Module = preset.build().network
         if isinstance(self.module, ScalableNetwork):
             self.module.any_base_quality = self.recipe.any_base_quality
         self.file_name = f"{preset.name}.safetensors"
         self.seed, self.learning_rate = self.recipe.seed, self.recipe.learning_rate
         self.ema, self.clip, self.batch = self.recipe.ema, self.recipe.clip, self.recipe.batch
-        self.unused_parameters = self.text_encoder is not None or bool(self.objective.partners())
-        self.decodes: Decodes = {}
-        self.training: list[TrainingPicture] = []
+        self.unused_parameters = self.text_encoder is not None or bool(self.objective.auxiliary_networks())
+        self.decodable_fingerprints: DecodableFingerprints = {}
+        self.training_images: list[TrainingPicture] = []
         self.has_boxes = False
         self.held_out = HeldOut(torch.zeros(0), ())
         self.read_facts: dict[str, object] = {}
@@ -90,13 +90,15 @@ class CodecTask(TrainingTask):
     def start_from(self, weights: str | Path | None) -> None:
         """Load weights (.safetensors); parts that they lack keep their initial values, or those of the
         preset's shared file."""
-        shared = FOLDER / self.preset.shared if self.preset.shared else None
+        shared = WEIGHTS_FOLDER / self.preset.shared_weights if self.preset.shared_weights else None
         for path in (shared, weights):
             if path is not None:
                 load_start(self.module, path)
         if weights is not None:
             with suppress(WeightsError):  # weights of parts only: they wrote no files of this preset
-                self.decodes = decodable(self.module, Path(weights), ARITHMETIC, self.preset.shared)
+                self.decodable_fingerprints = decodable(
+                    self.module, Path(weights), ARITHMETIC, self.preset.shared_weights
+                )
 
     @property
     def level(self) -> int | None:
@@ -104,22 +106,22 @@ class CodecTask(TrainingTask):
         quality = self.recipe.quality
         return None if quality is None else round(quality * LEVELS_PER_QUALITY)
 
-    def read(self, data: Sequence[str | Path], report: Report, note: Note = silent) -> None:
+    def read(self, data: Sequence[str | Path], report: Report, notify: Notify = silent) -> None:
         """Read the images for training and validation. Raises OptionError if the preset takes text, and no
         image has any that the recipe uses."""
-        found = read_run_data(data, report, note, self.recipe.crop, self.recipe.held_out)
+        found = read_run_data(data, report, notify, self.recipe.crop, self.recipe.held_out)
         if self.text_encoder is not None:
             check_texts(self.preset, self.recipe, found, data)
         self.read_facts = found.record
-        self.use(found.training, found.held_out)
+        self.set_images(found.training, found.held_out)
 
-    def use(self, training: list[TrainingPicture], held_out: list[TrainingPicture]) -> None:
+    def set_images(self, training: list[TrainingPicture], held_out: list[TrainingPicture]) -> None:
         """Train on these images and validate on those."""
-        self.training, self.held_out = training, held_out_crops(held_out, self.recipe)
+        self.training_images, self.held_out = training, held_out_crops(held_out, self.recipe)
         self.has_boxes = any(len(picture.boxes) for picture in training)
 
-    def partners(self) -> dict[str, nn.Module]:
-        return self.objective.partners()
+    def auxiliary_networks(self) -> dict[str, nn.Module]:
+        return self.objective.auxiliary_networks()
 
     def to(self, device: torch.device) -> None:
         super().to(device)
@@ -128,7 +130,7 @@ class CodecTask(TrainingTask):
             self.text_encoder = load_text_encoder(self.preset.text_encoder, str(device))
 
     def optimisers(self) -> dict[str, list[Optimizer]]:
-        networks = {self.name: self.module, **self.partners()}
+        networks = {self.name: self.module, **self.auxiliary_networks()}
         return {name: [adam(network, self.recipe)] for name, network in networks.items()}
 
     def schedule(self, step: int, fraction: float) -> float:
@@ -143,7 +145,7 @@ class CodecTask(TrainingTask):
 
     def batches(self, seed: int, first: int) -> BatchSource:
         rules = CropRules(self.recipe.text, self.recipe.mirrored, self.recipe.sampling)
-        return Crops(self.training, self.own_batch, self.recipe.crop, seed, rules, first)
+        return Crops(self.training_images, self.process_batch, self.recipe.crop, seed, rules, first)
 
     def levels(self, count: int) -> Tensor:
         """Random quality levels, or that of a single-rate model, [count]."""
@@ -151,7 +153,7 @@ class CodecTask(TrainingTask):
             return spread_levels(count, self.device)
         return torch.full((count,), self.level, device=self.device)
 
-    def losses(self, module: nn.Module, batch: CropBatch, step: int, fraction: float) -> Iterator[Turn]:
+    def losses(self, module: nn.Module, batch: CropBatch, step: int, fraction: float) -> Iterator[Update]:
         """The losses of the objective, for crops with random quality levels and the condition from their
         texts; the terms of the objective, and the share of crops with each kind of text."""
         x = to_tensor(batch.rgb).to(self.device)
@@ -163,9 +165,9 @@ class CodecTask(TrainingTask):
                 f"text_{kind}": torch.tensor(batch.kinds.count(kind) / len(x))
                 for kind in ("caption", "names")
             }
-        for part, loss in self.objective.turns(module, inputs, step):
+        for part, loss in self.objective.losses(module, inputs, step):
             own = {"loss": loss.detach()} if part == self.name else {}
-            yield Turn(part, loss, own | self.objective.terms | shares)
+            yield Update(part, loss, own | self.objective.terms | shares)
 
     def condition(self, texts: Sequence[str]) -> Condition | None:
         """The text embeddings of a batch; now and then none, since the preset must work without text too."""
@@ -189,14 +191,14 @@ class CodecTask(TrainingTask):
         before = self.validate(average)
         trained = [name for name, parameter in average.named_parameters() if parameter.requires_grad]
         if any(name.startswith("entropy.") for name in trained):
-            calibrate(average, self.training, self.recipe, self.level)
+            calibrate(average, self.training_images, self.recipe, self.level)
         decoder_only = all(name.startswith("synthesis.") for name in trained)
-        decodes = self.decodes if decoder_only else None
-        write_weights(average, path, self.preset.shared, decodes, self.level)
-        load_weights(average, path.absolute(), self.preset.shared)
+        decodable_fingerprints = self.decodable_fingerprints if decoder_only else None
+        write_weights(average, path, self.preset.shared_weights, decodable_fingerprints, self.level)
+        load_weights(average, path.absolute(), self.preset.shared_weights)
         return {
             "parameters": sum(p.numel() for p in average.parameters()),
-            "pictures": len(self.training),
+            "pictures": len(self.training_images),
             "held_out_before_calibration": before["held_out"],
             "held_out": self.validate(average),
         }
@@ -208,14 +210,18 @@ class CodecTask(TrainingTask):
             settings |= {"quality": self.recipe.quality, "level": self.level}
         return settings | ({"parts": self.parts} if self.parts else {}) | self.objective.description()
 
-    def notes(self) -> list[str]:
-        return self.objective.notes()
+    def notices(self) -> list[str]:
+        return self.objective.notices()
 
     def state(self) -> dict[str, Any]:
-        return {"decodes": {version: sorted(marks) for version, marks in self.decodes.items()}}
+        return {
+            "decodes": {version: sorted(values) for version, values in self.decodable_fingerprints.items()}
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.decodes = {version: frozenset(marks) for version, marks in state.get("decodes", {}).items()}
+        self.decodable_fingerprints = {
+            version: frozenset(values) for version, values in state.get("decodes", {}).items()
+        }
 
 
 def train_only(network: nn.Module, parts: Sequence[str]) -> None:
@@ -228,9 +234,9 @@ def train_only(network: nn.Module, parts: Sequence[str]) -> None:
         OptionError: for a part that the network lacks.
     """
     children = [name for name, child in network.named_children() if any(True for _ in child.parameters())]
-    chosen = {PARTS.get(part, part) for part in parts}
+    chosen = {SUBMODULE_ALIASES.get(part, part) for part in parts}
     if unknown := sorted(chosen - {*children}):
-        names = {name: part for part, name in PARTS.items()}
+        names = {name: part for part, name in SUBMODULE_ALIASES.items()}
         have = ", ".join(names.get(name, name) for name in children)
         raise OptionError(f"The network has no part {unknown[0]!r}; choose from {have}.")
     for name, parameter in network.named_parameters():
@@ -257,7 +263,7 @@ def train(
     force: bool = False,
     every: float | None = None,
     report: Report = silent,
-    note: Note = silent,
+    notify: Notify = silent,
 ) -> Path:
     """Train a preset by its recipe. `in_processes` runs this in several processes.
 
@@ -287,7 +293,7 @@ def train(
         force: replace the run in `out`.
         every: minutes between checkpoints; 5 by default.
         report: called after each step with the fraction done and a line of text.
-        note: called with each notice.
+        notify: called with each notice.
 
     Returns:
         The exported weights.
@@ -334,10 +340,12 @@ def train(
     set_seed(recipe.seed)
     task = CodecTask(chosen, stage, recipe, options["parts"])
     task.start_from(None if resume else start)
-    trainer = open_trainer(task, out, options, resume, note)
-    task.read(options["data"], report, note)
+    trainer = open_trainer(task, out, options, resume, notify)
+    task.read(options["data"], report, notify)
     trainer.fit(options["every"], report)
-    return trainer.export(options["data"], start or (FOLDER / chosen.shared if chosen.shared else None))
+    return trainer.export(
+        options["data"], start or (WEIGHTS_FOLDER / chosen.shared_weights if chosen.shared_weights else None)
+    )
 
 
 def with_clip(preset: Preset, recipe: Recipe, stage: int, folder: str) -> tuple[Preset, Recipe]:
@@ -372,7 +380,7 @@ def check_start(preset: Preset, stage: int, given: bool) -> None:
         raise OptionError(
             f"Stage {stage} starts from the weights of stage {stage - 1}; pass them with --start."
         )
-    if preset.layers:
+    if preset.has_base_layer:
         raise OptionError(
             f"{preset.name} needs a pretrained, frozen base layer; pass its weights with --start."
         )

@@ -1,12 +1,12 @@
 """Train the bundled detector on boxes and on the outputs of a teacher.
 
 Stages 1 and 3 distil the parts of a teacher (`distillation.py`): stage 1 from images; stage 3 from the
-features of a frozen head and from decoded base layers, so that existing base layers and files stay valid.
+features of a frozen stem and from decoded base layers, so that existing base layers and files stay valid.
 Stage 2 trains all but the second detection stage on boxes, and on the class scores of the teacher, if there
 is one:
 
-    image ── head ── tail: pyramid ── boxes and classes of each anchor
-      └── teacher ── class scores at each anchor
+    image ── head ── tail: pyramid ── boxes and classes of each grid point
+      └── teacher ── class scores at each grid point
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,16 @@ from trifocal.training.batches import DataEcho, read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.detection_batches import DetectionBatches, DetectionTeacher
 from trifocal.training.distillation import (
+    ContinuedDistillationLosses,
     DistillationLosses,
     FeatureSource,
-    RefinementLosses,
     TeacherOutputs,
 )
 from trifocal.training.run import open_run
-from trifocal.training.task import SEED, BatchSource, LossTask, Note, Report, silent
+from trifocal.training.task import SEED, BatchSource, LossTask, Notify, Report, silent
 from trifocal.training.tasks.base_layer import PRESET
 from trifocal.training.trainer import open_trainer
-from trifocal.weights import FOLDER, write_weights
+from trifocal.weights import WEIGHTS_FOLDER, write_weights
 
 __all__ = ["train_detector"]
 
@@ -85,13 +85,13 @@ class DetectorTask(LossTask):
         batch: int,
         learning_rate: float | None = None,
     ) -> None:
-        self.started, self.training, self.teacher, self.batch = started, training, teacher, batch
+        self.started, self.training_images, self.teacher, self.batch = started, training, teacher, batch
         super().__init__(
             DetectorLosses(detector), DetectionBatches(held_out, teacher, 8, SEED), learning_rate
         )
 
     def batches(self, seed: int, first: int) -> BatchSource:
-        return DetectionBatches(self.training, self.teacher, self.own_batch, seed, first=first)
+        return DetectionBatches(self.training_images, self.teacher, self.process_batch, seed, first=first)
 
     def factor(self, name: str) -> float:
         return START_FACTOR if self.started else 1.0
@@ -113,7 +113,7 @@ class DetectorLosses(nn.Module):
         self, x: Tensor, targets: Sequence[Target], seen: Sequence[TeacherDetections] | None
     ) -> dict[str, Tensor]:
         """x [B, 3, H, W] in 0..1 → the scalar terms "scores" and "boxes"."""
-        pyramid = self.detector.backbone.rest(self.detector.front(x))
+        pyramid = self.detector.backbone.rest(self.detector.stem_features(x))
         maps = None if seen is None else teacher_score_maps(seen, pyramid)
         return detection_losses(self.detector.network.rpn(pyramid), targets, maps)
 
@@ -127,7 +127,7 @@ class DistillationTask(LossTask):
         teacher: PicoDet as ONNX.
         batch: images in a batch.
         learning_rate: replaces the default.
-        base: a base layer, through which half of the features pass; only where the head is frozen.
+        base: a base layer, through which half of the features pass; only where the stem is frozen.
     """
 
     name = "detector"
@@ -148,7 +148,7 @@ class DistillationTask(LossTask):
         learning_rate: float | None = None,
         base: BaseLayer | None = None,
     ) -> None:
-        self.training, self.teacher, self.batch, self.base = training, teacher, batch, base
+        self.training_images, self.teacher, self.batch, self.base = training, teacher, batch, base
         self.detector, self.names, self.weights = module.detector, module.names, module.weights
         self.keep_front = module.keep_front
         super().__init__(module, self.source(held_out, 4, SEED), learning_rate)
@@ -162,13 +162,13 @@ class DistillationTask(LossTask):
     def source(
         self, pictures: Sequence[TrainingPicture], batch: int, seed: int, first: int = 0
     ) -> BatchSource:
-        """Images, or their features where the head is frozen, with the outputs of the teacher."""
+        """Images, or their features where the stem is frozen, with the outputs of the teacher."""
         outputs = TeacherOutputs(pictures, self.teacher, self.names, batch, seed, first)
         return FeatureSource(outputs, self.detector, self.base) if self.keep_front else outputs
 
     def batches(self, seed: int, first: int) -> BatchSource:
-        """A resumed run with a frozen head fills the pool of its echoes anew."""
-        source = self.source(self.training, self.own_batch, seed, first)
+        """A resumed run with a frozen stem fills the pool of its echoes anew."""
+        source = self.source(self.training_images, self.process_batch, seed, first)
         return DataEcho(source, ECHOES, seed + first) if self.keep_front else source
 
     def factor(self, name: str) -> float:
@@ -193,7 +193,7 @@ def export_detector(detector: SplitDetector, path: Path) -> dict[str, object]:
     return {"parameters": sum(p.numel() for p in detector.parameters())}
 
 
-class RefinementTask(DistillationTask):
+class ContinuedDistillationTask(DistillationTask):
     """A trained detector, more slowly; its second detection stage is trained only here."""
 
     learning_rate = 8e-4
@@ -222,7 +222,7 @@ def train_detector(
     learning_rate: float | None = None,
     precision: str | None = None,
     report: Report = silent,
-    note: Note = silent,
+    notify: Notify = silent,
 ) -> Path:
     """Train the bundled detector.
 
@@ -243,7 +243,7 @@ def train_detector(
             run use a lower one than the default.
         precision: "auto" (the default), "bfloat16" or "float32"; see `choose_precision`.
         report: called after each step with the fraction done and a line of text.
-        note: called with each notice.
+        notify: called with each notice.
 
     Returns:
         The exported weights.
@@ -274,11 +274,11 @@ def train_detector(
             "The detector has stages 1 to 3. Stages 1 and 3 need a --teacher; without one, use --stage 2."
         )
     set_seed(SEED)
-    found = read_run_data(options["data"], report, note)
+    found = read_run_data(options["data"], report, notify)
     detector, base = compact_detector(), None
     start = options["start"]
     if stage == 3:
-        base, start = installed_base_layer(), start or FOLDER / "detector.safetensors"
+        base, start = installed_base_layer(), start or WEIGHTS_FOLDER / "detector.safetensors"
     keep_front = options["keep_front"] or stage == 3
     if keep_front and start is None:
         raise OptionError("--keep-front requires --start WEIGHTS.")
@@ -288,13 +288,17 @@ def train_detector(
     batch, rate = options["batch"] or BATCHES[stage - 1], options["learning_rate"]
     task: LossTask
     if stage == 2:
-        seer = None if teacher is None else DetectionTeacher(teacher)
-        task = DetectorTask(detector, start is not None, found.training, found.held_out, seer, batch, rate)
+        teacher_model = None if teacher is None else DetectionTeacher(teacher)
+        task = DetectorTask(
+            detector, start is not None, found.training, found.held_out, teacher_model, batch, rate
+        )
     else:
-        kind = DistillationTask if stage == 1 else RefinementTask
-        losses = DistillationLosses(detector, keep_front) if stage == 1 else RefinementLosses(detector)
+        kind = DistillationTask if stage == 1 else ContinuedDistillationTask
+        losses = (
+            DistillationLosses(detector, keep_front) if stage == 1 else ContinuedDistillationLosses(detector)
+        )
         task = kind(losses, found.training, found.held_out, teacher, batch, rate, base)
-    trainer = open_trainer(task, out, options, resume, note)
+    trainer = open_trainer(task, out, options, resume, notify)
     trainer.fit(options["every"], report)
     facts = {"pictures": len(found.training), "stage": stage, **found.record}
     name = None if teacher is None else Path(teacher).name

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from trifocal.training.image_text_batches import View, collate, phrase_masks
 from trifocal.training.image_text_model import ImageTextModel
 from trifocal.training.optimisers import adamw_and_muon, cosine_schedule
-from trifocal.training.task import BatchSource, TrainingTask, Turn
+from trifocal.training.task import BatchSource, TrainingTask, Update
 
 __all__ = ["GroundingTask", "grounding_loss"]
 
@@ -78,7 +78,7 @@ class GroundingTask(TrainingTask):
         return cosine_schedule(step, fraction, 1)
 
     def batches(self, seed: int, first: int) -> BatchSource:
-        return GroundingBatches(self.views, self.features, seed, first, self.own_batch)
+        return GroundingBatches(self.views, self.features, seed, first, self.process_batch)
 
     def losses(
         self,
@@ -86,12 +86,12 @@ class GroundingTask(TrainingTask):
         batch: tuple[Tensor, list[View], np.random.Generator],
         step: int,
         fraction: float,
-    ) -> Iterator[Turn]:
+    ) -> Iterator[Update]:
         features, views, random = batch
         loss = grounding_loss(
             self.model, module, features.to(self.model.offset.device).float(), views, random
         )
-        yield Turn(self.name, loss, {"ground": loss.detach()})
+        yield Update(self.name, loss, {"ground": loss.detach()})
 
     def validate(self, average: nn.Module) -> dict[str, float]:
         return {"ground_held_out": self.held_out_loss(average)}
@@ -161,10 +161,10 @@ def grounding_loss(
     """Binary cross-entropy of `ground` with the boxes, for the views' own phrases and for those of the view
     before; a scalar."""
     batch = collate(views, random, mirrored=0.0)
-    named_before = [batch.named[-1], *batch.named[:-1]]
+    named_before = [batch.named_categories[-1], *batch.named_categories[:-1]]
     with torch.no_grad():
         phrases = model.text(*model.tokens(batch.phrases))
-    own = F.binary_cross_entropy_with_logits(ground(features, phrases), batch.where.to(features.device))
+    own = F.binary_cross_entropy_with_logits(ground(features, phrases), batch.coverage.to(features.device))
     logits = ground(features, phrases.rolled())
     elsewhere = phrase_masks(views, named_before, np.zeros(len(views), bool)).to(features.device)
     return (own + F.binary_cross_entropy_with_logits(logits, elsewhere)) / 2
@@ -177,6 +177,6 @@ def image_features(model: ImageTextModel, views: Sequence[View], progress: Calla
     for begin in range(0, len(views), BATCH):
         rgb = np.stack([view.rgb for view in views[begin : begin + BATCH]])
         x = torch.from_numpy(rgb).to(model.offset.device).permute(0, 3, 1, 2) / 255.0
-        parts.append(model.image(x).stages[2].half().cpu())
+        parts.append(model.image(x).feature_maps[2].half().cpu())
         progress(min(1.0, (begin + BATCH) / len(views)))
     return torch.cat(parts)

@@ -21,7 +21,7 @@ from trifocal.training.image_text_batches import (
 from trifocal.training.image_text_model import ImageTextModel, train_tokenizer
 from trifocal.training.precision import new_accelerator
 from trifocal.training.run import open_run
-from trifocal.training.task import SEED, BatchSource, LossTask, Note, Report, TrainingTask, move, silent
+from trifocal.training.task import SEED, BatchSource, LossTask, Notify, Report, TrainingTask, move, silent
 from trifocal.training.tasks.grounding import GroundingTask
 from trifocal.training.trainer import open_trainer
 from trifocal.utils.files import atomic_write
@@ -70,7 +70,7 @@ class TextImageTask(LossTask):
         super().__init__(model, RepeatedBatch(held_out))
 
     def batches(self, seed: int, first: int) -> BatchSource:
-        return ImageTextBatches(self.views, self.own_batch, seed, first)
+        return ImageTextBatches(self.views, self.process_batch, seed, first)
 
     def validate(self, average: nn.Module) -> dict[str, float]:
         """Retrieval and localisation on held-out views."""
@@ -98,7 +98,7 @@ def train_text_image(
     batch: int | None = None,
     precision: str | None = None,
     report: Report = silent,
-    note: Note = silent,
+    notify: Notify = silent,
 ) -> Path:
     """Train the bundled text and image encoders.
 
@@ -116,7 +116,7 @@ def train_text_image(
         precision: "auto" (the default), "bfloat16" or "float32"; see `choose_precision`. Stage 2 is always in
             float32.
         report: called after each step with the fraction done and a line of text.
-        note: called with each notice.
+        notify: called with each notice.
 
     Returns:
         The exported weights.
@@ -146,25 +146,25 @@ def train_text_image(
     if stage == 2 and options["precision"] == "bfloat16":
         raise OptionError("Stage 2 of towers trains in float32; leave out --precision.")
     set_seed(SEED)
-    found = read_run_data(options["data"], report, note)
+    found = read_run_data(options["data"], report, notify)
     captions = [caption for picture in found.training for caption in picture.captions]
     if not captions or not any(picture.captions for picture in found.held_out):
         raise OptionError("towers needs captions: shards or folders with KEY.json beside KEY.jpg.")
     model = new_model(captions, start)
-    seer = None if teacher is None else ClassMapTeacher(teacher)
+    teacher_model = None if teacher is None else ClassMapTeacher(teacher)
     views = make_views(
-        found.training, seer, progress=lambda f: report(0.0, f"computing class scores, {f:.0%}")
+        found.training, teacher_model, progress=lambda f: report(0.0, f"computing class scores, {f:.0%}")
     )
     others = make_views([p for p in found.held_out if p.captions], None, ("whole",))
     task: TrainingTask
     if stage == 1:
-        task = TextImageTask(model, views, others, options["batch"], seer is not None)
+        task = TextImageTask(model, views, others, options["batch"], teacher_model is not None)
     else:
         model.to(new_accelerator().device)
         task = GroundingTask(
             model, views, others, write_encoders, lambda f: report(0.0, f"computing features, {f:.0%}")
         )
-    trainer = open_trainer(task, out, options, resume, note, "float32" if stage == 2 else None)
+    trainer = open_trainer(task, out, options, resume, notify, "float32" if stage == 2 else None)
     trainer.fit(options["every"], report)
     facts = {"pictures": len(found.training), "views": len(views), "stage": stage, **found.record}
     name = None if teacher is None else Path(teacher).name

@@ -1,6 +1,6 @@
 """Peak memory of a codec, measured in a separate process that encodes and decodes one image.
 
-    python -m trifocal.evaluation.memory CODEC IMAGE QUALITY [--text TEXT] [--own LABEL=PRESET:WEIGHTS]
+    python -m trifocal.evaluation.peak_memory CODEC IMAGE QUALITY [--text TEXT] [--own LABEL=PRESET:WEIGHTS]
     [--device DEVICE]
 
 prints bytes. CODEC is a name as in tables. The figure is the resident memory of the process, which includes
@@ -16,7 +16,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from trifocal.evaluation.codecs.variant import Variant, check_device, parse_variant
+from trifocal.evaluation.candidates.variant import Variant, check_device, parse_variant
 
 __all__ = ["own_peak_memory", "peak_memory", "processor"]
 
@@ -36,7 +36,7 @@ def peak_memory(
     options = [f"--text={text}"] if text is not None else []
     options += [f"--own={variant.weights_option}"] if variant.label else []
     arguments = [name, os.fspath(image), str(quality), f"--device={variant.device}", *options]
-    command = [sys.executable, "-m", "trifocal.evaluation.memory", *arguments]
+    command = [sys.executable, "-m", "trifocal.evaluation.peak_memory", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(run.stdout) if run.returncode == 0 and run.stdout.strip().isdecimal() else None
 
@@ -73,16 +73,16 @@ def main(
     path: str,
     quality: float,
     text: str | None = None,
-    own: str | None = None,
+    custom_weights: str | None = None,
     device: str = "cpu",
 ) -> None:
     """Encode and decode an image, and print the peak memory."""
-    from trifocal.evaluation.codecs.candidates import PresetCandidate, candidate_for
-    from trifocal.evaluation.codecs.factory import create_candidate
+    from trifocal.evaluation.candidates.candidate import PresetCandidate, candidate_for
+    from trifocal.evaluation.candidates.factory import create_candidate
     from trifocal.pictures import Picture
 
     check_device(device)
-    custom = [parse_variant(own, device)] if own else []
+    custom = [parse_variant(custom_weights, device)] if custom_weights else []
     variant = parse_variant(codec, device, {variant.label: variant for variant in custom})
     candidate = create_candidate(variant) if text is None else PresetCandidate(variant, text)
     coder = candidate_for(candidate, path)
@@ -97,7 +97,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("quality", type=float)
     parser.add_argument("--text", help="text for a preset that reads text")
     parser.add_argument(
-        "--own", metavar="LABEL=PRESET:WEIGHTS", help="the custom weights of a label in CODEC"
+        "--own",
+        dest="custom_weights",
+        metavar="LABEL=PRESET:WEIGHTS",
+        help="the custom weights of a label in CODEC",
     )
     parser.add_argument("--device", default="cpu", help="of the preset, as torch names it")
     return parser.parse_args()

@@ -5,7 +5,7 @@ on every machine; only the order of a sum could change a result. Here every sum 
 units, so it is exact in any order, and at most one division or root per value follows before it is rounded
 to the grid of activations. GELU, tanh and exp are tables over the grid. Their entries are computed in double
 precision and rounded; before rounding, none is closer than 1e-11 to the middle between two grid values
-(tests/test_exact_functions.py), so every library with a smaller error gives the same tables.
+(tests/test_integer_functions.py), so every library with a smaller error gives the same tables.
 
 Bounds of the sums, in units of their grids:
 
@@ -23,7 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.entropy.integer_networks import ACTIVATION_BITS, ACTIVATION_BOUND, WEIGHT_BITS, settle_, to_grid
+from trifocal.entropy.integer_networks import (
+    ACTIVATION_BITS,
+    ACTIVATION_BOUND,
+    WEIGHT_BITS,
+    add_bias_round_clamp_,
+    to_grid,
+)
 
 TABLE_END = 8.0  # GELU(x) = max(x, 0) and tanh(x) = ±1 on the grid beyond ±8
 EXP_BITS = 18  # of the weights of a softmax before its division
@@ -76,7 +82,7 @@ def with_gradient(value: Tensor, smooth: Callable[[], Tensor]) -> Tensor:
     return value + (near - near.detach())
 
 
-class ExactGelu(nn.Module):
+class IntegerGelu(nn.Module):
     """The integer form of `nn.GELU`, float64 on the grid of activations."""
 
     def __init__(self, layer: nn.GELU) -> None:
@@ -88,7 +94,7 @@ class ExactGelu(nn.Module):
         return with_gradient(value, lambda: F.gelu(x))
 
 
-class ExactTanh(nn.Module):
+class IntegerTanh(nn.Module):
     """The integer form of `nn.Tanh`, float64 on the grid of activations."""
 
     def __init__(self, layer: nn.Tanh) -> None:
@@ -110,7 +116,7 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(input.clamp(-NORM_BOUND, NORM_BOUND))
 
 
-class ExactLayerNorm(nn.Module):
+class IntegerLayerNorm(nn.Module):
     """The integer form of `LayerNorm`: the mean is rounded to the grid, and the squares of the differences
     are summed exactly.
 
@@ -133,11 +139,11 @@ class ExactLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.clamp(-NORM_BOUND, NORM_BOUND)
-        mean = settle_(x.sum(-1, keepdim=True) / self.channels)
+        mean = add_bias_round_clamp_(x.sum(-1, keepdim=True) / self.channels)
         difference = x - mean
         variance = difference.square().sum(-1, keepdim=True) / self.channels
-        normal = settle_(difference / torch.sqrt(variance + self.epsilon))
-        return settle_(normal * self.weight, bias=self.bias)
+        normal = add_bias_round_clamp_(difference / torch.sqrt(variance + self.epsilon))
+        return add_bias_round_clamp_(normal * self.weight, bias=self.bias)
 
 
 class SoftmaxAverage(nn.Module):
@@ -151,7 +157,7 @@ class SoftmaxAverage(nn.Module):
         return torch.softmax(masked(logits, mask), -1) @ values.clamp(-VALUE_BOUND, VALUE_BOUND)
 
 
-class ExactSoftmaxAverage(nn.Module):
+class IntegerSoftmaxAverage(nn.Module):
     """The integer form of `SoftmaxAverage`: Σ e·v / Σ e with e from a table of exp; one division per result.
 
     Raises:
@@ -168,10 +174,10 @@ class ExactSoftmaxAverage(nn.Module):
                 f"A softmax over {logits.shape[-1]} positions would be rounded; use images of fewer than "
                 f"{MOST_KEYS} latents, or tiles."
             )
-        on_grid = masked(settle_(logits.detach().clone()), mask)
+        on_grid = masked(add_bias_round_clamp_(logits.detach().clone()), mask)
         weights = look_up(exp_table(logits.device), on_grid.amax(-1, keepdim=True) - on_grid)
         clamped = values.detach().clamp(-VALUE_BOUND, VALUE_BOUND)
-        average = settle_((weights @ clamped) / weights.sum(-1, keepdim=True))
+        average = add_bias_round_clamp_((weights @ clamped) / weights.sum(-1, keepdim=True))
         return with_gradient(average, lambda: self.smooth(logits, values, mask))
 
 
@@ -196,7 +202,7 @@ class Offsets(nn.Module):
         return self.table
 
 
-class ExactOffsets(nn.Module):
+class IntegerOffsets(nn.Module):
     """The integer form of `Offsets`."""
 
     table: Tensor

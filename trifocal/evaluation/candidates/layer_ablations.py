@@ -1,6 +1,4 @@
-"""Layered presets measured by parts: the base layer alone, independent layers, and codecs at the detector's
-input size.
-"""
+"""Scalable presets by parts: base layer, unconditioned enhancement, the detector's size."""
 
 from __future__ import annotations
 
@@ -10,14 +8,14 @@ from PIL import Image
 
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.container.parts import strip
-from trifocal.detection.detections import Detections, Detector, Pixels, rescale, resize
+from trifocal.detection.detections import Detections, ObjectDetector, Pixels, rescale, resize
 from trifocal.detection.input_size import compact_size
 from trifocal.errors import OptionError
-from trifocal.evaluation.codecs.candidates import Candidate, LoadedPreset
-from trifocal.evaluation.codecs.variant import SMALL, Variant
+from trifocal.evaluation.candidates.candidate import Candidate, LoadedPreset
+from trifocal.evaluation.candidates.variant import SMALL, Variant
 from trifocal.evaluation.tasks.detectors import COMPACT, CompactDetector
 from trifocal.pictures import Picture
-from trifocal.presets import check_layers, find
+from trifocal.presets import check_base_layer, find
 
 if TYPE_CHECKING:
     from trifocal.codecs.scalable import ScalableCodec
@@ -26,7 +24,7 @@ __all__ = [
     "BASE_LAYER_DETECTORS",
     "BaseLayerCandidate",
     "DownscaledCandidate",
-    "SeparateFilesCandidate",
+    "UnconditionedCandidate",
     "load_scalable",
 ]
 
@@ -35,7 +33,7 @@ BASE_LAYER_DETECTORS = {"dual-layer": "fasterrcnn_resnet50_fpn", "dual-layer-com
 
 
 class BaseLayerCandidate:
-    """The base layer of a layered preset alone: the file that `trifocal strip --layers base` writes.
+    """The base layer of a scalable preset alone: the file that `trifocal strip --layers base` writes.
 
     Qualities are base qualities, whole numbers. `encode` codes both layers and drops one, so its time covers
     both.
@@ -63,7 +61,7 @@ class BaseLayerCandidate:
         """The base preview."""
         return self.loaded.base_preview(data)
 
-    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> Detections:
+    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: ObjectDetector) -> Detections:
         """The objects in a file, in the pixels of the image of that (width, height).
 
         The detector of the base layer reads the layer; any other detector gets the base preview.
@@ -73,8 +71,8 @@ class BaseLayerCandidate:
         return detector.find(self.decode(data))
 
 
-class SeparateFilesCandidate:
-    """A layered preset whose enhancement layer is not conditioned on the base preview.
+class UnconditionedCandidate:
+    """A scalable preset whose enhancement layer is not conditioned on the base preview.
 
     Raises:
         PresetError: for a preset without layers.
@@ -88,7 +86,7 @@ class SeparateFilesCandidate:
 
     def encode(self, picture: Picture, quality: float) -> bytes:
         return self.loaded.encode(
-            picture, rate=Rate(quality), base=BaseLayerOptions(conditions=False)
+            picture, rate=Rate(quality), base=BaseLayerOptions(condition_enhancement=False)
         ).to_bytes()
 
     def decode(self, data: bytes) -> Pixels:
@@ -112,7 +110,7 @@ class DownscaledCandidate:
     def decode(self, data: bytes) -> Pixels:
         return self.codec.decode(data)
 
-    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: Detector) -> Detections:
+    def detect(self, data: bytes, size: tuple[int, int], model: str, detector: ObjectDetector) -> Detections:
         """The objects in a file, in the pixels of the original of that (width, height)."""
         small = self.decode(data)
         find = detector.find_in_resized if isinstance(detector, CompactDetector) else detector.find
@@ -120,7 +118,7 @@ class DownscaledCandidate:
 
 
 def load_scalable(preset: str) -> ScalableCodec:
-    """The codec of a layered preset. Raises PresetError for another, WeightsError."""
+    """The codec of a scalable preset. Raises PresetError for another, WeightsError."""
     from trifocal.codecs.scalable import ScalableCodec
 
     codec = _load_layered(Variant(preset)).codec
@@ -129,5 +127,5 @@ def load_scalable(preset: str) -> ScalableCodec:
 
 
 def _load_layered(variant: Variant) -> LoadedPreset:
-    check_layers(find(variant.codec))
+    check_base_layer(find(variant.codec))
     return LoadedPreset(variant)

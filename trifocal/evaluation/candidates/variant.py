@@ -1,4 +1,4 @@
-"""What is measured, parsed from text: a preset or format, its weights, and one setting.
+"""`Variant`: a codec, its weights and one setting, parsed from a name such as `compact` or `avif:small`.
 
 compact                     a preset with its bundled weights
 avif                        a format that Pillow writes
@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from trifocal import presets
 from trifocal.errors import OptionError, PresetError, optional_packages
-from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS
+from trifocal.evaluation.candidates.pillow_codecs import PILLOW_CODECS
 from trifocal.preset_table import Preset
 
 __all__ = [
@@ -234,19 +234,23 @@ def expand_variants(
 
     Args:
         text: kinds of text, for presets that read text.
-        layers: "base" measures layered presets by their base layer alone.
+        layers: "base" measures scalable presets by their base layer alone.
         preferences: for presets whose decoder takes a preference.
 
     Raises:
         OptionError: if there are settings and no candidate supports them.
     """
     if layers is not None:
-        candidates = _expand(candidates, "layers", [layers], "layers", "--layers base needs a layered preset")
+        candidates = _expand(
+            candidates, "layers", [layers], "has_base_layer", "--layers base needs a layered preset"
+        )
     if text:
-        candidates = _expand(candidates, "text", text, "text_reader", "--text needs a preset that reads text")
+        candidates = _expand(
+            candidates, "text", text, "text_used_by", "--text needs a preset that reads text"
+        )
     if preferences:
         message = "--preference needs a preset whose decoder takes one"
-        candidates = _expand(candidates, "preference", preferences, "preference", message)
+        candidates = _expand(candidates, "preference", preferences, "takes_preference", message)
     return [*candidates]
 
 

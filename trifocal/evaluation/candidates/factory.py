@@ -1,4 +1,4 @@
-"""Create what is measured from its parsed name."""
+"""Create a `Candidate` from a `Variant`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import replace
 from typing import TypeVar
 
 from trifocal.errors import NotMeasured
-from trifocal.evaluation.codecs.candidates import Candidate, LoadedPreset, PresetCandidate, TextCandidate
-from trifocal.evaluation.codecs.layer_ablations import (
+from trifocal.evaluation.candidates.candidate import Candidate, LoadedPreset, PresetCandidate, TextCandidate
+from trifocal.evaluation.candidates.layer_ablations import (
     BaseLayerCandidate,
     DownscaledCandidate,
-    SeparateFilesCandidate,
+    UnconditionedCandidate,
 )
-from trifocal.evaluation.codecs.pillow_codecs import PILLOW_CODECS, pillow_codecs
-from trifocal.evaluation.codecs.variant import Variant, parse_variants
+from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS, PILLOW_CODECS, pillow_codecs
+from trifocal.evaluation.candidates.variant import Variant, expand_variants, parse_variants
+from trifocal.evaluation.options import EvaluateOptions
 from trifocal.evaluation.text_ablation import TextKinds
 from trifocal.preset_table import Preset
 
-__all__ = ["create_candidate", "load_custom_weights"]
+__all__ = ["create_candidate", "distinct_candidates", "load_custom_weights"]
 
 Other = TypeVar("Other")
 
@@ -38,10 +39,27 @@ def create_candidate(variant: Variant, texts: TextKinds | None = None) -> Candid
     if variant.downscaled:
         return DownscaledCandidate(_plain(replace(variant, downscaled=False)))
     if variant.layers == "apart":
-        return SeparateFilesCandidate(variant)
+        return UnconditionedCandidate(variant)
     if variant.layers is not None:
         return BaseLayerCandidate(variant)
     return _plain(variant)
+
+
+def distinct_candidates(
+    candidates: Sequence[str | Preset | Candidate], options: EvaluateOptions
+) -> list[Variant | Candidate]:
+    """The candidates with all their settings, each name once; with a task also the originals. Raises as
+    `load_custom_weights`.
+    """
+    variants = expand_variants(
+        load_custom_weights(candidates, options.device), options.text, options.layers, options.preferences
+    )
+    if options.task is not None and candidates:
+        variants.append(Variant(LOSSLESS))
+    by_name: dict[str, Variant | Candidate] = {}
+    for variant in variants:
+        by_name.setdefault(variant.name, variant)
+    return list(by_name.values())
 
 
 def load_custom_weights(

@@ -1,4 +1,4 @@
-"""The interface of what is measured, and presets behind it."""
+"""The `Candidate` interface, and its implementation for presets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import hexadecimal
 from trifocal.detection.detections import Detections, Pixels, resize
 from trifocal.errors import OptionError, PresetError, WeightsError
-from trifocal.evaluation.codecs.variant import Variant
+from trifocal.evaluation.candidates.variant import Variant
 from trifocal.evaluation.metrics.metric_set import DecodedImage
 from trifocal.evaluation.metrics.pair import Pair
 from trifocal.evaluation.metrics.per_image import Metric
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Candidate(Protocol):
-    """What can be measured.
+    """A codec that can be measured.
 
     `name` is its name in tables, `weights` the fingerprint of its weights in hexadecimal ("" without).
     `encode` returns the bytes of a whole file, `decode` uint8 [H, W, 3].
@@ -53,7 +53,8 @@ class Candidate(Protocol):
 
 
 class LoadedPreset:
-    """A preset with its weights: the one place where the evaluation encodes and decodes presets.
+    """A preset with its weights. All encoding and decoding of presets in the evaluation goes through this
+    class.
 
     Raises:
         PresetError: for an unknown preset.
@@ -70,7 +71,7 @@ class LoadedPreset:
                 raise
             raise type(error)(f"{variant.label}: {error}") from error
         self.fingerprint = hexadecimal(self.codec.fingerprint)
-        self.sends_text = self.preset.text_reader == "decoder"
+        self.sends_text = self.preset.text_used_by == "decoder"
         self._encoder = self._with_text(None)
 
     def encode(
@@ -197,14 +198,14 @@ def _loss_by(metric: Metric) -> Callable[[Pair], float]:
     def loss(pair: Pair) -> float:
         value = measure(pair)
         if value is None:
-            raise OptionError(f"The best text cannot be chosen by {metric.name}: {metric.why_none}.")
+            raise OptionError(f"The best text cannot be chosen by {metric.name}: {metric.missing_reason}.")
         return -metric.scaled(value)
 
     return loss
 
 
 def ignore(notice: str) -> None:
-    """Measurements print no notices about single files."""
+    """Discard a notice."""
 
 
 def candidate_for(candidate: Candidate | TextCandidate, image: str) -> Candidate:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.entropy import integer_network
-from trifocal.entropy.exact_functions import (
+from trifocal.entropy.integer_arithmetic import ACTIVATION_BITS, ACTIVATION_BOUND, LARGEST_EXACT, to_grid
+from trifocal.entropy.integer_functions import (
     EXP_BITS,
     EXP_END,
     MOST_KEYS,
@@ -25,7 +26,6 @@ from trifocal.entropy.exact_functions import (
     places,
     tanh_table,
 )
-from trifocal.entropy.integer_arithmetic import ACTIVATION_BITS, ACTIVATION_BOUND, LARGEST_EXACT, to_grid
 
 CPU = torch.device("cpu")
 UNIT = 2.0**-ACTIVATION_BITS
