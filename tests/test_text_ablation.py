@@ -34,7 +34,7 @@ from trifocal.evaluation import (
     TextEffect,
     compare,
     evaluate,
-    memory,
+    peak_memory,
     paired_difference,
     psnr,
 )
@@ -577,7 +577,7 @@ def test_peak_memory_includes_the_text_encoder(
 
     monkeypatch.setattr(PresetCandidate, "encode", watched)
     for text in (None, DOG):
-        memory.main("late", str(workspace / "pictures" / "a.png"), 50, text)
+        peak_memory.main("late", str(workspace / "pictures" / "a.png"), 50, text)
     assert seen == [None, DOG] and all(line.isdecimal() for line in capsys.readouterr().out.split())
 
 
