@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from torchvision.models.detection import FasterRCNN
 from torchvision.ops import roi_align
 
 from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork
@@ -22,8 +21,8 @@ from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.detection.proposals import CompactProposals
 from trifocal.detection.pyramid import STRIDES
 from trifocal.detection.roi_head import SIDE as ROI_SIDE
+from trifocal.detection.two_stage import DetectorNetwork, FirstStage
 from trifocal.entropy import EntropyModel
-from trifocal.losses.base_layer import FirstStage
 from trifocal.text.compact import TextTransformer
 from trifocal.text.grounding import GroundingHead
 from trifocal.types import BasePreview, Condition, TextEmbedding
@@ -199,7 +198,7 @@ class FeatureCost(nn.Module):
         wanted = FirstStage(maps[:3], pyramid, classes.amax(2), classes, bins)
         base = cast(BaseLayer, self.network.base)
         decoded = base.synthesise(y_hat, (x.shape[2], x.shape[3]))
-        return feature_cost(cast(FasterRCNN, self.network.network), wanted, x, *decoded).sum()
+        return feature_cost(cast(DetectorNetwork, self.network.network), wanted, x, *decoded).sum()
 
 
 class TextGraph(nn.Module):

@@ -13,16 +13,14 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN
 
 from trifocal.codecs.refinement_steps import LEARNING_RATE, Adam
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import crop_features, pad_image
+from trifocal.detection.two_stage import DetectorNetwork, FirstStage, first_stage
 from trifocal.entropy import EntropyModel
 from trifocal.entropy.estimators import logistic_bits, quantise_through
 from trifocal.losses.base_layer import (
-    FirstStage,
-    first_stage,
     first_stage_terms,
     preview_error,
     task_cost,
@@ -84,7 +82,7 @@ def reference(detector: SplitDetector, x: Tensor) -> FirstStage:
 
 
 def feature_cost(
-    network: FasterRCNN, wanted: FirstStage, x: Tensor, h_hat: Tensor, preview: Tensor
+    network: DetectorNetwork, wanted: FirstStage, x: Tensor, h_hat: Tensor, preview: Tensor
 ) -> Tensor:
     """The task cost of training without its second stage, whose gradient changes no AP: of h_hat and base
     previews → [B].

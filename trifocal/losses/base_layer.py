@@ -8,19 +8,17 @@ base preview, and, for a detector that predicts box and class at every anchor, t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN
 from torchvision.ops import box_iou, remove_small_boxes
 
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import crop_features, pad_image
-from trifocal.detection.proposals import DensePredictions
-from trifocal.detection.two_stage import first_stage_objectness, propose, second_stage_outputs, to_image_list
+from trifocal.detection.two_stage import FirstStage, first_stage, propose, second_stage_outputs, to_image_list
 from trifocal.losses.detection import Target, excess_cross_entropy, grid_point_errors
 from trifocal.losses.rate_distortion import quality_lambda
 from trifocal.types import BASE_TASK_WEIGHTS
@@ -29,8 +27,6 @@ __all__ = [
     "CLASS_CROSS_ENTROPY",
     "TERM_WEIGHTS",
     "DetectorReference",
-    "FirstStage",
-    "first_stage",
     "first_stage_terms",
     "preview_error",
     "task_cost",
@@ -63,37 +59,6 @@ def task_weight(level: Tensor, limits: tuple[float, float] = BASE_TASK_WEIGHTS) 
 def task_cost(terms: Mapping[str, Tensor], weights: Mapping[str, float] = TERM_WEIGHTS) -> Tensor:
     """The weighted sum of the terms, each [B] → [B]; terms without a weight count nothing."""
     return torch.stack([weights.get(name, 0.0) * term for name, term in terms.items()]).sum(0)
-
-
-@dataclass(frozen=True)
-class FirstStage:
-    """What a detector computes up to its first stage.
-
-    Attributes:
-        stages: the inputs of the pyramid, [B, h, w, C] each.
-        pyramid: its levels, [B, P, h, w] each.
-        objectness: logits of all anchors or grid points, [B, A].
-        classes, bins: logits at each grid point of the bundled detector, [B, A, K] and [B, A, 4·BINS].
-    """
-
-    stages: Sequence[Tensor]
-    pyramid: Mapping[str, Tensor]
-    objectness: Tensor
-    classes: Tensor | None = None
-    bins: Tensor | None = None
-
-
-def first_stage(network: FasterRCNN, h: Tensor) -> tuple[FirstStage, DensePredictions | None]:
-    """The first stage on features h [B, h, w, C] of a split detector, and all predictions of the bundled
-    detector.
-    """
-    tail = network.backbone.rest
-    stages = tail.backbone_features(h)
-    pyramid = tail.pyramid_levels(stages)
-    objectness, dense = first_stage_objectness(network, pyramid)
-    if dense is None:
-        return FirstStage(stages, pyramid, objectness), None
-    return FirstStage(stages, pyramid, objectness, dense.classes, dense.bins), dense
 
 
 def first_stage_terms(found: FirstStage, wanted: FirstStage) -> dict[str, Tensor]:
