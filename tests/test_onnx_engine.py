@@ -37,9 +37,7 @@ GREY_LEVEL = 1 / 255
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # every import of it fails
-import warnings
 import trifocal
-warnings.simplefilter("ignore", trifocal.TrifocalWarning)
 from trifocal.pictures import Picture
 for preset in ("compact", "dual-layer-compact"):
     stream = trifocal.encode(sys.argv[1], preset, quality=40)
@@ -264,7 +262,7 @@ def test_the_record_names_every_graph_and_only_weights_that_ship() -> None:
     files = {path.name for path in (WEIGHTS_FOLDER / "graphs").glob("*.onnx")}
     used = {file for network in found["networks"].values() for file in network["graphs"].values()}
     assert files == used == set(found["weights"])
-    assert sum(path.stat().st_size for path in (WEIGHTS_FOLDER / "graphs").iterdir()) < 1_000_000
+    assert sum(path.stat().st_size for path in (WEIGHTS_FOLDER / "graphs").iterdir()) < 2_000_000
     assert json.loads((WEIGHTS_FOLDER / "graphs" / "graphs.json").read_text("utf-8")) == found
 
 

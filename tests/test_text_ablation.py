@@ -34,8 +34,8 @@ from trifocal.evaluation import (
     TextEffect,
     compare,
     evaluate,
-    peak_memory,
     paired_difference,
+    peak_memory,
     psnr,
 )
 from trifocal.evaluation.candidates.candidate import PresetCandidate, TextCandidate

@@ -34,6 +34,7 @@ else:
     ArrayT = TypeVar("ArrayT")
 
 MAX_LEVEL = 800
+BASE_TASK_WEIGHTS = (0.03, 10.0)  # of a detector's outputs against bpp, at the lowest and highest level
 LEVELS_PER_QUALITY = 8
 LEVELS_PER_KNOT = 128  # between the learned values of a `QualityInterpolation`
 LATENT_STRIDE = 16  # pixels

@@ -57,6 +57,9 @@ def graph_bytes(source: Source, with_weights: bool) -> tuple[bytes, list[str]]:
     except ImportError:
         raise MissingExtra("export", "Exporting ONNX graphs") from None
     dynamic = {name: dict(source.dynamic[name]) for name in source.inputs}
+    shapes: Any = dynamic if len(dynamic) == 1 else tuple(dynamic.values())
+    if source.variadic:
+        shapes = (shapes,)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel has no ONNX form
     try:
@@ -68,7 +71,7 @@ def graph_bytes(source: Source, with_weights: bool) -> tuple[bytes, list[str]]:
                 dynamo=True,
                 optimize=False,  # it would fold small weights into constants
                 opset_version=OPSET,
-                dynamic_shapes=dynamic if len(dynamic) == 1 else tuple(dynamic.values()),
+                dynamic_shapes=shapes,
                 input_names=list(source.inputs),
                 output_names=list(source.outputs),
                 verbose=False,

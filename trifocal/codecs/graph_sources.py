@@ -11,13 +11,17 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torchvision.ops import roi_align
 
-from trifocal.codecs.base_layer import ScalableNetwork
+from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork
+from trifocal.codecs.gradient_graph import GradientGraph
+from trifocal.codecs.latent_refinement import feature_cost, reference
 from trifocal.codecs.network import CodecNetwork
+from trifocal.codecs.refinement_steps import REFERENCE
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.detection.proposals import CompactProposals
 from trifocal.detection.pyramid import STRIDES
 from trifocal.detection.roi_head import SIDE as ROI_SIDE
+from trifocal.detection.two_stage import DetectorNetwork, FirstStage
 from trifocal.entropy import EntropyModel
 from trifocal.text.compact import TextTransformer
 from trifocal.text.grounding import GroundingHead
@@ -37,12 +41,14 @@ class Source:
         inputs: an example of each input.
         dynamic: for each input, the sizes that vary: {axis: `torch.export.Dim`}.
         outputs: their names.
+        variadic: whether the module takes its inputs as `*inputs`.
     """
 
     module: nn.Module
     inputs: Mapping[str, Tensor]
     dynamic: Mapping[str, dict[int, Any]]
     outputs: tuple[str, ...]
+    variadic: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,38 @@ class RefinementGraph(nn.Module):
         return (classes + more).sigmoid(), heads.box_coder.decode_single(offsets, boxes)
 
 
+class ReferenceGraph(nn.Module):
+    """x → what latent refinement compares with: the stages, the pyramid, class logits and bins."""
+
+    def __init__(self, detector: SplitDetector) -> None:
+        super().__init__()
+        self.network = detector
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        found = reference(self.network, x)
+        assert found.classes is not None and found.bins is not None
+        return (*found.stages, *found.pyramid.values(), found.classes, found.bins)
+
+
+class FeatureCost(nn.Module):
+    """y_obj_hat, x and the outputs of `ReferenceGraph` → the cost that latent refinement lowers, without the
+    rate. Its weights have the names of those of the base layer and of the detector.
+    """
+
+    def __init__(self, network: ScalableNetwork, detector: SplitDetector) -> None:
+        super().__init__()
+        self.network = nn.Module()
+        self.network.base, self.network.network = network.base, detector.network
+
+    def forward(self, y_hat: Tensor, x: Tensor, *reference: Tensor) -> Tensor:
+        *maps, classes, bins = reference
+        pyramid = {str(number): level for number, level in enumerate(maps[3:])}
+        wanted = FirstStage(maps[:3], pyramid, classes.amax(2), classes, bins)
+        base = cast(BaseLayer, self.network.base)
+        decoded = base.synthesise(y_hat, (x.shape[2], x.shape[3]))
+        return feature_cost(cast(DetectorNetwork, self.network.network), wanted, x, *decoded).sum()
+
+
 class TextGraph(nn.Module):
     """Token ids and mask [1, T] → token embeddings and the pooled embedding."""
 
@@ -252,7 +290,22 @@ def base_sources(network: ScalableNetwork) -> dict[str, Source]:
         f"base.{part}": Source(BaseGraph(network, part), {"given": given}, {"given": varying}, (output,))
         for part, (given, varying, output) in inputs.items()
     }
-    return found | {"base.hyper_analysis": hyper_source(HyperAnalysisGraph(network, base=True), m)}
+    found["base.hyper_analysis"] = hyper_source(HyperAnalysisGraph(network, base=True), m)
+    return found | {"base.refinement": refinement_source(network)}
+
+
+def refinement_source(network: ScalableNetwork) -> Source:
+    """The gradient of `FeatureCost` by y_hat."""
+    detector = network.find_detector("cpu")
+    x = torch.rand(1, 3, 288, 416)  # no size equals another or a number of channels, which tracing would join
+    with torch.inference_mode(False), torch.no_grad():
+        maps = [x, *(own.contiguous() for own in ReferenceGraph(detector)(x))]
+    inputs = {"y_hat": torch.randn(1, 20, 28, network.base.entropy.latent_channels)}
+    inputs |= dict(zip(REFERENCE, maps, strict=True))
+    sides = [(1, 2), (2, 3), *[(1, 2)] * 3, *[(2, 3)] * 4, (1,), (1,)]
+    dynamic = {name: dict.fromkeys(axes, Dim.AUTO) for name, axes in zip(inputs, sides, strict=True)}
+    module = GradientGraph(FeatureCost(network, detector), list(inputs.values()))
+    return Source(module, inputs, dynamic, ("gradient",), variadic=True)
 
 
 def hyper_source(module: HyperAnalysisGraph, channels: int) -> Source:
@@ -276,6 +329,7 @@ def detector_sources(detector: SplitDetector) -> dict[str, Source]:
     }
     return {
         "front": Source(FrontGraph(detector), {"x": x}, {"x": {2: 32 * h, 3: 32 * w}}, ("h",)),
+        "reference": Source(ReferenceGraph(detector), {"x": x}, {"x": {2: 32 * h, 3: 32 * w}}, REFERENCE[1:]),
         "proposals": Source(
             ProposalsGraph(detector),
             {"h": features},

@@ -14,16 +14,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from trifocal.codecs.refinement_steps import LEARNING_RATE, Adam
 from trifocal.detection.detector import SplitDetector
+from trifocal.detection.feature_codec import crop_features, pad_image
+from trifocal.detection.two_stage import DetectorNetwork, FirstStage, first_stage
 from trifocal.entropy import EntropyModel
 from trifocal.entropy.estimators import logistic_bits, quantise_through
-from trifocal.losses.base_layer import DetectorReference, task_cost, task_weight
+from trifocal.losses.base_layer import (
+    first_stage_terms,
+    preview_error,
+    task_cost,
+    task_weight,
+)
 
 __all__ = ["refined"]
-
-LEARNING_RATE = 0.0125  # of Adam, in quantiser steps
-BETAS = (0.8, 0.95)  # short memory for few steps
-EPSILON = 1e-8
 
 
 class RefinableBaseLayer(Protocol):
@@ -50,36 +54,38 @@ def refined(
     """
     with torch.inference_mode(False), torch.enable_grad():
         x, y, level = x.clone(), y.clone().requires_grad_(), level.clone()  # no inference tensors
-        original = DetectorReference(detector, x)
+        with torch.no_grad():
+            wanted = reference(detector, x)
         size, pixels = (x.shape[2], x.shape[3]), x.shape[2] * x.shape[3]
         gain, weight = base.entropy.gain(level).detach(), task_weight(level)
-        adam = Adam(y, LEARNING_RATE * float((1 / gain).mean()))
+        adam = Adam(LEARNING_RATE * float((1 / gain).mean()))
         for _ in range(steps):
             with torch.no_grad():
                 mean, index = base.entropy.predicted_parameters(y, level)
             residual = y * gain - mean
             bits = logistic_bits(residual, index).flatten(1).sum(1)
             y_hat = (quantise_through(residual, torch.round(index).long()) + mean) / gain
-            cost = bits / pixels + weight * task_cost(original.terms(*base.synthesise(y_hat, size)))
-            adam.step(*torch.autograd.grad(cost.sum(), y))
+            task = feature_cost(detector.network, wanted, x, *base.synthesise(y_hat, size))
+            cost = bits / pixels + weight * task
+            (gradient,) = torch.autograd.grad(cost.sum(), y)
+            with torch.no_grad():
+                y.copy_(adam.step(y, gradient))
     return y.detach()
 
 
-class Adam:
-    """Kingma and Ba 2015, for one tensor. Same result as torch.optim.Adam, without importing torch's compiler
-    (130 MB).
+def reference(detector: SplitDetector, x: Tensor) -> FirstStage:
+    """The detector's first stage on images x [B, 3, H, W]."""
+    h = crop_features(
+        detector.stem_features(pad_image(x)), detector.backbone.stride, (x.shape[2], x.shape[3])
+    )
+    return first_stage(detector.network, h)[0]
+
+
+def feature_cost(
+    network: DetectorNetwork, wanted: FirstStage, x: Tensor, h_hat: Tensor, preview: Tensor
+) -> Tensor:
+    """The task cost of training without its second stage, whose gradient changes no AP: of h_hat and base
+    previews → [B].
     """
-
-    def __init__(self, x: Tensor, rate: float) -> None:
-        self.x, self.rate, self.steps = x, rate, 0
-        self.mean, self.square = torch.zeros_like(x), torch.zeros_like(x)
-
-    @torch.no_grad()
-    def step(self, gradient: Tensor) -> None:
-        """Update x by one step against a gradient of its shape."""
-        self.steps += 1
-        beta1, beta2 = BETAS
-        self.mean.lerp_(gradient, 1 - beta1)
-        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        spread = (self.square.sqrt() / (1 - beta2**self.steps) ** 0.5).add_(EPSILON)
-        self.x.addcdiv_(self.mean, spread, value=-self.rate / (1 - beta1**self.steps))
+    found, _ = first_stage(network, h_hat)
+    return task_cost({**first_stage_terms(found, wanted), "picture": preview_error(preview, x)})

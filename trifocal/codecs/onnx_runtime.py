@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +18,9 @@ from trifocal.entropy.numpy_networks import part
 from trifocal.graphs.session import Graphs, network_record
 from trifocal.pictures import Picture
 from trifocal.types import HYPER_LATENT_PIXELS, Condition
-from trifocal.utils.notices import warn
 from trifocal.weights import Arrays, DecodableFingerprints, check_arrays, fingerprint
 
 if TYPE_CHECKING:
-    from trifocal.codecs.runtime import BaseRuntime, ScalableRuntime
     from trifocal.codecs.torch_runtime import TorchRuntime
     from trifocal.detection.detections import Detections
 
@@ -124,21 +120,15 @@ class BaseOnnxRuntime:
 
     Args:
         graphs, weights: of the whole preset.
-        on_torch: as for `OnnxRuntime`; refinement needs gradients.
     """
 
     refinement = REFINEMENT
 
-    def __init__(self, graphs: Graphs, weights: Arrays, on_torch: Callable[[], TorchRuntime]) -> None:
-        self.graphs, self.on_torch = graphs, on_torch
+    def __init__(self, graphs: Graphs, weights: Arrays) -> None:
+        self.graphs = graphs
         self._entropy = NumpyCodingNetworks(
             part(weights, "base.entropy."), hyper_analysis(graphs, "base.hyper_analysis")
         )
-
-    @cached_property
-    def torch_base(self) -> BaseRuntime:
-        """This base layer on torch."""
-        return cast("ScalableRuntime", self.on_torch()).base
 
     def entropy(self) -> NumpyCodingNetworks:
         return self._entropy
@@ -155,13 +145,14 @@ class BaseOnnxRuntime:
         return self.graphs.run("base.analysis", given=image_array(padded))[0]
 
     def refine(self, rgb: NDArray[np.uint8], y: Array, level: int, steps: int) -> Array:
-        if find_spec("torch") is None:
-            warn(
-                "The base layer is not refined, which needs torch; install trifocal[torch], or ask for no "
-                "refinement."
-            )
+        if not steps:
             return y
-        return self.torch_base.refine(rgb, y, level, steps)
+        from trifocal.codecs.refinement_steps import refined_array
+        from trifocal.detection.compact_onnx import load_compact_detector
+
+        detector = load_compact_detector().graphs
+        both = self.graphs.with_weights(detector.weights)
+        return refined_array(both, detector, self._entropy, image_array(rgb), y, level, steps)
 
     def preview(self, y_hat: Array, size: tuple[int, int]) -> Array:
         (first,) = self.graphs.run("base.extractor", given=self._features(y_hat, size))
@@ -184,7 +175,7 @@ class ScalableOnnxRuntime(OnnxRuntime):
     def __init__(self, *arguments: Any) -> None:
         """Arguments as for `OnnxRuntime`."""
         super().__init__(*arguments)
-        self.base = BaseOnnxRuntime(self.graphs, self.weights, self.on_torch)
+        self.base = BaseOnnxRuntime(self.graphs, self.weights)
 
 
 def hyper_analysis(graphs: Graphs, name: str) -> Callable[[Array, Array], Array]:

@@ -7,7 +7,7 @@ torchvision's network,
 these functions also return the intermediate outputs that its own methods hide.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from trifocal.detection.proposals import CompactProposals, DensePredictions
 
 MIN_SIDE = 0.01  # pixels
 
+DetectorNetwork = FasterRCNN
 TorchvisionOutput = list[dict[str, Tensor]]
 """For each image "boxes" [N, 4], "labels" [N] and "scores" [N], sorted by score, as in torchvision."""
 Predict = Callable[[FasterRCNN, ImageList, dict[str, Tensor]], TorchvisionOutput]
@@ -77,6 +78,37 @@ def first_stage_objectness(
         return dense.objectness, dense
     logits, _ = concat_box_prediction_layers(*network.rpn.head(list(pyramid.values())))
     return logits.reshape(len(next(iter(pyramid.values()))), -1), None
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """What a detector computes up to its first stage.
+
+    Attributes:
+        stages: the inputs of the pyramid, [B, h, w, C] each.
+        pyramid: its levels, [B, P, h, w] each.
+        objectness: logits of all anchors or grid points, [B, A].
+        classes, bins: logits at each grid point of the bundled detector, [B, A, K] and [B, A, 4·BINS].
+    """
+
+    stages: Sequence[Tensor]
+    pyramid: Mapping[str, Tensor]
+    objectness: Tensor
+    classes: Tensor | None = None
+    bins: Tensor | None = None
+
+
+def first_stage(network: FasterRCNN, h: Tensor) -> tuple[FirstStage, DensePredictions | None]:
+    """The first stage on features h [B, h, w, C] of a split detector, and all predictions of the bundled
+    detector.
+    """
+    tail = network.backbone.rest
+    stages = tail.backbone_features(h)
+    pyramid = tail.pyramid_levels(stages)
+    objectness, dense = first_stage_objectness(network, pyramid)
+    if dense is None:
+        return FirstStage(stages, pyramid, objectness), None
+    return FirstStage(stages, pyramid, objectness, dense.classes, dense.bins), dense
 
 
 def roi_features(

@@ -7,10 +7,11 @@ from functools import cached_property
 
 import numpy as np
 
-from trifocal.entropy.coder import Array, Model, cost_table, range_coder_models
+from trifocal.entropy.coder import LARGEST_SYMBOL, Array, Model, cost_table, range_coder_models
 from trifocal.entropy.four_passes import PASSES, predict, put, take
-from trifocal.entropy.latent_coding import HYPER_STRIDE
+from trifocal.entropy.latent_coding import HYPER_STRIDE, code_latents
 from trifocal.entropy.numpy_networks import ContextLayers, HyperSynthesis, Prior, part
+from trifocal.entropy.quantise import ZERO_BELOW, quantise
 from trifocal.entropy.tables import ROWS, Floats, is_table
 from trifocal.errors import WeightsError
 from trifocal.types import LEVELS_PER_KNOT
@@ -100,6 +101,34 @@ class NumpyCodingNetworks:
     def put(self, part: Array, pass_index: int) -> Array:
         placed: Array = put(part, pass_index)
         return placed
+
+    def predicted_parameters(self, y: Array, level: Array) -> tuple[Array, Array]:
+        """The predicted mean and scale index of each value of y [B, h, w, M], in the units of gain · y, both
+        of y's shape.
+        """
+        recorder = ParameterRecorder()
+        code_latents(self, recorder, y, level, (y.shape[1], y.shape[2]))
+        _, *passes = recorder.parameters_by_call
+        mean, index = (sum(put(part, n) for n, part in enumerate(parts)) for parts in zip(*passes))
+        return mean, index
+
+
+class ParameterRecorder:
+    """Codes nothing: rounds, and keeps the predicted parameters.
+
+    Attributes:
+        parameters_by_call: mean and scale index of each coding call so far.
+    """
+
+    def __init__(self) -> None:
+        self.parameters_by_call: list[tuple[Array, Array]] = []
+
+    def code(self, y: Array | None, mean: Array, scale_index: Array) -> Array:
+        assert y is not None
+        self.parameters_by_call.append((mean, scale_index))
+        rows = np.rint(scale_index).astype(int)
+        symbols: Array = quantise(y - mean, ZERO_BELOW[rows])
+        return symbols.clip(-LARGEST_SYMBOL, LARGEST_SYMBOL) * (rows > 0) + mean
 
 
 def latent_gain(log_gain: Array, level: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -36,6 +37,7 @@ class Graphs:
         self.files: dict[str, str] = network_record(name)["graphs"]
         self.weights = weights
         self._sessions: dict[str, Any] = {}
+        self._extended: Graphs | None = None
 
     def __contains__(self, graph: str) -> bool:
         return graph in self.files
@@ -48,6 +50,14 @@ class Graphs:
             None, {name: np.ascontiguousarray(value) for name, value in inputs.items()}
         )
         return outputs
+
+    def with_weights(self, others: Mapping[str, Array]) -> Graphs:
+        """These graphs, with further weights, for graphs that need both."""
+        if self._extended is None:
+            self._extended = copy.copy(self)
+            self._extended.weights = {**others, **self.weights}
+            self._extended._sessions = {}
+        return self._extended
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graphs:
         """Sessions cannot be copied, and neither they nor the weights change."""

@@ -18,20 +18,21 @@ from torchvision.ops import box_iou, remove_small_boxes
 
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import crop_features, pad_image
-from trifocal.detection.two_stage import first_stage_objectness, propose, second_stage_outputs, to_image_list
+from trifocal.detection.two_stage import FirstStage, first_stage, propose, second_stage_outputs, to_image_list
 from trifocal.losses.detection import Target, excess_cross_entropy, grid_point_errors
 from trifocal.losses.rate_distortion import quality_lambda
+from trifocal.types import BASE_TASK_WEIGHTS
 
 __all__ = [
     "CLASS_CROSS_ENTROPY",
-    "TASK_RANGE",
     "TERM_WEIGHTS",
     "DetectorReference",
+    "first_stage_terms",
+    "preview_error",
     "task_cost",
     "task_weight",
 ]
 
-TASK_RANGE = (0.03, 10.0)
 TERM_WEIGHTS = {
     "features": 0.3,
     "stages": 0.5,
@@ -49,7 +50,7 @@ MIN_IOU = 0.5  # of a proposal and the object that is its target
 CONFIDENT = 0.05  # objectness from which an anchor counts in the mean
 
 
-def task_weight(level: Tensor, limits: tuple[float, float] = TASK_RANGE) -> Tensor:
+def task_weight(level: Tensor, limits: tuple[float, float] = BASE_TASK_WEIGHTS) -> Tensor:
     """The weight of the detector's loss against the rate in bpp, [B] → [B]: log-spaced over the quality
     levels."""
     return quality_lambda(level, limits)
@@ -58,6 +59,31 @@ def task_weight(level: Tensor, limits: tuple[float, float] = TASK_RANGE) -> Tens
 def task_cost(terms: Mapping[str, Tensor], weights: Mapping[str, float] = TERM_WEIGHTS) -> Tensor:
     """The weighted sum of the terms, each [B] → [B]; terms without a weight count nothing."""
     return torch.stack([weights.get(name, 0.0) * term for name, term in terms.items()]).sum(0)
+
+
+def first_stage_terms(found: FirstStage, wanted: FirstStage) -> dict[str, Tensor]:
+    """The terms of `DetectorReference.terms` that need no second stage and no preview, each [B]."""
+    stage_errors = [relative_error(*pair) for pair in zip(found.stages, wanted.stages)]
+    pyramid_errors = [
+        relative_error(found.pyramid[name].permute(0, 2, 3, 1), level.permute(0, 2, 3, 1))
+        for name, level in wanted.pyramid.items()
+    ]
+    terms = {
+        "features": stage_errors[0],
+        "stages": torch.stack(stage_errors[1:]).mean(0),
+        "pyramid": torch.stack(pyramid_errors).mean(0),
+        "objectness": objectness_error(found.objectness, wanted.objectness),
+    }
+    if found.classes is not None and found.bins is not None and wanted.classes is not None:
+        assert wanted.bins is not None
+        errors, there = grid_point_errors(found.classes, found.bins, wanted.classes, wanted.bins)
+        terms["places"] = errors.sum(1) / there.sum(1).mean().clamp(min=1.0)
+    return terms
+
+
+def preview_error(preview: Tensor, x: Tensor) -> Tensor:
+    """The squared error of base previews, [B, 3, H, W] twice → [B]."""
+    return (preview - x).square().mean(dim=(1, 2, 3))
 
 
 class DetectorReference:
@@ -69,14 +95,13 @@ class DetectorReference:
     """
 
     def __init__(self, detector: SplitDetector, x: Tensor) -> None:
-        self.x, self.network, self.rest = x, detector.network, detector.backbone.rest
+        self.x, self.network = x, detector.network
         self.images = to_image_list(x)
         with torch.no_grad():
             h = detector.stem_features(pad_image(x))
-            self.stages = self.rest.backbone_features(
-                crop_features(h, detector.backbone.stride, (x.shape[2], x.shape[3]))
-            )
-            self.pyramid = self.rest.pyramid_levels(self.stages)
+            h = crop_features(h, detector.backbone.stride, (x.shape[2], x.shape[3]))
+            self.first_stage, _ = first_stage(self.network, h)
+            self.pyramid = dict(self.first_stage.pyramid)
             proposed = propose(self.network, self.images, self.pyramid)
             kept = [remove_small_boxes(own, MIN_SIDE)[:PROPOSALS] for own in proposed.chosen]
             chosen, places = (
@@ -98,27 +123,14 @@ class DetectorReference:
             targets: the objects, with the detector's labels; without them there are no terms "boxes" and
                 "class_cross_entropy".
         """
-        stages = self.rest.backbone_features(h_hat)
-        pyramid = self.rest.pyramid_levels(stages)
-        objectness, dense = first_stage_objectness(self.network, pyramid)
+        found, dense = first_stage(self.network, h_hat)
         scores, moved = second_stage_outputs(
-            self.network, pyramid, replace(self.proposed, dense=dense), self.images
+            self.network, dict(found.pyramid), replace(self.proposed, dense=dense), self.images
         )
         counts = [len(boxes) for boxes in self.proposed.chosen]
         divergence = class_divergence(scores, self.scores, each=dense is not None)
-        stage_errors = [relative_error(*pair) for pair in zip(stages, self.stages)]
-        pyramid_errors = [
-            relative_error(pyramid[name].permute(0, 2, 3, 1), wanted.permute(0, 2, 3, 1))
-            for name, wanted in self.pyramid.items()
-        ]
-        terms = {
-            "features": stage_errors[0],
-            "stages": torch.stack(stage_errors[1:]).mean(0),
-            "pyramid": torch.stack(pyramid_errors).mean(0),
-            "classes": means(divergence, counts),
-            "objectness": objectness_error(objectness, self.proposed.objectness),
-            "picture": (preview - self.x).square().mean(dim=(1, 2, 3)),
-        }
+        terms = first_stage_terms(found, self.first_stage)
+        terms |= {"classes": means(divergence, counts), "picture": preview_error(preview, self.x)}
         if targets is not None:
             coder, chosen = self.network.roi_heads.box_coder, self.proposed.chosen
             box_errors = [box_error(coder, *own) for own in zip(moved.split(counts), chosen, targets)]
@@ -127,10 +139,6 @@ class DetectorReference:
             own_scores = zip(scores.split(counts), chosen, targets)
             class_errors = [class_cross_entropy(*own, each=each) for own in own_scores]
             terms[CLASS_CROSS_ENTROPY] = torch.stack(class_errors)
-        known = self.proposed.dense
-        if dense is not None and known is not None:
-            errors, there = grid_point_errors(dense.classes, dense.bins, known.classes, known.bins)
-            terms["places"] = errors.sum(1) / there.sum(1).mean().clamp(min=1.0)
         return terms
 
 

@@ -24,7 +24,6 @@ from trifocal.entropy.tables import calibrated_frequencies
 from trifocal.errors import OptionError
 from trifocal.losses.base_layer import (
     CLASS_CROSS_ENTROPY,
-    TASK_RANGE,
     TERM_WEIGHTS,
     DetectorReference,
     task_cost,
@@ -41,7 +40,7 @@ from trifocal.training.precision import new_accelerator
 from trifocal.training.run import open_run
 from trifocal.training.task import SEED, LossTask, Notify, Report, silent
 from trifocal.training.trainer import open_trainer
-from trifocal.types import Condition
+from trifocal.types import BASE_TASK_WEIGHTS, Condition
 from trifocal.weights import WEIGHTS_FOLDER, write_weights
 
 __all__ = ["train_base_layer"]
@@ -70,7 +69,7 @@ class BaseLayerLosses(nn.Module):
         rate = output.bits / (x.shape[2] * x.shape[3])
         terms = DetectorReference(self.detector[0], x).terms(output.h_hat, output.preview, targets)
         cost = (rate + task_weight(level) * task_cost(terms, self.term_weights)) * level_weight(
-            level, LEVEL_WEIGHT_EXPONENT, TASK_RANGE
+            level, LEVEL_WEIGHT_EXPONENT, BASE_TASK_WEIGHTS
         )
         return {"loss": cost.mean(), "rate": rate.mean()} | {n: t.mean() for n, t in terms.items()}
 

@@ -1,0 +1,115 @@
+"""A gradient as a graph of forward operations, for exporters that lack automatic differentiation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._decomp import core_aten_decompositions
+from torch.func import functionalize
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.functional import pad
+
+__all__ = ["GradientGraph"]
+
+aten = torch.ops.aten
+
+
+class GradientGraph(nn.Module):
+    """Inputs → the gradient of a scalar by the first of them.
+
+    Args:
+        cost: a module whose output is a scalar; the weights of this module have the same names.
+        inputs: examples of its inputs; sizes above 1 stay variable.
+    """
+
+    def __init__(self, cost: nn.Module, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        for name, child in cost.named_children():
+            self.add_module(name, child)
+        self._forward = forward_operations(cost, inputs)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        gradient: Tensor = self._forward(self.weights(), *inputs)
+        return gradient
+
+
+def forward_operations(cost: nn.Module, inputs: Sequence[Tensor]) -> Callable[..., Tensor]:
+    """A function of the weights by name and the inputs, traced through automatic differentiation."""
+
+    def gradient(weights: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = inputs[0].detach().requires_grad_()
+            value = torch.func.functional_call(cost, weights, (x, *inputs[1:]))
+            return torch.autograd.grad(value, x)[0]
+
+    table = {**core_aten_decompositions(), aten.convolution_backward.default: convolution_backward}
+    weights = {**dict(cost.named_parameters()), **dict(cost.named_buffers())}
+    options: dict[str, Any] = {
+        "decomposition_table": table,
+        "tracing_mode": "symbolic",
+        "_allow_non_fake_inputs": True,
+    }
+    with torch.inference_mode(False):
+        traced: GraphModule = make_fx(gradient, **options)(weights, *inputs)
+        with torch.no_grad():
+            pure = functionalize(traced, remove="mutations_and_views")
+            traced = make_fx(pure, **options)(weights, *inputs)
+    for node in traced.graph.nodes:
+        replace_copies(node)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    return lambda *arguments: traced(*arguments)  # not a child: it has no weights of its own
+
+
+def replace_copies(node: Node) -> None:
+    """Make a copy of a view a view, and replace a tensor that was filled from another by that one."""
+    name = getattr(node.target, "__name__", "").partition(".")[0]
+    if node.target is aten.copy.default:
+        node.replace_all_uses_with(cast(Node, node.args[1]))
+    elif node.op == "call_function" and name.endswith("_copy"):
+        packet = getattr(aten, name.removesuffix("_copy"))
+        node.target = getattr(packet, cast(Any, node.target)._overloadname)
+
+
+def convolution_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, None, None]:
+    """The gradient of a convolution by its input: a convolution with the flipped kernel for stride 1, else a
+    transposed one.
+    """
+    assert not transposed and set(dilation) == {1} and not any(output_mask[1:])
+    if not output_mask[0]:
+        return None, None, None
+    if set(stride) == {1}:
+        o, i, *sides = weight.shape
+        kernel = weight.flip(2, 3)
+        if i > 1:
+            kernel = kernel.reshape(groups, o // groups, i, *sides).transpose(1, 2)
+            kernel = kernel.reshape(groups * i, o // groups, *sides)
+        around = [side - 1 - own for side, own in zip(sides, padding, strict=True)]
+        return (
+            aten.convolution(gradient, kernel, None, stride, around, dilation, False, [0, 0], groups),
+            None,
+            None,
+        )
+    whole = aten.convolution(gradient, weight, None, stride, [0, 0], dilation, True, [0, 0], groups)
+    whole = pad(whole, (0, stride[1] - 1, 0, stride[0] - 1))
+    (top, left), (h, w) = padding, x.shape[2:]
+    return whole[:, :, top : top + h, left : left + w], None, None
