@@ -243,7 +243,9 @@ def count_training(
         )
         report(1.0, "counting operations")
     teraflop = 1e-12 * found.image
-    terminal.print_result(f"{teraflop:.3g} TFLOP an image, {teraflop * found.batch:.3g} a step of {found.batch}")
+    terminal.print_result(
+        f"{teraflop:.3g} TFLOP an image, {teraflop * found.batch:.3g} a step of {found.batch}"
+    )
     if steps is not None:
         terminal.print_result(
             f"{steps:,} steps: {found.hours(steps):,.0f} hours of one {GPU}, at {UTILISATION:.0%} of its "

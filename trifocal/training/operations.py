@@ -4,31 +4,30 @@ The counts are those of `torch.utils.flop_counter.FlopCounterMode`: matrix produ
 attentions, forward and backward, an addition and a multiplication as two operations.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trifocal.codecs.base_layer import ScalableNetwork
-from trifocal.detection.detector import SplitDetector, split_faster_rcnn
-from trifocal.detection.faster_rcnn import load_faster_rcnn
-from trifocal.detection.instances import MASK_RCNN
+from trifocal.detection.detector import SplitDetector
+from trifocal.detection.faster_rcnn import load_faster_rcnn, untrained_faster_rcnn
+from trifocal.detection.instances import MASK_RCNN, load_instance_segmenter
 from trifocal.losses import Lpips, Objective, spread_levels
 from trifocal.losses.detection import Target
 from trifocal.presets import Preset, find
 from trifocal.recipes import BASE_LAYER, BaseLayerRecipe, Recipe, with_fields
+from trifocal.text.clip import ClipImageEncoder, untrained_embedding
 from trifocal.text.encoder import load_text_encoder
 from trifocal.training.optimisers import parameter_groups
 from trifocal.training.stages import stage_objective, stage_recipe
 from trifocal.training.tasks.base_layer import BaseLayerLosses, codec_with_base, weights_by_term
 from trifocal.training.tasks.codec import train_only
-from trifocal.types import Batch, Condition, TextEmbedding
+from trifocal.types import Batch, Condition
 
 __all__ = ["GPU", "TERAFLOPS", "UTILISATION", "StepOperations", "count_base_operations", "count_operations"]
 
@@ -99,7 +98,7 @@ def count_operations(
     side = recipe.crop
     x, levels = torch.rand(CROPS, 3, side, side), spread_levels(CROPS, torch.device("cpu"))
     draw_both_preferences()
-    with counting() as counter:
+    with FlopCounterMode(display=False) as counter:
         batch = Batch(x, levels, condition(chosen, recipe))
         for _, loss in objective.turns(network, batch, step=0):
             loss.backward()  # type: ignore[no-untyped-call]
@@ -125,15 +124,9 @@ def count_base_operations(
     losses = BaseLayerLosses(codec.base, base_detector(codec), weights_by_term(recipe)).train()
     box = torch.tensor([[0.1 * width, 0.1 * height, 0.6 * width, 0.6 * height]])
     targets = [Target(box, torch.ones(1, dtype=torch.long), True)]
-    with counting() as counter:
+    with FlopCounterMode(display=False) as counter:
         losses(torch.rand(1, 3, height, width), targets, None)["loss"].backward()
     return StepOperations(float(counter.get_total_flops()), recipe.batch)
-
-
-@contextmanager
-def counting() -> Iterator[FlopCounterMode]:
-    with FlopCounterMode(display=False) as counter:
-        yield counter
 
 
 def draw_both_preferences() -> None:
@@ -152,21 +145,17 @@ def condition(preset: Preset, recipe: Recipe) -> Condition | None:
         return None
     if preset.text_encoder == "compact":
         return Condition(load_text_encoder("compact")(["a text of some words"] * CROPS))
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    with torch.no_grad():
-        tokens = torch.randint(1000, (CROPS, TOKENS))
-        found = CLIPTextModelWithProjection(CLIPTextConfig()).eval()(input_ids=tokens)
-    mask = torch.ones(CROPS, TOKENS, dtype=torch.bool)
-    return Condition(TextEmbedding(found.last_hidden_state, mask, found.text_embeds))
+    return Condition(untrained_embedding(CROPS, TOKENS))
 
 
 def objective_without_weights(preset: Preset, stage: int, recipe: Recipe) -> Objective:
-    """The objective of a stage, with random weights in those of its frozen networks that are downloaded."""
+    """The objective of a stage. Its frozen networks that are downloaded have random weights."""
     make = stage_objective(preset, stage)
     untrained: dict[str, Callable[[], nn.Module]] = {}
-    if preset.text_encoder not in ("", "compact") or preset.preference:
-        untrained = {"perceptual": untrained_lpips, "images": UntrainedClip}
+    if preset.text_encoder not in ("", "compact"):
+        untrained["perceptual"] = partial(Lpips, trained=False)
+    if untrained or preset.preference:
+        untrained["images"] = partial(ClipImageEncoder, trained=False)
     if preset.preference and recipe.objective.get("objects", MASK_RCNN) == MASK_RCNN:
         untrained["segmenter"] = UntrainedSegmenter
     options = {**recipe.objective, **{name: build() for name, build in untrained.items()}}
@@ -180,49 +169,19 @@ def objective_without_weights(preset: Preset, stage: int, recipe: Recipe) -> Obj
             options.pop(unused)
 
 
-def untrained_lpips() -> nn.Module:
-    return Lpips(trained=False)
-
-
-class UntrainedClip(nn.Module):
-    """CLIP's image encoder (ViT-B/32) with random weights: [B, 3, H, W] in 0..1 → [B, 512]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-        config = CLIPVisionConfig()
-        self.side: int = config.image_size
-        self.network = CLIPVisionModelWithProjection(config)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.network(pixel_values=F.interpolate(x, self.side)).image_embeds
-        return found
-
-
 class UntrainedSegmenter(nn.Module):
     """Mask R-CNN with random weights. It finds nothing, and each image gets `OBJECTS` masks."""
 
     def __init__(self) -> None:
         super().__init__()
-        from torchvision.models.detection import maskrcnn_resnet50_fpn
+        self.network = load_instance_segmenter(trained=False)
 
-        self.network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-
-    def train(self, mode: bool = True) -> "UntrainedSegmenter":
-        return super().train(False)
-
-    @torch.no_grad()
     def forward(self, x: Tensor) -> list[Tensor]:
-        self.network(list(x))
+        self.network(x)
         return [torch.ones(OBJECTS, *x.shape[2:], dtype=torch.bool)] * len(x)
 
 
 def base_detector(codec: ScalableNetwork) -> SplitDetector:
     """The detector of a base layer; torchvision's has random weights."""
-    if codec.find_detector is not load_faster_rcnn:
-        return codec.find_detector("cpu")
-    from torchvision.models.detection import fasterrcnn_resnet50_fpn
-
-    network: Any = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    return split_faster_rcnn(network).eval().requires_grad_(False)
+    trained = codec.find_detector is not load_faster_rcnn
+    return codec.find_detector("cpu") if trained else untrained_faster_rcnn()

@@ -181,7 +181,8 @@ class CodecTask(TrainingTask):
         if self.text_encoder is not None and any(self.held_out.texts):
             with torch.no_grad():
                 texts = Condition(self.text_encoder(self.held_out.texts)).to(self.device)
-        return validate(average, self.held_out.x, self.objective, texts, self.level)
+        boxes = self.held_out.boxes if self.has_boxes else None
+        return validate(average, self.held_out.x, self.objective, texts, self.level, boxes)
 
     def export(self, average: nn.Module, path: Path) -> dict[str, object]:
         """Calibrate the frequency tables if the entropy model was trained, then write the weights."""
