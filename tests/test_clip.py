@@ -1,6 +1,5 @@
 """The CLIP encoders, with a small random CLIP model that is loaded from a folder like a published one."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any

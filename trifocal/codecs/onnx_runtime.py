@@ -19,7 +19,7 @@ from trifocal.entropy.numpy_model import NumpyEntropy
 from trifocal.entropy.numpy_networks import part
 from trifocal.graphs.session import Graphs, network_record
 from trifocal.pictures import Picture
-from trifocal.types import HYPER_LATENT_PIXELS, Condition
+from trifocal.types import DEAD_ZONE, HYPER_LATENT_PIXELS, Condition
 from trifocal.utils.notices import warn
 from trifocal.weights import Arrays, Decodes, check_arrays, fingerprint
 
@@ -42,6 +42,7 @@ class OnnxRuntime:
         weights: all tensors of its weight file, floats as float32.
         decodes: fingerprints of other weights whose files these weights decode.
         on_torch: makes the runtime of a new network with these weights on torch.
+        dead_zone: of the quantiser.
 
     Raises:
         WeightsError: for weights that do not fit the preset.
@@ -54,6 +55,7 @@ class OnnxRuntime:
         weights: Arrays,
         decodes: Decodes,
         on_torch: Callable[[], TorchRuntime],
+        dead_zone: float = DEAD_ZONE,
     ) -> None:
         sizes = network_record(name)
         check_arrays(weights, sizes["tensors"], file_name)
@@ -62,7 +64,9 @@ class OnnxRuntime:
         self.reads_importance: bool = sizes["reads_importance"]
         self.weights, self.decodes, self.on_torch = weights, decodes, on_torch
         self.graphs = Graphs(name, weights)
-        self._entropy = NumpyEntropy(part(weights, "entropy."), hyper_analysis(self.graphs, "hyper_analysis"))
+        self._entropy = NumpyEntropy(
+            part(weights, "entropy."), hyper_analysis(self.graphs, "hyper_analysis"), dead_zone
+        )
         self._fingerprints: dict[int, int | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxRuntime:
@@ -186,8 +190,9 @@ class ScalableOnnxRuntime(OnnxRuntime):
         weights: Arrays,
         decodes: Decodes,
         on_torch: Callable[[], TorchRuntime],
+        dead_zone: float = DEAD_ZONE,
     ) -> None:
-        super().__init__(name, file_name, weights, decodes, on_torch)
+        super().__init__(name, file_name, weights, decodes, on_torch, dead_zone)
         self.base = BaseOnnxRuntime(self.graphs, weights, on_torch)
 
 

@@ -27,6 +27,7 @@ class EntropyNetworks(Protocol[Kind]):
     """
 
     passes: int
+    dead_zone: float  # of the quantiser, in the encoder and in training; see `quantise.dead_zones`
 
     def scale(self, y: Kind, level: Kind) -> Kind:
         """The latent in quantiser steps."""
@@ -112,11 +113,12 @@ def code_latents(
         return y_hat / factor
     scaled = None if y is None else networks.scale(y, level)
     z = None if scaled is None else networks.hyper_analysis(scaled, level)
-    features = networks.hyper_synthesis(coder.code(z, *networks.prior(level, size)))
+    features = networks.hyper_synthesis(coder.code(z, *networks.prior(level, size), networks.dead_zone))
     decoded: Any = None
     for step in range(networks.passes):
         mean, scale_index = networks.predict(step, features, decoded, level)
-        part = coder.code(None if scaled is None else networks.take(scaled, step), mean, scale_index)
+        values = None if scaled is None else networks.take(scaled, step)
+        part = coder.code(values, mean, scale_index, networks.dead_zone)
         placed = networks.put(part, step)
         decoded = placed if decoded is None else decoded + placed
         decoded = networks.correct(step, features, decoded, level)

@@ -13,7 +13,7 @@ from trifocal.entropy.latent_coding import HYPER_STRIDE
 from trifocal.entropy.numpy_networks import ContextLayers, HyperSynthesis, Prior, part
 from trifocal.entropy.tables import ROWS, Floats, is_table
 from trifocal.errors import WeightsError
-from trifocal.types import LEVELS_PER_KNOT
+from trifocal.types import DEAD_ZONE, LEVELS_PER_KNOT
 
 __all__ = ["NumpyEntropy", "latent_gain"]
 
@@ -24,6 +24,7 @@ class NumpyEntropy:
     Args:
         weights: those of the entropy model; floats as float32.
         analyse: the hyper-analysis: scaled latent and level → z.
+        dead_zone: of the quantiser.
 
     Raises:
         WeightsError: for invalid frequency tables; and, on first use, for weights too large for exact
@@ -32,10 +33,15 @@ class NumpyEntropy:
 
     passes = PASSES
 
-    def __init__(self, weights: Mapping[str, Array], analyse: Callable[[Array, Array], Array]) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Array],
+        analyse: Callable[[Array, Array], Array],
+        dead_zone: float = DEAD_ZONE,
+    ) -> None:
         if not is_table(weights["frequencies"]):
             raise WeightsError("The weights hold frequencies that the range coder cannot use; name others.")
-        self.weights, self.analyse = weights, analyse
+        self.weights, self.analyse, self.dead_zone = weights, analyse, dead_zone
 
     @cached_property
     def networks(self) -> tuple[Prior, HyperSynthesis, ContextLayers]:

@@ -34,7 +34,7 @@ from trifocal.training.stages import make_objective, objective_arguments, stage_
 from trifocal.training.task import BatchSource, Note, Report, TrainingTask, Turn, silent
 from trifocal.training.trainer import open_trainer
 from trifocal.training.validation import HeldOut, calibrate, held_out_crops, to_tensor, validate
-from trifocal.types import LEVELS_PER_QUALITY, Batch, Condition
+from trifocal.types import DEAD_ZONE, LEVELS_PER_QUALITY, Batch, Condition
 from trifocal.weights import FOLDER, Decodes, decodable, load_weights, write_weights
 
 __all__ = ["CodecTask", "train"]
@@ -72,7 +72,9 @@ class CodecTask(TrainingTask):
         self.stage = stage
         self.objective = objective() if objective else make_objective(preset, stage, self.recipe)
         self.text_encoder = load_text_encoder(preset.text_encoder) if preset.text_reader else None
-        self.module: nn.Module = preset.build().network
+        network = preset.build().network
+        network.entropy.dead_zone = self.recipe.dead_zone
+        self.module: nn.Module = network
         if isinstance(self.module, ScalableNetwork):
             self.module.any_base_quality = self.recipe.any_base_quality
         self.file_name = f"{preset.name}.safetensors"
@@ -193,7 +195,8 @@ class CodecTask(TrainingTask):
             calibrate(average, self.training, self.recipe, self.level)
         decoder_only = all(name.startswith("synthesis.") for name in trained)
         decodes = self.decodes if decoder_only else None
-        write_weights(average, path, self.preset.shared, decodes, self.level)
+        dead_zone = None if self.recipe.dead_zone == DEAD_ZONE else self.recipe.dead_zone
+        write_weights(average, path, self.preset.shared, decodes, self.level, dead_zone)
         load_weights(average, path.absolute(), self.preset.shared)
         return {
             "parameters": sum(p.numel() for p in average.parameters()),
