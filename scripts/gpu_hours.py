@@ -15,7 +15,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
 BEGIN, END = "<!-- scripts/gpu_hours.py -->", "<!-- end of scripts/gpu_hours.py -->"
 LAUNCH = "accelerate launch -m trifocal train "
 HEADING = (
-    f"Peak of one {GPU}: {TERAFLOPS:.0f} TFLOP/s (TF32), of which {UTILISATION:.0%} are reached.\n\n"
+    f"Peak of one {GPU}: {TERAFLOPS:.0f} TFLOP/s (TF32), of which {100 * UTILISATION:.0f} % are reached.\n\n"
     "| `trifocal train` | TFLOP an image | images a step | steps | EFLOP | GPU hours |\n"
     "|---|---:|---:|---:|---:|---:|\n"
 )

@@ -248,7 +248,7 @@ def count_training(
     )
     if steps is not None:
         terminal.print_result(
-            f"{steps:,} steps: {found.hours(steps):,.0f} hours of one {GPU}, at {UTILISATION:.0%} of its "
+            f"{steps:,} steps: {found.hours(steps):,.0f} hours of one {GPU}, at {100 * UTILISATION:.0f} % of its "
             f"{TERAFLOPS:.0f} TFLOP/s (TF32)"
         )
 
