@@ -96,7 +96,7 @@ def gradient_of_a_process(*, report: object, note: object) -> list[float]:
     e_hat, e, text = (part.chunk(2)[rank] for part in embeddings())
     weight = torch.eye(WIDTH).requires_grad_()
     loss = joint_image_text(e_hat @ weight, e, text if rank == 0 else None)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert weight.grad is not None
     torch.distributed.all_reduce(weight.grad)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_the_joint_loss_of_two_processes_is_that_of_the_whole_batch() -> None:
     whole = joint_image_text(e_hat @ weight, e, None)
     both = joint_image_text((e_hat @ weight)[:half], e[:half], text[:half], image_weight=0.0)
     loss = whole + both
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert weight.grad is not None
     found = in_processes(2, gradient_of_a_process)
     assert found == pytest.approx([loss.item(), *weight.grad.flatten().tolist()], rel=1e-4, abs=1e-5)

@@ -242,14 +242,12 @@ def count_training(
             else training.count_operations(preset, stage, fields, parts)
         )
         report(1.0, "counting operations")
-    teraflop = 1e-12 * found.image
-    terminal.print_result(
-        f"{teraflop:.3g} TFLOP an image, {teraflop * found.batch:.3g} a step of {found.batch}"
-    )
+    image, step = 1e-12 * found.image, 1e-12 * found.step
+    terminal.print_result(f"{image:.3g} TFLOP an image, {step:.3g} a step of {found.batch}")
     if steps is not None:
         terminal.print_result(
-            f"{steps:,} steps: {found.hours(steps):,.0f} hours of one {GPU}, at {100 * UTILISATION:.0f} % of its "
-            f"{TERAFLOPS:.0f} TFLOP/s (TF32)"
+            f"{steps:,} steps: {found.hours(steps):,.0f} hours of one {GPU}, at {100 * UTILISATION:.0f} % "
+            f"of its {TERAFLOPS:.0f} TFLOP/s (TF32)"
         )
 
 

@@ -101,7 +101,7 @@ def count_operations(
     with FlopCounterMode(display=False) as counter:
         batch = Batch(x, levels, condition(chosen, recipe))
         for _, loss in objective.turns(network, batch, step=0):
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
     return StepOperations(counter.get_total_flops() / CROPS, recipe.batch)
 
 
