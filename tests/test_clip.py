@@ -1,6 +1,5 @@
 """The CLIP encoders, with a small random CLIP model that is loaded from a folder like a published one."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.clip import make_clip
 from helpers.images import random_rgb
 from trifocal.errors import MissingExtra, OptionError, WeightsError
 from trifocal.text import TextEncoder, load_text_encoder
@@ -23,30 +23,6 @@ TEXTS = ["a dog catches a red frisbee", "", "dog"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clip(tmp_path_factory.mktemp("clips") / "small")
-
-
-def make_clip(folder: Path, projection: int = 16) -> Path:
-    """A CLIP of width 16, with a token for every byte and for the word "dog"."""
-    from tokenizers import pre_tokenizers
-
-    folder.mkdir()
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *[a + "</w>" for a in letters], "do", "dog</w>"]
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\nd o\ndo g</w>\n")
-    tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    tokenizer.save_pretrained(folder)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "vocab_size": len(words)}
-    torch.manual_seed(0)
-    transformers.CLIPModel(
-        transformers.CLIPConfig(
-            text_config={**size, **tokens},
-            vision_config={**size, "image_size": 32, "patch_size": 16},
-            projection_dim=projection,
-        )
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -226,7 +226,8 @@ def test_training_rate_estimator_estimates_the_bits():
     y, mean, rows = values(9, 20000)
     rows = rows.clip(min=24)
     training, meter = TrainingRateEstimator(1), RateEstimator(cost_table(TABLES))
-    training.code(*(torch.from_numpy(part).float() for part in (y, mean, rows)))
+    y_tensor, mean_tensor, rows_tensor = (torch.from_numpy(part).float() for part in (y, mean, rows))
+    training.code(y_tensor, mean_tensor, rows_tensor)
     meter.code(y, mean, rows)
     assert float(training.bits) == pytest.approx(float(meter.bits.sum()), rel=0.08)
 

@@ -15,6 +15,7 @@ from helpers.codecs import small_codec
 from helpers.images import random_rgb
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.graph_export import codec_network, export_networks
+from trifocal.codecs.loading import Engine
 from trifocal.codecs.onnx_runtime import image_array
 from trifocal.codecs.preview import preview_pixels
 from trifocal.demo import PHOTOGRAPH
@@ -28,11 +29,12 @@ from trifocal.pictures import Picture
 from trifocal.preset_table import PRESETS
 from trifocal.presets import find
 from trifocal.types import BasePreview, Condition
-from trifocal.weights import WEIGHTS_FOLDER, fingerprint, read_arrays, read_weights
+from trifocal.weights import WEIGHTS_FOLDER, fingerprint, read_arrays, read_weights, write_weights
 
 COMPACT = ("compact", "dual-layer-compact")
 OTHERS = tuple(p.name for p in PRESETS if has_graphs(p.name) and p.name not in COMPACT)
 GREY_LEVEL = 1 / 255
+ENGINES: tuple[Engine, ...] = ("torch", "onnx")
 
 WITHOUT_TORCH = """
 import sys
@@ -287,6 +289,20 @@ def test_exported_graphs_agree_with_their_modules_and_need_no_other_file(tmp_pat
     assert "analysis.stem.weight" in found_record["weights"]["small.analysis.onnx"]
     weights = sum(w.numel() * 4 for w in codec.network.analysis.state_dict().values())
     assert (tmp_path / names[0]).stat().st_size - (shared / names[0]).stat().st_size > 0.9 * weights
+
+
+def test_both_engines_round_with_the_dead_zone_of_the_weights(tmp_path: Path) -> None:
+    network = trifocal.load("compact-psnr", engine="torch").network
+    plain = tmp_path / "plain.safetensors"
+    write_weights(network, plain, dead_zone=0.0)
+    picture = photograph(64, 64)
+    usual = trifocal.encode(picture, "compact-psnr", quality=40)
+    for engine in ENGINES:
+        codec = trifocal.load("compact-psnr", weights=plain, engine=engine)
+        assert codec.runtime.entropy().dead_zone == 0
+        stream = codec.encode(picture, quality=40)
+        assert stream.size > usual.size  # more values than with the dead zone
+        assert codec.decode(stream).picture.rgb.shape == picture.rgb.shape
 
 
 def test_only_compact_codecs_are_exported() -> None:

@@ -21,6 +21,7 @@ from helpers.text import VowelEncoder, text_codec
 from trifocal import load, presets
 from trifocal.data import CropRules, Crops, read_data, read_pictures, split
 from trifocal.data.images import TrainingPicture
+from trifocal.entropy import estimators
 from trifocal.errors import OptionError, TrainingError
 from trifocal.losses import CrossModalObjective, Objective, TacoObjective
 from trifocal.pictures import Picture
@@ -32,7 +33,8 @@ from trifocal.training.run import read_options
 from trifocal.training.stages import make_objective, stage_recipe
 from trifocal.training.stopping import DivergenceCheck, stop_requests
 from trifocal.training.tasks.codec import CodecTask, with_clip
-from trifocal.weights import read_level
+from trifocal.types import DEAD_ZONE
+from trifocal.weights import read_dead_zone, read_level
 
 
 def log_rows(out: Path) -> list[dict[str, str]]:
@@ -306,6 +308,40 @@ def test_a_single_rate_is_trained_recorded_and_the_only_one_to_encode(
     record = json.loads((tmp_path / "l" / "small.json").read_text())
     assert record["lambdas"] == [0.0123, 0.0123] and record["level"] == 400
     assert run(*words, "--quality", "2", "--lambda", "0.1").exit_code == 2
+
+
+def test_the_dead_zone_is_a_field_of_the_recipe_that_the_weights_keep(
+    small_preset: presets.Preset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 0 all values are rounded, in training and by `encode`; decoders need to know nothing of it."""
+    zones: list[float] = []
+    through = estimators.quantise_through
+
+    def noted(residual: torch.Tensor, rows: torch.Tensor, dead_zone: float) -> torch.Tensor:
+        zones.append(dead_zone)
+        return through(residual, rows, dead_zone)
+
+    monkeypatch.setattr(estimators, "quantise_through", noted)
+    weights = train("small", [folder], tmp_path / "a", steps=1, fields={"dead_zone": 0})
+    assert set(zones) == {0.0} and read_dead_zone(weights) == 0
+    again = export_run(tmp_path / "a")
+    codec, picture = load("small", weights=again), Picture(random_rgb(192, 128))
+    entropy = codec.network.entropy
+    assert entropy.dead_zone == 0
+    plain = codec.encode(picture, quality=80)
+    y_hat = codec.decode_latents(plain).y
+    level = torch.tensor([640])
+    y = codec.network.analyse(torch.from_numpy(picture.rgb).permute(2, 0, 1)[None].float() / 255)
+    mean, index = entropy.predicted_parameters(y, level)
+    residual = (y * entropy.gain(level) - mean.to(y)).detach()
+    coded = (torch.round(index) > 0) & (residual.abs() < 1e3)
+    gained = torch.from_numpy(y_hat) * entropy.gain(level).detach() - mean.to(y)
+    assert torch.allclose(gained[coded], residual.round()[coded], atol=1e-2)
+    entropy.dead_zone = DEAD_ZONE
+    wide = codec.encode(picture, quality=80)
+    assert not np.array_equal(codec.decode_latents(wide).y, y_hat)
+    assert np.array_equal(codec.decode_latents(plain).y, y_hat)
+    assert read_dead_zone(train("small", [folder], tmp_path / "b", steps=1)) is None
 
 
 def test_fields_are_set_from_the_command_line_and_from_python() -> None:

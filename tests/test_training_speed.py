@@ -235,7 +235,7 @@ def test_invalid_numbers_of_processes_are_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("RANK")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    with pytest.raises(OptionError, match="use torchrun"):
+    with pytest.raises(OptionError, match="--multi_gpu --num_processes N"):
         processes.check_count(1)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from trifocal.errors import OptionError
+from trifocal.types import DEAD_ZONE
 
 __all__ = [
     "BASE_LAYER",
@@ -55,6 +56,8 @@ class Recipe:
         quality: 0..100 trains a single rate; None all of them.
         any_base_quality: for presets with a base layer, the share of steps in which the base has any quality
             that `encode` offers, 0..100; the others have its default.
+        dead_zone: of the quantiser, as a part of a step for each bit that ±1 costs above 0; 0 is plain
+            rounding. The weights keep it for `encode`.
         objective: arguments of the objective, by name: weights of its terms, `lambdas` and so on.
 
     Raises:
@@ -80,12 +83,13 @@ class Recipe:
     held_out: int = 40
     quality: float | None = None
     any_base_quality: float = 0.5
+    dead_zone: float = DEAD_ZONE
     objective: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_positive(self, "learning_rate", "warmup", "batch", "crop", "clip")
         check_range(self, 1, "cooldown", "ema", "wordless", "mirrored", "any_base_quality")
-        check_range(self, math.inf, "weight_decay", "held_out")
+        check_range(self, math.inf, "weight_decay", "held_out", "dead_zone")
         check_range(self, 100, "quality")
         check_choice(self, "text", ("captions", "names", "visible", "none"))
         check_choice(self, "sampling", ("area", "uniform"))

@@ -38,6 +38,7 @@ BASE_TASK_WEIGHTS = (0.03, 10.0)  # of a detector's outputs against bpp, at the 
 LEVELS_PER_QUALITY = 8
 LEVELS_PER_KNOT = 128  # between the learned values of a `QualityInterpolation`
 LATENT_STRIDE = 16  # pixels
+DEAD_ZONE = 0.025  # of the quantiser: part of a step for each bit that ±1 costs above 0
 HYPER_LATENT_PIXELS = 64  # side of a hyper-latent; images are padded to multiples of it
 
 

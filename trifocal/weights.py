@@ -26,7 +26,7 @@ WEIGHTS_FOLDER = Path(__file__).with_name("weights")
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 StateDict: TypeAlias = "dict[str, Tensor]"
 DecodableFingerprints = dict[int, frozenset[int]]  # fingerprints by version of the file format
-DECODES, LEVEL, SYNTHESIS = "decodes", "level", "synthesis."
+DECODES, LEVEL, QUANTISER, SYNTHESIS = "decodes", "level", "dead_zone", "synthesis."
 FINGERPRINT_BYTES = {1: 2, 2: 4}  # by version of the file format
 INTEGERS = {2: "int16", 4: "int32", 8: "int64"}  # torch's, by their bytes
 
@@ -133,6 +133,7 @@ def write_weights(
     shared: str = "",
     decodable_fingerprints: DecodableFingerprints | None = None,
     level: int | None = None,
+    dead_zone: float | None = None,
 ) -> None:
     """Write the state of a network as float16 safetensors; integer tables stay integers.
 
@@ -143,6 +144,7 @@ def write_weights(
         decodable_fingerprints: fingerprints of other weights whose files these weights decode, from
             `decodable`; stored in the file's metadata.
         level: the quality level of a single-rate model, 0..800; stored there too.
+        dead_zone: of the quantiser, if it is not the default; stored there too.
 
     Raises:
         WeightsError: for values outside the range of float16.
@@ -172,6 +174,8 @@ def write_weights(
         )
     if level is not None:
         metadata[LEVEL] = str(level)
+    if dead_zone is not None:
+        metadata[QUANTISER] = str(dead_zone)
     with atomic_write(path) as stream:
         stream.write(save(halved, metadata=metadata))
 
@@ -242,6 +246,16 @@ def read_level(path: Path) -> int | None:
         with safe_open(path, "numpy") as file:
             found = (file.metadata() or {}).get(LEVEL)
         return None if found is None else int(found)
+    except (SafetensorError, OSError, ValueError):
+        return None
+
+
+def read_dead_zone(path: Path) -> float | None:
+    """The dead zone of the quantiser of these weights; None for the default."""
+    try:
+        with safe_open(path, "numpy") as file:
+            found = (file.metadata() or {}).get(QUANTISER)
+        return None if found is None else float(found)
     except (SafetensorError, OSError, ValueError):
         return None
 

@@ -136,6 +136,14 @@ def train(
         float | None, typer.Option(min=0, help="Minutes between checkpoints. [default: 5]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in the folder.")] = False,
+    count: Annotated[
+        bool,
+        typer.Option(
+            "--count",
+            help="Print the operations of a training step, and with --steps the GPU hours of the run. "
+            "Nothing is trained, and no data is read.",
+        ),
+    ] = False,
     threads: Threads = None,
 ) -> None:
     """Train a preset. Needs the extra `train`.
@@ -155,6 +163,10 @@ def train(
     if lambda_ is not None:
         values |= {"quality": 50.0, "lambdas": [lambda_, lambda_]}
     kept |= {"fields": values or None, "parts": None if parts is None else parts.replace(",", " ").split()}
+    if count:
+        changes = values | given_fields(batch, learning_rate)
+        count_training(preset, of, stage or 1, steps, changes, kept["parts"] or [], threads)
+        return
     if preset == "base":  # which has no stages
         kept.pop("stage")
     run_training(
@@ -196,6 +208,47 @@ def run_training(
             **options,
         )
     terminal.report(str(weights))
+
+
+def given_fields(batch: int | None, learning_rate: float | None) -> dict[str, object]:
+    """The options of a run that are fields of its recipe."""
+    given = {"batch": batch, "learning_rate": learning_rate}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def count_training(
+    preset: str,
+    of: str | None,
+    stage: int,
+    steps: int | None,
+    fields: dict[str, Any],
+    parts: list[str],
+    threads: int | None,
+) -> None:
+    """Print the operations of a training step, and the GPU hours of so many steps."""
+    from trifocal import training
+    from trifocal.cli import console
+    from trifocal.training.operations import GPU, TERAFLOPS, UTILISATION
+
+    if preset in ("towers", "detector"):
+        raise typer.BadParameter(f"{preset} takes no --count; presets and base do.")
+    use_threads(threads)
+    terminal = console.Console()
+    with console.reporting(terminal) as report:
+        report(0.0, "counting operations")
+        found = (
+            training.count_base_operations(of or "dual-layer-compact", fields)
+            if preset == "base"
+            else training.count_operations(preset, stage, fields, parts)
+        )
+        report(1.0, "counting operations")
+    image, step = 1e-12 * found.image, 1e-12 * found.step
+    terminal.print_result(f"{image:.3g} TFLOP an image, {step:.3g} a step of {found.batch}")
+    if steps is not None:
+        terminal.print_result(
+            f"{steps:,} steps: {found.hours(steps):,.0f} hours of one {GPU}, at {100 * UTILISATION:.0f} % "
+            f"of its {TERAFLOPS:.0f} TFLOP/s (TF32)"
+        )
 
 
 @app.command()

@@ -24,8 +24,8 @@ Choices where the paper is silent, and differences from it:
   semantic information", and trains on 256×256; here it takes crops, each with a caption of the whole image.
 - Training differs in more, and each difference can be switched off by a field of the recipe: a tenth of the
   steps have no text (`wordless=0`), crops are mirrored (`mirrored=0`), images are drawn by area
-  (`sampling=uniform`), and one in forty is held out (`held_out=0`).
-- Values are rounded with a dead zone (`entropy/quantise.py`).
+  (`sampling=uniform`), one in forty is held out (`held_out=0`), and values are rounded with a dead zone
+  (`dead_zone=0`), in training and by `encode`.
 """
 
 from math import log2

@@ -18,7 +18,13 @@ from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Header
 from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import MissingExtra, WeightsError
-from trifocal.weights import WEIGHTS_FOLDER, fingerprint, read_arrays, read_decodable_fingerprints
+from trifocal.weights import (
+    WEIGHTS_FOLDER,
+    fingerprint,
+    read_arrays,
+    read_dead_zone,
+    read_decodable_fingerprints,
+)
 
 if TYPE_CHECKING:
     from trifocal.codecs.torch_runtime import TorchRuntime
@@ -52,6 +58,8 @@ def torch_codec(build: Callable[[], Codec], path: Path, shared: str, device: str
     with torch.inference_mode(False):  # refinement and training need gradients
         codec = build()
         load_weights(codec.network, path, shared)
+        if (dead_zone := read_dead_zone(path)) is not None:
+            codec.network.entropy.dead_zone = dead_zone
         codec.network.to(device).eval()
         if isinstance(codec.runtime, TorchRuntime):
             codec.runtime.accept_fingerprints(read_decodable_fingerprints(path))
@@ -76,7 +84,9 @@ def onnx_codec(name: str, has_base_layer: bool, build: Callable[[], Codec], path
         return cast("TorchRuntime", runtime)
 
     weights = read_arrays(path, WEIGHTS_FOLDER / shared if shared else None)
-    parts = (name, path.name, weights, read_decodable_fingerprints(path), on_torch)
+    dead_zone = read_dead_zone(path)
+    quantiser = () if dead_zone is None else (dead_zone,)
+    parts = (name, path.name, weights, read_decodable_fingerprints(path), on_torch, *quantiser)
     return ScalableCodec(ScalableOnnxRuntime(*parts)) if has_base_layer else Codec(OnnxRuntime(*parts))
 
 

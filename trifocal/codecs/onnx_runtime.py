@@ -17,7 +17,7 @@ from trifocal.entropy.numpy_model import NumpyCodingNetworks
 from trifocal.entropy.numpy_networks import part
 from trifocal.graphs.session import Graphs, network_record
 from trifocal.pictures import Picture
-from trifocal.types import HYPER_LATENT_PIXELS, Condition
+from trifocal.types import DEAD_ZONE, HYPER_LATENT_PIXELS, Condition
 from trifocal.weights import Arrays, DecodableFingerprints, check_arrays, fingerprint
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class OnnxRuntime:
         weights: all tensors of its weight file, floats as float32.
         decodes: fingerprints of other weights whose files these weights decode.
         on_torch: makes the runtime of a new network with these weights on torch.
+        dead_zone: of the quantiser.
 
     Raises:
         WeightsError: for weights that do not fit the preset.
@@ -50,6 +51,7 @@ class OnnxRuntime:
         weights: Arrays,
         decodes: DecodableFingerprints,
         on_torch: Callable[[], TorchRuntime],
+        dead_zone: float = DEAD_ZONE,
     ) -> None:
         sizes = network_record(name)
         check_arrays(weights, sizes["tensors"], file_name)
@@ -59,7 +61,7 @@ class OnnxRuntime:
         self.weights, self.decodes, self.on_torch = weights, decodes, on_torch
         self.graphs = Graphs(name, weights)
         self._entropy = NumpyCodingNetworks(
-            part(weights, "entropy."), hyper_analysis(self.graphs, "hyper_analysis")
+            part(weights, "entropy."), hyper_analysis(self.graphs, "hyper_analysis"), dead_zone
         )
         self._fingerprints: dict[int, int | None] = {}
 

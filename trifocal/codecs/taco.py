@@ -23,11 +23,11 @@ Choices where the paper and its code are silent, and differences from them:
       time.
     - One model for all rates, by gains around the quantiser and a prior of z that both depend on the quality.
       The paper has one model per rate, as `--lambda` trains, and an entropy bottleneck for z.
-    - Logistic distributions from integer tables where ELIC has Gaussians: see `entropy/elic.py`. Values are
-      rounded with a dead zone (`entropy/quantise.py`).
+    - Logistic distributions from integer tables where ELIC has Gaussians: see `entropy/elic.py`.
     - Training differs from the paper, and each difference can be switched off by a field of the recipe: a
       tenth of the steps have no text (`wordless=0`), crops are mirrored (`mirrored=0`), images are drawn by
-      area (`sampling=uniform`), and one in forty is held out (`held_out=0`).
+      area (`sampling=uniform`), one in forty is held out (`held_out=0`), and values are rounded with a dead
+      zone (`dead_zone=0`), in training and by `encode`.
 """
 
 from __future__ import annotations

@@ -19,6 +19,9 @@ Choices where the paper and its code are silent, and differences from them:
     - The paper does not say where the shifts are in the blocks of Bmshj2018, which have one normalisation
       each: here after each of the three.
     - Without a condition the preference is 0.
+    - Training differs from the paper, and each difference can be switched off by a field of the recipe: crops
+      are mirrored (`mirrored=0`), images are drawn by area (`sampling=uniform`), one in forty is held out
+      (`held_out=0`), and values are rounded with a dead zone (`dead_zone=0`), in training and by `encode`.
 """
 
 from __future__ import annotations

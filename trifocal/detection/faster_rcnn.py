@@ -14,7 +14,7 @@ from trifocal.detection.detector import SplitDetector, split_faster_rcnn
 from trifocal.errors import WeightsError
 from trifocal.utils.local_networks import HOW_TO_NAME, torch_weights
 
-__all__ = ["CHANNELS", "STRIDE", "load_faster_rcnn"]
+__all__ = ["CHANNELS", "STRIDE", "load_faster_rcnn", "untrained_faster_rcnn"]
 
 CHANNELS, STRIDE = 256, 4  # of h, the output of `layer1`
 MIN_SCORE = 0.02  # torchvision's default is 0.05
@@ -40,3 +40,9 @@ def load_faster_rcnn(device: str = "cpu") -> SplitDetector:
             f"put {weights.url.rpartition('/')[2]} into FOLDER/checkpoints, and {HOW_TO_NAME}."
         ) from error
     return split_faster_rcnn(network).to(device).eval().requires_grad_(False)
+
+
+def untrained_faster_rcnn() -> SplitDetector:
+    """The same network with random weights, to count operations without a download."""
+    network = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, box_score_thresh=MIN_SCORE)
+    return split_faster_rcnn(network).eval().requires_grad_(False)

@@ -41,11 +41,12 @@ class InstanceSegmenter(nn.Module):
         return [output["masks"][output["scores"] >= self.min_score, 0] >= MIN_MASK for output in outputs]
 
 
-def load_instance_segmenter(name: str = MASK_RCNN) -> InstanceSegmenter:
+def load_instance_segmenter(name: str = MASK_RCNN, trained: bool = True) -> InstanceSegmenter:
     """A network of torchvision with its COCO weights, which torchvision downloads.
 
     Args:
         name: "maskrcnn_resnet50_fpn" or "maskrcnn_resnet50_fpn_v2".
+        trained: False makes one with random weights, to count operations without a download.
 
     Raises:
         OptionError: if torchvision has no instance segmentation of this name.
@@ -56,6 +57,8 @@ def load_instance_segmenter(name: str = MASK_RCNN) -> InstanceSegmenter:
         raise OptionError(
             f"torchvision has no instance segmentation {name!r}; choose from {', '.join(available)}."
         )
+    if not trained:
+        return InstanceSegmenter(get_model(name, weights=None, weights_backbone=None))
     weights: Any = get_model_weights(name)
     try:
         network = get_model(name, weights=weights.DEFAULT, progress=False)

@@ -13,9 +13,10 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from trifocal.entropy.quantise import ZERO_BELOW, quantise
+from trifocal.entropy.quantise import dead_zones, quantise
 from trifocal.entropy.tables import FREQUENCY_BITS, RADIUS, ROWS, Floats, Frequencies, probabilities, radii
 from trifocal.errors import Damaged
+from trifocal.types import DEAD_ZONE
 
 Model: TypeAlias = Any  # constriction.stream.model.Categorical, which has no type stubs
 Array: TypeAlias = npt.NDArray[Any]
@@ -32,8 +33,11 @@ class Coder(Protocol[ArrayT]):
     coders
     of `estimators.py` torch tensors."""
 
-    def code(self, y: ArrayT | None, mean: ArrayT, scale_index: ArrayT) -> ArrayT:
-        """Code y − mean, rounded, and return y_hat, of mean's shape. A Reader needs no y."""
+    def code(
+        self, y: ArrayT | None, mean: ArrayT, scale_index: ArrayT, dead_zone: float = DEAD_ZONE
+    ) -> ArrayT:
+        """Code y − mean, rounded with a dead zone (`quantise.dead_zones`), and return y_hat, of mean's shape.
+        A Reader needs no y and no dead zone."""
         ...
 
 
@@ -56,10 +60,10 @@ class RateEstimator:
         self.counts = np.zeros((ROWS, RADIUS + 1)) if count else None
         self._cost = np.asarray(cost).ravel()
 
-    def code(self, y: Array | None, mean: Array, scale_index: Array) -> Array:
+    def code(self, y: Array | None, mean: Array, scale_index: Array, dead_zone: float = DEAD_ZONE) -> Array:
         assert y is not None
         rows = rows_at(scale_index)
-        symbols = symbols_at(y, mean, rows)
+        symbols = symbols_at(y, mean, rows, dead_zone)
         magnitude = np.abs(symbols).astype(np.int64)
         row = rows.astype(np.int64)
         bits = self._cost.take(row * (LARGEST_SYMBOL + 1) + magnitude)
@@ -85,10 +89,10 @@ class Writer:
         self._bit = constriction.stream.model.Uniform(2)
         self._encoder = constriction.stream.queue.RangeEncoder()
 
-    def code(self, y: Array | None, mean: Array, scale_index: Array) -> Array:
+    def code(self, y: Array | None, mean: Array, scale_index: Array, dead_zone: float = DEAD_ZONE) -> Array:
         assert y is not None
         rows = rows_at(scale_index)
-        symbols = symbols_at(y, mean, rows)
+        symbols = symbols_at(y, mean, rows, dead_zone)
         flat = symbols.ravel().astype(np.int32)
         began = time.perf_counter()
         order, runs = _runs(rows.ravel())
@@ -141,7 +145,7 @@ class Reader:
         words = np.frombuffer(data + b"\0" * (-len(data) % 4 + 4), dtype="<u4").astype(np.uint32)
         self._decoder = constriction.stream.queue.RangeDecoder(words)
 
-    def code(self, y: Array | None, mean: Array, scale_index: Array) -> Array:
+    def code(self, y: Array | None, mean: Array, scale_index: Array, dead_zone: float = DEAD_ZONE) -> Array:
         rows = rows_at(scale_index).ravel()
         began = time.perf_counter()
         order, runs = _runs(rows)
@@ -191,11 +195,11 @@ def rows_at(scale_index: Array) -> npt.NDArray[np.uint8]:
     return np.rint(scale_index).astype(np.uint8)
 
 
-def symbols_at(y: Array, mean: Array, rows: npt.NDArray[np.uint8]) -> Array:
+def symbols_at(y: Array, mean: Array, rows: npt.NDArray[np.uint8], dead_zone: float = DEAD_ZONE) -> Array:
     """The symbols coded for y: integers within ±LARGEST_SYMBOL, and 0 in row 0, whose values are not
     coded.
     """
-    symbols: Array = quantise(y - mean, ZERO_BELOW.take(rows))
+    symbols: Array = quantise(y - mean, dead_zones(dead_zone).take(rows))
     np.clip(symbols, -LARGEST_SYMBOL, LARGEST_SYMBOL, out=symbols)
     symbols *= rows > 0
     return symbols

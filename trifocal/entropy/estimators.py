@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trifocal.entropy.coder import LARGEST_SYMBOL
-from trifocal.entropy.quantise import ZERO_BELOW, quantise
+from trifocal.entropy.quantise import ZERO_BELOW, dead_zones, quantise
 from trifocal.entropy.tables import ROWS_PER_OCTAVE, SMALLEST_SCALE, Floats
+from trifocal.types import DEAD_ZONE
 
 THRESHOLDS = torch.from_numpy(ZERO_BELOW)
 
@@ -27,9 +28,14 @@ def logistic_bits(value: Tensor, scale_index: Tensor) -> Tensor:
     return (inside + torch.log(-torch.expm1(-inverse))) * (-1 / math.log(2.0))
 
 
-def quantise_through(residual: Tensor, rows: Tensor) -> Tensor:
+def thresholds(dead_zone: float, like: Tensor) -> Tensor:
+    """`dead_zones` on the device and in the precision of a tensor, [ROWS]."""
+    return (THRESHOLDS if dead_zone == DEAD_ZONE else torch.from_numpy(dead_zones(dead_zone))).to(like)
+
+
+def quantise_through(residual: Tensor, rows: Tensor, dead_zone: float = DEAD_ZONE) -> Tensor:
     """`quantise`, with the gradient of the identity (straight-through estimator); rows of the same shape."""
-    rounded: Tensor = quantise(residual.detach(), THRESHOLDS.to(residual)[rows])
+    rounded: Tensor = quantise(residual.detach(), thresholds(dead_zone, residual)[rows])
     return residual + (rounded - residual.detach())
 
 
@@ -54,10 +60,12 @@ class TrainingRateEstimator:
     def __init__(self, batch: int, device: torch.device | str = "cpu") -> None:
         self.bits = torch.zeros(batch, device=device)
 
-    def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
+    def code(
+        self, y: Tensor | None, mean: Tensor, scale_index: Tensor, dead_zone: float = DEAD_ZONE
+    ) -> Tensor:
         assert y is not None
         residual = y - mean
-        rounded = quantise_through(residual, torch.round(scale_index).long())
+        rounded = quantise_through(residual, torch.round(scale_index).long(), dead_zone)
         noisy = logistic_bits(add_noise(residual), scale_index.detach())
         bits = logistic_bits(rounded.detach(), scale_index) + (noisy - noisy.detach())
         self.bits = self.bits + bits.flatten(1).sum(1)
@@ -81,11 +89,13 @@ class PositionRateEstimator:
         self.bits_by_call: list[Tensor] = []
         self._cost = torch.from_numpy(cost)
 
-    def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
+    def code(
+        self, y: Tensor | None, mean: Tensor, scale_index: Tensor, dead_zone: float = DEAD_ZONE
+    ) -> Tensor:
         assert y is not None
         residual = y - mean
         rows = torch.round(scale_index).long()
-        rounded = quantise_through(residual, rows) * (rows > 0)
+        rounded = quantise_through(residual, rows, dead_zone) * (rows > 0)
         magnitude = rounded.detach().abs().round().long().clamp(max=LARGEST_SYMBOL)
         exact = self._cost.to(rows.device)[rows, magnitude].to(residual)
         smooth = logistic_bits(residual, scale_index)
@@ -103,9 +113,11 @@ class ParameterRecorder:
     def __init__(self) -> None:
         self.parameters_by_call: list[tuple[Tensor, Tensor]] = []
 
-    def code(self, y: Tensor | None, mean: Tensor, scale_index: Tensor) -> Tensor:
+    def code(
+        self, y: Tensor | None, mean: Tensor, scale_index: Tensor, dead_zone: float = DEAD_ZONE
+    ) -> Tensor:
         assert y is not None
         self.parameters_by_call.append((mean, scale_index))
         rows = torch.round(scale_index).long()
-        symbols: Tensor = quantise(y - mean, THRESHOLDS.to(y)[rows])
+        symbols: Tensor = quantise(y - mean, thresholds(dead_zone, y)[rows])
         return symbols.clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL) * (rows > 0) + mean

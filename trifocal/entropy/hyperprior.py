@@ -38,6 +38,7 @@ from trifocal.errors import WeightsError
 from trifocal.layers import QualityInterpolation
 from trifocal.transforms.dct import BLOCK, ordered_std
 from trifocal.transforms.hyper import HyperAnalysis, HyperSynthesis
+from trifocal.types import DEAD_ZONE
 from trifocal.weights import checksum, tensor_checksum
 
 ARRAY_CODERS = (RateEstimator, Reader, Writer)
@@ -80,6 +81,10 @@ class EntropyModel(nn.Module):
     The constructor builds the entropy model of the compact codec; `from_parts` takes any parts. It also codes
     latents of other projects: see docs/research.md.
 
+    Attributes:
+        dead_zone: of the quantiser, as a part of a step for each bit of a ±1; 0 is plain rounding. Only
+            encoder and training depend on it. Weight files store it where it is not the default.
+
     Args:
         latent_channels: M, a multiple of 4.
         hyper_channels: Z.
@@ -121,6 +126,7 @@ class EntropyModel(nn.Module):
         return model
 
     def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, integer_networks: IntegerNetworks) -> None:
+        self.dead_zone = DEAD_ZONE
         self.gain = gain
         self.hyper_analysis = hyper_analysis
         self.exact_side = integer_networks
@@ -258,7 +264,7 @@ class TorchEntropyNetworks:
     def __init__(self, model: EntropyModel, integer: bool) -> None:
         self.model, self.integer = model, integer
         self.networks = model.integer_networks() if integer else model.exact_side
-        self.passes = model.exact_side.context.passes
+        self.passes, self.dead_zone = model.exact_side.context.passes, model.dead_zone
 
     def scale(self, y: Tensor, level: Tensor) -> Tensor:
         scaled: Tensor = y * self.model.gain(level)
@@ -314,7 +320,7 @@ class TorchCodingNetworks:
         self.model = model
         self.device = model.frequencies.device
         self.tensors = TorchEntropyNetworks(model, integer=True)
-        self.passes = self.tensors.passes
+        self.passes, self.dead_zone = self.tensors.passes, model.dead_zone
 
     def models(self) -> list[Model]:
         return self.model.models()

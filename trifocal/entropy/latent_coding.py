@@ -27,6 +27,7 @@ class EntropyNetworks(Protocol[ArrayT]):
     """
 
     passes: int
+    dead_zone: float  # of the quantiser, in the encoder and in training; see `quantise.dead_zones`
 
     def scale(self, y: ArrayT, level: ArrayT) -> ArrayT:
         """The latent in quantiser steps."""
@@ -116,11 +117,12 @@ def code_latents(
         return y_hat / factor
     scaled = None if y is None else networks.scale(y, level)
     z = None if scaled is None else networks.hyper_analysis(scaled, level)
-    features = networks.hyper_synthesis(coder.code(z, *networks.prior(level, size)))
+    features = networks.hyper_synthesis(coder.code(z, *networks.prior(level, size), networks.dead_zone))
     decoded: Any = None
     for pass_index in range(networks.passes):
         mean, scale_index = networks.predict(pass_index, features, decoded, level)
-        part = coder.code(None if scaled is None else networks.take(scaled, pass_index), mean, scale_index)
+        values = None if scaled is None else networks.take(scaled, pass_index)
+        part = coder.code(values, mean, scale_index, networks.dead_zone)
         placed = networks.put(part, pass_index)
         decoded = placed if decoded is None else decoded + placed
         decoded = networks.correct(pass_index, features, decoded, level)

@@ -11,10 +11,10 @@ from trifocal.entropy.coder import LARGEST_SYMBOL, Array, Model, cost_table, ran
 from trifocal.entropy.four_passes import PASSES, predict, put, take
 from trifocal.entropy.latent_coding import HYPER_STRIDE, code_latents
 from trifocal.entropy.numpy_networks import ContextLayers, HyperSynthesis, Prior, part
-from trifocal.entropy.quantise import ZERO_BELOW, quantise
+from trifocal.entropy.quantise import dead_zones, quantise
 from trifocal.entropy.tables import ROWS, Floats, is_table
 from trifocal.errors import WeightsError
-from trifocal.types import LEVELS_PER_KNOT
+from trifocal.types import DEAD_ZONE, LEVELS_PER_KNOT
 from trifocal.utils.threads import one_blas_thread
 
 __all__ = ["NumpyCodingNetworks", "latent_gain"]
@@ -26,6 +26,7 @@ class NumpyCodingNetworks:
     Args:
         weights: those of the entropy model; floats as float32.
         analyse: the hyper-analysis: scaled latent and level → z.
+        dead_zone: of the quantiser.
 
     Raises:
         WeightsError: for invalid frequency tables; and, on first use, for weights too large for exact
@@ -34,10 +35,15 @@ class NumpyCodingNetworks:
 
     passes = PASSES
 
-    def __init__(self, weights: Mapping[str, Array], analyse: Callable[[Array, Array], Array]) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Array],
+        analyse: Callable[[Array, Array], Array],
+        dead_zone: float = DEAD_ZONE,
+    ) -> None:
         if not is_table(weights["frequencies"]):
             raise WeightsError("The weights hold frequencies that the range coder cannot use; name others.")
-        self.weights, self.analyse = weights, analyse
+        self.weights, self.analyse, self.dead_zone = weights, analyse, dead_zone
 
     @cached_property
     def networks(self) -> tuple[Prior, HyperSynthesis, ContextLayers]:
@@ -123,11 +129,11 @@ class ParameterRecorder:
     def __init__(self) -> None:
         self.parameters_by_call: list[tuple[Array, Array]] = []
 
-    def code(self, y: Array | None, mean: Array, scale_index: Array) -> Array:
+    def code(self, y: Array | None, mean: Array, scale_index: Array, dead_zone: float = DEAD_ZONE) -> Array:
         assert y is not None
         self.parameters_by_call.append((mean, scale_index))
         rows = np.rint(scale_index).astype(int)
-        symbols: Array = quantise(y - mean, ZERO_BELOW[rows])
+        symbols: Array = quantise(y - mean, dead_zones(dead_zone)[rows])
         return symbols.clip(-LARGEST_SYMBOL, LARGEST_SYMBOL) * (rows > 0) + mean
 
 

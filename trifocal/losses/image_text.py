@@ -7,6 +7,7 @@ published ones.
 import math
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -50,10 +51,40 @@ def joint_image_text(e_hat: Tensor, e: Tensor, text: Tensor | None, image_weight
 
     The paper does not state whether embeddings are normalised in the second term; here they are.
 
+    In a training step of several processes the batch is that of all of them, as in a single process with the
+    same total batch; all processes must call this. Without gradient, as in validation, it is this one's.
+
     Args:
         e_hat, e, text: embeddings of decoded images, originals and texts, each [B, D]; without text only the
-            second term is used.
+            second term is used. Processes may differ in whether they have text.
     """
     e_hat, e = F.normalize(e_hat.float(), dim=-1), F.normalize(e.float(), dim=-1)
+    count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if count > 1 and torch.is_grad_enabled():
+        e_hat, e, text = gather_embeddings(e_hat, e, text, count)
     images = frobenius_distance(e_hat, e, image_weight)
-    return images if text is None else images + contrastive(e_hat, text)
+    if text is None:
+        return images
+    if count > 1:
+        with_text = text.abs().sum(-1) > 0
+        e_hat, text = e_hat[with_text], text[with_text]
+    return images + contrastive(e_hat, text)
+
+
+def gather_embeddings(
+    e_hat: Tensor, e: Tensor, text: Tensor | None, count: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The embeddings of all processes, each [count·B, D]; text is 0 where a process has none, and None if no
+    process has any.
+
+    Only those of this process have a gradient. It is `count` times as large, since the gradients of the
+    parameters are averaged over the processes, and each has its own part of this sum.
+    """
+    own = torch.cat([e_hat, e, torch.zeros_like(e) if text is None else text.float()], dim=-1).detach()
+    parts = [torch.empty_like(own) for _ in range(count)]
+    dist.all_gather(parts, own.contiguous())
+    all_hat, all_e, all_text = torch.cat(parts).chunk(3, dim=-1)
+    scaled = e_hat.detach() + count * (e_hat - e_hat.detach())
+    first = dist.get_rank() * len(e_hat)
+    all_hat = torch.cat([all_hat[:first], scaled, all_hat[first + len(e_hat) :]])
+    return all_hat, all_e, all_text if bool(all_text.any()) else None

@@ -38,13 +38,16 @@ class Lpips(Perceptual):
     Args:
         net: the backbone: "alex", or "vgg" with 16 layers.
         scaled: scale inputs to −1..1, as in the training of LPIPS; False feeds 0..1, as TACO's code does.
+        trained: False leaves the backbone at random weights, to count operations without a download.
 
     Raises:
         MissingExtra: if the package is not installed.
         WeightsError: if the weights are not on this machine and cannot be downloaded.
     """
 
-    def __init__(self, net: Literal["alex", "vgg"] = "alex", scaled: bool = True) -> None:
+    def __init__(
+        self, net: Literal["alex", "vgg"] = "alex", scaled: bool = True, trained: bool = True
+    ) -> None:
         super().__init__()
         self.title = f"LPIPS ({net})" if scaled else f"LPIPS ({net}), fed 0..1"
         self.scaled = scaled
@@ -55,7 +58,7 @@ class Lpips(Perceptual):
         try:
             with warnings.catch_warnings(), torch_weights():
                 warnings.simplefilter("ignore", UserWarning)  # about deprecated names of torchvision
-                self.network = LPIPS(net=net, verbose=False)
+                self.network = LPIPS(net=net, verbose=False, pnet_rand=not trained)
         except OSError as error:  # urllib's URLError is one
             raise WeightsError(
                 f"The weights of LPIPS ({net}) are not on this machine and could not be downloaded; put "

@@ -49,7 +49,8 @@ class TacoObjective(Objective):
     * Where LPIPS is not available, `EncoderDistance` replaces it with the same k_P; `notices` returns a
     notice,
       and `description` records it.
-    * As in the code, two images of a batch with the same text are negatives of each other.
+    * As in the code, two images of a batch with the same text are negatives of each other. The batch is that
+      of all processes.
 
     Args:
         tower: name of the text encoder, whose image encoder embeds the images: "compact", or a name or folder

@@ -105,6 +105,7 @@ class ClipImageEncoder(nn.Module):
 
     Args:
         name: of a model on the Hugging Face Hub, or a folder.
+        trained: False makes a ViT-B/32 with random weights, to count operations without a download.
 
     Raises:
         MissingExtra: if transformers is not installed.
@@ -114,9 +115,9 @@ class ClipImageEncoder(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, name: str = CLIP) -> None:
+    def __init__(self, name: str = CLIP, trained: bool = True) -> None:
         super().__init__()
-        model, _ = load_clip(name, tokenizer=False)
+        model = load_clip(name, tokenizer=False)[0] if trained else untrained_clip()
         from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
         self.title = Path(name).name if Path(name).is_dir() else name
@@ -140,6 +141,24 @@ class ClipImageEncoder(nn.Module):
             x = F.interpolate(x, size, mode="bicubic", antialias=True)
         top, left = (size[0] - self.side) // 2, (size[1] - self.side) // 2
         return (x[..., top : top + self.side, left : left + self.side] - self.mean) / self.deviation
+
+
+def untrained_clip() -> Any:
+    """A frozen CLIPModel of the size of ViT-B/32 with random weights. Raises MissingExtra."""
+    try:
+        from transformers import CLIPConfig, CLIPModel
+    except ImportError:
+        raise MissingExtra("text", "CLIP") from None
+    return CLIPModel(CLIPConfig()).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def untrained_embedding(count: int, tokens: int) -> TextEmbedding:
+    """Embeddings of texts of random tokens from a CLIP with random weights. Raises MissingExtra."""
+    model = untrained_clip()
+    hidden = model.text_model(input_ids=torch.randint(1000, (count, tokens)))
+    mask = torch.ones(count, tokens, dtype=torch.bool)
+    return TextEmbedding(hidden.last_hidden_state, mask, model.text_projection(hidden.pooler_output))
 
 
 def load_clip(name: str, tokenizer: bool) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from trifocal.errors import optional_packages
 
 with optional_packages("train", "Training"):
     from trifocal.training.export import export_run
+    from trifocal.training.operations import count_base_operations, count_operations
     from trifocal.training.processes import in_processes, process_rank
     from trifocal.training.tasks.base_layer import train_base_layer
     from trifocal.training.tasks.codec import train
@@ -11,6 +12,8 @@ with optional_packages("train", "Training"):
     from trifocal.training.tasks.text_image import train_text_image
 
 __all__ = [
+    "count_base_operations",
+    "count_operations",
     "export_run",
     "in_processes",
     "process_rank",

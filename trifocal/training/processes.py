@@ -101,8 +101,9 @@ def check_count(count: int) -> None:
         )
     if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys() and "RANK" not in os.environ:
         raise OptionError(
-            "accelerate was asked for several processes and starts only one on this machine, which lacks "
-            "that many GPUs; use torchrun, or --processes without accelerate."
+            "accelerate was asked for several processes and starts one, as it does on CPUs; start them by "
+            "`accelerate launch --multi_gpu --num_processes N`, which needs no GPU, by torchrun, or by "
+            "--processes without accelerate."
         )
     if count > (gpus := torch.cuda.device_count()) > 0:
         raise OptionError(

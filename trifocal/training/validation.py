@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trifocal.codecs.network import CodecNetwork
 from trifocal.data import Crops, TrainingPicture
+from trifocal.data.categories import clip_boxes
 from trifocal.data.crops import centre_crop, crop_text
 from trifocal.entropy import RateEstimator
 from trifocal.entropy.tables import calibrated_frequencies
@@ -41,10 +42,12 @@ class HeldOut:
     Attributes:
         x: [N, 3, crop, crop] in 0..1.
         texts: of the crops, "" where there is none.
+        boxes: of the objects in each crop, x0, y0, x1, y1 in its pixels, [N, 4].
     """
 
     x: Tensor
     texts: tuple[str, ...]
+    boxes: tuple[Tensor, ...] = ()
 
 
 def validation_pictures(held_out: Sequence[TrainingPicture]) -> Sequence[TrainingPicture]:
@@ -61,12 +64,14 @@ def held_out_crops(held_out: Sequence[TrainingPicture], recipe: Recipe) -> HeldO
     """Centre crops of up to CROPS held-out images, with texts as in training."""
     chosen = validation_pictures(held_out)
     random = np.random.default_rng(recipe.seed)
-    texts, size = [], recipe.crop
+    texts, boxes, size = [], list[Tensor](), recipe.crop
     for picture in chosen:
         height, width = picture.rgb.shape[:2]
-        place = (width - size) // 2, (height - size) // 2, size
-        texts.append(crop_text(picture, place, (height, width), recipe.text, random)[0])
-    return HeldOut(validation_batch(held_out, size), tuple(texts))
+        left, top = (width - size) // 2, (height - size) // 2
+        texts.append(crop_text(picture, (left, top, size), (height, width), recipe.text, random)[0])
+        clipped, seen = clip_boxes(picture.boxes, (left, top, left + size, top + size))
+        boxes.append(torch.from_numpy(clipped[seen]))
+    return HeldOut(validation_batch(held_out, size), tuple(texts), tuple(boxes))
 
 
 @torch.no_grad()
@@ -76,6 +81,7 @@ def validate(
     objective: Objective,
     texts: Condition | None = None,
     only_level: int | None = None,
+    boxes: Sequence[Tensor] | None = None,
 ) -> dict[str, float]:
     """Evaluate the network of a codec on crops, with rounded latents and the bits of the frequency tables.
 
@@ -86,6 +92,7 @@ def validate(
             `held_out_metrics`.
         texts: the condition of the crops, for a preset that takes text. Only the terms are computed with it.
         only_level: the level of a single-rate model.
+        boxes: of the objects in each crop, [N, 4], for data that has boxes.
 
     Returns:
         `bpp_LEVEL` and `psnr_LEVEL` without text at five quality levels, or that of a single-rate model;
@@ -96,6 +103,7 @@ def validate(
     for partner in partners:
         partner.eval()  # spectral normalisation updates its vectors in training mode
     x = x.to(next(network.parameters()).device)
+    objects = None if boxes is None else tuple(own.to(x.device) for own in boxes)
     row: dict[str, float] = {}
     costs = []
     more: dict[str, list[float]] = {}
@@ -109,7 +117,7 @@ def validate(
         for name, values in objective.held_out_metrics(network, x, level, output).items():
             more.setdefault(name, []).append(float(values.mean()))
         objective.terms.clear()
-        for _ in objective.losses(network, Batch(x, level, texts), LAST_STEP):
+        for _ in objective.losses(network, Batch(x, level, texts, objects), LAST_STEP):
             pass
         for name, value in objective.terms.items():
             more.setdefault(f"held_out_{name}", []).append(float(value))

@@ -34,7 +34,7 @@ from trifocal.training.stages import make_objective, objective_arguments, stage_
 from trifocal.training.task import BatchSource, Notify, Report, TrainingTask, Update, silent
 from trifocal.training.trainer import open_trainer
 from trifocal.training.validation import HeldOut, calibrate, held_out_crops, to_tensor, validate
-from trifocal.types import LEVELS_PER_QUALITY, Batch, Condition
+from trifocal.types import DEAD_ZONE, LEVELS_PER_QUALITY, Batch, Condition
 from trifocal.weights import WEIGHTS_FOLDER, DecodableFingerprints, decodable, load_weights, write_weights
 
 __all__ = ["CodecTask", "train"]
@@ -72,7 +72,9 @@ class CodecTask(TrainingTask):
         self.stage = stage
         self.objective = objective() if objective else make_objective(preset, stage, self.recipe)
         self.text_encoder = load_text_encoder(preset.text_encoder) if preset.text_used_by else None
-        self.module: nn.Module = preset.build().network
+        network = preset.build().network
+        network.entropy.dead_zone = self.recipe.dead_zone
+        self.module: nn.Module = network
         if isinstance(self.module, ScalableNetwork):
             self.module.any_base_quality = self.recipe.any_base_quality
         self.file_name = f"{preset.name}.safetensors"
@@ -183,7 +185,8 @@ class CodecTask(TrainingTask):
         if self.text_encoder is not None and any(self.held_out.texts):
             with torch.no_grad():
                 texts = Condition(self.text_encoder(self.held_out.texts)).to(self.device)
-        return validate(average, self.held_out.x, self.objective, texts, self.level)
+        boxes = self.held_out.boxes if self.has_boxes else None
+        return validate(average, self.held_out.x, self.objective, texts, self.level, boxes)
 
     def export(self, average: nn.Module, path: Path) -> dict[str, object]:
         """Calibrate the frequency tables if the entropy model was trained, then write the weights."""
@@ -194,7 +197,10 @@ class CodecTask(TrainingTask):
             calibrate(average, self.training_images, self.recipe, self.level)
         decoder_only = all(name.startswith("synthesis.") for name in trained)
         decodable_fingerprints = self.decodable_fingerprints if decoder_only else None
-        write_weights(average, path, self.preset.shared_weights, decodable_fingerprints, self.level)
+        dead_zone = None if self.recipe.dead_zone == DEAD_ZONE else self.recipe.dead_zone
+        write_weights(
+            average, path, self.preset.shared_weights, decodable_fingerprints, self.level, dead_zone
+        )
         load_weights(average, path.absolute(), self.preset.shared_weights)
         return {
             "parameters": sum(p.numel() for p in average.parameters()),
