@@ -30,7 +30,7 @@ from trifocal.text.categories import CategoryClassifier
 from trifocal.text.minilm import MiniLmTextEncoder, packaged_file
 from trifocal.text_conditioning import condition_for
 from trifocal.training import train_text_categories
-from trifocal.training.tasks.text_categories import CategoryModel, text_targets
+from trifocal.training.tasks.text_categories import CategoryModel, CategoryTask, text_targets
 from trifocal.types import Condition
 from trifocal.weights import read_arrays
 
@@ -193,8 +193,12 @@ def test_objects_that_a_caption_may_name_by_other_words_have_no_target(tmp_path:
     assert len(texts) > 3 * len(CATEGORIES)
 
 
-def test_training_learns_the_names_and_resumes(tmp_path: Path, encoder: MiniLmTextEncoder) -> None:
+def test_training_learns_the_names_and_resumes(
+    tmp_path: Path, encoder: MiniLmTextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trained weights tell dog from cat from neither."""
+    monkeypatch.setattr(CategoryTask, "warmup", 1)
+    monkeypatch.setattr(CategoryTask, "ema", 0.5)
     data = [photographs(tmp_path / "data")]
     train_text_categories(data, tmp_path / "run", steps=1)
     path = train_text_categories(data, tmp_path / "run", steps=60, resume=True)

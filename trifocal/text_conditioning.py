@@ -120,12 +120,12 @@ def condition_for(
     """
     from trifocal.types import Condition
 
-    if preset.name in MASK_PRESETS and device == "cpu" and (encoder := minilm_or_notice(notify)):
+    if preset.name in MASK_PRESETS and (minilm := minilm_or_notice(notify)):
         from trifocal.text.categories import load_category_classifier
 
-        for notice in encoder.notices(texts):
-            notify(notice)
-        return Condition(categories=load_category_classifier()(encoder(texts)))
+        for sentence in minilm.notices(texts):
+            notify(sentence)
+        return Condition(categories=load_category_classifier()(minilm(texts)))
     if preset.text_encoder == "compact" and device == "cpu":
         from trifocal.text.compact_onnx import load_compact_onnx
 

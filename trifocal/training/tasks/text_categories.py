@@ -148,7 +148,8 @@ class TextBatches:
         for row, text in enumerate(texts):
             tokens[row, : len(text.tokens)], mask[row, : len(text.tokens)] = text.tokens, True
         named, known = (np.stack([getattr(text, part) for text in texts]) for part in ("named", "known"))
-        return tuple(map(torch.from_numpy, (tokens, mask, named.astype(np.float32), known)))
+        targets = torch.from_numpy(named).float(), torch.from_numpy(known)
+        return torch.from_numpy(tokens), torch.from_numpy(mask), *targets
 
     def close(self) -> None:
         """Nothing to stop."""
