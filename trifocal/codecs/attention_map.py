@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from trifocal.codecs.codec import Codec
+from trifocal.codecs.named_objects import named_probability
 from trifocal.codecs.torch_runtime import image_tensor
 from trifocal.errors import PresetError
 from trifocal.pictures import Picture
-from trifocal.types import Condition
+from trifocal.types import LATENT_STRIDE, Condition
 
 __all__ = ["attention_map"]
 
@@ -26,12 +27,25 @@ def attention_map(codec: Codec, picture: Picture, condition: Condition[Any] | No
     """The image in its colours where the text names it, darker and greyer elsewhere; at most 1024 pixels a
     side.
 
-    Brightness follows the network's `text_relevance`, 0..1. The map of a text that names nothing in the image
-    is dark.
+    Brightness follows the probability that the text names a position: that of `named_probability`, or the
+    network's `text_relevance`. A text that names nothing in the image leaves it dark.
 
     Raises:
         PresetError: for a codec whose encoder reads no text, or without text.
     """
+    small = picture.thumbnail(LONGEST)
+    if condition is not None and condition.categories is not None:
+        p = torch.from_numpy(named_probability(small, condition.categories[0]))
+        map_ = p[None, None, : -(-small.height // LATENT_STRIDE), : -(-small.width // LATENT_STRIDE)]
+    else:
+        map_ = network_attention(codec, small, condition)
+    size = small.height, small.width
+    wide = F.interpolate(map_, size=size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
+    return Picture(shaded(small.rgb, wide))
+
+
+def network_attention(codec: Codec, picture: Picture, condition: Condition[Any] | None) -> torch.Tensor:
+    """The attention of the network to the text, [1, 1, h, w]. Raises PresetError as `attention_map`."""
     network = codec.network
     text_relevance = getattr(network, "text_relevance", None)
     if text_relevance is None or condition is None or condition.text is None:
@@ -39,11 +53,9 @@ def attention_map(codec: Codec, picture: Picture, condition: Condition[Any] | No
             "--attention shows where a text steers the encoder; use a preset such as taco-compact, with "
             "--text."
         )
-    small = picture.thumbnail(LONGEST)
-    x = image_tensor(small.rgb, network.device)
-    map_ = text_relevance(x, condition.to(network.device))[:, None].float()
-    wide = F.interpolate(map_, size=x.shape[2:], mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
-    return Picture(shaded(small.rgb, wide))
+    x = image_tensor(picture.rgb, network.device)
+    map_: torch.Tensor = text_relevance(x, condition.to(network.device))[:, None].float()
+    return map_
 
 
 def shaded(rgb: NDArray[np.uint8], map_: NDArray[np.float32]) -> NDArray[np.uint8]:

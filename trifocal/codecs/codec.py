@@ -10,6 +10,7 @@ import numpy as np
 
 from trifocal.codecs.mask import Mask, importance_from_mask
 from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
+from trifocal.codecs.named_objects import with_named_objects
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
 from trifocal.codecs.results import Decoded, Latents
 from trifocal.codecs.runtime import Runtime
@@ -324,6 +325,8 @@ class Codec:
         if mask is not None:
             importance_map = importance_from_mask(mask, picture, self.runtime.has_importance_map)
             condition = replace(condition or Condition(), importance_map=importance_map)
+        elif condition is not None and self.runtime.has_importance_map:
+            condition = with_named_objects(picture, condition)
         return self.runtime.prepare(picture, condition)
 
     def _decoding_condition(

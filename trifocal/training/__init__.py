@@ -9,6 +9,7 @@ with optional_packages("train", "Training"):
     from trifocal.training.tasks.base_layer import train_base_layer
     from trifocal.training.tasks.codec import train
     from trifocal.training.tasks.detector import train_detector
+    from trifocal.training.tasks.text_categories import train_text_categories
     from trifocal.training.tasks.text_image import train_text_image
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "train",
     "train_base_layer",
     "train_detector",
+    "train_text_categories",
     "train_text_image",
 ]

@@ -11,12 +11,14 @@ from trifocal.training.task import Notify, Report, silent
 from trifocal.training.tasks.base_layer import train_base_layer
 from trifocal.training.tasks.codec import train
 from trifocal.training.tasks.detector import train_detector
+from trifocal.training.tasks.text_categories import train_text_categories
 from trifocal.training.tasks.text_image import train_text_image
 
 __all__ = ["OTHER_TRAININGS", "export_run"]
 
 OTHER_TRAININGS: dict[str, Callable[..., Path]] = {
     "towers": train_text_image,
+    "categories": train_text_categories,
     "detector": train_detector,
     "base": train_base_layer,
 }

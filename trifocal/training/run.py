@@ -28,7 +28,8 @@ def open_run(
     defaults.
 
     Args:
-        subject: what is trained: the name of a preset, "towers", "detector" or "base".
+        subject: what is trained: the name of a preset, "towers", "categories",
+            "detector" or "base".
         out: folder of the run. Its name is part of the messages.
         given: by name; None, and empty lists and tables, are not given. `fields` is merged with that of the
             checkpoint. Paths are kept independent of the current folder.

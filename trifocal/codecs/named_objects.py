@@ -1,0 +1,62 @@
+"""The importance map of a text that names categories: where the compact detector finds their objects.
+
+    text ──── MiniLM ── tokens ── classifier ── a: probability that the text names a category ┐
+                                                                                              ├── p
+    image ── compact detector ── boxes ── m: probability that a position shows the category ──┘
+
+p = 1 − Π (1 − a · m), over COCO's 80 categories, is the probability that the text names what a position
+shows. Both engines run this on ONNX Runtime and NumPy, so they write the same map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trifocal.codecs.mask import log2_gain_map
+from trifocal.detection.class_map import class_maps
+from trifocal.detection.compact_onnx import load_compact_detector
+from trifocal.detection.detections import Detections, rescale, resize
+from trifocal.detection.input_size import COCO_IDS
+from trifocal.pictures import Picture
+from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE, Condition
+
+__all__ = ["named_probability", "with_named_objects"]
+
+
+def with_named_objects(picture: Picture, condition: Condition[Any]) -> Condition[Any]:
+    """The condition with the importance map of the categories that it names; a map that it has is kept."""
+    if condition.categories is None or condition.importance_map is not None:
+        return condition
+    p = named_probability(picture, condition.categories[0])[None]
+    return replace(condition, importance_map=log2_gain_map(p))
+
+
+def named_probability(picture: Picture, categories: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The probability that a position shows what a text names, 0..1, for each latent of the padded image,
+    [h, w].
+
+    Args:
+        picture: the image.
+        categories: the probability that the text names each of COCO's categories, [80].
+    """
+    rows, columns = (
+        (side + -side % HYPER_LATENT_PIXELS) // LATENT_STRIDE for side in (picture.height, picture.width)
+    )
+    unnamed = np.ones((rows, columns), np.float32)
+    for label, map_ in class_maps(find_objects(picture), rows, columns, LATENT_STRIDE):
+        unnamed *= 1 - categories[COCO_IDS.index(label)] * map_
+    return 1 - unnamed
+
+
+def find_objects(picture: Picture) -> Detections:
+    """The objects that the compact detector finds in an image, in its pixels."""
+    detector = load_compact_detector()
+    size = detector.input_size(picture.width, picture.height)
+    small = resize(picture.rgb, size, Image.Resampling.BICUBIC)
+    x = np.ascontiguousarray(small.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
+    return rescale(detector(x), (size[1], size[0]), (picture.width, picture.height))
