@@ -16,6 +16,7 @@ from trifocal.recipes import (
     HIFIC_ADVERSARIAL,
     TACO,
     UG_ICM,
+    UG_ICM_COMPACT,
     UG_ICM_DECODER,
     Recipe,
 )
@@ -212,9 +213,13 @@ PRESETS = (
         id=9,
         summary="one file, decoded for people or for machines; the encoder of compact-psnr, 3.9 M parameters",
         build=later("codecs.ug_icm_compact", "ug_icm_compact"),
-        recipe=replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
+        recipe=UG_ICM_COMPACT,
         weights="ug-icm-compact.safetensors",
-        objective=later("losses.ug_icm", "UgIcmObjective"),
+        objective=later("losses.ug_icm_compact", "UgIcmCompactObjective"),
+        stages=(later("losses.ug_icm", "UgIcmObjective"),),
+        stage_recipes=(
+            replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
+        ),
         preference=True,
         shared=SQUARED_ERROR,
     ),
