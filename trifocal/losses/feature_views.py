@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.detection.efficientnet_lite import STAGES, EfficientNetLite
+from trifocal.detection.efficientnet_lite import EfficientNetLite
 from trifocal.losses.multi_scale_clip import SIDE, box_masks, largest, object_views
 from trifocal.losses.perceptual import Perceptual
 
-__all__ = ["EfficientNetDistance", "FeatureViews"]
+__all__ = ["DEPTHS", "EfficientNetDistance", "FeatureViews"]
+
+DEPTHS = (1, 2, 3, 4)  # stages of EfficientNet-Lite0, at 1/4 to 1/32 of the image
 
 
 class EfficientNetDistance(Perceptual):
@@ -28,7 +30,7 @@ class EfficientNetDistance(Perceptual):
     """
 
     def __init__(
-        self, stages: Sequence[int] = range(STAGES), network: EfficientNetLite | None = None
+        self, stages: Sequence[int] = DEPTHS, network: EfficientNetLite | None = None
     ) -> None:
         super().__init__()
         self.network = network or EfficientNetLite(0)

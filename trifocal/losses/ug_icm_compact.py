@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trifocal.detection.efficientnet_lite import STAGES
-from trifocal.losses.feature_views import EfficientNetDistance, FeatureViews
+from trifocal.losses.feature_views import DEPTHS, EfficientNetDistance, FeatureViews
 from trifocal.losses.perceptual import Perceptual
 from trifocal.losses.rate_distortion import mean_squared_error
 from trifocal.losses.ug_icm import machine_metrics
@@ -25,7 +24,8 @@ class UgIcmCompactObjective(VisualObjective):
     Each image of a batch draws its preference β from 0..1 and is decoded with it. `people` is the distortion
     of `VisualObjective`; `machines` is machine_error · MSE + feature_weight · 250 · the feature distance of a
     view (`FeatureViews`). The factor is an exchange rate to squared error, as in `losses.visual`, so a
-    quality level gives about the same file size as with `compact`.
+    quality level gives about the same file size as with `compact`. It falls along the rate curve of
+    `compact`, from 368 at quality 13 to 116 at quality 70.
 
     UG-ICM (Yin et al. 2024) has squared error in place of `people`, CLIP's embeddings in place of
     EfficientNet-Lite0's features, and draws β as 0 or 1.
@@ -48,7 +48,7 @@ class UgIcmCompactObjective(VisualObjective):
         machine_error: float = 0.1,
         feature_weight: float = 0.9,
         feature_rate: float = FEATURE_RATE,
-        stages: Sequence[int] = range(1, STAGES),
+        stages: Sequence[int] = DEPTHS,
         local_side: int = 128,
         most_objects: int = 4,
         distance: Perceptual | None = None,
