@@ -29,9 +29,7 @@ class EfficientNetDistance(Perceptual):
         MissingExtra: if the packages of EfficientNet-Lite0 are not installed.
     """
 
-    def __init__(
-        self, stages: Sequence[int] = DEPTHS, network: EfficientNetLite | None = None
-    ) -> None:
+    def __init__(self, stages: Sequence[int] = DEPTHS, network: EfficientNetLite | None = None) -> None:
         super().__init__()
         self.network = network or EfficientNetLite(0)
         self.wanted = tuple(stages)
