@@ -22,6 +22,7 @@ from trifocal.codecs.network import CodecNetwork
 from trifocal.data import read_pictures, split
 from trifocal.errors import TrifocalError
 from trifocal.losses import Cvvdp, Ssimulacra2, bits_per_pixel, mean_squared_error, quality_lambda
+from trifocal.losses.feature_views import EfficientNetDistance
 from trifocal.presets import load
 from trifocal.training.validation import validation_batch
 
@@ -38,6 +39,9 @@ def main() -> None:
     parser.add_argument(
         "--data", nargs="+", required=True, help="folders, images or tar shards of the training data"
     )
+    parser.add_argument(
+        "--features", action="store_true", help="also those of EfficientNet-Lite0 (losses/feature_views.py)"
+    )
     parser.add_argument("--crops", type=int, default=32, help="held-out crops, 32 at most")
     arguments = parser.parse_args()
     terms: dict[str, Term] = {
@@ -45,6 +49,8 @@ def main() -> None:
         "ssimulacra2 (S)": Ssimulacra2(),
         "cvvdp (10 - JOD)": Cvvdp(),
     }
+    if arguments.features:
+        terms["features"] = EfficientNetDistance()
     with reporting(Console()) as report:
         pictures = read_pictures(arguments.data, CROP, lambda key: report(0.0, f"reading {key}"))
         _, held_out = split(pictures)

@@ -705,6 +705,9 @@ def folder(tmp_path: Path) -> Path:
 def test_each_kind_of_task_finds_its_annotations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(lambda x: torch.zeros(1, 4))
     monkeypatch.setattr(tasks, "load_torchvision", lambda kind, name: (model, as_float))
+    monkeypatch.setattr(
+        "trifocal.evaluation.tasks.networks.load_torchvision", lambda kind, name: (model, as_float)
+    )
     monkeypatch.setattr(tasks, "create_detector", lambda name, device: Fake({0: []}))
     monkeypatch.setattr(tasks, "check_installed", lambda: None)
     annotations(folder.parent, [item(0, (0, 0, 9, 9))])
@@ -803,8 +806,41 @@ def test_invalid_requests_are_refused_before_a_network_is_loaded(
     ):
         create_task("poetry", "any", None, folder)
     for kind, side in (("segmentation", None), ("detection", 800)):
-        with pytest.raises(OptionError, match="The annotations 'own' are for detection"):
+        with pytest.raises(OptionError, match="The annotations 'own' are for detection and class"):
             create_task(kind, "any", "own", folder, side)
     for kind, model, side in (("segmentation", "x.onnx", None), ("classification", "resnet18", 800)):
         with pytest.raises(OptionError, match=f"are for detection, not for {kind}"):
             create_task(kind, model, None, folder, side)
+
+
+def test_agreement_of_a_classifier_with_itself_on_the_originals(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The most likely class of each original is the truth; images that changed count as wrong."""
+
+    def scores(pixels: np.ndarray) -> np.ndarray:
+        return np.eye(256)[pixels[0, 0, 0]]
+
+    monkeypatch.setattr(tasks, "load_classifier", lambda model, device: scores)
+    task = create_task("classification", "efficientnet-lite1", "own", folder)
+    assert task.model == "efficientnet-lite1-own"
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".png", ".jpg"))
+    for name in names:
+        task.add(np.array(Image.open(folder / name).convert("RGB")), name)
+    assert task.result()["top1"] == 1
+    task.begin()
+    for name in names:
+        task.add(255 - np.array(Image.open(folder / name).convert("RGB")), name)
+    assert task.result()["top1"] == 0
+
+
+def test_efficientnet_lite_classifies_the_centre_of_an_image() -> None:
+    classify = networks.load_classifier("efficientnet-lite1")
+    wide = np.random.default_rng(0).integers(0, 256, (90, 200, 3), np.uint8)
+    logits = classify(wide)
+    assert logits.shape == (1000,) and logits.std() > 0.1
+    edges = wide.copy()
+    edges[:, :30] = edges[:, -30:] = 0
+    assert np.array_equal(classify(edges), logits)
+    square = networks.centre_square(torch.from_numpy(wide).permute(2, 0, 1), 240)
+    assert square.shape == (3, 240, 240) and 0 <= square.min() < square.max() <= 1

@@ -222,6 +222,7 @@ def test_learning_rate_schedule_and_quality_levels():
     torch.manual_seed(0)
     levels = spread_levels(8, torch.device("cpu"))
     assert sorted((levels // 100.2).long().tolist()) == list(range(8))
+    assert (spread_levels(64, torch.device("cpu"), power=2.0) <= 200).sum() == 32
     ends = quality_lambda(torch.tensor([0, 800]))
     assert ends.tolist() == pytest.approx(LAMBDA_RANGE)
     assert level_weight(torch.tensor([400])).item() == 1

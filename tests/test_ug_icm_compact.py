@@ -83,7 +83,9 @@ def test_only_the_branch_for_machines_is_trained():
     codec = small_ug_icm()
     codec.network.train()
     before = {name: w.clone() for name, w in codec.network.state_dict().items()}
-    optimiser = torch.optim.Adam(parameter_groups(codec.network, find("ug-icm-compact").recipe), lr=2e-3)
+    optimiser = torch.optim.Adam(
+        parameter_groups(codec.network, find("ug-icm-compact").stage_recipes[0]), lr=2e-3
+    )
     objective = UgIcmObjective(HalfSizeDistance())
     x = torch.from_numpy(random_rgb(64, 64)).permute(2, 0, 1)[None].float() / 255
     batch = Batch(x.repeat(2, 1, 1, 1), torch.tensor([200, 500]))
@@ -151,7 +153,7 @@ def test_run_starts_from_shared_weights_and_exports_its_own(tmp_path, monkeypatc
     for place in ("weights", "training.tasks.codec"):
         monkeypatch.setattr(f"trifocal.{place}.WEIGHTS_FOLDER", folder)
     write_weights(small_codec().network, folder / find("ug-icm-compact").shared_weights)
-    recipe = replace(find("ug-icm-compact").recipe, crop=64, batch=2, warmup=1)
+    recipe = replace(find("ug-icm-compact").stage_recipes[0], crop=64, batch=2, warmup=1)
     tiny = replace(
         find("ug-icm-compact"),
         build=lambda: small_ug_icm(0.0),

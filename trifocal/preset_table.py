@@ -16,6 +16,7 @@ from trifocal.recipes import (
     HIFIC_ADVERSARIAL,
     TACO,
     UG_ICM,
+    UG_ICM_COMPACT,
     UG_ICM_DECODER,
     Recipe,
 )
@@ -213,9 +214,13 @@ PRESETS = (
         id=9,
         summary="one file, decoded for people or for machines; the encoder of compact-psnr, 3.9 M parameters",
         build=lazy_call("codecs.ug_icm_compact", "ug_icm_compact"),
-        recipe=replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
+        recipe=UG_ICM_COMPACT,
         weights="ug-icm-compact.safetensors",
-        objective=lazy_call("losses.ug_icm", "UgIcmObjective"),
+        objective=lazy_call("losses.ug_icm_compact", "UgIcmCompactObjective"),
+        stages=(lazy_call("losses.ug_icm", "UgIcmObjective"),),
+        stage_recipes=(
+            replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
+        ),
         takes_preference=True,
         shared_weights=SQUARED_ERROR,
     ),

@@ -61,15 +61,15 @@ Network = Annotated[
         "--detector",
         "--network",
         metavar="NETWORK",
-        help="Network for --task: a torchvision name, an .onnx file, or compact: the bundled detector, which "
-        "reads base layers directly.",
+        help="Network for --task: a torchvision name, an .onnx file, efficientnet-lite1 (classification), or "
+        "compact: the bundled detector, which reads base layers directly.",
     ),
 ]
 Annotations = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Annotation file, or own for images without labels: what the same detector finds in the "
+        help="Annotation file, or own for images without labels: what the same network finds in the "
         "originals. [default: searched next to the images]",
     ),
 ]

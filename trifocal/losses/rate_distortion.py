@@ -40,7 +40,11 @@ def level_weight(level: Tensor, exponent: float = 0.45, limits: tuple[float, flo
     return (quality_lambda(level, limits) / middle) ** -exponent
 
 
-def spread_levels(count: int, device: torch.device) -> Tensor:
-    """Random quality levels, one from each of `count` equal parts of the range, in random order: [count]."""
+def spread_levels(count: int, device: torch.device, power: float = 1.0) -> Tensor:
+    """Random quality levels, one from each of `count` equal parts of the range, in random order: [count].
+
+    A power above 1 draws low levels more often: the share of levels below a fraction f of the range is
+    f^(1/power).
+    """
     place = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
-    return (place * (MAX_LEVEL + 1)).long().clamp(max=MAX_LEVEL)
+    return (place**power * (MAX_LEVEL + 1)).long().clamp(max=MAX_LEVEL)

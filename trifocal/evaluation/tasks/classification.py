@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.detection.detections import Floats, Pixels
-from trifocal.errors import MissingExtra, OptionError
+from trifocal.errors import MissingExtra, OptionError, PictureError
 from trifocal.evaluation.tasks.annotations import GroundTruth
+from trifocal.pictures import Picture
 
-__all__ = ["ClassificationTask", "mean_average_precision", "read_classes"]
+__all__ = ["ClassificationTask", "mean_average_precision", "own_classes", "read_classes"]
 
 
 class ClassificationTask:
@@ -108,6 +109,33 @@ def mean_average_precision(scores: Floats, truth: NDArray[np.bool_]) -> float:
         return float(binary_average_precision(torch.from_numpy(ranks / len(values)), labels))
 
     return float(np.mean([precision(number) for number in range(len(present)) if present[number]]))
+
+
+def own_classes(
+    classify: Callable[[Pixels], Floats], paths: Mapping[str, Path], report: Callable[[float, str], None]
+) -> GroundTruth[int | tuple[int, ...]]:
+    """A network's own most likely class of each original, as ground truth for images without labels: top-1
+    is then the share of images whose class coding does not change.
+
+    Images that cannot be opened are skipped.
+
+    Args:
+        classify: as in `ClassificationTask`.
+        paths: the images by name.
+        report: called with a fraction and a text before each image.
+
+    Raises:
+        OptionError: if no image can be opened.
+        OSError: if an image cannot be read.
+    """
+    known: dict[str, int | tuple[int, ...]] = {}
+    for number, (name, path) in enumerate(paths.items()):
+        report(number / len(paths), f"classifying {name}")
+        try:
+            known[name] = int(np.argmax(classify(Picture.open(path).rgb)))
+        except PictureError:
+            continue  # `evaluate` reports it
+    return GroundTruth("the classes of the originals", known)
 
 
 def read_classes(path: Path) -> GroundTruth[int | tuple[int, ...]]:

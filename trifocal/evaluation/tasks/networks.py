@@ -1,4 +1,4 @@
-"""Torchvision networks with their published weights, as functions of an image."""
+"""Torchvision's networks and EfficientNet-Lite with their published weights, as functions of an image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import http.client
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ["Classifier", "Segmenter", "TorchvisionNetwork", "load_torchvision"]
+__all__ = ["Classifier", "Segmenter", "TorchvisionNetwork", "load_classifier", "load_torchvision"]
 
 DOWNLOAD_TIMEOUT = 20.0  # seconds without a byte
 
@@ -71,6 +72,36 @@ class Classifier(TorchvisionNetwork):
 
         with torch.inference_mode():
             return self.model(self.input_tensor(pixels)[None])[0].double().cpu().numpy()
+
+
+def load_classifier(model: str, device: str = "cpu") -> Classifier:
+    """A classifier by name: efficientnet-lite0, -lite1 or -lite2, or a torchvision model. Raises as
+    `load_torchvision`.
+
+    EfficientNet-Lite gets the centre of the image, whose side is 0.875 of the short side, at the size that
+    it was trained with.
+    """
+    name, _, number = model.rpartition("lite")
+    if name != "efficientnet-" or number not in ("0", "1", "2"):
+        return Classifier(*load_torchvision("classification", model), device)
+    from trifocal.detection.efficientnet_lite import INPUT_SIDES, EfficientNetLite
+
+    network = EfficientNetLite(int(number), "evaluate")
+    return Classifier(network, partial(centre_square, side=INPUT_SIDES[int(number)]), device)
+
+
+def centre_square(image: Tensor, side: int) -> Tensor:
+    """uint8 [3, H, W] → float [3, side, side] in 0..1: resized to a short side of side / 0.875, and
+    cropped.
+    """
+    from torch.nn.functional import interpolate
+
+    height, width = image.shape[-2:]
+    scale = side / 0.875 / min(height, width)
+    size = [max(side, round(length * scale)) for length in (height, width)]
+    resized = interpolate(image[None].float() / 255, size, mode="bicubic", antialias=True).clamp(0, 1)[0]
+    top, left = ((length - side) // 2 for length in size)
+    return resized[:, top : top + side, left : left + side]
 
 
 def load_torchvision(kind: str, name: str) -> tuple[Module, Callable[[Tensor], Tensor]]:

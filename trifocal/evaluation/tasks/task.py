@@ -20,10 +20,10 @@ from typing import Protocol
 from trifocal.detection.detections import Pixels
 from trifocal.errors import OptionError
 from trifocal.evaluation.images import find_images, relative_name
-from trifocal.evaluation.tasks.classification import ClassificationTask, read_classes
+from trifocal.evaluation.tasks.classification import ClassificationTask, own_classes, read_classes
 from trifocal.evaluation.tasks.detection import DETECTOR_LABELS, Annotations, DetectionTask, check_installed
 from trifocal.evaluation.tasks.detectors import create_detector
-from trifocal.evaluation.tasks.networks import Classifier, Segmenter, load_torchvision
+from trifocal.evaluation.tasks.networks import Segmenter, load_classifier, load_torchvision
 from trifocal.evaluation.tasks.segmentation import SegmentationTask, find_label_maps
 from trifocal.evaluation.tasks.voc import read_voc
 
@@ -87,13 +87,13 @@ def create_task(
 
     Args:
         kind: detection, segmentation or classification.
-        model: a torchvision model, "compact", or the path of a detector that ends in .onnx; None for
-            NETWORKS.
+        model: a torchvision model, "compact", the path of a detector that ends in .onnx, or for
+            classification efficientnet-lite0 to 2; None for NETWORKS.
         annotations: their file or folder; None to search for them next to the images (TASKS). For detection
-            a file in COCO's layout or a folder in PASCAL VOC's, or "own": the detector's own detections in
-            the originals are the ground truth.
+            a file in COCO's layout or a folder in PASCAL VOC's. "own", for detection and classification:
+            the network's own answers on the originals are the ground truth.
         short_side: in pixels, for detection: see `DetectionTask`.
-        report: called with a fraction and a text while the detector runs on the originals.
+        report: called with a fraction and a text while the network runs on the originals.
 
     Raises:
         OptionError: for options that do not fit together, a folder without images, or annotations of
@@ -108,6 +108,11 @@ def create_task(
     paths = {relative_name(path, Path(data)): path for path in find_images(data)}
     if kind == "detection":
         check_installed()
+    if annotations == DETECTOR_LABELS and kind == "classification":
+        classifier = load_classifier(model, device)
+        return ClassificationTask(
+            classifier, own_classes(classifier, paths, report), f"{label}-{DETECTOR_LABELS}"
+        )
     if annotations == DETECTOR_LABELS:
         detector = create_detector(model, device)
         return DetectionTask(detector, Annotations.from_detector(detector, paths, report), model=label)
@@ -126,7 +131,7 @@ def create_task(
         return SegmentationTask(Segmenter(*load_torchvision(kind, model), device), label_maps, label)
     classes = read_classes(source)
     classes.check_any(names)
-    return ClassificationTask(Classifier(*load_torchvision(kind, model), device), classes, label)
+    return ClassificationTask(load_classifier(model, device), classes, label)
 
 
 def _check(kind: str, model: str | None, annotations: object, short_side: int | None) -> None:
@@ -135,8 +140,10 @@ def _check(kind: str, model: str | None, annotations: object, short_side: int | 
     is_onnx = model is not None and model.lower().endswith(".onnx")
     if kind != "detection" and (short_side is not None or is_onnx):
         raise OptionError(f"ONNX files and a short side are for detection, not for {kind}.")
-    if annotations == DETECTOR_LABELS and (kind != "detection" or short_side is not None):
-        raise OptionError(f"The annotations {DETECTOR_LABELS!r} are for detection without --short-side.")
+    if annotations == DETECTOR_LABELS and (kind == "segmentation" or short_side is not None):
+        raise OptionError(
+            f"The annotations {DETECTOR_LABELS!r} are for detection and classification without --short-side."
+        )
 
 
 def find_annotations(kind: str, data: Path) -> Path:

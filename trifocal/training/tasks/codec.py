@@ -152,7 +152,7 @@ class CodecTask(TrainingTask):
     def levels(self, count: int) -> Tensor:
         """Random quality levels, or that of a single-rate model, [count]."""
         if self.level is None:
-            return spread_levels(count, self.device)
+            return spread_levels(count, self.device, self.recipe.level_power)
         return torch.full((count,), self.level, device=self.device)
 
     def losses(self, module: nn.Module, batch: CropBatch, step: int, fraction: float) -> Iterator[Update]:
