@@ -38,6 +38,7 @@ LEVELS_PER_QUALITY = 8
 LEVELS_PER_KNOT = 128  # between the learned values of a `QualityInterpolation`
 LATENT_STRIDE = 16  # pixels
 HYPER_LATENT_PIXELS = 64  # side of a hyper-latent; images are padded to multiples of it
+TILE = 1024  # side of a tile in pixels; tiles are coded independently
 
 
 @dataclass(frozen=True)

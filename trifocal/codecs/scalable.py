@@ -35,9 +35,9 @@ from trifocal.entropy.coder import Array
 from trifocal.entropy.latent_coding import read_latents, write_latents
 from trifocal.errors import Damaged, MissingLayer
 from trifocal.pictures import Picture
-from trifocal.pictures.canvas import TILE, Canvas
+from trifocal.pictures.canvas import Canvas
 from trifocal.pictures.tiles import Region
-from trifocal.types import LEVELS_PER_QUALITY, BasePreview, Condition
+from trifocal.types import LEVELS_PER_QUALITY, TILE, BasePreview, Condition
 from trifocal.utils.memory import trim_heap
 from trifocal.utils.timing import Stopwatch
 
