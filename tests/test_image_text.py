@@ -13,7 +13,6 @@ from PIL import Image
 from helpers.images import random_rgb
 from trifocal.data import Crops, read_pictures
 from trifocal.data.categories import (
-    CATEGORIES,
     category_mask,
     category_name,
     clip_boxes,
@@ -21,6 +20,7 @@ from trifocal.data.categories import (
     named_categories,
     sample_text,
 )
+from trifocal.detection.labels import CATEGORIES
 from trifocal.data.images import TrainingPicture
 from trifocal.data.sources import FilePart
 from trifocal.detection.image_encoder import ImageEncoder

@@ -1,6 +1,6 @@
 """The components of a file: labelled boxes, their latent positions, and the order of their chunks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +9,7 @@ from trifocal.container.text_encoding import normalise_text, text_from_bytes, te
 from trifocal.errors import Damaged, OptionError
 from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE, TILE
 
-__all__ = ["MAX_COMPONENTS", "REST", "SIDE", "Component", "ComponentLayout", "check_components"]
+__all__ = ["MAX_COMPONENTS", "REST", "SIDE", "Component", "ComponentLayout", "check_components", "part_names"]
 
 MAX_COMPONENTS = 255  # so that a position's component is one byte
 SIDE, REST = -1, 0  # parts of a tile's latent beside its components, which are numbered from 1
@@ -173,10 +173,10 @@ def check_components(components: Sequence[Component], width: int, height: int) -
             )
 
 
-def names(layout: ComponentLayout, parts: Iterator[int] | Sequence[int]) -> list[str]:
-    """The labels of parts, each one once; "the rest" for the rest."""
-    found = (layout.components[part - 1].label if part > 0 else "the rest" for part in parts if part != SIDE)
-    return list(dict.fromkeys(found))
+def part_names(layout: ComponentLayout, parts: Collection[int]) -> tuple[str, ...]:
+    """The labels of parts of a tile, each one once and in the order of the file, and "the rest"."""
+    labels = [one.label for number, one in enumerate(layout.components, start=1) if number in parts]
+    return (*dict.fromkeys(labels), *(["the rest"] if REST in parts else []))
 
 
 def _padded(side: int) -> int:
