@@ -7,6 +7,8 @@ Sizes are those of files, with headers. Images without annotated objects are lef
 time of encoding with `refinement=0`.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import time
@@ -18,8 +20,7 @@ from rich.progress import track
 
 import trifocal
 from trifocal.codecs.codec import Codec
-from trifocal.codecs.components import component_at
-from trifocal.container import Component
+from trifocal.codecs.components import ComponentInput, component_at
 from trifocal.detection.labels import CATEGORIES
 from trifocal.pictures import Picture
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of the images")
     parser.add_argument("annotations", type=Path, help="COCO's instances as JSON")
     parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--detected", action="store_true", help='components="detection" instead')
     parser.add_argument("--qualities", type=float, nargs="+", default=[20, 50])
     arguments = parser.parse_args()
     images = list(annotated(arguments.folder, arguments.annotations))[: arguments.images]
@@ -39,7 +41,10 @@ def main() -> None:
     print("| quality | images | components | bytes without | with | bytes | largest | time |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for quality in arguments.qualities:
-        rows = [measure(codec, *image, quality) for image in track(images, f"quality {quality:g}")]
+        rows = [
+            measure(codec, *image, quality, arguments.detected)
+            for image in track(images, f"quality {quality:g}")
+        ]
         print(summary(quality, rows), flush=True)
 
 
@@ -58,19 +63,19 @@ def annotated(folder: Path, annotations: Path) -> Iterator[tuple[Path, list[tupl
 
 
 def measure(
-    codec: Codec, path: Path, objects: list[tuple[str, list[float]]], quality: float
+    codec: Codec, path: Path, objects: list[tuple[str, list[float]]], quality: float, detected: bool
 ) -> tuple[int, int, int, float, float]:
     """Number of components, bytes without and with components, and seconds of both."""
     picture = Picture.open(path)
     found = [component_at(label, box, picture.width, picture.height) for label, box in objects]
-    components = [one for one in found if one is not None]
+    components = "detection" if detected else [one for one in found if one is not None]
     plain, seconds = encode(codec, path, quality, None)
     parted, parted_seconds = encode(codec, path, quality, components)
     return len(parted.components), plain.size, parted.size, seconds, parted_seconds
 
 
 def encode(
-    codec: Codec, path: Path, quality: float, components: list[Component] | None
+    codec: Codec, path: Path, quality: float, components: ComponentInput | None
 ) -> tuple[trifocal.Bitstream, float]:
     began = time.process_time()
     stream = codec.encode(path, quality=quality, refinement=0, components=components)

@@ -182,6 +182,7 @@ def undamaged_files(preset: str | None = None) -> list[Bitstream]:
     rgb = np.stack(planes, axis=-1).clip(0, 255).astype(np.uint8)
     full = Picture(rgb, alpha=rgb[..., 0], icc=b"profile", exif=b"Exif\0\0II*\0" + bytes(20))
     small = Picture(np.ascontiguousarray(rgb[:20, :30]))
+    car = Component("car", (0, 0, 4, 3))
     options: list[tuple[str, Picture, dict[str, Any]]] = [
         ("compact", small, {}),
         ("compact", full, {"quality": 80}),
@@ -189,10 +190,12 @@ def undamaged_files(preset: str | None = None) -> list[Bitstream]:
         ("cross-modal-compact", full, {"text": "a brown dog", "send_text": True}),
         ("dual-layer-compact", small, {"refinement": 0}),
         ("dual-layer-compact", full, {"refinement": 0, "base_quality": 60}),
+        ("dual-layer-compact", full, {"refinement": 0, "components": [car, Component("dog", (3, 2, 5, 4))]}),
     ]
     files = [trifocal.encode(image, name, **rest) for name, image, rest in options if preset in (None, name)]
     bases = [strip(file, "base") for file in files if file.layer(Tag.BASE) is not None]
-    return [*files, *bases[-1:]]
+    parts = [file.only("car") for file in files if file.components]
+    return [*files, *bases[-2:-1], *parts]
 
 
 # ── damage ──

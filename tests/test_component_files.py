@@ -4,6 +4,7 @@ import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -285,7 +286,8 @@ def test_bitmap_of_a_whole_file_is_refused() -> None:
 
 def test_description_has_label_box_and_bytes() -> None:
     facts = describe(STREAM.only("person"))
-    side, first, car, *_, rest = facts["components"]  # type: ignore[misc]
+    rows: Any = facts["components"]
+    side, first, car, *_, rest = rows
     assert facts["partial"] is True and side["label"] == "side information" and rest["bytes"] == 0
     assert first == {"label": "person", "box": [32, 32, 192, 160], "bytes": 16, "absent bytes": 0}
     assert car["bytes"] == 0 and car["absent bytes"] == 32

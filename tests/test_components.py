@@ -213,14 +213,14 @@ def test_covered_and_surplus_objects_are_left_out() -> None:
     objects = [
         ("bird", 0.9, (16.0 * (n % 12), n // 12, 16.0 * (n % 12) + 9, n // 12 + 90)) for n in range(300)
     ]
-    chosen, notices = choose("bird", found(*objects))  # type: ignore[arg-type]
+    chosen, notices = choose("bird", found(*objects))
     assert 0 < len(chosen) <= MAX_COMPONENTS and (len(chosen) == MAX_COMPONENTS) <= bool(notices)
 
 
-@pytest.mark.parametrize("wrong", ["", " , ", [], [3], 7])
+@pytest.mark.parametrize("wrong", ["", " , ", [], [3]])
 def test_invalid_requests_are_refused(wrong: Any) -> None:
     with pytest.raises(OptionError, match="components"):
-        component_request(wrong if wrong != 7 else [7])
+        component_request(wrong)
 
 
 def test_components_beyond_the_image_are_refused(codec: Any) -> None:

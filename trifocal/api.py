@@ -131,15 +131,10 @@ class Encoder:
         """Encode what `read` gave. `text`, `rate` and `base` replace those of the options."""
         options = self.options
         condition, layers = self.conditioning(options.text if text is None else text, notify)
+        rate, base = rate or options.rate, base or options.base
+        components = component_request(options.components, notify or self.notify)
         return self.codec.encode_picture(
-            picture,
-            rate or options.rate,
-            base or options.base,
-            condition,
-            layers,
-            progress,
-            mask=options.mask,
-            components=component_request(options.components, notify or self.notify),
+            picture, rate, base, condition, layers, progress, mask=options.mask, components=components
         )
 
 
@@ -169,18 +164,12 @@ class Decoder:
         preset = presets.preset_for(stream.header)
         options.check(preset)
         codec = self.codec or presets.load_for(stream.header, self.device, self.weights, self.engine)
-        condition = decoding_condition(
-            preset, stream, options.text, options.best_effort, notify or self.notify
-        )
-        decoded = codec.decode(
-            stream,
-            region=options.region,
-            best_effort=options.best_effort,
-            condition=add_preference(condition, options.preference),
-            progress=progress,
-        )
+        notify = notify or self.notify
+        condition = decoding_condition(preset, stream, options.text, options.best_effort, notify)
+        condition = add_preference(condition, options.preference)
+        decoded = codec.decode(stream, options.region, options.best_effort, condition, progress)
         if notice := decoded.missing_notice:
-            (notify or self.notify)(notice)
+            notify(notice)
         return decoded
 
     def _base_preview(self, source: FileInput) -> Decoded:
@@ -316,8 +305,7 @@ def encode(
             with 1 get more bits at equal bytes, places with 0 fewer.
         components: objects that get bytes of their own, so that `Bitstream.only` can send them first, for
             presets with layers: labels ("person,car", or a sequence of labels and `trifocal.Component`), or a
-            task: "detection", "segmentation", "classification". The detector finds the objects in the base
-            layer.
+            task, such as "detection". The detector finds the objects in the base layer.
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
         engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.

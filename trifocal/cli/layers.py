@@ -45,8 +45,8 @@ def strip(
         str | None,
         typer.Option(
             metavar="LABELS",
-            help="Keep what --components LABELS leaves out: the other components and the rest. It decodes only "
-            "after `trifocal merge`.",
+            help="Keep what --components LABELS leaves out: the other components and the rest. It decodes "
+            "only after `trifocal merge`.",
         ),
     ] = None,
     out: Out = None,
@@ -55,8 +55,8 @@ def strip(
 ) -> None:
     """Keep one part of layered files: give --layers, --components or --without.
 
-    street.tri is written to street-base.tri, street-enh.tri, street-part.tri or street-without.tri in the same
-    folder. `trifocal merge` joins the parts.
+    street.tri is written to street-base.tri, street-enh.tri, street-part.tri or street-without.tri in the
+    same folder. `trifocal merge` joins the parts.
     """
     given = {"components": components, "without": without} | ({layers: layers} if layers else {})
     chosen = [name for name, value in given.items() if value is not None]

@@ -156,7 +156,7 @@ def read_table(reader: ByteReader, partial: bool) -> LayerTable:
     return table
 
 
-def _read_rows(reader: ByteReader) -> tuple[int, list[tuple[int, int]]]:
+def _read_rows(reader: ByteReader) -> tuple[int, list[Row]]:
     tag = reader.number(1)
     chunk_count = _count(reader, MAX_CHUNKS, "chunks", min_bytes=1 + CRC_BYTES)
     return tag, [Row(reader.varint(), reader.number(CRC_BYTES)) for _ in range(chunk_count)]

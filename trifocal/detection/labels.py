@@ -37,7 +37,7 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(label.strip() for label in text.split(","))
 
 
-# Written for the prompt in docs/cli.md (DISCOVER, algorithm 1), COCO's names first.
+# Written for the prompt in docs/components.md (after DISCOVER, algorithm 1).
 OBJECTS = split(
     "alarm clock, ambulance, axe, balloon, barrel, basket, bathtub, billboard, blanket, briefcase, bucket, cabinet, "
     "camera, candle, cart, ceiling fan, computer, curtain, deer, door, drum, flag, flower, fountain, fox, glasses, "
@@ -60,6 +60,7 @@ SPECIES = split(
     "schooner, shark, snail, spider, squirrel, starfish, strawberry, swan, tabby, tank, terrier, tiger, tortoise, "
     "tractor, trombone, turtle, violin, volcano, warplane, whale, wolf"
 )
+# Reserved words of --components.
 TASK_LABELS: dict[str, tuple[str, ...]] = {
     "detection": (*CATEGORY_BY_NAME, *OBJECTS),
     "segmentation": (*CATEGORY_BY_NAME, *REGIONS),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from trifocal.container.components import REST, SIDE
 from trifocal.entropy.coder import Array, Coder, RateEstimator, Reader, Writer
@@ -27,8 +28,6 @@ from trifocal.entropy.latent_coding import (
 from trifocal.errors import Damaged
 
 __all__ = ["TileParts", "estimate_parts", "read_parts", "window", "write_parts"]
-
-MARGIN = 2  # positions that a window adds to each side
 
 
 @dataclass(frozen=True)
@@ -111,15 +110,14 @@ def read_parts(
 
 
 def window(numbers: Array, component: int) -> tuple[slice, slice]:
-    """The rows and columns on which a component is coded: the rectangle of its positions, moved outwards to
-    even edges and by MARGIN, inside the tile.
+    """The rows and columns on which a component is coded: the smallest rectangle with even edges that
+    contains its positions.
     """
     rows, columns = np.nonzero(numbers == component)
     (top, bottom), (left, right) = (
-        (max(0, at.min() // 2 * 2 - MARGIN), min(side, (at.max() // 2 + 1) * 2 + MARGIN))
-        for at, side in zip((rows, columns), numbers.shape, strict=True)
+        (int(at.min()) // 2 * 2, int(at.max()) // 2 * 2 + 2) for at in (rows, columns)
     )
-    return slice(int(top), int(bottom)), slice(int(left), int(right))
+    return slice(top, bottom), slice(left, right)
 
 
 def _code_parts(
@@ -137,7 +135,8 @@ def _code_parts(
     size = tile.numbers.shape[0], tile.numbers.shape[1]
 
     def code_side(coder: Coder[Array]) -> SideInformation[Array]:
-        return code_side_information(networks, coder, y, level, size, has_importance_map)
+        side = code_side_information(networks, coder, y, level, size, has_importance_map)
+        return side.predict_first(networks, level)
 
     side = _attempt(coders, SIDE, code_side)
     if side is None:
@@ -178,9 +177,9 @@ def _attempt(coders: PartCoders, part: int, code: Any) -> Any:
     return found
 
 
-def _mask(here: Array, channels: int) -> Array:
-    """[h, w] → [1, h, w, M], float64."""
-    return np.repeat(here[None, :, :, None].astype(np.float64), channels, axis=3)
+def _mask(here: npt.NDArray[np.bool_], channels: int) -> Array:
+    """[h, w] → [1, h, w, M]."""
+    return np.repeat(here[None, :, :, None], channels, axis=3)
 
 
 @dataclass

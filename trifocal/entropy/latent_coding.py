@@ -9,7 +9,7 @@ kind.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol
 
 from trifocal.entropy.coder import Array, ArrayT, Coder, Model, Reader, Writer
@@ -59,8 +59,8 @@ class EntropyNetworks(Protocol[ArrayT]):
         ...
 
     def correct(self, pass_index: int, features: Any, y_hat: ArrayT, level: ArrayT) -> ArrayT:
-        """y_hat of the passes so far, with the predicted error of this pass's rounding added; y_hat itself for
-        an entropy model without such a prediction.
+        """y_hat of the passes so far, with the predicted error of this pass's rounding added; y_hat itself
+        for an entropy model without such a prediction.
         """
         ...
 
@@ -122,16 +122,24 @@ class SideInformation(Generic[ArrayT]):
         features: of the hyper synthesis.
         scaled: the latent in quantiser steps, [B, h, w, M]; None for a Reader.
         factor: of the importance map, [B, h, w, 1]; None without a map.
+        first: mean and scale index of the first pass, [B, h, w, M] each; None if they are not predicted yet.
     """
 
     features: Any
     scaled: Any
     factor: Any = None
+    first: Any = None
+
+    def predict_first(self, networks: EntropyNetworks[ArrayT], level: ArrayT) -> SideInformation[ArrayT]:
+        """A copy with the prediction of the first pass, which all windows share."""
+        predicted = networks.predict(0, self.features, None, level)
+        return replace(self, first=tuple(networks.put(part, 0) for part in predicted))
 
     def window(self, rows: slice, columns: slice) -> SideInformation[ArrayT]:
         """That of a part of the latent; only for features [B, h, w, W]."""
         scaled = None if self.scaled is None else self.scaled[:, rows, columns]
-        return SideInformation(self.features[:, rows, columns], scaled)
+        first = None if self.first is None else tuple(part[:, rows, columns] for part in self.first)
+        return SideInformation(self.features[:, rows, columns], scaled, first=first)
 
     def unscale(self, networks: EntropyNetworks[ArrayT], decoded: ArrayT, level: ArrayT) -> ArrayT:
         """Decoded values in quantiser steps → y_hat, in the units of y."""
@@ -173,7 +181,8 @@ def code_values(
     Args:
         networks, coder, level: as for `code_latents`.
         side: of the latent.
-        mask: 1 at the positions that are coded, 0 elsewhere, [1, h, w, M]; all positions if None. B is then 1.
+        mask: whether a position is coded, [1, h, w, M], equal in all channels; all positions are if None.
+            With a mask B is 1.
         known: values at positions that are not coded, in quantiser steps; 0 if None. A pass reads those of
             the passes before it.
 
@@ -182,12 +191,17 @@ def code_values(
     """
     decoded: Any = None
     for pass_index in range(networks.passes):
-        mean, scale_index = networks.predict(pass_index, side.features, decoded, level)
+        mean: Any
+        if pass_index == 0 and side.first is not None:
+            mean, scale_index = (networks.take(part, 0) for part in side.first)
+        else:
+            mean, scale_index = networks.predict(pass_index, side.features, decoded, level)
         sent = None if side.scaled is None else networks.take(side.scaled, pass_index)
         if mask is None:
             part = coder.code(sent, mean, scale_index)
         else:
-            here = networks.take(mask, pass_index) > 0  # type: ignore[operator]
+            here: Any = networks.take(mask, pass_index)
+            here = here[..., 0] > 0  # a position's channels are all coded, or none
             part = zeros(mean.shape, mean) if known is None else networks.take(known, pass_index)
             _code_at(coder, here, part, sent, mean, scale_index)
         placed: Any = networks.put(part, pass_index)
