@@ -20,10 +20,10 @@ from trifocal.data.categories import (
     named_categories,
     sample_text,
 )
-from trifocal.detection.labels import CATEGORIES
 from trifocal.data.images import TrainingPicture
 from trifocal.data.sources import FilePart
 from trifocal.detection.image_encoder import ImageEncoder
+from trifocal.detection.labels import CATEGORIES
 from trifocal.errors import OptionError
 from trifocal.text.compact import LENGTH, CompactTextEncoder, TextTransformer, tokenize, train_tokenizer
 from trifocal.text.grounding import GroundingHead

@@ -21,8 +21,8 @@ from trifocal.data.categories import (
     named_categories,
     sample_text,
 )
-from trifocal.detection.labels import CATEGORIES
 from trifocal.detection.image_encoder import SIDE, STRIDE
+from trifocal.detection.labels import CATEGORIES
 from trifocal.detection.onnx_detector import open_session
 from trifocal.detection.picodet import PICODET_SIDE, preprocess
 
