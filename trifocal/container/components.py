@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 from trifocal.container.fields import MAX_SIDE, ByteReader, varint
 from trifocal.container.text_encoding import normalise_text, text_from_bytes, text_to_bytes
@@ -15,6 +16,9 @@ MAX_COMPONENTS = 255  # so that a position's component is one byte
 SIDE, REST = -1, 0  # parts of a tile's latent beside its components, which are numbered from 1
 FORBIDDEN = ","  # separates labels, in files and on the command line
 NAME = "The COMPONENTS layer of this file"
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in latent positions; x1 and y1 are exclusive."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +85,25 @@ class ComponentLayout:
         left, top, right, bottom = self.tile_box(tile)
         width, height = right - left, bottom - top
         found = bytearray(width * height)
-        for number in self._largest_first:
-            x0, y0, x1, y1 = self.components[number - 1].box
-            x0, y0, x1, y1 = max(x0, left), max(y0, top), min(x1, right), min(y1, bottom)
-            if x0 < x1:
-                run = bytes([number]) * (x1 - x0)
-                for y in range(y0 - top, y1 - top):
-                    found[y * width + x0 - left : y * width + x1 - left] = run
+        for number, (x0, y0, x1, y1) in reversed(self._boxes_in(left, top, right, bottom)):
+            run = bytes([number]) * (x1 - x0)
+            for start in range(y0 * width + x0, y1 * width + x0, width):
+                found[start : start + x1 - x0] = run
         return bytes(found)
+
+    def _boxes_in(self, left: int, top: int, right: int, bottom: int) -> list[tuple[int, Box]]:
+        """The numbers of the components in a tile and their boxes there, the smallest box first. Those behind
+        a box that covers the tile are left out, which bounds the work for files with many tiles.
+        """
+        found = []
+        for number in self._smallest_first:
+            x0, y0, x1, y1 = self.components[number - 1].box
+            box = max(x0, left) - left, max(y0, top) - top, min(x1, right) - left, min(y1, bottom) - top
+            if box[0] < box[2] and box[1] < box[3]:
+                found.append((number, box))
+                if box == (0, 0, right - left, bottom - top):
+                    break
+        return found
 
     @cached_property
     def parts(self) -> tuple[tuple[int, ...], ...]:
@@ -116,10 +131,10 @@ class ComponentLayout:
         return self
 
     @cached_property
-    def _largest_first(self) -> tuple[int, ...]:
+    def _smallest_first(self) -> tuple[int, ...]:
         def key(number: int) -> tuple[int, int]:
             x0, y0, x1, y1 = self.components[number - 1].box
-            return -(x1 - x0) * (y1 - y0), -number
+            return (x1 - x0) * (y1 - y0), number
 
         return tuple(sorted(range(1, len(self.components) + 1), key=key))
 
