@@ -27,10 +27,11 @@ import numpy as np
 import trifocal
 from helpers.images import png_from_chunks
 from trifocal.codecs.metadata_layers import dpi_from_bytes, dpi_to_bytes
-from trifocal.container import Bitstream, Header, Layer, Tag, describe
-from trifocal.container.bitstream import uses_short_form
+from trifocal.container import Bitstream, Component, Header, Layer, Tag, describe
+from trifocal.container.components import ComponentLayout
 from trifocal.container.fields import varint, write_header
-from trifocal.container.parts import PART_TAGS, merge, part_id, strip
+from trifocal.container.parts import PART_TAGS, merge, part_id, strip, without
+from trifocal.container.table import bitmap, uses_short_form
 from trifocal.container.text import RAW_DEFLATE, dictionary, embedded_text, text_layer
 from trifocal.errors import Damaged, TrifocalError
 from trifocal.pictures import MAX_METADATA, Picture, alpha_from_bytes, alpha_to_bytes
@@ -87,9 +88,16 @@ def read(data: bytes) -> bool:
             if not best_effort:
                 accepted = True
                 assert stream.to_bytes() == data, "it is written otherwise than it was read"
-                parts = [strip(stream, half) for half in PART_TAGS]
-                assert merge(*parts) == stream, "its parts do not make it again"
+                for parts in all_parts(stream):
+                    assert merge(*parts) == stream, "its parts do not make it again"
     return accepted
+
+
+def all_parts(stream: Bitstream) -> list[list[Bitstream]]:
+    """Several ways to split a stream that has all its layers."""
+    label = [one.label for one in stream.components[:1]]
+    by_component = [[stream.only(label), without(stream, label)]] if label else []
+    return [[strip(stream, half) for half in PART_TAGS], *by_component]
 
 
 def read_layers(stream: Bitstream) -> None:
@@ -154,7 +162,17 @@ def undamaged_containers() -> list[Bitstream]:
     tiled = Bitstream(replace(header, grey=True), (Layer(Tag.LATENT, (b"one", b"", bytes(130))), *side))
     coded = Layer(Tag.BASE, (b"\x1ebase",)), Layer(Tag.ENHANCEMENT, (b"left", b"right"))
     layered = Bitstream(replace(header, preset_id=8), (*coded, *side))
-    return [short, tiled, layered, *(strip(layered, half) for half in PART_TAGS)]
+    boxes = ComponentLayout((Component("car", (0, 0, 2, 2)), Component("dog", (1, 1, 3, 4))), 30, 20)
+    chunks = Layer(Tag.ENHANCEMENT, (b"side", b"car", b"dog", b"rest"))
+    objects = Bitstream(layered.header, (coded[0], chunks, Layer(Tag.COMPONENTS, (boxes.to_bytes(),)), *side))
+    return [
+        short,
+        tiled,
+        layered,
+        objects,
+        objects.only("dog"),
+        *(strip(layered, half) for half in PART_TAGS),
+    ]
 
 
 def undamaged_files(preset: str | None = None) -> list[Bitstream]:
@@ -164,6 +182,7 @@ def undamaged_files(preset: str | None = None) -> list[Bitstream]:
     rgb = np.stack(planes, axis=-1).clip(0, 255).astype(np.uint8)
     full = Picture(rgb, alpha=rgb[..., 0], icc=b"profile", exif=b"Exif\0\0II*\0" + bytes(20))
     small = Picture(np.ascontiguousarray(rgb[:20, :30]))
+    car = Component("car", (0, 0, 4, 3))
     options: list[tuple[str, Picture, dict[str, Any]]] = [
         ("compact", small, {}),
         ("compact", full, {"quality": 80}),
@@ -171,10 +190,12 @@ def undamaged_files(preset: str | None = None) -> list[Bitstream]:
         ("cross-modal-compact", full, {"text": "a brown dog", "send_text": True}),
         ("dual-layer-compact", small, {"refinement": 0}),
         ("dual-layer-compact", full, {"refinement": 0, "base_quality": 60}),
+        ("dual-layer-compact", full, {"refinement": 0, "components": [car, Component("dog", (3, 2, 5, 4))]}),
     ]
     files = [trifocal.encode(image, name, **rest) for name, image, rest in options if preset in (None, name)]
     bases = [strip(file, "base") for file in files if file.layer(Tag.BASE) is not None]
-    return [*files, *bases[-1:]]
+    parts = [file.only("car") for file in files if file.components]
+    return [*files, *bases[-2:-1], *parts]
 
 
 # ── damage ──
@@ -205,12 +226,15 @@ def assemble(rng: random.Random, header: Header, pieces: Pieces) -> bytes:
         head = damage_preamble(rng, write_header(header, short=True), odd)
         body = b"".join(chunk for _, chunks in pieces for chunk in chunks)
         return head + crc32(body, crc32(head)).to_bytes(4, "big") + body
-    front = write_header(header, short=False) + varint(len(pieces))
+    partial = any(tag == Tag.COMPONENTS for tag, _ in pieces) and rng.random() < 0.4
+    front = write_header(header, short=False, partial=partial) + varint(len(pieces))
     for tag, chunks in pieces:
         rows = (varint(len(chunk)) + crc32(chunk).to_bytes(4, "big") for chunk in chunks)
         front += bytes([tag]) + varint(len(chunks)) + b"".join(rows)
-    front = damage_preamble(rng, front, odd)
-    return front + crc32(front).to_bytes(4, "big") + b"".join(c for _, chunks in pieces for c in chunks)
+    present = [not partial or rng.random() < 0.8 for _, chunks in pieces for _ in chunks]
+    front = damage_preamble(rng, front + (bitmap(present) if partial else b""), odd)
+    there = (c for c, is_there in zip((c for _, chunks in pieces for c in chunks), present) if is_there)
+    return front + crc32(front).to_bytes(4, "big") + b"".join(there)
 
 
 def damage_preamble(rng: random.Random, front: bytes, odd: float) -> bytes:

@@ -17,9 +17,10 @@ from zlib import crc32
 
 import pytest
 
-from trifocal.container import Bitstream, Header, Layer, Tag, describe
-from trifocal.container.bitstream import has_single_chunk
+from trifocal.container import Bitstream, Component, Header, Layer, Tag, describe
+from trifocal.container.components import ComponentLayout
 from trifocal.container.fields import FIELDS, VERSIONS, ByteReader, varint
+from trifocal.container.table import has_single_chunk
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
 from trifocal.utils.files import atomic_write
 
@@ -54,6 +55,16 @@ KEPT = Bitstream(
         Layer(Tag.DPI, (b"\xe0\xa7\x12\xf0\x93\x09",)),
     ),
 )
+COMPONENTS = ComponentLayout(
+    (Component("person", (2, 0, 5, 4)), Component("car", (62, 1, 66, 3)), Component("person", (3, 1, 4, 2))),
+    width=1100,
+    height=60,
+)
+ENHANCED = (b"side 0", b"side 1", b"man", b"front", b"back", b"girl", b"rest 0", b"rest 1")
+OBJECTS = Bitstream(
+    replace(LAYERED.header, height=60, version=2, fingerprint=0xC0FFEE11),
+    (LAYERED.layers[0], Layer(Tag.ENHANCEMENT, ENHANCED), Layer(Tag.COMPONENTS, (COMPONENTS.to_bytes(),))),
+)
 SHORT_FLAG = 8 * 3 + 1  # the bit, counted from the least significant one of each byte
 GOLDENS = {
     "container-short.tri": SHORT,
@@ -62,6 +73,8 @@ GOLDENS = {
     "container-base.tri": BASE,
     "container-version-2.tri": SECOND,
     "container-metadata.tri": KEPT,
+    "container-components.tri": OBJECTS,
+    "container-partial.tri": OBJECTS.only("car"),
 }
 
 
@@ -275,7 +288,8 @@ def test_other_file_types_are_named_in_the_error(data: bytes, what: str) -> None
     ("at", "value", "kind", "word"),
     [
         (3, 0x32, Unsupported, "version 3"),
-        (3, 0x16, Unsupported, "reserved flags"),
+        (3, 0x1A, Unsupported, "reserved flag"),
+        (3, 0x16, Damaged, "partial"),
         (4, 0x01, Unsupported, "preset 0"),
         (4, 0xFD, Unsupported, "preset 63"),
         (4, 0x07, Damaged, "level 912"),

@@ -13,7 +13,6 @@ from PIL import Image
 from helpers.images import random_rgb
 from trifocal.data import Crops, read_pictures
 from trifocal.data.categories import (
-    CATEGORIES,
     category_mask,
     category_name,
     clip_boxes,
@@ -24,6 +23,7 @@ from trifocal.data.categories import (
 from trifocal.data.images import TrainingPicture
 from trifocal.data.sources import FilePart
 from trifocal.detection.image_encoder import ImageEncoder
+from trifocal.detection.labels import CATEGORIES
 from trifocal.errors import OptionError
 from trifocal.text.compact import LENGTH, CompactTextEncoder, TextTransformer, tokenize
 from trifocal.text.grounding import GroundingHead

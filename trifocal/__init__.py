@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trifocal.api import encode as encode
     from trifocal.codecs.codec import Decoded as Decoded
     from trifocal.container import Bitstream as Bitstream
+    from trifocal.container import Component as Component
     from trifocal.detection.detections import Detections as Detections
     from trifocal.errors import TrifocalError as TrifocalError
     from trifocal.errors import TrifocalWarning as TrifocalWarning
@@ -40,6 +41,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle OpenMP threads sleep
 
 __all__ = [
     "Bitstream",
+    "Component",
     "Decoded",
     "Detections",
     "Picture",
@@ -59,6 +61,7 @@ __all__ = [
 
 _MODULES = {
     "Bitstream": "container",
+    "Component": "container",
     "Decoded": "codecs.codec",
     "Detections": "detection.detections",
     "Picture": "pictures",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from trifocal import presets
+from trifocal.codecs.components import ComponentInput, component_request
 from trifocal.codecs.mask import Mask
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Tag
@@ -130,14 +131,10 @@ class Encoder:
         """Encode what `read` gave. `text`, `rate` and `base` replace those of the options."""
         options = self.options
         condition, layers = self.conditioning(options.text if text is None else text, notify)
+        rate, base = rate or options.rate, base or options.base
+        components = component_request(options.components, notify or self.notify)
         return self.codec.encode_picture(
-            picture,
-            rate or options.rate,
-            base or options.base,
-            condition,
-            layers,
-            progress,
-            mask=options.mask,
+            picture, rate, base, condition, layers, progress, mask=options.mask, components=components
         )
 
 
@@ -167,16 +164,13 @@ class Decoder:
         preset = presets.preset_for(stream.header)
         options.check(preset)
         codec = self.codec or presets.load_for(stream.header, self.device, self.weights, self.engine)
-        condition = decoding_condition(
-            preset, stream, options.text, options.best_effort, notify or self.notify
-        )
-        return codec.decode(
-            stream,
-            region=options.region,
-            best_effort=options.best_effort,
-            condition=add_preference(condition, options.preference),
-            progress=progress,
-        )
+        notify = notify or self.notify
+        condition = decoding_condition(preset, stream, options.text, options.best_effort, notify)
+        condition = add_preference(condition, options.preference)
+        decoded = codec.decode(stream, options.region, options.best_effort, condition, progress)
+        if notice := decoded.missing_notice:
+            notify(notice)
+        return decoded
 
     def _base_preview(self, source: FileInput) -> Decoded:
         from trifocal.codecs.codec import Decoded
@@ -282,6 +276,7 @@ def encode(
     base_quality: int | None = None,
     refinement: int | None = None,
     mask: Mask | None = None,
+    components: ComponentInput | None = None,
     metadata: KeepMetadata = "all",
     keep_invisible: bool = False,
     engine: Engine | None = None,
@@ -308,6 +303,9 @@ def encode(
         mask: where the image matters, for presets with an importance map (`taco-compact`,
             `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Places
             with 1 get more bits at equal bytes, places with 0 fewer.
+        components: objects that get bytes of their own, so that `Bitstream.only` can send them first, for
+            presets with layers: labels ("person,car", or a sequence of labels and `trifocal.Component`), or a
+            task, such as "detection". The detector finds the objects in the base layer.
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
         engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.
@@ -332,6 +330,7 @@ def encode(
         base_quality=base_quality,
         refinement=refinement,
         mask=mask,
+        components=components,
         metadata=metadata,
         keep_invisible=keep_invisible,
     )
@@ -349,12 +348,14 @@ def decode(
     weights: WeightsPath = None,
     notify: Notify = warn,
 ) -> Decoded:
-    """Decode a .tri file to `.picture`, and `.damaged`, the indices of damaged tiles.
+    """Decode a .tri file to `.picture`, `.damaged`, the indices of damaged tiles, and `.missing`, the labels
+    of components that the file lacks.
 
     Args:
         source: a path, the bytes of a file, a binary stream, or a Bitstream.
         region: x, y, width and height in pixels; the whole image if None.
-        best_effort: fill damaged tiles with grey instead of raising an error.
+        best_effort: fill damaged tiles with grey instead of raising an error; damaged components count as
+            missing.
         text: what the image shows, for presets whose decoder reads text; instead of the text in the file.
         preference: from 0, for people, to 1, for machines, for presets whose decoder takes one; 0 if None.
         engine: as for `encode`.

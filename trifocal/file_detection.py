@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trifocal.container.fields import MAGIC
-from trifocal.data.categories import CATEGORIES
+from trifocal.detection.labels import CATEGORIES, THRESHOLD
 from trifocal.pictures import Picture
 from trifocal.pictures.drawing import draw_boxes
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from trifocal.detection.detections import Detections
 
 __all__ = ["THRESHOLD", "FileDetections", "draw_detections", "filter_and_name", "is_tri", "json_objects"]
-
-THRESHOLD = 0.35  # best F1 score of the bundled detector on held-out training images
 
 
 @dataclass(frozen=True)

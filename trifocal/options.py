@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from trifocal import presets
+from trifocal.codecs.components import ComponentInput, component_request
 from trifocal.codecs.mask import Mask
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.errors import OptionError, PresetError
@@ -36,12 +37,14 @@ class EncodeOptions:
     base_quality: int | None = None
     refinement: int | None = None
     mask: Mask | None = None
+    components: ComponentInput | None = None
     metadata: KeepMetadata = "all"
     keep_invisible: bool = False
 
     def __post_init__(self) -> None:
         keeps_all_metadata(self.metadata)
         assert self.rate and self.base  # they are checked when they are made
+        component_request(self.components)
 
     @cached_property
     def rate(self) -> Rate:
@@ -56,7 +59,7 @@ class EncodeOptions:
         sent and missing.
         """
         presets.check_text(preset, self.text is not None or self.text_per_image, self.send_text)
-        if not self.base.is_default:
+        if not self.base.is_default or self.components is not None:
             presets.check_base_layer(preset)
 
 

@@ -41,6 +41,7 @@ LEVELS_PER_KNOT = 128  # between the learned values of a `QualityInterpolation`
 LATENT_STRIDE = 16  # pixels
 DEAD_ZONE = 0.025  # of the quantiser: part of a step for each bit that ±1 costs above 0
 HYPER_LATENT_PIXELS = 64  # side of a hyper-latent; images are padded to multiples of it
+TILE = 1024  # side of a tile in pixels; tiles are coded independently
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def print_file(terminal: "Console", one: "Input", as_json: bool) -> None:
     with suppress(FormatError):
         facts |= {"part of a whole": identifier.hex()} if (identifier := part_id(stream)) else {}
     terminal.print_result(*([json.dumps(facts)] if as_json else fact_lines(facts)))
-    if any(layer.damaged for layer in stream.layers):
+    if any(layer.damaged for layer in stream.layers) or "components" not in facts and stream.components:
         Bitstream.open(one.path)  # raises an error that names the damaged layers
     embedded_text(stream)  # raises FormatError if the text is damaged
     part_id(stream)  # raises Damaged if the part id is damaged
@@ -77,10 +77,18 @@ def fact_lines(facts: dict[str, Any]) -> list[str]:
     shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in facts.items()}
     if "text" in facts:
         shown["text"] = repr(facts["text"])  # escapes control characters
-    rows = [(key, value) for key, value in shown.items() if key != "layers"]
+    rows = [(key, value) for key, value in shown.items() if key not in ("layers", "components")]
     rows += [(f"layer {layer['name']}", f"{layer['bytes']} bytes") for layer in facts["layers"]]
+    rows += [component_row(one) for one in facts.get("components", [])]
     width = max(16, *(len(key) + 1 for key, _ in rows))
     return [f"{key:<{width}}{value}" for key, value in rows]
+
+
+def component_row(facts: dict[str, Any]) -> tuple[str, str]:
+    """Label, and bytes and box (x0,y0,x1,y1 in pixels) of a component."""
+    box = f" at {','.join(map(str, facts['box']))}" if "box" in facts else ""
+    absent = f", {facts['absent bytes']} bytes missing" if facts["absent bytes"] else ""
+    return f"  {facts['label']}", f"{facts['bytes']} bytes{box}{absent}"
 
 
 @app.command()

@@ -28,7 +28,7 @@ from trifocal.cli.main import (
     report_inputs,
     use_threads,
 )
-from trifocal.cli.options import parse_region, parse_size
+from trifocal.cli.options import parse_components, parse_region, parse_size
 from trifocal.cli.text_options import encoder_with_text
 
 if TYPE_CHECKING:
@@ -132,6 +132,16 @@ def encode(
             "the image. taco-compact and dual-layer-compact only.",
         ),
     ] = None,
+    components: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_components,
+            metavar="LABELS",
+            help="Give objects bytes of their own, so that `trifocal strip` can keep them alone (layered "
+            "presets only): labels such as person,car; a task, which is detection, segmentation or "
+            "classification; or @FILE with a label per line. The detector finds them in the base layer.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     force: Force = False,
     skip_existing: SkipExisting = False,
@@ -170,6 +180,7 @@ def encode(
         base_quality=base_quality,
         refinement=refinement,
         mask=None if mask is None else Picture.open(mask),
+        components=components,
         metadata=metadata.value,
         keep_invisible=keep_invisible,
     )
@@ -250,6 +261,7 @@ def encode_line(job: "Job", stream: "Bitstream") -> str:
     base, text = stream.layer(Tag.BASE), stream.layer(Tag.TEXT)
     layers = f"  {base.size:,} bytes of base layer" if base else ""
     layers += f"  {text.size} bytes of text" if text else ""
+    layers += f"  {len(stream.components)} components" if stream.components else ""
     rate = f"{stream.size:,} bytes  {stream.bpp:.3f} bpp  quality {stream.header.quality:g}"
     return f"{job.output}  {rate}{layers}"
 
@@ -266,6 +278,7 @@ def encode_facts(job: "Job", stream: "Bitstream", preset: str, notes: list[str])
         "bytes": stream.size,
         "bits per pixel": stream.bpp,
         "layers": {layer.name: layer.size for layer in stream.layers},
+        "components": [one.label for one in stream.components],
         "notes": notes,
     }
 
@@ -282,7 +295,7 @@ def decode(
         Any, typer.Option(parser=parse_region, metavar="X,Y,W,H", help="Decode only this part, in pixels.")
     ] = None,
     best_effort: Annotated[
-        bool, typer.Option("--best-effort", help="Fill damaged tiles with grey, and decode the rest.")
+        bool, typer.Option("--best-effort", help="Decode what is not damaged; damaged tiles are grey.")
     ] = False,
     layers: Annotated[
         DecodeLayers,

@@ -16,7 +16,8 @@ from trifocal.cli.main import (
 )
 from trifocal.errors import OptionError
 
-ENDINGS = {"base": "-base", "enhancement": "-enh"}  # of the names of a file's parts
+# Of the names of a file's parts.
+ENDINGS = {"base": "-base", "enhancement": "-enh", "components": "-part", "without": "-without"}
 
 
 class LayerPart(StrEnum):
@@ -28,34 +29,57 @@ class LayerPart(StrEnum):
 def strip(
     files: Annotated[list[str], typer.Argument(metavar="FILES_OR_FOLDERS...", show_default=False)],
     layers: Annotated[
-        LayerPart,
+        LayerPart | None,
         typer.Option(
             help="Layers to keep. base: the base layer. enhancement: all layers but the base layer.",
-            show_default=False,
         ),
-    ],
+    ] = None,
+    components: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Keep the base layer, the side information and these components, such as person,car.",
+        ),
+    ] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Keep what --components LABELS leaves out: the other components and the rest. It decodes "
+            "only after `trifocal merge`.",
+        ),
+    ] = None,
     out: Out = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Keep one part of layered files.
+    """Keep one part of layered files: give --layers, --components or --without.
 
-    street.tri is written to street-base.tri or street-enh.tri in the same folder. `trifocal merge` joins both
-    parts.
+    street.tri is written to street-base.tri, street-enh.tri, street-part.tri or street-without.tri in the
+    same folder. `trifocal merge` joins the parts.
     """
+    given = {"components": components, "without": without} | ({layers: layers} if layers else {})
+    chosen = [name for name, value in given.items() if value is not None]
+    if len(chosen) != 1:
+        raise typer.BadParameter("give one of --layers, --components and --without.")
     from trifocal.cli import console, paths
     from trifocal.container import Bitstream, parts
 
     found = paths.find_inputs(files, False, [".tri"])
     outputs = paths.Outputs((one.path for one in found.files), force)
-    jobs = paths.plan(found, out, f"{ENDINGS[layers]}.tri", outputs, refused=paths.image_suffixes())
+    jobs = paths.plan(found, out, f"{ENDINGS[chosen[0]]}.tri", outputs, refused=paths.image_suffixes())
     outputs.check()
     terminal = console_for(jobs, quiet)
     report_inputs(terminal, found, jobs)
 
     def work(job: paths.Job, progress: console.Progress) -> None:
         stream = Bitstream.open(job.source)
-        part = parts.strip(stream, layers)
+        if layers is not None:
+            part = parts.strip(stream, layers)
+        elif components is not None:
+            part = stream.only(split_labels(components))
+        else:
+            part = parts.without(stream, split_labels(without or ""))
         with job.output.open() as target:
             part.save(target)
         terminal.report(f"{job.output}  {part.size:,} of {stream.size:,} bytes")
@@ -63,10 +87,14 @@ def strip(
     raise typer.Exit(console.run_jobs(terminal, jobs, work, found.errors))
 
 
+def split_labels(text: str) -> list[str]:
+    """`person,car`: labels with commas between them."""
+    return [label.strip() for label in text.split(",") if label.strip()]
+
+
 @app.command()
 def merge(
-    one: Annotated[str, typer.Argument(metavar="PART", show_default=False)],
-    other: Annotated[str, typer.Argument(metavar="OTHER_PART", show_default=False)],
+    files: Annotated[list[str], typer.Argument(metavar="PARTS...", show_default=False)],
     out: Annotated[
         str | None,
         typer.Option(
@@ -79,15 +107,16 @@ def merge(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Join the two parts of a layered file.
+    """Join the parts of a layered file.
 
-    The result equals the file before `trifocal strip`, byte for byte.
+    The result equals the file before `trifocal strip`, byte for byte. Parts of a file with components may
+    overlap; if some are still missing, the result is a larger part.
     """
     from trifocal.cli import paths
     from trifocal.container import Bitstream, parts
 
-    inputs = paths.input_at(one), paths.input_at(other)
-    target, named = merged_path(Path(one), Path(other), out)
+    inputs = [paths.input_at(name) for name in files]
+    target, named = merged_path([Path(name) for name in files], out)
     if named:
         paths.refuse_suffix(out or "", paths.image_suffixes())
     outputs = paths.Outputs((part.path for part in inputs), force)
@@ -98,20 +127,23 @@ def merge(
     with output.open() as stream:
         whole.save(stream)
     terminal.report(f"{output}  {whole.size:,} bytes")
+    if whole.is_partial:
+        terminal.print_notice("Parts of the file are still missing; `trifocal info` lists them.")
 
 
-def merged_path(one: Path, other: Path, out: str | None) -> tuple[Path, bool]:
+def merged_path(parts: list[Path], out: str | None) -> tuple[Path, bool]:
     """The path of the merged file, and whether the user named it.
 
-    Raises OptionError if neither part's name ends in -base or -enh.
+    Raises OptionError if no part's name ends as `trifocal strip` writes it.
     """
     if out is not None and not out.endswith("/") and not Path(out).is_dir():
         return Path(out), True
-    for part in one, other:
+    for part in parts:
         for ending in ENDINGS.values():
             if part.stem.endswith(ending) and part.stem != ending:
                 name = part.stem.removesuffix(ending) + part.suffix
                 return (part.with_name(name) if out is None else Path(out, name)), False
     raise OptionError(
-        f"The names {one.name} and {other.name} do not end in -base or -enh; name the result with -o."
+        f"The names {' and '.join(part.name for part in parts)} do not end in "
+        f"{', '.join(list(ENDINGS.values())[:-1])} or {list(ENDINGS.values())[-1]}; name the result with -o."
     )

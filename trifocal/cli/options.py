@@ -1,6 +1,7 @@
 """Parsers of option values, and options that take several values."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -37,6 +38,16 @@ def parse_qualities(text: str) -> list[float]:
         return [float(part) for part in text.replace(",", " ").split()]
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list of qualities; write it like 10,30,50.") from None
+
+
+def parse_components(text: str) -> list[str]:
+    """Labels with commas between them, or `@labels.txt`: the lines of a file."""
+    if not text.startswith("@"):
+        return text.split(",")
+    try:
+        return Path(text[1:]).read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{text[1:]} is not UTF-8; save it as that.") from None
 
 
 def parse_fields(words: list[str]) -> dict[str, Any]:

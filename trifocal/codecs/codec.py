@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from trifocal.codecs.components import ComponentInput, ComponentRequest, component_request
 from trifocal.codecs.mask import Mask, importance_from_mask
 from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
 from trifocal.codecs.named_objects import with_named_objects
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
 from trifocal.codecs.results import Decoded, Latents
 from trifocal.codecs.runtime import Runtime
-from trifocal.codecs.tile_coding import Progress, TileCoder, track
-from trifocal.container import Bitstream, Header, Layer, Tag
-from trifocal.container.bitstream import FileInput, as_bitstream
+from trifocal.codecs.tile_coding import Progress, TileChunks, TileCoder, track
+from trifocal.container import Bitstream, Component, Header, Layer, Tag
+from trifocal.container.bitstream import FileInput, as_bitstream, raise_if_damaged
+from trifocal.container.components import REST, part_names
 from trifocal.container.fields import VERSION, hexadecimal
 from trifocal.entropy.coder import Array
 from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
@@ -129,6 +131,7 @@ class Codec:
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
         mask: Mask | None = None,
+        components: ComponentInput | None = None,
     ) -> Bitstream:
         """Encode an image.
 
@@ -152,21 +155,23 @@ class Codec:
             mask: where the image matters: [H, W] of the image, or an image of that size; bool, float in 0..1,
                 or uint8. At equal bytes, places with 1 get more bits and places with 0 fewer. It replaces the
                 map that a text gives.
+            components: objects that get chunks of their own, for a preset with a base layer: labels for the
+                bundled detector, a task ("detection", "segmentation", "classification"), or Components.
 
         Raises:
             PictureError: if the image cannot be read.
             OptionError: for more than one of quality, bpp and max_bytes, a value out of its range or, for
                 weights of a single rate, another quality than theirs, a mask of another shape or range, or
                 text together with a condition.
-            PresetError: for text, a mask or base layer options if the preset does not use them.
+            PresetError: for text, a mask, components or base layer options if the preset does not use them.
             RateError: if quality 0 is larger than bpp or max_bytes allow.
         """
         rate, base = Rate(quality, bpp, max_bytes), BaseLayerOptions(base_quality, refinement)
         if text is not None or send_text:
             condition, text_layers = self._with_text(text, send_text, condition)
             layers = (*layers, *text_layers)
-        picture = as_picture(image)
-        return self.encode_picture(picture, rate, base, condition, layers, progress, timings, mask)
+        picture, request = as_picture(image), component_request(components)
+        return self.encode_picture(picture, rate, base, condition, layers, progress, timings, mask, request)
 
     def _with_text(
         self, text: str | None, send: bool, condition: Condition[Any] | None
@@ -189,13 +194,28 @@ class Codec:
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
         mask: Mask | None = None,
+        components: ComponentRequest | None = None,
     ) -> Bitstream:
         """Encode with options that are checked already; arguments and errors as for `encode`."""
-        if not base.is_default:
+        if not base.is_default or components is not None:
             raise PresetError(
-                "This codec has no base layer; leave base_quality and refinement out, or load a preset with "
-                "layers."
+                "This codec has no base layer; leave base_quality, refinement and components out, or load a "
+                "preset with layers."
             )
+        return self._encode(picture, rate, condition, layers, progress, timings, mask)
+
+    def _encode(
+        self,
+        picture: Picture,
+        rate: Rate,
+        condition: Condition[Any] | None,
+        layers: Sequence[Layer],
+        progress: Progress | None,
+        timings: dict[str, float] | None,
+        mask: Mask | None,
+        components: tuple[Component, ...] = (),
+    ) -> Bitstream:
+        """Encode the layer of this codec; components are those of the file."""
         rate = rate.at_level(self.only_level)
         stopwatch = Stopwatch(timings)
         fingerprint = self.fingerprint
@@ -208,21 +228,21 @@ class Codec:
             self.tiles.latent(picture.rgb, canvas, tile, condition, stopwatch) for tile in tiles
         )
 
-        def write(level: int) -> Bitstream:
-            return stream(level, tuple(self.tiles.write(y, level, stopwatch) for y in latents))
+        chunks = TileChunks(self.tiles, components, picture.width, picture.height)
 
-        def stream(level: int, chunks: tuple[bytes, ...]) -> Bitstream:
+        def write(level: int) -> Bitstream:
+            return stream(level, chunks.write(latents, level, stopwatch))
+
+        def stream(level: int, coded: tuple[bytes, ...]) -> Bitstream:
             header = Header(picture.width, picture.height, self.preset_id, level, fingerprint, picture.grey)
-            return Bitstream(header, (Layer(self.layer, chunks), *other_layers))
+            return Bitstream(header, (Layer(self.layer, coded), *chunks.layers, *other_layers))
 
         if rate.level is not None:
             return write(rate.level)
         assert size is not None
         latents = kept = list(latents)
-        overhead = stream(0, (b"",) * len(latents)).size
-        return search(
-            size, lambda level: overhead + sum(self.tiles.bits(y, level, stopwatch) for y in kept) / 8, write
-        )
+        overhead = stream(0, (b"",) * chunks.count(len(kept))).size
+        return search(size, lambda level: overhead + chunks.bits(kept, level, stopwatch) / 8, write)
 
     def decode(
         self,
@@ -238,7 +258,7 @@ class Codec:
         Args:
             source: what `encode` made: a Bitstream, a path, bytes or a binary stream.
             region: x, y, width, height in pixels; the whole image if None.
-            best_effort: fill damaged tiles with grey instead of raising.
+            best_effort: fill damaged tiles with grey instead of raising; damaged components count as missing.
             condition: side input of the synthesis, of one image.
             progress: called with the fraction done, 0..1.
             timings: receives the seconds of entropy, coding and synthesis.
@@ -252,13 +272,21 @@ class Codec:
         stopwatch = Stopwatch(timings)
         bitstream = as_bitstream(source, best_effort)
         canvas, region = self._canvas_and_region(bitstream, region)
+        if bitstream.layout is not None and not best_effort:
+            raise_if_damaged(bitstream.layers, "This file")
         condition = self._decoding_condition(bitstream, condition, stopwatch)
         tiles = canvas.tiles_around(region)
-        chunks, level = self._chunks(bitstream), bitstream.header.level
-        y_hat, lost = self.tiles.read_tiles(chunks, level, canvas, tiles, best_effort, progress, stopwatch)
+        chunks, level, layout = self._chunks(bitstream), bitstream.header.level, bitstream.layout
+        y_hat, lost, missing = self.tiles.read_tiles(
+            chunks, level, canvas, tiles, best_effort, progress, stopwatch, layout
+        )
         frame = canvas.frame(tiles)
         rgb = self.tiles.render(y_hat, canvas, frame, region, level, condition, lost, progress, stopwatch)
-        return Decoded(with_metadata(rgb, bitstream, region), tuple(sorted(lost)))
+        picture = with_metadata(rgb, bitstream, region)
+        if layout is None:
+            return Decoded(picture, tuple(sorted(lost)))
+        blocked = any(part == REST and chunks[layout.chunks[part, tile]] for part, tile in missing)
+        return Decoded(picture, (), part_names(layout, {part for part, _ in missing}), blocked)
 
     def analyse(
         self,
@@ -298,10 +326,11 @@ class Codec:
         canvas, _ = self._canvas_and_region(bitstream, None)
         condition = self._decoding_condition(bitstream, condition, Stopwatch())
         header, chunks = bitstream.header, self._chunks(bitstream)
-        y_hat, _ = self.tiles.read_tiles(
-            chunks, header.level, canvas, canvas.tiles(), False, None, Stopwatch()
+        y_hat, _, _ = self.tiles.read_tiles(
+            chunks, header.level, canvas, canvas.tiles(), False, None, Stopwatch(), bitstream.layout
         )
-        other_layers = tuple(layer for layer in bitstream.layers if layer.tag != self.layer)
+        coded = (self.layer, Tag.COMPONENTS)
+        other_layers = tuple(one for one in bitstream.layers if one.tag not in coded and not one.absent)
         return Latents(
             y_hat, header.width, header.height, condition, other_layers, header.quality, header.grey
         )
@@ -360,7 +389,7 @@ class Codec:
         header.check_pixels()
         canvas = Canvas(header.width, header.height, self.runtime.receptive_field)
         region = check_region(header.width, header.height, region or (0, 0, header.width, header.height))
-        if len(self._chunks(bitstream)) != len(canvas.tiles()):
+        if bitstream.layout is None and len(self._chunks(bitstream)) != len(canvas.tiles()):
             raise Damaged(
                 "The file is damaged: the number of its chunks differs from the number of its tiles."
             )

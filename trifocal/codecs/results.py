@@ -15,10 +15,35 @@ __all__ = ["Decoded", "Latents"]
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded image, and the numbers of its damaged tiles (only with `best_effort`)."""
+    """A decoded image.
+
+    Attributes:
+        picture: the image.
+        damaged: numbers of its damaged tiles (only with `best_effort`).
+        missing: labels of the components that the file lacks or, with `best_effort`, has damaged, and "the
+            rest": they are as coarse as the base layer. Empty for files without components.
+        rest_is_blocked: whether the file has the rest, but not all components that its decoding needs.
+    """
 
     picture: Picture
     damaged: tuple[int, ...] = field(default=())
+    missing: tuple[str, ...] = field(default=())
+    rest_is_blocked: bool = False
+
+    @property
+    def missing_notice(self) -> str | None:
+        """What is missing, in a sentence or two; None if nothing is."""
+        if not self.missing:
+            return None
+        *others, last = self.missing
+        names = f"{', '.join(others)} and {last}" if others else last
+        blocked = (
+            " The file has the rest, but decoding it needs all components." if self.rest_is_blocked else ""
+        )
+        return (
+            f"Decoded without {names}, which the file lacks or has damaged: as coarse as its base layer; "
+            f"`trifocal merge` adds other parts.{blocked}"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ coding must be exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.codecs.codec import Codec, Latents, Progress
+from trifocal.codecs.components import ComponentRequest
 from trifocal.codecs.mask import Mask
 from trifocal.codecs.rate_control import (
     DEFAULT_BASE,
@@ -35,9 +36,9 @@ from trifocal.entropy.coder import Array
 from trifocal.entropy.latent_coding import read_latents, write_latents
 from trifocal.errors import Damaged, MissingLayer
 from trifocal.pictures import Picture
-from trifocal.pictures.canvas import TILE, Canvas
+from trifocal.pictures.canvas import Canvas
 from trifocal.pictures.tiles import Region
-from trifocal.types import LEVELS_PER_QUALITY, BasePreview, Condition
+from trifocal.types import LEVELS_PER_QUALITY, TILE, BasePreview, Condition
 from trifocal.utils.memory import trim_heap
 from trifocal.utils.timing import Stopwatch
 
@@ -77,13 +78,15 @@ class ScalableCodec(Codec):
         progress: Progress | None = None,
         timings: dict[str, float] | None = None,
         mask: Mask | None = None,
+        components: ComponentRequest | None = None,
     ) -> Bitstream:
         """As `Codec.encode_picture`, with a base layer.
 
         Args:
             base: its quality is by default half of the quality up to 20; for a requested size the first of
                 20, 10 and 0 that fits into a share of it. Its refinement is by default that of the preset.
-            timings: also receives the seconds of the base layer.
+            timings: also receives the seconds of the base layer, with those of the components' detection.
+            components: objects that get chunks of their own.
 
         Raises:
             WeightsError: if the base layer is refined and its detector is not installed.
@@ -91,14 +94,13 @@ class ScalableCodec(Codec):
         rate = rate.at_level(self.only_level)
         size = rate.size(picture.width * picture.height)
         with Stopwatch(timings)("base"):
-            layer, preview = self._encode_base(picture, rate.level, size, base)
+            layer, preview, found = self._encode_base(picture, rate.level, size, base)
+            objects = () if components is None else components.choose(found, picture.width, picture.height)
         if preview is not None:
             condition = replace(condition or Condition(), preview=preview)
         if base.refinement != 0 and max(picture.width, picture.height) > TILE:
             trim_heap()  # the memory of the gradients, before the tiles allocate blocks of other sizes
-        return super().encode_picture(
-            picture, rate, DEFAULT_BASE, condition, (layer, *layers), progress, timings, mask
-        )
+        return self._encode(picture, rate, condition, (layer, *layers), progress, timings, mask, objects)
 
     def analyse(
         self,
@@ -111,7 +113,7 @@ class ScalableCodec(Codec):
     ) -> Latents:
         """The latents of the enhancement layer, given a base layer, which they carry in `layers`."""
         options = BaseLayerOptions(base_quality, refinement)
-        base, preview = self._encode_base(picture, None, None, options)
+        base, preview, _ = self._encode_base(picture, None, None, options)
         condition = replace(condition or Condition(), preview=preview)
         return super().analyse(picture, condition, mask, (base, *layers))
 
@@ -120,8 +122,7 @@ class ScalableCodec(Codec):
         MissingLayer, Damaged.
         """
         _, y_hat, size = self._decode_base(bitstream)
-        header = bitstream.header
-        return rescale(self.runtime.base.detect(y_hat, size), size[::-1], (header.width, header.height))
+        return self._objects(y_hat, size, bitstream.header.width, bitstream.header.height)
 
     def base_preview(self, bitstream: Bitstream) -> Picture:
         """The image that the base layer decodes to, at the full size. Raises MissingLayer, Damaged."""
@@ -137,10 +138,10 @@ class ScalableCodec(Codec):
         level: int | None,
         size: int | None,
         base: BaseLayerOptions,
-    ) -> tuple[Layer, BasePreview[Array] | None]:
+    ) -> tuple[Layer, BasePreview[Array] | None, Callable[[], Detections]]:
         """Encode the base layer for a quality level of the enhancement layer or a requested file size.
-        Returns the
-        layer, and the preview unless `base.condition_enhancement` is false.
+        Returns the layer, the preview unless `base.condition_enhancement` is false, and a function that
+        detects its objects.
         """
         quality = base.quality
         steps = self.runtime.base.refinement if base.refinement is None else base.refinement
@@ -151,10 +152,18 @@ class ScalableCodec(Codec):
         chosen, data, y_hat = self._base_within(small, quality, size, steps)
         flags = chosen if base.condition_enhancement else chosen | UNCONDITIONED
         layer = Layer(Tag.BASE, (bytes([flags]) + data,))
+
+        def detect() -> Detections:
+            return self._objects(y_hat, small_size, picture.width, picture.height)
+
         if not base.condition_enhancement:
-            return layer, None
+            return layer, None, detect
         preview = self.runtime.base.preview(y_hat, small_size)
-        return layer, whole_preview(preview, picture.width, picture.height)
+        return layer, whole_preview(preview, picture.width, picture.height), detect
+
+    def _objects(self, y_hat: Array, size: tuple[int, int], width: int, height: int) -> Detections:
+        """The objects in a base layer; boxes in pixels of an image of that width and height."""
+        return rescale(self.runtime.base.detect(y_hat, size), size[::-1], (width, height))
 
     def _base_within(
         self, small: NDArray[np.uint8], quality: int | None, size: int | None, steps: int

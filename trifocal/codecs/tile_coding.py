@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.codecs.runtime import Runtime
+from trifocal.container import Component, Layer, Tag
+from trifocal.container.components import ComponentLayout, check_components
 from trifocal.entropy import RateEstimator
 from trifocal.entropy.coder import Array
+from trifocal.entropy.component_coding import TileParts, estimate_parts, read_parts, write_parts
 from trifocal.entropy.latent_coding import code_latents, read_latents, write_latents
 from trifocal.errors import Damaged
 from trifocal.pictures.canvas import Canvas, paste, region_slices
@@ -18,9 +21,10 @@ from trifocal.pictures.tiles import Region, Tile
 from trifocal.types import LATENT_STRIDE, Condition
 from trifocal.utils.timing import Stopwatch
 
-__all__ = ["Progress", "TileCoder", "track"]
+__all__ = ["Progress", "TileChunks", "TileCoder", "tile_parts", "track"]
 
 GREY = 128
+END_BYTES = 3  # of a range coder's end and the longer length in the table, in the mean
 
 Progress = Callable[[float], None]
 T = TypeVar("T")
@@ -45,14 +49,23 @@ class TileCoder:
         best_effort: bool,
         progress: Progress | None,
         stopwatch: Stopwatch,
-    ) -> tuple[Array, set[int]]:
-        """y_hat of the frame of the tiles, [1, h, w, M], and the numbers of the damaged ones."""
+        layout: ComponentLayout | None = None,
+    ) -> tuple[Array, set[int], set[tuple[int, int]]]:
+        """y_hat of the frame of the tiles, [1, h, w, M], the numbers of the damaged ones, and for files with
+        components the missing parts: part and tile.
+        """
         frame = canvas.frame(tiles)
         rows_in_all, columns_in_all = frame[3] // LATENT_STRIDE, frame[2] // LATENT_STRIDE
         y_hat = np.zeros((1, rows_in_all, columns_in_all, self.runtime.latent_channels), dtype=np.float32)
-        lost = set()
+        lost, missing = set(), set()
         for tile in track(tiles, progress, (0.0, 0.6)):
             rows, columns = region_slices(canvas.core(tile), frame=frame)
+            if layout is not None:
+                y_hat[:, rows, columns], parts = self.read_parts(
+                    chunks, level, layout, tile, best_effort, stopwatch
+                )
+                missing |= {(part, tile.index) for part in parts}
+                continue
             try:
                 y_hat[:, rows, columns] = self.read(
                     chunks[tile.index],
@@ -64,7 +77,27 @@ class TileCoder:
                 if not best_effort:
                     raise Damaged(f"{error} It is tile {tile.index}.", (tile.index,)) from error
                 lost.add(tile.index)
-        return y_hat, lost
+        return y_hat, lost, missing
+
+    def read_parts(
+        self,
+        chunks: Sequence[bytes | None],
+        level: int,
+        layout: ComponentLayout,
+        tile: Tile,
+        best_effort: bool,
+        stopwatch: Stopwatch,
+    ) -> tuple[Array, set[int]]:
+        """y_hat of one tile, [1, h, w, M], and its missing parts."""
+        parts = tile_parts(layout, tile.index)
+        own = {part: chunks[layout.chunks[part, tile.index]] for part in parts.parts}
+        channels, has_map = self.runtime.latent_channels, self.runtime.has_importance_map
+        with stopwatch("entropy"):
+            y_hat, missing, seconds = read_parts(
+                self.runtime.entropy(), own, np.array([level]), parts, channels, has_map, best_effort
+            )
+        stopwatch.move("entropy", "coding", seconds)
+        return y_hat, missing
 
     def render(
         self,
@@ -114,8 +147,20 @@ class TileCoder:
         stopwatch.move("entropy", "coding", seconds)
         return data
 
-    def bits(self, y: Array, level: int, stopwatch: Stopwatch) -> float:
+    def write_parts(self, y: Array, level: int, parts: TileParts, stopwatch: Stopwatch) -> dict[int, bytes]:
+        """The chunks of a tile with components, by their parts."""
+        with stopwatch("entropy"):
+            chunks, _, seconds = write_parts(
+                self.runtime.entropy(), y, np.array([level]), parts, self.runtime.has_importance_map
+            )
+        stopwatch.move("entropy", "coding", seconds)
+        return chunks
+
+    def bits(self, y: Array, level: int, stopwatch: Stopwatch, parts: TileParts | None = None) -> float:
         entropy = self.runtime.entropy()
+        if parts is not None:
+            with stopwatch("entropy"):
+                return estimate_parts(entropy, y, np.array([level]), parts, self.runtime.has_importance_map)
         estimator = RateEstimator(entropy.cost())
         size, has_importance_map = (y.shape[1], y.shape[2]), self.runtime.has_importance_map
         with stopwatch("entropy"):
@@ -149,6 +194,59 @@ class TileCoder:
             values = x_hat[0, :, rows, columns].transpose(1, 2, 0) * np.float32(255)
             np.rint(values, out=values)
             return values.clip(0, 255, out=values).astype(np.uint8)
+
+
+class TileChunks:
+    """The chunks of the tiles of one image: one for each, or those of its parts.
+
+    Args:
+        tiles: codes the tiles.
+        components: of the image; an empty tuple for a file without components.
+        width, height: of the image in pixels.
+
+    Raises:
+        OptionError: for components that the image cannot have.
+    """
+
+    def __init__(self, tiles: TileCoder, components: tuple[Component, ...], width: int, height: int) -> None:
+        self.tiles = tiles
+        self.layout = ComponentLayout(components, width, height) if components else None
+        if components:
+            check_components(components, width, height)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The COMPONENTS layer, if there is one."""
+        return () if self.layout is None else (Layer(Tag.COMPONENTS, (self.layout.to_bytes(),)),)
+
+    def count(self, tiles: int) -> int:
+        """The number of chunks of so many tiles."""
+        return tiles if self.layout is None else len(self.layout.chunks)
+
+    def write(self, latents: Iterable[Array], level: int, stopwatch: Stopwatch) -> tuple[bytes, ...]:
+        """The chunks of all tiles, in the order of the file."""
+        if self.layout is None:
+            return tuple(self.tiles.write(y, level, stopwatch) for y in latents)
+        found = [
+            self.tiles.write_parts(y, level, tile_parts(self.layout, tile), stopwatch)
+            for tile, y in enumerate(latents)
+        ]
+        return tuple(found[tile][part] for part, tile in self.layout.chunks)
+
+    def bits(self, latents: Iterable[Array], level: int, stopwatch: Stopwatch) -> float:
+        """An estimate of the bits of all chunks."""
+        if self.layout is None:
+            return sum(self.tiles.bits(y, level, stopwatch) for y in latents)
+        parts = (tile_parts(self.layout, tile) for tile in range(self.layout.tile_count))
+        bits = sum(self.tiles.bits(y, level, stopwatch, one) for y, one in zip(latents, parts, strict=True))
+        return bits + 8 * END_BYTES * len(self.layout.chunks)
+
+
+def tile_parts(layout: ComponentLayout, tile: int) -> TileParts:
+    """The parts of one tile."""
+    x0, y0, x1, y1 = layout.tile_box(tile)
+    numbers = np.frombuffer(layout.positions(tile), np.uint8).reshape(y1 - y0, x1 - x0)
+    return TileParts(numbers, layout.parts[tile])
 
 
 def track(items: Sequence[T], progress: Progress | None, between: tuple[float, float]) -> Iterator[T]:

@@ -1,75 +1,42 @@
 """A .tri file as a header and layers of bytes; FORMAT.md specifies each byte."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TypeAlias
 from zlib import crc32
 
+from trifocal.container.components import SIDE, Component, ComponentLayout
 from trifocal.container.fields import (
-    CODED_TAGS,
-    FIRST_OPTIONAL_TAG,
-    LAST_TAG,
-    MAX_CHUNKS,
     MAX_LAYERS,
     TILED_TAGS,
     ByteReader,
     Header,
     Tag,
     read_header,
-    show_header,
     varint,
     write_header,
 )
-from trifocal.errors import Damaged, OptionError, Truncated, Unsupported
+from trifocal.container.table import (
+    CRC_BYTES,
+    Layer,
+    Row,
+    bitmap,
+    read_table,
+    table_entry,
+    tag_conflict,
+    uses_short_form,
+)
+from trifocal.errors import Damaged, MissingLayer, OptionError, Truncated
 from trifocal.utils.files import atomic_write
 
-CRC_BYTES = 4
-KNOWN_TAGS = frozenset(Tag)
 START_BYTES = 4096  # read first, so that other files and invalid headers are refused early
 
-LayerTable = list[tuple[int, list[tuple[int, int]]]]
-"""For each layer its tag, and for each of its chunks the length in bytes and the CRC-32."""
+__all__ = ["Bitstream", "FileInput", "Layer", "as_bitstream", "preamble", "raise_if_damaged"]
 
 FileInput: TypeAlias = "Bitstream | bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes]"
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A tag and its chunks: one per tile in a tiled layer, else one. A damaged chunk is None.
-
-    Raises:
-        OptionError: if no file can have such a layer.
-    """
-
-    tag: Tag | int
-    chunks: tuple[bytes | None, ...]
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.tag <= LAST_TAG:
-            raise OptionError(f"The tag of a layer must be 1 to {LAST_TAG}, not {self.tag}.")
-        if not 1 <= len(self.chunks) <= MAX_CHUNKS:
-            raise OptionError(f"A layer must have 1 to {MAX_CHUNKS} chunks, not {len(self.chunks)}.")
-        if self.tag in KNOWN_TAGS:
-            object.__setattr__(self, "tag", Tag(self.tag))
-        if has_single_chunk(self.tag) and len(self.chunks) != 1:
-            raise OptionError(f"The {self.name} layer must have one chunk, not {len(self.chunks)}.")
-
-    @property
-    def name(self) -> str:
-        return self.tag.name if isinstance(self.tag, Tag) else f"layer {self.tag}"
-
-    @property
-    def size(self) -> int:
-        """Total bytes of the chunks, without damaged ones."""
-        return sum(len(chunk or b"") for chunk in self.chunks)
-
-    @property
-    def damaged(self) -> tuple[int, ...]:
-        """Indices of the damaged chunks."""
-        return tuple(number for number, chunk in enumerate(self.chunks) if chunk is None)
 
 
 @dataclass(frozen=True)
@@ -110,9 +77,75 @@ class Bitstream:
         """Bits per pixel: the size of the whole file over the number of pixels."""
         return 8 * self.size / (self.header.width * self.header.height)
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether chunks of the whole file are absent here."""
+        return any(layer.absent for layer in self.layers)
+
+    @cached_property
+    def layout(self) -> ComponentLayout | None:
+        """The components and the order of the chunks of ENHANCEMENT; None for a file without components.
+
+        Raises Damaged.
+        """
+        tags = {layer.tag: layer for layer in self.layers}
+        if Tag.COMPONENTS not in tags:
+            return None
+        (chunk,) = tags[Tag.COMPONENTS].chunks
+        if chunk is None:
+            raise Damaged("The COMPONENTS layer of this file is damaged, and decoding needs it.")
+        layout = ComponentLayout.from_bytes(chunk, self.header.width, self.header.height)
+        return layout.check(len(tags[Tag.ENHANCEMENT].chunks))
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The objects that have chunks of their own, also those that a partial file lacks. Raises Damaged."""
+        return () if self.layout is None else self.layout.components
+
+    def only(self, components: str | Collection[str]) -> "Bitstream":
+        """A partial file: everything but the chunks of other components and of the rest.
+
+        Args:
+            components: a label, or several.
+
+        Raises:
+            OptionError: for a label that no component has.
+            MissingLayer: if the file has no components.
+            Damaged: if the COMPONENTS layer is damaged.
+        """
+        layout = self.layout
+        if layout is None:
+            raise MissingLayer(
+                "This file has no components; encode the image with `trifocal encode --components` first."
+            )
+        labels = {components} if isinstance(components, str) else {*components}
+        there = {one.label for one in layout.components}
+        if wrong := sorted(labels - there):
+            raise OptionError(
+                f"This file has no component {wrong[0]!r}; its labels are {', '.join(sorted(there))}."
+            )
+        kept = {
+            index
+            for (part, _), index in layout.chunks.items()
+            if part == SIDE or part > 0 and layout.components[part - 1].label in labels
+        }
+        return self.keep(lambda tag, index: tag != Tag.ENHANCEMENT or index in kept)
+
+    def keep(self, kept: Callable[[int, int], bool]) -> "Bitstream":
+        """A partial file without the chunks for which `kept`, which takes tag and index, is False. Raises
+        Damaged if a chunk is damaged.
+        """
+        raise_if_damaged(self.layers, "This file")
+
+        def kept_in(tag: int) -> Callable[[int], bool]:
+            return lambda index: kept(tag, index)
+
+        return replace(self, layers=tuple(layer.keep(kept_in(layer.tag)) for layer in self.layers))
+
     def layer(self, tag: Tag | int) -> Layer | None:
-        """The layer with that tag, or None."""
-        return next((layer for layer in self.layers if layer.tag == tag), None)
+        """The layer with that tag; None if the file has none, or no chunk of it."""
+        found = (one for one in self.layers if one.tag == tag and len(one.absent) < len(one.chunks))
+        return next(found, None)
 
     def with_layer(self, layer: Layer) -> "Bitstream":
         """A copy with `layer` added; it replaces a layer with the same tag."""
@@ -172,11 +205,14 @@ class Bitstream:
             FormatError: NotTrifocal, Truncated, Damaged or Unsupported.
         """
         reader = ByteReader(bytes(data), name)
-        header, short = read_header(reader)
-        layers = _read_short(reader) if short else _read_long(reader, best_effort)
+        header, short, partial = read_header(reader)
+        layers = _read_short(reader) if short else _read_long(reader, partial, best_effort)
         if not best_effort:
             raise_if_damaged(layers, name)
-        return cls(header, layers)
+        stream = cls(header, layers)
+        if not best_effort:
+            _ = stream.layout  # raises Damaged if the components do not fit their chunks
+        return stream
 
 
 def as_bitstream(source: FileInput, best_effort: bool = False) -> Bitstream:
@@ -201,38 +237,12 @@ def preamble(stream: Bitstream) -> bytes:
     if uses_short_form(only.tag, len(stream.layers), len(only.chunks)):
         head = write_header(stream.header, short=True)
         return head + crc32(only.chunks[0] or b"", crc32(head)).to_bytes(CRC_BYTES, "big")
-    front = write_header(stream.header, short=False) + varint(len(stream.layers))
-    front += b"".join(_table_entry(layer) for layer in stream.layers)
+    partial = stream.is_partial
+    front = write_header(stream.header, short=False, partial=partial) + varint(len(stream.layers))
+    front += b"".join(table_entry(layer) for layer in stream.layers)
+    if partial:
+        front += bitmap([row.present for layer in stream.layers for row in layer.rows])
     return front + crc32(front).to_bytes(CRC_BYTES, "big")
-
-
-def has_single_chunk(tag: int) -> bool:
-    """Whether layers with this tag have exactly one chunk: all known tags except the tiled ones."""
-    return tag in KNOWN_TAGS and tag not in TILED_TAGS
-
-
-def tag_conflict(tags: Sequence[int]) -> str | None:
-    """Why a file cannot have layers with these tags, as the end of a sentence; None if it can."""
-    coded = {*tags} & {*CODED_TAGS}
-    if not coded:
-        return "it has no LATENT, BASE or ENHANCEMENT layer"
-    if Tag.LATENT in coded and len(coded) > 1:
-        return "it has a LATENT layer together with BASE or ENHANCEMENT"
-    if Tag.PART in tags and coded not in ({Tag.BASE}, {Tag.ENHANCEMENT}):
-        return "it has the PART layer of a split file, but is not one of its two parts"
-    return None
-
-
-def uses_short_form(first_tag: int, layers: int, chunks: int) -> bool:
-    """Whether a file is written in the short form: a single LATENT layer with a single chunk."""
-    return first_tag == Tag.LATENT and layers == 1 and chunks == 1
-
-
-def _table_entry(layer: Layer) -> bytes:
-    rows = (
-        varint(len(chunk or b"")) + crc32(chunk or b"").to_bytes(CRC_BYTES, "big") for chunk in layer.chunks
-    )
-    return bytes([layer.tag]) + varint(len(layer.chunks)) + b"".join(rows)
 
 
 def _read_short(reader: ByteReader) -> tuple[Layer, ...]:
@@ -242,9 +252,9 @@ def _read_short(reader: ByteReader) -> tuple[Layer, ...]:
     return (Layer(Tag.LATENT, (chunk if crc32(chunk, crc32(head)) == expected else None,)),)
 
 
-def _read_long(reader: ByteReader, best_effort: bool) -> tuple[Layer, ...]:
-    table = read_table(reader)
-    size = sum(length for _, rows in table for length, _ in rows)
+def _read_long(reader: ByteReader, partial: bool, best_effort: bool) -> tuple[Layer, ...]:
+    table = read_table(reader, partial)
+    size = sum(row.length for _, rows in table for row in rows if row.present)
     if not best_effort and reader.left < size:
         raise Truncated(
             f"{reader.name} is cut short: {size - reader.left} of its {reader.at + size} bytes are missing;"
@@ -252,64 +262,24 @@ def _read_long(reader: ByteReader, best_effort: bool) -> tuple[Layer, ...]:
         )
     if not best_effort and reader.left > size:
         raise Damaged(f"{reader.name} is damaged: {reader.left - size} bytes follow its end.")
-    return tuple(Layer(tag, tuple(_read_chunk(reader, *row) for row in rows)) for tag, rows in table)
-
-
-def read_table(reader: ByteReader) -> LayerTable:
-    """The table of layers. Raises FormatError if its checksum or its content is invalid."""
-    layer_count = _count(reader, MAX_LAYERS, "layers", min_bytes=7)
-    table = [_read_rows(reader) for _ in range(layer_count)]
-    end = reader.at
-    if reader.number(CRC_BYTES) != crc32(reader.data[:end]):
-        raise Damaged(f"{reader.name} is damaged: its header or table of layers does not match its checksum.")
-    _check_tags([tag for tag, _ in table], reader.name)
-    if uses_short_form(table[0][0], len(table), len(table[0][1])):
-        raise Damaged(f"{reader.name} is malformed: a single LATENT chunk must be in the short form.")
-    for tag, rows in table:
-        if has_single_chunk(tag) and len(rows) != 1:
-            raise Damaged(f"{reader.name} is malformed: its {Tag(tag).name} layer has more than one chunk.")
-        if tag == Tag.PART and rows[0][0] != CRC_BYTES:
-            raise Damaged(f"{reader.name} is malformed: its PART layer does not have {CRC_BYTES} bytes.")
-    return table
-
-
-def _read_rows(reader: ByteReader) -> tuple[int, list[tuple[int, int]]]:
-    tag = reader.number(1)
-    chunk_count = _count(reader, MAX_CHUNKS, "chunks", min_bytes=1 + CRC_BYTES)
-    return tag, [(reader.varint(), reader.number(CRC_BYTES)) for _ in range(chunk_count)]
-
-
-def _count(reader: ByteReader, maximum: int, what: str, min_bytes: int) -> int:
-    """The number of entries that follow. Raises FormatError if the rest of the file is too short for them."""
-    count = reader.varint()
-    if not 1 <= count <= maximum:
-        raise Damaged(
-            f"{reader.name} is damaged: it claims {count} {what}, but only 1 to {maximum} are allowed."
+    return tuple(
+        Layer(
+            tag,
+            tuple(_read_chunk(reader, row) for row in rows),
+            {index: row for index, row in enumerate(rows) if not row.present},
         )
-    if count * min_bytes > reader.left:
-        raise Truncated(f"{reader.name} is cut short or damaged: it ends within its table of {count} {what}.")
-    return count
+        for tag, rows in table
+    )
 
 
-def _check_tags(tags: Sequence[int], name: str) -> None:
-    if any(later <= earlier for earlier, later in pairwise(tags)) or min(tags) < 1:
-        raise Damaged(f"{name} is malformed: its layers are not in the order of their tags.")
-    unknown = [tag for tag in tags if tag not in KNOWN_TAGS and tag < FIRST_OPTIONAL_TAG]
-    if unknown:
-        raise Unsupported(
-            f"{name} needs a newer version of Trifocal: it has a required layer with the unknown tag"
-            f" {unknown[0]}."
-        )
-    if conflict := tag_conflict(tags):
-        raise Damaged(f"{name} is malformed: {conflict}.")
-
-
-def _read_chunk(reader: ByteReader, length: int, expected: int) -> bytes | None:
-    if length > reader.left:
+def _read_chunk(reader: ByteReader, row: Row) -> bytes | None:
+    if not row.present:
+        return None
+    if row.length > reader.left:
         reader.take(reader.left)
         return None
-    chunk = reader.take(length)
-    return chunk if crc32(chunk) == expected else None
+    chunk = reader.take(row.length)
+    return chunk if crc32(chunk) == row.crc else None
 
 
 def raise_if_damaged(layers: Sequence[Layer], name: str) -> None:
@@ -320,38 +290,22 @@ def raise_if_damaged(layers: Sequence[Layer], name: str) -> None:
     if len(layers) == 1 and len(layers[0].chunks) == 1:
         tiles = (0,) if layers[0].tag in TILED_TAGS else ()
         raise Damaged(f"{name} is damaged or cut short: its bytes do not match their checksum.", tiles)
-    lost = {number for layer in damaged if layer.tag in TILED_TAGS for number in layer.damaged}
-    parts = " and ".join(_describe_damage(layer) for layer in damaged)
-    base = any(layer.tag == Tag.BASE for layer in damaged)
+    by_tile = not any(layer.tag == Tag.COMPONENTS for layer in layers)
+    lost = {n for layer in damaged if by_tile and layer.tag in TILED_TAGS for n in layer.damaged}
+    parts = " and ".join(_describe_damage(layer, by_tile) for layer in damaged)
+    needed = [layer for layer in damaged if layer.tag in (Tag.BASE, Tag.COMPONENTS)]
     advice = (
-        "it cannot be decoded without its base layer"
-        if base
+        f"it cannot be decoded without its {'base' if needed[0].tag == Tag.BASE else 'COMPONENTS'} layer"
+        if needed
         else "--best-effort (best_effort=True in Python) decodes the rest"
     )
     raise Damaged(f"{name} is damaged in {parts}; {advice}.", tuple(sorted(lost)))
 
 
-def _describe_damage(layer: Layer) -> str:
+def _describe_damage(layer: Layer, by_tile: bool) -> str:
     name = f"its {layer.name}" + (" layer" if isinstance(layer.tag, Tag) else "")
     if len(layer.chunks) == 1:
         return name
-    part = "tile" if layer.tag in TILED_TAGS else "part"
+    part = ("tile" if by_tile else "chunk") if layer.tag in TILED_TAGS else "part"
     numbers = ", ".join(map(str, layer.damaged[:20])) + (", ..." if len(layer.damaged) > 20 else "")
     return f"{name} ({part}{'s' if len(layer.damaged) > 1 else ''} {numbers} of {len(layer.chunks)})"
-
-
-def describe(stream: Bitstream) -> dict[str, object]:
-    """What `trifocal info` prints, as JSON values: the header, sizes in bytes, and one entry per layer."""
-    header = stream.header
-    rows = [
-        {"tag": int(layer.tag), "name": layer.name, "chunks": len(layer.chunks), "bytes": layer.size}
-        | ({"damaged": list(layer.damaged)} if layer.damaged else {})
-        for layer in stream.layers
-    ]
-    return show_header(header) | {
-        "quality": header.quality,
-        "bytes": stream.size,
-        "overhead": stream.size - sum(layer.size for layer in stream.layers),
-        "bits per pixel": stream.bpp,
-        "layers": rows,
-    }

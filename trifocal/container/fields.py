@@ -27,6 +27,7 @@ class Tag(IntEnum):
     LATENT = 1
     BASE = 2
     ENHANCEMENT = 3
+    COMPONENTS = 4
     ALPHA = 128
     ICC = 129
     EXIF = 130
@@ -127,7 +128,8 @@ def header_fields(version: int) -> tuple[Field, ...]:
     fingerprint_bits = 16 * version
     return (
         Field("version", VERSION_BITS, VERSIONS[0], VERSIONS[-1], Unsupported),
-        Field("reserved flags", 2, 0, 0, Unsupported),
+        Field("reserved flag", 1, 0, 0, Unsupported),
+        Field("partial", 1, 0, 1, show=bool),
         Field("short", 1, 0, 1, show=bool),
         Field("grey", 1, 0, 1, show=bool),
         Field("preset", 6, 1, 62, Unsupported),
@@ -214,9 +216,11 @@ class Header:
             )
 
 
-def write_header(header: Header, short: bool) -> bytes:
-    """The magic bytes and the fields; `short` selects the short form instead of the long form."""
-    values = field_values(header) | {"reserved flags": 0, "short": short}
+def write_header(header: Header, short: bool, partial: bool = False) -> bytes:
+    """The magic bytes and the fields; `short` selects the short form instead of the long form, and `partial`
+    marks a file that lacks chunks of its table.
+    """
+    values = field_values(header) | {"reserved flag": 0, "partial": partial, "short": short}
     word, bits = 0, 0
     tail = b""
     for field in FIELDS[header.version]:
@@ -227,8 +231,8 @@ def write_header(header: Header, short: bool) -> bytes:
     return MAGIC + word.to_bytes(bits // 8, "big") + tail
 
 
-def read_header(reader: ByteReader) -> tuple[Header, bool]:
-    """The header, and whether the short form follows. Raises FormatError."""
+def read_header(reader: ByteReader) -> tuple[Header, bool, bool]:
+    """The header, whether the short form follows, and whether the file is partial. Raises FormatError."""
     check_magic(reader.data, reader.name)
     reader.take(len(MAGIC))
     word = reader.number(1)
@@ -252,7 +256,9 @@ def read_header(reader: ByteReader) -> tuple[Header, bool]:
         bool(values["grey"]),
         version,
     )
-    return header, bool(values["short"])
+    if values["short"] and values["partial"]:
+        raise Damaged(f"{reader.name} is malformed: a file in the short form cannot be partial.")
+    return header, bool(values["short"]), bool(values["partial"])
 
 
 def field_values(header: Header) -> dict[str, int]:

@@ -1,32 +1,30 @@
-"""Split a layered file into two parts, merge them, or read the base layer alone."""
+"""Split a layered file into parts, merge them, or read the base layer alone."""
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
 from trifocal.container.bitstream import (
-    CRC_BYTES,
     START_BYTES,
     Bitstream,
-    Layer,
-    LayerTable,
     preamble,
     raise_if_damaged,
-    read_table,
 )
 from trifocal.container.fields import ByteReader, Header, Tag, read_header
+from trifocal.container.table import CRC_BYTES, Layer, LayerTable, Row, read_table
 from trifocal.errors import Damaged, MissingLayer, OptionError, Truncated
 
-__all__ = ["PART_TAGS", "merge", "part_id", "read_base", "strip"]
+__all__ = ["PART_TAGS", "merge", "part_id", "read_base", "strip", "without"]
 
 # Name of a part, and the coded layer that it holds.
 PART_TAGS = {"base": Tag.BASE, "enhancement": Tag.ENHANCEMENT}
 
 
 def strip(stream: Bitstream, layers: str) -> Bitstream:
-    """One part of a layered stream, with a PART layer added.
+    """One part of a layered stream: with a PART layer, or a partial file if it has components.
 
     Args:
         stream: with a BASE and an ENHANCEMENT layer.
@@ -44,18 +42,67 @@ def strip(stream: Bitstream, layers: str) -> Bitstream:
             raise MissingLayer(
                 f"This file has no {part} layer, so it cannot be split; encode it with a layered preset."
             )
+    if stream.components:
+        return stream.keep(lambda tag, _: tag == Tag.COMPONENTS or (tag == Tag.BASE) == (layers == "base"))
     raise_if_damaged(stream.layers, "This file")
     kept = tuple(layer for layer in stream.layers if (layer.tag == Tag.BASE) == (layers == "base"))
     return replace(stream, layers=(*kept, Layer(Tag.PART, (table_crc(stream),))))
 
 
-def merge(one: Bitstream, other: Bitstream) -> Bitstream:
-    """The original stream from its two parts, in either order, byte for byte.
+def without(stream: Bitstream, components: str | Collection[str]) -> Bitstream:
+    """What `stream.only(components)` leaves out, as a partial file: the other components and the rest, but
+    not the base layer, the side information and the metadata. Raises as `Bitstream.only`.
+    """
+    kept = {layer.tag: layer.absent for layer in stream.only(components).layers}
+    return stream.keep(lambda tag, index: tag == Tag.COMPONENTS or index in kept[tag])
+
+
+def merge(*parts: Bitstream) -> Bitstream:
+    """The original stream from its parts, in any order, byte for byte.
+
+    Files with components may be in any number of parts, which may overlap; if chunks are still absent, the
+    result is a partial file. Other files have two parts.
 
     Raises:
-        OptionError: if the two are not the parts of one stream.
+        OptionError: if they are not the parts of one stream.
         Damaged: if a part is damaged, or was changed after `strip`.
     """
+    if len(parts) < 2:
+        raise OptionError("merge needs two or more parts of a file.")
+    if any(part.components for part in parts):
+        return _merge_chunks(parts)
+    if len(parts) > 2:
+        raise OptionError("A file without components has two parts; merge its base and enhancement parts.")
+    return _merge_layers(*parts)
+
+
+def _merge_chunks(parts: Collection[Bitstream]) -> Bitstream:
+    first, *others = parts
+    for part in parts:
+        raise_if_damaged(part.layers, "One of the parts")
+    if any(_whole_table(part) != _whole_table(first) for part in others):
+        raise OptionError("The files are parts of different files; merge needs parts of the same file.")
+    merged = (_merge_layer(same) for same in zip(*(part.layers for part in parts), strict=True))
+    return replace(first, layers=tuple(merged))
+
+
+def _whole_table(part: Bitstream) -> tuple[Header, list[tuple[int, list[tuple[int, int]]]]]:
+    """The header, and the table of the whole file."""
+    return part.header, [(layer.tag, [row[:2] for row in layer.rows]) for layer in part.layers]
+
+
+def _merge_layer(layers: Collection[Layer]) -> Layer:
+    """One layer with the chunks of all."""
+    chunks = tuple(
+        next((chunk for chunk in same if chunk is not None), None)
+        for same in zip(*(layer.chunks for layer in layers), strict=True)
+    )
+    first = next(iter(layers))
+    absent = {index: row for index, row in first.absent.items() if chunks[index] is None}
+    return Layer(first.tag, chunks, absent)
+
+
+def _merge_layers(one: Bitstream, other: Bitstream) -> Bitstream:
     ids = {part_name(part): part_id(part) for part in (one, other)}
     if len(ids) < 2:
         (name,) = ids
@@ -120,10 +167,10 @@ def read_base(path: str | os.PathLike[str]) -> tuple[Bitstream, int]:
     name = Path(path).name
     with open(path, "rb") as stream:
         reader, header, table = _read_table(stream, name)
-        if table and table[0][0] == Tag.BASE:  # always the first layer
-            ((length, expected),) = table[0][1]
-            end = reader.at + length
-            return Bitstream(header, (_read_layer(stream, reader, end, length, expected),)), end
+        if table and table[0][0] == Tag.BASE and table[0][1][0].present:  # always the first layer
+            (row,) = table[0][1]
+            end = reader.at + row.length
+            return Bitstream(header, (_read_layer(stream, reader, end, row),)), end
     raise MissingLayer(
         f"{name} has no base layer; if it was removed by `trifocal strip`, restore it with `trifocal merge`."
     )
@@ -135,8 +182,8 @@ def _read_table(stream: BinaryIO, name: str) -> tuple[ByteReader, Header, LayerT
     while True:
         reader = ByteReader(data, name)
         try:
-            header, short = read_header(reader)
-            return reader, header, [] if short else read_table(reader)
+            header, short, partial = read_header(reader)
+            return reader, header, [] if short else read_table(reader, partial)
         except Truncated:
             more = stream.read(len(data))
             if not more:
@@ -144,15 +191,15 @@ def _read_table(stream: BinaryIO, name: str) -> tuple[ByteReader, Header, LayerT
             data += more
 
 
-def _read_layer(stream: BinaryIO, reader: ByteReader, end: int, length: int, expected: int) -> Layer:
-    """The BASE layer whose `length` bytes end at `end`; memory is at most twice the size of the file."""
+def _read_layer(stream: BinaryIO, reader: ByteReader, end: int, row: Row) -> Layer:
+    """The BASE layer whose bytes end at `end`; memory is at most twice the size of the file."""
     data = reader.data
     while len(data) < end and (more := stream.read(min(end, 2 * len(data)) - len(data))):
         data += more
     if len(data) < end:
         raise Truncated(f"{reader.name} is cut short: {end - len(data)} bytes of its base layer are missing.")
-    chunk = data[end - length : end]
-    if crc32(chunk) != expected:
+    chunk = data[end - row.length : end]
+    if crc32(chunk) != row.crc:
         raise Damaged(
             f"{reader.name} is damaged in its BASE layer; it cannot be decoded without its base layer."
         )

@@ -9,13 +9,15 @@ kind.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol
 
 from trifocal.entropy.coder import Array, ArrayT, Coder, Model, Reader, Writer
 from trifocal.entropy.importance import code_importance
 from trifocal.entropy.tables import Floats
 from trifocal.errors import OptionError
 from trifocal.types import MAX_LEVEL
+from trifocal.utils.arrays import zeros
 
 HYPER_STRIDE = 4  # latents per hyper-latent, to a side
 
@@ -59,8 +61,7 @@ class EntropyNetworks(Protocol[ArrayT]):
 
     def correct(self, pass_index: int, features: Any, y_hat: ArrayT, level: ArrayT) -> ArrayT:
         """y_hat of the passes so far, with the predicted error of this pass's rounding added; y_hat itself
-        for
-        an entropy model without such a prediction.
+        for an entropy model without such a prediction.
         """
         ...
 
@@ -111,22 +112,112 @@ def code_latents(
     Raises:
         Damaged: from a Reader.
     """
+    side = code_side_information(networks, coder, y, level, size, has_importance_map)
+    return side.unscale(networks, code_values(networks, coder, side, level), level)
+
+
+@dataclass(frozen=True)
+class SideInformation(Generic[ArrayT]):
+    """What both sides know before the passes.
+
+    Attributes:
+        features: of the hyper synthesis.
+        scaled: the latent in quantiser steps, [B, h, w, M]; None for a Reader.
+        factor: of the importance map, [B, h, w, 1]; None without a map.
+        first: mean and scale index of the first pass, [B, h, w, M] each; None if they are not predicted yet.
+    """
+
+    features: Any
+    scaled: Any
+    factor: Any = None
+    first: Any = None
+
+    def predict_first(self, networks: EntropyNetworks[ArrayT], level: ArrayT) -> SideInformation[ArrayT]:
+        """A copy with the prediction of the first pass, which all windows share."""
+        predicted = networks.predict(0, self.features, None, level)
+        return replace(self, first=tuple(networks.put(part, 0) for part in predicted))
+
+    def window(self, rows: slice, columns: slice) -> SideInformation[ArrayT]:
+        """That of a part of the latent; only for features [B, h, w, W]."""
+        scaled = None if self.scaled is None else self.scaled[:, rows, columns]
+        first = None if self.first is None else tuple(part[:, rows, columns] for part in self.first)
+        return SideInformation(self.features[:, rows, columns], scaled, first=first)
+
+    def unscale(self, networks: EntropyNetworks[ArrayT], decoded: ArrayT, level: ArrayT) -> ArrayT:
+        """Decoded values in quantiser steps → y_hat, in the units of y."""
+        y_hat: Any = networks.unscale(decoded, level)
+        return y_hat if self.factor is None else y_hat / self.factor
+
+
+def code_side_information(
+    networks: EntropyNetworks[ArrayT],
+    coder: Coder[ArrayT],
+    y: Any,
+    level: ArrayT,
+    size: tuple[int, int],
+    has_importance_map: bool = False,
+) -> SideInformation[ArrayT]:
+    """Code the importance map, if there is one, and the hyper-latent. Arguments and errors as for
+    `code_latents`.
+    """
+    factor: Any = None
     if has_importance_map:
-        factor: Any = code_importance(coder, None if y is None else y[..., -1:], size, level)
-        y_hat: Any = code_latents(networks, coder, None if y is None else y[..., :-1] * factor, level, size)
-        return y_hat / factor
+        factor = code_importance(coder, None if y is None else y[..., -1:], size, level)
+        y = None if y is None else y[..., :-1] * factor
     scaled = None if y is None else networks.scale(y, level)
     z = None if scaled is None else networks.hyper_analysis(scaled, level)
     features = networks.hyper_synthesis(coder.code(z, *networks.prior(level, size), networks.dead_zone))
+    return SideInformation(features, scaled, factor)
+
+
+def code_values(
+    networks: EntropyNetworks[ArrayT],
+    coder: Coder[ArrayT],
+    side: SideInformation[ArrayT],
+    level: ArrayT,
+    mask: ArrayT | None = None,
+    known: ArrayT | None = None,
+) -> ArrayT:
+    """Code the passes over a latent.
+
+    Args:
+        networks, coder, level: as for `code_latents`.
+        side: of the latent.
+        mask: whether a position is coded, [1, h, w, M], equal in all channels; all positions are if None.
+            With a mask B is 1.
+        known: values at positions that are not coded, in quantiser steps; 0 if None. A pass reads those of
+            the passes before it.
+
+    Returns:
+        Decoded values and known ones, in quantiser steps, [B, h, w, M].
+    """
     decoded: Any = None
     for pass_index in range(networks.passes):
-        mean, scale_index = networks.predict(pass_index, features, decoded, level)
-        values = None if scaled is None else networks.take(scaled, pass_index)
-        part = coder.code(values, mean, scale_index, networks.dead_zone)
-        placed = networks.put(part, pass_index)
+        mean: Any
+        if pass_index == 0 and side.first is not None:
+            mean, scale_index = (networks.take(part, 0) for part in side.first)
+        else:
+            mean, scale_index = networks.predict(pass_index, side.features, decoded, level)
+        sent = None if side.scaled is None else networks.take(side.scaled, pass_index)
+        if mask is None:
+            part = coder.code(sent, mean, scale_index, networks.dead_zone)
+        else:
+            here: Any = networks.take(mask, pass_index)
+            here = here[..., 0] > 0  # a position's channels are all coded, or none
+            part = zeros(mean.shape, mean) if known is None else networks.take(known, pass_index)
+            _code_at(coder, here, part, sent, mean, scale_index, networks.dead_zone)
+        placed: Any = networks.put(part, pass_index)
         decoded = placed if decoded is None else decoded + placed
-        decoded = networks.correct(pass_index, features, decoded, level)
-    return networks.unscale(decoded, level)
+        decoded = networks.correct(pass_index, side.features, decoded, level)
+    return decoded
+
+
+def _code_at(
+    coder: Any, here: Any, part: Any, sent: Any, mean: Any, scale_index: Any, dead_zone: float
+) -> None:
+    """Code the values of a pass where `here` is True, and write them into `part`."""
+    values = None if sent is None else sent[here][None]
+    part[here] = coder.code(values, mean[here][None], scale_index[here][None], dead_zone)[0]
 
 
 def write_latents(

@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.pictures.tiles import Region, Tile, tiles, tiles_in_region
-from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE
+from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE, TILE
 
-TILE = 1024
 Slices = tuple[slice, slice]  # rows, columns
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from trifocal.data import TrainingPicture
 from trifocal.data.categories import (
-    CATEGORIES,
     category_mask,
     category_name,
     clip_boxes,
@@ -23,6 +22,7 @@ from trifocal.data.categories import (
     sample_text,
 )
 from trifocal.detection.image_encoder import SIDE, STRIDE
+from trifocal.detection.labels import CATEGORIES
 from trifocal.detection.onnx_detector import open_session
 from trifocal.detection.picodet import PICODET_SIDE, preprocess
 

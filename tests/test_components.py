@@ -1,0 +1,240 @@
+"""Images with components: any subset of objects is sharp, the rest is the base layer."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.codecs import small_codec
+from helpers.dual_layer import small_dual_layer
+from helpers.images import random_rgb
+from trifocal.codecs.components import component_at, component_request, with_positions
+from trifocal.container import Bitstream, Component, Layer, Tag
+from trifocal.container import components as container_components
+from trifocal.container.components import MAX_COMPONENTS
+from trifocal.container.parts import merge, strip, without
+from trifocal.detection.detections import Detections
+from trifocal.detection.labels import CATEGORIES, CATEGORY_BY_NAME, TASK_LABELS
+from trifocal.errors import Damaged, MissingLayer, OptionError, PresetError
+from trifocal.pictures import Picture, canvas
+
+PICTURE = Picture(random_rgb(200, 120, seed=2))
+OBJECTS = [
+    Component("person", (1, 1, 5, 6)),
+    Component("car", (4, 2, 9, 5)),
+    Component("person", (11, 0, 12, 1)),
+]
+
+
+@pytest.fixture(scope="module")
+def codec() -> Any:
+    return small_dual_layer()
+
+
+@pytest.fixture(scope="module")
+def stream(codec: Any) -> Bitstream:
+    return reread(codec.encode(PICTURE, quality=60, refinement=0, components=OBJECTS))
+
+
+def reread(stream: Bitstream) -> Bitstream:
+    return Bitstream.from_bytes(stream.to_bytes())
+
+
+def latents(codec: Any, stream: Bitstream) -> np.ndarray:
+    y: np.ndarray = codec.decode_latents(stream).y[0]
+    return y
+
+
+def positions(stream: Bitstream) -> np.ndarray:
+    assert stream.layout is not None
+    x0, y0, x1, y1 = stream.layout.tile_box(0)
+    return np.frombuffer(stream.layout.positions(0), np.uint8).reshape(y1 - y0, x1 - x0)
+
+
+# ── decoding ──
+
+
+def test_whole_file_decodes_like_one_without_components(codec: Any, stream: Bitstream) -> None:
+    plain = codec.encode(PICTURE, quality=60, refinement=0)
+    assert plain.components == () and stream.components == tuple(OBJECTS)
+    decoded = codec.decode(stream)
+    assert decoded.missing == () and decoded.missing_notice is None
+    both = (decoded.picture.rgb.astype(int), codec.decode(plain).picture.rgb.astype(int))
+    errors = [((rgb - PICTURE.rgb) ** 2).mean() for rgb in both]
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)
+
+
+def test_missing_parts_are_the_prediction_of_the_base_layer(codec: Any, stream: Bitstream) -> None:
+    y, numbers = latents(codec, stream), positions(stream)
+    people = reread(stream.only("person"))
+    found = latents(codec, people)
+    here = (numbers == 1) | (numbers == 3)
+    assert np.array_equal(found[here], y[here]) and not found[~here].any()
+    decoded = codec.decode(people)
+    assert decoded.missing == ("car", "the rest") and not decoded.rest_is_blocked
+    assert "Decoded without car and the rest" in decoded.missing_notice
+    assert np.array_equal(codec.detect(people).boxes, codec.detect(stream).boxes)
+
+
+def test_the_rest_needs_all_components(codec: Any, stream: Bitstream) -> None:
+    most = merge(stream.only("person"), without(stream, ["person", "car"]))
+    decoded = codec.decode(reread(most))
+    assert decoded.missing == ("car", "the rest") and decoded.rest_is_blocked
+    assert "needs all components" in decoded.missing_notice
+    whole = merge(most, stream.only("car"))
+    assert whole == stream
+
+
+def test_a_part_without_base_layer_names_what_it_needs(codec: Any, stream: Bitstream) -> None:
+    with pytest.raises(MissingLayer, match="base layer"):
+        codec.decode(reread(without(stream, "person")))
+    base = reread(strip(stream, "base"))
+    with pytest.raises(MissingLayer, match="only a base layer"):
+        codec.decode(base)
+    assert codec.base_preview(base).width == 200
+
+
+@pytest.mark.parametrize("index", [0, 1, 3, 4])
+def test_damaged_chunks_count_as_missing_with_best_effort(codec: Any, stream: Bitstream, index: int) -> None:
+    chunks = list(stream.layers[1].chunks)
+    chunks[index] = None
+    bad = stream.with_layer(Layer(Tag.ENHANCEMENT, tuple(chunks)))
+    with pytest.raises(Damaged, match=f"chunk {index} of 5"):
+        codec.decode(bad)
+    decoded = codec.decode(bad, best_effort=True)
+    expected = {
+        0: ("person", "car", "the rest"),
+        1: ("person", "the rest"),
+        3: ("person", "the rest"),
+        4: ("the rest",),
+    }
+    assert decoded.missing == expected[index] and decoded.damaged == ()
+    assert decoded.rest_is_blocked == (index != 4)
+
+
+def test_tiles_and_regions(codec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canvas, "TILE", 128)
+    monkeypatch.setattr(container_components, "TILE", 128)
+    stream = reread(codec.encode(PICTURE, quality=60, refinement=0, components=OBJECTS))
+    assert stream.layout is not None and len(stream.layout.parts) == 2
+    assert [*stream.layout.chunks] == [(-1, 0), (-1, 1), (1, 0), (2, 0), (2, 1), (3, 1), (0, 0), (0, 1)]
+    for part in (stream, stream.only("car")):
+        whole = codec.decode(part).picture.rgb
+        region = codec.decode(part, region=(20, 10, 40, 50))
+        assert np.array_equal(region.picture.rgb, whole[10:60, 20:60])
+    assert codec.decode(stream.only("car"), region=(130, 10, 20, 20)).missing == ("person", "the rest")
+
+
+def test_objects_that_cover_everything_leave_no_rest(codec: Any) -> None:
+    box = component_at("sky", (0, 0, 200, 120), 200, 120)
+    assert box is not None
+    stream = codec.encode(PICTURE, quality=60, refinement=0, components=[box])
+    assert len(stream.layers[1].chunks) == 2 and stream.only("sky") == stream
+    assert codec.decode(stream).missing == ()
+
+
+@pytest.mark.slow
+def test_two_hundred_objects_of_one_position(codec: Any) -> None:
+    many = [Component("bird", (n % 12, n // 12, n % 12 + 1, n // 12 + 1)) for n in range(84)] * 3
+    stream = reread(codec.encode(PICTURE, quality=40, refinement=0, components=many[:200]))
+    assert len(stream.components) == 84  # the others are covered
+    assert codec.decode(stream).missing == ()
+
+
+def test_requested_size_counts_components(codec: Any) -> None:
+    stream = codec.encode(PICTURE, max_bytes=760, refinement=0, components=OBJECTS)
+    assert len(stream.components) == 3 and 600 < stream.size <= 760
+
+
+def test_latents_of_a_file_with_components_are_encoded_without(codec: Any, stream: Bitstream) -> None:
+    again = codec.encode_latents(codec.decode_latents(stream), 60)
+    assert again.components == () and len(again.layers[1].chunks) == 1
+    assert codec.decode(again).picture.rgb.shape == (120, 200, 3)
+
+
+# ── what becomes a component ──
+
+
+def found(*objects: tuple[str, float, tuple[float, float, float, float]]) -> Detections:
+    names, scores, boxes = zip(*objects, strict=True) if objects else ((), (), ())
+    labels = np.array([CATEGORY_BY_NAME[name] for name in names], np.int64)
+    return Detections(np.array(boxes, float).reshape(-1, 4), labels, np.array(scores))
+
+
+def choose(components: Any, objects: Detections) -> tuple[tuple[Component, ...], list[str]]:
+    notices: list[str] = []
+    request = component_request(components, notices.append)
+    assert request is not None
+    return request.choose(lambda: objects, 200, 120), notices
+
+
+DETECTED = found(
+    ("person", 0.9, (20, 20, 70, 90)), ("car", 0.8, (100, 40, 200, 80)), ("dog", 0.2, (0, 0, 50, 50))
+)
+
+
+@pytest.mark.parametrize(
+    ("components", "labels"),
+    [
+        ("detection", ["person", "car"]),
+        ("car", ["car"]),
+        (["Person", "dog"], ["person"]),
+        ("a, car,", ["car"]),
+    ],
+)
+def test_labels_choose_objects_with_a_high_score(components: Any, labels: list[str]) -> None:
+    assert [one.label for one in choose(components, DETECTED)[0]] == labels
+
+
+def test_boxes_grow_to_positions_and_into_the_padding() -> None:
+    assert choose("car", DETECTED)[0] == (Component("car", (6, 2, 16, 5)),)
+    assert component_at("a", (16, 16, 17, 17), 200, 120) == Component("a", (1, 1, 2, 2))
+    assert component_at("a", (-9, -9, 500, 500), 200, 120) == Component("a", (0, 0, 16, 8))
+    assert component_at("a", (300, 0, 400, 9), 200, 120) is None
+
+
+def test_unknown_labels_get_a_notice_and_known_ones_their_components() -> None:
+    chosen, notices = choose("unicorn,bike,car", DETECTED)
+    assert [one.label for one in chosen] == ["car"] and len(notices) == 2
+    assert "no label 'unicorn'" in notices[0] and "use bicycle" in notices[1]
+
+
+def test_image_without_objects_has_no_components(codec: Any) -> None:
+    chosen, notices = choose("detection", found())
+    assert chosen == () and "no components" in notices[0]
+    with pytest.warns(UserWarning, match="no components"):
+        stream = codec.encode(PICTURE, quality=60, refinement=0, components="zebra")
+    assert stream == codec.encode(PICTURE, quality=60, refinement=0)
+
+
+def test_covered_and_surplus_objects_are_left_out() -> None:
+    covered = [Component("a", (0, 0, 2, 2)), Component("b", (0, 0, 2, 1)), Component("c", (0, 1, 2, 2))]
+    assert with_positions(covered) == tuple(covered[1:])
+    objects = [
+        ("bird", 0.9, (16.0 * (n % 12), n // 12, 16.0 * (n % 12) + 9, n // 12 + 90)) for n in range(300)
+    ]
+    chosen, notices = choose("bird", found(*objects))
+    assert 0 < len(chosen) <= MAX_COMPONENTS and (len(chosen) == MAX_COMPONENTS) <= bool(notices)
+
+
+@pytest.mark.parametrize("wrong", ["", " , ", [], [3]])
+def test_invalid_requests_are_refused(wrong: Any) -> None:
+    with pytest.raises(OptionError, match="components"):
+        component_request(wrong)
+
+
+def test_components_beyond_the_image_are_refused(codec: Any) -> None:
+    with pytest.raises(OptionError, match="16 x 8"):
+        codec.encode(PICTURE, refinement=0, components=[Component("a", (15, 0, 17, 1))])
+
+
+def test_presets_without_base_layer_have_no_components() -> None:
+    with pytest.raises(PresetError, match="components"):
+        small_codec().encode(PICTURE, components="car")
+
+
+def test_label_lists_are_long_and_written_once() -> None:
+    for labels in TASK_LABELS.values():
+        assert len(labels) >= 100 and len({*labels}) == len(labels)
+        assert {*CATEGORY_BY_NAME} <= {*labels} and len(CATEGORIES) == 80
+        assert all(label == label.strip().lower() and label for label in labels)
