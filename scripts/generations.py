@@ -29,7 +29,8 @@ import json
 from pathlib import Path
 from trifocal.presets import PRESETS
 there = [p for p in PRESETS if Path("trifocal/weights", p.weights).exists()]
-print(json.dumps([[p.name, p.weights, getattr(p, "shared_weights", getattr(p, "shared", ""))] for p in there]))
+shared = [getattr(p, "shared_weights", getattr(p, "shared", "")) for p in there]
+print(json.dumps([[p.name, p.weights, other] for p, other in zip(there, shared)]))
 """
 Row = tuple[str, ...]
 
