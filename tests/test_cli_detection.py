@@ -60,7 +60,8 @@ class Fake:
         self.streams.append(stream)
         return plain(stream.header.width, stream.header.height, FIRST)
 
-    def decode(self, stream: Bitstream, **options: Any) -> Decoded:
+    def decode(self, stream: Bitstream, *positional: Any, **options: Any) -> Decoded:
+        options |= dict(zip(("region", "best_effort", "condition", "progress"), positional))
         self.streams.append(stream)
         self.options = options
         return Decoded(plain(stream.header.width, stream.header.height, DECODED))
@@ -431,7 +432,7 @@ def test_decoding_a_part_names_the_merge_command(
     street: Path, codec: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        Fake, "decode", lambda self, stream, **options: ScalableCodec.decode(self, stream, **options)
+        Fake, "decode", lambda self, *arguments, **options: ScalableCodec.decode(self, *arguments, **options)
     )
     monkeypatch.setattr(Fake, "_canvas_and_region", ScalableCodec._canvas_and_region, raising=False)
     words = {

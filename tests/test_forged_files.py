@@ -98,7 +98,7 @@ def test_symbols_beyond_the_bound_are_refused(
 
 def all_symbols_are(symbol: int, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> Bitstream:
     with monkeypatch.context() as patch:
-        patch.setattr(coder, "symbols_at", lambda y, mean, rows: 0 * mean + symbol * (rows > 0))
+        patch.setattr(coder, "symbols_at", lambda y, mean, rows, dead_zone: 0 * mean + symbol * (rows > 0))
         return codec.encode(Picture(PIXELS))
 
 

@@ -50,7 +50,8 @@ class Fake:
     def encode_picture(self, picture: Picture, *options: Any, **more: Any) -> Bitstream:
         return stream_of(picture.width, picture.height)
 
-    def decode(self, stream: Bitstream, **options: Any) -> Decoded:
+    def decode(self, stream: Bitstream, *positional: Any, **options: Any) -> Decoded:
+        options |= dict(zip(("region", "best_effort", "condition", "progress"), positional))
         return Decoded(Picture(np.full((stream.header.height, stream.header.width, 3), 99, np.uint8)))
 
 

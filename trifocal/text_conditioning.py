@@ -16,7 +16,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trifocal.codecs.mask import MASK_PRESETS
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.container.text import embedded_text, normalise_text, text_layer
 from trifocal.errors import FormatError, MissingExtra, OptionError
@@ -118,6 +117,7 @@ def condition_for(
         WeightsError, MissingExtra: if the encoder's weights, or the package that loads them, are not
             installed.
     """
+    from trifocal.codecs.mask import MASK_PRESETS
     from trifocal.types import Condition
 
     if preset.name in MASK_PRESETS and (minilm := minilm_or_notice(notify)):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "fingerprints_in", "onnx_codec", "torch_codec", "where_weights_are"]
 
-GENERATIONS = WEIGHTS_FOLDER / "generations.csv"
+GENERATIONS = Path(__file__).parent.parent / "weights" / "generations.csv"
 Engine: TypeAlias = Literal["onnx", "torch"]
 
 
