@@ -212,7 +212,7 @@ PRESETS = (
     Preset(
         name="ug-icm-compact",
         id=9,
-        summary="one file, decoded for people or for machines; the encoder of compact-psnr, 3.9 M parameters",
+        summary="one file, decoded for people or for machines; based on compact, 3.9 M parameters",
         build=lazy_call("codecs.ug_icm_compact", "ug_icm_compact"),
         recipe=UG_ICM_COMPACT,
         weights="ug-icm-compact.safetensors",
@@ -222,7 +222,7 @@ PRESETS = (
             replace(COMPACT, factors={"synthesis.preferring.": 1.0, "synthesis.detail.": 1.0, ".": 0.0}),
         ),
         takes_preference=True,
-        shared_weights=SQUARED_ERROR,
+        shared_weights=SQUARED_ERROR,  # of earlier weights, which hold only the branch for machines
     ),
     Preset(
         name="compact-psnr",

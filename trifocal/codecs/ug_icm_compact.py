@@ -4,12 +4,13 @@
                                                          0 people … 1 machines           the synthesis' second branch
 
 "Unified Coding for Both Human Perception and Generalized Machine Analytics with CLIP Supervision" (Yin et al.
-2024). This form has the paper's second training stage: analysis and entropy model stay frozen, so a file of
-this preset holds the same latent as one of `compact-psnr`, and decodes to the same image with preference 0.
+2024). In the first training stage all parts learn for people and for machines, from the weights of `compact`
+(`losses/ug_icm_compact.py`). In the second one analysis and entropy model are frozen, and only the branch for
+machines learns (`losses/ug_icm.py`).
 
-Differences from the paper: no first stage, in which encoder and entropy model also learn for machines; no
-perceptron of the preference in each block (see `transforms/preference_conditioned.py`); the bundled image encoder in place of CLIP (see
-`losses/ug_icm.py`).
+Differences from the paper: no perceptron of the preference in each block (see
+`transforms/preference_conditioned.py`); features of EfficientNet-Lite0 at several depths in the first stage,
+and those of the bundled image encoder in the second, in place of CLIP's embeddings.
 """
 
 from __future__ import annotations
