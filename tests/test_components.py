@@ -209,7 +209,7 @@ def test_image_without_objects_has_no_components(codec: Any) -> None:
 
 def test_covered_and_surplus_objects_are_left_out() -> None:
     covered = [Component("a", (0, 0, 2, 2)), Component("b", (0, 0, 2, 1)), Component("c", (0, 1, 2, 2))]
-    assert with_positions(covered) == tuple(covered[1:])
+    assert with_positions(covered, 32, 32) == tuple(covered[1:])
     objects = [
         ("bird", 0.9, (16.0 * (n % 12), n // 12, 16.0 * (n % 12) + 9, n // 12 + 90)) for n in range(300)
     ]

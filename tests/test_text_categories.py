@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,7 +52,8 @@ def objects(monkeypatch: pytest.MonkeyPatch) -> Detections:
     """A dog on the left and a cat on the right of every image of 192 x 128 pixels."""
     boxes = np.array([[0.0, 0, 64, 128], [128, 0, 192, 128], [0, 0, 64, 64]])
     found = Detections(boxes, np.array([DOG, CAT, DOG]), np.array([0.8, 0.9, 0.5]))
-    monkeypatch.setattr(named_objects, "find_objects", lambda picture: found)
+    detector = SimpleNamespace(find=lambda pixels: found)
+    monkeypatch.setattr(named_objects, "load_compact_detector", lambda: detector)
     return found
 
 

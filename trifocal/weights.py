@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ StateDict: TypeAlias = "dict[str, Tensor]"
 DecodableFingerprints = dict[int, frozenset[int]]  # fingerprints by version of the file format
 DECODES, LEVEL, QUANTISER, SYNTHESIS = "decodes", "level", "dead_zone", "synthesis."
 FINGERPRINT_BYTES = {1: 2, 2: 4}  # by version of the file format
+Number = TypeVar("Number", int, float)
 INTEGERS = {2: "int16", 4: "int32", 8: "int64"}  # torch's, by their bytes
 
 
@@ -233,31 +234,38 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
 def read_decodable_fingerprints(path: Path) -> DecodableFingerprints:
     """The fingerprints that `write_weights` stored in a file; empty for other files."""
     try:
-        with safe_open(path, "np") as file:
-            found = json.loads((file.metadata() or {}).get(DECODES, "{}"))
+        found = json.loads(metadata_of(path).get(DECODES, "{}"))
         return {int(version): frozenset(map(int, values)) for version, values in found.items()}
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 
 def read_level(path: Path) -> int | None:
     """The quality level of a single-rate model, 0..800; None for weights of all rates."""
-    try:
-        with safe_open(path, "numpy") as file:
-            found = (file.metadata() or {}).get(LEVEL)
-        return None if found is None else int(found)
-    except (SafetensorError, OSError, ValueError):
-        return None
+    return stored_number(path, LEVEL, int)
 
 
 def read_dead_zone(path: Path) -> float | None:
     """The dead zone of the quantiser of these weights; None for the default."""
+    return stored_number(path, QUANTISER, float)
+
+
+def stored_number(path: Path, key: str, parse: Callable[[str], Number]) -> Number | None:
+    """A number in the metadata of a file; None if it has none."""
+    found = metadata_of(path).get(key)
+    try:
+        return None if found is None else parse(found)
+    except ValueError:
+        return None
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty for other files."""
     try:
         with safe_open(path, "numpy") as file:
-            found = (file.metadata() or {}).get(QUANTISER)
-        return None if found is None else float(found)
-    except (SafetensorError, OSError, ValueError):
-        return None
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
 
 
 def fingerprint(weights: Mapping[str, Any], version: int, arithmetic: int) -> int | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from trifocal.container.components import MAX_COMPONENTS, Component, check_components
+from trifocal.container.components import MAX_COMPONENTS, Component, ComponentLayout, check_components
 from trifocal.detection.labels import CATEGORIES, CATEGORY_BY_NAME, TASK_LABELS, THRESHOLD
 from trifocal.errors import OptionError
 from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE
@@ -61,7 +61,7 @@ class ComponentRequest:
             self.notify("No such objects were found in the base layer, so the file has no components.")
             return ()
         check_components(objects[:MAX_COMPONENTS], width, height)
-        return with_positions(objects[:MAX_COMPONENTS])
+        return with_positions(objects[:MAX_COMPONENTS], width, height)
 
     def _found(self, objects: Detections, width: int, height: int) -> list[Component]:
         """The detected objects of the labels, the highest score first."""
@@ -130,17 +130,8 @@ def component_at(label: str, box: Sequence[float], width: int, height: int) -> C
     return Component(label, (*low, int(-(-right // LATENT_STRIDE)), int(-(-bottom // LATENT_STRIDE))))
 
 
-def with_positions(components: Sequence[Component]) -> tuple[Component, ...]:
+def with_positions(components: Sequence[Component], width: int, height: int) -> tuple[Component, ...]:
     """The components that the boxes of others do not cover completely."""
-    numbers = np.zeros([max(one.box[axis] for one in components) for axis in (3, 2)], np.uint8)
-    order = sorted(range(len(components)), key=lambda n: (-area(components[n].box), -n))
-    for number in order:
-        x0, y0, x1, y1 = components[number].box
-        numbers[y0:y1, x0:x1] = number + 1
-    there = {*np.unique(numbers).tolist()}
+    layout = ComponentLayout(tuple(components), width, height)
+    there = {part for parts in layout.parts for part in parts}
     return tuple(one for number, one in enumerate(components, start=1) if number in there)
-
-
-def area(box: tuple[int, int, int, int]) -> int:
-    """Number of positions of a box."""
-    return (box[2] - box[0]) * (box[3] - box[1])

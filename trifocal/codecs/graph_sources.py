@@ -16,6 +16,7 @@ from trifocal.codecs.gradient_graph import GradientGraph
 from trifocal.codecs.latent_refinement import feature_cost, reference
 from trifocal.codecs.network import CodecNetwork
 from trifocal.codecs.refinement_steps import REFERENCE
+from trifocal.codecs.roi import RoiNetwork
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.image_encoder import ImageEncoder
 from trifocal.detection.proposals import CompactProposals
@@ -69,8 +70,10 @@ class AnalysisGraph(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, preview: Tensor | None = None) -> Tensor:
-        y = self.network.analyse(x, condition_from(preview=preview))
-        return y[..., : self.network.entropy.latent_channels]
+        condition = condition_from(preview=preview)
+        if isinstance(self.network, RoiNetwork):  # its analysis appends the map
+            return super(RoiNetwork, self.network).analyse(x, condition)
+        return self.network.analyse(x, condition)
 
 
 class SynthesisGraph(nn.Module):

@@ -18,6 +18,7 @@ from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Header
 from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import MissingExtra, WeightsError
+from trifocal.types import DEAD_ZONE
 from trifocal.weights import (
     WEIGHTS_FOLDER,
     fingerprint,
@@ -84,9 +85,9 @@ def onnx_codec(name: str, has_base_layer: bool, build: Callable[[], Codec], path
         return cast("TorchRuntime", runtime)
 
     weights = read_arrays(path, WEIGHTS_FOLDER / shared if shared else None)
-    dead_zone = read_dead_zone(path)
-    quantiser = () if dead_zone is None else (dead_zone,)
-    parts = (name, path.name, weights, read_decodable_fingerprints(path), on_torch, *quantiser)
+    stored = read_dead_zone(path)
+    dead_zone = DEAD_ZONE if stored is None else stored
+    parts = (name, path.name, weights, read_decodable_fingerprints(path), on_torch, dead_zone)
     return ScalableCodec(ScalableOnnxRuntime(*parts)) if has_base_layer else Codec(OnnxRuntime(*parts))
 
 

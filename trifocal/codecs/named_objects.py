@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from trifocal.codecs.mask import log2_gain_map
 from trifocal.detection.class_map import class_maps
 from trifocal.detection.compact_onnx import load_compact_detector
-from trifocal.detection.detections import Detections, rescale, resize
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.pictures import Picture
 from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE, Condition
@@ -48,15 +46,7 @@ def named_probability(picture: Picture, categories: NDArray[np.float32]) -> NDAr
         (side + -side % HYPER_LATENT_PIXELS) // LATENT_STRIDE for side in (picture.height, picture.width)
     )
     unnamed = np.ones((rows, columns), np.float32)
-    for label, map_ in class_maps(find_objects(picture), rows, columns, LATENT_STRIDE):
+    found = load_compact_detector().find(picture.rgb)
+    for label, map_ in class_maps(found, rows, columns, LATENT_STRIDE):
         unnamed *= 1 - categories[COCO_IDS.index(label)] * map_
     return 1 - unnamed
-
-
-def find_objects(picture: Picture) -> Detections:
-    """The objects that the compact detector finds in an image, in its pixels."""
-    detector = load_compact_detector()
-    size = detector.input_size(picture.width, picture.height)
-    small = resize(picture.rgb, size, Image.Resampling.BICUBIC)
-    x = np.ascontiguousarray(small.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
-    return rescale(detector(x), (size[1], size[0]), (picture.width, picture.height))

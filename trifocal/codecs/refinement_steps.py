@@ -17,6 +17,7 @@ from trifocal.entropy.quantise import ZERO_BELOW, quantise
 from trifocal.entropy.tables import ROWS_PER_OCTAVE, SMALLEST_SCALE
 from trifocal.graphs.session import Graphs
 from trifocal.types import BASE_TASK_WEIGHTS, MAX_LEVEL
+from trifocal.utils.arrays import log_spaced
 
 __all__ = ["LEARNING_RATE", "REFERENCE", "Adam", "refined_array"]
 
@@ -63,8 +64,7 @@ def refined_array(
     wanted = dict(zip(REFERENCE, (x, *detector.run("reference", x=x)), strict=True))
     at = np.array([level])
     gain, pixels = latent_gain(entropy.weights["gain.log_gain.table"], at), x.shape[2] * x.shape[3]
-    low, high = (math.log(limit) for limit in BASE_TASK_WEIGHTS)
-    weight = math.exp(low + (high - low) * level / MAX_LEVEL)
+    weight = float(log_spaced(at, MAX_LEVEL, BASE_TASK_WEIGHTS)[0])
     adam = Adam(LEARNING_RATE * float((1 / gain).mean()))
     for _ in range(steps):
         mean, index = entropy.predicted_parameters(y, at)

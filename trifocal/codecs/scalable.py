@@ -248,13 +248,9 @@ def detect_objects(
     detector, on that engine.
     """
     if detector is None and engine != "torch" and device == "cpu":
-        from trifocal.codecs.onnx_runtime import image_array
         from trifocal.detection.compact_onnx import load_compact_detector
 
-        bundled = load_compact_detector()
-        size = bundled.input_size(picture.width, picture.height)
-        found = bundled(image_array(resized(picture, size)))
-        return rescale(found, size[::-1], (picture.width, picture.height))
+        return load_compact_detector().find(picture.rgb)
     import torch
 
     from trifocal.codecs.base_layer import bundled_detector

@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from trifocal.detection.detections import Detections
+from trifocal.detection.detections import Detections, Pixels, rescale, resize, to_chw
 from trifocal.detection.input_size import COCO_IDS, compact_size
 from trifocal.graphs.session import Graphs
 from trifocal.weights import WEIGHTS_FOLDER, read_arrays
@@ -37,6 +38,13 @@ class CompactOnnxDetector:
     def input_size(self, width: int, height: int) -> tuple[int, int]:
         """The width and height of the input for an image of that size."""
         return compact_size(width, height)
+
+    def find(self, pixels: Pixels) -> Detections:
+        """The objects in an image, uint8 [H, W, 3], in its pixels."""
+        width, height = pixels.shape[1], pixels.shape[0]
+        size = self.input_size(width, height)
+        x = to_chw(resize(pixels, size, Image.Resampling.BICUBIC))[None] / np.float32(255)
+        return rescale(self(x), size[::-1], (width, height))
 
     def __call__(self, x: Floats) -> Detections:
         """x [1, 3, H, W] in 0..1, H and W multiples of 32 → the objects, in its pixels."""

@@ -14,6 +14,7 @@ from trifocal.detection.detections import Detections, Pixels, resize, to_chw
 from trifocal.detection.input_size import COCO_IDS
 from trifocal.detection.picodet import PICODET_SIDE, decode_picodet, preprocess
 from trifocal.errors import MissingExtra, OptionError
+from trifocal.graphs.session import session_options
 
 __all__ = ["OnnxDetector", "decode_boxes", "is_picodet", "open_session"]
 
@@ -74,10 +75,7 @@ def open_session(model: Path | bytes, threads: int | None = None) -> Any:
 
     if isinstance(model, Path):
         model.stat()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = session_options(threads or torch.get_num_threads())
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no other base class

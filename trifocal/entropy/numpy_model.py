@@ -7,11 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
-from trifocal.entropy.coder import LARGEST_SYMBOL, Array, Model, cost_table, range_coder_models
+from trifocal.entropy.coder import Array, Model, cost_table, range_coder_models, rows_at, symbols_at
 from trifocal.entropy.four_passes import PASSES, predict, put, take
 from trifocal.entropy.latent_coding import HYPER_STRIDE, code_latents
 from trifocal.entropy.numpy_networks import ContextLayers, HyperSynthesis, Prior, part
-from trifocal.entropy.quantise import dead_zones, quantise
 from trifocal.entropy.tables import ROWS, Floats, is_table
 from trifocal.errors import WeightsError
 from trifocal.types import DEAD_ZONE, LEVELS_PER_KNOT
@@ -132,9 +131,7 @@ class ParameterRecorder:
     def code(self, y: Array | None, mean: Array, scale_index: Array, dead_zone: float = DEAD_ZONE) -> Array:
         assert y is not None
         self.parameters_by_call.append((mean, scale_index))
-        rows = np.rint(scale_index).astype(int)
-        symbols: Array = quantise(y - mean, dead_zones(dead_zone)[rows])
-        return symbols.clip(-LARGEST_SYMBOL, LARGEST_SYMBOL) * (rows > 0) + mean
+        return symbols_at(y, mean, rows_at(scale_index), dead_zone) + mean
 
 
 def latent_gain(log_gain: Array, level: Array) -> Array:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trifocal.errors import WeightsError
 from trifocal.utils.threads import thread_count
 
-__all__ = ["GRAPHS", "Graphs", "has_graphs", "network_record"]
+__all__ = ["GRAPHS", "Graphs", "has_graphs", "network_record", "session_options"]
 
 GRAPHS = Path(__file__).parent.parent / "weights" / "graphs"
 
@@ -87,6 +87,19 @@ def network_record(name: str) -> dict[str, Any]:
     return found
 
 
+def session_options(threads: int | None = None) -> Any:
+    """Options of an onnxruntime session: errors only, that many threads (`thread_count` if None), and waiting
+    threads sleep (benchmarks/busy.py).
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = threads or thread_count()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 def open_graph(path: Path, weights: Mapping[str, Array]) -> Any:
     """An onnxruntime session for a graph, with its weights."""
     import onnxruntime
@@ -94,10 +107,7 @@ def open_graph(path: Path, weights: Mapping[str, Array]) -> Any:
     if not path.exists():
         raise WeightsError(f"The graph {path.name} is not installed; install Trifocal again.")
     content = path.read_bytes()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = thread_count()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # benchmarks/busy.py
+    options = session_options()
     options.enable_cpu_mem_arena = False  # sizes differ from tile to tile, and the arena keeps the largest
     names = record()["weights"][path.name]
     try:

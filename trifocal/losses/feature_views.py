@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.detection.efficientnet_lite import EfficientNetLite
-from trifocal.losses.multi_scale_clip import SIDE, box_masks, largest, object_views
+from trifocal.losses.multi_scale_clip import SIDE, box_masks, largest, object_views, random_square
 from trifocal.losses.perceptual import Perceptual
 
 __all__ = ["DEPTHS", "EfficientNetDistance", "FeatureViews"]
@@ -106,9 +106,7 @@ class FeatureViews(nn.Module):
             index = int(torch.randint(len(masks), ()))
             chosen = masks[index : index + 1]
             return object_views(x_hat, chosen)[0], object_views(x, chosen)[0]
-        height, width = x.shape[-2:]
-        side = min(self.local_side, height, width)
-        top, left = (int(torch.randint(whole - side + 1, ())) for whole in (height, width))
-        square = torch.stack([x_hat, x])[..., top : top + side, left : left + side]
+        rows, columns = random_square(x, self.local_side)
+        square = torch.stack([x_hat, x])[..., rows, columns]
         decoded, original = F.interpolate(square, (SIDE, SIDE), mode="bicubic", antialias=True)
         return decoded, original

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trifocal.losses.image_text import cosine_distance
 
-__all__ = ["MultiScaleClip", "box_masks", "object_views"]
+__all__ = ["MultiScaleClip", "box_masks", "object_views", "random_square"]
 
 SIDE = 224  # pixels of a view, the input of CLIP
 
@@ -58,11 +58,16 @@ class MultiScaleClip(nn.Module):
 
     def _local_views(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same random square of both, [B, 3, side, side]."""
-        height, width = x.shape[-2:]
-        side = min(self.local_side, height, width)
-        top, left = (int(torch.randint(whole - side + 1, ())) for whole in (height, width))
-        rows, columns = slice(top, top + side), slice(left, left + side)
+        rows, columns = random_square(x, self.local_side)
         return x_hat[..., rows, columns], x[..., rows, columns]
+
+
+def random_square(x: Tensor, side: int) -> tuple[slice, slice]:
+    """Rows and columns of a random square in images [..., H, W]; its side is at most their shorter one."""
+    height, width = x.shape[-2:]
+    side = min(side, height, width)
+    top, left = (int(torch.randint(whole - side + 1, ())) for whole in (height, width))
+    return slice(top, top + side), slice(left, left + side)
 
 
 def largest(masks: Tensor, most: int) -> Tensor:

@@ -1,19 +1,18 @@
 """Rate, squared error, and their Lagrangian."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from trifocal.types import MAX_LEVEL, Output
+from trifocal.utils.arrays import log_spaced
 
 LAMBDA_RANGE = (0.0012, 0.25)
 
 
 def quality_lambda(level: Tensor, limits: tuple[float, float] = LAMBDA_RANGE) -> Tensor:
     """λ of a quality level, [B] → [B]: log-spaced between the limits (DCVC-UF, training recipe)."""
-    low, high = (math.log(limit) for limit in limits)
-    return torch.exp(low + (high - low) * level / MAX_LEVEL)
+    weight: Tensor = log_spaced(level, MAX_LEVEL, limits)
+    return weight
 
 
 def bits_per_pixel(output: Output, x: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.errors import MissingExtra
+from trifocal.graphs.session import session_options
 from trifocal.types import TextEmbedding
-from trifocal.utils.threads import thread_count
 
 __all__ = ["MiniLmTextEncoder", "load_minilm"]
 
@@ -51,11 +51,9 @@ class MiniLmTextEncoder:
         except ImportError:
             raise MissingExtra("text", "MiniLM") from None
         self.tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
-        options.intra_op_num_threads = thread_count()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            str(model), session_options(), providers=["CPUExecutionProvider"]
+        )
         floats = [one for one in self.session.get_outputs() if one.type == "tensor(float)"]
         self.hidden, self.width = next((one.name, one.shape[2]) for one in floats if len(one.shape) == 3)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["clip_", "depth_to_space", "namespace", "space_to_depth", "zeros"]
+__all__ = ["clip_", "depth_to_space", "log_spaced", "namespace", "space_to_depth", "zeros"]
 
 
 def namespace(x: Any) -> Any:
@@ -19,6 +20,12 @@ def namespace(x: Any) -> Any:
 def zeros(shape: Sequence[int], like: Any) -> Any:
     """An array of zeros of the kind, type and device of another."""
     return np.zeros(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(*shape)
+
+
+def log_spaced(x: Any, top: float, limits: tuple[float, float]) -> Any:
+    """The numbers at x in 0..top of a log-spaced range between the limits."""
+    low, high = (math.log(limit) for limit in limits)
+    return namespace(x).exp(low + (high - low) * x / top)
 
 
 def clip_(x: Any, low: float, high: float) -> Any:
