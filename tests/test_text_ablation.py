@@ -466,14 +466,12 @@ def test_boxes_are_of_the_first_caption_and_in_image_pixels(workspace: Path) -> 
     said: list[str] = []
     metrics = MetricSet(["psnr-named"], None, workspace / "pictures", said.append)
     assert metrics.instances is not None and not said
-    mask = metrics._named(metrics.instances, "a.png", 64, 96)
+    mask = metrics._boxes("a.png", 64, 96)[0]
     assert mask is not None and mask.sum() == 24 * 16 and mask[16:32, 24:48].all()
-    twice = metrics._named(metrics.instances, "a.png", 128, 192)
+    twice = metrics._boxes("a.png", 128, 192)[0]
     assert twice is not None and twice.sum() == 4 * 24 * 16 and twice[32:64, 48:96].all()
-    assert metrics._named(metrics.instances, "b.png", 64, 96) is None, (
-        "its caption names a cat and a bed, no car"
-    )
-    assert metrics._named(metrics.instances, "c.png", 64, 96) is None, "instances.json has no such picture"
+    assert metrics._boxes("b.png", 64, 96)[0] is None, "its caption names a cat and a bed, no car"
+    assert metrics._boxes("c.png", 64, 96)[0] is None, "instances.json has no such picture"
     row = evaluate(
         ["jpeg"], workspace / "pictures", workspace / "o.csv", EvaluateOptions([50], metrics=["psnr-named"])
     ).rows[1]

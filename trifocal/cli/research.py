@@ -19,8 +19,9 @@ Metrics = Annotated[
         help="Per image: psnr, ssim, ms-ssim, ssimulacra2, butteraugli, cvvdp, flip, lpips, lpips-unscaled "
         "(fed 0..1, as in TACO), lpips-vgg, dists, clip-score, ref-clip-score, nima:FILE, tower (feature "
         "distance in the bundled image encoder), psnr-named and psnr-rest (inside and outside the boxes of "
-        "the objects that the caption names). Over all images: fid, fid-whole, kid, kid-whole, is (Inception "
-        "Score). [default: psnr ms-ssim]",
+        "the objects that the caption names), psnr-objects, ssimulacra2-objects and butteraugli-objects "
+        "(inside the boxes of annotated objects of at least 64 pixels a side). Over all images: fid, "
+        "fid-whole, kid, kid-whole, is (Inception Score). [default: psnr ms-ssim]",
     ),
 ]
 Text = Annotated[

@@ -13,7 +13,7 @@ from typing import TypeVar
 from trifocal.errors import PictureError, TrifocalError
 from trifocal.evaluation.candidates.candidate import (
     Candidate,
-    TextCandidate,
+    PerImageCandidate,
     candidate_for,
     decoded_image,
     text_bytes,
@@ -182,7 +182,7 @@ class EvaluationRun:
     def measure(self, chosen: Variant | Candidate) -> Iterator[float]:
         """Measure one candidate; yields the fraction done after each image."""
         candidate = (
-            self._attempt(chosen.name, create_candidate, chosen, self.texts)
+            self._attempt(chosen.name, create_candidate, chosen, self.texts, self.root)
             if isinstance(chosen, Variant)
             else chosen
         )
@@ -216,7 +216,9 @@ class EvaluationRun:
             write_effects(self.effects_file, effects)
         return EvaluationResults(self.rows, means, effects, self.failures)
 
-    def _reusable_rows(self, candidate: Candidate | TextCandidate) -> dict[tuple[str, float], ImageResult]:
+    def _reusable_rows(
+        self, candidate: Candidate | PerImageCandidate
+    ) -> dict[tuple[str, float], ImageResult]:
         """The rows of this candidate in the output file that have the same weights and all metrics."""
         rows = [row for row in self.file.rows if row.preset == candidate.name]
         stale = [row for row in rows if row.weights != candidate.weights]
@@ -235,7 +237,7 @@ class EvaluationRun:
 
     def _pending_metrics(
         self,
-        candidate: Candidate | TextCandidate,
+        candidate: Candidate | PerImageCandidate,
         quality: float,
         known: Mapping[tuple[str, float], ImageResult],
     ) -> list[DatasetMetric]:
@@ -264,7 +266,7 @@ class EvaluationRun:
 
     def _measure_image(
         self,
-        candidate: Candidate | TextCandidate,
+        candidate: Candidate | PerImageCandidate,
         path: Path,
         quality: float,
         known: Mapping[tuple[str, float], ImageResult],

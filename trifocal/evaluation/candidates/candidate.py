@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
 from trifocal import presets
 from trifocal.api import Decoder, Encoder
+from trifocal.codecs.components import ComponentInput
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Tag
 from trifocal.container.fields import hexadecimal
@@ -29,6 +30,7 @@ __all__ = [
     "BestCaptionCandidate",
     "Candidate",
     "LoadedPreset",
+    "PerImageCandidate",
     "PresetCandidate",
     "TextCandidate",
     "candidate_for",
@@ -52,6 +54,17 @@ class Candidate(Protocol):
     def decode(self, data: bytes) -> Pixels: ...
 
 
+@runtime_checkable
+class PerImageCandidate(Protocol):
+    """A codec with a setting that depends on the image."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def weights(self) -> str: ...
+    def for_image(self, name: str) -> Candidate: ...
+
+
 class LoadedPreset:
     """A preset with its weights. All encoding and decoding of presets in the evaluation goes through this
     class.
@@ -72,7 +85,7 @@ class LoadedPreset:
             raise type(error)(f"{variant.label}: {error}") from error
         self.fingerprint = hexadecimal(self.codec.fingerprint)
         self.sends_text = self.preset.text_used_by == "decoder"
-        self._encoder = self._with_text(None)
+        self._encoder = self._with_options(None)
 
     def encode(
         self,
@@ -81,14 +94,18 @@ class LoadedPreset:
         *,
         rate: Rate | None = None,
         base: BaseLayerOptions = DEFAULT_BASE,
+        components: ComponentInput | None = None,
     ) -> Bitstream:
         """Encode an image. Text that the decoder reads is stored in the file."""
-        if text != self._encoder.options.text:
-            self._encoder = self._with_text(text)
+        current = self._encoder.options
+        if text != current.text or components != current.components:
+            self._encoder = self._with_options(text, components)
         return self._encoder.encode_picture(picture, rate=rate, base=base)
 
-    def _with_text(self, text: str | None) -> Encoder:
-        options = EncodeOptions(text=text, send_text=text is not None and self.sends_text)
+    def _with_options(self, text: str | None, components: ComponentInput | None = None) -> Encoder:
+        options = EncodeOptions(
+            text=text, send_text=text is not None and self.sends_text, components=components
+        )
         return Encoder(self.preset, options, notify=ignore, codec=self.codec)
 
     def decode(self, data: bytes, preference: float | None = None) -> Pixels:
@@ -208,11 +225,11 @@ def ignore(notice: str) -> None:
     """Discard a notice."""
 
 
-def candidate_for(candidate: Candidate | TextCandidate, image: str) -> Candidate:
-    """The candidate with the text of an image, if it takes one. Raises OptionError if the image has no such
-    text.
+def candidate_for(candidate: Candidate | PerImageCandidate, image: str) -> Candidate:
+    """The candidate with the text or the objects of an image, if it takes them. Raises OptionError if the
+    image has no such text.
     """
-    return candidate.for_image(image) if isinstance(candidate, TextCandidate) else candidate
+    return candidate.for_image(image) if isinstance(candidate, PerImageCandidate) else candidate
 
 
 def decoded_image(

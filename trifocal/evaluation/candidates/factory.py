@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
+from trifocal.data.coco import INSTANCES, find_annotations
 from trifocal.errors import NotMeasured
-from trifocal.evaluation.candidates.candidate import Candidate, LoadedPreset, PresetCandidate, TextCandidate
+from trifocal.evaluation.candidates.candidate import (
+    Candidate,
+    LoadedPreset,
+    PerImageCandidate,
+    PresetCandidate,
+    TextCandidate,
+)
 from trifocal.evaluation.candidates.layer_ablations import (
     BaseLayerCandidate,
     DownscaledCandidate,
     UnconditionedCandidate,
 )
+from trifocal.evaluation.candidates.partial_files import AnnotatedObjectsCandidate, ObjectsCandidate
 from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS, PILLOW_CODECS, pillow_codecs
 from trifocal.evaluation.candidates.variant import Variant, expand_variants, parse_variants
 from trifocal.evaluation.options import EvaluateOptions
+from trifocal.evaluation.tasks.detection import Annotations
 from trifocal.evaluation.text_ablation import TextKinds
 from trifocal.preset_table import Preset
 
@@ -24,14 +34,18 @@ __all__ = ["create_candidate", "distinct_candidates", "load_custom_weights"]
 Other = TypeVar("Other")
 
 
-def create_candidate(variant: Variant, texts: TextKinds | None = None) -> Candidate | TextCandidate:
+def create_candidate(
+    variant: Variant, texts: TextKinds | None = None, data: Path | None = None
+) -> Candidate | PerImageCandidate:
     """The candidate of a variant.
 
     Args:
         texts: the texts of the images, for variants with a kind of text.
+        data: the folder of the images, where their annotations are searched for.
 
     Raises:
-        NotMeasured: for a format that nothing installed writes.
+        NotMeasured: for a format that nothing installed writes, and for annotated objects without
+            annotations.
         PresetError, WeightsError, OptionError, MissingExtra: as the candidate's class.
     """
     if variant.text is not None:
@@ -42,7 +56,20 @@ def create_candidate(variant: Variant, texts: TextKinds | None = None) -> Candid
         return UnconditionedCandidate(variant)
     if variant.layers is not None:
         return BaseLayerCandidate(variant)
+    if variant.objects == "annotated":
+        return AnnotatedObjectsCandidate(variant, _annotations(variant, data))
+    if variant.objects is not None:
+        return ObjectsCandidate(variant)
     return _plain(variant)
+
+
+def _annotations(variant: Variant, data: Path | None) -> Annotations:
+    path = None if data is None else find_annotations(data, INSTANCES)
+    if path is None:
+        place = "the images" if data is None else data
+        remedy = f"put {INSTANCES} there, in COCO's layout, or measure {variant.model_name}:objects"
+        raise NotMeasured(variant.title, f"there is no {INSTANCES} with {place}", remedy)
+    return Annotations.read(path)
 
 
 def distinct_candidates(

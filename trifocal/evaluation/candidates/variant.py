@@ -5,6 +5,7 @@ avif                        a format that Pillow writes
 mine=compact:mine.safetensors     a preset with custom weights, named by a label
 taco-compact:true           with the caption of each image (see TEXT_KINDS)
 dual-layer-compact:base     the base layer alone (see LAYER_KINDS)
+dual-layer-compact:objects  the file that has only the objects (see OBJECT_KINDS)
 avif:small                  coding each image at the input size of the bundled detector
 ug-icm-compact:0.5          decoded with this preference
 """
@@ -24,8 +25,10 @@ from trifocal.preset_table import Preset
 
 __all__ = [
     "LAYER_KINDS",
+    "OBJECT_KINDS",
     "TEXT_KINDS",
     "LayerKind",
+    "ObjectKind",
     "TextKind",
     "Variant",
     "check_device",
@@ -37,13 +40,17 @@ __all__ = [
 
 TextKind = Literal["best", "true", "empty", "mismatched", "none"]
 LayerKind = Literal["base", "unfitted", "apart"]
+ObjectKind = Literal["objects", "annotated"]
 TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
 LAYER_KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
+OBJECT_KINDS: tuple[ObjectKind, ...] = get_args(ObjectKind)
 SMALL = "small"
 TITLES = {
     "base": "base layer",
     "unfitted": "base layer without refinement",
     "apart": "layers apart",
+    "objects": "detected objects alone",
+    "annotated": "annotated objects alone",
     SMALL: "at the detector's size",
     "best": "best caption (oracle)",
 }
@@ -55,7 +62,7 @@ Other = TypeVar("Other")
 
 @dataclass(frozen=True)
 class Variant:
-    """A codec as it is measured: at most one of text, layers, preference and downscaled is set.
+    """A codec as it is measured: at most one of text, layers, objects, preference and downscaled is set.
 
     Attributes:
         codec: the name of a preset or of a Pillow codec.
@@ -65,6 +72,8 @@ class Variant:
         text: which text each image gets: see `TextKinds`.
         layers: the base layer alone, the same without refinement, or both layers without conditioning the
             enhancement layer on the base preview.
+        objects: a partial file with the objects that the detector finds in the base layer, or with those that
+            the data's annotations name.
         preference: of the decoder, 0 for people … 1 for machines; None for the default.
         downscaled: whether images are coded at the input size of the bundled detector.
     """
@@ -75,6 +84,7 @@ class Variant:
     device: str = "cpu"
     text: TextKind | None = None
     layers: LayerKind | None = None
+    objects: ObjectKind | None = None
     preference: float | None = None
     downscaled: bool = False
 
@@ -82,7 +92,7 @@ class Variant:
     def setting(self) -> str:
         """The setting as it follows the colon in `name`; "" if there is none."""
         preference = None if self.preference is None else f"{self.preference:g}"
-        return self.text or self.layers or preference or (SMALL if self.downscaled else "")
+        return self.text or self.layers or self.objects or preference or (SMALL if self.downscaled else "")
 
     @property
     def model_name(self) -> str:
@@ -198,12 +208,14 @@ def _parse_setting(text: str, setting: str) -> dict[str, Any]:
         return {"text": setting}
     if setting in LAYER_KINDS:
         return {"layers": setting}
+    if setting in OBJECT_KINDS:
+        return {"objects": setting}
     if setting == SMALL:
         return {"downscaled": True}
     try:
         return {"preference": float(setting)}
     except ValueError:
-        settings = ", ".join([*TEXT_KINDS, *LAYER_KINDS, SMALL])
+        settings = ", ".join([*TEXT_KINDS, *LAYER_KINDS, *OBJECT_KINDS, SMALL])
         raise OptionError(
             f"{text!r} has an unknown setting {setting!r}; use one of {settings}, or a preference of 0 to 1."
         ) from None

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.data.categories import category_mask, named_categories
-from trifocal.data.coco import CAPTIONS, INSTANCES, corner_boxes, find_annotations
+from trifocal.data.coco import CAPTIONS, INSTANCES, find_annotations
 from trifocal.detection.detections import Detections, ObjectDetector, resize
 from trifocal.errors import MissingExtra, NotMeasured
 from trifocal.evaluation.images import captions_for
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS, DistributionMetric
-from trifocal.evaluation.metrics.pair import Measure, Pair, Pixels
+from trifocal.evaluation.metrics.pair import Box, Measure, Pair, Pixels
 from trifocal.evaluation.metrics.per_image import Metric, find_metric
 from trifocal.evaluation.report.results_table import POOLED_BPP, ImageResult
 from trifocal.evaluation.tasks.detection import Annotations, DetectionTask, protocol_size
@@ -27,6 +27,7 @@ from trifocal.pictures import Picture
 
 __all__ = ["DatasetMetric", "DecodedImage", "MetricSet", "is_metric"]
 
+MIN_OBJECT_SIDE = 64  # pixels, of the objects in `Pair.objects`
 RESIZED_BPP_PREFIX = "bpp_"  # columns: bits per pixel of the resized image
 
 
@@ -121,6 +122,7 @@ class MetricSet:
         device = device if device.startswith("cuda") else "cpu"
         self.captions = captions_for(data, captions)
         self.instances: Annotations | None = None
+        self.needs: set[str | None] = set()
         self.short_side = None if task is None else task.short_side
         self.per_image: dict[Metric, Measure] = {}
         self.dataset_metrics: list[DatasetMetric] = []
@@ -130,9 +132,10 @@ class MetricSet:
                 if isinstance(metric, DistributionMetric):
                     self.dataset_metrics.append(DatasetMetric.from_distribution(metric, device))
                     continue
-                if metric.needs_boxes and self.instances is None:
-                    self.instances = self._find_instances(data, metric)
+                if metric.needs is not None:
+                    self.instances = self.instances or self._find_instances(data, metric)
                 self.per_image[metric] = metric.load_on(device)
+                self.needs.add(metric.needs)
             except (MissingExtra, NotMeasured) as error:
                 notify(str(error))
         if task is not None:
@@ -160,8 +163,8 @@ class MetricSet:
         self, decoded: Pixels, original: Pixels, name: str, size: int
     ) -> tuple[dict[str, float | None], list[str]]:
         """The values by column, and the reason for each None; `size` is that of the file in bytes."""
-        named = None if self.instances is None else self._named(self.instances, name, *original.shape[:2])
-        pair = Pair(decoded, original, self.captions.get(Path(name).name, ()), named)
+        named, objects = self._boxes(name, *original.shape[:2])
+        pair = Pair(decoded, original, self.captions.get(Path(name).name, ()), named, objects)
         values = {metric.column: measure(pair) for metric, measure in self.per_image.items()}
         notes = [metric.missing_reason for metric in self.per_image if values[metric.column] is None]
         height, width = original.shape[:2]
@@ -182,23 +185,34 @@ class MetricSet:
     def _find_instances(self, data: str | os.PathLike[str], metric: Metric) -> Annotations:
         """Boxes of the images. Raises NotMeasured, and OptionError for a file of another layout."""
         path = find_annotations(data, INSTANCES)
-        if path is None or not self.captions:
+        captions_missing = metric.needs == "named" and not self.captions
+        if path is None or captions_missing:
             missing = CAPTIONS if path else INSTANCES
-            remedy = f"put both {CAPTIONS} and {INSTANCES} there, in COCO's layout"
+            both = f"both {CAPTIONS} and {INSTANCES}" if metric.needs == "named" else INSTANCES
+            remedy = f"put {both} there, in COCO's layout"
             raise NotMeasured(metric.title, f"there is no {missing} in {data} or above it", remedy)
         return Annotations.read(path)
 
-    def _named(self, instances: Annotations, name: str, height: int, width: int) -> NDArray[np.bool_] | None:
-        """True inside the boxes of the objects that the first caption names, [height, width]; None without
-        any.
-        """
-        image, captions = instances.images.find(name), self.captions.get(Path(name).name)
-        if image is None or not captions:
-            return None
-        boxes, labels = corner_boxes(instances.objects[image["id"]])
-        boxes *= np.array([width / image["width"], height / image["height"]] * 2, np.float32)
+    def _boxes(self, name: str, height: int, width: int) -> tuple[NDArray[np.bool_] | None, tuple[Box, ...]]:
+        """`Pair.named` and `Pair.objects` of an image of this size, as far as the metrics need them."""
+        found = None if self.instances is None else self.instances.scaled_boxes(name, height, width)
+        if found is None:
+            return None, ()
+        boxes, labels = found
+        objects = large_boxes(boxes, height, width) if "objects" in self.needs else ()
+        captions = self.captions.get(Path(name).name)
+        if "named" not in self.needs or not captions:
+            return None, objects
         mask = category_mask(boxes, labels, named_categories(captions[0]), height, width)
-        return mask if mask.any() else None
+        return (mask if mask.any() else None), objects
+
+
+def large_boxes(boxes: NDArray[np.float32], height: int, width: int) -> tuple[Box, ...]:
+    """The boxes of at least MIN_OBJECT_SIDE a side, in whole pixels of the image."""
+    edges = np.clip(boxes, 0, [width, height, width, height])
+    edges = np.concatenate((np.floor(edges[:, :2]), np.ceil(edges[:, 2:])), axis=1).astype(int)
+    large = (edges[:, 2:] - edges[:, :2]).min(axis=1, initial=height + width) >= MIN_OBJECT_SIDE
+    return tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in edges[large].tolist())
 
 
 def is_metric(column: str) -> bool:

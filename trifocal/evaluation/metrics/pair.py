@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from trifocal.detection.detections import Pixels
 from trifocal.errors import OptionError
 
-__all__ = ["Measure", "Pair", "Pixels", "check_pair"]
+__all__ = ["Box", "Measure", "Pair", "Pixels", "check_pair"]
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels; x1 and y1 are outside."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Pair:
         captions: of the original; the first is the one that text conditioning uses.
         named: True inside the boxes of the objects that the first caption names, [H, W]; None without such
             boxes.
+        objects: boxes x0, y0, x1, y1 of the annotated objects that are large enough to measure, in whole
+            pixels.
 
     Raises:
         OptionError: for other types or different sizes.
@@ -31,6 +36,7 @@ class Pair:
     original: Pixels
     captions: tuple[str, ...] = ()
     named: NDArray[np.bool_] | None = None
+    objects: tuple[Box, ...] = ()
 
     def __post_init__(self) -> None:
         check_pair(self.decoded, self.original)

@@ -30,6 +30,7 @@ PEAK = 255.0
 MIN_SIDE_MS_SSIM = 176  # pixels: torchmetrics needs 11 at its coarsest scale, the fifth
 MIN_SIDE_SSIM = 11  # pixels: the window of the Gaussian
 MIN_SIDE_SSIMULACRA2 = 8
+NO_OBJECTS = "no annotated object has 64 pixels a side"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Metric:
             that it cannot measure.
         takes_device: whether `load` takes the keyword `device`, of torch.
         missing_reason: what such an image lacks.
-        needs_boxes: whether the measure needs `Pair.named`.
+        needs: the field of `Pair` that the measure needs: "named" or "objects"; None if neither.
         limits: the lowest and highest value that a BD-rate covers; None for the whole overlap of the curves.
     """
 
@@ -55,7 +56,7 @@ class Metric:
     better: Literal["higher", "lower"]
     load: Callable[..., Measure]
     missing_reason: str = ""
-    needs_boxes: bool = False
+    needs: Literal["named", "objects"] | None = None
     limits: tuple[float, float] | None = None
     takes_device: bool = False
 
@@ -104,6 +105,35 @@ def psnr_in_boxes(pair: Pair, inside: bool) -> float | None:
         return None
     chosen = pair.named == inside
     return psnr(pair.decoded[chosen], pair.original[chosen]) if chosen.any() else None
+
+
+def psnr_of_objects(pair: Pair) -> float | None:
+    """PSNR of the pixels in the boxes of `pair.objects`; None without boxes."""
+    inside = np.zeros(pair.original.shape[:2], np.bool_)
+    for x0, y0, x1, y1 in pair.objects:
+        inside[y0:y1, x0:x1] = True
+    return psnr(pair.decoded[inside], pair.original[inside]) if inside.any() else None
+
+
+def mean_over_objects(load: Callable[[], Measure]) -> Measure:
+    """A measure of each box of `pair.objects`, averaged with the boxes' areas as weights; None without boxes.
+
+    Each box is measured as an image of its own, so an error map is averaged over the box, and nothing outside
+    counts. Raises as `load`.
+    """
+    measure_crop = load()
+
+    def measure(pair: Pair) -> float | None:
+        values, areas = [], []
+        for x0, y0, x1, y1 in pair.objects:
+            crop = np.s_[y0:y1, x0:x1]
+            value = measure_crop(Pair(pair.decoded[crop], pair.original[crop]))
+            if value is not None:
+                values.append(value)
+                areas.append((x1 - x0) * (y1 - y0))
+        return float(np.average(values, weights=areas)) if values else None
+
+    return measure
 
 
 def ms_ssim(decoded: Pixels, original: Pixels) -> float | None:
@@ -287,7 +317,7 @@ METRICS = {
             "higher",
             lambda: lambda pair: psnr_in_boxes(pair, True),
             "psnr-named needs a box of something that the caption names",
-            needs_boxes=True,
+            needs="named",
         ),
         Metric(
             "psnr-rest",
@@ -296,7 +326,34 @@ METRICS = {
             "higher",
             lambda: lambda pair: psnr_in_boxes(pair, False),
             "psnr-rest needs pixels outside the boxes of what the caption names",
-            needs_boxes=True,
+            needs="named",
+        ),
+        Metric(
+            "psnr-objects",
+            "PSNR of the annotated objects",
+            "dB",
+            "higher",
+            lambda: psnr_of_objects,
+            NO_OBJECTS,
+            needs="objects",
+        ),
+        Metric(
+            "ssimulacra2-objects",
+            "SSIMULACRA2 of the annotated objects",
+            "",
+            "higher",
+            partial(mean_over_objects, _load_ssimulacra2),
+            NO_OBJECTS,
+            needs="objects",
+        ),
+        Metric(
+            "butteraugli-objects",
+            "Butteraugli (3-norm) of the annotated objects",
+            "",
+            "lower",
+            partial(mean_over_objects, human_vision.load_butteraugli),
+            NO_OBJECTS,
+            needs="objects",
         ),
         Metric(
             "tower",

@@ -107,7 +107,7 @@ def make_crops(
     """
     if len(variants) < 2:
         return []
-    candidates = [create_candidate(variant, texts) for variant in variants]
+    candidates = [create_candidate(variant, texts, data) for variant in variants]
     titles = {variant.name: variant.title for variant in variants}
     crops: list[Crop] = []
     locations = locations or _locations_by_gain([variant.name for variant in variants[:2]], rows)

@@ -114,7 +114,7 @@ def layer_bytes(
     square: int | None = None,
 ) -> list[LayerBytes]:
     """Mean bytes of the header and of each layer of a preset's files, over the first `count` images."""
-    candidate = create_candidate(variant, texts)
+    candidate = create_candidate(variant, texts, data)
     sizes: dict[str, list[int]] = {}
     for path in find_images(data)[:count]:
         try:

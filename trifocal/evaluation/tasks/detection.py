@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trifocal.data.coco import Boxes, corner_boxes
 from trifocal.detection.detections import Detections, ObjectDetector, Pixels, rescale
 from trifocal.errors import MissingExtra, OptionError, PictureError
 from trifocal.evaluation.tasks.annotations import GroundTruth
@@ -57,6 +58,17 @@ class Annotations:
     def ids(self) -> set[int]:
         """The category ids."""
         return {category["id"] for category in self.categories}
+
+    def scaled_boxes(self, name: str, height: int, width: int) -> Boxes | None:
+        """The boxes x0, y0, x1, y1 of an image's objects, [N, 4], in pixels of the image at that size, and
+        their category ids, [N]; None if the image is not annotated.
+        """
+        image = self.images.find(name)
+        if image is None:
+            return None
+        boxes, labels = corner_boxes(self.objects[image["id"]])
+        boxes *= np.array([width / image["width"], height / image["height"]] * 2, np.float32)
+        return boxes, labels
 
     @classmethod
     def read(cls, path: str | Path) -> Annotations:
