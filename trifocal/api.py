@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from trifocal import presets
@@ -85,6 +86,7 @@ class Encoder:
         self.codec = codec or presets.shared_codec(self.preset, device, weights, engine)
         self._text: str | None = None
         self._conditioning: Conditioning = (None, ())
+        self._lock = Lock()  # of the two
         if self.options.text_per_image and self.preset.text_used_by == "encoder":
             presets.text_encoder_for(self.preset)  # fails here and not at each image
         self.conditioning(self.options.text)
@@ -93,9 +95,8 @@ class Encoder:
         self, image: ImageInput, *, text: str | None = None, progress: Progress | None = None
     ) -> Bitstream:
         picture = self.read(image)
-        if self.notify is not warn and not isinstance(
-            image, Picture
-        ):  # most photographs have notes: no warnings
+        # most photographs have notes: no warnings
+        if self.notify is not warn and not isinstance(image, Picture):
             for note in picture.notices:
                 self.notify(note)
         return self.encode_picture(picture, text=text, progress=progress)
@@ -112,11 +113,12 @@ class Encoder:
         """The condition and the file layers of a text; kept until another text comes, so that notices come
         once.
         """
-        if text != self._text:
-            notify = notify or self.notify
-            self._conditioning = encoding_condition(self.preset, text, self.options.send_text, notify)
-            self._text = text
-        return self._conditioning
+        with self._lock:
+            if text != self._text:
+                notify = notify or self.notify
+                self._conditioning = encoding_condition(self.preset, text, self.options.send_text, notify)
+                self._text = text
+            return self._conditioning
 
     def encode_picture(
         self,
@@ -182,9 +184,7 @@ class Decoder:
 
 
 class Detector:
-    """Find objects in files and images with the same options. Arguments and errors as for `detect`, and as
-    for `Encoder`.
-    """
+    """Find objects with the same options. Arguments and errors as for `detect`, and as for `Encoder`."""
 
     def __init__(
         self,
