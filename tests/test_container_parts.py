@@ -126,7 +126,7 @@ MARK = Layer(Tag.PART, (part_id(B),))
         (WHOLE, E, "complete file"),
         (B, PLAIN, "not a part"),
         (B, replace(WHOLE, layers=(ENHANCEMENT,)), "not a part"),
-        (replace(WHOLE, layers=(BASE,)), E, "not a part"),
+        (replace(next_frame(WHOLE), layers=next_frame(WHOLE).layers[:1]), E, "different files"),
     ],
 )
 def test_parts_of_different_files_are_not_merged(one: Bitstream, two: Bitstream, word: str) -> None:

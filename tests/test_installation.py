@@ -108,7 +108,7 @@ def test_distribution_works_from_a_read_only_installation(
     writable = f"import os; print(os.access({str(site / 'trifocal' / 'weights')!r}, os.W_OK))"
     assert command("python", "-c", writable) == "False\n"
     photograph = site / "trifocal" / "demo" / "astronaut.png"
-    line = json.loads(command("trifocal", "encode", str(photograph), "-o", "photo.tri", "--json"))
+    line = json.loads(command("trifocal", "encode", str(photograph), "-o", "photo.tri", "--json", "--quiet"))
     assert line["preset"] == "dual-layer-compact"
     assert f"{line['width']}×{line['height']}" in command("trifocal", "decode", "photo.tri")
     assert (work / "photo.png").read_bytes().startswith(b"\x89PNG")

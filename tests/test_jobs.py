@@ -99,7 +99,7 @@ def test_each_image_gets_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
         return text
 
     encoder = Encoder("compact")
-    monkeypatch.setattr("trifocal.api.encoding_condition", slow)
+    monkeypatch.setattr("trifocal.text_conditioning.encoding_condition", slow)
     found: list[object] = []
     thread = threading.Thread(target=lambda: found.append(encoder.conditioning("a")))
     thread.start()

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trifocal import errors as errors
     from trifocal import presets as presets
+    from trifocal.api import EncodeOptions as EncodeOptions
+    from trifocal.api import Encoder as Encoder
     from trifocal.api import decode as decode
     from trifocal.api import detect as detect
     from trifocal.api import encode as encode
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from trifocal.detection.detections import Detections as Detections
     from trifocal.errors import TrifocalError as TrifocalError
     from trifocal.errors import TrifocalWarning as TrifocalWarning
+    from trifocal.pictures import FrameConverter as FrameConverter
     from trifocal.pictures import Picture as Picture
     from trifocal.preset_table import Preset as Preset
     from trifocal.presets import load as load
@@ -44,6 +47,9 @@ __all__ = [
     "Component",
     "Decoded",
     "Detections",
+    "EncodeOptions",
+    "Encoder",
+    "FrameConverter",
     "Picture",
     "Preset",
     "TrifocalError",
@@ -64,6 +70,9 @@ _MODULES = {
     "Component": "container",
     "Decoded": "codecs.codec",
     "Detections": "detection.detections",
+    "EncodeOptions": "options",
+    "Encoder": "api",
+    "FrameConverter": "pictures",
     "Picture": "pictures",
     "Preset": "preset_table",
     "TrifocalError": "errors",

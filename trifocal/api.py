@@ -7,10 +7,10 @@ each of many files.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from trifocal import presets
@@ -20,25 +20,22 @@ from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Tag
 from trifocal.container.bitstream import FileInput, as_bitstream
 from trifocal.container.fields import MAGIC
-from trifocal.container.parts import read_base
+from trifocal.container.parts import read_base, strip
 from trifocal.errors import MissingLayer, OptionError
 from trifocal.file_detection import THRESHOLD, FileDetections, filter_and_name, is_tri
-from trifocal.options import DecodeOptions, DetectOptions, EncodeOptions, Region
+from trifocal.options import DecodeOptions, DetectOptions, EncodeOptions, Region, check_quality_only
 from trifocal.pictures import Picture
 from trifocal.pictures.conversion import ImageInput, as_picture, binary_content
 from trifocal.pictures.picture import KeepMetadata
 from trifocal.preset_table import DEFAULT, Preset
-from trifocal.text_conditioning import add_preference, decoding_condition, encoding_condition
+from trifocal.text_conditioning import TextConditioning, add_preference, decoding_condition
 from trifocal.utils.notices import Notify, warn
 
 if TYPE_CHECKING:
     from trifocal.codecs.codec import Codec, Decoded, Progress
     from trifocal.codecs.loading import Engine
-    from trifocal.container import Layer
+    from trifocal.codecs.scalable import ScalableCodec
     from trifocal.detection.detections import Detections
-    from trifocal.types import Condition
-
-    Conditioning: TypeAlias = tuple[Condition[Any] | None, tuple[Layer, ...]]
 
 __all__ = [
     "DecodeOptions",
@@ -84,9 +81,7 @@ class Encoder:
         self.options, self.notify = options or EncodeOptions(), notify
         self.options.check(self.preset)
         self.codec = codec or presets.shared_codec(self.preset, device, weights, engine)
-        self._text: str | None = None
-        self._conditioning: Conditioning = (None, ())
-        self._lock = Lock()  # of the two
+        self.conditioning = TextConditioning(self.preset, self.options.send_text, notify)
         if self.options.text_per_image and self.preset.text_used_by == "encoder":
             presets.text_encoder_for(self.preset)  # fails here and not at each image
         self.conditioning(self.options.text)
@@ -109,17 +104,6 @@ class Encoder:
             picture.fill_invisible() if isinstance(image, Picture) and not options.keep_invisible else picture
         )
 
-    def conditioning(self, text: str | None, notify: Notify | None = None) -> Conditioning:
-        """The condition and the file layers of a text; kept until another text comes, so that notices come
-        once.
-        """
-        with self._lock:
-            if text != self._text:
-                notify = notify or self.notify
-                self._conditioning = encoding_condition(self.preset, text, self.options.send_text, notify)
-                self._text = text
-            return self._conditioning
-
     def encode_picture(
         self,
         picture: Picture,
@@ -132,12 +116,28 @@ class Encoder:
     ) -> Bitstream:
         """Encode what `read` gave. `text`, `rate` and `base` replace those of the options."""
         options = self.options
+        if options.base_only:
+            return cast("ScalableCodec", self.codec).encode_base(picture, options.rate, options.base)
         condition, layers = self.conditioning(options.text if text is None else text, notify)
         rate, base = rate or options.rate, base or options.base
         components = component_request(options.components, notify or self.notify)
         return self.codec.encode_picture(
             picture, rate, base, condition, layers, progress, mask=options.mask, components=components
         )
+
+    def in_parts(self, image: ImageInput, *, text: str | None = None) -> Iterator[Bitstream]:
+        """Encode an image in two parts: the base layer as soon as it is coded, and then the enhancement part.
+        `trifocal merge` joins them. Raises as `encode`, and OptionError for bpp, max_bytes, mask and
+        components.
+        """
+        presets.check_base_layer(self.preset)
+        check_quality_only(self.options, "in_parts")
+        condition, layers = self.conditioning(self.options.text if text is None else text)
+        codec, options = cast("ScalableCodec", self.codec), self.options
+        made = codec.encode_in_parts(self.read(image), options.rate, options.base, condition, layers)
+        yield next(made)
+        if not options.base_only:
+            yield strip(next(made), "enhancement")
 
 
 class Decoder:
@@ -241,11 +241,8 @@ class Detector:
 
         def render() -> Picture:
             stream = open_file()
-            return (
-                codec.base_preview(base)
-                if stream.layer(Tag.ENHANCEMENT) is None
-                else codec.decode(stream).picture
-            )
+            whole = stream.layer(Tag.ENHANCEMENT) is not None
+            return codec.decode(stream).picture if whole else codec.base_preview(base)
 
         preset = presets.preset_for(header).name
         return FileDetections(header.width, header.height, preset, bytes_read, codec.detect(base), render)
@@ -279,6 +276,7 @@ def encode(
     components: ComponentInput | None = None,
     metadata: KeepMetadata = "all",
     keep_invisible: bool = False,
+    base_only: bool = False,
     engine: Engine | None = None,
     weights: WeightsPath = None,
     notify: Notify = warn,
@@ -298,8 +296,7 @@ def encode(
         send_text: store the text in the file, for presets whose decoder reads it.
         base_quality: 0..100, of the base layer, for presets with layers; half of `quality` and at most 20 if
             None.
-        refinement: gradient steps that fit the base layer to the image; 4 for dual-layer-compact if None, 0
-            is faster.
+        refinement: gradient steps that fit the base layer to the image; 4 if None, 0 is faster.
         mask: where the image matters, for presets with an importance map (`taco-compact`,
             `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Places
             with 1 get more bits at equal bytes, places with 0 fewer.
@@ -308,6 +305,8 @@ def encode(
             task, such as "detection". The detector finds the objects in the base layer.
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
+        base_only: encode the base layer alone, for presets with layers; `trifocal merge` adds the enhancement
+            part of a file with the same options.
         engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.
         weights: a .safetensors file instead of the preset's own weights.
         notify: called with a sentence for each notice, and for each thing that was converted or left out on
@@ -333,6 +332,7 @@ def encode(
         components=components,
         metadata=metadata,
         keep_invisible=keep_invisible,
+        base_only=base_only,
     )
     return Encoder(preset or DEFAULT, options, engine=engine, weights=weights, notify=notify)(image)
 

@@ -40,8 +40,11 @@ class EncodeOptions:
     components: ComponentInput | None = None
     metadata: KeepMetadata = "all"
     keep_invisible: bool = False
+    base_only: bool = False
 
     def __post_init__(self) -> None:
+        if self.base_only:
+            check_quality_only(self, "base_only (--layers base)")
         keeps_all_metadata(self.metadata)
         assert self.rate and self.base  # they are checked when they are made
         component_request(self.components)
@@ -59,8 +62,20 @@ class EncodeOptions:
         sent and missing.
         """
         presets.check_text(preset, self.text is not None or self.text_per_image, self.send_text)
-        if not self.base.is_default or self.components is not None:
+        if not self.base.is_default or self.components is not None or self.base_only:
             presets.check_base_layer(preset)
+
+
+def check_quality_only(options: EncodeOptions, name: str) -> None:
+    """Raises OptionError for options that the base layer alone has no use for, or whose file is known only
+    after the enhancement.
+    """
+    given = (options.bpp, options.max_bytes, options.mask, options.components)
+    if any(option is not None for option in given):
+        raise OptionError(
+            f"{name} takes quality and base_quality, but no bpp, max_bytes, mask or components (--bpp, "
+            "--bytes, --mask, --components); leave them out."
+        )
 
 
 @dataclass(frozen=True)

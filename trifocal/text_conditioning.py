@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from trifocal.container import Bitstream, Layer, Tag
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
     from trifocal.text.minilm import MiniLmTextEncoder
     from trifocal.types import Condition
 
-__all__ = ["condition_for", "decoding_condition", "encoding_condition", "read_texts", "unread_text"]
+__all__ = [
+    "TextConditioning",
+    "condition_for",
+    "decoding_condition",
+    "encoding_condition",
+    "read_texts",
+    "unread_text",
+]
 
 
 def encoding_condition(
@@ -59,6 +67,31 @@ def encoding_condition(
         "file."
     )
     return None, ()
+
+
+class TextConditioning:
+    """`encoding_condition`, kept until another text comes, so that notices come once. Several threads may
+    call it.
+
+    Args:
+        preset, send, notify: as for `encoding_condition`.
+    """
+
+    def __init__(self, preset: Preset, send: bool = False, notify: Notify = warn) -> None:
+        self.preset, self.send, self.notify = preset, send, notify
+        self._lock = Lock()  # of the text and its result
+        self._text: str | None = None
+        self._result: tuple[Condition[Any] | None, tuple[Layer, ...]] = (None, ())
+
+    def __call__(
+        self, text: str | None, notify: Notify | None = None
+    ) -> tuple[Condition[Any] | None, tuple[Layer, ...]]:
+        """Arguments and errors as for `encoding_condition`."""
+        with self._lock:
+            if text != self._text:
+                self._result = encoding_condition(self.preset, text, self.send, notify or self.notify)
+                self._text = text
+            return self._result
 
 
 def decoding_condition(

@@ -44,7 +44,7 @@ class Metadata(StrEnum):
     all = "all"
 
 
-class DecodeLayers(StrEnum):
+class Layers(StrEnum):
     base = "base"
     all = "all"
 
@@ -87,6 +87,13 @@ def encode(
             "base layer is then up to 3 % larger, and detection less accurate. [default: 4]",
         ),
     ] = None,
+    layers: Annotated[
+        Layers,
+        typer.Option(
+            help="base: only the base layer (layered presets only), which `trifocal detect` reads. Takes a "
+            "quality, not a size; `trifocal merge` adds the enhancement of a file with the same options."
+        ),
+    ] = Layers.all,
     out: Out = None,
     metadata: Annotated[
         Metadata,
@@ -186,6 +193,7 @@ def encode(
         components=components,
         metadata=metadata.value,
         keep_invisible=keep_invisible,
+        base_only=layers is Layers.base,
     )
     chosen = find(preset or DEFAULT)
     found = paths.find_inputs(inputs, recursive, PICTURE_SUFFIXES)
@@ -302,9 +310,9 @@ def decode(
         bool, typer.Option("--best-effort", help="Decode what is not damaged; damaged tiles are grey.")
     ] = False,
     layers: Annotated[
-        DecodeLayers,
+        Layers,
         typer.Option(help="base: only the coarse preview in the base layer of a layered file."),
-    ] = DecodeLayers.all,
+    ] = Layers.all,
     text: Annotated[
         str | None,
         typer.Option(help="What the image shows, if the preset's decoder reads text; replaces the file's."),
@@ -331,7 +339,7 @@ def decode(
     photo.tri is written to photo.png in the same folder. An existing file may be the original: it is kept
     unless -o names exactly that file, or --force is given.
     """
-    base_only = layers is DecodeLayers.base
+    base_only = layers is Layers.base
     if base_only and (best_effort or any(option is not None for option in (region, text, preference))):
         raise typer.BadParameter("--layers base excludes --region, --best-effort, --text and --preference.")
     from trifocal.api import Decoder

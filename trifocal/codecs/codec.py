@@ -218,7 +218,6 @@ class Codec:
         """Encode the layer of this codec; components are those of the file."""
         rate = rate.at_level(self.only_level)
         stopwatch = Stopwatch(timings)
-        fingerprint = self.fingerprint
         size = rate.size(picture.width * picture.height)
         canvas = Canvas(picture.width, picture.height, self.runtime.receptive_field)
         other_layers = (*metadata_layers(picture), *layers)
@@ -234,8 +233,9 @@ class Codec:
             return stream(level, chunks.write(latents, level, stopwatch))
 
         def stream(level: int, coded: tuple[bytes, ...]) -> Bitstream:
-            header = Header(picture.width, picture.height, self.preset_id, level, fingerprint, picture.grey)
-            return Bitstream(header, (Layer(self.layer, coded), *chunks.layers, *other_layers))
+            return Bitstream(
+                self._header(picture, level), (Layer(self.layer, coded), *chunks.layers, *other_layers)
+            )
 
         if rate.level is not None:
             return write(rate.level)
@@ -318,8 +318,7 @@ class Codec:
             rows, columns = region_slices(canvas.core(tile))
             y = np.ascontiguousarray(latents.y[:, rows, columns], dtype=np.float32)
             chunks.append(self.tiles.write(y, level, Stopwatch()))
-        header = Header(latents.width, latents.height, self.preset_id, level, self.fingerprint, latents.grey)
-        return Bitstream(header, (Layer(self.layer, tuple(chunks)), *latents.layers))
+        return Bitstream(self._header(latents, level), (Layer(self.layer, tuple(chunks)), *latents.layers))
 
     def decode_latents(self, bitstream: Bitstream, condition: Condition[Any] | None = None) -> Latents:
         """The decoded latents of a bitstream. Raises as `decode`."""
@@ -363,6 +362,10 @@ class Codec:
     ) -> Condition[Any] | None:
         """The condition of the synthesis, with what the checked file adds to it; this codec adds nothing."""
         return condition
+
+    def _header(self, picture: Picture | Latents, level: int) -> Header:
+        """The header of the file of an image or its latents."""
+        return Header(picture.width, picture.height, self.preset_id, level, self.fingerprint, picture.grey)
 
     def _level(self, latents: Latents, quality: float, has_importance_map: bool) -> int:
         wide, high = Canvas(latents.width, latents.height, self.runtime.receptive_field).padded

@@ -11,7 +11,7 @@ coding must be exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -91,16 +91,51 @@ class ScalableCodec(Codec):
         Raises:
             WeightsError: if the base layer is refined and its detector is not installed.
         """
+        *_, whole = self.encode_in_parts(
+            picture, rate, base, condition, layers, progress, timings, mask, components
+        )
+        return whole
+
+    def encode_base(
+        self,
+        picture: Picture,
+        rate: Rate,
+        base: BaseLayerOptions = DEFAULT_BASE,
+        timings: dict[str, float] | None = None,
+    ) -> Bitstream:
+        """The file with the base layer alone; nothing of the enhancement is computed. `rate` is a quality."""
+        return next(self.encode_in_parts(picture, rate, base, timings=timings))
+
+    def encode_in_parts(
+        self,
+        picture: Picture,
+        rate: Rate,
+        base: BaseLayerOptions = DEFAULT_BASE,
+        condition: Condition[Any] | None = None,
+        layers: Sequence[Layer] = (),
+        progress: Progress | None = None,
+        timings: dict[str, float] | None = None,
+        mask: Mask | None = None,
+        components: ComponentRequest | None = None,
+    ) -> Iterator[Bitstream]:
+        """The file with the base layer alone, as soon as that is coded, and then the whole file; arguments
+        and errors as for `encode_picture`. For a requested size only the whole file, since the quality in its
+        header is found last.
+        """
         rate = rate.at_level(self.only_level)
         size = rate.size(picture.width * picture.height)
         with Stopwatch(timings)("base"):
-            layer, preview, found = self._encode_base(picture, rate.level, size, base)
-            objects = () if components is None else components.choose(found, picture.width, picture.height)
+            layer, detect, y_hat, small_size = self._encode_base(picture, rate.level, size, base)
+        if rate.level is not None:
+            yield Bitstream(self._header(picture, rate.level), (layer,))
+        with Stopwatch(timings)("base"):
+            objects = () if components is None else components.choose(detect, picture.width, picture.height)
+            preview = self._preview(y_hat, small_size, picture, base)
         if preview is not None:
             condition = replace(condition or Condition(), preview=preview)
         if base.refinement != 0 and max(picture.width, picture.height) > TILE:
             trim_heap()  # the memory of the gradients, before the tiles allocate blocks of other sizes
-        return self._encode(picture, rate, condition, (layer, *layers), progress, timings, mask, objects)
+        yield self._encode(picture, rate, condition, (layer, *layers), progress, timings, mask, objects)
 
     def analyse(
         self,
@@ -113,7 +148,8 @@ class ScalableCodec(Codec):
     ) -> Latents:
         """The latents of the enhancement layer, given a base layer, which they carry in `layers`."""
         options = BaseLayerOptions(base_quality, refinement)
-        base, preview, _ = self._encode_base(picture, None, None, options)
+        base, _, y_hat, small_size = self._encode_base(picture, None, None, options)
+        preview = self._preview(y_hat, small_size, picture, options)
         condition = replace(condition or Condition(), preview=preview)
         return super().analyse(picture, condition, mask, (base, *layers))
 
@@ -138,10 +174,10 @@ class ScalableCodec(Codec):
         level: int | None,
         size: int | None,
         base: BaseLayerOptions,
-    ) -> tuple[Layer, BasePreview[Array] | None, Callable[[], Detections]]:
+    ) -> tuple[Layer, Callable[[], Detections], Array, tuple[int, int]]:
         """Encode the base layer for a quality level of the enhancement layer or a requested file size.
-        Returns the layer, the preview unless `base.condition_enhancement` is false, and a function that
-        detects its objects.
+        Returns the layer, a function that detects its objects, y_obj_hat, and width and height of the small
+        image.
         """
         quality = base.quality
         steps = self.runtime.base.refinement if base.refinement is None else base.refinement
@@ -156,10 +192,16 @@ class ScalableCodec(Codec):
         def detect() -> Detections:
             return self._objects(y_hat, small_size, picture.width, picture.height)
 
+        return layer, detect, y_hat, small_size
+
+    def _preview(
+        self, y_hat: Array, small_size: tuple[int, int], picture: Picture, base: BaseLayerOptions
+    ) -> BasePreview[Array] | None:
+        """The preview on which the enhancement is conditioned; None if it is not."""
         if not base.condition_enhancement:
-            return layer, None, detect
+            return None
         preview = self.runtime.base.preview(y_hat, small_size)
-        return layer, whole_preview(preview, picture.width, picture.height), detect
+        return whole_preview(preview, picture.width, picture.height)
 
     def _objects(self, y_hat: Array, size: tuple[int, int], width: int, height: int) -> Detections:
         """The objects in a base layer; boxes in pixels of an image of that width and height."""

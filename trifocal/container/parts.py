@@ -61,7 +61,8 @@ def merge(*parts: Bitstream) -> Bitstream:
     """The original stream from its parts, in any order, byte for byte.
 
     Files with components may be in any number of parts, which may overlap; if chunks are still absent, the
-    result is a partial file. Other files have two parts.
+    result is a partial file. Other files have two parts. A base layer that was encoded alone takes the place
+    of the base part of a file that was encoded with the same options.
 
     Raises:
         OptionError: if they are not the parts of one stream.
@@ -109,7 +110,7 @@ def _merge_layers(one: Bitstream, other: Bitstream) -> Bitstream:
         raise OptionError(
             f"Both files are {name} parts; merge needs the base part and the enhancement part of one file."
         )
-    if ids["base"] != ids["enhancement"]:
+    if ids["base"] not in (None, ids["enhancement"]):
         raise OptionError(
             "The two files are parts of different files; merge needs two parts of the same file."
         )
@@ -117,8 +118,13 @@ def _merge_layers(one: Bitstream, other: Bitstream) -> Bitstream:
     raise_if_damaged(layers, "One of the two parts")
     if len({layer.tag for layer in layers}) == len(layers) and one.header == other.header:
         whole = Bitstream(one.header, layers)
-        if table_crc(whole) == ids["base"]:
+        if table_crc(whole) == ids["enhancement"]:
             return whole
+    if ids["base"] is None:
+        raise OptionError(
+            "The base layer and the enhancement part are of different files; encode the base layer with the "
+            "same options."
+        )
     raise Damaged("One of the two parts was changed after `trifocal strip`; strip the original file again.")
 
 
@@ -127,7 +133,7 @@ def part_name(part: Bitstream) -> str:
     names = [name for name, tag in PART_TAGS.items() if part.layer(tag) is not None]
     if len(names) == 2:
         raise OptionError("One of the two is a complete file already; merge needs the two parts of one file.")
-    if not names or part.layer(Tag.PART) is None:
+    if names != ["base"] and part.layer(Tag.PART) is None:
         raise OptionError(
             "One of the two is not a part of a file; merge needs the output of `trifocal strip`."
         )

@@ -11,6 +11,7 @@ from trifocal.pictures.attachments import (
     metadata_to_bytes,
 )
 from trifocal.pictures.folders import PICTURE_SUFFIXES, is_picture, list_pictures
+from trifocal.pictures.frames import FrameConverter
 from trifocal.pictures.limits import MAX_SIDE
 from trifocal.pictures.picture import Picture
 from trifocal.pictures.tiles import Tile, check_region, tiles, tiles_in_region
@@ -21,6 +22,7 @@ __all__ = [
     "MAX_PIXELS",
     "MAX_SIDE",
     "PICTURE_SUFFIXES",
+    "FrameConverter",
     "Picture",
     "Tile",
     "alpha_from_bytes",
