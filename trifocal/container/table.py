@@ -130,8 +130,7 @@ def table_entry(layer: Layer) -> bytes:
 def bitmap(present: Sequence[bool]) -> bytes:
     """A bit per chunk, the first in the top bit; the last byte is filled up with zeros."""
     bits = "".join("01"[one] for one in present)
-    size = -(-len(bits) // 8)
-    return int(bits.ljust(8 * size, "0"), 2).to_bytes(size, "big")
+    return bytes(int(bits[first : first + 8].ljust(8, "0"), 2) for first in range(0, len(bits), 8))
 
 
 def read_table(reader: ByteReader, partial: bool) -> LayerTable:
