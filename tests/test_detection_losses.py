@@ -84,16 +84,16 @@ def test_boxes_are_assigned_to_the_best_points_inside(monkeypatch: pytest.Monkey
     boxes = torch.tensor(
         [[0.0, 0, 10, 10], [3, 0, 13, 10], [5, 0, 15, 10], [0, 0, 5, 5], [80, 80, 90, 90], [80, 80, 90, 85]]
     )
-    where = torch.tensor([[4.0, 4], [8, 4], [12, 4], [4, 8], [70, 70], [84, 82]])
-    where = torch.cat([where, torch.full((6, 1), 8.0)], 1)
-    sure = torch.full((6, 2), 0.5)
-    there, whose = assign_grid_points(target, sure, boxes, where)
-    assert (there.tolist(), whose.tolist()) == ([0, 1, 2, 5], [0, 1, 1, 2])
-    sure[1, 0] = 1e-9  # unsure of the class: the first box's next best is another
-    there, whose = assign_grid_points(target, sure, boxes, where)
-    assert (there.tolist(), whose.tolist()) == ([0, 1, 2, 3, 5], [0, 1, 1, 0, 2])
-    there, whose = assign_grid_points(Target(target.boxes[:0], target.labels[:0]), sure, boxes, where)
-    assert len(there) == len(whose) == 0
+    grid = torch.tensor([[4.0, 4], [8, 4], [12, 4], [4, 8], [70, 70], [84, 82]])
+    grid = torch.cat([grid, torch.full((6, 1), 8.0)], 1)
+    scores = torch.full((6, 2), 0.5)
+    points, objects = assign_grid_points(target, scores, boxes, grid)
+    assert (points.tolist(), objects.tolist()) == ([0, 1, 2, 5], [0, 1, 1, 2])
+    scores[1, 0] = 1e-9  # unsure of the class: the first box's next best is another
+    points, objects = assign_grid_points(target, scores, boxes, grid)
+    assert (points.tolist(), objects.tolist()) == ([0, 1, 2, 3, 5], [0, 1, 1, 0, 2])
+    points, objects = assign_grid_points(Target(target.boxes[:0], target.labels[:0]), scores, boxes, grid)
+    assert len(points) == len(objects) == 0
 
 
 def test_minimum_of_the_soft_cross_entropy_is_zero() -> None:

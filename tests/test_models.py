@@ -143,7 +143,7 @@ def test_base_layer_of_a_label_can_be_measured(workspace: Path, monkeypatch: pyt
     [
         ({"text": ["true"]}, "needs a preset that reads text; choose one of: late"),
         ({"preferences": [0.5]}, "needs a preset whose decoder takes one; choose one of: both"),
-        ({"layers": "base"}, "--layers base needs a layered preset; there is none"),
+        ({"layers": "base"}, "--layers base needs a scalable preset; there is none"),
     ],
 )
 def test_settings_that_the_preset_of_a_label_lacks_are_refused(

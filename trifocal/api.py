@@ -1,8 +1,8 @@
 """Entry points for encoding, decoding and detection, shared by Python, the command line and Pillow.
 
-The command line, the Pillow plug-in, the demo and the evaluation call it. `encode`, `decode` and `detect`
-serve one file; `Encoder`, `Decoder` and `Detector` are built once, which checks their options, and called for
-each of many files.
+The command line, the Pillow plug-in, the demo and the evaluation call this module. `encode`, `decode` and
+`detect` serve one file; `Encoder`, `Decoder` and `Detector` are built once, which checks their options, and
+called for each of many files.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class Encoder:
         )
 
     def conditioning(self, text: str | None, notify: Notify | None = None) -> Conditioning:
-        """The condition and the file layers of a text; kept until another text comes, so that notices come
-        once.
+        """The condition and the file layers of a text; cached until the text changes, so that each notice is
+        issued once.
         """
         if text != self._text:
             notify = notify or self.notify
@@ -139,7 +139,7 @@ class Encoder:
 
 
 class Decoder:
-    """Decode files with the same options. Arguments and errors as for `decode`, and as for `Encoder`."""
+    """Decode files. Options and errors are those of `decode`; other arguments are as for `Encoder`."""
 
     def __init__(
         self,
@@ -182,8 +182,8 @@ class Decoder:
 
 
 class Detector:
-    """Find objects in files and images with the same options. Arguments and errors as for `detect`, and as
-    for `Encoder`.
+    """Find objects in files and images. Options and errors are those of `detect`; other arguments are as for
+    `Encoder`.
     """
 
     def __init__(
@@ -296,15 +296,15 @@ def encode(
         max_bytes: the largest size of the whole file.
         text: what the image shows, for presets that take text.
         send_text: store the text in the file, for presets whose decoder reads it.
-        base_quality: 0..100, of the base layer, for presets with layers; half of `quality` and at most 20 if
+        base_quality: 0..100, of the base layer, for scalable presets; half of `quality` and at most 20 if
             None.
         refinement: gradient steps that fit the base layer to the image; 4 for dual-layer-compact if None, 0
             is faster.
         mask: where the image matters, for presets with an importance map (`taco-compact`,
-            `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Places
-            with 1 get more bits at equal bytes, places with 0 fewer.
+            `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Positions
+            with 1 get more bits at equal bytes, positions with 0 fewer.
         components: objects that get bytes of their own, so that `Bitstream.only` can send them first, for
-            presets with layers: labels ("person,car", or a sequence of labels and `trifocal.Component`), or a
+            scalable presets: labels ("person,car", or a sequence of labels and `trifocal.Component`), or a
             task, such as "detection". The detector finds the objects in the base layer.
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
@@ -383,17 +383,17 @@ def detect(
     """Find objects: `.boxes` [N, 4] in pixels, `.labels` (COCO category ids), `.scores` and `.names`, the
     highest score first.
 
-    Of a .tri file with layers only the base layer is read. Other .tri files are decoded first.
+    Of a scalable .tri file only the base layer is read. Other .tri files are decoded first.
 
     Args:
         source: a .tri file as for `decode`, or an image as for `encode`.
-        threshold: the lowest score, 0..1. The detector itself stops at 0.02.
+        threshold: the lowest score, 0..1. The detector returns no scores below 0.02.
         engine: as for `encode`.
         weights: as for `decode`, for .tri files.
         notify: called with a sentence for each notice; by default each is issued as a TrifocalWarning.
 
     Raises:
-        MissingLayer: for a file with layers that has no base layer.
+        MissingLayer: for a file of a scalable preset from which the base layer was removed.
         FormatError, PictureError: for a file that cannot be read.
         OptionError, PresetError, WeightsError, OSError: as for `decode`.
     """

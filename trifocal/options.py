@@ -22,7 +22,7 @@ Region: TypeAlias = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """What `encode` takes beside the image and the preset; see there.
+    """Options of `encode`, with the same names and meanings as its arguments.
 
     `text_per_image` says that a text comes with each image. Raises OptionError for values that no preset
     takes.
@@ -43,7 +43,7 @@ class EncodeOptions:
 
     def __post_init__(self) -> None:
         keeps_all_metadata(self.metadata)
-        assert self.rate and self.base  # they are checked when they are made
+        _ = self.rate, self.base  # constructing them checks their values
         component_request(self.components)
 
     @cached_property
@@ -55,8 +55,8 @@ class EncodeOptions:
         return BaseLayerOptions(self.base_quality, self.refinement)
 
     def check(self, preset: Preset) -> None:
-        """Raises PresetError for options that the preset has no use for, OptionError for text that is to be
-        sent and missing.
+        """Raises PresetError for options that the preset does not use, OptionError if `send_text` is set and
+        there is no text.
         """
         presets.check_text(preset, self.text is not None or self.text_per_image, self.send_text)
         if not self.base.is_default or self.components is not None:
@@ -65,8 +65,8 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """What `decode` takes beside the file; see there. Raises OptionError for options that exclude each
-    other.
+    """Options of `decode`, with the same names and meanings as its arguments. Raises OptionError for options
+    that exclude each other.
     """
 
     region: Region | None = None
@@ -81,8 +81,8 @@ class DecodeOptions:
             raise OptionError("base_only excludes region, best_effort, text and preference.")
 
     def check(self, preset: Preset) -> None:
-        """Raises PresetError for options that the preset's decoder has no use for, OptionError for a
-        preference out of 0..1.
+        """Raises PresetError for options that the preset's decoder does not use, OptionError for a
+        preference outside 0..1.
         """
         presets.check_text(preset, self.text is not None)
         if self.text is not None and preset.text_used_by != "decoder":
@@ -92,7 +92,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """`threshold`: the lowest score of the objects, 0..1. Raises OptionError for another."""
+    """`threshold`: the lowest score of the objects, 0..1. Raises OptionError outside 0..1."""
 
     threshold: float = THRESHOLD
 

@@ -37,8 +37,8 @@ class Recipe:
 
     Attributes:
         learning_rate: the peak learning rate of Adam.
-        factors: multiples of it for parameters with this in their names: small for linear paths that start as
-            a DCT, large for scale indices (in sixths of an octave) and gains.
+        factors: learning-rate factor by substring of the parameter's name: small for linear paths that start
+            as a DCT, large for scale indices (in sixths of an octave) and gains.
         warmup: steps until the peak, 1 or more.
         cooldown: the fraction at the end of the run, 0..1, in which the rate falls linearly to a fiftieth; 0
             keeps it constant.

@@ -107,9 +107,11 @@ class BasePreview(Generic[ArrayT]):
             (2 * (start + 0.5 + torch.arange(count, device=self.image.device)) / whole - 1)
             for start, count, whole in ((x, width, self.size[0]), (y, height, self.size[1]))
         )
-        places = torch.stack(torch.broadcast_tensors(across[None], down[:, None]), dim=-1)
-        places = places.expand(len(self.image), -1, -1, -1).to(self.image.dtype)
-        return grid_sample(self.image, places, mode="bicubic", padding_mode="border", align_corners=False)
+        coordinates = torch.stack(torch.broadcast_tensors(across[None], down[:, None]), dim=-1)
+        coordinates = coordinates.expand(len(self.image), -1, -1, -1).to(self.image.dtype)
+        return grid_sample(
+            self.image, coordinates, mode="bicubic", padding_mode="border", align_corners=False
+        )
 
     def within(self, rows: slice, columns: slice) -> BasePreview[ArrayT]:
         """The preview for a part of the window; rows and columns are latent positions."""

@@ -309,8 +309,8 @@ def as_array(w: Any) -> NDArray[Any]:
 
 
 def checksum(module: nn.Module) -> tuple[int, ...]:
-    """Changes when a weight does, also by fused optimisers, which do not count up a tensor's version; takes a
-    few milliseconds.
+    """A checksum of all parameters and buffers. It also detects changes by fused optimisers, which do not
+    increment `Tensor._version`. Takes a few milliseconds.
     """
     return checksums([*module.parameters(), *module.buffers()])
 

@@ -72,7 +72,7 @@ def encode(
         typer.Option(
             min=0,
             max=100,
-            help="Quality of the base layer (layered presets only). [default: min(20, quality / 2); with "
+            help="Quality of the base layer (scalable presets only). [default: min(20, quality / 2); with "
             "--bpp or --bytes, the highest of 20, 10 and 0 at which the base layer takes at most 15 % of the "
             "size]",
         ),
@@ -137,7 +137,7 @@ def encode(
         typer.Option(
             parser=parse_components,
             metavar="LABELS",
-            help="Give objects bytes of their own, so that `trifocal strip` can keep them alone (layered "
+            help="Give objects bytes of their own, so that `trifocal strip` can keep them alone (scalable "
             "presets only): labels such as person,car; a task, which is detection, segmentation or "
             "classification; or @FILE with a label per line. The detector finds them in the base layer.",
         ),
@@ -299,7 +299,7 @@ def decode(
     ] = False,
     layers: Annotated[
         DecodeLayers,
-        typer.Option(help="base: only the coarse preview in the base layer of a layered file."),
+        typer.Option(help="base: only the coarse preview in the base layer of a scalable file."),
     ] = DecodeLayers.all,
     text: Annotated[
         str | None,

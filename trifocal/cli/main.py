@@ -188,10 +188,10 @@ def use_threads(count: int | None) -> None:
     no more threads.
     """
     if count is not None:
-        most = min(count, os.cpu_count() or 1)
-        os.environ["OMP_NUM_THREADS"] = str(most)  # which NumPy and both engines read
+        threads = min(count, os.cpu_count() or 1)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # which NumPy and both engines read
         if (torch := sys.modules.get("torch")) is not None:
-            torch.set_num_threads(most)
+            torch.set_num_threads(threads)
 
 
 def check_outputs(paths: Iterable[Path], force: bool) -> None:

@@ -82,7 +82,7 @@ Layers = Annotated[
     str | None,
     typer.Option(
         metavar="base",
-        help="Measure only the base layer of layered presets. --qualities are then base qualities.",
+        help="Measure only the base layer of scalable presets. --qualities are then base qualities.",
     ),
 ]
 Preferences = Annotated[

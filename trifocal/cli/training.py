@@ -122,7 +122,7 @@ def train(
         str | None,
         typer.Option(
             metavar="PRESET",
-            help="For base: the layered preset whose base layer is trained. [default: dual-layer-compact]",
+            help="For base: the scalable preset whose base layer is trained. [default: dual-layer-compact]",
         ),
     ] = None,
     keep_front: Annotated[

@@ -202,12 +202,12 @@ class ScalableNetwork(CodecNetwork):
         region = (x0, y0, width + -width % HYPER_LATENT_PIXELS, height + -height % HYPER_LATENT_PIXELS)
         condition = replace(condition, preview=replace(condition.preview, region=region))
         enhancement = super().estimate(x, quality, condition)
-        places = enhancement.bit_map.shape[1] * enhancement.bit_map.shape[2]
+        positions = enhancement.bit_map.shape[1] * enhancement.bit_map.shape[2]
         bits = bits.to(enhancement.bits)
         return replace(
             enhancement,
             bits=enhancement.bits + bits,
-            bit_map=enhancement.bit_map + (bits / places)[:, None, None],
+            bit_map=enhancement.bit_map + (bits / positions)[:, None, None],
         )
 
 

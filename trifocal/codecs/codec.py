@@ -153,8 +153,8 @@ class Codec:
             timings: receives the seconds of analysis, entropy (networks of the entropy model) and coding
                 (range coder).
             mask: where the image matters: [H, W] of the image, or an image of that size; bool, float in 0..1,
-                or uint8. At equal bytes, places with 1 get more bits and places with 0 fewer. It replaces the
-                map that a text gives.
+                or uint8. At equal bytes, positions with 1 get more bits and positions with 0 fewer. It
+                replaces the map that a text gives.
             components: objects that get chunks of their own, for a preset with a base layer: labels for the
                 bundled detector, a task ("detection", "segmentation", "classification"), or Components.
 
@@ -200,7 +200,7 @@ class Codec:
         if not base.is_default or components is not None:
             raise PresetError(
                 "This codec has no base layer; leave base_quality, refinement and components out, or load a "
-                "preset with layers."
+                "scalable preset."
             )
         return self._encode(picture, rate, condition, layers, progress, timings, mask)
 

@@ -7,9 +7,9 @@ Clara University).
     image ── resize ── four convolutions ── y_obj ⇄ BASE ── h_hat ─┬─ the tail of Faster R-CNN ── objects
                                                                    └─ preview synthesis ── x_p ── U-Net ── c1, c½, c¼
 
-    x − x_p, c1 ── 1/2, c½ ── 1/4, c¼ ── inject ── 1/8 ──┬── inject ── 1/16 ── y ⇄ ENHANCEMENT ── y_hat, c ──
-    synthesis, + x_p ── x_hat
+    x − x_p, c1 ── 1/2, c½ ── 1/4, c¼ ── inject ── 1/8 ──┬── inject ── 1/16 ── y
     tokens ──────────────────────────────────┴───────────┴─ extract ─┘
+    y ⇄ ENHANCEMENT ── y_hat, c ── synthesis, + x_p ── x_hat
 
 Choices where the paper is silent, and differences from it:
 

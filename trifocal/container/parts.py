@@ -1,4 +1,4 @@
-"""Split a layered file into parts, merge them, or read the base layer alone."""
+"""Split a scalable file into parts, merge them, or read the base layer alone."""
 
 import os
 from collections.abc import Collection
@@ -24,7 +24,7 @@ PART_TAGS = {"base": Tag.BASE, "enhancement": Tag.ENHANCEMENT}
 
 
 def strip(stream: Bitstream, layers: str) -> Bitstream:
-    """One part of a layered stream: with a PART layer, or a partial file if it has components.
+    """One part of a scalable stream: with a PART layer, or a partial file if it has components.
 
     Args:
         stream: with a BASE and an ENHANCEMENT layer.
@@ -40,7 +40,7 @@ def strip(stream: Bitstream, layers: str) -> Bitstream:
     for part, tag in PART_TAGS.items():
         if stream.layer(tag) is None:
             raise MissingLayer(
-                f"This file has no {part} layer, so it cannot be split; encode it with a layered preset."
+                f"This file has no {part} layer, so it cannot be split; encode it with a scalable preset."
             )
     if stream.components:
         return stream.keep(lambda tag, _: tag == Tag.COMPONENTS or (tag == Tag.BASE) == (layers == "base"))

@@ -72,8 +72,8 @@ def take(y: Any, pass_index: int) -> Any:
     """The values of a pass: [B, h, w, M] → [B, h/2, w/2, 4, M/4], h and w even."""
     b, h, w, m = y.shape
     y = y.reshape(b, h // 2, 2, w // 2, 2, m // 4, 4)
-    places = [y[:, :, p // 2, :, p % 2, :, ORDER[pass_index] ^ p] for p in range(4)]
-    return namespace(y).stack(places, 3)
+    quarters = [y[:, :, p // 2, :, p % 2, :, ORDER[pass_index] ^ p] for p in range(4)]
+    return namespace(y).stack(quarters, 3)
 
 
 def put(part: Any, pass_index: int) -> Any:
@@ -91,8 +91,8 @@ def decoded_channels(channels: int, pass_index: int) -> NDArray[np.int64]:
     positions, [4, 2·pass_index·M/4].
     """
     quarter = 4 * np.arange(channels // 4)
-    places = [np.concatenate([quarter + (ORDER[s] ^ p) for s in range(pass_index)]) for p in range(4)]
-    return np.stack([np.concatenate([own, channels + own]) for own in places])
+    earlier = [np.concatenate([quarter + (ORDER[s] ^ p) for s in range(pass_index)]) for p in range(4)]
+    return np.stack([np.concatenate([own, channels + own]) for own in earlier])
 
 
 def merge_positions(parts: Any) -> Any:
@@ -142,8 +142,8 @@ def decoded_features(layers: Layers, pass_index: int, y_hat: Any, level: Any) ->
 def outputs(heads: Sequence[Any], hidden: Any) -> tuple[Any, Any]:
     """Raw mean and scale index from the head of each of the four positions."""
     b, h, w, c = hidden.shape
-    places = hidden.reshape(b, h // 2, 2, w // 2, 2, c)
-    raw = [head(places[:, :, p // 2, :, p % 2]) for p, head in enumerate(heads)]
+    positions = hidden.reshape(b, h // 2, 2, w // 2, 2, c)
+    raw = [head(positions[:, :, p // 2, :, p % 2]) for p, head in enumerate(heads)]
     both = namespace(hidden).stack(raw, 3)
     quarter = both.shape[-1] // 2
     return both[..., :quarter], both[..., quarter:]

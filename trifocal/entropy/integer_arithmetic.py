@@ -68,9 +68,9 @@ def linear(x: Any, weight: Any, bias: Any, low: float | None = None) -> Any:
 
 
 def placed_linear(x: Any, weight: Any, bias: Any) -> Any:
-    """A linear layer with other weights at each of P places: [..., P, I], [P, I, O], [O] → [..., P, O]."""
-    places = [x[..., place, :] @ own for place, own in enumerate(weight)]
-    return add_bias_round_clamp_(namespace(x).stack(places, -2), bias=bias)
+    """A linear layer with other weights at each of P positions: [..., P, I], [P, I, O], [O] → [..., P, O]."""
+    products = [x[..., position, :] @ own for position, own in enumerate(weight)]
+    return add_bias_round_clamp_(namespace(x).stack(products, -2), bias=bias)
 
 
 def depthwise(x: Any, weight: Any, bias: Any) -> Any:

@@ -61,10 +61,10 @@ def exp_table(device: torch.device) -> Tensor:
 
 def _table(function: Callable[[Tensor], Tensor], end: float, bits: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return to_grid(function(places(end)), bits).to(device)
+        return to_grid(function(activation_grid(end)), bits).to(device)
 
 
-def places(end: float) -> Tensor:
+def activation_grid(end: float) -> Tensor:
     """The grid of activations from 0 to the end of a table, float64."""
     return torch.arange(int(end * 2**ACTIVATION_BITS) + 1, dtype=torch.float64) * 2.0**-ACTIVATION_BITS
 

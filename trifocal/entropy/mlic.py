@@ -62,7 +62,7 @@ class MlicContext(ContextModel):
     Other differences from the paper and its code:
         - A logistic and a row of the integer tables instead of a Gaussian, and one model for all rates, as in
           `ElicContext`. The residual is predicted in quantiser steps.
-        - The windows' places attend to anchors only; see `LocalContext`.
+        - The windows' positions attend to anchors only; see `LocalContext`.
         - No state is kept between passes, so channel and inter-slice contexts are computed in both of them.
 
     Args:

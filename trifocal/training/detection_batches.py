@@ -69,8 +69,8 @@ class DetectionTeacher:
 def candidates(outputs: Sequence[NDArray[np.float32]], width: int, height: int) -> tuple[Tensor, Tensor]:
     """PicoDet's best boxes in pixels of an image of that size, [N, 4], and their class scores, [N, 80]."""
     boxes, scores = (torch.from_numpy(part).float() for part in picodet_cells(outputs, width, height))
-    sure, chosen = scores.max(1).values.topk(CANDIDATES)
-    chosen = chosen[sure > MIN_CANDIDATE]
+    best, chosen = scores.max(1).values.topk(CANDIDATES)
+    chosen = chosen[best > MIN_CANDIDATE]
     return boxes[chosen], scores[chosen]
 
 

@@ -112,7 +112,7 @@ def count_base_operations(
     size of the detector. torchvision's Faster R-CNN has random weights here.
 
     Args:
-        of: a layered preset, or its name.
+        of: a scalable preset, or its name.
         fields: values in place of the recipe's, as for `train_base_layer`.
 
     Raises:

@@ -254,7 +254,7 @@ def expand_variants(
     """
     if layers is not None:
         candidates = _expand(
-            candidates, "layers", [layers], "has_base_layer", "--layers base needs a layered preset"
+            candidates, "layers", [layers], "has_base_layer", "--layers base needs a scalable preset"
         )
     if text:
         candidates = _expand(

@@ -1,7 +1,8 @@
-"""Train the base layer of a layered preset against its detector, which is frozen.
+"""Train the base layer of a scalable preset against its detector, which is frozen.
 
-    image ── detector stem ── h ── analysis ── y_obj ── noise ── synthesis ── h_hat ─┬─ detector tail
-                              └────────────── losses of equation (1) ────────────────┴─ base preview
+    image ─┬─ analysis ── y_obj ── rounding ── synthesis ── h_hat ─┬─ detector tail ─┐
+           │                                                       └─ base preview ──┼─ losses, equation (1)
+           └─ detector stem ── h ────────────────────────────────────────────────────┘
 
 Every image of a batch has its own quality level, so one base layer serves all rates.
 """
@@ -179,7 +180,7 @@ def train_base_layer(
     report: Report = silent,
     notify: Notify = silent,
 ) -> Path:
-    """Train the base layer of a layered preset. The enhancement of dual-layer-compact starts as `compact`.
+    """Train the base layer of a scalable preset. The enhancement of dual-layer-compact starts as `compact`.
 
     Args:
         data: shards or folders of images with records (see `read_data`); images without boxes need the
