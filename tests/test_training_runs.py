@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
 from collections import namedtuple
 from dataclasses import replace
@@ -19,6 +20,7 @@ from helpers.cli import is_one_sentence, run
 from helpers.images import random_rgb
 from helpers.text import VowelEncoder, text_codec
 from trifocal import load, presets
+from trifocal.cli.options import parse_fields
 from trifocal.data import CropRules, Crops, read_data, read_pictures, split
 from trifocal.data.images import TrainingPicture
 from trifocal.entropy import estimators
@@ -358,6 +360,36 @@ def test_fields_are_set_from_the_command_line_and_from_python() -> None:
     with pytest.raises(OptionError, match="no field 'k_z'; its recipe has learning_rate.*lambdas"):
         make_objective(preset, 1, with_fields(COMPACT, {"k_z": 1}))
     assert run("train", "compact", "--steps", "1", "--set", "batch").exit_code == 2
+
+
+def test_lists_are_set_without_brackets() -> None:
+    values = parse_fields(["stages=2,3,4", "lambdas=[0.1, 0.2]", "quality=50", "text=none", "bce=a,b", "x="])
+    assert values == {
+        "stages": [2, 3, 4],
+        "lambdas": [0.1, 0.2],
+        "quality": 50,
+        "text": "none",
+        "bce": "a,b",
+        "x": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "like"),
+    [
+        ("stages", "two", "1,2,3,4"),
+        ("stages", 2, "1,2,3,4"),
+        ("feature_weight", "high", "0.9"),
+        ("most_objects", 1.5, "4"),
+        ("cvvdp_share", "all", "0.5"),
+    ],
+)
+def test_arguments_of_an_objective_are_checked_before_data_is_read(
+    field: str, value: object, like: str, tmp_path: Path
+) -> None:
+    """Also those that it passes on to its parent."""
+    with pytest.raises(OptionError, match=rf"{field} has values like {re.escape(like)}, not "):
+        train("ug-icm-compact", [tmp_path / "nowhere"], tmp_path / "run", fields={field: value})
 
 
 def test_recipes_are_those_of_the_papers_by_stage() -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "UG_ICM_DECODER",
     "BaseLayerRecipe",
     "Recipe",
+    "check_like",
     "with_fields",
 ]
 
@@ -186,16 +187,38 @@ def coerced(recipe: object, name: str, value: Any) -> Any:
     kind = {"matrix_rate": float, "quality": float}.get(name, type(before))
     if value is None and name in ("quality", "matrix_rate"):
         return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and number:
+    if kind is float and is_number(value):
         return float(value)
-    if kind is int and number and value == int(value):
+    if kind is int and is_number(value) and value == int(value):
         return int(value)
     if kind is tuple and isinstance(value, list | tuple):
         return tuple(tuple(part) if isinstance(part, list | tuple) else part for part in value)
     if kind is str and isinstance(value, str) or kind is dict and isinstance(value, Mapping):
         return value
     raise OptionError(f"{name} has values like {before!r}, not {value!r}.")
+
+
+def check_like(name: str, value: object, default: object) -> None:
+    """Raises OptionError for a value of another type than the default, where the default is a bool, a number
+    or a list of numbers.
+    """
+    if isinstance(default, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(default, int):
+        fits = is_number(value) and float(str(value)).is_integer()
+    elif isinstance(default, float):
+        fits = is_number(value)
+    elif isinstance(default, list | tuple) and all(map(is_number, default)):
+        fits = isinstance(value, list | tuple) and all(map(is_number, value))
+    else:
+        return
+    if not fits:
+        shown = ",".join(map(str, default)) if isinstance(default, list | tuple) else repr(default)
+        raise OptionError(f"{name} has values like {shown}, not {value!r}.")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 COMPACT = Recipe(

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import fields
-from inspect import signature
+from inspect import Parameter, signature
 
 from trifocal.errors import OptionError
 from trifocal.losses import Objective
 from trifocal.preset_table import LazyCall
 from trifocal.presets import Preset
-from trifocal.recipes import Recipe
+from trifocal.recipes import Recipe, check_like
 
 __all__ = ["make_objective", "objective_arguments", "stage_objective", "stage_recipe"]
 
@@ -38,14 +38,24 @@ def objective_arguments(preset: Preset, stage: int) -> tuple[str, ...]:
     return tuple(signature(make.target() if isinstance(make, LazyCall) else make).parameters)
 
 
+def default_arguments(make: Callable[..., Objective]) -> dict[str, Parameter]:
+    """The arguments of an objective by name, with those that a class passes on to its parents."""
+    target = make.target() if isinstance(make, LazyCall) else make
+    kinds = reversed(target.__mro__) if isinstance(target, type) else [target]
+    return {name: own for kind in kinds for name, own in signature(kind).parameters.items()}
+
+
 def make_objective(preset: Preset, stage: int, recipe: Recipe) -> Objective:
     """The objective of a training stage with the arguments that the recipe has for it.
 
     Raises:
-        OptionError: if the preset has fewer stages, or its objective no such argument; the message lists
-            those that there are.
+        OptionError: if the preset has fewer stages, for an argument of another type than its default, or if
+            the objective has no such argument; the message lists those that there are.
     """
     make = stage_objective(preset, stage)
+    for name, parameter in default_arguments(make).items():
+        if name in recipe.objective:
+            check_like(name, recipe.objective[name], parameter.default)
     try:
         return make(**recipe.objective)
     except TypeError as error:
