@@ -389,7 +389,7 @@ def test_arguments_of_an_objective_are_checked_before_data_is_read(
 ) -> None:
     """Also those that it passes on to its parent."""
     with pytest.raises(OptionError, match=rf"{field} has values like {re.escape(like)}, not "):
-        train("ug-icm-compact", [tmp_path / "nowhere"], tmp_path / "run", fields={field: value})
+        train("ug-icm-compact", [tmp_path / "nowhere"], tmp_path / "run", steps=1, fields={field: value})
 
 
 def test_recipes_are_those_of_the_papers_by_stage() -> None:
