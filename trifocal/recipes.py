@@ -219,7 +219,9 @@ COMPACT = Recipe(
 # As in DISCOVER's second stage, only the decoder learns, so its weights also decode the files of the first.
 COMPACT_COMPONENTS = replace(
     COMPACT,
-    learning_rate=2e-4,
+    learning_rate=3e-4,
+    warmup=30,
+    ema=0.995,
     factors={
         **{part: 0.0 for part in ("base.", "analysis.", "entropy.", "trust")},
         ".linear.": 0.03,
