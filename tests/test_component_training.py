@@ -14,11 +14,12 @@ from trifocal.container import Bitstream, Component
 from trifocal.container.components import REST, ComponentLayout
 from trifocal.data import TrainingPicture
 from trifocal.detection.detector import compact_detector
+from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import OptionError
 from trifocal.losses import Objective
 from trifocal.losses.rate_distortion import crop_weight, quality_lambda
 from trifocal.pictures import Picture
-from trifocal.presets import Preset
+from trifocal.presets import Preset, find
 from trifocal.recipes import COMPACT_COMPONENTS, with_fields
 from trifocal.training.components import partial_crop, partial_crops
 from trifocal.training.stages import stage_recipe
@@ -26,7 +27,7 @@ from trifocal.training.tasks.codec import CodecTask
 from trifocal.training.trainer import Trainer
 from trifocal.training.validation import to_tensor
 from trifocal.types import BasePreview, Condition, PartialTile
-from trifocal.weights import WEIGHTS_FOLDER, decodable, write_weights
+from trifocal.weights import decodable, load_weights, read_decodable_fingerprints, write_weights
 
 OBJECTS = (
     Component("person", (1, 1, 5, 6)),
@@ -55,31 +56,33 @@ def preview_of(codec: Any, stream: Bitstream) -> BasePreview:
     return BasePreview(image, (192, 128), (0, 0, 192, 128))
 
 
-@pytest.mark.parametrize("make", [compact_codec, small_dual_layer])
-@pytest.mark.parametrize("labels", [("person",), ("car",), ("person", "car")])
+@pytest.mark.parametrize(
+    ("make", "labels"),
+    [
+        (compact_codec, ("person",)),
+        (compact_codec, ("person", "car")),
+        (small_dual_layer, ("car",)),
+    ],
+)
 def test_output_for_missing_components_equals_decoded_file(make: Any, labels: tuple[str, ...]) -> None:
     codec, rgb = make(), random_rgb(192, 128, seed=2)
     stream = codec.encode(Picture(rgb), quality=LEVEL / 8, refinement=0, components=OBJECTS)
     part = Bitstream.from_bytes(stream.only(labels).to_bytes())
     tile = without(REST, *(n for n, one in enumerate(OBJECTS, start=1) if one.label not in labels))
-    decoded = codec.decode(part).picture.rgb
-    network, x, level = codec.network, to_tensor(rgb[None]), torch.tensor([LEVEL])
-    channels = network.entropy.latent_channels
-    y_hat = torch.from_numpy(codec.decode_latents(part).y[..., :channels])
-    outputs = []
-    for mode in (False, True):
-        network.train(mode)
-        with torch.no_grad():
-            outputs.append(network(x, level, Condition(preview=preview_of(codec, stream)), partial=[tile]))
-    in_file, in_training = outputs
-    pixels = in_file.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
-    assert np.array_equal(in_file.y_hat.float(), y_hat) and np.array_equal(pixels, decoded)
+    network, condition = codec.network.eval(), Condition(preview=preview_of(codec, stream))
+    x, level = to_tensor(rgb[None]), torch.tensor([LEVEL])
+    with torch.no_grad():
+        output = network(x, level, condition, partial=[tile])
+        estimated = network.train()(x, level, condition, partial=[tile])
+    y_hat = codec.decode_latents(part).y[..., : network.entropy.latent_channels]
+    assert np.array_equal(output.y_hat.numpy(), y_hat)
+    pixels = output.x_hat[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
+    assert np.array_equal(pixels, codec.decode(part).picture.rgb)
     missing = np.isin(tile.numbers, list(tile.missing))
-    assert not in_training.y_hat[0, missing].any() and in_training.y_hat[0, ~missing].any()
-    near = torch.isclose(in_training.y_hat.float(), y_hat, atol=1e-3)
-    assert near.float().mean() > 0.99
-    same = near.all(-1)[0].numpy()  # float networks round a few values in another way
-    assert same.mean() > 0.8 and torch.allclose(in_training.x_hat, in_file.x_hat, atol=0.02)
+    assert not estimated.y_hat[0, missing].any() and estimated.y_hat[0, ~missing].any()
+    if make is compact_codec:  # its float networks round hardly any value in another way
+        assert torch.isclose(estimated.y_hat, output.y_hat.float(), atol=1e-3).float().mean() > 0.99
+        assert torch.allclose(estimated.x_hat, output.x_hat, atol=0.02)
 
 
 def test_bits_are_those_of_what_is_present() -> None:
@@ -93,7 +96,7 @@ def test_bits_are_those_of_what_is_present() -> None:
         both = network(x, levels, condition, partial=[without(2, REST), None, without()])
         alone = network(x[1:2], levels[1:2], Condition(preview=preview))
     assert torch.allclose(both.x_hat[1], alone.x_hat[0], atol=1e-5) and both.bits[1] == alone.bits[0]
-    sizes = [sum(layer.size for layer in one.layers[::2]) for one in (stream.only("person"), stream)]
+    sizes = [sum(map(len, filter(None, one.layers[1].chunks))) for one in (stream.only("person"), stream)]
     for bits, size in zip(both.bits[[0, 2]].tolist(), sizes, strict=True):
         assert bits / 8 == pytest.approx(size, rel=0.02, abs=12)
 
@@ -145,8 +148,6 @@ def test_levels_count_equally_in_crops_with_missing_parts() -> None:
 
 
 def test_field_is_refused_where_there_are_no_components() -> None:
-    from trifocal.presets import find
-
     for name, fields, message in (
         ("compact", {"missing_components": 0.5}, "no base layer, and so no components"),
         ("dual-layer-compact", {"missing_components": 0.5, "crop": 2048}, "at most 1024 pixels, not 2048"),
@@ -176,20 +177,20 @@ def small_preset() -> Preset:
 
 def pictures(count: int, seed: int) -> list[TrainingPicture]:
     """Images with two objects each."""
-    boxes = np.array([[10, 10, 70, 60], [60, 40, 120, 110]], np.float32)
+    boxes = np.array([[5, 5, 30, 28], [30, 20, 60, 55]], np.float32)
     return [
-        TrainingPicture(str(n), random_rgb(128, 128, seed=seed + n), (), boxes, np.array([1, 2]))
+        TrainingPicture(str(n), random_rgb(64, 64, seed=seed + n), (), boxes, np.array([1, 2]))
         for n in range(count)
     ]
 
 
 def test_second_stage_lowers_the_error_of_missing_positions_only(tmp_path: Path) -> None:
-    fields = {"crop": 128, "batch": 4, "learning_rate": 5e-4, "warmup": 1, "ema": 0.5, "text": "none"}
+    fields = {"crop": 64, "batch": 4, "learning_rate": 5e-4, "warmup": 1, "ema": 0.5, "text": "none"}
     task = CodecTask(small_preset(), 2, with_fields(COMPACT_COMPONENTS, fields))
     start = tmp_path / "start.safetensors"
     write_weights(task.module, start)
-    before = {name: value.clone() for name, value in task.module.state_dict().items()}
     task.start_from(start)
+    before = {name: value.clone() for name, value in task.module.state_dict().items()}
     task.set_images(pictures(8, 0), pictures(4, 50))
     trainer = Trainer(task, tmp_path, steps=16)
     first = task.validate(trainer.average)
@@ -205,4 +206,5 @@ def test_second_stage_lowers_the_error_of_missing_positions_only(tmp_path: Path)
     assert changed and all(name.startswith("synthesis.") for name in changed)
     path = trainer.export()
     exported = compact_codec().network
-    assert decodable(exported, path, 1) and WEIGHTS_FOLDER.exists()
+    load_weights(exported, path)
+    assert read_decodable_fingerprints(path) == decodable(exported, start, ARITHMETIC) != {}
