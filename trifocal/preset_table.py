@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trifocal.recipes import (
     COMPACT,
+    COMPACT_COMPONENTS,
     DUAL_LAYER,
     HIFIC,
     HIFIC_ADVERSARIAL,
@@ -205,6 +206,8 @@ PRESETS = (
         recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
         weights="dual-layer-compact.safetensors",
         objective=VISUAL,
+        stages=(VISUAL,),
+        stage_recipes=(COMPACT_COMPONENTS,),
         text_used_by="encoder",
         text_encoder="compact",
         has_base_layer=True,

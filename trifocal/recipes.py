@@ -11,6 +11,7 @@ from trifocal.types import DEAD_ZONE
 __all__ = [
     "BASE_LAYER",
     "COMPACT",
+    "COMPACT_COMPONENTS",
     "DUAL_LAYER",
     "HIFIC",
     "HIFIC_ADVERSARIAL",
@@ -59,6 +60,8 @@ class Recipe:
         level_power: above 1, low quality levels are drawn more often; see `losses.spread_levels`.
         any_base_quality: for presets with a base layer, the share of steps in which the base has any quality
             that `encode` offers, 0..100; the others have its default.
+        missing_components: for presets with a base layer, the share of crops, 0..1, that are coded in
+            components of which random ones are missing; see `training.components`.
         dead_zone: of the quantiser, as a part of a step for each bit that ±1 costs above 0; 0 is plain
             rounding. The weights keep it for `encode`.
         objective: arguments of the objective, by name: weights of its terms, `lambdas` and so on.
@@ -87,12 +90,15 @@ class Recipe:
     quality: float | None = None
     level_power: float = 1.0
     any_base_quality: float = 0.5
+    missing_components: float = 0.0
     dead_zone: float = DEAD_ZONE
     objective: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_positive(self, "learning_rate", "warmup", "batch", "crop", "clip", "level_power")
-        check_range(self, 1, "cooldown", "ema", "wordless", "mirrored", "any_base_quality")
+        check_range(
+            self, 1, "cooldown", "ema", "wordless", "mirrored", "any_base_quality", "missing_components"
+        )
         check_range(self, math.inf, "weight_decay", "held_out", "dead_zone")
         check_range(self, 100, "quality")
         check_choice(self, "text", ("captions", "names", "visible", "none"))
@@ -231,6 +237,20 @@ COMPACT = Recipe(
     clip=2.0,
     ema=0.998,
     seed=1,
+)
+
+# As in DISCOVER's second stage, only the decoder learns, so its weights also decode the files of the first.
+COMPACT_COMPONENTS = replace(
+    COMPACT,
+    learning_rate=3e-4,
+    warmup=30,
+    ema=0.995,
+    factors={
+        **{part: 0.0 for part in ("base.", "analysis.", "entropy.", "trust")},
+        ".linear.": 0.03,
+        ".lapping.": 0.1,
+    },
+    missing_components=0.5,
 )
 
 # From the weights of `compact`. The branch for machines is new; it learns at twice the rate of the rest.

@@ -18,6 +18,7 @@ torch tensors inside the networks. `Condition.to` converts either to tensors.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
@@ -160,6 +161,34 @@ class Condition(Generic[ArrayT]):
 
 
 @dataclass(frozen=True)
+class TileParts:
+    """The parts of one tile.
+
+    Attributes:
+        numbers: the component of each position, 0 for the rest, [h, w].
+        parts: SIDE, the components that have positions, and REST if it has some, in the order of coding.
+    """
+
+    numbers: Array
+    parts: Sequence[int]
+
+    @property
+    def components(self) -> list[int]:
+        return [part for part in self.parts if part > 0]
+
+
+@dataclass(frozen=True)
+class PartialTile(TileParts):
+    """A tile with missing parts.
+
+    Attributes:
+        missing: components, or REST. The rest is missing too if a component is.
+    """
+
+    missing: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
 class Batch:
     """The input of one training step.
 
@@ -168,12 +197,21 @@ class Batch:
         level: [B].
         condition: side input, or None.
         boxes: of the objects of each crop, x0, y0, x1, y1 in its pixels, [N, 4]; None for data without boxes.
+        partial: for each crop its components and the missing ones, None for a crop without components; None
+            if no crop has any.
     """
 
     x: Tensor
     level: Tensor
     condition: Condition[Tensor] | None = None
     boxes: tuple[Tensor, ...] | None = None
+    partial: tuple[PartialTile | None, ...] | None = None
+
+    def run(self, codec: Callable[..., Output]) -> Output:
+        """The output of a codec's network for the batch."""
+        if self.partial is None:
+            return codec(self.x, self.level, self.condition)
+        return codec(self.x, self.level, self.condition, partial=self.partial)
 
 
 @dataclass(frozen=True)

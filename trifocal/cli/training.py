@@ -44,8 +44,9 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Training stage: 1 to 3 for detector; 1 or 2 for towers, cross-modal and "
-            "cross-modal-cheng2020; 1 for all others. Pass the weights of stage 1 to stage 2 with --start. "
+            help="Training stage: 1 to 3 for detector; 1 or 2 for towers, dual-layer-compact, cross-modal, "
+            "cross-modal-cheng2020 and the ug-icm presets; 1 for all others. Pass the weights of stage 1 to "
+            "stage 2 with --start. "
             "Stage 3 starts from the bundled weights unless --start is given. [default: 1]",
         ),
     ] = None,

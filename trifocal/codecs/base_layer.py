@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from trifocal.types import (
     BasePreview,
     Condition,
     Output,
+    PartialTile,
 )
 from trifocal.utils.timing import compiler_deferred, gc_paused
 
@@ -155,6 +156,7 @@ class ScalableNetwork(CodecNetwork):
         level: Tensor,
         condition: Condition | None,
         estimator: RateEstimator | TrainingRateEstimator | None,
+        partial: Sequence[PartialTile | None] | None = None,
     ) -> Output:
         """If the condition has no preview, the base layer codes x at another scale and its bits count; it
         gets no gradient.
@@ -163,7 +165,7 @@ class ScalableNetwork(CodecNetwork):
         if condition is None or condition.preview is None:
             preview, bits = self.simulate_base_layer(x, level)
             condition = replace(condition or Condition(), preview=preview)
-        output = super()._forward(x, level, condition, estimator)
+        output = super()._forward(x, level, condition, estimator, partial)
         return replace(output, bits=output.bits + bits.to(output.bits))
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from trifocal.entropy.coder import (
     cost_table,
     range_coder_models,
 )
+from trifocal.entropy.component_coding import code_present_parts
 from trifocal.entropy.context import ContextModel, FourPassContext, LevelParameters
 from trifocal.entropy.conversion import integer_network
 from trifocal.entropy.estimators import ParameterRecorder
@@ -38,7 +39,7 @@ from trifocal.errors import WeightsError
 from trifocal.layers import QualityInterpolation
 from trifocal.transforms.dct import BLOCK, ordered_std
 from trifocal.transforms.hyper import HyperAnalysis, HyperSynthesis
-from trifocal.types import DEAD_ZONE
+from trifocal.types import DEAD_ZONE, PartialTile
 from trifocal.weights import checksum, tensor_checksum
 
 ARRAY_CODERS = (RateEstimator, Reader, Writer)
@@ -146,6 +147,7 @@ class EntropyModel(nn.Module):
         level: Tensor,
         size: tuple[int, int],
         has_importance_map: bool = False,
+        partial: PartialTile | None = None,
     ) -> Tensor:
         """`latent_coding.code_latents` for tensors. NumPy coders run on the integer networks, without a
         gradient; tensor coders on the float networks in training mode, and on the integer networks otherwise.
@@ -155,18 +157,25 @@ class EntropyModel(nn.Module):
             y: latent, [B, h, w, M], or None for a Reader; with `has_importance_map` [B, h, w, M + 1].
             level: [B].
             size: h and w, multiples of 4.
-        has_importance_map: whether y's last channel is an importance map.
+            has_importance_map: whether y's last channel is an importance map.
+            partial: code y in components, without the missing ones, whose values in y_hat are 0; B is 1.
 
         Returns:
             y_hat, [B, h, w, M], in the units of y.
         """
         if not isinstance(coder, ARRAY_CODERS):
             networks = TorchEntropyNetworks(self, integer=not self.training)
+            if partial is not None:
+                tensor: Tensor = code_present_parts(networks, coder, y, level, partial, has_importance_map)
+                return tensor
             return code_latents(networks, coder, y, level, size, has_importance_map)
         device = self.frequencies.device
         arrays = self.arrays()
         latent = None if y is None else _to_numpy(y)
-        y_hat = code_latents(arrays, coder, latent, _to_numpy(level), size, has_importance_map)
+        if partial is not None:
+            y_hat = code_present_parts(arrays, coder, latent, _to_numpy(level), partial, has_importance_map)
+        else:
+            y_hat = code_latents(arrays, coder, latent, _to_numpy(level), size, has_importance_map)
         return torch.from_numpy(y_hat).to(device)
 
     def arrays(self) -> TorchCodingNetworks:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from trifocal.losses.rate_distortion import (
     LAMBDA_RANGE,
     bits_per_pixel,
-    level_weight,
+    crop_weight,
     mean_squared_error,
     quality_lambda,
 )
@@ -73,12 +73,12 @@ class Objective(nn.Module):
         The optimiser step of a part is done before the next loss is computed.
 
         Args:
-            codec: called as `codec(x, level, condition)`; returns an Output. It may be wrapped for several
-                processes.
-            batch: crops, quality levels and condition.
+            codec: called as `codec(x, level, condition)`, with `partial` for batches that have it; returns an
+                Output. It may be wrapped for several processes.
+            batch: crops, quality levels, condition and missing components.
             step: steps done before this one, in all sessions of the run.
         """
-        output = codec(batch.x, batch.level, batch.condition)
+        output = batch.run(codec)
         yield "codec", self.rate_and_error(output, batch).mean()
 
     def rate_and_error(self, output: Output, batch: Batch) -> Tensor:
@@ -86,4 +86,4 @@ class Objective(nn.Module):
         bpp, error = bits_per_pixel(output, batch.x), mean_squared_error(output.x_hat, batch.x)
         self.keep_terms(bpp=bpp, mse=error)
         cost = bpp + quality_lambda(batch.level, self.lambdas) * error
-        return cost * level_weight(batch.level, limits=self.lambdas)
+        return cost * crop_weight(batch.level, self.lambdas, batch.partial)

@@ -28,7 +28,8 @@ from trifocal.recipes import Recipe, with_fields
 from trifocal.text.encoder import load_text_encoder
 from trifocal.training.batches import RunData, read_run_data
 from trifocal.training.checkpoint import load_start
-from trifocal.training.optimisers import adam, plateau_schedule, step_decay
+from trifocal.training.components import check_components_recipe, partial_crops, validate_partial
+from trifocal.training.optimisers import adam, plateau_schedule, step_decay, train_only
 from trifocal.training.run import open_run
 from trifocal.training.stages import make_objective, objective_arguments, stage_recipe
 from trifocal.training.task import BatchSource, Notify, Report, TrainingTask, Update, silent
@@ -38,8 +39,6 @@ from trifocal.types import DEAD_ZONE, LEVELS_PER_QUALITY, Batch, Condition
 from trifocal.weights import WEIGHTS_FOLDER, DecodableFingerprints, decodable, load_weights, write_weights
 
 __all__ = ["CodecTask", "train"]
-
-SUBMODULE_ALIASES = {"encoder": "analysis", "decoder": "synthesis"}
 
 
 class CodecTask(TrainingTask):
@@ -69,6 +68,7 @@ class CodecTask(TrainingTask):
         objective: Callable[[], Objective] | None = None,
     ) -> None:
         self.preset, self.recipe, self.parts = preset, recipe or stage_recipe(preset, stage), tuple(parts)
+        check_components_recipe(preset, self.recipe)
         self.stage = stage
         self.objective = objective() if objective else make_objective(preset, stage, self.recipe)
         self.text_encoder = load_text_encoder(preset.text_encoder) if preset.text_used_by else None
@@ -160,7 +160,9 @@ class CodecTask(TrainingTask):
         texts; the terms of the objective, and the share of crops with each kind of text."""
         x = to_tensor(batch.rgb).to(self.device)
         boxes = tuple(torch.from_numpy(own).to(self.device) for own in batch.boxes)
-        inputs = Batch(x, self.levels(len(x)), self.condition(batch.texts), boxes if self.has_boxes else None)
+        levels, condition = self.levels(len(x)), self.condition(batch.texts)
+        partial = partial_crops(batch.boxes, self.recipe.crop, self.recipe.missing_components)
+        inputs = Batch(x, levels, condition, boxes if self.has_boxes else None, partial)
         shares: dict[str, Tensor] = {}
         if self.text_encoder is not None:
             shares = {
@@ -186,7 +188,10 @@ class CodecTask(TrainingTask):
             with torch.no_grad():
                 texts = Condition(self.text_encoder(self.held_out.texts)).to(self.device)
         boxes = self.held_out.boxes if self.has_boxes else None
-        return validate(average, self.held_out.x, self.objective, texts, self.level, boxes)
+        row = validate(average, self.held_out.x, self.objective, texts, self.level, boxes)
+        if self.recipe.missing_components:
+            row |= validate_partial(average, self.held_out, self.level)
+        return row
 
     def export(self, average: nn.Module, path: Path) -> dict[str, object]:
         """Calibrate the frequency tables if the entropy model was trained, then write the weights."""
@@ -228,25 +233,6 @@ class CodecTask(TrainingTask):
         self.decodable_fingerprints = {
             version: frozenset(values) for version, values in state.get("decodes", {}).items()
         }
-
-
-def train_only(network: nn.Module, parts: Sequence[str]) -> None:
-    """Freeze all but some parts of a network.
-
-    Args:
-        parts: "encoder", "decoder", or names of the network's submodules, such as "entropy".
-
-    Raises:
-        OptionError: for a part that the network lacks.
-    """
-    children = [name for name, child in network.named_children() if any(True for _ in child.parameters())]
-    chosen = {SUBMODULE_ALIASES.get(part, part) for part in parts}
-    if unknown := sorted(chosen - {*children}):
-        names = {name: part for part, name in SUBMODULE_ALIASES.items()}
-        have = ", ".join(names.get(name, name) for name in children)
-        raise OptionError(f"The network has no part {unknown[0]!r}; choose from {have}.")
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and name.partition(".")[0] in chosen)
 
 
 def train(
