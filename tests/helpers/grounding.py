@@ -1,6 +1,8 @@
 """Objects as a detector gives them, and a small random Grounding DINO in a folder, like a published one."""
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +22,13 @@ def detections(*objects: tuple[str, float, tuple[float, float, float, float]]) -
 def make_grounding_dino(folder: Path) -> Path:
     """A Grounding DINO with Swin and BERT of two layers, which reads 24 tokens in a pass."""
     import torch
-    import transformers
 
+    transformers: Any = importlib.import_module("transformers")
     folder.mkdir()
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", *WORDS]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
-    images = transformers.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    images = transformers.GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 192})
     transformers.GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.GroundingDinoConfig(

@@ -42,13 +42,13 @@ class DetectorGrounder:
     """Finds labels of COCO and their synonyms, such as "bike"; other labels are never found.
 
     Args:
-        detect: pixels → objects with COCO ids; by default by the compact detector.
+        detect: pixels → objects with COCO ids; by the compact detector if None.
     """
 
     vocabulary: frozenset[str] | None = frozenset(CATEGORY_BY_NAME)
 
-    def __init__(self, detect: Callable[[Pixels], Detections] = detect_compact) -> None:
-        self.detect = detect
+    def __init__(self, detect: Callable[[Pixels], Detections] | None = None) -> None:
+        self.detect = detect or detect_compact
 
     def find(self, pixels: Pixels, labels: Sequence[str]) -> Grounded:
         """The objects of the labels with a score of at least `labels.THRESHOLD`."""
@@ -81,7 +81,7 @@ class CompactGrounder:
 
     Args:
         detector: for labels and words that name categories.
-        named_categories: the categories that words name; by default by MiniLM and `categories.py`.
+        named_categories: the categories that words name; by MiniLM and `text/categories.py` if None.
     """
 
     vocabulary = DetectorGrounder.vocabulary
