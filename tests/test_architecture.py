@@ -22,6 +22,7 @@ LAYERS = (
     ("layers", "graphs"),
     ("transforms",),
     ("entropy", "text", "detection"),
+    ("grounding",),
     ("losses",),
     ("codecs",),
     ("recipes",),
@@ -67,7 +68,7 @@ NEVER = {
 # Networks that only metrics use (torchvision's and transformers') belong to evaluation too.
 ONLY_IN = {
     "constriction": "entropy",
-    "transformers": "text evaluation",
+    "transformers": "text grounding evaluation",
     "torchvision.models": "detection evaluation",
     "accelerate": "training",
     "ray": "batch",

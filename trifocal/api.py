@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from trifocal import presets
-from trifocal.codecs.components import ComponentInput, component_request
+from trifocal.codecs.components import ComponentInput, GrounderInput
 from trifocal.codecs.mask import Mask
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Tag
@@ -83,6 +83,7 @@ class Encoder:
         self.options, self.notify = options or EncodeOptions(), notify
         self.options.check(self.preset)
         self.codec = codec or presets.shared_codec(self.preset, device, weights, engine)
+        self._components = self.options.request and replace(self.options.request, notify=notify).prepare()
         self._text: str | None = None
         self._conditioning: Conditioning = (None, ())
         if self.options.text_per_image and self.preset.text_used_by == "encoder":
@@ -109,9 +110,7 @@ class Encoder:
         )
 
     def conditioning(self, text: str | None, notify: Notify | None = None) -> Conditioning:
-        """The condition and the file layers of a text; cached until the text changes, so that each notice is
-        issued once.
-        """
+        """The condition and the file layers of a text; cached until the text changes."""
         if text != self._text:
             notify = notify or self.notify
             self._conditioning = encoding_condition(self.preset, text, self.options.send_text, notify)
@@ -132,7 +131,7 @@ class Encoder:
         options = self.options
         condition, layers = self.conditioning(options.text if text is None else text, notify)
         rate, base = rate or options.rate, base or options.base
-        components = component_request(options.components, notify or self.notify)
+        components = self._components and replace(self._components, notify=notify or self.notify)
         return self.codec.encode_picture(
             picture, rate, base, condition, layers, progress, mask=options.mask, components=components
         )
@@ -277,6 +276,7 @@ def encode(
     refinement: int | None = None,
     mask: Mask | None = None,
     components: ComponentInput | None = None,
+    grounder: GrounderInput | None = None,
     metadata: KeepMetadata = "all",
     keep_invisible: bool = False,
     engine: Engine | None = None,
@@ -302,17 +302,16 @@ def encode(
             is faster.
         mask: where the image matters, for presets with an importance map (`taco-compact`,
             `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Positions
-            with 1 get more bits at equal bytes, positions with 0 fewer.
-        components: objects that get bytes of their own, so that `Bitstream.only` can send them first, for
-            scalable presets: labels ("person,car", or a sequence of labels and `trifocal.Component`), or a
-            task, such as "detection". The detector finds the objects in the base layer.
+            with 1 get more bits at equal bytes.
+        components: objects that get bytes of their own, for scalable presets: labels, words or tasks
+            ("person,the red hat", "detection"), or a sequence of them and of `trifocal.Component`.
+        grounder: finds the components: "compact" (None), "grounding-dino" or a `Grounder`.
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
         engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.
         weights: a .safetensors file instead of the preset's own weights.
         notify: called with a sentence for each notice, and for each thing that was converted or left out on
-            reading; by default a notice is a TrifocalWarning, and the rest is in
-            `Picture.open(path).notices`.
+            reading; by default notices are TrifocalWarnings, and the rest is in `Picture.notices`.
 
     Raises:
         PictureError: for an image that cannot be read; the message says what is accepted.
@@ -331,6 +330,7 @@ def encode(
         refinement=refinement,
         mask=mask,
         components=components,
+        grounder=grounder,
         metadata=metadata,
         keep_invisible=keep_invisible,
     )

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from trifocal import presets
-from trifocal.codecs.components import ComponentInput, component_request
+from trifocal.codecs.components import ComponentInput, ComponentRequest, GrounderInput, component_request
 from trifocal.codecs.mask import Mask
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.errors import OptionError, PresetError
@@ -38,13 +38,13 @@ class EncodeOptions:
     refinement: int | None = None
     mask: Mask | None = None
     components: ComponentInput | None = None
+    grounder: GrounderInput | None = None
     metadata: KeepMetadata = "all"
     keep_invisible: bool = False
 
     def __post_init__(self) -> None:
         keeps_all_metadata(self.metadata)
-        _ = self.rate, self.base  # constructing them checks their values
-        component_request(self.components)
+        _ = self.rate, self.base, self.request  # constructing them checks their values
 
     @cached_property
     def rate(self) -> Rate:
@@ -53,6 +53,10 @@ class EncodeOptions:
     @cached_property
     def base(self) -> BaseLayerOptions:
         return BaseLayerOptions(self.base_quality, self.refinement)
+
+    @cached_property
+    def request(self) -> ComponentRequest | None:
+        return component_request(self.components, grounder=self.grounder)
 
     def check(self, preset: Preset) -> None:
         """Raises PresetError for options that the preset does not use, OptionError if `send_text` is set and

@@ -42,6 +42,11 @@ class Metadata(StrEnum):
     all = "all"
 
 
+class GrounderName(StrEnum):
+    compact = "compact"
+    grounding_dino = "grounding-dino"
+
+
 class DecodeLayers(StrEnum):
     base = "base"
     all = "all"
@@ -138,8 +143,17 @@ def encode(
             parser=parse_components,
             metavar="LABELS",
             help="Give objects bytes of their own, so that `trifocal strip` can keep them alone (scalable "
-            "presets only): labels such as person,car; a task, which is detection, segmentation or "
-            "classification; or @FILE with a label per line. The detector finds them in the base layer.",
+            "presets only). Entries are separated by commas, or are the lines of @FILE. An entry is a task "
+            "(the reserved words detection, segmentation and classification), which is a list of labels; a "
+            'label of COCO, such as person; or other words, such as "the red hat".',
+        ),
+    ] = None,
+    grounder: Annotated[
+        GrounderName | None,
+        typer.Option(
+            help="What finds the components. compact: the bundled detector and text encoders. "
+            "grounding-dino: Grounding DINO, for any labels; needs the extra `text` and its weights. "
+            "[default: compact]",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -181,6 +195,7 @@ def encode(
         refinement=refinement,
         mask=None if mask is None else Picture.open(mask),
         components=components,
+        grounder=None if grounder is None else grounder.value,
         metadata=metadata.value,
         keep_invisible=keep_invisible,
     )

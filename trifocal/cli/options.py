@@ -41,7 +41,7 @@ def parse_qualities(text: str) -> list[float]:
 
 
 def parse_components(text: str) -> list[str]:
-    """Labels with commas between them, or `@labels.txt`: the lines of a file."""
+    """Labels, words and tasks with commas between them, or `@labels.txt`: the lines of a file."""
     if not text.startswith("@"):
         return text.split(",")
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from trifocal.codecs.components import ComponentInput, ComponentRequest, component_request
+from trifocal.codecs.components import ComponentInput, ComponentRequest, GrounderInput, component_request
 from trifocal.codecs.mask import Mask, importance_from_mask
 from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
 from trifocal.codecs.named_objects import with_named_objects
@@ -132,6 +132,7 @@ class Codec:
         timings: dict[str, float] | None = None,
         mask: Mask | None = None,
         components: ComponentInput | None = None,
+        grounder: GrounderInput | None = None,
     ) -> Bitstream:
         """Encode an image.
 
@@ -155,8 +156,9 @@ class Codec:
             mask: where the image matters: [H, W] of the image, or an image of that size; bool, float in 0..1,
                 or uint8. At equal bytes, positions with 1 get more bits and positions with 0 fewer. It
                 replaces the map that a text gives.
-            components: objects that get chunks of their own, for a preset with a base layer: labels for the
-                bundled detector, a task ("detection", "segmentation", "classification"), or Components.
+            components: objects that get chunks of their own, for a preset with a base layer: labels, words or
+                tasks with commas between them, or a sequence of these and of Components.
+            grounder: finds the components: "compact" (None), "grounding-dino", or a `Grounder`.
 
         Raises:
             PictureError: if the image cannot be read.
@@ -165,12 +167,14 @@ class Codec:
                 text together with a condition.
             PresetError: for text, a mask, components or base layer options if the preset does not use them.
             RateError: if quality 0 is larger than bpp or max_bytes allow.
+            WeightsError, MissingExtra: if the grounder is not installed.
         """
         rate, base = Rate(quality, bpp, max_bytes), BaseLayerOptions(base_quality, refinement)
         if text is not None or send_text:
             condition, text_layers = self._with_text(text, send_text, condition)
             layers = (*layers, *text_layers)
-        picture, request = as_picture(image), component_request(components)
+        picture, request = as_picture(image), component_request(components, grounder=grounder)
+        request = request and request.prepare()
         return self.encode_picture(picture, rate, base, condition, layers, progress, timings, mask, request)
 
     def _with_text(

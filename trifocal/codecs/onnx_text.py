@@ -11,9 +11,9 @@ from PIL import Image
 
 from trifocal.codecs.mask import log2_gain_map
 from trifocal.detection.input_size import ENCODER_SIDE, encoder_size
+from trifocal.grounding.relevance import relevance_map
 from trifocal.pictures import Picture
 from trifocal.pictures.canvas import Canvas
-from trifocal.text.compact_onnx import load_graphs
 from trifocal.types import LATENT_STRIDE, Condition, TextEmbedding
 
 __all__ = ["with_importance"]
@@ -31,12 +31,10 @@ def text_probability_map(
     picture: Picture, text: TextEmbedding[Any], receptive_field: int
 ) -> NDArray[np.float32]:
     """The probability that the text names it, for each latent of the padded image, [1, h, w], 0..1."""
-    small = Image.fromarray(picture.thumbnail(4 * ENCODER_SIDE).rgb)
-    small = small.resize(encoder_size(picture.width, picture.height), Image.Resampling.BICUBIC)
-    x = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / np.float32(255)
-    (p,) = load_graphs().run("grounding", x=x, tokens=text.tokens, mask=text.mask)
+    size = encoder_size(picture.width, picture.height)
+    p = relevance_map(picture.thumbnail(4 * ENCODER_SIDE).rgb, text, size)
     latents = -(-picture.width // LATENT_STRIDE), -(-picture.height // LATENT_STRIDE)
-    fine = np.asarray(Image.fromarray(p[0]).resize(latents, Image.Resampling.BILINEAR))
+    fine = np.asarray(Image.fromarray(p).resize(latents, Image.Resampling.BILINEAR))
     wide, high = (
         side // LATENT_STRIDE for side in Canvas(picture.width, picture.height, receptive_field).padded
     )

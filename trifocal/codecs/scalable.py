@@ -11,7 +11,7 @@ coding must be exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,17 +85,19 @@ class ScalableCodec(Codec):
         Args:
             base: its quality is by default half of the quality up to 20; for a requested size the first of
                 20, 10 and 0 that fits into a share of it. Its refinement is by default that of the preset.
-            timings: also receives the seconds of the base layer, with those of the components' detection.
+            timings: also receives the seconds of the base layer, with those of finding components.
             components: objects that get chunks of their own.
 
         Raises:
-            WeightsError: if the base layer is refined and its detector is not installed.
+            WeightsError: if the base layer is refined and its detector is not installed, or the grounder of
+                the components is not.
+            MissingExtra: if the packages of the grounder are not installed.
         """
         rate = rate.at_level(self.only_level)
         size = rate.size(picture.width * picture.height)
         with Stopwatch(timings)("base"):
-            layer, preview, found = self._encode_base(picture, rate.level, size, base)
-            objects = () if components is None else components.choose(found, picture.width, picture.height)
+            layer, preview = self._encode_base(picture, rate.level, size, base)
+            objects = () if components is None else components.choose(picture.rgb)
         if preview is not None:
             condition = replace(condition or Condition(), preview=preview)
         if base.refinement != 0 and max(picture.width, picture.height) > TILE:
@@ -113,7 +115,7 @@ class ScalableCodec(Codec):
     ) -> Latents:
         """The latents of the enhancement layer, given a base layer, which they carry in `layers`."""
         options = BaseLayerOptions(base_quality, refinement)
-        base, preview, _ = self._encode_base(picture, None, None, options)
+        base, preview = self._encode_base(picture, None, None, options)
         condition = replace(condition or Condition(), preview=preview)
         return super().analyse(picture, condition, mask, (base, *layers))
 
@@ -122,7 +124,8 @@ class ScalableCodec(Codec):
         MissingLayer, Damaged.
         """
         _, y_hat, size = self._decode_base(bitstream)
-        return self._objects(y_hat, size, bitstream.header.width, bitstream.header.height)
+        whole = bitstream.header.width, bitstream.header.height
+        return rescale(self.runtime.base.detect(y_hat, size), size[::-1], whole)
 
     def base_preview(self, bitstream: Bitstream) -> Picture:
         """The image that the base layer decodes to, at the full size. Raises MissingLayer, Damaged."""
@@ -138,10 +141,9 @@ class ScalableCodec(Codec):
         level: int | None,
         size: int | None,
         base: BaseLayerOptions,
-    ) -> tuple[Layer, BasePreview[Array] | None, Callable[[], Detections]]:
+    ) -> tuple[Layer, BasePreview[Array] | None]:
         """Encode the base layer for a quality level of the enhancement layer or a requested file size.
-        Returns the layer, the preview unless `base.condition_enhancement` is false, and a function that
-        detects its objects.
+        Returns the layer, and the preview unless `base.condition_enhancement` is false.
         """
         quality = base.quality
         steps = self.runtime.base.refinement if base.refinement is None else base.refinement
@@ -152,18 +154,10 @@ class ScalableCodec(Codec):
         chosen, data, y_hat = self._base_within(small, quality, size, steps)
         flags = chosen if base.condition_enhancement else chosen | UNCONDITIONED
         layer = Layer(Tag.BASE, (bytes([flags]) + data,))
-
-        def detect() -> Detections:
-            return self._objects(y_hat, small_size, picture.width, picture.height)
-
         if not base.condition_enhancement:
-            return layer, None, detect
+            return layer, None
         preview = self.runtime.base.preview(y_hat, small_size)
-        return layer, whole_preview(preview, picture.width, picture.height), detect
-
-    def _objects(self, y_hat: Array, size: tuple[int, int], width: int, height: int) -> Detections:
-        """The objects in a base layer; boxes in pixels of an image of that width and height."""
-        return rescale(self.runtime.base.detect(y_hat, size), size[::-1], (width, height))
+        return layer, whole_preview(preview, picture.width, picture.height)
 
     def _base_within(
         self, small: NDArray[np.uint8], quality: int | None, size: int | None, steps: int
