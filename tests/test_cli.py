@@ -243,7 +243,7 @@ def test_demo_compares_trifocal_with_other_formats(small_photograph: np.ndarray,
 def test_demo_draws_detections_from_the_base_layer(
     small_photograph: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "pillow_codecs", lambda: [])
+    monkeypatch.setattr(demo, "pillow_codecs", list)
     out = tmp_path / "out"
     result = run("demo", "--out", out)
     assert result.exit_code == 0, result.output
