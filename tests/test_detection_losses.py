@@ -267,6 +267,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def adamw_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Muon, a step of which takes four seconds for the matrices of the whole detector."""
+    monkeypatch.setattr(detector_task.DetectorTask, "matrix_rate", None)
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_annotated_images(tmp_path)
 
@@ -281,7 +287,9 @@ def last_loss(row: dict[str, float]) -> float:
     return sum(weight * row.get(name, 0.0) for name, weight in detector_task.DetectorTask.weights.items())
 
 
-def test_checkpoint_of_an_older_version_is_refused(quick: None, folder: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_an_older_version_is_refused(
+    quick: None, adamw_only: None, folder: Path, tmp_path: Path
+) -> None:
     """It has one optimiser with another name."""
     train = partial(detector_task.train_detector, [folder], tmp_path / "run", stage=2, batch=2)
     train(steps=1)
@@ -520,7 +528,7 @@ class TeacherWithMaps(CentreTeacher):
 
 
 def test_training_with_a_teacher(
-    quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: None, adamw_only: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also without any boxes; its terms are in the log, and its name is in the record."""
     for record in folder.glob("*.json"):
