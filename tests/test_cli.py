@@ -403,13 +403,15 @@ def test_closed_pipe_gives_no_traceback(file: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_ctrl_c_gives_no_traceback(photo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_gives_no_traceback(photo: Path, tmp_path: Path, jobs: str) -> None:
     (tmp_path / "in").mkdir()
     for number in range(100):
         (tmp_path / "in" / f"{number:03}.png").write_bytes(photo.read_bytes())
     # A shell starts what it puts in the background with SIGINT ignored, and CI may have been started so.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import trifocal.__main__"
     line = [sys.executable, "-c", code, "encode", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    line += ["--jobs", jobs]
     deadline = time.monotonic() + 300
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from trifocal import presets
@@ -86,6 +87,7 @@ class Encoder:
         self._components = self.options.request and replace(self.options.request, notify=notify).prepare()
         self._text: str | None = None
         self._conditioning: Conditioning = (None, ())
+        self._lock = Lock()  # of the two
         if self.options.text_per_image and self.preset.text_used_by == "encoder":
             presets.text_encoder_for(self.preset)  # fails here and not at each image
         self.conditioning(self.options.text)
@@ -94,9 +96,8 @@ class Encoder:
         self, image: ImageInput, *, text: str | None = None, progress: Progress | None = None
     ) -> Bitstream:
         picture = self.read(image)
-        if self.notify is not warn and not isinstance(
-            image, Picture
-        ):  # most photographs have notes: no warnings
+        # most photographs have notes: no warnings
+        if self.notify is not warn and not isinstance(image, Picture):
             for note in picture.notices:
                 self.notify(note)
         return self.encode_picture(picture, text=text, progress=progress)
@@ -111,11 +112,12 @@ class Encoder:
 
     def conditioning(self, text: str | None, notify: Notify | None = None) -> Conditioning:
         """The condition and the file layers of a text; cached until the text changes."""
-        if text != self._text:
-            notify = notify or self.notify
-            self._conditioning = encoding_condition(self.preset, text, self.options.send_text, notify)
-            self._text = text
-        return self._conditioning
+        with self._lock:
+            if text != self._text:
+                notify = notify or self.notify
+                self._conditioning = encoding_condition(self.preset, text, self.options.send_text, notify)
+                self._text = text
+            return self._conditioning
 
     def encode_picture(
         self,
@@ -181,9 +183,7 @@ class Decoder:
 
 
 class Detector:
-    """Find objects in files and images. Options and errors are those of `detect`; other arguments are as for
-    `Encoder`.
-    """
+    """Find objects. Options and errors are those of `detect`; other arguments are as for `Encoder`."""
 
     def __init__(
         self,

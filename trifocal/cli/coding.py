@@ -12,6 +12,7 @@ from trifocal.cli.main import (
     EngineName,
     Force,
     InputFiles,
+    Jobs,
     KeepSuffix,
     KeepTimes,
     MaxPixels,
@@ -25,6 +26,7 @@ from trifocal.cli.main import (
     WeightsForFile,
     app,
     console_for,
+    images_at_once,
     report_inputs,
     use_threads,
 )
@@ -167,6 +169,7 @@ def encode(
     weights: Weights = None,
     recursive: Recursive = False,
     threads: Threads = None,
+    jobs_at_once: Jobs = None,
 ) -> None:
     """Encode images to .tri files.
 
@@ -219,7 +222,8 @@ def encode(
     outputs.check(skippable=True)
     terminal = console_for(jobs, quiet, as_json)
     report_inputs(terminal, found, jobs)
-    use_threads(threads)
+    together = images_at_once(jobs_at_once, threads, len(jobs))
+    use_threads(threads, together)
     given = weights, text_file, caption
     encoder, text_for = encoder_with_text(terminal, jobs, chosen, options, engine, *given)
     sizes: list[tuple[int, int]] = []
@@ -252,7 +256,7 @@ def encode(
             terminal.report(encode_line(job, stream))
 
     with limit_pixels(max_pixels or MAX_PIXELS):
-        status = console.run_jobs(terminal, jobs, work, found.errors)
+        status = console.run_jobs(terminal, jobs, work, found.errors, together)
     if len(sizes) > 1:
         before, after = map(sum, zip(*sizes))
         terminal.print_notice(f"{len(sizes)} images, {before:,} bytes before and {after:,} bytes after.")

@@ -2,9 +2,13 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
@@ -82,6 +86,8 @@ def means_table(means: Sequence["MeanResult"]) -> Table:
 class Console:
     """Prints results to stdout and everything else to stderr. A bar is drawn if stderr is a terminal.
 
+    Several threads may print; each can hold its lines back until another prints them (`hold`).
+
     Args:
         quiet: print only results and errors.
         data_on_stdout: a file is written to stdout, so lines about files go to stderr.
@@ -93,6 +99,8 @@ class Console:
         self.quiet = quiet
         self.data_on_stdout = data_on_stdout
         self.bar: ProgressBar | None = None
+        self.lock = threading.RLock()  # of the terminal
+        self._held = threading.local()
 
     @property
     def shows_bars(self) -> bool:
@@ -105,9 +113,12 @@ class Console:
     def print_result(self, *lines: str) -> None:
         """Print results to stdout, with control characters escaped."""
         text = "".join(f"{printable(line)}\n" for line in lines)
-        with self._without_bar():
+
+        def show() -> None:
             sys.stdout.write(text)
             sys.stdout.flush()
+
+        self._show(show)
 
     def report(self, line: str) -> None:
         """Print a line about a file that was written."""
@@ -129,18 +140,34 @@ class Console:
         self._message(text if name in text else f"{name}: {text}", "red")
 
     def _message(self, text: str, style: str) -> None:
-        with self._without_bar():
-            self.err.print(Text(printable(text), style))
+        self._show(lambda: self.err.print(Text(printable(text), style)))
 
     @contextmanager
-    def _without_bar(self) -> Iterator[None]:
-        """Hide the bar while a line is printed, as both may be on one terminal."""
-        live = self.bar is not None and self.bar.live.is_started
-        if live and self.bar:
-            self.bar.stop()
-        yield
-        if live and self.bar:
-            self.bar.start()
+    def hold(self) -> Iterator[list[Callable[[], None]]]:
+        """Collect what this thread prints in a list, for `print_held`."""
+        self._held.lines = lines = []
+        try:
+            yield lines
+        finally:
+            self._held.lines = None
+
+    def print_held(self, lines: Iterable[Callable[[], None]]) -> None:
+        """Print what `hold` collected."""
+        for show in lines:
+            self._show(show)
+
+    def _show(self, show: Callable[[], None]) -> None:
+        """Print with the bar hidden, as both may be on one terminal; or add to what this thread holds."""
+        if (held := getattr(self._held, "lines", None)) is not None:
+            held.append(show)
+            return
+        with self.lock:
+            live = self.bar is not None and self.bar.live.is_started
+            if live and self.bar:
+                self.bar.stop()
+            show()
+            if live and self.bar:
+                self.bar.start()
 
     def progress(self, *columns: ProgressColumn | str, transient: bool) -> ProgressBar:
         """A bar on stderr."""
@@ -160,31 +187,74 @@ def run_jobs(
     jobs: Sequence[Job],
     work: Callable[[Job, Progress], None],
     unread: Iterable[OSError] = (),
+    at_once: int = 1,
 ) -> int:
     """Run every job even if others fail, and print those that failed. Returns the exit status, 0 or 1.
 
-    `unread` are errors of folders that could not be read; they count as failures.
+    `unread` are errors of folders that could not be read; they count as failures. `at_once` jobs run at the
+    same time, on threads; what they print keeps the order of the jobs.
     """
     unread = list(unread)
     for error in unread:
         console.error(error)
-    failed: list[Job] = []
-    with progress_bar(console, jobs) as progress_of_job:
-        for number, job in enumerate(jobs):
-            progress = progress_of_job(number)
-            progress(0.0)
-            try:
-                work(job, progress)
-            except BrokenPipeError:
-                raise
-            except (TrifocalError, OSError) as error:
-                console.error(error, job.source.name)
-                failed.append(job)
+
+    def run(job: Job, progress: Progress) -> bool:
+        progress(0.0)
+        try:
+            work(job, progress)
+        except BrokenPipeError:
+            raise
+        except (TrifocalError, OSError) as error:
+            console.error(error, job.source.name)
+            return False
+        finally:
             progress(1.0)
+        return True
+
+    with progress_bar(console, jobs) as progress_of_job:
+        calls = [(job, progress_of_job(number)) for number, job in enumerate(jobs)]
+        done = starmap(run, calls) if at_once == 1 else run_at_once(console, run, calls, at_once)
+        failed = [job for job, succeeded in zip(jobs, done) if not succeeded]
     if failed and len(jobs) > 1:
         names = ", ".join(job.input.name for job in failed)
         console.error(TrifocalError(f"{len(failed)} of {len(jobs)} failed: {names}"))
     return 1 if failed or unread else 0
+
+
+class Stopped(Exception):
+    """Ends a job on a thread after another has ended the run."""
+
+
+def run_at_once(
+    console: Console,
+    run: Callable[[Job, Progress], bool],
+    calls: Sequence[tuple[Job, Progress]],
+    count: int,
+) -> Iterator[bool]:
+    """The results of `run`, in the order of the calls; `count` of them run at the same time.
+
+    An exception here, such as KeyboardInterrupt, ends all: those that run stop at their next progress.
+    """
+    stopped = threading.Event()
+
+    def held(job: Job, progress: Progress) -> tuple[bool, list[Callable[[], None]]]:
+        def progress_or_stop(fraction: float) -> None:
+            if stopped.is_set() and fraction < 1:
+                raise Stopped
+            progress(fraction)
+
+        with console.hold() as lines:
+            return run(job, progress_or_stop), lines
+
+    with ThreadPoolExecutor(count, thread_name_prefix="trifocal-job") as pool:
+        try:
+            for future in [pool.submit(copy_context().run, held, *call) for call in calls]:
+                succeeded, lines = future.result()
+                console.print_held(lines)
+                yield succeeded
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -197,11 +267,17 @@ def progress_bar(console: Console, jobs: Sequence[Job]) -> Iterator[Callable[[in
     start = time.monotonic()
 
     def progress_of_job(number: int) -> Progress:
+        before = 0.0
+
         def progress(fraction: float) -> None:
+            nonlocal before
             late = len(jobs) > 1 or time.monotonic() - start > BAR_DELAY
-            if late and console.shows_bars and not bar.live.is_started:
-                bar.start()
-            bar.update(task, completed=number + fraction, description=printable(jobs[number].source.name))
+            with console.lock:
+                if late and console.shows_bars and not bar.live.is_started:
+                    bar.start()
+            name = printable(jobs[number].source.name)
+            bar.update(task, advance=fraction - before, description=name)
+            before = fraction
 
         return progress
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from trifocal.codecs.loading import Engine
 
 
+MOST_AT_ONCE = 4  # images, unless --jobs says more: each takes 100 to 600 MB
+
+
 class CommandGroup(TyperGroup):
     """Prints an expected error as one sentence on stderr, with exit status 1.
 
@@ -109,6 +112,15 @@ Threads = Annotated[
         min=1, help="Processor threads, at most the number of processors. [default: all processors]"
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Images that are encoded at the same time; they share the threads, and each takes its own "
+        f"memory. [default: one per thread, at most {MOST_AT_ONCE}]",
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Custom weights (.safetensors) instead of the bundled ones."),
@@ -183,15 +195,30 @@ def skip_final_collection() -> None:
         gc.freeze()
 
 
-def use_threads(count: int | None) -> None:
+def use_threads(count: int | None, at_once: int = 1) -> None:
     """Set the number of threads of both engines, at most the number of processors; OpenMP crashes if it gets
-    no more threads.
+    no more threads. `at_once` images that are coded at the same time share them.
     """
-    if count is not None:
-        threads = min(count, os.cpu_count() or 1)
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # which NumPy and both engines read
-        if (torch := sys.modules.get("torch")) is not None:
-            torch.set_num_threads(threads)
+    if count is None and at_once == 1:
+        return
+    from trifocal.utils.threads import thread_count
+
+    threads = thread_count() if count is None else min(count, os.cpu_count() or 1)
+    each = max(1, threads // at_once)
+    os.environ["OMP_NUM_THREADS"] = str(each)  # which NumPy and both engines read
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(each)
+
+
+def images_at_once(wanted: int | None, threads: int | None, images: int) -> int:
+    """How many images are coded at the same time: as many as `--jobs` says, or as there are threads up to
+    MOST_AT_ONCE; and no more than there are images.
+    """
+    if wanted is None:
+        from trifocal.utils.threads import thread_count
+
+        wanted = min(threads or thread_count(), os.cpu_count() or 1, MOST_AT_ONCE)
+    return max(1, min(wanted, images))
 
 
 def check_outputs(paths: Iterable[Path], force: bool) -> None:

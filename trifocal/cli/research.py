@@ -1,12 +1,16 @@
 """The commands evaluate and compare."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from trifocal.cli.main import Force, ForceFolder, Threads, app, check_outputs, use_threads
 from trifocal.cli.options import MultiValueCommand, parse_qualities
+
+if TYPE_CHECKING:
+    from trifocal.evaluation.candidates.variant import TextKind
 
 Qualities = Annotated[
     Any, typer.Option(parser=parse_qualities, metavar="Q,Q,...", help="Qualities, 0 to 100.")
@@ -25,7 +29,7 @@ Metrics = Annotated[
     ),
 ]
 Text = Annotated[
-    list[Any] | None,
+    list[str] | None,
     typer.Option(
         metavar="KIND...",
         help="Text ablation for presets that take text: the first caption of each image (true), the caption "
@@ -163,7 +167,7 @@ def evaluate(
             qualities=qualities,
             metrics=metrics or evaluation.DEFAULT_METRICS,
             task=measured,
-            text=text or (),
+            text=cast("Sequence[TextKind]", text or ()),
             captions=captions,
             best_by=best_by,
             square=square,
@@ -258,7 +262,7 @@ def compare(
             qualities=qualities,
             metrics=metrics or DEFAULT_METRICS,
             task=measured,
-            text=text or (),
+            text=cast("Sequence[TextKind]", text or ()),
             captions=captions,
             best_by=best_by,
             square=square,

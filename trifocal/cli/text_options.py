@@ -1,6 +1,7 @@
 """The text of each image of a command, and the encoder that uses it."""
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ def encoder_with_text(
         from trifocal.text.captions import CAPTIONER, Captioner
 
     captioner = Captioner(CAPTIONER if caption == "auto" else caption)
+    lock = Lock()  # of the captioner
 
     def captioned(job: "Job", picture: "Picture") -> str:
-        text = captioner(picture.rgb)
+        with lock:
+            text = captioner(picture.rgb)
         terminal.print_notice(f"{job.source.name}: {text}", style="")
         return text
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ Array = NDArray[Any]
 
 
 class Graphs:
-    """The graphs of a network, by name; a session is opened when a graph is first run.
+    """The graphs of a network, by name; a session is opened when a graph is first run. Several threads may
+    run them.
 
     Args:
         name: of the network in the record of the bundled graphs.
@@ -38,14 +40,16 @@ class Graphs:
         self.weights = weights
         self._sessions: dict[str, Any] = {}
         self._extended: Graphs | None = None
+        self._lock = Lock()  # of the two
 
     def __contains__(self, graph: str) -> bool:
         return graph in self.files
 
     def run(self, graph: str, **inputs: Array) -> list[Array]:
         """The outputs of a graph."""
-        if graph not in self._sessions:
-            self._sessions[graph] = open_graph(GRAPHS / self.files[graph], self.weights)
+        with self._lock:
+            if graph not in self._sessions:
+                self._sessions[graph] = open_graph(GRAPHS / self.files[graph], self.weights)
         outputs: list[Array] = self._sessions[graph].run(
             None, {name: np.ascontiguousarray(value) for name, value in inputs.items()}
         )
@@ -53,11 +57,12 @@ class Graphs:
 
     def with_weights(self, others: Mapping[str, Array]) -> Graphs:
         """These graphs, with further weights, for graphs that need both."""
-        if self._extended is None:
-            self._extended = copy.copy(self)
-            self._extended.weights = {**others, **self.weights}
-            self._extended._sessions = {}
-        return self._extended
+        with self._lock:
+            if self._extended is None:
+                self._extended = copy.copy(self)
+                self._extended.weights = {**others, **self.weights}
+                self._extended._sessions, self._extended._lock = {}, Lock()
+            return self._extended
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graphs:
         """Sessions cannot be copied, and neither they nor the weights change."""

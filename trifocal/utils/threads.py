@@ -7,10 +7,12 @@ long. `one_blas_thread` turns them off for a while.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
+from threading import Lock
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
@@ -45,10 +47,34 @@ def for_rows(compute: Callable[[slice], object], rows: int, cost: float) -> None
         pass
 
 
-def one_blas_thread() -> AbstractContextManager[object]:
-    """While it is open, products of matrices take one thread."""
-    limit: AbstractContextManager[object] = blas().limit(limits=1, user_api="blas")
-    return limit
+class BlasLimit:
+    """Limits BLAS to one thread while at least one thread of this process wants that."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = Lock(), 0
+        self._limit: Any = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._limit = blas().limit(limits=1, user_api="blas")
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._limit.restore_original_limits()
+
+
+_blas_limit = BlasLimit()
+
+
+def one_blas_thread() -> AbstractContextManager[None]:
+    """While it is open, products of matrices take one thread. Several threads may have it open."""
+    return _blas_limit()
 
 
 @lru_cache(maxsize=1)
