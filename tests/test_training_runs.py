@@ -25,6 +25,10 @@ from trifocal.data import CropRules, Crops, read_data, read_pictures, split
 from trifocal.data.images import TrainingPicture
 from trifocal.entropy import estimators
 from trifocal.errors import OptionError, TrainingError
+from trifocal.evaluation import EvaluateOptions, evaluate
+from trifocal.evaluation.candidates.factory import create_candidate
+from trifocal.evaluation.candidates.variant import parse_variant
+from trifocal.evaluation.report.crops import largest_file_within
 from trifocal.losses import CrossModalObjective, Objective, TacoObjective
 from trifocal.pictures import Picture
 from trifocal.preset_table import PRESETS
@@ -243,12 +247,23 @@ def test_captions_reach_training_in_cocos_layout(text_preset: presets.Preset, tm
 def test_a_text_preset_refuses_data_without_captions(text_preset: presets.Preset, tmp_path: Path) -> None:
     root = coco(tmp_path / "coco", captions=False)
     for data in (root, root / "train2014"):
-        with pytest.raises(OptionError, match=r"captions_\w+\.json.*--set text=none"):
+        with pytest.raises(OptionError, match=r"put captions_train2014\.json into .*--set text=none"):
             train("wordy", [data], tmp_path / "run", steps=1)
     train("wordy", [root], tmp_path / "run", steps=1, fields={"text": "none"})
+    for file in (*(root / "annotations").iterdir(), root / "annotations"):
+        file.unlink() if file.is_file() else file.rmdir()
+    with pytest.raises(OptionError, match=r"no folder .*annotations: put captions_train2014\.json into"):
+        train("wordy", [root], tmp_path / "other", steps=1)
+    (root / "annotations").mkdir()
     (root / "train2017").mkdir()
     with pytest.raises(OptionError, match="train2014 and .*train2017"):
         read_pictures([root], 64)
+
+
+def test_steps_without_text_count_as_such_in_the_log(text_preset: presets.Preset, tmp_path: Path) -> None:
+    train("wordy", [coco(tmp_path / "coco")], tmp_path / "run", steps=8, fields={"wordless": 0.5})
+    (row,) = log_rows(tmp_path / "run")
+    assert 0 < float(row["text_caption"]) < 1
 
 
 def test_the_recipe_says_which_text_a_crop_gets() -> None:
@@ -310,6 +325,27 @@ def test_a_single_rate_is_trained_recorded_and_the_only_one_to_encode(
     record = json.loads((tmp_path / "l" / "small.json").read_text())
     assert record["lambdas"] == [0.0123, 0.0123] and record["level"] == 400
     assert run(*words, "--quality", "2", "--lambda", "0.1").exit_code == 2
+    with pytest.raises(OptionError, match="above 0"):
+        train("small", [folder], tmp_path / "zero", steps=1, fields={"lambdas": [0, 0]})
+
+
+def test_a_single_rate_is_measured_at_its_quality(
+    small_preset: presets.Preset, folder: Path, tmp_path: Path
+) -> None:
+    """Whatever the qualities of the others; and crops of a report show it where it is small enough."""
+    weights = train("small", [folder], tmp_path / "run", steps=1, fields={"quality": 25})
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    picture = Picture(random_rgb(64, 64))
+    Image.fromarray(picture.rgb).save(shown / "a.png")
+    name = f"mine=small:{weights}"
+    found = evaluate([name, "jpeg"], shown, tmp_path / "results.csv", EvaluateOptions([10, 50]))
+    measured = [(row.preset, row.quality) for row in found.rows]
+    assert measured == [("mine", 25), ("jpeg", 10), ("jpeg", 50)]
+    candidate = create_candidate(parse_variant(name))
+    size = found.rows[0].bytes
+    assert len(largest_file_within(candidate, picture, size) or b"") == size
+    assert largest_file_within(candidate, picture, size - 1) is None
 
 
 def test_the_dead_zone_is_a_field_of_the_recipe_that_the_weights_keep(

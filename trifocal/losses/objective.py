@@ -1,9 +1,11 @@
 """The base class of training objectives."""
 
+import math
 from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from trifocal.errors import OptionError
 from trifocal.losses.rate_distortion import (
     LAMBDA_RANGE,
     bits_per_pixel,
@@ -26,10 +28,15 @@ class Objective(nn.Module):
 
     Attributes:
         terms: the terms of the last loss, each a scalar: means over the batch, before they are weighted.
+
+    Raises:
+        OptionError: unless both λ are above 0.
     """
 
     def __init__(self, lambdas: tuple[float, float] = LAMBDA_RANGE) -> None:
         super().__init__()
+        if not all(0 < limit < math.inf for limit in lambdas):
+            raise OptionError(f"lambdas are two numbers above 0, not {list(lambdas)}.")
         self.lambdas = lambdas
         self.terms: dict[str, Tensor] = {}
 

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from trifocal.codecs.base_layer import ScalableNetwork
 from trifocal.codecs.network import CodecNetwork
 from trifocal.data import CropBatch, CropRules, Crops, TrainingPicture
+from trifocal.data.coco import CAPTIONS, INSTANCES, where_to_put
 from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import OptionError, WeightsError
 from trifocal.layers import branches_in
@@ -113,7 +114,7 @@ class CodecTask(TrainingTask):
         image has any that the recipe uses."""
         found = read_run_data(data, report, notify, self.recipe.crop, self.recipe.held_out)
         if self.text_encoder is not None:
-            check_texts(self.preset, self.recipe, found, data)
+            check_texts(self.preset, self.recipe, found)
         self.read_facts = found.record
         self.set_images(found.training, found.held_out)
 
@@ -165,9 +166,9 @@ class CodecTask(TrainingTask):
         inputs = Batch(x, levels, condition, boxes if self.has_boxes else None, partial)
         shares: dict[str, Tensor] = {}
         if self.text_encoder is not None:
+            used = batch.kinds if condition is not None else ()
             shares = {
-                f"text_{kind}": torch.tensor(batch.kinds.count(kind) / len(x))
-                for kind in ("caption", "names")
+                f"text_{kind}": torch.tensor(used.count(kind) / len(x)) for kind in ("caption", "names")
             }
         for part, loss in self.objective.losses(module, inputs, step):
             own = {"loss": loss.detach()} if part == self.name else {}
@@ -349,18 +350,16 @@ def with_clip(preset: Preset, recipe: Recipe, stage: int, folder: str) -> tuple[
     return replace(preset, text_encoder=folder), recipe
 
 
-def check_texts(preset: Preset, recipe: Recipe, found: RunData, data: Sequence[str | Path]) -> None:
+def check_texts(preset: Preset, recipe: Recipe, found: RunData) -> None:
     """Raise OptionError if the recipe asks for texts, and no image has any."""
     usable = {"captions": found.captioned, "names": found.boxed, "visible": found.captioned + found.boxed}
     if recipe.text == "none" or usable[recipe.text]:
         return
     kind = {"captions": "captions", "names": "boxes", "visible": "captions or boxes"}[recipe.text]
-    where = ", ".join(map(str, data))
-    folder = Path(data[0])
+    remedy = where_to_put(INSTANCES if recipe.text == "names" else CAPTIONS, found.places[0])
     raise OptionError(
-        f"{preset.name} trains on text, and no image of {where} has {kind}; put "
-        f"annotations/captions_{folder.name}.json beside {folder}, captions.json or KEY.json into it, or "
-        "train without text by --set text=none."
+        f"{preset.name} trains on text, and no image of {', '.join(map(str, found.places))} has {kind}; "
+        f"{remedy}, or train without text by --set text=none."
     )
 
 
