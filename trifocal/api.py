@@ -93,9 +93,8 @@ class Encoder:
         self, image: ImageInput, *, text: str | None = None, progress: Progress | None = None
     ) -> Bitstream:
         picture = self.read(image)
-        if self.notify is not warn and not isinstance(
-            image, Picture
-        ):  # most photographs have notes: no warnings
+        # Most photographs have such notes, so they are not issued as warnings.
+        if self.notify is not warn and not isinstance(image, Picture):
             for note in picture.notices:
                 self.notify(note)
         return self.encode_picture(picture, text=text, progress=progress)
@@ -128,7 +127,7 @@ class Encoder:
         progress: Progress | None = None,
         notify: Notify | None = None,
     ) -> Bitstream:
-        """Encode what `read` gave. `text`, `rate` and `base` replace those of the options."""
+        """Encode a picture that `read` returned. `text`, `rate` and `base` replace those of the options."""
         options = self.options
         condition, layers = self.conditioning(options.text if text is None else text, notify)
         rate, base = rate or options.rate, base or options.base
@@ -289,8 +288,8 @@ def encode(
         image: a path, the bytes of an image file or a binary stream of them; a Picture; a Pillow image; a
             NumPy array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; a torch tensor [C, H, W]. Arrays and
             tensors are uint8, or floating-point in 0..1. A Pillow image is rotated by its EXIF orientation
-            only if Image.open gave it.
-        preset: a name of `trifocal presets`, or a Preset; dual-layer-compact if None.
+            only if it comes from `Image.open`.
+        preset: a name that `trifocal presets` lists, or a Preset; dual-layer-compact if None.
         quality: 0..100; 50 if none of quality, bpp and max_bytes is given. At most one of the three.
         bpp: the largest number of bits of the whole file per pixel.
         max_bytes: the largest size of the whole file.
@@ -310,8 +309,8 @@ def encode(
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
         engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.
         weights: a .safetensors file instead of the preset's own weights.
-        notify: called with a sentence for each notice, and for each thing that was converted or left out on
-            reading; by default a notice is a TrifocalWarning, and the rest is in
+        notify: called with a sentence for each notice, and for each conversion or omission when the image is
+            read. By default a notice is issued as a TrifocalWarning, and those about reading are only in
             `Picture.open(path).notices`.
 
     Raises:
@@ -348,8 +347,8 @@ def decode(
     weights: WeightsPath = None,
     notify: Notify = warn,
 ) -> Decoded:
-    """Decode a .tri file to `.picture`, `.damaged`, the indices of damaged tiles, and `.missing`, the labels
-    of components that the file lacks.
+    """Decode a .tri file. The result has `.picture`; `.damaged`, the indices of damaged tiles; and
+    `.missing`, the labels of components that the file lacks.
 
     Args:
         source: a path, the bytes of a file, a binary stream, or a Bitstream.

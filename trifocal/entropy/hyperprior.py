@@ -82,8 +82,8 @@ class EntropyModel(nn.Module):
     latents of other projects: see docs/research.md.
 
     Attributes:
-        dead_zone: of the quantiser, as a part of a step for each bit of a ±1; 0 is plain rounding. Only
-            encoder and training depend on it. Weight files store it where it is not the default.
+        dead_zone: the `width` of `quantise.dead_zones`; 0 is plain rounding. Only encoder and training depend
+            on it. Weight files store it unless it is the default.
 
     Args:
         latent_channels: M, a multiple of 4.
@@ -155,7 +155,7 @@ class EntropyModel(nn.Module):
             y: latent, [B, h, w, M], or None for a Reader; with `has_importance_map` [B, h, w, M + 1].
             level: [B].
             size: h and w, multiples of 4.
-        has_importance_map: whether y's last channel is an importance map.
+            has_importance_map: whether y's last channel is an importance map.
 
         Returns:
             y_hat, [B, h, w, M], in the units of y.
@@ -170,7 +170,7 @@ class EntropyModel(nn.Module):
         return torch.from_numpy(y_hat).to(device)
 
     def arrays(self) -> TorchCodingNetworks:
-        """The integer networks and tables behind the interface on NumPy arrays."""
+        """The integer networks and tables, for coding NumPy arrays."""
         return TorchCodingNetworks(self)
 
     @torch.no_grad()
@@ -257,7 +257,7 @@ class TorchEntropyNetworks:
     """`EntropyNetworks` on tensors.
 
     Args:
-        model: whose networks.
+        model: the entropy model that has the networks.
         integer: use the integer networks, in float64; otherwise the float networks, with a gradient.
     """
 
