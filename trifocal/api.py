@@ -96,7 +96,7 @@ class Encoder:
         self, image: ImageInput, *, text: str | None = None, progress: Progress | None = None
     ) -> Bitstream:
         picture = self.read(image)
-        # most photographs have notes: no warnings
+        # Most photographs have such notes, so they are not issued as warnings.
         if self.notify is not warn and not isinstance(image, Picture):
             for note in picture.notices:
                 self.notify(note)
@@ -129,7 +129,7 @@ class Encoder:
         progress: Progress | None = None,
         notify: Notify | None = None,
     ) -> Bitstream:
-        """Encode what `read` gave. `text`, `rate` and `base` replace those of the options."""
+        """Encode a picture that `read` returned. `text`, `rate` and `base` replace those of the options."""
         options = self.options
         condition, layers = self.conditioning(options.text if text is None else text, notify)
         rate, base = rate or options.rate, base or options.base
@@ -289,8 +289,8 @@ def encode(
         image: a path, the bytes of an image file or a binary stream of them; a Picture; a Pillow image; a
             NumPy array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; a torch tensor [C, H, W]. Arrays and
             tensors are uint8, or floating-point in 0..1. A Pillow image is rotated by its EXIF orientation
-            only if Image.open gave it.
-        preset: a name of `trifocal presets`, or a Preset; dual-layer-compact if None.
+            only if it comes from `Image.open`.
+        preset: a name that `trifocal presets` lists, or a Preset; dual-layer-compact if None.
         quality: 0..100; 50 if none of quality, bpp and max_bytes is given. At most one of the three.
         bpp: the largest number of bits of the whole file per pixel.
         max_bytes: the largest size of the whole file.
@@ -310,12 +310,12 @@ def encode(
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
         engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.
         weights: a .safetensors file instead of the preset's own weights.
-        notify: called with a sentence for each notice, and for each thing that was converted or left out on
-            reading; by default notices are TrifocalWarnings, and the rest is in `Picture.notices`.
+        notify: called with each notice, also about reading the image. By default, notices are
+            TrifocalWarnings, but for those about reading, which are only in `Picture.notices`.
 
     Raises:
         PictureError: for an image that cannot be read; the message says what is accepted.
-        OptionError, PresetError: for options that are out of range, or that the preset has no use for.
+        OptionError, PresetError: for options that are out of range, or that the preset does not use.
         RateError: if quality 0 is larger than bpp or max_bytes allow.
         WeightsError, MissingExtra: if weights or packages are missing.
         OSError: for a path that cannot be opened.
@@ -348,8 +348,8 @@ def decode(
     weights: WeightsPath = None,
     notify: Notify = warn,
 ) -> Decoded:
-    """Decode a .tri file to `.picture`, `.damaged`, the indices of damaged tiles, and `.missing`, the labels
-    of components that the file lacks.
+    """Decode a .tri file. The result has `.picture`; `.damaged`, the indices of damaged tiles; and
+    `.missing`, the labels of components that the file lacks.
 
     Args:
         source: a path, the bytes of a file, a binary stream, or a Bitstream.

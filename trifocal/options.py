@@ -24,8 +24,8 @@ Region: TypeAlias = tuple[int, int, int, int]
 class EncodeOptions:
     """Options of `encode`, with the same names and meanings as its arguments.
 
-    `text_per_image` says that a text comes with each image. Raises OptionError for values that no preset
-    takes.
+    With `text_per_image` each call of an `Encoder` has a text of its own. Raises OptionError for values that
+    no preset takes.
     """
 
     quality: float | None = None

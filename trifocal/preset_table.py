@@ -71,6 +71,8 @@ class Preset:
         stage_recipes: how it is trained in the later stages; those of stages beyond these are the last one.
         text_used_by: what reads text: "encoder", "decoder", or "" for neither.
         text_encoder: the text encoder: "compact", or a name or folder of CLIP for transformers.
+        has_importance_map: whether files have an importance map, which a mask or a text gives. MiniLM then
+            reads the text, where it is installed.
         has_base_layer: whether files have a base layer for detectors.
         takes_preference: whether the decoder takes a preference from people (0) to machines (1).
         shared_weights: the weight file of the tensors that it shares with another preset; its own file has
@@ -89,6 +91,7 @@ class Preset:
     stage_recipes: tuple[Recipe, ...] = ()
     text_used_by: Literal["", "encoder", "decoder"] = ""
     text_encoder: str = ""
+    has_importance_map: bool = False
     has_base_layer: bool = False
     takes_preference: bool = False
     shared_weights: str = ""
@@ -142,6 +145,7 @@ PRESETS = (
         objective=VISUAL,
         text_used_by="encoder",
         text_encoder="compact",
+        has_importance_map=True,
         earlier_weights=(SQUARED_ERROR,),
     ),
     Preset(
@@ -210,6 +214,7 @@ PRESETS = (
         stage_recipes=(COMPACT_COMPONENTS,),
         text_used_by="encoder",
         text_encoder="compact",
+        has_importance_map=True,
         has_base_layer=True,
     ),
     Preset(

@@ -40,7 +40,7 @@ BASE_TASK_WEIGHTS = (0.03, 10.0)  # of a detector's outputs against bpp, at the 
 LEVELS_PER_QUALITY = 8
 LEVELS_PER_KNOT = 128  # between the learned values of a `QualityInterpolation`
 LATENT_STRIDE = 16  # pixels
-DEAD_ZONE = 0.025  # of the quantiser: part of a step for each bit that ±1 costs above 0
+DEAD_ZONE = 0.025  # steps by which the dead zone grows per bit that ±1 costs more than 0
 HYPER_LATENT_PIXELS = 64  # side of a hyper-latent; images are padded to multiples of it
 TILE = 1024  # side of a tile in pixels; tiles are coded independently
 
@@ -79,13 +79,12 @@ class TextEmbedding(Generic[ArrayT]):
 
 @dataclass(frozen=True)
 class BasePreview(Generic[ArrayT]):
-    """The small image that a base layer decodes to, and the window of the full image that it is sampled in.
+    """The small image that a base layer decodes to, and the region of the full image that it stands for.
 
     Attributes:
         image: [B, 3, h, w], about 0..1.
         size: width and height of the full image in pixels.
-        region: x, y, width, height of the sampled part in pixels of the full image; edges are repeated beyond
-            it.
+        region: x, y, width, height in pixels of the full image; beyond its edges the edges are repeated.
     """
 
     image: ArrayT
@@ -97,8 +96,8 @@ class BasePreview(Generic[ArrayT]):
         return BasePreview(_tensor(self.image, device), self.size, self.region)
 
     def pixels(self: BasePreview[Tensor]) -> Tensor:
-        """The window at full resolution, [B, 3, height, width]. A pixel's value does not depend on the
-        window.
+        """The preview of the region at full resolution, [B, 3, height, width]. A pixel's value does not
+        depend on the region.
         """
         import torch
         from torch.nn.functional import grid_sample
@@ -115,7 +114,7 @@ class BasePreview(Generic[ArrayT]):
         )
 
     def within(self, rows: slice, columns: slice) -> BasePreview[ArrayT]:
-        """The preview for a part of the window; rows and columns are latent positions."""
+        """The preview of a part of the region; rows and columns are latent positions inside the region."""
         x, y = self.region[0] + LATENT_STRIDE * columns.start, self.region[1] + LATENT_STRIDE * rows.start
         width, height = (LATENT_STRIDE * (part.stop - part.start) for part in (columns, rows))
         return replace(self, region=(x, y, width, height))
@@ -194,7 +193,7 @@ class Batch:
 
     Attributes:
         x: crops, [B, 3, H, W], 0..1.
-        level: [B].
+        level: quality · 8, integers in 0..800, [B].
         condition: side input, or None.
         boxes: of the objects of each crop, x0, y0, x1, y1 in its pixels, [N, 4]; None for data without boxes.
         partial: for each crop its components and the missing ones, None for a crop without components; None

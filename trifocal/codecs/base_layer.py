@@ -104,8 +104,8 @@ def bundled_detector(device: str) -> SplitDetector:
 
 
 class ScalableNetwork(CodecNetwork):
-    """The network of a codec with a base layer. A paper overrides how `analyse` and `synthesise` use
-    `condition.preview`.
+    """The network of a codec with a base layer. A subclass for each paper defines how `analyse` and
+    `synthesise` use `condition.preview`.
 
     Args:
         base: the base layer.
@@ -171,8 +171,8 @@ class ScalableNetwork(CodecNetwork):
     @torch.no_grad()
     def simulate_base_layer(self, x: Tensor, level: Tensor) -> tuple[BasePreview, Tensor]:
         """Base previews of crops and the bits of their base layers, [B], as a file would have them. Training
-        draws
-        the scale, and in a share of the steps base qualities from 0..100, since users may choose any."""
+        draws the scale, and in a share of the steps base qualities from 0..100, since users may choose any.
+        """
         scale = self.scales[int(torch.randint(len(self.scales), ()))] if self.training else self.scales[0]
         size = [max(STEP, round(side * scale / STEP) * STEP) for side in x.shape[2:]]
         quality = default_base_quality(level)
@@ -190,7 +190,8 @@ class ScalableNetwork(CodecNetwork):
         self, x: Tensor, quality: float | Tensor = 50.0, condition: Condition | None = None
     ) -> Estimate:
         """As `CodecNetwork.estimate`, with the bits of the base layer at its default quality, which is
-        neither refined nor differentiable. The bit map spreads them evenly."""
+        neither refined nor differentiable. The bit map spreads them evenly.
+        """
         bits = x.new_zeros(len(x))
         if condition is None or condition.preview is None:
             check_images(x)

@@ -365,7 +365,7 @@ class Codec:
     def _decoding_condition(
         self, bitstream: Bitstream, condition: Condition[Any] | None, stopwatch: Stopwatch
     ) -> Condition[Any] | None:
-        """The condition of the synthesis, with what the checked file adds to it; this codec adds nothing."""
+        """The condition of the synthesis: the given one, and in subclasses what the file adds to it."""
         return condition
 
     def _level(self, latents: Latents, quality: float, has_importance_map: bool) -> int:

@@ -93,8 +93,8 @@ def onnx_codec(name: str, has_base_layer: bool, build: Callable[[], Codec], path
 
 @lru_cache(maxsize=256)
 def fingerprints_in(path: Path, changed: int, shared: str, version: int) -> frozenset[int | None]:
-    """The fingerprints of the files that weights decode; empty for other files. `changed` is the time
-    of the file's last change.
+    """The fingerprints of the files that the weights at `path` decode; empty if it is no weight file.
+    `changed`, the time of its last change, is part of the cache's key.
     """
     try:
         weights = read_arrays(path, WEIGHTS_FOLDER / shared if shared else None)

@@ -1,6 +1,6 @@
 """The torch network of a codec: analysis, entropy model and synthesis.
 
-Training updates it; each subclass implements one paper and overrides the methods that differ.
+Training updates its weights.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Estimate:
 
 
 class CodecNetwork(nn.Module):
-    """The network of a codec. A paper overrides the methods that it changes.
+    """The network of a codec. A subclass for each paper overrides the methods that differ.
 
         x ── analyse ── y ── code_latents ── y_hat ── synthesise ── x_hat
 
@@ -196,8 +196,7 @@ class CodecNetwork(nn.Module):
 
     def _bit_map(self, bits_by_call: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Bits of each coding call → bits of each latent position. The bits of the importance map and of z
-        are
-        spread evenly over the positions that they describe.
+        are spread evenly over the positions that they describe.
         """
         *importance_bits, z = bits_by_call[: len(bits_by_call) - self.entropy.exact_side.context.passes]
         passes = bits_by_call[len(importance_bits) + 1 :]
@@ -212,7 +211,8 @@ class CodecNetwork(nn.Module):
 
 def rate_estimator(entropy: EntropyModel, x: Tensor) -> RateEstimator | TrainingRateEstimator:
     """The estimator of a forward pass: differentiable in training mode; in evaluation mode, the bits of the
-    integer tables."""
+    integer tables.
+    """
     if entropy.training:
         return TrainingRateEstimator(len(x), x.device)
     return RateEstimator(entropy.cost(), len(x))

@@ -66,7 +66,7 @@ class OnnxRuntime:
         self._fingerprints: dict[int, int | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxRuntime:
-        """Nothing here changes; a changeable copy is that of `on_torch`."""
+        """Return this runtime itself: its weights never change. `on_torch` makes one whose weights can."""
         return self
 
     def fingerprint(self, version: int, refresh: bool = True) -> int | None:

@@ -1,5 +1,6 @@
-"""Region-of-interest coding: an importance map, from text or a mask, sets the quantiser's step at each
-position.
+"""Region-of-interest coding: an importance map sets the quantiser's step at each position.
+
+The map comes from a text or a mask.
 
     image ── image encoder ── features ┐
     text ──── text encoder ── tokens ──┴─ cross-attention ── p: probability that the text names a position
@@ -38,8 +39,9 @@ Grounding = Callable[[Tensor, TextEmbedding], Tensor]
 
 
 def text_probability(x: Tensor, text: TextEmbedding) -> Tensor:
-    """x [B, 3, H, W] in 0..1 → probability that the text names a position, [B, H/16, W/16]. Raises
-    WeightsError.
+    """x [B, 3, H, W] in 0..1 → the probability that the text names what a position shows, [B, H/16, W/16].
+
+    Raises WeightsError.
     """
     device = str(x.device)
     logits: Tensor = load_grounding_head(device)(load_image_encoder(device)(x).feature_maps[-1], text)

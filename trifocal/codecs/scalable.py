@@ -1,4 +1,4 @@
-"""Scalable codecs: a base layer that a detector reads, and an enhancement layer for viewing.
+"""Scalable codecs: a base layer for a detector, and an enhancement layer for viewing.
 
     image ── resize ── base ⇄ BASE ─┬─ h_hat ── detector ── objects
                                     └─ base preview ─┐

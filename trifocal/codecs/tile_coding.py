@@ -24,7 +24,7 @@ from trifocal.utils.timing import Stopwatch
 __all__ = ["Progress", "TileChunks", "TileCoder", "tile_parts", "track"]
 
 GREY = 128
-END_BYTES = 3  # of a range coder's end and the longer length in the table, in the mean
+END_BYTES = 3  # mean bytes of a chunk beyond its values: the end of the stream, and its length in the table
 
 Progress = Callable[[float], None]
 T = TypeVar("T")
@@ -51,8 +51,14 @@ class TileCoder:
         stopwatch: Stopwatch,
         layout: ComponentLayout | None = None,
     ) -> tuple[Array, set[int], set[tuple[int, int]]]:
-        """y_hat of the frame of the tiles, [1, h, w, M], the numbers of the damaged ones, and for files with
-        components the missing parts: part and tile.
+        """Decode tiles that fill a rectangle.
+
+        Returns:
+            y_hat of the rectangle (`Canvas.frame`), [1, h, w, M]; the indices of damaged tiles; and for a
+            file with components the missing parts, each as (part, index of the tile).
+
+        Raises:
+            Damaged: for a damaged tile or part, unless `best_effort` is set.
         """
         frame = canvas.frame(tiles)
         rows_in_all, columns_in_all = frame[3] // LATENT_STRIDE, frame[2] // LATENT_STRIDE
@@ -140,6 +146,7 @@ class TileCoder:
             return np.ascontiguousarray(y[:, rows, columns])
 
     def write(self, y: Array, level: int, stopwatch: Stopwatch) -> bytes:
+        """The chunk of a tile without components."""
         with stopwatch("entropy"):
             data, _, seconds = write_latents(
                 self.runtime.entropy(), y, np.array([level]), self.runtime.has_importance_map
@@ -157,6 +164,7 @@ class TileCoder:
         return chunks
 
     def bits(self, y: Array, level: int, stopwatch: Stopwatch, parts: TileParts | None = None) -> float:
+        """The estimated bits of a tile's chunk, or of its chunks if it has parts."""
         entropy = self.runtime.entropy()
         if parts is not None:
             with stopwatch("entropy"):
@@ -197,7 +205,7 @@ class TileCoder:
 
 
 class TileChunks:
-    """The chunks of the tiles of one image: one for each, or those of its parts.
+    """The chunks of the tiles of one image: one for each tile, or with components one for each of its parts.
 
     Args:
         tiles: codes the tiles.

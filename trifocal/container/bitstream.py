@@ -103,7 +103,7 @@ class Bitstream:
         return () if self.layout is None else self.layout.components
 
     def only(self, components: str | Collection[str]) -> "Bitstream":
-        """A partial file: everything but the chunks of other components and of the rest.
+        """A partial file with these components, without the others and the rest of the image.
 
         Args:
             components: a label, or several.
@@ -132,8 +132,8 @@ class Bitstream:
         return self.keep(lambda tag, index: tag != Tag.ENHANCEMENT or index in kept)
 
     def keep(self, kept: Callable[[int, int], bool]) -> "Bitstream":
-        """A partial file without the chunks for which `kept`, which takes tag and index, is False. Raises
-        Damaged if a chunk is damaged.
+        """A partial file with the chunks for which `kept(tag, index)` is True. Raises Damaged if a chunk is
+        damaged.
         """
         raise_if_damaged(self.layers, "This file")
 

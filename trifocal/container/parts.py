@@ -154,10 +154,10 @@ def table_crc(stream: Bitstream) -> bytes:
 
 
 def read_base(path: str | os.PathLike[str]) -> tuple[Bitstream, int]:
-    """Read the header and the BASE layer of a file, and no bytes after them.
+    """Read the header and the BASE layer of a file, without loading the layers after it.
 
     Returns:
-        A stream with the BASE layer alone, and the number of bytes of the file up to its end.
+        A stream with the BASE layer alone, and the offset in the file at which that layer ends, in bytes.
 
     Raises:
         MissingLayer: if the file has no BASE layer.

@@ -24,8 +24,9 @@ KNOWN_TAGS = frozenset(Tag)
 
 
 class Row(NamedTuple):
-    """A chunk in the table of layers: its length in bytes and its CRC-32; `present` in this file or only in
-    the whole one.
+    """A chunk in the table of layers: its length in bytes, its CRC-32, and whether this file holds it.
+
+    A partial file keeps the rows of the chunks that it lacks; their `present` is False.
     """
 
     length: int
@@ -43,7 +44,7 @@ class Layer:
     is None.
 
     Attributes:
-        absent: the rows of the chunks that only the whole file has, by their indices; these chunks are None.
+        absent: rows of the chunks that a partial file lacks, by chunk index; these chunks are None.
 
     Raises:
         OptionError: if no file can have such a layer.
@@ -81,14 +82,14 @@ class Layer:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The rows of the table, `present` where the chunk is here."""
+        """The row of each chunk in the table of layers."""
         return tuple(
             self.absent.get(number) or Row(len(chunk or b""), crc32(chunk or b""))
             for number, chunk in enumerate(self.chunks)
         )
 
     def keep(self, kept: Callable[[int], bool]) -> "Layer":
-        """A copy without the chunks whose indices are not to be kept."""
+        """A copy with the chunks whose index satisfies `kept`; the others become absent."""
         dropped = {
             number: Row(*row[:2], present=False) for number, row in enumerate(self.rows) if not kept(number)
         }

@@ -1,4 +1,6 @@
-"""Code the latent of a tile in parts: side information, components that do not see each other, and the rest.
+"""Code the latent of a tile in parts: side information, components, and the rest.
+
+A component is predicted without the others, and the rest with all of them:
 
     side information ── features ──┬── passes at component 1 ──┐
                                    ├── passes at component 2 ──┤
@@ -96,8 +98,8 @@ def read_parts(
 ) -> tuple[Array, set[int], float]:
     """The chunks of `write_parts`, None for those that are absent → y_hat, missing parts, seconds.
 
-    A missing component is 0. The rest is missing too if a component of the tile is, and all parts are
-    without the side information.
+    The values of missing parts are 0. If a component of the tile is missing, so is the rest, which is
+    predicted from all components; without the side information all parts are missing.
 
     Args:
         channels: M.

@@ -1,4 +1,4 @@
-"""Coders of torch tensors: differentiable estimates of the rate, and a recorder of predicted parameters."""
+"""Coders of torch tensors: differentiable rate estimators, and a recorder of parameters."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The four-pass context of the compact network, on NumPy arrays or torch tensors: which values a pass codes,
-and how its mean and scale index are predicted.
+"""The four-pass context of the compact network, on NumPy arrays or torch tensors.
 
-In every pass, each position of a 2×2 neighbourhood codes another quarter of the channels, so a value is
-predicted from its spatial neighbours and from other channels at its own position. The order of the positions
-is 0, 3, 1, 2 (diagonal first), rotated for each channel group.
+It defines which values a pass codes, and how their mean and scale index are predicted. In every pass, each
+position of a 2×2 neighbourhood codes another quarter of the channels, so a value is predicted from its
+spatial neighbours and from other channels at its own position. The order of the positions is 0, 3, 1, 2
+(diagonal first), rotated for each channel group.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Layers(Protocol):
         linear_channels: number of leading channels whose mean is also predicted linearly from 3×3 neighbours.
         start, normalise, mean_scale, index: levels [B] → a vector each, [B, 1, 1, C].
         compress, snap_mean: clamps of decoded values and of means.
-        adapt, heads, neighbours: of the passes; `blocks` are shared by them.
+        adapt, heads, neighbours: a list each, with layers for each pass.
+        blocks: the layers that all passes share.
     """
 
     @property
@@ -87,8 +88,7 @@ def put(part: Any, pass_index: int) -> Any:
 
 def decoded_channels(channels: int, pass_index: int) -> NDArray[np.int64]:
     """Indices of the channels, and then of their magnitudes, that pass `pass_index` can use at each of the
-    four
-    positions, [4, 2·pass_index·M/4].
+    four positions, [4, 2·pass_index·M/4].
     """
     quarter = 4 * np.arange(channels // 4)
     earlier = [np.concatenate([quarter + (ORDER[s] ^ p) for s in range(pass_index)]) for p in range(4)]

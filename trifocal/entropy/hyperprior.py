@@ -83,8 +83,8 @@ class EntropyModel(nn.Module):
     latents of other projects: see docs/research.md.
 
     Attributes:
-        dead_zone: of the quantiser, as a part of a step for each bit of a ±1; 0 is plain rounding. Only
-            encoder and training depend on it. Weight files store it where it is not the default.
+        dead_zone: the `width` of `quantise.dead_zones`; 0 is plain rounding. Only encoder and training depend
+            on it. Weight files store it unless it is the default.
 
     Args:
         latent_channels: M, a multiple of 4.
@@ -179,7 +179,7 @@ class EntropyModel(nn.Module):
         return torch.from_numpy(y_hat).to(device)
 
     def arrays(self) -> TorchCodingNetworks:
-        """The integer networks and tables behind the interface on NumPy arrays."""
+        """The integer networks and tables, for coding NumPy arrays."""
         return TorchCodingNetworks(self)
 
     @torch.no_grad()
@@ -266,7 +266,7 @@ class TorchEntropyNetworks:
     """`EntropyNetworks` on tensors.
 
     Args:
-        model: whose networks.
+        model: the entropy model that has the networks.
         integer: use the integer networks, in float64; otherwise the float networks, with a gradient.
     """
 

@@ -1,11 +1,11 @@
-"""The arithmetic of integer networks, on float64 arrays of NumPy or torch, with identical results on every
-machine.
+"""The arithmetic of integer networks, with identical results on every machine.
 
-Activations are multiples of 2^−ACTIVATION_BITS clamped to ±ACTIVATION_BOUND, weights are multiples of
-2^−WEIGHT_BITS. Every product is then a multiple of 2^−(ACTIVATION_BITS + WEIGHT_BITS), and every partial sum
-stays below 2^53 of those units. So no sum is rounded, and its order does not matter (other libraries, thread
-counts, processors). After each layer the result is rounded to the grid of activations. The only operations
-are + × max clamp and round: divisions are by powers of two, and there are no transcendental functions.
+It works on float64 arrays of NumPy or torch. Activations are multiples of 2^−ACTIVATION_BITS clamped to
+±ACTIVATION_BOUND, weights are multiples of 2^−WEIGHT_BITS. Every product is then a multiple of
+2^−(ACTIVATION_BITS + WEIGHT_BITS), and every partial sum stays below 2^53 of those units. So no sum is
+rounded, and its order does not matter (other libraries, thread counts, processors). After each layer the
+result is rounded to the grid of activations. The only operations are + × max clamp and round: divisions are
+by powers of two, and there are no transcendental functions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Integer forms of GELU, tanh, layer normalisation and softmax, exact like the layers of `exact.py`.
+"""Integer forms of GELU, tanh, layer normalisation and softmax, with bit-exact results.
 
 IEEE 754 double precision rounds each + − × ÷ √ correctly, so one operation on equal inputs gives equal bits
 on every machine; only the order of a sum could change a result. Here every sum is of integers below 2^53
@@ -149,7 +149,7 @@ class IntegerLayerNorm(nn.Module):
 class SoftmaxAverage(nn.Module):
     """The average of values by the softmax of logits: [..., Q, K] and [..., K, D] → [..., Q, D].
 
-    Logits are clamped to ±1024, and values to ±64. `masked` sets the logits of keys to leave out.
+    Logits are clamped to ±1024, and values to ±64.
     """
 
     def forward(self, logits: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

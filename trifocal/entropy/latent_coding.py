@@ -1,4 +1,4 @@
-"""The order in which a latent is coded, written once for the estimator, the encoder and the decoder.
+"""The order in which a latent is coded, the same for estimator, encoder and decoder.
 
     y ── scale ──┬── hyper_analysis ── z ── code ── z_hat ── hyper_synthesis ── features
                  └── take ── code ── put ── correct ── … ── y_hat ── unscale
@@ -118,12 +118,12 @@ def code_latents(
 
 @dataclass(frozen=True)
 class SideInformation(Generic[ArrayT]):
-    """What both sides know before the passes.
+    """What encoder and decoder know before the coding passes.
 
     Attributes:
         features: of the hyper synthesis.
         scaled: the latent in quantiser steps, [B, h, w, M]; None for a Reader.
-        factor: of the importance map, [B, h, w, 1]; None without a map.
+        factor: 2^(importance map) as decoded, [B, h, w, 1]; None without a map.
         first: mean and scale index of the first pass, [B, h, w, M] each; None if they are not predicted yet.
     """
 
@@ -133,12 +133,12 @@ class SideInformation(Generic[ArrayT]):
     first: Any = None
 
     def predict_first(self, networks: EntropyNetworks[ArrayT], level: ArrayT) -> SideInformation[ArrayT]:
-        """A copy with the prediction of the first pass, which all windows share."""
+        """A copy with the prediction of the first pass, so that it is not repeated for each component."""
         predicted = networks.predict(0, self.features, None, level)
         return replace(self, first=tuple(networks.put(part, 0) for part in predicted))
 
     def window(self, rows: slice, columns: slice) -> SideInformation[ArrayT]:
-        """That of a part of the latent; only for features [B, h, w, W]."""
+        """The side information of a part of the latent; only for features [B, h, w, W]."""
         scaled = None if self.scaled is None else self.scaled[:, rows, columns]
         first = None if self.first is None else tuple(part[:, rows, columns] for part in self.first)
         return SideInformation(self.features[:, rows, columns], scaled, first=first)

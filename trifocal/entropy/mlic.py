@@ -1,4 +1,6 @@
-"""MLIC++'s context model: slices of channels in two checkerboard passes, with local and global attention.
+"""MLIC++'s context model: slices of channels, each coded in two checkerboard passes.
+
+Local and global attentions predict them (`mlic_attention.py`).
 
 W. Jiang and R. Wang, "MLIC++: Linear Complexity Multi-Reference Entropy Modeling for Learned Image
 Compression" (2023, arXiv 2307.15421); sizes as in its published code.

@@ -1,4 +1,4 @@
-"""The attentions of MLIC++'s context model: in windows, and linear over all positions of a tile.
+"""The attentions of MLIC++'s context model: in windows, and over all positions of a tile.
 
 W. Jiang and R. Wang, "MLIC++: Linear Complexity Multi-Reference Entropy Modeling for Learned Image
 Compression" (2023, arXiv 2307.15421), sections 3.3 to 3.5; sizes as in its published code. All parts have
