@@ -26,6 +26,7 @@ from trifocal.data.images import TrainingPicture
 from trifocal.entropy import estimators
 from trifocal.errors import OptionError, TrainingError
 from trifocal.evaluation import EvaluateOptions, evaluate
+from trifocal.evaluation.candidates.candidate import PresetCandidate
 from trifocal.evaluation.candidates.factory import create_candidate
 from trifocal.evaluation.candidates.variant import parse_variant
 from trifocal.evaluation.report.crops import largest_file_within
@@ -343,6 +344,7 @@ def test_a_single_rate_is_measured_at_its_quality(
     measured = [(row.preset, row.quality) for row in found.rows]
     assert measured == [("mine", 25), ("jpeg", 10), ("jpeg", 50)]
     candidate = create_candidate(parse_variant(name))
+    assert isinstance(candidate, PresetCandidate)
     size = found.rows[0].bytes
     assert len(largest_file_within(candidate, picture, size) or b"") == size
     assert largest_file_within(candidate, picture, size - 1) is None
