@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import trifocal
 from helpers.codecs import small_codec
@@ -28,6 +30,7 @@ from trifocal.graphs.session import has_graphs, record
 from trifocal.pictures import Picture
 from trifocal.preset_table import PRESETS
 from trifocal.presets import find
+from trifocal.text.compact_onnx import load_compact_onnx
 from trifocal.types import BasePreview, Condition
 from trifocal.weights import WEIGHTS_FOLDER, fingerprint, read_arrays, read_weights, write_weights
 
@@ -144,6 +147,22 @@ def test_graphs_agree_with_their_modules() -> None:
     size = rgb.shape[1], 96
     first = ours.base.preview(y, size)  # type: ignore[attr-defined]
     assert abs(first - theirs.base.preview(y, size)).max() < 0.01 * GREY_LEVEL  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [(333, 217), (1500, 400), (20, 40)])
+def test_both_engines_make_the_same_importance_map_of_a_text(size: tuple[int, int]) -> None:
+    """Larger and smaller than the image encoder's input, and narrower than one latent."""
+    picture = Picture(np.asarray(Image.fromarray(Picture.open(PHOTOGRAPH).rgb).resize(size)))
+    condition = Condition(text=load_compact_onnx()(["a dog"]))
+    runtimes = [codec.runtime for codec in engines("taco-compact")]
+    maps = [runtime.prepare(picture, condition).importance_map for runtime in runtimes]
+    rows, columns = (4 * -(-side // 64) for side in reversed(size))
+    assert all(map_.shape == (1, rows, columns) for map_ in maps)
+    assert np.abs(np.asarray(maps[0]) - maps[1]).max() < 1e-5 < np.ptp(maps[1])
+    given = replace(condition, importance_map=np.zeros((1, rows, columns), np.float32))
+    assert all(
+        not codec.runtime.prepare(picture, given).importance_map.any() for codec in engines("taco-compact")
+    )
 
 
 def test_the_preview_is_interpolated_as_by_torch() -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trifocal.codecs.preview import preview_pixels
 from trifocal.codecs.rate_control import REFINEMENT
+from trifocal.codecs.text_importance import with_text_importance
 from trifocal.detection.input_size import STEP, base_latent_size, compact_size
 from trifocal.entropy.coder import Array
 from trifocal.entropy.integer_arithmetic import ARITHMETIC
@@ -82,11 +83,11 @@ class OnnxRuntime:
         return self._entropy
 
     def prepare(self, picture: Picture, condition: Condition[Any] | None) -> Condition[Any] | None:
-        if not self.has_importance_map or condition is None or condition.text is None:
+        if not self.has_importance_map:
             return condition
-        from trifocal.codecs.onnx_text import with_importance
+        from trifocal.text.compact_onnx import text_probability
 
-        return with_importance(picture, condition, self.receptive_field)
+        return with_text_importance(picture, condition, text_probability)
 
     def analyse(self, rgb: NDArray[np.uint8], condition: Condition[Any] | None) -> Array:
         side = self._side("analysis", condition)

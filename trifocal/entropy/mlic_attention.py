@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifocal.entropy.checkerboard import put_checkerboard, take_checkerboard
 from trifocal.entropy.conversion import Composite
-from trifocal.entropy.elic import put_checkerboard, take_checkerboard
 from trifocal.entropy.integer_functions import VALUE_BOUND, LayerNorm, Offsets, SoftmaxAverage
 from trifocal.entropy.integer_networks import WEIGHT_BITS, Clamp
 from trifocal.layers import Conv, Depthwise

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trifocal.detection.detections import Floats, Pixels
-from trifocal.text.compact_onnx import load_graphs
+from trifocal.text.compact_onnx import text_probability
 from trifocal.types import TextEmbedding
 
 __all__ = ["connected_boxes", "relevance_map"]
@@ -28,8 +28,7 @@ def relevance_map(pixels: Pixels, text: TextEmbedding[Any], size: tuple[int, int
     """
     small = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
     x = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / np.float32(255)
-    p: NDArray[np.float32] = load_graphs().run("grounding", x=x, tokens=text.tokens, mask=text.mask)[0][0]
-    return p
+    return text_probability(x, text)[0]
 
 
 def connected_boxes(p: NDArray[np.float32], threshold: float) -> tuple[Floats, Floats]:
