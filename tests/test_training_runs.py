@@ -24,6 +24,7 @@ from trifocal.data.images import TrainingPicture
 from trifocal.entropy import estimators
 from trifocal.errors import OptionError, TrainingError
 from trifocal.evaluation import EvaluateOptions, evaluate
+from trifocal.evaluation.candidates.candidate import PresetCandidate
 from trifocal.evaluation.candidates.factory import create_candidate
 from trifocal.evaluation.candidates.variant import parse_variant
 from trifocal.evaluation.report.crops import largest_file_within
@@ -38,7 +39,7 @@ from trifocal.training.stages import make_objective, stage_recipe
 from trifocal.training.stopping import DivergenceCheck, stop_requests
 from trifocal.training.tasks.codec import CodecTask, with_clip
 from trifocal.types import DEAD_ZONE
-from trifocal.weights import read_dead_zone, read_level
+from trifocal.weights import QUANTISER, metadata_of, read_level
 
 
 def log_rows(out: Path) -> list[dict[str, str]]:
@@ -341,6 +342,7 @@ def test_a_single_rate_is_measured_at_its_quality(
     measured = [(row.preset, row.quality) for row in found.rows]
     assert measured == [("mine", 25), ("jpeg", 10), ("jpeg", 50)]
     candidate = create_candidate(parse_variant(name))
+    assert isinstance(candidate, PresetCandidate)
     size = found.rows[0].bytes
     assert len(largest_file_within(candidate, picture, size) or b"") == size
     assert largest_file_within(candidate, picture, size - 1) is None
@@ -359,7 +361,7 @@ def test_the_dead_zone_is_a_field_of_the_recipe_that_the_weights_keep(
 
     monkeypatch.setattr(estimators, "quantise_through", noted)
     weights = train("small", [folder], tmp_path / "a", steps=1, fields={"dead_zone": 0})
-    assert set(zones) == {0.0} and read_dead_zone(weights) == 0
+    assert set(zones) == {0.0} and metadata_of(weights)[QUANTISER] == "0.0"
     again = export_run(tmp_path / "a")
     codec, picture = load("small", weights=again), Picture(random_rgb(192, 128))
     entropy = codec.network.entropy
@@ -377,7 +379,7 @@ def test_the_dead_zone_is_a_field_of_the_recipe_that_the_weights_keep(
     wide = codec.encode(picture, quality=80)
     assert not np.array_equal(codec.decode_latents(wide).y, y_hat)
     assert np.array_equal(codec.decode_latents(plain).y, y_hat)
-    assert read_dead_zone(train("small", [folder], tmp_path / "b", steps=1)) is None
+    assert QUANTISER not in metadata_of(train("small", [folder], tmp_path / "b", steps=1))
 
 
 def test_fields_are_set_from_the_command_line_and_from_python() -> None:
