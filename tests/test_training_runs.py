@@ -35,9 +35,9 @@ from trifocal.recipes import BASE_LAYER, COMPACT, Recipe, with_fields
 from trifocal.training import export_run, train
 from trifocal.training.optimisers import adam, step_decay
 from trifocal.training.run import read_options
-from trifocal.training.stages import make_objective, stage_recipe
+from trifocal.training.stages import make_objective, stage_recipe, with_clip
 from trifocal.training.stopping import DivergenceCheck, stop_requests
-from trifocal.training.tasks.codec import CodecTask, with_clip
+from trifocal.training.tasks.codec import CodecTask
 from trifocal.types import DEAD_ZONE
 from trifocal.weights import QUANTISER, metadata_of, read_level
 
@@ -135,6 +135,11 @@ def test_a_diverged_run_ends_without_weights(
     result = run("train", "small", "--data", folder, "-o", tmp_path / "run", "--steps", "2", "--threads", "1")
     assert result.exit_code == 1 and "diverged" in result.stderr and "--learning-rate" in result.stderr
     assert not list((tmp_path / "run").glob("*.safetensors"))
+    monkeypatch.setattr(presets, "PRESETS", (small_preset,))
+    for every in (99, 0):  # NaN in the next step; and at a checkpoint before it
+        with pytest.raises(TrainingError, match=r"diverged: .* no weights"):
+            train("small", [folder], tmp_path / f"{every}", steps=14, learning_rate=1e30, every=every)
+        assert not list((tmp_path / f"{every}").glob("*.safetensors"))
     check = DivergenceCheck()
     assert [check.add(loss) for loss in (1.0, float("nan"), 2.0)] == [
         (False, False),
@@ -418,18 +423,22 @@ def test_recipes_are_those_of_the_papers_by_stage() -> None:
     assert optimiser.param_groups[0]["weight_decay"] == 1e-6
 
 
-def test_a_folder_of_clip_is_that_of_the_preset_and_its_objective() -> None:
+def test_a_folder_of_clip_is_that_of_the_preset_and_its_objective(tmp_path: Path) -> None:
     known = {preset.name: preset for preset in PRESETS}
-    for name, towers in (
-        ("taco", {"tower": "clips"}),
-        ("dual-layer", {"tower": "clips"}),
-        ("cross-modal", {}),
+    clips = str(tmp_path)
+    for name, text_encoder, towers in (
+        ("taco", clips, {"tower": clips}),
+        ("dual-layer", clips, {"tower": clips}),
+        ("cross-modal", clips, {}),
+        ("ug-icm", "", {"tower": clips}),
     ):
-        preset, recipe = with_clip(known[name], known[name].recipe, 1, "clips")
-        assert preset.text_encoder == "clips"
+        preset, recipe = with_clip(known[name], known[name].recipe, 1, clips)
+        assert preset.text_encoder == text_encoder
         assert {key: value for key, value in recipe.objective.items() if key == "tower"} == towers
     with pytest.raises(OptionError, match="uses no CLIP"):
-        with_clip(known["compact"], COMPACT, 1, "clips")
+        with_clip(known["compact"], COMPACT, 1, clips)
+    with pytest.raises(OptionError, match="no folder nowhere"):
+        with_clip(known["taco"], known["taco"].recipe, 1, "nowhere")
 
 
 def test_every_term_of_an_objective_is_kept() -> None:

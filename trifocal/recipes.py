@@ -279,7 +279,7 @@ DUAL_LAYER = replace(TACO, factors={"base.": 0.0, **TACO.factors}, warmup=1000, 
 # Yin et al.: Adam at 1e-4, 200 epochs of 80,000 images of COCO train2017; their command has batches of 128.
 # What they do not name is that of TACO: crops, gradient clipping, and the rates of tables and priors. The
 # second stage has 10 epochs at 1e-5, and trains the decoder only.
-UG_ICM = replace(TACO, batch=128, cooldown=0.0, decay=(), objective={})
+UG_ICM = replace(TACO, batch=128, cooldown=0.0, decay=(), text="none", objective={})
 UG_ICM_DECODER = replace(
     UG_ICM, learning_rate=1e-5, factors={**UG_ICM.factors, "analysis.": 0.0, "entropy.": 0.0}
 )

@@ -7,7 +7,7 @@ Every crop of a batch has its own quality level, so one network learns all rates
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from trifocal.training.batches import RunData, read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.optimisers import adam, plateau_schedule, step_decay
 from trifocal.training.run import open_run
-from trifocal.training.stages import make_objective, objective_arguments, stage_recipe
+from trifocal.training.stages import make_objective, stage_recipe, with_clip
 from trifocal.training.task import BatchSource, Notify, Report, TrainingTask, Update, silent
 from trifocal.training.trainer import open_trainer
 from trifocal.training.validation import HeldOut, calibrate, held_out_crops, to_tensor, validate
@@ -362,15 +362,6 @@ def train(
     return trainer.export(
         options["data"], start or (WEIGHTS_FOLDER / chosen.shared_weights if chosen.shared_weights else None)
     )
-
-
-def with_clip(preset: Preset, recipe: Recipe, stage: int, folder: str) -> tuple[Preset, Recipe]:
-    """The preset and the recipe with a CLIP model in a folder. Raises OptionError if the preset uses none."""
-    if preset.text_encoder in ("", "compact"):
-        raise OptionError(f"{preset.name} uses no CLIP; leave out --clip.")
-    if "tower" in objective_arguments(preset, stage):
-        recipe = replace(recipe, objective={**recipe.objective, "tower": folder})
-    return replace(preset, text_encoder=folder), recipe
 
 
 def check_texts(preset: Preset, recipe: Recipe, found: RunData) -> None:
