@@ -41,14 +41,24 @@ from trifocal.losses.base_layer import (
     task_weight,
 )
 from trifocal.losses.detection import Target
+from trifocal.losses.objective import Objective
 from trifocal.presets import find
 from trifocal.training import detection_batches as scenes
 from trifocal.training.batches import DataEcho
 from trifocal.training.distillation import DISTILLED_PARTS, FeatureSource
 from trifocal.training.tasks import base_layer as base_task
 from trifocal.training.tasks import detector as detector_task
-from trifocal.types import MAX_LEVEL
-from trifocal.weights import WEIGHTS_FOLDER, read_weights, write_weights
+from trifocal.training.tasks.codec import CodecTask
+from trifocal.types import DEAD_ZONE, MAX_LEVEL
+from trifocal.weights import (
+    BASE_QUANTISER,
+    QUANTISER,
+    WEIGHTS_FOLDER,
+    metadata_of,
+    network_dead_zones,
+    read_weights,
+    write_weights,
+)
 
 NOTHING = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
@@ -271,6 +281,36 @@ def test_dual_layer_base_layer_is_trained_with_torchvisions_detector(
     assert path.name == "dual-layer.safetensors" and path.with_suffix(".csv").exists()
     assert same(fresh.network.synthesis.state_dict(), codec.network.synthesis.state_dict())
     assert not torch.equal(fresh.network.base.entropy.frequencies, codec.network.base.entropy.frequencies)
+
+
+def test_departures_of_the_base_layer_are_switched_off(
+    quick: list[DualLayerCompact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dead zone, held-out images and augmentation; the weights keep the dead zone, and so does a resumed
+    training of the enhancement."""
+    data, run = write_annotated_images(tmp_path), tmp_path / "run"
+    augmented: list[bool] = []
+    make = scenes.DetectionBatches
+
+    def noted(*given: Any, **more: Any) -> scenes.DetectionBatches:
+        augmented.append(more["augmented"])
+        return make(*given, **more)
+
+    monkeypatch.setattr("trifocal.training.tasks.base_layer.DetectionBatches", noted)
+    plain = {"dead_zone": 0, "held_out": 0, "augmentation": "none"}
+    path = base_task.train_base_layer([data], run, steps=1, batch=2, fields=plain)
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert augmented and not any(augmented) and record["read"]["held_out"] == 0
+    assert quick[-1].base.entropy.dead_zone == 0 and quick[-1].entropy.dead_zone == DEAD_ZONE
+    assert metadata_of(path) == {"format": "pt", BASE_QUANTISER: "0.0"}
+    preset = replace(find("dual-layer-compact"), build=lambda: small_dual_layer_compact(quick[-1].detector))
+    task, resumed = (CodecTask(preset, objective=Objective) for _ in range(2))
+    task.start_from(path)
+    resumed.load_state(task.state())
+    for own in (task, resumed):
+        assert network_dead_zones(own.network) == {QUANTISER: DEAD_ZONE, BASE_QUANTISER: 0.0}
+    with pytest.raises(OptionError, match="augmentation is one of full, none"):
+        base_task.train_base_layer([data], run, steps=1, fields={"augmentation": "some"}, force=True)
 
 
 def test_images_without_boxes_need_a_teacher(quick: list[DualLayerCompact], tmp_path: Path) -> None:

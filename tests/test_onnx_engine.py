@@ -20,6 +20,7 @@ from trifocal.codecs.graph_export import codec_network, export_networks
 from trifocal.codecs.loading import Engine
 from trifocal.codecs.onnx_runtime import image_array
 from trifocal.codecs.preview import preview_pixels
+from trifocal.container import Bitstream, Tag
 from trifocal.demo import PHOTOGRAPH
 from trifocal.detection.compact_onnx import load_compact_detector, suppress
 from trifocal.entropy.integer_arithmetic import depthwise, linear, placed_linear
@@ -31,7 +32,7 @@ from trifocal.pictures import Picture
 from trifocal.preset_table import PRESETS
 from trifocal.presets import find
 from trifocal.text.compact_onnx import load_compact_onnx
-from trifocal.types import BasePreview, Condition
+from trifocal.types import DEAD_ZONE, BasePreview, Condition
 from trifocal.weights import WEIGHTS_FOLDER, fingerprint, read_arrays, read_weights, write_weights
 
 COMPACT = ("compact", "dual-layer-compact")
@@ -313,7 +314,8 @@ def test_exported_graphs_agree_with_their_modules_and_need_no_other_file(tmp_pat
 def test_both_engines_round_with_the_dead_zone_of_the_weights(tmp_path: Path) -> None:
     network = trifocal.load("compact-psnr", engine="torch").network
     plain = tmp_path / "plain.safetensors"
-    write_weights(network, plain, dead_zone=0.0)
+    network.entropy.dead_zone = 0.0
+    write_weights(network, plain)
     picture = photograph(64, 64)
     usual = trifocal.encode(picture, "compact-psnr", quality=40)
     for engine in ENGINES:
@@ -322,6 +324,22 @@ def test_both_engines_round_with_the_dead_zone_of_the_weights(tmp_path: Path) ->
         stream = codec.encode(picture, quality=40)
         assert stream.size > usual.size  # more values than with the dead zone
         assert codec.decode(stream).picture.rgb.shape == picture.rgb.shape
+
+
+def test_both_engines_round_base_layers_with_the_dead_zone_of_the_weights(tmp_path: Path) -> None:
+    network = trifocal.load("dual-layer-compact", engine="torch").network
+    network.base.entropy.dead_zone = 0.0
+    plain = tmp_path / "plain.safetensors"
+    write_weights(network, plain)
+    usual = base_bytes(trifocal.encode(photograph(64, 64), "dual-layer-compact", quality=40))
+    for engine in ENGINES:
+        codec = trifocal.load("dual-layer-compact", weights=plain, engine=engine)
+        assert (codec.runtime.entropy().dead_zone, codec.runtime.base.entropy().dead_zone) == (DEAD_ZONE, 0)
+        assert base_bytes(codec.encode(photograph(64, 64), quality=40)) > usual
+
+
+def base_bytes(stream: Bitstream) -> int:
+    return next(layer.size for layer in stream.layers if layer.tag == Tag.BASE)
 
 
 def test_only_compact_codecs_are_exported() -> None:

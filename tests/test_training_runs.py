@@ -37,11 +37,11 @@ from trifocal.recipes import BASE_LAYER, COMPACT, Recipe, with_fields
 from trifocal.training import export_run, train
 from trifocal.training.optimisers import adam, step_decay
 from trifocal.training.run import read_options
-from trifocal.training.stages import make_objective, stage_recipe
+from trifocal.training.stages import make_objective, stage_recipe, with_clip
 from trifocal.training.stopping import DivergenceCheck, stop_requests
-from trifocal.training.tasks.codec import CodecTask, with_clip
+from trifocal.training.tasks.codec import CodecTask
 from trifocal.types import DEAD_ZONE
-from trifocal.weights import read_dead_zone, read_level
+from trifocal.weights import QUANTISER, metadata_of, read_level
 
 
 def log_rows(out: Path) -> list[dict[str, str]]:
@@ -137,6 +137,11 @@ def test_a_diverged_run_ends_without_weights(
     result = run("train", "small", "--data", folder, "-o", tmp_path / "run", "--steps", "2", "--threads", "1")
     assert result.exit_code == 1 and "diverged" in result.stderr and "--learning-rate" in result.stderr
     assert not list((tmp_path / "run").glob("*.safetensors"))
+    monkeypatch.setattr(presets, "PRESETS", (small_preset,))
+    for every in (99, 0):  # NaN in the next step; and at a checkpoint before it
+        with pytest.raises(TrainingError, match=r"diverged: .* no weights"):
+            train("small", [folder], tmp_path / f"{every}", steps=14, learning_rate=1e30, every=every)
+        assert not list((tmp_path / f"{every}").glob("*.safetensors"))
     check = DivergenceCheck()
     assert [check.add(loss) for loss in (1.0, float("nan"), 2.0)] == [
         (False, False),
@@ -363,7 +368,7 @@ def test_the_dead_zone_is_a_field_of_the_recipe_that_the_weights_keep(
 
     monkeypatch.setattr(estimators, "quantise_through", noted)
     weights = train("small", [folder], tmp_path / "a", steps=1, fields={"dead_zone": 0})
-    assert set(zones) == {0.0} and read_dead_zone(weights) == 0
+    assert set(zones) == {0.0} and metadata_of(weights)[QUANTISER] == "0.0"
     again = export_run(tmp_path / "a")
     codec, picture = load("small", weights=again), Picture(random_rgb(192, 128))
     entropy = codec.network.entropy
@@ -381,7 +386,7 @@ def test_the_dead_zone_is_a_field_of_the_recipe_that_the_weights_keep(
     wide = codec.encode(picture, quality=80)
     assert not np.array_equal(codec.decode_latents(wide).y, y_hat)
     assert np.array_equal(codec.decode_latents(plain).y, y_hat)
-    assert read_dead_zone(train("small", [folder], tmp_path / "b", steps=1)) is None
+    assert QUANTISER not in metadata_of(train("small", [folder], tmp_path / "b", steps=1))
 
 
 def test_fields_are_set_from_the_command_line_and_from_python() -> None:
@@ -450,18 +455,22 @@ def test_recipes_are_those_of_the_papers_by_stage() -> None:
     assert optimiser.param_groups[0]["weight_decay"] == 1e-6
 
 
-def test_a_folder_of_clip_is_that_of_the_preset_and_its_objective() -> None:
+def test_a_folder_of_clip_is_that_of_the_preset_and_its_objective(tmp_path: Path) -> None:
     known = {preset.name: preset for preset in PRESETS}
-    for name, towers in (
-        ("taco", {"tower": "clips"}),
-        ("dual-layer", {"tower": "clips"}),
-        ("cross-modal", {}),
+    clips = str(tmp_path)
+    for name, text_encoder, towers in (
+        ("taco", clips, {"tower": clips}),
+        ("dual-layer", clips, {"tower": clips}),
+        ("cross-modal", clips, {}),
+        ("ug-icm", "", {"tower": clips}),
     ):
-        preset, recipe = with_clip(known[name], known[name].recipe, 1, "clips")
-        assert preset.text_encoder == "clips"
+        preset, recipe = with_clip(known[name], known[name].recipe, 1, clips)
+        assert preset.text_encoder == text_encoder
         assert {key: value for key, value in recipe.objective.items() if key == "tower"} == towers
     with pytest.raises(OptionError, match="uses no CLIP"):
-        with_clip(known["compact"], COMPACT, 1, "clips")
+        with_clip(known["compact"], COMPACT, 1, clips)
+    with pytest.raises(OptionError, match="no folder nowhere"):
+        with_clip(known["taco"], known["taco"].recipe, 1, "nowhere")
 
 
 def test_every_term_of_an_objective_is_kept() -> None:

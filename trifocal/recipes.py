@@ -122,6 +122,10 @@ class BaseLayerRecipe:
         bce: L_BCE of the paper's equation (1). "objectness": binary cross-entropy of the first stage's
             objectness with the detector's. "classes": cross-entropy of the class probabilities with the
             detector's, as the paper prints it.
+        augmentation: "full": parts of images, mosaics of four, mirrored, with other brightness, contrast and
+            colour. "none": each image whole, or its centre if it is narrower or wider than the batch.
+        held_out: one image in so many validates the run; 0 trains on all images, also those that validate.
+        dead_zone: of the base layer's quantiser, as in `Recipe`; the weights keep it.
         terms: weights of the terms that differ from the default; 0 leaves a term out.
 
     Raises:
@@ -134,13 +138,17 @@ class BaseLayerRecipe:
     batch: int = 8
     ema: float = 0.997
     bce: Literal["objectness", "classes"] = "objectness"
+    augmentation: Literal["full", "none"] = "full"
+    held_out: int = 40
+    dead_zone: float = DEAD_ZONE
     terms: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_positive(self, "learning_rate", "matrix_rate", "batch")
         check_range(self, 1, "ema")
-        check_range(self, math.inf, "weight_decay")
+        check_range(self, math.inf, "weight_decay", "held_out", "dead_zone")
         check_choice(self, "bce", ("objectness", "classes"))
+        check_choice(self, "augmentation", ("full", "none"))
 
 
 def check_positive(recipe: object, *names: str) -> None:
@@ -314,7 +322,7 @@ DUAL_LAYER = replace(TACO, factors={"base.": 0.0, **TACO.factors}, warmup=1000, 
 # Yin et al.: Adam at 1e-4, 200 epochs of 80,000 images of COCO train2017; their command has batches of 128.
 # What they do not name is that of TACO: crops, gradient clipping, and the rates of tables and priors. The
 # second stage has 10 epochs at 1e-5, and trains the decoder only.
-UG_ICM = replace(TACO, batch=128, cooldown=0.0, decay=(), objective={})
+UG_ICM = replace(TACO, batch=128, cooldown=0.0, decay=(), text="none", objective={})
 UG_ICM_DECODER = replace(
     UG_ICM, learning_rate=1e-5, factors={**UG_ICM.factors, "analysis.": 0.0, "entropy.": 0.0}
 )

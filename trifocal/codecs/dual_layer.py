@@ -36,7 +36,9 @@ Choices where the paper is silent, and differences from it:
     - Training differs from the paper, and each difference can be switched off by a field of the recipe: a tenth
       of the steps have no text (`wordless=0`), crops are mirrored (`mirrored=0`), images are drawn by area
       (`sampling=uniform`), one in forty is held out (`held_out=0`), and values are rounded with a dead zone
-      (`dead_zone=0`), in training and by `encode`. The dead zone of the base layer stays. L_BCE of the base is that of the objectness (`bce=classes` for `train base`).
+      (`dead_zone=0`), in training and by `encode`. In `train base`, images are parts, mosaics, mirrored and
+      recoloured (`augmentation=none`), one in forty is held out (`held_out=0`), values have a dead zone
+      (`dead_zone=0`), and L_BCE is that of the objectness (`bce=classes`).
     - λ, the weights of the other terms, and the schedule: `losses/dual_layer.py` and the preset's recipe. One
       model has all rates, by gains around the quantiser; the paper has one model per rate, as `--lambda` trains.
 """

@@ -123,14 +123,15 @@ class BaseOnnxRuntime:
 
     Args:
         graphs, weights: of the whole preset.
+        dead_zone: of the base layer's quantiser.
     """
 
     refinement = REFINEMENT
 
-    def __init__(self, graphs: Graphs, weights: Arrays) -> None:
+    def __init__(self, graphs: Graphs, weights: Arrays, dead_zone: float = DEAD_ZONE) -> None:
         self.graphs = graphs
         self._entropy = NumpyCodingNetworks(
-            part(weights, "base.entropy."), hyper_analysis(graphs, "base.hyper_analysis")
+            part(weights, "base.entropy."), hyper_analysis(graphs, "base.hyper_analysis"), dead_zone
         )
 
     def entropy(self) -> NumpyCodingNetworks:
@@ -175,10 +176,10 @@ class BaseOnnxRuntime:
 class ScalableOnnxRuntime(OnnxRuntime):
     """`ScalableRuntime` of the compact codec with a base layer."""
 
-    def __init__(self, *arguments: Any) -> None:
-        """Arguments as for `OnnxRuntime`."""
+    def __init__(self, *arguments: Any, base_dead_zone: float = DEAD_ZONE) -> None:
+        """Arguments as for `OnnxRuntime`, and the dead zone of the base layer's quantiser."""
         super().__init__(*arguments)
-        self.base = BaseOnnxRuntime(self.graphs, self.weights)
+        self.base = BaseOnnxRuntime(self.graphs, self.weights, base_dead_zone)
 
 
 def hyper_analysis(graphs: Graphs, name: str) -> Callable[[Array, Array], Array]:

@@ -1,8 +1,9 @@
 """The stages of a preset's training: the recipe and the objective of each."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from inspect import Parameter, signature
+from pathlib import Path
 
 from trifocal.errors import OptionError
 from trifocal.losses import Objective
@@ -10,7 +11,7 @@ from trifocal.preset_table import LazyCall
 from trifocal.presets import Preset
 from trifocal.recipes import Recipe, check_like
 
-__all__ = ["make_objective", "objective_arguments", "stage_objective", "stage_recipe"]
+__all__ = ["make_objective", "objective_arguments", "stage_objective", "stage_recipe", "with_clip"]
 
 
 def stage_objective(preset: Preset, stage: int) -> Callable[..., Objective]:
@@ -68,3 +69,20 @@ def make_objective(preset: Preset, stage: int, recipe: Recipe) -> Objective:
             f"{preset.name} has no field {unknown!r}; its recipe has {', '.join(own)}, and its objective "
             f"{', '.join(names) or 'none'}."
         ) from None
+
+
+def with_clip(preset: Preset, recipe: Recipe, stage: int, folder: str) -> tuple[Preset, Recipe]:
+    """The preset and the recipe with the CLIP model in a folder.
+
+    Raises:
+        OptionError: if the preset uses no CLIP, or there is no such folder.
+    """
+    reads_text = preset.text_encoder not in ("", "compact")
+    has_tower = "tower" in objective_arguments(preset, stage)
+    if not reads_text and not has_tower:
+        raise OptionError(f"{preset.name} uses no CLIP; leave out --clip.")
+    if not Path(folder).is_dir():
+        raise OptionError(f"There is no folder {folder}; --clip names the folder of a CLIP model.")
+    if has_tower:
+        recipe = replace(recipe, objective={**recipe.objective, "tower": folder})
+    return replace(preset, text_encoder=folder) if reads_text else preset, recipe

@@ -7,7 +7,7 @@ Every crop of a batch has its own quality level, so one network learns all rates
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,20 @@ from trifocal.training.checkpoint import load_start
 from trifocal.training.components import check_components_recipe, partial_crops, validate_partial
 from trifocal.training.optimisers import adam, plateau_schedule, step_decay, train_only
 from trifocal.training.run import open_run
-from trifocal.training.stages import make_objective, objective_arguments, stage_recipe
+from trifocal.training.stages import make_objective, stage_recipe, with_clip
 from trifocal.training.task import BatchSource, Notify, Report, TrainingTask, Update, silent
 from trifocal.training.trainer import open_trainer
 from trifocal.training.validation import HeldOut, calibrate, held_out_crops, to_tensor, validate
-from trifocal.types import DEAD_ZONE, LEVELS_PER_QUALITY, Batch, Condition
-from trifocal.weights import WEIGHTS_FOLDER, DecodableFingerprints, decodable, load_weights, write_weights
+from trifocal.types import LEVELS_PER_QUALITY, Batch, Condition
+from trifocal.weights import (
+    WEIGHTS_FOLDER,
+    DecodableFingerprints,
+    decodable,
+    load_weights,
+    network_dead_zones,
+    set_dead_zones,
+    write_weights,
+)
 
 __all__ = ["CodecTask", "train"]
 
@@ -73,11 +81,11 @@ class CodecTask(TrainingTask):
         self.stage = stage
         self.objective = objective() if objective else make_objective(preset, stage, self.recipe)
         self.text_encoder = load_text_encoder(preset.text_encoder) if preset.text_used_by else None
-        network = preset.build().network
-        network.entropy.dead_zone = self.recipe.dead_zone
-        self.module: nn.Module = network
-        if isinstance(self.module, ScalableNetwork):
-            self.module.any_base_quality = self.recipe.any_base_quality
+        self.network: CodecNetwork = preset.build().network
+        self.network.entropy.dead_zone = self.recipe.dead_zone
+        self.module: nn.Module = self.network
+        if isinstance(self.network, ScalableNetwork):
+            self.network.any_base_quality = self.recipe.any_base_quality
         self.file_name = f"{preset.name}.safetensors"
         self.seed, self.learning_rate = self.recipe.seed, self.recipe.learning_rate
         self.ema, self.clip, self.batch = self.recipe.ema, self.recipe.clip, self.recipe.batch
@@ -96,7 +104,8 @@ class CodecTask(TrainingTask):
         shared = WEIGHTS_FOLDER / self.preset.shared_weights if self.preset.shared_weights else None
         for path in (shared, weights):
             if path is not None:
-                load_start(self.module, path)
+                load_start(self.module, path)  # with the dead zone of a base layer
+        self.network.entropy.dead_zone = self.recipe.dead_zone
         if weights is not None:
             with suppress(WeightsError):  # weights of parts only: they wrote no files of this preset
                 self.decodable_fingerprints = decodable(
@@ -184,6 +193,7 @@ class CodecTask(TrainingTask):
 
     def validate(self, average: nn.Module) -> dict[str, float]:
         assert isinstance(average, CodecNetwork)
+        set_dead_zones(average, network_dead_zones(self.network))  # which a resumed run knows late
         texts = None
         if self.text_encoder is not None and any(self.held_out.texts):
             with torch.no_grad():
@@ -203,10 +213,7 @@ class CodecTask(TrainingTask):
             calibrate(average, self.training_images, self.recipe, self.level)
         decoder_only = all(name.startswith("synthesis.") for name in trained)
         decodable_fingerprints = self.decodable_fingerprints if decoder_only else None
-        dead_zone = None if self.recipe.dead_zone == DEAD_ZONE else self.recipe.dead_zone
-        write_weights(
-            average, path, self.preset.shared_weights, decodable_fingerprints, self.level, dead_zone
-        )
+        write_weights(average, path, self.preset.shared_weights, decodable_fingerprints, self.level)
         load_weights(average, path.absolute(), self.preset.shared_weights)
         return {
             "parameters": sum(p.numel() for p in average.parameters()),
@@ -226,14 +233,15 @@ class CodecTask(TrainingTask):
         return self.objective.notices()
 
     def state(self) -> dict[str, Any]:
-        return {
-            "decodes": {version: sorted(values) for version, values in self.decodable_fingerprints.items()}
-        }
+        decodes = {version: sorted(values) for version, values in self.decodable_fingerprints.items()}
+        return {"decodes": decodes, "dead_zones": network_dead_zones(self.network)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.decodable_fingerprints = {
             version: frozenset(values) for version, values in state.get("decodes", {}).items()
         }
+        set_dead_zones(self.network, state.get("dead_zones", {}))
+        self.network.entropy.dead_zone = self.recipe.dead_zone
 
 
 def train(
@@ -339,15 +347,6 @@ def train(
     return trainer.export(
         options["data"], start or (WEIGHTS_FOLDER / chosen.shared_weights if chosen.shared_weights else None)
     )
-
-
-def with_clip(preset: Preset, recipe: Recipe, stage: int, folder: str) -> tuple[Preset, Recipe]:
-    """The preset and the recipe with a CLIP model in a folder. Raises OptionError if the preset uses none."""
-    if preset.text_encoder in ("", "compact"):
-        raise OptionError(f"{preset.name} uses no CLIP; leave out --clip.")
-    if "tower" in objective_arguments(preset, stage):
-        recipe = replace(recipe, objective={**recipe.objective, "tower": folder})
-    return replace(preset, text_encoder=folder), recipe
 
 
 def check_texts(preset: Preset, recipe: Recipe, found: RunData) -> None:
