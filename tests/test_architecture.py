@@ -21,7 +21,7 @@ LAYERS = (
     ("container", "pictures", "weights"),
     ("layers", "graphs"),
     ("transforms",),
-    ("entropy", "text", "detection"),
+    ("entropy", "text", "detection", "diffusion"),
     ("losses",),
     ("codecs",),
     ("recipes",),
@@ -49,6 +49,7 @@ PAPERS = {
     "dual_layer_compact",
     "ug_icm",
     "ug_icm_compact",
+    "discover",
 }
 
 NEVER = {
@@ -67,7 +68,8 @@ NEVER = {
 # Networks that only metrics use (torchvision's and transformers') belong to evaluation too.
 ONLY_IN = {
     "constriction": "entropy",
-    "transformers": "text evaluation",
+    "transformers": "text evaluation diffusion",
+    "diffusers": "diffusion",
     "torchvision.models": "detection evaluation",
     "accelerate": "training",
     "ray": "batch",
