@@ -58,7 +58,7 @@ class ComponentRequest:
                 "components."
             )
         if not objects:
-            self.notify("No such objects were found in the base layer, so the file has no components.")
+            self.notify("No such objects were found, so the file has no components.")
             return ()
         check_components(objects[:MAX_COMPONENTS], width, height)
         return with_positions(objects[:MAX_COMPONENTS], width, height)
