@@ -284,6 +284,6 @@ UG_ICM_DECODER = replace(
 DISCOVER = replace(
     TACO, decay=(), warmup=1000, batch=4, crop=512, ema=0.999, text="none", sampling="uniform", objective={}
 )
-DISCOVER_DECODER = replace(DISCOVER, factors={**DISCOVER.factors, "analysis.": 0.0, "entropy.": 0.0})
+DISCOVER_DECODER = replace(DISCOVER, factors={"analysis.": 0.0, "entropy.": 0.0})
 
 BASE_LAYER = BaseLayerRecipe()
