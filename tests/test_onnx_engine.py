@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,14 +157,14 @@ def test_both_engines_make_the_same_importance_map_of_a_text(size: tuple[int, in
     picture = Picture(np.asarray(Image.fromarray(Picture.open(PHOTOGRAPH).rgb).resize(size)))
     condition = Condition(text=load_compact_onnx()(["a dog"]))
     runtimes = [codec.runtime for codec in engines("taco-compact")]
-    maps = [runtime.prepare(picture, condition).importance_map for runtime in runtimes]
+    prepared: list[Any] = [runtime.prepare(picture, condition) for runtime in runtimes]
+    maps = [one.importance_map for one in prepared]
     rows, columns = (4 * -(-side // 64) for side in reversed(size))
     assert all(map_.shape == (1, rows, columns) for map_ in maps)
     assert np.abs(np.asarray(maps[0]) - maps[1]).max() < 1e-5 < np.ptp(maps[1])
     given = replace(condition, importance_map=np.zeros((1, rows, columns), np.float32))
-    assert all(
-        not codec.runtime.prepare(picture, given).importance_map.any() for codec in engines("taco-compact")
-    )
+    kept: list[Any] = [codec.runtime.prepare(picture, given) for codec in engines("taco-compact")]
+    assert not any(one.importance_map.any() for one in kept)
 
 
 def test_the_preview_is_interpolated_as_by_torch() -> None:
@@ -327,14 +328,15 @@ def test_both_engines_round_with_the_dead_zone_of_the_weights(tmp_path: Path) ->
 
 
 def test_both_engines_round_base_layers_with_the_dead_zone_of_the_weights(tmp_path: Path) -> None:
-    network = trifocal.load("dual-layer-compact", engine="torch").network
+    network: Any = trifocal.load("dual-layer-compact", engine="torch").network
     network.base.entropy.dead_zone = 0.0
     plain = tmp_path / "plain.safetensors"
     write_weights(network, plain)
     usual = base_bytes(trifocal.encode(photograph(64, 64), "dual-layer-compact", quality=40))
     for engine in ENGINES:
         codec = trifocal.load("dual-layer-compact", weights=plain, engine=engine)
-        assert (codec.runtime.entropy().dead_zone, codec.runtime.base.entropy().dead_zone) == (DEAD_ZONE, 0)
+        runtime: Any = codec.runtime
+        assert (runtime.entropy().dead_zone, runtime.base.entropy().dead_zone) == (DEAD_ZONE, 0)
         assert base_bytes(codec.encode(photograph(64, 64), quality=40)) > usual
 
 

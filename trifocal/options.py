@@ -63,8 +63,10 @@ class EncodeOptions:
         there is no text.
         """
         presets.check_text(preset, self.text is not None or self.text_per_image, self.send_text)
-        if not self.base.is_default or self.components is not None:
+        if not self.base.is_default:
             presets.check_base_layer(preset)
+        if self.components is not None:
+            presets.check_components(preset)
 
 
 @dataclass(frozen=True)

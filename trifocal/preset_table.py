@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from trifocal.recipes import (
     COMPACT,
     COMPACT_COMPONENTS,
+    DISCOVER,
+    DISCOVER_DECODER,
     DUAL_LAYER,
     HIFIC,
     HIFIC_ADVERSARIAL,
@@ -75,6 +77,7 @@ class Preset:
             reads the text, where it is installed.
         has_base_layer: whether files have a base layer for detectors.
         takes_preference: whether the decoder takes a preference from people (0) to machines (1).
+        takes_components: whether objects may get chunks of their own, beside presets with a base layer.
         shared_weights: the weight file of the tensors that it shares with another preset; its own file has
             the rest.
         earlier_weights: weight files that this preset had before; their files are still decoded.
@@ -94,6 +97,7 @@ class Preset:
     has_importance_map: bool = False
     has_base_layer: bool = False
     takes_preference: bool = False
+    takes_components: bool = False
     shared_weights: str = ""
     earlier_weights: tuple[str, ...] = ()
 
@@ -263,5 +267,19 @@ PRESETS = (
         stages=(lazy_call("losses.ug_icm", "second_stage"),),
         stage_recipes=(UG_ICM_DECODER,),
         takes_preference=True,
+    ),
+    Preset(
+        name="discover",
+        id=13,
+        summary="objects are sent first, Stable Diffusion fills in the rest, 399 M parameters, after Liu et "
+        "al. on ELIC",
+        build=lazy_call("codecs.discover", "discover"),
+        recipe=DISCOVER,
+        weights="discover.safetensors",
+        objective=lazy_call("losses.discover", "DiscoverObjective"),
+        stages=(lazy_call("losses.discover", "second_stage"),),
+        stage_recipes=(DISCOVER_DECODER,),
+        takes_preference=True,
+        takes_components=True,
     ),
 )

@@ -12,6 +12,8 @@ __all__ = [
     "BASE_LAYER",
     "COMPACT",
     "COMPACT_COMPONENTS",
+    "DISCOVER",
+    "DISCOVER_DECODER",
     "DUAL_LAYER",
     "HIFIC",
     "HIFIC_ADVERSARIAL",
@@ -326,5 +328,13 @@ UG_ICM = replace(TACO, batch=128, cooldown=0.0, decay=(), text="none", objective
 UG_ICM_DECODER = replace(
     UG_ICM, learning_rate=1e-5, factors={**UG_ICM.factors, "analysis.": 0.0, "entropy.": 0.0}
 )
+
+# Liu et al.: crops of 512 pixels, 300,000 steps, and 50,000 of the second stage, in which encoder and entropy
+# model are frozen. What they do not name is that of DiffEIC, whose network is similar: Adam at 1e-4, batches
+# of 4. A warm-up for the control module; tables and priors as in TACO.
+DISCOVER = replace(
+    TACO, decay=(), warmup=1000, batch=4, crop=512, ema=0.999, text="none", sampling="uniform", objective={}
+)
+DISCOVER_DECODER = replace(DISCOVER, factors={"analysis.": 0.0, "entropy.": 0.0})
 
 BASE_LAYER = BaseLayerRecipe()

@@ -131,6 +131,8 @@ class Condition(Generic[ArrayT]):
         preview: the decoded base layer.
         preference: what the image is decoded for, [B]: 0 people … 1 machines.
         categories: the probability that the text names each of COCO's categories, [B, 80].
+        seed: of the noise from which a diffusion model samples, 0..2³² − 1.
+        kept: in training, False at latent positions whose values the decoder does not get, [B, H/16, W/16].
     """
 
     text: TextEmbedding[ArrayT] | None = None
@@ -138,6 +140,8 @@ class Condition(Generic[ArrayT]):
     preview: BasePreview[ArrayT] | None = None
     preference: ArrayT | None = None
     categories: ArrayT | None = None
+    seed: int | None = None
+    kept: ArrayT | None = None
 
     def to(self, device: torch.device | str) -> Condition[Tensor]:
         """Tensors on a device."""
@@ -147,14 +151,18 @@ class Condition(Generic[ArrayT]):
             None if self.preview is None else self.preview.to(device),
             None if self.preference is None else _tensor(self.preference, device),
             None if self.categories is None else _tensor(self.categories, device),
+            self.seed,
+            None if self.kept is None else _tensor(self.kept, device),
         )
 
     def within(self, rows: slice, columns: slice) -> Condition[ArrayT]:
         """The condition of a part of the image; rows and columns are latent positions."""
         importance_map: Any = self.importance_map
+        kept: Any = self.kept
         return replace(
             self,
             importance_map=None if importance_map is None else importance_map[:, rows, columns],
+            kept=None if kept is None else kept[:, rows, columns],
             preview=None if self.preview is None else self.preview.within(rows, columns),
         )
 
@@ -222,6 +230,19 @@ class Output:
     x_hat: Tensor
     y_hat: Tensor
     bits: Tensor
+
+
+@dataclass(frozen=True)
+class DiffusionOutput(Output):
+    """The result of `forward` of a codec with a diffusion model; x_hat is empty in training mode.
+
+    Attributes:
+        latent_error: mean squared error of the decoded latent of the VAE, [B].
+        noise_error: mean squared error of the predicted noise, [B].
+    """
+
+    latent_error: Tensor
+    noise_error: Tensor
 
 
 def _tensor(values: Any, device: torch.device | str) -> Tensor:

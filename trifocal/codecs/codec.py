@@ -53,16 +53,20 @@ class Codec:
         only_level: the quality level of weights that were trained for a single rate, 0..800; set by
             `trifocal.load`. `encode` uses it, and refuses others.
         text_inputs: text, send → the condition and the layers that they give; set by `trifocal.load`.
+        tile_coder: makes the coder of its tiles.
+        look_of_missing: how components look that a file lacks, for a notice.
     """
 
     preset_id = 0
     layer = Tag.LATENT
     only_level: int | None = None
     text_inputs: TextInputs | None = None
+    tile_coder: type[TileCoder] = TileCoder
+    look_of_missing = "as coarse as its base layer"
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.tiles = TileCoder(runtime)
+        self.tiles = self.tile_coder(runtime)
 
     @property
     def network(self) -> CodecNetwork:
@@ -71,7 +75,7 @@ class Codec:
         """
         if on_torch := getattr(self.runtime, "on_torch", None):
             self.runtime = on_torch()
-            self.tiles = TileCoder(self.runtime)
+            self.tiles = self.tile_coder(self.runtime)
         network: CodecNetwork | None = getattr(self.runtime, "network", None)
         if network is None:
             raise PresetError(
@@ -279,7 +283,7 @@ class Codec:
         if bitstream.layout is not None and not best_effort:
             raise_if_damaged(bitstream.layers, "This file")
         condition = self._decoding_condition(bitstream, condition, stopwatch)
-        tiles = canvas.tiles_around(region)
+        tiles = self.tiles.needed_tiles(canvas, region)
         chunks, level, layout = self._chunks(bitstream), bitstream.header.level, bitstream.layout
         y_hat, lost, missing = self.tiles.read_tiles(
             chunks, level, canvas, tiles, best_effort, progress, stopwatch, layout
@@ -290,7 +294,8 @@ class Codec:
         if layout is None:
             return Decoded(picture, tuple(sorted(lost)))
         blocked = any(part == REST and chunks[layout.chunks[part, tile]] for part, tile in missing)
-        return Decoded(picture, (), part_names(layout, {part for part, _ in missing}), blocked)
+        names = part_names(layout, {part for part, _ in missing})
+        return Decoded(picture, (), names, blocked, self.look_of_missing)
 
     def analyse(
         self,
@@ -315,7 +320,7 @@ class Codec:
         """Write latents to a bitstream that `decode` reads. Raises OptionError for a wrong shape or
         quality.
         """
-        level = self._level(latents, quality, self.runtime.has_importance_map)
+        level = self._level(latents, quality, self.runtime.latent_channels + self.runtime.has_importance_map)
         canvas = Canvas(latents.width, latents.height, self.runtime.receptive_field)
         chunks = []
         for tile in canvas.tiles():
@@ -344,8 +349,8 @@ class Codec:
         Raises OptionError.
         """
         quality = (50.0 if latents.quality is None else latents.quality) if quality is None else quality
-        y = latents.y[..., : self.runtime.latent_channels]
-        level = self._level(replace(latents, y=y), quality, has_importance_map=False)
+        y = latents.y[..., : self.tiles.decoded_channels]
+        level = self._level(replace(latents, y=y), quality, self.tiles.decoded_channels)
         canvas = Canvas(latents.width, latents.height, self.runtime.receptive_field)
         whole, region = (0, 0, *canvas.padded), (0, 0, latents.width, latents.height)
         y = np.ascontiguousarray(y, dtype=np.float32)
@@ -368,9 +373,8 @@ class Codec:
         """The condition of the synthesis: the given one, and in subclasses what the file adds to it."""
         return condition
 
-    def _level(self, latents: Latents, quality: float, has_importance_map: bool) -> int:
+    def _level(self, latents: Latents, quality: float, channels: int) -> int:
         wide, high = Canvas(latents.width, latents.height, self.runtime.receptive_field).padded
-        channels = self.runtime.latent_channels + has_importance_map
         expected = (1, high // LATENT_STRIDE, wide // LATENT_STRIDE, channels)
         if latents.y.shape != expected:
             raise OptionError(

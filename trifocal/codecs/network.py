@@ -78,6 +78,13 @@ class CodecNetwork(nn.Module):
         """
         return condition
 
+    def begin_training(self) -> None:
+        """Set parameters that training starts from, before those of `--start` are loaded; none here."""
+
+    def description(self) -> dict[str, object]:
+        """Facts for the record of a run, besides those of the objective; none here."""
+        return {}
+
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M]. The condition has no effect here."""
         y: Tensor = self.analysis(x.to(module_dtype(self.analysis)))

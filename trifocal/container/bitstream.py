@@ -84,7 +84,7 @@ class Bitstream:
 
     @cached_property
     def layout(self) -> ComponentLayout | None:
-        """The components and the order of the chunks of ENHANCEMENT; None for a file without components.
+        """The components and the order of the chunks of LATENT or ENHANCEMENT; None without components.
 
         Raises Damaged.
         """
@@ -95,7 +95,7 @@ class Bitstream:
         if chunk is None:
             raise Damaged("The COMPONENTS layer of this file is damaged, and decoding needs it.")
         layout = ComponentLayout.from_bytes(chunk, self.header.width, self.header.height)
-        return layout.check(len(tags[Tag.ENHANCEMENT].chunks))
+        return layout.check(sum(len(tags[tag].chunks) for tag in TILED_TAGS if tag in tags))
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -129,7 +129,7 @@ class Bitstream:
             for (part, _), index in layout.chunks.items()
             if part == SIDE or part > 0 and layout.components[part - 1].label in labels
         }
-        return self.keep(lambda tag, index: tag != Tag.ENHANCEMENT or index in kept)
+        return self.keep(lambda tag, index: tag not in TILED_TAGS or index in kept)
 
     def keep(self, kept: Callable[[int, int], bool]) -> "Bitstream":
         """A partial file with the chunks for which `kept(tag, index)` is True. Raises Damaged if a chunk is

@@ -56,7 +56,7 @@ class Component:
 
 @dataclass(frozen=True)
 class ComponentLayout:
-    """The parts of each tile, and the chunks of an ENHANCEMENT layer with components.
+    """The parts of each tile, and the chunks of a LATENT or ENHANCEMENT layer with components.
 
     A position belongs to the smallest box that covers it, the first one of equal size; the other positions
     belong to the rest.

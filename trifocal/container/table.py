@@ -19,7 +19,7 @@ from trifocal.container.fields import (
 )
 from trifocal.errors import Damaged, OptionError, Truncated, Unsupported
 
-CRC_BYTES = 4
+CRC_BYTES = 4  # also of the PART and SEED layers
 KNOWN_TAGS = frozenset(Tag)
 
 
@@ -111,8 +111,8 @@ def tag_conflict(tags: Sequence[int]) -> str | None:
         return "it has a LATENT layer together with BASE or ENHANCEMENT"
     if Tag.PART in tags and coded not in ({Tag.BASE}, {Tag.ENHANCEMENT}):
         return "it has the PART layer of a split file, but is not one of its two parts"
-    if Tag.COMPONENTS in tags and Tag.ENHANCEMENT not in tags:
-        return "it has a COMPONENTS layer without an ENHANCEMENT layer"
+    if Tag.COMPONENTS in tags and not {*tags} & {*TILED_TAGS}:
+        return "it has a COMPONENTS layer without a LATENT or ENHANCEMENT layer"
     if Tag.COMPONENTS in tags and Tag.PART in tags:
         return "it has a COMPONENTS layer together with a PART layer"
     return None
@@ -151,8 +151,10 @@ def read_table(reader: ByteReader, partial: bool) -> LayerTable:
     for tag, rows in table:
         if has_single_chunk(tag) and len(rows) != 1:
             raise Damaged(f"{reader.name} is malformed: its {Tag(tag).name} layer has more than one chunk.")
-        if tag == Tag.PART and rows[0][0] != CRC_BYTES:
-            raise Damaged(f"{reader.name} is malformed: its PART layer does not have {CRC_BYTES} bytes.")
+        if tag in (Tag.PART, Tag.SEED) and rows[0][0] != CRC_BYTES:
+            raise Damaged(
+                f"{reader.name} is malformed: its {Tag(tag).name} layer does not have {CRC_BYTES} bytes."
+            )
     return table
 
 

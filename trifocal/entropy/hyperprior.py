@@ -85,6 +85,8 @@ class EntropyModel(nn.Module):
     Attributes:
         dead_zone: the `width` of `quantise.dead_zones`; 0 is plain rounding. Only encoder and training depend
             on it. Weight files store it unless it is the default.
+        joins_hyper_latent: whether y_hat has z_hat as further channels; see
+            `latent_coding.join_hyper_latent`.
 
     Args:
         latent_channels: M, a multiple of 4.
@@ -128,6 +130,7 @@ class EntropyModel(nn.Module):
 
     def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, integer_networks: IntegerNetworks) -> None:
         self.dead_zone = DEAD_ZONE
+        self.joins_hyper_latent = False
         self.gain = gain
         self.hyper_analysis = hyper_analysis
         self.exact_side = integer_networks
@@ -274,6 +277,7 @@ class TorchEntropyNetworks:
         self.model, self.integer = model, integer
         self.networks = model.integer_networks() if integer else model.exact_side
         self.passes, self.dead_zone = model.exact_side.context.passes, model.dead_zone
+        self.joins_hyper_latent = model.joins_hyper_latent
 
     def scale(self, y: Tensor, level: Tensor) -> Tensor:
         scaled: Tensor = y * self.model.gain(level)
@@ -330,6 +334,7 @@ class TorchCodingNetworks:
         self.device = model.frequencies.device
         self.tensors = TorchEntropyNetworks(model, integer=True)
         self.passes, self.dead_zone = self.tensors.passes, model.dead_zone
+        self.joins_hyper_latent = model.joins_hyper_latent
 
     def models(self) -> list[Model]:
         return self.model.models()

@@ -101,6 +101,8 @@ class CodecTask(TrainingTask):
     def start_from(self, weights: str | Path | None) -> None:
         """Load weights (.safetensors); parts that they lack keep their initial values, or those of the
         preset's shared file."""
+        assert isinstance(self.module, CodecNetwork)
+        self.module.begin_training()
         shared = WEIGHTS_FOLDER / self.preset.shared_weights if self.preset.shared_weights else None
         for path in (shared, weights):
             if path is not None:
@@ -227,7 +229,9 @@ class CodecTask(TrainingTask):
         settings |= {"recipe": asdict(self.recipe), **self.read_facts}
         if self.recipe.quality is not None:
             settings |= {"quality": self.recipe.quality, "level": self.level}
-        return settings | ({"parts": self.parts} if self.parts else {}) | self.objective.description()
+        assert isinstance(self.module, CodecNetwork)
+        settings |= {"parts": self.parts} if self.parts else {}
+        return settings | self.objective.description() | self.module.description()
 
     def notices(self) -> list[str]:
         return self.objective.notices()
