@@ -249,4 +249,4 @@ def test_presets_without_base_layer_refuse_components(tmp_path: Path) -> None:
     result = run(
         "encode", PHOTOGRAPH, "--preset", "compact", "--components", "person", "-o", tmp_path / "x.tri"
     )
-    assert result.exit_code == 1 and "has no base layer" in result.stderr
+    assert result.exit_code == 1 and "compact takes no components; use dual-layer" in result.stderr

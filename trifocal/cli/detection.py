@@ -52,9 +52,9 @@ def detect(
     draw: Annotated[
         str | None,
         typer.Option(
-            metavar="IMAGE",
-            help="Also draw boxes, names and scores on the image. For several inputs, the folder of the "
-            "drawings.",
+            metavar="DRAWING.png",
+            help="Also write a copy of the image with boxes, names and scores. For several inputs, the "
+            "folder of the copies.",
         ),
     ] = None,
     out: Annotated[

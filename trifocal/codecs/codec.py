@@ -157,11 +157,8 @@ class Codec:
             progress: called with the fraction done, 0..1.
             timings: receives the seconds of analysis, entropy (networks of the entropy model) and coding
                 (range coder).
-            mask: where the image matters: [H, W] of the image, or an image of that size; bool, float in 0..1,
-                or uint8. At equal bytes, positions with 1 get more bits and positions with 0 fewer. It
-                replaces the map that a text gives.
-            components: objects that get chunks of their own, for a preset with a base layer: labels, words or
-                tasks with commas between them, or a sequence of these and of Components.
+            mask: where the image matters, as for `api.encode`. It replaces the map that a text gives.
+            components: objects that get chunks of their own, as for `api.encode`.
             grounder: finds the components: "compact" (None), "grounding-dino", or a `Grounder`.
 
         Raises:
@@ -379,8 +376,7 @@ class Codec:
         if latents.y.shape != expected:
             raise OptionError(
                 f"The latents of an image of {latents.width} x {latents.height} pixels have the shape "
-                f"{list(expected)}, not "
-                f"{list(latents.y.shape)}."
+                f"{list(expected)}, not {list(latents.y.shape)}."
             )
         level = Rate(quality).at_level(self.only_level).level
         assert level is not None

@@ -29,8 +29,8 @@ class Decoded:
     picture: Picture
     damaged: tuple[int, ...] = field(default=())
     missing: tuple[str, ...] = field(default=())
-    rest_is_blocked: bool = False
-    look_of_missing: str = "as coarse as its base layer"
+    rest_is_blocked: bool = field(default=False, repr=False)
+    look_of_missing: str = field(default="as coarse as its base layer", repr=False)
 
     @property
     def missing_notice(self) -> str | None:

@@ -74,8 +74,8 @@ class Variant:
         text: which text each image gets: see `TextKinds`.
         layers: the base layer alone, the same without refinement, or both layers without conditioning the
             enhancement layer on the base preview.
-        objects: a partial file with the objects that the detector finds in the base layer, or with those that
-            the data's annotations name.
+        objects: a partial file with the objects that the detector finds in the original image, or with
+            those that the data's annotations name.
         preference: of the decoder, 0 for people … 1 for machines; None for the default.
         downscaled: whether images are coded at the input size of the bundled detector.
     """
