@@ -18,7 +18,7 @@ Written by `python scripts/cli_page.py` from the commands themselves; `trifocal 
 An option with `...` takes several values, separated by spaces; one with `,...` takes one value with commas in it.
 
 Results go to standard output, everything else to standard error. The exit status is 0, 1 if something failed, and 2 for wrong usage.
-No command replaces an existing file unless `-o` names exactly that file, or `--force` is given; an input is never replaced.
+No command replaces an existing file unless `-o`, `--draw` or `--attention` names exactly that file, or `--force` is given; an input is never replaced.
 
 `trifocal --networks FOLDER COMMAND` uses the networks of other projects in that folder: see [docs/evaluation.md](evaluation.md#networks-of-other-projects).
 """

@@ -1,6 +1,7 @@
 """Fixtures: a small codec with random weights, its preset, and images."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
@@ -31,7 +32,17 @@ def picture() -> Picture:
 
 
 @pytest.fixture
-def small_preset(monkeypatch: pytest.MonkeyPatch) -> presets.Preset:
+def short_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training validates at two quality levels and calibrates on two batches."""
+    from trifocal.training import validation
+    from trifocal.training.tasks import codec
+
+    monkeypatch.setattr(validation, "LEVELS", (80, 720))
+    monkeypatch.setattr(codec, "calibrate", partial(validation.calibrate, batches=2))
+
+
+@pytest.fixture
+def small_preset(short_validation: None, monkeypatch: pytest.MonkeyPatch) -> presets.Preset:
     """The only preset is that of the small codec."""
     preset = small_codec_preset()
     monkeypatch.setattr(presets, "PRESETS", (preset,))

@@ -21,7 +21,8 @@ LAYERS = (
     ("container", "pictures", "weights"),
     ("layers", "graphs"),
     ("transforms",),
-    ("entropy", "text", "detection"),
+    ("entropy", "text", "detection", "diffusion"),
+    ("grounding",),
     ("losses",),
     ("codecs",),
     ("recipes",),
@@ -49,6 +50,7 @@ PAPERS = {
     "dual_layer_compact",
     "ug_icm",
     "ug_icm_compact",
+    "discover",
 }
 
 NEVER = {
@@ -67,7 +69,8 @@ NEVER = {
 # Networks that only metrics use (torchvision's and transformers') belong to evaluation too.
 ONLY_IN = {
     "constriction": "entropy",
-    "transformers": "text evaluation",
+    "transformers": "text grounding evaluation diffusion",
+    "diffusers": "diffusion",
     "torchvision.models": "detection evaluation",
     "accelerate": "training",
     "ray": "batch",

@@ -46,7 +46,7 @@ def plain(width: int, height: int, colour: tuple[int, int, int]) -> Picture:
 
 
 class Fake:
-    """A layered codec that keeps its arguments."""
+    """A scalable codec that keeps its arguments."""
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}

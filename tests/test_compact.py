@@ -170,15 +170,15 @@ def test_file_size_increases_with_quality(compact: Codec, photograph: Picture) -
     x = torch.from_numpy(photograph.rgb[:192, :192].copy()).permute(2, 0, 1)[None].float() / 255
     y = compact.network.analyse(x)
     bits = []
-    for level in range(0, 801, 8):
+    for level in range(0, 801, 16):
         meter = RateEstimator(compact.network.entropy.cost())
         compact.network.code_latents(meter, y, torch.tensor([level]), (12, 12))
         bits.append(float(meter.bits.sum()))
     steps = np.diff(np.log(bits))
-    assert steps.min() > -0.005 and steps.max() < 0.2, (
-        "one step of quality changes the bytes by a few per cent"
+    assert steps.min() > -0.005 and steps.max() < 0.4, (
+        "two steps of quality change the bytes by a few per cent"
     )
-    assert np.diff(bits[::4]).min() > 0
+    assert np.diff(bits[::2]).min() > 0
 
 
 @pytest.mark.parametrize("bpp", [0.2, 0.7])

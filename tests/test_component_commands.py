@@ -3,16 +3,23 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import trifocal
 from helpers.cli import is_one_sentence, run
+from helpers.grounding import detections, make_grounding_dino
+from helpers.images import random_rgb
 from trifocal.container import Bitstream, Component
 from trifocal.container.parts import without
 from trifocal.demo import PHOTOGRAPH
+from trifocal.grounding import compact, dino
+from trifocal.grounding.compact import DetectorGrounder
+from trifocal.grounding.loading import load_named
 from trifocal.pictures import Picture
+from trifocal.utils.local_networks import VARIABLE
 
 WITHOUT_NETWORKS = """
 import sys
@@ -46,6 +53,102 @@ def test_components_are_found_by_label_file_and_task(tmp_path: Path) -> None:
         assert "person" in json.loads(result.stdout)["components"]
         assert ("unicorn" in result.stderr) == (number == 2)
         assert "person" in {one.label for one in Bitstream.open(out).components}
+
+
+PIXEL_CASES = {
+    "no objects": [],
+    "objects of one pixel": [("bird", 0.9, (5, 5, 6, 6)), ("dog", 0.8, (319, 239, 320, 240))],
+    "objects that cover everything": [
+        ("person", 0.9, (0, 0, 320, 240)),
+        ("car", 0.5, (0, 0, 320, 240)),
+    ],
+    "200 objects": [
+        ("bird", 0.9, (x, y, x + 9, y + 9)) for x in range(0, 320, 16) for y in range(0, 160, 16)
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(one, marks=[pytest.mark.slow] * (one[0] == "2")) for one in PIXEL_CASES]
+)
+def test_extreme_objects_are_encoded_split_and_decoded(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = detections(*PIXEL_CASES[case])
+    monkeypatch.setattr(compact, "detect_compact", lambda pixels: objects)
+    load_named.cache_clear()
+    image, out, part = tmp_path / "a.png", tmp_path / "a.tri", tmp_path / "part.tri"
+    Picture(random_rgb(320, 240)).save(image)
+    result = run(
+        "encode", image, "-o", out, "--components", "detection", "--refinement", "0", "--quality", "9"
+    )
+    load_named.cache_clear()
+    assert result.exit_code == 0, result.output
+    stream = Bitstream.open(out)
+    labels = [one.label for one in stream.components]
+    assert (
+        labels
+        == {
+            "no objects": [],
+            "objects of one pixel": ["bird", "dog"],
+            "objects that cover everything": ["person"],
+            "200 objects": ["bird"] * 200,
+        }[case]
+    )
+    same = trifocal.encode(
+        image,
+        quality=9,
+        refinement=0,
+        components="detection",
+        grounder=DetectorGrounder(lambda pixels: objects),
+        notify=lambda notice: None,
+    )
+    assert same == stream
+    result = run("strip", out, "--components", (labels or ["bird"])[0], "-o", part)
+    if not labels:
+        assert result.exit_code == 1 and "no components" in result.stderr and is_one_sentence(result.stderr)
+        return
+    assert result.exit_code == 0 and Bitstream.open(part) == stream.only(components=labels[0])
+    for file in (out, part):
+        assert run("decode", file, "-o", tmp_path / f"{file.stem}.png").exit_code == 0
+    whole = len({*labels}) == 1 and stream.layout is not None and 0 not in stream.layout.parts[0]
+    assert (Bitstream.open(part) == stream) == whole == (case == "objects that cover everything")
+
+
+def test_words_are_found_and_stripped(tmp_path: Path) -> None:
+    out, part = tmp_path / "a.tri", tmp_path / "part.tri"
+    words = ["--components", "the woman with glasses,unicorn", "--refinement", "0"]
+    result = run("encode", PHOTOGRAPH, "-o", out, *words)
+    assert result.exit_code == 0, result.output
+    assert "1 of 2 labels ('unicorn')" in result.stderr
+    assert {one.label for one in Bitstream.open(out).components} == {"the woman with glasses"}
+    assert run("strip", out, "--components", "the woman with glasses", "-o", part).exit_code == 0
+
+
+def test_a_wrong_grounder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run("encode", PHOTOGRAPH, "-o", tmp_path / "a.tri", "--grounder", "compact")
+    assert result.exit_code == 1 and "leave it out" in result.stderr and is_one_sentence(result.stderr)
+    (tmp_path / "grounding-dino-tiny").mkdir()
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    load_named.cache_clear()
+    words = ["--components", "car", "--grounder", "grounding-dino"]
+    result = run("encode", PHOTOGRAPH, "-o", tmp_path / "a.tri", *words)
+    assert result.exit_code == 1 and "cannot be loaded; download it" in result.stderr
+    assert is_one_sentence(result.stderr)
+
+
+def test_grounding_dino_finds_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_grounding_dino(tmp_path / "grounding-dino-tiny")
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    easy = partial(dino.GroundingDino, box_threshold=0.0, text_threshold=0.0)
+    monkeypatch.setattr(dino, "GroundingDino", easy)
+    load_named.cache_clear()
+    words = ["--components", "cat,traffic light", "--grounder", "grounding-dino", "--refinement", "0"]
+    result = run("encode", PHOTOGRAPH, "-o", tmp_path / "a.tri", *words)
+    load_named.cache_clear()
+    assert result.exit_code == 0, result.output
+    labels = {one.label for one in Bitstream.open(tmp_path / "a.tri").components}
+    assert labels and labels <= {"cat", "traffic light"}
 
 
 def test_strip_and_merge_restore_the_file(street: Path, tmp_path: Path) -> None:
@@ -146,4 +249,4 @@ def test_presets_without_base_layer_refuse_components(tmp_path: Path) -> None:
     result = run(
         "encode", PHOTOGRAPH, "--preset", "compact", "--components", "person", "-o", tmp_path / "x.tri"
     )
-    assert result.exit_code == 1 and "has no base layer" in result.stderr
+    assert result.exit_code == 1 and "compact takes no components; use dual-layer" in result.stderr

@@ -16,6 +16,7 @@ from trifocal.container import Bitstream, Component, Header, Layer, Tag, describ
 from trifocal.container.components import MAX_COMPONENTS, REST, SIDE, ComponentLayout
 from trifocal.container.fields import varint
 from trifocal.container.parts import merge, read_base, strip, without
+from trifocal.container.table import bitmap
 from trifocal.container.text import text_to_bytes
 from trifocal.errors import Damaged, FormatError, MissingLayer, OptionError
 
@@ -300,3 +301,8 @@ def test_description_has_label_box_and_bytes() -> None:
     assert facts["partial"] is True and side["label"] == "side information" and rest["bytes"] == 0
     assert first == {"label": "person", "box": [32, 32, 192, 160], "bytes": 16, "absent bytes": 0}
     assert car["bytes"] == 0 and car["absent bytes"] == 32
+
+
+def test_bitmap_of_present_chunks() -> None:
+    assert bitmap([]) == b"" and bitmap([False, True]) == b"\x40"
+    assert bitmap([True] * 9 + [False]) == b"\xff\x80"

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.cli import is_one_sentence
 from helpers.codecs import small_codec
 from helpers.dual_layer import small_dual_layer
+from helpers.grounding import detections
 from helpers.images import random_rgb
 from trifocal.codecs.components import component_at, component_request, with_positions
 from trifocal.container import Bitstream, Component, Layer, Tag
@@ -16,6 +18,7 @@ from trifocal.container.parts import merge, strip, without
 from trifocal.detection.detections import Detections
 from trifocal.detection.labels import CATEGORIES, CATEGORY_BY_NAME, TASK_LABELS
 from trifocal.errors import Damaged, MissingLayer, OptionError, PresetError
+from trifocal.grounding.compact import DetectorGrounder
 from trifocal.pictures import Picture, canvas
 
 PICTURE = Picture(random_rgb(200, 120, seed=2))
@@ -155,20 +158,17 @@ def test_latents_of_a_file_with_components_are_encoded_without(codec: Any, strea
 # ── what becomes a component ──
 
 
-def found(*objects: tuple[str, float, tuple[float, float, float, float]]) -> Detections:
-    names, scores, boxes = zip(*objects, strict=True) if objects else ((), (), ())
-    labels = np.array([CATEGORY_BY_NAME[name] for name in names], np.int64)
-    return Detections(np.array(boxes, float).reshape(-1, 4), labels, np.array(scores))
-
-
-def choose(components: Any, objects: Detections) -> tuple[tuple[Component, ...], list[str]]:
+def choose(
+    components: Any, objects: Detections, pixels: np.ndarray = PICTURE.rgb
+) -> tuple[tuple[Component, ...], list[str]]:
+    """The components that a request makes of detected objects, and its notices."""
     notices: list[str] = []
-    request = component_request(components, notices.append)
+    request = component_request(components, notices.append, DetectorGrounder(lambda pixels: objects))
     assert request is not None
-    return request.choose(lambda: objects, 200, 120), notices
+    return request.prepare().choose(pixels), notices
 
 
-DETECTED = found(
+DETECTED = detections(
     ("person", 0.9, (20, 20, 70, 90)), ("car", 0.8, (100, 40, 200, 80)), ("dog", 0.2, (0, 0, 50, 50))
 )
 
@@ -180,6 +180,8 @@ DETECTED = found(
         ("car", ["car"]),
         (["Person", "dog"], ["person"]),
         ("a, car,", ["car"]),
+        ("  PERSON ", ["person"]),
+        ("automobile,sedan", ["sedan"]),
     ],
 )
 def test_labels_choose_objects_with_a_high_score(components: Any, labels: list[str]) -> None:
@@ -193,15 +195,26 @@ def test_boxes_grow_to_positions_and_into_the_padding() -> None:
     assert component_at("a", (300, 0, 400, 9), 200, 120) is None
 
 
-def test_unknown_labels_get_a_notice_and_known_ones_their_components() -> None:
+def test_labels_that_are_not_found_get_one_notice() -> None:
     chosen, notices = choose("unicorn,bike,car", DETECTED)
-    assert [one.label for one in chosen] == ["car"] and len(notices) == 2
-    assert "no label 'unicorn'" in notices[0] and "use bicycle" in notices[1]
+    assert [one.label for one in chosen] == ["car"] and len(notices) == 1
+    assert "2 of 3 labels ('unicorn', 'bike')" in notices[0] and is_one_sentence(notices[0])
+    many = ",".join(f"unicorn {number}" for number in range(9))
+    (notice,) = choose(f"{many},car", DETECTED)[1]
+    assert "9 of 10 labels ('unicorn 0'" in notice and "'unicorn 4' and 4 more)" in notice
+
+
+@pytest.mark.parametrize("task", TASK_LABELS)
+def test_labels_of_tasks_that_are_not_searched_get_one_notice(task: str) -> None:
+    chosen, notices = choose(f"{task},car", DETECTED)
+    assert [one.label for one in chosen] == ["person", "car"] and len(notices) == 1
+    count = len(TASK_LABELS[task])
+    assert f"{count - 80} of the {count} labels of {task}" in notices[0] and is_one_sentence(notices[0])
 
 
 def test_image_without_objects_has_no_components(codec: Any) -> None:
-    chosen, notices = choose("detection", found())
-    assert chosen == () and "no components" in notices[0]
+    chosen, notices = choose("zebra", detections())
+    assert chosen == () and len(notices) == 1 and "no components" in notices[0]
     with pytest.warns(UserWarning, match="no components"):
         stream = codec.encode(PICTURE, quality=60, refinement=0, components="zebra")
     assert stream == codec.encode(PICTURE, quality=60, refinement=0)
@@ -210,17 +223,31 @@ def test_image_without_objects_has_no_components(codec: Any) -> None:
 def test_covered_and_surplus_objects_are_left_out() -> None:
     covered = [Component("a", (0, 0, 2, 2)), Component("b", (0, 0, 2, 1)), Component("c", (0, 1, 2, 2))]
     assert with_positions(covered, 32, 32) == tuple(covered[1:])
-    objects = [
-        ("bird", 0.9, (16.0 * (n % 12), n // 12, 16.0 * (n % 12) + 9, n // 12 + 90)) for n in range(300)
-    ]
-    chosen, notices = choose("bird", found(*objects))
-    assert 0 < len(chosen) <= MAX_COMPONENTS and (len(chosen) == MAX_COMPONENTS) <= bool(notices)
+    corners = [(16 * (n % 20), 16 * (n // 20)) for n in range(300)]
+    birds = [("bird", 0.4 + n / 1000, (x, y, x + 9, y + 9)) for n, (x, y) in enumerate(corners)]
+    chosen, notices = choose("bird", detections(*birds), np.zeros((240, 320, 3), np.uint8))
+    assert len(chosen) == MAX_COMPONENTS and chosen[0].box == (19, 14, 20, 15)  # that of the highest score
+    assert len(notices) == 1 and f"300 objects; the {MAX_COMPONENTS} with" in notices[0]
 
 
-@pytest.mark.parametrize("wrong", ["", " , ", [], [3]])
+def test_boxes_of_one_object_become_one_component() -> None:
+    objects = detections(("car", 0.6, (20, 20, 100, 90)), ("truck", 0.9, (20, 22, 100, 90)))
+    chosen, notices = choose("car,truck", objects)
+    assert [one.label for one in chosen] == ["truck"] and "1 of 2 labels ('car')" in notices[0]
+
+
+@pytest.mark.parametrize("wrong", ["", " , ", [], [3], ["a,b"]])
 def test_invalid_requests_are_refused(wrong: Any) -> None:
-    with pytest.raises(OptionError, match="components"):
+    with pytest.raises(OptionError, match="components") as refused:
         component_request(wrong)
+    assert is_one_sentence(str(refused.value))
+
+
+def test_invalid_grounders_are_refused() -> None:
+    with pytest.raises(OptionError, match="compact or grounding-dino, not 'yolo'"):
+        component_request("car", grounder="yolo")
+    with pytest.raises(OptionError, match="leave it out"):
+        component_request(None, grounder="compact")
 
 
 def test_components_beyond_the_image_are_refused(codec: Any) -> None:

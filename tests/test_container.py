@@ -20,6 +20,7 @@ import pytest
 from trifocal.container import Bitstream, Component, Header, Layer, Tag, describe
 from trifocal.container.components import ComponentLayout
 from trifocal.container.fields import FIELDS, VERSIONS, ByteReader, varint
+from trifocal.container.seed import seed_layer
 from trifocal.container.table import has_single_chunk
 from trifocal.errors import Damaged, FormatError, NotTrifocal, OptionError, Truncated, Unsupported
 from trifocal.utils.files import atomic_write
@@ -65,6 +66,9 @@ OBJECTS = Bitstream(
     replace(LAYERED.header, height=60, version=2, fingerprint=0xC0FFEE11),
     (LAYERED.layers[0], Layer(Tag.ENHANCEMENT, ENHANCED), Layer(Tag.COMPONENTS, (COMPONENTS.to_bytes(),))),
 )
+SEEDED = Bitstream(
+    replace(KEPT.header, preset_id=13), (Layer(Tag.LATENT, (b"payload",)), seed_layer(0x12345678))
+)
 SHORT_FLAG = 8 * 3 + 1  # the bit, counted from the least significant one of each byte
 GOLDENS = {
     "container-short.tri": SHORT,
@@ -75,6 +79,7 @@ GOLDENS = {
     "container-metadata.tri": KEPT,
     "container-components.tri": OBJECTS,
     "container-partial.tri": OBJECTS.only("car"),
+    "container-seed.tri": SEEDED,
 }
 
 

@@ -1,4 +1,4 @@
-"""Splitting and merging layered files, and reading the base layer alone."""
+"""Splitting and merging scalable files, and reading the base layer alone."""
 
 import random
 import tracemalloc

@@ -30,6 +30,7 @@ from trifocal.training.detection_batches import (
     DetectionBatches,
     DetectionTeacher,
     candidates,
+    centre,
     crop,
     label_numbers,
     make_target,
@@ -39,6 +40,7 @@ from trifocal.training.detection_batches import (
 from trifocal.training.distillation import DISTILLED_PARTS, TeacherOutputs
 
 NUMBERS = label_numbers(COCO_IDS)
+SMALL_INPUT = partial(compact_size, area=96 * 96)
 PICTURES = [
     rectangle_image("a", 200, 150, (60, 40, 130, 110), RED),
     rectangle_image("b", 150, 200, (10, 20, 90, 150), BLUE),
@@ -155,9 +157,23 @@ def test_batches_have_the_detectors_input_size() -> None:
     """In whole steps; labels are those of the detector."""
     scenes = DetectionBatches(PICTURES, None, 1, 0, range(1, 91), torchvision_size)
     assert scenes.shapes == [[800, 1056], [1056, 800], [800, 864]]
-    small = DetectionBatches(PICTURES, None, 4, 0, range(1, 91), partial(compact_size, area=96 * 96))
+    small = DetectionBatches(PICTURES, None, 4, 0, range(1, 91), SMALL_INPUT)
     _, targets, _ = small.next()
     assert {label for target in targets for label in target.labels.tolist()} <= {PERSON, BRUSH}
+
+
+def test_without_augmentation_images_are_whole_or_central() -> None:
+    """Their boxes fit, colours are unchanged, and nothing is mirrored."""
+    with DetectionBatches(PICTURES, None, 8, 0, range(1, 91), SMALL_INPUT, augmented=False) as batches:
+        x, targets, _ = batches.next()
+    height, width = x.shape[2:]
+    wanted = [crop(own, centre(own, width / height), height, width) for own in PICTURES]
+    for image, target in zip(x, targets, strict=True):
+        found = [objects for rgb, objects in wanted if np.array_equal(rgb, as_pixels(image))]
+        assert len(found) == 1 and found[0] is not None
+        assert np.array_equal(found[0][0], target.boxes.numpy())
+    assert centre(PICTURES[0], 200 / 150) == (0, 0, 200, 150)
+    assert centre(PICTURES[0], 0.5) == (62, 0, 137, 150)
 
 
 def test_same_seed_gives_the_same_batches() -> None:

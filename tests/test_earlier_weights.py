@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from PIL import Image
 
 import trifocal
 import trifocal.pillow
+from helpers.cli import run
 from helpers.images import fixed_pattern
 from trifocal.api import Detector
 from trifocal.errors import Damaged, WeightsError
@@ -107,25 +106,17 @@ def test_detect_decodes_the_golden_file_with_the_earlier_weights(pixels: NDArray
     assert np.array_equal(found.render().rgb, pixels)
 
 
-def command(*words: str) -> "subprocess.CompletedProcess[str]":
-    """`trifocal` with these arguments, in a separate process."""
-    return subprocess.run(
-        [sys.executable, "-m", "trifocal", *words], check=False, capture_output=True, text=True
-    )
-
-
 def test_command_line_decodes_and_describes_the_golden_file(
     tmp_path: Path, pixels: NDArray[np.uint8]
 ) -> None:
     whole, part = tmp_path / "whole.png", tmp_path / "part.png"
-    assert command("decode", str(GOLDEN), "-o", str(whole)).returncode == 0
-    assert command("decode", str(GOLDEN), "--region", "30,20,40,30", "-o", str(part)).returncode == 0
+    assert run("decode", GOLDEN, "-o", whole).exit_code == 0
+    assert run("decode", GOLDEN, "--region", "30,20,40,30", "-o", part).exit_code == 0
     with Image.open(whole) as image:
         assert np.array_equal(np.asarray(image), pixels)
     with Image.open(part) as image:
         assert np.abs(np.asarray(image).astype(int) - pixels[20:50, 30:70]).max() <= 1
-    told = command("info", str(GOLDEN), "--json")
-    facts = json.loads(told.stdout)
+    facts = json.loads(run("info", GOLDEN, "--json").stdout)
     assert (facts["preset"], facts["fingerprint"]) == (1, "1b77")
 
 

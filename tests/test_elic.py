@@ -33,7 +33,8 @@ from trifocal.entropy import (
     SinglePass,
     integer_network,
 )
-from trifocal.entropy.elic import elic_hyperprior, put_checkerboard, take_checkerboard
+from trifocal.entropy.checkerboard import put_checkerboard, take_checkerboard
+from trifocal.entropy.elic import elic_hyperprior
 from trifocal.entropy.integer_networks import to_grid
 from trifocal.layers import Conv, Deconv
 from trifocal.losses import level_weight, rate_distortion
@@ -149,7 +150,7 @@ def test_each_pass_uses_all_decoded_neighbours():
         (mean.sum() + index.sum()).backward()
         assert known.grad is not None
         used = (known.grad != 0).any(dim=(0, 1)).any(dim=0)
-        begin, end = context.ranges[step // 2]
+        begin, end = context.groups[step // 2].start, context.groups[step // 2].stop
         assert used[: end if step % 2 else begin].all() and not used[end if step % 2 else begin :].any()
 
 

@@ -100,9 +100,12 @@ def test_base_layer_alone_computes_no_enhancement(photo: Path, monkeypatch: pyte
     ran: list[str] = []
     graphs: Any = encoder.codec.runtime
     original = graphs.graphs.run
-    monkeypatch.setattr(
-        graphs.graphs, "run", lambda name, **given: ran.append(name) or original(name, **given)
-    )
+
+    def recorded(name: str, **given: Any) -> Any:
+        ran.append(name)
+        return original(name, **given)
+
+    monkeypatch.setattr(graphs.graphs, "run", recorded)
     encoder(photo)
     assert ran and all(name.startswith("base.") for name in ran) and "base.extractor" not in ran
 

@@ -345,7 +345,7 @@ def test_perceptual_network_is_frozen(judge):
 
 
 @pytest.fixture
-def staged(monkeypatch, tmp_path):
+def staged(short_validation, monkeypatch, tmp_path):
     """A preset with two stages, and a folder of training images."""
     recipe = replace(recipes.HIFIC, batch=2, crop=64, learning_rate=1e-3, objective={})
     preset = presets.Preset(

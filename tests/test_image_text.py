@@ -92,7 +92,7 @@ def test_image_encoder_takes_any_size(size):
         (2 * h, 2 * w, 8),
         (h, w, 12),
     ]
-    assert seen.places.shape == (2, h, w, 6)
+    assert seen.local.shape == (2, h, w, 6)
     assert torch.allclose(seen.pooled.norm(dim=-1), torch.ones(2))
 
 

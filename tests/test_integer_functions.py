@@ -21,9 +21,9 @@ from trifocal.entropy.integer_functions import (
     LayerNorm,
     Offsets,
     SoftmaxAverage,
+    activation_grid,
     exp_table,
     gelu_table,
-    places,
     tanh_table,
 )
 
@@ -46,7 +46,7 @@ def on_grid(*shape: int, spread: float = 1.0, seed: int = 0) -> Tensor:
 )
 def test_tables_do_not_depend_on_the_library(table, function, end, bits):
     """Another library gives the same entries, since none is near the middle between two grid values."""
-    values = torch.tensor([function(float(x)) for x in places(end)], dtype=torch.float64)
+    values = torch.tensor([function(float(x)) for x in activation_grid(end)], dtype=torch.float64)
     assert torch.equal(to_grid(values, bits), table(CPU))
     units = values * 2.0**bits
     from_middle = ((units - units.floor()) - 0.5).abs() * 2.0**-bits

@@ -147,7 +147,7 @@ def test_layered_presets_can_be_measured_by_their_base_layer(two: TwoJpegCodec) 
     assert expand(["two", "compact", "jpeg"], "base") == ["two:base", "compact", "jpeg"]
     assert expand(["two:base", "jpeg"], "base") == ["two:base", "jpeg"]
     assert expand(["compact"], None) == ["compact"]
-    with pytest.raises(OptionError, match="--layers base needs a layered preset; .*two"):
+    with pytest.raises(OptionError, match="--layers base needs a scalable preset; .*two"):
         expand(["compact", "jpeg"], "base")
     with pytest.raises(OptionError, match="accepts only \"base\", not 'enhancement'"):
         EvaluateOptions(layers="enhancement")
@@ -247,7 +247,7 @@ def test_report_plots_ap_against_rate_and_shows_base_layer_bytes(
 def test_missing_base_layer_is_refused_before_measuring(
     two: TwoJpegCodec, folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(OptionError, match="--layers base needs a layered preset; choose one of: two"):
+    with pytest.raises(OptionError, match="--layers base needs a scalable preset; choose one of: two"):
         evaluate(["jpeg"], folder, tmp_path / "r.csv", EvaluateOptions([50], layers="base"))
     with pytest.raises(PictureError, match="compact has no base layer"):
         evaluate(

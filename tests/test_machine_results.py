@@ -4,6 +4,7 @@ images with a small scalable codec.
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from helpers.detection import BrightDetector, find_bright_box, use_two_jpeg_pres
 from helpers.scripts import load_script
 from trifocal.detection.detections import Detections
 from trifocal.evaluation import MeanResult, read_means, read_results
+from trifocal.evaluation.candidates.pillow_codecs import PILLOW_CODECS
 from trifocal.evaluation.tasks import task as tasks
 from trifocal.pictures import Picture
 
@@ -131,6 +133,8 @@ def test_whole_run_and_resumed_run(
     monkeypatch.setattr(script, "LAYERED_QUALITIES", (40, 80))
     monkeypatch.setattr(script, "OTHER_QUALITIES", (40, 80))
     monkeypatch.setattr(script, "DECODED_METRICS", ("psnr",))
+    fast = replace(PILLOW_CODECS["avif"], options={"speed": 10})
+    monkeypatch.setitem(PILLOW_CODECS, "avif", fast)  # at speed 4 an image of this noise takes seconds
     monkeypatch.setattr(type(codec), "network", SimpleNamespace(detector=None))
 
     def detect_objects(picture: Picture, detector: object) -> Detections:

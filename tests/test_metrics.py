@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
@@ -41,17 +42,29 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
 
 
+def random_backbone(name: str) -> dict[str, torch.Tensor]:
+    """Weights of a network of torchvision: fixed random convolutions; the linear layers, which metrics leave
+    out, are zero."""
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in torchvision.models.get_model(name).state_dict().items()}
+    random = torch.Generator().manual_seed(0)
+    return {
+        key: torch.randn(shape, generator=random) * (2 / shape[1:].numel()) ** 0.5
+        if len(shape) == 4
+        else torch.zeros(shape)
+        for key, shape in shapes.items()
+    }
+
+
 @pytest.fixture
 def random_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision's backbones with fixed random weights, instead of a download."""
-    torchvision = pytest.importorskip("torchvision")
 
     def state(self: Any, *_: object, **__: object) -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)
-        name = type(self).__name__.removesuffix("_Weights").lower()
-        return getattr(torchvision.models, name)(weights=None).state_dict()
+        return random_backbone(type(self).__name__.removesuffix("_Weights").lower())
 
     monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", state)
+    monkeypatch.setattr(nn.Linear, "reset_parameters", lambda self: None)  # of 124 million parameters
 
 
 @pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight enum")
@@ -155,11 +168,9 @@ def test_clip_scores_are_cosines(pair: Pair, tmp_path: Path) -> None:
     assert perceptual.load_clip_score(False, name)(Pair(pair.decoded, pair.original)) is None
 
 
-def test_nima_is_the_mean_of_its_ratings(pair: Pair, tmp_path: Path) -> None:
+def test_nima_is_the_mean_of_its_ratings(pair: Pair, tmp_path: Path, random_backbones: None) -> None:
     """With a last layer that knows only two ratings, 3 and 8, a third and two thirds."""
-    torchvision = pytest.importorskip("torchvision")
-    torch.manual_seed(0)
-    state = {k: v for k, v in torchvision.models.vgg16(weights=None).state_dict().items() if "features" in k}
+    state = {key: value for key, value in random_backbone("vgg16").items() if "features" in key}
     state["classifier.1.weight"] = torch.zeros(10, 25088)
     state["classifier.1.bias"] = torch.full((10,), -1e4)
     state["classifier.1.bias"][[2, 7]] = torch.tensor([0.0, math.log(2)])

@@ -1,6 +1,7 @@
 """Presets with custom weights, LABEL=PRESET:WEIGHTS, beside the bundled ones; and the device of presets."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -33,12 +34,22 @@ BUILDS: dict[str, tuple[Callable[[], Any], dict[str, object]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def weight_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the weights of each preset, and `mine.safetensors` of plain."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name, (build, _) in BUILDS.items():
+        write_weights(build().network, folder / f"{name}.safetensors")
+    write_other_weights(folder / "mine.safetensors")
+    return folder
+
+
 @pytest.fixture
-def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def workspace(monkeypatch: pytest.MonkeyPatch, weight_files: Path, tmp_path: Path) -> Path:
     """Small presets with bundled weights, two images with captions, and `mine.safetensors` of plain."""
+    shutil.copytree(weight_files, tmp_path, dirs_exist_ok=True)
     made = []
     for number, (name, (build, more)) in enumerate(BUILDS.items(), start=50):
-        write_weights(build().network, tmp_path / f"{name}.safetensors")
         changes: dict[str, Any] = {"id": number, "weights": f"{name}.safetensors", **more}
         made.append(replace(PRESETS[0], name=name, build=build, **changes))
     monkeypatch.setattr("trifocal.presets.PRESETS", tuple(made))
@@ -49,7 +60,6 @@ def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         Image.fromarray(random_rgb(96, 64, seed)).save(tmp_path / "pictures" / name)
     (tmp_path / "captions.json").write_text(json.dumps({"a.png": "a dog", "b.png": "a cat"}))
     monkeypatch.chdir(tmp_path)
-    write_other_weights(tmp_path / "mine.safetensors")
     return tmp_path
 
 
@@ -143,7 +153,7 @@ def test_base_layer_of_a_label_can_be_measured(workspace: Path, monkeypatch: pyt
     [
         ({"text": ["true"]}, "needs a preset that reads text; choose one of: late"),
         ({"preferences": [0.5]}, "needs a preset whose decoder takes one; choose one of: both"),
-        ({"layers": "base"}, "--layers base needs a layered preset; there is none"),
+        ({"layers": "base"}, "--layers base needs a scalable preset; there is none"),
     ],
 )
 def test_settings_that_the_preset_of_a_label_lacks_are_refused(

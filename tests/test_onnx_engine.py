@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import trifocal
 from helpers.codecs import small_codec
@@ -18,6 +21,7 @@ from trifocal.codecs.graph_export import codec_network, export_networks
 from trifocal.codecs.loading import Engine
 from trifocal.codecs.onnx_runtime import image_array
 from trifocal.codecs.preview import preview_pixels
+from trifocal.container import Bitstream, Tag
 from trifocal.demo import PHOTOGRAPH
 from trifocal.detection.compact_onnx import load_compact_detector, suppress
 from trifocal.entropy.integer_arithmetic import depthwise, linear, placed_linear
@@ -28,7 +32,8 @@ from trifocal.graphs.session import has_graphs, record
 from trifocal.pictures import Picture
 from trifocal.preset_table import PRESETS
 from trifocal.presets import find
-from trifocal.types import BasePreview, Condition
+from trifocal.text.compact_onnx import load_compact_onnx
+from trifocal.types import DEAD_ZONE, BasePreview, Condition
 from trifocal.weights import WEIGHTS_FOLDER, fingerprint, read_arrays, read_weights, write_weights
 
 COMPACT = ("compact", "dual-layer-compact")
@@ -144,6 +149,22 @@ def test_graphs_agree_with_their_modules() -> None:
     size = rgb.shape[1], 96
     first = ours.base.preview(y, size)  # type: ignore[attr-defined]
     assert abs(first - theirs.base.preview(y, size)).max() < 0.01 * GREY_LEVEL  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [(333, 217), (1500, 400), (20, 40)])
+def test_both_engines_make_the_same_importance_map_of_a_text(size: tuple[int, int]) -> None:
+    """Larger and smaller than the image encoder's input, and narrower than one latent."""
+    picture = Picture(np.asarray(Image.fromarray(Picture.open(PHOTOGRAPH).rgb).resize(size)))
+    condition = Condition(text=load_compact_onnx()(["a dog"]))
+    runtimes = [codec.runtime for codec in engines("taco-compact")]
+    prepared: list[Any] = [runtime.prepare(picture, condition) for runtime in runtimes]
+    maps = [one.importance_map for one in prepared]
+    rows, columns = (4 * -(-side // 64) for side in reversed(size))
+    assert all(map_.shape == (1, rows, columns) for map_ in maps)
+    assert np.abs(np.asarray(maps[0]) - maps[1]).max() < 1e-5 < np.ptp(maps[1])
+    given = replace(condition, importance_map=np.zeros((1, rows, columns), np.float32))
+    kept: list[Any] = [codec.runtime.prepare(picture, given) for codec in engines("taco-compact")]
+    assert not any(one.importance_map.any() for one in kept)
 
 
 def test_the_preview_is_interpolated_as_by_torch() -> None:
@@ -294,7 +315,8 @@ def test_exported_graphs_agree_with_their_modules_and_need_no_other_file(tmp_pat
 def test_both_engines_round_with_the_dead_zone_of_the_weights(tmp_path: Path) -> None:
     network = trifocal.load("compact-psnr", engine="torch").network
     plain = tmp_path / "plain.safetensors"
-    write_weights(network, plain, dead_zone=0.0)
+    network.entropy.dead_zone = 0.0
+    write_weights(network, plain)
     picture = photograph(64, 64)
     usual = trifocal.encode(picture, "compact-psnr", quality=40)
     for engine in ENGINES:
@@ -303,6 +325,23 @@ def test_both_engines_round_with_the_dead_zone_of_the_weights(tmp_path: Path) ->
         stream = codec.encode(picture, quality=40)
         assert stream.size > usual.size  # more values than with the dead zone
         assert codec.decode(stream).picture.rgb.shape == picture.rgb.shape
+
+
+def test_both_engines_round_base_layers_with_the_dead_zone_of_the_weights(tmp_path: Path) -> None:
+    network: Any = trifocal.load("dual-layer-compact", engine="torch").network
+    network.base.entropy.dead_zone = 0.0
+    plain = tmp_path / "plain.safetensors"
+    write_weights(network, plain)
+    usual = base_bytes(trifocal.encode(photograph(64, 64), "dual-layer-compact", quality=40))
+    for engine in ENGINES:
+        codec = trifocal.load("dual-layer-compact", weights=plain, engine=engine)
+        runtime: Any = codec.runtime
+        assert (runtime.entropy().dead_zone, runtime.base.entropy().dead_zone) == (DEAD_ZONE, 0)
+        assert base_bytes(codec.encode(photograph(64, 64), quality=40)) > usual
+
+
+def base_bytes(stream: Bitstream) -> int:
+    return next(layer.size for layer in stream.layers if layer.tag == Tag.BASE)
 
 
 def test_only_compact_codecs_are_exported() -> None:

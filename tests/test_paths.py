@@ -50,8 +50,7 @@ class Fake:
     def encode_picture(self, picture: Picture, *options: Any, **more: Any) -> Bitstream:
         return stream_of(picture.width, picture.height)
 
-    def decode(self, stream: Bitstream, *positional: Any, **options: Any) -> Decoded:
-        options |= dict(zip(("region", "best_effort", "condition", "progress"), positional))
+    def decode(self, stream: Bitstream, *options: Any) -> Decoded:
         return Decoded(Picture(np.full((stream.header.height, stream.header.width, 3), 99, np.uint8)))
 
 

@@ -21,7 +21,7 @@ from trifocal.entropy.tables import logistic_frequencies
 from trifocal.pictures import Picture
 
 class MeanEntropy:
-    passes, dead_zone = 1, 0.0
+    passes, dead_zone, joins_hyper_latent = 1, 0.0, False
     tables = logistic_frequencies()
     def scale(self, y, level): return y * 2.0 ** (level / 200)
     def unscale(self, y_hat, level): return (y_hat / 2.0 ** (level / 200)).astype(np.float32)

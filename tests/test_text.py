@@ -74,7 +74,7 @@ def test_captions_are_compressed(text: str) -> None:
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_text_round_trips_normalised_with_one_byte_overhead(text: str) -> None:
     data = text_to_bytes(text)
     assert text_from_bytes(data) == normalise_text(text) == normalise_text(normalise_text(text))

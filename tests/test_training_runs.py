@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
 from collections import namedtuple
 from dataclasses import replace
@@ -19,10 +20,16 @@ from helpers.cli import is_one_sentence, run
 from helpers.images import random_rgb
 from helpers.text import VowelEncoder, text_codec
 from trifocal import load, presets
+from trifocal.cli.options import parse_fields
 from trifocal.data import CropRules, Crops, read_data, read_pictures, split
 from trifocal.data.images import TrainingPicture
 from trifocal.entropy import estimators
 from trifocal.errors import OptionError, TrainingError
+from trifocal.evaluation import EvaluateOptions, evaluate
+from trifocal.evaluation.candidates.candidate import PresetCandidate
+from trifocal.evaluation.candidates.factory import create_candidate
+from trifocal.evaluation.candidates.variant import parse_variant
+from trifocal.evaluation.report.crops import largest_file_within
 from trifocal.losses import CrossModalObjective, Objective, TacoObjective
 from trifocal.pictures import Picture
 from trifocal.preset_table import PRESETS
@@ -30,11 +37,11 @@ from trifocal.recipes import BASE_LAYER, COMPACT, Recipe, with_fields
 from trifocal.training import export_run, train
 from trifocal.training.optimisers import adam, step_decay
 from trifocal.training.run import read_options
-from trifocal.training.stages import make_objective, stage_recipe
+from trifocal.training.stages import make_objective, stage_recipe, with_clip
 from trifocal.training.stopping import DivergenceCheck, stop_requests
-from trifocal.training.tasks.codec import CodecTask, with_clip
+from trifocal.training.tasks.codec import CodecTask
 from trifocal.types import DEAD_ZONE
-from trifocal.weights import read_dead_zone, read_level
+from trifocal.weights import QUANTISER, metadata_of, read_level
 
 
 def log_rows(out: Path) -> list[dict[str, str]]:
@@ -130,6 +137,11 @@ def test_a_diverged_run_ends_without_weights(
     result = run("train", "small", "--data", folder, "-o", tmp_path / "run", "--steps", "2", "--threads", "1")
     assert result.exit_code == 1 and "diverged" in result.stderr and "--learning-rate" in result.stderr
     assert not list((tmp_path / "run").glob("*.safetensors"))
+    monkeypatch.setattr(presets, "PRESETS", (small_preset,))
+    for every in (99, 0):  # NaN in the next step; and at a checkpoint before it
+        with pytest.raises(TrainingError, match=r"diverged: .* no weights"):
+            train("small", [folder], tmp_path / f"{every}", steps=14, learning_rate=1e30, every=every)
+        assert not list((tmp_path / f"{every}").glob("*.safetensors"))
     check = DivergenceCheck()
     assert [check.add(loss) for loss in (1.0, float("nan"), 2.0)] == [
         (False, False),
@@ -241,12 +253,23 @@ def test_captions_reach_training_in_cocos_layout(text_preset: presets.Preset, tm
 def test_a_text_preset_refuses_data_without_captions(text_preset: presets.Preset, tmp_path: Path) -> None:
     root = coco(tmp_path / "coco", captions=False)
     for data in (root, root / "train2014"):
-        with pytest.raises(OptionError, match=r"captions_\w+\.json.*--set text=none"):
+        with pytest.raises(OptionError, match=r"put captions_train2014\.json into .*--set text=none"):
             train("wordy", [data], tmp_path / "run", steps=1)
     train("wordy", [root], tmp_path / "run", steps=1, fields={"text": "none"})
+    for file in (*(root / "annotations").iterdir(), root / "annotations"):
+        file.unlink() if file.is_file() else file.rmdir()
+    with pytest.raises(OptionError, match=r"no folder .*annotations: put captions_train2014\.json into"):
+        train("wordy", [root], tmp_path / "other", steps=1)
+    (root / "annotations").mkdir()
     (root / "train2017").mkdir()
     with pytest.raises(OptionError, match="train2014 and .*train2017"):
         read_pictures([root], 64)
+
+
+def test_steps_without_text_count_as_such_in_the_log(text_preset: presets.Preset, tmp_path: Path) -> None:
+    train("wordy", [coco(tmp_path / "coco")], tmp_path / "run", steps=8, fields={"wordless": 0.5})
+    (row,) = log_rows(tmp_path / "run")
+    assert 0 < float(row["text_caption"]) < 1
 
 
 def test_the_recipe_says_which_text_a_crop_gets() -> None:
@@ -308,6 +331,28 @@ def test_a_single_rate_is_trained_recorded_and_the_only_one_to_encode(
     record = json.loads((tmp_path / "l" / "small.json").read_text())
     assert record["lambdas"] == [0.0123, 0.0123] and record["level"] == 400
     assert run(*words, "--quality", "2", "--lambda", "0.1").exit_code == 2
+    with pytest.raises(OptionError, match="above 0"):
+        train("small", [folder], tmp_path / "zero", steps=1, fields={"lambdas": [0, 0]})
+
+
+def test_a_single_rate_is_measured_at_its_quality(
+    small_preset: presets.Preset, folder: Path, tmp_path: Path
+) -> None:
+    """Whatever the qualities of the others; and crops of a report show it where it is small enough."""
+    weights = train("small", [folder], tmp_path / "run", steps=1, fields={"quality": 25})
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    picture = Picture(random_rgb(64, 64))
+    Image.fromarray(picture.rgb).save(shown / "a.png")
+    name = f"mine=small:{weights}"
+    found = evaluate([name, "jpeg"], shown, tmp_path / "results.csv", EvaluateOptions([10, 50]))
+    measured = [(row.preset, row.quality) for row in found.rows]
+    assert measured == [("mine", 25), ("jpeg", 10), ("jpeg", 50)]
+    candidate = create_candidate(parse_variant(name))
+    assert isinstance(candidate, PresetCandidate)
+    size = found.rows[0].bytes
+    assert len(largest_file_within(candidate, picture, size) or b"") == size
+    assert largest_file_within(candidate, picture, size - 1) is None
 
 
 def test_the_dead_zone_is_a_field_of_the_recipe_that_the_weights_keep(
@@ -323,7 +368,7 @@ def test_the_dead_zone_is_a_field_of_the_recipe_that_the_weights_keep(
 
     monkeypatch.setattr(estimators, "quantise_through", noted)
     weights = train("small", [folder], tmp_path / "a", steps=1, fields={"dead_zone": 0})
-    assert set(zones) == {0.0} and read_dead_zone(weights) == 0
+    assert set(zones) == {0.0} and metadata_of(weights)[QUANTISER] == "0.0"
     again = export_run(tmp_path / "a")
     codec, picture = load("small", weights=again), Picture(random_rgb(192, 128))
     entropy = codec.network.entropy
@@ -341,7 +386,7 @@ def test_the_dead_zone_is_a_field_of_the_recipe_that_the_weights_keep(
     wide = codec.encode(picture, quality=80)
     assert not np.array_equal(codec.decode_latents(wide).y, y_hat)
     assert np.array_equal(codec.decode_latents(plain).y, y_hat)
-    assert read_dead_zone(train("small", [folder], tmp_path / "b", steps=1)) is None
+    assert QUANTISER not in metadata_of(train("small", [folder], tmp_path / "b", steps=1))
 
 
 def test_fields_are_set_from_the_command_line_and_from_python() -> None:
@@ -358,6 +403,36 @@ def test_fields_are_set_from_the_command_line_and_from_python() -> None:
     with pytest.raises(OptionError, match="no field 'k_z'; its recipe has learning_rate.*lambdas"):
         make_objective(preset, 1, with_fields(COMPACT, {"k_z": 1}))
     assert run("train", "compact", "--steps", "1", "--set", "batch").exit_code == 2
+
+
+def test_lists_are_set_without_brackets() -> None:
+    values = parse_fields(["stages=2,3,4", "lambdas=[0.1, 0.2]", "quality=50", "text=none", "bce=a,b", "x="])
+    assert values == {
+        "stages": [2, 3, 4],
+        "lambdas": [0.1, 0.2],
+        "quality": 50,
+        "text": "none",
+        "bce": "a,b",
+        "x": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "like"),
+    [
+        ("stages", "two", "1,2,3,4"),
+        ("stages", 2, "1,2,3,4"),
+        ("feature_weight", "high", "0.9"),
+        ("most_objects", 1.5, "4"),
+        ("cvvdp_share", "all", "0.5"),
+    ],
+)
+def test_arguments_of_an_objective_are_checked_before_data_is_read(
+    field: str, value: object, like: str, tmp_path: Path
+) -> None:
+    """Also those that it passes on to its parent."""
+    with pytest.raises(OptionError, match=rf"{field} has values like {re.escape(like)}, not "):
+        train("ug-icm-compact", [tmp_path / "nowhere"], tmp_path / "run", steps=1, fields={field: value})
 
 
 def test_recipes_are_those_of_the_papers_by_stage() -> None:
@@ -380,18 +455,22 @@ def test_recipes_are_those_of_the_papers_by_stage() -> None:
     assert optimiser.param_groups[0]["weight_decay"] == 1e-6
 
 
-def test_a_folder_of_clip_is_that_of_the_preset_and_its_objective() -> None:
+def test_a_folder_of_clip_is_that_of_the_preset_and_its_objective(tmp_path: Path) -> None:
     known = {preset.name: preset for preset in PRESETS}
-    for name, towers in (
-        ("taco", {"tower": "clips"}),
-        ("dual-layer", {"tower": "clips"}),
-        ("cross-modal", {}),
+    clips = str(tmp_path)
+    for name, text_encoder, towers in (
+        ("taco", clips, {"tower": clips}),
+        ("dual-layer", clips, {"tower": clips}),
+        ("cross-modal", clips, {}),
+        ("ug-icm", "", {"tower": clips}),
     ):
-        preset, recipe = with_clip(known[name], known[name].recipe, 1, "clips")
-        assert preset.text_encoder == "clips"
+        preset, recipe = with_clip(known[name], known[name].recipe, 1, clips)
+        assert preset.text_encoder == text_encoder
         assert {key: value for key, value in recipe.objective.items() if key == "tower"} == towers
     with pytest.raises(OptionError, match="uses no CLIP"):
-        with_clip(known["compact"], COMPACT, 1, "clips")
+        with_clip(known["compact"], COMPACT, 1, clips)
+    with pytest.raises(OptionError, match="no folder nowhere"):
+        with_clip(known["taco"], known["taco"].recipe, 1, "nowhere")
 
 
 def test_every_term_of_an_objective_is_kept() -> None:

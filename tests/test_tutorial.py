@@ -44,7 +44,9 @@ def module(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mod
     return import_module("two_pass")
 
 
-def test_the_tutorial_leads_from_the_file_to_a_table(module: ModuleType, tmp_path: Path) -> None:
+def test_the_tutorial_leads_from_the_file_to_a_table(
+    short_validation: None, module: ModuleType, tmp_path: Path
+) -> None:
     presets.register(module.TWO_PASS)  # as the last lines of the file do
     commands = [shlex.split(line) for line in smaller(block("")).splitlines()]
     assert [words[2] for words in commands] == ["train", "export", "encode", "decode", "evaluate"]

@@ -148,7 +148,7 @@ def test_shared_weights_are_not_exported(tmp_path, monkeypatch):
     )
 
 
-def test_run_starts_from_shared_weights_and_exports_its_own(tmp_path, monkeypatch):
+def test_run_starts_from_shared_weights_and_exports_its_own(short_validation, tmp_path, monkeypatch):
     folder = tmp_path / "weights"
     folder.mkdir()
     for place in ("weights", "training.tasks.codec"):

@@ -140,7 +140,9 @@ def test_missing_packages_are_one_sentence(monkeypatch: pytest.MonkeyPatch, pack
         UgIcmCompactObjective(cvvdp_weight=0.0)
 
 
-def test_both_stages_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_stages_of_a_run(
+    short_validation: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first stage trains all parts, with objects from the boxes of the data. The second one changes the
     branch for machines only, and its weights decode the files of the first.
     """

@@ -195,7 +195,7 @@ def tiny_codec() -> Codec:
     return randomise_weights(ug_icm_hyperprior(6, 8, 8), 0)
 
 
-def test_both_stages_of_a_run(tmp_path, monkeypatch):
+def test_both_stages_of_a_run(short_validation, tmp_path, monkeypatch):
     """The second stage changes the decoder only, and writes weights that decode the first one's files."""
     preset = replace(
         find("ug-icm-hyperprior"),

@@ -1,8 +1,8 @@
 """Entry points for encoding, decoding and detection, shared by Python, the command line and Pillow.
 
-The command line, the Pillow plug-in, the demo and the evaluation call it. `encode`, `decode` and `detect`
-serve one file; `Encoder`, `Decoder` and `Detector` are built once, which checks their options, and called for
-each of many files.
+The command line, the Pillow plug-in, the demo and the evaluation call this module. `encode`, `decode` and
+`detect` serve one file; `Encoder`, `Decoder` and `Detector` are built once, which checks their options, and
+called for each of many files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from trifocal import presets
-from trifocal.codecs.components import ComponentInput, component_request
+from trifocal.codecs.components import ComponentInput, GrounderInput
 from trifocal.codecs.mask import Mask
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.container import Bitstream, Tag
@@ -82,6 +82,7 @@ class Encoder:
         self.options.check(self.preset)
         self.codec = codec or presets.shared_codec(self.preset, device, weights, engine)
         self.conditioning = TextConditioning(self.preset, self.options.send_text, notify)
+        self._components = self.options.request and replace(self.options.request, notify=notify).prepare()
         if self.options.text_per_image and self.preset.text_used_by == "encoder":
             presets.text_encoder_for(self.preset)  # fails here and not at each image
         self.conditioning(self.options.text)
@@ -90,7 +91,7 @@ class Encoder:
         self, image: ImageInput, *, text: str | None = None, progress: Progress | None = None
     ) -> Bitstream:
         picture = self.read(image)
-        # most photographs have notes: no warnings
+        # Most photographs have such notes, so they are not issued as warnings.
         if self.notify is not warn and not isinstance(image, Picture):
             for note in picture.notices:
                 self.notify(note)
@@ -114,21 +115,20 @@ class Encoder:
         progress: Progress | None = None,
         notify: Notify | None = None,
     ) -> Bitstream:
-        """Encode what `read` gave. `text`, `rate` and `base` replace those of the options."""
+        """Encode a picture that `read` returned. `text`, `rate` and `base` replace those of the options."""
         options = self.options
         if options.base_only:
             return cast("ScalableCodec", self.codec).encode_base(picture, options.rate, options.base)
         condition, layers = self.conditioning(options.text if text is None else text, notify)
         rate, base = rate or options.rate, base or options.base
-        components = component_request(options.components, notify or self.notify)
+        components = self._components and replace(self._components, notify=notify or self.notify)
         return self.codec.encode_picture(
             picture, rate, base, condition, layers, progress, mask=options.mask, components=components
         )
 
     def in_parts(self, image: ImageInput, *, text: str | None = None) -> Iterator[Bitstream]:
-        """Encode an image in two parts: the base layer as soon as it is coded, and then the enhancement part.
-        `trifocal merge` joins them. Raises as `encode`, and OptionError for bpp, max_bytes, mask and
-        components.
+        """The base layer as soon as it is coded, and then the enhancement part; `merge` joins them. Raises as
+        `encode`, and OptionError for bpp, max_bytes, mask and components.
         """
         presets.check_base_layer(self.preset)
         check_quality_only(self.options, "in_parts")
@@ -141,7 +141,7 @@ class Encoder:
 
 
 class Decoder:
-    """Decode files with the same options. Arguments and errors as for `decode`, and as for `Encoder`."""
+    """Decode files. Options and errors are those of `decode`; other arguments are as for `Encoder`."""
 
     def __init__(
         self,
@@ -184,7 +184,7 @@ class Decoder:
 
 
 class Detector:
-    """Find objects with the same options. Arguments and errors as for `detect`, and as for `Encoder`."""
+    """Find objects. Options and errors are those of `detect`; other arguments are as for `Encoder`."""
 
     def __init__(
         self,
@@ -274,6 +274,7 @@ def encode(
     refinement: int | None = None,
     mask: Mask | None = None,
     components: ComponentInput | None = None,
+    grounder: GrounderInput | None = None,
     metadata: KeepMetadata = "all",
     keep_invisible: bool = False,
     base_only: bool = False,
@@ -287,35 +288,33 @@ def encode(
         image: a path, the bytes of an image file or a binary stream of them; a Picture; a Pillow image; a
             NumPy array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; a torch tensor [C, H, W]. Arrays and
             tensors are uint8, or floating-point in 0..1. A Pillow image is rotated by its EXIF orientation
-            only if Image.open gave it.
-        preset: a name of `trifocal presets`, or a Preset; dual-layer-compact if None.
+            only if it comes from `Image.open`.
+        preset: a name that `trifocal presets` lists, or a Preset; dual-layer-compact if None.
         quality: 0..100; 50 if none of quality, bpp and max_bytes is given. At most one of the three.
         bpp: the largest number of bits of the whole file per pixel.
         max_bytes: the largest size of the whole file.
         text: what the image shows, for presets that take text.
         send_text: store the text in the file, for presets whose decoder reads it.
-        base_quality: 0..100, of the base layer, for presets with layers; half of `quality` and at most 20 if
-            None.
+        base_quality: 0..100, of the base layer, for scalable presets; by default at most 20.
         refinement: gradient steps that fit the base layer to the image; 4 if None, 0 is faster.
         mask: where the image matters, for presets with an importance map (`taco-compact`,
-            `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Places
-            with 1 get more bits at equal bytes, places with 0 fewer.
-        components: objects that get bytes of their own, so that `Bitstream.only` can send them first, for
-            presets with layers: labels ("person,car", or a sequence of labels and `trifocal.Component`), or a
-            task, such as "detection". The detector finds the objects in the base layer.
+            `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Positions
+            with 1 get more bits at equal bytes.
+        components: objects that get bytes of their own, for scalable presets: labels, words or tasks
+            ("person,the red hat", "detection"), or a sequence of them and of `trifocal.Component`.
+        grounder: finds the components: "compact" (None), "grounding-dino" or a `Grounder`.
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
-        base_only: encode the base layer alone, for presets with layers; `trifocal merge` adds the enhancement
+        base_only: encode the base layer alone, for scalable presets; `trifocal merge` adds the enhancement
             part of a file with the same options.
         engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.
         weights: a .safetensors file instead of the preset's own weights.
-        notify: called with a sentence for each notice, and for each thing that was converted or left out on
-            reading; by default a notice is a TrifocalWarning, and the rest is in
-            `Picture.open(path).notices`.
+        notify: called with each notice, also about reading the image. By default, notices are
+            TrifocalWarnings, but for those about reading, which are only in `Picture.notices`.
 
     Raises:
         PictureError: for an image that cannot be read; the message says what is accepted.
-        OptionError, PresetError: for options that are out of range, or that the preset has no use for.
+        OptionError, PresetError: for options that are out of range, or that the preset does not use.
         RateError: if quality 0 is larger than bpp or max_bytes allow.
         WeightsError, MissingExtra: if weights or packages are missing.
         OSError: for a path that cannot be opened.
@@ -330,6 +329,7 @@ def encode(
         refinement=refinement,
         mask=mask,
         components=components,
+        grounder=grounder,
         metadata=metadata,
         keep_invisible=keep_invisible,
         base_only=base_only,
@@ -348,8 +348,8 @@ def decode(
     weights: WeightsPath = None,
     notify: Notify = warn,
 ) -> Decoded:
-    """Decode a .tri file to `.picture`, `.damaged`, the indices of damaged tiles, and `.missing`, the labels
-    of components that the file lacks.
+    """Decode a .tri file. The result has `.picture`; `.damaged`, the indices of damaged tiles; and
+    `.missing`, the labels of components that the file lacks.
 
     Args:
         source: a path, the bytes of a file, a binary stream, or a Bitstream.
@@ -383,17 +383,17 @@ def detect(
     """Find objects: `.boxes` [N, 4] in pixels, `.labels` (COCO category ids), `.scores` and `.names`, the
     highest score first.
 
-    Of a .tri file with layers only the base layer is read. Other .tri files are decoded first.
+    Of a scalable .tri file only the base layer is read. Other .tri files are decoded first.
 
     Args:
         source: a .tri file as for `decode`, or an image as for `encode`.
-        threshold: the lowest score, 0..1. The detector itself stops at 0.02.
+        threshold: the lowest score, 0..1. The detector returns no scores below 0.02.
         engine: as for `encode`.
         weights: as for `decode`, for .tri files.
         notify: called with a sentence for each notice; by default each is issued as a TrifocalWarning.
 
     Raises:
-        MissingLayer: for a file with layers that has no base layer.
+        MissingLayer: for a file of a scalable preset from which the base layer was removed.
         FormatError, PictureError: for a file that cannot be read.
         OptionError, PresetError, WeightsError, OSError: as for `decode`.
     """

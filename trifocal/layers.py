@@ -73,8 +73,8 @@ class PlacedLinear(nn.Linear):
         self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        places = zip(input.unbind(-2), self.columns)
-        return torch.stack([F.linear(x, self.weight[:, own], self.bias) for x, own in places], dim=-2)
+        columns = zip(input.unbind(-2), self.columns)
+        return torch.stack([F.linear(x, self.weight[:, own], self.bias) for x, own in columns], dim=-2)
 
 
 class Conv(nn.Conv2d):

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from trifocal import presets
-from trifocal.codecs.components import ComponentInput, component_request
+from trifocal.codecs.components import ComponentInput, ComponentRequest, GrounderInput, component_request
 from trifocal.codecs.mask import Mask
 from trifocal.codecs.rate_control import BaseLayerOptions, Rate
 from trifocal.errors import OptionError, PresetError
@@ -22,10 +22,10 @@ Region: TypeAlias = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """What `encode` takes beside the image and the preset; see there.
+    """Options of `encode`, with the same names and meanings as its arguments.
 
-    `text_per_image` says that a text comes with each image. Raises OptionError for values that no preset
-    takes.
+    With `text_per_image` each call of an `Encoder` has a text of its own. Raises OptionError for values that
+    no preset takes.
     """
 
     quality: float | None = None
@@ -38,6 +38,7 @@ class EncodeOptions:
     refinement: int | None = None
     mask: Mask | None = None
     components: ComponentInput | None = None
+    grounder: GrounderInput | None = None
     metadata: KeepMetadata = "all"
     keep_invisible: bool = False
     base_only: bool = False
@@ -46,8 +47,7 @@ class EncodeOptions:
         if self.base_only:
             check_quality_only(self, "base_only (--layers base)")
         keeps_all_metadata(self.metadata)
-        assert self.rate and self.base  # they are checked when they are made
-        component_request(self.components)
+        _ = self.rate, self.base, self.request  # constructing them checks their values
 
     @cached_property
     def rate(self) -> Rate:
@@ -57,13 +57,19 @@ class EncodeOptions:
     def base(self) -> BaseLayerOptions:
         return BaseLayerOptions(self.base_quality, self.refinement)
 
+    @cached_property
+    def request(self) -> ComponentRequest | None:
+        return component_request(self.components, grounder=self.grounder)
+
     def check(self, preset: Preset) -> None:
-        """Raises PresetError for options that the preset has no use for, OptionError for text that is to be
-        sent and missing.
+        """Raises PresetError for options that the preset does not use, OptionError if `send_text` is set and
+        there is no text.
         """
         presets.check_text(preset, self.text is not None or self.text_per_image, self.send_text)
-        if not self.base.is_default or self.components is not None or self.base_only:
+        if not self.base.is_default or self.base_only:
             presets.check_base_layer(preset)
+        if self.components is not None:
+            presets.check_components(preset)
 
 
 def check_quality_only(options: EncodeOptions, name: str) -> None:
@@ -80,8 +86,8 @@ def check_quality_only(options: EncodeOptions, name: str) -> None:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """What `decode` takes beside the file; see there. Raises OptionError for options that exclude each
-    other.
+    """Options of `decode`, with the same names and meanings as its arguments. Raises OptionError for options
+    that exclude each other.
     """
 
     region: Region | None = None
@@ -96,8 +102,8 @@ class DecodeOptions:
             raise OptionError("base_only excludes region, best_effort, text and preference.")
 
     def check(self, preset: Preset) -> None:
-        """Raises PresetError for options that the preset's decoder has no use for, OptionError for a
-        preference out of 0..1.
+        """Raises PresetError for options that the preset's decoder does not use, OptionError for a
+        preference outside 0..1.
         """
         presets.check_text(preset, self.text is not None)
         if self.text is not None and preset.text_used_by != "decoder":
@@ -107,7 +113,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """`threshold`: the lowest score of the objects, 0..1. Raises OptionError for another."""
+    """`threshold`: the lowest score of the objects, 0..1. Raises OptionError outside 0..1."""
 
     threshold: float = THRESHOLD
 

@@ -2,8 +2,8 @@
 
     image = Image.open("photo.tri")             # reads size and mode; pixels are decoded when they are needed
     image.save("photo.tri", quality=60)         # or bpp=0.25, or max_bytes=20_000, and preset=NAME
-    image.save("photo.tri", preset=NAME, text="a brown dog", send_text=True)  # for a preset whose decoder
-    reads text image.save("photo.tri", exif=image.getexif(), xmp=PACKET, dpi=(300, 300), keep_invisible=True)
+    image.save("photo.tri", preset=NAME, text="a brown dog", send_text=True)  # if it decodes with text
+    image.save("photo.tri", exif=image.getexif(), xmp=PACKET, dpi=(300, 300), keep_invisible=True)
 
 As with Pillow's own formats, EXIF, XMP and dpi are stored only if they are given, and the ICC profile always.
 An image that Image.open returned is rotated by its EXIF orientation; one that was made or rotated since is

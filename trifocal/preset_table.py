@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trifocal.recipes import (
     COMPACT,
+    COMPACT_COMPONENTS,
+    DISCOVER,
+    DISCOVER_DECODER,
     DUAL_LAYER,
     HIFIC,
     HIFIC_ADVERSARIAL,
@@ -70,8 +73,11 @@ class Preset:
         stage_recipes: how it is trained in the later stages; those of stages beyond these are the last one.
         text_used_by: what reads text: "encoder", "decoder", or "" for neither.
         text_encoder: the text encoder: "compact", or a name or folder of CLIP for transformers.
+        has_importance_map: whether files have an importance map, which a mask or a text gives. MiniLM then
+            reads the text, where it is installed.
         has_base_layer: whether files have a base layer for detectors.
         takes_preference: whether the decoder takes a preference from people (0) to machines (1).
+        takes_components: whether objects may get chunks of their own, beside presets with a base layer.
         shared_weights: the weight file of the tensors that it shares with another preset; its own file has
             the rest.
         earlier_weights: weight files that this preset had before; their files are still decoded.
@@ -88,8 +94,10 @@ class Preset:
     stage_recipes: tuple[Recipe, ...] = ()
     text_used_by: Literal["", "encoder", "decoder"] = ""
     text_encoder: str = ""
+    has_importance_map: bool = False
     has_base_layer: bool = False
     takes_preference: bool = False
+    takes_components: bool = False
     shared_weights: str = ""
     earlier_weights: tuple[str, ...] = ()
 
@@ -141,6 +149,7 @@ PRESETS = (
         objective=VISUAL,
         text_used_by="encoder",
         text_encoder="compact",
+        has_importance_map=True,
         earlier_weights=(SQUARED_ERROR,),
     ),
     Preset(
@@ -205,8 +214,11 @@ PRESETS = (
         recipe=replace(COMPACT, learning_rate=8e-4, factors={"base.": 0.0, **COMPACT.factors}),
         weights="dual-layer-compact.safetensors",
         objective=VISUAL,
+        stages=(VISUAL,),
+        stage_recipes=(COMPACT_COMPONENTS,),
         text_used_by="encoder",
         text_encoder="compact",
+        has_importance_map=True,
         has_base_layer=True,
     ),
     Preset(
@@ -255,5 +267,19 @@ PRESETS = (
         stages=(lazy_call("losses.ug_icm", "second_stage"),),
         stage_recipes=(UG_ICM_DECODER,),
         takes_preference=True,
+    ),
+    Preset(
+        name="discover",
+        id=13,
+        summary="objects are sent first, Stable Diffusion fills in the rest, 399 M parameters, after Liu et "
+        "al. on ELIC",
+        build=lazy_call("codecs.discover", "discover"),
+        recipe=DISCOVER,
+        weights="discover.safetensors",
+        objective=lazy_call("losses.discover", "DiscoverObjective"),
+        stages=(lazy_call("losses.discover", "second_stage"),),
+        stage_recipes=(DISCOVER_DECODER,),
+        takes_preference=True,
+        takes_components=True,
     ),
 )

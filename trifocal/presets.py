@@ -31,6 +31,7 @@ __all__ = [
     "Preset",
     "all_presets",
     "check_base_layer",
+    "check_components",
     "check_preference",
     "check_text",
     "find",
@@ -385,3 +386,10 @@ def check_base_layer(preset: Preset) -> None:
     if not preset.has_base_layer:
         able = [other.name for other in all_presets() if other.has_base_layer] or ["no preset"]
         raise PresetError(f"{preset.name} has no base layer; use {' or '.join(able)}.")
+
+
+def check_components(preset: Preset) -> None:
+    """Raises PresetError if the files of a preset have no components; the message lists presets that have."""
+    if not (preset.has_base_layer or preset.takes_components):
+        able = [other.name for other in all_presets() if other.has_base_layer or other.takes_components]
+        raise PresetError(f"{preset.name} takes no components; use {' or '.join(able or ['no preset'])}.")

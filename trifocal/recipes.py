@@ -11,6 +11,9 @@ from trifocal.types import DEAD_ZONE
 __all__ = [
     "BASE_LAYER",
     "COMPACT",
+    "COMPACT_COMPONENTS",
+    "DISCOVER",
+    "DISCOVER_DECODER",
     "DUAL_LAYER",
     "HIFIC",
     "HIFIC_ADVERSARIAL",
@@ -20,6 +23,7 @@ __all__ = [
     "UG_ICM_DECODER",
     "BaseLayerRecipe",
     "Recipe",
+    "check_like",
     "with_fields",
 ]
 
@@ -37,8 +41,8 @@ class Recipe:
 
     Attributes:
         learning_rate: the peak learning rate of Adam.
-        factors: multiples of it for parameters with this in their names: small for linear paths that start as
-            a DCT, large for scale indices (in sixths of an octave) and gains.
+        factors: learning-rate factor by substring of the parameter's name: small for linear paths that start
+            as a DCT, large for scale indices (in sixths of an octave) and gains.
         warmup: steps until the peak, 1 or more.
         cooldown: the fraction at the end of the run, 0..1, in which the rate falls linearly to a fiftieth; 0
             keeps it constant.
@@ -58,6 +62,8 @@ class Recipe:
         level_power: above 1, low quality levels are drawn more often; see `losses.spread_levels`.
         any_base_quality: for presets with a base layer, the share of steps in which the base has any quality
             that `encode` offers, 0..100; the others have its default.
+        missing_components: for presets with a base layer, the share of crops, 0..1, that are coded in
+            components of which random ones are missing; see `training.components`.
         dead_zone: of the quantiser, as a part of a step for each bit that ±1 costs above 0; 0 is plain
             rounding. The weights keep it for `encode`.
         objective: arguments of the objective, by name: weights of its terms, `lambdas` and so on.
@@ -86,12 +92,15 @@ class Recipe:
     quality: float | None = None
     level_power: float = 1.0
     any_base_quality: float = 0.5
+    missing_components: float = 0.0
     dead_zone: float = DEAD_ZONE
     objective: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_positive(self, "learning_rate", "warmup", "batch", "crop", "clip", "level_power")
-        check_range(self, 1, "cooldown", "ema", "wordless", "mirrored", "any_base_quality")
+        check_range(
+            self, 1, "cooldown", "ema", "wordless", "mirrored", "any_base_quality", "missing_components"
+        )
         check_range(self, math.inf, "weight_decay", "held_out", "dead_zone")
         check_range(self, 100, "quality")
         check_choice(self, "text", ("captions", "names", "visible", "none"))
@@ -115,6 +124,10 @@ class BaseLayerRecipe:
         bce: L_BCE of the paper's equation (1). "objectness": binary cross-entropy of the first stage's
             objectness with the detector's. "classes": cross-entropy of the class probabilities with the
             detector's, as the paper prints it.
+        augmentation: "full": parts of images, mosaics of four, mirrored, with other brightness, contrast and
+            colour. "none": each image whole, or its centre if it is narrower or wider than the batch.
+        held_out: one image in so many validates the run; 0 trains on all images, also those that validate.
+        dead_zone: of the base layer's quantiser, as in `Recipe`; the weights keep it.
         terms: weights of the terms that differ from the default; 0 leaves a term out.
 
     Raises:
@@ -127,13 +140,17 @@ class BaseLayerRecipe:
     batch: int = 8
     ema: float = 0.997
     bce: Literal["objectness", "classes"] = "objectness"
+    augmentation: Literal["full", "none"] = "full"
+    held_out: int = 40
+    dead_zone: float = DEAD_ZONE
     terms: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_positive(self, "learning_rate", "matrix_rate", "batch")
         check_range(self, 1, "ema")
-        check_range(self, math.inf, "weight_decay")
+        check_range(self, math.inf, "weight_decay", "held_out", "dead_zone")
         check_choice(self, "bce", ("objectness", "classes"))
+        check_choice(self, "augmentation", ("full", "none"))
 
 
 def check_positive(recipe: object, *names: str) -> None:
@@ -186,16 +203,38 @@ def coerced(recipe: object, name: str, value: Any) -> Any:
     kind = {"matrix_rate": float, "quality": float}.get(name, type(before))
     if value is None and name in ("quality", "matrix_rate"):
         return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and number:
+    if kind is float and is_number(value):
         return float(value)
-    if kind is int and number and value == int(value):
+    if kind is int and is_number(value) and value == int(value):
         return int(value)
     if kind is tuple and isinstance(value, list | tuple):
         return tuple(tuple(part) if isinstance(part, list | tuple) else part for part in value)
     if kind is str and isinstance(value, str) or kind is dict and isinstance(value, Mapping):
         return value
     raise OptionError(f"{name} has values like {before!r}, not {value!r}.")
+
+
+def check_like(name: str, value: object, default: object) -> None:
+    """Raises OptionError for a value of another type than the default, where the default is a bool, a number
+    or a list of numbers.
+    """
+    if isinstance(default, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(default, int):
+        fits = is_number(value) and float(str(value)).is_integer()
+    elif isinstance(default, float):
+        fits = is_number(value)
+    elif isinstance(default, list | tuple) and all(map(is_number, default)):
+        fits = isinstance(value, list | tuple) and all(map(is_number, value))
+    else:
+        return
+    if not fits:
+        shown = ",".join(map(str, default)) if isinstance(default, list | tuple) else repr(default)
+        raise OptionError(f"{name} has values like {shown}, not {value!r}.")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 COMPACT = Recipe(
@@ -208,6 +247,20 @@ COMPACT = Recipe(
     clip=2.0,
     ema=0.998,
     seed=1,
+)
+
+# As in DISCOVER's second stage, only the decoder learns, so its weights also decode the files of the first.
+COMPACT_COMPONENTS = replace(
+    COMPACT,
+    learning_rate=3e-4,
+    warmup=30,
+    ema=0.995,
+    factors={
+        **{part: 0.0 for part in ("base.", "analysis.", "entropy.", "trust")},
+        ".linear.": 0.03,
+        ".lapping.": 0.1,
+    },
+    missing_components=0.5,
 )
 
 # From the weights of `compact`. The branch for machines is new; it learns at twice the rate of the rest.
@@ -271,9 +324,17 @@ DUAL_LAYER = replace(TACO, factors={"base.": 0.0, **TACO.factors}, warmup=1000, 
 # Yin et al.: Adam at 1e-4, 200 epochs of 80,000 images of COCO train2017; their command has batches of 128.
 # What they do not name is that of TACO: crops, gradient clipping, and the rates of tables and priors. The
 # second stage has 10 epochs at 1e-5, and trains the decoder only.
-UG_ICM = replace(TACO, batch=128, cooldown=0.0, decay=(), objective={})
+UG_ICM = replace(TACO, batch=128, cooldown=0.0, decay=(), text="none", objective={})
 UG_ICM_DECODER = replace(
     UG_ICM, learning_rate=1e-5, factors={**UG_ICM.factors, "analysis.": 0.0, "entropy.": 0.0}
 )
+
+# Liu et al.: crops of 512 pixels, 300,000 steps, and 50,000 of the second stage, in which encoder and entropy
+# model are frozen. What they do not name is that of DiffEIC, whose network is similar: Adam at 1e-4, batches
+# of 4. A warm-up for the control module; tables and priors as in TACO.
+DISCOVER = replace(
+    TACO, decay=(), warmup=1000, batch=4, crop=512, ema=0.999, text="none", sampling="uniform", objective={}
+)
+DISCOVER_DECODER = replace(DISCOVER, factors={"analysis.": 0.0, "entropy.": 0.0})
 
 BASE_LAYER = BaseLayerRecipe()

@@ -137,8 +137,8 @@ def condition_for(
 ) -> Condition[Any]:
     """The condition of B images from B texts, by the preset's text encoder.
 
-    For the presets whose encoder codes an importance map it has the categories that the texts name, by
-    MiniLM; without the extra `text`, embeddings of the bundled text encoder.
+    For presets with an importance map it has the categories that the texts name, by MiniLM. For other
+    presets, and without the extra `text`, it has embeddings of the preset's text encoder.
 
     Args:
         preset: one that takes text.
@@ -150,10 +150,9 @@ def condition_for(
         WeightsError, MissingExtra: if the encoder's weights, or the package that loads them, are not
             installed.
     """
-    from trifocal.codecs.mask import MASK_PRESETS
     from trifocal.types import Condition
 
-    if preset.name in MASK_PRESETS and (minilm := minilm_or_notice(notify)):
+    if preset.has_importance_map and (minilm := minilm_or_notice(notify)):
         from trifocal.text.categories import load_category_classifier
 
         for sentence in minilm.notices(texts):

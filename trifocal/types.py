@@ -18,6 +18,7 @@ torch tensors inside the networks. `Condition.to` converts either to tensors.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
@@ -39,7 +40,7 @@ BASE_TASK_WEIGHTS = (0.03, 10.0)  # of a detector's outputs against bpp, at the 
 LEVELS_PER_QUALITY = 8
 LEVELS_PER_KNOT = 128  # between the learned values of a `QualityInterpolation`
 LATENT_STRIDE = 16  # pixels
-DEAD_ZONE = 0.025  # of the quantiser: part of a step for each bit that ±1 costs above 0
+DEAD_ZONE = 0.025  # steps by which the dead zone grows per bit that ±1 costs more than 0
 HYPER_LATENT_PIXELS = 64  # side of a hyper-latent; images are padded to multiples of it
 TILE = 1024  # side of a tile in pixels; tiles are coded independently
 
@@ -78,13 +79,12 @@ class TextEmbedding(Generic[ArrayT]):
 
 @dataclass(frozen=True)
 class BasePreview(Generic[ArrayT]):
-    """The small image that a base layer decodes to, and the window of the full image that it is sampled in.
+    """The small image that a base layer decodes to, and the region of the full image that it stands for.
 
     Attributes:
         image: [B, 3, h, w], about 0..1.
         size: width and height of the full image in pixels.
-        region: x, y, width, height of the sampled part in pixels of the full image; edges are repeated beyond
-            it.
+        region: x, y, width, height in pixels of the full image; beyond its edges the edges are repeated.
     """
 
     image: ArrayT
@@ -96,8 +96,8 @@ class BasePreview(Generic[ArrayT]):
         return BasePreview(_tensor(self.image, device), self.size, self.region)
 
     def pixels(self: BasePreview[Tensor]) -> Tensor:
-        """The window at full resolution, [B, 3, height, width]. A pixel's value does not depend on the
-        window.
+        """The preview of the region at full resolution, [B, 3, height, width]. A pixel's value does not
+        depend on the region.
         """
         import torch
         from torch.nn.functional import grid_sample
@@ -107,12 +107,14 @@ class BasePreview(Generic[ArrayT]):
             (2 * (start + 0.5 + torch.arange(count, device=self.image.device)) / whole - 1)
             for start, count, whole in ((x, width, self.size[0]), (y, height, self.size[1]))
         )
-        places = torch.stack(torch.broadcast_tensors(across[None], down[:, None]), dim=-1)
-        places = places.expand(len(self.image), -1, -1, -1).to(self.image.dtype)
-        return grid_sample(self.image, places, mode="bicubic", padding_mode="border", align_corners=False)
+        coordinates = torch.stack(torch.broadcast_tensors(across[None], down[:, None]), dim=-1)
+        coordinates = coordinates.expand(len(self.image), -1, -1, -1).to(self.image.dtype)
+        return grid_sample(
+            self.image, coordinates, mode="bicubic", padding_mode="border", align_corners=False
+        )
 
     def within(self, rows: slice, columns: slice) -> BasePreview[ArrayT]:
-        """The preview for a part of the window; rows and columns are latent positions."""
+        """The preview of a part of the region; rows and columns are latent positions inside the region."""
         x, y = self.region[0] + LATENT_STRIDE * columns.start, self.region[1] + LATENT_STRIDE * rows.start
         width, height = (LATENT_STRIDE * (part.stop - part.start) for part in (columns, rows))
         return replace(self, region=(x, y, width, height))
@@ -129,6 +131,8 @@ class Condition(Generic[ArrayT]):
         preview: the decoded base layer.
         preference: what the image is decoded for, [B]: 0 people … 1 machines.
         categories: the probability that the text names each of COCO's categories, [B, 80].
+        seed: of the noise from which a diffusion model samples, 0..2³² − 1.
+        kept: in training, False at latent positions whose values the decoder does not get, [B, H/16, W/16].
     """
 
     text: TextEmbedding[ArrayT] | None = None
@@ -136,6 +140,8 @@ class Condition(Generic[ArrayT]):
     preview: BasePreview[ArrayT] | None = None
     preference: ArrayT | None = None
     categories: ArrayT | None = None
+    seed: int | None = None
+    kept: ArrayT | None = None
 
     def to(self, device: torch.device | str) -> Condition[Tensor]:
         """Tensors on a device."""
@@ -145,16 +151,48 @@ class Condition(Generic[ArrayT]):
             None if self.preview is None else self.preview.to(device),
             None if self.preference is None else _tensor(self.preference, device),
             None if self.categories is None else _tensor(self.categories, device),
+            self.seed,
+            None if self.kept is None else _tensor(self.kept, device),
         )
 
     def within(self, rows: slice, columns: slice) -> Condition[ArrayT]:
         """The condition of a part of the image; rows and columns are latent positions."""
         importance_map: Any = self.importance_map
+        kept: Any = self.kept
         return replace(
             self,
             importance_map=None if importance_map is None else importance_map[:, rows, columns],
+            kept=None if kept is None else kept[:, rows, columns],
             preview=None if self.preview is None else self.preview.within(rows, columns),
         )
+
+
+@dataclass(frozen=True)
+class TileParts:
+    """The parts of one tile.
+
+    Attributes:
+        numbers: the component of each position, 0 for the rest, [h, w].
+        parts: SIDE, the components that have positions, and REST if it has some, in the order of coding.
+    """
+
+    numbers: Array
+    parts: Sequence[int]
+
+    @property
+    def components(self) -> list[int]:
+        return [part for part in self.parts if part > 0]
+
+
+@dataclass(frozen=True)
+class PartialTile(TileParts):
+    """A tile with missing parts.
+
+    Attributes:
+        missing: components, or REST. The rest is missing too if a component is.
+    """
+
+    missing: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -163,15 +201,24 @@ class Batch:
 
     Attributes:
         x: crops, [B, 3, H, W], 0..1.
-        level: [B].
+        level: quality · 8, integers in 0..800, [B].
         condition: side input, or None.
         boxes: of the objects of each crop, x0, y0, x1, y1 in its pixels, [N, 4]; None for data without boxes.
+        partial: for each crop its components and the missing ones, None for a crop without components; None
+            if no crop has any.
     """
 
     x: Tensor
     level: Tensor
     condition: Condition[Tensor] | None = None
     boxes: tuple[Tensor, ...] | None = None
+    partial: tuple[PartialTile | None, ...] | None = None
+
+    def run(self, codec: Callable[..., Output]) -> Output:
+        """The output of a codec's network for the batch."""
+        if self.partial is None:
+            return codec(self.x, self.level, self.condition)
+        return codec(self.x, self.level, self.condition, partial=self.partial)
 
 
 @dataclass(frozen=True)
@@ -183,6 +230,19 @@ class Output:
     x_hat: Tensor
     y_hat: Tensor
     bits: Tensor
+
+
+@dataclass(frozen=True)
+class DiffusionOutput(Output):
+    """The result of `forward` of a codec with a diffusion model; x_hat is empty in training mode.
+
+    Attributes:
+        latent_error: mean squared error of the decoded latent of the VAE, [B].
+        noise_error: mean squared error of the predicted noise, [B].
+    """
+
+    latent_error: Tensor
+    noise_error: Tensor
 
 
 def _tensor(values: Any, device: torch.device | str) -> Tensor:

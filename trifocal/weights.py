@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from trifocal.errors import WeightsError
+from trifocal.types import DEAD_ZONE
 from trifocal.utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ WEIGHTS_FOLDER = Path(__file__).with_name("weights")
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 StateDict: TypeAlias = "dict[str, Tensor]"
 DecodableFingerprints = dict[int, frozenset[int]]  # fingerprints by version of the file format
-DECODES, LEVEL, QUANTISER, SYNTHESIS = "decodes", "level", "dead_zone", "synthesis."
+DECODES, LEVEL, SYNTHESIS = "decodes", "level", "synthesis."
+QUANTISER, BASE_QUANTISER = "dead_zone", "base_dead_zone"
+ENTROPY_MODELS = {"entropy": QUANTISER, "base.entropy": BASE_QUANTISER}  # of codecs and of their base layers
 FINGERPRINT_BYTES = {1: 2, 2: 4}  # by version of the file format
 Number = TypeVar("Number", int, float)
 INTEGERS = {2: "int16", 4: "int32", 8: "int64"}  # torch's, by their bytes
@@ -134,9 +137,9 @@ def write_weights(
     shared: str = "",
     decodable_fingerprints: DecodableFingerprints | None = None,
     level: int | None = None,
-    dead_zone: float | None = None,
 ) -> None:
-    """Write the state of a network as float16 safetensors; integer tables stay integers.
+    """Write the state of a network as float16 safetensors; integer tables stay integers. Dead zones that are
+    not the default are stored in the metadata.
 
     Args:
         network: the network.
@@ -145,7 +148,6 @@ def write_weights(
         decodable_fingerprints: fingerprints of other weights whose files these weights decode, from
             `decodable`; stored in the file's metadata.
         level: the quality level of a single-rate model, 0..800; stored there too.
-        dead_zone: of the quantiser, if it is not the default; stored there too.
 
     Raises:
         WeightsError: for values outside the range of float16.
@@ -175,8 +177,8 @@ def write_weights(
         )
     if level is not None:
         metadata[LEVEL] = str(level)
-    if dead_zone is not None:
-        metadata[QUANTISER] = str(dead_zone)
+    zones = network_dead_zones(network).items()
+    metadata |= {key: str(zone) for key, zone in zones if zone != DEAD_ZONE}
     with atomic_write(path) as stream:
         stream.write(save(halved, metadata=metadata))
 
@@ -245,9 +247,27 @@ def read_level(path: Path) -> int | None:
     return stored_number(path, LEVEL, int)
 
 
-def read_dead_zone(path: Path) -> float | None:
-    """The dead zone of the quantiser of these weights; None for the default."""
-    return stored_number(path, QUANTISER, float)
+def entropy_models(network: nn.Module) -> dict[str, Any]:
+    """The entropy models of a codec, by the name of their dead zone in metadata; empty for other networks."""
+    modules = dict(network.named_modules())
+    return {key: modules[name] for name, key in ENTROPY_MODELS.items() if name in modules}
+
+
+def network_dead_zones(network: nn.Module) -> dict[str, float]:
+    """The dead zones of a codec's quantisers: QUANTISER, and BASE_QUANTISER of a base layer."""
+    return {key: model.dead_zone for key, model in entropy_models(network).items()}
+
+
+def set_dead_zones(network: nn.Module, zones: Mapping[str, float]) -> None:
+    """Set the dead zones of a codec's quantisers; those without a value here get the default."""
+    for key, model in entropy_models(network).items():
+        model.dead_zone = zones.get(key, DEAD_ZONE)
+
+
+def read_dead_zones(path: Path) -> dict[str, float]:
+    """The dead zones of the quantisers of these weights that are not the default."""
+    stored = {key: stored_number(path, key, float) for key in ENTROPY_MODELS.values()}
+    return {key: zone for key, zone in stored.items() if zone is not None}
 
 
 def stored_number(path: Path, key: str, parse: Callable[[str], Number]) -> Number | None:
@@ -309,8 +329,8 @@ def as_array(w: Any) -> NDArray[Any]:
 
 
 def checksum(module: nn.Module) -> tuple[int, ...]:
-    """Changes when a weight does, also by fused optimisers, which do not count up a tensor's version; takes a
-    few milliseconds.
+    """A checksum of all parameters and buffers. It also detects changes by fused optimisers, which do not
+    increment `Tensor._version`. Takes a few milliseconds.
     """
     return checksums([*module.parameters(), *module.buffers()])
 

@@ -1,7 +1,5 @@
 """Checks that every codec of latents passes: forward and decode agree, tiles, damage, threads."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,7 @@ from trifocal.pictures import Picture, canvas
 
 
 def with_payload(stream: Bitstream, payload: bytes) -> Bitstream:
-    return dataclasses.replace(stream, layers=(Layer(Tag.LATENT, (payload,)),))
+    return stream.with_layer(Layer(Tag.LATENT, (payload,)))
 
 
 def check_forward_matches_decode(codec: Codec) -> None:

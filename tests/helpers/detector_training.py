@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -66,6 +67,19 @@ def write_annotated_images(folder: Path) -> Path:
         record = {"boxes": picture.boxes.tolist(), "labels": picture.labels.tolist()}
         (pictures / f"{number}.json").write_text(json.dumps(record))
     return pictures
+
+
+def repeat_first_batch(monkeypatch: pytest.MonkeyPatch, source: type) -> None:
+    """All batches of a class become its first one, so that losses of different steps can be compared."""
+    first: list[Any] = []
+    original = source.next  # type: ignore[attr-defined]
+
+    def same(self: Any) -> Any:
+        if not first:
+            first.append(original(self))
+        return first[0]
+
+    monkeypatch.setattr(source, "next", same)
 
 
 class OtherDetectorBatches:

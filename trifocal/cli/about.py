@@ -115,7 +115,7 @@ def demo(
 ) -> None:
     """Compare Trifocal with other formats on a sample photograph.
 
-    All files have about the same size. Writes demo.tri and demo.png; for a layered preset also
+    All files have about the same size. Writes demo.tri and demo.png; for a scalable preset also
     demo-layers.png, with the objects detected in the base layer.
     """
     from trifocal.cli.console import Console

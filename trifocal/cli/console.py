@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 from itertools import starmap
 from typing import TYPE_CHECKING
 
@@ -145,7 +146,8 @@ class Console:
     @contextmanager
     def hold(self) -> Iterator[list[Callable[[], None]]]:
         """Collect what this thread prints in a list, for `print_held`."""
-        self._held.lines = lines = []
+        lines: list[Callable[[], None]] = []
+        self._held.lines = lines
         try:
             yield lines
         finally:
@@ -248,7 +250,7 @@ def run_at_once(
 
     with ThreadPoolExecutor(count, thread_name_prefix="trifocal-job") as pool:
         try:
-            for future in [pool.submit(copy_context().run, held, *call) for call in calls]:
+            for future in [pool.submit(partial(copy_context().run, held, *call)) for call in calls]:
                 succeeded, lines = future.result()
                 console.print_held(lines)
                 yield succeeded

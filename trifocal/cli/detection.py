@@ -52,9 +52,9 @@ def detect(
     draw: Annotated[
         str | None,
         typer.Option(
-            metavar="IMAGE",
-            help="Also draw boxes, names and scores on the image. For several inputs, the folder of the "
-            "drawings.",
+            metavar="DRAWING.png",
+            help="Also write a copy of the image with boxes, names and scores. For several inputs, the "
+            "folder of the copies.",
         ),
     ] = None,
     out: Annotated[
@@ -78,7 +78,7 @@ def detect(
 ) -> None:
     """Detect objects in images and .tri files.
 
-    Prints one JSON object per file; boxes are x0, y0, x1, y1 in pixels. Of a layered .tri file only the base
+    Prints one JSON object per file; boxes are x0, y0, x1, y1 in pixels. Of a scalable .tri file only the base
     layer is read. Other .tri files are decoded first. With --format coco boxes are x, y, width, height, and
     image_id is the file's stem, as a number if it is one.
     """

@@ -53,7 +53,7 @@ def strip(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Keep one part of layered files: give --layers, --components or --without.
+    """Keep one part of scalable files: give --layers, --components or --without.
 
     street.tri is written to street-base.tri, street-enh.tri, street-part.tri or street-without.tri in the
     same folder. `trifocal merge` joins the parts.
@@ -107,7 +107,7 @@ def merge(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Join the parts of a layered file.
+    """Join the parts of a scalable file.
 
     The result equals the file before `trifocal strip`, byte for byte. Parts of a file with components may
     overlap; if some are still missing, the result is a larger part.

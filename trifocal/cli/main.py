@@ -203,8 +203,8 @@ def use_threads(count: int | None, at_once: int = 1) -> None:
         return
     from trifocal.utils.threads import thread_count
 
-    most = thread_count() if count is None else min(count, os.cpu_count() or 1)
-    each = max(1, most // at_once)
+    threads = thread_count() if count is None else min(count, os.cpu_count() or 1)
+    each = max(1, threads // at_once)
     os.environ["OMP_NUM_THREADS"] = str(each)  # which NumPy and both engines read
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(each)

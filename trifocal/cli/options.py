@@ -41,7 +41,7 @@ def parse_qualities(text: str) -> list[float]:
 
 
 def parse_components(text: str) -> list[str]:
-    """Labels with commas between them, or `@labels.txt`: the lines of a file."""
+    """Labels, words and tasks with commas between them, or `@labels.txt`: the lines of a file."""
     if not text.startswith("@"):
         return text.split(",")
     try:
@@ -51,17 +51,24 @@ def parse_components(text: str) -> list[str]:
 
 
 def parse_fields(words: list[str]) -> dict[str, Any]:
-    """`learning_rate=1e-4`: fields and values. A value is JSON, or else text."""
+    """`learning_rate=1e-4`: fields and values. A value is JSON, a list such as 1,2,3, or else text."""
     found: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not name or not equals:
             raise typer.BadParameter(f"{word!r} is not a field; write it like learning_rate=1e-4.")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
+        found[name] = parse_value(value)
     return found
+
+
+def parse_value(text: str) -> Any:
+    """JSON, a list such as 1,2,3, or else the text."""
+    for candidate in (text, f"[{text}]") if "," in text else (text,):
+        try:
+            return json.loads(candidate)
+        except ValueError:
+            continue
+    return text
 
 
 class MultiValueCommand(TyperCommand):

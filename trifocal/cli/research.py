@@ -67,7 +67,7 @@ Network = Annotated[
         "--network",
         metavar="NETWORK",
         help="Network for --task: a torchvision name, an .onnx file, efficientnet-lite1 (classification), or "
-        "compact: the bundled detector, which reads base layers directly.",
+        "compact: the bundled detector, which reads base layers of dual-layer-compact directly.",
     ),
 ]
 Annotations = Annotated[
@@ -86,7 +86,7 @@ Layers = Annotated[
     str | None,
     typer.Option(
         metavar="base",
-        help="Measure only the base layer of layered presets. --qualities are then base qualities.",
+        help="Measure only the base layer of scalable presets. --qualities are then base qualities.",
     ),
 ]
 Preferences = Annotated[

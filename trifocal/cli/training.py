@@ -44,8 +44,9 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Training stage: 1 to 3 for detector; 1 or 2 for towers, cross-modal and "
-            "cross-modal-cheng2020; 1 for all others. Pass the weights of stage 1 to stage 2 with --start. "
+            help="Training stage: 1 to 3 for detector; 1 or 2 for towers, dual-layer-compact, cross-modal, "
+            "cross-modal-cheng2020 and the ug-icm presets; 1 for all others. Pass the weights of stage 1 to "
+            "stage 2 with --start. "
             "Stage 3 starts from the bundled weights unless --start is given. [default: 1]",
         ),
     ] = None,
@@ -122,7 +123,7 @@ def train(
         str | None,
         typer.Option(
             metavar="PRESET",
-            help="For base: the layered preset whose base layer is trained. [default: dual-layer-compact]",
+            help="For base: the scalable preset whose base layer is trained. [default: dual-layer-compact]",
         ),
     ] = None,
     keep_front: Annotated[
@@ -157,8 +158,9 @@ def train(
 
     `towers` trains the bundled text and image encoders on images with captions and boxes. `categories` trains
     the classifier that finds out which of COCO's categories a text names, on captions; it needs the extra
-    `text`. `detector` trains the compact detector, first by distillation, then on boxes. `base` trains a base
-    layer against its detector; then `dual-layer-compact --start WEIGHTS` (or `dual-layer`) trains the
+    `text`. `detector` trains the bundled detector in three stages (`--stage`): by distillation, on boxes, and
+    by distillation on features from base layers. `base` trains a base layer against its detector; then
+    `dual-layer-compact --start WEIGHTS` (or `dual-layer`) trains the
     enhancement layer.
 
     Ctrl-C or SIGTERM saves a checkpoint and ends the run; --resume continues it.

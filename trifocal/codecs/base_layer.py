@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from trifocal.types import (
     BasePreview,
     Condition,
     Output,
+    PartialTile,
 )
 from trifocal.utils.timing import compiler_deferred, gc_paused
 
@@ -103,8 +104,8 @@ def bundled_detector(device: str) -> SplitDetector:
 
 
 class ScalableNetwork(CodecNetwork):
-    """The network of a codec with a base layer. A paper overrides how `analyse` and `synthesise` use
-    `condition.preview`.
+    """The network of a codec with a base layer. A subclass for each paper defines how `analyse` and
+    `synthesise` use `condition.preview`.
 
     Args:
         base: the base layer.
@@ -155,6 +156,7 @@ class ScalableNetwork(CodecNetwork):
         level: Tensor,
         condition: Condition | None,
         estimator: RateEstimator | TrainingRateEstimator | None,
+        partial: Sequence[PartialTile | None] | None = None,
     ) -> Output:
         """If the condition has no preview, the base layer codes x at another scale and its bits count; it
         gets no gradient.
@@ -163,14 +165,14 @@ class ScalableNetwork(CodecNetwork):
         if condition is None or condition.preview is None:
             preview, bits = self.simulate_base_layer(x, level)
             condition = replace(condition or Condition(), preview=preview)
-        output = super()._forward(x, level, condition, estimator)
+        output = super()._forward(x, level, condition, estimator, partial)
         return replace(output, bits=output.bits + bits.to(output.bits))
 
     @torch.no_grad()
     def simulate_base_layer(self, x: Tensor, level: Tensor) -> tuple[BasePreview, Tensor]:
         """Base previews of crops and the bits of their base layers, [B], as a file would have them. Training
-        draws
-        the scale, and in a share of the steps base qualities from 0..100, since users may choose any."""
+        draws the scale, and in a share of the steps base qualities from 0..100, since users may choose any.
+        """
         scale = self.scales[int(torch.randint(len(self.scales), ()))] if self.training else self.scales[0]
         size = [max(STEP, round(side * scale / STEP) * STEP) for side in x.shape[2:]]
         quality = default_base_quality(level)
@@ -188,7 +190,8 @@ class ScalableNetwork(CodecNetwork):
         self, x: Tensor, quality: float | Tensor = 50.0, condition: Condition | None = None
     ) -> Estimate:
         """As `CodecNetwork.estimate`, with the bits of the base layer at its default quality, which is
-        neither refined nor differentiable. The bit map spreads them evenly."""
+        neither refined nor differentiable. The bit map spreads them evenly.
+        """
         bits = x.new_zeros(len(x))
         if condition is None or condition.preview is None:
             check_images(x)
@@ -202,12 +205,12 @@ class ScalableNetwork(CodecNetwork):
         region = (x0, y0, width + -width % HYPER_LATENT_PIXELS, height + -height % HYPER_LATENT_PIXELS)
         condition = replace(condition, preview=replace(condition.preview, region=region))
         enhancement = super().estimate(x, quality, condition)
-        places = enhancement.bit_map.shape[1] * enhancement.bit_map.shape[2]
+        positions = enhancement.bit_map.shape[1] * enhancement.bit_map.shape[2]
         bits = bits.to(enhancement.bits)
         return replace(
             enhancement,
             bits=enhancement.bits + bits,
-            bit_map=enhancement.bit_map + (bits / places)[:, None, None],
+            bit_map=enhancement.bit_map + (bits / positions)[:, None, None],
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from trifocal.codecs.components import ComponentInput, ComponentRequest, component_request
+from trifocal.codecs.components import ComponentInput, ComponentRequest, GrounderInput, component_request
 from trifocal.codecs.mask import Mask, importance_from_mask
 from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
 from trifocal.codecs.named_objects import with_named_objects
@@ -53,16 +53,20 @@ class Codec:
         only_level: the quality level of weights that were trained for a single rate, 0..800; set by
             `trifocal.load`. `encode` uses it, and refuses others.
         text_inputs: text, send → the condition and the layers that they give; set by `trifocal.load`.
+        tile_coder: makes the coder of its tiles.
+        look_of_missing: how components look that a file lacks, for a notice.
     """
 
     preset_id = 0
     layer = Tag.LATENT
     only_level: int | None = None
     text_inputs: TextInputs | None = None
+    tile_coder: type[TileCoder] = TileCoder
+    look_of_missing = "as coarse as its base layer"
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.tiles = TileCoder(runtime)
+        self.tiles = self.tile_coder(runtime)
 
     @property
     def network(self) -> CodecNetwork:
@@ -71,7 +75,7 @@ class Codec:
         """
         if on_torch := getattr(self.runtime, "on_torch", None):
             self.runtime = on_torch()
-            self.tiles = TileCoder(self.runtime)
+            self.tiles = self.tile_coder(self.runtime)
         network: CodecNetwork | None = getattr(self.runtime, "network", None)
         if network is None:
             raise PresetError(
@@ -132,12 +136,12 @@ class Codec:
         timings: dict[str, float] | None = None,
         mask: Mask | None = None,
         components: ComponentInput | None = None,
+        grounder: GrounderInput | None = None,
     ) -> Bitstream:
         """Encode an image.
 
         Args:
-            image: a Picture, a path, a Pillow image, an array, a tensor, bytes or a binary stream; see
-                `as_picture`. A Picture is encoded unchanged.
+            image: see `as_picture`. A Picture is encoded unchanged.
             quality: 0..100, rounded to 1/8; 50 if quality, bpp and max_bytes are all None.
             bpp: bits of the whole file per pixel, to stay at or under.
             max_bytes: bytes of the whole file, to stay at or under. If the file at quality 100 is smaller,
@@ -145,18 +149,14 @@ class Codec:
             text: what the image shows, for a preset that takes text.
             send_text: store the text in the file, for a preset whose decoder reads it.
             base_quality: quality of the base layer, 0..100, for a preset with a base layer.
-            refinement: gradient steps that adapt the base layer to the image, 0 or more; see
-                `BaseLayerOptions`.
+            refinement: gradient steps that adapt the base layer to the image; see `BaseLayerOptions`.
             condition: side input of the analysis, of one image; instead of `text`.
             layers: further layers of the file; their bytes count.
             progress: called with the fraction done, 0..1.
-            timings: receives the seconds of analysis, entropy (networks of the entropy model) and coding
-                (range coder).
-            mask: where the image matters: [H, W] of the image, or an image of that size; bool, float in 0..1,
-                or uint8. At equal bytes, places with 1 get more bits and places with 0 fewer. It replaces the
-                map that a text gives.
-            components: objects that get chunks of their own, for a preset with a base layer: labels for the
-                bundled detector, a task ("detection", "segmentation", "classification"), or Components.
+            timings: receives the seconds of analysis, entropy model and range coder (coding).
+            mask: where the image matters, as for `api.encode`. It replaces the map that a text gives.
+            components: objects that get chunks of their own, as for `api.encode`.
+            grounder: finds the components: "compact" (None), "grounding-dino", or a `Grounder`.
 
         Raises:
             PictureError: if the image cannot be read.
@@ -165,12 +165,14 @@ class Codec:
                 text together with a condition.
             PresetError: for text, a mask, components or base layer options if the preset does not use them.
             RateError: if quality 0 is larger than bpp or max_bytes allow.
+            WeightsError, MissingExtra: if the grounder is not installed.
         """
         rate, base = Rate(quality, bpp, max_bytes), BaseLayerOptions(base_quality, refinement)
         if text is not None or send_text:
             condition, text_layers = self._with_text(text, send_text, condition)
             layers = (*layers, *text_layers)
-        picture, request = as_picture(image), component_request(components)
+        picture, request = as_picture(image), component_request(components, grounder=grounder)
+        request = request and request.prepare()
         return self.encode_picture(picture, rate, base, condition, layers, progress, timings, mask, request)
 
     def _with_text(
@@ -200,7 +202,7 @@ class Codec:
         if not base.is_default or components is not None:
             raise PresetError(
                 "This codec has no base layer; leave base_quality, refinement and components out, or load a "
-                "preset with layers."
+                "scalable preset."
             )
         return self._encode(picture, rate, condition, layers, progress, timings, mask)
 
@@ -275,7 +277,7 @@ class Codec:
         if bitstream.layout is not None and not best_effort:
             raise_if_damaged(bitstream.layers, "This file")
         condition = self._decoding_condition(bitstream, condition, stopwatch)
-        tiles = canvas.tiles_around(region)
+        tiles = self.tiles.needed_tiles(canvas, region)
         chunks, level, layout = self._chunks(bitstream), bitstream.header.level, bitstream.layout
         y_hat, lost, missing = self.tiles.read_tiles(
             chunks, level, canvas, tiles, best_effort, progress, stopwatch, layout
@@ -286,7 +288,8 @@ class Codec:
         if layout is None:
             return Decoded(picture, tuple(sorted(lost)))
         blocked = any(part == REST and chunks[layout.chunks[part, tile]] for part, tile in missing)
-        return Decoded(picture, (), part_names(layout, {part for part, _ in missing}), blocked)
+        names = part_names(layout, {part for part, _ in missing})
+        return Decoded(picture, (), names, blocked, self.look_of_missing)
 
     def analyse(
         self,
@@ -311,7 +314,7 @@ class Codec:
         """Write latents to a bitstream that `decode` reads. Raises OptionError for a wrong shape or
         quality.
         """
-        level = self._level(latents, quality, self.runtime.has_importance_map)
+        level = self._level(latents, quality, self.runtime.latent_channels + self.runtime.has_importance_map)
         canvas = Canvas(latents.width, latents.height, self.runtime.receptive_field)
         chunks = []
         for tile in canvas.tiles():
@@ -339,8 +342,8 @@ class Codec:
         Raises OptionError.
         """
         quality = (50.0 if latents.quality is None else latents.quality) if quality is None else quality
-        y = latents.y[..., : self.runtime.latent_channels]
-        level = self._level(replace(latents, y=y), quality, has_importance_map=False)
+        y = latents.y[..., : self.tiles.decoded_channels]
+        level = self._level(replace(latents, y=y), quality, self.tiles.decoded_channels)
         canvas = Canvas(latents.width, latents.height, self.runtime.receptive_field)
         whole, region = (0, 0, *canvas.padded), (0, 0, latents.width, latents.height)
         y = np.ascontiguousarray(y, dtype=np.float32)
@@ -360,22 +363,20 @@ class Codec:
     def _decoding_condition(
         self, bitstream: Bitstream, condition: Condition[Any] | None, stopwatch: Stopwatch
     ) -> Condition[Any] | None:
-        """The condition of the synthesis, with what the checked file adds to it; this codec adds nothing."""
+        """The condition of the synthesis: the given one, and in subclasses what the file adds to it."""
         return condition
 
     def _header(self, picture: Picture | Latents, level: int) -> Header:
         """The header of the file of an image or its latents."""
         return Header(picture.width, picture.height, self.preset_id, level, self.fingerprint, picture.grey)
 
-    def _level(self, latents: Latents, quality: float, has_importance_map: bool) -> int:
+    def _level(self, latents: Latents, quality: float, channels: int) -> int:
         wide, high = Canvas(latents.width, latents.height, self.runtime.receptive_field).padded
-        channels = self.runtime.latent_channels + has_importance_map
         expected = (1, high // LATENT_STRIDE, wide // LATENT_STRIDE, channels)
         if latents.y.shape != expected:
             raise OptionError(
                 f"The latents of an image of {latents.width} x {latents.height} pixels have the shape "
-                f"{list(expected)}, not "
-                f"{list(latents.y.shape)}."
+                f"{list(expected)}, not {list(latents.y.shape)}."
             )
         level = Rate(quality).at_level(self.only_level).level
         assert level is not None

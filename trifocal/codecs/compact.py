@@ -1,5 +1,7 @@
-"""The compact network: variable rate, lapped 16×16 DCT initialisation, four-pass context, latent of 384
-channels at 1/16.
+"""The compact network, of all presets with "compact" in their names.
+
+The analysis starts as a lapped 16×16 DCT, and the latent has 384 channels at 1/16. The entropy model has the
+four-pass context, and one set of weights has all rates.
 """
 
 from typing import TypeVar
@@ -33,7 +35,7 @@ def compact() -> Codec:
 
 
 def plain_network(network_class: type[NetworkT]) -> NetworkT:
-    """Compact network of a class, untrained, 3.6 M parameters."""
+    """The compact network as a `network_class`, untrained; 3.6 M parameters."""
     return network_class(*parts())
 
 
@@ -44,7 +46,7 @@ def parts() -> tuple[Analysis, EntropyModel, Synthesis, int]:
 
 
 def text_conditioned_network(network_class: type[NetworkT]) -> NetworkT:
-    """Compact network whose synthesis reads text, untrained, 4.0 M parameters."""
+    """The compact network with a synthesis that reads text, untrained; 4.0 M parameters."""
     synthesis = TextConditionedSynthesis(
         CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, TEXT_CHANNELS, TEXT_BLOCKS
     )
@@ -54,7 +56,7 @@ def text_conditioned_network(network_class: type[NetworkT]) -> NetworkT:
 
 
 def preference_conditioned_network(network_class: type[NetworkT]) -> NetworkT:
-    """Compact network whose synthesis takes a preference, untrained, 3.9 M parameters."""
+    """The compact network with a synthesis that takes a preference, untrained; 3.9 M parameters."""
     synthesis = PreferenceConditionedSynthesis(
         CHANNELS, LATENT_CHANNELS, BLOCKS, QUALITY_KNOTS, PREFERENCE_BLOCKS
     )

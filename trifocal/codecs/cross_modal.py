@@ -1,5 +1,6 @@
-"""Qin et al., "Perceptual Image Compression with Cooperative Cross-Modal Side Information": a text that only
-the decoder knows.
+"""Cross-modal side information: a text that only the decoder knows improves the image.
+
+Qin et al., "Perceptual Image Compression with Cooperative Cross-Modal Side Information".
 
     x ── analysis ── y ── hyperprior ⇄ bytes ── y_hat ── synthesis ── x_hat
                                                              │
@@ -11,14 +12,15 @@ rate figures must include its bytes, or state that the decoder has it from elsew
 
 Choices where the paper is silent, and differences from it:
 
-- One model for all rates: the entropy model's gains depend on the quality. The papers have one model for each
+- One model for all rates: the entropy model's gains depend on the quality. The paper has one model for each
   of three rates, as `--quality` trains.
 - Latent and z have logistic distributions with calibrated tables, where HiFiC has a Gaussian and a learned
   density.
 - Positions and contents of the blocks: see `transforms/hific.py` and `transforms/ssa.py`.
-- Without text the blocks only normalise (γ = β = 0). The paper's ablations use a zero vector, which a
-  perceptron may turn into something else. `CrossModalObjective` has them as `generator_text=False` and
-  `discriminator_text=False`; docs/evaluation.md has the commands.
+- Without text the blocks only normalise (γ = β = 0). The paper's ablations replace the embedding by a zero
+  vector, for which the blocks' perceptrons may give other γ and β. `generator_text=False` and
+  `discriminator_text=False` of `CrossModalObjective` train the ablations; docs/evaluation.md has the
+  commands.
 - The pooled text embedding is used unchanged (CLIP's has 512 numbers).
 - The paper does not crop its training images, "considering that different parts correspond to different
   semantic information", and trains on 256×256; here it takes crops, each with a caption of the whole image.
@@ -76,7 +78,8 @@ def cross_modal(
     residual_blocks: int = RESIDUAL_BLOCKS,
     text_channels: int = TEXT_CHANNELS,
 ) -> Codec:
-    """On HiFiC: 210 M parameters at the published sizes, 28 M of them in the semantic–spatial aware blocks.
+    """The codec on HiFiC, untrained: 210 M parameters at the published sizes, 28 M of them in the
+    semantic–spatial aware blocks.
 
     Args:
         width: channels at full resolution, doubled at each halving.
@@ -116,7 +119,7 @@ def cross_modal_cheng2020(
     hyper_channels: int = CHENG_CHANNELS,
     text_channels: int = TEXT_CHANNELS,
 ) -> Codec:
-    """On Cheng2020's transforms (section 4.5), with the same hyperprior.
+    """The codec on Cheng2020's transforms (section 4.5), untrained, with the same hyperprior.
 
     Cheng's own entropy model (serial context, Gaussian mixtures) is left out: its decoder works position by
     position.

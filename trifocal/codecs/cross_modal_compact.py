@@ -1,13 +1,13 @@
-"""Cross-modal side information on the compact network: a text that only the decoder knows helps to
-reconstruct the image.
+"""Cross-modal side information, a text that only the decoder knows, on the compact network.
 
     image ── analysis ── entropy ⇄ bytes ── y_hat ── synthesis (text) ── image      as the preset compact, except for
                                              text ── text encoder ┘                the synthesis' second branch
 
-"Perceptual image compression with cooperative cross-modal side information" puts semantic–spatial aware
-blocks into HiFiC's generator (the preset `cross-modal`). Here they are parallel to the last layer of the
-compact synthesis (`transforms/text_conditioned.py`). Analysis and entropy model are those of `compact-psnr` and stay
-frozen in training, so files of both presets hold the same latent. The blocks also work without text.
+Qin et al., "Perceptual Image Compression with Cooperative Cross-Modal Side Information", put semantic–spatial
+aware blocks into HiFiC's generator (the preset `cross-modal`). Here they are parallel to the last layer of
+the compact synthesis (`transforms/text_conditioned.py`). Analysis and entropy model are those of
+`compact-psnr` and stay frozen in training, so files of both presets hold the same latent. The blocks also
+work without text.
 
 Difference from the paper: no adversary, and so no text-conditional discriminator.
 """
@@ -36,5 +36,5 @@ class CrossModalCompact(CodecNetwork):
 
 
 def cross_modal_compact() -> Codec:
-    """With untrained weights."""
+    """The codec of the preset `cross-modal-compact`, with untrained weights."""
     return Codec(TorchRuntime(compact.text_conditioned_network(CrossModalCompact)))

@@ -1,5 +1,6 @@
-"""Dual-layer with text guidance: a base layer for a detector, an enhancement for people, and a text that
-steers the encoder.
+"""The dual-layer codec: a base layer for a detector, an enhancement for people, and text.
+
+The text steers the encoder of the enhancement.
 
 T. Shen, J. Quan and Y. Liu, "Dual-Layer Image Codec with Text Guidance for Hybrid Visual Perception" (Santa
 Clara University).
@@ -7,9 +8,9 @@ Clara University).
     image ── resize ── four convolutions ── y_obj ⇄ BASE ── h_hat ─┬─ the tail of Faster R-CNN ── objects
                                                                    └─ preview synthesis ── x_p ── U-Net ── c1, c½, c¼
 
-    x − x_p, c1 ── 1/2, c½ ── 1/4, c¼ ── inject ── 1/8 ──┬── inject ── 1/16 ── y ⇄ ENHANCEMENT ── y_hat, c ──
-    synthesis, + x_p ── x_hat
+    x − x_p, c1 ── 1/2, c½ ── 1/4, c¼ ── inject ── 1/8 ──┬── inject ── 1/16 ── y
     tokens ──────────────────────────────────┴───────────┴─ extract ─┘
+    y ⇄ ENHANCEMENT ── y_hat, c ── synthesis, + x_p ── x_hat
 
 Choices where the paper is silent, and differences from it:
 
@@ -20,9 +21,10 @@ Choices where the paper is silent, and differences from it:
       family, with integer logistic tables and a prior of z that depends on the quality.
     - Channel counts: ELIC's N 192 and M 320 in both layers; the analysis as in Lu et al.'s transformer codec
       (`transforms/swin.py`); 32, 64 and 128 channels of c1, c½ and c¼.
-    - The preview synthesis (the paper calls it the extractor) is trained with the base, and both are frozen while the enhancement is trained.
-      The paper says that the base is frozen, and draws it between the layers. The U-Net is trained
-      with the enhancement and shared by encoder and decoder.
+    - The preview synthesis (the paper calls it the extractor) is trained with the base, and both are frozen
+      while the enhancement is trained. The paper says that the base is frozen, and its figure has the
+      extractor between the layers. The U-Net is trained with the enhancement and shared by encoder and
+      decoder.
     - The decoder adds the preview to the output of the synthesis. The paper only says that it is conditioned.
     - The three cross-attentions: image ← text at 1/4, text ← image and image ← text at 1/8, as in TACO, with
       TACO's gates. Without a text the attentions are skipped and the normalisation before each stays. Padding
@@ -34,8 +36,9 @@ Choices where the paper is silent, and differences from it:
     - Training differs from the paper, and each difference can be switched off by a field of the recipe: a tenth
       of the steps have no text (`wordless=0`), crops are mirrored (`mirrored=0`), images are drawn by area
       (`sampling=uniform`), one in forty is held out (`held_out=0`), and values are rounded with a dead zone
-      (`dead_zone=0`), in training and by `encode`. That switches it off in the enhancement; the base layer
-      keeps it. L_BCE of the base is that of the objectness (`bce=classes` for `train base`).
+      (`dead_zone=0`), in training and by `encode`. In `train base`, images are parts, mosaics, mirrored and
+      recoloured (`augmentation=none`), one in forty is held out (`held_out=0`), values have a dead zone
+      (`dead_zone=0`), and L_BCE is that of the objectness (`bce=classes`).
     - λ, the weights of the other terms, and the schedule: `losses/dual_layer.py` and the preset's recipe. One
       model has all rates, by gains around the quantiser; the paper has one model per rate, as `--lambda` trains.
 """
@@ -163,7 +166,8 @@ def dual_layer(
     features: int = CHANNELS,
     stride: int = STRIDE,
 ) -> ScalableCodec:
-    """With untrained weights, by default at the sizes named above. Downloads no detector.
+    """The codec with untrained weights, by default at the sizes in this module's docstring. Downloads no
+    detector.
 
     Args:
         channels: N of both layers.

@@ -4,12 +4,13 @@
                                                                └─ base preview ── lapped DCT ── · trust ── p
     image ── analysis ── y ── − p ── entropy ⇄ ENHANCEMENT ── + p ── synthesis ── image
 
-Shen et al., "Dual-layer image codec with text guidance for hybrid visual perception" (section III-C), code
-the residual of the image against the base preview, in a Swin analysis with
-text and conditions (the preset `dual-layer`). Here the residual is taken between latents. The compact
-network's linear path is a lapped transform, so encoder and decoder can compute the preview's coefficients,
-and each channel subtracts a learned fraction of them (`trust`: 1 where the preview is right, 0 where it is
-not). The prediction is outside the entropy model, so decoders that sum in another order still read every bit.
+Shen et al., "Dual-Layer Image Codec with Text Guidance for Hybrid Visual Perception" (section III-C), code
+the residual of the image against the base preview, in a Swin analysis with text and conditions (the preset
+`dual-layer`). Here the residual is taken between latents. The compact network's linear path is a lapped
+transform, so encoder and decoder can compute the preview's coefficients, and each channel subtracts a learned
+fraction of them (`trust`: 1 for a channel that the preview predicts exactly, 0 for one that it does not
+predict). The prediction is outside the entropy model, so decoders that sum in another order still read every
+bit.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class DualLayerCompact(RoiNetwork, LatentResidualNetwork):
 
 
 def dual_layer_compact() -> ScalableCodec:
-    """With untrained weights."""
+    """The codec of the preset `dual-layer-compact`, with untrained weights."""
     return ScalableCodec(ScalableTorchRuntime(DualLayerCompact(compact_base(), *compact.parts())))
 
 

@@ -1,4 +1,4 @@
-"""A gradient as a graph of forward operations, for exporters that lack automatic differentiation."""
+"""A gradient as a graph of forward operations, for exporters without autograd."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def forward_operations(cost: nn.Module, inputs: Sequence[Tensor]) -> Callable[..
 
 
 def replace_copies(node: Node) -> None:
-    """Make a copy of a view a view, and replace a tensor that was filled from another by that one."""
+    """Replace an operator that copies a view by the view itself, and the result of `copy` by its source."""
     name = getattr(node.target, "__name__", "").partition(".")[0]
     if node.target is aten.copy.default:
         node.replace_all_uses_with(cast(Node, node.args[1]))

@@ -1,4 +1,4 @@
-"""Export networks as ONNX graphs, with their weights or with the names of their weights alone.
+"""Export networks as ONNX graphs, with their weights or with the weights' names only.
 
 A graph without weights has each weight as an external initialiser of the weight's name in the .safetensors
 file; `graphs.session` gives it the values. So a package has one copy of each weight, and one graph serves all
@@ -33,11 +33,11 @@ PREFIX = "network."  # of the weights' names inside a source
 
 @dataclass(frozen=True)
 class Network:
-    """What is exported together.
+    """A network that is exported as one or several graphs.
 
     Attributes:
-        sources: of the graphs, by name.
-        sizes: for the record; see `graphs.session.record`.
+        sources: the source of each graph, by the graph's name.
+        sizes: facts for the record, such as the number of channels; see `graphs.session.record`.
     """
 
     sources: Mapping[str, Source]
@@ -87,7 +87,7 @@ def graph_bytes(source: Source, with_weights: bool) -> tuple[bytes, list[str]]:
 def simplify(
     model: onnx.ModelProto, weights: Mapping[str, object], with_weights: bool, external: int
 ) -> list[str]:
-    """Remove what running needs not, and the weights unless they are to stay; the names of the weights."""
+    """Remove metadata, and the weights unless `with_weights`. Returns the names of the weights, sorted."""
     graph = model.graph
     del graph.value_info[:], model.metadata_props[:], graph.metadata_props[:]
     for value in (*graph.input, *graph.output):

@@ -1,4 +1,4 @@
-"""The modules that become graphs: those of a compact codec, its detector and its text encoder."""
+"""The modules that are exported as graphs: codec, detector and text encoder."""
 
 from __future__ import annotations
 
@@ -173,7 +173,9 @@ class RefinementGraph(nn.Module):
 
 
 class ReferenceGraph(nn.Module):
-    """x → what latent refinement compares with: the stages, the pyramid, class logits and bins."""
+    """x → the detector's features that latent refinement compares with: the stages of the backbone, the
+    pyramid, class logits and bins.
+    """
 
     def __init__(self, detector: SplitDetector) -> None:
         super().__init__()
@@ -318,7 +320,7 @@ def hyper_source(module: HyperAnalysisGraph, channels: int) -> Source:
 
 
 def detector_sources(detector: SplitDetector) -> dict[str, Source]:
-    """The graphs of the compact detector: "front", "proposals" and "refinement"."""
+    """The graphs of the compact detector: "front", "reference", "proposals" and "refinement"."""
     h, w, n = Dim("h", max=256), Dim("w", max=256), Dim("n", max=400)
     with torch.inference_mode(False), torch.no_grad():
         x = torch.rand(1, 3, 192, 128)
@@ -356,7 +358,7 @@ def detector_sources(detector: SplitDetector) -> dict[str, Source]:
 
 
 def text_sources(text: TextTransformer, image: ImageEncoder, ground: GroundingHead) -> dict[str, Source]:
-    """The graphs of the compact text encoder, "text", and of the place of a text in an image, "grounding"."""
+    """The graphs of the compact text encoder, "text", and of the grounding head, "grounding"."""
     h, w, t = Dim("h", max=64), Dim("w", max=64), Dim("t", max=64)
     ids, mask = torch.arange(7)[None], torch.ones(1, 7, dtype=torch.bool)
     return {

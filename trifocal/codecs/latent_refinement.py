@@ -1,12 +1,12 @@
-"""Latent refinement: gradient steps at the encoder that adapt a base layer's latent to one image.
+"""Latent refinement: gradient steps that adapt a base layer's latent to one image.
 
     y_obj ── rounded ── h_hat ── the detector's tail ── detections ── compared with those on the image ─┐
       └───────── − gradient of rate + task cost ────────────────────────────────────────────────────────┘
 
 Campos et al. 2019, "Content adaptive optimization for neural image compression" (arXiv 1906.01223), applied
 to a detector. The analysis is trained for all images, and rounding errors are arbitrary; a few steps move
-values near a rounding boundary to the side that the detector needs, or that costs less. The decoder is
-unaffected.
+values near a rounding boundary to the side that the detector needs, or that costs less. Only the encoder does
+this; files decode as before.
 """
 
 from typing import Protocol

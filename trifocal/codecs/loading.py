@@ -20,10 +20,12 @@ from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import MissingExtra, WeightsError
 from trifocal.types import DEAD_ZONE
 from trifocal.weights import (
+    BASE_QUANTISER,
+    QUANTISER,
     WEIGHTS_FOLDER,
     fingerprint,
     read_arrays,
-    read_dead_zone,
+    read_dead_zones,
     read_decodable_fingerprints,
 )
 
@@ -54,13 +56,12 @@ def torch_codec(build: Callable[[], Codec], path: Path, shared: str, device: str
     import torch
 
     from trifocal.codecs.torch_runtime import TorchRuntime
-    from trifocal.weights import load_weights
+    from trifocal.weights import load_weights, set_dead_zones
 
     with torch.inference_mode(False):  # refinement and training need gradients
         codec = build()
         load_weights(codec.network, path, shared)
-        if (dead_zone := read_dead_zone(path)) is not None:
-            codec.network.entropy.dead_zone = dead_zone
+        set_dead_zones(codec.network, read_dead_zones(path))
         codec.network.to(device).eval()
         if isinstance(codec.runtime, TorchRuntime):
             codec.runtime.accept_fingerprints(read_decodable_fingerprints(path))
@@ -85,16 +86,18 @@ def onnx_codec(name: str, has_base_layer: bool, build: Callable[[], Codec], path
         return cast("TorchRuntime", runtime)
 
     weights = read_arrays(path, WEIGHTS_FOLDER / shared if shared else None)
-    stored = read_dead_zone(path)
-    dead_zone = DEAD_ZONE if stored is None else stored
-    parts = (name, path.name, weights, read_decodable_fingerprints(path), on_torch, dead_zone)
-    return ScalableCodec(ScalableOnnxRuntime(*parts)) if has_base_layer else Codec(OnnxRuntime(*parts))
+    zones = read_dead_zones(path)
+    own, base = (zones.get(key, DEAD_ZONE) for key in (QUANTISER, BASE_QUANTISER))
+    parts = (name, path.name, weights, read_decodable_fingerprints(path), on_torch, own)
+    if has_base_layer:
+        return ScalableCodec(ScalableOnnxRuntime(*parts, base_dead_zone=base))
+    return Codec(OnnxRuntime(*parts))
 
 
 @lru_cache(maxsize=256)
 def fingerprints_in(path: Path, changed: int, shared: str, version: int) -> frozenset[int | None]:
-    """The fingerprints of the files that weights decode; empty for other files. `changed` is the time
-    of the file's last change.
+    """The fingerprints of the files that the weights at `path` decode; empty if it is no weight file.
+    `changed`, the time of its last change, is part of the cache's key.
     """
     try:
         weights = read_arrays(path, WEIGHTS_FOLDER / shared if shared else None)

@@ -11,12 +11,11 @@ from trifocal.errors import OptionError, PresetError
 from trifocal.pictures import Picture
 from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE
 
-__all__ = ["MASK_PRESETS", "Mask", "importance_from_mask", "log2_gain_map"]
+__all__ = ["Mask", "importance_from_mask", "log2_gain_map"]
 
 Mask = NDArray[Any] | Picture
 IMPORTANCE = 4.0  # weight of the squared error at positions that a text names
 MASK_IMPORTANCE = 12.0  # weight where a mask is 1
-MASK_PRESETS = ("taco-compact", "dual-layer-compact")
 
 
 def importance_from_mask(mask: Mask, picture: Picture, has_importance_map: bool) -> NDArray[np.float32]:
@@ -34,7 +33,8 @@ def importance_from_mask(mask: Mask, picture: Picture, has_importance_map: bool)
     """
     if not has_importance_map:
         raise PresetError(
-            f"This preset does not read a mask, so it would have no effect; use {' or '.join(MASK_PRESETS)}."
+            "This preset does not read a mask, so it would have no effect; use taco-compact or "
+            "dual-layer-compact."
         )
     values = _values(mask, picture)
     high, wide = (side + -side % HYPER_LATENT_PIXELS for side in values.shape)

@@ -1,4 +1,4 @@
-"""The importance map of a text that names categories: where the compact detector finds their objects.
+"""The importance map of a text: where the detector finds the categories that it names.
 
     text ──── MiniLM ── tokens ── classifier ── a: probability that the text names a category ┐
                                                                                               ├── p

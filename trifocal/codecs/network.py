@@ -1,10 +1,11 @@
 """The torch network of a codec: analysis, entropy model and synthesis.
 
-Training updates it; each subclass implements one paper and overrides the methods that differ.
+Training updates its weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from trifocal.entropy.estimators import PositionRateEstimator
 from trifocal.entropy.latent_coding import HYPER_STRIDE, check_level
 from trifocal.errors import OptionError
 from trifocal.pictures import Picture
-from trifocal.types import HYPER_LATENT_PIXELS, LEVELS_PER_QUALITY, Condition, Output
+from trifocal.types import HYPER_LATENT_PIXELS, LEVELS_PER_QUALITY, Condition, Output, PartialTile
 
 __all__ = ["CodecNetwork", "Estimate", "module_dtype", "quality_levels"]
 
@@ -40,7 +41,7 @@ class Estimate:
 
 
 class CodecNetwork(nn.Module):
-    """The network of a codec. A paper overrides the methods that it changes.
+    """The network of a codec. A subclass for each paper overrides the methods that differ.
 
         x ── analyse ── y ── code_latents ── y_hat ── synthesise ── x_hat
 
@@ -77,6 +78,13 @@ class CodecNetwork(nn.Module):
         """
         return condition
 
+    def begin_training(self) -> None:
+        """Set parameters that training starts from, before those of `--start` are loaded; none here."""
+
+    def description(self) -> dict[str, object]:
+        """Facts for the record of a run, besides those of the objective; none here."""
+        return {}
+
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """x [B, 3, H, W] in 0..1 → y [B, H/16, W/16, M]. The condition has no effect here."""
         y: Tensor = self.analysis(x.to(module_dtype(self.analysis)))
@@ -99,6 +107,7 @@ class CodecNetwork(nn.Module):
         level: Tensor,
         condition: Condition | None = None,
         estimator: RateEstimator | TrainingRateEstimator | None = None,
+        partial: Sequence[PartialTile | None] | None = None,
     ) -> Output:
         """One training or validation step.
 
@@ -110,6 +119,9 @@ class CodecNetwork(nn.Module):
             level: 8 · quality, integers in 0..800, [B].
             condition: side input of B images or of one.
             estimator: counts the bits; by default a new one.
+            partial: for each image its components and the missing ones, as a decoder of such a file has
+                them, or None for a file without components; images of at most TILE pixels to a side, without
+                an estimator.
 
         Raises:
             OptionError: for another shape or level; the message says what is accepted.
@@ -121,7 +133,7 @@ class CodecNetwork(nn.Module):
                 f"Height and width must be multiples of {HYPER_LATENT_PIXELS}, not {x.shape[2]} and "
                 f"{x.shape[3]}; crop or pad x, or use `estimate`, which takes any size."
             )
-        return self._forward(x, level, condition, estimator)
+        return self._forward(x, level, condition, estimator, partial)
 
     def _forward(
         self,
@@ -129,11 +141,31 @@ class CodecNetwork(nn.Module):
         level: Tensor,
         condition: Condition | None,
         estimator: RateEstimator | TrainingRateEstimator | None,
+        partial: Sequence[PartialTile | None] | None = None,
     ) -> Output:
         y = self.analyse(x, condition)
+        if partial is not None:
+            y_hat, bits = self._code_partial(y, level, partial)
+            return Output(self.synthesise(y_hat, level, condition), y_hat, bits)
         estimator = estimator or rate_estimator(self.entropy, x)
         y_hat = self.code_latents(estimator, y, level, (y.shape[1], y.shape[2]))
         return Output(self.synthesise(y_hat, level, condition), y_hat, torch.as_tensor(estimator.bits))
+
+    def _code_partial(
+        self, y: Tensor, level: Tensor, partial: Sequence[PartialTile | None]
+    ) -> tuple[Tensor, Tensor]:
+        """y → y_hat and the bits of each image, [B]; images with components one by one."""
+        whole = [row for row, tile in enumerate(partial) if tile is None]
+        groups = [whole] * bool(whole) + [[row] for row, tile in enumerate(partial) if tile is not None]
+        coded = []
+        for rows in groups:
+            estimator, size = rate_estimator(self.entropy, y[rows]), (y.shape[1], y.shape[2])
+            y_hat = self.entropy.code_latents(
+                estimator, y[rows], level[rows], size, self.has_importance_map, partial[rows[0]]
+            )
+            coded.append((y_hat, torch.as_tensor(estimator.bits)))
+        order = torch.tensor([row for rows in groups for row in rows], device=y.device).argsort()
+        return torch.cat([one for one, _ in coded])[order], torch.cat([one for _, one in coded])[order]
 
     def estimate(
         self, x: Tensor, quality: float | Tensor = 50.0, condition: Condition | None = None
@@ -171,8 +203,7 @@ class CodecNetwork(nn.Module):
 
     def _bit_map(self, bits_by_call: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Bits of each coding call → bits of each latent position. The bits of the importance map and of z
-        are
-        spread evenly over the positions that they describe.
+        are spread evenly over the positions that they describe.
         """
         *importance_bits, z = bits_by_call[: len(bits_by_call) - self.entropy.exact_side.context.passes]
         passes = bits_by_call[len(importance_bits) + 1 :]
@@ -187,7 +218,8 @@ class CodecNetwork(nn.Module):
 
 def rate_estimator(entropy: EntropyModel, x: Tensor) -> RateEstimator | TrainingRateEstimator:
     """The estimator of a forward pass: differentiable in training mode; in evaluation mode, the bits of the
-    integer tables."""
+    integer tables.
+    """
     if entropy.training:
         return TrainingRateEstimator(len(x), x.device)
     return RateEstimator(entropy.cost(), len(x))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trifocal.codecs.preview import preview_pixels
 from trifocal.codecs.rate_control import REFINEMENT
+from trifocal.codecs.text_importance import with_text_importance
 from trifocal.detection.input_size import STEP, base_latent_size, compact_size
 from trifocal.entropy.coder import Array
 from trifocal.entropy.integer_arithmetic import ARITHMETIC
@@ -66,7 +67,7 @@ class OnnxRuntime:
         self._fingerprints: dict[int, int | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxRuntime:
-        """Nothing here changes; a changeable copy is that of `on_torch`."""
+        """Return this runtime itself: its weights never change. `on_torch` makes one whose weights can."""
         return self
 
     def fingerprint(self, version: int, refresh: bool = True) -> int | None:
@@ -82,11 +83,11 @@ class OnnxRuntime:
         return self._entropy
 
     def prepare(self, picture: Picture, condition: Condition[Any] | None) -> Condition[Any] | None:
-        if not self.has_importance_map or condition is None or condition.text is None:
+        if not self.has_importance_map:
             return condition
-        from trifocal.codecs.onnx_text import with_importance
+        from trifocal.text.compact_onnx import text_probability
 
-        return with_importance(picture, condition, self.receptive_field)
+        return with_text_importance(picture, condition, text_probability)
 
     def analyse(self, rgb: NDArray[np.uint8], condition: Condition[Any] | None) -> Array:
         side = self._side("analysis", condition)
@@ -122,14 +123,15 @@ class BaseOnnxRuntime:
 
     Args:
         graphs, weights: of the whole preset.
+        dead_zone: of the base layer's quantiser.
     """
 
     refinement = REFINEMENT
 
-    def __init__(self, graphs: Graphs, weights: Arrays) -> None:
+    def __init__(self, graphs: Graphs, weights: Arrays, dead_zone: float = DEAD_ZONE) -> None:
         self.graphs = graphs
         self._entropy = NumpyCodingNetworks(
-            part(weights, "base.entropy."), hyper_analysis(graphs, "base.hyper_analysis")
+            part(weights, "base.entropy."), hyper_analysis(graphs, "base.hyper_analysis"), dead_zone
         )
 
     def entropy(self) -> NumpyCodingNetworks:
@@ -174,10 +176,10 @@ class BaseOnnxRuntime:
 class ScalableOnnxRuntime(OnnxRuntime):
     """`ScalableRuntime` of the compact codec with a base layer."""
 
-    def __init__(self, *arguments: Any) -> None:
-        """Arguments as for `OnnxRuntime`."""
+    def __init__(self, *arguments: Any, base_dead_zone: float = DEAD_ZONE) -> None:
+        """Arguments as for `OnnxRuntime`, and the dead zone of the base layer's quantiser."""
         super().__init__(*arguments)
-        self.base = BaseOnnxRuntime(self.graphs, self.weights)
+        self.base = BaseOnnxRuntime(self.graphs, self.weights, base_dead_zone)
 
 
 def hyper_analysis(graphs: Graphs, name: str) -> Callable[[Array, Array], Array]:

@@ -1,4 +1,4 @@
-"""The base preview at the resolution of the image, by bicubic interpolation on NumPy arrays."""
+"""The base preview at the image's resolution, by bicubic interpolation on NumPy arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 
 
 def preview_pixels(preview: BasePreview[Any]) -> Floats:
-    """The window at full resolution, [1, 3, height, width]; as `BasePreview.pixels`, for one image."""
+    """`BasePreview.pixels` for one image: the region at full resolution, [1, 3, height, width]."""
     x, y, width, height = preview.region
     picture = np.asarray(preview.image, np.float32)
     across = taps(x, width, preview.size[0], picture.shape[3])

@@ -1,4 +1,4 @@
-"""The steps of latent refinement, on NumPy arrays; `latent_refinement.py` differentiates on torch.
+"""The steps of latent refinement, on NumPy arrays; `latent_refinement.py` is for torch.
 
 The gradient of the rate is written out here, and that of the detector's outputs is a graph of the ONNX engine
 (`gradient_graph.py`).

@@ -21,14 +21,16 @@ class Decoded:
         picture: the image.
         damaged: numbers of its damaged tiles (only with `best_effort`).
         missing: labels of the components that the file lacks or, with `best_effort`, has damaged, and "the
-            rest": they are as coarse as the base layer. Empty for files without components.
+            rest": they look as `look_of_missing` says. Empty for files without components.
         rest_is_blocked: whether the file has the rest, but not all components that its decoding needs.
+        look_of_missing: how the missing ones look, as the end of a sentence.
     """
 
     picture: Picture
     damaged: tuple[int, ...] = field(default=())
     missing: tuple[str, ...] = field(default=())
-    rest_is_blocked: bool = False
+    rest_is_blocked: bool = field(default=False, repr=False)
+    look_of_missing: str = field(default="as coarse as its base layer", repr=False)
 
     @property
     def missing_notice(self) -> str | None:
@@ -41,7 +43,7 @@ class Decoded:
             " The file has the rest, but decoding it needs all components." if self.rest_is_blocked else ""
         )
         return (
-            f"Decoded without {names}, which the file lacks or has damaged: as coarse as its base layer; "
+            f"Decoded without {names}, which the file lacks or has damaged: {self.look_of_missing}; "
             f"`trifocal merge` adds other parts.{blocked}"
         )
 

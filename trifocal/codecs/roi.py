@@ -1,5 +1,6 @@
-"""Region-of-interest coding: an importance map, from text or a mask, sets the quantiser's step at each
-position.
+"""Region-of-interest coding: an importance map sets the quantiser's step at each position.
+
+The map comes from a text or a mask.
 
     image ── image encoder ── features ┐
     text ──── text encoder ── tokens ──┴─ cross-attention ── p: probability that the text names a position
@@ -15,7 +16,6 @@ the decoder needs neither text nor mask.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +23,14 @@ from torch import Tensor
 
 from trifocal.codecs.mask import log2_gain_map
 from trifocal.codecs.network import CodecNetwork
-from trifocal.codecs.torch_runtime import image_tensor
+from trifocal.codecs.text_importance import with_text_importance
+from trifocal.codecs.torch_runtime import as_array
 from trifocal.detection.image_encoder import load_image_encoder
-from trifocal.detection.input_size import ENCODER_SIDE, encoder_size
+from trifocal.detection.input_size import encoder_size
+from trifocal.entropy.coder import Array
 from trifocal.pictures import Picture
-from trifocal.pictures.canvas import Canvas
 from trifocal.text.grounding import load_grounding_head
-from trifocal.types import LATENT_STRIDE, Condition, TextEmbedding
+from trifocal.types import Condition, TextEmbedding
 
 __all__ = ["RoiNetwork", "text_probability"]
 
@@ -38,8 +39,9 @@ Grounding = Callable[[Tensor, TextEmbedding], Tensor]
 
 
 def text_probability(x: Tensor, text: TextEmbedding) -> Tensor:
-    """x [B, 3, H, W] in 0..1 → probability that the text names a position, [B, H/16, W/16]. Raises
-    WeightsError.
+    """x [B, 3, H, W] in 0..1 → the probability that the text names what a position shows, [B, H/16, W/16].
+
+    Raises WeightsError.
     """
     device = str(x.device)
     logits: Tensor = load_grounding_head(device)(load_image_encoder(device)(x).feature_maps[-1], text)
@@ -60,21 +62,12 @@ class RoiNetwork(CodecNetwork):
     @torch.inference_mode()
     def prepare(self, picture: Picture, condition: Condition | None) -> Condition | None:
         """Compute the importance map of a text for the whole image. A map that the condition has is kept."""
-        if condition is None or condition.text is None or condition.importance_map is not None:
-            return condition
-        return replace(
-            condition, importance_map=log2_gain_map_tensor(self.text_probability_map(picture, condition.text))
-        )
 
-    def text_probability_map(self, picture: Picture, text: TextEmbedding) -> Tensor:
-        """The probability that the text names it, for each latent of the padded image, [1, h, w], 0..1."""
-        small = picture.thumbnail(4 * ENCODER_SIDE)
-        p = self.text_relevance(image_tensor(small.rgb, self.device), Condition(text))
-        latents = -(-picture.height // LATENT_STRIDE), -(-picture.width // LATENT_STRIDE)
-        p = F.interpolate(p[:, None], size=latents, mode="bilinear", align_corners=False)
-        canvas = Canvas(picture.width, picture.height, self.receptive_field)
-        wide, high = (side // LATENT_STRIDE for side in canvas.padded)
-        return F.pad(p, (0, wide - latents[1], 0, high - latents[0]), mode="replicate")[:, 0]
+        def probability(x: Array, text: TextEmbedding) -> Array:
+            return as_array(self.text_probability(torch.from_numpy(x).to(self.device), text).float())
+
+        prepared = with_text_importance(picture, condition, probability)
+        return None if prepared is None else prepared.to(self.device)
 
     def text_relevance(self, x: Tensor, condition: Condition) -> Tensor:
         """x [B, 3, H, W] in 0..1 → the probability that the text names a position, [B, h, w], at the

@@ -1,4 +1,4 @@
-"""The interface between a codec and the engine that runs its networks, on NumPy arrays and without torch."""
+"""The interface between a codec and the engine that runs its networks, on NumPy arrays."""
 
 from __future__ import annotations
 

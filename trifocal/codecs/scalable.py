@@ -1,4 +1,4 @@
-"""Scalable codecs: a base layer that a detector reads, and an enhancement layer for viewing.
+"""Scalable codecs: a base layer for a detector, and an enhancement layer for viewing.
 
     image ── resize ── base ⇄ BASE ─┬─ h_hat ── detector ── objects
                                     └─ base preview ─┐
@@ -11,7 +11,7 @@ coding must be exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,11 +85,13 @@ class ScalableCodec(Codec):
         Args:
             base: its quality is by default half of the quality up to 20; for a requested size the first of
                 20, 10 and 0 that fits into a share of it. Its refinement is by default that of the preset.
-            timings: also receives the seconds of the base layer, with those of the components' detection.
+            timings: also receives the seconds of the base layer, with those of finding components.
             components: objects that get chunks of their own.
 
         Raises:
-            WeightsError: if the base layer is refined and its detector is not installed.
+            WeightsError: if the base layer is refined and its detector is not installed, or the grounder of
+                the components is not.
+            MissingExtra: if the packages of the grounder are not installed.
         """
         *_, whole = self.encode_in_parts(
             picture, rate, base, condition, layers, progress, timings, mask, components
@@ -125,11 +127,11 @@ class ScalableCodec(Codec):
         rate = rate.at_level(self.only_level)
         size = rate.size(picture.width * picture.height)
         with Stopwatch(timings)("base"):
-            layer, detect, y_hat, small_size = self._encode_base(picture, rate.level, size, base)
+            layer, y_hat, small_size = self._encode_base(picture, rate.level, size, base)
         if rate.level is not None:
             yield Bitstream(self._header(picture, rate.level), (layer,))
         with Stopwatch(timings)("base"):
-            objects = () if components is None else components.choose(detect, picture.width, picture.height)
+            objects = () if components is None else components.choose(picture.rgb)
             preview = self._preview(y_hat, small_size, picture, base)
         if preview is not None:
             condition = replace(condition or Condition(), preview=preview)
@@ -148,7 +150,7 @@ class ScalableCodec(Codec):
     ) -> Latents:
         """The latents of the enhancement layer, given a base layer, which they carry in `layers`."""
         options = BaseLayerOptions(base_quality, refinement)
-        base, _, y_hat, small_size = self._encode_base(picture, None, None, options)
+        base, y_hat, small_size = self._encode_base(picture, None, None, options)
         preview = self._preview(y_hat, small_size, picture, options)
         condition = replace(condition or Condition(), preview=preview)
         return super().analyse(picture, condition, mask, (base, *layers))
@@ -158,7 +160,8 @@ class ScalableCodec(Codec):
         MissingLayer, Damaged.
         """
         _, y_hat, size = self._decode_base(bitstream)
-        return self._objects(y_hat, size, bitstream.header.width, bitstream.header.height)
+        whole = bitstream.header.width, bitstream.header.height
+        return rescale(self.runtime.base.detect(y_hat, size), size[::-1], whole)
 
     def base_preview(self, bitstream: Bitstream) -> Picture:
         """The image that the base layer decodes to, at the full size. Raises MissingLayer, Damaged."""
@@ -174,10 +177,9 @@ class ScalableCodec(Codec):
         level: int | None,
         size: int | None,
         base: BaseLayerOptions,
-    ) -> tuple[Layer, Callable[[], Detections], Array, tuple[int, int]]:
+    ) -> tuple[Layer, Array, tuple[int, int]]:
         """Encode the base layer for a quality level of the enhancement layer or a requested file size.
-        Returns the layer, a function that detects its objects, y_obj_hat, and width and height of the small
-        image.
+        Returns the layer, y_obj_hat, and width and height of the small image.
         """
         quality = base.quality
         steps = self.runtime.base.refinement if base.refinement is None else base.refinement
@@ -188,11 +190,7 @@ class ScalableCodec(Codec):
         chosen, data, y_hat = self._base_within(small, quality, size, steps)
         flags = chosen if base.condition_enhancement else chosen | UNCONDITIONED
         layer = Layer(Tag.BASE, (bytes([flags]) + data,))
-
-        def detect() -> Detections:
-            return self._objects(y_hat, small_size, picture.width, picture.height)
-
-        return layer, detect, y_hat, small_size
+        return layer, y_hat, small_size
 
     def _preview(
         self, y_hat: Array, small_size: tuple[int, int], picture: Picture, base: BaseLayerOptions
@@ -202,10 +200,6 @@ class ScalableCodec(Codec):
             return None
         preview = self.runtime.base.preview(y_hat, small_size)
         return whole_preview(preview, picture.width, picture.height)
-
-    def _objects(self, y_hat: Array, size: tuple[int, int], width: int, height: int) -> Detections:
-        """The objects in a base layer; boxes in pixels of an image of that width and height."""
-        return rescale(self.runtime.base.detect(y_hat, size), size[::-1], (width, height))
 
     def _base_within(
         self, small: NDArray[np.uint8], quality: int | None, size: int | None, steps: int

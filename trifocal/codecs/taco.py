@@ -1,8 +1,7 @@
 """TACO: a text steers the analysis, and the decoder needs none.
 
 H. Lee, M. Kim, J.-H. Kim, S. Kim, D. Oh and J. Lee, "Neural Image Compression with Text-guided Encoding for
-both
-Pixel-level and Perceptual Fidelity" (ICML 2024). ELIC with a text adapter in its analysis:
+both Pixel-level and Perceptual Fidelity" (ICML 2024). ELIC with a text adapter in its analysis:
 
     x ── 1/4 ── inject ── 1/8 ──┬── inject ── 1/16 ── y ── entropy ⇄ bytes ── y_hat ── synthesis ── x_hat
                   │             extract ──┘

@@ -1,9 +1,9 @@
-"""TACO's idea on the compact network: a text steers the encoder, and the decoder needs none.
+"""TACO's idea on the compact network: a text steers the encoder; the decoder needs none.
 
-Lee et al., "Neural image compression with text-guided encoding for both pixel-level and perceptual fidelity"
-(2024), let text tokens meet image features in cross-attention inside the analysis, trained by the loss. Here
-the cross-attention (`text/grounding.py`) yields an explicit importance map; see `codecs/roi.py`. The network
-and its weights are those of the preset compact.
+Lee et al., "Neural Image Compression with Text-guided Encoding for both Pixel-level and Perceptual Fidelity"
+(ICML 2024), have cross-attention between text tokens and image features inside the analysis, and train it
+with the codec. Here a cross-attention that is trained separately (`text/grounding.py`) gives an importance
+map; see `codecs/roi.py`. The network and its weights are those of the preset `compact`.
 
 Differences from the paper: no extractor (image → text), no joint image–text loss, no LPIPS. The preset `taco`
 has them.
@@ -22,5 +22,5 @@ class TacoCompact(RoiNetwork):
 
 
 def taco_compact() -> Codec:
-    """With untrained weights."""
+    """The codec of the preset `taco-compact`, with untrained weights."""
     return Codec(TorchRuntime(compact.plain_network(TacoCompact)))

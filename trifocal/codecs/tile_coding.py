@@ -21,10 +21,10 @@ from trifocal.pictures.tiles import Region, Tile
 from trifocal.types import LATENT_STRIDE, Condition
 from trifocal.utils.timing import Stopwatch
 
-__all__ = ["Progress", "TileChunks", "TileCoder", "tile_parts", "track"]
+__all__ = ["Progress", "TileChunks", "TileCoder", "tile_parts", "to_pixels", "track"]
 
 GREY = 128
-END_BYTES = 3  # of a range coder's end and the longer length in the table, in the mean
+END_BYTES = 3  # mean bytes of a chunk beyond its values: the end of the stream, and its length in the table
 
 Progress = Callable[[float], None]
 T = TypeVar("T")
@@ -35,10 +35,24 @@ class TileCoder:
 
     Args:
         runtime: runs the networks.
+
+    Attributes:
+        reading_ends: the progress of decoding after the last tile is read, 0..1.
     """
+
+    reading_ends = 0.6
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+
+    @property
+    def decoded_channels(self) -> int:
+        """Channels of y_hat; M here."""
+        return self.runtime.latent_channels
+
+    def needed_tiles(self, canvas: Canvas, region: Region) -> tuple[Tile, ...]:
+        """The tiles whose latents `render` needs for a region."""
+        return canvas.tiles_around(region)
 
     def read_tiles(
         self,
@@ -51,19 +65,24 @@ class TileCoder:
         stopwatch: Stopwatch,
         layout: ComponentLayout | None = None,
     ) -> tuple[Array, set[int], set[tuple[int, int]]]:
-        """y_hat of the frame of the tiles, [1, h, w, M], the numbers of the damaged ones, and for files with
-        components the missing parts: part and tile.
+        """Decode tiles that fill a rectangle.
+
+        Returns:
+            y_hat of the rectangle (`Canvas.frame`), [1, h, w, M]; the indices of damaged tiles; and for a
+            file with components the missing parts, each as (part, index of the tile).
+
+        Raises:
+            Damaged: for a damaged tile or part, unless `best_effort` is set.
         """
         frame = canvas.frame(tiles)
         rows_in_all, columns_in_all = frame[3] // LATENT_STRIDE, frame[2] // LATENT_STRIDE
-        y_hat = np.zeros((1, rows_in_all, columns_in_all, self.runtime.latent_channels), dtype=np.float32)
+        y_hat = np.zeros((1, rows_in_all, columns_in_all, self.decoded_channels), dtype=np.float32)
         lost, missing = set(), set()
-        for tile in track(tiles, progress, (0.0, 0.6)):
+        for tile in track(tiles, progress, (0.0, self.reading_ends)):
             rows, columns = region_slices(canvas.core(tile), frame=frame)
             if layout is not None:
-                y_hat[:, rows, columns], parts = self.read_parts(
-                    chunks, level, layout, tile, best_effort, stopwatch
-                )
+                values, parts = self.read_parts(chunks, level, layout, tile, best_effort, stopwatch)
+                y_hat[:, rows, columns, : values.shape[3]] = values  # M channels without side information
                 missing |= {(part, tile.index) for part in parts}
                 continue
             try:
@@ -113,7 +132,7 @@ class TileCoder:
     ) -> NDArray[np.uint8]:
         """The pixels of a region, uint8 [H, W, 3], from the latents of a frame; damaged tiles are grey."""
         rgb = np.empty((region[3], region[2], 3), dtype=np.uint8)
-        for tile in track(canvas.tiles_in(region), progress, (0.6, 1.0)):
+        for tile in track(canvas.tiles_in(region), progress, (self.reading_ends, 1.0)):
             box = canvas.decoded_part(tile, region)
             rows, columns = region_slices(canvas.halo(box), frame=frame)
             near = y_hat[:, rows, columns]
@@ -140,6 +159,7 @@ class TileCoder:
             return np.ascontiguousarray(y[:, rows, columns])
 
     def write(self, y: Array, level: int, stopwatch: Stopwatch) -> bytes:
+        """The chunk of a tile without components."""
         with stopwatch("entropy"):
             data, _, seconds = write_latents(
                 self.runtime.entropy(), y, np.array([level]), self.runtime.has_importance_map
@@ -157,6 +177,7 @@ class TileCoder:
         return chunks
 
     def bits(self, y: Array, level: int, stopwatch: Stopwatch, parts: TileParts | None = None) -> float:
+        """The estimated bits of a tile's chunk, or of its chunks if it has parts."""
         entropy = self.runtime.entropy()
         if parts is not None:
             with stopwatch("entropy"):
@@ -191,13 +212,11 @@ class TileCoder:
         with stopwatch("synthesis"):
             x_hat = self.runtime.synthesise(y_hat, level, condition)
             rows, columns = canvas.within_halo(box)
-            values = x_hat[0, :, rows, columns].transpose(1, 2, 0) * np.float32(255)
-            np.rint(values, out=values)
-            return values.clip(0, 255, out=values).astype(np.uint8)
+            return to_pixels(x_hat[0, :, rows, columns])
 
 
 class TileChunks:
-    """The chunks of the tiles of one image: one for each, or those of its parts.
+    """The chunks of the tiles of one image: one for each tile, or with components one for each of its parts.
 
     Args:
         tiles: codes the tiles.
@@ -240,6 +259,14 @@ class TileChunks:
         parts = (tile_parts(self.layout, tile) for tile in range(self.layout.tile_count))
         bits = sum(self.tiles.bits(y, level, stopwatch, one) for y, one in zip(latents, parts, strict=True))
         return bits + 8 * END_BYTES * len(self.layout.chunks)
+
+
+def to_pixels(x_hat: Array) -> NDArray[np.uint8]:
+    """[3, H, W] in 0..1 → uint8 [H, W, 3]."""
+    values = x_hat.transpose(1, 2, 0) * np.float32(255)
+    np.rint(values, out=values)
+    pixels: NDArray[np.uint8] = values.clip(0, 255, out=values).astype(np.uint8)
+    return pixels
 
 
 def tile_parts(layout: ComponentLayout, tile: int) -> TileParts:

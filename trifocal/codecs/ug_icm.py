@@ -1,4 +1,6 @@
-"""UG-ICM: one file, decoded for people or for machines, on MLIC++ and on the hyperprior of Ballé et al. 2018.
+"""UG-ICM: one file, decoded for people or for machines.
+
+The backbones are MLIC++ and the hyperprior of Ballé et al. 2018.
 
     image ── analysis ── entropy ⇄ bytes ── y_hat ── synthesis ── image
                                                          └ preference: 0 people … 1 machines
@@ -77,7 +79,7 @@ def ug_icm(
     widths: MlicWidths = PUBLISHED,
     code_channels: int = CODE,
 ) -> Codec:
-    """On MLIC++ with untrained weights, by default at the paper's size.
+    """The codec on MLIC++ with untrained weights, by default at the paper's size.
 
     Args:
         channels: N.
@@ -96,7 +98,7 @@ def ug_icm(
 
 
 def ug_icm_hyperprior(channels: int = 128, latent_channels: int = 192, code_channels: int = CODE) -> Codec:
-    """On the scale hyperprior of Ballé et al. 2018 with untrained weights, by default at the paper's size.
+    """The codec on the scale hyperprior of Ballé et al. 2018, untrained, by default at the paper's size.
 
     Args:
         channels: N, of features and z.

@@ -37,5 +37,5 @@ class UgIcmCompact(CodecNetwork):
 
 
 def ug_icm_compact() -> Codec:
-    """With untrained weights."""
+    """The codec of the preset `ug-icm-compact`, with untrained weights."""
     return Codec(TorchRuntime(compact.preference_conditioned_network(UgIcmCompact)))

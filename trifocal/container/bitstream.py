@@ -84,7 +84,7 @@ class Bitstream:
 
     @cached_property
     def layout(self) -> ComponentLayout | None:
-        """The components and the order of the chunks of ENHANCEMENT; None for a file without components.
+        """The components and the order of the chunks of LATENT or ENHANCEMENT; None without components.
 
         Raises Damaged.
         """
@@ -95,7 +95,7 @@ class Bitstream:
         if chunk is None:
             raise Damaged("The COMPONENTS layer of this file is damaged, and decoding needs it.")
         layout = ComponentLayout.from_bytes(chunk, self.header.width, self.header.height)
-        return layout.check(len(tags[Tag.ENHANCEMENT].chunks))
+        return layout.check(sum(len(tags[tag].chunks) for tag in TILED_TAGS if tag in tags))
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -103,7 +103,7 @@ class Bitstream:
         return () if self.layout is None else self.layout.components
 
     def only(self, components: str | Collection[str]) -> "Bitstream":
-        """A partial file: everything but the chunks of other components and of the rest.
+        """A partial file with these components, without the others and the rest of the image.
 
         Args:
             components: a label, or several.
@@ -129,11 +129,11 @@ class Bitstream:
             for (part, _), index in layout.chunks.items()
             if part == SIDE or part > 0 and layout.components[part - 1].label in labels
         }
-        return self.keep(lambda tag, index: tag != Tag.ENHANCEMENT or index in kept)
+        return self.keep(lambda tag, index: tag not in TILED_TAGS or index in kept)
 
     def keep(self, kept: Callable[[int, int], bool]) -> "Bitstream":
-        """A partial file without the chunks for which `kept`, which takes tag and index, is False. Raises
-        Damaged if a chunk is damaged.
+        """A partial file with the chunks for which `kept(tag, index)` is True. Raises Damaged if a chunk is
+        damaged.
         """
         raise_if_damaged(self.layers, "This file")
 

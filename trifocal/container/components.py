@@ -1,4 +1,4 @@
-"""The components of a file: labelled boxes, their latent positions, and the order of their chunks."""
+"""The components of a file: labelled boxes, their positions, and the order of their chunks."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE, TILE
 __all__ = ["MAX_COMPONENTS", "REST", "SIDE", "Component", "ComponentLayout", "check_components", "part_names"]
 
 MAX_COMPONENTS = 255  # so that a position's component is one byte
-SIDE, REST = -1, 0  # parts of a tile's latent beside its components, which are numbered from 1
+# Parts of a tile beside its components 1, 2, …: the side information, and the positions outside of them all.
+SIDE, REST = -1, 0
 FORBIDDEN = ","  # separates labels, in files and on the command line
 NAME = "The COMPONENTS layer of this file"
 
@@ -55,7 +56,7 @@ class Component:
 
 @dataclass(frozen=True)
 class ComponentLayout:
-    """The parts of each tile, and the chunks of an ENHANCEMENT layer with components.
+    """The parts of each tile, and the chunks of a LATENT or ENHANCEMENT layer with components.
 
     A position belongs to the smallest box that covers it, the first one of equal size; the other positions
     belong to the rest.
@@ -112,8 +113,8 @@ class ComponentLayout:
 
     @cached_property
     def chunks(self) -> dict[tuple[int, int], int]:
-        """The index of each chunk by its part and tile: the sides of all tiles, then the components in their
-        order, then the rests.
+        """The index of each chunk by its part and tile. The file has the side information of all tiles first,
+        then component 1 of all tiles, component 2 and so on, and last the rest of all tiles.
         """
         order = (SIDE, *range(1, len(self.components) + 1), REST)
         tiles_by_part: dict[int, list[int]] = {part: [] for part in order}
@@ -124,7 +125,7 @@ class ComponentLayout:
         return {key: index for index, key in enumerate(keys)}
 
     def check(self, chunk_count: int) -> "ComponentLayout":
-        """Return the layout. Raises Damaged if a layer with so many chunks cannot have it."""
+        """Return the layout itself. Raises Damaged unless its ENHANCEMENT layer has this number of chunks."""
         # Each tile has two chunks or more, so that tables of few bytes make no work for many tiles.
         if chunk_count < 2 * self.tile_count or chunk_count != len(self.chunks):
             raise Damaged(f"{NAME} does not fit its {chunk_count} chunks; the file is malformed.")

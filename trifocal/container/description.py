@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from trifocal.container.bitstream import Bitstream
 from trifocal.container.components import REST, SIDE
-from trifocal.container.fields import Tag, show_header
+from trifocal.container.fields import TILED_TAGS, show_header
 from trifocal.errors import FormatError
 
 __all__ = ["describe"]
@@ -37,7 +37,7 @@ def describe_components(stream: Bitstream) -> list[dict[str, object]]:
     no box.
     """
     layout = stream.layout
-    layer = next(layer for layer in stream.layers if layer.tag == Tag.ENHANCEMENT)
+    layer = next(layer for layer in stream.layers if layer.tag in TILED_TAGS)
     assert layout is not None
     size = stream.header.width, stream.header.height
     parts: dict[int, dict[str, object]] = {

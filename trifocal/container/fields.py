@@ -28,6 +28,7 @@ class Tag(IntEnum):
     BASE = 2
     ENHANCEMENT = 3
     COMPONENTS = 4
+    SEED = 5
     ALPHA = 128
     ICC = 129
     EXIF = 130

@@ -1,4 +1,4 @@
-"""Split a layered file into parts, merge them, or read the base layer alone."""
+"""Split a scalable file into parts, merge them, or read the base layer alone."""
 
 import os
 from collections.abc import Collection
@@ -24,7 +24,7 @@ PART_TAGS = {"base": Tag.BASE, "enhancement": Tag.ENHANCEMENT}
 
 
 def strip(stream: Bitstream, layers: str) -> Bitstream:
-    """One part of a layered stream: with a PART layer, or a partial file if it has components.
+    """One part of a scalable stream: with a PART layer, or a partial file if it has components.
 
     Args:
         stream: with a BASE and an ENHANCEMENT layer.
@@ -40,7 +40,7 @@ def strip(stream: Bitstream, layers: str) -> Bitstream:
     for part, tag in PART_TAGS.items():
         if stream.layer(tag) is None:
             raise MissingLayer(
-                f"This file has no {part} layer, so it cannot be split; encode it with a layered preset."
+                f"This file has no {part} layer, so it cannot be split; encode it with a scalable preset."
             )
     if stream.components:
         return stream.keep(lambda tag, _: tag == Tag.COMPONENTS or (tag == Tag.BASE) == (layers == "base"))
@@ -160,10 +160,10 @@ def table_crc(stream: Bitstream) -> bytes:
 
 
 def read_base(path: str | os.PathLike[str]) -> tuple[Bitstream, int]:
-    """Read the header and the BASE layer of a file, and no bytes after them.
+    """Read the header and the BASE layer of a file, without loading the layers after it.
 
     Returns:
-        A stream with the BASE layer alone, and the number of bytes of the file up to its end.
+        A stream with the BASE layer alone, and the offset in the file at which that layer ends, in bytes.
 
     Raises:
         MissingLayer: if the file has no BASE layer.

@@ -19,13 +19,14 @@ from trifocal.container.fields import (
 )
 from trifocal.errors import Damaged, OptionError, Truncated, Unsupported
 
-CRC_BYTES = 4
+CRC_BYTES = 4  # also of the PART and SEED layers
 KNOWN_TAGS = frozenset(Tag)
 
 
 class Row(NamedTuple):
-    """A chunk in the table of layers: its length in bytes and its CRC-32; `present` in this file or only in
-    the whole one.
+    """A chunk in the table of layers: its length in bytes, its CRC-32, and whether this file holds it.
+
+    A partial file keeps the rows of the chunks that it lacks; their `present` is False.
     """
 
     length: int
@@ -43,7 +44,7 @@ class Layer:
     is None.
 
     Attributes:
-        absent: the rows of the chunks that only the whole file has, by their indices; these chunks are None.
+        absent: rows of the chunks that a partial file lacks, by chunk index; these chunks are None.
 
     Raises:
         OptionError: if no file can have such a layer.
@@ -81,14 +82,14 @@ class Layer:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The rows of the table, `present` where the chunk is here."""
+        """The row of each chunk in the table of layers."""
         return tuple(
             self.absent.get(number) or Row(len(chunk or b""), crc32(chunk or b""))
             for number, chunk in enumerate(self.chunks)
         )
 
     def keep(self, kept: Callable[[int], bool]) -> "Layer":
-        """A copy without the chunks whose indices are not to be kept."""
+        """A copy with the chunks whose index satisfies `kept`; the others become absent."""
         dropped = {
             number: Row(*row[:2], present=False) for number, row in enumerate(self.rows) if not kept(number)
         }
@@ -110,8 +111,8 @@ def tag_conflict(tags: Sequence[int]) -> str | None:
         return "it has a LATENT layer together with BASE or ENHANCEMENT"
     if Tag.PART in tags and coded not in ({Tag.BASE}, {Tag.ENHANCEMENT}):
         return "it has the PART layer of a split file, but is not one of its two parts"
-    if Tag.COMPONENTS in tags and Tag.ENHANCEMENT not in tags:
-        return "it has a COMPONENTS layer without an ENHANCEMENT layer"
+    if Tag.COMPONENTS in tags and not {*tags} & {*TILED_TAGS}:
+        return "it has a COMPONENTS layer without a LATENT or ENHANCEMENT layer"
     if Tag.COMPONENTS in tags and Tag.PART in tags:
         return "it has a COMPONENTS layer together with a PART layer"
     return None
@@ -130,8 +131,7 @@ def table_entry(layer: Layer) -> bytes:
 def bitmap(present: Sequence[bool]) -> bytes:
     """A bit per chunk, the first in the top bit; the last byte is filled up with zeros."""
     bits = "".join("01"[one] for one in present)
-    size = -(-len(bits) // 8)
-    return int(bits.ljust(8 * size, "0"), 2).to_bytes(size, "big")
+    return bytes(int(bits[first : first + 8].ljust(8, "0"), 2) for first in range(0, len(bits), 8))
 
 
 def read_table(reader: ByteReader, partial: bool) -> LayerTable:
@@ -151,8 +151,10 @@ def read_table(reader: ByteReader, partial: bool) -> LayerTable:
     for tag, rows in table:
         if has_single_chunk(tag) and len(rows) != 1:
             raise Damaged(f"{reader.name} is malformed: its {Tag(tag).name} layer has more than one chunk.")
-        if tag == Tag.PART and rows[0][0] != CRC_BYTES:
-            raise Damaged(f"{reader.name} is malformed: its PART layer does not have {CRC_BYTES} bytes.")
+        if tag in (Tag.PART, Tag.SEED) and rows[0][0] != CRC_BYTES:
+            raise Damaged(
+                f"{reader.name} is malformed: its {Tag(tag).name} layer does not have {CRC_BYTES} bytes."
+            )
     return table
 
 

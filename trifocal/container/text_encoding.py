@@ -1,4 +1,4 @@
-"""Text ⇄ the bytes of a text in a file: UTF-8, deflated if that is shorter."""
+"""Text ⇄ its bytes in a file: UTF-8, deflated if that is shorter."""
 
 import unicodedata
 import zlib

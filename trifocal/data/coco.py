@@ -21,6 +21,7 @@ __all__ = [
     "parse_captions",
     "read_boxes",
     "read_captions",
+    "where_to_put",
 ]
 
 CAPTIONS, INSTANCES = "captions.json", "instances.json"
@@ -39,6 +40,21 @@ def find_annotations(data: str | os.PathLike[str], name: str) -> Path | None:
         folder.parent / "annotations" / f"{stem}_{folder.name}{suffix}",
     )
     return next((path for path in places if path.is_file()), None)
+
+
+def where_to_put(name: str, place: Path) -> str:
+    """Where the annotations of a folder or shard of images belong, as a part of a message.
+
+    Args:
+        name: CAPTIONS or INSTANCES.
+        place: the folder, or a .tar file.
+    """
+    stem, suffix = os.path.splitext(name)
+    if place.suffix == ".tar":
+        return f"put KEY.json with {'captions' if name == CAPTIONS else 'boxes and labels'} beside each image"
+    folder = place.parent / "annotations"
+    remedy = f"put {stem}_{place.name}{suffix} into {folder}, or {name} into {place}"
+    return remedy if folder.is_dir() else f"there is no folder {folder}: {remedy}"
 
 
 def image_folder(root: Path) -> Path:

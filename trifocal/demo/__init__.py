@@ -56,7 +56,7 @@ class Demo:
 def run(out: str | Path = ".", preset: str = DEFAULT, quality: float = 50.0) -> Demo:
     """Write demo.tri and demo.png to the folder `out`, which is created, and measure them.
 
-    For a layered preset also writes demo-layers.png: the photograph with the objects detected in the base
+    For a scalable preset also writes demo-layers.png: the photograph with the objects detected in the base
     layer, and the decoded image. The first row is Trifocal's. The others have the highest quality that takes
     no more bytes, or quality 0 if even that takes more.
 

@@ -2,14 +2,12 @@
 
 The blocks combine depthwise convolutions and channel gates (Howard et al. 2019, "Searching for MobileNetV3";
 Ma et al. 2018, "ShuffleNet V2") with a linear skip path. There is no normalisation, so that the images of a
-batch are independent, and the places of an image interact at a distance through the gates only.
+batch are independent, and the positions of an image interact at a distance through the gates only.
 
-    x ── stem 1/4 ── DownsampleBlock, InvertedResidual × 2 at 1/8 ── h ── DownsampleBlock, InvertedResidual ×
-    6 at 1/16
-         24 channels                                    96 channels                                     192
-         channels
-      ── DownsampleBlock, InvertedResidual × 2 at 1/32
-                                          384 channels
+    x ── stem ── 1/4, 24 channels
+      ── DownsampleBlock, InvertedResidual × 2 ── h: 1/8, 96 channels
+      ── DownsampleBlock, InvertedResidual × 6 ── 1/16, 192 channels
+      ── DownsampleBlock, InvertedResidual × 2 ── 1/32, 384 channels
 """
 
 from collections.abc import Sequence
@@ -103,10 +101,8 @@ class DownsampleBlock(nn.Module):
     """[B, H, W, I] → [B, H/2, W/2, O].
 
     x ─┬─ linear ── hardswish ─┐
-       └───────────────────────┴─ depthwise, stride 2 ── gate ── linear ── hardswish ── depthwise ── hardswish
-       ─┐
-                                                                              y ── hardswish ── linear
-                                                                              ─────────┘
+       └───────────────────────┴─ depthwise, stride 2 ── gate
+         ── linear ── hardswish ── depthwise ── hardswish ── linear ── hardswish ── y
 
     Args:
         inputs: I.

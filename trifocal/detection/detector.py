@@ -95,8 +95,8 @@ class SplitDetector(nn.Module):
         self.network = network
         self.predict = predict
         self.categories = tuple(categories)
-        least, most = network.transform.min_size[-1], network.transform.max_size
-        self.input_size = input_size or partial(torchvision_size, least=least, most=most)
+        short_side, max_side = network.transform.min_size[-1], network.transform.max_size
+        self.input_size = input_size or partial(torchvision_size, least=short_side, most=max_side)
 
     @property
     def backbone(self) -> SplitBackbone:

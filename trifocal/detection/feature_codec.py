@@ -1,7 +1,7 @@
 """The transforms of a base layer: image → latent → detector features → base preview.
 
-    x ── BaseAnalysis ── y_obj  ⇄ bytes ⇄  y_obj_hat ── BaseSynthesis ── h_hat ── PreviewSynthesis ── base
-    preview
+    x ── BaseAnalysis ── y_obj  ⇄ bytes ⇄  y_obj_hat
+    y_obj_hat ── BaseSynthesis ── h_hat ── PreviewSynthesis ── base preview
 
 Shen et al., "Dual-layer image codec with text guidance", section III-B, describe these parts without their
 sizes. Here the large transforms are plain convolutions. The compact ones use the blocks of the compact codec,

@@ -28,12 +28,13 @@ class ImageFeatures:
 
     Attributes:
         feature_maps: features at 1/4, 1/8 and 1/16 of the image's sides, [B, h, w, C] each.
-        places: local embeddings in the space of the text encoder, [B, H/16, W/16, D], L2-normalised.
+        local: embeddings of the positions in the space of the text encoder, [B, H/16, W/16, D],
+            L2-normalised.
         pooled: the embedding of the whole image in that space, [B, D], L2-normalised.
     """
 
     feature_maps: tuple[Tensor, ...]
-    places: Tensor
+    local: Tensor
     pooled: Tensor
 
 
@@ -108,9 +109,9 @@ class ImageEncoder(nn.Module):
 
     def _pool(self, y: Tensor) -> Tensor:
         """Attention pooling with four heads: [B, h, w, C] → [B, 4·C]."""
-        places = y.flatten(1, 2)
-        weights = self.attention(places).softmax(dim=1)
-        return torch.einsum("bpc,bpk->bkc", places, weights).flatten(1)
+        positions = y.flatten(1, 2)
+        weights = self.attention(positions).softmax(dim=1)
+        return torch.einsum("bpc,bpk->bkc", positions, weights).flatten(1)
 
 
 @lru_cache(maxsize=2)

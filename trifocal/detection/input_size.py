@@ -28,9 +28,11 @@ STEP = 32  # pixels; the sides of an input are multiples of it
 def compact_size(width: int, height: int, area: int = MAX_AREA) -> tuple[int, int]:
     """The input width and height of the bundled detector and its base layer, for an image of that size."""
     scale = min(1.0, math.sqrt(area / (width * height)))
-    most = area // STEP // STEP  # the number of steps of the longest allowed strip, which is one step wide
-    wide, high = (STEP * min(most, max(1, round(side * scale / STEP))) for side in (width, height))
-    return wide, high
+    longest = area // STEP // STEP  # side in steps, for an input that is one step high
+    input_width, input_height = (
+        STEP * min(longest, max(1, round(side * scale / STEP))) for side in (width, height)
+    )
+    return input_width, input_height
 
 
 def encoder_size(width: int, height: int) -> tuple[int, int]:

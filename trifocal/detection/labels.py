@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CATEGORIES", "CATEGORY_BY_NAME", "TASK_LABELS", "THRESHOLD"]
+__all__ = ["CATEGORIES", "CATEGORY_BY_NAME", "CATEGORY_BY_SYNONYM", "TASK_LABELS", "THRESHOLD"]
 
 THRESHOLD = 0.35  # best F1 score of the bundled detector on held-out training images
 
@@ -31,6 +31,7 @@ CATEGORIES: dict[int, tuple[str, ...]] = {
     87: ("scissors",), 88: ("teddy bear", "teddy"), 89: ("hair drier", "hair dryer"), 90: ("toothbrush",),
 }  # fmt: skip
 CATEGORY_BY_NAME = {names[0]: number for number, names in CATEGORIES.items()}
+CATEGORY_BY_SYNONYM = {name: number for number, names in CATEGORIES.items() for name in names}
 
 
 def split(text: str) -> tuple[str, ...]:

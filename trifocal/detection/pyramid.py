@@ -64,9 +64,9 @@ class LateralConv(nn.Linear):
 class FusionBlock(nn.Module):
     """Fuses two feature maps, [B, H, W, C] each → [B, H, W, C].
 
-    a, b ── linear ── hardswish ── e ─┬──────────────────────────────────────────────────┬─ linear ──
-    hardswish
-                                      └─ linear ── hardswish ── separable convolution ───┘
+    a, b ── linear ── hardswish ── e
+    e ─┬────────────────────────────────────────────────┬─ linear ── hardswish
+       └─ linear ── hardswish ── separable convolution ─┘
     """
 
     def __init__(self, channels: int) -> None:

@@ -1,5 +1,4 @@
-"""Coders of NumPy arrays: `RateEstimator` counts bits, `Writer` writes a range-coded stream, `Reader` reads
-one.
+"""Coders of NumPy arrays: a rate estimator, and a writer and a reader of range coding.
 
 Each coder takes the values of one coding call and their predicted parameters, and returns the values that the
 decoder will have. Values are coded in the order of their scale index, so that the range coder gets long runs
@@ -30,14 +29,15 @@ RADII = radii()
 
 class Coder(Protocol[ArrayT]):
     """Codes the values of one coding call. `RateEstimator`, `Writer` and `Reader` take NumPy arrays, and the
-    coders
-    of `estimators.py` torch tensors."""
+    coders of `estimators.py` take torch tensors.
+    """
 
     def code(
         self, y: ArrayT | None, mean: ArrayT, scale_index: ArrayT, dead_zone: float = DEAD_ZONE
     ) -> ArrayT:
         """Code y − mean, rounded with a dead zone (`quantise.dead_zones`), and return y_hat, of mean's shape.
-        A Reader needs no y and no dead zone."""
+        A Reader ignores y and the dead zone.
+        """
         ...
 
 

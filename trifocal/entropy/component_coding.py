@@ -1,4 +1,6 @@
-"""Code the latent of a tile in parts: side information, components that do not see each other, and the rest.
+"""Code the latent of a tile in parts: side information, components, and the rest.
+
+A component is predicted without the others, and the rest with all of them:
 
     side information ── features ──┬── passes at component 1 ──┐
                                    ├── passes at component 2 ──┤
@@ -10,7 +12,7 @@ FORMAT.md, "COMPONENTS chunks", specifies the order and the windows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,30 +23,16 @@ from trifocal.container.components import REST, SIDE
 from trifocal.entropy.coder import Array, Coder, RateEstimator, Reader, Writer
 from trifocal.entropy.latent_coding import (
     CodingNetworks,
+    EntropyNetworks,
     SideInformation,
     code_side_information,
     code_values,
 )
 from trifocal.errors import Damaged
+from trifocal.types import PartialTile, TileParts
+from trifocal.utils.arrays import zeros
 
-__all__ = ["TileParts", "estimate_parts", "read_parts", "window", "write_parts"]
-
-
-@dataclass(frozen=True)
-class TileParts:
-    """The parts of one tile.
-
-    Attributes:
-        numbers: the component of each position, 0 for the rest, [h, w].
-        parts: SIDE, the components that have positions, and REST if it has some, in the order of coding.
-    """
-
-    numbers: Array
-    parts: Sequence[int]
-
-    @property
-    def components(self) -> list[int]:
-        return [part for part in self.parts if part > 0]
+__all__ = ["TileParts", "code_present_parts", "estimate_parts", "read_parts", "window", "write_parts"]
 
 
 class PartCoders(ABC):
@@ -80,9 +68,23 @@ def estimate_parts(
     entropy: CodingNetworks, y: Array, level: Array, tile: TileParts, has_importance_map: bool = False
 ) -> float:
     """The bits of all chunks of `write_parts`, without writing."""
-    estimators = _Estimators(RateEstimator(entropy.cost()))
-    _code_parts(entropy, estimators, y, level, tile, has_importance_map)
-    return float(estimators.estimator.bits[0])
+    estimator = RateEstimator(entropy.cost())
+    _code_parts(entropy, _OneCoder(estimator), y, level, tile, has_importance_map)
+    return float(estimator.bits[0])
+
+
+def code_present_parts(
+    networks: EntropyNetworks[Any],
+    estimator: Coder[Any],
+    y: Any,
+    level: Any,
+    tile: PartialTile,
+    has_importance_map: bool = False,
+) -> Any:
+    """y of one tile, as for `write_parts` → y_hat as `read_parts` has it from a file without the missing
+    parts. The estimator counts the bits of the others.
+    """
+    return _code_parts(networks, _OneCoder(estimator, tile.missing), y, level, tile, has_importance_map)
 
 
 def read_parts(
@@ -96,8 +98,8 @@ def read_parts(
 ) -> tuple[Array, set[int], float]:
     """The chunks of `write_parts`, None for those that are absent → y_hat, missing parts, seconds.
 
-    A missing component is 0. The rest is missing too if a component of the tile is, and all parts are
-    without the side information.
+    The values of missing parts are 0. If a component of the tile is missing, so is the rest, which is
+    predicted from all components; without the side information all parts are missing.
 
     Args:
         channels: M.
@@ -121,33 +123,33 @@ def window(numbers: Array, component: int) -> tuple[slice, slice]:
 
 
 def _code_parts(
-    networks: CodingNetworks,
+    networks: EntropyNetworks[Any],
     coders: PartCoders,
     y: Any,
-    level: Array,
+    level: Any,
     tile: TileParts,
     has_importance_map: bool,
     shape: tuple[int, ...] = (),
-) -> Array:
+) -> Any:
     """The only path between the latent of a tile with components and its coders. `shape` is that of y_hat,
     for readers.
     """
     size = tile.numbers.shape[0], tile.numbers.shape[1]
 
-    def code_side(coder: Coder[Array]) -> SideInformation[Array]:
+    def code_side(coder: Coder[Any]) -> SideInformation[Any]:
         side = code_side_information(networks, coder, y, level, size, has_importance_map)
         return side.predict_first(networks, level)
 
     side = _attempt(coders, SIDE, code_side)
     if side is None:
         return np.zeros(shape, np.float32)
-    decoded = np.zeros(shape if side.scaled is None else side.scaled.shape)
+    decoded = zeros(shape if side.scaled is None else side.scaled.shape, side.first[0])
     intact = True
     for part in tile.components:
         at = (slice(None), *window(tile.numbers, part))
-        near, mask = side.window(*at[1:]), _mask(tile.numbers[at[1:]] == part, decoded.shape[3])
+        near, mask = side.window(*at[1:]), _mask(tile.numbers[at[1:]] == part, decoded)
 
-        def code(coder: Coder[Array], near: Any = near, mask: Array = mask) -> Array:
+        def code(coder: Coder[Any], near: Any = near, mask: Any = mask) -> Any:
             return code_values(networks, coder, near, level, mask)
 
         values = _attempt(coders, part, code)
@@ -155,7 +157,7 @@ def _code_parts(
         if values is not None:
             decoded[at] += values
     if REST in tile.parts and intact:
-        mask = _mask(tile.numbers == REST, decoded.shape[3])
+        mask = _mask(tile.numbers == REST, decoded)
         whole = _attempt(coders, REST, lambda c: code_values(networks, c, side, level, mask, decoded))
         decoded = decoded if whole is None else whole
     elif REST in tile.parts:
@@ -177,17 +179,22 @@ def _attempt(coders: PartCoders, part: int, code: Any) -> Any:
     return found
 
 
-def _mask(here: npt.NDArray[np.bool_], channels: int) -> Array:
-    """[h, w] → [1, h, w, M]."""
-    return np.repeat(here[None, :, :, None], channels, axis=3)
+def _mask(here: npt.NDArray[np.bool_], decoded: Any) -> Any:
+    """[h, w] → [1, h, w, M], an array of the kind and type of `decoded`."""
+    mask = zeros((1, *here.shape, decoded.shape[3]), decoded)
+    mask[:, here] = 1
+    return mask
 
 
 @dataclass
-class _Estimators(PartCoders):
-    estimator: RateEstimator
+class _OneCoder(PartCoders):
+    """One coder for all parts but the missing ones."""
 
-    def begin(self, part: int) -> RateEstimator:
-        return self.estimator
+    coder: Coder[Any]
+    missing: frozenset[int] = frozenset()
+
+    def begin(self, part: int) -> Coder[Any] | None:
+        return None if part in self.missing else self.coder
 
 
 @dataclass

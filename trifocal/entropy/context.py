@@ -1,4 +1,4 @@
-"""Context models: predict the values of a coding pass from hyper features and earlier passes.
+"""Context models, which predict a coding pass from hyper features and earlier passes.
 
 `FourPassContext`, of the compact network, has four passes, after the four-step spatial prior of DCVC's image
 model; `four_passes.py` has their order. `SinglePass` has no context: the mean–scale hyperprior. ELIC's is in
@@ -22,8 +22,8 @@ class ContextModel(nn.Module, ABC):
     """The interface of a context model.
 
     `forward` and `residual` also run on the integer forms of its children, in float64. They may only add,
-    multiply by grid values, permute, and take maxima. A returned mean or residual has passed a `Clamp`, and
-    an index has been clamped to the rows of the tables.
+    multiply by values on the grid (`integer_arithmetic.py`), permute, and take maxima. The mean and residual
+    that they return must come from a `Clamp`, and the scale index must be clamped to 0..ROWS − 1.
 
     Attributes:
         passes: number of coding passes.
@@ -68,10 +68,10 @@ class ContextModel(nn.Module, ABC):
 
 
 class LevelParameters(nn.Module):
-    """From a network's output in units of y to mean and scale index in quantiser steps, which depend on the
-    quality.
+    """Converts a network's output, in units of y, to mean and scale index in quantiser steps.
 
-    The published models have one network per rate and do not need this.
+    The size of a step depends on the quality. The published models have one network per rate and do not need
+    this.
 
     Args:
         step_sizes: quantiser step at each quality knot, [K], in units of y.
@@ -94,8 +94,7 @@ class LevelParameters(nn.Module):
 
 
 class SinglePass(ContextModel):
-    """No context: the mean–scale hyperprior (Minnen et al. 2018, without its autoregressive part; HiFiC's
-    too).
+    """No context: the mean–scale hyperprior (Minnen et al. 2018 without autoregression), as in HiFiC.
 
     The hyper features are mean and log₂ of the scale in units of y, [B, h, w, 2·M].
 

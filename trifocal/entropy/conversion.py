@@ -1,4 +1,4 @@
-"""Convert an entropy network to its bit-exact form: each layer is replaced by an integer layer."""
+"""Convert an entropy network to its bit-exact form, layer by layer."""
 
 import copy
 
@@ -56,8 +56,9 @@ INTEGER_FORMS = {
 
 
 class Composite(nn.Module):
-    """A part of an entropy network whose own `forward` only adds, multiplies by grid values, permutes and
-    masks; its children are converted recursively, and it has no parameters of its own.
+    """A part of an entropy network that has children, which are converted, and no parameters of its own.
+
+    Its `forward` may only add, multiply by values on the grid (`integer_arithmetic.py`), permute and mask.
     """
 
 
@@ -71,8 +72,8 @@ def integer_network(module: nn.Module, composed_of: tuple[type[nn.Module], ...] 
         module: a network of `nn.Linear`, `Conv`, `Deconv`, `Depthwise`, `QualityInterpolation`, `Clamp`,
             `nn.ReLU`, `nn.GELU`, `nn.Tanh`, `LayerNorm`, `SoftmaxAverage`, `Offsets`, `Block`, `Composite`
             and the space–depth layers.
-        composed_of: further classes whose own `forward` only adds, multiplies by grid values and snaps, on
-            float64 tensors; their children are converted recursively.
+        composed_of: further classes whose own `forward` follows the rules of `Composite`, except that it may
+            clamp too; their children are converted.
 
     Raises:
         TypeError: for a layer without an integer form.

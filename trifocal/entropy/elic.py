@@ -5,42 +5,21 @@ Adaptive Coding" (CVPR 2022), sections 3.1 to 3.3 and figure 3; sizes as in Comp
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.entropy.context import ContextModel, LevelParameters
+from trifocal.entropy.checkerboard import CheckerboardContext, take_checkerboard
+from trifocal.entropy.context import LevelParameters
 from trifocal.entropy.gain import Gain
 from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
-from trifocal.entropy.integer_networks import Clamp
-from trifocal.layers import Conv, QualityInterpolation
+from trifocal.layers import Conv
 from trifocal.transforms.elic import elic_hyper_analysis, elic_hyper_synthesis
 
 
-def take_checkerboard(y: Tensor, odd: bool) -> Tensor:
-    """The positions whose row + column is odd (or even), in raster order: [B, h, w, C] → [B, h, w/2, C], h
-    and w even.
-    """
-    b, h, w, c = y.shape
-    pairs = y.reshape(b, h // 2, 2, w // 2, 2, c)
-    rows = [pairs[:, :, row, :, row ^ odd] for row in (0, 1)]
-    return torch.stack(rows, dim=2).reshape(b, h, w // 2, c)
-
-
-def put_checkerboard(part: Tensor, odd: bool) -> Tensor:
-    """The inverse of `take_checkerboard`, zero at other positions: [B, h, w/2, C] → [B, h, w, C]."""
-    b, h, half, c = part.shape
-    rows = part.reshape(b, h // 2, 2, half, c)
-    board = part.new_zeros(b, h // 2, 2, half, 2, c)
-    for row in (0, 1):
-        board[:, :, row, :, row ^ odd] = rows[:, :, row]
-    return board.reshape(b, h, 2 * half, c)
-
-
-class ElicContext(ContextModel):
+class ElicContext(CheckerboardContext):
     """Two passes per group: its anchors, then the non-anchors.
 
         anchors            features ──────────────────────────────── cat ── three layers ── mean, scale index
@@ -77,51 +56,34 @@ class ElicContext(ContextModel):
         hidden: tuple[int, int] = (224, 128),
         odd_anchors: bool = True,
     ) -> None:
-        super().__init__()
-        self.passes = 2 * len(sizes)
-        self.odd_anchors = odd_anchors
-        self.ranges = list(pairwise(accumulate(sizes, initial=0)))
-        channels = sum(sizes)
-        self.normalise = QualityInterpolation(step_sizes[:, None].expand(-1, channels))
-        self.compress = Clamp()
+        super().__init__(sizes, step_sizes, odd_anchors)
         self.channel = nn.ModuleList(
-            channel_context(begin, *hidden, 2 * (end - begin)) for begin, end in self.ranges[1:]
+            channel_context(group.start, *hidden, 2 * size)
+            for group, size in zip(self.groups[1:], sizes[1:], strict=True)
         )
         self.spatial = nn.ModuleList(Conv(size, 2 * size, 5) for size in sizes)
         self.aggregation = nn.ModuleList(
-            three_layer_mlp(width + (4 if begin else 2) * (end - begin), 2 * (end - begin), least=width)
-            for begin, end in self.ranges
+            three_layer_mlp(width + (4 if number else 2) * size, 2 * size, least=width)
+            for number, size in enumerate(sizes)
         )
-        self.of_level = LevelParameters(step_sizes, channels)
-
-    def take(self, y: Tensor, pass_index: int) -> Tensor:
-        """[B, h, w, M] → [B, h, w/2, G] with G the size of the group, h and w even."""
-        begin, end = self.ranges[pass_index // 2]
-        return take_checkerboard(y[..., begin:end], self._odd(pass_index))
-
-    def put(self, part: Tensor, pass_index: int) -> Tensor:
-        begin, end = self.ranges[pass_index // 2]
-        return F.pad(put_checkerboard(part, self._odd(pass_index)), (begin, self.ranges[-1][1] - end))
+        self.of_level = LevelParameters(step_sizes, sum(sizes))
 
     def forward(
         self, pass_index: int, features: Tensor, y_hat: Tensor, level: Tensor
     ) -> tuple[Tensor, Tensor]:
-        group, is_non_anchor = divmod(pass_index, 2)
-        begin, end = self.ranges[group]
-        decoded = self.compress(y_hat[..., :end] * self.normalise(level)[..., :end])
+        number, is_non_anchor = divmod(pass_index, 2)
+        own = self.groups[number]
+        decoded = self.decoded_groups(pass_index, y_hat, level)
         parts = [features]
-        if group > 0:
-            parts.append(self.channel[group - 1](decoded[..., :begin]))
+        if number > 0:
+            parts.append(self.channel[number - 1](decoded[..., : own.start]))
         if is_non_anchor:
-            parts.append(self.spatial[group](decoded[..., begin:]))
-        inputs = take_checkerboard(torch.cat(parts, dim=-1), self._odd(pass_index))
+            parts.append(self.spatial[number](decoded[..., own]))
+        inputs = take_checkerboard(torch.cat(parts, dim=-1), self.is_odd(pass_index))
         if not is_non_anchor:
-            inputs = F.pad(inputs, (0, 2 * (end - begin)))
-        raw = self.aggregation[group](inputs)
-        return cast(tuple[Tensor, Tensor], self.of_level(raw, level, slice(begin, end)))
-
-    def _odd(self, pass_index: int) -> bool:
-        return self.odd_anchors ^ bool(pass_index % 2)
+            inputs = F.pad(inputs, (0, 2 * (own.stop - own.start)))
+        raw = self.aggregation[number](inputs)
+        return cast(tuple[Tensor, Tensor], self.of_level(raw, level, own))
 
 
 def channel_context(inputs: int, first: int, second: int, outputs: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Coders of torch tensors: differentiable estimates of the rate, and a recorder of predicted parameters."""
+"""Coders of torch tensors: differentiable rate estimators, and a recorder of parameters."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class TrainingRateEstimator:
     ) -> Tensor:
         assert y is not None
         residual = y - mean
-        rounded = quantise_through(residual, torch.round(scale_index).long(), dead_zone)
+        rows = torch.round(scale_index).nan_to_num().long()  # with NaN the loss is NaN, and the run diverged
+        rounded = quantise_through(residual, rows, dead_zone)
         noisy = logistic_bits(add_noise(residual), scale_index.detach())
         bits = logistic_bits(rounded.detach(), scale_index) + (noisy - noisy.detach())
         self.bits = self.bits + bits.flatten(1).sum(1)

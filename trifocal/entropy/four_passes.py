@@ -1,9 +1,9 @@
-"""The four-pass context of the compact network, on NumPy arrays or torch tensors: which values a pass codes,
-and how its mean and scale index are predicted.
+"""The four-pass context of the compact network, on NumPy arrays or torch tensors.
 
-In every pass, each position of a 2×2 neighbourhood codes another quarter of the channels, so a value is
-predicted from its spatial neighbours and from other channels at its own position. The order of the positions
-is 0, 3, 1, 2 (diagonal first), rotated for each channel group.
+It defines which values a pass codes, and how their mean and scale index are predicted. In every pass, each
+position of a 2×2 neighbourhood codes another quarter of the channels, so a value is predicted from its
+spatial neighbours and from other channels at its own position. The order of the positions is 0, 3, 1, 2
+(diagonal first), rotated for each channel group.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Layers(Protocol):
         linear_channels: number of leading channels whose mean is also predicted linearly from 3×3 neighbours.
         start, normalise, mean_scale, index: levels [B] → a vector each, [B, 1, 1, C].
         compress, snap_mean: clamps of decoded values and of means.
-        adapt, heads, neighbours: of the passes; `blocks` are shared by them.
+        adapt, heads, neighbours: a list each, with layers for each pass.
+        blocks: the layers that all passes share.
     """
 
     @property
@@ -72,8 +73,8 @@ def take(y: Any, pass_index: int) -> Any:
     """The values of a pass: [B, h, w, M] → [B, h/2, w/2, 4, M/4], h and w even."""
     b, h, w, m = y.shape
     y = y.reshape(b, h // 2, 2, w // 2, 2, m // 4, 4)
-    places = [y[:, :, p // 2, :, p % 2, :, ORDER[pass_index] ^ p] for p in range(4)]
-    return namespace(y).stack(places, 3)
+    quarters = [y[:, :, p // 2, :, p % 2, :, ORDER[pass_index] ^ p] for p in range(4)]
+    return namespace(y).stack(quarters, 3)
 
 
 def put(part: Any, pass_index: int) -> Any:
@@ -87,12 +88,11 @@ def put(part: Any, pass_index: int) -> Any:
 
 def decoded_channels(channels: int, pass_index: int) -> NDArray[np.int64]:
     """Indices of the channels, and then of their magnitudes, that pass `pass_index` can use at each of the
-    four
-    positions, [4, 2·pass_index·M/4].
+    four positions, [4, 2·pass_index·M/4].
     """
     quarter = 4 * np.arange(channels // 4)
-    places = [np.concatenate([quarter + (ORDER[s] ^ p) for s in range(pass_index)]) for p in range(4)]
-    return np.stack([np.concatenate([own, channels + own]) for own in places])
+    earlier = [np.concatenate([quarter + (ORDER[s] ^ p) for s in range(pass_index)]) for p in range(4)]
+    return np.stack([np.concatenate([own, channels + own]) for own in earlier])
 
 
 def merge_positions(parts: Any) -> Any:
@@ -142,8 +142,8 @@ def decoded_features(layers: Layers, pass_index: int, y_hat: Any, level: Any) ->
 def outputs(heads: Sequence[Any], hidden: Any) -> tuple[Any, Any]:
     """Raw mean and scale index from the head of each of the four positions."""
     b, h, w, c = hidden.shape
-    places = hidden.reshape(b, h // 2, 2, w // 2, 2, c)
-    raw = [head(places[:, :, p // 2, :, p % 2]) for p, head in enumerate(heads)]
+    positions = hidden.reshape(b, h // 2, 2, w // 2, 2, c)
+    raw = [head(positions[:, :, p // 2, :, p % 2]) for p, head in enumerate(heads)]
     both = namespace(hidden).stack(raw, 3)
     quarter = both.shape[-1] // 2
     return both[..., :quarter], both[..., quarter:]

@@ -19,6 +19,7 @@ from trifocal.entropy.coder import (
     cost_table,
     range_coder_models,
 )
+from trifocal.entropy.component_coding import code_present_parts
 from trifocal.entropy.context import ContextModel, FourPassContext, LevelParameters
 from trifocal.entropy.conversion import integer_network
 from trifocal.entropy.estimators import ParameterRecorder
@@ -38,7 +39,7 @@ from trifocal.errors import WeightsError
 from trifocal.layers import QualityInterpolation
 from trifocal.transforms.dct import BLOCK, ordered_std
 from trifocal.transforms.hyper import HyperAnalysis, HyperSynthesis
-from trifocal.types import DEAD_ZONE
+from trifocal.types import DEAD_ZONE, PartialTile
 from trifocal.weights import checksum, tensor_checksum
 
 ARRAY_CODERS = (RateEstimator, Reader, Writer)
@@ -82,8 +83,10 @@ class EntropyModel(nn.Module):
     latents of other projects: see docs/research.md.
 
     Attributes:
-        dead_zone: of the quantiser, as a part of a step for each bit of a ±1; 0 is plain rounding. Only
-            encoder and training depend on it. Weight files store it where it is not the default.
+        dead_zone: the `width` of `quantise.dead_zones`; 0 is plain rounding. Only encoder and training depend
+            on it. Weight files store it unless it is the default.
+        joins_hyper_latent: whether y_hat has z_hat as further channels; see
+            `latent_coding.join_hyper_latent`.
 
     Args:
         latent_channels: M, a multiple of 4.
@@ -127,6 +130,7 @@ class EntropyModel(nn.Module):
 
     def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, integer_networks: IntegerNetworks) -> None:
         self.dead_zone = DEAD_ZONE
+        self.joins_hyper_latent = False
         self.gain = gain
         self.hyper_analysis = hyper_analysis
         self.exact_side = integer_networks
@@ -146,6 +150,7 @@ class EntropyModel(nn.Module):
         level: Tensor,
         size: tuple[int, int],
         has_importance_map: bool = False,
+        partial: PartialTile | None = None,
     ) -> Tensor:
         """`latent_coding.code_latents` for tensors. NumPy coders run on the integer networks, without a
         gradient; tensor coders on the float networks in training mode, and on the integer networks otherwise.
@@ -155,22 +160,29 @@ class EntropyModel(nn.Module):
             y: latent, [B, h, w, M], or None for a Reader; with `has_importance_map` [B, h, w, M + 1].
             level: [B].
             size: h and w, multiples of 4.
-        has_importance_map: whether y's last channel is an importance map.
+            has_importance_map: whether y's last channel is an importance map.
+            partial: code y in components, without the missing ones, whose values in y_hat are 0; B is 1.
 
         Returns:
             y_hat, [B, h, w, M], in the units of y.
         """
         if not isinstance(coder, ARRAY_CODERS):
             networks = TorchEntropyNetworks(self, integer=not self.training)
+            if partial is not None:
+                tensor: Tensor = code_present_parts(networks, coder, y, level, partial, has_importance_map)
+                return tensor
             return code_latents(networks, coder, y, level, size, has_importance_map)
         device = self.frequencies.device
         arrays = self.arrays()
         latent = None if y is None else _to_numpy(y)
-        y_hat = code_latents(arrays, coder, latent, _to_numpy(level), size, has_importance_map)
+        if partial is not None:
+            y_hat = code_present_parts(arrays, coder, latent, _to_numpy(level), partial, has_importance_map)
+        else:
+            y_hat = code_latents(arrays, coder, latent, _to_numpy(level), size, has_importance_map)
         return torch.from_numpy(y_hat).to(device)
 
     def arrays(self) -> TorchCodingNetworks:
-        """The integer networks and tables behind the interface on NumPy arrays."""
+        """The integer networks and tables, for coding NumPy arrays."""
         return TorchCodingNetworks(self)
 
     @torch.no_grad()
@@ -257,7 +269,7 @@ class TorchEntropyNetworks:
     """`EntropyNetworks` on tensors.
 
     Args:
-        model: whose networks.
+        model: the entropy model that has the networks.
         integer: use the integer networks, in float64; otherwise the float networks, with a gradient.
     """
 
@@ -265,6 +277,7 @@ class TorchEntropyNetworks:
         self.model, self.integer = model, integer
         self.networks = model.integer_networks() if integer else model.exact_side
         self.passes, self.dead_zone = model.exact_side.context.passes, model.dead_zone
+        self.joins_hyper_latent = model.joins_hyper_latent
 
     def scale(self, y: Tensor, level: Tensor) -> Tensor:
         scaled: Tensor = y * self.model.gain(level)
@@ -321,6 +334,7 @@ class TorchCodingNetworks:
         self.device = model.frequencies.device
         self.tensors = TorchEntropyNetworks(model, integer=True)
         self.passes, self.dead_zone = self.tensors.passes, model.dead_zone
+        self.joins_hyper_latent = model.joins_hyper_latent
 
     def models(self) -> list[Model]:
         return self.model.models()

@@ -1,4 +1,4 @@
-"""The importance map of a file: a coarse map of the quantiser's step, coded before the latent.
+"""The importance map of a file: a coarse map of the quantiser's step, before the latent.
 
 The map has one value per 64×64 pixels, in quarters of an octave of the step, and is coded without loss:
 second differences along rows and columns, all with one table whose index is coded first. A map of zeros costs
@@ -83,16 +83,16 @@ def _differences(quarters: Array) -> Array:
 
 def _spread_index(differences: Array) -> Array:
     """The spread index, which selects the table of the differences: 0 where all are zero, else by their mean
-    magnitude, [B, 1, 1, 1]."""
+    magnitude, [B, 1, 1, 1].
+    """
     mean = np.abs(differences).mean(axis=(1, 2, 3), keepdims=True)
     index = np.rint(np.log2(mean.clip(min=2.0**-12)) + MEAN_TO_INDEX).clip(1, SPREAD_INDICES)
     return np.where(mean > 0, index, 0.0)
 
 
 def _upsampled(cells: Array, axis: int) -> Array:
-    """Linear interpolation from cells to latents along an axis, constant beyond the outer centres. Bit-exact:
-    all
-    weights are eighths.
+    """Linear interpolation from cells to latents along an axis, constant beyond the outer centres. It is
+    bit-exact, since all weights are eighths.
     """
     count = cells.shape[axis]
     place = ((np.arange(count * CELL) + 0.5) / CELL - 0.5).clip(0, count - 1)

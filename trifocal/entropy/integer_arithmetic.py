@@ -1,11 +1,11 @@
-"""The arithmetic of integer networks, on float64 arrays of NumPy or torch, with identical results on every
-machine.
+"""The arithmetic of integer networks, with identical results on every machine.
 
-Activations are multiples of 2^−ACTIVATION_BITS clamped to ±ACTIVATION_BOUND, weights are multiples of
-2^−WEIGHT_BITS. Every product is then a multiple of 2^−(ACTIVATION_BITS + WEIGHT_BITS), and every partial sum
-stays below 2^53 of those units. So no sum is rounded, and its order does not matter (other libraries, thread
-counts, processors). After each layer the result is rounded to the grid of activations. The only operations
-are + × max clamp and round: divisions are by powers of two, and there are no transcendental functions.
+It works on float64 arrays of NumPy or torch. Activations are multiples of 2^−ACTIVATION_BITS clamped to
+±ACTIVATION_BOUND, weights are multiples of 2^−WEIGHT_BITS. Every product is then a multiple of
+2^−(ACTIVATION_BITS + WEIGHT_BITS), and every partial sum stays below 2^53 of those units. So no sum is
+rounded, and its order does not matter (other libraries, thread counts, processors). After each layer the
+result is rounded to the grid of activations. The only operations are + × max clamp and round: divisions are
+by powers of two, and there are no transcendental functions.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def linear(x: Any, weight: Any, bias: Any, low: float | None = None) -> Any:
 
 
 def placed_linear(x: Any, weight: Any, bias: Any) -> Any:
-    """A linear layer with other weights at each of P places: [..., P, I], [P, I, O], [O] → [..., P, O]."""
-    places = [x[..., place, :] @ own for place, own in enumerate(weight)]
-    return add_bias_round_clamp_(namespace(x).stack(places, -2), bias=bias)
+    """A linear layer with other weights at each of P positions: [..., P, I], [P, I, O], [O] → [..., P, O]."""
+    products = [x[..., position, :] @ own for position, own in enumerate(weight)]
+    return add_bias_round_clamp_(namespace(x).stack(products, -2), bias=bias)
 
 
 def depthwise(x: Any, weight: Any, bias: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Integer forms of GELU, tanh, layer normalisation and softmax, exact like the layers of `exact.py`.
+"""Integer forms of GELU, tanh, layer normalisation and softmax, with bit-exact results.
 
 IEEE 754 double precision rounds each + − × ÷ √ correctly, so one operation on equal inputs gives equal bits
 on every machine; only the order of a sum could change a result. Here every sum is of integers below 2^53
@@ -61,10 +61,10 @@ def exp_table(device: torch.device) -> Tensor:
 
 def _table(function: Callable[[Tensor], Tensor], end: float, bits: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return to_grid(function(places(end)), bits).to(device)
+        return to_grid(function(activation_grid(end)), bits).to(device)
 
 
-def places(end: float) -> Tensor:
+def activation_grid(end: float) -> Tensor:
     """The grid of activations from 0 to the end of a table, float64."""
     return torch.arange(int(end * 2**ACTIVATION_BITS) + 1, dtype=torch.float64) * 2.0**-ACTIVATION_BITS
 
@@ -149,7 +149,7 @@ class IntegerLayerNorm(nn.Module):
 class SoftmaxAverage(nn.Module):
     """The average of values by the softmax of logits: [..., Q, K] and [..., K, D] → [..., Q, D].
 
-    Logits are clamped to ±1024, and values to ±64. `masked` sets the logits of keys to leave out.
+    Logits are clamped to ±1024, and values to ±64.
     """
 
     def forward(self, logits: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The integer forms of the torch layers and networks; `integer_arithmetic.py` has the arithmetic.
+"""The integer forms of torch layers, on the arithmetic of `integer_arithmetic.py`.
 
 Convolutions are matrix products and shifted sums, since Winograd or FFT kernels would leave the grid.
 The results are bit-exact: the same on every machine. `integer_functions.py` has transcendental functions, and

@@ -1,4 +1,4 @@
-"""The order in which a latent is coded, written once for the estimator, the encoder and the decoder.
+"""The order in which a latent is coded, the same for estimator, encoder and decoder.
 
     y ── scale ──┬── hyper_analysis ── z ── code ── z_hat ── hyper_synthesis ── features
                  └── take ── code ── put ── correct ── … ── y_hat ── unscale
@@ -30,6 +30,7 @@ class EntropyNetworks(Protocol[ArrayT]):
 
     passes: int
     dead_zone: float  # of the quantiser, in the encoder and in training; see `quantise.dead_zones`
+    joins_hyper_latent: bool  # whether y_hat has z_hat as further channels, for a synthesis that reads it
 
     def scale(self, y: ArrayT, level: ArrayT) -> ArrayT:
         """The latent in quantiser steps."""
@@ -107,7 +108,7 @@ def code_latents(
             finer or coarser.
 
     Returns:
-        y_hat, [B, h, w, M], in the units of y.
+        y_hat, [B, h, w, M], in the units of y; [B, h, w, M + Z] if the networks join the hyper-latent to it.
 
     Raises:
         Damaged: from a Reader.
@@ -118,35 +119,38 @@ def code_latents(
 
 @dataclass(frozen=True)
 class SideInformation(Generic[ArrayT]):
-    """What both sides know before the passes.
+    """What encoder and decoder know before the coding passes.
 
     Attributes:
         features: of the hyper synthesis.
         scaled: the latent in quantiser steps, [B, h, w, M]; None for a Reader.
-        factor: of the importance map, [B, h, w, 1]; None without a map.
+        factor: 2^(importance map) as decoded, [B, h, w, 1]; None without a map.
         first: mean and scale index of the first pass, [B, h, w, M] each; None if they are not predicted yet.
+        z_hat: the decoded hyper-latent, [B, h/4, w/4, Z].
     """
 
     features: Any
     scaled: Any
     factor: Any = None
     first: Any = None
+    z_hat: Any = None
 
     def predict_first(self, networks: EntropyNetworks[ArrayT], level: ArrayT) -> SideInformation[ArrayT]:
-        """A copy with the prediction of the first pass, which all windows share."""
+        """A copy with the prediction of the first pass, so that it is not repeated for each component."""
         predicted = networks.predict(0, self.features, None, level)
         return replace(self, first=tuple(networks.put(part, 0) for part in predicted))
 
     def window(self, rows: slice, columns: slice) -> SideInformation[ArrayT]:
-        """That of a part of the latent; only for features [B, h, w, W]."""
+        """The side information of a part of the latent; only for features [B, h, w, W]."""
         scaled = None if self.scaled is None else self.scaled[:, rows, columns]
         first = None if self.first is None else tuple(part[:, rows, columns] for part in self.first)
         return SideInformation(self.features[:, rows, columns], scaled, first=first)
 
     def unscale(self, networks: EntropyNetworks[ArrayT], decoded: ArrayT, level: ArrayT) -> ArrayT:
-        """Decoded values in quantiser steps → y_hat, in the units of y."""
+        """Decoded values in quantiser steps → y_hat, in the units of y, with z_hat if it is joined to it."""
         y_hat: Any = networks.unscale(decoded, level)
-        return y_hat if self.factor is None else y_hat / self.factor
+        y_hat = y_hat if self.factor is None else y_hat / self.factor
+        return join_hyper_latent(y_hat, self.z_hat) if networks.joins_hyper_latent else y_hat
 
 
 def code_side_information(
@@ -166,8 +170,23 @@ def code_side_information(
         y = None if y is None else y[..., :-1] * factor
     scaled = None if y is None else networks.scale(y, level)
     z = None if scaled is None else networks.hyper_analysis(scaled, level)
-    features = networks.hyper_synthesis(coder.code(z, *networks.prior(level, size), networks.dead_zone))
-    return SideInformation(features, scaled, factor)
+    z_hat = coder.code(z, *networks.prior(level, size), networks.dead_zone)
+    return SideInformation(networks.hyper_synthesis(z_hat), scaled, factor, z_hat=z_hat)
+
+
+def join_hyper_latent(y_hat: Any, z_hat: Any) -> Any:
+    """y_hat [B, h, w, M] and z_hat [B, h/4, w/4, Z] → [B, h, w, M + Z]; each z_hat fills 4 × 4 positions."""
+    b, h, w, m = y_hat.shape
+    joined = zeros((b, h, w, m + z_hat.shape[3]), y_hat)
+    joined[..., :m] = y_hat
+    blocks = joined.reshape(b, h // HYPER_STRIDE, HYPER_STRIDE, w // HYPER_STRIDE, HYPER_STRIDE, -1)
+    blocks[..., m:] = z_hat[:, :, None, :, None]
+    return joined
+
+
+def split_hyper_latent(joined: Any, channels: int) -> tuple[Any, Any]:
+    """The inverse of `join_hyper_latent`, for y_hat with M channels."""
+    return joined[..., :channels], joined[:, ::HYPER_STRIDE, ::HYPER_STRIDE, channels:]
 
 
 def code_values(

@@ -1,4 +1,6 @@
-"""MLIC++'s context model: slices of channels in two checkerboard passes, with local and global attention.
+"""MLIC++'s context model: slices of channels, each coded in two checkerboard passes.
+
+Local and global attentions predict them (`mlic_attention.py`).
 
 W. Jiang and R. Wang, "MLIC++: Linear Complexity Multi-Reference Entropy Modeling for Learned Image
 Compression" (2023, arXiv 2307.15421); sizes as in its published code.
@@ -9,16 +11,15 @@ from itertools import pairwise
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.entropy.context import ContextModel, LevelParameters
-from trifocal.entropy.elic import put_checkerboard, take_checkerboard
+from trifocal.entropy.checkerboard import CheckerboardContext, take_checkerboard
+from trifocal.entropy.context import LevelParameters
 from trifocal.entropy.gain import Gain
 from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
 from trifocal.entropy.integer_networks import Clamp
 from trifocal.entropy.mlic_attention import GlobalInterContext, GlobalIntraContext, LocalContext
-from trifocal.layers import Conv, QualityInterpolation
+from trifocal.layers import Conv
 from trifocal.transforms.mlic import mlic_hyper_analysis, mlic_hyper_synthesis
 
 __all__ = ["MlicContext", "MlicWidths", "mlic_hyperprior"]
@@ -44,7 +45,7 @@ class MlicWidths:
 PUBLISHED = MlicWidths()
 
 
-class MlicContext(ContextModel):
+class MlicContext(CheckerboardContext):
     """Two passes per slice: its anchors, then the non-anchors; after each, a prediction of the rounding
     error.
 
@@ -62,7 +63,7 @@ class MlicContext(ContextModel):
     Other differences from the paper and its code:
         - A logistic and a row of the integer tables instead of a Gaussian, and one model for all rates, as in
           `ElicContext`. The residual is predicted in quantiser steps.
-        - The windows' places attend to anchors only; see `LocalContext`.
+        - The windows' positions attend to anchors only; see `LocalContext`.
         - No state is kept between passes, so channel and inter-slice contexts are computed in both of them.
 
     Args:
@@ -81,12 +82,9 @@ class MlicContext(ContextModel):
         widths: MlicWidths = PUBLISHED,
         odd_anchors: bool = True,
     ) -> None:
-        super().__init__()
         m, c = latent_channels, latent_channels // slices
-        self.passes, self.channels, self.latent_channels = 2 * slices, c, m
-        self.odd_anchors = odd_anchors
-        self.normalise = QualityInterpolation(step_sizes[:, None].expand(-1, m))
-        self.compress = Clamp()
+        super().__init__([c] * slices, step_sizes, odd_anchors)
+        self.latent_channels = m
         later = range(1, slices)
         self.channel = nn.ModuleList(convolutions(n * c, *widths.channel, 4 * c) for n in later)
         self.inter = nn.ModuleList(GlobalInterContext(c, n) for n in later)
@@ -106,22 +104,12 @@ class MlicContext(ContextModel):
         self.snap = Clamp(RESIDUAL_BITS, bound=0.5)
         self.of_level = LevelParameters(step_sizes, m)
 
-    def take(self, y: Tensor, pass_index: int) -> Tensor:
-        """[B, h, w, M] → [B, h, w/2, C], h and w even."""
-        return take_checkerboard(y[..., self._channels(pass_index)], self._odd(pass_index))
-
-    def put(self, part: Tensor, pass_index: int) -> Tensor:
-        own = self._channels(pass_index)
-        return F.pad(
-            put_checkerboard(part, self._odd(pass_index)), (own.start, self.latent_channels - own.stop)
-        )
-
     def forward(
         self, pass_index: int, features: Tensor, y_hat: Tensor, level: Tensor
     ) -> tuple[Tensor, Tensor]:
         number, is_non_anchor = divmod(pass_index, 2)
-        own = self._channels(pass_index)
-        decoded = self._decoded_slices(pass_index, y_hat, level)
+        own = self.groups[number]
+        decoded = self.decoded_groups(pass_index, y_hat, level)
         before, here = decoded[..., : own.start], decoded[..., own]
         parts = [features]
         if number:
@@ -129,28 +117,16 @@ class MlicContext(ContextModel):
         if is_non_anchor:
             parts.append(self.local[number](here))
         if number and is_non_anchor:
-            parts.append(self.intra[number - 1](before[..., -self.channels :], here))
-        inputs = take_checkerboard(torch.cat(parts, dim=-1), self._odd(pass_index))
+            parts.append(self.intra[number - 1](decoded[..., self.groups[number - 1]], here))
+        inputs = take_checkerboard(torch.cat(parts, dim=-1), self.is_odd(pass_index))
         raw = (self.other_parameters if is_non_anchor else self.anchor_parameters)[number](inputs)
         return cast(tuple[Tensor, Tensor], self.of_level(raw, level, own))
 
     def residual(self, pass_index: int, features: Tensor, y_hat: Tensor, level: Tensor) -> Tensor:
         means = features[..., : self.latent_channels]
-        decoded = self._decoded_slices(pass_index, y_hat, level)
+        decoded = self.decoded_groups(pass_index, y_hat, level)
         predicted = self.tanh(self.residuals[pass_index](torch.cat([means, decoded], dim=-1)))
-        return self.put(self.snap(take_checkerboard(predicted, self._odd(pass_index)) / 2), pass_index)
-
-    def _decoded_slices(self, pass_index: int, y_hat: Tensor, level: Tensor) -> Tensor:
-        """The slices up to that of the pass, in units of y, [B, h, w, (pass_index // 2 + 1)·C]."""
-        end = self._channels(pass_index).stop
-        decoded: Tensor = self.compress(y_hat[..., :end] * self.normalise(level)[..., :end])
-        return decoded
-
-    def _channels(self, pass_index: int) -> slice:
-        return slice(pass_index // 2 * self.channels, (pass_index // 2 + 1) * self.channels)
-
-    def _odd(self, pass_index: int) -> bool:
-        return self.odd_anchors ^ bool(pass_index % 2)
+        return self.put(self.snap(take_checkerboard(predicted, self.is_odd(pass_index)) / 2), pass_index)
 
 
 def convolutions(inputs: int, first: int, second: int, outputs: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""The attentions of MLIC++'s context model: in windows, and linear over all positions of a tile.
+"""The attentions of MLIC++'s context model: in windows, and over all positions of a tile.
 
 W. Jiang and R. Wang, "MLIC++: Linear Complexity Multi-Reference Entropy Modeling for Learned Image
 Compression" (2023, arXiv 2307.15421), sections 3.3 to 3.5; sizes as in its published code. All parts have
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifocal.entropy.checkerboard import put_checkerboard, take_checkerboard
 from trifocal.entropy.conversion import Composite
-from trifocal.entropy.elic import put_checkerboard, take_checkerboard
 from trifocal.entropy.integer_functions import VALUE_BOUND, LayerNorm, Offsets, SoftmaxAverage
 from trifocal.entropy.integer_networks import WEIGHT_BITS, Clamp
 from trifocal.layers import Conv, Depthwise
@@ -27,8 +27,8 @@ def windows(x: Tensor, side: int) -> Tensor:
     return views.permute(0, 1, 2, 4, 5, 3).reshape(b, h * w, side * side, c)
 
 
-def relative_places(side: int) -> Tensor:
-    """Index of the offset between each two places of a window, [side², side²], in 0..(2·side − 1)² − 1."""
+def relative_positions(side: int) -> Tensor:
+    """Index of the offset between each two positions of a window, [side², side²], in 0..(2·side − 1)² − 1."""
     row, column = torch.arange(side * side) // side, torch.arange(side * side) % side
     rows, columns = row[:, None] - row[None], column[:, None] - column[None]
     return (rows + side - 1) * (2 * side - 1) + columns + side - 1
@@ -52,9 +52,9 @@ class LocalContext(Composite):
         x ── norm ── queries, keys, values ── windows ── attention ── joined to 2·C ─┬───────────────── + ──
                                                                                      └ norm, perceptron ┘
 
-    Each of the window's places attends to the anchors of the window, with a bias for each relative position;
-    then one linear layer joins the places. The published code also lets the places without a value attend to
-    each other, and to the padding.
+    Each of the window's positions attends to the anchors of the window, with a bias for each relative
+    position; then one linear layer joins the positions. The published code also lets the positions without a
+    value attend to each other, and to the padding.
 
     Args:
         channels: C.
@@ -74,7 +74,7 @@ class LocalContext(Composite):
         self.project = nn.Linear(channels, 3 * channels)
         self.snap = Clamp(bound=VALUE_BOUND)
         self.bias = Offsets(0.02 * torch.randn((2 * side - 1) ** 2, heads))
-        self.register_buffer("index", relative_places(side), persistent=False)
+        self.register_buffer("index", relative_positions(side), persistent=False)
         self.average = SoftmaxAverage()
         self.join = nn.Sequential(nn.Linear(side * side * channels, wide), nn.Linear(wide, wide))
         self.perceptron = nn.Sequential(
@@ -93,7 +93,7 @@ class LocalContext(Composite):
         return whole
 
     def hidden(self, height: int, width: int, device: torch.device) -> Tensor:
-        """The places of each window that are no anchors or outside, [h·w, 1, 1, side²]."""
+        """The positions of each window that are no anchors or outside, [h·w, 1, 1, side²]."""
         row, column = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
         anchors = ((row + column) % 2 == int(self.odd_anchors))[None, :, :, None]
         return ~windows(anchors, self.side)[0].reshape(height * width, 1, 1, -1)
@@ -123,8 +123,8 @@ class LinearAttention(Composite):
 class GlobalIntraContext(Composite):
     """Attention of the non-anchors to all anchors of the slice: [B, h, w, C] → [B, h, w, 2·C].
 
-    Queries and keys are the values of the slice before at the two kinds of positions; similar places of that
-    slice are taken to be similar in this one.
+    Queries and keys are the values of the slice before at the two kinds of positions; similar positions of
+    that slice are taken to be similar in this one.
 
     Args:
         channels: C.

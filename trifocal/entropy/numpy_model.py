@@ -33,6 +33,7 @@ class NumpyCodingNetworks:
     """
 
     passes = PASSES
+    joins_hyper_latent = False
 
     def __init__(
         self,

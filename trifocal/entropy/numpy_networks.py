@@ -1,4 +1,4 @@
-"""The integer networks of the compact codecs on NumPy arrays, from the tensors of a weight file.
+"""The integer networks of the compact codecs on NumPy arrays, from a file's weights.
 
 `integer_networks.py` builds the same networks from torch modules; both compute with `integer_arithmetic.py`
 and `four_passes.py`.

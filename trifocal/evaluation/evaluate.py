@@ -18,7 +18,7 @@ from trifocal.evaluation.candidates.candidate import (
     decoded_image,
     text_bytes,
 )
-from trifocal.evaluation.candidates.factory import create_candidate, distinct_candidates
+from trifocal.evaluation.candidates.factory import create_candidate, distinct_candidates, only_quality
 from trifocal.evaluation.candidates.variant import Variant
 from trifocal.evaluation.images import find_images, open_image, relative_name
 from trifocal.evaluation.metrics.metric_set import DatasetMetric, DecodedImage, MetricSet
@@ -122,7 +122,8 @@ def open_run(
 ) -> EvaluationRun:
     """Load the metrics, and issue the notices about the choice of candidates. Raises as `evaluate`."""
     images = find_images(data)
-    qualities_by_candidate = options.qualities_by_candidate([candidate.name for candidate in chosen])
+    only = {candidate.name: only_quality(candidate) for candidate in chosen}
+    qualities_by_candidate = options.qualities_by_candidate(only)
     has_text = any(isinstance(variant, Variant) and variant.text is not None for variant in chosen)
     metrics = MetricSet(
         options.metrics, options.task, data, notify, has_text, options.captions, options.device

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trifocal.errors import OptionError
-from trifocal.evaluation.candidates.pillow_codecs import LOSSLESS
 from trifocal.evaluation.candidates.variant import TEXT_KINDS, TextKind, check_device
 from trifocal.evaluation.metrics.distribution import DISTRIBUTION_METRICS
 from trifocal.evaluation.metrics.per_image import find_metric
@@ -84,16 +83,19 @@ class EvaluateOptions:
                 raise OptionError(f"A preference is 0 (people) to 1 (machines), not {preference:g}.")
         check_device(self.device)
 
-    def qualities_by_candidate(self, names: Iterable[str]) -> dict[str, list[float]]:
+    def qualities_by_candidate(self, only: Mapping[str, float | None]) -> dict[str, list[float]]:
         """The qualities of each candidate by its name, rising.
+
+        Args:
+            only: the quality of candidates that have a single one, by name; None for all others.
 
         Raises:
             OptionError: if there are no candidates, or none of the qualities is for one of them.
         """
         qualities: dict[str, list[float]] = {}
-        for name in names:
+        for name, quality in only.items():
             given = self.qualities.get(name, ()) if isinstance(self.qualities, Mapping) else self.qualities
-            qualities[name] = [100.0] if name == LOSSLESS else sorted(set(map(float, given)))
+            qualities[name] = sorted(set(map(float, given))) if quality is None else [quality]
             if not qualities[name]:
                 raise OptionError(f"Choose at least one quality for {name}.")
         if not qualities:

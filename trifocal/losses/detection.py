@@ -78,11 +78,11 @@ def detection_losses(
     wanted = torch.zeros_like(dense.classes)
     found, true = [], []
     for number, target in enumerate(targets):
-        sure = dense.classes[number].detach().sigmoid()
-        there, whose = assign_grid_points(target, sure, dense.boxes[number].detach(), dense.points)
-        found.append(dense.boxes[number, there])
-        true.append(target.boxes[whose])
-        wanted[number, there, target.labels[whose] - 1] = paired_iou(found[-1].detach(), true[-1])
+        scores = dense.classes[number].detach().sigmoid()
+        points, objects = assign_grid_points(target, scores, dense.boxes[number].detach(), dense.points)
+        found.append(dense.boxes[number, points])
+        true.append(target.boxes[objects])
+        wanted[number, points, target.labels[objects] - 1] = paired_iou(found[-1].detach(), true[-1])
         if maps is not None:
             wanted[number] = torch.lerp(
                 wanted[number], maps[number], TEACHER_SHARE if target.certain else 1.0
@@ -94,35 +94,36 @@ def detection_losses(
     }
 
 
-def assign_grid_points(target: Target, sure: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def assign_grid_points(
+    target: Target, scores: Tensor, boxes: Tensor, points: Tensor
+) -> tuple[Tensor, Tensor]:
     """Assign grid points to objects: of the grid points inside an object's box the POINTS_PER_OBJECT with the
-    best alignment of
-    score and IoU.
+    best alignment of score and IoU.
 
     A grid point that is chosen for several objects is assigned to the one with the largest IoU.
 
     Args:
         target: the objects of an image.
-        sure: class scores, 0..1, [A, K].
+        scores: class scores, 0..1, [A, K].
         boxes: predicted boxes, [A, 4].
-        places: x, y and stride of the grid points, [A, 3].
+        points: x, y and stride of the grid points, [A, 3].
 
     Returns:
         Indices of grid points, and of the objects that they are assigned to, [N] each.
     """
     if not len(target.boxes):
-        nowhere = torch.zeros(0, dtype=torch.int64, device=boxes.device)
-        return nowhere, nowhere
-    x, y = places[:, 0], places[:, 1]
+        empty = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+        return empty, empty
+    x, y = points[:, 0], points[:, 1]
     left, top, right, bottom = target.boxes.T[:, :, None]
     inside = (x > left) & (x < right) & (y > top) & (y < bottom)
     overlap = box_iou(target.boxes, boxes)
-    suits = sure.T[target.labels - 1] * overlap**IOU_POWER * inside
-    best, where = suits.topk(min(POINTS_PER_OBJECT, len(boxes)), dim=1)
-    taken = torch.zeros_like(overlap).scatter_(1, where, overlap.gather(1, where) * (best > 0))
-    fit, whose = taken.max(0)
-    there = torch.nonzero(fit > 0)[:, 0]
-    return there, whose[there]
+    alignment = scores.T[target.labels - 1] * overlap**IOU_POWER * inside
+    best, indices = alignment.topk(min(POINTS_PER_OBJECT, len(boxes)), dim=1)
+    candidates = torch.zeros_like(overlap).scatter_(1, indices, overlap.gather(1, indices) * (best > 0))
+    largest, objects = candidates.max(0)
+    chosen = torch.nonzero(largest > 0)[:, 0]
+    return chosen, objects[chosen]
 
 
 def teacher_score_maps(seen: Sequence[TeacherDetections], pyramid: dict[str, Tensor]) -> Tensor:
@@ -178,11 +179,11 @@ def grid_point_errors(
         the confidence, the teacher's largest class score, [...].
     """
     p = teacher_scores.sigmoid()
-    sure = p.amax(-1)
+    confidence = p.amax(-1)
     classes = excess_cross_entropy(scores, p).sum(-1)
     own, true = (part.unflatten(-1, (4, BINS)).log_softmax(-1) for part in (bins, teacher_bins))
     distances = F.kl_div(own, true, reduction="none", log_target=True).sum(-1).mean(-1)
-    return classes + sure * distances, sure
+    return classes + confidence * distances, confidence
 
 
 def entropy(p: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from trifocal.losses.image_text import squared_distance
 from trifocal.losses.objective import Objective
 from trifocal.losses.perceptual import as_perceptual
-from trifocal.losses.rate_distortion import bits_per_pixel, level_weight, quality_lambda
+from trifocal.losses.rate_distortion import bits_per_pixel, crop_weight, quality_lambda
 from trifocal.losses.taco import image_embedder
 from trifocal.types import Batch
 
@@ -63,7 +63,7 @@ class DualLayerObjective(Objective):
         self.image_weight = image_weight
 
     def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
-        output = codec(batch.x, batch.level, batch.condition)
+        output = batch.run(codec)
         x_hat = output.x_hat.float()
         error = (x_hat - batch.x).square().flatten(1).mean(1)
         perceptual = self.perceptual(x_hat, batch.x)
@@ -74,7 +74,7 @@ class DualLayerObjective(Objective):
         self.keep_terms(bpp=bpp, mse=255**2 * error, perceptual=perceptual, image=image)
         each = bpp + distortion_weight * distortion
         low, high = self.lambdas
-        yield "codec", (each * level_weight(batch.level, limits=(1 / low, 1 / high))).mean()
+        yield "codec", (each * crop_weight(batch.level, (1 / low, 1 / high), batch.partial)).mean()
 
     def _embed(self, x: Tensor) -> Tensor:
         """Normalised embeddings of images, [B, D]."""

@@ -20,8 +20,9 @@ class RateTarget:
 
     Attributes:
         qualities, targets, above: qualities, bpp and λ_a of HiFiC-lo, -mi and -hi.
-        below: λ_b; 2^−4 as in the paper (the published configuration amounts to 2^−6).
-        warm_steps: number of steps at the start of a run with a weaker rate constraint.
+        below: λ_b, where a batch is below its target; 2^−4 as in the paper (the published configuration
+            amounts to 2^−6).
+        warm_steps: warm-up steps: those at the start of a run with a weaker rate constraint.
         warm_target: factor of the target in these steps.
         warm_weight: factor of the weight in these steps. (The published configuration divides the rate by λ,
             and doubles λ.)
@@ -49,11 +50,11 @@ class RateTarget:
 
     def _between(self, values: tuple[float, ...], level: Tensor) -> Tensor:
         """Interpolate values at `qualities` log-linearly, also beyond them, [B] → [B]."""
-        places = torch.tensor(self.qualities, device=level.device)
+        knots = torch.tensor(self.qualities, device=level.device)
         logs = torch.tensor(values, device=level.device).log()
         quality = level / LEVELS_PER_QUALITY
-        left = torch.bucketize(quality, places[1:-1])
-        part = (quality - places[left]) / (places[left + 1] - places[left])
+        left = torch.bucketize(quality, knots[1:-1])
+        part = (quality - knots[left]) / (knots[left + 1] - knots[left])
         return torch.lerp(logs[left], logs[left + 1], part).exp()
 
 

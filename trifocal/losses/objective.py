@@ -1,13 +1,15 @@
 """The base class of training objectives."""
 
+import math
 from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from trifocal.errors import OptionError
 from trifocal.losses.rate_distortion import (
     LAMBDA_RANGE,
     bits_per_pixel,
-    level_weight,
+    crop_weight,
     mean_squared_error,
     quality_lambda,
 )
@@ -26,10 +28,15 @@ class Objective(nn.Module):
 
     Attributes:
         terms: the terms of the last loss, each a scalar: means over the batch, before they are weighted.
+
+    Raises:
+        OptionError: unless both λ are above 0.
     """
 
     def __init__(self, lambdas: tuple[float, float] = LAMBDA_RANGE) -> None:
         super().__init__()
+        if not all(0 < limit < math.inf for limit in lambdas):
+            raise OptionError(f"lambdas are two numbers above 0, not {list(lambdas)}.")
         self.lambdas = lambdas
         self.terms: dict[str, Tensor] = {}
 
@@ -73,12 +80,12 @@ class Objective(nn.Module):
         The optimiser step of a part is done before the next loss is computed.
 
         Args:
-            codec: called as `codec(x, level, condition)`; returns an Output. It may be wrapped for several
-                processes.
-            batch: crops, quality levels and condition.
+            codec: called as `codec(x, level, condition)`, with `partial` for batches that have it; returns an
+                Output. It may be wrapped for several processes.
+            batch: crops, quality levels, condition and missing components.
             step: steps done before this one, in all sessions of the run.
         """
-        output = codec(batch.x, batch.level, batch.condition)
+        output = batch.run(codec)
         yield "codec", self.rate_and_error(output, batch).mean()
 
     def rate_and_error(self, output: Output, batch: Batch) -> Tensor:
@@ -86,4 +93,4 @@ class Objective(nn.Module):
         bpp, error = bits_per_pixel(output, batch.x), mean_squared_error(output.x_hat, batch.x)
         self.keep_terms(bpp=bpp, mse=error)
         cost = bpp + quality_lambda(batch.level, self.lambdas) * error
-        return cost * level_weight(batch.level, limits=self.lambdas)
+        return cost * crop_weight(batch.level, self.lambdas, batch.partial)

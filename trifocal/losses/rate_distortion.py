@@ -1,9 +1,11 @@
 """Rate, squared error, and their Lagrangian."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from trifocal.types import MAX_LEVEL, Output
+from trifocal.types import MAX_LEVEL, Output, PartialTile
 from trifocal.utils.arrays import log_spaced
 
 LAMBDA_RANGE = (0.0012, 0.25)
@@ -37,6 +39,25 @@ def level_weight(level: Tensor, exponent: float = 0.45, limits: tuple[float, flo
     """
     middle = quality_lambda(torch.full_like(level, MAX_LEVEL // 2), limits)
     return (quality_lambda(level, limits) / middle) ** -exponent
+
+
+def crop_weight(
+    level: Tensor,
+    limits: tuple[float, float] = LAMBDA_RANGE,
+    partial: Sequence[PartialTile | None] | None = None,
+) -> Tensor:
+    """`level_weight` of the crops of a batch, [B].
+
+    Missing positions have the error of the base layer at every level, so the cost of a crop with missing
+    parts grows about as λ; the exponent 1 makes all levels count equally there too.
+    """
+    weight = level_weight(level, limits=limits)
+    if partial is None:
+        return weight
+    incomplete = [tile is not None and bool(tile.missing) for tile in partial]
+    return torch.where(
+        torch.tensor(incomplete, device=level.device), level_weight(level, 1.0, limits), weight
+    )
 
 
 def spread_levels(count: int, device: torch.device, power: float = 1.0) -> Tensor:

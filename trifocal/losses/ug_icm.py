@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -167,14 +167,9 @@ class PreferenceObjective(Objective):
         return [box_masks(batch.boxes[index], (x.shape[2], x.shape[3])) for index in indices]
 
 
-def first_stage(**options: Any) -> PreferenceObjective:
-    """The objective of the first stage, with options as in `PreferenceObjective`."""
-    return PreferenceObjective(published=FIRST_STAGE, **options)
-
-
-def second_stage(**options: Any) -> PreferenceObjective:
-    """The objective of the second stage, with options as in `PreferenceObjective`."""
-    return PreferenceObjective(published=SECOND_STAGE, rate=False, **options)
+# The objectives of both stages; further arguments as in `PreferenceObjective`.
+first_stage = partial(PreferenceObjective, published=FIRST_STAGE)
+second_stage = partial(PreferenceObjective, published=SECOND_STAGE, rate=False)
 
 
 class UgIcmObjective(Objective):

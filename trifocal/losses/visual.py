@@ -6,7 +6,7 @@ in bits along the codec's rate curve, −dR/dD, divided by λ. The rate at a qua
 the same. `scripts/exchange_rates.py` measures the rates.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,12 @@ from trifocal.losses.objective import Objective
 from trifocal.losses.rate_distortion import (
     LAMBDA_RANGE,
     bits_per_pixel,
-    level_weight,
+    crop_weight,
     mean_squared_error,
     quality_lambda,
 )
 from trifocal.losses.ssimulacra2 import Ssimulacra2, ssimulacra2_score
-from trifocal.types import Batch, Output
+from trifocal.types import Batch, Output, PartialTile
 
 __all__ = ["VisualObjective"]
 
@@ -65,9 +65,9 @@ class VisualObjective(Objective):
         self.cvvdp_share = cvvdp_share
 
     def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
-        output = codec(batch.x, batch.level, batch.condition)
+        output = batch.run(codec)
         distortion = self.distortion(output, batch.x, self.cvvdp_share)
-        yield "codec", self.weighted(output, batch.x, batch.level, distortion).mean()
+        yield "codec", self.weighted(output, batch.x, batch.level, distortion, batch.partial).mean()
 
     def distortion(self, output: Output, x: Tensor, share: float = 1.0) -> Tensor:
         """a · MSE + b · 11 · S + c · 95 · (10 − JOD), [B].
@@ -90,12 +90,19 @@ class VisualObjective(Objective):
         self.keep_terms(jod_loss=below)
         return total + weight * torch.cat([below, below.new_zeros(len(x) - count)])
 
-    def weighted(self, output: Output, x: Tensor, level: Tensor, distortion: Tensor) -> Tensor:
+    def weighted(
+        self,
+        output: Output,
+        x: Tensor,
+        level: Tensor,
+        distortion: Tensor,
+        partial: Sequence[PartialTile | None] | None = None,
+    ) -> Tensor:
         """bpp + λ · distortion, with all quality levels weighted equally, [B]."""
         bpp = bits_per_pixel(output, x)
         self.keep_terms(bpp=bpp)
         cost = bpp + quality_lambda(level, self.lambdas) * distortion
-        return cost * level_weight(level, limits=self.lambdas)
+        return cost * crop_weight(level, self.lambdas, partial)
 
     def held_out_metrics(
         self, codec: nn.Module, x: Tensor, level: Tensor, output: Output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,5 +101,5 @@ def tables(matrix: Matrix, full_range: bool) -> tuple[Table, list[tuple[Table, T
     return luma, [(fixed_point(chroma * b), fixed_point(chroma * r)) for b, r in factors]
 
 
-def fixed_point(values: NDArray[np.float64]) -> Table:
+def fixed_point(values: NDArray[np.floating[Any]]) -> Table:
     return np.rint(values * 2**FRACTION_BITS).astype(np.int16)

@@ -1,4 +1,4 @@
-"""The compact text encoder on ONNX Runtime, without torch."""
+"""The compact text encoder and the grounding of its texts on ONNX Runtime, without torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trifocal.text.tokens import LENGTH, load_tokenizer, notices, token_ids
 from trifocal.types import TextEmbedding
 from trifocal.weights import WEIGHTS_FOLDER, read_arrays
 
-__all__ = ["CompactOnnxTextEncoder", "load_compact_onnx", "load_graphs"]
+__all__ = ["CompactOnnxTextEncoder", "load_compact_onnx", "load_graphs", "text_probability"]
 
 Array = NDArray[Any]
 
@@ -55,3 +55,17 @@ def load_graphs() -> Graphs:
 def load_compact_onnx() -> CompactOnnxTextEncoder:
     """The encoder with its trained weights. Raises WeightsError if they are missing or damaged."""
     return CompactOnnxTextEncoder()
+
+
+def text_probability(x: NDArray[np.float32], text: TextEmbedding[Any]) -> NDArray[np.float32]:
+    """The probability that a text names what a position shows, [1, H/16, W/16].
+
+    Args:
+        x: image, [1, 3, H, W] in 0..1, H and W multiples of 16.
+        text: the embedding of one text, by the compact text encoder.
+
+    Raises:
+        WeightsError: if the weights are missing or damaged.
+    """
+    p: NDArray[np.float32] = load_graphs().run("grounding", x=x, tokens=text.tokens, mask=text.mask)[0]
+    return p

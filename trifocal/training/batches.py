@@ -23,6 +23,7 @@ class RunData:
     Attributes:
         training, held_out: images.
         captioned, boxed: how many of them have captions and boxes.
+        places: folders and shards of the images, at least one.
         record: facts for the record of the run.
     """
 
@@ -30,6 +31,7 @@ class RunData:
     held_out: list[TrainingPicture]
     captioned: int
     boxed: int
+    places: tuple[Path, ...]
     record: dict[str, object]
 
 
@@ -56,9 +58,10 @@ def read_run_data(
     training, validating = split(found.pictures, held_out)
     kind = "held out for validation" if held_out else "also used for validation"
     if process_rank() == 0:
-        notify(f"{found.sentence(smallest)} {len(validating)} are {kind}.")
+        verb = "is" if len(validating) == 1 else "are"
+        notify(f"{found.sentence(smallest)} {len(validating)} {verb} {kind}.")
     record = {**found.record(), "held_out": len(validating) if held_out else 0}
-    return RunData(training, validating, found.captioned, found.boxed, {"read": record})
+    return RunData(training, validating, found.captioned, found.boxed, found.places, {"read": record})
 
 
 class DataEcho:

@@ -15,7 +15,7 @@ from torch import nn
 
 from trifocal.errors import OptionError, WeightsError
 from trifocal.utils.files import atomic_write, write_csv
-from trifocal.weights import read_weights
+from trifocal.weights import read_dead_zones, read_weights, set_dead_zones
 
 ROOM = 1 << 20  # bytes of a checkpoint besides its tensors
 
@@ -112,8 +112,8 @@ def upgrade(state: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def load_start(network: nn.Module, weights: str | Path) -> None:
-    """Load the weights that a run starts from. Parts of the network that the file lacks keep their initial
-    values.
+    """Load the weights that a run starts from, and the dead zones of their quantisers. Parts of the network
+    that the file lacks keep their initial values.
 
     Raises:
         WeightsError: if the file is missing or damaged, or has tensors that the network lacks.
@@ -123,6 +123,7 @@ def load_start(network: nn.Module, weights: str | Path) -> None:
         raise WeightsError(
             f"The weights {weights} do not fit: the network has no {found.unexpected_keys[0]}."
         )
+    set_dead_zones(network, read_dead_zones(Path(weights)))
 
 
 def start_record(start: Path) -> object:

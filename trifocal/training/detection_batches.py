@@ -27,6 +27,7 @@ PROPORTIONS = (
 )  # width and height of images; the detector's input size for them is the shape of a batch
 SHAPE_PROBABILITIES = (0.6, 0.25, 0.15)
 WHOLE, MOSAIC = 0.4, 0.25  # probability of a whole image, and of a mosaic
+CLOSE = 0.75, 1.34  # aspect ratios of whole images, as multiples of that of their batch
 LARGE = 0.2  # of the image: a cut object that covers more is kept, however small the rest of it is
 MIN_SIDE = 4  # of a box, in pixels
 MIN_SCORE = 0.4  # of a teacher's detection that is a target in an image without boxes
@@ -69,13 +70,13 @@ class DetectionTeacher:
 def candidates(outputs: Sequence[NDArray[np.float32]], width: int, height: int) -> tuple[Tensor, Tensor]:
     """PicoDet's best boxes in pixels of an image of that size, [N, 4], and their class scores, [N, 80]."""
     boxes, scores = (torch.from_numpy(part).float() for part in picodet_cells(outputs, width, height))
-    sure, chosen = scores.max(1).values.topk(CANDIDATES)
-    chosen = chosen[sure > MIN_CANDIDATE]
+    best, chosen = scores.max(1).values.topk(CANDIDATES)
+    chosen = chosen[best > MIN_CANDIDATE]
     return boxes[chosen], scores[chosen]
 
 
 class DetectionBatches(Prefetcher[DetectionBatch]):
-    """Endless batches of augmented images, all of one shape in a batch.
+    """Endless batches of images, all of one shape in a batch.
 
     Args:
         pictures: images; those without boxes are used only with a teacher.
@@ -85,6 +86,8 @@ class DetectionBatches(Prefetcher[DetectionBatch]):
         first: number of the first batch; each depends only on the arguments and its number.
         categories: COCO ids of the detector's labels 1, 2, …
         input_size: width and height of an image → those of the detector's input.
+        augmented: with parts of images, mosaics, mirroring and other colours. Otherwise each image is whole,
+            or its centre is cropped to the proportions of the batch.
 
     Raises:
         OptionError: if no image has boxes and there is no teacher.
@@ -99,7 +102,9 @@ class DetectionBatches(Prefetcher[DetectionBatch]):
         categories: Sequence[int] = COCO_IDS,
         input_size: Callable[[int, int], tuple[int, int]] = compact_size,
         first: int = 0,
+        augmented: bool = True,
     ) -> None:
+        self.augmented = augmented
         self.labelled = [p for p in pictures if len(p.labels)]
         self.pictures = list(pictures) if teacher else self.labelled
         if not self.pictures:
@@ -128,6 +133,9 @@ class DetectionBatches(Prefetcher[DetectionBatch]):
 
     def _image(self, height: int, width: int) -> tuple[Rgb, Objects | None]:
         objects: Objects | None
+        if not self.augmented:
+            picture = self.pictures[self.random.integers(len(self.pictures))]
+            return crop(picture, centre(picture, width / height), height, width)
         if self.labelled and self.random.random() < MOSAIC:
             rgb, objects = self._mosaic(height, width)
         else:
@@ -156,7 +164,7 @@ class DetectionBatches(Prefetcher[DetectionBatch]):
         """x0, y0, x1, y1 of the whole image, if its aspect ratio is close enough, or of a random part of
         about that ratio."""
         height, width = picture.rgb.shape[:2]
-        if 0.75 < width / height / aspect < 1.34 and self.random.random() < WHOLE:
+        if CLOSE[0] < width / height / aspect < CLOSE[1] and self.random.random() < WHOLE:
             return 0, 0, width, height
         aspect *= self.random.uniform(0.8, 1.25)
         largest = min(width, height * aspect)
@@ -172,6 +180,17 @@ class DetectionBatches(Prefetcher[DetectionBatch]):
         for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = change(image).enhance(float(self.random.uniform(0.75, 1.3)))
         return np.asarray(image)
+
+
+def centre(picture: TrainingPicture, aspect: float) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of the whole image, if its aspect ratio is close enough, or of its largest central part
+    of that ratio."""
+    height, width = picture.rgb.shape[:2]
+    if CLOSE[0] < width / height / aspect < CLOSE[1]:
+        return 0, 0, width, height
+    wide, high = round(min(width, height * aspect)), round(min(height, width / aspect))
+    x, y = (width - wide) // 2, (height - high) // 2
+    return x, y, x + wide, y + high
 
 
 def crop(

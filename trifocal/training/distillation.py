@@ -3,11 +3,11 @@
     image ── teacher ── t₀ ── t₁ ── … ── t₃₃        outputs of the teacher's stem, blocks, pyramid and heads
               part k of ours: tₐ, t_b → tₖ           one small regression each, all of them in every step
 
-Given the teacher's own features as inputs, the parts are independent problems, which a few thousand images
-suffice for (few-sample knowledge distillation, Li et al. 2020, arXiv 1812.01839). As the run proceeds, parts
-get the outputs of our own parts as inputs more and more often, and always at its end. The teacher is PicoDet
-(Yu et al. 2021, arXiv 2111.00902). Only its outputs are used, never its weights; our parts have an
-architecture of their own.
+With the teacher's own features as inputs, the parts can be trained independently, for which a few thousand
+images are enough (few-sample knowledge distillation, Li et al. 2020, arXiv 1812.01839). During the run, a
+part's input is increasingly often the output of our own preceding part instead of the teacher's; at the end
+it always is. The teacher is PicoDet (Yu et al. 2021, arXiv 2111.00902). Only its outputs are used, never its
+weights; our parts have an architecture of their own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -168,7 +168,7 @@ class TeacherOutputs(Prefetcher[DistillationBatch]):
 
 
 class FeatureSource:
-    """Replaces the images of a source by the features of a detector's frozen stem.
+    """Yields the stem features of a source's images, with the teacher's outputs.
 
     Args:
         source: of images and teacher outputs.

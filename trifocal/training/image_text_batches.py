@@ -106,7 +106,7 @@ def make_views(
     seed: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> list[View]:
-    """Views of every image, one in each crop_kind.
+    """Views of every image, one for each kind of crop.
 
     Args:
         teacher: of class scores, or None.
@@ -131,13 +131,13 @@ class ImageTextBatches:
 
     def next(self) -> tuple[ImageTextBatch]:
         """The next batch."""
-        places = range(self.number * self.batch, (self.number + 1) * self.batch)
-        epochs = {place // len(self.views) for place in places}
+        indices = range(self.number * self.batch, (self.number + 1) * self.batch)
+        epochs = {index // len(self.views) for index in indices}
         orders = {
             epoch: np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.views))
             for epoch in epochs
         }
-        chosen = [self.views[orders[place // len(self.views)][place % len(self.views)]] for place in places]
+        chosen = [self.views[orders[index // len(self.views)][index % len(self.views)]] for index in indices]
         random = np.random.default_rng((self.seed, 1, self.number))
         self.number += 1
         return (collate(chosen, random),)

@@ -69,7 +69,7 @@ class ImageTextModel(nn.Module):
         captions, phrases = pooled[: len(captioned)], pooled[len(captioned) :]
         images = seen.pooled[captioned]
         bag = self.bag_embedding(ids[: len(captioned)], mask[: len(captioned)])
-        at = torch.einsum("bhwd,bd->bhw", seen.places, phrases) * self.scale[1].exp() + self.offset
+        at = torch.einsum("bhwd,bd->bhw", seen.local, phrases) * self.scale[1].exp() + self.offset
         ground = self.ground(seen.feature_maps[2], embedding.select(slice(len(captioned), None)))
         terms = {
             "captions": contrastive(images, captions, self.scale[0].exp()),
@@ -105,7 +105,7 @@ class ImageTextModel(nn.Module):
             row[f"{name}recall_1"] = round(float((rank < 1).float().mean()), 4)
             row[f"{name}recall_5"] = round(float((rank < 5).float().mean()), 4)
         phrases = self.text(*self.tokens(batch.phrases))
-        at = torch.einsum("bhwd,bd->bhw", seen.places, F.normalize(phrases.pooled, dim=-1))
+        at = torch.einsum("bhwd,bd->bhw", seen.local, F.normalize(phrases.pooled, dim=-1))
         row["where_auc"] = auc(at, batch.coverage)
         row["ground_auc"] = auc(self.ground(seen.feature_maps[2], phrases), batch.coverage)
         return row

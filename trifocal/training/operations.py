@@ -23,10 +23,9 @@ from trifocal.presets import Preset, find
 from trifocal.recipes import BASE_LAYER, BaseLayerRecipe, Recipe, with_fields
 from trifocal.text.clip import ClipImageEncoder, untrained_embedding
 from trifocal.text.encoder import load_text_encoder
-from trifocal.training.optimisers import parameter_groups
+from trifocal.training.optimisers import parameter_groups, train_only
 from trifocal.training.stages import stage_objective, stage_recipe
 from trifocal.training.tasks.base_layer import BaseLayerLosses, codec_with_base, weights_by_term
-from trifocal.training.tasks.codec import train_only
 from trifocal.types import Batch, Condition
 
 __all__ = ["GPU", "TERAFLOPS", "UTILISATION", "StepOperations", "count_base_operations", "count_operations"]
@@ -112,7 +111,7 @@ def count_base_operations(
     size of the detector. torchvision's Faster R-CNN has random weights here.
 
     Args:
-        of: a layered preset, or its name.
+        of: a scalable preset, or its name.
         fields: values in place of the recipe's, as for `train_base_layer`.
 
     Raises:

@@ -10,8 +10,17 @@ from torch.optim import Adam, AdamW, Muon, Optimizer
 from trifocal.errors import OptionError
 from trifocal.recipes import Recipe
 
-__all__ = ["adam", "adamw_and_muon", "cosine_schedule", "parameter_groups", "plateau_schedule", "step_decay"]
+__all__ = [
+    "adam",
+    "adamw_and_muon",
+    "cosine_schedule",
+    "parameter_groups",
+    "plateau_schedule",
+    "step_decay",
+    "train_only",
+]
 
+SUBMODULE_ALIASES = {"encoder": "analysis", "decoder": "synthesis"}
 FLOOR = 0.02  # of the learning rate, at the end of a run
 
 
@@ -92,3 +101,22 @@ def cosine_schedule(step: int, fraction: float, warmup: int) -> float:
     """Linear warm-up, and half a cosine over the run down to FLOOR; 0..1."""
     rising = min(1.0, (step + 1) / warmup)
     return rising * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * fraction)))
+
+
+def train_only(network: nn.Module, parts: Sequence[str]) -> None:
+    """Freeze all but some parts of a network.
+
+    Args:
+        parts: "encoder", "decoder", or names of the network's submodules, such as "entropy".
+
+    Raises:
+        OptionError: for a part that the network lacks.
+    """
+    children = [name for name, child in network.named_children() if any(True for _ in child.parameters())]
+    chosen = {SUBMODULE_ALIASES.get(part, part) for part in parts}
+    if unknown := sorted(chosen - {*children}):
+        names = {name: part for part, name in SUBMODULE_ALIASES.items()}
+        have = ", ".join(names.get(name, name) for name in children)
+        raise OptionError(f"The network has no part {unknown[0]!r}; choose from {have}.")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name.partition(".")[0] in chosen)

@@ -1,16 +1,17 @@
 """The stages of a preset's training: the recipe and the objective of each."""
 
 from collections.abc import Callable
-from dataclasses import fields
-from inspect import signature
+from dataclasses import fields, replace
+from inspect import Parameter, signature
+from pathlib import Path
 
 from trifocal.errors import OptionError
 from trifocal.losses import Objective
 from trifocal.preset_table import LazyCall
 from trifocal.presets import Preset
-from trifocal.recipes import Recipe
+from trifocal.recipes import Recipe, check_like
 
-__all__ = ["make_objective", "objective_arguments", "stage_objective", "stage_recipe"]
+__all__ = ["make_objective", "objective_arguments", "stage_objective", "stage_recipe", "with_clip"]
 
 
 def stage_objective(preset: Preset, stage: int) -> Callable[..., Objective]:
@@ -38,14 +39,24 @@ def objective_arguments(preset: Preset, stage: int) -> tuple[str, ...]:
     return tuple(signature(make.target() if isinstance(make, LazyCall) else make).parameters)
 
 
+def default_arguments(make: Callable[..., Objective]) -> dict[str, Parameter]:
+    """The arguments of an objective by name, with those that a class passes on to its parents."""
+    target = make.target() if isinstance(make, LazyCall) else make
+    kinds = reversed(target.__mro__) if isinstance(target, type) else [target]
+    return {name: own for kind in kinds for name, own in signature(kind).parameters.items()}
+
+
 def make_objective(preset: Preset, stage: int, recipe: Recipe) -> Objective:
     """The objective of a training stage with the arguments that the recipe has for it.
 
     Raises:
-        OptionError: if the preset has fewer stages, or its objective no such argument; the message lists
-            those that there are.
+        OptionError: if the preset has fewer stages, for an argument of another type than its default, or if
+            the objective has no such argument; the message lists those that there are.
     """
     make = stage_objective(preset, stage)
+    for name, parameter in default_arguments(make).items():
+        if name in recipe.objective:
+            check_like(name, recipe.objective[name], parameter.default)
     try:
         return make(**recipe.objective)
     except TypeError as error:
@@ -58,3 +69,20 @@ def make_objective(preset: Preset, stage: int, recipe: Recipe) -> Objective:
             f"{preset.name} has no field {unknown!r}; its recipe has {', '.join(own)}, and its objective "
             f"{', '.join(names) or 'none'}."
         ) from None
+
+
+def with_clip(preset: Preset, recipe: Recipe, stage: int, folder: str) -> tuple[Preset, Recipe]:
+    """The preset and the recipe with the CLIP model in a folder.
+
+    Raises:
+        OptionError: if the preset uses no CLIP, or there is no such folder.
+    """
+    reads_text = preset.text_encoder not in ("", "compact")
+    has_tower = "tower" in objective_arguments(preset, stage)
+    if not reads_text and not has_tower:
+        raise OptionError(f"{preset.name} uses no CLIP; leave out --clip.")
+    if not Path(folder).is_dir():
+        raise OptionError(f"There is no folder {folder}; --clip names the folder of a CLIP model.")
+    if has_tower:
+        recipe = replace(recipe, objective={**recipe.objective, "tower": folder})
+    return replace(preset, text_encoder=folder) if reads_text else preset, recipe

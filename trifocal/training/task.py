@@ -25,7 +25,7 @@ Notify = Callable[[str], object]
 
 
 def silent(*values: object) -> None:
-    """A report or notify that does nothing."""
+    """Ignores its arguments: the default of `report` and `notify`."""
 
 
 class BatchSource(Protocol):
@@ -54,14 +54,14 @@ class Update:
 
 
 class TrainingTask(ABC):
-    """The subject of a training run.
+    """Defines a training run: network, batches, losses, validation and export.
 
     Attributes:
         name: of the module in turns and in the checkpoint.
         module: the network that is trained, averaged and exported.
         file_name: of the exported weights, in the folder of the run.
         seed: of batches and noise.
-        learning_rate: at the height of the schedule.
+        learning_rate: the peak learning rate.
         ema: decay of the averaged weights, which are validated and exported.
         clip: largest norm of a gradient.
         bfloat16_operations: which operations `autocast` computes in bfloat16, in the plural, for the notice
@@ -122,7 +122,7 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def schedule(self, step: int, fraction: float) -> float:
-        """The learning rate of a step as a part of its height, 0..1; `fraction` of the run is done."""
+        """The factor of the learning rate at a step, 0..1; `fraction` of the run is completed."""
 
     def autocast(
         self, module: nn.Module, device: torch.device, dtype: torch.dtype | None

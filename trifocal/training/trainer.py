@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from trifocal.errors import OptionError, TrainingError
+from trifocal.errors import OptionError, TrainingError, WeightsError
 from trifocal.training.checkpoint import (
     ROOM,
     Elapsed,
@@ -79,6 +79,7 @@ class Trainer:
         self.steps, self.minutes, self.options = steps, minutes, {**(options or {})}
         self.elapsed = Elapsed()
         self.largest_loss = 0.0
+        self.divergence = DivergenceCheck()
         self.accelerator = new_accelerator(task.unused_parameters)
         self.precision = choose_precision(precision, self.accelerator.device, task.bfloat16_operations)
         task.use_processes(self.accelerator.num_processes)
@@ -130,7 +131,8 @@ class Trainer:
                 mean = {name: float(np.mean([row[name] for row in recent])) for name in terms}
                 text = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
                 report(self.fraction, f"step {self.elapsed.step}  {text}")
-                if self.elapsed.seconds - saved > 60 * every or self.fraction >= 1:
+                due = self.elapsed.seconds - saved > 60 * every and not self.divergence.count
+                if due or self.fraction >= 1:
                     on_main_process(self.accelerator, partial(self.checkpoint, mean))
                     saved = self.elapsed.seconds
 
@@ -139,19 +141,20 @@ class Trainer:
         if self.fraction >= 1:
             return
         self.module.train()
-        divergence, first = DivergenceCheck(), self.elapsed.step
+        first = self.elapsed.step
         with stop_requests() as stop, closing(self.task.batches(self.seed(), first)) as batches:
             while self.fraction < 1:
                 began = time.monotonic()
                 torch.manual_seed(self.seed(self.elapsed.step))  # of quality levels and noise
                 terms = self.step(batches.next())
                 self.elapsed.step += 1
+                checked = self.divergence.add(self.largest_loss)
                 seconds, stopped, bad, diverged = mean_over_processes(
-                    self.accelerator, time.monotonic() - began, stop.asked, *divergence.add(self.largest_loss)
+                    self.accelerator, time.monotonic() - began, stop.asked, *checked
                 )
                 self.elapsed.seconds += seconds
                 if diverged or bad and self.fraction >= 1:
-                    raise TrainingError(self.divergence())
+                    raise TrainingError(self.divergence_message())
                 yield terms
                 if stopped and self.fraction < 1:
                     on_main_process(self.accelerator, self.save)
@@ -172,7 +175,7 @@ class Trainer:
             f"{self.out} --resume`, or write the weights with `trifocal export {self.out}`."
         )
 
-    def divergence(self) -> str:
+    def divergence_message(self) -> str:
         """What a diverged run says."""
         last = (self.out / CHECKPOINT).exists()
         remedy = f"resume {self.out} from its last checkpoint" if last else "start anew"
@@ -234,7 +237,10 @@ class Trainer:
         """Validate the averaged weights, and write a row of the log and the checkpoint."""
         row: dict[str, object] = {"step": self.elapsed.step, "minutes": round(self.elapsed.seconds / 60, 2)}
         row |= {name: round(value, 4) for name, value in terms.items()}
-        row |= self.task.validate(self.average)
+        try:
+            row |= self.task.validate(self.average)
+        except (WeightsError, ArithmeticError) as error:  # finite losses of weights that no file can have
+            raise TrainingError(self.divergence_message()) from error
         append_row(self.out / LOG, row)
         self.save()
 

@@ -1,4 +1,4 @@
-"""The transforms of Ballé et al. 2018, and the synthesis with a preference that UG-ICM makes of it.
+"""The transforms of bmshj2018 (Ballé and others, 2018), and UG-ICM's synthesis with a preference.
 
 J. Ballé, D. Minnen, S. Singh, S. J. Hwang and N. Johnston, "Variational Image Compression with a Scale
 Hyperprior" (ICLR 2018), figure 4. UG-ICM (Yin et al. 2024, equation 8) shifts the features in each decoder

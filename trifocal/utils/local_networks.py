@@ -10,8 +10,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from trifocal.errors import OptionError
@@ -52,20 +53,22 @@ def local_model(name: str) -> str:
 
 @contextmanager
 def torch_weights() -> Iterator[None]:
-    """While it is open, torch's hub keeps its files in the folder of networks, if one is named.
+    """While it is open, torch's hub keeps its files in the folder of networks, if one is named, and prints to
+    stderr what it downloads.
 
     Raises:
         OptionError: as `networks_folder`.
     """
     folder = networks_folder()
-    if folder is None:
-        yield
-        return
-    import torch
+    with redirect_stdout(sys.stderr):
+        if folder is None:
+            yield
+            return
+        import torch
 
-    before = torch.hub.get_dir()
-    torch.hub.set_dir(folder)
-    try:
-        yield
-    finally:
-        torch.hub.set_dir(before)
+        before = torch.hub.get_dir()
+        torch.hub.set_dir(folder)
+        try:
+            yield
+        finally:
+            torch.hub.set_dir(before)

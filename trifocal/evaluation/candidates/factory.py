@@ -29,7 +29,7 @@ from trifocal.evaluation.tasks.detection import Annotations
 from trifocal.evaluation.text_ablation import TextKinds
 from trifocal.preset_table import Preset
 
-__all__ = ["create_candidate", "distinct_candidates", "load_custom_weights"]
+__all__ = ["create_candidate", "distinct_candidates", "load_custom_weights", "only_quality"]
 
 Other = TypeVar("Other")
 
@@ -87,6 +87,13 @@ def distinct_candidates(
     for variant in variants:
         by_name.setdefault(variant.name, variant)
     return list(by_name.values())
+
+
+def only_quality(candidate: Variant | Candidate) -> float | None:
+    """The quality of a codec that has a single one; None for all others."""
+    if candidate.name == LOSSLESS:
+        return 100.0
+    return candidate.only_quality if isinstance(candidate, Variant) else None
 
 
 def load_custom_weights(

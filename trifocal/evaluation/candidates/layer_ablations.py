@@ -46,7 +46,7 @@ class BaseLayerCandidate:
     def __init__(self, variant: Variant) -> None:
         self.name = variant.name
         self.refinement = 0 if variant.layers == "unfitted" else None
-        self.loaded = _load_layered(variant)
+        self.loaded = _load_scalable(variant)
         self.weights = self.loaded.fingerprint
         self.detector = BASE_LAYER_DETECTORS.get(variant.codec)
 
@@ -81,7 +81,7 @@ class UnconditionedCandidate:
 
     def __init__(self, variant: Variant) -> None:
         self.name = variant.name
-        self.loaded = _load_layered(variant)
+        self.loaded = _load_scalable(variant)
         self.weights = self.loaded.fingerprint
 
     def encode(self, picture: Picture, quality: float) -> bytes:
@@ -121,11 +121,11 @@ def load_scalable(preset: str) -> ScalableCodec:
     """The codec of a scalable preset. Raises PresetError for another, WeightsError."""
     from trifocal.codecs.scalable import ScalableCodec
 
-    codec = _load_layered(Variant(preset)).codec
+    codec = _load_scalable(Variant(preset)).codec
     assert isinstance(codec, ScalableCodec)
     return codec
 
 
-def _load_layered(variant: Variant) -> LoadedPreset:
+def _load_scalable(variant: Variant) -> LoadedPreset:
     check_base_layer(find(variant.codec))
     return LoadedPreset(variant)

@@ -22,6 +22,8 @@ from trifocal import presets
 from trifocal.errors import OptionError, PresetError, optional_packages
 from trifocal.evaluation.candidates.pillow_codecs import PILLOW_CODECS
 from trifocal.preset_table import Preset
+from trifocal.types import LEVELS_PER_QUALITY
+from trifocal.weights import WEIGHTS_FOLDER, read_level
 
 __all__ = [
     "LAYER_KINDS",
@@ -72,8 +74,8 @@ class Variant:
         text: which text each image gets: see `TextKinds`.
         layers: the base layer alone, the same without refinement, or both layers without conditioning the
             enhancement layer on the base preview.
-        objects: a partial file with the objects that the detector finds in the base layer, or with those that
-            the data's annotations name.
+        objects: a partial file with the objects that the detector finds in the original image, or with
+            those that the data's annotations name.
         preference: of the decoder, 0 for people … 1 for machines; None for the default.
         downscaled: whether images are coded at the input size of the bundled detector.
     """
@@ -116,6 +118,15 @@ class Variant:
         if self.setting in TITLES:
             return f"{title}, {TITLES[self.setting]}"
         return f"{title}:{self.setting}" if self.setting else title
+
+    @property
+    def only_quality(self) -> float | None:
+        """The quality of weights that were trained for a single rate; None for all rates, and for base layers
+        alone. Raises PresetError for a preset that does not exist."""
+        if self.is_pillow_codec or self.layers in ("base", "unfitted"):
+            return None
+        level = read_level(self.weights or WEIGHTS_FOLDER / presets.find(self.codec).weights)
+        return None if level is None else level / LEVELS_PER_QUALITY
 
     @property
     def weights_option(self) -> str:
@@ -254,7 +265,7 @@ def expand_variants(
     """
     if layers is not None:
         candidates = _expand(
-            candidates, "layers", [layers], "has_base_layer", "--layers base needs a layered preset"
+            candidates, "layers", [layers], "has_base_layer", "--layers base needs a scalable preset"
         )
     if text:
         candidates = _expand(

@@ -21,6 +21,7 @@ from trifocal.evaluation.report.curves import bd_metric
 from trifocal.evaluation.report.results_table import ImageResult
 from trifocal.evaluation.text_ablation import TextKinds, image_curves
 from trifocal.pictures import Picture
+from trifocal.types import LEVELS_PER_QUALITY
 
 __all__ = [
     "CropLocation",
@@ -178,6 +179,10 @@ def image_path(data: Path, name: str) -> Path:
 def largest_file_within(candidate: Candidate, picture: Picture, size: int) -> bytes | None:
     """The candidate's best file of at most `size` bytes; None if its smallest file is larger."""
     if isinstance(candidate, PresetCandidate):
+        level = candidate.loaded.codec.only_level
+        if level is not None:
+            file = candidate.encode(picture, level / LEVELS_PER_QUALITY)
+            return file if len(file) <= size else None
         try:
             return candidate.encode_within(picture, size)
         except RateError:

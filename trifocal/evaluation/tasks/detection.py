@@ -266,13 +266,13 @@ class DetectionTask:
             ids: the images that count, each as often as it is listed; None for all that were added.
         """
         known = {image["id"]: image for image in self.annotations.images.values.values()}
-        places = list(enumerate(sorted(self.detections) if ids is None else ids))
-        images = [{**known[own], "id": place} for place, own in places]
+        numbered = list(enumerate(sorted(self.detections) if ids is None else ids))
+        images = [{**known[own], "id": number} for number, own in numbered]
         truth = _numbered(
-            {**item, "image_id": place} for place, own in places for item in self.annotations.objects[own]
+            {**item, "image_id": number} for number, own in numbered for item in self.annotations.objects[own]
         )
         detections = _numbered(
-            {**item, "image_id": place} for place, own in places for item in self.detections[own]
+            {**item, "image_id": number} for number, own in numbered for item in self.detections[own]
         )
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             precision = _coco_precision(images, self.annotations.categories, truth, detections, kind)

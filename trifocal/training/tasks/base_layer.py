@@ -1,7 +1,8 @@
-"""Train the base layer of a layered preset against its detector, which is frozen.
+"""Train the base layer of a scalable preset against its detector, which is frozen.
 
-    image ── detector stem ── h ── analysis ── y_obj ── noise ── synthesis ── h_hat ─┬─ detector tail
-                              └────────────── losses of equation (1) ────────────────┴─ base preview
+    image ─┬─ analysis ── y_obj ── rounding ── synthesis ── h_hat ─┬─ detector tail ─┐
+           │                                                       └─ base preview ──┼─ losses, equation (1)
+           └─ detector stem ── h ────────────────────────────────────────────────────┘
 
 Every image of a batch has its own quality level, so one base layer serves all rates.
 """
@@ -121,6 +122,7 @@ class BaseLayerTask(LossTask):
         self.weight_decay, self.ema = recipe.weight_decay, recipe.ema
         self.term_weights = weights_by_term(recipe)
         self.file_name = preset.weights
+        codec.base.entropy.dead_zone = recipe.dead_zone
         self.detector = codec.find_detector(str(new_accelerator().device))
         module = BaseLayerLosses(codec.base, self.detector, self.term_weights)
         super().__init__(module, self.source(held_out, SEED))
@@ -135,6 +137,7 @@ class BaseLayerTask(LossTask):
             self.detector.categories,
             self.codec.input_size,
             first,
+            augmented=self.recipe.augmentation == "full",
         )
 
     def batches(self, seed: int, first: int) -> DetectionBatches:
@@ -155,6 +158,8 @@ class BaseLayerTask(LossTask):
             "preset": self.preset.name,
             "task": self.term_weights,
             "bce": self.recipe.bce,
+            "augmentation": self.recipe.augmentation,
+            "dead_zone": self.recipe.dead_zone,
             "pictures": len(self.training_images),
             "parameters": sum(p.numel() for p in average.base.parameters()),
         }
@@ -179,7 +184,7 @@ def train_base_layer(
     report: Report = silent,
     notify: Notify = silent,
 ) -> Path:
-    """Train the base layer of a layered preset. The enhancement of dual-layer-compact starts as `compact`.
+    """Train the base layer of a scalable preset. The enhancement of dual-layer-compact starts as `compact`.
 
     Args:
         data: shards or folders of images with records (see `read_data`); images without boxes need the
@@ -228,7 +233,7 @@ def train_base_layer(
     set_seed(SEED)
     preset = of if isinstance(of, Preset) else find(options["of"])
     check_base_layer(preset)
-    found = read_run_data(options["data"], report, notify)
+    found = read_run_data(options["data"], report, notify, held_out=recipe.held_out)
     teacher_model = None if teacher is None else DetectionTeacher(teacher)
     codec = codec_with_base(preset, start)
     task = BaseLayerTask(preset, codec, found.training, found.held_out, teacher_model, recipe)

@@ -7,7 +7,7 @@ Every crop of a batch has its own quality level, so one network learns all rates
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from trifocal.codecs.base_layer import ScalableNetwork
 from trifocal.codecs.network import CodecNetwork
 from trifocal.data import CropBatch, CropRules, Crops, TrainingPicture
+from trifocal.data.coco import CAPTIONS, INSTANCES, where_to_put
 from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import OptionError, WeightsError
 from trifocal.layers import branches_in
@@ -28,18 +29,25 @@ from trifocal.recipes import Recipe, with_fields
 from trifocal.text.encoder import load_text_encoder
 from trifocal.training.batches import RunData, read_run_data
 from trifocal.training.checkpoint import load_start
-from trifocal.training.optimisers import adam, plateau_schedule, step_decay
+from trifocal.training.components import check_components_recipe, partial_crops, validate_partial
+from trifocal.training.optimisers import adam, plateau_schedule, step_decay, train_only
 from trifocal.training.run import open_run
-from trifocal.training.stages import make_objective, objective_arguments, stage_recipe
+from trifocal.training.stages import make_objective, stage_recipe, with_clip
 from trifocal.training.task import BatchSource, Notify, Report, TrainingTask, Update, silent
 from trifocal.training.trainer import open_trainer
 from trifocal.training.validation import HeldOut, calibrate, held_out_crops, to_tensor, validate
-from trifocal.types import DEAD_ZONE, LEVELS_PER_QUALITY, Batch, Condition
-from trifocal.weights import WEIGHTS_FOLDER, DecodableFingerprints, decodable, load_weights, write_weights
+from trifocal.types import LEVELS_PER_QUALITY, Batch, Condition
+from trifocal.weights import (
+    WEIGHTS_FOLDER,
+    DecodableFingerprints,
+    decodable,
+    load_weights,
+    network_dead_zones,
+    set_dead_zones,
+    write_weights,
+)
 
 __all__ = ["CodecTask", "train"]
-
-SUBMODULE_ALIASES = {"encoder": "analysis", "decoder": "synthesis"}
 
 
 class CodecTask(TrainingTask):
@@ -69,14 +77,15 @@ class CodecTask(TrainingTask):
         objective: Callable[[], Objective] | None = None,
     ) -> None:
         self.preset, self.recipe, self.parts = preset, recipe or stage_recipe(preset, stage), tuple(parts)
+        check_components_recipe(preset, self.recipe)
         self.stage = stage
         self.objective = objective() if objective else make_objective(preset, stage, self.recipe)
         self.text_encoder = load_text_encoder(preset.text_encoder) if preset.text_used_by else None
-        network = preset.build().network
-        network.entropy.dead_zone = self.recipe.dead_zone
-        self.module: nn.Module = network
-        if isinstance(self.module, ScalableNetwork):
-            self.module.any_base_quality = self.recipe.any_base_quality
+        self.network: CodecNetwork = preset.build().network
+        self.network.entropy.dead_zone = self.recipe.dead_zone
+        self.module: nn.Module = self.network
+        if isinstance(self.network, ScalableNetwork):
+            self.network.any_base_quality = self.recipe.any_base_quality
         self.file_name = f"{preset.name}.safetensors"
         self.seed, self.learning_rate = self.recipe.seed, self.recipe.learning_rate
         self.ema, self.clip, self.batch = self.recipe.ema, self.recipe.clip, self.recipe.batch
@@ -92,10 +101,13 @@ class CodecTask(TrainingTask):
     def start_from(self, weights: str | Path | None) -> None:
         """Load weights (.safetensors); parts that they lack keep their initial values, or those of the
         preset's shared file."""
+        assert isinstance(self.module, CodecNetwork)
+        self.module.begin_training()
         shared = WEIGHTS_FOLDER / self.preset.shared_weights if self.preset.shared_weights else None
         for path in (shared, weights):
             if path is not None:
-                load_start(self.module, path)
+                load_start(self.module, path)  # with the dead zone of a base layer
+        self.network.entropy.dead_zone = self.recipe.dead_zone
         if weights is not None:
             with suppress(WeightsError):  # weights of parts only: they wrote no files of this preset
                 self.decodable_fingerprints = decodable(
@@ -113,7 +125,7 @@ class CodecTask(TrainingTask):
         image has any that the recipe uses."""
         found = read_run_data(data, report, notify, self.recipe.crop, self.recipe.held_out)
         if self.text_encoder is not None:
-            check_texts(self.preset, self.recipe, found, data)
+            check_texts(self.preset, self.recipe, found)
         self.read_facts = found.record
         self.set_images(found.training, found.held_out)
 
@@ -160,12 +172,14 @@ class CodecTask(TrainingTask):
         texts; the terms of the objective, and the share of crops with each kind of text."""
         x = to_tensor(batch.rgb).to(self.device)
         boxes = tuple(torch.from_numpy(own).to(self.device) for own in batch.boxes)
-        inputs = Batch(x, self.levels(len(x)), self.condition(batch.texts), boxes if self.has_boxes else None)
+        levels, condition = self.levels(len(x)), self.condition(batch.texts)
+        partial = partial_crops(batch.boxes, self.recipe.crop, self.recipe.missing_components)
+        inputs = Batch(x, levels, condition, boxes if self.has_boxes else None, partial)
         shares: dict[str, Tensor] = {}
         if self.text_encoder is not None:
+            used = batch.kinds if condition is not None else ()
             shares = {
-                f"text_{kind}": torch.tensor(batch.kinds.count(kind) / len(x))
-                for kind in ("caption", "names")
+                f"text_{kind}": torch.tensor(used.count(kind) / len(x)) for kind in ("caption", "names")
             }
         for part, loss in self.objective.losses(module, inputs, step):
             own = {"loss": loss.detach()} if part == self.name else {}
@@ -181,12 +195,16 @@ class CodecTask(TrainingTask):
 
     def validate(self, average: nn.Module) -> dict[str, float]:
         assert isinstance(average, CodecNetwork)
+        set_dead_zones(average, network_dead_zones(self.network))  # which a resumed run knows late
         texts = None
         if self.text_encoder is not None and any(self.held_out.texts):
             with torch.no_grad():
                 texts = Condition(self.text_encoder(self.held_out.texts)).to(self.device)
         boxes = self.held_out.boxes if self.has_boxes else None
-        return validate(average, self.held_out.x, self.objective, texts, self.level, boxes)
+        row = validate(average, self.held_out.x, self.objective, texts, self.level, boxes)
+        if self.recipe.missing_components:
+            row |= validate_partial(average, self.held_out, self.level)
+        return row
 
     def export(self, average: nn.Module, path: Path) -> dict[str, object]:
         """Calibrate the frequency tables if the entropy model was trained, then write the weights."""
@@ -197,10 +215,7 @@ class CodecTask(TrainingTask):
             calibrate(average, self.training_images, self.recipe, self.level)
         decoder_only = all(name.startswith("synthesis.") for name in trained)
         decodable_fingerprints = self.decodable_fingerprints if decoder_only else None
-        dead_zone = None if self.recipe.dead_zone == DEAD_ZONE else self.recipe.dead_zone
-        write_weights(
-            average, path, self.preset.shared_weights, decodable_fingerprints, self.level, dead_zone
-        )
+        write_weights(average, path, self.preset.shared_weights, decodable_fingerprints, self.level)
         load_weights(average, path.absolute(), self.preset.shared_weights)
         return {
             "parameters": sum(p.numel() for p in average.parameters()),
@@ -214,39 +229,23 @@ class CodecTask(TrainingTask):
         settings |= {"recipe": asdict(self.recipe), **self.read_facts}
         if self.recipe.quality is not None:
             settings |= {"quality": self.recipe.quality, "level": self.level}
-        return settings | ({"parts": self.parts} if self.parts else {}) | self.objective.description()
+        assert isinstance(self.module, CodecNetwork)
+        settings |= {"parts": self.parts} if self.parts else {}
+        return settings | self.objective.description() | self.module.description()
 
     def notices(self) -> list[str]:
         return self.objective.notices()
 
     def state(self) -> dict[str, Any]:
-        return {
-            "decodes": {version: sorted(values) for version, values in self.decodable_fingerprints.items()}
-        }
+        decodes = {version: sorted(values) for version, values in self.decodable_fingerprints.items()}
+        return {"decodes": decodes, "dead_zones": network_dead_zones(self.network)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.decodable_fingerprints = {
             version: frozenset(values) for version, values in state.get("decodes", {}).items()
         }
-
-
-def train_only(network: nn.Module, parts: Sequence[str]) -> None:
-    """Freeze all but some parts of a network.
-
-    Args:
-        parts: "encoder", "decoder", or names of the network's submodules, such as "entropy".
-
-    Raises:
-        OptionError: for a part that the network lacks.
-    """
-    children = [name for name, child in network.named_children() if any(True for _ in child.parameters())]
-    chosen = {SUBMODULE_ALIASES.get(part, part) for part in parts}
-    if unknown := sorted(chosen - {*children}):
-        names = {name: part for part, name in SUBMODULE_ALIASES.items()}
-        have = ", ".join(names.get(name, name) for name in children)
-        raise OptionError(f"The network has no part {unknown[0]!r}; choose from {have}.")
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and name.partition(".")[0] in chosen)
+        set_dead_zones(self.network, state.get("dead_zones", {}))
+        self.network.entropy.dead_zone = self.recipe.dead_zone
 
 
 def train(
@@ -354,27 +353,16 @@ def train(
     )
 
 
-def with_clip(preset: Preset, recipe: Recipe, stage: int, folder: str) -> tuple[Preset, Recipe]:
-    """The preset and the recipe with a CLIP model in a folder. Raises OptionError if the preset uses none."""
-    if preset.text_encoder in ("", "compact"):
-        raise OptionError(f"{preset.name} uses no CLIP; leave out --clip.")
-    if "tower" in objective_arguments(preset, stage):
-        recipe = replace(recipe, objective={**recipe.objective, "tower": folder})
-    return replace(preset, text_encoder=folder), recipe
-
-
-def check_texts(preset: Preset, recipe: Recipe, found: RunData, data: Sequence[str | Path]) -> None:
+def check_texts(preset: Preset, recipe: Recipe, found: RunData) -> None:
     """Raise OptionError if the recipe asks for texts, and no image has any."""
     usable = {"captions": found.captioned, "names": found.boxed, "visible": found.captioned + found.boxed}
     if recipe.text == "none" or usable[recipe.text]:
         return
     kind = {"captions": "captions", "names": "boxes", "visible": "captions or boxes"}[recipe.text]
-    where = ", ".join(map(str, data))
-    folder = Path(data[0])
+    remedy = where_to_put(INSTANCES if recipe.text == "names" else CAPTIONS, found.places[0])
     raise OptionError(
-        f"{preset.name} trains on text, and no image of {where} has {kind}; put "
-        f"annotations/captions_{folder.name}.json beside {folder}, captions.json or KEY.json into it, or "
-        "train without text by --set text=none."
+        f"{preset.name} trains on text, and no image of {', '.join(map(str, found.places))} has {kind}; "
+        f"{remedy}, or train without text by --set text=none."
     )
 
 

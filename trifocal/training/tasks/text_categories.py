@@ -17,12 +17,11 @@ import torch.nn.functional as F
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics.functional.classification import binary_average_precision
 
 from trifocal.data import TrainingPicture
 from trifocal.data.categories import CATEGORIES as NAMES
 from trifocal.data.categories import named_categories
-from trifocal.errors import OptionError
+from trifocal.errors import OptionError, optional_packages
 from trifocal.text.categories import CATEGORIES, EPSILON, HIDDEN, WIDTH
 from trifocal.text.minilm import load_minilm
 from trifocal.training.batches import read_run_data
@@ -119,6 +118,8 @@ class CategoryTask(LossTask):
     @torch.no_grad()
     def validate(self, average: nn.Module) -> dict[str, float]:
         """The loss, and the average precision of all pairs of a held-out text and a category."""
+        with optional_packages("train", "Training"):  # imported here because it takes seconds
+            from torchmetrics.functional.classification import binary_average_precision
         assert isinstance(average, CategoryModel)
         ((tokens, mask, named, known),) = self.validation
         scores = average.logits(tokens.to(self.device), mask.to(self.device)).cpu()

@@ -1,0 +1,1 @@
+"""Stable Diffusion as a decoder: frozen networks, a control module, and sampling."""

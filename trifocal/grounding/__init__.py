@@ -1,0 +1,1 @@
+"""Grounding: find what labels and words name in an image."""
