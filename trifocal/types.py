@@ -132,7 +132,7 @@ class Condition(Generic[ArrayT]):
         preference: what the image is decoded for, [B]: 0 people … 1 machines.
         categories: the probability that the text names each of COCO's categories, [B, 80].
         seed: of the noise from which a diffusion model samples, 0..2³² − 1.
-        kept: in training, False at latent positions whose values the decoder does not get, [B, H/16, W/16].
+        kept: False at latent positions whose values the decoder does not have, [B, H/16, W/16].
     """
 
     text: TextEmbedding[ArrayT] | None = None

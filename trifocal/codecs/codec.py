@@ -15,7 +15,7 @@ from trifocal.codecs.named_objects import with_named_objects
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
 from trifocal.codecs.results import Decoded, Latents
 from trifocal.codecs.runtime import Runtime
-from trifocal.codecs.tile_coding import Progress, TileChunks, TileCoder, track
+from trifocal.codecs.tile_coding import Progress, TileChunks, TileCoder, track, with_kept
 from trifocal.container import Bitstream, Component, Header, Layer, Tag
 from trifocal.container.bitstream import FileInput, as_bitstream, raise_if_damaged
 from trifocal.container.components import REST, part_names
@@ -282,6 +282,7 @@ class Codec:
         y_hat, lost, missing = self.tiles.read_tiles(
             chunks, level, canvas, tiles, best_effort, progress, stopwatch, layout
         )
+        condition = with_kept(condition, layout, missing, canvas)
         frame = canvas.frame(tiles)
         rgb = self.tiles.render(y_hat, canvas, frame, region, level, condition, lost, progress, stopwatch)
         picture = with_metadata(rgb, bitstream, region)
@@ -328,14 +329,14 @@ class Codec:
         canvas, _ = self._canvas_and_region(bitstream, None)
         condition = self._decoding_condition(bitstream, condition, Stopwatch())
         header, chunks = bitstream.header, self._chunks(bitstream)
-        y_hat, _, _ = self.tiles.read_tiles(
+        y_hat, _, missing = self.tiles.read_tiles(
             chunks, header.level, canvas, canvas.tiles(), False, None, Stopwatch(), bitstream.layout
         )
+        condition = with_kept(condition, bitstream.layout, missing, canvas)
         coded = (self.layer, Tag.COMPONENTS)
         other_layers = tuple(one for one in bitstream.layers if one.tag not in coded and not one.absent)
-        return Latents(
-            y_hat, header.width, header.height, condition, other_layers, header.quality, header.grey
-        )
+        width, height = header.width, header.height
+        return Latents(y_hat, width, height, condition, other_layers, header.quality, header.grey)
 
     def synthesise(self, latents: Latents, quality: float | None = None) -> Picture:
         """The image of latents, decoded or not. `quality` is by default that of the latents' file, or 50.

@@ -9,8 +9,9 @@ the residual of the image against the base preview, in a Swin analysis with text
 `dual-layer`). Here the residual is taken between latents. The compact network's linear path is a lapped
 transform, so encoder and decoder can compute the preview's coefficients, and each channel subtracts a learned
 fraction of them (`trust`: 1 for a channel that the preview predicts exactly, 0 for one that it does not
-predict). The prediction is outside the entropy model, so decoders that sum in another order still read every
-bit.
+predict). Where a component is missing, its latent is the preview's coefficients themselves, so the image
+shows the preview there. The prediction is outside the entropy model, so decoders that sum in another order
+still read every bit.
 """
 
 from __future__ import annotations
@@ -58,25 +59,31 @@ class LatentResidualNetwork(ScalableNetwork):
         super().__init__(base, analysis, entropy, synthesis, receptive_field + LAPPING_RECEPTIVE_FIELD)
         self.trust = nn.Parameter(torch.ones(self.entropy.latent_channels))
 
-    def predict(self, condition: Condition | None) -> Tensor | None:
-        """The prediction of y from the base preview, [B, h, w, M]."""
+    def preview_latent(self, condition: Condition | None) -> Tensor | None:
+        """The coefficients of the base preview, [B, h, w, M]; times `trust`, the prediction of y."""
         if condition is None or condition.preview is None:
             return None
         assert isinstance(self.analysis, Analysis)
         pixels = condition.preview.pixels().permute(0, 2, 3, 1) - 0.5
         lapped = space_to_depth(self.analysis.lapping(pixels), BLOCK)
-        return 255 * self.analysis.linear(lapped) * self.trust
+        return 255 * self.analysis.linear(lapped)
 
     def analyse(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """x [B, 3, H, W] in 0..1 → y minus the prediction, [B, H/16, W/16, M]."""
         y = super().analyse(x, condition)
-        p = self.predict(condition)
-        return y if p is None else y - p
+        p = self.preview_latent(condition)
+        return y if p is None else y - p * self.trust
 
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
-        """y_hat [B, h, w, M], minus the prediction → x_hat [B, 3, 16·h, 16·w]."""
-        p = self.predict(condition)
-        return super().synthesise(y_hat if p is None else y_hat + p, level, condition)
+        """y_hat [B, h, w, M], minus the prediction, and 0 where values are missing (`condition.kept`) → x_hat
+        [B, 3, 16·h, 16·w].
+        """
+        p = self.preview_latent(condition)
+        if p is not None:
+            y_hat = y_hat + p * self.trust
+            if condition is not None and condition.kept is not None:
+                y_hat = torch.where(condition.kept[..., None], y_hat, p)
+        return super().synthesise(y_hat, level, condition)
 
 
 class DualLayerCompact(RoiNetwork, LatentResidualNetwork):

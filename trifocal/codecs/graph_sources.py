@@ -12,6 +12,7 @@ from torch.export import Dim
 from torchvision.ops import roi_align
 
 from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork
+from trifocal.codecs.dual_layer_compact import LatentResidualNetwork
 from trifocal.codecs.gradient_graph import GradientGraph
 from trifocal.codecs.latent_refinement import feature_cost, reference
 from trifocal.codecs.network import CodecNetwork
@@ -86,6 +87,19 @@ class SynthesisGraph(nn.Module):
     def forward(self, y_hat: Tensor, level: Tensor, given: Tensor | None = None) -> Tensor:
         condition = condition_from(**{self.side: given}) if self.side else None
         return self.network.synthesise(y_hat, level, condition)
+
+
+class UnpredictedGraph(nn.Module):
+    """The preview → its coefficients minus the prediction, which replace y_hat where values are missing."""
+
+    def __init__(self, network: LatentResidualNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, given: Tensor) -> Tensor:
+        latent = self.network.preview_latent(condition_from(preview=given))
+        assert latent is not None
+        return latent * (1 - self.network.trust)
 
 
 class HyperAnalysisGraph(nn.Module):
@@ -280,6 +294,9 @@ def codec_sources(network: CodecNetwork, sides: Sequence[str]) -> dict[str, Sour
         )
     if isinstance(network, ScalableNetwork):
         found |= base_sources(network)
+    if isinstance(network, LatentResidualNetwork):
+        preview = {"given": examples["preview"]}
+        found["unpredicted"] = Source(UnpredictedGraph(network), preview, {"given": of_x}, ("y",))
     return found
 
 

@@ -6,7 +6,7 @@ Training updates its weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifocal.entropy import Coder, EntropyModel, RateEstimator, TrainingRateEstimator
+from trifocal.entropy.component_coding import kept_positions
 from trifocal.entropy.estimators import PositionRateEstimator
 from trifocal.entropy.latent_coding import HYPER_STRIDE, check_level
 from trifocal.errors import OptionError
@@ -146,6 +147,11 @@ class CodecNetwork(nn.Module):
         y = self.analyse(x, condition)
         if partial is not None:
             y_hat, bits = self._code_partial(y, level, partial)
+            kept = torch.ones(y.shape[:3], dtype=torch.bool, device=y.device)
+            for row, tile in enumerate(partial):
+                if tile is not None:
+                    kept[row] = torch.from_numpy(kept_positions(tile.numbers, tile.missing))
+            condition = replace(condition or Condition(), kept=kept)
             return Output(self.synthesise(y_hat, level, condition), y_hat, bits)
         estimator = estimator or rate_estimator(self.entropy, x)
         y_hat = self.code_latents(estimator, y, level, (y.shape[1], y.shape[2]))

@@ -104,6 +104,9 @@ class OnnxRuntime:
         side = self._side("synthesis", condition)
         given = {} if side is None else {"given": side_input(side, condition)}
         graph = "synthesis" if side is None else f"synthesis.{side}"
+        if side == "preview" and condition is not None and condition.kept is not None:
+            (unpredicted,) = self.graphs.run("unpredicted", **given)
+            y_hat = y_hat + unpredicted * ~condition.kept[..., None]
         return self.graphs.run(graph, y_hat=y_hat, level=np.array([level]), **given)[0]
 
     def _side(self, transform: str, condition: Condition[Any] | None) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,13 @@ from trifocal.container import Component, Layer, Tag
 from trifocal.container.components import ComponentLayout, check_components
 from trifocal.entropy import RateEstimator
 from trifocal.entropy.coder import Array
-from trifocal.entropy.component_coding import TileParts, estimate_parts, read_parts, write_parts
+from trifocal.entropy.component_coding import (
+    TileParts,
+    estimate_parts,
+    kept_positions,
+    read_parts,
+    write_parts,
+)
 from trifocal.entropy.latent_coding import code_latents, read_latents, write_latents
 from trifocal.errors import Damaged
 from trifocal.pictures.canvas import Canvas, paste, region_slices
@@ -21,7 +28,7 @@ from trifocal.pictures.tiles import Region, Tile
 from trifocal.types import LATENT_STRIDE, Condition
 from trifocal.utils.timing import Stopwatch
 
-__all__ = ["Progress", "TileChunks", "TileCoder", "tile_parts", "to_pixels", "track"]
+__all__ = ["Progress", "TileChunks", "TileCoder", "tile_parts", "to_pixels", "track", "with_kept"]
 
 GREY = 128
 END_BYTES = 3  # mean bytes of a chunk beyond its values: the end of the stream, and its length in the table
@@ -267,6 +274,26 @@ def to_pixels(x_hat: Array) -> NDArray[np.uint8]:
     np.rint(values, out=values)
     pixels: NDArray[np.uint8] = values.clip(0, 255, out=values).astype(np.uint8)
     return pixels
+
+
+def with_kept(
+    condition: Condition[Any] | None,
+    layout: ComponentLayout | None,
+    missing: Collection[tuple[int, int]],
+    canvas: Canvas,
+) -> Condition[Any] | None:
+    """The condition with `kept`, if there are missing parts, each as (part, index of the tile)."""
+    if layout is None or not missing:
+        return condition
+    wide, high = canvas.padded
+    kept = np.ones((1, high // LATENT_STRIDE, wide // LATENT_STRIDE), np.bool_)
+    for tile in canvas.tiles():
+        lost = {part for part, index in missing if index == tile.index}
+        if lost:
+            parts = tile_parts(layout, tile.index)
+            rows, columns = region_slices(canvas.core(tile))
+            kept[0, rows, columns] = kept_positions(parts.numbers, lost)
+    return replace(condition or Condition(), kept=kept)
 
 
 def tile_parts(layout: ComponentLayout, tile: int) -> TileParts:

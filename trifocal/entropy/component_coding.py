@@ -12,7 +12,7 @@ FORMAT.md, "COMPONENTS chunks", specifies the order and the windows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,15 @@ from trifocal.errors import Damaged
 from trifocal.types import PartialTile, TileParts
 from trifocal.utils.arrays import zeros
 
-__all__ = ["TileParts", "code_present_parts", "estimate_parts", "read_parts", "window", "write_parts"]
+__all__ = [
+    "TileParts",
+    "code_present_parts",
+    "estimate_parts",
+    "kept_positions",
+    "read_parts",
+    "window",
+    "write_parts",
+]
 
 
 class PartCoders(ABC):
@@ -109,6 +117,16 @@ def read_parts(
     shape = (1, *tile.numbers.shape, channels)
     y_hat = _code_parts(entropy, readers, None, level, tile, has_importance_map, shape)
     return y_hat, readers.missing, readers.seconds
+
+
+def kept_positions(numbers: Array, missing: Collection[int]) -> npt.NDArray[np.bool_]:
+    """Which positions of a tile have values without some of its parts, [h, w]: none without side information.
+
+    Args:
+        numbers: the component of each position, [h, w].
+        missing: parts.
+    """
+    return ~np.isin(numbers, [*missing]) & (SIDE not in missing)
 
 
 def window(numbers: Array, component: int) -> tuple[slice, slice]:

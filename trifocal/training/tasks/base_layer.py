@@ -281,12 +281,11 @@ def calibrate(codec: ScalableNetwork, batches: DetectionBatches) -> None:
     base.entropy.frequencies.copy_(torch.from_numpy(calibrated_frequencies(estimator.counts)))
     if not isinstance(codec, DualLayerCompact):
         return
-    codec.trust.fill_(1.0)
     covariance = power = torch.zeros_like(codec.trust)
     for _ in range(CALIBRATION):
         x = batches.next()[0].to(codec.trust.device)
         preview, _ = codec.simulate_base_layer(x, spread_levels(len(x), x.device))
-        y, p = codec.analysis(x), codec.predict(Condition(preview=preview))
+        y, p = codec.analysis(x), codec.preview_latent(Condition(preview=preview))
         assert p is not None
         covariance, power = covariance + (y * p).sum((0, 1, 2)), power + p.square().sum((0, 1, 2))
     codec.trust.copy_((covariance / power.clamp(min=1e-9)).clamp(0, 1))
