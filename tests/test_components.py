@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import trifocal
 from helpers.cli import is_one_sentence
 from helpers.codecs import small_codec
 from helpers.dual_layer import small_dual_layer
@@ -265,3 +266,22 @@ def test_label_lists_are_long_and_written_once() -> None:
         assert len(labels) >= 100 and len({*labels}) == len(labels)
         assert {*CATEGORY_BY_NAME} <= {*labels} and len(CATEGORIES) == 80
         assert all(label == label.strip().lower() and label for label in labels)
+
+
+def test_missing_components_decode_to_the_base_preview() -> None:
+    """Also in a region, and the same on both engines; a whole file does not change."""
+    picture = Picture(random_rgb(192, 128, 3))
+    objects = [Component("person", (0, 0, 4, 8)), Component("car", (8, 2, 12, 6))]
+    stream = trifocal.encode(picture, quality=60, base_quality=40, refinement=0, components=objects)
+    part = stream.only("person")
+    onnx, torch_ = (trifocal.load("dual-layer-compact", engine=engine) for engine in ("onnx", "torch"))
+    shown, same = (codec.decode(part).picture.rgb.astype(int) for codec in (onnx, torch_))
+    assert abs(shown - same).max() <= 1
+    preview = onnx.base_preview(part).rgb.astype(int)
+    far = shown[:, 96:], preview[:, 96:]  # two positions from the person
+    assert abs(far[0] - far[1]).mean() < 2
+    assert abs(shown[:, :32] - onnx.decode(stream).picture.rgb[:, :32]).mean() < 1
+    region = onnx.decode(part, region=(70, 10, 90, 80)).picture.rgb
+    assert abs(region.astype(int) - shown[10:90, 70:160]).max() <= 1
+    bare = stream.only("car")
+    assert abs(onnx.decode(bare).picture.rgb[:, :32].astype(int) - preview[:, :32]).mean() < 2

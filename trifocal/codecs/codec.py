@@ -181,9 +181,7 @@ class Codec:
         if condition is not None:
             raise OptionError("Give text or a condition, not both.")
         if self.text_inputs is None:
-            raise PresetError(
-                "This codec belongs to no preset and takes no text; use one of trifocal.load()."
-            )
+            raise PresetError("This codec belongs to no preset and takes no text; use trifocal.load().")
         return self.text_inputs(text, send)
 
     def encode_picture(
