@@ -1,6 +1,7 @@
 """The objectives of UG-ICM: preferences, the views of MS-CLIP, and both stages of a small preset."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from trifocal.codecs.codec import Codec
 from trifocal.codecs.ug_icm import ug_icm_hyperprior
 from trifocal.data import Crops, TrainingPicture
 from trifocal.detection.instances import InstanceSegmenter, load_instance_segmenter
-from trifocal.errors import OptionError
+from trifocal.errors import OptionError, WeightsError
 from trifocal.losses.multi_scale_clip import SIDE, MultiScaleClip, box_masks, object_views
 from trifocal.losses.ug_icm import FIRST_STAGE, SECOND_STAGE, PreferenceObjective, first_stage, second_stage
 from trifocal.pictures import Picture
@@ -188,6 +189,23 @@ def test_masks_of_torchvision(monkeypatch):
     with pytest.raises(OptionError, match="choose from maskrcnn_resnet50_fpn"):
         load_instance_segmenter("fasterrcnn_resnet50_fpn")
     assert isinstance(segmenter, InstanceSegmenter)
+
+
+def test_masks_come_from_the_folder_of_networks(tmp_path, monkeypatch):
+    """By its name; it would be downloaded to there."""
+    import torch.hub
+
+    asked = []
+
+    def no_network(url, file, *given, **more):
+        asked.append(file)
+        raise OSError("no network")
+
+    monkeypatch.setenv("TRIFOCAL_NETWORKS", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(WeightsError, match=r"put maskrcnn_\w+-\w+\.pth into FOLDER/checkpoints"):
+        load_instance_segmenter()
+    assert Path(asked[0]).parent == tmp_path / "checkpoints"
 
 
 def tiny_codec() -> Codec:

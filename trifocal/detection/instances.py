@@ -10,6 +10,7 @@ from torchvision.models import detection as detection_models
 from torchvision.models import get_model, get_model_weights, list_models
 
 from trifocal.errors import OptionError, WeightsError
+from trifocal.utils.local_networks import HOW_TO_NAME, torch_weights
 
 __all__ = ["MASK_RCNN", "InstanceSegmenter", "load_instance_segmenter"]
 
@@ -42,7 +43,8 @@ class InstanceSegmenter(nn.Module):
 
 
 def load_instance_segmenter(name: str = MASK_RCNN, trained: bool = True) -> InstanceSegmenter:
-    """A network of torchvision with its COCO weights, which torchvision downloads.
+    """A network of torchvision with its COCO weights, which are in the folder of networks
+    (`utils.local_networks`), or torchvision downloads them.
 
     Args:
         name: "maskrcnn_resnet50_fpn" or "maskrcnn_resnet50_fpn_v2".
@@ -61,10 +63,11 @@ def load_instance_segmenter(name: str = MASK_RCNN, trained: bool = True) -> Inst
         return InstanceSegmenter(get_model(name, weights=None, weights_backbone=None))
     weights: Any = get_model_weights(name)
     try:
-        network = get_model(name, weights=weights.DEFAULT, progress=False)
+        with torch_weights():
+            network = get_model(name, weights=weights.DEFAULT, progress=False)
     except OSError as error:  # includes urllib's URLError
         raise WeightsError(
-            f"The weights of torchvision's {name} are not cached and cannot be downloaded; run this once on "
-            "a machine with network access, and copy torch's cache from there."
+            f"The weights of torchvision's {name} are not cached and cannot be downloaded; put "
+            f"{weights.DEFAULT.url.rpartition('/')[2]} into FOLDER/checkpoints, and {HOW_TO_NAME}."
         ) from error
     return InstanceSegmenter(network)
