@@ -138,8 +138,8 @@ def encode(
             parser=parse_components,
             metavar="LABELS",
             help="Give objects bytes of their own, so that `trifocal strip` can keep them alone (layered "
-            "presets only): labels such as person,car; a task, which is detection, segmentation or "
-            "classification; or @FILE with a label per line. The detector finds them in the base layer.",
+            "presets and discover only): labels such as person,car; a task, which is detection, segmentation "
+            "or classification; or @FILE with a label per line. The detector finds them in the base layer.",
         ),
     ] = None,
     as_json: AsJson = False,

@@ -158,15 +158,16 @@ def _load(name: str, device: str) -> StableDiffusion:
     return StableDiffusion(unet, vae, prompt.to(device), pipeline.scheduler.config)
 
 
-def untrained_stable_diffusion(unet: Mapping[str, Any] = UNET, device: str = "cpu") -> StableDiffusion:
-    """A Stable Diffusion of the size of 2.1-base with random weights, to count operations without a download.
-    Raises MissingExtra.
+def untrained_stable_diffusion(unet: Mapping[str, Any] = UNET) -> StableDiffusion:
+    """A Stable Diffusion of the size of 2.1-base on torch's device "meta", without weights, to count
+    operations. Raises MissingExtra.
     """
     with optional_packages(EXTRA, NEED):
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    networks = UNet2DConditionModel(**unet), AutoencoderKL(**VAE)
-    prompt = torch.zeros(1, PROMPT_TOKENS, unet["cross_attention_dim"], device=device)
-    return StableDiffusion(*(frozen(one, device) for one in networks), prompt, DDIMScheduler(**NOISE).config)
+    with torch.device("meta"):
+        networks = UNet2DConditionModel(**unet), AutoencoderKL(**VAE)
+        prompt = torch.zeros(1, PROMPT_TOKENS, unet["cross_attention_dim"])
+    return StableDiffusion(*(frozen(one, "meta") for one in networks), prompt, DDIMScheduler(**NOISE).config)
 
 
 def frozen(network: Any, device: str) -> Any:
