@@ -82,8 +82,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_forward_gives_gradients_to_what_is_trained(networks: Path) -> None:
-    codec = small_discover()
-    network = codec.network.train()
+    network: Any = small_discover().network.train()
     x, level = torch.rand(2, 3, 128, 64), torch.tensor([200, 600])
     output: Any = network(x, level)
     assert output.x_hat.numel() == 0 and output.y_hat.shape == (2, 8, 4, 16 + N)
@@ -95,7 +94,7 @@ def test_forward_gives_gradients_to_what_is_trained(networks: Path) -> None:
 
 
 def test_masked_positions_have_no_influence_and_validation_repeats(networks: Path) -> None:
-    network = small_discover().network.eval()
+    network: Any = small_discover().network.eval()
     y_hat, kept = torch.randn(1, 8, 8, 16 + N), torch.ones(1, 8, 8, dtype=torch.bool)
     kept[:, :4] = False
     changed = y_hat.clone()

@@ -165,9 +165,10 @@ def untrained_stable_diffusion(unet: Mapping[str, Any] = UNET) -> StableDiffusio
     with optional_packages(EXTRA, NEED):
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     with torch.device("meta"):
-        networks = UNet2DConditionModel(**unet), AutoencoderKL(**VAE)
+        noise_predictor, vae = UNet2DConditionModel(**unet), AutoencoderKL(**VAE)
         prompt = torch.zeros(1, PROMPT_TOKENS, unet["cross_attention_dim"])
-    return StableDiffusion(*(frozen(one, "meta") for one in networks), prompt, DDIMScheduler(**NOISE).config)
+    scheduler: Any = DDIMScheduler(**NOISE)
+    return StableDiffusion(frozen(noise_predictor, "meta"), frozen(vae, "meta"), prompt, scheduler.config)
 
 
 def frozen(network: Any, device: str) -> Any:

@@ -78,7 +78,8 @@ def count_operations(
     """Count the operations of a training step of a preset. Its optimiser is not counted.
 
     A step is done on two random crops. Frozen networks whose weights are downloaded (CLIP, LPIPS, Mask
-    R-CNN, Stable Diffusion) have random weights here, or none. A text has 38 tokens, and each crop four objects.
+    R-CNN, Stable Diffusion) have random weights here, or none. A text has 38 tokens, and each crop four
+    objects.
 
     Args:
         preset: or its name.
@@ -134,8 +135,8 @@ def count_base_operations(
 
 
 def without_weights(network: Discover) -> None:
-    """Move the network to torch's device "meta", which computes shapes only, with a Stable Diffusion there: on
-    a processor a step would take minutes.
+    """Move the network to torch's device "meta", which computes shapes only, with a Stable Diffusion there.
+    On a processor a step would take minutes.
     """
     diffusion = untrained_stable_diffusion()
     network.to("meta")
