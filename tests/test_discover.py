@@ -1,6 +1,7 @@
 """DISCOVER with a small Stable Diffusion: files, seeds, regions, damage, components, and sampling."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.cli import run
 from helpers.codec_checks import check_forged_payloads, check_tiled_analysis
-from helpers.diffusion import FOLDER, SIZES, UNET, N, make_stable_diffusion, small_discover
+from helpers.diffusion import (
+    FOLDER,
+    SIZES,
+    UNET,
+    N,
+    make_stable_diffusion,
+    small_discover,
+    tiny_discover,
+)
 from helpers.images import random_rgb
 from helpers.summation_order import count_mismatches, random_images, with_reordered_layers
 from trifocal.codecs import discover as paper
@@ -39,6 +49,7 @@ from trifocal.pictures import Picture, canvas
 from trifocal.presets import find
 from trifocal.transforms.latent_synthesis import LatentSynthesis
 from trifocal.types import Condition
+from trifocal.weights import write_weights
 
 M = sum(SIZES)
 PICTURE = Picture(random_rgb(130, 100, seed=1))
@@ -254,6 +265,32 @@ def test_labels_are_found_in_the_image(codec: DiffusionCodec, parted: Bitstream)
         codec.encode(PICTURE, base_quality=20)
 
 
+def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects first: encode, strip, decode for machines, merge."""
+    preset = dataclasses.replace(find("discover"), build=tiny_discover)
+    monkeypatch.setattr("trifocal.presets.PRESETS", (preset,))
+    boxes = np.array([[20.0, 20.0, 70.0, 90.0]])
+    found = Detections(boxes, np.array([1]), np.array([0.9]))
+    monkeypatch.setattr("trifocal.codecs.diffusion_codec.detect_objects", lambda picture: found)
+    monkeypatch.chdir(tmp_path)
+    write_weights(small_discover().network, Path("w.safetensors"))
+    PICTURE.save("a.png")
+    weights = ("--weights", "w.safetensors")
+    refused = run("encode", "a.png", "--preset", "discover")
+    assert refused.exit_code == 1 and "no trained weights" in " ".join(refused.stderr.split())
+    assert run("encode", "a.png", "--preset", "discover", *weights, "--components", "person").exit_code == 0
+    for option, name in (("--components", "people.tri"), ("--without", "others.tri")):
+        assert run("strip", "a.tri", option, "person", "-o", name).exit_code == 0
+    done = run("decode", "people.tri", *weights, "--preference", "1")
+    assert done.exit_code == 0 and "generated from the side information" in " ".join(done.stderr.split())
+    assert Picture.open("people.png").rgb.shape == (100, 130, 3)
+    assert run("merge", "others.tri", "people.tri", "-o", "again.tri").exit_code == 0
+    assert Path("again.tri").read_bytes() == Path("a.tri").read_bytes()
+    facts = json.loads(run("info", "people.tri", "--json").stdout)
+    assert [layer["name"] for layer in facts["layers"]] == ["LATENT", "COMPONENTS", "SEED"]
+    assert [one["label"] for one in facts["components"]] == ["side information", "person", "the rest"]
+
+
 # ── sampling ──
 
 
@@ -271,7 +308,8 @@ class Perfect(StableDiffusion):
 def perfect() -> StableDiffusion:
     from diffusers import DDIMScheduler
 
-    return Perfect(None, None, torch.zeros(1), DDIMScheduler(**NOISE).config)
+    scheduler: Any = DDIMScheduler(**NOISE)
+    return Perfect(None, None, torch.zeros(1), scheduler.config)
 
 
 @pytest.mark.parametrize("side", [8, 40])
@@ -314,9 +352,8 @@ def test_windows_of_the_vae_are_blended(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_control_module_starts_as_a_copy_of_the_encoder() -> None:
     diffusion = load_stable_diffusion()
-    codec = small_discover()
-    codec.network.begin_training()
-    network: Any = codec.network
+    network: Any = small_discover().network
+    network.begin_training()
     copied, original = network.synthesis.control.state_dict(), diffusion.unet.state_dict()
     shared = copied.keys() & original.keys()
     assert {name.partition(".")[0] for name in shared} == {
@@ -327,7 +364,7 @@ def test_the_control_module_starts_as_a_copy_of_the_encoder() -> None:
     }
     assert all(torch.equal(copied[name], original[name]) for name in shared)
     z, time, z_c = torch.randn(1, 4, 8, 8), torch.tensor([10]), torch.randn(1, 4, 8, 8)
-    steered = diffusion.predict_noise(z, time, codec.network.synthesis.control, z_c)
+    steered = diffusion.predict_noise(z, time, network.synthesis.control, z_c)
     assert torch.allclose(steered, diffusion.unet(z, time, diffusion.prompt).sample, atol=1e-6)
     with pytest.raises(WeightsError, match="other sizes"):
         copy_encoder(control_module(UNET | {"block_out_channels": (8, 24)}), diffusion.unet)
@@ -370,14 +407,13 @@ def test_the_published_sizes() -> None:
     assert preset.takes_preference and preset.takes_components and not preset.has_weights
 
 
-def test_an_untrained_model_has_the_parts_of_a_trained_one() -> None:
+def test_an_untrained_model_has_shapes_only() -> None:
     sizes = UNET | {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trifocal.diffusion.stable_diffusion.VAE", {"block_out_channels": (32,)})
-        diffusion = untrained_stable_diffusion(sizes)
-    z, time = torch.randn(1, 4, 8, 8), torch.tensor([3])
-    assert diffusion.predict_noise(z, time, control_module(UNET), z).shape == z.shape
-    assert torch.equal(diffusion.add_noise(z, z, torch.tensor([0])).sign(), z.sign())
+    diffusion = untrained_stable_diffusion(sizes)
+    z, control = torch.randn(2, 4, 8, 8, device="meta"), control_module(UNET).to("meta")
+    assert diffusion.predict_noise(z, torch.zeros(2, device="meta"), control, z).shape == z.shape
+    assert diffusion.encode(torch.rand(1, 3, 64, 32, device="meta")).shape == (1, 4, 8, 4)
+    assert diffusion.noise_steps == 1000
 
 
 def count(network: Any) -> int:

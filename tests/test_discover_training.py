@@ -82,8 +82,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_forward_gives_gradients_to_what_is_trained(networks: Path) -> None:
-    codec = small_discover()
-    network: Any = codec.network.train()
+    network: Any = small_discover().network.train()
     x, level = torch.rand(2, 3, 128, 64), torch.tensor([200, 600])
     output: Any = network(x, level)
     assert output.x_hat.numel() == 0 and output.y_hat.shape == (2, 8, 4, 16 + N)

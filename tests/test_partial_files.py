@@ -10,11 +10,11 @@ from PIL import Image
 
 from helpers.images import random_rgb
 from trifocal.container import Bitstream
-from trifocal.errors import NotMeasured, PictureError, PresetError
+from trifocal.errors import NotMeasured, OptionError, PictureError, PresetError
 from trifocal.evaluation import EvaluateOptions, evaluate
 from trifocal.evaluation.candidates.factory import create_candidate
 from trifocal.evaluation.candidates.partial_files import AnnotatedObjectsCandidate, ObjectsCandidate
-from trifocal.evaluation.candidates.variant import parse_variant
+from trifocal.evaluation.candidates.variant import expand_variants, parse_variant
 from trifocal.evaluation.metrics.metric_set import MetricSet, large_boxes
 from trifocal.evaluation.metrics.pair import Pair
 from trifocal.evaluation.metrics.per_image import METRICS, ssimulacra2
@@ -76,8 +76,22 @@ def test_annotated_objects_need_annotations(tmp_path: Path) -> None:
         create_candidate(parse_variant("dual-layer-compact:annotated"), data=tmp_path)
     with pytest.raises(PictureError, match=r"no instances.json"):
         evaluate(["dual-layer-compact:annotated"], tmp_path, tmp_path / "o.csv", EvaluateOptions([50]))
-    with pytest.raises(PresetError):
+    with pytest.raises(PresetError, match="compact takes no components; use dual-layer"):
         create_candidate(parse_variant("compact:objects"))
+
+
+def test_partial_files_may_have_a_preference() -> None:
+    """DISCOVER's objects are decoded for machines; presets without a preference refuse one."""
+    variants = [parse_variant("discover:objects"), parse_variant("avif")]
+    names = [one.name for one in expand_variants(variants, preferences=[0, 1])]
+    assert names == ["discover:objects:0", "discover:objects:1", "avif"]
+    one = parse_variant("discover:objects:1")
+    assert (one.objects, one.preference) == ("objects", 1.0)
+    assert one.title == "Trifocal discover, detected objects alone, preference 1"
+    with pytest.raises(PresetError, match="dual-layer-compact takes no preference"):
+        create_candidate(parse_variant("dual-layer-compact:objects:1"))
+    with pytest.raises(OptionError, match="has an unknown setting 'all'"):
+        parse_variant("discover:objects:all")
 
 
 def test_metrics_of_objects_by_hand() -> None:

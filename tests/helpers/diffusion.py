@@ -67,9 +67,10 @@ def make_stable_diffusion(folder: Path, seed: int = 0, prediction: str = "epsilo
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        StableDiffusionPipeline(
+        pipeline: Any = StableDiffusionPipeline(
             vae, text, tokenizer, unet, schedule, None, None, requires_safety_checker=False
-        ).save_pretrained(folder)
+        )
+        pipeline.save_pretrained(folder)
     return folder
 
 

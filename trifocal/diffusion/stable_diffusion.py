@@ -158,15 +158,17 @@ def _load(name: str, device: str) -> StableDiffusion:
     return StableDiffusion(unet, vae, prompt.to(device), pipeline.scheduler.config)
 
 
-def untrained_stable_diffusion(unet: Mapping[str, Any] = UNET, device: str = "cpu") -> StableDiffusion:
-    """A Stable Diffusion of the size of 2.1-base with random weights, to count operations without a download.
-    Raises MissingExtra.
+def untrained_stable_diffusion(unet: Mapping[str, Any] = UNET) -> StableDiffusion:
+    """A Stable Diffusion of the size of 2.1-base on torch's device "meta", without weights, to count
+    operations. Raises MissingExtra.
     """
     with optional_packages(EXTRA, NEED):
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    network, vae = (frozen(one, device) for one in (UNet2DConditionModel(**unet), AutoencoderKL(**VAE)))
-    prompt = torch.zeros(1, PROMPT_TOKENS, unet["cross_attention_dim"], device=device)
-    return StableDiffusion(network, vae, prompt, DDIMScheduler(**NOISE).config)
+    with torch.device("meta"):
+        noise_predictor, vae = UNet2DConditionModel(**unet), AutoencoderKL(**VAE)
+        prompt = torch.zeros(1, PROMPT_TOKENS, unet["cross_attention_dim"])
+    scheduler: Any = DDIMScheduler(**NOISE)
+    return StableDiffusion(frozen(noise_predictor, "meta"), frozen(vae, "meta"), prompt, scheduler.config)
 
 
 def frozen(network: Any, device: str) -> Any:

@@ -289,6 +289,8 @@ def check_level(level: Any, batch: int) -> None:
             f"level is an integer tensor [{batch}] with 8 · quality of each image, not {found}; or use "
             "`estimate`, which takes quality."
         )
+    if getattr(level, "is_meta", False):  # shapes only, without values
+        return
     low, high = int(level.min()), int(level.max())
     if low < 0 or high > MAX_LEVEL:
         raise OptionError(f"Levels go from 0 to {MAX_LEVEL} (8 · quality), not {low if low < 0 else high}.")

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trifocal.codecs.base_layer import ScalableNetwork
+from trifocal.codecs.discover import Discover
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.faster_rcnn import load_faster_rcnn, untrained_faster_rcnn
 from trifocal.detection.instances import MASK_RCNN, load_instance_segmenter
+from trifocal.diffusion.stable_diffusion import untrained_stable_diffusion
 from trifocal.losses import Lpips, Objective, spread_levels
 from trifocal.losses.detection import Target
 from trifocal.presets import Preset, find
@@ -24,7 +26,7 @@ from trifocal.recipes import BASE_LAYER, BaseLayerRecipe, Recipe, with_fields
 from trifocal.text.clip import ClipImageEncoder, untrained_embedding
 from trifocal.text.encoder import load_text_encoder
 from trifocal.training.optimisers import parameter_groups, train_only
-from trifocal.training.stages import stage_objective, stage_recipe
+from trifocal.training.stages import objective_arguments, stage_objective, stage_recipe
 from trifocal.training.tasks.base_layer import BaseLayerLosses, codec_with_base, weights_by_term
 from trifocal.types import Batch, Condition
 
@@ -74,8 +76,9 @@ def count_operations(
 ) -> StepOperations:
     """Count the operations of a training step of a preset. Its optimiser is not counted.
 
-    A step is done on two random crops. Frozen networks whose weights are downloaded (CLIP, LPIPS, Mask R-CNN)
-    have random weights here. A text has 38 tokens, and each crop four objects.
+    A step is done on two random crops. Frozen networks whose weights are downloaded (CLIP, LPIPS, Mask
+    R-CNN, Stable Diffusion) have random weights here, or none. A text has 38 tokens, and each crop four
+    objects.
 
     Args:
         preset: or its name.
@@ -90,12 +93,14 @@ def count_operations(
     chosen = find(preset)
     recipe: Recipe = with_fields(stage_recipe(chosen, stage), fields or {})
     network = chosen.build().network.train()
+    if isinstance(network, Discover):
+        without_weights(network)
     if parts:
         train_only(network, parts)
     parameter_groups(network, recipe)  # freezes those with a factor of 0
     objective = objective_without_weights(chosen, stage, recipe)
-    side = recipe.crop
-    x, levels = torch.rand(CROPS, 3, side, side), spread_levels(CROPS, torch.device("cpu"))
+    side, device = recipe.crop, network.device
+    x, levels = torch.rand(CROPS, 3, side, side, device=device), spread_levels(CROPS, device)
     draw_both_preferences()
     with FlopCounterMode(display=False) as counter:
         batch = Batch(x, levels, condition(chosen, recipe))
@@ -128,6 +133,15 @@ def count_base_operations(
     return StepOperations(float(counter.get_total_flops()), recipe.batch)
 
 
+def without_weights(network: Discover) -> None:
+    """Move the network to torch's device "meta", which computes shapes only, with a Stable Diffusion there.
+    On a processor a step would take minutes.
+    """
+    diffusion = untrained_stable_diffusion()
+    network.to("meta")
+    network.find_diffusion = lambda name, device: diffusion
+
+
 def draw_both_preferences() -> None:
     """Seed torch so that the next two random numbers lie on both sides of a half: UG-ICM decodes one crop
     for people and one for machines."""
@@ -157,6 +171,8 @@ def objective_without_weights(preset: Preset, stage: int, recipe: Recipe) -> Obj
         untrained["images"] = partial(ClipImageEncoder, trained=False)
     if preset.takes_preference and recipe.objective.get("objects", MASK_RCNN) == MASK_RCNN:
         untrained["segmenter"] = UntrainedSegmenter
+    known = objective_arguments(preset, stage)
+    untrained = {name: make for name, make in untrained.items() if name in known or "options" in known}
     options = {**recipe.objective, **{name: build() for name, build in untrained.items()}}
     while True:
         try:

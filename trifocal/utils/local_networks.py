@@ -1,6 +1,7 @@
-"""A local folder of other projects' networks: CLIP, and the weights that torch's hub downloads.
+"""A local folder of other projects' networks: CLIP, Stable Diffusion, and weights of torch's hub.
 
     FOLDER/clip-vit-base-patch32/       a model of transformers, by the last part of its name
+    FOLDER/stable-diffusion-2-1-base/   a model of diffusers, in the same way
     FOLDER/checkpoints/*.pth            Faster R-CNN, and the backbones of LPIPS, DISTS, FID ..., by the names
                                         under which torch's hub keeps them
 

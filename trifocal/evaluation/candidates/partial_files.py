@@ -1,4 +1,4 @@
-"""Scalable presets by partial files: only the objects, or with the objects as components."""
+"""Presets by partial files: only the objects, or with the objects as components."""
 
 from __future__ import annotations
 
@@ -18,49 +18,52 @@ from trifocal.evaluation.candidates.variant import Variant
 from trifocal.evaluation.metrics.pair import Pixels
 from trifocal.evaluation.tasks.detection import Annotations
 from trifocal.pictures import Picture
-from trifocal.presets import check_base_layer, find
+from trifocal.presets import check_components, check_preference, find
 
 __all__ = ["AnnotatedObjectsCandidate", "ObjectsCandidate"]
 
 
 class ObjectsCandidate:
-    """A scalable preset by its partial files: those that `trifocal strip --components` writes, with all
-    components.
+    """A preset by its partial files: those that `trifocal strip --components` writes, with all components.
 
-    The file of an image without objects is its base layer. `encode` codes the whole file and drops the rest,
+    The file of an image without objects is its base layer, or the whole file of a preset that has none.
+    `encode` codes the whole file and drops the rest,
     so its time covers both.
 
     Args:
-        variant: the preset and its weights.
+        variant: the preset, its weights and preference.
         objects: gives the objects of an image; by default those that the bundled detector finds.
 
     Raises:
-        PresetError: for a preset without a base layer.
+        PresetError, OptionError: for a preset without components, or a preference that it does not take.
         WeightsError: as `LoadedPreset`.
     """
 
     def __init__(
         self, variant: Variant, objects: Callable[[Picture], ComponentInput] = lambda picture: "detection"
     ) -> None:
-        check_base_layer(find(variant.codec))
-        self.name, self.objects = variant.name, objects
+        check_components(find(variant.codec))
+        check_preference(find(variant.codec), variant.preference)
+        self.name, self.objects, self.preference = variant.name, objects, variant.preference
         self.loaded = LoadedPreset(variant)
         self.weights = self.loaded.fingerprint
 
     def encode(self, picture: Picture, quality: float) -> bytes:
         stream = self.loaded.encode(picture, rate=Rate(quality), components=self.objects(picture) or None)
         labels = {component.label for component in stream.components}
+        if not labels and not self.loaded.preset.has_base_layer:
+            return stream.to_bytes()
         return (stream.only(labels) if labels else strip(stream, "base")).to_bytes()
 
     def decode(self, data: bytes) -> Pixels:
         """The objects, and the base preview where there are none."""
-        if Bitstream.from_bytes(data).components:
-            return self.loaded.decode(data)
+        if Bitstream.from_bytes(data).components or not self.loaded.preset.has_base_layer:
+            return self.loaded.decode(data, self.preference)
         return self.loaded.base_preview(data)
 
 
 class AnnotatedObjectsCandidate:
-    """A scalable preset by partial files with the annotated objects of each image.
+    """A preset by partial files with the annotated objects of each image.
 
     Args:
         variant: the preset and its weights.

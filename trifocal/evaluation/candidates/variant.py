@@ -8,6 +8,7 @@ dual-layer-compact:base     the base layer alone (see LAYER_KINDS)
 dual-layer-compact:objects  the file that has only the objects (see OBJECT_KINDS)
 avif:small                  coding each image at the input size of the bundled detector
 ug-icm-compact:0.5          decoded with this preference
+discover:objects:1          both
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ Other = TypeVar("Other")
 
 @dataclass(frozen=True)
 class Variant:
-    """A codec as it is measured: at most one of text, layers, objects, preference and downscaled is set.
+    """A codec as it is measured: at most one of text, layers, objects, preference and downscaled is set, or
+    objects and preference.
 
     Attributes:
         codec: the name of a preset or of a Pillow codec.
@@ -93,8 +95,9 @@ class Variant:
     @property
     def setting(self) -> str:
         """The setting as it follows the colon in `name`; "" if there is none."""
-        preference = None if self.preference is None else f"{self.preference:g}"
-        return self.text or self.layers or self.objects or preference or (SMALL if self.downscaled else "")
+        preference = "" if self.preference is None else f"{self.preference:g}"
+        objects = ":".join(part for part in (self.objects, preference) if part)
+        return self.text or self.layers or objects or (SMALL if self.downscaled else "")
 
     @property
     def model_name(self) -> str:
@@ -114,7 +117,8 @@ class Variant:
         else:
             title = self.label or f"Trifocal {self.codec}"
         if self.preference is not None:
-            return f"{title}, preference {self.setting}"
+            title = f"{title}, {TITLES[self.objects]}" if self.objects else title
+            return f"{title}, preference {self.preference:g}"
         if self.setting in TITLES:
             return f"{title}, {TITLES[self.setting]}"
         return f"{title}:{self.setting}" if self.setting else title
@@ -219,8 +223,9 @@ def _parse_setting(text: str, setting: str) -> dict[str, Any]:
         return {"text": setting}
     if setting in LAYER_KINDS:
         return {"layers": setting}
-    if setting in OBJECT_KINDS:
-        return {"objects": setting}
+    kind, _, rest = setting.partition(":")
+    if kind in OBJECT_KINDS:
+        return {"objects": kind} | (_parse_setting(text, rest) if rest else {})
     if setting == SMALL:
         return {"downscaled": True}
     try:
@@ -294,7 +299,7 @@ def _expand(
             expanded.append(candidate)
             continue
         supported = True
-        if candidate.setting:
+        if candidate.setting and not (field == "preference" and candidate.setting == candidate.objects):
             expanded.append(candidate)
         else:
             settings: list[dict[str, Any]] = [{field: value} for value in dict.fromkeys(values)]
