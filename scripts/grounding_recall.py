@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from trifocal.codecs.components import component_request
@@ -104,7 +105,7 @@ def row(title: str, counts: str, images: Sequence[Image], grounder: Grounder, wo
     """A row of the table: a task's labels, or words for the annotated labels of each image."""
     recorded = Recorded(grounder)
     totals, shares = np.zeros(4, int), []
-    for image in track(images, title):
+    for image in track(images, title, console=Console(stderr=True)):
         picture = Picture.open(image.path)
         wanted = [f"the {label}" for label in sorted({*image.labels})] if words else [title]
         if not wanted:

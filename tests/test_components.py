@@ -274,6 +274,8 @@ def test_missing_components_decode_to_the_base_preview() -> None:
     objects = [Component("person", (0, 0, 4, 8)), Component("car", (8, 2, 12, 6))]
     stream = trifocal.encode(picture, quality=60, base_quality=40, refinement=0, components=objects)
     part = stream.only("person")
+    onnx: Any
+    torch_: Any
     onnx, torch_ = (trifocal.load("dual-layer-compact", engine=engine) for engine in ("onnx", "torch"))
     shown, same = (codec.decode(part).picture.rgb.astype(int) for codec in (onnx, torch_))
     assert abs(shown - same).max() <= 1

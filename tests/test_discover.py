@@ -250,15 +250,16 @@ def test_damaged_components_count_as_missing(codec: DiffusionCodec, parted: Bits
         assert decoded.missing == missing and decoded.picture.rgb.shape == (100, 130, 3)
 
 
+class OnePerson:
+    """A grounder that finds one object."""
+
+    vocabulary = None
+
+    def find(self, pixels: Pixels, labels: Sequence[str]) -> Grounded:
+        return Grounded(np.array([[20.0, 20.0, 70.0, 90.0]]), tuple(labels[:1]), np.array([0.9]))
+
+
 def test_labels_are_found_in_the_image(codec: DiffusionCodec, parted: Bitstream) -> None:
-    boxes = np.array([[20.0, 20.0, 70.0, 90.0]])
-
-    class OnePerson:
-        vocabulary = None
-
-        def find(self, pixels: Pixels, labels: Sequence[str]) -> Grounded:
-            return Grounded(boxes, tuple(labels), np.array([0.9]))
-
     coded = codec.encode(PICTURE, components="person", grounder=OnePerson())
     assert coded.components == (Component("person", (1, 1, 5, 6)),)
     with pytest.raises(PresetError, match="no base layer"):
@@ -269,9 +270,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Objects first: encode, strip, decode for machines, merge."""
     preset = dataclasses.replace(find("discover"), build=tiny_discover)
     monkeypatch.setattr("trifocal.presets.PRESETS", (preset,))
-    boxes = np.array([[20.0, 20.0, 70.0, 90.0]])
-    found = Detections(boxes, np.array([1]), np.array([0.9]))
-    monkeypatch.setattr("trifocal.codecs.diffusion_codec.detect_objects", lambda picture: found)
+    monkeypatch.setattr("trifocal.codecs.components.load_grounder", lambda name: OnePerson())
     monkeypatch.chdir(tmp_path)
     write_weights(small_discover().network, Path("w.safetensors"))
     PICTURE.save("a.png")

@@ -152,8 +152,8 @@ def encode(
             parser=parse_components,
             metavar="LABELS",
             help="Give objects bytes of their own, so that `trifocal strip` can keep them alone (scalable "
-            "presets and discover only). Entries are separated by commas, or are the lines of @FILE. An entry is a task "
-            "(the reserved words detection, segmentation and classification), which is a list of labels; a "
+            "presets and discover only). Entries are separated by commas, or are the lines of @FILE. An "
+            "entry is a task (the reserved words detection, segmentation and classification), which is a list of labels; a "
             'label of COCO, such as person; or other words, such as "the red hat".',
         ),
     ] = None,
