@@ -153,8 +153,8 @@ def encode(
             metavar="LABELS",
             help="Give objects bytes of their own, so that `trifocal strip` can keep them alone (scalable "
             "presets and discover only). Entries are separated by commas, or are the lines of @FILE. An "
-            "entry is a task (the reserved words detection, segmentation and classification), which is a list of labels; a "
-            'label of COCO, such as person; or other words, such as "the red hat".',
+            "entry is a task (the reserved words detection, segmentation and classification), which is a "
+            'list of labels; a label of COCO, such as person; or other words, such as "the red hat".',
         ),
     ] = None,
     grounder: Annotated[
