@@ -142,8 +142,8 @@ def test_damaged_component_is_left_out_with_best_effort(street: Path, tmp_path: 
     assert "needs all components" in result.stderr
 
 
-def test_presets_without_base_layer_refuse_components(tmp_path: Path) -> None:
+def test_presets_without_components_refuse_them(tmp_path: Path) -> None:
     result = run(
         "encode", PHOTOGRAPH, "--preset", "compact", "--components", "person", "-o", tmp_path / "x.tri"
     )
-    assert result.exit_code == 1 and "has no base layer" in result.stderr
+    assert result.exit_code == 1 and "compact takes no components" in result.stderr
