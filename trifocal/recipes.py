@@ -326,7 +326,7 @@ DUAL_LAYER = replace(TACO, factors={"base.": 0.0, **TACO.factors}, warmup=1000, 
 # second stage has 10 epochs at 1e-5, and trains the decoder only.
 UG_ICM = replace(TACO, batch=128, cooldown=0.0, decay=(), text="none", objective={})
 UG_ICM_DECODER = replace(
-    UG_ICM, learning_rate=1e-5, factors={**UG_ICM.factors, "analysis.": 0.0, "entropy.": 0.0}
+    UG_ICM, learning_rate=1e-5, factors={"analysis.": 0.0, "entropy.": 0.0, **UG_ICM.factors}
 )
 
 # Liu et al.: crops of 512 pixels, 300,000 steps, and 50,000 of the second stage, in which encoder and entropy
