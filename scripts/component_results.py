@@ -111,7 +111,7 @@ def object_row(
     cells = []
     for metric in METRICS:
         own, of_whole = (np.mean([row.values[metric] for row in found]) for found in (part, whole))
-        pairs = [(row.values[metric], of_avif(rows, row, metric)) for row in part]
+        pairs = [(row.values[metric] or 0.0, of_avif(rows, row, metric)) for row in part]
         both = [(ours, avif) for ours, avif in pairs if avif is not None]
         difference = np.mean([ours - avif for ours, avif in both]) if both else np.nan
         cells.append(f"{own:.2f}, {own - of_whole:+.2f} | {difference:+.2f} ({len(both)})")
