@@ -38,7 +38,8 @@ def strip(
         str | None,
         typer.Option(
             metavar="LABELS",
-            help="Keep the base layer, the side information and these components, such as person,car.",
+            help="Keep these components, such as person,car, with the side information and, if there is one, "
+            "the base layer.",
         ),
     ] = None,
     without: Annotated[
@@ -53,7 +54,7 @@ def strip(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Keep one part of scalable files: give --layers, --components or --without.
+    """Keep one part of files with two layers or with components: give --layers, --components or --without.
 
     street.tri is written to street-base.tri, street-enh.tri, street-part.tri or street-without.tri in the
     same folder. `trifocal merge` joins the parts.
@@ -107,7 +108,7 @@ def merge(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Join the parts of a scalable file.
+    """Join the parts of a file.
 
     The result equals the file before `trifocal strip`, byte for byte. Parts of a file with components may
     overlap; if some are still missing, the result is a larger part.

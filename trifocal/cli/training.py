@@ -38,15 +38,21 @@ def train(
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the run. [default: runs/PRESET]"),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Folder of the run. [default: runs/PRESET; runs/PRESET-stage2 for stage 2, and runs/base-OF "
+            "with --of]",
+        ),
     ] = None,
     stage: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Training stage: 1 to 3 for detector; 1 or 2 for towers, dual-layer-compact, cross-modal, "
-            "cross-modal-cheng2020 and the ug-icm presets; 1 for all others. Pass the weights of stage 1 to "
-            "stage 2 with --start. "
+            "cross-modal-cheng2020, the ug-icm presets and discover; 1 for all others. Pass the weights of "
+            "stage 1 to stage 2 with --start. "
             "Stage 3 starts from the bundled weights unless --start is given. [default: 1]",
         ),
     ] = None,
