@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 import trifocal
 
-BT601 = (5, 6)  # FFmpeg's AVCOL_SPC_BT470BG and AVCOL_SPC_SMPTE170M
+BT709, BT601 = 1, (5, 6)  # FFmpeg's AVCOL_SPC_BT709, AVCOL_SPC_BT470BG and AVCOL_SPC_SMPTE170M
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
@@ -54,9 +54,11 @@ def frames(video: str, every: int) -> Iterator[tuple[int, trifocal.Picture]]:
                 continue
             width, height = frame.width // 2 * 2, frame.height // 2 * 2
             if convert is None or (convert.width, convert.height) != (width, height):
-                matrix = "bt601" if frame.colorspace in BT601 or height < 720 else "bt709"
+                is_bt601 = frame.colorspace in BT601 or (frame.colorspace != BT709 and height < 720)
                 full_range = frame.color_range == FULL_RANGE
-                convert = trifocal.FrameConverter(width, height, "i420", matrix, full_range)
+                convert = trifocal.FrameConverter(
+                    width, height, "i420", "bt601" if is_bt601 else "bt709", full_range
+                )
             yield number, convert(frame.reformat(width, height, "yuv420p").to_ndarray())
 
 
