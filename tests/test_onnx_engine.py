@@ -19,7 +19,6 @@ from helpers.images import random_rgb
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.graph_export import codec_network, export_networks
 from trifocal.codecs.loading import Engine
-from trifocal.codecs.onnx_runtime import image_array
 from trifocal.codecs.preview import preview_pixels
 from trifocal.container import Bitstream, Tag
 from trifocal.demo import PHOTOGRAPH
@@ -34,6 +33,7 @@ from trifocal.preset_table import PRESETS
 from trifocal.presets import find
 from trifocal.text.compact_onnx import load_compact_onnx
 from trifocal.types import DEAD_ZONE, BasePreview, Condition
+from trifocal.utils.arrays import image_array
 from trifocal.weights import WEIGHTS_FOLDER, fingerprint, read_arrays, read_weights, write_weights
 
 COMPACT = ("compact", "dual-layer-compact")

@@ -228,14 +228,14 @@ class Codec:
         )
 
         chunks = TileChunks(self.tiles, components, picture.width, picture.height)
+        header = self._header(picture, 0)  # once: the fingerprint reads all weights
 
         def write(level: int) -> Bitstream:
             return stream(level, chunks.write(latents, level, stopwatch))
 
         def stream(level: int, coded: tuple[bytes, ...]) -> Bitstream:
-            return Bitstream(
-                self._header(picture, level), (Layer(self.layer, coded), *chunks.layers, *other_layers)
-            )
+            file_layers = (Layer(self.layer, coded), *chunks.layers, *other_layers)
+            return Bitstream(replace(header, level=level), file_layers)
 
         if rate.level is not None:
             return write(rate.level)

@@ -19,13 +19,14 @@ from trifocal.entropy.numpy_networks import part
 from trifocal.graphs.session import Graphs, network_record
 from trifocal.pictures import Picture
 from trifocal.types import DEAD_ZONE, HYPER_LATENT_PIXELS, Condition
+from trifocal.utils.arrays import image_array
 from trifocal.weights import Arrays, DecodableFingerprints, check_arrays, fingerprint
 
 if TYPE_CHECKING:
     from trifocal.codecs.torch_runtime import TorchRuntime
     from trifocal.detection.detections import Detections
 
-__all__ = ["BaseOnnxRuntime", "OnnxRuntime", "ScalableOnnxRuntime", "image_array"]
+__all__ = ["BaseOnnxRuntime", "OnnxRuntime", "ScalableOnnxRuntime"]
 
 FEATURE_STRIDE = 8  # of the compact detector's features
 
@@ -196,8 +197,3 @@ def side_input(name: str, condition: Any) -> Array:
         return preview_pixels(condition.preview)
     given: Array = condition.text.pooled if name == "text" else condition.preference
     return given
-
-
-def image_array(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[H, W, 3] uint8 → [1, 3, H, W] in 0..1."""
-    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)

@@ -17,6 +17,7 @@ from trifocal.codecs.mask import log2_gain_map
 from trifocal.detection.input_size import ENCODER_SIDE, encoder_size
 from trifocal.pictures import Picture
 from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE, Condition, TextEmbedding
+from trifocal.utils.arrays import image_array
 
 __all__ = ["TextProbability", "text_probability_map", "with_text_importance"]
 
@@ -47,8 +48,7 @@ def text_probability_map(picture: Picture, text: TextEmbedding[Any], probability
     """
     small = Image.fromarray(picture.thumbnail(4 * ENCODER_SIDE).rgb)
     small = small.resize(encoder_size(picture.width, picture.height), Image.Resampling.BICUBIC)
-    x = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / np.float32(255)
-    p = Image.fromarray(probability(np.ascontiguousarray(x), text)[0])
+    p = Image.fromarray(probability(image_array(np.asarray(small)), text)[0])
     columns, rows = (-(-side // LATENT_STRIDE) for side in (picture.width, picture.height))
     fine = np.asarray(p.resize((columns, rows), Image.Resampling.BILINEAR))
     multiple = HYPER_LATENT_PIXELS // LATENT_STRIDE

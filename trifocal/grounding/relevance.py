@@ -11,6 +11,7 @@ from PIL import Image
 from trifocal.detection.detections import Floats, Pixels
 from trifocal.text.compact_onnx import text_probability
 from trifocal.types import TextEmbedding
+from trifocal.utils.arrays import image_array
 
 __all__ = ["connected_boxes", "relevance_map"]
 
@@ -27,8 +28,7 @@ def relevance_map(pixels: Pixels, text: TextEmbedding[Any], size: tuple[int, int
         WeightsError: if the weights are missing or damaged.
     """
     small = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-    x = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / np.float32(255)
-    return text_probability(x, text)[0]
+    return text_probability(image_array(np.asarray(small)), text)[0]
 
 
 def connected_boxes(p: NDArray[np.float32], threshold: float) -> tuple[Floats, Floats]:

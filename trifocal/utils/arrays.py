@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["clip_", "depth_to_space", "log_spaced", "namespace", "space_to_depth", "zeros"]
+__all__ = ["clip_", "depth_to_space", "image_array", "log_spaced", "namespace", "space_to_depth", "zeros"]
 
 
 def namespace(x: Any) -> Any:
@@ -26,6 +27,11 @@ def log_spaced(x: Any, top: float, limits: tuple[float, float]) -> Any:
     """The numbers at x in 0..top of a log-spaced range between the limits."""
     low, high = (math.log(limit) for limit in limits)
     return namespace(x).exp(low + (high - low) * x / top)
+
+
+def image_array(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """[H, W, 3] uint8 → [1, 3, H, W] in 0..1."""
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
 
 
 def clip_(x: Any, low: float, high: float) -> Any:
