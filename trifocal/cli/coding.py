@@ -26,6 +26,7 @@ from trifocal.cli.main import (
     WeightsForFile,
     app,
     console_for,
+    force_option,
     images_at_once,
     report_inputs,
     use_threads,
@@ -95,8 +96,8 @@ def encode(
     layers: Annotated[
         Layers,
         typer.Option(
-            help="base: only the base layer (scalable presets only), which `trifocal detect` reads. Takes a "
-            "quality, not a size; `trifocal merge` adds the enhancement of a file with the same options."
+            help="base: only the base layer (scalable presets), which `trifocal detect` reads. Needs a quality. "
+            "To add the rest: encode with the same options, `strip --layers enhancement`, and `merge`."
         ),
     ] = Layers.all,
     out: Out = None,
@@ -166,7 +167,7 @@ def encode(
         ),
     ] = None,
     as_json: AsJson = False,
-    force: Force = False,
+    force: Annotated[bool, force_option(" or --attention")] = False,
     skip_existing: SkipExisting = False,
     keep_suffix: KeepSuffix = False,
     keep_times: KeepTimes = False,

@@ -10,7 +10,6 @@ import typer
 
 from trifocal.cli.main import (
     EngineName,
-    Force,
     InputFiles,
     KeepSuffix,
     MaxPixels,
@@ -19,6 +18,7 @@ from trifocal.cli.main import (
     Threads,
     WeightsForFile,
     app,
+    force_option,
     report_inputs,
     use_threads,
 )
@@ -67,7 +67,7 @@ def detect(
             "[default: standard output]",
         ),
     ] = None,
-    force: Force = False,
+    force: Annotated[bool, force_option(" or --draw")] = False,
     keep_suffix: KeepSuffix = False,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,

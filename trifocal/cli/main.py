@@ -82,10 +82,16 @@ Preset = Annotated[
     typer.Option(metavar="PRESET", help="Model; see `trifocal presets`. [default: dual-layer-compact]"),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Recurse into subfolders.")]
-Force = Annotated[
-    bool,
-    typer.Option("--force", help="Replace existing files. Without it only a file named with -o is replaced."),
-]
+
+
+def force_option(others: str = "") -> Any:
+    """`--force`; others: further options whose files are replaced without it, such as " or --draw"."""
+    return typer.Option(
+        "--force", help=f"Replace existing files. Without it only a file named with -o{others} is replaced."
+    )
+
+
+Force = Annotated[bool, force_option()]
 ForceFolder = Annotated[
     bool, typer.Option("--force", help="Replace the files of an earlier run in the output folder.")
 ]
@@ -162,9 +168,9 @@ Networks = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER",
-        help="Folder of other projects' networks, for machines without network access: CLIP in "
-        "clip-vit-base-patch32, and torchvision's weights, also those of LPIPS, in checkpoints. Or set "
-        "TRIFOCAL_NETWORKS.",
+        help="Folder of other projects' networks, for machines without network access: CLIP, Stable "
+        "Diffusion, Grounding DINO, and the weights of torch's hub; docs/evaluation.md names its files. Or "
+        "set TRIFOCAL_NETWORKS.",
     ),
 ]
 

@@ -42,7 +42,7 @@ Captions = Annotated[
     typer.Option(
         metavar="FILE[:SET]",
         help="Captions as JSON, and the name of a set for a file that has several. [default: captions.json "
-        "next to the images]",
+        "in the folder of the images or above it, or COCO's annotations/captions_FOLDER.json]",
     ),
 ]
 BestBy = Annotated[
@@ -75,7 +75,7 @@ Annotations = Annotated[
     typer.Option(
         metavar="FILE",
         help="Annotation file, or own for images without labels: what the same network finds in the "
-        "originals. [default: searched next to the images]",
+        "originals. [default: searched in the folder of the images and above it]",
     ),
 ]
 ShortSide = Annotated[

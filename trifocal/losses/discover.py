@@ -1,4 +1,4 @@
-"""The objectives of DISCOVER (J. Liu et al., equation 4): of both stages."""
+"""The objectives of both stages of DISCOVER (Liu et al, equation 4)."""
 
 from collections.abc import Iterator
 from dataclasses import replace

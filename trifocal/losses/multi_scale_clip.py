@@ -1,4 +1,4 @@
-"""The multi-scale CLIP distance of UG-ICM: of whole images, random crops and objects (Yin et al. 2024)."""
+"""The multi-scale CLIP distance of UG-ICM (Yin 2024): of whole images, random crops and objects."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The objectives of UG-ICM (Yin et al. 2024): of both stages, and of the compact form for machines."""
+"""The objectives of both stages of UG-ICM (Yin 2024), and of the compact form for machines."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
