@@ -96,8 +96,8 @@ def encode(
     layers: Annotated[
         Layers,
         typer.Option(
-            help="base: only the base layer (scalable presets), which `trifocal detect` reads. Needs a quality. "
-            "To add the rest: encode with the same options, `strip --layers enhancement`, and `merge`."
+            help="base: only the base layer (scalable presets), which `trifocal detect` reads. To "
+            "add the rest: encode with the same --quality and options, `strip --layers enhancement`, `merge`."
         ),
     ] = Layers.all,
     out: Out = None,
