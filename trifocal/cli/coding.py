@@ -181,8 +181,8 @@ def encode(
 ) -> None:
     """Encode images to .tri files.
 
-    photo.jpg is written to photo.tri in the same folder. An existing file is kept unless -o names exactly
-    that file, or --force is given. `-` reads standard input.
+    photo.jpg is written to photo.tri in the same folder. If that exists, the command fails and writes
+    nothing, unless -o names that file, or --force or --skip-existing is given. `-` reads standard input.
     """
     if sum(rate is not None for rate in (quality, bpp, max_bytes)) > 1:
         raise typer.BadParameter("give only one of --quality, --bpp and --bytes.")
@@ -352,8 +352,8 @@ def decode(
 ) -> None:
     """Decode .tri files.
 
-    photo.tri is written to photo.png in the same folder. An existing file may be the original: it is kept
-    unless -o names exactly that file, or --force is given.
+    photo.tri is written to photo.png in the same folder. If that exists (it may be the original), the command
+    fails and writes nothing, unless -o names that file, or --force or --skip-existing is given.
     """
     base_only = layers is Layers.base
     if base_only and (best_effort or any(option is not None for option in (region, text, preference))):

@@ -274,7 +274,8 @@ def export(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Training images, on which the frequency tables are set. [default: those of the run]"
+            help="Training images, from whose symbols the range coder's frequency tables are computed. "
+            "[default: those of the run]"
         ),
     ] = None,
     threads: Threads = None,

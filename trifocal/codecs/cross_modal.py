@@ -1,4 +1,4 @@
-"""Cross-modal side information: a text that only the decoder knows improves the image.
+"""Cross-modal side information: a text that only the decoder reads improves the image.
 
 Qin et al., "Perceptual Image Compression with Cooperative Cross-Modal Side Information".
 

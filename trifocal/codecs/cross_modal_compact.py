@@ -1,4 +1,4 @@
-"""Cross-modal side information, a text that only the decoder knows, on the compact network.
+"""Cross-modal side information, a text that only the decoder reads, on the compact network.
 
     image ── analysis ── entropy ⇄ bytes ── y_hat ── synthesis (text) ── image      as the preset compact, except for
                                              text ── text encoder ┘                the synthesis' second branch
