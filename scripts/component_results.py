@@ -15,7 +15,7 @@ of its latent positions.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,13 @@ from trifocal.types import LATENT_STRIDE
 
 WHOLE = "dual-layer-compact"
 PARTIAL = {f"{WHOLE}:objects": "found objects", f"{WHOLE}:annotated": "annotated objects"}
+LABELS = {name: f"partial, {objects}" for name, objects in PARTIAL.items()}
+LABELS |= {WHOLE: "whole", "avif": "AVIF", "jpeg": "JPEG"}
 METRICS = {"psnr_objects": "PSNR", "ssimulacra2_objects": "SSIMULACRA2", "butteraugli_objects": "Butteraugli"}
 COVERED = (0.25, 0.45)  # the images of the row "objects cover 35 %"
 
 Rows = Mapping[tuple[str, str, float], ImageResult]
+Avif = Mapping[str, Sequence[ImageResult]]  # the rows of each image
 
 
 def main() -> None:
@@ -45,9 +48,11 @@ def main() -> None:
     arguments = parser.parse_args()
     results = [row for path in arguments.results for row in read_results(path)]
     means = [mean for path in arguments.results for mean in read_means(summary_path(path))]
-    rows = {(row.preset, row.picture, row.quality): row for row in results}
-    covered = covered_shares(arguments.data, {row.picture: row for row in results})
-    print_objects(rows, covered)
+    with_objects = [row for row in results if all(row.values.get(name) is not None for name in METRICS)]
+    if with_objects:
+        rows = {(row.preset, row.picture, row.quality): row for row in with_objects}
+        covered = covered_shares(arguments.data, {row.picture: row for row in with_objects})
+        print_objects(rows, avif_rows(with_objects), covered)
     print_precision(means)
     if arguments.figure is not None:
         draw(means, arguments.figure)
@@ -72,7 +77,16 @@ def covered_shares(data: Path, images: Mapping[str, ImageResult]) -> dict[str, f
     return shares
 
 
-def print_objects(rows: Rows, covered: Mapping[str, float]) -> None:
+def avif_rows(results: Iterable[ImageResult]) -> Avif:
+    """The rows of AVIF by image."""
+    rows: dict[str, list[ImageResult]] = {}
+    for row in results:
+        if row.preset == "avif":
+            rows.setdefault(row.picture, []).append(row)
+    return rows
+
+
+def print_objects(rows: Rows, avif: Avif, covered: Mapping[str, float]) -> None:
     """What is inside the boxes of the objects, at the bytes of the partial file."""
     title = " | ".join(f"{name}, whole | AVIF" for name in METRICS.values())
     print(f"| components | quality | images | covered | bytes | of the whole | {title} |")
@@ -83,22 +97,19 @@ def print_objects(rows: Rows, covered: Mapping[str, float]) -> None:
             few = [image for image in images if COVERED[0] <= covered[image] <= COVERED[1]]
             for label, chosen in ((name, images), (f"{name}, {COVERED[0]:.0%} to {COVERED[1]:.0%}", few)):
                 if chosen:
-                    print(object_row(rows, preset, quality, chosen, label, covered))
+                    print(object_row(rows, avif, preset, quality, chosen, label, covered))
 
 
 def comparable(rows: Rows, preset: str, quality: float) -> list[str]:
-    """The images of a partial preset at a quality that have a whole file and objects to measure."""
+    """The images of a partial preset at a quality that have a whole file too."""
     return [
-        image
-        for own, image, at in rows
-        if (own, at) == (preset, quality)
-        and (WHOLE, image, quality) in rows
-        and all(rows[own, image, at].values.get(metric) is not None for metric in METRICS)
+        image for own, image, at in rows if (own, at) == (preset, quality) and (WHOLE, image, quality) in rows
     ]
 
 
 def object_row(
     rows: Rows,
+    avif: Avif,
     preset: str,
     quality: float,
     images: Sequence[str],
@@ -111,9 +122,12 @@ def object_row(
     cells = []
     for metric in METRICS:
         own, of_whole = (np.mean([row.values[metric] for row in found]) for found in (part, whole))
-        pairs = [(row.values[metric] or 0.0, of_avif(rows, row, metric)) for row in part]
-        both = [(ours, avif) for ours, avif in pairs if avif is not None]
-        difference = np.mean([ours - avif for ours, avif in both]) if both else np.nan
+        pairs = [
+            (row.values[metric] or 0.0, avif_value(avif.get(row.picture, ()), row.bytes, metric))
+            for row in part
+        ]
+        both = [(ours, other) for ours, other in pairs if other is not None]
+        difference = np.mean([ours - other for ours, other in both]) if both else np.nan
         cells.append(f"{own:.2f}, {own - of_whole:+.2f} | {difference:+.2f} ({len(both)})")
     share = float(np.mean([covered[image] for image in images]))
     return (
@@ -123,17 +137,13 @@ def object_row(
     )
 
 
-def of_avif(rows: Rows, row: ImageResult, metric: str) -> float | None:
-    """AVIF's value on the same image at the same bytes; None outside its curve."""
-    points = sorted(
-        (found.bytes, found.values[metric])
-        for (preset, image, _), found in rows.items()
-        if (preset, image) == ("avif", row.picture) and found.values.get(metric) is not None
-    )
-    if not points or not points[0][0] <= row.bytes <= points[-1][0]:
+def avif_value(rows: Iterable[ImageResult], size: int, metric: str) -> float | None:
+    """AVIF's value on an image at that many bytes, from its rows of the image; None outside its curve."""
+    points = sorted((row.bytes, row.values[metric]) for row in rows if row.values.get(metric) is not None)
+    if not points or not points[0][0] <= size <= points[-1][0]:
         return None
     sizes, values = zip(*points, strict=True)
-    return float(np.interp(np.log(row.bytes), np.log(sizes), values))
+    return float(np.interp(np.log(size), np.log(sizes), values))
 
 
 def print_precision(means: Sequence[MeanResult]) -> None:
@@ -144,14 +154,18 @@ def print_precision(means: Sequence[MeanResult]) -> None:
         print(f"\n{column}: BD-rate of decoded images in %, negative for fewer bits\n")
         print("| | AP | bpp | against AVIF | against JPEG |\n|---|---|---|---:|---:|")
         for name, curve in curves.items():
-            deltas = [
-                bd_rate(curves[other], curve).value if other in curves and other != name else None
-                for other in ("avif", "jpeg")
-            ]
-            shown = ("" if delta is None else f"{delta:+.1f}" for delta in deltas)
+            shown = (bd_cell(curves, other, name) for other in ("avif", "jpeg"))
             values = " ".join(f"{value:.3f}" for value in curve.values)
             rates = " ".join(f"{rate:.3f}" for rate in curve.rates)
-            print(f"| {name} | {values} | {rates} | {' | '.join(shown)} |")
+            print(f"| {LABELS.get(name, name)} | {values} | {rates} | {' | '.join(shown)} |")
+
+
+def bd_cell(curves: Mapping[str, Curve], anchor: str, name: str) -> str:
+    """The BD-rate of a curve against an anchor; empty against itself and without the anchor."""
+    if anchor not in curves or anchor == name:
+        return ""
+    delta = bd_rate(curves[anchor], curves[name]).value
+    return "no overlap" if delta is None else f"{delta:+.1f}"
 
 
 def precision_curves(means: Sequence[MeanResult], column: str) -> dict[str, Curve]:
@@ -174,7 +188,7 @@ def draw(means: Sequence[MeanResult], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(columns), figsize=(6 * len(columns), 4.2), squeeze=False)
     for axis, column in zip(axes[0], columns, strict=True):
         for name, curve in precision_curves(means, column).items():
-            axis.plot(curve.rates, curve.values, "o-", label=PARTIAL.get(name, name), markersize=4)
+            axis.plot(curve.rates, curve.values, "o-", label=LABELS.get(name, name), markersize=4)
         axis.set(xscale="log", xlabel="bits per pixel", ylabel=f"AP ({column.removeprefix('ap:')})")
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
