@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Encode the frames of a video or camera, and send the base layer of each first.
 
-    pip install av
+    pip install ".[video]"
     python examples/camera.py VIDEO -o FOLDER [--every 25] [--quality 30] [--base-only]
 
 The base layer of a frame (000025-base.tri) is written as soon as it is coded, so that `trifocal detect` can
