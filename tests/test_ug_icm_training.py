@@ -96,7 +96,7 @@ def test_the_second_stage_has_no_rate_and_other_weights():
     assert abs(loss(second, codec, batch()).item()) < 1e-4
     described = second.description()
     assert described["stage"] == 2 and described["clip"] == 1.0 and described["objects"] == "none"
-    with pytest.raises(OptionError, match="readme or paper, not mine"):
+    with pytest.raises(OptionError, match="weights is readme or paper, not 'mine'"):
         small(weights="mine")
 
 

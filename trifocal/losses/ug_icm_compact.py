@@ -1,7 +1,7 @@
 """The objective of the first stage of UG-ICM on the compact network, for people and for machines."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from trifocal.losses.rate_distortion import mean_squared_error
 from trifocal.losses.ug_icm import machine_metrics
 from trifocal.losses.visual import VisualObjective
 from trifocal.types import Batch, Condition, Output
+from trifocal.utils.annotations import Count, Length, NonNegative, Positive, Range
 
 __all__ = ["UgIcmCompactObjective"]
 
@@ -45,12 +46,12 @@ class UgIcmCompactObjective(VisualObjective):
 
     def __init__(
         self,
-        machine_error: float = 0.1,
-        feature_weight: float = 0.9,
-        feature_rate: float = FEATURE_RATE,
-        stages: Sequence[int] = DEPTHS,
-        local_side: int = 128,
-        most_objects: int = 4,
+        machine_error: NonNegative = 0.1,
+        feature_weight: NonNegative = 0.9,
+        feature_rate: Positive = FEATURE_RATE,
+        stages: Annotated[Sequence[Annotated[int, Range(0, 4)]], Length(1)] = DEPTHS,
+        local_side: Count = 128,
+        most_objects: Annotated[int, Range(0, 1000)] = 4,
         distance: Perceptual | None = None,
         **people: Any,
     ) -> None:

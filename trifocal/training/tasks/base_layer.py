@@ -8,7 +8,6 @@ Every image of a batch has its own quality level, so one base layer serves all r
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -22,7 +21,6 @@ from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import CompactBaseAnalysis
 from trifocal.entropy import RateEstimator
 from trifocal.entropy.tables import calibrated_frequencies
-from trifocal.errors import OptionError
 from trifocal.losses.base_layer import (
     CLASS_CROSS_ENTROPY,
     TERM_WEIGHTS,
@@ -33,7 +31,7 @@ from trifocal.losses.base_layer import (
 from trifocal.losses.detection import Target, TeacherDetections
 from trifocal.losses.rate_distortion import level_weight, spread_levels
 from trifocal.presets import Preset, check_base_layer, find
-from trifocal.recipes import BASE_LAYER, BaseLayerRecipe, with_fields
+from trifocal.recipes import BASE_LAYER, BaseLayerRecipe, checked_arguments, with_fields
 from trifocal.training.batches import read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.detection_batches import DetectionBatches, DetectionTeacher
@@ -42,6 +40,7 @@ from trifocal.training.run import open_run
 from trifocal.training.task import SEED, LossTask, Notify, Report, silent
 from trifocal.training.trainer import open_trainer
 from trifocal.types import BASE_TASK_WEIGHTS, Condition
+from trifocal.utils.annotations import NonNegative
 from trifocal.weights import WEIGHTS_FOLDER, write_weights
 
 __all__ = ["train_base_layer"]
@@ -82,14 +81,8 @@ def weights_by_term(recipe: BaseLayerRecipe) -> dict[str, float]:
         if recipe.bce == "classes"
         else {}
     )
-    known = (*TERM_WEIGHTS, CLASS_CROSS_ENTROPY)
-    if unknown := [name for name in recipe.terms if name not in known]:
-        own = [field.name for field in fields(recipe)]
-        raise OptionError(
-            f"base has no field {unknown[0]!r}; its recipe has {', '.join(own)}, and weights of "
-            f"{', '.join(known)}."
-        )
-    return {**TERM_WEIGHTS, **bce, **recipe.terms}
+    kinds = dict.fromkeys((*TERM_WEIGHTS, CLASS_CROSS_ENTROPY), NonNegative)
+    return {**TERM_WEIGHTS, **bce, **checked_arguments("base", recipe, kinds)}
 
 
 class BaseLayerTask(LossTask):
