@@ -4,7 +4,7 @@ import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from inspect import Parameter, signature
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -167,8 +167,14 @@ def described(kind: Any, words: Mapping[Any, str] = SINGULAR) -> str:
 
 def checked_fields(instance: Any) -> dict[str, Any]:
     """The fields of a dataclass in their types. Raises OptionError as `checked`."""
-    kinds = get_type_hints(type(instance), include_extras=True)
-    return {name: checked(name, getattr(instance, name), kind) for name, kind in kinds.items()}
+    own: Any = type(instance)
+    return {name: checked(name, getattr(instance, name), kind) for name, kind in field_types(own).items()}
+
+
+@cache
+def field_types(kind: Any) -> dict[str, Any]:
+    """The annotated types of the fields of a dataclass."""
+    return get_type_hints(kind, include_extras=True)
 
 
 def argument_types(function: Callable[..., Any]) -> dict[str, Any]:
