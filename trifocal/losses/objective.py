@@ -29,7 +29,8 @@ class Objective(nn.Module):
         lambdas: λ at the lowest and at the highest quality; two equal numbers train a single rate.
 
     Attributes:
-        terms: the terms of the last loss, each a scalar: means over the batch, before they are weighted.
+        terms: the terms of the losses since it was last cleared, each a scalar: means over the batch, before
+            they are weighted. A term that no image of the batch has is left out.
 
     Raises:
         OptionError: unless `lambdas` are two numbers above 0.
@@ -43,6 +44,14 @@ class Objective(nn.Module):
     def keep_terms(self, **terms: Tensor) -> None:
         """Add to `terms`: the mean of each."""
         self.terms |= {name: term.detach().float().mean() for name, term in terms.items()}
+
+    def keep_shares(self, share: Tensor, **terms: Tensor) -> None:
+        """Add to `terms`: the mean of each, [B], weighted by the share of each image in it, [B] in 0..1;
+        nothing if all shares are 0.
+        """
+        total = share.sum()
+        if total > 0:
+            self.keep_terms(**{name: (share * term.detach()).sum() / total for name, term in terms.items()})
 
     def auxiliary_networks(self) -> dict[str, nn.Module]:
         """Networks that are trained beside the codec, by the name of their turn; none here."""

@@ -33,6 +33,7 @@ Published = Literal["readme", "paper"]
 Objects = Literal["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "boxes", "none"]
 MASK_RCNN: Objects = "maskrcnn_resnet50_fpn"
 BOXES, NO_OBJECTS = "boxes", "none"
+CLIP_TERMS = ("clip_global", "clip_local", "clip_instances")  # names of L_glo, L_loc and L_ins in the log
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,11 @@ class PreferenceObjective(Objective):
         output = codec(batch.x, batch.level, Condition(preference=preference))
         error = mean_squared_error(output.x_hat, batch.x)
         shares = self.weights.people_error * (1 - preference) + self.weights.machine_error * preference
-        distance = self._clip_distance(output.x_hat, batch, preference > 0)
-        bpp = bits_per_pixel(output, batch.x)
+        parts = self._clip_parts(output.x_hat, batch, preference > 0)
+        distance, bpp = parts.sum(0), bits_per_pixel(output, batch.x)
         self.keep_terms(bpp=bpp, mse=error, clip=distance)
+        self.keep_shares(1 - preference, mse_people=error)
+        self.keep_shares(preference, mse_machine=error, **dict(zip(CLIP_TERMS, parts)))
         each = quality_lambda(batch.level, self.lambdas) * (
             shares * error + self.weights.clip * preference * distance
         )
@@ -149,15 +152,15 @@ class PreferenceObjective(Objective):
             each = each + bpp
         yield "codec", (each * level_weight(batch.level, limits=self.lambdas)).mean()
 
-    def _clip_distance(self, x_hat: Tensor, batch: Batch, chosen: Tensor) -> Tensor:
-        """MS-CLIP of the chosen images, [B], and 0 for the others."""
-        distance = batch.x.new_zeros(len(batch.x))
+    def _clip_parts(self, x_hat: Tensor, batch: Batch, chosen: Tensor) -> Tensor:
+        """The three parts of MS-CLIP of the chosen images, [3, B], and 0 for the others."""
+        parts = batch.x.new_zeros(len(CLIP_TERMS), len(batch.x))
         indices = chosen.nonzero().flatten()
         if not len(indices):
-            return distance
+            return parts
         x = batch.x[indices]
-        found = self.clip(x_hat[indices], x, self._masks(x, batch, indices.tolist()))
-        return distance.index_add(0, indices, found)
+        found = self.clip.parts(x_hat[indices], x, self._masks(x, batch, indices.tolist()))
+        return parts.index_add(1, indices, torch.stack(found))
 
     def _masks(self, x: Tensor, batch: Batch, indices: Sequence[int]) -> Sequence[Tensor]:
         """Masks of the objects of the chosen images."""
@@ -220,16 +223,10 @@ class UgIcmObjective(Objective):
     def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, for_machines(batch.x))
         perceptual = self.perceptual(output.x_hat, batch.x)
-        self.keep_terms(mse=mean_squared_error(output.x_hat, batch.x), perceptual=perceptual)
-        error = (
-            quality_lambda(batch.level)
-            * mean_squared_error(output.x_hat, batch.x)
-            * level_weight(batch.level)
-        )
-        yield (
-            "codec",
-            (self.error_weight * error + self.perceptual_weight * perceptual).mean(),
-        )
+        squared = mean_squared_error(output.x_hat, batch.x)
+        self.keep_terms(mse=squared, mse_machine=squared, perceptual=perceptual)
+        error = quality_lambda(batch.level) * squared * level_weight(batch.level)
+        yield "codec", (self.error_weight * error + self.perceptual_weight * perceptual).mean()
 
 
 def machine_metrics(

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -128,7 +128,7 @@ class Trainer:
         with closing(self.train_steps()) as steps:
             for terms in steps:
                 recent.append(terms)
-                mean = {name: float(np.mean([row[name] for row in recent])) for name in terms}
+                mean = mean_terms(recent)
                 text = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
                 report(self.fraction, f"step {self.elapsed.step}  {text}")
                 due = self.elapsed.seconds - saved > 60 * every and not self.divergence.count
@@ -327,6 +327,15 @@ class Trainer:
             "machine": f"{self.accelerator.device.type}, {torch.get_num_threads()} threads, "
             f"torch {torch.__version__}",
         }
+
+
+def mean_terms(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each term over the steps that have it."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            found.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def open_trainer(

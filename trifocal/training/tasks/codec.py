@@ -175,6 +175,7 @@ class CodecTask(TrainingTask):
         levels, condition = self.levels(len(x)), self.condition(batch.texts)
         partial = partial_crops(batch.boxes, self.recipe.crop, self.recipe.missing_components)
         inputs = Batch(x, levels, condition, boxes if self.has_boxes else None, partial)
+        self.objective.terms.clear()
         shares: dict[str, Tensor] = {}
         if self.text_encoder is not None:
             used = batch.kinds if condition is not None else ()
