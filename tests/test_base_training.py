@@ -309,7 +309,7 @@ def test_departures_of_the_base_layer_are_switched_off(
     resumed.load_state(task.state())
     for own in (task, resumed):
         assert network_dead_zones(own.network) == {QUANTISER: DEAD_ZONE, BASE_QUANTISER: 0.0}
-    with pytest.raises(OptionError, match="augmentation is one of full, none"):
+    with pytest.raises(OptionError, match="augmentation is full or none, not 'some'"):
         base_task.train_base_layer([data], run, steps=1, fields={"augmentation": "some"}, force=True)
 
 

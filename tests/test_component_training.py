@@ -155,7 +155,7 @@ def test_field_is_refused_where_there_are_no_components() -> None:
         recipe = with_fields(stage_recipe(find(name), 1), fields)
         with pytest.raises(OptionError, match=message):
             CodecTask(find(name), 1, recipe)
-    with pytest.raises(OptionError, match="missing_components must be from 0 to 1"):
+    with pytest.raises(OptionError, match="missing_components is a number from 0 to 1, not"):
         with_fields(COMPACT_COMPONENTS, {"missing_components": 2})
 
 

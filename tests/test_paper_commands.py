@@ -25,7 +25,7 @@ from trifocal.codecs.cross_modal import cross_modal
 from trifocal.codecs.taco import taco
 from trifocal.codecs.ug_icm import ug_icm
 from trifocal.entropy.mlic import MlicWidths
-from trifocal.preset_table import hific_adversarial_objective
+from trifocal.losses.cross_modal import second_stage
 from trifocal.presets import Preset
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
@@ -93,7 +93,7 @@ def small_form(preset: Preset, clip: str) -> Preset:
         options = {}
     stages = preset.stages
     if preset.name == "cross-modal":
-        adversary = partial(hific_adversarial_objective, latent_channels=12, text_channels=TEXT_CHANNELS)
+        adversary = partial(second_stage, latent_channels=12, text_channels=TEXT_CHANNELS)
         stages = (adversary,)
     recipes = [
         replace(recipe, batch=2, crop=64, objective={**recipe.objective, **options})

@@ -35,6 +35,7 @@ from trifocal.pictures import Picture
 from trifocal.preset_table import PRESETS
 from trifocal.recipes import BASE_LAYER, COMPACT, Recipe, with_fields
 from trifocal.training import export_run, train
+from trifocal.training.checkpoint import save
 from trifocal.training.optimisers import adam, step_decay
 from trifocal.training.run import read_options
 from trifocal.training.stages import make_objective, stage_recipe, with_clip
@@ -125,6 +126,37 @@ def test_the_same_command_again_is_refused(
     assert run("export", tmp_path).exit_code == 1
 
 
+def test_a_log_without_a_checkpoint_is_not_mixed_with_another_run(
+    small_preset: presets.Preset, folder: Path, tmp_path: Path
+) -> None:
+    """A header alone is no run. The log is replaced by --force, once all options have been checked."""
+    log, out = tmp_path / "run" / "log.csv", tmp_path / "run"
+    out.mkdir()
+    log.write_text("step,minutes,loss\r\n1,0.01,2.5\r\n")
+    words: list[str | Path] = [
+        "train",
+        "small",
+        "--data",
+        folder,
+        "-o",
+        out,
+        "--steps",
+        "1",
+        "--threads",
+        "1",
+    ]
+    refused = run(*words)
+    assert refused.exit_code == 1 and is_one_sentence(refused.stderr)
+    assert "-o" in refused.stderr and "--force" in refused.stderr and "--resume" not in refused.stderr
+    assert run(*words, "--force", "--set", "batch=none").exit_code == 1 and "2.5" in log.read_text()
+    assert run(*words, "--force").exit_code == 0 and len(log_rows(out)) == 1 and "2.5" not in log.read_text()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "log.csv").write_text("step,minutes,loss\r\n")
+    train("small", [folder], tmp_path / "new", steps=1)
+    with pytest.raises(TypeError, match="no argument 'step'"):
+        train("small", [folder], tmp_path / "other", step=1)  # type: ignore[call-arg]
+
+
 def test_a_diverged_run_ends_without_weights(
     small_preset: presets.Preset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +196,7 @@ def test_a_diverged_run_ends_without_weights(
 def test_zeros_are_refused(
     small_preset: presets.Preset, folder: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    with pytest.raises(OptionError, match="above 0"):
+    with pytest.raises(OptionError, match="above 0|from 1 to"):
         train("small", [folder], tmp_path / "run", **options)
 
 
@@ -178,6 +210,49 @@ def test_a_full_disk_is_found_before_the_first_step(
     with pytest.raises(OSError, match="disk is full") as caught:
         train("small", [folder], tmp_path / "other", steps=1)
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_disk_that_fills_up_leaves_the_earlier_checkpoint(
+    small_preset: presets.Preset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check before the second checkpoint ends the run in one sentence, and the run can be resumed."""
+    out = tmp_path / "run"
+    usage = namedtuple("usage", "total used free")
+    train("small", [folder], out, steps=2)
+    before, rows = (out / "checkpoint.pt").read_bytes(), len(log_rows(out))
+    checked: list[int] = []
+
+    def shrinking(path: Path) -> Any:
+        checked.append(1)
+        return usage(10**12, 0, 10**12 if len(checked) == 1 else 10**4)
+
+    words = ["train", "small", "-o", str(out), "--resume", "--steps", "4", "--threads", "1"]
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.disk_usage", shrinking)
+        full = run(*words)
+    assert len(checked) == 2  # before the first step, and before the checkpoint
+    last = full.stderr.splitlines()[-1]
+    assert full.exit_code == 1 and is_one_sentence(last)
+    assert "disk is full" in last and "--resume" in last and "Traceback" not in full.output
+    assert (out / "checkpoint.pt").read_bytes() == before and not [*out.glob("*.tmp")]
+    assert run(*words).exit_code == 0
+    assert [row["step"] for row in log_rows(out)] == ["2", "4"] and rows == 1
+
+
+def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_earlier_one(tmp_path: Path) -> None:
+    """Files of at most 100 kB: the kernel refuses the rest, as on a disk that fills up during the write."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "checkpoint.pt"
+    save(path, {"module": torch.ones(3)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"could not be written: .*make room and continue with --resume"):
+            save(path, {"module": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [*tmp_path.iterdir()] == [path]
+    assert torch.equal(torch.load(path, weights_only=True)["module"], torch.ones(3))
 
 
 def test_a_log_of_an_earlier_version_gets_the_new_columns(
@@ -420,18 +495,18 @@ def test_lists_are_set_without_brackets() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "like"),
     [
-        ("stages", "two", "1,2,3,4"),
-        ("stages", 2, "1,2,3,4"),
-        ("feature_weight", "high", "0.9"),
-        ("most_objects", 1.5, "4"),
-        ("cvvdp_share", "all", "0.5"),
+        ("stages", "two", "a list of integers from 0 to 4"),
+        ("stages", 2, "a list of integers from 0 to 4"),
+        ("feature_weight", "high", "a number of 0 or more"),
+        ("most_objects", 1.5, "an integer from 0 to 1,000"),
+        ("cvvdp_share", "all", "a number from 0 to 1"),
     ],
 )
 def test_arguments_of_an_objective_are_checked_before_data_is_read(
     field: str, value: object, like: str, tmp_path: Path
 ) -> None:
     """Also those that it passes on to its parent."""
-    with pytest.raises(OptionError, match=rf"{field} has values like {re.escape(like)}, not "):
+    with pytest.raises(OptionError, match=rf"{field} is {re.escape(like)}.*, not "):
         train("ug-icm-compact", [tmp_path / "nowhere"], tmp_path / "run", steps=1, fields={field: value})
 
 

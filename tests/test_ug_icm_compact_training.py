@@ -95,12 +95,13 @@ def test_views_are_whole_images_squares_and_objects() -> None:
     views = FeatureViews(distance, local_side=16)
     x, boxes = images(24), [torch.tensor([[8.0, 8.0, 40.0, 32.0], [0.0, 0.0, 4.0, 60.0]])] * 24
     torch.manual_seed(1)
-    found = views(x + 0.25, x, boxes)
+    found, drawn = views(x + 0.25, x, boxes)
     assert found.shape == (24,) and bool((found > 0.1).all())
     whole = [pair for pair in distance.views if pair[1].shape[-1] == 64]
     parts = [pair for pair in distance.views if pair[1].shape[-1] == 224]
     objects = [pair for pair in parts if bool((pair[1][:, 0] == 0).all())]
     assert len(whole) + len(parts) == 24 and 0 < len(objects) < len(parts) and whole
+    assert drawn.bincount().tolist() == [len(whole), len(parts) - len(objects), len(objects)]
     squares = [pair for pair in parts if bool((pair[1][:, 0] != 0).any())]
     for decoded, original in whole + squares:
         assert torch.allclose(decoded - original, torch.tensor(0.25), atol=1e-3)
@@ -184,4 +185,6 @@ def test_both_stages_of_a_run(
     )
     assert read_decodable_fingerprints(second)
     columns = (tmp_path / "one" / "ug-icm-compact.csv").read_text().splitlines()[0].split(",")
-    assert {"objective", "ssimulacra2", "distance_machine", "held_out_features"} <= {*columns}
+    terms = {"mse_people", "mse_machine", "held_out_mse_people", "held_out_mse_machine"}
+    assert {"objective", "ssimulacra2", "distance_machine", "held_out_features", *terms} <= {*columns}
+    assert sum(name.startswith("held_out_features_") for name in columns) >= 2

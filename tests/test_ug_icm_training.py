@@ -96,8 +96,35 @@ def test_the_second_stage_has_no_rate_and_other_weights():
     assert abs(loss(second, codec, batch()).item()) < 1e-4
     described = second.description()
     assert described["stage"] == 2 and described["clip"] == 1.0 and described["objects"] == "none"
-    with pytest.raises(OptionError, match="readme or paper, not mine"):
+    with pytest.raises(OptionError, match="weights is readme or paper, not 'mine'"):
         small(weights="mine")
+
+
+@pytest.mark.parametrize("stage", [first_stage, second_stage])
+def test_each_term_is_kept_by_itself(monkeypatch, stage):
+    """The weighted terms add up to the loss; without an image for a reader its terms are left out."""
+    preference = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    monkeypatch.setattr(torch, "rand", lambda count, device=None: preference)
+    objective = stage(images=Averages(), objects="boxes", weights="paper", local_side=64)
+    objective.weights = replace(objective.weights, people_error=2.0, machine_error=3.0, clip=5.0)
+    box = torch.tensor([[8.0, 8.0, 40.0, 40.0]])
+    inputs = replace(batch(4), boxes=(box, box, torch.zeros(0, 4), box))
+    total = loss(objective, Shifted(), inputs).item()
+    terms = {name: float(term) for name, term in objective.terms.items()}
+    clip = terms["clip_global"] + terms["clip_local"] + terms["clip_instances"]
+    assert (
+        terms["clip_global"] == pytest.approx(terms["clip_local"], rel=1e-4) and terms["clip_instances"] > 0
+    )
+    assert clip / 2 == pytest.approx(terms["clip"], rel=1e-4)  # half of the images are for people
+    assert (terms["mse_people"] + terms["mse_machine"]) / 2 == pytest.approx(terms["mse"], rel=1e-4)
+    assert terms["mse_machine"] > 10 * terms["mse_people"]
+    trade = (0.0018 * 0.0483) ** 0.5
+    halves = (2.0 * terms["mse_people"] + 3.0 * terms["mse_machine"] + 5.0 * clip) / 2
+    assert total == pytest.approx(trade * halves + objective.rate * terms["bpp"], rel=1e-4)
+    preference = torch.zeros(4)
+    objective.terms.clear()
+    loss(objective, Shifted(), inputs)
+    assert objective.terms.keys() == {"bpp", "mse", "clip", "mse_people"}
 
 
 def test_local_squares_are_the_same_in_both_images():
@@ -233,4 +260,7 @@ def test_both_stages_of_a_run(short_validation, tmp_path, monkeypatch):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith("synthesis.") for name in changed)
     assert any("preference" in name for name in changed) and any("shifts" in name for name in changed)
-    assert "psnr_machine" in (tmp_path / "one" / "ug-icm-hyperprior.csv").read_text().splitlines()[0]
+    terms = {"mse_people", "mse_machine", "clip_global", "clip_local", "clip_instances"}
+    for run in ("one", "two"):
+        columns = (tmp_path / run / "ug-icm-hyperprior.csv").read_text().splitlines()[0].split(",")
+        assert {"psnr_machine", *terms, *(f"held_out_{term}" for term in terms)} < {*columns}

@@ -53,6 +53,7 @@ def lazy_call(module: str, name: str) -> LazyCall:
 
 
 RATE_DISTORTION = lazy_call("losses.objective", "Objective")
+HIFIC_SECOND_STAGE = lazy_call("losses.cross_modal", "second_stage")
 VISUAL = lazy_call("losses", "VisualObjective")
 SQUARED_ERROR = "compact-0.1.safetensors"  # earlier weights of compact, for squared error; never replaced
 
@@ -110,13 +111,6 @@ class Preset:
         return (Path(__file__).with_name("weights") / self.weights).exists()
 
 
-def hific_adversarial_objective(latent_channels: int, text_channels: int = 512, **options: Any) -> Objective:
-    """The objective of the second stage, with the adversary."""
-    from trifocal.losses import CrossModalObjective, Discriminator
-
-    return CrossModalObjective(Discriminator(latent_channels, text_channels), **options)
-
-
 PRESETS = (
     Preset(
         name="compact",
@@ -160,7 +154,7 @@ PRESETS = (
         recipe=HIFIC,
         weights="cross-modal.safetensors",
         objective=lazy_call("losses", "CrossModalObjective"),
-        stages=(partial(hific_adversarial_objective, latent_channels=220),),
+        stages=(partial(HIFIC_SECOND_STAGE, latent_channels=220, text_channels=512),),
         stage_recipes=(HIFIC_ADVERSARIAL,),
         text_used_by="decoder",
         text_encoder=CLIP,
@@ -187,7 +181,7 @@ PRESETS = (
         recipe=HIFIC,
         weights="cross-modal-cheng2020.safetensors",
         objective=lazy_call("losses", "CrossModalObjective"),
-        stages=(partial(hific_adversarial_objective, latent_channels=192),),
+        stages=(partial(HIFIC_SECOND_STAGE, latent_channels=192, text_channels=512),),
         stage_recipes=(HIFIC_ADVERSARIAL,),
         text_used_by="decoder",
         text_encoder=CLIP,

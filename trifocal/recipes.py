@@ -1,12 +1,22 @@
 """Training recipes: the numbers that `trifocal train` uses for each stage of each preset."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
 from trifocal.errors import OptionError
 from trifocal.types import DEAD_ZONE
+from trifocal.utils.annotations import (
+    OTHERS,
+    Count,
+    NonNegative,
+    Positive,
+    Range,
+    Share,
+    checked,
+    checked_fields,
+)
 
 __all__ = [
     "BASE_LAYER",
@@ -23,7 +33,7 @@ __all__ = [
     "UG_ICM_DECODER",
     "BaseLayerRecipe",
     "Recipe",
-    "check_like",
+    "checked_arguments",
     "with_fields",
 ]
 
@@ -34,10 +44,14 @@ SYMBOLS = {
     "beta": "adversary_weight",
 }  # of the papers, for arguments of objectives
 
+Momentum = Annotated[float, Range(0, 1, below=True)]
+HeldOut = Annotated[int, Range(0, 1_000_000_000)]
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters of one stage of a codec's training.
+    """Hyperparameters of one stage of a codec's training. Integers are stored as floats where the type is
+    float, and lists as tuples.
 
     Attributes:
         learning_rate: the peak learning rate of Adam.
@@ -69,46 +83,35 @@ class Recipe:
         objective: arguments of the objective, by name: weights of its terms, `lambdas` and so on.
 
     Raises:
-        OptionError: for a value out of its range.
+        OptionError: for a value of another type, or out of its range.
     """
 
-    learning_rate: float
-    factors: Mapping[str, float]
-    warmup: int
-    cooldown: float
-    batch: int
-    crop: int
-    clip: float
-    ema: float
-    seed: int
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    decay: tuple[tuple[float, float], ...] = ()
+    learning_rate: Positive
+    factors: Mapping[str, NonNegative]
+    warmup: Count
+    cooldown: Share
+    batch: Annotated[int, Range(1, 1_000_000)]
+    crop: Annotated[int, Range(64, 16_384, step=64)]
+    clip: Positive
+    ema: Share
+    seed: Annotated[int, Range(0, 2**32 - 1)]
+    betas: tuple[Momentum, Momentum] = (0.9, 0.99)
+    weight_decay: NonNegative = 0.0
+    decay: tuple[tuple[Share, Positive], ...] = ()
     text: Literal["captions", "names", "visible", "none"] = "visible"
-    wordless: float = 0.1
-    mirrored: float = 0.5
+    wordless: Share = 0.1
+    mirrored: Share = 0.5
     sampling: Literal["area", "uniform"] = "area"
-    held_out: int = 40
-    quality: float | None = None
-    level_power: float = 1.0
-    any_base_quality: float = 0.5
-    missing_components: float = 0.0
-    dead_zone: float = DEAD_ZONE
+    held_out: HeldOut = 40
+    quality: Annotated[float, Range(0, 100)] | None = None
+    level_power: Positive = 1.0
+    any_base_quality: Share = 0.5
+    missing_components: Share = 0.0
+    dead_zone: NonNegative = DEAD_ZONE
     objective: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_positive(self, "learning_rate", "warmup", "batch", "crop", "clip", "level_power")
-        check_range(
-            self, 1, "cooldown", "ema", "wordless", "mirrored", "any_base_quality", "missing_components"
-        )
-        check_range(self, math.inf, "weight_decay", "held_out", "dead_zone")
-        check_range(self, 100, "quality")
-        check_choice(self, "text", ("captions", "names", "visible", "none"))
-        check_choice(self, "sampling", ("area", "uniform"))
-        if self.crop % 64:
-            raise OptionError(f"crop must be a multiple of 64 pixels, not {self.crop}.")
-        if not all(0 <= fraction <= 1 and factor > 0 for fraction, factor in self.decay):
-            raise OptionError("decay is a list of [fraction of the run, factor], such as [[0.9, 0.1]].")
+        store_checked(self)
 
 
 @dataclass(frozen=True)
@@ -131,49 +134,28 @@ class BaseLayerRecipe:
         terms: weights of the terms that differ from the default; 0 leaves a term out.
 
     Raises:
-        OptionError: for a value out of its range.
+        OptionError: for a value of another type, or out of its range.
     """
 
-    learning_rate: float = 1.5e-3
-    matrix_rate: float | None = 3e-3
-    weight_decay: float = 0.0
-    batch: int = 8
-    ema: float = 0.997
+    learning_rate: Positive = 1.5e-3
+    matrix_rate: Positive | None = 3e-3
+    weight_decay: NonNegative = 0.0
+    batch: Annotated[int, Range(1, 1_000_000)] = 8
+    ema: Share = 0.997
     bce: Literal["objectness", "classes"] = "objectness"
     augmentation: Literal["full", "none"] = "full"
-    held_out: int = 40
-    dead_zone: float = DEAD_ZONE
-    terms: Mapping[str, float] = field(default_factory=dict)
+    held_out: HeldOut = 40
+    dead_zone: NonNegative = DEAD_ZONE
+    terms: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_positive(self, "learning_rate", "matrix_rate", "batch")
-        check_range(self, 1, "ema")
-        check_range(self, math.inf, "weight_decay", "held_out", "dead_zone")
-        check_choice(self, "bce", ("objectness", "classes"))
-        check_choice(self, "augmentation", ("full", "none"))
+        store_checked(self)
 
 
-def check_positive(recipe: object, *names: str) -> None:
-    """Raises OptionError unless these fields are numbers above 0, or None."""
-    for name in names:
-        value = getattr(recipe, name)
-        if value is not None and not 0 < value < math.inf:
-            raise OptionError(f"{name} must be above 0, not {value}.")
-
-
-def check_range(recipe: object, highest: float, *names: str) -> None:
-    """Raises OptionError unless these fields are from 0 to `highest`, or None."""
-    for name in names:
-        value = getattr(recipe, name)
-        if value is not None and not 0 <= value <= highest:
-            limit = "0 or more" if highest == math.inf else f"from 0 to {highest:g}"
-            raise OptionError(f"{name} must be {limit}, not {value}.")
-
-
-def check_choice(recipe: object, name: str, choices: tuple[str, ...]) -> None:
-    """Raises OptionError unless this field is one of the choices."""
-    if getattr(recipe, name) not in choices:
-        raise OptionError(f"{name} is one of {', '.join(choices)}, not {getattr(recipe, name)!r}.")
+def store_checked(recipe: Any) -> None:
+    """Store the fields of a new recipe in their annotated types. Raises OptionError as `checked`."""
+    for name, value in checked_fields(recipe).items():
+        object.__setattr__(recipe, name, value)
 
 
 def with_fields(recipe: Any, values: Mapping[str, object]) -> Any:
@@ -186,55 +168,41 @@ def with_fields(recipe: Any, values: Mapping[str, object]) -> Any:
             `joint_weight` and `adversary_weight`.
 
     Raises:
-        OptionError: for a value of another type, or out of its range. Names that the objective lacks are
-            refused where it is made.
+        OptionError: for a value of another type, or out of its range. Values for the objective are checked
+            by `checked_arguments`.
     """
     rest = "objective" if isinstance(recipe, Recipe) else "terms"
     own = {known.name for known in fields(recipe)}
-    changes = {name: coerced(recipe, name, value) for name, value in values.items() if name in own}
+    changes = {name: value for name, value in values.items() if name in own}
     others = {SYMBOLS.get(name, name): value for name, value in values.items() if name not in own}
-    merged = {**getattr(recipe, rest), **dict(changes.pop(rest, {})), **others}
-    return replace(recipe, **changes, **{rest: merged})
+    further = checked(rest, changes.pop(rest, {}), Mapping[str, Any])
+    return replace(recipe, **changes, **{rest: {**getattr(recipe, rest), **further, **others}})
 
 
-def coerced(recipe: object, name: str, value: Any) -> Any:
-    """The value in the type of the field. Raises OptionError if it has another."""
-    before = getattr(recipe, name)
-    kind = {"matrix_rate": float, "quality": float}.get(name, type(before))
-    if value is None and name in ("quality", "matrix_rate"):
-        return None
-    if kind is float and is_number(value):
-        return float(value)
-    if kind is int and is_number(value) and value == int(value):
-        return int(value)
-    if kind is tuple and isinstance(value, list | tuple):
-        return tuple(tuple(part) if isinstance(part, list | tuple) else part for part in value)
-    if kind is str and isinstance(value, str) or kind is dict and isinstance(value, Mapping):
-        return value
-    raise OptionError(f"{name} has values like {before!r}, not {value!r}.")
+def checked_arguments(subject: str, recipe: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the objective, or the weights of a base layer's terms, in their types.
 
+    Args:
+        subject: what is trained, for messages.
+        recipe: a Recipe or a BaseLayerRecipe.
+        kinds: the type of each by name, as of `argument_types`.
 
-def check_like(name: str, value: object, default: object) -> None:
-    """Raises OptionError for a value of another type than the default, where the default is a bool, a number
-    or a list of numbers.
+    Raises:
+        OptionError: for a value of another type, or out of its range; for a name that is not in `kinds`, with
+            the closest name that there is.
     """
-    if isinstance(default, bool):
-        fits = isinstance(value, bool)
-    elif isinstance(default, int):
-        fits = is_number(value) and float(str(value)).is_integer()
-    elif isinstance(default, float):
-        fits = is_number(value)
-    elif isinstance(default, list | tuple) and all(map(is_number, default)):
-        fits = isinstance(value, list | tuple) and all(map(is_number, value))
-    else:
-        return
-    if not fits:
-        shown = ",".join(map(str, default)) if isinstance(default, list | tuple) else repr(default)
-        raise OptionError(f"{name} has values like {shown}, not {value!r}.")
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    given = recipe.objective if isinstance(recipe, Recipe) else recipe.terms
+    own = [known.name for known in fields(recipe)]
+    for name in given:
+        if name not in kinds and OTHERS not in kinds:
+            symbols = [symbol for symbol, argument in SYMBOLS.items() if argument in kinds]
+            close = get_close_matches(name, [*own, *kinds, *symbols], n=1)
+            meant = f" (did you mean {close[0]}?)" if close else ""
+            raise OptionError(
+                f"{subject} has no field {name!r}{meant}; its recipe has {', '.join(own)}, and its objective "
+                f"{', '.join(kinds) or 'none'}."
+            )
+    return {name: checked(name, value, kinds.get(name, Any)) for name, value in given.items()}
 
 
 COMPACT = Recipe(

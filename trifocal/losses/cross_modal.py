@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from trifocal.losses.adversary import Discriminator, Game, discriminator_loss, generator_loss
 from trifocal.losses.hific import HIFIC_RATE, RateTarget
 from trifocal.losses.objective import Objective
-from trifocal.losses.perceptual import EncoderDistance, as_perceptual
+from trifocal.losses.perceptual import EncoderDistance, PerceptualName, as_perceptual
 from trifocal.losses.rate_distortion import LAMBDA_RANGE, bits_per_pixel, mean_squared_error
 from trifocal.types import Batch, Output, TextEmbedding
+from trifocal.utils.annotations import NonNegative, Positive
 
 
 class CrossModalObjective(Objective):
@@ -41,12 +43,12 @@ class CrossModalObjective(Objective):
     def __init__(
         self,
         discriminator: Discriminator | None = None,
-        perceptual: nn.Module | str | None = None,
+        perceptual: nn.Module | PerceptualName | None = None,
         rate: RateTarget = HIFIC_RATE,
-        targets: tuple[float, ...] | None = None,
-        mse_weight: float = 0.075 * 2.0**-5,
-        perceptual_weight: float = 1.0,
-        adversary_weight: float = 0.15,
+        targets: tuple[Positive, Positive, Positive] | None = None,
+        mse_weight: NonNegative = 0.075 * 2.0**-5,
+        perceptual_weight: NonNegative = 1.0,
+        adversary_weight: NonNegative = 0.15,
         game: Game = "bce",
         generator_text: bool = True,
         discriminator_text: bool = True,
@@ -124,6 +126,16 @@ class CrossModalObjective(Objective):
         return generator_loss(logits, self.game)
 
 
+def second_stage(latent_channels: int, text_channels: int, **options: Any) -> CrossModalObjective:
+    """The objective of the second stage, with an untrained discriminator.
+
+    Args:
+        latent_channels, text_channels: of the codec's latent and of the text embeddings.
+        options: as for `CrossModalObjective`.
+    """
+    return CrossModalObjective(Discriminator(latent_channels, text_channels), **options)
+
+
 class PerceptualObjective(Objective):
     """bpp + λ(level) · MSE, with all quality levels weighted equally, + k_P · perceptual: the objective of
     cross-modal-compact.
@@ -138,8 +150,8 @@ class PerceptualObjective(Objective):
     def __init__(
         self,
         perceptual: nn.Module | None = None,
-        perceptual_weight: float = 6.0,
-        lambdas: tuple[float, float] = LAMBDA_RANGE,
+        perceptual_weight: NonNegative = 6.0,
+        lambdas: tuple[Positive, Positive] = LAMBDA_RANGE,
     ) -> None:
         super().__init__(lambdas)
         self.perceptual = (perceptual or EncoderDistance()).requires_grad_(False).eval()

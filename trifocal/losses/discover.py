@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 from trifocal.losses.objective import Objective
 from trifocal.losses.rate_distortion import bits_per_pixel, level_weight, quality_lambda
 from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE, Batch, Condition
+from trifocal.utils.annotations import NonNegative, Positive, Share
 
 __all__ = ["DiscoverObjective", "second_stage"]
 
@@ -43,10 +44,10 @@ class DiscoverObjective(Objective):
 
     def __init__(
         self,
-        lambdas: tuple[float, float] = RATE_LAMBDAS,
-        noise_weight: float = NOISE_WEIGHT,
+        lambdas: tuple[Positive, Positive] = RATE_LAMBDAS,
+        noise_weight: NonNegative = NOISE_WEIGHT,
         rate: bool = True,
-        masked: float = 0.0,
+        masked: Share = 0.0,
     ) -> None:
         super().__init__(lambdas)
         self.noise_weight, self.rate, self.masked = noise_weight, rate, masked
@@ -74,7 +75,9 @@ class DiscoverObjective(Objective):
 
 
 def second_stage(
-    lambdas: tuple[float, float] = RATE_LAMBDAS, noise_weight: float = NOISE_WEIGHT, masked: float = MASKED
+    lambdas: tuple[Positive, Positive] = RATE_LAMBDAS,
+    noise_weight: NonNegative = NOISE_WEIGHT,
+    masked: Share = MASKED,
 ) -> DiscoverObjective:
     """The objective of the second stage: masks, and no rate. Arguments as for `DiscoverObjective`."""
     return DiscoverObjective(lambdas, noise_weight, rate=False, masked=masked)

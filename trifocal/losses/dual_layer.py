@@ -7,10 +7,11 @@ from torch.nn.functional import normalize
 
 from trifocal.losses.image_text import squared_distance
 from trifocal.losses.objective import Objective
-from trifocal.losses.perceptual import as_perceptual
+from trifocal.losses.perceptual import PerceptualName, as_perceptual
 from trifocal.losses.rate_distortion import bits_per_pixel, crop_weight, quality_lambda
 from trifocal.losses.taco import image_embedder
 from trifocal.types import Batch
+from trifocal.utils.annotations import NonNegative, Positive
 
 RATE_LAMBDAS = (2.0, 0.01)
 MSE_WEIGHT = 150.0
@@ -48,12 +49,12 @@ class DualLayerObjective(Objective):
     def __init__(
         self,
         tower: str = "openai/clip-vit-base-patch32",
-        perceptual: nn.Module | str | None = None,
+        perceptual: nn.Module | PerceptualName | None = None,
         images: nn.Module | None = None,
-        lambdas: tuple[float, float] = RATE_LAMBDAS,
-        mse_weight: float = MSE_WEIGHT,
-        perceptual_weight: float = 1.0,
-        image_weight: float = 1.0,
+        lambdas: tuple[Positive, Positive] = RATE_LAMBDAS,
+        mse_weight: NonNegative = MSE_WEIGHT,
+        perceptual_weight: NonNegative = 1.0,
+        image_weight: NonNegative = 1.0,
     ) -> None:
         super().__init__(lambdas)
         self.perceptual = as_perceptual(perceptual).requires_grad_(False).eval()

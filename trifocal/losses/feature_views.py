@@ -10,8 +10,9 @@ from trifocal.detection.efficientnet_lite import EfficientNetLite
 from trifocal.losses.multi_scale_clip import SIDE, box_masks, largest, object_views, random_square
 from trifocal.losses.perceptual import Perceptual
 
-__all__ = ["DEPTHS", "EfficientNetDistance", "FeatureViews"]
+__all__ = ["DEPTHS", "VIEWS", "EfficientNetDistance", "FeatureViews"]
 
+VIEWS = ("global", "local", "instances")
 DEPTHS = (1, 2, 3, 4)  # stages of EfficientNet-Lite0, at 1/4 to 1/32 of the image
 
 
@@ -78,9 +79,14 @@ class FeatureViews(nn.Module):
         """Of the network, for the record of a run."""
         return str(getattr(self.distance, "title", type(self.distance).__name__))
 
-    def forward(self, x_hat: Tensor, x: Tensor, boxes: Sequence[Tensor] | None = None) -> Tensor:
-        """x_hat and x [B, 3, H, W] in 0..1; boxes of the objects of each image, x0, y0, x1, y1 in pixels,
-        [N, 4] → [B].
+    def forward(
+        self, x_hat: Tensor, x: Tensor, boxes: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The distances of the views, and which of `VIEWS` was drawn for each image, [B] each.
+
+        Args:
+            x_hat, x: [B, 3, H, W] in 0..1.
+            boxes: of the objects of each image, x0, y0, x1, y1 in pixels, [N, 4].
         """
         masks = [self.object_masks(x, own) for own in boxes or [x.new_zeros(0, 4)] * len(x)]
         kinds = [int(torch.randint(3 if len(own) else 2, ())) for own in masks]
@@ -92,7 +98,7 @@ class FeatureViews(nn.Module):
             views = [self.view(x_hat[i], x[i], masks[i] if kinds[i] == 2 else None) for i in parts]
             found = self.distance(*(torch.stack(own) for own in zip(*views)))
             distance = distance.index_add(0, torch.tensor(parts, device=x.device), found)
-        return distance
+        return distance, torch.tensor(kinds, device=x.device)
 
     def object_masks(self, x: Tensor, boxes: Tensor) -> Tensor:
         """Masks of the largest objects, [N, H, W] bool."""

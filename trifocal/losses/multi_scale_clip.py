@@ -38,13 +38,19 @@ class MultiScaleClip(nn.Module):
 
     def forward(self, x_hat: Tensor, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
         """x_hat and x [B, 3, H, W] in 0..1; masks of the objects of each image, [N, H, W] bool."""
-        distance = self.whole(x_hat, x) + self.distance(*self._local_views(x_hat, x))
+        return torch.stack(self.parts(x_hat, x, masks)).sum(0)
+
+    def parts(self, x_hat: Tensor, x: Tensor, masks: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor, Tensor]:
+        """L_glo, L_loc and L_ins, each [B]; arguments as for `forward`. L_ins is 0 without objects."""
+        whole, local = self.whole(x_hat, x), self.distance(*self._local_views(x_hat, x))
         chosen = [largest(own, self.most_objects) for own in masks]
         owners = [number for number, own in enumerate(chosen) for _ in own]
-        if not owners:
-            return distance
-        views = (torch.cat([object_views(*own) for own in zip(part, chosen)]) for part in (x_hat, x))
-        return distance.index_add(0, torch.tensor(owners, device=x.device), self.distance(*views))
+        instances = torch.zeros_like(whole)
+        if owners:
+            views = (torch.cat([object_views(*own) for own in zip(part, chosen)]) for part in (x_hat, x))
+            rows = torch.tensor(owners, device=x.device)
+            instances = instances.index_add(0, rows, self.distance(*views))
+        return whole, local, instances
 
     def whole(self, x_hat: Tensor, x: Tensor) -> Tensor:
         """L_glo alone, [B]: the one term without a random draw."""

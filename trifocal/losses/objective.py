@@ -1,11 +1,9 @@
 """The base class of training objectives."""
 
-import math
 from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from trifocal.errors import OptionError
 from trifocal.losses.rate_distortion import (
     LAMBDA_RANGE,
     bits_per_pixel,
@@ -14,6 +12,7 @@ from trifocal.losses.rate_distortion import (
     quality_lambda,
 )
 from trifocal.types import Batch, Output
+from trifocal.utils.annotations import Positive, checked
 
 
 class Objective(nn.Module):
@@ -23,26 +22,36 @@ class Objective(nn.Module):
     An objective may own networks. Frozen ones, such as LPIPS, have no gradient. Those that are trained beside
     the codec, such as a discriminator, are its partners, each with an optimiser of its own.
 
+    A recipe sets the arguments of an objective by name. They are checked against the annotations of its
+    constructor, so state ranges there (`utils.annotations`).
+
     Args:
         lambdas: λ at the lowest and at the highest quality; two equal numbers train a single rate.
 
     Attributes:
-        terms: the terms of the last loss, each a scalar: means over the batch, before they are weighted.
+        terms: the terms of the losses since it was last cleared, each a scalar: means over the batch, before
+            they are weighted. A term that no image of the batch has is left out.
 
     Raises:
-        OptionError: unless both λ are above 0.
+        OptionError: unless `lambdas` are two numbers above 0.
     """
 
-    def __init__(self, lambdas: tuple[float, float] = LAMBDA_RANGE) -> None:
+    def __init__(self, lambdas: tuple[Positive, Positive] = LAMBDA_RANGE) -> None:
         super().__init__()
-        if not all(0 < limit < math.inf for limit in lambdas):
-            raise OptionError(f"lambdas are two numbers above 0, not {list(lambdas)}.")
-        self.lambdas = lambdas
+        self.lambdas: tuple[float, float] = checked("lambdas", lambdas, tuple[Positive, Positive])
         self.terms: dict[str, Tensor] = {}
 
     def keep_terms(self, **terms: Tensor) -> None:
         """Add to `terms`: the mean of each."""
         self.terms |= {name: term.detach().float().mean() for name, term in terms.items()}
+
+    def keep_shares(self, share: Tensor, **terms: Tensor) -> None:
+        """Add to `terms`: the mean of each, [B], weighted by the share of each image in it, [B] in 0..1;
+        nothing if all shares are 0.
+        """
+        total = share.sum()
+        if total > 0:
+            self.keep_terms(**{name: (share * term.detach()).sum() / total for name, term in terms.items()})
 
     def auxiliary_networks(self) -> dict[str, nn.Module]:
         """Networks that are trained beside the codec, by the name of their turn; none here."""

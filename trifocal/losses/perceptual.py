@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from trifocal.detection.image_encoder import ImageEncoder, load_image_encoder
 from trifocal.errors import MissingExtra, OptionError, WeightsError
 from trifocal.utils.local_networks import HOW_TO_NAME, torch_weights
 
+PerceptualName = Literal["lpips-alex", "lpips-vgg", "lpips-unscaled", "ms-ssim", "tower"]
 BACKBONES = {"alex": "AlexNet (alexnet-*.pth)", "vgg": "VGG-16 (vgg16-*.pth)"}  # of LPIPS
 MS_SSIM_SIDE = 176  # pixels: the window of 11 at the fifth scale
 MS_SSIM_POWERS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # by scale, finest first
@@ -140,14 +141,14 @@ class MsSsim(Perceptual):
         return 1 - product
 
 
-def as_perceptual(perceptual: nn.Module | str | None) -> nn.Module:
+def as_perceptual(perceptual: nn.Module | PerceptualName | None) -> nn.Module:
     """A distance: the module itself, or that of a name; None is `find_perceptual()`. Raises as there."""
     if isinstance(perceptual, nn.Module):
         return perceptual
     return find_perceptual() if perceptual is None else find_perceptual(perceptual)
 
 
-def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
+def find_perceptual(prefer: PerceptualName = "lpips-alex") -> Perceptual:
     """The preferred distance, or `EncoderDistance`, with a `notice`, if it is not available.
 
     `EncoderDistance` is not rescaled to the range of LPIPS, so weights published for LPIPS have another
@@ -167,8 +168,7 @@ def find_perceptual(prefer: str = "lpips-alex") -> Perceptual:
         return MsSsim()
     if prefer not in ("lpips-alex", "lpips-vgg", "lpips-unscaled"):
         raise OptionError(
-            f"There is no perceptual loss {prefer!r}; choose from lpips-alex, lpips-vgg, lpips-unscaled, "
-            "ms-ssim, tower."
+            f"There is no perceptual loss {prefer!r}; choose from {', '.join(get_args(PerceptualName))}."
         )
     try:
         return Lpips("vgg" if prefer == "lpips-vgg" else "alex", scaled=prefer != "lpips-unscaled")

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from trifocal.detection.image_encoder import ImageEncoder, load_image_encoder
 from trifocal.losses.image_text import joint_image_text
 from trifocal.losses.objective import Objective
-from trifocal.losses.perceptual import as_perceptual
+from trifocal.losses.perceptual import PerceptualName, as_perceptual
 from trifocal.losses.rate_distortion import bits_per_pixel, level_weight, mean_squared_error, quality_lambda
 from trifocal.types import Batch
+from trifocal.utils.annotations import NonNegative, Positive
 
 DISTORTION_LAMBDAS = (0.0004, 0.016)
 
@@ -69,12 +70,12 @@ class TacoObjective(Objective):
     def __init__(
         self,
         tower: str = "openai/clip-vit-base-patch32",
-        perceptual: nn.Module | str | None = None,
+        perceptual: nn.Module | PerceptualName | None = None,
         images: nn.Module | None = None,
-        lambdas: tuple[float, float] = DISTORTION_LAMBDAS,
-        perceptual_weight: float = 3.50,
-        joint_weight: float = 0.0025,
-        image_weight: float = 40.0,
+        lambdas: tuple[Positive, Positive] = DISTORTION_LAMBDAS,
+        perceptual_weight: NonNegative = 3.50,
+        joint_weight: NonNegative = 0.0025,
+        image_weight: NonNegative = 40.0,
     ) -> None:
         super().__init__(lambdas)
         self.perceptual = as_perceptual(perceptual).requires_grad_(False).eval()

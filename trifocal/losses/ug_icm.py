@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from trifocal.losses.perceptual import EncoderDistance, Perceptual
 from trifocal.losses.rate_distortion import bits_per_pixel, level_weight, mean_squared_error, quality_lambda
 from trifocal.losses.taco import image_embedder
 from trifocal.types import Batch, Condition, Output
+from trifocal.utils.annotations import Count, NonNegative, Positive, Range, checked
 
 __all__ = [
     "FIRST_STAGE",
@@ -27,8 +29,11 @@ __all__ = [
 ]
 
 DISTORTION_LAMBDAS = (0.0018, 0.0483)
-MASK_RCNN = "maskrcnn_resnet50_fpn"
+Published = Literal["readme", "paper"]
+Objects = Literal["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "boxes", "none"]
+MASK_RCNN: Objects = "maskrcnn_resnet50_fpn"
 BOXES, NO_OBJECTS = "boxes", "none"
+CLIP_TERMS = ("clip_global", "clip_local", "clip_instances")  # names of L_glo, L_loc and L_ins in the log
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,8 @@ class PreferenceObjective(Objective):
       multiplied by λ, and the scale is 0..255.
 
     Args:
-        weights: "readme" or "paper", of `published`, or a `PreferenceWeights`.
-        published: the weights by name.
+        weights: "readme" or "paper", of `FIRST_STAGE` with the rate and of `SECOND_STAGE` without it; or
+            a `PreferenceWeights`.
         rate: whether the rate counts.
         tower: whose image encoder embeds the images: a name or folder of a CLIP, or "compact".
         images: [B, 3, H, W] in 0..1 → [B, D]; None is the image encoder of `tower`.
@@ -89,22 +94,22 @@ class PreferenceObjective(Objective):
 
     def __init__(
         self,
-        weights: str | PreferenceWeights = "readme",
-        published: dict[str, PreferenceWeights] = FIRST_STAGE,
+        weights: PreferenceWeights | Published = "readme",
         rate: bool = True,
         tower: str = "openai/clip-vit-base-patch32",
         images: nn.Module | None = None,
-        objects: str = MASK_RCNN,
+        objects: Objects = MASK_RCNN,
         segmenter: nn.Module | None = None,
-        lambdas: tuple[float, float] = DISTORTION_LAMBDAS,
+        lambdas: tuple[Positive, Positive] = DISTORTION_LAMBDAS,
         continuous: bool = False,
-        local_side: int = SIDE,
-        most_objects: int = 8,
+        local_side: Count = SIDE,
+        most_objects: Annotated[int, Range(0, 1000)] = 8,
     ) -> None:
         super().__init__(lambdas)
-        if isinstance(weights, str) and weights not in published:
-            raise OptionError(f"The weights are {' or '.join(published)}, not {weights}.")
-        self.weights = published[weights] if isinstance(weights, str) else weights
+        published = FIRST_STAGE if rate else SECOND_STAGE
+        if not isinstance(weights, PreferenceWeights):
+            weights = published[checked("weights", weights, Published)]
+        self.weights = weights
         self.rate, self.continuous, self.objects = rate, continuous, objects
         self.clip = MultiScaleClip(images or image_embedder(tower), local_side, most_objects)
         if segmenter is None and objects not in (BOXES, NO_OBJECTS):
@@ -135,9 +140,11 @@ class PreferenceObjective(Objective):
         output = codec(batch.x, batch.level, Condition(preference=preference))
         error = mean_squared_error(output.x_hat, batch.x)
         shares = self.weights.people_error * (1 - preference) + self.weights.machine_error * preference
-        distance = self._clip_distance(output.x_hat, batch, preference > 0)
-        bpp = bits_per_pixel(output, batch.x)
+        parts = self._clip_parts(output.x_hat, batch, preference > 0)
+        distance, bpp = parts.sum(0), bits_per_pixel(output, batch.x)
         self.keep_terms(bpp=bpp, mse=error, clip=distance)
+        self.keep_shares(1 - preference, mse_people=error)
+        self.keep_shares(preference, mse_machine=error, **dict(zip(CLIP_TERMS, parts)))
         each = quality_lambda(batch.level, self.lambdas) * (
             shares * error + self.weights.clip * preference * distance
         )
@@ -145,15 +152,15 @@ class PreferenceObjective(Objective):
             each = each + bpp
         yield "codec", (each * level_weight(batch.level, limits=self.lambdas)).mean()
 
-    def _clip_distance(self, x_hat: Tensor, batch: Batch, chosen: Tensor) -> Tensor:
-        """MS-CLIP of the chosen images, [B], and 0 for the others."""
-        distance = batch.x.new_zeros(len(batch.x))
+    def _clip_parts(self, x_hat: Tensor, batch: Batch, chosen: Tensor) -> Tensor:
+        """The three parts of MS-CLIP of the chosen images, [3, B], and 0 for the others."""
+        parts = batch.x.new_zeros(len(CLIP_TERMS), len(batch.x))
         indices = chosen.nonzero().flatten()
         if not len(indices):
-            return distance
+            return parts
         x = batch.x[indices]
-        found = self.clip(x_hat[indices], x, self._masks(x, batch, indices.tolist()))
-        return distance.index_add(0, indices, found)
+        found = self.clip.parts(x_hat[indices], x, self._masks(x, batch, indices.tolist()))
+        return parts.index_add(1, indices, torch.stack(found))
 
     def _masks(self, x: Tensor, batch: Batch, indices: Sequence[int]) -> Sequence[Tensor]:
         """Masks of the objects of the chosen images."""
@@ -168,8 +175,8 @@ class PreferenceObjective(Objective):
 
 
 # The objectives of both stages; further arguments as in `PreferenceObjective`.
-first_stage = partial(PreferenceObjective, published=FIRST_STAGE)
-second_stage = partial(PreferenceObjective, published=SECOND_STAGE, rate=False)
+first_stage = partial(PreferenceObjective, rate=True)
+second_stage = partial(PreferenceObjective, rate=False)
 
 
 class UgIcmObjective(Objective):
@@ -190,7 +197,10 @@ class UgIcmObjective(Objective):
     """
 
     def __init__(
-        self, perceptual: Perceptual | None = None, perceptual_weight: float = 6.0, error_weight: float = 0.02
+        self,
+        perceptual: Perceptual | None = None,
+        perceptual_weight: NonNegative = 6.0,
+        error_weight: NonNegative = 0.02,
     ) -> None:
         super().__init__()
         self.perceptual: nn.Module = (perceptual or EncoderDistance()).requires_grad_(False).eval()
@@ -213,16 +223,10 @@ class UgIcmObjective(Objective):
     def losses(self, codec: nn.Module, batch: Batch, step: int) -> Iterator[tuple[str, Tensor]]:
         output = codec(batch.x, batch.level, for_machines(batch.x))
         perceptual = self.perceptual(output.x_hat, batch.x)
-        self.keep_terms(mse=mean_squared_error(output.x_hat, batch.x), perceptual=perceptual)
-        error = (
-            quality_lambda(batch.level)
-            * mean_squared_error(output.x_hat, batch.x)
-            * level_weight(batch.level)
-        )
-        yield (
-            "codec",
-            (self.error_weight * error + self.perceptual_weight * perceptual).mean(),
-        )
+        squared = mean_squared_error(output.x_hat, batch.x)
+        self.keep_terms(mse=squared, mse_machine=squared, perceptual=perceptual)
+        error = quality_lambda(batch.level) * squared * level_weight(batch.level)
+        yield "codec", (self.error_weight * error + self.perceptual_weight * perceptual).mean()
 
 
 def machine_metrics(

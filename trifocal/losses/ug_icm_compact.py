@@ -1,17 +1,18 @@
 """The objective of the first stage of UG-ICM on the compact network, for people and for machines."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from trifocal.losses.feature_views import DEPTHS, EfficientNetDistance, FeatureViews
+from trifocal.losses.feature_views import DEPTHS, VIEWS, EfficientNetDistance, FeatureViews
 from trifocal.losses.perceptual import Perceptual
 from trifocal.losses.rate_distortion import mean_squared_error
 from trifocal.losses.ug_icm import machine_metrics
 from trifocal.losses.visual import VisualObjective
 from trifocal.types import Batch, Condition, Output
+from trifocal.utils.annotations import Count, Length, NonNegative, Positive, Range
 
 __all__ = ["UgIcmCompactObjective"]
 
@@ -45,12 +46,12 @@ class UgIcmCompactObjective(VisualObjective):
 
     def __init__(
         self,
-        machine_error: float = 0.1,
-        feature_weight: float = 0.9,
-        feature_rate: float = FEATURE_RATE,
-        stages: Sequence[int] = DEPTHS,
-        local_side: int = 128,
-        most_objects: int = 4,
+        machine_error: NonNegative = 0.1,
+        feature_weight: NonNegative = 0.9,
+        feature_rate: Positive = FEATURE_RATE,
+        stages: Annotated[Sequence[Annotated[int, Range(0, 4)]], Length(1)] = DEPTHS,
+        local_side: Count = 128,
+        most_objects: Annotated[int, Range(0, 1000)] = 4,
         distance: Perceptual | None = None,
         **people: Any,
     ) -> None:
@@ -63,15 +64,21 @@ class UgIcmCompactObjective(VisualObjective):
         preference = torch.rand(len(batch.x), device=batch.x.device)
         output = codec(batch.x, batch.level, Condition(preference=preference))
         people = self.distortion(output, batch.x, self.cvvdp_share)
+        error = mean_squared_error(output.x_hat, batch.x)
+        self.keep_shares(1 - preference, mse_people=error)
+        self.keep_shares(preference, mse_machine=error)
         mixed = (1 - preference) * people + preference * self.machine_distortion(output, batch)
         yield "codec", self.weighted(output, batch.x, batch.level, mixed).mean()
 
     def machine_distortion(self, output: Output, batch: Batch) -> Tensor:
         """machine_error · MSE + feature_weight · feature_rate · the distance of a view, [B]."""
-        features: Tensor = self.views(output.x_hat.float(), batch.x, batch.boxes)
+        features, views = self.views(output.x_hat.float(), batch.x, batch.boxes)
         self.keep_terms(features=features)
+        for number, name in enumerate(VIEWS):
+            self.keep_shares((views == number).float(), **{f"features_{name}": features})
         error = mean_squared_error(output.x_hat, batch.x)
-        return self.machine_error * error + self.feature_weight * self.feature_rate * features
+        total: Tensor = self.machine_error * error + self.feature_weight * self.feature_rate * features
+        return total
 
     def held_out_metrics(
         self, codec: nn.Module, x: Tensor, level: Tensor, output: Output

@@ -22,6 +22,7 @@ from trifocal.losses.rate_distortion import (
 )
 from trifocal.losses.ssimulacra2 import Ssimulacra2, ssimulacra2_score
 from trifocal.types import Batch, Output, PartialTile
+from trifocal.utils.annotations import NonNegative, Positive, Share
 
 __all__ = ["VisualObjective"]
 
@@ -46,13 +47,13 @@ class VisualObjective(Objective):
 
     def __init__(
         self,
-        error_weight: float = 0.25,
-        ssimulacra2_weight: float = 0.375,
-        cvvdp_weight: float = 0.375,
-        ssimulacra2_rate: float = MSE_PER_SSIMULACRA2,
-        cvvdp_rate: float = MSE_PER_JOD,
-        cvvdp_share: float = 0.5,
-        lambdas: tuple[float, float] = LAMBDA_RANGE,
+        error_weight: NonNegative = 0.25,
+        ssimulacra2_weight: NonNegative = 0.375,
+        cvvdp_weight: NonNegative = 0.375,
+        ssimulacra2_rate: Positive = MSE_PER_SSIMULACRA2,
+        cvvdp_rate: Positive = MSE_PER_JOD,
+        cvvdp_share: Share = 0.5,
+        lambdas: tuple[Positive, Positive] = LAMBDA_RANGE,
     ) -> None:
         super().__init__(lambdas)
         self.ssimulacra2 = Ssimulacra2()

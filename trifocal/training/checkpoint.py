@@ -18,6 +18,7 @@ from trifocal.utils.files import atomic_write, write_csv
 from trifocal.weights import read_dead_zones, read_weights, set_dead_zones
 
 ROOM = 1 << 20  # bytes of a checkpoint besides its tensors
+MAKE_ROOM = "make room and continue with --resume, or name a folder on another disk with -o"
 
 
 @dataclass
@@ -62,12 +63,10 @@ def check_space(folder: Path, needed: int) -> None:
     """Raise OSError if a file of so many bytes does not fit on the disk."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"The disk is full: a checkpoint takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are "
-            "free; make room and continue with --resume, or name a folder on another disk with -o",
-            str(folder),
+        problem = (
+            f"The disk is full: a checkpoint takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"
         )
+        raise OSError(errno.ENOSPC, f"{problem}; {MAKE_ROOM}", str(folder))
 
 
 def state_size(state: Any) -> int:
@@ -81,8 +80,15 @@ def state_size(state: Any) -> int:
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint beside the old one, then replace it. Raises OSError if the disk is full."""
     check_space(path.parent, state_size(state) + ROOM)
-    with atomic_write(path) as stream:
-        torch.save(state, stream)
+    try:
+        with atomic_write(path) as stream:
+            torch.save(state, stream)
+    except RuntimeError as error:  # of torch's writer, after an OSError of the stream
+        cause = error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        problem = f"The checkpoint could not be written: {cause.strerror}"
+        raise OSError(cause.errno, f"{problem}; {MAKE_ROOM}", str(path)) from error
 
 
 def restore(path: Path, name: str) -> dict[str, Any]:
@@ -132,12 +138,21 @@ def start_record(start: Path) -> object:
     return json.loads(record.read_text("utf-8")) if record.exists() else start.name
 
 
+def log_rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV file after its header; none without the file."""
+    return read_rows(path)[1:]
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [*csv.reader(file)]
+
+
 def append_row(path: Path, row: Mapping[str, object]) -> None:
     """Append a row to a CSV file. The first row brings the header. New columns are added to all rows."""
-    rows: list[list[str]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            rows = [*csv.reader(file)]
+    rows = read_rows(path)
     heading = rows[0] if rows else []
     added = [name for name in row if name not in heading]
     cells = [str(row.get(name, "")) for name in [*heading, *added]]
@@ -152,10 +167,7 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
 def drop_rows_after(path: Path, step: int) -> None:
     """Remove the rows of later steps from a log. They are of an interrupted session, and the resumed run
     writes them again."""
-    if not path.exists():
-        return
-    with path.open(newline="") as file:
-        heading, *rows = [*csv.reader(file)] or [[]]
+    heading, *rows = read_rows(path) or [[]]
     kept = [row for row in rows if len(row) == len(heading) and float(row[heading.index("step")]) <= step]
     if len(kept) < len(rows):
         write_csv(path, [heading, *kept], end="\r\n")

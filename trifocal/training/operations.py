@@ -26,7 +26,7 @@ from trifocal.recipes import BASE_LAYER, BaseLayerRecipe, Recipe, with_fields
 from trifocal.text.clip import ClipImageEncoder, untrained_embedding
 from trifocal.text.encoder import load_text_encoder
 from trifocal.training.optimisers import parameter_groups, train_only
-from trifocal.training.stages import objective_arguments, stage_objective, stage_recipe
+from trifocal.training.stages import make_objective, objective_arguments, stage_recipe
 from trifocal.training.tasks.base_layer import BaseLayerLosses, codec_with_base, weights_by_term
 from trifocal.types import Batch, Condition
 
@@ -163,7 +163,6 @@ def condition(preset: Preset, recipe: Recipe) -> Condition | None:
 
 def objective_without_weights(preset: Preset, stage: int, recipe: Recipe) -> Objective:
     """The objective of a stage. Its frozen networks that are downloaded have random weights."""
-    make = stage_objective(preset, stage)
     untrained: dict[str, Callable[[], nn.Module]] = {}
     if preset.text_encoder not in ("", "compact"):
         untrained["perceptual"] = partial(Lpips, trained=False)
@@ -172,16 +171,8 @@ def objective_without_weights(preset: Preset, stage: int, recipe: Recipe) -> Obj
     if preset.takes_preference and recipe.objective.get("objects", MASK_RCNN) == MASK_RCNN:
         untrained["segmenter"] = UntrainedSegmenter
     known = objective_arguments(preset, stage)
-    untrained = {name: make for name, make in untrained.items() if name in known or "options" in known}
-    options = {**recipe.objective, **{name: build() for name, build in untrained.items()}}
-    while True:
-        try:
-            return make(**options)
-        except TypeError as error:  # an objective without such a network
-            unused = next((name for name in untrained if f"'{name}'" in str(error)), None)
-            if unused is None:
-                raise
-            options.pop(unused)
+    networks = {name: build() for name, build in untrained.items() if name in known}
+    return make_objective(preset, stage, recipe, networks)
 
 
 class UntrainedSegmenter(nn.Module):

@@ -1,15 +1,19 @@
 """The stages of a preset's training: the recipe and the objective of each."""
 
-from collections.abc import Callable
-from dataclasses import fields, replace
-from inspect import Parameter, signature
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from trifocal.errors import OptionError
 from trifocal.losses import Objective
 from trifocal.preset_table import LazyCall
 from trifocal.presets import Preset
-from trifocal.recipes import Recipe, check_like
+from trifocal.recipes import Recipe, checked_arguments
+from trifocal.utils.annotations import argument_types, json_types
 
 __all__ = ["make_objective", "objective_arguments", "stage_objective", "stage_recipe", "with_clip"]
 
@@ -33,42 +37,35 @@ def stage_recipe(preset: Preset, stage: int) -> Recipe:
     return (preset.recipe, *preset.stage_recipes)[:stage][-1]
 
 
-def objective_arguments(preset: Preset, stage: int) -> tuple[str, ...]:
-    """The names of the arguments of a stage's objective, as far as they are known before it is made."""
-    make = stage_objective(preset, stage)
-    return tuple(signature(make.target() if isinstance(make, LazyCall) else make).parameters)
+def objective_arguments(preset: Preset, stage: int) -> dict[str, Any]:
+    """The types of the arguments of a stage's objective, by name."""
+    return argument_types(imported(stage_objective(preset, stage)))
 
 
-def default_arguments(make: Callable[..., Objective]) -> dict[str, Parameter]:
-    """The arguments of an objective by name, with those that a class passes on to its parents."""
-    target = make.target() if isinstance(make, LazyCall) else make
-    kinds = reversed(target.__mro__) if isinstance(target, type) else [target]
-    return {name: own for kind in kinds for name, own in signature(kind).parameters.items()}
+def imported(make: Callable[..., Objective]) -> Callable[..., Objective]:
+    """What a LazyCall calls, also within a `functools.partial`."""
+    if isinstance(make, partial):
+        return partial(imported(make.func), *make.args, **make.keywords)
+    return make.target() if isinstance(make, LazyCall) else make
 
 
-def make_objective(preset: Preset, stage: int, recipe: Recipe) -> Objective:
+def make_objective(
+    preset: Preset, stage: int, recipe: Recipe, networks: Mapping[str, nn.Module] | None = None
+) -> Objective:
     """The objective of a training stage with the arguments that the recipe has for it.
 
+    Args:
+        preset, stage: whose objective is made.
+        recipe: with its arguments.
+        networks: in place of those that the objective would load, by argument.
+
     Raises:
-        OptionError: if the preset has fewer stages, for an argument of another type than its default, or if
-            the objective has no such argument; the message lists those that there are.
+        OptionError: if the preset has fewer stages; for an argument that the objective lacks, or one of
+            another type or out of its range.
     """
-    make = stage_objective(preset, stage)
-    for name, parameter in default_arguments(make).items():
-        if name in recipe.objective:
-            check_like(name, recipe.objective[name], parameter.default)
-    try:
-        return make(**recipe.objective)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        own = [known.name for known in fields(recipe)]
-        names = [name for name in signature(type(make())).parameters if name != "discriminator"]
-        unknown = next((name for name in recipe.objective if name not in names), "")
-        raise OptionError(
-            f"{preset.name} has no field {unknown!r}; its recipe has {', '.join(own)}, and its objective "
-            f"{', '.join(names) or 'none'}."
-        ) from None
+    kinds = json_types(objective_arguments(preset, stage))
+    arguments = checked_arguments(preset.name, recipe, kinds)
+    return stage_objective(preset, stage)(**{**arguments, **(networks or {})})
 
 
 def with_clip(preset: Preset, recipe: Recipe, stage: int, folder: str) -> tuple[Preset, Recipe]:

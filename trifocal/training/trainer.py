@@ -12,12 +12,11 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ from trifocal.training.checkpoint import (
     state_size,
 )
 from trifocal.training.precision import choose_precision, new_accelerator
-from trifocal.training.run import CHECKPOINT, LOG
+from trifocal.training.run import CHECKPOINT, LOG, Run
 from trifocal.training.stopping import DivergenceCheck, stop_requests
 from trifocal.training.task import Notify, Report, TrainingTask, silent
 
@@ -128,7 +127,7 @@ class Trainer:
         with closing(self.train_steps()) as steps:
             for terms in steps:
                 recent.append(terms)
-                mean = {name: float(np.mean([row[name] for row in recent])) for name in terms}
+                mean = mean_terms(recent)
                 text = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
                 report(self.fraction, f"step {self.elapsed.step}  {text}")
                 due = self.elapsed.seconds - saved > 60 * every and not self.divergence.count
@@ -234,15 +233,15 @@ class Trainer:
 
     @torch.no_grad()
     def checkpoint(self, terms: dict[str, float]) -> None:
-        """Validate the averaged weights, and write a row of the log and the checkpoint."""
+        """Validate the averaged weights, and write the checkpoint and a row of the log."""
         row: dict[str, object] = {"step": self.elapsed.step, "minutes": round(self.elapsed.seconds / 60, 2)}
         row |= {name: round(value, 4) for name, value in terms.items()}
         try:
             row |= self.task.validate(self.average)
         except (WeightsError, ArithmeticError) as error:  # finite losses of weights that no file can have
             raise TrainingError(self.divergence_message()) from error
-        append_row(self.out / LOG, row)
         self.save()
+        append_row(self.out / LOG, row)
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -281,6 +280,11 @@ class Trainer:
         self.elapsed = Elapsed(**state["progress"])
         self.task.load_state(state["task"])
         on_main_process(self.accelerator, lambda: drop_rows_after(self.out / LOG, self.elapsed.step))
+
+    def remove_earlier_run(self) -> None:
+        """Remove the checkpoint and the log of another run in the folder."""
+        for name in (CHECKPOINT, LOG):
+            (self.out / name).unlink(missing_ok=True)
 
     def fits(self, state: dict[str, object]) -> bool:
         """Whether a checkpoint has the networks and the parameter groups of this run."""
@@ -329,28 +333,33 @@ class Trainer:
         }
 
 
-def open_trainer(
-    task: TrainingTask,
-    out: str | Path,
-    options: Mapping[str, Any],
-    resume: bool,
-    notify: Notify,
-    precision: str | None = None,
-) -> Trainer:
-    """The trainer of a run with its options from `open_run`, at its checkpoint if it is resumed.
+def mean_terms(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each term over the steps that have it."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            found.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def open_trainer(task: TrainingTask, run: Run, precision: str | None = None) -> Trainer:
+    """The trainer of a run: at its checkpoint if it is resumed, or else without the earlier run in its
+    folder.
 
     Args:
         precision: in place of that of the options.
     """
     trainer = Trainer(
         task,
-        out,
-        steps=options["steps"],
-        minutes=options["minutes"],
-        precision=precision or options["precision"],
-        notify=notify,
-        options=options,
+        run.out,
+        steps=run.options["steps"],
+        minutes=run.options["minutes"],
+        precision=precision or run.options["precision"],
+        notify=run.notify,
+        options=run.options,
     )
-    if resume:
+    if run.resume:
         trainer.resume()
+    else:
+        on_main_process(trainer.accelerator, trainer.remove_earlier_run)
     return trainer

@@ -8,8 +8,8 @@ Every image of a batch has its own quality level, so one base layer serves all r
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from accelerate.utils import set_seed
@@ -22,7 +22,6 @@ from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import CompactBaseAnalysis
 from trifocal.entropy import RateEstimator
 from trifocal.entropy.tables import calibrated_frequencies
-from trifocal.errors import OptionError
 from trifocal.losses.base_layer import (
     CLASS_CROSS_ENTROPY,
     TERM_WEIGHTS,
@@ -33,15 +32,16 @@ from trifocal.losses.base_layer import (
 from trifocal.losses.detection import Target, TeacherDetections
 from trifocal.losses.rate_distortion import level_weight, spread_levels
 from trifocal.presets import Preset, check_base_layer, find
-from trifocal.recipes import BASE_LAYER, BaseLayerRecipe, with_fields
+from trifocal.recipes import BASE_LAYER, BaseLayerRecipe, checked_arguments, with_fields
 from trifocal.training.batches import read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.detection_batches import DetectionBatches, DetectionTeacher
 from trifocal.training.precision import new_accelerator
-from trifocal.training.run import open_run
-from trifocal.training.task import SEED, LossTask, Notify, Report, silent
+from trifocal.training.run import RunOptions, open_run
+from trifocal.training.task import SEED, LossTask
 from trifocal.training.trainer import open_trainer
 from trifocal.types import BASE_TASK_WEIGHTS, Condition
+from trifocal.utils.annotations import NonNegative
 from trifocal.weights import WEIGHTS_FOLDER, write_weights
 
 __all__ = ["train_base_layer"]
@@ -82,14 +82,8 @@ def weights_by_term(recipe: BaseLayerRecipe) -> dict[str, float]:
         if recipe.bce == "classes"
         else {}
     )
-    known = (*TERM_WEIGHTS, CLASS_CROSS_ENTROPY)
-    if unknown := [name for name in recipe.terms if name not in known]:
-        own = [field.name for field in fields(recipe)]
-        raise OptionError(
-            f"base has no field {unknown[0]!r}; its recipe has {', '.join(own)}, and weights of "
-            f"{', '.join(known)}."
-        )
-    return {**TERM_WEIGHTS, **bce, **recipe.terms}
+    kinds = dict.fromkeys((*TERM_WEIGHTS, CLASS_CROSS_ENTROPY), NonNegative)
+    return {**TERM_WEIGHTS, **bce, **checked_arguments("base", recipe, kinds)}
 
 
 class BaseLayerTask(LossTask):
@@ -170,19 +164,10 @@ def train_base_layer(
     out: str | Path,
     *,
     of: str | Preset | None = None,
-    steps: int | None = None,
-    minutes: float | None = None,
-    start: str | Path | None = None,
     teacher: str | Path | None = None,
-    resume: bool = False,
-    force: bool = False,
-    every: float | None = None,
-    batch: int | None = None,
     learning_rate: float | None = None,
     fields: Mapping[str, object] | None = None,
-    precision: str | None = None,
-    report: Report = silent,
-    notify: Notify = silent,
+    **common: Unpack[RunOptions],
 ) -> Path:
     """Train the base layer of a scalable preset. The enhancement of dual-layer-compact starts as `compact`.
 
@@ -191,17 +176,12 @@ def train_base_layer(
             teacher.
         out: folder of the run: checkpoint.pt, log.csv, and PRESET.safetensors, .json and .csv at the end.
         of: the preset or its name; "dual-layer-compact" by default.
-        steps, minutes: length of the run; one of them.
-        start: weights of the preset to start from.
         teacher: PicoDet as ONNX, which finds the objects in images without boxes.
-        resume, force, every: as for `train`.
-        batch, learning_rate: the same as in `fields`.
+        learning_rate: the same as in `fields`.
         fields: values in place of those of `recipes.BaseLayerRecipe`, by name, and weights of terms. With
             another learning rate Muon's is scaled along. With weights from an earlier run use a lower one
             than the default.
-        precision: "auto" (the default), "bfloat16" or "float32"; see `choose_precision`.
-        report: called after each step with the fraction done and a line of text.
-        notify: called with each notice.
+        common: see `RunOptions`. `batch` is the same as in `fields`.
 
     Returns:
         Weights of the whole preset. Its enhancement is that of compact, or untrained; continue with
@@ -214,31 +194,24 @@ def train_base_layer(
         TrainingError, OSError: as for `train`.
         WeightsError: if the weights of the detector or of compact are not installed.
     """
-    more = {"batch": batch, "learning_rate": learning_rate}
-    given = {
+    more = {"batch": common.pop("batch", None), "learning_rate": learning_rate}
+    own = {
         "of": None if of is None else find(of).name,
-        "data": data,
-        "steps": steps,
-        "minutes": minutes,
         "fields": {**(fields or {}), **{name: value for name, value in more.items() if value is not None}},
-        "precision": precision,
-        "start": start,
         "teacher": teacher,
-        "every": every,
     }
-    defaults = {"of": PRESET, "data": [], "fields": {}, "precision": "auto", "every": 5.0}
-    options = open_run("base", out, given, defaults | {"start": None, "teacher": None}, resume, force)
-    start, teacher = options["start"], options["teacher"]
+    run = open_run("base", data, out, common, own, {"of": PRESET, "fields": {}})
+    options, start, teacher = run.options, run.options["start"], run.options["teacher"]
     recipe = base_recipe(options["fields"])
     set_seed(SEED)
     preset = of if isinstance(of, Preset) else find(options["of"])
     check_base_layer(preset)
-    found = read_run_data(options["data"], report, notify, held_out=recipe.held_out)
+    found = read_run_data(options["data"], run.report, run.notify, held_out=recipe.held_out)
     teacher_model = None if teacher is None else DetectionTeacher(teacher)
     codec = codec_with_base(preset, start)
     task = BaseLayerTask(preset, codec, found.training, found.held_out, teacher_model, recipe)
-    trainer = open_trainer(task, out, options, resume, notify)
-    trainer.fit(options["every"], report)
+    trainer = open_trainer(task, run)
+    trainer.fit(options["every"], run.report)
     name = None if teacher is None else Path(teacher).name
     return trainer.export(options["data"], start, teacher=name, **found.record)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from accelerate.utils import set_seed
@@ -31,7 +31,7 @@ from trifocal.training.batches import RunData, read_run_data
 from trifocal.training.checkpoint import load_start
 from trifocal.training.components import check_components_recipe, partial_crops, validate_partial
 from trifocal.training.optimisers import adam, plateau_schedule, step_decay, train_only
-from trifocal.training.run import open_run
+from trifocal.training.run import RunOptions, open_run
 from trifocal.training.stages import make_objective, stage_recipe, with_clip
 from trifocal.training.task import BatchSource, Notify, Report, TrainingTask, Update, silent
 from trifocal.training.trainer import open_trainer
@@ -175,6 +175,7 @@ class CodecTask(TrainingTask):
         levels, condition = self.levels(len(x)), self.condition(batch.texts)
         partial = partial_crops(batch.boxes, self.recipe.crop, self.recipe.missing_components)
         inputs = Batch(x, levels, condition, boxes if self.has_boxes else None, partial)
+        self.objective.terms.clear()
         shares: dict[str, Tensor] = {}
         if self.text_encoder is not None:
             used = batch.kinds if condition is not None else ()
@@ -254,21 +255,12 @@ def train(
     out: str | Path,
     *,
     stage: int | None = None,
-    steps: int | None = None,
-    minutes: float | None = None,
-    batch: int | None = None,
     learning_rate: float | None = None,
     cooldown: float | None = None,
     fields: Mapping[str, object] | None = None,
     parts: Sequence[str] = (),
-    precision: str | None = None,
-    start: str | Path | None = None,
     clip: str | Path | None = None,
-    resume: bool = False,
-    force: bool = False,
-    every: float | None = None,
-    report: Report = silent,
-    notify: Notify = silent,
+    **common: Unpack[RunOptions],
 ) -> Path:
     """Train a preset by its recipe. `in_processes` runs this in several processes.
 
@@ -278,8 +270,7 @@ def train(
         out: folder of the run: checkpoint.pt, log.csv, and PRESET.safetensors, .json and .csv at the end.
         stage: of a preset that is trained in stages, 1 by default; each is a run of its own, which starts
             from the weights of the last.
-        steps, minutes: length of the run; one of them.
-        batch, learning_rate, cooldown: the same as in `fields`.
+        learning_rate, cooldown: the same as in `fields`.
         fields: values in place of the recipe's, by name, and arguments of the objective; see
             `recipes.Recipe` and `recipes.with_fields`. `batch` is the total of all processes. `cooldown` is
             the last part of the run, 0..1, in which the learning rate falls; 0 keeps it level, for a run that
@@ -287,18 +278,11 @@ def train(
         parts: train only these: "encoder", "decoder", "entropy", or another submodule of the network; empty
             for all. If only the decoder is trained, files of the start weights can be decoded with the
             exported weights.
-        precision: of the branches of residual blocks, "auto" (the default), "bfloat16" or "float32"; see
-            `choose_precision`.
-        start: weights (.safetensors) to start from; None starts from those that the preset shares with
-            another, if any.
         clip: a folder with the CLIP model of a preset that takes text by CLIP, and of its objective, in place
             of the download.
-        resume: continue from the checkpoint in `out`, with its options where none are given here. A run whose
-            length is used up already is exported without a further step.
-        force: replace the run in `out`.
-        every: minutes between checkpoints; 5 by default.
-        report: called after each step with the fraction done and a line of text.
-        notify: called with each notice.
+        common: see `RunOptions`. `batch` is the same as in `fields`; without `start` a run starts from the
+            weights that the preset shares with another, if any; `precision` is that of the branches of
+            residual blocks.
 
     Returns:
         The exported weights.
@@ -314,40 +298,25 @@ def train(
         OSError: if the disk is full.
     """
     chosen = find(preset)
-    more = {"batch": batch, "learning_rate": learning_rate, "cooldown": cooldown}
-    given = {
+    more = {"batch": common.pop("batch", None), "learning_rate": learning_rate, "cooldown": cooldown}
+    own = {
         "stage": stage,
-        "data": data,
-        "steps": steps,
-        "minutes": minutes,
         "fields": {**(fields or {}), **{name: value for name, value in more.items() if value is not None}},
         "parts": list(parts),
-        "precision": precision,
-        "start": start,
         "clip": clip,
-        "every": every,
     }
-    defaults = {
-        "stage": 1,
-        "data": [],
-        "fields": {},
-        "parts": [],
-        "precision": "auto",
-        "every": 5.0,
-        "start": None,
-    }
-    options = open_run(chosen.name, out, given, defaults, resume, force)
-    start, stage = options["start"], int(options["stage"])
+    run = open_run(chosen.name, data, out, common, own, {"stage": 1, "fields": {}, "parts": []})
+    options, start, stage = run.options, run.options["start"], int(run.options["stage"])
     recipe = with_fields(stage_recipe(chosen, stage), options["fields"])
-    if options.get("clip") is not None:
+    if options["clip"] is not None:
         chosen, recipe = with_clip(chosen, recipe, stage, options["clip"])
-    check_start(chosen, stage, start is not None or resume)
+    check_start(chosen, stage, start is not None or run.resume)
     set_seed(recipe.seed)
     task = CodecTask(chosen, stage, recipe, options["parts"])
-    task.start_from(None if resume else start)
-    trainer = open_trainer(task, out, options, resume, notify)
-    task.read(options["data"], report, notify)
-    trainer.fit(options["every"], report)
+    task.start_from(None if run.resume else start)
+    trainer = open_trainer(task, run)
+    task.read(options["data"], run.report, run.notify)
+    trainer.fit(options["every"], run.report)
     return trainer.export(
         options["data"], start or (WEIGHTS_FOLDER / chosen.shared_weights if chosen.shared_weights else None)
     )

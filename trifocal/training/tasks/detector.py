@@ -12,6 +12,7 @@ is one:
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Unpack
 
 import torch
 from accelerate.utils import set_seed
@@ -32,8 +33,8 @@ from trifocal.training.distillation import (
     FeatureSource,
     TeacherOutputs,
 )
-from trifocal.training.run import open_run
-from trifocal.training.task import SEED, BatchSource, LossTask, Notify, Report, silent
+from trifocal.training.run import RunOptions, open_run
+from trifocal.training.task import SEED, BatchSource, LossTask
 from trifocal.training.tasks.base_layer import PRESET
 from trifocal.training.trainer import open_trainer
 from trifocal.weights import WEIGHTS_FOLDER, write_weights
@@ -43,17 +44,7 @@ __all__ = ["train_detector"]
 START_FACTOR = 0.15  # of the learning rate in stage 2, for a detector that is trained already
 ECHOES = 3  # of each batch of features
 BATCHES = (4, 8, 4)
-DEFAULTS = {
-    "data": [],
-    "stage": 1,
-    "keep_front": False,
-    "batch": None,
-    "learning_rate": None,
-    "precision": "auto",
-    "start": None,
-    "teacher": None,
-    "every": 5.0,
-}
+DEFAULTS = {"stage": 1, "keep_front": False}
 NEW_FACTOR = 3.0  # of the learning rate in stage 3, for the second detection stage
 
 
@@ -209,20 +200,11 @@ def train_detector(
     data: Sequence[str | Path],
     out: str | Path,
     *,
-    steps: int | None = None,
-    minutes: float | None = None,
     stage: int | None = None,
     keep_front: bool | None = None,
-    start: str | Path | None = None,
     teacher: str | Path | None = None,
-    resume: bool = False,
-    force: bool = False,
-    every: float | None = None,
-    batch: int | None = None,
     learning_rate: float | None = None,
-    precision: str | None = None,
-    report: Report = silent,
-    notify: Notify = silent,
+    **common: Unpack[RunOptions],
 ) -> Path:
     """Train the bundled detector.
 
@@ -230,20 +212,15 @@ def train_detector(
         data: shards or folders of images with records (see `read_pictures`); images without boxes need the
             teacher.
         out: folder of the run: checkpoint.pt, log.csv, and detector.safetensors, .json and .csv at the end.
-        steps, minutes: length of the run; one of them.
         stage: 1, the default, distils the parts of the teacher; 2 trains on boxes, and on the class scores of
             the teacher; 3 distils more slowly, from the base layer of the installed dual-layer-compact too.
         keep_front: freeze the layers before the split, so that base layers and files stay valid; always so in
             stage 3.
-        start: detector.safetensors to start from; the installed one by default in stage 3.
         teacher: PicoDet as ONNX; stages 1 and 3 need it.
-        resume, force, every: as for `train`.
-        batch: images in a batch, in all processes together; 8 in stage 2 and 4 in the others by default.
         learning_rate: of AdamW, in place of the default; Muon's is scaled along. With weights from an earlier
             run use a lower one than the default.
-        precision: "auto" (the default), "bfloat16" or "float32"; see `choose_precision`.
-        report: called after each step with the fraction done and a line of text.
-        notify: called with each notice.
+        common: see `RunOptions`. `batch` is 8 in stage 2 and 4 in the others by default; stage 3 starts from
+            the installed detector.safetensors by default.
 
     Returns:
         The exported weights.
@@ -254,27 +231,15 @@ def train_detector(
         TrainingError, OSError: as for `train`.
         WeightsError: in stage 3, if no base layer is installed.
     """
-    given = {
-        "data": data,
-        "stage": stage,
-        "keep_front": keep_front,
-        "steps": steps,
-        "minutes": minutes,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "precision": precision,
-        "start": start,
-        "teacher": teacher,
-        "every": every,
-    }
-    options = open_run("detector", out, given, DEFAULTS, resume, force)
-    stage, teacher = options["stage"], options["teacher"]
+    own = {"stage": stage, "keep_front": keep_front, "teacher": teacher, "learning_rate": learning_rate}
+    run = open_run("detector", data, out, common, own, DEFAULTS)
+    options, stage, teacher = run.options, int(run.options["stage"]), run.options["teacher"]
     if stage not in (1, 2, 3) or stage != 2 and teacher is None:
         raise OptionError(
             "The detector has stages 1 to 3. Stages 1 and 3 need a --teacher; without one, use --stage 2."
         )
     set_seed(SEED)
-    found = read_run_data(options["data"], report, notify)
+    found = read_run_data(options["data"], run.report, run.notify)
     detector, base = compact_detector(), None
     start = options["start"]
     if stage == 3:
@@ -298,8 +263,8 @@ def train_detector(
             DistillationLosses(detector, keep_front) if stage == 1 else ContinuedDistillationLosses(detector)
         )
         task = kind(losses, found.training, found.held_out, teacher, batch, rate, base)
-    trainer = open_trainer(task, out, options, resume, notify)
-    trainer.fit(options["every"], report)
+    trainer = open_trainer(task, run)
+    trainer.fit(options["every"], run.report)
     facts = {"pictures": len(found.training), "stage": stage, **found.record}
     name = None if teacher is None else Path(teacher).name
     return trainer.export(options["data"], start, teacher=name, **facts)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -26,8 +27,8 @@ from trifocal.text.categories import CATEGORIES, EPSILON, HIDDEN, WIDTH
 from trifocal.text.minilm import load_minilm
 from trifocal.training.batches import read_run_data
 from trifocal.training.checkpoint import load_start
-from trifocal.training.run import open_run
-from trifocal.training.task import SEED, BatchSource, LossTask, Notify, Report, silent
+from trifocal.training.run import RunOptions, open_run
+from trifocal.training.task import SEED, BatchSource, LossTask, Report
 from trifocal.training.trainer import open_trainer
 from trifocal.weights import write_weights
 
@@ -37,14 +38,7 @@ BATCH = 128
 PRIOR_LOGIT = -6.0  # of a token: few tokens name a category
 FORMS = ("{}", "a {}", "the {}", "{}s", "a photo of a {}")  # of a category's name as a text
 EMPTY = ("", "a photo", "a view of the background")  # texts that name no category
-DEFAULTS = {
-    "data": [],
-    "batch": BATCH,
-    "learning_rate": None,
-    "precision": "float32",
-    "start": None,
-    "every": 5.0,
-}
+DEFAULTS = {"batch": BATCH, "precision": "float32"}
 
 
 class CategoryModel(nn.Module):
@@ -181,30 +175,16 @@ def train_text_categories(
     data: Sequence[str | Path],
     out: str | Path,
     *,
-    steps: int | None = None,
-    minutes: float | None = None,
-    start: str | Path | None = None,
-    resume: bool = False,
-    force: bool = False,
-    every: float | None = None,
-    batch: int | None = None,
     learning_rate: float | None = None,
-    precision: str | None = None,
-    report: Report = silent,
-    notify: Notify = silent,
+    **common: Unpack[RunOptions],
 ) -> Path:
     """Train the classifier of texts.
 
     Args:
         data: shards or folders of images with captions and boxes (see `read_pictures`).
         out: folder of the run: checkpoint.pt, log.csv, and categories.safetensors, .json and .csv at the end.
-        steps, minutes: length of the run; one of them.
-        start: categories.safetensors to start from.
-        resume, force, every, precision: as for `train`; float32 by default.
-        batch: texts in a batch, in all processes together; 128 by default.
         learning_rate: at its height; 0.003 by default.
-        report: called after each step with the fraction done and a line of text.
-        notify: called with each notice.
+        common: see `RunOptions`. `batch` counts texts, 128 by default; `precision` is float32 by default.
 
     Returns:
         The exported weights.
@@ -215,20 +195,11 @@ def train_text_categories(
             the run would replace.
         TrainingError, OSError: as for `train`.
     """
-    given = {
-        "data": data,
-        "steps": steps,
-        "minutes": minutes,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "precision": precision,
-        "start": start,
-        "every": every,
-    }
-    options = open_run("categories", out, given, DEFAULTS, resume, force)
+    run = open_run("categories", data, out, common, {"learning_rate": learning_rate}, DEFAULTS)
+    options, report = run.options, run.report
     load_minilm()  # raises before the images are read
     set_seed(SEED)
-    found = read_run_data(options["data"], report, notify)
+    found = read_run_data(options["data"], report, run.notify)
     if not found.captioned or not any(picture.captions for picture in found.held_out):
         raise OptionError("categories needs captions: shards or folders with KEY.json beside KEY.jpg.")
     training = encoded(list(text_targets(found.training, names=True)), report)
@@ -237,7 +208,7 @@ def train_text_categories(
     if options["start"] is not None:
         load_start(model, options["start"])
     task = CategoryTask(model, training, held_out, options["batch"], options["learning_rate"])
-    trainer = open_trainer(task, out, options, resume, notify)
+    trainer = open_trainer(task, run)
     trainer.fit(options["every"], report)
     return trainer.export(options["data"], options["start"], pictures=len(found.training), **found.record)
 

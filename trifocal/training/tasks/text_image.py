@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 from accelerate.utils import set_seed
 from safetensors.torch import save
@@ -20,23 +21,15 @@ from trifocal.training.image_text_batches import (
 )
 from trifocal.training.image_text_model import ImageTextModel, train_tokenizer
 from trifocal.training.precision import new_accelerator
-from trifocal.training.run import open_run
-from trifocal.training.task import SEED, BatchSource, LossTask, Notify, Report, TrainingTask, move, silent
+from trifocal.training.run import RunOptions, open_run
+from trifocal.training.task import SEED, BatchSource, LossTask, TrainingTask, move
 from trifocal.training.tasks.grounding import GroundingTask
 from trifocal.training.trainer import open_trainer
 from trifocal.utils.files import atomic_write
 
 __all__ = ["train_text_image"]
 
-DEFAULTS = {
-    "data": [],
-    "stage": 1,
-    "batch": 32,
-    "precision": "auto",
-    "start": None,
-    "teacher": None,
-    "every": 5.0,
-}
+DEFAULTS = {"stage": 1, "batch": 32}
 WEIGHTS = {"captions": 1.0, "bag": 0.2, "where": 0.5, "ground": 1.0, "teacher": 1.0}
 EXPORTED = ("image.", "text.", "ground.", "bag.")
 
@@ -87,18 +80,9 @@ def train_text_image(
     data: Sequence[str | Path],
     out: str | Path,
     *,
-    steps: int | None = None,
-    minutes: float | None = None,
     stage: int | None = None,
-    start: str | Path | None = None,
     teacher: str | Path | None = None,
-    resume: bool = False,
-    force: bool = False,
-    every: float | None = None,
-    batch: int | None = None,
-    precision: str | None = None,
-    report: Report = silent,
-    notify: Notify = silent,
+    **common: Unpack[RunOptions],
 ) -> Path:
     """Train the bundled text and image encoders.
 
@@ -106,17 +90,12 @@ def train_text_image(
         data: shards or folders of images with records: captions, boxes, labels (see `read_pictures`).
         out: folder of the run: checkpoint.pt, log.csv, and towers.safetensors, .json and .csv, and
             tokenizer.json at the end.
-        steps, minutes: length of the run; one of them.
         stage: 1, the default, trains everything, 2 only `ground`.
-        start: towers.safetensors to start from, with its tokenizer.json beside it; stage 2 needs it.
         teacher: PicoDet as ONNX, whose class scores are distilled into the image encoder; without it that
             loss is left out.
-        resume, force, every: as for `train`.
-        batch: views in a batch of stage 1, in all processes together; 32 by default.
-        precision: "auto" (the default), "bfloat16" or "float32"; see `choose_precision`. Stage 2 is always in
+        common: see `RunOptions`. `batch` counts the views of stage 1, 32 by default; `start` is a
+            towers.safetensors with its tokenizer.json beside it, which stage 2 needs; stage 2 is always in
             float32.
-        report: called after each step with the fraction done and a line of text.
-        notify: called with each notice.
 
     Returns:
         The exported weights.
@@ -126,18 +105,8 @@ def train_text_image(
             the run would replace, or a second stage without weights to start from.
         TrainingError, OSError: as for `train`.
     """
-    given = {
-        "data": data,
-        "stage": stage,
-        "steps": steps,
-        "minutes": minutes,
-        "batch": batch,
-        "precision": precision,
-        "start": start,
-        "teacher": teacher,
-        "every": every,
-    }
-    options = open_run("towers", out, given, DEFAULTS, resume, force)
+    run = open_run("towers", data, out, common, {"stage": stage, "teacher": teacher}, DEFAULTS)
+    options, report = run.options, run.report
     stage, start, teacher = options["stage"], options["start"], options["teacher"]
     if stage not in (1, 2) or stage == 2 and start is None:
         raise OptionError(
@@ -146,7 +115,7 @@ def train_text_image(
     if stage == 2 and options["precision"] == "bfloat16":
         raise OptionError("Stage 2 of towers trains in float32; leave out --precision.")
     set_seed(SEED)
-    found = read_run_data(options["data"], report, notify)
+    found = read_run_data(options["data"], report, run.notify)
     captions = [caption for picture in found.training for caption in picture.captions]
     if not captions or not any(picture.captions for picture in found.held_out):
         raise OptionError("towers needs captions: shards or folders with KEY.json beside KEY.jpg.")
@@ -164,7 +133,7 @@ def train_text_image(
         task = GroundingTask(
             model, views, others, write_encoders, lambda f: report(0.0, f"computing features, {f:.0%}")
         )
-    trainer = open_trainer(task, out, options, resume, notify, "float32" if stage == 2 else None)
+    trainer = open_trainer(task, run, "float32" if stage == 2 else None)
     trainer.fit(options["every"], report)
     facts = {"pictures": len(found.training), "views": len(views), "stage": stage, **found.record}
     name = None if teacher is None else Path(teacher).name
