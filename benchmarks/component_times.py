@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure the encoding time with components against without, of whole commands and of the library's call.
 
-    python benchmarks/component_times.py IMAGE ... [--rounds 3] [--components detection person,car "the dog"]
+    python benchmarks/component_times.py IMAGE ... [--rounds 3] [--components detection person,car "the person"]
 
 All ways take turns on each image, in one run and without refinement. The time of a way is that of its fastest
 round, summed over the images: processor time of one thread, and wall-clock time. The first round of the
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quality", type=float, default=50)
-    parser.add_argument("--components", nargs="+", default=["detection", "person,car", "the dog"])
+    parser.add_argument("--components", nargs="+", default=["detection", "person,car", "the person"])
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     ways: list[str | None] = [None, *arguments.components]
