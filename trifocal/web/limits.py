@@ -212,6 +212,6 @@ class Workload:
     def _late(self) -> RequestError:
         return RequestError(
             504,
-            f"This took longer than {self.limits.timeout:g} seconds, the limit of this server; send a smaller "
-            "image, or raise the limit with --timeout.",
+            f"This took longer than {self.limits.timeout:g} seconds, the limit of this server; send a "
+            "smaller image, or raise the limit with --timeout.",
         )

@@ -69,7 +69,8 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OptionError(
-            f"The server cannot listen at {host}, port {port} ({reason}); choose others with --host and --port."
+            f"The server cannot listen at {host}, port {port} ({reason}); choose others with --host and "
+            "--port."
         ) from error
 
 
