@@ -262,6 +262,19 @@ def test_work_stops_when_the_client_leaves(hold: Hold) -> None:
         assert 'status="499"' in client.get("/metrics").text
 
 
+def test_a_bug_is_an_answer_and_a_line_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(body: bytes, options: dict[str, Any], progress: Any) -> Any:
+        raise KeyError("secret")
+
+    monkeypatch.setattr(operations_module, "info", fail)
+    with served("compact") as url:
+        answer = httpx.post(f"{url}/info", content=b"x", timeout=60)
+        check_error(answer, 500, "bug")
+        assert "secret" not in answer.text and "secret" in caplog.text
+
+
 def test_command_serves_and_stops() -> None:
     with serving_process("--preset", "compact", "--parallel", "1") as (url, _):
         assert httpx.get(f"{url}/health", timeout=60).json()["status"] == "ok"

@@ -25,7 +25,7 @@ from trifocal.web import server as server_module
 from trifocal.web.operations import operations
 
 MOST_MEMORY = 900  # MiB, of a process that works on two requests of up to 0.1 megapixels at once
-EXPECTED = {200, 400, 403, 404, 405, 408, 413, 422, 503, 504}
+EXPECTED = {100, 200, 400, 403, 404, 405, 408, 413, 422, 503, 504}
 
 
 @pytest.fixture(scope="module")

@@ -199,11 +199,14 @@ class Guard:
         async def guarded(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
-                status = message["status"]
                 headers = [(k.lower().encode(), v.encode()) for k, v in SECURITY_HEADERS.items()]
                 message["headers"] = [*message.get("headers", []), *headers]
+            try:
+                await send(message)
+            except Exception as error:  # of the HTTP server, if what the client sent was no HTTP
+                raise Abandoned from error
+            status = message.get("status", status)
             sent += len(message.get("body", b""))
-            await send(message)
 
         try:
             if is_cross_origin(Request(scope)):
@@ -212,16 +215,12 @@ class Guard:
             else:
                 await self.app(scope, receive, guarded)
         except (Abandoned, ClientDisconnect, TimeoutError):
-            if status != CLOSED:
-                raise  # the answer is not complete, so the connection must be closed
+            pass  # the HTTP server closes a connection whose answer is not complete
         except Exception:
             LOGGER.exception("An unexpected error; please report it as a bug.")
-            if status != CLOSED:
-                raise
-            message = (
-                "An unexpected error, which is a bug in Trifocal; the log of the server has the details."
-            )
-            await error_response(500, message, "InternalError")(scope, receive, guarded)
+            if status == CLOSED:
+                message = "An unexpected error, which is a bug of Trifocal; the server's log has the details."
+                await error_response(500, message, "InternalError")(scope, receive, guarded)
         finally:
             path = scope["path"] if scope["path"] in self.paths else "other"
             self.metrics.answered(path, status, time.perf_counter() - begin, sent)
