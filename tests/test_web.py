@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from helpers.cli import is_one_sentence, run
-from helpers.web import metric, needs_web, png, served, serving_process
+from helpers.web import ROOT, metric, needs_web, png, served, serving_process
 
 needs_web()
 import httpx
@@ -289,6 +289,15 @@ def test_command_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     result = run("serve", "--port", "0")
     assert result.exit_code == 1 and 'pip install "trifocal[web]"' in result.stderr
+
+
+def test_dockerfile_copies_what_exists_and_runs_the_command() -> None:
+    lines = (ROOT / "Dockerfile").read_text("utf-8").splitlines()
+    sources = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
+    assert {"trifocal", "pyproject.toml"} <= {*sources}
+    assert all((ROOT / name).exists() for name in sources if not name.startswith(("-", "/")))
+    words = json.loads(next(line for line in lines if line.startswith("CMD ")).removeprefix("CMD "))
+    assert run(*words[1:], "--help").exit_code == 0
 
 
 @pytest.mark.parametrize("option", ["max_pixels", "max_bytes", "parallel", "timeout"])

@@ -193,10 +193,9 @@ class Workload:
         job = Job(work, self.limits)
         done = asyncio.get_running_loop().run_in_executor(self._pool, job)
         closed = asyncio.ensure_future(receive())
+        either: set[asyncio.Future[Any]] = {done, closed}
         try:
-            await asyncio.wait(
-                {done, closed}, timeout=self.limits.timeout, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(either, timeout=self.limits.timeout, return_when=asyncio.FIRST_COMPLETED)
             if done.done():
                 return done.result()
             if closed.done():

@@ -3,12 +3,12 @@ const MAGIC = [0xf3, 0x54, 0x46];
 const COMPARISON_NAMES = { avif: "AVIF", webp: "WebP", jpeg: "JPEG" };
 const LAYER_NAMES = { BASE: "Base, for detection", ENHANCEMENT: "Enhancement", LATENT: "Image", COMPONENTS: "List of components",
   TEXT: "Text", ALPHA: "Transparency", ICC: "Colour profile", EXIF: "EXIF", XMP: "XMP", DPI: "Resolution", PART: "Part" };
-const HUES = ["#6366f1", "#f59e0b", "#10b981", "#ec4899", "#06b6d4", "#a3e635", "#f97316", "#a78bfa"];
+const HUES = ["#818cf8", "#f59e0b", "#10b981", "#ec4899", "#06b6d4", "#a3e635", "#f97316", "#a78bfa"];
 const RETRIES = 5;
 
 let config;
 let run = new AbortController();
-const state = { source: null, name: "", tri: null, info: null, sizes: null, urls: {}, left: "original", missing: new Set(), rest: true, notices: [] };
+const state = { source: null, name: "", tri: null, info: null, sizes: null, urls: {}, left: "original", missing: new Set(), rest: true, notices: {} };
 
 // Text
 
@@ -39,7 +39,7 @@ async function post(path, body, options, signal) {
       throw new Error("The server does not answer; check that `trifocal serve` runs, and try again.");
     }
     if (response.ok) {
-      state.notices.push(...JSON.parse(response.headers.get("Trifocal-Notices") || "[]"));
+      state.notices[path] = JSON.parse(response.headers.get("Trifocal-Notices") || "[]");
       return response;
     }
     if (response.status === 503 && attempt < RETRIES) {
@@ -88,7 +88,7 @@ async function open(file) {
   const isTri = MAGIC.every((byte, at) => start[at] === byte);
   run.abort();
   const previous = { ...state };
-  Object.assign(state, { name: (file.name || "image").replace(/\.[^.]+$/, ""), sizes: null, info: null, missing: new Set(), rest: true, left: isTri ? "none" : "original" });
+  Object.assign(state, { name: (file.name || "image").replace(/\.[^.]+$/, ""), sizes: null, info: null, missing: new Set(), rest: true, notices: {}, left: isTri ? "none" : "original" });
   state.source = isTri ? null : file;
   state.tri = isTri ? file : null;
   $("components").value = $("text").value = "";
@@ -113,7 +113,6 @@ async function encodeAndEstimate(signal) {
 async function work(steps) {
   run.abort();
   const mine = (run = new AbortController());
-  state.notices = [];
   $("busy").hidden = false;
   document.body.setAttribute("aria-busy", "true");
   try {
@@ -188,7 +187,7 @@ async function decode(signal) {
   $("save-png").href = state.urls.png;
   $("save-png").download = `${state.name}.png`;
   $("right-image").alt = `${state.name}, decoded by Trifocal`;
-  caption($("right-caption"), only ? "Base layer" : "Trifocal", state.info.bytes);
+  caption($("right-caption"), only ? "Base layer" : droppedBytes() ? "Trifocal, in part: about" : "Trifocal", state.info.bytes - droppedBytes());
   $("empty").hidden = true;
   $("viewer").hidden = $("panel").hidden = false;
   document.querySelector("main").classList.add("loaded");
@@ -352,8 +351,13 @@ function keptComponents() {
   return [...new Set(components().map((one) => one.label))].filter((label) => !state.missing.has(label)).join(",");
 }
 
+function droppedBytes() {
+  const isDropped = (one) => (one.box ? state.missing.has(one.label) : one.label !== "side information" && (state.missing.size > 0 || !state.rest));
+  return (state.info.components || []).filter(isDropped).reduce((sum, one) => sum + one.bytes, 0);
+}
+
 function showNotices() {
-  const notices = [...new Set(state.notices)];
+  const notices = [...new Set(Object.values(state.notices).flat())];
   $("notices-card").hidden = !notices.length;
   $("notices-count").textContent = `(${notices.length})`;
   $("notices").replaceChildren(...notices.map((notice) => make("li", notice)));
