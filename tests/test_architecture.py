@@ -37,6 +37,7 @@ LAYERS = (
     ("training",),
     ("__init__",),
     ("pillow", "demo"),
+    ("web",),
     ("cli",),
     ("__main__",),
 )
@@ -75,6 +76,7 @@ ONLY_IN = {
     "accelerate": "training",
     "ray": "batch",
     "fastapi": "web",
+    "prometheus_client": "web",
     "starlette": "web",
     "uvicorn": "web",
     "flask": "web",

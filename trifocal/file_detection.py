@@ -15,7 +15,15 @@ from trifocal.pictures.drawing import draw_boxes
 if TYPE_CHECKING:
     from trifocal.detection.detections import Detections
 
-__all__ = ["THRESHOLD", "FileDetections", "draw_detections", "filter_and_name", "is_tri", "json_objects"]
+__all__ = [
+    "THRESHOLD",
+    "FileDetections",
+    "draw_detections",
+    "filter_and_name",
+    "is_tri",
+    "json_detections",
+    "json_objects",
+]
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,17 @@ def json_objects(objects: Detections) -> list[dict[str, Any]]:
             strict=True,
         )
     ]
+
+
+def json_detections(detected: FileDetections, objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """The detections of a file for JSON; `objects` as from `json_objects`."""
+    return {
+        "width": detected.width,
+        "height": detected.height,
+        "preset": detected.preset_name,
+        "bytes read": detected.bytes_read,
+        "objects": objects,
+    }
 
 
 def draw_detections(picture: Picture, objects: Sequence[dict[str, Any]]) -> Picture:

@@ -7,8 +7,9 @@ from trifocal.cli import (  # each adds its commands
     export,
     layers,
     research,
+    serving,
     training,
 )
 from trifocal.cli.main import app
 
-__all__ = ["about", "app", "coding", "detection", "export", "layers", "research", "training"]
+__all__ = ["about", "app", "coding", "detection", "export", "layers", "research", "serving", "training"]

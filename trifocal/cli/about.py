@@ -19,7 +19,7 @@ from trifocal.cli.main import (
     report_inputs,
     use_threads,
 )
-from trifocal.errors import FormatError, PresetError
+from trifocal.errors import PresetError
 
 if TYPE_CHECKING:
     from trifocal.cli.console import Console
@@ -47,7 +47,8 @@ def info(inputs: InputFiles, as_json: AsJson = False, recursive: Recursive = Fal
 
 def print_file(terminal: "Console", one: "Input", as_json: bool) -> None:
     """Print a file's contents, then raise FormatError if a layer is damaged."""
-    from trifocal.container import Bitstream, Tag, describe
+    from trifocal.container import Bitstream
+    from trifocal.container.description import describe_file
     from trifocal.container.parts import part_id
     from trifocal.container.text import embedded_text
     from trifocal.presets import preset_for
@@ -58,11 +59,7 @@ def print_file(terminal: "Console", one: "Input", as_json: bool) -> None:
     with suppress(PresetError):
         preset = preset_for(stream.header)
     facts: dict[str, Any] = {"file": one.name, "preset name": preset.name if preset else None}
-    facts |= describe(stream)
-    with suppress(FormatError):
-        facts |= {"text": embedded_text(stream)} if stream.layer(Tag.TEXT) else {}
-    with suppress(FormatError):
-        facts |= {"part of a whole": identifier.hex()} if (identifier := part_id(stream)) else {}
+    facts |= describe_file(stream)
     terminal.print_result(*([json.dumps(facts)] if as_json else fact_lines(facts)))
     if any(layer.damaged for layer in stream.layers) or "components" not in facts and stream.components:
         Bitstream.open(one.path)  # raises an error that names the damaged layers

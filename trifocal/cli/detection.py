@@ -26,7 +26,6 @@ from trifocal.errors import OptionError
 
 if TYPE_CHECKING:
     from trifocal.cli.paths import Input
-    from trifocal.file_detection import FileDetections
 
 
 class Format(StrEnum):
@@ -84,7 +83,7 @@ def detect(
     """
     from trifocal.api import Detector
     from trifocal.cli import console, paths
-    from trifocal.file_detection import draw_detections, json_objects
+    from trifocal.file_detection import draw_detections, json_detections, json_objects
     from trifocal.options import DetectOptions
     from trifocal.pictures import PICTURE_SUFFIXES
     from trifocal.utils.limits import MAX_PIXELS, limit_pixels
@@ -114,13 +113,14 @@ def detect(
             job.source, notify=lambda notice: terminal.print_notice(f"{job.source.name}: {notice}")
         )
         objects = json_objects(detected.objects)
+        facts = {"file": job.input.name, **json_detections(detected, objects)}
         if format is Format.coco:
             results.extend(coco_results(ids[job.input], objects))
         elif job.output.is_stdout:
-            terminal.print_result(json.dumps(detect_facts(job.input.name, detected, objects)))
+            terminal.print_result(json.dumps(facts))
         else:
             with job.output.open() as stream:
-                stream.write(f"{json.dumps(detect_facts(job.input.name, detected, objects))}\n".encode())
+                stream.write(f"{json.dumps(facts)}\n".encode())
             terminal.report(f"{job.output}  {len(objects)} objects")
         if drawing := drawings.get(job.input):
             with drawing.open() as stream:
@@ -188,15 +188,3 @@ def coco_results(image_id: int | str, objects: list[dict[str, Any]]) -> list[dic
         for one in objects
         for x0, y0, x1, y1 in [one["box"]]
     ]
-
-
-def detect_facts(name: str, detected: "FileDetections", objects: list[dict[str, Any]]) -> dict[str, Any]:
-    """The JSON object that is printed for a file."""
-    return {
-        "file": name,
-        "width": detected.width,
-        "height": detected.height,
-        "preset": detected.preset_name,
-        "bytes read": detected.bytes_read,
-        "objects": objects,
-    }

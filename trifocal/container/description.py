@@ -4,10 +4,24 @@ from contextlib import suppress
 
 from trifocal.container.bitstream import Bitstream
 from trifocal.container.components import REST, SIDE
-from trifocal.container.fields import TILED_TAGS, show_header
+from trifocal.container.fields import TILED_TAGS, Tag, show_header
+from trifocal.container.parts import part_id
+from trifocal.container.text import embedded_text
 from trifocal.errors import FormatError
 
-__all__ = ["describe"]
+__all__ = ["describe", "describe_file"]
+
+
+def describe_file(stream: Bitstream) -> dict[str, object]:
+    """`describe`, with the file's text and, for a part of a split file, the id of the whole. Both are left
+    out if they are damaged.
+    """
+    facts = describe(stream)
+    with suppress(FormatError):
+        facts |= {"text": embedded_text(stream)} if stream.layer(Tag.TEXT) else {}
+    with suppress(FormatError):
+        facts |= {"part of a whole": identifier.hex()} if (identifier := part_id(stream)) else {}
+    return facts
 
 
 def describe(stream: Bitstream) -> dict[str, object]:

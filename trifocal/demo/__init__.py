@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from trifocal.pictures import Picture
 from trifocal.presets import DEFAULT
 
 PHOTOGRAPH = Path(__file__).with_name("astronaut.png")
-CLOSE_ENOUGH = 0.99  # of the allowed bytes, at which the search for a quality stops
-GROWTH = 0.04  # of log(bytes) per unit of quality, roughly; first guess of the search
 MARGIN, FONT_SIZE = 12, 16  # pixels: around panels, and of their captions
 
 
@@ -144,21 +141,12 @@ def side_by_side(images: Sequence[Picture], texts: Sequence[str]) -> Picture:
 
 def best_within(codec: PillowCodec, picture: Picture, size: int) -> DemoRow:
     """Another codec at about its highest quality within `size` bytes, or at quality 0."""
-    low, high, quality = -1, 101, 50  # exclusive bounds: the file fits at `low` and not at `high`
-    while high - low > 1:
-        start = time.perf_counter()
-        data = codec.encode(picture, quality)
-        seconds = time.perf_counter() - start
-        if len(data) <= size or quality == 0:
-            low, best, encode_s = quality, data, seconds
-        else:
-            high = quality
-        if CLOSE_ENOUGH * size <= len(data) <= size:
-            break
-        step = round(math.log(size / len(data)) / GROWTH)
-        quality = min(high - 1, max(low + 1, quality + step))
+    _, quality = codec.encode_within(picture, size)
     start = time.perf_counter()
+    best = codec.encode(picture, quality)
+    encoded = time.perf_counter()
     decoded = codec.decode(best)
-    decode_s = time.perf_counter() - start
+    ended = time.perf_counter()
     bpp = 8 * len(best) / (picture.width * picture.height)
-    return DemoRow(codec.title, len(best), bpp, *scores(decoded, picture.rgb), encode_s, decode_s)
+    values = *scores(decoded, picture.rgb), encoded - start, ended - encoded
+    return DemoRow(codec.title, len(best), bpp, *values)

@@ -3,7 +3,8 @@ reference.
 """
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,8 @@ __all__ = ["LOSSLESS", "PILLOW_CODECS", "PillowCodec", "pillow_codecs"]
 
 
 LOSSLESS = "png"
+CLOSE_ENOUGH = 0.99  # of the allowed bytes, at which the search for a quality stops
+GROWTH = 0.04  # of log(bytes) per unit of quality, roughly; first guess of the search
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,33 @@ class PillowCodec:
         except (OSError, ValueError) as error:
             raise PictureError(f"{self.title} cannot store this image: {error}.") from error
         return stream.getvalue()
+
+    def encode_within(
+        self, picture: Picture, size: int, encoded: Callable[[], object] = lambda: None
+    ) -> tuple[bytes, int]:
+        """The file and its quality: about the highest that takes at most `size` bytes, or quality 0 if even
+        that takes more.
+
+        Args:
+            encoded: called after each quality that is tried.
+
+        Raises:
+            PictureError: if the format cannot store the image.
+        """
+        low, high, quality = -1, 101, 50  # exclusive bounds: the file fits at `low` and not at `high`
+        best, chosen = b"", 0
+        while high - low > 1:
+            data = self.encode(picture, quality)
+            encoded()
+            if len(data) <= size or quality == 0:
+                low, best, chosen = quality, data, quality
+            else:
+                high = quality
+            if CLOSE_ENOUGH * size <= len(data) <= size:
+                break
+            step = round(math.log(size / len(data)) / GROWTH)
+            quality = min(high - 1, max(low + 1, quality + step))
+        return best, chosen
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """A file → uint8 [H, W, 3]."""

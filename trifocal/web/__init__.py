@@ -1,0 +1,1 @@
+"""An HTTP server for encoding, decoding and detection, with a web page; needs the extra `web`."""
