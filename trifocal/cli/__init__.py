@@ -2,6 +2,7 @@
 
 from trifocal.cli import (  # each adds its commands
     about,
+    batch,
     coding,
     detection,
     export,
@@ -11,4 +12,4 @@ from trifocal.cli import (  # each adds its commands
 )
 from trifocal.cli.main import app
 
-__all__ = ["about", "app", "coding", "detection", "export", "layers", "research", "training"]
+__all__ = ["about", "app", "batch", "coding", "detection", "export", "layers", "research", "training"]
