@@ -17,6 +17,7 @@ import trifocal
 from helpers.batch import manifest_in, reverse, reverse_task, write_texts
 from helpers.cli import is_one_sentence, run
 from helpers.images import random_rgb
+from helpers.s3 import BUCKET, local_s3, s3_environment
 from trifocal.batch.coding import (
     FIXED_MEMORY,
     MAX_STARTS,
@@ -32,15 +33,29 @@ from trifocal.batch.run import Plan, divided, plan, settings
 from trifocal.batch.storage import Folder
 from trifocal.errors import FormatError, OptionError, PresetError
 
-REMOTE = "memory://batch"
 
-
-@pytest.fixture(params=["local", "remote"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
-    """An empty folder, on the disk or on a file system of fsspec whose files cannot grow."""
-    found = Folder(str(tmp_path / "batch") if request.param == "local" else REMOTE)
+    """An empty folder: on the disk, or in a file system of fsspec whose files cannot grow."""
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+    urls = {"local": str(tmp_path / "batch"), "memory": "memory://batch", "s3": f"s3://{BUCKET}/batch"}
+    found = Folder(urls[request.param])
     yield found
     found.remove()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with local_s3() as address:
+        yield address
+
+
+@pytest.fixture
+def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """URLs of S3 lead to the local server."""
+    for name, value in s3_environment(server).items():
+        monkeypatch.setenv(name, value)
 
 
 def no_report(row: Row) -> None:
@@ -124,7 +139,7 @@ def test_other_parquet_files_are_no_manifests(tmp_path: Path) -> None:
 def test_merged_rows_are_sorted_and_each_image_has_one(folder: Folder) -> None:
     manifest = Manifest(folder / "out", "manifest.parquet")
     manifest.write([Row("a", 1), Row("c", error="First."), Row("e", error="First.")], {})
-    for run, number, row in (
+    for attempt, number, row in (
         (1, 0, Row("b", 1)),
         (1, 1, Row("c", error="Second.")),
         (2, 0, Row("c", 3)),
@@ -132,7 +147,7 @@ def test_merged_rows_are_sorted_and_each_image_has_one(folder: Folder) -> None:
         (2, 1, Row("e", error="Second.")),
         (3, 0, Row("d", error="Later.")),
     ):
-        Segment(folder / "journal", Journal(folder).name(run, number)).add(row)
+        Segment(folder / "journal", Journal(folder).name(attempt, number)).add(row)
     rows = [*merged(manifest, Journal(folder / "journal"))]
     expected = [Row("a", 1), Row("b", 1), Row("c", 3), Row("d", 4), Row("e", error="Second.")]
     assert rows == expected
@@ -145,7 +160,9 @@ def test_a_segment_is_coded_once(tmp_path: Path) -> None:
     code_segment(task, reverse, Segment(task.journal, "0001-0.jsonl"), keys, reported.append)
     a, b, c, d, gone = reported
     assert (a.key, a.bytes, a.bpp, a.quality, a.error) == ("a.txt", 3, 12.0, 50.0, None)
-    assert a.sha256 == hashlib.sha256(b"cba").hexdigest() and (tmp_path / "out" / "a.rev").read_bytes() == b"cba"
+    assert (
+        a.sha256 == hashlib.sha256(b"cba").hexdigest() and (tmp_path / "out" / "a.rev").read_bytes() == b"cba"
+    )
     assert b.error == "It is bad." and c.error == "ZeroDivisionError: It divides by zero."
     assert d.error is None and "gone.txt" in str(gone.error) and gone.bytes is None
 
@@ -181,7 +198,9 @@ def test_a_full_disk_stops_the_run(failing: str, tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patched, pytest.raises(StorageFull, match="No space left"):
         patched.setattr(Folder, failing, full)
-        code_segment(task, reverse, Segment(task.journal, "0001-0.jsonl"), ["a.txt", "b.txt"], reported.append)
+        code_segment(
+            task, reverse, Segment(task.journal, "0001-0.jsonl"), ["a.txt", "b.txt"], reported.append
+        )
     assert not reported
     code_segment(task, reverse, Segment(task.journal, "0002-0.jsonl"), ["a.txt", "b.txt"], reported.append)
     assert [row.error for row in reported] == [None, None]

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from trifocal.batch.journal import Row, Segment
 from trifocal.batch.operations import Function, Operation
@@ -79,7 +79,7 @@ def limit_memory(count: int) -> None:
         return
     import resource
 
-    status = dict(line.split(":", 1) for line in open("/proc/self/status", encoding="ascii"))
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
     resident, allocated = (int(status[name].split()[0]) << 10 for name in ("VmRSS", "VmData"))
     limit = allocated + max(0, count - resident)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
@@ -121,7 +121,7 @@ def code_image(task: Task, code: Function, key: str) -> Row:
             write_output(task.target, output_key(task, key), coded.data)
     except StorageFull:
         raise
-    except Exception as error:  # of one image among many: it is named, and the others go on
+    except Exception as error:  # noqa: BLE001 - of one image among many: it is named, and the others go on
         return Row(key, seconds=elapsed(began), error=message(error))
     data = source if coded.data is None else coded.data
     return Row(

@@ -1,9 +1,9 @@
 """The journal of a batch run: what was started and what was done, written by the workers as they go.
 
-A run is divided into segments of a few dozen images. A segment's file has a JSON object on each line:
-{"start": KEY} before an image is coded, and its row afterwards. The worker that codes a segment reads its file
-first, so a worker that takes over from a killed one continues where that one ended. The rows of an image that
-was started but not finished are missing, and it is coded again; its file is then replaced by equal bytes.
+A run is divided into segments of at most 64 images. A segment's file has a JSON object on each line:
+{"start": KEY} before an image is coded, and its row afterwards. A worker first reads the file of its
+segment, so that it continues where a killed worker ended. An image that was started and has no row is coded
+again, and its output is replaced by equal bytes.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class Encode:
 
 @dataclass(frozen=True)
 class Decode:
-    """Decode .tri files to images with this suffix. Raises PictureError for a format that cannot be written."""
+    """Decode .tri files to images with this suffix. Raises PictureError for other than writable formats."""
 
     suffix: str = ".png"
     engine: Engine | None = None

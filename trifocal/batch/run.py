@@ -14,6 +14,7 @@ from trifocal.batch.journal import Journal, Row
 from trifocal.batch.manifest import Manifest, Totals, merged
 from trifocal.batch.storage import Found
 from trifocal.errors import OptionError
+from trifocal.utils.notices import Notify
 
 __all__ = ["Plan", "Report", "plan", "run"]
 
@@ -135,6 +136,7 @@ def run(
     plan: Plan,
     report: Report,
     failed: Callable[[Row], None],
+    notify: Notify,
     *,
     address: str | None = None,
     jobs: int | None = None,
@@ -144,6 +146,7 @@ def run(
     Args:
         report: called with the fraction done, 0..1, and a line of text.
         failed: called with the row of each image that failed.
+        notify: called with the number of workers and machines of a cluster.
         address, jobs: as for `trifocal.batch.workers.connected`.
 
     Returns:
@@ -156,7 +159,7 @@ def run(
     journal = Journal(plan.task.journal)
     if plan.pending:
         journal.begin(settings(plan.task))
-        code(plan, report, failed, address, jobs)
+        code(plan, report, failed, notify, address, jobs)
     report(1.0, "Writing the manifest")
     earlier = plan.manifest if plan.earlier else None
     totals = plan.manifest.write(merged(earlier, Journal(plan.task.journal)), settings(plan.task))
@@ -165,7 +168,12 @@ def run(
 
 
 def code(
-    plan: Plan, report: Report, failed: Callable[[Row], None], address: str | None, jobs: int | None
+    plan: Plan,
+    report: Report,
+    failed: Callable[[Row], None],
+    notify: Notify,
+    address: str | None,
+    jobs: int | None,
 ) -> None:
     """Code the pending images with Ray."""
     report(0.0, "Starting Ray")
@@ -175,19 +183,20 @@ def code(
     with connected(address, jobs, plan.task.memory) as workers:
         began: float | None = None
         segments = [*divided(plan, workers.count)]
-        report(0.0, f"{workers.count} workers on {workers.machines} machines load the codec")
+        if address is not None:
+            notify(f"{workers.count} workers on {workers.machines} machines.")
+        report(0.0, "Loading the networks")
         with closing(run_segments(plan.task, segments, workers)) as progresses:
             for progress in progresses:
-                now = time.monotonic()
-                if progress.done and began is None:
-                    began = now
                 done, failures = done + progress.done, failures + len(progress.failures)
                 for row in progress.failures:
                     failed(row)
-                if began is not None:
-                    rate = done / max(now - began, 0.5)
+                if progress.done:
+                    began = began or time.monotonic()
+                    rate = done / max(time.monotonic() - began, 0.5)
                     report(
-                        done / total, f"{done:,} of {total:,} images, {rate:.1f} images/s, {failures} failed"
+                        done / total,
+                        f"{done:,} of {total:,} images, {rate:.1f} images/s, {failures:,} failed",
                     )
 
 

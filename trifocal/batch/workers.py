@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ OBJECT_STORE = (
     100 << 20
 )  # bytes of shared memory, for the names of images; the least that Ray accepts is 75 MB
 POLL = 0.5  # seconds
+CONNECT = 10.0  # seconds
 
 
 @dataclass
@@ -114,15 +116,34 @@ def connected(address: str | None, jobs: int | None, memory: int | None) -> Iter
         own = {"num_cpus": jobs or processors(), "object_store_memory": OBJECT_STORE}
         own["include_dashboard"] = False
     try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-    except ConnectionError as error:
+        if address is not None and address.count(":") == 1:  # Ray alone would try for minutes
+            host, _, port = address.partition(":")
+            socket.create_connection((host, int(port)), timeout=CONNECT).close()
+        with hidden_stderr():
+            ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (OSError, ValueError) as error:
+        if address is None:
+            raise
         raise OptionError(
-            f"There is no Ray cluster at {address}; start one with `ray start --head`, or leave --address out."
+            f"No Ray cluster is at {address}; start one with `ray start --head`, or leave --address out."
         ) from error
     try:
         yield room(jobs, memory)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def hidden_stderr() -> Iterator[None]:
+    """Hide what Ray's libraries write to standard error, such as their log level; errors are raised."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def processors() -> int:
@@ -183,7 +204,7 @@ def first_stop(dataset: Any, result: Future[str]) -> None:
     """
     try:
         result.set_result(next((str(row["stopped"]) for row in dataset.iter_rows() if row["stopped"]), ""))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - raised by the thread that waits for the result
         result.set_exception(error)
 
 

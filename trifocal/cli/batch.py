@@ -20,9 +20,7 @@ from trifocal.cli.options import parse_size
 from trifocal.errors import OptionError, TrifocalError
 
 if TYPE_CHECKING:
-    from trifocal.batch.journal import Row
     from trifocal.batch.operations import Operation
-    from trifocal.cli.console import Console
 
 MANIFEST = "manifest.parquet"
 
@@ -302,18 +300,20 @@ def run_batch(
     if skipped := len(planned.found.keys) - len(planned.pending):
         terminal.print_notice(f"{skipped:,} of {len(planned.found.keys):,} images are done already.")
     with console.reporting(terminal) as report:
-        totals = run(planned, report, lambda row: fail(terminal, row), address=address, jobs=jobs)
+        totals = run(
+            planned,
+            report,
+            lambda row: terminal.error(TrifocalError(row.error or ""), row.key),
+            terminal.print_notice,
+            address=address,
+            jobs=jobs,
+        )
     terminal.report(f"{table}  {totals.images:,} images  {totals.bytes:,} bytes  {totals.failed:,} failed")
     if totals.failed:
         terminal.error(
             TrifocalError(f"{totals.failed:,} of {totals.images:,} failed; the column error has the reasons.")
         )
     raise typer.Exit(1 if totals.failed or planned.found.errors else 0)
-
-
-def fail(terminal: "Console", row: "Row") -> None:
-    """Print why an image failed."""
-    terminal.error(TrifocalError(row.error or ""), row.key)
 
 
 def split(manifest: str) -> tuple[str, str]:
