@@ -4,8 +4,8 @@
     python benchmarks/batches.py [--images FOLDER] [--count 16] [--jobs 2] [--rounds 5] [--batch]
 
 --batch adds `trifocal batch encode` with as many workers. The ways alternate, so that load on the machine
-affects all of them. Seconds are medians of whole commands; ratios are medians of the ratios within a round. Peak
-memory is the largest resident size of the process, without Ray's workers.
+affects all of them. Seconds are medians of whole commands; ratios are medians of the ratios within a round.
+Peak memory is the largest resident size of the process, without Ray's workers.
 """
 
 import argparse

@@ -166,7 +166,7 @@ def test_a_segment_is_coded_once(tmp_path: Path) -> None:
     assert b.error == "It is bad." and c.error == "ZeroDivisionError: It divides by zero."
     assert d.error is None and "gone.txt" in str(gone.error) and gone.bytes is None
 
-    def never(data: bytes) -> Any:
+    def never(data: object) -> Any:
         raise AssertionError("It is done already.")
 
     code_segment(task, never, Segment(task.journal, "0001-0.jsonl"), keys, never)

@@ -150,7 +150,14 @@ def test_a_bucket_is_encoded_and_an_unreadable_image_is_named(tmp_path: Path, s3
     (images / "bad.png").write_bytes(b"junk")
     for path in images.iterdir():
         (bucket / "in").write(path.name, path.read_bytes())
-    words = ["encode", f"s3://{BUCKET}/in/", "--out", f"s3://{BUCKET}/tri/", "--preset", "compact"]
+    words: list[str | Path] = [
+        "encode",
+        f"s3://{BUCKET}/in/",
+        "--out",
+        f"s3://{BUCKET}/tri/",
+        "--preset",
+        "compact",
+    ]
     done = batch(*words, "--quality", "30", "--manifest", tmp_path / "run.parquet", **s3)
     assert done.returncode == 1 and "bad.png: This image cannot be read" in done.stderr, done.stderr
     assert "6 images" in done.stdout and "1 failed" in done.stdout
@@ -203,7 +210,7 @@ def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_a_killed_driver_is_resumed(tmp_path: Path) -> None:
     images, out = write_images(tmp_path / "in", 200), tmp_path / "out"
-    words = ["encode", images, "--out", out, "--preset", "compact", "--jobs", "2"]
+    words: list[str | Path] = ["encode", images, "--out", out, "--preset", "compact", "--jobs", "2"]
     with started(*words) as process:
         assert waited(partial(rows_or_end, process, out, 50))
         below = descendants(process.pid, "")
@@ -253,7 +260,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_it_is_resumed(tmp_path: Path, small_disk: Path) -> None:
     images, out = write_images(tmp_path / "in", 100), small_disk / "out"
-    words = ["encode", images, "--out", out, "--preset", "compact", "--jobs", "2"]
+    words: list[str | Path] = ["encode", images, "--out", out, "--preset", "compact", "--jobs", "2"]
     done = batch(*words)
     assert done.returncode == 1 and "No space left" in done.stderr and "--resume" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not (out / "manifest.parquet").exists()
@@ -274,7 +281,7 @@ def test_memory_of_workers_is_bounded(tmp_path: Path) -> None:
     images, out, memory = write_images(tmp_path / "in", 2), tmp_path / "out", 900_000_000
     Image.fromarray(np.zeros((1500, 2500, 3), np.uint8)).save(images / "large.png")
     Image.fromarray(np.zeros((3000, 3000, 3), np.uint8)).save(images / "larger.png")
-    words = ["encode", images, "--out", out, "--memory", str(memory), "--jobs", "1"]
+    words: list[str | Path] = ["encode", images, "--out", out, "--memory", str(memory), "--jobs", "1"]
     peak = 0
     with started(*words) as process:
         while process.poll() is None:

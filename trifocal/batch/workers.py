@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -160,12 +160,13 @@ def room(jobs: int | None, memory: int | None) -> Workers:
     if not sum(rooms):
         need = "" if memory is None else f" and {memory / 1e6:.0f} MB of free memory"
         raise OptionError(f"No machine has a processor{need} for a worker; lower --memory.")
-    return Workers(min(sum(rooms), jobs or sum(rooms)), sum(map(bool, rooms)))
+    count = min(sum(rooms), jobs or sum(rooms))
+    return Workers(count, min(count, sum(map(bool, rooms))))
 
 
 def run_segments(
     task: Task, segments: Sequence[tuple[str, Sequence[str]]], workers: Workers
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Code segments, each a name and its images. Gives the progress twice a second.
 
     Raises:
@@ -189,7 +190,8 @@ def mapped(task: Task, segments: Sequence[tuple[str, Sequence[str]]], workers: W
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     rows = [{"name": name, "keys": [*keys]} for name, keys in segments]
-    return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+    dataset: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
+    return dataset.map(
         Worker,
         fn_constructor_args=(task, tally),
         compute=ray.data.ActorPoolStrategy(size=workers.count, max_tasks_in_flight_per_actor=2),
