@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from typer import Typer
 from typer.models import OptionInfo
 
 from trifocal.cli import app
@@ -32,13 +33,25 @@ def main() -> None:
 
 def page() -> str:
     """The whole page."""
-    commands = {
-        one.name or one.callback.__name__: one.callback for one in app.registered_commands if one.callback
-    }
+    commands = commands_in(app)
     links = [
-        f"- [`trifocal {name}`](#trifocal-{name}): {summary(commands[name])}" for name in sorted(commands)
+        f"- [`trifocal {name}`](#trifocal-{name.replace(' ', '-')}): {summary(commands[name])}"
+        for name in sorted(commands)
     ]
     return "\n".join([HEAD, *links, "", *(section(name, commands[name]) for name in sorted(commands))])
+
+
+def commands_in(group: Typer, prefix: str = "") -> dict[str, Callable[..., Any]]:
+    """The functions of all commands by name, such as `encode` and `batch encode`."""
+    found = {
+        f"{prefix}{one.name or one.callback.__name__}": one.callback
+        for one in group.registered_commands
+        if one.callback
+    }
+    for one in group.registered_groups:
+        if one.typer_instance:
+            found |= commands_in(one.typer_instance, f"{prefix}{one.name} ")
+    return found
 
 
 def summary(command: Callable[..., Any]) -> str:

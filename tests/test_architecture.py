@@ -34,7 +34,7 @@ LAYERS = (
     ("options",),
     ("api",),
     ("evaluation",),
-    ("training",),
+    ("training", "batch"),
     ("__init__",),
     ("pillow", "demo"),
     ("web",),

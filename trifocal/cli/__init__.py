@@ -2,6 +2,7 @@
 
 from trifocal.cli import (  # each adds its commands
     about,
+    batch,
     coding,
     detection,
     export,
@@ -12,4 +13,15 @@ from trifocal.cli import (  # each adds its commands
 )
 from trifocal.cli.main import app
 
-__all__ = ["about", "app", "coding", "detection", "export", "layers", "research", "serving", "training"]
+__all__ = [
+    "about",
+    "app",
+    "batch",
+    "coding",
+    "detection",
+    "export",
+    "layers",
+    "research",
+    "serving",
+    "training",
+]
