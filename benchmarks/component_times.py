@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure the encoding time with components against without, of whole commands and of the library's call.
 
-    python benchmarks/component_times.py IMAGE ... [--rounds 3] [--components detection person,car "the person"]
+    python benchmarks/component_times.py IMAGE ... [--rounds 3] [--components detection person,car WORDS]
 
 All ways take turns on each image, in one run and without refinement. The time of a way is that of its fastest
 round, summed over the images: processor time of one thread, and wall-clock time. The first round of the
