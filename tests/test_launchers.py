@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from trifocal.losses import joint_image_text
 from trifocal.training import in_processes
@@ -103,6 +104,35 @@ def gradient_of_a_process(*, report: object, note: object) -> list[float]:
         alone = joint_image_text(e_hat, e, text)  # no other process is waited for
     assert alone.item() != loss.item()
     return [loss.item(), *(weight.grad / 2).flatten().tolist()]
+
+
+def test_the_joint_loss_of_a_process_has_its_part_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As below, with the embeddings of the other process in place of the process; it has no texts."""
+    e_hat, e, text = embeddings()
+    half = BATCH // 2
+    whole = F.normalize(e_hat, dim=-1).requires_grad_()
+    expected = joint_image_text(whole, e, None)
+    expected = expected + joint_image_text(whole[:half], e[:half], text[:half], image_weight=0.0)
+    (gradient,) = torch.autograd.grad(expected, whole)
+
+    def all_gather(parts: list[torch.Tensor], own: torch.Tensor) -> None:
+        texts = text.clone()
+        texts[half:] = 0
+        rows = torch.cat([F.normalize(e_hat, dim=-1), F.normalize(e, dim=-1), texts], dim=-1)
+        assert torch.allclose(own, rows.chunk(2)[rank])
+        for part, row in zip(parts, rows.chunk(2), strict=True):
+            part.copy_(row)
+
+    for name, value in {"is_initialized": True, "get_world_size": 2}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    monkeypatch.setattr(torch.distributed, "all_gather", all_gather)
+    for rank in (0, 1):
+        own = whole.detach().chunk(2)[rank].requires_grad_()
+        loss = joint_image_text(own, e.chunk(2)[rank], text[:half] if rank == 0 else None)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        (found,) = torch.autograd.grad(loss, own)
+        assert torch.allclose(found, 2 * gradient.chunk(2)[rank], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

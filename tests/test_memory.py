@@ -1,5 +1,6 @@
 """Peak memory as measured in a separate process, and what keeps it low."""
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from PIL import Image
 
 from trifocal.demo import PHOTOGRAPH
 from trifocal.evaluation.candidates.variant import Variant
-from trifocal.evaluation.peak_memory import own_peak_memory, peak_memory
+from trifocal.evaluation.peak_memory import own_peak_memory, peak_memory, processor
 from trifocal.preset_table import DEFAULT
+from trifocal.utils.timing import COMPILER, compiler_deferred
 
 
 def test_peak_memory_includes_all_allocations() -> None:
@@ -35,6 +37,46 @@ def test_larger_image_takes_more_memory(tmp_path: Path) -> None:
         peaks.append(peak_memory(Variant("webp"), path, 50))
     assert peaks[0] and peaks[1] and peaks[1] - peaks[0] > 2 * 3000 * 3000 * 3
     assert peak_memory(Variant("webp"), tmp_path / "none.png", 50) is None
+
+
+def test_peak_memory_and_processor_of_systems_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+
+    def missing(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    class Usage:
+        ru_maxrss = 5000
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(resource, "getrusage", lambda who: Usage)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    for system, peak in (("linux", 5000 << 10), ("darwin", 5000)):  # in KiB, and in bytes
+        monkeypatch.setattr(sys, "platform", system)
+        assert own_peak_memory() == peak
+    assert processor() == "arm64"
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert own_peak_memory() is None
+
+
+def test_placeholder_of_torchs_compiler_imports_it_when_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Compiler:
+        @staticmethod
+        def double(value: int) -> int:
+            return 2 * value
+
+    for name in ("torchvision", COMPILER):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with compiler_deferred():
+        placeholder = sys.modules[COMPILER]
+        assert not hasattr(placeholder, "__path__")
+        double = placeholder.double
+    assert COMPILER not in sys.modules
+    monkeypatch.setitem(sys.modules, COMPILER, Compiler)
+    assert double(21) == 42
+    with compiler_deferred():  # it is there already
+        assert sys.modules[COMPILER] is Compiler  # type: ignore[comparison-overlap]
 
 
 FRESH = """

@@ -1,16 +1,21 @@
 """Counted operations of a training step."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from helpers.cli import run
 from helpers.codecs import small_codec
+from helpers.dual_layer import small_dual_layer
 from helpers.presets import small_codec_preset
 from trifocal import presets
-from trifocal.training import count_operations
-from trifocal.training.operations import CROPS, StepOperations, draw_both_preferences
+from trifocal.codecs.scalable import ScalableCodec
+from trifocal.detection.input_size import compact_size
+from trifocal.recipes import BASE_LAYER
+from trifocal.training import count_base_operations, count_operations
+from trifocal.training.operations import CROPS, StepOperations, condition, draw_both_preferences
 
 
 def test_operations_are_those_of_the_layers() -> None:
@@ -53,3 +58,23 @@ def test_frozen_layers_have_no_gradient_to_count(small_preset: presets.Preset) -
     frozen = replace(small_preset.recipe, factors={"analysis.": 0, "entropy.": 0})
     fewer = count_operations(replace(small_preset, recipe=frozen)).image
     assert fewer == count_operations(small_preset, parts=["decoder"]).image
+
+
+def test_operations_of_a_base_layer_grow_with_its_input() -> None:
+    def build(side: int) -> ScalableCodec:
+        codec: ScalableCodec = small_dual_layer()
+        codec.network.input_size = partial(compact_size, area=side * side)
+        return codec
+
+    small, large = (replace(presets.find("dual-layer"), build=partial(build, side)) for side in (128, 256))
+    found, larger = count_base_operations(small, {"batch": 3}), count_base_operations(large)
+    assert (found.batch, larger.batch) == (3, BASE_LAYER.batch)
+    assert 3 < larger.image / found.image < 5  # four times as many pixels
+
+
+def test_a_text_is_counted_where_the_preset_takes_one() -> None:
+    taco, plain = presets.find("taco-compact"), presets.find("compact")
+    found = condition(taco, taco.recipe)
+    assert found is not None and found.text is not None and found.text.pooled.shape[0] == CROPS
+    assert condition(taco, replace(taco.recipe, text="none")) is None
+    assert condition(plain, plain.recipe) is None

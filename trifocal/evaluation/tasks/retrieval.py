@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +62,7 @@ def retrieval(data: str | os.PathLike[str], progress: Callable[[float], None] | 
             for name, vectors in (("text tower", text_vectors), ("bag of words", bag_vectors))
         }
     own = np.array(targets)
-    chance = Recall(
-        "chance", {rank: 1 - comb(len(paths) - 1, rank) / comb(len(paths), rank) for rank in RANKS}
-    )
+    chance = Recall("chance", {rank: min(1.0, rank / len(paths)) for rank in RANKS})
     recalls = [Recall(name, recall_at_ranks(similarity, own)) for name, similarity in similarities.items()]
     return [*recalls, chance]
 
