@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure the encoding time with components against without, of whole commands and of the library's call.
 
-    python benchmarks/component_times.py IMAGE ... [--rounds 3] [--components detection person,car WORDS]
+    python benchmarks/component_times.py IMAGE ... [--rounds 3] [--components detection "the person"]
 
 All ways take turns on each image, in one run and without refinement. The time of a way is that of its fastest
 round, summed over the images: processor time of one thread, and wall-clock time. The first round of the
@@ -63,7 +63,10 @@ def command(image: Path, quality: float, components: str | None) -> Seconds:
             sys.executable,
             [sys.executable, "-m", "trifocal", "encode", "--threads", "1", *options],
             os.environ,
-            file_actions=[(os.POSIX_SPAWN_OPEN, 2, f"{folder}/notices", os.O_WRONLY | os.O_CREAT, 0o600)],
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, f"{folder}/notices", os.O_WRONLY | os.O_CREAT, 0o600),
+            ],
         )
         _, status, usage = os.wait4(process, 0)
         if status:

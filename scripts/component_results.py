@@ -9,7 +9,8 @@
 Each partial file is compared with the whole file of the same quality, and with AVIF at the same bytes: the
 metrics of AVIF are interpolated linearly over the logarithm of its bytes on each image. COCO_VAL is a folder
 of images with COCO's instances.json in it or above it; the share of an image that its objects cover is that
-of its latent positions.
+of its latent positions. Results of a second detector may follow, without object metrics: they are in the
+tables of average precision and in the figure.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ PARTIAL = {f"{WHOLE}:objects": "found objects", f"{WHOLE}:annotated": "annotated
 LABELS = {name: f"partial, {objects}" for name, objects in PARTIAL.items()}
 LABELS |= {WHOLE: "whole", "avif": "AVIF", "jpeg": "JPEG"}
 METRICS = {"psnr_objects": "PSNR", "ssimulacra2_objects": "SSIMULACRA2", "butteraugli_objects": "Butteraugli"}
+TICKS = (0.1, 0.2, 0.5, 1)  # bits per pixel
 COVERED = (0.25, 0.45)  # the images of the row "objects cover 35 %"
 
 Rows = Mapping[tuple[str, str, float], ImageResult]
@@ -157,7 +159,7 @@ def print_precision(means: Sequence[MeanResult]) -> None:
             shown = (bd_cell(curves, other, name) for other in ("avif", "jpeg"))
             values = " ".join(f"{value:.3f}" for value in curve.values)
             rates = " ".join(f"{rate:.3f}" for rate in curve.rates)
-            print(f"| {LABELS.get(name, name)} | {values} | {rates} | {' | '.join(shown)} |")
+            print(f"| {LABELS[name]} | {values} | {rates} | {' | '.join(shown)} |")
 
 
 def bd_cell(curves: Mapping[str, Curve], anchor: str, name: str) -> str:
@@ -169,10 +171,11 @@ def bd_cell(curves: Mapping[str, Curve], anchor: str, name: str) -> str:
 
 
 def precision_curves(means: Sequence[MeanResult], column: str) -> dict[str, Curve]:
+    """The AP of each codec in LABELS over bits per pixel, without points that cost more and are no better."""
     points: dict[str, list[tuple[float, float]]] = {}
     for mean in means:
         value = mean.values.get(column)
-        if value is not None and mean.preset != "png":
+        if value is not None and mean.preset in LABELS:
             points.setdefault(mean.preset, []).append((mean.bpp, value))
     return {name: Curve.from_points(name, pairs) for name, pairs in points.items()}
 
@@ -188,8 +191,11 @@ def draw(means: Sequence[MeanResult], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(columns), figsize=(6 * len(columns), 4.2), squeeze=False)
     for axis, column in zip(axes[0], columns, strict=True):
         for name, curve in precision_curves(means, column).items():
-            axis.plot(curve.rates, curve.values, "o-", label=LABELS.get(name, name), markersize=4)
+            colour = f"C{[*LABELS].index(name)}"
+            axis.plot(curve.rates, curve.values, "o-", label=LABELS[name], markersize=4, color=colour)
         axis.set(xscale="log", xlabel="bits per pixel", ylabel=f"AP ({column.removeprefix('ap:')})")
+        axis.set_xticks(TICKS, [f"{rate:g}" for rate in TICKS])
+        axis.xaxis.set_minor_formatter("")
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     figure.tight_layout()
