@@ -6,6 +6,7 @@ with optional_packages("train", "Training"):
     from trifocal.training.export import export_run
     from trifocal.training.operations import count_base_operations, count_operations
     from trifocal.training.processes import in_processes, process_rank
+    from trifocal.training.run import RunOptions
     from trifocal.training.tasks.base_layer import train_base_layer
     from trifocal.training.tasks.codec import train
     from trifocal.training.tasks.detector import train_detector
@@ -13,6 +14,7 @@ with optional_packages("train", "Training"):
     from trifocal.training.tasks.text_image import train_text_image
 
 __all__ = [
+    "RunOptions",
     "count_base_operations",
     "count_operations",
     "export_run",
