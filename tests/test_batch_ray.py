@@ -292,7 +292,7 @@ def test_memory_of_workers_is_bounded(tmp_path: Path) -> None:
         stderr = process.communicate()[1]
     rows = rows_in(Folder(str(out)))
     assert [key for key, row in rows.items() if row["error"]] == ["larger.png"], stderr
-    assert "--max-pixels" in rows["larger.png"]["error"] and 0 < peak < memory
+    assert "Here --memory sets this limit." in rows["larger.png"]["error"] and 0 < peak < memory
 
 
 def read_or_nothing(path: Path) -> str:

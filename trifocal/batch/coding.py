@@ -122,7 +122,7 @@ def code_image(task: Task, code: Function, key: str) -> Row:
     except StorageFull:
         raise
     except Exception as error:  # noqa: BLE001 - of one image among many: it is named, and the others go on
-        return Row(key, seconds=elapsed(began), error=message(error))
+        return Row(key, seconds=elapsed(began), error=message(error, task))
     data = source if coded.data is None else coded.data
     return Row(
         key,
@@ -155,10 +155,12 @@ def ended_message(count: int) -> str:
     )
 
 
-def message(error: Exception) -> str:
-    """The error of a row: one sentence."""
+def message(error: Exception, task: Task) -> str:
+    """The error of a row."""
+    text = " ".join(str(error).split())
     if isinstance(error, MemoryError):
         return "It needs more memory than a worker has; raise --memory."
-    if isinstance(error, TrifocalError | OSError):
-        return " ".join(str(error).split())
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    if not isinstance(error, TrifocalError | OSError):
+        return f"{type(error).__name__}: {text}"
+    limited = task.memory is not None and task.max_pixels == pixel_limit(task.memory, task.operation.engine)
+    return f"{text} Here --memory sets this limit." if limited and "--max-pixels" in text else text
