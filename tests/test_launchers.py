@@ -109,7 +109,7 @@ def gradient_of_a_process(*, report: object, note: object) -> list[float]:
 def test_the_joint_loss_of_a_process_has_its_part_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """As below, with the embeddings of the other process in place of the process; it has no texts."""
     e_hat, e, text = embeddings()
-    half = BATCH // 2
+    half, rank = BATCH // 2, 0
     whole = F.normalize(e_hat, dim=-1).requires_grad_()
     expected = joint_image_text(whole, e, None)
     expected = expected + joint_image_text(whole[:half], e[:half], text[:half], image_weight=0.0)

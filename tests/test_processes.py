@@ -1,6 +1,7 @@
 """Training in several processes, on this one: messages between processes, requests to stop, and their end."""
 
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from trifocal.errors import OptionError
+from trifocal.errors import Damaged, MissingExtra, NotMeasured, OptionError
 from trifocal.training import in_processes, processes
 from trifocal.training.stopping import StopRequest
 
@@ -96,6 +97,20 @@ def test_the_first_error_is_raised_in_place_of_those_that_follow() -> None:
         forward(Workers(Queue(), [[]], exited()), StopRequest())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        Damaged("The file is damaged.", (3, 4)),
+        MissingExtra("train", "Training"),
+        NotMeasured("NIMA", "no package provides its weights", "name a file"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_arrive_whole_from_another_process(error: Exception) -> None:
+    found = pickle.loads(pickle.dumps(error))
+    assert type(found) is type(error) and str(found) == str(error) and vars(found) == vars(error)
+
+
 def test_a_request_to_stop_is_forwarded_once() -> None:
     stop = StopRequest()
     stop.asked = True
@@ -161,7 +176,8 @@ def trained(*words: str, report: Any, notify: Any, fail: Exception | None = None
 def sent_by(rank: int, **options: object) -> Messages:
     queue: Any = Queue()
     processes.run_one(rank, {"WORLD_SIZE": "2"}, 1, queue, trained, ("a",), options)
-    return queue.sent  # type: ignore[no-any-return]
+    sent: Messages = queue.sent
+    return sent
 
 
 def test_the_first_process_sends_its_result_and_all_send_errors(body: None) -> None:
@@ -202,7 +218,8 @@ def test_in_processes_divides_the_threads_and_ends_all(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     said: list[Any] = []
-    assert in_processes(2, trained, "a", report=lambda *words: said.append(words), fail=None) == "weights"
+    found: object = in_processes(2, trained, "a", report=lambda *words: said.append(words), fail=None)
+    assert found == "weights"
     ((target, work, count, join, interrupts),) = started
     assert (target, count, join, interrupts) == (processes.run_one, 2, False, signal.SIG_IGN)
     assert (work[0]["WORLD_SIZE"], work[1], *work[3:]) == ("2", 2, trained, ("a",), {"fail": None})

@@ -4,6 +4,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -65,7 +66,7 @@ def both_condition_and_text() -> object:
             "base_only excludes region, best_effort, text and preference.",
         ),
         (
-            lambda: trifocal.encode(random_rgb(64, 64), "taco-compact", text=7),  # type: ignore[call-overload]
+            lambda: trifocal.encode(random_rgb(64, 64), "taco-compact", text=7),  # type: ignore[arg-type]
             "text must be a string, not int.",
         ),
         (
@@ -95,12 +96,17 @@ def test_images_that_are_left_out_are_named(tmp_path: Path) -> None:
     assert found.record()["left_out_small"] == 1
 
 
-def test_images_beyond_the_memory_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [0, 1])
+def test_images_beyond_the_memory_are_read_again(
+    more: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second image is not decoded, or is decoded and not kept."""
     for name in "ab":
         Image.fromarray(random_rgb(80, 72, seed=ord(name))).save(tmp_path / f"{name}.png")
-    monkeypatch.setattr("trifocal.data.images.DECODED", 80 * 72 * 3)
+    monkeypatch.setattr("trifocal.data.images.DECODED", 80 * 72 * 3 + more)
     first, second = read_data([tmp_path], 64).pictures
-    assert not isinstance(first.kept, Path) and second.stored == (80, 72)
+    assert isinstance(first.kept, np.ndarray) and not isinstance(second.kept, np.ndarray)
+    assert second.stored == (80, 72)
     for picture, name in ((first, "a"), (second, "b")):
         assert (picture.rgb == random_rgb(80, 72, seed=ord(name))).all()
 
