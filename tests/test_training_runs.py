@@ -129,7 +129,7 @@ def test_the_same_command_again_is_refused(
 def test_a_log_without_a_checkpoint_is_not_mixed_with_another_run(
     small_preset: presets.Preset, folder: Path, tmp_path: Path
 ) -> None:
-    """A header alone is no run. The log is replaced by --force, once all options have been checked."""
+    """A header alone is no run. The log is replaced by --force, once options and data have been read."""
     log, out = tmp_path / "run" / "log.csv", tmp_path / "run"
     out.mkdir()
     log.write_text("step,minutes,loss\r\n1,0.01,2.5\r\n")
@@ -149,6 +149,8 @@ def test_a_log_without_a_checkpoint_is_not_mixed_with_another_run(
     assert refused.exit_code == 1 and is_one_sentence(refused.stderr)
     assert "-o" in refused.stderr and "--force" in refused.stderr and "--resume" not in refused.stderr
     assert run(*words, "--force", "--set", "batch=none").exit_code == 1 and "2.5" in log.read_text()
+    elsewhere = [tmp_path / "nowhere" if word is folder else word for word in words]
+    assert run(*elsewhere, "--force").exit_code == 1 and "2.5" in log.read_text()
     assert run(*words, "--force").exit_code == 0 and len(log_rows(out)) == 1 and "2.5" not in log.read_text()
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "log.csv").write_text("step,minutes,loss\r\n")

@@ -55,7 +55,7 @@ class Run:
     Attributes:
         out: its folder.
         options: of the run by name, which its checkpoint keeps.
-        resume: whether it continues from the checkpoint; otherwise an earlier run in the folder is replaced.
+        resume: whether it continues from the checkpoint; otherwise `Trainer.fit` replaces an earlier run.
         report, notify: as in `RunOptions`.
     """
 

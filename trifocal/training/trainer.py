@@ -115,7 +115,8 @@ class Trainer:
     def fit(self, every: float, report: Report) -> None:
         """Train until the run's length is reached; validate and save every few minutes and at the end.
 
-        The first Ctrl-C or SIGTERM saves a checkpoint after the current step.
+        The first Ctrl-C or SIGTERM saves a checkpoint after the current step. A run that starts anew removes
+        the checkpoint and the log of an earlier one in its folder.
 
         Raises:
             TrainingError: if the run was stopped, or the loss diverged.
@@ -123,6 +124,8 @@ class Trainer:
         """
         saved = self.elapsed.seconds
         check_space(self.out, state_size(self.state()) + ROOM)
+        if not self.elapsed.step:
+            on_main_process(self.accelerator, self.remove_earlier_run)
         recent: deque[dict[str, float]] = deque(maxlen=WINDOW)
         with closing(self.train_steps()) as steps:
             for terms in steps:
@@ -343,8 +346,7 @@ def mean_terms(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def open_trainer(task: TrainingTask, run: Run, precision: str | None = None) -> Trainer:
-    """The trainer of a run: at its checkpoint if it is resumed, or else without the earlier run in its
-    folder.
+    """The trainer of a run, at its checkpoint if it is resumed.
 
     Args:
         precision: in place of that of the options.
@@ -360,6 +362,4 @@ def open_trainer(task: TrainingTask, run: Run, precision: str | None = None) -> 
     )
     if run.resume:
         trainer.resume()
-    else:
-        on_main_process(trainer.accelerator, trainer.remove_earlier_run)
     return trainer
