@@ -160,6 +160,7 @@ class BaseOnnxRuntime:
 
         detector = load_compact_detector().graphs
         both = self.graphs.with_weights(detector.weights)
+        both.prefetch("base.refinement")  # while the detector computes what the steps compare with
         return refined_array(both, detector, self._entropy, image_array(rgb), y, level, steps)
 
     def preview(self, y_hat: Array, size: tuple[int, int]) -> Array:
