@@ -6,8 +6,9 @@ one in 4K and one of 12 megapixels with Trifocal.
     VENV/bin/python]
 
 The codecs alternate, so that load on the machine affects all of them. Figures are medians over the rounds
-after a warm-up; ratios are medians of the ratios within a round. The large images have one round, also after a
-warm-up. CompressAI needs an older numpy and may be in another environment. Writes speed.csv and speed.md into results/.
+after a warm-up; ratios are medians of the ratios within a round. The large images have one round, also after
+a warm-up. CompressAI needs an older numpy and may be in another environment. Writes speed.csv and speed.md
+into results/.
 """
 
 import argparse
