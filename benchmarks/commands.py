@@ -5,8 +5,8 @@
 
 The commands alternate, so that load on the machine affects all of them. Seconds are medians over the rounds
 after a warm-up. A ratio is the median, over the rounds, of a command's seconds by those of
-`python -c "import numpy"`. Processor seconds are those of all threads, and depend less on the load. Prints a
-Markdown table.
+`python -c "import numpy"`. Processor seconds are those of all threads, and depend less on the load. Bytecode
+is kept, as in an installed package, also if PYTHONDONTWRITEBYTECODE is set. Prints a Markdown table.
 """
 
 import argparse
@@ -89,7 +89,8 @@ def take_turns(lines: Mapping[str, Sequence[str]], rounds: int, folder: str, thr
 
 def measured(line: Sequence[str], folder: str, threads: int) -> tuple[float, float, int]:
     """Seconds, processor seconds and peak resident bytes of a process; exits if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONDONTWRITEBYTECODE": ""}
+    environment.setdefault("PYTHONPYCACHEPREFIX", str(Path(folder, "bytecode")))
     began = time.perf_counter()
     process = subprocess.Popen(line, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Time encoding and decoding of one 768×512 photograph with Trifocal, CompressAI and AVIF in one run.
+"""Time encoding and decoding of one 768×512 photograph with Trifocal, CompressAI and AVIF in one run, and of
+one in 4K and one of 12 megapixels with Trifocal.
 
     python benchmarks/speed.py [--presets NAMES] [--threads 2] [--picture P] [--compressai-python
     VENV/bin/python]
 
 The codecs alternate, so that load on the machine affects all of them. Figures are medians over the rounds
-after a warm-up; ratios are medians of the ratios within a round. CompressAI needs an older numpy and may be
-in another environment. Writes speed.csv and speed.md into results/.
+after a warm-up; ratios are medians of the ratios within a round. The large images have one round, also after
+a warm-up. CompressAI needs an older numpy and may be in another environment. Writes speed.csv and speed.md
+into results/.
 """
 
 import argparse
@@ -39,6 +41,7 @@ from trifocal.presets import DEFAULT, load
 
 HERE = Path(__file__).resolve().parent
 SIZE = (768, 512)
+LARGE = {"4K": (3840, 2160), "12 megapixels": (4000, 3000)}
 ANCHOR = "CompressAI hyperprior, quality 3"
 COMPRESSAI = {"hyperprior": ANCHOR, "elic": "CompressAI Elic2022Official"}
 ABSENT = "not measured: pip install compressai"
@@ -54,12 +57,13 @@ Lap = dict[str, Any]
 
 @dataclass
 class Contender:
-    """A codec and its measured rounds. `turn` is None if it is not installed."""
+    """A codec and its measured rounds. `turn` is None if it is not installed; `size` is a name in LARGE."""
 
     name: str
     turn: Callable[[], Lap] | None
     laps: list[Lap] = field(default_factory=list)
     peak: int | None = None
+    size: str = ""
 
     def seconds(self, way: str, part: str = "total") -> float | None:
         """The median; None if there is no such part."""
@@ -67,8 +71,8 @@ class Contender:
         return statistics.median(found) if found else None
 
     def ratio(self, way: str, anchor: "Contender") -> float | None:
-        """The median ratio to the anchor's seconds in the same round."""
-        pairs = list(zip(self.laps, anchor.laps))
+        """The median ratio to the anchor's seconds in the same round; None for another image."""
+        pairs = [] if self.size else list(zip(self.laps, anchor.laps))
         return statistics.median(a[way]["total"] / b[way]["total"] for a, b in pairs) if pairs else None
 
 
@@ -86,6 +90,7 @@ def main() -> None:
         contenders.append(avif(picture, arguments.threads))
         take_turns(contenders, arguments.repeats)
         measure_memory(contenders, arguments, Path(folder) / "photograph.png")
+        contenders += measure_large(arguments, Path(folder))
     facts = machine(arguments) | {
         "load_s": f"{fresh_process(LOAD):.2f}",
         "torch_s": f"{fresh_process('import torch'):.2f}",
@@ -113,11 +118,11 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def photograph(source: str | Path, copy: Path) -> Picture:
-    """The image at SIZE; also written to `copy` for CompressAI."""
+def photograph(source: str | Path, copy: Path, size: tuple[int, int] = SIZE) -> Picture:
+    """The image at that size; also written to `copy` for other processes."""
     image = Picture.open(source).to_pil().convert("RGB")
-    if image.size != SIZE:
-        image = image.resize(SIZE, Image.Resampling.LANCZOS)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
     image.save(copy)
     return Picture.from_pil(image)
 
@@ -196,6 +201,20 @@ def measure_memory(contenders: Sequence[Contender], arguments: argparse.Namespac
     for contender, preset in zip(contenders, arguments.presets):
         contender.peak = peak_memory(Variant(preset), copy, arguments.quality)
     contenders[-1].peak = peak_memory(Variant("avif"), copy, 50)
+
+
+def measure_large(arguments: argparse.Namespace, folder: Path) -> list[Contender]:
+    """The presets on the images of LARGE."""
+    measured = []
+    for name, size in LARGE.items():
+        picture = photograph(arguments.picture, copy := folder / "large.png", size)
+        own = [ours(preset, picture, arguments.quality) for preset in arguments.presets]
+        take_turns(own, 1)
+        for contender, preset in zip(own, arguments.presets):
+            contender.name, contender.size = f"{contender.name}, {name}", name
+            contender.peak = peak_memory(Variant(preset), copy, arguments.quality)
+        measured += own
+    return measured
 
 
 def fresh_process(code: str) -> float:

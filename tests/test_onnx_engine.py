@@ -17,7 +17,7 @@ import trifocal
 from helpers.codecs import small_codec
 from helpers.images import random_rgb
 from trifocal.codecs.codec import Codec
-from trifocal.codecs.graph_export import codec_network, export_networks
+from trifocal.codecs.graph_export import OPSET, codec_network, export_networks, folded
 from trifocal.codecs.loading import Engine
 from trifocal.codecs.preview import preview_pixels
 from trifocal.container import Bitstream, Tag
@@ -27,7 +27,7 @@ from trifocal.entropy.integer_arithmetic import depthwise, linear, placed_linear
 from trifocal.entropy.latent_coding import read_latents, write_latents
 from trifocal.entropy.numpy_networks import threaded_depthwise, threaded_linear, threaded_placed_linear
 from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
-from trifocal.graphs.session import has_graphs, record
+from trifocal.graphs.session import GRAPHS, Graphs, has_graphs, record
 from trifocal.pictures import Picture
 from trifocal.preset_table import PRESETS
 from trifocal.presets import find
@@ -287,6 +287,56 @@ def test_the_record_names_every_graph_and_only_weights_that_ship() -> None:
     assert files == used == set(found["weights"])
     assert sum(path.stat().st_size for path in (WEIGHTS_FOLDER / "graphs").iterdir()) < 2_000_000
     assert json.loads((WEIGHTS_FOLDER / "graphs" / "graphs.json").read_text("utf-8")) == found
+
+
+def test_prefetched_graphs_give_the_same_and_raise_their_errors_when_they_run() -> None:
+    weights = read_arrays(WEIGHTS_FOLDER / "detector.safetensors")
+    x = np.random.default_rng(4).random((1, 3, 64, 96), np.float32)
+    (expected,) = Graphs("detector", weights).run("front", x=x)
+    early = Graphs("detector", weights)
+    early.prefetch("front", "front", "reference")
+    assert np.array_equal(early.run("front", x=x)[0], expected)
+    without = Graphs("detector", {})
+    without.prefetch("front")
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="do not fit the graph detector.front.onnx"):
+            without.run("front", x=x)
+
+
+def test_folding_a_graph_keeps_weights_inputs_and_results() -> None:
+    """Constants are computed, and what depends on the weights is not."""
+    onnx = pytest.importorskip("onnx")
+    import onnxruntime
+
+    helper, numeric = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Constant", [], ["two"], value=helper.make_tensor("", numeric, [], [2.0])),
+        helper.make_node("Mul", ["two", "two"], ["four"]),
+        helper.make_node("Mul", ["w", "four"], ["scaled"]),
+        helper.make_node("Add", ["x", "scaled"], ["y"]),
+    ]
+    places = [helper.make_tensor_value_info(name, numeric, ["n"]) for name in "xy"]
+    weight = onnx.TensorProto(name="w", data_type=numeric, dims=[1])
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights")
+    graph = helper.make_graph(nodes, "small", places[:1], places[1:], [weight])
+    found = folded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]), ["w"])
+    assert [node.op_type for node in found.graph.node] == ["Mul", "Add"]
+    assert [own.name for own in found.graph.input] == ["x"]
+    assert found.graph.initializer[-1] == weight
+    options = onnxruntime.SessionOptions()
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.array([3.0], np.float32))]
+    options.add_external_initializers(["w"], values)
+    session = onnxruntime.InferenceSession(found.SerializeToString(), options)
+    assert session.run(None, {"x": np.array([1.0, 5.0], np.float32)})[0].tolist() == [13.0, 17.0]
+
+
+def test_graphs_that_are_opened_as_they_are_were_folded() -> None:
+    onnx = pytest.importorskip("onnx")
+    assert {*record()["folded"]} == {"detector.reference.onnx", "dual-layer-compact.base.refinement.onnx"}
+    for name in record()["weights"]:
+        graph = onnx.load(GRAPHS / name, load_external_data=False).graph
+        assert any(node.op_type == "Constant" for node in graph.node) != (name in record()["folded"])
 
 
 @pytest.mark.slow

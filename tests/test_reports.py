@@ -1,5 +1,6 @@
 """The scripts that write the tables in results/, without measuring anything."""
 
+import argparse
 import csv
 import math
 import os
@@ -123,6 +124,27 @@ def test_speed_ratios_are_medians_within_rounds() -> None:
     assert "| Trifocal | encode | 2000.0 |  |  |  | 300.0 |  | 0.500 | 3 |" in text
     assert "not measured: pip install compressai" in text
     assert "15.0% of encode and 7.5% of decode" in text
+
+
+def test_speed_of_large_images_has_no_ratio_to_the_small_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    speed = load_script("benchmarks/speed.py")
+    monkeypatch.setattr(speed, "LARGE", {"40 pixels": (8, 5)})
+    seen = []
+
+    def ours(preset: str, picture: Any, quality: float) -> Any:
+        seen.append((preset, picture.width, picture.height, quality))
+        return speed.Contender(f"Trifocal {preset}", lambda: lap(3))
+
+    monkeypatch.setattr(speed, "ours", ours)
+    monkeypatch.setattr(speed, "peak_memory", lambda variant, copy, quality: copy.stat().st_size << 20)
+    arguments = argparse.Namespace(picture=PHOTOGRAPH, presets=["compact"], quality=40)
+    (large,) = speed.measure_large(arguments, tmp_path)
+    assert seen == [("compact", 8, 5, 40)]
+    row = speed.table([speed.Contender(speed.ANCHOR, print, [lap(1)]), large])[1]
+    assert (row["codec"], row["encode_s"]) == ("Trifocal compact, 40 pixels", "3.0000")
+    assert row["encode_ratio"] == "" and int(row["peak_mib"]) == (tmp_path / "large.png").stat().st_size
 
 
 def test_first_round_is_a_warm_up() -> None:

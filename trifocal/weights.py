@@ -118,12 +118,13 @@ def read_arrays(path: Path, shared: Path | None = None) -> Arrays:
             f"The weights {path.name} are damaged, or no safetensors file; name others, or install Trifocal "
             "again."
         ) from error
+    weights = {name: w.astype(np.float32) if w.dtype.kind == "f" else w for name, w in weights.items()}
     for name, w in weights.items():
         if w.dtype.kind == "f" and not np.isfinite(w).all():
             raise WeightsError(
                 f"The weights {path.name} hold values in {name} that are not finite; name others."
             )
-    return others | {name: w.astype(np.float32) if w.dtype.kind == "f" else w for name, w in weights.items()}
+    return others | weights
 
 
 def load_part(path: Path, prefix: str) -> StateDict:

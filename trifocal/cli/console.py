@@ -8,28 +8,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from functools import partial
+from functools import cached_property, partial
 from itertools import starmap
 from typing import TYPE_CHECKING
-
-from rich.console import Console as RichConsole
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from trifocal.cli.options import printable
 from trifocal.cli.paths import Job
 from trifocal.errors import TrifocalError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # rich takes a tenth of a command's start, and many commands print no colours
+    from rich.console import Console as RichConsole
+    from rich.progress import Progress as ProgressBar
+    from rich.progress import ProgressColumn
+    from rich.table import Table
+
     from trifocal.evaluation import MeanResult, TextEffect
 
 BAR_DELAY = 2.0  # seconds of one image's work before a bar appears
@@ -45,8 +37,10 @@ def sentence(error: Exception) -> str:
     return str(error)
 
 
-def effects_table(effects: Sequence["TextEffect"]) -> Table:
+def effects_table(effects: Sequence["TextEffect"]) -> "Table":
     """A row for each preset, metric and pair of text kinds."""
+    from rich.table import Table
+
     caption = "gain at equal bytes; 95 % bootstrap interval over images; * excludes zero"
     table = Table(box=None, header_style="bold", caption=caption, pad_edge=False, collapse_padding=True)
     for name in ("preset", "metric", "text", "against", "sent text", "difference", "interval", "images"):
@@ -65,8 +59,10 @@ def effects_table(effects: Sequence["TextEffect"]) -> Table:
     return table
 
 
-def means_table(means: Sequence["MeanResult"]) -> Table:
+def means_table(means: Sequence["MeanResult"]) -> "Table":
     """A row for each codec and quality."""
+    from rich.table import Table
+
     columns = list(dict.fromkeys(column for mean in means for column in mean.values))
     short = [column.partition(":")[0] for column in columns]
     networks = dict.fromkeys(column.partition(":")[2].replace(":", ", short side ") for column in columns)
@@ -95,13 +91,19 @@ class Console:
     """
 
     def __init__(self, quiet: bool = False, data_on_stdout: bool = False) -> None:
-        self.out = RichConsole(soft_wrap=True, highlight=False, markup=False, emoji=False)
-        self.err = RichConsole(soft_wrap=True, highlight=False, markup=False, emoji=False, stderr=True)
         self.quiet = quiet
         self.data_on_stdout = data_on_stdout
         self.bar: ProgressBar | None = None
         self.lock = threading.RLock()  # of the terminal
         self._held = threading.local()
+
+    @cached_property
+    def out(self) -> "RichConsole":
+        return rich_console(stderr=False)
+
+    @cached_property
+    def err(self) -> "RichConsole":
+        return rich_console(stderr=True)
 
     @property
     def shows_bars(self) -> bool:
@@ -141,6 +143,8 @@ class Console:
         self._message(text if name in text else f"{name}: {text}", "red")
 
     def _message(self, text: str, style: str) -> None:
+        from rich.text import Text
+
         self._show(lambda: self.err.print(Text(printable(text), style)))
 
     @contextmanager
@@ -171,8 +175,10 @@ class Console:
             if live and self.bar:
                 self.bar.start()
 
-    def progress(self, *columns: ProgressColumn | str, transient: bool) -> ProgressBar:
+    def progress(self, *columns: "ProgressColumn | str", transient: bool) -> "ProgressBar":
         """A bar on stderr."""
+        from rich.progress import Progress as ProgressBar
+
         self.bar = ProgressBar(
             *columns,
             console=self.err,
@@ -182,6 +188,12 @@ class Console:
             redirect_stderr=False,
         )
         return self.bar
+
+
+def rich_console(stderr: bool) -> "RichConsole":
+    from rich.console import Console as RichConsole
+
+    return RichConsole(soft_wrap=True, highlight=False, markup=False, emoji=False, stderr=stderr)
 
 
 def run_jobs(
@@ -262,6 +274,17 @@ def run_at_once(
 @contextmanager
 def progress_bar(console: Console, jobs: Sequence[Job]) -> Iterator[Callable[[int], Progress]]:
     """Gives a function from a job's number to its progress callback, which takes the fraction done, 0..1."""
+    if not console.shows_bars:
+        yield lambda number: lambda fraction: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     text = TextColumn("{task.description}", markup=False)
     count = MofNCompleteColumn() if len(jobs) > 1 else TaskProgressColumn()
     bar = console.progress(text, BarColumn(), count, TimeRemainingColumn(), transient=True)
@@ -275,7 +298,7 @@ def progress_bar(console: Console, jobs: Sequence[Job]) -> Iterator[Callable[[in
             nonlocal before
             late = len(jobs) > 1 or time.monotonic() - start > BAR_DELAY
             with console.lock:
-                if late and console.shows_bars and not bar.live.is_started:
+                if late and not bar.live.is_started:
                     bar.start()
             name = printable(jobs[number].source.name)
             bar.update(task, advance=fraction - before, description=name)
@@ -299,6 +322,8 @@ def reporting(console: Console) -> Iterator[Callable[[float, str], None]]:
     if os.environ.get("RANK", "0") != "0":
         yield lambda fraction, text: None
         return
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     text_column = TextColumn("{task.description}", markup=False)
     last = -LOG_INTERVAL
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,6 +82,8 @@ def graph_bytes(source: Source, with_weights: bool) -> tuple[bytes, list[str]]:
     assert program is not None
     model = program.model_proto
     names = simplify(model, source.module.state_dict(), with_weights, onnx.TensorProto.EXTERNAL)
+    if source.folded:
+        model = folded(model, names)
     return model.SerializeToString(deterministic=True), names
 
 
@@ -111,6 +114,37 @@ def simplify(
     return sorted(renamed.values())
 
 
+def folded(model: onnx.ModelProto, weights: Sequence[str]) -> onnx.ModelProto:
+    """The graph after ONNX Runtime's basic optimisations, which need no knowledge of the processor.
+
+    Args:
+        weights: names of initialisers that must stay; they are inputs while the graph is optimised.
+    """
+    import onnx
+    import onnxruntime
+
+    graph, names = model.graph, {*weights}
+    kept = [tensor for tensor in graph.initializer if tensor.name in names]
+    others = [tensor for tensor in graph.initializer if tensor.name not in names]
+    inputs = [*graph.input]
+    del graph.initializer[:]
+    graph.initializer.extend(others)
+    for tensor in kept:
+        graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    with TemporaryDirectory(prefix="trifocal-") as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = f"{folder}/folded.onnx"
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = onnx.load(options.optimized_model_filepath)
+    del found.graph.input[:], found.opset_import[:], found.graph.value_info[:]
+    found.graph.input.extend(inputs)
+    found.graph.initializer.extend(kept)
+    found.opset_import.extend(model.opset_import)
+    return found
+
+
 def export_networks(
     networks: Mapping[str, Network], folder: Path, with_weights: bool, exported: Callable[[str], None]
 ) -> None:
@@ -129,17 +163,25 @@ def export_networks(
     files: dict[bytes, str] = {}
     named: dict[str, list[str]] = {}
     entries: dict[str, dict[str, Any]] = {}
+    ready: set[str] = set()
     for name, network in networks.items():
         graphs = {}
         for graph, source in network.sources.items():
             content, weights = graph_bytes(source, with_weights)
             file = files.setdefault(content, f"{name}.{graph}.onnx")
             graphs[graph], named[file] = file, weights
+            ready |= {file} if source.folded else set()
             with atomic_write(folder / file) as stream:
                 stream.write(content)
             exported(file)
         entries[name] = {**network.sizes, "graphs": graphs}
-    record = {"opset": OPSET, "exporter": exporter(), "networks": entries, "weights": named}
+    record = {
+        "opset": OPSET,
+        "exporter": exporter(),
+        "networks": entries,
+        "weights": named,
+        "folded": sorted(ready),
+    }
     with atomic_write(folder / "graphs.json") as stream:
         stream.write(json.dumps(record, separators=(",", ":"), sort_keys=True).encode() + b"\n")
 

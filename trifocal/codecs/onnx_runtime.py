@@ -160,6 +160,7 @@ class BaseOnnxRuntime:
 
         detector = load_compact_detector().graphs
         both = self.graphs.with_weights(detector.weights)
+        both.prefetch("base.refinement")  # while the detector computes what the steps compare with
         return refined_array(both, detector, self._entropy, image_array(rgb), y, level, steps)
 
     def preview(self, y_hat: Array, size: tuple[int, int]) -> Array:
@@ -169,7 +170,9 @@ class BaseOnnxRuntime:
     def detect(self, y_hat: Array, size: tuple[int, int]) -> Detections:
         from trifocal.detection.compact_onnx import load_compact_detector
 
-        return load_compact_detector().detect_from_features(self._features(y_hat, size), (size[1], size[0]))
+        detector = load_compact_detector()
+        detector.prefetch()
+        return detector.detect_from_features(self._features(y_hat, size), (size[1], size[0]))
 
     def _features(self, y_hat: Array, size: tuple[int, int]) -> Array:
         (h_hat,) = self.graphs.run("base.synthesis", given=y_hat)

@@ -48,7 +48,12 @@ class CompactOnnxDetector:
 
     def __call__(self, x: Floats) -> Detections:
         """x [1, 3, H, W] in 0..1, H and W multiples of 32 → the objects, in its pixels."""
+        self.prefetch()
         return self.detect_from_features(self.graphs.run("front", x=x)[0], (x.shape[2], x.shape[3]))
+
+    def prefetch(self) -> None:
+        """Begin to open the graphs of `detect_from_features`."""
+        self.graphs.prefetch("proposals", "refinement")
 
     def detect_from_features(self, h: Floats, size: tuple[int, int]) -> Detections:
         """h [1, h, w, C] of an image of that height and width → its objects, in its pixels."""

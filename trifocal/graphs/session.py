@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.errors import WeightsError
-from trifocal.utils.threads import thread_count
+from trifocal.utils.threads import pool, thread_count
 
 __all__ = ["GRAPHS", "Graphs", "has_graphs", "network_record", "session_options"]
 
@@ -24,8 +25,8 @@ Array = NDArray[Any]
 
 
 class Graphs:
-    """The graphs of a network, by name; a session is opened when a graph is first run. Several threads may
-    run them.
+    """The graphs of a network, by name; a session is opened when a graph is first run, or in the background
+    after `prefetch`. Several threads may run them.
 
     Args:
         name: of the network in the record of the bundled graphs.
@@ -38,20 +39,27 @@ class Graphs:
     def __init__(self, name: str, weights: Mapping[str, Array]) -> None:
         self.files: dict[str, str] = network_record(name)["graphs"]
         self.weights = weights
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[str, Future[Any]] = {}
         self._extended: Graphs | None = None
         self._lock = Lock()  # of the two
 
     def __contains__(self, graph: str) -> bool:
         return graph in self.files
 
+    def prefetch(self, *graphs: str) -> None:
+        """Begin to open sessions in the background; `run` waits for them, and raises their errors."""
+        with self._lock:
+            for graph in {*graphs} - self._sessions.keys():
+                path = GRAPHS / self.files[graph]
+                self._sessions[graph] = pool().submit(open_graph, path, self.weights)
+
     def run(self, graph: str, **inputs: Array) -> list[Array]:
         """The outputs of a graph."""
-        with self._lock:
-            if graph not in self._sessions:
-                self._sessions[graph] = open_graph(GRAPHS / self.files[graph], self.weights)
-        outputs: list[Array] = self._sessions[graph].run(
-            None, {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+        self.prefetch(graph)
+        outputs: list[Array] = (
+            self._sessions[graph]
+            .result()
+            .run(None, {name: np.ascontiguousarray(value) for name, value in inputs.items()})
         )
         return outputs
 
@@ -72,11 +80,14 @@ class Graphs:
 @lru_cache(maxsize=1)
 def record() -> dict[str, Any]:
     """What `trifocal export-onnx` wrote about the bundled graphs: opset and exporter, the weights that each
-    file needs, and for each network its sizes and its graphs by name.
+    file needs, which files are "folded" (ONNX Runtime has optimised them already), and for each network its
+    sizes and its graphs by name.
     """
     path = GRAPHS / "graphs.json"
     found: dict[str, Any] = (
-        json.loads(path.read_text("utf-8")) if path.exists() else {"networks": {}, "weights": {}}
+        json.loads(path.read_text("utf-8"))
+        if path.exists()
+        else {"networks": {}, "weights": {}, "folded": []}
     )
     return found
 
@@ -114,6 +125,8 @@ def open_graph(path: Path, weights: Mapping[str, Array]) -> Any:
     content = path.read_bytes()
     options = session_options()
     options.enable_cpu_mem_arena = False  # sizes differ from tile to tile, and the arena keeps the largest
+    if path.name in record()["folded"]:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     names = record()["weights"][path.name]
     try:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]

@@ -16,7 +16,7 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["for_rows", "one_blas_thread", "thread_count"]
+__all__ = ["for_rows", "one_blas_thread", "pool", "thread_count"]
 
 THREADS = "OMP_NUM_THREADS"  # as torch reads it
 COST_PER_THREAD = 4e6  # multiplications that take longer than starting a thread
@@ -85,6 +85,7 @@ def blas() -> ThreadpoolController:
 
 @lru_cache(maxsize=1)
 def pool() -> ThreadPoolExecutor:
+    """The threads of this process for work that waits for none of their other work."""
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="trifocal")
 
 
