@@ -259,7 +259,7 @@ def test_all_lists_only_names_that_exist(path: Path) -> None:
     bound: set[str] = set()
     guarded = [node for part in tree.body if isinstance(part, ast.Try | ast.With) for node in part.body]
     for node in [*tree.body, *guarded]:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             bound.add(node.name)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             bound |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
