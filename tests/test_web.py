@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -275,12 +277,34 @@ def test_a_bug_is_an_answer_and_a_line_in_the_log(
         assert "secret" not in answer.text and "secret" in caplog.text
 
 
+def test_operations_need_no_torch() -> None:
+    code = """
+import sys
+from helpers.web import png
+from trifocal.web.app import create_app
+from trifocal.web.operations import operations
+create_app("dual-layer-compact")
+run = {one.path: one.run for one in operations("dual-layer-compact")}
+tri = run["/encode"](png(), {"components": "detection"}, print).content
+for path in ("/decode", "/detect", "/info"):
+    run[path](tri, {}, print)
+run["/estimate"](png(), {}, print)
+run["/compare"](png(), {"format": "avif", "max_bytes": 900}, print)
+print({"torch"} & {*sys.modules})
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    line = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["set()"], done.stderr
+
+
 def test_command_serves_and_stops() -> None:
-    with serving_process("--preset", "compact", "--parallel", "1") as (url, _):
+    with serving_process("--preset", "compact", "--parallel", "1") as (url, process):
         assert httpx.get(f"{url}/health", timeout=60).json()["status"] == "ok"
         port = url.rpartition(":")[2]
         taken = run("serve", "--port", port, "--preset", "compact")
         assert taken.exit_code == 1 and is_one_sentence(taken.stderr) and "--port" in taken.stderr
+    assert process.returncode == 130  # of Ctrl+C
 
 
 def test_command_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

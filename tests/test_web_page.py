@@ -16,7 +16,8 @@ needs_web()
 
 import trifocal
 
-IMAGE = {"name": "street.png", "mimeType": "image/png", "buffer": png(96, 64)}
+PHOTO = png(96, 64)
+IMAGE = {"name": "street.png", "mimeType": "image/png", "buffer": PHOTO}
 TEXT = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"a text and no image"}
 MAKE_TRANSFER = """([data, name]) => {
   const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -60,7 +61,7 @@ def opened(page: Any) -> Any:
 
 
 def encoded(**options: Any) -> bytes:
-    return trifocal.encode(IMAGE["buffer"], **{"refinement": 0, **options}).to_bytes()  # type: ignore[arg-type]
+    return trifocal.encode(PHOTO, **{"refinement": 0, **options}).to_bytes()
 
 
 def read(download: Any) -> bytes:
@@ -71,8 +72,8 @@ def transfer(page: Any, content: bytes, name: str) -> Any:
     return page.evaluate_handle(MAKE_TRANSFER, [base64.b64encode(content).decode(), name])
 
 
-def natural_size(page: Any, selector: str) -> list[int]:
-    return page.locator(selector).evaluate("(one) => [one.naturalWidth, one.naturalHeight]")  # type: ignore[no-any-return]
+def natural_size(page: Any, selector: str) -> Any:
+    return page.locator(selector).evaluate("(one) => [one.naturalWidth, one.naturalHeight]")
 
 
 def test_an_image_is_encoded_and_compared(opened: Any) -> None:
@@ -90,7 +91,7 @@ def test_an_image_is_encoded_and_compared(opened: Any) -> None:
 def test_an_image_and_a_file_are_dropped_and_pasted(page: Any) -> None:
     page.dispatch_event("body", "dragenter", {"dataTransfer": transfer(page, b"", "x")})
     assert page.locator("#drop-hint").is_visible()
-    page.dispatch_event("body", "drop", {"dataTransfer": transfer(page, IMAGE["buffer"], "dog.png")})
+    page.dispatch_event("body", "drop", {"dataTransfer": transfer(page, PHOTO, "dog.png")})
     wait_for_result(page)
     assert not page.locator("#drop-hint").is_visible()
     assert page.get_attribute("#save-tri", "download") == "dog.tri"
@@ -102,7 +103,7 @@ def test_an_image_and_a_file_are_dropped_and_pasted(page: Any) -> None:
     assert page.locator("#quality").is_disabled()
     assert page.locator("#left option").all_inner_texts() == ["Nothing", "Base layer alone"]
     event = "(transfer) => document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: transfer}))"
-    transfer(page, IMAGE["buffer"], "pasted.png").evaluate(event)
+    transfer(page, PHOTO, "pasted.png").evaluate(event)
     page.wait_for_selector("#save-tri[download='pasted.tri']", state="attached")
     wait_for_result(page)
     assert page.locator("#quality").is_enabled()

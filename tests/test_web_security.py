@@ -2,6 +2,7 @@
 
 import random
 import socket
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -62,10 +64,44 @@ def test_text_that_looks_like_a_path_is_only_text(url: str, tmp_path: Path) -> N
     secret = tmp_path / "labels.txt"
     secret.write_text("person")
     for name, value in (("components", f"@{secret}"), ("text", str(secret))):
-        options = {name: value, "refinement": 0}
+        options = {name: value, "refinement": "0"}
         answer = httpx.post(f"{url}/encode", params=options, content=png(), timeout=60)
         assert answer.status_code == 200
         assert Bitstream.from_bytes(answer.content).components == ()
+
+
+opened: list[tuple[str, str]] = []  # path and mode of the files that are opened while `watching` is not empty
+watching: list[bool] = []
+
+
+def note_opened(event: str, details: tuple[object, ...]) -> None:
+    if event == "open" and watching:
+        opened.append((str(details[0]), str(details[1] or "")))
+
+
+def test_requests_write_no_file_and_open_none_that_they_name(url: str) -> None:
+    sys.addaudithook(note_opened)
+    tri = trifocal.encode(png(), refinement=0).to_bytes()
+    mark = "/tmp/marked"
+    watching.append(True)
+    try:
+        for path, options, body in (
+            ("/encode", {"refinement": "0", "components": mark, "text": mark}, png()),
+            ("/encode", {"preset": mark}, png()),
+            ("/decode", {"components": mark}, tri),
+            ("/decode", {"format": "webp"}, tri),
+            ("/compare", {"format": "jpeg", "max_bytes": "900"}, png()),
+            ("/detect", {}, png()),
+            ("/info", {}, tri),
+            ("/info", {}, mark.encode()),
+            (mark, {}, b""),
+        ):
+            httpx.post(f"{url}{path}", params=options, content=body, timeout=60)
+        Path("/dev/null").read_bytes()
+    finally:
+        watching.clear()
+    assert "/dev/null" in {path for path, _ in opened}  # the hook works
+    assert not [path for path, mode in opened if mark in path or set(mode) & set("wax+")]
 
 
 def test_every_answer_has_the_security_headers(url: str) -> None:
@@ -224,7 +260,7 @@ def hostile_request(number: int, files: list[bytes], streams: list[Bitstream]) -
     method, path = ("POST", rng.choice(PATHS)) if plain else (rng.choice(METHODS), rng.choice(OTHER_PATHS))
     wrong = (0, len(body) // 2, len(body) + 5, 10**15, -1)
     length = len(body) if rng.random() < 0.9 else rng.choice(wrong)
-    lines = [f"{method} {path}?{httpx.QueryParams(query)} HTTP/1.1", "Host: x", f"Content-Length: {length}"]
+    lines = [f"{method} {path}?{urlencode(query)} HTTP/1.1", "Host: x", f"Content-Length: {length}"]
     lines += ["Connection: close", *([rng.choice(LINES)] if rng.random() < 0.1 else [])]
     request = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
     return damage_bytes(rng, request[:200]) + request[200:] if rng.random() < 0.1 else request
@@ -279,7 +315,7 @@ def test_many_clients_get_right_answers_or_503(clients: int) -> None:
         with ThreadPoolExecutor(clients) as pool:
             statuses = [status for found in pool.map(work, images) for status in found]
         assert statuses.count(200) >= 10  # as many as the server accepts at the same time
-        status = Path(f"/proc/{process}/status")
+        status = Path(f"/proc/{process.pid}/status")
         if status.exists():
             peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
             assert int(peak.split()[1]) >> 10 < MOST_MEMORY, peak

@@ -59,8 +59,8 @@ def wait_until(condition: Any) -> None:
 
 
 @contextmanager
-def serving_process(*words: str) -> Iterator[tuple[str, int]]:
-    """The URL and the process id of `trifocal serve --port 0` with further words."""
+def serving_process(*words: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The URL and the process of `trifocal serve --port 0` with further words."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     line = [sys.executable, "-m", "trifocal", "serve", "--port", "0", *words]
     process = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
@@ -69,7 +69,7 @@ def serving_process(*words: str) -> Iterator[tuple[str, int]]:
         first = process.stderr.readline()
         found = re.search(r"http://localhost:\d+", first)
         assert found, first
-        yield found[0].replace("localhost", "127.0.0.1"), process.pid
+        yield found[0].replace("localhost", "127.0.0.1"), process
     finally:
         process.send_signal(signal.SIGINT)
         try:

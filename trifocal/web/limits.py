@@ -69,7 +69,7 @@ class Limits:
             raise OptionError(f"timeout must be above 0 seconds, not {self.timeout:g}.")
 
     @property
-    def accepted(self) -> int:
+    def most_accepted(self) -> int:
         """Requests that are worked on or wait at the same time; the server answers 503 to further ones."""
         return self.parallel * (1 + WAITING_PER_THREAD)
 
@@ -120,7 +120,7 @@ class Workload:
 
     def check_place(self) -> None:
         """Raises RequestError (503) if no further request is accepted."""
-        if self.accepted >= self.limits.accepted:
+        if self.accepted >= self.limits.most_accepted:
             raise self.busy()
 
     def busy(self) -> RequestError:
@@ -144,31 +144,42 @@ class Workload:
         self.check_place()
         if self.uploads >= MOST_UPLOADS:
             raise self.busy()
-        data = bytearray()
-        held = 0
+        held: list[bytes] = []
+        self.uploads += 1
         try:
-            self.uploads += 1
             try:
                 async with asyncio.timeout(self.limits.timeout):
-                    self._check_size(declared or 0)
-                    async for chunk in chunks:
-                        received(len(chunk))
-                        self._check_size(len(data) + len(chunk))
-                        if self.bytes_in_memory + len(chunk) > BODIES_IN_MEMORY * self.limits.max_bytes:
-                            raise self.busy()
-                        held += len(chunk)
-                        self.bytes_in_memory += len(chunk)
-                        data += chunk
+                    await self._receive(chunks, declared or 0, received, held)
             except TimeoutError:
-                seconds = f"{self.limits.timeout:g} seconds"
                 raise RequestError(
-                    408, f"The file was not received within {seconds}; send a smaller one."
+                    408,
+                    f"The file was not received within {self.limits.timeout:g} seconds; send a smaller one.",
                 ) from None
             finally:
                 self.uploads -= 1
-            yield bytes(data)
+            held[:] = [b"".join(held)]
+            yield held[0]
         finally:
-            self.bytes_in_memory -= held
+            self.bytes_in_memory -= sum(map(len, held))
+
+    async def _receive(
+        self,
+        chunks: AsyncIterator[bytes],
+        declared: int,
+        received: Callable[[int], object],
+        held: list[bytes],
+    ) -> None:
+        """Append the chunks to `held` and count them. Raises RequestError as `body`."""
+        size = 0
+        self._check_size(declared)
+        async for chunk in chunks:
+            received(len(chunk))
+            size += len(chunk)
+            self._check_size(size)
+            if self.bytes_in_memory + len(chunk) > BODIES_IN_MEMORY * self.limits.max_bytes:
+                raise self.busy()
+            self.bytes_in_memory += len(chunk)
+            held.append(chunk)
 
     def _check_size(self, size: int) -> None:
         if size > self.limits.max_bytes:

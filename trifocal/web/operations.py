@@ -64,8 +64,10 @@ def encode(default: str, body: bytes, options: Options, progress: Progress) -> A
 
 def estimate(default: str, body: bytes, options: Options, progress: Progress) -> Answer:
     codec, picture = shared_codec(options.get("preset", default)), Picture.open(io.BytesIO(body))
-    scalable = isinstance(codec, ScalableCodec)
-    latents = codec.analyse(picture, refinement=0) if scalable else codec.analyse(picture)
+    if isinstance(codec, ScalableCodec):
+        latents = codec.analyse(picture, refinement=0)
+    else:
+        latents = codec.analyse(picture)
     sizes = []
     for quality in ESTIMATED:
         progress(0.0)
