@@ -165,7 +165,7 @@ def test_perceptual_loss_is_found_by_name(random_alexnet: None, monkeypatch: pyt
     titles = ["LPIPS (alex)", "1 − MS-SSIM", "distance in the bundled image encoder"]
     assert [one.title for one in found] == titles and not any(one.notice for one in found)
     with pytest.raises(OptionError, match="no perceptual loss 'dists'"):
-        losses.find_perceptual("dists")
+        losses.find_perceptual("dists")  # type: ignore[arg-type]
 
 
 # ── image and text ──
