@@ -71,7 +71,7 @@ def both_condition_and_text() -> object:
         ),
         (
             lambda: with_fields(find("compact").recipe, {"crop": 100}),
-            "crop must be a multiple of 64 pixels, not 100.",
+            "crop is an integer from 64 to 16,384 in steps of 64, not 100.",
         ),
         (lambda: read_data([], 64), "Training needs images; name folders or shards with --data."),
     ],
