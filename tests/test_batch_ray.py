@@ -313,7 +313,8 @@ def test_ten_thousand_small_images(tmp_path: Path) -> None:
 
 
 CLUSTER = """
-import json, subprocess, sys
+import json, os, subprocess, sys
+os.environ["RAY_worker_niceness"] = "0"
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
 cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
