@@ -42,8 +42,8 @@ def train(
             "--out",
             "-o",
             metavar="FOLDER",
-            help="Folder of the run. [default: runs/PRESET; runs/PRESET-stage2 for stage 2, and runs/base-OF "
-            "with --of]",
+            help="Folder of the run. [default: runs/PRESET; runs/PRESET-stageN for a later stage N, and "
+            "runs/base-OF with --of]",
         ),
     ] = None,
     stage: Annotated[
