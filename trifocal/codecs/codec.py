@@ -90,9 +90,12 @@ class Codec:
         assert fingerprint is not None
         return fingerprint
 
-    def fingerprint_in(self, version: int) -> int | None:
-        """The fingerprint in a version of the file format; see `weights.fingerprint`."""
-        return self.runtime.fingerprint(version)
+    def fingerprint_in(self, version: int, arithmetic: int | None = None) -> int | None:
+        """The fingerprint in a version of the file format, and an arithmetic or that of new files of the
+        version; see `weights.fingerprint`.
+        """
+        newest = 1 if version == 1 else self.runtime.arithmetics[-1]
+        return self.runtime.fingerprint(version, arithmetic or newest)
 
     def can_decode(self, header: Header, refresh: bool = True) -> bool:
         """Whether the weights decode files with this fingerprint.
@@ -100,10 +103,23 @@ class Codec:
         Args:
             refresh: recompute the fingerprint of the weights; False uses the cached one.
         """
-        have = self.runtime.fingerprint(header.version, refresh)
-        return have == header.fingerprint or header.fingerprint in self.runtime.decodable_fingerprints(
-            header.version
-        )
+        return self.arithmetic(header, refresh) is not None
+
+    def arithmetic(self, header: Header, refresh: bool = True) -> int | None:
+        """The arithmetic of a file with this fingerprint; None if the weights do not decode it. `refresh` as
+        for `can_decode`.
+        """
+        version, mark = header.version, header.fingerprint
+        for number in reversed(self.runtime.arithmetics):
+            if self.runtime.fingerprint(version, number, refresh) == mark:
+                return number
+            if mark in self.runtime.decodable_fingerprints(version, number):
+                return number
+        return None
+
+    def tiles_in(self, header: Header) -> TileCoder:
+        """The coder of the tiles of a file that the weights decode, in its arithmetic."""
+        return self.tile_coder(self.runtime, self.arithmetic(header, refresh=False))
 
     def check_header(self, header: Header) -> None:
         """Raises WeightsError if a file was made with another preset or other weights."""
@@ -277,7 +293,7 @@ class Codec:
         condition = self._decoding_condition(bitstream, condition, stopwatch)
         tiles = self.tiles.needed_tiles(canvas, region)
         chunks, level, layout = self._chunks(bitstream), bitstream.header.level, bitstream.layout
-        y_hat, lost, missing = self.tiles.read_tiles(
+        y_hat, lost, missing = self.tiles_in(bitstream.header).read_tiles(
             chunks, level, canvas, tiles, best_effort, progress, stopwatch, layout
         )
         condition = with_kept(condition, layout, missing, canvas)
@@ -327,7 +343,7 @@ class Codec:
         canvas, _ = self._canvas_and_region(bitstream, None)
         condition = self._decoding_condition(bitstream, condition, Stopwatch())
         header, chunks = bitstream.header, self._chunks(bitstream)
-        y_hat, _, missing = self.tiles.read_tiles(
+        y_hat, _, missing = self.tiles_in(header).read_tiles(
             chunks, header.level, canvas, canvas.tiles(), False, None, Stopwatch(), bitstream.layout
         )
         condition = with_kept(condition, bitstream.layout, missing, canvas)

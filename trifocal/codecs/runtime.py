@@ -26,24 +26,28 @@ class Runtime(Protocol):
         latent_channels: M.
         has_importance_map: whether latents have an importance map as one more channel, which is coded before
             them.
+        arithmetics: ids of those in which the entropy model codes; new files use the last. See FORMAT.md.
     """
 
     receptive_field: int
     latent_channels: int
     has_importance_map: bool
 
-    def fingerprint(self, version: int, refresh: bool = True) -> int | None:
+    @property
+    def arithmetics(self) -> tuple[int, ...]: ...
+
+    def fingerprint(self, version: int, arithmetic: int, refresh: bool = True) -> int | None:
         """The fingerprint of the current weights in a version of the file format; see
         `weights.fingerprint`. With `refresh` False, the cached one, without reading the weights again.
         """
         ...
 
-    def decodable_fingerprints(self, version: int) -> frozenset[int]:
+    def decodable_fingerprints(self, version: int, arithmetic: int) -> frozenset[int]:
         """Fingerprints of other weights whose files these weights decode; see docs/research.md."""
         ...
 
-    def entropy(self) -> CodingNetworks:
-        """The entropy model with the current weights."""
+    def entropy(self, arithmetic: int | None = None) -> CodingNetworks:
+        """The entropy model with the current weights; in the last of `arithmetics` if None."""
         ...
 
     def prepare(self, picture: Picture, condition: Condition[Any] | None) -> Condition[Any] | None:
@@ -70,8 +74,8 @@ class BaseRuntime(Protocol):
 
     refinement: int
 
-    def entropy(self) -> CodingNetworks:
-        """The entropy model with the current weights."""
+    def entropy(self, arithmetic: int | None = None) -> CodingNetworks:
+        """As `Runtime.entropy`."""
         ...
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:

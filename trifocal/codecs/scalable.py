@@ -256,7 +256,8 @@ class ScalableCodec(Codec):
         base = self.runtime.base
         size = base.input_size(bitstream.header.width, bitstream.header.height)
         level = np.array([(chunk[0] & ~UNCONDITIONED) * LEVELS_PER_QUALITY])
-        y_hat, _ = read_latents(base.entropy(), chunk[1:], level, base.latent_size(*size))
+        entropy = base.entropy(self.arithmetic(bitstream.header, refresh=False))
+        y_hat, _ = read_latents(entropy, chunk[1:], level, base.latent_size(*size))
         return chunk[0], y_hat, size
 
 
