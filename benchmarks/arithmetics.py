@@ -3,8 +3,8 @@
 
     python benchmarks/arithmetics.py IMAGES [--presets NAMES] [--qualities 20 50 80]
 
-Every image is encoded and decoded in each arithmetic in turn, without refinement. Prints a Markdown table; the
-time is the processor time of the entropy model and the range coder, of encoding and decoding together.
+Every image is encoded and decoded in each arithmetic in turn, without refinement. Prints a Markdown table;
+the time is the processor time of the entropy model and the range coder, of encoding and decoding together.
 """
 
 import argparse

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Time the stages of encoding and decoding one 768×512 photograph on the ONNX engine, without torch.
 
-    python benchmarks/walk.py [--presets compact dual-layer-compact] [--threads 2] [--repeats 9]
+    python benchmarks/walk.py [--presets compact dual-layer-compact] [--arithmetics 1 2] [--threads 2]
 
-A stage's time excludes the stages that it calls. Prints a Markdown table of medians in milliseconds; presets
-and directions alternate, so that load on the machine affects all of them.
+A stage's time excludes the stages that it calls. Prints a Markdown table of medians in milliseconds. Presets,
+arithmetics and directions alternate, so that load on the machine affects all of them; the base layer is not
+refined.
 """
 
 import argparse
@@ -18,25 +19,23 @@ from functools import wraps
 from typing import Any
 
 SIZE = (768, 512)
-NETWORKS = "trifocal.entropy.numpy_networks"
-MODEL = "trifocal.entropy.numpy_model"
+ENTROPY = "trifocal.entropy"
+INTEGER, FIXED = f"{ENTROPY}.numpy_networks", f"{ENTROPY}.fixed_point"
 STAGES = {
-    "transforms (ONNX Runtime)": [("trifocal.graphs.session", "Graphs.run")],
-    "integer networks: linear layers": [(NETWORKS, "threaded_linear"), (NETWORKS, "threaded_placed_linear")],
-    "integer networks: depthwise layers": [(NETWORKS, "threaded_depthwise")],
-    "integer networks: the rest": [
-        (NETWORKS, "Prior.__call__"),
-        (NETWORKS, "HyperSynthesis.__call__"),
-        (MODEL, "predict"),
+    "transforms (ONNX Runtime)": ["trifocal.graphs.session:Graphs.run"],
+    "exact networks: linear layers": [
+        f"{INTEGER}:threaded_linear",
+        f"{INTEGER}:threaded_placed_linear",
+        f"{FIXED}:Linear.__call__",
     ],
-    "range coder": [
-        ("trifocal.entropy.coder", "Writer._write"),
-        ("trifocal.entropy.coder", "Reader._read"),
-        ("trifocal.entropy.coder", "_runs"),
+    "exact networks: depthwise layers": [f"{INTEGER}:threaded_depthwise", f"{FIXED}:Depthwise.__call__"],
+    "exact networks: the rest": [
+        f"{ENTROPY}.numpy_model:NumpyCodingNetworks.{name}"
+        for name in ("prior", "hyper_synthesis", "predict")
     ],
-    "quantisation": [("trifocal.entropy.coder", "symbols_at"), ("trifocal.entropy.coder", "rows_at")],
-    "order of the passes": [(MODEL, "take"), (MODEL, "put")],
-    "gain": [(MODEL, "latent_gain"), (MODEL, "NumpyCodingNetworks.scale")],
+    "range coder": [f"{ENTROPY}.coder:{name}" for name in ("Writer._write", "Reader._read", "_runs")],
+    "quantisation": [f"{ENTROPY}.coder:{name}" for name in ("symbols_at", "rows_at")],
+    "order of the passes": [f"{ENTROPY}.numpy_model:{name}" for name in ("take", "put")],
 }
 REST = "the rest"
 
@@ -66,43 +65,65 @@ class Stages:
     def install(self) -> None:
         """Replace the functions of STAGES by timed ones, before networks are built from them."""
         for stage, places in STAGES.items():
-            for module, name in places:
+            for place in places:
+                module, _, name = place.partition(":")
                 owner: Any = importlib.import_module(module)
                 *classes, attribute = name.split(".")
                 for part in classes:
                     owner = getattr(owner, part)
                 setattr(owner, attribute, self.timed(stage, getattr(owner, attribute)))
 
+    def of(self, run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+        """The result of a call, and its seconds by stage."""
+        self.seconds.clear()
+        result = self.timed(REST, run)()
+        return result, dict(self.seconds)
+
 
 def main() -> None:
     arguments = parse()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # `utils.threads` reads it at each call
-    from PIL import Image
-
-    import trifocal
-    from trifocal.demo import PHOTOGRAPH
-
     stages = Stages()
     stages.install()
-    image = trifocal.Picture.open(PHOTOGRAPH).to_pil().convert("RGB").resize(SIZE, Image.Resampling.LANCZOS)
-    picture = trifocal.Picture.from_pil(image)
     rounds: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for number in range(arguments.repeats + 1):
-        for preset in arguments.presets:
-            codec = trifocal.load(preset, engine="onnx") if number == 0 else codecs[preset]
-            codecs = {**(codecs if number or rounds else {}), preset: codec}
-            options = {"refinement": 0} if preset == "dual-layer-compact" else {}
-            encode = stages.timed(REST, lambda: codec.encode(picture, quality=arguments.quality, **options))
-            stream = measure(stages, encode, rounds[f"{preset} encode"])
-            measure(stages, stages.timed(REST, lambda: codec.decode(stream)), rounds[f"{preset} decode"])
+    columns = [(preset, number) for preset in arguments.presets for number in arguments.arithmetics]
+    codecs = {column: codec_in(*column) for column in columns}
+    picture = photograph()
+    for _ in range(arguments.repeats + 1):
+        for (preset, number), codec in codecs.items():
+            seconds = lap(stages, codec, picture, arguments.quality)
+            for way, found in seconds.items():
+                rounds[f"{preset}, arithmetic {number}, {way}"].append(found)
     print(table({column: laps[1:] for column, laps in rounds.items()}))
 
 
-def measure(stages: Stages, run: Callable[[], Any], laps: list[dict[str, float]]) -> Any:
-    stages.seconds.clear()
-    result = run()
-    laps.append(dict(stages.seconds))
-    return result
+def codec_in(preset: str, arithmetic: int) -> Any:
+    """A codec on the ONNX engine that writes files in an arithmetic."""
+    import trifocal
+
+    codec: Any = trifocal.load(preset, engine="onnx")
+    codec.runtime.arithmetics = (arithmetic,)
+    if hasattr(codec.runtime, "base"):
+        codec.runtime.base.arithmetics = (arithmetic,)
+    return codec
+
+
+def photograph() -> Any:
+    from PIL import Image
+
+    from trifocal.demo import PHOTOGRAPH
+    from trifocal.pictures import Picture
+
+    image = Picture.open(PHOTOGRAPH).to_pil().convert("RGB")
+    return Picture.from_pil(image.resize(SIZE, Image.Resampling.LANCZOS))
+
+
+def lap(stages: Stages, codec: Any, picture: Any, quality: float) -> dict[str, dict[str, float]]:
+    """Seconds by stage, of encoding and of decoding."""
+    options = {"refinement": 0} if hasattr(codec.runtime, "base") else {}
+    stream, encoding = stages.of(lambda: codec.encode(picture, quality=quality, **options))
+    _, decoding = stages.of(lambda: codec.decode(stream))
+    return {"encode": encoding, "decode": decoding}
 
 
 def table(rounds: dict[str, Sequence[dict[str, float]]]) -> str:
@@ -119,6 +140,7 @@ def table(rounds: dict[str, Sequence[dict[str, float]]]) -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time the stages of encoding and decoding on ONNX Runtime.")
     parser.add_argument("--presets", nargs="+", default=["compact", "dual-layer-compact"])
+    parser.add_argument("--arithmetics", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--quality", type=float, default=50)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=9, help="rounds after the warm-up")

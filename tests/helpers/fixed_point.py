@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from trifocal.codecs.codec import Codec
 from trifocal.entropy.coder import Array
 from trifocal.entropy.fixed_point import FixedPointLayer

@@ -118,7 +118,8 @@ def where_weights_are(preset: str, header: Header) -> str:
     """The end of a sentence: which version of Trifocal has the weights of a file, from generations.csv."""
     with open(GENERATIONS, encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            if row["preset"] == preset and row[f"fingerprint_{header.version}"] == header.fingerprint_hex:
+            marks = [mark for kind, mark in row.items() if kind.startswith(f"fingerprint_{header.version}")]
+            if row["preset"] == preset and header.fingerprint_hex in marks:
                 return (
                     f"they are trifocal/weights/{row['file']} of Trifocal {row['release']} (commit "
                     f"{row['commit']}, SHA-256 "
