@@ -9,6 +9,7 @@ refined.
 """
 
 import argparse
+import copy
 import importlib
 import os
 import statistics
@@ -102,9 +103,12 @@ def codec_in(preset: str, arithmetic: int) -> Any:
     import trifocal
 
     codec: Any = trifocal.load(preset, engine="onnx")
-    codec.runtime.arithmetics = (arithmetic,)
-    if hasattr(codec.runtime, "base"):
-        codec.runtime.base.arithmetics = (arithmetic,)
+    codec.runtime = runtime = copy.copy(codec.runtime)  # all codecs of a preset share one
+    codec.tiles = codec.tile_coder(runtime)
+    runtime.arithmetics = (arithmetic,)
+    if hasattr(runtime, "base"):
+        runtime.base = copy.copy(runtime.base)
+        runtime.base.arithmetics = (arithmetic,)
     return codec
 
 

@@ -14,7 +14,7 @@ from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
 from trifocal.codecs.named_objects import with_named_objects
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
 from trifocal.codecs.results import Decoded, Latents
-from trifocal.codecs.runtime import Runtime
+from trifocal.codecs.runtime import Runtime, file_arithmetic
 from trifocal.codecs.tile_coding import Progress, TileChunks, TileCoder, track, with_kept
 from trifocal.container import Bitstream, Component, Header, Layer, Tag
 from trifocal.container.bitstream import FileInput, as_bitstream, raise_if_damaged
@@ -91,35 +91,17 @@ class Codec:
         return fingerprint
 
     def fingerprint_in(self, version: int, arithmetic: int | None = None) -> int | None:
-        """The fingerprint in a version of the file format, and an arithmetic or that of new files of the
-        version; see `weights.fingerprint`.
-        """
+        """The fingerprint of files in a version of the format, by default in its newest arithmetic."""
         newest = 1 if version == 1 else self.runtime.arithmetics[-1]
         return self.runtime.fingerprint(version, arithmetic or newest)
 
     def can_decode(self, header: Header, refresh: bool = True) -> bool:
-        """Whether the weights decode files with this fingerprint.
-
-        Args:
-            refresh: recompute the fingerprint of the weights; False uses the cached one.
-        """
-        return self.arithmetic(header, refresh) is not None
-
-    def arithmetic(self, header: Header, refresh: bool = True) -> int | None:
-        """The arithmetic of a file with this fingerprint; None if the weights do not decode it. `refresh` as
-        for `can_decode`.
-        """
-        version, mark = header.version, header.fingerprint
-        for number in reversed(self.runtime.arithmetics):
-            if self.runtime.fingerprint(version, number, refresh) == mark:
-                return number
-            if mark in self.runtime.decodable_fingerprints(version, number):
-                return number
-        return None
+        """Whether the weights decode files with this fingerprint; `refresh` as for `file_arithmetic`."""
+        return file_arithmetic(self.runtime, header, refresh) is not None
 
     def tiles_in(self, header: Header) -> TileCoder:
-        """The coder of the tiles of a file that the weights decode, in its arithmetic."""
-        return self.tile_coder(self.runtime, self.arithmetic(header, refresh=False))
+        """The coder of the tiles of a file that the weights decode."""
+        return self.tile_coder(self.runtime, file_arithmetic(self.runtime, header, refresh=False))
 
     def check_header(self, header: Header) -> None:
         """Raises WeightsError if a file was made with another preset or other weights."""

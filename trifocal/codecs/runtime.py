@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trifocal.container import Header
 from trifocal.entropy.coder import Array
 from trifocal.entropy.latent_coding import CodingNetworks
 from trifocal.pictures import Picture
@@ -15,7 +16,7 @@ from trifocal.types import Condition
 if TYPE_CHECKING:
     from trifocal.detection.detections import Detections
 
-__all__ = ["BaseRuntime", "Runtime", "ScalableRuntime"]
+__all__ = ["BaseRuntime", "Runtime", "ScalableRuntime", "file_arithmetic"]
 
 
 class Runtime(Protocol):
@@ -113,3 +114,17 @@ class ScalableRuntime(Runtime, Protocol):
     """The networks of a codec with a base layer."""
 
     base: BaseRuntime
+
+
+def file_arithmetic(runtime: Runtime, header: Header, refresh: bool = True) -> int | None:
+    """The arithmetic of a file with this fingerprint; None if the weights do not decode it.
+
+    Args:
+        refresh: recompute the fingerprint of the weights; False uses the cached one.
+    """
+    version, mark = header.version, header.fingerprint
+    for number in reversed(runtime.arithmetics):
+        own = runtime.fingerprint(version, number, refresh)
+        if mark == own or mark in runtime.decodable_fingerprints(version, number):
+            return number
+    return None

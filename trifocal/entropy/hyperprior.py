@@ -86,16 +86,14 @@ class EntropyModel(nn.Module):
     Attributes:
         dead_zone: the `width` of `quantise.dead_zones`; 0 is plain rounding. Only encoder and training depend
             on it. Weight files store it unless it is the default.
-        joins_hyper_latent: whether y_hat has z_hat as further channels; see
-            `latent_coding.join_hyper_latent`.
+        joins_hyper_latent: whether y_hat has z_hat as further channels (`latent_coding.join_hyper_latent`).
 
     Args:
         latent_channels: M, a multiple of 4.
         hyper_channels: Z.
         width: width of the context model.
         blocks: blocks of the context model.
-        step_sizes: initial quantiser step at the K knots of `QualityInterpolation` (levels 0, 128, 256, …),
-            [K].
+        step_sizes: initial quantiser step at the K knots of `QualityInterpolation` (levels 0, 128, …), [K].
     """
 
     def __init__(
@@ -137,7 +135,7 @@ class EntropyModel(nn.Module):
         self.exact_side = integer_networks
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
-        self._integer: dict[int, IntegerNetworks | FixedPointNetworks] = {}
+        self._integer: dict[int, Any] = {}  # integer networks by arithmetic
         self._integer_checksum: tuple[int, ...] = ()
         self._models: list[Model] | None = None
         self._cost: Floats | None = None
@@ -147,10 +145,11 @@ class EntropyModel(nn.Module):
     @property
     def arithmetics(self) -> tuple[int, ...]:
         """Ids of the arithmetics that the networks have integer forms in, the newest last."""
-        has_fixed_point = isinstance(self.exact_side.context, FourPassContext) and isinstance(
-            self.exact_side.hyper_synthesis, HyperSynthesis
+        parts = (
+            (self.exact_side.context, FourPassContext),
+            (self.exact_side.hyper_synthesis, HyperSynthesis),
         )
-        return ARITHMETICS if has_fixed_point else ARITHMETICS[:1]
+        return ARITHMETICS if all(isinstance(*pair) for pair in parts) else ARITHMETICS[:1]
 
     def code_latents(
         self,
@@ -196,8 +195,8 @@ class EntropyModel(nn.Module):
 
     @torch.no_grad()
     def compress(self, y: Array, level: Array, arithmetic: int | None = None) -> bytes:
-        """Code a latent of one image, [1, h, w, M] with h and w multiples of 4, at a level, [1], in the
-        newest of `arithmetics` if None is given. Raises OptionError.
+        """Code a latent of one image, [1, h, w, M] with h and w multiples of 4, at a level, [1], by default
+        in the newest arithmetic. Raises OptionError.
         """
         check_latents(y.shape, self.latent_channels, level)
         return write_latents(self.arrays(arithmetic), y, level)[0]
@@ -206,9 +205,7 @@ class EntropyModel(nn.Module):
     def decompress(
         self, data: bytes, level: Array, size: tuple[int, int], arithmetic: int | None = None
     ) -> Array:
-        """The inverse of `compress`, in the same arithmetic, for a latent of h × w → y_hat, [1, h, w, M].
-        Raises OptionError, Damaged.
-        """
+        """The inverse of `compress`, for h × w → y_hat, [1, h, w, M]. Raises OptionError, Damaged."""
         check_latents((1, *size, self.latent_channels), self.latent_channels, level)
         return read_latents(self.arrays(arithmetic), data, level, size)[0]
 
@@ -233,18 +230,18 @@ class EntropyModel(nn.Module):
         if self._integer_checksum != weights:
             self._integer, self._integer_checksum = {}, weights
         if arithmetic not in self._integer:
+            exact = self.exact_side
+            composed = (IntegerNetworks, Prior, HyperSynthesis, ContextModel, LevelParameters)
             try:
                 with torch.inference_mode(False), torch.no_grad():  # a later gradient may pass through it
-                    self._integer[arithmetic] = self._integer_form(arithmetic)
+                    self._integer[arithmetic] = (
+                        integer_network(exact, composed)
+                        if arithmetic == 1
+                        else FixedPointNetworks(exact.state_dict())
+                    )
             except OverflowError as error:
                 raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
-        return self._integer[arithmetic]
-
-    def _integer_form(self, arithmetic: int) -> IntegerNetworks | FixedPointNetworks:
-        if arithmetic == 1:
-            composed = (IntegerNetworks, Prior, HyperSynthesis, ContextModel, LevelParameters)
-            return cast(IntegerNetworks, integer_network(self.exact_side, composed))
-        return FixedPointNetworks(self.exact_side.state_dict())
+        return cast(IntegerNetworks | FixedPointNetworks, self._integer[arithmetic])
 
     def models(self) -> list[Model]:
         """Range-coder models of the current frequencies."""
@@ -291,9 +288,7 @@ class TorchEntropyNetworks:
 
     def __init__(self, model: EntropyModel, integer: bool, arithmetic: int | None = None) -> None:
         self.model, self.integer = model, integer
-        self.networks: IntegerNetworks | FixedPointNetworks = (
-            model.integer_networks(arithmetic) if integer else model.exact_side
-        )
+        self.networks: Any = model.integer_networks(arithmetic) if integer else model.exact_side
         self.passes, self.dead_zone = model.exact_side.context.passes, model.dead_zone
         self.joins_hyper_latent = model.joins_hyper_latent
 
@@ -343,9 +338,7 @@ class TorchEntropyNetworks:
 
 
 class TorchCodingNetworks:
-    """`CodingNetworks` on torch: the integer networks of an entropy model, on NumPy arrays. On a CPU no array
-    is copied.
-    """
+    """`CodingNetworks` on torch, for NumPy arrays; on a CPU no array is copied."""
 
     def __init__(self, model: EntropyModel, arithmetic: int | None = None) -> None:
         self.model = model
