@@ -3,13 +3,14 @@
 import ctypes
 import hashlib
 import os
+import pickle
 import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +23,21 @@ from helpers.codecs import small_codec
 from helpers.fixed_point import layers_in, on_numpy
 from helpers.images import fixed_pattern, random_rgb
 from helpers.plain_arithmetic import Networks
+from trifocal import layers
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.runtime import file_arithmetic
 from trifocal.container import Bitstream
-from trifocal.entropy import fixed_point, integer_network
+from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior, SinglePass, fixed_point
 from trifocal.entropy.coder import Array
 from trifocal.entropy.fixed_point import Depthwise, FixedPointLayer, Grid, Linear, overflow_bound
 from trifocal.entropy.fixed_point_networks import FixedPointNetworks
 from trifocal.entropy.four_passes import put, take
 from trifocal.entropy.latent_coding import read_latents, write_latents
-from trifocal.entropy.numpy_networks import IntegerNetworks, part
+from trifocal.entropy.numpy_networks import IntegerNetworks as NumpyIntegerNetworks
+from trifocal.entropy.numpy_networks import part
 from trifocal.errors import Damaged
 from trifocal.pictures import Picture
+from trifocal.transforms import HyperAnalysis, HyperSynthesis
 from trifocal.utils import threads
 from trifocal.weights import WEIGHTS_FOLDER, read_arrays
 
@@ -72,10 +76,10 @@ def test_shipped_weights_have_exact_networks() -> None:
 def test_no_sum_overflows_with_the_shipped_weights(file: str) -> None:
     """In both arithmetics; the first raises OverflowError while it is built."""
     for weights in exact_sides(file):
-        IntegerNetworks(weights)
-        layers = [*layers_in(FixedPointNetworks(weights))]
-        assert len(layers) >= 40
-        for layer in layers:
+        NumpyIntegerNetworks(weights)
+        found = [*layers_in(FixedPointNetworks(weights))]
+        assert len(found) >= 40
+        for layer in found:
             whole, offset = integers(layer)
             assert np.array_equal(whole, np.rint(whole)) and np.array_equal(offset, np.rint(offset))
             assert abs(whole).max() <= 127
@@ -121,7 +125,7 @@ def test_weights_that_are_too_large_are_refused() -> None:
 def test_layers_are_close_to_float_layers() -> None:
     torch.manual_seed(0)
     x = torch.randint(-900, 900, (2, 4, 5, 6)).double()
-    dense, local = torch.nn.Linear(6, 7).double(), trifocal_depthwise(6)
+    dense, local = torch.nn.Linear(6, 7).double(), layers.Depthwise(6).double()
     weight, bias = dense.weight.detach().numpy(), dense.bias.detach().numpy()
     y = Linear(weight.T, bias, UNIT, UNIT, np.zeros(0))(x.numpy().astype(np.float32))
     assert np.abs(y / 2**8 - dense(x / 2**8).detach().numpy()).max() < 0.05
@@ -130,12 +134,6 @@ def test_layers_are_close_to_float_layers() -> None:
     layer = Depthwise(taps, local.bias.detach().numpy(), UNIT, UNIT, np.zeros(0))
     y = layer(x.numpy().astype(np.float32))
     assert np.abs(y / 2**8 - local(x / 2**8).detach().numpy()).max() < 0.05
-
-
-def trifocal_depthwise(channels: int) -> "trifocal.layers.Depthwise":  # type: ignore[name-defined]
-    from trifocal.layers import Depthwise as FloatDepthwise
-
-    return FloatDepthwise(channels).double()
 
 
 def test_halves_round_up_and_gradients_pass() -> None:
@@ -173,9 +171,7 @@ def test_plain_integers_give_the_same_means_and_rows() -> None:
         y_hat = y_hat + put(take(whole, k), k)
 
 
-def fractions(values: Array) -> list[list[list[object]]]:
-    from fractions import Fraction
-
+def fractions(values: Array) -> list[list[list[Fraction]]]:
     return [[[Fraction(v) for v in at] for at in row] for row in values.tolist()]
 
 
@@ -269,7 +265,7 @@ def test_rounding_modes_agree(
 
 
 DECODE = """
-import sys, hashlib, pickle
+import hashlib, pickle, sys
 import numpy as np
 from trifocal.entropy.numpy_model import NumpyCodingNetworks
 weights, data, size = pickle.load(open(sys.argv[1], "rb"))
@@ -288,8 +284,6 @@ def test_emulated_processors_agree(
     coded: tuple[Codec, Array, bytes, Array], processor: str, tmp_path: Path
 ) -> None:
     """SSE4.2, and AVX2 without VNNI: other kernels of NumPy and OpenBLAS."""
-    import pickle
-
     codec, y, data, decoded = coded
     model = on_numpy(codec)
     (tmp_path / "coded").write_bytes(pickle.dumps((model.weights, data, (y.shape[1], y.shape[2]))))
@@ -317,9 +311,6 @@ def test_files_of_arithmetic_1_are_decoded() -> None:
     assert old.layers != new.layers and old.header.fingerprint != new.header.fingerprint
     assert np.array_equal(codec.decode_latents(old).y, other.decode_latents(old).y)
     assert not other.can_decode(new.header)
-    first = replace(old.header, version=1, fingerprint=codec.fingerprint_in(1) or 0)
-    if codec.fingerprint_in(1) is not None:
-        assert file_arithmetic(codec.runtime, first) == 1
 
 
 def test_version_1_means_arithmetic_1() -> None:
@@ -329,15 +320,11 @@ def test_version_1_means_arithmetic_1() -> None:
 
 
 def test_networks_without_fixed_point_keep_arithmetic_1() -> None:
-    from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior, SinglePass
-    from trifocal.transforms import HyperAnalysis, HyperSynthesis
-
     steps = torch.ones(2)
     networks = IntegerNetworks(Prior(4, 2), HyperSynthesis(4, 8, 16), SinglePass(8, steps))
     model = EntropyModel.from_parts(Gain(steps, 8), HyperAnalysis(8, 8, 4), networks)
     assert model.arithmetics == (1,) and small_codec().network.entropy.arithmetics == (1, 2)
     assert isinstance(model.integer_networks(), IntegerNetworks)
-    assert integer_network(torch.nn.ReLU()) is not None
 
 
 def test_golden_file_decodes_to_the_same_latents() -> None:

@@ -71,7 +71,7 @@ class HyperSynthesis:
 
     def __init__(self, weights: Weights) -> None:
         double = partial(depth_to_space, factor=2)
-        self.body = [
+        self.body: list[Any] = [
             linear(weights, "body.0", inputs=HYPER_LATENT),
             double,
             Block(weights, "body.2"),

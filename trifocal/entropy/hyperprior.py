@@ -145,11 +145,8 @@ class EntropyModel(nn.Module):
     @property
     def arithmetics(self) -> tuple[int, ...]:
         """Ids of the arithmetics that the networks have integer forms in, the newest last."""
-        parts = (
-            (self.exact_side.context, FourPassContext),
-            (self.exact_side.hyper_synthesis, HyperSynthesis),
-        )
-        return ARITHMETICS if all(isinstance(*pair) for pair in parts) else ARITHMETICS[:1]
+        kinds = type(self.exact_side.context), type(self.exact_side.hyper_synthesis)  # without subclasses
+        return ARITHMETICS if kinds == (FourPassContext, HyperSynthesis) else ARITHMETICS[:1]
 
     def code_latents(
         self,
