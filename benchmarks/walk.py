@@ -44,7 +44,8 @@ REST = "the rest"
 class Stages:
     """Seconds by stage, each without those of the stages that it calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
         self.seconds: dict[str, float] = defaultdict(float)
         self._open: list[float] = []  # seconds of the stages that each open stage has called
 
@@ -52,11 +53,11 @@ class Stages:
         @wraps(function)
         def run(*arguments: Any, **options: Any) -> Any:
             self._open.append(0.0)
-            begun = time.perf_counter()
+            begun = self.clock()
             try:
                 return function(*arguments, **options)
             finally:
-                elapsed = time.perf_counter() - begun
+                elapsed = self.clock() - begun
                 self.seconds[stage] += elapsed - self._open.pop()
                 if self._open:
                     self._open[-1] += elapsed
@@ -84,7 +85,7 @@ class Stages:
 def main() -> None:
     arguments = parse()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # `utils.threads` reads it at each call
-    stages = Stages()
+    stages = Stages(time.process_time if arguments.processor_time else time.perf_counter)
     stages.install()
     rounds: dict[str, list[dict[str, float]]] = defaultdict(list)
     columns = [(preset, number) for preset in arguments.presets for number in arguments.arithmetics]
@@ -148,6 +149,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quality", type=float, default=50)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=9, help="rounds after the warm-up")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of all threads; load on the machine changes it less"
+    )
     return parser.parse_args()
 
 
