@@ -18,12 +18,13 @@ from pathlib import Path
 
 from trifocal.cli.console import Console, reporting
 from trifocal.codecs.loading import GENERATIONS
-from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.utils.files import write_csv
-from trifocal.weights import fingerprint, read_weights
+from trifocal.weights import FINGERPRINT_BYTES, fingerprint, kind_of_fingerprint, read_weights
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS = ("preset", "fingerprint_1", "fingerprint_2", "release", "commit", "file", "sha256")
+KINDS = ((1, 1), (2, 1), (2, 2))  # of fingerprints: version of the file format, and arithmetic
+MARKS = tuple(f"fingerprint_{kind_of_fingerprint(*kind)}" for kind in KINDS)
+COLUMNS = ("preset", *MARKS, "release", "commit", "file", "sha256")
 TABLE = """
 import json
 from pathlib import Path
@@ -66,10 +67,11 @@ def fingerprint_rows(commit: str) -> list[Row]:
         rows: list[Row] = []
         for preset, file, shared in json.loads(table.stdout):
             weights = read_weights(place / file, place / shared if shared else None)
-            marks = [fingerprint(weights, version, ARITHMETIC) for version in (1, 2)]
-            if marks[0] is not None and marks[1] is not None:
+            marks = [(fingerprint(weights, *kind), 2 * FINGERPRINT_BYTES[kind[0]]) for kind in KINDS]
+            found = [f"{mark:0{digits}x}" for mark, digits in marks if mark is not None]
+            if len(found) == len(KINDS):
                 digest = hashlib.sha256((place / file).read_bytes()).hexdigest()
-                rows.append((preset, f"{marks[0]:04x}", f"{marks[1]:08x}", release, commit, file, digest))
+                rows.append((preset, *found, release, commit, file, digest))
         return rows
 
 

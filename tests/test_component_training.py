@@ -14,7 +14,6 @@ from trifocal.container import Bitstream, Component
 from trifocal.container.components import REST, ComponentLayout
 from trifocal.data import TrainingPicture
 from trifocal.detection.detector import compact_detector
-from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import OptionError
 from trifocal.losses import Objective
 from trifocal.losses.rate_distortion import crop_weight, quality_lambda
@@ -207,4 +206,4 @@ def test_second_stage_lowers_the_error_of_missing_positions_only(tmp_path: Path)
     path = trainer.export()
     exported = compact_codec().network
     load_weights(exported, path)
-    assert read_decodable_fingerprints(path) == decodable(exported, start, ARITHMETIC) != {}
+    assert read_decodable_fingerprints(path) == decodable(exported, start, exported.arithmetics) != {}

@@ -23,8 +23,11 @@ WHOLE |= {"preference_coco": 160, "machine_decoded": 160, "machine_coco": 160, "
 @pytest.mark.parametrize("preset", KODAK)
 @pytest.mark.parametrize("table", ["kodak", "sample"])
 def test_rows_are_of_the_bundled_weights(preset: str, table: str) -> None:
+    """In any of the arithmetics, which differ by less than 0.2 % of the bytes."""
     rows = [row for row in read_results(RESULTS / f"{table}.csv") if row.preset == preset]
-    assert {row.weights for row in rows} == {f"{load(preset).fingerprint:08x}"}
+    codec = load(preset)
+    marks = {f"{codec.fingerprint_in(2, arithmetic):08x}" for arithmetic in codec.runtime.arithmetics}
+    assert len({row.weights for row in rows}) == 1 and {row.weights for row in rows} <= marks
 
 
 @pytest.mark.parametrize("table", WHOLE)

@@ -38,10 +38,10 @@ class MeanEntropy:
     def cost(self): return cost_table(self.tables)
 
 class MeanRuntime:
-    receptive_field, latent_channels, has_importance_map = 0, 3, False
-    def fingerprint(self, version, checked=True): return 7
-    def decodable_fingerprints(self, version): return frozenset()
-    def entropy(self): return MeanEntropy()
+    receptive_field, latent_channels, has_importance_map, arithmetics = 0, 3, False, (1,)
+    def fingerprint(self, version, arithmetic, refresh=True): return 7
+    def decodable_fingerprints(self, version, arithmetic): return frozenset()
+    def entropy(self, arithmetic=None): return MeanEntropy()
     def prepare(self, picture, condition): return condition
     def analyse(self, rgb, condition):
         h, w, _ = rgb.shape

@@ -119,7 +119,7 @@ def with_preset(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
 def test_bundled_weights_are_those_of_the_first_stage():
     """All parts were trained, from the weights of `compact`; their rates stay near it."""
     ours, plain = trifocal.load("ug-icm-compact"), trifocal.load("compact")
-    assert ours.fingerprint == 0x0D20A13E and isinstance(ours.network, UgIcmCompact)
+    assert ours.fingerprint_in(2, 1) == 0x0D20A13E and isinstance(ours.network, UgIcmCompact)
     mine, theirs = ours.network.state_dict(), plain.network.state_dict()
     moved = [mine[name] - w for name, w in theirs.items() if w.is_floating_point()]
     size = sum(w.square().sum() for w in theirs.values() if w.is_floating_point())

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 WEIGHTS_FOLDER = Path(__file__).with_name("weights")
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 StateDict: TypeAlias = "dict[str, Tensor]"
-DecodableFingerprints = dict[int, frozenset[int]]  # fingerprints by version of the file format
+DecodableFingerprints = dict[str, frozenset[int]]  # fingerprints by `kind_of_fingerprint`
 DECODES, LEVEL, SYNTHESIS = "decodes", "level", "synthesis."
 QUANTISER, BASE_QUANTISER = "dead_zone", "base_dead_zone"
 ENTROPY_MODELS = {"entropy": QUANTISER, "base.entropy": BASE_QUANTISER}  # of codecs and of their base layers
@@ -170,11 +170,7 @@ def write_weights(
     metadata = {"format": "pt"}
     if decodable_fingerprints:
         metadata[DECODES] = json.dumps(
-            {
-                str(v): sorted(fingerprints)
-                for v, fingerprints in decodable_fingerprints.items()
-                if fingerprints
-            }
+            {kind: sorted(marks) for kind, marks in decodable_fingerprints.items() if marks}
         )
     if level is not None:
         metadata[LEVEL] = str(level)
@@ -192,7 +188,9 @@ def as_float16(weights: Mapping[str, Tensor]) -> StateDict:
     }
 
 
-def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = "") -> DecodableFingerprints:
+def decodable(
+    network: nn.Module, start: Path, arithmetics: Sequence[int], shared: str = ""
+) -> DecodableFingerprints:
     """Fingerprints of the weights whose files a network decodes besides its own, if only its synthesis
     differs from `start`.
 
@@ -201,11 +199,11 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
     Args:
         network: the network after training.
         start: the weights that training started from.
-        arithmetic: `entropy.integer_arithmetic.ARITHMETIC`.
+        arithmetics: of the network's entropy model.
         shared: a bundled file with the tensors that `start` lacks.
 
     Returns:
-        By version of the file format: the fingerprints of `start`, and those that `start` lists itself.
+        By `kind_of_fingerprint`: the fingerprints of `start`, and those that `start` lists itself.
 
     Raises:
         WeightsError: if other tensors than those of the synthesis differ, or `start` cannot be read.
@@ -227,18 +225,26 @@ def decodable(network: nn.Module, start: Path, arithmetic: int, shared: str = ""
             "differ. Train the synthesis alone."
         )
     listed = read_decodable_fingerprints(start)
-    own = {version: fingerprint(before, version, arithmetic) for version in FINGERPRINT_BYTES}
-    return {
-        version: listed.get(version, frozenset()) | (frozenset() if mark is None else {mark})
-        for version, mark in own.items()
-    }
+    marks = {}
+    for version in FINGERPRINT_BYTES:
+        for arithmetic in arithmetics:
+            kind, mark = kind_of_fingerprint(version, arithmetic), fingerprint(before, version, arithmetic)
+            marks[kind] = listed.get(kind, frozenset()) | (frozenset() if mark is None else {mark})
+    return marks
+
+
+def kind_of_fingerprint(version: int, arithmetic: int) -> str:
+    """The name of a kind of fingerprint in the metadata of weights: by version of the file format, and after
+    a point the id of an arithmetic other than 1.
+    """
+    return f"{version}" if arithmetic == 1 else f"{version}.{arithmetic}"
 
 
 def read_decodable_fingerprints(path: Path) -> DecodableFingerprints:
     """The fingerprints that `write_weights` stored in a file; empty for other files."""
     try:
         found = json.loads(metadata_of(path).get(DECODES, "{}"))
-        return {int(version): frozenset(map(int, values)) for version, values in found.items()}
+        return {kind: frozenset(map(int, values)) for kind, values in found.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
 
@@ -297,12 +303,14 @@ def fingerprint(weights: Mapping[str, Any], version: int, arithmetic: int) -> in
         weights: NumPy arrays or tensors.
         version: of the file format. Version 1 has 16 bits, over values as float16; version 2 has 32, over
             values as float32 or int32 and the id of the arithmetic.
-        arithmetic: `entropy.integer_arithmetic.ARITHMETIC`.
+        arithmetic: its id, see FORMAT.md.
 
     Returns:
-        None in version 1 for weights that float16 does not represent exactly, since no file of that version
-        names them.
+        None in version 1 for another arithmetic than 1, and for weights that float16 does not represent
+        exactly, since no file of that version names them.
     """
+    if version == 1 and arithmetic != 1:
+        return None
     digest = hashlib.sha256()
     if version > 1:
         digest.update(f"arithmetic {arithmetic}".encode())

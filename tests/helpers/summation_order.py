@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers.fixed_point import layers_in
 from helpers.images import random_rgb
 from trifocal.codecs.codec import Codec
 from trifocal.entropy import RateEstimator, Reader, Writer
+from trifocal.entropy.fixed_point import Linear
+from trifocal.entropy.fixed_point_networks import FixedPointNetworks
 from trifocal.entropy.integer_networks import (
     IntegerConv,
     IntegerDeconv,
@@ -41,6 +44,17 @@ class ReorderedLinear(nn.Module):
 class ReorderedIntegerLinear(ReorderedLinear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return to_grid(super().forward(x), 12).clamp(-4096 if self.low is None else self.low, 4096)
+
+
+class ReorderedFixedPointLinear(Linear):
+    """As `ReorderedLinear`, in arithmetic 2."""
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        order = torch.randperm(len(self.weight), generator=torch.Generator().manual_seed(len(self.weight)))
+        total = torch.zeros(self.weight.shape[1], dtype=x.dtype)
+        for part in order.split(5):
+            total = total + x[..., part] @ self.weight[part]
+        return self.settle(total, residual)
 
 
 class LinearPerPosition(nn.Module):
@@ -76,7 +90,13 @@ def replace_linear(module: nn.Module, kind: type[nn.Module], make: type[Reordere
 def with_reordered_sums(codec: Codec) -> Codec:
     """A copy of the codec whose integer linear layers sum in another order."""
     other = copy.deepcopy(codec)
-    replace_linear(other.network.entropy.integer_networks(), IntegerLinear, ReorderedIntegerLinear)
+    networks = other.network.entropy.integer_networks()
+    if not isinstance(networks, FixedPointNetworks):
+        replace_linear(networks, IntegerLinear, ReorderedIntegerLinear)
+        return other
+    for layer in layers_in(networks):
+        if isinstance(layer, Linear):
+            layer.__class__ = ReorderedFixedPointLinear
     return other
 
 
@@ -147,7 +167,7 @@ def with_float32(codec: Codec, another_order: bool) -> Codec:
         replace_linear(side, nn.Linear, ReorderedLinear)
     for name, network in list(side.named_children()):
         setattr(side, name, Float32Network(network))
-    other.network.entropy.integer_networks = side.eval  # type: ignore[method-assign]  # it returns the side itself
+    other.network.entropy.integer_networks = lambda arithmetic=None: side.eval()  # type: ignore[method-assign]
     return other
 
 

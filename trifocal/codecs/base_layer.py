@@ -137,6 +137,11 @@ class ScalableNetwork(CodecNetwork):
         super().__init__(analysis, entropy, synthesis, receptive_field)
         self.base = base
 
+    @property
+    def arithmetics(self) -> tuple[int, ...]:
+        """Those of both entropy models, since a file has one arithmetic."""
+        return tuple(number for number in super().arithmetics if number in self.base.entropy.arithmetics)
+
     def train(self, mode: bool = True) -> ScalableNetwork:
         """The base layer stays in evaluation mode: it is trained separately, and frozen while the enhancement
         learns.
@@ -225,8 +230,8 @@ class BaseTorchRuntime:
         return self.network.refinement
 
     @torch.inference_mode()
-    def entropy(self) -> TorchCodingNetworks:
-        return self.network.base.entropy.arrays()
+    def entropy(self, arithmetic: int | None = None) -> TorchCodingNetworks:
+        return self.network.base.entropy.arrays(arithmetic or self.network.arithmetics[-1])
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
         return self.network.input_size(width, height)

@@ -14,7 +14,7 @@ from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
 from trifocal.codecs.named_objects import with_named_objects
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
 from trifocal.codecs.results import Decoded, Latents
-from trifocal.codecs.runtime import Runtime
+from trifocal.codecs.runtime import Runtime, file_arithmetic
 from trifocal.codecs.tile_coding import Progress, TileChunks, TileCoder, track, with_kept
 from trifocal.container import Bitstream, Component, Header, Layer, Tag
 from trifocal.container.bitstream import FileInput, as_bitstream, raise_if_damaged
@@ -90,20 +90,18 @@ class Codec:
         assert fingerprint is not None
         return fingerprint
 
-    def fingerprint_in(self, version: int) -> int | None:
-        """The fingerprint in a version of the file format; see `weights.fingerprint`."""
-        return self.runtime.fingerprint(version)
+    def fingerprint_in(self, version: int, arithmetic: int | None = None) -> int | None:
+        """The fingerprint of files in a version of the format, by default in its newest arithmetic."""
+        newest = 1 if version == 1 else self.runtime.arithmetics[-1]
+        return self.runtime.fingerprint(version, arithmetic or newest)
 
     def can_decode(self, header: Header, refresh: bool = True) -> bool:
-        """Whether the weights decode files with this fingerprint.
+        """Whether the weights decode files with this fingerprint; `refresh` as for `file_arithmetic`."""
+        return file_arithmetic(self.runtime, header, refresh) is not None
 
-        Args:
-            refresh: recompute the fingerprint of the weights; False uses the cached one.
-        """
-        have = self.runtime.fingerprint(header.version, refresh)
-        return have == header.fingerprint or header.fingerprint in self.runtime.decodable_fingerprints(
-            header.version
-        )
+    def tiles_in(self, header: Header) -> TileCoder:
+        """The coder of the tiles of a file that the weights decode."""
+        return self.tile_coder(self.runtime, file_arithmetic(self.runtime, header, refresh=False))
 
     def check_header(self, header: Header) -> None:
         """Raises WeightsError if a file was made with another preset or other weights."""
@@ -277,7 +275,7 @@ class Codec:
         condition = self._decoding_condition(bitstream, condition, stopwatch)
         tiles = self.tiles.needed_tiles(canvas, region)
         chunks, level, layout = self._chunks(bitstream), bitstream.header.level, bitstream.layout
-        y_hat, lost, missing = self.tiles.read_tiles(
+        y_hat, lost, missing = self.tiles_in(bitstream.header).read_tiles(
             chunks, level, canvas, tiles, best_effort, progress, stopwatch, layout
         )
         condition = with_kept(condition, layout, missing, canvas)
@@ -327,7 +325,7 @@ class Codec:
         canvas, _ = self._canvas_and_region(bitstream, None)
         condition = self._decoding_condition(bitstream, condition, Stopwatch())
         header, chunks = bitstream.header, self._chunks(bitstream)
-        y_hat, _, missing = self.tiles.read_tiles(
+        y_hat, _, missing = self.tiles_in(header).read_tiles(
             chunks, header.level, canvas, canvas.tiles(), False, None, Stopwatch(), bitstream.layout
         )
         condition = with_kept(condition, bitstream.layout, missing, canvas)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Header
-from trifocal.entropy.integer_arithmetic import ARITHMETIC
+from trifocal.entropy.numpy_model import ARITHMETICS
 from trifocal.errors import MissingExtra, WeightsError
 from trifocal.types import DEAD_ZONE
 from trifocal.weights import (
@@ -24,6 +24,7 @@ from trifocal.weights import (
     QUANTISER,
     WEIGHTS_FOLDER,
     fingerprint,
+    kind_of_fingerprint,
     read_arrays,
     read_dead_zones,
     read_decodable_fingerprints,
@@ -103,16 +104,22 @@ def fingerprints_in(path: Path, changed: int, shared: str, version: int) -> froz
         weights = read_arrays(path, WEIGHTS_FOLDER / shared if shared else None)
     except WeightsError:
         return frozenset()
-    return read_decodable_fingerprints(path).get(version, frozenset()) | {
-        fingerprint(weights, version, ARITHMETIC)
-    }
+    listed = read_decodable_fingerprints(path)
+    return frozenset().union(
+        *(
+            listed.get(kind_of_fingerprint(version, arithmetic), frozenset())
+            | {fingerprint(weights, version, arithmetic)}
+            for arithmetic in ARITHMETICS
+        )
+    )
 
 
 def where_weights_are(preset: str, header: Header) -> str:
     """The end of a sentence: which version of Trifocal has the weights of a file, from generations.csv."""
     with open(GENERATIONS, encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            if row["preset"] == preset and row[f"fingerprint_{header.version}"] == header.fingerprint_hex:
+            marks = [mark for kind, mark in row.items() if kind.startswith(f"fingerprint_{header.version}")]
+            if row["preset"] == preset and header.fingerprint_hex in marks:
                 return (
                     f"they are trifocal/weights/{row['file']} of Trifocal {row['release']} (commit "
                     f"{row['commit']}, SHA-256 "

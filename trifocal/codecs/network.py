@@ -73,6 +73,11 @@ class CodecNetwork(nn.Module):
         """The device of the parameters."""
         return next(self.parameters()).device
 
+    @property
+    def arithmetics(self) -> tuple[int, ...]:
+        """Ids of the arithmetics in which files of this network can be coded, the newest last."""
+        return self.entropy.arithmetics
+
     def prepare(self, picture: Picture, condition: Condition | None) -> Condition | None:
         """Compute the parts of the condition that depend on the whole image, before its tiles are analysed.
         This base class has no such parts and returns the condition unchanged.

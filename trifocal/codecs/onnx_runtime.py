@@ -13,14 +13,13 @@ from trifocal.codecs.rate_control import REFINEMENT
 from trifocal.codecs.text_importance import with_text_importance
 from trifocal.detection.input_size import STEP, base_latent_size, compact_size
 from trifocal.entropy.coder import Array
-from trifocal.entropy.integer_arithmetic import ARITHMETIC
-from trifocal.entropy.numpy_model import NumpyCodingNetworks
+from trifocal.entropy.numpy_model import ARITHMETICS, NumpyCodingNetworks
 from trifocal.entropy.numpy_networks import part
 from trifocal.graphs.session import Graphs, network_record
 from trifocal.pictures import Picture
 from trifocal.types import DEAD_ZONE, HYPER_LATENT_PIXELS, Condition
 from trifocal.utils.arrays import image_array
-from trifocal.weights import Arrays, DecodableFingerprints, check_arrays, fingerprint
+from trifocal.weights import Arrays, DecodableFingerprints, check_arrays, fingerprint, kind_of_fingerprint
 
 if TYPE_CHECKING:
     from trifocal.codecs.torch_runtime import TorchRuntime
@@ -46,6 +45,8 @@ class OnnxRuntime:
         WeightsError: for weights that do not fit the preset.
     """
 
+    arithmetics = ARITHMETICS
+
     def __init__(
         self,
         name: str,
@@ -62,26 +63,25 @@ class OnnxRuntime:
         self.has_importance_map: bool = sizes["reads_importance"]
         self.weights, self.decodes, self.on_torch = weights, decodes, on_torch
         self.graphs = Graphs(name, weights)
-        self._entropy = NumpyCodingNetworks(
-            part(weights, "entropy."), hyper_analysis(self.graphs, "hyper_analysis"), dead_zone
-        )
-        self._fingerprints: dict[int, int | None] = {}
+        self._entropy = entropy_models(weights, "entropy.", self.graphs, "hyper_analysis", dead_zone)
+        self._fingerprints: dict[tuple[int, int], int | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxRuntime:
         """Return this runtime itself: its weights never change. `on_torch` makes one whose weights can."""
         return self
 
-    def fingerprint(self, version: int, refresh: bool = True) -> int | None:
+    def fingerprint(self, version: int, arithmetic: int, refresh: bool = True) -> int | None:
         """The weights never change here, so `refresh` has no effect."""
-        if version not in self._fingerprints:
-            self._fingerprints[version] = fingerprint(self.weights, version, ARITHMETIC)
-        return self._fingerprints[version]
+        key = version, arithmetic
+        if key not in self._fingerprints:
+            self._fingerprints[key] = fingerprint(self.weights, version, arithmetic)
+        return self._fingerprints[key]
 
-    def decodable_fingerprints(self, version: int) -> frozenset[int]:
-        return self.decodes.get(version, frozenset())
+    def decodable_fingerprints(self, version: int, arithmetic: int) -> frozenset[int]:
+        return self.decodes.get(kind_of_fingerprint(version, arithmetic), frozenset())
 
-    def entropy(self) -> NumpyCodingNetworks:
-        return self._entropy
+    def entropy(self, arithmetic: int | None = None) -> NumpyCodingNetworks:
+        return self._entropy[arithmetic or self.arithmetics[-1]]
 
     def prepare(self, picture: Picture, condition: Condition[Any] | None) -> Condition[Any] | None:
         if not self.has_importance_map:
@@ -130,16 +130,14 @@ class BaseOnnxRuntime:
         dead_zone: of the base layer's quantiser.
     """
 
-    refinement = REFINEMENT
+    refinement, arithmetics = REFINEMENT, ARITHMETICS
 
     def __init__(self, graphs: Graphs, weights: Arrays, dead_zone: float = DEAD_ZONE) -> None:
         self.graphs = graphs
-        self._entropy = NumpyCodingNetworks(
-            part(weights, "base.entropy."), hyper_analysis(graphs, "base.hyper_analysis"), dead_zone
-        )
+        self._entropy = entropy_models(weights, "base.entropy.", graphs, "base.hyper_analysis", dead_zone)
 
-    def entropy(self) -> NumpyCodingNetworks:
-        return self._entropy
+    def entropy(self, arithmetic: int | None = None) -> NumpyCodingNetworks:
+        return self._entropy[arithmetic or self.arithmetics[-1]]
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
         return compact_size(width, height)
@@ -161,7 +159,7 @@ class BaseOnnxRuntime:
         detector = load_compact_detector().graphs
         both = self.graphs.with_weights(detector.weights)
         both.prefetch("base.refinement")  # while the detector computes what the steps compare with
-        return refined_array(both, detector, self._entropy, image_array(rgb), y, level, steps)
+        return refined_array(both, detector, self.entropy(), image_array(rgb), y, level, steps)
 
     def preview(self, y_hat: Array, size: tuple[int, int]) -> Array:
         (first,) = self.graphs.run("base.extractor", given=self._features(y_hat, size))
@@ -189,9 +187,18 @@ class ScalableOnnxRuntime(OnnxRuntime):
         self.base = BaseOnnxRuntime(self.graphs, self.weights, base_dead_zone)
 
 
-def hyper_analysis(graphs: Graphs, name: str) -> Callable[[Array, Array], Array]:
-    """The hyper-analysis in a graph: scaled latent and level → z."""
-    return lambda scaled, level: graphs.run(name, scaled=scaled, level=level)[0]
+def entropy_models(
+    weights: Arrays, prefix: str, graphs: Graphs, hyper_analysis: str, dead_zone: float
+) -> dict[int, NumpyCodingNetworks]:
+    """The entropy model with the weights below a prefix, in each arithmetic. Its networks are built on first
+    use.
+    """
+    own = part(weights, prefix)
+
+    def analyse(scaled: Array, level: Array) -> Array:
+        return graphs.run(hyper_analysis, scaled=scaled, level=level)[0]
+
+    return {number: NumpyCodingNetworks(own, analyse, dead_zone, number) for number in ARITHMETICS}
 
 
 def side_input(name: str, condition: Any) -> Array:

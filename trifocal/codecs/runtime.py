@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trifocal.container import Header
 from trifocal.entropy.coder import Array
 from trifocal.entropy.latent_coding import CodingNetworks
 from trifocal.pictures import Picture
@@ -15,7 +16,7 @@ from trifocal.types import Condition
 if TYPE_CHECKING:
     from trifocal.detection.detections import Detections
 
-__all__ = ["BaseRuntime", "Runtime", "ScalableRuntime"]
+__all__ = ["BaseRuntime", "Runtime", "ScalableRuntime", "file_arithmetic"]
 
 
 class Runtime(Protocol):
@@ -26,24 +27,28 @@ class Runtime(Protocol):
         latent_channels: M.
         has_importance_map: whether latents have an importance map as one more channel, which is coded before
             them.
+        arithmetics: ids of those in which the entropy model codes; new files use the last. See FORMAT.md.
     """
 
     receptive_field: int
     latent_channels: int
     has_importance_map: bool
 
-    def fingerprint(self, version: int, refresh: bool = True) -> int | None:
+    @property
+    def arithmetics(self) -> tuple[int, ...]: ...
+
+    def fingerprint(self, version: int, arithmetic: int, refresh: bool = True) -> int | None:
         """The fingerprint of the current weights in a version of the file format; see
         `weights.fingerprint`. With `refresh` False, the cached one, without reading the weights again.
         """
         ...
 
-    def decodable_fingerprints(self, version: int) -> frozenset[int]:
+    def decodable_fingerprints(self, version: int, arithmetic: int) -> frozenset[int]:
         """Fingerprints of other weights whose files these weights decode; see docs/research.md."""
         ...
 
-    def entropy(self) -> CodingNetworks:
-        """The entropy model with the current weights."""
+    def entropy(self, arithmetic: int | None = None) -> CodingNetworks:
+        """The entropy model with the current weights; in the last of `arithmetics` if None."""
         ...
 
     def prepare(self, picture: Picture, condition: Condition[Any] | None) -> Condition[Any] | None:
@@ -70,8 +75,8 @@ class BaseRuntime(Protocol):
 
     refinement: int
 
-    def entropy(self) -> CodingNetworks:
-        """The entropy model with the current weights."""
+    def entropy(self, arithmetic: int | None = None) -> CodingNetworks:
+        """As `Runtime.entropy`."""
         ...
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
@@ -109,3 +114,17 @@ class ScalableRuntime(Runtime, Protocol):
     """The networks of a codec with a base layer."""
 
     base: BaseRuntime
+
+
+def file_arithmetic(runtime: Runtime, header: Header, refresh: bool = True) -> int | None:
+    """The arithmetic of a file with this fingerprint; None if the weights do not decode it.
+
+    Args:
+        refresh: recompute the fingerprint of the weights; False uses the cached one.
+    """
+    version, mark = header.version, header.fingerprint
+    for number in reversed(runtime.arithmetics):
+        own = runtime.fingerprint(version, number, refresh)
+        if mark == own or mark in runtime.decodable_fingerprints(version, number):
+            return number
+    return None

@@ -29,7 +29,7 @@ from trifocal.codecs.rate_control import (
     Rate,
     default_base_quality,
 )
-from trifocal.codecs.runtime import ScalableRuntime
+from trifocal.codecs.runtime import ScalableRuntime, file_arithmetic
 from trifocal.container import Bitstream, Layer, Tag
 from trifocal.detection.detections import Detections, rescale
 from trifocal.entropy.coder import Array
@@ -256,7 +256,8 @@ class ScalableCodec(Codec):
         base = self.runtime.base
         size = base.input_size(bitstream.header.width, bitstream.header.height)
         level = np.array([(chunk[0] & ~UNCONDITIONED) * LEVELS_PER_QUALITY])
-        y_hat, _ = read_latents(base.entropy(), chunk[1:], level, base.latent_size(*size))
+        entropy = base.entropy(file_arithmetic(self.runtime, bitstream.header, refresh=False))
+        y_hat, _ = read_latents(entropy, chunk[1:], level, base.latent_size(*size))
         return chunk[0], y_hat, size
 
 

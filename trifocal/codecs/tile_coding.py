@@ -21,7 +21,7 @@ from trifocal.entropy.component_coding import (
     read_parts,
     write_parts,
 )
-from trifocal.entropy.latent_coding import code_latents, read_latents, write_latents
+from trifocal.entropy.latent_coding import CodingNetworks, code_latents, read_latents, write_latents
 from trifocal.errors import Damaged
 from trifocal.pictures.canvas import Canvas, paste, region_slices
 from trifocal.pictures.tiles import Region, Tile
@@ -45,12 +45,16 @@ class TileCoder:
 
     Attributes:
         reading_ends: the progress of decoding after the last tile is read, 0..1.
+        arithmetic: of the entropy model; None for that of new files.
     """
 
     reading_ends = 0.6
 
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
+    def __init__(self, runtime: Runtime, arithmetic: int | None = None) -> None:
+        self.runtime, self.arithmetic = runtime, arithmetic
+
+    def entropy(self) -> CodingNetworks:
+        return self.runtime.entropy(self.arithmetic)
 
     @property
     def decoded_channels(self) -> int:
@@ -120,7 +124,7 @@ class TileCoder:
         channels, has_map = self.runtime.latent_channels, self.runtime.has_importance_map
         with stopwatch("entropy"):
             y_hat, missing, seconds = read_parts(
-                self.runtime.entropy(), own, np.array([level]), parts, channels, has_map, best_effort
+                self.entropy(), own, np.array([level]), parts, channels, has_map, best_effort
             )
         stopwatch.move("entropy", "coding", seconds)
         return y_hat, missing
@@ -169,7 +173,7 @@ class TileCoder:
         """The chunk of a tile without components."""
         with stopwatch("entropy"):
             data, _, seconds = write_latents(
-                self.runtime.entropy(), y, np.array([level]), self.runtime.has_importance_map
+                self.entropy(), y, np.array([level]), self.runtime.has_importance_map
             )
         stopwatch.move("entropy", "coding", seconds)
         return data
@@ -178,14 +182,14 @@ class TileCoder:
         """The chunks of a tile with components, by their parts."""
         with stopwatch("entropy"):
             chunks, _, seconds = write_parts(
-                self.runtime.entropy(), y, np.array([level]), parts, self.runtime.has_importance_map
+                self.entropy(), y, np.array([level]), parts, self.runtime.has_importance_map
             )
         stopwatch.move("entropy", "coding", seconds)
         return chunks
 
     def bits(self, y: Array, level: int, stopwatch: Stopwatch, parts: TileParts | None = None) -> float:
         """The estimated bits of a tile's chunk, or of its chunks if it has parts."""
-        entropy = self.runtime.entropy()
+        entropy = self.entropy()
         if parts is not None:
             with stopwatch("entropy"):
                 return estimate_parts(entropy, y, np.array([level]), parts, self.runtime.has_importance_map)
@@ -201,7 +205,7 @@ class TileCoder:
             raise Damaged("The coded latent of a tile does not match its check sum.")
         with stopwatch("entropy"):
             y_hat, seconds = read_latents(
-                self.runtime.entropy(), data, np.array([level]), size, self.runtime.has_importance_map
+                self.entropy(), data, np.array([level]), size, self.runtime.has_importance_map
             )
         stopwatch.move("entropy", "coding", seconds)
         return y_hat

@@ -12,10 +12,15 @@ from torch import Tensor
 from trifocal.codecs.network import CodecNetwork
 from trifocal.entropy.coder import Array
 from trifocal.entropy.hyperprior import TorchCodingNetworks
-from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.pictures import Picture
 from trifocal.types import Condition
-from trifocal.weights import DecodableFingerprints, checksum, checksum_without_synthesis, fingerprint
+from trifocal.weights import (
+    DecodableFingerprints,
+    checksum,
+    checksum_without_synthesis,
+    fingerprint,
+    kind_of_fingerprint,
+)
 
 __all__ = ["TorchRuntime", "as_array", "image_tensor"]
 
@@ -35,20 +40,25 @@ class TorchRuntime:
         self._accepted: DecodableFingerprints = {}
         self._accepted_checksum: tuple[int, ...] = ()
         self._checksum: tuple[int, ...] = ()
-        self._fingerprints: dict[int, int | None] = {}
+        self._fingerprints: dict[tuple[int, int], int | None] = {}
 
-    def fingerprint(self, version: int, refresh: bool = True) -> int | None:
-        if not refresh and version in self._fingerprints:
-            return self._fingerprints[version]
+    @property
+    def arithmetics(self) -> tuple[int, ...]:
+        return self.network.arithmetics
+
+    def fingerprint(self, version: int, arithmetic: int, refresh: bool = True) -> int | None:
+        key = version, arithmetic
+        if not refresh and key in self._fingerprints:
+            return self._fingerprints[key]
         now = checksum(self.network)
         if now != self._checksum:
             self._checksum, self._fingerprints = now, {}
-        if version not in self._fingerprints:
-            self._fingerprints[version] = fingerprint(self.network.state_dict(), version, ARITHMETIC)
-        return self._fingerprints[version]
+        if key not in self._fingerprints:
+            self._fingerprints[key] = fingerprint(self.network.state_dict(), version, arithmetic)
+        return self._fingerprints[key]
 
-    def decodable_fingerprints(self, version: int) -> frozenset[int]:
-        fingerprints = self._accepted.get(version, frozenset())
+    def decodable_fingerprints(self, version: int, arithmetic: int) -> frozenset[int]:
+        fingerprints = self._accepted.get(kind_of_fingerprint(version, arithmetic), frozenset())
         if fingerprints and self._accepted_checksum != checksum_without_synthesis(self.network):
             return frozenset()
         return fingerprints
@@ -61,8 +71,8 @@ class TorchRuntime:
         self._accepted_checksum = checksum_without_synthesis(self.network)
 
     @torch.inference_mode()
-    def entropy(self) -> TorchCodingNetworks:
-        return self.network.entropy.arrays()
+    def entropy(self, arithmetic: int | None = None) -> TorchCodingNetworks:
+        return self.network.entropy.arrays(arithmetic or self.arithmetics[-1])
 
     @torch.inference_mode()
     def prepare(self, picture: Picture, condition: Condition[Any] | None) -> Condition[Any] | None:

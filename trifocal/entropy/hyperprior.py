@@ -23,6 +23,7 @@ from trifocal.entropy.component_coding import code_present_parts
 from trifocal.entropy.context import ContextModel, FourPassContext, LevelParameters
 from trifocal.entropy.conversion import integer_network
 from trifocal.entropy.estimators import ParameterRecorder
+from trifocal.entropy.fixed_point_networks import FixedPointNetworks
 from trifocal.entropy.four_passes import MEAN_BITS
 from trifocal.entropy.gain import Gain
 from trifocal.entropy.integer_networks import Clamp
@@ -33,7 +34,7 @@ from trifocal.entropy.latent_coding import (
     read_latents,
     write_latents,
 )
-from trifocal.entropy.numpy_model import latent_gain
+from trifocal.entropy.numpy_model import ARITHMETICS, latent_gain
 from trifocal.entropy.tables import ROWS, Floats, is_table, logistic_frequencies
 from trifocal.errors import WeightsError
 from trifocal.layers import QualityInterpolation
@@ -85,16 +86,14 @@ class EntropyModel(nn.Module):
     Attributes:
         dead_zone: the `width` of `quantise.dead_zones`; 0 is plain rounding. Only encoder and training depend
             on it. Weight files store it unless it is the default.
-        joins_hyper_latent: whether y_hat has z_hat as further channels; see
-            `latent_coding.join_hyper_latent`.
+        joins_hyper_latent: whether y_hat has z_hat as further channels (`latent_coding.join_hyper_latent`).
 
     Args:
         latent_channels: M, a multiple of 4.
         hyper_channels: Z.
         width: width of the context model.
         blocks: blocks of the context model.
-        step_sizes: initial quantiser step at the K knots of `QualityInterpolation` (levels 0, 128, 256, …),
-            [K].
+        step_sizes: initial quantiser step at the K knots of `QualityInterpolation` (levels 0, 128, …), [K].
     """
 
     def __init__(
@@ -136,12 +135,18 @@ class EntropyModel(nn.Module):
         self.exact_side = integer_networks
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
-        self._integer: IntegerNetworks | None = None
+        self._integer: dict[int, Any] = {}  # integer networks by arithmetic
         self._integer_checksum: tuple[int, ...] = ()
         self._models: list[Model] | None = None
         self._cost: Floats | None = None
         self._tables_checksum = 0
         self.latent_channels = gain.log_gain.table.shape[1]
+
+    @property
+    def arithmetics(self) -> tuple[int, ...]:
+        """Ids of the arithmetics that the networks have integer forms in, the newest last."""
+        kinds = type(self.exact_side.context), type(self.exact_side.hyper_synthesis)  # without subclasses
+        return ARITHMETICS if kinds == (FourPassContext, HyperSynthesis) else ARITHMETICS[:1]
 
     def code_latents(
         self,
@@ -181,25 +186,25 @@ class EntropyModel(nn.Module):
             y_hat = code_latents(arrays, coder, latent, _to_numpy(level), size, has_importance_map)
         return torch.from_numpy(y_hat).to(device)
 
-    def arrays(self) -> TorchCodingNetworks:
-        """The integer networks and tables, for coding NumPy arrays."""
-        return TorchCodingNetworks(self)
+    def arrays(self, arithmetic: int | None = None) -> TorchCodingNetworks:
+        """The integer networks and tables, for coding NumPy arrays; in the newest arithmetic if None."""
+        return TorchCodingNetworks(self, arithmetic or self.arithmetics[-1])
 
     @torch.no_grad()
-    def compress(self, y: Array, level: Array) -> bytes:
-        """Code a latent of one image, [1, h, w, M] with h and w multiples of 4, at a level, [1]. Raises
-        OptionError.
+    def compress(self, y: Array, level: Array, arithmetic: int | None = None) -> bytes:
+        """Code a latent of one image, [1, h, w, M] with h and w multiples of 4, at a level, [1], by default
+        in the newest arithmetic. Raises OptionError.
         """
         check_latents(y.shape, self.latent_channels, level)
-        return write_latents(self.arrays(), y, level)[0]
+        return write_latents(self.arrays(arithmetic), y, level)[0]
 
     @torch.no_grad()
-    def decompress(self, data: bytes, level: Array, size: tuple[int, int]) -> Array:
-        """The inverse of `compress` for a latent of h × w → y_hat, [1, h, w, M]. Raises OptionError,
-        Damaged.
-        """
+    def decompress(
+        self, data: bytes, level: Array, size: tuple[int, int], arithmetic: int | None = None
+    ) -> Array:
+        """The inverse of `compress`, for h × w → y_hat, [1, h, w, M]. Raises OptionError, Damaged."""
         check_latents((1, *size, self.latent_channels), self.latent_channels, level)
-        return read_latents(self.arrays(), data, level, size)[0]
+        return read_latents(self.arrays(arithmetic), data, level, size)[0]
 
     def predicted_parameters(self, y: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """The predicted mean and scale index of each value of y [B, h, w, M], in the units of gain · y, both
@@ -214,22 +219,26 @@ class EntropyModel(nn.Module):
         )
         return torch.stack(means).sum(0), torch.stack(indices).sum(0)
 
-    def integer_networks(self) -> IntegerNetworks:
-        """The integer form of the current weights. Raises WeightsError for weights too large for exact
-        arithmetic.
+    def integer_networks(self, arithmetic: int | None = None) -> IntegerNetworks | FixedPointNetworks:
+        """The integer form of the current weights, in the newest of `arithmetics` if None is given. Raises
+        WeightsError for weights too large for exact arithmetic.
         """
-        weights = checksum(self.exact_side)
-        if self._integer is None or self._integer_checksum != weights:
+        arithmetic, weights = arithmetic or self.arithmetics[-1], checksum(self.exact_side)
+        if self._integer_checksum != weights:
+            self._integer, self._integer_checksum = {}, weights
+        if arithmetic not in self._integer:
+            exact = self.exact_side
             composed = (IntegerNetworks, Prior, HyperSynthesis, ContextModel, LevelParameters)
             try:
                 with torch.inference_mode(False), torch.no_grad():  # a later gradient may pass through it
-                    integer = integer_network(self.exact_side, composed)
+                    self._integer[arithmetic] = (
+                        integer_network(exact, composed)
+                        if arithmetic == 1
+                        else FixedPointNetworks(exact.state_dict())
+                    )
             except OverflowError as error:
                 raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
-            # Not registered as a child: it belongs neither to the state nor to the trained parameters.
-            object.__setattr__(self, "_integer", integer)
-            self._integer_checksum = weights
-        return cast(IntegerNetworks, self._integer)
+        return cast(IntegerNetworks | FixedPointNetworks, self._integer[arithmetic])
 
     def models(self) -> list[Model]:
         """Range-coder models of the current frequencies."""
@@ -261,7 +270,7 @@ class EntropyModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EntropyModel:
         """Move to another device or precision; the integer networks are built again there."""
-        self._integer = None
+        self._integer = {}
         return super()._apply(fn, recurse)
 
 
@@ -271,11 +280,12 @@ class TorchEntropyNetworks:
     Args:
         model: the entropy model that has the networks.
         integer: use the integer networks, in float64; otherwise the float networks, with a gradient.
+        arithmetic: of the integer networks; the newest if None.
     """
 
-    def __init__(self, model: EntropyModel, integer: bool) -> None:
+    def __init__(self, model: EntropyModel, integer: bool, arithmetic: int | None = None) -> None:
         self.model, self.integer = model, integer
-        self.networks = model.integer_networks() if integer else model.exact_side
+        self.networks: Any = model.integer_networks(arithmetic) if integer else model.exact_side
         self.passes, self.dead_zone = model.exact_side.context.passes, model.dead_zone
         self.joins_hyper_latent = model.joins_hyper_latent
 
@@ -325,14 +335,12 @@ class TorchEntropyNetworks:
 
 
 class TorchCodingNetworks:
-    """`CodingNetworks` on torch: the integer networks of an entropy model, on NumPy arrays. On a CPU no array
-    is copied.
-    """
+    """`CodingNetworks` on torch, for NumPy arrays; on a CPU no array is copied."""
 
-    def __init__(self, model: EntropyModel) -> None:
+    def __init__(self, model: EntropyModel, arithmetic: int | None = None) -> None:
         self.model = model
         self.device = model.frequencies.device
-        self.tensors = TorchEntropyNetworks(model, integer=True)
+        self.tensors = TorchEntropyNetworks(model, True, arithmetic)
         self.passes, self.dead_zone = self.tensors.passes, model.dead_zone
         self.joins_hyper_latent = model.joins_hyper_latent
 

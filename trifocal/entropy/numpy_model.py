@@ -8,15 +8,18 @@ from functools import cached_property
 import numpy as np
 
 from trifocal.entropy.coder import Array, Model, cost_table, range_coder_models, rows_at, symbols_at
-from trifocal.entropy.four_passes import PASSES, predict, put, take
+from trifocal.entropy.fixed_point_networks import FixedPointNetworks
+from trifocal.entropy.four_passes import PASSES, put, take
 from trifocal.entropy.latent_coding import HYPER_STRIDE, code_latents
-from trifocal.entropy.numpy_networks import ContextLayers, HyperSynthesis, Prior, part
+from trifocal.entropy.numpy_networks import IntegerNetworks, part
 from trifocal.entropy.tables import ROWS, Floats, is_table
 from trifocal.errors import WeightsError
 from trifocal.types import DEAD_ZONE, LEVELS_PER_KNOT
 from trifocal.utils.threads import one_blas_thread
 
-__all__ = ["NumpyCodingNetworks", "latent_gain"]
+__all__ = ["ARITHMETICS", "NumpyCodingNetworks", "latent_gain"]
+
+ARITHMETICS = (1, 2)  # of the compact codecs: `integer_arithmetic.py` and `fixed_point.py`
 
 
 class NumpyCodingNetworks:
@@ -26,6 +29,7 @@ class NumpyCodingNetworks:
         weights: those of the entropy model; floats as float32.
         analyse: the hyper-analysis: scaled latent and level → z.
         dead_zone: of the quantiser.
+        arithmetic: one of ARITHMETICS; new files use the last.
 
     Raises:
         WeightsError: for invalid frequency tables; and, on first use, for weights too large for exact
@@ -40,20 +44,18 @@ class NumpyCodingNetworks:
         weights: Mapping[str, Array],
         analyse: Callable[[Array, Array], Array],
         dead_zone: float = DEAD_ZONE,
+        arithmetic: int = ARITHMETICS[-1],
     ) -> None:
         if not is_table(weights["frequencies"]):
             raise WeightsError("The weights hold frequencies that the range coder cannot use; name others.")
         self.weights, self.analyse, self.dead_zone = weights, analyse, dead_zone
+        self.arithmetic = arithmetic
 
     @cached_property
-    def networks(self) -> tuple[Prior, HyperSynthesis, ContextLayers]:
+    def networks(self) -> IntegerNetworks | FixedPointNetworks:
         weights = part(self.weights, "exact_side.")
         try:
-            return (
-                Prior(part(weights, "prior.")),
-                HyperSynthesis(part(weights, "hyper_synthesis.")),
-                ContextLayers(part(weights, "context.")),
-            )
+            return IntegerNetworks(weights) if self.arithmetic == 1 else FixedPointNetworks(weights)
         except OverflowError as error:
             raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
 
@@ -81,13 +83,14 @@ class NumpyCodingNetworks:
         return self.analyse(scaled, level).astype(np.float64)
 
     def prior(self, level: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-        mean, index = self.networks[0](level)
+        mean, index = self.networks.prior(level)
         shape = (len(level), size[0] // HYPER_STRIDE, size[1] // HYPER_STRIDE, mean.shape[-1])
         return np.broadcast_to(mean, shape), np.broadcast_to(index.clip(0, ROWS - 1), shape)
 
     def hyper_synthesis(self, z_hat: Array) -> Array:
         with one_blas_thread():
-            return self.networks[1](z_hat)
+            features: Array = self.networks.hyper_synthesis(z_hat)
+            return features
 
     def predict(
         self, pass_index: int, features: Array, y_hat: Array | None, level: Array
@@ -95,7 +98,7 @@ class NumpyCodingNetworks:
         if y_hat is None:
             y_hat = np.zeros((*features.shape[:3], self.weights["gain.log_gain.table"].shape[1]))
         with one_blas_thread():
-            return predict(self.networks[2], pass_index, features, y_hat, level)
+            return self.networks.context(pass_index, features, y_hat, level)
 
     def correct(self, pass_index: int, features: Array, y_hat: Array, level: Array) -> Array:
         return y_hat

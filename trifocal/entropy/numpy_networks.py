@@ -1,7 +1,7 @@
-"""The integer networks of the compact codecs on NumPy arrays, from a file's weights.
+"""The integer networks of the compact codecs (arithmetic 1) on NumPy arrays, from a file's weights.
 
 `integer_networks.py` builds the same networks from torch modules; both compute with `integer_arithmetic.py`
-and `four_passes.py`.
+and `four_passes.py`. New files use arithmetic 2, `fixed_point_networks.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from trifocal.entropy.coder import Array
-from trifocal.entropy.four_passes import MEAN_BITS, MEAN_BOUND, PASSES, decoded_channels
+from trifocal.entropy.four_passes import MEAN_BITS, MEAN_BOUND, PASSES, decoded_channels, predict
 from trifocal.entropy.integer_arithmetic import (
     ACTIVATION_BITS,
     ACTIVATION_BOUND,
@@ -27,12 +27,28 @@ from trifocal.entropy.integer_arithmetic import (
 from trifocal.utils.arrays import depth_to_space
 from trifocal.utils.threads import for_rows
 
-__all__ = ["ContextLayers", "HyperSynthesis", "Prior"]
+__all__ = ["IntegerNetworks"]
 
 ArrayFunction: TypeAlias = Callable[[Array], Array]
 Weights: TypeAlias = Mapping[str, Array]
 
 LATENT_BOUND = 8.0  # of the normalised values that the context model reads
+
+
+class IntegerNetworks:
+    """The networks between z_hat and the coder.
+
+    Args:
+        weights: of `hyperprior.IntegerNetworks`.
+
+    Raises:
+        OverflowError: for weights that are too large.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self.prior = Prior(part(weights, "prior."))
+        self.hyper_synthesis = HyperSynthesis(part(weights, "hyper_synthesis."))
+        self.context = ContextLayers(part(weights, "context."))
 
 
 class ContextLayers:
@@ -56,6 +72,10 @@ class ContextLayers:
         self.heads = [linear_layer(weights, f"heads.{n}") for n in range(4 * PASSES)]
         self.neighbours = [depthwise_layer(weights, f"neighbours.{n}") for n in range(PASSES - 1)]
         self.linear_channels = len(weights["neighbours.0.weight"])
+
+    def __call__(self, pass_index: int, features: Array, y_hat: Array, level: Array) -> tuple[Array, Array]:
+        """Mean and scale index of the values of a pass; see `four_passes.predict`."""
+        return predict(self, pass_index, features, y_hat, level)
 
 
 class HyperSynthesis:

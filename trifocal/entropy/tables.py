@@ -5,6 +5,8 @@ counted on training images. Rows are symmetric: a row holds the frequency of 0, 
 escape symbol. Trained tables are part of the weights; inference never recomputes them.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,9 +25,15 @@ def scales() -> Floats:
     return SMALLEST_SCALE * 2.0 ** (np.arange(ROWS) / ROWS_PER_OCTAVE)
 
 
+@lru_cache(maxsize=1)
 def radii() -> npt.NDArray[np.int64]:
-    """Largest magnitude that each row codes without an escape, [ROWS]."""
-    return np.minimum(np.ceil(scales() * 10), RADIUS).astype(np.int64)
+    """Largest magnitude that each row codes without an escape, [ROWS]: ten scales, rounded up, computed in
+    integers as the smallest n with (2n)^6 ≥ 2^row.
+    """
+    smallest = [
+        next(n for n in range(1, RADIUS + 1) if (2 * n) ** 6 >= 2**row or n == RADIUS) for row in range(ROWS)
+    ]
+    return np.array(smallest)
 
 
 def table_bits(magnitude: Floats, scale_index: Floats) -> Floats:

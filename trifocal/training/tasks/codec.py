@@ -20,7 +20,6 @@ from trifocal.codecs.base_layer import ScalableNetwork
 from trifocal.codecs.network import CodecNetwork
 from trifocal.data import CropBatch, CropRules, Crops, TrainingPicture
 from trifocal.data.coco import CAPTIONS, INSTANCES, where_to_put
-from trifocal.entropy.integer_arithmetic import ARITHMETIC
 from trifocal.errors import OptionError, WeightsError
 from trifocal.layers import branches_in
 from trifocal.losses import Objective, spread_levels
@@ -111,7 +110,7 @@ class CodecTask(TrainingTask):
         if weights is not None:
             with suppress(WeightsError):  # weights of parts only: they wrote no files of this preset
                 self.decodable_fingerprints = decodable(
-                    self.module, Path(weights), ARITHMETIC, self.preset.shared_weights
+                    self.module, Path(weights), self.module.arithmetics, self.preset.shared_weights
                 )
 
     @property
@@ -238,12 +237,12 @@ class CodecTask(TrainingTask):
         return self.objective.notices()
 
     def state(self) -> dict[str, Any]:
-        decodes = {version: sorted(values) for version, values in self.decodable_fingerprints.items()}
+        decodes = {kind: sorted(values) for kind, values in self.decodable_fingerprints.items()}
         return {"decodes": decodes, "dead_zones": network_dead_zones(self.network)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.decodable_fingerprints = {
-            version: frozenset(values) for version, values in state.get("decodes", {}).items()
+            str(kind): frozenset(values) for kind, values in state.get("decodes", {}).items()
         }
         set_dead_zones(self.network, state.get("dead_zones", {}))
         self.network.entropy.dead_zone = self.recipe.dead_zone

@@ -1,0 +1,33 @@
+"""Entropy models in arithmetic 2 for tests."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from trifocal.codecs.codec import Codec
+from trifocal.entropy.coder import Array
+from trifocal.entropy.fixed_point import FixedPointLayer
+from trifocal.entropy.numpy_model import NumpyCodingNetworks
+
+
+class SymbolsOnly(NumpyCodingNetworks):
+    """A NumPy entropy model whose y_hat stays in quantiser steps, which are exact."""
+
+    def unscale(self, y_hat: Array, level: Array) -> Array:
+        return y_hat
+
+
+def on_numpy(codec: Codec, arithmetic: int = 2) -> SymbolsOnly:
+    """The entropy model of a torch codec on NumPy; only the hyper-analysis, of the encoder, runs on torch."""
+    weights = {name: w.numpy() for name, w in codec.network.entropy.state_dict().items()}
+    return SymbolsOnly(weights, codec.runtime.entropy(arithmetic).hyper_analysis, arithmetic=arithmetic)
+
+
+def layers_in(part: Any) -> Iterator[FixedPointLayer]:
+    """All layers of networks in arithmetic 2."""
+    if isinstance(part, FixedPointLayer):
+        yield part
+    elif isinstance(part, list | tuple):
+        for item in part:
+            yield from layers_in(item)
+    elif type(part).__module__.startswith("trifocal."):
+        yield from layers_in(list(vars(part).values()))

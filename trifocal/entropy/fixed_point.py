@@ -1,0 +1,207 @@
+"""Arithmetic 2: fixed-point layers whose sums are integers of at most 24 bits, which float32 carries exactly.
+
+Activations are integers in units of a power of two (`Grid`). The weights of an output are integers times
+2^−e; e is chosen for each output from its weights alone, as large as `overflow_bound` allows. Every partial
+sum is then an integer that float32 represents, so a matrix product gives the same bits in any order, with any
+library, instruction set, number of threads and rounding mode. NumPy carries the integers in float32, torch in
+float64, since torch can be set to a lower precision for float32. FORMAT.md defines the integers.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trifocal.utils.arrays import clip_
+from trifocal.utils.threads import for_rows
+
+__all__ = [
+    "ARITHMETIC",
+    "FLOAT32_SUM",
+    "INT32_SUM",
+    "Depthwise",
+    "Grid",
+    "Linear",
+    "carried",
+    "overflow_bound",
+    "quantised_weights",
+    "rounded",
+]
+
+Floats = NDArray[np.float64]
+
+ARITHMETIC = 2  # its id in fingerprints
+FLOAT32_SUM = 2**24  # float32 has all integers up to it
+INT32_SUM = 2**31 - 1
+LARGEST_WEIGHT = 127
+MOST_BITS = 14  # largest e
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Fixed-point numbers: the integers low … high, times 2^−bits; low ≤ 0 ≤ high."""
+
+    bits: int
+    low: int
+    high: int
+
+
+def rounded(x: Any) -> Any:
+    """The nearest integer, halves up. Exact for float64 |x| < 2^51 in every rounding mode, since `floor` does
+    not depend on it. The gradient of a tensor passes unchanged.
+    """
+    return floored(x + 0.5)
+
+
+def floored(x: Any) -> Any:
+    """x rounded down; arrays, and tensors without a gradient, in place."""
+    if isinstance(x, np.ndarray):
+        return np.floor(x, out=x)
+    return x + (x.detach().floor() - x.detach()) if x.requires_grad else x.floor_()
+
+
+def carried(values: Floats, like: Any, dtype: type[np.floating[Any]] = np.float32) -> Any:
+    """Values for computing with an array (of that dtype) or a tensor (float64, on its device)."""
+    if isinstance(like, np.ndarray):
+        return np.ascontiguousarray(values, dtype)
+    return sys.modules["torch"].tensor(values, device=like.device)
+
+
+def overflow_bound(weight: Floats, offset: Floats, inputs: Grid) -> Floats:
+    """The largest magnitude that a sum of each output can reach, or a part of the sum in any order, [O].
+
+    Args:
+        weight: integers, [I, O].
+        offset: integers, added last, [O].
+        inputs: the range of the inputs.
+    """
+    positive, negative = weight.clip(min=0).sum(0), -weight.clip(max=0).sum(0)
+    most = positive * inputs.high - negative * inputs.low
+    least = negative * inputs.high - positive * inputs.low
+    bound: Floats = np.maximum(most, least) + abs(offset)
+    return bound
+
+
+def quantised_weights(
+    weight: Floats, bias: Floats, inputs: Grid, outputs: Grid | None, largest_sum: int = FLOAT32_SUM
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Integer weights [I, O], integer offsets [O], and e of each output, [O].
+
+    Args:
+        weight, bias: of a layer, [I, O] and [O].
+        inputs: the range of the inputs.
+        outputs: what the outputs are rounded to; their offset includes half a unit. None for outputs that
+            are not rounded.
+        largest_sum: what `overflow_bound` may reach.
+
+    Raises:
+        OverflowError: if no e is small enough for an output.
+    """
+    lost_bits = 0 if outputs is None else max(0, outputs.bits - inputs.bits)
+    exponents = np.zeros(weight.shape[1], np.int64)
+    whole, offset = np.zeros_like(weight), np.zeros_like(bias)
+    for e in range(MOST_BITS, lost_bits, -1):
+        w, b = rounded(np.ldexp(weight, e)), rounded(np.ldexp(bias, inputs.bits + e))
+        if outputs is not None:
+            b += math.ldexp(1.0, inputs.bits + e - outputs.bits - 1)
+        fits = (abs(w).max(0) <= LARGEST_WEIGHT) & (overflow_bound(w, b, inputs) <= largest_sum)
+        fits &= exponents == 0
+        exponents[fits], whole[:, fits], offset[fits] = e, w[:, fits], b[fits]
+    if not exponents.all():
+        raise OverflowError(f"The weights of a layer are too large for sums of up to {largest_sum}.")
+    return whole, offset, exponents
+
+
+class FixedPointLayer:
+    """A layer of arrays or tensors.
+
+    Args:
+        weight, bias: as for `quantised_weights`.
+        inputs: the range of the inputs, which come in its units.
+        outputs: what outputs are rounded and clamped to, in its units; None for exact outputs in units of 1.
+        like: an array of the engine that computes.
+        largest_sum: of the sums; float64 carries those beyond FLOAT32_SUM.
+
+    Attributes:
+        weight, offset: in units of the output, [I, O] and [O].
+        exponents: e of each output, [O].
+
+    Raises:
+        OverflowError: as `quantised_weights`.
+    """
+
+    def __init__(
+        self,
+        weight: Floats,
+        bias: Floats,
+        inputs: Grid,
+        outputs: Grid | None,
+        like: Any,
+        largest_sum: int = FLOAT32_SUM,
+    ) -> None:
+        whole, offset, exponents = quantised_weights(weight, bias, inputs, outputs, largest_sum)
+        unit = np.ldexp(1.0, (0 if outputs is None else outputs.bits) - inputs.bits - exponents)
+        dtype = np.float32 if largest_sum <= FLOAT32_SUM else np.float64
+        self.weight, self.offset = carried(whole * unit, like, dtype), carried(offset * unit, like, dtype)
+        self.inputs, self.outputs, self.exponents, self.largest_sum = inputs, outputs, exponents, largest_sum
+
+    def settle(self, y: Any, residual: Any = None) -> Any:
+        """Sums without offset → outputs, plus a residual before they are clamped; in place where possible."""
+        y += self.offset
+        if self.outputs is None:
+            return y
+        y = floored(y)
+        if residual is not None:
+            y += residual
+        return clip_(y, self.outputs.low, self.outputs.high)
+
+
+class Linear(FixedPointLayer):
+    """A linear layer over the last axis: [..., I] → [..., O]."""
+
+    def __call__(self, x: Any, residual: Any = None) -> Any:
+        """The outputs; a residual [..., O] is added before they are clamped."""
+        rows = x.reshape(-1, x.shape[-1])
+        more = None if residual is None else residual.reshape(len(rows), -1)
+        if not isinstance(x, np.ndarray):
+            return self.settle(rows @ self.weight, more).reshape(*x.shape[:-1], -1)
+        y = np.empty((len(rows), self.weight.shape[1]), self.weight.dtype)
+
+        def compute(part: slice) -> None:
+            self.settle(np.matmul(rows[part], self.weight, out=y[part]), None if more is None else more[part])
+
+        for_rows(compute, len(rows), self.weight.size)
+        return y.reshape(*x.shape[:-1], -1)
+
+
+class Depthwise(FixedPointLayer):
+    """A zero-padded 3×3 convolution of each channel, [B, H, W, C]; its weight is [9, C]."""
+
+    def __call__(self, x: Any) -> Any:
+        if not isinstance(x, np.ndarray):
+            return self.settle(self._sums(x))
+        y = np.empty_like(x)
+
+        def compute(part: slice) -> None:
+            first, end = max(0, part.start - 1), min(x.shape[1], part.stop + 1)
+            sums = self._sums(x[:, first:end])[:, part.start - first : part.stop - first]
+            y[:, part] = self.settle(sums)
+
+        for_rows(compute, x.shape[1], 4 * x.shape[0] * x.shape[2] * self.weight.size)  # memory-bound
+        return y
+
+    def _sums(self, x: Any) -> Any:
+        """The sum of nine shifted products."""
+        h, w = x.shape[1:3]
+        y = x * self.weight[4]
+        for tap in (0, 1, 2, 3, 5, 6, 7, 8):
+            row, column = tap // 3 - 1, tap % 3 - 1
+            there = y[:, max(0, -row) : h - max(0, row), max(0, -column) : w - max(0, column)]
+            from_here = x[:, max(0, row) : h - max(0, -row), max(0, column) : w - max(0, -column)]
+            there += from_here * self.weight[tap]
+        return y
