@@ -1,7 +1,7 @@
-"""Griffe extension for the documentation site: names that share a line of a docstring become entries of their own.
+"""Griffe extension of the documentation site: names that share a line of a docstring become entries.
 
-The docstrings of Trifocal write `width, height: of the image in pixels.` in Args and Attributes. Griffe takes the
-part before the colon for one name.
+The docstrings of Trifocal write `width, height: of the image in pixels.` in Args and Attributes. Griffe takes
+the part before the colon for one name.
 """
 
 import re
@@ -22,7 +22,7 @@ class SharedLines(griffe.Extension):
 
 
 def one_name_per_entry(docstring: str) -> str:
-    """The docstring (without indentation) with `a, b: text` in Args and Attributes as `a: text` and `b: text`."""
+    """`a, b: text` in Args and Attributes of a docstring without indentation becomes `a: text`, `b: text`."""
     return SECTION.sub(lambda section: ENTRY.sub(separate, section.group()), docstring)
 
 

@@ -1,8 +1,8 @@
 """Hooks of the documentation site: pages from outside docs/, links between files, and notebooks.
 
-MkDocs knows only docs/. A page of `nav` that docs/ lacks is read from the repository, at the same path. Relative
-links lead to the same files as on GitHub: a file of docs/ has its path without docs/ in the site, other files
-their path in the repository. What is linked but no page is copied into the site.
+MkDocs reads only docs/. A page of `nav` that docs/ lacks is read from the repository, at the same path.
+Relative links lead to the same files as on GitHub: in the site, a file of docs/ has its path without docs/,
+and any other file its path in the repository. Linked files that are not pages are copied into the site.
 """
 
 import posixpath
@@ -33,19 +33,30 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    here = page.file.src_uri
+    markdown, targets = with_site_links(markdown, page.file.src_uri)
+    for target in targets:
+        add_file(target, files, config)
+    return markdown
+
+
+def with_site_links(markdown: str, here: str) -> tuple[str, list[str]]:
+    """The text of a page with the links of the site, and the paths in the site that they lead to.
+
+    Args:
+        here: the path of the page in the site.
+    """
     in_docs = (ROOT / "docs" / here).is_file() or here.endswith("-notebook.md")
     folder = posixpath.dirname(posixpath.join("docs", here) if in_docs else here)
+    targets = []
 
     def site_link(match: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(folder, match.group(1)))
         if not (ROOT / path).is_file():
-            return match.group(1)  # another text with brackets, or a wrong link, which MkDocs reports
-        target = renamed(path.removeprefix("docs/"))
-        add_file(target, files, config)
-        return posixpath.relpath(target, posixpath.dirname(here) or ".")
+            return match.group(1)  # other text in brackets, or a wrong link, which MkDocs reports
+        targets.append(renamed(path.removeprefix("docs/")))
+        return posixpath.relpath(targets[-1], posixpath.dirname(here) or ".")
 
-    return LINK.sub(site_link, markdown)
+    return LINK.sub(site_link, markdown), targets
 
 
 def renamed(value: Any) -> Any:
