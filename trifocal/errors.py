@@ -1,20 +1,20 @@
 """The exceptions that Trifocal raises; each message is one sentence that says what to do.
 
-TrifocalError
-├── FormatError           a .tri file cannot be read
-│   ├── NotTrifocal       it is another type of file
-│   ├── Truncated         its end is missing
-│   ├── Damaged           its bytes changed; `tiles` lists the damaged tiles, if only tiles are affected
-│   ├── MissingLayer      it lacks the layer that the operation needs
-│   └── Unsupported       it needs a newer version of Trifocal, or exceeds a limit
-├── PictureError          an image cannot be read, written or encoded
-├── PresetError           the preset does not exist, or does not support the operation
-├── WeightsError          weights are missing, damaged, or not those that the file was encoded with
-├── MissingExtra          an optional dependency is not installed
-├── NotMeasured           a metric lacks its weights or its package on this machine
-├── RateError             even quality 0 exceeds the requested size
-├── TrainingError         a training run was stopped, or diverged
-└── OptionError           an argument is out of range, or conflicts with another
+    TrifocalError
+    ├── FormatError           a .tri file cannot be read
+    │   ├── NotTrifocal       it is another type of file
+    │   ├── Truncated         its end is missing
+    │   ├── Damaged           its bytes changed; `tiles` lists the damaged tiles, if only tiles are affected
+    │   ├── MissingLayer      it lacks the layer that the operation needs
+    │   └── Unsupported       it needs a newer version of Trifocal, or exceeds a limit
+    ├── PictureError          an image cannot be read, written or encoded
+    ├── PresetError           the preset does not exist, or does not support the operation
+    ├── WeightsError          weights are missing, damaged, or not those that the file was encoded with
+    ├── MissingExtra          an optional dependency is not installed
+    ├── NotMeasured           a metric lacks its weights or its package on this machine
+    ├── RateError             even quality 0 exceeds the requested size
+    ├── TrainingError         a training run was stopped, or diverged
+    └── OptionError           an argument is out of range, or conflicts with another
 
 Errors of the file system (file not found, disk full, permission denied) are raised as OSError.
 """
