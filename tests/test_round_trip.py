@@ -16,6 +16,7 @@ from helpers.codec_checks import (
 from helpers.codecs import small_codec
 from helpers.images import random_rgb
 from trifocal.codecs.rate_control import search
+from trifocal.codecs.tile_coding import TileCoder
 from trifocal.container import Bitstream, Header, Layer, Tag
 from trifocal.errors import Damaged, FormatError, OptionError, RateError, Unsupported
 from trifocal.pictures import Picture, canvas
@@ -83,11 +84,11 @@ def test_region_decodes_only_the_tiles_it_needs(tiled, codec, monkeypatch, regio
     _, stream = tiled
     read = []
 
-    def nothing(data, size, *rest):
+    def nothing(self, data, size, *rest):
         read.append(data)
         return np.zeros((1, *size, codec.runtime.latent_channels), np.float32)
 
-    monkeypatch.setattr(codec.tiles, "read", nothing)
+    monkeypatch.setattr(TileCoder, "read", nothing)
     codec.decode(stream, region=region)
     assert len(read) == tiles  # its own, and those that its halo touches
 
