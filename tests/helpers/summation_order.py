@@ -195,6 +195,7 @@ def with_reordered_layers(codec: Codec) -> Codec:
     """A copy of the codec whose integer linear layers and convolutions sum in another order."""
     other = copy.deepcopy(codec)
     networks = other.network.entropy.integer_networks()
+    assert isinstance(networks, nn.Module)
     replace_linear(networks, IntegerLinear, ReorderedIntegerLinear)
     replaced = 0
     for module in list(networks.modules()):
