@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import trifocal
 from helpers.dual_layer import small_dual_layer_compact
@@ -134,6 +136,26 @@ def test_a_gradient_graph_is_the_gradient_at_other_sizes_too() -> None:
         (wanted,) = torch.autograd.grad(cost(x), x)
         with torch.no_grad():
             assert torch.allclose(graph(x), wanted, atol=1e-5)
+
+
+class Recorder(TorchDispatchMode):
+    """The names of the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(operation.overloadpacket.__name__)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_gradient_graphs_have_no_operations_that_onnx_runtime_is_slow_at() -> None:
+    cost, x = Convolutions(), torch.rand(1, 4, 12, 20)
+    graph = GradientGraph(cost, [x])
+    with torch.no_grad(), Recorder() as ran:
+        graph(x)
+    assert {"hardswish", "hardsigmoid", "sign"} <= ran.names and not {"pow", "where", "clamp"} & ran.names
 
 
 def test_refining_on_onnx_imports_no_torch() -> None:

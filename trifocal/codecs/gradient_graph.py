@@ -49,7 +49,12 @@ def forward_operations(cost: nn.Module, inputs: Sequence[Tensor]) -> Callable[..
             value = torch.func.functional_call(cost, weights, (x, *inputs[1:]))
             return torch.autograd.grad(value, x)[0]
 
-    table = {**core_aten_decompositions(), aten.convolution_backward.default: convolution_backward}
+    table = {
+        **core_aten_decompositions(),
+        aten.convolution_backward.default: convolution_backward,
+        aten.hardswish_backward.default: hardswish_backward,
+    }
+    del table[aten.hardswish.default], table[aten.hardsigmoid.default]  # each is one operation in ONNX
     weights = {**dict(cost.named_parameters()), **dict(cost.named_buffers())}
     options: dict[str, Any] = {
         "decomposition_table": table,
@@ -63,6 +68,7 @@ def forward_operations(cost: nn.Module, inputs: Sequence[Tensor]) -> Callable[..
             traced = make_fx(pure, **options)(weights, *inputs)
     for node in traced.graph.nodes:
         replace_copies(node)
+        replace_powers(node)
     traced.graph.eliminate_dead_code()
     traced.recompile()
     return lambda *arguments: traced(*arguments)  # not a child: it has no weights of its own
@@ -76,6 +82,25 @@ def replace_copies(node: Node) -> None:
     elif node.op == "call_function" and name.endswith("_copy"):
         packet = getattr(aten, name.removesuffix("_copy"))
         node.target = getattr(packet, cast(Any, node.target)._overloadname)
+
+
+def replace_powers(node: Node) -> None:
+    """Replace a first and a second power, which ONNX Runtime computes as slowly as any other."""
+    if node.target is not aten.pow.Tensor_Scalar:
+        return
+    base, exponent = node.args
+    if exponent == 1:
+        node.replace_all_uses_with(cast(Node, base))
+    elif exponent == 2:
+        node.target, node.args = aten.mul.Tensor, (base, base)
+
+
+def hardswish_backward(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient of hard swish by its input, without `where`, which is slow in ONNX Runtime."""
+    gate = aten.hardsigmoid(x)
+    inside = torch.sign(gate - gate * gate)  # 1 where the gate is neither 0 nor 1
+    slope: Tensor = gradient * (gate + x * inside / 6)
+    return slope
 
 
 def convolution_backward(
