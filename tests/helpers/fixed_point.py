@@ -1,5 +1,6 @@
 """Entropy models in arithmetic 2 for tests."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,14 @@ def on_numpy(codec: Codec, arithmetic: int = 2) -> SymbolsOnly:
     """The entropy model of a torch codec on NumPy; only the hyper-analysis, of the encoder, runs on torch."""
     weights = {name: w.numpy() for name, w in codec.network.entropy.state_dict().items()}
     return SymbolsOnly(weights, codec.runtime.entropy(arithmetic).hyper_analysis, arithmetic=arithmetic)
+
+
+def in_arithmetic(codec: Codec, arithmetic: int) -> Codec:
+    """The codec, on the ONNX engine, changed to write files in an arithmetic."""
+    runtime: Any = copy.copy(codec.runtime)  # all codecs of a preset share one
+    runtime.arithmetics = (arithmetic,)
+    codec.runtime, codec.tiles = runtime, codec.tile_coder(runtime)
+    return codec
 
 
 def layers_in(part: Any) -> Iterator[FixedPointLayer]:
