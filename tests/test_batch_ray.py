@@ -26,6 +26,7 @@ from helpers.s3 import BUCKET, local_s3, s3_environment
 from trifocal.batch.journal import Row, parse
 from trifocal.batch.manifest import Manifest
 from trifocal.batch.storage import Folder
+from trifocal.demo import PHOTOGRAPH
 
 TESTS = Path(__file__).resolve().parent
 WAIT = 300.0  # seconds, at most, for another process: Ray starts slowly on a busy machine
@@ -180,7 +181,7 @@ def test_decoding_and_detection(tmp_path: Path) -> None:
         with Image.open(tmp_path / "png" / f"{number:05}.png") as image:
             expected = trifocal.decode(images / f"{number:05}.tri").picture.rgb
             assert np.array_equal(np.asarray(image), expected)
-    shutil.copy(trifocal.demo.PHOTOGRAPH, tmp_path / "in" / "person.png")
+    shutil.copy(PHOTOGRAPH, tmp_path / "in" / "person.png")
     done = batch("detect", images, "--out", tmp_path / "detections.parquet")
     assert done.returncode == 0, done.stderr
     rows = {row.key: row for row in Manifest(Folder(str(tmp_path)), "detections.parquet").rows()}
