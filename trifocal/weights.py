@@ -230,7 +230,7 @@ def decodable(
         for arithmetic in arithmetics:
             kind, mark = kind_of_fingerprint(version, arithmetic), fingerprint(before, version, arithmetic)
             marks[kind] = listed.get(kind, frozenset()) | (frozenset() if mark is None else {mark})
-    return marks
+    return {kind: found for kind, found in marks.items() if found}
 
 
 def kind_of_fingerprint(version: int, arithmetic: int) -> str:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import boto3
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 BUCKET = "photos"
 
@@ -23,6 +24,7 @@ def local_s3() -> Iterator[str]:
         yield address
     finally:
         server.stop()
+        S3FileSystem.clear_instance_cache()  # which knows this server
 
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
