@@ -39,6 +39,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return markdown
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """Keep the theme's script from asking GitHub for the number of stars, where `repo_url` is set."""
+    return output.replace(' data-md-component="source"', "")
+
+
 def with_site_links(markdown: str, here: str) -> tuple[str, list[str]]:
     """The text of a page with the links of the site, and the paths in the site that they lead to.
 
@@ -89,7 +94,11 @@ def add_notebook(notebook: File, files: Files, config: MkDocsConfig) -> None:
     """Add the page of a notebook with its stored outputs; the notebook itself can be downloaded."""
     from nbconvert import MarkdownExporter  # takes a second
 
+<<<<<<< HEAD
     body, resources = MarkdownExporter().from_filename(str(notebook.abs_src_path))
+=======
+    body, resources = MarkdownExporter().from_filename(str(ROOT / "docs" / notebook.src_uri))
+>>>>>>> p8
     page = renamed(notebook.src_uri)
     outputs = posixpath.splitext(page)[0]
     for name, content in resources["outputs"].items():

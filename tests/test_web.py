@@ -3,8 +3,8 @@
 import io
 import json
 import os
-import subprocess
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
