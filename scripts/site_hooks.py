@@ -94,11 +94,7 @@ def add_notebook(notebook: File, files: Files, config: MkDocsConfig) -> None:
     """Add the page of a notebook with its stored outputs; the notebook itself can be downloaded."""
     from nbconvert import MarkdownExporter  # takes a second
 
-<<<<<<< HEAD
-    body, resources = MarkdownExporter().from_filename(str(notebook.abs_src_path))
-=======
     body, resources = MarkdownExporter().from_filename(str(ROOT / "docs" / notebook.src_uri))
->>>>>>> p8
     page = renamed(notebook.src_uri)
     outputs = posixpath.splitext(page)[0]
     for name, content in resources["outputs"].items():
