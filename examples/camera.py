@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import numpy as np
 from rich.progress import Progress
 
 import trifocal
@@ -59,7 +60,8 @@ def frames(video: str, every: int) -> Iterator[tuple[int, trifocal.Picture]]:
                 convert = trifocal.FrameConverter(
                     width, height, "i420", "bt601" if is_bt601 else "bt709", full_range
                 )
-            yield number, convert(frame.reformat(width, height, "yuv420p").to_ndarray())
+            planes = frame.reformat(width, height, "yuv420p").to_ndarray()
+            yield number, convert(planes.astype(np.uint8, copy=False))
 
 
 def send(part: trifocal.Bitstream, name: str, folder: Path) -> None:
