@@ -105,13 +105,20 @@ def quantised_weights(
     lost_bits = 0 if outputs is None else max(0, outputs.bits - inputs.bits)
     exponents = np.zeros(weight.shape[1], np.int64)
     whole, offset = np.zeros_like(weight), np.zeros_like(bias)
+    largest, reached = abs(weight).max(0), overflow_bound(weight, np.zeros_like(bias), inputs)
+    lost_to_rounding = len(weight) * (inputs.high - inputs.low) / 2  # at most, of the sums
     for e in range(MOST_BITS, lost_bits, -1):
-        w, b = rounded(np.ldexp(weight, e)), rounded(np.ldexp(bias, inputs.bits + e))
+        may_fit = (exponents == 0) & (np.ldexp(largest, e) < LARGEST_WEIGHT + 1)
+        may_fit &= np.ldexp(reached, e) - lost_to_rounding <= largest_sum
+        columns = np.flatnonzero(may_fit)
+        if not len(columns):
+            continue
+        w, b = rounded(np.ldexp(weight[:, columns], e)), rounded(np.ldexp(bias[columns], inputs.bits + e))
         if outputs is not None:
             b += math.ldexp(1.0, inputs.bits + e - outputs.bits - 1)
         fits = (abs(w).max(0) <= LARGEST_WEIGHT) & (overflow_bound(w, b, inputs) <= largest_sum)
-        fits &= exponents == 0
-        exponents[fits], whole[:, fits], offset[fits] = e, w[:, fits], b[fits]
+        chosen = columns[fits]
+        exponents[chosen], whole[:, chosen], offset[chosen] = e, w[:, fits], b[fits]
     if not exponents.all():
         raise OverflowError(f"The weights of a layer are too large for sums of up to {largest_sum}.")
     return whole, offset, exponents
