@@ -74,7 +74,7 @@ Memory = Annotated[
         parser=parse_size,
         metavar="SIZE",
         help="Memory of each worker, such as 2G. Larger images are refused, and no more workers start than "
-        "have room. A worker takes 800 MB, 200 MB of them for Ray, plus 20 bytes per pixel; "
+        "have room. A worker may take 800 MB, 200 MB of them for Ray, plus 20 bytes per pixel; "
         "with torch 1,200 MB. [default: no limit]",
     ),
 ]

@@ -97,7 +97,7 @@ def encode(
         Layers,
         typer.Option(
             help="base: only the base layer (scalable presets), which `trifocal detect` reads. To "
-            "add the rest, encode again with the other options, `strip --layers enhancement`, and `merge`."
+            "add the rest, encode again with the same other options, `strip --layers enhancement`, `merge`."
         ),
     ] = Layers.all,
     out: Out = None,
