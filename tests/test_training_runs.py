@@ -96,21 +96,15 @@ def test_a_stopped_run_continues_as_if_it_had_not_been_stopped(
     assert read_options(stopped)["steps"] == 5 and read_options(stopped)["data"] == [str(folder)]
 
 
+def one_step(folder: Path, out: Path) -> list[str | Path]:
+    """The command that trains the small preset for a step."""
+    return ["train", "small", "--data", folder, "-o", out, "--steps", "1", "--threads", "1"]
+
+
 def test_the_same_command_again_is_refused(
     small_preset: presets.Preset, folder: Path, tmp_path: Path
 ) -> None:
-    words: list[str | Path] = [
-        "train",
-        "small",
-        "--data",
-        folder,
-        "-o",
-        tmp_path / "run",
-        "--steps",
-        "1",
-        "--threads",
-        "1",
-    ]
+    words = one_step(folder, tmp_path / "run")
     assert run(*words).exit_code == 0
     again = run(*words)
     assert again.exit_code == 1 and is_one_sentence(again.stderr)
@@ -133,18 +127,7 @@ def test_a_log_without_a_checkpoint_is_not_mixed_with_another_run(
     log, out = tmp_path / "run" / "log.csv", tmp_path / "run"
     out.mkdir()
     log.write_text("step,minutes,loss\r\n1,0.01,2.5\r\n")
-    words: list[str | Path] = [
-        "train",
-        "small",
-        "--data",
-        folder,
-        "-o",
-        out,
-        "--steps",
-        "1",
-        "--threads",
-        "1",
-    ]
+    words = one_step(folder, out)
     refused = run(*words)
     assert refused.exit_code == 1 and is_one_sentence(refused.stderr)
     assert "-o" in refused.stderr and "--force" in refused.stderr and "--resume" not in refused.stderr

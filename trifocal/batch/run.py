@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from trifocal.batch.journal import Journal, Row
 from trifocal.batch.manifest import Manifest, Totals, merged
 from trifocal.batch.storage import Found
 from trifocal.errors import OptionError
+from trifocal.utils.files import folded
 from trifocal.utils.notices import Notify
 
 __all__ = ["Plan", "Report", "plan", "run"]
@@ -111,7 +111,7 @@ def check_clashes(task: Task, keys: Sequence[str]) -> None:
     for key in keys:
         name = output_key(task, key)
         if task.target.is_local:
-            name = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+            name = folded(name)
         if (other := taken.setdefault(name, key)) != key:
             raise OptionError(
                 f"{other} and {key} would both become {output_key(task, key)}; add --keep-suffix if their "

@@ -17,6 +17,7 @@ from trifocal.batch.journal import Row, Segment
 from trifocal.batch.operations import Function
 from trifocal.errors import OptionError, TrifocalError, optional_packages
 from trifocal.utils.limits import limit_pixels
+from trifocal.utils.threads import processor_count
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends statistics over the network
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of what Ray prints itself
@@ -113,7 +114,7 @@ def connected(address: str | None, jobs: int | None, memory: int | None) -> Iter
     """
     own: dict[str, Any] = {}
     if address is None:
-        own = {"num_cpus": jobs or processors(), "object_store_memory": OBJECT_STORE}
+        own = {"num_cpus": jobs or processor_count(), "object_store_memory": OBJECT_STORE}
         own["include_dashboard"] = False
     try:
         if address is not None and address.count(":") == 1:  # Ray alone would try for minutes
@@ -144,10 +145,6 @@ def hidden_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def room(jobs: int | None, memory: int | None) -> Workers:

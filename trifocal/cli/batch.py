@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trifocal.cli.main import (
+    BaseQuality,
+    Bpp,
     EngineName,
     KeepSuffix,
+    MaxBytes,
     MaxPixels,
     Preset,
+    Quality,
     Quiet,
     Recursive,
+    Refinement,
     Weights,
     WeightsForFile,
     app,
+    check_rate,
 )
 from trifocal.cli.options import parse_size
 from trifocal.errors import OptionError, TrifocalError
@@ -91,31 +97,11 @@ Address = Annotated[
 def encode(
     folder: Folder,
     preset: Preset = None,
-    quality: Annotated[
-        float | None, typer.Option("--quality", "-q", min=0, max=100, help="Quality. [default: 50]")
-    ] = None,
-    bpp: Annotated[
-        float | None, typer.Option(min=0, help="Maximum bits per pixel, such as 0.25, instead of a quality.")
-    ] = None,
-    max_bytes: Annotated[
-        int | None,
-        typer.Option(
-            "--bytes",
-            parser=parse_size,
-            metavar="SIZE",
-            help="Maximum size of each file, such as 20k, instead of a quality.",
-        ),
-    ] = None,
-    base_quality: Annotated[
-        int | None,
-        typer.Option(min=0, max=100, help="Quality of the base layer, as for `trifocal encode`."),
-    ] = None,
-    refinement: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Gradient steps that fit the base layer to the image; 0 is faster. [default: 4]"
-        ),
-    ] = None,
+    quality: Quality = None,
+    bpp: Bpp = None,
+    max_bytes: MaxBytes = None,
+    base_quality: BaseQuality = None,
+    refinement: Refinement = None,
     out: Out = None,
     manifest: Manifest = None,
     resume: Resume = False,
@@ -134,8 +120,7 @@ def encode(
 
     photo.jpg becomes photo.tri. After a crash, the same command with --resume continues.
     """
-    if sum(rate is not None for rate in (quality, bpp, max_bytes)) > 1:
-        raise typer.BadParameter("give only one of --quality, --bpp and --bytes.")
+    check_rate(quality, bpp, max_bytes)
     from trifocal.batch.operations import Encode
     from trifocal.options import EncodeOptions
     from trifocal.presets import DEFAULT

@@ -9,29 +9,35 @@ import typer
 
 from trifocal.cli.main import (
     AsJson,
+    BaseQuality,
+    Bpp,
     EngineName,
     Force,
     InputFiles,
     Jobs,
     KeepSuffix,
     KeepTimes,
+    MaxBytes,
     MaxPixels,
     Out,
     Preset,
+    Quality,
     Quiet,
     Recursive,
+    Refinement,
     SkipExisting,
     Threads,
     Weights,
     WeightsForFile,
     app,
+    check_rate,
     console_for,
     force_option,
     images_at_once,
     report_inputs,
     use_threads,
 )
-from trifocal.cli.options import parse_components, parse_region, parse_size
+from trifocal.cli.options import parse_components, parse_region
 from trifocal.cli.text_options import encoder_with_text
 
 if TYPE_CHECKING:
@@ -59,40 +65,11 @@ class Layers(StrEnum):
 def encode(
     inputs: InputFiles,
     preset: Preset = None,
-    quality: Annotated[
-        float | None,
-        typer.Option("--quality", "-q", min=0, max=100, help="Quality. [default: 50]"),
-    ] = None,
-    bpp: Annotated[
-        float | None, typer.Option(min=0, help="Maximum bits per pixel, such as 0.25, instead of a quality.")
-    ] = None,
-    max_bytes: Annotated[
-        int | None,
-        typer.Option(
-            "--bytes",
-            parser=parse_size,
-            metavar="SIZE",
-            help="Maximum size of the file, such as 20k, instead of a quality.",
-        ),
-    ] = None,
-    base_quality: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=100,
-            help="Quality of the base layer (scalable presets only). [default: min(20, quality / 2); with "
-            "--bpp or --bytes, the highest of 20, 10 and 0 at which the base layer takes at most 15 % of the "
-            "size]",
-        ),
-    ] = None,
-    refinement: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Gradient steps that fit the base layer to the image. 0 saves about 1.1 s per image on two "
-            "cores; the base layer is then up to 3 % larger, and detection less accurate. [default: 4]",
-        ),
-    ] = None,
+    quality: Quality = None,
+    bpp: Bpp = None,
+    max_bytes: MaxBytes = None,
+    base_quality: BaseQuality = None,
+    refinement: Refinement = None,
     layers: Annotated[
         Layers,
         typer.Option(
@@ -184,8 +161,7 @@ def encode(
     photo.jpg is written to photo.tri in the same folder. If that exists, the command fails and writes
     nothing, unless -o names that file, or --force or --skip-existing is given. `-` reads standard input.
     """
-    if sum(rate is not None for rate in (quality, bpp, max_bytes)) > 1:
-        raise typer.BadParameter("give only one of --quality, --bpp and --bytes.")
+    check_rate(quality, bpp, max_bytes)
     if sum(source is not None for source in (text, text_file, caption)) > 1:
         raise typer.BadParameter("give only one of --text, --text-file and --caption.")
     from trifocal.cli import console, paths

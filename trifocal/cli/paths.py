@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 import tempfile
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import typer
 
 from trifocal.cli.options import printable
 from trifocal.errors import OptionError
-from trifocal.utils.files import atomic_write, buffered, is_device, list_files
+from trifocal.utils.files import atomic_write, buffered, folded, is_device, list_files
 
 __all__ = ["Input", "Inputs", "Job", "Output", "Outputs", "find_inputs", "input_at", "plan"]
 
@@ -302,7 +301,7 @@ def clash_message(source: str, other_source: str, path: Path, other_path: Path) 
 
 def file_key(path: Path) -> str:
     """Equal for paths that may be the same file: case and Unicode normal forms are ignored."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path.resolve())).casefold())
+    return folded(str(path.resolve()))
 
 
 def identity(path: Path) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ import re
 import secrets
 import stat
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["Listing", "atomic_write", "buffered", "is_device", "list_files", "write_csv"]
+__all__ = ["Listing", "atomic_write", "buffered", "folded", "is_device", "list_files", "write_csv"]
 
 TEMPORARY = re.compile(r"\.trifocal-[0-9a-f]{16}\.tmp")
 LEFTOVER_AGE = 24 * 3600.0  # seconds
@@ -29,6 +30,11 @@ class Listing:
     files: list[Path] = field(default_factory=list)
     errors: list[OSError] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+
+
+def folded(name: str) -> str:
+    """Equal for names of the same file on disks that ignore case and Unicode's normal forms."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def list_files(folder: Path, recursive: bool, suffixes: Collection[str]) -> Listing:

@@ -16,7 +16,7 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["for_rows", "one_blas_thread", "pool", "thread_count"]
+__all__ = ["for_rows", "one_blas_thread", "pool", "processor_count", "thread_count"]
 
 THREADS = "OMP_NUM_THREADS"  # as torch reads it
 COST_PER_THREAD = 4e6  # multiplications that take longer than starting a thread
@@ -27,6 +27,11 @@ def thread_count() -> int:
     given = os.environ.get(THREADS, "")
     if given.isdecimal() and int(given):
         return int(given)
+    return processor_count()
+
+
+def processor_count() -> int:
+    """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
