@@ -333,6 +333,7 @@ def test_a_cluster_of_two_machines_gives_the_same_manifest(tmp_path: Path) -> No
     assert batch(*words, tmp_path / "one").returncode == 0
     line = [sys.executable, "-c", CLUSTER, *words, str(tmp_path / "two")]
     done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     status, _, stderr = json.loads(done.stdout.splitlines()[-1])
     assert status == 0 and "2 workers on 2 machines" in stderr, stderr
     one, two = (rows_in(Folder(str(tmp_path / name))) for name in ("one", "two"))
