@@ -89,7 +89,7 @@ def embeddings() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(BATCH, WIDTH, generator=generator) for _ in range(3))  # type: ignore[return-value]
 
 
-def gradient_of_a_process(*, report: object, note: object) -> list[float]:
+def gradient_of_a_process(*, report: object, notify: object) -> list[float]:
     """The joint loss and its gradient with respect to a parameter that all images share, averaged over the
     processes as in training; the second process has no texts."""
     torch.distributed.init_process_group("gloo")
