@@ -203,10 +203,10 @@ def write_table(path: Path) -> None:
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     with atomic_write(path) as stream:
-        stream.write(f"{head}{BEGIN}\n{kodak_table()}{END}{tail}".encode())
+        stream.write(f"{head}{BEGIN}\n{kodak_table(fingerprints=path.name != 'README.md')}{END}{tail}".encode())
 
 
-def kodak_table() -> str:
+def kodak_table(fingerprints: bool) -> str:
     """The BD-rates against AVIF in Markdown: of the presets from kodak_bd.csv, of other codecs from their anchors."""
     avif = PILLOW_CODECS["avif"].title
     with open(RESULTS / "kodak_bd.csv", encoding="utf-8", newline="") as stream:
@@ -218,8 +218,8 @@ def kodak_table() -> str:
     lines.append("|---" * (len(TABLE) + 1) + "|")
     for preset in PRESETS:
         cells = [percent(ours[preset, column]["bd_rate_percent"]) for column in columns]
-        mark = ours[preset, columns[0]]["weights"]
-        lines.append(f"| `{preset}` ({mark}) | " + " | ".join(cells) + " |")
+        weights = f" ({ours[preset, columns[0]]['weights']})" if fingerprints else ""
+        lines.append(f"| `{preset}`{weights} | " + " | ".join(cells) + " |")
     for name in OTHER_CODECS:
         if (title := PILLOW_CODECS[name].title) != avif and title in anchor_points(PILLOW_CURVES, "psnr"):
             lines.append(f"| {title} | " + " | ".join(against_avif(title, metric) for metric in TABLE) + " |")

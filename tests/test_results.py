@@ -49,7 +49,7 @@ def test_kodak_table_is_up_to_date(page: str) -> None:
     script = load_script("scripts/results.py")
     text = (RESULTS.parent / page).read_text("utf-8")
     shown = text.partition(f"{script.BEGIN}\n")[2].partition(script.END)[0]
-    assert shown == script.kodak_table()
+    assert shown == script.kodak_table(fingerprints=page != "README.md")
 
 
 def test_summary_has_the_means_of_the_rows() -> None:

@@ -74,7 +74,8 @@ def encode(
         Layers,
         typer.Option(
             help="base: only the base layer (scalable presets), which `trifocal detect` reads. To "
-            "add the rest, encode again with the same other options, `strip --layers enhancement`, `merge`."
+            "add the rest later, encode again without this option and otherwise with the same options, run "
+            "`strip --layers enhancement` on the result, and `merge` the two."
         ),
     ] = Layers.all,
     out: Out = None,

@@ -74,8 +74,8 @@ Annotations = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Annotation file, or own for images without labels: what the same network finds in the "
-        "originals. [default: searched in the folder of the images and above it]",
+        help="Annotation file; or the word `own`, for images without labels: what the same network finds in "
+        "the originals is the ground truth. [default: searched in the folder of the images and above it]",
     ),
 ]
 ShortSide = Annotated[

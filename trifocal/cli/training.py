@@ -33,7 +33,7 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="PATH",
-            help="Folder of images (of COCO, its root too), image or WebDataset shard (.tar); repeatable.",
+            help="Folder of images (or COCO's root folder), image, or WebDataset shard (.tar); repeatable.",
         ),
     ] = None,
     out: Annotated[
