@@ -203,7 +203,9 @@ def write_table(path: Path) -> None:
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     with atomic_write(path) as stream:
-        stream.write(f"{head}{BEGIN}\n{kodak_table(fingerprints=path.name != 'README.md')}{END}{tail}".encode())
+        stream.write(
+            f"{head}{BEGIN}\n{kodak_table(fingerprints=path.name != 'README.md')}{END}{tail}".encode()
+        )
 
 
 def kodak_table(fingerprints: bool) -> str:

@@ -31,7 +31,7 @@ def strip(
     layers: Annotated[
         LayerPart | None,
         typer.Option(
-            help="Layers to keep. base: the base layer. enhancement: everything else, so alpha and metadata too.",
+            help="Layers to keep. base: the base layer. enhancement: all else, with alpha and metadata.",
         ),
     ] = None,
     components: Annotated[
