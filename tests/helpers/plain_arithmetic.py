@@ -16,7 +16,7 @@ Range = tuple[int, int, int]  # bits, low, high
 
 HIDDEN, POSITIVE = (8, -8192, 8192), (8, 0, 8192)
 DECODED, HYPER = (9, -4096, 4096), (4, -4096, 4096)
-LATENT = (4, -32768, 32768)
+LATENT_VALUES = (4, -32768, 32768)
 LARGEST, LARGEST_NEIGHBOUR_SUM = 2**24, 2**31 - 1
 ORDER = (0, 3, 1, 2)
 
@@ -155,8 +155,11 @@ class Networks:
         ]
 
     def neighbours(self, k: int, y_hat: list[list[list[Fraction]]]) -> list[list[list[Fraction]]]:
-        outputs = self.layer(f"context.neighbours.{k - 1}", LATENT, None, LARGEST_NEIGHBOUR_SUM)
-        x = [[[clamp(nearest(v * 16), LATENT) for v in at[: len(outputs)]] for at in row] for row in y_hat]
+        outputs = self.layer(f"context.neighbours.{k - 1}", LATENT_VALUES, None, LARGEST_NEIGHBOUR_SUM)
+        x = [
+            [[clamp(nearest(v * 16), LATENT_VALUES) for v in at[: len(outputs)]] for at in row]
+            for row in y_hat
+        ]
         return depthwise(outputs, x)
 
 

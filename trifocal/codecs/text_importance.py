@@ -1,4 +1,4 @@
-"""The importance map of a text, from an image encoder's input to the latents of an image.
+"""The importance map of a text: where an image shows what the text names, at the latent's positions.
 
 It works on NumPy arrays. Each engine gives the network in between, so the maps of both agree.
 """

@@ -36,7 +36,7 @@ HIDDEN = Grid(8, -(2**13), 2**13)  # activations
 POSITIVE = Grid(8, 0, 2**13)  # activations after a ReLU
 DECODED = Grid(9, -(2**12), 2**12)  # normalised values that the context model reads
 HYPER_LATENT = Grid(MEAN_BITS, -(2**12), 2**12)
-LATENT = Grid(MEAN_BITS, -(2**15), 2**15)  # values that a mean is predicted from linearly
+LATENT_VALUES = Grid(MEAN_BITS, -(2**15), 2**15)  # values that a mean is predicted from linearly
 TABLE_BITS, TABLE_BOUND = 14, 2.0**12  # of what depends on the quality level
 
 
@@ -159,10 +159,12 @@ class Neighbours:
     def __init__(self, weights: Weights, name: str) -> None:
         weight, bias = parameters(weights, name)
         taps = weight.reshape(-1, 9).T
-        self.layer = Depthwise(taps, bias, LATENT, None, like(weights), INT32_SUM)
+        self.layer = Depthwise(taps, bias, LATENT_VALUES, None, like(weights), INT32_SUM)
 
     def __call__(self, y_hat: Any) -> Any:
-        return self.layer((y_hat * ldexp(1.0, LATENT.bits)).clip(LATENT.low, LATENT.high))
+        return self.layer(
+            (y_hat * ldexp(1.0, LATENT_VALUES.bits)).clip(LATENT_VALUES.low, LATENT_VALUES.high)
+        )
 
 
 class Interpolation:

@@ -1,4 +1,4 @@
-"""The objectives of both stages of UG-ICM (Yin 2024), and of the compact form for machines."""
+"""The objectives of both stages of `ug-icm` (Yin 2024), and of the second stage of `ug-icm-compact`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""The objective of the first stage of UG-ICM on the compact network, for people and for machines."""
+"""The objective of the first stage of `ug-icm-compact`."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any

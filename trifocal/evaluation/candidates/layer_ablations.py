@@ -1,4 +1,4 @@
-"""Scalable presets by parts: base layer, unconditioned enhancement, the detector's size."""
+"""Variants of scalable presets: base layer alone, unconditioned enhancement, images of the detector's size."""
 
 from __future__ import annotations
 
