@@ -1,4 +1,4 @@
-"""Variants of scalable presets: base layer alone, unconditioned enhancement, images of the detector's size."""
+"""Variants of scalable presets: base layer alone, unconditioned enhancement, the detector's input size."""
 
 from __future__ import annotations
 
