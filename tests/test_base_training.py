@@ -138,7 +138,7 @@ def test_unchanged_features_have_no_loss(detector: SplitDetector) -> None:
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     targets = [NOTHING, Target(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([2]))]
     with torch.no_grad():
-        h, original = detector.stem_features(x), DetectorReference(detector, x)
+        h, original = detector.front_features(x), DetectorReference(detector, x)
         right = original.terms(h, x, targets)
         wrong = original.terms(torch.zeros_like(h), 1 - x, targets)
     paper = {"class_cross_entropy"}
@@ -156,7 +156,7 @@ def test_task_loss_by_hand() -> None:
 
 def test_gradient_reaches_the_features_but_not_the_detector(detector: SplitDetector) -> None:
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
-    h_hat = (detector.stem_features(x) + 0.1).requires_grad_()
+    h_hat = (detector.front_features(x) + 0.1).requires_grad_()
     terms = DetectorReference(detector, x).terms(h_hat, x, [NOTHING, NOTHING])
     for name in ("features", "stages", "pyramid", "classes", "objectness", "places"):
         (slope,) = torch.autograd.grad(terms[name].sum(), h_hat, retain_graph=True)
@@ -389,7 +389,7 @@ def test_third_stage_codes_half_of_the_images_with_the_base_layer(detector: Spli
     source = FeatureSource(Same(), detector, base)
     base.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     h, said = source.next()
-    whole = detector.stem_features(pixels)
+    whole = detector.front_features(pixels)
     assert h.shape == whole.shape and said == answers
     kept = [bool(torch.allclose(one, other, atol=1e-5)) for one, other in zip(h, whole)]
     assert sum(kept) == 2

@@ -393,7 +393,7 @@ def test_distillation_trains_every_part(
 def test_frozen_stem_is_kept_in_training(
     quick: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other layers are trained on the features of the frozen stem, also in the second stage. Without a
+    """The other layers are trained on the features of the frozen front, also in the second stage. Without a
     stem, --keep-front is refused.
     """
     monkeypatch.setattr(detector_task, "TeacherOutputs", OtherDetectorBatches)

@@ -108,7 +108,7 @@ def test_input_size_equals_torchvisions(cut: SplitDetector, width: int, height: 
 
 @torch.inference_mode()
 def test_stem_features_are_layer1_channels_last(cut: SplitDetector) -> None:
-    h = cut.stem_features(pictures(2, 128, 96))
+    h = cut.front_features(pictures(2, 128, 96))
     assert h.shape == (2, 24, 32, 256)
     backbone = cut.backbone
     assert (backbone.channels, backbone.stride, backbone.out_channels) == (256, 4, 16)
@@ -157,7 +157,7 @@ def test_aspect_ratio_is_kept(compact: SplitDetector, width: int, height: int) -
 @torch.inference_mode()
 def test_tail_of_a_batch_equals_that_of_each_image(compact: SplitDetector) -> None:
     x = pictures(3, 160, 128)
-    h = compact.stem_features(x)
+    h = compact.front_features(x)
     assert h.shape == (3, 16, 20, compact.backbone.channels) and compact.backbone.stride == 8
     together = compact.detect_from_features(h, (128, 160))
     assert len(together) == 3
@@ -176,7 +176,7 @@ def test_tail_of_a_batch_equals_that_of_each_image(compact: SplitDetector) -> No
 @torch.inference_mode()
 def test_boxes_are_clipped_to_the_image(compact: SplitDetector) -> None:
     """h may extend beyond the image; objects outside it are dropped."""
-    h = compact.stem_features(pictures(1, 160, 128))
+    h = compact.front_features(pictures(1, 160, 128))
     (found,) = compact.detect_from_features(h, (90, 100))
     assert len(found.boxes) and (found.boxes <= np.array([100, 90, 100, 90])).all()
 

@@ -563,7 +563,7 @@ def test_split_faster_rcnn_equals_the_original(requested_weights):
     assert len(found) == 100
     for part, key in ((found.boxes, "boxes"), (found.labels, "labels"), (found.scores, "scores")):
         assert np.array_equal(part, wanted[key].numpy())
-    assert cut.stem_features(x).shape == (
+    assert cut.front_features(x).shape == (
         1,
         96 // faster_rcnn.STRIDE,
         128 // faster_rcnn.STRIDE,

@@ -27,8 +27,8 @@ from trifocal.container import Bitstream
 from trifocal.entropy import (
     ElicContext,
     EntropyModel,
+    ExactNetworks,
     Gain,
-    IntegerNetworks,
     Prior,
     SinglePass,
     integer_network,
@@ -72,7 +72,7 @@ def mean_scale() -> Codec:
     """The same transforms with a mean–scale hyperprior: two channels of features for each latent channel."""
     torch.manual_seed(3)
     m = 12
-    side = IntegerNetworks(Prior(m, len(STEPS)), elic_hyper_synthesis(m), SinglePass(m, STEPS))
+    side = ExactNetworks(Prior(m, len(STEPS)), elic_hyper_synthesis(m), SinglePass(m, STEPS))
     entropy = EntropyModel.from_parts(Gain(STEPS, m), elic_hyper_analysis(m, m), side)
     network = CodecNetwork(ElicAnalysis(8, m, 1), entropy, ElicSynthesis(8, m, 1), elic_receptive_field(1))
     return randomise_weights(Codec(TorchRuntime(network)), 3)

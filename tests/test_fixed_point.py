@@ -27,13 +27,13 @@ from trifocal import layers
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.runtime import file_arithmetic
 from trifocal.container import Bitstream
-from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior, SinglePass, fixed_point
+from trifocal.entropy import EntropyModel, ExactNetworks, Gain, Prior, SinglePass, fixed_point
 from trifocal.entropy.coder import Array
 from trifocal.entropy.fixed_point import Depthwise, FixedPointLayer, Grid, Linear, overflow_bound
 from trifocal.entropy.fixed_point_networks import FixedPointNetworks
 from trifocal.entropy.four_passes import put, take
 from trifocal.entropy.latent_coding import read_latents, write_latents
-from trifocal.entropy.numpy_networks import IntegerNetworks as NumpyIntegerNetworks
+from trifocal.entropy.numpy_networks import ExactNetworks as NumpyIntegerNetworks
 from trifocal.entropy.numpy_networks import part
 from trifocal.errors import Damaged
 from trifocal.pictures import Picture
@@ -321,10 +321,10 @@ def test_version_1_means_arithmetic_1() -> None:
 
 def test_networks_without_fixed_point_keep_arithmetic_1() -> None:
     steps = torch.ones(2)
-    networks = IntegerNetworks(Prior(4, 2), HyperSynthesis(4, 8, 16), SinglePass(8, steps))
+    networks = ExactNetworks(Prior(4, 2), HyperSynthesis(4, 8, 16), SinglePass(8, steps))
     model = EntropyModel.from_parts(Gain(steps, 8), HyperAnalysis(8, 8, 4), networks)
     assert model.arithmetics == (1,) and small_codec().network.entropy.arithmetics == (1, 2)
-    assert isinstance(model.integer_networks(), IntegerNetworks)
+    assert isinstance(model.integer_networks(), ExactNetworks)
 
 
 def test_golden_file_decodes_to_the_same_latents() -> None:

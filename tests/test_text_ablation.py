@@ -553,8 +553,10 @@ def test_report_shows_text_effects(workspace: Path, monkeypatch: pytest.MonkeyPa
     }
 
 
-def test_curves_with_free_text_leave_its_bytes_out(workspace: Path) -> None:
-    options = CompareOptions([20, 80], metrics=["psnr"], text=["true"], free_text=True, crops=["a.png"])
+def test_curves_with_without_text_bits_leave_its_bytes_out(workspace: Path) -> None:
+    options = CompareOptions(
+        [20, 80], metrics=["psnr"], text=["true"], without_text_bits=True, crops=["a.png"]
+    )
     page = compare.compare(["late"], workspace / "pictures", workspace / "report", options)
     (curve,) = json.loads((page.parent / "report.json").read_text())["curves"]["psnr"]
     means = evaluation.read_means(page.parent / "results_summary.csv")

@@ -300,13 +300,13 @@ def encode(
         mask: where the image matters, for presets with an importance map (`taco-compact`,
             `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Positions
             with 1 get more bits at equal bytes.
-        components: objects that get bytes of their own, for scalable presets: labels, words or tasks
-            ("person,the red hat", "detection"), or a sequence of them and of `trifocal.Component`.
+        components: objects that get bytes of their own, for scalable presets and discover: labels, words or
+            tasks ("person,the red hat", "detection"), or a sequence of them and of `trifocal.Component`.
         grounder: finds the components: "compact" (None), "grounding-dino" or a `Grounder`.
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
-        base_only: encode the base layer alone, for scalable presets; `trifocal merge` adds the enhancement
-            part of a file with the same options.
+        base_only: encode the base layer alone, for scalable presets. To add the rest later, encode the image
+            again with the same options but without base_only, strip the enhancement part, and merge both.
         engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.
         weights: a .safetensors file instead of the preset's own weights.
         notify: called with each notice, also about reading the image. By default, notices are

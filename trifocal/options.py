@@ -73,8 +73,8 @@ class EncodeOptions:
 
 
 def check_quality_only(options: EncodeOptions, name: str) -> None:
-    """Raises OptionError for options that the base layer alone has no use for, or whose file is known only
-    after the enhancement.
+    """Raises OptionError for options that do not concern the base layer, or with which the base layer cannot
+    be written before the enhancement layer is coded.
     """
     given = (options.bpp, options.max_bytes, options.mask, options.components)
     if any(option is not None for option in given):
@@ -86,8 +86,8 @@ def check_quality_only(options: EncodeOptions, name: str) -> None:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """Options of `decode`, with the same names and meanings as its arguments. Raises OptionError for options
-    that exclude each other.
+    """Options of `decode`, with the same names and meanings as its arguments; `base_only`, which is only
+    here, decodes the preview of the base layer. Raises OptionError for options that exclude each other.
     """
 
     region: Region | None = None

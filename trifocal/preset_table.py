@@ -71,17 +71,19 @@ class Preset:
         weights: a file name under trifocal/weights/, or an absolute path.
         objective: makes the training objective, with the arguments in the recipe's `objective`.
         stages: the same for later training stages.
-        stage_recipes: how it is trained in the later stages; those of stages beyond these are the last one.
+        stage_recipes: the recipes of stages 2, 3, …; if there are fewer recipes than stages, the last recipe
+            serves the remaining stages.
         text_used_by: what reads text: "encoder", "decoder", or "" for neither.
         text_encoder: the text encoder: "compact", or a name or folder of CLIP for transformers.
         has_importance_map: whether files have an importance map, which a mask or a text gives. MiniLM then
             reads the text, where it is installed.
         has_base_layer: whether files have a base layer for detectors.
         takes_preference: whether the decoder takes a preference from people (0) to machines (1).
-        takes_components: whether objects may get chunks of their own, beside presets with a base layer.
+        takes_components: whether files may have components though the preset has no base layer. Those with a
+            base layer always may.
         shared_weights: the weight file of the tensors that it shares with another preset; its own file has
             the rest.
-        earlier_weights: weight files that this preset had before; their files are still decoded.
+        earlier_weights: earlier weight files of this preset; .tri files made with them are still decoded.
     """
 
     name: str

@@ -251,8 +251,8 @@ def engine_for(preset: Preset, device: str, engine: str | None) -> Engine:
     if bundled and device == "cpu":
         return "onnx"
     if engine == "onnx":
-        limit = "runs on the CPU; leave the device out" if bundled else f"has no graphs of {preset.name}"
-        raise OptionError(f"The ONNX engine {limit}, or use the torch engine.")
+        limit = "runs on the CPU; leave the device out, or" if bundled else f"has no graphs of {preset.name};"
+        raise OptionError(f"The ONNX engine {limit} use the torch engine.")
     return "torch"
 
 
@@ -282,7 +282,8 @@ def load_for(
 
     Raises:
         PresetError: if the preset is unknown.
-        WeightsError: if no weights with this fingerprint are found; the message says where they are.
+        WeightsError: if no weights with this fingerprint are found; the message says which release has them,
+            if that is known.
     """
     from trifocal.codecs.loading import fingerprints_in, where_weights_are
     from trifocal.container.fields import hexadecimal
@@ -305,8 +306,7 @@ def load_for(
             ):
                 return shared_codec(preset, device, path, engine)
     raise WeightsError(
-        f"The file was made with weights {header.fingerprint_hex} of the preset {preset.name}, and {have} "
-        "were found; "
+        f"The file needs the weights {header.fingerprint_hex} of the preset {preset.name}; here are {have}. "
         f"{where_weights_are(preset.name, header)}"
     )
 

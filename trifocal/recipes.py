@@ -74,8 +74,8 @@ class Recipe:
         held_out: one image in so many validates the run; 0 trains on all images, also those that validate.
         quality: 0..100 trains a single rate; None all of them.
         level_power: above 1, low quality levels are drawn more often; see `losses.spread_levels`.
-        any_base_quality: for presets with a base layer, the share of steps in which the base has any quality
-            that `encode` offers, 0..100; the others have its default.
+        random_base_quality: for presets with a base layer, the share of steps in which the base has any
+            quality that `encode` offers, 0..100; the others have its default.
         missing_components: for presets with a base layer, the share of crops, 0..1, that are coded in
             components of which random ones are missing; see `training.components`.
         dead_zone: of the quantiser, as a part of a step for each bit that ±1 costs above 0; 0 is plain
@@ -105,7 +105,7 @@ class Recipe:
     held_out: HeldOut = 40
     quality: Annotated[float, Range(0, 100)] | None = None
     level_power: Positive = 1.0
-    any_base_quality: Share = 0.5
+    random_base_quality: Share = 0.5
     missing_components: Share = 0.0
     dead_zone: NonNegative = DEAD_ZONE
     objective: Mapping[str, Any] = field(default_factory=dict)

@@ -124,7 +124,7 @@ def decoding_condition(
     except FormatError as error:
         if not best_effort:
             raise
-        notify(f"{error} It was decoded without it.")
+        notify(f"{error} The image was decoded without the text.")
         return None
     if read is None:
         notify("Decoded without text: the file has none, and none was given.")

@@ -41,7 +41,7 @@ LEVELS_PER_QUALITY = 8
 LEVELS_PER_KNOT = 128  # between the learned values of a `QualityInterpolation`
 LATENT_STRIDE = 16  # pixels
 DEAD_ZONE = 0.025  # steps by which the dead zone grows per bit that ±1 costs more than 0
-HYPER_LATENT_PIXELS = 64  # side of a hyper-latent; images are padded to multiples of it
+HYPER_LATENT_PIXELS = 64  # side of a hyper-latent position; images are padded to multiples of it
 TILE = 1024  # side of a tile in pixels; tiles are coded independently
 
 
@@ -126,8 +126,8 @@ class Condition(Generic[ArrayT]):
 
     Attributes:
         text: embeddings of texts.
-        importance_map: log₂ of the factor by which the quantiser's step shrinks at each latent, [B, H/16,
-            W/16]; positive values spend more bits.
+        importance_map: log₂ of the factor by which the quantiser's step shrinks at each latent position, [B,
+            H/16, W/16]; positive values spend more bits.
         preview: the decoded base layer.
         preference: what the image is decoded for, [B]: 0 people … 1 machines.
         categories: the probability that the text names each of COCO's categories, [B, 80].
@@ -173,7 +173,8 @@ class TileParts:
 
     Attributes:
         numbers: the component of each position, 0 for the rest, [h, w].
-        parts: SIDE, the components that have positions, and REST if it has some, in the order of coding.
+        parts: in the order of coding: SIDE (the side information), the components that have positions here,
+            and REST (the positions outside all components) if there are any; see `container.components`.
     """
 
     numbers: Array

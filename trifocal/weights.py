@@ -220,9 +220,8 @@ def decodable(
     )
     if changed:
         raise WeightsError(
-            f"Files of {start.name} need its own weights: {changed[0]} and {len(changed) - 1} other tensors "
-            "outside the synthesis "
-            "differ. Train the synthesis alone."
+            f".tri files made with {start.name} can be decoded with {start.name} only: {changed[0]} and "
+            f"{len(changed) - 1} other tensors outside the synthesis differ. Train the synthesis alone."
         )
     listed = read_decodable_fingerprints(start)
     marks = {}

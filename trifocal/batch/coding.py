@@ -72,8 +72,8 @@ def pixel_limit(memory: int, engine: str | None) -> int:
 def limit_memory(count: int) -> None:
     """Let this process have `count` bytes in memory; beyond them it gets a MemoryError.
 
-    The limit is on what it allocates, to which what it holds already is added. Has no effect on systems other
-    than Linux.
+    The system can only limit allocated memory, so the limit is what is allocated now, plus `count`, minus the
+    memory in use now. Has no effect on systems other than Linux.
     """
     if sys.platform != "linux":
         return

@@ -29,8 +29,8 @@ class Row:
 
     Attributes:
         key: its path below the folder of the inputs.
-        bytes: of the file that was written; of the input for detection. None if the image failed, as for all
-            that follow.
+        bytes: of the file that was written; of the input for detection. None if the image failed, as are
+            bpp, quality, sha256 and detections.
         bpp: bits of that file per pixel; None for detection.
         quality: of the .tri file; None for detection.
         seconds: reading, coding and writing.

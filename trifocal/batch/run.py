@@ -120,7 +120,7 @@ def check_clashes(task: Task, keys: Sequence[str]) -> None:
 
 
 def check_outputs(task: Task, pending: Sequence[str], unfinished: set[str]) -> None:
-    """Raises OptionError if an output exists that no unfinished run may have left."""
+    """Raises OptionError if an output exists that cannot come from an interrupted run."""
     if task.target is None:
         return
     existing = {*task.target.find().keys}

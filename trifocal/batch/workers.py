@@ -155,8 +155,12 @@ def room(jobs: int | None, memory: int | None) -> Workers:
         fit = int(resources.get("CPU", 0))
         rooms.append(fit if memory is None else min(fit, int(resources.get("memory", 0)) // memory))
     if not sum(rooms):
-        need = "" if memory is None else f" and {memory / 1e6:.0f} MB of free memory"
-        raise OptionError(f"No machine has a processor{need} for a worker; lower --memory.")
+        if memory is None:
+            raise OptionError("No machine of the cluster has a free processor; add machines.")
+        raise OptionError(
+            f"No machine has a free processor and {memory / 1e6:.0f} MB of free memory for a worker; lower "
+            "--memory."
+        )
     count = min(sum(rooms), jobs or sum(rooms))
     return Workers(count, min(count, sum(map(bool, rooms))))
 

@@ -72,16 +72,16 @@ Force = Annotated[
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option("--jobs", min=1, help="Workers, at most. [default: one for each processor]"),
+    typer.Option("--jobs", min=1, help="Maximum number of workers. [default: one for each processor]"),
 ]
 Memory = Annotated[
     int | None,
     typer.Option(
         parser=parse_size,
         metavar="SIZE",
-        help="Memory of each worker, such as 2G. Larger images are refused, and no more workers start than "
-        "have room. A worker may take 800 MB, 200 MB of them for Ray, plus 20 bytes per pixel; "
-        "with torch 1,200 MB. [default: no limit]",
+        help="Memory of each worker, such as 2G. Images that need more are refused, and only as many workers "
+        "start as fit into memory. A worker may take 800 MB, 200 MB of them for Ray, plus 20 bytes per "
+        "pixel; with torch 1,200 MB. [default: no limit]",
     ),
 ]
 Address = Annotated[

@@ -113,8 +113,8 @@ def encode(
         str | None,
         typer.Option(
             metavar="MAP.png",
-            help="Also write the image with the parts that the text names bright, and the others dark. Only "
-            "for one image with a text, with taco, taco-compact or dual-layer-compact.",
+            help="Also write a copy of the image in which the parts that the text names are bright, and all "
+            "others dark. Only for one image with a text, with taco, taco-compact or dual-layer-compact.",
         ),
     ] = None,
     mask: Annotated[

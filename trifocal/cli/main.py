@@ -87,7 +87,7 @@ Quality = Annotated[
     typer.Option("--quality", "-q", min=0, max=100, help="Quality. [default: 50]"),
 ]
 Bpp = Annotated[
-    float | None, typer.Option(min=0, help="Maximum bits per pixel, such as 0.25, instead of a quality.")
+    float | None, typer.Option(help="Maximum bits per pixel, above 0, such as 0.25, instead of a quality.")
 ]
 MaxBytes = Annotated[
     int | None,

@@ -218,7 +218,7 @@ def compare(
         typer.Option(
             metavar="IMAGE:X,Y,WIDTH,HEIGHT",
             help="Crop to show, in pixels; repeatable. The default crops are from the images where the "
-            "first codec is worst, median and best, at the largest error.",
+            "first codec is worst, median and best against the second, at the largest error.",
         ),
     ] = None,
     published: Annotated[
@@ -229,10 +229,11 @@ def compare(
             "the columns codec, bpp and one per metric.",
         ),
     ] = None,
-    free_text: Annotated[
+    without_text_bits: Annotated[
         bool,
         typer.Option(
-            "--free-text", help="Leave the text that files store out of the bits of curves and BD-rates."
+            "--without-text-bits",
+            help="Leave the text that files store out of the bits of curves and BD-rates.",
         ),
     ] = False,
     resume: Resume = False,
@@ -272,7 +273,7 @@ def compare(
             resume=resume,
             crops=crop or (),
             published=published or (),
-            free_text=free_text,
+            without_text_bits=without_text_bits,
         )
         page = compare(
             candidates,

@@ -57,7 +57,7 @@ def train(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run in steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Length of the run in minutes.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Length of the run in minutes, above 0.")] = None,
     batch: Annotated[
         int | None,
         typer.Option(min=1, help="Crops per step, in all processes together. [default: the recipe's]"),

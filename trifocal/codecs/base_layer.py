@@ -115,14 +115,14 @@ class ScalableNetwork(CodecNetwork):
         find_detector: device name → the detector of the base layer; decoding images does not need it.
         input_size: width and height of an image → those of the detector's input.
         refinement: default number of refinement steps of the base layer, which need the detector.
-        any_base_quality: share of training steps in which the base has any quality from 0 to 100; in the
+        random_base_quality: share of training steps in which the base has any quality from 0 to 100; in the
             others it has its default.
         scales: sizes of the base layer's input relative to a training crop; validation uses the first.
     """
 
     scales: tuple[float, ...] = (0.625, 0.5, 0.75)
     refinement = REFINEMENT
-    any_base_quality = 0.5
+    random_base_quality = 0.5
     find_detector: Callable[[str], SplitDetector] = staticmethod(bundled_detector)
     input_size: Callable[[int, int], tuple[int, int]] = staticmethod(compact_size)
 
@@ -181,7 +181,7 @@ class ScalableNetwork(CodecNetwork):
         scale = self.scales[int(torch.randint(len(self.scales), ()))] if self.training else self.scales[0]
         size = [max(STEP, round(side * scale / STEP) * STEP) for side in x.shape[2:]]
         quality = default_base_quality(level)
-        if self.training and float(torch.rand(())) < self.any_base_quality:
+        if self.training and float(torch.rand(())) < self.random_base_quality:
             quality = torch.randint_like(level, 101)
         return self._preview(x, size, quality)
 
@@ -194,8 +194,8 @@ class ScalableNetwork(CodecNetwork):
     def estimate(
         self, x: Tensor, quality: float | Tensor = 50.0, condition: Condition | None = None
     ) -> Estimate:
-        """As `CodecNetwork.estimate`, with the bits of the base layer at its default quality, which is
-        neither refined nor differentiable. The bit map spreads them evenly.
+        """As `CodecNetwork.estimate`, with the bits of the base layer at its default quality. The base layer
+        is not refined here, and its bits have no gradient. The bit map spreads them evenly.
         """
         bits = x.new_zeros(len(x))
         if condition is None or condition.preview is None:

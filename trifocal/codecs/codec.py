@@ -79,7 +79,7 @@ class Codec:
         network: CodecNetwork | None = getattr(self.runtime, "network", None)
         if network is None:
             raise PresetError(
-                "This codec runs without torch and has no network; load it on the torch runtime."
+                'This codec runs without torch and has no network; load it with engine="torch".'
             )
         return network
 
@@ -158,9 +158,9 @@ class Codec:
 
         Raises:
             PictureError: if the image cannot be read.
-            OptionError: for more than one of quality, bpp and max_bytes, a value out of its range or, for
-                weights of a single rate, another quality than theirs, a mask of another shape or range, or
-                text together with a condition.
+            OptionError: for more than one of quality, bpp and max_bytes; a value out of its range; another
+                quality than that of single-rate weights; a mask of another shape or range; or text together
+                with a condition.
             PresetError: for text, a mask, components or base layer options if the preset does not use them.
             RateError: if quality 0 is larger than bpp or max_bytes allow.
             WeightsError, MissingExtra: if the grounder is not installed.

@@ -118,7 +118,9 @@ def component_request(
     """
     if components is None:
         if grounder is not None:
-            raise OptionError("A grounder finds components; name them with components, or leave it out.")
+            raise OptionError(
+                "A grounder was given without components; give components too, or leave the grounder out."
+            )
         return None
     check_grounder(grounder or "compact")
     parts = components.split(",") if isinstance(components, str) else list(components)
@@ -140,7 +142,10 @@ def not_found(missing: Sequence[str], count: int) -> str:
     names = ", ".join(repr(label) for label in missing[:LISTED])
     more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
     which = f"{names}{more}" if count == 1 else f"{len(missing)} of {count} labels ({names}{more})"
-    return f"No object of its own was found for {which}, so there is no such component; try other words."
+    return (
+        f"For {which} nothing was found, or only objects that already have another label, so there is no "
+        "such component; try other words."
+    )
 
 
 def component_at(label: str, box: Sequence[float], width: int, height: int) -> Component | None:

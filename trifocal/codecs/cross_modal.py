@@ -38,7 +38,7 @@ from torch import Tensor
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.network import CodecNetwork, module_dtype
 from trifocal.codecs.torch_runtime import TorchRuntime
-from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior, SinglePass
+from trifocal.entropy import EntropyModel, ExactNetworks, Gain, Prior, SinglePass
 from trifocal.transforms.cheng import CHANNELS as CHENG_CHANNELS
 from trifocal.transforms.cheng import ChengAnalysis, ChengSynthesis
 from trifocal.transforms.hific import (
@@ -106,7 +106,7 @@ def mean_scale_hyperprior(latent_channels: int, hyper_channels: int) -> EntropyM
     return EntropyModel.from_parts(
         Gain(step_sizes, latent_channels),
         HificHyperAnalysis(latent_channels, hyper_channels),
-        IntegerNetworks(
+        ExactNetworks(
             Prior(hyper_channels, QUALITY_KNOTS),
             HificHyperSynthesis(latent_channels, hyper_channels),
             SinglePass(latent_channels, step_sizes),

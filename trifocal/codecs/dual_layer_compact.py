@@ -1,6 +1,6 @@
 """The dual-layer codec on the compact network.
 
-    image ── resize ── bundled detector's stem ── base ⇄ BASE ─┬─ h_hat ── the detector's tail ── objects
+    image ── resize ── bundled detector's front ─ base ⇄ BASE ─┬─ h_hat ── the detector's tail ── objects
                                                                └─ base preview ── lapped DCT ── · trust ── p
     image ── analysis ── y ── − p ── entropy ⇄ ENHANCEMENT ── + p ── synthesis ── image
 
@@ -24,7 +24,7 @@ from trifocal.codecs.base_layer import BaseLayer, ScalableNetwork, ScalableTorch
 from trifocal.codecs.roi import RoiNetwork
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, PreviewSynthesis
-from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior
+from trifocal.entropy import EntropyModel, ExactNetworks, Gain, Prior
 from trifocal.entropy.context import FourPassContext
 from trifocal.layers import space_to_depth
 from trifocal.transforms import Analysis, HyperAnalysis, HyperSynthesis, Synthesis
@@ -99,7 +99,7 @@ def compact_base() -> BaseLayer:
     """The base layer for the bundled detector, with untrained weights."""
     step_sizes = COARSEST * torch.exp2(-OCTAVES * torch.arange(QUALITY_KNOTS))
     spread = (1 / step_sizes)[:, None].expand(-1, LATENT_CHANNELS)
-    integer_networks = IntegerNetworks(
+    exact_networks = ExactNetworks(
         Prior(HYPER_CHANNELS, QUALITY_KNOTS),
         HyperSynthesis(HYPER_CHANNELS, HYPER_WIDTH, WIDTH),
         FourPassContext(LATENT_CHANNELS, WIDTH, 2, spread),
@@ -107,7 +107,7 @@ def compact_base() -> BaseLayer:
     hyper_analysis = HyperAnalysis(LATENT_CHANNELS, HYPER_WIDTH, HYPER_CHANNELS)
     return BaseLayer(
         CompactBaseAnalysis(CHANNELS, LATENT_CHANNELS, BLOCKS),
-        EntropyModel.from_parts(Gain(step_sizes, LATENT_CHANNELS), hyper_analysis, integer_networks),
+        EntropyModel.from_parts(Gain(step_sizes, LATENT_CHANNELS), hyper_analysis, exact_networks),
         CompactBaseSynthesis(LATENT_CHANNELS, CHANNELS, DETECTOR_CHANNELS, SYNTHESIS_BLOCKS),
         PreviewSynthesis(DETECTOR_CHANNELS, STRIDE, DETECTOR_CHANNELS, BLOCKS),
     )

@@ -1,8 +1,8 @@
 """Export networks as ONNX graphs, with their weights or with the weights' names only.
 
-A graph without weights has each weight as an external initialiser of the weight's name in the .safetensors
-file; `graphs.session` gives it the values. So a package has one copy of each weight, and one graph serves all
-weights of a network, also a user's own.
+A graph without weights refers to each weight as an external initialiser, by the name that it has in the
+.safetensors file; `graphs.session` gives it the values. So a package has one copy of each weight, and one
+graph serves all weights of a network, also a user's own.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def codec_network(codec: Codec, sides: Sequence[str]) -> Network:
 
     network = codec.network
     if not isinstance(network.analysis, Analysis):
-        raise PresetError("Only compact presets can be exported; choose one whose name ends in compact.")
+        raise PresetError("Only compact presets can be exported; choose one with compact in its name.")
     sizes = {
         "receptive_field": network.receptive_field,
         "latent_channels": network.entropy.latent_channels,

@@ -44,8 +44,8 @@ class Source:
         dynamic: for each input, the sizes that vary: {axis: `torch.export.Dim`}.
         outputs: their names.
         variadic: whether the module takes its inputs as `*inputs`.
-        folded: whether ONNX Runtime simplifies the graph at export and not when it is opened, which takes
-            longer than running it where it is large.
+        folded: whether the graph is simplified at export rather than each time it is opened; simplifying a
+            large graph takes longer than running it.
     """
 
     module: nn.Module
@@ -141,7 +141,7 @@ class FrontGraph(nn.Module):
         self.network = detector
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network.stem_features(x)
+        return self.network.front_features(x)
 
 
 class ProposalsGraph(nn.Module):
@@ -261,12 +261,12 @@ def condition_from(**sides: Tensor | None) -> Condition | None:
 
 
 def codec_sources(network: CodecNetwork, sides: Sequence[str]) -> dict[str, Source]:
-    """The graphs of a compact codec: "analysis", "synthesis" and "hyper_analysis"; one more of each transform
-    for each side input, such as "synthesis.text"; and those of a base layer.
+    """The graphs of a compact codec: "analysis", "synthesis" and "hyper_analysis"; one more synthesis for
+    each side input, such as "synthesis.text", and one more analysis for "preview"; and those of a base layer.
 
     Args:
         network: in evaluation mode.
-        sides: side inputs of the synthesis: "text", "preference", "preview"; the last is the analysis's too.
+        sides: side inputs of the synthesis: "text", "preference", "preview".
     """
     h, w = Dim("h", max=4096), Dim("w", max=4096)
     m = network.entropy.latent_channels
@@ -344,7 +344,7 @@ def detector_sources(detector: SplitDetector) -> dict[str, Source]:
     h, w, n = Dim("h", max=256), Dim("w", max=256), Dim("n", max=400)
     with torch.inference_mode(False), torch.no_grad():
         x = torch.rand(1, 3, 192, 128)
-        features = detector.stem_features(x)
+        features = detector.front_features(x)
         *levels, classes, boxes, points = ProposalsGraph(detector)(features)
     some = slice(0, 5)
     named = {f"level{number}": level for number, level in enumerate(levels)}

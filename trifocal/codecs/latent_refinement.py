@@ -76,7 +76,7 @@ def refined(
 def reference(detector: SplitDetector, x: Tensor) -> FirstStage:
     """The detector's first stage on images x [B, 3, H, W]."""
     h = crop_features(
-        detector.stem_features(pad_image(x)), detector.backbone.stride, (x.shape[2], x.shape[3])
+        detector.front_features(pad_image(x)), detector.backbone.stride, (x.shape[2], x.shape[3])
     )
     return first_stage(detector.network, h)[0]
 
@@ -84,8 +84,8 @@ def reference(detector: SplitDetector, x: Tensor) -> FirstStage:
 def feature_cost(
     network: DetectorNetwork, wanted: FirstStage, x: Tensor, h_hat: Tensor, preview: Tensor
 ) -> Tensor:
-    """The task cost of training without its second stage, whose gradient changes no AP: of h_hat and base
-    previews → [B].
+    """The task cost used in training, without the terms of the detector's second stage (their gradient does
+    not change AP): of h_hat and base previews → [B].
     """
     found, _ = first_stage(network, h_hat)
     return task_cost({**first_stage_terms(found, wanted), "picture": preview_error(preview, x)})

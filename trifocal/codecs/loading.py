@@ -115,14 +115,14 @@ def fingerprints_in(path: Path, changed: int, shared: str, version: int) -> froz
 
 
 def where_weights_are(preset: str, header: Header) -> str:
-    """The end of a sentence: which version of Trifocal has the weights of a file, from generations.csv."""
+    """A sentence: which version of Trifocal has the weights of a file, from generations.csv."""
     with open(GENERATIONS, encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             marks = [mark for kind, mark in row.items() if kind.startswith(f"fingerprint_{header.version}")]
             if row["preset"] == preset and header.fingerprint_hex in marks:
                 return (
-                    f"they are trifocal/weights/{row['file']} of Trifocal {row['release']} (commit "
-                    f"{row['commit']}, SHA-256 "
-                    f"{row['sha256']}); name that file with --weights, or its folder with TRIFOCAL_WEIGHTS."
+                    f"The weights {header.fingerprint_hex} are trifocal/weights/{row['file']} of Trifocal "
+                    f"{row['release']} (commit {row['commit']}, SHA-256 {row['sha256']}); name that file "
+                    "with --weights, or its folder with TRIFOCAL_WEIGHTS."
                 )
-    return "name its weights with --weights, or install the version of Trifocal that made the file."
+    return "Name its weights with --weights, or install the version of Trifocal that made the file."

@@ -125,9 +125,8 @@ class CodecNetwork(nn.Module):
             level: 8 · quality, integers in 0..800, [B].
             condition: side input of B images or of one.
             estimator: counts the bits; by default a new one.
-            partial: for each image its components and the missing ones, as a decoder of such a file has
-                them, or None for a file without components; images of at most TILE pixels to a side, without
-                an estimator.
+            partial: for each image its components and which of them are missing; None for an image without
+                components. If given, images have at most TILE pixels a side, and `estimator` is None.
 
         Raises:
             OptionError: for another shape or level; the message says what is accepted.

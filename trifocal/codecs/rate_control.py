@@ -84,7 +84,7 @@ class BaseLayerOptions:
     """Options of the base layer of a scalable codec, checked when they are made.
 
     Attributes:
-        quality: 0..100; None for half of the image's quality, at most 20.
+        quality: 0..100; None for min(20, quality of the image / 2), or by the requested size.
         refinement: gradient steps that fit the base layer to the image, 0 for none; None for the codec's
             default.
         condition_enhancement: whether the enhancement layer is conditioned on the base preview.

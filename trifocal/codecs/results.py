@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trifocal.container import Layer
+from trifocal.container.components import REST_NAME
 from trifocal.entropy.coder import Array
 from trifocal.pictures import Picture
 from trifocal.types import Condition
@@ -20,10 +21,10 @@ class Decoded:
     Attributes:
         picture: the image.
         damaged: numbers of its damaged tiles (only with `best_effort`).
-        missing: labels of the components that the file lacks or, with `best_effort`, has damaged, and "the
-            rest": they look as `look_of_missing` says. Empty for files without components.
+        missing: labels of the components that were not decoded, and "the rest" if it was not. Empty for files
+            without components.
         rest_is_blocked: whether the file has the rest, but not all components that its decoding needs.
-        look_of_missing: how the missing ones look, as the end of a sentence.
+        look_of_missing: how these parts look, as the end of a sentence.
     """
 
     picture: Picture
@@ -37,14 +38,17 @@ class Decoded:
         """What is missing, in a sentence or two; None if nothing is."""
         if not self.missing:
             return None
-        *others, last = self.missing
+        absent = [name for name in self.missing if not (self.rest_is_blocked and name == REST_NAME)]
+        *others, last = absent
         names = f"{', '.join(others)} and {last}" if others else last
         blocked = (
-            " The file has the rest, but decoding it needs all components." if self.rest_is_blocked else ""
+            f" Nor is {REST_NAME}, which the file has, but which needs all components."
+            if self.rest_is_blocked
+            else ""
         )
         return (
-            f"Decoded without {names}, which the file lacks or has damaged: {self.look_of_missing}; "
-            f"`trifocal merge` adds other parts.{blocked}"
+            f"Not decoded, because the file lacks them or they are damaged: {names}.{blocked} These parts "
+            f"look {self.look_of_missing}; `trifocal merge` adds missing parts."
         )
 
 

@@ -52,8 +52,8 @@ class RoiNetwork(CodecNetwork):
     """A codec network whose latents have one more channel: the importance map.
 
     Attributes:
-        text_probability: image and text embedding → probability that the text names a position; by default
-            with the bundled encoders.
+        text_probability: image at the encoders' input size and text embedding → probability that the text
+            names what a position shows; by default with the bundled encoders.
     """
 
     has_importance_map = True
@@ -70,13 +70,13 @@ class RoiNetwork(CodecNetwork):
         return None if prepared is None else prepared.to(self.device)
 
     def text_relevance(self, x: Tensor, condition: Condition) -> Tensor:
-        """x [B, 3, H, W] in 0..1 → the probability that the text names a position, [B, h, w], at the
-        encoders' input size.
+        """As `text_probability`, for images of any size: they are resized first. x [B, 3, H, W] in 0..1 →
+        [B, h, w].
 
         Raises ValueError without text.
         """
         if condition.text is None:
-            raise ValueError("Attention needs a text.")
+            raise ValueError("The relevance of a text needs a text.")
         width, height = encoder_size(x.shape[3], x.shape[2])
         small = F.interpolate(x, size=(height, width), mode="bicubic", align_corners=False, antialias=True)
         return self.text_probability(small.clamp(0, 1), condition.text)

@@ -83,8 +83,8 @@ class ScalableCodec(Codec):
         """As `Codec.encode_picture`, with a base layer.
 
         Args:
-            base: its quality is by default half of the quality up to 20; for a requested size the first of
-                20, 10 and 0 that fits into a share of it. Its refinement is by default that of the preset.
+            base: its quality is by default min(20, quality / 2); for a requested size the first of 20, 10 and
+                0 at which it takes at most 15 % of that. Its refinement is by default that of the preset.
             timings: also receives the seconds of the base layer, with those of finding components.
             components: objects that get chunks of their own.
 
@@ -239,9 +239,7 @@ class ScalableCodec(Codec):
     def _decode_base(self, bitstream: Bitstream) -> tuple[int, Array, tuple[int, int]]:
         """As `_read_base`, after the checks of the header."""
         if bitstream.layer(Tag.BASE) is None:
-            raise MissingLayer(
-                "This file has no base layer, which detection needs. Restore it with `trifocal merge`."
-            )
+            raise MissingLayer("This file has no base layer; restore it with `trifocal merge`.")
         self.check_header(bitstream.header)
         bitstream.header.check_pixels()
         return self._read_base(bitstream)

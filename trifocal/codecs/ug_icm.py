@@ -34,7 +34,7 @@ from torch import Tensor
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.network import CodecNetwork, module_dtype
 from trifocal.codecs.torch_runtime import TorchRuntime
-from trifocal.entropy import EntropyModel, Gain, IntegerNetworks, Prior
+from trifocal.entropy import EntropyModel, ExactNetworks, Gain, Prior
 from trifocal.entropy.context import ZeroMean
 from trifocal.entropy.mlic import PUBLISHED, MlicWidths, mlic_hyperprior
 from trifocal.layers import QualityInterpolation
@@ -109,7 +109,7 @@ def ug_icm_hyperprior(channels: int = 128, latent_channels: int = 192, code_chan
     entropy = EntropyModel.from_parts(
         Gain(step_sizes, latent_channels),
         BmshjHyperAnalysis(channels, latent_channels),
-        IntegerNetworks(
+        ExactNetworks(
             Prior(channels, len(step_sizes)),
             bmshj_hyper_synthesis(channels, latent_channels),
             ZeroMean(latent_channels, step_sizes),

@@ -10,11 +10,21 @@ from trifocal.container.text_encoding import normalise_text, text_from_bytes, te
 from trifocal.errors import Damaged, OptionError
 from trifocal.types import HYPER_LATENT_PIXELS, LATENT_STRIDE, TILE
 
-__all__ = ["MAX_COMPONENTS", "REST", "SIDE", "Component", "ComponentLayout", "check_components", "part_names"]
+__all__ = [
+    "MAX_COMPONENTS",
+    "REST",
+    "REST_NAME",
+    "SIDE",
+    "Component",
+    "ComponentLayout",
+    "check_components",
+    "part_names",
+]
 
 MAX_COMPONENTS = 255  # so that a position's component is one byte
 # Parts of a tile beside its components 1, 2, …: the side information, and the positions outside of them all.
 SIDE, REST = -1, 0
+REST_NAME = "the rest"
 FORBIDDEN = ","  # separates labels, in files and on the command line
 NAME = "The COMPONENTS layer of this file"
 
@@ -43,9 +53,11 @@ class Component:
                 f"A label must be a text without commas, line breaks and double spaces, not {self.label!r}."
             )
         x0, y0, x1, y1 = self.box
-        if not (0 <= x0 < x1 <= MAX_SIDE // LATENT_STRIDE and 0 <= y0 < y1 <= MAX_SIDE // LATENT_STRIDE):
+        most = MAX_SIDE // LATENT_STRIDE
+        if not (0 <= x0 < x1 <= most and 0 <= y0 < y1 <= most):
             raise OptionError(
-                f"The box of a component must have positions of an image, and {self.box} has none."
+                f"The box of a component is x0, y0, x1, y1 in latent positions with 0 ≤ x0 < x1 ≤ {most} and "
+                f"0 ≤ y0 < y1 ≤ {most}, not {self.box}."
             )
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
@@ -125,7 +137,7 @@ class ComponentLayout:
         return {key: index for index, key in enumerate(keys)}
 
     def check(self, chunk_count: int) -> "ComponentLayout":
-        """Return the layout itself. Raises Damaged unless its ENHANCEMENT layer has this number of chunks."""
+        """Return the layout itself. Raises Damaged unless the layout has so many chunks."""
         # Each tile has two chunks or more, so that tables of few bytes make no work for many tiles.
         if chunk_count < 2 * self.tile_count or chunk_count != len(self.chunks):
             raise Damaged(f"{NAME} does not fit its {chunk_count} chunks; the file is malformed.")
@@ -192,7 +204,7 @@ def check_components(components: Sequence[Component], width: int, height: int) -
 def part_names(layout: ComponentLayout, parts: Collection[int]) -> tuple[str, ...]:
     """The labels of parts of a tile, each one once and in the order of the file, and "the rest"."""
     labels = [one.label for number, one in enumerate(layout.components, start=1) if number in parts]
-    return (*dict.fromkeys(labels), *(["the rest"] if REST in parts else []))
+    return (*dict.fromkeys(labels), *([REST_NAME] if REST in parts else []))
 
 
 def _padded(side: int) -> int:

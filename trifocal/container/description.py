@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from trifocal.container.bitstream import Bitstream
-from trifocal.container.components import REST, SIDE
+from trifocal.container.components import REST, REST_NAME, SIDE
 from trifocal.container.fields import TILED_TAGS, Tag, show_header
 from trifocal.container.parts import part_id
 from trifocal.container.text import embedded_text
@@ -58,7 +58,7 @@ def describe_components(stream: Bitstream) -> list[dict[str, object]]:
         number: {"label": one.label, "box": list(one.pixels(*size))}
         for number, one in enumerate(layout.components, start=1)
     }
-    parts = {SIDE: {"label": "side information"}, **parts, REST: {"label": "the rest"}}
+    parts = {SIDE: {"label": "side information"}, **parts, REST: {"label": REST_NAME}}
     rows = layer.rows
     for part, facts in parts.items():
         own = [rows[index] for (owner, _), index in layout.chunks.items() if owner == part]

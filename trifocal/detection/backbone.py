@@ -19,7 +19,7 @@ from torch import Tensor, nn
 __all__ = [
     "BLOCKS",
     "CHANNELS",
-    "CompactDetectorStem",
+    "CompactDetectorFront",
     "DownsampleBlock",
     "InvertedResidual",
     "StemConv",
@@ -134,7 +134,7 @@ def make_stage(number: int) -> nn.Sequential:
     )
 
 
-class CompactDetectorStem(nn.Module):
+class CompactDetectorFront(nn.Module):
     """The layers before the split, up to 1/8: x [B, 3, H, W], normalised → h [B, H/8, W/8, 96]."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class CompactDetectorStem(nn.Module):
 
 
 def normalise(x: Tensor, mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION) -> Tensor:
-    """Normalise pixels in 0..1, [B, 3, H, W], for a detector; by default for the compact one."""
+    """Normalise pixels in 0..1, [B, 3, H, W], for a detector; by default for the bundled one."""
     return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(deviation)[:, None, None]
 
 

@@ -1,4 +1,4 @@
-"""The compact detector on ONNX Runtime and NumPy, without torch.
+"""The bundled detector on ONNX Runtime and NumPy, without torch.
 
     x ── front ── h ── proposals ── selection ── refinement ── non-maximum suppression ── objects
 

@@ -25,7 +25,7 @@ class Detections:
         labels: [N], COCO's category ids.
         scores: [N], 0..1.
         masks: [N, H, W]; None where the detector gives none.
-        names: of the N categories, from `trifocal.detect`; empty from a detector.
+        names: [N], the category name of each object, from `trifocal.detect`; empty from a detector.
     """
 
     boxes: Floats

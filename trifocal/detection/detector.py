@@ -25,7 +25,7 @@ from torchvision.models import detection as tv
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork
 
-from trifocal.detection.backbone import CHANNELS, DEVIATION, MEAN, CompactDetectorStem, make_stage, normalise
+from trifocal.detection.backbone import CHANNELS, DEVIATION, MEAN, CompactDetectorFront, make_stage, normalise
 from trifocal.detection.detections import Detections
 from trifocal.detection.input_size import COCO_IDS, compact_size, torchvision_size
 from trifocal.detection.proposals import CompactProposals
@@ -104,7 +104,7 @@ class SplitDetector(nn.Module):
         assert isinstance(backbone, SplitBackbone)
         return backbone
 
-    def stem_features(self, x: Tensor) -> Tensor:
+    def front_features(self, x: Tensor) -> Tensor:
         """x [B, 3, H, W] in 0..1 → h [B, H/s, W/s, C]; H and W are zero-padded like torchvision's."""
         transform = self.network.transform
         normal = normalise(x, transform.image_mean, transform.image_std)
@@ -128,8 +128,8 @@ class SplitDetector(nn.Module):
         return to_image_list(h.new_zeros(1).expand(len(h), 3, *sides), size)
 
     def forward(self, x: Tensor) -> list[Detections]:
-        """x [B, 3, H, W] in 0..1 → the objects in each image: `detect_from_features` of `stem_features`."""
-        return self.detect_from_features(self.stem_features(x), (x.shape[2], x.shape[3]))
+        """x [B, 3, H, W] in 0..1 → the objects in each image: `detect_from_features` of `front_features`."""
+        return self.detect_from_features(self.front_features(x), (x.shape[2], x.shape[3]))
 
 
 class CompactDetectorTail(DetectorTail):
@@ -150,8 +150,8 @@ class CompactDetectorTail(DetectorTail):
 
 
 def compact_detector() -> SplitDetector:
-    """The bundled detector with untrained weights."""
-    backbone = SplitBackbone(CompactDetectorStem(), CompactDetectorTail(), CHANNELS[1], 8, PYRAMID_CHANNELS)
+    """The network of the bundled detector, with untrained weights."""
+    backbone = SplitBackbone(CompactDetectorFront(), CompactDetectorTail(), CHANNELS[1], 8, PYRAMID_CHANNELS)
     network = tv.FasterRCNN(
         backbone,
         image_mean=MEAN,
@@ -164,7 +164,7 @@ def compact_detector() -> SplitDetector:
     return SplitDetector(network, COCO_IDS, compact_size, predict_compact)
 
 
-class ResNetDetectorStem(nn.Module):
+class ResNetDetectorFront(nn.Module):
     """The stem and `layer1` of a ResNet: x [B, 3, H, W], normalised → h [B, H/4, W/4, 256]."""
 
     def __init__(self, body: nn.ModuleDict) -> None:
@@ -200,7 +200,7 @@ def split_faster_rcnn(network: tv.FasterRCNN) -> SplitDetector:
     """Split a torchvision Faster R-CNN with ResNet and FPN after `layer1`, in place."""
     body, pyramid = network.backbone.body, network.backbone.fpn
     backbone = SplitBackbone(
-        ResNetDetectorStem(body), ResNetDetectorTail(body, pyramid), 256, 4, pyramid_channels(pyramid)
+        ResNetDetectorFront(body), ResNetDetectorTail(body, pyramid), 256, 4, pyramid_channels(pyramid)
     )
     network.backbone = backbone
     return SplitDetector(network, range(1, 91))

@@ -5,8 +5,8 @@
 
 Shen et al., "Dual-layer image codec with text guidance", section III-B, describe these parts without their
 sizes. Here the large transforms are plain convolutions. The compact ones use the blocks of the compact codec,
-and their analysis starts with a copy of the detector's first stages. Because it is a copy, the detector's
-layers after the split can be fine-tuned without invalidating base layers or existing files.
+and their analysis starts with a copy of the first blocks of the detector's backbone. Because it is a copy,
+the detector's layers after the split can be fine-tuned without invalidating base layers or existing files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifocal.detection.backbone import CHANNELS, CompactDetectorStem, make_stage, normalise
+from trifocal.detection.backbone import CHANNELS, CompactDetectorFront, make_stage, normalise
 from trifocal.detection.input_size import STEP
 from trifocal.layers import Block, Conv, Deconv, DepthToSpace, space_to_depth
 from trifocal.types import HYPER_LATENT_PIXELS
@@ -52,7 +52,7 @@ class CompactBaseAnalysis(nn.Module):
     def __init__(self, channels: int, latent_channels: int, blocks: int) -> None:
         super().__init__()
         _, fine, deep, _ = CHANNELS
-        self.front = CompactDetectorStem().requires_grad_(False)
+        self.front = CompactDetectorFront().requires_grad_(False)
         self.middle = make_stage(1)
         self.fine = nn.Sequential(nn.LayerNorm(4 * fine), nn.Linear(4 * fine, channels))
         self.deep = nn.Sequential(nn.LayerNorm(deep), nn.Linear(deep, channels))
@@ -65,7 +65,7 @@ class CompactBaseAnalysis(nn.Module):
         return y
 
     def init_from_detector(self, detector: SplitDetector, front_only: bool = False) -> None:
-        """Copy the bundled detector's first stages, or its front only, if `middle` is already trained."""
+        """Copy the detector's first blocks, or its front only, if `middle` is already trained."""
         self.front.load_state_dict(detector.backbone.front.state_dict())
         if not front_only:
             self.middle.load_state_dict(detector.backbone.rest.get_submodule("middle").state_dict())

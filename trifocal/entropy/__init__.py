@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trifocal.entropy.estimators import TrainingRateEstimator as TrainingRateEstimator
     from trifocal.entropy.gain import Gain as Gain
     from trifocal.entropy.hyperprior import EntropyModel as EntropyModel
-    from trifocal.entropy.hyperprior import IntegerNetworks as IntegerNetworks
+    from trifocal.entropy.hyperprior import ExactNetworks as ExactNetworks
     from trifocal.entropy.hyperprior import Prior as Prior
 
 # Modules that import torch; coding with another runtime does without them.
@@ -25,7 +25,7 @@ _TORCH = {
     "EntropyModel": "hyperprior",
     "Gain": "gain",
     "ElicContext": "elic",
-    "IntegerNetworks": "hyperprior",
+    "ExactNetworks": "hyperprior",
     "Prior": "hyperprior",
     "SinglePass": "context",
     "TrainingRateEstimator": "estimators",

@@ -120,7 +120,8 @@ def read_parts(
 
 
 def kept_positions(numbers: Array, missing: Collection[int]) -> npt.NDArray[np.bool_]:
-    """Which positions of a tile have values without some of its parts, [h, w]: none without side information.
+    """Which positions of a tile still have values when some of its parts are missing, [h, w]; none if the
+    side information is missing.
 
     Args:
         numbers: the component of each position, [h, w].

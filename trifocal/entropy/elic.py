@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trifocal.entropy.checkerboard import CheckerboardContext, take_checkerboard
 from trifocal.entropy.context import LevelParameters
 from trifocal.entropy.gain import Gain
-from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
+from trifocal.entropy.hyperprior import EntropyModel, ExactNetworks, Prior
 from trifocal.layers import Conv
 from trifocal.transforms.elic import elic_hyper_analysis, elic_hyper_synthesis
 
@@ -119,7 +119,7 @@ def elic_hyperprior(
     return EntropyModel.from_parts(
         Gain(step_sizes, sum(sizes)),
         elic_hyper_analysis(channels, sum(sizes)),
-        IntegerNetworks(
+        ExactNetworks(
             Prior(channels, len(step_sizes)),
             elic_hyper_synthesis(channels),
             ElicContext(sizes, 2 * channels, step_sizes, hidden, odd_anchors),

@@ -48,10 +48,10 @@ class TrainingRateEstimator:
     """Bits of the rounded values under the logistic, with two sources of gradient; returned values are
     rounded straight-through.
 
-    The scale learns from the rounded values, which are what a file contains. Noisy values have 0.3 bits per
-    pixel more than the dead zone leaves, so a scale that learns from them is too wide. Analysis and mean
-    learn from noisy values with the scale detached: rounded zeros have no gradient, and without one the
-    encoder shrinks its steps (results/training.csv, run 6).
+    The scale learns from the rounded values, which are what a file contains. Noisy values cost 0.3 bits per
+    pixel more than values rounded with the dead zone, so a scale that learns from them is too wide. Analysis
+    and mean learn from noisy values with the scale detached: rounded zeros have no gradient, and without one
+    the encoder shrinks its steps (results/training.csv, run 6).
 
     Attributes:
         bits: bits of each image so far, [B].

@@ -44,7 +44,7 @@ class FixedPointNetworks:
     """The networks between z_hat and the coder.
 
     Args:
-        weights: of `hyperprior.IntegerNetworks`; all arrays or all tensors.
+        weights: of `hyperprior.ExactNetworks`; all arrays or all tensors.
 
     Raises:
         OverflowError: for weights that are too large.

@@ -60,8 +60,10 @@ class Prior(nn.Module):
         return self.snap(self.mean(level)), self.index(level).clamp(0, ROWS - 1)
 
 
-class IntegerNetworks(nn.Module):
+class ExactNetworks(nn.Module):
     """The networks between z_hat and the coder, whose results must be identical in encoder and decoder.
+
+    This module computes in floats, with gradients; `EntropyModel.integer_networks` builds its exact form.
 
     Args:
         prior: of z.
@@ -104,7 +106,7 @@ class EntropyModel(nn.Module):
         self._take_parts(
             Gain(step_sizes, latent_channels),
             HyperAnalysis(latent_channels, 128, hyper_channels),
-            IntegerNetworks(
+            ExactNetworks(
                 Prior(hyper_channels, len(step_sizes)),
                 HyperSynthesis(hyper_channels, 128, width),
                 FourPassContext(latent_channels, width, blocks, spread),
@@ -112,27 +114,25 @@ class EntropyModel(nn.Module):
         )
 
     @classmethod
-    def from_parts(
-        cls, gain: Gain, hyper_analysis: nn.Module, integer_networks: IntegerNetworks
-    ) -> EntropyModel:
+    def from_parts(cls, gain: Gain, hyper_analysis: nn.Module, exact_networks: ExactNetworks) -> EntropyModel:
         """Any other entropy model: ELIC's (`elic.py`), a mean–scale hyperprior (`SinglePass`).
 
         Args:
             gain: level and channel → the factor before the quantiser.
             hyper_analysis: normalised y [B, h, w, M] → z [B, h/4, w/4, Z], in ordinary floats.
-            integer_networks: prior, hyper synthesis and context.
+            exact_networks: prior, hyper synthesis and context.
         """
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model._take_parts(gain, hyper_analysis, integer_networks)
+        model._take_parts(gain, hyper_analysis, exact_networks)
         return model
 
-    def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, integer_networks: IntegerNetworks) -> None:
+    def _take_parts(self, gain: Gain, hyper_analysis: nn.Module, exact_networks: ExactNetworks) -> None:
         self.dead_zone = DEAD_ZONE
         self.joins_hyper_latent = False
         self.gain = gain
         self.hyper_analysis = hyper_analysis
-        self.exact_side = integer_networks
+        self.exact_side = exact_networks
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
         self._integer: dict[int, Any] = {}  # integer networks by arithmetic
@@ -158,7 +158,8 @@ class EntropyModel(nn.Module):
         partial: PartialTile | None = None,
     ) -> Tensor:
         """`latent_coding.code_latents` for tensors. NumPy coders run on the integer networks, without a
-        gradient; tensor coders on the float networks in training mode, and on the integer networks otherwise.
+        gradient; tensor coders on `exact_side` as trained, in floats, in training mode, and on the integer
+        networks otherwise.
 
         Args:
             coder: any coder.
@@ -219,7 +220,7 @@ class EntropyModel(nn.Module):
         )
         return torch.stack(means).sum(0), torch.stack(indices).sum(0)
 
-    def integer_networks(self, arithmetic: int | None = None) -> IntegerNetworks | FixedPointNetworks:
+    def integer_networks(self, arithmetic: int | None = None) -> ExactNetworks | FixedPointNetworks:
         """The integer form of the current weights, in the newest of `arithmetics` if None is given. Raises
         WeightsError for weights too large for exact arithmetic.
         """
@@ -228,7 +229,7 @@ class EntropyModel(nn.Module):
             self._integer, self._integer_checksum = {}, weights
         if arithmetic not in self._integer:
             exact = self.exact_side
-            composed = (IntegerNetworks, Prior, HyperSynthesis, ContextModel, LevelParameters)
+            composed = (ExactNetworks, Prior, HyperSynthesis, ContextModel, LevelParameters)
             try:
                 with torch.inference_mode(False), torch.no_grad():  # a later gradient may pass through it
                     self._integer[arithmetic] = (
@@ -238,7 +239,7 @@ class EntropyModel(nn.Module):
                     )
             except OverflowError as error:
                 raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
-        return cast(IntegerNetworks | FixedPointNetworks, self._integer[arithmetic])
+        return cast(ExactNetworks | FixedPointNetworks, self._integer[arithmetic])
 
     def models(self) -> list[Model]:
         """Range-coder models of the current frequencies."""
@@ -257,7 +258,9 @@ class EntropyModel(nn.Module):
     def check_weights(self) -> None:
         """Raises WeightsError unless the frequencies form valid tables."""
         if not is_table(self.frequencies.cpu().numpy()):
-            raise WeightsError("The weights hold frequencies that the range coder cannot use; name others.")
+            raise WeightsError(
+                "The weights hold frequencies that the range coder cannot use; give another weight file."
+            )
 
     def _drop_stale_tables(self) -> None:
         total = int(tensor_checksum(self.frequencies))
@@ -279,7 +282,8 @@ class TorchEntropyNetworks:
 
     Args:
         model: the entropy model that has the networks.
-        integer: use the integer networks, in float64; otherwise the float networks, with a gradient.
+        integer: use the integer networks, in float64; otherwise `exact_side` as trained, in floats, with a
+            gradient.
         arithmetic: of the integer networks; the newest if None.
     """
 

@@ -17,7 +17,7 @@ from trifocal.errors import Damaged
 
 QUARTERS = 4
 LARGEST = 8  # quarters of an octave to each side
-CELL = 4  # latents to a side
+CELL = 4  # latent positions to a side
 SPREAD_INDEX_ROW = 30  # of the tables: the row that codes the spread index
 SPREAD_INDICES = 7
 MEAN_TO_INDEX = 4.0  # index i: a mean magnitude of about 2^(i−4)

@@ -172,7 +172,7 @@ class IntegerSoftmaxAverage(nn.Module):
         if logits.shape[-1] >= MOST_KEYS:
             raise OverflowError(
                 f"A softmax over {logits.shape[-1]} positions would be rounded; use images of fewer than "
-                f"{MOST_KEYS} latents, or tiles."
+                f"{MOST_KEYS} latent positions, or tiles."
             )
         on_grid = masked(add_bias_round_clamp_(logits.detach().clone()), mask)
         weights = look_up(exp_table(logits.device), on_grid.amax(-1, keepdim=True) - on_grid)

@@ -19,7 +19,7 @@ from trifocal.errors import OptionError
 from trifocal.types import MAX_LEVEL
 from trifocal.utils.arrays import zeros
 
-HYPER_STRIDE = 4  # latents per hyper-latent, to a side
+HYPER_STRIDE = 4  # latent positions per hyper-latent position, to a side
 
 
 class EntropyNetworks(Protocol[ArrayT]):

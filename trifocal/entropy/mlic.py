@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trifocal.entropy.checkerboard import CheckerboardContext, take_checkerboard
 from trifocal.entropy.context import LevelParameters
 from trifocal.entropy.gain import Gain
-from trifocal.entropy.hyperprior import EntropyModel, IntegerNetworks, Prior
+from trifocal.entropy.hyperprior import EntropyModel, ExactNetworks, Prior
 from trifocal.entropy.integer_networks import Clamp
 from trifocal.entropy.mlic_attention import GlobalInterContext, GlobalIntraContext, LocalContext
 from trifocal.layers import Conv
@@ -158,7 +158,7 @@ def mlic_hyperprior(
     return EntropyModel.from_parts(
         Gain(step_sizes, latent_channels),
         mlic_hyper_analysis(channels, latent_channels),
-        IntegerNetworks(
+        ExactNetworks(
             Prior(channels, len(step_sizes)),
             mlic_hyper_synthesis(channels, latent_channels),
             MlicContext(latent_channels, slices, step_sizes, widths),

@@ -27,7 +27,7 @@ from trifocal.entropy.integer_arithmetic import (
 from trifocal.utils.arrays import depth_to_space
 from trifocal.utils.threads import for_rows
 
-__all__ = ["IntegerNetworks"]
+__all__ = ["ExactNetworks"]
 
 ArrayFunction: TypeAlias = Callable[[Array], Array]
 Weights: TypeAlias = Mapping[str, Array]
@@ -35,11 +35,11 @@ Weights: TypeAlias = Mapping[str, Array]
 LATENT_BOUND = 8.0  # of the normalised values that the context model reads
 
 
-class IntegerNetworks:
+class ExactNetworks:
     """The networks between z_hat and the coder.
 
     Args:
-        weights: of `hyperprior.IntegerNetworks`.
+        weights: of `hyperprior.ExactNetworks`.
 
     Raises:
         OverflowError: for weights that are too large.

@@ -80,7 +80,9 @@ def compare(
     published_curves("psnr", options.published)  # raises before the long work
     locations = parse_crops(options.crops, Path(data), options.square)
     folder = Path(out)
-    notes = ["Curves and BD-rates do not count the text that files store."] if options.free_text else []
+    notes = (
+        ["Curves and BD-rates do not count the text that files store."] if options.without_text_bits else []
+    )
 
     def keep(sentence: str) -> None:
         notes.append(sentence)
@@ -153,7 +155,9 @@ def make_report(
     titles = {variant.name: variant.title for variant in order}
     images = sorted({row.picture for row in rows})
     metrics = measured_metrics(means)
-    scaled = {metric: scaled_curves(metric, list(titles), means, options.free_text) for metric in metrics}
+    scaled = {
+        metric: scaled_curves(metric, list(titles), means, options.without_text_bits) for metric in metrics
+    }
     is_kodak = {Path(name).stem for name in images} == KODAK
     files = [*([ANCHORS] if is_kodak else []), *options.published]
     published = {

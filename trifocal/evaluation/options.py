@@ -90,7 +90,7 @@ class EvaluateOptions:
             only: the quality of candidates that have a single one, by name; None for all others.
 
         Raises:
-            OptionError: if there are no candidates, or none of the qualities is for one of them.
+            OptionError: if there are no candidates, or a candidate has no quality.
         """
         qualities: dict[str, list[float]] = {}
         for name, quality in only.items():
@@ -111,10 +111,10 @@ class CompareOptions(EvaluateOptions):
         crops: PICTURE:X,Y,WIDTH,HEIGHT in pixels, or PICTURE for the window with the largest error of the
             first candidate. By default the images where the first candidate is worst, median and best.
         published: further curves to plot, as `published_curves` reads them.
-        free_text: count bits without the text that files store, as Cross-modal does (section 2: the decoder
-            has the text from elsewhere).
+        without_text_bits: count bits without the text that files store, as Cross-modal does (section 2: the
+            decoder has the text from elsewhere).
     """
 
     crops: Sequence[str] = ()
     published: Sequence[str | os.PathLike[str]] = ()
-    free_text: bool = False
+    without_text_bits: bool = False

@@ -98,7 +98,7 @@ class DetectorReference:
         self.x, self.network = x, detector.network
         self.images = to_image_list(x)
         with torch.no_grad():
-            h = detector.stem_features(pad_image(x))
+            h = detector.front_features(pad_image(x))
             h = crop_features(h, detector.backbone.stride, (x.shape[2], x.shape[3]))
             self.first_stage, _ = first_stage(self.network, h)
             self.pyramid = dict(self.first_stage.pyramid)

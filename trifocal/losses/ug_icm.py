@@ -170,7 +170,9 @@ class PreferenceObjective(Objective):
         if self.objects == NO_OBJECTS:
             return ()
         if batch.boxes is None:
-            raise OptionError("The data has no boxes; take objects from maskrcnn_resnet50_fpn, or none.")
+            raise OptionError(
+                "The data has no boxes; set objects=maskrcnn_resnet50_fpn or objects=none with --set."
+            )
         return [box_masks(batch.boxes[index], (x.shape[2], x.shape[3])) for index in indices]
 
 

@@ -23,7 +23,7 @@ from torchvision.ops import generalized_box_iou_loss
 from trifocal.codecs.base_layer import BaseLayer
 from trifocal.data import TrainingPicture
 from trifocal.data.prefetching import Prefetcher
-from trifocal.detection.backbone import CompactDetectorStem, denormalise
+from trifocal.detection.backbone import CompactDetectorFront, denormalise
 from trifocal.detection.detector import CompactDetectorTail, SplitDetector
 from trifocal.detection.onnx_detector import open_session
 from trifocal.detection.picodet import PICODET_SIDE, preprocess
@@ -168,11 +168,11 @@ class TeacherOutputs(Prefetcher[DistillationBatch]):
 
 
 class FeatureSource:
-    """Yields the stem features of a source's images, with the teacher's outputs.
+    """Yields the front features of a source's images, with the teacher's outputs.
 
     Args:
         source: of images and teacher outputs.
-        detector: whose stem is used.
+        detector: whose front is used.
         base: if given, half of the features are coded by this base layer, at random qualities.
     """
 
@@ -260,12 +260,11 @@ class DistillationLosses(nn.Module):
 
 
 class ContinuedDistillationLosses(DistillationLosses):
-    """Distillation of a trained detector with a frozen stem: every part gets our own outputs as inputs, and
+    """Distillation of a trained detector with a frozen front: every part gets our own outputs as inputs, and
     predictions weigh twice.
 
     The second detection stage is trained too: for each region, on the teacher's prediction at the grid point
-    that
-        proposed it.
+    that proposed it.
     """
 
     def __init__(self, detector: SplitDetector) -> None:
@@ -295,7 +294,7 @@ class ContinuedDistillationLosses(DistillationLosses):
 def detector_parts(detector: SplitDetector) -> list[nn.Module]:
     """The modules that DISTILLED_PARTS names, in its order."""
     front, rest, proposals = detector.backbone.front, detector.backbone.rest, detector.network.rpn
-    assert isinstance(front, CompactDetectorStem) and isinstance(rest, CompactDetectorTail)
+    assert isinstance(front, CompactDetectorFront) and isinstance(rest, CompactDetectorTail)
     assert isinstance(proposals, CompactProposals)
     up = rest.pyramid
     heads = [part for level in proposals.levels for part in (level.first, level.second, level.say)]

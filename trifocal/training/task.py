@@ -43,7 +43,7 @@ class Update:
     """One backward pass and optimiser step within a training step.
 
     Attributes:
-        part: the network that is updated: the task's name, or the name of a partner.
+        part: the network that is updated: the task's name, or the name of an auxiliary network.
         loss: a scalar.
         terms: values for the log, scalars by name.
     """
@@ -57,7 +57,7 @@ class TrainingTask(ABC):
     """Defines a training run: network, batches, losses, validation and export.
 
     Attributes:
-        name: of the module in turns and in the checkpoint.
+        name: of the module in updates and in the checkpoint.
         module: the network that is trained, averaged and exported.
         file_name: of the exported weights, in the folder of the run.
         seed: of batches and noise.
@@ -117,8 +117,9 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def optimisers(self) -> dict[str, list[Optimizer]]:
-        """The optimisers of the module and of each partner. Each parameter group has a `factor` of the
-        learning rate."""
+        """The optimisers of the module and of each auxiliary network. Each parameter group has a `factor` of
+        the learning rate.
+        """
 
     @abstractmethod
     def schedule(self, step: int, fraction: float) -> float:
@@ -141,7 +142,7 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def losses(self, module: nn.Module, batch: Any, step: int, fraction: float) -> Iterator[Update]:
-        """The turns of one step. The optimiser step of a turn is done before the next turn is computed.
+        """The updates of one step. The optimiser step of an update is done before the next one is computed.
 
         Args:
             module: `self.module`, possibly wrapped for several processes.

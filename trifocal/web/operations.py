@@ -146,8 +146,8 @@ def encode_parameters(preset: Parameter) -> tuple[Parameter, ...]:
         Parameter(
             "components",
             str,
-            "Objects that get bytes of their own, for scalable presets: labels, words and tasks with commas "
-            "between them, such as person,the red hat or detection.",
+            "Objects that get bytes of their own, for scalable presets and discover: labels, words and tasks "
+            "with commas between them, such as person,the red hat or detection.",
         ),
         Parameter("metadata", str, "What is kept of the metadata.", choices=("all", "colour")),
         Parameter("keep_invisible", bool, "Keep the colours of fully transparent pixels."),

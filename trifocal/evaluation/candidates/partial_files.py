@@ -26,8 +26,8 @@ __all__ = ["AnnotatedObjectsCandidate", "ObjectsCandidate"]
 class ObjectsCandidate:
     """A preset by its partial files: those that `trifocal strip --components` writes, with all components.
 
-    The file of an image without objects is its base layer, or the whole file of a preset that has none.
-    `encode` codes the whole file and drops the rest, so its time covers both.
+    The file of an image without objects is its base layer; if the preset has no base layer, it is the whole
+    file. `encode` codes the whole file and drops the rest, so its time covers both.
 
     Args:
         variant: the preset, its weights and preference.

@@ -28,16 +28,18 @@ __all__ = ["compare_curves", "layer_bytes", "measure_speeds", "scaled_curves", "
 
 
 def scaled_curves(
-    metric: Metric, names: Sequence[str], means: Sequence[MeanResult], free_text: bool = False
+    metric: Metric, names: Sequence[str], means: Sequence[MeanResult], without_text_bits: bool = False
 ) -> list[Curve]:
     """The curve of each codec, on the scale of `Metric.scaled`; codecs without points are left out.
 
-    With `free_text`, stored text does not count as bits.
+    With `without_text_bits`, stored text does not count as bits.
     """
     curves = []
     for name in names:
         values = [
-            (_rate(mean, free_text), mean.values.get(metric.column)) for mean in means if mean.preset == name
+            (_rate(mean, without_text_bits), mean.values.get(metric.column))
+            for mean in means
+            if mean.preset == name
         ]
         points = [(bpp, metric.scaled(value)) for bpp, value in values if value is not None]
         if points:
@@ -45,8 +47,8 @@ def scaled_curves(
     return curves
 
 
-def _rate(mean: MeanResult, free_text: bool) -> float:
-    textless = mean.values.get(TEXTLESS_BPP) if free_text else None
+def _rate(mean: MeanResult, without_text_bits: bool) -> float:
+    textless = mean.values.get(TEXTLESS_BPP) if without_text_bits else None
     return mean.bpp if textless is None else textless
 
 

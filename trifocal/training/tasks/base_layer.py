@@ -2,7 +2,7 @@
 
     image ─┬─ analysis ── y_obj ── rounding ── synthesis ── h_hat ─┬─ detector tail ─┐
            │                                                       └─ base preview ──┼─ losses, equation (1)
-           └─ detector stem ── h ────────────────────────────────────────────────────┘
+           └─ detector front ─ h ────────────────────────────────────────────────────┘
 
 Every image of a batch has its own quality level, so one base layer serves all rates.
 """

@@ -84,7 +84,7 @@ class CodecTask(TrainingTask):
         self.network.entropy.dead_zone = self.recipe.dead_zone
         self.module: nn.Module = self.network
         if isinstance(self.network, ScalableNetwork):
-            self.network.any_base_quality = self.recipe.any_base_quality
+            self.network.random_base_quality = self.recipe.random_base_quality
         self.file_name = f"{preset.name}.safetensors"
         self.seed, self.learning_rate = self.recipe.seed, self.recipe.learning_rate
         self.ema, self.clip, self.batch = self.recipe.ema, self.recipe.clip, self.recipe.batch

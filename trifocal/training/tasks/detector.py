@@ -1,7 +1,7 @@
 """Train the bundled detector on boxes and on the outputs of a teacher.
 
 Stages 1 and 3 distil the parts of a teacher (`distillation.py`): stage 1 from images; stage 3 from the
-features of a frozen stem and from decoded base layers, so that existing base layers and files stay valid.
+features of a frozen front and from decoded base layers, so that existing base layers and files stay valid.
 Stage 2 trains all but the second detection stage on boxes, and on the class scores of the teacher, if there
 is one:
 
@@ -104,7 +104,7 @@ class DetectorLosses(nn.Module):
         self, x: Tensor, targets: Sequence[Target], seen: Sequence[TeacherDetections] | None
     ) -> dict[str, Tensor]:
         """x [B, 3, H, W] in 0..1 → the scalar terms "scores" and "boxes"."""
-        pyramid = self.detector.backbone.rest(self.detector.stem_features(x))
+        pyramid = self.detector.backbone.rest(self.detector.front_features(x))
         maps = None if seen is None else teacher_score_maps(seen, pyramid)
         return detection_losses(self.detector.network.rpn(pyramid), targets, maps)
 
@@ -118,7 +118,7 @@ class DistillationTask(LossTask):
         teacher: PicoDet as ONNX.
         batch: images in a batch.
         learning_rate: replaces the default.
-        base: a base layer, through which half of the features pass; only where the stem is frozen.
+        base: a base layer, through which half of the features pass; only where the front is frozen.
     """
 
     name = "detector"
@@ -153,12 +153,12 @@ class DistillationTask(LossTask):
     def source(
         self, pictures: Sequence[TrainingPicture], batch: int, seed: int, first: int = 0
     ) -> BatchSource:
-        """Images, or their features where the stem is frozen, with the outputs of the teacher."""
+        """Images, or their features where the front is frozen, with the outputs of the teacher."""
         outputs = TeacherOutputs(pictures, self.teacher, self.names, batch, seed, first)
         return FeatureSource(outputs, self.detector, self.base) if self.keep_front else outputs
 
     def batches(self, seed: int, first: int) -> BatchSource:
-        """A resumed run with a frozen stem fills the pool of its echoes anew."""
+        """A resumed run with a frozen front fills the pool of its echoes anew."""
         source = self.source(self.training_images, self.process_batch, seed, first)
         return DataEcho(source, ECHOES, seed + first) if self.keep_front else source
 
