@@ -13,6 +13,7 @@ from helpers.cli import is_one_sentence, run
 from helpers.grounding import detections, make_grounding_dino
 from helpers.images import random_rgb
 from trifocal.container import Bitstream, Component
+from trifocal.container.components import REST
 from trifocal.container.parts import without
 from trifocal.demo import PHOTOGRAPH
 from trifocal.grounding import compact, dino
@@ -127,7 +128,9 @@ def test_words_are_found_and_stripped(tmp_path: Path) -> None:
 
 def test_a_wrong_grounder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("encode", PHOTOGRAPH, "-o", tmp_path / "a.tri", "--grounder", "compact")
-    assert result.exit_code == 1 and "leave it out" in result.stderr and is_one_sentence(result.stderr)
+    assert (
+        result.exit_code == 1 and "leave the grounder out" in result.stderr and is_one_sentence(result.stderr)
+    )
     (tmp_path / "grounding-dino-tiny").mkdir()
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     load_named.cache_clear()
@@ -207,8 +210,11 @@ def test_decode_says_what_is_missing(street: Path, tmp_path: Path) -> None:
     assert run("strip", street, "--components", "person", "-o", people).exit_code == 0
     result = run("decode", people, "-o", image)
     assert result.exit_code == 0 and image.exists()
-    assert "people.tri: Decoded without cup and the rest" in result.stderr
-    assert "Decoded without" not in run("decode", street, "-o", tmp_path / "all.png").stderr
+    assert (
+        "people.tri: Not decoded, because the file lacks them or they are damaged: cup and the rest."
+        in result.stderr
+    )
+    assert "Not decoded" not in run("decode", street, "-o", tmp_path / "all.png").stderr
 
 
 @pytest.mark.parametrize(
@@ -229,20 +235,29 @@ def test_strip_takes_one_of_its_options(street: Path, words: list[str]) -> None:
     assert result.exit_code == 2 and "--layers, --components" in result.stderr
 
 
-def test_damaged_component_is_left_out_with_best_effort(street: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "number", "said"),
+    [
+        (2, 2, "damaged: cup. Nor is the rest, which the file has, but which needs all components."),
+        (REST, 4, "damaged: the rest."),
+    ],
+)
+def test_damaged_part_is_left_out_with_best_effort(
+    street: Path, tmp_path: Path, part: int, number: int, said: str
+) -> None:
     stream = Bitstream.open(street)
     assert stream.layout is not None
-    chunk = stream.layers[1].chunks[stream.layout.chunks[2, 0]]
+    chunk = stream.layers[1].chunks[stream.layout.chunks[part, 0]]
     assert chunk is not None
     data = bytearray(street.read_bytes())
     data[bytes(data).index(chunk)] ^= 255
     bad = tmp_path / "bad.tri"
     bad.write_bytes(data)
     result = run("decode", bad, "-o", tmp_path / "bad.png")
-    assert result.exit_code == 1 and "chunk 2 of 4" in result.stderr and is_one_sentence(result.stderr)
+    assert result.exit_code == 1 and f"chunk {number} of 4" in result.stderr
+    assert is_one_sentence(result.stderr)
     result = run("decode", bad, "-o", tmp_path / "bad.png", "--best-effort")
-    assert result.exit_code == 0 and "without cup and the rest" in result.stderr
-    assert "needs all components" in result.stderr
+    assert result.exit_code == 0 and f"{said} These parts look" in result.stderr
 
 
 def test_presets_without_base_layer_refuse_components(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_missing_parts_are_the_prediction_of_the_base_layer(codec: Any, stream: 
     assert np.array_equal(found[here], y[here]) and not found[~here].any()
     decoded = codec.decode(people)
     assert decoded.missing == ("car", "the rest") and not decoded.rest_is_blocked
-    assert "Decoded without car and the rest" in decoded.missing_notice
+    assert "damaged: car and the rest." in decoded.missing_notice
     assert np.array_equal(codec.detect(people).boxes, codec.detect(stream).boxes)
 
 
@@ -247,7 +247,7 @@ def test_invalid_requests_are_refused(wrong: Any) -> None:
 def test_invalid_grounders_are_refused() -> None:
     with pytest.raises(OptionError, match="compact or grounding-dino, not 'yolo'"):
         component_request("car", grounder="yolo")
-    with pytest.raises(OptionError, match="leave it out"):
+    with pytest.raises(OptionError, match="leave the grounder out"):
         component_request(None, grounder="compact")
 
 

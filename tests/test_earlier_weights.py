@@ -133,7 +133,7 @@ def test_damaged_golden_file_is_refused() -> None:
 def test_error_for_unknown_fingerprints_names_an_available_one() -> None:
     header = replace(trifocal.Bitstream.open(GOLDEN).header, fingerprint=MARK + 1)
     current = f"{load('compact').fingerprint_in(1):04x}"
-    with pytest.raises(WeightsError, match=f"weights 1b78 of the preset compact, and {current} were found"):
+    with pytest.raises(WeightsError, match=f"weights 1b78 of the preset compact; here are {current}"):
         load_for(header)
 
 

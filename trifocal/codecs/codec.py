@@ -284,7 +284,8 @@ class Codec:
         picture = with_metadata(rgb, bitstream, region)
         if layout is None:
             return Decoded(picture, tuple(sorted(lost)))
-        blocked = any(part == REST and chunks[layout.chunks[part, tile]] for part, tile in missing)
+        lacking = {tile for part, tile in missing if part != REST}
+        blocked = any(chunks[layout.chunks[REST, tile]] for tile in lacking if (REST, tile) in missing)
         names = part_names(layout, {part for part, _ in missing})
         return Decoded(picture, (), names, blocked, self.look_of_missing)
 

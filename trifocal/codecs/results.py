@@ -38,8 +38,8 @@ class Decoded:
         """What is missing, in a sentence or two; None if nothing is."""
         if not self.missing:
             return None
-        absent = [name for name in self.missing if not (self.rest_is_blocked and name == REST_NAME)]
-        *others, last = absent
+        components = [name for name in self.missing if name != REST_NAME]
+        *others, last = components if self.rest_is_blocked else self.missing
         names = f"{', '.join(others)} and {last}" if others else last
         blocked = (
             f" Nor is {REST_NAME}, which the file has, but which needs all components."

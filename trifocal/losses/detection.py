@@ -85,7 +85,7 @@ def detection_losses(
         wanted[number, points, target.labels[objects] - 1] = paired_iou(found[-1].detach(), true[-1])
         if maps is not None:
             wanted[number] = torch.lerp(
-                wanted[number], maps[number], TEACHER_SHARE if target.certain else 1.0
+                wanted[number], maps[number].to(wanted), TEACHER_SHARE if target.certain else 1.0
             )
     all_found, all_true = torch.cat(found), torch.cat(true)
     return {
