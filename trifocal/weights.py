@@ -80,7 +80,9 @@ def check_arrays(weights: Arrays, wanted: Mapping[str, Sequence[Any]], file_name
 def wrong_kind(file_name: str, name: str, floats: bool) -> str:
     """The message about a tensor of integers that must hold floats, or of floats that must hold integers."""
     kinds = ("whole numbers", "floating-point numbers")
-    return f"The weights {file_name} hold {kinds[floats]} in {name} instead of {kinds[not floats]}; give others."
+    return (
+        f"The weights {file_name} hold {kinds[floats]} in {name} instead of {kinds[not floats]}; give others."
+    )
 
 
 def check_dtypes(weights: StateDict, wanted: Mapping[str, Tensor], file_name: str) -> None:

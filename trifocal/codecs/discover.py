@@ -19,7 +19,8 @@ versions of torch and diffusers, and is the same each time on one machine.
 Choices where the paper is silent, and differences from it:
 
     - U (M in the paper): U(z_hat) has N channels, 5×5 transposed convolutions and a 3×3 convolution, and is
-      concatenated with y_hat. So g_s begins with an attention of M + N channels (`transforms/latent_synthesis.py`).
+      concatenated with y_hat. So g_s begins with an attention of M + N channels
+      (`transforms/latent_synthesis.py`).
     - The condition enters the control module as in ControlNet, with a small network without strides
       (`diffusion/control.py`). The text is empty, without guidance.
     - The sampler is DDIM without added noise. Its first noise follows from a seed in the file, which the

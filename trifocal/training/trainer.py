@@ -228,8 +228,7 @@ class Trainer:
         """Average an auxiliary network's gradients over all processes.
 
         The wrapper of the module does this for the module. An auxiliary network has none, since it is called
-        several
-        times in a step, for two parts.
+        several times in a step, for two parts.
         """
         for parameter in parameters:
             if parameter.grad is not None:
