@@ -107,7 +107,7 @@ def test_input_size_equals_torchvisions(cut: SplitDetector, width: int, height: 
 
 
 @torch.inference_mode()
-def test_stem_features_are_layer1_channels_last(cut: SplitDetector) -> None:
+def test_front_features_are_layer1_channels_last(cut: SplitDetector) -> None:
     h = cut.front_features(pictures(2, 128, 96))
     assert h.shape == (2, 24, 32, 256)
     backbone = cut.backbone

@@ -53,7 +53,7 @@ def load_weights(network: nn.Module, name: str | Path, shared: str = "") -> None
         network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise WeightsError(
-            f"The weights {path.name} do not fit this preset in this version; name others, or install "
+            f"The weights {path.name} do not fit this preset in this version; give others, or install "
             "Trifocal again."
         ) from error
     for module in network.modules():
@@ -72,7 +72,7 @@ def check_arrays(weights: Arrays, wanted: Mapping[str, Sequence[Any]], file_name
             raise WeightsError(wrong_kind(file_name, name, weights[name].dtype.kind == "f"))
     if {name: list(w.shape) for name, w in weights.items()} != {name: w[1] for name, w in wanted.items()}:
         raise WeightsError(
-            f"The weights {file_name} do not fit this preset in this version; name others, or install "
+            f"The weights {file_name} do not fit this preset in this version; give others, or install "
             "Trifocal again."
         )
 
@@ -81,7 +81,7 @@ def wrong_kind(file_name: str, name: str, floats: bool) -> str:
     """The message about a tensor of integers that must hold floats, or of floats that must hold integers."""
     kinds = ("whole numbers", "floating-point numbers")
     return (
-        f"The weights {file_name} hold {kinds[floats]} in {name} instead of {kinds[not floats]}; name others."
+        f"The weights {file_name} hold {kinds[floats]} in {name} instead of {kinds[not floats]}; give others."
     )
 
 
@@ -115,14 +115,14 @@ def read_arrays(path: Path, shared: Path | None = None) -> Arrays:
         weights = load_file(path)
     except (SafetensorError, KeyError, TypeError) as error:  # the last two for types that NumPy lacks
         raise WeightsError(
-            f"The weights {path.name} are damaged, or no safetensors file; name others, or install Trifocal "
+            f"The weights {path.name} are damaged, or no safetensors file; give others, or install Trifocal "
             "again."
         ) from error
     weights = {name: w.astype(np.float32) if w.dtype.kind == "f" else w for name, w in weights.items()}
     for name, w in weights.items():
         if w.dtype.kind == "f" and not np.isfinite(w).all():
             raise WeightsError(
-                f"The weights {path.name} hold values in {name} that are not finite; name others."
+                f"The weights {path.name} hold values in {name} that are not finite; give others."
             )
     return others | weights
 

@@ -16,7 +16,7 @@ from trifocal.codecs.base_layer import BaseLayer, ScalableTorchRuntime
 from trifocal.codecs.dual_layer import dual_layer
 from trifocal.codecs.dual_layer_compact import DETECTOR_CHANNELS, STRIDE, DualLayerCompact
 from trifocal.codecs.scalable import ScalableCodec
-from trifocal.detection.detector import DetectorTail, SplitBackbone, SplitDetector
+from trifocal.detection.detector import DetectorRest, SplitBackbone, SplitDetector
 from trifocal.detection.feature_codec import CompactBaseAnalysis, CompactBaseSynthesis, PreviewSynthesis
 from trifocal.detection.input_size import compact_size
 from trifocal.entropy import EntropyModel
@@ -28,7 +28,7 @@ CONDITION_CHANNELS = (4, 4, 8)
 small_input_size = partial(compact_size, area=96 * 96)  # input size of the small detector
 
 
-class OneLevelTail(DetectorTail):
+class OneLevelRest(DetectorRest):
     """One convolution after the split, and a pyramid of one level."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class OneLevelTail(DetectorTail):
 def small_detector(device: str = "cpu") -> SplitDetector:
     """A Faster R-CNN of two classes whose backbone is one convolution; random weights."""
     torch.manual_seed(1)
-    backbone = SplitBackbone(ChannelsLastStem(), OneLevelTail(), channels=8, stride=4, out_channels=8)
+    backbone = SplitBackbone(ChannelsLastStem(), OneLevelRest(), channels=8, stride=4, out_channels=8)
     network = tv.FasterRCNN(
         backbone,
         rpn_anchor_generator=AnchorGenerator(((16,),), ((1.0,),)),

@@ -3,7 +3,7 @@
 J. Liu et al., "Semantics Disentanglement and Composition for Versatile Codec toward both Human-eye Perception
 and Machine Vision Task".
 
-    x ── analysis ── y ⇄ side information, objects, rest ── y_hat, z_hat ── g_s, M ── z_c_hat
+    x ── analysis ── y ⇄ side information, objects, rest ── y_hat, z_hat ── g_s, U ── z_c_hat
                                                                                          │
     seed of the file ── noise ── U-Net, 50 or 8 steps ── z_0 ── VAE ── x_hat          control
                                    └─────────────────────────────────────────────────────┘
@@ -18,8 +18,9 @@ versions of torch and diffusers, and is the same each time on one machine.
 
 Choices where the paper is silent, and differences from it:
 
-    - M(z_hat) has N channels, 5×5 transposed convolutions and a 3×3 convolution, and is concatenated with
-      y_hat. So g_s begins with an attention of M + N channels (`transforms/latent_synthesis.py`).
+    - U (M in the paper): U(z_hat) has N channels, 5×5 transposed convolutions and a 3×3 convolution, and is
+      concatenated with y_hat. So g_s begins with an attention of M + N channels
+      (`transforms/latent_synthesis.py`).
     - The condition enters the control module as in ControlNet, with a small network without strides
       (`diffusion/control.py`). The text is empty, without guidance.
     - The sampler is DDIM without added noise. Its first noise follows from a seed in the file, which the

@@ -157,7 +157,7 @@ class ProposalsGraph(nn.Module):
         return (*levels.values(), dense.classes, dense.boxes, dense.points)
 
 
-class RefinementGraph(nn.Module):
+class SecondStageGraph(nn.Module):
     """The levels, and N proposals → their class probabilities [N, K] and boxes [N, 4].
 
     `chosen` are the clipped boxes [N, 4], and `level` selects the pyramid level of each, one-hot [N, 4].
@@ -340,7 +340,7 @@ def hyper_source(module: HyperAnalysisGraph, channels: int) -> Source:
 
 
 def detector_sources(detector: SplitDetector) -> dict[str, Source]:
-    """The graphs of the compact detector: "front", "reference", "proposals" and "refinement"."""
+    """The graphs of the bundled detector: "front", "reference", "proposals" and "second_stage"."""
     h, w, n = Dim("h", max=256), Dim("w", max=256), Dim("n", max=400)
     with torch.inference_mode(False), torch.no_grad():
         x = torch.rand(1, 3, 192, 128)
@@ -363,8 +363,8 @@ def detector_sources(detector: SplitDetector) -> dict[str, Source]:
             {"h": {1: 4 * h, 2: 4 * w}},
             (*named, "classes", "boxes", "points"),
         ),
-        "refinement": Source(
-            RefinementGraph(detector),
+        "second_stage": Source(
+            SecondStageGraph(detector),
             named
             | {
                 "chosen": boxes[0, some],

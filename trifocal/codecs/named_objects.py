@@ -2,7 +2,7 @@
 
     text ──── MiniLM ── tokens ── classifier ── a: probability that the text names a category ┐
                                                                                               ├── p
-    image ── compact detector ── boxes ── m: probability that a position shows the category ──┘
+    image ── bundled detector ── boxes ── m: probability that a position shows the category ──┘
 
 p = 1 − Π (1 − a · m), over COCO's 80 categories, is the probability that the text names what a position
 shows. Both engines run this on ONNX Runtime and NumPy, so they write the same map.

@@ -3,7 +3,7 @@
 The map comes from a text or a mask.
 
     image ── image encoder ── features ┐
-    text ──── text encoder ── tokens ──┴─ cross-attention ── p: probability that the text names a position
+    text ──── text encoder ── tokens ──┴─ cross-attention ── p: probability that the text names it
                                                              └── or a mask ── p ── log₂ gain map
                                                                                         │
     image ── analysis ── y ── × 2^map ── entropy ⇄ bytes ── / 2^map ── y_hat ── synthesis ── image

@@ -111,7 +111,7 @@ class Taco(CodecNetwork):
         """
         tokens, mask = self._tokens(condition, x)
         if tokens is None:
-            raise ValueError("Attention needs a text.")
+            raise ValueError("The relevance of a text needs a text.")
         return self.inject_quarter.mass(self._quarter(x), tokens, mask)
 
     def _quarter(self, x: Tensor) -> Tensor:

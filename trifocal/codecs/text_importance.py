@@ -39,7 +39,7 @@ def with_text_importance(
 
 
 def text_probability_map(picture: Picture, text: TextEmbedding[Any], probability: TextProbability) -> Floats:
-    """The probability that the text names what a latent of the padded image shows, [1, h, w], 0..1.
+    """The probability that the text names what a latent position of the padded image shows, [1, h, w], 0..1.
 
     Args:
         picture: the image; it is resized to the image encoder's input.

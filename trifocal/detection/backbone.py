@@ -1,4 +1,7 @@
-"""The backbone of the bundled detector: inverted residuals with channel gates.
+"""The backbone of the compact detector: inverted residuals with channel gates.
+
+"Compact detector" names the architecture, and "bundled detector" this network with the weights of
+the package.
 
 The blocks combine depthwise convolutions and channel gates (Howard et al. 2019, "Searching for MobileNetV3";
 Ma et al. 2018, "ShuffleNet V2") with a linear skip path. There is no normalisation, so that the images of a
@@ -152,5 +155,5 @@ def normalise(x: Tensor, mean: Sequence[float] = MEAN, deviation: Sequence[float
 
 
 def denormalise(x: Tensor) -> Tensor:
-    """The inverse of `normalise` for the bundled detector, [B, 3, H, W], clipped to 0..1."""
+    """The inverse of `normalise` for the compact detector, [B, 3, H, W], clipped to 0..1."""
     return (x * x.new_tensor(DEVIATION)[:, None, None] + x.new_tensor(MEAN)[:, None, None]).clamp(0, 1)

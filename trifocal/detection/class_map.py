@@ -1,4 +1,4 @@
-"""The probability that a position shows an object of a category, from the boxes of the compact detector."""
+"""The probability that a position shows an object of a category, from the boxes of the bundled detector."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The bundled detector on ONNX Runtime and NumPy, without torch.
 
-    x ── front ── h ── proposals ── selection ── refinement ── non-maximum suppression ── objects
+    x ── front ── h ── proposals ── selection ── second stage ── non-maximum suppression ── objects
 
 The three networks are graphs; what depends on the values, selection and suppression, is here.
 """
@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 
 
 class CompactOnnxDetector:
-    """The compact detector with its bundled weights."""
+    """The bundled detector."""
 
     def __init__(self, graphs: Graphs) -> None:
         self.graphs = graphs
@@ -53,7 +53,7 @@ class CompactOnnxDetector:
 
     def prefetch(self) -> None:
         """Begin to open the graphs of `detect_from_features`."""
-        self.graphs.prefetch("proposals", "refinement")
+        self.graphs.prefetch("proposals", "second_stage")
 
     def detect_from_features(self, h: Floats, size: tuple[int, int]) -> Detections:
         """h [1, h, w, C] of an image of that height and width → its objects, in its pixels."""
@@ -63,7 +63,7 @@ class CompactOnnxDetector:
             return detections(np.zeros((0, 4), np.float32), np.zeros((0, len(COCO_IDS)), np.float32))
         clipped = clip_boxes(boxes[0, chosen], size)
         scores, refined = self.graphs.run(
-            "refinement",
+            "second_stage",
             **{f"level{number}": level for number, level in enumerate(levels)},
             chosen=clipped,
             level=np.eye(LEVELS, dtype=np.float32)[pyramid_level(clipped)],

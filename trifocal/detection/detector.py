@@ -34,10 +34,10 @@ from trifocal.detection.roi_head import RoiFeatures, RoiPredictor
 from trifocal.detection.two_stage import Predict, predict_compact, predict_torchvision, to_image_list
 from trifocal.weights import WEIGHTS_FOLDER, load_weights
 
-PYRAMID_CHANNELS = 96  # of the bundled detector
+PYRAMID_CHANNELS = 96  # of the compact detector
 
 
-class DetectorTail(nn.Module, ABC):
+class DetectorRest(nn.Module, ABC):
     """The backbone after the split and the pyramid: h [B, H/s, W/s, C] → levels by name, [B, P, h, w]."""
 
     @abstractmethod
@@ -62,7 +62,7 @@ class SplitBackbone(nn.Module):
     """
 
     def __init__(
-        self, front: nn.Module, rest: DetectorTail, channels: int, stride: int, out_channels: int
+        self, front: nn.Module, rest: DetectorRest, channels: int, stride: int, out_channels: int
     ) -> None:
         super().__init__()
         self.front, self.rest = front, rest
@@ -132,7 +132,7 @@ class SplitDetector(nn.Module):
         return self.detect_from_features(self.front_features(x), (x.shape[2], x.shape[3]))
 
 
-class CompactDetectorTail(DetectorTail):
+class CompactDetectorRest(DetectorRest):
     """The stages at 1/16 and 1/32, and the pyramid: h [B, H/8, W/8, 96] → levels "0" to "3", 1/8 to 1/64."""
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class CompactDetectorTail(DetectorTail):
 
 def compact_detector() -> SplitDetector:
     """The network of the bundled detector, with untrained weights."""
-    backbone = SplitBackbone(CompactDetectorFront(), CompactDetectorTail(), CHANNELS[1], 8, PYRAMID_CHANNELS)
+    backbone = SplitBackbone(CompactDetectorFront(), CompactDetectorRest(), CHANNELS[1], 8, PYRAMID_CHANNELS)
     network = tv.FasterRCNN(
         backbone,
         image_mean=MEAN,
@@ -176,7 +176,7 @@ class ResNetDetectorFront(nn.Module):
         return h.permute(0, 2, 3, 1)
 
 
-class ResNetDetectorTail(DetectorTail):
+class ResNetDetectorRest(DetectorRest):
     """`layer2` to `layer4` of a ResNet, and the pyramid: h [B, H/4, W/4, 256] → levels by name."""
 
     def __init__(self, body: nn.ModuleDict, pyramid: FeaturePyramidNetwork) -> None:
@@ -200,7 +200,7 @@ def split_faster_rcnn(network: tv.FasterRCNN) -> SplitDetector:
     """Split a torchvision Faster R-CNN with ResNet and FPN after `layer1`, in place."""
     body, pyramid = network.backbone.body, network.backbone.fpn
     backbone = SplitBackbone(
-        ResNetDetectorFront(body), ResNetDetectorTail(body, pyramid), 256, 4, pyramid_channels(pyramid)
+        ResNetDetectorFront(body), ResNetDetectorRest(body, pyramid), 256, 4, pyramid_channels(pyramid)
     )
     network.backbone = backbone
     return SplitDetector(network, range(1, 91))

@@ -1,8 +1,8 @@
-"""Both detection stages after the pyramid, for torchvision's and the bundled detector.
+"""Both detection stages after the pyramid, for torchvision's and the compact detector.
 
 pyramid ── first stage: proposals ── second stage: classes and boxes ── non-maximum suppression
 
-The bundled detector's first stage also predicts classes, and its second stage refines its predictions. For
+The compact detector's first stage also predicts classes, and its second stage refines its predictions. For
 torchvision's network,
 these functions also return the intermediate outputs that its own methods hide.
 """
@@ -34,7 +34,7 @@ class Proposals:
     Attributes:
         objectness: logits of all anchors or grid points, [B, A].
         chosen: the proposed boxes of each image by descending objectness, [N, 4], without gradient.
-        dense: all predictions of the bundled detector's first stage.
+        dense: all predictions of the compact detector's first stage.
         indices: of the proposed boxes in `dense`, [N] for each image.
     """
 
@@ -60,7 +60,7 @@ def propose(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) 
 
 
 def select_proposals(dense: DensePredictions, images: ImageList) -> Proposals:
-    """The proposals from the dense predictions of the bundled detector's first stage."""
+    """The proposals from the dense predictions of the compact detector's first stage."""
     indices = [dense.select(number, size) for number, size in enumerate(images.image_sizes)]
     boxes = [
         clip_boxes_to_image(own[where].detach(), size)
@@ -88,7 +88,7 @@ class FirstStage:
         stages: the inputs of the pyramid, [B, h, w, C] each.
         pyramid: its levels, [B, P, h, w] each.
         objectness: logits of all anchors or grid points, [B, A].
-        classes, bins: logits at each grid point of the bundled detector, [B, A, K] and [B, A, 4·BINS].
+        classes, bins: logits at each grid point of the compact detector, [B, A, K] and [B, A, 4·BINS].
     """
 
     stages: Sequence[Tensor]
@@ -102,9 +102,9 @@ def first_stage(network: FasterRCNN, h: Tensor) -> tuple[FirstStage, DensePredic
     """The first stage on features h [B, h, w, C] of a split detector, and all predictions of the bundled
     detector.
     """
-    tail = network.backbone.rest
-    stages = tail.backbone_features(h)
-    pyramid = tail.pyramid_levels(stages)
+    rest = network.backbone.rest
+    stages = rest.backbone_features(h)
+    pyramid = rest.pyramid_levels(stages)
     objectness, dense = first_stage_objectness(network, pyramid)
     if dense is None:
         return FirstStage(stages, pyramid, objectness), None
@@ -123,7 +123,7 @@ def roi_features(
 def second_stage_predictions(
     network: FasterRCNN, pyramid: dict[str, Tensor], proposals: Proposals, images: ImageList
 ) -> tuple[Tensor, Tensor]:
-    """Final class logits [N, K] and boxes [N, 4] of the bundled detector's proposals.
+    """Final class logits [N, K] and boxes [N, 4] of the compact detector's proposals.
 
     They are the predictions of the first stage plus the corrections of the second stage.
     """
@@ -140,7 +140,7 @@ def second_stage_outputs(
     """Class logits and box offsets of all proposals, for either detector, in torchvision's layout.
 
     Returns:
-        Logits, [N, K] for the bundled detector and [N, K + 1] with a background class for torchvision's; and
+        Logits, [N, K] for the compact detector and [N, K + 1] with a background class for torchvision's; and
         offsets from the proposed boxes, [N, 4·(K + 1)].
     """
     if proposals.dense is None:
@@ -169,7 +169,7 @@ def predict_torchvision(
 
 
 def predict_compact(network: FasterRCNN, images: ImageList, pyramid: dict[str, Tensor]) -> TorchvisionOutput:
-    """Both stages of the bundled detector: classes are independent, and there is no background class."""
+    """Both stages of the compact detector: classes are independent, and there is no background class."""
     proposals = propose(network, images, pyramid)
     scores, boxes = second_stage_predictions(network, pyramid, proposals, images)
     counts = [len(own) for own in proposals.indices]

@@ -134,5 +134,5 @@ def open_graph(path: Path, weights: Mapping[str, Array]) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise WeightsError(
-            f"The weights do not fit the graph {path.name}: {error}. Name others, or use the torch engine."
+            f"The weights do not fit the graph {path.name}: {error}. Give others, or use the torch engine."
         ) from error

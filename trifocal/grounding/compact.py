@@ -1,7 +1,7 @@
-"""Bundled grounding: the compact detector for COCO's labels, and the text encoders for other words.
+"""Bundled grounding: the bundled detector for COCO's labels, and the text encoders for other words.
 
     label of COCO ───────────────────────────────── category ┐
-    words ── MiniLM ── classifier, if it names categories ───┴── compact detector ── boxes
+    words ── MiniLM ── classifier, if it names categories ───┴── bundled detector ── boxes
     words ── bundled text encoder ── relevance map ── threshold ── connected components ── boxes
 
 MiniLM needs the extra `text`. Without it, and for words that name no category, the relevance map is used.
@@ -34,7 +34,7 @@ NamedCategories = Mapping[str, Mapping[int, float]]
 
 
 def detect_compact(pixels: Pixels) -> Detections:
-    """The objects that the compact detector finds in an image, uint8 [H, W, 3]. Raises WeightsError."""
+    """The objects that the bundled detector finds in an image, uint8 [H, W, 3]. Raises WeightsError."""
     return load_compact_detector().find(pixels)
 
 
@@ -42,7 +42,7 @@ class DetectorGrounder:
     """Finds labels of COCO and their synonyms, such as "bike"; other labels are never found.
 
     Args:
-        detect: pixels → objects with COCO ids; by the compact detector if None.
+        detect: pixels → objects with COCO ids; by the bundled detector if None.
     """
 
     vocabulary: frozenset[str] | None = frozenset(CATEGORY_BY_NAME)

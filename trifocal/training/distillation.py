@@ -24,7 +24,7 @@ from trifocal.codecs.base_layer import BaseLayer
 from trifocal.data import TrainingPicture
 from trifocal.data.prefetching import Prefetcher
 from trifocal.detection.backbone import CompactDetectorFront, denormalise
-from trifocal.detection.detector import CompactDetectorTail, SplitDetector
+from trifocal.detection.detector import CompactDetectorRest, SplitDetector
 from trifocal.detection.onnx_detector import open_session
 from trifocal.detection.picodet import PICODET_SIDE, preprocess
 from trifocal.detection.proposals import BINS, CompactProposals
@@ -294,7 +294,7 @@ class ContinuedDistillationLosses(DistillationLosses):
 def detector_parts(detector: SplitDetector) -> list[nn.Module]:
     """The modules that DISTILLED_PARTS names, in its order."""
     front, rest, proposals = detector.backbone.front, detector.backbone.rest, detector.network.rpn
-    assert isinstance(front, CompactDetectorFront) and isinstance(rest, CompactDetectorTail)
+    assert isinstance(front, CompactDetectorFront) and isinstance(rest, CompactDetectorRest)
     assert isinstance(proposals, CompactProposals)
     up = rest.pyramid
     heads = [part for level in proposals.levels for part in (level.first, level.second, level.say)]

@@ -187,7 +187,7 @@ class Trainer:
         )
 
     def step(self, batch: object) -> dict[str, float]:
-        """The turns of one step, each with its optimiser step, then the averaged weights. Returns the loss
+        """The updates of one step, each with its optimiser step, then the averaged weights. Returns the loss
         terms."""
         step, fraction = self.elapsed.step, self.fraction
         rate = self.task.learning_rate * self.task.schedule(step, fraction)
@@ -225,10 +225,10 @@ class Trainer:
                 optimiser.step()
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Average a partner's gradients over all processes.
+        """Average an auxiliary network's gradients over all processes.
 
-        The wrapper of the module does this for the module. A partner has none, since it is called several
-        times in a step, for two parts.
+        The wrapper of the module does this for the module. An auxiliary network has none, since it is called
+        several times in a step, for two parts.
         """
         for parameter in parameters:
             if parameter.grad is not None:

@@ -10,7 +10,9 @@ __all__ = ["LatentSynthesis"]
 
 
 class LatentSynthesis(nn.Module):
-    """g_s and M of J. Liu et al. (DISCOVER, equation 2): [B, h, w, M], [B, h/4, w/4, N] → [B, 4, 2h, 2w].
+    """g_s and U of J. Liu et al. (DISCOVER, equation 2, where U is called M).
+
+    [B, h, w, M], [B, h/4, w/4, N] → [B, 4, 2h, 2w].
 
         z_hat ── deconv, ReLU, deconv, ReLU, conv ─┐
         y_hat ─────────────────────────────────────┴─ attention ── deconv ── bottlenecks ── conv ── z_c

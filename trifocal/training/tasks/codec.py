@@ -50,7 +50,7 @@ __all__ = ["CodecTask", "train"]
 
 
 class CodecTask(TrainingTask):
-    """The network of a codec, with the partners of its objective.
+    """The network of a codec, with the auxiliary networks of its objective.
 
     Args:
         preset: what is built.
