@@ -33,7 +33,7 @@ from trifocal.entropy.fixed_point import Depthwise, FixedPointLayer, Grid, Linea
 from trifocal.entropy.fixed_point_networks import FixedPointNetworks
 from trifocal.entropy.four_passes import put, take
 from trifocal.entropy.latent_coding import read_latents, write_latents
-from trifocal.entropy.numpy_networks import ExactNetworks as NumpyIntegerNetworks
+from trifocal.entropy.numpy_networks import IntegerNetworks as NumpyIntegerNetworks
 from trifocal.entropy.numpy_networks import part
 from trifocal.errors import Damaged
 from trifocal.pictures import Picture

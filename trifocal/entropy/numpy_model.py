@@ -11,7 +11,7 @@ from trifocal.entropy.coder import Array, Model, cost_table, range_coder_models,
 from trifocal.entropy.fixed_point_networks import FixedPointNetworks
 from trifocal.entropy.four_passes import PASSES, put, take
 from trifocal.entropy.latent_coding import HYPER_STRIDE, code_latents
-from trifocal.entropy.numpy_networks import ExactNetworks, part
+from trifocal.entropy.numpy_networks import IntegerNetworks, part
 from trifocal.entropy.tables import ROWS, Floats, is_table
 from trifocal.errors import WeightsError
 from trifocal.types import DEAD_ZONE, LEVELS_PER_KNOT
@@ -54,10 +54,10 @@ class NumpyCodingNetworks:
         self.arithmetic = arithmetic
 
     @cached_property
-    def networks(self) -> ExactNetworks | FixedPointNetworks:
+    def networks(self) -> IntegerNetworks | FixedPointNetworks:
         weights = part(self.weights, "exact_side.")
         try:
-            return ExactNetworks(weights) if self.arithmetic == 1 else FixedPointNetworks(weights)
+            return IntegerNetworks(weights) if self.arithmetic == 1 else FixedPointNetworks(weights)
         except OverflowError as error:
             raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
 

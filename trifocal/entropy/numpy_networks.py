@@ -27,7 +27,7 @@ from trifocal.entropy.integer_arithmetic import (
 from trifocal.utils.arrays import depth_to_space
 from trifocal.utils.threads import for_rows
 
-__all__ = ["ExactNetworks"]
+__all__ = ["IntegerNetworks"]
 
 ArrayFunction: TypeAlias = Callable[[Array], Array]
 Weights: TypeAlias = Mapping[str, Array]
@@ -35,7 +35,7 @@ Weights: TypeAlias = Mapping[str, Array]
 LATENT_BOUND = 8.0  # of the normalised values that the context model reads
 
 
-class ExactNetworks:
+class IntegerNetworks:
     """The networks between z_hat and the coder.
 
     Args:
