@@ -13,19 +13,19 @@ from trifocal.entropy.coder import (
     cost_table,
     escape_to_bits,
     escapes_from_bits,
-    range_coder_models,
 )
 from trifocal.entropy.context import PASSES, put, take
 from trifocal.entropy.estimators import logistic_bits
 from trifocal.entropy.quantise import ZERO_BELOW, quantise
+from trifocal.entropy.range_coder import range_coder_models
 from trifocal.entropy.tables import (
     FREQUENCY_BITS,
     RADIUS,
     ROWS,
     calibrated_frequencies,
     logistic_frequencies,
-    probabilities,
     radii,
+    symbol_frequencies,
 )
 from trifocal.errors import Damaged
 
@@ -43,10 +43,10 @@ def values(seed: int, count: int = 4000) -> tuple[Array, Array, Array]:
 
 def test_rows_fill_the_range_exactly():
     for row in range(ROWS):
-        p = probabilities(TABLES, row)
-        assert p.sum() == 1 and p.min() >= 2.0**-FREQUENCY_BITS
-        assert len(p) == 2 * radii()[row] + 2
-        assert np.array_equal(p[:-1], p[-2::-1])
+        table = symbol_frequencies(TABLES, row)
+        assert table.sum() == 2**FREQUENCY_BITS and table.min() >= 1
+        assert len(table) == 2 * radii()[row] + 2
+        assert np.array_equal(table[:-1], table[-2::-1])
 
 
 @pytest.mark.parametrize("seed", range(5))

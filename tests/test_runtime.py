@@ -16,7 +16,8 @@ import numpy as np
 from trifocal.codecs.codec import Codec
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.container import Bitstream
-from trifocal.entropy.coder import cost_table, range_coder_models
+from trifocal.entropy.coder import cost_table
+from trifocal.entropy.range_coder import range_coder_models
 from trifocal.entropy.tables import logistic_frequencies
 from trifocal.pictures import Picture
 

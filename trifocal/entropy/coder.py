@@ -2,7 +2,7 @@
 
 Each coder takes the values of one coding call and their predicted parameters, and returns the values that the
 decoder will have. Values are coded in the order of their scale index, so that the range coder gets long runs
-of one table. The range coder is imported on first use, so training does not need it.
+of one table.
 """
 
 import time
@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from trifocal.entropy.quantise import dead_zones, quantise
-from trifocal.entropy.tables import FREQUENCY_BITS, RADIUS, ROWS, Floats, Frequencies, probabilities, radii
+from trifocal.entropy.range_coder import Models
+from trifocal.entropy.tables import FREQUENCY_BITS, RADIUS, ROWS, Floats, Frequencies, radii
 from trifocal.errors import Damaged
 from trifocal.types import DEAD_ZONE
 
-Model: TypeAlias = Any  # constriction.stream.model.Categorical, which has no type stubs
 Array: TypeAlias = npt.NDArray[Any]
 Integers = npt.NDArray[np.int32]
 ArrayT = TypeVar("ArrayT")  # of array: NumPy's or torch's
@@ -81,13 +81,10 @@ class Writer:
         seconds: spent on sorting and range coding.
     """
 
-    def __init__(self, models: list[Model]) -> None:
-        import constriction
-
+    def __init__(self, models: Models) -> None:
         self.seconds = 0.0
         self._models = models
-        self._bit = constriction.stream.model.Uniform(2)
-        self._encoder = constriction.stream.queue.RangeEncoder()
+        self._encoder = models.encoder()
 
     def code(self, y: Array | None, mean: Array, scale_index: Array, dead_zone: float = DEAD_ZONE) -> Array:
         assert y is not None
@@ -107,14 +104,14 @@ class Writer:
             part = values[start:end]
             outside = np.abs(part) > radius
             self._encoder.encode(
-                np.where(outside, 2 * radius + 1, part + radius).astype(np.int32), self._models[row]
+                np.where(outside, 2 * radius + 1, part + radius).astype(np.int32), self._models.rows[row]
             )
             for value in part[outside]:
                 self._write_escape(int(value), radius)
 
     def _write_escape(self, value: int, radius: int) -> None:
         bits = escape_to_bits(abs(value) - radius - 1, value < 0)
-        self._encoder.encode(np.array(bits, dtype=np.int32), self._bit)
+        self._encoder.encode(np.array(bits, dtype=np.int32), self._models.bit)
 
     def bytes(self) -> bytes:
         """The stream so far. Trailing zero bytes are dropped; a Reader restores them."""
@@ -131,19 +128,16 @@ class Reader:
         Damaged: from all methods, if no Writer can have written the bytes.
     """
 
-    def __init__(self, models: list[Model], data: bytes) -> None:
-        import constriction
-
+    def __init__(self, models: Models, data: bytes) -> None:
         if data.endswith(b"\0"):
             raise Damaged(
                 "The coded latent ends in zero bytes, which no encoder writes; the file is damaged."
             )
         self.seconds = 0.0
         self._models = models
-        self._bit = constriction.stream.model.Uniform(2)
         # After the last symbol a decoder has read one word more than an encoder writes.
         words = np.frombuffer(data + b"\0" * (-len(data) % 4 + 4), dtype="<u4").astype(np.uint32)
-        self._decoder = constriction.stream.queue.RangeDecoder(words)
+        self._decoder = models.decoder(words)
 
     def code(self, y: Array | None, mean: Array, scale_index: Array, dead_zone: float = DEAD_ZONE) -> Array:
         rows = rows_at(scale_index).ravel()
@@ -168,7 +162,7 @@ class Reader:
         values = np.empty(count, dtype=np.int32)
         for row, start, end in runs:
             radius = int(RADII[row])
-            part = self._decoder.decode(self._models[row], end - start) - radius
+            part = self._decoder.decode(self._models.rows[row], end - start) - radius
             outside = np.flatnonzero(part > radius)
             if len(outside):
                 part[outside] = escapes_from_bits(self._bits, len(outside), radius)
@@ -176,18 +170,8 @@ class Reader:
         return values
 
     def _bits(self, count: int) -> str:
-        bits: Integers = self._decoder.decode(self._bit, count)
+        bits: Integers = self._decoder.decode(self._models.bit, count)
         return (bits + ord("0")).astype(np.uint8).tobytes().decode()
-
-
-def range_coder_models(frequencies: Frequencies) -> list[Model]:
-    """A range-coder model for each row."""
-    import constriction
-
-    return [
-        constriction.stream.model.Categorical(probabilities(frequencies, row), perfect=False)
-        for row in range(ROWS)
-    ]
 
 
 def rows_at(scale_index: Array) -> npt.NDArray[np.uint8]:

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from trifocal.entropy.coder import (
     Array,
     Coder,
-    Model,
     RateEstimator,
     Reader,
     Writer,
     cost_table,
-    range_coder_models,
 )
 from trifocal.entropy.component_coding import code_present_parts
 from trifocal.entropy.context import ContextModel, FourPassContext, LevelParameters
@@ -35,6 +33,7 @@ from trifocal.entropy.latent_coding import (
     write_latents,
 )
 from trifocal.entropy.numpy_model import ARITHMETICS, latent_gain
+from trifocal.entropy.range_coder import Models, range_coder_models
 from trifocal.entropy.tables import ROWS, Floats, is_table, logistic_frequencies
 from trifocal.errors import WeightsError
 from trifocal.layers import QualityInterpolation
@@ -137,7 +136,7 @@ class EntropyModel(nn.Module):
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
         self._integer: dict[int, Any] = {}  # integer networks by arithmetic
         self._integer_checksum: tuple[int, ...] = ()
-        self._models: list[Model] | None = None
+        self._models: Models | None = None
         self._cost: Floats | None = None
         self._tables_checksum = 0
         self.latent_channels = gain.log_gain.table.shape[1]
@@ -241,7 +240,7 @@ class EntropyModel(nn.Module):
                 raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
         return cast(ExactNetworks | FixedPointNetworks, self._integer[arithmetic])
 
-    def models(self) -> list[Model]:
+    def models(self) -> Models:
         """Range-coder models of the current frequencies."""
         self._drop_stale_tables()
         if self._models is None:
@@ -348,7 +347,7 @@ class TorchCodingNetworks:
         self.passes, self.dead_zone = self.tensors.passes, model.dead_zone
         self.joins_hyper_latent = model.joins_hyper_latent
 
-    def models(self) -> list[Model]:
+    def models(self) -> Models:
         return self.model.models()
 
     def cost(self) -> Floats:

@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol
 
-from trifocal.entropy.coder import Array, ArrayT, Coder, Model, Reader, Writer
+from trifocal.entropy.coder import Array, ArrayT, Coder, Reader, Writer
 from trifocal.entropy.importance import code_importance
+from trifocal.entropy.range_coder import Models
 from trifocal.entropy.tables import Floats
 from trifocal.errors import OptionError
 from trifocal.types import MAX_LEVEL
@@ -78,7 +79,7 @@ class EntropyNetworks(Protocol[ArrayT]):
 class CodingNetworks(EntropyNetworks[Array], Protocol):
     """An entropy model for coding: integer networks on NumPy arrays, and its tables."""
 
-    def models(self) -> list[Model]:
+    def models(self) -> Models:
         """Range-coder models of the frequencies."""
         ...
 

@@ -7,11 +7,12 @@ from functools import cached_property
 
 import numpy as np
 
-from trifocal.entropy.coder import Array, Model, cost_table, range_coder_models, rows_at, symbols_at
+from trifocal.entropy.coder import Array, cost_table, rows_at, symbols_at
 from trifocal.entropy.fixed_point_networks import FixedPointNetworks
 from trifocal.entropy.four_passes import PASSES, put, take
 from trifocal.entropy.latent_coding import HYPER_STRIDE, code_latents
 from trifocal.entropy.numpy_networks import IntegerNetworks, part
+from trifocal.entropy.range_coder import Models, range_coder_models
 from trifocal.entropy.tables import ROWS, Floats, is_table
 from trifocal.errors import WeightsError
 from trifocal.types import DEAD_ZONE, LEVELS_PER_KNOT
@@ -62,14 +63,14 @@ class NumpyCodingNetworks:
             raise WeightsError(f"The weights of the entropy model cannot be used. {error}") from error
 
     @cached_property
-    def tables(self) -> list[Model]:
+    def tables(self) -> Models:
         return range_coder_models(self.weights["frequencies"].astype(np.int32))
 
     @cached_property
     def costs(self) -> Floats:
         return cost_table(self.weights["frequencies"].astype(np.int32))
 
-    def models(self) -> list[Model]:
+    def models(self) -> Models:
         return self.tables
 
     def cost(self) -> Floats:

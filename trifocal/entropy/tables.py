@@ -97,11 +97,7 @@ def is_table(frequencies: npt.NDArray[np.generic]) -> bool:
     )
 
 
-def probabilities(frequencies: Frequencies, row: int) -> Floats:
-    """Probabilities of −R … R and of the escape in a row, exact multiples of 2^−16, as the range coder takes
-    them.
-    """
-    radius = radii()[row]
-    positive = frequencies[row, 1 : radius + 1]
-    symbols = np.concatenate([positive[::-1], frequencies[row, :1], positive, frequencies[row, -1:]])
-    return symbols / 2.0**FREQUENCY_BITS
+def symbol_frequencies(frequencies: Frequencies, row: int) -> npt.NDArray[np.int32]:
+    """Frequencies of −R … R and of the escape in a row, [2 R + 2], as the range coder takes them."""
+    positive = frequencies[row, 1 : radii()[row] + 1]
+    return np.concatenate([positive[::-1], frequencies[row, :1], positive, frequencies[row, -1:]])
