@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trifocal.codecs.loading import Engine
 
 
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 MOST_AT_ONCE = 4  # images, unless --jobs says more: each takes 100 to 600 MB
 
 
@@ -242,6 +243,25 @@ def skip_final_collection() -> None:
     """
     if "triton" not in sys.modules:
         gc.freeze()
+
+
+def prepare_coding() -> None:
+    """Settings of a process that codes images. Call it before the first import of NumPy.
+
+    NumPy's OpenBLAS gets one thread, since its others wait busily after the import and after each product, a
+    tenth of the processor time of a decode; `utils.threads` divides large products among threads.
+    """
+    from trifocal.utils.memory import keep_freed_memory
+
+    keep_freed_memory()
+    given = os.environ.get(BLAS_THREADS)
+    os.environ[BLAS_THREADS] = "1"
+    import numpy  # noqa: F401
+
+    if given is None:
+        del os.environ[BLAS_THREADS]  # torch's own OpenBLAS reads it too
+    else:
+        os.environ[BLAS_THREADS] = given
 
 
 def use_threads(count: int | None, at_once: int = 1) -> None:
