@@ -199,7 +199,9 @@ def test_suppression_is_that_of_torchvision() -> None:
     boxes = np.concatenate([corners, corners + random.random((300, 2)) * 30], axis=1).astype(np.float32)
     scores = random.random(300).astype(np.float32)
     expected = nms(torch.from_numpy(boxes), torch.from_numpy(scores), 0.5).numpy()
-    assert np.array_equal(suppress(boxes, scores, 0.5), expected)
+    for most in (0, 1, 40, 300, None):
+        assert np.array_equal(suppress(boxes, scores, 0.5, most), expected[:most])
+    assert not len(suppress(boxes[:0], scores[:0], 0.5, 3))
 
 
 def test_fingerprints_of_arrays_are_those_of_tensors() -> None:
