@@ -1,5 +1,9 @@
 """The command `trifocal`, a function for each subcommand. Slow imports are inside the functions."""
 
+import gc
+
+gc.set_threshold(50_000)  # before the imports, whose objects are not garbage
+
 from trifocal.cli import (  # each adds its commands
     about,
     batch,
