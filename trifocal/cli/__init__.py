@@ -15,7 +15,7 @@ from trifocal.cli import (  # each adds its commands
     serving,
     training,
 )
-from trifocal.cli.main import app
+from trifocal.cli.main import app, run
 
 __all__ = [
     "about",
@@ -26,6 +26,7 @@ __all__ = [
     "export",
     "layers",
     "research",
+    "run",
     "serving",
     "training",
 ]
