@@ -396,6 +396,32 @@ def test_installed_command_prints_a_one_line_error_and_exits_with_1(photo: Path)
     assert is_one_sentence(done.stderr) and "PNG" in done.stderr
 
 
+ENDING = """
+import atexit, sys
+from trifocal.cli import main
+class Kept:
+    def __del__(self):
+        print("freed")
+kept = Kept()
+def app(prog_name):
+    atexit.register(print, "handler")
+    print("x" * 100_000)
+    exec(sys.argv[1])
+main.app = app
+main.run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "error"),
+    [("sys.exit(3)", 3, ""), ("sys.exit()", 0, ""), ("sys.exit('why')", 1, "why"), ("1 / 0", 1, "Traceback")],
+)
+def test_the_process_ends_after_its_exit_handlers_and_output(end: str, status: int, error: str) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDING, end], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (status, f"{'x' * 100_000}\nhandler\n")  # and nothing was freed
+    assert done.stderr.startswith(error) and bool(done.stderr) == bool(error)
+
+
 def test_closed_pipe_gives_no_traceback(file: Path) -> None:
     script = f"{sys.executable} -m trifocal info {' '.join([str(file)] * 50)} | head -n 1"
     done = subprocess.run(script, shell=True, check=False, capture_output=True, text=True)

@@ -29,7 +29,14 @@ from trifocal.codecs.runtime import file_arithmetic
 from trifocal.container import Bitstream
 from trifocal.entropy import EntropyModel, ExactNetworks, Gain, Prior, SinglePass, fixed_point
 from trifocal.entropy.coder import Array
-from trifocal.entropy.fixed_point import Depthwise, FixedPointLayer, Grid, Linear, overflow_bound
+from trifocal.entropy.fixed_point import (
+    Depthwise,
+    FixedPointLayer,
+    Grid,
+    Linear,
+    overflow_bound,
+    quantised_weights,
+)
 from trifocal.entropy.fixed_point_networks import FixedPointNetworks
 from trifocal.entropy.four_passes import put, take
 from trifocal.entropy.latent_coding import read_latents, write_latents
@@ -109,7 +116,26 @@ def test_worst_inputs_reach_the_bound_and_are_exact_in_float32() -> None:
 def test_overflow_bound_is_the_largest_sum_of_any_part() -> None:
     weight, offset = np.array([[3.0], [-2.0]]), np.array([5.0])
     assert overflow_bound(weight, offset, Grid(0, -4, 10)).tolist() == [3 * 10 + 2 * 4 + 5]
+    assert overflow_bound(weight, offset, Grid(0, -20, 1)).tolist() == [3 * 20 + 2 * 1 + 5]
     assert overflow_bound(-weight, offset, Grid(0, 0, 10)).tolist() == [3 * 10 + 5]
+
+
+def test_exponents_are_the_largest_that_fit() -> None:
+    """FORMAT.md defines them so; columns of zeros and of the largest weights among them."""
+    random = np.random.default_rng(5)
+    weight = random.normal(0, 1, (40, 60)) * 2.0 ** random.integers(-9, 2, 60)
+    weight[:, 0], weight[0, 1], weight[0, 2] = 0, 127.5 / 4, 127.49 / 8
+    bias = random.normal(0, 4, 60)
+    for inputs in (UNIT, Grid(8, 0, 2**13), Grid(4, -(2**15), 100)):
+        _, _, exponents = quantised_weights(weight, bias, inputs, None)
+        for column, found in enumerate(exponents):
+            fitting = []
+            for e in range(1, 15):
+                whole = np.floor(weight[:, [column]] * 2.0**e + 0.5)
+                offset = np.floor(bias[[column]] * 2.0 ** (e + inputs.bits) + 0.5)
+                if abs(whole).max() <= 127 and overflow_bound(whole, offset, inputs)[0] <= 2**24:
+                    fitting.append(e)
+            assert found == max(fitting)
 
 
 def test_weights_that_are_too_large_are_refused() -> None:

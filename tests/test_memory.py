@@ -1,5 +1,6 @@
 """Peak memory as measured in a separate process, and what keeps it low."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -25,6 +26,50 @@ def test_peak_memory_includes_all_allocations() -> None:
     del held
     later = own_peak_memory()
     assert later is not None and later >= 0.99 * peak  # counted in lumps, by thread
+
+
+KEEPING = """
+import resource, sys
+from trifocal.cli.main import prepare_coding
+from trifocal.utils.memory import trim_heap
+if sys.argv[1] == "kept":
+    prepare_coding()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytes([1]) * (48 << 20)  # freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+trim_heap()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator has the setting")
+def test_coding_commands_keep_freed_memory_until_it_is_trimmed() -> None:
+    found = {}
+    for mode in ("kept", "freed"):
+        run = [sys.executable, "-c", KEEPING, mode]
+        printed = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+        found[mode] = [int(line) > 600 for line in printed.split()]  # 768 pages of 64 KiB, or more of 4
+    assert found == {"kept": [False, True], "freed": [True, True]}
+
+
+def test_coding_commands_give_blas_one_thread_and_leave_the_environment_alone() -> None:
+    code = """
+import os
+from trifocal.cli.main import prepare_coding
+prepare_coding()
+from threadpoolctl import threadpool_info
+print([pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"])
+print(os.environ.get("OPENBLAS_NUM_THREADS"))
+"""
+    for given in (None, "3"):
+        environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+        environment |= {} if given is None else {"OPENBLAS_NUM_THREADS": given}
+        run = [sys.executable, "-c", code]
+        printed = subprocess.run(run, check=True, env=environment, capture_output=True, text=True).stdout
+        assert printed.splitlines() == ["[1]", str(given)]
 
 
 def test_larger_image_takes_more_memory(tmp_path: Path) -> None:

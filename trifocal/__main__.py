@@ -1,5 +1,5 @@
 """`python -m trifocal` runs the command `trifocal`."""
 
-from trifocal.cli import app
+from trifocal.cli import run
 
-app(prog_name="trifocal")
+run()

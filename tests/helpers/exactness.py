@@ -36,7 +36,7 @@ def recorded_values() -> Iterator[Any]:
             found.update(np.ascontiguousarray(part, dtype="<f8").tobytes())
         return values
 
-    Reader.code = record  # type: ignore[method-assign]
+    Reader.code = record  # type: ignore[method-assign, assignment]
     try:
         yield found
     finally:

@@ -1,5 +1,9 @@
 """The command `trifocal`, a function for each subcommand. Slow imports are inside the functions."""
 
+import gc
+
+gc.set_threshold(50_000)  # before the imports, whose objects are not garbage
+
 from trifocal.cli import (  # each adds its commands
     about,
     batch,
@@ -11,7 +15,7 @@ from trifocal.cli import (  # each adds its commands
     serving,
     training,
 )
-from trifocal.cli.main import app
+from trifocal.cli.main import app, run
 
 __all__ = [
     "about",
@@ -22,6 +26,7 @@ __all__ = [
     "export",
     "layers",
     "research",
+    "run",
     "serving",
     "training",
 ]

@@ -34,6 +34,7 @@ from trifocal.cli.main import (
     console_for,
     force_option,
     images_at_once,
+    prepare_coding,
     report_inputs,
     use_threads,
 )
@@ -162,6 +163,7 @@ def encode(
     photo.jpg is written to photo.tri in the same folder. If that exists, the command fails and writes
     nothing, unless -o names that file, or --force or --skip-existing is given. `-` reads standard input.
     """
+    prepare_coding()
     check_rate(quality, bpp, max_bytes)
     if sum(source is not None for source in (text, text_file, caption)) > 1:
         raise typer.BadParameter("give only one of --text, --text-file and --caption.")
@@ -332,6 +334,7 @@ def decode(
     photo.tri is written to photo.png in the same folder. If that exists (it may be the original), the command
     fails and writes nothing, unless -o names that file, or --force or --skip-existing is given.
     """
+    prepare_coding()
     base_only = layers is Layers.base
     if base_only and (best_effort or any(option is not None for option in (region, text, preference))):
         raise typer.BadParameter("--layers base excludes --region, --best-effort, --text and --preference.")

@@ -19,6 +19,7 @@ from trifocal.cli.main import (
     WeightsForFile,
     app,
     force_option,
+    prepare_coding,
     report_inputs,
     use_threads,
 )
@@ -81,6 +82,7 @@ def detect(
     layer is read. Other .tri files are decoded first. With --format coco boxes are x, y, width, height, and
     image_id is the file's stem, as a number if it is one.
     """
+    prepare_coding()
     from trifocal.api import Detector
     from trifocal.cli import console, paths
     from trifocal.file_detection import draw_detections, json_detections, json_objects

@@ -82,9 +82,7 @@ def graph_bytes(source: Source, with_weights: bool) -> tuple[bytes, list[str]]:
     assert program is not None
     model = program.model_proto
     names = simplify(model, source.module.state_dict(), with_weights, onnx.TensorProto.EXTERNAL)
-    if source.folded:
-        model = folded(model, names)
-    return model.SerializeToString(deterministic=True), names
+    return folded(model, names).SerializeToString(deterministic=True), names
 
 
 def simplify(
@@ -163,14 +161,14 @@ def export_networks(
     files: dict[bytes, str] = {}
     named: dict[str, list[str]] = {}
     entries: dict[str, dict[str, Any]] = {}
-    ready: set[str] = set()
+    large: set[str] = set()
     for name, network in networks.items():
         graphs = {}
         for graph, source in network.sources.items():
             content, weights = graph_bytes(source, with_weights)
             file = files.setdefault(content, f"{name}.{graph}.onnx")
             graphs[graph], named[file] = file, weights
-            ready |= {file} if source.folded else set()
+            large |= {file} if source.large else set()
             with atomic_write(folder / file) as stream:
                 stream.write(content)
             exported(file)
@@ -180,7 +178,7 @@ def export_networks(
         "exporter": exporter(),
         "networks": entries,
         "weights": named,
-        "folded": sorted(ready),
+        "large": sorted(large),
     }
     with atomic_write(folder / "graphs.json") as stream:
         stream.write(json.dumps(record, separators=(",", ":"), sort_keys=True).encode() + b"\n")

@@ -44,8 +44,8 @@ class Source:
         dynamic: for each input, the sizes that vary: {axis: `torch.export.Dim`}.
         outputs: their names.
         variadic: whether the module takes its inputs as `*inputs`.
-        folded: whether the graph is simplified at export rather than each time it is opened; simplifying a
-            large graph takes longer than running it.
+        large: whether optimising the graph for a processor takes longer than running it, so that it is opened
+            as it was exported.
     """
 
     module: nn.Module
@@ -53,7 +53,7 @@ class Source:
     dynamic: Mapping[str, dict[int, Any]]
     outputs: tuple[str, ...]
     variadic: bool = False
-    folded: bool = False
+    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,7 @@ def refinement_source(network: ScalableNetwork) -> Source:
     sides = [(1, 2), (2, 3), *[(1, 2)] * 3, *[(2, 3)] * 4, (1,), (1,)]
     dynamic = {name: dict.fromkeys(axes, Dim.AUTO) for name, axes in zip(inputs, sides, strict=True)}
     module = GradientGraph(FeatureCost(network, detector), list(inputs.values()))
-    return Source(module, inputs, dynamic, ("gradient",), variadic=True, folded=True)
+    return Source(module, inputs, dynamic, ("gradient",), variadic=True, large=True)
 
 
 def hyper_source(module: HyperAnalysisGraph, channels: int) -> Source:
@@ -355,7 +355,7 @@ def detector_sources(detector: SplitDetector) -> dict[str, Source]:
     return {
         "front": Source(FrontGraph(detector), {"x": x}, {"x": {2: 32 * h, 3: 32 * w}}, ("h",)),
         "reference": Source(
-            ReferenceGraph(detector), {"x": x}, {"x": {2: 32 * h, 3: 32 * w}}, REFERENCE[1:], folded=True
+            ReferenceGraph(detector), {"x": x}, {"x": {2: 32 * h, 3: 32 * w}}, REFERENCE[1:], large=True
         ),
         "proposals": Source(
             ProposalsGraph(detector),

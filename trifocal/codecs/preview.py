@@ -11,6 +11,7 @@ from trifocal.types import BasePreview
 
 __all__ = ["preview_pixels"]
 
+BLOCK = 64  # columns
 SHARPNESS = -0.75  # the coefficient a of the cubic kernel, as in torch
 Floats = NDArray[np.float32]
 
@@ -22,8 +23,7 @@ def preview_pixels(preview: BasePreview[Any]) -> Floats:
     across = taps(x, width, preview.size[0], picture.shape[3])
     down = taps(y, height, preview.size[1], picture.shape[2])
     rows = sum(picture[:, :, place] * weight[:, None] for place, weight in zip(*down))
-    columns: Any = np.asarray(rows) @ matrix(*across, picture.shape[3])
-    return np.ascontiguousarray(columns, np.float32)
+    return interpolated_columns(np.asarray(rows), *across)
 
 
 def taps(start: int, count: int, whole: int, side: int) -> tuple[NDArray[np.int64], Floats]:
@@ -48,6 +48,18 @@ def near(t: Any) -> Any:
 def far(t: Any) -> Any:
     """The cubic kernel at distances 1..2."""
     return ((t - 5) * t + 8) * t * SHARPNESS - 4 * SHARPNESS
+
+
+def interpolated_columns(rows: Floats, indices: NDArray[np.int64], weights: Floats) -> Floats:
+    """[..., side] → [..., count]. A block of columns is a product with the few samples that it needs."""
+    count = indices.shape[1]
+    columns = np.empty((*rows.shape[:-1], count), np.float32)
+    for start in range(0, count, BLOCK):
+        block = slice(start, start + BLOCK)
+        first, end = indices[:, block].min(), indices[:, block].max() + 1
+        across = matrix(indices[:, block] - first, weights[:, block], end - first)
+        np.matmul(rows[..., first:end], across, out=columns[..., block])
+    return columns
 
 
 def matrix(indices: NDArray[np.int64], weights: Floats, side: int) -> Floats:

@@ -79,8 +79,8 @@ def propose(classes: Floats, boxes: Floats, size: tuple[int, int]) -> NDArray[np
     probability = 1 / (1 + np.exp(-classes.max(axis=1)))
     order = np.argsort(-probability, kind="stable")[:BEFORE_NMS]
     order = order[probability[order] > MIN_PROBABILITY]
-    kept = suppress(clip_boxes(boxes[order], size), probability[order], PROPOSAL_OVERLAP)
-    found: NDArray[np.int64] = order[kept[:AFTER_NMS]]
+    kept = suppress(clip_boxes(boxes[order], size), probability[order], PROPOSAL_OVERLAP, AFTER_NMS)
+    found: NDArray[np.int64] = order[kept]
     return found
 
 
@@ -93,25 +93,26 @@ def detections(boxes: Floats, scores: Floats) -> Detections:
     large = ((found[:, 2:] - found[:, :2]) >= MIN_SIDE).all(axis=1)
     found, score, label = found[large], score[large], label[large]
     apart = found + (label * (found.max(initial=0) + 1))[:, None].astype(np.float32)  # classes do not overlap
-    kept = suppress(apart, score, OVERLAP)[:MOST]
+    kept = suppress(apart, score, OVERLAP, MOST)
     ids = np.array(COCO_IDS, np.int64)
     return Detections(found[kept].astype(np.float64), ids[label[kept]], score[kept].astype(np.float64))
 
 
-def suppress(boxes: Floats, scores: Floats, overlap: float) -> NDArray[np.int64]:
+def suppress(boxes: Floats, scores: Floats, overlap: float, most: int | None = None) -> NDArray[np.int64]:
     """Non-maximum suppression: indices of the boxes that no better one overlaps by more than that
-    intersection over union, best first.
+    intersection over union, best first; the best `most` of them, or all if None.
     """
     order = np.argsort(-scores, kind="stable")
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept = []
-    while len(order):
-        best, order = order[0], order[1:]
-        kept.append(best)
-        low = np.maximum(boxes[best, :2], boxes[order, :2])
-        high = np.minimum(boxes[best, 2:], boxes[order, 2:])
-        shared = (high - low).clip(min=0).prod(axis=1)
-        order = order[shared <= overlap * (area[best] + area[order] - shared)]
+    x0, y0, x1, y1 = np.ascontiguousarray(boxes[order].T)
+    area = (x1 - x0) * (y1 - y0)
+    kept: list[int] = []
+    while len(order) and len(kept) != most:
+        kept.append(order[0])
+        width = (np.minimum(x1[0], x1[1:]) - np.maximum(x0[0], x0[1:])).clip(min=0)
+        height = (np.minimum(y1[0], y1[1:]) - np.maximum(y0[0], y0[1:])).clip(min=0)
+        shared = width * height
+        rest = 1 + np.flatnonzero(shared <= overlap * (area[0] + area[1:] - shared))
+        order, x0, y0, x1, y1, area = (values[rest] for values in (order, x0, y0, x1, y1, area))
     return np.array(kept, np.int64)
 
 

@@ -9,7 +9,6 @@ float64, since torch can be set to a lower precision for float32. FORMAT.md defi
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +39,7 @@ FLOAT32_SUM = 2**24  # float32 has all integers up to it
 INT32_SUM = 2**31 - 1
 LARGEST_WEIGHT = 127
 MOST_BITS = 14  # largest e
+SMALLEST = 2.0**-60  # stands for 0 in divisions
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ def overflow_bound(weight: Floats, offset: Floats, inputs: Grid) -> Floats:
         offset: integers, added last, [O].
         inputs: the range of the inputs.
     """
-    positive, negative = weight.clip(min=0).sum(0), -weight.clip(max=0).sum(0)
-    most = positive * inputs.high - negative * inputs.low
-    least = negative * inputs.high - positive * inputs.low
-    bound: Floats = np.maximum(most, least) + abs(offset)
+    # The larger of p·high − n·low and n·high − p·low, where p and −n are the sums of the weights of one sign.
+    total, magnitudes = weight.sum(0), abs(weight).sum(0)
+    twice = magnitudes * (inputs.high - inputs.low) + abs(total * (inputs.high + inputs.low))
+    bound: Floats = twice / 2 + abs(offset)
     return bound
 
 
@@ -103,25 +103,37 @@ def quantised_weights(
         OverflowError: if no e is small enough for an output.
     """
     lost_bits = 0 if outputs is None else max(0, outputs.bits - inputs.bits)
-    exponents = np.zeros(weight.shape[1], np.int64)
-    whole, offset = np.zeros_like(weight), np.zeros_like(bias)
-    largest, reached = abs(weight).max(0), overflow_bound(weight, np.zeros_like(bias), inputs)
     lost_to_rounding = len(weight) * (inputs.high - inputs.low) / 2  # at most, of the sums
-    for e in range(MOST_BITS, lost_bits, -1):
-        may_fit = (exponents == 0) & (np.ldexp(largest, e) < LARGEST_WEIGHT + 1)
-        may_fit &= np.ldexp(reached, e) - lost_to_rounding <= largest_sum
-        columns = np.flatnonzero(may_fit)
-        if not len(columns):
-            continue
-        w, b = rounded(np.ldexp(weight[:, columns], e)), rounded(np.ldexp(bias[columns], inputs.bits + e))
+    reached = overflow_bound(weight, np.zeros_like(bias), inputs)
+    exponents = np.minimum(
+        doublings(abs(weight).max(0), LARGEST_WEIGHT + 0.5),
+        doublings(reached, largest_sum + lost_to_rounding),
+    ).clip(max=MOST_BITS)
+
+    def attempt(columns: Any) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """Weights and offsets of these outputs with their exponents, and whether the sums fit."""
+        e = exponents[columns]
+        if e.min() <= lost_bits:
+            raise OverflowError(f"The weights of a layer are too large for sums of up to {largest_sum}.")
+        w = rounded(weight[:, columns] * np.ldexp(1.0, e))
+        b = rounded(np.ldexp(bias[columns], inputs.bits + e))
         if outputs is not None:
-            b += math.ldexp(1.0, inputs.bits + e - outputs.bits - 1)
-        fits = (abs(w).max(0) <= LARGEST_WEIGHT) & (overflow_bound(w, b, inputs) <= largest_sum)
-        chosen = columns[fits]
-        exponents[chosen], whole[:, chosen], offset[chosen] = e, w[:, fits], b[fits]
-    if not exponents.all():
-        raise OverflowError(f"The weights of a layer are too large for sums of up to {largest_sum}.")
+            b += np.ldexp(1.0, inputs.bits + e - outputs.bits - 1)
+        return w, b, (abs(w).max(0) <= LARGEST_WEIGHT) & (overflow_bound(w, b, inputs) <= largest_sum)
+
+    whole, offset, fits = attempt(slice(None))
+    columns = np.flatnonzero(~fits)
+    while len(columns):
+        exponents[columns] -= 1
+        whole[:, columns], offset[columns], fits = attempt(columns)
+        columns = columns[~fits]
     return whole, offset, exponents
+
+
+def doublings(values: Floats, limit: float) -> NDArray[np.int64]:
+    """How often each value may be doubled to stay at most at the limit; sometimes one more than that."""
+    _, powers = np.frexp(limit / values.clip(min=SMALLEST))
+    return powers.astype(np.int64) - 1
 
 
 class FixedPointLayer:
