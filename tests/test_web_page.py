@@ -178,7 +178,7 @@ def test_components_are_switched_off(opened: Any) -> None:
     assert opened.locator("#parts li:nth-child(3) input").is_disabled()
     wait_for_result(opened)
     assert "in part" in opened.inner_text("#right-caption")
-    assert "without person" in opened.locator("#notices").text_content()
+    assert "damaged: person and the rest." in opened.locator("#notices").text_content()
     with opened.expect_response(lambda answer: "/decode" in answer.url) as answer:
         opened.check("#parts li:nth-child(1) input")
     assert "components" not in answer.value.url
