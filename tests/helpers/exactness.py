@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -36,11 +37,8 @@ def recorded_values() -> Iterator[Any]:
             found.update(np.ascontiguousarray(part, dtype="<f8").tobytes())
         return values
 
-    Reader.code = record  # type: ignore[method-assign, assignment]
-    try:
+    with patch.object(Reader, "code", record):
         yield found
-    finally:
-        Reader.code = code  # type: ignore[method-assign]
 
 
 def main(folder: Path, presets: list[str], files: list[Path]) -> None:
