@@ -296,7 +296,7 @@ def encode(
         text: what the image shows, for presets that take text.
         send_text: store the text in the file, for presets whose decoder reads it.
         base_quality: 0..100, of the base layer, for scalable presets; by default at most 20.
-        refinement: gradient steps that fit the base layer to the image; 4 if None, 0 is faster.
+        refinement: gradient steps that fit the base layer to the image; by default those of the preset.
         mask: where the image matters, for presets with an importance map (`taco-compact`,
             `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Positions
             with 1 get more bits at equal bytes.
@@ -306,7 +306,7 @@ def encode(
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
         base_only: encode the base layer alone, for scalable presets. To add the rest later, encode the image
-            again with the same options but without base_only, strip the enhancement part, and merge both.
+            again without base_only, and merge its enhancement part (`container.parts.strip`) with it.
         engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.
         weights: a .safetensors file instead of the preset's own weights.
         notify: called with each notice, also about reading the image. By default, notices are

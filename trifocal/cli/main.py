@@ -114,7 +114,8 @@ Refinement = Annotated[
     typer.Option(
         min=0,
         help="Gradient steps that fit the base layer to the image. 0 saves about 1.1 s per image on two "
-        "cores; the base layer is then up to 3 % larger, and detection less accurate. [default: 4]",
+        "cores; the base layer is then up to 3 % larger, and detection less accurate. [default: 4; "
+        "dual-layer: 0]",
     ),
 ]
 

@@ -209,7 +209,7 @@ def codec_network(codec: Codec, sides: Sequence[str]) -> Network:
 
 
 def shared_networks() -> dict[str, Network]:
-    """The networks that several presets use: the bundled detector and the compact text encoder."""
+    """The networks that several presets use: the bundled detector and the bundled text encoder."""
     from trifocal.codecs.graph_sources import detector_sources, text_sources
     from trifocal.detection.detector import load_detector
     from trifocal.detection.image_encoder import load_image_encoder

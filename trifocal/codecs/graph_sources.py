@@ -380,7 +380,7 @@ def detector_sources(detector: SplitDetector) -> dict[str, Source]:
 
 
 def text_sources(text: TextTransformer, image: ImageEncoder, ground: GroundingHead) -> dict[str, Source]:
-    """The graphs of the compact text encoder, "text", and of the grounding head, "grounding"."""
+    """The graphs of the bundled text encoder, "text", and of the grounding head, "grounding"."""
     h, w, t = Dim("h", max=64), Dim("w", max=64), Dim("t", max=64)
     ids, mask = torch.arange(7)[None], torch.ones(1, 7, dtype=torch.bool)
     return {

@@ -1,4 +1,4 @@
-"""The backbone of the compact detector: inverted residuals with channel gates.
+"""The backbone of the bundled detector: inverted residuals with channel gates.
 
 "Compact detector" names the architecture, and "bundled detector" this network with the weights of
 the package.

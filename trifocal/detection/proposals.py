@@ -1,4 +1,4 @@
-"""The first stage of the compact detector: class scores and a box at each grid point.
+"""The first stage of the bundled detector: class scores and a box at each grid point.
 
     level ── separable ── separable ── linear ─┬─ class logits
                                                └─ distances to the four sides, each a distribution over BINS

@@ -1,4 +1,4 @@
-"""The feature pyramid of the compact detector, with a top-down and a bottom-up path.
+"""The feature pyramid of the bundled detector, with a top-down and a bottom-up path.
 
 After Liu et al. 2018, "Path aggregation network for instance segmentation", with 5×5 convolutions and a
 fourth level as in Yu et al. 2021 (arXiv 2111.00902, section 2.2).

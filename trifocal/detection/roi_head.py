@@ -1,4 +1,4 @@
-"""The second stage of the compact detector, which refines proposals.
+"""The second stage of the bundled detector, which refines proposals.
 
     pyramid ── RoIAlign ── 7×7 ── linear ── linear ── a ─┐
     first stage: probabilities, box, grid point ─────────┴─ linear ─┬─ added to the class logits

@@ -1,4 +1,4 @@
-"""Both detection stages after the pyramid, for torchvision's and the compact detector.
+"""Both detection stages after the pyramid, for torchvision's and the bundled detector.
 
 pyramid ── first stage: proposals ── second stage: classes and boxes ── non-maximum suppression
 

@@ -1,4 +1,4 @@
-"""The compact text encoder and the grounding of its texts on ONNX Runtime, without torch."""
+"""The bundled text encoder and the grounding of its texts on ONNX Runtime, without torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 class CompactOnnxTextEncoder:
-    """The compact text encoder on NumPy arrays; as `compact.CompactTextEncoder`."""
+    """The bundled text encoder on NumPy arrays; as `compact.CompactTextEncoder`."""
 
     name, length, width = "compact", LENGTH, 256
 
@@ -62,7 +62,7 @@ def text_probability(x: NDArray[np.float32], text: TextEmbedding[Any]) -> NDArra
 
     Args:
         x: image, [1, 3, H, W] in 0..1, H and W multiples of 16.
-        text: the embedding of one text, by the compact text encoder.
+        text: the embedding of one text, by the bundled text encoder.
 
     Raises:
         WeightsError: if the weights are missing or damaged.

@@ -1,4 +1,4 @@
-"""The tokenizer of the compact text encoder: texts → token ids, and notices about texts it does not suit."""
+"""The tokenizer of the bundled text encoder: texts → token ids, and notices about texts it does not suit."""
 
 from __future__ import annotations
 
