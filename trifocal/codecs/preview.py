@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.types import BasePreview
+from trifocal.utils.threads import one_blas_thread
 
 __all__ = ["preview_pixels"]
 
@@ -58,7 +59,8 @@ def interpolated_columns(rows: Floats, indices: NDArray[np.int64], weights: Floa
         block = slice(start, start + BLOCK)
         first, end = indices[:, block].min(), indices[:, block].max() + 1
         across = matrix(indices[:, block] - first, weights[:, block], end - first)
-        np.matmul(rows[..., first:end], across, out=columns[..., block])
+        with one_blas_thread():
+            np.matmul(rows[..., first:end], across, out=columns[..., block])
     return columns
 
 
