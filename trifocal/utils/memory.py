@@ -11,9 +11,9 @@ LARGEST_KEPT, NEVER = 2**24, 2**30  # bytes
 
 
 def keep_freed_memory() -> None:
-    """Let glibc's allocator keep freed memory for its next blocks until `trim_heap`, also that of arrays up to
-    16 MiB. Larger ones, which only images of several tiles have, are returned: kept, they would add 100 MB to
-    the peak for an image of 12 megapixels.
+    """Let glibc's allocator keep freed memory for its next blocks until `trim_heap`, also that of arrays of
+    up to 16 MiB. Larger ones, which only images of several tiles have, are returned: kept, they would add
+    100 MB to the peak for an image of 12 megapixels.
 
     A program that codes images allocates arrays of the same sizes again and again. Otherwise the system
     clears the pages of each anew, a tenth of the processor time of a decode. The setting is that of the whole
