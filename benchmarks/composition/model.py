@@ -1,0 +1,159 @@
+"""A generator of missing latents, and what its training and evaluation share.
+
+Shapes: B images of h × w latent positions of 16 × 16 pixels, M = 384 latent channels, C = 192 hyper features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import trifocal
+from trifocal.codecs.components import component_at
+from trifocal.codecs.rate_control import default_base_quality
+from trifocal.container.components import MAX_COMPONENTS, ComponentLayout
+from trifocal.entropy.coder import RateEstimator
+from trifocal.entropy.latent_coding import code_side_information, code_values
+from trifocal.types import Condition
+
+LATENT, FEATURES, NOISE = 384, 192, 32  # channels
+WIDTH, BLOCKS = 192, 5  # of the generator
+FEATURE_SCALE = 64.0  # divides the hyper features
+MIDDLE_LEVEL = 400  # quality 50
+HELD_OUT = 40  # first items of the cache, which training leaves out
+
+
+class Block(nn.Module):
+    """Residual block: group normalisation and two 3 × 3 convolutions, [B, channels, h, w]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.a = nn.Conv2d(channels, channels, 3, padding=1)
+        self.b = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.b.weight)
+        assert self.b.bias is not None
+        nn.init.zeros_(self.b.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.b(F.silu(self.a(self.norm(x))))
+
+
+class Generator(nn.Module):
+    """Predicts missing latents in one step.
+
+    Args:
+        std: standard deviation of each latent channel, [M].
+    """
+
+    std: Tensor
+
+    def __init__(self, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("std", std.clone(), persistent=False)
+        self.stem = nn.Conv2d(2 * LATENT + FEATURES + 2 + NOISE, WIDTH, 1)
+        self.blocks = nn.ModuleList(Block(WIDTH) for _ in range(BLOCKS))
+        self.head = nn.Conv2d(WIDTH, LATENT, 1)
+        nn.init.zeros_(self.head.weight)
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, known: Tensor, kept: Tensor, preview: Tensor, features: Tensor, level: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Latents [B, h, w, M]: the known ones where kept, generated ones elsewhere.
+
+        Args:
+            known: decoded latents, [B, h, w, M]; values at missing positions are not used.
+            kept: bool, [B, h, w].
+            preview: latent of the preview, [B, h, w, M].
+            features: hyper features, [B, h, w, C].
+            level: quality level 0..800, [B].
+            noise: standard normal, [B, h, w, NOISE].
+        """
+        mask = kept[..., None].to(preview.dtype)
+        gain = (level.float() / MIDDLE_LEVEL - 1)[:, None, None, None].expand_as(mask)
+        inputs = (known / self.std * mask, preview / self.std, features / FEATURE_SCALE, mask, gain, noise)
+        x = self.stem(torch.cat(inputs, -1).permute(0, 3, 1, 2))
+        for block in self.blocks:
+            x = block(x)
+        added = self.head(F.silu(x)).float().permute(0, 2, 3, 1) * self.std
+        return torch.where(kept[..., None], known, preview + added)
+
+
+class Latents(NamedTuple):
+    """What the generator reads of an image, and its preview."""
+
+    latent: Tensor  # decoded, with the prediction from the preview, [h, w, M]
+    preview: Tensor  # latent of the preview, [h, w, M]
+    features: Tensor  # hyper features, [h, w, C]
+    pixels: Tensor  # of the preview, [3, H, W], about 0..1
+
+
+def load_network() -> Any:
+    """The network of `dual-layer-compact`, in torch, without gradients."""
+    codec: Any = trifocal.load("dual-layer-compact", engine="torch")
+    return codec.network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def code(network: Any, image: Tensor, level: int, small: tuple[int, int] | None = None) -> Latents:
+    """Decoded latents of an image, computed without a file.
+
+    Args:
+        image: RGB, 0..1, [1, 3, H, W]; H and W are multiples of 64.
+        small: width and height of the base layer, which is then encoded by its codec; None simulates it.
+    """
+    levels = torch.tensor([level])
+    if small is None:
+        preview, _ = network.simulate_base_layer(image, levels)
+    else:
+        preview, _ = network._preview(image, [small[1], small[0]], default_base_quality(levels))
+    condition = Condition(preview=preview)
+    y = network.analyse(image, condition)
+    networks, numbers = network.entropy.arrays(), levels.numpy()
+    coder = RateEstimator(network.entropy.cost(), 1)
+    side = code_side_information(networks, coder, y.numpy(), numbers, (y.shape[1], y.shape[2]), True)
+    values = side.unscale(networks, code_values(networks, coder, side, numbers), numbers)
+    decoded = torch.as_tensor(np.asarray(values)).float()
+    features = torch.as_tensor(np.asarray(side.features)).float().reshape(*decoded.shape[:3], -1)
+    prediction = network.preview_latent(condition)
+    latent = decoded + prediction * network.trust
+    return Latents(latent[0], prediction[0], features[0], preview.pixels()[0])
+
+
+def component_numbers(layout: ComponentLayout) -> NDArray[np.uint8]:
+    """The component of each position of an image of one tile, 0 for the rest, [h, w]."""
+    x0, y0, x1, y1 = layout.tile_box(0)
+    return np.frombuffer(layout.positions(0), np.uint8).reshape(y1 - y0, x1 - x0)
+
+
+def object_layout(boxes: NDArray[np.float32], width: int, height: int) -> ComponentLayout:
+    """Components of objects.
+
+    Args:
+        boxes: x0, y0, x1, y1 in pixels, [N, 4].
+    """
+    found = (component_at("object", box, width, height) for box in boxes.tolist())
+    components = tuple(dict.fromkeys(one for one in found if one is not None))[:MAX_COMPONENTS]
+    return ComponentLayout(components, width, height)
+
+
+def export_generator(checkpoint: Path, out: Path) -> None:
+    """Write the averaged weights of a checkpoint as float16 safetensors."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["ema"]
+    save_file({name: value.half().contiguous() for name, value in state.items() if name != "std"}, out)
+
+
+def load_generator(weights: Path, network: Any) -> Generator:
+    """The generator of exported weights."""
+    generator = Generator(network.synthesis.std)
+    generator.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+    return generator.eval()
