@@ -38,7 +38,7 @@ def main() -> None:
     random = np.random.default_rng(1)
     items = [(file, False) for archive in arguments.annotated for file in list_images([archive])]
     items += [(file, True) for archive in arguments.photos for file in list_images([archive])]
-    random.shuffle(items)  # type: ignore[arg-type]  # a list is shuffled in place
+    random.shuffle(items)
     arguments.cache.mkdir(parents=True, exist_ok=True)
     network = load_network()
     for number, (file, photo) in enumerate(track(items[: arguments.images], "images")):
@@ -50,7 +50,7 @@ def main() -> None:
         height, width = (min(side // 64 * 64, LARGEST_CROP) for side in rgb.shape[:2])
         top, left = (int(random.integers(s - t + 1)) for s, t in zip(rgb.shape[:2], (height, width)))
         pixels = torch.from_numpy(rgb[top : top + height, left : left + width].copy())
-        boxes -= np.float32([left, top, left, top])
+        boxes -= np.asarray([left, top, left, top], np.float32)
         level = MIDDLE_LEVEL if random.random() < 0.6 else int(random.integers(10, 91)) * 8
         coded = code(network, pixels.permute(2, 0, 1)[None].float() / 255, level)
         preview = (coded.pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous()

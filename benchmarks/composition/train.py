@@ -68,16 +68,15 @@ class Crops:
         self.files, self.random = files, random
 
     def batch(self, count: int) -> Batch:
-        *latents, kept, pixels, preview, level = zip(*(self.crop() for _ in range(count)))
-        images = (torch.stack(part).permute(0, 3, 1, 2).float() / 255 for part in (pixels, preview))
-        return Batch(
-            *(torch.stack(part) for part in latents), torch.stack(kept), *images, torch.tensor(level)
-        )
+        y, p, f, kept, pixels, preview, level = zip(*(self.crop() for _ in range(count)))
+        x, small = (torch.stack(part).permute(0, 3, 1, 2).float() / 255 for part in (pixels, preview))
+        latent, prediction, features, mask = (torch.stack(part) for part in (y, p, f, kept))
+        return Batch(latent, prediction, features, mask, x, small, torch.tensor(level))
 
     def crop(self) -> tuple[Any, ...]:
         """The fields of Batch for a crop, images as bytes [H, W, 3]."""
         while True:
-            item = torch.load(self.files[self.random.integers(len(self.files))], weights_only=False)
+            item = torch.load(self.files[int(self.random.integers(len(self.files)))], weights_only=False)
             height, width = item["y"].shape[:2]
             if min(height, width) < WINDOW:
                 continue
