@@ -108,8 +108,8 @@ Device = Annotated[
 
 CANDIDATES = (
     "Presets, other formats (avif, avif-444, avif-slow, webp, jpeg, jxl, heic, png), presets with custom "
-    "weights as LABEL=PRESET:WEIGHTS (mine=compact:mine.safetensors), and variants (dual-layer-compact:base; "
-    "docs/evaluation.md lists them)."
+    "weights as LABEL=PRESET:WEIGHTS (mine=compact:mine.safetensors), and presets with a setting "
+    "(dual-layer-compact:base; docs/evaluation.md lists the settings)."
 )
 
 
@@ -242,7 +242,7 @@ def compare(
 ) -> None:
     """Measure presets and other formats, and write an HTML report. Needs the extra `evaluate`.
 
-    The report has curves, tables and crops. Crops show the other codecs at no more bytes than the first, at a
+    The report has curves, tables and crops. Crops show the other candidates at no more bytes than the first, at a
     low, a middle and a high rate.
     """
     check_task(task, detector, annotations, short_side, square)
