@@ -242,8 +242,8 @@ def compare(
 ) -> None:
     """Measure presets and other formats, and write an HTML report. Needs the extra `evaluate`.
 
-    The report has curves, tables and crops. Crops show the other candidates at no more bytes than the first, at a
-    low, a middle and a high rate.
+    The report has curves, tables and crops. Crops show the other candidates at no more bytes than the first,
+    at a low, a middle and a high rate.
     """
     check_task(task, detector, annotations, short_side, square)
     from trifocal.cli import console
