@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from trifocal.cli.options import parse_size
+from trifocal.cli.options import parse_positive, parse_size
 from trifocal.errors import OptionError, TrainingError, TrifocalError
 
 if TYPE_CHECKING:
@@ -88,7 +88,12 @@ Quality = Annotated[
     typer.Option("--quality", "-q", min=0, max=100, help="Quality. [default: 50]"),
 ]
 Bpp = Annotated[
-    float | None, typer.Option(help="Maximum bits per pixel, above 0, such as 0.25, instead of a quality.")
+    float | None,
+    typer.Option(
+        parser=parse_positive,
+        metavar="FLOAT",
+        help="Maximum bits per pixel, above 0, such as 0.25, instead of a quality.",
+    ),
 ]
 MaxBytes = Annotated[
     int | None,

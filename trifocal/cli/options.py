@@ -23,6 +23,17 @@ def parse_size(text: str) -> int:
     return size
 
 
+def parse_positive(text: str) -> float:
+    """A number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise typer.BadParameter(f"{text!r} is not a number above 0.")
+    return number
+
+
 def parse_region(text: str) -> tuple[int, int, int, int]:
     """`x,y,w,h` in pixels, from the top left corner."""
     try:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from trifocal.cli.main import Threads, app, use_threads
-from trifocal.cli.options import parse_fields
+from trifocal.cli.options import parse_fields, parse_positive
 
 # What is trained besides presets, and the function of `trifocal.training` for it.
 OTHER_TRAININGS = {
@@ -57,7 +57,10 @@ def train(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run in steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Length of the run in minutes, above 0.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(parser=parse_positive, metavar="FLOAT", help="Length of the run in minutes, above 0."),
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(min=1, help="Crops per step, in all processes together. [default: the recipe's]"),
