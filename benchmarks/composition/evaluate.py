@@ -26,10 +26,8 @@ from model import (
     Generator,
     Latents,
     code,
-    component_numbers,
     load_generator,
     load_network,
-    object_layout,
 )
 from numpy.typing import NDArray
 from PIL import Image
@@ -37,10 +35,15 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
+from trifocal.codecs.tile_coding import tile_parts, to_pixels
+from trifocal.codecs.torch_runtime import image_tensor
+from trifocal.container.components import REST, ComponentLayout
 from trifocal.detection.efficientnet_lite import EfficientNetLite
 from trifocal.pictures import Picture
+from trifocal.training.components import object_components
 from trifocal.types import LATENT_STRIDE
 
+CPU = torch.device("cpu")
 PATCH = 128  # pixels; patches overlap by half
 NAMES = ("original", "partial", "composed", "whole")
 
@@ -63,7 +66,7 @@ def coco_items(network: Any, folder: Path) -> Iterator[Item]:
         path = folder / "images" / f"{number:012d}.jpg"
         rgb = np.array(Picture.open(path).rgb)
         height, width = rgb.shape[:2]
-        padded = F.pad(to_tensor(rgb)[None], (0, -width % 64, 0, -height % 64), mode="replicate")
+        padded = F.pad(image_tensor(rgb, CPU), (0, -width % 64, 0, -height % 64), mode="replicate")
         coded = code(network, padded, MIDDLE_LEVEL, network.input_size(width, height))
         yield Item(path.stem, rgb, np.asarray(boxes[number]), MIDDLE_LEVEL, coded)
 
@@ -76,21 +79,12 @@ def cached_items(folder: Path) -> Iterator[Item]:
         yield Item(path.stem, item["x"].numpy(), np.asarray(item["boxes"]), item["level"], coded)
 
 
-def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
-    """[H, W, 3] bytes -> [3, H, W], 0..1."""
-    return torch.from_numpy(rgb).permute(2, 0, 1).float() / 255
-
-
-def to_bytes(image: Tensor) -> NDArray[np.uint8]:
-    """[3, H, W], 0..1 -> [H, W, 3] bytes."""
-    return np.ascontiguousarray((image * 255).round().byte().permute(1, 2, 0).numpy())
-
-
 @torch.no_grad()
 def decode(network: Any, generator: Generator, item: Item, share: float) -> tuple[dict[str, Tensor], Tensor]:
     """Images of NAMES, [3, H, W], 0..1; and which pixels are missing, bool, [H, W]."""
     height, width = item.rgb.shape[:2]
-    kept = torch.from_numpy(component_numbers(object_layout(item.boxes, width, height)) > 0)
+    layout = ComponentLayout(object_components(item.boxes, width, height), width, height)
+    kept = torch.from_numpy(tile_parts(layout, 0).numbers != REST)
     latent, preview, features = (one[None] for one in item.coded[:3])
     level = torch.tensor([item.level])
     noise = torch.randn(*latent.shape[:3], NOISE, generator=torch.Generator().manual_seed(0))
@@ -100,7 +94,7 @@ def decode(network: Any, generator: Generator, item: Item, share: float) -> tupl
     latents = torch.where(mask, latent, preview), composed, latent
     decodes = [network.synthesis(one, level)[0, :, :height, :width].clamp(0, 1) for one in latents]
     pixels = (~kept).repeat_interleave(LATENT_STRIDE, 0).repeat_interleave(LATENT_STRIDE, 1)
-    return dict(zip(NAMES, (to_tensor(item.rgb), *decodes))), pixels[:height, :width]
+    return dict(zip(NAMES, (image_tensor(item.rgb, CPU)[0], *decodes))), pixels[:height, :width]
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> float:
@@ -195,10 +189,10 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
             values[name]["psnr"].append(float(-10 * torch.log10(error)))
             if butteraugli is not None:  # pixels that are present are the original's
                 decoded = torch.where(missing, images[name], images["original"])
-                values[name]["butteraugli"].append(butteraugli(item.rgb, to_bytes(decoded)))
+                values[name]["butteraugli"].append(butteraugli(item.rgb, to_pixels(decoded.numpy())))
         if arguments.save:
             row = torch.cat([images[name] for name in NAMES[:3]], 2)
-            Image.fromarray(to_bytes(row)).save(arguments.out / f"{item.name}.png")
+            Image.fromarray(to_pixels(row.numpy())).save(arguments.out / f"{item.name}.png")
         if used == arguments.images:
             break
     deviation = torch.stack(vectors["original"]).std()

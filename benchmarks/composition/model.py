@@ -10,15 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import trifocal
-from trifocal.codecs.components import component_at
 from trifocal.codecs.rate_control import default_base_quality
-from trifocal.container.components import MAX_COMPONENTS, ComponentLayout
 from trifocal.entropy.coder import RateEstimator
 from trifocal.entropy.latent_coding import code_side_information, code_values
 from trifocal.types import Condition
@@ -129,27 +126,10 @@ def code(network: Any, image: Tensor, level: int, small: tuple[int, int] | None 
     return Latents(latent[0], prediction[0], features[0], preview.pixels()[0])
 
 
-def component_numbers(layout: ComponentLayout) -> NDArray[np.uint8]:
-    """The component of each position of an image of one tile, 0 for the rest, [h, w]."""
-    x0, y0, x1, y1 = layout.tile_box(0)
-    return np.frombuffer(layout.positions(0), np.uint8).reshape(y1 - y0, x1 - x0)
-
-
-def object_layout(boxes: NDArray[np.float32], width: int, height: int) -> ComponentLayout:
-    """Components of objects.
-
-    Args:
-        boxes: x0, y0, x1, y1 in pixels, [N, 4].
-    """
-    found = (component_at("object", box, width, height) for box in boxes.tolist())
-    components = tuple(dict.fromkeys(one for one in found if one is not None))[:MAX_COMPONENTS]
-    return ComponentLayout(components, width, height)
-
-
 def export_generator(checkpoint: Path, out: Path) -> None:
     """Write the averaged weights of a checkpoint as float16 safetensors."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["ema"]
-    save_file({name: value.half().contiguous() for name, value in state.items() if name != "std"}, out)
+    save_file({name: value.half().contiguous() for name, value in state.items()}, out)
 
 
 def load_generator(weights: Path, network: Any) -> Generator:

@@ -26,20 +26,20 @@ from model import (
     HELD_OUT,
     NOISE,
     Generator,
-    component_numbers,
     export_generator,
     load_generator,
     load_network,
-    object_layout,
 )
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from trifocal.container.components import ComponentLayout
+from trifocal.codecs.tile_coding import tile_parts
+from trifocal.container.components import REST, ComponentLayout
 from trifocal.detection.efficientnet_lite import EfficientNetLite
-from trifocal.training.components import random_squares
+from trifocal.entropy.component_coding import kept_positions
+from trifocal.training.components import object_components, random_squares
 from trifocal.types import LATENT_STRIDE
 
 BATCH = 6
@@ -92,13 +92,12 @@ class Crops:
 
     def kept(self, boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.bool_]:
         """Positions that are not missing, [h, w]: the rest is missing, and 0 to 0.5 of the objects."""
-        layout = object_layout(boxes, width, height)
-        if not layout.components:
-            layout = ComponentLayout(random_squares(min(width, height), self.random), width, height)
-        numbers = component_numbers(layout)
+        objects = object_components(boxes, width, height)
+        components = objects or random_squares(min(width, height), self.random)
+        numbers = tile_parts(ComponentLayout(components, width, height), 0).numbers
         share = 0.5 * self.random.random()
-        missing = [0, *(n for n in np.unique(numbers) if n and self.random.random() < share)]
-        return ~np.isin(numbers, missing)
+        missing = [REST, *(n for n in np.unique(numbers) if n and self.random.random() < share)]
+        return kept_positions(numbers, missing)
 
 
 class FeatureNetwork:
@@ -238,7 +237,7 @@ class Trainer:
             self.generator = load_generator(start, self.network).train()
             return
         state = torch.load(start, weights_only=True)
-        self.generator.load_state_dict({name: v for name, v in state["gen"].items() if name != "std"})
+        self.generator.load_state_dict(state["gen"])
         self.discriminators.load_state_dict(state["D"])
 
     def save(self) -> None:

@@ -55,11 +55,11 @@ def interpolated_columns(rows: Floats, indices: NDArray[np.int64], weights: Floa
     """[..., side] → [..., count]. A block of columns is a product with the few samples that it needs."""
     count = indices.shape[1]
     columns = np.empty((*rows.shape[:-1], count), np.float32)
-    for start in range(0, count, BLOCK):
-        block = slice(start, start + BLOCK)
-        first, end = indices[:, block].min(), indices[:, block].max() + 1
-        across = matrix(indices[:, block] - first, weights[:, block], end - first)
-        with one_blas_thread():
+    with one_blas_thread():
+        for start in range(0, count, BLOCK):
+            block = slice(start, start + BLOCK)
+            first, end = indices[:, block].min(), indices[:, block].max() + 1
+            across = matrix(indices[:, block] - first, weights[:, block], end - first)
             np.matmul(rows[..., first:end], across, out=columns[..., block])
     return columns
 

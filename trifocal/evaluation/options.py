@@ -109,7 +109,8 @@ class CompareOptions(EvaluateOptions):
 
     Attributes:
         crops: PICTURE:X,Y,WIDTH,HEIGHT in pixels, or PICTURE for the window with the largest error of the
-            first candidate. By default the images where the first candidate is worst, median and best.
+            first candidate. By default the images where the first candidate is worst, median
+            and best against the second.
         published: further curves to plot, as `published_curves` reads them.
         without_text_bits: count bits without the text that files store, as Cross-modal does (section 2: the
             decoder has the text from elsewhere).

@@ -24,7 +24,15 @@ from trifocal.recipes import Recipe
 from trifocal.training.validation import LEVELS, HeldOut
 from trifocal.types import LATENT_STRIDE, TILE, PartialTile
 
-__all__ = ["check_components_recipe", "partial_crop", "partial_crops", "position_errors", "validate_partial"]
+__all__ = [
+    "check_components_recipe",
+    "object_components",
+    "partial_crop",
+    "partial_crops",
+    "position_errors",
+    "random_squares",
+    "validate_partial",
+]
 
 LARGEST_MISSING = 0.5  # share of a crop's components
 MOST_SQUARES, SMALLEST_SQUARE = 3, 2  # of crops without objects; side in latent positions
@@ -70,12 +78,21 @@ def partial_crop(boxes: NDArray[np.float32], size: int, random: np.random.Genera
         boxes, size: as for `partial_crops`.
         random: draws.
     """
-    objects = (component_at("object", box, size, size) for box in boxes.tolist())
-    components = tuple(dict.fromkeys(one for one in objects if one is not None))[:MAX_COMPONENTS]
+    components = object_components(boxes, size, size)
     tile = tile_parts(ComponentLayout(components or random_squares(size, random), size, size), 0)
     probability = LARGEST_MISSING * random.random()
     missing = frozenset(part for part in tile.components if random.random() < probability)
     return PartialTile(tile.numbers, tile.parts, missing | ({REST} & {*tile.parts}))
+
+
+def object_components(boxes: NDArray[np.float32], width: int, height: int) -> tuple[Component, ...]:
+    """The objects of an image of that width and height as components, each box of positions once.
+
+    Args:
+        boxes: x0, y0, x1, y1 in pixels, [N, 4].
+    """
+    objects = (component_at("object", box, width, height) for box in boxes.tolist())
+    return tuple(dict.fromkeys(one for one in objects if one is not None))[:MAX_COMPONENTS]
 
 
 def random_squares(size: int, random: np.random.Generator) -> tuple[Component, ...]:
