@@ -1,5 +1,8 @@
 """Images that are encoded at the same time: files, order of the output, errors, and the end of a run."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -123,6 +126,28 @@ def test_threads_are_limited_while_any_thread_needs_it() -> None:
     assert blas_threads() == {1}
     second.__exit__(None, None, None)
     assert blas_threads() == before
+
+
+FORK = """
+import os, threading
+from trifocal.utils.threads import Background, pool
+go = threading.Event()
+for _ in range(os.cpu_count() or 1):
+    pool().submit(go.wait)
+value = Background(os.getpid)
+child = os.fork()
+if not child:
+    os._exit(value.result() != os.getpid())
+go.set()
+assert os.waitpid(child, 0)[1] == 0
+assert value.result() == os.getpid()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_background_values_are_computed_in_a_forked_process_too() -> None:
+    """Also those that no thread has begun, since the threads are not in that process."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=60)
 
 
 def test_number_of_images_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

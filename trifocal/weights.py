@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -19,6 +21,7 @@ from safetensors.numpy import load_file
 from trifocal.errors import WeightsError
 from trifocal.types import DEAD_ZONE
 from trifocal.utils.files import atomic_write
+from trifocal.utils.threads import pool
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -118,13 +121,30 @@ def read_arrays(path: Path, shared: Path | None = None) -> Arrays:
             f"The weights {path.name} are damaged, or no safetensors file; give others, or install Trifocal "
             "again."
         ) from error
-    weights = {name: w.astype(np.float32) if w.dtype.kind == "f" else w for name, w in weights.items()}
-    for name, w in weights.items():
-        if w.dtype.kind == "f" and not np.isfinite(w).all():
-            raise WeightsError(
-                f"The weights {path.name} hold values in {name} that are not finite; give others."
-            )
+    if invalid := convert_to_float32(weights):
+        raise WeightsError(
+            f"The weights {path.name} hold values in {min(invalid)} that are not finite; give others."
+        )
     return others | weights
+
+
+def convert_to_float32(weights: Arrays) -> list[str]:
+    """Convert floats in place, on two threads. Returns the names of those that are not finite."""
+    names, invalid = deque(name for name, w in weights.items() if w.dtype.kind == "f"), []
+
+    def convert() -> None:
+        with suppress(IndexError):  # no name is left
+            while True:
+                name = names.popleft()
+                weights[name] = weights[name].astype(np.float32)
+                if not np.isfinite(weights[name]).all():
+                    invalid.append(name)
+
+    other = pool().submit(convert)
+    convert()
+    if not other.cancel():
+        other.result()
+    return invalid
 
 
 def load_part(path: Path, prefix: str) -> StateDict:
@@ -323,7 +343,8 @@ def fingerprint(weights: Mapping[str, Any], version: int, arithmetic: int) -> in
                 return None
             digest.update(np.ascontiguousarray(halved).tobytes())
         else:
-            digest.update(w.astype(np.float32 if w.dtype.kind == "f" else np.int32).tobytes())
+            values = w.astype(np.float32 if w.dtype.kind == "f" else np.int32, copy=False)
+            digest.update(np.ascontiguousarray(values).data)
     return int.from_bytes(digest.digest()[: FINGERPRINT_BYTES[version]], "big")
 
 

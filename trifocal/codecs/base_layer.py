@@ -243,6 +243,9 @@ class BaseTorchRuntime:
     def analyse(self, rgb: NDArray[np.uint8]) -> Array:
         return as_array(self.network.base.analyse(image_tensor(rgb, self.network.device)))
 
+    def prepare_refinement(self) -> None:
+        _ = self.network.detector
+
     @torch.inference_mode()
     def refine(self, rgb: NDArray[np.uint8], y: Array, level: int, steps: int) -> Array:
         detector = self.network.detector

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trifocal.codecs.refinement_steps import LEARNING_RATE, Adam
+from trifocal.codecs.refinement_steps import LEARNING_RATE, PARAMETER_STEPS, Adam
 from trifocal.detection.detector import SplitDetector
 from trifocal.detection.feature_codec import crop_features, pad_image
 from trifocal.detection.two_stage import DetectorNetwork, FirstStage, first_stage
@@ -59,9 +59,10 @@ def refined(
         size, pixels = (x.shape[2], x.shape[3]), x.shape[2] * x.shape[3]
         gain, weight = base.entropy.gain(level).detach(), task_weight(level)
         adam = Adam(LEARNING_RATE * float((1 / gain).mean()))
-        for _ in range(steps):
-            with torch.no_grad():
-                mean, index = base.entropy.predicted_parameters(y, level)
+        for step in range(steps):
+            if step % PARAMETER_STEPS == 0:
+                with torch.no_grad():
+                    mean, index = base.entropy.predicted_parameters(y, level)
             residual = y * gain - mean
             bits = logistic_bits(residual, index).flatten(1).sum(1)
             y_hat = (quantise_through(residual, torch.round(index).long()) + mean) / gain

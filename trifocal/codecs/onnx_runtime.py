@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from trifocal.codecs.preview import preview_pixels
 from trifocal.codecs.rate_control import REFINEMENT
 from trifocal.codecs.text_importance import with_text_importance
+from trifocal.container.fields import VERSION
 from trifocal.detection.input_size import STEP, base_latent_size, compact_size
 from trifocal.entropy.coder import Array
 from trifocal.entropy.numpy_model import ARITHMETICS, NumpyCodingNetworks
@@ -19,6 +21,7 @@ from trifocal.graphs.session import Graphs, network_record
 from trifocal.pictures import Picture
 from trifocal.types import DEAD_ZONE, HYPER_LATENT_PIXELS, Condition
 from trifocal.utils.arrays import image_array
+from trifocal.utils.threads import Background
 from trifocal.weights import Arrays, DecodableFingerprints, check_arrays, fingerprint, kind_of_fingerprint
 
 if TYPE_CHECKING:
@@ -64,7 +67,8 @@ class OnnxRuntime:
         self.weights, self.decodes, self.on_torch = weights, decodes, on_torch
         self.graphs = Graphs(name, weights)
         self._entropy = entropy_models(weights, "entropy.", self.graphs, "hyper_analysis", dead_zone)
-        self._fingerprints: dict[tuple[int, int], int | None] = {}
+        self._fingerprints: dict[tuple[int, int], Background[int | None]] = {}
+        self._begin_fingerprint(VERSION, self.arithmetics[-1])  # of new files; it takes 20 ms
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxRuntime:
         """Return this runtime itself: its weights never change. `on_torch` makes one whose weights can."""
@@ -72,9 +76,12 @@ class OnnxRuntime:
 
     def fingerprint(self, version: int, arithmetic: int, refresh: bool = True) -> int | None:
         """The weights never change here, so `refresh` has no effect."""
+        return self._begin_fingerprint(version, arithmetic).result()
+
+    def _begin_fingerprint(self, version: int, arithmetic: int) -> Background[int | None]:
         key = version, arithmetic
         if key not in self._fingerprints:
-            self._fingerprints[key] = fingerprint(self.weights, version, arithmetic)
+            self._fingerprints[key] = Background(partial(fingerprint, self.weights, *key))
         return self._fingerprints[key]
 
     def decodable_fingerprints(self, version: int, arithmetic: int) -> frozenset[int]:
@@ -150,6 +157,14 @@ class BaseOnnxRuntime:
         padded = np.pad(rgb, ((0, high), (0, wide), (0, 0)), mode="edge")
         return self.graphs.run("base.analysis", given=image_array(padded))[0]
 
+    def prepare_refinement(self) -> None:
+        from trifocal.detection.compact_onnx import load_compact_detector
+
+        self.graphs.prefetch("base.analysis")
+        detector = load_compact_detector().graphs
+        detector.prefetch("reference")
+        self.graphs.with_weights(detector.weights).prefetch("base.refinement")
+
     def refine(self, rgb: NDArray[np.uint8], y: Array, level: int, steps: int) -> Array:
         if not steps:
             return y
@@ -158,7 +173,6 @@ class BaseOnnxRuntime:
 
         detector = load_compact_detector().graphs
         both = self.graphs.with_weights(detector.weights)
-        both.prefetch("base.refinement")  # while the detector computes what the steps compare with
         return refined_array(both, detector, self.entropy(), image_array(rgb), y, level, steps)
 
     def preview(self, y_hat: Array, size: tuple[int, int]) -> Array:

@@ -19,11 +19,12 @@ from trifocal.graphs.session import Graphs
 from trifocal.types import BASE_TASK_WEIGHTS, MAX_LEVEL
 from trifocal.utils.arrays import log_spaced
 
-__all__ = ["LEARNING_RATE", "REFERENCE", "Adam", "refined_array"]
+__all__ = ["LEARNING_RATE", "PARAMETER_STEPS", "REFERENCE", "Adam", "refined_array"]
 
 LEARNING_RATE = 0.0125  # of Adam, in quantiser steps
 BETAS = (0.8, 0.95)  # short memory for few steps
 EPSILON = 1e-8
+PARAMETER_STEPS = 4  # after so many steps, means and scales are predicted anew
 REFERENCE = ("x", "stage0", "stage1", "stage2", "level0", "level1", "level2", "level3", "classes", "bins")
 
 
@@ -66,11 +67,13 @@ def refined_array(
     gain, pixels = latent_gain(entropy.weights["gain.log_gain.table"], at), x.shape[2] * x.shape[3]
     weight = float(log_spaced(at, MAX_LEVEL, BASE_TASK_WEIGHTS)[0])
     adam = Adam(LEARNING_RATE * float((1 / gain).mean()))
-    for _ in range(steps):
-        mean, index = entropy.predicted_parameters(y, at)
+    for step in range(steps):
+        if step % PARAMETER_STEPS == 0:
+            mean, index = entropy.predicted_parameters(y, at)
         residual = y * gain - mean
         y_hat = (quantise(residual, ZERO_BELOW[np.rint(index).astype(int)]) + mean) / gain
-        (task,) = graphs.run("base.refinement", y_hat=y_hat.astype(np.float32), **wanted)
+        last = step == steps - 1
+        (task,) = graphs.run("base.refinement", last, y_hat=y_hat.astype(np.float32), **wanted)
         y = adam.step(y, rate_gradient(residual, index) * gain / pixels + weight * task).astype(np.float32)
     return y
 

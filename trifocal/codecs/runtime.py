@@ -91,6 +91,10 @@ class BaseRuntime(Protocol):
         """The small image [H, W, 3] → its latent [1, h, w, M], float32."""
         ...
 
+    def prepare_refinement(self) -> None:
+        """Begin to load what `refine` needs. Raises WeightsError without a detector."""
+        ...
+
     def refine(self, rgb: NDArray[np.uint8], y: Array, level: int, steps: int) -> Array:
         """The latent after a number of gradient steps towards the detector's output. Raises WeightsError
         without a detector.

@@ -185,6 +185,8 @@ class ScalableCodec(Codec):
         steps = self.runtime.base.refinement if base.refinement is None else base.refinement
         if quality is None and level is not None:
             quality = default_base_quality(level)
+        if steps:
+            self.runtime.base.prepare_refinement()
         small_size = self.runtime.base.input_size(picture.width, picture.height)
         small = resized(picture, small_size)
         chosen, data, y_hat = self._base_within(small, quality, size, steps)

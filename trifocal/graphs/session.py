@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from concurrent.futures import Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trifocal.errors import WeightsError
-from trifocal.utils.threads import pool, thread_count
+from trifocal.utils.threads import Background, thread_count
 
 __all__ = ["GRAPHS", "Graphs", "has_graphs", "network_record", "session_options"]
 
@@ -23,6 +22,11 @@ GRAPHS = Path(__file__).parent.parent / "weights" / "graphs"
 
 # Optimisers that ran at export (`graph_export.folded`); they take a third of the time to open a graph.
 AT_EXPORT = ["ConstantFolding", "ConstantSharing", "CommonSubexpressionElimination"]
+
+# With waiting threads that spin for 20 µs before they sleep, a graph of many small operations takes 12 % less
+# time; from 50 µs on, two processes on two cores get slower (benchmarks/busy.py). ONNX Runtime knows the
+# duration since version 1.26.
+SPIN_MICROSECONDS, SHORT_SPINS = "20", (1, 26)
 
 Array = NDArray[Any]
 
@@ -42,7 +46,7 @@ class Graphs:
     def __init__(self, name: str, weights: Mapping[str, Array]) -> None:
         self.files: dict[str, str] = network_record(name)["graphs"]
         self.weights = weights
-        self._sessions: dict[str, Future[Any]] = {}
+        self._sessions: dict[str, Background[Any]] = {}
         self._extended: Graphs | None = None
         self._lock = Lock()  # of the two
 
@@ -54,16 +58,19 @@ class Graphs:
         with self._lock:
             for graph in {*graphs} - self._sessions.keys():
                 path = GRAPHS / self.files[graph]
-                self._sessions[graph] = pool().submit(open_graph, path, self.weights)
+                self._sessions[graph] = Background(partial(open_graph, path, self.weights))
 
-    def run(self, graph: str, **inputs: Array) -> list[Array]:
-        """The outputs of a graph."""
+    def run(self, graph: str, last: bool = True, /, **inputs: Array) -> list[Array]:
+        """The outputs of a graph.
+
+        Args:
+            last: False keeps the memory of a large graph for its next run.
+        """
         self.prefetch(graph)
-        outputs: list[Array] = (
-            self._sessions[graph]
-            .result()
-            .run(None, {name: np.ascontiguousarray(value) for name, value in inputs.items()})
-        )
+        session = self._sessions[graph].result()
+        arrays = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+        frees = last and self.files[graph] in record()["large"]
+        outputs: list[Array] = session.run(None, arrays, freeing() if frees else None)
         return outputs
 
     def with_weights(self, others: Mapping[str, Array]) -> Graphs:
@@ -106,14 +113,30 @@ def network_record(name: str) -> dict[str, Any]:
 
 def session_options(threads: int | None = None) -> Any:
     """Options of an onnxruntime session: errors only, that many threads (`thread_count` if None), and waiting
-    threads sleep (benchmarks/busy.py).
+    threads soon sleep.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = threads or thread_count()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    short_spins = version_numbers(onnxruntime.__version__) >= SHORT_SPINS
+    options.add_session_config_entry("session.intra_op.allow_spinning", "01"[short_spins])
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
+    return options
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(int(number) for number in version.split(".")[:2])
+
+
+def freeing() -> Any:
+    """Options of a run that returns the memory of the arena afterwards."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 
@@ -128,6 +151,7 @@ def open_graph(path: Path, weights: Mapping[str, Array]) -> Any:
     options.enable_cpu_mem_arena = False  # sizes differ from tile to tile, and the arena keeps the largest
     if path.name in record()["large"]:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_cpu_mem_arena = True
     names = record()["weights"][path.name]
     try:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]

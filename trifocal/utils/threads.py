@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from threading import Lock
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["for_rows", "one_blas_thread", "pool", "processor_count", "thread_count"]
+__all__ = ["Background", "for_rows", "one_blas_thread", "pool", "processor_count", "thread_count"]
 
 THREADS = "OMP_NUM_THREADS"  # as torch reads it
+Value = TypeVar("Value")
 COST_PER_THREAD = 4e6  # multiplications that take longer than starting a thread
 
 
@@ -92,6 +93,26 @@ def blas() -> ThreadpoolController:
 def pool() -> ThreadPoolExecutor:
     """The threads of this process for work that waits for none of their other work."""
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="trifocal")
+
+
+class Background(Generic[Value]):
+    """A value that a thread of the pool computes. A forked process, which has none of the threads, computes
+    it anew.
+    """
+
+    def __init__(self, compute: Callable[[], Value]) -> None:
+        self.compute = compute
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pool = pool()
+        self._future = self._pool.submit(self.compute)
+
+    def result(self) -> Value:
+        """The value, as soon as it is there. Raises what its computation raised."""
+        if not self._future.done() and self._pool is not pool():
+            self._begin()
+        return self._future.result()
 
 
 if hasattr(os, "register_at_fork"):
