@@ -24,7 +24,7 @@ __all__ = ["LEARNING_RATE", "PARAMETER_STEPS", "REFERENCE", "Adam", "refined_arr
 LEARNING_RATE = 0.0125  # of Adam, in quantiser steps
 BETAS = (0.8, 0.95)  # short memory for few steps
 EPSILON = 1e-8
-PARAMETER_STEPS = 4  # after so many steps, means and scales are predicted anew
+PARAMETER_STEPS = 2  # after so many steps, means and scales are predicted anew
 REFERENCE = ("x", "stage0", "stage1", "stage2", "level0", "level1", "level2", "level3", "classes", "bins")
 
 
