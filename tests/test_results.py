@@ -2,11 +2,12 @@
 without the images.
 """
 
+import csv
 from pathlib import Path
 
 import pytest
 
-from helpers.scripts import load_script
+from helpers.scripts import ROOT, load_script
 from trifocal.evaluation import EvaluateOptions, evaluate, mean_results, read_means, read_results
 from trifocal.presets import DEFAULT, load
 
@@ -76,3 +77,9 @@ def test_rows_of_a_public_photograph_are_reproduced(preset: str, tmp_path: Path)
         assert row.bytes == pytest.approx(published.bytes, rel=0.002)
         for metric in ("psnr", "ms_ssim"):
             assert row.values[metric] == pytest.approx(published.values[metric], rel=0.0005)
+
+
+def test_runs_of_a_preset_have_numbers_of_their_own() -> None:
+    with (ROOT / "results/training.csv").open(encoding="utf-8", newline="") as stream:
+        runs = [(row["preset"], row["run"]) for row in csv.DictReader(stream)]
+    assert len(runs) == len(set(runs)) > 70

@@ -73,8 +73,8 @@ class EncodeOptions:
 
 
 def check_quality_only(options: EncodeOptions, name: str) -> None:
-    """Raises OptionError for options that do not concern the base layer, or with which the base layer cannot
-    be written before the enhancement layer is coded.
+    """Raises OptionError for bpp, max_bytes, mask and components, which exclude a base layer that is written
+    alone or first.
     """
     given = (options.bpp, options.max_bytes, options.mask, options.components)
     if any(option is not None for option in given):
@@ -86,8 +86,9 @@ def check_quality_only(options: EncodeOptions, name: str) -> None:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """Options of `decode`, with the same names and meanings as its arguments; `base_only`, which is only
-    here, decodes the preview of the base layer. Raises OptionError for options that exclude each other.
+    """Options of `decode`, with the same names and meanings as its arguments; `base_only`, which is none of
+    its arguments, decodes the preview of the base layer. Raises OptionError for options that exclude each
+    other.
     """
 
     region: Region | None = None

@@ -28,8 +28,8 @@ def export_onnx(
 ) -> None:
     """Export compact presets as ONNX graphs, with dynamic height and width.
 
-    Writes a file for each transform and a list of them, graphs.json. The networks of the entropy model that
-    must be exact are not exported; they stay in NumPy.
+    Writes a file for each transform and a list of them, graphs.json. The exact networks of the entropy
+    model, which both encoder and decoder run, are not exported; they stay in NumPy.
     """
     from trifocal import presets
     from trifocal.cli.console import Console

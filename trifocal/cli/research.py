@@ -242,7 +242,7 @@ def compare(
 ) -> None:
     """Measure presets and other formats, and write an HTML report. Needs the extra `evaluate`.
 
-    The report has curves, tables and crops. Crops show the other candidates at no more bytes than the first,
+    The report has curves, tables and crops. Crops show the other codecs at no more bytes than the first,
     at a low, a middle and a high rate.
     """
     check_task(task, detector, annotations, short_side, square)

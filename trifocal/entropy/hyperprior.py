@@ -79,7 +79,7 @@ class ExactNetworks(nn.Module):
 
 
 class EntropyModel(nn.Module):
-    """y ⇄ coder ⇄ y_hat: gain, hyper analysis, and the integer networks (prior, hyper synthesis, context).
+    """y ⇄ coder ⇄ y_hat: gain, hyper analysis, and the exact networks (prior, hyper synthesis, context).
 
     The constructor builds the entropy model of the compact codec; `from_parts` takes any parts. It also codes
     latents of other projects: see docs/research.md.
@@ -134,7 +134,7 @@ class EntropyModel(nn.Module):
         self.exact_side = exact_networks
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.from_numpy(logistic_frequencies()))
-        self._integer: dict[int, Any] = {}  # integer networks by arithmetic
+        self._integer: dict[int, Any] = {}  # exact networks by arithmetic
         self._integer_checksum: tuple[int, ...] = ()
         self._models: Models | None = None
         self._cost: Floats | None = None
@@ -156,7 +156,7 @@ class EntropyModel(nn.Module):
         has_importance_map: bool = False,
         partial: PartialTile | None = None,
     ) -> Tensor:
-        """`latent_coding.code_latents` for tensors. NumPy coders run on the integer networks, without a
+        """`latent_coding.code_latents` for tensors. NumPy coders run on the exact networks, without a
         gradient; tensor coders on `exact_side` as trained, in floats, in training mode, and on the integer
         networks otherwise.
 
@@ -187,7 +187,7 @@ class EntropyModel(nn.Module):
         return torch.from_numpy(y_hat).to(device)
 
     def arrays(self, arithmetic: int | None = None) -> TorchCodingNetworks:
-        """The integer networks and tables, for coding NumPy arrays; in the newest arithmetic if None."""
+        """The exact networks and tables, for coding NumPy arrays; in the newest arithmetic if None."""
         return TorchCodingNetworks(self, arithmetic or self.arithmetics[-1])
 
     @torch.no_grad()
@@ -271,7 +271,7 @@ class EntropyModel(nn.Module):
         return {**self.__dict__, "_models": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EntropyModel:
-        """Move to another device or precision; the integer networks are built again there."""
+        """Move to another device or precision; the exact networks are built again there."""
         self._integer = {}
         return super()._apply(fn, recurse)
 
@@ -281,9 +281,9 @@ class TorchEntropyNetworks:
 
     Args:
         model: the entropy model that has the networks.
-        integer: use the integer networks, in float64; otherwise `exact_side` as trained, in floats, with a
+        integer: use the integer form of `exact_side`; otherwise `exact_side` as trained, in floats, with a
             gradient.
-        arithmetic: of the integer networks; the newest if None.
+        arithmetic: of the integer form; the newest if None.
     """
 
     def __init__(self, model: EntropyModel, integer: bool, arithmetic: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The importance map of a file: a coarse map of the quantiser's step, before the latent.
+"""The importance map of a file: a coarse map of the quantiser's step, coded before the latent.
 
 The map has one value per 64×64 pixels, in quarters of an octave of the step, and is coded without loss:
 second differences along rows and columns, all with one table whose index is coded first. A map of zeros costs

@@ -1,4 +1,4 @@
-"""The arithmetic of integer networks, with identical results on every machine.
+"""Arithmetic 1 of the exact networks, with identical results on every machine.
 
 It works on float64 arrays of NumPy or torch. Activations are multiples of 2^−ACTIVATION_BITS clamped to
 ±ACTIVATION_BOUND, weights are multiples of 2^−WEIGHT_BITS. Every product is then a multiple of

@@ -77,7 +77,7 @@ class EntropyNetworks(Protocol[ArrayT]):
 
 
 class CodingNetworks(EntropyNetworks[Array], Protocol):
-    """An entropy model for coding: integer networks on NumPy arrays, and its tables."""
+    """An entropy model for coding: exact networks on NumPy arrays, and its tables."""
 
     def models(self) -> Models:
         """Range-coder models of the frequencies."""

@@ -1,4 +1,4 @@
-"""The integer networks of the compact codecs (arithmetic 1) on NumPy arrays, from a file's weights.
+"""The exact networks of the compact codecs in arithmetic 1, on NumPy arrays.
 
 `integer_networks.py` builds the same networks from torch modules; both compute with `integer_arithmetic.py`
 and `four_passes.py`. New files use arithmetic 2, `fixed_point_networks.py`.

@@ -1,4 +1,4 @@
-"""Presets by partial files: only the objects, or with the objects as components."""
+"""Presets measured by partial files, with the detected or the annotated objects only."""
 
 from __future__ import annotations
 
