@@ -21,7 +21,7 @@ from trifocal.entropy.latent_coding import code_side_information, code_values
 from trifocal.types import Condition
 
 LATENT, FEATURES, NOISE = 384, 192, 32  # channels
-WIDTH, BLOCKS = 192, 5  # of the generator
+BLOCKS = 5  # of the generator
 FEATURE_SCALE = 64.0  # divides the hyper features
 MIDDLE_LEVEL = 400  # quality 50
 HELD_OUT = 40  # first items of the cache, which training leaves out
@@ -48,16 +48,17 @@ class Generator(nn.Module):
 
     Args:
         std: standard deviation of each latent channel, [M].
+        width: channels of the blocks.
     """
 
     std: Tensor
 
-    def __init__(self, std: Tensor) -> None:
+    def __init__(self, std: Tensor, width: int = 192) -> None:
         super().__init__()
         self.register_buffer("std", std.clone(), persistent=False)
-        self.stem = nn.Conv2d(2 * LATENT + FEATURES + 2 + NOISE, WIDTH, 1)
-        self.blocks = nn.ModuleList(Block(WIDTH) for _ in range(BLOCKS))
-        self.head = nn.Conv2d(WIDTH, LATENT, 1)
+        self.stem = nn.Conv2d(2 * LATENT + FEATURES + 2 + NOISE, width, 1)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(BLOCKS))
+        self.head = nn.Conv2d(width, LATENT, 1)
         nn.init.zeros_(self.head.weight)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
@@ -134,6 +135,7 @@ def export_generator(checkpoint: Path, out: Path) -> None:
 
 def load_generator(weights: Path, network: Any) -> Generator:
     """The generator of exported weights."""
-    generator = Generator(network.synthesis.std)
-    generator.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+    state = {name: value.float() for name, value in load_file(weights).items()}
+    generator = Generator(network.synthesis.std, len(state["stem.bias"]))
+    generator.load_state_dict(state)
     return generator.eval()

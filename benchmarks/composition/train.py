@@ -5,8 +5,8 @@
     python benchmarks/composition/train.py export OUT/checkpoint.pt generator.safetensors
 
 The loss: distance in features of EfficientNet-Lite0, discriminators on these features and on pixels, colour
-means, and the energy of the bands of the latent, all of missing positions. OUT gets checkpoint.pt every five
-minutes and at the end, and log.csv.
+means, the energy of the bands of the latent, and repeated details, all of missing positions. OUT gets
+checkpoint.pt every five minutes and at the end, and log.csv.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from model import (
     HELD_OUT,
+    LATENT,
     NOISE,
     Generator,
     export_generator,
@@ -48,7 +49,9 @@ STAGES, STAGE_CHANNELS = (0, 1, 2, 3), (16, 24, 40, 112)  # of EfficientNet-Lite
 BANDS, LOWEST_BAND = 24, 2  # of 16 latent channels each; the energy of the lowest ones has no known sign
 RAMP = 300  # steps until the discriminators have their whole weight
 SAVE_SECONDS, LOG_STEPS = 300, 100
-COLUMNS = "step seconds processor feature means adversarial discriminator real fake preview_feature energy"
+COLUMNS = (
+    "step seconds processor feature means adversarial discriminator real fake preview_feature energy repeated"
+)
 
 
 class Batch(NamedTuple):
@@ -211,6 +214,23 @@ def energy_distance(network: Any, latent: Tensor, batch: Batch) -> Tensor:
     return (logarithms[0] - logarithms[1]).abs()[~batch.kept].mean()
 
 
+def repetition(network: Any, latent: Tensor, batch: Batch) -> Tensor:
+    """How much more alike the added details of two missing positions of a crop are than in the original: the
+    mean square of what their cosine exceeds, over all pairs. Bands as for `energy_distance`.
+    """
+    scale = network.entropy.gain(batch.level).reshape(len(batch.level), 1, 1, -1)
+    first = LOWEST_BAND * LATENT // BANDS
+    cosines = []
+    for value in (latent, batch.latent):
+        detail = ((value - batch.preview) * scale)[..., first:].flatten(1, 2)
+        detail = detail / (detail.square().sum(-1, keepdim=True) + 1).sqrt()
+        cosines.append(detail @ detail.transpose(1, 2))
+    missing = (~batch.kept).flatten(1).float()
+    pairs = missing[:, :, None] * missing[:, None, :] * (1 - torch.eye(missing.shape[1]))
+    excess = F.relu(cosines[0] - cosines[1]).square()
+    return (excess * pairs).sum() / pairs.sum()
+
+
 class Trainer:
     """The generator, its average, the discriminators and their optimizers."""
 
@@ -223,7 +243,11 @@ class Trainer:
             raise SystemExit(f"{options.cache} has no more than {options.held_out} files; see --held-out.")
         self.crops = Crops(files, self.random)
         self.features = FeatureNetwork(self.crops.batch(24).pixels)
-        self.generator, self.discriminators = Generator(self.network.synthesis.std), discriminators()
+        self.generator = Generator(self.network.synthesis.std, options.width)
+        self.discriminators = discriminators()
+        if options.discriminators is not None:
+            state = torch.load(options.discriminators, weights_only=True)
+            self.discriminators.load_state_dict(state["D"])
         if options.start is not None:
             self.load(options.start)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
@@ -274,7 +298,9 @@ class Trainer:
         error = (fake.pixels - real.pixels) * missing[:, None]
         means = average([F.avg_pool2d(error, side).abs().mean() for side in (8, 16)])
         energy = energy_distance(self.network, latent, batch)
+        repeated = repetition(self.network, latent, batch)
         loss = options.feature * feature + options.means * means + options.energy * energy
+        loss = loss + options.repetition * repeated
         adversarial = torch.zeros(())
         if self.steps >= options.warm:
             self.discriminators.requires_grad_(False)
@@ -294,7 +320,8 @@ class Trainer:
             for mean, value in zip(self.average.parameters(), self.generator.parameters()):
                 mean.lerp_(value, share)
         self.steps += 1
-        return [float(v.detach()) for v in (feature, means, adversarial, *judgement, preview_feature, energy)]
+        values = feature, means, adversarial, *judgement, preview_feature, energy, repeated
+        return [float(v.detach()) for v in values]
 
     def step_discriminators(self, real: View, fake: View, preview: View, missing: Tensor) -> list[Tensor]:
         """The hinge loss, and the mean scores of real and of composed images."""
@@ -349,9 +376,14 @@ def main() -> None:
     training.add_argument(
         "--start", type=Path, help="checkpoint, or exported weights (without discriminators), to start from"
     )
+    training.add_argument("--width", type=int, default=192, help="channels of a new generator's blocks")
+    training.add_argument("--discriminators", type=Path, help="checkpoint whose discriminators to start from")
     training.add_argument("--feature", type=float, default=1, help="weight of the distance in features")
     training.add_argument("--means", type=float, default=10, help="weight of the means of 8 and 16 pixels")
     training.add_argument("--energy", type=float, default=0, help="weight of the energy of bands 3 to 24")
+    training.add_argument(
+        "--repetition", type=float, default=0, help="weight of details that positions share"
+    )
     training.add_argument("--warm", type=int, default=300, help="steps before the adversarial loss starts")
     training.add_argument("--lr", type=float, default=4e-4, help="learning rate of the generator")
     training.add_argument("--discriminator-lr", type=float, default=4e-4, help="of the discriminators")
