@@ -306,7 +306,7 @@ def encode(
         metadata: "all" keeps EXIF, XMP, the resolution and the ICC profile, "colour" the profile alone.
         keep_invisible: keep the colours under alpha 0, instead of a smooth continuation of what is visible.
         base_only: encode the base layer alone, for scalable presets. To add the rest later, encode the image
-            with the other options alone, and merge that file's enhancement part (`container.parts.strip`).
+            again without this option, and merge that file's enhancement part (`container.parts.strip`).
         engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.
         weights: a .safetensors file instead of the preset's own weights.
         notify: called with each notice, also about reading the image. By default, notices are

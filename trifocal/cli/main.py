@@ -118,7 +118,7 @@ Refinement = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Gradient steps that fit the base layer to the image. 0 saves about 0.4 s per image on two "
+        help="Gradient steps that fit the base layer to the image. 0 saves about 0.35 s per image on two "
         "cores; the base layer is then up to 3 % larger, and detection less accurate. [default: 4; "
         "dual-layer: 0]",
     ),

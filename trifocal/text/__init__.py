@@ -1,4 +1,4 @@
-"""Text encoders, captions, and the grounding of text in an image."""
+"""Text encoders, captions, and where an image shows what a text names."""
 
 from trifocal.text.encoder import TextEncoder, load_text_encoder
 

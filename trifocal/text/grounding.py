@@ -1,4 +1,4 @@
-"""Locate text in an image: a logit for each position, by cross-attention to tokens."""
+"""Find where an image shows what a text names: a logit for each position, by cross-attention to tokens."""
 
 from functools import lru_cache
 
