@@ -15,6 +15,7 @@ import trifocal
 from helpers.cli import run
 from helpers.codecs import small_codec
 from trifocal.codecs import graph_export, graph_sources
+from trifocal.codecs.composition import load_composition
 from trifocal.codecs.graph_export import Network, codec_network, export_networks, graph_bytes, simplify
 from trifocal.codecs.graph_sources import Source
 from trifocal.detection.compact_onnx import load_compact_detector
@@ -80,9 +81,13 @@ def test_bundled_graphs_agree_with_the_modules_they_are_exported_from(
     assert_agree(sources, runtime.graphs.with_weights(load_compact_detector().graphs.weights))
 
 
-def test_bundled_graphs_agree_with_the_detector_and_the_text_encoder() -> None:
+def test_bundled_graphs_agree_with_detector_text_encoder_and_composition() -> None:
     networks = graph_export.shared_networks()
-    graphs = {"detector": load_compact_detector().graphs, "text": load_graphs()}
+    graphs = {
+        "detector": load_compact_detector().graphs,
+        "text": load_graphs(),
+        "composition": load_composition(),
+    }
     assert networks.keys() == graphs.keys()
     for name, network in networks.items():
         assert network.sources.keys() == record()["networks"][name]["graphs"].keys()

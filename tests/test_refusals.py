@@ -63,7 +63,7 @@ def both_condition_and_text() -> object:
         ),
         (
             lambda: DecodeOptions(base_only=True, text="a dog"),
-            "base_only excludes region, best_effort, text and preference.",
+            "base_only excludes region, best_effort, text, preference and compose.",
         ),
         (
             lambda: trifocal.encode(random_rgb(64, 64), "taco-compact", text=7),  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from trifocal.pictures import Picture
 from trifocal.pictures.conversion import ImageInput, as_picture, binary_content
 from trifocal.pictures.picture import KeepMetadata
 from trifocal.preset_table import DEFAULT, Preset
-from trifocal.text_conditioning import TextConditioning, add_preference, decoding_condition
+from trifocal.text_conditioning import TextConditioning, add_choices, decoding_condition
 from trifocal.utils.notices import Notify, warn
 
 if TYPE_CHECKING:
@@ -159,19 +159,18 @@ class Decoder:
     def __call__(
         self, source: FileInput, *, progress: Progress | None = None, notify: Notify | None = None
     ) -> Decoded:
-        options = self.options
+        options, notify = self.options, notify or self.notify
         if options.base_only:
             return self._base_preview(source)
         stream = as_bitstream(source, options.best_effort)
         preset = presets.preset_for(stream.header)
         options.check(preset)
         codec = self.codec or presets.load_for(stream.header, self.device, self.weights, self.engine)
-        notify = notify or self.notify
         condition = decoding_condition(preset, stream, options.text, options.best_effort, notify)
-        condition = add_preference(condition, options.preference)
+        condition = add_choices(condition, options.preference, options.compose)
         decoded = codec.decode(stream, options.region, options.best_effort, condition, progress)
-        if notice := decoded.missing_notice:
-            notify(notice)
+        if decoded.missing_notice:
+            notify(decoded.missing_notice)
         return decoded
 
     def _base_preview(self, source: FileInput) -> Decoded:
@@ -344,6 +343,7 @@ def decode(
     best_effort: bool = False,
     text: str | None = None,
     preference: float | None = None,
+    compose: bool = False,
     engine: Engine | None = None,
     weights: WeightsPath = None,
     notify: Notify = warn,
@@ -358,6 +358,7 @@ def decode(
             missing.
         text: what the image shows, for presets whose decoder reads text; instead of the text in the file.
         preference: from 0, for people, to 1, for machines, for presets whose decoder takes one; 0 if None.
+        compose: invent detail where a partial file lacks components (dual-layer-compact).
         engine: as for `encode`.
         weights: a .safetensors file, or a folder of them to search, instead of the bundled weights.
         notify: called with a sentence for each notice; by default each is issued as a TrifocalWarning.
@@ -368,7 +369,7 @@ def decode(
         WeightsError, MissingExtra: if weights or packages are missing.
         OSError: for a path that cannot be opened.
     """
-    options = DecodeOptions(region, best_effort, text, preference)
+    options = DecodeOptions(region, best_effort, text, preference, compose=compose)
     return Decoder(options, engine=engine, weights=weights, notify=notify)(source)
 
 

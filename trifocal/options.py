@@ -96,11 +96,12 @@ class DecodeOptions:
     text: str | None = None
     preference: float | None = None
     base_only: bool = False
+    compose: bool = False
 
     def __post_init__(self) -> None:
-        others = (self.region, self.text, self.preference)
-        if self.base_only and (self.best_effort or any(option is not None for option in others)):
-            raise OptionError("base_only excludes region, best_effort, text and preference.")
+        flags, others = self.best_effort or self.compose, (self.region, self.text, self.preference)
+        if self.base_only and (flags or any(option is not None for option in others)):
+            raise OptionError("base_only excludes region, best_effort, text, preference and compose.")
 
     def check(self, preset: Preset) -> None:
         """Raises PresetError for options that the preset's decoder does not use, OptionError for a
@@ -110,6 +111,8 @@ class DecodeOptions:
         if self.text is not None and preset.text_used_by != "decoder":
             raise PresetError(f"The decoder of {preset.name} needs no text; decode without it.")
         presets.check_preference(preset, self.preference)
+        if self.compose and not preset.composes:
+            raise PresetError(f"The decoder of {preset.name} composes nothing; decode without compose.")
 
 
 @dataclass(frozen=True)

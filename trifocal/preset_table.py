@@ -81,6 +81,7 @@ class Preset:
         takes_preference: whether the decoder takes a preference from people (0) to machines (1).
         takes_components: whether files may have components though the preset has no base layer. Those with a
             base layer always may.
+        composes: whether the decoder can invent the detail that partial files lack.
         shared_weights: the weight file of the tensors that it shares with another preset; its own file has
             the rest.
         earlier_weights: earlier weight files of this preset; .tri files made with them are still decoded.
@@ -101,6 +102,7 @@ class Preset:
     has_base_layer: bool = False
     takes_preference: bool = False
     takes_components: bool = False
+    composes: bool = False
     shared_weights: str = ""
     earlier_weights: tuple[str, ...] = ()
 
@@ -216,6 +218,7 @@ PRESETS = (
         text_encoder="compact",
         has_importance_map=True,
         has_base_layer=True,
+        composes=True,
     ),
     Preset(
         name="ug-icm-compact",

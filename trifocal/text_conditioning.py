@@ -228,12 +228,15 @@ def read_texts(file: str | PathLike[str], images: Sequence[Path]) -> dict[Path, 
     return {image: texts[key] for image, key in keys.items()}
 
 
-def add_preference(condition: Condition[Any] | None, preference: float | None) -> Condition[Any] | None:
-    """The condition with a preference, 0..1; unchanged if the preference is None."""
-    if preference is None:
+def add_choices(
+    condition: Condition[Any] | None, preference: float | None, compose: bool
+) -> Condition[Any] | None:
+    """The condition with a preference, 0..1, and `compose`; unchanged if they are None and False."""
+    if preference is None and not compose:
         return condition
     import numpy as np
 
     from trifocal.types import Condition
 
-    return replace(condition or Condition(), preference=np.array([preference], dtype=np.float32))
+    given = None if preference is None else np.array([preference], dtype=np.float32)
+    return replace(condition or Condition(), preference=given, compose=compose)

@@ -133,6 +133,7 @@ class Condition(Generic[ArrayT]):
         categories: the probability that the text names each of COCO's categories, [B, 80].
         seed: of the noise from which a diffusion model samples, 0..2³² − 1.
         kept: False at latent positions whose values the decoder does not have, [B, H/16, W/16].
+        compose: whether the decoder composes those values.
     """
 
     text: TextEmbedding[ArrayT] | None = None
@@ -142,6 +143,7 @@ class Condition(Generic[ArrayT]):
     categories: ArrayT | None = None
     seed: int | None = None
     kept: ArrayT | None = None
+    compose: bool = False
 
     def to(self, device: torch.device | str) -> Condition[Tensor]:
         """Tensors on a device."""
@@ -153,6 +155,7 @@ class Condition(Generic[ArrayT]):
             None if self.categories is None else _tensor(self.categories, device),
             self.seed,
             None if self.kept is None else _tensor(self.kept, device),
+            self.compose,
         )
 
     def within(self, rows: slice, columns: slice) -> Condition[ArrayT]:

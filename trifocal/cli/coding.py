@@ -318,6 +318,13 @@ def decode(
             help="From 0, for people, to 1, for machines, for presets whose decoder takes it. [default: 0]",
         ),
     ] = None,
+    compose: Annotated[
+        bool,
+        typer.Option(
+            "--compose",
+            help="Invent detail where a partial file lacks components: it was never in the image.",
+        ),
+    ] = False,
     force: Force = False,
     skip_existing: SkipExisting = False,
     keep_suffix: KeepSuffix = False,
@@ -336,15 +343,16 @@ def decode(
     """
     prepare_coding()
     base_only = layers is Layers.base
-    if base_only and (best_effort or any(option is not None for option in (region, text, preference))):
-        raise typer.BadParameter("--layers base excludes --region, --best-effort, --text and --preference.")
+    if base_only and (best_effort or compose or any(one is not None for one in (region, text, preference))):
+        others = "--region, --best-effort, --text, --preference and --compose"
+        raise typer.BadParameter(f"--layers base excludes {others}.")
     from trifocal.api import Decoder
     from trifocal.cli import console, paths
     from trifocal.options import DecodeOptions
     from trifocal.pictures.writing import format_for
     from trifocal.utils.limits import MAX_PIXELS, limit_pixels
 
-    options = DecodeOptions(region, best_effort, text, preference, base_only)
+    options = DecodeOptions(region, best_effort, text, preference, base_only, compose)
     suffix = f".{format.lstrip('.').lower()}"
     found = paths.find_inputs(inputs, recursive, [".tri"])
     outputs = paths.Outputs((one.path for one in found.files), force)

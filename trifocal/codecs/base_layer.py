@@ -278,3 +278,13 @@ class ScalableTorchRuntime(TorchRuntime):
     def __init__(self, network: ScalableNetwork) -> None:
         super().__init__(network)
         self.base = BaseTorchRuntime(network)
+
+    @property
+    def trust(self) -> Array:
+        """As for `OnnxRuntime`, if the network is a `LatentResidualNetwork`."""
+        return as_array(self.network.trust.detach())
+
+    @torch.inference_mode()
+    def preview_latent(self, condition: Condition) -> Array:
+        """As for `OnnxRuntime`, if the network is a `LatentResidualNetwork`."""
+        return as_array(self.network.preview_latent(self._tensors(condition)))

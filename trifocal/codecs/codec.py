@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from trifocal.codecs.components import ComponentInput, ComponentRequest, GrounderInput, component_request
+from trifocal.codecs.composition import add_composition
 from trifocal.codecs.mask import Mask, importance_from_mask
 from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
 from trifocal.codecs.named_objects import with_named_objects
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
-from trifocal.codecs.results import Decoded, Latents
+from trifocal.codecs.results import Decoded, Latents, partially_decoded
 from trifocal.codecs.runtime import Runtime, file_arithmetic
 from trifocal.codecs.tile_coding import Progress, TileChunks, TileCoder, track, with_kept
 from trifocal.container import Bitstream, Component, Header, Layer, Tag
 from trifocal.container.bitstream import FileInput, as_bitstream, raise_if_damaged
-from trifocal.container.components import REST, part_names
 from trifocal.container.fields import VERSION, hexadecimal
 from trifocal.entropy.coder import Array
 from trifocal.errors import Damaged, OptionError, PresetError, WeightsError
@@ -275,19 +275,18 @@ class Codec:
         condition = self._decoding_condition(bitstream, condition, stopwatch)
         tiles = self.tiles.needed_tiles(canvas, region)
         chunks, level, layout = self._chunks(bitstream), bitstream.header.level, bitstream.layout
-        y_hat, lost, missing = self.tiles_in(bitstream.header).read_tiles(
+        coder = self.tiles_in(bitstream.header)
+        y_hat, lost, missing = coder.read_tiles(
             chunks, level, canvas, tiles, best_effort, progress, stopwatch, layout
         )
         condition = with_kept(condition, layout, missing, canvas)
+        y_hat = add_composition(y_hat, chunks, level, layout, canvas, tiles, condition, coder)
         frame = canvas.frame(tiles)
         rgb = self.tiles.render(y_hat, canvas, frame, region, level, condition, lost, progress, stopwatch)
         picture = with_metadata(rgb, bitstream, region)
         if layout is None:
             return Decoded(picture, tuple(sorted(lost)))
-        lacking = {tile for part, tile in missing if part != REST}
-        blocked = any(chunks[layout.chunks[REST, tile]] for tile in lacking if (REST, tile) in missing)
-        names = part_names(layout, {part for part, _ in missing})
-        return Decoded(picture, (), names, blocked, self.look_of_missing)
+        return partially_decoded(picture, layout, chunks, missing, self.look_of_missing)
 
     def analyse(
         self,

@@ -75,14 +75,15 @@ class LatentResidualNetwork(ScalableNetwork):
         return y if p is None else y - p * self.trust
 
     def synthesise(self, y_hat: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
-        """y_hat [B, h, w, M], minus the prediction, and 0 where values are missing (`condition.kept`) → x_hat
-        [B, 3, 16·h, 16·w].
+        """y_hat [B, h, w, M], minus the prediction, or minus the whole preview where values are missing
+        (`condition.kept`; 0 there shows the preview) → x_hat [B, 3, 16·h, 16·w].
         """
         p = self.preview_latent(condition)
         if p is not None:
-            y_hat = y_hat + p * self.trust
+            trust = self.trust
             if condition is not None and condition.kept is not None:
-                y_hat = torch.where(condition.kept[..., None], y_hat, p)
+                trust = torch.where(condition.kept[..., None], trust, 1)
+            y_hat = y_hat + p * trust
         return super().synthesise(y_hat, level, condition)
 
 

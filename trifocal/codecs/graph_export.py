@@ -209,7 +209,8 @@ def codec_network(codec: Codec, sides: Sequence[str]) -> Network:
 
 
 def shared_networks() -> dict[str, Network]:
-    """The networks that several presets use: the bundled detector and the bundled text encoder."""
+    """The networks beside those of presets: bundled detector, bundled text encoder, and composition."""
+    from trifocal.codecs.composition_graph import composition_sources
     from trifocal.codecs.graph_sources import detector_sources, text_sources
     from trifocal.detection.detector import load_detector
     from trifocal.detection.image_encoder import load_image_encoder
@@ -217,4 +218,8 @@ def shared_networks() -> dict[str, Network]:
     from trifocal.text.grounding import load_grounding_head
 
     text = text_sources(load_compact().network, load_image_encoder(), load_grounding_head())
-    return {"detector": Network(detector_sources(load_detector()), {}), "text": Network(text, {})}
+    return {
+        "detector": Network(detector_sources(load_detector()), {}),
+        "text": Network(text, {}),
+        "composition": Network(composition_sources(), {}),
+    }

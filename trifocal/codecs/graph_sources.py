@@ -92,8 +92,8 @@ class SynthesisGraph(nn.Module):
         return self.network.synthesise(y_hat, level, condition)
 
 
-class UnpredictedGraph(nn.Module):
-    """The preview → its coefficients minus the prediction, which replace y_hat where values are missing."""
+class PreviewLatentGraph(nn.Module):
+    """The preview → its coefficients."""
 
     def __init__(self, network: LatentResidualNetwork) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class UnpredictedGraph(nn.Module):
     def forward(self, given: Tensor) -> Tensor:
         latent = self.network.preview_latent(condition_from(preview=given))
         assert latent is not None
-        return latent * (1 - self.network.trust)
+        return latent
 
 
 class HyperAnalysisGraph(nn.Module):
@@ -299,7 +299,7 @@ def codec_sources(network: CodecNetwork, sides: Sequence[str]) -> dict[str, Sour
         found |= base_sources(network)
     if isinstance(network, LatentResidualNetwork):
         preview = {"given": examples["preview"]}
-        found["unpredicted"] = Source(UnpredictedGraph(network), preview, {"given": of_x}, ("y",))
+        found["preview_latent"] = Source(PreviewLatentGraph(network), preview, {"given": of_x}, ("y",))
     return found
 
 

@@ -113,9 +113,17 @@ class OnnxRuntime:
         given = {} if side is None else {"given": side_input(side, condition)}
         graph = "synthesis" if side is None else f"synthesis.{side}"
         if side == "preview" and condition is not None and condition.kept is not None:
-            (unpredicted,) = self.graphs.run("unpredicted", **given)
-            y_hat = y_hat + unpredicted * ~condition.kept[..., None]
+            y_hat = y_hat + self.preview_latent(condition) * (1 - self.trust) * ~condition.kept[..., None]
         return self.graphs.run(graph, y_hat=y_hat, level=np.array([level]), **given)[0]
+
+    @property
+    def trust(self) -> Array:
+        """The weight of the preview's coefficients in the prediction, [M], for a codec that has one."""
+        return self.weights["trust"]
+
+    def preview_latent(self, condition: Condition[Any]) -> Array:
+        """The coefficients of the base preview, [1, h, w, M]."""
+        return self.graphs.run("preview_latent", given=side_input("preview", condition))[0]
 
     def _side(self, transform: str, condition: Condition[Any] | None) -> str | None:
         """The side input of the condition that a transform takes."""

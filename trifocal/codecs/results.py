@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from trifocal.container import Layer
-from trifocal.container.components import REST_NAME
+from trifocal.container.components import REST, REST_NAME, ComponentLayout, part_names
 from trifocal.entropy.coder import Array
 from trifocal.pictures import Picture
 from trifocal.types import Condition
 
-__all__ = ["Decoded", "Latents"]
+__all__ = ["Decoded", "Latents", "partially_decoded"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,20 @@ class Decoded:
             f"Not decoded, because the file lacks them or they are damaged: {names}.{blocked} These parts "
             f"look {self.look_of_missing}; `trifocal merge` adds missing parts."
         )
+
+
+def partially_decoded(
+    picture: Picture,
+    layout: ComponentLayout,
+    chunks: Sequence[bytes | None],
+    missing: Collection[tuple[int, int]],
+    look: str,
+) -> Decoded:
+    """The result for a file with components, without the pairs of part and tile in `missing`."""
+    lacking = {tile for part, tile in missing if part != REST}
+    blocked = any(chunks[layout.chunks[REST, tile]] for tile in lacking if (REST, tile) in missing)
+    names = part_names(layout, {part for part, _ in missing})
+    return Decoded(picture, (), names, blocked, look)
 
 
 @dataclass(frozen=True)

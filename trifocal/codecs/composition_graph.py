@@ -1,0 +1,45 @@
+"""The graph of the network that composes missing components."""
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from trifocal.codecs.composition import read_weights
+from trifocal.codecs.graph_sources import Source
+from trifocal.transforms.composition import Composition, composition
+
+__all__ = ["composition_sources", "load_network"]
+
+
+class CompositionGraph(nn.Module):
+    """As `Composition`."""
+
+    def __init__(self, network: Composition) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, known: Tensor, preview: Tensor, features: Tensor, kept: Tensor, level: Tensor
+    ) -> Tensor:
+        addition: Tensor = self.network(known, preview, features, kept, level)
+        return addition
+
+
+def load_network() -> Composition:
+    """The network with the bundled weights. Raises WeightsError."""
+    network = composition()
+    weights = read_weights()
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    return network.eval().requires_grad_(False)
+
+
+def composition_sources() -> dict[str, Source]:
+    """The graph "composition". Raises WeightsError."""
+    h, w = Dim("h", max=4096), Dim("w", max=4096)
+    network = load_network()
+    m = network.head.out_channels
+    channels = {"known": m, "preview": m, "features": network.stem.in_channels - 2 * m - 2, "kept": 1}
+    inputs = {name: torch.ones(1, 12, 8, count) for name, count in channels.items()}
+    inputs["level"] = torch.tensor([400])
+    dynamic = {name: {1: h, 2: w} for name in channels} | {"level": {}}
+    return {"composition": Source(CompositionGraph(network), inputs, dynamic, ("addition",))}
