@@ -156,7 +156,9 @@ def test_command_exports_what_the_record_of_the_bundled_graphs_has(
     done = run("export-onnx", "compact", "--without-weights", "-o", tmp_path / "graphs")
     assert done.exit_code == 0, done.stderr
     found = json.loads((tmp_path / "graphs" / "graphs.json").read_text("utf-8"))["networks"]
-    assert found == {name: record()["networks"][name] for name in ("compact", "detector", "text")}
+    assert found == {
+        name: record()["networks"][name] for name in ("compact", "composition", "detector", "text")
+    }
     files = sorted(path.name for path in (tmp_path / "graphs").glob("*.onnx"))
     assert sorted(done.stderr.split()) == sorted(["Wrote"] * len(files) + [f"{file}." for file in files])
     assert len(asked) == len(files) and not any(asked)

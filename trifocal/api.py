@@ -176,8 +176,7 @@ class Decoder:
     def _base_preview(self, source: FileInput) -> Decoded:
         from trifocal.codecs.codec import Decoded
 
-        is_path = isinstance(source, str | PathLike)
-        base = read_base(Path(cast(str, source)))[0] if is_path else as_bitstream(source)
+        base = read_base(Path(source))[0] if isinstance(source, str | PathLike) else as_bitstream(source)
         codec = presets.scalable_codec(base.header, self.device, self.weights, self.engine)
         return Decoded(codec.base_preview(base))
 

@@ -34,7 +34,7 @@ FIXED_POINT = {1: 1.0, 2: 256.0}  # of the features, by the arithmetic of a file
 
 @lru_cache(maxsize=1)
 def load_composition() -> Graphs:
-    """The graph "composition" with the bundled weights. Raises WeightsError if they are missing or damaged."""
+    """The graph "composition" with the bundled weights. Raises WeightsError, as `read_weights`."""
     return Graphs("composition", read_weights())
 
 
