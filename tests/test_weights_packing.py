@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trifocal.weights_packing import LARGEST, pack, unpack
+from trifocal.codecs.weights_packing import LARGEST, pack, unpack
 
 
 def test_unpacked_weights_are_within_half_a_step() -> None:

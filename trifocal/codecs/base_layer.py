@@ -282,9 +282,11 @@ class ScalableTorchRuntime(TorchRuntime):
     @property
     def trust(self) -> Array:
         """As for `OnnxRuntime`, if the network is a `LatentResidualNetwork`."""
-        return as_array(self.network.trust.detach())
+        network: Any = self.network
+        return as_array(network.trust.detach())
 
     @torch.inference_mode()
     def preview_latent(self, condition: Condition) -> Array:
         """As for `OnnxRuntime`, if the network is a `LatentResidualNetwork`."""
-        return as_array(self.network.preview_latent(self._tensors(condition)))
+        network: Any = self.network
+        return as_array(network.preview_latent(self._tensors(condition)))

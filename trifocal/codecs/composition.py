@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trifocal.codecs.weights_packing import unpack
 from trifocal.container.components import SIDE, ComponentLayout
 from trifocal.entropy.coder import Array, Reader
 from trifocal.entropy.latent_coding import code_side_information
@@ -20,7 +21,6 @@ from trifocal.pictures.canvas import Canvas, intersection, region_slices
 from trifocal.pictures.tiles import Region, Tile
 from trifocal.types import Condition
 from trifocal.weights import WEIGHTS_FOLDER, Arrays, read_arrays
-from trifocal.weights_packing import unpack
 
 if TYPE_CHECKING:
     from trifocal.codecs.tile_coding import TileCoder
@@ -63,8 +63,9 @@ def add_composition(
         condition: of the whole image.
         coder: of the tiles.
     """
-    wanted = condition is not None and condition.compose and condition.kept is not None
-    if layout is None or not wanted or condition.preview is None:
+    if layout is None or condition is None or condition.preview is None:
+        return y_hat
+    if condition.kept is None or not condition.compose:
         return y_hat
     frame = canvas.frame(tiles)
     features = np.zeros((*y_hat.shape[:3], 0), np.float32)

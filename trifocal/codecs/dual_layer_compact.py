@@ -80,7 +80,7 @@ class LatentResidualNetwork(ScalableNetwork):
         """
         p = self.preview_latent(condition)
         if p is not None:
-            trust = self.trust
+            trust: Tensor = self.trust
             if condition is not None and condition.kept is not None:
                 trust = torch.where(condition.kept[..., None], trust, 1)
             y_hat = y_hat + p * trust
