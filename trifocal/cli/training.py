@@ -107,8 +107,8 @@ def train(
         int,
         typer.Option(
             min=1,
-            help="Processes on this machine that average gradients. They share --batch and --threads, or use "
-            "one GPU each.",
+            help="Processes on this machine that average gradients. --batch and --threads are totals of all. "
+            "If there are GPUs, each process uses one of its own.",
         ),
     ] = 1,
     start: Annotated[str | None, typer.Option(metavar="FILE", help="Initial weights (.safetensors).")] = None,
