@@ -4,8 +4,8 @@
     python benchmarks/busy.py [--processes 2] [--pictures 10]
 
 The threads of Trifocal sleep while they wait: OMP_WAIT_POLICY is PASSIVE unless it is set, those of ONNX
-Runtime sleep after 20 µs, and OpenBLAS uses one thread. Spinning threads take processor time from other processes. The policy
-concerns torch alone.
+Runtime sleep after 20 µs, and OpenBLAS uses one thread. Spinning threads take processor time from other
+processes. The policy concerns torch alone.
 """
 
 import argparse
