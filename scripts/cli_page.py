@@ -22,7 +22,7 @@ Results go to standard output, everything else to standard error. The exit statu
 `encode`, `decode`, `detect`, `strip` and `merge` replace an existing file only if `-o`, `--draw` or `--attention` names exactly that file, or
 with `--force`; they never replace an input. `evaluate`, `compare`, `demo` and `train` do not start where an earlier run left results, unless with
 `--force`, which replaces them, or `--resume` (not `demo`), which continues it. One exception: `evaluate -o FILE`, without `--resume`, replaces
-FILE and the tables beside it whose names end in `_summary` and `_words`. `export` and `export-onnx` write their files anew.
+FILE and the tables beside it whose names end in `_summary` and `_words`. `export` and `export-onnx` replace their own files.
 
 `trifocal --networks FOLDER COMMAND` uses the networks of other projects in that folder: see [docs/evaluation.md](evaluation.md#networks-of-other-projects).
 """

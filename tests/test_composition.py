@@ -10,9 +10,8 @@ from helpers.scripts import ROOT, load_script
 
 def test_trained_generator_keeps_known_latents() -> None:
     script = load_script("benchmarks/composition/model.py")
-    generator = script.Generator(torch.ones(script.LATENT)).eval()
-    weights = script.load_file(ROOT / "benchmarks/composition/generator.safetensors")
-    generator.load_state_dict({name: value.float() for name, value in weights.items()})
+    network = SimpleNamespace(synthesis=SimpleNamespace(std=torch.ones(script.LATENT)))
+    generator = script.load_generator(ROOT / "benchmarks/composition/generator.safetensors", network)
     known, features, noise = (torch.zeros(1, 4, 6, n) for n in (script.LATENT, script.FEATURES, script.NOISE))
     kept = torch.zeros(1, 4, 6, dtype=torch.bool)
     kept[:, :2] = True

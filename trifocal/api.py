@@ -294,7 +294,7 @@ def encode(
         text: what the image shows, for presets that take text.
         send_text: store the text in the file, for presets whose decoder reads it.
         base_quality: 0..100, of the base layer, for scalable presets; by default at most 20.
-        refinement: gradient steps that fit the base layer to the image; by default those of the preset.
+        refinement: gradient steps that adapt the base layer to the detector; by default those of the preset.
         mask: where the image matters, for presets with an importance map (`taco-compact`,
             `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Positions
             with 1 get more bits at equal bytes.
@@ -308,7 +308,7 @@ def encode(
         engine: "onnx", which needs no torch, or "torch"; by default ONNX for the compact presets.
         weights: a .safetensors file instead of the preset's own weights.
         notify: called with each notice, also about reading the image. By default, notices are
-            TrifocalWarnings, but for those about reading, which are only in `Picture.notices`.
+            TrifocalWarnings, except those about reading, which are only in `Picture.notices`.
 
     Raises:
         PictureError: for an image that cannot be read; the message says what is accepted.

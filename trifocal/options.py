@@ -73,8 +73,8 @@ class EncodeOptions:
 
 
 def check_quality_only(options: EncodeOptions, name: str) -> None:
-    """Raises OptionError for bpp, max_bytes, mask and components, which exclude a base layer that is written
-    alone or first.
+    """Raises OptionError for bpp, max_bytes, mask and components, which cannot be used where the base layer
+    is written alone (`base_only`) or first (`in_parts`).
     """
     given = (options.bpp, options.max_bytes, options.mask, options.components)
     if any(option is not None for option in given):

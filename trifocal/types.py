@@ -79,7 +79,8 @@ class TextEmbedding(Generic[ArrayT]):
 
 @dataclass(frozen=True)
 class BasePreview(Generic[ArrayT]):
-    """The small image that a base layer decodes to, and the region of the full image that it stands for.
+    """The small image that a base layer decodes to, which shows the whole image, and the region of the full
+    image that is wanted of it.
 
     Attributes:
         image: [B, 3, h, w], about 0..1.

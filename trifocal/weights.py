@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -133,12 +132,14 @@ def convert_to_float32(weights: Arrays) -> list[str]:
     names, invalid = deque(name for name, w in weights.items() if w.dtype.kind == "f"), []
 
     def convert() -> None:
-        with suppress(IndexError):  # no name is left
-            while True:
+        while True:
+            try:
                 name = names.popleft()
-                weights[name] = weights[name].astype(np.float32)
-                if not np.isfinite(weights[name]).all():
-                    invalid.append(name)
+            except IndexError:  # no name is left
+                return
+            weights[name] = weights[name].astype(np.float32)
+            if not np.isfinite(weights[name]).all():
+                invalid.append(name)
 
     other = pool().submit(convert)
     convert()

@@ -49,9 +49,7 @@ STAGES, STAGE_CHANNELS = (0, 1, 2, 3), (16, 24, 40, 112)  # of EfficientNet-Lite
 BANDS, LOWEST_BAND = 24, 2  # of 16 latent channels each; the energy of the lowest ones has no known sign
 RAMP = 300  # steps until the discriminators have their whole weight
 SAVE_SECONDS, LOG_STEPS = 300, 100
-COLUMNS = (
-    "step seconds processor feature means adversarial discriminator real fake preview_feature energy repeated"
-)
+COLUMNS = "step seconds processor feature means adversarial hinge real fake preview_feature energy repeated"
 
 
 class Batch(NamedTuple):
@@ -204,9 +202,14 @@ def compose(network: Any, generator: Generator, batch: Batch) -> tuple[Tensor, T
     return latent, network.synthesis.to_image(latent, residual.float())
 
 
+def quantiser_scale(network: Any, batch: Batch) -> Any:
+    """1 / quantiser step, [B, 1, 1, M]."""
+    return network.entropy.gain(batch.level).reshape(len(batch.level), 1, 1, -1)
+
+
 def energy_distance(network: Any, latent: Tensor, batch: Batch) -> Tensor:
     """Distance of the logarithms of the bands' energies, at missing positions."""
-    scale = network.entropy.gain(batch.level).reshape(len(batch.level), 1, 1, -1)  # 1 / quantiser step
+    scale = quantiser_scale(network, batch)
     logarithms = []
     for value in (latent, batch.latent):
         bands = (value * scale).square().reshape(*value.shape[:3], BANDS, -1).mean(-1)
@@ -218,7 +221,7 @@ def repetition(network: Any, latent: Tensor, batch: Batch) -> Tensor:
     """How much more alike the added details of two missing positions of a crop are than in the original: the
     mean square of what their cosine exceeds, over all pairs. Bands as for `energy_distance`.
     """
-    scale = network.entropy.gain(batch.level).reshape(len(batch.level), 1, 1, -1)
+    scale = quantiser_scale(network, batch)
     first = LOWEST_BAND * LATENT // BANDS
     cosines = []
     for value in (latent, batch.latent):
@@ -246,8 +249,7 @@ class Trainer:
         self.generator = Generator(self.network.synthesis.std, options.width)
         self.discriminators = discriminators()
         if options.discriminators is not None:
-            state = torch.load(options.discriminators, weights_only=True)
-            self.discriminators.load_state_dict(state["D"])
+            self.discriminators.load_state_dict(torch.load(options.discriminators, weights_only=True)["D"])
         if options.start is not None:
             self.load(options.start)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)

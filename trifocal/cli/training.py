@@ -107,8 +107,8 @@ def train(
         int,
         typer.Option(
             min=1,
-            help="Processes on this machine that average gradients. They share --batch and --threads, or use "
-            "one GPU each.",
+            help="Processes on this machine that average gradients. --batch and --threads are totals of all. "
+            "If there are GPUs, each process uses one of its own.",
         ),
     ] = 1,
     start: Annotated[str | None, typer.Option(metavar="FILE", help="Initial weights (.safetensors).")] = None,
@@ -165,12 +165,12 @@ def train(
 ) -> None:
     """Train a preset. Needs the extra `train`.
 
-    `towers` trains the bundled text and image encoders on images with captions and boxes. `categories`
-    trains the classifier that finds out which of COCO's categories a text names, on captions; it needs the
-    extra `text`. `detector` trains the bundled detector in three stages (`--stage`): by distillation; on
-    boxes; and by distillation of its later layers, half of the time on features from a base layer. `base`
-    trains a base layer against its detector; then `dual-layer-compact --start WEIGHTS` (or `dual-layer`)
-    trains the enhancement layer.
+    `towers` trains the bundled text and image encoders and the grounding head on images with captions and
+    boxes; with `--stage 2` the grounding head alone. `categories` trains the classifier that finds out
+    which of COCO's categories a text names, on captions; it needs the extra `text`. `detector` trains the
+    bundled detector in three stages (`--stage`): by distillation; on boxes; and by distillation of its
+    later layers, half of the time on features from a base layer. `base` trains a base layer against its
+    detector; then `dual-layer-compact --start WEIGHTS` (or `dual-layer`) trains the enhancement layer.
 
     Ctrl-C or SIGTERM saves a checkpoint and ends the run; --resume continues it.
     """

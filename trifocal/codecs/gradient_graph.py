@@ -12,7 +12,6 @@ from torch.func import functionalize
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
-from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["GradientGraph"]
@@ -149,7 +148,7 @@ def slice_backward(
     """The gradient of a slice by its input, without ScatterND, which needs the axis to be the first."""
     assert step == 1
     before = [0, 0] * (len(sizes) - 1 - dim % len(sizes))
-    return pad(gradient, [*before, start, sizes[dim] - start - gradient.shape[dim]])
+    return F.pad(gradient, [*before, start, sizes[dim] - start - gradient.shape[dim]])
 
 
 def convolution_backward(
@@ -184,6 +183,6 @@ def convolution_backward(
             None,
         )
     whole = aten.convolution(gradient, weight, None, stride, [0, 0], dilation, True, [0, 0], groups)
-    whole = pad(whole, (0, stride[1] - 1, 0, stride[0] - 1))
+    whole = F.pad(whole, (0, stride[1] - 1, 0, stride[0] - 1))
     (top, left), (h, w) = padding, x.shape[2:]
     return whole[:, :, top : top + h, left : left + w], None, None

@@ -166,22 +166,24 @@ class BaseOnnxRuntime:
         return self.graphs.run("base.analysis", given=image_array(padded))[0]
 
     def prepare_refinement(self) -> None:
+        self.graphs.prefetch("base.analysis")
+        both, detector = self._refinement_graphs()
+        detector.prefetch("reference")
+        both.prefetch("base.refinement")
+
+    def _refinement_graphs(self) -> tuple[Graphs, Graphs]:
+        """The graphs of the preset with the detector's weights too, and those of the detector."""
         from trifocal.detection.compact_onnx import load_compact_detector
 
-        self.graphs.prefetch("base.analysis")
         detector = load_compact_detector().graphs
-        detector.prefetch("reference")
-        self.graphs.with_weights(detector.weights).prefetch("base.refinement")
+        return self.graphs.with_weights(detector.weights), detector
 
     def refine(self, rgb: NDArray[np.uint8], y: Array, level: int, steps: int) -> Array:
         if not steps:
             return y
         from trifocal.codecs.refinement_steps import refined_array
-        from trifocal.detection.compact_onnx import load_compact_detector
 
-        detector = load_compact_detector().graphs
-        both = self.graphs.with_weights(detector.weights)
-        return refined_array(both, detector, self.entropy(), image_array(rgb), y, level, steps)
+        return refined_array(*self._refinement_graphs(), self.entropy(), image_array(rgb), y, level, steps)
 
     def preview(self, y_hat: Array, size: tuple[int, int]) -> Array:
         (first,) = self.graphs.run("base.extractor", given=self._features(y_hat, size))

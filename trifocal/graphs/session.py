@@ -148,10 +148,11 @@ def open_graph(path: Path, weights: Mapping[str, Array]) -> Any:
         raise WeightsError(f"The graph {path.name} is not installed; install Trifocal again.")
     content = path.read_bytes()
     options = session_options()
-    options.enable_cpu_mem_arena = False  # sizes differ from tile to tile, and the arena keeps the largest
-    if path.name in record()["large"]:
+    large = path.name in record()["large"]
+    # The sizes of other graphs differ from tile to tile, and the arena would keep the largest.
+    options.enable_cpu_mem_arena = large
+    if large:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.enable_cpu_mem_arena = True
     names = record()["weights"][path.name]
     try:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
