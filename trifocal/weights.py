@@ -1,4 +1,5 @@
-"""Read, verify and write weights: float16 safetensors, bundled under trifocal/weights/ or of your own.
+"""Read, verify and write weights: safetensors of float16, or packed (`trifocal.packed_weights`), bundled under
+trifocal/weights/ or of your own.
 
 Reading gives NumPy arrays; only what takes a torch network imports torch.
 """
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from trifocal.errors import WeightsError
+from trifocal.packed_weights import unpack
 from trifocal.types import DEAD_ZONE
 from trifocal.utils.files import atomic_write
 from trifocal.utils.threads import pool
@@ -114,8 +116,8 @@ def read_arrays(path: Path, shared: Path | None = None) -> Arrays:
             f"The weights {path.name} are not installed; install Trifocal again, or train them."
         )
     try:
-        weights = load_file(path)
-    except (SafetensorError, KeyError, TypeError) as error:  # the last two for types that NumPy lacks
+        weights = unpack(load_file(path))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"The weights {path.name} are damaged, or no safetensors file; give others, or install Trifocal "
             "again."
