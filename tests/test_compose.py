@@ -86,7 +86,7 @@ def test_features_are_alike_in_both_arithmetics(whole: Bitstream) -> None:
 
         chunks = coder.write_parts(y, 400, tile_parts(layout, 0), Stopwatch())
         found.append(side_features(coder, chunks[SIDE], 400, (12, 16)))
-    assert np.abs(found[0] - found[1]).max() < 0.2 and found[0].std() > 0.2
+    assert np.abs(found[0] - found[1]).max() < 0.8 and found[0].std() > 0.8
 
 
 def test_damaged_side_information_leaves_the_preview(whole: Bitstream) -> None:

@@ -66,7 +66,9 @@ def unpack(weights: Arrays) -> Arrays:
     return unpacked
 
 
-def unpack_tensor(stream: NDArray[Any], step: NDArray[Any] | None, shape: NDArray[Any] | None) -> NDArray[Any]:
+def unpack_tensor(
+    stream: NDArray[Any], step: NDArray[Any] | None, shape: NDArray[Any] | None
+) -> NDArray[Any]:
     """One tensor, float32. Raises ValueError."""
     if step is None or shape is None or shape.dtype != np.int32 or shape.ndim != 1 or shape.size < 2:
         raise ValueError("A packed tensor lacks its step or its shape.")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trifocal.codecs.weights_packing import unpack
 from trifocal.container.components import SIDE, ComponentLayout
 from trifocal.entropy.coder import Array, Reader
 from trifocal.entropy.latent_coding import code_side_information
@@ -20,27 +19,22 @@ from trifocal.graphs.session import Graphs
 from trifocal.pictures.canvas import Canvas, intersection, region_slices
 from trifocal.pictures.tiles import Region, Tile
 from trifocal.types import Condition
-from trifocal.weights import WEIGHTS_FOLDER, Arrays, read_arrays
+from trifocal.weights import WEIGHTS_FOLDER, read_arrays
 
 if TYPE_CHECKING:
     from trifocal.codecs.tile_coding import TileCoder
 
-__all__ = ["WEIGHTS", "add_composition", "load_composition", "read_weights"]
+__all__ = ["WEIGHTS", "add_composition", "load_composition"]
 
 WEIGHTS = WEIGHTS_FOLDER / "composition.safetensors"
 MARGIN = 256  # pixels around a tile that the network sees, more than its receptive field of 10 positions
-FIXED_POINT = {1: 1.0, 2: 256.0}  # of the features, by the arithmetic of a file
+FEATURE_UNIT = {1: 1 / 4, 2: 256 / 4}  # by the arithmetic of a file
 
 
 @lru_cache(maxsize=1)
 def load_composition() -> Graphs:
-    """The graph "composition" with the bundled weights. Raises WeightsError, as `read_weights`."""
-    return Graphs("composition", read_weights())
-
-
-def read_weights() -> Arrays:
-    """The bundled weights, float32. Raises WeightsError if they are missing or damaged."""
-    return unpack(read_arrays(WEIGHTS))
+    """The graph "composition" with the bundled weights. Raises WeightsError if they are missing or damaged."""
+    return Graphs("composition", read_arrays(WEIGHTS))
 
 
 def add_composition(
@@ -93,7 +87,7 @@ def add_composition(
 
 
 def side_features(coder: TileCoder, data: bytes, level: int, size: tuple[int, int]) -> Array:
-    """The features of the hyper synthesis from a tile's side information, [1, h, w, F], about −4..4."""
+    """The features of the hyper synthesis from a tile's side information, [1, h, w, F], about −16..16."""
     entropy = coder.entropy()
     side = code_side_information(
         entropy,
@@ -105,7 +99,7 @@ def side_features(coder: TileCoder, data: bytes, level: int, size: tuple[int, in
     )
     features = side.features if isinstance(side.features, np.ndarray) else side.features.cpu().numpy()
     arithmetic = coder.arithmetic or coder.runtime.arithmetics[-1]
-    return np.asarray(features / FIXED_POINT[arithmetic], np.float32)
+    return np.asarray(features / FEATURE_UNIT[arithmetic], np.float32)
 
 
 def addition(runtime: Any, y_hat: Array, features: Array, level: int, condition: Condition[Any]) -> Array:

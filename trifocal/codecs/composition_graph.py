@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from trifocal.codecs.composition import read_weights
+from trifocal.codecs.composition import WEIGHTS
 from trifocal.codecs.graph_sources import Source
 from trifocal.transforms.composition import Composition, composition
+from trifocal.weights import load_weights
 
 __all__ = ["composition_sources", "load_network"]
 
@@ -28,8 +29,7 @@ class CompositionGraph(nn.Module):
 def load_network() -> Composition:
     """The network with the bundled weights. Raises WeightsError."""
     network = composition()
-    weights = read_weights()
-    network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    load_weights(network, WEIGHTS.name)
     return network.eval().requires_grad_(False)
 
 
