@@ -18,9 +18,7 @@ from trifocal.weights import metadata_of, read_arrays
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path, help="safetensors file, which is replaced")
     parser.add_argument(
         "--precision", type=float, default=12, help="steps in the root mean square of a row; default: 12"

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Compare composed decodes with partial and whole ones, where components are missing.
 
-    python benchmarks/composition/evaluate.py GENERATOR OUT --coco coco-val [--butteraugli] [--save]
-    python benchmarks/composition/evaluate.py GENERATOR OUT --cache CACHE
+    python benchmarks/composition/evaluate.py OUT --coco coco-val [--butteraugli] [--save]
+    python benchmarks/composition/evaluate.py OUT --generator GENERATOR --cache CACHE
+
+Without --generator, the images of --coco go through files: `trifocal decode --compose`.
 
 Prints a JSON object, which OUT/result.json has too. Distances are between originals and decodes, in the last
 features of EfficientNet-Lite1, averaged over a patch and divided by the deviation of the originals' values.
@@ -35,6 +37,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
+import trifocal
 from trifocal.codecs.tile_coding import tile_parts, to_pixels
 from trifocal.codecs.torch_runtime import image_tensor
 from trifocal.container.components import REST, ComponentLayout
@@ -53,10 +56,10 @@ class Item(NamedTuple):
     rgb: NDArray[np.uint8]  # [H, W, 3]
     boxes: NDArray[np.float32]  # x0, y0, x1, y1 of the objects, [N, 4]
     level: int
-    coded: Latents
+    coded: Latents | None  # None for what goes through files
 
 
-def coco_items(network: Any, folder: Path) -> Iterator[Item]:
+def coco_items(network: Any, folder: Path, files: bool) -> Iterator[Item]:
     """Every second image with annotated objects, from the second, at quality 50."""
     boxes = defaultdict(list)
     for one in json.loads((folder / "instances.json").read_text())["annotations"]:
@@ -65,6 +68,9 @@ def coco_items(network: Any, folder: Path) -> Iterator[Item]:
     for number in sorted(boxes)[1::2]:
         path = folder / "images" / f"{number:012d}.jpg"
         rgb = np.array(Picture.open(path).rgb)
+        if files:
+            yield Item(path.stem, rgb, np.asarray(boxes[number]), MIDDLE_LEVEL, None)
+            continue
         height, width = rgb.shape[:2]
         padded = F.pad(image_tensor(rgb, CPU), (0, -width % 64, 0, -height % 64), mode="replicate")
         coded = code(network, padded, MIDDLE_LEVEL, network.input_size(width, height))
@@ -79,12 +85,33 @@ def cached_items(folder: Path) -> Iterator[Item]:
         yield Item(path.stem, item["x"].numpy(), np.asarray(item["boxes"]), item["level"], coded)
 
 
+def decode_files(item: Item) -> tuple[dict[str, Tensor], Tensor]:
+    """As `decode`, by the bundled weights and through files."""
+    height, width = item.rgb.shape[:2]
+    layout = ComponentLayout(object_components(item.boxes, width, height), width, height)
+    whole = trifocal.encode(Picture(item.rgb), quality=50, components=layout.components)
+    objects = whole.only(components=layout.components[0].label)
+    kept = torch.from_numpy(tile_parts(layout, 0).numbers != REST)
+    decodes = [
+        trifocal.decode(stream, compose=compose, notify=lambda notice: None).picture.rgb
+        for stream, compose in ((objects, False), (objects, True), (whole, False))
+    ]
+    images = [image_tensor(rgb, CPU)[0] for rgb in (item.rgb, *decodes)]
+    return dict(zip(NAMES, images)), missing_pixels(kept)[:height, :width]
+
+
+def missing_pixels(kept: Tensor) -> Tensor:
+    """The pixels of positions that are not kept, bool."""
+    return (~kept).repeat_interleave(LATENT_STRIDE, 0).repeat_interleave(LATENT_STRIDE, 1)
+
+
 @torch.no_grad()
 def decode(network: Any, generator: Generator, item: Item, share: float) -> tuple[dict[str, Tensor], Tensor]:
     """Images of NAMES, [3, H, W], 0..1; and which pixels are missing, bool, [H, W]."""
     height, width = item.rgb.shape[:2]
     layout = ComponentLayout(object_components(item.boxes, width, height), width, height)
     kept = torch.from_numpy(tile_parts(layout, 0).numbers != REST)
+    assert item.coded is not None
     latent, preview, features = (one[None] for one in item.coded[:3])
     level = torch.tensor([item.level])
     noise = torch.randn(*latent.shape[:3], NOISE, generator=torch.Generator().manual_seed(0))
@@ -93,8 +120,8 @@ def decode(network: Any, generator: Generator, item: Item, share: float) -> tupl
     composed = torch.where(mask, composed, preview + share * (composed - preview))
     latents = torch.where(mask, latent, preview), composed, latent
     decodes = [network.synthesis(one, level)[0, :, :height, :width].clamp(0, 1) for one in latents]
-    pixels = (~kept).repeat_interleave(LATENT_STRIDE, 0).repeat_interleave(LATENT_STRIDE, 1)
-    return dict(zip(NAMES, (image_tensor(item.rgb, CPU)[0], *decodes))), pixels[:height, :width]
+    images = dict(zip(NAMES, (image_tensor(item.rgb, CPU)[0], *decodes)))
+    return images, missing_pixels(kept)[:height, :width]
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> float:
@@ -145,8 +172,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("generator", type=Path, help="exported weights")
     parser.add_argument("out", type=Path, help="folder for the results")
+    parser.add_argument("--generator", type=Path, help="exported weights in place of the bundled ones")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--coco", type=Path, help="folder with images/ and instances.json")
     source.add_argument("--cache", type=Path, help="folder of cache.py; its first 40 images are used")
@@ -155,6 +182,8 @@ def main() -> None:
     parser.add_argument("--butteraugli", action="store_true", help="measure Butteraugli's 3-norm too")
     parser.add_argument("--save", action="store_true", help="save original, partial and composed as PNG")
     arguments = parser.parse_args()
+    if arguments.cache and not arguments.generator:
+        parser.error("--cache needs --generator.")
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     result = evaluate(arguments)
@@ -164,16 +193,22 @@ def main() -> None:
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     network = load_network()
-    generator = load_generator(arguments.generator, network)
+    generator = load_generator(arguments.generator, network) if arguments.generator else None
     lite = EfficientNetLite(1)
     butteraugli = load_measure() if arguments.butteraugli else None
     vectors: dict[str, list[Tensor]] = {name: [] for name in NAMES}
     values: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in NAMES[1:]}
     owners: list[str] = []
     used = 0
-    items = cached_items(arguments.cache) if arguments.cache else coco_items(network, arguments.coco)
+    items = (
+        cached_items(arguments.cache)
+        if arguments.cache
+        else coco_items(network, arguments.coco, generator is None)
+    )
     for item in track(items, "images"):
-        images, missing = decode(network, generator, item, arguments.share)
+        images, missing = (
+            decode_files(item) if generator is None else decode(network, generator, item, arguments.share)
+        )
         if missing.float().mean() < 0.2:
             continue
         used += 1

@@ -14,7 +14,7 @@ from trifocal.codecs.mask import Mask, importance_from_mask
 from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
 from trifocal.codecs.named_objects import with_named_objects
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
-from trifocal.codecs.results import Decoded, Latents, partially_decoded
+from trifocal.codecs.results import COMPOSED_LOOK, Decoded, Latents, partially_decoded
 from trifocal.codecs.runtime import Runtime, file_arithmetic
 from trifocal.codecs.tile_coding import Progress, TileChunks, TileCoder, track, with_kept
 from trifocal.container import Bitstream, Component, Header, Layer, Tag
@@ -286,7 +286,8 @@ class Codec:
         picture = with_metadata(rgb, bitstream, region)
         if layout is None:
             return Decoded(picture, tuple(sorted(lost)))
-        return partially_decoded(picture, layout, chunks, missing, self.look_of_missing)
+        look = COMPOSED_LOOK if condition is not None and condition.compose else self.look_of_missing
+        return partially_decoded(picture, layout, chunks, missing, look)
 
     def analyse(
         self,

@@ -33,7 +33,7 @@ FEATURE_UNIT = {1: 1 / 4, 2: 256 / 4}  # by the arithmetic of a file
 
 @lru_cache(maxsize=1)
 def load_composition() -> Graphs:
-    """The graph "composition" with the bundled weights. Raises WeightsError if they are missing or damaged."""
+    """The graph "composition" with the bundled weights. Raises WeightsError without them."""
     return Graphs("composition", read_arrays(WEIGHTS))
 
 

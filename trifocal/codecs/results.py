@@ -12,7 +12,9 @@ from trifocal.entropy.coder import Array
 from trifocal.pictures import Picture
 from trifocal.types import Condition
 
-__all__ = ["Decoded", "Latents", "partially_decoded"]
+__all__ = ["COMPOSED_LOOK", "Decoded", "Latents", "partially_decoded"]
+
+COMPOSED_LOOK = "sharper than its base layer, but their detail is invented"
 
 
 @dataclass(frozen=True)
