@@ -18,7 +18,8 @@ PACKAGE = ROOT / "trifocal"
 LAYERS = (
     ("types", "errors"),
     ("utils",),
-    ("container", "pictures", "weights"),
+    ("container", "pictures", "packed_weights"),
+    ("weights",),
     ("layers", "graphs"),
     ("transforms",),
     ("entropy", "text", "detection", "diffusion"),
