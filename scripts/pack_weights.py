@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from trifocal.packed_weights import pack, unpack
 from trifocal.utils.files import atomic_write
+from trifocal.utils.packed_weights import pack, unpack
 from trifocal.weights import metadata_of, read_arrays
 
 

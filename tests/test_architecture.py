@@ -18,8 +18,7 @@ PACKAGE = ROOT / "trifocal"
 LAYERS = (
     ("types", "errors"),
     ("utils",),
-    ("container", "pictures", "packed_weights"),
-    ("weights",),
+    ("container", "pictures", "weights"),
     ("layers", "graphs"),
     ("transforms",),
     ("entropy", "text", "detection", "diffusion"),

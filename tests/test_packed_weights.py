@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from trifocal.errors import WeightsError
-from trifocal.packed_weights import LARGEST, MIN_VALUES, SMALLEST_STEP, deflate, pack, unpack
 from trifocal.presets import PRESETS
 from trifocal.types import Arrays
+from trifocal.utils.packed_weights import LARGEST, MIN_VALUES, SMALLEST_STEP, deflate, pack, unpack
 from trifocal.weights import WEIGHTS_FOLDER, read_arrays
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "pack_weights.py"

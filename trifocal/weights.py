@@ -1,6 +1,6 @@
 """Read, verify and write weights: safetensors, bundled under trifocal/weights/ or of your own.
 
-Floats are float16, or packed (`trifocal.packed_weights`).
+Floats are float16, or packed (`trifocal.utils.packed_weights`).
 Reading gives NumPy arrays; only what takes a torch network imports torch.
 """
 
@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from trifocal.errors import WeightsError
-from trifocal.packed_weights import unpack
 from trifocal.types import DEAD_ZONE, Arrays
 from trifocal.utils.files import atomic_write
+from trifocal.utils.packed_weights import unpack
 from trifocal.utils.threads import pool
 
 if TYPE_CHECKING:
