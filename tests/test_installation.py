@@ -18,8 +18,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 AS_USER = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root without the right to write everywhere
-MOST_BYTES = 250 << 20  # of site-packages, without what an empty environment has
-MOST_BYTES_OF_WEIGHTS = 65 << 20
+MOST_BYTES = 250_000_000  # of site-packages, without what an empty environment has
+MOST_BYTES_OF_WEIGHTS = 65_000_000
 OF_THE_ENVIRONMENT = ("pip", "setuptools", "pkg_resources")
 
 pytestmark = [

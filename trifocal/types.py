@@ -35,6 +35,8 @@ else:
 
     ArrayT = TypeVar("ArrayT")
 
+Arrays: TypeAlias = "dict[str, NDArray[Any]]"  # weights by name
+
 MAX_LEVEL = 800
 BASE_TASK_WEIGHTS = (0.03, 10.0)  # of a detector's outputs against bpp, at the lowest and highest level
 LEVELS_PER_QUALITY = 8

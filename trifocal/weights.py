@@ -1,6 +1,6 @@
-"""Read, verify and write weights: safetensors of float16, or packed (`trifocal.packed_weights`), bundled under
-trifocal/weights/ or of your own.
+"""Read, verify and write weights: safetensors, bundled under trifocal/weights/ or of your own.
 
+Floats are float16, or packed (`trifocal.utils.packed_weights`).
 Reading gives NumPy arrays; only what takes a torch network imports torch.
 """
 
@@ -19,16 +19,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from trifocal.errors import WeightsError
-from trifocal.packed_weights import unpack
-from trifocal.types import DEAD_ZONE
+from trifocal.types import DEAD_ZONE, Arrays
 from trifocal.utils.files import atomic_write
+from trifocal.utils.packed_weights import unpack
 from trifocal.utils.threads import pool
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 WEIGHTS_FOLDER = Path(__file__).with_name("weights")
-Arrays: TypeAlias = dict[str, NDArray[Any]]
 StateDict: TypeAlias = "dict[str, Tensor]"
 DecodableFingerprints = dict[str, frozenset[int]]  # fingerprints by `kind_of_fingerprint`
 DECODES, LEVEL, SYNTHESIS = "decodes", "level", "synthesis."
@@ -139,7 +138,7 @@ def convert_to_float32(weights: Arrays) -> list[str]:
                 name = names.popleft()
             except IndexError:  # no name is left
                 return
-            weights[name] = weights[name].astype(np.float32)
+            weights[name] = weights[name].astype(np.float32, copy=False)
             if not np.isfinite(weights[name]).all():
                 invalid.append(name)
 

@@ -19,10 +19,10 @@ from trifocal.entropy.numpy_model import ARITHMETICS, NumpyCodingNetworks
 from trifocal.entropy.numpy_networks import part
 from trifocal.graphs.session import Graphs, network_record
 from trifocal.pictures import Picture
-from trifocal.types import DEAD_ZONE, HYPER_LATENT_PIXELS, Condition
+from trifocal.types import DEAD_ZONE, HYPER_LATENT_PIXELS, Arrays, Condition
 from trifocal.utils.arrays import image_array
 from trifocal.utils.threads import Background
-from trifocal.weights import Arrays, DecodableFingerprints, check_arrays, fingerprint, kind_of_fingerprint
+from trifocal.weights import DecodableFingerprints, check_arrays, fingerprint, kind_of_fingerprint
 
 if TYPE_CHECKING:
     from trifocal.codecs.torch_runtime import TorchRuntime

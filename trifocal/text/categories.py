@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trifocal.types import TextEmbedding
-from trifocal.weights import WEIGHTS_FOLDER, Arrays, check_arrays, read_arrays
+from trifocal.types import Arrays, TextEmbedding
+from trifocal.weights import WEIGHTS_FOLDER, check_arrays, read_arrays
 
 __all__ = [
     "CATEGORIES",

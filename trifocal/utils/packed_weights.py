@@ -1,0 +1,119 @@
+"""Weights as small integers, compressed: how weights that no file's fingerprint covers are stored.
+
+A tensor `NAME` is three tensors of the safetensors file: `NAME.packed`, the raw deflate stream (RFC 1951) of
+its values as int8, in Huffman codes without matches; `NAME.step`, the float16 step of each row, which is an
+output channel; `NAME.shape`.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trifocal.types import Arrays
+
+__all__ = ["pack", "unpack"]
+
+PACKED, STEP, SHAPE = ".packed", ".step", ".shape"
+MIN_VALUES = 4096  # smaller tensors gain little
+LARGEST = 127
+SMALLEST_STEP = 2.0**-24  # of float16
+VALUES_PER_BYTE = 8  # at most: a Huffman code has at least one bit
+MAX_DIMENSIONS = 8
+
+
+def pack(weights: Arrays, precision: float) -> Arrays:
+    """Weights with their large tensors of at least two dimensions packed, and the other floats as float16.
+
+    Args:
+        precision: the steps in a row's root mean square. Values beyond 127 steps enlarge the step.
+
+    Raises:
+        ValueError: for values that are not finite or too large, and for names that unpacking would take for
+            the parts of a packed tensor.
+    """
+    packed: Arrays = {}
+    for name, w in weights.items():
+        large = w.dtype.kind == "f" and w.ndim >= 2 and w.size >= MIN_VALUES
+        parts = {name + PACKED, name + STEP, name + SHAPE} if large else set()
+        if name.endswith(PACKED) or not weights.keys().isdisjoint(parts):
+            raise ValueError(f"The name {name} cannot be packed: a part of it has the name of a tensor.")
+        if large:
+            packed |= dict(zip((name + PACKED, name + STEP, name + SHAPE), pack_tensor(w, precision)))
+        else:
+            packed[name] = to_float16(w) if w.dtype.kind == "f" else w
+    return packed
+
+
+def pack_tensor(w: NDArray[Any], precision: float) -> tuple[NDArray[Any], ...]:
+    """The stream, the steps and the shape of a tensor. Raises ValueError as `pack` does."""
+    rows = w.reshape(len(w), -1).astype(np.float64)
+    largest = np.abs(rows).max(1)
+    exact = np.maximum(np.sqrt((rows**2).mean(1)) / precision, largest / LARGEST)
+    step = to_float16(np.maximum(exact, SMALLEST_STEP))
+    clipped = largest > (LARGEST + 0.5) * step.astype(np.float64)  # very small steps are coarse in float16
+    step = np.where(clipped, np.nextafter(step, np.float16(1)), step)
+    values = np.rint(rows / step.astype(np.float64)[:, None]).clip(-LARGEST, LARGEST).astype(np.int8)
+    return np.frombuffer(deflate(values.tobytes()), np.uint8), step, np.array(w.shape, np.int32)
+
+
+def to_float16(w: NDArray[Any]) -> NDArray[np.float16]:
+    """Raises ValueError for values that float16 does not hold."""
+    with np.errstate(over="ignore"):
+        halved = w.astype(np.float16)
+    if not np.isfinite(halved).all():
+        raise ValueError("The weights hold values that are not finite, or too large for float16.")
+    return halved
+
+
+def deflate(data: bytes) -> bytes:
+    """Without matches: weights have none, and the stream is read faster."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
+    return compressor.compress(data) + compressor.flush()
+
+
+def unpack(weights: Arrays) -> Arrays:
+    """The tensors that `pack` packed, as float32, and all others unchanged.
+
+    Raises ValueError for packed tensors that are damaged. Values are not finite where steps are not.
+    """
+    unpacked: Arrays = {}
+    for name, w in weights.items():
+        own, point, kind = name.rpartition(".")
+        if point + kind == PACKED:
+            if own in weights:
+                raise ValueError(f"The tensor {own} is there twice, once packed.")
+            unpacked[own] = unpack_tensor(w, weights.get(own + STEP), weights.get(own + SHAPE))
+        elif point + kind not in (STEP, SHAPE) or own + PACKED not in weights:
+            unpacked[name] = w
+    return unpacked
+
+
+def unpack_tensor(
+    stream: NDArray[Any], step: NDArray[Any] | None, shape: NDArray[Any] | None
+) -> NDArray[Any]:
+    """One tensor, float32. Raises ValueError."""
+    if step is None or shape is None:
+        raise ValueError("A packed tensor lacks its step or its shape.")
+    types = [str(part.dtype) for part in (stream, step, shape)]
+    if types != ["uint8", "float16", "int32"] or shape.ndim != 1:
+        raise ValueError("The parts of a packed tensor have other types than they must have.")
+    if not 2 <= shape.size <= MAX_DIMENSIONS or (shape < 1).any() or step.shape != (shape[0],):
+        raise ValueError("The shape of a packed tensor is not valid, or does not fit its step.")
+    size = math.prod(shape.tolist())
+    if size > VALUES_PER_BYTE * stream.size:
+        raise ValueError("A packed tensor has fewer values than its shape.")
+    decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = decompressor.decompress(stream.tobytes(), size + 1)
+    except zlib.error as error:
+        raise ValueError("A packed tensor is damaged.") from error
+    if len(data) != size or not decompressor.eof or decompressor.unused_data:
+        raise ValueError("A packed tensor has another number of values than its shape.")
+    rows = np.frombuffer(data, np.int8).reshape(len(step), -1)
+    with np.errstate(invalid="ignore"):  # steps that are not finite
+        return (rows * step.astype(np.float32)[:, None]).reshape(shape)
