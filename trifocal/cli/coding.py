@@ -123,7 +123,8 @@ def encode(
         typer.Option(
             metavar="MASK.png",
             help="Give a larger share of the bits to where this mask is bright. At the same quality the file "
-            "can become smaller. The mask has the size of the image. taco-compact and dual-layer-compact only.",
+            "can become smaller. The mask has the size of the image. taco-compact and dual-layer-compact "
+            "only.",
         ),
     ] = None,
     components: Annotated[
