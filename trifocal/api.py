@@ -294,10 +294,10 @@ def encode(
         text: what the image shows, for presets that take text.
         send_text: store the text in the file, for presets whose decoder reads it.
         base_quality: 0..100, of the base layer, for scalable presets; by default at most 20.
-        refinement: gradient steps that adapt the base layer to the detector; by default those of the preset.
+        refinement: steps that bring the detector's outputs closer to those on the image; None: the preset's.
         mask: where the image matters, for presets with an importance map (`taco-compact`,
             `dual-layer-compact`): [H, W], or an image of that size; bool, float in 0..1, or uint8. Positions
-            with 1 get more bits at equal bytes.
+            with 1 get a larger share of the bits; at equal quality the file can become smaller.
         components: objects that get bytes of their own, for scalable presets and discover: labels, words or
             tasks ("person,the red hat", "detection"), or a sequence of them and of `trifocal.Component`.
         grounder: finds the components: "compact" (None), "grounding-dino" or a `Grounder`.

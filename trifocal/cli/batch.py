@@ -80,8 +80,8 @@ Memory = Annotated[
         parser=parse_size,
         metavar="SIZE",
         help="Memory of each worker, such as 2G. Images that need more are refused, and only as many workers "
-        "start as fit into memory. A worker may take 800 MB, 200 MB of them for Ray, plus 20 bytes per "
-        "pixel; with torch 1,200 MB. [default: no limit]",
+        "start as fit into the machine's memory. A worker may take 800 MB, 200 MB of them for Ray, plus 20 "
+        "bytes per pixel; with torch 1,200 MB. [default: no limit]",
     ),
 ]
 Address = Annotated[

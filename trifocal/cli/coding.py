@@ -122,8 +122,9 @@ def encode(
         str | None,
         typer.Option(
             metavar="MASK.png",
-            help="Spend more bits where this mask is bright, at the same file size. The mask has the size of "
-            "the image. taco-compact and dual-layer-compact only.",
+            help="Give a larger share of the bits to where this mask is bright. At the same quality the file "
+            "can become smaller. The mask has the size of the image. taco-compact and dual-layer-compact "
+            "only.",
         ),
     ] = None,
     components: Annotated[

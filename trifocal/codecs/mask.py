@@ -1,4 +1,4 @@
-"""Importance masks: which parts of an image get more bits at the same file size."""
+"""Importance masks: which parts of an image get a larger share of the bits."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class BaseLayerOptions:
 
     Attributes:
         quality: 0..100; None for min(20, quality of the image / 2), or by the requested size.
-        refinement: gradient steps that fit the base layer to the image, 0 for none; None for the codec's
+        refinement: gradient steps that adapt the base layer to the image, 0 for none; None for the codec's
             default.
         condition_enhancement: whether the enhancement layer is conditioned on the base preview.
 

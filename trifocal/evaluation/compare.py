@@ -58,8 +58,8 @@ def compare(
 ) -> Path:
     """Measure candidates with `evaluate`, and write a report; returns the path of its index.html.
 
-    The folder gets index.html, plots, crops, results.csv, bd.csv, report.json, and each codec's curve in
-    CompressAI's format, CODEC.json (taco-compact-true.json for taco-compact:true). On the 24 Kodak images,
+    The folder gets index.html, plots, crops, results.csv, bd.csv, report.json, and each candidate's curve
+    in CompressAI's format, such as taco-compact-true.json for taco-compact:true. On the 24 Kodak images,
     published curves are plotted too. A candidate that cannot be measured is named in the report.
 
     Args:

@@ -2,7 +2,7 @@
 
 | file | from |
 |---|---|
-| .json | CompressAI, and each codec of a `trifocal compare` |
+| .json | CompressAI, and each candidate of a `trifocal compare` |
 | .csv with the columns codec, bpp and metrics | a table of your own |
 | .csv with the columns preset, quality and bpp | `trifocal evaluate`: the rows, or their means |
 """
