@@ -1,5 +1,7 @@
 """Composed detail where a partial file lacks components."""
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 
 import trifocal
 from helpers.cli import run
-from trifocal.codecs.composition import side_features
+from trifocal.codecs.composition import WEIGHTS, side_features
 from trifocal.codecs.scalable import ScalableCodec
 from trifocal.codecs.tile_coding import TileCoder, tile_parts
 from trifocal.container import Bitstream, Component, Tag
@@ -20,6 +22,7 @@ from trifocal.options import DecodeOptions
 from trifocal.pictures import Picture
 from trifocal.types import LATENT_STRIDE
 from trifocal.utils.timing import Stopwatch
+from trifocal.weights import read_arrays
 
 Pixels = NDArray[np.uint8]
 
@@ -113,3 +116,15 @@ def test_command_composes(whole: Bitstream, tmp_path: Path) -> None:
         done.exit_code == 0 and "the rest. These parts look sharper than its base layer, but" in done.stderr
     )
     assert np.array_equal(Picture.open(tmp_path / "a.png").rgb, decoded(part, compose=True))
+
+
+def test_bundled_weights_are_packed_and_have_a_record() -> None:
+    record = json.loads(WEIGHTS.with_suffix(".json").read_text())
+    weights = read_arrays(WEIGHTS)
+    assert record["parameters"] == sum(w.size for w in weights.values()) <= 6_000_000
+    assert WEIGHTS.stat().st_size < 2.3e6
+    measured = record["coco-val"]
+    assert measured["composed"]["kernel distance"] < 0.3 * measured["partial"]["kernel distance"]
+    with WEIGHTS.with_suffix(".csv").open(newline="") as log:
+        *_, last = csv.DictReader(log)
+    assert int(last["step"]) == record["steps"]
