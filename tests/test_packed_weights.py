@@ -19,7 +19,7 @@ from trifocal.utils.packed_weights import LARGEST, MIN_VALUES, SMALLEST_STEP, de
 from trifocal.weights import WEIGHTS_FOLDER, read_arrays
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "pack_weights.py"
-BUNDLED_PACKED = {"towers.safetensors", "detector.safetensors"}
+BUNDLED_PACKED = {"towers.safetensors", "detector.safetensors", "composition.safetensors"}
 DAMAGED = "^The weights w.safetensors are damaged, or no safetensors file; give others, or install Trif"
 
 
@@ -290,7 +290,7 @@ def test_script_packs_a_file_in_place(tmp_path: Path) -> None:
     assert np.array_equal(found["w"], unpack(pack({"w": weights["w"]}, 32))["w"])
 
 
-def test_only_the_weights_of_encoders_and_detector_are_packed() -> None:
+def test_only_these_weights_are_packed() -> None:
     """All floats are float16. Packed files have a record of it, and are no preset's weights, whose values the
     fingerprints in files cover.
     """
