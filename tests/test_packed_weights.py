@@ -107,7 +107,7 @@ def test_values_that_float16_cannot_hold_are_not_packed(value: float, shape: tup
 # ── names ──
 
 
-@pytest.mark.parametrize("name", ["w.packed", "w.step", "w.shape"])
+@pytest.mark.parametrize("name", ["w.packed", "w.step", "w.shape", "other.packed"])
 def test_names_that_unpacking_would_mistake_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be packed"):
         pack({"w": layer(64, 64), name: layer(3)}, 8)
