@@ -100,9 +100,24 @@ def test_damaged_side_information_leaves_the_preview(whole: Bitstream) -> None:
     assert np.array_equal(decoded(lost, compose=True), decoded(lost))
 
 
+def test_damaged_component_is_composed_with_best_effort(whole: Bitstream) -> None:
+    """A damaged component counts as missing, and so does the rest, which needs it."""
+    layer = whole.layer(Tag.ENHANCEMENT)
+    assert layer is not None
+    chunk = layer.chunks[ComponentLayout(whole.components, 256, 192).chunks[1, 0]]
+    assert chunk is not None
+    data = bytearray(whole.to_bytes())
+    data[bytes(data).index(chunk)] ^= 255
+    given: dict[str, Any] = {"best_effort": True, "notify": lambda notice: None}
+    composed = trifocal.decode(bytes(data), compose=True, **given)
+    assert composed.missing == ("face", "the rest")
+    plain = trifocal.decode(bytes(data), **given).picture.rgb
+    assert activity(composed.picture.rgb) > 1.3 * activity(plain)
+
+
 def test_compose_is_refused_where_nothing_composes(whole: Bitstream) -> None:
     stream = trifocal.encode(np.zeros((64, 64, 3), np.uint8), "compact")
-    with pytest.raises(PresetError, match="The decoder of compact composes nothing; decode without compose."):
+    with pytest.raises(PresetError, match="Files of compact are decoded without compose."):
         trifocal.decode(stream, compose=True)
     with pytest.raises(OptionError, match="base_only excludes .* and compose"):
         DecodeOptions(base_only=True, compose=True)

@@ -112,7 +112,7 @@ class DecodeOptions:
             raise PresetError(f"The decoder of {preset.name} needs no text; decode without it.")
         presets.check_preference(preset, self.preference)
         if self.compose and not preset.composes:
-            raise PresetError(f"The decoder of {preset.name} composes nothing; decode without compose.")
+            raise PresetError(f"Files of {preset.name} are decoded without compose.")
 
 
 @dataclass(frozen=True)
