@@ -1,4 +1,4 @@
-"""Train the base layer of a scalable preset against its detector, which is frozen.
+"""Train the base layer of a scalable preset; its detector is frozen.
 
     image ─┬─ analysis ── y_obj ── rounding ── synthesis ── h_hat ─┬─ detector tail ─┐
            │                                                       └─ base preview ──┼─ losses, equation (1)
