@@ -1,4 +1,4 @@
-"""Train the grounding head, which finds where in an image the things are that a text names.
+"""Train the grounding head, which locates in an image the things that a text names.
 
     views ── image encoder, once ── features ┐
     phrases of the view itself ──────────────┼─ ground ── cross-entropy with boxes of the named objects
