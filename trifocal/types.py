@@ -7,8 +7,7 @@
     level   quality · 8, an integer in 0..800, [B]
     h       features of a detector for x               h_hat   the features that the base layer decodes to
 
-    condition   optional side input of a transform: text, importance map, base preview, preference,
-                named categories
+    condition   optional side input of a transform, such as text or an importance map (`Condition`)
 
 Feature maps and latents are channels-last.
 
