@@ -80,8 +80,7 @@ class TextEmbedding(Generic[ArrayT]):
 
 @dataclass(frozen=True)
 class BasePreview(Generic[ArrayT]):
-    """The small image that a base layer decodes to, which shows the whole image, and the region of the full
-    image for which the preview is needed.
+    """The small image that a base layer decodes to, and the region of the full image for which it is needed.
 
     Attributes:
         image: [B, 3, h, w], about 0..1.

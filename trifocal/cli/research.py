@@ -218,7 +218,7 @@ def compare(
         typer.Option(
             metavar="IMAGE:X,Y,WIDTH,HEIGHT",
             help="Crop to show, in pixels; repeatable. The default crops are from the images where the "
-            "first codec is worst, median and best against the second, at the largest error.",
+            "first codec is worst, median and best against the second, each where the error is largest.",
         ),
     ] = None,
     published: Annotated[
