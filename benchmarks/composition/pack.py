@@ -13,7 +13,8 @@ import numpy as np
 from model import NOISE
 from safetensors.numpy import load_file, save
 
-from trifocal.codecs.composition import WEIGHTS
+import trifocal
+from trifocal.codecs.composition import TRAINED_FOR, WEIGHTS
 from trifocal.utils.files import atomic_write
 from trifocal.utils.packed_weights import pack
 
@@ -28,9 +29,10 @@ def main() -> None:
     )
     given = parser.parse_args()
     weights = {name: w.astype(np.float32) for name, w in load_file(given.generator).items()}
+    mark = trifocal.load("dual-layer-compact").fingerprint_in(2)
     weights["stem.weight"] = weights["stem.weight"][:, :-NOISE]
     with atomic_write(WEIGHTS) as stream:
-        stream.write(save(pack(weights, given.precision)))
+        stream.write(save(pack(weights, given.precision), metadata={TRAINED_FOR: f"{mark:08x}"}))
     print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size:,} bytes")
 
 
