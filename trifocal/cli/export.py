@@ -20,8 +20,8 @@ def export_onnx(
         bool,
         typer.Option(
             "--without-weights",
-            help="Write the graphs as the package has them: without weights, which it reads from its "
-            ".safetensors files, and with those of the detector, the text encoder and --compose.",
+            help="Write the graphs as they are in the package, which reads the weights from its .safetensors "
+            "files; the graphs of the detector, of the text encoder and of --compose too.",
         ),
     ] = False,
     quiet: Quiet = False,

@@ -1,4 +1,4 @@
-"""Coders of torch tensors: differentiable rate estimators, and a recorder of parameters."""
+"""Coders of torch tensors: differentiable rate estimators, and one that records means and table rows."""
 
 from __future__ import annotations
 
