@@ -1,28 +1,30 @@
 """Composed detail where a partial file lacks components."""
 
+import copy
 import csv
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import trifocal
 from helpers.cli import run
-from trifocal.codecs.composition import WEIGHTS, side_features
-from trifocal.codecs.scalable import ScalableCodec
-from trifocal.codecs.tile_coding import TileCoder, tile_parts
-from trifocal.container import Bitstream, Component, Tag
+from helpers.fixed_point import in_arithmetic
+from trifocal.codecs.composition import TRAINED_FOR, WEIGHTS
+from trifocal.container import Bitstream, Component, Layer, Tag
 from trifocal.container.components import SIDE, ComponentLayout
 from trifocal.demo import PHOTOGRAPH
 from trifocal.errors import OptionError, PresetError
 from trifocal.options import DecodeOptions
 from trifocal.pictures import Picture
 from trifocal.types import LATENT_STRIDE
-from trifocal.utils.timing import Stopwatch
-from trifocal.weights import read_arrays
+from trifocal.weights import metadata_of, read_arrays, write_weights
 
 Pixels = NDArray[np.uint8]
 
@@ -34,7 +36,7 @@ def encoded(width: int, height: int, *boxes: tuple[int, int, int, int]) -> Bitst
     return trifocal.encode(Picture(rgb), quality=50, refinement=0, components=components)
 
 
-def decoded(stream: Bitstream, **options: Any) -> Pixels:
+def decoded(stream: Bitstream | bytes, **options: Any) -> Pixels:
     return trifocal.decode(stream, notify=lambda notice: None, **options).picture.rgb
 
 
@@ -68,36 +70,84 @@ def test_both_engines_compose_the_same_detail(whole: Bitstream) -> None:
     assert np.abs(one - other).max() <= 2
 
 
-def test_regions_and_tiles_are_composed_as_the_whole_image_is() -> None:
-    stream = encoded(1152, 128, (60, 1, 70, 6)).only(components="face")
-    composed = decoded(stream, compose=True)
-    region = decoded(stream, compose=True, region=(900, 16, 240, 100))
-    assert np.abs(region.astype(int) - composed[16:116, 900:1140]).max() <= 2
-    plain = decoded(stream)
-    assert min(activity(composed[:, at]) / activity(plain[:, at]) for at in (np.s_[:900], np.s_[1130:])) > 1.3
+def test_regions_are_composed_as_the_whole_image_is() -> None:
+    """Two tiles that are not alike, and regions inside one of them and across both."""
+    stream = encoded(1152, 128, (60, 1, 70, 6))
+    rgb = decoded(stream)
+    rgb[:, 1024:] = np.random.default_rng(0).integers(0, 256, rgb[:, 1024:].shape, np.uint8)
+    stream = trifocal.encode(Picture(rgb), quality=50, refinement=0, components=list(stream.components))
+    part = stream.only(components="face")
+    plain, composed = decoded(part), decoded(part, compose=True)
+    for x, y, width, height in ((100, 20, 300, 90), (900, 16, 240, 100)):
+        region = decoded(part, compose=True, region=(x, y, width, height))
+        assert np.abs(region.astype(int) - composed[y : y + height, x : x + width]).max() <= 2
+    assert min(activity(composed[:, at]) / activity(plain[:, at]) for at in (np.s_[:900], np.s_[1130:])) > 1.2
 
 
-def test_features_are_alike_in_both_arithmetics(whole: Bitstream) -> None:
-    codec = trifocal.load("dual-layer-compact")
-    layer = whole.layer(Tag.ENHANCEMENT)
-    assert isinstance(codec, ScalableCodec) and layer is not None
-    layout = ComponentLayout(whole.components, 256, 192)
-    found = []
-    for arithmetic in (1, 2):
-        coder = TileCoder(codec.runtime, arithmetic)
-        y = np.random.default_rng(0).normal(0, 50, (1, 12, 16, 385)).astype(np.float32)
-
-        chunks = coder.write_parts(y, 400, tile_parts(layout, 0), Stopwatch())
-        found.append(side_features(coder, chunks[SIDE], 400, (12, 16)))
-    assert np.abs(found[0] - found[1]).max() < 0.8 and found[0].std() > 0.8
+def test_files_of_both_arithmetics_are_composed(whole: Bitstream) -> None:
+    rgb = decoded(whole)
+    old = in_arithmetic(trifocal.load("dual-layer-compact"), 1)
+    file = old.encode(Picture(rgb), quality=50, refinement=0, components=list(whole.components))
+    new = trifocal.encode(Picture(rgb), quality=50, refinement=0, components=list(whole.components))
+    assert file.header.fingerprint != new.header.fingerprint
+    one, other = (decoded(stream.only(components="face"), compose=True) for stream in (file, new))
+    assert activity(one) == pytest.approx(activity(other), rel=0.05)
+    assert activity(one) > 1.3 * activity(decoded(file.only(components="face")))
 
 
-def test_damaged_side_information_leaves_the_preview(whole: Bitstream) -> None:
-    layer = whole.layer(Tag.ENHANCEMENT)
-    assert layer is not None
-    side = ComponentLayout(whole.components, 256, 192).chunks[SIDE, 0]
+def side_chunk(stream: Bitstream) -> int:
+    """The index of the side information of the only tile."""
+    assert stream.layout is not None
+    return stream.layout.chunks[SIDE, 0]
+
+
+def test_nothing_is_composed_without_side_information(whole: Bitstream) -> None:
+    side, notices = side_chunk(whole), list[str]()
     lost = whole.keep(lambda tag, index: tag != Tag.ENHANCEMENT or index != side)
-    assert np.array_equal(decoded(lost, compose=True), decoded(lost))
+    composed = trifocal.decode(lost, compose=True, notify=notices.append).picture.rgb
+    assert np.array_equal(composed, decoded(lost))
+    assert "These parts look as coarse as its base layer;" in notices[0]
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: b"", lambda data: data + b"123456789", lambda data: data[:1]]
+)
+def test_malformed_side_information_counts_as_missing(
+    whole: Bitstream, change: Callable[[bytes], bytes]
+) -> None:
+    """Its check sum is right, so only decoding shows that it is not valid."""
+    side = side_chunk(whole)
+
+    def changed(layer: Layer) -> Layer:
+        chunks = [*layer.chunks]
+        if layer.tag == Tag.ENHANCEMENT and (data := chunks[side]) is not None:
+            chunks[side] = change(data)
+        return replace(layer, chunks=tuple(chunks))
+
+    forged = replace(whole, layers=tuple(changed(layer) for layer in whole.layers)).to_bytes()
+    plain, composed = (decoded(forged, compose=one, best_effort=True) for one in (False, True))
+    assert np.array_equal(plain, composed)
+
+
+def test_weights_that_the_generator_does_not_know_are_refused(whole: Bitstream, tmp_path: Path) -> None:
+    codec = trifocal.load("dual-layer-compact", engine="torch")
+    network = copy.deepcopy(codec.network)
+    parameter = dict(network.named_parameters())["entropy.exact_side.hyper_synthesis.body.3.bias"]
+    with torch.no_grad():
+        parameter[0] += 1
+    write_weights(network, tmp_path / "own.safetensors")
+    own = trifocal.load("dual-layer-compact", weights=tmp_path / "own.safetensors")
+    stream = own.encode(Picture(decoded(whole)), quality=50, components=list(whole.components))
+    part = stream.only(components="face")
+    with pytest.raises(
+        OptionError, match="compose works with the bundled weights of dual-layer-compact only"
+    ):
+        trifocal.decode(part, compose=True, weights=tmp_path / "own.safetensors")
+
+
+def test_generator_is_trained_for_the_bundled_weights() -> None:
+    mark = trifocal.load("dual-layer-compact").fingerprint_in(2)
+    assert metadata_of(WEIGHTS)[TRAINED_FOR] == f"{mark:08x}"
 
 
 def test_damaged_component_is_composed_with_best_effort(whole: Bitstream) -> None:

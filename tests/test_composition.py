@@ -16,7 +16,7 @@ import trifocal
 from helpers.scripts import ROOT, load_script
 from trifocal.codecs.composition import FEATURE_UNIT, WEIGHTS
 from trifocal.transforms.composition import FEATURES, LATENT_CHANNELS, MIDDLE_LEVEL
-from trifocal.weights import read_arrays
+from trifocal.weights import metadata_of, read_arrays
 
 GENERATOR = ROOT / "benchmarks/composition/generator.safetensors"
 
@@ -219,6 +219,7 @@ def test_packing_gives_the_bundled_weights(
     found, bundled = read_arrays(tmp_path / "packed.safetensors"), read_arrays(WEIGHTS)
     assert found.keys() == bundled.keys()
     assert all(np.array_equal(found[name], bundled[name]) for name in found)
+    assert metadata_of(tmp_path / "packed.safetensors") == metadata_of(WEIGHTS) != {}
 
 
 @pytest.mark.parametrize(

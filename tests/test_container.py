@@ -124,6 +124,19 @@ def test_format_md_explains_each_byte_of_the_golden_file(name: str) -> None:
     assert explained == (GOLDEN / name).read_bytes()
 
 
+@pytest.mark.parametrize("name", GOLDENS)
+def test_format_md_counts_the_bytes_of_each_check_sum(name: str) -> None:
+    section = FORMAT.read_text("utf-8").split(f"### `{name}`")[1].split("###")[0]
+    rows = re.findall(r"^\| `([0-9A-F ]+)`(?: × (\d+))? \| (.*) \|$", section, re.MULTILINE)
+    parts = [bytes.fromhex(digits) * int(times or 1) for digits, times, _ in rows]
+    at = next(number for number, row in enumerate(rows) if row[2].startswith("CRC over"))
+    above, below = re.findall(r"(?:the (\d+) bytes above)(?: and the (\d+) below)?", rows[at][2])[0]
+    before, after = b"".join(parts[:at]), b"".join(parts[at + 1 :])
+    assert (
+        len(before) == int(above) and crc32(before + after[: int(below or 0)]).to_bytes(4, "big") == parts[at]
+    )
+
+
 def test_format_md_names_every_field_and_tag() -> None:
     law = FORMAT.read_text("utf-8")
     assert all(f"| {tag.value} | {tag.name} |" in law for tag in Tag)

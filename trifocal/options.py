@@ -86,9 +86,8 @@ def check_quality_only(options: EncodeOptions, name: str) -> None:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """Options of `decode`, with the same names and meanings as its arguments; `base_only`, which is none of
-    its arguments, decodes the preview of the base layer. Raises OptionError for options that exclude each
-    other.
+    """The options of `decode`, and one more: `base_only` decodes the preview of the base layer. Raises
+    OptionError for options that exclude each other.
     """
 
     region: Region | None = None

@@ -134,7 +134,7 @@ class Condition(Generic[ArrayT]):
         categories: the probability that the text names each of COCO's categories, [B, 80].
         seed: of the noise from which a diffusion model samples, 0..2³² − 1.
         kept: False at latent positions whose values the decoder does not have, [B, H/16, W/16].
-        compose: whether the decoder composes those values.
+        compose: whether `Codec.decode` composes those values.
     """
 
     text: TextEmbedding[ArrayT] | None = None

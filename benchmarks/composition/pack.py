@@ -14,7 +14,8 @@ import torch
 from model import NOISE, Generator
 from safetensors.numpy import load, save
 
-from trifocal.codecs.composition import WEIGHTS
+import trifocal
+from trifocal.codecs.composition import TRAINED_FOR, WEIGHTS
 from trifocal.errors import TrifocalError
 from trifocal.transforms.composition import LATENT_CHANNELS
 from trifocal.utils.files import atomic_write
@@ -44,7 +45,8 @@ def write_weights(generator: Path, precision: float) -> None:
     wanted = Generator(torch.ones(LATENT_CHANNELS)).state_dict()
     check_arrays(weights, {name: ["f", list(w.shape)] for name, w in wanted.items()}, generator.name)
     weights["stem.weight"] = weights["stem.weight"][:, :-NOISE]
-    content = save(pack(weights, precision))
+    mark = trifocal.load("dual-layer-compact").fingerprint_in(2)
+    content = save(pack(weights, precision), metadata={TRAINED_FOR: f"{mark:08x}"})
     check_packed(weights, load(content))
     with atomic_write(WEIGHTS) as stream:
         stream.write(content)

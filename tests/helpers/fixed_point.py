@@ -27,6 +27,9 @@ def in_arithmetic(codec: Codec, arithmetic: int) -> Codec:
     """The codec, on the ONNX engine, changed to write files in an arithmetic."""
     runtime: Any = copy.copy(codec.runtime)  # all codecs of a preset share one
     runtime.arithmetics = (arithmetic,)
+    if hasattr(runtime, "base"):
+        runtime.base = copy.copy(runtime.base)
+        runtime.base.arithmetics = (arithmetic,)
     codec.runtime, codec.tiles = runtime, codec.tile_coder(runtime)
     return codec
 

@@ -20,8 +20,8 @@ def export_onnx(
         bool,
         typer.Option(
             "--without-weights",
-            help="Leave the weights out, and add the graphs of the detector and the text encoder: the form "
-            "that Trifocal ships, with the weights in its .safetensors files.",
+            help="Write the graphs as the package has them: without weights, which it reads from its "
+            ".safetensors files, and with those of the detector, the text encoder and --compose.",
         ),
     ] = False,
     quiet: Quiet = False,

@@ -25,7 +25,7 @@ Metrics = Annotated[
         "distance in the bundled image encoder), psnr-named and psnr-rest (inside and outside the boxes of "
         "the objects that the caption names), psnr-objects, ssimulacra2-objects and butteraugli-objects "
         "(inside the boxes of annotated objects of at least 64 pixels a side). Over all images: fid, "
-        "fid-whole, kid, kid-whole, is (Inception Score). [default: psnr ms-ssim]",
+        "fid-whole, kid, kid-whole, and is, the Inception Score. [default: psnr ms-ssim]",
     ),
 ]
 Text = Annotated[

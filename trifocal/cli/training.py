@@ -165,13 +165,13 @@ def train(
 ) -> None:
     """Train a preset. Needs the extra `train`.
 
-    `towers` trains the bundled text and image encoders and the grounding head on images with captions and
-    boxes; with `--stage 2` the grounding head alone. `categories` trains the classifier that finds out
-    which of COCO's categories a text names, on captions; it needs the extra `text`. `detector` trains the
-    bundled detector in three stages (`--stage`): by distillation; on boxes; and by distillation of its
-    later layers, half of the time on features from a base layer. `base` trains a base layer, so
-    that a frozen detector finds the same on it as on the image; then `dual-layer-compact --start WEIGHTS`
-    (or `dual-layer`) trains the enhancement layer.
+    `towers` trains the bundled text and image encoders, and the grounding head, which locates what a text
+    names, on images with captions and boxes; with `--stage 2` the grounding head alone. `categories` trains
+    the classifier that finds out which of COCO's categories a text names, on captions; it needs the extra
+    `text`. `detector` trains the bundled detector in three stages (`--stage`): by distillation; on boxes;
+    and by distillation of its later layers, half of the time on features from a base layer. `base` trains a
+    base layer, so that a frozen detector finds the same on it as on the image; then
+    `dual-layer-compact --start WEIGHTS` (or `dual-layer`) trains the enhancement layer.
 
     Ctrl-C or SIGTERM saves a checkpoint and ends the run; --resume continues it.
     """

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from trifocal.codecs.components import ComponentInput, ComponentRequest, GrounderInput, component_request
-from trifocal.codecs.composition import add_composition
+from trifocal.codecs.composition import Composer
 from trifocal.codecs.mask import Mask, importance_from_mask
 from trifocal.codecs.metadata_layers import metadata_layers, with_metadata
 from trifocal.codecs.named_objects import with_named_objects
 from trifocal.codecs.rate_control import DEFAULT_BASE, BaseLayerOptions, Rate, search
-from trifocal.codecs.results import COMPOSED_LOOK, Decoded, Latents, partially_decoded
+from trifocal.codecs.results import Decoded, Latents, partially_decoded
 from trifocal.codecs.runtime import Runtime, file_arithmetic
 from trifocal.codecs.tile_coding import Progress, TileChunks, TileCoder, track, with_kept
 from trifocal.container import Bitstream, Component, Header, Layer, Tag
@@ -280,14 +280,16 @@ class Codec:
             chunks, level, canvas, tiles, best_effort, progress, stopwatch, layout
         )
         condition = with_kept(condition, layout, missing, canvas)
-        y_hat = add_composition(y_hat, chunks, level, layout, canvas, tiles, condition, coder)
+        composed: set[int] = set()
+        if layout is not None and condition is not None and condition.compose:
+            composer = Composer(coder, chunks, level, layout)
+            composed = composer.add(y_hat, canvas, tiles, condition, missing)
         frame = canvas.frame(tiles)
         rgb = self.tiles.render(y_hat, canvas, frame, region, level, condition, lost, progress, stopwatch)
         picture = with_metadata(rgb, bitstream, region)
         if layout is None:
             return Decoded(picture, tuple(sorted(lost)))
-        look = COMPOSED_LOOK if condition is not None and condition.compose else self.look_of_missing
-        return partially_decoded(picture, layout, chunks, missing, look)
+        return partially_decoded(picture, layout, chunks, missing, composed, self.look_of_missing)
 
     def analyse(
         self,

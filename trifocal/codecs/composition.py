@@ -1,12 +1,14 @@
 """Compose what a partial file lacks: latents of missing components, from the base preview and what is there.
 
 The file has the hyper-latent of the whole image, so a network reads how much texture a missing position has,
-and invents which. It runs on ONNX Runtime, whichever engine runs the codec.
+and invents which. It runs on ONNX Runtime, whichever engine runs the codec. Each tile is composed by itself,
+so a region is composed as the whole image is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +17,22 @@ import numpy as np
 from trifocal.container.components import SIDE, ComponentLayout
 from trifocal.entropy.coder import Array, Reader
 from trifocal.entropy.latent_coding import code_side_information
+from trifocal.errors import OptionError
 from trifocal.graphs.session import Graphs
-from trifocal.pictures.canvas import Canvas, intersection, region_slices
-from trifocal.pictures.tiles import Region, Tile
+from trifocal.pictures.canvas import Canvas, region_slices
+from trifocal.pictures.tiles import Tile
 from trifocal.types import Condition
-from trifocal.weights import WEIGHTS_FOLDER, read_arrays
+from trifocal.weights import WEIGHTS_FOLDER, as_array, metadata_of, read_arrays
 
 if TYPE_CHECKING:
+    from trifocal.codecs.runtime import Runtime
     from trifocal.codecs.tile_coding import TileCoder
 
-__all__ = ["WEIGHTS", "add_composition", "load_composition"]
+__all__ = ["TRAINED_FOR", "WEIGHTS", "Composer", "load_composition"]
 
 WEIGHTS = WEIGHTS_FOLDER / "composition.safetensors"
-MARGIN = 256  # pixels around a tile that the network sees, more than its receptive field of 10 positions
-FEATURE_UNIT = {1: 1 / 4, 2: 256 / 4}  # by the arithmetic of a file
+TRAINED_FOR = "trained_for"  # metadata: the fingerprint of a codec's weights, in version 2 and arithmetic 2
+FEATURE_UNIT = {1: 1 / 4, 2: 256 / 4}  # by arithmetic: 2 has 256 times the features of 1
 
 
 @lru_cache(maxsize=1)
@@ -37,87 +41,86 @@ def load_composition() -> Graphs:
     return Graphs("composition", read_arrays(WEIGHTS))
 
 
-def add_composition(
-    y_hat: Array,
-    chunks: Sequence[bytes | None],
-    level: int,
-    layout: ComponentLayout | None,
-    canvas: Canvas,
-    tiles: Sequence[Tile],
-    condition: Condition[Any] | None,
-    coder: TileCoder,
-) -> Array:
-    """y_hat of the frame of some tiles, with composed values where components are missing, if the condition
-    asks for them; unchanged without a base preview, and in tiles without side information.
+def check_trained_for(runtime: Runtime) -> None:
+    """Raises OptionError for a codec whose features and latents the bundled weights do not know."""
+    mark = int(metadata_of(WEIGHTS).get(TRAINED_FOR, "0"), 16)
+    if mark != runtime.fingerprint(2, 2, False) and mark not in runtime.decodable_fingerprints(2, 2):
+        raise OptionError("compose works with the bundled weights of dual-layer-compact only.")
+
+
+@dataclass(frozen=True)
+class Composer:
+    """Composes tiles of one file.
 
     Args:
-        y_hat: [1, h, w, M], 0 where values are missing.
-        chunks, level, layout: of the file.
-        tiles: that fill a rectangle.
-        condition: of the whole image.
         coder: of the tiles.
+        chunks, level, layout: of the file.
+
+    Raises:
+        OptionError: for a codec with other weights than the bundled ones.
     """
-    if layout is None or condition is None or condition.preview is None:
-        return y_hat
-    if condition.kept is None or not condition.compose:
-        return y_hat
-    frame = canvas.frame(tiles)
-    features = np.zeros((*y_hat.shape[:3], 0), np.float32)
-    composed = y_hat.copy()
-    for tile in tiles:
-        data = chunks[layout.chunks[SIDE, tile.index]]
-        if data is not None:
-            rows, columns = region_slices(canvas.core(tile), frame=frame)
-            own = side_features(coder, data, level, (rows.stop - rows.start, columns.stop - columns.start))
-            if not features.shape[3]:
-                features = np.zeros((*y_hat.shape[:3], own.shape[3]), np.float32)
-            features[:, rows, columns] = own
-    for tile in tiles:
-        core = canvas.core(tile)
-        if chunks[layout.chunks[SIDE, tile.index]] is None or condition.kept[:, *region_slices(core)].all():
-            continue
-        around = with_margin(core, frame)
-        at, within = region_slices(around, frame=frame), region_slices(core, frame=around)
-        near = condition.within(*region_slices(around))
-        found = addition(coder.runtime, y_hat[:, *at], features[:, *at], level, near)
-        assert near.kept is not None
-        missing = ~near.kept[:, *within]
-        composed[:, *region_slices(core, frame=frame)][missing] = found[:, *within][missing]
-    return composed
 
+    coder: TileCoder
+    chunks: Sequence[bytes | None]
+    level: int
+    layout: ComponentLayout
 
-def side_features(coder: TileCoder, data: bytes, level: int, size: tuple[int, int]) -> Array:
-    """The features of the hyper synthesis from a tile's side information, [1, h, w, F], about −16..16."""
-    entropy = coder.entropy()
-    side = code_side_information(
-        entropy,
-        Reader(entropy.models(), data),
-        None,
-        np.array([level]),
-        size,
-        coder.runtime.has_importance_map,
-    )
-    features = side.features if isinstance(side.features, np.ndarray) else side.features.cpu().numpy()
-    arithmetic = coder.arithmetic or coder.runtime.arithmetics[-1]
-    return np.asarray(features / FEATURE_UNIT[arithmetic], np.float32)
+    def __post_init__(self) -> None:
+        check_trained_for(self.coder.runtime)
 
+    def add(
+        self,
+        y_hat: Array,
+        canvas: Canvas,
+        tiles: Sequence[Tile],
+        condition: Condition[Any],
+        missing: Collection[tuple[int, int]],
+    ) -> set[int]:
+        """Write composed values into y_hat where components are missing, in tiles that have side information.
 
-def addition(runtime: Any, y_hat: Array, features: Array, level: int, condition: Condition[Any]) -> Array:
-    """What to add to the latent of the base preview, [1, h, w, M]."""
-    preview = runtime.preview_latent(condition)
-    assert condition.kept is not None
-    (found,) = load_composition().run(
-        "composition",
-        known=y_hat + preview * runtime.trust,
-        preview=preview,
-        features=features,
-        kept=condition.kept[..., None].astype(np.float32),
-        level=np.array([level]),
-    )
-    return found
+        Args:
+            y_hat: of the rectangle that the tiles fill, [1, h, w, M].
+            condition: of the whole image, with `preview` and `kept`; without them nothing is composed.
+            missing: parts, each as (part, index of the tile).
 
+        Returns:
+            The indices of the composed tiles.
+        """
+        if condition.preview is None or condition.kept is None:
+            return set()
+        frame = canvas.frame(tiles)
+        composed = {tile for _, tile in missing} - {tile for part, tile in missing if part == SIDE}
+        for tile in tiles:
+            if tile.index in composed:
+                core = canvas.core(tile)
+                own = y_hat[:, *region_slices(core, frame=frame)]
+                near = condition.within(*region_slices(core))
+                assert near.kept is not None
+                own[~near.kept] = self._addition(tile, own, near)[~near.kept]
+        return composed
 
-def with_margin(region: Region, frame: Region) -> Region:
-    """The region with MARGIN on each side, inside the frame."""
-    x, y, width, height = region
-    return intersection((x - MARGIN, y - MARGIN, width + 2 * MARGIN, height + 2 * MARGIN), frame)
+    def _addition(self, tile: Tile, y_hat: Array, condition: Condition[Any]) -> Array:
+        """What to add to the latent of the base preview, [1, h, w, M]."""
+        runtime: Any = self.coder.runtime
+        preview = runtime.preview_latent(condition)
+        assert condition.kept is not None
+        (found,) = load_composition().run(
+            "composition",
+            known=y_hat + preview * runtime.trust,
+            preview=preview,
+            features=self._features(tile, (y_hat.shape[1], y_hat.shape[2])),
+            kept=condition.kept[..., None].astype(np.float32),
+            level=np.array([self.level]),
+        )
+        return found
+
+    def _features(self, tile: Tile, size: tuple[int, int]) -> Array:
+        """The features of the hyper synthesis from a tile's side information, [1, h, w, F], about −16..16."""
+        entropy, data = self.coder.entropy(), self.chunks[self.layout.chunks[SIDE, tile.index]]
+        assert data is not None
+        reader, level = Reader(entropy.models(), data), np.array([self.level])
+        side = code_side_information(
+            entropy, reader, None, level, size, self.coder.runtime.has_importance_map
+        )
+        arithmetic = self.coder.arithmetic or self.coder.runtime.arithmetics[-1]
+        return np.asarray(as_array(side.features) / FEATURE_UNIT[arithmetic], np.float32)

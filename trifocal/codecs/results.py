@@ -12,9 +12,7 @@ from trifocal.entropy.coder import Array
 from trifocal.pictures import Picture
 from trifocal.types import Condition
 
-__all__ = ["COMPOSED_LOOK", "Decoded", "Latents", "partially_decoded"]
-
-COMPOSED_LOOK = "sharper than its base layer, but their detail is invented"
+__all__ = ["Decoded", "Latents", "partially_decoded"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,19 @@ def partially_decoded(
     layout: ComponentLayout,
     chunks: Sequence[bytes | None],
     missing: Collection[tuple[int, int]],
+    composed: Collection[int],
     look: str,
 ) -> Decoded:
-    """The result for a file with components, without the pairs of part and tile in `missing`."""
+    """The result for a file with components.
+
+    Args:
+        missing: the parts that were not decoded, each as (part, index of the tile).
+        composed: indices of the tiles in which they are composed.
+        look: how they look in other tiles.
+    """
+    if composed:
+        invented = "sharper than its base layer, but their detail is invented"
+        look = invented if {tile for _, tile in missing} <= {*composed} else f"{look}, or {invented}"
     lacking = {tile for part, tile in missing if part != REST}
     blocked = any(chunks[layout.chunks[REST, tile]] for tile in lacking if (REST, tile) in missing)
     names = part_names(layout, {part for part, _ in missing})
