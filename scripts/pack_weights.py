@@ -3,17 +3,20 @@
 
     python scripts/pack_weights.py trifocal/weights/towers.safetensors --precision 8
 
-Prints the size before and after, and the signal-to-noise ratio of the packed tensors.
+Prints the size before and after, and the signal-to-noise ratio of the packed tensors. The file is replaced
+only after the packed weights were unpacked and compared with the original ones.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
+from trifocal.errors import TrifocalError
 from trifocal.utils.files import atomic_write
-from trifocal.utils.packed_weights import pack, unpack
+from trifocal.utils.packed_weights import check_packed, pack, to_float16
 from trifocal.weights import metadata_of, read_arrays
 
 
@@ -23,29 +26,39 @@ def main() -> None:
     )
     parser.add_argument("weights", type=Path, help="safetensors file, which is replaced")
     parser.add_argument(
-        "--precision", type=float, required=True, help="steps in the root mean square of a row"
+        "--precision",
+        type=float,
+        required=True,
+        help="steps in the root mean square of a row, a finite number above 0",
     )
     parser.add_argument(
         "--keep", metavar="PREFIX", help="leave tensors whose names start with this as float16"
     )
     given = parser.parse_args()
-    before, weights = given.weights.stat().st_size, read_arrays(given.weights)
-    kept = {
-        name: w.astype(np.float16) if w.dtype.kind == "f" else w
-        for name, w in weights.items()
-        if given.keep and name.startswith(given.keep)
-    }
+    try:
+        print(pack_file(given.weights, given.precision, given.keep or None))
+    except (TrifocalError, ValueError, OSError) as error:
+        sys.exit(str(error))
+
+
+def pack_file(path: Path, precision: float, kept_prefix: str | None) -> str:
+    """Pack a file in place. Returns its sizes and the signal-to-noise ratio.
+
+    Raises WeightsError, ValueError or OSError, and then leaves the file unchanged.
+    """
+    weights = read_arrays(path)
+    kept = {name for name in weights if kept_prefix and name.startswith(kept_prefix)}
     others = {name: w for name, w in weights.items() if name not in kept}
-    packed = pack(others, given.precision)
-    with atomic_write(given.weights) as stream:
-        stream.write(save(packed | kept, metadata=metadata_of(given.weights) or None))
-    found = unpack(packed)
+    half = {name: to_float16(w) if w.dtype.kind == "f" else w for name, w in weights.items() if name in kept}
+    content = save(pack(others, precision) | half, metadata=metadata_of(path) or None)
+    found = check_packed(weights, load(content))
+    before = path.stat().st_size
+    with atomic_write(path) as stream:
+        stream.write(content)
     signal = sum(float((w.astype(np.float64) ** 2).sum()) for w in others.values())
     noise = sum(float(((found[name].astype(np.float64) - w) ** 2).sum()) for name, w in others.items())
-    print(
-        f"{given.weights.name}: {before:,} to {given.weights.stat().st_size:,} bytes, "
-        f"{10 * np.log10(signal / noise) if noise else np.inf:.1f} dB"
-    )
+    decibels = 10 * np.log10(signal / noise) if noise else np.inf
+    return f"{path.name}: {before:,} to {path.stat().st_size:,} bytes, {decibels:.1f} dB"
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def test_bits_are_those_of_what_is_present() -> None:
 def test_crops_are_divided_as_files_are() -> None:
     random = np.random.default_rng(0)
     boxes = np.array([[3, 3, 100, 120], [20, 30, 60, 60], [20, 30, 60, 60], [250, 250, 256, 256]], np.float32)
-    tiles = [partial_crop(boxes, 256, random) for _ in range(200)]
+    tiles = [partial_crop(boxes, 256, 256, random) for _ in range(200)]
     whole = ComponentLayout(
         tuple(Component("object", box) for box in ((0, 0, 7, 8), (1, 1, 4, 4), (15, 15, 16, 16))), 256, 256
     )
@@ -116,11 +116,20 @@ def test_crops_are_divided_as_files_are() -> None:
 
 def test_crops_without_objects_have_random_squares() -> None:
     random = np.random.default_rng(0)
-    tiles = [partial_crop(np.zeros((0, 4), np.float32), 128, random) for _ in range(50)]
+    tiles = [partial_crop(np.zeros((0, 4), np.float32), 128, 128, random) for _ in range(50)]
     assert all(tile.components for tile in tiles)
     assert len({tile.numbers.tobytes() for tile in tiles}) > 40
     covered = np.mean([(tile.numbers > 0).mean() for tile in tiles])
     assert 0.3 < covered < 0.8
+
+
+@pytest.mark.parametrize("boxes", [[], [[100, 3, 320, 60]]])
+def test_crops_need_not_be_square(boxes: list[list[int]]) -> None:
+    given = np.array(boxes, np.float32).reshape(-1, 4)
+    tiles = [partial_crop(given, 320, 128, np.random.default_rng(seed)) for seed in range(20)]
+    assert {tile.numbers.shape for tile in tiles} == {(8, 20)} and all(tile.components for tile in tiles)
+    if boxes:
+        assert all(tile.numbers[:4, 6:].all() and not tile.numbers[4:].any() for tile in tiles)
 
 
 def test_share_of_crops_and_seed() -> None:

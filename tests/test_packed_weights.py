@@ -1,24 +1,33 @@
 """Weights as small integers, compressed: rounding, names, damage, and the bundled files that are packed."""
 
 import json
-import subprocess
 import sys
 import tracemalloc
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from helpers.scripts import load_script
 from trifocal.errors import WeightsError
 from trifocal.presets import PRESETS
 from trifocal.types import Arrays
-from trifocal.utils.packed_weights import LARGEST, MIN_VALUES, SMALLEST_STEP, deflate, pack, unpack
-from trifocal.weights import WEIGHTS_FOLDER, read_arrays
+from trifocal.utils.packed_weights import (
+    LARGEST,
+    MAX_DIMENSIONS,
+    MIN_VALUES,
+    SMALLEST_STEP,
+    check_packed,
+    deflate,
+    pack,
+    unpack,
+)
+from trifocal.weights import WEIGHTS_FOLDER, metadata_of, read_arrays
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "pack_weights.py"
 BUNDLED_PACKED = {"towers.safetensors", "detector.safetensors", "composition.safetensors"}
 DAMAGED = "^The weights w.safetensors are damaged, or no safetensors file; give others, or install Trif"
 
@@ -102,6 +111,49 @@ def test_values_that_float16_cannot_hold_are_not_packed(value: float, shape: tup
     w.flat[5] = value
     with pytest.raises(ValueError, match="not finite, or too large"):
         pack({"w": w}, 8)
+
+
+@pytest.mark.parametrize("precision", [0, -0.0, -8, float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("shape", [(64, 64), (3,)])
+def test_precision_is_a_finite_number_above_0(precision: float, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^The precision must be a finite number above 0, not [^ ]+\.$"):
+        pack({"w": layer(*shape)}, precision)
+
+
+def test_what_is_packed_has_at_most_8_dimensions() -> None:
+    most = layer(64, 64, *(1,) * (MAX_DIMENSIONS - 2))
+    assert unpack(pack({"w": most}, 8))["w"].shape == most.shape
+    with pytest.raises(ValueError, match=r"^The tensor w cannot be packed: it has more than 8 dimensions\.$"):
+        pack({"w": most[..., None]}, 8)
+    small = most[:1, ..., None]
+    assert unpack(pack({"w": small}, 8))["w"].shape == small.shape
+
+
+def test_packed_weights_are_compared_with_the_original_ones() -> None:
+    weights: Arrays = {
+        "w": layer(64, 64),
+        "vector": layer(64),
+        "scalar": np.array(0.3, np.float32),
+        "none": np.zeros(0, np.float32),
+        "table": np.arange(6),
+    }
+    packed = pack(weights, 8)
+    assert check_packed(weights, packed).keys() == weights.keys()
+    other_values: dict[str, Arrays] = {
+        "w": {"w.packed": stream_of(np.ones(64 * 64, np.int8))},
+        "vector": {"vector": packed["vector"] * np.float16(1.01)},
+        "table": {"table": np.arange(1, 7)},
+    }
+    for name, damage in other_values.items():
+        with pytest.raises(ValueError, match=f"^The tensor {name} has other values after it was packed.$"):
+            check_packed(weights, packed | damage)
+    for shape in ((64, 65), (65, 64), (4096, 1)):
+        with pytest.raises(ValueError, match=r"^The tensor w has another shape after it was packed\.$"):
+            check_packed(weights, packed | pack({"w": layer(*shape)}, 8))
+    with pytest.raises(ValueError, match=r"^The packed weights lack or add more\.$"):
+        check_packed(weights | {"more": layer(2)}, packed)
+    with pytest.raises(ValueError, match=r"^The packed weights lack or add more\.$"):
+        check_packed(weights, packed | {"more": layer(2)})
 
 
 # ── names ──
@@ -274,20 +326,87 @@ def test_memory_is_bounded_by_the_size_of_the_stream() -> None:
 # ── files ──
 
 
-def test_script_packs_a_file_in_place(tmp_path: Path) -> None:
+@pytest.fixture
+def script() -> ModuleType:
+    return load_script("scripts/pack_weights.py")
+
+
+def test_script_packs_a_file_in_place(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Kept tensors do not change, nor does the metadata; the values are those of `pack`."""
     path = tmp_path / "w.safetensors"
     weights: Arrays = {
         name: w.astype(np.float16) for name, w in {"front.w": layer(64, 64), "w": layer(64, 96)}.items()
     }
     save_file(weights, path, metadata={"level": "80"})
-    line = [sys.executable, str(SCRIPT), str(path), "--precision", "32", "--keep", "front."]
-    done = subprocess.run(line, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("w.safetensors: ") and done.stdout.endswith(" dB\n")
+    monkeypatch.setattr(sys, "argv", ["", str(path), "--precision", "32", "--keep", "front."])
+    script.main()
+    printed = capsys.readouterr().out
+    assert printed.startswith("w.safetensors: ") and printed.endswith(" dB\n")
+    assert metadata_of(path) == {"level": "80"}
     stored, found = load_file(path), read_arrays(path)
     assert sorted(stored) == ["front.w", "w.packed", "w.shape", "w.step"]
     assert stored["front.w"].dtype == np.float16 and np.array_equal(stored["front.w"], weights["front.w"])
     assert np.array_equal(found["w"], unpack(pack({"w": weights["w"]}, 32))["w"])
+
+
+PRECISION = "The precision must be a finite number above 0, not "
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "message"),
+    [
+        ({"w": layer(64, 64)}, ["--precision=0"], PRECISION + "0."),
+        ({"w": layer(64, 64)}, ["--precision=-8"], PRECISION + "-8."),
+        ({"w": layer(64, 64)}, ["--precision=nan"], PRECISION + "nan."),
+        (
+            {"w": layer(64, 64, *(1,) * 7)},
+            ["--precision=8"],
+            "The tensor w cannot be packed: it has more than ",
+        ),
+        (  # a kept tensor takes the place of the steps
+            {"a.w": layer(64, 64), "a.w.step": layer(64)},
+            ["--precision=8", "--keep=a.w."],
+            "The packed weights lack or add a.w.step.",
+        ),
+        (
+            {"w": layer(64, 64), "front.w": np.full(3, 1e6, np.float32)},
+            ["--precision=8", "--keep=front."],
+            "The weights hold values that are not finite, or too large for float16.",
+        ),
+        (None, ["--precision=8"], "The weights w.safetensors are not installed; install Trifocal again, or "),
+    ],
+)
+def test_script_reports_errors_and_leaves_the_file(
+    weights: "Arrays | None",
+    options: list[str],
+    message: str,
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "w.safetensors"
+    if weights is not None:
+        save_file(weights, path)
+    before = [path.read_bytes() for path in tmp_path.iterdir()]
+    monkeypatch.setattr(sys, "argv", ["", str(path), *options])
+    with pytest.raises(SystemExit) as error:
+        script.main()
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)  # a string: status 1
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == before
+
+
+def test_script_compares_before_it_replaces_the_file(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"w": layer(64, 64)}, path)
+    before = path.read_bytes()
+    monkeypatch.setattr(script, "pack", lambda weights, precision: pack({"w": weights["w"] + 1}, precision))
+    with pytest.raises(ValueError, match="other values after it was packed"):
+        script.pack_file(path, 8, None)
+    assert path.read_bytes() == before
 
 
 def test_only_these_weights_are_packed() -> None:

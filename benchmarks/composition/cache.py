@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from model import MIDDLE_LEVEL, code, load_network
+from model import code, load_network
 from PIL import Image
 from rich.progress import track
 
 from trifocal.data.sources import list_images
+from trifocal.transforms.composition import MIDDLE_LEVEL
 
 LARGEST_CROP = 448
 LARGEST_PHOTO = 900  # larger photographs are halved

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from model import (
     HELD_OUT,
-    MIDDLE_LEVEL,
     NOISE,
     Generator,
     Latents,
@@ -33,6 +32,7 @@ from model import (
 )
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,6 +44,7 @@ from trifocal.container.components import REST, ComponentLayout
 from trifocal.detection.efficientnet_lite import EfficientNetLite
 from trifocal.pictures import Picture
 from trifocal.training.components import object_components
+from trifocal.transforms.composition import MIDDLE_LEVEL
 from trifocal.types import LATENT_STRIDE
 
 CPU = torch.device("cpu")
@@ -59,8 +60,12 @@ class Item(NamedTuple):
     coded: Latents | None  # None for what goes through files
 
 
-def coco_items(network: Any, folder: Path, files: bool) -> Iterator[Item]:
-    """Every second image with annotated objects, from the second, at quality 50."""
+def coco_items(network: Any | None, folder: Path) -> Iterator[Item]:
+    """Every second image with annotated objects, from the second, at quality 50.
+
+    Args:
+        network: None for what goes through files.
+    """
     boxes = defaultdict(list)
     for one in json.loads((folder / "instances.json").read_text())["annotations"]:
         x, y, width, height = one["bbox"]
@@ -68,7 +73,7 @@ def coco_items(network: Any, folder: Path, files: bool) -> Iterator[Item]:
     for number in sorted(boxes)[1::2]:
         path = folder / "images" / f"{number:012d}.jpg"
         rgb = np.array(Picture.open(path).rgb)
-        if files:
+        if network is None:
             yield Item(path.stem, rgb, np.asarray(boxes[number]), MIDDLE_LEVEL, None)
             continue
         height, width = rgb.shape[:2]
@@ -85,10 +90,14 @@ def cached_items(folder: Path) -> Iterator[Item]:
         yield Item(path.stem, item["x"].numpy(), np.asarray(item["boxes"]), item["level"], coded)
 
 
-def decode_files(item: Item) -> tuple[dict[str, Tensor], Tensor]:
-    """As `decode`, by the bundled weights and through files."""
+def decode_files(item: Item) -> tuple[dict[str, Tensor], Tensor] | None:
+    """As `decode`, by the bundled weights and through files; None for an image without objects, since its
+    file has no components.
+    """
     height, width = item.rgb.shape[:2]
     layout = ComponentLayout(object_components(item.boxes, width, height), width, height)
+    if not layout.components:
+        return None
     whole = trifocal.encode(Picture(item.rgb), quality=50, components=layout.components)
     objects = whole.only(components=layout.components[0].label)
     kept = torch.from_numpy(tile_parts(layout, 0).numbers != REST)
@@ -178,12 +187,13 @@ def main() -> None:
     source.add_argument("--coco", type=Path, help="folder with images/ and instances.json")
     source.add_argument("--cache", type=Path, help="folder of cache.py; its first 40 images are used")
     parser.add_argument("--images", type=int, default=60, help="most images; default: 60")
-    parser.add_argument("--share", type=float, default=1, help="of what the generator adds; default: 1")
+    parser.add_argument("--share", type=float, help="of what the generator adds; default: 1")
     parser.add_argument("--butteraugli", action="store_true", help="measure Butteraugli's 3-norm too")
     parser.add_argument("--save", action="store_true", help="save original, partial and composed as PNG")
     arguments = parser.parse_args()
-    if arguments.cache and not arguments.generator:
-        parser.error("--cache needs --generator.")
+    for option in ("cache", "share"):
+        if getattr(arguments, option) is not None and not arguments.generator:
+            parser.error(f"--{option} needs --generator.")
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     result = evaluate(arguments)
@@ -192,23 +202,21 @@ def main() -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
-    network = load_network()
+    network = load_network() if arguments.generator else None
     generator = load_generator(arguments.generator, network) if arguments.generator else None
+    share = 1 if arguments.share is None else arguments.share
     lite = EfficientNetLite(1)
     butteraugli = load_measure() if arguments.butteraugli else None
     vectors: dict[str, list[Tensor]] = {name: [] for name in NAMES}
     values: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in NAMES[1:]}
     owners: list[str] = []
     used = 0
-    items = (
-        cached_items(arguments.cache)
-        if arguments.cache
-        else coco_items(network, arguments.coco, generator is None)
-    )
-    for item in track(items, "images"):
-        images, missing = (
-            decode_files(item) if generator is None else decode(network, generator, item, arguments.share)
-        )
+    items = cached_items(arguments.cache) if arguments.cache else coco_items(network, arguments.coco)
+    for item in track(items, "images", console=Console(stderr=True)):
+        decodes = decode_files(item) if generator is None else decode(network, generator, item, share)
+        if decodes is None:
+            continue
+        images, missing = decodes
         if missing.float().mean() < 0.2:
             continue
         used += 1
@@ -230,6 +238,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
             Image.fromarray(to_pixels(row.numpy())).save(arguments.out / f"{item.name}.png")
         if used == arguments.images:
             break
+    if len({*owners}) < 2:
+        raise SystemExit("Fewer than two images have a patch of which nine tenths are missing; give others.")
     deviation = torch.stack(vectors["original"]).std()
     features = {name: torch.stack(rows) / deviation for name, rows in vectors.items()}
     result: dict[str, Any] = {"images": used, "patches": len(owners)}

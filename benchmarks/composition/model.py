@@ -18,33 +18,23 @@ import trifocal
 from trifocal.codecs.rate_control import default_base_quality
 from trifocal.entropy.coder import RateEstimator
 from trifocal.entropy.latent_coding import code_side_information, code_values
+from trifocal.transforms.composition import (
+    BLOCKS,
+    FEATURES,
+    LATENT_CHANNELS,
+    MIDDLE_LEVEL,
+    WIDTH,
+    CompositionBlock,
+)
 from trifocal.types import Condition
 
-LATENT, FEATURES, NOISE = 384, 192, 32  # channels
-BLOCKS = 5  # of the generator
+NOISE = 32  # channels
 FEATURE_SCALE = 64.0  # divides the hyper features
-MIDDLE_LEVEL = 400  # quality 50
 HELD_OUT = 40  # first items of the cache, which training leaves out
 
 
-class Block(nn.Module):
-    """Residual block: group normalisation and two 3 × 3 convolutions, [B, channels, h, w]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(8, channels)
-        self.a = nn.Conv2d(channels, channels, 3, padding=1)
-        self.b = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.b.weight)
-        assert self.b.bias is not None
-        nn.init.zeros_(self.b.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.b(F.silu(self.a(self.norm(x))))
-
-
 class Generator(nn.Module):
-    """Predicts missing latents in one step.
+    """Predicts missing latents in one step: `Composition`, with noise as an input. Untrained, it adds 0.
 
     Args:
         std: standard deviation of each latent channel, [M].
@@ -53,15 +43,17 @@ class Generator(nn.Module):
 
     std: Tensor
 
-    def __init__(self, std: Tensor, width: int = 192) -> None:
+    def __init__(self, std: Tensor, width: int = WIDTH) -> None:
         super().__init__()
         self.register_buffer("std", std.clone(), persistent=False)
-        self.stem = nn.Conv2d(2 * LATENT + FEATURES + 2 + NOISE, width, 1)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(BLOCKS))
-        self.head = nn.Conv2d(width, LATENT, 1)
-        nn.init.zeros_(self.head.weight)
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.bias)
+        self.stem = nn.Conv2d(2 * LATENT_CHANNELS + FEATURES + 2 + NOISE, width, 1)
+        blocks = [CompositionBlock(width) for _ in range(BLOCKS)]
+        self.blocks = nn.ModuleList(blocks)
+        self.head = nn.Conv2d(width, LATENT_CHANNELS, 1)
+        for layer in (self.head, *(block.b for block in blocks)):
+            assert layer.bias is not None
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(
         self, known: Tensor, kept: Tensor, preview: Tensor, features: Tensor, level: Tensor, noise: Tensor

@@ -7,16 +7,20 @@ The bundled network has no noise as an input: the columns of the first layer tha
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-import numpy as np
-from model import NOISE
-from safetensors.numpy import load_file, save
+import torch
+from model import NOISE, Generator
+from safetensors.numpy import load, save
 
 import trifocal
 from trifocal.codecs.composition import TRAINED_FOR, WEIGHTS
+from trifocal.errors import TrifocalError
+from trifocal.transforms.composition import LATENT_CHANNELS
 from trifocal.utils.files import atomic_write
-from trifocal.utils.packed_weights import pack
+from trifocal.utils.packed_weights import check_packed, pack
+from trifocal.weights import check_arrays, read_arrays
 
 
 def main() -> None:
@@ -28,12 +32,24 @@ def main() -> None:
         "--precision", type=float, default=6, help="as for scripts/pack_weights.py; default: 6"
     )
     given = parser.parse_args()
-    weights = {name: w.astype(np.float32) for name, w in load_file(given.generator).items()}
-    mark = trifocal.load("dual-layer-compact").fingerprint_in(2)
-    weights["stem.weight"] = weights["stem.weight"][:, :-NOISE]
-    with atomic_write(WEIGHTS) as stream:
-        stream.write(save(pack(weights, given.precision), metadata={TRAINED_FOR: f"{mark:08x}"}))
+    try:
+        write_weights(given.generator, given.precision)
+    except (TrifocalError, ValueError, OSError) as error:
+        sys.exit(str(error))
     print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size:,} bytes")
+
+
+def write_weights(generator: Path, precision: float) -> None:
+    """Replace WEIGHTS. Raises WeightsError, ValueError or OSError, and then leaves them unchanged."""
+    weights = read_arrays(generator)
+    wanted = Generator(torch.ones(LATENT_CHANNELS)).state_dict()
+    check_arrays(weights, {name: ["f", list(w.shape)] for name, w in wanted.items()}, generator.name)
+    weights["stem.weight"] = weights["stem.weight"][:, :-NOISE]
+    mark = trifocal.load("dual-layer-compact").fingerprint_in(2)
+    content = save(pack(weights, precision), metadata={TRAINED_FOR: f"{mark:08x}"})
+    check_packed(weights, load(content))
+    with atomic_write(WEIGHTS) as stream:
+        stream.write(content)
 
 
 if __name__ == "__main__":

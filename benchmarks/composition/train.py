@@ -24,29 +24,27 @@ import numpy as np
 import torch
 from model import (
     HELD_OUT,
-    LATENT,
     NOISE,
     Generator,
     export_generator,
     load_generator,
     load_network,
 )
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from trifocal.codecs.tile_coding import tile_parts
-from trifocal.container.components import REST, ComponentLayout
 from trifocal.detection.efficientnet_lite import EfficientNetLite
 from trifocal.entropy.component_coding import kept_positions
-from trifocal.training.components import object_components, random_squares
+from trifocal.training.components import partial_crop
+from trifocal.transforms.composition import LATENT_CHANNELS, WIDTH
 from trifocal.types import LATENT_STRIDE
 
 BATCH = 6
 WINDOW, INNER, MARGIN = 12, 160, 8  # latent positions of a crop; pixels that the loss sees, and beside them
 STAGES, STAGE_CHANNELS = (0, 1, 2, 3), (16, 24, 40, 112)  # of EfficientNet-Lite0
 BANDS, LOWEST_BAND = 24, 2  # of 16 latent channels each; the energy of the lowest ones has no known sign
+MOST_TRIES = 1000  # to find a crop
 RAMP = 300  # steps until the discriminators have their whole weight
 SAVE_SECONDS, LOG_STEPS = 300, 100
 COLUMNS = "step seconds processor feature means adversarial hinge real fake preview_feature energy repeated"
@@ -75,13 +73,18 @@ class Crops:
         return Batch(latent, prediction, features, mask, x, small, torch.tensor(level))
 
     def crop(self) -> tuple[Any, ...]:
-        """The fields of Batch for a crop, images as bytes [H, W, 3]."""
-        while True:
+        """The fields of Batch for a crop, images as bytes [H, W, 3].
+
+        Raises SystemExit after MOST_TRIES cached images without one.
+        """
+        for _ in range(MOST_TRIES):
             item = torch.load(self.files[int(self.random.integers(len(self.files)))], weights_only=False)
             height, width = item["y"].shape[:2]
             if min(height, width) < WINDOW:
                 continue
-            kept = self.kept(np.asarray(item["boxes"]), LATENT_STRIDE * width, LATENT_STRIDE * height)
+            sides = LATENT_STRIDE * width, LATENT_STRIDE * height
+            tile = partial_crop(np.asarray(item["boxes"]), *sides, self.random)
+            kept = kept_positions(tile.numbers, tile.missing)
             for _ in range(4):
                 top, left = (int(self.random.integers(side - WINDOW + 1)) for side in (height, width))
                 window = slice(top, top + WINDOW), slice(left, left + WINDOW)
@@ -90,15 +93,10 @@ class Crops:
                     latents = (item[name][window].float() for name in "ypf")
                     mask = torch.from_numpy(kept[window].copy())
                     return *latents, mask, item["x"][area], item["pv"][area], item["level"]
-
-    def kept(self, boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.bool_]:
-        """Positions that are not missing, [h, w]: the rest is missing, and 0 to 0.5 of the objects."""
-        objects = object_components(boxes, width, height)
-        components = objects or random_squares(min(width, height), self.random)
-        numbers = tile_parts(ComponentLayout(components, width, height), 0).numbers
-        share = 0.5 * self.random.random()
-        missing = [REST, *(n for n in np.unique(numbers) if n and self.random.random() < share)]
-        return kept_positions(numbers, missing)
+        raise SystemExit(
+            f"No cached image has a crop of {WINDOW} × {WINDOW} positions of which more than 0.3 are "
+            "missing; encode larger images with cache.py."
+        )
 
 
 class FeatureNetwork:
@@ -222,7 +220,7 @@ def repetition(network: Any, latent: Tensor, batch: Batch) -> Tensor:
     mean square of what their cosine exceeds, over all pairs. Bands as for `energy_distance`.
     """
     scale = quantiser_scale(network, batch)
-    first = LOWEST_BAND * LATENT // BANDS
+    first = LOWEST_BAND * LATENT_CHANNELS // BANDS
     cosines = []
     for value in (latent, batch.latent):
         detail = ((value - batch.preview) * scale)[..., first:].flatten(1, 2)
@@ -240,7 +238,7 @@ class Trainer:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.network = load_network()
-        self.random = np.random.default_rng()
+        self.random = np.random.default_rng(0)
         files = sorted(options.cache.glob("*.pt"))[options.held_out :]
         if not files:
             raise SystemExit(f"{options.cache} has no more than {options.held_out} files; see --held-out.")
@@ -378,7 +376,7 @@ def main() -> None:
     training.add_argument(
         "--start", type=Path, help="checkpoint, or exported weights (without discriminators), to start from"
     )
-    training.add_argument("--width", type=int, default=192, help="channels of a new generator's blocks")
+    training.add_argument("--width", type=int, default=WIDTH, help="channels of a new generator's blocks")
     training.add_argument("--discriminators", type=Path, help="checkpoint whose discriminators to start from")
     training.add_argument("--feature", type=float, default=2, help="weight of the distance in features")
     training.add_argument("--means", type=float, default=25, help="weight of the means of 8 and 16 pixels")

@@ -1,7 +1,6 @@
 """The graph of the network that composes missing components."""
 
 import torch
-from torch import Tensor, nn
 from torch.export import Dim
 
 from trifocal.codecs.composition import WEIGHTS
@@ -9,21 +8,7 @@ from trifocal.codecs.graph_sources import Source
 from trifocal.transforms.composition import Composition, composition
 from trifocal.weights import load_weights
 
-__all__ = ["composition_sources", "load_network"]
-
-
-class CompositionGraph(nn.Module):
-    """As `Composition`."""
-
-    def __init__(self, network: Composition) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(
-        self, known: Tensor, preview: Tensor, features: Tensor, kept: Tensor, level: Tensor
-    ) -> Tensor:
-        addition: Tensor = self.network(known, preview, features, kept, level)
-        return addition
+__all__ = ["composition_sources"]
 
 
 def load_network() -> Composition:
@@ -42,4 +27,4 @@ def composition_sources() -> dict[str, Source]:
     inputs = {name: torch.ones(1, 12, 8, count) for name, count in channels.items()}
     inputs["level"] = torch.tensor([400])
     dynamic = {name: {1: h, 2: w} for name in channels} | {"level": {}}
-    return {"composition": Source(CompositionGraph(network), inputs, dynamic, ("addition",))}
+    return {"composition": Source(network, inputs, dynamic, ("addition",))}

@@ -39,7 +39,7 @@ class Source:
     """A module and how to export it.
 
     Attributes:
-        module: its weights have the names of the weight file, after "network.".
+        module: its weights have the names of the weight file, or these after "network.".
         inputs: an example of each input.
         dynamic: for each input, the sizes that vary: {axis: `torch.export.Dim`}.
         outputs: their names.

@@ -67,19 +67,24 @@ def partial_crops(
     random = np.random.default_rng(int(torch.randint(1 << 31, ())))
     count = int(share * len(boxes) + random.random())
     chosen = set(random.permutation(len(boxes))[:count].tolist())
-    return tuple(partial_crop(own, size, random) if row in chosen else None for row, own in enumerate(boxes))
+    return tuple(
+        partial_crop(own, size, size, random) if row in chosen else None for row, own in enumerate(boxes)
+    )
 
 
-def partial_crop(boxes: NDArray[np.float32], size: int, random: np.random.Generator) -> PartialTile:
+def partial_crop(
+    boxes: NDArray[np.float32], width: int, height: int, random: np.random.Generator
+) -> PartialTile:
     """A crop's objects as components, or random squares if it has none; the rest is missing, and each
     component with a probability that is drawn from 0..0.5.
 
     Args:
-        boxes, size: as for `partial_crops`.
+        boxes: of the objects, x0, y0, x1, y1 in the crop's pixels, [N, 4].
+        width, height: of the crop in pixels, at most TILE.
         random: draws.
     """
-    components = object_components(boxes, size, size)
-    tile = tile_parts(ComponentLayout(components or random_squares(size, random), size, size), 0)
+    components = object_components(boxes, width, height) or random_squares(min(width, height), random)
+    tile = tile_parts(ComponentLayout(components, width, height), 0)
     probability = LARGEST_MISSING * random.random()
     missing = frozenset(part for part in tile.components if random.random() < probability)
     return PartialTile(tile.numbers, tile.parts, missing | ({REST} & {*tile.parts}))
@@ -142,7 +147,7 @@ def validate_partial(
     network.eval()
     random, device = np.random.default_rng(0), network.device
     size, x = held_out.x.shape[-1], held_out.x.to(device)
-    partial = [partial_crop(boxes.cpu().numpy(), size, random) for boxes in held_out.boxes]
+    partial = [partial_crop(boxes.cpu().numpy(), size, size, random) for boxes in held_out.boxes]
     errors: dict[str, list[float]] = {name: [] for name in MISSING_NAMES}
     for number in LEVELS if only_level is None else (only_level,):
         level = torch.full((len(x),), number, device=device)

@@ -6,7 +6,16 @@ from torch import Tensor, nn
 
 from trifocal.transforms.dct import BLOCK, ordered_std
 
-__all__ = ["Composition", "composition"]
+__all__ = [
+    "BLOCKS",
+    "FEATURES",
+    "LATENT_CHANNELS",
+    "MIDDLE_LEVEL",
+    "WIDTH",
+    "Composition",
+    "CompositionBlock",
+    "composition",
+]
 
 LATENT_CHANNELS, FEATURES, WIDTH, BLOCKS = 384, 192, 192, 5
 MIDDLE_LEVEL = 400  # quality 50

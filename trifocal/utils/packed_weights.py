@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from trifocal.types import Arrays
 
-__all__ = ["pack", "unpack"]
+__all__ = ["check_packed", "pack", "to_float16", "unpack"]
 
 PACKED, STEP, SHAPE = ".packed", ".step", ".shape"
 MIN_VALUES = 4096  # smaller tensors gain little
@@ -30,18 +30,25 @@ def pack(weights: Arrays, precision: float) -> Arrays:
     """Weights with their large tensors of at least two dimensions packed, and the other floats as float16.
 
     Args:
-        precision: the steps in a row's root mean square. Values beyond 127 steps enlarge the step.
+        precision: the steps in a row's root mean square, above 0. Values beyond 127 steps enlarge the step.
 
     Raises:
-        ValueError: for values that are not finite or too large, and for names that unpacking would take for
+        ValueError: for a precision that is not above 0 or not finite, for values that are not finite or too
+            large, for large tensors of more than 8 dimensions, and for names that unpacking would take for
             the parts of a packed tensor.
     """
+    if not 0 < precision < math.inf:
+        raise ValueError(f"The precision must be a finite number above 0, not {precision:g}.")
     packed: Arrays = {}
     for name, w in weights.items():
         large = w.dtype.kind == "f" and w.ndim >= 2 and w.size >= MIN_VALUES
         parts = {name + PACKED, name + STEP, name + SHAPE} if large else set()
         if name.endswith(PACKED) or not weights.keys().isdisjoint(parts):
             raise ValueError(f"The name {name} cannot be packed: a part of it has the name of a tensor.")
+        if large and w.ndim > MAX_DIMENSIONS:
+            raise ValueError(
+                f"The tensor {name} cannot be packed: it has more than {MAX_DIMENSIONS} dimensions."
+            )
         if large:
             packed |= dict(zip((name + PACKED, name + STEP, name + SHAPE), pack_tensor(w, precision)))
         else:
@@ -91,6 +98,27 @@ def unpack(weights: Arrays) -> Arrays:
         elif point + kind not in (STEP, SHAPE) or own + PACKED not in weights:
             unpacked[name] = w
     return unpacked
+
+
+def check_packed(weights: Arrays, stored: Arrays) -> Arrays:
+    """What `stored` unpacks to, float32 where it was packed.
+
+    Raises ValueError unless it has the names, shapes and values of `weights`: packed ones within a step, the
+    other floats as float16.
+    """
+    found = unpack(stored)
+    if found.keys() != weights.keys():
+        raise ValueError(f"The packed weights lack or add {min(found.keys() ^ weights.keys())}.")
+    for name, w in weights.items():
+        if found[name].shape != w.shape:
+            raise ValueError(f"The tensor {name} has another shape after it was packed.")
+        step, wanted = stored.get(name + STEP), w
+        if name + PACKED not in stored or step is None:
+            wanted, step = (to_float16(w) if w.dtype.kind == "f" else w), np.zeros(1)
+        error = np.abs(found[name].astype(np.float64) - wanted.astype(np.float64))
+        if not (error.reshape(len(step), -1) <= step.astype(np.float64)[:, None]).all():
+            raise ValueError(f"The tensor {name} has other values after it was packed.")
+    return found
 
 
 def unpack_tensor(
