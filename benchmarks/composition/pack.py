@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the bundled weights trifocal/weights/composition.safetensors from a generator.
 
-    python benchmarks/composition/pack.py generator.safetensors [--precision 6]
+    python benchmarks/composition/pack.py generator.safetensors [--precision 12]
 
 The bundled network has no noise as an input: the columns of the first layer that read it are left out.
 """
@@ -29,7 +29,7 @@ def main() -> None:
     )
     parser.add_argument("generator", type=Path, help="exported weights")
     parser.add_argument(
-        "--precision", type=float, default=6, help="as for scripts/pack_weights.py; default: 6"
+        "--precision", type=float, default=12, help="as for scripts/pack_weights.py; default: 12"
     )
     given = parser.parse_args()
     try:
