@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pack weights that no file's fingerprint covers, in place: a third to a half of their size as float16.
+"""Pack weights that no file's fingerprint covers, in place: to a third to a half of the float16 size.
 
     python scripts/pack_weights.py trifocal/weights/towers.safetensors --precision 8
 

@@ -1,8 +1,9 @@
-"""Weights as small integers, compressed: how weights that no file's fingerprint covers are stored.
+"""Weights as small integers: how weights that no file's fingerprint covers are stored.
 
-A tensor `NAME` is three tensors of the safetensors file: `NAME.packed`, the raw deflate stream (RFC 1951) of
-its values as int8, in Huffman codes without matches; `NAME.step`, the float16 step of each row, which is an
-output channel; `NAME.shape`.
+A tensor `NAME` is two tensors of the safetensors file: `NAME.packed`, its values as int8, and `NAME.step`,
+the float16 step of each row, which is an output channel. Where it saves a fifth or more, `NAME.packed` is a
+raw deflate stream (RFC 1951) of these values instead, as uint8, in Huffman codes without matches, which takes
+longer to read; then `NAME.shape` has the shape.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ LARGEST = 127
 SMALLEST_STEP = 2.0**-24  # of float16
 VALUES_PER_BYTE = 8  # at most: a Huffman code has at least one bit
 MAX_DIMENSIONS = 8
+WORTH_DEFLATING = 0.8  # of the size as int8
 
 
 def pack(weights: Arrays, precision: float) -> Arrays:
@@ -50,14 +52,14 @@ def pack(weights: Arrays, precision: float) -> Arrays:
                 f"The tensor {name} cannot be packed: it has more than {MAX_DIMENSIONS} dimensions."
             )
         if large:
-            packed |= dict(zip((name + PACKED, name + STEP, name + SHAPE), pack_tensor(w, precision)))
+            packed |= {name + part: values for part, values in pack_tensor(w, precision).items()}
         else:
             packed[name] = to_float16(w) if w.dtype.kind == "f" else w
     return packed
 
 
-def pack_tensor(w: NDArray[Any], precision: float) -> tuple[NDArray[Any], ...]:
-    """The stream, the steps and the shape of a tensor. Raises ValueError as `pack` does."""
+def pack_tensor(w: NDArray[Any], precision: float) -> Arrays:
+    """The parts of a tensor, by the ends of their names. Raises ValueError as `pack` does."""
     rows = w.reshape(len(w), -1).astype(np.float64)
     largest = np.abs(rows).max(1)
     exact = np.maximum(np.sqrt((rows**2).mean(1)) / precision, largest / LARGEST)
@@ -65,7 +67,10 @@ def pack_tensor(w: NDArray[Any], precision: float) -> tuple[NDArray[Any], ...]:
     clipped = largest > (LARGEST + 0.5) * step.astype(np.float64)  # very small steps are coarse in float16
     step = np.where(clipped, np.nextafter(step, np.float16(1)), step)
     values = np.rint(rows / step.astype(np.float64)[:, None]).clip(-LARGEST, LARGEST).astype(np.int8)
-    return np.frombuffer(deflate(values.tobytes()), np.uint8), step, np.array(w.shape, np.int32)
+    stream = np.frombuffer(deflate(values.tobytes()), np.uint8)
+    if stream.size > WORTH_DEFLATING * values.size:
+        return {PACKED: values.reshape(w.shape), STEP: step}
+    return {PACKED: stream, STEP: step, SHAPE: np.array(w.shape, np.int32)}
 
 
 def to_float16(w: NDArray[Any]) -> NDArray[np.float16]:
@@ -122,16 +127,25 @@ def check_packed(weights: Arrays, stored: Arrays) -> Arrays:
 
 
 def unpack_tensor(
-    stream: NDArray[Any], step: NDArray[Any] | None, shape: NDArray[Any] | None
+    packed: NDArray[Any], step: NDArray[Any] | None, shape: NDArray[Any] | None
 ) -> NDArray[Any]:
     """One tensor, float32. Raises ValueError."""
-    if step is None or shape is None:
-        raise ValueError("A packed tensor lacks its step or its shape.")
-    types = [str(part.dtype) for part in (stream, step, shape)]
-    if types != ["uint8", "float16", "int32"] or shape.ndim != 1:
-        raise ValueError("The parts of a packed tensor have other types than they must have.")
-    if not 2 <= shape.size <= MAX_DIMENSIONS or (shape < 1).any() or step.shape != (shape[0],):
-        raise ValueError("The shape of a packed tensor is not valid, or does not fit its step.")
+    if step is None or step.dtype != np.float16:
+        raise ValueError("A packed tensor lacks its steps, or they have another type than float16.")
+    values = packed if packed.dtype == np.int8 and shape is None else inflate(packed, shape)
+    if values.ndim < 2 or step.shape != values.shape[:1]:
+        raise ValueError("The shape of a packed tensor does not fit its steps.")
+    with np.errstate(invalid="ignore"):  # steps that are not finite
+        unpacked: NDArray[Any] = values * step.astype(np.float32).reshape(-1, *(1,) * (values.ndim - 1))
+    return unpacked
+
+
+def inflate(stream: NDArray[Any], shape: NDArray[Any] | None) -> NDArray[np.int8]:
+    """The values of a deflate stream. Raises ValueError."""
+    if shape is None or shape.dtype != np.int32 or shape.ndim != 1 or stream.dtype != np.uint8:
+        raise ValueError("A packed tensor lacks its shape, or has another type than it must have.")
+    if not 2 <= shape.size <= MAX_DIMENSIONS or (shape < 1).any():
+        raise ValueError("The shape of a packed tensor is not valid.")
     size = math.prod(shape.tolist())
     if size > VALUES_PER_BYTE * stream.size:
         raise ValueError("A packed tensor has fewer values than its shape.")
@@ -142,6 +156,4 @@ def unpack_tensor(
         raise ValueError("A packed tensor is damaged.") from error
     if len(data) != size or not decompressor.eof or decompressor.unused_data:
         raise ValueError("A packed tensor has another number of values than its shape.")
-    rows = np.frombuffer(data, np.int8).reshape(len(step), -1)
-    with np.errstate(invalid="ignore"):  # steps that are not finite
-        return (rows * step.astype(np.float32)[:, None]).reshape(shape)
+    return np.frombuffer(data, np.int8).reshape(shape)
