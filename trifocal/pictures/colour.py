@@ -5,11 +5,9 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 SRGB_TOLERANCE = 1  # levels of 255; a profile that changes no colour by more is treated as sRGB
-BLACK_POINT_COMPENSATION = ImageCms.Flags.BLACKPOINTCOMPENSATION
-RELATIVE = ImageCms.Intent.RELATIVE_COLORIMETRIC
 PROFILE_SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK", b"Lab ": "LAB"}
 
 Convert = Callable[[Image.Image], Image.Image]
@@ -17,6 +15,8 @@ Convert = Callable[[Image.Image], Image.Image]
 
 def profile_mode(icc: bytes) -> str | None:
     """The Pillow mode of the pixels that a profile describes, or None if the profile cannot be used."""
+    from PIL import ImageCms  # takes 10 ms, and few images have a profile
+
     try:
         ImageCms.ImageCmsProfile(io.BytesIO(icc))
     except OSError:
@@ -42,10 +42,13 @@ def is_srgb(icc: bytes) -> bool:
 
 def srgb_converter(icc: bytes | None, mode: str) -> Convert | None:
     """A function from images of a mode to sRGB by a profile (LAB: None); None if the profile is invalid."""
+    from PIL import ImageCms
+
+    intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
     try:
         source = ImageCms.createProfile("LAB") if icc is None else ImageCms.ImageCmsProfile(io.BytesIO(icc))
         transform = ImageCms.buildTransform(
-            source, ImageCms.createProfile("sRGB"), mode, "RGB", RELATIVE, BLACK_POINT_COMPENSATION
+            source, ImageCms.createProfile("sRGB"), mode, "RGB", intent, flags
         )
     except (ImageCms.PyCMSError, OSError):
         return None
