@@ -12,11 +12,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load, save
 
 from trifocal.errors import TrifocalError
-from trifocal.utils.files import atomic_write
-from trifocal.utils.packed_weights import check_packed, pack, to_float16
+from trifocal.utils.packed_weights import pack, to_float16, write_packed
 from trifocal.weights import metadata_of, read_arrays
 
 
@@ -50,11 +48,8 @@ def pack_file(path: Path, precision: float, kept_prefix: str | None) -> str:
     kept = {name for name in weights if kept_prefix and name.startswith(kept_prefix)}
     others = {name: w for name, w in weights.items() if name not in kept}
     half = {name: to_float16(w) if w.dtype.kind == "f" else w for name, w in weights.items() if name in kept}
-    content = save(pack(others, precision) | half, metadata=metadata_of(path) or None)
-    found = check_packed(weights, load(content))
     before = path.stat().st_size
-    with atomic_write(path) as stream:
-        stream.write(content)
+    found = write_packed(path, weights, pack(others, precision) | half, metadata_of(path))
     signal = sum(float((w.astype(np.float64) ** 2).sum()) for w in others.values())
     noise = sum(float(((found[name].astype(np.float64) - w) ** 2).sum()) for name, w in others.items())
     decibels = 10 * np.log10(signal / noise) if noise else np.inf

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 import trifocal
 from helpers.cli import run
 from helpers.fixed_point import in_arithmetic
-from trifocal.codecs.composition import TRAINED_FOR, WEIGHTS
+from trifocal.codecs.composition import TRAINED_FOR, WEIGHTS, load_composition
 from trifocal.container import Bitstream, Component, Layer, Tag
 from trifocal.container.components import SIDE, ComponentLayout
 from trifocal.demo import PHOTOGRAPH
-from trifocal.errors import OptionError, PresetError
+from trifocal.errors import OptionError, PresetError, WeightsError
 from trifocal.options import DecodeOptions
 from trifocal.pictures import Picture
 from trifocal.types import LATENT_STRIDE
@@ -143,6 +143,15 @@ def test_weights_that_the_generator_does_not_know_are_refused(whole: Bitstream, 
         OptionError, match="compose works with the bundled weights of dual-layer-compact only"
     ):
         trifocal.decode(part, compose=True, weights=tmp_path / "own.safetensors")
+
+
+def test_missing_weights_of_the_generator_are_named(
+    whole: Bitstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_composition.cache_clear()
+    monkeypatch.setattr("trifocal.codecs.composition.WEIGHTS", tmp_path / "composition.safetensors")
+    with pytest.raises(WeightsError, match="The weights composition.safetensors are not installed"):
+        trifocal.decode(whole.only(components="face"), compose=True)
 
 
 def test_generator_is_trained_for_the_bundled_weights() -> None:

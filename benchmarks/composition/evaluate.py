@@ -95,18 +95,24 @@ def decode_files(item: Item) -> tuple[dict[str, Tensor], Tensor] | None:
     file has no components.
     """
     height, width = item.rgb.shape[:2]
-    layout = ComponentLayout(object_components(item.boxes, width, height), width, height)
+    layout, kept = layout_and_kept(item)
     if not layout.components:
         return None
     whole = trifocal.encode(Picture(item.rgb), quality=50, components=layout.components)
     objects = whole.only(components=layout.components[0].label)
-    kept = torch.from_numpy(tile_parts(layout, 0).numbers != REST)
     decodes = [
         trifocal.decode(stream, compose=compose, notify=lambda notice: None).picture.rgb
         for stream, compose in ((objects, False), (objects, True), (whole, False))
     ]
     images = [image_tensor(rgb, CPU)[0] for rgb in (item.rgb, *decodes)]
     return dict(zip(NAMES, images)), missing_pixels(kept)[:height, :width]
+
+
+def layout_and_kept(item: Item) -> tuple[ComponentLayout, Tensor]:
+    """The objects of an image as components, and the positions that they cover, bool, [h, w]."""
+    height, width = item.rgb.shape[:2]
+    layout = ComponentLayout(object_components(item.boxes, width, height), width, height)
+    return layout, torch.from_numpy(tile_parts(layout, 0).numbers != REST)
 
 
 def missing_pixels(kept: Tensor) -> Tensor:
@@ -118,8 +124,7 @@ def missing_pixels(kept: Tensor) -> Tensor:
 def decode(network: Any, generator: Generator, item: Item, share: float) -> tuple[dict[str, Tensor], Tensor]:
     """Images of NAMES, [3, H, W], 0..1; and which pixels are missing, bool, [H, W]."""
     height, width = item.rgb.shape[:2]
-    layout = ComponentLayout(object_components(item.boxes, width, height), width, height)
-    kept = torch.from_numpy(tile_parts(layout, 0).numbers != REST)
+    _, kept = layout_and_kept(item)
     assert item.coded is not None
     latent, preview, features = (one[None] for one in item.coded[:3])
     level = torch.tensor([item.level])

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import torch
 from model import NOISE, Generator
-from safetensors.numpy import load, save
 
 import trifocal
 from trifocal.codecs.composition import TRAINED_FOR, WEIGHTS
 from trifocal.errors import TrifocalError
 from trifocal.transforms.composition import LATENT_CHANNELS
-from trifocal.utils.files import atomic_write
-from trifocal.utils.packed_weights import check_packed, pack
+from trifocal.utils.packed_weights import pack, write_packed
 from trifocal.weights import check_arrays, read_arrays
 
 
@@ -46,10 +44,7 @@ def write_weights(generator: Path, precision: float) -> None:
     check_arrays(weights, {name: ["f", list(w.shape)] for name, w in wanted.items()}, generator.name)
     weights["stem.weight"] = weights["stem.weight"][:, :-NOISE]
     mark = trifocal.load("dual-layer-compact").fingerprint_in(2)
-    content = save(pack(weights, precision), metadata={TRAINED_FOR: f"{mark:08x}"})
-    check_packed(weights, load(content))
-    with atomic_write(WEIGHTS) as stream:
-        stream.write(content)
+    write_packed(WEIGHTS, weights, pack(weights, precision), {TRAINED_FOR: f"{mark:08x}"})
 
 
 if __name__ == "__main__":

@@ -42,9 +42,12 @@ def load_composition() -> Graphs:
 
 
 def check_trained_for(runtime: Runtime) -> None:
-    """Raises OptionError for a codec whose features and latents the bundled weights do not know."""
+    """Raises OptionError for a codec whose features and latents the bundled weights do not know, and
+    WeightsError if these are missing.
+    """
     mark = int(metadata_of(WEIGHTS).get(TRAINED_FOR, "0"), 16)
     if mark != runtime.fingerprint(2, 2, False) and mark not in runtime.decodable_fingerprints(2, 2):
+        load_composition()  # its error says more if the weights are missing
         raise OptionError("compose works with the bundled weights of dual-layer-compact only.")
 
 
@@ -58,6 +61,7 @@ class Composer:
 
     Raises:
         OptionError: for a codec with other weights than the bundled ones.
+        WeightsError: if the weights of the generator are missing.
     """
 
     coder: TileCoder

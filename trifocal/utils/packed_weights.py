@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 
 from trifocal.types import Arrays
+from trifocal.utils.files import atomic_write
 
-__all__ = ["check_packed", "pack", "to_float16", "unpack"]
+__all__ = ["check_packed", "pack", "to_float16", "unpack", "write_packed"]
 
 PACKED, STEP, SHAPE = ".packed", ".step", ".shape"
 MIN_VALUES = 4096  # smaller tensors gain little
@@ -123,6 +127,20 @@ def check_packed(weights: Arrays, stored: Arrays) -> Arrays:
         error = np.abs(found[name].astype(np.float64) - wanted.astype(np.float64))
         if not (error.reshape(len(step), -1) <= step.astype(np.float64)[:, None]).all():
             raise ValueError(f"The tensor {name} has other values after it was packed.")
+    return found
+
+
+def write_packed(
+    path: Path, weights: Arrays, stored: Arrays, metadata: Mapping[str, str] | None = None
+) -> Arrays:
+    """Write `stored` as a safetensors file, and return what it unpacks to.
+
+    Raises ValueError as `check_packed` does, or OSError, and then leaves the file unchanged.
+    """
+    content = save(stored, metadata=dict(metadata) if metadata else None)
+    found = check_packed(weights, load(content))
+    with atomic_write(path) as stream:
+        stream.write(content)
     return found
 
 
