@@ -166,10 +166,10 @@ class BaseOnnxRuntime:
         return self.graphs.run("base.analysis", given=image_array(padded))[0]
 
     def prepare_refinement(self) -> None:
-        self.graphs.prefetch("base.analysis")
         both, detector = self._refinement_graphs()
+        both.prefetch("base.refinement")  # takes longest
+        self.graphs.prefetch("base.analysis")
         detector.prefetch("reference")
-        both.prefetch("base.refinement")
 
     def _refinement_graphs(self) -> tuple[Graphs, Graphs]:
         """The graphs of the preset with the detector's weights too, and those of the detector."""

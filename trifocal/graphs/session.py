@@ -151,6 +151,8 @@ def open_graph(path: Path, weights: Mapping[str, Array]) -> Any:
     large = path.name in record()["large"]
     # The sizes of other graphs differ from tile to tile, and the arena would keep the largest.
     options.enable_cpu_mem_arena = large
+    # With a pattern, the second run takes as much memory again, and 20 ms longer than the third.
+    options.enable_mem_pattern = not large
     if large:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     names = record()["weights"][path.name]
