@@ -55,6 +55,8 @@ def graph_bytes(source: Source, with_weights: bool) -> tuple[bytes, list[str]]:
     try:
         import onnx
         import onnxscript  # noqa: F401  torch imports it
+
+        from trifocal.codecs.graph_rewriting import rewritten
     except ImportError:
         raise MissingExtra("export", "Exporting ONNX graphs") from None
     dynamic = {name: dict(source.dynamic[name]) for name in source.inputs}
@@ -82,7 +84,7 @@ def graph_bytes(source: Source, with_weights: bool) -> tuple[bytes, list[str]]:
     assert program is not None
     model = program.model_proto
     names = simplify(model, source.module.state_dict(), with_weights, onnx.TensorProto.EXTERNAL)
-    return folded(model, names).SerializeToString(deterministic=True), names
+    return rewritten(folded(model, names)).SerializeToString(deterministic=True), names
 
 
 def simplify(
