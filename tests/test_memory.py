@@ -55,6 +55,33 @@ def test_coding_commands_keep_freed_memory_until_it_is_trimmed() -> None:
     assert found == {"kept": [False, True], "freed": [True, True]}
 
 
+TAKING = """
+import resource, sys, time
+from trifocal.utils.memory import keep_freed_memory, take_memory_ahead
+
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+keep_freed_memory()
+if sys.argv[1] == "ahead":
+    take_memory_ahead()
+    time.sleep(0.5)
+before = faults()
+blocks = [bytes(2**20) for _ in range(32)]
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator has the setting")
+@pytest.mark.skipif(
+    tuple(map(int, platform.release().split(".")[:2])) < (5, 14), reason="a new call of Linux"
+)
+def test_memory_is_taken_ahead() -> None:
+    found = {}
+    for mode in ("ahead", "later"):
+        run = [sys.executable, "-c", TAKING, mode]
+        found[mode] = int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+    assert found["ahead"] < found["later"] / 4
+
+
 def test_coding_commands_give_blas_one_thread_and_leave_the_environment_alone() -> None:
     code = """
 import os

@@ -269,9 +269,11 @@ def prepare_coding() -> None:
     NumPy's OpenBLAS gets one thread, since its others wait busily after the import and after each product, a
     tenth of the processor time of a decode; `utils.threads` divides large products among threads.
     """
-    from trifocal.utils.memory import keep_freed_memory
+    from trifocal.utils.memory import keep_freed_memory, take_memory_ahead
 
     keep_freed_memory()
+    if (os.cpu_count() or 1) > 1:
+        take_memory_ahead()
     given = os.environ.get(BLAS_THREADS)
     os.environ[BLAS_THREADS] = "1"
     import numpy  # noqa: F401
