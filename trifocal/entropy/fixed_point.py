@@ -183,19 +183,23 @@ class FixedPointLayer:
 class Linear(FixedPointLayer):
     """A linear layer over the last axis: [..., I] → [..., O]."""
 
-    def __call__(self, x: Any, residual: Any = None) -> Any:
-        """The outputs; a residual [..., O] is added before they are clamped."""
-        rows = x.reshape(-1, x.shape[-1])
-        more = None if residual is None else residual.reshape(len(rows), -1)
+    def __call__(self, x: Any) -> Any:
         if not isinstance(x, np.ndarray):
-            return self.settle(rows @ self.weight, more).reshape(*x.shape[:-1], -1)
+            return self.on_one_thread(x)
+        rows = x.reshape(-1, x.shape[-1])
         y = np.empty((len(rows), self.weight.shape[1]), self.weight.dtype)
 
         def compute(part: slice) -> None:
-            self.settle(np.matmul(rows[part], self.weight, out=y[part]), None if more is None else more[part])
+            self.settle(np.matmul(rows[part], self.weight, out=y[part]))
 
         for_rows(compute, len(rows), self.weight.size)
         return y.reshape(*x.shape[:-1], -1)
+
+    def on_one_thread(self, x: Any, residual: Any = None) -> Any:
+        """The outputs; a residual [..., O] is added before they are clamped."""
+        rows = x.reshape(-1, x.shape[-1])
+        more = None if residual is None else residual.reshape(len(rows), -1)
+        return self.settle(rows @ self.weight, more).reshape(*x.shape[:-1], -1)
 
 
 class Depthwise(FixedPointLayer):
@@ -207,12 +211,19 @@ class Depthwise(FixedPointLayer):
         y = np.empty_like(x)
 
         def compute(part: slice) -> None:
-            first, end = max(0, part.start - 1), min(x.shape[1], part.stop + 1)
-            sums = self._sums(x[:, first:end])[:, part.start - first : part.stop - first]
-            y[:, part] = self.settle(sums)
+            y[:, part] = self.rows_on_one_thread(x, part)
 
-        for_rows(compute, x.shape[1], 4 * x.shape[0] * x.shape[2] * self.weight.size)  # memory-bound
+        for_rows(compute, x.shape[1], self.cost(x))
         return y
+
+    def rows_on_one_thread(self, x: Any, part: slice) -> Any:
+        """Some rows of the outputs, [B, rows, W, C]."""
+        first, end = max(0, part.start - 1), min(x.shape[1], part.stop + 1)
+        return self.settle(self._sums(x[:, first:end])[:, part.start - first : part.stop - first])
+
+    def cost(self, x: Any) -> float:
+        """Of a row of an image, in multiplications of a product of matrices; it is bound by memory."""
+        return 4.0 * x.shape[0] * x.shape[2] * self.weight.size
 
     def _sums(self, x: Any) -> Any:
         """The sum of nine shifted products."""

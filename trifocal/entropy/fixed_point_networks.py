@@ -27,6 +27,7 @@ from trifocal.entropy.numpy_networks import chain, count, part
 from trifocal.entropy.tables import ROWS
 from trifocal.types import LEVELS_PER_KNOT
 from trifocal.utils.arrays import depth_to_space, namespace
+from trifocal.utils.threads import for_rows
 
 __all__ = ["FixedPointNetworks"]
 
@@ -128,7 +129,20 @@ class Block:
         self.project = linear(weights, f"{name}.project", inputs=POSITIVE)
 
     def __call__(self, x: Any) -> Any:
-        return self.project(self.expand(self.depthwise(x)), residual=x)
+        if not isinstance(x, np.ndarray):
+            return self._rest(self.depthwise(x), x)
+        y = np.empty_like(x)
+
+        def compute(part: slice) -> None:
+            y[:, part] = self._rest(self.depthwise.rows_on_one_thread(x, part), x[:, part])
+
+        pixels = x.shape[0] * x.shape[2]
+        products = pixels * (self.expand.weight.size + self.project.weight.size)
+        for_rows(compute, x.shape[1], self.depthwise.cost(x) + products)
+        return y
+
+    def _rest(self, near: Any, x: Any) -> Any:
+        return self.project.on_one_thread(self.expand.on_one_thread(near), residual=x)
 
 
 class PlacedLinear:

@@ -37,7 +37,8 @@ def processor_count() -> int:
 
 
 def for_rows(compute: Callable[[slice], object], rows: int, cost: float) -> None:
-    """Call a function for all rows of an array, in slices that run side by side.
+    """Call a function for all rows of an array, in slices that run side by side. The calling thread takes the
+    first: a thread that only waits leaves its processor idle until the system moves another thread there.
 
     Args:
         compute: for a slice of rows; writes its results into an array of the caller.
@@ -46,11 +47,12 @@ def for_rows(compute: Callable[[slice], object], rows: int, cost: float) -> None
     """
     parts = max(1, min(thread_count(), rows, int(rows * cost / COST_PER_THREAD)))
     slices = [slice(rows * part // parts, rows * (part + 1) // parts) for part in range(parts)]
-    if parts == 1:
+    others = [pool().submit(compute, one) for one in slices[1:]]
+    try:
         compute(slices[0])
-        return
-    for _ in pool().map(compute, slices):
-        pass
+    finally:
+        for one in others:
+            one.result()
 
 
 class BlasLimit:
