@@ -187,8 +187,8 @@ def worker(command: Sequence[str]) -> Iterator[Callable[[], Lap] | None]:
 
 
 def take_turns(contenders: Sequence[Contender], repeats: int) -> None:
-    """Run all contenders once as a warm-up and once in each round. Their order is another in each round, since
-    what follows an encoding by AVIF takes a quarter longer.
+    """Run all contenders once as a warm-up and once in each round. Each round has another order, since what
+    follows an encoding by AVIF can take longer.
     """
     order = [*contenders]
     for number in range(repeats + 1):

@@ -30,6 +30,7 @@ STAGES = {
         f"{FIXED}:Linear.__call__",
     ],
     "exact networks: depthwise layers": [f"{INTEGER}:threaded_depthwise", f"{FIXED}:Depthwise.__call__"],
+    "exact networks: blocks of arithmetic 2": [f"{FIXED}_networks:Block.__call__"],
     "exact networks: the rest": [
         f"{ENTROPY}.numpy_model:NumpyCodingNetworks.{name}"
         for name in ("prior", "hyper_synthesis", "predict")

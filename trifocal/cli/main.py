@@ -119,7 +119,7 @@ Refinement = Annotated[
     typer.Option(
         min=0,
         help="Gradient steps that bring the detector's outputs on the base layer closer to those on the "
-        "image, at fewer bits. 0 saves about 0.35 s per image on two cores; at the same base quality the "
+        "image, at fewer bits. 0 saves about 0.3 s per image on two cores; at the same base quality the "
         "base layer is then up to 3 % larger, and detection less accurate. [default: 4; dual-layer: 0]",
     ),
 ]
