@@ -159,6 +159,19 @@ def test_other_limits_stay(least: str, most: str) -> None:
     assert assert_rewritten(model(nodes, CONSTANTS), {}) == ["Mul", "Max", "Min"]
 
 
+def test_limits_of_integers_stay() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("Mul", ["size", "six"], ["a"]),
+        helper.make_node("Max", ["a", "none"], ["b"]),
+        helper.make_node("Min", ["b", "single"], ["y"]),
+    ]
+    limits = {"none": np.array([0], np.int64), "single": np.array([1], np.int64)}
+    found = model(nodes, {**CONSTANTS, **limits})
+    found.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    assert assert_rewritten(found, {}) == ["Shape", "Mul", "Max", "Min"]
+
+
 def test_casts_to_the_same_type_are_left_out() -> None:
     nodes = [
         helper.make_node("Cast", ["x"], ["same"], to=FLOAT),

@@ -270,9 +270,10 @@ def prepare_coding() -> None:
     tenth of the processor time of a decode; `utils.threads` divides large products among threads.
     """
     from trifocal.utils.memory import keep_freed_memory, take_memory_ahead
+    from trifocal.utils.threads import processor_count
 
     keep_freed_memory()
-    if (os.cpu_count() or 1) > 1:
+    if processor_count() > 1:
         take_memory_ahead()
     given = os.environ.get(BLAS_THREADS)
     os.environ[BLAS_THREADS] = "1"

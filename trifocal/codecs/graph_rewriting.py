@@ -99,15 +99,15 @@ class Rewriter:
         self.makers |= dict.fromkeys(node.output, node)
 
     def _as_gate(self, node: NodeProto) -> NodeProto:
-        """min(max(factor · x, 0), 1) is one operation."""
+        """min(max(factor · x, 0), 1) of floats is one operation."""
         higher = self._other_operand(node, 1)
         lower = None if higher is None else self._other_operand(self.makers.get(higher), 0, "Max")
         product = None if lower is None else self.makers.get(lower)
         if product is None or product.op_type != "Mul":
             return node
         for x, factor in (product.input, [*product.input][::-1]):
-            if factor in self.constants and self.constants[factor].size == 1:
-                alpha = float(self.constants[factor].item())
+            alpha = self._number(factor)
+            if alpha is not None and self.types.get(x) == onnx.TensorProto.FLOAT:
                 return helper.make_node("HardSigmoid", [x], node.output, node.name, alpha=alpha, beta=0.0)
         return node
 
@@ -116,9 +116,14 @@ class Rewriter:
         if node is None or node.op_type != kind or len(node.input) != 2:
             return None
         for x, other in (node.input, [*node.input][::-1]):
-            if other in self.constants and (self.constants[other] == constant).all():
+            if self._number(other) == constant:
                 return x
         return None
+
+    def _number(self, name: str) -> float | None:
+        """The value of a constant with one element."""
+        value = self.constants.get(name)
+        return None if value is None or value.size != 1 else float(value.item())
 
     def _reshape(self, node: NodeProto) -> None:
         (source, shape), (output,) = node.input, node.output
