@@ -62,7 +62,7 @@ from trifocal.utils.memory import keep_freed_memory, take_memory_ahead
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 keep_freed_memory()
 if sys.argv[1] == "ahead":
-    take_memory_ahead()
+    take_memory_ahead(2**26)
     time.sleep(0.5)
 before = faults()
 blocks = [bytes(2**20) for _ in range(32)]

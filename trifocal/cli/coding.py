@@ -164,7 +164,7 @@ def encode(
     photo.jpg is written to photo.tri in the same folder. If that exists, the command fails and writes
     nothing, unless -o names that file, or --force or --skip-existing is given. `-` reads standard input.
     """
-    prepare_coding()
+    prepare_coding(refines=preset is None and refinement != 0)  # the default refines
     check_rate(quality, bpp, max_bytes)
     if sum(source is not None for source in (text, text_file, caption)) > 1:
         raise typer.BadParameter("give only one of --text, --text-file and --caption.")

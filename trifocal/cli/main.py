@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 MOST_AT_ONCE = 4  # images, unless --jobs says more: each takes 100 to 600 MB
+MEMORY, MEMORY_OF_REFINEMENT = 2**26, 3 * 2**26  # bytes that coding any image takes, and refinement
 
 
 class CommandGroup(TyperGroup):
@@ -263,18 +264,21 @@ def run() -> None:
         raise
 
 
-def prepare_coding() -> None:
+def prepare_coding(refines: bool = False) -> None:
     """Settings of a process that codes images. Call it before the first import of NumPy.
 
     NumPy's OpenBLAS gets one thread, since its others wait busily after the import and after each product, a
     tenth of the processor time of a decode; `utils.threads` divides large products among threads.
+
+    Args:
+        refines: whether base layers are refined, which takes more memory.
     """
     from trifocal.utils.memory import keep_freed_memory, take_memory_ahead
     from trifocal.utils.threads import processor_count
 
     keep_freed_memory()
     if processor_count() > 1:
-        take_memory_ahead()
+        take_memory_ahead(MEMORY_OF_REFINEMENT if refines else MEMORY)
     given = os.environ.get(BLAS_THREADS)
     os.environ[BLAS_THREADS] = "1"
     import numpy  # noqa: F401

@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # 
 LARGEST_KEPT, NEVER = 2**24, 2**30  # bytes
 DEFAULT_MMAP_MAX = 65536
 MADV_POPULATE_WRITE = 23  # of linux/mman.h, since Linux 5.14
-AHEAD, AT_ONCE = 2**26, 2**20  # bytes
+AT_ONCE = 2**20  # bytes
 
 
 def keep_freed_memory() -> None:
@@ -30,10 +30,10 @@ def keep_freed_memory() -> None:
         set_option(M_ARENA_MAX, 1)  # one heap for all threads: each would keep its own
 
 
-def take_memory_ahead() -> None:
-    """Take 64 MiB of memory from the system in a thread, while the main thread imports modules. All commands
-    that code images use as much; the system would give it page by page at the first use of each, which takes
-    5 % of the time of a decode. Has no effect on systems without glibc, and on Linux before 5.14.
+def take_memory_ahead(size: int) -> None:
+    """Take so many bytes from the system in a thread, while the main thread imports modules. The system would
+    give them page by page at the first use of each, which takes 5 % of the time of a decode. Has no effect on
+    systems without glibc, and on Linux before 5.14.
     """
     set_option, allocate, free, advise = map(allocator_function, ("mallopt", "malloc", "free", "madvise"))
     if set_option is None:
@@ -41,7 +41,7 @@ def take_memory_ahead() -> None:
     allocate.argtypes, allocate.restype = [c_size_t], c_void_p
     free.argtypes, advise.argtypes = [c_void_p], [c_void_p, c_size_t, c_int]
     set_option(M_MMAP_MAX, 0)  # the block becomes part of the heap, which keeps it when it is freed
-    start = allocate(AHEAD)
+    start = allocate(size)
     set_option(M_MMAP_MAX, DEFAULT_MMAP_MAX)
     if start is None:
         return
@@ -49,7 +49,7 @@ def take_memory_ahead() -> None:
 
     def take() -> None:
         first = -(-start // AT_ONCE) * AT_ONCE
-        for part in range(first, start + AHEAD - AT_ONCE, AT_ONCE):
+        for part in range(first, start + size - AT_ONCE, AT_ONCE):
             if advise(part, AT_ONCE, MADV_POPULATE_WRITE):
                 return
 
