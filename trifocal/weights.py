@@ -111,9 +111,7 @@ def read_arrays(path: Path, shared: Path | None = None) -> Arrays:
     """
     others = {} if shared is None else read_arrays(shared)
     if not path.exists():
-        raise WeightsError(
-            f"The weights {path.name} are not installed; install Trifocal again, or train them."
-        )
+        raise WeightsError(f"The weights {path.name} are not installed; install Trifocal again.")
     try:
         weights = unpack(load_file(path))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

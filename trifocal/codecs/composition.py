@@ -47,7 +47,7 @@ def check_trained_for(runtime: Runtime) -> None:
     """
     mark = int(metadata_of(WEIGHTS).get(TRAINED_FOR, "0"), 16)
     if mark != runtime.fingerprint(2, 2, False) and mark not in runtime.decodable_fingerprints(2, 2):
-        load_composition()  # its error says more if the weights are missing
+        load_composition()  # its error says so if the weights are missing
         raise OptionError("compose works with the bundled weights of dual-layer-compact only.")
 
 
