@@ -414,7 +414,7 @@ PRECISION = "The precision must be a finite number above 0, not "
             ["--precision=8", "--keep=front."],
             "The weights hold values that are not finite, or too large for float16.",
         ),
-        (None, ["--precision=8"], "The weights w.safetensors are not installed; install Trifocal again, or "),
+        (None, ["--precision=8"], "The weights w.safetensors are not installed; install Trifocal again."),
     ],
 )
 def test_script_reports_errors_and_leaves_the_file(
