@@ -501,7 +501,9 @@ def test_named_objects_are_not_measured_without_boxes(workspace: Path) -> None:
 def test_distance_in_the_image_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "towers.safetensors"
     monkeypatch.setattr("trifocal.losses.perceptual.load_image_encoder", lambda: read_weights(path))
-    with pytest.raises(NotMeasured, match="the weights towers.safetensors are not installed; install Trifocal again"):
+    with pytest.raises(
+        NotMeasured, match="the weights towers.safetensors are not installed; install Trifocal again"
+    ):
         METRICS["tower"].load()
     small = ImageEncoder((4, 8, 8), (1, 1, 1), embedding=8)
     monkeypatch.setattr("trifocal.losses.perceptual.load_image_encoder", lambda: small)
