@@ -100,30 +100,26 @@ class Rewriter:
 
     def _as_gate(self, node: NodeProto) -> NodeProto:
         """min(max(factor · x, 0), 1) of floats is one operation."""
-        higher = self._other_operand(node, 1)
-        lower = None if higher is None else self._other_operand(self.makers.get(higher), 0, "Max")
-        product = None if lower is None else self.makers.get(lower)
-        if product is None or product.op_type != "Mul":
+        maker: NodeProto | None = node
+        for kind, wanted in (("Min", 1), ("Max", 0), ("Mul", None)):
+            x, number = self._operand_and_number(maker, kind)
+            if number is None or wanted not in (None, number):
+                return node
+            maker = self.makers.get(x)
+        if self.types.get(x) != onnx.TensorProto.FLOAT:
             return node
-        for x, factor in (product.input, [*product.input][::-1]):
-            alpha = self._number(factor)
-            if alpha is not None and self.types.get(x) == onnx.TensorProto.FLOAT:
-                return helper.make_node("HardSigmoid", [x], node.output, node.name, alpha=alpha, beta=0.0)
-        return node
+        return helper.make_node("HardSigmoid", [x], node.output, node.name, alpha=number, beta=0.0)
 
-    def _other_operand(self, node: NodeProto | None, constant: float, kind: str = "Min") -> str | None:
-        """The operand of a minimum or maximum with a constant."""
-        if node is None or node.op_type != kind or len(node.input) != 2:
-            return None
-        for x, other in (node.input, [*node.input][::-1]):
-            if self._number(other) == constant:
-                return x
-        return None
-
-    def _number(self, name: str) -> float | None:
-        """The value of a constant with one element."""
-        value = self.constants.get(name)
-        return None if value is None or value.size != 1 else float(value.item())
+    def _operand_and_number(self, node: NodeProto | None, kind: str) -> tuple[str, float | None]:
+        """Of an operation of that kind on a value and a constant with one element: the value, and the
+        constant's number; None for other nodes.
+        """
+        if node is not None and node.op_type == kind and len(node.input) == 2:
+            for x, other in (node.input, [*node.input][::-1]):
+                constant = self.constants.get(other)
+                if constant is not None and constant.size == 1:
+                    return x, float(constant.item())
+        return "", None
 
     def _reshape(self, node: NodeProto) -> None:
         (source, shape), (output,) = node.input, node.output

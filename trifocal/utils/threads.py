@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from threading import Lock
@@ -51,8 +51,9 @@ def for_rows(compute: Callable[[slice], object], rows: int, cost: float) -> None
     try:
         compute(slices[0])
     finally:
-        for one in others:
-            one.result()
+        wait(others)
+    for one in others:
+        one.result()
 
 
 class BlasLimit:
